@@ -1,0 +1,56 @@
+"""bgd runs jobs in the background of one Linux machine. These are its public names."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bgd.client import Client, Job, run_background_job
+    from bgd.core.job import JobSpec, Outcome, State
+    from bgd.errors import (
+        BgdError,
+        ConfigError,
+        DaemonUnreachable,
+        JobFailed,
+        NoSuchJob,
+        NotAllowed,
+        ProtocolError,
+        Refused,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BgdError",
+    "Client",
+    "ConfigError",
+    "DaemonUnreachable",
+    "Job",
+    "JobFailed",
+    "JobSpec",
+    "NoSuchJob",
+    "NotAllowed",
+    "Outcome",
+    "ProtocolError",
+    "Refused",
+    "State",
+    "__version__",
+    "run_background_job",
+]
+
+_HOME = {
+    "Client": "bgd.client",
+    "Job": "bgd.client",
+    "run_background_job": "bgd.client",
+    "JobSpec": "bgd.core.job",
+    "Outcome": "bgd.core.job",
+    "State": "bgd.core.job",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: the launcher must not carry the client's modules."""
+    if name not in __all__:
+        raise AttributeError(f"module 'bgd' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME.get(name, "bgd.errors")), name)

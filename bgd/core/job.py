@@ -1,0 +1,227 @@
+"""A job: what was asked for, the states of its life, and the one table of moves between them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, NewType
+
+from msgspec import Meta, Struct
+
+JobId = NewType("JobId", int)
+
+# --- limits on what a stranger may send ------------------------------------------------------------
+
+MAX_WORD = 131_071  # bytes of one argument or NAME=VALUE: MAX_ARG_STRLEN of linux/binfmts.h, less its NUL
+MAX_ARGV = 10_000
+MAX_ENV = 4_096
+MAX_PATH = 4_095  # PATH_MAX of linux/limits.h, less its NUL
+MAX_NAME = 200
+MAX_TAGS = 20
+MAX_ARGUMENTS = 1_000_000  # bytes of a class job's JSON arguments; the frame limit leaves room around it
+MAX_RESULT = 1_000_000  # bytes of a class job's JSON result
+MAX_PRIORITY = 1_000
+MAX_RETRIES = 1_000
+MAX_DURATION = 366 * 86_400.0  # seconds; a longer timer is a slip of the pen
+
+Word = Annotated[str, Meta(max_length=MAX_WORD)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
+Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
+Duration = Annotated[float, Meta(ge=0, le=MAX_DURATION)]
+Timeout = Annotated[float, Meta(gt=0, le=MAX_DURATION)]
+Backoff = Annotated[float, Meta(ge=1, le=100)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Umask = Annotated[int, Meta(ge=0, le=0o777)]
+
+DEFAULT_QUEUE = "default"
+
+
+class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was asked for. Either `argv` or `target` is given; `problem_with` checks what types cannot.
+
+    None means: as the daemon's configuration says (retries and their timing, `rerun`), no limit
+    (`timeout`), the daemon's own (`cwd`, `umask`, `env`). Durations are seconds.
+    """
+
+    argv: Annotated[tuple[Word, ...], Meta(max_length=MAX_ARGV)] | None = None
+    target: Annotated[str, Meta(max_length=500)] | None = None
+    arguments: Annotated[str, Meta(max_length=MAX_ARGUMENTS)] | None = None
+    """JSON text {"args": [...], "kwargs": {...}} of a class job: text, so that no number loses a digit."""
+    queue: QueueName = DEFAULT_QUEUE
+    priority: Priority = 0
+    name: Name | None = None
+    tags: Annotated[tuple[Name, ...], Meta(max_length=MAX_TAGS)] = ()
+    retries: Retries | None = None
+    retry_delay: Duration | None = None
+    backoff: Backoff | None = None
+    max_delay: Duration | None = None
+    jitter: Share | None = None
+    rerun: bool | None = None
+    timeout: Timeout | None = None
+    delay: Duration = 0.0
+    cwd: Annotated[str, Meta(min_length=1, max_length=MAX_PATH)] | None = None
+    umask: Umask | None = None
+    env: Annotated[dict[str, str], Meta(max_length=MAX_ENV)] | None = None
+
+
+class State(StrEnum):
+    SCHEDULED = "scheduled"  # waits for a time: a delay, or the pause before a retry
+    QUEUED = "queued"  # waits for a slot
+    RUNNING = "running"
+    STOPPING = "stopping"  # still running, asked to end: to be cancelled, or to make way and run later
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+ACTIVE = frozenset({State.RUNNING, State.STOPPING})  # has a process, or is about to get one
+
+
+class Move(StrEnum):
+    COME_DUE = "come due"
+    START = "start"
+    SUCCEED = "succeed"
+    RETRY = "retry"  # the attempt failed; another one after a pause
+    GIVE_UP = "give up"
+    STOP = "stop"
+    REQUEUE = "requeue"  # not the job's fault: another attempt at once
+    CANCEL = "cancel"
+    REVIVE = "revive"
+
+
+_AFTER_AN_ATTEMPT = {
+    Move.SUCCEED: State.SUCCEEDED,
+    Move.RETRY: State.SCHEDULED,
+    Move.GIVE_UP: State.FAILED,
+    Move.REQUEUE: State.QUEUED,
+}
+
+MOVES: dict[State, dict[Move, State]] = {
+    State.SCHEDULED: {Move.COME_DUE: State.QUEUED, Move.CANCEL: State.CANCELLED},
+    State.QUEUED: {Move.START: State.RUNNING, Move.CANCEL: State.CANCELLED},
+    State.RUNNING: {Move.STOP: State.STOPPING, **_AFTER_AN_ATTEMPT},
+    State.STOPPING: {Move.CANCEL: State.CANCELLED, **_AFTER_AN_ATTEMPT},
+    State.SUCCEEDED: {Move.REVIVE: State.QUEUED},
+    State.FAILED: {Move.REVIVE: State.QUEUED},
+    State.CANCELLED: {Move.REVIVE: State.QUEUED},
+}
+
+
+class Outcome(StrEnum):
+    """How one attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    EXIT = "exit"  # ended with another code than 0
+    SIGNAL = "signal"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"  # host or launcher went down in a known way; uses up no retry
+    UNKNOWN = "unknown"  # nobody saw it end; uses up a retry
+    NOT_STARTED = "not_started"  # no such program or directory, not permitted
+    LOG_LIMIT = "log_limit"
+    REFUSED = "refused"  # no longer allowed by the configuration
+    ERROR = "error"  # a class job raised
+
+
+UNSEEN = frozenset({Outcome.INTERRUPTED, Outcome.UNKNOWN})
+
+
+class RetryPolicy(Struct, frozen=True, array_like=True, gc=False):
+    """When a failed attempt is followed by another. Many jobs share one object.
+
+    Delays are seconds from the end of one attempt to the start of the next: `delay`, each `backoff`
+    times the one before, at most `max_delay`, spread by plus or minus the share `jitter`.
+    `rerun` None: an attempt whose end nobody saw is run again only if `retries` > 0.
+    """
+
+    retries: Retries = 0
+    delay: Duration = 5.0
+    backoff: Backoff = 1.0
+    max_delay: Duration = 3600.0
+    jitter: Share = 0.1
+    rerun: bool | None = None
+
+
+class Job(Struct, frozen=True, gc=False):
+    """What deciding about an unfinished job needs: a million of these are held in memory, so no more."""
+
+    id: JobId
+    state: State
+    queue: str
+    priority: int
+    policy: RetryPolicy
+    attempt: int = 0  # number of the latest attempt, 0 before the first
+    failures: int = 0  # attempts that used up a retry since submit or the last revival
+    unseen: int = 0  # attempts in a row whose end nobody saw
+    due: float | None = None  # on the elapsed clock, while scheduled
+    making_way: bool = False  # stopping in order to run again later, not to be cancelled
+
+
+class Now(Struct, frozen=True):
+    """One instant on two clocks, both in seconds.
+
+    `elapsed` never jumps and counts suspend (CLOCK_BOOTTIME): decisions use it. `wall` is epoch time:
+    it is only written down for people.
+    """
+
+    elapsed: float
+    wall: float
+
+
+def problem_with(spec: JobSpec) -> str | None:
+    r"""Say in one sentence what is wrong with a spec whose types are right, or None.
+
+    NUL matters most: at the kernel's border it ends a string, so "safe\0; evil" would pass an
+    allow-list as one thing and run as another.
+    """
+    if (spec.argv is None) == (spec.target is None):
+        return "a job needs either argv (a command) or target (a class job)"
+    if spec.argv is not None:
+        return _problem_with_argv(spec.argv) or _problem_with_place(spec)
+    return _problem_with_place(spec)
+
+
+def policy_of(spec: JobSpec, default: RetryPolicy) -> RetryPolicy:
+    """Return the policy of a job: what its spec says, and `default` where it is silent."""
+    return RetryPolicy(
+        retries=default.retries if spec.retries is None else spec.retries,
+        delay=default.delay if spec.retry_delay is None else spec.retry_delay,
+        backoff=default.backoff if spec.backoff is None else spec.backoff,
+        max_delay=default.max_delay if spec.max_delay is None else spec.max_delay,
+        jitter=default.jitter if spec.jitter is None else spec.jitter,
+        rerun=default.rerun if spec.rerun is None else spec.rerun,
+    )
+
+
+def _problem_with_argv(argv: tuple[str, ...]) -> str | None:
+    if not argv or not argv[0]:
+        return "argv is empty: name a program"
+    for index, word in enumerate(argv):
+        if "\0" in word:
+            return f"argv[{index}] contains a NUL character"
+        if _is_too_long(word):
+            return f"argv[{index}] is longer than {MAX_WORD} bytes, the kernel's limit"
+    return None
+
+
+def _problem_with_place(spec: JobSpec) -> str | None:
+    if spec.cwd is not None and ("\0" in spec.cwd or not spec.cwd.startswith("/")):
+        return "cwd must be an absolute path without NUL"
+    for text in (spec.name or "", *spec.tags):
+        if not text.isprintable():
+            return f"name and tags are printable text on one line, not {text!r}"
+    for key, value in (spec.env or {}).items():
+        if not key or "=" in key or "\0" in key:
+            return f"env has a variable named {key!r}: a name is not empty and holds no '=' or NUL"
+        if "\0" in value:
+            return f"env {key} contains a NUL character"
+        if _is_too_long(value, MAX_WORD - 1 - len(key.encode())):
+            return f"env {key} is longer than {MAX_WORD} bytes, the kernel's limit"
+    return None
+
+
+def _is_too_long(word: str, most: int = MAX_WORD) -> bool:
+    # a character is at most four bytes, so most words need no encoding to be known short
+    return len(word) * 4 > most and len(word.encode()) > most

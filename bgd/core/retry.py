@@ -1,0 +1,60 @@
+"""Policy: which move follows an attempt's end, and how long a retry waits."""
+
+from __future__ import annotations
+
+import math
+
+from bgd.core.job import UNSEEN, Job, Move, Outcome, RetryPolicy, State
+
+MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that takes the machine down each time must stop
+
+PUT_ASIDE = f"put aside: the end of {MOST_UNSEEN} attempts in a row was not seen"
+NOT_RERUN = "nobody saw its end, and it is not to be run again unasked (retries 0, rerun not set)"
+
+
+def move_after_end(job: Job, outcome: Outcome) -> tuple[Move, str | None]:
+    """Choose the move after an attempt of an active `job` ended with `outcome`.
+
+    Returns the move, and for people the reason where it is not plain from the outcome.
+    """
+    if outcome is Outcome.SUCCEEDED:
+        return Move.SUCCEED, None
+    if job.state is State.STOPPING and not job.making_way:
+        return Move.CANCEL, None
+    if job.state is State.STOPPING and outcome is Outcome.CANCELLED:
+        return Move.REQUEUE, None
+    if outcome in UNSEEN:
+        return _move_after_unseen_end(job, outcome)
+    if outcome in {Outcome.REFUSED, Outcome.CANCELLED}:  # cancelled unasked: a person's kill at the launcher
+        return Move.GIVE_UP, None
+    return (Move.RETRY if job.failures < job.policy.retries else Move.GIVE_UP), None
+
+
+def retry_delay(policy: RetryPolicy, failures: int, roll: float) -> float:
+    """Return the seconds to wait after the `failures`-th failed attempt (counted from 1).
+
+    delay * backoff**(failures - 1), at most max_delay, spread by +-jitter; `roll` in [0, 1) picks the
+    place in that spread.
+    """
+    if policy.delay == 0:
+        return 0.0
+    # in logarithms first: 100.0 ** 999 is beyond a float
+    growth = (failures - 1) * math.log(policy.backoff)
+    if growth >= math.log(max(policy.max_delay, policy.delay) / policy.delay):
+        base = policy.max_delay
+    else:
+        base = min(policy.delay * math.exp(growth), policy.max_delay)
+    return min(base * (1 + policy.jitter * (2 * roll - 1)), policy.max_delay)
+
+
+def _move_after_unseen_end(job: Job, outcome: Outcome) -> tuple[Move, str | None]:
+    if job.unseen + 1 >= MOST_UNSEEN:
+        return Move.GIVE_UP, PUT_ASIDE
+    asked = job.policy.rerun is True or (job.policy.rerun is None and job.policy.retries > 0)
+    if not asked:
+        return Move.GIVE_UP, NOT_RERUN
+    if outcome is Outcome.INTERRUPTED:
+        return Move.REQUEUE, None
+    if job.policy.rerun is True or job.failures < job.policy.retries:
+        return Move.RETRY, None
+    return Move.GIVE_UP, None

@@ -1,0 +1,56 @@
+"""Frames: a 4-byte big-endian length, then so many bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bgd.errors import ProtocolError
+
+MAX_FRAME = 1 << 20  # bytes, of the clients' socket: what a stranger can make the daemon hold
+HEADER = 4
+
+
+def frame(payload: bytes, limit: int = MAX_FRAME) -> bytes:
+    """Return the payload as one frame.
+
+    Raises:
+        ProtocolError: it is longer than `limit` bytes.
+    """
+    if len(payload) > limit:
+        raise ProtocolError(f"a message of {len(payload)} bytes is over the limit of {limit}")
+    return len(payload).to_bytes(HEADER, "big") + payload
+
+
+class FrameReader:
+    """Cuts a stream of bytes into payloads, whatever pieces it arrives in."""
+
+    def __init__(self, limit: int = MAX_FRAME) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the payloads that are complete with `data`.
+
+        Raises:
+            ProtocolError: a frame announces more than the limit; nothing after it can be read.
+        """
+        self._buffer += data
+        start = 0
+        try:
+            while len(self._buffer) - start >= HEADER:
+                length = int.from_bytes(self._buffer[start : start + HEADER], "big")
+                if length > self._limit:
+                    raise ProtocolError(f"a frame of {length} bytes is over the limit of {self._limit}")
+                end = start + HEADER + length
+                if len(self._buffer) < end:
+                    return
+                payload = bytes(self._buffer[start + HEADER : end])
+                start = end
+                yield payload
+        finally:
+            del self._buffer[:start]
+
+    @property
+    def is_mid_frame(self) -> bool:
+        """Whether the stream would be cut inside a frame if it ended now."""
+        return bool(self._buffer)

@@ -1,0 +1,184 @@
+"""What the supervisor and the launcher say to each other: MessagePack frames, a protocol of its own.
+
+The supervisor begins with Greeting; the launcher drops any older supervisor, then answers Welcome, one
+Started or Ended for every attempt it knows (the snapshot), and Ready. After that each says what happens.
+Version N of the supervisor speaks N - 1 too; fields are only ever added, with a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from bgd.core.job import Outcome
+from bgd.errors import ProtocolError
+
+LAUNCHING_PROTOCOL = 1
+MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours; a spec with arguments and environment fits amply
+JOBS_PER_FOLDER = 1000
+
+
+class Key(Struct, frozen=True, array_like=True):
+    """Names one attempt on this machine for ever: `store` is the database's own id."""
+
+    store: str
+    job: int
+    attempt: int
+
+
+# --- supervisor -> launcher ----------------------------------------------------------------------------
+
+
+class Greeting(Struct, frozen=True, tag="greeting"):
+    """`generation` grows with every start of a supervisor: the launcher obeys the highest only (R1)."""
+
+    protocol: int
+    store: str
+    generation: int
+
+
+class Launch(Struct, frozen=True, tag="launch", kw_only=True):
+    """Start an attempt, unless its key is known: then its state is repeated (R2).
+
+    Durations are seconds, None: no limit. `stdin`: what the process reads, None: nothing. `result`: give it
+    a file for its result, whose descriptor's number stands in BGD_RESULT_FD. `log_cap`: bytes kept.
+    """
+
+    key: Key
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    umask: int = 0o022
+    stdin: bytes | None = None
+    result: bool = False
+    timeout: float | None = None
+    grace: float = 10.0
+    log_cap: int = 100_000_000
+    log_kill: bool = False  # over the cap: kill the job instead of keeping head and tail
+
+
+class Stop(Struct, frozen=True, tag="stop"):
+    """End an attempt: TERM to its whole process tree, after `grace` seconds KILL. May be said again."""
+
+    key: Key
+    grace: float
+
+
+class Acknowledge(Struct, frozen=True, tag="acknowledge"):
+    """The end of this attempt is on the supervisor's disk: forget it (R4)."""
+
+    key: Key
+
+
+class Watch(Struct, frozen=True, tag="watch"):
+    """Say Grew as the attempt's log grows; `on` False: no longer."""
+
+    key: Key
+    on: bool = True
+
+
+class Goodbye(Struct, frozen=True, tag="goodbye"):
+    """The supervisor ends in good order: a launcher started by hand ends too, once nothing is left (R6)."""
+
+
+ToLauncher = Greeting | Launch | Stop | Acknowledge | Watch | Goodbye
+
+# --- launcher -> supervisor ----------------------------------------------------------------------------
+
+
+class Welcome(Struct, frozen=True, tag="welcome"):
+    """`instance`: this launcher's id, BOOT_ID:RANDOM. `covers`: earlier instances whose journal it has read.
+
+    An attempt sent to one of these and absent from the snapshot was never started (R3).
+    """
+
+    protocol: int
+    instance: str
+    pid: int
+    covers: list[str] = []
+
+
+class Started(Struct, frozen=True, tag="started"):
+    """The attempt's process runs. pid None: it is about to."""
+
+    key: Key
+    pid: int | None
+    started_at: float
+
+
+class Ended(Struct, frozen=True, tag="ended", kw_only=True):
+    """How an attempt ended. Repeated at every connection until it is acknowledged.
+
+    `exit_code` or `signal` is None where there is no such thing; `result`: what a class job wrote to its
+    result file; `problem`: why it was not started, one line.
+    """
+
+    key: Key
+    outcome: Outcome
+    exit_code: int | None = None
+    signal: int | None = None
+    started_at: float | None = None
+    finished_at: float
+    user_seconds: float | None = None
+    system_seconds: float | None = None
+    max_rss_bytes: int | None = None
+    log_bytes: int = 0
+    problem: str | None = None
+    result: bytes | None = None
+
+
+class Ready(Struct, frozen=True, tag="ready"):
+    """The snapshot is complete."""
+
+
+class Grew(Struct, frozen=True, tag="grew"):
+    """A watched log holds so many bytes now."""
+
+    key: Key
+    log_bytes: int
+
+
+class Declined(Struct, frozen=True, tag="declined"):
+    """The launcher will not work for this supervisor (older generation, unknown protocol), and closes."""
+
+    problem: str
+
+
+FromLauncher = Welcome | Started | Ended | Ready | Grew | Declined
+
+T = TypeVar("T")
+
+_encoder = msgspec.msgpack.Encoder()
+_decode_to_launcher = msgspec.msgpack.Decoder(ToLauncher).decode
+_decode_from_launcher = msgspec.msgpack.Decoder(FromLauncher).decode
+
+
+def encode(message: ToLauncher | FromLauncher) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_to_launcher(payload: bytes) -> ToLauncher:
+    return _decoded(_decode_to_launcher, payload)
+
+
+def decode_from_launcher(payload: bytes) -> FromLauncher:
+    return _decoded(_decode_from_launcher, payload)
+
+
+def log_name(job: int, attempt: int) -> str:
+    """Return an attempt's log file relative to the log folder: a folder a thousand jobs, so none grows huge.
+
+    Beside it stand NAME.times (see bgd.launcher.output) and, once the cap is passed, NAME.OFFSET: later
+    pieces of the output, each named by the offset of its first byte.
+    """
+    return f"{job // JOBS_PER_FOLDER}/{job}.{attempt}.log"
+
+
+def _decoded(decode: Callable[[bytes], T], payload: bytes) -> T:
+    try:
+        return decode(payload)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"not a message of launching protocol {LAUNCHING_PROTOCOL}: {error}") from error
