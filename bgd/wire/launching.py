@@ -7,7 +7,6 @@ Version N of the supervisor speaks N - 1 too; fields are only ever added, with a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -152,8 +151,8 @@ FromLauncher = Welcome | Started | Ended | Ready | Grew | Declined
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
-_decode_to_launcher = msgspec.msgpack.Decoder(ToLauncher).decode
-_decode_from_launcher = msgspec.msgpack.Decoder(FromLauncher).decode
+_to_launcher_decoder: msgspec.msgpack.Decoder[ToLauncher] = msgspec.msgpack.Decoder(ToLauncher)
+_from_launcher_decoder: msgspec.msgpack.Decoder[FromLauncher] = msgspec.msgpack.Decoder(FromLauncher)
 
 
 def encode(message: ToLauncher | FromLauncher) -> bytes:
@@ -161,11 +160,11 @@ def encode(message: ToLauncher | FromLauncher) -> bytes:
 
 
 def decode_to_launcher(payload: bytes) -> ToLauncher:
-    return _decoded(_decode_to_launcher, payload)
+    return _decoded(_to_launcher_decoder, payload)
 
 
 def decode_from_launcher(payload: bytes) -> FromLauncher:
-    return _decoded(_decode_from_launcher, payload)
+    return _decoded(_from_launcher_decoder, payload)
 
 
 def log_name(job: int, attempt: int) -> str:
@@ -177,8 +176,8 @@ def log_name(job: int, attempt: int) -> str:
     return f"{job // JOBS_PER_FOLDER}/{job}.{attempt}.log"
 
 
-def _decoded(decode: Callable[[bytes], T], payload: bytes) -> T:
+def _decoded(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
     try:
-        return decode(payload)
+        return decoder.decode(payload)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise ProtocolError(f"not a message of launching protocol {LAUNCHING_PROTOCOL}: {error}") from error

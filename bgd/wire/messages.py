@@ -7,7 +7,6 @@ clients in other languages; a test holds it against this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, TypeVar
 
@@ -324,9 +323,9 @@ Reply = Submitted | JobsPart | Shown | AttemptsPart | Result | LogPart | Acted |
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
-_decode_hello = msgspec.msgpack.Decoder(Hello).decode
-_decode_request = msgspec.msgpack.Decoder(Request).decode
-_decode_reply = msgspec.msgpack.Decoder(Reply).decode
+_hello_decoder: msgspec.msgpack.Decoder[Hello] = msgspec.msgpack.Decoder(Hello)
+_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
 def encode(message: Hello | Request | Reply) -> bytes:
@@ -342,15 +341,15 @@ def encode(message: Hello | Request | Reply) -> bytes:
 
 
 def decode_hello(payload: bytes) -> Hello:
-    return _decoded(_decode_hello, payload)
+    return _decoded(_hello_decoder, payload)
 
 
 def decode_request(payload: bytes) -> Request:
-    return _decoded(_decode_request, payload)
+    return _decoded(_request_decoder, payload)
 
 
 def decode_reply(payload: bytes) -> Reply:
-    return _decoded(_decode_reply, payload)
+    return _decoded(_reply_decoder, payload)
 
 
 def request_id_of(payload: bytes) -> int | None:
@@ -371,8 +370,8 @@ _decode_id = msgspec.msgpack.Decoder(_OnlyId).decode
 _UNDECODABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
-def _decoded(decode: Callable[[bytes], T], payload: bytes) -> T:
+def _decoded(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
     try:
-        return decode(payload)
+        return decoder.decode(payload)
     except _UNDECODABLE as error:
         raise ProtocolError(f"not a message of protocol {PROTOCOL}: {error}") from error
