@@ -1,0 +1,63 @@
+# Everything a developer or a CI machine does. `make` alone lists it.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed-by-make
+
+# Programs that tests drive and pip cannot install
+DEBIAN_PACKAGES := tmux
+
+# Core and wire need nothing but themselves to be tested, so nothing of them may go untested
+PURE_ROOMS := core wire
+PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
+
+# The first that is new enough and can make virtual environments
+PYTHON = $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
+	done)
+
+comma := ,
+empty :=
+space := $(empty) $(empty)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test test-long debian-packages demo clean
+
+help:  ## list what there is
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: $(INSTALLED)  ## make .venv with bgd and the developers' tools in it
+
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "bgd needs Python 3.11 or newer, with its venv module" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+check: $(INSTALLED)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --explicit-package-bases bgd bgctl tests
+
+test: $(INSTALLED) debian-packages  ## all tests; every branch of core and wire must be taken
+	$(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)
+	$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
+	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS)) tests
+
+test-long: export HYPOTHESIS_PROFILE := long
+test-long: test  ## all tests, with many more and longer random histories
+
+debian-packages:
+	@missing=$$(for package in $(DEBIAN_PACKAGES); do \
+		dpkg-query --show --showformat '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; \
+	done); \
+	if test -z "$$missing"; then exit 0; fi; \
+	if test "$$(id -u)" = 0 && apt-get install --yes --no-install-recommends $$missing </dev/null; then exit 0; fi; \
+	echo "*** NOT INSTALLED: $$missing. The tests that need it are SKIPPED. ***" >&2
+
+demo: $(INSTALLED)  ## a private daemon at real work, killed on the way
+	$(BIN)/python examples/demo.py
+
+clean:  ## remove .venv and whatever else can be made again
+	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,223 @@
+"""The walls between the rooms, read off the syntax trees: who may import whom, and who may do what."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bgd
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path.relative_to(ROOT) for room in ("bgd", "bgctl") for path in (ROOT / room).rglob("*.py"))
+TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))
+
+STANDARD = " ".join(sys.stdlib_module_names)
+# Of it, what deals in values only: nothing that knows the machine, the time or chance
+PURE = "__future__ collections dataclasses enum functools heapq itertools json keyword math re typing"
+CONFIGURATION = "bgd.config bgd.places bgd.settings bgd.units"
+CLIENT = "bgd.autostart bgd.client bgd.connection"
+VERSION = "bgd bgd.__version__"
+
+# What a room may import. A name stands for itself and all below it, but `bgd` for the package alone.
+# Of several rooms that a module is in, the innermost counts.
+ROOMS = {
+    "bgd/core": f"{PURE} msgspec bgd.core",
+    "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
+    "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
+    " bgd.daemon bgd.errors bgd.wire bgd.worker.WORKER",
+    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.errors bgd.launcher bgd.wire",
+    "bgd/worker": STANDARD,  # it runs in interpreters that have nothing else
+    "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.errors",
+    "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
+    " bgd.errors",
+    "bgd/errors.py": PURE,
+    "bgd/clock.py": f"{STANDARD} bgd.core.job",
+    **dict.fromkeys(
+        ["bgd/config.py", "bgd/places.py", "bgd/settings.py", "bgd/units.py"],
+        f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.messages.ShutdownMode",
+    ),
+    **dict.fromkeys(
+        ["bgd/autostart.py", "bgd/client.py", "bgd/connection.py"],
+        f"{STANDARD} msgspec {VERSION} {CONFIGURATION} {CLIENT} bgd.core bgd.errors bgd.wire",
+    ),
+    "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
+    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.wire.messages",
+}
+
+TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names they go by
+HOLDERS_OF_THE_SCHEDULER = {Path("bgd/core/scheduler.py"), Path("bgd/daemon/supervisor.py")}
+
+by_source = pytest.mark.parametrize("path", SOURCES, ids=str)
+
+
+@by_source
+def test_every_room_imports_only_what_it_may(path):
+    room = room_of(path)
+
+    strangers = {name for name in imports_of(tree_of(path)) if not is_within(name, ROOMS[room].split())}
+
+    assert not strangers, f"{path} may not import {', '.join(sorted(strangers))}"
+
+
+@by_source
+def test_nobody_but_the_supervisor_holds_the_scheduler(path):
+    if path in HOLDERS_OF_THE_SCHEDULER:
+        return
+
+    assert not [node for node in run_time_nodes(tree_of(path)) if "Scheduler" in names_in(node)]
+
+
+def test_only_one_function_changes_a_state():
+    changes = [
+        (path, *function)
+        for path in SOURCES
+        for function, call in calls_by_function(tree_of(path))
+        if last_name(call.func) == "replace" and any(keyword.arg == "state" for keyword in call.keywords)
+    ]
+
+    assert changes == [(Path("bgd/core/scheduler.py"), "Scheduler", "_move")]
+
+
+@by_source
+def test_every_task_belongs_to_a_group(path):
+    bare = [
+        ast.unparse(call)
+        for call in calls_in(tree_of(path))
+        if last_name(call.func) in {"create_task", "ensure_future"} and owner_of(call.func) not in TASK_GROUPS
+    ]
+
+    assert not bare, f"{path}: call the create_task of a TaskGroup, named one of {TASK_GROUPS}, not {bare}"
+
+
+@pytest.mark.parametrize("path", SOURCES + TESTS, ids=str)
+def test_nobody_sleeps_away_the_time(path):
+    assert not [
+        ast.unparse(call) for call in calls_in(tree_of(path)) if ast.unparse(call.func) == "time.sleep"
+    ]
+    assert "time.sleep" not in imports_of(tree_of(path))
+
+
+def test_public_names_are_a_short_list():
+    assert bgd.__all__ == [
+        "BgdError",
+        "Client",
+        "ConfigError",
+        "DaemonUnreachable",
+        "Job",
+        "JobFailed",
+        "JobSpec",
+        "NoSuchJob",
+        "NotAllowed",
+        "Outcome",
+        "ProtocolError",
+        "Refused",
+        "State",
+        "__version__",
+        "run_background_job",
+    ]
+
+
+def test_other_names_are_not_there():
+    with pytest.raises(AttributeError, match="has no attribute 'Scheduler'"):
+        _ = bgd.Scheduler
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("import os.path", {"os.path"}),
+        ("from bgd.core import scheduler", {"bgd.core.scheduler"}),
+        ("from bgd import __version__", {"bgd.__version__"}),
+        ("def f():\n    import socket", {"socket"}),
+        ("from . import store", {".store"}),
+        ("from ..core.job import State", {"..core.job.State"}),
+    ],
+)
+def test_imports_are_found_wherever_they_hide(source, names):
+    assert set(imports_of(ast.parse(source))) == names
+
+
+@pytest.mark.parametrize(
+    ("source", "is_found"),
+    [
+        ("from bgd.core.scheduler import Scheduler", True),
+        ("from bgd.core import scheduler\nscheduler.Scheduler", True),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from x import Scheduler", False),
+        ("from bgd.core.scheduler import Save", False),
+    ],
+)
+def test_a_name_is_found_unless_it_is_there_for_types_only(source, is_found):
+    assert any("Scheduler" in names_in(node) for node in run_time_nodes(ast.parse(source))) is is_found
+
+
+# --- reading the trees ---------------------------------------------------------------------------------
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(), filename=str(path))
+
+
+def room_of(path: Path) -> str:
+    rooms = [room for room in ROOMS if path.is_relative_to(room)]
+    assert rooms, f"{path} belongs to no room: say in ROOMS what it may import"
+    return max(rooms, key=len)
+
+
+def imports_of(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (f"{node.module}." if node.module else "")
+            yield from (f"{module}{alias.name}" for alias in node.names)
+
+
+def is_within(name: str, allowed: list[str]) -> bool:
+    parts = name.split(".")
+    above = {".".join(parts[:count]) for count in range(1, len(parts))}
+    return name in allowed or not (above - {"bgd"}).isdisjoint(allowed)
+
+
+def run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and last_name(child.test) == "TYPE_CHECKING"):
+            yield from run_time_nodes(child)
+
+
+def names_in(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.ImportFrom):
+        return {alias.name for alias in node.names}
+    return {last_name(node)}
+
+
+def calls_in(tree: ast.Module) -> Iterator[ast.Call]:
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def calls_by_function(
+    node: ast.AST, inside: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], ast.Call]]:
+    """Yield each call with the names of the classes and functions around it, the outermost first."""
+    if isinstance(node, ast.Call):
+        yield inside, node
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        inside = (*inside, node.name)
+    for child in ast.iter_child_nodes(node):
+        yield from calls_by_function(child, inside)
+
+
+def last_name(node: ast.AST) -> str:
+    """Return `c` of `a.b.c` and of `c`, and "" of anything else."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def owner_of(node: ast.expr) -> str:
+    """Return `b` of `a.b.c`, and "" where there is no such thing."""
+    return last_name(node.value) if isinstance(node, ast.Attribute) else ""
