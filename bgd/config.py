@@ -1,0 +1,249 @@
+"""Configuration: read once from a file and the environment into a frozen Config, or refused in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from bgd import values
+from bgd.core.job import Backoff, QueueName, Retries, RetryPolicy, Share
+from bgd.core.target import problem_with_entry
+from bgd.errors import ConfigError
+from bgd.places import SYSTEM, Places, home_of, own_places, places_in
+from bgd.settings import ANY, Schema, Setting, from_environment, from_file, read
+from bgd.units import format_duration, parse_duration, parse_size
+from bgd.wire.messages import ShutdownMode
+
+__all__ = [
+    "ClientSocket",
+    "Config",
+    "DaemonConfig",
+    "LogsConfig",
+    "PythonConfig",
+    "QueueConfig",
+    "SecurityConfig",
+    "client_sockets",
+    "format_duration",
+    "load",
+    "parse_duration",
+    "parse_size",
+]
+
+MAX_SLOTS = 10_000
+MAX_SOCKET_PATH = 107  # bytes: sun_path of linux/un.h, less its NUL
+MIN_LOG = 1_000  # bytes; less would keep no line whole
+ANY_COMMAND = "*"
+
+Slots = Annotated[int, Meta(ge=1, le=MAX_SLOTS)]
+LogBytes = Annotated[int, Meta(ge=MIN_LOG, le=2**62)]
+
+
+class DaemonConfig(Struct, frozen=True, kw_only=True):
+    state_dir: str
+    socket: str
+    slots: int
+    grace: float  # seconds between TERM and KILL
+    on_stop: ShutdownMode  # what SIGTERM does to running jobs; never CANCEL
+
+
+class SecurityConfig(Struct, frozen=True, kw_only=True):
+    allowed_classes: tuple[str, ...]
+    allowed_commands: tuple[str, ...]
+
+
+class PythonConfig(Struct, frozen=True, kw_only=True):
+    interpreter: str
+    path: tuple[str, ...]  # put on sys.path of class jobs
+
+
+class LogsConfig(Struct, frozen=True, kw_only=True):
+    max_bytes: int  # of one attempt
+    on_limit: Literal["truncate", "kill"]
+
+
+class QueueConfig(Struct, frozen=True, kw_only=True):
+    slots: int | None  # None: no limit but the daemon's
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Everything the configuration decides. Paths are absolute, durations seconds."""
+
+    daemon: DaemonConfig
+    retry: RetryPolicy  # of class jobs
+    retry_commands: RetryPolicy
+    security: SecurityConfig
+    python: PythonConfig
+    logs: LogsConfig
+    queues: dict[str, QueueConfig]
+    log_dir: str
+    source: str | None  # the file read, None: built-in defaults
+
+
+class ClientSocket(Struct, frozen=True):
+    """A socket a client may try. `is_own`: it is the caller's own daemon's, who may start it."""
+
+    path: str
+    is_own: bool
+
+
+def load(path: str | None = None, *, system: bool = False, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read `path`, else $BGD_CONFIG, else the usual file if there is one, and what the environment overrides.
+
+    `system` picks the machine's usual places instead of the caller's own.
+
+    Raises:
+        ConfigError: in one line, which file and key, and what would do.
+    """
+    named = path or environ.get("BGD_CONFIG")
+    places = SYSTEM if system else own_places(environ)
+    file = str(Path(named or places.config).absolute())
+    source: str | None = file
+    try:
+        found = from_file(file, SCHEMA)
+    except FileNotFoundError:
+        if named:
+            raise ConfigError(f"there is no configuration file {file}") from None
+        source, found = None, {}
+    found |= from_environment(environ, SCHEMA)
+    return _config(found, places, home_of(environ), source)
+
+
+def client_sockets(
+    explicit: str | None = None,
+    *,
+    config: str | None = None,
+    user: bool = False,
+    system: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> Iterator[ClientSocket]:
+    """Yield the sockets a client tries, the first that answers wins.
+
+    `explicit` (--socket), else $BGD_SOCKET, else the caller's own daemon's, then the system's; `user` and
+    `system` leave only the one, as does a configuration that is named. Each is worked out only when it is
+    asked for, so a system's configuration that is broken does not trouble who runs a daemon of their own.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    given = explicit or (None if user or system or config else environ.get("BGD_SOCKET"))
+    if given:
+        _check_socket(given, "give another --socket or BGD_SOCKET")
+        yield ClientSocket(str(Path(given).absolute()), is_own=False)
+        return
+    own = None
+    if not system:
+        own = load(config, environ=environ).daemon.socket
+        yield ClientSocket(own, is_own=True)
+    if system or not (user or config or environ.get("BGD_CONFIG")):
+        shared = load(config, system=True, environ=environ).daemon.socket
+        if shared != own:  # the environment may have named one for both
+            yield ClientSocket(shared, is_own=False)
+
+
+# --- from settings to values ------------------------------------------------------------------------------
+
+_RETRY_KEYS = {name: None for name in RetryPolicy.__struct_fields__ if name != "rerun"}
+
+SCHEMA: Schema = {
+    "daemon": dict.fromkeys(DaemonConfig.__struct_fields__),
+    "retry": {**_RETRY_KEYS, "commands": _RETRY_KEYS},
+    "security": dict.fromkeys(SecurityConfig.__struct_fields__),
+    "python": dict.fromkeys(PythonConfig.__struct_fields__),
+    "logs": dict.fromkeys(LogsConfig.__struct_fields__),
+    "queues": {ANY: dict.fromkeys(QueueConfig.__struct_fields__)},
+}
+
+_ON_STOP = {mode.value: mode for mode in ShutdownMode if mode is not ShutdownMode.CANCEL}
+_ON_LIMIT: dict[str, Literal["truncate", "kill"]] = {"truncate": "truncate", "kill": "kill"}
+
+
+def _config(found: Mapping[str, Setting], places: Places, home: str, source: str | None) -> Config:
+    state_dir = read(found, "daemon.state_dir", values.path(home), places.state_dir)
+    if state_dir != places.state_dir:
+        places = places_in(state_dir, places)
+    retry = _retry_policy(found, "retry", RetryPolicy(retries=3))
+    return Config(
+        daemon=_daemon_config(found, state_dir, places.socket, home),
+        retry=retry,
+        retry_commands=_retry_policy(found, "retry.commands", replace(retry, retries=0)),
+        security=SecurityConfig(
+            allowed_classes=read(
+                found, "security.allowed_classes", values.texts_without(problem_with_entry), ()
+            ),
+            allowed_commands=read(
+                found,
+                "security.allowed_commands",
+                values.texts_without(_problem_with_command),
+                (ANY_COMMAND,),
+            ),
+        ),
+        python=PythonConfig(
+            interpreter=read(found, "python.interpreter", values.program(home), "") or sys.executable,
+            path=read(found, "python.path", values.paths(home), ()),
+        ),
+        logs=LogsConfig(
+            max_bytes=read(found, "logs.max_bytes", values.size(LogBytes), 100_000_000),
+            on_limit=read(found, "logs.on_limit", values.one_of(_ON_LIMIT), "truncate"),
+        ),
+        queues=dict(_queues(found)),
+        log_dir=places.log_dir,
+        source=source,
+    )
+
+
+def _daemon_config(found: Mapping[str, Setting], state_dir: str, socket: str, home: str) -> DaemonConfig:
+    socket = read(found, "daemon.socket", values.path(home), socket)
+    _check_socket(socket, "set [daemon] socket to a shorter path")
+    processors = len(os.sched_getaffinity(0))
+    return DaemonConfig(
+        state_dir=state_dir,
+        socket=socket,
+        slots=read(found, "daemon.slots", values.number_or("auto", processors, Slots), processors),
+        grace=read(found, "daemon.grace", values.seconds, 10.0),
+        on_stop=read(found, "daemon.on_stop", values.one_of(_ON_STOP), ShutdownMode.LEAVE),
+    )
+
+
+def _retry_policy(found: Mapping[str, Setting], section: str, default: RetryPolicy) -> RetryPolicy:
+    return RetryPolicy(
+        retries=read(found, f"{section}.retries", values.whole_number(Retries), default.retries),
+        delay=read(found, f"{section}.delay", values.seconds, default.delay),
+        backoff=read(found, f"{section}.backoff", values.number(Backoff), default.backoff),
+        max_delay=read(found, f"{section}.max_delay", values.seconds, default.max_delay),
+        jitter=read(found, f"{section}.jitter", values.number(Share), default.jitter),
+    )
+
+
+def _queues(found: Mapping[str, Setting]) -> Iterator[tuple[str, QueueConfig]]:
+    for name, setting in found.items():
+        if name.startswith("queues."):
+            queue = name.removeprefix("queues.").removesuffix(".slots")
+            try:
+                msgspec.convert(queue, QueueName)
+            except msgspec.ValidationError as error:
+                raise ConfigError(f"{setting.origin}: no name for a queue: {error}") from error
+            yield (
+                queue,
+                QueueConfig(slots=read(found, name, values.number_or("unlimited", None, Slots), None)),
+            )
+
+
+def _problem_with_command(entry: str) -> str | None:
+    if entry == ANY_COMMAND or entry.startswith("/"):
+        return None
+    return f'{entry!r} must be "{ANY_COMMAND}" or the absolute path of a program'
+
+
+def _check_socket(path: str, remedy: str) -> None:
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH:
+        raise ConfigError(
+            f"the socket path {path} has {length} bytes, the kernel takes {MAX_SOCKET_PATH}: {remedy}"
+        )

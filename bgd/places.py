@@ -1,0 +1,55 @@
+"""Places: where the configuration, the state, the logs and the socket of a daemon are unless it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+
+class Places(Struct, frozen=True, kw_only=True):
+    config: str
+    state_dir: str
+    log_dir: str
+    socket: str
+
+
+SYSTEM = Places(
+    config="/etc/bgd/bgd.toml",
+    state_dir="/var/lib/bgd",
+    log_dir="/var/log/bgd",
+    socket="/run/bgd/bgd.sock",
+)
+
+
+def own_places(environ: Mapping[str, str]) -> Places:
+    """Return the places of a daemon that runs for one user."""
+    config_home = _base_folder(environ, "XDG_CONFIG_HOME", ".config")
+    state_home = _base_folder(environ, "XDG_STATE_HOME", ".local/state")
+    return Places(config=f"{config_home}/bgd/bgd.toml", **_inside(f"{state_home}/bgd"))
+
+
+def places_in(state_dir: str, usual: Places) -> Places:
+    """Return the places of a daemon whose state folder is a chosen one: its logs go along.
+
+    So does a socket that is usually inside; the machine's stays where every user looks for it.
+    """
+    moved = replace(usual, **_inside(state_dir))
+    is_socket_inside = usual.socket.startswith(f"{usual.state_dir}/")
+    return moved if is_socket_inside else replace(moved, socket=usual.socket)
+
+
+def home_of(environ: Mapping[str, str]) -> str:
+    return environ.get("HOME") or str(Path.home())
+
+
+def _base_folder(environ: Mapping[str, str], variable: str, usual: str) -> str:
+    folder = environ.get(variable, "")
+    # the XDG base directory specification has relative paths ignored
+    return folder if folder.startswith("/") else f"{home_of(environ)}/{usual}"
+
+
+def _inside(state_dir: str) -> dict[str, str]:
+    return {"state_dir": state_dir, "log_dir": f"{state_dir}/logs", "socket": f"{state_dir}/bgd.sock"}

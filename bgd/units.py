@@ -1,0 +1,66 @@
+"""Units: durations and sizes as people write them, in the configuration and on the command line."""
+
+from __future__ import annotations
+
+import re
+
+_SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_BYTES = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+
+# so many digits at most: more of them are a slip of the pen, and would end as infinity
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
+_PART = re.compile(rf"({_NUMBER})(ms|[dhms])")
+_WHOLE_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_WHOLE_SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)")
+_WHOLE_NUMBER = re.compile(_NUMBER)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of "500ms", "5s", "10m", "2h", "1d" or "1h30m"; a bare number is seconds.
+
+    Raises:
+        ValueError: the text is none of these; the message says what is.
+    """
+    if _WHOLE_NUMBER.fullmatch(text):
+        return float(text)
+    if not _WHOLE_DURATION.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not a duration: write 500ms, 5s, 10m, 2h, 1d or 1h30m; a bare number is seconds"
+        )
+    return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration, to the millisecond, as `parse_duration` reads it: "1h30m", "2.5s", "20ms"."""
+    milliseconds = round(seconds * 1000)
+    if milliseconds < 1000:  # noqa: PLR2004 - a second
+        return f"{milliseconds}ms" if milliseconds else "0s"
+    text = ""
+    for unit in ("d", "h", "m"):
+        count, milliseconds = divmod(milliseconds, round(_SECONDS[unit] * 1000))
+        text += f"{count}{unit}" if count else ""
+    return text + (f"{milliseconds / 1000:g}s" if milliseconds else "")
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of "100MB", "1.5GB" (powers of ten) or "64KiB" (of two); a bare number is bytes.
+
+    Raises:
+        ValueError: the text is none of these; the message says what is.
+    """
+    match = _WHOLE_SIZE.fullmatch(text)
+    unit = _BYTES.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise ValueError(f"{text!r} is not a size: write 500kB, 100MB, 5GB or 64MiB; a bare number is bytes")
+    return round(float(match[1]) * unit)

@@ -1,0 +1,361 @@
+"""The configuration: defaults, files, the environment, and what is refused in which words."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.config import SCHEMA, ClientSocket, Config, QueueConfig, client_sockets, load
+from bgd.core.job import RetryPolicy
+from bgd.errors import ConfigError
+from bgd.places import SYSTEM
+from bgd.settings import MAX_FILE, names_of
+from bgd.wire.messages import ShutdownMode
+
+DOCUMENTED = Path(__file__).parent.parent / "etc" / "bgd.toml"
+HOME = {"HOME": "/home/ada"}
+
+
+@pytest.fixture(autouse=True)
+def _without_a_file_of_this_machine(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bgd.config.SYSTEM", replace(SYSTEM, config="/nowhere/bgd.toml"))
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    """Load a configuration of this text."""
+
+    def load_text(text: str | bytes, **environ: str) -> Config:
+        file = tmp_path / "bgd.toml"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load(str(file), environ={**HOME, **environ})
+
+    return load_text
+
+
+# --- defaults and places --------------------------------------------------------------------------
+
+
+def test_defaults_need_no_file():
+    config = load(environ=HOME)
+
+    assert config.source is None
+    assert config.daemon.state_dir == "/home/ada/.local/state/bgd"
+    assert config.daemon.socket == "/home/ada/.local/state/bgd/bgd.sock"
+    assert config.log_dir == "/home/ada/.local/state/bgd/logs"
+    assert config.daemon.slots == len(os.sched_getaffinity(0))
+    assert config.daemon.on_stop is ShutdownMode.LEAVE
+    assert config.retry == RetryPolicy(retries=3, delay=5, backoff=1, max_delay=3600, jitter=0.1)
+    assert config.retry_commands == replace(config.retry, retries=0)
+    assert config.security.allowed_classes == ()
+    assert config.security.allowed_commands == ("*",)
+    assert config.python.interpreter == sys.executable
+    assert config.logs.max_bytes == 100_000_000
+    assert config.queues == {}
+
+
+def test_system_daemon_has_the_machines_places():
+    config = load(system=True, environ=HOME)
+
+    assert config.daemon.state_dir == "/var/lib/bgd"
+    assert config.daemon.socket == "/run/bgd/bgd.sock"
+    assert config.log_dir == "/var/log/bgd"
+
+
+def test_xdg_folders_are_respected_unless_relative():
+    config = load(environ={**HOME, "XDG_STATE_HOME": "/var/ada"})
+    assert config.daemon.state_dir == "/var/ada/bgd"
+
+    config = load(environ={**HOME, "XDG_STATE_HOME": "here"})
+    assert config.daemon.state_dir == "/home/ada/.local/state/bgd"
+
+
+def test_users_file_is_found_in_the_config_home(tmp_path):
+    file = tmp_path / "bgd" / "bgd.toml"
+    file.parent.mkdir()
+    file.write_text("daemon.slots = 7")
+
+    config = load(environ={**HOME, "XDG_CONFIG_HOME": str(tmp_path)})
+
+    assert config.daemon.slots == 7
+    assert config.source == str(file)
+
+
+def test_environment_names_the_file(tmp_path):
+    file = tmp_path / "other.toml"
+    file.write_text("daemon.slots = 3")
+
+    assert load(environ={**HOME, "BGD_CONFIG": str(file)}).daemon.slots == 3
+
+
+def test_logs_and_socket_go_along_with_the_state_folder(written):
+    config = written("[daemon]\nstate_dir = '/data/bgd'")
+
+    assert config.daemon.socket == "/data/bgd/bgd.sock"
+    assert config.log_dir == "/data/bgd/logs"
+
+
+def test_system_socket_stays_when_the_state_folder_moves(tmp_path):
+    file = tmp_path / "bgd.toml"
+    file.write_text("daemon.state_dir = '/data/bgd'")
+
+    config = load(str(file), system=True, environ=HOME)
+
+    assert config.daemon.socket == "/run/bgd/bgd.sock"
+    assert config.log_dir == "/data/bgd/logs"
+
+
+# --- the documented file --------------------------------------------------------------------------
+
+
+def test_documented_file_equals_the_built_in_defaults():
+    assert replace(load(str(DOCUMENTED), environ=HOME), source=None, queues={}) == load(environ=HOME)
+    assert load(str(DOCUMENTED), environ=HOME).queues == {"default": QueueConfig(slots=None)}
+
+
+def test_documented_file_has_every_key_and_its_commented_defaults_are_true(written):
+    text = re.sub(r"^# (?=\w+ = )", "", DOCUMENTED.read_text(), flags=re.MULTILINE)
+    keys = set(names_of(SCHEMA))  # which load refuses to exceed
+
+    for section, table in tomllib.loads(text).items():
+        for name, value in table.items():
+            for key in [f"{name}.{below}" for below in value] if isinstance(value, dict) else [name]:
+                keys.discard(f"{section}.{key}".replace("queues.default", "queues.*"))
+
+    inherited = {f"retry.commands.{name}" for name in ("delay", "backoff", "max_delay", "jitter")}
+    assert keys == inherited
+    assert replace(written(text), source=None, queues={}) == load(environ=HOME)
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def test_every_key_of_a_file_is_obeyed(written, tmp_path):
+    config = written("""
+        [daemon]
+        state_dir = "state"
+        socket = "~/bgd.sock"
+        slots = 4
+        grace = "1m"
+        on_stop = "requeue"
+        [retry]
+        retries = 5
+        delay = "500ms"
+        backoff = 2
+        max_delay = 60
+        jitter = 0
+        [retry.commands]
+        delay = 9.5
+        [security]
+        allowed_classes = ["app.services.*", "app.mail.Mailer"]
+        allowed_commands = ["/bin/echo"]
+        [python]
+        interpreter = "venv/bin/python"
+        path = ["src", "~/lib", "/opt/lib"]
+        [logs]
+        max_bytes = "64KiB"
+        on_limit = "kill"
+        [queues.gpu]
+        slots = 1
+        [queues."io.slow"]
+        slots = "unlimited"
+    """)
+
+    assert config.daemon.state_dir == f"{tmp_path}/state"
+    assert config.daemon.socket == "/home/ada/bgd.sock"
+    assert config.daemon.slots == 4
+    assert config.daemon.grace == 60
+    assert config.daemon.on_stop is ShutdownMode.REQUEUE
+    assert config.retry == RetryPolicy(retries=5, delay=0.5, backoff=2, max_delay=60, jitter=0)
+    assert config.retry_commands == RetryPolicy(retries=0, delay=9.5, backoff=2, max_delay=60, jitter=0)
+    assert config.security.allowed_classes == ("app.services.*", "app.mail.Mailer")
+    assert config.security.allowed_commands == ("/bin/echo",)
+    assert config.python.interpreter == f"{tmp_path}/venv/bin/python"
+    assert config.python.path == (f"{tmp_path}/src", "/home/ada/lib", "/opt/lib")
+    assert config.logs.max_bytes == 65_536
+    assert config.logs.on_limit == "kill"
+    assert config.queues == {"gpu": QueueConfig(slots=1), "io.slow": QueueConfig(slots=None)}
+
+
+def test_bare_interpreter_is_left_to_the_search_path(written):
+    assert written("python.interpreter = 'python3.12'").python.interpreter == "python3.12"
+
+
+def test_environment_overrides_the_file(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = written(
+        "[daemon]\nslots = 4\ngrace = 3",
+        BGD_DAEMON_SLOTS="8",
+        BGD_DAEMON_STATE_DIR="here",
+        BGD_RETRY_COMMANDS_RETRIES="2",
+        BGD_RETRY_JITTER="0.5",
+        BGD_SECURITY_ALLOWED_CLASSES="app.services.*, app.mail.Mailer",
+        BGD_SECURITY_ALLOWED_COMMANDS='["/bin/a,b"]',
+        BGD_QUEUES_GPU_SLOTS="2",
+    )
+
+    assert config.daemon.slots == 8
+    assert config.daemon.grace == 3
+    assert config.daemon.state_dir == f"{tmp_path}/here"
+    assert config.retry_commands.retries == 2
+    assert config.retry.jitter == 0.5
+    assert config.security.allowed_classes == ("app.services.*", "app.mail.Mailer")
+    assert config.security.allowed_commands == ("/bin/a,b",)
+    assert config.queues == {"gpu": QueueConfig(slots=2)}
+
+
+def test_variables_of_jobs_are_no_settings():
+    names = ("SOCKET", "JOB_ID", "ATTEMPT", "QUEUE", "SLOT", "RUN", "RESULT_FD")
+
+    assert load(environ=HOME | {f"BGD_{name}": "17" for name in names}) == load(environ=HOME)
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[deamon]\nslots = 1", ["deamon is not a section", "did you mean daemon?"]),
+        ("[daemon]\nslotz = 1", ["daemon.slotz is not a key", "did you mean slots?"]),
+        ("[daemon]\nxyzzy = 1", ["daemon.xyzzy is not a key", "known are grace, on_stop, slots"]),
+        ("[queues.gpu]\nslot = 1", ["queues.gpu.slot is not a key", "did you mean slots?"]),
+        ("[retry.comands]\nretries = 1", ["retry.comands is not a key", "did you mean commands?"]),
+        ("daemon = 3", ["daemon is a section", "[daemon]"]),
+        ("daemon.slots = 'many'", ["daemon.slots = 'many'", '"auto" or a whole number']),
+        ("daemon.slots = 0", ["daemon.slots = 0", ">= 1"]),
+        ("daemon.slots = true", ["daemon.slots = True", "whole number"]),
+        ("daemon.grace = '5 parsecs'", ["daemon.grace", "not a duration", "500ms, 5s, 10m"]),
+        ("daemon.grace = -1", ["daemon.grace = -1", ">= 0"]),
+        ("daemon.grace = nan", ["daemon.grace = nan", ">= 0"]),
+        ("daemon.on_stop = 'cancel'", ["daemon.on_stop = 'cancel'", "leave, requeue, wait"]),
+        ("daemon.state_dir = ''", ["daemon.state_dir", "must be a path"]),
+        ('daemon.state_dir = "a\\u0000b"', ["daemon.state_dir", "printable"]),
+        ("retry.retries = 1001", ["retry.retries = 1001", "<= 1000"]),
+        ("retry.retries = '3'", ["retry.retries = '3'", "`int`"]),
+        ("retry.backoff = 0.5", ["retry.backoff = 0.5", ">= 1"]),
+        ("retry.jitter = 2", ["retry.jitter = 2", "<= 1"]),
+        ("retry.delay = '99999d'", ["retry.delay", "<= 31622400"]),
+        ("security.allowed_classes = 'a.B'", ["security.allowed_classes", "a list of texts"]),
+        ("security.allowed_classes = ['*']", ["security.allowed_classes", "'*' must be package.module"]),
+        ("security.allowed_commands = ['echo']", ["security.allowed_commands", "'echo' must be", "absolute"]),
+        ("python.path = [3]", ["python.path = [3]", "text"]),
+        ("logs.max_bytes = '100 parsecs'", ["logs.max_bytes", "not a size", "100MB"]),
+        ("logs.max_bytes = 10", ["logs.max_bytes = 10", ">= 1000"]),
+        ("logs.on_limit = 'stop'", ["logs.on_limit = 'stop'", "truncate, kill"]),
+        ("[queues.'a b']\nslots = 1", ["queues.a b.slots", "no name for a queue"]),
+        ("[queues.a]\nslots = 'all'", ["queues.a.slots = 'all'", '"unlimited"']),
+        ("daemon.socket = '/" + "a" * 107 + "'", ["108 bytes", "107", "[daemon] socket"]),
+        ("slots = \n", ["not a TOML file", "line 1"]),
+        ("a = " + "[" * 100_000, ["not a TOML file"]),
+        (b"a = '\xff'", ["not a TOML file", "utf-8"]),
+        (" " * (MAX_FILE + 1), ["over the limit of 1048576 bytes"]),
+    ],
+)
+def test_what_will_not_do_is_refused_in_one_line(written, text, words):
+    with pytest.raises(ConfigError) as refusal:
+        written(text)
+
+    message = str(refusal.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    if "107" not in words:
+        assert "bgd.toml" in message
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("BGD_DAEMON_XYZ", "1", ["BGD_DAEMON_XYZ is not a key", "did you mean BGD_DAEMON_"]),
+        ("BGD_QUEUES_GPU_SLOT", "1", ["BGD_QUEUES_GPU_SLOT is not a key"]),
+        ("BGD_DAEMON_SLOTS", "many", ["environment: BGD_DAEMON_SLOTS = 'many'", "whole number"]),
+        ("BGD_PYTHON_PATH", "[1", ["environment: BGD_PYTHON_PATH = '[1'"]),
+    ],
+)
+def test_refusal_of_the_environment_names_the_variable(variable, value, words):
+    with pytest.raises(ConfigError) as refusal:
+        load(environ={**HOME, variable: value})
+
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_long_value_is_shortened_in_its_refusal(written):
+    with pytest.raises(ConfigError) as refusal:
+        written(f"daemon.grace = {list(range(1000))}")
+
+    assert len(str(refusal.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["missing.toml", ".", "nul\0.toml"])
+def test_named_file_that_cannot_be_read_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path))):
+        load(f"{tmp_path}/{name}", environ=HOME)
+
+
+def test_named_pipe_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(ConfigError, match="regular file"):
+        load(str(tmp_path / "pipe"), environ=HOME)
+
+
+def test_unreadable_file_is_refused(tmp_path):
+    (tmp_path / "loop.toml").symlink_to("loop.toml")  # for root, who may read everything else
+
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        load(str(tmp_path / "loop.toml"), environ=HOME)
+
+
+# --- where clients ask ----------------------------------------------------------------------------
+
+OWN = ClientSocket("/home/ada/.local/state/bgd/bgd.sock", is_own=True)
+SHARED = ClientSocket("/run/bgd/bgd.sock", is_own=False)
+NAMED = ClientSocket("/tmp/other.sock", is_own=False)
+
+
+def sockets(explicit: str | None = None, environ: dict[str, str] = HOME, **options) -> list[ClientSocket]:
+    return list(client_sockets(explicit, environ=environ, **options))
+
+
+def test_own_daemon_is_tried_before_the_systems():
+    assert sockets() == [OWN, SHARED]
+    assert sockets(user=True) == [OWN]
+    assert sockets(system=True) == [SHARED]
+
+
+def test_named_socket_is_the_only_one_tried():
+    in_environment = {**HOME, "BGD_SOCKET": "/tmp/other.sock"}
+
+    assert sockets("/tmp/other.sock") == [NAMED]
+    assert sockets(environ=in_environment) == [NAMED]
+    assert sockets("/tmp/other.sock", environ={**HOME, "BGD_SOCKET": "/tmp/third.sock"}) == [NAMED]
+    assert sockets(environ=in_environment, user=True) == [OWN]
+
+
+def test_named_configuration_names_the_only_socket(tmp_path):
+    file = tmp_path / "bgd.toml"
+    file.write_text("daemon.socket = 'here.sock'")
+    here = f"{tmp_path}/here.sock"
+
+    assert sockets(config=str(file)) == [ClientSocket(here, is_own=True)]
+    assert sockets(environ={**HOME, "BGD_CONFIG": str(file)}) == [ClientSocket(here, is_own=True)]
+    assert sockets(config=str(file), system=True) == [ClientSocket(here, is_own=False)]
+
+
+def test_socket_that_both_daemons_share_is_tried_once():
+    both = {**HOME, "BGD_DAEMON_SOCKET": "/tmp/other.sock"}
+
+    assert sockets(environ=both) == [ClientSocket("/tmp/other.sock", is_own=True)]
+
+
+def test_named_socket_that_is_too_long_is_refused():
+    with pytest.raises(ConfigError, match="107: give another --socket"):
+        sockets("/" + "a" * 107)

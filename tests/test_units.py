@@ -1,0 +1,76 @@
+"""Durations and sizes as people write them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgd.units import format_duration, parse_duration, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("500ms", 0.5),
+        ("5s", 5),
+        ("10m", 600),
+        ("2h", 7200),
+        ("1d", 86400),
+        ("1h30m", 5400),
+        ("0.5", 0.5),
+        ("7", 7),
+    ],
+)
+def test_durations_are_read(text, seconds):
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "s", "5x", "5 s", "-5s", "1e3", "inf", "nan", "٣s", "9" * 16, "5s\n"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(ValueError, match="is not a duration: write 500ms"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (0.02, "20ms"),
+        (0.9999, "1s"),
+        (2.5, "2.5s"),
+        (59.999, "59.999s"),
+        (5400, "1h30m"),
+        (90061.5, "1d1h1m1.5s"),
+    ],
+)
+def test_durations_are_written(seconds, text):
+    assert format_duration(seconds) == text
+
+
+@given(st.floats(min_value=0, max_value=1e9))
+def test_written_duration_is_read_as_itself_to_the_millisecond(seconds):
+    assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, abs=0.000_51)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("1000", 1000),
+        ("10B", 10),
+        ("500kB", 500_000),
+        ("100MB", 10**8),
+        ("1.5 GB", 1_500_000_000),
+        ("64KiB", 65_536),
+        ("1mib", 2**20),
+    ],
+)
+def test_sizes_are_read(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "5 parsecs", "-1", "5M", "1e6", "5\n"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ValueError, match="is not a size: write 500kB"):
+        parse_size(text)
