@@ -1,0 +1,110 @@
+"""A SQLite connection on a thread of its own, on which every call runs undivided."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Concatenate, ParamSpec, TypeVar
+
+import aiosqlite
+
+from bgd.errors import BgdError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class StoreBroken(BgdError):
+    """The database cannot be used, or no longer trusted; the message names the file and the remedy."""
+
+
+class Database:
+    """One connection and its thread. `connect` makes the connection, on that thread.
+
+    aiosqlite has no public call that runs a whole transaction on its thread: several awaited calls would let
+    other tasks in between, and cost twice the time. So `call` goes through one private name, here only.
+    """
+
+    def __init__(self, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._path = path
+        self._connect = connect
+        self._connection = aiosqlite.Connection(self._connected, iter_chunk_size=1)
+        self._failure: str | None = None
+
+    async def open(self) -> None:
+        """Open the file.
+
+        Raises:
+            StoreBroken: it cannot be used.
+        """
+        await self._connection
+
+    async def call(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Run function(connection, ...) on the thread, after all earlier calls.
+
+        A cancelled caller leaves it to run to its end: what was asked for is done whole or, if the process
+        dies, not at all.
+
+        Raises:
+            StoreBroken: the disk or the file failed, now or at an earlier call. What the kernel dropped
+                after a failed sync cannot be written by trying again.
+        """
+        run = partial(function, self._raw, *args, **kwargs)
+        undivided = self._connection._execute(self._guarded, run)  # type: ignore[no-untyped-call]  # noqa: SLF001 (see the class; aiosqlite leaves it untyped)
+        result: R = await asyncio.shield(undivided)
+        return result
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    def _connected(self) -> sqlite3.Connection:
+        self._raw = self._guarded(self._connect)
+        return self._raw
+
+    def _guarded(self, run: Callable[[], R]) -> R:
+        """Translate failures here, on the thread: a cancelled caller no longer looks, yet they must stay."""
+        if self._failure is not None:
+            raise StoreBroken(self._failure)
+        try:
+            return run()
+        except sqlite3.Error as error:
+            remedy = _REMEDIES.get(getattr(error, "sqlite_errorcode", 0) & _PRIMARY)
+            if remedy is None:  # not the file is wrong but the program
+                raise
+            self._failure = f"database {self._path}: {error}; {remedy}"
+            raise StoreBroken(self._failure) from error
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """Commit what the block does if it ends well, else undo it. `kind` DEFERRED: a snapshot to read from."""
+    db.execute(f"BEGIN {kind}")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # after some errors SQLite has rolled back by itself
+            db.execute("ROLLBACK")
+        raise
+
+
+_PRIMARY = 0xFF  # the low byte of SQLite's extended result codes is the kind of error
+
+DAMAGED = "put a backup in its place, or move it away to begin anew"
+FORBIDDEN = "bgd's user must be able to write the file and its folder"
+
+_REMEDIES = {
+    sqlite3.SQLITE_FULL: "make room on that disk, then start bgd again",
+    sqlite3.SQLITE_IOERR: "the disk failed (the kernel's log says more): see to it, then start bgd again",
+    sqlite3.SQLITE_CORRUPT: DAMAGED,
+    sqlite3.SQLITE_NOTADB: DAMAGED,
+    sqlite3.SQLITE_READONLY: FORBIDDEN,
+    sqlite3.SQLITE_CANTOPEN: FORBIDDEN,
+    sqlite3.SQLITE_PERM: FORBIDDEN,
+    sqlite3.SQLITE_BUSY: "another program holds it: only bgd may write there, close the other one",
+}

@@ -1,0 +1,109 @@
+"""What the store takes and gives: one struct a fact about a job or an attempt."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from bgd.core.job import Job, JobId, JobSpec, Now, Outcome
+from bgd.wire.messages import JobError
+
+
+class NewJob(Struct, frozen=True, gc=False):
+    """A job that was just taken. Its environment is stored apart, once for all jobs that share it."""
+
+    job: Job
+    spec: JobSpec
+    uid: int
+    at: float
+
+
+class SavedJob(Struct, frozen=True):
+    """A job as it stands since `at`; `reason` says why where state and outcome do not."""
+
+    job: Job
+    at: float
+    reason: str | None = None
+
+
+class NewAttempt(Struct, frozen=True):
+    """An attempt about to be sent to the launcher whose instance id is `launcher`."""
+
+    job: JobId
+    attempt: int
+    slot: int
+    launcher: str
+    at: float
+
+
+class AttemptPid(Struct, frozen=True):
+    """The attempt's process runs; pid None: it is about to."""
+
+    job: JobId
+    attempt: int
+    pid: int | None
+    started_at: float
+
+
+class AttemptEnd(Struct, frozen=True, kw_only=True):
+    """How an attempt ended. `result` is JSON text; None where there is nothing."""
+
+    job: JobId
+    attempt: int
+    outcome: Outcome
+    exit_code: int | None = None
+    signal: int | None = None
+    started_at: float | None = None
+    finished_at: float
+    user_seconds: float | None = None
+    system_seconds: float | None = None
+    max_rss_bytes: int | None = None
+    log_bytes: int = 0
+    error: JobError | None = None
+    result: str | None = None
+
+
+class Batch(Struct, kw_only=True):
+    """Everything one transaction writes, and the specs it reads back.
+
+    `relaunched`: attempts already stored that go to another launcher. `wanted`: jobs whose specs are read
+    back in the same transaction. `now`: the instant that turns due times of the elapsed clock into epoch
+    time.
+    """
+
+    now: Now
+    new: list[NewJob] = []
+    saves: dict[JobId, SavedJob] = {}
+    attempts: list[NewAttempt] = []
+    relaunched: list[NewAttempt] = []
+    pids: list[AttemptPid] = []
+    ends: list[AttemptEnd] = []
+    wanted: list[JobId] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write and nothing to read back."""
+        return not (
+            self.new
+            or self.saves
+            or self.attempts
+            or self.relaunched
+            or self.pids
+            or self.ends
+            or self.wanted
+        )
+
+
+class StoredSpec(Struct, frozen=True):
+    """What was asked for, with its environment filled in (None if it had none)."""
+
+    spec: JobSpec
+    uid: int
+    created_at: float
+
+
+class Restored(Struct, frozen=True, gc=False):
+    """An unfinished job; slot and launcher's instance id of its attempt if it is active, else None."""
+
+    job: Job
+    slot: int | None
+    launcher: str | None

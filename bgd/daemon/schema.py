@@ -1,0 +1,172 @@
+"""The database file: its tables, and how a file of any earlier version becomes one of this."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+from bgd.core.job import MAX_DURATION, Now, State
+from bgd.daemon.database import DAMAGED, FORBIDDEN, StoreBroken, transaction
+
+APPLICATION_ID = int.from_bytes(b"bgd\0", "big")  # in the file's header: tells our files from others
+
+# MIGRATIONS[n] turns version n into n + 1. What was released is never edited: add the next one.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    -- One row. last_id outlives the rows of jobs, so that no id is given out twice.
+    CREATE TABLE meta (
+        store_id TEXT NOT NULL, generation INTEGER NOT NULL, last_id INTEGER NOT NULL, boot_id TEXT NOT NULL
+    );
+    INSERT INTO meta VALUES (lower(hex(randomblob(16))), 0, 0, '');
+
+    -- Hot and narrow: what the Scheduler decides by, and what a list selects by. due_elapsed is on the clock
+    -- of the boot meta.boot_id, every ..._at is epoch time. started_at is of the latest attempt; outcome,
+    -- exit_code and signal are of the latest that ended.
+    CREATE TABLE jobs (
+        id INTEGER PRIMARY KEY, state TEXT NOT NULL, queue TEXT NOT NULL, priority INTEGER NOT NULL,
+        policy BLOB NOT NULL, attempt INTEGER NOT NULL, failures INTEGER NOT NULL, unseen INTEGER NOT NULL,
+        due_elapsed REAL, making_way INTEGER NOT NULL,
+        uid INTEGER NOT NULL, name TEXT, created_at REAL NOT NULL, due_at REAL, started_at REAL,
+        finished_at REAL, outcome TEXT, exit_code INTEGER, signal INTEGER, reason TEXT
+    );
+    -- Every index ends in the id: newest first within a state, and within one user's jobs of a state.
+    CREATE INDEX jobs_by_state ON jobs (state);
+    CREATE INDEX jobs_by_user ON jobs (uid, state);
+
+    -- Cold: written once, read when the job starts and when somebody looks. spec is a JobSpec without env.
+    CREATE TABLE specs (job INTEGER PRIMARY KEY, spec BLOB NOT NULL, environment INTEGER);
+    CREATE TABLE environments (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, variables BLOB NOT NULL);
+    CREATE TABLE tags (tag TEXT NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (tag, job)) WITHOUT ROWID;
+
+    -- launcher is emptied at the attempt's end: its only use is to tell whose unfinished attempt it is.
+    CREATE TABLE attempts (
+        job INTEGER NOT NULL, attempt INTEGER NOT NULL, slot INTEGER NOT NULL, launcher TEXT,
+        launched_at REAL NOT NULL, pid INTEGER, started_at REAL, outcome TEXT, exit_code INTEGER,
+        signal INTEGER, finished_at REAL, user_seconds REAL, system_seconds REAL, max_rss_bytes INTEGER,
+        log_bytes INTEGER, PRIMARY KEY (job, attempt)
+    ) WITHOUT ROWID;
+    CREATE TABLE results (
+        job INTEGER NOT NULL, attempt INTEGER NOT NULL, result TEXT, error TEXT, PRIMARY KEY (job, attempt)
+    );
+
+    -- Counted as they change: a million finished jobs are too many to count each time somebody asks.
+    CREATE TABLE counts (state TEXT PRIMARY KEY, jobs INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO counts VALUES ('scheduled', 0), ('queued', 0), ('running', 0), ('stopping', 0),
+                              ('succeeded', 0), ('failed', 0), ('cancelled', 0);
+    CREATE TRIGGER count_new AFTER INSERT ON jobs BEGIN
+        UPDATE counts SET jobs = jobs + 1 WHERE state = new.state;
+    END;
+    CREATE TRIGGER count_moved AFTER UPDATE OF state ON jobs WHEN old.state <> new.state BEGIN
+        UPDATE counts SET jobs = jobs - 1 WHERE state = old.state;
+        UPDATE counts SET jobs = jobs + 1 WHERE state = new.state;
+    END;
+    CREATE TRIGGER count_gone AFTER DELETE ON jobs BEGIN
+        UPDATE counts SET jobs = jobs - 1 WHERE state = old.state;
+    END;
+    """,
+)
+VERSION = len(MIGRATIONS)
+
+
+def open_writable(path: str) -> sqlite3.Connection:
+    """Open the one connection that writes; creates the file, or brings it to this version.
+
+    Raises:
+        StoreBroken: the file is of another program or of a newer bgd, or it is damaged.
+        sqlite3.Error: SQLite cannot use it.
+    """
+    _create(path)
+    db = sqlite3.connect(path, isolation_level=None)
+    try:
+        version = _version(db, path)  # before anything changes a file that may not be ours
+        _set_up(db, path)
+        _migrate(db, version)
+        _check(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def open_readable(path: str) -> sqlite3.Connection:
+    """Open a connection that can only read, beside the one that writes."""
+    db = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None)
+    db.execute("PRAGMA trusted_schema = OFF")
+    return db
+
+
+def adopt_boot(db: sqlite3.Connection, now: Now, boot_id: str) -> None:
+    """Move due times of an earlier boot onto this boot's elapsed clock, by way of epoch time."""
+    with transaction(db):
+        (known,) = db.execute("SELECT boot_id FROM meta").fetchone()
+        if known == boot_id:
+            return
+        db.execute(
+            "UPDATE jobs SET due_elapsed = ? + min(max(due_at - ?, 0), ?) WHERE state = ?",
+            (now.elapsed, now.wall, MAX_DURATION, State.SCHEDULED.value),
+        )
+        db.execute("UPDATE meta SET boot_id = ?", (boot_id,))
+
+
+def _create(path: str) -> None:
+    """Create the file, private from its first moment; SQLite gives -wal and -shm the same mode.
+
+    Only while no connection is open: closing any descriptor of the file drops SQLite's locks on it.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)  # else the whole file may be gone after a power cut, whatever it holds
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreBroken(f"database {path} cannot be created: {error.strerror}; {FORBIDDEN}") from error
+
+
+def _version(db: sqlite3.Connection, path: str) -> int:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and (application or version or tables):
+        raise StoreBroken(
+            f"database {path} belongs to another program: move it away, or choose another state_dir"
+        )
+    if version > VERSION:
+        raise StoreBroken(
+            f"database {path} was written by a newer bgd (version {version} of its tables, this bgd knows"
+            f" up to {VERSION}): install that bgd again, or put a backup in its place"
+        )
+    return int(version)
+
+
+def _set_up(db: sqlite3.Connection, path: str) -> None:
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreBroken(f"database {path}: its file system has no shared memory; choose a local state_dir")
+    db.execute("PRAGMA synchronous = FULL")  # NORMAL loses commits that were already answered in a power cut
+    db.execute("PRAGMA wal_autocheckpoint = 1000")
+    db.execute("PRAGMA journal_size_limit = 67108864")  # bytes the -wal file keeps after a burst
+    db.execute("PRAGMA trusted_schema = OFF")
+    db.execute("PRAGMA cell_size_check = ON")
+
+
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
+        try:
+            db.executescript(f"BEGIN IMMEDIATE; {script} {marks} COMMIT;")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+
+def _check(db: sqlite3.Connection, path: str) -> None:
+    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise StoreBroken(f"database {path} is damaged ({verdict}); {DAMAGED}")

@@ -1,0 +1,149 @@
+"""The store: every job, attempt and result on disk; one connection writes, another one only reads."""
+
+from __future__ import annotations
+
+import builtins
+import sqlite3
+from functools import partial
+
+from bgd.core.job import Job, JobId, Now
+from bgd.daemon import reading
+from bgd.daemon.database import Database, StoreBroken, transaction
+from bgd.daemon.records import (
+    AttemptEnd,
+    AttemptPid,
+    Batch,
+    NewAttempt,
+    NewJob,
+    Restored,
+    SavedJob,
+    StoredSpec,
+)
+from bgd.daemon.saving import Saver
+from bgd.daemon.schema import adopt_boot, open_readable, open_writable
+from bgd.wire.messages import AttemptView, JobError, JobView, List
+
+__all__ = [
+    "AttemptEnd",
+    "AttemptPid",
+    "Batch",
+    "NewAttempt",
+    "NewJob",
+    "Restored",
+    "SavedJob",
+    "Store",
+    "StoreBroken",
+    "StoredSpec",
+]
+
+
+class Store:
+    """One database file.
+
+    There is exactly one Store a file, in the one process that holds the state folder's lock: SQLite before
+    3.51.3 may lose commits when two connections write. And no other code of this process opens or copies the
+    file, its -wal or its -shm: closing such a descriptor would drop SQLite's locks.
+    """
+
+    def __init__(self, writer: Database, reader: Database, store_id: str) -> None:
+        self.store_id = store_id
+        self._writer = writer
+        self._reader = reader
+        self._saver = Saver()
+
+    @classmethod
+    async def open(cls, path: str) -> Store:
+        """Open the file, after creating it or bringing it to this version's tables.
+
+        Raises:
+            StoreBroken: it cannot be written, is damaged, of a newer bgd or of another program.
+        """
+        writer = Database(path, partial(open_writable, path))
+        await writer.open()
+        reader = Database(path, partial(open_readable, path))
+        try:
+            await reader.open()
+            store_id = await reader.call(reading.prepare)
+        except BaseException:
+            await writer.close()
+            raise
+        return cls(writer, reader, store_id)
+
+    async def close(self) -> None:
+        """Close both connections, the writing one last: it folds the -wal file into the database."""
+        await self._reader.close()
+        await self._writer.close()
+
+    # --- for the supervisor --------------------------------------------------------------------------------
+
+    async def begin_generation(self) -> int:
+        """Commit the next generation number and return it (R1)."""
+        return await self._writer.call(_next_generation)
+
+    async def restore(self, now: Now, boot_id: str) -> tuple[builtins.list[Restored], int]:
+        """Return all unfinished jobs in the order of their ids, and the highest id ever given out.
+
+        Due times written in an earlier boot are first carried over to this boot's elapsed clock.
+        """
+        await self._writer.call(adopt_boot, now, boot_id)
+        return await self._reader.call(reading.restore)
+
+    async def commit(self, batch: Batch) -> dict[JobId, StoredSpec]:
+        """Write the batch in one transaction and return the specs it wants; when this returns it is on disk.
+
+        A cancelled caller leaves the transaction to run to its end.
+
+        Raises:
+            StoreBroken: the disk or the file failed; nothing can be written any more.
+        """
+        return await self._writer.call(self._commit, batch)
+
+    async def finished(self, job_id: JobId) -> Job | None:
+        """Return a finished job as the Scheduler revives it; None if no finished job has this id."""
+        return await self._reader.call(reading.finished, job_id)
+
+    # --- for whoever asks ----------------------------------------------------------------------------------
+
+    async def list(self, query: List, uid: int | None) -> builtins.list[JobView]:
+        """Return the newest jobs that the query selects, newest first.
+
+        Without states in the query: what runs, then what waits, then what is finished, until its limit is
+        reached. `uid` is the asking user's, for queries that want only their own.
+        """
+        return await self._reader.call(reading.list_jobs, query, uid if query.mine else None)
+
+    async def view(self, job_id: JobId) -> JobView | None:
+        return await self._reader.call(reading.view, job_id)
+
+    async def latest(self, uid: int) -> JobId | None:
+        """Return the id of the user's newest job."""
+        return await self._reader.call(reading.latest, uid)
+
+    async def attempts(self, job_id: JobId, after: int, limit: int) -> builtins.list[AttemptView]:
+        """Return at most `limit` attempts after number `after`; their log paths are below the log folder."""
+        return await self._reader.call(reading.attempts, job_id, after, limit)
+
+    async def result(self, job_id: JobId) -> tuple[str | None, JobError | None]:
+        """Return what the latest attempt returned, as JSON text, and what it raised; None where nothing."""
+        return await self._reader.call(reading.result, job_id)
+
+    async def counts(self) -> dict[str, int]:
+        """Return the number of jobs in each state."""
+        return await self._reader.call(reading.counts)
+
+    # --- on the writer's thread -----------------------------------------------------------------------------
+
+    def _commit(self, db: sqlite3.Connection, batch: Batch) -> dict[JobId, StoredSpec]:
+        try:
+            with transaction(db):
+                return self._saver.save(db, batch)
+        except BaseException:
+            self._saver.forget()
+            raise
+
+
+def _next_generation(db: sqlite3.Connection) -> int:
+    with transaction(db):
+        db.execute("UPDATE meta SET generation = generation + 1")
+        (generation,) = db.execute("SELECT generation FROM meta").fetchone()
+    return int(generation)
