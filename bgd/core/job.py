@@ -15,9 +15,9 @@ MAX_WORD = 131_071  # bytes of one argument or NAME=VALUE: MAX_ARG_STRLEN of lin
 MAX_ARGV = 10_000
 MAX_ENV = 4_096
 MAX_PATH = 4_095  # PATH_MAX of linux/limits.h, less its NUL
+MAX_WORK = 1_000_000  # bytes of argv together, or of a class job's arguments: a frame holds them and the rest
 MAX_NAME = 200
 MAX_TAGS = 20
-MAX_ARGUMENTS = 1_000_000  # bytes of a class job's JSON arguments; the frame limit leaves room around it
 MAX_RESULT = 1_000_000  # bytes of a class job's JSON result
 MAX_PRIORITY = 1_000
 MAX_RETRIES = 1_000
@@ -25,7 +25,7 @@ MAX_DURATION = 366 * 86_400.0  # seconds; a longer timer is a slip of the pen
 
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
-QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 Duration = Annotated[float, Meta(ge=0, le=MAX_DURATION)]
@@ -46,7 +46,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     argv: Annotated[tuple[Word, ...], Meta(max_length=MAX_ARGV)] | None = None
     target: Annotated[str, Meta(max_length=500)] | None = None
-    arguments: Annotated[str, Meta(max_length=MAX_ARGUMENTS)] | None = None
+    arguments: Annotated[str, Meta(max_length=MAX_WORK)] | None = None
     """JSON text {"args": [...], "kwargs": {...}} of a class job: text, so that no number loses a digit."""
     queue: QueueName = DEFAULT_QUEUE
     priority: Priority = 0
@@ -180,6 +180,8 @@ def problem_with(spec: JobSpec) -> str | None:
         return "a job needs either argv (a command) or target (a class job)"
     if spec.argv is not None:
         return _problem_with_argv(spec.argv) or _problem_with_place(spec)
+    if spec.arguments is not None and _is_too_long(spec.arguments, MAX_WORK):
+        return f"the arguments are longer than {MAX_WORK} bytes of JSON"
     return _problem_with_place(spec)
 
 
@@ -203,6 +205,8 @@ def _problem_with_argv(argv: tuple[str, ...]) -> str | None:
             return f"argv[{index}] contains a NUL character"
         if _is_too_long(word):
             return f"argv[{index}] is longer than {MAX_WORD} bytes, the kernel's limit"
+    if _is_too_long("".join(argv), MAX_WORK):
+        return f"argv is longer than {MAX_WORK} bytes altogether"
     return None
 
 

@@ -84,10 +84,6 @@ class Scheduler:
         """Return the jobs that hold a slot."""
         return [self._jobs[job_id] for job_id in self._slot_of]
 
-    @property
-    def slots(self) -> int:
-        return self._slots
-
     def __len__(self) -> int:
         return len(self._jobs)
 

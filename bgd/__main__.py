@@ -1,0 +1,123 @@
+"""The daemon's command: reads options and configuration, sets up the log, and serves on uvloop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import uvloop
+
+import bgd
+from bgd import config as configuration
+from bgd.daemon import reporting
+from bgd.daemon.folder import PRIVATE
+from bgd.daemon.serving import serve
+from bgd.daemon.store import StoreBroken
+from bgd.errors import BgdError, ConfigError
+
+EX_IOERR = 74  # sysexits.h
+EX_CONFIG = 78
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon in the foreground; return its exit code."""
+    options = _parser().parse_args(arguments)
+    reporting.set_up(options.log_level, options.log_format)
+    os.umask(PRIVATE)
+    starter = _Starter(options.ready_fd)
+    try:
+        config = _load(options)
+        if options.check:
+            print(f"{config.source or 'built-in defaults'}: good")  # noqa: T201 - what --check is for
+            return 0
+        _serve(config, options, starter)
+    except (BgdError, BaseExceptionGroup) as error:
+        causes = list(_leaves(error))
+        if not all(isinstance(cause, BgdError) for cause in causes):
+            raise  # a bug: crash loudly
+        return starter.fail(causes)
+    return 0
+
+
+def _serve(config: configuration.Config, options: argparse.Namespace, starter: _Starter) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(config, lambda: _load(options), starter.ready))
+
+
+def _load(options: argparse.Namespace) -> configuration.Config:
+    return configuration.load(options.config, system=options.system)
+
+
+class _Starter:
+    """Who started the daemon and waits on a pipe to hear whether it came up."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def ready(self) -> None:
+        self._tell("ready\n")
+
+    def fail(self, causes: list[BaseException]) -> int:
+        """Report every cause in a line, and return the exit code that the first one asks for."""
+        for cause in causes:
+            logger.error("%s", cause)
+            self._tell(f"error: {cause}\n")
+        return _exit_code(causes[0])
+
+    def _tell(self, line: str) -> None:
+        if self._fd is None:
+            return
+        with contextlib.suppress(BrokenPipeError):  # whoever started us has gone: nobody waits
+            os.write(self._fd, line.encode())
+        os.close(self._fd)
+        self._fd = None
+
+
+def _exit_code(cause: BaseException) -> int:
+    match cause:
+        case ConfigError():
+            return EX_CONFIG
+        case StoreBroken():
+            return EX_IOERR
+        case _:
+            return 1
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield what a TaskGroup has gathered, or the one error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bgd", description="The background job daemon; stays in the foreground."
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="configuration; default: $BGD_CONFIG or the usual places"
+    )
+    parser.add_argument(
+        "--system", action="store_true", help="serve the machine, with /etc/bgd and /var/lib/bgd"
+    )
+    parser.add_argument("--check", action="store_true", help="check the configuration and end")
+    parser.add_argument("--log-level", choices=reporting.LEVELS, default="info")
+    parser.add_argument("--log-format", choices=reporting.FORMATS, default="text")
+    parser.add_argument(
+        "--ready-fd", type=int, metavar="N", help="say on this descriptor that the socket answers"
+    )
+    parser.add_argument("--version", action="version", version=f"bgd {bgd.__version__}")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

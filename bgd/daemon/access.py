@@ -1,0 +1,56 @@
+"""Who may do what, and which jobs may run at all: every door asks here."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from bgd.config import Config
+from bgd.core.job import JobSpec
+from bgd.core.target import is_allowed, parse_target
+from bgd.errors import NotAllowed, Refused
+
+ANY_COMMAND = "*"
+
+
+class Actor(Struct, frozen=True):
+    """Who asks: the uid that the kernel told of the other end of a socket, never what a message says."""
+
+    uid: int
+
+
+def may_connect(actor: Actor, daemon_uid: int) -> bool:
+    """Tell whether `actor` is let in; who is let in may do everything to every job.
+
+    The daemon serves its own user, and root, who could take its files anyway; nobody else.
+    """
+    return actor.uid in (daemon_uid, 0)
+
+
+def check_may_run(spec: JobSpec, config: Config) -> None:
+    """Judge a job's text against the configuration, before anything of it is imported or started.
+
+    Raises:
+        Refused: the target is not one.
+        NotAllowed: it is not on the list; the message names the key and the file.
+    """
+    if spec.target is not None:
+        try:
+            target = parse_target(spec.target)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        if not is_allowed(target, config.security.allowed_classes):
+            raise NotAllowed(
+                f"{spec.target} is not in [security] allowed_classes of {_file(config)}: "
+                f'add "{target.module}.{target.name}" there and reload the daemon'
+            )
+    elif spec.argv is not None:
+        allowed = config.security.allowed_commands
+        if ANY_COMMAND not in allowed and spec.argv[0] not in allowed:
+            raise NotAllowed(
+                f"{spec.argv[0]!r} is not in [security] allowed_commands of {_file(config)}: "
+                "programs are allowed by their absolute path"
+            )
+
+
+def _file(config: Config) -> str:
+    return config.source or "the configuration (there is no file; the built-in default allows none)"

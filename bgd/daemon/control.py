@@ -1,0 +1,316 @@
+"""The control socket: frames become requests, requests become replies; a stranger's limits are kept here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Coroutine
+from typing import Any
+
+import bgd
+from bgd.daemon.access import Actor, may_connect
+from bgd.daemon.verbs import Verbs
+from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, ProtocolError
+from bgd.wire.framing import FrameReader, frame
+from bgd.wire.messages import (
+    MAX_BATCH,
+    MAX_BATCH_BYTES,
+    PROTOCOL,
+    ErrorCode,
+    Failed,
+    Forget,
+    Hello,
+    Reply,
+    Request,
+    Submit,
+    SubmitMany,
+    decode_hello,
+    decode_request,
+    encode,
+    request_id_of,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 1000
+MAX_IN_FLIGHT = 1024  # requests of one connection; more are left unread in the socket until some are done
+HELLO_SECONDS = 5.0  # a connection says who it is within this
+FRAME_SECONDS = 10.0  # and sends a frame it began within this
+HIGH_WATER = 256 * 1024  # bytes waiting for a slow reader before its streams pause
+
+_UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
+
+
+class Control:
+    """Everything the connections share.
+
+    Args:
+        verbs: what requests do.
+        uid: the daemon's own user.
+        tasks: owns the streams and slower requests.
+    """
+
+    def __init__(self, verbs: Verbs, uid: int, tasks: asyncio.TaskGroup) -> None:
+        self.verbs = verbs
+        self.uid = uid
+        self.connections: set[ClientConnection] = set()
+        self._tasks = tasks
+
+    def connection(self) -> ClientConnection:
+        return ClientConnection(self)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._tasks.create_task(work)
+
+    def close(self) -> None:
+        for connection in list(self.connections):
+            connection.close()
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client: Hello each way, then requests, several at a time."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport
+        self._actor = Actor(uid=-1)
+        self._is_greeted = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._in_flight = 0
+        self._streams: dict[int, asyncio.Task[None]] = {}
+        self._parts: _Parts | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    # --- what the loop tells ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give for a stream
+        self._transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._control.connections.add(self)
+        if len(self._control.connections) > MAX_CONNECTIONS:
+            self._refuse(ErrorCode.FULL, f"too many connections: the daemon serves {MAX_CONNECTIONS}")
+            return
+        self._actor = _peer(transport)
+        if not may_connect(self._actor, self._control.uid):
+            self._refuse(ErrorCode.NOT_ALLOWED, f"this daemon serves uid {self._control.uid} and root only")
+            return
+        self._expect(HELLO_SECONDS, "no hello came")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._control.connections.discard(self)
+        self._expect_nothing()
+        self._writable.set()
+        for task in self._streams.values():
+            task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return
+        try:
+            for payload in self._reader.feed(data):
+                self._expect_nothing()
+                self._take(payload)
+        except ProtocolError as error:
+            self._refuse(ErrorCode.PROTOCOL, str(error))
+            return
+        if self._reader.is_mid_frame:
+            self._expect(FRAME_SECONDS, "half a frame, and the rest did not come")
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # --- what the verbs use -------------------------------------------------------------------------
+
+    def send(self, reply: Reply) -> None:
+        """Send one reply; nothing happens if the client is gone."""
+        if not self._transport.is_closing():
+            self._transport.write(frame(encode(reply)))
+
+    async def send_in_step(self, reply: Reply) -> None:
+        """Send one of many replies, no faster than the client reads."""
+        self.send(reply)
+        await self._writable.wait()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    # --- requests -------------------------------------------------------------------------------------
+
+    def _take(self, payload: bytes) -> None:
+        if not self._is_greeted:
+            self._greet(decode_hello(payload))
+            return
+        try:
+            request = decode_request(payload)
+        except ProtocolError as error:
+            request_id = request_id_of(payload)
+            if request_id is None:
+                raise
+            self._fail(request_id, error)  # framing still holds, so the connection goes on
+            return
+        self._dispatch(request, len(payload))
+
+    def _greet(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
+            raise ProtocolError(
+                f"this daemon (bgd {bgd.__version__}) speaks protocol {PROTOCOL}, "
+                f"{hello.program or 'the client'} {hello.version} speaks {hello.protocol}: "
+                "install the same version of both"
+            )
+        self._is_greeted = True
+        self._transport.write(frame(encode(Hello(PROTOCOL, bgd.__version__, "bgd"))))
+
+    def _dispatch(self, request: Request, size: int) -> None:
+        match request:
+            case Submit():
+                self._submit(request)
+            case SubmitMany():
+                self._gather(request, size)
+            case Forget():
+                task = self._streams.get(request.request)
+                if task is not None:
+                    task.cancel()
+            case _:
+                if request.id in self._streams:
+                    raise ProtocolError(f"request id {request.id} is in use")
+                self._begin()
+                task = self._control.spawn(self._answer(request))
+                self._streams[request.id] = task
+                task.add_done_callback(lambda _: self._end_stream(request.id))
+
+    def _submit(self, request: Submit) -> None:
+        """Answer without a task: this is the path that thousands a second take."""
+        self._begin()
+        try:
+            self._control.verbs.submit(request, self._actor, self._send_and_finish)
+        except BgdError as error:
+            self._fail(request.id, error)
+            self._finish()
+
+    def _gather(self, request: SubmitMany, size: int) -> None:
+        """Take a part of a batch; with the last one submit them all."""
+        try:
+            if self._parts is None:
+                self._parts = _Parts(request.id)
+            self._parts.add(request, size)
+            if request.more:
+                return
+            parts, self._parts = self._parts, None
+            self._begin()
+            try:
+                self._control.verbs.submit_many(
+                    request.id, parts.requests, self._actor, self._send_and_finish
+                )
+            except BgdError:
+                self._finish()
+                raise
+        except BgdError as error:
+            self._fail(request.id, error)
+            if isinstance(error, ProtocolError | Full):
+                self._parts = None
+                self._transport.close()  # the parts still to come would be taken for another batch
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            await self._control.verbs.answer(request, self._actor, self)
+        except BgdError as error:
+            self._fail(request.id, error)
+        finally:
+            self._finish()
+
+    def _end_stream(self, request_id: int) -> None:
+        del self._streams[request_id]
+
+    def _send_and_finish(self, reply: Reply) -> None:
+        self.send(reply)
+        self._finish()
+
+    def _begin(self) -> None:
+        self._in_flight += 1
+        if self._in_flight == MAX_IN_FLIGHT:
+            self._transport.pause_reading()
+
+    def _finish(self) -> None:
+        if self._in_flight == MAX_IN_FLIGHT and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._in_flight -= 1
+
+    # --- refusals ---------------------------------------------------------------------------------------
+
+    def _fail(self, request_id: int, error: BgdError) -> None:
+        self.send(Failed(request_id, _code(error), str(error)))
+
+    def _refuse(self, code: ErrorCode, message: str) -> None:
+        """Say why and hang up. Id 0: it answers no request in particular."""
+        self._expect_nothing()
+        self.send(Failed(0, code, message))
+        self._transport.close()
+
+    def _expect(self, seconds: float, otherwise: str) -> None:
+        if self._deadline is None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(seconds, self._refuse, ErrorCode.PROTOCOL, otherwise)
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class _Parts:
+    """The parts of one submit_many that have come so far."""
+
+    def __init__(self, request_id: int) -> None:
+        self._request_id = request_id
+        self._bytes = 0
+        self._jobs = 0
+        self.requests: list[SubmitMany] = []
+
+    def add(self, request: SubmitMany, size: int) -> None:
+        """Take a part.
+
+        Raises:
+            ProtocolError: it belongs to another batch.
+            Full: the batch is over a limit.
+        """
+        if request.id != self._request_id:
+            raise ProtocolError(f"submit_many {self._request_id} is not complete: one at a time")
+        self._bytes += size
+        self._jobs += len(request.specs)
+        if self._jobs > MAX_BATCH or self._bytes > MAX_BATCH_BYTES:
+            raise Full(f"a batch holds at most {MAX_BATCH} jobs and {MAX_BATCH_BYTES >> 20} MiB: split it")
+        self.requests.append(request)
+
+
+def _peer(transport: asyncio.Transport) -> Actor:
+    """Return who the kernel says connected; a user that nobody is if it will not say."""
+    peer = transport.get_extra_info("socket")
+    try:
+        _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    except OSError:
+        logger.exception("the kernel does not name the other end of a connection")
+        return Actor(uid=-1)
+    return Actor(uid)
+
+
+def _code(error: BgdError) -> ErrorCode:
+    match error:
+        case NoSuchJob():
+            return ErrorCode.NO_SUCH_JOB
+        case NotAllowed():
+            return ErrorCode.NOT_ALLOWED
+        case Full():
+            return ErrorCode.FULL
+        case ProtocolError():
+            return ErrorCode.PROTOCOL
+        case _:
+            return ErrorCode.REFUSED

@@ -1,0 +1,93 @@
+"""The state folder: private, ours, and one daemon's at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+
+from bgd.config import Config
+from bgd.errors import BgdError, ConfigError
+
+PRIVATE = 0o077  # umask: what the daemon makes is for its own user
+
+
+class AlreadyRunning(BgdError):
+    """Another daemon holds the state folder."""
+
+
+def prepare(config: Config) -> None:
+    """Make the state and log folders, 0700, and refuse those that are not this user's own.
+
+    Raises:
+        ConfigError: a folder cannot be made or written, or belongs to somebody else.
+    """
+    for folder in (config.daemon.state_dir, config.log_dir, str(Path(config.daemon.socket).parent)):
+        _make_private(Path(folder), must_be_own=folder != str(Path(config.daemon.socket).parent))
+
+
+def lock(config: Config) -> int:
+    """Take the folder's lock for the life of the returned descriptor.
+
+    Raises:
+        AlreadyRunning: another daemon holds it; the message says which.
+    """
+    path = Path(config.daemon.state_dir) / "bgd.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise AlreadyRunning(
+            f"a bgd with pid {holder} already serves {config.daemon.state_dir}: "
+            "stop it (bgctl shutdown), or choose another [daemon] state_dir"
+        ) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # for people only: the lock is what counts
+    return fd
+
+
+def listen(config: Config) -> socket.socket:
+    """Bind the control socket, private from its birth; the folder's lock makes a stale one ours to remove.
+
+    Raises:
+        ConfigError: it cannot be bound there.
+    """
+    path = Path(config.daemon.socket)
+    if path.exists() and not path.is_socket():
+        raise ConfigError(f"[daemon] socket {path} exists and is no socket: move it away")
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)
+        listening.bind(str(path))
+        listening.listen(1024)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"cannot listen on {path}: {error.strerror}; see [daemon] socket") from error
+    finally:
+        os.umask(before)
+    listening.setblocking(False)
+    return listening
+
+
+def _make_private(path: Path, *, must_be_own: bool) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the folder {path}: {error.strerror}; see [daemon] state_dir"
+        ) from error
+    if must_be_own and found.st_uid != os.geteuid():
+        raise ConfigError(
+            f"the folder {path} belongs to uid {found.st_uid}, not to the daemon's uid {os.geteuid()}: "
+            "choose another [daemon] state_dir"
+        )
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"the folder {path} cannot be written: change its mode, or [daemon] state_dir")
+    if must_be_own and stat.S_IMODE(found.st_mode) & PRIVATE:
+        path.chmod(0o700)

@@ -1,0 +1,84 @@
+"""Sending the output of a job's attempts: what there is, or on and on until the job has finished."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from bgd.core.job import ACTIVE, FINAL, JobId
+from bgd.daemon.logfiles import LogFile
+from bgd.daemon.store import Store
+from bgd.daemon.supervisor import Supervisor
+from bgd.errors import Refused
+from bgd.wire.messages import JobView, LogPart, Logs
+
+PIECE = 64 * 1024  # bytes of a log in one reply
+
+Send = Callable[[LogPart], Awaitable[None]]
+
+
+async def send_logs(request: Logs, view: JobView, log_dir: str, send: Send) -> None:
+    """Send what the asked attempts have written so far, oldest first."""
+    for attempt in _asked_attempts(request, view):
+        log = LogFile(log_dir, view.id, attempt)
+        await _send_from(request, log, attempt, await _first_offset(request, log), send)
+
+
+async def follow_logs(
+    request: Logs, view: JobView, supervisor: Supervisor, store: Store, log_dir: str, send: Send
+) -> None:
+    """Send what there is and what is written from now on, attempt after attempt, until the job has finished.
+
+    Nothing is missed and nothing is polled: the feed is there before the first look.
+    """
+    job_id = JobId(view.id)
+    attempts = _asked_attempts(request, view)
+    attempt = attempts[0] if attempts else view.attempt + 1
+    offset: int | None = None
+    with supervisor.following_log(job_id) as feed:
+        while True:
+            if feed.take_moved():
+                view = await store.view(job_id) or view
+            while attempt <= view.attempt:
+                log = LogFile(log_dir, view.id, attempt)
+                if offset is None:
+                    offset = await _first_offset(request, log)
+                offset = await _send_from(request, log, attempt, offset, send)
+                if attempt == view.attempt and view.state in ACTIVE:
+                    break  # it may write more
+                attempt, offset = attempt + 1, 0
+            if view.state in FINAL:
+                return
+            await feed.changed.wait()
+
+
+def _asked_attempts(request: Logs, view: JobView) -> range:
+    """Return the numbers of the attempts that were asked for and exist.
+
+    Raises:
+        Refused: a certain attempt was asked for and there is none of that number.
+    """
+    if request.attempt is None:
+        return range(max(view.attempt, 1), view.attempt + 1)
+    if request.attempt == 0:
+        return range(1, view.attempt + 1)
+    if request.attempt > view.attempt:
+        raise Refused(f"job {view.id} has no attempt {request.attempt}: it has had {view.attempt}")
+    return range(request.attempt, request.attempt + 1)
+
+
+async def _first_offset(request: Logs, log: LogFile) -> int:
+    if request.tail is None:
+        return 0
+    return await asyncio.to_thread(log.tail_offset, request.tail)
+
+
+async def _send_from(request: Logs, log: LogFile, attempt: int, offset: int, send: Send) -> int:
+    """Send the log from an offset to its present end; return that end."""
+    while True:
+        piece = await asyncio.to_thread(log.read, offset, PIECE)
+        if not piece.data:
+            return offset
+        times = piece.times if request.timestamps else []
+        await send(LogPart(request.id, attempt, piece.data, times, piece.left_out))
+        offset = piece.offset + len(piece.data)

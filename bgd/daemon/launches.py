@@ -1,0 +1,94 @@
+"""Both ends of an attempt: from a stored spec to a Launch, from the launcher's report to what is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bgd.config import Config
+from bgd.core.job import MAX_RESULT, Job, JobId, JobSpec, Outcome
+from bgd.core.target import parse_target
+from bgd.daemon.records import AttemptEnd
+from bgd.wire import calls
+from bgd.wire.launching import Ended, Key, Launch
+from bgd.wire.messages import JobError
+from bgd.worker import WORKER
+
+DEFAULT_UMASK = 0o022
+
+
+def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> Launch:
+    """Say to the launcher what to run: a command as it stands, a class job as the worker program."""
+    marks = {
+        "BGD_JOB_ID": str(job.id),
+        "BGD_ATTEMPT": str(job.attempt),
+        "BGD_QUEUE": job.queue,
+        "BGD_SLOT": str(slot),
+        "BGD_SOCKET": config.daemon.socket,
+    }
+    env = _own_environment() if spec.env is None else spec.env
+    if spec.target is None:
+        argv, stdin = list(spec.argv or ()), None
+    else:
+        argv = [config.python.interpreter, str(WORKER)]
+        stdin = calls.request(parse_target(spec.target), spec.arguments, config.python.path)
+    return Launch(
+        key=key,
+        argv=argv,
+        env={**env, **marks},
+        cwd=spec.cwd or str(Path.cwd()),
+        umask=DEFAULT_UMASK if spec.umask is None else spec.umask,
+        stdin=stdin,
+        result=spec.target is not None,
+        timeout=spec.timeout,
+        grace=config.daemon.grace,
+        log_cap=config.logs.max_bytes,
+        log_kill=config.logs.on_limit == "kill",
+    )
+
+
+def end_of(ended: Ended) -> AttemptEnd:
+    """Read the launcher's report; a class job's own account of itself refines the outcome."""
+    outcome, value, error = ended.outcome, None, None
+    if ended.result is not None:  # it had a result file, so it was a class job
+        outcome, value, error = calls.read_result(ended.result, ended.outcome)
+    if error is None and ended.problem is not None:
+        error = JobError(type=outcome.value, message=ended.problem)
+    return AttemptEnd(
+        job=JobId(ended.key.job),
+        attempt=ended.key.attempt,
+        outcome=outcome,
+        exit_code=ended.exit_code,
+        signal=ended.signal,
+        started_at=ended.started_at,
+        finished_at=ended.finished_at,
+        user_seconds=ended.user_seconds,
+        system_seconds=ended.system_seconds,
+        max_rss_bytes=ended.max_rss_bytes,
+        log_bytes=ended.log_bytes,
+        error=error,
+        result=value if value is None or len(value) <= MAX_RESULT else None,
+    )
+
+
+def end_without_report(job: Job, outcome: Outcome, at: float, why: str) -> AttemptEnd:
+    """Write up an end that no launcher reports: refused at the start, or seen by nobody."""
+    return AttemptEnd(
+        job=job.id,
+        attempt=job.attempt,
+        outcome=outcome,
+        finished_at=at,
+        error=JobError(type=outcome.value, message=why),
+    )
+
+
+def _own_environment() -> dict[str, str]:
+    """Return the daemon's environment less what belongs to the daemon alone."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BGD_", "LISTEN_", "WATCHDOG_")) and name not in _OF_THE_DAEMON
+    }
+
+
+_OF_THE_DAEMON = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})

@@ -1,0 +1,237 @@
+"""The supervisor's end of the launcher's socket: finds the launcher or starts one, greets it, hears it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from bgd.errors import BgdError, ProtocolError
+from bgd.wire.framing import FrameReader, frame
+from bgd.wire.launching import (
+    LAUNCHING_PROTOCOL,
+    MAX_LAUNCHING_FRAME,
+    Declined,
+    Ended,
+    FromLauncher,
+    Goodbye,
+    Greeting,
+    Grew,
+    Key,
+    Ready,
+    Started,
+    ToLauncher,
+    Welcome,
+    decode_from_launcher,
+    encode,
+)
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.1  # seconds before a launcher that ended at once is started again, doubled each time
+LONGEST_PAUSE = 30.0
+
+
+class Snapshot(Struct, frozen=True):
+    """What a launcher knows at the moment it is greeted."""
+
+    instance: str
+    covers: frozenset[str]
+    started: dict[Key, Started]
+    ended: list[Ended]
+
+
+class Listener(Protocol):
+    """Who is told what the launcher says: the Supervisor."""
+
+    def launcher_ready(self, snapshot: Snapshot) -> None: ...
+    def launcher_lost(self) -> None: ...
+    def attempt_started(self, started: Started) -> None: ...
+    def attempt_ended(self, ended: Ended) -> None: ...
+    def log_grew(self, grew: Grew) -> None: ...
+
+
+class LauncherLink:
+    """The connection to the one launcher of a state folder, for as long as the daemon lives."""
+
+    def __init__(self, state_dir: str, log_dir: str, store_id: str, generation: int) -> None:
+        self._state_dir = Path(state_dir)
+        self._log_dir = log_dir
+        self._greeting = Greeting(LAUNCHING_PROTOCOL, store_id, generation)
+        self._connection: _Connection | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self.instance = ""  # of the launcher last greeted
+        self.pid: int | None = None
+
+    async def run(self, listener: Listener) -> None:
+        """Keep a launcher connected for ever; start one whenever there is none."""
+        pause = FIRST_PAUSE
+        while True:
+            if await self._serve(listener):
+                pause = FIRST_PAUSE
+                logger.warning("the launcher is gone; starting another")
+            else:
+                logger.error("no launcher could be reached; trying again in %.1f s", pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+
+    def send(self, message: ToLauncher) -> bool:
+        """Send, and say whether there is somebody to send to."""
+        if self._connection is None or not self._connection.is_ready:
+            return False
+        self._connection.send(message)
+        return True
+
+    async def part(self) -> None:
+        """Tell the launcher that this daemon ends in good order, and hang up once it is told."""
+        connection = self._connection
+        if connection is not None:
+            self.send(Goodbye())
+            connection.hang_up()
+            await connection.lost.wait()
+
+    async def _serve(self, listener: Listener) -> bool:
+        """Greet one launcher and pass on what it says until it is gone. False: it never answered."""
+        connection = _Connection(self, listener)
+        try:
+            await self._connect(connection)
+        except (OSError, BgdError) as error:
+            logger.error("launcher: %s", error)  # noqa: TRY400 - the line says it; run() tries again
+            return False
+        self._connection = connection
+        connection.send(self._greeting)
+        await connection.lost.wait()
+        self._connection = None
+        if self._child is not None:
+            self._child.poll()  # reap it if it is the one that ended
+        if connection.is_ready:
+            listener.launcher_lost()
+        return connection.is_ready
+
+    async def _connect(self, connection: _Connection) -> None:
+        path = str(self._state_dir / "launcher.sock")
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_unix_connection(lambda: connection, path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            self._start(path)
+            await loop.create_unix_connection(lambda: connection, path)
+
+    def _start(self, path: str) -> None:
+        """Start a launcher that holds the lock and the listening socket from its first instant (R6)."""
+        lock_fd = os.open(self._state_dir / "launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BgdError(
+                    "launcher.lock is held by a launcher that does not listen any more: it is ending"
+                ) from None
+            with _listen(path) as listening:
+                self._child = subprocess.Popen(
+                    self._argv(lock_fd, listening.fileno()),
+                    pass_fds=(lock_fd, listening.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+        finally:
+            os.close(lock_fd)
+
+    def _argv(self, lock_fd: int, listen_fd: int) -> list[str]:
+        # -P: the folder it happens to be started in must not provide modules
+        program = [sys.executable, "-P", "-m", "bgd.launcher"]
+        folders = ["--state", str(self._state_dir), "--logs", self._log_dir]
+        return [*program, *folders, "--lock-fd", str(lock_fd), "--listen-fd", str(listen_fd)]
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: collects the snapshot, then passes each message on."""
+
+    def __init__(self, link: LauncherLink, listener: Listener) -> None:
+        self._link = link
+        self._listener = listener
+        self._reader = FrameReader(MAX_LAUNCHING_FRAME)
+        self._transport: asyncio.Transport | None = None
+        self._welcome: Welcome | None = None
+        self._started: dict[Key, Started] = {}
+        self._ended: list[Ended] = []
+        self.is_ready = False
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give for a stream
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self.lost.set()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for payload in self._reader.feed(data):
+                self._take(decode_from_launcher(payload))
+        except ProtocolError as error:
+            logger.error("launcher: %s; closing the connection", error)  # noqa: TRY400
+            if self._transport is not None:
+                self._transport.abort()
+
+    def send(self, message: ToLauncher) -> None:
+        if self._transport is not None:
+            self._transport.write(frame(encode(message), MAX_LAUNCHING_FRAME))
+
+    def hang_up(self) -> None:
+        """Close the connection after what has been sent is out."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _take(self, message: FromLauncher) -> None:
+        match message:
+            case Welcome():
+                self._welcome = message
+            case Declined(problem):
+                raise ProtocolError(f"it declined: {problem}")
+            case Ready():
+                self._be_ready()
+            case Started() if self.is_ready:
+                self._listener.attempt_started(message)
+            case Started():
+                self._started[message.key] = message
+            case Ended() if self.is_ready:
+                self._listener.attempt_ended(message)
+            case Ended():
+                self._ended.append(message)
+            case Grew():
+                self._listener.log_grew(message)
+
+    def _be_ready(self) -> None:
+        if self._welcome is None:
+            raise ProtocolError("it is ready without a welcome")
+        self.is_ready = True
+        self._link.instance = self._welcome.instance
+        self._link.pid = self._welcome.pid
+        covers = frozenset(self._welcome.covers)
+        self._listener.launcher_ready(Snapshot(self._welcome.instance, covers, self._started, self._ended))
+
+
+def _listen(path: str) -> socket.socket:
+    """Bind a fresh listening socket, private from its birth; the caller holds the lock that allows it."""
+    Path(path).unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listening.bind(path)
+        listening.listen()
+    except OSError:
+        listening.close()
+        raise
+    finally:
+        os.umask(before)
+    return listening

@@ -1,0 +1,104 @@
+"""A daemon's life: open the store, restore, serve until told to stop, and stop cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+
+import bgd
+from bgd.config import Config
+from bgd.daemon import folder
+from bgd.daemon.control import Control
+from bgd.daemon.launching import LauncherLink
+from bgd.daemon.store import Store
+from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.verbs import Verbs
+from bgd.errors import ConfigError
+from bgd.wire.messages import ShutdownMode
+
+logger = logging.getLogger(__name__)
+
+
+async def serve(config: Config, reload: Callable[[], Config], ready: Callable[[], None]) -> None:
+    """Serve until a signal or a request says stop.
+
+    Args:
+        config: as it was read at the start.
+        reload: reads it again, on SIGHUP.
+        ready: called once the socket answers.
+
+    Raises:
+        BgdError: it cannot start, or the store broke under it.
+    """
+    folder.prepare(config)
+    lock_fd = folder.lock(config)
+    try:
+        store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
+        try:
+            await _serve(config, store, reload, ready)
+        finally:
+            await store.close()
+    finally:
+        os.close(lock_fd)
+
+
+async def _serve(
+    config: Config, store: Store, reload: Callable[[], Config], ready: Callable[[], None]
+) -> None:
+    generation = await store.begin_generation()
+    link = LauncherLink(config.daemon.state_dir, config.log_dir, store.store_id, generation)
+    supervisor = Supervisor(config, store, link)
+    await supervisor.restore()
+    stops: asyncio.Queue[ShutdownMode] = asyncio.Queue()
+    verbs = Verbs(
+        supervisor, store, link, lambda mode: stops.put_nowait(mode or supervisor.config.daemon.on_stop)
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: stops.put_nowait(supervisor.config.daemon.on_stop))
+    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(supervisor, reload))
+    async with asyncio.TaskGroup() as tasks:
+        work = [tasks.create_task(supervisor.run()), tasks.create_task(link.run(supervisor))]
+        control = Control(verbs, os.geteuid(), tasks)
+        server = await loop.create_unix_server(control.connection, sock=folder.listen(config))
+        logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())
+        ready()
+        await _until_stopped(supervisor, stops, tasks)
+        server.close()
+        await link.part()
+        control.close()
+        for task in work:
+            task.cancel()
+    logger.info("bgd has stopped")
+
+
+async def _until_stopped(
+    supervisor: Supervisor, stops: asyncio.Queue[ShutdownMode], tasks: asyncio.TaskGroup
+) -> None:
+    """Return when the daemon may end: what runs has ended as asked, or somebody asked a second time."""
+    mode = await stops.get()
+    logger.info("stopping: running jobs %d, mode %s", supervisor.running, mode.value)
+    drain = tasks.create_task(supervisor.drain(mode))
+    again = tasks.create_task(stops.get())
+    await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
+    if not drain.done():
+        logger.warning("asked again to stop: leaving %d jobs running", supervisor.running)
+        drain.cancel()
+    again.cancel()
+
+
+def _reload(supervisor: Supervisor, reload: Callable[[], Config]) -> None:
+    try:
+        config = reload()
+    except ConfigError as error:
+        logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - a person's slip
+        return
+    old = supervisor.config
+    for key in ("state_dir", "socket"):
+        if getattr(config.daemon, key) != getattr(old.daemon, key):
+            logger.warning("[daemon] %s has changed: that takes effect at the next start", key)
+    supervisor.configure(config)
+    logger.info("configuration reloaded from %s", config.source or "built-in defaults")

@@ -1,0 +1,241 @@
+"""What each request does: asks the Supervisor or reads the store, and sends the replies."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Protocol
+
+from msgspec.structs import replace
+
+import bgd
+from bgd.core.job import FINAL, JobId, JobSpec, State
+from bgd.daemon.access import Actor
+from bgd.daemon.following import follow_logs, send_logs
+from bgd.daemon.launching import LauncherLink
+from bgd.daemon.store import Store
+from bgd.daemon.supervisor import Supervisor
+from bgd.errors import NoSuchJob, ProtocolError, Refused
+from bgd.wire.messages import (
+    Acted,
+    ActResult,
+    AttemptsPart,
+    Cancel,
+    Done,
+    End,
+    ErrorCode,
+    GetInfo,
+    GetResult,
+    Info,
+    JobsPart,
+    JobView,
+    List,
+    Logs,
+    Reply,
+    Request,
+    Result,
+    Retry,
+    Show,
+    Shown,
+    Shutdown,
+    ShutdownMode,
+    Submit,
+    SubmitMany,
+    Submitted,
+    Wait,
+)
+
+ATTEMPTS_A_PART = 5  # each may carry a traceback of 64 KiB and a message as long
+PART_BYTES = 200_000  # characters (of up to four bytes) in one part of a list, unless it is a single job
+VIEW_BYTES = 1_000  # about what the rest of a job's view takes
+
+
+class Replies(Protocol):
+    """Where replies go: the connection."""
+
+    def send(self, reply: Reply) -> None: ...
+    async def send_in_step(self, reply: Reply) -> None: ...
+
+
+class Verbs:
+    """Answers requests of actors that may connect.
+
+    Args:
+        shut_down: ends the daemon in the given way, None: as configured.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        store: Store,
+        link: LauncherLink,
+        shut_down: Callable[[ShutdownMode | None], None],
+    ) -> None:
+        self._supervisor = supervisor
+        self._store = store
+        self._link = link
+        self._shut_down = shut_down
+        self._uid = os.getuid()
+        self._started_at = time.time()
+
+    # --- the hot path: no task, no await ---------------------------------------------------------------
+
+    def submit(self, request: Submit, actor: Actor, reply: Callable[[Reply], None]) -> None:
+        """Take one job; `reply` is called when it is on disk."""
+        self._supervisor.check(request.spec)
+        job_id = self._supervisor.submit(request.spec, actor.uid)
+        self._supervisor.when_saved(lambda: reply(Submitted(request.id, [job_id])))
+
+    def submit_many(
+        self, request_id: int, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]
+    ) -> None:
+        """Take all of them or none, in one transaction."""
+        specs = [_with_environment(spec, part.env) for part in parts for spec in part.specs]
+        for index, spec in enumerate(specs):
+            try:
+                self._supervisor.check(spec)
+            except Refused as error:
+                raise type(error)(f"job {index} of the batch: {error}") from error
+        job_ids: list[int] = [self._supervisor.submit(spec, actor.uid) for spec in specs]
+        self._supervisor.when_saved(lambda: reply(Submitted(request_id, job_ids)))
+
+    # --- the rest ---------------------------------------------------------------------------------------
+
+    async def answer(self, request: Request, actor: Actor, replies: Replies) -> None:
+        """Answer one request, with one reply or a stream of them.
+
+        Raises:
+            BgdError: the request is refused; the caller tells the client.
+        """
+        match request:
+            case List():
+                await self._list(request, actor, replies)
+            case Show():
+                await self._show(request, actor, replies)
+            case GetResult():
+                view = await self._view(request.job)
+                value, error = await self._store.result(JobId(request.job))
+                replies.send(Result(request.id, view, value, error))
+            case Logs():
+                await self._logs(request, replies)
+            case Wait():
+                await self._wait(request, replies)
+            case Cancel():
+                replies.send(Acted(request.id, await self._act(request.jobs, self._cancel)))
+            case Retry():
+                replies.send(Acted(request.id, await self._act(request.jobs, self._supervisor.revive)))
+            case GetInfo():
+                replies.send(await self._info(request))
+            case Shutdown():
+                replies.send(Done(request.id))
+                self._shut_down(request.mode)
+            case _:
+                raise ProtocolError(f"{type(request).__name__} is not answered here")
+
+    async def _list(self, request: List, actor: Actor, replies: Replies) -> None:
+        await self._supervisor.saved()  # what this client was told of before must be in the list
+        views = await self._store.list(request, actor.uid)
+        for part in _portions(views):
+            await replies.send_in_step(JobsPart(request.id, part))
+        replies.send(End(request.id))
+
+    async def _show(self, request: Show, actor: Actor, replies: Replies) -> None:
+        job_id = request.job
+        if job_id is None:
+            job_id = await self._store.latest(actor.uid)
+            if job_id is None:
+                raise NoSuchJob("you have no jobs yet")
+        replies.send(Shown(request.id, await self._view(job_id)))
+        after = 0
+        while part := await self._store.attempts(JobId(job_id), after, ATTEMPTS_A_PART):
+            await replies.send_in_step(AttemptsPart(request.id, part))
+            after = part[-1].attempt
+        replies.send(End(request.id))
+
+    async def _logs(self, request: Logs, replies: Replies) -> None:
+        view = await self._view(request.job)
+        log_dir = self._supervisor.config.log_dir
+        if request.follow:
+            await follow_logs(request, view, self._supervisor, self._store, log_dir, replies.send_in_step)
+        else:
+            await send_logs(request, view, log_dir, replies.send_in_step)
+        replies.send(End(request.id))
+
+    async def _wait(self, request: Wait, replies: Replies) -> None:
+        waiting = set(map(JobId, request.jobs))
+        with self._supervisor.following(waiting) as feed:
+            while waiting:
+                for job_id in feed.take_moved() & waiting:
+                    if self._supervisor.is_unfinished(job_id):
+                        continue
+                    view = await self._view(job_id)
+                    if view.state in FINAL:  # or its end is still being written: the feed will ring again
+                        waiting.remove(job_id)
+                        await replies.send_in_step(JobsPart(request.id, [view]))
+                if waiting:
+                    await feed.changed.wait()
+        replies.send(End(request.id))
+
+    async def _act(self, job_ids: Iterable[int], act: Callable[[JobId], Awaitable[State]]) -> list[ActResult]:
+        """Do one thing to each of several jobs; what is refused for one does not keep the others from it."""
+        results = []
+        for job_id in job_ids:
+            try:
+                results.append(ActResult(job_id, state=await act(JobId(job_id))))
+            except NoSuchJob as error:
+                results.append(ActResult(job_id, code=ErrorCode.NO_SUCH_JOB, message=str(error)))
+            except Refused as error:
+                results.append(ActResult(job_id, code=ErrorCode.REFUSED, message=str(error)))
+        await self._supervisor.saved()
+        return results
+
+    async def _cancel(self, job_id: JobId) -> State:
+        if not self._supervisor.is_unfinished(job_id):
+            await self._supervisor.saved()
+            view = await self._view(job_id)
+            raise Refused(f"job {job_id} has already finished: it is {view.state}")
+        return self._supervisor.cancel(job_id)
+
+    async def _view(self, job_id: int) -> JobView:
+        view = await self._store.view(JobId(job_id))
+        if view is None:
+            raise NoSuchJob(f"no job {job_id}")
+        return view
+
+    async def _info(self, request: GetInfo) -> Info:
+        config = self._supervisor.config
+        return Info(
+            id=request.id,
+            version=bgd.__version__,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            state_dir=config.daemon.state_dir,
+            socket=config.daemon.socket,
+            config=config.source,
+            slots=config.daemon.slots,
+            running=self._supervisor.running,
+            counts=await self._store.counts(),
+            launcher_pid=self._link.pid,
+            store_id=self._store.store_id,
+        )
+
+
+def _with_environment(spec: JobSpec, env: dict[str, str] | None) -> JobSpec:
+    """Give a command of a batch the batch's environment, where it has none of its own."""
+    return spec if env is None or spec.env is not None or spec.target is not None else replace(spec, env=env)
+
+
+def _portions(views: list[JobView]) -> Iterator[list[JobView]]:
+    """Cut a list into parts that fit a frame."""
+    part: list[JobView] = []
+    size = 0
+    for view in views:
+        bulk = VIEW_BYTES + len(view.arguments or "") + sum(map(len, view.argv or ()))
+        if part and size + bulk > PART_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(view)
+        size += bulk
+    if part:
+        yield part
