@@ -64,18 +64,22 @@ def _restored(row: sqlite3.Row) -> Restored:
 
 
 def _job(row: sqlite3.Row) -> Job:
+    # by position, as _JOB_COLUMNS has them: a start-up may read a million
     return Job(
-        id=JobId(row["id"]),
-        state=State(row["state"]),
-        queue=intern(row["queue"]),  # a million jobs, a handful of queues
-        priority=row["priority"],
-        policy=_policy(row["policy"]),
-        attempt=row["attempt"],
-        failures=row["failures"],
-        unseen=row["unseen"],
-        due=row["due_elapsed"],
-        making_way=bool(row["making_way"]),
+        JobId(row[0]),
+        _STATES[row[1]],
+        intern(row[2]),  # a million jobs, a handful of queues
+        row[3],
+        _policy(row[4]),
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        bool(row[9]),
     )
+
+
+_STATES = {state.value: state for state in State}
 
 
 # --- for people ------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections import Counter
 from functools import lru_cache
 
 import msgspec
@@ -56,6 +57,10 @@ class Saver:
         tags = [(tag, item.job.id) for item in new for tag in dict.fromkeys(item.spec.tags)]
         if tags:
             db.executemany("INSERT INTO tags VALUES (?, ?)", tags)
+        states = Counter(item.job.state.value for item in new)
+        db.executemany(
+            "UPDATE counts SET jobs = jobs + ? WHERE state = ?", [(n, state) for state, n in states.items()]
+        )
         db.execute("UPDATE meta SET last_id = max(last_id, ?)", (max(item.job.id for item in new),))
 
     def _spec_rows(self, db: sqlite3.Connection, new: list[NewJob]) -> list[tuple[JobId, bytes, int | None]]:

@@ -1,0 +1,173 @@
+"""Reading an attempt's log, while the launcher writes it.
+
+Offsets count every byte the attempt has written. A log is a head, the file itself, and once it is over its
+cap the latest output in segments, each a file named by the offset of its first byte. The launcher removes
+old segments: what stood between the head and the oldest segment is a gap. Marks say when bytes arrived.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from pathlib import Path
+from struct import Struct as Packing
+
+from msgspec import Struct
+
+from bgd.wire.launching import log_name
+
+MAX_PIECE = 64 * 1024  # bytes read at once
+MAX_MARKS = 4096  # marks read at once: 64 KiB too
+MAX_TAIL = 64 << 20  # bytes that are searched for the beginning of the last lines
+
+_MARK = Packing(">QQ")  # an offset, and when the bytes from there on arrived, in microseconds of the epoch
+
+
+class Piece(Struct, frozen=True, kw_only=True):
+    """Some output. Without data: there is no more, yet.
+
+    `times`: (offset in data, epoch seconds), from which offset on the bytes arrived at that time.
+    `left_out`: so many bytes were asked for, stood just before `offset`, and are gone.
+    """
+
+    offset: int
+    data: bytes
+    times: list[tuple[int, float]] = []
+    left_out: int = 0
+
+
+class LogFile:
+    """The log of one attempt, below the folder of all logs. A file that is missing reads as empty."""
+
+    def __init__(self, folder: str, job: int, attempt: int) -> None:
+        self.path = Path(folder, log_name(job, attempt))
+        self.times_path = self.path.with_name(f"{self.path.name}.times")
+
+    def read(self, offset: int, limit: int) -> Piece:
+        """Return at most `limit` bytes, nor more than MAX_PIECE, from `offset` on or from the gap's end."""
+        limit = min(limit, MAX_PIECE)
+        data = _read(self.path, offset, limit)
+        if data:  # most logs are no more than a head: spare them the listing
+            return self._piece(offset, data, left_out=0)
+        segments = self._segments()
+        # The head once more: where a segment was seen the head is complete, so what it lacks is a gap.
+        for start, path in [(0, self.path), *segments]:
+            position = max(offset, start)
+            data = _read(path, position - start, limit)
+            if data:
+                return self._piece(position, data, left_out=position - offset)
+        if any(not path.exists() for _, path in segments):  # removed since, so there are newer ones
+            return self.read(offset, limit)
+        return Piece(offset=offset, data=b"")
+
+    def size(self) -> int:
+        """Return the offset behind the last byte there is."""
+        return max(start + size for start, size, _ in self._extents())
+
+    def tail_offset(self, lines: int) -> int:
+        """Return the offset where the last `lines` lines begin, or of the earliest byte looked at."""
+        extents = self._extents()
+        start, size, _ = extents[-1]
+        begin, wanted = start + size, lines
+        left, is_last = MAX_TAIL, True
+        for start, size, path in reversed(extents):
+            end = size
+            while wanted and end and left:
+                length = min(end, MAX_PIECE, left)
+                block = _read(path, end - length, length) or b""
+                # the newline that ends the log begins no line
+                searched = len(block) - (is_last and block.endswith(b"\n"))
+                found, wanted = _lines_back(block[:searched], wanted)
+                end, left, is_last = end - length, left - length, False
+                if found < length:  # else it begins with the next extent, behind a gap perhaps
+                    begin = start + end + found
+        return begin
+
+    def remove(self) -> None:
+        for path in [self.path, self.times_path, *(path for _, path in self._segments())]:
+            path.unlink(missing_ok=True)
+
+    def _piece(self, offset: int, data: bytes, left_out: int) -> Piece:
+        marks = self._marks(offset)
+        if len(marks) == MAX_MARKS and offset < marks[-1][0]:  # of later bytes the marks were not read
+            data = data[: marks[-1][0] - offset]
+        return Piece(offset=offset, data=data, times=_times(marks, offset, len(data)), left_out=left_out)
+
+    def _marks(self, offset: int) -> list[tuple[int, int]]:
+        """Return the mark that is in force at `offset`, and those that follow."""
+        descriptor = _open(self.times_path)
+        if descriptor is None:
+            return []
+        try:
+            count = os.fstat(descriptor).st_size // _MARK.size
+            later = bisect_right(range(count), offset, key=lambda index: _mark_at(descriptor, index)[0])
+            packed = os.pread(descriptor, MAX_MARKS * _MARK.size, max(later - 1, 0) * _MARK.size)
+        finally:
+            os.close(descriptor)
+        whole = len(packed) - len(packed) % _MARK.size  # the last one may be half written
+        return [(begin, microseconds) for begin, microseconds in _MARK.iter_unpack(packed[:whole])]
+
+    def _segments(self) -> list[tuple[int, Path]]:
+        """Return the segments there are and the offsets where they start, in order."""
+        prefix = f"{self.path.name}."
+        try:
+            with os.scandir(self.path.parent) as entries:
+                ends = [entry.name.removeprefix(prefix) for entry in entries if entry.name.startswith(prefix)]
+        except FileNotFoundError:
+            return []
+        return sorted((int(end), self.path.with_name(prefix + end)) for end in ends if end.isdecimal())
+
+    def _extents(self) -> list[tuple[int, int, Path]]:
+        """Return start, size and file of the head and of every segment, in order."""
+        return [(start, _size(path), path) for start, path in [(0, self.path), *self._segments()]]
+
+
+def _lines_back(block: bytes, wanted: int) -> tuple[int, int]:
+    """Go back `wanted` lines from the end of a block.
+
+    Returns the index where the last of them begins and 0, or 0 and how many of them begin before the block.
+    """
+    newlines = block.count(b"\n")
+    if newlines < wanted:
+        return 0, wanted - newlines
+    end = len(block)
+    for _ in range(wanted):
+        end = block.rindex(b"\n", 0, end)
+    return end + 1, 0
+
+
+def _times(marks: list[tuple[int, int]], offset: int, length: int) -> list[tuple[int, float]]:
+    return [
+        (max(begin - offset, 0), microseconds / 1e6)
+        for begin, microseconds in marks
+        if begin < offset + length
+    ]
+
+
+def _mark_at(descriptor: int, index: int) -> tuple[int, int]:
+    begin, microseconds = _MARK.unpack(os.pread(descriptor, _MARK.size, index * _MARK.size))
+    return begin, microseconds
+
+
+def _read(path: Path, position: int, length: int) -> bytes:
+    descriptor = _open(path)
+    if descriptor is None:
+        return b""
+    try:
+        return os.pread(descriptor, length, position)
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgd.daemon import logfiles
+from bgd.daemon.logfiles import MAX_MARKS, MAX_PIECE, LogFile
+from bgd.wire.launching import log_name
+
+
+@pytest.fixture
+def log(tmp_path):
+    found = LogFile(str(tmp_path), 1234, 2)
+    found.path.parent.mkdir()
+    return found
+
+
+def write_marks(log: LogFile, *marks: tuple[int, float]) -> None:
+    packed = [struct.pack(">QQ", offset, round(at * 1e6)) for offset, at in marks]
+    log.times_path.write_bytes(b"".join(packed))
+
+
+def segment_path(log: LogFile, offset: int) -> Path:
+    return log.path.with_name(f"{log.path.name}.{offset}")
+
+
+def read_all(log: LogFile, limit: int = MAX_PIECE) -> list[tuple[int, bytes]]:
+    """Read as a follower does, piece by piece, until there is no more."""
+    offset, pieces = 0, []
+    while (piece := log.read(offset, limit)).data:
+        assert piece.left_out == piece.offset - offset
+        pieces.append((piece.offset, piece.data))
+        offset = piece.offset + len(piece.data)
+    return pieces
+
+
+def test_log_stands_where_the_launcher_writes_it(log, tmp_path):
+    assert log.path == tmp_path / log_name(1234, 2)
+
+
+def test_missing_log_reads_as_empty(tmp_path):
+    log = LogFile(str(tmp_path / "nowhere"), 1, 1)
+
+    assert log.read(0, 100).data == b""
+    assert log.size() == 0
+    assert log.tail_offset(10) == 0
+
+
+def test_reading_on_from_the_end_sees_what_was_written_since(log):
+    log.path.write_bytes(b"one\n")
+    assert log.read(4, 100).data == b""
+
+    with log.path.open("ab") as file:
+        file.write(b"two\n")
+
+    assert log.read(4, 100).data == b"two\n"
+
+
+def test_piece_is_bounded_whatever_is_asked_for(log):
+    log.path.write_bytes(b"x" * (MAX_PIECE + 5))
+
+    assert len(log.read(0, 1 << 30).data) == MAX_PIECE
+    assert log.read(0, 3).data == b"xxx"
+
+
+def test_what_stood_in_the_gap_is_told_as_left_out(log):
+    log.path.write_bytes(b"head")
+    segment_path(log, 104).write_bytes(b"tail")
+
+    piece = log.read(4, 100)
+
+    assert (piece.offset, piece.data, piece.left_out) == (104, b"tail", 100)
+    assert log.size() == 108
+
+
+def test_other_logs_and_other_files_are_no_segments(log):
+    log.path.write_bytes(b"head")
+    log.path.with_name(f"{log.path.name}.notes").write_bytes(b"not output")
+    LogFile(str(log.path.parent.parent), 1234, 22).path.write_bytes(b"another attempt")
+
+    assert read_all(log) == [(0, b"head")]
+
+
+def test_segment_removed_while_reading_is_a_gap(log, monkeypatch):
+    log.path.write_bytes(b"head")
+    segment_path(log, 4).write_bytes(b"old")
+    list_segments = log._segments
+
+    def list_then_rotate():
+        listed = list_segments()
+        if segment_path(log, 4).exists():  # the launcher goes on between the listing and the reading
+            segment_path(log, 4).unlink()
+            segment_path(log, 7).write_bytes(b"new")
+        return listed
+
+    monkeypatch.setattr(log, "_segments", list_then_rotate)
+
+    piece = log.read(4, 100)
+
+    assert (piece.offset, piece.data, piece.left_out) == (7, b"new", 3)
+
+
+def test_head_that_grows_before_the_first_segment_appears_loses_nothing(log, monkeypatch):
+    log.path.write_bytes(b"he")
+    list_segments = log._segments
+
+    def grow_then_list():
+        log.path.write_bytes(b"head")
+        segment_path(log, 4).write_bytes(b"tail")
+        return list_segments()
+
+    monkeypatch.setattr(log, "_segments", grow_then_list)
+
+    piece = log.read(2, 100)
+
+    assert (piece.offset, piece.data, piece.left_out) == (2, b"ad", 0)
+
+
+def test_follower_beside_a_rotating_writer_sees_every_byte_in_its_place(log):
+    size, kept = 1000, 2
+    output = b"".join(b"%015d\n" % number for number in range(0, 400 * size, 16))
+
+    def write():
+        log.path.write_bytes(output[:size])
+        for start in range(size, len(output), size):
+            segment_path(log, start).write_bytes(output[start : start + size])
+            segment_path(log, start - kept * size).unlink(missing_ok=True)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    offset = 0
+    while True:
+        is_complete = not writer.is_alive()
+        piece = log.read(offset, 777)
+        if piece.data:
+            assert piece.data == output[piece.offset : piece.offset + len(piece.data)]
+            assert piece.left_out == piece.offset - offset
+            offset = piece.offset + len(piece.data)
+        elif is_complete:
+            break
+    writer.join()
+    assert offset == len(output)
+
+
+def test_link_in_place_of_a_log_is_not_followed(log, tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    log.path.symlink_to(tmp_path / "secret")
+
+    with pytest.raises(OSError, match="symbolic links"):
+        log.read(0, 100)
+
+
+# --- times -----------------------------------------------------------------------------------------------
+
+
+def test_each_byte_has_the_time_of_the_last_mark_before_it(log):
+    log.path.write_bytes(b"aaabbbccc")
+    write_marks(log, (0, 100.0), (3, 200.5), (6, 300.000001))
+
+    assert log.read(0, 100).times == [(0, 100.0), (3, 200.5), (6, 300.000001)]
+    assert log.read(4, 100).times == [(0, 200.5), (2, 300.000001)]
+    assert log.read(3, 3).times == [(0, 200.5)]
+
+
+def test_bytes_before_the_first_mark_have_no_time(log):
+    log.path.write_bytes(b"aaabbb")
+    write_marks(log, (3, 200.0))
+
+    assert log.read(0, 100).times == [(3, 200.0)]
+
+
+def test_half_written_mark_is_not_read(log):
+    log.path.write_bytes(b"aaabbb")
+    write_marks(log, (0, 100.0), (3, 200.0))
+    os.truncate(log.times_path, 16 + 7)
+
+    assert log.read(0, 100).times == [(0, 100.0)]
+
+
+def test_piece_ends_where_its_marks_become_too_many(log):
+    log.path.write_bytes(b"x" * 2 * MAX_MARKS)
+    write_marks(log, *((offset, 1000.0 + offset) for offset in range(2 * MAX_MARKS)))
+
+    times = [
+        (offset + start, at)
+        for offset, data in read_all(log)
+        for start, at in log.read(offset, len(data)).times
+    ]
+
+    assert times == [(offset, 1000.0 + offset) for offset in range(2 * MAX_MARKS)]
+
+
+# --- tail ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "lines", "tail"),
+    [
+        (b"one\ntwo\nthree\n", 1, b"three\n"),
+        (b"one\ntwo\nthree\n", 2, b"two\nthree\n"),
+        (b"one\ntwo\nthree\n", 3, b"one\ntwo\nthree\n"),
+        (b"one\ntwo\nthree\n", 99, b"one\ntwo\nthree\n"),
+        (b"one\ntwo\nthree\n", 0, b""),
+        (b"one\ntwo", 1, b"two"),
+        (b"\n\n\n", 2, b"\n\n"),
+        (b"one\n\n", 1, b"\n"),
+        (b"", 5, b""),
+    ],
+)
+def test_tail_is_the_last_lines(log, output, lines, tail):
+    log.path.write_bytes(output)
+
+    assert output[log.tail_offset(lines) :] == tail
+
+
+def test_tail_reaches_over_the_gap_into_the_head(log):
+    log.path.write_bytes(b"one\ntwo\n")
+    segment_path(log, 108).write_bytes(b"last\n")
+
+    assert log.tail_offset(1) == 108
+    assert log.tail_offset(2) == 4
+
+
+def test_tail_looks_back_only_so_far(log, monkeypatch):
+    monkeypatch.setattr(logfiles, "MAX_TAIL", 2 * MAX_PIECE)
+    log.path.write_bytes(b"\n" + b"x" * 3 * MAX_PIECE)
+
+    assert log.tail_offset(1) == 1 + MAX_PIECE
+
+
+def test_removed_log_leaves_no_file(log):
+    log.path.write_bytes(b"head")
+    segment_path(log, 4).write_bytes(b"tail")
+    write_marks(log, (0, 1.0))
+
+    log.remove()
+    log.remove()
+
+    assert list(log.path.parent.iterdir()) == []
+
+
+# --- against a model -------------------------------------------------------------------------------------
+
+OUTPUTS = st.lists(st.sampled_from([b"\n", b"a", b"bc\n", b"\n\n", b"longer\n"]), max_size=30).map(b"".join)
+
+
+@given(head=OUTPUTS, gap=st.integers(0, 50), segments=st.lists(OUTPUTS, max_size=2), data=st.data())
+def test_log_reads_like_the_bytes_that_were_kept(head, gap, segments, data):
+    kept = dict(enumerate(head))
+    with TemporaryDirectory() as folder:
+        log = LogFile(folder, 7, 1)
+        log.path.parent.mkdir()
+        log.path.write_bytes(head)
+        start = len(head) + gap
+        for segment in segments:
+            segment_path(log, start).write_bytes(segment)
+            kept |= {start + index: byte for index, byte in enumerate(segment)}
+            start += len(segment)
+        limit = data.draw(st.integers(1, 20))
+
+        pieces = read_all(log, limit)
+
+        assert {offset + index: byte for offset, piece in pieces for index, byte in enumerate(piece)} == kept
+        assert all(len(piece) <= limit for _, piece in pieces)
+        assert all(before + len(piece) <= after for (before, piece), (after, _) in pairwise(pieces))
+
+        lines = data.draw(st.integers(0, 8))
+        text = bytes(byte for _, byte in sorted(kept.items()))
+        begin = log.tail_offset(lines)
+        assert begin in kept or begin == log.size()
+        tail = bytes(byte for offset, byte in sorted(kept.items()) if offset >= begin)
+        assert tail == b"".join(text.splitlines(keepends=True)[-lines:] if lines else [])
