@@ -2,7 +2,8 @@
 
 Offsets count every byte the attempt has written. A log is a head, the file itself, and once it is over its
 cap the latest output in segments, each a file named by the offset of its first byte. The launcher removes
-old segments: what stood between the head and the oldest segment is a gap. Marks say when bytes arrived.
+old segments: what stood between the head and the oldest segment is a gap. Beside the head and each segment
+stand its marks, which say when bytes arrived (bgd.launcher.logfile writes all of it).
 """
 
 from __future__ import annotations
@@ -41,21 +42,20 @@ class LogFile:
 
     def __init__(self, folder: str, job: int, attempt: int) -> None:
         self.path = Path(folder, log_name(job, attempt))
-        self.times_path = self.path.with_name(f"{self.path.name}.times")
 
     def read(self, offset: int, limit: int) -> Piece:
         """Return at most `limit` bytes, nor more than MAX_PIECE, from `offset` on or from the gap's end."""
         limit = min(limit, MAX_PIECE)
         data = _read(self.path, offset, limit)
         if data:  # most logs are no more than a head: spare them the listing
-            return self._piece(offset, data, left_out=0)
-        segments = self._segments()
+            return _piece(self.path, offset, data, left_out=0)
+        head, *segments = self._files()
         # The head once more: where a segment was seen the head is complete, so what it lacks is a gap.
-        for start, path in [(0, self.path), *segments]:
+        for start, path in [head, *segments]:
             position = max(offset, start)
             data = _read(path, position - start, limit)
             if data:
-                return self._piece(position, data, left_out=position - offset)
+                return _piece(path, position, data, left_out=position - offset)
         if any(not path.exists() for _, path in segments):  # removed since, so there are newer ones
             return self.read(offset, limit)
         return Piece(offset=offset, data=b"")
@@ -84,42 +84,60 @@ class LogFile:
         return begin
 
     def remove(self) -> None:
-        for path in [self.path, self.times_path, *(path for _, path in self._segments())]:
+        for _, path in self._files():
+            _marks_path(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
 
-    def _piece(self, offset: int, data: bytes, left_out: int) -> Piece:
-        marks = self._marks(offset)
-        if len(marks) == MAX_MARKS and offset < marks[-1][0]:  # of later bytes the marks were not read
-            data = data[: marks[-1][0] - offset]
-        return Piece(offset=offset, data=data, times=_times(marks, offset, len(data)), left_out=left_out)
-
-    def _marks(self, offset: int) -> list[tuple[int, int]]:
-        """Return the mark that is in force at `offset`, and those that follow."""
-        descriptor = _open(self.times_path)
-        if descriptor is None:
-            return []
-        try:
-            count = os.fstat(descriptor).st_size // _MARK.size
-            later = bisect_right(range(count), offset, key=lambda index: _mark_at(descriptor, index)[0])
-            packed = os.pread(descriptor, MAX_MARKS * _MARK.size, max(later - 1, 0) * _MARK.size)
-        finally:
-            os.close(descriptor)
-        whole = len(packed) - len(packed) % _MARK.size  # the last one may be half written
-        return [(begin, microseconds) for begin, microseconds in _MARK.iter_unpack(packed[:whole])]
-
-    def _segments(self) -> list[tuple[int, Path]]:
-        """Return the segments there are and the offsets where they start, in order."""
+    def _files(self) -> list[tuple[int, Path]]:
+        """Return the head and the segments there are, each with the offset where it starts, in order."""
         prefix = f"{self.path.name}."
         try:
             with os.scandir(self.path.parent) as entries:
                 ends = [entry.name.removeprefix(prefix) for entry in entries if entry.name.startswith(prefix)]
         except FileNotFoundError:
-            return []
-        return sorted((int(end), self.path.with_name(prefix + end)) for end in ends if end.isdecimal())
+            ends = []
+        segments = sorted((int(end), self.path.with_name(prefix + end)) for end in ends if end.isdecimal())
+        return [(0, self.path), *segments]
 
     def _extents(self) -> list[tuple[int, int, Path]]:
-        """Return start, size and file of the head and of every segment, in order."""
-        return [(start, _size(path), path) for start, path in [(0, self.path), *self._segments()]]
+        """Return the same files, each with its start and size."""
+        return [(start, _size(path), path) for start, path in self._files()]
+
+
+def _piece(path: Path, offset: int, data: bytes, left_out: int) -> Piece:
+    marks = _marks(path, offset)
+    if len(marks) == MAX_MARKS and offset < marks[-1][0]:  # later marks were not read: leave their bytes too
+        data = data[: marks[-1][0] - offset]
+    times = [
+        (max(begin - offset, 0), microseconds / 1e6)
+        for begin, microseconds in marks
+        if begin < offset + len(data)
+    ]
+    return Piece(offset=offset, data=data, times=times, left_out=left_out)
+
+
+def _marks(path: Path, offset: int) -> list[tuple[int, int]]:
+    """Return the mark of the file `path` that is in force at `offset`, and those that follow."""
+    descriptor = _open(_marks_path(path))
+    if descriptor is None:
+        return []
+    try:
+        count = os.fstat(descriptor).st_size // _MARK.size
+        later = bisect_right(range(count), offset, key=lambda index: _mark_at(descriptor, index)[0])
+        packed = os.pread(descriptor, MAX_MARKS * _MARK.size, max(later - 1, 0) * _MARK.size)
+    finally:
+        os.close(descriptor)
+    whole = len(packed) - len(packed) % _MARK.size  # the last one may be half written
+    return [(begin, microseconds) for begin, microseconds in _MARK.iter_unpack(packed[:whole])]
+
+
+def _mark_at(descriptor: int, index: int) -> tuple[int, int]:
+    begin, microseconds = _MARK.unpack(os.pread(descriptor, _MARK.size, index * _MARK.size))
+    return begin, microseconds
+
+
+def _marks_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.times")
 
 
 def _lines_back(block: bytes, wanted: int) -> tuple[int, int]:
@@ -134,19 +152,6 @@ def _lines_back(block: bytes, wanted: int) -> tuple[int, int]:
     for _ in range(wanted):
         end = block.rindex(b"\n", 0, end)
     return end + 1, 0
-
-
-def _times(marks: list[tuple[int, int]], offset: int, length: int) -> list[tuple[int, float]]:
-    return [
-        (max(begin - offset, 0), microseconds / 1e6)
-        for begin, microseconds in marks
-        if begin < offset + length
-    ]
-
-
-def _mark_at(descriptor: int, index: int) -> tuple[int, int]:
-    begin, microseconds = _MARK.unpack(os.pread(descriptor, _MARK.size, index * _MARK.size))
-    return begin, microseconds
 
 
 def _read(path: Path, position: int, length: int) -> bytes:

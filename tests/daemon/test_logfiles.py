@@ -23,9 +23,13 @@ def log(tmp_path):
     return found
 
 
-def write_marks(log: LogFile, *marks: tuple[int, float]) -> None:
+def marks_path(piece: Path) -> Path:
+    return piece.with_name(f"{piece.name}.times")
+
+
+def write_marks(piece: Path, *marks: tuple[int, float]) -> None:
     packed = [struct.pack(">QQ", offset, round(at * 1e6)) for offset, at in marks]
-    log.times_path.write_bytes(b"".join(packed))
+    marks_path(piece).write_bytes(b"".join(packed))
 
 
 def segment_path(log: LogFile, offset: int) -> Path:
@@ -92,16 +96,16 @@ def test_other_logs_and_other_files_are_no_segments(log):
 def test_segment_removed_while_reading_is_a_gap(log, monkeypatch):
     log.path.write_bytes(b"head")
     segment_path(log, 4).write_bytes(b"old")
-    list_segments = log._segments
+    list_files = log._files
 
     def list_then_rotate():
-        listed = list_segments()
+        listed = list_files()
         if segment_path(log, 4).exists():  # the launcher goes on between the listing and the reading
             segment_path(log, 4).unlink()
             segment_path(log, 7).write_bytes(b"new")
         return listed
 
-    monkeypatch.setattr(log, "_segments", list_then_rotate)
+    monkeypatch.setattr(log, "_files", list_then_rotate)
 
     piece = log.read(4, 100)
 
@@ -110,14 +114,14 @@ def test_segment_removed_while_reading_is_a_gap(log, monkeypatch):
 
 def test_head_that_grows_before_the_first_segment_appears_loses_nothing(log, monkeypatch):
     log.path.write_bytes(b"he")
-    list_segments = log._segments
+    list_files = log._files
 
     def grow_then_list():
         log.path.write_bytes(b"head")
         segment_path(log, 4).write_bytes(b"tail")
-        return list_segments()
+        return list_files()
 
-    monkeypatch.setattr(log, "_segments", grow_then_list)
+    monkeypatch.setattr(log, "_files", grow_then_list)
 
     piece = log.read(2, 100)
 
@@ -163,31 +167,41 @@ def test_link_in_place_of_a_log_is_not_followed(log, tmp_path):
 
 def test_each_byte_has_the_time_of_the_last_mark_before_it(log):
     log.path.write_bytes(b"aaabbbccc")
-    write_marks(log, (0, 100.0), (3, 200.5), (6, 300.000001))
+    write_marks(log.path, (0, 100.0), (3, 200.5), (6, 300.000001))
 
     assert log.read(0, 100).times == [(0, 100.0), (3, 200.5), (6, 300.000001)]
     assert log.read(4, 100).times == [(0, 200.5), (2, 300.000001)]
     assert log.read(3, 3).times == [(0, 200.5)]
 
 
+def test_segment_has_marks_of_its_own(log):
+    log.path.write_bytes(b"head")
+    segment_path(log, 104).write_bytes(b"aaabbb")
+    write_marks(log.path, (0, 100.0))
+    write_marks(segment_path(log, 104), (104, 200.0), (107, 300.0))
+
+    assert log.read(4, 100).times == [(0, 200.0), (3, 300.0)]
+    assert log.read(105, 100).times == [(0, 200.0), (2, 300.0)]
+
+
 def test_bytes_before_the_first_mark_have_no_time(log):
     log.path.write_bytes(b"aaabbb")
-    write_marks(log, (3, 200.0))
+    write_marks(log.path, (3, 200.0))
 
     assert log.read(0, 100).times == [(3, 200.0)]
 
 
 def test_half_written_mark_is_not_read(log):
     log.path.write_bytes(b"aaabbb")
-    write_marks(log, (0, 100.0), (3, 200.0))
-    os.truncate(log.times_path, 16 + 7)
+    write_marks(log.path, (0, 100.0), (3, 200.0))
+    os.truncate(marks_path(log.path), 16 + 7)
 
     assert log.read(0, 100).times == [(0, 100.0)]
 
 
 def test_piece_ends_where_its_marks_become_too_many(log):
     log.path.write_bytes(b"x" * 2 * MAX_MARKS)
-    write_marks(log, *((offset, 1000.0 + offset) for offset in range(2 * MAX_MARKS)))
+    write_marks(log.path, *((offset, 1000.0 + offset) for offset in range(2 * MAX_MARKS)))
 
     times = [
         (offset + start, at)
@@ -239,7 +253,8 @@ def test_tail_looks_back_only_so_far(log, monkeypatch):
 def test_removed_log_leaves_no_file(log):
     log.path.write_bytes(b"head")
     segment_path(log, 4).write_bytes(b"tail")
-    write_marks(log, (0, 1.0))
+    write_marks(log.path, (0, 1.0))
+    write_marks(segment_path(log, 4), (4, 2.0))
 
     log.remove()
     log.remove()
