@@ -1,0 +1,99 @@
+"""Calls: what the worker program is told to run, and what it says became of it, both as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from bgd.core.job import MAX_RESULT, Outcome
+from bgd.core.target import Target
+from bgd.wire.messages import JobError
+
+MAX_DOCUMENT = MAX_RESULT + 100  # bytes of a result file: a result at its limit, and what stands around it
+NO_RESULT = "no_result"  # type of the error of a process that ended well and left no result
+
+_ENDED_BY_ITSELF = frozenset({Outcome.SUCCEEDED, Outcome.EXIT})
+
+
+def problem_with_arguments(arguments: str) -> str | None:
+    """Say in one line what is wrong with the JSON text of a class job's arguments, or None."""
+    try:
+        _decode_arguments(arguments)
+    except _UNDECODABLE as error:
+        return f'the arguments must be JSON, {{"args": [...], "kwargs": {{...}}}}: {error}'
+    return None
+
+
+def request(target: Target, arguments: str | None, path: Sequence[str]) -> bytes:
+    """Return what the worker reads from its standard input.
+
+    `arguments` is JSON text in which `problem_with_arguments` finds none, None: there are none. It is
+    handed on as it is, so no number loses a digit. `path` goes in front of sys.path.
+    """
+    given = Raw((arguments or "{}").encode())
+    return msgspec.json.encode(_Request(target.module, target.name, target.method, given, list(path)))
+
+
+def read_result(raw: bytes | None, outcome: Outcome) -> tuple[Outcome, str | None, JobError | None]:
+    """Judge a class job by what it wrote to its result file (None or empty: nothing) and how it ended.
+
+    Returns the outcome; the JSON text of the method's value if it succeeded; the error there was. A process
+    that was ended by others keeps the outcome the launcher saw, whatever it had written by then.
+    """
+    if outcome not in _ENDED_BY_ITSELF:
+        return outcome, None, None
+    try:
+        told, value = _read_document(raw or b"")
+    except ValueError as error:
+        # an exit code of the job's own choice says enough, and is not hidden
+        is_silent = outcome is Outcome.EXIT
+        return (outcome, None, None) if is_silent else (Outcome.ERROR, None, JobError(NO_RESULT, str(error)))
+    if told.error is not None:
+        return Outcome.ERROR, None, told.error
+    if told.refused is not None:
+        return Outcome.REFUSED, None, JobError(Outcome.REFUSED, told.refused)
+    return outcome, value if outcome is Outcome.SUCCEEDED else None, None
+
+
+def _read_document(raw: bytes) -> tuple[_Document, str | None]:
+    """Return what a result file says, and the text of the value in it."""
+    if not raw:
+        raise ValueError("the process ended before the method returned")
+    if len(raw) > MAX_DOCUMENT:
+        raise ValueError(f"the result file is over the limit of {MAX_DOCUMENT} bytes")
+    try:
+        told = _decode_document(raw)
+        value = None if told.ok is UNSET else bytes(told.ok).decode()
+    except _UNDECODABLE as error:
+        raise ValueError(f"the result file holds no result: {error}") from error
+    if value is None and told.error is None and told.refused is None:
+        raise ValueError("the result file holds no result: nothing of what it may say")
+    return told, value
+
+
+class _Arguments(Struct, forbid_unknown_fields=True):
+    args: list[Raw] = []
+    kwargs: dict[str, Raw] = {}
+
+
+class _Request(Struct):
+    module: str
+    name: str
+    method: str | None
+    arguments: Raw
+    path: list[str]
+
+
+class _Document(Struct):
+    ok: Raw | UnsetType = UNSET
+    error: JobError | None = None
+    refused: str | None = None
+
+
+_decode_arguments = msgspec.json.Decoder(_Arguments).decode
+_decode_document = msgspec.json.Decoder(_Document).decode
+
+# MsgspecError alone is not enough: deep nesting and what is not Unicode raise their own
+_UNDECODABLE = (msgspec.MsgspecError, RecursionError, UnicodeError)

@@ -1,0 +1,145 @@
+"""What the worker is told, and how its account of a job's end is read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bgd.core.job import MAX_RESULT, Outcome
+from bgd.core.target import parse_target
+from bgd.wire.calls import MAX_DOCUMENT, NO_RESULT, problem_with_arguments, read_result, request
+from bgd.wire.messages import JobError
+
+METHOD = parse_target("app.services:Report.build")
+FUNCTION = parse_target("app.services:build")
+
+ERROR = b'{"error": {"type": "ValueError", "message": "no", "traceback": "Traceback..."}}'
+
+
+# --- the request --------------------------------------------------------------------------------------
+
+
+def test_request_names_target_arguments_and_path():
+    document = json.loads(request(METHOD, '{"args": [1], "kwargs": {"x": 2}}', ("/srv/app",)))
+
+    assert document == {
+        "module": "app.services",
+        "name": "Report",
+        "method": "build",
+        "arguments": {"args": [1], "kwargs": {"x": 2}},
+        "path": ["/srv/app"],
+    }
+
+
+def test_request_of_a_function_has_no_method_and_may_have_no_arguments():
+    document = json.loads(request(FUNCTION, None, ()))
+
+    assert (document["name"], document["method"], document["arguments"]) == ("build", None, {})
+
+
+def test_numbers_of_the_request_keep_their_digits():
+    digits = "123456789012345678901234567890.12345678901234567890"
+
+    assert digits.encode() in request(FUNCTION, f'{{"args": [{digits}]}}', ())
+
+
+@pytest.mark.parametrize(
+    "arguments", ["{}", '{"args": []}', ' {"kwargs": {"x": null}, "args": [[1, {"y": "é"}]]} ']
+)
+def test_arguments_of_the_right_form_have_no_problem(arguments):
+    assert problem_with_arguments(arguments) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "[]",
+        "{",
+        '{"args": 3}',
+        '{"kwargs": []}',
+        '{"arg": []}',
+        '{"args": [NaN]}',
+        '{"args": ["\ud800"]}',
+        '{"args": ["\\ud800"]}',
+        '{"args": ' + "[" * 100_000,
+    ],
+)
+def test_arguments_of_another_form_are_refused_in_one_line(arguments):
+    problem = problem_with_arguments(arguments)
+
+    assert problem is not None
+    assert problem.startswith('the arguments must be JSON, {"args": [...], "kwargs": {...}}: ')
+    assert "\n" not in problem
+
+
+# --- the result -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["null", "false", '"é"', '{"a": [1, 2.50]}', "12345678901234567890.10"])
+def test_value_of_a_method_that_returned_is_kept_as_its_json_text(value):
+    raw = f'{{"ok": {value}}}'.encode()
+
+    assert read_result(raw, Outcome.SUCCEEDED) == (Outcome.SUCCEEDED, value, None)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.SUCCEEDED])
+def test_exception_is_an_error_with_its_account(outcome):
+    told = JobError("ValueError", "no", "Traceback...")
+
+    assert read_result(ERROR, outcome) == (Outcome.ERROR, None, told)
+
+
+def test_refusal_of_what_was_resolved_is_a_refusal():
+    assert read_result(b'{"refused": "an alias"}', Outcome.EXIT) == (
+        Outcome.REFUSED,
+        None,
+        JobError("refused", "an alias"),
+    )
+
+
+@pytest.mark.parametrize("raw", [None, b""])
+def test_process_that_ends_well_before_the_method_returned_has_not_succeeded(raw):
+    outcome, value, error = read_result(raw, Outcome.SUCCEEDED)
+
+    assert (outcome, value) == (Outcome.ERROR, None)
+    assert error == JobError(NO_RESULT, "the process ended before the method returned")
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"garbage", "holds no result"),
+        (b'{"ok": 1', "holds no result"),
+        (b'{"ok": "\xff"}', "holds no result"),
+        (b'{"error": "text"}', "holds no result"),
+        (b'{"ok": ' + b"[" * 100_000, "holds no result"),
+        (b"{}", "holds no result"),
+        (b'{"ok": "' + b"x" * MAX_DOCUMENT + b'"}', "over the limit of 1000100 bytes"),
+    ],
+)
+def test_forged_or_broken_result_is_no_success(raw, words):
+    outcome, value, error = read_result(raw, Outcome.SUCCEEDED)
+
+    assert (outcome, value) == (Outcome.ERROR, None)
+    assert error is not None
+    assert error.type == NO_RESULT
+    assert words in error.message
+
+
+@pytest.mark.parametrize("raw", [None, b"garbage", b'{"ok": 1}'])
+def test_exit_code_of_the_jobs_own_choice_is_not_hidden(raw):
+    assert read_result(raw, Outcome.EXIT) == (Outcome.EXIT, None, None)
+
+
+@pytest.mark.parametrize("raw", [None, b'{"ok": 1}', ERROR, b"garbage"])
+@pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.SUCCEEDED, Outcome.EXIT}))
+def test_process_ended_by_others_keeps_the_outcome_that_was_seen(raw, outcome):
+    assert read_result(raw, outcome) == (outcome, None, None)
+
+
+def test_result_at_the_limit_is_taken():
+    value = '"' + "x" * (MAX_RESULT - 2) + '"'
+
+    assert read_result(f'{{"ok":{value}}}'.encode(), Outcome.SUCCEEDED) == (Outcome.SUCCEEDED, value, None)

@@ -1,0 +1,233 @@
+"""What the worker calls, and what it refuses to call."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+SERVICES = """
+import functools
+import os
+import subprocess
+from subprocess import run
+from lib import Tool, Base, helper, borrowed
+
+shortcut = os.path.join
+
+def decorated(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return ["wrapped", function(*args, **kwargs)]
+    return wrapper
+
+class Service(Base):
+    prefix = "instance"
+    count = 3
+
+    class Inner:
+        pass
+
+    def method(self, *args, **kwargs):
+        return [self.prefix, list(args), kwargs]
+
+    @classmethod
+    def of_class(cls, x):
+        return [cls.__name__, x]
+
+    @staticmethod
+    def static(x):
+        return ["static", x]
+
+    @decorated
+    def with_decorator(self):
+        return self.prefix
+
+    async def coroutine(self, x):
+        import asyncio
+        await asyncio.sleep(0)
+        return ["async", x]
+
+    @property
+    def attribute(self):
+        return 1
+
+    def _private(self):
+        return 1
+
+    taken = borrowed
+
+class Child(Service):
+    pass
+
+class NeedsArguments:
+    def __init__(self, x):
+        pass
+
+    def method(self):
+        pass
+
+    @classmethod
+    def of_class(cls):
+        return "no instance"
+
+def function(x=1):
+    return ["function", x]
+
+async def coroutine_function(x):
+    return ["async", x]
+
+@functools.lru_cache
+def cached(x):
+    return x
+
+@decorated
+def decorated_function():
+    return "inner"
+
+def outer():
+    def inner():
+        pass
+    return inner
+
+returned = outer()
+value = 3
+alias = function
+Alias = Service
+
+def _private():
+    pass
+
+# what would fool a check of names alone
+helper.__module__, helper.__qualname__ = __name__, "helper"
+Tool.__module__ = __name__
+"""
+
+LIBRARY = """
+class Base:
+    def inherited(self):
+        return ["inherited", type(self).__name__]
+
+class Tool:
+    def method(self):
+        return "out of reach"
+
+def helper():
+    return "out of reach"
+
+def borrowed(self):
+    return "out of reach"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _modules(module):
+    module("app.services", SERVICES)
+    module("lib", LIBRARY)
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "kwargs", "value"),
+    [
+        ("Service.method", [1, "two"], {"x": None}, ["instance", [1, "two"], {"x": None}]),
+        ("Service.of_class", [1], {}, ["Service", 1]),
+        ("Service.static", [], {"x": 2}, ["static", 2]),
+        ("Service.with_decorator", [], {}, ["wrapped", "instance"]),
+        ("Service.coroutine", [3], {}, ["async", 3]),
+        ("Service.inherited", [], {}, ["inherited", "Service"]),
+        ("Child.method", [], {}, ["instance", [], {}]),
+        ("Child.of_class", [4], {}, ["Child", 4]),
+        ("NeedsArguments.of_class", [], {}, "no instance"),
+        ("function", [], {}, ["function", 1]),
+        ("coroutine_function", [5], {}, ["async", 5]),
+        ("cached", [6], {}, 6),
+        ("decorated_function", [], {}, ["wrapped", "inner"]),
+    ],
+)
+def test_every_kind_of_callable_is_called(call, target, args, kwargs, value):
+    run = call(f"app.services:{target}", *args, **kwargs)
+
+    assert run.told == {"ok": value}
+    assert run.code == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("run", "app.services:run is another name of subprocess:run: allow and call that"),
+        ("shortcut", "app.services:shortcut is another name of posixpath:join"),
+        ("alias", "app.services:alias is another name of app.services:function"),
+        ("Alias.method", "app.services:Alias is another name of app.services:Service"),
+        ("Base.inherited", "app.services:Base is another name of lib:Base"),
+        ("returned", "app.services:returned is another name of app.services:outer.<locals>.inner"),
+        ("helper", "app.services:helper is defined in lib"),
+        ("Tool.method", "app.services:Tool.method is defined in lib"),
+        ("Service.taken", "app.services:Service.taken is defined in lib"),
+        ("Service.attribute", "app.services:Service.attribute is no method"),
+        ("Service.count", "app.services:Service.count is no method"),
+        ("Service.Inner", "app.services:Service.Inner is no method"),
+        ("Service", "app.services:Service is a class: say which method"),
+        ("subprocess", "app.services:subprocess is no function"),
+        ("subprocess.run", "app.services:subprocess is no class"),
+        ("function.method", "app.services:function is no class"),
+        ("value", "app.services:value is no function"),
+    ],
+)
+def test_what_is_not_defined_under_its_name_is_refused(call, target, why):
+    run = call(f"app.services:{target}")
+
+    assert run.told["refused"].startswith(why)
+    assert run.log == f"refused: {run.told['refused']}\n"
+    assert run.code == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("_private", None), ("Service", "_private"), ("Service", "__init__")]
+)
+def test_private_names_are_refused_before_any_import(worker, tmp_path, name, method):
+    job = {"module": "app.missing", "name": name, "method": method, "arguments": {}, "path": [str(tmp_path)]}
+
+    run = worker("any:thing", stdin=json.dumps(job).encode())
+
+    assert "begin with an underscore" in run.told["refused"]
+
+
+def test_worker_program_itself_is_no_module_of_the_job(call):
+    assert "worker program" in call("__main__:main").told["refused"]
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "words"),
+    [
+        ("app.services:Missing.method", "AttributeError", "module 'app.services' has no 'Missing'"),
+        ("app.services:Service.missing", "AttributeError", "app.services:Service has no method 'missing'"),
+        ("app.services:NeedsArguments.method", "TypeError", "missing 1 required positional argument: 'x'"),
+        ("app.services:Service.static", "TypeError", "missing 1 required positional argument: 'x'"),
+    ],
+)
+def test_what_is_missing_is_an_error_that_names_it(call, target, kind, words):
+    run = call(target)
+
+    assert run.error["type"] == kind
+    assert words in run.error["message"]
+    assert run.code == 1
+
+
+@pytest.mark.parametrize("missing", ["nowhere", "nowhere.services", "app.nowhere"])
+def test_missing_module_is_an_error_that_says_where_it_was_looked_for(call, tmp_path, missing):
+    run = call(f"{missing}:function")
+
+    assert run.error["type"] == "ModuleNotFoundError"
+    assert f"No module named '{missing if 'app' in missing else 'nowhere'}'" in run.error["message"]
+    assert f"on the path {tmp_path}:" in run.error["message"]
+    assert "[python] path" in run.error["message"]
+
+
+def test_module_that_misses_another_is_an_error_that_names_both(call, module):
+    module("needy", "import app.services\nimport not_installed\ndef function(): pass")
+
+    run = call("needy:function")
+
+    assert run.error["type"] == "ModuleNotFoundError"
+    assert run.error["message"].startswith("No module named 'not_installed', which needy needs")
+    assert 'needy.py", line 2' in run.error["traceback"]
