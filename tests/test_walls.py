@@ -19,7 +19,6 @@ STANDARD = " ".join(sys.stdlib_module_names)
 # Of it, what deals in values only: nothing that knows the machine, the time or chance
 PURE = "__future__ collections dataclasses enum functools heapq itertools json keyword math re typing"
 CONFIGURATION = "bgd.config bgd.places bgd.settings bgd.units"
-CLIENT = "bgd.autostart bgd.client bgd.connection"
 VERSION = "bgd bgd.__version__"
 
 # What a room may import. A name stands for itself and all below it, but `bgd` for the package alone.
@@ -40,10 +39,7 @@ ROOMS = {
         ["bgd/config.py", "bgd/places.py", "bgd/settings.py", "bgd/units.py"],
         f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.messages.ShutdownMode",
     ),
-    **dict.fromkeys(
-        ["bgd/autostart.py", "bgd/client.py", "bgd/connection.py"],
-        f"{STANDARD} msgspec {VERSION} {CONFIGURATION} {CLIENT} bgd.core bgd.errors bgd.wire",
-    ),
+    "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.wire",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.wire.messages",
 }

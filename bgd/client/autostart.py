@@ -1,0 +1,110 @@
+"""Autostart: a daemon of the caller's own, started when none answers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from msgspec import Struct
+
+import bgd.config
+from bgd.client.caller import public_environment
+from bgd.errors import DaemonUnreachable
+
+LOG_NAME = "bgd.log"
+LOCK_NAME = "autostart.lock"
+_LONGEST_WORD = 4096  # bytes of what a daemon says on the pipe: a PIPE_BUF, so it comes in one piece
+
+
+class Started(Struct, frozen=True):
+    """The daemon that was started, and where it writes what it has to say."""
+
+    pid: int
+    log: str
+
+
+def start_daemon(config: str | None, is_up: Callable[[], bool], deadline: float) -> Started | None:
+    """Start the caller's own daemon and wait until it serves; None: somebody else did meanwhile.
+
+    Args:
+        config: the configuration file, None: the usual one.
+        is_up: tries whether one answers.
+        deadline: on the monotonic clock.
+
+    Raises:
+        DaemonUnreachable: it would not start; the message says why.
+        ConfigError: the configuration cannot be used.
+    """
+    state_dir = Path(bgd.config.load(config).daemon.state_dir)
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(state_dir / LOCK_NAME):
+            # who had to wait for the lock finds the daemon of who held it
+            return None if is_up() else _start(config, state_dir / LOG_NAME, is_up, deadline)
+    except OSError as error:
+        raise DaemonUnreachable(f"no daemon could be started for you: {error}") from error
+
+
+def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: float) -> Started | None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        try:
+            process = _spawn(config, log, writing)
+        finally:
+            os.close(writing)
+        word = _word_from(pipe.fileno(), deadline)
+    # a thread only to reap it, should it end before this program
+    threading.Thread(target=process.wait, name="bgd reaper", daemon=True).start()
+    if word == "ready":
+        return Started(process.pid, str(log))
+    if is_up():  # one that was started by hand was faster
+        return None
+    raise DaemonUnreachable(f"the daemon started for you ended ({word or 'without a word'}): see {log}")
+
+
+def _spawn(config: str | None, log: Path, ready_fd: int) -> subprocess.Popen[bytes]:
+    # -P: from the home folder, whatever lies there must not be taken for a module
+    command = [sys.executable, "-P", "-m", "bgd", "--ready-fd", str(ready_fd)]
+    if named := config or os.environ.get("BGD_CONFIG"):
+        command += ["--config", str(Path(named).absolute())]  # which may be relative to the caller's folder
+    with _appending(log) as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=Path.home(),  # it outlives the caller and must not keep the caller's folder in use
+            env=public_environment(),
+            pass_fds=[ready_fd],
+            start_new_session=True,
+        )
+
+
+def _word_from(pipe: int, deadline: float) -> str:
+    """Return what the new daemon says: "ready", or why not; empty if it ended or said nothing in time."""
+    poller = select.poll()
+    poller.register(pipe, select.POLLIN)
+    if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        return "not ready in time"
+    return os.read(pipe, _LONGEST_WORD).decode(errors="replace").strip()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one caller at a time start a daemon; the lock goes with its holder's death."""
+    with _appending(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _appending(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab")

@@ -1,0 +1,221 @@
+"""A blocking connection to a daemon, which several threads may use at once."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+
+from bgd.client.session import Session, error_of, framed
+from bgd.errors import BgdError, DaemonUnreachable
+from bgd.wire.messages import End, Failed, Reply, Request
+
+_PIECE = 256 * 1024  # bytes read at once
+_PARTING_SECONDS = 1.0  # for telling a daemon that is busy that no more of a stream is wanted
+_LEAST_TIMEOUT = 0.001  # seconds; to the kernel 0 means for ever
+
+
+class NotSent(DaemonUnreachable):
+    """The connection broke before the request was sent whole, so it was surely not taken."""
+
+
+class Connection:
+    """Requests and streams over one socket.
+
+    There is no thread behind it: whoever waits for a reply while nobody reads, reads for all.
+    Deadlines are on the monotonic clock, None: wait for ever.
+    """
+
+    def __init__(self, path: str, deadline: float | None) -> None:
+        """Connect and exchange hellos.
+
+        Raises:
+            OSError: nobody listens there.
+            BgdError: whoever does will not speak with us.
+        """
+        self._path = path
+        self._session = Session()
+        self._sending = threading.Lock()
+        self._arrived = threading.Condition()
+        self._is_read = False  # some thread waits at the socket
+        self._failure: Callable[[], BgdError] | None = None  # why nothing goes over this connection any more
+        self._socket = _connected(path, deadline)
+        self._shake_hands(deadline)
+
+    @property
+    def is_broken(self) -> bool:
+        return self._failure is not None
+
+    def exchange(self, frames: Callable[[int], bytes], deadline: float | None) -> Reply:
+        """Send a request, given its id, and return its one reply.
+
+        Raises:
+            TimeoutError: it did not come in time.
+            NotSent: the request was not taken.
+            DaemonUnreachable: nobody knows whether it was.
+        """
+        request_id = self._session.open()
+        try:
+            self._send(frames(request_id), deadline)
+            return self._receive(request_id, deadline)
+        finally:
+            self._session.close(request_id)
+
+    def stream(self, request: Request, deadline: float | None) -> Iterator[Reply]:
+        """Send a request and yield its replies up to the end mark; who stops earlier ends the stream."""
+        request_id = self._session.open()
+        try:
+            self._send(framed(request, request_id), deadline)
+            while not isinstance(reply := self._receive(request_id, deadline), End):
+                yield reply
+        except (GeneratorExit, KeyboardInterrupt, TimeoutError):
+            with suppress(NotSent):  # the stream is gone with its connection
+                self._send(self._session.forget(request_id), time.monotonic() + _PARTING_SECONDS)
+            raise
+        finally:
+            self._session.close(request_id)
+
+    def wait_for_end(self, deadline: float | None) -> None:
+        """Wait until the daemon closes the connection.
+
+        Raises:
+            TimeoutError: it did not in time.
+        """
+        with self._arrived:
+            while not self.is_broken:
+                self._read_or_wait(deadline)
+
+    def close(self) -> None:
+        """Close the connection; who still waits at it gets DaemonUnreachable."""
+        self._break(partial(DaemonUnreachable, "the connection was closed"))
+        with suppress(OSError):  # the daemon may have closed it already
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits, as close() would not
+        self._socket.close()
+
+    def __del__(self) -> None:
+        # a Job may outlive the block of its Client and open a connection that nobody is there to close
+        if hasattr(self, "_socket"):
+            self._socket.close()
+
+    # --- the two directions -------------------------------------------------------------------------
+
+    def _send(self, data: bytes, deadline: float | None) -> None:
+        rest = memoryview(data)
+        with self._sending:
+            if self._failure is not None:
+                raise NotSent(str(self._failure()))
+            try:
+                while rest:
+                    rest = rest[self._send_some(rest, deadline) :]
+            except OSError as error:
+                self._break(partial(DaemonUnreachable, f"the connection to {self._path} broke: {error}"))
+                raise NotSent(f"no request could be sent to {self._path}: {error}") from error
+            finally:
+                if rest:  # even if by an interrupt: after half a frame nothing can follow
+                    self._break(partial(DaemonUnreachable, f"a request to {self._path} was interrupted"))
+
+    def _send_some(self, data: memoryview, deadline: float | None) -> int:
+        while True:
+            try:
+                return self._socket.send(data, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if not _poll(self._socket, select.POLLOUT, deadline):
+                    raise TimeoutError("the daemon takes nothing in") from None
+
+    def _receive(self, request_id: int, deadline: float | None) -> Reply:
+        with self._arrived:
+            while (reply := self._session.take(request_id)) is None:
+                if self._failure is not None:
+                    raise self._failure()
+                self._read_or_wait(deadline)
+        if isinstance(reply, Failed):
+            raise error_of(reply.code, reply.message)
+        return reply
+
+    def _read_or_wait(self, deadline: float | None) -> None:
+        """Take in what arrives, or wait while another thread does. Holds the lock but while it waits."""
+        if self._is_read:
+            if not self._arrived.wait(_left(deadline)):
+                raise TimeoutError
+            return
+        self._is_read = True
+        self._arrived.release()
+        try:
+            is_readable = _poll(self._socket, select.POLLIN, deadline)
+        finally:
+            self._arrived.acquire()
+            self._is_read = False
+            self._arrived.notify_all()  # one of those who wait reads on for the others
+        if not is_readable:
+            raise TimeoutError
+        self._take_in()
+
+    def _take_in(self) -> None:
+        try:
+            data = self._socket.recv(_PIECE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # a daemon that was killed with our request unread resets: the same as an end
+        if not data:
+            self._break(partial(DaemonUnreachable, self._farewell()))
+            return
+        try:
+            self._session.feed(data)
+        except BgdError as error:
+            self._break(partial(type(error), str(error)))
+
+    def _farewell(self) -> str:
+        if not self._session.is_greeted:
+            return f"the daemon at {self._path} hung up without a word: its log should say why"
+        return (
+            f"the daemon at {self._path} went away before it answered: "
+            "the request may or may not have been taken"
+        )
+
+    def _shake_hands(self, deadline: float | None) -> None:
+        try:
+            self._send(self._session.hello(), deadline)
+        except NotSent:
+            self._failure = None  # turned away at once; the reason may be there to read
+        with self._arrived:
+            while not self._session.is_greeted:
+                if self._failure is not None:
+                    raise self._failure()
+                self._read_or_wait(deadline)
+
+    def _break(self, failure: Callable[[], BgdError]) -> None:
+        if self._failure is None:
+            self._failure = failure
+
+
+def _connected(path: str, deadline: float | None) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if (left := _left(deadline)) is not None:
+            # With a timeout of Python's, connect() to a busy Unix socket fails at once with EAGAIN.
+            # The kernel's own timeout waits for room in the listener's queue.
+            timeval = struct.pack("@ll", int(left), int(max(left % 1, _LEAST_TIMEOUT) * 1_000_000))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _poll(connection: socket.socket, event: int, deadline: float | None) -> bool:
+    """Wait until the socket can be read or written without waiting, or has ended; False: not in time."""
+    poller = select.poll()
+    poller.register(connection, event)
+    left = _left(deadline)
+    return bool(poller.poll(None if left is None else left * 1000))
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

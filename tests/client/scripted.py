@@ -1,0 +1,87 @@
+"""A daemon that does what a test tells it: a real socket, a thread, and one script for each connection."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import bgd
+from bgd.wire.framing import FrameReader, frame
+from bgd.wire.messages import PROTOCOL, Hello, Reply, Request, decode_hello, decode_request, encode
+
+DEADLINE = 10.0
+
+
+class Peer:
+    """The daemon's end of one connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader = FrameReader()
+        self._payloads: list[bytes] = []
+
+    def greet(self, protocol: int = PROTOCOL) -> Hello:
+        hello = decode_hello(self._next())
+        self.send_bytes(frame(encode(Hello(protocol, bgd.__version__, "scripted"))))
+        return hello
+
+    def receive(self) -> Request:
+        return decode_request(self._next())
+
+    def send(self, *replies: Reply) -> None:
+        self.send_bytes(b"".join(frame(encode(reply)) for reply in replies))
+
+    def send_bytes(self, data: bytes) -> None:
+        self._connection.sendall(data)
+
+    def wait_for_end(self) -> None:
+        """Return when the client has gone."""
+        with suppress(ConnectionError):
+            while self._connection.recv(65536):
+                pass
+
+    def _next(self) -> bytes:
+        while not self._payloads:
+            data = self._connection.recv(65536)
+            if not data:
+                raise EOFError
+            self._payloads += self._reader.feed(data)
+        return self._payloads.pop(0)
+
+
+Script = Callable[[Peer], None]
+
+
+class ScriptedDaemon:
+    """Plays one script after another, one a connection, and keeps what went wrong in them."""
+
+    def __init__(self, path: str, scripts: tuple[Script, ...]) -> None:
+        self.path = path
+        self._scripts = scripts
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._listener.settimeout(DEADLINE)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._play, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the end of the last script; raise what failed in any."""
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive(), "the script has not come to its end"
+        if self._failure is not None:
+            raise self._failure
+
+    def _play(self) -> None:
+        try:
+            with self._listener:
+                for script in self._scripts:
+                    connection, _ = self._listener.accept()
+                    with connection:
+                        connection.settimeout(DEADLINE)
+                        script(Peer(connection))
+        except BaseException as failure:  # noqa: BLE001 - it belongs to the test's own thread
+            self._failure = failure

@@ -1,0 +1,333 @@
+"""What a client makes of a daemon's behaviour on the socket, good and bad."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bgd
+from bgd import Client, State
+from bgd.errors import BgdError, DaemonUnreachable, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
+from bgd.wire import messages
+from bgd.wire.messages import ErrorCode
+from tests.client.scripted import Peer
+
+
+def view_of(job_id: int, state: State = State.SUCCEEDED) -> messages.JobView:
+    fields: dict[str, Any] = dict.fromkeys(messages.JobView.__struct_fields__)
+    fields |= {"id": job_id, "kind": "command", "state": state, "user": "me", "queue": "default", "tags": []}
+    fields |= {
+        "priority": 0,
+        "retries": 0,
+        "retry_delay": 5.0,
+        "backoff": 1.0,
+        "max_delay": 9.0,
+        "jitter": 0.1,
+    }
+    return messages.JobView(**fields | {"delay": 0.0, "attempt": 1, "created_at": 1.0})
+
+
+def serve(*job_ids: int):
+    """Return a script that greets and takes so many jobs."""
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        for job_id in job_ids:
+            peer.send(messages.Submitted(peer.receive().id, [job_id]))
+
+    return script
+
+
+def test_submit_returns_the_daemons_id(play):
+    with Client(play(serve(7))) as client:
+        assert client.submit(["true"]).id == 7
+
+
+def test_another_protocol_is_an_error_that_names_both_versions(play):
+    client = Client(play(lambda peer: peer.greet(protocol=99)))
+
+    with pytest.raises(
+        ProtocolError, match=rf"bgd {bgd.__version__}\) speaks protocol 99.*protocol 1: upgrade"
+    ):
+        client.submit(["true"])
+
+
+def test_who_is_turned_away_at_the_door_learns_why(play):
+    client = Client(play(lambda peer: peer.send(messages.Failed(0, ErrorCode.FULL, "too many connections"))))
+
+    with pytest.raises(Full, match="too many connections"):
+        client.submit(["true"])
+
+
+def test_a_daemon_that_hangs_up_at_once_is_unreachable(play):
+    client = Client(play(lambda _: None))
+
+    with pytest.raises(DaemonUnreachable, match="hung up without a word"):
+        client.submit(["true"])
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0\0\0\1\xc1", b"\0\0\0\3\x81\xa1a"]
+)
+def test_garbage_is_a_protocol_error(play, garbage):
+    def script(peer):
+        peer.greet()
+        peer.receive()
+        peer.send_bytes(garbage)
+
+    with pytest.raises(ProtocolError):
+        Client(play(script)).submit(["true"])
+
+
+def test_a_daemon_that_goes_away_before_it_answers_leaves_it_open_whether_the_job_was_taken(play):
+    def script(peer):
+        peer.greet()
+        peer.receive()
+
+    with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
+        Client(play(script)).submit(["true"])
+
+
+def test_a_request_that_cannot_have_been_taken_is_sent_again_over_a_new_connection(play):
+    with Client(play(serve(1), serve(2))) as client:
+        client.submit(["true"])
+        wait_until_hung_up(client)
+
+        assert client.submit(["true"]).id == 2
+
+
+def test_a_silent_daemon_is_unreachable_after_the_timeout(play):
+    def script(peer):
+        peer.greet()
+        peer.wait_for_end()
+
+    with (
+        Client(play(script), timeout=0.05) as client,
+        pytest.raises(DaemonUnreachable, match=r"did not answer within 0\.05 s: .*may or may not"),
+    ):
+        client.submit(["true"])
+
+
+def test_a_daemon_that_never_greets_is_unreachable_after_the_timeout(play):
+    with pytest.raises(DaemonUnreachable, match="does not answer"):
+        Client(play(Peer.wait_for_end), timeout=0.05).submit(["true"])
+
+
+def test_a_daemon_too_busy_to_accept_is_unreachable_after_the_timeout(tmp_path):
+    path = str(tmp_path / "busy.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+        began = time.monotonic()
+
+        with pytest.raises(DaemonUnreachable, match="does not answer"):
+            Client(path, timeout=0.1).submit(["true"])
+
+    assert 0.1 <= time.monotonic() - began < 5
+
+
+def test_nobody_at_the_socket_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(DaemonUnreachable, match=r"no daemon answers at .*/none\.sock"):
+        Client(str(tmp_path / "none.sock")).submit(["true"])
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (ErrorCode.REFUSED, Refused),
+        (ErrorCode.NOT_ALLOWED, NotAllowed),
+        (ErrorCode.NO_SUCH_JOB, NoSuchJob),
+        (ErrorCode.FULL, Full),
+        (ErrorCode.PROTOCOL, ProtocolError),
+    ],
+)
+def test_each_failure_has_its_exception_and_the_connection_goes_on(play, code, error):
+    def script(peer):
+        peer.greet()
+        peer.send(messages.Failed(peer.receive().id, code, "because"))
+        peer.send(messages.Submitted(peer.receive().id, [5]))
+
+    with Client(play(script)) as client:
+        with pytest.raises(error, match="because"):
+            client.submit(["true"])
+        assert client.submit(["true"]).id == 5
+
+
+def test_an_answer_of_the_wrong_kind_is_a_protocol_error(play):
+    def script(peer):
+        peer.greet()
+        peer.send(messages.Done(peer.receive().id))
+
+    with Client(play(script)) as client, pytest.raises(ProtocolError, match="Done where Submitted was due"):
+        client.submit(["true"])
+
+
+def test_waiting_too_long_is_a_timeout_and_ends_the_stream(play):
+    forgotten = []
+
+    def script(peer):
+        peer.greet()
+        wait = peer.receive()
+        forget = peer.receive()
+        forgotten.append((wait.id, forget.request))
+        peer.send(messages.End(wait.id))
+        peer.send(messages.Submitted(peer.receive().id, [8]))
+
+    with Client(play(script)) as client:
+        with pytest.raises(TimeoutError, match=r"job 7 has not finished within 0\.05 s"):
+            client.wait([7], timeout=0.05)
+        assert client.submit(["true"]).id == 8
+    [(stream, forgot)] = forgotten
+    assert stream == forgot
+
+
+def test_jobs_come_as_they_finish_and_in_the_order_asked_for(play):
+    def script(peer):
+        peer.greet()
+        for _ in range(2):
+            wait = peer.receive()
+            peer.send(messages.JobsPart(wait.id, [view_of(9)]), messages.JobsPart(wait.id, [view_of(4)]))
+            peer.send(messages.End(wait.id))
+
+    with Client(play(script)) as client:
+        assert [job.id for job in client.as_finished([4, 9])] == [9, 4]
+        assert [job.id for job in client.wait([4, 9])] == [4, 9]
+
+
+def test_threads_that_wait_at_once_each_get_their_own_answer(play):
+    threads = 8
+
+    def script(peer):
+        peer.greet()
+        waits = [peer.receive() for _ in range(threads)]
+        for wait in reversed(waits):
+            peer.send(messages.JobsPart(wait.id, [view_of(wait.jobs[0])]), messages.End(wait.id))
+
+    with Client(play(script)) as client, ThreadPoolExecutor(threads) as pool:
+        client_ids = range(1, threads + 1)
+        answers = list(pool.map(lambda job_id: client.wait([job_id])[0].id, client_ids))
+
+    assert answers == list(client_ids)
+
+
+def test_a_thread_whose_patience_ends_leaves_the_reading_to_another(play):
+    impatient_left = threading.Event()
+
+    def script(peer):
+        peer.greet()
+        waits = {wait.jobs[0]: wait for wait in (peer.receive(), peer.receive())}
+        peer.send(messages.End(peer.receive().request))
+        assert impatient_left.wait(10)
+        peer.send(messages.JobsPart(waits[2].id, [view_of(2)]), messages.End(waits[2].id))
+
+    with Client(play(script)) as client, ThreadPoolExecutor(1) as pool:
+
+        def be_impatient():
+            with pytest.raises(TimeoutError):
+                client.wait([1], timeout=0.1)
+            impatient_left.set()
+
+        impatience = pool.submit(be_impatient)
+        assert client.wait([2], timeout=10)[0].id == 2
+        impatience.result()
+
+
+def test_closing_a_client_wakes_the_thread_that_waits_at_it(play):
+    is_waiting = threading.Event()
+
+    def script(peer):
+        peer.greet()
+        peer.receive()
+        is_waiting.set()
+        peer.wait_for_end()
+
+    client = Client(play(script))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.wait, [1])
+        assert is_waiting.wait(10)
+        client.close()
+        with pytest.raises(DaemonUnreachable):
+            waiting.result(10)
+
+
+def test_a_log_has_a_connection_of_its_own_and_leaves_it_when_no_more_is_wanted(play):
+    def log(peer):
+        peer.greet()
+        request = peer.receive()
+        peer.send(messages.LogPart(request.id, 1, b"first\n"))
+        peer.wait_for_end()
+
+    with Client(play(serve(1), log)) as client:
+        job = client.submit(["true"])
+        pieces = job.logs(follow=True)
+        assert next(pieces).data == b"first\n"
+        pieces.close()
+
+
+def test_a_batch_over_the_frame_limit_is_sent_in_parts_of_one_request(play):
+    parts = []
+
+    def script(peer):
+        peer.greet()
+        while True:
+            parts.append(peer.receive())
+            if not parts[-1].more:
+                break
+        peer.send(messages.Submitted(parts[-1].id, list(range(1, 301))))
+
+    argvs = [["echo", str(number), "x" * 10_000] for number in range(300)]
+    with Client(play(script)) as client:
+        jobs = client.submit_many(argvs)
+
+    assert len(jobs) == 300
+    assert len(parts) > 2
+    assert len({part.id for part in parts}) == 1
+    assert [spec.argv[1] for part in parts for spec in part.specs] == [str(number) for number in range(300)]
+
+
+def test_a_forked_child_is_told_to_make_its_own_client(play):
+    program = (
+        "import os, sys\n"
+        "from bgd import Client, BgdError\n"
+        "client = Client(sys.argv[1])\n"
+        "client.submit(['true'])\n"
+        "if (pid := os.fork()) == 0:\n"
+        "    try:\n"
+        "        client.submit(['true'])\n"
+        "    except BgdError as error:\n"
+        "        print(error, flush=True)\n"
+        "    client.close()\n"
+        "    os._exit(0)\n"
+        "os.waitpid(pid, 0)\n"
+        "print(client.submit(['true']).id)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, play(serve(1, 2))],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "make a new Client after fork" in done.stdout
+    assert done.stdout.endswith("\n2\n")
+
+
+def test_every_error_of_a_client_can_be_caught_as_one():
+    assert all(issubclass(error, BgdError) for error in (DaemonUnreachable, Refused, ProtocolError))
+
+
+def wait_until_hung_up(client: Client) -> None:
+    """Wait until the kernel knows that the daemon closed the connection."""
+    client._channel.connection()._socket.recv(1, socket.MSG_PEEK)
