@@ -7,6 +7,7 @@ Version N of the supervisor speaks N - 1 too; fields are only ever added, with a
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
@@ -127,6 +128,19 @@ class Ended(Struct, frozen=True, tag="ended", kw_only=True):
     log_bytes: int = 0
     problem: str | None = None
     result: bytes | None = None
+
+
+class NotStarted(StrEnum):
+    """How the `problem` of an attempt that was not started begins; a colon and the details follow."""
+
+    NO_PROGRAM = "program not found"
+    NO_INTERPRETER = "interpreter not found"  # the program is there, what its first line names is not
+    NOT_EXECUTABLE = "not executable"
+    NOT_PERMITTED = "not permitted"
+    NO_DIRECTORY = "no such directory"
+    NOT_A_DIRECTORY = "not a directory"
+    TOO_LONG = "argument list too long"
+    OTHER = "cannot start"
 
 
 class Ready(Struct, frozen=True, tag="ready"):

@@ -1,0 +1,82 @@
+"""The elapsed clock, which never jumps and counts suspend, and an alarm on it that asyncio can wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def elapsed() -> float:
+    """Return seconds since the machine started, suspend included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    """Return the kernel's name for this run of the machine: another one means that nothing lived on."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+class Alarm:
+    """Calls back once when the elapsed clock reaches a time.
+
+    A loop's own timers run on a clock that stands still while the machine is suspended; this one is late
+    by the time of waking up and no more. It is a descriptor, so any loop with add_reader will do.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._fd = _create()
+        loop.add_reader(self._fd, self._ring)
+
+    def set(self, at: float | None) -> None:
+        """Ring at this time of the elapsed clock, at once if it is past; None: not at all."""
+        _arm(self._fd, 0.0 if at is None else max(at, _SOONEST))
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+
+    def _ring(self) -> None:
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:  # set anew between the ring and this turn of the loop
+            return
+        self._callback()
+
+
+_SOONEST = 1e-9  # zero would disarm
+_TFD_NONBLOCK = os.O_NONBLOCK
+_TFD_CLOEXEC = os.O_CLOEXEC
+_TFD_TIMER_ABSTIME = 1
+
+if sys.version_info >= (3, 13):
+
+    def _create() -> int:
+        return os.timerfd_create(time.CLOCK_BOOTTIME, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
+
+    def _arm(fd: int, at: float) -> None:
+        os.timerfd_settime(fd, flags=os.TFD_TIMER_ABSTIME, initial=at)
+
+else:
+    _libc = ctypes.CDLL(None, use_errno=True)
+
+    def _create() -> int:
+        return _checked(_libc.timerfd_create(time.CLOCK_BOOTTIME, _TFD_NONBLOCK | _TFD_CLOEXEC))
+
+    def _arm(fd: int, at: float) -> None:
+        seconds = int(at)
+        # struct itimerspec: the interval (none), then the first expiry, each seconds and nanoseconds
+        times = (ctypes.c_long * 4)(0, 0, seconds, max(int((at - seconds) * 1e9), 0 if seconds else 1))
+        _checked(_libc.timerfd_settime(fd, _TFD_TIMER_ABSTIME, times, None))
+
+    def _checked(result: int) -> int:
+        if result < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return result

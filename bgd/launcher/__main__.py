@@ -1,0 +1,127 @@
+"""The launcher: parent of every job. One loop, one socket, one lock; started by bgd, or by hand."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from bgd.clock import boot_id
+from bgd.launcher.attempts import Attempts
+from bgd.launcher.children import Children
+from bgd.launcher.deadlines import Deadlines
+from bgd.launcher.departure import Departure
+from bgd.launcher.journal import Journal, read
+from bgd.launcher.line import Line
+from bgd.launcher.look import Looker
+from bgd.launcher.masters import Masters, Visitor
+from bgd.launcher.rendezvous import Busy, bind, sign_lock, take_lock
+from bgd.launcher.sweep import sweep
+from bgd.launcher.tools import Tools
+
+log = logging.getLogger("bgd.launcher")
+
+
+def main() -> int:
+    """Run the launcher until it may leave; return its exit code."""
+    options = _options()
+    logging.basicConfig(format="%(asctime)s bgd.launcher %(levelname)s %(message)s", level=logging.INFO)
+    _shed_what_was_inherited({0, 1, 2, options.lock_fd, options.listen_fd})
+    state, logs = options.state.absolute(), options.logs.absolute()
+    os.chdir("/")  # a working directory would keep a file system from being unmounted
+    try:
+        lock = take_lock(state) if options.lock_fd is None else options.lock_fd
+        sign_lock(lock)
+        listener = bind(state) if options.listen_fd is None else socket.socket(fileno=options.listen_fd)
+        asyncio.run(_serve(listener, state, logs, options.idle))
+    except Busy as error:
+        log.error("%s", error)  # noqa: TRY400  a traceback would not help
+        return _TEMPORARY
+    except OSError as error:
+        log.error("cannot work in %s: %s", state, error)  # noqa: TRY400  a traceback would not help
+        return 1
+    return 0
+
+
+async def _serve(listener: socket.socket, state: Path, logs: Path, idle: float) -> None:
+    loop = asyncio.get_running_loop()
+    journal_path = state / "launcher.journal"
+    left = read(journal_path)
+    async with asyncio.TaskGroup() as group:
+        tools = Tools(
+            group=group,
+            deadlines=Deadlines(loop),
+            looker=Looker(group),
+            children=Children(loop),
+            journal=Journal(journal_path, f"{boot_id()}:{os.urandom(8).hex()}", left),
+            state=str(state),
+            logs=str(logs),
+            null=os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC),
+        )
+        tools.children.install()
+        line = Line()
+        departure = Departure(tools.deadlines, idle)
+        attempts = Attempts(tools, line, departure.consider)
+        masters = Masters(attempts, line, tools.journal, departure.consider)
+        departure.oversee(attempts, masters)
+        _listen_to_signals(loop, departure)
+        # whoever comes now waits for the sweep; without a socket there would seem to be no launcher
+        server = await loop.create_unix_server(lambda: Visitor(masters), sock=listener, **_never_unlink)
+        attempts.remember(await sweep(left, tools))
+        masters.open()
+        departure.consider()
+        await departure.wait()
+        server.close()
+
+
+def _listen_to_signals(loop: asyncio.AbstractEventLoop, departure: Departure) -> None:
+    loop.add_signal_handler(signal.SIGTERM, departure.tell)
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        # with a handler, not SIG_IGN, which every job would inherit
+        loop.add_signal_handler(ignored, lambda: None)
+
+
+def _shed_what_was_inherited(kept: set[int | None]) -> None:
+    """Undo what jobs would inherit: open descriptors, ignored and blocked signals."""
+    start = 0
+    for fd in sorted(fd for fd in kept if fd is not None):
+        os.closerange(start, fd)
+        if fd > sys.stderr.fileno():
+            os.set_inheritable(fd, False)
+        start = fd + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+    for signum in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Popen restores these
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o077)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bgd.launcher", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True, help="folder of lock, socket and journal")
+    parser.add_argument("--logs", type=Path, required=True, help="folder of the jobs' logs")
+    parser.add_argument("--lock-fd", type=int, help="descriptor that holds the lock already")
+    parser.add_argument("--listen-fd", type=int, help="descriptor of the socket, bound and listening")
+    parser.add_argument(
+        "--idle",
+        type=float,
+        default=_IDLE,
+        help="seconds to stay without a supervisor and jobs (%(default)g)",
+    )
+    return parser.parse_args()
+
+
+_IDLE = 60.0
+_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
+# Python 3.13 began to unlink a server's socket; here that is for the next launcher to do, under the lock
+_never_unlink: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+
+if __name__ == "__main__":
+    sys.exit(main())

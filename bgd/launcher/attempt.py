@@ -1,0 +1,136 @@
+"""One attempt, from its Launch to its end: first it has to start, which may take patience."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from bgd.clock import elapsed
+from bgd.core.job import Outcome
+from bgd.launcher.children import LostChild
+from bgd.launcher.logfile import LogFile
+from bgd.launcher.output import Output
+from bgd.launcher.process import read_process
+from bgd.launcher.records import Began, FirstProcess
+from bgd.launcher.running import Running
+from bgd.launcher.spawn import SHORTAGES, CannotStart, spawn
+from bgd.launcher.tools import Tools
+from bgd.launcher.tree import Tree
+from bgd.wire.launching import Ended, Launch, Started, log_name
+
+log = logging.getLogger(__name__)
+
+
+class Attempt:
+    """`started` is called when its process runs, `grew` when its log did."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        tools: Tools,
+        started: Callable[[Started], None],
+        grew: Callable[[], None],
+    ) -> None:
+        self.launch = launch
+        self._tools = tools
+        self._started = started
+        self._grew = grew
+        self._started_at = time.time()
+        self._stop: tuple[Outcome, float] | None = None  # asked for before it ran: reason, grace
+        self._asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._running: Running | None = None
+
+    @property
+    def state(self) -> Started:
+        pid = self._running.pid if self._running else None
+        return Started(self.launch.key, pid, self._started_at)
+
+    @property
+    def log_bytes(self) -> int:
+        return self._running.log_bytes if self._running else 0
+
+    def stop(self, reason: Outcome, grace: float) -> None:
+        """End it. May be said again; the first reason and the shortest grace count."""
+        if self._running is not None:
+            self._running.stop(reason, grace)
+        elif self._stop is None:
+            self._stop = reason, grace
+            self._asked.set_result(None)
+
+    async def live(self) -> Ended:
+        """Return how it ended, when nothing of it is left."""
+        try:
+            running = await self._start()
+        except CannotStart as error:
+            return self._never_ran(Outcome.NOT_STARTED, str(error))
+        except LostChild as error:
+            return self._never_ran(Outcome.INTERRUPTED, str(error))
+        if running is None:
+            return self._never_ran(self._stop[0] if self._stop else Outcome.CANCELLED, None)
+        self._running = running
+        self._started(self.state)
+        if self._stop is not None:
+            running.stop(*self._stop)
+        return await running.end()
+
+    async def _start(self) -> Running | None:
+        """Start it as soon as the machine has room; None: asked to end before that."""
+        pause = _FIRST_PAUSE
+        while self._stop is None:
+            try:
+                return await self._try_to_start()
+            except OSError as error:
+                if error.errno not in SHORTAGES:
+                    raise
+                _complain(self.launch, error, pause)
+            over = self._tools.deadlines.passed(pause)
+            await asyncio.wait({over, self._asked}, return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        return None
+
+    async def _try_to_start(self) -> Running:
+        launch, tools = self.launch, self._tools
+        path = f"{tools.logs}/{log_name(launch.key.job, launch.key.attempt)}"
+        output = Output(LogFile(path, launch.log_cap, keeps_tail=not launch.log_kill, null=tools.null))
+        try:
+            since = elapsed()
+            self._started_at = time.time()
+            tools.journal.note(Began(launch.key, output.inode, since, self._started_at))
+            spawned = await spawn(launch, output.writer, tools.null, tools.state)
+        except BaseException:
+            output.close()
+            raise
+        self._note_first_process(spawned.process.pid)
+        tree = Tree(launch.key, output.inode, since, spawned.process.pid)
+        return Running(launch, tools, spawned, output, tree, self._started_at, self._grew)
+
+    def _note_first_process(self, pid: int) -> None:
+        first = read_process(pid)
+        if first is None:  # it has ended and been reaped
+            return
+        try:
+            self._tools.journal.note(FirstProcess(self.launch.key, pid, first.ticks))
+        except OSError as error:  # it runs, so this must not look like a failed start; mark and pipe suffice
+            log.warning("job %d: the journal cannot take its pid: %s", self.launch.key.job, error.strerror)
+
+    def _never_ran(self, outcome: Outcome, problem: str | None) -> Ended:
+        return Ended(key=self.launch.key, outcome=outcome, finished_at=time.time(), problem=problem)
+
+
+_FIRST_PAUSE = 1.0  # seconds until the next try when the machine has no room, doubled up to the longest
+_LONGEST_PAUSE = 30.0
+_COMPLAINTS_APART = 10.0  # seconds: a machine without room must not drown in messages about it
+
+_complained_at = -_COMPLAINTS_APART
+
+
+def _complain(launch: Launch, error: OSError, pause: float) -> None:
+    global _complained_at  # noqa: PLW0603  one machine, so one shortage, whichever jobs feel it
+    if elapsed() - _complained_at >= _COMPLAINTS_APART:
+        _complained_at = elapsed()
+        log.warning(
+            "job %d waits for the machine: %s; next try in %g s", launch.key.job, error.strerror, pause
+        )

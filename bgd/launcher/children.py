@@ -1,0 +1,86 @@
+"""The launcher's children: those asyncio waits for, with what they used, and orphans, which it reaps."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import resource
+import signal
+import sys
+
+# asyncio's way to a child's end; kept because Children puts its own function in the module's place
+open_pidfd = os.pidfd_open
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+class LostChild(Exception):
+    """A process was started and could not be watched, so it was killed: it must not be started again."""
+
+
+class Children:
+    """Keeps apart what asyncio started, and so waits for, and what was left to this process by others.
+
+    asyncio tells nobody which children it watches, nor what they used, so the two calls it watches
+    children with are replaced for this process: pidfd_open, made once for each child in the same step that
+    starts it, and waitpid, made once for each that ended.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watched: set[int] = set()
+        self._usages: dict[int, resource.struct_rusage] = {}
+        self._is_blocked = False
+
+    def install(self) -> None:
+        """Become the parent of all orphans below, and take over asyncio's waiting."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "cannot become the parent of orphans (prctl)")
+        os.pidfd_open = self._watch
+        os.waitpid = self._wait
+        if sys.version_info < (3, 12):  # later ones take pidfds by themselves
+            watcher = asyncio.PidfdChildWatcher()
+            watcher.attach_loop(self._loop)
+            asyncio.set_child_watcher(watcher)
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
+
+    def take_usage(self, pid: int) -> resource.struct_rusage | None:
+        """Return what an ended child used, once."""
+        return self._usages.pop(pid, None)
+
+    def _watch(self, pid: int, flags: int = 0) -> int:
+        try:
+            pidfd = open_pidfd(pid, flags)
+        except OSError as error:
+            # it runs already: an error that looks like a failed start would have it started twice
+            os.killpg(pid, signal.SIGKILL)
+            os.wait4(pid, 0)
+            raise LostChild(f"could not watch process {pid}, so killed it: {error.strerror}") from error
+        self._watched.add(pid)
+        return pidfd
+
+    def _wait(self, pid: int, options: int, /) -> tuple[int, int]:
+        reaped, status, usage = os.wait4(pid, options)
+        if reaped in self._watched:  # else a child that never became the program; asyncio forgot it too
+            self._watched.discard(reaped)
+            self._usages[reaped] = usage
+            if self._is_blocked:
+                self._is_blocked = False
+                self._loop.call_soon(self._reap_orphans)
+        return reaped, status
+
+    def _reap_orphans(self) -> None:
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            if ended.si_pid in self._watched:
+                # the kernel shows the same one until asyncio has taken it, so look again after that
+                self._is_blocked = True
+                return
+            os.wait4(ended.si_pid, os.WNOHANG)

@@ -1,0 +1,103 @@
+"""Many deadlines on the elapsed clock, kept by one alarm."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+
+from bgd.clock import Alarm, elapsed
+
+
+class Deadlines:
+    """A heap that forgets lazily: the cancelled go when they come up or outnumber the living."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._alarm = Alarm(loop, self._ring)
+        self._heap: list[Deadline] = []
+        self._dead = 0
+        self._armed_for: float | None = None
+
+    def after(self, seconds: float, callback: Callable[[], None]) -> Deadline:
+        """Call back in so many seconds, suspend included."""
+        deadline = Deadline(elapsed() + seconds, callback, self._note_dead)
+        heapq.heappush(self._heap, deadline)
+        self._arm()
+        return deadline
+
+    def passed(self, seconds: float) -> asyncio.Future[None]:
+        """Return a future that is done in so many seconds; cancel it when it is no longer wanted."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        deadline = self.after(seconds, lambda: _settle(future))
+        future.add_done_callback(lambda _: deadline.cancel())
+        return future
+
+    def close(self) -> None:
+        self._alarm.close()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def _note_dead(self) -> None:
+        self._dead += 1
+        if self._dead > _WORTH_SWEEPING and self._dead * 2 > len(self._heap):
+            self._heap = [each for each in self._heap if each.is_live]
+            heapq.heapify(self._heap)
+            self._dead = 0
+
+    def _ring(self) -> None:
+        self._armed_for = None
+        now = elapsed()
+        while (first := self._first()) is not None and first.at <= now:
+            heapq.heappop(self._heap).pass_by()
+        self._arm()
+
+    def _arm(self) -> None:
+        first = self._first()
+        if first is not None and first.at != self._armed_for:
+            self._armed_for = first.at
+            self._alarm.set(first.at)
+
+    def _first(self) -> Deadline | None:
+        while self._heap and not self._heap[0].is_live:
+            heapq.heappop(self._heap)
+            self._dead = max(0, self._dead - 1)
+        return self._heap[0] if self._heap else None
+
+
+class Deadline:
+    """One call to come at `at` of the elapsed clock."""
+
+    __slots__ = ("_callback", "_note_dead", "at")
+
+    def __init__(self, at: float, callback: Callable[[], None], note_dead: Callable[[], None]) -> None:
+        self.at = at
+        self._callback: Callable[[], None] | None = callback
+        self._note_dead = note_dead
+
+    @property
+    def is_live(self) -> bool:
+        return self._callback is not None
+
+    def cancel(self) -> None:
+        """Call nobody; may be said after it has passed, and again."""
+        if self._callback is not None:
+            self._callback = None
+            self._note_dead()
+
+    def pass_by(self) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+    def __lt__(self, other: Deadline) -> bool:
+        return self.at < other.at
+
+
+_WORTH_SWEEPING = 64  # dead entries below this are cheaper to keep than to sweep
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

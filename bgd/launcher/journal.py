@@ -1,0 +1,229 @@
+"""What the launcher must remember beyond its own death: who it is, what it started, how that ended.
+
+One append-only file is spool, run records and list for the sweep in one (R3, R4, R5). Records are appended
+with a plain write, which no kill of the launcher takes back; an end that no supervisor is there to store is
+also synced to the disk. Each is a frame of a CRC-32 and MessagePack. The file is rewritten (new file, rename)
+at every start, and when most of it is dead.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from bgd.errors import ProtocolError
+from bgd.launcher.records import (
+    Began,
+    Finished,
+    FirstProcess,
+    Forgotten,
+    Generation,
+    Instance,
+    Recollection,
+    Record,
+    decode,
+    encode,
+    key_of,
+)
+from bgd.wire.framing import FrameReader, frame
+from bgd.wire.launching import MAX_LAUNCHING_FRAME, Ended, Key
+
+
+def read(path: Path) -> Recollection:
+    """Return what the journal says up to where it can be read.
+
+    A last record cut short is no damage: whoever was writing it did not yet act on it.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    recollection = Recollection()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return recollection
+    try:
+        for payload in FrameReader(_LIMIT).feed(data):
+            recollection.add(_unframed(payload))
+    except (ProtocolError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        recollection.is_whole = False
+    return recollection
+
+
+class Journal:
+    """Takes over what its predecessor left in `recollection`, then is written to."""
+
+    def __init__(self, path: Path, instance: str, recollection: Recollection) -> None:
+        """Begin anew with what of the recollection still counts.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._path = path
+        self.instance = Instance(instance, _covered_by(instance, recollection))
+        self._generations = dict(recollection.generations)
+        self._fd = -1
+        self._size = 0
+        self._places: dict[Key, list[tuple[int, int]]] = {}  # the living: where their records start and end
+        self._living = 0  # bytes
+        self._unsynced: set[Key] = set()  # ends that a power cut would take
+        self._synced = {key for key, trace in recollection.traces.items() if trace.finished is not None}
+        self._is_moved = True  # the folder may not yet name this file on disk
+        self._rewrite(
+            (key, [_framed(record) for record in trace.records()])
+            for key, trace in recollection.traces.items()
+        )
+
+    def generation(self, store: str) -> int:
+        """Return the highest generation of this store's supervisors that was obeyed, 0: none."""
+        return self._generations.get(store, 0)
+
+    def obey(self, store: str, generation: int) -> None:
+        """Remember a generation.
+
+        Raises:
+            OSError: there is no room.
+        """
+        if self._generations.get(store) != generation:
+            self._generations[store] = generation
+            self._append(Generation(store, generation))
+
+    def note(self, record: Began | FirstProcess) -> None:
+        """Remember a step of an attempt.
+
+        Raises:
+            OSError: there is no room; the file is as it was before.
+        """
+        self._keep(record)
+
+    def finish(self, ended: Ended, *, durable: bool) -> None:
+        """Remember an end until it is forgotten; `durable`: even if the power fails now.
+
+        Raises:
+            OSError: there is no room.
+        """
+        self._keep(Finished(ended))
+        self._unsynced.add(ended.key)
+        if durable:
+            self.sync()
+
+    def forget(self, key: Key) -> None:
+        """Drop an attempt.
+
+        Raises:
+            OSError: there is no room to say so; after a restart its end would be told again.
+        """
+        self._living -= sum(end - start for start, end in self._places.pop(key, []))
+        self._unsynced.discard(key)
+        self._synced.discard(key)
+        self._append(Forgotten(key))
+        is_worth_it = self._size > _LARGE or (not self._places and self._size > _SMALL)
+        if is_worth_it and self._living * 2 < self._size:
+            self._rewrite(
+                (key, [os.pread(self._fd, end - start, start) for start, end in places])
+                for key, places in self._places.items()
+            )
+
+    def sync(self) -> None:
+        """Bring every end that is still to be told to the disk."""
+        if not self._unsynced:
+            return
+        os.fdatasync(self._fd)
+        self._synced |= self._unsynced
+        self._unsynced.clear()
+        if self._is_moved:
+            _sync_folder(self._path.parent)
+            self._is_moved = False
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _keep(self, record: Began | FirstProcess | Finished) -> None:
+        start, end = self._append(record)
+        self._places.setdefault(key_of(record), []).append((start, end))
+        self._living += end - start
+
+    def _append(self, record: Record) -> tuple[int, int]:
+        data = _framed(record)
+        if os.write(self._fd, data) != len(data):
+            os.ftruncate(self._fd, self._size)  # half a record would hide all that follow
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        start, self._size = self._size, self._size + len(data)
+        return start, self._size
+
+    def _rewrite(self, kept: Iterable[tuple[Key, list[bytes]]]) -> None:
+        data = bytearray(_framed(self.instance))
+        for store, number in self._generations.items():
+            data += _framed(Generation(store, number))
+        header = len(data)
+        places: dict[Key, list[tuple[int, int]]] = {}
+        for key, frames in kept:
+            places[key] = []
+            for each in frames:
+                places[key].append((len(data), len(data) + len(each)))
+                data += each
+        fd = _written(self._path, bytes(data), durable=bool(self._synced))
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._size, self._places = fd, len(data), places
+        self._living = self._size - header
+        self._is_moved = True
+
+
+_LIMIT = MAX_LAUNCHING_FRAME + 1024  # an Ended with what surrounds it
+_LARGE = 1 << 20  # bytes from which a journal that is mostly dead is rewritten
+_SMALL = 1 << 16  # likewise when all of it is dead
+_MOST_COVERED = 64  # predecessors named; a Launch on its way to an older one was given up long ago
+_CHECKSUM = 4
+
+
+def _framed(record: Record) -> bytes:
+    payload = encode(record)
+    return frame(zlib.crc32(payload).to_bytes(_CHECKSUM, "big") + payload, _LIMIT)
+
+
+def _unframed(data: bytes) -> Record:
+    payload = data[_CHECKSUM:]
+    if zlib.crc32(payload).to_bytes(_CHECKSUM, "big") != data[:_CHECKSUM]:
+        raise ProtocolError("a damaged record")
+    return decode(payload)
+
+
+def _covered_by(instance: str, recollection: Recollection) -> list[str]:
+    earlier = recollection.instance
+    if earlier is None or not recollection.is_whole or boot_of(earlier.id) != boot_of(instance):
+        return []
+    return [*earlier.covers, earlier.id][-_MOST_COVERED:]
+
+
+def boot_of(instance: str) -> str:
+    return instance.partition(":")[0]
+
+
+def _written(path: Path, data: bytes, *, durable: bool) -> int:
+    """Put a new file in the journal's place and return it open for appending."""
+    new = path.with_suffix(".new")
+    fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if os.write(fd, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(new))  # noqa: TRY301  as a failed write
+        if durable:
+            os.fdatasync(fd)
+        new.replace(path)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

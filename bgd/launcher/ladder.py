@@ -1,0 +1,102 @@
+"""The stop ladder (R8): TERM to a whole process tree, grace, then KILL until nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+
+from bgd.clock import elapsed
+from bgd.launcher.deadlines import Deadline, Deadlines
+from bgd.launcher.look import Looker
+from bgd.launcher.process import Process, hold
+from bgd.launcher.tree import Tree
+
+log = logging.getLogger(__name__)
+
+
+class Ladder:
+    """Brings one tree down; `grace` seconds from now at the latest the KILLs begin."""
+
+    def __init__(self, tree: Tree, looker: Looker, deadlines: Deadlines, grace: float) -> None:
+        self._tree = tree
+        self._looker = looker
+        self._deadlines = deadlines
+        self._no_mercy: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._deadline: Deadline | None = None
+        self.hasten(grace)
+
+    def hasten(self, grace: float) -> None:
+        """Let the grace end in so many seconds, if that is sooner."""
+        if self._no_mercy.done() or (self._deadline and self._deadline.at <= elapsed() + grace):
+            return
+        if self._deadline:
+            self._deadline.cancel()
+        self._deadline = None if grace <= 0 else self._deadlines.after(grace, self._end_grace)
+        if self._deadline is None:
+            self._end_grace()
+
+    async def bring_down(self) -> None:
+        """Return when nothing of the tree is left that can be ended."""
+        while not self._no_mercy.done():
+            living = await self._signal(signal.SIGTERM)
+            if not living:
+                break
+            await self._deaths(living, self._no_mercy)
+        began = elapsed()
+        # who forks and ends between being listed and being read shows neither itself nor its child
+        looks_in_vain = 0
+        while looks_in_vain < _BELIEVED:
+            living = await self._signal(signal.SIGKILL)
+            looks_in_vain = 0 if living else looks_in_vain + 1
+            if living and elapsed() - began > _UNKILLABLE:
+                # the kernel lets a killed process run no more of its program, so it is as good as gone
+                log.warning(
+                    "job %d: does not die: %s", self._tree.key.job, ", ".join(str(p.pid) for p in living)
+                )
+                break
+            if living:
+                await self._deaths(living, again := self._deadlines.passed(_KILL_AGAIN))
+                again.cancel()
+        if self._deadline:
+            self._deadline.cancel()
+
+    def _end_grace(self) -> None:
+        if not self._no_mercy.done():
+            self._no_mercy.set_result(None)
+
+    async def _signal(self, signum: int) -> list[Process]:
+        living = self._tree.living(await self._looker.look(self._tree.first_tick))
+        for process in living:
+            self._tree.signal(process, signum)
+        return living
+
+    async def _deaths(self, processes: list[Process], until: asyncio.Future[None]) -> None:
+        """Wait until these (the first of them, if there are many) have ended, or `until` is done."""
+        loop = asyncio.get_running_loop()
+        all_ended = loop.create_future()
+        pidfds = {pidfd for each in processes[:_HELD] if (pidfd := hold(each)) is not None}
+        left = set(pidfds)
+
+        def ended(pidfd: int) -> None:
+            loop.remove_reader(pidfd)
+            left.discard(pidfd)
+            if not left and not all_ended.done():
+                all_ended.set_result(None)
+
+        try:
+            for pidfd in pidfds:
+                loop.add_reader(pidfd, ended, pidfd)
+            if left:
+                await asyncio.wait({all_ended, until}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pidfd in pidfds:
+                loop.remove_reader(pidfd)
+                os.close(pidfd)
+
+
+_HELD = 16  # processes waited for at a time: each costs a descriptor
+_BELIEVED = 2  # looks in a row that must find nothing
+_KILL_AGAIN = 1.0  # seconds until those still there are killed again
+_UNKILLABLE = 10.0  # seconds after which waiting for a process stuck in the kernel is given up

@@ -1,0 +1,200 @@
+"""An attempt's output on disk: pieces of one stream, never more than the cap, and when each byte came.
+
+NAME is the log (see bgd.wire.launching.log_name for where it is). All offsets count the bytes the job wrote.
+
+* NAME holds the output from offset 0 on: all of it, if it is no more than the cap, or else the head, about
+  half the cap.
+* NAME.OFFSET (decimal) holds later output from that offset on. There are at most two: when a third begins
+  the oldest is deleted, so head and tail are kept. A gap between the end of one piece and the OFFSET of the
+  next is output that was thrown away. With `log_kill` there are none: NAME holds the first cap bytes.
+* PIECE.times stands beside each piece that holds at least one byte, so NAME.times and NAME.OFFSET.times:
+  entries of 16 bytes, each two big-endian unsigned 64-bit integers, an offset and microseconds since the
+  epoch. The bytes from that offset on arrived then, up to the next entry. The first entry is for the piece's
+  first byte; entries are at least 10 ms apart.
+
+A reader needs nothing else. It may find a piece gone that it has just listed, and the last entry cut short.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import struct
+import time
+from contextlib import suppress
+from pathlib import Path
+
+
+class LogFile:
+    """Written by splicing from a pipe, so no byte of output passes through Python.
+
+    What cannot be written is read and thrown away: a full disk hurts the log, not the job.
+    `total`: bytes taken from the pipe, also those thrown away. `problem`: why they were, one line.
+    """
+
+    def __init__(self, path: str, cap: int, *, keeps_tail: bool, null: int) -> None:
+        """Open the log; `null` is a descriptor of /dev/null.
+
+        Raises:
+            OSError: too many descriptors are open; may be tried again.
+        """
+        self.total = 0
+        self.problem: str | None = None
+        self._path = path
+        self._null = null
+        self._segment = cap // 4 if keeps_tail else 0
+        self._piece_end = cap - 2 * self._segment
+        self._segments: list[str] = []
+        self._fd: int | None = None
+        self._times: _Times | None = None
+        try:
+            self._fd = _opened_new(path)
+        except OSError as error:
+            if error.errno in _SHORTAGE:
+                raise
+            self._give_up(error)
+
+    @property
+    def is_over_cap(self) -> bool:
+        """Whether output was thrown away because the cap is reached and no tail is kept."""
+        return self._segment == 0 and self.total > self._piece_end
+
+    def take(self, pipe: int, most: int) -> int:
+        """Move up to `most` bytes from the pipe and return how many, 0: nobody will write to it any more.
+
+        Raises:
+            BlockingIOError: there is nothing now.
+        """
+        try:
+            if self._fd is not None and self.total == self._piece_end:
+                if not _has_bytes(pipe):
+                    return 0
+                self._begin_segment()
+            if self._fd is not None:
+                return self._write(pipe, self._fd, most)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self._give_up(error)
+        return self._moved(os.splice(pipe, self._null, most, flags=os.SPLICE_F_NONBLOCK))
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        if self._times is not None:
+            self._times.close()
+            self._times = None
+
+    def _write(self, pipe: int, fd: int, most: int) -> int:
+        room = self._piece_end - self.total
+        count = os.splice(pipe, fd, min(most, room), flags=os.SPLICE_F_NONBLOCK)
+        if count:
+            if self._times is None:
+                self._times = _Times(self._segments[-1] if self._segments else self._path)
+            self._times.note(self.total, count)
+        return self._moved(count)
+
+    def _moved(self, count: int) -> int:
+        self.total += count
+        return count
+
+    def _begin_segment(self) -> None:
+        self.close()
+        if self._segment == 0:
+            return
+        if len(self._segments) == _KEPT_SEGMENTS:
+            _remove(self._segments.pop(0))
+        segment = f"{self._path}.{self.total}"
+        self._fd = _opened(segment)
+        self._segments.append(segment)
+        self._piece_end = self.total + self._segment
+
+    def _give_up(self, error: OSError) -> None:
+        self.problem = f"output is missing from the log: {self._path}: {error.strerror}"
+        self.close()
+
+
+class _Times:
+    """When the bytes of one piece came. Bounded by its size: slow drops of output must not fill disks."""
+
+    def __init__(self, piece: str) -> None:
+        self._fd = _opened(piece + _TIMES)
+        self._entries = 0
+        self._bytes = 0
+        self._latest = 0
+
+    def note(self, offset: int, count: int) -> None:
+        now = time.time_ns() // 1000
+        # a wall clock set back must not end the notes
+        is_apart = not 0 <= now - self._latest < _APART
+        if is_apart and self._entries * _ENTRY.size <= _FREE + self._bytes // _BYTES_PER_BYTE:
+            os.write(self._fd, _ENTRY.pack(offset, now))
+            self._entries += 1
+            self._latest = now
+        self._bytes += count
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def bytes_logged(path: str) -> int:
+    """Return how many bytes of output the pieces reach to: what is known when nobody counted to the end."""
+    log = Path(path)
+    if not log.exists():
+        return 0
+    ends = [offset + Path(piece).stat().st_size for offset, piece in _segments_of(path)]
+    return max(log.stat().st_size, *ends)
+
+
+_KEPT_SEGMENTS = 2
+_TIMES = ".times"
+_ENTRY = struct.Struct(">QQ")
+_APART = 10_000  # microseconds
+_FREE = 1 << 16  # bytes of times beside any piece
+_BYTES_PER_BYTE = 4  # of output to one of times beyond that
+_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def _has_bytes(pipe: int) -> bool:
+    """Return whether there is something to read, False: nor will there ever be; raise if not now."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    events = dict(poll.poll(0)).get(pipe, 0)
+    if not events:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return bool(events & select.POLLIN)
+
+
+def _opened_new(path: str) -> int:
+    try:
+        fd = _opened(path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120  plain strings here
+        fd = _opened(path)
+    if os.fstat(fd).st_size:
+        # the same attempt of another history, as after a database was restored: its log is not this one's
+        os.ftruncate(fd, 0)
+        _remove(path + _TIMES)
+        for _, segment in _segments_of(path):
+            _remove(segment)
+    return fd
+
+
+def _opened(path: str) -> int:
+    # not O_APPEND, which splice refuses
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _segments_of(path: str) -> list[tuple[int, str]]:
+    folder, _, name = path.rpartition("/")
+    with os.scandir(folder) as entries:
+        offsets = [each.name[len(name) + 1 :] for each in entries if each.name.startswith(name + ".")]
+    return [(int(offset), f"{path}.{offset}") for offset in offsets if offset.isdecimal()]
+
+
+def _remove(piece: str) -> None:
+    for path in (piece, piece + _TIMES):
+        with suppress(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108  plain strings here

@@ -1,0 +1,68 @@
+"""A look over all processes of the machine, one for all who ask at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from msgspec import Struct
+
+from bgd.launcher.process import Process, mark_of, pids, pipes_of, read_process
+
+
+class Look(Struct, frozen=True):
+    """The living at about one moment; `pipes` and `marks` only of those young enough to matter."""
+
+    processes: dict[int, Process] = {}
+    children: dict[int, list[Process]] = {}
+    pipes: dict[int, set[int]] = {}
+    marks: dict[int, str] = {}
+
+
+class Looker:
+    """Looks on behalf of many. A look takes milliseconds, so it gives way to the loop again and again."""
+
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+        self._asked: list[tuple[int, asyncio.Future[Look]]] = []
+
+    async def look(self, first_tick: int) -> Look:
+        """Return a look begun after this call, with pipes and marks of all started from `first_tick` on."""
+        answer: asyncio.Future[Look] = asyncio.get_running_loop().create_future()
+        self._asked.append((first_tick, answer))
+        if len(self._asked) == 1:
+            self._group.create_task(self._answer())
+        return await answer
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(0)  # let all who ask in this turn of the loop do so
+        asked, self._asked = self._asked, []
+        look = await _taken(min(first_tick for first_tick, _ in asked))
+        for _, answer in asked:
+            if not answer.done():
+                answer.set_result(look)
+
+
+_SLICE = 0.001  # seconds of looking in a row: a start waits no longer for it
+
+
+async def _taken(first_tick: int) -> Look:
+    look = Look()
+    own = os.getpid()
+    give_way_at = time.monotonic() + _SLICE
+    for pid in pids():
+        process = read_process(pid)
+        if process is None or process.is_dead or pid == own:
+            continue
+        look.processes[pid] = process
+        look.children.setdefault(process.parent, []).append(process)
+        if process.ticks >= first_tick:
+            look.pipes[pid] = pipes_of(pid)
+            marked = mark_of(pid)
+            if marked is not None:
+                look.marks[pid] = marked
+        if time.monotonic() > give_way_at:
+            await asyncio.sleep(0)
+            give_way_at = time.monotonic() + _SLICE
+    return look

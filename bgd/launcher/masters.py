@@ -1,0 +1,180 @@
+"""Supervisors that come to the socket: that of the highest generation is master, others are sent away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+from bgd.errors import ProtocolError
+from bgd.launcher.attempts import Attempts
+from bgd.launcher.journal import Journal
+from bgd.launcher.line import Line, framed
+from bgd.wire.framing import FrameReader
+from bgd.wire.launching import (
+    LAUNCHING_PROTOCOL,
+    MAX_LAUNCHING_FRAME,
+    Acknowledge,
+    Declined,
+    Goodbye,
+    Greeting,
+    Launch,
+    Ready,
+    Stop,
+    ToLauncher,
+    Watch,
+    Welcome,
+    decode_to_launcher,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Masters:
+    """Hears nobody until `open`; `changed` is called when a master comes, goes, or says goodbye."""
+
+    def __init__(self, attempts: Attempts, line: Line, journal: Journal, changed: Callable[[], None]) -> None:
+        self._attempts = attempts
+        self._line = line
+        self._journal = journal
+        self._changed = changed
+        self._master: Visitor | None = None
+        self._is_open = False
+        self._waiting: list[tuple[Visitor, ToLauncher]] = []
+        self.has_goodbye = False
+
+    @property
+    def has_master(self) -> bool:
+        return self._master is not None
+
+    def open(self) -> None:
+        """Hear those who came, in their order, and all who come."""
+        self._is_open = True
+        for visitor, message in self._waiting:
+            if not visitor.transport.is_closing():
+                self.hear(visitor, message)
+        self._waiting.clear()
+
+    def hear(self, visitor: Visitor, message: ToLauncher) -> None:
+        """Do what a visitor says.
+
+        Raises:
+            ProtocolError: it has not greeted.
+        """
+        if not self._is_open:
+            self._waiting.append((visitor, message))
+        elif isinstance(message, Greeting):
+            self._greet(visitor, message)
+        elif visitor is self._master:
+            self._obey(message)
+        else:
+            raise ProtocolError("the first message must be a greeting")
+
+    def lose(self, visitor: Visitor) -> None:
+        if visitor is not self._master:
+            return
+        self._master = None
+        self._line.disconnect()
+        self._journal.sync()  # nobody is there to store these ends
+        self._changed()
+
+    def listen(self, visitor: Visitor, *, is_slow: bool) -> None:
+        """Note how well a visitor takes in what it is told."""
+        if visitor is self._master:
+            self._line.is_slow = is_slow
+            self._attempts.tell_growth()
+
+    def _greet(self, visitor: Visitor, greeting: Greeting) -> None:
+        """Make the visitor master, unless a younger supervisor of its store has been (R1)."""
+        problem = self._problem_with(greeting)
+        if problem:
+            log.warning("sent a supervisor away: %s", problem)
+            visitor.transport.write(framed(Declined(problem)))
+            visitor.transport.close()
+            return
+        if visitor is not self._master:
+            self._line.connect(visitor.transport)
+            self._master = visitor
+        self.has_goodbye = False
+        self._remember(greeting)
+        self._attempts.unwatch_all()
+        instance = self._journal.instance
+        self._line.tell(Welcome(LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers))
+        for known in self._attempts.snapshot():
+            self._line.tell(known)
+        self._line.tell(Ready())
+        self._changed()
+
+    def _problem_with(self, greeting: Greeting) -> str | None:
+        if greeting.protocol != LAUNCHING_PROTOCOL:
+            return f"it speaks launching protocol {greeting.protocol}, this launcher {LAUNCHING_PROTOCOL}"
+        highest = self._journal.generation(greeting.store)
+        if greeting.generation < highest:
+            return f"its generation is {greeting.generation}, and one of generation {highest} has taken over"
+        return None
+
+    def _remember(self, greeting: Greeting) -> None:
+        try:
+            self._journal.obey(greeting.store, greeting.generation)
+        except OSError as error:  # it holds for this launcher's life all the same
+            log.warning("the journal cannot take a supervisor's generation: %s", error.strerror)
+
+    def _obey(self, message: Launch | Stop | Acknowledge | Watch | Goodbye) -> None:
+        match message:
+            case Launch():
+                self._attempts.launch(message)
+            case Stop():
+                self._attempts.stop(message.key, message.grace)
+            case Acknowledge():
+                self._attempts.acknowledge(message.key)
+            case Watch():
+                self._attempts.watch(message.key, on=message.on)
+            case Goodbye():
+                self.has_goodbye = True
+                self._changed()
+
+
+class Visitor(asyncio.Protocol):
+    """One connection."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, masters: Masters) -> None:
+        self._masters = masters
+        self._frames = FrameReader(MAX_LAUNCHING_FRAME)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream socket's is
+        self.transport = transport
+        uid = _peer_uid(transport.get_extra_info("socket"))
+        if uid not in {0, os.getuid()}:
+            log.warning("turned a process of user %d away from the socket", uid)
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for payload in self._frames.feed(data):
+                self._masters.hear(self, decode_to_launcher(payload))
+                if self.transport.is_closing():
+                    return
+        except ProtocolError as error:
+            log.warning("dropped a connection: %s", error)
+            self.transport.abort()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._masters.lose(self)
+
+    def pause_writing(self) -> None:
+        self._masters.listen(self, is_slow=True)
+
+    def resume_writing(self) -> None:
+        self._masters.listen(self, is_slow=False)
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid

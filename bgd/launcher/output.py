@@ -1,0 +1,126 @@
+"""The pump: an attempt's output pipe, emptied into its log file a bounded amount at a time.
+
+The format of the files is described in bgd.launcher.logfile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import resource
+from collections.abc import Callable
+
+from bgd.launcher.logfile import LogFile
+
+
+class Output:
+    """The pipe that is a job's stdout and stderr.
+
+    `writer` is for the job and closed by `begin`.
+    """
+
+    def __init__(self, log: LogFile) -> None:
+        """Make the pipe.
+
+        Raises:
+            OSError: too many descriptors are open; may be tried again.
+        """
+        self.log = log
+        self._loop = asyncio.get_running_loop()
+        self._moved: Callable[[], None] | None = None
+        try:
+            self._reader, self.writer = _pipe()
+        except OSError:
+            log.close()
+            raise
+        os.set_blocking(self._reader, False)  # the job's end stays as programs expect it
+        self._is_large = False
+        self._end: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def inode(self) -> int:
+        """What the pipe is called in /proc/PID/fd."""
+        return os.fstat(self._reader).st_ino
+
+    def begin(self, moved: Callable[[], None]) -> None:
+        """Start pumping, as the job has its own copy of the writer; `moved` is called after each amount."""
+        self._close_writer()
+        self._moved = moved
+        self._loop.add_reader(self._reader, self._pump)
+
+    def drain(self) -> bool:
+        """Move all that is there now and return whether the pipe is closed by all who could write to it.
+
+        Moves a little more than a pipe holds, so that a writer that goes on does not hold up the loop.
+        """
+        start = self.log.total
+        while not self._end.done() and self._pump() and self.log.total - start <= _CHUNK:
+            pass
+        return self._end.done()
+
+    async def ended(self, until: asyncio.Future[None]) -> bool:
+        """Wait until nobody can write any more, or `until` is done; return whether it is the first."""
+        await asyncio.wait({self._end, until}, return_when=asyncio.FIRST_COMPLETED)
+        return self._end.done()
+
+    def close(self) -> None:
+        self._close_writer()
+        self._close_reader()
+        self.log.close()
+
+    def _pump(self) -> bool:
+        """Move one chunk and return whether there may be more."""
+        try:
+            count = self.log.take(self._reader, _CHUNK)
+        except BlockingIOError:
+            return False
+        if count == 0:
+            self._close_reader()
+            self._end.set_result(None)
+            return False
+        if count >= _FLOOD and not self._is_large:
+            self._enlarge()
+        if self._moved is not None:
+            self._moved()
+        return True
+
+    def _enlarge(self) -> None:
+        self._is_large = True
+        try:
+            fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, _CHUNK)
+        except OSError as error:
+            if error.errno not in {
+                errno.EPERM,
+                errno.ENOMEM,
+            }:  # what the user may have of pipe memory is used up
+                raise
+
+    def _close_writer(self) -> None:
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+
+    def _close_reader(self) -> None:
+        if self._reader >= 0:
+            self._loop.remove_reader(self._reader)
+            os.close(self._reader)
+            self._reader = -1
+
+
+_FLOOD = 1 << 16  # a pipe's first capacity: found full, the job writes faster than it is read
+_CHUNK = (
+    1 << 18
+)  # bytes moved in one turn of the loop, a tenth of a millisecond; and a flooding pipe's capacity
+_RESERVED = 32  # descriptors jobs leave to connections, to looks at /proc and to waiting for processes
+
+
+def _pipe() -> tuple[int, int]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and writer > limit - _RESERVED:  # numbers are given from the lowest up
+        os.close(reader)
+        os.close(writer)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return reader, writer

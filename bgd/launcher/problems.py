@@ -1,0 +1,120 @@
+"""Says in one line why a program could not be started: what exactly is missing, wrong or not permitted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+from pathlib import Path
+
+from bgd.wire.launching import Launch, NotStarted
+
+
+def why_not_started(launch: Launch, error: OSError | ValueError) -> str:
+    """Return the `problem` of an attempt whose spawn failed with `error`.
+
+    The kernel's answer does not tell a missing program from a missing folder or interpreter, so this looks
+    at what is there, from the outside in.
+    """
+    try:
+        kind, details = _problem(launch, error)
+    except OSError:  # what is there changed while it was looked at: the kernel's own word must do
+        kind, details = NotStarted.OTHER, f"{launch.argv[0]}: {error}"
+    # names come from strangers: a problem is one line whatever they hold
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in f"{kind}: {details}")
+
+
+def _problem(launch: Launch, error: OSError | ValueError) -> tuple[NotStarted, str]:
+    if not launch.argv or not launch.argv[0]:
+        return NotStarted.NO_PROGRAM, "its name is empty"
+    if isinstance(error, OSError) and error.errno == errno.E2BIG:
+        return NotStarted.TOO_LONG, _length(launch)
+    if isinstance(error, OSError) and error.errno in _ABOUT_FILES:
+        return _problem_with_folder(launch.cwd) or _problem_with_program(launch, error)
+    if isinstance(error, OSError):
+        return NotStarted.OTHER, f"{launch.argv[0]}: {error.strerror}"
+    if isinstance(error, UnicodeEncodeError):
+        return NotStarted.OTHER, f"text that no file system can hold: {error.object!r}"
+    return NotStarted.OTHER, str(error)
+
+
+def _problem_with_folder(cwd: str) -> tuple[NotStarted, str] | None:
+    try:
+        mode = Path(cwd).stat().st_mode
+    except PermissionError:
+        return NotStarted.NOT_PERMITTED, f"directory {cwd}"
+    except OSError as error:
+        is_missing = error.errno == errno.ENOENT
+        return NotStarted.NO_DIRECTORY, cwd if is_missing else f"{cwd}: {error.strerror}"
+    if not stat.S_ISDIR(mode):
+        return NotStarted.NOT_A_DIRECTORY, cwd
+    if not os.access(cwd, os.X_OK):
+        return NotStarted.NOT_PERMITTED, f"directory {cwd}"
+    return None
+
+
+def _problem_with_program(launch: Launch, error: OSError) -> tuple[NotStarted, str]:
+    name = launch.argv[0]
+    found = _found(launch)
+    if found is not None:
+        return _problem_with_file(found, error)
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return NotStarted.NOT_PERMITTED, name
+    where = "" if "/" in name else f" (PATH is {launch.env.get('PATH', os.defpath)})"
+    return NotStarted.NO_PROGRAM, name + where
+
+
+def _problem_with_file(path: str, error: OSError) -> tuple[NotStarted, str]:
+    if Path(path).is_dir():
+        return NotStarted.NOT_EXECUTABLE, f"{path} is a directory"
+    if error.errno == errno.ENOEXEC:
+        return (
+            NotStarted.NOT_EXECUTABLE,
+            f"{path} is not a program (a script begins with #! and its interpreter)",
+        )
+    if error.errno == errno.ENOENT:
+        return NotStarted.NO_INTERPRETER, f"{path} asks for {_interpreter(path)}"
+    if not os.access(path, os.X_OK):
+        return NotStarted.NOT_EXECUTABLE, f"{path} (chmod +x makes it so)"
+    return NotStarted.NOT_PERMITTED, f"{path}: {error.strerror}"
+
+
+def _found(launch: Launch) -> str | None:
+    """Return the file the name stands for, the way the program search takes it; None if there is none."""
+    name = launch.argv[0]
+    folders = [""] if "/" in name else os.get_exec_path(launch.env)
+    paths = [os.path.join(launch.cwd, folder, name) for folder in folders]  # noqa: PTH118  "" must stay
+    existing = [path for path in paths if os.path.exists(path)]  # noqa: PTH110  plain strings here
+    return next((path for path in existing if os.access(path, os.X_OK)), existing[0] if existing else None)
+
+
+def _interpreter(path: str) -> str:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  plain strings here
+            first = file.readline(256)
+    except OSError:
+        return "an interpreter that is not there"
+    if not first.startswith(b"#!"):
+        return "a loader that is not there (it was built for another system)"
+    words = first[2:].split()
+    return f"{os.fsdecode(words[0])}, which is not there" if words else "no interpreter"
+
+
+def _length(launch: Launch) -> str:
+    words = [os.fsencode(each) for each in launch.argv]
+    words += [os.fsencode(f"{name}={value}") for name, value in launch.env.items()]
+    longest = max(map(len, words))
+    if longest > _LONGEST_WORD:
+        return f"one word of {longest} bytes; the kernel's limit is {_LONGEST_WORD}"
+    total = sum(len(word) + 1 + _POINTER for word in words)
+    # a quarter of the stack's limit, at most three quarters of its usual one: fs/exec.c
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    limit = _MOST_WORDS if stack == resource.RLIM_INFINITY else min(stack // 4, _MOST_WORDS)
+    return f"arguments and environment are {total} bytes; the kernel's limit is {limit}"
+
+
+_ABOUT_FILES = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ELOOP}
+_LONGEST_WORD = 131_071  # MAX_ARG_STRLEN of linux/binfmts.h, less the NUL
+_MOST_WORDS = 6 << 20
+_POINTER = 8  # the kernel counts one for each word

@@ -1,0 +1,124 @@
+"""One process as /proc shows it, and a way to signal it that no reuse of its number can lead astray."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+from msgspec import Struct
+
+from bgd.launcher.children import open_pidfd
+
+TICKS = os.sysconf("SC_CLK_TCK")  # of a second: the unit of start times in /proc
+MARK = "BGD_RUN"  # the environment variable that names the attempt
+
+
+class Process(Struct, frozen=True, kw_only=True, gc=False):
+    """`ticks`: when it started, in ticks since the machine did; with the pid it names a process for ever."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    ticks: int
+    is_dead: bool  # ended, and its parent has not yet taken notice
+
+
+def read_process(pid: int) -> Process | None:
+    """Return what /proc/PID/stat says, None if there is no such process."""
+    stat = _contents(f"/proc/{pid}/stat", _MOST_STAT)
+    if not stat:
+        return None
+    # the name stands in parentheses and may hold anything, parentheses too
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return Process(
+        pid=pid,
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        ticks=int(fields[19]),
+        # a process whose first thread ended shows Z as well, and lives on in the others
+        is_dead=fields[0] in b"ZX" and int(fields[17]) <= 1,
+    )
+
+
+def pids() -> list[int]:
+    with os.scandir("/proc") as entries:
+        return [int(entry.name) for entry in entries if entry.name.isdecimal()]
+
+
+def pipes_of(pid: int) -> set[int]:
+    """Return the inodes of all pipes the process has open; none where it may not be looked at."""
+    found: set[int] = set()
+    with suppress(*_OUT_OF_SIGHT), os.scandir(f"/proc/{pid}/fd") as entries:
+        for entry in entries:
+            with suppress(*_OUT_OF_SIGHT):  # closed since it was listed
+                target = os.readlink(entry.path)  # noqa: PTH115  called too often for a Path
+                if target.startswith("pipe:["):
+                    found.add(int(target[6:-1]))
+    return found
+
+
+def mark_of(pid: int) -> str | None:
+    """Return the mark the process was started with, None without one or where it may not be looked at."""
+    environment = b"\0" + _contents(f"/proc/{pid}/environ", _MOST_ENVIRONMENT)
+    _, found, rest = environment.partition(b"\0" + MARK.encode() + b"=")
+    return os.fsdecode(rest.partition(b"\0")[0]) if found else None
+
+
+def send(process: Process, signum: int) -> bool:
+    """Signal the process if it is still this one; return whether it was.
+
+    Raises:
+        PermissionError: it belongs to somebody else.
+    """
+    pidfd = hold(process)
+    if pidfd is None:
+        return False
+    try:
+        signal.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def hold(process: Process) -> int | None:
+    """Return a pidfd, readable once the process has ended; None if it is gone."""
+    try:
+        pidfd = open_pidfd(process.pid)
+    except ProcessLookupError:
+        return None
+    # from here on the number cannot be another's, if it was not yet
+    now = read_process(process.pid)
+    if now is None or now.ticks != process.ticks:
+        os.close(pidfd)
+        return None
+    return pidfd
+
+
+_MOST_STAT = 4096
+_MOST_ENVIRONMENT = 1 << 20  # the mark is put first, so only a shell that sorts anew moves it this far back
+
+
+# gone meanwhile, or another user's; after any other error a living process would look gone
+_OUT_OF_SIGHT = (FileNotFoundError, ProcessLookupError, PermissionError)
+
+
+def _contents(path: str, most: int) -> bytes:
+    parts = []
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except _OUT_OF_SIGHT:
+        return b""
+    try:
+        while most > 0 and (part := os.read(fd, most)):
+            parts.append(part)
+            most -= len(part)
+    except _OUT_OF_SIGHT:
+        return b""
+    finally:
+        os.close(fd)
+    return b"".join(parts)

@@ -1,0 +1,105 @@
+"""What the journal holds, record by record, and what the records say when they are read together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Struct
+
+from bgd.wire.launching import Ended, Key
+
+
+class Instance(Struct, frozen=True, tag="instance"):
+    """Who writes, BOOT_ID:RANDOM, and the earlier ones of the same boot whose journal it read."""
+
+    id: str
+    covers: list[str]
+
+
+class Generation(Struct, frozen=True, tag="generation"):
+    """The highest generation of a store's supervisors that was greeted (R1)."""
+
+    store: str
+    generation: int
+
+
+class Began(Struct, frozen=True, tag="began"):
+    """About to spawn. `pipe`: inode of its output; `since`: elapsed clock, nothing of it is older (R5)."""
+
+    key: Key
+    pipe: int
+    since: float
+    started_at: float
+
+
+class FirstProcess(Struct, frozen=True, tag="first_process"):
+    """Its first process. `ticks`: that process's start time as /proc/PID/stat tells it."""
+
+    key: Key
+    pid: int
+    ticks: int
+
+
+class Finished(Struct, frozen=True, tag="finished"):
+    """What is to be told until it is acknowledged (R4)."""
+
+    ended: Ended
+
+
+class Forgotten(Struct, frozen=True, tag="forgotten"):
+    """The end is on the supervisor's disk."""
+
+    key: Key
+
+
+Record = Instance | Generation | Began | FirstProcess | Finished | Forgotten
+
+
+class Trace(Struct):
+    """All that is known of one attempt."""
+
+    began: Began | None = None
+    first_process: FirstProcess | None = None
+    finished: Finished | None = None
+
+    def records(self) -> Iterator[Record]:
+        for record in (self.began, self.first_process, self.finished):
+            if record is not None:
+                yield record
+
+
+class Recollection(Struct):
+    """What a journal said."""
+
+    instance: Instance | None = None
+    generations: dict[str, int] = {}
+    traces: dict[Key, Trace] = {}
+    is_whole: bool = True  # False: something in it could not be read, so absence proves nothing
+
+    def add(self, record: Record) -> None:
+        match record:
+            case Instance():
+                self.instance = record
+            case Generation():
+                self.generations[record.store] = record.generation
+            case Began():
+                self._trace(record.key).began = record
+            case FirstProcess():
+                self._trace(record.key).first_process = record
+            case Finished():
+                self._trace(record.ended.key).finished = record
+            case Forgotten():
+                self.traces.pop(record.key, None)
+
+    def _trace(self, key: Key) -> Trace:
+        return self.traces.setdefault(key, Trace())
+
+
+def key_of(record: Began | FirstProcess | Finished) -> Key:
+    return record.ended.key if isinstance(record, Finished) else record.key
+
+
+encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+decode = _decoder.decode

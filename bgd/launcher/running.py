@@ -1,0 +1,140 @@
+"""A started attempt: its time limit, its stop, what its first process leaves behind, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import time
+from collections.abc import Callable
+
+from bgd.core.job import MAX_RESULT, Outcome
+from bgd.launcher.ladder import Ladder
+from bgd.launcher.output import Output
+from bgd.launcher.spawn import Spawned
+from bgd.launcher.tools import Tools
+from bgd.launcher.tree import Tree
+from bgd.wire.launching import Ended, Launch
+
+
+class Running:
+    """Owns output and result of a spawned process; `end` closes both."""
+
+    def __init__(  # noqa: PLR0917  the parts of one running attempt
+        self,
+        launch: Launch,
+        tools: Tools,
+        spawned: Spawned,
+        output: Output,
+        tree: Tree,
+        started_at: float,
+        grew: Callable[[], None],
+    ) -> None:
+        self._launch = launch
+        self._tools = tools
+        self._process = spawned.process
+        self._result = spawned.result
+        self._output = output
+        self._tree = tree
+        self._started_at = started_at
+        self._grew = grew
+        self._reason: Outcome | None = None  # why it is to end, as the first said who asked
+        self._ladder: Ladder | None = None
+        self._descent: asyncio.Task[None] | None = None
+        output.begin(self._output_moved)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def log_bytes(self) -> int:
+        return self._output.log.total
+
+    def stop(self, reason: Outcome, grace: float) -> None:
+        """Send it down the stop ladder. May be said again; the first reason and the shortest grace count."""
+        self._reason = self._reason or reason
+        self._bring_down(grace)
+
+    async def end(self) -> Ended:
+        """Return how the first process ended, when nothing of the tree is left."""
+        limit = self._launch.timeout
+        grace = self._launch.grace
+        timeout = limit and self._tools.deadlines.after(limit, lambda: self.stop(Outcome.TIMEOUT, grace))
+        code = await self._process.wait()
+        finished_at = time.time()
+        if timeout:
+            timeout.cancel()
+        await self._end_leftovers()
+        self._output.drain()
+        self._output.close()
+        return self._ended(code, finished_at)
+
+    def _output_moved(self) -> None:
+        if self._launch.log_kill and self._output.log.is_over_cap and self._reason is None:
+            self.stop(Outcome.LOG_LIMIT, 0.0)
+        self._grew()
+
+    def _bring_down(self, grace: float) -> None:
+        if self._ladder is None:
+            self._ladder = Ladder(self._tree, self._tools.looker, self._tools.deadlines, grace)
+            self._descent = self._tools.group.create_task(self._ladder.bring_down())
+        else:
+            self._ladder.hasten(grace)
+
+    async def _end_leftovers(self) -> None:
+        is_closed = self._output.drain()
+        has_group = self._tree.has_group()
+        if self._descent is None and not is_closed:
+            # what reads from it, as `program > >(tee file)`, sees the end only now and needs a moment
+            over = self._tools.deadlines.passed(_LAST_WORDS)
+            is_closed = await self._output.ended(over)
+            over.cancel()
+        if self._descent is None and (has_group or not is_closed):
+            self._bring_down(self._launch.grace)
+        if self._descent is not None:
+            await self._descent
+
+    def _ended(self, code: int, finished_at: float) -> Ended:
+        usage = self._tools.children.take_usage(self._process.pid)
+        result, problem = (None, None) if self._result is None else _take_result(self._result)
+        return Ended(
+            key=self._launch.key,
+            outcome=self._outcome(code),
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            started_at=self._started_at,
+            finished_at=finished_at,
+            user_seconds=usage and usage.ru_utime,
+            system_seconds=usage and usage.ru_stime,
+            max_rss_bytes=usage and _peak(usage.ru_maxrss),
+            log_bytes=self._output.log.total,
+            problem="; ".join(filter(None, (problem, self._output.log.problem))) or None,
+            result=result,
+        )
+
+    def _outcome(self, code: int) -> Outcome:
+        if self._reason is not None and self._tree.was_signalled:
+            return self._reason
+        if code < 0:
+            return Outcome.SIGNAL
+        return Outcome.EXIT if code else Outcome.SUCCEEDED
+
+
+_LAST_WORDS = 0.5  # seconds
+_MOST_RESULT = MAX_RESULT + 4096  # bytes: what surrounds a result in its file
+
+
+def _take_result(fd: int) -> tuple[bytes | None, str | None]:
+    """Return what the result file holds, None: nothing, or too much; then the second says so. Closes it."""
+    with open(fd, "rb", buffering=0) as file:
+        size = os.fstat(fd).st_size
+        if size > _MOST_RESULT:
+            return None, f"the result is {size} bytes; the limit is {MAX_RESULT}"
+        file.seek(0)
+        return file.read(size) or None, None
+
+
+def _peak(kilobytes: int) -> int | None:
+    """Return a peak in bytes, None if it may be the launcher's own, which a child shows until its exec."""
+    return kilobytes * 1024 if kilobytes > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else None

@@ -1,0 +1,59 @@
+"""The sweep (R5): a new launcher ends what its dead predecessor's attempts left, before it answers anyone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from bgd.core.job import Outcome
+from bgd.launcher.journal import boot_of
+from bgd.launcher.ladder import Ladder
+from bgd.launcher.logfile import bytes_logged
+from bgd.launcher.records import Recollection, Trace
+from bgd.launcher.tools import Tools
+from bgd.launcher.tree import Tree
+from bgd.wire.launching import Ended, Key, log_name
+
+log = logging.getLogger(__name__)
+
+
+async def sweep(left: Recollection, tools: Tools) -> list[Ended]:
+    """Return every end that is still to be told, those the predecessor saw and those nobody saw."""
+    ends = [trace.finished.ended for trace in left.traces.values() if trace.finished]
+    unfinished = {key: trace for key, trace in left.traces.items() if not trace.finished}
+    is_same_boot = left.instance is not None and boot_of(left.instance.id) == boot_of(
+        tools.journal.instance.id
+    )
+    if unfinished and is_same_boot:
+        log.warning("ending what a launcher left that died: %d attempts", len(unfinished))
+        async with asyncio.TaskGroup() as group:
+            for key, trace in unfinished.items():
+                group.create_task(_end_tree(key, trace, tools))
+    for key, trace in unfinished.items():
+        ended = _unseen(key, trace, tools.logs, is_same_boot=is_same_boot)
+        tools.journal.finish(ended, durable=False)
+        ends.append(ended)
+    tools.journal.sync()
+    return ends
+
+
+async def _end_tree(key: Key, trace: Trace, tools: Tools) -> None:
+    began, first = trace.began, trace.first_process
+    if began is None:
+        return
+    pid, ticks = (first.pid, first.ticks) if first else (None, None)
+    tree = Tree(key, began.pipe, began.since, pid, ticks)
+    # no grace: its output has nowhere to go and its end can no longer be seen
+    await Ladder(tree, tools.looker, tools.deadlines, grace=0.0).bring_down()
+
+
+def _unseen(key: Key, trace: Trace, logs: str, *, is_same_boot: bool) -> Ended:
+    return Ended(
+        key=key,
+        outcome=Outcome.UNKNOWN if is_same_boot else Outcome.INTERRUPTED,
+        started_at=trace.began.started_at if trace.began else None,
+        finished_at=time.time(),
+        log_bytes=bytes_logged(f"{logs}/{log_name(key.job, key.attempt)}"),
+        problem="its launcher died" if is_same_boot else "the machine went down",
+    )

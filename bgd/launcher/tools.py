@@ -1,0 +1,25 @@
+"""What every attempt works with."""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec import Struct
+
+from bgd.launcher.children import Children
+from bgd.launcher.deadlines import Deadlines
+from bgd.launcher.journal import Journal
+from bgd.launcher.look import Looker
+
+
+class Tools(Struct, frozen=True, kw_only=True):
+    """`group` owns every task. `state` and `logs` are folders, `null` is a descriptor of /dev/null."""
+
+    group: asyncio.TaskGroup
+    deadlines: Deadlines
+    looker: Looker
+    children: Children
+    journal: Journal
+    state: str
+    logs: str
+    null: int

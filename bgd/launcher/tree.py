@@ -1,0 +1,99 @@
+"""A whole process tree: who belongs to an attempt, however it tried to get away.
+
+A process belongs to an attempt if it is of the first process's group or session, holds the attempt's output
+pipe, carries its mark in the environment, or descends from one that does. Nothing older than the attempt
+ever does: a service that was handed the pipe is not of its tree.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+
+from bgd.launcher.look import Look
+from bgd.launcher.process import TICKS, Process, send
+from bgd.wire.launching import Key
+
+log = logging.getLogger(__name__)
+
+
+def mark(key: Key) -> str:
+    """Return what stands in BGD_RUN of every process of the attempt."""
+    return f"{key.store}.{key.job}.{key.attempt}"
+
+
+class Tree:
+    """What is known of one attempt's processes.
+
+    `pipe`: inode of its output; `since`: elapsed clock, before the first process was started; `pid`: the
+    first process, None where nobody knows. `ticks`: that one's start time, to be given where this launcher
+    is not its parent, so that the pid alone proves nothing.
+    """
+
+    def __init__(self, key: Key, pipe: int, since: float, pid: int | None, ticks: int | None = None) -> None:
+        self.key = key
+        self.first_tick = math.floor(since * TICKS) - 1  # the kernel and this clock round differently
+        self.was_signalled = False  # the first process, while it lived
+        self._mark = mark(key)
+        self._pipe = pipe
+        self._pid = pid
+        self._ticks = ticks
+        # while the group has a process, even a dead one, its number is not another's
+        self._has_group = pid is not None and ticks is None
+        self._found: dict[int, int] = {}  # pid -> ticks of those seen alive
+        self._told: set[tuple[int, int, int]] = set()  # pid, ticks, signal
+        self._out_of_reach: set[tuple[int, int]] = set()  # another user's
+
+    def has_group(self) -> bool:
+        """Whether the first process's group has others; to be asked once, right after it was reaped."""
+        try:
+            os.killpg(self._pid or 0, 0)
+        except ProcessLookupError:
+            self._has_group = False
+        except PermissionError:
+            pass  # somebody is there
+        return self._has_group
+
+    def living(self, look: Look) -> list[Process]:
+        """Return the members that live and can be signalled."""
+        if self._ticks is not None and self._pid is not None and self._pid in look.processes:
+            self._has_group |= look.processes[self._pid].ticks == self._ticks
+        members = {pid: each for pid, each in look.processes.items() if self._is_root(each, look)}
+        self._has_group = self._has_group and any(map(self._is_of_group, members.values()))
+        parents = list(members)
+        while parents:
+            children = [child for pid in parents for child in look.children.get(pid, [])]
+            parents = [child.pid for child in children if child.pid not in members]
+            members.update((child.pid, child) for child in children)
+        self._found = {pid: each.ticks for pid, each in members.items()}
+        return [each for each in members.values() if (each.pid, each.ticks) not in self._out_of_reach]
+
+    def signal(self, process: Process, signum: int) -> None:
+        """Send a member a signal: KILL as often as asked, others once."""
+        told = (process.pid, process.ticks, signum)
+        if told in self._told and signum != signal.SIGKILL:
+            return
+        self._told.add(told)
+        try:
+            was_there = send(process, signum)
+            if signum != signal.SIGKILL:
+                send(process, signal.SIGCONT)  # a stopped process could not act on it
+        except PermissionError:
+            log.warning("job %d: process %d is another user's and is left alone", self.key.job, process.pid)
+            self._out_of_reach.add((process.pid, process.ticks))
+            return
+        self.was_signalled |= was_there and process.pid == self._pid
+
+    def _is_root(self, process: Process, look: Look) -> bool:
+        """Whether it belongs by itself, not by descent."""
+        return process.ticks >= self.first_tick and (
+            self._found.get(process.pid) == process.ticks
+            or (self._has_group and self._is_of_group(process))
+            or self._pipe in look.pipes.get(process.pid, ())
+            or look.marks.get(process.pid) == self._mark
+        )
+
+    def _is_of_group(self, process: Process) -> bool:
+        return self._pid in (process.group, process.session)
