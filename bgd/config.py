@@ -201,6 +201,7 @@ def _config(found: Mapping[str, Setting], places: Places, home: str, source: str
 def _daemon_config(found: Mapping[str, Setting], state_dir: str, socket: str, home: str) -> DaemonConfig:
     socket = read(found, "daemon.socket", values.path(home), socket)
     _check_socket(socket, "set [daemon] socket to a shorter path")
+    _check_socket(f"{state_dir}/launcher.sock", "set [daemon] state_dir to a shorter path")
     processors = len(os.sched_getaffinity(0))
     return DaemonConfig(
         state_dir=state_dir,

@@ -252,6 +252,7 @@ def test_variables_of_jobs_are_no_settings():
         ("[queues.'a b']\nslots = 1", ["queues.a b.slots", "no name for a queue"]),
         ("[queues.a]\nslots = 'all'", ["queues.a.slots = 'all'", '"unlimited"']),
         ("daemon.socket = '/" + "a" * 107 + "'", ["108 bytes", "107", "[daemon] socket"]),
+        ("daemon.state_dir = '/" + "a" * 95 + "'", ["110 bytes", "107", "[daemon] state_dir"]),
         ("slots = \n", ["not a TOML file", "line 1"]),
         ("a = " + "[" * 100_000, ["not a TOML file"]),
         (b"a = '\xff'", ["not a TOML file", "utf-8"]),
