@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import current_thread
 from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
@@ -40,7 +41,12 @@ class Database:
         Raises:
             StoreBroken: it cannot be used.
         """
-        await self._connection
+        try:
+            await self._connection
+        except Exception:
+            # aiosqlite does not wait for its thread, which says good-bye to a loop that may be closed by then
+            await asyncio.to_thread(self._thread.join)
+            raise
 
     async def call(
         self, function: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs
@@ -63,6 +69,7 @@ class Database:
         await self._connection.close()
 
     def _connected(self) -> sqlite3.Connection:
+        self._thread = current_thread()
         self._raw = self._guarded(self._connect)
         return self._raw
 

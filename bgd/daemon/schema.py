@@ -167,4 +167,5 @@ def _migrate(db: sqlite3.Connection, version: int) -> None:
 def _check(db: sqlite3.Connection, path: str) -> None:
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise StoreBroken(f"database {path} is damaged ({verdict}); {DAMAGED}")
+        first_words = " ".join(verdict.split())  # of a verdict of several lines
+        raise StoreBroken(f"database {path} is damaged ({first_words}); {DAMAGED}")

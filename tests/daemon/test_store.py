@@ -1,0 +1,758 @@
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import os
+import pwd
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import aiosqlite
+import pytest
+
+from bgd.core.job import MAX_DURATION, Job, JobId, JobSpec, Now, Outcome, RetryPolicy, State
+from bgd.daemon import schema
+from bgd.daemon.schema import VERSION
+from bgd.daemon.store import (
+    AttemptEnd,
+    AttemptPid,
+    Batch,
+    NewAttempt,
+    NewJob,
+    Restored,
+    SavedJob,
+    Store,
+    StoreBroken,
+    StoredSpec,
+)
+from bgd.wire.launching import log_name
+from bgd.wire.messages import JobError, List
+
+ROOT = Path(__file__).parents[2]
+NOW = Now(elapsed=5_000.0, wall=1_700_000_000.0)
+BOOT = "first-boot"
+POLICY = RetryPolicy(retries=2, delay=1.5, rerun=True)
+UID = 4_000_000  # of nobody here
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "bgd.db")
+
+
+@pytest.fixture
+async def store(path):
+    store = await Store.open(path)
+    yield store
+    await store.close()
+
+
+def a_job(number, state=State.QUEUED, **fields):
+    known = {"queue": "default", "priority": 0, "policy": POLICY, **fields}
+    return Job(id=JobId(number), state=state, **known)
+
+
+def new(number, *, uid=UID, at=NOW.wall, due=None, **fields):
+    spec = JobSpec(**{"argv": ("/bin/echo", str(number)), "cwd": "/tmp", "retries": 2, **fields})
+    state = State.QUEUED if due is None else State.SCHEDULED
+    return NewJob(a_job(number, state, due=due, queue=spec.queue), spec, uid, at)
+
+
+def saves(*jobs, at=NOW.wall, reason=None):
+    return {job.id: SavedJob(job, at, reason) for job in jobs}
+
+
+def first_attempt(number, slot=1, launcher="boot:launcher"):
+    return NewAttempt(JobId(number), 1, slot, launcher, NOW.wall + 1)
+
+
+async def put(store, *jobs):
+    await store.commit(Batch(now=NOW, new=list(jobs)))
+
+
+async def move(store, number, state, **fields):
+    await store.commit(Batch(now=NOW, saves=saves(a_job(number, state, **fields))))
+
+
+async def ids(store, uid=UID, **query):
+    return [view.id for view in await store.list(List(id=1, **query), uid)]
+
+
+async def restored(store):
+    jobs, _ = await store.restore(NOW, BOOT)
+    return [item.job for item in jobs]
+
+
+async def sql(store, query):
+    return await store._reader.call(lambda db: [tuple(row) for row in db.execute(query)])
+
+
+def content_of(path):
+    return Path(path).read_bytes()
+
+
+def mode_of(path):
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+def names_in(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+def write(path, content):
+    Path(path).write_bytes(content)
+
+
+# --- the file --------------------------------------------------------------------------------------------
+
+
+async def test_new_file_is_private_and_stays_so(store, path):
+    await put(store, new(1))
+
+    for file in (path, f"{path}-wal", f"{path}-shm"):
+        assert mode_of(file) == 0o600
+
+
+async def test_store_id_is_the_files_own(path, tmp_path):
+    found = []
+    for file in (path, path, str(tmp_path / "other.db")):
+        store = await Store.open(file)
+        found.append(store.store_id)
+        await store.close()
+
+    assert found[0] == found[1] != found[2]
+    assert len(found[0]) == 32
+
+
+async def test_every_start_has_a_higher_generation(path):
+    found = []
+    for _ in range(3):
+        store = await Store.open(path)
+        found.append(await store.begin_generation())
+        await store.close()
+
+    assert found == [1, 2, 3]
+
+
+async def test_closing_leaves_one_file_with_everything_in_it(path, tmp_path):
+    store = await Store.open(path)
+    await put(store, new(1))
+    await store.close()
+
+    assert names_in(tmp_path) == ["bgd.db"]
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT id FROM jobs").fetchall() == [(1,)]
+    db.close()
+
+
+async def test_commits_are_synced_before_they_are_answered(store):
+    async def of(database, name):
+        return await database.call(lambda db: db.execute(f"PRAGMA {name}").fetchone()[0])
+
+    assert await of(store._writer, "journal_mode") == "wal"
+    assert await of(store._writer, "synchronous") == 2  # FULL
+
+
+@pytest.mark.parametrize("version", range(VERSION))
+async def test_file_of_every_earlier_version_is_brought_up(path, version):
+    db = sqlite3.connect(path)
+    for script in schema.MIGRATIONS[:version]:
+        db.executescript(script)
+    if version:
+        db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version = {version}")
+    db.close()
+
+    store = await Store.open(path)
+
+    await put(store, new(1))
+    assert await restored(store) == [new(1).job]
+    assert await sql(store, "PRAGMA user_version") == [(VERSION,)]
+    await store.close()
+
+
+async def test_failed_migration_leaves_the_file_as_it_was(path, monkeypatch):
+    store = await Store.open(path)
+    await put(store, new(1))
+    await store.close()
+    broken = "ALTER TABLE jobs ADD COLUMN colour TEXT; INSERT INTO nowhere VALUES (1);"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, broken))
+        with pytest.raises(sqlite3.OperationalError, match="no such table: nowhere"):
+            await Store.open(path)
+
+    store = await Store.open(path)
+
+    assert await restored(store) == [new(1).job]
+    assert "colour" not in {name for _, name, *_ in await sql(store, "PRAGMA table_info(jobs)")}
+    await store.close()
+
+
+async def refusal_of(path):
+    with pytest.raises(StoreBroken) as refused:
+        await Store.open(path)
+    message = str(refused.value)
+    assert path in message
+    assert "\n" not in message
+    return message
+
+
+async def test_file_of_a_newer_bgd_is_refused_and_not_touched(path):
+    store = await Store.open(path)
+    await store.close()
+    db = sqlite3.connect(path)
+    db.execute(f"PRAGMA user_version = {VERSION + 1}")
+    db.close()
+    before = content_of(path)
+
+    assert "written by a newer bgd" in await refusal_of(path)
+
+    assert content_of(path) == before
+
+
+async def test_database_of_another_program_is_refused_and_not_touched(path):
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE customers (name TEXT)")
+    db.close()
+    before = content_of(path)
+
+    assert "another program" in await refusal_of(path)
+
+    assert content_of(path) == before
+
+
+async def test_file_that_is_no_database_is_refused(path):
+    write(path, b"# my notes\n" * 100)
+
+    assert "file is not a database; put a backup in its place" in await refusal_of(path)
+
+
+async def test_folder_that_is_missing_is_refused(tmp_path):
+    assert "cannot be created: No such file" in await refusal_of(str(tmp_path / "nowhere" / "bgd.db"))
+
+
+async def test_folder_in_place_of_the_file_is_refused(tmp_path):
+    assert "unable to open database file" in await refusal_of(str(tmp_path))
+
+
+async def test_damaged_file_is_refused(path):
+    store = await Store.open(path)
+    await put(store, *(new(number) for number in range(1, 2001)))
+    await store.close()
+    content = bytearray(content_of(path))
+    for page in range(4096, len(content), 3 * 4096):
+        content[page : page + 64] = b"\xff" * 64
+    write(path, content)
+
+    assert "put a backup in its place" in await refusal_of(path)
+
+
+# --- writing ---------------------------------------------------------------------------------------------
+
+
+async def test_jobs_come_back_as_they_were_written(path):
+    jobs = [
+        a_job(1, State.QUEUED, queue="builds", priority=-7, attempt=1, failures=1),
+        a_job(2, State.SCHEDULED, due=NOW.elapsed + 60.25, failures=2, unseen=1, attempt=3),
+        a_job(3, State.RUNNING, attempt=1),
+        a_job(4, State.STOPPING, attempt=1, making_way=True),
+    ]
+    store = await Store.open(path)
+    await put(store, *(new(number) for number in range(1, 5)))
+    await store.restore(NOW, BOOT)
+    await store.commit(
+        Batch(now=NOW, saves=saves(*jobs), attempts=[first_attempt(3), first_attempt(4, slot=2)])
+    )
+    await store.close()
+
+    store = await Store.open(path)
+    found, last_id = await store.restore(NOW, BOOT)
+    await store.close()
+
+    assert found == [
+        Restored(jobs[0], None, None),
+        Restored(jobs[1], None, None),
+        Restored(jobs[2], 1, "boot:launcher"),
+        Restored(jobs[3], 2, "boot:launcher"),
+    ]
+    assert last_id == 4
+
+
+async def test_equal_policies_are_one_object(store):
+    await put(store, new(1), new(2))
+
+    first, second = await restored(store)
+
+    assert first.policy is second.policy
+
+
+async def test_finished_jobs_are_not_restored_but_can_be_revived(store):
+    await put(store, new(1), new(2))
+    await move(store, 1, State.FAILED, attempt=3, failures=2)
+
+    assert [job.id for job in await restored(store)] == [2]
+    assert await store.finished(JobId(1)) == a_job(1, State.FAILED, attempt=3, failures=2)
+    assert await store.finished(JobId(2)) is None
+    assert await store.finished(JobId(3)) is None
+
+
+async def test_ids_are_never_given_out_again_though_the_rows_are_gone(path):
+    store = await Store.open(path)
+    await put(store, new(1), new(7))
+    await store._writer.call(lambda db: db.execute("DELETE FROM jobs").rowcount)
+    await store.close()
+
+    store = await Store.open(path)
+    found = await store.restore(NOW, BOOT)
+    await store.close()
+
+    assert found == ([], 7)
+
+
+async def test_batch_that_fails_leaves_nothing_and_the_next_one_is_unaffected(store):
+    env = {"A": "1"}
+    with pytest.raises(LookupError, match="1 of 1 rows"):
+        await store.commit(Batch(now=NOW, new=[new(1, env=env)], saves=saves(a_job(99))))
+    assert await restored(store) == []
+
+    await put(store, new(2, env=env))
+
+    found = await store.commit(Batch(now=NOW, wanted=[JobId(2)]))
+    assert found[JobId(2)].spec.env == env
+    assert await store.restore(NOW, BOOT) == ([Restored(new(2).job, None, None)], 2)
+
+
+async def test_cancelled_commit_is_done_all_the_same(store):
+    began, go_on = threading.Event(), threading.Event()
+
+    def hold_up(_):
+        began.set()
+        assert go_on.wait(30)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(store._writer.call(hold_up))
+        running = group.create_task(put(store, new(1)))
+        await asyncio.to_thread(began.wait, 30)
+        running.cancel()
+        later = group.create_task(put(store, new(2)))
+        go_on.set()
+    assert running.cancelled()
+    assert later.done()
+    assert [job.id for job in await restored(store)] == [1, 2]
+
+
+async def test_one_commit_of_many_jobs_is_many_times_cheaper_than_one_each(store):
+    count = 300
+    began = time.perf_counter()
+    for number in range(1, count + 1):
+        await put(store, new(number))
+    single = time.perf_counter() - began
+
+    began = time.perf_counter()
+    await put(store, *(new(number) for number in range(count + 1, 2 * count + 1)))
+    together = time.perf_counter() - began
+
+    assert together < single / 3  # measured: a twentieth
+
+
+async def test_private_name_of_aiosqlite_is_used_in_one_place_and_is_what_we_take_it_for():
+    uses = [
+        path.name
+        for path in (ROOT / "bgd").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "_execute"
+    ]
+
+    assert uses == ["database.py"]
+    assert inspect.iscoroutinefunction(aiosqlite.Connection._execute)
+    assert list(inspect.signature(aiosqlite.Connection._execute).parameters) == [
+        "self",
+        "fn",
+        "args",
+        "kwargs",
+    ]
+
+
+# --- due times -------------------------------------------------------------------------------------------
+
+
+async def due_after(path, due, now, boot):
+    """Return the due time of a job that was due at `due` of the first boot, once restored at `now`."""
+    store = await Store.open(path)
+    await store.restore(NOW, BOOT)
+    await put(store, new(1, due=due))
+    await store.close()
+    store = await Store.open(path)
+    for _ in range(2):  # the second time it is this boot's already
+        (job,), _ = await store.restore(now, boot)
+    await store.close()
+    return job.job.due
+
+
+async def test_due_time_of_the_same_boot_stays_though_the_wall_clock_jumps(path):
+    later = Now(elapsed=NOW.elapsed + 10, wall=NOW.wall - 1e9)
+
+    assert await due_after(path, NOW.elapsed + 60, later, BOOT) == NOW.elapsed + 60
+
+
+async def test_due_time_of_another_boot_is_where_the_wall_clock_puts_it(path):
+    later = Now(elapsed=20.0, wall=NOW.wall + 10)
+
+    assert await due_after(path, NOW.elapsed + 60, later, "second-boot") == pytest.approx(20 + 50)
+
+
+async def test_due_time_that_passed_while_the_machine_was_off_is_now(path):
+    later = Now(elapsed=20.0, wall=NOW.wall + 3600)
+
+    assert await due_after(path, NOW.elapsed + 60, later, "second-boot") == 20.0
+
+
+async def test_due_time_is_never_further_than_the_longest_delay(path):
+    long_ago = Now(elapsed=20.0, wall=0.0)
+
+    assert await due_after(path, NOW.elapsed + 60, long_ago, "second-boot") == 20.0 + MAX_DURATION
+
+
+# --- specs and environments ------------------------------------------------------------------------------
+
+
+async def test_spec_is_read_back_in_the_transaction_that_starts_the_job(store):
+    item = new(1, env={"PATH": "/bin"}, name="büro ☕", tags=("a", "b"), timeout=3.5, umask=0o27)
+    await put(store, item)
+
+    found = await store.commit(Batch(now=NOW, attempts=[first_attempt(1)], wanted=[JobId(1), JobId(99)]))
+
+    assert found == {1: StoredSpec(item.spec, UID, NOW.wall)}
+
+
+async def test_no_environment_is_not_an_empty_one(store):
+    await put(store, new(1), new(2, env={}))
+
+    found = await store.commit(Batch(now=NOW, wanted=[JobId(1), JobId(2)]))
+
+    assert found[JobId(1)].spec.env is None
+    assert found[JobId(2)].spec.env == {}
+
+
+async def test_equal_environments_are_stored_once(path):
+    shared = {"A": "1", "B": "2"}
+    store = await Store.open(path)
+    await put(store, new(1, env=shared), new(2, env=shared), new(3, env={"B": "2", "A": "1"}))
+    await put(store, new(4, env=dict(shared)), new(5, env={"A": "2", "B": "1"}))
+    await store.close()
+    store = await Store.open(path)  # which knows no environment by heart
+
+    await put(store, new(6, env=dict(shared)))
+
+    rows = await sql(store, "SELECT environment FROM specs ORDER BY job")
+    assert rows == [(1,), (1,), (1,), (1,), (2,), (1,)]
+    assert await sql(store, "SELECT count(*) FROM environments") == [(2,)]
+    await store.close()
+
+
+# --- what people see -------------------------------------------------------------------------------------
+
+
+async def test_view_tells_everything_about_a_new_job(store):
+    spec = {
+        "name": "nightly",
+        "tags": ("x",),
+        "timeout": 9.0,
+        "umask": 0o22,
+        "delay": 60.0,
+        "env": {"A": "1"},
+    }
+    await put(store, new(1, uid=0, due=NOW.elapsed + 60, **spec))
+
+    view = await store.view(JobId(1))
+
+    assert (view.id, view.kind, view.argv, view.target) == (1, "command", ["/bin/echo", "1"], None)
+    assert (view.user, view.state, view.queue, view.cwd) == ("root", State.SCHEDULED, "default", "/tmp")
+    assert (view.name, view.tags, view.timeout, view.umask) == ("nightly", ["x"], 9.0, 0o22)
+    assert (view.retries, view.retry_delay, view.rerun) == (2, 1.5, True)
+    assert (view.created_at, view.due_at) == (NOW.wall, NOW.wall + 60)
+    assert (view.attempt, view.outcome, view.started_at, view.finished_at) == (0, None, None, None)
+    assert await store.view(JobId(2)) is None
+
+
+async def test_class_job_shows_its_target_and_arguments(store):
+    await put(store, new(1, argv=None, target="app.tasks:clean", arguments='{"args": [1]}'))
+
+    view = await store.view(JobId(1))
+
+    assert (view.kind, view.argv, view.target, view.arguments) == (
+        "class",
+        None,
+        "app.tasks:clean",
+        '{"args": [1]}',
+    )
+
+
+async def test_user_without_a_name_is_shown_by_number(store):
+    await put(store, new(1, uid=os.getuid()), new(2, uid=UID))
+
+    assert (await store.view(JobId(1))).user == pwd.getpwuid(os.getuid()).pw_name
+    assert (await store.view(JobId(2))).user == str(UID)
+
+
+async def test_life_of_a_job_is_seen_in_its_view_and_its_attempts(store):
+    await put(store, new(1))
+    await store.commit(
+        Batch(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
+    )
+    view = await store.view(JobId(1))
+    assert (view.state, view.attempt, view.started_at, view.outcome) == (State.RUNNING, 1, NOW.wall + 1, None)
+
+    await store.commit(Batch(now=NOW, pids=[AttemptPid(JobId(1), 1, 4711, NOW.wall + 2)]))
+    (attempt,) = await store.attempts(JobId(1), 0, 10)
+    assert (attempt.pid, attempt.started_at, attempt.outcome) == (4711, NOW.wall + 2, None)
+    assert attempt.log_path == log_name(1, 1)
+
+    end = AttemptEnd(
+        job=JobId(1),
+        attempt=1,
+        outcome=Outcome.SIGNAL,
+        signal=9,
+        finished_at=NOW.wall + 3,
+        user_seconds=0.25,
+        system_seconds=0.5,
+        max_rss_bytes=1 << 40,
+        log_bytes=17,
+    )
+    failed = a_job(1, State.FAILED, attempt=1)
+    await store.commit(
+        Batch(now=NOW, ends=[end], saves=saves(failed, at=NOW.wall + 3, reason="as an example"))
+    )
+    view = await store.view(JobId(1))
+    assert (view.state, view.outcome, view.exit_code, view.signal) == (State.FAILED, Outcome.SIGNAL, None, 9)
+    assert (view.finished_at, view.reason) == (NOW.wall + 3, "as an example")
+    (attempt,) = await store.attempts(JobId(1), 0, 10)
+    assert (attempt.outcome, attempt.signal, attempt.started_at) == (Outcome.SIGNAL, 9, NOW.wall + 2)
+    assert (attempt.user_seconds, attempt.system_seconds) == (0.25, 0.5)
+    assert (attempt.max_rss_bytes, attempt.log_bytes) == (1 << 40, 17)
+
+    await move(store, 1, State.QUEUED, attempt=1)
+    view = await store.view(JobId(1))
+    assert (view.state, view.finished_at, view.reason, view.outcome) == (
+        State.QUEUED,
+        None,
+        None,
+        Outcome.SIGNAL,
+    )
+
+
+async def test_attempt_handed_to_another_launcher_keeps_its_slot(store):
+    running = a_job(1, State.RUNNING, attempt=1)
+    await put(store, new(1))
+    await store.commit(Batch(now=NOW, saves=saves(running), attempts=[first_attempt(1, slot=3)]))
+
+    await store.commit(Batch(now=NOW, relaunched=[first_attempt(1, slot=3, launcher="boot:other")]))
+
+    assert await store.restore(NOW, BOOT) == ([Restored(running, 3, "boot:other")], 1)
+
+
+async def test_attempts_are_read_in_parts(store):
+    await put(store, new(1))
+    attempts = [NewAttempt(JobId(1), number, 1, "launcher", NOW.wall) for number in range(1, 6)]
+    await store.commit(Batch(now=NOW, attempts=attempts))
+
+    assert [attempt.attempt for attempt in await store.attempts(JobId(1), 0, 2)] == [1, 2]
+    assert [attempt.attempt for attempt in await store.attempts(JobId(1), 2, 10)] == [3, 4, 5]
+    assert await store.attempts(JobId(2), 0, 10) == []
+
+
+async def test_result_is_of_the_latest_attempt_while_errors_stay_with_theirs(store):
+    error = JobError("ValueError", "no such file", "Traceback ...")
+    await put(store, new(1))
+    for attempt, result, raised in [(1, None, error), (2, '{"n": 1.50}', None)]:
+        end = AttemptEnd(
+            job=JobId(1),
+            attempt=attempt,
+            outcome=Outcome.ERROR,
+            finished_at=NOW.wall,
+            result=result,
+            error=raised,
+        )
+        attempts = [NewAttempt(JobId(1), attempt, 1, "launcher", NOW.wall)]
+        job = a_job(1, State.QUEUED, attempt=attempt)
+        await store.commit(Batch(now=NOW, saves=saves(job), attempts=attempts, ends=[end]))
+        assert await store.result(JobId(1)) == (result, raised)
+
+    assert [attempt.error for attempt in await store.attempts(JobId(1), 0, 10)] == [error, None]
+    await move(store, 1, State.RUNNING, attempt=3)
+    assert await store.result(JobId(1)) == (None, None)
+
+
+async def test_list_is_newest_first_with_what_runs_before_what_waits_before_the_rest(store):
+    await put(store, *(new(number) for number in range(1, 7)))
+    await move(store, 1, State.RUNNING, attempt=1)
+    await move(store, 5, State.SUCCEEDED, attempt=1)
+    await move(store, 6, State.FAILED, attempt=1)
+
+    assert await ids(store) == [6, 5, 4, 3, 2, 1]
+    assert await ids(store, limit=5) == [6, 4, 3, 2, 1]
+    assert await ids(store, limit=2) == [4, 1]
+    assert await ids(store, limit=1) == [1]
+
+
+async def test_list_of_states_is_the_newest_of_them_all(store):
+    await put(store, *(new(number) for number in range(1, 7)))
+    for number, state in [(1, State.FAILED), (3, State.SUCCEEDED), (4, State.FAILED), (6, State.SUCCEEDED)]:
+        await move(store, number, state, attempt=1)
+
+    assert await ids(store, states=[State.FAILED]) == [4, 1]
+    assert await ids(store, states=[State.FAILED, State.SUCCEEDED], limit=3) == [6, 4, 3]
+    assert await ids(store, states=[State.QUEUED, State.QUEUED]) == [5, 2]
+
+
+async def test_list_selects_by_each_condition_and_by_all_together(store):
+    await put(
+        store,
+        new(1, name="backup-home", tags=("night", "disk"), queue="slow", at=100.0),
+        new(2, name="backup-[x]", tags=("night",), at=200.0, uid=UID + 1),
+        new(3, name="report", queue="slow", at=300.0),
+        new(4, at=400.0),
+    )
+
+    assert await ids(store, queue="slow") == [3, 1]
+    assert await ids(store, tag="night") == [2, 1]
+    assert await ids(store, tag="nigh") == []
+    assert await ids(store, name="backup-*") == [2, 1]
+    assert await ids(store, name="backup-[[]x]") == [2]
+    assert await ids(store, name="[!b]*") == [3]
+    assert await ids(store, name="REPORT") == []
+    assert await ids(store, since=200.0) == [4, 3, 2]
+    assert await ids(store, mine=True) == [4, 3, 1]
+    assert await ids(store, mine=True, uid=UID + 1) == [2]
+    everything = {"queue": "slow", "tag": "disk", "name": "back*", "since": 100.0, "mine": True}
+    assert await ids(store, states=[State.QUEUED], **everything) == [1]
+
+
+async def test_pattern_full_of_stars_is_answered_at_once(store):
+    await put(store, *(new(number, name="a" * 200) for number in range(1, 20)))
+
+    async with asyncio.timeout(5):
+        assert await ids(store, name="*a" * 99 + "b") == []
+
+
+async def test_latest_job_is_the_users_own(store):
+    await put(store, new(1), new(2), new(3, uid=UID + 1))
+    await move(store, 2, State.CANCELLED)
+
+    assert await store.latest(UID) == 2
+    assert await store.latest(UID + 1) == 3
+    assert await store.latest(UID + 2) is None
+
+
+async def test_counts_follow_every_change_of_state(store):
+    assert await store.counts() == dict.fromkeys(map(str, State), 0)
+
+    await put(store, *(new(number) for number in range(1, 5)), new(5, due=NOW.elapsed + 1))
+    await move(store, 1, State.RUNNING, attempt=1)
+    await move(store, 1, State.SUCCEEDED, attempt=1)
+    await move(store, 2, State.QUEUED, priority=5)
+    await move(store, 3, State.CANCELLED)
+    await store._writer.call(lambda db: db.execute("DELETE FROM jobs WHERE id = 3").rowcount)
+
+    expected = {State.QUEUED: 2, State.SUCCEEDED: 1, State.SCHEDULED: 1}
+    assert await store.counts() == {str(state): expected.get(state, 0) for state in State}
+
+
+async def test_reads_answer_while_a_transaction_is_being_written(store):
+    await put(store, new(1))
+    began, go_on = threading.Event(), threading.Event()
+
+    def write_slowly(db):
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE jobs SET state = 'failed'")
+        began.set()
+        assert go_on.wait(30)
+        db.execute("COMMIT")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(store._writer.call(write_slowly))
+        await asyncio.to_thread(began.wait, 30)
+        async with asyncio.timeout(10):
+            assert (await store.view(JobId(1))).state is State.QUEUED
+            assert await ids(store, states=[State.QUEUED]) == [1]
+        go_on.set()
+    assert (await store.view(JobId(1))).state is State.FAILED
+
+
+async def test_reading_connection_cannot_write(store):
+    with pytest.raises(StoreBroken, match="readonly"):
+        await store._reader.call(lambda db: db.execute("DELETE FROM jobs"))
+
+
+# --- crashes and failing disks ---------------------------------------------------------------------------
+
+WRITER = """
+import asyncio, sys
+from bgd.core.job import Job, JobId, JobSpec, Now, RetryPolicy, State
+from bgd.daemon.store import Batch, NewJob, Store, StoreBroken
+
+async def main():
+    store = await Store.open(sys.argv[1])
+    number, failures = 1, 0
+    while failures < 3:
+        jobs = [Job(JobId(number + step), State.QUEUED, "default", 0, RetryPolicy()) for step in range(3)]
+        new = [NewJob(job, JobSpec(argv=("true", "x" * 500)), 0, 0.0) for job in jobs]
+        try:
+            await store.commit(Batch(now=Now(0.0, 0.0), new=new))
+        except StoreBroken as broken:
+            failures += 1
+            print("broken:", broken, flush=True)
+        else:
+            number += 3
+            print(number - 1, flush=True)
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def start_writer(path, *, most_bytes=None):
+    limit = [] if most_bytes is None else ["prlimit", f"--fsize={most_bytes}"]
+    return subprocess.Popen(
+        [*limit, sys.executable, "-c", WRITER, path], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+async def check_nothing_acknowledged_is_lost(path, acknowledged):
+    store = await Store.open(path)
+    jobs, last_id = await store.restore(NOW, BOOT)
+    assert [item.job.id for item in jobs] == list(range(1, last_id + 1))
+    assert last_id >= acknowledged
+    assert last_id % 3 == 0  # no half batch
+    assert await sql(store, "PRAGMA integrity_check") == [("ok",)]
+    assert (await store.counts())["queued"] == last_id
+    await store.close()
+
+
+@pytest.mark.parametrize("commits", [1, 40, 400])
+async def test_killed_writer_loses_nothing_it_acknowledged(path, commits):
+    with start_writer(path) as writer:
+        acknowledged = [int(writer.stdout.readline()) for _ in range(commits)]
+        writer.send_signal(signal.SIGKILL)
+        acknowledged += map(int, writer.stdout.read().split())
+
+    await check_nothing_acknowledged_is_lost(path, acknowledged[-1])
+
+
+async def test_disk_that_takes_no_more_breaks_the_store_for_good_and_loses_nothing(path):
+    with start_writer(path, most_bytes=300_000) as writer:
+        lines = writer.stdout.read().splitlines()
+
+    acknowledged = [int(line) for line in lines if line.isdecimal()]
+    failures = [line for line in lines if not line.isdecimal()]
+    assert lines == [*map(str, acknowledged), *failures]
+    assert len(failures) == 3
+    assert all(line.startswith(f"broken: database {path}: disk I/O error; ") for line in failures)
+    await check_nothing_acknowledged_is_lost(path, acknowledged[-1])
