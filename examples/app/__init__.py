@@ -1,0 +1,1 @@
+"""An application whose work bgd does in the background."""
