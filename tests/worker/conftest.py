@@ -29,11 +29,13 @@ class Run(NamedTuple):
 
     @property
     def told(self) -> dict[str, Any]:
-        return json.loads(self.raw)
+        document: dict[str, Any] = json.loads(self.raw)
+        return document
 
     @property
     def error(self) -> dict[str, str]:
-        return self.told["error"]
+        error: dict[str, str] = self.told["error"]
+        return error
 
 
 Call = Callable[..., Run]
