@@ -18,7 +18,7 @@ TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")
 STANDARD = " ".join(sys.stdlib_module_names)
 # Of it, what deals in values only: nothing that knows the machine, the time or chance
 PURE = "__future__ collections dataclasses enum functools heapq itertools json keyword math re typing"
-CONFIGURATION = "bgd.config bgd.places bgd.settings bgd.units"
+CONFIGURATION = "bgd.config bgd.places bgd.settings bgd.units bgd.values"
 VERSION = "bgd bgd.__version__"
 
 # What a room may import. A name stands for itself and all below it, but `bgd` for the package alone.
@@ -36,7 +36,7 @@ ROOMS = {
     "bgd/errors.py": PURE,
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     **dict.fromkeys(
-        ["bgd/config.py", "bgd/places.py", "bgd/settings.py", "bgd/units.py"],
+        ["bgd/config.py", "bgd/places.py", "bgd/settings.py", "bgd/units.py", "bgd/values.py"],
         f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.messages.ShutdownMode",
     ),
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.wire",
