@@ -53,16 +53,15 @@ class Database:
     ) -> R:
         """Run function(connection, ...) on the thread, after all earlier calls.
 
-        A cancelled caller leaves it to run to its end: what was asked for is done whole or, if the process
-        dies, not at all.
+        It is in the thread's queue before this waits for anything, so a cancelled caller leaves it to run to
+        its end: what was asked for is done whole or, if the process dies, not at all.
 
         Raises:
             StoreBroken: the disk or the file failed, now or at an earlier call. What the kernel dropped
                 after a failed sync cannot be written by trying again.
         """
         run = partial(function, self._raw, *args, **kwargs)
-        undivided = self._connection._execute(self._guarded, run)  # type: ignore[no-untyped-call]  # noqa: SLF001 (see the class; aiosqlite leaves it untyped)
-        result: R = await asyncio.shield(undivided)
+        result: R = await self._connection._execute(self._guarded, run)  # type: ignore[no-untyped-call]  # noqa: SLF001 (see the class; aiosqlite leaves it untyped)
         return result
 
     async def close(self) -> None:

@@ -306,6 +306,7 @@ async def test_finished_jobs_are_not_restored_but_can_be_revived(store):
 async def test_ids_are_never_given_out_again_though_the_rows_are_gone(path):
     store = await Store.open(path)
     await put(store, new(1), new(7))
+    await put(store, new(3))
     await store._writer.call(lambda db: db.execute("DELETE FROM jobs").rowcount)
     await store.close()
 
@@ -558,6 +559,15 @@ async def test_attempt_handed_to_another_launcher_keeps_its_slot(store):
     assert await store.restore(NOW, BOOT) == ([Restored(running, 3, "boot:other")], 1)
 
 
+async def test_ended_attempt_belongs_to_no_launcher(store):
+    await put(store, new(1))
+    end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 2)
+
+    await store.commit(Batch(now=NOW, attempts=[first_attempt(1)], ends=[end]))
+
+    assert await sql(store, "SELECT slot, launcher FROM attempts") == [(1, None)]
+
+
 async def test_attempts_are_read_in_parts(store):
     await put(store, new(1))
     attempts = [NewAttempt(JobId(1), number, 1, "launcher", NOW.wall) for number in range(1, 6)]
@@ -600,6 +610,14 @@ async def test_list_is_newest_first_with_what_runs_before_what_waits_before_the_
     assert await ids(store, limit=5) == [6, 4, 3, 2, 1]
     assert await ids(store, limit=2) == [4, 1]
     assert await ids(store, limit=1) == [1]
+
+
+async def test_list_leaves_out_no_state(store):
+    await put(store, *(new(number) for number, _ in enumerate(State, start=1)))
+    for number, state in enumerate(State, start=1):
+        await move(store, number, state)
+
+    assert {view.state for view in await store.list(List(id=1), UID)} == set(State)
 
 
 async def test_list_of_states_is_the_newest_of_them_all(store):
