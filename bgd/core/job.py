@@ -179,6 +179,8 @@ def problem_with(spec: JobSpec) -> str | None:
     if (spec.argv is None) == (spec.target is None):
         return "a job needs either argv (a command) or target (a class job)"
     if spec.argv is not None:
+        if spec.arguments is not None:
+            return "arguments belong to a class job: those of a command stand in argv"
         return _problem_with_argv(spec.argv) or _problem_with_place(spec)
     if spec.arguments is not None and _is_too_long(spec.arguments, MAX_WORK):
         return f"the arguments are longer than {MAX_WORK} bytes of JSON"
@@ -211,8 +213,8 @@ def _problem_with_argv(argv: tuple[str, ...]) -> str | None:
 
 
 def _problem_with_place(spec: JobSpec) -> str | None:
-    if spec.cwd is not None and ("\0" in spec.cwd or not spec.cwd.startswith("/")):
-        return "cwd must be an absolute path without NUL"
+    if spec.cwd is not None and _is_no_path(spec.cwd):
+        return f"cwd must be an absolute path without NUL, of at most {MAX_PATH} bytes"
     for text in (spec.name or "", *spec.tags):
         if not text.isprintable():
             return f"name and tags are printable text on one line, not {text!r}"
@@ -221,11 +223,16 @@ def _problem_with_place(spec: JobSpec) -> str | None:
             return f"env has a variable named {key!r}: a name is not empty and holds no '=' or NUL"
         if "\0" in value:
             return f"env {key} contains a NUL character"
-        if _is_too_long(value, MAX_WORD - 1 - len(key.encode())):
+        if _is_too_long(f"{key}={value}"):
             return f"env {key} is longer than {MAX_WORD} bytes, the kernel's limit"
     return None
 
 
-def _is_too_long(word: str, most: int = MAX_WORD) -> bool:
-    # a character is at most four bytes, so most words need no encoding to be known short
-    return len(word) * 4 > most and len(word.encode()) > most
+def _is_no_path(text: str) -> bool:
+    return not text.startswith("/") or "\0" in text or _is_too_long(text, MAX_PATH)
+
+
+def _is_too_long(text: str, most: int = MAX_WORD) -> bool:
+    # A character is at most four bytes, so most texts need no encoding to be known short. Surrogates stand
+    # for bytes that are not UTF-8: whoever encodes the text will refuse them, here they are only counted.
+    return len(text) * 4 > most and len(text.encode(errors="surrogatepass")) > most

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from bgd.core.job import UNSEEN, Job, Move, Outcome, RetryPolicy, State
 
 MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that takes the machine down each time must stop
 
 PUT_ASIDE = f"put aside: the end of {MOST_UNSEEN} attempts in a row was not seen"
-NOT_RERUN = "nobody saw its end, and it is not to be run again unasked (retries 0, rerun not set)"
+NOT_RERUN = "nobody saw its end, and nothing asks for it to be run again then (retries 0, or rerun no)"
 
 
 def move_after_end(job: Job, outcome: Outcome) -> tuple[Move, str | None]:
@@ -38,12 +36,10 @@ def retry_delay(policy: RetryPolicy, failures: int, roll: float) -> float:
     """
     if policy.delay == 0:
         return 0.0
-    # in logarithms first: 100.0 ** 999 is beyond a float
-    growth = (failures - 1) * math.log(policy.backoff)
-    if growth >= math.log(max(policy.max_delay, policy.delay) / policy.delay):
+    try:
+        base = min(policy.delay * policy.backoff ** (failures - 1), policy.max_delay)
+    except OverflowError:  # 100.0 ** 999 is beyond a float, and so beyond any max_delay
         base = policy.max_delay
-    else:
-        base = min(policy.delay * math.exp(growth), policy.max_delay)
     return min(base * (1 + policy.jitter * (2 * roll - 1)), policy.max_delay)
 
 

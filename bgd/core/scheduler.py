@@ -8,7 +8,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.heaps import DueHeap, ReadyLane, SlotNumbers
-from bgd.core.job import ACTIVE, FINAL, MOVES, Job, JobId, JobSpec, Move, Now, Outcome, RetryPolicy, State
+from bgd.core.job import (
+    ACTIVE,
+    FINAL,
+    MOVES,
+    UNSEEN,
+    Job,
+    JobId,
+    JobSpec,
+    Move,
+    Now,
+    Outcome,
+    RetryPolicy,
+    State,
+)
 from bgd.core.retry import move_after_end, retry_delay
 
 
@@ -140,7 +153,11 @@ class Scheduler:
         return job.state
 
     def make_way(self, job_id: JobId, now: Now) -> None:
-        """Stop a running attempt so that the job runs again later; nothing happens in other states."""
+        """Stop a running attempt so that the job runs again later; nothing happens in other states.
+
+        Raises:
+            KeyError: no unfinished job has this id.
+        """
         job = self._jobs[job_id]
         if job.state is State.RUNNING:
             self._effects.append(Stop(self._move(job, Move.STOP, now, making_way=True)))
@@ -151,7 +168,7 @@ class Scheduler:
         if job is None or job.state not in ACTIVE or job.attempt != attempt:
             return False
         move, reason = move_after_end(job, outcome)
-        unseen = job.unseen + 1 if outcome in (Outcome.UNKNOWN, Outcome.INTERRUPTED) else 0
+        unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
         due = now.elapsed + retry_delay(job.policy, failures, self._roll()) if move is Move.RETRY else None
         self._let_go(job)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgd.core.job import (
+    ACTIVE,
+    FINAL,
+    MAX_PATH,
+    MAX_WORD,
+    MAX_WORK,
+    MOVES,
+    JobSpec,
+    Move,
+    RetryPolicy,
+    State,
+    policy_of,
+    problem_with,
+)
+
+LONGEST_VARIABLE = MAX_WORD - len("A=")
+
+
+def command(**options):
+    return JobSpec(argv=("true",), **options)
+
+
+# --- what a spec may say -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        command(),
+        JobSpec(target="app.services:Report.build"),
+        JobSpec(target="app.services:build", arguments='{"args": [1]}'),
+        JobSpec(argv=("printf", "", "ü€😀", "a\nb\t")),
+        JobSpec(argv=("echo", "x" * MAX_WORD)),
+        JobSpec(argv=("echo", "€" * (MAX_WORD // 3))),
+        JobSpec(argv=("echo", *["x" * 100_000] * 9)),
+        command(cwd="/"),
+        command(cwd="/" + "x" * (MAX_PATH - 1)),
+        command(name="nightly report", tags=("a", "späť")),
+        command(env={}),
+        command(env={"A": "", "B": "b=c", "no good shell name": "x"}),
+        command(env={"A": "x" * LONGEST_VARIABLE}),
+    ],
+)
+def test_a_sound_spec_has_no_problem(spec):
+    assert problem_with(spec) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        (JobSpec(), "either argv"),
+        (JobSpec(argv=("true",), target="a:b"), "either argv"),
+        (JobSpec(argv=("true",), arguments="{}"), "arguments belong to a class job"),
+        (JobSpec(argv=()), "argv is empty"),
+        (JobSpec(argv=("", "x")), "argv is empty"),
+        (JobSpec(argv=("safe\0; evil",)), r"argv\[0\] contains a NUL"),
+        (JobSpec(argv=("echo", "a", "b\0")), r"argv\[2\] contains a NUL"),
+        (JobSpec(argv=("echo", "x" * (MAX_WORD + 1))), rf"argv\[1\] is longer than {MAX_WORD} bytes"),
+        (JobSpec(argv=("echo", "€" * (MAX_WORD // 3 + 1))), rf"argv\[1\] is longer than {MAX_WORD} bytes"),
+        (JobSpec(argv=("echo", *["x" * 100_000] * 10)), f"longer than {MAX_WORK} bytes altogether"),
+        (JobSpec(target="a:b", arguments="€" * (MAX_WORK // 3 + 1)), f"longer than {MAX_WORK} bytes of JSON"),
+        (command(cwd="relative/path"), "cwd must be an absolute path"),
+        (command(cwd="/a\0b"), "cwd must be an absolute path"),
+        (command(cwd="/" + "é" * (MAX_PATH // 2 + 1)), f"at most {MAX_PATH} bytes"),
+        (command(name="two\nlines"), r"not 'two\\nlines'"),
+        (command(name="bell\a"), "printable text"),
+        (command(tags=("fine", "\x1b[31mred")), "printable text"),
+        (command(env={"": "x"}), "env has a variable named ''"),
+        (command(env={"A=B": "x"}), "env has a variable named 'A=B'"),
+        (command(env={"A\0": "x"}), "env has a variable named"),
+        (command(env={"A": "x\0y"}), "env A contains a NUL"),
+        (command(env={"A": "x" * (LONGEST_VARIABLE + 1)}), f"env A is longer than {MAX_WORD} bytes"),
+        (command(env={"A": "€" * (LONGEST_VARIABLE // 3 + 1)}), f"env A is longer than {MAX_WORD} bytes"),
+        (JobSpec(target="a:b", cwd="relative"), "cwd must be an absolute path"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_unsound_spec_is_told_what_is_wrong(spec, problem):
+    with pytest.raises(AssertionError, match=problem):
+        raise AssertionError(problem_with(spec))
+
+
+any_text = st.text(st.characters(codec=None), max_size=10)  # surrogates too, as in names that are not UTF-8
+
+
+@given(
+    argv=st.just(("true",)) | st.lists(any_text).map(tuple),
+    cwd=st.none() | any_text,
+    name=st.none() | any_text,
+    env=st.none() | st.dictionaries(any_text, any_text),
+)
+def test_any_text_at_all_is_judged_in_one_line(argv, cwd, name, env):
+    problem = problem_with(JobSpec(argv=argv, cwd=cwd, name=name, env=env))
+
+    assert problem is None or "\n" not in problem
+
+
+@pytest.mark.parametrize("queue", ["default", "A", "gpu-0", "a.b_c", "x" * 64])
+def test_a_queue_is_named_like_a_file(queue):
+    assert msgspec.convert({"queue": queue}, JobSpec).queue == queue
+
+
+@pytest.mark.parametrize("queue", ["", ".hidden", "-q", "a/b", "a b", "ä", "x" * 65, "default\n", "a\nb"])
+def test_other_names_of_queues_are_refused(queue):
+    with pytest.raises(msgspec.ValidationError, match="queue"):
+        msgspec.convert({"queue": queue}, JobSpec)
+
+
+# --- the table of moves --------------------------------------------------------------------------------
+
+
+def test_every_state_has_its_row():
+    assert set(MOVES) == set(State)
+
+
+def test_a_finished_job_can_only_be_revived():
+    assert {state: MOVES[state] for state in FINAL} == {state: {Move.REVIVE: State.QUEUED} for state in FINAL}
+
+
+def test_only_a_queued_job_starts():
+    assert [state for state in State if Move.START in MOVES[state]] == [State.QUEUED]
+
+
+def test_every_unfinished_job_can_be_cancelled_or_asked_to_stop():
+    unfinished = set(State) - FINAL
+    assert all(MOVES[state].keys() & {Move.CANCEL, Move.STOP} for state in unfinished)
+
+
+def test_an_active_job_leaves_its_slot_whatever_became_of_the_attempt():
+    after_an_attempt = {Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE}
+    for state in ACTIVE:
+        assert not {MOVES[state][move] for move in after_an_attempt} & ACTIVE
+
+
+# --- the policy of a job -------------------------------------------------------------------------------
+
+DEFAULT = RetryPolicy(retries=3, delay=5.0, backoff=2.0, max_delay=60.0, jitter=0.5, rerun=True)
+
+
+def test_a_silent_spec_takes_the_default_policy():
+    assert policy_of(command(), DEFAULT) == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"retries": 0}, "retries"),
+        ({"retry_delay": 0.0}, "delay"),
+        ({"backoff": 1.0}, "backoff"),
+        ({"max_delay": 0.0}, "max_delay"),
+        ({"jitter": 0.0}, "jitter"),
+        ({"rerun": False}, "rerun"),
+    ],
+)
+def test_what_a_spec_says_overrides_the_default_though_it_be_nothing(options, field):
+    (value,) = options.values()
+
+    assert policy_of(command(**options), DEFAULT) == msgspec.structs.replace(DEFAULT, **{field: value})

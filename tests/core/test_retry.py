@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgd.core.job import MAX_DURATION, MAX_RETRIES, Job, JobId, Move, Outcome, RetryPolicy, State
+from bgd.core.retry import NOT_RERUN, PUT_ASIDE, move_after_end, retry_delay
+
+MIDDLE = 0.5  # the roll that leaves a delay as it is
+
+durations = st.floats(0, MAX_DURATION)
+failures = st.integers(1, MAX_RETRIES)
+rolls = st.floats(0, 1, exclude_max=True)
+policies = st.builds(
+    RetryPolicy,
+    retries=st.just(MAX_RETRIES),
+    delay=durations,
+    backoff=st.floats(1, 100),
+    max_delay=durations,
+    jitter=st.floats(0, 1),
+)
+
+
+def running(**fields):
+    values = {"policy": RetryPolicy(retries=2), "state": State.RUNNING, "attempt": 1, **fields}
+    return Job(id=JobId(1), queue="default", priority=0, **values)
+
+
+def stopping(*, making_way, **fields):
+    return running(state=State.STOPPING, making_way=making_way, **fields)
+
+
+# --- how long a retry waits ----------------------------------------------------------------------------
+
+
+@given(policies, failures, rolls)
+def test_a_delay_is_never_negative_nor_over_the_longest(policy, failures, roll):
+    assert 0 <= retry_delay(policy, failures, roll) <= policy.max_delay
+
+
+@given(policies, failures, rolls)
+def test_jitter_spreads_by_its_share(policy, failures, roll):
+    middle = retry_delay(policy, failures, MIDDLE)
+
+    spread = abs(retry_delay(policy, failures, roll) - middle)
+
+    assert spread <= middle * policy.jitter * (1 + 1e-9)
+
+
+@given(policies)
+def test_delays_grow_from_failure_to_failure(policy):
+    delays = [retry_delay(policy, count, MIDDLE) for count in range(1, 50)]
+
+    assert delays == sorted(delays)
+
+
+@pytest.mark.parametrize("delay", [5e-324, 1e-308, 1e-300, 1.0, MAX_DURATION])
+def test_the_most_retries_of_the_steepest_backoff_wait_the_longest_delay(delay):
+    policy = RetryPolicy(retries=MAX_RETRIES, delay=delay, backoff=100.0, max_delay=MAX_DURATION)
+
+    assert retry_delay(policy, MAX_RETRIES, MIDDLE) == MAX_DURATION
+
+
+def test_each_delay_is_so_many_times_the_one_before():
+    policy = RetryPolicy(retries=5, delay=5.0, backoff=2.0, max_delay=30.0, jitter=0.0)
+
+    assert [retry_delay(policy, count, 0.9) for count in range(1, 6)] == [5.0, 10.0, 20.0, 30.0, 30.0]
+
+
+def test_the_dice_reach_both_ends_of_the_spread():
+    policy = RetryPolicy(delay=10.0, jitter=0.1)
+
+    assert retry_delay(policy, 1, 0.0) == pytest.approx(9.0)
+    assert retry_delay(policy, 1, 1 - 1e-12) == pytest.approx(11.0)
+
+
+def test_no_delay_stays_none_whatever_the_backoff():
+    assert retry_delay(RetryPolicy(delay=0.0, backoff=100.0), MAX_RETRIES, 0.9) == 0.0
+
+
+def test_the_longest_delay_counts_from_the_first_retry_on():
+    assert retry_delay(RetryPolicy(delay=5.0, max_delay=1.0, jitter=0.0), 1, MIDDLE) == 1.0
+
+
+# --- which move follows an end -------------------------------------------------------------------------
+
+FAILURES = [
+    Outcome.EXIT,
+    Outcome.SIGNAL,
+    Outcome.TIMEOUT,
+    Outcome.NOT_STARTED,
+    Outcome.LOG_LIMIT,
+    Outcome.ERROR,
+]
+UNSEEN = [Outcome.UNKNOWN, Outcome.INTERRUPTED]
+
+
+@pytest.mark.parametrize("job", [running(), stopping(making_way=True), stopping(making_way=False)])
+def test_success_counts_even_when_it_was_to_be_stopped(job):
+    assert move_after_end(job, Outcome.SUCCEEDED) == (Move.SUCCEED, None)
+
+
+@pytest.mark.parametrize("outcome", FAILURES)
+def test_a_failure_is_retried_until_the_retries_are_used_up(outcome):
+    moves = [move_after_end(running(failures=count), outcome) for count in range(4)]
+
+    assert moves == [(Move.RETRY, None), (Move.RETRY, None), (Move.GIVE_UP, None), (Move.GIVE_UP, None)]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.CANCELLED])
+def test_what_was_refused_or_killed_by_hand_is_not_retried(outcome):
+    assert move_after_end(running(), outcome) == (Move.GIVE_UP, None)
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.SUCCEEDED])
+def test_a_job_asked_to_cancel_is_cancelled_however_it_ended(outcome):
+    assert move_after_end(stopping(making_way=False), outcome) == (Move.CANCEL, None)
+
+
+def test_a_job_that_made_way_runs_again_at_once_though_its_retries_are_used_up():
+    job = stopping(making_way=True, failures=2)
+
+    assert move_after_end(job, Outcome.CANCELLED) == (Move.REQUEUE, None)
+
+
+@pytest.mark.parametrize("outcome", FAILURES)
+def test_a_job_that_failed_by_itself_while_making_way_has_failed(outcome):
+    assert move_after_end(stopping(making_way=True), outcome) == (Move.RETRY, None)
+
+
+@pytest.mark.parametrize("outcome", UNSEEN)
+@pytest.mark.parametrize(
+    "policy", [RetryPolicy(), RetryPolicy(rerun=False), RetryPolicy(retries=3, rerun=False)]
+)
+def test_an_unseen_end_is_not_run_again_unasked(policy, outcome):
+    assert move_after_end(running(policy=policy), outcome) == (Move.GIVE_UP, NOT_RERUN)
+
+
+@pytest.mark.parametrize(
+    "policy", [RetryPolicy(retries=1), RetryPolicy(rerun=True), RetryPolicy(retries=1, rerun=True)]
+)
+def test_an_interruption_uses_up_no_retry(policy):
+    job = running(policy=policy, failures=policy.retries)
+
+    assert move_after_end(job, Outcome.INTERRUPTED) == (Move.REQUEUE, None)
+
+
+def test_an_unknown_end_uses_up_a_retry():
+    moves = [move_after_end(running(failures=count), Outcome.UNKNOWN) for count in range(3)]
+
+    assert moves == [(Move.RETRY, None), (Move.RETRY, None), (Move.GIVE_UP, None)]
+
+
+def test_an_unknown_end_is_run_again_beyond_the_retries_when_rerun_says_so():
+    job = running(policy=RetryPolicy(rerun=True), failures=7)
+
+    assert move_after_end(job, Outcome.UNKNOWN) == (Move.RETRY, None)
+
+
+@pytest.mark.parametrize("outcome", UNSEEN)
+@pytest.mark.parametrize("policy", [RetryPolicy(retries=9), RetryPolicy(rerun=True)])
+def test_the_third_unseen_end_in_a_row_puts_the_job_aside(policy, outcome):
+    moves = [move_after_end(running(policy=policy, unseen=count), outcome) for count in range(3)]
+
+    assert [move is Move.GIVE_UP for move, _ in moves] == [False, False, True]
+    assert moves[-1] == (Move.GIVE_UP, PUT_ASIDE)
+
+
+def test_every_outcome_has_a_move_in_every_active_state():
+    jobs = [running(), stopping(making_way=True), stopping(making_way=False)]
+
+    for job, outcome in itertools.product(jobs, Outcome):
+        assert move_after_end(job, outcome)[0] in Move
