@@ -91,7 +91,8 @@ def _shed_what_was_inherited(kept: set[int | None]) -> None:
     """Undo what jobs would inherit: open descriptors, ignored and blocked signals."""
     start = 0
     for fd in sorted(fd for fd in kept if fd is not None):
-        os.closerange(start, fd)
+        if start < fd:  # os.closerange(0, 0) closes everything on Python 3.11
+            os.closerange(start, fd)
         if fd > sys.stderr.fileno():
             os.set_inheritable(fd, False)
         start = fd + 1

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import time
 from collections.abc import Callable
 
-from bgd.core.job import MAX_RESULT, Outcome
+from bgd.core.job import Outcome
 from bgd.launcher.ladder import Ladder
 from bgd.launcher.output import Output
 from bgd.launcher.spawn import Spawned
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree
+from bgd.wire.calls import MAX_DOCUMENT
 from bgd.wire.launching import Ended, Launch
 
 
@@ -97,7 +97,7 @@ class Running:
 
     def _ended(self, code: int, finished_at: float) -> Ended:
         usage = self._tools.children.take_usage(self._process.pid)
-        result, problem = (None, None) if self._result is None else _take_result(self._result)
+        result = None if self._result is None else _take_result(self._result)
         return Ended(
             key=self._launch.key,
             outcome=self._outcome(code),
@@ -109,7 +109,7 @@ class Running:
             system_seconds=usage and usage.ru_stime,
             max_rss_bytes=usage and _peak(usage.ru_maxrss),
             log_bytes=self._output.log.total,
-            problem="; ".join(filter(None, (problem, self._output.log.problem))) or None,
+            problem=self._output.log.problem,
             result=result,
         )
 
@@ -122,17 +122,13 @@ class Running:
 
 
 _LAST_WORDS = 0.5  # seconds
-_MOST_RESULT = MAX_RESULT + 4096  # bytes: what surrounds a result in its file
 
 
-def _take_result(fd: int) -> tuple[bytes | None, str | None]:
-    """Return what the result file holds, None: nothing, or too much; then the second says so. Closes it."""
+def _take_result(fd: int) -> bytes:
+    """Return what the result file holds, and one byte more than is allowed of one that is too long."""
     with open(fd, "rb", buffering=0) as file:
-        size = os.fstat(fd).st_size
-        if size > _MOST_RESULT:
-            return None, f"the result is {size} bytes; the limit is {MAX_RESULT}"
         file.seek(0)
-        return file.read(size) or None, None
+        return file.read(MAX_DOCUMENT + 1)
 
 
 def _peak(kilobytes: int) -> int | None:
