@@ -1,0 +1,224 @@
+"""Each order is held against the plainest thing that does the same: sort everything, every time."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from bgd.core.heaps import DueHeap, ReadyLane, SlotNumbers
+from bgd.core.job import JobId
+
+MANY = 10_000
+FEW = 200  # entries that may be kept for nothing, at most, when nothing lives
+
+# Many at once, or there would never be enough of the dead to sweep
+crowds = st.builds(
+    lambda first, count: {JobId(first + number) for number in range(count)},
+    st.integers(1, 100),
+    st.integers(1, 150),
+)
+
+
+class ReadyLanes(RuleBasedStateMachine):
+    """Jobs that queue, leave and come back, as cancelled and revived ones do, with another priority too."""
+
+    def __init__(self):
+        super().__init__()
+        self.queued: dict[JobId, int] = {}
+        self.lane = ReadyLane(lambda job_id, priority: self.queued.get(job_id) == priority)
+
+    @rule(job_ids=crowds, priority=st.integers(-2, 2))
+    def queue(self, job_ids, priority):
+        for job_id in job_ids - self.queued.keys():
+            self.queued[job_id] = priority
+            self.lane.push(job_id, priority)
+
+    @rule(job_ids=crowds)
+    def leave(self, job_ids):
+        for job_id in job_ids & self.queued.keys():
+            del self.queued[job_id]
+            self.lane.forget()
+
+    @rule()
+    def look(self):
+        assert self.lane.top() == min(
+            ((-priority, job_id) for job_id, priority in self.queued.items()), default=None
+        )
+
+    @precondition(lambda self: self.queued)
+    @rule()
+    def take(self):
+        self.look()
+        _, job_id = self.lane.top() or pytest.fail("nothing to take")
+        self.lane.pop()
+        del self.queued[job_id]
+
+    def teardown(self):
+        while self.queued:
+            self.take()
+        assert self.lane.top() is None
+        assert len(self.lane) == 0
+
+
+TestReadyLanes = ReadyLanes.TestCase
+
+
+class DueHeaps(RuleBasedStateMachine):
+    """Jobs that wait for a time, stop waiting, and wait anew for the same or another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.due: dict[JobId, float] = {}
+        self.heap = DueHeap(lambda job_id, due: self.due.get(job_id) == due)
+
+    @rule(job_ids=crowds, due=st.integers(0, 20))
+    def wait(self, job_ids, due):
+        for job_id in job_ids - self.due.keys():
+            self.due[job_id] = due
+            self.heap.push(job_id, due)
+
+    @rule(job_ids=crowds)
+    def leave(self, job_ids):
+        for job_id in job_ids & self.due.keys():
+            del self.due[job_id]
+            self.heap.forget()
+
+    @rule()
+    def look(self):
+        assert self.heap.next_at() == min(self.due.values(), default=None)
+
+    @rule(elapsed=st.integers(0, 20))
+    def come_due(self, elapsed):
+        expected = min(((due, job_id) for job_id, due in self.due.items()), default=None)
+        if expected is None or expected[0] > elapsed:
+            assert self.heap.pop_due(elapsed) is None
+        else:
+            assert self.heap.pop_due(elapsed) == expected[1]
+            del self.due[expected[1]]
+
+    def teardown(self):
+        while self.due:
+            self.come_due(20)
+        assert self.heap.next_at() is None
+        assert len(self.heap) == 0
+
+
+TestDueHeaps = DueHeaps.TestCase
+
+
+class Slots(RuleBasedStateMachine):
+    """Slots that are taken in turn, taken by number, as restored jobs do, and given back."""
+
+    def __init__(self):
+        super().__init__()
+        self.slots = SlotNumbers()
+        self.taken = set()
+
+    @rule()
+    def take_smallest(self):
+        slot = self.slots.take_smallest()
+
+        assert slot == next(number for number in itertools.count(1) if number not in self.taken)
+        self.taken.add(slot)
+
+    @rule(slot=st.integers(1, 8))
+    def take(self, slot):
+        self.slots.take(slot)
+        self.taken.add(slot)
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def give_back(self, data):
+        slot = data.draw(st.sampled_from(sorted(self.taken)))
+        self.slots.give_back(slot)
+        self.taken.remove(slot)
+
+    @rule()
+    def count(self):
+        assert len(self.slots) == len(self.taken)
+
+
+TestSlots = Slots.TestCase
+
+
+# --- what was forgotten does not pile up ---------------------------------------------------------------
+
+
+def test_jobs_that_left_the_queue_do_not_pile_up():
+    lane = ReadyLane(lambda _id, _priority: False)
+
+    for job_id in map(JobId, range(MANY)):
+        lane.push(job_id, job_id % 5)
+        lane.forget()
+
+    assert len(lane) < FEW
+    assert lane.top() is None
+
+
+def test_a_job_that_leaves_and_comes_back_does_not_pile_up():
+    lane = ReadyLane(lambda _id, _priority: True)
+    lane.push(JobId(1), 0)
+
+    for _ in range(MANY):
+        lane.forget()
+        lane.push(JobId(1), 0)
+
+    assert len(lane) < FEW
+    assert lane.top() == (0, 1)
+
+
+def test_jobs_that_stopped_waiting_for_a_time_do_not_pile_up():
+    heap = DueHeap(lambda _id, _due: False)
+
+    for job_id in map(JobId, range(MANY)):
+        heap.push(job_id, float(job_id))
+        heap.forget()
+
+    assert len(heap) < FEW
+    assert heap.next_at() is None
+
+
+def test_the_living_are_not_swept_for_the_sake_of_a_few_dead():
+    asked = []
+
+    def is_live(job_id, _priority):
+        asked.append(job_id)
+        return True
+
+    lane = ReadyLane(is_live)
+    for job_id in map(JobId, range(MANY)):
+        lane.push(job_id, 0)
+
+    for _ in range(MANY // 2):
+        lane.forget()
+
+    assert asked == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 200).map(JobId), st.integers(-3, 3)), unique_by=lambda job: job[0]))
+def test_jobs_come_by_priority_and_then_in_the_order_they_were_submitted(jobs):
+    waiting = dict(jobs)
+    lane = ReadyLane(lambda job_id, _priority: job_id in waiting)
+    for job_id, priority in jobs:
+        lane.push(job_id, priority)
+
+    order = []
+    while (top := lane.top()) is not None:
+        order.append(top)
+        lane.pop()
+        del waiting[top[1]]
+
+    assert order == sorted((-priority, job_id) for job_id, priority in jobs)
+
+
+@pytest.mark.parametrize("due", [0.0, 5.0])
+def test_a_job_is_due_at_its_time_and_not_before(due):
+    heap = DueHeap(lambda _id, _due: True)
+    heap.push(JobId(1), due)
+
+    assert heap.pop_due(due - 0.001) is None
+    assert heap.pop_due(due) == 1
