@@ -1,11 +1,35 @@
 """What every test may count on."""
 
 import os
+import tempfile
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+from tests.support import Daemon, Home
 
 settings.register_profile("ci", max_examples=200, stateful_step_count=40, deadline=None, print_blob=True)
 settings.register_profile(
     "long", parent=settings.get_profile("ci"), max_examples=2000, stateful_step_count=60
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    """A daemon in a home of its own, for all tests of one module."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:  # short: a socket's path has 107 bytes
+        running = Daemon(Path(folder))
+        running.start()
+        yield running
+        running.stop()
+
+
+@pytest.fixture
+def home():
+    """A home in which nothing runs; what a test starts there is ended."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        empty = Home(Path(folder))
+        yield empty
+        empty.shut_down()

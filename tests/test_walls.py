@@ -41,7 +41,8 @@ ROOMS = {
     ),
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.wire",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.wire.messages",
+    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.wire.messages"
+    " bgd.wire.launching.NotStarted",
 }
 
 TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names they go by

@@ -139,7 +139,7 @@ class Client:
         Without `states` these are the unfinished and the latest finished ones. `name` is a shell pattern;
         `since`, in epoch seconds, leaves out what was submitted before.
         """
-        wanted = None if states is None else [State(state) for state in states]
+        wanted = [State(state) for state in states] if states else None
         request = messages.List(
             id=UNNUMBERED, states=wanted, queue=queue, name=name, tag=tag, since=since, limit=limit
         )

@@ -175,7 +175,7 @@ class Connection:
             return f"the daemon at {self._path} hung up without a word: its log should say why"
         return (
             f"the daemon at {self._path} went away before it answered: "
-            "the request may or may not have been taken"
+            "what was asked may or may not have been taken"
         )
 
     def _shake_hands(self, deadline: float | None) -> None:

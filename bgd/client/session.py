@@ -110,6 +110,13 @@ def error_of(code: ErrorCode, message: str) -> BgdError:
     return _ERRORS[code](message)
 
 
+def error_in(result: ActResult) -> BgdError | None:
+    """Return why an action was not done to a job; None if it was."""
+    if result.state is not None:
+        return None
+    return error_of(result.code or ErrorCode.REFUSED, result.message or f"job {result.job}: refused")
+
+
 def state_of(result: ActResult) -> State:
     """Return the state that an action brought a job to.
 
@@ -117,7 +124,7 @@ def state_of(result: ActResult) -> State:
         Refused: it was not done.
     """
     if result.state is None:
-        raise error_of(result.code or ErrorCode.REFUSED, result.message or f"job {result.job}: refused")
+        raise error_in(result) or Refused(f"job {result.job}: refused")
     return result.state
 
 

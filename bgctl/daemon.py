@@ -1,0 +1,74 @@
+"""info and shutdown: the daemon itself."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from bgctl.common import client, common, say, verb
+from bgctl.show import iso_time, local_time, print_json
+from bgd.wire.messages import Info, ShutdownMode
+
+
+@verb(
+    "info",
+    "bgctl info",
+    "kill -HUP $(bgctl info --pid)",
+)
+@click.option("--pid", is_flag=True, help="Only the daemon's process id.")
+def info_command(*, pid: bool) -> int:
+    """Show the daemon, its places and how many jobs it has."""
+    with client() as daemon:
+        info = daemon.info()
+    if common().json:
+        print_json(_as_json(info))
+    elif pid:
+        click.echo(info.pid)
+    else:
+        for label, value in _sheet(info):
+            click.echo(f"{label:<11}{value}")
+    return 0
+
+
+@verb(
+    "shutdown",
+    "bgctl shutdown",
+    "bgctl shutdown --wait",
+)
+@click.option("--wait", "mode", flag_value="wait", help="Start nothing more; end when what runs has ended.")
+@click.option("--requeue", "mode", flag_value="requeue", help="Stop what runs, and run it again next time.")
+@click.option("--cancel", "mode", flag_value="cancel", help="Cancel what runs.")
+def shutdown_command(*, mode: str | None) -> int:
+    """End the daemon, and wait until it is gone.
+
+    What runs is treated as configured (daemon.on_stop): usually it runs on under the next daemon.
+    """
+    with client() as daemon:
+        pid = daemon.info().pid
+        daemon.shutdown(None if mode is None else ShutdownMode(mode))
+    if common().json:
+        print_json({"pid": pid, "ended": True})
+    else:
+        say(f"the daemon (pid {pid}) has ended")
+    return 0
+
+
+def _as_json(info: Info) -> dict[str, object]:
+    fields: dict[str, object] = {name: getattr(info, name) for name in info.__struct_fields__ if name != "id"}
+    return fields | {"started_at": iso_time(info.started_at)}
+
+
+def _sheet(info: Info) -> list[tuple[str, object]]:
+    counts = ", ".join(f"{count} {state}" for state, count in info.counts.items() if count)
+    return [
+        ("version", info.version),
+        ("pid", info.pid),
+        ("launcher", info.launcher_pid or "not running"),
+        ("started", local_time(info.started_at, time.time())),
+        ("socket", info.socket),
+        ("state", info.state_dir),
+        ("config", info.config or "built-in defaults"),
+        ("slots", f"{info.running} of {info.slots} taken"),
+        ("jobs", counts or "none"),
+    ]

@@ -1,0 +1,67 @@
+"""Following a job to its end: its output, its exit code, and what Ctrl-C means meanwhile."""
+
+from __future__ import annotations
+
+import threading
+
+from bgctl import codes
+from bgctl.common import common, say
+from bgctl.output import Output
+from bgctl.show import job_as_json, print_json
+from bgctl.verdict import exit_code_of, words_for
+from bgd import Client, DaemonUnreachable, Job
+
+_SECOND_THOUGHT_SECONDS = 2.0  # for a second Ctrl-C
+
+
+def follow_job(daemon: Client, job: Job) -> int:
+    """Show a new job's output until it has finished; return its exit code.
+
+    Ctrl-C leaves it alone and says how to come back; a second one cancels it.
+    """
+    try:
+        return _followed(daemon, job)
+    except DaemonUnreachable as error:
+        raise DaemonUnreachable(f"{error}; job {job.id} runs on: {_way_back(job)}") from error
+    except KeyboardInterrupt:
+        if not _is_to_be_cancelled(job):
+            say(f"job {job.id} runs on: {_way_back(job)}")
+            return codes.INTERRUPTED
+    say(f"cancelling job {job.id}")
+    daemon.cancel([job.id])  # if it has just finished, its end is told all the same
+    return wait_for_job(job)
+
+
+def wait_for_job(job: Job) -> int:
+    """Wait until a job has finished; return its exit code."""
+    return _told(job.wait())
+
+
+def _followed(daemon: Client, job: Job) -> int:
+    output = Output(job.id)
+    for part in daemon.logs(job.id, attempt=0, follow=True):
+        output.write(part)
+    output.end()
+    return _told(job.wait())
+
+
+def _told(job: Job) -> int:
+    if common().json:
+        print_json(job_as_json(job.view))
+    elif code := exit_code_of(job):
+        say(f"job {job.id} {words_for(job)}")
+        return code
+    return exit_code_of(job)
+
+
+def _way_back(job: Job) -> str:
+    return f"`bgctl logs -f {job.id}` shows it, `bgctl cancel {job.id}` ends it"
+
+
+def _is_to_be_cancelled(job: Job) -> bool:
+    say(f"Ctrl-C again within {_SECOND_THOUGHT_SECONDS:g} s cancels job {job.id}")
+    try:
+        threading.Event().wait(_SECOND_THOUGHT_SECONDS)
+    except KeyboardInterrupt:
+        return True
+    return False

@@ -1,0 +1,90 @@
+"""The options that every new job may have: what people write, made into what the client takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import click
+
+from bgd.client.specs import JobOptions
+from bgd.units import parse_duration
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType[float]):
+    """A duration as in the configuration, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read "90", "5s" or "1h30m"."""
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Duration()
+
+
+def _assignments(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str] | None:
+    pairs = [value.partition("=") for value in values]
+    for name, equals, _ in pairs:
+        if not equals or not name:
+            raise click.BadParameter(f"{name!r} is no NAME=VALUE", context, parameter)
+    return {name: value for name, _, value in pairs} or None
+
+
+def _passed(context: click.Context, parameter: click.Parameter, value: str | None) -> str | list[str] | None:
+    del context, parameter
+    return value if value in (None, "all", "none") else value.split(",")
+
+
+_OPTIONS = [
+    click.option(
+        "-p", "--priority", type=int, metavar="N", help="Higher runs first: -1000 to 1000, usually 0."
+    ),
+    click.option("-q", "--queue", metavar="NAME", help="The lane it waits in."),
+    click.option("-n", "--name", metavar="TEXT", help="A name to find it by."),
+    click.option(
+        "-t", "--tag", "tags", multiple=True, metavar="TEXT", help="A tag; may be given several times."
+    ),
+    click.option("--retries", type=int, metavar="N", help="Attempts after the first that failed."),
+    click.option("--retry-delay", type=DURATION, metavar="D", help="Pause before a retry, as 5s or 2m."),
+    click.option("--backoff", type=float, metavar="F", help="Each pause is F times the one before."),
+    click.option("--max-delay", type=DURATION, metavar="D", help="No pause is longer."),
+    click.option("--jitter", type=float, metavar="SHARE", help="Spread pauses by so much, as 0.1."),
+    click.option(
+        "--rerun", type=click.Choice(["yes", "no"]), help="Run it again if nobody saw how it ended."
+    ),
+    click.option("--timeout", type=DURATION, metavar="D", help="End an attempt that takes longer."),
+    click.option("--delay", type=DURATION, metavar="D", help="Start no sooner than this from now."),
+    click.option("--cwd", metavar="DIR", help="Where it runs; else here."),
+    click.option(
+        "-e", "--env", multiple=True, callback=_assignments, metavar="K=V", help="Set a variable for it."
+    ),
+    click.option(
+        "--env-pass", callback=_passed, metavar="all|none|NAMES", help="Which of your variables it gets."
+    ),
+]
+
+
+def with_job_options(function: F) -> F:
+    """Give a verb the options of a new job; it takes them as keywords and hands them to `job_options`."""
+    for add in reversed(_OPTIONS):
+        function = add(function)
+    return function
+
+
+def job_options(given: dict[str, Any]) -> JobOptions:
+    """Return what was given, as the client takes it; what was not given is left out."""
+    options = {key: value for key, value in given.items() if value is not None and value != ()}
+    if "rerun" in options:
+        options["rerun"] = options["rerun"] == "yes"
+    return cast(JobOptions, options)

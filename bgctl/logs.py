@@ -1,0 +1,76 @@
+"""logs: what jobs have written."""
+
+from __future__ import annotations
+
+import click
+
+from bgctl.common import client, common, verb
+from bgctl.ids import Ids, chosen_ids
+from bgctl.output import Output
+from bgctl.show import print_json
+from bgd import Client, Refused
+
+
+@verb(
+    "logs",
+    "bgctl logs 12",
+    "bgctl logs -f -n 20 last",
+    "bgctl logs --all --timestamps 12 > log.txt",
+)
+@click.option(
+    "-f", "--follow", is_flag=True, help="Go on until the job has finished, over all attempts to come."
+)
+@click.option(
+    "-n", "lines", type=click.IntRange(min=0), metavar="N", help="Only the last N lines of what there is."
+)
+@click.option(
+    "--attempt", type=click.IntRange(min=1), metavar="N", help="Of this attempt; else of the latest."
+)
+@click.option("--all", "all_attempts", is_flag=True, help="Of all attempts, oldest first.")
+@click.option("--timestamps", is_flag=True, help="Begin each line with the time it came.")
+@click.option("--raw", is_flag=True, help="Give a terminal control characters as they are.")
+@click.option("--path", is_flag=True, help="Print where the log lies instead.")
+@click.argument("ids", nargs=-1, type=Ids(), metavar="[ID]...")
+def logs_command(  # noqa: PLR0913 - one parameter an option
+    ids: tuple[range, ...],
+    *,
+    follow: bool,
+    lines: int | None,
+    attempt: int | None,
+    all_attempts: bool,
+    timestamps: bool,
+    raw: bool,
+    path: bool,
+) -> int:
+    """Show the output of jobs.
+
+    Without an ID your latest job is meant. On a terminal control characters are shown, not obeyed, but for
+    colours.
+    """
+    if attempt is not None and all_attempts:
+        raise click.UsageError("--attempt and --all exclude each other")
+    wanted = 0 if all_attempts else attempt
+    with client() as daemon:
+        job_ids = chosen_ids(daemon, ids)
+        for job_id in job_ids:
+            if path:
+                _print_path(daemon, job_id, attempt)
+                continue
+            output = Output(job_id, raw=raw, timestamps=timestamps, headers=all_attempts or len(job_ids) > 1)
+            for part in daemon.logs(
+                job_id, attempt=wanted, follow=follow, tail=lines, timestamps=timestamps or common().json
+            ):
+                output.write(part)
+            output.end()
+    return 0
+
+
+def _print_path(daemon: Client, job_id: int, attempt: int | None) -> None:
+    attempts = daemon.attempts(job_id)
+    found = [each for each in attempts if attempt in {None, each.attempt}]
+    if not found:
+        raise Refused(f"job {job_id} has no attempt {attempt or 'yet'}")
+    if common().json:
+        print_json({"job": job_id, "attempt": found[-1].attempt, "log_path": found[-1].log_path})
+    else:
+        click.echo(found[-1].log_path)

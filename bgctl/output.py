@@ -1,0 +1,109 @@
+"""The output of jobs on its way to stdout: harmless on a terminal, byte for byte elsewhere."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
+
+import click
+
+from bgctl.common import common, is_terminal
+from bgctl.show import iso_time, print_json
+from bgctl.terminal import HarmlessText
+from bgd.wire.messages import LogPart
+
+_RESET = "\x1b[0m"  # a job may end in the middle of its colours
+
+
+class Output:
+    """Writes the pieces of one job's log.
+
+    Args:
+        job_id: whose log it is.
+        raw: give a terminal the very bytes, too.
+        timestamps: begin each line with the time it came.
+        headers: name the attempt before its output; else only where one follows another.
+    """
+
+    def __init__(
+        self, job_id: int, *, raw: bool = False, timestamps: bool = False, headers: bool = False
+    ) -> None:
+        self._job_id = job_id
+        self._stamps = _Stamps() if timestamps else None
+        self._is_json = common().json
+        self._is_harmless = is_terminal() and not raw
+        self._headers = headers
+        self._attempt: int | None = None
+        self._text = HarmlessText()
+        self._json_decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_colored = False
+
+    def write(self, part: LogPart) -> None:
+        if part.attempt != self._attempt:
+            self._begin(part.attempt)
+        if part.left_out and not self._is_json:
+            click.echo(f"==> {part.left_out} bytes left out, over the log's limit <==", err=True)
+        if self._is_json:
+            self._write_json(part)
+        elif self._is_harmless:
+            self._show(self._text.feed(self._stamped(part)))
+        else:
+            sys.stdout.buffer.write(self._stamped(part))
+            sys.stdout.buffer.flush()
+
+    def end(self) -> None:
+        """Write what was held back; only after the last piece."""
+        if self._is_harmless and not self._is_json:
+            self._show(self._text.feed(b"", is_last=True) + (_RESET if self._is_colored else ""))
+
+    def _begin(self, attempt: int) -> None:
+        if not self._is_json and (self._headers or self._attempt is not None):
+            self.end()
+            click.echo(f"==> job {self._job_id}, attempt {attempt} <==", err=True)
+        self._attempt = attempt
+
+    def _show(self, text: str) -> None:
+        self._is_colored = self._is_colored or "\x1b" in text
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def _stamped(self, part: LogPart) -> bytes:
+        return part.data if self._stamps is None else self._stamps.before_lines(part)
+
+    def _write_json(self, part: LogPart) -> None:
+        for at, data in _pieces(part):
+            text = self._json_decoder.decode(data)
+            print_json({"job": self._job_id, "attempt": part.attempt, "at": iso_time(at), "data": text})
+
+
+class _Stamps:
+    """Puts the time before each line, also of one that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._is_at_line_start = True
+
+    def before_lines(self, part: LogPart) -> bytes:
+        lines = bytearray()
+        for at, data in _pieces(part):
+            stamp = f"{_local_time(at)} ".encode()
+            for line in data.splitlines(keepends=True) if b"\n" in data else [data]:
+                lines += stamp + line if self._is_at_line_start else line
+                self._is_at_line_start = line.endswith(b"\n")
+        return bytes(lines)
+
+
+def _pieces(part: LogPart) -> Iterator[tuple[float | None, bytes]]:
+    """Yield the bytes of a part by the time they came; None where that is not known."""
+    bounds = [(0, None), *part.times, (len(part.data), None)]
+    for (start, at), (end, _) in pairwise(bounds):
+        if start < end:
+            yield at, part.data[start:end]
+
+
+def _local_time(at: float | None) -> str:
+    if at is None:
+        return "-"
+    return datetime.fromtimestamp(at).astimezone().isoformat(timespec="milliseconds")

@@ -1,0 +1,130 @@
+"""show: everything about one job."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import click
+
+from bgctl.common import client, common, has_colors, verb
+from bgctl.ids import Ids, chosen_ids
+from bgctl.show import STATE_COLORS, attempt_as_json, brief, command_line, job_as_json, local_time, print_json
+from bgctl.terminal import HarmlessText, one_line
+from bgd import Client, Job, JobFailed, State
+from bgd.wire.messages import AttemptView
+
+_LABEL_WIDTH = 11
+
+
+@verb(
+    "show",
+    "bgctl show 12",
+    "bgctl show --json last",
+)
+@click.argument("ids", nargs=-1, type=Ids(), metavar="[ID]...")
+def show_command(ids: tuple[range, ...]) -> int:
+    """Show all about jobs, their results and attempts.
+
+    Without an ID your latest job is meant.
+    """
+    with client() as daemon:
+        for index, job_id in enumerate(chosen_ids(daemon, ids)):
+            job = daemon.job(job_id)
+            attempts = job.attempts()
+            if common().json:
+                print_json(_as_json(daemon, job, attempts))
+            else:
+                click.echo(("\n" if index else "") + "\n".join(_sheet(daemon, job, attempts)))
+    return 0
+
+
+def _as_json(daemon: Client, job: Job, attempts: list[AttemptView]) -> dict[str, object]:
+    return job_as_json(job.view) | {
+        "result": _result(daemon, job),
+        "attempts": [attempt_as_json(attempt) for attempt in attempts],
+    }
+
+
+def _result(daemon: Client, job: Job) -> object:
+    """Return what a class job returned, None where there is nothing."""
+    if job.target is None or job.state is not State.SUCCEEDED:
+        return None
+    try:
+        return daemon.result(job.id)
+    except JobFailed:  # it was retried by hand meanwhile
+        return None
+
+
+def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[str]:
+    now = time.time()
+    reason = f" ({one_line(job.reason)})" if job.reason else ""
+    yield f"Job {job.id}: {_colored(job.state)}{reason}"
+    yield from _lines(
+        ("command" if job.argv is not None else "calls", command_line(job.view)),
+        ("name", one_line(job.name or "")),
+        ("tags", one_line(", ".join(job.tags))),
+        ("folder", one_line(job.cwd or "")),
+        ("user", job.user),
+        ("queue", f"{job.queue}, priority {job.priority}"),
+        ("retries", _retries(job)),
+        ("timeout", brief(job.timeout) if job.timeout else ""),
+        ("submitted", local_time(job.created_at, now)),
+        ("due", local_time(job.due_at, now) if job.due_at else ""),
+    )
+    if job.target is not None and job.state is State.SUCCEEDED:
+        yield from _lines(("result", one_line(json.dumps(_result(daemon, job), ensure_ascii=False))))
+    for attempt in attempts:
+        yield ""
+        yield from _attempt(attempt, now)
+
+
+def _attempt(attempt: AttemptView, now: float) -> Iterator[str]:
+    yield f"Attempt {attempt.attempt}: {_how(attempt)}"
+    took = None if attempt.started_at is None else (attempt.finished_at or now) - attempt.started_at
+    yield from _lines(
+        ("started", local_time(attempt.started_at, now) if attempt.started_at else ""),
+        ("took", brief(took) if took is not None else ""),
+        ("process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
+        ("used", _use(attempt)),
+        ("log", f"{attempt.log_path} ({attempt.log_bytes} bytes)" if attempt.log_bytes else attempt.log_path),
+    )
+    if attempt.error is not None:
+        yield from _lines(("error", one_line(f"{attempt.error.type}: {attempt.error.message}")))
+        for line in (attempt.error.traceback or "").splitlines():
+            yield f"    {HarmlessText().feed(line.encode(), is_last=True)}"
+
+
+def _how(attempt: AttemptView) -> str:
+    if attempt.outcome is None:
+        return "running"
+    if attempt.exit_code:
+        return f"{attempt.outcome} (code {attempt.exit_code})"
+    return f"{attempt.outcome} ({attempt.signal})" if attempt.signal else attempt.outcome
+
+
+def _use(attempt: AttemptView) -> str:
+    parts = [
+        "" if attempt.user_seconds is None else f"{attempt.user_seconds:.2f}s user",
+        "" if attempt.system_seconds is None else f"{attempt.system_seconds:.2f}s system",
+        "" if attempt.max_rss_bytes is None else f"{attempt.max_rss_bytes / 1e6:.1f}MB",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _retries(job: Job) -> str:
+    if job.retries == 0:
+        return "none"
+    growth = f", times {job.backoff:g} each, at most {brief(job.max_delay)}" if job.backoff > 1 else ""
+    return f"{job.retries}, {brief(job.retry_delay)} apart{growth}"
+
+
+def _lines(*pairs: tuple[str, str]) -> Iterator[str]:
+    for label, value in pairs:
+        if value:
+            yield f"  {label:<{_LABEL_WIDTH}}{value}"
+
+
+def _colored(state: State) -> str:
+    return click.style(state, fg=STATE_COLORS.get(state)) if has_colors() else state

@@ -1,0 +1,156 @@
+"""submit, call and run: new jobs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import click
+
+from bgctl.common import client, common, say, verb
+from bgctl.joboptions import job_options, with_job_options
+from bgctl.programs import problem_with_program
+from bgctl.show import print_json
+from bgd import Client, Job, Refused
+from bgd.client.caller import Caller, unspeakable_names
+from bgd.client.specs import JobOptions
+
+T = TypeVar("T")
+
+_program = click.argument(
+    "argv", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED
+)
+_no_check = click.option("--no-check", is_flag=True, help="Queue a program that cannot be found, too.")
+_wait = click.option("--wait", is_flag=True, help="Wait for the end, and exit with the job's code.")
+_follow = click.option("-f", "--follow", is_flag=True, help="Show its output, and exit with the job's code.")
+
+
+@verb(
+    "submit",
+    "bgctl submit make -j2",
+    "bgctl submit -p 10 --timeout 5m -n nightly -- rsync -a /srv/ /backup/",
+    "bgctl submit --retries 3 --retry-delay 30s --backoff 2 ./flaky.sh",
+    ends_options=True,
+)
+@with_job_options
+@_no_check
+@_wait
+@_follow
+@_program
+def submit_command(argv: tuple[str, ...], *, no_check: bool, wait: bool, follow: bool, **given: Any) -> int:
+    """Queue a command and print its id."""
+    options = job_options(given)
+    with client(autostart=True) as daemon:
+        job = _submit(daemon, argv, options, no_check=no_check)
+        _print_id(job)
+        return _see_it_through(daemon, job, wait=wait, follow=follow)
+
+
+@verb(
+    "call",
+    "bgctl call app.services:ExampleService.example_method param1 param2",
+    "bgctl call app.reports:build --kw month=2026-10 --retries 0",
+    "bgctl call app.mail:send --args '[\"someone@example.org\", 3]' --kwargs '{\"urgent\": true}'",
+)
+@with_job_options
+@_wait
+@_follow
+@click.option("--kw", "named", multiple=True, metavar="K=V", help="A named argument, a text.")
+@click.option("--args", "args_text", metavar="JSON", help="Positional arguments as a JSON array.")
+@click.option("--kwargs", "kwargs_text", metavar="JSON", help="Named arguments as a JSON object.")
+@click.argument("target")
+@click.argument("args", nargs=-1)
+def call_command(
+    target: str,
+    args: tuple[str, ...],
+    *,
+    named: tuple[str, ...],
+    args_text: str | None,
+    kwargs_text: str | None,
+    wait: bool,
+    follow: bool,
+    **given: Any,
+) -> int:
+    """Queue a class job and print its id.
+
+    TARGET is package.module:Class.method or package.module:function. ARGS are texts.
+    """
+    options = job_options(given)
+    positional = [*_json_option("--args", args_text, list), *args]
+    keywords = _json_option("--kwargs", kwargs_text, dict) | _keywords(named)
+    with client(autostart=True) as daemon:
+        job = daemon.call(target, positional, keywords, **options)
+        _print_id(job)
+        return _see_it_through(daemon, job, wait=wait, follow=follow)
+
+
+@verb(
+    "run",
+    "bgctl run make test",
+    "bgctl run --timeout 1h -- ./import.sh --all",
+    ends_options=True,
+)
+@with_job_options
+@_no_check
+@_program
+def run_command(argv: tuple[str, ...], *, no_check: bool, **given: Any) -> int:
+    """Queue a command, show its output, and exit with its code.
+
+    Ctrl-C leaves the job running; twice cancels it. The exit code is the job's own; 128+N after signal N,
+    124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, 125 otherwise.
+    """
+    options = job_options(given)
+    with client(autostart=True) as daemon:
+        job = _submit(daemon, argv, options, no_check=no_check)
+        if common().json:
+            _print_id(job)
+        return _see_it_through(daemon, job, wait=False, follow=True)
+
+
+def _submit(daemon: Client, argv: tuple[str, ...], options: JobOptions, *, no_check: bool) -> Job:
+    caller = Caller()
+    passed = options.get("env_pass", "all")
+    if passed == "all" and (names := unspeakable_names()):
+        say(f"not passed on, being no UTF-8: {', '.join(names)}")
+    if not no_check:
+        env = caller.chosen_environment(passed) | dict(options.get("env") or {})
+        folder = caller.folder / (options.get("cwd") or ".")
+        if problem := problem_with_program(argv[0], env, folder):
+            raise Refused(f"{problem}; --no-check queues it all the same")
+    return daemon.submit(argv, **options)
+
+
+def _print_id(job: Job) -> None:
+    if common().json:
+        print_json({"id": job.id, "created": True})
+    else:
+        click.echo(job.id)
+
+
+def _see_it_through(daemon: Client, job: Job, *, wait: bool, follow: bool) -> int:
+    if not (wait or follow):
+        return 0
+    from bgctl.following import follow_job, wait_for_job  # noqa: PLC0415 - most who submit do not wait
+
+    return follow_job(daemon, job) if follow else wait_for_job(job)
+
+
+def _json_option(option: str, text: str | None, kind: type[T]) -> T:
+    if text is None:
+        return kind()
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option} is no JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise click.UsageError(f"{option} takes a JSON {'array' if kind is list else 'object'}, not {text}")
+    return value
+
+
+def _keywords(words: tuple[str, ...]) -> dict[str, str]:
+    keywords = {}
+    for word in words:
+        name, equals, keywords[name] = word.partition("=")
+        if not (name and equals):
+            raise click.UsageError(f"--kw takes NAME=VALUE, not {word!r}")
+    return keywords

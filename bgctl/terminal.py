@@ -1,0 +1,48 @@
+"""A terminal obeys what is written to it; this makes the words of strangers harmless."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+# ESC [ ... m sets colours and is let through; any other sequence could move, hide, retitle or answer
+_COLOR = r"\x1b\[[0-9;:]{0,64}m"
+_BEGUN = re.compile(r"(?:\x1b(?:\[[0-9;:]{0,64})?|\r)\Z")
+_CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
+_CONTROL_OF_ORDER = "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # bidi marks, odd line ends
+_SPECIAL = re.compile(rf"{_COLOR}|\r\n|[{_CONTROL}{_CONTROL_OF_ORDER}]")
+_SYMBOLS = 0x2400  # Unicode's pictures of the C0 characters
+_DELETE = "\x7f"
+
+
+class HarmlessText:
+    """Turns output into text that a terminal may be given, whatever pieces it comes in."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._begun = ""
+
+    def feed(self, data: bytes, *, is_last: bool = False) -> str:
+        """Return what can be shown by now; what may be the beginning of a sequence waits for its end."""
+        text = self._begun + self._decoder.decode(data, is_last)
+        self._begun = ""
+        if not is_last and (begun := _BEGUN.search(text)):
+            self._begun = begun.group()
+            text = text[: begun.start()]
+        return _SPECIAL.sub(_shown, text)
+
+
+def one_line(text: str) -> str:
+    """Return a text of strangers, as a name or an argument, with all that is special in it visible."""
+    return re.sub(rf"[{_CONTROL}\t\n{_CONTROL_OF_ORDER}]", _shown, text)
+
+
+def _shown(match: re.Match[str]) -> str:
+    found = match.group()
+    if found == "\r\n":
+        return "\n"
+    if len(found) > 1:
+        return found  # a colour
+    if found < " ":
+        return chr(_SYMBOLS + ord(found))
+    return "\N{SYMBOL FOR DELETE}" if found == _DELETE else f"<U+{ord(found):04X}>"

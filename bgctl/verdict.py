@@ -1,0 +1,68 @@
+"""The verdict on a finished job: the exit code that says for it how it went, and the same in words."""
+
+from __future__ import annotations
+
+from bgd import Job, Outcome, State
+from bgd.wire.launching import NotStarted
+
+FAILED = 1
+TIMED_OUT = 124  # as timeout(1)
+NOT_RUN = 125  # 124 to 127 as env(1) and shells have them
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+KILLED = 137  # 128 + SIGKILL
+CANCELLED = 143  # 128 + SIGTERM
+SIGNALLED = 128  # and the signal's number
+
+_CODES = {
+    Outcome.TIMEOUT: TIMED_OUT,
+    Outcome.CANCELLED: CANCELLED,
+    Outcome.LOG_LIMIT: KILLED,
+    Outcome.ERROR: FAILED,
+}
+_NOT_STARTED = {
+    NotStarted.NO_PROGRAM: NOT_FOUND,
+    NotStarted.NO_INTERPRETER: NOT_FOUND,
+    NotStarted.NOT_EXECUTABLE: NOT_EXECUTABLE,
+    NotStarted.NOT_PERMITTED: NOT_EXECUTABLE,
+}
+
+
+def exit_code_of(job: Job) -> int:
+    """Return the exit code with which `run` and `wait` pass on how a job ended."""
+    if job.state is State.SUCCEEDED:
+        return 0
+    if job.state is State.CANCELLED or job.outcome is None:
+        return CANCELLED
+    if job.outcome is Outcome.EXIT and job.exit_code is not None:
+        return job.exit_code
+    if job.outcome is Outcome.SIGNAL and job.signal is not None:
+        return SIGNALLED + job.signal
+    if job.outcome is Outcome.NOT_STARTED:
+        return _code_of_problem(job)
+    return _CODES.get(job.outcome, NOT_RUN)
+
+
+def words_for(job: Job) -> str:
+    """Return in words how a finished job ended, as "failed (exit code 3)"."""
+    if job.state is not State.FAILED:
+        return job.state
+    match job.outcome:
+        case Outcome.EXIT:
+            return f"failed (exit code {job.exit_code})"
+        case Outcome.SIGNAL:
+            return f"failed (signal {job.signal})"
+        case Outcome.NOT_STARTED:
+            return f"failed ({_problem(job)})"
+        case outcome:
+            return f"failed ({outcome})"
+
+
+def _code_of_problem(job: Job) -> int:
+    problem = _problem(job)
+    return next((code for kind, code in _NOT_STARTED.items() if problem.startswith(kind)), NOT_RUN)
+
+
+def _problem(job: Job) -> str:
+    error = job.attempts()[-1].error
+    return error.message if error else ""

@@ -1,0 +1,76 @@
+"""The caller's own daemon comes up with the first job, once, and goes down when it is told to."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import DEADLINE
+
+
+def test_the_first_job_starts_the_daemon_and_says_so_once(home):
+    first, second = home.bgctl("submit", "true"), home.bgctl("submit", "true")
+
+    log = home.state_dir / "bgd.log"
+    pid = home.bgctl("info", "--pid").stdout.strip()
+    assert first.stderr == f"bgctl: started a daemon for you (pid {pid}, log {log})\n"
+    assert (first.stdout, second.stdout, second.stderr) == ("1\n", "2\n", "")
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.state_dir.stat().st_mode) == 0o700
+
+
+def test_a_started_daemon_is_on_its_own(home):
+    home.bgctl(
+        "submit", "true", env={"NOTIFY_SOCKET": "/run/notify", "BGD_LOGS_MAX_BYTES": "1MB"}, cwd=home.folder
+    )
+
+    pid = int(home.bgctl("info", "--pid").stdout)
+    process = Path(f"/proc/{pid}")
+    names = {entry.partition("=")[0] for entry in (process / "environ").read_text().split("\0")}
+    assert os.getsid(pid) == pid
+    assert (process / "cwd").readlink() == home.folder
+    assert (process / "fd/0").readlink() == Path("/dev/null")
+    assert "NOTIFY_SOCKET" not in names
+    assert "BGD_LOGS_MAX_BYTES" in names
+
+
+def test_callers_that_race_end_up_at_the_same_daemon(home):
+    command = [sys.executable, "-m", "bgctl", "submit", "true"]
+    racers = [
+        subprocess.Popen(
+            command, env=home.env, cwd=home.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+
+    ends = [(racer.communicate(timeout=DEADLINE), racer.returncode) for racer in racers]
+
+    assert [code for _, code in ends] == [0] * 4
+    assert sorted(out for (out, _), _ in ends) == ["1\n", "2\n", "3\n", "4\n"]
+    assert sum("started a daemon" in err for (_, err), _ in ends) == 1
+
+
+def test_a_daemon_that_will_not_start_is_an_error_that_says_why(home):
+    home.state_dir.mkdir(parents=True, mode=0o700)
+    (home.state_dir / "bgd.db").mkdir()
+
+    done = home.bgctl("submit", "true")
+
+    assert done.returncode == 69
+    assert "the daemon started for you ended" in done.stderr
+    assert str(home.state_dir / "bgd.log") in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_after_shutdown_the_next_job_starts_another_daemon(home):
+    home.bgctl("submit", "true")
+    first = home.bgctl("info", "--pid").stdout
+
+    ended = home.bgctl("shutdown")
+
+    assert (ended.returncode, ended.stderr) == (0, f"bgctl: the daemon (pid {first.strip()}) has ended\n")
+    assert home.bgctl("submit", "true").returncode == 0
+    assert home.bgctl("info", "--pid").stdout != first

@@ -1,0 +1,117 @@
+"""How a job ended is what run, wait and submit --wait exit with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+SCRIPT = ["sh", "-c"]
+
+ENDS = [
+    (["true"], 0),
+    ([*SCRIPT, "exit 3"], 3),
+    ([*SCRIPT, "exit 75"], 75),
+    ([*SCRIPT, "kill -9 $$"], 137),
+    ([*SCRIPT, "kill -TERM $$"], 143),
+    (["--timeout", "0.2", "sleep", "60"], 124),
+    (["--no-check", "no-such-program"], 127),
+    (["--no-check", "./no-interpreter"], 127),
+    (["--no-check", "./not-executable"], 126),
+    (["--no-check", "/"], 126),
+    (["--no-check", "--cwd", "/no/such/folder", "true"], 125),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(daemon):
+    (daemon.folder / "not-executable").write_text("#!/bin/sh\n")
+    script = daemon.folder / "no-interpreter"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    return daemon.folder
+
+
+@pytest.mark.parametrize(("arguments", "code"), ENDS, ids=[" ".join(arguments) for arguments, _ in ENDS])
+def test_run_exits_as_the_job_did(daemon, folder, arguments, code):
+    assert daemon.bgctl("run", *arguments, cwd=folder).returncode == code
+
+
+def test_submit_wait_and_wait_exit_as_the_job_did(daemon):
+    waited = daemon.bgctl("submit", "--wait", *SCRIPT, "exit 4")
+    job_id = waited.stdout.strip()
+
+    assert waited.returncode == 4
+    assert daemon.bgctl("wait", job_id).returncode == 4
+
+
+def test_wait_for_several_is_0_only_if_all_succeeded(daemon):
+    good, bad = (daemon.bgctl("submit", *SCRIPT, f"exit {code}").stdout.strip() for code in (0, 9))
+
+    assert daemon.bgctl("wait", good, bad).returncode == 1
+    assert daemon.bgctl("wait", good, good).returncode == 0
+
+
+def test_a_cancelled_job_is_143(daemon):
+    job_id = daemon.bgctl("submit", "--delay", "1h", "true").stdout.strip()
+    daemon.bgctl("cancel", job_id)
+
+    waited = daemon.bgctl("wait", job_id)
+
+    assert (waited.returncode, waited.stdout) == (143, f"{job_id} cancelled\n")
+
+
+def test_waiting_in_vain_is_75(daemon):
+    job_id = daemon.bgctl("submit", "--delay", "1h", "true").stdout.strip()
+
+    waited = daemon.bgctl("wait", "--timeout", "50ms", job_id)
+
+    assert waited.returncode == 75
+    assert f"job {job_id} has not finished within 0.05 s" in waited.stderr
+
+
+def test_wait_any_returns_with_the_first(daemon):
+    slow = daemon.bgctl("submit", "--delay", "1h", "true").stdout.strip()
+    quick = daemon.bgctl("submit", "true").stdout.strip()
+
+    waited = daemon.bgctl("wait", "--any", slow, quick)
+
+    assert (waited.returncode, waited.stdout) == (0, f"{quick} succeeded\n")
+
+
+@pytest.mark.parametrize("verb", ["show", "logs", "wait", "cancel", "retry"])
+def test_a_job_that_does_not_exist_is_66(daemon, verb):
+    done = daemon.bgctl(verb, "999999")
+
+    assert (done.returncode, done.stdout) == (66, "")
+    assert "no job 999999" in done.stderr
+
+
+def test_a_class_that_is_not_allowed_is_77(daemon):
+    done = daemon.bgctl("call", "app.services:Example.method")
+
+    assert done.returncode == 77
+    assert "allowed_classes" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-program"], "no program 'no-such-program' on its PATH"),
+        (["./no/such/file"], "there is no such file"),
+        (["/"], "it is a folder"),
+        (["-p", "1001", "true"], "priority: Expected `int` <= 1000"),
+        (["-q", "two words", "true"], "queue: Expected"),
+        (["-e", "A=1", "--cwd", "/no/such", "./true"], "no/such/true"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_it_is_queued(daemon, arguments, message):
+    before = json.loads(daemon.bgctl("list", "--json", "--limit", "1").stdout)
+
+    done = daemon.bgctl("submit", *arguments)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    after = json.loads(daemon.bgctl("list", "--json", "--limit", "1").stdout)
+    assert [job["id"] for job in before] == [job["id"] for job in after]

@@ -1,0 +1,58 @@
+"""What a terminal is given of a stranger's words."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgctl.terminal import HarmlessText, one_line
+
+
+def shown(*pieces: bytes) -> str:
+    text = HarmlessText()
+    return "".join(text.feed(piece) for piece in pieces) + text.feed(b"", is_last=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"plain\ttext\n", "plain\ttext\n"),
+        ("Grüße, 世界\n".encode(), "Grüße, 世界\n"),
+        (b"\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
+        (b"\x1b[38;2;1;2;3mtrue colour", "\x1b[38;2;1;2;3mtrue colour"),
+        (b"\x1b[2Jcleared", "␛[2Jcleared"),
+        (b"\x1b]0;title\x07", "␛]0;title␇"),
+        (b"\x1b]52;c;cm0gLXJmIC8=\x1b\\", "␛]52;c;cm0gLXJmIC8=␛\\"),
+        (b"\x1b[6n", "␛[6n"),
+        (b"\x1b[?25m", "␛[?25m"),
+        (b"dos\r\nline", "dos\nline"),
+        (b"100%\rrm -rf", "100%␍rm -rf"),
+        (b"\x00\x07\x08\x7f", "␀␇␈␡"),
+        ("\x9b31m".encode(), "<U+009B>31m"),
+        ("evil\u202etxt.exe".encode(), "evil<U+202E>txt.exe"),
+        (b"caf\xe9", "caf\N{REPLACEMENT CHARACTER}"),
+        (b"ends in \x1b", "ends in ␛"),
+        (b"ends in \r", "ends in ␍"),
+        (b"ends in \xe4\xb8", "ends in \N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_only_text_newlines_and_colours_reach_a_terminal(data, expected):
+    assert shown(data) == expected
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"\x1b", b"[", b"31", b"m", b"\r", b"\n", b"\xe4", b"\xb8\x96", b"x"]), max_size=12
+    )
+)
+def test_the_pieces_output_comes_in_make_no_difference(pieces):
+    assert shown(*pieces) == shown(b"".join(pieces))
+
+
+def test_text_is_shown_at_once_and_not_at_the_next_piece():
+    assert HarmlessText().feed(b"prompt> ") == "prompt> "
+
+
+def test_a_name_stays_on_its_line():
+    assert one_line("a\nb\tc\x1b[31m") == "a␊b␉c␛[31m"

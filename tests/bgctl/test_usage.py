@@ -1,0 +1,85 @@
+"""Slips of the pen: one clear line on stderr, exit code 2, nothing on stdout and nothing done."""
+
+from __future__ import annotations
+
+import pytest
+
+import bgd
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["submitt", "true"], "no verb 'submitt': did you mean submit?"),
+        (["sho"], "no verb 'sho': did you mean show?"),
+        (["submit"], "Missing argument 'PROGRAM"),
+        (["submit", "--prioritty", "3", "true"], "Did you mean '--priority'?"),
+        (["submit", "-p", "high", "true"], "'high' is not a valid integer"),
+        (["submit", "--timeout", "soon", "true"], "'soon' is not a duration: write 500ms, 5s"),
+        (["submit", "--rerun", "perhaps", "true"], "'perhaps' is not one of 'yes', 'no'"),
+        (["submit", "-e", "NAME", "true"], "'NAME' is no NAME=VALUE"),
+        (["call"], "Missing argument 'TARGET'"),
+        (["call", "app:run", "--args", "{}"], "--args takes a JSON array, not {}"),
+        (["call", "app:run", "--kwargs", "[1"], "--kwargs is no JSON"),
+        (["call", "app:run", "--kw", "x"], "--kw takes NAME=VALUE, not 'x'"),
+        (["cancel"], "Missing argument 'ID...'"),
+        (["retry"], "Missing argument 'ID...'"),
+        (["show", "twelve"], "'twelve' is no job id: write 12, 3-9 or last"),
+        (["wait", "9-3"], "'9-3' is no range of at most"),
+        (["cancel", "0"], "'0' is no job id"),
+        (["logs", "--attempt", "1", "--all"], "exclude each other"),
+        (["list", "--state", "done"], "'done' is not one of"),
+        (["list", "--since", "yesterday"], "neither how long ago, as 2h, nor a date"),
+        (["list", "--limit", "0"], "0 is not in the range"),
+        (["info", "--user", "--system"], "exclude each other"),
+        (["--color", "sometimes", "list"], "'sometimes' is not one of"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_would_do(home, arguments, message):
+    done = home.bgctl(*arguments)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bgctl: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["list", "show", "logs", "wait", "info", "shutdown", "cancel", "retry"])
+def test_without_a_daemon_nothing_is_started_but_for_a_new_job(home, verb):
+    done = home.bgctl(verb, *(["1"] if verb in {"cancel", "retry"} else []))
+
+    assert (done.returncode, done.stdout) == (69, "")
+    assert str(home.socket) in done.stderr
+    assert "start it with `bgd`" in done.stderr
+
+
+def test_an_explicit_socket_is_never_started(home):
+    done = home.bgctl("submit", "--socket", str(home.folder / "my.sock"), "true")
+
+    assert done.returncode == 69
+    assert "my.sock" in done.stderr
+    assert not home.state_dir.exists()
+
+
+def test_a_configuration_that_cannot_be_used_has_its_own_code(home):
+    home.configure("[daemon]\nslotts = 3\n")
+
+    done = home.bgctl("list")
+
+    assert done.returncode == 78
+    assert "slots" in done.stderr
+
+
+def test_version_is_the_packages(home):
+    assert home.bgctl("--version").stdout == f"bgctl {bgd.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "verb", ["submit", "call", "run", "list", "show", "logs", "wait", "cancel", "retry", "info", "shutdown"]
+)
+def test_help_of_every_verb_has_examples(home, verb):
+    done = home.bgctl(verb, "--help")
+
+    assert done.returncode == 0
+    assert done.stdout.count(f"  bgctl {verb}") >= 1 or f"$(bgctl {verb}" in done.stdout
+    assert "Examples:\n" in done.stdout

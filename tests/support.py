@@ -1,0 +1,100 @@
+"""Real parts for tests: a daemon in a home of its own, bgctl against it, and waiting with a deadline."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bgd import Client
+from bgd.errors import DaemonUnreachable
+
+ROOT = Path(__file__).parents[1]
+DEADLINE = 20.0  # seconds; far more than anything takes, so that a busy machine fails no test
+
+
+class Home:
+    """A user's home folder with nothing in it but bgd's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state_dir = folder / ".local/state/bgd"
+        self.socket = self.state_dir / "bgd.sock"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BGD_", "XDG_"))}
+        self.env = kept | {"HOME": str(folder), "PYTHONPATH": str(ROOT), "TERM": "xterm", "LANG": "C.UTF-8"}
+
+    def configure(self, text: str) -> None:
+        path = self.folder / ".config/bgd/bgd.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def bgctl(
+        self, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run bgctl to its end in a pipe."""
+        return subprocess.run(
+            [sys.executable, "-m", "bgctl", *arguments],
+            env=self.env | (env or {}),
+            cwd=cwd or self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+
+    def client(self, timeout: float = DEADLINE) -> Client:
+        """Return a Client of this home's daemon; it starts none."""
+        return Client(str(self.socket), timeout=timeout)
+
+    def shut_down(self) -> None:
+        """End what daemon there is, with its jobs and its launcher."""
+        try:
+            with self.client() as client:
+                client.shutdown("cancel", timeout=DEADLINE)
+        except DaemonUnreachable:
+            pass
+
+
+class Daemon(Home):
+    """A home whose daemon runs as a child of the test."""
+
+    process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        """Start it and wait until it serves."""
+        reading, writing = os.pipe()
+        with (self.folder / "bgd.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "bgd", "--ready-fd", str(writing)],
+                env=self.env,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[writing],
+            )
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            readable, _, _ = select.select([pipe], [], [], DEADLINE)
+            assert readable, "the daemon was not ready in time"
+            assert pipe.readline() == "ready\n", (self.folder / "bgd.log").read_text()
+
+    def stop(self) -> None:
+        self.shut_down()
+        self.process.wait(DEADLINE)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Return as soon as the condition holds; fail if it does not within the deadline.
+
+    For what tells nobody that it has happened; everything else is waited for.
+    """
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come about in time"
+        select.select([], [], [], 0.01)
