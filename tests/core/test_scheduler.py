@@ -449,6 +449,8 @@ def test_only_running_jobs_make_way():
 def test_cancelled_jobs_do_not_pile_up():
     decider = scheduler()
     decider.pause()
+    submit(decider, priority=9)
+    submit(decider, delay=1.0)
 
     for _ in range(5_000):
         decider.cancel(submit(decider), NOW)
@@ -510,16 +512,17 @@ def test_a_job_cancelled_and_revived_in_the_queue_starts_once():
 
 def test_the_time_of_a_cancelled_wait_does_not_count_for_the_next():
     decider = scheduler()
+    submit(decider, delay=1.0)  # comes first, so that the cancelled wait stays behind it
     job_id = submit(decider, THREE_RETRIES, delay=3.0)
     job = decider.get(job_id)
     decider.cancel(job_id, NOW)
     decider.revive(Job(job_id, State.CANCELLED, job.queue, job.priority, job.policy), NOW)
-
     end(decider, job_id, Outcome.EXIT)
 
-    assert decider.next_timer_at() == 5.0
     decider.advance(at(3.0))
     assert decider.get(job_id).state is State.SCHEDULED
+
+    assert decider.next_timer_at() == 5.0
 
 
 # --- restoring -----------------------------------------------------------------------------------------
