@@ -27,6 +27,16 @@ def daemon():
 
 
 @pytest.fixture
+def own_daemon():
+    """A daemon of the test's own, to be killed and started again."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        running = Daemon(Path(folder))
+        running.start()
+        yield running
+        running.stop()
+
+
+@pytest.fixture
 def home():
     """A home in which nothing runs; what a test starts there is ended."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:

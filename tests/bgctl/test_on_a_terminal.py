@@ -1,0 +1,156 @@
+"""What a person at a terminal sees, and what Ctrl-C does."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pexpect  # type: ignore[import-untyped]  # it has no types
+import pytest
+
+from tests.support import DEADLINE, Daemon
+
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+WIDTH = 80
+
+
+@pytest.fixture
+def terminal(daemon: Daemon):
+    """Start bgctl on a terminal; what is still running at the end is killed."""
+    children: list[pexpect.spawn] = []
+
+    def start(*arguments: str, **env: str) -> pexpect.spawn:
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "bgctl", *arguments],
+            env=daemon.env | env,
+            cwd=str(daemon.folder),
+            timeout=DEADLINE,
+            dimensions=(24, WIDTH),
+            encoding="utf-8",
+        )
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.close(force=True)
+
+
+def seen(child: pexpect.spawn) -> str:
+    """Return all that bgctl wrote, after its end."""
+    child.expect(pexpect.EOF)
+    child.wait()
+    text = child.before
+    assert isinstance(text, str)
+    return text
+
+
+def finished_job(daemon: Daemon, *command: str) -> str:
+    done = daemon.bgctl("submit", "--wait", *command)
+    return done.stdout.strip()
+
+
+def test_list_is_a_table_that_fits_the_terminal(daemon, terminal):
+    finished_job(daemon, "echo", "long " * 50)
+
+    lines = seen(terminal("list")).splitlines()
+
+    assert "COMMAND" in lines[0]
+    assert max(len(ESCAPES.sub("", line)) for line in lines) <= WIDTH
+    assert "…" in lines[1]
+
+
+def test_the_state_has_a_colour_unless_none_is_wanted(daemon, terminal):
+    finished_job(daemon, "true")
+
+    assert "\x1b[32msucceeded" in seen(terminal("list"))
+    assert "\x1b" not in seen(terminal("list", NO_COLOR="1"))
+    assert "\x1b" not in seen(terminal("list", "--color", "never"))
+    assert "\x1b[32msucceeded" in seen(terminal("show"))
+
+
+def test_json_is_the_same_on_a_terminal(terminal):
+    assert seen(terminal("list", "--json")).startswith("[")
+
+
+EVIL = r"\033]0;owned\007\033[2J\033]52;c;eA==\033\\\302\233H100%%\rdone\377\342\200\256"
+
+
+def test_output_cannot_steer_the_terminal(daemon, terminal):
+    job_id = finished_job(daemon, "printf", EVIL)
+
+    text = seen(terminal("logs", job_id))
+
+    assert not set(text) & {"\x1b", "\x07", "\x9b", "\r", "\u202e"}
+    assert text == "␛]0;owned␇␛[2J␛]52;c;eA==␛\\<U+009B>H100%␍done\N{REPLACEMENT CHARACTER}<U+202E>"
+
+
+def test_colours_of_a_job_are_shown_and_end_with_it(daemon, terminal):
+    job_id = finished_job(daemon, "printf", r"\033[31mred")
+
+    assert seen(terminal("logs", job_id)) == "\x1b[31mred\x1b[0m"
+
+
+def test_raw_output_is_given_as_it_is(daemon, terminal):
+    job_id = finished_job(daemon, "printf", r"\033]0;title\007")
+
+    assert seen(terminal("logs", "--raw", job_id)) == "\x1b]0;title\x07"
+
+
+def test_names_and_arguments_cannot_steer_the_terminal(daemon, terminal):
+    job_id = finished_job(daemon, "echo", "\x1b]0;owned\x07")
+
+    for child in (terminal("list"), terminal("show", job_id)):
+        assert "\x1b]" not in seen(child)
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(daemon, terminal):
+    child = terminal("run", "sh", "-c", "echo begun; exec sleep 60")
+    child.expect("begun")
+
+    child.sendintr()
+
+    child.expect(r"Ctrl-C again within 2 s cancels job (\d+)")
+    job_id = child.match[1]
+    assert f"`bgctl logs -f {job_id}` shows it, `bgctl cancel {job_id}` ends it" in seen(child)
+    assert child.exitstatus == 130
+    assert f"Job {job_id}: running" in daemon.bgctl("show", job_id).stdout
+    daemon.bgctl("cancel", job_id)
+
+
+def test_ctrl_c_twice_cancels_the_job(daemon, terminal):
+    child = terminal("run", "sh", "-c", "echo begun; exec sleep 60")
+    child.expect("begun")
+
+    child.sendintr()
+    child.expect(r"cancels job (\d+)")
+    job_id = child.match[1]
+    child.sendintr()
+
+    assert f"cancelling job {job_id}" in seen(child)
+    assert child.exitstatus == 143
+    assert daemon.bgctl("wait", job_id).stdout == f"{job_id} cancelled\n"
+
+
+def test_ctrl_c_ends_following_a_log_without_a_word(daemon, terminal):
+    job_id = daemon.bgctl("submit", "sh", "-c", "echo begun; exec sleep 60").stdout.strip()
+    child = terminal("logs", "-f", job_id)
+    child.expect("begun\r\n")
+
+    child.sendintr()
+
+    assert seen(child).replace("^C", "").strip() == ""
+    assert child.exitstatus == 130
+    daemon.bgctl("cancel", job_id)
+
+
+def test_output_is_shown_before_its_line_is_whole(terminal):
+    child = terminal("run", "sh", "-c", "printf 'password: '; exec sleep 60")
+
+    child.expect_exact("password: ")
+
+    child.sendintr()
+    child.expect(r"cancels job (\d+)")
+    child.sendintr()
+    seen(child)

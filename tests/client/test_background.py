@@ -1,0 +1,50 @@
+"""The one call: a method of a class for the background."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgd import DaemonUnreachable, run_background_job
+from bgd.wire import messages
+
+
+def test_positional_parameters_priority_and_delay_reach_the_daemon(play, monkeypatch):
+    job_id, request = submitted(play, monkeypatch, ["param1", "param2"], priority=5, delay=2, queue="mail")
+
+    assert job_id == 7
+    assert request.spec.target == "app.services:ExampleService.example_method"
+    assert request.spec.arguments == '{"args": ["param1", "param2"], "kwargs": {}}'
+    assert (request.spec.priority, request.spec.delay, request.spec.queue) == (5, 2.0, "mail")
+
+
+def test_a_mapping_names_its_parameters(play, monkeypatch):
+    _, request = submitted(play, monkeypatch, {"x": 1})
+
+    assert request.spec.arguments == '{"args": [], "kwargs": {"x": 1}}'
+
+
+def test_no_parameters_are_none(play, monkeypatch):
+    _, request = submitted(play, monkeypatch)
+
+    assert request.spec.arguments == '{"args": [], "kwargs": {}}'
+
+
+def test_a_daemon_that_does_not_answer_is_not_waited_for_long(play, monkeypatch):
+    monkeypatch.setenv("BGD_SOCKET", play(lambda peer: peer.wait_for_end()))
+
+    with pytest.raises(DaemonUnreachable):
+        run_background_job("app.Service", "run", timeout=0.05)
+
+
+def submitted(play, monkeypatch, *params, **options):
+    """Call it; return the job's id and the request that was sent."""
+    requests = []
+
+    def script(peer):
+        peer.greet()
+        requests.append(peer.receive())
+        peer.send(messages.Submitted(requests[0].id, [7]))
+
+    monkeypatch.setenv("BGD_SOCKET", play(script))
+    job = run_background_job("app.services.ExampleService", "example_method", *params, **options)
+    return job.id, requests[0]
