@@ -36,7 +36,7 @@ class Alarm:
 
     def set(self, at: float | None) -> None:
         """Ring at this time of the elapsed clock, at once if it is past; None: not at all."""
-        _arm(self._fd, 0.0 if at is None else max(at, _SOONEST))
+        _arm(self._fd, _NEVER if at is None else max(at, _SOONEST))
 
     def close(self) -> None:
         self._loop.remove_reader(self._fd)
@@ -50,7 +50,8 @@ class Alarm:
         self._callback()
 
 
-_SOONEST = 1e-9  # zero would disarm
+_NEVER = 0.0  # disarms a timerfd
+_SOONEST = 1e-6  # seconds after the machine's start, so past
 _TFD_NONBLOCK = os.O_NONBLOCK
 _TFD_CLOEXEC = os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1
@@ -72,7 +73,7 @@ else:
     def _arm(fd: int, at: float) -> None:
         seconds = int(at)
         # struct itimerspec: the interval (none), then the first expiry, each seconds and nanoseconds
-        times = (ctypes.c_long * 4)(0, 0, seconds, max(int((at - seconds) * 1e9), 0 if seconds else 1))
+        times = (ctypes.c_long * 4)(0, 0, seconds, int((at - seconds) * 1e9))
         _checked(_libc.timerfd_settime(fd, _TFD_TIMER_ABSTIME, times, None))
 
     def _checked(result: int) -> int:
