@@ -1,0 +1,96 @@
+"""How soon does a job start? P7: from submit to its first instruction; P8: from one job's exit to the next start."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from harness import BareClient, daemon, percentiles, report, submit
+
+SAMPLES = 300
+LOAD_CLIENTS = 8
+
+# The job's first instruction: a static program would be fairer still, but date is what every machine has.
+STAMP = ("/bin/date", "+%s.%N")
+
+
+def submit_to_start(path: str, logs: Path) -> list[float]:
+    """Submit jobs one at a time that print the time of their start."""
+    client = BareClient(path)
+    times = []
+    for number in range(SAMPLES):
+        began = time.time()
+        reply = client.ask(submit(number, STAMP))
+        job = reply.jobs[0]
+        client.wait([job])
+        times.append(float((logs / f"{job // 1000}/{job}.1.log").read_text()) - began)
+    return times
+
+
+def exit_to_start(path: str) -> list[float]:
+    """Queue pairs in one slot: the first writes down its last instruction, the second its first."""
+    client = BareClient(path)
+    times = []
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = f"{folder}/first", f"{folder}/second"
+        for number in range(SAMPLES):
+            pair = [
+                client.ask(submit(number, ("/bin/sh", "-c", f"sleep 0.02; exec date +%s.%N > {first}"))),
+                client.ask(submit(number, ("/bin/sh", "-c", f"exec date +%s.%N > {second}"))),
+            ]
+            client.wait([reply.jobs[0] for reply in pair])
+            times.append(float(Path(second).read_text()) - float(Path(first).read_text()))
+    return times
+
+
+def programs_alone() -> list[float]:
+    """Return what the second program of a pair costs by itself, from fork to the time it prints."""
+    times = []
+    for _ in range(100):
+        began = time.time()
+        out = subprocess.run(STAMP, capture_output=True, check=True).stdout
+        times.append(float(out) - began)
+    return times
+
+
+def keep_submitting(path: str, stop: multiprocessing.synchronize.Event) -> None:
+    client = BareClient(path)
+    number = 0
+    while not stop.is_set():
+        client.ask(submit(number, ("/bin/true",)))
+        number += 1
+        stop.wait(0.02)  # a busy person, not a flood: the queue must stay short or it is the queue that is measured
+
+
+def main() -> None:
+    with daemon(slots=4) as running:
+        logs = running.folder / "logs"
+        idle = submit_to_start(running.socket, logs)
+        stop = multiprocessing.Event()
+        load = [
+            multiprocessing.Process(target=keep_submitting, args=(running.socket, stop))
+            for _ in range(LOAD_CLIENTS)
+        ]
+        for process in load:
+            process.start()
+        loaded = submit_to_start(running.socket, logs)
+        stop.set()
+        for process in load:
+            process.join()
+    with daemon(slots=1) as running:
+        between = exit_to_start(running.socket)
+    report(
+        "latency",
+        p7_submit_to_first_instruction_idle_ms=percentiles(idle),
+        p7_with_8_clients_submitting_ms=percentiles(loaded),
+        p8_exit_to_start_ms=percentiles(between),
+        fork_to_first_instruction_alone_ms=percentiles(programs_alone()),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""What does a job that writes 1 GB cost? P13: wall time beside a redirect, CPU, and a start meanwhile."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from harness import BareClient, daemon, percentiles, report, spread, submit
+
+BYTES = 1 << 30
+WRITER = ("/usr/bin/head", "-c", str(BYTES), "/dev/zero")
+STAMP = ("/bin/date", "+%s.%N")
+
+
+def main(rounds: int) -> None:
+    ours, plain, daemon_cpu, launcher_cpu, starts = [], [], [], [], []
+    with daemon(slots=4, extra='[logs]\nmax_bytes = "3GB"\n') as running:
+        client = BareClient(running.socket)
+        logs = running.folder / "logs"
+        for _ in range(rounds):
+            redirected = running.folder / "plain"
+            began = time.perf_counter()
+            with redirected.open("wb") as target:
+                subprocess.run(WRITER, stdout=target, check=True)
+            plain.append(time.perf_counter() - began)
+            redirected.unlink()
+
+            before = [running.seconds_of(pid) for pid in (running.process.pid, running.launcher_pid)]
+            began = time.perf_counter()
+            job = client.ask(submit(1, WRITER)).jobs[0]
+            client.wait([job])
+            ours.append(time.perf_counter() - began)
+            after = [running.seconds_of(pid) for pid in (running.process.pid, running.launcher_pid)]
+            daemon_cpu.append(after[0] - before[0])
+            launcher_cpu.append(after[1] - before[1])
+            (logs / f"{job // 1000}/{job}.1.log").unlink()
+
+            job = client.ask(submit(1, WRITER)).jobs[0]
+            for number in range(10):
+                began = time.time()
+                other = client.ask(submit(number, STAMP)).jobs[0]
+                client.wait([other])
+                starts.append(float((logs / f"{other // 1000}/{other}.1.log").read_text()) - began)
+            client.wait([job])
+            (logs / f"{job // 1000}/{job}.1.log").unlink()
+    report(
+        "output",
+        bytes=BYTES,
+        redirect_seconds=spread([value * 10 for value in plain]) | {"unit": "0.1 s"},
+        bgd_seconds=spread([value * 10 for value in ours]) | {"unit": "0.1 s"},
+        ratio_of_medians=round(sorted(ours)[len(ours) // 2] / sorted(plain)[len(plain) // 2], 2),
+        daemon_cpu_ms=spread([value * 1000 for value in daemon_cpu]),
+        launcher_cpu_ms=spread([value * 1000 for value in launcher_cpu]),
+        submit_to_start_meanwhile_ms=percentiles(starts),
+    )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)

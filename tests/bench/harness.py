@@ -1,0 +1,167 @@
+"""What the benchmarks share: a private daemon, a bare client, and one JSON line of figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import bgd
+from bgd.core.job import JobSpec
+from bgd.wire.framing import FrameReader, frame
+from bgd.wire.messages import PROTOCOL, Hello, Reply, Request, Submit, Wait, decode_hello, decode_reply, encode
+
+# what a shell really exports weighs about this
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/"} | {f"VARIABLE_{n:02}": "v" * 85 for n in range(48)}
+
+
+class BareClient:
+    """Frames in and out of a blocking socket: the daemon's price without a client library's."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self._reader = FrameReader()
+        self._waiting: list[bytes] = []
+        self.socket.sendall(frame(encode(Hello(PROTOCOL, bgd.__version__, "bench"))))
+        decode_hello(self._next())
+
+    def send(self, *requests: Request) -> None:
+        self.socket.sendall(b"".join(frame(encode(request)) for request in requests))
+
+    def receive(self) -> Reply:
+        return decode_reply(self._next())
+
+    def ask(self, request: Request) -> Reply:
+        self.send(request)
+        return self.receive()
+
+    def wait(self, jobs: list[int]) -> None:
+        """Return when all these jobs have finished."""
+        for start in range(0, len(jobs), 10_000):
+            self.send(Wait(1, jobs[start : start + 10_000]))
+            while type(self.receive()).__name__ != "End":
+                pass
+
+    def _next(self) -> bytes:
+        while not self._waiting:
+            data = self.socket.recv(1 << 18)
+            if not data:
+                raise ConnectionError("the daemon hung up")
+            self._waiting.extend(self._reader.feed(data))
+        return self._waiting.pop(0)
+
+
+class Daemon:
+    """A private bgd; `folder` holds its state, on a real disk."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes]) -> None:
+        self.folder = folder
+        self.process = process
+        self.socket = str(folder / "bgd.sock")
+        self.launcher_pid = 0
+
+    def connect(self) -> BareClient:
+        return BareClient(self.socket)
+
+    def seconds_of(self, pid: int) -> float:
+        """Return the CPU seconds that a process has used."""
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def daemon(slots: int, extra: str = "") -> Iterator[Daemon]:
+    """Run a daemon with so many slots while the block lasts."""
+    from bgd.wire.messages import GetInfo, Info, Shutdown, ShutdownMode
+
+    folder = Path(tempfile.mkdtemp(prefix="bgd-bench-", dir=os.environ.get("BGD_BENCH_DIR")))
+    config = folder / "bgd.toml"
+    config.write_text(f'[daemon]\nstate_dir = "{folder}"\nslots = {slots}\n{extra}')
+    ready, told = os.pipe()
+    command = [sys.executable, "-m", "bgd", "--config", str(config), "--log-level", "warning"]
+    process = subprocess.Popen([*command, "--ready-fd", str(told)], pass_fds=[told])
+    os.close(told)
+    with os.fdopen(ready) as pipe:
+        line = pipe.readline()
+    if line != "ready\n":
+        raise RuntimeError(f"the daemon did not come up: {line}")
+    running = Daemon(folder, process)
+    try:
+        client = running.connect()
+        while not running.launcher_pid:
+            info = client.ask(GetInfo(1))
+            assert isinstance(info, Info)
+            running.launcher_pid = info.launcher_pid or 0
+        yield running
+        client.ask(Shutdown(1, ShutdownMode.CANCEL))
+        process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+def submit(number: int, argv: Iterable[str] = ("/bin/true",)) -> Submit:
+    """Return a submit of a command with a real environment."""
+    return Submit(number, JobSpec(argv=tuple(argv), cwd="/", umask=0o022, env=ENVIRONMENT))
+
+
+def raw_commits_a_second(folder: Path, seconds: float = 1.0) -> float:
+    """Return what bare SQLite does on this disk: one row of this size, one durable commit."""
+    path = folder / "raw.db"
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA journal_mode=wal")
+    db.execute("PRAGMA synchronous=full")
+    db.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, p BLOB)")
+    row = os.urandom(300)
+    count, end = 0, time.perf_counter() + seconds
+    began = time.perf_counter()
+    while time.perf_counter() < end:
+        db.execute("INSERT INTO t (p) VALUES (?)", (row,))
+        count += 1
+    rate = count / (time.perf_counter() - began)
+    db.close()
+    return rate
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """Return the usual cuts of latencies in seconds, as milliseconds."""
+    ordered = sorted(values)
+    cuts = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+    named = {name: ordered[min(int(len(ordered) * cut), len(ordered) - 1)] for name, cut in cuts.items()}
+    return {name: round(value * 1000, 3) for name, value in (named | {"max": ordered[-1]}).items()}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {
+        "min": round(min(values), 1),
+        "median": round(statistics.median(values), 1),
+        "max": round(max(values), 1),
+        "n": len(values),
+    }
+
+
+def report(question: str, **figures: object) -> None:
+    """Print one JSON line: the figures, and where and with what they were measured."""
+    about = {
+        "question": question,
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "bgd": bgd.__version__,
+    }
+    print(json.dumps(about | figures))
