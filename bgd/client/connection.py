@@ -105,19 +105,22 @@ class Connection:
     # --- the two directions -------------------------------------------------------------------------
 
     def _send(self, data: bytes, deadline: float | None) -> None:
+        left = _left(deadline)
+        if not self._sending.acquire(timeout=-1 if left is None else left):
+            raise NotSent(f"the daemon at {self._path} takes nothing in")
         rest = memoryview(data)
-        with self._sending:
+        try:
             if self._failure is not None:
                 raise NotSent(str(self._failure()))
-            try:
-                while rest:
-                    rest = rest[self._send_some(rest, deadline) :]
-            except OSError as error:
-                self._break(partial(DaemonUnreachable, f"the connection to {self._path} broke: {error}"))
-                raise NotSent(f"no request could be sent to {self._path}: {error}") from error
-            finally:
-                if rest:  # even if by an interrupt: after half a frame nothing can follow
-                    self._break(partial(DaemonUnreachable, f"a request to {self._path} was interrupted"))
+            while rest:
+                rest = rest[self._send_some(rest, deadline) :]
+        except OSError as error:
+            self._break(partial(DaemonUnreachable, f"the connection to {self._path} broke: {error}"))
+            raise NotSent(f"no request could be sent to {self._path}: {error}") from error
+        finally:
+            if rest:  # even if by an interrupt: after half a frame nothing can follow
+                self._break(partial(DaemonUnreachable, f"a request to {self._path} was interrupted"))
+            self._sending.release()
 
     def _send_some(self, data: memoryview, deadline: float | None) -> int:
         while True:

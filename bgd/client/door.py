@@ -63,10 +63,14 @@ class Door(Struct, frozen=True, kw_only=True):
 def _connected(place: ClientSocket, deadline: float) -> Connection:
     try:
         return Connection(place.path, deadline)
+    except (*_NOBODY_THERE, PermissionError):
+        raise
     except (BlockingIOError, TimeoutError) as error:
         raise DaemonUnreachable(
             f"the daemon at {place.path} does not answer: it is stopped or very busy"
         ) from error
+    except OSError as error:
+        raise DaemonUnreachable(f"{place.path} is no daemon's socket: {error.strerror}") from error
 
 
 def _answers(place: ClientSocket, deadline: float) -> bool:

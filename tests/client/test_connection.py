@@ -141,6 +141,45 @@ def test_nobody_at_the_socket_is_an_error_that_names_it(tmp_path):
         Client(str(tmp_path / "none.sock")).submit(["true"])
 
 
+def test_another_kind_of_socket_is_no_daemon(tmp_path):
+    path = str(tmp_path / "datagrams.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(path)
+
+        with pytest.raises(DaemonUnreachable, match=r"datagrams\.sock is no daemon's socket"):
+            Client(path).submit(["true"])
+
+
+def test_a_socket_that_may_not_be_used_is_not_allowed(tmp_path):
+    path = tmp_path / "private.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        path.chmod(0)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # root may use any socket
+        try:
+            with pytest.raises(NotAllowed, match=r"you may not use the daemon at .*/private\.sock"):
+                Client(str(path)).submit(["true"])
+        finally:
+            os.seteuid(user)
+
+
+def test_a_request_too_long_to_send_is_refused_and_the_connection_goes_on(play):
+    with Client(play(serve(1))) as client:
+        with pytest.raises(Refused, match="over the limit"):
+            client.submit(["echo", *["x" * 100_000] * 11])
+        assert client.submit(["true"]).id == 1
+
+
+def test_text_that_is_not_utf8_is_refused(play):
+    with Client(play(serve(1))) as client:
+        with pytest.raises(Refused, match="not UTF-8"):
+            client.submit(["cat", os.fsdecode(b"caf\xe9")])
+        client.submit(["true"])
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [
