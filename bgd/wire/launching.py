@@ -170,7 +170,15 @@ _from_launcher_decoder: msgspec.msgpack.Decoder[FromLauncher] = msgspec.msgpack.
 
 
 def encode(message: ToLauncher | FromLauncher) -> bytes:
-    return _encoder.encode(message)
+    """Return the bytes of a message.
+
+    Raises:
+        ProtocolError: a text holds what UTF-8 cannot, as an environment of other bytes.
+    """
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError as error:
+        raise ProtocolError(f"not UTF-8 text: {error.object!r}") from error
 
 
 def decode_to_launcher(payload: bytes) -> ToLauncher:

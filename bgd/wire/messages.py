@@ -332,12 +332,15 @@ def encode(message: Hello | Request | Reply) -> bytes:
     """Return the bytes of a message.
 
     Raises:
-        ProtocolError: a text holds what UTF-8 cannot, as a file name that is not UTF-8.
+        ProtocolError: a text holds what UTF-8 cannot, as a file name that is not UTF-8, or a number is
+            beyond 64 bits.
     """
     try:
         return _encoder.encode(message)
     except UnicodeEncodeError as error:
         raise ProtocolError(f"not UTF-8 text: {error.object!r}") from error
+    except OverflowError as error:
+        raise ProtocolError(f"a number is beyond 64 bits: {error}") from error
 
 
 def decode_hello(payload: bytes) -> Hello:

@@ -1,0 +1,79 @@
+"""Everything that can be said on either socket: each message by name, and any value of each."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, get_args
+
+import msgspec
+from hypothesis import strategies as st
+from msgspec import inspect
+
+from bgd.wire import launching, messages
+
+Message = Any  # a struct of one of the unions below
+
+# By direction: what may be said in it, and how it is put into bytes and read
+DIRECTIONS: dict[str, tuple[Any, Callable[[Message], bytes], Callable[[bytes], Message]]] = {
+    "hello": (messages.Hello, messages.encode, messages.decode_hello),
+    "request": (messages.Request, messages.encode, messages.decode_request),
+    "reply": (messages.Reply, messages.encode, messages.decode_reply),
+    "to_launcher": (launching.ToLauncher, launching.encode, launching.decode_to_launcher),
+    "from_launcher": (launching.FromLauncher, launching.encode, launching.decode_from_launcher),
+}
+
+KINDS = [
+    (direction, kind)
+    for direction, (union, _, _) in DIRECTIONS.items()
+    for kind in get_args(union) or (union,)
+]
+
+
+def tag_of(kind: type[msgspec.Struct]) -> str:
+    return str(kind.__struct_config__.tag)
+
+
+def kinds_of(direction: str) -> list[type[msgspec.Struct]]:
+    return [kind for among, kind in KINDS if among == direction]
+
+
+@functools.cache
+def messages_of(kind: type[msgspec.Struct]) -> st.SearchStrategy[Message]:
+    """Return a strategy for every value that a receiver takes for such a message."""
+    return values_of(inspect.type_info(kind))
+
+
+def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: C901, PLR0911, PLR0912 - a line each
+    match kind:
+        case inspect.NoneType():
+            return st.none()
+        case inspect.BoolType():
+            return st.booleans()
+        case inspect.IntType(ge=ge, le=le):
+            return st.integers(-(2**63) if ge is None else ge, 2**64 - 1 if le is None else le)
+        case inspect.FloatType(gt=gt, ge=ge, le=le):
+            return st.floats(ge if gt is None else gt, le, exclude_min=gt is not None, allow_nan=False)
+        case inspect.StrType(pattern=str(pattern)):
+            return st.from_regex(pattern)
+        case inspect.StrType(min_length=least, max_length=most):
+            return st.text(min_size=least or 0, max_size=min(most or 50, 50))
+        case inspect.BytesType():
+            return st.binary(max_size=100)
+        case inspect.EnumType(cls=enum):
+            return st.sampled_from(enum)
+        case inspect.ListType(item_type=item, min_length=least):
+            return st.lists(values_of(item), min_size=least or 0, max_size=3)
+        case inspect.VarTupleType(item_type=item):
+            return st.lists(values_of(item), max_size=3).map(tuple)
+        case inspect.TupleType(item_types=items):
+            return st.tuples(*map(values_of, items))
+        case inspect.DictType(key_type=key, value_type=value):
+            return st.dictionaries(values_of(key), values_of(value), max_size=3)
+        case inspect.UnionType(types=kinds):
+            return functools.reduce(operator.or_, map(values_of, kinds))
+        case inspect.StructType(cls=struct, fields=fields):
+            return st.builds(struct, **{field.name: values_of(field.type) for field in fields})
+        case _:
+            raise NotImplementedError(f"no strategy for {kind}")

@@ -1,0 +1,219 @@
+"""Messages of every protocol version there was stay readable.
+
+The samples are the bytes that were once sent: they are never changed. For a message that is new, run
+`python -m tests.wire.test_old_messages`, which writes the samples that are missing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bgd.core.job import JobSpec, Outcome, State
+from bgd.wire import launching, messages
+from tests.wire.speech import DIRECTIONS, KINDS, Message, tag_of
+
+SAMPLES = Path(__file__).parent / "samples"
+
+SPEC = JobSpec(
+    argv=("make", "-j2", "größer"),
+    queue="narrow",
+    priority=-7,
+    name="build",
+    tags=("nightly", "späť"),
+    retries=3,
+    retry_delay=5.0,
+    backoff=2.0,
+    max_delay=3600.0,
+    jitter=0.1,
+    rerun=True,
+    timeout=600.0,
+    delay=1.5,
+    cwd="/srv/app",
+    umask=0o027,
+    env={"PATH": "/usr/bin", "LANG": "C.UTF-8"},
+)
+CALL = JobSpec(target="app.services:Report.build", arguments='{"args":[1],"kwargs":{"x":1.0}}')
+VIEW = messages.JobView(
+    id=17,
+    kind="command",
+    argv=["make", "-j2"],
+    target=None,
+    arguments=None,
+    cwd="/srv/app",
+    user="ada",
+    state=State.FAILED,
+    outcome=Outcome.EXIT,
+    exit_code=2,
+    signal=None,
+    reason=None,
+    queue="default",
+    priority=5,
+    name=None,
+    tags=["nightly"],
+    retries=3,
+    retry_delay=5.0,
+    backoff=1.0,
+    max_delay=3600.0,
+    jitter=0.1,
+    rerun=None,
+    timeout=None,
+    delay=0.0,
+    umask=0o022,
+    attempt=4,
+    created_at=1_790_000_000.25,
+    due_at=None,
+    started_at=1_790_000_001.5,
+    finished_at=1_790_000_002.75,
+)
+ERROR = messages.JobError("builtins.ValueError", "no such report", "Traceback ...")
+ATTEMPT = messages.AttemptView(
+    attempt=4,
+    outcome=Outcome.ERROR,
+    exit_code=1,
+    signal=None,
+    started_at=1_790_000_001.5,
+    finished_at=1_790_000_002.75,
+    user_seconds=0.25,
+    system_seconds=0.125,
+    max_rss_bytes=7_340_032,
+    error=ERROR,
+    log_bytes=120,
+    log_path="0/17.4.log",
+    pid=4242,
+)
+KEY = launching.Key("9f2c", 17, 4)
+
+SENT: dict[str, list[Message]] = {
+    "hello": [messages.Hello(1, "0.1.0", "bgctl")],
+    "request": [
+        messages.Submit(1, SPEC),
+        messages.SubmitMany(id=2, specs=[SPEC, CALL], env={"A": "1"}, more=True),
+        messages.List(
+            id=3,
+            states=[State.FAILED, State.RUNNING],
+            queue="narrow",
+            name="b*",
+            tag="nightly",
+            since=1_790_000_000.0,
+            limit=7,
+            mine=True,
+        ),
+        messages.Show(4, 17),
+        messages.GetResult(5, 17),
+        messages.Logs(id=6, job=17, attempt=2, tail=10, follow=True, timestamps=True),
+        messages.Wait(7, [17, 18]),
+        messages.Cancel(8, [17]),
+        messages.Retry(9, [17]),
+        messages.GetInfo(10),
+        messages.Shutdown(11, messages.ShutdownMode.REQUEUE),
+        messages.Forget(12, 6),
+    ],
+    "reply": [
+        messages.Submitted(1, [17, 18], created=False),
+        messages.JobsPart(2, [VIEW]),
+        messages.Shown(3, VIEW),
+        messages.AttemptsPart(4, [ATTEMPT]),
+        messages.Result(5, VIEW, '{"rows":3}', ERROR),
+        messages.LogPart(6, 4, b"line\n\xff\x00", [(0, 1_790_000_001.5)], left_out=9),
+        messages.Acted(
+            7,
+            [
+                messages.ActResult(17, State.CANCELLED),
+                messages.ActResult(18, code=messages.ErrorCode.NO_SUCH_JOB, message="no job 18"),
+            ],
+        ),
+        messages.Info(
+            id=8,
+            version="0.1.0",
+            pid=4242,
+            started_at=1_790_000_000.0,
+            state_dir="/var/lib/bgd",
+            socket="/run/bgd/bgd.sock",
+            config="/etc/bgd/bgd.toml",
+            slots=2,
+            running=1,
+            counts={"queued": 3},
+            launcher_pid=4243,
+            store_id="9f2c",
+        ),
+        messages.Done(9),
+        messages.End(10),
+        messages.Failed(11, messages.ErrorCode.FULL, "too many jobs"),
+    ],
+    "to_launcher": [
+        launching.Greeting(1, "9f2c", 3),
+        launching.Launch(
+            key=KEY,
+            argv=["make", "-j2"],
+            env={"PATH": "/usr/bin"},
+            cwd="/srv/app",
+            umask=0o027,
+            stdin=b'{"args":[]}',
+            result=True,
+            timeout=600.0,
+            grace=5.0,
+            log_cap=1_000_000,
+            log_kill=True,
+        ),
+        launching.Stop(KEY, 5.0),
+        launching.Acknowledge(KEY),
+        launching.Watch(KEY, on=False),
+        launching.Goodbye(),
+    ],
+    "from_launcher": [
+        launching.Welcome(1, "boot:random", 4243, ["boot:older"]),
+        launching.Started(KEY, 4244, 1_790_000_001.5),
+        launching.Ended(
+            key=KEY,
+            outcome=Outcome.NOT_STARTED,
+            exit_code=2,
+            signal=15,
+            started_at=1_790_000_001.5,
+            finished_at=1_790_000_002.75,
+            user_seconds=0.25,
+            system_seconds=0.125,
+            max_rss_bytes=7_340_032,
+            log_bytes=120,
+            problem="program not found: mkae",
+            result=b'{"ok":1}',
+        ),
+        launching.Ready(),
+        launching.Grew(KEY, 240),
+        launching.Declined("protocol 7 is unknown"),
+    ],
+}
+
+
+def sample_of(direction: str, message: Message) -> Path:
+    return SAMPLES / direction / f"{tag_of(type(message))}.msgpack"
+
+
+@pytest.mark.parametrize(
+    ("direction", "message"),
+    [(direction, message) for direction, sent in SENT.items() for message in sent],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_was_once_sent_is_still_understood(direction, message):
+    _, _, decode = DIRECTIONS[direction]
+
+    assert decode(sample_of(direction, message).read_bytes()) == message
+
+
+def test_there_is_a_sample_of_every_message():
+    assert [(direction, type(message)) for direction, sent in SENT.items() for message in sent] == KINDS
+
+
+def write_missing_samples() -> None:
+    for direction, sent in SENT.items():
+        _, encode, _ = DIRECTIONS[direction]
+        for message in sent:
+            sample = sample_of(direction, message)
+            if not sample.exists():
+                sample.parent.mkdir(parents=True, exist_ok=True)
+                sample.write_bytes(encode(message))
+
+
+if __name__ == "__main__":
+    write_missing_samples()

@@ -1,0 +1,154 @@
+"""What holds for every message of both protocols."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgd.errors import ProtocolError
+from tests.wire.speech import DIRECTIONS, KINDS, kinds_of, messages_of, tag_of
+
+DEEP = 100_000  # levels; the interpreter's own limit is a hundredth of it
+
+by_direction = pytest.mark.parametrize("direction", DIRECTIONS)
+by_kind = pytest.mark.parametrize(
+    ("direction", "kind"), KINDS, ids=[f"{direction}-{kind.__name__}" for direction, kind in KINDS]
+)
+
+plain_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda values: (
+        st.lists(values, max_size=3) | st.dictionaries(st.text() | st.integers(0, 9), values, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+def read(direction, payload):
+    """Decode, and refuse anything but a message of this direction or a ProtocolError."""
+    _, _, decode = DIRECTIONS[direction]
+    try:
+        message = decode(payload)
+    except ProtocolError as error:
+        return error
+    assert isinstance(message, tuple(kinds_of(direction)))
+    return message
+
+
+def any_message(direction):
+    return st.sampled_from(kinds_of(direction)).flatmap(messages_of)
+
+
+# --- what is said is heard -----------------------------------------------------------------------------
+
+
+@by_kind
+@given(data=st.data())
+def test_every_message_arrives_as_it_was_sent(direction, kind, data):
+    message = data.draw(messages_of(kind))
+    _, encode, decode = DIRECTIONS[direction]
+
+    assert decode(encode(message)) == message
+
+
+@by_kind
+@given(data=st.data())
+def test_fields_of_a_later_version_are_passed_over(direction, kind, data):
+    message = data.draw(messages_of(kind))
+    _, encode, decode = DIRECTIONS[direction]
+    fields = msgspec.msgpack.decode(encode(message), strict=False)
+    fields["of_a_later_version"] = data.draw(plain_values)
+
+    assert decode(msgspec.msgpack.encode(fields)) == message
+
+
+@by_direction
+def test_no_two_messages_of_a_direction_share_a_tag(direction):
+    tags = [tag_of(kind) for kind in kinds_of(direction)]
+
+    assert len(tags) == len(set(tags))
+
+
+# --- what cannot be heard is refused, and in one way only ----------------------------------------------
+
+
+@by_direction
+@given(payload=st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_a_protocol_error(direction, payload):
+    read(direction, payload)
+
+
+@by_direction
+@given(data=st.data())
+def test_any_maps_are_a_message_or_a_protocol_error(direction, data):
+    kind = data.draw(st.sampled_from(kinds_of(direction)))
+    names = st.sampled_from([*kind.__struct_fields__, "else"])
+    fields = data.draw(st.dictionaries(names, plain_values))
+
+    read(direction, msgspec.msgpack.encode({"type": tag_of(kind), **fields}))
+
+
+@by_direction
+@given(data=st.data())
+def test_a_damaged_message_is_a_message_or_a_protocol_error(direction, data):
+    _, encode, _ = DIRECTIONS[direction]
+    payload = encode(data.draw(any_message(direction)))
+    start = data.draw(st.integers(0, len(payload)))
+    end = data.draw(st.integers(start, len(payload)))
+
+    read(direction, payload[:start] + data.draw(st.binary(max_size=8)) + payload[end:])
+
+
+@by_direction
+@given(data=st.data())
+def test_half_a_message_is_a_protocol_error(direction, data):
+    _, encode, _ = DIRECTIONS[direction]
+    payload = encode(data.draw(any_message(direction)))
+
+    assert isinstance(read(direction, payload[: data.draw(st.integers(0, len(payload) - 1))]), ProtocolError)
+
+
+@by_kind
+@pytest.mark.parametrize("nest", [b"\x91", b"\x81\xa1x"], ids=["lists", "maps"])
+def test_a_bottomless_field_is_a_protocol_error(direction, kind, nest):
+    tag = msgspec.msgpack.encode(tag_of(kind))
+    field = msgspec.msgpack.encode(next(iter(kind.__struct_fields__), "x"))
+
+    for name in (b"\xa1x", field):
+        payload = b"\x82\xa4type" + tag + name + nest * DEEP + b"\xc0"
+        assert isinstance(read(direction, payload), ProtocolError)
+
+
+@by_direction
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xc0",
+        b"\x80",
+        b"\xc1",
+        b"\x91" * DEEP,
+        b"\x81\xa1x" * DEEP,
+        b"\xde\xff\xff",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xdb\xff\xff\xff\xff",
+        b"\x81\xa4type\xa7nothing",
+        b"\x81\xa4type\xc0",
+        b"\x81\xa4type\xa2\xff\xfe",
+        b"\x81\xa4\xff\xfe\xfd\xfc\xa5hello",
+    ],
+    ids=range(13),
+)
+def test_garbage_is_a_protocol_error(direction, payload):
+    assert isinstance(read(direction, payload), ProtocolError)
+
+
+@by_direction
+@given(data=st.data())
+def test_a_message_with_something_after_it_is_a_protocol_error(direction, data):
+    _, encode, _ = DIRECTIONS[direction]
+    payload = encode(data.draw(any_message(direction)))
+
+    assert isinstance(read(direction, payload + b"\xc0"), ProtocolError)
