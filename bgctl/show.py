@@ -11,6 +11,7 @@ import click
 from bgctl.terminal import one_line
 from bgd.wire.messages import AttemptView, JobView
 
+_SHORT = 10  # seconds, below which a decimal matters
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 STATE_COLORS = {
@@ -62,9 +63,11 @@ def local_time(at: float | None, now: float) -> str:
 
 
 def brief(seconds: float) -> str:
-    """Return a duration in its two largest units, as "2h5m"; below ten seconds with a decimal."""
-    if seconds < 10:  # noqa: PLR2004 - seconds
-        return f"{max(0.0, seconds):.1f}s"
+    """Return a duration in its two largest units, as "2h5m"; a short one as "12ms" or "3.5s"."""
+    if seconds < 1:
+        return f"{max(0.0, seconds) * 1000:.0f}ms"
+    if seconds < _SHORT:
+        return f"{seconds:.1f}s"
     rest, words = round(seconds), []
     for size, unit in _UNITS:
         count, rest = divmod(rest, size)

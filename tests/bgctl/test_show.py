@@ -1,0 +1,44 @@
+"""Replies in words for people."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgctl.show import brief, iso_time, local_time
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-0.2, "0ms"),
+        (0.0123, "12ms"),
+        (3.46, "3.5s"),
+        (59, "59s"),
+        (60, "1m"),
+        (95, "1m35s"),
+        (3600, "1h"),
+        (3605, "1h"),
+        (7500, "2h5m"),
+        (90_000, "1d1h"),
+        (86_400 * 400, "400d"),
+    ],
+)
+def test_a_duration_is_said_in_its_two_largest_units(seconds, words):
+    assert brief(seconds) == words
+
+
+@given(st.floats(min_value=0, max_value=1e9))
+def test_every_duration_is_said_in_a_few_characters(seconds):
+    assert re.fullmatch(r"(\d+(\.\d)?(ms|[dhms])){1,2}", brief(seconds))
+
+
+def test_an_instant_is_local_and_relative_for_people_and_utc_for_programs():
+    assert local_time(1_000_000.0, now=1_000_060.0).endswith(" (1m ago)")
+    assert local_time(1_000_060.0, now=1_000_000.0).endswith(" (in 1m)")
+    assert local_time(None, now=0.0) == "-"
+    assert iso_time(1_000_000.5) == "1970-01-12T13:46:40.500Z"
+    assert iso_time(None) is None
