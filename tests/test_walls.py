@@ -118,6 +118,10 @@ def test_public_names_are_a_short_list():
     ]
 
 
+def test_public_names_are_there():
+    assert [name for name in bgd.__all__ if getattr(bgd, name, None) is None] == []
+
+
 def test_other_names_are_not_there():
     with pytest.raises(AttributeError, match="has no attribute 'Scheduler'"):
         _ = bgd.Scheduler

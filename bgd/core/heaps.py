@@ -1,7 +1,7 @@
 """Orders: what runs next, what is due next, which slot is free.
 
-Heaps forget lazily: an entry whose job has moved on stays until it comes up or the dead outnumber the
-living, so that no operation is linear in the number of jobs.
+Heaps forget lazily: an entry whose job has moved on stays until it comes up, or until so many died that a
+sweep is worth it, so that no operation is linear in the number of jobs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ReadyLane:
         self._ids: dict[int, list[JobId]] = {}  # one small heap a priority: an entry costs 8 bytes
         self._priorities: list[int] = []  # heap of the negated keys of _ids
         self._entries = 0
-        self._dead = 0
+        self._dead = 0  # since the last sweep, those that came up by themselves included
 
     def push(self, job_id: JobId, priority: int) -> None:
         ids = self._ids.get(priority)
@@ -45,7 +45,6 @@ class ReadyLane:
                     return -priority, ids[0]
                 heapq.heappop(ids)
                 self._entries -= 1
-                self._dead = max(0, self._dead - 1)
             heapq.heappop(self._priorities)
             del self._ids[priority]
         return None
@@ -56,7 +55,7 @@ class ReadyLane:
         self._entries -= 1
 
     def forget(self) -> None:
-        """Note that an entry died; sweep when the dead outnumber the living."""
+        """Note that an entry died; sweep when half of them may be dead."""
         self._dead += 1
         if self._dead > _WORTH_SWEEPING and self._dead * 2 > self._entries:
             self._sweep()
@@ -81,7 +80,7 @@ class DueHeap:
     def __init__(self, is_live: Callable[[JobId, float], bool]) -> None:
         self._is_live = is_live
         self._heap: list[tuple[float, JobId]] = []
-        self._dead = 0
+        self._dead = 0  # as above
 
     def push(self, job_id: JobId, due: float) -> None:
         heapq.heappush(self._heap, (due, job_id))
@@ -93,7 +92,6 @@ class DueHeap:
             if self._is_live(job_id, due):
                 return due
             heapq.heappop(self._heap)
-            self._dead = max(0, self._dead - 1)
         return None
 
     def pop_due(self, elapsed: float) -> JobId | None:

@@ -145,6 +145,14 @@ class Slots(RuleBasedStateMachine):
 TestSlots = Slots.TestCase
 
 
+def test_a_slot_given_back_and_taken_by_number_is_not_handed_out():
+    slots = SlotNumbers()
+    slots.give_back(slots.take_smallest())
+    slots.take(1)
+
+    assert slots.take_smallest() == 2
+
+
 # --- what was forgotten does not pile up ---------------------------------------------------------------
 
 
