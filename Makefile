@@ -52,7 +52,10 @@ debian-packages:
 		dpkg-query --show --showformat '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; \
 	done); \
 	if test -z "$$missing"; then exit 0; fi; \
-	if test "$$(id -u)" = 0 && apt-get install --yes --no-install-recommends $$missing </dev/null; then exit 0; fi; \
+	if test "$$(id -u)" = 0; then \
+		apt-get update --quiet; \
+		apt-get install --yes --no-install-recommends $$missing </dev/null && exit 0; \
+	fi; \
 	echo "*** NOT INSTALLED: $$missing. The tests that need it are SKIPPED. ***" >&2
 
 demo: $(INSTALLED)  ## a private daemon at real work, killed on the way
