@@ -36,7 +36,7 @@ class Alarm:
 
     def set(self, at: float | None) -> None:
         """Ring at this time of the elapsed clock, at once if it is past; None: not at all."""
-        _arm(self._fd, _NEVER if at is None else max(at, _SOONEST))
+        _arm(self._fd, _NEVER if at is None else min(max(at, _SOONEST), _LATEST))
 
     def close(self) -> None:
         self._loop.remove_reader(self._fd)
@@ -52,6 +52,7 @@ class Alarm:
 
 _NEVER = 0.0  # disarms a timerfd
 _SOONEST = 1e-6  # seconds after the machine's start, so past
+_LATEST = 1e10  # three centuries: what is later, as infinity, the kernel's integers need not hold
 _TFD_NONBLOCK = os.O_NONBLOCK
 _TFD_CLOEXEC = os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1

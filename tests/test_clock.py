@@ -98,6 +98,15 @@ def test_alarm_set_to_none_does_not_ring(loop, alarm, rings):
     assert rings == []
 
 
+@pytest.mark.parametrize("at", [1e12, float("inf")])
+def test_alarm_for_the_far_future_does_not_ring(loop, alarm, rings, at):
+    alarm.set(at)
+
+    run_for(loop, 0.02)
+
+    assert rings == []
+
+
 def test_alarm_set_to_none_costs_nothing_while_nothing_is_due(loop, alarm):
     """A timer that is only thought to be off wakes its loop for ever."""
     alarm.set(None)
@@ -113,12 +122,12 @@ def test_alarm_may_be_set_again_by_its_own_callback(loop):
 
     def ring():
         rings.append(elapsed())
-        alarm.set(elapsed() + 0.001) if len(rings) < 3 else loop.stop()
+        snooze.set(elapsed() + 0.001) if len(rings) < 3 else loop.stop()
 
-    alarm = Alarm(loop, ring)
-    alarm.set(elapsed())
+    snooze = Alarm(loop, ring)
+    snooze.set(elapsed())
     run_until_it_rings(loop)
-    alarm.close()
+    snooze.close()
 
     assert len(rings) == 3
 

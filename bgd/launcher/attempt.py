@@ -15,7 +15,7 @@ from bgd.launcher.output import Output
 from bgd.launcher.process import read_process
 from bgd.launcher.records import Began, FirstProcess
 from bgd.launcher.running import Running
-from bgd.launcher.spawn import SHORTAGES, CannotStart, spawn
+from bgd.launcher.spawn import CannotStart, spawn
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree
 from bgd.wire.launching import Ended, Launch, Started, log_name
@@ -81,9 +81,7 @@ class Attempt:
         while self._stop is None:
             try:
                 return await self._try_to_start()
-            except OSError as error:
-                if error.errno not in SHORTAGES:
-                    raise
+            except OSError as error:  # of the machine, not of the job: that would be CannotStart
                 _complain(self.launch, error, pause)
             over = self._tools.deadlines.passed(pause)
             await asyncio.wait({over, self._asked}, return_when=asyncio.FIRST_COMPLETED)

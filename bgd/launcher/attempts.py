@@ -103,7 +103,6 @@ class Attempts:
             log.warning("the journal cannot take the end of job %d: %s", ended.key.job, error.strerror)
         self._known[ended.key] = ended
         self._running -= 1
-        self._note_growth(ended.key)
         self._line.tell(ended)
         if not self._running:
             self._idle()

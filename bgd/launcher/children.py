@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 # asyncio's way to a child's end; kept because Children puts its own function in the module's place
 open_pidfd = os.pidfd_open
@@ -31,6 +32,7 @@ class Children:
         self._loop = loop
         self._watched: set[int] = set()
         self._usages: dict[int, resource.struct_rusage] = {}
+        self._peak = 0  # of this process, as far as known, in KiB
         self._is_blocked = False
 
     def install(self) -> None:
@@ -49,6 +51,15 @@ class Children:
     def take_usage(self, pid: int) -> resource.struct_rusage | None:
         """Return what an ended child used, once."""
         return self._usages.pop(pid, None)
+
+    def peak_of(self, usage: resource.struct_rusage) -> int | None:
+        """Return a child's peak memory in bytes, None if it may be this process's, as it is until exec.
+
+        This process's own ru_maxrss is no measure: it shows its parent's in the same way.
+        """
+        if usage.ru_maxrss > self._peak:
+            self._peak = _peak_of_this() + _INEXACT
+        return usage.ru_maxrss * 1024 if usage.ru_maxrss > self._peak else None
 
     def _watch(self, pid: int, flags: int = 0) -> int:
         try:
@@ -84,3 +95,11 @@ class Children:
                 self._is_blocked = True
                 return
             os.wait4(ended.si_pid, os.WNOHANG)
+
+
+_INEXACT = 512  # KiB by which the kernel's two ways to count may differ
+
+
+def _peak_of_this() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(status.partition("VmHWM:")[2].split()[0])

@@ -145,7 +145,7 @@ def bytes_logged(path: str) -> int:
     if not log.exists():
         return 0
     ends = [offset + Path(piece).stat().st_size for offset, piece in _segments_of(path)]
-    return max(log.stat().st_size, *ends)
+    return max([log.stat().st_size, *ends])
 
 
 _KEPT_SEGMENTS = 2

@@ -40,6 +40,8 @@ def _problem(launch: Launch, error: OSError | ValueError) -> tuple[NotStarted, s
 
 
 def _problem_with_folder(cwd: str) -> tuple[NotStarted, str] | None:
+    if not cwd:
+        return NotStarted.NO_DIRECTORY, "its name is empty"
     try:
         mode = Path(cwd).stat().st_mode
     except PermissionError:
@@ -114,7 +116,15 @@ def _length(launch: Launch) -> str:
     return f"arguments and environment are {total} bytes; the kernel's limit is {limit}"
 
 
-_ABOUT_FILES = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ELOOP}
+_ABOUT_FILES = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOEXEC,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}
 _LONGEST_WORD = 131_071  # MAX_ARG_STRLEN of linux/binfmts.h, less the NUL
 _MOST_WORDS = 6 << 20
 _POINTER = 8  # the kernel counts one for each word

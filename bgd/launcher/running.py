@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import time
 from collections.abc import Callable
 
@@ -107,7 +106,7 @@ class Running:
             finished_at=finished_at,
             user_seconds=usage and usage.ru_utime,
             system_seconds=usage and usage.ru_stime,
-            max_rss_bytes=usage and _peak(usage.ru_maxrss),
+            max_rss_bytes=usage and self._tools.children.peak_of(usage),
             log_bytes=self._output.log.total,
             problem=self._output.log.problem,
             result=result,
@@ -129,8 +128,3 @@ def _take_result(fd: int) -> bytes:
     with open(fd, "rb", buffering=0) as file:
         file.seek(0)
         return file.read(MAX_DOCUMENT + 1)
-
-
-def _peak(kilobytes: int) -> int | None:
-    """Return a peak in bytes, None if it may be the launcher's own, which a child shows until its exec."""
-    return kilobytes * 1024 if kilobytes > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else None

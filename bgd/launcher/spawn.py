@@ -16,7 +16,7 @@ from bgd.launcher.tree import mark
 from bgd.wire.launching import Launch, NotStarted
 
 # not the job's fault, and it passes: no descriptors, processes, memory or disk left
-SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
+_SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 
 
 class CannotStart(Exception):
@@ -37,7 +37,7 @@ async def spawn(launch: Launch, output: int, null: int, folder: str) -> Spawned:
 
     Raises:
         CannotStart: for a reason that lies in the Launch.
-        OSError: one of SHORTAGES; it was not started and may be tried again.
+        OSError: for one that lies in the machine; it was not started and may be tried again.
         LostChild: it was started and had to be killed at once.
     """
     with ExitStack() as ours:
@@ -69,7 +69,7 @@ async def _start(launch: Launch, standard_input: int, output: int, result: int |
             pass_fds=() if result is None else (result,),
         )
     except OSError as error:
-        if error.errno in SHORTAGES:
+        if error.errno in _SHORTAGES:
             raise
         raise CannotStart(why_not_started(launch, error)) from error
     except ValueError as error:  # NUL, text that cannot be encoded, a variable named with "="
@@ -90,7 +90,7 @@ def _unnamed(folder: str, content: bytes = b"") -> int:
     try:
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        if error.errno in SHORTAGES:
+        if error.errno in _SHORTAGES:
             raise
         fd = os.memfd_create("bgd")  # a file system that knows no unnamed files
     try:
@@ -100,7 +100,7 @@ def _unnamed(folder: str, content: bytes = b"") -> int:
         os.lseek(fd, 0, os.SEEK_SET)
     except OSError as error:
         os.close(fd)
-        if error.errno in SHORTAGES:
+        if error.errno in _SHORTAGES:
             raise
         raise CannotStart(f"{NotStarted.OTHER}: its input cannot be written: {error.strerror}") from error
     return fd

@@ -1,0 +1,215 @@
+"""A real launcher process in a folder of its own, and a stand-in for the supervisor that talks to it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bgd.wire.framing import FrameReader, frame
+from bgd.wire.launching import (
+    LAUNCHING_PROTOCOL,
+    MAX_LAUNCHING_FRAME,
+    Acknowledge,
+    Ended,
+    FromLauncher,
+    Greeting,
+    Key,
+    Launch,
+    Ready,
+    Started,
+    ToLauncher,
+    Welcome,
+    decode_from_launcher,
+    encode,
+    log_name,
+)
+
+SOURCE = Path(__file__).parents[2]
+STORE = "store"
+PATIENCE = 30.0  # seconds until something that must happen is taken for lost
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="NOT RUN: becomes another user, which only root can")
+
+
+_job_ids = itertools.count(1)
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Return as soon as the condition holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s in vain for: {what}"
+        time.sleep(0.005)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat[stat.rindex(b")") + 2 :][:1] not in (b"Z", b"X")
+
+
+def written(path: Path) -> str:
+    """Return the text of a file that a job writes, once all of a line is there."""
+    eventually(lambda: path.exists() and path.read_text().endswith("\n"), f"a line in {path}")
+    return path.read_text()
+
+
+def pids_in(words: str) -> list[int]:
+    """Return the pids of all whose command line holds these words, separated by NUL."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if words.encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
+
+
+class Host:
+    """Folders of one daemon and the launchers started in them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = folder
+        self.logs = folder / "logs"
+        self.launchers: list[subprocess.Popen[bytes]] = []
+        self._supervisors: list[Supervisor] = []
+
+    def start(self, *options: str, source: Path = SOURCE, **popen: Any) -> subprocess.Popen[bytes]:
+        """Start a launcher by hand, with what it says going to state/stderr."""
+        folders = ["--state", str(self.state), "--logs", str(self.logs)]
+        environment = {**os.environ, "PYTHONPATH": str(source)}
+        with (self.state / "stderr").open("ab") as stderr:
+            launcher = subprocess.Popen(
+                [sys.executable, "-P", "-m", "bgd.launcher", *folders, *options],
+                env=environment,
+                stderr=stderr,
+                start_new_session=True,
+                **popen,
+            )
+        self.launchers.append(launcher)
+        return launcher
+
+    def kill(self) -> None:
+        """Take the latest launcher's life as a crash or the OOM killer would."""
+        self.launchers[-1].send_signal(signal.SIGKILL)
+        self.launchers[-1].wait(PATIENCE)
+
+    def clear_up(self) -> None:
+        """End what was started here, jobs too."""
+        for supervisor in self._supervisors:
+            supervisor.close()
+        for launcher in self.launchers:
+            if launcher.poll() is None:
+                launcher.terminate()
+        for launcher in self.launchers:
+            launcher.wait(PATIENCE)
+
+    @property
+    def said(self) -> str:
+        return (self.state / "stderr").read_text()
+
+    @property
+    def journal(self) -> Path:
+        return self.state / "launcher.journal"
+
+    def log(self, key: Key) -> Path:
+        return self.logs / log_name(key.job, key.attempt)
+
+    def connect(self) -> Supervisor:
+        supervisor = Supervisor(self.state / "launcher.sock")
+        self._supervisors.append(supervisor)
+        return supervisor
+
+    def supervise(self, generation: int = 1) -> Supervisor:
+        supervisor = self.connect()
+        supervisor.greet(generation)
+        return supervisor
+
+
+class Supervisor:
+    """Says what bgd would say. `hear` fails after PATIENCE, so no test waits for ever."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(PATIENCE)
+        self._frames = FrameReader(MAX_LAUNCHING_FRAME)
+        self._heard: list[FromLauncher] = []
+        eventually(lambda: self.socket.connect_ex(str(path)) == 0, f"somebody to listen at {path}")
+
+    def say(self, *messages: ToLauncher) -> None:
+        self.socket.sendall(b"".join(frame(encode(each), MAX_LAUNCHING_FRAME) for each in messages))
+
+    def hear(self) -> FromLauncher | None:
+        """Return the next message, None if the launcher has hung up."""
+        while not self._heard:
+            try:
+                data = self.socket.recv(1 << 20)
+            except ConnectionResetError:
+                return None
+            if not data:
+                return None
+            self._heard += [decode_from_launcher(payload) for payload in self._frames.feed(data)]
+        return self._heard.pop(0)
+
+    def greet(self, generation: int = 1, store: str = STORE) -> None:
+        """Become the master; welcome and snapshot are kept."""
+        self.say(Greeting(LAUNCHING_PROTOCOL, store, generation))
+        welcome = self.hear()
+        assert isinstance(welcome, Welcome), welcome
+        self.welcome = welcome
+        self.snapshot: dict[Key, Started | Ended] = {}
+        while not isinstance(message := self.hear(), Ready):
+            assert isinstance(message, Started | Ended), message
+            self.snapshot[message.key] = message
+
+    def launch(self, *argv: str, **options: Any) -> Key:
+        """Ask for an attempt of a new job."""
+        key = Key(STORE, next(_job_ids), 1)
+        defaults: dict[str, Any] = {"env": {"PATH": os.environ["PATH"]}, "cwd": "/"}
+        self.say(Launch(key=key, argv=list(argv), **{**defaults, **options}))
+        return key
+
+    def started(self, key: Key) -> Started:
+        while not (isinstance(message := self.hear(), Started) and message.key == key):
+            assert message is not None, "the launcher hung up"
+            assert not (isinstance(message, Ended) and message.key == key), message
+        return message
+
+    def ended(self, key: Key) -> Ended:
+        """Wait for the attempt's end and acknowledge it."""
+        while not (isinstance(message := self.hear(), Ended) and message.key == key):
+            assert message is not None, "the launcher hung up"
+        self.say(Acknowledge(key))
+        return message
+
+    def all_ended(self, keys: list[Key]) -> list[Ended]:
+        """Wait for the ends of these, in whatever order they come, and acknowledge them."""
+        ends: dict[Key, Ended] = {}
+        while not ends.keys() >= set(keys):
+            message = self.hear()
+            assert message is not None, "the launcher hung up"
+            if isinstance(message, Ended):
+                ends[message.key] = message
+                self.say(Acknowledge(message.key))
+        return [ends[key] for key in keys]
+
+    def run(self, *argv: str, **options: Any) -> Ended:
+        return self.ended(self.launch(*argv, **options))
+
+    def shell(self, script: str, **options: Any) -> Ended:
+        return self.run("/bin/sh", "-c", script, **options)
+
+    def close(self) -> None:
+        self.socket.close()

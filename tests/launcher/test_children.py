@@ -1,0 +1,98 @@
+"""Nothing is left behind: no zombies, no descriptors, no memory, however many jobs came and went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bgd.core.job import Outcome
+from tests.launcher.host import eventually
+
+MEGABYTE = 1_000_000
+
+
+def proc(host, name):
+    return Path(f"/proc/{host.launchers[-1].pid}/{name}")
+
+
+def children(host):
+    pid = host.launchers[-1].pid
+    return proc(host, f"task/{pid}/children").read_text().split()
+
+
+def descriptors(host):
+    return {path.name for path in proc(host, "fd").iterdir()}
+
+
+def resident(host):
+    status = proc(host, "status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+def run_many(supervisor, count, *argv, at_once=8, **options):
+    """Run so many jobs, some at a time, and return the ends."""
+    ends = []
+    for start in range(0, count, at_once):
+        keys = [supervisor.launch(*argv, **options) for _ in range(start, min(start + at_once, count))]
+        ends += supervisor.all_ended(keys)
+    return ends
+
+
+def test_five_hundred_jobs_with_orphans_leave_no_zombie_and_no_descriptor(host, supervisor):
+    run_many(supervisor, 1, "true")
+    before = descriptors(host)
+
+    # each leaves an orphan that ends by itself a little later, in the middle of the others' ends
+    ends = run_many(supervisor, 500, "sh", "-c", "(sleep 0.01 &) ; echo x; exit 3")
+
+    assert {(end.outcome, end.exit_code) for end in ends} == {(Outcome.EXIT, 3)}
+    eventually(lambda: children(host) == [], "all children to be reaped")
+    assert descriptors(host) == before
+
+
+def test_orphans_of_a_job_that_goes_on_are_reaped(host, supervisor, tmp_path):
+    key = supervisor.launch(
+        "sh", "-c", f"for i in $(seq 50); do (true &); done; echo > {tmp_path}/done; sleep 100"
+    )
+    pid = supervisor.started(key).pid
+
+    eventually(
+        lambda: (tmp_path / "done").exists() and children(host) == [str(pid)], "the orphans to be reaped"
+    )
+
+
+def test_every_exit_code_is_the_job_s_own_among_hundreds_of_orphans(supervisor):
+    keys = {code: supervisor.launch("sh", "-c", f"(true &); (true &); exit {code}") for code in range(100)}
+
+    ends = supervisor.all_ended(list(keys.values()))
+
+    assert [end.exit_code for end in ends] == list(range(100))
+
+
+def test_the_launcher_stays_small(host, supervisor):
+    run_many(supervisor, 500, "sh", "-c", "echo x", timeout=1000.0)
+    after_500 = resident(host)
+    run_many(supervisor, 1000, "sh", "-c", "echo x", timeout=1000.0)
+
+    assert after_500 < 25 * MEGABYTE
+    assert resident(host) - after_500 < MEGABYTE
+
+
+def test_the_journal_stays_small(host, supervisor):
+    sizes = []
+    for _ in range(10):
+        run_many(supervisor, 50, "true", env={"PATH": "/usr/bin:/bin", "FILL": "x" * 1000})
+        sizes.append(host.journal.stat().st_size)
+
+    assert max(sizes) < 200_000
+
+
+def test_a_start_is_not_delayed_by_a_flood_and_a_search_for_processes(supervisor):
+    supervisor.launch("yes", log_cap=1_000_000)
+    for number in range(50):  # each has the machine searched for its tree
+        supervisor.launch("sleep", "100", timeout=0.02 * number)
+
+    ends = run_many(supervisor, 200, "true", at_once=1)
+
+    assert all(end.outcome is Outcome.SUCCEEDED for end in ends)
+    took = sorted(end.finished_at - end.started_at for end in ends)
+    assert took[len(took) // 2] < 0.05

@@ -1,0 +1,185 @@
+"""The journal as a file: what is read back, whatever happened while it was written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+
+from bgd.core.job import Outcome
+from bgd.launcher.journal import Journal, read
+from bgd.launcher.records import Began, Finished, FirstProcess, Recollection, Trace
+from bgd.wire.launching import Ended, Key
+
+KEY = Key("store", 7, 1)
+BEGAN = Began(KEY, 4711, 12.5, 1_700_000_000.0)
+FIRST = FirstProcess(KEY, 99, 1250)
+ENDED = Ended(key=KEY, outcome=Outcome.EXIT, exit_code=3, finished_at=1_700_000_001.0, result=b"{}")
+ENDED_RECORD = Finished(ENDED)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "launcher.journal"
+
+
+@pytest.fixture
+def journal(path):
+    journal = Journal(path, "boot:1", Recollection())
+    yield journal
+    journal.close()
+
+
+def reopened(path, instance="boot:2"):
+    """Return the recollection and the instance of a launcher that takes the journal over."""
+    left = read(path)
+    journal = Journal(path, instance, left)
+    journal.close()
+    return left, journal.instance
+
+
+def test_without_a_journal_nothing_is_remembered(path):
+    assert read(path) == Recollection()
+
+
+def test_every_record_is_read_back(path, journal):
+    journal.obey("store", 5)
+    journal.note(BEGAN)
+    journal.note(FIRST)
+    journal.finish(ENDED, durable=True)
+
+    left = read(path)
+
+    assert left.instance == journal.instance
+    assert left.generations == {"store": 5}
+    assert left.traces == {KEY: Trace(BEGAN, FIRST, ENDED_RECORD)}
+    assert left.is_whole
+
+
+def test_what_is_forgotten_stays_forgotten(path, journal):
+    journal.note(BEGAN)
+    journal.finish(ENDED, durable=False)
+    journal.forget(KEY)
+
+    assert read(path).traces == {}
+
+
+def test_what_still_counts_passes_on_to_the_next_launcher_and_the_one_after(path, journal):
+    journal.obey("store", 5)
+    journal.note(BEGAN)
+    journal.finish(ENDED, durable=False)
+    expected = read(path)
+    reopened(path)
+
+    left, instance = reopened(path, "boot:3")
+
+    assert (left.generations, left.traces) == (expected.generations, expected.traces)
+    assert instance.covers == ["boot:1", "boot:2"]
+
+
+def test_launchers_of_another_boot_are_not_covered(path, journal):
+    journal.note(BEGAN)
+
+    _, instance = reopened(path, "later:1")
+
+    assert instance.covers == []
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_a_record_cut_short_is_dropped_and_what_stands_before_it_is_whole(path, journal, cut):
+    journal.note(BEGAN)
+    size = path.stat().st_size
+    journal.note(FIRST)
+    os.truncate(path, min(size + cut, path.stat().st_size - 1))
+
+    left = read(path)
+
+    assert left.traces == {KEY: Trace(BEGAN)}
+    assert left.is_whole
+
+
+def test_any_flipped_bit_is_noticed(path, journal):
+    journal.note(BEGAN)
+    journal.finish(ENDED, durable=False)
+    whole, expected = path.read_bytes(), read(path).traces
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+
+        left = read(path)
+
+        # a length that became larger looks like a record cut short; then what follows is missing, not wrong
+        assert not left.is_whole or left.traces != expected
+
+
+def test_it_is_private(path, journal):
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert journal.instance.id == "boot:1"
+
+
+def test_it_shrinks_when_all_in_it_is_dead(path, journal):
+    for job in range(2000):
+        key = Key("store", job, 1)
+        journal.note(Began(key, 1, 1.0, 1.0))
+        journal.finish(Ended(key=key, outcome=Outcome.SUCCEEDED, finished_at=1.0), durable=False)
+        journal.forget(key)
+
+    assert path.stat().st_size < 100_000
+    assert read(path).instance == journal.instance
+
+
+def test_it_shrinks_around_the_living_and_keeps_them(path, journal):
+    journal.obey("store", 5)
+    journal.note(BEGAN)
+    journal.note(FIRST)
+    for job in range(100, 20_100):
+        key = Key("store", job, 1)
+        journal.note(Began(key, 1, 1.0, 1.0))
+        journal.forget(key)
+    journal.finish(ENDED, durable=False)
+
+    left = read(path)
+
+    assert path.stat().st_size < 1_200_000
+    assert left.traces == {KEY: Trace(BEGAN, FIRST, ENDED_RECORD)}
+    assert left.generations == {"store": 5}
+
+
+def test_the_highest_generation_of_each_store_is_remembered(path, journal):
+    journal.obey("one", 5)
+    journal.obey("other", 1)
+
+    assert (journal.generation("one"), journal.generation("other"), journal.generation("third")) == (5, 1, 0)
+    assert read(path).generations == {"one": 5, "other": 1}
+
+
+def test_a_full_disk_leaves_it_as_it_was(path, journal, monkeypatch):
+    """The kernel wrote a part and then had no room: what follows half a record could not be read."""
+    journal.note(BEGAN)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:10]))
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        journal.note(FIRST)
+
+    monkeypatch.undo()
+    assert caught.value.errno == errno.ENOSPC
+    journal.finish(ENDED, durable=False)
+    assert read(path).traces == {KEY: Trace(BEGAN, None, ENDED_RECORD)}
+
+
+def test_ends_are_synced_when_nobody_is_there_to_store_them(journal, monkeypatch):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+
+    journal.finish(ENDED, durable=False)
+    assert len(synced) == 0
+    journal.sync()
+    assert len(synced) == 1
+    journal.sync()
+    assert len(synced) == 1
+    journal.finish(ENDED, durable=True)
+    assert len(synced) == 2

@@ -1,0 +1,250 @@
+"""Stopping: the whole tree, politely and then for certain, whoever asked and however it tries to stay."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from bgd.core.job import Outcome
+from bgd.wire.launching import Key, Launch, Stop
+from tests.launcher.host import STORE, eventually, is_alive, needs_root, pids_in, written
+
+ENV = {"PATH": os.environ["PATH"]}
+
+# --- outcomes -------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_job_is_cancelled_and_its_own_last_word_stands_beside_it(supervisor, tmp_path):
+    key = supervisor.launch(
+        "sh", "-c", f"trap 'exit 42' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
+    )
+    written(tmp_path / "ready")
+
+    supervisor.say(Stop(key, 10.0))
+
+    end = supervisor.ended(key)
+    assert (end.outcome, end.exit_code, end.signal) == (Outcome.CANCELLED, 42, None)
+
+
+def test_a_job_over_its_time_ends_as_timeout(supervisor):
+    end = supervisor.run("sleep", "100", timeout=0.1)
+
+    assert (end.outcome, end.exit_code, end.signal) == (Outcome.TIMEOUT, None, signal.SIGTERM)
+    assert 0.1 <= end.finished_at - end.started_at < 10
+
+
+def test_the_end_of_a_job_that_ended_by_itself_just_before_the_stop_is_its_own(supervisor, tmp_path):
+    """Its child holds the pipe, so the attempt still runs when the stop arrives."""
+    key = supervisor.launch(
+        "sh", "-c", f"trap '' TERM; sleep 100 & echo $$ > {tmp_path}/pid; exit 7", grace=100.0
+    )
+    first = int(written(tmp_path / "pid"))
+    eventually(lambda: not is_alive(first), "the first process's end")
+
+    supervisor.say(Stop(key, 0.0))
+
+    end = supervisor.ended(key)
+    assert (end.outcome, end.exit_code) == (Outcome.EXIT, 7)
+
+
+def test_the_first_reason_to_end_is_the_one_that_counts(supervisor, tmp_path):
+    key = supervisor.launch(
+        "sh",
+        "-c",
+        f"trap 'echo > {tmp_path}/told' TERM; while :; do sleep 0.05; done",
+        timeout=0.2,
+        grace=1000.0,
+    )
+    written(tmp_path / "told")
+
+    supervisor.say(Stop(key, 0.0))
+
+    assert supervisor.ended(key).outcome is Outcome.TIMEOUT
+
+
+def test_a_stop_in_the_same_breath_as_the_launch_keeps_it_from_starting(supervisor, tmp_path):
+    key = Key(STORE, 1_000_000, 1)
+    launch = Launch(key=key, argv=["touch", f"{tmp_path}/ran"], env=ENV, cwd="/")
+
+    supervisor.say(launch, Stop(key, 10.0))
+
+    end = supervisor.ended(key)
+    assert (end.outcome, end.started_at) == (Outcome.CANCELLED, None)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_job_that_killed_itself_ends_by_that_signal(supervisor):
+    end = supervisor.shell("kill -SEGV $$")
+
+    assert (end.outcome, end.exit_code, end.signal) == (Outcome.SIGNAL, None, signal.SIGSEGV)
+
+
+# --- the ladder -----------------------------------------------------------------------------------------
+
+
+def test_who_ignores_term_is_killed_when_the_grace_is_over(supervisor, tmp_path):
+    key = supervisor.launch(
+        "sh", "-c", f"trap '' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
+    )
+    written(tmp_path / "ready")
+
+    supervisor.say(Stop(key, 0.3))
+
+    end = supervisor.ended(key)
+    assert (end.outcome, end.signal) == (Outcome.CANCELLED, signal.SIGKILL)
+
+
+def test_who_is_stopped_can_still_act_on_term(supervisor, tmp_path):
+    key = supervisor.launch(
+        "sh", "-c", f"trap 'exit 3' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
+    )
+    pid = supervisor.started(key).pid
+    written(tmp_path / "ready")
+    os.kill(pid, signal.SIGSTOP)
+
+    supervisor.say(Stop(key, 100.0))
+
+    assert supervisor.ended(key).exit_code == 3
+
+
+def test_a_time_limit_ends_a_job_that_is_stopped_and_ignores_term(supervisor, tmp_path):
+    key = supervisor.launch(
+        "sh", "-c", f"trap '' TERM; echo > {tmp_path}/ready; kill -STOP $$; sleep 100", timeout=0.5, grace=0.2
+    )
+    written(tmp_path / "ready")
+
+    assert supervisor.ended(key).outcome is Outcome.TIMEOUT
+
+
+def test_term_is_said_once_to_each_process(supervisor, tmp_path):
+    """Many programs take a second one for impatience and skip their clearing up."""
+    script = (
+        f"trap 'echo told >> {tmp_path}/told' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
+    )
+    key = supervisor.launch("sh", "-c", script)
+    written(tmp_path / "ready")
+
+    supervisor.say(Stop(key, 0.6), Stop(key, 0.6), Stop(key, 0.5))
+
+    supervisor.ended(key)
+    assert (tmp_path / "told").read_text() == "told\n"
+
+
+def test_what_a_job_starts_to_clear_up_is_let_finish(supervisor, tmp_path):
+    clear_up = f"sleep 0.2; echo > {tmp_path}/cleared; exit"
+    script = f"trap '{clear_up}' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
+    key = supervisor.launch("sh", "-c", script)
+    written(tmp_path / "ready")
+
+    supervisor.say(Stop(key, 30.0))
+
+    supervisor.ended(key)
+    assert (tmp_path / "cleared").exists()
+
+
+# --- the whole tree -------------------------------------------------------------------------------------
+
+ESCAPES = {
+    "a child": "sleep 100 & echo $! > PID; wait",
+    "a session of its own": "setsid sh -c 'echo $$ > PID; exec sleep 100' & wait",
+    "double fork and session": "(setsid sh -c 'echo $$ > PID; exec sleep 100' &); sleep 100",
+    "pipe closed": "(setsid sh -c 'echo $$ > PID; exec sleep 100' >/dev/null 2>&1 &); sleep 100",
+    "mark removed": "(setsid env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' &); sleep 100",
+    "mark removed, pipe closed": "setsid env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' >/dev/null 2>&1 &"
+    " sleep 100",
+    "ignores term away": "(setsid sh -c 'trap \"\" TERM; echo $$ > PID; sleep 100' &); sleep 100",
+}
+
+
+@pytest.mark.parametrize("script", ESCAPES.values(), ids=ESCAPES.keys())
+def test_a_stop_reaches(supervisor, tmp_path, script):
+    key = supervisor.launch("sh", "-c", script.replace("PID", f"{tmp_path}/pid"))
+    escaped = int(written(tmp_path / "pid"))
+
+    supervisor.say(Stop(key, 0.3))
+
+    assert supervisor.ended(key).outcome is Outcome.CANCELLED
+    assert not is_alive(escaped)
+
+
+def test_a_job_that_keeps_forking_is_gone_when_its_end_is_told(supervisor, tmp_path):
+    fork = f"(setsid sleep 77.{os.getpid()} &); sleep 0.01"
+    script = f"trap '' TERM; echo > {tmp_path}/ready; while :; do {fork}; done"
+    key = supervisor.launch("sh", "-c", script)
+    written(tmp_path / "ready")
+
+    supervisor.say(Stop(key, 0.1))
+
+    supervisor.ended(key)
+    assert not pids_in(f"sleep\x0077.{os.getpid()}")
+
+
+def test_many_trees_are_stopped_at_once(supervisor, tmp_path):
+    keys = [
+        supervisor.launch("sh", "-c", f"(setsid sleep 100 &); echo > {tmp_path}/{number}; sleep 100")
+        for number in range(20)
+    ]
+    for number in range(20):
+        written(tmp_path / str(number))
+
+    supervisor.say(*(Stop(key, 5.0) for key in keys))
+
+    ends = supervisor.all_ended(keys)
+    assert {end.outcome for end in ends} == {Outcome.CANCELLED}
+
+
+@needs_root
+def test_a_process_of_another_user_in_the_tree_is_ended_by_root(supervisor, tmp_path):
+    code = f"import os, time; os.setuid(65534); os.setsid(); open('{tmp_path}/pid', 'w'); time.sleep(100)"
+    tmp_path.chmod(0o777)
+    key = supervisor.launch("sh", "-c", f'{sys.executable} -c "{code}" & echo $! > {tmp_path}/pid; wait')
+    pid = int(written(tmp_path / "pid"))
+
+    supervisor.say(Stop(key, 5.0))
+
+    supervisor.ended(key)
+    assert not is_alive(pid)
+
+
+# --- what the first process leaves behind ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("sleep 100 & echo $! > PID; exit 5", id="in its group"),
+        pytest.param(
+            "(setsid sh -c 'echo $$ > PID; exec sleep 100' &); until [ -s PID ]; do :; done; exit 5",
+            id="away",
+        ),
+        pytest.param(
+            "sleep 100 >/dev/null 2>&1 & echo $! > PID; exit 5", id="in its group with the pipe closed"
+        ),
+        pytest.param("(trap '' TERM; sleep 100) & echo $! > PID; exit 5", id="ignoring term"),
+    ],
+)
+def test_leftovers_are_ended_before_the_end_is_told_and_the_outcome_stays(supervisor, tmp_path, script):
+    end = supervisor.shell(script.replace("PID", f"{tmp_path}/pid"), grace=0.2)
+
+    assert (end.outcome, end.exit_code) == (Outcome.EXIT, 5)
+    assert not is_alive(int(written(tmp_path / "pid")))
+
+
+def test_who_reads_the_output_of_the_first_process_may_finish(host, supervisor):
+    """As `program > >(tee file)`: the reader outlives the program by a moment."""
+    key = supervisor.launch(
+        "bash", "-c", 'exec > >(while read -r line; do sleep 0.02; echo "<$line>"; done); seq 3'
+    )
+
+    supervisor.ended(key)
+
+    assert host.log(key).read_text() == "<1>\n<2>\n<3>\n"
+
+
+def test_the_time_of_the_end_is_the_first_process_s(supervisor):
+    end = supervisor.shell("(trap '' TERM; sleep 100) & exit 0", grace=1.0)
+
+    assert end.finished_at - end.started_at < 1.0

@@ -1,0 +1,308 @@
+"""What a job writes and where it ends up: in order, whole up to the cap, and with its times."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from itertools import pairwise
+
+import pytest
+
+from bgd.core.job import Outcome
+from bgd.wire.launching import Ended, Grew, Key, Launch, Stop, Watch
+from tests.launcher.host import STORE, eventually, is_alive, needs_root, written
+
+
+def pieces(log):
+    """Return the bytes of each piece by its offset."""
+    found = {0: log.read_bytes()}
+    for path in log.parent.glob(log.name + ".*"):
+        offset = path.name.removeprefix(log.name + ".")
+        if offset.isdecimal():
+            found[int(offset)] = path.read_bytes()
+    return found
+
+
+def times(path):
+    return list(struct.iter_unpack(">QQ", path.read_bytes()))
+
+
+def numbers(count):
+    """Return a program and its arguments that write this many bytes, no two places alike, and those bytes."""
+    code = f"import sys; sys.stdout.write(''.join(map('{{:08d}}'.format, range({count // 8}))))"
+    return [sys.executable, "-c", code], b"".join(b"%08d" % number for number in range(count // 8))
+
+
+# --- order and wholeness --------------------------------------------------------------------------------
+
+
+def test_stdout_and_stderr_are_kept_in_the_order_they_were_written(host, supervisor):
+    key = supervisor.launch("sh", "-c", "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done")
+
+    supervisor.ended(key)
+
+    expected = "".join(f"out {number}\nerr {number}\n" for number in range(1, 6))
+    assert host.log(key).read_text() == expected
+
+
+def test_writing_to_dev_stderr_truncates_nothing(host, supervisor):
+    """It opens what stderr is anew; were that the log file, the line before would be gone."""
+    key = supervisor.launch("sh", "-c", "echo first; echo second > /dev/stderr; echo third > /dev/stdout")
+
+    supervisor.ended(key)
+
+    assert host.log(key).read_text() == "first\nsecond\nthird\n"
+
+
+def test_a_flood_is_kept_to_the_last_byte(host, supervisor):
+    argv, expected = numbers(30_000_000)
+    key = supervisor.launch(*argv)
+
+    end = supervisor.ended(key)
+
+    assert end.log_bytes == len(expected)
+    assert host.log(key).read_bytes() == expected
+
+
+def test_a_job_s_last_words_are_in_the_log_when_its_end_is_told(host, supervisor):
+    for size in (1, 65_536, 65_537, 200_000):
+        key = supervisor.launch(sys.executable, "-c", f"import os; os.write(1, b'x' * {size})")
+        assert supervisor.ended(key).log_bytes == size
+        assert host.log(key).stat().st_size == size
+
+
+def test_python_jobs_are_not_buffered(host, supervisor, tmp_path):
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    key = supervisor.launch(sys.executable, "-c", f"print('hello'); open('{go}').read()")
+
+    assert written(host.log(key)) == "hello\n"
+
+    go.write_text("")
+    supervisor.ended(key)
+
+
+def test_a_silent_job_has_an_empty_log_and_no_times(host, supervisor):
+    key = supervisor.launch("true")
+
+    assert supervisor.ended(key).log_bytes == 0
+    assert host.log(key).read_bytes() == b""
+    assert os.listdir(host.log(key).parent) == [host.log(key).name]  # noqa: PTH208  names are what is compared
+
+
+def test_logs_are_private(host, supervisor):
+    key = supervisor.launch("sh", "-c", "echo x", umask=0)
+
+    supervisor.ended(key)
+
+    for path, mode in [(host.logs, 0o700), (host.log(key).parent, 0o700), (host.log(key), 0o600)]:
+        assert path.stat().st_mode & 0o777 == mode
+    assert host.log(key).with_name(host.log(key).name + ".times").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_log_of_another_history_is_begun_anew(host, supervisor):
+    key = Key(STORE, 900_000_000, 1)
+    old = host.log(key)
+    old.parent.mkdir(parents=True)
+    for name in ("", ".times", ".500", ".500.times"):
+        old.with_name(old.name + name).write_text("of another database\n")
+    supervisor.say(Launch(key=key, argv=["echo", "new"], env={"PATH": "/usr/bin:/bin"}, cwd="/"))
+
+    supervisor.ended(key)
+
+    assert pieces(old) == {0: b"new\n"}
+    assert times(old.with_name(old.name + ".times"))[0][0] == 0
+
+
+# --- the cap --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [80_000, 99_992, 100_000])
+def test_output_up_to_the_cap_is_kept_whole(host, supervisor, size):
+    argv, expected = numbers(size)
+    key = supervisor.launch(*argv, log_cap=100_000)
+
+    supervisor.ended(key)
+
+    assert b"".join(data for _, data in sorted(pieces(host.log(key)).items())) == expected
+
+
+@pytest.mark.parametrize("size", [100_008, 123_456, 150_000, 1_000_000, 5_000_000])
+def test_over_the_cap_head_and_tail_are_kept_and_no_more_than_the_cap(host, supervisor, size):
+    argv, expected = numbers(size)
+    key = supervisor.launch(*argv, log_cap=100_000)
+
+    end = supervisor.ended(key)
+
+    kept = pieces(host.log(key))
+    assert end.log_bytes == size
+    assert sum(map(len, kept.values())) <= 100_000
+    assert all(expected[offset:].startswith(data) for offset, data in kept.items())
+    assert len(kept[0]) == 50_000
+    *_, (last, tail) = sorted(kept.items())
+    assert last + len(tail) == size
+    assert sum(map(len, kept.values())) > 75_000
+
+
+def test_while_it_writes_the_pieces_never_exceed_the_cap(host, supervisor):
+    key = supervisor.launch("yes", log_cap=1_000_000)
+    supervisor.started(key)
+    log = host.log(key)
+    seen = []
+
+    def has_been_watched():
+        with suppress(FileNotFoundError):  # a segment gave way to the next
+            seen.append(sum(path.stat().st_size for path in log.parent.iterdir() if path.suffix != ".times"))
+        return len(seen) > 50
+
+    eventually(has_been_watched, "fifty looks at the log")
+    supervisor.say(Stop(key, 0.0))
+    supervisor.ended(key)
+    assert max(seen) <= 1_000_000
+
+
+def test_at_the_cap_a_job_is_killed_if_that_was_asked_for(host, supervisor):
+    key = supervisor.launch("yes", log_cap=100_000, log_kill=True)
+
+    end = supervisor.ended(key)
+
+    assert (end.outcome, end.signal) == (Outcome.LOG_LIMIT, signal.SIGKILL)
+    assert pieces(host.log(key)) == {0: b"y\n" * 50_000}
+    assert end.log_bytes > 100_000
+
+
+def test_exactly_the_cap_is_not_over_it(host, supervisor):
+    argv, expected = numbers(100_000)
+    key = supervisor.launch(*argv, log_cap=100_000, log_kill=True)
+
+    assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
+    assert pieces(host.log(key)) == {0: expected}
+
+
+@pytest.mark.parametrize("cap", [0, 1, 3, 4, 7])
+def test_the_smallest_caps_are_kept_too(host, supervisor, cap):
+    key = supervisor.launch("sh", "-c", "printf 0123456789", log_cap=cap)
+
+    end = supervisor.ended(key)
+
+    assert end.log_bytes == 10
+    assert sum(map(len, pieces(host.log(key)).values())) <= cap
+
+
+# --- when the log cannot be written ---------------------------------------------------------------------
+
+
+def test_a_log_that_cannot_be_opened_hurts_no_job_and_the_end_says_so(host, supervisor):
+    host.logs.write_text("a file where the folder should be")
+
+    end = supervisor.shell("yes | head -c 500000; exit 3")
+
+    assert (end.outcome, end.exit_code, end.log_bytes) == (Outcome.EXIT, 3, 500_000)
+    assert "Not a directory" in end.problem
+
+
+@needs_root
+def test_a_full_disk_hurts_the_log_and_not_the_job(host, supervisor):
+    host.logs.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", host.logs], check=True)
+    try:
+        key = supervisor.launch("sh", "-c", "yes | head -c 1000000; exit 3")
+        end = supervisor.ended(key)
+
+        assert (end.outcome, end.exit_code, end.log_bytes) == (Outcome.EXIT, 3, 1_000_000)
+        assert "No space left on device" in end.problem
+        assert host.log(key).read_bytes().startswith(b"y\ny\n")
+    finally:
+        subprocess.run(["umount", "-l", host.logs], check=True)
+
+
+# --- times ----------------------------------------------------------------------------------------------
+
+
+def test_each_byte_has_the_time_it_came(host, supervisor):
+    before = time.time()
+    key = supervisor.launch("sh", "-c", "echo a; sleep 0.05; echo b; sleep 0.05; echo c")
+    supervisor.ended(key)
+    after = time.time()
+
+    found = times(host.log(key).with_name(host.log(key).name + ".times"))
+
+    assert [offset for offset, _ in found] == [0, 2, 4]
+    assert before <= found[0][1] / 1e6
+    assert found[0][1] / 1e6 + 0.05 <= found[1][1] / 1e6 + 0.02
+    assert found[2][1] / 1e6 <= after
+
+
+def test_a_flood_is_timed_at_most_every_ten_milliseconds(host, supervisor):
+    key = supervisor.launch("sh", "-c", "yes | head -c 50000000")
+    end = supervisor.ended(key)
+
+    found = times(host.log(key).with_name(host.log(key).name + ".times"))
+
+    assert len(found) <= (end.finished_at - end.started_at) * 100 + 2
+    assert all(later[1] - earlier[1] >= 10_000 for earlier, later in pairwise(found))
+
+
+def test_each_piece_of_a_capped_log_has_its_own_times(host, supervisor):
+    argv, _ = numbers(1_000_000)
+    key = supervisor.launch(*argv, log_cap=100_000)
+    supervisor.ended(key)
+
+    for offset in pieces(host.log(key)):
+        name = host.log(key).name + (f".{offset}" if offset else "")
+        assert times(host.log(key).with_name(name + ".times"))[0][0] == offset
+    assert len(list(host.log(key).parent.iterdir())) == 6
+
+
+# --- following ------------------------------------------------------------------------------------------
+
+
+def test_growth_is_told_to_who_watches_and_to_nobody_else(host, supervisor, tmp_path):
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    key = supervisor.launch("sh", "-c", f"printf one; read x < {go}; printf two; read x < {go}")
+    supervisor.started(key)
+    eventually(lambda: host.log(key).read_bytes() == b"one", "the first output")
+
+    supervisor.say(Watch(key))
+    assert supervisor.hear() == Grew(key, 3)
+    go.write_text("\n")
+    assert supervisor.hear() == Grew(key, 6)
+    supervisor.say(Watch(key, on=False))
+    assert supervisor.run("true").log_bytes == 0  # so the launcher has heard that
+    go.write_text("\n")
+
+    assert isinstance(supervisor.hear(), Ended)
+
+
+def test_a_supervisor_that_does_not_listen_is_not_told_of_every_growth(supervisor):
+    key = supervisor.launch("sh", "-c", "yes | head -c 300000000", log_cap=1_000_000)
+    pid = supervisor.started(key).pid
+    supervisor.say(Watch(key))
+    eventually(lambda: not is_alive(pid), "the end of the flood")
+
+    growths = []
+    while not isinstance(message := supervisor.hear(), Ended):
+        growths.append(message.log_bytes)
+
+    assert message.log_bytes == 300_000_000
+    assert growths == sorted(growths)
+    assert len(growths) < 3_000  # what the socket holds; the flood came in more pieces than that
+
+
+def test_the_watches_of_an_earlier_supervisor_are_forgotten(host, supervisor, tmp_path):
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    key = supervisor.launch("sh", "-c", f"read x < {go}; echo hello")
+    supervisor.say(Watch(key))
+    supervisor.started(key)
+    younger = host.supervise(2)
+
+    go.write_text("\n")
+
+    assert isinstance(younger.hear(), Ended)

@@ -1,0 +1,344 @@
+"""What a job finds when it starts, and what is said when it cannot."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bgd.core.job import Outcome
+from bgd.wire.calls import MAX_DOCUMENT
+from bgd.wire.launching import Stop
+from tests.launcher.host import PATIENCE, eventually
+
+ENV = {"PATH": os.environ["PATH"]}
+
+needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="NOT RUN: fails system calls by strace")
+
+
+def output(host, supervisor, *argv, **options):
+    """Run it and return what it wrote."""
+    key = supervisor.launch(*argv, **options)
+    end = supervisor.ended(key)
+    assert end.outcome is Outcome.SUCCEEDED, end
+    return host.log(key).read_text()
+
+
+# --- what it finds --------------------------------------------------------------------------------------
+
+
+def test_the_environment_is_exactly_what_was_asked_for_and_the_mark(host, supervisor):
+    env = {"PATH": "/usr/bin:/bin", "WORD": "a=b c\n€", "EMPTY": ""}
+    key = supervisor.launch("env", "-0", env=env)
+    supervisor.ended(key)
+
+    lines = host.log(key).read_text().rstrip("\0").split("\0")
+
+    found = dict(line.split("=", 1) for line in lines)
+    assert found == {**env, "PYTHONUNBUFFERED": "1", "BGD_RUN": f"store.{key.job}.1"}
+
+
+def test_a_job_may_want_its_python_buffered_but_cannot_change_its_mark(host, supervisor):
+    env = {**ENV, "PYTHONUNBUFFERED": "", "BGD_RUN": "another"}
+
+    said = output(host, supervisor, "sh", "-c", "echo $PYTHONUNBUFFERED,$BGD_RUN", env=env)
+
+    assert said.startswith(",store.")
+
+
+def test_it_starts_in_its_directory_with_its_umask(host, supervisor, tmp_path):
+    said = output(host, supervisor, "sh", "-c", "pwd; umask", cwd=str(tmp_path), umask=0o027)
+
+    assert said == f"{tmp_path}\n0027\n"
+
+
+def test_arguments_arrive_as_they_are(host, supervisor):
+    argv = ["", " ", "a\nb", "*", "'\"$(x)", "é€😀"]
+
+    said = output(host, supervisor, sys.executable, "-c", "import sys; print(sys.argv[1:])", *argv)
+
+    assert said == f"{argv}\n"
+
+
+LIST_DESCRIPTORS = "import os; print(sorted(os.listdir('/proc/self/fd')))"
+
+
+def test_it_has_three_descriptors_and_no_more(host, supervisor):
+    said = output(host, supervisor, sys.executable, "-c", LIST_DESCRIPTORS)
+
+    assert said == "['0', '1', '2', '3']\n"  # 3 is the listing's own
+
+
+def test_descriptors_given_to_the_launcher_reach_no_job(host):
+    read, write = os.pipe()
+    host.start(pass_fds=(read, write))
+    os.close(write)
+    supervisor = host.supervise()
+
+    said = output(host, supervisor, sys.executable, "-c", LIST_DESCRIPTORS)
+
+    assert said == "['0', '1', '2', '3']\n"
+    assert os.read(read, 1) == b""  # nobody has the other end
+    os.close(read)
+
+
+def test_it_leads_a_session_of_its_own(host, supervisor):
+    said = output(host, supervisor, "sh", "-c", "read -r a b c d e f rest < /proc/$$/stat; echo $$ $e $f")
+
+    assert len(set(said.split())) == 1
+
+
+def test_signals_are_as_a_fresh_program_expects_them(host):
+    """Ignored and blocked signals outlive exec, so whoever started the launcher could have passed them on."""
+    blocked = {signal.SIGUSR1, signal.SIGTERM}
+
+    def spoil():
+        for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
+            signal.signal(signum, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+
+    host.start(preexec_fn=spoil)
+    supervisor = host.supervise()
+
+    said = output(host, supervisor, "grep", "-E", "Sig(Blk|Ign)", "/proc/self/status")
+
+    assert said == "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+
+
+def test_without_input_it_reads_nothing(host, supervisor):
+    assert output(host, supervisor, "cat") == ""
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000_000])
+def test_input_is_read_to_the_last_byte(host, supervisor, size):
+    content = os.urandom(size)
+    key = supervisor.launch("cat", stdin=content)
+
+    supervisor.ended(key)
+
+    assert host.log(key).read_bytes() == content
+
+
+def test_input_leaves_no_file_behind(host, supervisor):
+    before = set(host.state.iterdir())
+
+    output(host, supervisor, "cat", stdin=b"secret", result=True)
+
+    assert set(host.state.iterdir()) - before == {host.logs}
+
+
+# --- results --------------------------------------------------------------------------------------------
+
+WRITE_RESULT = "import os, sys; os.write(int(os.environ['BGD_RESULT_FD']), b'r' * int(sys.argv[1]))"
+
+
+def test_a_result_comes_back_with_the_end(supervisor):
+    assert supervisor.run(sys.executable, "-c", WRITE_RESULT, "5", result=True).result == b"rrrrr"
+
+
+def test_the_longest_result_passes_and_a_longer_one_shows_that_it_is(supervisor):
+    for size, told in [(MAX_DOCUMENT, MAX_DOCUMENT), (MAX_DOCUMENT + 5000, MAX_DOCUMENT + 1)]:
+        end = supervisor.run(sys.executable, "-c", WRITE_RESULT, str(size), result=True)
+
+        assert len(end.result) == told
+
+
+def test_an_empty_result_is_told_from_none(supervisor):
+    assert supervisor.run("true", result=True).result == b""
+    assert supervisor.run("true").result is None
+
+
+# --- use of resources -----------------------------------------------------------------------------------
+
+
+def test_what_a_job_used_is_told(supervisor):
+    code = "b = bytearray(80_000_000); b[::4096] = b'x' * len(b[::4096])\nfor _ in range(3_000_000): pass"
+
+    end = supervisor.run(sys.executable, "-c", code)
+
+    assert 80_000_000 < end.max_rss_bytes < 200_000_000
+    assert 0.01 < end.user_seconds < 20
+    assert end.system_seconds > 0
+
+
+def test_the_peak_of_a_small_job_is_not_mistaken_for_the_launcher_s(supervisor):
+    assert supervisor.run("true").max_rss_bytes is None
+
+
+# --- when it cannot start -------------------------------------------------------------------------------
+
+
+def script(path, content, mode=0o755):
+    path.write_text(content)
+    path.chmod(mode)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        (["no-such-program"], "program not found: no-such-program (PATH is /usr/bin:/bin)"),
+        (["/no/such/program"], "program not found: /no/such/program"),
+        (["./no-such-program"], "program not found: ./no-such-program"),
+        (["/etc/passwd/x"], "program not found: /etc/passwd/x"),
+        ([""], "program not found: its name is empty"),
+        ([], "program not found: its name is empty"),
+        (["/etc"], "not executable: /etc is a directory"),
+        (["/etc/passwd"], "not executable: /etc/passwd (chmod +x makes it so)"),
+        (["line\nbreak"], "program not found: line\\nbreak (PATH is /usr/bin:/bin)"),
+        (["true", "a\0b"], "cannot start: embedded null byte"),
+        (["tr\0ue"], "cannot start: embedded null byte"),
+    ],
+)
+def test_a_program_that_cannot_be_started_is_named(supervisor, argv, problem):
+    end = supervisor.run(*argv, env={"PATH": "/usr/bin:/bin"})
+
+    assert (end.outcome, end.problem) == (Outcome.NOT_STARTED, problem)
+    assert (end.exit_code, end.signal, end.started_at) == (None, None, None)
+
+
+def test_a_missing_interpreter_is_told_from_a_missing_program(supervisor, tmp_path):
+    path = script(tmp_path / "script", "#!/no/such/python -u\nprint()\n")
+
+    problem = supervisor.run(path).problem
+
+    assert problem == f"interpreter not found: {path} asks for /no/such/python, which is not there"
+
+
+def test_a_script_without_first_line_is_no_program(supervisor, tmp_path):
+    path = script(tmp_path / "script", "echo hello\n")
+
+    assert supervisor.run(path).problem.startswith(f"not executable: {path} is not a program")
+
+
+def test_a_program_relative_to_its_directory_is_found(supervisor, tmp_path):
+    script(tmp_path / "script", "#!/bin/sh\nexit 4\n")
+
+    assert supervisor.run("./script", cwd=str(tmp_path)).exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("cwd", "problem"),
+    [
+        ("/no/such/folder", "no such directory: /no/such/folder"),
+        ("/etc/passwd", "not a directory: /etc/passwd"),
+        ("/etc/passwd/x", "no such directory: /etc/passwd/x: Not a directory"),
+        ("/" + "x" * 300, f"no such directory: /{'x' * 300}: File name too long"),
+        ("", "no such directory: its name is empty"),
+        ("/a\0b", "cannot start: embedded null byte"),
+    ],
+)
+def test_a_directory_that_cannot_be_entered_is_named(supervisor, cwd, problem):
+    end = supervisor.run("true", cwd=cwd)
+
+    assert (end.outcome, end.problem) == (Outcome.NOT_STARTED, problem)
+
+
+@pytest.mark.parametrize(
+    ("env", "word"),
+    [({"A\0B": "x"}, "null byte"), ({"A": "x\0y"}, "null byte"), ({"A=B": "x"}, "illegal environment")],
+)
+def test_an_environment_the_kernel_cannot_hold_is_refused(supervisor, env, word):
+    end = supervisor.run("true", env={**ENV, **env})
+
+    assert end.outcome is Outcome.NOT_STARTED
+    assert word in end.problem
+
+
+def test_one_word_too_long_tells_the_kernel_s_limit(supervisor):
+    end = supervisor.run("true", "x" * 131_072)
+
+    assert end.problem == "argument list too long: one word of 131072 bytes; the kernel's limit is 131071"
+
+
+def test_too_many_words_tell_the_kernel_s_limit(supervisor):
+    end = supervisor.run("true", *["x" * 100_000] * 100)
+
+    assert end.problem.startswith("argument list too long: arguments and environment are 1000")
+
+
+def test_not_starting_leaves_the_launcher_as_it_was(host, supervisor):
+    supervisor.run("true")
+    before = descriptors(host)
+
+    for _ in range(50):
+        supervisor.run("no-such-program", stdin=b"x", result=True)
+
+    assert descriptors(host) == before
+
+
+def descriptors(host):
+    return len(list(Path(f"/proc/{host.launchers[-1].pid}/fd").iterdir()))
+
+
+# --- when the machine has no room -----------------------------------------------------------------------
+
+
+def test_without_free_descriptors_a_job_waits_and_starts_when_there_are_some(host, supervisor):
+    pid = host.launchers[-1].pid
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (20, hard))
+    key = supervisor.launch("true")
+    eventually(lambda: "Too many open files" in host.said, "the launcher to say what is missing")
+
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
+
+
+@needs_strace
+def test_without_free_processes_a_job_waits_and_is_started_once(host, supervisor, tmp_path, forks_fail):
+    forks_fail("when=1")
+
+    end = supervisor.run("sh", "-c", f"echo ran >> {tmp_path}/runs")
+
+    assert end.outcome is Outcome.SUCCEEDED
+    assert (tmp_path / "runs").read_text() == "ran\n"
+    assert "Resource temporarily unavailable" in host.said
+
+
+@needs_strace
+def test_a_job_that_waits_for_the_machine_can_be_cancelled(host, supervisor, forks_fail):
+    forks_fail("when=1+")
+    key = supervisor.launch("true")
+    eventually(lambda: "waits for the machine" in host.said, "the launcher to say that it waits")
+    snapshot = host.supervise(2)
+    assert snapshot.snapshot[key].pid is None
+
+    snapshot.say(Stop(key, 10.0))
+
+    assert snapshot.ended(key).outcome is Outcome.CANCELLED
+
+
+@needs_strace
+def test_a_shortage_is_told_once_however_many_jobs_feel_it(host, supervisor, forks_fail):
+    forks_fail("when=1..50")
+    keys = [supervisor.launch("true") for _ in range(50)]
+
+    supervisor.all_ended(keys)
+
+    assert host.said.count("waits for the machine") == 1
+
+
+@pytest.fixture
+def forks_fail(host):
+    """Let some calls of vfork in the launcher fail as they do when there are too many processes."""
+    tracers = []
+
+    def inject(when: str) -> None:
+        inject = f"inject=vfork,clone,clone3:error=EAGAIN:{when}"
+        argv = ["strace", "-e", "trace=vfork,clone,clone3", "-e", inject, "-p", str(host.launchers[-1].pid)]
+        tracers.append(subprocess.Popen(argv, stderr=subprocess.PIPE))
+        assert tracers[-1].stderr is not None
+        assert b"attached" in tracers[-1].stderr.readline()
+
+    yield inject
+    for tracer in tracers:
+        tracer.terminate()
+        tracer.communicate(timeout=PATIENCE)
