@@ -6,80 +6,10 @@ from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
-from bgd.core.job import ACTIVE, FINAL, Job, JobId, JobSpec, Now, Outcome, RetryPolicy, State
-from bgd.core.scheduler import Effect, Save, Scheduler, Start
+from bgd.core.job import ACTIVE, Job, JobId, JobSpec, Now, Outcome, RetryPolicy, State
+from bgd.core.scheduler import Effect, Scheduler, Start
 from tests.core.referee import Referee
-
-Key = tuple[JobId, int]  # job and number of the attempt
-
-
-class Disk:
-    """What survives everything. Written in one step, as one transaction is."""
-
-    def __init__(self) -> None:
-        self.jobs: dict[JobId, Job] = {}
-        self.due_at: dict[JobId, float] = {}  # epoch time, for another boot's clock starts elsewhere
-        self.slot: dict[Key, int] = {}
-        self.given_to: dict[Key, int] = {}  # the launcher instance that an attempt was written for
-        self.end: dict[Key, Outcome] = {}
-
-    def write(self, effects: list[Effect], ends: Mapping[Key, Outcome], launcher: int, now: Now) -> None:
-        last_saves = {effect.job.id: effect.job for effect in effects if isinstance(effect, Save)}
-        self.jobs.update(last_saves)
-        for job in last_saves.values():
-            if job.due is not None:
-                self.due_at[job.id] = now.wall + job.due - now.elapsed
-        for effect in effects:
-            if isinstance(effect, Start):
-                key = effect.job.id, effect.job.attempt
-                assert key not in self.slot, "an attempt is started once"
-                self.slot[key] = effect.slot
-                self.given_to[key] = launcher
-        assert self.end.keys().isdisjoint(ends), "an end is written once"
-        self.end.update(ends)
-
-    def unfinished(self) -> list[Job]:
-        return [job for job in self.jobs.values() if job.state not in FINAL]
-
-
-class Launcher:
-    """Keeps attempts running while the supervisor is away, and their ends until they are acknowledged."""
-
-    def __init__(self) -> None:
-        self.instance = 1
-        self.covers = {1}  # instances that this one would know the attempts of
-        self.running: set[Key] = set()
-        self.ended: dict[Key, Outcome] = {}
-        self._ever: set[Key] = set()
-
-    def launch(self, key: Key) -> None:
-        if key in self.running or key in self.ended:
-            return
-        assert key not in self._ever, "an attempt is started at most once"
-        assert key[0] not in {job_id for job_id, _ in self.running}, "two attempts of a job at one time"
-        self._ever.add(key)
-        self.running.add(key)
-
-    def end(self, key: Key, outcome: Outcome) -> None:
-        self.running.remove(key)
-        self.ended[key] = outcome
-
-    def acknowledge(self, key: Key) -> None:
-        self.ended.pop(key, None)
-
-    def die(self, seen_as: Outcome) -> None:
-        """Be followed by a launcher that reports what ran as ended so."""
-        self.ended.update(dict.fromkeys(self.running, seen_as))
-        self.running.clear()
-        self.instance += 1
-        self.covers.add(self.instance)
-
-    def die_with_records(self) -> None:
-        """Be followed by a launcher that knows of nothing before it."""
-        self.running.clear()
-        self.ended.clear()
-        self.instance += 1
-        self.covers = {self.instance}
+from tests.core.survivors import Disk, Key, Launcher
 
 
 class World:

@@ -1,0 +1,48 @@
+"""A Scheduler at hand: made, fed and read in a line each."""
+
+from __future__ import annotations
+
+from bgd.core.job import JobSpec, Now, Outcome, RetryPolicy
+from bgd.core.scheduler import Save, Scheduler, Start
+
+NO_RETRIES = RetryPolicy()
+THREE_RETRIES = RetryPolicy(retries=3, delay=5.0, jitter=0.0)
+
+
+def at(elapsed):
+    return Now(elapsed=elapsed, wall=1000.0 + elapsed)
+
+
+NOW = at(0.0)
+
+
+def spec(**options):
+    return JobSpec(argv=("true",), **options)
+
+
+def scheduler(slots=1, **queue_slots):
+    return Scheduler(slots, queue_slots, last_id=0, roll=lambda: 0.5)
+
+
+def submit(decider, policy=NO_RETRIES, now=NOW, **options):
+    return decider.submit(spec(**options), policy, now)
+
+
+def started(decider):
+    """Take the effects; return what is to be started, as (job, attempt, slot)."""
+    return [
+        (effect.job.id, effect.job.attempt, effect.slot)
+        for effect in decider.take_effects()
+        if isinstance(effect, Start)
+    ]
+
+
+def started_ids(decider):
+    return [job_id for job_id, _, _ in started(decider)]
+
+
+def end(decider, job_id, outcome=Outcome.SUCCEEDED, now=NOW):
+    """End the job's attempt and return what is written down of that."""
+    decider.take_effects()
+    assert decider.ended(job_id, decider.get(job_id).attempt, outcome, now)
+    return next(effect for effect in decider.take_effects() if isinstance(effect, Save))
