@@ -52,7 +52,7 @@ class Alarm:
 
 _NEVER = 0.0  # disarms a timerfd
 _SOONEST = 1e-6  # seconds after the machine's start, so past
-_LATEST = 1e10  # three centuries: what is later, as infinity, the kernel's integers need not hold
+_LATEST = 1e9  # seconds, three decades: beyond it, as at infinity, some integer on the way would overflow
 _TFD_NONBLOCK = os.O_NONBLOCK
 _TFD_CLOEXEC = os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1

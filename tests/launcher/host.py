@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from bgd.wire.launching import (
     encode,
     log_name,
 )
+from tests.support import wait_until
 
 SOURCE = Path(__file__).parents[2]
 STORE = "store"
@@ -43,14 +42,6 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="NOT RUN: becomes anoth
 
 
 _job_ids = itertools.count(1)
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    """Return as soon as the condition holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s in vain for: {what}"
-        time.sleep(0.005)
 
 
 def is_alive(pid: int) -> bool:
@@ -63,7 +54,7 @@ def is_alive(pid: int) -> bool:
 
 def written(path: Path) -> str:
     """Return the text of a file that a job writes, once all of a line is there."""
-    eventually(lambda: path.exists() and path.read_text().endswith("\n"), f"a line in {path}")
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
     return path.read_text()
 
 
@@ -146,7 +137,7 @@ class Supervisor:
         self.socket.settimeout(PATIENCE)
         self._frames = FrameReader(MAX_LAUNCHING_FRAME)
         self._heard: list[FromLauncher] = []
-        eventually(lambda: self.socket.connect_ex(str(path)) == 0, f"somebody to listen at {path}")
+        wait_until(lambda: self.socket.connect_ex(str(path)) == 0)
 
     def say(self, *messages: ToLauncher) -> None:
         self.socket.sendall(b"".join(frame(encode(each), MAX_LAUNCHING_FRAME) for each in messages))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bgd.core.job import Outcome
-from tests.launcher.host import eventually
+from tests.support import wait_until
 
 MEGABYTE = 1_000_000
 
@@ -45,7 +45,7 @@ def test_five_hundred_jobs_with_orphans_leave_no_zombie_and_no_descriptor(host, 
     ends = run_many(supervisor, 500, "sh", "-c", "(sleep 0.01 &) ; echo x; exit 3")
 
     assert {(end.outcome, end.exit_code) for end in ends} == {(Outcome.EXIT, 3)}
-    eventually(lambda: children(host) == [], "all children to be reaped")
+    wait_until(lambda: children(host) == [])
     assert descriptors(host) == before
 
 
@@ -55,9 +55,7 @@ def test_orphans_of_a_job_that_goes_on_are_reaped(host, supervisor, tmp_path):
     )
     pid = supervisor.started(key).pid
 
-    eventually(
-        lambda: (tmp_path / "done").exists() and children(host) == [str(pid)], "the orphans to be reaped"
-    )
+    wait_until(lambda: (tmp_path / "done").exists() and children(host) == [str(pid)])
 
 
 def test_every_exit_code_is_the_job_s_own_among_hundreds_of_orphans(supervisor):

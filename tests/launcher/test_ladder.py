@@ -10,7 +10,8 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.wire.launching import Key, Launch, Stop
-from tests.launcher.host import STORE, eventually, is_alive, needs_root, pids_in, written
+from tests.launcher.host import STORE, is_alive, needs_root, pids_in, written
+from tests.support import wait_until
 
 ENV = {"PATH": os.environ["PATH"]}
 
@@ -42,7 +43,7 @@ def test_the_end_of_a_job_that_ended_by_itself_just_before_the_stop_is_its_own(s
         "sh", "-c", f"trap '' TERM; sleep 100 & echo $$ > {tmp_path}/pid; exit 7", grace=100.0
     )
     first = int(written(tmp_path / "pid"))
-    eventually(lambda: not is_alive(first), "the first process's end")
+    wait_until(lambda: not is_alive(first))
 
     supervisor.say(Stop(key, 0.0))
 

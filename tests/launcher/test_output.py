@@ -15,7 +15,8 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.wire.launching import Ended, Grew, Key, Launch, Stop, Watch
-from tests.launcher.host import STORE, eventually, is_alive, needs_root, written
+from tests.launcher.host import STORE, is_alive, needs_root, written
+from tests.support import wait_until
 
 
 def pieces(log):
@@ -160,7 +161,7 @@ def test_while_it_writes_the_pieces_never_exceed_the_cap(host, supervisor):
             seen.append(sum(path.stat().st_size for path in log.parent.iterdir() if path.suffix != ".times"))
         return len(seen) > 50
 
-    eventually(has_been_watched, "fifty looks at the log")
+    wait_until(has_been_watched)
     supervisor.say(Stop(key, 0.0))
     supervisor.ended(key)
     assert max(seen) <= 1_000_000
@@ -267,7 +268,7 @@ def test_growth_is_told_to_who_watches_and_to_nobody_else(host, supervisor, tmp_
     os.mkfifo(go)
     key = supervisor.launch("sh", "-c", f"printf one; read x < {go}; printf two; read x < {go}")
     supervisor.started(key)
-    eventually(lambda: host.log(key).read_bytes() == b"one", "the first output")
+    wait_until(lambda: host.log(key).read_bytes() == b"one")
 
     supervisor.say(Watch(key))
     assert supervisor.hear() == Grew(key, 3)
@@ -284,7 +285,7 @@ def test_a_supervisor_that_does_not_listen_is_not_told_of_every_growth(superviso
     key = supervisor.launch("sh", "-c", "yes | head -c 300000000", log_cap=1_000_000)
     pid = supervisor.started(key).pid
     supervisor.say(Watch(key))
-    eventually(lambda: not is_alive(pid), "the end of the flood")
+    wait_until(lambda: not is_alive(pid))
 
     growths = []
     while not isinstance(message := supervisor.hear(), Ended):

@@ -28,7 +28,8 @@ from bgd.wire.launching import (
     Started,
     Stop,
 )
-from tests.launcher.host import PATIENCE, SOURCE, STORE, Host, eventually, is_alive, needs_root, written
+from tests.launcher.host import PATIENCE, SOURCE, STORE, Host, is_alive, needs_root, written
+from tests.support import wait_until
 
 ENV = {"PATH": os.environ["PATH"]}
 
@@ -130,7 +131,7 @@ def test_another_user_is_turned_away_from_the_socket(host):
     stranger.say(Greeting(LAUNCHING_PROTOCOL, STORE, 2))
 
     assert stranger.hear() is None
-    eventually(lambda: "user 65534" in host.said, "the launcher to say whom it turned away")
+    wait_until(lambda: "user 65534" in host.said)
 
 
 # --- R2: known attempts are never started again ---------------------------------------------------------
@@ -234,7 +235,7 @@ def test_a_job_lives_on_without_a_supervisor_and_its_end_is_told_to_the_next(hos
     pid = supervisor.started(key).pid
     supervisor.close()
     go.write_text("\n")
-    eventually(lambda: not is_alive(pid), "the job's end")
+    wait_until(lambda: not is_alive(pid))
 
     next_one = host.supervise(generation=2)
 
@@ -527,7 +528,7 @@ def test_a_time_limit_holds_while_there_is_no_supervisor(host, supervisor):
     key = supervisor.launch("sleep", "100", timeout=0.3, grace=5.0)
     pid = supervisor.started(key).pid
     supervisor.close()
-    eventually(lambda: not is_alive(pid), "the time limit to be enforced")
+    wait_until(lambda: not is_alive(pid))
 
     next_one = host.supervise(2)
 

@@ -15,7 +15,8 @@ import pytest
 from bgd.core.job import Outcome
 from bgd.wire.calls import MAX_DOCUMENT
 from bgd.wire.launching import Stop
-from tests.launcher.host import PATIENCE, eventually
+from tests.launcher.host import PATIENCE
+from tests.support import wait_until
 
 ENV = {"PATH": os.environ["PATH"]}
 
@@ -285,7 +286,7 @@ def test_without_free_descriptors_a_job_waits_and_starts_when_there_are_some(hos
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (20, hard))
     key = supervisor.launch("true")
-    eventually(lambda: "Too many open files" in host.said, "the launcher to say what is missing")
+    wait_until(lambda: "Too many open files" in host.said)
 
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -307,7 +308,7 @@ def test_without_free_processes_a_job_waits_and_is_started_once(host, supervisor
 def test_a_job_that_waits_for_the_machine_can_be_cancelled(host, supervisor, forks_fail):
     forks_fail("when=1+")
     key = supervisor.launch("true")
-    eventually(lambda: "waits for the machine" in host.said, "the launcher to say that it waits")
+    wait_until(lambda: "waits for the machine" in host.said)
     snapshot = host.supervise(2)
     assert snapshot.snapshot[key].pid is None
 
