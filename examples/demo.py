@@ -49,6 +49,7 @@ def _open(stage: Stage) -> None:
     print(stage.configuration.read_text(), end="")
     stage.start_daemon()
     stage.show("run", "echo", "hello from a job")
+    stage.ends[1] = End()  # the first one's id, which `run` does not print
     stage.remember_launcher()
     stage.show("info")
 
