@@ -8,6 +8,7 @@ from bgd.config import Config
 from bgd.core.job import JobSpec
 from bgd.core.target import is_allowed, parse_target
 from bgd.errors import NotAllowed, Refused
+from bgd.wire.calls import problem_with_arguments
 
 ANY_COMMAND = "*"
 
@@ -30,7 +31,7 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
     """Judge a job's text against the configuration, before anything of it is imported or started.
 
     Raises:
-        Refused: the target is not one.
+        Refused: the target is none, or its arguments are.
         NotAllowed: it is not on the list; the message names the key and the file.
     """
     if spec.target is not None:
@@ -43,6 +44,9 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
                 f"{spec.target} is not in [security] allowed_classes of {_file(config)}: "
                 f'add "{target.module}.{target.name}" there and reload the daemon'
             )
+        problem = None if spec.arguments is None else problem_with_arguments(spec.arguments)
+        if problem is not None:
+            raise Refused(problem)
     elif spec.argv is not None:
         allowed = config.security.allowed_commands
         if ANY_COMMAND not in allowed and spec.argv[0] not in allowed:
@@ -53,4 +57,4 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
 
 
 def _file(config: Config) -> str:
-    return config.source or "the configuration (there is no file; the built-in default allows none)"
+    return config.source or "the configuration (which has no file)"

@@ -11,6 +11,8 @@ from bgd.daemon.launching import Snapshot
 from bgd.daemon.records import NewAttempt
 from bgd.wire.launching import Key
 
+NEVER_STARTED = "stopped before it was started"
+
 
 class Verdict(Struct, frozen=True):
     """What to do about an active attempt after a launcher has told what it knows.
@@ -80,13 +82,14 @@ class Attempts:
     def compare(self, jobs: Iterable[Job], snapshot: Snapshot, store_id: str, boot_id: str) -> list[Verdict]:
         """Judge every active attempt by what a launcher knows of it (R3).
 
-        Ends in the snapshot are not judged here: they are taken as any other end.
+        Ends in the snapshot are not judged here: they are taken as any other end. Nor are attempts that were
+        decided while a transaction was being written: the next one saves them for the launcher of its time.
         """
         ended = {end.key for end in snapshot.ended}
         verdicts = []
         for job in jobs:
             key = Key(store_id, job.id, job.attempt)
-            if key in ended:
+            if key in ended or job.id not in self._launcher:
                 continue
             if key in snapshot.started:
                 self._launcher[job.id] = snapshot.instance
@@ -102,7 +105,7 @@ class Attempts:
             job.id in self._unsent or launcher == snapshot.instance or launcher in snapshot.covers
         )
         if was_never_started and job.state is State.STOPPING:
-            return Verdict(job, outcome=Outcome.CANCELLED, why="stopped before it was started")
+            return Verdict(job, outcome=Outcome.CANCELLED, why=NEVER_STARTED)
         if was_never_started:
             self._unsent.add(job.id)
             self._to_hand_on.add(job.id)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from bgd.config import Config
-from bgd.core.job import MAX_RESULT, Job, JobId, JobSpec, Outcome
+from bgd.core.job import Job, JobId, JobSpec, Outcome
 from bgd.core.target import parse_target
 from bgd.daemon.records import AttemptEnd
 from bgd.wire import calls
@@ -36,7 +36,7 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         key=key,
         argv=argv,
         env={**env, **marks},
-        cwd=spec.cwd or str(Path.cwd()),
+        cwd=spec.cwd or _own_folder(),
         umask=DEFAULT_UMASK if spec.umask is None else spec.umask,
         stdin=stdin,
         result=spec.target is not None,
@@ -67,7 +67,7 @@ def end_of(ended: Ended) -> AttemptEnd:
         max_rss_bytes=ended.max_rss_bytes,
         log_bytes=ended.log_bytes,
         error=error,
-        result=value if value is None or len(value) <= MAX_RESULT else None,
+        result=value,
     )
 
 
@@ -83,12 +83,32 @@ def end_without_report(job: Job, outcome: Outcome, at: float, why: str) -> Attem
 
 
 def _own_environment() -> dict[str, str]:
-    """Return the daemon's environment less what belongs to the daemon alone."""
+    """Return the daemon's environment less what belongs to the daemon alone, or is no text to send."""
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("BGD_", "LISTEN_", "WATCHDOG_")) and name not in _OF_THE_DAEMON
+        if not name.startswith(("BGD_", "LISTEN_", "WATCHDOG_"))
+        and name not in _OF_THE_DAEMON
+        and _is_text(name + value)
     }
+
+
+def _own_folder() -> str:
+    """Return the daemon's working directory, or the root where it has none that could be named."""
+    try:
+        folder = str(Path.cwd())
+    except FileNotFoundError:  # removed since the daemon started in it
+        return "/"
+    return folder if _is_text(folder) else "/"
+
+
+def _is_text(word: str) -> bool:
+    """Tell whether UTF-8 can hold it: names and values of Linux are bytes, and need not be text."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _OF_THE_DAEMON = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})

@@ -26,7 +26,7 @@ from bgd.core.job import (
 )
 from bgd.core.scheduler import Save, Scheduler, Start, Stop
 from bgd.daemon.access import check_may_run
-from bgd.daemon.attempts import Attempts
+from bgd.daemon.attempts import NEVER_STARTED, Attempts
 from bgd.daemon.feeds import Feed, Feeds
 from bgd.daemon.instants import now
 from bgd.daemon.launches import end_of, end_without_report, launch_of
@@ -34,11 +34,14 @@ from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.records import AttemptEnd, AttemptPid, Batch, NewJob, SavedJob, StoredSpec
 from bgd.daemon.store import Store
 from bgd.errors import NoSuchJob, Refused
+from bgd.wire.calls import problem_with_arguments
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Started, Watch
 from bgd.wire.launching import Stop as StopAttempt
 from bgd.wire.messages import ShutdownMode
 
 logger = logging.getLogger(__name__)
+
+PID_PATIENCE = 0.05  # seconds in which the number of a process is written down
 
 
 class Supervisor:
@@ -75,15 +78,18 @@ class Supervisor:
 
     async def run(self) -> None:
         """Save and act for ever."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            await self._settle()
-            self._timer.set(self._scheduler.next_timer_at())
-            if self.running == 0:
-                self._is_idle.set()
-            else:
-                self._is_idle.clear()
+        try:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                await self._settle()
+                self._timer.set(self._scheduler.next_timer_at())
+                if self.running == 0:
+                    self._is_idle.set()
+                else:
+                    self._is_idle.clear()
+        finally:
+            self._timer.close()
 
     async def drain(self, mode: ShutdownMode) -> None:
         """Prepare to end: start nothing more, and return when what runs has ended, or at once to leave it."""
@@ -118,6 +124,8 @@ class Supervisor:
             Refused: it cannot be a job, or the configuration does not allow it.
         """
         problem = problem_with(spec)
+        if problem is None and spec.arguments is not None:
+            problem = problem_with_arguments(spec.arguments)
         if problem is not None:
             raise Refused(problem)
         if self._is_draining:
@@ -144,7 +152,7 @@ class Supervisor:
         return state
 
     async def revive(self, job_id: JobId) -> State:
-        """Queue a finished job again.
+        """Queue a finished job again; it is on disk once `saved` says so.
 
         Raises:
             NoSuchJob: there is none.
@@ -158,7 +166,7 @@ class Supervisor:
             if job is None:
                 raise NoSuchJob(f"no job {job_id}")
             self._scheduler.revive(job, now())
-            await self.saved()
+            self._changed.set()
         return State.QUEUED
 
     def is_unfinished(self, job_id: JobId) -> bool:
@@ -182,10 +190,11 @@ class Supervisor:
     @contextmanager
     def following_log(self, job_id: JobId) -> Iterator[Feed]:
         """Give a Feed that rings at every change of a job's state, and when a running attempt writes."""
-        with self._feeds.following_log(job_id) as feed:
-            self._watch_log(job_id)
-            yield feed
-        if not self._feeds.has_log_followers(job_id):
+        try:
+            with self._feeds.following_log(job_id) as feed:
+                self._watch_log(job_id)
+                yield feed
+        finally:
             self._watch_log(job_id, on=False)
 
     # --- facts from the launcher --------------------------------------------------------------------------
@@ -217,8 +226,10 @@ class Supervisor:
         """Take the number of a process, for people to see."""
         job = self._active(started.key)
         if job is not None and started.pid is not None:
+            # only people want it, so it waits for the next transaction, but not for long
+            if not self._pending.pids:
+                asyncio.get_running_loop().call_later(PID_PATIENCE, self._changed.set)
             self._pending.pids.append(AttemptPid(job.id, job.attempt, started.pid, started.started_at))
-            self._changed.set()
 
     def attempt_ended(self, ended: Ended) -> None:
         """Take an end; it is acknowledged after the next commit, also if it was already known (R4)."""
@@ -238,7 +249,7 @@ class Supervisor:
         batch = Batch(now=at, pids=pending.pids, ends=pending.ends)
         stops = self._write_up_effects(batch, pending.specs)
         starts = self._write_up_starts(batch, pending.specs)
-        specs = pending.specs | await self._store.commit(batch) if _is_worth_a_commit(batch) else {}
+        specs = {} if batch.is_empty else pending.specs | await self._store.commit(batch)
         for answer in pending.answers:
             answer()
         for job in starts:
@@ -277,9 +288,12 @@ class Supervisor:
 
     def _launch(self, job: Job, specs: dict[JobId, StoredSpec]) -> None:
         """Send what has been saved as started, unless it is over, or its launcher gone, since then."""
-        current = self._scheduler.get(job.id)
+        current = self._active(self._key(job))
         if current is None or not self._attempts.may_send(job, self._link.instance):
             return  # over; or the next snapshot finds it absent and unsent, and hands it on
+        if current.state is State.STOPPING:  # asked while the start was being saved
+            self._end_unreported(job, Outcome.CANCELLED, NEVER_STARTED)
+            return
         stored = specs[job.id]
         try:
             check_may_run(stored.spec, self.config)
@@ -290,11 +304,10 @@ class Supervisor:
         if self._link.send(launch_of(self._key(job), job, stored.spec, slot, self.config)):
             self._attempts.sent(job.id)
             self._watch_log(job.id)
-            if current.state is State.STOPPING:  # asked while the start was being saved
-                self._stop(current)
 
     def _stop(self, job: Job) -> None:
-        self._link.send(StopAttempt(self._key(job), self.config.daemon.grace))
+        if self._active(self._key(job)) is not None:  # it may have been over before it was sent
+            self._link.send(StopAttempt(self._key(job), self.config.daemon.grace))
 
     def _stop_stray(self, key: Key) -> None:
         """Stop what runs and should not: an attempt that this database does not have as running."""
@@ -340,10 +353,6 @@ class _Pending(Struct):
     ends: list[AttemptEnd] = []
     acknowledge: list[Key] = []
     answers: list[Callable[[], object]] = []
-
-
-def _is_worth_a_commit(batch: Batch) -> bool:
-    return bool(batch.new or batch.saves or batch.attempts or batch.relaunched or batch.pids or batch.ends)
 
 
 def _with_policy(spec: JobSpec, policy: RetryPolicy) -> JobSpec:

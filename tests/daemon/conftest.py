@@ -1,0 +1,37 @@
+"""What the daemon's tests start with. All of them run on uvloop, as the daemon does."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from bgd.config import Config
+from tests.daemon.stage import ScriptedLauncher, configure
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], uvloop.Loop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name: a socket's path has 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def config(folder: Path) -> Config:
+    return configure(folder)
+
+
+@pytest.fixture
+async def launcher(config: Config) -> AsyncIterator[ScriptedLauncher]:
+    scripted = ScriptedLauncher(config.daemon.state_dir)
+    await scripted.start()
+    yield scripted
+    await scripted.close()

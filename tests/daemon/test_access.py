@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from bgd.core.job import JobSpec
+from bgd.daemon.access import Actor, check_may_run, may_connect
+from bgd.errors import NotAllowed, Refused
+from tests.daemon.stage import command, configure
+
+DAEMON = 1000
+CLASSES = '[security]\nallowed_classes = ["app.services.Report", "app.tasks.*"]'
+COMMANDS = '[security]\nallowed_commands = ["/bin/true"]'
+
+
+@pytest.mark.parametrize("uid", [DAEMON, 0])
+def test_daemon_serves_its_own_user_and_root(uid):
+    assert may_connect(Actor(uid), DAEMON)
+
+
+@pytest.mark.parametrize("uid", [1001, 65534, -1])
+def test_daemon_serves_nobody_else(uid):
+    assert not may_connect(Actor(uid), DAEMON)
+
+
+@pytest.mark.parametrize(
+    "target", ["app.services:Report.run", "app.tasks:anything", "app.tasks:Class.method"]
+)
+def test_listed_class_may_run(folder, target):
+    check_may_run(JobSpec(target=target), configure(folder, rest=CLASSES))
+
+
+@pytest.mark.parametrize("target", ["app.services:Other.run", "app.tasks.below:x", "app:services.Report"])
+def test_class_that_is_not_listed_is_refused_with_key_and_file(folder, target):
+    with pytest.raises(NotAllowed, match=rf"allowed_classes of {folder}/bgd.toml: add "):
+        check_may_run(JobSpec(target=target), configure(folder, rest=CLASSES))
+
+
+def test_default_allows_no_class(folder):
+    with pytest.raises(NotAllowed, match="allowed_classes"):
+        check_may_run(JobSpec(target="app:f"), configure(folder))
+
+
+def test_what_is_no_target_is_refused_before_any_list_is_looked_at(folder):
+    with pytest.raises(Refused, match=r"must be package\.module:Class\.method"):
+        check_may_run(JobSpec(target="app.tasks:__import__"), configure(folder, rest=CLASSES))
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "[", '{"args": 1}', "[1]", "\ud800", '{"args": [NaN]}', "[" * 100_000]
+)
+def test_arguments_that_are_no_json_are_refused(folder, arguments):
+    with pytest.raises(Refused, match="arguments must be JSON") as caught:
+        check_may_run(JobSpec(target="app.tasks:f", arguments=arguments), configure(folder, rest=CLASSES))
+    assert not isinstance(caught.value, NotAllowed)
+
+
+def test_any_command_may_run_by_default(folder):
+    check_may_run(command("whatever"), configure(folder))
+
+
+def test_only_listed_commands_may_run_when_there_is_a_list(folder):
+    config = configure(folder, rest=COMMANDS)
+    check_may_run(command("/bin/true", "x"), config)
+    for program in ("true", "/bin/true ", "/bin//true", "/bin/../bin/true", "/bin/false"):
+        with pytest.raises(NotAllowed, match=rf"allowed_commands of {folder}/bgd.toml"):
+            check_may_run(command(program), config)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
+from bgd.daemon.attempts import Attempts, Verdict
+from bgd.daemon.launching import Snapshot
+from bgd.daemon.records import NewAttempt
+from bgd.wire.launching import Ended, Key, Started
+
+STORE = "store"
+BOOT = "boot"
+HERE = f"{BOOT}:here"
+BEFORE = f"{BOOT}:before"
+OTHER_BOOT = "other-boot:before"
+
+
+def a_job(number=1, state=State.RUNNING, attempt=1):
+    return Job(JobId(number), state, "default", 0, RetryPolicy(), attempt=attempt)
+
+
+def key_of(job):
+    return Key(STORE, job.id, job.attempt)
+
+
+def snapshot(*started, covers=(), ended=()):
+    known = {key: Started(key, 10, 1.0) for key in started}
+    ends = [Ended(key=key, outcome=Outcome.SUCCEEDED, finished_at=2.0) for key in ended]
+    return Snapshot(HERE, frozenset(covers), known, ends)
+
+
+def restored(job, launcher):
+    attempts = Attempts()
+    attempts.restore(job.id, 1, launcher)
+    return attempts
+
+
+def judge(attempts, job, seen):
+    verdicts = attempts.compare([job], seen, STORE, BOOT)
+    return verdicts[0] if verdicts else None
+
+
+def test_attempt_that_runs_is_adopted():
+    job = a_job()
+    assert judge(restored(job, BEFORE), job, snapshot(key_of(job))) == Verdict(job, adopt=True)
+
+
+def test_attempt_whose_end_is_known_is_not_judged():
+    job = a_job()
+    assert judge(restored(job, HERE), job, snapshot(ended=[key_of(job)])) is None
+
+
+def test_attempt_absent_from_its_own_launcher_was_never_started():
+    job = a_job()
+    attempts = restored(job, HERE)
+    assert judge(attempts, job, snapshot()) == Verdict(job)
+    assert list(attempts.to_hand_on) == [job.id]
+
+
+def test_attempt_absent_from_a_launcher_that_covers_its_own_was_never_started():
+    job = a_job()
+    attempts = restored(job, BEFORE)
+    assert judge(attempts, job, snapshot(covers=[BEFORE])) == Verdict(job)
+    assert list(attempts.to_hand_on) == [job.id]
+
+
+def test_attempt_of_a_dead_launcher_is_unknown():
+    job = a_job()
+    verdict = judge(restored(job, BEFORE), job, snapshot())
+    assert verdict.outcome is Outcome.UNKNOWN
+
+
+def test_attempt_of_an_earlier_boot_is_interrupted():
+    job = a_job()
+    verdict = judge(restored(job, OTHER_BOOT), job, snapshot())
+    assert verdict.outcome is Outcome.INTERRUPTED
+
+
+def test_stopping_attempt_that_was_never_started_is_cancelled():
+    job = a_job(state=State.STOPPING)
+    attempts = restored(job, HERE)
+    verdict = judge(attempts, job, snapshot())
+    assert verdict.outcome is Outcome.CANCELLED
+    assert list(attempts.to_hand_on) == []
+
+
+def test_another_attempt_of_the_same_job_in_the_snapshot_is_not_this_one():
+    job = a_job(attempt=2)
+    assert judge(restored(job, HERE), job, snapshot(Key(STORE, job.id, 1))) == Verdict(job)
+
+
+def test_attempt_of_another_store_in_the_snapshot_is_not_this_one():
+    job = a_job()
+    assert judge(restored(job, HERE), job, snapshot(Key("other", job.id, 1))) == Verdict(job)
+
+
+def test_attempt_decided_but_not_yet_saved_is_not_judged():
+    job = a_job()
+    assert judge(Attempts(), job, snapshot()) is None
+
+
+def test_unsent_attempt_of_a_dead_launcher_was_never_started_whatever_the_database_says():
+    job = a_job()
+    attempts = Attempts()
+    attempts.start(job, 1, BEFORE, 5.0)
+    assert judge(attempts, job, snapshot()) == Verdict(job)
+
+
+def test_sent_attempt_of_a_dead_launcher_is_unknown():
+    job = a_job()
+    attempts = Attempts()
+    attempts.start(job, 1, BEFORE, 5.0)
+    attempts.sent(job.id)
+    assert judge(attempts, job, snapshot()).outcome is Outcome.UNKNOWN
+
+
+def test_new_attempt_may_be_sent_once_and_only_to_the_launcher_it_was_saved_for():
+    job = a_job()
+    attempts = Attempts()
+    assert attempts.start(job, 3, HERE, 5.0) == NewAttempt(job.id, 1, 3, HERE, 5.0)
+    assert not attempts.may_send(job, BEFORE)
+    assert attempts.may_send(job, HERE)
+    attempts.sent(job.id)
+    assert not attempts.may_send(job, HERE)
+
+
+def test_attempt_is_handed_on_once():
+    job = a_job()
+    attempts = restored(job, BEFORE)
+    judge(attempts, job, snapshot(covers=[BEFORE]))
+    assert attempts.hand_on([job], HERE, 6.0) == [(job, NewAttempt(job.id, 1, 1, HERE, 6.0))]
+    assert attempts.hand_on([job], HERE, 7.0) == []
+    assert attempts.may_send(job, HERE)
+
+
+def test_adopted_attempt_is_never_sent():
+    job = a_job()
+    attempts = Attempts()
+    attempts.start(job, 1, HERE, 5.0)
+    judge(attempts, job, snapshot(key_of(job)))
+    assert not attempts.may_send(job, HERE)
+
+
+def test_attempt_that_ended_is_not_handed_on():
+    job = a_job()
+    attempts = restored(job, HERE)
+    judge(attempts, job, snapshot())
+    attempts.end(job.id)
+    assert attempts.hand_on([None], HERE, 6.0) == []
+    assert list(attempts.to_hand_on) == []

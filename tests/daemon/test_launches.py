@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import sys
+
+from bgd.core.job import Job, JobId, JobSpec, Outcome, RetryPolicy, State
+from bgd.daemon.launches import end_of, end_without_report, launch_of
+from bgd.wire.launching import Ended, Key, encode
+from bgd.wire.messages import JobError
+from bgd.worker import WORKER
+from tests.daemon.stage import configure
+
+JOB = Job(JobId(7), State.RUNNING, "mail", 0, RetryPolicy(), attempt=2)
+KEY = Key("store", 7, 2)
+
+
+def launch(folder, spec, **configured):
+    return launch_of(KEY, JOB, spec, 3, configure(folder, **configured))
+
+
+def ended(outcome=Outcome.SUCCEEDED, **fields):
+    return end_of(Ended(key=KEY, outcome=outcome, finished_at=2.0, **fields))
+
+
+def test_command_is_launched_as_it_stands(folder):
+    spec = JobSpec(argv=("/bin/echo", "a b"), cwd="/srv", umask=0o077, timeout=5.0, env={"A": "1"})
+    got = launch(folder, spec, daemon='grace = "3s"', rest='[logs]\nmax_bytes = 5000\non_limit = "kill"')
+    assert (got.key, got.argv, got.cwd, got.umask) == (KEY, ["/bin/echo", "a b"], "/srv", 0o077)
+    assert (got.timeout, got.grace, got.log_cap, got.log_kill) == (5.0, 3.0, 5000, True)
+    assert (got.stdin, got.result) == (None, False)
+
+
+def test_job_sees_who_and_where_it_is_whatever_its_environment_claims(folder):
+    got = launch(folder, JobSpec(argv=("true",), env={"A": "1", "BGD_JOB_ID": "1"}))
+    assert got.env == {
+        "A": "1",
+        "BGD_JOB_ID": "7",
+        "BGD_ATTEMPT": "2",
+        "BGD_QUEUE": "mail",
+        "BGD_SLOT": "3",
+        "BGD_SOCKET": f"{folder}/state/bgd.sock",
+    }
+
+
+def test_class_job_is_launched_as_the_worker_with_its_call_on_standard_input(folder):
+    spec = JobSpec(target="app.tasks:Mail.send", arguments='{"args": [1e400], "kwargs": {}}')
+    got = launch(folder, spec, rest=f'[python]\npath = ["{folder}"]')
+    assert got.argv == [sys.executable, str(WORKER)]
+    assert got.result
+    assert b"[1e400]" in got.stdin
+    said = json.loads(got.stdin)
+    assert (said["module"], said["name"], said["method"], said["path"]) == (
+        "app.tasks",
+        "Mail",
+        "send",
+        [str(folder)],
+    )
+
+
+def test_class_job_gets_the_daemons_environment_without_what_is_the_daemons_alone(folder, monkeypatch):
+    monkeypatch.setenv("KEPT", "yes")
+    for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "WATCHDOG_USEC", "BGD_CONFIG", "INVOCATION_ID"):
+        monkeypatch.setenv(name, "x")
+    env = launch(folder, JobSpec(target="app:f")).env
+    assert env["KEPT"] == "yes"
+    assert not {"NOTIFY_SOCKET", "LISTEN_FDS", "WATCHDOG_USEC", "BGD_CONFIG", "INVOCATION_ID"} & env.keys()
+
+
+def test_variable_of_the_daemon_that_is_no_text_breaks_no_launch(folder, monkeypatch):
+    monkeypatch.setenv("LATIN", "caf\udce9")
+    got = launch(folder, JobSpec(target="app:f"))
+    assert "LATIN" not in got.env
+    assert encode(got)
+
+
+def test_job_without_a_folder_runs_in_the_daemons(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert launch(folder, JobSpec(target="app:f")).cwd == str(folder)
+
+
+def test_daemon_whose_folder_was_removed_launches_in_the_root(folder, monkeypatch):
+    gone = folder / "gone"
+    gone.mkdir()
+    config = configure(folder)
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert launch_of(KEY, JOB, JobSpec(target="app:f"), 1, config).cwd == "/"
+
+
+def test_daemon_whose_folder_is_no_text_launches_in_the_root(folder, monkeypatch):
+    odd = folder / "caf\udce9"
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    assert launch(folder, JobSpec(target="app:f")).cwd == "/"
+
+
+def test_report_of_a_command_is_kept_as_it_is():
+    got = ended(Outcome.EXIT, exit_code=3, started_at=1.0, user_seconds=0.5, max_rss_bytes=9, log_bytes=4)
+    assert (got.job, got.attempt, got.outcome, got.exit_code) == (7, 2, Outcome.EXIT, 3)
+    assert (got.started_at, got.finished_at, got.user_seconds, got.log_bytes) == (1.0, 2.0, 0.5, 4)
+    assert (got.error, got.result) == (None, None)
+
+
+def test_value_that_a_class_job_returned_is_kept_as_text():
+    assert ended(exit_code=0, result=b'{"ok": [1e400, "\xc3\xa9"]}').result == '[1e400, "é"]'
+
+
+def test_what_a_class_job_raised_makes_its_outcome_an_error():
+    raised = b'{"error": {"type": "app.Broken", "message": "no", "traceback": "..."}}'
+    got = ended(Outcome.EXIT, exit_code=1, result=raised)
+    assert got.outcome is Outcome.ERROR
+    assert got.error == JobError("app.Broken", "no", "...")
+
+
+def test_class_job_that_was_ended_by_others_keeps_the_launchers_outcome():
+    got = ended(Outcome.TIMEOUT, result=b'{"ok": 1}')
+    assert (got.outcome, got.result) == (Outcome.TIMEOUT, None)
+
+
+def test_reason_for_not_starting_becomes_the_attempts_error():
+    got = ended(Outcome.NOT_STARTED, problem="program not found: nope")
+    assert got.error == JobError("not_started", "program not found: nope")
+
+
+def test_end_that_nobody_reports_says_why():
+    got = end_without_report(JOB, Outcome.UNKNOWN, 9.0, "gone")
+    assert (got.job, got.attempt, got.finished_at) == (7, 2, 9.0)
+    assert got.error == JobError("unknown", "gone")

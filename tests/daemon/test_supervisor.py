@@ -1,0 +1,638 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bgd import clock
+from bgd.core.job import JobId, Outcome, State
+from bgd.core.retry import NOT_RERUN
+from bgd.daemon.instants import now
+from bgd.daemon.store import StoreBroken
+from bgd.errors import NoSuchJob, Refused
+from bgd.wire.launching import Acknowledge, Grew, Key, Launch, Started, Stop, Watch
+from bgd.wire.messages import ShutdownMode
+from tests.daemon.stage import EARLIER_BOOT, FIRST, SECOND, UID, command, configure, end, soon, stage
+
+RUNS = 4711  # pid of what is said to run
+
+
+def runs(key):
+    return Started(key, RUNS, 1.0)
+
+
+async def stored_launchers(life):
+    """Return the launcher each active attempt is written down for."""
+    restored, _ = await life.store.restore(now(), clock.boot_id())
+    return {item.job.id: item.launcher for item in restored if item.slot is not None}
+
+
+def launches(messages):
+    return [message.key for message in messages if isinstance(message, Launch)]
+
+
+# --- R1, R3: starting again ---------------------------------------------------------------------------
+
+
+async def test_generation_grows_with_every_start(config, launcher):
+    generations = []
+    for _ in range(3):
+        async with stage(config, launcher):
+            generations.append((await launcher.greet()).generation)
+    assert generations == [1, 2, 3]
+
+
+async def test_nothing_starts_before_a_launcher_has_told_what_it_knows(config, launcher):
+    async with stage(config, launcher) as life:
+        job = await life.submit()
+        assert (await life.view(job)).state is State.QUEUED
+        await launcher.greet()
+        assert launches(await life.told()) == [life.key(job)]
+
+
+async def test_attempt_that_runs_is_adopted_and_not_started_again(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+    async with stage(config, launcher) as life:
+        await launcher.greet(runs(key))
+        assert await life.told() == []
+        assert (await life.attempts(key.job))[0].pid == RUNS
+        launcher.say(end(key))
+        assert await launcher.hear(Acknowledge) == Acknowledge(key)
+        assert (await life.view(key.job)).state is State.SUCCEEDED
+
+
+async def test_adopted_attempt_holds_its_slot(folder, launcher):
+    config = configure(folder, "slots = 1")
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        second = await life.submit()
+    async with stage(config, launcher) as life:
+        await launcher.greet(runs(key))
+        assert await life.told() == []
+        launcher.say(end(key))
+        assert launches(await life.heard()) == [life.key(second)]
+
+
+async def test_stop_is_said_again_to_an_adopted_attempt(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        life.supervisor.cancel(JobId(key.job))
+        assert await life.told() == [Stop(key, config.daemon.grace)]
+    async with stage(config, launcher) as life:
+        await launcher.greet(runs(key))
+        assert await life.told() == [Stop(key, config.daemon.grace)]
+        assert (await life.view(key.job)).state is State.STOPPING
+
+
+async def test_attempt_its_launcher_never_got_is_sent_again(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        assert launches(await life.told()) == [key]
+        assert len(await life.attempts(key.job)) == 1
+
+
+async def test_attempt_a_dead_launcher_never_got_is_handed_on_and_stored_so_before_it_is_sent(
+    config, launcher
+):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+    async with stage(config, launcher) as life:
+        life.commits.close()
+        await launcher.greet(instance=SECOND, covers=[FIRST])
+        await soon(life.commits.reached.wait())
+        assert await life.told_so_far() == []
+        assert await stored_launchers(life) == {key.job: FIRST}
+        life.commits.open()
+        assert (await launcher.hear(Launch)).key == key
+        assert await stored_launchers(life) == {key.job: SECOND}
+
+
+async def test_attempt_of_a_dead_launcher_is_unknown_and_not_run_again_unasked(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+    async with stage(config, launcher) as life:
+        await launcher.greet(instance=SECOND)
+        assert launches(await life.told()) == []
+        view = await life.view(key.job)
+        assert (view.state, view.outcome, view.reason) == (State.FAILED, Outcome.UNKNOWN, NOT_RERUN)
+
+
+async def test_attempt_of_a_dead_launcher_is_followed_by_another_where_that_is_asked_for(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched(command(rerun=True, retry_delay=0.0))
+    async with stage(config, launcher) as life:
+        await launcher.greet(instance=SECOND)
+        assert (await launcher.hear(Launch)).key == life.key(key.job, attempt=2)
+
+
+async def test_attempt_of_an_earlier_boot_is_interrupted_and_uses_up_no_retry(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet(instance=EARLIER_BOOT)
+        key = await life.launched(command(retries=1, retry_delay=300.0))
+    async with stage(config, launcher) as life:
+        await launcher.greet(instance=SECOND)
+        assert (await launcher.hear(Launch)).key == life.key(key.job, attempt=2)
+        first, second = await life.attempts(key.job)
+        assert (first.outcome, second.outcome) == (Outcome.INTERRUPTED, None)
+
+
+async def test_attempt_that_was_to_stop_and_never_started_is_cancelled(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        life.supervisor.cancel(JobId(key.job))
+        await launcher.hear(Stop)
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        assert await life.told() == []
+        view = await life.view(key.job)
+        assert (view.state, view.outcome) == (State.CANCELLED, Outcome.CANCELLED)
+
+
+async def test_attempt_that_the_database_does_not_know_is_stopped(config, launcher):
+    async with stage(config, launcher) as life:
+        stray, foreign = life.key(99), Key("another store", 1, 1)
+        await launcher.greet(runs(stray), runs(foreign))
+        grace = config.daemon.grace
+        assert await life.told() == [Stop(stray, grace), Stop(foreign, grace)]
+
+
+async def test_attempt_that_has_ended_for_the_database_is_stopped_if_it_runs(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+    async with stage(config, launcher) as life:
+        await launcher.greet(instance=SECOND)
+        await life.told()
+        assert (await life.view(key.job)).outcome is Outcome.UNKNOWN
+    async with stage(config, launcher) as life:
+        await launcher.greet(runs(key))
+        assert await life.told() == [Stop(key, config.daemon.grace)]
+
+
+async def test_delay_is_kept_over_a_restart(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        soon_due = await life.submit(command(delay=0.3))
+        long = await life.submit(command(delay=300.0))
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        assert (await launcher.hear(Launch)).key == life.key(soon_due)
+        assert (await life.view(long)).state is State.SCHEDULED
+
+
+# --- R4: ends -----------------------------------------------------------------------------------------
+
+
+async def test_end_is_acknowledged_only_after_its_commit(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        life.commits.close()
+        launcher.say(end(key))
+        await soon(life.commits.reached.wait())
+        assert await life.told_so_far() == []
+        life.commits.open()
+        assert await launcher.hear(Acknowledge) == Acknowledge(key)
+        assert (await life.attempts(key.job))[0].outcome is Outcome.SUCCEEDED
+
+
+async def test_end_told_again_is_acknowledged_again_and_changes_nothing(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched(command(retries=3))
+        launcher.say(end(key), end(key, Outcome.EXIT, 5), end(key))
+        assert [await launcher.hear(Acknowledge) for _ in range(3)] == [Acknowledge(key)] * 3
+        view = await life.view(key.job)
+        assert (view.state, view.exit_code, view.attempt) == (State.SUCCEEDED, 0, 1)
+
+
+async def test_end_of_what_nobody_knows_is_acknowledged(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        strays = [Key("another store", key.job, 1), life.key(99), life.key(key.job, attempt=2)]
+        launcher.say(*map(end, strays))
+        assert [await launcher.hear(Acknowledge) for _ in strays] == list(map(Acknowledge, strays))
+        assert (await life.view(key.job)).state is State.RUNNING
+
+
+async def test_end_that_was_spooled_while_nobody_listened_is_taken_at_the_greeting(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+    async with stage(config, launcher) as life:
+        await launcher.greet(end(key, Outcome.EXIT, 3))
+        assert await life.told() == [Acknowledge(key)]
+        view = await life.view(key.job)
+        assert (view.state, view.exit_code) == (State.FAILED, 3)
+
+
+async def test_failed_attempt_is_followed_by_another_after_its_delay(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched(command(retries=1, retry_delay=0.05))
+        launcher.say(end(key, Outcome.EXIT, 1))
+        await launcher.hear(Acknowledge)
+        assert (await launcher.hear(Launch)).key == life.key(key.job, attempt=2)
+
+
+# --- save first, then answer, then act ----------------------------------------------------------------
+
+
+async def test_nothing_is_answered_or_started_before_the_commit(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        life.commits.close()
+        job = life.supervisor.submit(command(), UID)
+        answered = asyncio.Event()
+        life.supervisor.when_saved(answered.set)
+        await soon(life.commits.reached.wait())
+        assert await life.told_so_far() == []
+        assert not answered.is_set()
+        life.commits.open()
+        await soon(answered.wait())
+        assert (await launcher.hear(Launch)).key == life.key(job)
+
+
+async def test_store_that_breaks_ends_the_supervisor_and_nothing_is_answered(config, launcher):
+    answered = asyncio.Event()
+    with pytest.RaisesGroup(StoreBroken):
+        async with stage(config, launcher) as life:
+            life.commits.failure = StoreBroken("the disk is gone")
+            life.supervisor.submit(command(), UID)
+            life.supervisor.when_saved(answered.set)
+            await asyncio.Event().wait()
+    assert not answered.is_set()
+    async with stage(config, launcher) as life:
+        assert await life.store.view(JobId(1)) is None
+
+
+async def test_facts_that_gather_during_a_commit_share_the_next_one(config, launcher):
+    async with stage(config, launcher) as life:
+        await life.submit()
+        before = life.commits.commits
+        life.commits.close()
+        jobs = [life.supervisor.submit(command(), UID)]
+        await soon(life.commits.reached.wait())
+        jobs += [life.supervisor.submit(command(), UID) for _ in range(1000)]
+        life.commits.open()
+        await soon(life.supervisor.saved())
+        assert life.commits.commits == before + 2
+        assert (await life.store.counts())["queued"] == len(jobs) + 1
+
+
+async def test_question_without_a_change_costs_no_commit(config, launcher):
+    async with stage(config, launcher) as life:
+        await life.submit()
+        before = life.commits.commits
+        await soon(life.supervisor.saved())
+        assert life.commits.commits == before
+
+
+async def test_delayed_job_starts_by_itself(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        job = await life.submit(command(delay=0.05))
+        assert (await launcher.hear(Launch)).key == life.key(job)
+
+
+# --- a launcher that goes and comes -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("back", [FIRST, SECOND], ids=["the same", "another"])
+async def test_launcher_lost_and_back_while_a_start_is_being_saved(config, launcher, back):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        life.commits.close()
+        job = life.supervisor.submit(command(), UID)
+        await soon(life.commits.reached.wait())
+        launcher.hang_up()
+        await launcher.greet(instance=back)
+        await life.told_so_far()
+        life.commits.open()
+        assert launches(await life.told()) == [life.key(job)]
+        assert await stored_launchers(life) == {job: back}
+        assert len(await life.attempts(job)) == 1
+
+
+@pytest.mark.parametrize("back", [FIRST, SECOND], ids=["the same", "another"])
+async def test_launcher_lost_and_back_before_a_start_is_even_being_saved(config, launcher, back):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        life.commits.close()
+        first = life.supervisor.submit(command(), UID)
+        await soon(life.commits.reached.wait())
+        second = life.supervisor.submit(command(), UID)
+        launcher.hang_up()
+        await launcher.greet(instance=back)
+        await life.told_so_far()
+        life.commits.open()
+        told = launches(await life.told())
+        assert len(told) == 2  # each once
+        assert set(told) == {life.key(first), life.key(second)}
+        assert await stored_launchers(life) == {first: back, second: back}
+
+
+async def test_nothing_starts_while_there_is_no_launcher(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        launcher.hang_up()
+        await soon(life.is_lost.wait())
+        job = await life.submit()
+        assert (await life.view(job)).state is State.QUEUED
+        await launcher.greet(runs(key))
+        assert launches(await life.told()) == [life.key(job)]
+
+
+async def test_start_that_could_not_be_sent_goes_to_the_next_launcher(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        life.commits.close()
+        job = life.supervisor.submit(command(), UID)
+        await soon(life.commits.reached.wait())
+        launcher.hang_up()
+        await soon(life.is_lost.wait())
+        life.commits.open()
+        assert (await life.view(job)).state is State.RUNNING
+        await launcher.greet(instance=SECOND)
+        assert launches(await life.told()) == [life.key(job)]
+
+
+async def test_launcher_that_talks_nonsense_is_hung_up_on_and_greeted_again(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        launcher.say_raw(b"\0\0\0\1\xc1")
+        await launcher.greet(runs(key))
+        assert await life.told() == []
+
+
+# --- refusals -----------------------------------------------------------------------------------------
+
+
+async def test_job_that_the_configuration_allows_no_more_is_refused_at_its_start(folder, launcher):
+    config = configure(folder, "slots = 1")
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        first = await life.launched()
+        waiting = await life.submit(command("/bin/echo", retries=5))
+        listed = '[security]\nallowed_commands = ["/bin/true"]'
+        life.supervisor.configure(configure(folder, "slots = 1", listed))
+        launcher.say(end(first))
+        assert launches(await life.heard() + await life.told()) == []
+        view = await life.view(waiting)
+        assert (view.state, view.outcome) == (State.FAILED, Outcome.REFUSED)
+        (attempt,) = await life.attempts(waiting)
+        assert attempt.error is not None
+        assert "allowed_commands" in attempt.error.message
+
+
+async def test_more_slots_start_more_at_once(folder, launcher):
+    async with stage(configure(folder, "slots = 1"), launcher) as life:
+        await launcher.greet()
+        await life.launched()
+        second = await life.submit()
+        life.supervisor.configure(configure(folder, "slots = 2"))
+        assert launches(await life.told()) == [life.key(second)]
+
+
+# --- cancel and retry ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delay", [0.0, 300.0])
+async def test_job_that_waits_is_cancelled_at_once(config, launcher, delay):
+    async with stage(config, launcher) as life:
+        job = await life.submit(command(delay=delay))
+        assert life.supervisor.cancel(job) is State.CANCELLED
+        assert (await life.view(job)).state is State.CANCELLED
+        await launcher.greet()
+        assert await life.told() == []
+
+
+async def test_job_that_runs_is_stopped_and_then_cancelled(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched(command(retries=3))
+        assert life.supervisor.cancel(JobId(key.job)) is State.STOPPING
+        assert life.supervisor.cancel(JobId(key.job)) is State.STOPPING
+        assert await life.told() == [Stop(key, config.daemon.grace)]
+        launcher.say(end(key, Outcome.CANCELLED, None))
+        await launcher.hear(Acknowledge)
+        assert (await life.view(key.job)).state is State.CANCELLED
+
+
+async def test_job_cancelled_while_its_start_is_being_saved_never_starts(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        life.commits.close()
+        job = life.supervisor.submit(command(), UID)
+        await soon(life.commits.reached.wait())
+        assert life.supervisor.cancel(job) is State.STOPPING
+        life.commits.open()
+        assert await life.told() == []
+        view = await life.view(job)
+        assert (view.state, view.outcome) == (State.CANCELLED, Outcome.CANCELLED)
+
+
+async def test_job_cancelled_while_no_launcher_is_there_is_stopped_when_one_is_back(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        launcher.hang_up()
+        await soon(life.is_lost.wait())
+        life.supervisor.cancel(JobId(key.job))
+        assert (await life.view(key.job)).state is State.STOPPING
+        await launcher.greet(runs(key))
+        assert await life.told() == [Stop(key, config.daemon.grace)]
+
+
+async def test_finished_job_is_retried_with_its_attempts_counted_on(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        launcher.say(end(key, Outcome.EXIT, 1))
+        await launcher.hear(Acknowledge)
+        assert await soon(life.supervisor.revive(JobId(key.job))) is State.QUEUED
+        assert (await launcher.hear(Launch)).key == life.key(key.job, attempt=2)
+
+
+async def test_end_still_on_its_way_to_the_disk_does_not_keep_a_job_from_being_retried(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        life.commits.close()
+        launcher.say(end(key))
+        await soon(life.commits.reached.wait())
+        async with asyncio.TaskGroup() as tasks:
+            revived = tasks.create_task(life.supervisor.revive(JobId(key.job)))
+            await life.told_so_far()
+            life.commits.open()
+        assert revived.result() is State.QUEUED
+
+
+async def test_job_retried_twice_at_once_is_queued_once(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        launcher.say(end(key))
+        await launcher.hear(Acknowledge)
+        revive = life.supervisor.revive
+        both = await soon(
+            asyncio.gather(revive(JobId(key.job)), revive(JobId(key.job)), return_exceptions=True)
+        )
+        assert both[0] is State.QUEUED
+        assert isinstance(both[1], Refused)
+        assert launches(await life.told()) == [life.key(key.job, attempt=2)]
+
+
+async def test_unfinished_and_unknown_jobs_are_not_retried(config, launcher):
+    async with stage(config, launcher) as life:
+        job = await life.submit()
+        with pytest.raises(Refused, match="has not finished"):
+            await soon(life.supervisor.revive(job))
+        with pytest.raises(NoSuchJob, match="no job 99"):
+            await soon(life.supervisor.revive(JobId(99)))
+
+
+# --- draining -----------------------------------------------------------------------------------------
+
+
+async def test_leaving_returns_at_once_and_starts_nothing_more(folder, launcher):
+    async with stage(configure(folder, "slots = 1"), launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        waiting = await life.submit()
+        await soon(life.supervisor.drain(ShutdownMode.LEAVE))
+        launcher.say(end(key))
+        await life.heard()
+        assert (await life.view(waiting)).state is State.QUEUED
+        assert await life.told() == []
+
+
+async def test_draining_daemon_takes_no_jobs(config, launcher):
+    async with stage(config, launcher) as life:
+        await soon(life.supervisor.drain(ShutdownMode.LEAVE))
+        with pytest.raises(Refused, match="shutting down"):
+            life.supervisor.check(command())
+
+
+async def test_waiting_returns_when_what_runs_has_ended(folder, launcher):
+    async with stage(configure(folder, "slots = 2"), launcher) as life:
+        await launcher.greet()
+        keys = [await life.launched(), await life.launched()]
+        waiting = await life.submit()
+        drain = life.tasks.create_task(life.supervisor.drain(ShutdownMode.WAIT))
+        for key in keys:
+            assert await life.told() == []
+            assert not drain.done()
+            launcher.say(end(key))
+            await launcher.hear(Acknowledge)
+        await soon(drain)
+        assert (await life.view(waiting)).state is State.QUEUED
+
+
+async def test_waiting_for_nothing_returns_at_once(config, launcher):
+    async with stage(config, launcher) as life:
+        await soon(life.supervisor.drain(ShutdownMode.WAIT))
+
+
+async def test_what_makes_way_is_stopped_and_queued_again(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        drain = life.tasks.create_task(life.supervisor.drain(ShutdownMode.REQUEUE))
+        assert await launcher.hear(Stop) == Stop(key, config.daemon.grace)
+        launcher.say(end(key, Outcome.CANCELLED, None))
+        await launcher.hear(Acknowledge)
+        await soon(drain)
+        assert (await life.view(key.job)).state is State.QUEUED
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        assert launches(await life.told()) == [life.key(key.job, attempt=2)]
+
+
+async def test_cancelling_all_cancels_what_runs_and_leaves_what_waits(folder, launcher):
+    async with stage(configure(folder, "slots = 1"), launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        waiting = await life.submit()
+        drain = life.tasks.create_task(life.supervisor.drain(ShutdownMode.CANCEL))
+        await launcher.hear(Stop)
+        launcher.say(end(key, Outcome.CANCELLED, None))
+        await soon(drain)
+        assert (await life.view(key.job)).state is State.CANCELLED
+        assert (await life.view(waiting)).state is State.QUEUED
+
+
+async def test_launcher_that_comes_back_while_draining_is_given_nothing_new(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        drain = life.tasks.create_task(life.supervisor.drain(ShutdownMode.WAIT))
+        launcher.hang_up()
+        await launcher.greet(runs(key))
+        launcher.say(end(key, Outcome.EXIT, 1))
+        await launcher.hear(Acknowledge)
+        await soon(drain)
+        assert await life.told() == []
+
+
+# --- logs ---------------------------------------------------------------------------------------------
+
+
+async def test_launcher_is_asked_to_tell_of_a_log_while_somebody_follows_it(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        with life.supervisor.following_log(JobId(key.job)) as feed:
+            assert await life.told() == [Watch(key)]
+            feed.take_moved()
+            launcher.say(Grew(key, 10))
+            await soon(feed.changed.wait())
+        assert await life.told() == [Watch(key, on=False)]
+
+
+async def test_log_is_watched_until_its_last_follower_leaves_in_whatever_way(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        with life.supervisor.following_log(JobId(key.job)):
+            with pytest.raises(asyncio.CancelledError), life.supervisor.following_log(JobId(key.job)):
+                raise asyncio.CancelledError
+            assert Watch(key, on=False) not in await life.told()
+        assert await life.told() == [Watch(key, on=False)]
+        with pytest.raises(asyncio.CancelledError), life.supervisor.following_log(JobId(key.job)):
+            raise asyncio.CancelledError
+        assert await life.told() == [Watch(key), Watch(key, on=False)]
+
+
+async def test_attempt_that_starts_while_its_job_is_followed_is_watched_from_its_first_byte(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        job = await life.submit(command(delay=0.05))
+        with life.supervisor.following_log(job):
+            await launcher.hear(Launch)
+            assert await launcher.hear(Watch) == Watch(life.key(job))
+
+
+async def test_adopted_attempt_is_watched_again_for_its_follower(config, launcher):
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched()
+        with life.supervisor.following_log(JobId(key.job)):
+            await launcher.hear(Watch)
+            launcher.hang_up()
+            await launcher.greet(runs(key))
+            assert await life.told() == [Watch(key)]
