@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -15,7 +16,7 @@ PRIVATE = 0o077  # umask: what the daemon makes is for its own user
 
 
 class AlreadyRunning(BgdError):
-    """Another daemon holds the state folder."""
+    """Another daemon holds the state folder, or the socket."""
 
 
 def prepare(config: Config) -> None:
@@ -24,8 +25,13 @@ def prepare(config: Config) -> None:
     Raises:
         ConfigError: a folder cannot be made or written, or belongs to somebody else.
     """
-    for folder in (config.daemon.state_dir, config.log_dir, str(Path(config.daemon.socket).parent)):
-        _make_private(Path(folder), must_be_own=folder != str(Path(config.daemon.socket).parent))
+    own = [Path(config.daemon.state_dir), Path(config.log_dir)]
+    for folder in own:
+        _make_private(folder)
+    place_of_socket = Path(config.daemon.socket).parent
+    if place_of_socket not in own:  # as /run or /tmp, which are not ours to close
+        _make(place_of_socket)
+        _check_writable(place_of_socket)
 
 
 def lock(config: Config) -> int:
@@ -33,9 +39,13 @@ def lock(config: Config) -> int:
 
     Raises:
         AlreadyRunning: another daemon holds it; the message says which.
+        ConfigError: the lock cannot be opened.
     """
     path = Path(config.daemon.state_dir) / "bgd.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot open {path}: {error.strerror}; see [daemon] state_dir") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -51,14 +61,17 @@ def lock(config: Config) -> int:
 
 
 def listen(config: Config) -> socket.socket:
-    """Bind the control socket, private from its birth; the folder's lock makes a stale one ours to remove.
+    """Bind the control socket, private from its birth; a stale one is removed.
 
     Raises:
+        AlreadyRunning: a daemon of another state folder listens there.
         ConfigError: it cannot be bound there.
     """
     path = Path(config.daemon.socket)
     if path.exists() and not path.is_socket():
         raise ConfigError(f"[daemon] socket {path} exists and is no socket: move it away")
+    if _is_listened_on(path):
+        raise AlreadyRunning(f"another daemon listens on {path}: stop it, or choose another [daemon] socket")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
@@ -74,20 +87,37 @@ def listen(config: Config) -> socket.socket:
     return listening
 
 
-def _make_private(path: Path, *, must_be_own: bool) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.stat()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot make the folder {path}: {error.strerror}; see [daemon] state_dir"
-        ) from error
-    if must_be_own and found.st_uid != os.geteuid():
+def _is_listened_on(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        error = probe.connect_ex(str(path))
+    return error in {0, errno.EAGAIN}  # EAGAIN: more wait to be accepted than it lets wait
+
+
+def _make_private(path: Path) -> None:
+    found = _make(path)
+    if found.st_uid != os.geteuid():
         raise ConfigError(
             f"the folder {path} belongs to uid {found.st_uid}, not to the daemon's uid {os.geteuid()}: "
             "choose another [daemon] state_dir"
         )
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigError(f"the folder {path} cannot be written: change its mode, or [daemon] state_dir")
-    if must_be_own and stat.S_IMODE(found.st_mode) & PRIVATE:
+    _check_writable(path)
+    if stat.S_IMODE(found.st_mode) & PRIVATE:
         path.chmod(0o700)
+
+
+def _make(path: Path) -> os.stat_result:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path.stat()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the folder {path}: {error.strerror}; see [daemon] state_dir and socket"
+        ) from error
+
+
+def _check_writable(path: Path) -> None:
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"the folder {path} cannot be written: change its mode, or [daemon] state_dir or socket"
+        )

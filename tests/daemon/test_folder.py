@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bgd.daemon import folder as state_folder
+from bgd.daemon.folder import AlreadyRunning
+from bgd.errors import ConfigError
+from tests.daemon.stage import configure
+
+STRANGER = 4_000_000  # uid of nobody here
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give a file away")
+
+
+def mode_of(path):
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+def test_folders_are_made_private(config):
+    before = os.umask(0)
+    try:
+        state_folder.prepare(config)
+    finally:
+        os.umask(before)
+    assert mode_of(config.daemon.state_dir) == 0o700
+    assert mode_of(config.log_dir) == 0o700
+
+
+def test_folder_that_others_may_read_is_made_private(config):
+    Path(config.daemon.state_dir).mkdir(mode=0o755)
+    state_folder.prepare(config)
+    assert mode_of(config.daemon.state_dir) == 0o700
+
+
+@needs_root
+def test_folder_of_somebody_else_is_refused_and_left_alone(config):
+    Path(config.daemon.state_dir).mkdir(mode=0o755)
+    os.chown(config.daemon.state_dir, STRANGER, STRANGER)
+    with pytest.raises(ConfigError, match=f"belongs to uid {STRANGER}.*state_dir"):
+        state_folder.prepare(config)
+    assert mode_of(config.daemon.state_dir) == 0o755
+
+
+@needs_root
+def test_sockets_folder_may_be_somebody_elses(folder):
+    shared = folder / "run"
+    shared.mkdir(mode=0o755)
+    os.chown(shared, STRANGER, STRANGER)
+    config = configure(folder, f'socket = "{shared}/bgd.sock"')
+    state_folder.prepare(config)
+    assert mode_of(shared) == 0o755
+    state_folder.listen(config).close()
+
+
+@needs_root
+def test_folder_that_cannot_be_written_is_refused(folder):
+    """In a process that has given root away: root may write everywhere."""
+    config = configure(folder)
+    Path(config.daemon.state_dir).mkdir(mode=0o500)
+    os.chown(config.daemon.state_dir, STRANGER, STRANGER)
+    folder.chmod(0o755)
+    code = (
+        "import os, sys; from bgd.config import load; from bgd.daemon import folder\n"
+        f"config = load(sys.argv[1]); os.setuid({STRANGER})\n"
+        "try: folder.prepare(config)\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, f"{folder}/bgd.toml"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(folder)},
+    ).stdout
+    assert said.startswith(f"ConfigError the folder {config.daemon.state_dir} cannot be written")
+
+
+def test_folder_below_a_file_is_refused(config):
+    Path(config.daemon.state_dir).write_text("no folder")
+    with pytest.raises(ConfigError, match=f"cannot make the folder {config.daemon.state_dir}: File exists"):
+        state_folder.prepare(config)
+
+
+def test_second_lock_is_refused_and_says_who_holds_the_first(config):
+    state_folder.prepare(config)
+    held = state_folder.lock(config)
+    with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()} already serves {config.daemon.state_dir}"):
+        state_folder.lock(config)
+    os.close(held)
+    os.close(state_folder.lock(config))
+
+
+def test_lock_names_only_its_latest_holder(config):
+    state_folder.prepare(config)
+    lock = Path(config.daemon.state_dir, "bgd.lock")
+    lock.write_text("123456789012\n")
+    held = state_folder.lock(config)
+    assert lock.read_text() == f"{os.getpid()}\n"
+    os.close(held)
+
+
+def test_lock_does_not_follow_a_link_that_somebody_laid(config, folder):
+    state_folder.prepare(config)
+    target = folder / "target"
+    target.write_text("precious")
+    Path(config.daemon.state_dir, "bgd.lock").symlink_to(target)
+    with pytest.raises(ConfigError, match=r"cannot open .*bgd\.lock"):
+        state_folder.lock(config)
+    assert target.read_text() == "precious"
+
+
+def test_socket_is_private_from_its_birth_whatever_the_umask(config):
+    state_folder.prepare(config)
+    before = os.umask(0)
+    try:
+        with state_folder.listen(config):
+            assert mode_of(config.daemon.socket) == 0o600
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)
+
+
+def test_stale_socket_is_replaced(config):
+    state_folder.prepare(config)
+    state_folder.listen(config).close()
+    with state_folder.listen(config), socket.socket(socket.AF_UNIX) as client:
+        client.connect(config.daemon.socket)
+
+
+def test_socket_that_a_daemon_of_another_folder_listens_on_is_left_alone(config):
+    state_folder.prepare(config)
+    with state_folder.listen(config) as first:
+        with pytest.raises(AlreadyRunning, match=f"another daemon listens on {config.daemon.socket}"):
+            state_folder.listen(config)
+        first.accept()[0].close()  # the look at it
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(config.daemon.socket)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_stands_in_the_sockets_place_and_is_none_is_left_alone(config, kind):
+    state_folder.prepare(config)
+    path = Path(config.daemon.socket)
+    if kind == "file":
+        path.write_text("precious")
+    else:
+        path.mkdir()
+    with pytest.raises(ConfigError, match=f"socket {path} exists and is no socket"):
+        state_folder.listen(config)
+    assert path.exists()
+
+
+def test_socket_in_a_folder_that_is_gone_is_refused(config):
+    with pytest.raises(ConfigError, match=f"cannot listen on {config.daemon.socket}: No such file"):
+        state_folder.listen(config)
