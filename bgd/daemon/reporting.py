@@ -45,4 +45,5 @@ def _message_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     message = record.getMessage()
     if record.exc_info:
         message += "\n" + formatter.formatException(record.exc_info)
-    return message
+    # a file name need not be UTF-8, but JSON must
+    return message.encode(errors="backslashreplace").decode()

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+import logging
+import re
+
+import pytest
+
+from bgd.daemon import reporting
+
+
+@pytest.fixture(autouse=True)
+def the_log_of_others_stays_as_it_was():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def report(capsys, style, level="info"):
+    """Say something at every level and return the lines that came out on stderr."""
+    reporting.set_up(level, style)
+    for said in ("debug", "info", "warning", "error"):
+        getattr(logging.getLogger("bgd.part"), said)("about %s", said)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_text_is_one_line_with_time_and_level(capsys):
+    lines = report(capsys, "text")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z info: about info", lines[0])
+    assert len(lines) == 3
+
+
+def test_json_is_one_document_a_line(capsys):
+    lines = [json.loads(line) for line in report(capsys, "json")]
+    assert [line["level"] for line in lines] == ["info", "warning", "error"]
+    assert lines[0].keys() == {"time", "level", "part", "message"}
+    assert (lines[0]["part"], lines[0]["message"]) == ("bgd.part", "about info")
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_nothing_below_the_level_is_said(capsys, level, count):
+    assert len(report(capsys, "text", level)) == count
+
+
+@pytest.mark.parametrize("style", reporting.FORMATS)
+def test_name_of_a_file_that_is_no_utf8_can_be_reported(capsys, style):
+    reporting.set_up("info", style)
+    logging.getLogger("bgd").error("no %s", "caf\udce9")
+    assert "caf\\" in capsys.readouterr().err
+
+
+def test_json_of_an_exception_is_one_line_with_its_traceback(capsys):
+    reporting.set_up("info", "json")
+    try:
+        int("broken")
+    except ValueError:
+        logging.getLogger("bgd").exception("it broke")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ValueError: invalid literal" in json.loads(line)["message"]
