@@ -3,7 +3,7 @@
 NAME is the log (see bgd.wire.launching.log_name for where it is). All offsets count the bytes the job wrote.
 
 * NAME holds the output from offset 0 on: all of it, if it is no more than the cap, or else the head, about
-  half the cap.
+  half the cap. A job that writes nothing has no file: making one costs a tenth of starting a process.
 * NAME.OFFSET (decimal) holds later output from that offset on. There are at most two: when a third begins
   the oldest is deleted, so head and tail are kept. A gap between the end of one piece and the OFFSET of the
   next is output that was thrown away. With `log_kill` there are none: NAME holds the first cap bytes.
@@ -34,7 +34,7 @@ class LogFile:
     """
 
     def __init__(self, path: str, cap: int, *, keeps_tail: bool, null: int) -> None:
-        """Open the log; `null` is a descriptor of /dev/null.
+        """Make room for the log; `null` is a descriptor of /dev/null.
 
         Raises:
             OSError: too many descriptors are open; may be tried again.
@@ -44,21 +44,22 @@ class LogFile:
         self._path = path
         self._null = null
         self._segment = cap // 4 if keeps_tail else 0
-        self._piece_end = cap - 2 * self._segment
+        self._head = cap - 2 * self._segment
+        self._piece_end = 0  # where the present piece is full; the first byte begins the first piece
         self._segments: list[str] = []
+        self._is_kept = True  # whether there is a piece for the next byte
         self._fd: int | None = None
         self._times: _Times | None = None
+        self._places = _Places(null)
         try:
-            self._fd = _opened_new(path)
+            _remove_all(path)
         except OSError as error:
-            if error.errno in _SHORTAGE:
-                raise
             self._give_up(error)
 
     @property
     def is_over_cap(self) -> bool:
         """Whether output was thrown away because the cap is reached and no tail is kept."""
-        return self._segment == 0 and self.total > self._piece_end
+        return self._segment == 0 and self.total > self._head
 
     def take(self, pipe: int, most: int) -> int:
         """Move up to `most` bytes from the pipe and return how many, 0: nobody will write to it any more.
@@ -67,10 +68,10 @@ class LogFile:
             BlockingIOError: there is nothing now.
         """
         try:
-            if self._fd is not None and self.total == self._piece_end:
+            if self._is_kept and self.total == self._piece_end:
                 if not _has_bytes(pipe):
                     return 0
-                self._begin_segment()
+                self._begin_piece()
             if self._fd is not None:
                 return self._write(pipe, self._fd, most)
         except BlockingIOError:
@@ -80,6 +81,10 @@ class LogFile:
         return self._moved(os.splice(pipe, self._null, most, flags=os.SPLICE_F_NONBLOCK))
 
     def close(self) -> None:
+        self._places.leave()
+        self._close_piece()
+
+    def _close_piece(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -100,10 +105,18 @@ class LogFile:
         self.total += count
         return count
 
+    def _begin_piece(self) -> None:
+        self._places.leave()
+        self._close_piece()
+        if self.total == 0 < self._head:
+            self._fd = _opened_in_folder(self._path)
+            self._piece_end = self._head
+        elif self._segment == 0:
+            self._is_kept = False
+        else:
+            self._begin_segment()
+
     def _begin_segment(self) -> None:
-        self.close()
-        if self._segment == 0:
-            return
         if len(self._segments) == _KEPT_SEGMENTS:
             _remove(self._segments.pop(0))
         segment = f"{self._path}.{self.total}"
@@ -113,6 +126,7 @@ class LogFile:
 
     def _give_up(self, error: OSError) -> None:
         self.problem = f"output is missing from the log: {self._path}: {error.strerror}"
+        self._is_kept = False
         self.close()
 
 
@@ -139,6 +153,23 @@ class _Times:
         os.close(self._fd)
 
 
+class _Places:
+    """Keeps two descriptors free for the log and its times until they are needed."""
+
+    def __init__(self, null: int) -> None:
+        self._fds = [os.dup(null)]
+        try:
+            self._fds.append(os.dup(null))
+        except OSError:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+
 def bytes_logged(path: str) -> int:
     """Return how many bytes of output the pieces reach to: what is known when nobody counted to the end."""
     log = Path(path)
@@ -154,7 +185,6 @@ _ENTRY = struct.Struct(">QQ")
 _APART = 10_000  # microseconds
 _FREE = 1 << 16  # bytes of times beside any piece
 _BYTES_PER_BYTE = 4  # of output to one of times beyond that
-_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def _has_bytes(pipe: int) -> bool:
@@ -167,19 +197,20 @@ def _has_bytes(pipe: int) -> bool:
     return bool(events & select.POLLIN)
 
 
-def _opened_new(path: str) -> int:
-    try:
-        fd = _opened(path)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120  plain strings here
-        fd = _opened(path)
-    if os.fstat(fd).st_size:
-        # the same attempt of another history, as after a database was restored: its log is not this one's
-        os.ftruncate(fd, 0)
-        _remove(path + _TIMES)
+def _remove_all(path: str) -> None:
+    """Remove the log of the same attempt of another history, as after a database was lost."""
+    if os.path.exists(path):  # noqa: PTH110  a plain string here
         for _, segment in _segments_of(path):
             _remove(segment)
-    return fd
+        _remove(path)
+
+
+def _opened_in_folder(path: str) -> int:
+    try:
+        return _opened(path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120  plain strings here
+        return _opened(path)
 
 
 def _opened(path: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,6 +39,7 @@ SOURCE = Path(__file__).parents[2]
 STORE = "store"
 PATIENCE = 30.0  # seconds until something that must happen is taken for lost
 
+needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="NOT RUN: watches or fails system calls")
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="NOT RUN: becomes another user, which only root can")
 
 
@@ -118,8 +120,13 @@ class Host:
     def log(self, key: Key) -> Path:
         return self.logs / log_name(key.job, key.attempt)
 
-    def connect(self) -> Supervisor:
-        supervisor = Supervisor(self.state / "launcher.sock")
+    def output(self, key: Key) -> bytes:
+        """Return what an attempt wrote; nothing, if it has no file."""
+        path = self.log(key)
+        return path.read_bytes() if path.exists() else b""
+
+    def connect(self, path: str | None = None) -> Supervisor:
+        supervisor = Supervisor(path or str(self.state / "launcher.sock"))
         self._supervisors.append(supervisor)
         return supervisor
 
@@ -132,12 +139,12 @@ class Host:
 class Supervisor:
     """Says what bgd would say. `hear` fails after PATIENCE, so no test waits for ever."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(PATIENCE)
         self._frames = FrameReader(MAX_LAUNCHING_FRAME)
         self._heard: list[FromLauncher] = []
-        wait_until(lambda: self.socket.connect_ex(str(path)) == 0)
+        wait_until(lambda: self.socket.connect_ex(path) == 0)
 
     def say(self, *messages: ToLauncher) -> None:
         self.socket.sendall(b"".join(frame(encode(each), MAX_LAUNCHING_FRAME) for each in messages))

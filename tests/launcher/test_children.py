@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 from bgd.core.job import Outcome
+from tests.launcher.host import is_alive, written
 from tests.support import wait_until
 
 MEGABYTE = 1_000_000
@@ -56,6 +58,20 @@ def test_orphans_of_a_job_that_goes_on_are_reaped(host, supervisor, tmp_path):
     pid = supervisor.started(key).pid
 
     wait_until(lambda: (tmp_path / "done").exists() and children(host) == [str(pid)])
+
+
+def test_an_orphan_that_ends_together_with_a_job_is_reaped(host, supervisor, tmp_path):
+    """The kernel shows ended children one at a time: the job hides the orphan until it has been reaped."""
+    orphan = f"echo $$ > {tmp_path}/pid; exec sleep 0.1"
+    key = supervisor.launch("sh", "-c", f"(setsid sh -c '{orphan}' >/dev/null 2>&1 &); exec sleep 0.1")
+    ended = [supervisor.started(key).pid, int(written(tmp_path / "pid"))]
+    host.launchers[-1].send_signal(signal.SIGSTOP)
+    wait_until(lambda: not any(map(is_alive, ended)))
+
+    host.launchers[-1].send_signal(signal.SIGCONT)
+
+    supervisor.ended(key)
+    wait_until(lambda: children(host) == [])
 
 
 def test_every_exit_code_is_the_job_s_own_among_hundreds_of_orphans(supervisor):

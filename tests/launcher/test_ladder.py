@@ -77,6 +77,15 @@ def test_a_stop_in_the_same_breath_as_the_launch_keeps_it_from_starting(supervis
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_stop_finds_a_job_at_whatever_point_of_its_start(supervisor):
+    keys = []
+    for _ in range(100):
+        keys.append(supervisor.launch("sleep", "100"))
+        supervisor.say(Stop(keys[-1], 10.0))  # a message of its own, so it comes a little later
+
+    assert {end.outcome for end in supervisor.all_ended(keys)} == {Outcome.CANCELLED}
+
+
 def test_a_job_that_killed_itself_ends_by_that_signal(supervisor):
     end = supervisor.shell("kill -SEGV $$")
 
@@ -129,6 +138,18 @@ def test_term_is_said_once_to_each_process(supervisor, tmp_path):
     written(tmp_path / "ready")
 
     supervisor.say(Stop(key, 0.6), Stop(key, 0.6), Stop(key, 0.5))
+
+    supervisor.ended(key)
+    assert (tmp_path / "told").read_text() == "told\n"
+
+
+def test_term_is_said_once_in_a_large_tree_too(supervisor, tmp_path):
+    """Of many processes only some are waited for at a time, so the tree is looked at again and again."""
+    last = f"trap 'echo told >> {tmp_path}/told' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
+    key = supervisor.launch("sh", "-c", f'for i in $(seq 40); do sleep 100 & done; sh -c "{last}" & wait')
+    written(tmp_path / "ready")
+
+    supervisor.say(Stop(key, 0.6))
 
     supervisor.ended(key)
     assert (tmp_path / "told").read_text() == "told\n"

@@ -14,7 +14,7 @@ from itertools import pairwise
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Ended, Grew, Key, Launch, Stop, Watch
+from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Launch, Stop, Watch
 from tests.launcher.host import STORE, is_alive, needs_root, written
 from tests.support import wait_until
 
@@ -67,7 +67,7 @@ def test_a_flood_is_kept_to_the_last_byte(host, supervisor):
     end = supervisor.ended(key)
 
     assert end.log_bytes == len(expected)
-    assert host.log(key).read_bytes() == expected
+    assert host.output(key) == expected
 
 
 def test_a_job_s_last_words_are_in_the_log_when_its_end_is_told(host, supervisor):
@@ -88,12 +88,24 @@ def test_python_jobs_are_not_buffered(host, supervisor, tmp_path):
     supervisor.ended(key)
 
 
-def test_a_silent_job_has_an_empty_log_and_no_times(host, supervisor):
+def test_a_silent_job_has_no_file(host, supervisor):
     key = supervisor.launch("true")
 
     assert supervisor.ended(key).log_bytes == 0
-    assert host.log(key).read_bytes() == b""
-    assert os.listdir(host.log(key).parent) == [host.log(key).name]  # noqa: PTH208  names are what is compared
+    assert not host.log(key).exists()
+
+
+def test_a_silent_job_keeps_no_log_of_another_history(host, supervisor):
+    key = supervisor.launch("true")
+    host.log(key).parent.mkdir(parents=True, exist_ok=True)
+    supervisor.ended(key)
+    host.log(key).write_text("of a database that was lost")
+    host.log(key).with_name(host.log(key).name + ".7.times").write_bytes(b"x" * 16)
+
+    supervisor.say(Acknowledge(key), Launch(key=key, argv=["true"], env={}, cwd="/"))
+
+    supervisor.ended(key)
+    assert not host.log(key).exists()
 
 
 def test_logs_are_private(host, supervisor):
@@ -192,7 +204,12 @@ def test_the_smallest_caps_are_kept_too(host, supervisor, cap):
     end = supervisor.ended(key)
 
     assert end.log_bytes == 10
-    assert sum(map(len, pieces(host.log(key)).values())) <= cap
+    assert (
+        sum(
+            path.stat().st_size for path in host.logs.rglob("*") if path.is_file() and path.suffix != ".times"
+        )
+        <= cap
+    )
 
 
 # --- when the log cannot be written ---------------------------------------------------------------------
@@ -217,7 +234,7 @@ def test_a_full_disk_hurts_the_log_and_not_the_job(host, supervisor):
 
         assert (end.outcome, end.exit_code, end.log_bytes) == (Outcome.EXIT, 3, 1_000_000)
         assert "No space left on device" in end.problem
-        assert host.log(key).read_bytes().startswith(b"y\ny\n")
+        assert host.output(key).startswith(b"y\ny\n")
     finally:
         subprocess.run(["umount", "-l", host.logs], check=True)
 
@@ -268,7 +285,7 @@ def test_growth_is_told_to_who_watches_and_to_nobody_else(host, supervisor, tmp_
     os.mkfifo(go)
     key = supervisor.launch("sh", "-c", f"printf one; read x < {go}; printf two; read x < {go}")
     supervisor.started(key)
-    wait_until(lambda: host.log(key).read_bytes() == b"one")
+    wait_until(lambda: host.output(key) == b"one")
 
     supervisor.say(Watch(key))
     assert supervisor.hear() == Grew(key, 3)

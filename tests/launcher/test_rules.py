@@ -28,7 +28,7 @@ from bgd.wire.launching import (
     Started,
     Stop,
 )
-from tests.launcher.host import PATIENCE, SOURCE, STORE, Host, is_alive, needs_root, written
+from tests.launcher.host import PATIENCE, SOURCE, STORE, Host, is_alive, needs_root, needs_strace, written
 from tests.support import wait_until
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -116,15 +116,15 @@ def test_who_has_not_greeted_cannot_start_anything(host):
 
 @needs_root
 @pytest.mark.usefixtures("supervisor")
-def test_another_user_is_turned_away_from_the_socket(host):
+def test_another_user_is_turned_away_from_the_socket(host, monkeypatch):
     path = host.state / "launcher.sock"
     assert path.stat().st_mode & 0o777 == 0o600
-    for folder in (host.state, *host.state.parents[:3]):
-        folder.chmod(0o755)
     path.chmod(0o666)
+    host.state.chmod(0o755)
+    monkeypatch.chdir(host.state)  # the folders above are closed to others
     os.seteuid(65534)
     try:
-        stranger = host.connect()
+        stranger = host.connect(path.name)
     finally:
         os.seteuid(0)
 
@@ -272,6 +272,25 @@ def test_a_result_outlives_the_launcher(host, supervisor):
 
     assert host.supervise().snapshot == {end.key: end}
     assert end.result == b"42"
+
+
+@needs_strace
+def test_an_end_is_on_the_disk_before_it_counts_if_nobody_is_there_to_store_it(host, supervisor, tmp_path):
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    pid = supervisor.started(supervisor.launch("sh", "-c", f"read x < {go}")).pid
+    supervisor.close()
+    trace = tmp_path / "trace"
+    argv = ["strace", "-e", "trace=fdatasync", "-o", trace, "-p", str(host.launchers[-1].pid)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as tracer:
+        assert tracer.stderr is not None
+        assert b"attached" in tracer.stderr.readline()
+
+        go.write_text("\n")
+
+        wait_until(lambda: not is_alive(pid))
+        wait_until(lambda: "fdatasync" in trace.read_text())
+        tracer.terminate()
 
 
 def test_acknowledging_what_runs_or_is_unknown_changes_nothing(supervisor):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +14,10 @@ import pytest
 from bgd.core.job import Outcome
 from bgd.wire.calls import MAX_DOCUMENT
 from bgd.wire.launching import Stop
-from tests.launcher.host import PATIENCE
+from tests.launcher.host import PATIENCE, needs_strace
 from tests.support import wait_until
 
 ENV = {"PATH": os.environ["PATH"]}
-
-needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="NOT RUN: fails system calls by strace")
 
 
 def output(host, supervisor, *argv, **options):
@@ -28,7 +25,7 @@ def output(host, supervisor, *argv, **options):
     key = supervisor.launch(*argv, **options)
     end = supervisor.ended(key)
     assert end.outcome is Outcome.SUCCEEDED, end
-    return host.log(key).read_text()
+    return host.output(key).decode()
 
 
 # --- what it finds --------------------------------------------------------------------------------------
@@ -123,7 +120,7 @@ def test_input_is_read_to_the_last_byte(host, supervisor, size):
 
     supervisor.ended(key)
 
-    assert host.log(key).read_bytes() == content
+    assert host.output(key) == content
 
 
 def test_input_leaves_no_file_behind(host, supervisor):

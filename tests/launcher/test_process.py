@@ -1,0 +1,96 @@
+"""Processes as /proc shows them, and signals that reach only the one that was meant."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bgd.launcher.process import hold, mark_of, pipes_of, read_process, send
+from tests.launcher.host import is_alive
+from tests.support import wait_until
+
+
+@pytest.fixture
+def child():
+    """A process that sleeps, marked, with a pipe for its output."""
+    environment = {"PATH": os.environ["PATH"], "BGD_RUN": "store.1.1"}
+    with subprocess.Popen(
+        ["sleep", "100"], stdout=subprocess.PIPE, env=environment, start_new_session=True
+    ) as child:
+        wait_until(lambda: mark_of(child.pid) is not None)  # from its exec on
+        yield child
+        child.kill()
+
+
+def test_a_process_is_described_by_who_it_belongs_to(child):
+    found = read_process(child.pid)
+
+    assert (found.pid, found.parent, found.group, found.session) == (
+        child.pid,
+        os.getpid(),
+        child.pid,
+        child.pid,
+    )
+    assert not found.is_dead
+    assert mark_of(child.pid) == "store.1.1"
+    assert os.fstat(child.stdout.fileno()).st_ino in pipes_of(child.pid)
+
+
+def test_a_name_of_blanks_and_parentheses_confuses_nothing(tmp_path):
+    program = tmp_path / ") R 1 (("
+    program.symlink_to(sys.executable)
+    with subprocess.Popen([program, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        wait_until(lambda: b") R 1 ((" in Path(f"/proc/{child.pid}/stat").read_bytes())
+
+        assert read_process(child.pid).parent == os.getpid()
+
+
+def test_a_process_that_has_ended_is_dead_and_then_gone(child):
+    child.kill()
+
+    wait_until(lambda: read_process(child.pid).is_dead)
+    child.wait()
+    assert read_process(child.pid) is None
+    assert pipes_of(child.pid) == set()
+    assert mark_of(child.pid) is None
+
+
+def test_a_process_whose_first_thread_ended_lives_on_in_the_others():
+    code = """if True:
+        import ctypes, threading, time
+        threading.Thread(target=time.sleep, args=(100,)).start()
+        ctypes.CDLL(None).pthread_exit(None)
+    """
+    with subprocess.Popen([sys.executable, "-c", code]) as child:
+        wait_until(lambda: b") Z " in Path(f"/proc/{child.pid}/stat").read_bytes())
+
+        assert not read_process(child.pid).is_dead
+        child.kill()
+
+
+def test_a_signal_reaches_the_process_that_was_meant(child):
+    assert send(read_process(child.pid), signal.SIGKILL)
+
+    assert child.wait() == -signal.SIGKILL
+
+
+def test_a_signal_meant_for_an_earlier_process_of_that_number_reaches_nobody(child):
+    earlier = msgspec.structs.replace(read_process(child.pid), ticks=1)
+
+    assert not send(earlier, signal.SIGKILL)
+    assert hold(earlier) is None
+    assert is_alive(child.pid)
+
+
+def test_a_signal_for_who_is_gone_reaches_nobody(child):
+    gone = read_process(child.pid)
+    child.kill()
+    child.wait()
+
+    assert not send(gone, signal.SIGKILL)
