@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bgd.launcher.process import hold, mark_of, pipes_of, read_process, send
+from bgd.launcher.process import Process, hold, mark_of, pipes_of, read_process, send
 from tests.launcher.host import is_alive
 from tests.support import wait_until
 
@@ -28,15 +28,17 @@ def child():
         child.kill()
 
 
-def test_a_process_is_described_by_who_it_belongs_to(child):
-    found = read_process(child.pid)
+def seen(child: subprocess.Popen[bytes]) -> Process:
+    process = read_process(child.pid)
+    assert process is not None
+    return process
 
-    assert (found.pid, found.parent, found.group, found.session) == (
-        child.pid,
-        os.getpid(),
-        child.pid,
-        child.pid,
-    )
+
+def test_a_process_is_described_by_who_it_belongs_to(child):
+    found = seen(child)
+
+    assert (found.pid, found.parent) == (child.pid, os.getpid())
+    assert found.group == found.session == child.pid
     assert not found.is_dead
     assert mark_of(child.pid) == "store.1.1"
     assert os.fstat(child.stdout.fileno()).st_ino in pipes_of(child.pid)
@@ -48,13 +50,13 @@ def test_a_name_of_blanks_and_parentheses_confuses_nothing(tmp_path):
     with subprocess.Popen([program, "-c", "input()"], stdin=subprocess.PIPE) as child:
         wait_until(lambda: b") R 1 ((" in Path(f"/proc/{child.pid}/stat").read_bytes())
 
-        assert read_process(child.pid).parent == os.getpid()
+        assert seen(child).parent == os.getpid()
 
 
 def test_a_process_that_has_ended_is_dead_and_then_gone(child):
     child.kill()
 
-    wait_until(lambda: read_process(child.pid).is_dead)
+    wait_until(lambda: seen(child).is_dead)
     child.wait()
     assert read_process(child.pid) is None
     assert pipes_of(child.pid) == set()
@@ -70,18 +72,18 @@ def test_a_process_whose_first_thread_ended_lives_on_in_the_others():
     with subprocess.Popen([sys.executable, "-c", code]) as child:
         wait_until(lambda: b") Z " in Path(f"/proc/{child.pid}/stat").read_bytes())
 
-        assert not read_process(child.pid).is_dead
+        assert not seen(child).is_dead
         child.kill()
 
 
 def test_a_signal_reaches_the_process_that_was_meant(child):
-    assert send(read_process(child.pid), signal.SIGKILL)
+    assert send(seen(child), signal.SIGKILL)
 
     assert child.wait() == -signal.SIGKILL
 
 
 def test_a_signal_meant_for_an_earlier_process_of_that_number_reaches_nobody(child):
-    earlier = msgspec.structs.replace(read_process(child.pid), ticks=1)
+    earlier = msgspec.structs.replace(seen(child), ticks=1)
 
     assert not send(earlier, signal.SIGKILL)
     assert hold(earlier) is None
@@ -89,7 +91,7 @@ def test_a_signal_meant_for_an_earlier_process_of_that_number_reaches_nobody(chi
 
 
 def test_a_signal_for_who_is_gone_reaches_nobody(child):
-    gone = read_process(child.pid)
+    gone = seen(child)
     child.kill()
     child.wait()
 

@@ -128,8 +128,6 @@ def test_another_user_is_turned_away_from_the_socket(host, monkeypatch):
     finally:
         os.seteuid(0)
 
-    stranger.say(Greeting(LAUNCHING_PROTOCOL, STORE, 2))
-
     assert stranger.hear() is None
     wait_until(lambda: "user 65534" in host.said)
 
@@ -571,7 +569,9 @@ def test_a_stop_may_be_said_again_by_the_next_supervisor_with_less_grace(host, s
 
 
 def test_told_to_end_it_interrupts_what_runs_and_keeps_the_ends(host, supervisor, tmp_path):
-    polite = supervisor.launch("sh", "-c", f"trap 'exit 9' TERM; echo > {tmp_path}/ready; sleep 100 & wait")
+    polite = supervisor.launch(
+        "sh", "-c", f"trap 'exit 9' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
+    )
     written(tmp_path / "ready")
     stubborn = supervisor.launch(
         "sh", "-c", f"trap '' TERM; echo > {tmp_path}/also; while :; do sleep 1; done", grace=0.3
