@@ -9,10 +9,9 @@ import sys
 import tempfile
 import time
 
-from harness import ENVIRONMENT, BareClient, daemon, report, spread
-
 from bgd.core.job import JobSpec
 from bgd.wire.messages import SubmitMany, Submitted
+from tests.bench.harness import ENVIRONMENT, BareClient, daemon, report, spread
 
 JOBS = 2_000
 PART = 500  # jobs in one frame

@@ -1,15 +1,13 @@
-"""How soon does a job start? P7: from submit to its first instruction; P8: from one job's exit to the next start."""
+"""How soon does a job start? P7: submit to first instruction; P8: one job's exit to the next start."""
 
 from __future__ import annotations
 
 import multiprocessing
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
-from harness import BareClient, daemon, percentiles, report, submit
+from tests.bench.harness import BareClient, daemon, percentiles, report, submit, submitted
 
 SAMPLES = 300
 LOAD_CLIENTS = 8
@@ -24,31 +22,25 @@ def submit_to_start(path: str, logs: Path) -> list[float]:
     times = []
     for number in range(SAMPLES):
         began = time.time()
-        reply = client.ask(submit(number, STAMP))
-        job = reply.jobs[0]
+        job = submitted(client, submit(number, STAMP))
         client.wait([job])
         times.append(float((logs / f"{job // 1000}/{job}.1.log").read_text()) - began)
     return times
 
 
 def exit_to_start(path: str) -> list[float]:
-    """Queue pairs in one slot: the first writes down its last instruction, the second its first."""
+    """Queue jobs in one slot; compare when one ended with when the next was started, as the launcher saw."""
     client = BareClient(path)
-    times = []
-    with tempfile.TemporaryDirectory() as folder:
-        first, second = f"{folder}/first", f"{folder}/second"
-        for number in range(SAMPLES):
-            pair = [
-                client.ask(submit(number, ("/bin/sh", "-c", f"sleep 0.02; exec date +%s.%N > {first}"))),
-                client.ask(submit(number, ("/bin/sh", "-c", f"exec date +%s.%N > {second}"))),
-            ]
-            client.wait([reply.jobs[0] for reply in pair])
-            times.append(float(Path(second).read_text()) - float(Path(first).read_text()))
-    return times
+    jobs = [submitted(client, submit(number, ("/bin/true",))) for number in range(SAMPLES)]
+    client.wait(jobs)
+    attempts = [client.attempt(job) for job in jobs]
+    ends = [attempt.finished_at or 0.0 for attempt in attempts[:-1]]
+    starts = [attempt.started_at or 0.0 for attempt in attempts[1:]]
+    return [start - end for start, end in zip(starts, ends, strict=True)]
 
 
 def programs_alone() -> list[float]:
-    """Return what the second program of a pair costs by itself, from fork to the time it prints."""
+    """Return what the program costs by itself, from fork to the time it prints."""
     times = []
     for _ in range(100):
         began = time.time()
@@ -63,7 +55,9 @@ def keep_submitting(path: str, stop: multiprocessing.synchronize.Event) -> None:
     while not stop.is_set():
         client.ask(submit(number, ("/bin/true",)))
         number += 1
-        stop.wait(0.02)  # a busy person, not a flood: the queue must stay short or it is the queue that is measured
+        stop.wait(
+            0.02
+        )  # a busy person, not a flood: the queue must stay short or it is the queue that is measured
 
 
 def main() -> None:
@@ -93,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

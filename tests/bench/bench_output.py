@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from harness import BareClient, daemon, percentiles, report, spread, submit
+from tests.bench.harness import BareClient, daemon, percentiles, report, spread, submit, submitted
 
 BYTES = 1 << 30
 WRITER = ("/usr/bin/head", "-c", str(BYTES), "/dev/zero")
@@ -28,7 +28,7 @@ def main(rounds: int) -> None:
 
             before = [running.seconds_of(pid) for pid in (running.process.pid, running.launcher_pid)]
             began = time.perf_counter()
-            job = client.ask(submit(1, WRITER)).jobs[0]
+            job = submitted(client, submit(1, WRITER))
             client.wait([job])
             ours.append(time.perf_counter() - began)
             after = [running.seconds_of(pid) for pid in (running.process.pid, running.launcher_pid)]
@@ -36,10 +36,10 @@ def main(rounds: int) -> None:
             launcher_cpu.append(after[1] - before[1])
             (logs / f"{job // 1000}/{job}.1.log").unlink()
 
-            job = client.ask(submit(1, WRITER)).jobs[0]
+            job = submitted(client, submit(1, WRITER))
             for number in range(10):
                 began = time.time()
-                other = client.ask(submit(number, STAMP)).jobs[0]
+                other = submitted(client, submit(number, STAMP))
                 client.wait([other])
                 starts.append(float((logs / f"{other // 1000}/{other}.1.log").read_text()) - began)
             client.wait([job])

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import BareClient, daemon, percentiles, raw_commits_a_second, report, spread, submit
+from tests.bench.harness import BareClient, daemon, percentiles, raw_commits_a_second, report, spread, submit
 
 ONE_BY_ONE = 4_000
 CLIENTS = 64
@@ -56,7 +56,9 @@ def many_at_once(path: str, clients: int, ready: multiprocessing.synchronize.Bar
 def at_once_rate(path: str) -> float:
     ready = multiprocessing.Barrier(PROCESSES + 1)
     share = CLIENTS // PROCESSES
-    workers = [multiprocessing.Process(target=many_at_once, args=(path, share, ready)) for _ in range(PROCESSES)]
+    workers = [
+        multiprocessing.Process(target=many_at_once, args=(path, share, ready)) for _ in range(PROCESSES)
+    ]
     for worker in workers:
         worker.start()
     ready.wait()

@@ -20,7 +20,26 @@ from pathlib import Path
 import bgd
 from bgd.core.job import JobSpec
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.messages import PROTOCOL, Hello, Reply, Request, Submit, Wait, decode_hello, decode_reply, encode
+from bgd.wire.messages import (
+    PROTOCOL,
+    AttemptsPart,
+    AttemptView,
+    End,
+    GetInfo,
+    Hello,
+    Info,
+    Reply,
+    Request,
+    Show,
+    Shutdown,
+    ShutdownMode,
+    Submit,
+    Submitted,
+    Wait,
+    decode_hello,
+    decode_reply,
+    encode,
+)
 
 # what a shell really exports weighs about this
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/"} | {f"VARIABLE_{n:02}": "v" * 85 for n in range(48)}
@@ -51,8 +70,17 @@ class BareClient:
         """Return when all these jobs have finished."""
         for start in range(0, len(jobs), 10_000):
             self.send(Wait(1, jobs[start : start + 10_000]))
-            while type(self.receive()).__name__ != "End":
+            while not isinstance(self.receive(), End):
                 pass
+
+    def attempt(self, job: int) -> AttemptView:
+        """Return the first attempt of a job."""
+        self.send(Show(1, job))
+        found: list[AttemptView] = []
+        while not isinstance(reply := self.receive(), End):
+            if isinstance(reply, AttemptsPart):
+                found += reply.attempts
+        return found[0]
 
     def _next(self) -> bytes:
         while not self._waiting:
@@ -84,8 +112,6 @@ class Daemon:
 @contextmanager
 def daemon(slots: int, extra: str = "") -> Iterator[Daemon]:
     """Run a daemon with so many slots while the block lasts."""
-    from bgd.wire.messages import GetInfo, Info, Shutdown, ShutdownMode
-
     folder = Path(tempfile.mkdtemp(prefix="bgd-bench-", dir=os.environ.get("BGD_BENCH_DIR")))
     config = folder / "bgd.toml"
     config.write_text(f'[daemon]\nstate_dir = "{folder}"\nslots = {slots}\n{extra}')
@@ -116,6 +142,13 @@ def daemon(slots: int, extra: str = "") -> Iterator[Daemon]:
 def submit(number: int, argv: Iterable[str] = ("/bin/true",)) -> Submit:
     """Return a submit of a command with a real environment."""
     return Submit(number, JobSpec(argv=tuple(argv), cwd="/", umask=0o022, env=ENVIRONMENT))
+
+
+def submitted(client: BareClient, request: Submit) -> int:
+    """Submit a job and return its id."""
+    reply = client.ask(request)
+    assert isinstance(reply, Submitted), reply
+    return reply.jobs[0]
 
 
 def raw_commits_a_second(folder: Path, seconds: float = 1.0) -> float:
