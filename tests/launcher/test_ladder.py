@@ -77,15 +77,6 @@ def test_a_stop_in_the_same_breath_as_the_launch_keeps_it_from_starting(supervis
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_stop_finds_a_job_at_whatever_point_of_its_start(supervisor):
-    keys = []
-    for _ in range(100):
-        keys.append(supervisor.launch("sleep", "100"))
-        supervisor.say(Stop(keys[-1], 10.0))  # a message of its own, so it comes a little later
-
-    assert {end.outcome for end in supervisor.all_ended(keys)} == {Outcome.CANCELLED}
-
-
 def test_a_job_that_killed_itself_ends_by_that_signal(supervisor):
     end = supervisor.shell("kill -SEGV $$")
 

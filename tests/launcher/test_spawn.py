@@ -291,8 +291,8 @@ def test_without_free_descriptors_a_job_waits_and_starts_when_there_are_some(hos
 
 
 @needs_strace
-def test_without_free_processes_a_job_waits_and_is_started_once(host, supervisor, tmp_path, forks_fail):
-    forks_fail("when=1")
+def test_without_free_processes_a_job_waits_and_is_started_once(host, supervisor, tmp_path, forks):
+    forks("error=EAGAIN:when=1")
 
     end = supervisor.run("sh", "-c", f"echo ran >> {tmp_path}/runs")
 
@@ -302,8 +302,8 @@ def test_without_free_processes_a_job_waits_and_is_started_once(host, supervisor
 
 
 @needs_strace
-def test_a_job_that_waits_for_the_machine_can_be_cancelled(host, supervisor, forks_fail):
-    forks_fail("when=1+")
+def test_a_job_that_waits_for_the_machine_can_be_cancelled(host, supervisor, forks):
+    forks("error=EAGAIN:when=1+")
     key = supervisor.launch("true")
     wait_until(lambda: "waits for the machine" in host.said)
     snapshot = host.supervise(2)
@@ -315,8 +315,21 @@ def test_a_job_that_waits_for_the_machine_can_be_cancelled(host, supervisor, for
 
 
 @needs_strace
-def test_a_shortage_is_told_once_however_many_jobs_feel_it(host, supervisor, forks_fail):
-    forks_fail("when=1..50")
+def test_a_stop_in_the_middle_of_a_start_is_not_forgotten(host, supervisor, forks):
+    pid = host.launchers[-1].pid
+    forks("delay_exit=200000")  # microseconds
+    key = supervisor.launch("sleep", "100")
+    wait_until(lambda: Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
+    supervisor.say(Stop(key, 10.0))
+
+    end = supervisor.ended(key)
+    assert (end.outcome, end.signal) == (Outcome.CANCELLED, signal.SIGTERM)
+
+
+@needs_strace
+def test_a_shortage_is_told_once_however_many_jobs_feel_it(host, supervisor, forks):
+    forks("error=EAGAIN:when=1..50")
     keys = [supervisor.launch("true") for _ in range(50)]
 
     supervisor.all_ended(keys)
@@ -325,18 +338,26 @@ def test_a_shortage_is_told_once_however_many_jobs_feel_it(host, supervisor, for
 
 
 @pytest.fixture
-def forks_fail(host):
-    """Let some calls of vfork in the launcher fail as they do when there are too many processes."""
+def forks(host):
+    """Let the launcher's calls of vfork fail or take their time, as strace's option `inject` says it."""
     tracers = []
 
-    def inject(when: str) -> None:
-        inject = f"inject=vfork,clone,clone3:error=EAGAIN:{when}"
-        argv = ["strace", "-e", "trace=vfork,clone,clone3", "-e", inject, "-p", str(host.launchers[-1].pid)]
+    def tamper(how: str) -> None:
+        calls = "vfork,clone,clone3"
+        argv = [
+            "strace",
+            "-e",
+            f"trace={calls}",
+            "-e",
+            f"inject={calls}:{how}",
+            "-p",
+            str(host.launchers[-1].pid),
+        ]
         tracers.append(subprocess.Popen(argv, stderr=subprocess.PIPE))
         assert tracers[-1].stderr is not None
         assert b"attached" in tracers[-1].stderr.readline()
 
-    yield inject
+    yield tamper
     for tracer in tracers:
         tracer.terminate()
         tracer.communicate(timeout=PATIENCE)
