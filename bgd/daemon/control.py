@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 import struct
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import bgd
@@ -18,6 +19,7 @@ from bgd.wire.messages import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
     PROTOCOL,
+    End,
     ErrorCode,
     Failed,
     Forget,
@@ -38,7 +40,9 @@ MAX_CONNECTIONS = 1000
 MAX_IN_FLIGHT = 1024  # requests of one connection; more are left unread in the socket until some are done
 HELLO_SECONDS = 5.0  # a connection says who it is within this
 FRAME_SECONDS = 10.0  # and sends a frame it began within this
-HIGH_WATER = 256 * 1024  # bytes waiting for a slow reader before its streams pause
+HIGH_WATER = 256 * 1024  # bytes waiting for a slow reader before its streams pause, and its requests
+MAX_MESSAGE = 2000  # characters; a refusal may quote what a stranger sent
+SPARE_DESCRIPTORS = 64  # for files, logs that are read, the launcher, and for refusing one connection more
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
@@ -56,6 +60,7 @@ class Control:
         self.verbs = verbs
         self.uid = uid
         self.connections: set[ClientConnection] = set()
+        self.most_connections = _most_connections()
         self._tasks = tasks
 
     def connection(self) -> ClientConnection:
@@ -82,18 +87,21 @@ class ClientConnection(asyncio.Protocol):
         self._in_flight = 0
         self._streams: dict[int, asyncio.Task[None]] = {}
         self._parts: _Parts | None = None
+        self._unreadable_id = -1  # of the last request that could not be read
         self._writable = asyncio.Event()
         self._writable.set()
+        self._is_serving = True
+        self._payloads: Iterator[bytes] = iter(())  # arrived, and not yet taken
 
     # --- what the loop tells ------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give for a stream
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a stream
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._control.connections.add(self)
-        if len(self._control.connections) > MAX_CONNECTIONS:
-            self._refuse(ErrorCode.FULL, f"too many connections: the daemon serves {MAX_CONNECTIONS}")
+        most = self._control.most_connections
+        if len(self._control.connections) > most:
+            self._refuse(ErrorCode.FULL, f"too many connections: the daemon serves {most}")
             return
         self._actor = _peer(transport)
         if not may_connect(self._actor, self._control.uid):
@@ -105,28 +113,19 @@ class ClientConnection(asyncio.Protocol):
         del exc
         self._control.connections.discard(self)
         self._expect_nothing()
-        self._writable.set()
-        for task in self._streams.values():
-            task.cancel()
+        self._cancel_streams()
 
     def data_received(self, data: bytes) -> None:
-        if self._transport.is_closing():
-            return
-        try:
-            for payload in self._reader.feed(data):
-                self._expect_nothing()
-                self._take(payload)
-        except ProtocolError as error:
-            self._refuse(ErrorCode.PROTOCOL, str(error))
-            return
-        if self._reader.is_mid_frame:
-            self._expect(FRAME_SECONDS, "half a frame, and the rest did not come")
+        self._payloads = self._reader.feed(data)
+        self._take_payloads()
 
     def pause_writing(self) -> None:
         self._writable.clear()
+        self._regulate()
 
     def resume_writing(self) -> None:
         self._writable.set()
+        self._regulate()
 
     # --- what the verbs use -------------------------------------------------------------------------
 
@@ -141,9 +140,24 @@ class ClientConnection(asyncio.Protocol):
         await self._writable.wait()
 
     def close(self) -> None:
+        """Hang up once what was sent is out; a client that does not read keeps no stream alive by that."""
+        self._cancel_streams()
         self._transport.close()
 
     # --- requests -------------------------------------------------------------------------------------
+
+    def _take_payloads(self) -> None:
+        """Take what has arrived, as far as the client may be served now."""
+        try:
+            while self._is_serving and not self._transport.is_closing():
+                payload = next(self._payloads, None)
+                if payload is None:
+                    self._expect_rest()
+                    return
+                self._expect_nothing()
+                self._take(payload)
+        except ProtocolError as error:
+            self._refuse(ErrorCode.PROTOCOL, str(error))
 
     def _take(self, payload: bytes) -> None:
         if not self._is_greeted:
@@ -156,6 +170,9 @@ class ClientConnection(asyncio.Protocol):
             if request_id is None:
                 raise
             self._fail(request_id, error)  # framing still holds, so the connection goes on
+            self._unreadable_id = request_id
+            if self._parts is not None and self._parts.request_id == request_id:
+                self._parts = None
             return
         self._dispatch(request, len(payload))
 
@@ -177,47 +194,49 @@ class ClientConnection(asyncio.Protocol):
                 self._gather(request, size)
             case Forget():
                 task = self._streams.get(request.request)
-                if task is not None:
-                    task.cancel()
+                if task is not None and task.cancel():
+                    self.send(End(request.request))
             case _:
-                if request.id in self._streams:
-                    raise ProtocolError(f"request id {request.id} is in use")
-                self._begin()
-                task = self._control.spawn(self._answer(request))
-                self._streams[request.id] = task
-                task.add_done_callback(lambda _: self._end_stream(request.id))
+                self._start_stream(request)
 
     def _submit(self, request: Submit) -> None:
         """Answer without a task: this is the path that thousands a second take."""
-        self._begin()
         try:
             self._control.verbs.submit(request, self._actor, self._send_and_finish)
         except BgdError as error:
             self._fail(request.id, error)
-            self._finish()
+        else:
+            self._begin()
 
     def _gather(self, request: SubmitMany, size: int) -> None:
         """Take a part of a batch; with the last one submit them all."""
+        if request.id == self._unreadable_id:
+            raise ProtocolError(f"a part of submit_many {request.id} could not be read: none of it is taken")
+        if self._parts is None:
+            self._parts = _Parts(request.id)
         try:
-            if self._parts is None:
-                self._parts = _Parts(request.id)
             self._parts.add(request, size)
-            if request.more:
-                return
-            parts, self._parts = self._parts, None
-            self._begin()
-            try:
-                self._control.verbs.submit_many(
-                    request.id, parts.requests, self._actor, self._send_and_finish
-                )
-            except BgdError:
-                self._finish()
-                raise
         except BgdError as error:
             self._fail(request.id, error)
-            if isinstance(error, ProtocolError | Full):
-                self._parts = None
-                self._transport.close()  # the parts still to come would be taken for another batch
+            self._transport.close()  # the parts still to come would be taken for another batch
+            return
+        if request.more:
+            return
+        parts, self._parts = self._parts, None
+        try:
+            self._control.verbs.submit_many(request.id, parts.requests, self._actor, self._send_and_finish)
+        except BgdError as error:
+            self._fail(request.id, error)
+        else:
+            self._begin()
+
+    def _start_stream(self, request: Request) -> None:
+        if request.id in self._streams:
+            raise ProtocolError(f"request id {request.id} is in use")
+        self._begin()
+        task = self._control.spawn(self._answer(request))
+        self._streams[request.id] = task
+        task.add_done_callback(lambda _: self._end_stream(request.id, task))
 
     async def _answer(self, request: Request) -> None:
         try:
@@ -225,35 +244,66 @@ class ClientConnection(asyncio.Protocol):
         except BgdError as error:
             self._fail(request.id, error)
         finally:
-            self._finish()
+            # in the same turn as the last reply: whoever has read it may use the id again
+            self._streams.pop(request.id, None)
 
-    def _end_stream(self, request_id: int) -> None:
-        del self._streams[request_id]
+    def _end_stream(self, request_id: int, task: asyncio.Task[None]) -> None:
+        """Clear up after a stream, also one that was cancelled before its first step."""
+        if self._streams.get(request_id) is task:
+            del self._streams[request_id]
+        self._finish()
+
+    def _cancel_streams(self) -> None:
+        for task in self._streams.values():
+            task.cancel()
 
     def _send_and_finish(self, reply: Reply) -> None:
         self.send(reply)
         self._finish()
 
+    # --- backpressure ---------------------------------------------------------------------------------
+
     def _begin(self) -> None:
         self._in_flight += 1
-        if self._in_flight == MAX_IN_FLIGHT:
-            self._transport.pause_reading()
+        self._regulate()
 
     def _finish(self) -> None:
-        if self._in_flight == MAX_IN_FLIGHT and not self._transport.is_closing():
-            self._transport.resume_reading()
         self._in_flight -= 1
+        self._regulate()
+
+    def _regulate(self) -> None:
+        """Leave what the client sends where it is while it is owed too many replies, or reads none."""
+        may_serve = self._in_flight < MAX_IN_FLIGHT and self._writable.is_set()
+        if may_serve == self._is_serving or self._transport.is_closing():
+            return
+        self._is_serving = may_serve
+        if may_serve:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self._transport.pause_reading()
+            self._expect_nothing()
+
+    def _go_on(self) -> None:
+        """Take what had arrived before the pause, then read on."""
+        self._take_payloads()
+        if self._is_serving and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     # --- refusals ---------------------------------------------------------------------------------------
 
     def _fail(self, request_id: int, error: BgdError) -> None:
-        self.send(Failed(request_id, _code(error), str(error)))
+        self.send(Failed(request_id, _code(error), str(error)[:MAX_MESSAGE]))
 
     def _refuse(self, code: ErrorCode, message: str) -> None:
         """Say why and hang up. Id 0: it answers no request in particular."""
         self._expect_nothing()
         self.send(Failed(0, code, message))
         self._transport.close()
+
+    def _expect_rest(self) -> None:
+        """Give a frame that has begun some time to end."""
+        if self._reader.is_mid_frame:
+            self._expect(FRAME_SECONDS, "half a frame, and the rest did not come")
 
     def _expect(self, seconds: float, otherwise: str) -> None:
         if self._deadline is None:
@@ -270,7 +320,7 @@ class _Parts:
     """The parts of one submit_many that have come so far."""
 
     def __init__(self, request_id: int) -> None:
-        self._request_id = request_id
+        self.request_id = request_id
         self._bytes = 0
         self._jobs = 0
         self.requests: list[SubmitMany] = []
@@ -282,13 +332,19 @@ class _Parts:
             ProtocolError: it belongs to another batch.
             Full: the batch is over a limit.
         """
-        if request.id != self._request_id:
-            raise ProtocolError(f"submit_many {self._request_id} is not complete: one at a time")
+        if request.id != self.request_id:
+            raise ProtocolError(f"submit_many {self.request_id} is not complete: one at a time")
         self._bytes += size
         self._jobs += len(request.specs)
         if self._jobs > MAX_BATCH or self._bytes > MAX_BATCH_BYTES:
             raise Full(f"a batch holds at most {MAX_BATCH} jobs and {MAX_BATCH_BYTES >> 20} MiB: split it")
         self.requests.append(request)
+
+
+def _most_connections() -> int:
+    """Return how many connections leave room for the daemon's other descriptors."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MAX_CONNECTIONS, max(descriptors - SPARE_DESCRIPTORS, descriptors // 2))
 
 
 def _peer(transport: asyncio.Transport) -> Actor:

@@ -34,7 +34,7 @@ async def follow_logs(
     job_id = JobId(view.id)
     attempts = _asked_attempts(request, view)
     attempt = attempts[0] if attempts else view.attempt + 1
-    offset: int | None = None
+    offset = None if attempts else 0  # of an attempt that is yet to come nothing is left out
     with supervisor.following_log(job_id) as feed:
         while True:
             if feed.take_moved():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.1  # seconds before a launcher that ended at once is started again, doubled each time
 LONGEST_PAUSE = 30.0
+PARTING_SECONDS = 5.0  # for what was sent to get out
 
 
 class Snapshot(Struct, frozen=True):
@@ -91,12 +93,16 @@ class LauncherLink:
         return True
 
     async def part(self) -> None:
-        """Tell the launcher that this daemon ends in good order, and hang up once it is told."""
+        """Tell the launcher that this daemon ends in good order, and hang up once it is told.
+
+        Only after `run` was cancelled. A launcher that is stopped is not waited for.
+        """
         connection = self._connection
         if connection is not None:
             self.send(Goodbye())
             connection.hang_up()
-            await connection.lost.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(connection.lost.wait(), PARTING_SECONDS)
 
     async def _serve(self, listener: Listener) -> bool:
         """Greet one launcher and pass on what it says until it is gone. False: it never answered."""
@@ -110,8 +116,6 @@ class LauncherLink:
         connection.send(self._greeting)
         await connection.lost.wait()
         self._connection = None
-        if self._child is not None:
-            self._child.poll()  # reap it if it is the one that ended
         if connection.is_ready:
             listener.launcher_lost()
         return connection.is_ready
@@ -135,6 +139,8 @@ class LauncherLink:
                 raise BgdError(
                     "launcher.lock is held by a launcher that does not listen any more: it is ending"
                 ) from None
+            if self._child is not None:
+                self._child.wait()  # it held the lock, so it is dead: reap it
             with _listen(path) as listening:
                 self._child = subprocess.Popen(
                     self._argv(lock_fd, listening.fileno()),
@@ -166,8 +172,7 @@ class _Connection(asyncio.Protocol):
         self.is_ready = False
         self.lost = asyncio.Event()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what loops give for a stream
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a stream
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -8,6 +8,8 @@ import os
 import signal
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 import bgd
 from bgd.config import Config
 from bgd.daemon import folder
@@ -68,10 +70,10 @@ async def _serve(
         ready()
         await _until_stopped(supervisor, stops, tasks)
         server.close()
-        await link.part()
         control.close()
         for task in work:
-            task.cancel()
+            task.cancel()  # before the parting, or the link would look for another launcher
+        await link.part()
     logger.info("bgd has stopped")
 
 
@@ -96,9 +98,14 @@ def _reload(supervisor: Supervisor, reload: Callable[[], Config]) -> None:
     except ConfigError as error:
         logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - a person's slip
         return
-    old = supervisor.config
-    for key in ("state_dir", "socket"):
-        if getattr(config.daemon, key) != getattr(old.daemon, key):
-            logger.warning("[daemon] %s has changed: that takes effect at the next start", key)
-    supervisor.configure(config)
+    supervisor.configure(_with_places_of(supervisor.config, config))
     logger.info("configuration reloaded from %s", config.source or "built-in defaults")
+
+
+def _with_places_of(old: Config, new: Config) -> Config:
+    """Return the new configuration with the old places: locked, bound and written to as they are."""
+    for key in ("state_dir", "socket"):
+        if getattr(new.daemon, key) != getattr(old.daemon, key):
+            logger.warning("[daemon] %s has changed: that takes effect at the next start", key)
+    daemon = replace(new.daemon, state_dir=old.daemon.state_dir, socket=old.daemon.socket)
+    return replace(new, daemon=daemon, log_dir=old.log_dir)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -44,11 +45,14 @@ from bgd.wire.messages import (
     SubmitMany,
     Submitted,
     Wait,
+    encode,
 )
 
-ATTEMPTS_A_PART = 5  # each may carry a traceback of 64 KiB and a message as long
-PART_BYTES = 200_000  # characters (of up to four bytes) in one part of a list, unless it is a single job
-VIEW_BYTES = 1_000  # about what the rest of a job's view takes
+ATTEMPTS_AT_ONCE = 20  # read from the store, at most a result file's million bytes each
+PART_BYTES = 512 * 1024  # of a list in one reply, unless it is a single thing
+
+T = TypeVar("T")
+R = TypeVar("R", JobsPart, AttemptsPart)
 
 
 class Replies(Protocol):
@@ -76,7 +80,6 @@ class Verbs:
         self._store = store
         self._link = link
         self._shut_down = shut_down
-        self._uid = os.getuid()
         self._started_at = time.time()
 
     # --- the hot path: no task, no await ---------------------------------------------------------------
@@ -116,7 +119,8 @@ class Verbs:
             case GetResult():
                 view = await self._view(request.job)
                 value, error = await self._store.result(JobId(request.job))
-                replies.send(Result(request.id, view, value, error))
+                # without its arguments: a frame has no room for both at their limits
+                replies.send(Result(request.id, replace(view, arguments=None), value, error))
             case Logs():
                 await self._logs(request, replies)
             case Wait():
@@ -136,8 +140,8 @@ class Verbs:
     async def _list(self, request: List, actor: Actor, replies: Replies) -> None:
         await self._supervisor.saved()  # what this client was told of before must be in the list
         views = await self._store.list(request, actor.uid)
-        for part in _portions(views):
-            await replies.send_in_step(JobsPart(request.id, part))
+        for part in _portions(views, partial(JobsPart, request.id)):
+            await replies.send_in_step(part)
         replies.send(End(request.id))
 
     async def _show(self, request: Show, actor: Actor, replies: Replies) -> None:
@@ -147,10 +151,13 @@ class Verbs:
             if job_id is None:
                 raise NoSuchJob("you have no jobs yet")
         replies.send(Shown(request.id, await self._view(job_id)))
+        log_dir = self._supervisor.config.log_dir
         after = 0
-        while part := await self._store.attempts(JobId(job_id), after, ATTEMPTS_A_PART):
-            await replies.send_in_step(AttemptsPart(request.id, part))
-            after = part[-1].attempt
+        while views := await self._store.attempts(JobId(job_id), after, ATTEMPTS_AT_ONCE):
+            located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
+            for part in _portions(located, partial(AttemptsPart, request.id)):
+                await replies.send_in_step(part)
+            after = views[-1].attempt
         replies.send(End(request.id))
 
     async def _logs(self, request: Logs, replies: Replies) -> None:
@@ -226,16 +233,16 @@ def _with_environment(spec: JobSpec, env: dict[str, str] | None) -> JobSpec:
     return spec if env is None or spec.env is not None or spec.target is not None else replace(spec, env=env)
 
 
-def _portions(views: list[JobView]) -> Iterator[list[JobView]]:
-    """Cut a list into parts that fit a frame."""
-    part: list[JobView] = []
+def _portions(items: list[T], part_of: Callable[[list[T]], R]) -> Iterator[R]:
+    """Cut a list into replies that fit a frame."""
+    portion: list[T] = []
     size = 0
-    for view in views:
-        bulk = VIEW_BYTES + len(view.arguments or "") + sum(map(len, view.argv or ()))
-        if part and size + bulk > PART_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(view)
+    for item in items:
+        bulk = len(encode(part_of([item])))
+        if portion and size + bulk > PART_BYTES:
+            yield part_of(portion)
+            portion, size = [], 0
+        portion.append(item)
         size += bulk
-    if part:
-        yield part
+    if portion:
+        yield part_of(portion)
