@@ -10,7 +10,8 @@ import pytest
 import uvloop
 
 from bgd.config import Config
-from tests.daemon.stage import ScriptedLauncher, configure
+from tests.daemon.scripted import ScriptedLauncher
+from tests.daemon.stage import configure
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], uvloop.Loop]]:

@@ -1,55 +1,44 @@
-"""The daemon's inner parts, all real but one: behind the launcher's socket stands a scripted launcher."""
+"""Stages: lives of the daemon's inner parts, all real; only the launcher is scripted."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from bgd import clock
 from bgd.config import Config, load
-from bgd.core.job import JobId, JobSpec, Outcome
+from bgd.core.job import JobId, JobSpec
+from bgd.daemon import folder
+from bgd.daemon.control import Control
 from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.records import Batch, StoredSpec
 from bgd.daemon.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.wire.framing import HEADER, frame
+from bgd.daemon.verbs import Verbs
+from bgd.wire import messages as wire_messages
 from bgd.wire.launching import (
-    LAUNCHING_PROTOCOL,
-    MAX_LAUNCHING_FRAME,
     Acknowledge,
-    Ended,
-    FromLauncher,
-    Greeting,
     Key,
     Launch,
-    Ready,
-    Started,
     ToLauncher,
     Watch,
-    Welcome,
-    decode_to_launcher,
-    encode,
+    log_name,
 )
-from bgd.wire.messages import AttemptView, JobView
-from tests.support import DEADLINE
+from bgd.wire.messages import (
+    PROTOCOL,
+    AttemptView,
+    Hello,
+    JobView,
+    ShutdownMode,
+)
+from tests.daemon.caller import Caller
+from tests.daemon.patience import soon
+from tests.daemon.scripted import ScriptedLauncher, end
 
 UID = 4_000_000  # of nobody here
-BOOT = clock.boot_id()
-FIRST = f"{BOOT}:first"  # ids of launchers
-SECOND = f"{BOOT}:second"
-EARLIER_BOOT = "0b6c1e1f-earlier-boot:first"
-
-T = TypeVar("T")
-
-
-async def soon(awaited: Awaitable[T]) -> T:
-    """Await with a deadline."""
-    return await asyncio.wait_for(awaited, DEADLINE)
 
 
 def configure(folder: Path, daemon: str = "slots = 4", rest: str = "") -> Config:
@@ -60,81 +49,17 @@ def configure(folder: Path, daemon: str = "slots = 4", rest: str = "") -> Config
 
 
 def command(*argv: str, **fields: object) -> JobSpec:
-    return JobSpec(argv=argv or ("/bin/true",), env={}, cwd="/", **fields)  # type: ignore[arg-type]  # tests
+    known: dict[str, object] = {"env": {}, "cwd": "/", **fields}
+    return JobSpec(argv=argv or ("/bin/true",), **known)  # type: ignore[arg-type]  # tests
 
 
-def end(key: Key, outcome: Outcome = Outcome.SUCCEEDED, exit_code: int | None = 0) -> Ended:
-    return Ended(key=key, outcome=outcome, exit_code=exit_code, started_at=1.0, finished_at=2.0)
-
-
-class ScriptedLauncher:
-    """Says what the test says and hands over what it is told. It has the lock, so no real one is started."""
-
-    def __init__(self, state_dir: str) -> None:
-        self._path = Path(state_dir, "launcher.sock")
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(self._path.with_name("launcher.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._visitors: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-        self._came: list[asyncio.StreamWriter] = []
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def start(self) -> None:
-        async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self._came.append(writer)
-            self._visitors.put_nowait((reader, writer))
-
-        self._server = await asyncio.start_unix_server(visit, self._path)
-
-    async def greet(
-        self, *known: Started | Ended, instance: str = FIRST, covers: Iterable[str] = ()
-    ) -> Greeting:
-        """Take the next supervisor that comes and tell it what is known."""
-        self.hang_up()
-        self._reader, self._writer = await soon(self._visitors.get())
-        greeting = await self.hear(Greeting)
-        self.say(Welcome(LAUNCHING_PROTOCOL, instance, os.getpid(), list(covers)), *known, Ready())
-        return greeting
-
-    def say(self, *messages: FromLauncher) -> None:
-        assert self._writer is not None
-        for message in messages:
-            self._writer.write(frame(encode(message), MAX_LAUNCHING_FRAME))
-
-    def say_raw(self, data: bytes) -> None:
-        assert self._writer is not None
-        self._writer.write(data)
-
-    async def hear(self, kind: type[T]) -> T:
-        """Return the next message, which is of this kind."""
-        message = await self.next()
-        assert isinstance(message, kind), message
-        return message
-
-    async def next(self) -> ToLauncher:
-        header = await soon(self._reader.readexactly(HEADER))
-        return decode_to_launcher(await soon(self._reader.readexactly(int.from_bytes(header, "big"))))
-
-    def hang_up(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    async def hang_up_on_all(self) -> None:
-        """Hang up, also on those that were never greeted, and return when they are gone."""
-        self.hang_up()
-        while self._came:
-            writer = self._came.pop()
-            writer.close()
-            await soon(writer.wait_closed())
-        while not self._visitors.empty():
-            self._visitors.get_nowait()
-
-    async def close(self) -> None:
-        await self.hang_up_on_all()
-        self._server.close()
-        os.close(self._lock)
+def write_log(config: Config, key: Key, data: bytes = b"", *, zeros: int = 0) -> None:
+    """Append to an attempt's log as the launcher would; `zeros`: so many bytes that fill no disk."""
+    path = Path(config.log_dir, log_name(key.job, key.attempt))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as log:
+        log.write(data)
+        log.truncate(log.tell() + zeros)
 
 
 class GatedStore:
@@ -248,14 +173,68 @@ class Stage:
         supervisor.launcher_lost = be_lost  # type: ignore[method-assign]  # likewise
 
 
+class Served(Stage):
+    """A supervisor's life with its control socket; a launcher has greeted it."""
+
+    control: Control
+    shutdowns: list[ShutdownMode | None]
+
+    def serve(self) -> None:
+        self.shutdowns = []
+        verbs = Verbs(self.supervisor, self.store, self.link, self.shutdowns.append)
+        self.control = Control(verbs, os.geteuid(), self.tasks)
+        self._callers: list[Caller] = []
+
+    async def call(self, *, greet: bool = True) -> Caller:
+        """Return a client, that has exchanged hellos if it is to greet."""
+        caller = Caller(*await asyncio.open_unix_connection(self.config.daemon.socket))
+        self._callers.append(caller)
+        if greet:
+            caller.send(Hello(PROTOCOL, "1"))
+            wire_messages.decode_hello(await caller.next_payload())
+        return caller
+
+    async def hang_up(self) -> None:
+        for caller in self._callers:
+            await caller.hang_up()
+
+
+AnyStage = TypeVar("AnyStage", bound=Stage)
+
+
 @asynccontextmanager
 async def stage(config: Config, launcher: ScriptedLauncher) -> AsyncIterator[Stage]:
     """Live a supervisor's life with a launcher that has yet to greet it."""
+    async with _living(Stage, config, launcher) as life:
+        yield life
+
+
+@asynccontextmanager
+async def served(config: Config, launcher: ScriptedLauncher) -> AsyncIterator[Served]:
+    """Live a supervisor's life behind its control socket, with a launcher that has greeted it."""
+    folder.prepare(config)
+    async with _living(Served, config, launcher) as life:
+        await launcher.greet()
+        life.serve()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(life.control.connection, sock=folder.listen(config))
+        try:
+            yield life
+        finally:
+            server.close()
+            life.control.close()
+            await life.hang_up()
+
+
+@asynccontextmanager
+async def _living(
+    kind: type[AnyStage], config: Config, launcher: ScriptedLauncher
+) -> AsyncIterator[AnyStage]:
     store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
     try:
         generation = await store.begin_generation()
         link = LauncherLink(config.daemon.state_dir, config.log_dir, store.store_id, generation)
-        life = Stage(config, store, link, launcher)
+        life = kind(config, store, link, launcher)
         await life.supervisor.restore()
         async with asyncio.TaskGroup() as life.tasks:
             work = [

@@ -12,7 +12,9 @@ from bgd.daemon.store import StoreBroken
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, Grew, Key, Launch, Started, Stop, Watch
 from bgd.wire.messages import ShutdownMode
-from tests.daemon.stage import EARLIER_BOOT, FIRST, SECOND, UID, command, configure, end, soon, stage
+from tests.daemon.patience import soon
+from tests.daemon.scripted import EARLIER_BOOT, FIRST, SECOND, end
+from tests.daemon.stage import UID, command, configure, stage
 
 RUNS = 4711  # pid of what is said to run
 

@@ -1,0 +1,110 @@
+"""A scripted launcher behind the launcher's real socket: every message is encoded and decoded."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from bgd import clock
+from bgd.core.job import Outcome
+from bgd.wire.framing import HEADER, frame
+from bgd.wire.launching import (
+    LAUNCHING_PROTOCOL,
+    MAX_LAUNCHING_FRAME,
+    Ended,
+    FromLauncher,
+    Greeting,
+    Key,
+    Ready,
+    Started,
+    ToLauncher,
+    Welcome,
+    decode_to_launcher,
+    encode,
+)
+from tests.daemon.patience import soon
+
+BOOT = clock.boot_id()
+FIRST = f"{BOOT}:first"  # ids of launchers
+SECOND = f"{BOOT}:second"
+EARLIER_BOOT = "0b6c1e1f-earlier-boot:first"
+
+T = TypeVar("T")
+
+
+class ScriptedLauncher:
+    """Says what the test says and hands over what it is told. It has the lock, so no real one is started."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._path = Path(state_dir, "launcher.sock")
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(self._path.with_name("launcher.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._visitors: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+        self._came: list[asyncio.StreamWriter] = []
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def start(self) -> None:
+        async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._came.append(writer)
+            self._visitors.put_nowait((reader, writer))
+
+        self._server = await asyncio.start_unix_server(visit, self._path)
+
+    async def greet(
+        self, *known: Started | Ended, instance: str = FIRST, covers: Iterable[str] = ()
+    ) -> Greeting:
+        """Take the next supervisor that comes and tell it what is known."""
+        self.hang_up()
+        self._reader, self._writer = await soon(self._visitors.get())
+        greeting = await self.hear(Greeting)
+        self.say(Welcome(LAUNCHING_PROTOCOL, instance, os.getpid(), list(covers)), *known, Ready())
+        return greeting
+
+    def say(self, *messages: FromLauncher) -> None:
+        assert self._writer is not None
+        for message in messages:
+            self._writer.write(frame(encode(message), MAX_LAUNCHING_FRAME))
+
+    def say_raw(self, data: bytes) -> None:
+        assert self._writer is not None
+        self._writer.write(data)
+
+    async def hear(self, kind: type[T]) -> T:
+        """Return the next message, which is of this kind."""
+        message = await self.next()
+        assert isinstance(message, kind), message
+        return message
+
+    async def next(self) -> ToLauncher:
+        header = await soon(self._reader.readexactly(HEADER))
+        return decode_to_launcher(await soon(self._reader.readexactly(int.from_bytes(header, "big"))))
+
+    def hang_up(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    async def hang_up_on_all(self) -> None:
+        """Hang up, also on those that were never greeted, and return when they are gone."""
+        self.hang_up()
+        while self._came:
+            writer = self._came.pop()
+            writer.close()
+            await soon(writer.wait_closed())
+        while not self._visitors.empty():
+            self._visitors.get_nowait()
+
+    async def close(self) -> None:
+        await self.hang_up_on_all()
+        self._server.close()
+        os.close(self._lock)
+
+
+def end(key: Key, outcome: Outcome = Outcome.SUCCEEDED, exit_code: int | None = 0) -> Ended:
+    return Ended(key=key, outcome=outcome, exit_code=exit_code, started_at=1.0, finished_at=2.0)

@@ -1,0 +1,830 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import bgd
+from bgd.core.job import JobId, JobSpec, Outcome, State
+from bgd.daemon import control as control_module
+from bgd.daemon.control import HIGH_WATER, MAX_IN_FLIGHT, MAX_MESSAGE
+from bgd.daemon.feeds import Feeds
+from bgd.daemon.store import StoreBroken
+from bgd.wire.framing import MAX_FRAME, frame
+from bgd.wire.launching import Acknowledge, Ended, Launch, Stop, Watch
+from bgd.wire.messages import (
+    PROTOCOL,
+    Acted,
+    Cancel,
+    Done,
+    End,
+    ErrorCode,
+    Failed,
+    Forget,
+    GetInfo,
+    GetResult,
+    Hello,
+    Info,
+    JobsPart,
+    List,
+    LogPart,
+    Logs,
+    Result,
+    Retry,
+    Show,
+    Shutdown,
+    ShutdownMode,
+    Submit,
+    SubmitMany,
+    Submitted,
+    Wait,
+    decode_hello,
+)
+from tests.daemon.patience import soon
+from tests.daemon.scripted import end
+from tests.daemon.stage import command, configure, served, write_log
+
+BATCH_OF = 7  # id of a batch in these tests
+CLASSES = '[security]\nallowed_classes = ["app.*"]'
+STRANGER = 4_000_000  # uid of nobody here
+
+
+def raw(**message):
+    """Return a frame of whatever one likes to say."""
+    return frame(msgspec.msgpack.encode(message))
+
+
+def raw_submit(spec, request_id=3):
+    return raw(type="submit", id=request_id, spec=spec)
+
+
+async def jobs_in(life):
+    return sum((await life.store.counts()).values())
+
+
+def let_everybody_through(config):
+    state = Path(config.daemon.state_dir)
+    for path, mode in ((state.parent, 0o755), (state, 0o755), (Path(config.daemon.socket), 0o666)):
+        path.chmod(mode)
+
+
+async def is_alive(caller):
+    return isinstance(await caller.ask(GetInfo(99), Info), Info)
+
+
+# --- hello --------------------------------------------------------------------------------------------
+
+
+async def test_hello_is_answered_with_protocol_and_version(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call(greet=False)
+        caller.send(Hello(PROTOCOL, "0.9", "a test"))
+        assert decode_hello(await caller.next_payload()) == Hello(PROTOCOL, bgd.__version__, "bgd")
+
+
+@pytest.mark.parametrize("begun", [b"", b"\0\0", frame(b"\x81\xa4type")[:-1]])
+async def test_whoever_does_not_say_hello_in_time_is_hung_up_on(config, launcher, monkeypatch, begun):
+    monkeypatch.setattr(control_module, "HELLO_SECONDS", 0.05)
+    async with served(config, launcher) as life:
+        caller = await life.call(greet=False)
+        caller.send_raw(begun)
+        assert await caller.refusal() == Failed(0, ErrorCode.PROTOCOL, "no hello came")
+
+
+async def test_whoever_said_hello_may_be_silent(config, launcher, monkeypatch):
+    monkeypatch.setattr(control_module, "HELLO_SECONDS", 0.05)
+    async with served(config, launcher) as life:
+        silent = await life.call()
+        late = await life.call(greet=False)
+        await late.refusal()
+        assert await is_alive(silent)
+
+
+async def test_another_protocol_version_is_refused_with_both_versions(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call(greet=False)
+        caller.send(Hello(PROTOCOL + 1, "9.9", "newctl"))
+        failed = await caller.refusal()
+        assert (failed.id, failed.code) == (0, ErrorCode.PROTOCOL)
+        assert f"speaks protocol {PROTOCOL}, newctl 9.9 speaks {PROTOCOL + 1}" in failed.message
+
+
+async def test_request_before_the_hello_is_refused(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call(greet=False)
+        caller.send(Submit(1, command()))
+        assert (await caller.refusal()).code is ErrorCode.PROTOCOL
+        assert await jobs_in(life) == 0
+
+
+async def test_second_hello_is_refused(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        caller.send(Hello(PROTOCOL, "1"))
+        assert (await caller.refusal()).code is ErrorCode.PROTOCOL
+
+
+# --- bytes that are no requests -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: bgd\r\n\r\n",
+        bytes(reversed(range(256))) * 64,
+        b"\xff\xff\xff\xff",
+        (MAX_FRAME + 1).to_bytes(4, "big"),
+        b"\0\0\0\0",
+        frame(b"\xc1"),
+        frame(b"\x91" * 100_000),
+        frame(b"\x81" + b"\xa1\xff" * 2),
+        raw(type="submit", id=-1, spec={"argv": ["true"]}),
+        raw(type="submit", id=2**63, spec={"argv": ["true"]}),
+        raw(type="info", id="one"),
+    ],
+    ids=[
+        "HTTP",
+        "noise",
+        "hugest frame",
+        "frame a byte too long",
+        "empty frame",
+        "no MessagePack",
+        "nested deep",
+        "no UTF-8",
+        "negative id",
+        "id too large",
+        "id of text",
+    ],
+)
+@pytest.mark.parametrize("greet", [False, True], ids=["at once", "after hello"])
+async def test_garbage_is_answered_once_and_hung_up_on_and_the_daemon_lives(config, launcher, data, greet):
+    async with served(config, launcher) as life:
+        caller = await life.call(greet=greet)
+        caller.send_raw(data)
+        failed = await caller.refusal()
+        assert (failed.id, failed.code) == (0, ErrorCode.PROTOCOL)
+        assert await is_alive(await life.call())
+        assert await jobs_in(life) == 0
+
+
+async def test_half_a_frame_whose_rest_does_not_come_is_hung_up_on(config, launcher, monkeypatch):
+    monkeypatch.setattr(control_module, "FRAME_SECONDS", 0.05)
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        caller.send_raw(raw_submit({"argv": ["true"]})[:-1])
+        assert "half a frame" in (await caller.refusal()).message
+
+
+async def test_frame_that_comes_byte_by_byte_gets_no_more_time(config, launcher, monkeypatch):
+    monkeypatch.setattr(control_module, "FRAME_SECONDS", 0.3)
+    async with served(config, launcher) as life:
+        slow = await life.call()
+        (connection,) = life.control.connections
+        other = await life.call()
+        slow.send_raw(b"\0\1\0\0")
+        while not connection._transport.is_closing():
+            slow.send_raw(b"\x91")
+            assert await is_alive(other)  # a breath between two bytes
+        assert "half a frame" in (await slow.refusal()).message
+
+
+async def test_frame_in_pieces_is_one_request(config, launcher):
+    async with served(config, launcher) as life:
+        caller, other = await life.call(), await life.call()
+        for byte in raw_submit({"argv": ["true"]}):
+            caller.send_raw(bytes([byte]))
+            await is_alive(other)
+        assert await caller.hear(Submitted) == Submitted(3, [1])
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        {"type": "conquer", "id": 3},
+        {"type": "submit", "id": 3},
+        {"type": "submit", "id": 3, "spec": {"argv": ["true"], "priority": 1001}},
+        {"type": "submit", "id": 3, "spec": {"argv": ["true"], "delay": float("nan")}},
+        {"type": "submit", "id": 3, "spec": {"argv": ["true"], "timeout": 0}},
+        {"type": "submit", "id": 3, "spec": {"argv": ["true"], "retries": 2**64 - 1}},
+        {"type": "submit", "id": 3, "spec": {"argv": ["true"], "queue": "a b"}},
+        {"type": "submit", "id": 3, "spec": {"argv": ["x"] * 10_001}},
+        {"type": "submit", "id": 3, "spec": {"argv": ["true"], "name": "x" * 201}},
+        {"type": "submit", "id": 3, "spec": {"argv": ["true"], "umask": 0o1000}},
+        {"type": "show", "id": 3, "job": 0},
+        {"type": "wait", "id": 3, "jobs": []},
+        {"type": "wait", "id": 3, "jobs": [1] * 10_001},
+        {"type": "list", "id": 3, "limit": 10_001},
+    ],
+    ids=lambda request: f"{request['type']} {str(request)[20:60]}",
+)
+async def test_request_that_says_nothing_possible_is_refused_and_the_next_one_is_served(
+    config, launcher, request_of
+):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        caller.send_raw(raw(**request_of))
+        failed = await caller.hear(Failed)
+        assert (failed.id, failed.code) == (3, ErrorCode.PROTOCOL)
+        assert await is_alive(caller)
+        assert await jobs_in(life) == 0
+
+
+# --- who may ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can become somebody else")
+async def test_another_user_is_refused_whatever_the_socket_lets_through(config, launcher):
+    async with served(config, launcher) as life:
+        let_everybody_through(config)
+        code = (
+            f"import os, socket, sys; os.setgid({STRANGER}); os.setuid({STRANGER})\n"
+            "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+            "sys.stdout.buffer.write(s.makefile('rb').read())"
+        )
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, config.daemon.socket, stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await soon(child.communicate())
+        failed = msgspec.msgpack.decode(said[4:], type=Failed)
+        assert failed == Failed(0, ErrorCode.NOT_ALLOWED, "this daemon serves uid 0 and root only")
+        assert await is_alive(await life.call())
+
+
+async def test_one_connection_too_many_is_told_so_until_another_one_ends(config, launcher, monkeypatch):
+    monkeypatch.setattr(control_module, "MAX_CONNECTIONS", 2)
+    async with served(config, launcher) as life:
+        first, second = await life.call(), await life.call()
+        turned_away = await life.call(greet=False)
+        assert await turned_away.refusal() == Failed(
+            0, ErrorCode.FULL, "too many connections: the daemon serves 2"
+        )
+        await first.hang_up()
+        assert await is_alive(second)
+        assert await is_alive(await life.call())
+
+
+def test_connections_leave_room_for_other_descriptors():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        for descriptors, connections in ((5000, 1000), (1024, 960), (256, 192), (100, 50)):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+            assert control_module._most_connections() == connections
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# --- many requests ------------------------------------------------------------------------------------
+
+
+async def test_thousands_of_submits_at_once_are_answered_in_order_and_share_transactions(config, launcher):
+    async with served(configure(Path(config.source).parent, "slots = 1"), launcher) as life:
+        await life.launched()
+        before = life.commits.commits
+        caller = await life.call()
+        caller.send(*(Submit(number, command()) for number in range(1, 2001)))
+        answers = [await caller.hear(Submitted) for _ in range(2000)]
+        assert [answer.id for answer in answers] == list(range(1, 2001))
+        assert [answer.jobs for answer in answers] == [[number + 1] for number in range(1, 2001)]
+        assert life.commits.commits - before < 40
+
+
+async def test_submit_is_not_answered_when_the_store_breaks(config, launcher):
+    with pytest.RaisesGroup(StoreBroken):
+        async with served(config, launcher) as life:
+            caller = await life.call()
+            life.commits.failure = StoreBroken("the disk is gone")
+            caller.send(Submit(1, command()))
+            await asyncio.Event().wait()
+    assert await soon(caller._reader.read()) == b""
+
+
+async def test_more_requests_than_may_be_in_flight_stay_in_the_socket(config, launcher, monkeypatch):
+    monkeypatch.setattr(control_module, "MAX_IN_FLIGHT", 4)
+    async with served(config, launcher) as life:
+        caller, other = await life.call(), await life.call()
+        life.commits.close()
+        caller.send(*(Submit(number, command()) for number in range(6)))
+        await soon(life.commits.reached.wait())
+        caller.send(*(Submit(number, command()) for number in range(6, 10)))
+        for _ in range(10):
+            await is_alive(other)
+        assert len(life.supervisor._scheduler) == 4
+        life.commits.open()
+        assert [(await caller.hear(Submitted)).id for _ in range(10)] == list(range(10))
+
+
+async def test_nobody_is_blamed_for_half_a_frame_that_the_daemon_leaves_in_the_socket(
+    config, launcher, monkeypatch
+):
+    monkeypatch.setattr(control_module, "MAX_IN_FLIGHT", 2)
+    monkeypatch.setattr(control_module, "FRAME_SECONDS", 0.05)
+    async with served(config, launcher) as life:
+        caller, late = await life.call(), await life.call()
+        life.commits.close()
+        frames = b"".join(raw_submit({"argv": ["true"]}, number) for number in range(3))
+        caller.send_raw(frames[:-1])
+        await soon(life.commits.reached.wait())
+        late.send_raw(frames[:1])
+        await late.refusal()  # so the time is over for the other one, too
+        caller.send_raw(frames[-1:])
+        life.commits.open()
+        assert [(await caller.hear(Submitted)).id for _ in range(3)] == [0, 1, 2]
+
+
+async def test_client_that_reads_no_answers_is_not_listened_to(config, launcher):
+    async with served(config, launcher) as life:
+        caller, other = await life.call(), await life.call()
+        count = 30_000
+        caller.send(*(GetInfo(number) for number in range(count)))
+        most = 0
+        for _ in range(300):
+            await is_alive(other)
+            most = max(most, *(each._transport.get_write_buffer_size() for each in life.control.connections))
+        assert HIGH_WATER < most < 3 * HIGH_WATER + MAX_IN_FLIGHT * 1000
+        assert len([await caller.hear(Info) for _ in range(count)]) == count
+
+
+# --- batches ------------------------------------------------------------------------------------------
+
+
+async def test_batch_in_parts_is_taken_in_one_transaction_and_in_order(config, launcher):
+    async with served(configure(Path(config.source).parent, "slots = 1"), launcher) as life:
+        await life.launched()
+        before = life.commits.commits
+        caller = await life.call()
+        parts = [[command(f"/bin/{part}{index}") for index in range(500)] for part in range(4)]
+        for number, specs in enumerate(parts):
+            caller.send(SubmitMany(id=BATCH_OF, specs=specs, more=number < 3))
+        submitted = await caller.hear(Submitted)
+        assert submitted.jobs == list(range(2, 2002))
+        assert life.commits.commits == before + 1
+        assert (await life.view(502)).argv == ["/bin/10"]
+
+
+async def test_environment_of_a_batch_is_that_of_its_commands_that_have_none(config, launcher):
+    async with served(configure(Path(config.source).parent, rest=CLASSES), launcher) as life:
+        caller = await life.call()
+        own, none, of_class = (
+            JobSpec(argv=("a",), env={"A": "own"}),
+            JobSpec(argv=("b",)),
+            JobSpec(target="app:f"),
+        )
+        await caller.ask(SubmitMany(id=1, specs=[own, none, of_class], env={"A": "batch"}), Submitted)
+        seen = [(await launcher.hear(Launch)).env.get("A") for _ in range(3)]
+        assert seen == ["own", "batch", os.environ.get("A")]
+
+
+async def test_other_requests_may_come_between_the_parts_of_a_batch(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        caller.send(SubmitMany(id=BATCH_OF, specs=[command()], more=True))
+        assert await is_alive(caller)
+        assert (await caller.ask(Submit(8, command()), Submitted)).jobs == [1]
+        assert (await caller.ask(SubmitMany(id=BATCH_OF, specs=[command()]), Submitted)).jobs == [2, 3]
+
+
+async def test_one_job_that_cannot_be_keeps_the_whole_batch_out_and_is_named(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        specs = [command(), command("/bin/true\0"), command()]
+        failed = await caller.ask(SubmitMany(id=BATCH_OF, specs=specs), Failed)
+        assert (failed.id, failed.code) == (BATCH_OF, ErrorCode.REFUSED)
+        assert failed.message == "job 1 of the batch: argv[0] contains a NUL character"
+        assert await is_alive(caller)
+        assert await jobs_in(life) == 0
+
+
+async def test_part_of_another_batch_in_between_ends_the_connection_and_nothing_is_taken(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        caller.send(
+            SubmitMany(id=BATCH_OF, specs=[command()], more=True),
+            SubmitMany(id=8, specs=[command()]),
+            SubmitMany(id=BATCH_OF, specs=[command()]),
+        )
+        failed = await caller.refusal()
+        assert (failed.id, failed.code) == (8, ErrorCode.PROTOCOL)
+        await life.told()
+        assert await jobs_in(life) == 0
+
+
+@pytest.mark.parametrize(("limit", "most"), [("MAX_BATCH", 3), ("MAX_BATCH_BYTES", 150)])
+async def test_batch_over_a_limit_is_refused_and_its_last_part_is_not_taken_for_a_batch(
+    config, launcher, monkeypatch, limit, most
+):
+    monkeypatch.setattr(control_module, limit, most)
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        parts = [SubmitMany(id=BATCH_OF, specs=[command()] * 2, more=number < 2) for number in range(3)]
+        caller.send(*parts)
+        failed = await caller.refusal()
+        assert (failed.id, failed.code) == (BATCH_OF, ErrorCode.FULL)
+        await life.told()
+        assert await jobs_in(life) == 0
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+async def test_batch_with_a_part_that_cannot_be_read_is_not_taken_without_it(config, launcher, bad):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        for number in range(3):
+            priority = 5000 if number == bad else 0
+            spec = {"argv": ["true"], "priority": priority}
+            caller.send_raw(raw(type="submit_many", id=BATCH_OF, specs=[spec], more=number < 2))
+        failed = await caller.hear(Failed)
+        assert (failed.id, failed.code) == (BATCH_OF, ErrorCode.PROTOCOL)
+        await life.told()
+        assert await jobs_in(life) == 0
+        if bad == 2:
+            assert await is_alive(caller)
+        else:
+            assert "none of it is taken" in (await caller.refusal()).message
+
+
+async def test_batch_whose_client_vanishes_is_not_taken(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        caller.send(SubmitMany(id=BATCH_OF, specs=[command()] * 10, more=True))
+        assert await is_alive(caller)
+        await caller.hang_up()
+        assert await is_alive(await life.call())
+        assert await jobs_in(life) == 0
+
+
+# --- specs that cannot be -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        ({}, "either argv"),
+        ({"argv": ["true"], "target": "app:f"}, "either argv"),
+        ({"argv": []}, "argv is empty"),
+        ({"argv": [""]}, "argv is empty"),
+        ({"argv": ["safe\0; evil"]}, "argv[0] contains a NUL"),
+        ({"argv": ["true", "a\0"]}, "argv[1] contains a NUL"),
+        ({"argv": ["true", "é" * 100_000]}, "argv[1] is longer"),
+        ({"argv": ["x" * 100_000] * 10 + ["y"]}, "argv is longer than 1000000 bytes"),
+        ({"argv": ["true"], "cwd": "relative"}, "cwd must be an absolute path"),
+        ({"argv": ["true"], "cwd": "/tmp\0/x"}, "cwd must be an absolute path"),
+        ({"argv": ["true"], "env": {"A": "1\0"}}, "env A contains a NUL"),
+        ({"argv": ["true"], "env": {"A=B": "1"}}, "a variable named 'A=B'"),
+        ({"argv": ["true"], "env": {"": "1"}}, "a variable named ''"),
+        ({"argv": ["true"], "env": {"A": "x" * 131_071}}, "env A is longer"),
+        ({"argv": ["true"], "env": {"A=" + "\1" * 900_000: ""}}, "a variable named 'A="),
+        ({"argv": ["true"], "name": "two\nlines"}, "printable"),
+        ({"argv": ["true"], "tags": ["\x1b[31m"]}, "printable"),
+        ({"target": "app:f", "arguments": "[1]"}, "the arguments must be JSON"),
+        ({"target": "app:f", "arguments": "{"}, "the arguments must be JSON"),
+        ({"target": "app:f", "arguments": '{"args": [NaN]}'}, "the arguments must be JSON"),
+        ({"target": "app:_f"}, "must be package.module"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_spec_that_cannot_be_a_job_is_refused_in_one_line(folder, launcher, spec, problem):
+    async with served(configure(folder, rest=CLASSES), launcher) as life:
+        caller = await life.call()
+        caller.send_raw(raw_submit(spec))
+        failed = await caller.hear(Failed)
+        assert (failed.id, failed.code) == (3, ErrorCode.REFUSED)
+        assert problem in failed.message
+        assert "\n" not in failed.message
+        assert len(failed.message) <= MAX_MESSAGE
+        assert await is_alive(caller)
+        assert await jobs_in(life) == 0
+
+
+async def test_class_that_is_not_allowed_is_refused_with_key_and_file(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        failed = await caller.ask(Submit(3, JobSpec(target="app:f")), Failed)
+        assert failed.code is ErrorCode.NOT_ALLOWED
+        assert f"[security] allowed_classes of {config.source}" in failed.message
+
+
+async def test_draining_daemon_refuses_a_submit_and_answers_the_rest(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await soon(life.supervisor.drain(ShutdownMode.LEAVE))
+        failed = await caller.ask(Submit(3, command()), Failed)
+        assert (failed.code, failed.message) == (
+            ErrorCode.REFUSED,
+            "the daemon is shutting down and takes no jobs",
+        )
+        assert await is_alive(caller)
+
+
+# --- streams ------------------------------------------------------------------------------------------
+
+
+async def test_request_id_in_use_is_refused_and_ends_the_connection(config, launcher):
+    async with served(config, launcher) as life:
+        job = await life.submit()
+        caller = await life.call()
+        caller.send(Wait(5, [job]), GetInfo(5))
+        failed = await caller.refusal()
+        assert (failed.code, failed.message) == (ErrorCode.PROTOCOL, "request id 5 is in use")
+
+
+async def test_request_id_may_be_used_again_after_its_end(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        for _ in range(50):
+            assert await caller.stream(List(id=5), JobsPart) == []
+
+
+async def test_stream_that_is_forgotten_ends_at_once(config, launcher):
+    async with served(config, launcher) as life:
+        job = await life.submit()
+        caller = await life.call()
+        caller.send(Wait(5, [job]))
+        await is_alive(caller)
+        caller.send(Forget(6, 5), GetInfo(7))
+        assert await caller.hear(End) == End(5)
+        assert (await caller.hear(Info)).id == 7
+        assert await caller.ask(Wait(5, [404]), Failed) == Failed(5, ErrorCode.NO_SUCH_JOB, "no job 404")
+
+
+async def test_forgetting_what_is_unknown_or_over_does_nothing(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        assert await caller.stream(List(id=5), JobsPart) == []
+        caller.send(Forget(6, 5), Forget(7, 404), GetInfo(8))
+        assert (await caller.hear(Info)).id == 8
+
+
+async def test_stream_forgotten_before_it_began_makes_room_for_others(config, launcher, monkeypatch):
+    monkeypatch.setattr(control_module, "MAX_IN_FLIGHT", 4)
+    async with served(config, launcher) as life:
+        job = await life.submit()
+        caller = await life.call()
+        for number in range(10):
+            caller.send(Wait(number, [job]), Forget(1000, number))
+            assert await caller.hear(End) == End(number)
+        assert await is_alive(caller)
+
+
+async def test_client_that_vanishes_leaves_no_stream_behind(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        tasks = set(life.tasks._tasks)
+        caller = await life.call()
+        caller.send(Logs(id=1, job=key.job, follow=True), Wait(2, [key.job]))
+        assert await launcher.hear(Watch) == Watch(key)
+        await caller.hang_up()
+        assert await launcher.hear(Watch) == Watch(key, on=False)
+        assert await is_alive(await life.call())
+        assert len(life.control.connections) == 1
+        assert life.supervisor._feeds.__dict__ == Feeds().__dict__
+        assert set(life.tasks._tasks) == tasks
+
+
+async def test_slow_reader_of_a_big_log_holds_little_of_it_in_memory(config, launcher):
+    size = 64 << 20
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        write_log(config, key, zeros=size)
+        caller, other = await life.call(), await life.call()
+        caller.send(Logs(id=1, job=key.job))
+        most = 0
+        for _ in range(300):
+            await is_alive(other)
+            most = max(most, *(each._transport.get_write_buffer_size() for each in life.control.connections))
+        assert HIGH_WATER < most < 2 * HIGH_WATER
+        got = 0
+        while isinstance(part := await caller.next(), LogPart):
+            got += len(part.data)
+        assert got == size
+
+
+async def test_reader_that_does_not_read_cannot_keep_the_daemon_from_ending(config, launcher):
+    async with asyncio.timeout(10), served(config, launcher) as life:
+        key = await life.launched()
+        write_log(config, key, zeros=8 << 20)
+        caller = await life.call()
+        caller.send(Logs(id=1, job=key.job, follow=True))
+        await launcher.hear(Watch)
+        assert await is_alive(await life.call())
+
+
+# --- wait ---------------------------------------------------------------------------------------------
+
+
+async def test_wait_for_a_finished_job_is_over_at_once(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        launcher.say(end(key))
+        await launcher.hear(Acknowledge)
+        caller = await life.call()
+        (part,) = await caller.stream(Wait(1, [key.job]), JobsPart)
+        assert [view.state for view in part.jobs] == [State.SUCCEEDED]
+
+
+async def test_wait_for_an_unknown_job_fails(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        assert await caller.ask(Wait(1, [404]), Failed) == Failed(1, ErrorCode.NO_SUCH_JOB, "no job 404")
+
+
+async def test_wait_for_many_tells_each_as_it_finishes_and_ends_with_the_last(config, launcher):
+    async with served(configure(Path(config.source).parent, "slots = 50"), launcher) as life:
+        keys = [await life.launched() for _ in range(50)]
+        caller = await life.call()
+        caller.send(Wait(1, [key.job for key in keys] * 2))
+        for key in reversed(keys):
+            launcher.say(end(key, Outcome.EXIT, 4))
+            (view,) = (await caller.hear(JobsPart)).jobs
+            assert (view.id, view.state, view.exit_code) == (key.job, State.FAILED, 4)
+        assert await caller.hear(End) == End(1)
+
+
+async def test_wait_is_not_over_between_two_attempts(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(command(retries=1, retry_delay=0.0))
+        caller = await life.call()
+        caller.send(Wait(1, [key.job]))
+        launcher.say(end(key, Outcome.EXIT, 1))
+        while not isinstance(message := await launcher.next(), Launch):
+            pass
+        assert message.key == life.key(key.job, attempt=2)
+        launcher.say(end(message.key))
+        (view,) = (await caller.hear(JobsPart)).jobs
+        assert (view.state, view.attempt) == (State.SUCCEEDED, 2)
+
+
+# --- acting -------------------------------------------------------------------------------------------
+
+
+async def test_cancel_answers_for_each_job_whatever_its_state(folder, launcher):
+    async with served(configure(folder, "slots = 2"), launcher) as life:
+        done = await life.launched()
+        launcher.say(end(done))
+        await launcher.hear(Acknowledge)
+        running, stopping = await life.launched(), await life.launched()
+        life.supervisor.cancel(JobId(stopping.job))
+        queued, scheduled = await life.submit(), await life.submit(command(delay=300.0))
+        caller = await life.call()
+        jobs = [done.job, running.job, stopping.job, queued, scheduled, 404]
+        acted = await caller.ask(Cancel(1, jobs), Acted)
+        assert [result.job for result in acted.results] == jobs
+        assert [result.state for result in acted.results] == [
+            None,
+            State.STOPPING,
+            State.STOPPING,
+            State.CANCELLED,
+            State.CANCELLED,
+            None,
+        ]
+        assert [result.code for result in acted.results] == [
+            ErrorCode.REFUSED,
+            None,
+            None,
+            None,
+            None,
+            ErrorCode.NO_SUCH_JOB,
+        ]
+        assert acted.results[0].message == f"job {done.job} has already finished: it is succeeded"
+        stops = [message.key for message in await life.told() if isinstance(message, Stop)]
+        assert set(stops) == {running, stopping}
+
+
+async def test_retry_answers_for_each_job_after_they_are_on_disk(config, launcher):
+    async with served(config, launcher) as life:
+        done, running = await life.launched(), await life.launched()
+        launcher.say(end(done))
+        await launcher.hear(Acknowledge)
+        caller = await life.call()
+        acted = await caller.ask(Retry(1, [done.job, done.job, running.job, 404]), Acted)
+        assert [result.state for result in acted.results] == [State.QUEUED, None, None, None]
+        assert [result.code for result in acted.results] == [
+            None,
+            ErrorCode.REFUSED,
+            ErrorCode.REFUSED,
+            ErrorCode.NO_SUCH_JOB,
+        ]
+        view = await life.store.view(JobId(done.job))
+        assert view is not None
+        assert (view.state, view.attempt) == (State.RUNNING, 2)
+
+
+async def test_answer_to_a_cancel_waits_for_the_commit(config, launcher):
+    async with served(config, launcher) as life:
+        job = await life.submit(command(delay=300.0))
+        caller, other = await life.call(), await life.call()
+        life.commits.close()
+        caller.send(Cancel(1, [job]))
+        answer = asyncio.ensure_future(caller.hear(Acted))
+        await soon(life.commits.reached.wait())
+        assert await is_alive(other)
+        assert not answer.done()
+        life.commits.open()
+        assert (await soon(answer)).results[0].state is State.CANCELLED
+
+
+async def test_shutdown_is_answered_and_passed_on(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await caller.ask(Shutdown(1, ShutdownMode.WAIT), Done)
+        await caller.ask(Shutdown(2), Done)
+        assert life.shutdowns == [ShutdownMode.WAIT, None]
+
+
+# --- showing ------------------------------------------------------------------------------------------
+
+
+async def test_list_shows_what_this_client_was_told_of_before(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await caller.ask(Submit(1, command(delay=5.0)), Submitted)
+        (part,) = await caller.stream(List(id=2), JobsPart)
+        assert [view.state for view in part.jobs] == [State.SCHEDULED]
+
+
+async def test_list_of_jobs_with_much_to_tell_comes_in_parts_that_fit_frames(config, launcher):
+    tags = tuple(f"{number:02}" + "é" * 198 for number in range(20))
+    specs = [command("x" * 2000, cwd="/" + "é" * 2000, tags=tags, name="é" * 200) for _ in range(50)]
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        for batch in range(6):
+            await caller.ask(SubmitMany(id=batch, specs=specs), Submitted)
+        parts = await caller.stream(List(id=9, limit=300), JobsPart)
+        assert len(parts) > 1
+        assert sum(len(part.jobs) for part in parts) == 300
+
+
+async def test_list_without_jobs_is_an_end_alone(config, launcher):
+    async with served(config, launcher) as life:
+        assert await (await life.call()).stream(List(id=1), JobsPart) == []
+
+
+async def test_show_tells_of_every_attempt_however_much_they_have_to_say(folder, launcher):
+    async with served(configure(folder, rest=CLASSES), launcher) as life:
+        key = await life.launched(JobSpec(target="app:f", retries=30, retry_delay=0.0))
+        error = json.dumps(
+            {"error": {"type": "app.Long", "message": "x" * 400_000, "traceback": "y" * 500_000}}
+        )
+        for attempt in range(1, 6):
+            key = life.key(key.job, attempt)
+            report = Ended(key=key, outcome=Outcome.EXIT, exit_code=1, finished_at=2.0, result=error.encode())
+            launcher.say(report)
+            while not isinstance(await launcher.next(), Launch):
+                pass
+        _, attempts = await (await life.call()).show(Show(1, key.job))
+        assert [attempt.attempt for attempt in attempts] == [1, 2, 3, 4, 5, 6]
+        assert attempts[0].outcome is Outcome.ERROR
+
+
+async def test_show_without_an_id_is_of_the_callers_latest_job(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        assert await caller.ask(Show(1), Failed) == Failed(1, ErrorCode.NO_SUCH_JOB, "you have no jobs yet")
+        await life.submit()  # somebody else's
+        await caller.ask(Submit(2, command()), Submitted)
+        await life.submit()
+        view, _ = await caller.show(Show(3))
+        assert view.id == 2
+        assert await caller.ask(Show(4, 404), Failed) == Failed(4, ErrorCode.NO_SUCH_JOB, "no job 404")
+
+
+async def test_result_at_its_limit_comes_whole_also_for_arguments_at_theirs(folder, launcher):
+    async with served(configure(folder, rest=CLASSES), launcher) as life:
+        arguments = json.dumps({"args": ["x" * 900_000]})
+        key = await life.launched(JobSpec(target="app:f", arguments=arguments))
+        value = json.dumps("y" * 999_998)
+        report = Ended(
+            key=key,
+            outcome=Outcome.SUCCEEDED,
+            exit_code=0,
+            finished_at=2.0,
+            result=b'{"ok":' + value.encode() + b"}",
+        )
+        launcher.say(report)
+        await launcher.hear(Acknowledge)
+        result = await (await life.call()).ask(GetResult(1, key.job), Result)
+        assert (result.value, result.job.state, result.error) == (value, State.SUCCEEDED, None)
+
+
+async def test_result_of_a_job_that_has_none_says_how_it_stands(config, launcher):
+    async with served(config, launcher) as life:
+        job = await life.submit()
+        caller = await life.call()
+        result = await caller.ask(GetResult(1, job), Result)
+        assert (result.value, result.job.state, result.error) == (None, State.RUNNING, None)
+        assert (await caller.ask(GetResult(1, 404), Failed)).code is ErrorCode.NO_SUCH_JOB
+
+
+async def test_info_says_what_serves_where(config, launcher):
+    async with served(config, launcher) as life:
+        await life.launched()
+        info = await (await life.call()).ask(GetInfo(1), Info)
+        assert (info.version, info.pid, info.launcher_pid) == (bgd.__version__, os.getpid(), os.getpid())
+        assert (info.state_dir, info.socket) == (config.daemon.state_dir, config.daemon.socket)
+        assert (info.config, info.slots, info.running) == (config.source, config.daemon.slots, 1)
+        assert info.counts["running"] == 1
+        assert info.store_id == life.store.store_id
