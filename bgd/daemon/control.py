@@ -12,11 +12,11 @@ from typing import Any
 
 import bgd
 from bgd.daemon.access import Actor, may_connect
+from bgd.daemon.batches import Batch, Room
 from bgd.daemon.verbs import Verbs
 from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, ProtocolError
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import (
-    MAX_BATCH,
     MAX_BATCH_BYTES,
     PROTOCOL,
     End,
@@ -61,6 +61,7 @@ class Control:
         self.uid = uid
         self.connections: set[ClientConnection] = set()
         self.most_connections = _most_connections()
+        self.room = Room(MAX_BATCH_BYTES)
         self._tasks = tasks
 
     def connection(self) -> ClientConnection:
@@ -86,7 +87,7 @@ class ClientConnection(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._in_flight = 0
         self._streams: dict[int, asyncio.Task[None]] = {}
-        self._parts: _Parts | None = None
+        self._batch: Batch | None = None
         self._unreadable_id = -1  # of the last request that could not be read
         self._writable = asyncio.Event()
         self._writable.set()
@@ -114,6 +115,7 @@ class ClientConnection(asyncio.Protocol):
         self._control.connections.discard(self)
         self._expect_nothing()
         self._cancel_streams()
+        self._drop_batch()
 
     def data_received(self, data: bytes) -> None:
         self._payloads = self._reader.feed(data)
@@ -171,8 +173,8 @@ class ClientConnection(asyncio.Protocol):
                 raise
             self._fail(request_id, error)  # framing still holds, so the connection goes on
             self._unreadable_id = request_id
-            if self._parts is not None and self._parts.request_id == request_id:
-                self._parts = None
+            if self._batch is not None and self._batch.request_id == request_id:
+                self._drop_batch()
             return
         self._dispatch(request, len(payload))
 
@@ -212,23 +214,29 @@ class ClientConnection(asyncio.Protocol):
         """Take a part of a batch; with the last one submit them all."""
         if request.id == self._unreadable_id:
             raise ProtocolError(f"a part of submit_many {request.id} could not be read: none of it is taken")
-        if self._parts is None:
-            self._parts = _Parts(request.id)
+        if self._batch is None:
+            self._batch = Batch(request.id, self._control.room)
         try:
-            self._parts.add(request, size)
+            self._batch.add(request, size)
         except BgdError as error:
             self._fail(request.id, error)
             self._transport.close()  # the parts still to come would be taken for another batch
             return
         if request.more:
             return
-        parts, self._parts = self._parts, None
         try:
-            self._control.verbs.submit_many(request.id, parts.requests, self._actor, self._send_and_finish)
+            self._control.verbs.submit_many(request.id, self._batch.parts, self._actor, self._send_and_finish)
         except BgdError as error:
             self._fail(request.id, error)
         else:
             self._begin()
+        finally:
+            self._drop_batch()
+
+    def _drop_batch(self) -> None:
+        if self._batch is not None:
+            self._batch.drop()
+            self._batch = None
 
     def _start_stream(self, request: Request) -> None:
         if request.id in self._streams:
@@ -314,31 +322,6 @@ class ClientConnection(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-
-class _Parts:
-    """The parts of one submit_many that have come so far."""
-
-    def __init__(self, request_id: int) -> None:
-        self.request_id = request_id
-        self._bytes = 0
-        self._jobs = 0
-        self.requests: list[SubmitMany] = []
-
-    def add(self, request: SubmitMany, size: int) -> None:
-        """Take a part.
-
-        Raises:
-            ProtocolError: it belongs to another batch.
-            Full: the batch is over a limit.
-        """
-        if request.id != self.request_id:
-            raise ProtocolError(f"submit_many {self.request_id} is not complete: one at a time")
-        self._bytes += size
-        self._jobs += len(request.specs)
-        if self._jobs > MAX_BATCH or self._bytes > MAX_BATCH_BYTES:
-            raise Full(f"a batch holds at most {MAX_BATCH} jobs and {MAX_BATCH_BYTES >> 20} MiB: split it")
-        self.requests.append(request)
 
 
 def _most_connections() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from bgd.core.job import ACTIVE, FINAL, JobId
+from bgd.core.job import FINAL, JobId
 from bgd.daemon.logfiles import LogFile
 from bgd.daemon.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -44,7 +44,7 @@ async def follow_logs(
                 if offset is None:
                     offset = await _first_offset(request, log)
                 offset = await _send_from(request, log, attempt, offset, send)
-                if attempt == view.attempt and view.state in ACTIVE:
+                if attempt == view.attempt:
                     break  # it may write more
                 attempt, offset = attempt + 1, 0
             if view.state in FINAL:

@@ -19,7 +19,7 @@ from bgd.errors import ProtocolError
 PROTOCOL = 1
 
 MAX_BATCH = 100_000  # jobs of one submit_many, over all its parts
-MAX_BATCH_BYTES = 256 << 20  # of all its parts; one such batch at a time
+MAX_BATCH_BYTES = 256 << 20  # of the unfinished batches of all clients together; one a connection at a time
 MAX_IDS = 10_000  # jobs named in one request
 MAX_LIST = 10_000
 DEFAULT_LIST = 50

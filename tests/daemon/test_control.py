@@ -12,6 +12,7 @@ import pytest
 
 import bgd
 from bgd.core.job import JobId, JobSpec, Outcome, State
+from bgd.daemon import batches as batches_module
 from bgd.daemon import control as control_module
 from bgd.daemon.control import HIGH_WATER, MAX_IN_FLIGHT, MAX_MESSAGE
 from bgd.daemon.feeds import Feeds
@@ -35,6 +36,7 @@ from bgd.wire.messages import (
     List,
     LogPart,
     Logs,
+    Reply,
     Result,
     Retry,
     Show,
@@ -45,6 +47,7 @@ from bgd.wire.messages import (
     Submitted,
     Wait,
     decode_hello,
+    encode,
 )
 from tests.daemon.patience import soon
 from tests.daemon.scripted import end
@@ -337,6 +340,29 @@ async def test_nobody_is_blamed_for_half_a_frame_that_the_daemon_leaves_in_the_s
         assert [(await caller.hear(Submitted)).id for _ in range(3)] == [0, 1, 2]
 
 
+async def test_nobody_is_blamed_for_half_a_frame_while_answers_are_not_yet_read(
+    config, launcher, monkeypatch
+):
+    monkeypatch.setattr(control_module, "FRAME_SECONDS", 0.05)
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        write_log(config, key, zeros=4 << 20)
+        caller, late, other = [await life.call() for _ in range(3)]
+        begun = raw_submit({"argv": ["true"]}, 2)
+        caller.send_raw(frame(encode(Logs(id=1, job=key.job))) + begun[:-1])
+        while all(each._is_serving for each in life.control.connections):
+            assert await is_alive(other)
+        late.send_raw(begun[:1])
+        await late.refusal()  # so the time is over for the other one, too
+        caller.send_raw(begun[-1:])
+        others: list[Reply] = []
+        while len(others) < 2:
+            reply = await caller.next()
+            if not isinstance(reply, LogPart):
+                others.append(reply)
+        assert {type(reply) for reply in others} == {End, Submitted}
+
+
 async def test_client_that_reads_no_answers_is_not_listened_to(config, launcher):
     async with served(config, launcher) as life:
         caller, other = await life.call(), await life.call()
@@ -414,11 +440,14 @@ async def test_part_of_another_batch_in_between_ends_the_connection_and_nothing_
         assert await jobs_in(life) == 0
 
 
-@pytest.mark.parametrize(("limit", "most"), [("MAX_BATCH", 3), ("MAX_BATCH_BYTES", 150)])
+@pytest.mark.parametrize(
+    ("module", "limit", "most"),
+    [(batches_module, "MAX_BATCH", 3), (control_module, "MAX_BATCH_BYTES", 2 * 2 * 512)],
+)
 async def test_batch_over_a_limit_is_refused_and_its_last_part_is_not_taken_for_a_batch(
-    config, launcher, monkeypatch, limit, most
+    config, launcher, monkeypatch, module, limit, most
 ):
-    monkeypatch.setattr(control_module, limit, most)
+    monkeypatch.setattr(module, limit, most)
     async with served(config, launcher) as life:
         caller = await life.call()
         parts = [SubmitMany(id=BATCH_OF, specs=[command()] * 2, more=number < 2) for number in range(3)]
@@ -442,9 +471,27 @@ async def test_batch_with_a_part_that_cannot_be_read_is_not_taken_without_it(con
         await life.told()
         assert await jobs_in(life) == 0
         if bad == 2:
-            assert await is_alive(caller)
+            assert (await caller.ask(SubmitMany(id=8, specs=[command()]), Submitted)).jobs == [1]
         else:
             assert "none of it is taken" in (await caller.refusal()).message
+
+
+async def test_unfinished_batches_of_all_clients_share_one_room(config, launcher, monkeypatch):
+    monkeypatch.setattr(control_module, "MAX_BATCH_BYTES", 10 * 1024)
+    async with served(config, launcher) as life:
+        first, second = await life.call(), await life.call()
+        part = SubmitMany(id=BATCH_OF, specs=[command()] * 10, more=True)
+        first.send(part)
+        await first.ask(GetInfo(1), Info)  # so the first has its room
+
+        second.send(part)
+        refused = await second.refusal()
+
+        assert (refused.code, "all clients" in refused.message) == (ErrorCode.FULL, True)
+        assert len((await first.ask(SubmitMany(id=BATCH_OF, specs=[]), Submitted)).jobs) == 10
+        third = await life.call()
+        third.send(part)
+        assert len((await third.ask(SubmitMany(id=BATCH_OF, specs=[]), Submitted)).jobs) == 10
 
 
 async def test_batch_whose_client_vanishes_is_not_taken(config, launcher):
