@@ -578,17 +578,19 @@ async def test_cancelling_all_cancels_what_runs_and_leaves_what_waits(folder, la
         assert (await life.view(waiting)).state is State.QUEUED
 
 
-async def test_launcher_that_comes_back_while_draining_is_given_nothing_new(config, launcher):
-    async with stage(config, launcher) as life:
+async def test_launcher_that_comes_back_while_draining_is_given_nothing_new(folder, launcher):
+    async with stage(configure(folder, "slots = 1"), launcher) as life:
         await launcher.greet()
         key = await life.launched()
+        waiting = await life.submit()
         drain = life.tasks.create_task(life.supervisor.drain(ShutdownMode.WAIT))
         launcher.hang_up()
         await launcher.greet(runs(key))
-        launcher.say(end(key, Outcome.EXIT, 1))
+        launcher.say(end(key))
         await launcher.hear(Acknowledge)
         await soon(drain)
         assert await life.told() == []
+        assert (await life.view(waiting)).state is State.QUEUED
 
 
 # --- logs ---------------------------------------------------------------------------------------------
