@@ -65,7 +65,7 @@ _OPTIONS = [
     ),
     click.option("--timeout", type=DURATION, metavar="D", help="End an attempt that takes longer."),
     click.option("--delay", type=DURATION, metavar="D", help="Start no sooner than this from now."),
-    click.option("--cwd", metavar="DIR", help="Where it runs; else here."),
+    click.option("--cwd", metavar="DIR", help="Where it runs; else here, or for a class job where bgd runs."),
     click.option(
         "-e", "--env", multiple=True, callback=_assignments, metavar="K=V", help="Set a variable for it."
     ),

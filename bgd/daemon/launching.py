@@ -97,9 +97,9 @@ class LauncherLink:
 
         Only after `run` was cancelled. A launcher that is stopped is not waited for.
         """
-        connection = self._connection
+        connection, self._connection = self._connection, None
         if connection is not None:
-            self.send(Goodbye())
+            connection.send(Goodbye())  # also to one that has not answered yet: it reads in order
             connection.hang_up()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(connection.lost.wait(), PARTING_SECONDS)
@@ -193,9 +193,9 @@ class _Connection(asyncio.Protocol):
             self._transport.write(frame(encode(message), MAX_LAUNCHING_FRAME))
 
     def hang_up(self) -> None:
-        """Close the connection after what has been sent is out."""
-        if self._transport is not None:
-            self._transport.close()
+        """Say no more; the other end closes once it has read everything, so nothing of it is lost."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
 
     def _take(self, message: FromLauncher) -> None:
         match message:

@@ -312,6 +312,16 @@ def test_daemon_without_jobs_takes_its_launcher_along(machine):
     assert "starting another" not in machine.log
 
 
+def test_daemon_told_to_end_as_soon_as_it_is_ready_takes_its_launcher_along(machine):
+    for _ in range(3):  # the launcher may be anywhere in its own start
+        machine.start()
+
+        machine.signal(signal.SIGTERM)
+
+        assert machine.ended() == 0
+        wait_until(lambda: machine.launchers() == [])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_job_runs_on_while_the_daemon_is_away_and_keeps_its_true_code(machine, number):
     machine.start()
