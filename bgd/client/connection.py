@@ -177,8 +177,8 @@ class Connection:
         if not self._session.is_greeted:
             return f"the daemon at {self._path} hung up without a word: its log should say why"
         return (
-            f"the daemon at {self._path} went away before it answered: "
-            "what was asked may or may not have been taken"
+            f"the daemon at {self._path} went away before it answered; running jobs run on, "
+            "and what was asked of it may or may not have been taken"
         )
 
     def _shake_hands(self, deadline: float | None) -> None:
