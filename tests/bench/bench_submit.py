@@ -1,6 +1,6 @@
 """How fast are jobs taken durably? P1: one client, one by one. P2: 64 clients at once. Beside raw SQLite.
 
-With task queues installed for comparison: redis-server and the package rq beside it (see --peers).
+And beside RQ, where the package rq and a redis-server are installed.
 """
 
 from __future__ import annotations
