@@ -31,11 +31,18 @@ class Alarm:
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
         self._callback = callback
+        self._at: float | None = None
         self._fd = _create()
         loop.add_reader(self._fd, self._ring)
 
     def set(self, at: float | None) -> None:
-        """Ring at this time of the elapsed clock, at once if it is past; None: not at all."""
+        """Ring at this time of the elapsed clock, at once if it is past; None: not at all.
+
+        Costs nothing if that is what it is set to.
+        """
+        if at == self._at:
+            return
+        self._at = at
         _arm(self._fd, _NEVER if at is None else min(max(at, _SOONEST), _LATEST))
 
     def close(self) -> None:
@@ -47,6 +54,7 @@ class Alarm:
             os.read(self._fd, 8)
         except BlockingIOError:  # set anew between the ring and this turn of the loop
             return
+        self._at = None
         self._callback()
 
 

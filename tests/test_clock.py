@@ -139,3 +139,14 @@ def test_a_ring_that_was_taken_back_before_its_turn_is_not_heard(loop, alarm, ri
     run_for(loop, 0.05)
 
     assert rings == []
+
+
+def test_alarm_that_rang_may_be_set_to_the_same_time_again(loop, alarm, rings):
+    at = elapsed()
+    alarm.set(at)
+    run_until_it_rings(loop)
+
+    alarm.set(at)
+
+    run_until_it_rings(loop)
+    assert len(rings) == 2
