@@ -15,7 +15,7 @@ import uvloop
 import bgd
 from bgd import config as configuration
 from bgd.daemon import reporting
-from bgd.daemon.folder import PRIVATE
+from bgd.daemon.folder import PRIVATE, check_python
 from bgd.daemon.serving import serve
 from bgd.daemon.store import StoreBroken
 from bgd.errors import BgdError, ConfigError
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = _load(options)
         if options.check:
+            check_python(config)
             print(f"{config.source or 'built-in defaults'}: good")  # noqa: T201 - what --check is for
             return 0
         _serve(config, options, starter)

@@ -51,7 +51,9 @@ def start_daemon(config: str | None, is_up: Callable[[], bool], deadline: float)
             # who had to wait for the lock finds the daemon of who held it
             return None if is_up() else _start(config, state_dir / LOG_NAME, is_up, deadline)
     except OSError as error:
-        raise DaemonUnreachable(f"no daemon could be started for you: {error}") from error
+        raise DaemonUnreachable(
+            f"no daemon could be started for you in {state_dir}: {error.strerror}"
+        ) from error
 
 
 def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: float) -> Started | None:

@@ -7,7 +7,7 @@ from bgd.core.job import UNSEEN, Job, Move, Outcome, RetryPolicy, State
 MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that takes the machine down each time must stop
 
 PUT_ASIDE = f"put aside: the end of {MOST_UNSEEN} attempts in a row was not seen"
-NOT_RERUN = "nobody saw its end, and nothing asks for it to be run again then (retries 0, or rerun no)"
+NOT_RERUN = "nobody saw its end, and only a job with retries or with rerun yes is run again then"
 
 
 def move_after_end(job: Job, outcome: Outcome) -> tuple[Move, str | None]:

@@ -30,7 +30,7 @@ def parse_target(text: str) -> Target:
     if not colon or len(names) > 2 or not all(map(_is_public_name, names)) or not _is_module(module):  # noqa: PLR2004
         raise ValueError(
             f"target {text!r} must be package.module:Class.method or package.module:function, "
-            "of names that do not begin with an underscore"
+            f"of names that do not begin with an underscore{_with_a_colon(text)}"
         )
     return Target(module, names[0], names[1] if len(names) == 2 else None)  # noqa: PLR2004
 
@@ -56,6 +56,18 @@ def problem_with_entry(entry: str) -> str | None:
     if dot and _is_module(module) and (name == "*" or _is_public_name(name)):
         return None
     return f"{entry!r} must be package.module.Class, package.module.function or package.module.*"
+
+
+def _with_a_colon(text: str) -> str:
+    """Ask whether another target was meant, where all that is wrong is a dot in the colon's place."""
+    if ":" in text or not _is_module(text):
+        return ""
+    words = text.split(".")
+    classes = [index for index, word in enumerate(words) if word[0].isupper()]
+    split = classes[0] if classes else len(words) - 1
+    if split == 0 or len(words) - split > 2:  # noqa: PLR2004
+        return ""
+    return f"; did you mean {'.'.join(words[:split])}:{'.'.join(words[split:])}?"
 
 
 def _is_module(text: str) -> bool:

@@ -42,7 +42,7 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
         if not is_allowed(target, config.security.allowed_classes):
             raise NotAllowed(
                 f"{spec.target} is not in [security] allowed_classes of {_file(config)}: "
-                f'add "{target.module}.{target.name}" there and reload the daemon'
+                f'add "{target.module}.{target.name}" there, or "{target.module}.*", and reload the daemon'
             )
         problem = None if spec.arguments is None else problem_with_arguments(spec.arguments)
         if problem is not None:
@@ -52,7 +52,7 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
         if ANY_COMMAND not in allowed and spec.argv[0] not in allowed:
             raise NotAllowed(
                 f"{spec.argv[0]!r} is not in [security] allowed_commands of {_file(config)}: "
-                "programs are allowed by their absolute path"
+                "programs stand there by their absolute path, and are submitted by it"
             )
 
 

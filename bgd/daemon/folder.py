@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -32,6 +33,20 @@ def prepare(config: Config) -> None:
     if place_of_socket not in own:  # as /run or /tmp, which are not ours to close
         _make(place_of_socket)
         _check_writable(place_of_socket)
+
+
+def check_python(config: Config) -> None:
+    """Look whether class jobs could start, as `bgd --check` does; a daemon may start before its application.
+
+    Raises:
+        ConfigError: the interpreter is no program, or a folder of the path is not there.
+    """
+    interpreter = config.python.interpreter
+    if shutil.which(interpreter) is None:
+        raise ConfigError(f"[python] interpreter: {interpreter} is no program that can be run")
+    for path in config.python.path:
+        if not Path(path).exists():
+            raise ConfigError(f"[python] path: there is no {path}")
 
 
 def lock(config: Config) -> int:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ log = logging.getLogger("bgd.launcher")
 def main() -> int:
     """Run the launcher until it may leave; return its exit code."""
     options = _options()
-    logging.basicConfig(format="%(asctime)s bgd.launcher %(levelname)s %(message)s", level=logging.INFO)
+    _set_up_logging()
     _shed_what_was_inherited({0, 1, 2, options.lock_fd, options.listen_fd})
     state, logs = options.state.absolute(), options.logs.absolute()
     os.chdir("/")  # a working directory would keep a file system from being unmounted
@@ -85,6 +86,15 @@ def _listen_to_signals(loop: asyncio.AbstractEventLoop, departure: Departure) ->
     for ignored in (signal.SIGINT, signal.SIGHUP):
         # with a handler, not SIG_IGN, which every job would inherit
         loop.add_signal_handler(ignored, lambda: None)
+
+
+def _set_up_logging() -> None:
+    """Write lines as the daemon does, for it is mostly in its log that they stand."""
+    for level in (logging.INFO, logging.WARNING, logging.ERROR):
+        logging.addLevelName(level, logging.getLevelName(level).lower())
+    form = "%(asctime)s.%(msecs)03dZ %(levelname)s: launcher: %(message)s"
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(format=form, datefmt="%Y-%m-%dT%H:%M:%S", level=logging.INFO)
 
 
 def _shed_what_was_inherited(kept: set[int | None]) -> None:

@@ -107,3 +107,21 @@ def test_an_unsound_entry_is_told_what_it_must_be(entry):
 
     assert problem is not None
     assert problem.startswith(repr(entry))
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("app.services.Report.send", "app.services:Report.send"),
+        ("app.services.count", "app.services:count"),
+        ("Report.send", None),
+        ("app", None),
+        ("app.Outer.Inner.method", None),
+        ("app..services", None),
+    ],
+)
+def test_target_with_a_dot_for_the_colon_is_refused_with_what_was_meant(said, meant):
+    with pytest.raises(ValueError, match="must be package") as refusal:
+        parse_target(said)
+
+    assert str(refusal.value).partition("; did you mean ")[2] == (f"{meant}?" if meant else "")

@@ -126,6 +126,16 @@ def test_check_says_which_configuration_is_good_and_touches_nothing(machine):
     assert not machine.state_dir.exists()
 
 
+@pytest.mark.parametrize("key", ['interpreter = "/nope/python"', 'path = ["/nope"]'])
+def test_check_looks_whether_class_jobs_could_start(machine, key):
+    machine.configure(f"[python]\n{key}\n")
+
+    checked = machine.run("--check")
+
+    assert checked.returncode == 78
+    assert "/nope" in checked.stderr
+
+
 def test_check_without_a_file_says_so(machine):
     done = machine.run("--check")
     assert (done.returncode, done.stdout) == (0, "built-in defaults: good\n")
