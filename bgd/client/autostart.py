@@ -85,7 +85,7 @@ def _spawn(config: str | None, log: Path, ready_fd: int) -> subprocess.Popen[byt
             stdout=output,
             stderr=output,
             cwd=Path.home(),  # it outlives the caller and must not keep the caller's folder in use
-            env=public_environment(),
+            env={name: value for name, value in public_environment().items() if name not in _OF_A_JOB},
             pass_fds=[ready_fd],
             start_new_session=True,
         )
@@ -110,3 +110,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _appending(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab")
+
+
+# what a job is told of itself; a daemon started from inside one must not be taken for part of that job
+_OF_A_JOB = frozenset(
+    {"BGD_RUN", "BGD_JOB_ID", "BGD_ATTEMPT", "BGD_QUEUE", "BGD_SLOT", "BGD_SOCKET", "BGD_RESULT_FD"}
+)

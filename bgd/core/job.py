@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, NewType
 
@@ -218,7 +219,12 @@ def _problem_with_place(spec: JobSpec) -> str | None:
     for text in (spec.name or "", *spec.tags):
         if not text.isprintable():
             return f"name and tags are printable text on one line, not {text!r}"
-    for key, value in (spec.env or {}).items():
+    return problem_with_environment(spec.env or {})
+
+
+def problem_with_environment(env: Mapping[str, str]) -> str | None:
+    """Say in one sentence what is wrong with variables for a job, or None."""
+    for key, value in env.items():
         if not key or "=" in key or "\0" in key:
             return f"env has a variable named {key!r}: a name is not empty and holds no '=' or NUL"
         if "\0" in value:

@@ -44,6 +44,12 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
                 f"{spec.target} is not in [security] allowed_classes of {_file(config)}: "
                 f'add "{target.module}.{target.name}" there, or "{target.module}.*", and reload the daemon'
             )
+        steering = next(filter(_steers_python, spec.env or ()), None)
+        if steering is not None:
+            raise NotAllowed(
+                f"a class job takes no {steering} from outside: it decides what is imported, "
+                "which is for [python] of the configuration to say"
+            )
         problem = None if spec.arguments is None else problem_with_arguments(spec.arguments)
         if problem is not None:
             raise Refused(problem)
@@ -54,6 +60,11 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
                 f"{spec.argv[0]!r} is not in [security] allowed_commands of {_file(config)}: "
                 "programs stand there by their absolute path, and are submitted by it"
             )
+
+
+def _steers_python(name: str) -> bool:
+    """Whether a variable can make an interpreter import other code than the one that is allowed."""
+    return name == "HOME" or name.startswith(("PYTHON", "LD_"))  # HOME: of the user's site-packages
 
 
 def _file(config: Config) -> str:

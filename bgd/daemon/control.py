@@ -14,7 +14,7 @@ import bgd
 from bgd.daemon.access import Actor, may_connect
 from bgd.daemon.batches import Batch, Room
 from bgd.daemon.verbs import Verbs
-from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, ProtocolError
+from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import (
     MAX_BATCH_BYTES,
@@ -251,6 +251,11 @@ class ClientConnection(asyncio.Protocol):
             await self._control.verbs.answer(request, self._actor, self)
         except BgdError as error:
             self._fail(request.id, error)
+        except OSError as error:  # a log that cannot be read, descriptors that have run out
+            self._fail(request.id, Refused(f"this cannot be done now: {error}"))
+        except Exception:  # one request must not take down what serves all others
+            logger.exception("a bug, in the answer to a request of type %s", type(request).__name__)
+            self._fail(request.id, BgdError("a bug in bgd: the daemon's log has the details"))
         finally:
             # in the same turn as the last reply: whoever has read it may use the id again
             self._streams.pop(request.id, None)

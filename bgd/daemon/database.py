@@ -11,6 +11,7 @@ from threading import current_thread
 from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
+import msgspec
 
 from bgd.errors import BgdError
 
@@ -84,6 +85,9 @@ class Database:
                 raise
             self._failure = f"database {self._path}: {error}; {remedy}"
             raise StoreBroken(self._failure) from error
+        except (msgspec.MsgspecError, ValueError) as error:
+            # sound pages whose content no bgd wrote; other rows may still be read
+            raise StoreBroken(f"database {self._path} is damaged ({error}); {DAMAGED}") from error
 
 
 @contextmanager

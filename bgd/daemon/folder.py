@@ -118,7 +118,18 @@ def _make_private(path: Path) -> None:
         )
     _check_writable(path)
     if stat.S_IMODE(found.st_mode) & PRIVATE:
+        if found.st_mode & stat.S_ISVTX or not _is_bgds(path):
+            raise ConfigError(
+                f"the folder {path} is open to others and holds other things than bgd's: "
+                "choose a folder of its own, see [daemon] state_dir"
+            )
         path.chmod(0o700)
+
+
+def _is_bgds(path: Path) -> bool:
+    """Whether closing the folder to others shuts nobody out: it is empty, or what is in it is bgd's."""
+    names = set(os.listdir(path))  # noqa: PTH208 - names are what is judged
+    return not names or bool(names & {"bgd.lock", "bgd.db", "bgd.log"}) or all(map(str.isdecimal, names))
 
 
 def _make(path: Path) -> os.stat_result:

@@ -26,7 +26,10 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         "BGD_SLOT": str(slot),
         "BGD_SOCKET": config.daemon.socket,
     }
-    env = _own_environment() if spec.env is None else spec.env
+    if spec.env is None:
+        env = _own_environment()
+    else:  # a command gets just what it was sent with, a class job adds to what the daemon has
+        env = spec.env if spec.target is None else {**_own_environment(), **spec.env}
     if spec.target is None:
         argv, stdin = list(spec.argv or ()), None
     else:

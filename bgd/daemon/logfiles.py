@@ -8,7 +8,9 @@ stand its marks, which say when bytes arrived (bgd.launcher.logfile writes all o
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from bisect import bisect_right
 from pathlib import Path
 from struct import Struct as Packing
@@ -166,9 +168,14 @@ def _read(path: Path, position: int, length: int) -> bytes:
 
 def _open(path: Path) -> int | None:
     try:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # not blocking: something that only looks like a log, as a FIFO, must not hold up a thread for ever
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file stands in the log's place", str(path))
+    return descriptor
 
 
 def _size(path: Path) -> int:

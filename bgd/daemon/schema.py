@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -113,15 +114,21 @@ def _create(path: str) -> None:
 
     Only while no connection is open: closing any descriptor of the file drops SQLite's locks on it.
     """
+    if os.path.exists(path):  # noqa: PTH110 - a plain string here
+        return
+    new = f"{path}.new"
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        Path(new).unlink(missing_ok=True)
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        # a file that bears bgd's name from the first: an empty one in its place is a lost database
+        with closing(sqlite3.connect(new)) as db:
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        Path(new).replace(path)
         folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)  # else the whole file may be gone after a power cut, whatever it holds
         finally:
             os.close(folder)
-    except FileExistsError:
-        return
     except OSError as error:
         raise StoreBroken(f"database {path} cannot be created: {error.strerror}; {FORBIDDEN}") from error
 
@@ -130,7 +137,9 @@ def _version(db: sqlite3.Connection, path: str) -> int:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if application != APPLICATION_ID and (application or version or tables):
+    if not (application or version or tables):
+        raise StoreBroken(f"database {path} is empty, and bgd leaves none so; {DAMAGED}")
+    if application != APPLICATION_ID:
         raise StoreBroken(
             f"database {path} belongs to another program: move it away, or choose another state_dir"
         )

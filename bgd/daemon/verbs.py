@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from msgspec.structs import replace
 
 import bgd
-from bgd.core.job import FINAL, JobId, JobSpec, State
+from bgd.core.job import FINAL, JobId, JobSpec, State, problem_with_environment
 from bgd.daemon.access import Actor
 from bgd.daemon.following import follow_logs, send_logs
 from bgd.daemon.launching import LauncherLink
@@ -94,12 +94,16 @@ class Verbs:
         self, request_id: int, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]
     ) -> None:
         """Take all of them or none, in one transaction."""
-        specs = [_with_environment(spec, part.env) for part in parts for spec in part.specs]
-        for index, spec in enumerate(specs):
+        for part in parts:  # each environment once, not once for every job that gets it
+            problem = problem_with_environment(part.env or {})
+            if problem is not None:
+                raise Refused(f"of the batch: {problem}")
+        for index, spec in enumerate(spec for part in parts for spec in part.specs):
             try:
                 self._supervisor.check(spec)
             except Refused as error:
                 raise type(error)(f"job {index} of the batch: {error}") from error
+        specs = [_with_environment(spec, part.env) for part in parts for spec in part.specs]
         job_ids: list[int] = [self._supervisor.submit(spec, actor.uid) for spec in specs]
         self._supervisor.when_saved(lambda: reply(Submitted(request_id, job_ids)))
 

@@ -174,7 +174,9 @@ def _check_code(function: object, module: str, name: str) -> None:
     """Refuse a function of another module, even if its own __module__ was overwritten to say otherwise."""
     while "__wrapped__" in getattr(function, "__dict__", {}):  # below what decorators put around it
         function = vars(function)["__wrapped__"]
-    home = getattr(function, "__globals__", {}).get("__name__", module)
+    # what is not written in Python has no globals, only a word of where it is from
+    says = getattr(function, "__module__", None) or module
+    home = getattr(function, "__globals__", {"__name__": says}).get("__name__", module)
     if home != module:
         raise Refusal(f"{module}:{name} is defined in {home}: allow and call that")
 

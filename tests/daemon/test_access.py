@@ -35,6 +35,14 @@ def test_class_that_is_not_listed_is_refused_with_key_and_file(folder, target):
         check_may_run(JobSpec(target=target), configure(folder, rest=CLASSES))
 
 
+@pytest.mark.parametrize("name", ["PYTHONPATH", "PYTHONSTARTUP", "LD_PRELOAD", "HOME"])
+def test_variable_that_steers_imports_is_refused_for_a_class_job(folder, name):
+    spec = JobSpec(target="app.tasks:anything", env={"FINE": "1", name: "/evil"})
+
+    with pytest.raises(NotAllowed, match=f"takes no {name} from outside"):
+        check_may_run(spec, configure(folder, rest=CLASSES))
+
+
 def test_default_allows_no_class(folder):
     with pytest.raises(NotAllowed, match="allowed_classes"):
         check_may_run(JobSpec(target="app:f"), configure(folder))

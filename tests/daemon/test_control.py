@@ -18,7 +18,7 @@ from bgd.daemon.control import HIGH_WATER, MAX_IN_FLIGHT, MAX_MESSAGE
 from bgd.daemon.feeds import Feeds
 from bgd.daemon.store import StoreBroken
 from bgd.wire.framing import MAX_FRAME, frame
-from bgd.wire.launching import Acknowledge, Ended, Launch, Stop, Watch
+from bgd.wire.launching import Acknowledge, Ended, Launch, Stop, Watch, log_name
 from bgd.wire.messages import (
     PROTOCOL,
     Acted,
@@ -630,6 +630,56 @@ async def test_client_that_vanishes_leaves_no_stream_behind(config, launcher):
         assert len(life.control.connections) == 1
         assert life.supervisor._feeds.__dict__ == Feeds().__dict__
         assert set(life.tasks._tasks) == tasks
+
+
+def spoil(path, how):
+    """Put something in a log's place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match how:
+        case "symlink":
+            path.symlink_to("/etc/passwd")
+        case "directory":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case _:
+            path.parent.rmdir()
+            path.parent.touch()
+
+
+@pytest.mark.parametrize("how", ["symlink", "directory", "fifo", "file for a folder"])
+async def test_log_that_is_no_file_fails_the_one_request_and_nothing_else(config, launcher, how):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        spoil(Path(config.log_dir, log_name(key.job, key.attempt)), how)
+        caller = await life.call()
+
+        failed = await caller.ask(Logs(id=1, job=key.job), Failed)
+
+        assert failed.code is ErrorCode.REFUSED
+        assert await is_alive(caller)
+
+
+async def test_bug_in_one_answer_fails_that_request_and_is_logged(config, launcher, monkeypatch, caplog):
+    async def broken(*_):
+        raise RuntimeError("can't start new thread")
+
+    async with served(config, launcher) as life:
+        monkeypatch.setattr(life.control.verbs, "_show", broken)
+        caller = await life.call()
+
+        assert "bug in bgd" in (await caller.ask(Show(1), Failed)).message
+
+        assert await is_alive(caller)
+    assert "can't start new thread" in caplog.text
+
+
+async def test_batch_with_a_bad_environment_is_refused_as_a_whole(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        batch = SubmitMany(id=BATCH_OF, specs=[command()], env={"A=B": "1"})
+        assert "holds no '='" in (await caller.ask(batch, Failed)).message
+        assert await jobs_in(life) == 0
 
 
 async def test_slow_reader_of_a_big_log_holds_little_of_it_in_memory(config, launcher):

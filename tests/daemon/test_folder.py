@@ -39,6 +39,20 @@ def test_folder_that_others_may_read_is_made_private(config):
     assert mode_of(config.daemon.state_dir) == 0o700
 
 
+@pytest.mark.parametrize(("mode", "name"), [(0o755, "precious"), (0o1777, None)])
+def test_folder_that_others_use_is_refused_and_stays_open_to_them(config, mode, name):
+    path = Path(config.daemon.state_dir)
+    path.mkdir()
+    path.chmod(mode)
+    if name is not None:
+        (path / name).touch()
+
+    with pytest.raises(ConfigError, match="choose a folder of its own"):
+        state_folder.prepare(config)
+
+    assert mode_of(path) == mode & 0o777 | mode & 0o1000
+
+
 @needs_root
 def test_folder_of_somebody_else_is_refused_and_left_alone(config):
     Path(config.daemon.state_dir).mkdir(mode=0o755)

@@ -57,6 +57,15 @@ def test_class_job_is_launched_as_the_worker_with_its_call_on_standard_input(fol
     )
 
 
+def test_class_job_gets_what_it_was_sent_with_beside_the_daemons_environment(folder, monkeypatch):
+    monkeypatch.setenv("OURS", "1")
+    monkeypatch.setenv("BOTH", "ours")
+
+    got = launch(folder, JobSpec(target="app.tasks:Mail.send", env={"BOTH": "sent"}))
+
+    assert (got.env["OURS"], got.env["BOTH"]) == ("1", "sent")
+
+
 def test_class_job_gets_the_daemons_environment_without_what_is_the_daemons_alone(folder, monkeypatch):
     monkeypatch.setenv("KEPT", "yes")
     for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "WATCHDOG_USEC", "BGD_CONFIG", "INVOCATION_ID"):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import aiosqlite
@@ -160,13 +161,41 @@ async def test_commits_are_synced_before_they_are_answered(store):
     assert await of(store._writer, "synchronous") == 2  # FULL
 
 
+async def test_database_that_was_emptied_is_refused_and_not_begun_anew(path):
+    store = await Store.open(path)
+    await put(store, new(1))
+    await store.close()
+    os.truncate(path, 0)
+
+    with pytest.raises(StoreBroken, match="is empty"):
+        await Store.open(path)
+
+    assert content_of(path) == b""
+
+
+async def test_row_that_no_bgd_wrote_is_damage_and_others_are_read_on(path):
+    store = await Store.open(path)
+    await put(store, new(1), new(2))
+    await store.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE specs SET spec = x'c1c1' WHERE job = 1")
+        db.commit()
+    store = await Store.open(path)
+
+    with pytest.raises(StoreBroken, match="damaged"):
+        await store.view(JobId(1))
+
+    view = await store.view(JobId(2))
+    assert view is not None
+    await store.close()
+
+
 @pytest.mark.parametrize("version", range(VERSION))
 async def test_file_of_every_earlier_version_is_brought_up(path, version):
     db = sqlite3.connect(path)
     for script in schema.MIGRATIONS[:version]:
         db.executescript(script)
-    if version:
-        db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {version}")
     db.close()
 

@@ -255,7 +255,7 @@ def test_socket_of_a_killed_daemon_is_taken_over(machine):
 
 
 def test_file_in_the_sockets_place_is_left_alone(machine):
-    machine.state_dir.mkdir(parents=True)
+    machine.state_dir.mkdir(mode=0o700, parents=True)
     machine.socket.write_text("precious")
     done = machine.run()
     assert done.returncode == 78

@@ -56,6 +56,7 @@ class Service(Base):
         return 1
 
     taken = borrowed
+    system = __import__("os").system
 
 class Child(Service):
     pass
@@ -163,6 +164,7 @@ def test_every_kind_of_callable_is_called(call, target, args, kwargs, value):
         ("helper", "app.services:helper is defined in lib"),
         ("Tool.method", "app.services:Tool.method is defined in lib"),
         ("Service.taken", "app.services:Service.taken is defined in lib"),
+        ("Service.system", "app.services:Service.system is defined in posix"),
         ("Service.attribute", "app.services:Service.attribute is no method"),
         ("Service.count", "app.services:Service.count is no method"),
         ("Service.Inner", "app.services:Service.Inner is no method"),
