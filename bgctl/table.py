@@ -10,34 +10,50 @@ from bgctl.common import has_colors
 from bgctl.show import STATE_COLORS
 
 _GAP = 2  # blanks between columns
-_LEAST = 10  # cells; a narrower command says nothing, so a tiny terminal has to wrap
+_LEAST = 10  # cells; a narrower command says nothing
 _LONGEST_NAME = 20
 _RIGHT = {"ID", "PRIORITY", "ATTEMPT", "AGE", "TIME"}
+_USUAL = {"QUEUE": "default", "PRIORITY": "0"}
+_EXPENDABLE = ("ATTEMPT", "AGE", "TIME", "PRIORITY", "QUEUE", "NAME")  # the first is missed least
 
 
 def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Print one job a line; names, and commands by what is left, are cut and end in an ellipsis.
 
-    A column of names in which there is none is left out.
+    A column of names in which there is none is left out, and others where the terminal is too narrow for
+    them: first what says nothing, then what is missed least. Ids and states are always whole.
     """
     columns = {heading: [row[index] for row in rows] for index, heading in enumerate(headings)}
     if not set(columns["NAME"]) - {"-"}:
         del columns["NAME"]
     console = Console(color_system="auto" if has_colors() else None, highlight=False)
-    widths = {
-        heading: max(map(len, [heading, *cells]))
-        for heading, cells in columns.items()
-        if heading != "COMMAND"
-    }
+    widths = _fitting(columns, console.width)
+    # a terminal that is narrower still has to wrap: rich would cut ids
+    console.width = max(console.width, sum(widths.values()) + _GAP * (len(widths) - 1))
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    for heading in widths:
+        table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
+    for cells in zip(*(columns[heading] for heading in widths), strict=True):
+        table.add_row(*(_text(*named, widths) for named in zip(widths, cells, strict=True)))
+    console.print(table)
+
+
+def _fitting(columns: dict[str, list[str]], width: int) -> dict[str, int]:
+    """Return the columns for which there is room, in order, and how wide each is."""
+    widths = {heading: max(map(len, [heading, *cells])) for heading, cells in columns.items()}
     if "NAME" in widths:
         widths["NAME"] = min(widths["NAME"], _LONGEST_NAME)
-    widths["COMMAND"] = max(console.width - sum(widths.values()) - _GAP * len(widths), _LEAST)
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
-    for heading in columns:
-        table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*(_text(*named, widths) for named in zip(columns, cells, strict=True)))
-    console.print(table)
+    del widths["COMMAND"]
+    silent = [heading for heading, usual in _USUAL.items() if set(columns[heading]) == {usual}]
+    for heading in (*silent, *_EXPENDABLE):
+        if _left(widths, width) >= _LEAST:
+            break
+        widths.pop(heading, None)
+    return widths | {"COMMAND": max(_left(widths, width), _LEAST)}
+
+
+def _left(widths: dict[str, int], width: int) -> int:
+    return width - sum(widths.values()) - _GAP * len(widths)
 
 
 def _text(heading: str, cell: str, widths: dict[str, int]) -> Text:

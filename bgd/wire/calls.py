@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import msgspec
@@ -23,7 +24,8 @@ def problem_with_arguments(arguments: str) -> str | None:
         _decode_arguments(arguments)
     except _UNDECODABLE as error:
         return f'the arguments must be JSON, {{"args": [...], "kwargs": {{...}}}}: {error}'
-    return None
+    problem = _problem_for_python(arguments)
+    return f"the arguments cannot be read by Python: {problem}" if problem else None
 
 
 def request(target: Target, arguments: str | None, path: Sequence[str]) -> bytes:
@@ -70,7 +72,22 @@ def _read_document(raw: bytes) -> tuple[_Document, str | None]:
         raise ValueError(f"the result file holds no result: {error}") from error
     if value is None and told.error is None and told.refused is None:
         raise ValueError("the result file holds no result: nothing of what it may say")
+    problem = None if value is None else _problem_for_python(value)
+    if problem is not None:
+        raise ValueError(f"the result cannot be read by Python: {problem}")
     return told, value
+
+
+def _problem_for_python(text: str) -> str | None:
+    """Say why Python's json takes no such JSON, or None: all who are to read it do so with that.
+
+    It refuses whole numbers of some thousand digits, and what is nested too deep.
+    """
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return None
 
 
 class _Arguments(Struct, forbid_unknown_fields=True):

@@ -19,14 +19,14 @@ def terminal(daemon: Daemon):
     """Start bgctl on a terminal; what is still running at the end is killed."""
     children: list[pexpect.spawn] = []
 
-    def start(*arguments: str, **env: str) -> pexpect.spawn:
+    def start(*arguments: str, width: int = WIDTH, **env: str) -> pexpect.spawn:
         child = pexpect.spawn(
             sys.executable,
             ["-m", "bgctl", *arguments],
             env=daemon.env | env,
             cwd=str(daemon.folder),
             timeout=DEADLINE,
-            dimensions=(24, WIDTH),
+            dimensions=(24, width),
             encoding="utf-8",
         )
         children.append(child)
@@ -59,6 +59,27 @@ def test_list_is_a_table_that_fits_the_terminal(daemon, terminal):
     assert "COMMAND" in lines[0]
     assert max(len(ESCAPES.sub("", line)) for line in lines) <= WIDTH
     assert "…" in lines[1]
+
+
+@pytest.mark.parametrize(("width", "headings"), [(40, "ID STATE COMMAND"), (60, "ID STATE AGE TIME COMMAND")])
+def test_a_narrow_terminal_gets_fewer_columns_but_whole_ids_and_states(own_daemon, terminal, width, headings):
+    job_ids = [finished_job(own_daemon, "-n", name, "echo", "word " * 50) for name in ("a" * 30, "b")]
+
+    text = seen(terminal("list", width=width, HOME=str(own_daemon.folder)))
+
+    lines = [ESCAPES.sub("", line).split() for line in text.splitlines()]
+    assert max(len(ESCAPES.sub("", line)) for line in text.splitlines()) <= width
+    assert " ".join(word for word in lines[0] if word != "NAME") == headings
+    assert [line[:2] for line in lines[1:]] == [[job_id, "succeeded"] for job_id in reversed(job_ids)]
+
+
+def test_a_tiny_terminal_wraps_rather_than_cut_an_id(daemon, terminal):
+    job_id = finished_job(daemon, "true")
+
+    lines = seen(terminal("list", width=16)).splitlines()
+
+    assert any(re.match(rf" *{job_id}  ", ESCAPES.sub("", line)) for line in lines)
+    assert "succeeded" in "".join(lines)
 
 
 def test_the_state_has_a_colour_unless_none_is_wanted(daemon, terminal):

@@ -143,3 +143,19 @@ def test_result_at_the_limit_is_taken():
     value = '"' + "x" * (MAX_RESULT - 2) + '"'
 
     assert read_result(f'{{"ok":{value}}}'.encode(), Outcome.SUCCEEDED) == (Outcome.SUCCEEDED, value, None)
+
+
+def test_arguments_that_python_cannot_read_are_refused_at_the_door():
+    problem = problem_with_arguments('{"args": [' + "9" * 5000 + "]}")
+
+    assert problem is not None
+    assert problem.startswith("the arguments cannot be read by Python")
+    assert "\n" not in problem
+
+
+def test_result_that_python_cannot_read_is_an_error():
+    outcome, value, error = read_result(b'{"ok": ' + b"9" * 5000 + b"}", Outcome.SUCCEEDED)
+
+    assert (outcome, value) == (Outcome.ERROR, None)
+    assert error is not None
+    assert "cannot be read by Python" in error.message
