@@ -20,6 +20,7 @@ _ids = click.argument("ids", nargs=-1, required=True, type=Ids(), metavar="ID...
     "cancel",
     "bgctl cancel 12",
     "bgctl cancel 3-9 last",
+    "bgctl cancel $(bgctl list -q --state queued --limit 10000)",
 )
 @_ids
 def cancel_command(ids: tuple[range, ...]) -> int:

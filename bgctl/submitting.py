@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from bgctl.common import client, common, say, verb
 from bgctl.joboptions import job_options, with_job_options
-from bgctl.programs import problem_with_program
+from bgctl.programs import problem_with_command
 from bgctl.show import print_json
 from bgd import Client, Job, Refused
 from bgd.client.caller import Caller, unspeakable_names
@@ -20,7 +21,9 @@ T = TypeVar("T")
 _program = click.argument(
     "argv", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED
 )
-_no_check = click.option("--no-check", is_flag=True, help="Queue a program that cannot be found, too.")
+_no_check = click.option(
+    "--no-check", is_flag=True, help="Queue it even if its program or folder is not there."
+)
 _wait = click.option("--wait", is_flag=True, help="Wait for the end, and exit with the job's code.")
 _follow = click.option("-f", "--follow", is_flag=True, help="Show its output, and exit with the job's code.")
 
@@ -38,7 +41,10 @@ _follow = click.option("-f", "--follow", is_flag=True, help="Show its output, an
 @_follow
 @_program
 def submit_command(argv: tuple[str, ...], *, no_check: bool, wait: bool, follow: bool, **given: Any) -> int:
-    """Queue a command and print its id."""
+    """Queue a command and print its id.
+
+    It reads nothing: its standard input is /dev/null.
+    """
     options = job_options(given)
     with client(autostart=True) as daemon:
         job = _submit(daemon, argv, options, no_check=no_check)
@@ -96,6 +102,8 @@ def call_command(
 def run_command(argv: tuple[str, ...], *, no_check: bool, **given: Any) -> int:
     """Queue a command, show its output, and exit with its code.
 
+    It reads nothing: its standard input is /dev/null.
+
     Ctrl-C leaves the job running; twice cancels it. The exit code is the job's own; 128+N after signal N,
     124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, 125 otherwise.
     """
@@ -108,14 +116,18 @@ def run_command(argv: tuple[str, ...], *, no_check: bool, **given: Any) -> int:
 
 
 def _submit(daemon: Client, argv: tuple[str, ...], options: JobOptions, *, no_check: bool) -> Job:
+    if not argv[0]:
+        raise click.UsageError("the program's name is empty")
     caller = Caller()
     passed = options.get("env_pass", "all")
     if passed == "all" and (names := unspeakable_names()):
         say(f"not passed on, being no UTF-8: {', '.join(names)}")
     if not no_check:
         env = caller.chosen_environment(passed) | dict(options.get("env") or {})
-        folder = caller.folder / (options.get("cwd") or ".")
-        if problem := problem_with_program(argv[0], env, folder):
+        folder = Path(options.get("cwd") or ".")
+        if not folder.is_absolute():
+            folder = caller.folder / folder
+        if problem := problem_with_command(argv, env, folder):
             raise Refused(f"{problem}; --no-check queues it all the same")
     return daemon.submit(argv, **options)
 

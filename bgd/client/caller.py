@@ -46,8 +46,9 @@ class Caller:
         try:
             return Path.cwd()
         except OSError as error:
+            problem = "is gone" if isinstance(error, FileNotFoundError) else f"has no path: {error.strerror}"
             raise Refused(
-                f"the working directory cannot be passed on: {error.strerror}; name another"
+                f"the working directory {problem}: name another with --cwd DIR (cwd=...)"
             ) from error
 
     @cached_property

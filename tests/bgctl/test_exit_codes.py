@@ -100,9 +100,10 @@ def test_a_class_that_is_not_allowed_is_77(daemon):
         (["no-such-program"], "no program 'no-such-program' on its PATH"),
         (["./no/such/file"], "there is no such file"),
         (["/"], "it is a folder"),
-        (["-p", "1001", "true"], "priority: Expected `int` <= 1000"),
-        (["-q", "two words", "true"], "queue: Expected"),
-        (["-e", "A=1", "--cwd", "/no/such", "./true"], "no/such/true"),
+        (["echo hi | wc"], "'echo hi | wc' on its PATH: write the words apart, or sh -c 'echo hi | wc';"),
+        (["-e", "A=1", "--cwd", "/usr", "./no-such"], "/usr/no-such is no program"),
+        (["--cwd", "/no/such", "true"], "there is no folder /no/such; --no-check queues it all the same"),
+        (["-n", "a\tb", "true"], "name and tags are printable text"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_it_is_queued(daemon, arguments, message):
@@ -112,6 +113,7 @@ def test_what_cannot_be_run_is_refused_before_it_is_queued(daemon, arguments, me
 
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
+    assert daemon.env["PATH"] not in done.stderr
     assert done.stderr.count("\n") == 1
     after = json.loads(daemon.bgctl("list", "--json", "--limit", "1").stdout)
     assert [job["id"] for job in before] == [job["id"] for job in after]

@@ -13,6 +13,7 @@ import bgd
         (["submitt", "true"], "no verb 'submitt': did you mean submit?"),
         (["sho"], "no verb 'sho': did you mean show?"),
         (["submit"], "Missing argument 'PROGRAM"),
+        (["submit", ""], "the program's name is empty"),
         (["submit", "--prioritty", "3", "true"], "Did you mean '--priority'?"),
         (["submit", "-p", "high", "true"], "'high' is not a valid integer"),
         (["submit", "--timeout", "soon", "true"], "'soon' is not a duration: write 500ms, 5s"),

@@ -100,6 +100,21 @@ def test_a_job_runs_in_the_callers_folder_with_its_umask(daemon, tmp_path):
     assert done.stdout == f"{tmp_path}\n0027\n"
 
 
+def test_from_a_folder_that_is_gone_a_job_runs_only_in_another(daemon, tmp_path):
+    script = f'mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m bgctl run "$@" pwd'
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = ["sh", "-c", script, "sh", *options]
+        return subprocess.run(
+            command, env=daemon.env, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    assert run("--cwd", "/usr").stdout == "/usr\n"
+    refused = run()
+    assert refused.returncode == 1
+    assert refused.stderr == ("bgctl: the working directory is gone: name another with --cwd DIR (cwd=...)\n")
+
+
 def test_run_passes_on_both_streams_of_the_job_in_order_and_byte_for_byte(daemon):
     command = [
         sys.executable,
