@@ -23,6 +23,18 @@ _HOME = {
     "shutdown": "daemon",
 }
 _ALIASES = {"ls": "list", "status": "show"}
+_OTHER_WORDS = {  # as other programs say it; only for a hint
+    "add": "submit",
+    "delete": "cancel",
+    "jobs": "list",
+    "kill": "cancel",
+    "ps": "list",
+    "remove": "cancel",
+    "restart": "retry",
+    "rm": "cancel",
+    "stop": "cancel",
+    "tail": "logs",
+}
 
 
 class Verbs(click.Group):
@@ -50,7 +62,8 @@ class Verbs(click.Group):
         if self.get_command(ctx, args[0]) is None:
             from bgd.settings import nearest  # noqa: PLC0415 - needed only to word an error
 
-            raise click.UsageError(f"no verb {args[0]!r}: {nearest(args[0], [*_HOME, *_ALIASES])}")
+            meant = _OTHER_WORDS.get(args[0], args[0])
+            raise click.UsageError(f"no verb {args[0]!r}: {nearest(meant, [*_HOME, *_ALIASES])}")
         return super().resolve_command(ctx, args)
 
 

@@ -12,6 +12,9 @@ import bgd
     [
         (["submitt", "true"], "no verb 'submitt': did you mean submit?"),
         (["sho"], "no verb 'sho': did you mean show?"),
+        (["kill", "12"], "no verb 'kill': did you mean cancel?"),
+        (["ps"], "no verb 'ps': did you mean list?"),
+        (["log"], "no verb 'log': did you mean logs?"),
         (["submit"], "Missing argument 'PROGRAM"),
         (["submit", ""], "the program's name is empty"),
         (["submit", "--prioritty", "3", "true"], "Did you mean '--priority'?"),
