@@ -19,11 +19,14 @@ def follow_job(daemon: Client, job: Job) -> int:
 
     Ctrl-C leaves it alone and says how to come back; a second one cancels it.
     """
+    output = Output(job.id)
     try:
-        return _followed(daemon, job)
+        return _followed(daemon, job, output)
     except DaemonUnreachable as error:
+        output.leave_line()
         raise DaemonUnreachable(f"{error}; job {job.id} runs on: {_way_back(job)}") from error
     except KeyboardInterrupt:
+        output.leave_line()
         if not _is_to_be_cancelled(job):
             say(f"job {job.id} runs on: {_way_back(job)}")
             return codes.INTERRUPTED
@@ -37,12 +40,14 @@ def wait_for_job(job: Job) -> int:
     return _told(job.wait())
 
 
-def _followed(daemon: Client, job: Job) -> int:
-    output = Output(job.id)
+def _followed(daemon: Client, job: Job, output: Output) -> int:
     for part in daemon.logs(job.id, attempt=0, follow=True):
         output.write(part)
     output.end()
-    return _told(job.wait())
+    job.wait()
+    if exit_code_of(job):
+        output.leave_line()
+    return _told(job)
 
 
 def _told(job: Job) -> int:

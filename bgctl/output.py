@@ -12,14 +12,14 @@ import click
 
 from bgctl.common import common, is_terminal
 from bgctl.show import iso_time, print_json
-from bgctl.terminal import HarmlessText
+from bgctl.terminal import HarmlessText, without_colors
 from bgd.wire.messages import LogPart
 
 _RESET = "\x1b[0m"  # a job may end in the middle of its colours
 
 
 class Output:
-    """Writes the pieces of one job's log.
+    """Writes the pieces of one job's log; `is_empty` until there is something in one.
 
     Args:
         job_id: whose log it is.
@@ -37,14 +37,18 @@ class Output:
         self._is_harmless = is_terminal() and not raw
         self._headers = headers
         self._attempt: int | None = None
+        self._is_mid_line = False
+        self.is_empty = True
         self._text = HarmlessText()
         self._json_decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._is_colored = False
 
     def write(self, part: LogPart) -> None:
+        self.is_empty = self.is_empty and not (part.data or part.left_out)
         if part.attempt != self._attempt:
             self._begin(part.attempt)
         if part.left_out and not self._is_json:
+            self.leave_line()
             click.echo(f"==> {part.left_out} bytes left out, over the log's limit <==", err=True)
         if self._is_json:
             self._write_json(part)
@@ -59,14 +63,23 @@ class Output:
         if self._is_harmless and not self._is_json:
             self._show(self._text.feed(b"", is_last=True) + (_RESET if self._is_colored else ""))
 
+    def leave_line(self) -> None:
+        """Go to a new line on a terminal if the output stopped within one, before bgctl says something."""
+        if self._is_mid_line:
+            self._is_mid_line = False
+            click.echo()
+
     def _begin(self, attempt: int) -> None:
         if not self._is_json and (self._headers or self._attempt is not None):
             self.end()
+            self.leave_line()
             click.echo(f"==> job {self._job_id}, attempt {attempt} <==", err=True)
         self._attempt = attempt
 
     def _show(self, text: str) -> None:
         self._is_colored = self._is_colored or "\x1b" in text
+        if visible := without_colors(text):
+            self._is_mid_line = not visible.endswith("\n")
         sys.stdout.write(text)
         sys.stdout.flush()
 

@@ -37,6 +37,11 @@ def one_line(text: str) -> str:
     return re.sub(rf"[{_CONTROL}\t\n{_CONTROL_OF_ORDER}]", _shown, text)
 
 
+def without_colors(text: str) -> str:
+    """Return harmless text as it is seen in black and white."""
+    return re.sub(_COLOR, "", text)
+
+
 def _shown(match: re.Match[str]) -> str:
     found = match.group()
     if found == "\r\n":

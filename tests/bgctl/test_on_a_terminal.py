@@ -166,6 +166,17 @@ def test_ctrl_c_ends_following_a_log_without_a_word(daemon, terminal):
     daemon.bgctl("cancel", job_id)
 
 
+def test_what_bgctl_says_begins_a_line_of_its_own(terminal):
+    script = r"printf '\033[31mred'; [ $BGD_ATTEMPT = 2 ] && printf '\n\033[0m'; exit 3"
+
+    text = seen(terminal("run", "--retries", "1", "--retry-delay", "0", "sh", "-c", script))
+
+    first, header, second, last = ESCAPES.sub("", text).splitlines()
+    assert (first, second) == ("red", "red")
+    assert re.fullmatch(r"==> job \d+, attempt 2 <==", header)
+    assert re.fullmatch(r"bgctl: job \d+ failed \(exit code 3\)", last)
+
+
 def test_output_is_shown_before_its_line_is_whole(terminal):
     child = terminal("run", "sh", "-c", "printf 'password: '; exec sleep 60")
 
