@@ -91,6 +91,9 @@ def list_command(*, sort: str | None, quiet: bool, **filters: Any) -> int:
     elif quiet:
         for job in jobs:
             click.echo(job.id)
+    elif not jobs:
+        is_choice = any(value for name, value in filters.items() if name != "limit")
+        say("no jobs match" if is_choice else "no jobs yet")
     else:
         _print_jobs(jobs)
         if is_cut and is_terminal():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
-from bgctl.common import client, common, verb
+from bgctl.common import client, common, say, verb
 from bgctl.ids import Ids, chosen_ids
 from bgctl.output import Output
 from bgctl.show import print_json
-from bgd import Client, Refused
+from bgctl.terminal import one_line
+from bgd import Client, Outcome, Refused
+from bgd.core.job import FINAL
 
 
 @verb(
@@ -62,7 +64,20 @@ def logs_command(  # noqa: PLR0913 - one parameter an option
             ):
                 output.write(part)
             output.end()
+            if output.is_empty and lines != 0 and not common().json:
+                say(_why_empty(daemon, job_id, attempt))
     return 0
+
+
+def _why_empty(daemon: Client, job_id: int, attempt: int | None) -> str:
+    """Say why there is no output, which a person would else take for a fault."""
+    job = daemon.job(job_id)
+    found = [each for each in job.attempts() if attempt in {None, each.attempt}]
+    if found and found[-1].outcome is Outcome.NOT_STARTED and found[-1].error is not None:
+        return f"job {job_id} was not started: {one_line(found[-1].error.message)}"
+    if job.state not in FINAL:
+        return f"job {job_id} is {job.state}: no output yet"
+    return f"job {job_id} wrote nothing" if found else f"job {job_id} was never started"
 
 
 def _print_path(daemon: Client, job_id: int, attempt: int | None) -> None:

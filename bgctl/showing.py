@@ -88,10 +88,11 @@ def _attempt(attempt: AttemptView, now: float) -> Iterator[str]:
         ("took", brief(took) if took is not None else ""),
         ("process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
         ("used", _use(attempt)),
-        ("log", f"{attempt.log_path} ({attempt.log_bytes} bytes)" if attempt.log_bytes else attempt.log_path),
+        ("log", _log(attempt)),
     )
     if attempt.error is not None:
-        yield from _lines(("error", one_line(f"{attempt.error.type}: {attempt.error.message}")))
+        kind = "" if attempt.error.type == attempt.outcome else f"{attempt.error.type}: "
+        yield from _lines(("error", one_line(f"{kind}{attempt.error.message}")))
         for line in (attempt.error.traceback or "").splitlines():
             yield f"    {HarmlessText().feed(line.encode(), is_last=True)}"
 
@@ -102,6 +103,13 @@ def _how(attempt: AttemptView) -> str:
     if attempt.exit_code:
         return f"{attempt.outcome} (code {attempt.exit_code})"
     return f"{attempt.outcome} ({attempt.signal})" if attempt.signal else attempt.outcome
+
+
+def _log(attempt: AttemptView) -> str:
+    """Return where the output is; nothing if there was none."""
+    if attempt.log_bytes:  # more than the file has, if the log's limit was reached
+        return f"{attempt.log_path} ({attempt.log_bytes} bytes written)"
+    return attempt.log_path if attempt.outcome is None else ""
 
 
 def _use(attempt: AttemptView) -> str:

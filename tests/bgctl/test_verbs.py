@@ -173,6 +173,17 @@ def test_list_selects(daemon):
     assert daemon.bgctl("list", "-q", "--since", "2099-01-01").stdout == ""
 
 
+def test_list_of_nothing_says_so_outside_the_data(own_daemon):
+    empty = own_daemon.bgctl("list")
+    chosen = own_daemon.bgctl("list", "--state", "failed")
+    quiet = own_daemon.bgctl("list", "-q")
+
+    assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "bgctl: no jobs yet\n")
+    assert (chosen.returncode, chosen.stdout, chosen.stderr) == (0, "", "bgctl: no jobs match\n")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert own_daemon.bgctl("list", "--json").stdout == "[]\n"
+
+
 def test_list_sorts(daemon):
     low, high = (
         submit(daemon, "-p", priority, "-q", "sorted", "--delay", "1h", "true") for priority in ("-3", "3")
@@ -209,7 +220,16 @@ def test_show_tells_a_person_the_same(daemon):
 def test_show_says_why_an_attempt_was_not_started(daemon):
     job_id = run_job(daemon, "--no-check", "no-such-program")
 
-    assert "program not found: no-such-program" in daemon.bgctl("show", job_id).stdout
+    sheet = daemon.bgctl("show", job_id).stdout
+    assert "\n  error      program not found: no-such-program" in sheet
+    assert "\n  log " not in sheet
+
+
+def test_show_names_the_log_of_an_attempt_that_wrote_something(daemon):
+    silent, talking = run_job(daemon, "true"), run_job(daemon, "echo", "hallo")
+
+    assert "\n  log " not in daemon.bgctl("show", silent).stdout
+    assert re.search(r"\n  log +/.* \(6 bytes written\)\n", daemon.bgctl("show", talking).stdout)
 
 
 def test_without_an_id_the_latest_job_is_meant(daemon):
@@ -230,6 +250,30 @@ def test_logs_shows_the_last_lines_of_the_attempt_asked_for(daemon):
     assert everything.stdout == "1.1\n1.2\n1.3\n2.1\n2.2\n2.3\n"
     assert everything.stderr == f"==> job {job_id}, attempt 1 <==\n==> job {job_id}, attempt 2 <==\n"
     assert daemon.bgctl("logs", "--attempt", "3", job_id).returncode == 1
+
+
+def test_logs_says_why_there_is_no_output(daemon):
+    not_started = run_job(daemon, "--no-check", "--cwd", "/no/such", "true")
+    waiting = submit(daemon, "--delay", "1h", "true")
+    silent = run_job(daemon, "true")
+    cancelled = submit(daemon, "--delay", "1h", "true")
+    daemon.bgctl("cancel", cancelled)
+
+    for job_id, words in [
+        (not_started, "was not started: no such directory: /no/such"),
+        (waiting, "is scheduled: no output yet"),
+        (silent, "wrote nothing"),
+        (cancelled, "was never started"),
+    ]:
+        done = daemon.bgctl("logs", job_id)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", f"bgctl: job {job_id} {words}\n")
+        assert daemon.bgctl("logs", "--json", job_id).stderr == ""
+
+
+def test_logs_that_were_not_asked_for_are_not_missed(daemon):
+    job_id = run_job(daemon, "echo", "hallo")
+
+    assert daemon.bgctl("logs", "-n", "0", job_id).stderr == ""
 
 
 def test_logs_timestamps_begin_each_line_once(daemon):
