@@ -8,17 +8,19 @@ from typing import Any, TypeVar, cast
 import click
 import msgspec
 
-from bgd.client.specs import JobOptions
-from bgd.core.job import (
+from bgd.client.limits import (
     MAX_DURATION,
     MAX_NAME,
     MAX_PRIORITY,
     MAX_RETRIES,
     Backoff,
     Name,
+    Priority,
     QueueName,
+    Retries,
     Share,
 )
+from bgd.client.specs import JobOptions
 from bgd.units import format_duration, parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,7 +75,9 @@ class Bounded(click.ParamType[Any]):
 
 
 _NAME = Bounded(Name, f"a text of 1 to {MAX_NAME} characters")
-_QUEUE = Bounded(QueueName, "a queue's name: letters, digits, . _ -, at most 64, the first no sign")
+QUEUE_NAME = Bounded(QueueName, "a queue's name: letters, digits, . _ -, at most 64, first a letter or digit")
+_PRIORITY = Bounded(Priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+_RETRIES = Bounded(Retries, f"a whole number from 0 to {MAX_RETRIES}")
 _BACKOFF = Bounded(Backoff, "a number from 1 to 100")
 _SHARE = Bounded(Share, "a number from 0 to 1")
 
@@ -97,11 +101,11 @@ _OPTIONS = [
     click.option(
         "-p",
         "--priority",
-        type=click.IntRange(-MAX_PRIORITY, MAX_PRIORITY),
+        type=_PRIORITY,
         metavar="N",
         help=f"Higher runs first: -{MAX_PRIORITY} to {MAX_PRIORITY}, usually 0.",
     ),
-    click.option("-q", "--queue", type=_QUEUE, metavar="NAME", help="The lane it waits in."),
+    click.option("-q", "--queue", type=QUEUE_NAME, metavar="NAME", help="The lane it waits in."),
     click.option("-n", "--name", type=_NAME, metavar="TEXT", help="A name to find it by."),
     click.option(
         "-t",
@@ -114,7 +118,7 @@ _OPTIONS = [
     ),
     click.option(
         "--retries",
-        type=click.IntRange(0, MAX_RETRIES),
+        type=_RETRIES,
         metavar="N",
         help="Attempts after the first that failed.",
     ),

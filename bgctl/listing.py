@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from bgctl.common import client, common, is_terminal, say, verb
+from bgctl.joboptions import QUEUE_NAME
 from bgctl.show import brief, command_line, job_as_json, print_json
 from bgctl.terminal import one_line
 from bgd import Job, State
@@ -65,7 +66,7 @@ class Instant(click.ParamType[float]):
     type=click.Choice([str(state) for state in State]),
     help="In this state; several may be given.",
 )
-@click.option("--queue", metavar="NAME", help="In this queue.")
+@click.option("--queue", type=QUEUE_NAME, metavar="NAME", help="In this queue.")
 @click.option("--name", metavar="GLOB", help="Whose name is like this: * and ? stand for anything.")
 @click.option("--tag", metavar="TEXT", help="With this tag.")
 @click.option("--since", type=Instant(), metavar="WHEN", help="Submitted since 2h ago, or since 2026-10-01.")

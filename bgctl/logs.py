@@ -10,7 +10,6 @@ from bgctl.output import Output
 from bgctl.show import print_json
 from bgctl.terminal import one_line
 from bgd import Client, Outcome, Refused
-from bgd.core.job import FINAL
 
 
 @verb(
@@ -75,7 +74,7 @@ def _why_empty(daemon: Client, job_id: int, attempt: int | None) -> str:
     found = [each for each in job.attempts() if attempt in {None, each.attempt}]
     if found and found[-1].outcome is Outcome.NOT_STARTED and found[-1].error is not None:
         return f"job {job_id} was not started: {one_line(found[-1].error.message)}"
-    if job.state not in FINAL:
+    if job.finished_at is None:
         return f"job {job_id} is {job.state}: no output yet"
     return f"job {job_id} wrote nothing" if found else f"job {job_id} was never started"
 

@@ -1,0 +1,27 @@
+"""Limits: what the options of a new job may be, for programs that ask people for them."""
+
+from bgd.core.job import (
+    MAX_DURATION,
+    MAX_NAME,
+    MAX_PRIORITY,
+    MAX_RETRIES,
+    Backoff,
+    Name,
+    Priority,
+    QueueName,
+    Retries,
+    Share,
+)
+
+__all__ = [
+    "MAX_DURATION",
+    "MAX_NAME",
+    "MAX_PRIORITY",
+    "MAX_RETRIES",
+    "Backoff",
+    "Name",
+    "Priority",
+    "QueueName",
+    "Retries",
+    "Share",
+]
