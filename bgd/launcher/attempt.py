@@ -75,6 +75,19 @@ class Attempt:
             running.stop(*self._stop)
         return await running.end()
 
+    def abandon(self, problem: str) -> Ended:
+        """Return the end nobody saw, after an error of the launcher's own; its processes are killed."""
+        if self._running is not None:
+            self._running.abandon()
+        return Ended(
+            key=self.launch.key,
+            outcome=Outcome.UNKNOWN,
+            started_at=self._started_at,
+            finished_at=time.time(),
+            log_bytes=self.log_bytes,
+            problem=problem,
+        )
+
     async def _start(self) -> Running | None:
         """Start it as soon as the machine has room; None: asked to end before that."""
         pause = _FIRST_PAUSE

@@ -96,7 +96,11 @@ class Attempts:
         self._grown.clear()
 
     async def _see_to_its_end(self, attempt: Attempt) -> None:
-        ended = await attempt.live()
+        try:
+            ended = await attempt.live()
+        except Exception as error:  # one job's trouble must not end the others with the launcher
+            log.exception("job %d: its launcher failed it", attempt.launch.key.job)
+            ended = attempt.abandon(f"its launcher failed it: {type(error).__name__}: {error}")
         try:
             self._tools.journal.finish(ended, durable=self._is_closing or not self._line.is_attended)
         except OSError as error:  # telling it is better than waiting for room: who hears it stores it

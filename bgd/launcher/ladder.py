@@ -10,7 +10,7 @@ import signal
 from bgd.clock import elapsed
 from bgd.launcher.deadlines import Deadline, Deadlines
 from bgd.launcher.look import Looker
-from bgd.launcher.process import Process, hold
+from bgd.launcher.process import SHORTAGES, Process, hold
 from bgd.launcher.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ class Ladder:
         self._deadlines = deadlines
         self._no_mercy: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._deadline: Deadline | None = None
+        self._is_all_told = True  # as far as it was signalled last: descriptors may have been short
         self.hasten(grace)
 
     def hasten(self, grace: float) -> None:
@@ -68,16 +69,21 @@ class Ladder:
 
     async def _signal(self, signum: int) -> list[Process]:
         living = self._tree.living(await self._looker.look(self._tree.first_tick))
+        self._is_all_told = True
         for process in living:
-            self._tree.signal(process, signum)
+            self._is_all_told &= self._tree.signal(process, signum)
         return living
 
     async def _deaths(self, processes: list[Process], until: asyncio.Future[None]) -> None:
         """Wait until these (the first of them, if there are many) have ended, or `until` is done."""
         loop = asyncio.get_running_loop()
         all_ended = loop.create_future()
-        pidfds = {pidfd for each in processes[:_HELD] if (pidfd := hold(each)) is not None}
+        pidfds, is_short = _hold_some(processes)
         left = set(pidfds)
+        ends = {all_ended, until}
+        is_to_look_again = not self._is_all_told or (is_short and not left)
+        if is_to_look_again:
+            ends.add(again := self._deadlines.passed(_KILL_AGAIN))
 
         def ended(pidfd: int) -> None:
             loop.remove_reader(pidfd)
@@ -88,15 +94,42 @@ class Ladder:
         try:
             for pidfd in pidfds:
                 loop.add_reader(pidfd, ended, pidfd)
-            if left:
-                await asyncio.wait({all_ended, until}, return_when=asyncio.FIRST_COMPLETED)
+            if left or is_to_look_again:
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            if is_to_look_again:
+                again.cancel()
             for pidfd in pidfds:
                 loop.remove_reader(pidfd)
                 os.close(pidfd)
+            _held.difference_update(pidfds)
 
 
-_HELD = 16  # processes waited for at a time: each costs a descriptor
+_HELD = 16  # processes a ladder waits for at a time: each costs a descriptor
+_MOST_HELD = 64  # processes all ladders wait for at a time
 _BELIEVED = 2  # looks in a row that must find nothing
-_KILL_AGAIN = 1.0  # seconds until those still there are killed again
+_KILL_AGAIN = 1.0  # seconds until those still there are killed again, or are looked for again
 _UNKILLABLE = 10.0  # seconds after which waiting for a process stuck in the kernel is given up
+
+_held: set[int] = set()  # pidfds, of all ladders
+
+
+def _hold_some(processes: list[Process]) -> tuple[set[int], bool]:
+    """Return pidfds of the first of these, and whether there would be more were descriptors not short."""
+    pidfds: set[int] = set()
+    for each in processes[:_HELD]:
+        if len(_held) >= _MOST_HELD:
+            return pidfds, True
+        try:
+            pidfd = hold(each)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                return pidfds, True
+            for held in pidfds:
+                os.close(held)
+            _held.difference_update(pidfds)
+            raise
+        if pidfd is not None:
+            pidfds.add(pidfd)
+            _held.add(pidfd)
+    return pidfds, False

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 
 from msgspec import Struct
 
-from bgd.launcher.process import Process, mark_of, pids, pipes_of, read_process
+from bgd.launcher.process import SHORTAGES, Process, mark_of, pids, pipes_of, read_process
+
+log = logging.getLogger(__name__)
 
 
 class Look(Struct, frozen=True):
@@ -38,13 +41,35 @@ class Looker:
     async def _answer(self) -> None:
         await asyncio.sleep(0)  # let all who ask in this turn of the loop do so
         asked, self._asked = self._asked, []
-        look = await _taken(min(first_tick for first_tick, _ in asked))
+        try:
+            look = await _taken_in_the_end(min(first_tick for first_tick, _ in asked))
+        except Exception as error:  # noqa: BLE001  theirs to deal with who asked
+            for _, answer in asked:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
         for _, answer in asked:
             if not answer.done():
                 answer.set_result(look)
 
 
 _SLICE = 0.001  # seconds of looking in a row: a start waits no longer for it
+_SHORTAGE = 0.2  # seconds until the next try where descriptors are short
+
+
+async def _taken_in_the_end(first_tick: int) -> Look:
+    """Begin anew as long as descriptors are short: half a look would make living processes seem gone."""
+    was_told = False
+    while True:
+        try:
+            return await _taken(first_tick)
+        except OSError as error:
+            if error.errno not in SHORTAGES:
+                raise
+            if not was_told:
+                log.warning("cannot look at the processes yet: %s", error.strerror)
+            was_told = True
+        await asyncio.sleep(_SHORTAGE)
 
 
 async def _taken(first_tick: int) -> Look:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from contextlib import suppress
@@ -12,6 +13,9 @@ from bgd.launcher.children import open_pidfd
 
 TICKS = os.sysconf("SC_CLK_TCK")  # of a second: the unit of start times in /proc
 MARK = "BGD_RUN"  # the environment variable that names the attempt
+
+# no descriptor is to be had just now: says nothing of the process that was asked about
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Process(Struct, frozen=True, kw_only=True, gc=False):
@@ -67,17 +71,19 @@ def mark_of(pid: int) -> str | None:
     return os.fsdecode(rest.partition(b"\0")[0]) if found else None
 
 
-def send(process: Process, signum: int) -> bool:
+def send(process: Process, *signums: int) -> bool:
     """Signal the process if it is still this one; return whether it was.
 
     Raises:
         PermissionError: it belongs to somebody else.
+        OSError: one of SHORTAGES; nothing was sent.
     """
     pidfd = hold(process)
     if pidfd is None:
         return False
     try:
-        signal.pidfd_send_signal(pidfd, signum)
+        for signum in signums:
+            signal.pidfd_send_signal(pidfd, signum)
     except ProcessLookupError:
         return False
     finally:
@@ -86,13 +92,21 @@ def send(process: Process, signum: int) -> bool:
 
 
 def hold(process: Process) -> int | None:
-    """Return a pidfd, readable once the process has ended; None if it is gone."""
+    """Return a pidfd, readable once the process has ended; None if it is gone.
+
+    Raises:
+        OSError: one of SHORTAGES.
+    """
     try:
         pidfd = open_pidfd(process.pid)
     except ProcessLookupError:
         return None
     # from here on the number cannot be another's, if it was not yet
-    now = read_process(process.pid)
+    try:
+        now = read_process(process.pid)
+    except OSError:
+        os.close(pidfd)
+        raise
     if now is None or now.ticks != process.ticks:
         os.close(pidfd)
         return None

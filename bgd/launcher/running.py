@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 
@@ -69,6 +70,12 @@ class Running:
         self._output.close()
         return self._ended(code, finished_at)
 
+    def abandon(self) -> None:
+        """Kill and close what can be, as seeing to its end has failed."""
+        self._tree.kill_group()
+        self._output.close()
+        self._close_result()
+
     def _output_moved(self) -> None:
         if self._launch.log_kill and self._output.log.is_over_cap and self._reason is None:
             self.stop(Outcome.LOG_LIMIT, 0.0)
@@ -77,9 +84,17 @@ class Running:
     def _bring_down(self, grace: float) -> None:
         if self._ladder is None:
             self._ladder = Ladder(self._tree, self._tools.looker, self._tools.deadlines, grace)
-            self._descent = self._tools.group.create_task(self._ladder.bring_down())
+            # not of the group: what fails here is this attempt's trouble, and `end` hears of it
+            self._descent = asyncio.create_task(self._descend(self._ladder))
         else:
             self._ladder.hasten(grace)
+
+    async def _descend(self, ladder: Ladder) -> None:
+        try:
+            await ladder.bring_down()
+        except Exception:
+            self._tree.kill_group()  # else `end` would wait for the first process for ever
+            raise
 
     async def _end_leftovers(self) -> None:
         is_closed = self._output.drain()
@@ -96,7 +111,8 @@ class Running:
 
     def _ended(self, code: int, finished_at: float) -> Ended:
         usage = self._tools.children.take_usage(self._process.pid)
-        result = None if self._result is None else _take_result(self._result)
+        result = None if self._result is None else _read_result(self._result)
+        self._close_result()
         return Ended(
             key=self._launch.key,
             outcome=self._outcome(code),
@@ -112,6 +128,11 @@ class Running:
             result=result,
         )
 
+    def _close_result(self) -> None:
+        if self._result is not None:
+            os.close(self._result)
+            self._result = None
+
     def _outcome(self, code: int) -> Outcome:
         if self._reason is not None and self._tree.was_signalled:
             return self._reason
@@ -123,8 +144,8 @@ class Running:
 _LAST_WORDS = 0.5  # seconds
 
 
-def _take_result(fd: int) -> bytes:
+def _read_result(fd: int) -> bytes:
     """Return what the result file holds, and one byte more than is allowed of one that is too long."""
-    with open(fd, "rb", buffering=0) as file:
+    with open(fd, "rb", buffering=0, closefd=False) as file:
         file.seek(0)
         return file.read(MAX_DOCUMENT + 1)

@@ -11,9 +11,10 @@ import logging
 import math
 import os
 import signal
+from contextlib import suppress
 
 from bgd.launcher.look import Look
-from bgd.launcher.process import TICKS, Process, send
+from bgd.launcher.process import SHORTAGES, TICKS, Process, send
 from bgd.wire.launching import Key
 
 log = logging.getLogger(__name__)
@@ -70,21 +71,31 @@ class Tree:
         self._found = {pid: each.ticks for pid, each in members.items()}
         return [each for each in members.values() if (each.pid, each.ticks) not in self._out_of_reach]
 
-    def signal(self, process: Process, signum: int) -> None:
-        """Send a member a signal: KILL as often as asked, others once."""
+    def signal(self, process: Process, signum: int) -> bool:
+        """Send a member a signal: KILL as often as asked, others once. False: no descriptor for that now."""
         told = (process.pid, process.ticks, signum)
         if told in self._told and signum != signal.SIGKILL:
-            return
-        self._told.add(told)
+            return True
         try:
-            was_there = send(process, signum)
-            if signum != signal.SIGKILL:
-                send(process, signal.SIGCONT)  # a stopped process could not act on it
+            # a stopped process could not act on TERM
+            was_there = send(process, signum, *([] if signum == signal.SIGKILL else [signal.SIGCONT]))
         except PermissionError:
             log.warning("job %d: process %d is another user's and is left alone", self.key.job, process.pid)
             self._out_of_reach.add((process.pid, process.ticks))
-            return
+            return True
+        except OSError as error:
+            if error.errno not in SHORTAGES:
+                raise
+            return False
+        self._told.add(told)
         self.was_signalled |= was_there and process.pid == self._pid
+        return True
+
+    def kill_group(self) -> None:
+        """Kill what is surely the first process's group, without looking; for when looking failed."""
+        if self._has_group and self._pid is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)
 
     def _is_root(self, process: Process, look: Look) -> bool:
         """Whether it belongs by itself, not by descent."""

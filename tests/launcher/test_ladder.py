@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from bgd.core.job import Outcome
 from bgd.wire.launching import Key, Launch, Stop
-from tests.launcher.host import STORE, is_alive, needs_root, pids_in, written
+from tests.launcher.host import PATIENCE, STORE, Host, is_alive, needs_root, needs_strace, pids_in, written
 from tests.support import wait_until
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -209,6 +212,67 @@ def test_many_trees_are_stopped_at_once(supervisor, tmp_path):
     assert {end.outcome for end in ends} == {Outcome.CANCELLED}
 
 
+def test_many_trees_are_stopped_at_once_by_a_launcher_short_of_descriptors(host, supervisor, tmp_path):
+    pid = host.launchers[-1].pid
+    keys = [
+        supervisor.launch(
+            "sh", "-c", f"for i in 1 2 3 4 5; do sleep 100 & done; echo > {tmp_path}/{number}; wait"
+        )
+        for number in range(20)
+    ]
+    for number in range(20):
+        written(tmp_path / str(number))
+    limit_descriptors(pid, highest_descriptor(pid) + 10)
+
+    supervisor.say(*(Stop(key, 5.0) for key in keys))
+
+    ends = supervisor.all_ended(keys)
+    assert {end.outcome for end in ends} == {Outcome.CANCELLED}
+    assert host.launchers[-1].poll() is None
+
+
+def test_a_stop_without_a_free_descriptor_is_carried_out_when_there_is_one(host, supervisor, tmp_path):
+    pid = host.launchers[-1].pid
+    key = supervisor.launch("sh", "-c", f"(setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 100' &); wait")
+    escaped = int(written(tmp_path / "pid"))
+    soft, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    limit_descriptors(pid, 0)
+    supervisor.say(Stop(key, 0.0))
+    wait_until(lambda: "Too many open files" in host.said)
+    assert is_alive(escaped)
+
+    limit_descriptors(pid, soft)
+
+    supervisor.ended(key)
+    assert not is_alive(escaped)
+
+
+@needs_strace
+def test_a_failure_to_stop_one_job_harms_no_other(tmp_path):
+    host = Host(tmp_path)  # it will say where it failed
+    host.start()
+    supervisor = host.supervise()
+    key, other = supervisor.launch("sleep", "100"), supervisor.launch("cat", "/dev/zero", log_cap=1000)
+    first = supervisor.started(key).pid
+    inject = ["-e", "trace=pidfd_send_signal", "-e", "inject=pidfd_send_signal:error=EINVAL"]
+    argv = ["strace", *inject, "-p", str(host.launchers[-1].pid)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as tracer:
+        assert tracer.stderr is not None
+        assert b"attached" in tracer.stderr.readline()
+        supervisor.say(Stop(key, 5.0))
+        end = supervisor.ended(key)
+        tracer.terminate()
+        tracer.communicate(timeout=PATIENCE)
+
+    assert end.outcome is Outcome.UNKNOWN
+    assert "Invalid argument" in end.problem
+    assert not is_alive(first)
+    assert host.said.count("Traceback") == 1
+    supervisor.say(Stop(other, 5.0))
+    assert supervisor.ended(other).outcome is Outcome.CANCELLED
+    host.clear_up()
+
+
 @needs_root
 def test_a_process_of_another_user_in_the_tree_is_ended_by_root(supervisor, tmp_path):
     code = f"import os, time; os.setuid(65534); os.setsid(); open('{tmp_path}/pid', 'w'); time.sleep(100)"
@@ -261,3 +325,15 @@ def test_the_time_of_the_end_is_the_first_process_s(supervisor):
     end = supervisor.shell("(trap '' TERM; sleep 100) & exit 0", grace=1.0)
 
     assert end.finished_at - end.started_at < 1.0
+
+
+# --- a launcher's descriptors ---------------------------------------------------------------------------
+
+
+def highest_descriptor(pid: int) -> int:
+    return max(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def limit_descriptors(pid: int, limit: int) -> None:
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
