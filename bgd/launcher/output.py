@@ -11,6 +11,7 @@ import fcntl
 import os
 import resource
 from collections.abc import Callable
+from contextlib import suppress
 
 from bgd.launcher.logfile import LogFile
 
@@ -88,14 +89,9 @@ class Output:
 
     def _enlarge(self) -> None:
         self._is_large = True
-        try:
+        # it stays as it is where pipe memory is used up, or the job made it larger itself and filled it
+        with suppress(OSError):
             fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, _CHUNK)
-        except OSError as error:
-            if error.errno not in {
-                errno.EPERM,
-                errno.ENOMEM,
-            }:  # what the user may have of pipe memory is used up
-                raise
 
     def _close_writer(self) -> None:
         if self.writer >= 0:
@@ -113,7 +109,7 @@ _FLOOD = 1 << 16  # a pipe's first capacity: found full, the job writes faster t
 _CHUNK = (
     1 << 18
 )  # bytes moved in one turn of the loop, a tenth of a millisecond; and a flooding pipe's capacity
-_RESERVED = 32  # descriptors jobs leave to connections, to looks at /proc and to waiting for processes
+_RESERVED = 96  # descriptors jobs leave to connections, to looks at /proc and to waiting for processes
 
 
 def _pipe() -> tuple[int, int]:

@@ -70,6 +70,19 @@ def test_a_flood_is_kept_to_the_last_byte(host, supervisor):
     assert host.output(key) == expected
 
 
+def test_a_job_that_made_its_pipe_larger_keeps_it_so(host, supervisor):
+    """Found full, a pipe is made larger, which is refused where more is in it than would find room."""
+    size = 1 << 20
+    code = (
+        f"import fcntl, os; fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, {size});"
+        f"os.write(1, b'x' * {size}); os.write(1, b'y' * {size})"
+    )
+    key = supervisor.launch(sys.executable, "-c", code)
+
+    assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
+    assert host.log(key).read_bytes() == b"x" * size + b"y" * size
+
+
 def test_a_job_s_last_words_are_in_the_log_when_its_end_is_told(host, supervisor):
     for size in (1, 65_536, 65_537, 200_000):
         key = supervisor.launch(sys.executable, "-c", f"import os; os.write(1, b'x' * {size})")
