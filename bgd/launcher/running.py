@@ -40,7 +40,7 @@ class Running:
         self._grew = grew
         self._reason: Outcome | None = None  # why it is to end, as the first said who asked
         self._ladder: Ladder | None = None
-        self._descent: asyncio.Task[None] | None = None
+        self._descent: asyncio.Task[Exception | None] | None = None
         output.begin(self._output_moved)
 
     @property
@@ -84,17 +84,18 @@ class Running:
     def _bring_down(self, grace: float) -> None:
         if self._ladder is None:
             self._ladder = Ladder(self._tree, self._tools.looker, self._tools.deadlines, grace)
-            # not of the group: what fails here is this attempt's trouble, and `end` hears of it
-            self._descent = asyncio.create_task(self._descend(self._ladder))
+            self._descent = self._tools.group.create_task(self._descend(self._ladder))
         else:
             self._ladder.hasten(grace)
 
-    async def _descend(self, ladder: Ladder) -> None:
+    async def _descend(self, ladder: Ladder) -> Exception | None:
+        """Return what went wrong, for `end` to raise: the group of tasks would end every job for it."""
         try:
             await ladder.bring_down()
-        except Exception:
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this attempt's trouble only
             self._tree.kill_group()  # else `end` would wait for the first process for ever
-            raise
+            return error
+        return None
 
     async def _end_leftovers(self) -> None:
         is_closed = self._output.drain()
@@ -107,7 +108,9 @@ class Running:
         if self._descent is None and (has_group or not is_closed):
             self._bring_down(self._launch.grace)
         if self._descent is not None:
-            await self._descent
+            failure = await self._descent
+            if failure is not None:
+                raise failure
 
     def _ended(self, code: int, finished_at: float) -> Ended:
         usage = self._tools.children.take_usage(self._process.pid)
