@@ -23,7 +23,7 @@ from bgd.launcher.line import Line
 from bgd.launcher.look import Looker
 from bgd.launcher.masters import Masters, Visitor
 from bgd.launcher.rendezvous import Busy, bind, sign_lock, take_lock
-from bgd.launcher.sweep import sweep
+from bgd.launcher.sweep import end_strays, sweep
 from bgd.launcher.tools import Tools
 
 log = logging.getLogger("bgd.launcher")
@@ -69,7 +69,17 @@ async def _serve(listener: socket.socket, state: Path, logs: Path, idle: float) 
         line = Line()
         departure = Departure(tools.deadlines, idle)
         attempts = Attempts(tools, line, departure.consider)
-        masters = Masters(attempts, line, tools.journal, departure.consider)
+
+        async def end_strays_and_open(store: str) -> None:
+            await end_strays(store, tools)
+            masters.open()
+
+        def prepare(store: str) -> None:
+            group.create_task(end_strays_and_open(store))
+
+        masters = Masters(
+            attempts, line, tools.journal, departure.consider, None if left.is_whole else prepare
+        )
         departure.oversee(attempts, masters)
         _listen_to_signals(loop, departure)
         # whoever comes now waits for the sweep; without a socket there would seem to be no launcher

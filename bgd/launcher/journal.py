@@ -9,6 +9,7 @@ at every start, and when most of it is dead.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import zlib
 from collections.abc import Iterable
@@ -33,9 +34,11 @@ from bgd.launcher.records import (
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import MAX_LAUNCHING_FRAME, Ended, Key
 
+log = logging.getLogger(__name__)
+
 
 def read(path: Path) -> Recollection:
-    """Return what the journal says up to where it can be read.
+    """Return what the journal says, without the records that are damaged; not whole too if it is missing.
 
     A last record cut short is no damage: whoever was writing it did not yet act on it.
 
@@ -46,11 +49,19 @@ def read(path: Path) -> Recollection:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
+        recollection.is_whole = False
         return recollection
+    damaged = 0
     try:
         for payload in FrameReader(_LIMIT).feed(data):
-            recollection.add(_unframed(payload))
-    except (ProtocolError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            try:
+                recollection.add(_unframed(payload))
+            except _DAMAGES:
+                damaged += 1
+    except ProtocolError:  # a length that cannot be: where the next record begins is not known
+        damaged += 1
+    if damaged or recollection.instance is None:
+        log.warning("%s is damaged: records that cannot be read: %d", path, damaged)
         recollection.is_whole = False
     return recollection
 
@@ -180,6 +191,7 @@ _LARGE = 1 << 20  # bytes from which a journal that is mostly dead is rewritten
 _SMALL = 1 << 16  # likewise when all of it is dead
 _MOST_COVERED = 64  # predecessors named; a Launch on its way to an older one was given up long ago
 _CHECKSUM = 4
+_DAMAGES = (ProtocolError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 def _framed(record: Record) -> bytes:

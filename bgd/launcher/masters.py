@@ -34,13 +34,24 @@ log = logging.getLogger(__name__)
 
 
 class Masters:
-    """Hears nobody until `open`; `changed` is called when a master comes, goes, or says goodbye."""
+    """Hears nobody until `open`; `changed` is called when a master comes, goes, or says goodbye.
 
-    def __init__(self, attempts: Attempts, line: Line, journal: Journal, changed: Callable[[], None]) -> None:
+    `prepare` is called with the store of the first greeting, which is then heard after the next `open`.
+    """
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        line: Line,
+        journal: Journal,
+        changed: Callable[[], None],
+        prepare: Callable[[str], None] | None = None,
+    ) -> None:
         self._attempts = attempts
         self._line = line
         self._journal = journal
         self._changed = changed
+        self._prepare = prepare
         self._master: Visitor | None = None
         self._is_open = False
         self._waiting: list[tuple[Visitor, ToLauncher]] = []
@@ -53,10 +64,14 @@ class Masters:
     def open(self) -> None:
         """Hear those who came, in their order, and all who come."""
         self._is_open = True
-        for visitor, message in self._waiting:
-            if not visitor.transport.is_closing():
+        waiting, self._waiting = self._waiting, []
+        for visitor, message in waiting:
+            if visitor.transport.is_closing():
+                continue
+            try:
                 self.hear(visitor, message)
-        self._waiting.clear()
+            except ProtocolError as error:
+                visitor.drop(error)
 
     def hear(self, visitor: Visitor, message: ToLauncher) -> None:
         """Do what a visitor says.
@@ -64,6 +79,10 @@ class Masters:
         Raises:
             ProtocolError: it has not greeted.
         """
+        if self._is_open and self._prepare and isinstance(message, Greeting):
+            prepare, self._prepare = self._prepare, None
+            self._is_open = False
+            prepare(message.store)
         if not self._is_open:
             self._waiting.append((visitor, message))
         elif isinstance(message, Greeting):
@@ -161,8 +180,12 @@ class Visitor(asyncio.Protocol):
                 if self.transport.is_closing():
                     return
         except ProtocolError as error:
-            log.warning("dropped a connection: %s", error)
-            self.transport.abort()
+            self.drop(error)
+
+    def drop(self, error: ProtocolError) -> None:
+        """Hang up on who does not speak the protocol."""
+        log.warning("dropped a connection: %s", error)
+        self.transport.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._masters.lose(self)

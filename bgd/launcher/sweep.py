@@ -12,7 +12,7 @@ from bgd.launcher.ladder import Ladder
 from bgd.launcher.logfile import bytes_logged
 from bgd.launcher.records import Recollection, Trace
 from bgd.launcher.tools import Tools
-from bgd.launcher.tree import Tree
+from bgd.launcher.tree import Tree, key_of
 from bgd.wire.launching import Ended, Key, log_name
 
 log = logging.getLogger(__name__)
@@ -22,20 +22,40 @@ async def sweep(left: Recollection, tools: Tools) -> list[Ended]:
     """Return every end that is still to be told, those the predecessor saw and those nobody saw."""
     ends = [trace.finished.ended for trace in left.traces.values() if trace.finished]
     unfinished = {key: trace for key, trace in left.traces.items() if not trace.finished}
-    is_same_boot = left.instance is not None and boot_of(left.instance.id) == boot_of(
-        tools.journal.instance.id
-    )
+    # a journal too damaged to name its boot leaves only marks to go by: pids and pipes may be others' by now
+    has_boot = left.instance is not None
+    is_same_boot = left.instance is None or boot_of(left.instance.id) == boot_of(tools.journal.instance.id)
     if unfinished and is_same_boot:
         log.warning("ending what a launcher left that died: %d attempts", len(unfinished))
         async with asyncio.TaskGroup() as group:
             for key, trace in unfinished.items():
-                group.create_task(_end_tree(key, trace, tools))
+                group.create_task(_end_tree(key, trace, tools) if has_boot else _end_marked(key, tools))
     for key, trace in unfinished.items():
         ended = _unseen(key, trace, tools.logs, is_same_boot=is_same_boot)
         tools.journal.finish(ended, durable=False)
         ends.append(ended)
     tools.journal.sync()
     return ends
+
+
+async def end_strays(store: str, tools: Tools) -> None:
+    """End all that carries a mark of this store; to be called before anything of it was started here.
+
+    For after a journal that was lost or damaged: nothing else tells what its launcher had started.
+    """
+    look = await tools.looker.look(0)
+    keys = {key for each in look.marks.values() if (key := key_of(each)) and key.store == store}
+    if not keys:
+        return
+    log.warning("ending what no journal tells of: %d attempts", len(keys))
+    async with asyncio.TaskGroup() as group:
+        for key in keys:
+            group.create_task(_end_marked(key, tools))
+
+
+async def _end_marked(key: Key, tools: Tools) -> None:
+    tree = Tree(key, pipe=None, since=0.0, pid=None)
+    await Ladder(tree, tools.looker, tools.deadlines, grace=0.0).bring_down()
 
 
 async def _end_tree(key: Key, trace: Trace, tools: Tools) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
 from contextlib import suppress
 
@@ -25,15 +26,23 @@ def mark(key: Key) -> str:
     return f"{key.store}.{key.job}.{key.attempt}"
 
 
+def key_of(mark: str) -> Key | None:
+    """Return the attempt that a mark names, None if it is not one of ours."""
+    found = _MARK.fullmatch(mark)
+    return found and Key(found[1], int(found[2]), int(found[3]))
+
+
 class Tree:
     """What is known of one attempt's processes.
 
-    `pipe`: inode of its output; `since`: elapsed clock, before the first process was started; `pid`: the
-    first process, None where nobody knows. `ticks`: that one's start time, to be given where this launcher
-    is not its parent, so that the pid alone proves nothing.
+    `pipe`: inode of its output, `pid`: the first process, each None where nobody knows; `since`: elapsed
+    clock, before the first process was started. `ticks`: that one's start time, to be given where this
+    launcher is not its parent, so that the pid alone proves nothing.
     """
 
-    def __init__(self, key: Key, pipe: int, since: float, pid: int | None, ticks: int | None = None) -> None:
+    def __init__(
+        self, key: Key, pipe: int | None, since: float, pid: int | None, ticks: int | None = None
+    ) -> None:
         self.key = key
         self.first_tick = math.floor(since * TICKS) - 1  # the kernel and this clock round differently
         self.was_signalled = False  # the first process, while it lived
@@ -108,3 +117,6 @@ class Tree:
 
     def _is_of_group(self, process: Process) -> bool:
         return self._pid in (process.group, process.session)
+
+
+_MARK = re.compile(r"(.+)\.([0-9]{1,19})\.([0-9]{1,19})", re.DOTALL)

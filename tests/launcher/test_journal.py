@@ -40,8 +40,22 @@ def reopened(path, instance="boot:2"):
     return left, journal.instance
 
 
-def test_without_a_journal_nothing_is_remembered(path):
-    assert read(path) == Recollection()
+def test_without_a_journal_nothing_is_remembered_and_that_proves_nothing(path):
+    assert read(path) == Recollection(is_whole=False)
+
+
+def test_a_damaged_record_is_dropped_and_those_after_it_are_read(path, journal):
+    journal.note(BEGAN)
+    size = path.stat().st_size
+    journal.note(FIRST)
+    damaged = bytearray(path.read_bytes())
+    damaged[10] ^= 1  # in the first record, the instance
+    damaged[size - 1] ^= 1  # the last byte of what began
+    path.write_bytes(damaged)
+
+    left = read(path)
+
+    assert (left.instance, left.traces, left.is_whole) == (None, {KEY: Trace(None, FIRST)}, False)
 
 
 def test_every_record_is_read_back(path, journal):

@@ -353,6 +353,33 @@ def test_the_sweep_finds_who_tried_to_get_away(host, supervisor, tmp_path, scrip
     assert not is_alive(pid)
 
 
+def flip_a_bit(host: Host) -> None:
+    content = bytearray(host.journal.read_bytes())
+    content[10] ^= 1
+    host.journal.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "spoil", [flip_a_bit, lambda host: host.journal.unlink()], ids=["damaged", "missing"]
+)
+def test_without_a_whole_journal_all_marked_with_the_store_is_gone_before_the_answer(
+    host, supervisor, bystander, tmp_path, spoil
+):
+    other = bystander({"BGD_RUN": f"another-{STORE}.1.1"})
+    supervisor.launch("sh", "-c", f"echo $$ > {tmp_path}/pid; trap '' TERM; while :; do sleep 100; done")
+    pid = int(written(tmp_path / "pid"))
+    host.kill()
+    spoil(host)
+    host.start()
+
+    successor = host.supervise()
+
+    assert not is_alive(pid)
+    assert is_alive(other)
+    assert {end.outcome for end in successor.snapshot.values()} <= {Outcome.UNKNOWN}
+    assert successor.shell("exit 0").outcome is Outcome.SUCCEEDED
+
+
 def test_the_sweep_spares_everybody_else(host, supervisor, bystander, tmp_path):
     other = bystander({"BGD_RUN": f"{STORE}.1.2"})  # marked as another attempt of the same job
     supervisor.launch("sh", "-c", f"echo started > {tmp_path}/started; sleep 100")
