@@ -16,6 +16,7 @@ from bgd.errors import BgdError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run bgctl and exit with its code."""
+    _open_what_is_closed()
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
@@ -24,6 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if code == codes.BROKEN_PIPE:  # the interpreter would try to flush once more, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Give /dev/null to streams that whoever called had closed: what is written there is to go nowhere."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:  # or files opened later would get the number
+                os.dup2(null, fd)
+                os.close(null)
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - for this process's life
 
 
 def _run(arguments: list[str]) -> int:

@@ -36,17 +36,20 @@ def info_command(*, pid: bool) -> int:
     "bgctl shutdown",
     "bgctl shutdown --wait",
 )
-@click.option("--wait", "mode", flag_value="wait", help="Start nothing more; end when what runs has ended.")
-@click.option("--requeue", "mode", flag_value="requeue", help="Stop what runs, and run it again next time.")
-@click.option("--cancel", "mode", flag_value="cancel", help="Cancel what runs.")
-def shutdown_command(*, mode: str | None) -> int:
+@click.option("--wait", is_flag=True, help="Start nothing more; end when what runs has ended.")
+@click.option("--requeue", is_flag=True, help="Stop what runs, and run it again next time.")
+@click.option("--cancel", is_flag=True, help="Cancel what runs.")
+def shutdown_command(**modes: bool) -> int:
     """End the daemon, and wait until it is gone.
 
     What runs is treated as configured (daemon.on_stop): usually it runs on under the next daemon.
     """
+    chosen = [mode for mode, is_chosen in modes.items() if is_chosen]
+    if len(chosen) > 1:
+        raise click.UsageError("--wait, --requeue and --cancel exclude each other")
     with client() as daemon:
         pid = daemon.info().pid
-        daemon.shutdown(None if mode is None else ShutdownMode(mode))
+        daemon.shutdown(ShutdownMode(chosen[0]) if chosen else None)
     if common().json:
         print_json({"pid": pid, "ended": True})
     else:

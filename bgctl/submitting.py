@@ -151,12 +151,16 @@ def _json_option(option: str, text: str | None, kind: type[T]) -> T:
     if text is None:
         return kind()
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"{option} is no JSON: {error}") from error
     if not isinstance(value, kind):
         raise click.UsageError(f"{option} takes a JSON {'array' if kind is list else 'object'}, not {text}")
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number there")
 
 
 def _keywords(words: tuple[str, ...]) -> dict[str, str]:

@@ -68,4 +68,4 @@ def _steers_python(name: str) -> bool:
 
 
 def _file(config: Config) -> str:
-    return config.source or "the configuration (which has no file)"
+    return config.source or "the configuration (no file yet: make ~/.config/bgd/bgd.toml)"

@@ -120,7 +120,7 @@ def _make_private(path: Path) -> None:
     if stat.S_IMODE(found.st_mode) & PRIVATE:
         if found.st_mode & stat.S_ISVTX or not _is_bgds(path):
             raise ConfigError(
-                f"the folder {path} is open to others and holds other things than bgd's: "
+                f"the folder {path} is shared with others, or holds other things than bgd's: "
                 "choose a folder of its own, see [daemon] state_dir"
             )
         path.chmod(0o700)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -117,3 +119,34 @@ def test_what_cannot_be_run_is_refused_before_it_is_queued(daemon, arguments, me
     assert done.stderr.count("\n") == 1
     after = json.loads(daemon.bgctl("list", "--json", "--limit", "1").stdout)
     assert [job["id"] for job in before] == [job["id"] for job in after]
+
+
+def test_ways_to_shut_down_exclude_each_other(daemon):
+    done = daemon.bgctl("shutdown", "--wait", "--cancel")
+
+    assert (done.returncode, done.stderr) == (
+        2,
+        "bgctl: --wait, --requeue and --cancel exclude each other\n",
+    )
+    assert daemon.bgctl("info").returncode == 0
+
+
+@pytest.mark.parametrize("text", ["[NaN]", "[Infinity]", "[" * 100_000])
+def test_arguments_that_are_no_json_are_a_mistake_of_usage(daemon, text):
+    done = daemon.bgctl("call", "app:f", "--args", text)
+
+    assert done.returncode == 2
+    assert "--args is no JSON" in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_do_not_keep_a_job_from_running(daemon, tmp_path, closed):
+    ran = tmp_path / "ran"
+    words = [sys.executable, "-m", "bgctl", "run", "touch", str(ran)]
+
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *words], env=daemon.env, check=False, capture_output=True
+    )
+
+    assert (done.returncode, ran.exists()) == (0, True)
+    assert b"Traceback" not in done.stderr
