@@ -265,7 +265,8 @@ def test_a_failure_to_stop_one_job_harms_no_other(tmp_path):
         tracer.communicate(timeout=PATIENCE)
 
     assert end.outcome is Outcome.UNKNOWN
-    assert "Invalid argument" in end.problem
+    assert "Invalid argument" in str(end.problem)
+    assert first is not None
     assert not is_alive(first)
     assert host.said.count("Traceback") == 1
     supervisor.say(Stop(other, 5.0))
