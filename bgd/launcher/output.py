@@ -109,7 +109,7 @@ _FLOOD = 1 << 16  # a pipe's first capacity: found full, the job writes faster t
 _CHUNK = (
     1 << 18
 )  # bytes moved in one turn of the loop, a tenth of a millisecond; and a flooding pipe's capacity
-_RESERVED = 96  # descriptors jobs leave to connections, to looks at /proc and to waiting for processes
+_RESERVED = 32  # descriptors jobs leave to connections, to looks at /proc and to waiting for processes
 
 
 def _pipe() -> tuple[int, int]:
