@@ -55,6 +55,7 @@ class Masters:
         self._master: Visitor | None = None
         self._is_open = False
         self._waiting: list[tuple[Visitor, ToLauncher]] = []
+        self._finished: list[Visitor] = []  # have said all, and not yet been heard
         self.has_goodbye = False
 
     @property
@@ -72,6 +73,16 @@ class Masters:
                 self.hear(visitor, message)
             except ProtocolError as error:
                 visitor.drop(error)
+        if self._is_open:  # else the first greeting has begun a look, after which this is called again
+            finished, self._finished = self._finished, []
+            for visitor in finished:
+                visitor.transport.close()
+
+    def finish(self, visitor: Visitor) -> bool:
+        """Take that a visitor will say no more; return whether to keep him until he has been heard."""
+        if not self._is_open:
+            self._finished.append(visitor)
+        return not self._is_open
 
     def hear(self, visitor: Visitor, message: ToLauncher) -> None:
         """Do what a visitor says.
@@ -186,6 +197,9 @@ class Visitor(asyncio.Protocol):
         """Hang up on who does not speak the protocol."""
         log.warning("dropped a connection: %s", error)
         self.transport.abort()
+
+    def eof_received(self) -> bool:
+        return self._masters.finish(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._masters.lose(self)
