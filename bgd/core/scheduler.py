@@ -97,6 +97,11 @@ class Scheduler:
         """Return the jobs that hold a slot."""
         return [self._jobs[job_id] for job_id in self._slot_of]
 
+    @property
+    def running(self) -> int:
+        """How many jobs hold a slot."""
+        return len(self._slot_of)
+
     def __len__(self) -> int:
         return len(self._jobs)
 

@@ -34,7 +34,6 @@ from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.records import AttemptEnd, AttemptPid, Batch, NewJob, SavedJob, StoredSpec
 from bgd.daemon.store import Store
 from bgd.errors import NoSuchJob, Refused
-from bgd.wire.calls import problem_with_arguments
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Started, Watch
 from bgd.wire.launching import Stop as StopAttempt
 from bgd.wire.messages import ShutdownMode
@@ -104,6 +103,7 @@ class Supervisor:
         await self.saved()
         if mode is not ShutdownMode.LEAVE:
             await self._is_idle.wait()
+            await self.saved()  # the last end may have come while an earlier transaction was being written
 
     def configure(self, config: Config) -> None:
         """Take another configuration; what runs is not touched."""
@@ -113,7 +113,7 @@ class Supervisor:
 
     @property
     def running(self) -> int:
-        return len(self._scheduler.active_jobs())
+        return self._scheduler.running
 
     # --- verbs ----------------------------------------------------------------------------------------
 
@@ -124,8 +124,6 @@ class Supervisor:
             Refused: it cannot be a job, or the configuration does not allow it.
         """
         problem = problem_with(spec)
-        if problem is None and spec.arguments is not None:
-            problem = problem_with_arguments(spec.arguments)
         if problem is not None:
             raise Refused(problem)
         if self._is_draining:
