@@ -148,7 +148,7 @@ def test_imports_are_found_wherever_they_hide(source, names):
         ("from bgd.core.scheduler import Scheduler", True),
         ("from bgd.core import scheduler\nscheduler.Scheduler", True),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from x import Scheduler", False),
-        ("from bgd.core.scheduler import Save", False),
+        ("from bgd.core.effects import Save", False),
     ],
 )
 def test_a_name_is_found_unless_it_is_there_for_types_only(source, is_found):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.heaps import DueHeap, ReadyLane, SlotNumbers
+from bgd.core.effects import Effect, Save, Start, Stop
+from bgd.core.heaps import DueHeap, SlotNumbers
 from bgd.core.job import (
     ACTIVE,
     FINAL,
@@ -22,32 +22,8 @@ from bgd.core.job import (
     RetryPolicy,
     State,
 )
+from bgd.core.queues import Queues
 from bgd.core.retry import move_after_end, retry_delay
-
-
-class Save(Struct, frozen=True):
-    """Write the job down. `at` is epoch time; `reason` says for people why, where the outcome does not."""
-
-    job: Job
-    at: float
-    reason: str | None = None
-    spec: JobSpec | None = None  # of a job that is new
-
-
-class Start(Struct, frozen=True):
-    """Launch the job's attempt number `job.attempt`, in slot `slot`."""
-
-    job: Job
-    slot: int
-
-
-class Stop(Struct, frozen=True):
-    """End the job's running attempt: politely, then certainly."""
-
-    job: Job
-
-
-Effect = Save | Start | Stop
 
 
 class Scheduler:
@@ -64,15 +40,12 @@ class Scheduler:
         self, slots: int, queue_slots: Mapping[str, int], last_id: int, roll: Callable[[], float]
     ) -> None:
         self._slots = slots
-        self._queue_slots = dict(queue_slots)
+        self._queues = Queues(queue_slots, self._is_ready)
         self._last_id = last_id
         self._roll = roll
         self._jobs: dict[JobId, Job] = {}
         self._slot_of: dict[JobId, int] = {}
         self._slot_numbers = SlotNumbers()
-        self._running_in: dict[str, int] = {}  # active attempts of each queue with a limit
-        # Queues without a limit share one lane, named None: choosing costs one look per *limited* queue.
-        self._lanes: dict[str | None, ReadyLane] = {}
         self._due = DueHeap(self._is_due)
         self._effects: list[Effect] = []
         self._paused = False
@@ -208,15 +181,13 @@ class Scheduler:
     def resize(self, slots: int, queue_slots: Mapping[str, int], now: Now) -> None:
         """Take other numbers of slots. What runs beyond them runs on."""
         self._slots = slots
-        if queue_slots != self._queue_slots:
-            self._queue_slots = dict(queue_slots)
-            self._lanes.clear()
-            self._running_in.clear()
+        if queue_slots != self._queues.limits:
+            self._queues = Queues(queue_slots, self._is_ready)
             for job in self._jobs.values():
                 if job.state is State.QUEUED:
-                    self._lane(job.queue).push(job.id, job.priority)
+                    self._queues.push(job)
                 elif job.state in ACTIVE:
-                    self._count(job.queue, +1)
+                    self._queues.occupy(job)
         self._settle(now)
 
     # --- the one place that changes a state -----------------------------------------------------------
@@ -224,7 +195,7 @@ class Scheduler:
     def _move(self, job: Job, move: Move, now: Now, reason: str | None = None, **changes: object) -> Job:
         new = replace(job, state=MOVES[job.state][move], **changes)
         if job.state is State.QUEUED and new.state is State.CANCELLED:
-            self._lane(job.queue).forget()
+            self._queues.forget(job)
         elif job.state is State.SCHEDULED and new.state is State.CANCELLED:
             self._due.forget()
         if new.state in FINAL:
@@ -246,10 +217,10 @@ class Scheduler:
         while (job_id := self._due.pop_due(now.elapsed)) is not None:
             self._move(self._jobs[job_id], Move.COME_DUE, now, due=None)
         while not self._paused and len(self._slot_of) < self._slots:
-            job = self._take_next()
-            if job is None:
+            next_id = self._queues.take_next()
+            if next_id is None:
                 return
-            self._start(job, now)
+            self._start(self._jobs[next_id], now)
 
     def _start(self, job: Job, now: Now) -> None:
         slot = self._slot_numbers.take_smallest()
@@ -257,35 +228,13 @@ class Scheduler:
         self._hold(job, slot)
         self._effects.append(Start(job, slot))
 
-    def _take_next(self) -> Job | None:
-        """Take from its lane the most urgent queued job whose queue has room."""
-        best: tuple[int, JobId] | None = None
-        best_lane: ReadyLane | None = None
-        for queue, lane in self._lanes.items():
-            if queue is not None and self._running_in.get(queue, 0) >= self._queue_slots[queue]:
-                continue
-            top = lane.top()
-            if top is not None and (best is None or top < best):
-                best, best_lane = top, lane
-        if best is None or best_lane is None:
-            return None
-        best_lane.pop()
-        return self._jobs[best[1]]
-
     def _line_up(self, job: Job) -> None:
         if job.state is State.QUEUED:
-            self._lane(job.queue).push(job.id, job.priority)
+            self._queues.push(job)
         elif job.state is State.SCHEDULED:
             if job.due is None:
                 raise ValueError(f"job {job.id} is scheduled for no time")
             self._due.push(job.id, job.due)
-
-    def _lane(self, queue: str) -> ReadyLane:
-        key = queue if queue in self._queue_slots else None
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = ReadyLane(self._is_ready)
-        return lane
 
     def _is_ready(self, job_id: JobId, priority: int) -> bool:
         job = self._jobs.get(job_id)
@@ -299,15 +248,11 @@ class Scheduler:
 
     def _hold(self, job: Job, slot: int) -> None:
         self._slot_of[job.id] = slot
-        self._count(job.queue, +1)
+        self._queues.occupy(job)
 
     def _let_go(self, job: Job) -> None:
         self._slot_numbers.give_back(self._slot_of.pop(job.id))
-        self._count(job.queue, -1)
-
-    def _count(self, queue: str, change: int) -> None:
-        if queue in self._queue_slots:
-            self._running_in[queue] = self._running_in.get(queue, 0) + change
+        self._queues.vacate(job)
 
     def _shared(self, policy: RetryPolicy) -> RetryPolicy:
         """Return the one object for all jobs of an equal policy: a million jobs, a handful of policies."""

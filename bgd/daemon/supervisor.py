@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from bgd import clock
 from bgd.config import Config
+from bgd.core.effects import Save, Start, Stop
 from bgd.core.job import (
     ACTIVE,
     Job,
@@ -24,7 +25,7 @@ from bgd.core.job import (
     policy_of,
     problem_with,
 )
-from bgd.core.scheduler import Save, Scheduler, Start, Stop
+from bgd.core.scheduler import Scheduler
 from bgd.daemon.access import check_may_run
 from bgd.daemon.attempts import NEVER_STARTED, Attempts
 from bgd.daemon.feeds import Feed, Feeds

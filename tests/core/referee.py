@@ -7,9 +7,10 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
+from bgd.core.effects import Effect, Save, Start, Stop
 from bgd.core.job import ACTIVE, FINAL, MOVES, UNSEEN, Job, JobId, Outcome, State
 from bgd.core.retry import MOST_UNSEEN
-from bgd.core.scheduler import Effect, Save, Scheduler, Start, Stop
+from bgd.core.scheduler import Scheduler
 
 FAILURES = frozenset(
     {

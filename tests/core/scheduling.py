@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bgd.core.effects import Save, Start
 from bgd.core.job import JobSpec, Now, Outcome, RetryPolicy
-from bgd.core.scheduler import Save, Scheduler, Start
+from bgd.core.scheduler import Scheduler
 
 NO_RETRIES = RetryPolicy()
 THREE_RETRIES = RetryPolicy(retries=3, delay=5.0, jitter=0.0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bgd.core.effects import Effect, Save, Start
 from bgd.core.job import FINAL, Job, JobId, Now, Outcome
-from bgd.core.scheduler import Effect, Save, Start
 
 Key = tuple[JobId, int]  # job and number of the attempt
 

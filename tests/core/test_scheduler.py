@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from bgd.core.effects import Save, Start
 from bgd.core.job import Job, JobId, Outcome, State
-from bgd.core.scheduler import Save, Scheduler, Start
+from bgd.core.scheduler import Scheduler
 from tests.core.scheduling import NO_RETRIES, NOW, at, scheduler, spec, started, started_ids, submit
 
 # --- submitting and starting ---------------------------------------------------------------------------
@@ -25,6 +26,19 @@ def test_effects_are_handed_over_once():
 
     assert decider.take_effects()
     assert decider.take_effects() == []
+
+
+def test_running_counts_those_that_hold_a_slot_and_are_not_yet_over():
+    decider = scheduler(slots=2)
+    first, _, _ = submit(decider), submit(decider), submit(decider)
+    assert decider.running == 2
+
+    decider.cancel(first, NOW)
+    assert decider.running == 2  # it is only asked to end
+
+    decider.pause()
+    decider.ended(first, 1, Outcome.CANCELLED, NOW)
+    assert decider.running == 1
 
 
 def test_ids_go_on_after_the_highest_ever_given():

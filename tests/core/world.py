@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
+from bgd.core.effects import Effect, Start
 from bgd.core.job import ACTIVE, Job, JobId, JobSpec, Now, Outcome, RetryPolicy, State
-from bgd.core.scheduler import Effect, Scheduler, Start
+from bgd.core.scheduler import Scheduler
 from tests.core.referee import Referee
 from tests.core.survivors import Disk, Key, Launcher
 
