@@ -188,18 +188,6 @@ def problem_with(spec: JobSpec) -> str | None:
     return _problem_with_place(spec)
 
 
-def policy_of(spec: JobSpec, default: RetryPolicy) -> RetryPolicy:
-    """Return the policy of a job: what its spec says, and `default` where it is silent."""
-    return RetryPolicy(
-        retries=default.retries if spec.retries is None else spec.retries,
-        delay=default.delay if spec.retry_delay is None else spec.retry_delay,
-        backoff=default.backoff if spec.backoff is None else spec.backoff,
-        max_delay=default.max_delay if spec.max_delay is None else spec.max_delay,
-        jitter=default.jitter if spec.jitter is None else spec.jitter,
-        rerun=default.rerun if spec.rerun is None else spec.rerun,
-    )
-
-
 def _problem_with_argv(argv: tuple[str, ...]) -> str | None:
     if not argv or not argv[0]:
         return "argv is empty: name a program"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bgd.core.job import UNSEEN, Job, Move, Outcome, RetryPolicy, State
+from msgspec.structs import replace
+
+from bgd.core.job import UNSEEN, Job, JobSpec, Move, Outcome, RetryPolicy, State
 
 MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that takes the machine down each time must stop
 
@@ -41,6 +43,31 @@ def retry_delay(policy: RetryPolicy, failures: int, roll: float) -> float:
     except OverflowError:  # 100.0 ** 999 is beyond a float, and so beyond any max_delay
         base = policy.max_delay
     return min(base * (1 + policy.jitter * (2 * roll - 1)), policy.max_delay)
+
+
+def policy_of(spec: JobSpec, default: RetryPolicy) -> RetryPolicy:
+    """Return the policy of a job: what its spec says, and `default` where it is silent."""
+    return RetryPolicy(
+        retries=default.retries if spec.retries is None else spec.retries,
+        delay=default.delay if spec.retry_delay is None else spec.retry_delay,
+        backoff=default.backoff if spec.backoff is None else spec.backoff,
+        max_delay=default.max_delay if spec.max_delay is None else spec.max_delay,
+        jitter=default.jitter if spec.jitter is None else spec.jitter,
+        rerun=default.rerun if spec.rerun is None else spec.rerun,
+    )
+
+
+def with_policy(spec: JobSpec, policy: RetryPolicy) -> JobSpec:
+    """Write the policy into the spec: a later change of the configuration does not change this job."""
+    return replace(
+        spec,
+        retries=policy.retries,
+        retry_delay=policy.delay,
+        backoff=policy.backoff,
+        max_delay=policy.max_delay,
+        jitter=policy.jitter,
+        rerun=policy.rerun,
+    )
 
 
 def _move_after_unseen_end(job: Job, outcome: Outcome) -> tuple[Move, str | None]:

@@ -8,23 +8,18 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from msgspec import Struct
-from msgspec.structs import replace
-
 from bgd import clock
 from bgd.config import Config
-from bgd.core.effects import Save, Start, Stop
 from bgd.core.job import (
     ACTIVE,
     Job,
     JobId,
     JobSpec,
     Outcome,
-    RetryPolicy,
     State,
-    policy_of,
     problem_with,
 )
+from bgd.core.retry import policy_of, with_policy
 from bgd.core.scheduler import Scheduler
 from bgd.daemon.access import check_may_run
 from bgd.daemon.attempts import NEVER_STARTED, Attempts
@@ -32,7 +27,8 @@ from bgd.daemon.feeds import Feed, Feeds
 from bgd.daemon.instants import now
 from bgd.daemon.launches import end_of, end_without_report, launch_of
 from bgd.daemon.launching import LauncherLink, Snapshot
-from bgd.daemon.records import AttemptEnd, AttemptPid, Batch, NewJob, SavedJob, StoredSpec
+from bgd.daemon.records import AttemptEnd, AttemptPid, StoredSpec
+from bgd.daemon.settlement import Pending, Settlement
 from bgd.daemon.store import Store
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Started, Watch
@@ -57,7 +53,7 @@ class Supervisor:
         self._scheduler = _scheduler(config, last_id=0)
         self._attempts = Attempts()
         self._feeds = Feeds()
-        self._pending = _Pending()
+        self._pending = Pending()
         self._changed = asyncio.Event()
         self._timer = clock.Alarm(asyncio.get_running_loop(), self._come_due)
         self._reviving = asyncio.Lock()
@@ -136,7 +132,7 @@ class Supervisor:
         policy = policy_of(spec, self.config.retry if spec.target else self.config.retry_commands)
         at = now()
         job_id = self._scheduler.submit(spec, policy, at)
-        self._pending.specs[job_id] = StoredSpec(_with_policy(spec, policy), uid, at.wall)
+        self._pending.specs[job_id] = StoredSpec(with_policy(spec, policy), uid, at.wall)
         self._changed.set()
         return job_id
 
@@ -243,47 +239,20 @@ class Supervisor:
     # --- settling -------------------------------------------------------------------------------------------
 
     async def _settle(self) -> None:
-        pending, self._pending = self._pending, _Pending()
-        at = now()
-        batch = Batch(now=at, pids=pending.pids, ends=pending.ends)
-        stops = self._write_up_effects(batch, pending.specs)
-        starts = self._write_up_starts(batch, pending.specs)
+        pending, self._pending = self._pending, Pending()
+        settlement = Settlement(pending, now(), self._link.instance, self._scheduler.get)
+        settlement.draw_up(self._scheduler.take_effects(), self._attempts)
+        batch = settlement.batch
         specs = {} if batch.is_empty else pending.specs | await self._store.commit(batch)
         for answer in pending.answers:
             answer()
-        for job in starts:
+        for job in settlement.launches:
             self._launch(job, specs)
-        for job in stops:
+        for job in settlement.stops:
             self._stop(job)
         for key in pending.acknowledge:
             self._link.send(Acknowledge(key))
         self._feeds.moved(batch.saves)
-
-    def _write_up_effects(self, batch: Batch, specs: dict[JobId, StoredSpec]) -> list[Job]:
-        """Put what the Scheduler has decided into the batch; return the jobs to stop after it."""
-        stops = []
-        for effect in self._scheduler.take_effects():
-            match effect:
-                case Save(job, at, _, JobSpec()):
-                    batch.new.append(NewJob(job, specs[job.id].spec, specs[job.id].uid, at))
-                case Save(job, at, reason):
-                    batch.saves[job.id] = SavedJob(job, at, reason)
-                case Start(job, slot):
-                    instance = self._link.instance
-                    batch.attempts.append(self._attempts.start(job, slot, instance, batch.now.wall))
-                case Stop(job):
-                    stops.append(job)
-        return stops
-
-    def _write_up_starts(self, batch: Batch, specs: dict[JobId, StoredSpec]) -> list[Job]:
-        """Add the attempts that go to another launcher than was saved; return all jobs to launch."""
-        waiting = [self._scheduler.get(job_id) for job_id in self._attempts.to_hand_on]
-        handed_on = self._attempts.hand_on(waiting, self._link.instance, batch.now.wall)
-        batch.relaunched.extend(row for _, row in handed_on)
-        started = [self._scheduler.get(row.job) for row in batch.attempts]
-        starts = [job for job in started if job is not None] + [job for job, _ in handed_on]
-        batch.wanted.extend(job.id for job in starts if job.id not in specs)
-        return starts
 
     def _launch(self, job: Job, specs: dict[JobId, StoredSpec]) -> None:
         """Send what has been saved as started, unless it is over, or its launcher gone, since then."""
@@ -342,29 +311,6 @@ class Supervisor:
 
     def _key(self, job: Job) -> Key:
         return Key(self._store.store_id, job.id, job.attempt)
-
-
-class _Pending(Struct):
-    """What has gathered since the last transaction and belongs into the next one, or after it."""
-
-    specs: dict[JobId, StoredSpec] = {}
-    pids: list[AttemptPid] = []
-    ends: list[AttemptEnd] = []
-    acknowledge: list[Key] = []
-    answers: list[Callable[[], object]] = []
-
-
-def _with_policy(spec: JobSpec, policy: RetryPolicy) -> JobSpec:
-    """Write the policy into the spec: a later change of the configuration does not change this job."""
-    return replace(
-        spec,
-        retries=policy.retries,
-        retry_delay=policy.delay,
-        backoff=policy.backoff,
-        max_delay=policy.max_delay,
-        jitter=policy.jitter,
-        rerun=policy.rerun,
-    )
 
 
 def _scheduler(config: Config, last_id: int) -> Scheduler:

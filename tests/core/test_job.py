@@ -14,9 +14,7 @@ from bgd.core.job import (
     MOVES,
     JobSpec,
     Move,
-    RetryPolicy,
     State,
-    policy_of,
     problem_with,
 )
 
@@ -137,29 +135,3 @@ def test_an_active_job_leaves_its_slot_whatever_became_of_the_attempt():
     after_an_attempt = {Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE}
     for state in ACTIVE:
         assert not {MOVES[state][move] for move in after_an_attempt} & ACTIVE
-
-
-# --- the policy of a job -------------------------------------------------------------------------------
-
-DEFAULT = RetryPolicy(retries=3, delay=5.0, backoff=2.0, max_delay=60.0, jitter=0.5, rerun=True)
-
-
-def test_a_silent_spec_takes_the_default_policy():
-    assert policy_of(command(), DEFAULT) == DEFAULT
-
-
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [
-        ({"retries": 0}, "retries"),
-        ({"retry_delay": 0.0}, "delay"),
-        ({"backoff": 1.0}, "backoff"),
-        ({"max_delay": 0.0}, "max_delay"),
-        ({"jitter": 0.0}, "jitter"),
-        ({"rerun": False}, "rerun"),
-    ],
-)
-def test_what_a_spec_says_overrides_the_default_though_it_be_nothing(options, field):
-    (value,) = options.values()
-
-    assert policy_of(command(**options), DEFAULT) == msgspec.structs.replace(DEFAULT, **{field: value})

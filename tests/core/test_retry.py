@@ -5,9 +5,10 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from bgd.core.job import MAX_DURATION, MAX_RETRIES, Job, JobId, Move, Outcome, RetryPolicy, State
-from bgd.core.retry import NOT_RERUN, PUT_ASIDE, move_after_end, retry_delay
+from bgd.core.job import MAX_DURATION, MAX_RETRIES, Job, JobId, JobSpec, Move, Outcome, RetryPolicy, State
+from bgd.core.retry import NOT_RERUN, PUT_ASIDE, move_after_end, policy_of, retry_delay, with_policy
 
 MIDDLE = 0.5  # the roll that leaves a delay as it is
 
@@ -174,3 +175,37 @@ def test_every_outcome_has_a_move_in_every_active_state():
 
     for job, outcome in itertools.product(jobs, Outcome):
         assert move_after_end(job, outcome)[0] in Move
+
+
+# --- the policy of a job -------------------------------------------------------------------------------
+
+DEFAULT = RetryPolicy(retries=3, delay=5.0, backoff=2.0, max_delay=60.0, jitter=0.5, rerun=True)
+
+
+def test_a_silent_spec_takes_the_default_policy():
+    assert policy_of(JobSpec(argv=("true",)), DEFAULT) == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"retries": 0}, "retries"),
+        ({"retry_delay": 0.0}, "delay"),
+        ({"backoff": 1.0}, "backoff"),
+        ({"max_delay": 0.0}, "max_delay"),
+        ({"jitter": 0.0}, "jitter"),
+        ({"rerun": False}, "rerun"),
+    ],
+)
+def test_what_a_spec_says_overrides_the_default_though_it_be_nothing(options, field):
+    (value,) = options.values()
+
+    assert policy_of(JobSpec(argv=("true",), **options), DEFAULT) == replace(DEFAULT, **{field: value})
+
+
+@given(policies)
+def test_a_policy_written_into_a_spec_is_read_from_it_whatever_the_default(policy):
+    spec = with_policy(JobSpec(argv=("true",), priority=7), policy)
+
+    assert policy_of(spec, DEFAULT) == replace(policy, rerun=policy.rerun if spec.rerun is not None else True)
+    assert (spec.argv, spec.priority) == (("true",), 7)
