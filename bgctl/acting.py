@@ -11,7 +11,7 @@ from bgctl.common import client, common, say, verb
 from bgctl.ids import Ids, chosen_ids
 from bgctl.show import print_json
 from bgd.client.session import error_in
-from bgd.wire.messages import ActResult
+from bgd.wire.replies import ActResult
 
 _ids = click.argument("ids", nargs=-1, required=True, type=Ids(), metavar="ID...")
 

@@ -8,7 +8,8 @@ import click
 
 from bgctl.common import client, common, say, verb
 from bgctl.show import iso_time, local_time, print_json
-from bgd.wire.messages import Info, ShutdownMode
+from bgd.wire.replies import Info
+from bgd.wire.requests import ShutdownMode
 
 
 @verb(

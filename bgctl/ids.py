@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bgd import Client
-from bgd.wire.messages import MAX_IDS
+from bgd.wire.requests import MAX_IDS
 
 LAST = range(0)  # stands for the caller's latest job, whichever that is
 

@@ -15,7 +15,7 @@ from bgctl.show import brief, command_line, job_as_json, print_json
 from bgctl.terminal import one_line
 from bgd import Job, State
 from bgd.units import parse_duration
-from bgd.wire.messages import DEFAULT_LIST, MAX_LIST
+from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
 _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "id": lambda job: (job.id,),

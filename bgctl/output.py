@@ -13,7 +13,7 @@ import click
 from bgctl.common import common, is_terminal
 from bgctl.show import iso_time, print_json
 from bgctl.terminal import HarmlessText, without_colors
-from bgd.wire.messages import LogPart
+from bgd.wire.replies import LogPart
 
 _RESET = "\x1b[0m"  # a job may end in the middle of its colours
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import click
 
 from bgctl.terminal import one_line
-from bgd.wire.messages import AttemptView, JobView
+from bgd.wire.views import AttemptView, JobView
 
 _SHORT = 10  # seconds, below which a decimal matters
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))

@@ -13,7 +13,7 @@ from bgctl.ids import Ids, chosen_ids
 from bgctl.show import STATE_COLORS, attempt_as_json, brief, command_line, job_as_json, local_time, print_json
 from bgctl.terminal import HarmlessText, one_line
 from bgd import Client, Job, JobFailed, State
-from bgd.wire.messages import AttemptView
+from bgd.wire.views import AttemptView
 
 _LABEL_WIDTH = 11
 

@@ -19,7 +19,7 @@ from bgd.errors import ConfigError
 from bgd.places import SYSTEM, Places, home_of, own_places, places_in
 from bgd.settings import ANY, Schema, Setting, from_environment, from_file, read
 from bgd.units import format_duration, parse_duration, parse_size
-from bgd.wire.messages import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 
 __all__ = [
     "ClientSocket",

@@ -16,7 +16,7 @@ from bgd.core.job import RetryPolicy
 from bgd.errors import ConfigError
 from bgd.places import SYSTEM
 from bgd.settings import MAX_FILE, names_of
-from bgd.wire.messages import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 
 DOCUMENTED = Path(__file__).parent.parent / "etc" / "bgd.toml"
 HOME = {"HOME": "/home/ada"}

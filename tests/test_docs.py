@@ -20,15 +20,15 @@ from bgd import __main__ as bgd_command
 from bgd.core import job
 from bgd.core.job import MOVES, JobSpec, Outcome, State
 from bgd.daemon import control
-from bgd.wire import framing, messages
+from bgd.wire import framing, messages, replies, requests, views
 from tests.support import DEADLINE, ROOT
 
 README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
 
-VALUES = [JobSpec, messages.JobView, messages.AttemptView, messages.JobError, messages.ActResult]
-ENUMERATIONS = [State, Outcome, messages.ShutdownMode, messages.ErrorCode]
+VALUES = [JobSpec, views.JobView, views.AttemptView, views.JobError, replies.ActResult]
+ENUMERATIONS = [State, Outcome, requests.ShutdownMode, replies.ErrorCode]
 
 
 # --- README ------------------------------------------------------------------------------------------------
@@ -83,8 +83,8 @@ def test_protocol_page_names_every_message():
 
     assert named == {
         "Hello": ["hello"],
-        "Requests": [tag(kind) for kind in get_args(messages.Request)],
-        "Replies": [tag(kind) for kind in get_args(messages.Reply)],
+        "Requests": [tag(kind) for kind in get_args(requests.Request)],
+        "Replies": [tag(kind) for kind in get_args(replies.Reply)],
     }
     assert first_cells(section(PROTOCOL, "## Requests and replies")) == named["Requests"]
 
@@ -93,8 +93,8 @@ def test_protocol_page_names_every_message():
     ("part", "kind"),
     [
         ("Hello", messages.Hello),
-        *(("Requests", kind) for kind in get_args(messages.Request)),
-        *(("Replies", kind) for kind in get_args(messages.Reply)),
+        *(("Requests", kind) for kind in get_args(requests.Request)),
+        *(("Replies", kind) for kind in get_args(replies.Reply)),
         *(("Values", kind) for kind in VALUES),
     ],
     ids=lambda each: each if isinstance(each, str) else each.__name__,
@@ -126,9 +126,9 @@ def test_protocol_page_says_what_the_limits_are():
         control.FRAME_SECONDS,
         control.MAX_CONNECTIONS,
         control.MAX_IN_FLIGHT,
-        messages.MAX_BATCH,
-        messages.MAX_BATCH_BYTES,
-        messages.MAX_IDS,
+        requests.MAX_BATCH,
+        requests.MAX_BATCH_BYTES,
+        requests.MAX_IDS,
         job.MAX_ARGV,
         job.MAX_WORD,
         job.MAX_WORK,
@@ -142,7 +142,7 @@ def test_bytes_on_the_protocol_page_are_what_they_are_said_to_be():
     hello, submit = (payload_of(block(PROTOCOL, name)) for name in ("hello", "submit"))
 
     assert messages.decode_hello(hello) == messages.Hello(messages.PROTOCOL, "1")
-    assert messages.decode_request(submit) == messages.Submit(1, JobSpec(argv=("true",)))
+    assert messages.decode_request(submit) == requests.Submit(1, JobSpec(argv=("true",)))
 
 
 def test_bytes_on_the_protocol_page_queue_a_job(daemon):
@@ -150,12 +150,12 @@ def test_bytes_on_the_protocol_page_queue_a_job(daemon):
         connection.settimeout(DEADLINE)
         connection.connect(str(daemon.socket))
         connection.sendall(bytes.fromhex(block(PROTOCOL, "hello") + block(PROTOCOL, "submit")))
-        replies = payloads_from(connection)
+        payloads = payloads_from(connection)
 
-        assert messages.decode_hello(next(replies)).protocol == messages.PROTOCOL
-        submitted = messages.decode_reply(next(replies))
+        assert messages.decode_hello(next(payloads)).protocol == messages.PROTOCOL
+        submitted = messages.decode_reply(next(payloads))
 
-    assert isinstance(submitted, messages.Submitted)
+    assert isinstance(submitted, replies.Submitted)
     assert submitted.id == 1
     with daemon.client() as client:
         assert client.job(submitted.jobs[0]).argv == ["true"]

@@ -37,12 +37,12 @@ ROOMS = {
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     **dict.fromkeys(
         ["bgd/config.py", "bgd/places.py", "bgd/settings.py", "bgd/units.py", "bgd/values.py"],
-        f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.messages.ShutdownMode",
+        f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.requests.ShutdownMode",
     ),
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.wire",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.wire.messages"
-    " bgd.wire.launching.NotStarted",
+    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.wire.replies"
+    " bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
 }
 
 TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names they go by

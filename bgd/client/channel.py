@@ -14,7 +14,8 @@ from bgd.client.connection import Connection, NotSent
 from bgd.client.door import Door
 from bgd.client.session import framed
 from bgd.errors import BgdError, DaemonUnreachable, ProtocolError
-from bgd.wire.messages import Reply, Request
+from bgd.wire.replies import Reply
+from bgd.wire.requests import Request
 
 R = TypeVar("R")
 

@@ -20,8 +20,10 @@ from bgd.client.job import Job, failure_of
 from bgd.client.session import UNNUMBERED
 from bgd.client.specs import Item, JobOptions, batch_frames, class_spec, command_spec, spec_of
 from bgd.core.job import JobSpec, State
-from bgd.wire import messages
-from bgd.wire.messages import ActResult, AttemptView, Info, JobView, LogPart, ShutdownMode
+from bgd.wire import replies, requests
+from bgd.wire.replies import ActResult, Info, LogPart
+from bgd.wire.requests import ShutdownMode
+from bgd.wire.views import AttemptView, JobView
 
 TIMEOUT = 30.0  # seconds; a daemon answers in milliseconds, but may have a full disk or a long queue to write
 
@@ -109,7 +111,7 @@ class Client:
         if not specs:
             return []
         reply = self._channel.exchange(
-            partial(batch_frames, specs=specs, env=caller.environment), messages.Submitted
+            partial(batch_frames, specs=specs, env=caller.environment), replies.Submitted
         )
         return [Job(self, job_id) for job_id in reply.jobs]
 
@@ -132,7 +134,7 @@ class Client:
         name: str | None = None,
         tag: str | None = None,
         since: float | None = None,
-        limit: int = messages.DEFAULT_LIST,
+        limit: int = requests.DEFAULT_LIST,
     ) -> list[Job]:
         """List at most `limit` jobs, newest first.
 
@@ -140,11 +142,11 @@ class Client:
         `since`, in epoch seconds, leaves out what was submitted before.
         """
         wanted = [State(state) for state in states] if states else None
-        request = messages.List(
+        request = requests.List(
             id=UNNUMBERED, states=wanted, queue=queue, name=name, tag=tag, since=since, limit=limit
         )
         parts = self._channel.collect(request)
-        return [Job(self, view.id, view) for part in parts for view in expected(part, messages.JobsPart).jobs]
+        return [Job(self, view.id, view) for part in parts for view in expected(part, replies.JobsPart).jobs]
 
     def wait(self, job_ids: Sequence[int], *, timeout: float | None = None) -> list[Job]:
         """Wait until all of these jobs have finished; return them in this order.
@@ -168,8 +170,8 @@ class Client:
         waiting = set(wanted)
         try:
             for portion in _portions(wanted):
-                for part in self._channel.stream(messages.Wait(id=UNNUMBERED, jobs=portion), deadline):
-                    for view in expected(part, messages.JobsPart).jobs:
+                for part in self._channel.stream(requests.Wait(id=UNNUMBERED, jobs=portion), deadline):
+                    for view in expected(part, replies.JobsPart).jobs:
                         waiting.discard(view.id)
                         yield Job(self, view.id, view)
         except TimeoutError:
@@ -185,7 +187,7 @@ class Client:
             NoSuchJob: it does not exist.
         """
         self.wait([job_id], timeout=timeout)
-        reply = self._channel.ask(messages.GetResult(id=UNNUMBERED, job=job_id), messages.Result)
+        reply = self._channel.ask(requests.GetResult(id=UNNUMBERED, job=job_id), replies.Result)
         if reply.job.state is not State.SUCCEEDED:
             raise failure_of(reply.job, reply.error)
         if reply.job.target is None:
@@ -207,7 +209,7 @@ class Client:
         has finished, across attempts. `tail`: only so many last lines of what there is. `timestamps` tells,
         in `LogPart.times`, when the bytes came.
         """
-        request = messages.Logs(
+        request = requests.Logs(
             id=UNNUMBERED, job=job_id, attempt=attempt, follow=follow, tail=tail, timestamps=timestamps
         )
         for part in self._channel.stream_apart(request):
@@ -217,14 +219,14 @@ class Client:
 
     def cancel(self, job_ids: Sequence[int]) -> list[ActResult]:
         """Cancel jobs. What is refused for one of them stands in its entry, and is not raised."""
-        return self._act(messages.Cancel, job_ids)
+        return self._act(requests.Cancel, job_ids)
 
     def retry(self, job_ids: Sequence[int]) -> list[ActResult]:
         """Queue finished jobs again. What is refused for one stands in its entry, and is not raised."""
-        return self._act(messages.Retry, job_ids)
+        return self._act(requests.Retry, job_ids)
 
     def info(self) -> Info:
-        return self._channel.ask(messages.GetInfo(UNNUMBERED), Info)
+        return self._channel.ask(requests.GetInfo(UNNUMBERED), Info)
 
     def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: float | None = None) -> None:
         """End the daemon, and wait until it is gone.
@@ -242,14 +244,12 @@ class Client:
 
     def view(self, job_id: int | None = None) -> JobView:
         """Return a job as the daemon shows it; None: the caller's latest."""
-        return expected(
-            self._channel.collect(messages.Show(id=UNNUMBERED, job=job_id))[0], messages.Shown
-        ).job
+        return expected(self._channel.collect(requests.Show(id=UNNUMBERED, job=job_id))[0], replies.Shown).job
 
     def attempts(self, job_id: int) -> list[AttemptView]:
         """Return all attempts of a job, oldest first."""
-        parts = self._channel.collect(messages.Show(id=UNNUMBERED, job=job_id))[1:]
-        return [attempt for part in parts for attempt in expected(part, messages.AttemptsPart).attempts]
+        parts = self._channel.collect(requests.Show(id=UNNUMBERED, job=job_id))[1:]
+        return [attempt for part in parts for attempt in expected(part, replies.AttemptsPart).attempts]
 
     # --- being one --------------------------------------------------------------------------------------
 
@@ -266,17 +266,17 @@ class Client:
         self.close()
 
     def _submit(self, spec: JobSpec) -> Job:
-        reply = self._channel.ask(messages.Submit(id=UNNUMBERED, spec=spec), messages.Submitted)
+        reply = self._channel.ask(requests.Submit(id=UNNUMBERED, spec=spec), replies.Submitted)
         return Job(self, reply.jobs[0])
 
-    def _act(self, kind: type[messages.Cancel | messages.Retry], job_ids: Sequence[int]) -> list[ActResult]:
-        replies = [
-            self._channel.ask(kind(UNNUMBERED, portion), messages.Acted) for portion in _portions(job_ids)
+    def _act(self, kind: type[requests.Cancel | requests.Retry], job_ids: Sequence[int]) -> list[ActResult]:
+        parts = [
+            self._channel.ask(kind(UNNUMBERED, portion), replies.Acted) for portion in _portions(job_ids)
         ]
-        return [result for reply in replies for result in reply.results]
+        return [result for part in parts for result in part.results]
 
 
 def _portions(job_ids: Sequence[int]) -> Iterator[list[int]]:
     """Cut a list of ids into what one request may name."""
-    for start in range(0, len(job_ids), messages.MAX_IDS):
-        yield list(job_ids[start : start + messages.MAX_IDS])
+    for start in range(0, len(job_ids), requests.MAX_IDS):
+        yield list(job_ids[start : start + requests.MAX_IDS])

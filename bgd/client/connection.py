@@ -13,7 +13,8 @@ from functools import partial
 
 from bgd.client.session import Session, error_of, framed
 from bgd.errors import BgdError, DaemonUnreachable
-from bgd.wire.messages import End, Failed, Reply, Request
+from bgd.wire.replies import End, Failed, Reply
+from bgd.wire.requests import Request
 
 _PIECE = 256 * 1024  # bytes read at once
 _PARTING_SECONDS = 1.0  # for telling a daemon that is busy that no more of a stream is wanted

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 from bgd.client.channel import Channel
 from bgd.client.session import UNNUMBERED
-from bgd.wire.messages import Done, GetInfo, Info, Shutdown, ShutdownMode
+from bgd.wire.replies import Done, Info
+from bgd.wire.requests import GetInfo, Shutdown, ShutdownMode
 
 _PARTING_SECONDS = 5.0  # between the end of a daemon's last connection and its own
 

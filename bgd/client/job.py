@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from bgd.client.session import state_of
 from bgd.core.job import Outcome, State
 from bgd.errors import JobFailed
-from bgd.wire.messages import AttemptView, JobError, JobView, LogPart
+from bgd.wire.replies import LogPart
+from bgd.wire.views import AttemptView, JobError, JobView
 
 if TYPE_CHECKING:
     from bgd.client.client import Client

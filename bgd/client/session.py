@@ -14,19 +14,9 @@ import bgd
 from bgd.core.job import State
 from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.messages import (
-    PROTOCOL,
-    ActResult,
-    ErrorCode,
-    Failed,
-    Forget,
-    Hello,
-    Reply,
-    Request,
-    decode_hello,
-    decode_reply,
-    encode,
-)
+from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
+from bgd.wire.replies import ActResult, ErrorCode, Failed, Reply
+from bgd.wire.requests import Forget, Request
 
 UNNUMBERED = 0  # the id of a request that has not been sent yet
 

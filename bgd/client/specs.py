@@ -16,7 +16,8 @@ from bgd.core.job import JobSpec
 from bgd.errors import Full, Refused
 from bgd.settings import nearest
 from bgd.wire.framing import HEADER, MAX_FRAME, frame
-from bgd.wire.messages import MAX_BATCH, MAX_BATCH_BYTES, SubmitMany, encode
+from bgd.wire.messages import encode
+from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, SubmitMany
 
 
 class FurtherOptions(TypedDict, total=False):

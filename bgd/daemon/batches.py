@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bgd.errors import Full, ProtocolError
-from bgd.wire.messages import MAX_BATCH, SubmitMany
+from bgd.wire.requests import MAX_BATCH, SubmitMany
 
 SPEC_BYTES = 512  # about what a spec takes in memory beyond its bytes on the wire, which may be a single one
 WORD_BYTES = 64  # likewise one of its words

@@ -16,23 +16,9 @@ from bgd.daemon.batches import Batch, Room
 from bgd.daemon.verbs import Verbs
 from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.messages import (
-    MAX_BATCH_BYTES,
-    PROTOCOL,
-    End,
-    ErrorCode,
-    Failed,
-    Forget,
-    Hello,
-    Reply,
-    Request,
-    Submit,
-    SubmitMany,
-    decode_hello,
-    decode_request,
-    encode,
-    request_id_of,
-)
+from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode, request_id_of
+from bgd.wire.replies import End, ErrorCode, Failed, Reply
+from bgd.wire.requests import MAX_BATCH_BYTES, Forget, Request, Submit, SubmitMany
 
 logger = logging.getLogger(__name__)
 

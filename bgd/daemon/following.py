@@ -10,7 +10,9 @@ from bgd.daemon.logfiles import LogFile
 from bgd.daemon.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
-from bgd.wire.messages import JobView, LogPart, Logs
+from bgd.wire.replies import LogPart
+from bgd.wire.requests import Logs
+from bgd.wire.views import JobView
 
 PIECE = 64 * 1024  # bytes of a log in one reply
 

@@ -11,7 +11,7 @@ from bgd.core.target import parse_target
 from bgd.daemon.records import AttemptEnd
 from bgd.wire import calls
 from bgd.wire.launching import Ended, Key, Launch
-from bgd.wire.messages import JobError
+from bgd.wire.views import JobError
 from bgd.worker import WORKER
 
 DEFAULT_UMASK = 0o022

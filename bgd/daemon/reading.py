@@ -15,7 +15,8 @@ from bgd.core.job import FINAL, Job, JobId, JobSpec, Outcome, RetryPolicy, State
 from bgd.daemon.database import transaction
 from bgd.daemon.records import Restored
 from bgd.wire.launching import log_name
-from bgd.wire.messages import AttemptView, JobError, JobView, List
+from bgd.wire.requests import List
+from bgd.wire.views import AttemptView, JobError, JobView
 
 # What a list without states shows, as far as its limit goes: what runs before what waits before the rest.
 _BY_INTEREST: tuple[tuple[State, ...], ...] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from bgd.core.job import Job, JobId, JobSpec, Now, Outcome
-from bgd.wire.messages import JobError
+from bgd.wire.views import JobError
 
 
 class NewJob(Struct, frozen=True, gc=False):

@@ -19,7 +19,7 @@ from bgd.daemon.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.verbs import Verbs
 from bgd.errors import ConfigError
-from bgd.wire.messages import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 
 logger = logging.getLogger(__name__)
 

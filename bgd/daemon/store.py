@@ -21,7 +21,8 @@ from bgd.daemon.records import (
 )
 from bgd.daemon.saving import Saver
 from bgd.daemon.schema import adopt_boot, open_readable, open_writable
-from bgd.wire.messages import AttemptView, JobError, JobView, List
+from bgd.wire.requests import List
+from bgd.wire.views import AttemptView, JobError, JobView
 
 __all__ = [
     "AttemptEnd",

@@ -33,7 +33,7 @@ from bgd.daemon.store import Store
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Started, Watch
 from bgd.wire.launching import Stop as StopAttempt
-from bgd.wire.messages import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 
 logger = logging.getLogger(__name__)
 

@@ -18,35 +18,37 @@ from bgd.daemon.launching import LauncherLink
 from bgd.daemon.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import NoSuchJob, ProtocolError, Refused
-from bgd.wire.messages import (
+from bgd.wire.messages import encode
+from bgd.wire.replies import (
     Acted,
     ActResult,
     AttemptsPart,
-    Cancel,
     Done,
     End,
     ErrorCode,
-    GetInfo,
-    GetResult,
     Info,
     JobsPart,
-    JobView,
+    Reply,
+    Result,
+    Shown,
+    Submitted,
+)
+from bgd.wire.requests import (
+    Cancel,
+    GetInfo,
+    GetResult,
     List,
     Logs,
-    Reply,
     Request,
-    Result,
     Retry,
     Show,
-    Shown,
     Shutdown,
     ShutdownMode,
     Submit,
     SubmitMany,
-    Submitted,
     Wait,
-    encode,
 )
+from bgd.wire.views import JobView
 
 ATTEMPTS_AT_ONCE = 20  # read from the store, at most a result file's million bytes each
 PART_BYTES = 512 * 1024  # of a list in one reply, unless it is a single thing

@@ -10,7 +10,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from bgd.core.job import MAX_RESULT, Outcome
 from bgd.core.target import Target
-from bgd.wire.messages import JobError
+from bgd.wire.views import JobError
 
 MAX_DOCUMENT = MAX_RESULT + 100  # bytes of a result file: a result at its limit, and what stands around it
 NO_RESULT = "no_result"  # type of the error of a process that ended well and left no result

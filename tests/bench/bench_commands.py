@@ -10,7 +10,8 @@ import tempfile
 import time
 
 from bgd.core.job import JobSpec
-from bgd.wire.messages import SubmitMany, Submitted
+from bgd.wire.replies import Submitted
+from bgd.wire.requests import SubmitMany
 from tests.bench.harness import ENVIRONMENT, BareClient, daemon, report, spread
 
 JOBS = 2_000

@@ -20,26 +20,10 @@ from pathlib import Path
 import bgd
 from bgd.core.job import JobSpec
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.messages import (
-    PROTOCOL,
-    AttemptsPart,
-    AttemptView,
-    End,
-    GetInfo,
-    Hello,
-    Info,
-    Reply,
-    Request,
-    Show,
-    Shutdown,
-    ShutdownMode,
-    Submit,
-    Submitted,
-    Wait,
-    decode_hello,
-    decode_reply,
-    encode,
-)
+from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
+from bgd.wire.replies import AttemptsPart, End, Info, Reply, Submitted
+from bgd.wire.requests import GetInfo, Request, Show, Shutdown, ShutdownMode, Submit, Wait
+from bgd.wire.views import AttemptView
 
 # what a shell really exports weighs about this
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/"} | {f"VARIABLE_{n:02}": "v" * 85 for n in range(48)}

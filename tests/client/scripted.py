@@ -9,7 +9,9 @@ from contextlib import suppress
 
 import bgd
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.messages import PROTOCOL, Hello, Reply, Request, decode_hello, decode_request, encode
+from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode
+from bgd.wire.replies import Reply
+from bgd.wire.requests import Request
 
 DEADLINE = 10.0
 

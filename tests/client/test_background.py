@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgd import DaemonUnreachable, run_background_job
-from bgd.wire import messages
+from bgd.wire import replies
 
 
 def test_positional_parameters_priority_and_delay_reach_the_daemon(play, monkeypatch):
@@ -43,7 +43,7 @@ def submitted(play, monkeypatch, *params, **options):
     def script(peer):
         peer.greet()
         requests.append(peer.receive())
-        peer.send(messages.Submitted(requests[0].id, [7]))
+        peer.send(replies.Submitted(requests[0].id, [7]))
 
     monkeypatch.setenv("BGD_SOCKET", play(script))
     job = run_background_job("app.services.ExampleService", "example_method", *params, **options)

@@ -11,7 +11,7 @@ import pytest
 
 from bgd import Client, DaemonUnreachable, JobFailed, JobSpec, NoSuchJob, NotAllowed, Refused, State
 from bgd.client import Job
-from bgd.wire.messages import JobView
+from bgd.wire.views import JobView
 from tests.support import Daemon, wait_until
 
 MODULE = """

@@ -17,13 +17,13 @@ import pytest
 import bgd
 from bgd import Client, State
 from bgd.errors import BgdError, DaemonUnreachable, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
-from bgd.wire import messages
-from bgd.wire.messages import ErrorCode
+from bgd.wire import replies, views
+from bgd.wire.replies import ErrorCode
 from tests.client.scripted import Peer
 
 
-def view_of(job_id: int, state: State = State.SUCCEEDED) -> messages.JobView:
-    fields: dict[str, Any] = dict.fromkeys(messages.JobView.__struct_fields__)
+def view_of(job_id: int, state: State = State.SUCCEEDED) -> views.JobView:
+    fields: dict[str, Any] = dict.fromkeys(views.JobView.__struct_fields__)
     fields |= {"id": job_id, "kind": "command", "state": state, "user": "me", "queue": "default", "tags": []}
     fields |= {
         "priority": 0,
@@ -33,7 +33,7 @@ def view_of(job_id: int, state: State = State.SUCCEEDED) -> messages.JobView:
         "max_delay": 9.0,
         "jitter": 0.1,
     }
-    return messages.JobView(**fields | {"delay": 0.0, "attempt": 1, "created_at": 1.0})
+    return views.JobView(**fields | {"delay": 0.0, "attempt": 1, "created_at": 1.0})
 
 
 def serve(*job_ids: int):
@@ -42,7 +42,7 @@ def serve(*job_ids: int):
     def script(peer: Peer) -> None:
         peer.greet()
         for job_id in job_ids:
-            peer.send(messages.Submitted(peer.receive().id, [job_id]))
+            peer.send(replies.Submitted(peer.receive().id, [job_id]))
 
     return script
 
@@ -62,7 +62,7 @@ def test_another_protocol_is_an_error_that_names_both_versions(play):
 
 
 def test_who_is_turned_away_at_the_door_learns_why(play):
-    client = Client(play(lambda peer: peer.send(messages.Failed(0, ErrorCode.FULL, "too many connections"))))
+    client = Client(play(lambda peer: peer.send(replies.Failed(0, ErrorCode.FULL, "too many connections"))))
 
     with pytest.raises(Full, match="too many connections"):
         client.submit(["true"])
@@ -193,8 +193,8 @@ def test_text_that_is_not_utf8_is_refused(play):
 def test_each_failure_has_its_exception_and_the_connection_goes_on(play, code, error):
     def script(peer):
         peer.greet()
-        peer.send(messages.Failed(peer.receive().id, code, "because"))
-        peer.send(messages.Submitted(peer.receive().id, [5]))
+        peer.send(replies.Failed(peer.receive().id, code, "because"))
+        peer.send(replies.Submitted(peer.receive().id, [5]))
 
     with Client(play(script)) as client:
         with pytest.raises(error, match="because"):
@@ -205,7 +205,7 @@ def test_each_failure_has_its_exception_and_the_connection_goes_on(play, code, e
 def test_an_answer_of_the_wrong_kind_is_a_protocol_error(play):
     def script(peer):
         peer.greet()
-        peer.send(messages.Done(peer.receive().id))
+        peer.send(replies.Done(peer.receive().id))
 
     with Client(play(script)) as client, pytest.raises(ProtocolError, match="Done where Submitted was due"):
         client.submit(["true"])
@@ -219,8 +219,8 @@ def test_waiting_too_long_is_a_timeout_and_ends_the_stream(play):
         wait = peer.receive()
         forget = peer.receive()
         forgotten.append((wait.id, forget.request))
-        peer.send(messages.End(wait.id))
-        peer.send(messages.Submitted(peer.receive().id, [8]))
+        peer.send(replies.End(wait.id))
+        peer.send(replies.Submitted(peer.receive().id, [8]))
 
     with Client(play(script)) as client:
         with pytest.raises(TimeoutError, match=r"job 7 has not finished within 0\.05 s"):
@@ -235,8 +235,8 @@ def test_jobs_come_as_they_finish_and_in_the_order_asked_for(play):
         peer.greet()
         for _ in range(2):
             wait = peer.receive()
-            peer.send(messages.JobsPart(wait.id, [view_of(9)]), messages.JobsPart(wait.id, [view_of(4)]))
-            peer.send(messages.End(wait.id))
+            peer.send(replies.JobsPart(wait.id, [view_of(9)]), replies.JobsPart(wait.id, [view_of(4)]))
+            peer.send(replies.End(wait.id))
 
     with Client(play(script)) as client:
         assert [job.id for job in client.as_finished([4, 9])] == [9, 4]
@@ -250,7 +250,7 @@ def test_threads_that_wait_at_once_each_get_their_own_answer(play):
         peer.greet()
         waits = [peer.receive() for _ in range(threads)]
         for wait in reversed(waits):
-            peer.send(messages.JobsPart(wait.id, [view_of(wait.jobs[0])]), messages.End(wait.id))
+            peer.send(replies.JobsPart(wait.id, [view_of(wait.jobs[0])]), replies.End(wait.id))
 
     with Client(play(script)) as client, ThreadPoolExecutor(threads) as pool:
         client_ids = range(1, threads + 1)
@@ -265,9 +265,9 @@ def test_a_thread_whose_patience_ends_leaves_the_reading_to_another(play):
     def script(peer):
         peer.greet()
         waits = {wait.jobs[0]: wait for wait in (peer.receive(), peer.receive())}
-        peer.send(messages.End(peer.receive().request))
+        peer.send(replies.End(peer.receive().request))
         assert impatient_left.wait(10)
-        peer.send(messages.JobsPart(waits[2].id, [view_of(2)]), messages.End(waits[2].id))
+        peer.send(replies.JobsPart(waits[2].id, [view_of(2)]), replies.End(waits[2].id))
 
     with Client(play(script)) as client, ThreadPoolExecutor(1) as pool:
 
@@ -303,7 +303,7 @@ def test_a_log_has_a_connection_of_its_own_and_leaves_it_when_no_more_is_wanted(
     def log(peer):
         peer.greet()
         request = peer.receive()
-        peer.send(messages.LogPart(request.id, 1, b"first\n"))
+        peer.send(replies.LogPart(request.id, 1, b"first\n"))
         peer.wait_for_end()
 
     with Client(play(serve(1), log)) as client:
@@ -322,7 +322,7 @@ def test_a_batch_over_the_frame_limit_is_sent_in_parts_of_one_request(play):
             parts.append(peer.receive())
             if not parts[-1].more:
                 break
-        peer.send(messages.Submitted(parts[-1].id, list(range(1, 301))))
+        peer.send(replies.Submitted(parts[-1].id, list(range(1, 301))))
 
     argvs = [["echo", str(number), "x" * 10_000] for number in range(300)]
     with Client(play(script)) as client:

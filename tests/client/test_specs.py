@@ -13,7 +13,8 @@ from bgd.client.caller import Caller, unspeakable_names
 from bgd.client.specs import batch_frames, class_spec, command_spec, spec_of
 from bgd.errors import Full, Refused
 from bgd.wire.framing import MAX_FRAME, FrameReader
-from bgd.wire.messages import MAX_BATCH, SubmitMany, decode_request
+from bgd.wire.messages import decode_request
+from bgd.wire.requests import MAX_BATCH, SubmitMany
 
 
 def test_a_command_gets_the_callers_folder_and_umask(tmp_path, monkeypatch):

@@ -7,20 +7,10 @@ import contextlib
 from typing import TypeVar
 
 from bgd.wire.framing import HEADER, frame
-from bgd.wire.messages import (
-    AttemptsPart,
-    AttemptView,
-    End,
-    Failed,
-    Hello,
-    JobView,
-    Reply,
-    Request,
-    Show,
-    Shown,
-    decode_reply,
-    encode,
-)
+from bgd.wire.messages import Hello, decode_reply, encode
+from bgd.wire.replies import AttemptsPart, End, Failed, Reply, Shown
+from bgd.wire.requests import Request, Show
+from bgd.wire.views import AttemptView, JobView
 from tests.daemon.patience import soon
 
 T = TypeVar("T")

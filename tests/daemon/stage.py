@@ -27,13 +27,9 @@ from bgd.wire.launching import (
     Watch,
     log_name,
 )
-from bgd.wire.messages import (
-    PROTOCOL,
-    AttemptView,
-    Hello,
-    JobView,
-    ShutdownMode,
-)
+from bgd.wire.messages import PROTOCOL, Hello
+from bgd.wire.requests import ShutdownMode
+from bgd.wire.views import AttemptView, JobView
 from tests.daemon.caller import Caller
 from tests.daemon.patience import soon
 from tests.daemon.scripted import ScriptedLauncher, end

@@ -19,35 +19,34 @@ from bgd.daemon.feeds import Feeds
 from bgd.daemon.store import StoreBroken
 from bgd.wire.framing import MAX_FRAME, frame
 from bgd.wire.launching import Acknowledge, Ended, Launch, Stop, Watch, log_name
-from bgd.wire.messages import (
-    PROTOCOL,
+from bgd.wire.messages import PROTOCOL, Hello, decode_hello, encode
+from bgd.wire.replies import (
     Acted,
-    Cancel,
     Done,
     End,
     ErrorCode,
     Failed,
+    Info,
+    JobsPart,
+    LogPart,
+    Reply,
+    Result,
+    Submitted,
+)
+from bgd.wire.requests import (
+    Cancel,
     Forget,
     GetInfo,
     GetResult,
-    Hello,
-    Info,
-    JobsPart,
     List,
-    LogPart,
     Logs,
-    Reply,
-    Result,
     Retry,
     Show,
     Shutdown,
     ShutdownMode,
     Submit,
     SubmitMany,
-    Submitted,
     Wait,
-    decode_hello,
-    encode,
 )
 from tests.daemon.patience import soon
 from tests.daemon.scripted import end

@@ -9,7 +9,8 @@ import pytest
 from bgd.core.job import Outcome
 from bgd.daemon.following import PIECE
 from bgd.wire.launching import Acknowledge, Grew, Launch, Watch, log_name
-from bgd.wire.messages import End, ErrorCode, Failed, LogPart, Logs
+from bgd.wire.replies import End, ErrorCode, Failed, LogPart
+from bgd.wire.requests import Logs
 from tests.daemon.patience import soon
 from tests.daemon.scripted import end
 from tests.daemon.stage import command, served, write_log

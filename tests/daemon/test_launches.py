@@ -6,7 +6,7 @@ import sys
 from bgd.core.job import Job, JobId, JobSpec, Outcome, RetryPolicy, State
 from bgd.daemon.launches import end_of, end_without_report, launch_of
 from bgd.wire.launching import Ended, Key, encode
-from bgd.wire.messages import JobError
+from bgd.wire.views import JobError
 from bgd.worker import WORKER
 from tests.daemon.stage import configure
 

@@ -34,7 +34,8 @@ from bgd.daemon.store import (
     StoredSpec,
 )
 from bgd.wire.launching import log_name
-from bgd.wire.messages import JobError, List
+from bgd.wire.requests import List
+from bgd.wire.views import JobError
 
 ROOT = Path(__file__).parents[2]
 NOW = Now(elapsed=5_000.0, wall=1_700_000_000.0)

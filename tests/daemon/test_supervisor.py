@@ -11,7 +11,7 @@ from bgd.daemon.instants import now
 from bgd.daemon.store import StoreBroken
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, Grew, Key, Launch, Started, Stop, Watch
-from bgd.wire.messages import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 from tests.daemon.patience import soon
 from tests.daemon.scripted import EARLIER_BOOT, FIRST, SECOND, end
 from tests.daemon.stage import UID, command, configure, stage

@@ -17,26 +17,10 @@ from typing import Self
 from bgd import __version__
 from bgd.core.job import JobSpec, Outcome, State
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.messages import (
-    PROTOCOL,
-    AttemptsPart,
-    AttemptView,
-    End,
-    GetInfo,
-    Hello,
-    Info,
-    JobView,
-    Reply,
-    Request,
-    Show,
-    Shown,
-    Submit,
-    Submitted,
-    Wait,
-    decode_hello,
-    decode_reply,
-    encode,
-)
+from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
+from bgd.wire.replies import AttemptsPart, End, Info, Reply, Shown, Submitted
+from bgd.wire.requests import GetInfo, Request, Show, Submit, Wait
+from bgd.wire.views import AttemptView, JobView
 
 # Every attempt takes a lock of its job (two at once would show), writes that it began, and with which code
 # it is about to end. $1: folder, $2: seconds to sleep, $3: exit code, $4: code of the first attempt.

@@ -9,7 +9,7 @@ import pytest
 from bgd.core.job import MAX_RESULT, Outcome
 from bgd.core.target import parse_target
 from bgd.wire.calls import MAX_DOCUMENT, NO_RESULT, problem_with_arguments, read_result, request
-from bgd.wire.messages import JobError
+from bgd.wire.views import JobError
 
 METHOD = parse_target("app.services:Report.build")
 FUNCTION = parse_target("app.services:build")

@@ -20,19 +20,8 @@ from bgd.core.job import (
 )
 from bgd.errors import ProtocolError
 from bgd.wire.framing import MAX_FRAME, frame
-from bgd.wire.messages import (
-    MAX_BATCH,
-    MAX_IDS,
-    MAX_LIST,
-    Cancel,
-    Hello,
-    Show,
-    Submit,
-    Wait,
-    decode_request,
-    encode,
-    request_id_of,
-)
+from bgd.wire.messages import Hello, decode_request, encode, request_id_of
+from bgd.wire.requests import MAX_BATCH, MAX_IDS, MAX_LIST, Cancel, Show, Submit, Wait
 
 NOT_UTF_8 = "caf\udce9"  # as Python reads a file name of other bytes
 

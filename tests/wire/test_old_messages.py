@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import JobSpec, Outcome, State
-from bgd.wire import launching, messages
+from bgd.wire import launching, messages, replies, requests, views
 from tests.wire.speech import DIRECTIONS, KINDS, Message, tag_of
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -35,7 +35,7 @@ SPEC = JobSpec(
     env={"PATH": "/usr/bin", "LANG": "C.UTF-8"},
 )
 CALL = JobSpec(target="app.services:Report.build", arguments='{"args":[1],"kwargs":{"x":1.0}}')
-VIEW = messages.JobView(
+VIEW = views.JobView(
     id=17,
     kind="command",
     argv=["make", "-j2"],
@@ -67,8 +67,8 @@ VIEW = messages.JobView(
     started_at=1_790_000_001.5,
     finished_at=1_790_000_002.75,
 )
-ERROR = messages.JobError("builtins.ValueError", "no such report", "Traceback ...")
-ATTEMPT = messages.AttemptView(
+ERROR = views.JobError("builtins.ValueError", "no such report", "Traceback ...")
+ATTEMPT = views.AttemptView(
     attempt=4,
     outcome=Outcome.ERROR,
     exit_code=1,
@@ -88,9 +88,9 @@ KEY = launching.Key("9f2c", 17, 4)
 SENT: dict[str, list[Message]] = {
     "hello": [messages.Hello(1, "0.1.0", "bgctl")],
     "request": [
-        messages.Submit(1, SPEC),
-        messages.SubmitMany(id=2, specs=[SPEC, CALL], env={"A": "1"}, more=True),
-        messages.List(
+        requests.Submit(1, SPEC),
+        requests.SubmitMany(id=2, specs=[SPEC, CALL], env={"A": "1"}, more=True),
+        requests.List(
             id=3,
             states=[State.FAILED, State.RUNNING],
             queue="narrow",
@@ -100,31 +100,31 @@ SENT: dict[str, list[Message]] = {
             limit=7,
             mine=True,
         ),
-        messages.Show(4, 17),
-        messages.GetResult(5, 17),
-        messages.Logs(id=6, job=17, attempt=2, tail=10, follow=True, timestamps=True),
-        messages.Wait(7, [17, 18]),
-        messages.Cancel(8, [17]),
-        messages.Retry(9, [17]),
-        messages.GetInfo(10),
-        messages.Shutdown(11, messages.ShutdownMode.REQUEUE),
-        messages.Forget(12, 6),
+        requests.Show(4, 17),
+        requests.GetResult(5, 17),
+        requests.Logs(id=6, job=17, attempt=2, tail=10, follow=True, timestamps=True),
+        requests.Wait(7, [17, 18]),
+        requests.Cancel(8, [17]),
+        requests.Retry(9, [17]),
+        requests.GetInfo(10),
+        requests.Shutdown(11, requests.ShutdownMode.REQUEUE),
+        requests.Forget(12, 6),
     ],
     "reply": [
-        messages.Submitted(1, [17, 18], created=False),
-        messages.JobsPart(2, [VIEW]),
-        messages.Shown(3, VIEW),
-        messages.AttemptsPart(4, [ATTEMPT]),
-        messages.Result(5, VIEW, '{"rows":3}', ERROR),
-        messages.LogPart(6, 4, b"line\n\xff\x00", [(0, 1_790_000_001.5)], left_out=9),
-        messages.Acted(
+        replies.Submitted(1, [17, 18], created=False),
+        replies.JobsPart(2, [VIEW]),
+        replies.Shown(3, VIEW),
+        replies.AttemptsPart(4, [ATTEMPT]),
+        replies.Result(5, VIEW, '{"rows":3}', ERROR),
+        replies.LogPart(6, 4, b"line\n\xff\x00", [(0, 1_790_000_001.5)], left_out=9),
+        replies.Acted(
             7,
             [
-                messages.ActResult(17, State.CANCELLED),
-                messages.ActResult(18, code=messages.ErrorCode.NO_SUCH_JOB, message="no job 18"),
+                replies.ActResult(17, State.CANCELLED),
+                replies.ActResult(18, code=replies.ErrorCode.NO_SUCH_JOB, message="no job 18"),
             ],
         ),
-        messages.Info(
+        replies.Info(
             id=8,
             version="0.1.0",
             pid=4242,
@@ -138,9 +138,9 @@ SENT: dict[str, list[Message]] = {
             launcher_pid=4243,
             store_id="9f2c",
         ),
-        messages.Done(9),
-        messages.End(10),
-        messages.Failed(11, messages.ErrorCode.FULL, "too many jobs"),
+        replies.Done(9),
+        replies.End(10),
+        replies.Failed(11, replies.ErrorCode.FULL, "too many jobs"),
     ],
     "to_launcher": [
         launching.Greeting(1, "9f2c", 3),

@@ -1,0 +1,113 @@
+"""What the daemon answers: one struct a reply, each with the id of the request it is for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from bgd.core.job import State
+from bgd.wire.requests import RequestId
+from bgd.wire.views import AttemptView, JobError, JobView
+
+
+class ErrorCode(StrEnum):
+    PROTOCOL = "protocol"  # not a message this daemon knows; the connection is closed
+    REFUSED = "refused"
+    NOT_ALLOWED = "not_allowed"
+    NO_SUCH_JOB = "no_such_job"
+    FULL = "full"
+
+
+class Submitted(Struct, frozen=True, tag="submitted"):
+    """The new jobs' ids, in the order of their specs."""
+
+    id: RequestId
+    jobs: list[int]
+    created: bool = True
+
+
+class JobsPart(Struct, frozen=True, tag="jobs"):
+    id: RequestId
+    jobs: list[JobView]
+
+
+class Shown(Struct, frozen=True, tag="shown"):
+    id: RequestId
+    job: JobView
+
+
+class AttemptsPart(Struct, frozen=True, tag="attempts"):
+    id: RequestId
+    attempts: list[AttemptView]
+
+
+class Result(Struct, frozen=True, tag="result"):
+    """`value`: JSON text of a class job's result, None if there is none. `view`: the job as it stands."""
+
+    id: RequestId
+    job: JobView
+    value: str | None
+    error: JobError | None
+
+
+class LogPart(Struct, frozen=True, tag="log"):
+    """A piece of an attempt's output.
+
+    `times`: with `timestamps`, (offset in data, epoch seconds) from which offset on the bytes arrived at
+    that time. `left_out`: so many bytes before this piece were over the log's limit and are gone.
+    """
+
+    id: RequestId
+    attempt: int
+    data: bytes
+    times: list[tuple[int, float]] = []
+    left_out: int = 0
+
+
+class ActResult(Struct, frozen=True):
+    """What became of one job: its new state, or the code and text of a refusal."""
+
+    job: int
+    state: State | None = None
+    code: ErrorCode | None = None
+    message: str | None = None
+
+
+class Acted(Struct, frozen=True, tag="acted"):
+    id: RequestId
+    results: list[ActResult]
+
+
+class Info(Struct, frozen=True, tag="info", kw_only=True):
+    id: RequestId
+    version: str
+    pid: int
+    started_at: float
+    state_dir: str
+    socket: str
+    config: str | None  # the file read, None: built-in defaults
+    slots: int
+    running: int
+    counts: dict[str, int]  # jobs by state
+    launcher_pid: int | None
+    store_id: str
+
+
+class Done(Struct, frozen=True, tag="done"):
+    id: RequestId
+
+
+class End(Struct, frozen=True, tag="end"):
+    """The stream is complete."""
+
+    id: RequestId
+
+
+class Failed(Struct, frozen=True, tag="failed"):
+    id: RequestId
+    code: ErrorCode
+    message: str
+
+
+Reply = Submitted | JobsPart | Shown | AttemptsPart | Result | LogPart | Acted | Info | Done | End | Failed
