@@ -19,7 +19,7 @@ from bgctl.verbs import bgctl as command
 from bgd import __main__ as bgd_command
 from bgd.core import job
 from bgd.core.job import MOVES, JobSpec, Outcome, State
-from bgd.daemon import control
+from bgd.daemon import connection, control
 from bgd.wire import framing, messages, replies, requests, views
 from tests.support import DEADLINE, ROOT
 
@@ -122,10 +122,10 @@ def test_protocol_page_says_what_the_limits_are():
 
     assert said == [
         framing.MAX_FRAME,
-        control.HELLO_SECONDS,
-        control.FRAME_SECONDS,
+        connection.HELLO_SECONDS,
+        connection.FRAME_SECONDS,
         control.MAX_CONNECTIONS,
-        control.MAX_IN_FLIGHT,
+        connection.MAX_IN_FLIGHT,
         requests.MAX_BATCH,
         requests.MAX_BATCH_BYTES,
         requests.MAX_IDS,

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
-from bgd.client.session import Session, error_of, framed
+from bgd.client.session import Session, framed
 from bgd.errors import BgdError, DaemonUnreachable
-from bgd.wire.replies import End, Failed, Reply
+from bgd.wire.replies import End, Failed, Reply, error_of
 from bgd.wire.requests import Request
 
 _PIECE = 256 * 1024  # bytes read at once

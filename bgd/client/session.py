@@ -12,21 +12,13 @@ from msgspec.structs import replace
 
 import bgd
 from bgd.core.job import State
-from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
+from bgd.errors import BgdError, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
-from bgd.wire.replies import ActResult, ErrorCode, Failed, Reply
+from bgd.wire.replies import ActResult, ErrorCode, Failed, Reply, error_of
 from bgd.wire.requests import Forget, Request
 
 UNNUMBERED = 0  # the id of a request that has not been sent yet
-
-_ERRORS: dict[ErrorCode, type[BgdError]] = {
-    ErrorCode.PROTOCOL: ProtocolError,
-    ErrorCode.REFUSED: Refused,
-    ErrorCode.NOT_ALLOWED: NotAllowed,
-    ErrorCode.NO_SUCH_JOB: NoSuchJob,
-    ErrorCode.FULL: Full,
-}
 
 
 class Session:
@@ -93,11 +85,6 @@ class Session:
             inbox.append(reply)
         elif isinstance(reply, Failed) and reply.id == 0:  # of the connection, not of a request
             raise error_of(reply.code, reply.message)
-
-
-def error_of(code: ErrorCode, message: str) -> BgdError:
-    """Return a failure as the exception that callers know."""
-    return _ERRORS[code](message)
 
 
 def error_in(result: ActResult) -> BgdError | None:

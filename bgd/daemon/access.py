@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import socket
+import struct
+
 from msgspec import Struct
 
 from bgd.config import Config
@@ -10,6 +15,10 @@ from bgd.core.target import is_allowed, parse_target
 from bgd.errors import NotAllowed, Refused
 from bgd.wire.calls import problem_with_arguments
 
+logger = logging.getLogger(__name__)
+
+_UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
+
 ANY_COMMAND = "*"
 
 
@@ -17,6 +26,17 @@ class Actor(Struct, frozen=True):
     """Who asks: the uid that the kernel told of the other end of a socket, never what a message says."""
 
     uid: int
+
+
+def peer_of(transport: asyncio.BaseTransport) -> Actor:
+    """Return who the kernel says connected; a user that nobody is if it will not say."""
+    peer = transport.get_extra_info("socket")
+    try:
+        _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    except OSError:
+        logger.exception("the kernel does not name the other end of a connection")
+        return Actor(uid=-1)
+    return Actor(uid)
 
 
 def may_connect(actor: Actor, daemon_uid: int) -> bool:

@@ -25,13 +25,13 @@ from bgd.wire.replies import (
     AttemptsPart,
     Done,
     End,
-    ErrorCode,
     Info,
     JobsPart,
     Reply,
     Result,
     Shown,
     Submitted,
+    code_of,
 )
 from bgd.wire.requests import (
     Cancel,
@@ -196,10 +196,8 @@ class Verbs:
         for job_id in job_ids:
             try:
                 results.append(ActResult(job_id, state=await act(JobId(job_id))))
-            except NoSuchJob as error:
-                results.append(ActResult(job_id, code=ErrorCode.NO_SUCH_JOB, message=str(error)))
             except Refused as error:
-                results.append(ActResult(job_id, code=ErrorCode.REFUSED, message=str(error)))
+                results.append(ActResult(job_id, code=code_of(error), message=str(error)))
         await self._supervisor.saved()
         return results
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from bgd.core.job import State
+from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.wire.requests import RequestId
 from bgd.wire.views import AttemptView, JobError, JobView
 
@@ -111,3 +112,26 @@ class Failed(Struct, frozen=True, tag="failed"):
 
 
 Reply = Submitted | JobsPart | Shown | AttemptsPart | Result | LogPart | Acted | Info | Done | End | Failed
+
+
+def code_of(error: BgdError) -> ErrorCode:
+    """Return what a refusal is called on the wire: what it is, or else what the nearest of its kind is."""
+    for kind in type(error).__mro__:
+        if kind in _CODES:
+            return _CODES[kind]
+    return ErrorCode.REFUSED
+
+
+def error_of(code: ErrorCode, message: str) -> BgdError:
+    """Return a refusal from the wire as the exception that callers know."""
+    return _ERRORS[code](message)
+
+
+_ERRORS: dict[ErrorCode, type[BgdError]] = {
+    ErrorCode.PROTOCOL: ProtocolError,
+    ErrorCode.REFUSED: Refused,
+    ErrorCode.NOT_ALLOWED: NotAllowed,
+    ErrorCode.NO_SUCH_JOB: NoSuchJob,
+    ErrorCode.FULL: Full,
+}
+_CODES: dict[type, ErrorCode] = {kind: code for code, kind in _ERRORS.items()}

@@ -13,8 +13,9 @@ import pytest
 import bgd
 from bgd.core.job import JobId, JobSpec, Outcome, State
 from bgd.daemon import batches as batches_module
+from bgd.daemon import connection as connection_module
 from bgd.daemon import control as control_module
-from bgd.daemon.control import HIGH_WATER, MAX_IN_FLIGHT, MAX_MESSAGE
+from bgd.daemon.connection import HIGH_WATER, MAX_IN_FLIGHT, MAX_MESSAGE
 from bgd.daemon.feeds import Feeds
 from bgd.daemon.store import StoreBroken
 from bgd.wire.framing import MAX_FRAME, frame
@@ -92,7 +93,7 @@ async def test_hello_is_answered_with_protocol_and_version(config, launcher):
 
 @pytest.mark.parametrize("begun", [b"", b"\0\0", frame(b"\x81\xa4type")[:-1]])
 async def test_whoever_does_not_say_hello_in_time_is_hung_up_on(config, launcher, monkeypatch, begun):
-    monkeypatch.setattr(control_module, "HELLO_SECONDS", 0.05)
+    monkeypatch.setattr(connection_module, "HELLO_SECONDS", 0.05)
     async with served(config, launcher) as life:
         caller = await life.call(greet=False)
         caller.send_raw(begun)
@@ -100,7 +101,7 @@ async def test_whoever_does_not_say_hello_in_time_is_hung_up_on(config, launcher
 
 
 async def test_whoever_said_hello_may_be_silent(config, launcher, monkeypatch):
-    monkeypatch.setattr(control_module, "HELLO_SECONDS", 0.05)
+    monkeypatch.setattr(connection_module, "HELLO_SECONDS", 0.05)
     async with served(config, launcher) as life:
         silent = await life.call()
         late = await life.call(greet=False)
@@ -176,7 +177,7 @@ async def test_garbage_is_answered_once_and_hung_up_on_and_the_daemon_lives(conf
 
 
 async def test_half_a_frame_whose_rest_does_not_come_is_hung_up_on(config, launcher, monkeypatch):
-    monkeypatch.setattr(control_module, "FRAME_SECONDS", 0.05)
+    monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.05)
     async with served(config, launcher) as life:
         caller = await life.call()
         caller.send_raw(raw_submit({"argv": ["true"]})[:-1])
@@ -184,7 +185,7 @@ async def test_half_a_frame_whose_rest_does_not_come_is_hung_up_on(config, launc
 
 
 async def test_frame_that_comes_byte_by_byte_gets_no_more_time(config, launcher, monkeypatch):
-    monkeypatch.setattr(control_module, "FRAME_SECONDS", 0.3)
+    monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.3)
     async with served(config, launcher) as life:
         slow = await life.call()
         (connection,) = life.control.connections
@@ -307,7 +308,7 @@ async def test_submit_is_not_answered_when_the_store_breaks(config, launcher):
 
 
 async def test_more_requests_than_may_be_in_flight_stay_in_the_socket(config, launcher, monkeypatch):
-    monkeypatch.setattr(control_module, "MAX_IN_FLIGHT", 4)
+    monkeypatch.setattr(connection_module, "MAX_IN_FLIGHT", 4)
     async with served(config, launcher) as life:
         caller, other = await life.call(), await life.call()
         life.commits.close()
@@ -324,8 +325,8 @@ async def test_more_requests_than_may_be_in_flight_stay_in_the_socket(config, la
 async def test_nobody_is_blamed_for_half_a_frame_that_the_daemon_leaves_in_the_socket(
     config, launcher, monkeypatch
 ):
-    monkeypatch.setattr(control_module, "MAX_IN_FLIGHT", 2)
-    monkeypatch.setattr(control_module, "FRAME_SECONDS", 0.05)
+    monkeypatch.setattr(connection_module, "MAX_IN_FLIGHT", 2)
+    monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.05)
     async with served(config, launcher) as life:
         caller, late = await life.call(), await life.call()
         life.commits.close()
@@ -342,7 +343,7 @@ async def test_nobody_is_blamed_for_half_a_frame_that_the_daemon_leaves_in_the_s
 async def test_nobody_is_blamed_for_half_a_frame_while_answers_are_not_yet_read(
     config, launcher, monkeypatch
 ):
-    monkeypatch.setattr(control_module, "FRAME_SECONDS", 0.05)
+    monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.05)
     async with served(config, launcher) as life:
         key = await life.launched()
         write_log(config, key, zeros=4 << 20)
@@ -606,7 +607,7 @@ async def test_forgetting_what_is_unknown_or_over_does_nothing(config, launcher)
 
 
 async def test_stream_forgotten_before_it_began_makes_room_for_others(config, launcher, monkeypatch):
-    monkeypatch.setattr(control_module, "MAX_IN_FLIGHT", 4)
+    monkeypatch.setattr(connection_module, "MAX_IN_FLIGHT", 4)
     async with served(config, launcher) as life:
         job = await life.submit()
         caller = await life.call()

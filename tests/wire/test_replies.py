@@ -1,0 +1,36 @@
+"""Refusals cross the wire and are the same exceptions on the other side."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgd.errors import BgdError, Full, JobFailed, NoSuchJob, NotAllowed, ProtocolError, Refused
+from bgd.wire.replies import ErrorCode, code_of, error_of
+
+
+@pytest.mark.parametrize("kind", [Refused, NotAllowed, NoSuchJob, Full, ProtocolError])
+def test_refusal_is_the_same_exception_on_the_other_side(kind):
+    error = error_of(code_of(kind("why")), "why")
+
+    assert type(error) is kind
+    assert str(error) == "why"
+
+
+def test_every_code_is_an_exception():
+    assert {code_of(error_of(code, "")) for code in ErrorCode} == set(ErrorCode)
+
+
+class Peculiar(NotAllowed):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Peculiar("x"), ErrorCode.NOT_ALLOWED),
+        (BgdError("x"), ErrorCode.REFUSED),
+        (JobFailed("x"), ErrorCode.REFUSED),
+    ],
+)
+def test_error_without_a_code_of_its_own_goes_by_the_nearest(error, code):
+    assert code_of(error) is code
