@@ -13,6 +13,7 @@ _CONTROL_OF_ORDER = "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  
 _SPECIAL = re.compile(rf"{_COLOR}|\r\n|[{_CONTROL}{_CONTROL_OF_ORDER}]")
 _SYMBOLS = 0x2400  # Unicode's pictures of the C0 characters
 _DELETE = "\x7f"
+_MOST_IN_PASSING = 300  # characters
 
 
 class HarmlessText:
@@ -37,6 +38,12 @@ def one_line(text: str) -> str:
     return re.sub(rf"[{_CONTROL}\t\n{_CONTROL_OF_ORDER}]", _shown, text)
 
 
+def in_passing(text: str) -> str:
+    """Return a text of strangers for a place within a sentence: visible, and cut if it is long."""
+    text = one_line(text)
+    return text if len(text) <= _MOST_IN_PASSING else f"{text[:_MOST_IN_PASSING]}..."
+
+
 def without_colors(text: str) -> str:
     """Return harmless text as it is seen in black and white."""
     return re.sub(_COLOR, "", text)
@@ -46,8 +53,25 @@ def _shown(match: re.Match[str]) -> str:
     found = match.group()
     if found == "\r\n":
         return "\n"
-    if len(found) > 1:
+    if len(found) > 1 and not _conceals(found):
         return found  # a colour
+    if len(found) > 1:
+        return chr(_SYMBOLS + 0x1B) + found[1:]
     if found < " ":
         return chr(_SYMBOLS + ord(found))
     return "\N{SYMBOL FOR DELETE}" if found == _DELETE else f"<U+{ord(found):04X}>"
+
+
+def _conceals(sequence: str) -> bool:
+    """Whether a colour sequence makes what follows invisible (8), not counting the numbers of colours.
+
+    Those come after 38, 48 or 58: 5 and an index, or 2 and three shares (ECMA-48, and xterm's ctlseqs).
+    """
+    numbers = iter(sequence[2:-1].split(";"))
+    for number in numbers:
+        if number in {"38", "48", "58"}:
+            for _ in range({"5": 1, "2": 3}.get(next(numbers, ""), 0)):
+                next(numbers, "")
+        elif number.partition(":")[0].lstrip("0") == "8":
+            return True
+    return False

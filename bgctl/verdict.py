@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bgctl.terminal import in_passing
 from bgd import Job, Outcome, State
 from bgd.wire.launching import NotStarted
 
@@ -55,7 +56,8 @@ def words_for(job: Job) -> str:
         case Outcome.NOT_STARTED:
             return f"failed ({_problem(job)})"
         case outcome:
-            return f"failed ({outcome})"
+            problem = _problem(job)
+            return f"failed ({outcome}: {problem})" if problem else f"failed ({outcome})"
 
 
 def _code_of_problem(job: Job) -> int:
@@ -64,5 +66,8 @@ def _code_of_problem(job: Job) -> int:
 
 
 def _problem(job: Job) -> str:
+    """Return what went wrong in the latest attempt, for one line; `show` has all of it."""
     error = job.attempts()[-1].error
-    return error.message if error else ""
+    if error is None:
+        return ""
+    return in_passing(error.message if error.type == job.outcome else f"{error.type}: {error.message}")

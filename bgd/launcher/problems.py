@@ -63,8 +63,7 @@ def _problem_with_program(launch: Launch, error: OSError) -> tuple[NotStarted, s
         return _problem_with_file(found, error)
     if error.errno in {errno.EACCES, errno.EPERM}:
         return NotStarted.NOT_PERMITTED, name
-    where = "" if "/" in name else f" (PATH is {launch.env.get('PATH', os.defpath)})"
-    return NotStarted.NO_PROGRAM, name + where
+    return NotStarted.NO_PROGRAM, name if "/" in name else f"{name} is not on its PATH"
 
 
 def _problem_with_file(path: str, error: OSError) -> tuple[NotStarted, str]:

@@ -150,3 +150,19 @@ def test_closed_streams_do_not_keep_a_job_from_running(daemon, tmp_path, closed)
 
     assert (done.returncode, ran.exists()) == (0, True)
     assert b"Traceback" not in done.stderr
+
+
+def test_a_failed_class_job_says_what_it_raised(own_daemon):
+    (own_daemon.folder / "quarrel.py").write_text(
+        "def f():\n    raise ValueError('no \\x1b[31mluck\\n' + 'x' * 1000)\n"
+    )
+    rest = f'[security]\nallowed_classes = ["quarrel.*"]\n[python]\npath = ["{own_daemon.folder}"]\n'
+    own_daemon.configure(rest)
+    own_daemon.stop()
+    own_daemon.start()
+
+    done = own_daemon.bgctl("call", "--wait", "--retries", "0", "quarrel:f")
+
+    assert done.returncode == 1
+    assert "failed (error: ValueError: no \u241b[31mluck\u240axxx" in done.stderr
+    assert done.stderr.endswith("xxx...)\n")

@@ -41,6 +41,16 @@ def test_only_text_newlines_and_colours_reach_a_terminal(data, expected):
     assert shown(data) == expected
 
 
+@pytest.mark.parametrize("sequence", ["8", "0;8", "08", "38;5;1;8", "38;2;1;2;3;8", "8:1", "31;8;1"])
+def test_text_cannot_be_hidden(sequence):
+    assert shown(f"\x1b[{sequence}mhidden".encode()) == f"\u241b[{sequence}mhidden"
+
+
+@pytest.mark.parametrize("sequence", ["38;5;8", "48;5;8", "38;2;8;8;8", "58;5;8", "38:5:8", "18", "28", ""])
+def test_colours_numbered_8_are_colours(sequence):
+    assert shown(f"\x1b[{sequence}mred".encode()) == f"\x1b[{sequence}mred"
+
+
 @given(
     st.lists(
         st.sampled_from([b"\x1b", b"[", b"31", b"m", b"\r", b"\n", b"\xe4", b"\xb8\x96", b"x"]), max_size=12
