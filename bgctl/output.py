@@ -34,6 +34,7 @@ class Output:
         self._job_id = job_id
         self._stamps = _Stamps() if timestamps else None
         self._is_json = common().json
+        self._is_raw = raw
         self._is_harmless = is_terminal() and not raw
         self._headers = headers
         self._attempt: int | None = None
@@ -48,15 +49,13 @@ class Output:
         if part.attempt != self._attempt:
             self._begin(part.attempt)
         if part.left_out and not self._is_json:
-            self.leave_line()
-            click.echo(f"==> {part.left_out} bytes left out, over the log's limit <==", err=True)
+            self._break_off(part.left_out)
         if self._is_json:
             self._write_json(part)
         elif self._is_harmless:
             self._show(self._text.feed(self._stamped(part)))
         else:
-            sys.stdout.buffer.write(self._stamped(part))
-            sys.stdout.buffer.flush()
+            self._pass_on(self._stamped(part))
 
     def end(self) -> None:
         """Write what was held back; only after the last piece."""
@@ -65,7 +64,7 @@ class Output:
 
     def leave_line(self) -> None:
         """Go to a new line on a terminal if the output stopped within one, before bgctl says something."""
-        if self._is_mid_line:
+        if self._is_harmless and self._is_mid_line:
             self._is_mid_line = False
             click.echo()
 
@@ -75,6 +74,22 @@ class Output:
             self.leave_line()
             click.echo(f"==> job {self._job_id}, attempt {attempt} <==", err=True)
         self._attempt = attempt
+
+    def _break_off(self, left_out: int) -> None:
+        """Say that output is missing here; end its line, or two halves would read as one never written."""
+        if self._is_harmless:
+            self.leave_line()
+        elif self._is_mid_line and not self._is_raw:
+            self._pass_on(b"\n")
+        if self._stamps is not None:
+            self._stamps.begin_line()
+        click.echo(f"==> {left_out} bytes left out, over the log's limit <==", err=True)
+
+    def _pass_on(self, data: bytes) -> None:
+        if data:
+            self._is_mid_line = not data.endswith(b"\n")
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
     def _show(self, text: str) -> None:
         self._is_colored = self._is_colored or "\x1b" in text
@@ -96,6 +111,10 @@ class _Stamps:
     """Puts the time before each line, also of one that comes in pieces."""
 
     def __init__(self) -> None:
+        self._is_at_line_start = True
+
+    def begin_line(self) -> None:
+        """Stamp what comes next, though no newline came before it."""
         self._is_at_line_start = True
 
     def before_lines(self, part: LogPart) -> bytes:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -361,3 +362,38 @@ def test_global_options_stand_before_the_verb_or_after_it(daemon):
     after = daemon.bgctl("info", "--socket", str(daemon.socket), "--json").stdout
 
     assert json.loads(before)["pid"] == json.loads(after)["pid"] == daemon.process.pid
+
+
+@pytest.fixture(scope="module")
+def short_logs():
+    """A daemon that keeps a thousand bytes of a log, and a job that wrote more."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        daemon = Daemon(Path(folder))
+        daemon.configure("[logs]\nmax_bytes = 1000\n")
+        daemon.start()
+        assert daemon.bgctl("run", "seq", "10000", "11000").returncode == 0
+        yield daemon
+        daemon.stop()
+
+
+def test_a_gap_in_a_log_ends_its_line_and_no_half_lines_are_joined(short_logs):
+    done = short_logs.bgctl("logs")
+
+    lines = done.stdout.splitlines()
+    assert lines[0] == "10000"
+    assert lines[-1] == "11000"
+    assert all(len(line) <= 5 for line in lines)
+    assert "bytes left out" in done.stderr
+
+
+def test_after_a_gap_the_next_bytes_have_their_time(short_logs):
+    lines = short_logs.bgctl("logs", "--timestamps").stdout.splitlines()
+
+    assert all(len(line.split(" ")) == 2 and len(line.split(" ")[1]) <= 5 for line in lines)
+
+
+def test_raw_logs_are_the_very_bytes_around_a_gap(short_logs):
+    raw = short_logs.bgctl("logs", "--raw").stdout
+
+    assert len(raw) <= 1000
+    assert raw.replace("\n", "") == short_logs.bgctl("logs").stdout.replace("\n", "")
