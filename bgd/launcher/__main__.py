@@ -88,6 +88,7 @@ async def _serve(listener: socket.socket, state: Path, logs: Path, idle: float) 
         masters.open()
         departure.consider()
         await departure.wait()
+        masters.close()
         server.close()
 
 

@@ -49,4 +49,7 @@ class Departure:
             self._idle_end = self._deadlines.after(self._idle, self._leave.set)
 
     async def wait(self) -> None:
-        await self._leave.wait()
+        """Return when it is time, and still is: somebody may have come after it was."""
+        while not self._leave.is_set() or self._attempts.running:
+            self._leave.clear()
+            await self._leave.wait()

@@ -54,13 +54,15 @@ class Masters:
         self._prepare = prepare
         self._master: Visitor | None = None
         self._is_open = False
+        self._is_closed = False
         self._waiting: list[tuple[Visitor, ToLauncher]] = []
         self._finished: list[Visitor] = []  # have said all, and not yet been heard
         self.has_goodbye = False
 
     @property
     def has_master(self) -> bool:
-        return self._master is not None
+        """Whether there is one, or somebody waits to be heard who may become it."""
+        return self._master is not None or bool(self._waiting)
 
     def open(self) -> None:
         """Hear those who came, in their order, and all who come."""
@@ -77,6 +79,13 @@ class Masters:
             finished, self._finished = self._finished, []
             for visitor in finished:
                 visitor.transport.close()
+        self._changed()
+
+    def close(self) -> None:
+        """Hear nobody any more: whoever still speaks has to find the next launcher."""
+        self._is_closed = True
+        if self._master is not None:
+            self._master.transport.close()
 
     def finish(self, visitor: Visitor) -> bool:
         """Take that a visitor will say no more; return whether to keep him until he has been heard."""
@@ -90,12 +99,15 @@ class Masters:
         Raises:
             ProtocolError: it has not greeted.
         """
+        if self._is_closed:
+            return
         if self._is_open and self._prepare and isinstance(message, Greeting):
             prepare, self._prepare = self._prepare, None
             self._is_open = False
             prepare(message.store)
         if not self._is_open:
             self._waiting.append((visitor, message))
+            self._changed()
         elif isinstance(message, Greeting):
             self._greet(visitor, message)
         elif visitor is self._master:

@@ -164,6 +164,10 @@ class Supervisor:
     def greet(self, generation: int = 1, store: str = STORE) -> None:
         """Become the master; welcome and snapshot are kept."""
         self.say(Greeting(LAUNCHING_PROTOCOL, store, generation))
+        self.be_welcomed()
+
+    def be_welcomed(self) -> None:
+        """Hear the answer to a greeting."""
         welcome = self.hear()
         assert isinstance(welcome, Welcome), welcome
         self.welcome = welcome

@@ -451,23 +451,47 @@ def test_a_second_launcher_is_refused_and_says_who_holds_the_lock(host, supervis
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
 
 
-def test_lock_and_socket_may_be_handed_down(host):
+def start_with_a_visitor(host, *options):
+    """Start a launcher that is handed lock and socket; return who was connected before it was there."""
     path = host.state / "launcher.sock"
     lock = os.open(host.state / "launcher.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
-    early = host.connect()  # before there is a launcher to accept
+    early = host.connect()
     handed = (lock, listener.fileno())
-    host.start("--lock-fd", str(lock), "--listen-fd", str(listener.fileno()), pass_fds=handed)
+    early.say(Greeting(LAUNCHING_PROTOCOL, STORE, 1))
+    host.start("--lock-fd", str(lock), "--listen-fd", str(listener.fileno()), *options, pass_fds=handed)
     listener.close()
     os.close(lock)
+    return early
 
-    early.greet()
+
+def test_lock_and_socket_may_be_handed_down(host):
+    early = start_with_a_visitor(host)
+
+    early.be_welcomed()
 
     assert early.run("sh", "-c", "ls /proc/self/fd | wc -l").outcome is Outcome.SUCCEEDED
     assert host.start().wait(PATIENCE) == 75  # the lock is held for its life
+
+
+def test_whoever_waits_to_be_heard_keeps_it_from_leaving(host):
+    # the first look at a machine without a journal takes longer than it would stay alone
+    crowd = "for i in $(seq 300); do sleep 100 & done; echo here; wait"
+    with subprocess.Popen(["sh", "-c", crowd], stdout=subprocess.PIPE, start_new_session=True) as others:
+        assert others.stdout is not None
+        assert others.stdout.readline() == b"here\n"
+        try:
+            early = start_with_a_visitor(host, "--idle", "0.001")
+
+            early.be_welcomed()
+
+            assert early.run("true").outcome is Outcome.SUCCEEDED
+        finally:
+            os.killpg(others.pid, signal.SIGKILL)
+    assert "Traceback" not in host.said
 
 
 def test_it_leaves_after_a_goodbye_and_leaves_socket_and_lock_in_place(host, supervisor):
