@@ -18,8 +18,8 @@ from msgspec import Struct
 from bgd.errors import BgdError, ProtocolError
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
-    LAUNCHING_PROTOCOL,
     MAX_LAUNCHING_FRAME,
+    OLDEST_LAUNCHING_PROTOCOL,
     Declined,
     Ended,
     FromLauncher,
@@ -33,6 +33,7 @@ from bgd.wire.launching import (
     Welcome,
     decode_from_launcher,
     encode,
+    protocol_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -67,11 +68,12 @@ class LauncherLink:
     def __init__(self, state_dir: str, log_dir: str, store_id: str, generation: int) -> None:
         self._state_dir = Path(state_dir)
         self._log_dir = log_dir
-        self._greeting = Greeting(LAUNCHING_PROTOCOL, store_id, generation)
+        self._greeting = Greeting(OLDEST_LAUNCHING_PROTOCOL, store_id, generation)
         self._connection: _Connection | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self.instance = ""  # of the launcher last greeted
         self.pid: int | None = None
+        self.protocol = OLDEST_LAUNCHING_PROTOCOL  # that it speaks
 
     async def run(self, listener: Listener) -> None:
         """Keep a launcher connected for ever; start one whenever there is none."""
@@ -91,6 +93,13 @@ class LauncherLink:
             return False
         self._connection.send(message)
         return True
+
+    def can(self, message: ToLauncher) -> bool:
+        """Say whether the launcher last greeted would do as the message says; an older one might not (R7).
+
+        A launcher is replaced only when bgd is started while no job runs.
+        """
+        return protocol_of(message) <= self.protocol
 
     async def part(self) -> None:
         """Tell the launcher that this daemon ends in good order, and hang up once it is told.
@@ -222,6 +231,7 @@ class _Connection(asyncio.Protocol):
         self.is_ready = True
         self._link.instance = self._welcome.instance
         self._link.pid = self._welcome.pid
+        self._link.protocol = self._welcome.protocol
         covers = frozenset(self._welcome.covers)
         self._listener.launcher_ready(Snapshot(self._welcome.instance, covers, self._started, self._ended))
 

@@ -18,16 +18,20 @@ from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     MAX_LAUNCHING_FRAME,
     Acknowledge,
+    Continue,
     Declined,
     Goodbye,
     Greeting,
     Launch,
     Ready,
+    Signal,
     Stop,
+    Suspend,
     ToLauncher,
     Watch,
     Welcome,
     decode_to_launcher,
+    protocol_of,
 )
 
 log = logging.getLogger(__name__)
@@ -110,10 +114,12 @@ class Masters:
             self._changed()
         elif isinstance(message, Greeting):
             self._greet(visitor, message)
-        elif visitor is self._master:
-            self._obey(message)
-        else:
+        elif visitor is not self._master:
             raise ProtocolError("the first message must be a greeting")
+        elif protocol_of(message) > LAUNCHING_PROTOCOL:
+            raise ProtocolError(f"a message of launching protocol {protocol_of(message)}")
+        else:
+            self._obey(message)
 
     def lose(self, visitor: Visitor) -> None:
         if visitor is not self._master:
@@ -151,8 +157,10 @@ class Masters:
         self._changed()
 
     def _problem_with(self, greeting: Greeting) -> str | None:
-        if greeting.protocol != LAUNCHING_PROTOCOL:
-            return f"it speaks launching protocol {greeting.protocol}, this launcher {LAUNCHING_PROTOCOL}"
+        if greeting.protocol > LAUNCHING_PROTOCOL:
+            return (
+                f"it needs launching protocol {greeting.protocol}, this launcher speaks {LAUNCHING_PROTOCOL}"
+            )
         highest = self._journal.generation(greeting.store)
         if greeting.generation < highest:
             return f"its generation is {greeting.generation}, and one of generation {highest} has taken over"
@@ -164,8 +172,10 @@ class Masters:
         except OSError as error:  # it holds for this launcher's life all the same
             log.warning("the journal cannot take a supervisor's generation: %s", error.strerror)
 
-    def _obey(self, message: Launch | Stop | Acknowledge | Watch | Goodbye) -> None:
+    def _obey(self, message: ToLauncher) -> None:
         match message:
+            case Greeting() | Signal() | Suspend() | Continue():
+                raise AssertionError(message)  # answered before, or of a later protocol
             case Launch():
                 self._attempts.launch(message)
             case Stop():

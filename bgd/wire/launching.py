@@ -2,7 +2,7 @@
 
 The supervisor begins with Greeting; the launcher drops any older supervisor, then answers Welcome, one
 Started or Ended for every attempt it knows (the snapshot), and Ready. After that each says what happens.
-Version N of the supervisor speaks N - 1 too; fields are only ever added, with a default.
+Version N of the supervisor speaks N - 1 too; messages and fields are only ever added, fields with a default.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 
 LAUNCHING_PROTOCOL = 1
+OLDEST_LAUNCHING_PROTOCOL = 1  # that a supervisor still speaks to a launcher
 MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours; a spec with arguments and environment fits amply
 JOBS_PER_FOLDER = 1000
 
@@ -33,7 +34,11 @@ class Key(Struct, frozen=True, array_like=True):
 
 
 class Greeting(Struct, frozen=True, tag="greeting"):
-    """`generation` grows with every start of a supervisor: the launcher obeys the highest only (R1)."""
+    """`generation` grows with every start of a supervisor: the launcher obeys the highest only (R1).
+
+    `protocol`: the oldest the supervisor speaks. A launcher of that one or any later will do (R7), and says
+    which it is in its Welcome.
+    """
 
     protocol: int
     store: str
@@ -43,8 +48,10 @@ class Greeting(Struct, frozen=True, tag="greeting"):
 class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     """Start an attempt, unless its key is known: then its state is repeated (R2).
 
-    Durations are seconds, None: no limit. `stdin`: what the process reads, None: nothing. `result`: give it
-    a file for its result, whose descriptor's number stands in BGD_RESULT_FD. `log_cap`: bytes kept.
+    Durations are seconds, None: no limit. `stdin`: what the process reads, `stdin_path`: a file it reads, at
+    most one of the two; both None: nothing. `pty`: its output is a terminal, and what it reads too unless
+    that is given. `result`: give it a file for its result, whose descriptor's number stands in
+    BGD_RESULT_FD. `log_cap`: bytes kept.
     """
 
     key: Key
@@ -58,6 +65,8 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     grace: float = 10.0
     log_cap: int = 100_000_000
     log_kill: bool = False  # over the cap: kill the job instead of keeping head and tail
+    stdin_path: str | None = None
+    pty: bool = False
 
 
 class Stop(Struct, frozen=True, tag="stop"):
@@ -65,6 +74,26 @@ class Stop(Struct, frozen=True, tag="stop"):
 
     key: Key
     grace: float
+
+
+class Signal(Struct, frozen=True, tag="signal"):
+    """Send a signal to an attempt's first process, or to its whole process tree; nothing if it has ended."""
+
+    key: Key
+    signum: int
+    whole_tree: bool = False
+
+
+class Suspend(Struct, frozen=True, tag="suspend"):
+    """Stop (SIGSTOP) an attempt's whole process tree, and its time limit with it. May be said again."""
+
+    key: Key
+
+
+class Continue(Struct, frozen=True, tag="continue"):
+    """Let an attempt go on that was suspended by Suspend; nothing to any other."""
+
+    key: Key
 
 
 class Acknowledge(Struct, frozen=True, tag="acknowledge"):
@@ -84,7 +113,22 @@ class Goodbye(Struct, frozen=True, tag="goodbye"):
     """The supervisor ends in good order: a launcher started by hand ends too, once nothing is left (R6)."""
 
 
-ToLauncher = Greeting | Launch | Stop | Acknowledge | Watch | Goodbye
+ToLauncher = Greeting | Launch | Stop | Signal | Suspend | Continue | Acknowledge | Watch | Goodbye
+
+
+def protocol_of(message: ToLauncher) -> int:
+    """Return the first launching protocol in which a launcher does as the message says.
+
+    An earlier one closes the connection over a message it does not know, and ignores a field.
+    """
+    match message:
+        case Signal() | Suspend() | Continue():
+            return 2
+        case Launch():
+            return 2 if message.pty or message.stdin_path is not None else 1
+        case Greeting() | Stop() | Acknowledge() | Watch() | Goodbye():
+            return 1
+
 
 # --- launcher -> supervisor ----------------------------------------------------------------------------
 
@@ -140,6 +184,7 @@ class NotStarted(StrEnum):
     NO_DIRECTORY = "no such directory"
     NOT_A_DIRECTORY = "not a directory"
     TOO_LONG = "argument list too long"
+    NO_INPUT = "no input"  # the file that was to be its standard input cannot be opened
     OTHER = "cannot start"
 
 

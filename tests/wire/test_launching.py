@@ -7,14 +7,20 @@ from bgd.errors import ProtocolError
 from bgd.wire.framing import frame
 from bgd.wire.launching import (
     MAX_LAUNCHING_FRAME,
+    OLDEST_LAUNCHING_PROTOCOL,
     Acknowledge,
+    Continue,
     Key,
     Launch,
+    Signal,
     Started,
+    Stop,
+    Suspend,
     decode_from_launcher,
     decode_to_launcher,
     encode,
     log_name,
+    protocol_of,
 )
 
 KEY = Key("store", 17, 2)
@@ -22,9 +28,9 @@ NOT_UTF_8 = "caf\udce9"  # as Python reads an environment of other bytes
 
 
 def test_each_side_hears_only_the_other():
-    with pytest.raises(ProtocolError, match="not a message of launching protocol 1"):
+    with pytest.raises(ProtocolError, match=r"not a message of launching protocol \d"):
         decode_from_launcher(encode(Acknowledge(KEY)))
-    with pytest.raises(ProtocolError, match="not a message of launching protocol 1"):
+    with pytest.raises(ProtocolError, match=r"not a message of launching protocol \d"):
         decode_to_launcher(encode(Started(KEY, 1, 0.0)))
 
 
@@ -61,6 +67,28 @@ def test_the_longest_launch_fits_into_a_frame():
     )
 
     assert len(frame(encode(launch), MAX_LAUNCHING_FRAME)) < MAX_LAUNCHING_FRAME
+
+
+LAUNCH = Launch(key=KEY, argv=["true"], env={}, cwd="/")
+
+
+@pytest.mark.parametrize("message", [LAUNCH, Acknowledge(KEY), Stop(KEY, 1.0)])
+def test_the_oldest_launcher_understands_what_it_always_did(message):
+    assert protocol_of(message) == OLDEST_LAUNCHING_PROTOCOL
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Signal(KEY, 10),
+        Suspend(KEY),
+        Continue(KEY),
+        msgspec.structs.replace(LAUNCH, pty=True),
+        msgspec.structs.replace(LAUNCH, stdin_path="/etc/motd"),
+    ],
+)
+def test_the_oldest_launcher_would_misunderstand_what_came_later(message):
+    assert protocol_of(message) > OLDEST_LAUNCHING_PROTOCOL
 
 
 @pytest.mark.parametrize(
