@@ -5,23 +5,27 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-by-make
 
 # Programs that tests drive and pip cannot install
-DEBIAN_PACKAGES := tmux
+DEBIAN_PACKAGES := tmux systemd dbus
 
 # Core and wire need nothing but themselves to be tested, so nothing of them may go untested
 PURE_ROOMS := core wire
 PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 
 # The first that is new enough and can make virtual environments
-PYTHON = $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
+PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
+PYTHON = $(shell for python in $(PYTHONS); do \
 	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
 	done)
+
+PREFIX := /usr/local
+SYSCONFDIR := /etc
 
 comma := ,
 empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-long debian-packages demo clean
+.PHONY: help setup check test test-long debian-packages demo install uninstall clean
 
 help:  ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -60,6 +64,14 @@ debian-packages:
 
 demo: $(INSTALLED)  ## a private daemon at real work, killed on the way
 	$(BIN)/python examples/demo.py
+
+install: PYTHONS := /usr/bin/python3 /usr/local/bin/python3 $(PYTHONS)
+install:  ## put bgd and its units below PREFIX (/usr/local), for all users; DESTDIR stages a package
+	@test -n "$(PYTHON)" || { echo "bgd needs Python 3.11 or newer, with its venv module" >&2; exit 1; }
+	systemd/install.sh "$(PYTHON)" "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
+
+uninstall:  ## remove what `make install` put there; configuration, jobs and logs stay
+	systemd/uninstall.sh "$(DESTDIR)" "$(PREFIX)"
 
 clean:  ## remove .venv and whatever else can be made again
 	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

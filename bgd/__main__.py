@@ -16,9 +16,10 @@ import bgd
 from bgd import config as configuration
 from bgd.daemon import reporting
 from bgd.daemon.folder import PRIVATE, check_python
-from bgd.daemon.serving import serve
+from bgd.daemon.serving import Surroundings, serve
 from bgd.daemon.store import StoreBroken
 from bgd.errors import BgdError, ConfigError
+from bgd.systemd import ServiceManager
 
 EX_IOERR = 74  # sysexits.h
 EX_CONFIG = 78
@@ -48,8 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(config: configuration.Config, options: argparse.Namespace, starter: _Starter) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(config, lambda: _load(options), starter.ready))
+    with (
+        contextlib.closing(ServiceManager.from_environment(os.environ)) as manager,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        surroundings = Surroundings(
+            reload=lambda: _load(options),
+            ready=starter.ready,
+            manager=manager,
+            has_launcher_service=options.await_launcher,
+        )
+        runner.run(serve(config, surroundings))
 
 
 def _load(options: argparse.Namespace) -> configuration.Config:
@@ -109,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--system", action="store_true", help="serve the machine, with /etc/bgd and /var/lib/bgd"
+    )
+    parser.add_argument(
+        "--await-launcher",
+        action="store_true",
+        help="wait for the launcher that is a service of its own, and never start one",
     )
     parser.add_argument("--check", action="store_true", help="check the configuration and end")
     parser.add_argument("--log-level", choices=reporting.LEVELS, default="info")

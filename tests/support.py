@@ -65,12 +65,12 @@ class Daemon(Home):
 
     process: subprocess.Popen[bytes]
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start it and wait until it serves."""
         reading, writing = os.pipe()
         with (self.folder / "bgd.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bgd", "--ready-fd", str(writing)],
+                [sys.executable, "-P", "-m", "bgd", "--ready-fd", str(writing), *options],
                 env=self.env,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

@@ -27,13 +27,15 @@ ROOMS = {
     "bgd/core": f"{PURE} msgspec bgd.core",
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.wire bgd.worker.WORKER",
-    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.errors bgd.launcher bgd.wire",
+    " bgd.daemon bgd.errors bgd.systemd bgd.wire bgd.worker.WORKER",
+    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.errors bgd.launcher"
+    " bgd.systemd bgd.wire",
     "bgd/worker": STANDARD,  # it runs in interpreters that have nothing else
     "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.errors",
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
-    " bgd.errors",
+    " bgd.errors bgd.systemd",
     "bgd/errors.py": PURE,
+    "bgd/systemd.py": STANDARD,
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     **dict.fromkeys(
         ["bgd/config.py", "bgd/places.py", "bgd/settings.py", "bgd/units.py", "bgd/values.py"],

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.1  # seconds before a launcher that ended at once is started again, doubled each time
 LONGEST_PAUSE = 30.0
+LONGEST_WAIT = 1.0  # before a launcher is looked for again that somebody else starts
 PARTING_SECONDS = 5.0  # for what was sent to get out
 
 
@@ -65,27 +66,32 @@ class Listener(Protocol):
 class LauncherLink:
     """The connection to the one launcher of a state folder, for as long as the daemon lives."""
 
-    def __init__(self, state_dir: str, log_dir: str, store_id: str, generation: int) -> None:
+    def __init__(
+        self, state_dir: str, log_dir: str, store_id: str, generation: int, *, is_service: bool = False
+    ) -> None:
+        """Serve a store's folders; `is_service`: the launcher is waited for, and never started from here."""
         self._state_dir = Path(state_dir)
+        self._is_service = is_service
         self._log_dir = log_dir
         self._greeting = Greeting(OLDEST_LAUNCHING_PROTOCOL, store_id, generation)
         self._connection: _Connection | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._problem = ""  # why no launcher is connected, as it was last said
         self.instance = ""  # of the launcher last greeted
         self.pid: int | None = None
         self.protocol = OLDEST_LAUNCHING_PROTOCOL  # that it speaks
 
     async def run(self, listener: Listener) -> None:
-        """Keep a launcher connected for ever; start one whenever there is none."""
+        """Keep a launcher connected for ever; whenever there is none, start one, or wait for the service."""
         pause = FIRST_PAUSE
+        longest = LONGEST_WAIT if self._is_service else LONGEST_PAUSE
         while True:
             if await self._serve(listener):
                 pause = FIRST_PAUSE
-                logger.warning("the launcher is gone; starting another")
+                logger.warning("the launcher is gone; looking for another")
             else:
-                logger.error("no launcher could be reached; trying again in %.1f s", pause)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
+                pause = min(pause * 2, longest)
 
     def send(self, message: ToLauncher) -> bool:
         """Send, and say whether there is somebody to send to."""
@@ -119,22 +125,33 @@ class LauncherLink:
         try:
             await self._connect(connection)
         except (OSError, BgdError) as error:
-            logger.error("launcher: %s", error)  # noqa: TRY400 - the line says it; run() tries again
+            self._complain(str(error))
             return False
         self._connection = connection
         connection.send(self._greeting)
         await connection.lost.wait()
         self._connection = None
         if connection.is_ready:
+            self._problem = ""
             listener.launcher_lost()
+        else:
+            self._complain("it hung up without an answer")
         return connection.is_ready
+
+    def _complain(self, problem: str) -> None:
+        """Say why no launcher is connected; once, however often it is tried."""
+        if problem != self._problem:
+            logger.error("launcher: %s; trying until one answers", problem)
+        self._problem = problem
 
     async def _connect(self, connection: _Connection) -> None:
         path = str(self._state_dir / "launcher.sock")
         loop = asyncio.get_running_loop()
         try:
             await loop.create_unix_connection(lambda: connection, path)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            if self._is_service:
+                raise BgdError(f"none listens at {path}: is bgd-launcher.service running?") from error
             self._start(path)
             await loop.create_unix_connection(lambda: connection, path)
 

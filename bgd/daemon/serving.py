@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 import bgd
@@ -19,18 +20,27 @@ from bgd.daemon.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.verbs import Verbs
 from bgd.errors import ConfigError
+from bgd.systemd import ServiceManager
 from bgd.wire.requests import ShutdownMode
 
 logger = logging.getLogger(__name__)
 
 
-async def serve(config: Config, reload: Callable[[], Config], ready: Callable[[], None]) -> None:
-    """Serve until a signal or a request says stop.
+class Surroundings(Struct, frozen=True, kw_only=True):
+    """What the daemon finds around it.
 
-    Args:
-        config: as it was read at the start.
-        reload: reads it again, on SIGHUP.
-        ready: called once the socket answers.
+    `reload` reads the configuration again, on SIGHUP; `ready` is called once the socket answers, and
+    `manager` told; `has_launcher_service` says that the launcher is not the daemon's to start.
+    """
+
+    reload: Callable[[], Config]
+    ready: Callable[[], None]
+    manager: ServiceManager
+    has_launcher_service: bool
+
+
+async def serve(config: Config, surroundings: Surroundings) -> None:
+    """Serve with the configuration as it was read at the start, until a signal or a request says stop.
 
     Raises:
         BgdError: it cannot start, or the store broke under it.
@@ -40,18 +50,23 @@ async def serve(config: Config, reload: Callable[[], Config], ready: Callable[[]
     try:
         store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
         try:
-            await _serve(config, store, reload, ready)
+            await _serve(config, store, surroundings)
         finally:
             await store.close()
     finally:
         os.close(lock_fd)
 
 
-async def _serve(
-    config: Config, store: Store, reload: Callable[[], Config], ready: Callable[[], None]
-) -> None:
+async def _serve(config: Config, store: Store, surroundings: Surroundings) -> None:
+    manager = surroundings.manager
     generation = await store.begin_generation()
-    link = LauncherLink(config.daemon.state_dir, config.log_dir, store.store_id, generation)
+    link = LauncherLink(
+        config.daemon.state_dir,
+        config.log_dir,
+        store.store_id,
+        generation,
+        is_service=surroundings.has_launcher_service,
+    )
     supervisor = Supervisor(config, store, link)
     await supervisor.restore()
     stops: asyncio.Queue[ShutdownMode] = asyncio.Queue()
@@ -61,14 +76,16 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: stops.put_nowait(supervisor.config.daemon.on_stop))
-    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(supervisor, reload))
+    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(supervisor, surroundings))
     async with asyncio.TaskGroup() as tasks:
-        work = [tasks.create_task(supervisor.run()), tasks.create_task(link.run(supervisor))]
+        parts = (supervisor.run(), link.run(supervisor), manager.keep_informed())
+        work = [tasks.create_task(part) for part in parts]
         control = Control(verbs, os.geteuid(), tasks)
         server = await loop.create_unix_server(control.connection, sock=folder.listen(config))
         logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())
-        ready()
-        await _until_stopped(supervisor, stops, tasks)
+        surroundings.ready()
+        manager.ready(f"serving {config.daemon.socket}")
+        await _until_stopped(supervisor, stops, tasks, manager)
         server.close()
         control.close()
         for task in work:
@@ -78,11 +95,15 @@ async def _serve(
 
 
 async def _until_stopped(
-    supervisor: Supervisor, stops: asyncio.Queue[ShutdownMode], tasks: asyncio.TaskGroup
+    supervisor: Supervisor,
+    stops: asyncio.Queue[ShutdownMode],
+    tasks: asyncio.TaskGroup,
+    manager: ServiceManager,
 ) -> None:
     """Return when the daemon may end: what runs has ended as asked, or somebody asked a second time."""
     mode = await stops.get()
     logger.info("stopping: running jobs %d, mode %s", supervisor.running, mode.value)
+    manager.stopping(f"stopping, mode {mode.value}")
     drain = tasks.create_task(supervisor.drain(mode))
     again = tasks.create_task(stops.get())
     await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
@@ -92,14 +113,17 @@ async def _until_stopped(
     again.cancel()
 
 
-def _reload(supervisor: Supervisor, reload: Callable[[], Config]) -> None:
+def _reload(supervisor: Supervisor, surroundings: Surroundings) -> None:
+    surroundings.manager.reloading()
     try:
-        config = reload()
+        config = surroundings.reload()
     except ConfigError as error:
         logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - a person's slip
+        surroundings.manager.ready(f"serving with the old configuration: {error}")
         return
     supervisor.configure(_with_places_of(supervisor.config, config))
     logger.info("configuration reloaded from %s", config.source or "built-in defaults")
+    surroundings.manager.ready(f"serving {supervisor.config.daemon.socket}")
 
 
 def _with_places_of(old: Config, new: Config) -> Config:

@@ -1,4 +1,4 @@
-"""The launcher: parent of every job. One loop, one socket, one lock; started by bgd, or by hand."""
+"""The launcher: parent of every job. One loop, one socket, one lock; started by bgd, or as a service."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from bgd.launcher.journal import Journal, read
 from bgd.launcher.line import Line
 from bgd.launcher.look import Looker
 from bgd.launcher.masters import Masters, Visitor
+from bgd.launcher.records import Recollection
 from bgd.launcher.rendezvous import Busy, bind, sign_lock, take_lock
 from bgd.launcher.sweep import end_strays, sweep
 from bgd.launcher.tools import Tools
+from bgd.systemd import ServiceManager
 
 log = logging.getLogger("bgd.launcher")
 
@@ -37,10 +40,12 @@ def main() -> int:
     state, logs = options.state.absolute(), options.logs.absolute()
     os.chdir("/")  # a working directory would keep a file system from being unmounted
     try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)  # a service may be here before any bgd
         lock = take_lock(state) if options.lock_fd is None else options.lock_fd
         sign_lock(lock)
         listener = bind(state) if options.listen_fd is None else socket.socket(fileno=options.listen_fd)
-        asyncio.run(_serve(listener, state, logs, options.idle))
+        with closing(ServiceManager.from_environment(os.environ)) as manager:
+            asyncio.run(_serve(listener, state, logs, None if options.stay else options.idle, manager))
     except Busy as error:
         log.error("%s", error)  # noqa: TRY400  a traceback would not help
         return _TEMPORARY
@@ -50,21 +55,13 @@ def main() -> int:
     return 0
 
 
-async def _serve(listener: socket.socket, state: Path, logs: Path, idle: float) -> None:
+async def _serve(
+    listener: socket.socket, state: Path, logs: Path, idle: float | None, manager: ServiceManager
+) -> None:
     loop = asyncio.get_running_loop()
-    journal_path = state / "launcher.journal"
-    left = read(journal_path)
+    left = read(state / _JOURNAL)
     async with asyncio.TaskGroup() as group:
-        tools = Tools(
-            group=group,
-            deadlines=Deadlines(loop),
-            looker=Looker(group),
-            children=Children(loop),
-            journal=Journal(journal_path, f"{boot_id()}:{os.urandom(8).hex()}", left),
-            state=str(state),
-            logs=str(logs),
-            null=os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC),
-        )
+        tools = _tools(group, state, logs, left)
         tools.children.install()
         line = Line()
         departure = Departure(tools.deadlines, idle)
@@ -81,19 +78,42 @@ async def _serve(listener: socket.socket, state: Path, logs: Path, idle: float) 
             attempts, line, tools.journal, departure.consider, None if left.is_whole else prepare
         )
         departure.oversee(attempts, masters)
-        _listen_to_signals(loop, departure)
+        _listen_to_signals(loop, departure, manager)
+        informing = group.create_task(manager.keep_informed())
         # whoever comes now waits for the sweep; without a socket there would seem to be no launcher
         server = await loop.create_unix_server(lambda: Visitor(masters), sock=listener, **_never_unlink)
         attempts.remember(await sweep(left, tools))
         masters.open()
+        manager.ready("starting jobs for bgd")
         departure.consider()
         await departure.wait()
         masters.close()
         server.close()
+        informing.cancel()
 
 
-def _listen_to_signals(loop: asyncio.AbstractEventLoop, departure: Departure) -> None:
-    loop.add_signal_handler(signal.SIGTERM, departure.tell)
+def _tools(group: asyncio.TaskGroup, state: Path, logs: Path, left: Recollection) -> Tools:
+    loop = asyncio.get_running_loop()
+    return Tools(
+        group=group,
+        deadlines=Deadlines(loop),
+        looker=Looker(group),
+        children=Children(loop),
+        journal=Journal(state / _JOURNAL, f"{boot_id()}:{os.urandom(8).hex()}", left),
+        state=str(state),
+        logs=str(logs),
+        null=os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC),
+    )
+
+
+def _listen_to_signals(
+    loop: asyncio.AbstractEventLoop, departure: Departure, manager: ServiceManager
+) -> None:
+    def leave() -> None:
+        manager.stopping("ending jobs")
+        departure.tell()
+
+    loop.add_signal_handler(signal.SIGTERM, leave)
     for ignored in (signal.SIGINT, signal.SIGHUP):
         # with a handler, not SIG_IGN, which every job would inherit
         loop.add_signal_handler(ignored, lambda: None)
@@ -126,20 +146,23 @@ def _shed_what_was_inherited(kept: set[int | None]) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bgd.launcher", description=__doc__)
+    parser = argparse.ArgumentParser(prog="bgd-launcher", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder of lock, socket and journal")
     parser.add_argument("--logs", type=Path, required=True, help="folder of the jobs' logs")
     parser.add_argument("--lock-fd", type=int, help="descriptor that holds the lock already")
     parser.add_argument("--listen-fd", type=int, help="descriptor of the socket, bound and listening")
-    parser.add_argument(
+    leaving = parser.add_mutually_exclusive_group()
+    leaving.add_argument(
         "--idle",
         type=float,
         default=_IDLE,
         help="seconds to stay without a supervisor and jobs (%(default)g)",
     )
+    leaving.add_argument("--stay", action="store_true", help="stay until SIGTERM, as a service does")
     return parser.parse_args()
 
 
+_JOURNAL = "launcher.journal"
 _IDLE = 60.0
 _TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
 # Python 3.13 began to unlink a server's socket; here that is for the next launcher to do, under the lock

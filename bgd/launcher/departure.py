@@ -12,13 +12,14 @@ from bgd.launcher.masters import Masters
 class Departure:
     """Leaves only while nothing runs: when told to, after a goodbye, or `idle` seconds without a supervisor.
 
+    With `idle` None only when told to, as a service does.
     Ends that nobody has acknowledged are no reason to stay: the journal keeps them.
     """
 
     _attempts: Attempts
     _masters: Masters
 
-    def __init__(self, deadlines: Deadlines, idle: float) -> None:
+    def __init__(self, deadlines: Deadlines, idle: float | None) -> None:
         self._deadlines = deadlines
         self._idle = idle
         self._is_told = False
@@ -43,7 +44,11 @@ class Departure:
             self._idle_end = None
         if self._attempts.running:
             return
-        if self._is_told or self._masters.has_goodbye:
+        if self._is_told:
+            self._leave.set()
+        elif self._idle is None:
+            return
+        elif self._masters.has_goodbye:
             self._leave.set()
         elif not self._masters.has_master:
             self._idle_end = self._deadlines.after(self._idle, self._leave.set)

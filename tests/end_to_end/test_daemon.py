@@ -319,7 +319,7 @@ def test_daemon_without_jobs_takes_its_launcher_along(machine):
     machine.signal(signal.SIGTERM)
     assert machine.ended() == 0
     wait_until(lambda: machine.launchers() == [])
-    assert "starting another" not in machine.log
+    assert "looking for another" not in machine.log
 
 
 def test_daemon_told_to_end_as_soon_as_it_is_ready_takes_its_launcher_along(machine):

@@ -1,0 +1,46 @@
+#!/bin/sh
+# install.sh PYTHON DESTDIR PREFIX SYSCONFDIR: what `make install` does; again, to upgrade.
+set -eu
+umask 022
+python=$1 stage=$2 prefix=$3 etc=$stage$4/bgd
+doc=$prefix/share/doc/bgd
+cd "$(dirname "$0")/.."
+case $prefix in
+/*) ;;
+*) echo "PREFIX must be an absolute path, not $prefix" >&2 && exit 2 ;;
+esac
+
+# An environment of its own, so that the system's Python is left alone. Not cleared first: bgd may be running from it.
+home=$stage$prefix/lib/bgd
+"$python" -m venv "$home"
+source=$(mktemp -d) # a build leaves things in its folder, and takes up what an earlier one left
+trap 'rm -rf "$source"' EXIT
+cp -R bgd bgctl pyproject.toml README.md LICENSE "$source"
+"$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --upgrade "$source"
+if [ -n "$stage" ]; then # what has been written down of this place is to be true of the final one
+	grep -rlIFZ "$stage" "$home/bin" "$home/pyvenv.cfg" | xargs -0 sed -i "s|$stage||g"
+fi
+"$home/bin/python" -m compileall -q ${stage:+-f -s "$stage" -p /} "$home/lib"
+
+mkdir -p "$stage$prefix/bin"
+for program in bgd bgctl bgd-launcher; do
+	ln -sfn "../lib/bgd/bin/$program" "$stage$prefix/bin/$program"
+done
+for kind in system user; do
+	units=$stage$prefix/lib/systemd/$kind
+	mkdir -p "$units"
+	for unit in bgd.service bgd-launcher.service; do
+		sed "s|@bindir@|$prefix/bin|; s|@docdir@|$doc|" "systemd/$kind/$unit" >"$units/$unit"
+	done
+done
+install -D -m 644 systemd/sysusers.conf "$stage$prefix/lib/sysusers.d/bgd.conf"
+find README.md CHANGELOG.md LICENSE docs etc examples -type f -not -path '*/__pycache__/*' \
+	-exec install -D -m 644 {} "$stage$doc/{}" \;
+[ -e "$etc/bgd.toml" ] || install -D -m 644 etc/bgd.toml "$etc/bgd.toml"
+
+[ -n "$stage" ] || cat <<END
+bgd is installed in $prefix. As a service of this machine:
+  systemd-sysusers && systemctl daemon-reload && systemctl enable --now bgd
+After an upgrade: systemctl daemon-reload && systemctl restart bgd
+More, also on services of single users: $doc/docs/systemd.md
+END

@@ -1,0 +1,45 @@
+"""What is tested on a real systemd: one machine, booted once, on which `make install` has put bgd."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+from tests.systemd.machine import Machine, why_not
+
+
+@pytest.fixture(scope="session")
+def stage() -> Iterator[Path]:
+    """What `make install` makes, staged for its place below /usr/local."""
+    with tempfile.TemporaryDirectory(prefix="bgd-stage-") as folder:
+        subprocess.run(["make", "install", f"DESTDIR={folder}"], cwd=ROOT, check=True, capture_output=True)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine on which the commands that `make install` names have been followed."""
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(f"NOT RUN ON A REAL SYSTEMD: {reason}")
+    stage = request.getfixturevalue("stage")
+    python = (stage / "usr/local/lib/bgd/bin/python").resolve()
+    if python.is_relative_to("/root") or python.is_relative_to("/home"):
+        pytest.skip(f"NOT RUN ON A REAL SYSTEMD: {python} is out of a service's reach")
+    with tempfile.TemporaryDirectory(prefix="bgd-machine-") as folder:
+        place = Path(folder, "root")
+        place.mkdir()
+        machine = Machine(place, stage)
+        try:
+            machine.run("systemd-sysusers")
+            machine.run("systemctl", "daemon-reload")
+            machine.run("systemctl", "enable", "--now", "bgd")
+            machine.run("loginctl", "enable-linger", "ada")
+            yield machine
+        finally:
+            machine.power_off()

@@ -1,0 +1,181 @@
+"""bgd as two services: what start, stop, restart, kill and hang do to it, and what they do not do to jobs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support import wait_until
+from tests.systemd.machine import Machine
+
+WAIT = "mkfifo -m 666 /tmp/$BGD_JOB_ID; read code < /tmp/$BGD_JOB_ID; exit $code"
+KILLS = 10
+BOTH = pytest.mark.parametrize("unit", ["bgd", "bgd-launcher"])
+
+
+@pytest.fixture
+def waiting(machine):
+    """A job that runs until `finish` says with which code to end."""
+    job = machine.run("bgctl", "submit", "sh", "-c", WAIT)
+    wait_until(lambda: machine.attempt("test", "-p", f"/tmp/{job}").returncode == 0)
+    yield job
+    machine.attempt("bgctl", "cancel", job)
+
+
+def finish(machine: Machine, job: str, code: int) -> None:
+    """Let a waiting job end, and see that its code is known."""
+    machine.run("sh", "-c", f"echo {code} > /tmp/{job}")
+    machine.run("bgctl", "wait", job, code=code)
+
+
+def attempts(machine: Machine, job: str) -> list[dict[str, Any]]:
+    shown = json.loads(machine.run("bgctl", "--json", "show", job))
+    return list(shown["attempts"])
+
+
+def kill(machine: Machine, unit: str, signal: str) -> None:
+    """Send a signal to the unit's main process, and wait until another one has taken its place."""
+    before = machine.unit(unit, "MainPID")
+    machine.run("kill", f"-{signal}", before)
+    wait_until(lambda: machine.unit(unit, "MainPID") not in {before, "0"})
+    machine.run("systemctl", "start", unit)  # returns once it is ready
+
+
+def said(machine: Machine) -> str:
+    """Return what the daemon that runs now has said."""
+    invocation = machine.unit("bgd", "InvocationID")
+    return machine.run("journalctl", "--output", "cat", f"_SYSTEMD_INVOCATION_ID={invocation}")
+
+
+def test_start_returns_when_the_socket_answers(machine):
+    machine.run("systemctl", "stop", "bgd", "bgd-launcher")
+
+    machine.run("systemctl", "start", "bgd")
+
+    assert machine.run("bgctl", "run", "echo", "hello") == "hello"
+    assert machine.unit("bgd", "StatusText") == "serving /run/bgd/bgd.sock"
+    assert machine.unit("bgd-launcher", "ActiveState") == "active"
+
+
+def test_job_is_bgds_and_inherits_nothing_of_the_service_manager(machine):
+    assert machine.run("bgctl", "run", "id", "-un") == "bgd"
+    names = machine.run("bgctl", "run", "env")
+
+    assert not [name for name in ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_") if name in names]
+
+
+def test_job_goes_on_through_a_restart_and_many_kills_and_its_true_end_is_known(machine, waiting):
+    machine.run("systemctl", "restart", "bgd")
+    for _ in range(KILLS):
+        kill(machine, "bgd", "KILL")
+
+    assert int(machine.unit("bgd", "NRestarts")) == KILLS
+    finish(machine, waiting, 7)
+    (attempt,) = attempts(machine, waiting)
+    assert attempt["outcome"] == "exit"
+
+
+def test_stop_leaves_the_job_to_the_launcher_and_start_adopts_it(machine, waiting):
+    machine.run("systemctl", "stop", "bgd")
+
+    assert machine.run("pgrep", "-u", "bgd", "-f", "/bin/bgd ", code=1) == ""
+    assert machine.run("bgctl", "list", code=69).count("\n") == 0
+    machine.run("systemctl", "start", "bgd")
+    finish(machine, waiting, 3)
+
+
+def test_stopping_both_leaves_no_process_and_the_job_was_interrupted(machine, waiting):
+    machine.run("systemctl", "stop", "bgd", "bgd-launcher")
+
+    assert machine.run("pgrep", "-u", "bgd", code=1) == ""
+    machine.run("systemctl", "start", "bgd")
+    machine.attempt("bgctl", "wait", waiting)
+    assert [attempt["outcome"] for attempt in attempts(machine, waiting)] == ["interrupted"]
+
+
+def test_restart_of_the_launcher_lets_jobs_end_in_order(machine):
+    job = machine.run(
+        "bgctl", "submit", "sh", "-c", "trap 'echo bye; exit 4' TERM; echo up; sleep 100 & wait"
+    )
+    wait_until(lambda: machine.run("bgctl", "logs", job) == "up")
+
+    machine.run("systemctl", "restart", "bgd-launcher")
+
+    machine.attempt("bgctl", "wait", job)
+    assert machine.run("bgctl", "logs", job) == "up\nbye"
+    assert [attempt["outcome"] for attempt in attempts(machine, job)] == ["interrupted"]
+    assert machine.run("bgctl", "run", "echo", "next") == "next"
+
+
+def test_job_waits_for_a_launcher_that_is_stopped_and_one_line_names_the_unit(machine):
+    machine.run("systemctl", "restart", "bgd")
+    machine.run("systemctl", "stop", "bgd-launcher")
+    job = machine.run("bgctl", "submit", "true")
+    wait_until(lambda: "is bgd-launcher.service running?" in said(machine))
+
+    machine.run("systemctl", "start", "bgd-launcher")
+
+    machine.run("bgctl", "wait", job)
+    assert said(machine).count("is bgd-launcher.service running?") == 1
+
+
+def test_reload_takes_the_configuration_or_says_what_is_wrong_with_it(machine):
+    machine.write("/etc/bgd/bgd.toml", "[daemon]\nslots = 5\n")
+    machine.run("systemctl", "reload", "bgd")
+    wait_until(lambda: json.loads(machine.run("bgctl", "--json", "info"))["slots"] == 5)
+
+    machine.write("/etc/bgd/bgd.toml", "[daemon]\nslot = 6\n")
+    machine.run("systemctl", "reload", "bgd")
+
+    wait_until(lambda: "slots" in machine.unit("bgd", "StatusText"))
+    assert machine.unit("bgd", "ActiveState") == "active"
+    machine.write("/etc/bgd/bgd.toml", "")
+
+
+def test_configuration_that_cannot_be_used_is_not_tried_again(machine):
+    machine.write("/etc/bgd/bgd.toml", "[daemon]\nslot = 6\n")
+
+    machine.run("systemctl", "restart", "bgd", code=1)
+
+    assert machine.unit("bgd", "ActiveState") == "failed"
+    assert machine.unit("bgd", "ExecMainStatus") == "78"
+    machine.write("/etc/bgd/bgd.toml", "")
+    machine.run("systemctl", "start", "bgd")
+
+
+@BOTH
+def test_watchdog_replaces_a_service_that_hangs(machine, unit):
+    drop_in = f"/run/systemd/system/{unit}.service.d/watchdog.conf"
+    machine.write(drop_in, "[Service]\nWatchdogSec=1\n")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", unit)
+
+    kill(machine, unit, "STOP")
+
+    assert "Watchdog timeout (limit 1s)!" in machine.run("journalctl", "--unit", unit, "--boot")
+    machine.run("rm", drop_in)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", unit)
+    assert machine.run("bgctl", "run", "echo", "back") == "back"
+
+
+def test_other_users_are_refused_in_one_line(machine):
+    refusal = machine.run("bgctl", "list", user="ada", code=77)
+
+    assert refusal == "bgctl: you may not use the daemon at /run/bgd/bgd.sock: Permission denied"
+
+
+def test_user_with_linger_has_services_of_her_own(machine):
+    machine.run("systemctl", "--user", "enable", "--now", "bgd", user="ada")
+    assert machine.run("bgctl", "run", "id", "-un", user="ada") == "ada"
+    job = machine.run("bgctl", "submit", "sh", "-c", WAIT.replace("$BGD_JOB_ID", "ada"), user="ada")
+    wait_until(lambda: machine.attempt("test", "-p", "/tmp/ada").returncode == 0)
+
+    machine.run("systemctl", "--user", "restart", "bgd", user="ada")
+
+    machine.run("sh", "-c", "echo 9 > /tmp/ada", user="ada")
+    machine.run("bgctl", "wait", job, user="ada", code=9)
+    machine.run("systemctl", "--user", "stop", "bgd", "bgd-launcher", user="ada")
+    assert machine.run("pgrep", "-u", "ada", "-f", "/bin/bgd", code=1) == ""

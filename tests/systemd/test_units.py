@@ -1,0 +1,60 @@
+"""The unit files as `make install` leaves them, and what it puts where."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT, wait_until
+from tests.systemd.machine import USERS
+
+EXPOSURE = 15  # tenths, of 100; systemd-analyze security has the parts
+
+
+@pytest.mark.parametrize(("kind", "user"), [("system", "root"), ("user", "ada")])
+def test_systemd_has_nothing_to_say_against_the_units(machine, kind, user):
+    units = [f"/usr/local/lib/systemd/{kind}/{unit}" for unit in ("bgd.service", "bgd-launcher.service")]
+    wait_until(lambda: machine.attempt("test", "-d", f"/run/user/{USERS['ada']}/systemd").returncode == 0)
+
+    assert machine.run("systemd-analyze", f"--{kind}", "verify", *units, user=user) == ""
+
+
+def test_daemon_is_shut_off_from_what_it_does_not_need(machine):
+    machine.run(
+        "systemd-analyze",
+        "security",
+        "--offline=true",
+        f"--threshold={EXPOSURE}",
+        "/usr/local/lib/systemd/system/bgd.service",
+    )
+
+
+def test_staged_installation_knows_nothing_of_the_stage(stage):
+    found = subprocess.run(
+        ["grep", "-rlF", str(stage), str(stage)], capture_output=True, text=True, check=False
+    )
+
+    assert found.stdout == ""
+
+
+def test_uninstall_leaves_the_configuration_alone(stage, tmp_path):
+    copy = tmp_path / "stage"
+    shutil.copytree(stage, copy, symlinks=True)
+
+    subprocess.run(["make", "uninstall", f"DESTDIR={copy}"], cwd=ROOT, check=True, capture_output=True)
+
+    assert [path.relative_to(copy) for path in copy.rglob("*") if not path.is_dir()] == [
+        Path("etc/bgd/bgd.toml")
+    ]
+
+
+def test_installing_again_keeps_a_configuration_that_is_there(stage):
+    configuration = stage / "etc/bgd/bgd.toml"
+    configuration.write_text("# mine\n")
+
+    subprocess.run(["make", "install", f"DESTDIR={stage}"], cwd=ROOT, check=True, capture_output=True)
+
+    assert configuration.read_text() == "# mine\n"

@@ -1,0 +1,154 @@
+"""What a service manager is told, by whom, and what a launcher does that is a service of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bgd.core.job import Outcome
+from bgd.systemd import ServiceManager
+from bgd.wire.launching import Ended, Goodbye
+from tests.launcher.host import PATIENCE, Host
+from tests.support import DEADLINE, Daemon, wait_until
+
+
+class Listener:
+    """A service manager's end of the socket."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.settimeout(PATIENCE)
+        self.socket.bind(address)
+
+    def hear(self, *besides: str) -> dict[str, str]:
+        """Return the next message that is not one of `besides`."""
+        while True:
+            lines = self.socket.recv(4096).decode().splitlines()
+            if lines[0] not in besides:
+                return dict(line.split("=", 1) for line in lines)
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[Listener]:
+    listener = Listener(str(tmp_path / "notify"))
+    with listener.socket:
+        yield listener
+
+
+def variables(listener: Listener, **more: str) -> dict[str, str]:
+    return {"NOTIFY_SOCKET": listener.socket.getsockname(), "WATCHDOG_USEC": "100000", **more}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A place for launchers; what they start is over after the test."""
+    host = Host(tmp_path)
+    yield host
+    host.clear_up()
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    """A daemon that is yet to be started."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        daemon = Daemon(Path(folder))
+        yield daemon
+        daemon.stop()
+
+
+def test_variables_are_taken_out_of_the_environment_and_others_stay(listener):
+    environ = variables(listener, WATCHDOG_PID=str(os.getpid()), PATH="/bin")
+
+    with closing(ServiceManager.from_environment(environ)):
+        assert environ == {"PATH": "/bin"}
+
+
+async def test_watchdog_of_another_process_is_not_ours(listener):
+    with closing(ServiceManager.from_environment(variables(listener, WATCHDOG_PID="1"))) as manager:
+        await manager.keep_informed()  # for ever, if it were
+
+
+async def test_nobody_is_told_where_there_is_no_manager():
+    with closing(ServiceManager.from_environment({"WATCHDOG_USEC": "100000"})) as manager:
+        manager.ready("up")
+        await manager.keep_informed()
+
+
+def test_manager_may_listen_at_an_abstract_name():
+    listener = Listener(f"\0bgd-test-{os.getpid()}")
+
+    with listener.socket, closing(ServiceManager(f"@bgd-test-{os.getpid()}", None)) as manager:
+        manager.ready("up")
+        assert listener.hear() == {"READY": "1", "STATUS": "up"}
+
+
+def test_manager_that_is_gone_is_a_warning(tmp_path, caplog):
+    with closing(ServiceManager(str(tmp_path / "nobody"), None)) as manager:
+        manager.ready("up")
+
+    assert "cannot be told READY=1: No such file" in caplog.text
+
+
+def test_daemon_tells_what_it_does(daemon, listener):
+    daemon.env |= variables(listener)
+    daemon.start()
+
+    assert listener.hear("WATCHDOG=1") == {"READY": "1", "STATUS": f"serving {daemon.socket}"}
+    assert listener.hear() == listener.hear() == {"WATCHDOG": "1"}
+    daemon.process.send_signal(signal.SIGHUP)
+    assert listener.hear("WATCHDOG=1").keys() == {"RELOADING", "MONOTONIC_USEC"}
+    assert listener.hear("WATCHDOG=1")["READY"] == "1"
+    daemon.configure("[daemon]\nslot = 5\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    assert "RELOADING" in listener.hear("WATCHDOG=1")
+    assert "old configuration" in listener.hear("WATCHDOG=1")["STATUS"]
+    daemon.configure("")
+    daemon.process.send_signal(signal.SIGTERM)
+    assert listener.hear("WATCHDOG=1") == {"STOPPING": "1", "STATUS": "stopping, mode leave"}
+
+
+def test_launcher_that_is_a_service_stays_until_it_is_told_to_end_and_ends_its_jobs(
+    host, listener, monkeypatch
+):
+    for name, value in variables(listener).items():
+        monkeypatch.setenv(name, value)
+    launcher = host.start("--stay")
+    assert listener.hear("WATCHDOG=1")["READY"] == "1"
+    first = host.supervise()
+    first.say(Goodbye())
+    first.close()
+    second = host.supervise(2)
+    key = second.launch("sleep", "100")
+    second.started(key)
+
+    launcher.send_signal(signal.SIGTERM)
+
+    assert listener.hear("WATCHDOG=1")["STOPPING"] == "1"
+    ended = second.hear()
+    assert isinstance(ended, Ended)
+    assert ended.outcome is Outcome.INTERRUPTED
+    assert launcher.wait(PATIENCE) == 0
+
+
+def test_daemon_that_awaits_a_launcher_starts_none_and_takes_the_one_that_comes(daemon):
+    daemon.start("--await-launcher")
+    log = daemon.folder / "bgd.log"
+    with daemon.client() as client:
+        wait_until(lambda: "is bgd-launcher.service running?" in log.read_text())
+        assert client.info().launcher_pid is None
+        job = client.submit(["true"])
+        service = Host(daemon.state_dir)
+        launcher = service.start("--stay")
+
+        job.wait(DEADLINE)
+
+        assert client.info().launcher_pid == launcher.pid
+    assert log.read_text().count("is bgd-launcher.service running?") == 1
+    service.clear_up()
