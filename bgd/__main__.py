@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +20,7 @@ from bgd.daemon.folder import PRIVATE, check_python
 from bgd.daemon.serving import Surroundings, serve
 from bgd.daemon.store import StoreBroken
 from bgd.errors import BgdError, ConfigError
-from bgd.systemd import ServiceManager
+from bgd.systemd import ServiceManager, take_sockets
 
 EX_IOERR = 74  # sysexits.h
 EX_CONFIG = 78
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     reporting.set_up(options.log_level, options.log_format)
     os.umask(PRIVATE)
+    sockets = take_sockets(os.environ)
     starter = _Starter(options.ready_fd)
     try:
         config = _load(options)
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_python(config)
             print(f"{config.source or 'built-in defaults'}: good")  # noqa: T201 - what --check is for
             return 0
-        _serve(config, options, starter)
+        _serve(config, options, starter, sockets)
     except (BgdError, BaseExceptionGroup) as error:
         causes = list(_leaves(error))
         if not all(isinstance(cause, BgdError) for cause in causes):
@@ -48,7 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _serve(config: configuration.Config, options: argparse.Namespace, starter: _Starter) -> None:
+def _serve(
+    config: configuration.Config,
+    options: argparse.Namespace,
+    starter: _Starter,
+    sockets: list[socket.socket],
+) -> None:
     with (
         contextlib.closing(ServiceManager.from_environment(os.environ)) as manager,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
@@ -58,6 +65,7 @@ def _serve(config: configuration.Config, options: argparse.Namespace, starter: _
             ready=starter.ready,
             manager=manager,
             has_launcher_service=options.await_launcher,
+            sockets=sockets,
         )
         runner.run(serve(config, surroundings))
 

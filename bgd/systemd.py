@@ -1,4 +1,4 @@
-"""The service manager that started us: told when we are ready, alive, reloading, stopping (sd_notify(3))."""
+"""The service manager that started us: what it hands over (sd_listen_fds(3)) and is told (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -12,7 +12,22 @@ from collections.abc import MutableMapping
 
 logger = logging.getLogger(__name__)
 
+FIRST_FD = 3  # of those that are handed over
 PINGS = 2  # within the time of the watchdog, as sd_watchdog_enabled(3) advises
+
+
+def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
+    """Return the sockets that were opened for us; nobody started by us inherits them."""
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    fds = range(FIRST_FD, FIRST_FD + int(count))
+    for fd in fds:
+        os.set_inheritable(
+            fd, False
+        )  # first of all: a job that holds a listening socket would answer clients
+    return [socket.socket(fileno=fd) for fd in fds]
 
 
 class ServiceManager:

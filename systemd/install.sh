@@ -29,7 +29,7 @@ done
 for kind in system user; do
 	units=$stage$prefix/lib/systemd/$kind
 	mkdir -p "$units"
-	for unit in bgd.service bgd-launcher.service; do
+	for unit in bgd.service bgd.socket bgd-launcher.service; do
 		sed "s|@bindir@|$prefix/bin|; s|@docdir@|$doc|" "systemd/$kind/$unit" >"$units/$unit"
 	done
 done

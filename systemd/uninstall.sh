@@ -7,7 +7,7 @@ rm -f "$root/lib/sysusers.d/bgd.conf"
 for program in bgd bgctl bgd-launcher; do
 	rm -f "$root/bin/$program"
 done
-for unit in bgd.service bgd-launcher.service; do
+for unit in bgd.service bgd.socket bgd-launcher.service; do
 	rm -f "$root/lib/systemd/system/$unit" "$root/lib/systemd/user/$unit"
 done
 [ -n "$1" ] || echo "bgd is removed from $2; its configuration, jobs and logs are still there. Now: systemctl daemon-reload"

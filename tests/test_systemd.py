@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,10 +15,20 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.systemd import ServiceManager
+from bgd.systemd import ServiceManager, take_sockets
 from bgd.wire.launching import Ended, Goodbye
 from tests.launcher.host import PATIENCE, Host
-from tests.support import DEADLINE, Daemon, wait_until
+from tests.support import DEADLINE, ROOT, Daemon, wait_until
+
+# Puts a socket where systemd would, and shows what is taken
+TAKE = """
+import os, sys
+from bgd.systemd import take_sockets
+os.dup2(int(sys.argv[1]), 3)
+environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "bgd.socket"}
+(taken,) = take_sockets(environ)
+print(taken.getsockname(), os.get_inheritable(3), environ)
+"""
 
 
 class Listener:
@@ -152,3 +164,26 @@ def test_daemon_that_awaits_a_launcher_starts_none_and_takes_the_one_that_comes(
         assert client.info().launcher_pid == launcher.pid
     assert log.read_text().count("is bgd-launcher.service running?") == 1
     service.clear_up()
+
+
+def test_socket_that_was_handed_over_is_ours_and_nobody_inherits_it(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "sock"))
+        fd = listening.fileno()
+        taken = subprocess.run(
+            [sys.executable, "-c", TAKE, str(fd)],
+            pass_fds=[fd],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+    assert taken.stdout.split() == [str(tmp_path / "sock"), "False", "{}"]
+
+
+def test_sockets_that_are_not_for_this_process_are_left_alone():
+    environ = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "bgd"}
+
+    assert take_sockets(environ) == []
+    assert environ == {}

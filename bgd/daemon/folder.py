@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from bgd.config import Config
@@ -75,13 +76,17 @@ def lock(config: Config) -> int:
     return fd
 
 
-def listen(config: Config) -> socket.socket:
+def listen(config: Config, handed: Sequence[socket.socket] = ()) -> socket.socket:
     """Bind the control socket, private from its birth; a stale one is removed.
+
+    If sockets were `handed` over, it is one of them.
 
     Raises:
         AlreadyRunning: a daemon of another state folder listens there.
-        ConfigError: it cannot be bound there.
+        ConfigError: it cannot be bound there, or is not what was handed over.
     """
+    if handed:
+        return _control_socket_of(config, handed)
     path = Path(config.daemon.socket)
     if path.exists() and not path.is_socket():
         raise ConfigError(f"[daemon] socket {path} exists and is no socket: move it away")
@@ -98,6 +103,18 @@ def listen(config: Config) -> socket.socket:
         raise ConfigError(f"cannot listen on {path}: {error.strerror}; see [daemon] socket") from error
     finally:
         os.umask(before)
+    listening.setblocking(False)
+    return listening
+
+
+def _control_socket_of(config: Config, handed: Sequence[socket.socket]) -> socket.socket:
+    names = [str(each.getsockname()) for each in handed]
+    if config.daemon.socket not in names:
+        raise ConfigError(
+            f"systemd listens at {', '.join(names)}, but the socket is {config.daemon.socket}: "
+            "change ListenStream= of bgd.socket, or [daemon] socket"
+        )
+    listening = handed[names.index(config.daemon.socket)]
     listening.setblocking(False)
     return listening
 

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -30,13 +32,15 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     """What the daemon finds around it.
 
     `reload` reads the configuration again, on SIGHUP; `ready` is called once the socket answers, and
-    `manager` told; `has_launcher_service` says that the launcher is not the daemon's to start.
+    `manager` told; `has_launcher_service` says that the launcher is not the daemon's to start. `sockets` are
+    listened at already; if there are any, the control socket has to be among them.
     """
 
     reload: Callable[[], Config]
     ready: Callable[[], None]
     manager: ServiceManager
     has_launcher_service: bool
+    sockets: list[socket.socket]
 
 
 async def serve(config: Config, surroundings: Surroundings) -> None:
@@ -81,7 +85,8 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         parts = (supervisor.run(), link.run(supervisor), manager.keep_informed())
         work = [tasks.create_task(part) for part in parts]
         control = Control(verbs, os.geteuid(), tasks)
-        server = await loop.create_unix_server(control.connection, sock=folder.listen(config))
+        listening = folder.listen(config, surroundings.sockets)
+        server = await loop.create_unix_server(control.connection, sock=listening, **_never_unlink)
         logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())
         surroundings.ready()
         manager.ready(f"serving {config.daemon.socket}")
@@ -133,3 +138,7 @@ def _with_places_of(old: Config, new: Config) -> Config:
             logger.warning("[daemon] %s has changed: that takes effect at the next start", key)
     daemon = replace(new.daemon, state_dir=old.daemon.state_dir, socket=old.daemon.socket)
     return replace(new, daemon=daemon, log_dir=old.log_dir)
+
+
+# A server of Python 3.13 would unlink its socket, which may be systemd's; a stale one is removed at the start
+_never_unlink: dict[str, Any] = {"cleanup_socket": False}

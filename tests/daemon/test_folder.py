@@ -158,6 +158,20 @@ def test_socket_that_a_daemon_of_another_folder_listens_on_is_left_alone(config)
             client.connect(config.daemon.socket)
 
 
+def test_socket_that_was_handed_over_is_the_one_of_the_configuration(config):
+    state_folder.prepare(config)
+    with state_folder.listen(config) as handed:
+        assert state_folder.listen(config, [handed]) is handed
+
+
+def test_other_sockets_that_were_handed_over_are_refused(config, folder):
+    with socket.socket(socket.AF_UNIX) as handed:
+        handed.bind(str(folder / "other.sock"))
+
+        with pytest.raises(ConfigError, match=r"systemd listens at .*other\.sock, but the socket is"):
+            state_folder.listen(config, [handed])
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_stands_in_the_sockets_place_and_is_none_is_left_alone(config, kind):
     state_folder.prepare(config)

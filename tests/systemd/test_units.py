@@ -16,7 +16,10 @@ EXPOSURE = 15  # tenths, of 100; systemd-analyze security has the parts
 
 @pytest.mark.parametrize(("kind", "user"), [("system", "root"), ("user", "ada")])
 def test_systemd_has_nothing_to_say_against_the_units(machine, kind, user):
-    units = [f"/usr/local/lib/systemd/{kind}/{unit}" for unit in ("bgd.service", "bgd-launcher.service")]
+    units = [
+        f"/usr/local/lib/systemd/{kind}/{unit}"
+        for unit in ("bgd.service", "bgd.socket", "bgd-launcher.service")
+    ]
     wait_until(lambda: machine.attempt("test", "-d", f"/run/user/{USERS['ada']}/systemd").returncode == 0)
 
     assert machine.run("systemd-analyze", f"--{kind}", "verify", *units, user=user) == ""
