@@ -6,16 +6,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.launcher.children import LostChild
+from bgd.launcher.input import Input
 from bgd.launcher.logfile import LogFile
 from bgd.launcher.output import Output
-from bgd.launcher.process import read_process
+from bgd.launcher.problems import CannotStart
+from bgd.launcher.process import Process
 from bgd.launcher.records import Began, FirstProcess
 from bgd.launcher.running import Running
-from bgd.launcher.spawn import CannotStart, spawn
+from bgd.launcher.spawn import spawn
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree
 from bgd.wire.launching import Ended, Launch, Started, log_name
@@ -40,6 +43,7 @@ class Attempt:
         self._started_at = time.time()
         self._stop: tuple[Outcome, float] | None = None  # asked for before it ran: reason, grace
         self._asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_suspended = False  # asked for before it ran
         self._running: Running | None = None
 
     @property
@@ -59,6 +63,22 @@ class Attempt:
             self._stop = reason, grace
             self._asked.set_result(None)
 
+    def signal(self, signum: int, *, whole_tree: bool) -> None:
+        """Send its processes a signal; nothing before there are any."""
+        if self._running is not None:
+            self._running.signal(signum, whole_tree=whole_tree)
+
+    def suspend(self) -> None:
+        self._is_suspended = True
+        if self._running is not None:
+            self._running.suspend()
+
+    def go_on(self) -> None:
+        """Let it run again after `suspend`."""
+        self._is_suspended = False
+        if self._running is not None:
+            self._running.go_on()
+
     async def live(self) -> Ended:
         """Return how it ended, when nothing of it is left."""
         try:
@@ -71,6 +91,8 @@ class Attempt:
             return self._never_ran(self._stop[0] if self._stop else Outcome.CANCELLED, None)
         self._running = running
         self._started(self.state)
+        if self._is_suspended:
+            running.suspend()
         if self._stop is not None:
             running.stop(*self._stop)
         return await running.end()
@@ -102,28 +124,34 @@ class Attempt:
             pause = min(pause * 2, _LONGEST_PAUSE)
         return None
 
-    async def _try_to_start(self) -> Running:
+    async def _try_to_start(self) -> Running | None:
+        with closing(Input(self.launch, self._tools.state)) as given:
+            await given.begun(self._asked)
+            return await self._started_with(given) if self._stop is None else None
+
+    async def _started_with(self, given: Input) -> Running:
         launch, tools = self.launch, self._tools
         path = f"{tools.logs}/{log_name(launch.key.job, launch.key.attempt)}"
-        output = Output(LogFile(path, launch.log_cap, keeps_tail=not launch.log_kill, null=tools.null))
+        log_file = LogFile(path, launch.log_cap, keeps_tail=not launch.log_kill, null=tools.null)
+        output = Output(log_file, with_terminal=launch.pty)
+        nothing = output.job_end if launch.pty else tools.null
         try:
             since = elapsed()
             self._started_at = time.time()
             tools.journal.note(Began(launch.key, output.inode, since, self._started_at))
-            spawned = await spawn(launch, output.writer, tools.null, tools.state)
+            standard_input = nothing if given.fd is None else given.fd
+            spawned = await spawn(launch, standard_input, output.job_end, tools.state)
         except BaseException:
             output.close()
             raise
-        self._note_first_process(spawned.process.pid)
-        tree = Tree(launch.key, output.inode, since, spawned.process.pid)
+        if spawned.first is not None:
+            self._note_first_process(spawned.first)
+        tree = Tree(launch.key, output.channel, since, spawned.process.pid)
         return Running(launch, tools, spawned, output, tree, self._started_at, self._grew)
 
-    def _note_first_process(self, pid: int) -> None:
-        first = read_process(pid)
-        if first is None:  # it has ended and been reaped
-            return
+    def _note_first_process(self, first: Process) -> None:
         try:
-            self._tools.journal.note(FirstProcess(self.launch.key, pid, first.ticks))
+            self._tools.journal.note(FirstProcess(self.launch.key, first.pid, first.ticks))
         except OSError as error:  # it runs, so this must not look like a failed start; mark and pipe suffice
             log.warning("job %d: the journal cannot take its pid: %s", self.launch.key.job, error.strerror)
 

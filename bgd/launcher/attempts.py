@@ -55,9 +55,20 @@ class Attempts:
         self._tools.group.create_task(self._see_to_its_end(attempt))
 
     def stop(self, key: Key, grace: float) -> None:
-        known = self._known.get(key)
-        if isinstance(known, Attempt):
-            known.stop(Outcome.CANCELLED, grace)
+        if attempt := self._unended(key):
+            attempt.stop(Outcome.CANCELLED, grace)
+
+    def signal(self, key: Key, signum: int, *, whole_tree: bool) -> None:
+        if attempt := self._unended(key):
+            attempt.signal(signum, whole_tree=whole_tree)
+
+    def suspend(self, key: Key) -> None:
+        if attempt := self._unended(key):
+            attempt.suspend()
+
+    def go_on(self, key: Key) -> None:
+        if attempt := self._unended(key):
+            attempt.go_on()
 
     def interrupt(self) -> None:
         """End all that runs, and whatever is still asked for."""
@@ -110,6 +121,10 @@ class Attempts:
         self._line.tell(ended)
         if not self._running:
             self._idle()
+
+    def _unended(self, key: Key) -> Attempt | None:
+        known = self._known.get(key)
+        return known if isinstance(known, Attempt) else None
 
     def _note_growth(self, key: Key) -> None:
         if key in self._watched:

@@ -95,6 +95,27 @@ class Deadline:
         return self.at < other.at
 
 
+class Countdown:
+    """A deadline that can be made to stand still and to go on; `seconds` None: it never comes."""
+
+    def __init__(self, deadlines: Deadlines, seconds: float | None, callback: Callable[[], None]) -> None:
+        self._deadlines = deadlines
+        self._callback = callback
+        self._rest = seconds
+        self._deadline: Deadline | None = None
+        self.go_on()
+
+    def go_on(self) -> None:
+        if self._deadline is None and self._rest is not None:
+            self._deadline = self._deadlines.after(self._rest, self._callback)
+
+    def stand_still(self) -> None:
+        if self._deadline is not None:
+            self._rest = self._deadline.at - elapsed()
+            self._deadline.cancel()
+            self._deadline = None
+
+
 _WORTH_SWEEPING = 64  # dead entries below this are cheaper to keep than to sweep
 
 

@@ -9,17 +9,17 @@ import time
 
 from msgspec import Struct
 
-from bgd.launcher.process import SHORTAGES, Process, mark_of, pids, pipes_of, read_process
+from bgd.launcher.process import SHORTAGES, Channel, Process, channels_of, mark_of, pids, read_process
 
 log = logging.getLogger(__name__)
 
 
 class Look(Struct, frozen=True):
-    """The living at about one moment; `pipes` and `marks` only of those young enough to matter."""
+    """The living at about one moment; `channels` and `marks` only of those young enough to matter."""
 
     processes: dict[int, Process] = {}
     children: dict[int, list[Process]] = {}
-    pipes: dict[int, set[int]] = {}
+    channels: dict[int, set[Channel]] = {}
     marks: dict[int, str] = {}
 
 
@@ -31,7 +31,7 @@ class Looker:
         self._asked: list[tuple[int, asyncio.Future[Look]]] = []
 
     async def look(self, first_tick: int) -> Look:
-        """Return a look begun after this call, with pipes and marks of all started from `first_tick` on."""
+        """Return a look begun after this call, with channels and marks of all from `first_tick` on."""
         answer: asyncio.Future[Look] = asyncio.get_running_loop().create_future()
         self._asked.append((first_tick, answer))
         if len(self._asked) == 1:
@@ -83,7 +83,7 @@ async def _taken(first_tick: int) -> Look:
         look.processes[pid] = process
         look.children.setdefault(process.parent, []).append(process)
         if process.ticks >= first_tick:
-            look.pipes[pid] = pipes_of(pid)
+            look.channels[pid] = channels_of(pid)
             marked = mark_of(pid)
             if marked is not None:
                 look.marks[pid] = marked

@@ -31,7 +31,6 @@ from bgd.wire.launching import (
     Watch,
     Welcome,
     decode_to_launcher,
-    protocol_of,
 )
 
 log = logging.getLogger(__name__)
@@ -116,8 +115,6 @@ class Masters:
             self._greet(visitor, message)
         elif visitor is not self._master:
             raise ProtocolError("the first message must be a greeting")
-        elif protocol_of(message) > LAUNCHING_PROTOCOL:
-            raise ProtocolError(f"a message of launching protocol {protocol_of(message)}")
         else:
             self._obey(message)
 
@@ -172,14 +169,20 @@ class Masters:
         except OSError as error:  # it holds for this launcher's life all the same
             log.warning("the journal cannot take a supervisor's generation: %s", error.strerror)
 
-    def _obey(self, message: ToLauncher) -> None:
+    def _obey(
+        self, message: Launch | Stop | Signal | Suspend | Continue | Acknowledge | Watch | Goodbye
+    ) -> None:
         match message:
-            case Greeting() | Signal() | Suspend() | Continue():
-                raise AssertionError(message)  # answered before, or of a later protocol
             case Launch():
                 self._attempts.launch(message)
             case Stop():
                 self._attempts.stop(message.key, message.grace)
+            case Signal():
+                self._attempts.signal(message.key, message.signum, whole_tree=message.whole_tree)
+            case Suspend():
+                self._attempts.suspend(message.key)
+            case Continue():
+                self._attempts.go_on(message.key)
             case Acknowledge():
                 self._attempts.acknowledge(message.key)
             case Watch():

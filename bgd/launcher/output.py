@@ -1,4 +1,4 @@
-"""The pump: an attempt's output pipe, emptied into its log file a bounded amount at a time.
+"""The pump: an attempt's output pipe, or terminal, emptied into its log file a bounded amount at a time.
 
 The format of the files is described in bgd.launcher.logfile.
 """
@@ -14,26 +14,29 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from bgd.launcher.logfile import LogFile
+from bgd.launcher.process import Channel
+from bgd.launcher.terminal import Terminal
 
 
 class Output:
-    """The pipe that is a job's stdout and stderr.
+    """The pipe that is a job's stdout and stderr, or that the terminal which is them is emptied into."""
 
-    `writer` is for the job and closed by `begin`.
-    """
-
-    def __init__(self, log: LogFile) -> None:
-        """Make the pipe.
+    def __init__(self, log: LogFile, *, with_terminal: bool) -> None:
+        """Make pipe and terminal.
 
         Raises:
-            OSError: too many descriptors are open; may be tried again.
+            OSError: too many descriptors or terminals are open; may be tried again.
         """
         self.log = log
+        self._terminal: Terminal | None = None
         self._loop = asyncio.get_running_loop()
         self._moved: Callable[[], None] | None = None
         try:
-            self._reader, self.writer = _pipe()
+            if with_terminal:
+                self._terminal = Terminal()
+            self._reader, self._writer = _pipe()
         except OSError:
+            self._close_terminal()
             log.close()
             raise
         os.set_blocking(self._reader, False)  # the job's end stays as programs expect it
@@ -41,21 +44,37 @@ class Output:
         self._end: asyncio.Future[None] = self._loop.create_future()
 
     @property
+    def job_end(self) -> int:
+        """The descriptor for the job, good until `begin`."""
+        return self._writer if self._terminal is None else self._terminal.job_end
+
+    @property
     def inode(self) -> int:
         """What the pipe is called in /proc/PID/fd."""
         return os.fstat(self._reader).st_ino
 
+    @property
+    def channel(self) -> Channel:
+        """What shows that a process can write to it."""
+        return self.inode if self._terminal is None else self._terminal.channel
+
     def begin(self, moved: Callable[[], None]) -> None:
-        """Start pumping, as the job has its own copy of the writer; `moved` is called after each amount."""
-        self._close_writer()
+        """Start pumping, as the job has its own copy of its end; `moved` is called after each amount."""
         self._moved = moved
+        if self._terminal is None:
+            self._close_writer()
+        else:
+            self._loop.add_reader(self._terminal.screen, self._pump)
         self._loop.add_reader(self._reader, self._pump)
 
     def drain(self) -> bool:
-        """Move all that is there now and return whether the pipe is closed by all who could write to it.
+        """Move all that is there now and return whether it is closed by all who could write to it.
 
-        Moves a little more than a pipe holds, so that a writer that goes on does not hold up the loop.
+        Only after the job's first process ended. Moves a little more than a pipe holds, so that a writer
+        that goes on does not hold up the loop.
         """
+        if self._terminal is not None:
+            self._terminal.let_go()
         start = self.log.total
         while not self._end.done() and self._pump() and self.log.total - start <= _CHUNK:
             pass
@@ -67,12 +86,16 @@ class Output:
         return self._end.done()
 
     def close(self) -> None:
+        self._close_terminal()
         self._close_writer()
         self._close_reader()
         self.log.close()
 
     def _pump(self) -> bool:
         """Move one chunk and return whether there may be more."""
+        if self._terminal is not None and not self._terminal.relay(self._writer, _CHUNK):
+            self._close_terminal()
+            self._close_writer()
         try:
             count = self.log.take(self._reader, _CHUNK)
         except BlockingIOError:
@@ -93,10 +116,16 @@ class Output:
         with suppress(OSError):
             fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, _CHUNK)
 
+    def _close_terminal(self) -> None:
+        if self._terminal is not None:
+            self._loop.remove_reader(self._terminal.screen)
+            self._terminal.close()
+            self._terminal = None
+
     def _close_writer(self) -> None:
-        if self.writer >= 0:
-            os.close(self.writer)
-            self.writer = -1
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
 
     def _close_reader(self) -> None:
         if self._reader >= 0:

@@ -10,6 +10,13 @@ from pathlib import Path
 
 from bgd.wire.launching import Launch, NotStarted
 
+# not the job's fault, and it passes: no descriptors, processes, memory or disk left
+SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
+
+
+class CannotStart(Exception):
+    """The attempt cannot be started as it is; the message is the `problem` of its end."""
+
 
 def why_not_started(launch: Launch, error: OSError | ValueError) -> str:
     """Return the `problem` of an attempt whose spawn failed with `error`.
@@ -21,6 +28,15 @@ def why_not_started(launch: Launch, error: OSError | ValueError) -> str:
         kind, details = _problem(launch, error)
     except OSError:  # what is there changed while it was looked at: the kernel's own word must do
         kind, details = NotStarted.OTHER, f"{launch.argv[0]}: {error}"
+    return _one_line(kind, details)
+
+
+def no_input(path: str, reason: str) -> str:
+    """Return the `problem` of an attempt whose standard input cannot be had."""
+    return _one_line(NotStarted.NO_INPUT, f"{path}: {reason}")
+
+
+def _one_line(kind: NotStarted, details: str) -> str:
     # names come from strangers: a problem is one line whatever they hold
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in f"{kind}: {details}")
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from bgd.launcher.children import open_pidfd
 
 TICKS = os.sysconf("SC_CLK_TCK")  # of a second: the unit of start times in /proc
+Channel = int | tuple[int, int]  # a pipe's inode; device and inode of a terminal
 MARK = "BGD_RUN"  # the environment variable that names the attempt
 
 # no descriptor is to be had just now: says nothing of the process that was asked about
@@ -52,15 +53,19 @@ def pids() -> list[int]:
         return [int(entry.name) for entry in entries if entry.name.isdecimal()]
 
 
-def pipes_of(pid: int) -> set[int]:
-    """Return the inodes of all pipes the process has open; none where it may not be looked at."""
-    found: set[int] = set()
+def channels_of(pid: int) -> set[Channel]:
+    """Return all pipes and terminals the process has open; none where it may not be looked at."""
+    found: set[Channel] = set()
     with suppress(*_OUT_OF_SIGHT), os.scandir(f"/proc/{pid}/fd") as entries:
         for entry in entries:
             with suppress(*_OUT_OF_SIGHT):  # closed since it was listed
                 target = os.readlink(entry.path)  # noqa: PTH115  called too often for a Path
                 if target.startswith("pipe:["):
                     found.add(int(target[6:-1]))
+                elif target.startswith("/dev/pts/"):
+                    # the name alone may be that of another terminal, in a container
+                    status = os.stat(entry.path)  # noqa: PTH116  called too often for a Path
+                    found.add((status.st_dev, status.st_ino))
     return found
 
 

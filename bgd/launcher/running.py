@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from bgd.core.job import Outcome
+from bgd.launcher.deadlines import Countdown
 from bgd.launcher.ladder import Ladder
 from bgd.launcher.output import Output
 from bgd.launcher.spawn import Spawned
+from bgd.launcher.suspension import Suspension
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree
 from bgd.wire.calls import MAX_DOCUMENT
 from bgd.wire.launching import Ended, Launch
+
+log = logging.getLogger(__name__)
 
 
 class Running:
@@ -36,11 +41,16 @@ class Running:
         self._result = spawned.result
         self._output = output
         self._tree = tree
+        self._first = spawned.first
         self._started_at = started_at
         self._grew = grew
         self._reason: Outcome | None = None  # why it is to end, as the first said who asked
         self._ladder: Ladder | None = None
         self._descent: asyncio.Task[Exception | None] | None = None
+        self._suspension = Suspension(tree, tools.looker)
+        self._limit = Countdown(
+            tools.deadlines, launch.timeout or None, lambda: self.stop(Outcome.TIMEOUT, launch.grace)
+        )
         output.begin(self._output_moved)
 
     @property
@@ -56,15 +66,35 @@ class Running:
         self._reason = self._reason or reason
         self._bring_down(grace)
 
+    def signal(self, signum: int, *, whole_tree: bool) -> None:
+        """Send a signal to the first process or to all of the tree; nothing once the first has ended."""
+        if self._first is None or self._process.returncode is not None:
+            return
+        if whole_tree:
+            self._begin(self._tree.tell_all(self._tools.looker, signum))
+        else:
+            self._tree.tell(self._first, signum)
+
+    def suspend(self) -> None:
+        """Stop the whole tree and the time limit; may be said again. Who is being ended is not suspended."""
+        if self._ladder is None and self._process.returncode is None:
+            self._suspension.is_on = True
+            self._limit.stand_still()
+            self._begin(self._suspension.carry_out())
+
+    def go_on(self) -> None:
+        """Undo `suspend`, and nothing else."""
+        if self._suspension.is_on:
+            self._suspension.is_on = False
+            self._limit.go_on()
+            self._begin(self._suspension.carry_out())
+
     async def end(self) -> Ended:
         """Return how the first process ended, when nothing of the tree is left."""
-        limit = self._launch.timeout
-        grace = self._launch.grace
-        timeout = limit and self._tools.deadlines.after(limit, lambda: self.stop(Outcome.TIMEOUT, grace))
         code = await self._process.wait()
         finished_at = time.time()
-        if timeout:
-            timeout.cancel()
+        self._suspension.is_on = False
+        self._limit.stand_still()
         await self._end_leftovers()
         self._output.drain()
         self._output.close()
@@ -83,10 +113,20 @@ class Running:
 
     def _bring_down(self, grace: float) -> None:
         if self._ladder is None:
+            self._suspension.is_on = False  # the ladder lets those go on that it tells to end
             self._ladder = Ladder(self._tree, self._tools.looker, self._tools.deadlines, grace)
             self._descent = self._tools.group.create_task(self._descend(self._ladder))
         else:
             self._ladder.hasten(grace)
+
+    def _begin(self, doing: Coroutine[None, None, None]) -> None:
+        self._tools.group.create_task(self._tried(doing))
+
+    async def _tried(self, doing: Coroutine[None, None, None]) -> None:
+        try:
+            await doing
+        except Exception:  # the group of tasks would end every job for it
+            log.exception("job %d: its launcher could not do as it was asked", self._launch.key.job)
 
     async def _descend(self, ladder: Ladder) -> Exception | None:
         """Return what went wrong, for `end` to raise: the group of tasks would end every job for it."""

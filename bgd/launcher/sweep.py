@@ -54,7 +54,7 @@ async def end_strays(store: str, tools: Tools) -> None:
 
 
 async def _end_marked(key: Key, tools: Tools) -> None:
-    tree = Tree(key, pipe=None, since=0.0, pid=None)
+    tree = Tree(key, channel=None, since=0.0, pid=None)
     await Ladder(tree, tools.looker, tools.deadlines, grace=0.0).bring_down()
 
 

@@ -1,8 +1,8 @@
 """A whole process tree: who belongs to an attempt, however it tried to get away.
 
 A process belongs to an attempt if it is of the first process's group or session, holds the attempt's output
-pipe, carries its mark in the environment, or descends from one that does. Nothing older than the attempt
-ever does: a service that was handed the pipe is not of its tree.
+pipe or terminal, carries its mark in the environment, or descends from one that does. Nothing older than the
+attempt ever does: a service that was handed the pipe is not of its tree.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import re
 import signal
 from contextlib import suppress
 
-from bgd.launcher.look import Look
-from bgd.launcher.process import SHORTAGES, TICKS, Process, send
+from bgd.launcher.look import Look, Looker
+from bgd.launcher.process import SHORTAGES, TICKS, Channel, Process, send
 from bgd.wire.launching import Key
 
 log = logging.getLogger(__name__)
@@ -35,19 +35,19 @@ def key_of(mark: str) -> Key | None:
 class Tree:
     """What is known of one attempt's processes.
 
-    `pipe`: inode of its output, `pid`: the first process, each None where nobody knows; `since`: elapsed
+    `channel`: its output, `pid`: the first process, each None where nobody knows; `since`: elapsed
     clock, before the first process was started. `ticks`: that one's start time, to be given where this
     launcher is not its parent, so that the pid alone proves nothing.
     """
 
     def __init__(
-        self, key: Key, pipe: int | None, since: float, pid: int | None, ticks: int | None = None
+        self, key: Key, channel: Channel | None, since: float, pid: int | None, ticks: int | None = None
     ) -> None:
         self.key = key
         self.first_tick = math.floor(since * TICKS) - 1  # the kernel and this clock round differently
         self.was_signalled = False  # the first process, while it lived
         self._mark = mark(key)
-        self._pipe = pipe
+        self._channel = channel
         self._pid = pid
         self._ticks = ticks
         # while the group has a process, even a dead one, its number is not another's
@@ -100,6 +100,21 @@ class Tree:
         self.was_signalled |= was_there and process.pid == self._pid
         return True
 
+    async def tell_all(self, looker: Looker, signum: int) -> None:
+        """Send every member a signal as it is, however often that was done before."""
+        for process in self.living(await looker.look(self.first_tick)):
+            self.tell(process, signum)
+
+    def tell(self, process: Process, signum: int) -> None:
+        """Send one process a signal as it is; who is gone hears nothing."""
+        try:
+            send(process, signum)
+        except OSError as error:
+            log.warning(
+                "job %d: cannot send signal %d to process %d: %s",
+                *(self.key.job, signum, process.pid, error.strerror),
+            )
+
     def kill_group(self) -> None:
         """Kill what is surely the first process's group, without looking; for when looking failed."""
         if self._has_group and self._pid is not None:
@@ -111,7 +126,7 @@ class Tree:
         return process.ticks >= self.first_tick and (
             self._found.get(process.pid) == process.ticks
             or (self._has_group and self._is_of_group(process))
-            or self._pipe in look.pipes.get(process.pid, ())
+            or self._channel in look.channels.get(process.pid, ())
             or look.marks.get(process.pid) == self._mark
         )
 

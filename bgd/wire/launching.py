@@ -16,7 +16,7 @@ from msgspec import Struct
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 
-LAUNCHING_PROTOCOL = 1
+LAUNCHING_PROTOCOL = 2
 OLDEST_LAUNCHING_PROTOCOL = 1  # that a supervisor still speaks to a launcher
 MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours; a spec with arguments and environment fits amply
 JOBS_PER_FOLDER = 1000

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bgd.launcher.process import Process, hold, mark_of, pipes_of, read_process, send
+from bgd.launcher.process import Process, channels_of, hold, mark_of, read_process, send
 from tests.launcher.host import is_alive
 from tests.support import wait_until
 
@@ -41,7 +41,7 @@ def test_a_process_is_described_by_who_it_belongs_to(child):
     assert found.group == found.session == child.pid
     assert not found.is_dead
     assert mark_of(child.pid) == "store.1.1"
-    assert os.fstat(child.stdout.fileno()).st_ino in pipes_of(child.pid)
+    assert os.fstat(child.stdout.fileno()).st_ino in channels_of(child.pid)
 
 
 def test_a_name_of_blanks_and_parentheses_confuses_nothing(tmp_path):
@@ -59,7 +59,7 @@ def test_a_process_that_has_ended_is_dead_and_then_gone(child):
     wait_until(lambda: seen(child).is_dead)
     child.wait()
     assert read_process(child.pid) is None
-    assert pipes_of(child.pid) == set()
+    assert channels_of(child.pid) == set()
     assert mark_of(child.pid) is None
 
 

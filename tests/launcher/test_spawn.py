@@ -136,6 +136,43 @@ def test_input_leaves_no_file_behind(host, supervisor):
 WRITE_RESULT = "import os, sys; os.write(int(os.environ['BGD_RESULT_FD']), b'r' * int(sys.argv[1]))"
 
 
+def test_a_file_is_read_that_it_would_find_itself(host, supervisor, tmp_path):
+    (tmp_path / "lines").write_bytes(b"one\ntwo\n")
+
+    assert output(host, supervisor, "cat", stdin_path=str(tmp_path / "lines")) == "one\ntwo\n"
+    assert output(host, supervisor, "cat", stdin_path="lines", cwd=str(tmp_path)) == "one\ntwo\n"
+
+
+def test_a_fifo_is_waited_for_and_holds_up_nobody_else(host, supervisor, tmp_path):
+    os.mkfifo(fifo := tmp_path / "fifo")
+    waiting = supervisor.launch("cat", stdin_path=str(fifo))
+    never = supervisor.launch("cat", stdin_path=str(fifo))
+    assert supervisor.run("true").outcome is Outcome.SUCCEEDED
+    supervisor.say(Stop(never, 0.0))
+    assert supervisor.ended(never).outcome is Outcome.CANCELLED
+
+    fifo.write_text("hello\n")
+
+    assert supervisor.ended(waiting).outcome is Outcome.SUCCEEDED
+    assert host.output(waiting) == b"hello\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/nowhere/to\nbe found", r"/nowhere/to\nbe found: No such file or directory"),
+        ("/etc", "/etc: it is a directory"),
+        ("launcher.sock", "launcher.sock: No such device or address"),
+        ("a\0b", r"a\x00b: embedded null byte"),
+    ],
+)
+def test_an_input_that_cannot_be_opened_is_named(host, supervisor, path, reason):
+    end = supervisor.run("cat", stdin_path=path, cwd=str(host.state))
+
+    assert end.outcome is Outcome.NOT_STARTED
+    assert end.problem == f"no input: {reason}"
+
+
 def test_a_result_comes_back_with_the_end(supervisor):
     assert supervisor.run(sys.executable, "-c", WRITE_RESULT, "5", result=True).result == b"rrrrr"
 

@@ -1,0 +1,69 @@
+"""The terminal of a job that asked for one: nobody looks at it and nobody types, its output is logged."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import termios
+
+from bgd.launcher.process import Channel
+
+log = logging.getLogger(__name__)
+
+LINES, COLUMNS = 24, 80  # what programs expect of a terminal that says nothing else
+KIND = "xterm"  # TERM of a job that has none: its caller had no terminal
+
+
+class Terminal:
+    """A pseudo-terminal. The job has `job_end`, and what it writes there is to be taken by `relay`.
+
+    This process keeps `job_end` open until `let_go`: a program that closes all of its own, to reopen
+    /dev/tty later, must not be taken for the end of the output.
+    """
+
+    def __init__(self) -> None:
+        """Open it.
+
+        Raises:
+            OSError: of the machine, as when it has no more terminals.
+        """
+        self.screen, self.job_end = os.openpty()  # which leaves this process without controlling terminal
+        os.set_blocking(self.screen, False)
+        termios.tcsetwinsize(self.job_end, (LINES, COLUMNS))
+        status = os.fstat(self.job_end)
+        self.channel: Channel = (status.st_dev, status.st_ino)
+
+    def relay(self, pipe: int, most: int) -> bool:
+        """Move what there is now and the pipe has room for, at most so many bytes; False: it is at its end.
+
+        The kernel hands out a few KiB at a time, so a flood takes many turns.
+        """
+        try:
+            os.splice(self.screen, pipe, most, flags=os.SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            if error.errno != errno.EIO:  # which only says that everybody closed it
+                log.warning("a job's terminal is hung up, as it cannot be read: %s", error.strerror)
+            return False
+        return True
+
+    def let_go(self) -> None:
+        """Close this process's copy of the job's end."""
+        if self.job_end >= 0:
+            os.close(self.job_end)
+            self.job_end = -1
+
+    def close(self) -> None:
+        """Hang up: whoever still has the job's end reads and writes no more."""
+        self.let_go()
+        if self.screen >= 0:
+            os.close(self.screen)
+            self.screen = -1
+
+
+def take_control() -> None:
+    """Make stdout the controlling terminal of this process, which leads a session and has none yet."""
+    fcntl.ioctl(1, termios.TIOCSCTTY, 0)

@@ -1,0 +1,169 @@
+"""Signals a person sends, and jobs a person suspends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from bgd.core.job import Outcome
+from bgd.wire.launching import Continue, Signal, Stop, Suspend
+from tests.launcher.host import PATIENCE, is_alive, pids_in, written
+from tests.support import wait_until
+
+TREE = """
+sleep 101 & echo $! > {folder}/pids
+setsid sh -c 'echo $$ >> {folder}/pids; exec sleep 102' &
+while test $(wc -l < {folder}/pids) != 2; do :; done
+echo $$ >> {folder}/pids; mv {folder}/pids {folder}/all
+while ! test -e {folder}/enough; do :; done
+kill -KILL $(head -n 2 {folder}/all)
+"""
+
+
+def state_of(pid):
+    """Return the letter of /proc/PID/stat."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def start_tree(supervisor, folder, **options):
+    """Start a job of three processes, one of them in another session; return its key and their pids."""
+    key = supervisor.launch("sh", "-c", TREE.format(folder=folder), **options)
+    return key, [int(pid) for pid in written(folder / "all").split()]
+
+
+def all_stopped(pids):
+    return all(state_of(pid) == "T" for pid in pids)
+
+
+def none_stopped(pids):
+    return all(state_of(pid) != "T" for pid in pids)
+
+
+# --- signals --------------------------------------------------------------------------------------------
+
+
+def test_a_signal_reaches_the_first_process_or_the_whole_tree(host, supervisor, tmp_path):
+    waits = f"while ! test -e {tmp_path}/enough; do :; done"
+    child = f"trap 'echo child' USR1; echo > {tmp_path}/here; {waits}"
+    parent = f"trap 'echo parent' USR1; setsid sh -c \"{child}\" & {waits}; wait"
+    key = supervisor.launch("sh", "-c", parent)
+    written(tmp_path / "here")
+
+    supervisor.say(Signal(key, signal.SIGUSR1))
+    wait_until(lambda: host.output(key) == b"parent\n")
+    supervisor.say(Signal(key, signal.SIGUSR1, whole_tree=True))
+    wait_until(lambda: sorted(host.output(key).split()) == [b"child", b"parent", b"parent"])
+
+    supervisor.say(Signal(key, 99))
+    (tmp_path / "enough").touch()
+    assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
+    assert "cannot send signal 99" in host.said
+
+
+def test_a_job_that_a_person_s_signal_ended_ended_by_that_signal(supervisor):
+    key = supervisor.launch("sleep", "100")
+    supervisor.started(key)
+
+    supervisor.say(Signal(key, signal.SIGTERM))
+
+    end = supervisor.ended(key)
+    assert (end.outcome, end.signal) == (Outcome.SIGNAL, signal.SIGTERM)
+    supervisor.say(Signal(key, signal.SIGTERM), Suspend(key), Continue(key))  # to nobody
+    assert supervisor.run("true").outcome is Outcome.SUCCEEDED
+
+
+# --- suspending -----------------------------------------------------------------------------------------
+
+
+def test_a_suspended_tree_stands_still_until_it_is_let_go_on(host, supervisor, tmp_path):
+    key, pids = start_tree(supervisor, tmp_path)
+
+    supervisor.say(Suspend(key))
+    wait_until(lambda: all_stopped(pids))
+    successor = host.supervise(generation=2)
+    successor.say(Suspend(key))  # as adopting it does
+    assert successor.run("true").outcome is Outcome.SUCCEEDED
+    assert all_stopped(pids)
+
+    successor.say(Continue(key))
+    wait_until(lambda: none_stopped(pids))
+    (tmp_path / "enough").touch()
+    assert successor.ended(key).outcome is Outcome.SUCCEEDED
+
+
+def test_a_job_that_keeps_forking_is_suspended_to_the_last_process(supervisor, tmp_path):
+    word = f"forks-in-{tmp_path}"
+    script = f"echo > {tmp_path}/here; while :; do sh -c ': {word}; sleep 0.05' & done"
+    key = supervisor.launch("sh", "-c", script)
+    written(tmp_path / "here")
+
+    supervisor.say(Suspend(key))
+
+    # whoever waits for a child between vfork and exec, which is stopped there, cannot run and shows a D
+    wait_until(lambda: all(state_of(pid) in "TDZ" for pid in pids_in(word)))
+    pids = pids_in(word)
+    assert supervisor.run("sleep", "0.3").outcome is Outcome.SUCCEEDED
+    assert pids_in(word) == pids
+    supervisor.say(Stop(key, 0.0))
+    assert supervisor.ended(key).outcome is Outcome.CANCELLED
+
+
+def test_the_time_limit_stands_still_with_the_job(supervisor):
+    key = supervisor.launch("sleep", "100", timeout=0.4)
+    supervisor.say(Suspend(key))  # in the same breath: it has no process yet
+    pid = supervisor.started(key).pid
+    wait_until(lambda: all_stopped([pid]))
+
+    assert supervisor.run("sleep", "0.6").outcome is Outcome.SUCCEEDED
+    assert is_alive(pid)
+
+    supervisor.say(Continue(key))
+    assert supervisor.ended(key).outcome is Outcome.TIMEOUT
+
+
+def test_a_suspended_job_that_is_stopped_can_act_on_it(host, supervisor, tmp_path):
+    script = f"trap 'echo ended; exit 3' TERM; echo > {tmp_path}/here; while :; do sleep 0.02; done"
+    key = supervisor.launch("sh", "-c", script)
+    written(tmp_path / "here")
+    pid = supervisor.started(key).pid
+    supervisor.say(Suspend(key))
+    wait_until(lambda: all_stopped([pid]))
+
+    supervisor.say(Stop(key, PATIENCE), Suspend(key))  # who is being ended is not suspended
+
+    end = supervisor.ended(key)
+    assert (end.outcome, end.exit_code) == (Outcome.CANCELLED, 3)
+    assert host.output(key).endswith(b"ended\n")
+
+
+def test_who_was_stopped_by_somebody_else_is_not_let_go_on(supervisor, tmp_path):
+    key, pids = start_tree(supervisor, tmp_path)
+    os.kill(pids[0], signal.SIGSTOP)
+    wait_until(lambda: all_stopped(pids[:1]))
+
+    supervisor.say(Continue(key))
+
+    assert supervisor.run("true").outcome is Outcome.SUCCEEDED
+    assert state_of(pids[0]) == "T"
+    supervisor.say(Stop(key, 0.0))
+    supervisor.ended(key)
+
+
+def test_suspended_jobs_do_not_outlive_their_launcher_s_successor_s_sweep(host, supervisor, tmp_path):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "terminal").mkdir()
+    trees = [
+        start_tree(supervisor, tmp_path / "plain"),
+        start_tree(supervisor, tmp_path / "terminal", pty=True),
+    ]
+    supervisor.say(*(Suspend(key) for key, _ in trees))
+    wait_until(lambda: all(all_stopped(pids) for _, pids in trees))
+
+    host.kill()
+    host.start()
+    successor = host.supervise(generation=2)
+
+    for key, pids in trees:
+        assert successor.snapshot[key].outcome is Outcome.UNKNOWN
+        assert not [pid for pid in pids if is_alive(pid)]

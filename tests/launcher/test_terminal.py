@@ -1,0 +1,127 @@
+"""A job that was given a terminal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bgd.core.job import Outcome
+from bgd.wire.launching import NotStarted, Stop
+from tests.launcher.host import PATIENCE, is_alive, written
+from tests.support import wait_until
+
+LOOKS_AROUND = """
+import os, sys
+own = os.ttyname(1)
+print([os.isatty(fd) and os.ttyname(fd) == own for fd in (0, 1, 2)], os.get_terminal_size())
+print(os.tcgetpgrp(os.open("/dev/tty", os.O_RDWR)) == os.getpgrp() == os.getpid(), os.environ["TERM"])
+print(sorted(os.listdir("/proc/self/fd")))
+"""
+
+
+def test_it_is_its_controlling_terminal_and_its_three_descriptors(host, supervisor):
+    key = supervisor.launch(sys.executable, "-I", "-c", LOOKS_AROUND, pty=True)
+
+    assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
+    assert host.output(key).decode().split("\r\n") == [
+        "[True, True, True] os.terminal_size(columns=80, lines=24)",
+        "True xterm",
+        "['0', '1', '2', '3', '4']",  # its own /dev/tty, and the folder it lists
+        "",
+    ]
+
+
+def test_its_kind_of_terminal_and_its_input_may_be_given(host, supervisor, tmp_path):
+    env = {"PATH": os.environ["PATH"], "TERM": "dumb"}
+    (tmp_path / "file").write_text("from the file\n")
+    script = "test ! -t 0 && test -t 1 || exit 9; cat; echo $TERM"
+
+    said = supervisor.launch("sh", "-c", script, pty=True, env=env, stdin=b"said\n")
+    read = supervisor.launch("sh", "-c", script, pty=True, env=env, stdin_path=str(tmp_path / "file"))
+
+    supervisor.all_ended([said, read])
+    assert host.output(said) == b"said\r\ndumb\r\n"
+    assert host.output(read) == b"from the file\r\ndumb\r\n"
+
+
+def test_a_flood_is_kept_to_the_last_byte_and_to_the_cap(host, supervisor):
+    whole = supervisor.launch("seq", "100000", pty=True)
+    capped = supervisor.launch("seq", "100000", pty=True, log_cap=40_000)
+    killed = supervisor.launch("yes", pty=True, log_cap=40_000, log_kill=True)
+
+    ends = supervisor.all_ended([whole, capped, killed])
+
+    numbers = b"".join(b"%d\r\n" % number for number in range(1, 100_001))
+    assert host.output(whole) == numbers
+    assert [end.log_bytes for end in ends[:2]] == [len(numbers)] * 2
+    assert sum(piece.stat().st_size for piece in pieces_of(host.log(capped))) <= 40_000
+    assert ends[2].outcome is Outcome.LOG_LIMIT
+    assert len(host.output(killed)) == 40_000
+
+
+def test_nobody_types_and_a_stop_is_as_for_any_job(host, supervisor, tmp_path):
+    script = f"trap 'echo ended; exit 3' TERM; echo here > {tmp_path}/here; read line; echo $line"
+    key = supervisor.launch("sh", "-c", script, pty=True)
+    written(tmp_path / "here")
+
+    supervisor.say(Stop(key, PATIENCE))
+
+    end = supervisor.ended(key)
+    assert (end.outcome, end.exit_code) == (Outcome.CANCELLED, 3)
+    assert host.output(key) == b"ended\r\n"
+
+
+def test_it_may_let_go_of_its_terminal_and_write_to_it_later(host, supervisor, tmp_path):
+    os.mkfifo(tmp_path / "go")
+    waits = f"echo > {tmp_path}/here; read line < {tmp_path}/go"
+    script = f"exec < /dev/null > /dev/null 2>&1; {waits}; echo back > /dev/tty"
+    key = supervisor.launch("sh", "-c", script, pty=True)
+    written(tmp_path / "here")
+
+    (tmp_path / "go").write_text("\n")
+
+    assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
+    assert host.output(key) == b"back\r\n"
+
+
+def test_who_holds_on_to_the_terminal_is_ended_and_nobody_with_another(supervisor, tmp_path):
+    ours, theirs = os.openpty()
+    # neither its session, its mark nor its parent tell whose it is
+    hides = f"setsid env -i sh -c 'echo $$ > {tmp_path}/pid; exec sleep 100'"
+    script = f"{hides} & while ! test -s {tmp_path}/pid; do :; done"
+    with subprocess.Popen(["sleep", "100"], stdin=theirs, stdout=theirs, stderr=theirs) as bystander:
+        end = supervisor.run("sh", "-c", script, pty=True)
+
+        assert end.outcome is Outcome.SUCCEEDED
+        assert not is_alive(int(written(tmp_path / "pid")))
+        assert bystander.poll() is None
+        bystander.kill()
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_program_that_is_not_there_is_named_as_ever(supervisor):
+    end = supervisor.run("/nowhere/program", pty=True)
+
+    assert end.outcome is Outcome.NOT_STARTED
+    assert end.problem == f"{NotStarted.NO_PROGRAM}: /nowhere/program"
+
+
+def test_terminals_leave_no_descriptor_behind(host, supervisor):
+    supervisor.run("true", pty=True)
+    before = descriptors(host)
+
+    supervisor.all_ended([supervisor.launch("true", pty=True) for _ in range(20)])
+    supervisor.run("/nowhere/program", pty=True)
+
+    wait_until(lambda: descriptors(host) == before)
+
+
+def pieces_of(log):
+    return [piece for piece in log.parent.glob(f"{log.name}*") if piece.suffix != ".times"]
+
+
+def descriptors(host):
+    return sorted(Path(f"/proc/{host.launchers[-1].pid}/fd").iterdir())
