@@ -5,14 +5,14 @@ from __future__ import annotations
 import codecs
 import re
 
+from bgd.harmless import CONTROL, CONTROL_OF_ORDER, one_line, symbol_of
+
+__all__ = ["HarmlessText", "in_passing", "one_line", "without_colors"]
+
 # ESC [ ... m sets colours and is let through; any other sequence could move, hide, retitle or answer
 _COLOR = r"\x1b\[[0-9;:]{0,64}m"
 _BEGUN = re.compile(r"(?:\x1b(?:\[[0-9;:]{0,64})?|\r)\Z")
-_CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
-_CONTROL_OF_ORDER = "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # bidi marks, odd line ends
-_SPECIAL = re.compile(rf"{_COLOR}|\r\n|[{_CONTROL}{_CONTROL_OF_ORDER}]")
-_SYMBOLS = 0x2400  # Unicode's pictures of the C0 characters
-_DELETE = "\x7f"
+_SPECIAL = re.compile(rf"{_COLOR}|\r\n|[{CONTROL}{CONTROL_OF_ORDER}]")
 _MOST_IN_PASSING = 300  # characters
 
 
@@ -33,11 +33,6 @@ class HarmlessText:
         return _SPECIAL.sub(_shown, text)
 
 
-def one_line(text: str) -> str:
-    """Return a text of strangers, as a name or an argument, with all that is special in it visible."""
-    return re.sub(rf"[{_CONTROL}\t\n{_CONTROL_OF_ORDER}]", _shown, text)
-
-
 def in_passing(text: str) -> str:
     """Return a text of strangers for a place within a sentence: visible, and cut if it is long."""
     text = one_line(text)
@@ -55,11 +50,7 @@ def _shown(match: re.Match[str]) -> str:
         return "\n"
     if len(found) > 1 and not _conceals(found):
         return found  # a colour
-    if len(found) > 1:
-        return chr(_SYMBOLS + 0x1B) + found[1:]
-    if found < " ":
-        return chr(_SYMBOLS + ord(found))
-    return "\N{SYMBOL FOR DELETE}" if found == _DELETE else f"<U+{ord(found):04X}>"
+    return symbol_of(found[0]) + found[1:]
 
 
 def _conceals(sequence: str) -> bool:

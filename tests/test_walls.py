@@ -37,13 +37,15 @@ ROOMS = {
     "bgd/errors.py": PURE,
     "bgd/systemd.py": STANDARD,
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
+    "bgd/harmless.py": STANDARD,
+    "bgd/words.py": f"{STANDARD} bgd.harmless bgd.wire.views",
     **dict.fromkeys(
         ["bgd/config.py", "bgd/places.py", "bgd/settings.py", "bgd/units.py", "bgd/values.py"],
         f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.requests.ShutdownMode",
     ),
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.wire",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.wire.replies"
+    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.harmless bgd.words bgd.wire.replies"
     " bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
 }
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgctl.show import brief, iso_time, local_time
+from bgctl.show import local_time
+from bgd.words import brief, iso_time
 
 
 @pytest.mark.parametrize(

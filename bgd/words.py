@@ -1,0 +1,71 @@
+"""Jobs in words: JSON with the keys that programs rely on; durations and command lines for people."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from datetime import UTC, datetime
+
+from bgd.harmless import one_line
+from bgd.wire.views import AttemptView, JobView
+
+_SHORT = 10  # seconds, below which a decimal matters
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+
+
+def job_as_json(view: JobView) -> dict[str, object]:
+    """Return a job with the keys that programs rely on."""
+    arguments = json.loads(view.arguments) if view.arguments else {}
+    fields: dict[str, object] = {}
+    for name in view.__struct_fields__:
+        if name == "arguments":
+            fields["args"], fields["kwargs"] = arguments.get("args"), arguments.get("kwargs")
+        else:
+            fields[name] = _for_json(name, getattr(view, name))
+    return fields
+
+
+def attempt_as_json(attempt: AttemptView) -> dict[str, object]:
+    fields = {name: _for_json(name, getattr(attempt, name)) for name in attempt.__struct_fields__}
+    if attempt.error is not None:
+        fields["error"] = {name: getattr(attempt.error, name) for name in attempt.error.__struct_fields__}
+    return fields
+
+
+def iso_time(at: float | None) -> str | None:
+    """Return an instant as ISO 8601 in UTC, to the millisecond."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def brief(seconds: float) -> str:
+    """Return a duration in its two largest units, as "2h5m"; a short one as "12ms" or "3.5s"."""
+    if seconds < 1:
+        return f"{max(0.0, seconds) * 1000:.0f}ms"
+    if seconds < _SHORT:
+        return f"{seconds:.1f}s"
+    rest, words = round(seconds), []
+    for size, unit in _UNITS:
+        count, rest = divmod(rest, size)
+        if count:
+            words.append(f"{count}{unit}")
+        elif words:
+            break
+    return "".join(words[:2])
+
+
+def command_line(view: JobView) -> str:
+    """Return what the job runs, on one line, so that a shell would understand it."""
+    if view.argv is not None:
+        return one_line(shlex.join(view.argv))
+    arguments = json.loads(view.arguments) if view.arguments else {}
+    words = [json.dumps(each, ensure_ascii=False) for each in arguments.get("args", [])]
+    words += [
+        f"{name}={json.dumps(each, ensure_ascii=False)}" for name, each in arguments.get("kwargs", {}).items()
+    ]
+    return one_line(f"{view.target}({', '.join(words)})")
+
+
+def _for_json(name: str, value: object) -> object:
+    return iso_time(value) if name.endswith("_at") and isinstance(value, float) else value
