@@ -1,4 +1,4 @@
-"""info and shutdown: the daemon itself."""
+"""info, dashboard and shutdown: the daemon itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 
 import click
 
+from bgctl.codes import REFUSED
 from bgctl.common import client, common, say, verb
 from bgctl.show import iso_time, local_time, print_json
 from bgd.wire.replies import Info
@@ -29,6 +30,32 @@ def info_command(*, pid: bool) -> int:
     else:
         for label, value in _sheet(info):
             click.echo(f"{label:<11}{value}")
+    return 0
+
+
+@verb(
+    "dashboard",
+    "bgctl dashboard",
+    "bgctl dashboard --open",
+)
+@click.option("--open", "is_to_open", is_flag=True, help="Open it in your browser.")
+def dashboard_command(*, is_to_open: bool) -> int:
+    """Print a link that logs your browser in to the daemon's pages.
+
+    It works once, and for a minute; the browser stays logged in for eight hours.
+    """
+    with client() as daemon:
+        link = daemon.login_link()
+    if common().json:
+        print_json({"url": link})
+    else:
+        click.echo(link)
+    if is_to_open:
+        import webbrowser  # noqa: PLC0415 - it is slow to import
+
+        if not webbrowser.open(link):
+            say("no browser can be opened here: open the link yourself")
+            return REFUSED
     return 0
 
 
@@ -72,6 +99,7 @@ def _sheet(info: Info) -> list[tuple[str, object]]:
         ("started", local_time(info.started_at, time.time())),
         ("socket", info.socket),
         ("state", info.state_dir),
+        ("pages", info.http or "none"),
         ("config", info.config or "built-in defaults"),
         ("slots", f"{info.running} of {info.slots} taken"),
         ("jobs", counts or "none"),

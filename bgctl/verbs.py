@@ -20,6 +20,7 @@ _HOME = {
     "cancel": "acting",
     "retry": "acting",
     "info": "daemon",
+    "dashboard": "daemon",
     "shutdown": "daemon",
 }
 _ALIASES = {"ls": "list", "status": "show"}

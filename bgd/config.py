@@ -13,12 +13,12 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from bgd import values
+from bgd.addresses import MAX_SOCKET_PATH, HttpConfig, http_config
 from bgd.core.job import Backoff, QueueName, Retries, RetryPolicy, Share
 from bgd.core.target import problem_with_entry
 from bgd.errors import ConfigError
 from bgd.places import SYSTEM, Places, home_of, own_places, places_in
 from bgd.settings import ANY, Schema, Setting, from_environment, from_file, read
-from bgd.units import format_duration, parse_duration, parse_size
 from bgd.wire.requests import ShutdownMode
 
 __all__ = [
@@ -30,14 +30,11 @@ __all__ = [
     "QueueConfig",
     "SecurityConfig",
     "client_sockets",
-    "format_duration",
     "load",
-    "parse_duration",
-    "parse_size",
 ]
 
 MAX_SLOTS = 10_000
-MAX_SOCKET_PATH = 107  # bytes: sun_path of linux/un.h, less its NUL
+PORTS = 20  # that a user's daemon tries for its pages
 MIN_LOG = 1_000  # bytes; less would keep no line whole
 ANY_COMMAND = "*"
 
@@ -76,6 +73,7 @@ class Config(Struct, frozen=True, kw_only=True):
     """Everything the configuration decides. Paths are absolute, durations seconds."""
 
     daemon: DaemonConfig
+    http: HttpConfig
     retry: RetryPolicy  # of class jobs
     retry_commands: RetryPolicy
     security: SecurityConfig
@@ -153,6 +151,7 @@ _RETRY_KEYS = {name: None for name in RetryPolicy.__struct_fields__ if name != "
 
 SCHEMA: Schema = {
     "daemon": dict.fromkeys(DaemonConfig.__struct_fields__),
+    "http": {"listen": None, "auth": None},
     "retry": {**_RETRY_KEYS, "commands": _RETRY_KEYS},
     "security": dict.fromkeys(SecurityConfig.__struct_fields__),
     "python": dict.fromkeys(PythonConfig.__struct_fields__),
@@ -165,12 +164,14 @@ _ON_LIMIT: dict[str, Literal["truncate", "kill"]] = {"truncate": "truncate", "ki
 
 
 def _config(found: Mapping[str, Setting], places: Places, home: str, source: str | None) -> Config:
+    ports = 1 if places is SYSTEM else PORTS  # who looks for the machine's pages, as a proxy, knows one
     state_dir = read(found, "daemon.state_dir", values.path(home), places.state_dir)
     if state_dir != places.state_dir:
         places = places_in(state_dir, places)
     retry = _retry_policy(found, "retry", RetryPolicy(retries=3))
     return Config(
         daemon=_daemon_config(found, state_dir, places.socket, home),
+        http=http_config(found, ports),
         retry=retry,
         retry_commands=_retry_policy(found, "retry.commands", replace(retry, retries=0)),
         security=SecurityConfig(

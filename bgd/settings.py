@@ -73,9 +73,7 @@ def from_environment(environ: Mapping[str, str], schema: Schema) -> dict[str, Se
     for variable in environ:
         if variable.startswith(sections):
             name = _name_of_variable(variable, schema)
-            found[name] = Setting(
-                environ[variable], f"environment: {variable}", str(Path.cwd()), is_text=True
-            )
+            found[name] = Setting(environ[variable], f"environment: {variable}", _here(), is_text=True)
     return found
 
 
@@ -110,6 +108,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = [word for word in known if word != ANY]
     alike = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {alike[0]}?" if alike else f"known are {', '.join(sorted(known))}"
+
+
+def _here() -> str:
+    """Return the working folder; of one that is gone, the kernel's name for it, which leads nowhere."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return "/proc/self/cwd"
 
 
 def _text_of(path: str) -> str:

@@ -56,6 +56,10 @@ def size(kind: object) -> Reader[int]:
     return reader
 
 
+def text(setting: Setting) -> str:
+    return _text(setting.value)
+
+
 def path(home: str) -> Reader[str]:
     """Return a reader of absolute paths; ~ is `home`, and a relative path starts where it was written."""
     return lambda setting: _absolute(_text(setting.value), setting.folder, home)

@@ -26,6 +26,7 @@ class Home:
         self.socket = self.state_dir / "bgd.sock"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("BGD_", "XDG_"))}
         self.env = kept | {"HOME": str(folder), "PYTHONPATH": str(ROOT), "TERM": "xterm", "LANG": "C.UTF-8"}
+        self.env["BGD_HTTP_LISTEN"] = "127.0.0.1:0"  # any free port: other daemons may have the usual one
 
     def configure(self, text: str) -> None:
         path = self.folder / ".config/bgd/bgd.toml"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bgd.config import SCHEMA, ClientSocket, Config, QueueConfig, client_sockets, load
+from bgd.addresses import Auth, HttpConfig, TcpAddress, UnixAddress
+from bgd.config import PORTS, SCHEMA, ClientSocket, Config, QueueConfig, client_sockets, load
 from bgd.core.job import RetryPolicy
 from bgd.errors import ConfigError
 from bgd.places import SYSTEM
@@ -58,6 +59,7 @@ def test_defaults_need_no_file():
     assert config.python.interpreter == sys.executable
     assert config.logs.max_bytes == 100_000_000
     assert config.queues == {}
+    assert config.http == HttpConfig(listen=TcpAddress("127.0.0.1", 8643), auth=Auth.TOKEN, ports=PORTS)
 
 
 def test_system_daemon_has_the_machines_places():
@@ -66,6 +68,7 @@ def test_system_daemon_has_the_machines_places():
     assert config.daemon.state_dir == "/var/lib/bgd"
     assert config.daemon.socket == "/run/bgd/bgd.sock"
     assert config.log_dir == "/var/log/bgd"
+    assert config.http.ports == 1
 
 
 def test_xdg_folders_are_respected_unless_relative():
@@ -216,6 +219,23 @@ def test_variables_of_jobs_are_no_settings():
     assert load(environ=HOME | {f"BGD_{name}": "17" for name in names}) == load(environ=HOME)
 
 
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:80", TcpAddress("127.0.0.1", 80)),
+        ("127.9.9.9:0", TcpAddress("127.9.9.9", 0)),
+        ("[::1]:8080", TcpAddress("::1", 8080)),
+        ("unix:/run/bgd/http.sock", UnixAddress("/run/bgd/http.sock")),
+        ("", None),
+    ],
+)
+def test_pages_are_at_a_port_of_this_machine_at_a_socket_or_nowhere(written, text, address):
+    config = written(f"http.listen = '{text}'")
+
+    assert config.http.listen == address
+    assert str(address or "") == text
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 
@@ -249,6 +269,15 @@ def test_variables_of_jobs_are_no_settings():
         ("logs.max_bytes = '100 parsecs'", ["logs.max_bytes", "not a size", "100MB"]),
         ("logs.max_bytes = 10", ["logs.max_bytes = 10", ">= 1000"]),
         ("logs.on_limit = 'stop'", ["logs.on_limit = 'stop'", "truncate, kill"]),
+        ("http.listen = '0.0.0.0:80'", ["http.listen", "this machine only", "a proxy that speaks TLS"]),
+        ("http.listen = '[::]:80'", ["http.listen", "this machine only"]),
+        ("http.listen = 'localhost:80'", ["http.listen", '"127.0.0.1:8643"']),
+        ("http.listen = '127.0.0.1'", ["http.listen", '"127.0.0.1:8643"']),
+        ("http.listen = '127.0.0.1:65536'", ["http.listen", '"127.0.0.1:8643"']),
+        ("http.listen = '::1:80'", ["http.listen", '"[::1]:8643"']),
+        ("http.listen = 'unix:here'", ["http.listen", "absolute path"]),
+        ("http.listen = 'unix:/" + "a" * 107 + "'", ["http.listen", "107 bytes"]),
+        ("http.auth = 'password'", ["http.auth", "token, none"]),
         ("[queues.'a b']\nslots = 1", ["queues.a b.slots", "no name for a queue"]),
         ("[queues.a]\nslots = 'all'", ["queues.a.slots = 'all'", '"unlimited"']),
         ("daemon.socket = '/" + "a" * 107 + "'", ["108 bytes", "107", "[daemon] socket"]),

@@ -20,11 +20,15 @@ from bgd import __main__ as bgd_command
 from bgd.core import job
 from bgd.core.job import MOVES, JobSpec, Outcome, State
 from bgd.daemon import connection, control
-from bgd.wire import framing, messages, replies, requests, views
+from bgd.daemon.web import connection as browsers
+from bgd.daemon.web import pages as web_pages
+from bgd.daemon.web import queries, site
+from bgd.wire import framing, http, messages, replies, requests, views
 from tests.support import DEADLINE, ROOT
 
 README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
+DASHBOARD = (ROOT / "docs/dashboard.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
 
 VALUES = [JobSpec, views.JobView, views.AttemptView, views.JobError, replies.ActResult]
@@ -159,6 +163,25 @@ def test_bytes_on_the_protocol_page_queue_a_job(daemon):
     assert submitted.id == 1
     with daemon.client() as client:
         assert client.job(submitted.jobs[0]).argv == ["true"]
+
+
+# --- docs/dashboard.md -------------------------------------------------------------------------------------
+
+
+def test_dashboard_page_says_what_the_limits_are():
+    table = section(DASHBOARD, "## Limits")
+    said = [int(number) for row in rows_of(table) for number in re.findall(r"\b\d+\b", row[1])]
+
+    assert said == [
+        http.MAX_LINE,
+        *(http.MAX_HEADERS, http.MAX_COUNT),
+        browsers.HEAD_SECONDS,
+        browsers.WRITE_SECONDS,
+        site.MAX_CONNECTIONS,
+        queries.MAX_ROWS,
+        web_pages.ATTEMPTS_ON_A_PAGE,
+        *(web_pages.LATEST_TAIL, web_pages.EARLIER_TAIL),
+    ]
 
 
 # --- reading pages -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")
 STANDARD = " ".join(sys.stdlib_module_names)
 # Of it, what deals in values only: nothing that knows the machine, the time or chance
 PURE = "__future__ collections dataclasses enum functools heapq itertools json keyword math re typing"
-CONFIGURATION = "bgd.config bgd.places bgd.settings bgd.units bgd.values"
+CONFIGURATION = "bgd.addresses bgd.config bgd.places bgd.settings bgd.units bgd.values"
 VERSION = "bgd bgd.__version__"
 
 # What a room may import. A name stands for itself and all below it, but `bgd` for the package alone.
@@ -26,6 +26,9 @@ VERSION = "bgd bgd.__version__"
 ROOMS = {
     "bgd/core": f"{PURE} msgspec bgd.core",
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
+    "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
+    "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
+    " bgd.daemon bgd.errors bgd.harmless bgd.wire bgd.words",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.systemd bgd.wire bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.errors bgd.launcher"
@@ -40,7 +43,14 @@ ROOMS = {
     "bgd/harmless.py": STANDARD,
     "bgd/words.py": f"{STANDARD} bgd.harmless bgd.wire.views",
     **dict.fromkeys(
-        ["bgd/config.py", "bgd/places.py", "bgd/settings.py", "bgd/units.py", "bgd/values.py"],
+        [
+            "bgd/addresses.py",
+            "bgd/config.py",
+            "bgd/places.py",
+            "bgd/settings.py",
+            "bgd/units.py",
+            "bgd/values.py",
+        ],
         f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.requests.ShutdownMode",
     ),
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.wire",

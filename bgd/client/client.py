@@ -225,6 +225,14 @@ class Client:
         """Queue finished jobs again. What is refused for one stands in its entry, and is not raised."""
         return self._act(requests.Retry, job_ids)
 
+    def login_link(self) -> str:
+        """Return a link that logs a browser of this user in to the daemon's pages, once and within a minute.
+
+        Raises:
+            Refused: the daemon serves no pages.
+        """
+        return self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login).url
+
     def info(self) -> Info:
         return self._channel.ask(requests.GetInfo(UNNUMBERED), Info)
 

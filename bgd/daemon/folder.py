@@ -90,7 +90,7 @@ def listen(config: Config, handed: Sequence[socket.socket] = ()) -> socket.socke
     path = Path(config.daemon.socket)
     if path.exists() and not path.is_socket():
         raise ConfigError(f"[daemon] socket {path} exists and is no socket: move it away")
-    if _is_listened_on(path):
+    if is_listened_on(path):
         raise AlreadyRunning(f"another daemon listens on {path}: stop it, or choose another [daemon] socket")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
@@ -119,7 +119,8 @@ def _control_socket_of(config: Config, handed: Sequence[socket.socket]) -> socke
     return listening
 
 
-def _is_listened_on(path: Path) -> bool:
+def is_listened_on(path: Path) -> bool:
+    """Tell whether somebody accepts, or could accept, connections at a unix socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         error = probe.connect_ex(str(path))

@@ -81,6 +81,11 @@ class LauncherLink:
         self.pid: int | None = None
         self.protocol = OLDEST_LAUNCHING_PROTOCOL  # that it speaks
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether a launcher is there to be told."""
+        return self._connection is not None and self._connection.is_ready
+
     async def run(self, listener: Listener) -> None:
         """Keep a launcher connected for ever; whenever there is none, start one, or wait for the service."""
         pause = FIRST_PAUSE

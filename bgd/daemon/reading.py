@@ -130,6 +130,8 @@ def _newest(
         conditions["uid = ?"] = uid
     if query.queue is not None:
         conditions["queue = ?"] = query.queue
+    if query.before is not None:
+        conditions["id < ?"] = query.before
     if query.since is not None:
         conditions["created_at >= ?"] = query.since
     if query.name is not None:

@@ -21,6 +21,7 @@ from bgd.daemon.launching import LauncherLink
 from bgd.daemon.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.verbs import Verbs
+from bgd.daemon.web.site import open_site
 from bgd.errors import ConfigError
 from bgd.systemd import ServiceManager
 from bgd.wire.requests import ShutdownMode
@@ -74,17 +75,19 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
     supervisor = Supervisor(config, store, link)
     await supervisor.restore()
     stops: asyncio.Queue[ShutdownMode] = asyncio.Queue()
-    verbs = Verbs(
-        supervisor, store, link, lambda mode: stops.put_nowait(mode or supervisor.config.daemon.on_stop)
-    )
+
+    def shut_down(mode: ShutdownMode | None) -> None:
+        stops.put_nowait(mode or supervisor.config.daemon.on_stop)
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: stops.put_nowait(supervisor.config.daemon.on_stop))
+        loop.add_signal_handler(number, shut_down, None)
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(supervisor, surroundings))
     async with asyncio.TaskGroup() as tasks:
         parts = (supervisor.run(), link.run(supervisor), manager.keep_informed())
         work = [tasks.create_task(part) for part in parts]
-        control = Control(verbs, os.geteuid(), tasks)
+        site = await open_site(config, store, lambda: link.is_connected, tasks)
+        control = Control(Verbs(supervisor, store, link, shut_down, site), os.geteuid(), tasks)
         listening = folder.listen(config, surroundings.sockets)
         server = await loop.create_unix_server(control.connection, sock=listening, **_never_unlink)
         logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())
@@ -93,6 +96,8 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         await _until_stopped(supervisor, stops, tasks, manager)
         server.close()
         control.close()
+        if site is not None:
+            site.close()
         for task in work:
             task.cancel()  # before the parting, or the link would look for another launcher
         await link.part()
@@ -136,8 +141,10 @@ def _with_places_of(old: Config, new: Config) -> Config:
     for key in ("state_dir", "socket"):
         if getattr(new.daemon, key) != getattr(old.daemon, key):
             logger.warning("[daemon] %s has changed: that takes effect at the next start", key)
+    if new.http != old.http:
+        logger.warning("[http] has changed: that takes effect at the next start")
     daemon = replace(new.daemon, state_dir=old.daemon.state_dir, socket=old.daemon.socket)
-    return replace(new, daemon=daemon, log_dir=old.log_dir)
+    return replace(new, daemon=daemon, http=old.http, log_dir=old.log_dir)
 
 
 # A server of Python 3.13 would unlink its socket, which may be systemd's; a stale one is removed at the start

@@ -17,6 +17,7 @@ from bgd.daemon.following import follow_logs, send_logs
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.store import Store
 from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob, ProtocolError, Refused
 from bgd.wire.messages import encode
 from bgd.wire.replies import (
@@ -27,6 +28,7 @@ from bgd.wire.replies import (
     End,
     Info,
     JobsPart,
+    Login,
     Reply,
     Result,
     Shown,
@@ -36,6 +38,7 @@ from bgd.wire.replies import (
 from bgd.wire.requests import (
     Cancel,
     GetInfo,
+    GetLogin,
     GetResult,
     List,
     Logs,
@@ -69,6 +72,7 @@ class Verbs:
 
     Args:
         shut_down: ends the daemon in the given way, None: as configured.
+        site: the pages, None: there are none.
     """
 
     def __init__(
@@ -77,11 +81,13 @@ class Verbs:
         store: Store,
         link: LauncherLink,
         shut_down: Callable[[ShutdownMode | None], None],
+        site: Site | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._store = store
         self._link = link
         self._shut_down = shut_down
+        self._site = site
         self._started_at = time.time()
 
     # --- the hot path: no task, no await ---------------------------------------------------------------
@@ -111,7 +117,7 @@ class Verbs:
 
     # --- the rest ---------------------------------------------------------------------------------------
 
-    async def answer(self, request: Request, actor: Actor, replies: Replies) -> None:
+    async def answer(self, request: Request, actor: Actor, replies: Replies) -> None:  # noqa: C901 - a case a request
         """Answer one request, with one reply or a stream of them.
 
         Raises:
@@ -137,6 +143,8 @@ class Verbs:
                 replies.send(Acted(request.id, await self._act(request.jobs, self._supervisor.revive)))
             case GetInfo():
                 replies.send(await self._info(request))
+            case GetLogin():
+                replies.send(Login(request.id, self._link_for(actor)))
             case Shutdown():
                 replies.send(Done(request.id))
                 self._shut_down(request.mode)
@@ -229,7 +237,13 @@ class Verbs:
             counts=await self._store.counts(),
             launcher_pid=self._link.pid,
             store_id=self._store.store_id,
+            http=None if self._site is None else self._site.place,
         )
+
+    def _link_for(self, actor: Actor) -> str:
+        if self._site is None:
+            raise Refused("this daemon serves no pages: see [http] listen, and the daemon's log")
+        return self._site.invite(actor.uid)
 
 
 def _with_environment(spec: JobSpec, env: dict[str, str] | None) -> JobSpec:

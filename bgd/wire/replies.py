@@ -93,6 +93,14 @@ class Info(Struct, frozen=True, tag="info", kw_only=True):
     counts: dict[str, int]  # jobs by state
     launcher_pid: int | None
     store_id: str
+    http: str | None = None  # where the pages are, None: there are none
+
+
+class Login(Struct, frozen=True, tag="login"):
+    """A link for a browser of the same user: it works once, and for a minute."""
+
+    id: RequestId
+    url: str
 
 
 class Done(Struct, frozen=True, tag="done"):
@@ -111,7 +119,20 @@ class Failed(Struct, frozen=True, tag="failed"):
     message: str
 
 
-Reply = Submitted | JobsPart | Shown | AttemptsPart | Result | LogPart | Acted | Info | Done | End | Failed
+Reply = (
+    Submitted
+    | JobsPart
+    | Shown
+    | AttemptsPart
+    | Result
+    | LogPart
+    | Acted
+    | Info
+    | Login
+    | Done
+    | End
+    | Failed
+)
 
 
 def code_of(error: BgdError) -> ErrorCode:

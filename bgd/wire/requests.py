@@ -57,6 +57,7 @@ class List(Struct, frozen=True, tag="list", kw_only=True, omit_defaults=True):
     since: float | None = None  # submitted at or after this epoch time
     limit: Annotated[int, Meta(ge=1, le=MAX_LIST)] = DEFAULT_LIST
     mine: bool = False  # only jobs of the caller's user
+    before: JobNumber | None = None  # only ids below this one: the next page
 
 
 class Show(Struct, frozen=True, tag="show"):
@@ -115,6 +116,12 @@ class GetInfo(Struct, frozen=True, tag="info"):
     id: RequestId
 
 
+class GetLogin(Struct, frozen=True, tag="login"):
+    """-> Login: a link that logs a browser in."""
+
+    id: RequestId
+
+
 class ShutdownMode(StrEnum):
     LEAVE = "leave"  # running jobs run on and are adopted by the next daemon
     REQUEUE = "requeue"  # running jobs are stopped and run again under the next daemon
@@ -137,5 +144,17 @@ class Forget(Struct, frozen=True, tag="forget"):
 
 
 Request = (
-    Submit | SubmitMany | List | Show | GetResult | Logs | Wait | Cancel | Retry | GetInfo | Shutdown | Forget
+    Submit
+    | SubmitMany
+    | List
+    | Show
+    | GetResult
+    | Logs
+    | Wait
+    | Cancel
+    | Retry
+    | GetInfo
+    | GetLogin
+    | Shutdown
+    | Forget
 )

@@ -1,0 +1,225 @@
+"""Sheets: what the pages say of jobs and attempts, in words; the templates only lay it out."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+from msgspec import Struct
+
+from bgd.core.job import ACTIVE, FINAL, State
+from bgd.daemon.web.tails import Tail
+from bgd.wire.views import AttemptView, JobView
+from bgd.words import brief, command_line, iso_time
+
+_MOST_OF_A_COMMAND = 300  # characters, in a list; the job's own page has more
+_MOST_OF_A_TEXT = 20_000  # characters of a command or a result; JSON has all of it
+_SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+
+
+class Instant(Struct, frozen=True):
+    """A time for people, and for programs."""
+
+    local: str
+    distance: str
+    iso: str
+
+
+Fact = tuple[str, str | Instant]  # a label, and what it is of
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """A job in a list."""
+
+    id: int
+    state: str
+    name: str | None
+    command: str
+    queue: str
+    priority: int
+    attempts: str
+    waited: str
+    ran: str
+    submitted: Instant
+
+
+class JobSheet(Struct, frozen=True, kw_only=True):
+    """A job on its own page."""
+
+    id: int
+    state: str
+    name: str | None
+    reason: str | None
+    command: str
+    is_class: bool
+    is_finished: bool
+    facts: list[Fact]
+    result: str | None
+
+
+class AttemptSheet(Struct, frozen=True, kw_only=True):
+    """An attempt on its job's page. `state` chooses its colour."""
+
+    number: int
+    state: str
+    how: str
+    facts: list[Fact]
+    error: str | None
+    traceback: str | None
+    log: str
+    before: str | None  # how much of the log is not shown
+
+
+def row_of(view: JobView, now: float) -> Row:
+    return Row(
+        id=view.id,
+        state=view.state,
+        name=view.name,
+        command=_cut(command_line(view), _MOST_OF_A_COMMAND),
+        queue=view.queue,
+        priority=view.priority,
+        attempts=_attempts(view),
+        waited=_waited(view, now),
+        ran=_ran(view, now),
+        submitted=_instant(view.created_at, now),
+    )
+
+
+def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
+    """Return a job's sheet; `result`: JSON text of what it returned."""
+    facts: list[Fact] = [
+        ("Queue", view.queue),
+        ("Priority", str(view.priority)),
+        ("Attempts", _attempts(view)),
+        ("Retries", _retries(view)),
+        ("Submitted", _instant(view.created_at, now)),
+        ("By", view.user),
+        ("Due", _instant(view.due_at, now) if view.due_at else ""),
+        ("Waited", _waited(view, now)),
+        ("Ran", _ran(view, now)),
+        ("Finished", _instant(view.finished_at, now) if view.finished_at else ""),
+        ("Time limit", brief(view.timeout) if view.timeout else ""),
+        ("Folder", view.cwd or ""),
+        ("Tags", ", ".join(view.tags)),
+    ]
+    return JobSheet(
+        id=view.id,
+        state=view.state,
+        name=view.name,
+        reason=view.reason,
+        command=_cut(command_line(view), _MOST_OF_A_TEXT),
+        is_class=view.target is not None,
+        is_finished=view.state in FINAL,
+        facts=[(label, value) for label, value in facts if value],
+        result=None if result is None else _cut(_indented(result), _MOST_OF_A_TEXT),
+    )
+
+
+def attempt_sheet_of(attempt: AttemptView, tail: Tail, now: float) -> AttemptSheet:
+    took = None if attempt.started_at is None else (attempt.finished_at or now) - attempt.started_at
+    facts: list[Fact] = [
+        ("Started", _instant(attempt.started_at, now) if attempt.started_at else ""),
+        ("Took" if attempt.outcome else "Running for", brief(took) if took is not None else ""),
+        ("Processor", _processor(attempt)),
+        ("Memory", _size(attempt.max_rss_bytes) if attempt.max_rss_bytes else ""),
+        ("Process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
+        ("Output", _size(attempt.log_bytes) if attempt.log_bytes else ""),
+    ]
+    error = attempt.error
+    return AttemptSheet(
+        number=attempt.attempt,
+        state=_state_of(attempt),
+        how=_how(attempt),
+        facts=[(label, value) for label, value in facts if value],
+        error=None if error is None else _error(error.type, error.message, attempt.outcome),
+        traceback=None if error is None else error.traceback,
+        log=tail.text,
+        before=_size(tail.before) if tail.before else None,
+    )
+
+
+def _attempts(view: JobView) -> str:
+    return f"{view.attempt} of {max(view.attempt, view.retries + 1)}"
+
+
+def _retries(view: JobView) -> str:
+    if view.retries == 0:
+        return "none"
+    growth = f", times {view.backoff:g} each, at most {brief(view.max_delay)}" if view.backoff > 1 else ""
+    return f"{view.retries}, {brief(view.retry_delay)} apart{growth}"
+
+
+def _waited(view: JobView, now: float) -> str:
+    """Return how long it was, or has been, from the submission to the latest start, or when it is due."""
+    if view.state is State.SCHEDULED and view.due_at is not None:
+        return f"due in {brief(view.due_at - now)}"
+    if view.started_at is not None and view.state is not State.QUEUED:
+        return brief(view.started_at - view.created_at)
+    return brief((view.finished_at or now) - view.created_at)
+
+
+def _ran(view: JobView, now: float) -> str:
+    """Return how long the latest attempt took, or has been running; nothing while the job waits."""
+    if view.started_at is None or view.state not in ACTIVE | FINAL:
+        return ""
+    return brief((view.finished_at or now) - view.started_at)
+
+
+def _state_of(attempt: AttemptView) -> str:
+    match attempt.outcome:
+        case None:
+            return "running"
+        case "succeeded" | "cancelled":
+            return attempt.outcome
+        case _:
+            return "failed"
+
+
+def _how(attempt: AttemptView) -> str:
+    if attempt.outcome is None:
+        return "running"
+    words = attempt.outcome.replace("_", " ")
+    if attempt.signal:
+        return (
+            f"{words} {attempt.signal}"
+            if attempt.outcome == "signal"
+            else f"{words}, signal {attempt.signal}"
+        )
+    if attempt.exit_code:
+        return (
+            f"exit code {attempt.exit_code}"
+            if attempt.outcome == "exit"
+            else f"{words}, exit code {attempt.exit_code}"
+        )
+    return words
+
+
+def _error(kind: str, message: str, outcome: str | None) -> str:
+    return message if kind == outcome else f"{kind}: {message}"
+
+
+def _processor(attempt: AttemptView) -> str:
+    if attempt.user_seconds is None or attempt.system_seconds is None:
+        return ""
+    return f"{attempt.user_seconds:.2f}s user, {attempt.system_seconds:.2f}s system"
+
+
+def _size(count: int) -> str:
+    for unit, name in _SIZES:
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
+
+
+def _instant(at: float, now: float) -> Instant:
+    local = f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
+    distance = f"{brief(now - at)} ago" if at <= now else f"in {brief(at - now)}"
+    return Instant(local, distance, iso_time(at) or "")
+
+
+def _indented(result: str) -> str:
+    return json.dumps(json.loads(result), indent=2, ensure_ascii=False)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}\N{HORIZONTAL ELLIPSIS}"

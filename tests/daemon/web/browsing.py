@@ -1,0 +1,108 @@
+"""A browser of bytes: what it sends is what it is told to send."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.support import DEADLINE, Daemon
+
+
+class Answered(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def ids(self) -> list[int]:
+        """Return the jobs of a list, as they stand."""
+        return [int(found) for found in re.findall(r'class="number id"><a href="/job-logs/(\d+)"', self.text)]
+
+
+class Browser:
+    """Speaks to the pages of one daemon, logged in if told so."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        with daemon.client() as client:
+            place = client.info().http
+            assert place is not None
+        found = re.fullmatch(r"http://(127\.0\.0\.1):(\d+)/job-logs", place)
+        self.unix = place.removeprefix("unix:") if found is None else None
+        self.port = 0 if found is None else int(found[2])
+        self.host = "localhost" if found is None else f"127.0.0.1:{self.port}"
+        self.cookie: str | None = None
+        self._daemon = daemon
+
+    def link(self) -> str:
+        """Return the path of a fresh login link."""
+        with self._daemon.client() as client:
+            return re.sub("^http://[^/]*", "", client.login_link())
+
+    def log_in(self) -> Browser:
+        self.cookie = self.get(self.link()).headers["set-cookie"].partition(";")[0]
+        return self
+
+    def get(self, target: str, *headers: str, method: str = "GET", host: str | None = None) -> Answered:
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {host or self.host}", *headers]
+        if self.cookie is not None:
+            lines.append(f"Cookie: {self.cookie}")
+        return self.say("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+
+    def json(self, target: str) -> Any:
+        return self.get(target, "Accept: application/json").json
+
+    def say(self, data: bytes) -> Answered:
+        """Send these bytes, and return what is answered up to the end."""
+        with self.connect() as connection:
+            connection.sendall(data)
+            return heard(connection)
+
+    def connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_INET if self.unix is None else socket.AF_UNIX)
+        connection.settimeout(DEADLINE)
+        connection.connect(("127.0.0.1", self.port) if self.unix is None else self.unix)
+        return connection
+
+
+def heard(connection: socket.socket) -> Answered:
+    """Return what is answered on a connection, when all of it is there."""
+    data = bytearray()
+    while piece := connection.recv(65536):
+        data += piece
+    head, _, body = bytes(data).partition(b"\r\n\r\n")
+    status, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    if headers.get("transfer-encoding") == "chunked":
+        body = _unchunked(body)
+    return Answered(int(status.split()[1]), headers, body)
+
+
+def _unchunked(body: bytes) -> bytes:
+    text = bytearray()
+    while True:
+        size, _, rest = body.partition(b"\r\n")
+        if not int(size, 16):
+            return bytes(text)
+        text += rest[: int(size, 16)]
+        body = rest[int(size, 16) + 2 :]
+
+
+def configure_pages(daemon: Daemon, listen: str, rest: str = "") -> None:
+    """Give a daemon that is yet to start an address for its pages."""
+    daemon.env.pop("BGD_HTTP_LISTEN")
+    daemon.configure(f'[http]\nlisten = "{listen}"\n{rest}\n')
+
+
+def log_of(daemon: Daemon) -> str:
+    return Path(daemon.folder, "bgd.log").read_text()

@@ -1,0 +1,201 @@
+"""HTTP/1.1 in bytes: what is taken for a request, what is refused with which status, and what is answered."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgd.wire.http import (
+    MAX_COUNT,
+    MAX_HEADERS,
+    MAX_LINE,
+    SECURITY_HEADERS,
+    Exchange,
+    Request,
+    RequestRefused,
+    Response,
+    refusal,
+)
+
+PLAIN = b"GET /job-logs?state=failed HTTP/1.1\r\nHost: a:1\r\nCookie: x=1; bgd=secret\r\n\r\n"
+
+
+def headers(count, size=1):
+    return b"".join(b"X%d: %s\r\n" % (number, b"x" * size) for number in range(count))
+
+
+def request(head=b"", line=b"GET / HTTP/1.1", host=b"Host: a\r\n"):
+    return line + b"\r\n" + host + head + b"\r\n"
+
+
+def status_of(data):
+    with pytest.raises(RequestRefused) as refused:
+        Exchange().receive(data)
+    return refused.value.response.status
+
+
+def answered(data, response):
+    exchange = Exchange()
+    exchange.receive(data)
+    return exchange.begin(response)
+
+
+def test_a_request_is_its_head_as_it_was_sent():
+    assert Exchange().receive(PLAIN) == Request(
+        is_head=False,
+        path="/job-logs",
+        query="state=failed",
+        headers={"host": "a:1", "cookie": "x=1; bgd=secret"},
+    )
+
+
+def test_a_request_is_the_same_in_whatever_pieces_it_comes():
+    exchange = Exchange()
+    pieces = [exchange.receive(PLAIN[index : index + 1]) for index in range(len(PLAIN))]
+
+    assert pieces[:-1] == [None] * (len(PLAIN) - 1)
+    assert pieces[-1] == Exchange().receive(PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("cookies", "value"),
+    [
+        (b"Cookie: bgd=1\r\n", "1"),
+        (b"Cookie: a=2; bgd=1; b\r\n", "1"),
+        (b"Cookie: a=2\r\nCookie: bgd=1\r\n", "1"),
+        (b"Cookie: xbgd=1\r\n", None),
+        (b"", None),
+    ],
+)
+def test_a_cookie_is_found_by_its_whole_name(cookies, value):
+    found = Exchange().receive(request(cookies))
+    assert found is not None
+    assert found.cookie("bgd") == value
+
+
+def test_paths_and_header_values_are_left_undecoded():
+    found = Exchange().receive(request(b"X: \xff\r\n", line=b"HEAD /..%2f%00?a=%ff HTTP/1.1"))
+    assert found is not None
+    assert (found.is_head, found.path, found.query) == (True, "/..%2f%00", "a=%ff")
+    assert found.headers["x"] == "\xff"
+
+
+def test_what_is_at_its_limit_is_taken():
+    line = b"GET /" + b"x" * (MAX_LINE - len(b"GET / HTTP/1.1")) + b" HTTP/1.1"
+    assert Exchange().receive(request(line=line))
+    assert Exchange().receive(request(headers(MAX_COUNT - 1)))
+    assert Exchange().receive(request(b"Content-Length: 0\r\n"))
+    assert Exchange().receive(request(line=b"GET / HTTP/1.0"))
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (request(b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n"), 400),
+        (request(b"Transfer-Encoding: chunked\r\n"), 400),
+        (request(b"Content-Length: 1\r\n"), 400),
+        (request(b"Content-Length: +0\r\n"), 400),
+        (request(b"Content-Length: 0\r\nContent-Length: 5\r\n"), 400),
+        (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n", 400),
+        (request(b"X: y\r\n folded\r\n"), 400),
+        (request(b"X : y\r\n"), 400),
+        (request(b"X: \0\r\n"), 400),
+        (request(line=b"GET http://a/ HTTP/1.1"), 400),
+        (request(line=b"GET a HTTP/1.1"), 400),
+        (request(line=b"GET /\xff HTTP/1.1"), 400),
+        (request(line=b"GET /"), 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
+        (request(host=b""), 400),
+        (request(host=b"", line=b"GET / HTTP/1.0"), 400),
+        (request(b"Host: a\r\n"), 400),
+        (request(line=b"POST / HTTP/1.1"), 405),
+        (request(line=b"OPTIONS * HTTP/1.1"), 405),
+        (request(line=b"CONNECT a:80 HTTP/1.1"), 405),
+        (request(line=b"GET /" + b"x" * MAX_LINE + b" HTTP/1.1"), 414),
+        (b"x" * (MAX_LINE + 1), 414),
+        (request(headers(1, size=20_000)), 431),
+        (request(headers(10, size=MAX_HEADERS // 10)), 431),
+        (request(headers(MAX_COUNT + 1)), 431),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (request(line=b"GET / HTTP/1.2"), 505),
+    ],
+)
+def test_what_could_be_read_in_two_ways_or_is_too_much_is_refused(data, status):
+    assert status_of(data) == status
+
+
+def test_headers_without_end_are_refused_before_they_end():
+    exchange = Exchange()
+    exchange.receive(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * MAX_COUNT)
+    with pytest.raises(RequestRefused) as refused:
+        exchange.receive(b"X: y\r\n" * 2)
+    assert refused.value.response.status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
+def test_a_refused_method_is_told_which_are_served():
+    with pytest.raises(RequestRefused) as refused:
+        Exchange().receive(request(line=b"DELETE / HTTP/1.1"))
+    assert ("Allow", "GET, HEAD") in refused.value.response.headers
+
+
+def test_a_refusal_is_one_plain_line_even_if_nothing_was_understood():
+    exchange = Exchange()
+    with pytest.raises(RequestRefused) as refused:
+        exchange.receive(b"\0\r\n\r\n")
+    head, _, body = exchange.begin(refused.value.response).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n")
+    assert body.endswith(b"\n")
+    assert body.count(b"\n") == 1
+
+
+def test_every_answer_has_the_security_headers_and_ends_the_connection():
+    for response in (Response(body=b"x"), Response(body=None), refusal(HTTPStatus.FORBIDDEN, "no")):
+        head = answered(PLAIN, response).partition(b"\r\n\r\n")[0].decode().split("\r\n")
+        assert {f"{name}: {value}" for name, value in SECURITY_HEADERS} <= set(head)
+        assert "Connection: close" in head
+
+
+def test_an_answer_of_known_length_is_complete_at_once():
+    data = answered(PLAIN, Response(body=b"hello", headers=(("X-Y", "z"),)))
+    assert b"\r\nContent-Length: 5\r\n" in data
+    assert b"\r\nX-Y: z\r\n" in data
+    assert data.endswith(b"\r\n\r\nhello")
+
+
+def test_an_answer_in_parts_is_in_chunks_and_to_an_old_client_up_to_the_end():
+    exchange = Exchange()
+    exchange.receive(PLAIN)
+    data = (
+        exchange.begin(Response(body=None)) + exchange.more(b"one") + exchange.more(b"two") + exchange.end()
+    )
+    assert data.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+
+    exchange = Exchange()
+    exchange.receive(request(line=b"GET / HTTP/1.0"))
+    data = exchange.begin(Response(body=None)) + exchange.more(b"one") + exchange.end()
+    assert data.endswith(b"\r\n\r\none")
+
+
+def test_who_asks_for_the_head_gets_no_body():
+    data = answered(request(line=b"HEAD / HTTP/1.1"), Response(body=b"hello"))
+    assert b"\r\nContent-Length: 5\r\n" in data
+    assert data.endswith(b"\r\n\r\n")
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_no_bytes_do_anything_but_be_refused_or_understood(first, second):
+    exchange = Exchange()
+    for data in (first, second):
+        try:
+            request = exchange.receive(data)
+        except RequestRefused as refused:
+            exchange.begin(refused.response)
+            return
+        if request is not None:
+            return
