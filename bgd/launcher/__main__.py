@@ -26,6 +26,7 @@ from bgd.launcher.look import Looker
 from bgd.launcher.masters import Masters, Visitor
 from bgd.launcher.records import Recollection
 from bgd.launcher.rendezvous import Busy, bind, sign_lock, take_lock
+from bgd.launcher.signals import listen
 from bgd.launcher.sweep import end_strays, sweep
 from bgd.launcher.tools import Tools
 from bgd.systemd import ServiceManager
@@ -73,6 +74,10 @@ async def _serve(
             await end_strays(store, tools)
             masters.open()
 
+        def leave() -> None:
+            manager.stopping("ending jobs")
+            departure.tell()
+
         def prepare(store: str) -> None:
             group.create_task(end_strays_and_open(store))
 
@@ -80,7 +85,7 @@ async def _serve(
             attempts, line, tools.journal, departure.consider, None if left.is_whole else prepare
         )
         departure.oversee(attempts, masters)
-        _listen_to_signals(loop, departure, manager)
+        listen(loop, leave)
         informing = group.create_task(manager.keep_informed())
         # whoever comes now waits for the sweep; without a socket there would seem to be no launcher
         server = await loop.create_unix_server(lambda: Visitor(masters), sock=listener, **_never_unlink)
@@ -106,19 +111,6 @@ def _tools(group: asyncio.TaskGroup, state: Path, logs: Path, left: Recollection
         logs=str(logs),
         null=os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC),
     )
-
-
-def _listen_to_signals(
-    loop: asyncio.AbstractEventLoop, departure: Departure, manager: ServiceManager
-) -> None:
-    def leave() -> None:
-        manager.stopping("ending jobs")
-        departure.tell()
-
-    loop.add_signal_handler(signal.SIGTERM, leave)
-    for ignored in (signal.SIGINT, signal.SIGHUP):
-        # with a handler, not SIG_IGN, which every job would inherit
-        loop.add_signal_handler(ignored, lambda: None)
 
 
 def _set_up_logging() -> None:
