@@ -57,13 +57,17 @@ class ScriptedLauncher:
         self._server = await asyncio.start_unix_server(visit, self._path)
 
     async def greet(
-        self, *known: Started | Ended, instance: str = FIRST, covers: Iterable[str] = ()
+        self,
+        *known: Started | Ended,
+        instance: str = FIRST,
+        covers: Iterable[str] = (),
+        protocol: int = LAUNCHING_PROTOCOL,
     ) -> Greeting:
         """Take the next supervisor that comes and tell it what is known."""
         self.hang_up()
         self._reader, self._writer = await soon(self._visitors.get())
         greeting = await self.hear(Greeting)
-        self.say(Welcome(LAUNCHING_PROTOCOL, instance, os.getpid(), list(covers)), *known, Ready())
+        self.say(Welcome(protocol, instance, os.getpid(), list(covers)), *known, Ready())
         return greeting
 
     def say(self, *messages: FromLauncher) -> None:

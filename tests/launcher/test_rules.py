@@ -18,6 +18,7 @@ from bgd.launcher.journal import Journal, read
 from bgd.launcher.records import FirstProcess
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
+    OLDEST_LAUNCHING_PROTOCOL,
     Acknowledge,
     Declined,
     Ended,
@@ -81,6 +82,16 @@ def test_what_an_older_supervisor_says_after_the_takeover_is_not_heard(host, sup
         supervisor.launch("touch", str(tmp_path / "started"))
 
     assert younger.hear().instance == supervisor.welcome.instance
+
+
+def test_a_supervisor_that_needs_no_more_than_the_oldest_protocol_is_told_which_is_spoken(host, supervisor):
+    modest = host.connect()
+
+    modest.say(Greeting(OLDEST_LAUNCHING_PROTOCOL, STORE, 1))
+
+    modest.be_welcomed()
+    assert modest.welcome.protocol == LAUNCHING_PROTOCOL
+    assert supervisor.hear() is None
 
 
 def test_an_unknown_protocol_is_declined_and_says_which_is_spoken(host, supervisor):

@@ -1,0 +1,34 @@
+"""The supervisor's end of the launcher's socket, where launchers of several versions may be met (R7)."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgd.wire.launching import (
+    LAUNCHING_PROTOCOL,
+    OLDEST_LAUNCHING_PROTOCOL,
+    Continue,
+    Key,
+    Launch,
+    Signal,
+    Suspend,
+)
+from tests.daemon.patience import soon
+from tests.daemon.stage import stage
+
+KEY = Key("store", 17, 1)
+ON_TERMINAL = Launch(key=KEY, argv=["true"], env={}, cwd="/", pty=True)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "is_able"), [(OLDEST_LAUNCHING_PROTOCOL, False), (LAUNCHING_PROTOCOL, True)]
+)
+async def test_a_launcher_of_the_version_before_serves_as_far_as_it_can(config, launcher, protocol, is_able):
+    async with stage(config, launcher) as life:
+        greeting = await launcher.greet(protocol=protocol)
+        await soon(life.is_met.wait())
+        await life.launched()
+
+        assert greeting.protocol == OLDEST_LAUNCHING_PROTOCOL
+        for message in (Signal(KEY, 15), Suspend(KEY), Continue(KEY), ON_TERMINAL):
+            assert life.link.can(message) is is_able
