@@ -2,12 +2,16 @@
 # install.sh PYTHON DESTDIR PREFIX SYSCONFDIR: what `make install` does; again, to upgrade.
 set -eu
 umask 022
-python=$1 stage=$2 prefix=$3 etc=$stage$4/bgd
+python=$1 stage=${2:+$(realpath -m "$2")} prefix=$3
+etc=$stage$4/bgd
 doc=$prefix/share/doc/bgd
 cd "$(dirname "$0")/.."
 case $prefix in
 /*) ;;
 *) echo "PREFIX must be an absolute path, not $prefix" >&2 && exit 2 ;;
+esac
+case $("$python" -c 'import sys; print(sys.base_prefix)') in
+/root/* | /home/*) echo "warning: $python lies in a home folder, which bgd.service cannot see; see PYTHON=" >&2 ;;
 esac
 
 # An environment of its own, so that the system's Python is left alone. Not cleared first: bgd may be running from it.
