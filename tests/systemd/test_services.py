@@ -11,6 +11,13 @@ from tests.support import wait_until
 from tests.systemd.machine import Machine
 
 WAIT = "mkfifo -m 666 /tmp/$BGD_JOB_ID; read code < /tmp/$BGD_JOB_ID; exit $code"
+BROWSE = """
+import sys
+from urllib.request import HTTPCookieProcessor, build_opener
+browser = build_opener(HTTPCookieProcessor())
+print([browser.open(page).read().decode() for page in sys.argv[1:]][-1])
+"""
+PAGES = "http://127.0.0.1:8643"
 KILLS = 10
 BOTH = pytest.mark.parametrize("unit", ["bgd", "bgd-launcher"])
 
@@ -55,12 +62,19 @@ def said(machine: Machine) -> str:
     return machine.run("journalctl", "--output", "cat", f"_SYSTEMD_INVOCATION_ID={invocation}")
 
 
-def test_start_returns_when_the_socket_answers(machine):
+def browse(machine: Machine, *pages: str) -> str:
+    """Open pages in turn, and return the text of the last."""
+    return machine.run("/usr/local/lib/bgd/bin/python", "-c", BROWSE, *pages)
+
+
+def test_start_returns_when_socket_and_pages_answer(machine):
     machine.run("systemctl", "stop", "bgd", "bgd-launcher")
 
     machine.run("systemctl", "start", "bgd")
 
     assert machine.run("bgctl", "run", "echo", "hello") == "hello"
+    assert browse(machine, f"{PAGES}/healthz") == "ok"
+    assert "echo hello" in browse(machine, machine.run("bgctl", "dashboard"), f"{PAGES}/job-logs")
     assert machine.unit("bgd", "StatusText") == "serving /run/bgd/bgd.sock"
     assert machine.unit("bgd-launcher", "ActiveState") == "active"
 
