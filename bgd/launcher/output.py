@@ -25,6 +25,7 @@ class Output:
         """Make pipe and terminal.
 
         Raises:
+            CannotStart: there are no terminals.
             OSError: too many descriptors or terminals are open; may be tried again.
         """
         self.log = log
@@ -35,7 +36,7 @@ class Output:
             if with_terminal:
                 self._terminal = Terminal()
             self._reader, self._writer = _pipe()
-        except OSError:
+        except BaseException:
             self._close_terminal()
             log.close()
             raise

@@ -8,7 +8,9 @@ import logging
 import os
 import termios
 
+from bgd.launcher.problems import SHORTAGES, CannotStart
 from bgd.launcher.process import Channel
+from bgd.wire.launching import NotStarted
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +29,15 @@ class Terminal:
         """Open it.
 
         Raises:
-            OSError: of the machine, as when it has no more terminals.
+            CannotStart: the machine has no terminals.
+            OSError: all are taken; may be tried again.
         """
-        self.screen, self.job_end = os.openpty()  # which leaves this process without controlling terminal
+        try:
+            self.screen, self.job_end = os.openpty()  # never this process's own controlling terminal
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            raise CannotStart(f"{NotStarted.OTHER}: no terminal: {error.strerror}") from error
         os.set_blocking(self.screen, False)
         termios.tcsetwinsize(self.job_end, (LINES, COLUMNS))
         status = os.fstat(self.job_end)

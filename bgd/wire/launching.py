@@ -49,9 +49,9 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     """Start an attempt, unless its key is known: then its state is repeated (R2).
 
     Durations are seconds, None: no limit. `stdin`: what the process reads, `stdin_path`: a file it reads, at
-    most one of the two; both None: nothing. `pty`: its output is a terminal, and what it reads too unless
-    that is given. `result`: give it a file for its result, whose descriptor's number stands in
-    BGD_RESULT_FD. `log_cap`: bytes kept.
+    most one of the two; both None: nothing. `pty`: its output is a terminal of 80 columns, and what it reads
+    too unless that is given; TERM is xterm unless `env` says otherwise. `result`: give it a file for its
+    result, whose descriptor's number stands in BGD_RESULT_FD. `log_cap`: bytes kept.
     """
 
     key: Key

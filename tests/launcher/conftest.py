@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.launcher.host import Host, Supervisor
+from tests.launcher.host import PATIENCE, Host, Supervisor
 
 
 @pytest.fixture
@@ -24,3 +25,21 @@ def supervisor(host: Host) -> Supervisor:
     """The master of a launcher that has just started."""
     host.start()
     return host.supervise()
+
+
+@pytest.fixture
+def tamper(host: Host) -> Iterator[Callable[..., None]]:
+    """Let some of the launcher's system calls fail or take their time, as strace's `inject` says it."""
+    tracers: list[subprocess.Popen[bytes]] = []
+
+    def begin(calls: str, how: str, *options: str) -> None:
+        words = ["-e", f"trace={calls}", "-e", f"inject={calls}:{how}", *options]
+        argv = ["strace", *words, "-p", str(host.launchers[-1].pid)]
+        tracers.append(subprocess.Popen(argv, stderr=subprocess.PIPE))
+        assert tracers[-1].stderr is not None
+        assert b"attached" in tracers[-1].stderr.readline()
+
+    yield begin
+    for tracer in tracers:
+        tracer.terminate()
+        tracer.communicate(timeout=PATIENCE)

@@ -36,7 +36,7 @@ from bgd.wire.launching import (
 from tests.support import wait_until
 
 SOURCE = Path(__file__).parents[2]
-STORE = "store"
+STORE = f"store-{os.getpid()}"  # a launcher ends what carries its store's mark: not that of other runs
 PATIENCE = 30.0  # seconds until something that must happen is taken for lost
 
 needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="NOT RUN: watches or fails system calls")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 from bgd.core.job import Outcome
 from bgd.wire.calls import MAX_DOCUMENT
 from bgd.wire.launching import Stop
-from tests.launcher.host import PATIENCE, needs_strace
+from tests.launcher.host import STORE, needs_strace
 from tests.support import wait_until
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -39,7 +39,7 @@ def test_the_environment_is_exactly_what_was_asked_for_and_the_mark(host, superv
     lines = host.log(key).read_text().rstrip("\0").split("\0")
 
     found = dict(line.split("=", 1) for line in lines)
-    assert found == {**env, "PYTHONUNBUFFERED": "1", "BGD_RUN": f"store.{key.job}.1"}
+    assert found == {**env, "PYTHONUNBUFFERED": "1", "BGD_RUN": f"{STORE}.{key.job}.1"}
 
 
 def test_a_job_may_want_its_python_buffered_but_cannot_change_its_mark(host, supervisor):
@@ -47,7 +47,7 @@ def test_a_job_may_want_its_python_buffered_but_cannot_change_its_mark(host, sup
 
     said = output(host, supervisor, "sh", "-c", "echo $PYTHONUNBUFFERED,$BGD_RUN", env=env)
 
-    assert said.startswith(",store.")
+    assert said.startswith(f",{STORE}.")
 
 
 def test_it_starts_in_its_directory_with_its_umask(host, supervisor, tmp_path):
@@ -375,26 +375,6 @@ def test_a_shortage_is_told_once_however_many_jobs_feel_it(host, supervisor, for
 
 
 @pytest.fixture
-def forks(host):
-    """Let the launcher's calls of vfork fail or take their time, as strace's option `inject` says it."""
-    tracers = []
-
-    def tamper(how: str) -> None:
-        calls = "vfork,clone,clone3"
-        argv = [
-            "strace",
-            "-e",
-            f"trace={calls}",
-            "-e",
-            f"inject={calls}:{how}",
-            "-p",
-            str(host.launchers[-1].pid),
-        ]
-        tracers.append(subprocess.Popen(argv, stderr=subprocess.PIPE))
-        assert tracers[-1].stderr is not None
-        assert b"attached" in tracers[-1].stderr.readline()
-
-    yield tamper
-    for tracer in tracers:
-        tracer.terminate()
-        tracer.communicate(timeout=PATIENCE)
+def forks(tamper):
+    """Let the launcher's calls of vfork fail or take their time."""
+    return functools.partial(tamper, "vfork,clone,clone3")

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from bgd.core.job import Outcome
 from bgd.wire.launching import NotStarted, Stop
-from tests.launcher.host import PATIENCE, is_alive, written
+from tests.launcher.host import PATIENCE, is_alive, needs_strace, written
 from tests.support import wait_until
 
 LOOKS_AROUND = """
@@ -107,6 +109,25 @@ def test_a_program_that_is_not_there_is_named_as_ever(supervisor):
 
     assert end.outcome is Outcome.NOT_STARTED
     assert end.problem == f"{NotStarted.NO_PROGRAM}: /nowhere/program"
+
+
+@needs_strace
+@pytest.mark.parametrize("error", ["ENOENT", "ENOSPC"])
+def test_without_a_terminal_a_job_fails_if_there_are_none_and_waits_if_all_are_taken(
+    host, supervisor, tamper, error
+):
+    tamper("openat", f"error={error}:when=1", "-P", "/dev/ptmx")
+
+    end = supervisor.run("true", pty=True)
+
+    if error == "ENOENT":
+        assert (end.outcome, end.problem) == (
+            Outcome.NOT_STARTED,
+            "cannot start: no terminal: No such file or directory",
+        )
+    else:
+        assert end.outcome is Outcome.SUCCEEDED
+        assert "waits for the machine: No space left on device" in host.said
 
 
 def test_terminals_leave_no_descriptor_behind(host, supervisor):
