@@ -13,6 +13,7 @@ from collections.abc import MutableMapping
 logger = logging.getLogger(__name__)
 
 FIRST_FD = 3  # of those that are handed over
+TELLING_SECONDS = 1.0  # for a manager that does not listen, and whose queue is full
 PINGS = 2  # within the time of the watchdog, as sd_watchdog_enabled(3) advises
 
 
@@ -23,10 +24,8 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
     fds = range(FIRST_FD, FIRST_FD + int(count))
-    for fd in fds:
-        os.set_inheritable(
-            fd, False
-        )  # first of all: a job that holds a listening socket would answer clients
+    for fd in fds:  # before anything is started: a job that held a listening socket would answer clients
+        os.set_inheritable(fd, False)
     return [socket.socket(fileno=fd) for fd in fds]
 
 
@@ -41,6 +40,8 @@ class ServiceManager:
         self._watchdog = watchdog
         # open from the start: a service that is short of descriptors must not seem to hang
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
+        if self._socket is not None:
+            self._socket.settimeout(TELLING_SECONDS)
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> ServiceManager:
@@ -81,4 +82,4 @@ class ServiceManager:
         try:
             self._socket.sendto("\n".join(assignments).encode(), self._address or "")
         except OSError as error:
-            logger.warning("the service manager cannot be told %s: %s", assignments[0], error.strerror)
+            logger.warning("the service manager cannot be told %s: %s", assignments[0], error)

@@ -101,11 +101,19 @@ def test_manager_may_listen_at_an_abstract_name():
         assert listener.hear() == {"READY": "1", "STATUS": "up"}
 
 
+def test_manager_that_reads_nothing_holds_nobody_up_for_long(listener, caplog):
+    with closing(ServiceManager.from_environment(variables(listener))) as manager:
+        while "cannot be told" not in caplog.text:  # its queue is full
+            manager.ready("up")
+
+    assert "cannot be told READY=1: timed out" in caplog.text
+
+
 def test_manager_that_is_gone_is_a_warning(tmp_path, caplog):
     with closing(ServiceManager(str(tmp_path / "nobody"), None)) as manager:
         manager.ready("up")
 
-    assert "cannot be told READY=1: No such file" in caplog.text
+    assert "cannot be told READY=1: [Errno 2] No such file" in caplog.text
 
 
 def test_daemon_tells_what_it_does(daemon, listener):
