@@ -84,7 +84,8 @@ class LauncherLink:
     @property
     def is_connected(self) -> bool:
         """Whether a launcher is there to be told."""
-        return self._connection is not None and self._connection.is_ready
+        connection = self._connection
+        return connection is not None and connection.is_ready and not connection.is_closing
 
     async def run(self, listener: Listener) -> None:
         """Keep a launcher connected for ever; whenever there is none, start one, or wait for the service."""
@@ -100,7 +101,7 @@ class LauncherLink:
 
     def send(self, message: ToLauncher) -> bool:
         """Send, and say whether there is somebody to send to."""
-        if self._connection is None or not self._connection.is_ready:
+        if self._connection is None or not self.is_connected:
             return False
         self._connection.send(message)
         return True
@@ -208,6 +209,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
+        self._transport = None
         self.lost.set()
 
     def data_received(self, data: bytes) -> None:
@@ -219,8 +221,13 @@ class _Connection(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.abort()
 
+    @property
+    def is_closing(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
     def send(self, message: ToLauncher) -> None:
-        if self._transport is not None:
+        # it may be gone a moment before anybody hears of it, and uvloop raises at a write to what is closed
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame(encode(message), MAX_LAUNCHING_FRAME))
 
     def hang_up(self) -> None:

@@ -32,3 +32,24 @@ async def test_a_launcher_of_the_version_before_serves_as_far_as_it_can(config, 
         assert greeting.protocol == OLDEST_LAUNCHING_PROTOCOL
         for message in (Signal(KEY, 15), Suspend(KEY), Continue(KEY), ON_TERMINAL):
             assert life.link.can(message) is is_able
+
+
+async def test_what_is_said_in_the_moment_a_launcher_goes_is_not_sent_and_breaks_nothing(config, launcher):
+    said: list[bool] = []
+    async with stage(config, launcher) as life:
+        await launcher.greet()
+        await soon(life.is_met.wait())
+        connection = life.link._connection
+        assert connection is not None
+        lose = connection.connection_lost
+
+        def lose_while_speaking(exc: Exception | None) -> None:
+            lose(exc)
+            said.append(life.link.send(Suspend(KEY)))
+            connection.send(Suspend(KEY))
+
+        connection.connection_lost = lose_while_speaking  # type: ignore[method-assign]  # a turn of the loop earlier
+        launcher.hang_up()
+        await launcher.greet()
+
+    assert said == [False]

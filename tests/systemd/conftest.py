@@ -41,5 +41,6 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
             machine.run("systemctl", "enable", "--now", "bgd")
             machine.run("loginctl", "enable-linger", "ada")
             yield machine
+            assert "Traceback" not in machine.run("journalctl", "--unit", "bgd*")
         finally:
             machine.power_off()
