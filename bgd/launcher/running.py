@@ -102,6 +102,7 @@ class Running:
 
     def abandon(self) -> None:
         """Kill and close what can be, as seeing to its end has failed."""
+        self._limit.stand_still()
         self._tree.kill_group()
         self._output.close()
         self._close_result()

@@ -67,9 +67,7 @@ class Terminal:
     def close(self) -> None:
         """Hang up: whoever still has the job's end reads and writes no more."""
         self.let_go()
-        if self.screen >= 0:
-            os.close(self.screen)
-            self.screen = -1
+        os.close(self.screen)
 
 
 def take_control() -> None:

@@ -145,15 +145,16 @@ def test_a_file_is_read_that_it_would_find_itself(host, supervisor, tmp_path):
 
 def test_a_fifo_is_waited_for_and_holds_up_nobody_else(host, supervisor, tmp_path):
     os.mkfifo(fifo := tmp_path / "fifo")
-    waiting = supervisor.launch("cat", stdin_path=str(fifo))
+    waiting = supervisor.launch("head", "-n", "1", stdin_path=str(fifo))
     never = supervisor.launch("cat", stdin_path=str(fifo))
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
     supervisor.say(Stop(never, 0.0))
     assert supervisor.ended(never).outcome is Outcome.CANCELLED
 
-    fifo.write_text("hello\n")
+    with fifo.open("r+b", buffering=0) as writer:  # as a reader too, so as not to wait for one
+        writer.write(b"hello\n")
+        assert supervisor.ended(waiting).outcome is Outcome.SUCCEEDED
 
-    assert supervisor.ended(waiting).outcome is Outcome.SUCCEEDED
     assert host.output(waiting) == b"hello\n"
 
 

@@ -63,6 +63,15 @@ def test_a_flood_is_kept_to_the_last_byte_and_to_the_cap(host, supervisor):
     assert len(host.output(killed)) == 40_000
 
 
+def test_what_fits_into_no_piece_of_the_log_is_in_the_next_at_once(host, supervisor):
+    key = supervisor.launch("sh", "-c", "head -c 3000 /dev/zero; read line", pty=True, log_cap=4000)
+
+    wait_until(lambda: sum(piece.stat().st_size for piece in pieces_of(host.log(key))) == 3000)
+
+    supervisor.say(Stop(key, 0.0))
+    supervisor.ended(key)
+
+
 def test_nobody_types_and_a_stop_is_as_for_any_job(host, supervisor, tmp_path):
     script = f"trap 'echo ended; exit 3' TERM; echo here > {tmp_path}/here; read line; echo $line"
     key = supervisor.launch("sh", "-c", script, pty=True)
@@ -81,10 +90,12 @@ def test_it_may_let_go_of_its_terminal_and_write_to_it_later(host, supervisor, t
     script = f"exec < /dev/null > /dev/null 2>&1; {waits}; echo back > /dev/tty"
     key = supervisor.launch("sh", "-c", script, pty=True)
     written(tmp_path / "here")
+    supervisor.run("true")  # by then the launcher has noticed whatever there was to notice
 
-    (tmp_path / "go").write_text("\n")
+    with (tmp_path / "go").open("r+b", buffering=0) as go:  # as a reader too, so as not to wait for one
+        go.write(b"\n")
+        assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
 
-    assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
     assert host.output(key) == b"back\r\n"
 
 
