@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-by-make
 
 # Programs that tests drive and pip cannot install
-DEBIAN_PACKAGES := tmux systemd dbus
+DEBIAN_PACKAGES := tmux systemd dbus chromium
 
 # Core and wire need nothing but themselves to be tested, so nothing of them may go untested
 PURE_ROOMS := core wire
@@ -25,7 +25,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-long debian-packages demo install uninstall clean
+.PHONY: help setup check test test-long debian-packages demo pictures install uninstall clean
 
 help:  ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -72,6 +72,9 @@ install:  ## put bgd and its units below PREFIX (/usr/local), for all users; DES
 
 uninstall:  ## remove what `make install` put there; configuration, jobs and logs stay
 	systemd/uninstall.sh "$(DESTDIR)" "$(PREFIX)"
+
+pictures: $(INSTALLED) debian-packages  ## take those of the pages anew
+	$(BIN)/python -m tests.daemon.web.pictures
 
 clean:  ## remove .venv and whatever else can be made again
 	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from bgd.core.job import ACTIVE, FINAL, State
+from bgd.core.job import ACTIVE, FINAL, Outcome, State
 from bgd.daemon.web.tails import Tail
 from bgd.wire.views import AttemptView, JobView
 from bgd.words import brief, command_line, iso_time
@@ -33,6 +33,7 @@ class Row(Struct, frozen=True, kw_only=True):
 
     id: int
     state: str
+    how: str | None  # its latest attempt ended, if that is no success
     name: str | None
     command: str
     queue: str
@@ -74,6 +75,7 @@ def row_of(view: JobView, now: float) -> Row:
     return Row(
         id=view.id,
         state=view.state,
+        how=_how(view) if view.state is State.FAILED else None,
         name=view.name,
         command=_cut(command_line(view), _MOST_OF_A_COMMAND),
         queue=view.queue,
@@ -129,7 +131,7 @@ def attempt_sheet_of(attempt: AttemptView, tail: Tail, now: float) -> AttemptShe
     return AttemptSheet(
         number=attempt.attempt,
         state=_state_of(attempt),
-        how=_how(attempt),
+        how=_how(attempt) or "running",
         facts=[(label, value) for label, value in facts if value],
         error=None if error is None else _error(error.type, error.message, attempt.outcome),
         traceback=None if error is None else error.traceback,
@@ -175,23 +177,13 @@ def _state_of(attempt: AttemptView) -> str:
             return "failed"
 
 
-def _how(attempt: AttemptView) -> str:
-    if attempt.outcome is None:
-        return "running"
-    words = attempt.outcome.replace("_", " ")
-    if attempt.signal:
-        return (
-            f"{words} {attempt.signal}"
-            if attempt.outcome == "signal"
-            else f"{words}, signal {attempt.signal}"
-        )
-    if attempt.exit_code:
-        return (
-            f"exit code {attempt.exit_code}"
-            if attempt.outcome == "exit"
-            else f"{words}, exit code {attempt.exit_code}"
-        )
-    return words
+def _how(ended: JobView | AttemptView) -> str:
+    """Return how an attempt ended, or a job's latest one; nothing if it has not."""
+    if ended.outcome is Outcome.EXIT:
+        return f"exit code {ended.exit_code}"
+    if ended.outcome is Outcome.SIGNAL:
+        return f"signal {ended.signal}"
+    return (ended.outcome or "").replace("_", " ")
 
 
 def _error(kind: str, message: str, outcome: str | None) -> str:

@@ -83,7 +83,7 @@ def heard(connection: socket.socket) -> Answered:
     head, _, body = bytes(data).partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    if headers.get("transfer-encoding") == "chunked":
+    if body and headers.get("transfer-encoding") == "chunked":
         body = _unchunked(body)
     return Answered(int(status.split()[1]), headers, body)
 

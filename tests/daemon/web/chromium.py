@@ -1,0 +1,21 @@
+"""A real browser, Debian's chromium, without a screen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, sync_playwright
+
+PROGRAM = shutil.which("chromium")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox"] if os.geteuid() == 0 else []  # its sandbox will not have root
+        browser = playwright.chromium.launch(executable_path=PROGRAM, args=options)
+        yield browser
+        browser.close()

@@ -1,0 +1,106 @@
+"""Take the pictures of the pages in docs/pictures: a private daemon at work, seen by a real browser.
+
+`make pictures` runs this. They look best where the fonts Inter and JetBrains Mono are installed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from bgd import Client, Job
+from tests.daemon.web.chromium import chromium
+from tests.support import ROOT, Daemon, wait_until
+
+PICTURES = ROOT / "docs/pictures"
+SERVICES = "app.services"
+
+CONFIGURATION = f"""\
+[daemon]
+slots = 3
+[security]
+allowed_classes = ["{SERVICES}.*"]
+[python]
+path = ["~"]
+[queues.mail]
+slots = 1
+"""
+
+PROGRAMS = {
+    "thumbnails.sh": r"""
+for photo in 001 002 003 004; do
+    printf "\033[32mdone\033[0m   photos/$photo.jpg  \033[2m1280 x 853\033[0m\n"
+done
+if test $BGD_ATTEMPT = 1; then
+    printf "\033[1;31merror\033[0m  photos/005.jpg  \033[33mends in the middle: still being copied?\033[0m\n"
+    exit 3
+fi
+printf "\033[32mdone\033[0m   photos/005.jpg  \033[2m1280 x 720\033[0m\n"
+""",
+    "newsletter.sh": "echo 214 addresses; sleep 1",
+    "import.sh": "read line <gate",
+    "invoices.sh": "read line <gate",
+    "stock.sh": "sleep 60",
+}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="shop-") as folder:
+        daemon = Daemon(Path(folder))
+        daemon.configure(CONFIGURATION)
+        shutil.copytree(ROOT / "examples/app", daemon.folder / "app")
+        shutil.copytree(ROOT / "docs", daemon.folder / "photos")
+        os.mkfifo(daemon.folder / "gate")
+        for name, text in PROGRAMS.items():
+            (daemon.folder / name).write_text(text)
+        daemon.start()
+        try:
+            with daemon.client() as client:
+                retried = work_through_a_morning(client, folder)
+                take(client, {"job-logs": "", "job": f"/{retried.id}"})
+        finally:
+            daemon.stop()
+
+
+def work_through_a_morning(client: Client, folder: str) -> Job:
+    """Queue jobs that end, and wait, in many ways; return one that was tried twice."""
+    submit = partial(client.submit, cwd=folder)
+    done = [
+        client.call(f"{SERVICES}:Archive.compress", ["photos", "photos"], name="archive", tags=["nightly"]),
+        client.call(f"{SERVICES}:Checksums.of_files", ["photos"], name="checksums", tags=["nightly"]),
+        client.call(f"{SERVICES}:LogReport.top_words", ["/etc/services", 3], priority=5),
+        submit(["sh", "newsletter.sh", "autumn"], name="newsletter", queue="mail"),
+        submit(["sh", "stock.sh", "--all"], name="stock", timeout=1.5),
+        submit(["sh", "thumbnails.sh", "photos"], name="thumbnails", retries=2, retry_delay=1),
+        client.call(f"{SERVICES}:Flaky.fetch", ["rates"], name="exchange rates", retry_delay=0.5),
+        submit(["gzip", "--test", "photos.tar.gz"]),
+    ]
+    client.wait([job.id for job in done])
+    waiting = client.call(f"{SERVICES}:Flaky.fetch", ["orders"], name="orders", priority=10, retry_delay=120)
+    wait_until(lambda: client.job(waiting.id).state == "scheduled")
+    client.cancel([submit(["make", "--jobs=2", "site"], name="website", delay=3600).id])
+    submit(["sh", "import.sh", "catalogue.csv"], name="catalogue")
+    started = submit(["sh", "invoices.sh", "--month=10"], name="invoices", queue="mail")
+    submit(["sh", "newsletter.sh", "winter"], name="newsletter", queue="mail")
+    submit(["rsync", "--archive", "photos/", "backup:photos/"], priority=-10, delay=5400, name="offsite")
+    wait_until(lambda: client.job(started.id).state == "running")
+    return done[5]
+
+
+def take(client: Client, pages: dict[str, str]) -> None:
+    """Take a picture of each page, by name."""
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 400})
+        page.goto(client.login_link())
+        page.wait_for_url("**/job-logs")
+        origin = page.url
+        for name, path in pages.items():
+            page.goto(f"{origin}{path}")
+            page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+
+
+if __name__ == "__main__":
+    main()

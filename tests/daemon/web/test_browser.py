@@ -1,0 +1,178 @@
+"""The pages in a real browser: logging in, finding a job, and jobs that would like to be more than text."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+
+import pytest
+
+from tests.daemon.web.chromium import PROGRAM, chromium
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
+
+PAYLOADS = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg/onload=alert(1)>",
+    '"><script>alert(1)</script>',
+    "' autofocus onfocus=alert(1) x='",
+    "</pre></code><iframe src=javascript:alert(1)>",
+    "</title><script>alert(1)</script>",
+    "<a href=javascript:alert(1)>click</a>",
+    "<meta http-equiv=refresh content='0;url=http://evil.example/'>",
+    "<base href=http://evil.example/>",
+    "<style>*{display:none}</style>",
+    "<form action=http://evil.example/><input name=queue>",
+    "{{ 7 * 7 }}{% raw %}",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "javascript:alert(1)",
+    "<!--",
+    "<textarea>",
+    "<plaintext>",
+]
+RAW = [  # of which a name may not consist, but arguments and output may
+    "\x1b]0;owned\x07",
+    "\x1b]8;;http://evil.example/\x07click\x1b]8;;\x07",
+    "\x1b]52;c;aGVsbG8=\x07",
+    "\x1b[8mhidden\x1b[0m",
+    "\x1b[31m<b>red</b>\x1b[0m",
+    '\x1b[31;"onclick="alert(1)m',
+    "one\rtwo",
+    "\u202egnp.exe",
+    "\x9b31m",
+    "\ufeff\u200b",
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def client(daemon):
+    with daemon.client() as client:
+        yield client
+
+
+@pytest.fixture
+def tab(browser):
+    """A tab that knows nobody yet; whatever it has to complain about fails the test."""
+    context = browser.new_context()
+    tab = context.new_page()
+    complaints: list[str] = []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+    yield tab
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def jobs_page(tab, client):
+    """The list, in a tab that has logged in."""
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    return tab
+
+
+@pytest.fixture
+def other_site(client):
+    """The address of another site's page, on another port of this host, with a link that logs in."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(f'<link rel=icon href="data:,"><a href="{client.login_link()}">in</a>'.encode())
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+            del format, args
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://site.localhost:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_link_on_another_sites_page_logs_in(tab, other_site):
+    tab.goto(other_site)
+    tab.click("text=in")
+    tab.wait_for_url("**/job-logs")
+
+    assert tab.title() == "Jobs · bgd"
+
+
+def test_a_job_is_found_by_a_filter_and_opened(jobs_page, client):
+    job = client.submit(["/bin/sh", "-c", "printf '\\033[32mgreen\\033[0m\\n'; exit 4"], name="found me")
+    client.submit(["/bin/true"])
+    client.wait([job.id])
+
+    jobs_page.fill("input[name=name]", "found*")
+    jobs_page.click("text=Filter")
+    assert jobs_page.locator("tbody tr").count() == 1
+    jobs_page.click("text=failed")
+    jobs_page.click("text=found me")
+
+    assert jobs_page.title() == f"Job {job.id} found me · bgd"
+    assert jobs_page.locator(".attempt .badge").inner_text() == "exit code 4"
+    green = jobs_page.locator(".log .fore2")
+    assert green.inner_text() == "green"
+    assert green.evaluate("element => getComputedStyle(element).color") == "rgb(132, 220, 167)"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_sticks_out_of_a_narrow_page(jobs_page, client, width, scheme):
+    job = client.submit(["/bin/echo", "x" * 2000], name="long-" + "x" * 190, tags=["y" * 200])
+    client.wait([job.id])
+    jobs_page.set_viewport_size({"width": width, "height": 700})
+    jobs_page.emulate_media(color_scheme=scheme)
+
+    for address in ("/job-logs", f"/job-logs/{job.id}"):
+        jobs_page.goto(jobs_page.url.partition("/job-logs")[0] + address)
+        assert jobs_page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_whatever_a_job_says_is_only_text(jobs_page, client):
+    origin = jobs_page.url
+    jobs = [
+        client.submit(["/usr/bin/printf", "%s\\n", text], name=text if text.isprintable() else None)
+        for text in PAYLOADS + RAW
+    ]
+    lost = client.submit(["/nowhere/" + "".join(PAYLOADS)])
+    client.wait([job.id for job in (*jobs, lost)])
+
+    jobs_page.reload()
+    assert_harmless(jobs_page)
+    for job, text in zip(jobs, PAYLOADS + RAW, strict=True):
+        jobs_page.goto(f"{origin}/{job.id}")
+        assert_harmless(jobs_page)
+        if text.isprintable():
+            assert jobs_page.title() == f"Job {job.id} {text} · bgd"
+            assert jobs_page.locator("h1 .name").text_content() == text
+            assert jobs_page.locator(".log code").text_content() == f"{text}\n"
+        else:
+            assert not set(jobs_page.locator("body").text_content()) & set("\x1b\x07\r\x9b\u202e")
+    jobs_page.goto(f"{origin}/{lost.id}")
+    assert_harmless(jobs_page)
+    assert PAYLOADS[0] in jobs_page.locator(".error").text_content()
+
+
+def assert_harmless(page):
+    """Assert that there is nothing on a page that our own templates have not put there."""
+    assert page.locator("script, iframe, base, style, svg, plaintext, textarea, pre img").count() == 0
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('*')].flatMap(e => [...e.attributes])"
+            ".filter(a => a.name.startsWith('on') || /^javascript:/i.test(a.value)).length"
+        )
+        == 0
+    )
+    assert page.locator("form").count() <= 1

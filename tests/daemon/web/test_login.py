@@ -1,0 +1,174 @@
+"""Who is let in to the pages, and who is not, at a port and behind a unix socket."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.web.browsing import Browser, configure_pages, log_of
+from tests.support import DEADLINE, Daemon
+
+STRANGER = 4_000_000  # uid of nobody here
+# all modules are loaded by root: its folders may be closed to a stranger
+ASK = """
+import os, socket, sys
+os.setuid(int(sys.argv[1]))
+stranger = socket.socket()
+stranger.connect(("127.0.0.1", int(sys.argv[2])))
+stranger.sendall(os.fsencode(sys.argv[3]))
+while data := stranger.recv(65536):
+    os.write(1, data)
+"""
+PAGES = ["/job-logs", "/job-logs/1", "/job-logs/1/1"]
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can become somebody else")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _job(daemon):
+    """Leave something that a stranger could see."""
+    with daemon.client() as client:
+        client.wait([client.submit(["/bin/echo", "the secret output"]).id])
+
+
+@pytest.fixture
+def browser(daemon):
+    return Browser(daemon)
+
+
+@pytest.fixture
+def machine():
+    """A daemon whose pages are where the test says; it is yet to start."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        machine = Daemon(Path(folder))
+        yield machine
+        machine.stop()
+
+
+def asked_by_stranger(browser, target):
+    """Return what another user of this machine gets, with the same cookie."""
+    request = f"GET {target} HTTP/1.1\r\nHost: {browser.host}\r\nCookie: {browser.cookie}\r\n\r\n"
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, str(STRANGER), str(browser.port), request],
+        capture_output=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_who_is_not_logged_in_is_told_what_to_type(browser, page):
+    answered = browser.get(page)
+
+    assert answered.status == 401
+    assert "bgctl dashboard" in answered.text
+    assert "secret" not in answered.text
+    assert browser.get(page, "Accept: application/json").json == {"error": "You are not logged in."}
+
+
+def test_a_link_works_once_and_a_look_at_its_head_does_not_use_it_up(browser):
+    link = browser.link()
+    assert browser.get(link, method="HEAD").status == 200
+    assert "set-cookie" not in browser.get(link, method="HEAD").headers
+
+    cookie = browser.get(link).headers["set-cookie"]
+    assert re.fullmatch(
+        rf"bgd_{browser.port}=[\w-]{{43}}; Path=/; Max-Age=28800; HttpOnly; SameSite=Strict", cookie
+    )
+    again = browser.get(link)
+    assert (again.status, "set-cookie" in again.headers) == (401, False)
+    assert "has been used before" in again.text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_who_has_a_cookie_of_ours_is_let_in(browser, page):
+    assert browser.log_in().get(page).status == 200
+
+
+def test_a_wrong_cookie_is_none(browser):
+    browser.log_in()
+    browser.cookie = browser.cookie[:-1] + ("x" if browser.cookie[-1] != "x" else "y")
+    assert browser.get("/job-logs").status == 401
+
+
+@needs_root
+@pytest.mark.parametrize("page", [*PAGES, "login"])
+def test_another_user_is_refused_whatever_he_shows(browser, page):
+    browser.log_in()
+    said = asked_by_stranger(browser, browser.link() if page == "login" else page)
+
+    assert said.startswith(b"HTTP/1.1 403 ")
+    assert f"These pages are for user {os.geteuid()} of this machine".encode() in said
+    assert b"secret" not in said
+    assert b"Set-Cookie" not in said
+
+
+@needs_root
+def test_anybody_may_ask_whether_the_daemon_is_well(browser):
+    assert asked_by_stranger(browser, "/healthz").endswith(b"\r\n\r\nok\n")
+    assert asked_by_stranger(browser, "/readyz").endswith(b"\r\n\r\nready\n")
+
+
+def test_the_way_in_leads_to_the_list(browser):
+    answered = browser.get("/")
+    assert (answered.status, answered.headers["location"]) == (303, "/job-logs")
+
+
+def test_behind_a_socket_the_login_alone_counts(machine):
+    configure_pages(machine, f"unix:{machine.folder}/http.sock")
+    machine.start()
+    browser = Browser(machine)
+
+    assert browser.get("/job-logs").status == 401
+    assert browser.log_in().get("/job-logs", host="bgd.example.org").status == 200
+    assert browser.get("/job-logs", host="not a host").status == 421
+    cookie = browser.get(browser.link(), "X-Forwarded-Proto: https").headers["set-cookie"]
+    assert cookie.endswith("; SameSite=Strict; Secure")
+
+
+@needs_root
+def test_without_login_the_own_user_reads_and_another_does_not(machine):
+    configure_pages(machine, "127.0.0.1:0", 'auth = "none"')
+    machine.start()
+    browser = Browser(machine)
+
+    assert browser.get("/job-logs").status == 200
+    assert browser.get("/job-logs", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: cors").status == 403
+    assert asked_by_stranger(browser, "/job-logs").startswith(b"HTTP/1.1 403 ")
+
+
+def test_a_daemon_without_pages_says_so(machine):
+    configure_pages(machine, "")
+    machine.start()
+
+    assert "pages      none" in machine.bgctl("info").stdout
+    refused = machine.bgctl("dashboard")
+    assert refused.returncode == 1
+    assert refused.stderr == "bgctl: this daemon serves no pages: see [http] listen, and the daemon's log\n"
+
+
+def test_jobs_do_not_wait_for_a_place_of_the_pages(machine):
+    configure_pages(machine, f"unix:{machine.folder}/gone/http.sock")
+    machine.start()
+
+    assert "cannot serve pages at unix:" in log_of(machine)
+    assert machine.bgctl("run", "echo", "hello").stdout == "hello\n"
+
+
+def test_bgctl_prints_the_link_or_opens_it(daemon, browser, tmp_path):
+    said = daemon.bgctl("dashboard")
+    assert re.fullmatch(rf"http://127\.0\.0\.1:{browser.port}/login/[\w-]{{43}}\n", said.stdout)
+    assert '"url": "http' in daemon.bgctl("dashboard", "--json").stdout
+
+    opener = tmp_path / "opener"
+    opener.write_text(f"#!/bin/sh\necho $1 > {tmp_path}/opened\n")
+    opener.chmod(0o755)
+    opened = daemon.bgctl("dashboard", "--open", env={"BROWSER": str(opener)})
+    assert (opened.returncode, (tmp_path / "opened").read_text()) == (0, opened.stdout)

@@ -1,0 +1,167 @@
+"""What the pages show: lists, jobs, logs, and the same in JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+
+import pytest
+
+from tests.daemon.web.browsing import Browser
+from tests.support import wait_until
+
+
+@pytest.fixture(scope="module")
+def client(daemon):
+    with daemon.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def browser(daemon):
+    return Browser(daemon).log_in()
+
+
+@pytest.fixture(scope="module")
+def jobs(client):
+    """Five jobs that succeeded and two that failed, in two queues."""
+    submitted = [
+        client.submit(["/bin/echo", "hello"], name="hello world", tags=["nightly"]),
+        client.submit(["/bin/sh", "-c", "exit 3"], queue="mail", priority=-5),
+        *(client.submit(["/bin/true"], queue="mail") for _ in range(4)),
+        client.submit(["/bin/sh", "-c", "kill -9 $$"], retries=1, retry_delay=0, name="killed"),
+    ]
+    return client.wait([job.id for job in submitted])
+
+
+def test_the_list_has_the_newest_jobs_first_with_all_that_is_asked_at_a_glance(browser, jobs):
+    page = browser.get("/job-logs")
+
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.ids[: len(jobs)] == [job.id for job in reversed(jobs)]
+    for words in (
+        "hello world",
+        "/bin/echo hello",
+        "2 of 2",
+        "1 of 1",
+        "exit code 3",
+        "signal 9",
+        "mail",
+        "-5",
+    ):
+        assert words in page.text
+
+
+@pytest.mark.parametrize(
+    ("query", "chosen"),
+    [
+        ("state=failed", [6, 1]),
+        ("state=failed&state=succeeded&queue=mail", [5, 4, 3, 2, 1]),
+        ("queue=mail&state=failed&name=&tag=", [1]),
+        ("name=hello*", [0]),
+        ("tag=nightly", [0]),
+        ("queue=nothing", []),
+        ("state=running", []),
+    ],
+)
+def test_filters_choose(browser, jobs, query, chosen):
+    expected = [jobs[index].id for index in chosen]
+    assert browser.get(f"/job-logs?{query}").ids == expected
+    assert [job["id"] for job in browser.json(f"/job-logs?{query}")] == expected
+
+
+def test_pages_lead_through_all_jobs_once(browser, jobs):
+    page = browser.get("/job-logs?queue=mail&limit=2")
+    seen = page.ids
+    while older := re.search(r'href="([^"]*)">Older', page.text):
+        page = browser.get(html.unescape(older[1]))
+        assert page.ids[0] < seen[-1]
+        seen += page.ids
+
+    assert seen == [job.id for job in jobs[5:0:-1]]
+    assert 'href="/job-logs?queue=mail&amp;limit=2">← Newest' in page.text
+
+
+def test_json_is_what_bgctl_says(daemon, browser, jobs):
+    listed = json.loads(daemon.bgctl("list", "--json").stdout)
+    assert browser.json("/job-logs") == listed
+
+    for job in jobs:
+        assert browser.json(f"/job-logs/{job.id}") == json.loads(
+            daemon.bgctl("show", "--json", str(job.id)).stdout
+        )
+
+
+def test_a_job_has_its_attempts_with_their_ends_and_output(browser, client):
+    script = 'printf "\\033[31mtry\\033[0m $BGD_ATTEMPT <b>\\n"; exit $((3 - BGD_ATTEMPT))'
+    job = client.submit(["/bin/sh", "-c", script], retries=5, retry_delay=0, name="third")
+    client.wait([job.id])
+    page = browser.get(f"/job-logs/{job.id}").text
+
+    for words in ("Attempt 1", "exit code 2", "Attempt 2", "exit code 1", "Attempt 3", "succeeded"):
+        assert words in page
+    assert page.index("Attempt 3") < page.index("Attempt 1")
+    assert '<span class="fore1">try</span> 2 &lt;b&gt;' in page
+    assert "3 of 6" in page
+
+
+def test_what_could_not_start_says_why(browser, client):
+    job = client.submit(["/nowhere/program"])
+    client.wait([job.id])
+    page = browser.get(f"/job-logs/{job.id}").text
+
+    assert "not started" in page
+    assert "program not found" in page
+    assert "No output." in page
+
+
+def test_many_attempts_are_several_pages(browser, client):
+    job = client.submit(["/bin/false"], retries=24, retry_delay=0)
+    client.wait([job.id])
+
+    latest = browser.json(f"/job-logs/{job.id}")["attempts"]
+    earlier = browser.json(f"/job-logs/{job.id}?before={latest[0]['attempt']}")["attempts"]
+    assert [each["attempt"] for each in earlier + latest] == list(range(1, 26))
+    assert f'href="/job-logs/{job.id}?before=6">Earlier attempts' in browser.get(f"/job-logs/{job.id}").text
+
+
+def test_a_long_log_is_shown_by_its_end_and_streamed_in_full(browser, client):
+    job = client.submit(["/bin/sh", "-c", "seq 1000000"])
+    client.wait([job.id])
+    whole = "".join(f"{number}\n" for number in range(1, 1_000_001)).encode()
+
+    page = browser.get(f"/job-logs/{job.id}").text
+    assert "<code>999999\n" not in page
+    assert "999999\n1000000\n</code>" in page
+    assert "without the 6.8 MB before" in page
+    raw = browser.get(f"/job-logs/{job.id}/1")
+    assert raw.body == whole
+    assert raw.headers["content-type"] == "text/plain; charset=utf-8"
+    assert browser.get(f"/job-logs/{job.id}/1?tail=10").body == whole[-10:]
+    assert browser.get(f"/job-logs/{job.id}/1", method="HEAD").body == b""
+    download = browser.get(f"/job-logs/{job.id}/1?download=1").headers["content-disposition"]
+    assert download == f'attachment; filename="bgd-{job.id}.1.log"'
+
+
+def test_a_running_job_shows_what_it_has_written_so_far(browser, client, tmp_path):
+    os.mkfifo(tmp_path / "gate")
+    job = client.submit(["/bin/sh", "-c", "printf begun; read line < gate"], cwd=str(tmp_path))
+    waiting = client.submit(["/bin/true"], delay=3600)
+    wait_until(lambda: browser.get(f"/job-logs/{job.id}/1").body == b"begun")
+
+    page = browser.get(f"/job-logs/{job.id}").text
+    assert "begun</code>" in page
+    assert "It has not started yet." in browser.get(f"/job-logs/{waiting.id}").text
+    assert "due in " in browser.get("/job-logs?state=scheduled").text
+    client.cancel([job.id, waiting.id])
+    assert "It was never started." in browser.get(f"/job-logs/{waiting.id}").text
+
+
+def test_ten_thousand_jobs_are_listed_at_once(browser, client):
+    jobs = client.submit_many([{"argv": ["/bin/true"], "delay": 3600, "queue": "crowd"}] * 10_000)
+    page = browser.get("/job-logs?queue=crowd&limit=10000")
+
+    assert page.ids == [job.id for job in jobs[: -200 - 1 : -1]]
+    assert "10,0" in page.text
