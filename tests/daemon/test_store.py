@@ -677,9 +677,10 @@ async def test_list_selects_by_each_condition_and_by_all_together(store):
     assert await ids(store, name="[!b]*") == [3]
     assert await ids(store, name="REPORT") == []
     assert await ids(store, since=200.0) == [4, 3, 2]
+    assert await ids(store, before=3) == [2, 1]
     assert await ids(store, mine=True) == [4, 3, 1]
     assert await ids(store, mine=True, uid=UID + 1) == [2]
-    everything = {"queue": "slow", "tag": "disk", "name": "back*", "since": 100.0, "mine": True}
+    everything = {"queue": "slow", "tag": "disk", "name": "back*", "since": 100.0, "mine": True, "before": 2}
     assert await ids(store, states=[State.QUEUED], **everything) == [1]
 
 

@@ -530,9 +530,12 @@ def test_reload_of_a_bad_configuration_keeps_the_old_one_and_says_why(machine):
 
 def test_reload_does_not_move_the_daemon(machine):
     machine.start()
-    machine.configure(f'[daemon]\nstate_dir = "{machine.folder}/elsewhere"\nslots = 9\n')
+    machine.configure(
+        f'[daemon]\nstate_dir = "{machine.folder}/elsewhere"\nslots = 9\n[http]\nauth = "none"\n'
+    )
     machine.signal(signal.SIGHUP)
     wait_until(lambda: "[daemon] state_dir has changed: that takes effect at the next start" in machine.log)
+    wait_until(lambda: "[http] has changed: that takes effect at the next start" in machine.log)
     with machine.client() as client:
         info = client.info()
         assert (info.slots, info.state_dir) == (9, str(machine.state_dir))

@@ -24,7 +24,7 @@ def wants_json(request: Request) -> bool:
 
 
 async def json_text(value: object) -> Answer:
-    body = await asyncio.to_thread(_encoded, value)
+    body = await asyncio.to_thread(encoded, value)
     return Answer(Response(content_type=JSON, body=body))
 
 
@@ -44,14 +44,15 @@ async def page(
 async def refused(request: Request, error: RequestRefused) -> Answer:
     status = error.response.status
     if wants_json(request):
-        body = _encoded({"error": str(error)})
+        body = encoded({"error": str(error)})
         return Answer(Response(status=status, content_type=JSON, body=body))
     needs_login = status is HTTPStatus.UNAUTHORIZED
     values: dict[str, object] = {"title": status.phrase, "message": str(error), "needs_login": needs_login}
     return await page("refused.html", values, status=status)
 
 
-def _encoded(value: object) -> bytes:
+def encoded(value: object) -> bytes:
+    """Return JSON on one line."""
     return json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from http import HTTPStatus
 
 from msgspec.structs import replace
@@ -12,16 +14,17 @@ from msgspec.structs import replace
 from bgd.core.job import JobId, State
 from bgd.daemon.logfiles import LogFile
 from bgd.daemon.store import Store
-from bgd.daemon.web.answers import Answer, json_text, page, wants_json
+from bgd.daemon.web.answers import Answer, encoded, json_text, page, wants_json
 from bgd.daemon.web.queries import address_of, job_query, list_query, log_query
-from bgd.daemon.web.sheets import attempt_sheet_of, row_of, sheet_of
+from bgd.daemon.web.sheets import Row, attempt_sheet_of, row_of, sheet_of
 from bgd.daemon.web.tails import Tail, pieces_of, tail_of
-from bgd.wire.http import TEXT, Request, RequestRefused, Response
+from bgd.wire.http import JSON, TEXT, Request, RequestRefused, Response
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, JobView
 from bgd.words import attempt_as_json, job_as_json
 
 ATTEMPTS_ON_A_PAGE = 20
+JOBS_AT_ONCE = 25  # read from the store
 LATEST_TAIL = 64 * 1024  # bytes of a log on the job's page
 EARLIER_TAIL = 4 * 1024
 
@@ -35,11 +38,13 @@ class Pages:
 
     async def jobs(self, request: Request) -> Answer:
         query = list_query(request.query)
-        views = await self._store.list(query, None)
         if wants_json(request):
-            return await json_text([job_as_json(view) for view in views])
-        counts = await self._store.counts()
-        return await page("jobs.html", await asyncio.to_thread(_list, query, views, counts))
+            return Answer(Response(content_type=JSON, body=None), self._list_as_json(query))
+        rows: list[Row] = []
+        async with aclosing(self._portions(query)) as portions:
+            async for views in portions:
+                rows += await asyncio.to_thread(_rows, views)
+        return await page("jobs.html", _list(query, rows, await self._store.counts()))
 
     async def job(self, request: Request, job: str) -> Answer:
         view = await self._view(job)
@@ -63,6 +68,26 @@ class Pages:
         headers = (("Content-Disposition", name),) if query.download else ()
         log = LogFile(self._log_dir, view.id, int(attempt))
         return Answer(Response(content_type=TEXT, body=None, headers=headers), pieces_of(log, query.tail))
+
+    async def _portions(self, query: List) -> AsyncGenerator[list[JobView], None]:
+        """Yield the jobs of a list, a few at a time: each may have a million bytes of arguments."""
+        left = query.limit
+        while left:
+            asked = min(left, JOBS_AT_ONCE)
+            views = await self._store.list(replace(query, limit=asked), None)
+            if views:
+                yield views
+                query = replace(query, before=views[-1].id)
+            left = left - asked if len(views) == asked else 0
+
+    async def _list_as_json(self, query: List) -> AsyncGenerator[bytes, None]:
+        separator = b"["
+        async with aclosing(self._portions(query)) as portions:
+            async for views in portions:
+                for view in views:
+                    yield separator + await asyncio.to_thread(encoded, job_as_json(view))
+                    separator = b","
+        yield b"]\n" if separator == b"," else b"[]\n"
 
     async def _view(self, job: str) -> JobView:
         view = await self._store.view(JobId(int(job)))
@@ -88,12 +113,16 @@ class Pages:
         return tail_of(LogFile(self._log_dir, view.id, attempt.attempt), most)
 
 
-def _list(query: List, views: list[JobView], counts: dict[str, int]) -> dict[str, object]:
-    """Return the values of the list's page."""
+def _rows(views: list[JobView]) -> list[Row]:
     now = time.time()
+    return [row_of(view, now) for view in views]
+
+
+def _list(query: List, rows: list[Row], counts: dict[str, int]) -> dict[str, object]:
+    """Return the values of the list's page."""
     chosen = query.states if query.states is not None and set(query.states) != set(State) else []
     return {
-        "rows": [row_of(view, now) for view in views],
+        "rows": rows,
         "query": query,
         "chosen": chosen,
         "total": sum(counts.values()),
@@ -103,5 +132,5 @@ def _list(query: List, views: list[JobView], counts: dict[str, int]) -> dict[str
         ],
         "all": address_of(query, state=[], before=None),
         "newest": address_of(query, before=None) if query.before is not None else None,
-        "older": address_of(query, before=views[-1].id) if len(views) == query.limit else None,
+        "older": address_of(query, before=rows[-1].id) if len(rows) == query.limit else None,
     }

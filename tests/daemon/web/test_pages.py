@@ -165,3 +165,4 @@ def test_ten_thousand_jobs_are_listed_at_once(browser, client):
 
     assert page.ids == [job.id for job in jobs[: -200 - 1 : -1]]
     assert "10,0" in page.text
+    assert [job["id"] for job in browser.json("/job-logs?queue=crowd&limit=60")] == page.ids[:60]
