@@ -172,3 +172,19 @@ def test_bgctl_prints_the_link_or_opens_it(daemon, browser, tmp_path):
     opener.chmod(0o755)
     opened = daemon.bgctl("dashboard", "--open", env={"BROWSER": str(opener)})
     assert (opened.returncode, (tmp_path / "opened").read_text()) == (0, opened.stdout)
+
+
+def test_a_daemon_ends_beside_browsers_that_stay(machine):
+    configure_pages(machine, "127.0.0.1:0")
+    machine.start()
+    with machine.client() as client:
+        client.wait([client.submit(["/bin/sh", "-c", "head -c 30000000 /dev/zero"]).id])
+    browser = Browser(machine).log_in()
+    with browser.connect(), browser.connect() as reading:
+        request = f"GET /job-logs/1/1 HTTP/1.1\r\nHost: {browser.host}\r\nCookie: {browser.cookie}\r\n\r\n"
+        reading.sendall(request.encode())
+        assert reading.recv(8) == b"HTTP/1.1"
+        machine.stop()
+
+    assert machine.process.returncode == 0
+    assert "Traceback" not in log_of(machine)
