@@ -14,6 +14,9 @@ _SEQUENCE = re.compile(rf"(?P<color>\x1b\[[0-9;:]{{0,64}}m)|\r\n|[{CONTROL}{CONT
 _RESET = 0
 _STYLES = {1: "bold", 2: "dim", 3: "italic", 4: "underlined"}
 _NO_STYLES = {22: {"bold", "dim"}, 23: {"italic"}, 24: {"underlined"}}
+# usual and bright ones look the same; the last of each means none
+_FORES = {first + number: f"fore{number}" for first in (30, 90) for number in range(8)} | {39: ""}
+_BACKS = {first + number: f"back{number}" for first in (40, 100) for number in range(8)} | {49: ""}
 _PALETTE = {38, 48, 58}  # followed by 5 and an index, or by 2 and three shares
 _ARGUMENTS = {"5": 1, "2": 3}
 
@@ -68,7 +71,7 @@ class _Pen:
             self._styles.add(_STYLES[code])
         elif code in _NO_STYLES:
             self._styles -= _NO_STYLES[code]
-        elif 30 <= code <= 39 or 90 <= code <= 97:  # noqa: PLR2004 - 39: the usual one
-            self._fore = f"fore{code % 10}" if code % 10 < 8 else ""  # noqa: PLR2004 - eight of them
-        elif 40 <= code <= 49 or 100 <= code <= 107:  # noqa: PLR2004 - likewise
-            self._back = f"back{code % 10}" if code % 10 < 8 else ""  # noqa: PLR2004 - likewise
+        elif code in _FORES:
+            self._fore = _FORES[code]
+        elif code in _BACKS:
+            self._back = _BACKS[code]
