@@ -22,21 +22,23 @@ def boot_id() -> str:
 
 
 class Alarm:
-    """Calls back once when the elapsed clock reaches a time.
+    """Calls back once when a clock reaches a time: the elapsed one, or the wall clock, however that is set.
 
     A loop's own timers run on a clock that stands still while the machine is suspended; this one is late
     by the time of waking up and no more. It is a descriptor, so any loop with add_reader will do.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None], *, on_wall_clock: bool = False
+    ) -> None:
         self._loop = loop
         self._callback = callback
         self._at: float | None = None
-        self._fd = _create()
+        self._fd = _create(time.CLOCK_REALTIME if on_wall_clock else time.CLOCK_BOOTTIME)
         loop.add_reader(self._fd, self._ring)
 
     def set(self, at: float | None) -> None:
-        """Ring at this time of the elapsed clock, at once if it is past; None: not at all.
+        """Ring at this time of the clock, at once if it is past; None: not at all.
 
         Costs nothing if that is what it is set to.
         """
@@ -60,15 +62,15 @@ class Alarm:
 
 _NEVER = 0.0  # disarms a timerfd
 _SOONEST = 1e-6  # seconds after the machine's start, so past
-_LATEST = 1e9  # seconds, three decades: beyond it, as at infinity, some integer on the way would overflow
+_LATEST = 9e9  # seconds: beyond it, as at infinity, the kernel's 63 bits of nanoseconds would overflow
 _TFD_NONBLOCK = os.O_NONBLOCK
 _TFD_CLOEXEC = os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1
 
 if sys.version_info >= (3, 13):
 
-    def _create() -> int:
-        return os.timerfd_create(time.CLOCK_BOOTTIME, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
+    def _create(clock: int) -> int:
+        return os.timerfd_create(clock, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
 
     def _arm(fd: int, at: float) -> None:
         os.timerfd_settime(fd, flags=os.TFD_TIMER_ABSTIME, initial=at)
@@ -76,8 +78,8 @@ if sys.version_info >= (3, 13):
 else:
     _libc = ctypes.CDLL(None, use_errno=True)
 
-    def _create() -> int:
-        return _checked(_libc.timerfd_create(time.CLOCK_BOOTTIME, _TFD_NONBLOCK | _TFD_CLOEXEC))
+    def _create(clock: int) -> int:
+        return _checked(_libc.timerfd_create(clock, _TFD_NONBLOCK | _TFD_CLOEXEC))
 
     def _arm(fd: int, at: float) -> None:
         seconds = int(at)

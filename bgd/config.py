@@ -147,7 +147,7 @@ def client_sockets(
 
 # --- from settings to values ------------------------------------------------------------------------------
 
-_RETRY_KEYS = {name: None for name in RetryPolicy.__struct_fields__ if name != "rerun"}
+_RETRY_KEYS = dict.fromkeys(("retries", "delay", "backoff", "max_delay", "jitter"))  # the rest is a job's own
 
 SCHEMA: Schema = {
     "daemon": dict.fromkeys(DaemonConfig.__struct_fields__),

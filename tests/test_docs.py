@@ -31,7 +31,16 @@ PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 DASHBOARD = (ROOT / "docs/dashboard.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
 
-VALUES = [JobSpec, views.JobView, views.AttemptView, views.JobError, replies.ActResult]
+VALUES = [
+    JobSpec,
+    requests.Changes,
+    views.JobView,
+    views.AttemptView,
+    views.QueueView,
+    views.EventView,
+    views.JobError,
+    replies.ActResult,
+]
 ENUMERATIONS = [State, Outcome, requests.ShutdownMode, replies.ErrorCode]
 
 
@@ -112,7 +121,9 @@ def test_protocol_page_names_every_field_and_whether_it_may_be_left_out(part, ki
 
     assert first_cells(table, "field") == [name for name in kind.__struct_fields__ if is_told(kind, name)]
     assert said == {
-        field.name: default_of(field) for field in msgspec.structs.fields(kind) if not field.required
+        field.name: default_of(field)
+        for field in msgspec.structs.fields(kind)
+        if not field.required and field.default is not msgspec.UNSET
     }
 
 
@@ -250,8 +261,14 @@ def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def diagram() -> str:
-    """Draw the moves; a job begins scheduled or queued."""
-    lines = ["stateDiagram-v2", "    [*] --> scheduled: with a delay", "    [*] --> queued"]
+    """Draw the moves; a job begins where it waits."""
+    lines = [
+        "stateDiagram-v2",
+        "    [*] --> held: on hold",
+        "    [*] --> blocked: after other jobs",
+        "    [*] --> scheduled: with a delay",
+        "    [*] --> queued",
+    ]
     lines += [
         f"    {state} --> {after}: {move}" for state, moves in MOVES.items() for move, after in moves.items()
     ]

@@ -51,6 +51,19 @@ class Job:
     due_at: float | None
     started_at: float | None
     finished_at: float | None
+    retry_on: list[int] | None
+    no_retry_on: list[int] | None
+    at: float | None
+    expires: float | None
+    expires_at: float | None
+    after: list[int]
+    after_any: list[int]
+    waits_for: list[int]
+    key: str | None
+    slots: int
+    stdin: str | None
+    pty: bool
+    suspended: bool
 
     def __init__(self, client: Client, job_id: int, view: JobView | None = None) -> None:
         self.id = job_id

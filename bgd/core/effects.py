@@ -6,12 +6,19 @@ from msgspec import Struct
 
 from bgd.core.job import Job, JobSpec
 
+SUBMIT = "submit"
+NOTE = "note"
+
 
 class Save(Struct, frozen=True):
-    """Write the job down. `at` is epoch time; `reason` says for people why, where the outcome does not."""
+    """Write the job down. `at` is epoch time; `reason` says for people why, where the outcome does not.
+
+    `what` happened: SUBMIT, a Move, or NOTE where the state stays.
+    """
 
     job: Job
     at: float
+    what: str
     reason: str | None = None
     spec: JobSpec | None = None  # of a job that is new
 
@@ -29,4 +36,16 @@ class Stop(Struct, frozen=True):
     job: Job
 
 
-Effect = Save | Start | Stop
+class Suspend(Struct, frozen=True):
+    """Make the processes of the job's running attempt stand still."""
+
+    job: Job
+
+
+class Continue(Struct, frozen=True):
+    """Let them go on."""
+
+    job: Job
+
+
+Effect = Save | Start | Stop | Suspend | Continue

@@ -96,6 +96,8 @@ class DueHeap:
 
     def pop_due(self, elapsed: float) -> JobId | None:
         """Take the next job that is due at `elapsed`, None when none is."""
+        if not self._heap or self._heap[0][0] > elapsed:
+            return None
         due = self.next_at()
         if due is None or due > elapsed:
             return None

@@ -23,6 +23,10 @@ MAX_RESULT = 1_000_000  # bytes of a class job's JSON result
 MAX_PRIORITY = 1_000
 MAX_RETRIES = 1_000
 MAX_DURATION = 366 * 86_400.0  # seconds; a longer timer is a slip of the pen
+MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999, beyond which no date can be shown
+MAX_WAITS = 1_000  # other jobs that one job waits for
+MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs into a file
+MAX_SLOTS = 10_000
 
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
@@ -34,6 +38,15 @@ Timeout = Annotated[float, Meta(gt=0, le=MAX_DURATION)]
 Backoff = Annotated[float, Meta(ge=1, le=100)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Umask = Annotated[int, Meta(ge=0, le=0o777)]
+Instant = Annotated[float, Meta(ge=0, le=MAX_INSTANT)]
+JobNumber = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+JobNumbers = Annotated[tuple[JobNumber, ...], Meta(max_length=MAX_WAITS)]
+ExitCodes = Annotated[tuple[Annotated[int, Meta(ge=0, le=255)], ...], Meta(max_length=256)]
+SlotCount = Annotated[int, Meta(ge=1, le=MAX_SLOTS)]
+Folder = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
+Argv = Annotated[tuple[Word, ...], Meta(max_length=MAX_ARGV)]
+Tags = Annotated[tuple[Name, ...], Meta(max_length=MAX_TAGS)]
+Environment = Annotated[dict[str, str], Meta(max_length=MAX_ENV)]
 
 DEFAULT_QUEUE = "default"
 
@@ -45,28 +58,49 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     (`timeout`), the daemon's own (`cwd`, `umask`, `env`). Durations are seconds.
     """
 
-    argv: Annotated[tuple[Word, ...], Meta(max_length=MAX_ARGV)] | None = None
+    argv: Argv | None = None
     target: Annotated[str, Meta(max_length=500)] | None = None
     arguments: Annotated[str, Meta(max_length=MAX_WORK)] | None = None
     """JSON text {"args": [...], "kwargs": {...}} of a class job: text, so that no number loses a digit."""
     queue: QueueName = DEFAULT_QUEUE
     priority: Priority = 0
     name: Name | None = None
-    tags: Annotated[tuple[Name, ...], Meta(max_length=MAX_TAGS)] = ()
+    tags: Tags = ()
     retries: Retries | None = None
     retry_delay: Duration | None = None
     backoff: Backoff | None = None
     max_delay: Duration | None = None
     jitter: Share | None = None
+    retry_on: ExitCodes | None = None
+    """Codes, as `exit_code_of` counts them, after which alone it is tried again."""
+    no_retry_on: ExitCodes | None = None
     rerun: bool | None = None
     timeout: Timeout | None = None
     delay: Duration = 0.0
-    cwd: Annotated[str, Meta(min_length=1, max_length=MAX_PATH)] | None = None
+    at: Instant | None = None
+    expires: Timeout | None = None
+    """Seconds from now, within which its first attempt starts or never."""
+    after: JobNumbers = ()
+    """Jobs that have to succeed before."""
+    after_any: JobNumbers = ()
+    """Jobs that have to finish before, however."""
+    key: Name | None = None
+    """While an unfinished job has this key, no other one is taken with it."""
+    slots: SlotCount = 1
+    hold: bool = False
+    cwd: Folder | None = None
     umask: Umask | None = None
-    env: Annotated[dict[str, str], Meta(max_length=MAX_ENV)] | None = None
+    env: Environment | None = None
+    stdin: Folder | None = None
+    """The file that a command reads; None and no `input`: nothing."""
+    input: Annotated[bytes, Meta(max_length=MAX_INPUT)] | None = None
+    """What a command reads."""
+    pty: bool = False
 
 
 class State(StrEnum):
+    HELD = "held"  # waits for a person
+    BLOCKED = "blocked"  # waits for other jobs
     SCHEDULED = "scheduled"  # waits for a time: a delay, or the pause before a retry
     QUEUED = "queued"  # waits for a slot
     RUNNING = "running"
@@ -80,7 +114,15 @@ FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 ACTIVE = frozenset({State.RUNNING, State.STOPPING})  # has a process, or is about to get one
 
 
+WAITING = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED})  # may be held and edited
+
+
 class Move(StrEnum):
+    HOLD = "hold"
+    RELEASE = "release"
+    BLOCK = "block"  # it has to wait for other jobs
+    UNBLOCK = "unblock"
+    DEFER = "defer"  # it has to wait for a time
     COME_DUE = "come due"
     START = "start"
     SUCCEED = "succeed"
@@ -92,6 +134,7 @@ class Move(StrEnum):
     REVIVE = "revive"
 
 
+_BEFORE_AN_ATTEMPT = {Move.HOLD: State.HELD, Move.CANCEL: State.CANCELLED}
 _AFTER_AN_ATTEMPT = {
     Move.SUCCEED: State.SUCCEEDED,
     Move.RETRY: State.SCHEDULED,
@@ -100,8 +143,20 @@ _AFTER_AN_ATTEMPT = {
 }
 
 MOVES: dict[State, dict[Move, State]] = {
-    State.SCHEDULED: {Move.COME_DUE: State.QUEUED, Move.CANCEL: State.CANCELLED},
-    State.QUEUED: {Move.START: State.RUNNING, Move.CANCEL: State.CANCELLED},
+    State.HELD: {
+        Move.RELEASE: State.QUEUED,
+        Move.BLOCK: State.BLOCKED,
+        Move.DEFER: State.SCHEDULED,
+        Move.CANCEL: State.CANCELLED,
+    },
+    State.BLOCKED: {Move.UNBLOCK: State.QUEUED, Move.DEFER: State.SCHEDULED, **_BEFORE_AN_ATTEMPT},
+    State.SCHEDULED: {Move.COME_DUE: State.QUEUED, Move.BLOCK: State.BLOCKED, **_BEFORE_AN_ATTEMPT},
+    State.QUEUED: {
+        Move.START: State.RUNNING,
+        Move.BLOCK: State.BLOCKED,
+        Move.DEFER: State.SCHEDULED,
+        **_BEFORE_AN_ATTEMPT,
+    },
     State.RUNNING: {Move.STOP: State.STOPPING, **_AFTER_AN_ATTEMPT},
     State.STOPPING: {Move.CANCEL: State.CANCELLED, **_AFTER_AN_ATTEMPT},
     State.SUCCEEDED: {Move.REVIVE: State.QUEUED},
@@ -134,7 +189,8 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False):
 
     Delays are seconds from the end of one attempt to the start of the next: `delay`, each `backoff`
     times the one before, at most `max_delay`, spread by plus or minus the share `jitter`.
-    `rerun` None: an attempt whose end nobody saw is run again only if `retries` > 0.
+    `rerun` None: an attempt whose end nobody saw is run again only if `retries` > 0. `retry_on` and
+    `no_retry_on` are as in a JobSpec.
     """
 
     retries: Retries = 0
@@ -143,6 +199,26 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False):
     max_delay: Duration = 3600.0
     jitter: Share = 0.1
     rerun: bool | None = None
+    retry_on: tuple[int, ...] | None = None
+    no_retry_on: tuple[int, ...] | None = None
+
+
+class Terms(Struct, frozen=True, kw_only=True, gc=False):
+    """What only some jobs ask for beyond their turn.
+
+    `at`: not before this epoch time. `expires`: when the first attempt must have started, on the elapsed
+    clock. `after`, `after_any`: the unfinished jobs that still have to succeed, or to finish, before.
+    """
+
+    at: float | None = None
+    expires: float | None = None
+    after: tuple[JobId, ...] = ()
+    after_any: tuple[JobId, ...] = ()
+    key: str | None = None
+    slots: int = 1
+
+
+USUAL_TERMS = Terms()
 
 
 class Job(Struct, frozen=True, gc=False):
@@ -156,15 +232,17 @@ class Job(Struct, frozen=True, gc=False):
     attempt: int = 0  # number of the latest attempt, 0 before the first
     failures: int = 0  # attempts that used up a retry since submit or the last revival
     unseen: int = 0  # attempts in a row whose end nobody saw
-    due: float | None = None  # on the elapsed clock, while scheduled
+    due: float | None = None  # on the elapsed clock, while it waits and a delay is not over
     making_way: bool = False  # stopping in order to run again later, not to be cancelled
+    terms: Terms = USUAL_TERMS
+    suspended: bool = False  # running, its processes stopped
 
 
 class Now(Struct, frozen=True):
     """One instant on two clocks, both in seconds.
 
-    `elapsed` never jumps and counts suspend (CLOCK_BOOTTIME): decisions use it. `wall` is epoch time:
-    it is only written down for people.
+    `elapsed` never jumps and counts suspend (CLOCK_BOOTTIME): decisions use it. `wall` is epoch time: it is
+    written down for people, and decides only what was asked for at a date.
     """
 
     elapsed: float
@@ -182,10 +260,22 @@ def problem_with(spec: JobSpec) -> str | None:
     if spec.argv is not None:
         if spec.arguments is not None:
             return "arguments belong to a class job: those of a command stand in argv"
-        return _problem_with_argv(spec.argv) or _problem_with_place(spec)
+        return _problem_with_argv(spec.argv) or _problem_with_choices(spec) or _problem_with_place(spec)
+    if spec.stdin is not None or spec.input is not None or spec.pty:
+        return "stdin, input and pty belong to a command: a class job is told its arguments"
     if spec.arguments is not None and _is_too_long(spec.arguments, MAX_WORK):
         return f"the arguments are longer than {MAX_WORK} bytes of JSON"
-    return _problem_with_place(spec)
+    return _problem_with_choices(spec) or _problem_with_place(spec)
+
+
+def _problem_with_choices(spec: JobSpec) -> str | None:
+    if spec.delay and spec.at is not None:
+        return "delay and at exclude each other: both say when it may start"
+    if spec.retry_on is not None and spec.no_retry_on is not None:
+        return "retry_on and no_retry_on exclude each other"
+    if spec.stdin is not None and spec.input is not None:
+        return "stdin and input exclude each other: a command reads one of them"
+    return None
 
 
 def _problem_with_argv(argv: tuple[str, ...]) -> str | None:
@@ -204,9 +294,11 @@ def _problem_with_argv(argv: tuple[str, ...]) -> str | None:
 def _problem_with_place(spec: JobSpec) -> str | None:
     if spec.cwd is not None and _is_no_path(spec.cwd):
         return f"cwd must be an absolute path without NUL, of at most {MAX_PATH} bytes"
-    for text in (spec.name or "", *spec.tags):
+    if spec.stdin is not None and _is_no_path(spec.stdin):
+        return f"stdin must be an absolute path without NUL, of at most {MAX_PATH} bytes"
+    for text in (spec.name or "", spec.key or "", *spec.tags):
         if not text.isprintable():
-            return f"name and tags are printable text on one line, not {text!r}"
+            return f"name, key and tags are printable text on one line, not {text!r}"
     return problem_with_environment(spec.env or {})
 
 

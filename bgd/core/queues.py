@@ -1,28 +1,49 @@
-"""Queues: lanes of queued jobs, and the room that queues with a limit of their own have left."""
+"""Queues: lanes of queued jobs, and the room that queues with a rule of their own have left."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+
+from msgspec import Struct
 
 from bgd.core.heaps import ReadyLane
-from bgd.core.job import Job, JobId
+from bgd.core.job import Job, JobId, State
+
+
+class QueueRule(Struct, frozen=True, kw_only=True):
+    """What holds for one queue: slots that its jobs may take at once, None: no limit; whether any starts."""
+
+    slots: int | None = None
+    paused: bool = False
 
 
 class Queues:
-    """Chooses among queued jobs, within the queues' limits.
+    """Chooses among queued jobs, within the queues' rules.
 
-    Queues without a limit share one lane, named None, so choosing costs one look per *limited* queue.
+    Queues without a rule share one lane, named None, so choosing costs one look per queue that has a rule, or
+    had one and still has jobs that stand in its lane. What was in the shared lane before its queue got one
+    changes lanes when it comes up. So a rule may change at any time at the price of nothing, but a pause of
+    what stands first in the shared lane moves all of it at once.
 
     Args:
-        limits: attempts that may run at once, of each queue that has a limit.
-        is_ready: says whether a job is still queued, with that priority.
+        rules: of each queue that has one.
+        job_of: returns the unfinished job of an id, None for any other.
     """
 
-    def __init__(self, limits: Mapping[str, int], is_ready: Callable[[JobId, int], bool]) -> None:
-        self.limits = dict(limits)
-        self._is_ready = is_ready
-        self._lanes: dict[str | None, ReadyLane] = {}
-        self._running: dict[str, int] = {}  # active attempts of each queue with a limit
+    def __init__(self, rules: Mapping[str, QueueRule], job_of: Callable[[JobId], Job | None]) -> None:
+        self._job_of = job_of
+        self._lanes: dict[str | None, ReadyLane] = {None: ReadyLane(partial(self._is_live, None))}
+        self._taken: dict[str, int] = {}  # slots of active jobs by queue
+        self.set_rules(rules)
+
+    def set_rules(self, rules: Mapping[str, QueueRule]) -> None:
+        self._rules = dict(rules)
+        for queue in self._lanes.keys() - rules.keys() - {None}:
+            if self._top(queue) is None:
+                del self._lanes[queue]
+        for queue in rules.keys() - self._lanes.keys():
+            self._lanes[queue] = ReadyLane(partial(self._is_live, queue))
 
     def push(self, job: Job) -> None:
         """Let a queued job stand in line."""
@@ -30,42 +51,73 @@ class Queues:
 
     def forget(self, job: Job) -> None:
         """Note that a job left the line without its turn."""
-        self._lane(job.queue).forget()
+        for lane in {None, job.queue} & self._lanes.keys():  # it may have come before its queue got a lane
+            self._lanes[lane].forget()
 
-    def take_next(self) -> JobId | None:
-        """Take the most urgent queued job whose queue has room; None if there is none."""
+    def take_next(self, size_of: Callable[[Job], int], free: int) -> Job | None:
+        """Take the most urgent queued job whose queue has room for it; None if there is none.
+
+        `size_of` tells how many slots a job takes. A job that is larger than its queue may run alone in it.
+        One that takes more than the `free` slots there are is waited for, not overtaken: else it might wait
+        for ever.
+        """
         best: tuple[int, JobId] | None = None
-        best_lane: ReadyLane | None = None
-        for queue, lane in self._lanes.items():
-            if queue is not None and self._running.get(queue, 0) >= self.limits[queue]:
+        chosen: Job | None = None
+        for queue in self._lanes:
+            top = self._top(queue)
+            if top is None or (best is not None and top >= best):
                 continue
-            top = lane.top()
-            if top is not None and (best is None or top < best):
-                best, best_lane = top, lane
-        if best is None or best_lane is None:
+            job = self._job_of(top[1])
+            if job is not None and self._has_room(job, size_of(job)):
+                best, chosen = top, job
+        if chosen is None or size_of(chosen) > free:
             return None
-        best_lane.pop()
-        return best[1]
+        self._lane(chosen.queue).pop()
+        return chosen
 
-    def occupy(self, job: Job) -> None:
-        """Count an attempt of this job's queue that has begun."""
-        self._count(job.queue, +1)
+    def occupy(self, job: Job, size: int) -> None:
+        """Count an attempt of this job's queue that has begun, and takes `size` slots."""
+        self._taken[job.queue] = self._taken.get(job.queue, 0) + size
 
-    def vacate(self, job: Job) -> None:
+    def vacate(self, job: Job, size: int) -> None:
         """Count it no longer."""
-        self._count(job.queue, -1)
+        left = self._taken[job.queue] - size
+        if left:
+            self._taken[job.queue] = left
+        else:
+            del self._taken[job.queue]
 
     def __len__(self) -> int:
         """Return how many entries the lanes hold, the dead ones that are not yet swept too."""
         return sum(map(len, self._lanes.values()))
 
     def _lane(self, queue: str) -> ReadyLane:
-        key = queue if queue in self.limits else None
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = ReadyLane(self._is_ready)
-        return lane
+        return self._lanes[queue if queue in self._lanes else None]
 
-    def _count(self, queue: str, change: int) -> None:
-        if queue in self.limits:
-            self._running[queue] = self._running.get(queue, 0) + change
+    def _top(self, queue: str | None) -> tuple[int, JobId] | None:
+        """Return the top of a lane, after sending on what stands in the shared one and has its own."""
+        lane = self._lanes[queue]
+        while (top := lane.top()) is not None and queue is None:
+            job = self._job_of(top[1])
+            if job is None or job.queue not in self._lanes:
+                break
+            lane.pop()
+            self.push(job)
+        return top
+
+    def _has_room(self, job: Job, size: int) -> bool:
+        rule = self._rules.get(job.queue)
+        if rule is None or rule.paused:
+            return rule is None
+        taken = self._taken.get(job.queue, 0)
+        return rule.slots is None or taken == 0 or taken + size <= rule.slots
+
+    def _is_live(self, lane: str | None, job_id: JobId, priority: int) -> bool:
+        """Tell whether an entry still stands for a queued job; one that changed queues stands elsewhere."""
+        job = self._job_of(job_id)
+        return (
+            job is not None
+            and job.state is State.QUEUED
+            and job.priority == priority
+            and lane in {None, job.queue}
+        )

@@ -8,14 +8,37 @@ from bgd.core.job import UNSEEN, Job, JobSpec, Move, Outcome, RetryPolicy, State
 
 MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that takes the machine down each time must stop
 
+SIGNALLED = 128  # and the signal's number
+_CODES = {
+    Outcome.SUCCEEDED: 0,
+    Outcome.ERROR: 1,
+    Outcome.TIMEOUT: 124,
+    Outcome.LOG_LIMIT: SIGNALLED + 9,  # SIGKILL
+    Outcome.CANCELLED: SIGNALLED + 15,  # SIGTERM
+}
+
+NOT_WORTH_IT = "an end of this kind is not tried again (retry_on, no_retry_on)"
 PUT_ASIDE = f"put aside: the end of {MOST_UNSEEN} attempts in a row was not seen"
 NOT_RERUN = "nobody saw its end, and only a job with retries or with rerun yes is run again then"
 
 
-def move_after_end(job: Job, outcome: Outcome) -> tuple[Move, str | None]:
+def exit_code_of(outcome: Outcome, exit_code: int | None, signal: int | None) -> int | None:
+    """Return the one number that stands for how an attempt ended, as shells and timeout(1) count.
+
+    None: it has no such number, because it never ran or nobody saw its end.
+    """
+    if outcome is Outcome.EXIT:
+        return exit_code
+    if outcome is Outcome.SIGNAL:
+        return None if signal is None else SIGNALLED + signal
+    return _CODES.get(outcome)
+
+
+def move_after_end(job: Job, outcome: Outcome, code: int | None) -> tuple[Move, str | None]:
     """Choose the move after an attempt of an active `job` ended with `outcome`.
 
-    Returns the move, and for people the reason where it is not plain from the outcome.
+    `code`: as `exit_code_of` tells it. Returns the move, and for people the reason where it is not plain
+    from the outcome.
     """
     if outcome is Outcome.SUCCEEDED:
         return Move.SUCCEED, None
@@ -27,7 +50,7 @@ def move_after_end(job: Job, outcome: Outcome) -> tuple[Move, str | None]:
         return _move_after_unseen_end(job, outcome)
     if outcome in {Outcome.REFUSED, Outcome.CANCELLED}:  # cancelled unasked: a person's kill at the launcher
         return Move.GIVE_UP, None
-    return (Move.RETRY if job.failures < job.policy.retries else Move.GIVE_UP), None
+    return _move_after_failure(job, code)
 
 
 def retry_delay(policy: RetryPolicy, failures: int, roll: float) -> float:
@@ -54,6 +77,8 @@ def policy_of(spec: JobSpec, default: RetryPolicy) -> RetryPolicy:
         max_delay=default.max_delay if spec.max_delay is None else spec.max_delay,
         jitter=default.jitter if spec.jitter is None else spec.jitter,
         rerun=default.rerun if spec.rerun is None else spec.rerun,
+        retry_on=spec.retry_on,
+        no_retry_on=spec.no_retry_on,
     )
 
 
@@ -68,6 +93,18 @@ def with_policy(spec: JobSpec, policy: RetryPolicy) -> JobSpec:
         jitter=policy.jitter,
         rerun=policy.rerun,
     )
+
+
+def _move_after_failure(job: Job, code: int | None) -> tuple[Move, str | None]:
+    if job.failures >= job.policy.retries:
+        return Move.GIVE_UP, None
+    return (Move.RETRY, None) if _is_worth_it(job.policy, code) else (Move.GIVE_UP, NOT_WORTH_IT)
+
+
+def _is_worth_it(policy: RetryPolicy, code: int | None) -> bool:
+    if policy.retry_on is not None:
+        return code in policy.retry_on
+    return policy.no_retry_on is None or code not in policy.no_retry_on
 
 
 def _move_after_unseen_end(job: Job, outcome: Outcome) -> tuple[Move, str | None]:

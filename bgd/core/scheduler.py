@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from enum import StrEnum
 
 from msgspec.structs import replace
 
-from bgd.core.effects import Effect, Save, Start, Stop
-from bgd.core.heaps import DueHeap, SlotNumbers
+from bgd.core import terms
+from bgd.core.book import Book
+from bgd.core.effects import NOTE, SUBMIT, Continue, Effect, Save, Start, Stop, Suspend
 from bgd.core.job import (
     ACTIVE,
     FINAL,
     MOVES,
     UNSEEN,
+    WAITING,
     Job,
     JobId,
     JobSpec,
@@ -22,34 +26,42 @@ from bgd.core.job import (
     RetryPolicy,
     State,
 )
-from bgd.core.queues import Queues
+from bgd.core.queues import QueueRule
 from bgd.core.retry import move_after_end, retry_delay
+
+EXPIRED = "expired: it could not start in time"
+BEFORE_START = "cancelled before it started"
+
+_ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "was cancelled"}
+
+
+class Pause(StrEnum):
+    """Why nothing is started; each reason ends by itself."""
+
+    NO_LAUNCHER = "no launcher"
+    ASKED = "asked"
+    DRAINING = "draining"
 
 
 class Scheduler:
     """Decides what runs when.
 
     Args:
-        slots: attempts that may run at once.
-        queue_slots: the same for queues that have a limit of their own; the others share what is left.
+        slots: how many active jobs may take at once.
+        rules: of the queues that have any.
         last_id: the highest id ever given out.
         roll: dice, a number in [0, 1) a call.
     """
 
     def __init__(
-        self, slots: int, queue_slots: Mapping[str, int], last_id: int, roll: Callable[[], float]
+        self, slots: int, rules: Mapping[str, QueueRule], last_id: int, roll: Callable[[], float]
     ) -> None:
-        self._slots = slots
-        self._queues = Queues(queue_slots, self._is_ready)
+        self._book = Book(slots, rules)
         self._last_id = last_id
         self._roll = roll
-        self._jobs: dict[JobId, Job] = {}
-        self._slot_of: dict[JobId, int] = {}
-        self._slot_numbers = SlotNumbers()
-        self._due = DueHeap(self._is_due)
         self._effects: list[Effect] = []
-        self._paused = False
-        self._policies: dict[RetryPolicy, RetryPolicy] = {}
+        self._finished: deque[tuple[JobId, State]] = deque()  # those that wait for them are not told yet
+        self._pauses: set[Pause] = set()
 
     # --- asks ---------------------------------------------------------------------------------------
 
@@ -60,56 +72,150 @@ class Scheduler:
 
     def next_timer_at(self) -> float | None:
         """Return when `advance` is wanted next, on the elapsed clock; None when nothing waits for a time."""
-        return self._due.next_at()
+        return self._book.waiting.next_at()
+
+    def next_wall_timer_at(self) -> float | None:
+        """Return the same on the wall clock."""
+        return self._book.waiting.next_wall_at()
 
     def get(self, job_id: JobId) -> Job | None:
         """Return an unfinished job, None for any other."""
-        return self._jobs.get(job_id)
+        return self._book.get(job_id)
+
+    def holder_of(self, key: str) -> JobId | None:
+        """Return the unfinished job that has this key."""
+        return self._book.holder_of(key)
 
     def active_jobs(self) -> list[Job]:
         """Return the jobs that hold a slot."""
-        return [self._jobs[job_id] for job_id in self._slot_of]
+        return self._book.active_jobs()
+
+    def waits_for(self, job_id: JobId, others: Collection[int]) -> JobId | None:
+        """Return one of the others that waits for this job, which must not wait for it then; else None."""
+        return terms.waits_for(job_id, others, self.get)
 
     @property
     def running(self) -> int:
         """How many jobs hold a slot."""
-        return len(self._slot_of)
+        return len(self._book.room)
+
+    @property
+    def taken(self) -> int:
+        """How many slots they take."""
+        return self._book.room.taken
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._book)
 
-    # --- facts --------------------------------------------------------------------------------------
+    # --- facts: jobs come, and wait -------------------------------------------------------------------
 
     def restore(self, job: Job, slot: int | None = None) -> None:
-        """Take an unfinished job as it was written down; `slot` if its state is active."""
-        job = replace(job, policy=self._shared(job.policy))
+        """Take an unfinished job as it was written down; `slot`, its number, if its state is active."""
+        job = replace(job, policy=self._book.shared(job.policy))
         self._last_id = max(self._last_id, job.id)
-        self._jobs[job.id] = job
+        self._book.enter(job)
         if job.state in ACTIVE:
             if slot is None:
                 raise ValueError(f"job {job.id} is {job.state} and holds no slot")
-            self._slot_numbers.take(slot)
-            self._hold(job, slot)
-        else:
-            self._line_up(job)
+            self._book.room.reseat(job, slot)
 
-    def submit(self, spec: JobSpec, policy: RetryPolicy, now: Now) -> JobId:
-        """Take a new job, whose spec the caller has checked."""
+    def submit(
+        self, spec: JobSpec, policy: RetryPolicy, now: Now, finished: Mapping[JobId, State] | None = None
+    ) -> JobId:
+        """Take a new job, whose spec the caller has checked; its key too, which nobody may have.
+
+        `finished`: of the jobs it is to wait for, those that have finished already.
+        """
         self._last_id += 1
-        due = now.elapsed + spec.delay if spec.delay > 0 else None
-        job = Job(
-            id=JobId(self._last_id),
-            state=State.QUEUED if due is None else State.SCHEDULED,
-            queue=spec.queue,
-            priority=spec.priority,
-            policy=self._shared(policy),
-            due=due,
+        due, wanted = terms.due_of(spec, now), terms.terms_of(spec, now)
+        job = terms.settled(
+            Job(
+                id=JobId(self._last_id),
+                state=State.HELD if spec.hold else terms.place_of(due, wanted, now),
+                queue=spec.queue,
+                priority=spec.priority,
+                policy=self._book.shared(policy),
+                due=due,
+                terms=wanted,
+            )
         )
-        self._jobs[job.id] = job
-        self._line_up(job)
-        self._effects.append(Save(job, now.wall, spec=spec))
+        self._book.enter(job)
+        self._effects.append(Save(job, now.wall, SUBMIT, spec=spec))
+        if finished:
+            self._hear_all(job.id, finished, now)
         self._settle(now)
         return job.id
+
+    def edit(
+        self,
+        job_id: JobId,
+        spec: JobSpec,
+        policy: RetryPolicy,
+        changed: Collection[str],
+        now: Now,
+        finished: Mapping[JobId, State] | None = None,
+    ) -> State:
+        """Take another spec for a waiting job, of which the caller has checked all; return its new state.
+
+        `changed` are the names of what is other, `finished` as of `submit`.
+
+        Raises:
+            KeyError: no waiting job has this id.
+        """
+        old = self._in_waiting(job_id)
+        job = replace(terms.edited(old, spec, changed, now), policy=self._book.shared(policy))
+        place = State.HELD if job.state is State.HELD else terms.place_of(job.due, job.terms, now)
+        if place is job.state:
+            job = terms.settled(job)
+            self._book.enter(job)
+            self._effects.append(Save(job, now.wall, NOTE))
+        else:
+            self._move(job, terms.move_to(place, job), now)
+        if finished:
+            self._hear_all(job_id, finished, now)
+        self._settle(now)
+        return self._state_of(job_id)
+
+    def hold(self, job_id: JobId, now: Now) -> State:
+        """Keep a waiting job from starting until it is released; return its new state.
+
+        Raises:
+            KeyError: no waiting job has this id.
+        """
+        job = self._in_waiting(job_id)
+        if job.state is not State.HELD:
+            self._move(job, Move.HOLD, now)
+            self._settle(now)  # others may have waited behind it
+        return self._state_of(job_id)
+
+    def release(self, job_id: JobId, now: Now) -> State:
+        """Let a held job wait for what it waited for before; return its new state.
+
+        Raises:
+            KeyError: no held job has this id.
+        """
+        job = self._in_waiting(job_id)
+        if job.state is not State.HELD:
+            raise KeyError(job_id)
+        self._move(job, terms.move_to(terms.place_of(job.due, job.terms, now), job), now)
+        self._settle(now)
+        return self._state_of(job_id)
+
+    def revive(self, job: Job, now: Now) -> None:
+        """Queue a finished job again, with its retries unused; its attempts go on counting.
+
+        The caller has checked that nobody has its key by now: somebody who has would keep it.
+
+        Raises:
+            KeyError: the job is not finished.
+        """
+        if self.get(job.id) is not None or job.state not in FINAL:
+            raise KeyError(job.id)
+        job = replace(job, policy=self._book.shared(job.policy))
+        self._move(job, Move.REVIVE, now, failures=0, unseen=0)
+        self._settle(now)
+
+    # --- facts: jobs run, and end ---------------------------------------------------------------------
 
     def cancel(self, job_id: JobId, now: Now) -> State:
         """Cancel an unfinished job and return its new state: cancelled, or stopping until it has ended.
@@ -117,16 +223,15 @@ class Scheduler:
         Raises:
             KeyError: no unfinished job has this id.
         """
-        job = self._jobs[job_id]
+        job = self._book[job_id]
         if job.state is State.STOPPING:
             if job.making_way:
                 self._note(replace(job, making_way=False), now)
             return State.STOPPING
         if job.state is State.RUNNING:
-            job = self._move(job, Move.STOP, now)
-            self._effects.append(Stop(job))
+            job = self._stop(job, now, making_way=False)
         else:
-            job = self._move(job, Move.CANCEL, now, reason="cancelled before it started", due=None)
+            job = self._move(job, Move.CANCEL, now, BEFORE_START)
         self._settle(now)
         return job.state
 
@@ -136,126 +241,140 @@ class Scheduler:
         Raises:
             KeyError: no unfinished job has this id.
         """
-        job = self._jobs[job_id]
+        job = self._book[job_id]
         if job.state is State.RUNNING:
-            self._effects.append(Stop(self._move(job, Move.STOP, now, making_way=True)))
+            self._stop(job, now, making_way=True)
 
-    def ended(self, job_id: JobId, attempt: int, outcome: Outcome, now: Now) -> bool:
-        """Take the end of an attempt. False, and no effect, if that end is not the one waited for."""
-        job = self._jobs.get(job_id)
+    def stand_still(self, job_id: JobId, now: Now, *, suspended: bool) -> None:
+        """Make a running job stand still, which keeps its slots, or let it go on.
+
+        Raises:
+            KeyError: no running job has this id.
+        """
+        job = self._book[job_id]
+        if job.state is not State.RUNNING:
+            raise KeyError(job_id)
+        if job.suspended is not suspended:
+            job = replace(job, suspended=suspended)
+            self._note(job, now)
+            self._effects.append(Suspend(job) if suspended else Continue(job))
+
+    def ended(self, job_id: JobId, attempt: int, outcome: Outcome, now: Now, code: int | None = None) -> bool:
+        """Take the end of an attempt. False, and no effect, if that end is not the one waited for.
+
+        `code`: as `bgd.core.retry.exit_code_of` tells it.
+        """
+        job = self.get(job_id)
         if job is None or job.state not in ACTIVE or job.attempt != attempt:
             return False
-        move, reason = move_after_end(job, outcome)
+        move, reason = move_after_end(job, outcome, code)
         unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
         due = now.elapsed + retry_delay(job.policy, failures, self._roll()) if move is Move.RETRY else None
-        self._let_go(job)
-        self._move(job, move, now, reason=reason, failures=failures, unseen=unseen, due=due, making_way=False)
+        self._book.room.vacate(job)
+        job = replace(job, failures=failures, unseen=unseen, making_way=False, suspended=False)
+        self._move(job, move, now, reason, due=due)
         self._settle(now)
         return True
 
-    def revive(self, job: Job, now: Now) -> None:
-        """Queue a finished job again, with its retries unused; its attempts go on counting.
-
-        Raises:
-            KeyError: the job is not finished.
-        """
-        if job.id in self._jobs or job.state not in FINAL:
-            raise KeyError(job.id)
-        job = replace(job, policy=self._shared(job.policy))
-        self._move(job, Move.REVIVE, now, failures=0, unseen=0, due=None)
-        self._settle(now)
+    # --- facts: time and room -------------------------------------------------------------------------
 
     def advance(self, now: Now) -> None:
         """Take the passing of time."""
         self._settle(now)
 
-    def pause(self) -> None:
-        """Start nothing until `resume`, as while there is nobody to launch it."""
-        self._paused = True
+    def pause(self, why: Pause) -> None:
+        """Start nothing until this reason has ended."""
+        self._pauses.add(why)
 
-    def resume(self, now: Now) -> None:
-        self._paused = False
+    def resume(self, why: Pause, now: Now) -> None:
+        self._pauses.discard(why)
         self._settle(now)
 
-    def resize(self, slots: int, queue_slots: Mapping[str, int], now: Now) -> None:
-        """Take other numbers of slots. What runs beyond them runs on."""
-        self._slots = slots
-        if queue_slots != self._queues.limits:
-            self._queues = Queues(queue_slots, self._is_ready)
-            for job in self._jobs.values():
-                if job.state is State.QUEUED:
-                    self._queues.push(job)
-                elif job.state in ACTIVE:
-                    self._queues.occupy(job)
+    def resize(self, slots: int, rules: Mapping[str, QueueRule], now: Now) -> None:
+        """Take another number of slots and other rules. What runs beyond them runs on."""
+        self._book.room.resize(slots, rules)
         self._settle(now)
 
     # --- the one place that changes a state -----------------------------------------------------------
 
-    def _move(self, job: Job, move: Move, now: Now, reason: str | None = None, **changes: object) -> Job:
-        new = replace(job, state=MOVES[job.state][move], **changes)
-        if job.state is State.QUEUED and new.state is State.CANCELLED:
-            self._queues.forget(job)
-        elif job.state is State.SCHEDULED and new.state is State.CANCELLED:
-            self._due.forget()
+    def _move(
+        self,
+        job: Job,
+        move: Move,
+        now: Now,
+        reason: str | None = None,
+        *,
+        came_up: bool = False,
+        **changes: object,
+    ) -> Job:
+        """Move a job, with some changes; `came_up`: it was taken out of its line just now."""
+        new = terms.settled(replace(job, state=MOVES[job.state][move], **changes))
         if new.state in FINAL:
-            self._jobs.pop(new.id, None)
+            self._book.strike(new)
+            self._finished.append((new.id, new.state))
         else:
-            self._jobs[new.id] = new
-            self._line_up(new)
-        self._effects.append(Save(new, now.wall, reason))
+            self._book.enter(new, came_up=came_up)
+        self._effects.append(Save(new, now.wall, move, reason))
         return new
 
     def _note(self, job: Job, now: Now) -> None:
         """Write down a job whose state stays."""
-        self._jobs[job.id] = job
-        self._effects.append(Save(job, now.wall))
+        self._book.note(job)
+        self._effects.append(Save(job, now.wall, NOTE))
 
-    # --- lining up and starting -----------------------------------------------------------------------
+    def _stop(self, job: Job, now: Now, *, making_way: bool) -> Job:
+        job = self._move(job, Move.STOP, now, making_way=making_way, suspended=False)
+        self._effects.append(Stop(job))
+        return job
+
+    # --- what has come --------------------------------------------------------------------------------
 
     def _settle(self, now: Now) -> None:
-        while (job_id := self._due.pop_due(now.elapsed)) is not None:
-            self._move(self._jobs[job_id], Move.COME_DUE, now, due=None)
-        while not self._paused and len(self._slot_of) < self._slots:
-            next_id = self._queues.take_next()
-            if next_id is None:
-                return
-            self._start(self._jobs[next_id], now)
+        """Let time, and the ends of other jobs, do their work; then start what there is room for."""
+        waiting = self._book.waiting
+        while True:
+            if self._finished:
+                other, state = self._finished.popleft()
+                for dependent in waiting.dependents_of(other):
+                    self._hear(dependent, other, state, now)
+            elif (late := waiting.take_expired(now)) is not None:
+                self._move(self._book[late], Move.CANCEL, now, EXPIRED)
+            elif (due := waiting.take_due(now)) is not None:
+                self._move(self._book[due], Move.COME_DUE, now, came_up=True)
+            else:
+                break
+        while not self._pauses and (job := self._book.room.take_next()) is not None:
+            job = self._move(job, Move.START, now, came_up=True, attempt=job.attempt + 1)
+            self._effects.append(Start(job, self._book.room.seat(job)))
 
-    def _start(self, job: Job, now: Now) -> None:
-        slot = self._slot_numbers.take_smallest()
-        job = self._move(job, Move.START, now, attempt=job.attempt + 1)
-        self._hold(job, slot)
-        self._effects.append(Start(job, slot))
+    def _hear_all(self, job_id: JobId, finished: Mapping[JobId, State], now: Now) -> None:
+        for other, state in finished.items():
+            self._hear(job_id, other, state, now)
 
-    def _line_up(self, job: Job) -> None:
-        if job.state is State.QUEUED:
-            self._queues.push(job)
-        elif job.state is State.SCHEDULED:
-            if job.due is None:
-                raise ValueError(f"job {job.id} is scheduled for no time")
-            self._due.push(job.id, job.due)
+    def _hear(self, job_id: JobId, other: JobId, state: State, now: Now) -> None:
+        """Tell a job that another one, for which it may be waiting, has finished."""
+        job = self.get(job_id)
+        if job is None or (other not in job.terms.after and other not in job.terms.after_any):
+            return
+        if other in job.terms.after and state is not State.SUCCEEDED:
+            self._move(job, Move.CANCEL, now, f"job {other}, which had to succeed before, {_ENDS[state]}")
+            return
+        self._book.waiting.end_wait(job_id, other)
+        job = terms.without(job, other)
+        place = terms.place_of(job.due, job.terms, now)
+        if job.state is State.BLOCKED and place is not State.BLOCKED:
+            self._move(job, terms.move_to(place, job), now)
+        else:
+            self._note(job, now)
 
-    def _is_ready(self, job_id: JobId, priority: int) -> bool:
-        job = self._jobs.get(job_id)
-        return job is not None and job.state is State.QUEUED and job.priority == priority
+    def _state_of(self, job_id: JobId) -> State:
+        """Return the state of a job that waited before it settled."""
+        job = self.get(job_id)
+        return State.CANCELLED if job is None else job.state
 
-    def _is_due(self, job_id: JobId, due: float) -> bool:
-        job = self._jobs.get(job_id)
-        return job is not None and job.state is State.SCHEDULED and job.due == due
-
-    # --- slots ------------------------------------------------------------------------------------------
-
-    def _hold(self, job: Job, slot: int) -> None:
-        self._slot_of[job.id] = slot
-        self._queues.occupy(job)
-
-    def _let_go(self, job: Job) -> None:
-        self._slot_numbers.give_back(self._slot_of.pop(job.id))
-        self._queues.vacate(job)
-
-    def _shared(self, policy: RetryPolicy) -> RetryPolicy:
-        """Return the one object for all jobs of an equal policy: a million jobs, a handful of policies."""
-        if len(self._policies) > 1000:  # a stranger may send a new one each time  # noqa: PLR2004
-            self._policies.clear()
-        return self._policies.setdefault(policy, policy)
+    def _in_waiting(self, job_id: JobId) -> Job:
+        job = self._book[job_id]
+        if job.state not in WAITING:
+            raise KeyError(job_id)
+        return job

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import bgd
+from bgd.core.job import JobSpec
 from bgd.daemon.access import Actor, may_connect, peer_of
 from bgd.daemon.batches import Batch
 from bgd.errors import BgdError, ProtocolError, Refused
@@ -143,7 +145,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _dispatch(self, request: Request, size: int) -> None:
         match request:
-            case Submit():
+            case Submit() if not _waits(request.spec):
                 self._submit(request)
             case SubmitMany():
                 self._gather(request, size)
@@ -152,7 +154,7 @@ class ClientConnection(asyncio.Protocol):
                 if task is not None and task.cancel():
                     self.send(End(request.request))
             case _:
-                self._start_stream(request)
+                self._start(request, partial(self._control.verbs.answer, request, self._actor, self))
 
     def _submit(self, request: Submit) -> None:
         """Answer without a task: this is the path that thousands a second take."""
@@ -177,6 +179,10 @@ class ClientConnection(asyncio.Protocol):
             return
         if request.more:
             return
+        if any(_waits(spec) for part in self._batch.parts for spec in part.specs):
+            self._start(request, partial(self._answer_batch, self._batch.parts))
+            self._drop_batch()
+            return
         try:
             self._control.verbs.submit_many(request.id, self._batch.parts, self._actor, self._send_and_finish)
         except BgdError as error:
@@ -191,17 +197,21 @@ class ClientConnection(asyncio.Protocol):
             self._batch.drop()
             self._batch = None
 
-    def _start_stream(self, request: Request) -> None:
+    async def _answer_batch(self, parts: list[SubmitMany]) -> None:
+        self.send(await self._control.verbs.submit_after(parts, self._actor))
+
+    def _start(self, request: Request, work: Callable[[], Awaitable[None]]) -> None:
+        """Begin what takes more than one turn."""
         if request.id in self._streams:
             raise ProtocolError(f"request id {request.id} is in use")
         self._begin()
-        task = self._control.spawn(self._answer(request))
+        task = self._control.spawn(self._answer(request, work))
         self._streams[request.id] = task
         task.add_done_callback(lambda _: self._end_stream(request.id, task))
 
-    async def _answer(self, request: Request) -> None:
+    async def _answer(self, request: Request, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._control.verbs.answer(request, self._actor, self)
+            await work()
         except BgdError as error:
             self._fail(request.id, error)
         except OSError as error:  # a log that cannot be read, descriptors that have run out
@@ -280,3 +290,8 @@ class ClientConnection(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _waits(spec: JobSpec) -> bool:
+    """Whether a job waits for others, which may have to be looked up on disk."""
+    return bool(spec.after or spec.after_any)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import current_thread
@@ -101,6 +101,17 @@ def transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[Non
         if db.in_transaction:  # after some errors SQLite has rolled back by itself
             db.execute("ROLLBACK")
         raise
+
+
+def change(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """Run an UPDATE for each row. One that finds nothing is a bug that would lose a fact silently."""
+    if not rows:
+        return
+    changed = db.executemany(sql, rows).rowcount
+    if changed != len(rows):
+        raise LookupError(
+            f"{len(rows) - changed} of {len(rows)} rows to change are not in the database: {sql}"
+        )
 
 
 _PRIMARY = 0xFF  # the low byte of SQLite's extended result codes is the kind of error

@@ -33,6 +33,7 @@ class Feeds:
     def __init__(self) -> None:
         self._of_state: dict[JobId, set[Feed]] = {}
         self._of_log: dict[JobId, set[Feed]] = {}
+        self._of_all: set[Feed] = set()
 
     @contextmanager
     def following(self, job_ids: Iterable[JobId]) -> Iterator[Feed]:
@@ -55,11 +56,23 @@ class Feeds:
             finally:
                 _leave(self._of_log, {job_id}, feed)
 
+    @contextmanager
+    def following_all(self) -> Iterator[Feed]:
+        """Give a Feed that rings whenever anything has happened to any job, and names none."""
+        feed = Feed(())
+        self._of_all.add(feed)
+        try:
+            yield feed
+        finally:
+            self._of_all.discard(feed)
+
     def has_log_followers(self, job_id: JobId) -> bool:
         return job_id in self._of_log
 
     def moved(self, job_ids: Iterable[JobId]) -> None:
         """Ring for jobs whose change is on disk."""
+        for feed in self._of_all:
+            feed.changed.set()
         if not self._of_state:
             return
         for job_id in job_ids:

@@ -23,7 +23,9 @@ async def send_logs(request: Logs, view: JobView, log_dir: str, send: Send) -> N
     """Send what the asked attempts have written so far, oldest first."""
     for attempt in _asked_attempts(request, view):
         log = LogFile(log_dir, view.id, attempt)
-        await _send_from(request, log, attempt, await _first_offset(request, log), send)
+        is_later = request.offset is not None and attempt != request.attempt
+        offset = 0 if is_later else await _first_offset(request, log)
+        await _send_from(request, log, attempt, offset, send)
 
 
 async def follow_logs(
@@ -58,18 +60,22 @@ def _asked_attempts(request: Logs, view: JobView) -> range:
     """Return the numbers of the attempts that were asked for and exist.
 
     Raises:
-        Refused: a certain attempt was asked for and there is none of that number.
+        Refused: a certain attempt was asked for and there is none of that number; or an offset, of none.
     """
+    if request.offset is not None and not request.attempt:
+        raise Refused("an offset is of a certain attempt: ask for its number too")
     if request.attempt is None:
         return range(max(view.attempt, 1), view.attempt + 1)
     if request.attempt == 0:
         return range(1, view.attempt + 1)
     if request.attempt > view.attempt:
         raise Refused(f"job {view.id} has no attempt {request.attempt}: it has had {view.attempt}")
-    return range(request.attempt, request.attempt + 1)
+    return range(request.attempt, request.attempt + 1 if request.offset is None else view.attempt + 1)
 
 
 async def _first_offset(request: Logs, log: LogFile) -> int:
+    if request.offset is not None:
+        return request.offset
     if request.tail is None:
         return 0
     return await asyncio.to_thread(log.tail_offset, request.tail)
@@ -82,5 +88,5 @@ async def _send_from(request: Logs, log: LogFile, attempt: int, offset: int, sen
         if not piece.data:
             return offset
         times = piece.times if request.timestamps else []
-        await send(LogPart(request.id, attempt, piece.data, times, piece.left_out))
+        await send(LogPart(request.id, attempt, piece.data, times, piece.left_out, piece.offset))
         offset = piece.offset + len(piece.data)

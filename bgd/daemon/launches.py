@@ -31,7 +31,7 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
     else:  # a command gets just what it was sent with, a class job adds to what the daemon has
         env = spec.env if spec.target is None else {**_own_environment(), **spec.env}
     if spec.target is None:
-        argv, stdin = list(spec.argv or ()), None
+        argv, stdin = list(spec.argv or ()), spec.input
     else:
         argv = [config.python.interpreter, str(WORKER)]
         stdin = calls.request(parse_target(spec.target), spec.arguments, config.python.path)
@@ -42,6 +42,8 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         cwd=spec.cwd or _own_folder(),
         umask=DEFAULT_UMASK if spec.umask is None else spec.umask,
         stdin=stdin,
+        stdin_path=spec.stdin,
+        pty=spec.pty,
         result=spec.target is not None,
         timeout=spec.timeout,
         grace=config.daemon.grace,

@@ -9,15 +9,19 @@ stand its marks, which say when bytes arrived (bgd.launcher.logfile writes all o
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from bisect import bisect_right
+from collections.abc import Collection
 from pathlib import Path
 from struct import Struct as Packing
 
 from msgspec import Struct
 
 from bgd.wire.launching import log_name
+
+logger = logging.getLogger(__name__)
 
 MAX_PIECE = 64 * 1024  # bytes read at once
 MAX_MARKS = 4096  # marks read at once: 64 KiB too
@@ -85,11 +89,6 @@ class LogFile:
                     begin = start + end + found
         return begin
 
-    def remove(self) -> None:
-        for _, path in self._files():
-            _marks_path(path).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-
     def _files(self) -> list[tuple[int, Path]]:
         """Return the head and the segments there are, each with the offset where it starts, in order."""
         prefix = f"{self.path.name}."
@@ -104,6 +103,22 @@ class LogFile:
     def _extents(self) -> list[tuple[int, int, Path]]:
         """Return the same files, each with its start and size."""
         return [(start, _size(path), path) for start, path in self._files()]
+
+
+def remove_logs(folder: str, jobs: Collection[int]) -> None:
+    """Delete the logs of all attempts of these jobs; what cannot be deleted is said in the daemon's log."""
+    for path in {Path(folder, log_name(job, 1)).parent for job in jobs}:
+        try:
+            with os.scandir(path) as entries:
+                names = [entry.name for entry in entries]
+            for name in names:
+                job, dot, _ = name.partition(".")
+                if dot and job.isdecimal() and int(job) in jobs:
+                    (path / name).unlink(missing_ok=True)
+        except FileNotFoundError:  # none of them ever wrote a word
+            continue
+        except OSError as error:
+            logger.warning("logs of removed jobs are left in %s: %s", path, error.strerror)
 
 
 def _piece(path: Path, offset: int, data: bytes, left_out: int) -> Piece:

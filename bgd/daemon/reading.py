@@ -1,4 +1,4 @@
-"""The reading half of the store: rows become jobs for the Scheduler, and views for people."""
+"""What people see of the store: rows become views of jobs and attempts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sqlite3
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from sys import intern
 
 import msgspec
 
-from bgd.core.job import FINAL, Job, JobId, JobSpec, Outcome, RetryPolicy, State
+from bgd.core.job import JobId, Outcome, State
 from bgd.daemon.database import transaction
-from bgd.daemon.records import Restored
+from bgd.daemon.packing import unpack_policy, unpack_waits
+from bgd.daemon.specs import unpack_spec
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, JobError, JobView
@@ -21,14 +21,12 @@ from bgd.wire.views import AttemptView, JobError, JobView
 # What a list without states shows, as far as its limit goes: what runs before what waits before the rest.
 _BY_INTEREST: tuple[tuple[State, ...], ...] = (
     (State.RUNNING, State.STOPPING),
-    (State.QUEUED, State.SCHEDULED),
+    (State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD),
     (State.SUCCEEDED, State.FAILED, State.CANCELLED),
 )
 
-_STATES = {state.value: state for state in State}
+_BEFORE_ITS_TIME = frozenset({State.SCHEDULED, State.BLOCKED, State.HELD})
 
-_decode_spec = msgspec.msgpack.Decoder(JobSpec).decode
-_decode_policy = msgspec.msgpack.Decoder(RetryPolicy).decode
 _decode_error = msgspec.json.Decoder(JobError).decode
 
 
@@ -39,51 +37,6 @@ def prepare(db: sqlite3.Connection) -> str:
     db.create_function("matches", 2, _matches, deterministic=True)
     (store_id,) = db.execute("SELECT store_id FROM meta").fetchone()
     return str(store_id)
-
-
-# --- for the Scheduler -----------------------------------------------------------------------------------
-
-
-def restore(db: sqlite3.Connection) -> tuple[list[Restored], int]:
-    """Return all unfinished jobs in the order of their ids, and the highest id ever given out."""
-    restored: list[Restored] = []
-    with transaction(db, "DEFERRED"):
-        for state in State:
-            if state not in FINAL:
-                restored.extend(map(_restored, db.execute(_RESTORE, (state.value,))))
-        (last_id,) = db.execute("SELECT last_id FROM meta").fetchone()
-    restored.sort(key=lambda item: item.job.id)  # a few sorted runs: merged in one pass
-    return restored, last_id
-
-
-def finished(db: sqlite3.Connection, job_id: JobId) -> Job | None:
-    row = db.execute(_JOB, (job_id,)).fetchone()
-    job = None if row is None else _job(row)
-    return job if job is not None and job.state in FINAL else None
-
-
-def _restored(row: sqlite3.Row) -> Restored:
-    return Restored(_job(row), row["slot"], row["launcher"])
-
-
-def _job(row: sqlite3.Row) -> Job:
-    # in the order of _JOB_COLUMNS: looking up names takes a third longer, and a start may read a million
-    number, state, queue, priority, policy, attempt, failures, unseen, due, making_way, *_ = row
-    return Job(
-        id=JobId(number),
-        state=_STATES[state],
-        queue=intern(queue),  # a million jobs, a handful of queues
-        priority=priority,
-        policy=_policy(policy),
-        attempt=attempt,
-        failures=failures,
-        unseen=unseen,
-        due=due,
-        making_way=bool(making_way),
-    )
-
-
-# --- for people ------------------------------------------------------------------------------------------
 
 
 def list_jobs(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobView]:
@@ -117,10 +70,6 @@ def result(db: sqlite3.Connection, job_id: JobId) -> tuple[str | None, JobError 
     return (None, None) if row is None else (row["result"], _error(row["error"]))
 
 
-def counts(db: sqlite3.Connection) -> dict[str, int]:
-    return {row["state"]: row["jobs"] for row in db.execute("SELECT state, jobs FROM counts")}
-
-
 def _newest(
     db: sqlite3.Connection, query: List, uid: int | None, states: tuple[State, ...], limit: int
 ) -> Iterator[JobId]:
@@ -146,8 +95,9 @@ def _newest(
 
 
 def _view(row: sqlite3.Row) -> JobView:
-    spec = _decode_spec(row["spec"])
-    policy = _policy(row["policy"])
+    spec = unpack_spec(row["spec"])
+    policy = unpack_policy(row["policy"])
+    after, after_any = unpack_waits(row["waits"])
     return JobView(
         id=row["id"],
         kind="class" if spec.argv is None else "command",
@@ -176,10 +126,30 @@ def _view(row: sqlite3.Row) -> JobView:
         umask=spec.umask,
         attempt=row["attempt"],
         created_at=row["created_at"],
-        due_at=row["due_at"],
+        due_at=_due_at(row),
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        retry_on=None if policy.retry_on is None else list(policy.retry_on),
+        no_retry_on=None if policy.no_retry_on is None else list(policy.no_retry_on),
+        at=spec.at,
+        expires=spec.expires,
+        expires_at=row["expires_at"] if row["attempt"] == 0 else None,
+        after=list(spec.after),
+        after_any=list(spec.after_any),
+        waits_for=list(dict.fromkeys(after + after_any)),
+        key=row["key"],
+        slots=row["slots"],
+        stdin=spec.stdin,
+        pty=spec.pty,
+        suspended=bool(row["suspended"]),
     )
+
+
+def _due_at(row: sqlite3.Row) -> float | None:
+    """Return when the job's delay and its date are both over, None where it waits for neither."""
+    if row["state"] not in _BEFORE_ITS_TIME:
+        return None
+    return max((at for at in (row["due_at"], row["wall_due"]) if at is not None), default=None)
 
 
 def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
@@ -213,29 +183,12 @@ def _error(text: str | None) -> JobError | None:
 
 
 @lru_cache(1024)
-def _policy(packed: bytes) -> RetryPolicy:
-    return _decode_policy(packed)
-
-
-@lru_cache(1024)
 def _user(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
 
-
-_JOB_COLUMNS = "id, state, queue, priority, policy, jobs.attempt, failures, unseen, due_elapsed, making_way"
-
-_JOB = f"SELECT {_JOB_COLUMNS} FROM jobs WHERE id = ?"  # noqa: S608 (constants)
-
-# the attempt is of interest only while it runs
-_RESTORE = f"""
-    SELECT {_JOB_COLUMNS}, slot, launcher
-    FROM jobs LEFT JOIN attempts ON jobs.state IN ('running', 'stopping')
-                                AND attempts.job = jobs.id AND attempts.attempt = jobs.attempt
-    WHERE jobs.state = ?
-"""  # noqa: S608 (constants)
 
 _VIEW = "SELECT jobs.*, spec FROM jobs JOIN specs ON specs.job = jobs.id WHERE jobs.id = ?"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from bgd.core.job import Job, JobId, JobSpec, Now, Outcome
+from bgd.core.job import Job, JobId, JobSpec, Now, Outcome, State
 from bgd.wire.views import JobError
 
 
@@ -23,6 +23,34 @@ class SavedJob(Struct, frozen=True):
     job: Job
     at: float
     reason: str | None = None
+
+
+class Event(Struct, frozen=True):
+    """What happened to a job: a row of the change stream (see `bgd.wire.views.EventView`)."""
+
+    at: float
+    job: JobId
+    what: str
+    state: State
+    attempt: int
+    outcome: Outcome | None
+    reason: str | None
+
+
+class QueueSetting(Struct, frozen=True, kw_only=True):
+    """What was said of a queue while the daemon ran; `slots` counts only if `has_slots`, None: no limit."""
+
+    has_slots: bool = False
+    slots: int | None = None
+    paused: bool = False
+
+
+class Controls(Struct, frozen=True, kw_only=True):
+    """What was said of slots and queues while the daemon ran; `slots` None: as configured."""
+
+    slots: int | None = None
+    paused: bool = False
+    queues: dict[str, QueueSetting] = {}
 
 
 class NewAttempt(Struct, frozen=True):
@@ -67,7 +95,8 @@ class Batch(Struct, kw_only=True):
 
     `relaunched`: attempts already stored that go to another launcher. `wanted`: jobs whose specs are read
     back in the same transaction. `now`: the instant that turns due times of the elapsed clock into epoch
-    time.
+    time. `edited`: jobs whose specs are replaced. `removed`: finished jobs of which all rows go. `controls`:
+    all that is said of slots and queues from now on, None: nothing has changed.
     """
 
     now: Now
@@ -78,6 +107,10 @@ class Batch(Struct, kw_only=True):
     pids: list[AttemptPid] = []
     ends: list[AttemptEnd] = []
     wanted: list[JobId] = []
+    events: list[Event] = []
+    edited: dict[JobId, JobSpec] = {}
+    removed: list[JobId] = []
+    controls: Controls | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -90,6 +123,10 @@ class Batch(Struct, kw_only=True):
             or self.pids
             or self.ends
             or self.wanted
+            or self.events
+            or self.edited
+            or self.removed
+            or self.controls
         )
 
 
@@ -107,3 +144,14 @@ class Restored(Struct, frozen=True, gc=False):
     job: Job
     slot: int | None
     launcher: str | None
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """What happened of late: the fields of these names in `bgd.wire.replies.Stats`."""
+
+    outcomes: dict[str, int]
+    wait_median: float | None
+    wait_p95: float | None
+    run_median: float | None
+    run_p95: float | None
+    oldest_queued_at: float | None

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from bgd.core.job import MAX_DURATION, Now, State
+from bgd.core.job import FINAL, MAX_DURATION, Now, State
 from bgd.daemon.database import DAMAGED, FORBIDDEN, StoreBroken, transaction
 
 APPLICATION_ID = int.from_bytes(b"bgd\0", "big")  # in the file's header: tells our files from others
@@ -65,6 +65,34 @@ MIGRATIONS: tuple[str, ...] = (
         UPDATE counts SET jobs = jobs - 1 WHERE state = old.state;
     END;
     """,
+    """
+    -- What only some jobs ask for: wall_due is Terms.at, expires_elapsed and expires_at are to each other as
+    -- due_elapsed and due_at, waits is MessagePack of [after, after_any], NULL where both are empty.
+    ALTER TABLE jobs ADD COLUMN wall_due REAL;
+    ALTER TABLE jobs ADD COLUMN expires_elapsed REAL;
+    ALTER TABLE jobs ADD COLUMN expires_at REAL;
+    ALTER TABLE jobs ADD COLUMN waits BLOB;
+    ALTER TABLE jobs ADD COLUMN key TEXT;
+    ALTER TABLE jobs ADD COLUMN slots INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE jobs ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0;
+    INSERT INTO counts VALUES ('held', 0), ('blocked', 0);
+
+    -- Written at every move of every job, so no index. The ids are given out from last_event, which outlives
+    -- the rows; AUTOINCREMENT would write its own table once a row.
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY, at REAL NOT NULL, job INTEGER NOT NULL, what TEXT NOT NULL,
+        state TEXT NOT NULL, attempt INTEGER NOT NULL, outcome TEXT, reason TEXT
+    );
+    ALTER TABLE meta ADD COLUMN last_event INTEGER NOT NULL DEFAULT 0;
+
+    -- What was said while the daemon ran. meta.slots NULL: as configured; queues.slots counts if has_slots,
+    -- and NULL is then no limit.
+    ALTER TABLE meta ADD COLUMN slots INTEGER;
+    ALTER TABLE meta ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE queues (
+        name TEXT PRIMARY KEY, has_slots INTEGER NOT NULL, slots INTEGER, paused INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 VERSION = len(MIGRATIONS)
 
@@ -97,16 +125,23 @@ def open_readable(path: str) -> sqlite3.Connection:
 
 
 def adopt_boot(db: sqlite3.Connection, now: Now, boot_id: str) -> None:
-    """Move due times of an earlier boot onto this boot's elapsed clock, by way of epoch time."""
+    """Move times of an earlier boot's elapsed clock onto this boot's, by way of epoch time."""
     with transaction(db):
         (known,) = db.execute("SELECT boot_id FROM meta").fetchone()
         if known == boot_id:
             return
-        db.execute(
-            "UPDATE jobs SET due_elapsed = ? + min(max(due_at - ?, 0), ?) WHERE state = ?",
-            (now.elapsed, now.wall, MAX_DURATION, State.SCHEDULED.value),
-        )
+        given = {"elapsed": now.elapsed, "wall": now.wall, "longest": MAX_DURATION}
+        for state in State:
+            if state not in FINAL:
+                db.execute(_ADOPT, {**given, "state": state.value})
         db.execute("UPDATE meta SET boot_id = ?", (boot_id,))
+
+
+_ADOPT = """
+    UPDATE jobs SET due_elapsed = :elapsed + min(max(due_at - :wall, 0), :longest),
+                    expires_elapsed = :elapsed + min(max(expires_at - :wall, 0), :longest)
+    WHERE state = :state AND (due_elapsed IS NOT NULL OR expires_elapsed IS NOT NULL)
+"""
 
 
 def _create(path: str) -> None:

@@ -16,8 +16,10 @@ from msgspec.structs import replace
 import bgd
 from bgd.config import Config
 from bgd.daemon import folder
+from bgd.daemon.answers import Answers
 from bgd.daemon.control import Control
 from bgd.daemon.launching import LauncherLink
+from bgd.daemon.orders import Orders
 from bgd.daemon.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.verbs import Verbs
@@ -87,7 +89,9 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         parts = (supervisor.run(), link.run(supervisor), manager.keep_informed())
         work = [tasks.create_task(part) for part in parts]
         site = await open_site(config, store, lambda: link.is_connected, tasks)
-        control = Control(Verbs(supervisor, store, link, shut_down, site), os.geteuid(), tasks)
+        answers = Answers(supervisor, store, link, site)
+        verbs = Verbs(supervisor, Orders(supervisor, store), answers, shut_down)
+        control = Control(verbs, os.geteuid(), tasks)
         listening = folder.listen(config, surroundings.sockets)
         server = await loop.create_unix_server(control.connection, sock=listening, **_never_unlink)
         logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())

@@ -6,17 +6,32 @@ from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
-from bgd.core.effects import Effect, Save, Start, Stop
-from bgd.core.job import Job, JobId, JobSpec, Now
+from bgd.core.effects import Continue, Effect, Save, Start, Stop, Suspend
+from bgd.core.job import Job, JobId, JobSpec, Move, Now, Outcome
 from bgd.daemon.attempts import Attempts
-from bgd.daemon.records import AttemptEnd, AttemptPid, Batch, NewJob, SavedJob, StoredSpec
+from bgd.daemon.records import (
+    AttemptEnd,
+    AttemptPid,
+    Batch,
+    Controls,
+    Event,
+    NewJob,
+    SavedJob,
+    StoredSpec,
+)
 from bgd.wire.launching import Key
+
+_ENDS = frozenset({Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE, Move.CANCEL})
+_REMOVE = "remove"
 
 
 class Pending(Struct):
     """What has gathered since the last transaction and belongs into the next one, or after it."""
 
     specs: dict[JobId, StoredSpec] = {}
+    edited: dict[JobId, JobSpec] = {}
+    removed: list[Job] = []
+    controls: Controls | None = None
     pids: list[AttemptPid] = []
     ends: list[AttemptEnd] = []
     acknowledge: list[Key] = []
@@ -35,40 +50,54 @@ class Settlement:
     Attributes:
         batch: what is to be written.
         launches: jobs whose attempts are to be sent, once it is.
-        stops: jobs whose attempts are to be ended, once it is.
+        orders: Stop, Suspend and Continue, for attempts that run, once it is.
     """
 
     def __init__(
         self, pending: Pending, at: Now, launcher: str, job_of: Callable[[JobId], Job | None]
     ) -> None:
-        self.batch = Batch(now=at, pids=pending.pids, ends=pending.ends)
+        self.batch = Batch(
+            now=at,
+            pids=pending.pids,
+            ends=pending.ends,
+            edited=pending.edited,
+            removed=[job.id for job in pending.removed],
+            controls=pending.controls,
+        )
         self.launches: list[Job] = []
-        self.stops: list[Job] = []
+        self.orders: list[Stop | Suspend | Continue] = []
         self._specs = pending.specs
+        self._removed = pending.removed
         self._launcher = launcher
         self._job_of = job_of
 
     def draw_up(self, effects: Iterable[Effect], attempts: Attempts) -> None:
         """Put all of it into the batch, and see which specs have to be read back for the launches."""
+        outcomes = {(end.job, end.attempt): end.outcome for end in self.batch.ends}
         for effect in effects:
             self._take(effect, attempts)
+            if isinstance(effect, Save):
+                self.batch.events.append(_event(effect, outcomes))
+        for job in self._removed:
+            at = self.batch.now.wall
+            self.batch.events.append(Event(at, job.id, _REMOVE, job.state, job.attempt, None, None))
         self._hand_on(attempts)
         self.batch.wanted.extend(job.id for job in self.launches if job.id not in self._specs)
 
     def _take(self, effect: Effect, attempts: Attempts) -> None:
         match effect:
-            case Save(job, at, _, JobSpec()):
+            case Save(job, at, spec=JobSpec()):
                 stored = self._specs[job.id]
                 self.batch.new.append(NewJob(job, stored.spec, stored.uid, at))
-            case Save(job, at, reason):
+            case Save(job, at, _, reason):
                 self.batch.saves[job.id] = SavedJob(job, at, reason)
             case Start(job, slot):
                 self.batch.attempts.append(attempts.start(job, slot, self._launcher, self.batch.now.wall))
                 current = self._job_of(job.id)
                 if current is not None:
                     self.launches.append(current)
-            case Stop(job):
-                self.stops.append(job)
+            case Stop() | Suspend() | Continue():
+                self.orders.append(effect)
 
     def _hand_on(self, attempts: Attempts) -> None:
         """Save attempts for this launcher that were saved for another and never sent to it."""
@@ -76,3 +105,9 @@ class Settlement:
         for job, row in attempts.hand_on(waiting, self._launcher, self.batch.now.wall):
             self.batch.relaunched.append(row)
             self.launches.append(job)
+
+
+def _event(save: Save, outcomes: dict[tuple[JobId, int], Outcome]) -> Event:
+    job = save.job
+    outcome = outcomes.get((job.id, job.attempt)) if save.what in _ENDS else None
+    return Event(save.at, job.id, save.what, job.state, job.attempt, outcome, save.reason)

@@ -6,30 +6,39 @@ import builtins
 import sqlite3
 from functools import partial
 
-from bgd.core.job import Job, JobId, Now
-from bgd.daemon import reading
+from bgd.core.job import Job, JobId, Now, State
+from bgd.daemon import events, figures, reading, restoring
 from bgd.daemon.database import Database, StoreBroken, transaction
 from bgd.daemon.records import (
     AttemptEnd,
     AttemptPid,
     Batch,
+    Controls,
+    Event,
+    Figures,
     NewAttempt,
     NewJob,
+    QueueSetting,
     Restored,
     SavedJob,
     StoredSpec,
 )
 from bgd.daemon.saving import Saver
 from bgd.daemon.schema import adopt_boot, open_readable, open_writable
+from bgd.daemon.specs import read_spec
 from bgd.wire.requests import List
-from bgd.wire.views import AttemptView, JobError, JobView
+from bgd.wire.views import AttemptView, EventView, JobError, JobView
 
 __all__ = [
     "AttemptEnd",
     "AttemptPid",
     "Batch",
+    "Controls",
+    "Event",
+    "Figures",
     "NewAttempt",
     "NewJob",
+    "QueueSetting",
     "Restored",
     "SavedJob",
     "Store",
@@ -84,10 +93,14 @@ class Store:
     async def restore(self, now: Now, boot_id: str) -> tuple[builtins.list[Restored], int]:
         """Return all unfinished jobs in the order of their ids, and the highest id ever given out.
 
-        Due times written in an earlier boot are first carried over to this boot's elapsed clock.
+        Times on the elapsed clock of an earlier boot are first carried over to this boot's.
         """
         await self._writer.call(adopt_boot, now, boot_id)
-        return await self._reader.call(reading.restore)
+        return await self._reader.call(restoring.restore)
+
+    async def controls(self) -> Controls:
+        """Return what was last said of slots and queues."""
+        return await self._reader.call(restoring.controls)
 
     async def commit(self, batch: Batch) -> dict[JobId, StoredSpec]:
         """Write the batch in one transaction and return the specs it wants; when this returns it is on disk.
@@ -101,7 +114,15 @@ class Store:
 
     async def finished(self, job_id: JobId) -> Job | None:
         """Return a finished job as the Scheduler revives it; None if no finished job has this id."""
-        return await self._reader.call(reading.finished, job_id)
+        return await self._reader.call(restoring.finished, job_id)
+
+    async def states(self, job_ids: builtins.list[JobId]) -> dict[JobId, State]:
+        """Return the states of those jobs that exist."""
+        return await self._reader.call(restoring.states, job_ids)
+
+    async def spec(self, job_id: JobId) -> StoredSpec | None:
+        """Return what was asked for; None if no job has this id."""
+        return await self._reader.call(read_spec, job_id)
 
     # --- for whoever asks ----------------------------------------------------------------------------------
 
@@ -130,7 +151,23 @@ class Store:
 
     async def counts(self) -> dict[str, int]:
         """Return the number of jobs in each state."""
-        return await self._reader.call(reading.counts)
+        return await self._reader.call(figures.counts)
+
+    async def queue_counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of unfinished jobs in each queue and state, where there are any."""
+        return await self._reader.call(figures.queue_counts)
+
+    async def stats(self, since: float) -> Figures:
+        """Return what the kept events tell of attempts that ended at or after `since`, in epoch time."""
+        return await self._reader.call(figures.figures, since)
+
+    async def events(self, after: int, limit: int) -> builtins.list[EventView]:
+        """Return at most `limit` events after the one with the id `after`, oldest first."""
+        return await self._reader.call(events.read, after, limit)
+
+    async def event_bounds(self) -> tuple[int, int]:
+        """Return the oldest event id that is kept (none: the newest + 1), and the newest ever given out."""
+        return await self._reader.call(events.bounds)
 
     # --- on the writer's thread -----------------------------------------------------------------------------
 

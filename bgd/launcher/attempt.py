@@ -49,7 +49,7 @@ class Attempt:
     @property
     def state(self) -> Started:
         pid = self._running.pid if self._running else None
-        return Started(self.launch.key, pid, self._started_at)
+        return Started(self.launch.key, pid, self._started_at, self._is_suspended)
 
     @property
     def log_bytes(self) -> int:

@@ -8,7 +8,7 @@ Version N of the supervisor speaks N - 1 too; messages and fields are only ever 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 import msgspec
 from msgspec import Struct
@@ -128,6 +128,8 @@ def protocol_of(message: ToLauncher) -> int:
             return 2 if message.pty or message.stdin_path is not None else 1
         case Greeting() | Stop() | Acknowledge() | Watch() | Goodbye():
             return 1
+        case _:
+            assert_never(message)
 
 
 # --- launcher -> supervisor ----------------------------------------------------------------------------
@@ -146,11 +148,12 @@ class Welcome(Struct, frozen=True, tag="welcome"):
 
 
 class Started(Struct, frozen=True, tag="started"):
-    """The attempt's process runs. pid None: it is about to."""
+    """The attempt's process runs. pid None: it is about to. `suspended`: its processes stand still."""
 
     key: Key
     pid: int | None
     started_at: float
+    suspended: bool = False
 
 
 class Ended(Struct, frozen=True, tag="ended", kw_only=True):

@@ -9,7 +9,7 @@ from msgspec import Struct
 from bgd.core.job import State
 from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.wire.requests import RequestId
-from bgd.wire.views import AttemptView, JobError, JobView
+from bgd.wire.views import AttemptView, EventView, JobError, JobView, QueueView
 
 
 class ErrorCode(StrEnum):
@@ -21,11 +21,16 @@ class ErrorCode(StrEnum):
 
 
 class Submitted(Struct, frozen=True, tag="submitted"):
-    """The new jobs' ids, in the order of their specs."""
+    """The jobs' ids, in the order of their specs.
+
+    `found`: those that were there already, unfinished and with the same key, and stand for the new ones.
+    `created`: there are none of these.
+    """
 
     id: RequestId
     jobs: list[int]
     created: bool = True
+    found: list[int] = []
 
 
 class JobsPart(Struct, frozen=True, tag="jobs"):
@@ -56,7 +61,8 @@ class LogPart(Struct, frozen=True, tag="log"):
     """A piece of an attempt's output.
 
     `times`: with `timestamps`, (offset in data, epoch seconds) from which offset on the bytes arrived at
-    that time. `left_out`: so many bytes before this piece were over the log's limit and are gone.
+    that time. `left_out`: so many bytes before this piece were over the log's limit and are gone. `offset`:
+    of the first byte in the attempt's output; to go on after this piece ask for `offset` and its length.
     """
 
     id: RequestId
@@ -64,6 +70,7 @@ class LogPart(Struct, frozen=True, tag="log"):
     data: bytes
     times: list[tuple[int, float]] = []
     left_out: int = 0
+    offset: int = 0
 
 
 class ActResult(Struct, frozen=True):
@@ -78,6 +85,50 @@ class ActResult(Struct, frozen=True):
 class Acted(Struct, frozen=True, tag="acted"):
     id: RequestId
     results: list[ActResult]
+
+
+class Queues(Struct, frozen=True, tag="queues", kw_only=True):
+    """`configured_slots`: what `slots` is without SetSlots. `paused`: nothing is started at all."""
+
+    id: RequestId
+    slots: int
+    configured_slots: int
+    taken: int
+    paused: bool
+    queues: list[QueueView]
+
+
+class EventsPart(Struct, frozen=True, tag="events"):
+    """The first part comes at once, without events. `last`: to go on after this part, ask since this event.
+
+    `lost`: events after the asked one are no longer kept; look at the jobs themselves.
+    """
+
+    id: RequestId
+    events: list[EventView]
+    last: int
+    lost: bool = False
+
+
+class Stats(Struct, frozen=True, tag="stats", kw_only=True):
+    """Figures; None where nothing happened.
+
+    `counts`: jobs by state. `outcomes`: attempts that ended within the window, by outcome. `wait` and `run`:
+    seconds a job waited for its first attempt, and an attempt took, of those that ended within the window:
+    half of them at most so long, and nineteen of twenty, by the newest 10,000 of them. All of it reaches
+    back only as far as events are kept: the newest 100,000. `oldest_queued_at`: submit time of the queued
+    job with the lowest id.
+    """
+
+    id: RequestId
+    window: float
+    counts: dict[str, int]
+    outcomes: dict[str, int]
+    wait_median: float | None
+    wait_p95: float | None
+    run_median: float | None
+    run_p95: float | None
+    oldest_queued_at: float | None
 
 
 class Info(Struct, frozen=True, tag="info", kw_only=True):
@@ -127,6 +178,9 @@ Reply = (
     | Result
     | LogPart
     | Acted
+    | Queues
+    | EventsPart
+    | Stats
     | Info
     | Login
     | Done

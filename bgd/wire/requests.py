@@ -8,18 +8,39 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bgd.core.job import MAX_ENV, JobSpec, QueueName, State
+from bgd.core.job import (
+    MAX_DURATION,
+    Argv,
+    Backoff,
+    Duration,
+    Environment,
+    ExitCodes,
+    Folder,
+    Instant,
+    JobNumber,
+    JobNumbers,
+    JobSpec,
+    Name,
+    Priority,
+    QueueName,
+    Retries,
+    Share,
+    SlotCount,
+    State,
+    Tags,
+    Timeout,
+)
 
 MAX_BATCH = 100_000  # jobs of one submit_many, over all its parts
 MAX_BATCH_BYTES = 256 << 20  # of the unfinished batches of all clients together; one a connection at a time
 MAX_IDS = 10_000  # jobs named in one request
 MAX_LIST = 10_000
 DEFAULT_LIST = 50
+MAX_SIGNAL = 64  # SIGRTMAX of Linux
 
 RequestId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-JobNumber = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Jobs = Annotated[list[JobNumber], Meta(min_length=1, max_length=MAX_IDS)]
 
 
@@ -39,7 +60,7 @@ class SubmitMany(Struct, frozen=True, tag="submit_many", kw_only=True):
 
     id: RequestId
     specs: Annotated[list[JobSpec], Meta(max_length=MAX_BATCH)]
-    env: Annotated[dict[str, str], Meta(max_length=MAX_ENV)] | None = None
+    env: Environment | None = None
     more: bool = False
 
 
@@ -78,7 +99,8 @@ class Logs(Struct, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
     """-> LogPart..., End: output of one attempt, or of all, oldest first.
 
     `attempt` None: the latest; 0: all. `tail`: only so many last lines of what there is. `follow`: go on
-    until the job is finished, across attempts.
+    until the job is finished, across attempts. `offset`: begin with this byte of the attempt, as where an
+    earlier stream broke off; with it `attempt` is a certain one, and all later ones follow it.
     """
 
     id: RequestId
@@ -87,6 +109,7 @@ class Logs(Struct, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
     tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     follow: bool = False
     timestamps: bool = False
+    offset: Annotated[int, Meta(ge=0, le=2**62)] | None = None
 
 
 class Wait(Struct, frozen=True, tag="wait"):
@@ -108,6 +131,150 @@ class Retry(Struct, frozen=True, tag="retry"):
 
     id: RequestId
     jobs: Jobs
+
+
+class Hold(Struct, frozen=True, tag="hold"):
+    """-> Acted: jobs that wait do so until they are released."""
+
+    id: RequestId
+    jobs: Jobs
+
+
+class Release(Struct, frozen=True, tag="release"):
+    """-> Acted: held jobs wait again for what they waited for before, or for their turn."""
+
+    id: RequestId
+    jobs: Jobs
+
+
+class Suspend(Struct, frozen=True, tag="suspend"):
+    """-> Acted: the processes of running jobs are stopped; time limits stand still, slots stay taken."""
+
+    id: RequestId
+    jobs: Jobs
+
+
+class Continue(Struct, frozen=True, tag="continue"):
+    """-> Acted: suspended jobs go on."""
+
+    id: RequestId
+    jobs: Jobs
+
+
+class SendSignal(Struct, frozen=True, tag="signal", kw_only=True):
+    """-> Acted: a signal for the first process of running jobs, or for all of their processes."""
+
+    id: RequestId
+    jobs: Jobs
+    signal: Annotated[int, Meta(ge=1, le=MAX_SIGNAL)]
+    whole_tree: bool = False
+
+
+class Remove(Struct, frozen=True, tag="remove"):
+    """-> Acted: finished jobs and their logs are deleted; their ids are not given out again."""
+
+    id: RequestId
+    jobs: Jobs
+
+
+class Changes(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What becomes other in a job that waits. What is absent stays; nil is what nil means in a spec.
+
+    `delay` and `expires` count from now. `env`: variables that are set in addition.
+    """
+
+    argv: Argv | UnsetType = UNSET
+    queue: QueueName | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+    name: Name | UnsetType | None = UNSET
+    tags: Tags | UnsetType = UNSET
+    retries: Retries | UnsetType | None = UNSET
+    retry_delay: Duration | UnsetType | None = UNSET
+    backoff: Backoff | UnsetType | None = UNSET
+    max_delay: Duration | UnsetType | None = UNSET
+    jitter: Share | UnsetType | None = UNSET
+    retry_on: ExitCodes | UnsetType | None = UNSET
+    no_retry_on: ExitCodes | UnsetType | None = UNSET
+    rerun: bool | UnsetType | None = UNSET
+    timeout: Timeout | UnsetType | None = UNSET
+    delay: Duration | UnsetType = UNSET
+    at: Instant | UnsetType | None = UNSET
+    expires: Timeout | UnsetType | None = UNSET
+    after: JobNumbers | UnsetType = UNSET
+    after_any: JobNumbers | UnsetType = UNSET
+    slots: SlotCount | UnsetType = UNSET
+    cwd: Folder | UnsetType = UNSET
+    env: Environment | UnsetType = UNSET
+    stdin: Folder | UnsetType | None = UNSET
+    pty: bool | UnsetType = UNSET
+
+
+class Edit(Struct, frozen=True, tag="edit"):
+    """-> Acted: jobs that wait are changed."""
+
+    id: RequestId
+    jobs: Jobs
+    changes: Changes
+
+
+class GetQueues(Struct, frozen=True, tag="queues"):
+    """-> Queues."""
+
+    id: RequestId
+
+
+class SetSlots(Struct, frozen=True, tag="slots"):
+    """-> Queues. How many slots the daemon has from now on; None: as configured. Kept over restarts."""
+
+    id: RequestId
+    slots: SlotCount | None
+
+
+class SetQueue(Struct, frozen=True, tag="set_queue"):
+    """-> Queues. How many slots a queue has from now on, None: no limit. Kept over restarts."""
+
+    id: RequestId
+    queue: QueueName
+    slots: SlotCount | None
+
+
+class RemoveQueue(Struct, frozen=True, tag="remove_queue"):
+    """-> Queues. Forget what SetQueue and Pause said of a queue: it is as configured again."""
+
+    id: RequestId
+    queue: QueueName
+
+
+class Pause(Struct, frozen=True, tag="pause"):
+    """-> Queues. Start no job of a queue, None: of any, until it is resumed. Kept over restarts."""
+
+    id: RequestId
+    queue: QueueName | None = None
+
+
+class Resume(Struct, frozen=True, tag="resume"):
+    """-> Queues. Undo Pause; None: that of all queues together, not those of single queues."""
+
+    id: RequestId
+    queue: QueueName | None = None
+
+
+class GetEvents(Struct, frozen=True, tag="events", kw_only=True):
+    """-> EventsPart..., End: what happened after the event `since`, oldest first.
+
+    `since` None: from now on if `follow`, else from the oldest that is kept. `follow`: never ends by itself.
+    """
+
+    id: RequestId
+    since: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    follow: bool = False
+
+
+class GetStats(Struct, frozen=True, tag="stats"):
+    """-> Stats: figures of the last `window` seconds, and of all that waits and runs."""
+
+    id: RequestId
+    window: Annotated[float, Meta(gt=0, le=MAX_DURATION)] = 3600.0
 
 
 class GetInfo(Struct, frozen=True, tag="info"):
@@ -153,6 +320,21 @@ Request = (
     | Wait
     | Cancel
     | Retry
+    | Hold
+    | Release
+    | Suspend
+    | Continue
+    | SendSignal
+    | Remove
+    | Edit
+    | GetQueues
+    | SetSlots
+    | SetQueue
+    | RemoveQueue
+    | Pause
+    | Resume
+    | GetEvents
+    | GetStats
     | GetInfo
     | GetLogin
     | Shutdown

@@ -40,6 +40,19 @@ class JobView(Struct, frozen=True, kw_only=True):
     due_at: float | None
     started_at: float | None  # of the latest attempt
     finished_at: float | None
+    retry_on: list[int] | None = None
+    no_retry_on: list[int] | None = None
+    at: float | None = None
+    expires: float | None = None
+    expires_at: float | None = None  # None also once it has started
+    after: list[int] = []
+    after_any: list[int] = []
+    waits_for: list[int] = []  # of these, those that have not finished
+    key: str | None = None
+    slots: int = 1
+    stdin: str | None = None
+    pty: bool = False
+    suspended: bool = False
 
 
 class AttemptView(Struct, frozen=True, kw_only=True):
@@ -56,6 +69,29 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     log_bytes: int | None
     log_path: str
     pid: int | None
+
+
+class QueueView(Struct, frozen=True, kw_only=True):
+    """The default queue, or one that is configured, was set or paused, or is in use. slots None: no limit."""
+
+    name: str
+    slots: int | None
+    configured_slots: int | None
+    paused: bool
+    counts: dict[str, int]  # unfinished jobs by state
+
+
+class EventView(Struct, frozen=True, kw_only=True):
+    """One thing that happened to a job. Ids grow, with gaps. `what`: submit, a Move, note, or remove."""
+
+    id: int
+    at: float
+    job: int
+    what: str
+    state: State  # after it
+    attempt: int
+    outcome: Outcome | None = None  # of the attempt that ended by it
+    reason: str | None = None
 
 
 class JobError(Struct, frozen=True):

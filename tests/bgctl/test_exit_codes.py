@@ -105,7 +105,7 @@ def test_a_class_that_is_not_allowed_is_77(daemon):
         (["echo hi | wc"], "'echo hi | wc' on its PATH: write the words apart, or sh -c 'echo hi | wc';"),
         (["-e", "A=1", "--cwd", "/usr", "./no-such"], "/usr/no-such is no program"),
         (["--cwd", "/no/such", "true"], "there is no folder /no/such; --no-check queues it all the same"),
-        (["-n", "a\tb", "true"], "name and tags are printable text"),
+        (["-n", "a\tb", "true"], "name, key and tags are printable text"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_it_is_queued(daemon, arguments, message):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 import bgd
 from bgd import Client, State
@@ -23,7 +24,7 @@ from tests.client.scripted import Peer
 
 
 def view_of(job_id: int, state: State = State.SUCCEEDED) -> views.JobView:
-    fields: dict[str, Any] = dict.fromkeys(views.JobView.__struct_fields__)
+    fields: dict[str, Any] = {each.name: None for each in structs.fields(views.JobView) if each.required}
     fields |= {"id": job_id, "kind": "command", "state": state, "user": "me", "queue": "default", "tags": []}
     fields |= {
         "priority": 0,

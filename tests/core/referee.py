@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from bgd.core.effects import Effect, Save, Start, Stop
-from bgd.core.job import ACTIVE, FINAL, MOVES, UNSEEN, Job, JobId, Outcome, State
+from msgspec import Struct
+
+from bgd.core.effects import NOTE, SUBMIT, Continue, Effect, Save, Start, Stop, Suspend
+from bgd.core.job import ACTIVE, FINAL, MOVES, UNSEEN, WAITING, Job, JobId, JobSpec, Move, Now, Outcome, State
+from bgd.core.queues import QueueRule
 from bgd.core.retry import MOST_UNSEEN
-from bgd.core.scheduler import Scheduler
+from bgd.core.scheduler import EXPIRED, Pause, Scheduler
+from tests.core.dependencies import Dependencies
+from tests.core.seats import Seats
+from tests.core.survivors import End
 
 FAILURES = frozenset(
     {
@@ -23,127 +28,229 @@ FAILURES = frozenset(
     }
 )
 USES_UP_A_RETRY = FAILURES | {Outcome.UNKNOWN}
+WAITS_FOR_MORE_THAN_A_SLOT = WAITING - {State.QUEUED}
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """What a person wants of a job: the method's name; of an edit what it gives, and the names of that."""
+
+    job_id: JobId
+    what: str
+    spec: JobSpec | None = None
+    changed: frozenset[str] = frozenset()
 
 
 class Referee:
     """Knows every job there ever was, from effects alone, and holds the Scheduler's memory against that."""
 
-    def __init__(self, slots: int, queue_slots: Mapping[str, int]) -> None:
-        self.slots = slots
-        self.queue_slots = dict(queue_slots)
-        self.is_paused = False
-        self.settled_at = 0.0  # elapsed time of the last fact after which nothing due may be left
+    def __init__(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
+        self.seats = Seats(slots, rules)
+        self.pauses: set[Pause] = set()
+        self.settled: Now | None = None  # the last instant after which nothing that had come may be left
         self.jobs: dict[JobId, Job] = {}
-        self.slot_of: dict[JobId, int] = {}
-        self.ends: defaultdict[JobId, list[Outcome]] = defaultdict(list)  # since submit or the last revival
+        self.specs: dict[JobId, JobSpec] = {}
+        self.dependencies = Dependencies()
+        self.ends: defaultdict[JobId, tuple[End, ...]] = defaultdict(
+            tuple
+        )  # since submit or the last revival
 
     def copy(self) -> Referee:
-        return copy.deepcopy(self)
+        """Return another referee that knows the same; the values it holds never change."""
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            setattr(twin, name, copy.copy(value))
+        return twin
+
+    def unfinished(self) -> list[Job]:
+        return [job for job in self.jobs.values() if job.state not in FINAL]
 
     # --- what happens -------------------------------------------------------------------------------------
 
-    def saw_end(self, job_id: JobId, outcome: Outcome) -> None:
-        self.ends[job_id].append(outcome)
+    def saw_end(self, job_id: JobId, end: End) -> None:
+        self.ends[job_id] += (end,)
 
-    def follow(self, effects: Iterable[Effect], revived: JobId | None = None) -> None:
-        """Take the effects of one fact; `revived` is the finished job that it may bring back."""
-        entered: Counter[tuple[JobId, State]] = Counter()
-        ordered: Counter[tuple[JobId, State]] = Counter()
+    def follow(self, effects: Iterable[Effect], now: Now, asked: Asked | None = None) -> None:
+        """Take the effects of one fact; `asked` is what a person wanted, if that was it."""
+        wanted: Counter[tuple[JobId, type[Effect]]] = Counter()
+        ordered: Counter[tuple[JobId, type[Effect]]] = Counter()
         for effect in effects:
-            match effect:
-                case Save():
-                    if self._saw_save(effect, revived):
-                        entered[effect.job.id, effect.job.state] += 1
-                case Start():
-                    self._saw_start(effect)
-                    ordered[effect.job.id, State.RUNNING] += 1
-                case Stop():
-                    assert effect.job == self.jobs[effect.job.id]
-                    ordered[effect.job.id, State.STOPPING] += 1
-        acted_on = Counter({key: count for key, count in entered.items() if key[1] in ACTIVE})
-        assert ordered == acted_on, "a Start for each move to running, a Stop for each to stopping"
+            if isinstance(effect, Save):
+                is_asked = asked is not None and asked.job_id == effect.job.id
+                wanted.update(self._saw_save(effect, now, asked if is_asked else None))
+                asked = None if is_asked else asked  # what follows is not what was asked for
+                continue
+            assert effect.job == self.jobs[effect.job.id]
+            ordered[effect.job.id, type(effect)] += 1
+            if isinstance(effect, Start):
+                self._saw_start(effect)
+        assert ordered == wanted, "one order for each move that needs one"
 
-    def _saw_save(self, save: Save, revived: JobId | None) -> bool:
-        """Return whether the state is another than before."""
+    def _saw_save(self, save: Save, now: Now, asked: Asked | None) -> Iterable[tuple[JobId, type[Effect]]]:
+        """Return the orders that have to come with it."""
         old, new = self.jobs.get(save.job.id), save.job
-        if old is None:
-            assert save.spec is not None
-            assert new.id > max(self.jobs, default=0), "ids grow"
-            assert (new.state, new.attempt) in {(State.QUEUED, 0), (State.SCHEDULED, 0)}
-        else:
-            assert save.spec is None
-            assert new.state is old.state or new.state in MOVES[old.state].values()
-            assert old.state not in FINAL or new.id == revived
-            assert new.attempt == old.attempt + (new.state is State.RUNNING), (
-                "attempts are counted one by one"
-            )
-            assert (new.queue, new.priority, new.policy) == (old.queue, old.priority, old.policy)
-            if old.state in FINAL:
-                self.ends[new.id].clear()
-            if new.state is State.FAILED:
-                was_killed_unasked = old.state is State.RUNNING and self.ends[new.id][-1] is Outcome.CANCELLED
-                assert was_killed_unasked or self._is_spent(new), "given up too early"
-        assert (new.due is not None) == (new.state is State.SCHEDULED)
-        assert new.state is State.STOPPING or not new.making_way
+        self._check_step(save, old, asked)
+        if save.spec is not None:
+            self.specs[new.id] = save.spec
+        if asked is not None and asked.spec is not None:
+            self.specs[new.id] = asked.spec
+        self._check_time(old, new, now, asked)
+        self._check_what_it_asks(old, new, asked)
+        self._check_who_may(save, old, now, asked)
         if new.state not in ACTIVE:
-            self.slot_of.pop(new.id, None)
+            self.seats.leave(new.id)
+        if old is not None and old.state in FINAL:
+            self.ends[new.id] = ()
         self.jobs[new.id] = new
-        return old is None or new.state is not old.state
+        self._follow_dependencies(old, new, asked)
+        return _orders(old, new)
+
+    def _check_step(self, save: Save, old: Job | None, asked: Asked | None) -> None:
+        new = save.job
+        assert (save.what == SUBMIT) is (save.spec is not None) is (old is None)
+        if old is None:
+            assert new.id > max(self.jobs, default=0), "ids grow"
+            assert (new.state in WAITING, new.attempt) == (True, 0)
+            return
+        if save.what == NOTE:
+            assert new.state is old.state
+        else:
+            assert MOVES[old.state][Move(save.what)] is new.state
+        assert new.attempt == old.attempt + (save.what == Move.START), "attempts are counted one by one"
+        if asked is None or asked.what != "edit":
+            assert (new.queue, new.priority, new.policy) == (old.queue, old.priority, old.policy)
+        assert new.state is State.STOPPING or not new.making_way
+        assert new.state is State.RUNNING or not new.suspended
+
+    def _check_time(self, old: Job | None, new: Job, now: Now, asked: Asked | None) -> None:
+        """Hold the times of a job against what was asked for, or what it had before."""
+        spec, changed = self.specs[new.id], frozenset[str]() if asked is None else asked.changed
+        if old is None or changed & {"delay", "at"}:
+            due, date = (now.elapsed + spec.delay if spec.delay else None), spec.at
+        elif old.state in ACTIVE and new.state is State.SCHEDULED:
+            due, date = new.due, None
+            assert due is not None
+            assert now.elapsed <= due <= now.elapsed + new.policy.max_delay
+        else:
+            due, date = old.due, old.terms.at
+        has_come = (due is None or due <= now.elapsed) and (date is None or date <= now.wall)
+        assert has_come or new.state is not State.QUEUED, "queued before its time"
+        is_kept = new.state in WAITS_FOR_MORE_THAN_A_SLOT
+        assert (new.due, new.terms.at) == ((due, date) if is_kept else (None, None))
+
+        expires = None if old is None else old.terms.expires
+        if old is None or ("expires" in changed and new.attempt == 0):
+            expires = None if spec.expires is None else now.elapsed + spec.expires
+        assert new.terms.expires == (expires if new.state in WAITING else None)
+
+    def _check_what_it_asks(self, old: Job | None, new: Job, asked: Asked | None) -> None:
+        spec = self.specs[new.id]
+        assert (new.queue, new.priority) == (spec.queue, spec.priority)
+        assert (new.terms.key, new.terms.slots) == (spec.key, spec.slots)
+        if old is not None and old.state in ACTIVE and new.state not in ACTIVE:
+            (last, _) = self.ends[new.id][-1]
+            was_killed_unasked = old.state is State.RUNNING and last is Outcome.CANCELLED
+            if new.state is State.FAILED:
+                assert was_killed_unasked or self._is_spent(old), "given up too early"
+            elif new.state in WAITING:
+                assert not was_killed_unasked
+                assert not self._is_spent(old), "not given up in time"
+        assert asked is None or asked.what != "edit" or new.state in WAITING
+
+    def _check_who_may(self, save: Save, old: Job | None, now: Now, asked: Asked | None) -> None:
+        """Object to what only a person may do, and to what not even time or other jobs may."""
+        new, what = save.job, None if asked is None else asked.what
+        if old is None or old.state is new.state:
+            return
+        if old.state in FINAL:
+            assert what == "revive"
+        elif new.state is State.HELD:
+            assert what == "hold"
+        elif new.state is State.CANCELLED and old.state in WAITING:
+            has_expired = old.terms.expires is not None and old.terms.expires <= now.elapsed
+            assert (save.reason == EXPIRED) <= has_expired
+            assert what == "cancel" or has_expired or new.id in self.dependencies.doomed
+        elif old.state is State.HELD:
+            assert what == "release"
+        elif new.state is State.STOPPING:
+            assert what in {"cancel", "make_way"}
+        elif new.state is State.RUNNING:
+            assert old.terms.expires is None or old.terms.expires > now.elapsed, "started too late"
+
+    def _follow_dependencies(self, old: Job | None, new: Job, asked: Asked | None) -> None:
+        changed = {"after", "after_any"} if old is None else set() if asked is None else asked.changed
+        self.dependencies.ask(new.id, self.specs[new.id], changed, self.jobs)
+        if new.state in FINAL:
+            self.dependencies.saw_finish(new.id, new.state)
 
     def _saw_start(self, start: Start) -> None:
         job = start.job
-        assert job == self.jobs[job.id]
         assert job.state is State.RUNNING
-        assert not self.is_paused
-        assert job.id not in self.slot_of, "one attempt of a job at a time"
-        assert start.slot == next(slot for slot in itertools.count(1) if slot not in self.slot_of.values()), (
-            "the smallest free slot"
-        )
-        assert self._has_room(job.queue)
-        before = [other.id for other in self._startable() if _urgency(other) < _urgency(job)]
-        assert not before, f"job {job.id} started before the more urgent {before}"
-        self.slot_of[job.id] = start.slot
+        assert not self.pauses
+        assert not self.dependencies.of(job.id), "started before what it waits for"
+        queued = [other for other in self.jobs.values() if other.state is State.QUEUED]
+        before = self.seats.next_up([job, *queued])
+        assert before == job, f"job {job.id} started, and it was the turn of {before}"
+        self.seats.take(job, start.slot)
 
     # --- what holds in between ----------------------------------------------------------------------------
 
     def check(self, scheduler: Scheduler) -> None:
         """Hold the Scheduler's memory against what its effects have told."""
-        unfinished = {job.id: job for job in self.jobs.values() if job.state not in FINAL}
+        unfinished = {job.id: job for job in self.unfinished()}
         assert {job_id: scheduler.get(job_id) for job_id in unfinished} == unfinished
         assert len(scheduler) == len(unfinished), "nothing finished is kept in memory"
 
         active = {job_id for job_id, job in unfinished.items() if job.state in ACTIVE}
-        assert {job.id for job in scheduler.active_jobs()} == set(self.slot_of) == active
+        assert {job.id for job in scheduler.active_jobs()} == set(self.seats.taken) == active
+        assert (scheduler.running, scheduler.taken) == (len(active), self.seats.taken_slots)
 
-        due = [job.due for job in unfinished.values() if job.due is not None]
-        assert scheduler.next_timer_at() == min(due, default=None)
-        assert all(instant > self.settled_at for instant in due), "a due job still waits"
+        holders = {job.terms.key: job.id for job in unfinished.values() if job.terms.key is not None}
+        keys = {spec.key for spec in self.specs.values() if spec.key is not None}
+        assert {key: scheduler.holder_of(key) for key in keys} == {key: holders.get(key) for key in keys}
 
-        assert self.is_paused or not list(self._startable()), "a job waits beside a free slot"
-        assert not [job for job in unfinished.values() if self._is_spent(job)], "not given up in time"
+        self._check_waiting(scheduler)
+        queued = [job for job in unfinished.values() if job.state is State.QUEUED]
+        assert self.pauses or self.seats.next_up(queued) is None, "a job waits beside a free slot"
+
+    def _check_waiting(self, scheduler: Scheduler) -> None:
+        waiting = [job for job in self.jobs.values() if job.state in WAITING]
+        scheduled = [job for job in waiting if job.state is State.SCHEDULED]
+        times = [job.due for job in scheduled if job.due is not None]
+        times += [job.terms.expires for job in waiting if job.terms.expires is not None]
+        dates = [job.terms.at for job in scheduled if job.terms.at is not None]
+        assert scheduler.next_timer_at() == min(times, default=None)
+        assert scheduler.next_wall_timer_at() == min(dates, default=None)
+        if self.settled is not None:
+            assert all(time > self.settled.elapsed for time in times), "what has come is not seen"
+            assert all(date > self.settled.wall for date in dates), "a date has come and is not seen"
+        for job in waiting:
+            assert job.id not in self.dependencies.doomed, "it waits for what cannot come"
+            assert {*job.terms.after, *job.terms.after_any} == self.dependencies.of(job.id)
+            assert not self.dependencies.of(job.id) or job.state in {State.HELD, State.BLOCKED}
+            assert self.dependencies.of(job.id) or job.state is not State.BLOCKED
 
     def _is_spent(self, job: Job) -> bool:
         """Tell whether the latest end was the last that the job's policy allows."""
-        if not self.ends[job.id]:
-            return False
-        *_, last = ends = self.ends[job.id]
+        ends = [outcome for outcome, _ in self.ends[job.id]]
+        last, code = self.ends[job.id][-1]
         has_used_up = sum(outcome in USES_UP_A_RETRY for outcome in ends) > job.policy.retries
         if last not in UNSEEN:
-            return (last in FAILURES and has_used_up) or last is Outcome.REFUSED
+            is_not_worth_it = (job.policy.retry_on is not None and code not in job.policy.retry_on) or (
+                job.policy.no_retry_on is not None and code in job.policy.no_retry_on
+            )
+            return (last in FAILURES and (has_used_up or is_not_worth_it)) or last is Outcome.REFUSED
         if len(ends) >= MOST_UNSEEN and UNSEEN.issuperset(ends[-MOST_UNSEEN:]):
             return True
         if job.policy.rerun is None:
             return job.policy.retries == 0 or (last is Outcome.UNKNOWN and has_used_up)
         return not job.policy.rerun
 
-    def _startable(self) -> Iterable[Job]:
-        """Yield the queued jobs that a free slot waits for."""
-        return (job for job in self.jobs.values() if job.state is State.QUEUED and self._has_room(job.queue))
 
-    def _has_room(self, queue: str) -> bool:
-        running = sum(self.jobs[job_id].queue == queue for job_id in self.slot_of)
-        return len(self.slot_of) < self.slots and running < self.queue_slots.get(queue, self.slots)
-
-
-def _urgency(job: Job) -> tuple[int, JobId]:
-    return -job.priority, job.id
+def _orders(old: Job | None, new: Job) -> list[tuple[JobId, type[Effect]]]:
+    if old is None:
+        return []
+    if new.state in ACTIVE and new.state is not old.state:
+        return [(new.id, Start if new.state is State.RUNNING else Stop)]
+    if new.state is old.state and new.suspended is not old.suspended:
+        return [(new.id, Suspend if new.suspended else Continue)]
+    return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bgd.core.effects import Save, Start
 from bgd.core.job import JobSpec, Now, Outcome, RetryPolicy
+from bgd.core.queues import QueueRule
 from bgd.core.scheduler import Scheduler
 
 NO_RETRIES = RetryPolicy()
@@ -21,8 +22,12 @@ def spec(**options):
     return JobSpec(argv=("true",), **options)
 
 
+def limits(**queue_slots):
+    return {queue: QueueRule(slots=slots) for queue, slots in queue_slots.items()}
+
+
 def scheduler(slots=1, **queue_slots):
-    return Scheduler(slots, queue_slots, last_id=0, roll=lambda: 0.5)
+    return Scheduler(slots, limits(**queue_slots), last_id=0, roll=lambda: 0.5)
 
 
 def submit(decider, policy=NO_RETRIES, now=NOW, **options):
@@ -47,3 +52,8 @@ def end(decider, job_id, outcome=Outcome.SUCCEEDED, now=NOW):
     decider.take_effects()
     assert decider.ended(job_id, decider.get(job_id).attempt, outcome, now)
     return next(effect for effect in decider.take_effects() if isinstance(effect, Save))
+
+
+def dead_weight(decider):
+    """Return how many entries of lanes and heaps stand for nothing, if no job waits."""
+    return len(decider._book.room._queues) + len(decider._book.waiting)

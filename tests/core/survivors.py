@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from bgd.core.effects import Effect, Save, Start
 from bgd.core.job import FINAL, Job, JobId, Now, Outcome
 
 Key = tuple[JobId, int]  # job and number of the attempt
+End = tuple[Outcome, int | None]  # and the code that stands for it, if any does
 
 
 class Disk:
@@ -15,17 +18,21 @@ class Disk:
 
     def __init__(self) -> None:
         self.jobs: dict[JobId, Job] = {}
-        self.due_at: dict[JobId, float] = {}  # epoch time, for another boot's clock starts elsewhere
+        # In epoch time, for another boot's clock starts elsewhere
+        self.due_at: dict[JobId, float] = {}
+        self.expires_at: dict[JobId, float] = {}
         self.slot: dict[Key, int] = {}
         self.given_to: dict[Key, int] = {}  # the launcher instance that an attempt was written for
-        self.end: dict[Key, Outcome] = {}
+        self.end: dict[Key, End] = {}
 
-    def write(self, effects: list[Effect], ends: Mapping[Key, Outcome], launcher: int, now: Now) -> None:
+    def write(self, effects: list[Effect], ends: Mapping[Key, End], launcher: int, now: Now) -> None:
         last_saves = {effect.job.id: effect.job for effect in effects if isinstance(effect, Save)}
         self.jobs.update(last_saves)
         for job in last_saves.values():
             if job.due is not None:
                 self.due_at[job.id] = now.wall + job.due - now.elapsed
+            if job.terms.expires is not None:
+                self.expires_at[job.id] = now.wall + job.terms.expires - now.elapsed
         for effect in effects:
             if isinstance(effect, Start):
                 key = effect.job.id, effect.job.attempt
@@ -34,6 +41,15 @@ class Disk:
                 self.given_to[key] = launcher
         assert self.end.keys().isdisjoint(ends), "an end is written once"
         self.end.update(ends)
+
+    def on_another_boot(self, job: Job, now: Now) -> Job:
+        """Return a job with its instants moved to another boot's clock, which runs since 0."""
+        if job.due is not None:
+            job = replace(job, due=now.elapsed + max(0.0, self.due_at[job.id] - now.wall))
+        if job.terms.expires is not None:
+            expires = now.elapsed + max(0.0, self.expires_at[job.id] - now.wall)
+            job = replace(job, terms=replace(job.terms, expires=expires))
+        return job
 
     def unfinished(self) -> list[Job]:
         return [job for job in self.jobs.values() if job.state not in FINAL]
@@ -46,7 +62,7 @@ class Launcher:
         self.instance = 1
         self.covers = {1}  # instances that this one would know the attempts of
         self.running: set[Key] = set()
-        self.ended: dict[Key, Outcome] = {}
+        self.ended: dict[Key, End] = {}
         self._ever: set[Key] = set()
 
     def launch(self, key: Key) -> None:
@@ -57,16 +73,16 @@ class Launcher:
         self._ever.add(key)
         self.running.add(key)
 
-    def end(self, key: Key, outcome: Outcome) -> None:
+    def end(self, key: Key, end: End) -> None:
         self.running.remove(key)
-        self.ended[key] = outcome
+        self.ended[key] = end
 
     def acknowledge(self, key: Key) -> None:
         self.ended.pop(key, None)
 
     def die(self, seen_as: Outcome) -> None:
         """Be followed by a launcher that reports what ran as ended so."""
-        self.ended.update(dict.fromkeys(self.running, seen_as))
+        self.ended.update(dict.fromkeys(self.running, (seen_as, None)))
         self.running.clear()
         self.instance += 1
         self.covers.add(self.instance)

@@ -7,13 +7,28 @@ import itertools
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from bgd.core.job import FINAL, JobSpec, Outcome, RetryPolicy
+from bgd.core.job import FINAL, WAITING, JobSpec, Outcome, RetryPolicy, State
+from bgd.core.queues import QueueRule
+from bgd.core.retry import exit_code_of
+from bgd.core.scheduler import Pause
 from tests.core.world import World
 
+UNFINISHED = set(State) - FINAL
+
 slot_counts = st.integers(1, 4)
-queue_slots = st.dictionaries(st.sampled_from(["narrow", "wide"]), st.integers(0, 3))
+queue_names = st.sampled_from(["default", "narrow", "wide"])
+rules_of_queues = st.dictionaries(
+    queue_names,
+    st.builds(QueueRule, slots=st.none() | st.integers(1, 3), paused=st.sampled_from([False, False, True])),
+)
 seconds = st.one_of(st.integers(0, 10), st.floats(0, 100))
-outcomes = st.sampled_from(Outcome)
+jumps = st.sampled_from([0.0, 0.0, 0.0, 20.0, -20.0])  # of the wall clock
+code_lists = st.sampled_from([(1,), (1, 124, 143)])
+ends = st.builds(
+    lambda outcome, code: (outcome, exit_code_of(outcome, code, 15)),
+    st.sampled_from(Outcome),
+    st.integers(1, 2),
+)
 policies = st.builds(
     RetryPolicy,
     retries=st.integers(0, 3),
@@ -23,17 +38,30 @@ policies = st.builds(
     jitter=st.sampled_from([0.0, 0.1, 1.0]),
     rerun=st.sampled_from([None, True, False]),
 )
-specs = st.builds(
-    JobSpec,
-    argv=st.just(("true",)),
-    queue=st.sampled_from(["default", "narrow", "wide"]),
-    priority=st.integers(-2, 2),
-    delay=st.sampled_from([0.0, 0.0, 0.0, 1.0, 7.0]),
+choosy_policies = st.builds(RetryPolicy, retries=st.just(2), retry_on=code_lists) | st.builds(
+    RetryPolicy, retries=st.just(2), no_retry_on=code_lists
 )
+any_policies = policies | choosy_policies
+# What may be asked for and, later, otherwise; a date is so many seconds from now
+fields = {
+    "queue": queue_names,
+    "priority": st.integers(-2, 2),
+    "expires": st.sampled_from([None, None, 3.0, 30.0]),
+    "slots": st.sampled_from([1, 1, 1, 2, 9]),
+    "delay": st.sampled_from([0.0, 0.0, 0.0, 1.0, 7.0]),
+    "at": st.sampled_from([None, None, -5.0, 6.0]),
+}
+jobs = st.fixed_dictionaries(
+    {**fields, "key": st.sampled_from([None, None, "a", "b"]), "hold": st.sampled_from([False, False, True])}
+)
+changes_of_fields = st.fixed_dictionaries({}, optional=fields)
+names_of_waits = st.lists(st.sampled_from(["after", "after_any"]), max_size=2, unique=True)
 # One rule for all of these: a daemon disturbed at every other step never gets old
+pauses = st.sampled_from([Pause.ASKED, Pause.DRAINING])
 disturbances = st.one_of(
-    st.sampled_from([World.pause, World.resume, World.resume]),
-    st.builds(lambda *room: lambda world: world.resize(*room), slot_counts, queue_slots),
+    st.builds(lambda why: lambda world: world.pause(why), pauses),
+    st.builds(lambda why: lambda world: world.resume(why), pauses),
+    st.builds(lambda *room: lambda world: world.resize(*room), slot_counts, rules_of_queues),
     st.sampled_from(
         [
             World.lose_supervisor,
@@ -47,60 +75,92 @@ disturbances = st.one_of(
 progress = st.sampled_from(["acted", "acted", "acted", "written", "decided"])
 
 
+def jobs_that_are(states):
+    return precondition(lambda self: self.world.ids(states))
+
+
 class Histories(RuleBasedStateMachine):
     @initialize(
         slots=slot_counts,
-        queue_slots=queue_slots,
+        rules=rules_of_queues,
         rolls=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=5),
     )
-    def begin(self, slots, queue_slots, rolls):
-        self.world = World(slots, queue_slots, itertools.cycle(rolls).__next__)
+    def begin(self, slots, rules, rolls):
+        self.world = World(slots, rules, itertools.cycle(rolls).__next__)
 
-    @rule(jobs=st.lists(st.tuples(specs, policies), min_size=1, max_size=3), progress=progress)
-    def submit(self, jobs, progress):
-        for spec, policy in jobs:
-            self.world.submit(spec, policy)
+    @rule(
+        data=st.data(),
+        jobs=st.lists(st.tuples(jobs, any_policies), min_size=1, max_size=3),
+        progress=progress,
+    )
+    def submit(self, data, jobs, progress):
+        for options, policy in jobs:
+            self.world.submit(JobSpec(argv=("true",), **self.completed(data, options)), policy)
+        self.go_on(progress)
+
+    @jobs_that_are(WAITING)
+    @rule(data=st.data(), changes=changes_of_fields, policy=any_policies, progress=progress)
+    def edit(self, data, changes, policy, progress):
+        self.world.edit(self.one_of(data, WAITING), self.completed(data, changes), policy)
+        self.go_on(progress)
+
+    @jobs_that_are(WAITING)
+    @rule(data=st.data(), progress=progress)
+    def hold(self, data, progress):
+        self.world.hold(self.one_of(data, WAITING))
+        self.go_on(progress)
+
+    @jobs_that_are({State.HELD})
+    @rule(data=st.data(), progress=progress)
+    def release(self, data, progress):
+        self.world.release(self.one_of(data, {State.HELD}))
+        self.go_on(progress)
+
+    @jobs_that_are({State.RUNNING})
+    @rule(data=st.data(), suspended=st.booleans(), progress=progress)
+    def stand_still(self, data, suspended, progress):
+        self.world.stand_still(self.one_of(data, {State.RUNNING}), suspended=suspended)
         self.go_on(progress)
 
     @precondition(lambda self: self.world.launcher.running)
-    @rule(data=st.data(), outcome=outcomes, progress=progress)
-    def one_ends(self, data, outcome, progress):
-        self.world.end(data.draw(st.sampled_from(sorted(self.world.launcher.running))), outcome)
+    @rule(data=st.data(), end=ends, progress=progress)
+    def one_ends(self, data, end, progress):
+        self.world.end(data.draw(st.sampled_from(sorted(self.world.launcher.running))), end)
         self.go_on(progress)
 
     @precondition(lambda self: self.world.launcher.running)
-    @rule(outcome=outcomes, progress=progress)
-    def all_end(self, outcome, progress):
+    @rule(end=ends, progress=progress)
+    def all_end(self, end, progress):
         for key in sorted(self.world.launcher.running):
-            self.world.end(key, outcome)
+            self.world.end(key, end)
         self.go_on(progress)
 
     @precondition(lambda self: self.world.disk.end)
-    @rule(data=st.data(), outcome=outcomes)
+    @rule(data=st.data(), outcome=st.sampled_from(Outcome))
     def repeat_end(self, data, outcome):
         self.world.repeat_end(data.draw(st.sampled_from(sorted(self.world.disk.end))), outcome)
 
-    @precondition(lambda self: self.unfinished())
+    @jobs_that_are(UNFINISHED)
     @rule(data=st.data(), progress=progress)
     def cancel(self, data, progress):
-        self.world.cancel(data.draw(st.sampled_from(self.unfinished())))
+        self.world.cancel(self.one_of(data, UNFINISHED))
         self.go_on(progress)
 
-    @precondition(lambda self: self.unfinished())
+    @jobs_that_are(UNFINISHED)
     @rule(data=st.data(), progress=progress)
     def make_way(self, data, progress):
-        self.world.make_way(data.draw(st.sampled_from(self.unfinished())))
+        self.world.make_way(self.one_of(data, UNFINISHED))
         self.go_on(progress)
 
-    @precondition(lambda self: self.finished())
+    @jobs_that_are(FINAL)
     @rule(data=st.data(), progress=progress)
     def revive(self, data, progress):
-        self.world.revive(data.draw(st.sampled_from(self.finished())))
+        self.world.revive(self.one_of(data, FINAL))
         self.go_on(progress)
 
-    @rule(seconds=seconds, is_noticed=st.booleans(), progress=progress)
-    def time_passes(self, seconds, is_noticed, progress):
-        self.world.let_pass(seconds)
+    @rule(seconds=seconds, jump=jumps, is_noticed=st.booleans(), progress=progress)
+    def time_passes(self, seconds, jump, is_noticed, progress):
+        self.world.let_pass(seconds, jump)
         if is_noticed:
             self.world.advance()
         self.go_on(progress)
@@ -129,11 +189,18 @@ class Histories(RuleBasedStateMachine):
         if progress == "acted":
             self.world.act()
 
-    def unfinished(self):
-        return sorted(job.id for job in self.world.referee.jobs.values() if job.state not in FINAL)
+    def one_of(self, data, states):
+        return data.draw(st.sampled_from(self.world.ids(states)))
 
-    def finished(self):
-        return sorted(job.id for job in self.world.referee.jobs.values() if job.state in FINAL)
+    def completed(self, data, fields):
+        """Return the fields of a spec with a real date, of two starting times only one, and other jobs."""
+        if fields.get("at") is not None:
+            fields = {**fields, "at": self.world.now.wall + fields["at"], "delay": 0.0}
+        elif fields.get("delay"):
+            fields = {**fields, "at": None}
+        ids = self.world.ids(set(State))
+        waits = data.draw(names_of_waits) if ids else []
+        return fields | {name: tuple(data.draw(st.lists(st.sampled_from(ids), max_size=2))) for name in waits}
 
 
 TestHistories = Histories.TestCase

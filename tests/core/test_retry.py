@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bgd.core.job import MAX_DURATION, MAX_RETRIES, Job, JobId, JobSpec, Move, Outcome, RetryPolicy, State
-from bgd.core.retry import NOT_RERUN, PUT_ASIDE, move_after_end, policy_of, retry_delay, with_policy
+from bgd.core.retry import (
+    NOT_RERUN,
+    NOT_WORTH_IT,
+    PUT_ASIDE,
+    exit_code_of,
+    move_after_end,
+    policy_of,
+    retry_delay,
+    with_policy,
+)
 
 MIDDLE = 0.5  # the roll that leaves a delay as it is
 
@@ -101,35 +110,35 @@ UNSEEN = [Outcome.UNKNOWN, Outcome.INTERRUPTED]
 
 @pytest.mark.parametrize("job", [running(), stopping(making_way=True), stopping(making_way=False)])
 def test_success_counts_even_when_it_was_to_be_stopped(job):
-    assert move_after_end(job, Outcome.SUCCEEDED) == (Move.SUCCEED, None)
+    assert move_after_end(job, Outcome.SUCCEEDED, None) == (Move.SUCCEED, None)
 
 
 @pytest.mark.parametrize("outcome", FAILURES)
 def test_a_failure_is_retried_until_the_retries_are_used_up(outcome):
-    moves = [move_after_end(running(failures=count), outcome) for count in range(4)]
+    moves = [move_after_end(running(failures=count), outcome, None) for count in range(4)]
 
     assert moves == [(Move.RETRY, None), (Move.RETRY, None), (Move.GIVE_UP, None), (Move.GIVE_UP, None)]
 
 
 @pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.CANCELLED])
 def test_what_was_refused_or_killed_by_hand_is_not_retried(outcome):
-    assert move_after_end(running(), outcome) == (Move.GIVE_UP, None)
+    assert move_after_end(running(), outcome, None) == (Move.GIVE_UP, None)
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.SUCCEEDED])
 def test_a_job_asked_to_cancel_is_cancelled_however_it_ended(outcome):
-    assert move_after_end(stopping(making_way=False), outcome) == (Move.CANCEL, None)
+    assert move_after_end(stopping(making_way=False), outcome, None) == (Move.CANCEL, None)
 
 
 def test_a_job_that_made_way_runs_again_at_once_though_its_retries_are_used_up():
     job = stopping(making_way=True, failures=2)
 
-    assert move_after_end(job, Outcome.CANCELLED) == (Move.REQUEUE, None)
+    assert move_after_end(job, Outcome.CANCELLED, None) == (Move.REQUEUE, None)
 
 
 @pytest.mark.parametrize("outcome", FAILURES)
 def test_a_job_that_failed_by_itself_while_making_way_has_failed(outcome):
-    assert move_after_end(stopping(making_way=True), outcome) == (Move.RETRY, None)
+    assert move_after_end(stopping(making_way=True), outcome, None) == (Move.RETRY, None)
 
 
 @pytest.mark.parametrize("outcome", UNSEEN)
@@ -137,7 +146,7 @@ def test_a_job_that_failed_by_itself_while_making_way_has_failed(outcome):
     "policy", [RetryPolicy(), RetryPolicy(rerun=False), RetryPolicy(retries=3, rerun=False)]
 )
 def test_an_unseen_end_is_not_run_again_unasked(policy, outcome):
-    assert move_after_end(running(policy=policy), outcome) == (Move.GIVE_UP, NOT_RERUN)
+    assert move_after_end(running(policy=policy), outcome, None) == (Move.GIVE_UP, NOT_RERUN)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +155,11 @@ def test_an_unseen_end_is_not_run_again_unasked(policy, outcome):
 def test_an_interruption_uses_up_no_retry(policy):
     job = running(policy=policy, failures=policy.retries)
 
-    assert move_after_end(job, Outcome.INTERRUPTED) == (Move.REQUEUE, None)
+    assert move_after_end(job, Outcome.INTERRUPTED, None) == (Move.REQUEUE, None)
 
 
 def test_an_unknown_end_uses_up_a_retry():
-    moves = [move_after_end(running(failures=count), Outcome.UNKNOWN) for count in range(3)]
+    moves = [move_after_end(running(failures=count), Outcome.UNKNOWN, None) for count in range(3)]
 
     assert moves == [(Move.RETRY, None), (Move.RETRY, None), (Move.GIVE_UP, None)]
 
@@ -158,23 +167,64 @@ def test_an_unknown_end_uses_up_a_retry():
 def test_an_unknown_end_is_run_again_beyond_the_retries_when_rerun_says_so():
     job = running(policy=RetryPolicy(rerun=True), failures=7)
 
-    assert move_after_end(job, Outcome.UNKNOWN) == (Move.RETRY, None)
+    assert move_after_end(job, Outcome.UNKNOWN, None) == (Move.RETRY, None)
 
 
 @pytest.mark.parametrize("outcome", UNSEEN)
 @pytest.mark.parametrize("policy", [RetryPolicy(retries=9), RetryPolicy(rerun=True)])
 def test_the_third_unseen_end_in_a_row_puts_the_job_aside(policy, outcome):
-    moves = [move_after_end(running(policy=policy, unseen=count), outcome) for count in range(3)]
+    moves = [move_after_end(running(policy=policy, unseen=count), outcome, None) for count in range(3)]
 
     assert [move is Move.GIVE_UP for move, _ in moves] == [False, False, True]
     assert moves[-1] == (Move.GIVE_UP, PUT_ASIDE)
+
+
+@pytest.mark.parametrize(
+    ("policy", "again", "no_more"),
+    [
+        (RetryPolicy(retries=1, retry_on=(75, 124)), [75, 124], [1, 0, None]),
+        (RetryPolicy(retries=1, no_retry_on=(2,)), [1, 75, None], [2]),
+        (RetryPolicy(retries=1, retry_on=()), [], [1, 75, None]),
+    ],
+)
+def test_codes_say_whether_a_failure_is_worth_another_attempt(policy, again, no_more):
+    def move(code):
+        return move_after_end(running(policy=policy), Outcome.EXIT, code)
+
+    assert {move(code) for code in again} <= {(Move.RETRY, None)}
+    assert {move(code) for code in no_more} == {(Move.GIVE_UP, NOT_WORTH_IT)}
+
+
+def test_codes_say_nothing_once_the_retries_are_used_up():
+    job = running(policy=RetryPolicy(retries=2, retry_on=(75,)), failures=2)
+
+    assert move_after_end(job, Outcome.EXIT, 1) == (Move.GIVE_UP, None)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "exit_code", "signal", "code"),
+    [
+        (Outcome.SUCCEEDED, None, None, 0),
+        (Outcome.EXIT, 75, None, 75),
+        (Outcome.SIGNAL, None, 9, 137),
+        (Outcome.SIGNAL, None, None, None),
+        (Outcome.TIMEOUT, None, 15, 124),
+        (Outcome.LOG_LIMIT, None, 9, 137),
+        (Outcome.CANCELLED, None, 9, 143),
+        (Outcome.ERROR, 70, None, 1),
+        (Outcome.NOT_STARTED, None, None, None),
+        (Outcome.UNKNOWN, None, None, None),
+    ],
+)
+def test_an_end_has_the_code_that_shells_give_it(outcome, exit_code, signal, code):
+    assert exit_code_of(outcome, exit_code, signal) == code
 
 
 def test_every_outcome_has_a_move_in_every_active_state():
     jobs = [running(), stopping(making_way=True), stopping(making_way=False)]
 
     for job, outcome in itertools.product(jobs, Outcome):
-        assert move_after_end(job, outcome)[0] in Move
+        assert move_after_end(job, outcome, None)[0] in Move
 
 
 # --- the policy of a job -------------------------------------------------------------------------------
@@ -195,6 +245,8 @@ def test_a_silent_spec_takes_the_default_policy():
         ({"max_delay": 0.0}, "max_delay"),
         ({"jitter": 0.0}, "jitter"),
         ({"rerun": False}, "rerun"),
+        ({"retry_on": (75,)}, "retry_on"),
+        ({"no_retry_on": ()}, "no_retry_on"),
     ],
 )
 def test_what_a_spec_says_overrides_the_default_though_it_be_nothing(options, field):

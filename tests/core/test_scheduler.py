@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from bgd.core.effects import Save, Start
-from bgd.core.job import Job, JobId, Outcome, State
-from bgd.core.scheduler import Scheduler
-from tests.core.scheduling import NO_RETRIES, NOW, at, scheduler, spec, started, started_ids, submit
+from bgd.core.effects import SUBMIT, Save, Start
+from bgd.core.job import Job, JobId, Move, Outcome, State
+from bgd.core.scheduler import Pause, Scheduler
+from tests.core.scheduling import NO_RETRIES, NOW, at, limits, scheduler, spec, started, started_ids, submit
 
 # --- submitting and starting ---------------------------------------------------------------------------
 
@@ -15,8 +15,9 @@ def test_a_job_is_written_down_before_it_starts():
     job_id = decider.submit(wanted, NO_RETRIES, at(7.0))
 
     first, second, start = decider.take_effects()
-    assert first == Save(Job(job_id, State.QUEUED, "default", 0, NO_RETRIES), 1007.0, spec=wanted)
-    assert (second.job.state, second.job.attempt, second.spec) == (State.RUNNING, 1, None)
+    assert first == Save(Job(job_id, State.QUEUED, "default", 0, NO_RETRIES), 1007.0, SUBMIT, spec=wanted)
+    assert (second.job.state, second.job.attempt) == (State.RUNNING, 1)
+    assert (second.what, second.spec) == (Move.START, None)
     assert start == Start(second.job, slot=1)
 
 
@@ -36,7 +37,7 @@ def test_running_counts_those_that_hold_a_slot_and_are_not_yet_over():
     decider.cancel(first, NOW)
     assert decider.running == 2  # it is only asked to end
 
-    decider.pause()
+    decider.pause(Pause.ASKED)
     decider.ended(first, 1, Outcome.CANCELLED, NOW)
     assert decider.running == 1
 
@@ -56,10 +57,10 @@ def test_ids_go_on_after_the_highest_restored():
 
 def test_the_most_urgent_starts_first_and_the_oldest_among_equals():
     decider = scheduler(slots=4)
-    decider.pause()
+    decider.pause(Pause.ASKED)
     low, first, second, high = (submit(decider, priority=priority) for priority in (-5, 0, 0, 1000))
 
-    decider.resume(NOW)
+    decider.resume(Pause.ASKED, NOW)
 
     assert started_ids(decider) == [high, first, second, low]
 
@@ -93,21 +94,13 @@ def test_a_full_queue_lets_less_urgent_jobs_of_others_pass():
     assert decider.get(waiting).state is State.QUEUED
 
 
-def test_a_queue_without_slots_starts_nothing():
-    decider = scheduler(slots=3, closed=0)
-
-    submit(decider, queue="closed")
-
-    assert started(decider) == []
-
-
 def test_urgency_counts_across_queues():
     decider = scheduler(slots=1, narrow=1)
-    decider.pause()
+    decider.pause(Pause.ASKED)
     submit(decider, priority=1)
     urgent = submit(decider, queue="narrow", priority=2)
 
-    decider.resume(NOW)
+    decider.resume(Pause.ASKED, NOW)
 
     assert started_ids(decider) == [urgent]
 
@@ -140,7 +133,7 @@ def test_a_queue_that_gets_a_limit_counts_what_already_runs_in_it():
     waiting = submit(decider, queue="narrow", delay=1.0)
     decider.take_effects()
 
-    decider.resize(4, {"narrow": 3}, NOW)
+    decider.resize(4, limits(narrow=3), NOW)
     decider.advance(at(1.0))
     assert started(decider) == []
 
@@ -150,8 +143,9 @@ def test_a_queue_that_gets_a_limit_counts_what_already_runs_in_it():
 
 
 def test_a_queue_that_loses_its_limit_shares_the_slots_of_the_daemon():
-    decider = scheduler(slots=2, narrow=0)
-    job_id = submit(decider, queue="narrow")
+    decider = scheduler(slots=2, narrow=1)
+    _, job_id = submit(decider, queue="narrow"), submit(decider, queue="narrow")
+    decider.take_effects()
 
     decider.resize(2, {}, NOW)
 
@@ -160,14 +154,14 @@ def test_a_queue_that_loses_its_limit_shares_the_slots_of_the_daemon():
 
 def test_while_paused_nothing_starts_and_the_rest_goes_on():
     decider = scheduler()
-    decider.pause()
+    decider.pause(Pause.ASKED)
     job_id = submit(decider, delay=5.0)
 
     decider.advance(at(5.0))
     assert decider.get(job_id).state is State.QUEUED
     assert started(decider) == []
 
-    decider.resume(at(5.0))
+    decider.resume(Pause.ASKED, at(5.0))
     assert started_ids(decider) == [job_id]
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from msgspec.structs import replace
 
 from bgd.core.effects import Effect, Start
-from bgd.core.job import ACTIVE, Job, JobId, JobSpec, Now, Outcome, RetryPolicy, State
-from bgd.core.scheduler import Scheduler
-from tests.core.referee import Referee
-from tests.core.survivors import Disk, Key, Launcher
+from bgd.core.job import ACTIVE, FINAL, Job, JobId, JobSpec, Now, Outcome, RetryPolicy, State
+from bgd.core.queues import QueueRule
+from bgd.core.scheduler import Pause, Scheduler
+from tests.core.referee import Asked, Referee
+from tests.core.survivors import Disk, End, Key, Launcher
 
 
 class World:
@@ -19,75 +20,118 @@ class World:
     Each fact is decided at once; `write` and `act` are the later steps that a crash may prevent.
     """
 
-    def __init__(self, slots: int, queue_slots: Mapping[str, int], roll: Callable[[], float]) -> None:
+    def __init__(self, slots: int, rules: Mapping[str, QueueRule], roll: Callable[[], float]) -> None:
         self.now = Now(elapsed=100.0, wall=1e9)
         self.disk = Disk()
         self.launcher = Launcher()
-        self.referee = Referee(slots, queue_slots)
+        self.referee = Referee(slots, rules)
         self._roll = roll
         self._on_disk = self.referee.copy()
         self._begin_anew()
 
     def _begin_anew(self) -> None:
         self.scheduler = Scheduler(
-            self.referee.slots, self.referee.queue_slots, max(self.disk.jobs, default=0), self._roll
+            self.referee.seats.slots, self.referee.seats.rules, max(self.disk.jobs, default=0), self._roll
         )
         self._unwritten: list[Effect] = []
-        self._unwritten_ends: dict[Key, Outcome] = {}
+        self._unwritten_ends: dict[Key, End] = {}
         self._to_do: list[Effect] = []
         self._to_acknowledge: set[Key] = set()
 
     # --- facts --------------------------------------------------------------------------------------------
 
-    def submit(self, spec: JobSpec, policy: RetryPolicy) -> JobId:
-        job_id = self.scheduler.submit(spec, policy, self.now)
+    def submit(self, spec: JobSpec, policy: RetryPolicy) -> None:
+        if spec.key is not None and self.scheduler.holder_of(spec.key) is not None:
+            return
+        self.scheduler.submit(spec, policy, self.now, self._finished_of(spec))
         self._decided()
-        return job_id
+
+    def hold(self, job_id: JobId) -> None:
+        was_held = self.referee.jobs[job_id].state is State.HELD
+        state = self.scheduler.hold(job_id, self.now)
+        self._decided(Asked(job_id=job_id, what="hold"), is_settled=not was_held)
+        assert state is self.referee.jobs[job_id].state
+
+    def release(self, job_id: JobId) -> None:
+        state = self.scheduler.release(job_id, self.now)
+        self._decided(Asked(job_id=job_id, what="release"))
+        assert state is self.referee.jobs[job_id].state
+
+    def edit(self, job_id: JobId, changes: Mapping[str, object], policy: RetryPolicy) -> None:
+        """Edit a waiting job, unless it would wait for itself then."""
+        spec = replace(self.referee.specs[job_id], **changes)
+        others = (*spec.after, *spec.after_any)
+        is_circle = self.referee.dependencies.closes_circle(job_id, others)
+        assert (self.scheduler.waits_for(job_id, others) is not None) == is_circle
+        if is_circle:
+            return
+        changed = frozenset(changes)
+        state = self.scheduler.edit(job_id, spec, policy, changed, self.now, self._finished_of(spec))
+        self._decided(Asked(job_id=job_id, what="edit", spec=spec, changed=changed))
+        assert state is self.referee.jobs[job_id].state
+
+    def stand_still(self, job_id: JobId, *, suspended: bool) -> None:
+        self.scheduler.stand_still(job_id, self.now, suspended=suspended)
+        self._decided(is_settled=False)
+        assert self.referee.jobs[job_id].suspended is suspended
 
     def cancel(self, job_id: JobId) -> None:
         was_stopping = self.referee.jobs[job_id].state is State.STOPPING
         state = self.scheduler.cancel(job_id, self.now)
-        self._decided(is_settled=not was_stopping)
+        self._decided(Asked(job_id=job_id, what="cancel"), is_settled=not was_stopping)
         assert state is self.referee.jobs[job_id].state
         assert not self.referee.jobs[job_id].making_way
 
     def make_way(self, job_id: JobId) -> None:
         self.scheduler.make_way(job_id, self.now)
-        self._decided(is_settled=False)
+        self._decided(Asked(job_id=job_id, what="make_way"), is_settled=False)
 
-    def end(self, key: Key, outcome: Outcome) -> None:
-        self.launcher.end(key, outcome)
-        self._take_end(key, outcome)
+    def end(self, key: Key, end: End) -> None:
+        self.launcher.end(key, end)
+        self._take_end(key, end)
 
     def repeat_end(self, key: Key, outcome: Outcome) -> None:
         assert not self.scheduler.ended(*key, outcome, self.now)
         assert self.scheduler.take_effects() == []
 
     def revive(self, job_id: JobId) -> None:
-        self.scheduler.revive(self.referee.jobs[job_id], self.now)
-        self._decided(revived=job_id)
+        job = self.referee.jobs[job_id]
+        if job.terms.key is not None and self.scheduler.holder_of(job.terms.key) is not None:
+            return
+        self.scheduler.revive(job, self.now)
+        self._decided(Asked(job_id=job_id, what="revive"))
 
-    def resize(self, slots: int, queue_slots: Mapping[str, int]) -> None:
-        self.referee.slots, self.referee.queue_slots = slots, dict(queue_slots)
-        self.scheduler.resize(slots, queue_slots, self.now)
+    def resize(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
+        self.referee.seats.slots, self.referee.seats.rules = slots, dict(rules)
+        self.scheduler.resize(slots, rules, self.now)
         self._decided()
 
-    def pause(self) -> None:
-        self.referee.is_paused = True
-        self.scheduler.pause()
+    def pause(self, why: Pause) -> None:
+        self.referee.pauses.add(why)
+        self.scheduler.pause(why)
         self._decided(is_settled=False)
 
-    def resume(self) -> None:
-        self.referee.is_paused = False
-        self.scheduler.resume(self.now)
+    def resume(self, why: Pause) -> None:
+        self.referee.pauses.discard(why)
+        self.scheduler.resume(why, self.now)
         self._decided()
 
-    def let_pass(self, seconds: float) -> None:
-        self.now = Now(self.now.elapsed + seconds, self.now.wall + seconds)
+    def let_pass(self, seconds: float, jump: float) -> None:
+        """Let time go on, while somebody sets the wall clock forward by `jump`, or back."""
+        self.now = Now(self.now.elapsed + seconds, self.now.wall + seconds + jump)
 
     def advance(self) -> None:
         self.scheduler.advance(self.now)
         self._decided()
+
+    # --- asks ---------------------------------------------------------------------------------------------
+
+    def ids(self, states: Collection[State]) -> list[JobId]:
+        return sorted(job.id for job in self.referee.jobs.values() if job.state in states)
+
+    def _finished_of(self, spec: JobSpec) -> dict[JobId, State]:
+        others = (self.referee.jobs[JobId(other)] for other in (*spec.after, *spec.after_any))
+        return {other.id: other.state for other in others if other.state in FINAL}
 
     # --- the steps after a decision -----------------------------------------------------------------------
 
@@ -136,58 +180,58 @@ class World:
         self.launcher.die(Outcome.INTERRUPTED)
         self.now = Now(elapsed=0.0, wall=self.now.wall + 30.0)
         self._restart()
-        for job in self.disk.unfinished():
-            if job.due is not None:
-                job = replace(job, due=max(0.0, self.disk.due_at[job.id] - self.now.wall))  # noqa: PLW2901
-                self.disk.jobs[job.id] = self.referee.jobs[job.id] = job
+        for written in self.disk.unfinished():
+            job = self.disk.on_another_boot(written, self.now)
+            self.disk.jobs[job.id] = self.referee.jobs[job.id] = job
             self._restore(job)
         self._meet_launcher()
 
     def _restart(self) -> None:
         self.referee = self._on_disk.copy()
-        self.referee.is_paused = False
-        self.referee.settled_at = 0.0
+        self.referee.pauses.clear()
+        self.referee.settled = None
         self._begin_anew()
 
     def _restore(self, job: Job) -> None:
         slot = self.disk.slot[job.id, job.attempt] if job.state in ACTIVE else None
         self.scheduler.restore(job, slot)
+        if slot is not None:
+            self.referee.seats.restore(job, slot)
         assert self.scheduler.get(job.id) == job
         assert self.scheduler.take_effects() == []
 
     def _meet_launcher(self) -> None:
         """Bring what is written down and what the launcher knows together (R3)."""
-        was_paused = self.referee.is_paused
-        self.pause()
+        self.pause(Pause.NO_LAUNCHER)
         self.write()  # having no launcher keeps nobody from writing
         for job in self.scheduler.active_jobs():
             key = job.id, job.attempt
             if key in self.launcher.running or key in self.launcher.ended:
                 continue
             if self.disk.given_to[key] not in self.launcher.covers:
-                self._take_end(key, Outcome.UNKNOWN)
+                self._take_end(key, (Outcome.UNKNOWN, None))
             elif job.state is State.STOPPING:
-                self._take_end(key, Outcome.CANCELLED)
+                self._take_end(key, (Outcome.CANCELLED, None))
             else:
                 self.disk.given_to[key] = self.launcher.instance
                 self._launch(key)
-        for key, outcome in self.launcher.ended.items():
+        for key, end in self.launcher.ended.items():
             if key not in self.disk.end and key not in self._unwritten_ends:
-                self._take_end(key, outcome)
-        if not was_paused:
-            self.resume()
+                self._take_end(key, end)
+        self.resume(Pause.NO_LAUNCHER)
 
     # --- following ----------------------------------------------------------------------------------------
 
-    def _take_end(self, key: Key, outcome: Outcome) -> None:
-        self.referee.saw_end(key[0], outcome)
-        assert self.scheduler.ended(*key, outcome, self.now)
-        self._unwritten_ends[key] = outcome
+    def _take_end(self, key: Key, end: End) -> None:
+        outcome, code = end
+        self.referee.saw_end(key[0], end)
+        assert self.scheduler.ended(*key, outcome, self.now, code)
+        self._unwritten_ends[key] = end
         self._decided()
 
-    def _decided(self, *, revived: JobId | None = None, is_settled: bool = True) -> None:
+    def _decided(self, asked: Asked | None = None, *, is_settled: bool = True) -> None:
         effects = self.scheduler.take_effects()
         if is_settled:
-            self.referee.settled_at = self.now.elapsed
-        self.referee.follow(effects, revived)
+            self.referee.settled = self.now
+        self.referee.follow(effects, self.now, asked)
         self._unwritten += effects

@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from bgd.config import Config
+from bgd.daemon.store import Store
 from tests.daemon.scripted import ScriptedLauncher
 from tests.daemon.stage import configure
 
@@ -23,6 +24,19 @@ def folder() -> Iterator[Path]:
     """A folder with a short name: a socket's path has 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as path:
         yield Path(path)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Where a database may be made."""
+    return str(tmp_path / "bgd.db")
+
+
+@pytest.fixture
+async def store(path: str) -> AsyncIterator[Store]:
+    opened = await Store.open(path)
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ from typing import TypeVar
 from bgd.config import Config, load
 from bgd.core.job import JobId, JobSpec
 from bgd.daemon import folder
+from bgd.daemon.answers import Answers
 from bgd.daemon.control import Control
 from bgd.daemon.launching import LauncherLink, Snapshot
+from bgd.daemon.orders import Orders
 from bgd.daemon.records import Batch, StoredSpec
 from bgd.daemon.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -97,6 +99,7 @@ class Stage:
         self.link = link
         self.launcher = launcher
         self.supervisor = Supervisor(config, store, link)
+        self.orders = Orders(self.supervisor, store)
         self.is_met = asyncio.Event()  # a launcher is there and has told all it knows
         self.is_lost = asyncio.Event()
         self._notice(self.supervisor)
@@ -105,8 +108,14 @@ class Stage:
     def key(self, job_id: int, attempt: int = 1) -> Key:
         return Key(self.store.store_id, job_id, attempt)
 
+    def take(self, spec: JobSpec | None = None) -> JobId:
+        """Take a new job that has yet to be saved."""
+        job_id, is_new = self.orders.submit(spec or command(), UID)
+        assert is_new
+        return job_id
+
     async def submit(self, spec: JobSpec | None = None) -> JobId:
-        job_id = self.supervisor.submit(spec or command(), UID)
+        job_id = self.take(spec)
         await soon(self.supervisor.saved())
         return job_id
 
@@ -177,7 +186,8 @@ class Served(Stage):
 
     def serve(self) -> None:
         self.shutdowns = []
-        verbs = Verbs(self.supervisor, self.store, self.link, self.shutdowns.append)
+        answers = Answers(self.supervisor, self.store, self.link)
+        verbs = Verbs(self.supervisor, self.orders, answers, self.shutdowns.append)
         self.control = Control(verbs, os.geteuid(), self.tasks)
         self._callers: list[Caller] = []
 

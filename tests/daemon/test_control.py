@@ -665,7 +665,7 @@ async def test_bug_in_one_answer_fails_that_request_and_is_logged(config, launch
         raise RuntimeError("can't start new thread")
 
     async with served(config, launcher) as life:
-        monkeypatch.setattr(life.control.verbs, "_show", broken)
+        monkeypatch.setattr(life.control.verbs._answers, "_show", broken)
         caller = await life.call()
 
         assert "bug in bgd" in (await caller.ask(Show(1), Failed)).message
@@ -764,7 +764,7 @@ async def test_cancel_answers_for_each_job_whatever_its_state(folder, launcher):
         launcher.say(end(done))
         await launcher.hear(Acknowledge)
         running, stopping = await life.launched(), await life.launched()
-        life.supervisor.cancel(JobId(stopping.job))
+        await life.orders.cancel(JobId(stopping.job))
         queued, scheduled = await life.submit(), await life.submit(command(delay=300.0))
         caller = await life.call()
         jobs = [done.job, running.job, stopping.job, queued, scheduled, 404]

@@ -215,7 +215,7 @@ async def test_follower_ends_when_the_job_is_cancelled(config, launcher, delay):
         caller.send(Logs(id=1, job=job, follow=True))
         if not delay:
             assert await next_watch(life) == Watch(life.key(job))
-        life.supervisor.cancel(job)
+        await life.orders.cancel(job)
         if not delay:
             launcher.say(end(life.key(job), Outcome.CANCELLED, None))
         assert await rest(caller) == {}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgd.daemon import logfiles
-from bgd.daemon.logfiles import MAX_MARKS, MAX_PIECE, LogFile
+from bgd.daemon.logfiles import MAX_MARKS, MAX_PIECE, LogFile, remove_logs
 from bgd.wire.launching import log_name
 
 
@@ -256,10 +256,13 @@ def test_removed_log_leaves_no_file(log):
     write_marks(log.path, (0, 1.0))
     write_marks(segment_path(log, 4), (4, 2.0))
 
-    log.remove()
-    log.remove()
+    other = log.path.with_name("123.4.log")
+    other.write_bytes(b"another job's")
 
-    assert list(log.path.parent.iterdir()) == []
+    remove_logs(str(log.path.parents[1]), {1234})
+    remove_logs(str(log.path.parents[1]), {1234, 1_000_000})
+
+    assert list(log.path.parent.iterdir()) == [other]
 
 
 # --- against a model -------------------------------------------------------------------------------------

@@ -18,17 +18,14 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
-from bgd.core.job import MAX_DURATION, Job, JobId, JobSpec, Now, Outcome, RetryPolicy, State
-from bgd.daemon import schema
+from bgd.core.job import MAX_DURATION, JobId, Now, Outcome, State
 from bgd.daemon.schema import VERSION
 from bgd.daemon.store import (
     AttemptEnd,
     AttemptPid,
     Batch,
     NewAttempt,
-    NewJob,
     Restored,
-    SavedJob,
     Store,
     StoreBroken,
     StoredSpec,
@@ -36,64 +33,22 @@ from bgd.daemon.store import (
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import JobError
+from tests.daemon.filling import (
+    BOOT,
+    NOW,
+    UID,
+    a_job,
+    first_attempt,
+    ids,
+    move,
+    new,
+    put,
+    restored,
+    saves,
+    sql,
+)
 
 ROOT = Path(__file__).parents[2]
-NOW = Now(elapsed=5_000.0, wall=1_700_000_000.0)
-BOOT = "first-boot"
-POLICY = RetryPolicy(retries=2, delay=1.5, rerun=True)
-UID = 4_000_000  # of nobody here
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "bgd.db")
-
-
-@pytest.fixture
-async def store(path):
-    store = await Store.open(path)
-    yield store
-    await store.close()
-
-
-def a_job(number, state=State.QUEUED, **fields):
-    known = {"queue": "default", "priority": 0, "policy": POLICY, **fields}
-    return Job(id=JobId(number), state=state, **known)
-
-
-def new(number, *, uid=UID, at=NOW.wall, due=None, **fields):
-    spec = JobSpec(**{"argv": ("/bin/echo", str(number)), "cwd": "/tmp", "retries": 2, **fields})
-    state = State.QUEUED if due is None else State.SCHEDULED
-    return NewJob(a_job(number, state, due=due, queue=spec.queue), spec, uid, at)
-
-
-def saves(*jobs, at=NOW.wall, reason=None):
-    return {job.id: SavedJob(job, at, reason) for job in jobs}
-
-
-def first_attempt(number, slot=1, launcher="boot:launcher"):
-    return NewAttempt(JobId(number), 1, slot, launcher, NOW.wall + 1)
-
-
-async def put(store, *jobs):
-    await store.commit(Batch(now=NOW, new=list(jobs)))
-
-
-async def move(store, number, state, **fields):
-    await store.commit(Batch(now=NOW, saves=saves(a_job(number, state, **fields))))
-
-
-async def ids(store, uid=UID, **query):
-    return [view.id for view in await store.list(List(id=1, **query), uid)]
-
-
-async def restored(store):
-    jobs, _ = await store.restore(NOW, BOOT)
-    return [item.job for item in jobs]
-
-
-async def sql(store, query):
-    return await store._reader.call(lambda db: [tuple(row) for row in db.execute(query)])
 
 
 def content_of(path):
@@ -188,40 +143,6 @@ async def test_row_that_no_bgd_wrote_is_damage_and_others_are_read_on(path):
 
     view = await store.view(JobId(2))
     assert view is not None
-    await store.close()
-
-
-@pytest.mark.parametrize("version", range(VERSION))
-async def test_file_of_every_earlier_version_is_brought_up(path, version):
-    db = sqlite3.connect(path)
-    for script in schema.MIGRATIONS[:version]:
-        db.executescript(script)
-    db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-    db.execute(f"PRAGMA user_version = {version}")
-    db.close()
-
-    store = await Store.open(path)
-
-    await put(store, new(1))
-    assert await restored(store) == [new(1).job]
-    assert await sql(store, "PRAGMA user_version") == [(VERSION,)]
-    await store.close()
-
-
-async def test_failed_migration_leaves_the_file_as_it_was(path, monkeypatch):
-    store = await Store.open(path)
-    await put(store, new(1))
-    await store.close()
-    broken = "ALTER TABLE jobs ADD COLUMN colour TEXT; INSERT INTO nowhere VALUES (1);"
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, broken))
-        with pytest.raises(sqlite3.OperationalError, match="no such table: nowhere"):
-            await Store.open(path)
-
-    store = await Store.open(path)
-
-    assert await restored(store) == [new(1).job]
-    assert "colour" not in {name for _, name, *_ in await sql(store, "PRAGMA table_info(jobs)")}
     await store.close()
 
 

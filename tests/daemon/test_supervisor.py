@@ -14,7 +14,7 @@ from bgd.wire.launching import Acknowledge, Grew, Key, Launch, Started, Stop, Wa
 from bgd.wire.requests import ShutdownMode
 from tests.daemon.patience import soon
 from tests.daemon.scripted import EARLIER_BOOT, FIRST, SECOND, end
-from tests.daemon.stage import UID, command, configure, stage
+from tests.daemon.stage import command, configure, stage
 
 RUNS = 4711  # pid of what is said to run
 
@@ -82,7 +82,7 @@ async def test_stop_is_said_again_to_an_adopted_attempt(config, launcher):
     async with stage(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-        life.supervisor.cancel(JobId(key.job))
+        await life.orders.cancel(JobId(key.job))
         assert await life.told() == [Stop(key, config.daemon.grace)]
     async with stage(config, launcher) as life:
         await launcher.greet(runs(key))
@@ -152,7 +152,7 @@ async def test_attempt_that_was_to_stop_and_never_started_is_cancelled(config, l
     async with stage(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-        life.supervisor.cancel(JobId(key.job))
+        await life.orders.cancel(JobId(key.job))
         await launcher.hear(Stop)
     async with stage(config, launcher) as life:
         await launcher.greet()
@@ -256,7 +256,7 @@ async def test_nothing_is_answered_or_started_before_the_commit(config, launcher
     async with stage(config, launcher) as life:
         await launcher.greet()
         life.commits.close()
-        job = life.supervisor.submit(command(), UID)
+        job = life.take()
         answered = asyncio.Event()
         life.supervisor.when_saved(answered.set)
         await soon(life.commits.reached.wait())
@@ -272,7 +272,7 @@ async def test_store_that_breaks_ends_the_supervisor_and_nothing_is_answered(con
     with pytest.RaisesGroup(StoreBroken):
         async with stage(config, launcher) as life:
             life.commits.failure = StoreBroken("the disk is gone")
-            life.supervisor.submit(command(), UID)
+            life.take()
             life.supervisor.when_saved(answered.set)
             await asyncio.Event().wait()
     assert not answered.is_set()
@@ -285,9 +285,9 @@ async def test_facts_that_gather_during_a_commit_share_the_next_one(config, laun
         await life.submit()
         before = life.commits.commits
         life.commits.close()
-        jobs = [life.supervisor.submit(command(), UID)]
+        jobs = [life.take()]
         await soon(life.commits.reached.wait())
-        jobs += [life.supervisor.submit(command(), UID) for _ in range(1000)]
+        jobs += [life.take() for _ in range(1000)]
         life.commits.open()
         await soon(life.supervisor.saved())
         assert life.commits.commits == before + 2
@@ -317,7 +317,7 @@ async def test_launcher_lost_and_back_while_a_start_is_being_saved(config, launc
     async with stage(config, launcher) as life:
         await launcher.greet()
         life.commits.close()
-        job = life.supervisor.submit(command(), UID)
+        job = life.take()
         await soon(life.commits.reached.wait())
         launcher.hang_up()
         await launcher.greet(instance=back)
@@ -333,9 +333,9 @@ async def test_launcher_lost_and_back_before_a_start_is_even_being_saved(config,
     async with stage(config, launcher) as life:
         await launcher.greet()
         life.commits.close()
-        first = life.supervisor.submit(command(), UID)
+        first = life.take()
         await soon(life.commits.reached.wait())
-        second = life.supervisor.submit(command(), UID)
+        second = life.take()
         launcher.hang_up()
         await launcher.greet(instance=back)
         await life.told_so_far()
@@ -362,7 +362,7 @@ async def test_start_that_could_not_be_sent_goes_to_the_next_launcher(config, la
     async with stage(config, launcher) as life:
         await launcher.greet()
         life.commits.close()
-        job = life.supervisor.submit(command(), UID)
+        job = life.take()
         await soon(life.commits.reached.wait())
         launcher.hang_up()
         await soon(life.is_lost.wait())
@@ -417,7 +417,7 @@ async def test_more_slots_start_more_at_once(folder, launcher):
 async def test_job_that_waits_is_cancelled_at_once(config, launcher, delay):
     async with stage(config, launcher) as life:
         job = await life.submit(command(delay=delay))
-        assert life.supervisor.cancel(job) is State.CANCELLED
+        assert await life.orders.cancel(job) is State.CANCELLED
         assert (await life.view(job)).state is State.CANCELLED
         await launcher.greet()
         assert await life.told() == []
@@ -427,8 +427,8 @@ async def test_job_that_runs_is_stopped_and_then_cancelled(config, launcher):
     async with stage(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command(retries=3))
-        assert life.supervisor.cancel(JobId(key.job)) is State.STOPPING
-        assert life.supervisor.cancel(JobId(key.job)) is State.STOPPING
+        assert await life.orders.cancel(JobId(key.job)) is State.STOPPING
+        assert await life.orders.cancel(JobId(key.job)) is State.STOPPING
         assert await life.told() == [Stop(key, config.daemon.grace)]
         launcher.say(end(key, Outcome.CANCELLED, None))
         await launcher.hear(Acknowledge)
@@ -439,9 +439,9 @@ async def test_job_cancelled_while_its_start_is_being_saved_never_starts(config,
     async with stage(config, launcher) as life:
         await launcher.greet()
         life.commits.close()
-        job = life.supervisor.submit(command(), UID)
+        job = life.take()
         await soon(life.commits.reached.wait())
-        assert life.supervisor.cancel(job) is State.STOPPING
+        assert await life.orders.cancel(job) is State.STOPPING
         life.commits.open()
         assert await life.told() == []
         view = await life.view(job)
@@ -454,7 +454,7 @@ async def test_job_cancelled_while_no_launcher_is_there_is_stopped_when_one_is_b
         key = await life.launched()
         launcher.hang_up()
         await soon(life.is_lost.wait())
-        life.supervisor.cancel(JobId(key.job))
+        await life.orders.cancel(JobId(key.job))
         assert (await life.view(key.job)).state is State.STOPPING
         await launcher.greet(runs(key))
         assert await life.told() == [Stop(key, config.daemon.grace)]
@@ -466,7 +466,7 @@ async def test_finished_job_is_retried_with_its_attempts_counted_on(config, laun
         key = await life.launched()
         launcher.say(end(key, Outcome.EXIT, 1))
         await launcher.hear(Acknowledge)
-        assert await soon(life.supervisor.revive(JobId(key.job))) is State.QUEUED
+        assert await soon(life.orders.revive(JobId(key.job))) is State.QUEUED
         assert (await launcher.hear(Launch)).key == life.key(key.job, attempt=2)
 
 
@@ -478,7 +478,7 @@ async def test_end_still_on_its_way_to_the_disk_does_not_keep_a_job_from_being_r
         launcher.say(end(key))
         await soon(life.commits.reached.wait())
         async with asyncio.TaskGroup() as tasks:
-            revived = tasks.create_task(life.supervisor.revive(JobId(key.job)))
+            revived = tasks.create_task(life.orders.revive(JobId(key.job)))
             await life.told_so_far()
             life.commits.open()
         assert revived.result() is State.QUEUED
@@ -490,7 +490,7 @@ async def test_job_retried_twice_at_once_is_queued_once(config, launcher):
         key = await life.launched()
         launcher.say(end(key))
         await launcher.hear(Acknowledge)
-        revive = life.supervisor.revive
+        revive = life.orders.revive
         both = await soon(
             asyncio.gather(revive(JobId(key.job)), revive(JobId(key.job)), return_exceptions=True)
         )
@@ -503,9 +503,9 @@ async def test_unfinished_and_unknown_jobs_are_not_retried(config, launcher):
     async with stage(config, launcher) as life:
         job = await life.submit()
         with pytest.raises(Refused, match="has not finished"):
-            await soon(life.supervisor.revive(job))
+            await soon(life.orders.revive(job))
         with pytest.raises(NoSuchJob, match="no job 99"):
-            await soon(life.supervisor.revive(JobId(99)))
+            await soon(life.orders.revive(JobId(99)))
 
 
 # --- draining -----------------------------------------------------------------------------------------
@@ -527,7 +527,7 @@ async def test_draining_daemon_takes_no_jobs(config, launcher):
     async with stage(config, launcher) as life:
         await soon(life.supervisor.drain(ShutdownMode.LEAVE))
         with pytest.raises(Refused, match="shutting down"):
-            life.supervisor.check(command())
+            life.orders.check(command())
 
 
 async def test_waiting_returns_when_what_runs_has_ended(folder, launcher):

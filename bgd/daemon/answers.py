@@ -1,0 +1,231 @@
+"""Answers: what is told of jobs, queues and the daemon to those who ask."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Protocol, TypeVar
+
+from msgspec.structs import replace
+
+import bgd
+from bgd.core.job import FINAL, JobId
+from bgd.daemon.access import Actor
+from bgd.daemon.controls import views_of
+from bgd.daemon.event_stream import send_events
+from bgd.daemon.following import follow_logs, send_logs
+from bgd.daemon.launching import LauncherLink
+from bgd.daemon.store import Store
+from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.web.site import Site
+from bgd.errors import NoSuchJob, Refused
+from bgd.wire.messages import encode
+from bgd.wire.replies import AttemptsPart, End, Info, JobsPart, Login, Queues, Reply, Result, Shown, Stats
+from bgd.wire.requests import (
+    GetEvents,
+    GetInfo,
+    GetLogin,
+    GetQueues,
+    GetResult,
+    GetStats,
+    List,
+    Logs,
+    Show,
+    Wait,
+)
+from bgd.wire.views import JobView
+
+ATTEMPTS_AT_ONCE = 20  # read from the store, at most a result file's million bytes each
+PART_BYTES = 512 * 1024  # of a list in one reply, unless it is a single thing
+
+T = TypeVar("T")
+R = TypeVar("R", JobsPart, AttemptsPart)
+
+AskingOnce = GetResult | GetQueues | GetStats | GetInfo | GetLogin
+Asking = List | Show | Logs | Wait | GetEvents | AskingOnce
+
+
+class Replies(Protocol):
+    """Where replies go: the connection."""
+
+    def send(self, reply: Reply) -> None: ...
+    async def send_in_step(self, reply: Reply) -> None: ...
+
+
+class Answers:
+    """Reads the store, the logs and the Supervisor's feeds; changes no job.
+
+    Args:
+        site: the pages for browsers, None: there are none.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, store: Store, link: LauncherLink, site: Site | None = None
+    ) -> None:
+        self._supervisor = supervisor
+        self._store = store
+        self._link = link
+        self._site = site
+        self._started_at = time.time()
+
+    async def answer(self, request: Asking, actor: Actor, replies: Replies) -> None:
+        """Answer one question, with one reply or a stream of them.
+
+        Raises:
+            BgdError: it cannot be answered; the caller tells the client.
+        """
+        match request:
+            case List():
+                await self._list(request, actor, replies)
+            case Show():
+                await self._show(request, actor, replies)
+            case Logs():
+                await self._logs(request, replies)
+            case Wait():
+                await self._wait(request, replies)
+            case GetEvents():
+                await send_events(request, self._supervisor, self._store, replies.send_in_step)
+                replies.send(End(request.id))
+            case _:
+                replies.send(await self._reply(request, actor))
+
+    async def _reply(self, request: AskingOnce, actor: Actor) -> Reply:
+        match request:
+            case GetResult():
+                return await self._result(request)
+            case GetQueues():
+                return await self.queues(request.id)
+            case GetStats():
+                return await self._stats(request)
+            case GetInfo():
+                return await self._info(request)
+            case GetLogin():
+                return Login(request.id, self._link_for(actor))
+
+    async def queues(self, request_id: int) -> Queues:
+        """Return slots and queues as they are now."""
+        supervisor = self._supervisor
+        await supervisor.saved()  # what this client was told of before must be counted
+        counts = await self._store.queue_counts()
+        return Queues(
+            id=request_id,
+            slots=supervisor.slots,
+            configured_slots=supervisor.config.daemon.slots,
+            taken=supervisor.taken,
+            paused=supervisor.controls.paused,
+            queues=views_of(supervisor.config, supervisor.controls, counts),
+        )
+
+    async def _list(self, request: List, actor: Actor, replies: Replies) -> None:
+        await self._supervisor.saved()  # what this client was told of before must be in the list
+        views = await self._store.list(request, actor.uid)
+        for part in _portions(views, partial(JobsPart, request.id)):
+            await replies.send_in_step(part)
+        replies.send(End(request.id))
+
+    async def _show(self, request: Show, actor: Actor, replies: Replies) -> None:
+        job_id = request.job
+        if job_id is None:
+            job_id = await self._store.latest(actor.uid)
+            if job_id is None:
+                raise NoSuchJob("you have no jobs yet")
+        replies.send(Shown(request.id, await self._view(job_id)))
+        log_dir = self._supervisor.config.log_dir
+        after = 0
+        while views := await self._store.attempts(JobId(job_id), after, ATTEMPTS_AT_ONCE):
+            located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
+            for part in _portions(located, partial(AttemptsPart, request.id)):
+                await replies.send_in_step(part)
+            after = views[-1].attempt
+        replies.send(End(request.id))
+
+    async def _result(self, request: GetResult) -> Result:
+        view = await self._view(request.job)
+        value, error = await self._store.result(JobId(request.job))
+        # without its arguments: a frame has no room for both at their limits
+        return Result(request.id, replace(view, arguments=None), value, error)
+
+    async def _logs(self, request: Logs, replies: Replies) -> None:
+        view = await self._view(request.job)
+        log_dir = self._supervisor.config.log_dir
+        if request.follow:
+            await follow_logs(request, view, self._supervisor, self._store, log_dir, replies.send_in_step)
+        else:
+            await send_logs(request, view, log_dir, replies.send_in_step)
+        replies.send(End(request.id))
+
+    async def _wait(self, request: Wait, replies: Replies) -> None:
+        waiting = set(map(JobId, request.jobs))
+        with self._supervisor.following(waiting) as feed:
+            while waiting:
+                for job_id in feed.take_moved() & waiting:
+                    if self._supervisor.is_unfinished(job_id):
+                        continue
+                    view = await self._view(job_id)
+                    if view.state in FINAL:  # or its end is still being written: the feed will ring again
+                        waiting.remove(job_id)
+                        await replies.send_in_step(JobsPart(request.id, [view]))
+                if waiting:
+                    await feed.changed.wait()
+        replies.send(End(request.id))
+
+    async def _stats(self, request: GetStats) -> Stats:
+        await self._supervisor.saved()
+        figures = await self._store.stats(time.time() - request.window)
+        return Stats(
+            id=request.id,
+            window=request.window,
+            counts=await self._store.counts(),
+            outcomes=figures.outcomes,
+            wait_median=figures.wait_median,
+            wait_p95=figures.wait_p95,
+            run_median=figures.run_median,
+            run_p95=figures.run_p95,
+            oldest_queued_at=figures.oldest_queued_at,
+        )
+
+    async def _info(self, request: GetInfo) -> Info:
+        config = self._supervisor.config
+        return Info(
+            id=request.id,
+            version=bgd.__version__,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            state_dir=config.daemon.state_dir,
+            socket=config.daemon.socket,
+            config=config.source,
+            slots=self._supervisor.slots,
+            running=self._supervisor.running,
+            counts=await self._store.counts(),
+            launcher_pid=self._link.pid,
+            store_id=self._store.store_id,
+            http=None if self._site is None else self._site.place,
+        )
+
+    def _link_for(self, actor: Actor) -> str:
+        if self._site is None:
+            raise Refused("this daemon serves no pages: see [http] listen, and the daemon's log")
+        return self._site.invite(actor.uid)
+
+    async def _view(self, job_id: int) -> JobView:
+        view = await self._store.view(JobId(job_id))
+        if view is None:
+            raise NoSuchJob(f"no job {job_id}")
+        return view
+
+
+def _portions(items: list[T], part_of: Callable[[list[T]], R]) -> Iterator[R]:
+    """Cut a list into replies that fit a frame."""
+    portion: list[T] = []
+    size = 0
+    for item in items:
+        bulk = len(encode(part_of([item])))
+        if portion and size + bulk > PART_BYTES:
+            yield part_of(portion)
+            portion, size = [], 0
+        portion.append(item)
+        size += bulk
+    if portion:
+        yield part_of(portion)

@@ -1,0 +1,68 @@
+"""Figures of all jobs together: how many there are, how attempts ended of late, and what they took."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from math import ceil
+
+from bgd.core.job import FINAL, State
+from bgd.daemon.database import transaction
+from bgd.daemon.records import Figures
+
+_MOST_TIMED = 10_000  # attempts, the newest; 20 ms of reading
+
+
+def counts(db: sqlite3.Connection) -> dict[str, int]:
+    return {row["state"]: row["jobs"] for row in db.execute("SELECT state, jobs FROM counts")}
+
+
+def queue_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
+    """Return unfinished jobs by queue and state; costs some 0.3 s a million of them."""
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for queue, state, jobs in db.execute(_QUEUE_COUNTS):
+        found[queue][state] = jobs
+    return dict(found)
+
+
+def figures(db: sqlite3.Connection, since: float) -> Figures:
+    """Return what the events that are kept tell of the attempts that ended at or after this epoch time."""
+    with transaction(db, "DEFERRED"):
+        outcomes: dict[str, int] = dict(map(tuple, db.execute(_OUTCOMES, (since,))))
+        times = db.execute(_TIMES, (since, _MOST_TIMED)).fetchall()
+        oldest = db.execute(_OLDEST, (State.QUEUED.value,)).fetchone()
+    waits = sorted(wait for wait, _ in times if wait is not None)
+    runs = sorted(run for _, run in times if run is not None)
+    return Figures(
+        outcomes=outcomes,
+        wait_median=_at_most(waits, 0.5),
+        wait_p95=_at_most(waits, 0.95),
+        run_median=_at_most(runs, 0.5),
+        run_p95=_at_most(runs, 0.95),
+        oldest_queued_at=None if oldest is None else oldest["created_at"],
+    )
+
+
+def _at_most(sorted_values: list[float], share: float) -> float | None:
+    """Return the least value that so great a share of all is not above."""
+    return sorted_values[ceil(share * len(sorted_values)) - 1] if sorted_values else None
+
+
+_UNFINISHED = ", ".join(f"'{state.value}'" for state in State if state not in FINAL)
+
+_QUEUE_COUNTS = f"""
+    SELECT queue, state, count(*) FROM jobs WHERE state IN ({_UNFINISHED}) GROUP BY queue, state
+"""  # noqa: S608 (constants)
+
+_OUTCOMES = "SELECT outcome, count(*) FROM events WHERE outcome IS NOT NULL AND at >= ? GROUP BY outcome"
+
+# a wall clock that was set back would make some negative
+_TIMES = """
+    SELECT CASE attempts.attempt WHEN 1 THEN max(attempts.started_at - jobs.created_at, 0) END,
+           max(attempts.finished_at - attempts.started_at, 0)
+    FROM (SELECT job, attempt FROM events WHERE outcome IS NOT NULL AND at >= ?
+          ORDER BY id DESC LIMIT ?) AS ended
+    JOIN attempts USING (job, attempt) JOIN jobs ON jobs.id = ended.job
+"""
+
+_OLDEST = "SELECT created_at FROM jobs WHERE state = ? ORDER BY id LIMIT 1"

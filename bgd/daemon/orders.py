@@ -1,0 +1,211 @@
+"""Orders: what people have done to jobs, judged here before the Supervisor decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+
+from bgd.core.job import ACTIVE, FINAL, WAITING, Job, JobId, JobSpec, RetryPolicy, State, problem_with
+from bgd.core.retry import policy_of, with_policy
+from bgd.daemon.access import check_may_run
+from bgd.daemon.edits import changes_in, edited
+from bgd.daemon.instants import now
+from bgd.daemon.records import StoredSpec
+from bgd.daemon.store import Store
+from bgd.daemon.supervisor import Supervisor
+from bgd.errors import NoSuchJob, Refused
+from bgd.wire.launching import Signal, Suspend
+from bgd.wire.requests import Changes
+
+
+class Orders:
+    """Everything that may be asked to be done to jobs; each is on disk once `Supervisor.saved` says so."""
+
+    def __init__(self, supervisor: Supervisor, store: Store) -> None:
+        self._supervisor = supervisor
+        self._store = store
+        self._looking = asyncio.Lock()  # of who looks at the store, and then acts on what it said
+
+    # --- new jobs -------------------------------------------------------------------------------------
+
+    def check(self, spec: JobSpec) -> None:
+        """Judge a spec before anything is done with it.
+
+        Raises:
+            Refused: it cannot be a job, or the configuration does not allow it.
+        """
+        problem = problem_with(spec)
+        if problem is not None:
+            raise Refused(problem)
+        if self._supervisor.is_draining:
+            raise Refused("the daemon is shutting down and takes no jobs")
+        check_may_run(spec, self._supervisor.config)
+
+    def submit(
+        self, spec: JobSpec, uid: int, finished: dict[JobId, State] | None = None
+    ) -> tuple[JobId, bool]:
+        """Take a checked spec as a new job, unless an unfinished one has its key.
+
+        `finished`: what `finished_among` says of the jobs it is to wait for. Returns its id, and whether
+        the job is new.
+        """
+        holder = None if spec.key is None else self._supervisor.holder_of(spec.key)
+        if holder is not None:
+            return holder, False
+        policy = self._policy_of(spec)
+        job_id = self._supervisor.decide(lambda scheduler, at: scheduler.submit(spec, policy, at, finished))
+        stored = StoredSpec(with_policy(spec, policy), uid, now().wall)
+        self._supervisor.pending.specs[job_id] = stored
+        return job_id, True
+
+    async def finished_among(self, job_ids: Iterable[int]) -> dict[JobId, State]:
+        """Tell which of these jobs have finished, and how; the others had not when this returned.
+
+        Raises:
+            NoSuchJob: one of them does not exist.
+        """
+        finished: dict[JobId, State] = {}
+        while unknown := [each for each in _others(job_ids) if self._is_over(each) and each not in finished]:
+            await self._supervisor.saved()  # their ends may still be on their way to the disk
+            states = await self._store.states(unknown)
+            for job_id in unknown:
+                if job_id not in states:
+                    raise NoSuchJob(f"no job {job_id}")
+            finished |= {job_id: state for job_id, state in states.items() if state in FINAL}
+        return finished
+
+    # --- jobs that wait -------------------------------------------------------------------------------
+
+    async def hold(self, job_id: JobId) -> State:
+        job = await self._unfinished(job_id)
+        if job.state not in WAITING:
+            raise Refused(f"job {job_id} is {job.state}: only what waits is held, what runs is suspended")
+        return self._supervisor.decide(lambda scheduler, at: scheduler.hold(job_id, at))
+
+    async def release(self, job_id: JobId) -> State:
+        job = await self._unfinished(job_id)
+        if job.state is not State.HELD:
+            raise Refused(f"job {job_id} is {job.state}: it is not held")
+        return self._supervisor.decide(lambda scheduler, at: scheduler.release(job_id, at))
+
+    async def edit(self, job_id: JobId, changes: Changes) -> State:
+        """Change a waiting job.
+
+        Raises:
+            Refused: it does not wait, or cannot be as it is wanted; NoSuchJob likewise of one it waits for.
+        """
+        async with self._looking:
+            self._check_waits(await self._unfinished(job_id))
+            await self._supervisor.saved()  # its spec may still be on its way to the disk
+            stored = await self._store.spec(job_id)
+            if stored is None:
+                raise NoSuchJob(f"no job {job_id}")
+            spec = edited(stored.spec, changes)
+            self.check(spec)
+            others = {*(changes.after or ()), *(changes.after_any or ())}
+            finished = await self.finished_among(others)
+            self._check_waits(await self._unfinished(job_id))  # it may have started meanwhile
+            circular = self._supervisor.decide(lambda scheduler, _: scheduler.waits_for(job_id, others))
+            if circular is not None:
+                raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
+            return self._edit(job_id, spec, changes_in(changes), finished)
+
+    # --- jobs that run --------------------------------------------------------------------------------
+
+    async def suspend(self, job_id: JobId) -> State:
+        self._supervisor.check_launcher(await self._running(job_id, "suspended"), Suspend)
+        self._supervisor.decide(lambda scheduler, at: scheduler.stand_still(job_id, at, suspended=True))
+        return State.RUNNING
+
+    async def go_on(self, job_id: JobId) -> State:
+        job = await self._running(job_id, "continued")
+        if not job.suspended:
+            raise Refused(f"job {job_id} is not suspended")
+        self._supervisor.decide(lambda scheduler, at: scheduler.stand_still(job_id, at, suspended=False))
+        return State.RUNNING
+
+    async def signal(self, job_id: JobId, number: int, *, whole_tree: bool) -> State:
+        """Send a signal to what runs; it is on its way when this returns."""
+        job = await self._unfinished(job_id)
+        if job.state not in ACTIVE:
+            raise Refused(f"job {job_id} is {job.state}: only what runs can be sent a signal")
+        self._supervisor.tell_launcher(job, lambda key: Signal(key, number, whole_tree))
+        return job.state
+
+    async def cancel(self, job_id: JobId) -> State:
+        """Cancel an unfinished job; return its state, cancelled or stopping."""
+        await self._unfinished(job_id)
+        return self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job_id, at))
+
+    # --- jobs that have finished ----------------------------------------------------------------------
+
+    async def revive(self, job_id: JobId) -> State:
+        """Queue a finished job again."""
+        async with self._looking:  # or two of them could both find it finished
+            job = await self._finished(job_id, "there is nothing to retry")
+            holder = None if job.terms.key is None else self._supervisor.holder_of(job.terms.key)
+            if holder is not None:
+                raise Refused(f"job {job_id} has the key of job {holder}, which has not finished")
+            self._supervisor.decide(lambda scheduler, at: scheduler.revive(job, at))
+            return State.QUEUED
+
+    async def remove(self, job_id: JobId) -> State:
+        """Delete a finished job; return the state it was in. Its logs go once it is off the disk."""
+        async with self._looking:
+            job = await self._finished(job_id, "cancel it first")
+            self._supervisor.remove(job)
+            return job.state
+
+    # --- finding them ---------------------------------------------------------------------------------
+
+    async def _unfinished(self, job_id: JobId) -> Job:
+        job = self._supervisor.get(job_id)
+        if job is not None:
+            return job
+        await self._supervisor.saved()
+        states = await self._store.states([job_id])
+        job = self._supervisor.get(job_id)  # it may have been revived meanwhile
+        if job is not None:
+            return job
+        if job_id not in states:
+            raise NoSuchJob(f"no job {job_id}")
+        raise Refused(f"job {job_id} has already finished: it is {states[job_id]}")
+
+    async def _running(self, job_id: JobId, wanted: str) -> Job:
+        job = await self._unfinished(job_id)
+        if job.state is not State.RUNNING:
+            raise Refused(f"job {job_id} is {job.state}: only what runs can be {wanted}")
+        return job
+
+    async def _finished(self, job_id: JobId, otherwise: str) -> Job:
+        if self._supervisor.is_unfinished(job_id):
+            raise Refused(f"job {job_id} has not finished: {otherwise}")
+        await self._supervisor.saved()  # its end may still be on its way to the disk
+        job = await self._store.finished(job_id)
+        if job is None:
+            raise NoSuchJob(f"no job {job_id}")
+        return job
+
+    def _check_waits(self, job: Job) -> None:
+        if job.state not in WAITING:
+            raise Refused(f"job {job.id} is {job.state}: only what waits can be edited")
+
+    def _is_over(self, job_id: JobId) -> bool:
+        return not self._supervisor.is_unfinished(job_id)
+
+    def _policy_of(self, spec: JobSpec) -> RetryPolicy:
+        config = self._supervisor.config
+        return policy_of(spec, config.retry if spec.target else config.retry_commands)
+
+    def _edit(
+        self, job_id: JobId, spec: JobSpec, changed: Collection[str], finished: dict[JobId, State]
+    ) -> State:
+        policy = self._policy_of(spec)
+        self._supervisor.pending.edited[job_id] = with_policy(spec, policy)
+        return self._supervisor.decide(
+            lambda scheduler, at: scheduler.edit(job_id, spec, policy, changed, at, finished)
+        )
+
+
+def _others(job_ids: Iterable[int]) -> list[JobId]:
+    return list(map(JobId, dict.fromkeys(job_ids)))

@@ -1,0 +1,129 @@
+"""What the Scheduler and the supervisor read back of the store: jobs to decide about, and what was set."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from functools import lru_cache
+from sys import intern
+from typing import Any
+
+from bgd.core.job import FINAL, Job, JobId, State, Terms
+from bgd.daemon.database import transaction
+from bgd.daemon.packing import unpack_policy, unpack_waits
+from bgd.daemon.records import Controls, QueueSetting, Restored
+
+_AT_ONCE = 500  # ids in one query: SQLite takes 999 values in its oldest form
+_MOST_TERMS = 1024  # most jobs have the usual ones, and many of the rest those of their neighbours
+
+_STATES = {state.value: state for state in State}
+
+
+def restore(db: sqlite3.Connection) -> tuple[list[Restored], int]:
+    """Return all unfinished jobs in the order of their ids, and the highest id ever given out."""
+    restored: list[Restored] = []
+    cursor = db.cursor()
+    cursor.row_factory = None  # plain tuples: a start may read a million, and has no use for names
+    with transaction(db, "DEFERRED"):
+        for state in State:
+            if state not in FINAL:
+                restored.extend(map(_restored, cursor.execute(_RESTORE, (state.value,))))
+        (last_id,) = db.execute("SELECT last_id FROM meta").fetchone()
+    restored.sort(key=lambda item: item.job.id)  # a few sorted runs: merged in one pass
+    return restored, last_id
+
+
+def controls(db: sqlite3.Connection) -> Controls:
+    with transaction(db, "DEFERRED"):
+        slots, paused = db.execute("SELECT slots, paused FROM meta").fetchone()
+        queues = {
+            name: QueueSetting(has_slots=bool(has_slots), slots=of_queue, paused=bool(is_paused))
+            for name, has_slots, of_queue, is_paused in db.execute(_QUEUES)
+        }
+    return Controls(slots=slots, paused=bool(paused), queues=queues)
+
+
+def finished(db: sqlite3.Connection, job_id: JobId) -> Job | None:
+    """Return a finished job as it is revived: whatever it waited for lies behind it."""
+    row = db.execute(_FINISHED, (job_id,)).fetchone()
+    return _job(row) if row is not None and _STATES[row["state"]] in FINAL else None
+
+
+def states(db: sqlite3.Connection, job_ids: list[JobId]) -> dict[JobId, State]:
+    """Return the states of those jobs that exist."""
+    found: dict[JobId, State] = {}
+    with transaction(db, "DEFERRED"):
+        for start in range(0, len(job_ids), _AT_ONCE):
+            asked = job_ids[start : start + _AT_ONCE]
+            marks = ", ".join("?" * len(asked))
+            rows = db.execute(f"SELECT id, state FROM jobs WHERE id IN ({marks})", asked)  # noqa: S608 (only marks)
+            found.update((JobId(number), _STATES[state]) for number, state in rows)
+    return found
+
+
+def _restored(row: Sequence[Any]) -> Restored:
+    return Restored(_job(row), row[-2], row[-1])
+
+
+def _job(row: Sequence[Any]) -> Job:
+    # all in their order: looking up names takes a third longer, and a start may read a million
+    (
+        number,
+        state,
+        queue,
+        priority,
+        policy,
+        attempt,
+        failures,
+        unseen,
+        due,
+        making_way,
+        suspended,
+        slots,
+        key,
+        at,
+        expires,
+        waits,
+        _slot,
+        _launcher,
+    ) = row
+    return Job(
+        id=JobId(number),
+        state=_STATES[state],
+        queue=intern(queue),  # a million jobs, a handful of queues
+        priority=priority,
+        policy=unpack_policy(policy),
+        attempt=attempt,
+        failures=failures,
+        unseen=unseen,
+        due=due,
+        making_way=bool(making_way),
+        terms=_terms(slots, key, at, expires, waits),
+        suspended=bool(suspended),
+    )
+
+
+@lru_cache(_MOST_TERMS)
+def _terms(
+    slots: int, key: str | None, at: float | None, expires: float | None, waits: bytes | None
+) -> Terms:
+    after, after_any = unpack_waits(waits)
+    return Terms(at=at, expires=expires, after=after, after_any=after_any, key=key, slots=slots)
+
+
+_COLUMNS = """
+    id, state, queue, priority, policy, jobs.attempt, failures, unseen, due_elapsed, making_way, suspended,
+    slots, key
+"""
+
+_FINISHED = f"SELECT {_COLUMNS}, NULL, NULL, NULL, NULL, NULL FROM jobs WHERE id = ?"  # noqa: S608 (constants)
+
+# the attempt is of interest only while it runs
+_RESTORE = f"""
+    SELECT {_COLUMNS}, wall_due, expires_elapsed, waits, slot, launcher
+    FROM jobs LEFT JOIN attempts ON jobs.state IN ('running', 'stopping')
+                                AND attempts.job = jobs.id AND attempts.attempt = jobs.attempt
+    WHERE jobs.state = ?
+"""  # noqa: S608 (constants)
+
+_QUEUES = "SELECT name, has_slots, slots, paused FROM queues"

@@ -1,0 +1,73 @@
+"""Who has which slot, and whose turn it is, found as plainly as can be: look at every job, every time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from bgd.core.job import Job, JobId
+from bgd.core.queues import QueueRule
+
+
+class Seat(Struct, frozen=True):
+    """What an active job has: a number, and so many slots of its queue."""
+
+    number: int
+    size: int
+    queue: str
+
+
+class Seats:
+    """`taken` by the active jobs."""
+
+    def __init__(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
+        self.slots = slots
+        self.rules = dict(rules)
+        self.taken: dict[JobId, Seat] = {}
+
+    def __copy__(self) -> Seats:
+        twin = Seats(self.slots, self.rules)
+        twin.taken |= self.taken
+        return twin
+
+    def take(self, job: Job, number: int) -> None:
+        """Let a job start in this slot."""
+        assert job.id not in self.taken, "one attempt of a job at a time"
+        numbers = {seat.number for seat in self.taken.values()}
+        assert number == next(free for free in itertools.count(1) if free not in numbers), "not the smallest"
+        assert number <= self.slots
+        self.restore(job, number)
+
+    def restore(self, job: Job, number: int) -> None:
+        """Let a job that was active before a restart have its number, and as many slots as there are."""
+        self.taken[job.id] = Seat(number, self._size(job), job.queue)
+
+    def leave(self, job_id: JobId) -> None:
+        self.taken.pop(job_id, None)
+
+    @property
+    def taken_slots(self) -> int:
+        return sum(seat.size for seat in self.taken.values())
+
+    def next_up(self, queued: Iterable[Job]) -> Job | None:
+        """Return the one of the queued jobs whose turn it is, None if there is no room for it."""
+        first = {job.queue: job for job in sorted(queued, key=_urgency, reverse=True)}
+        job = min(filter(self._has_room_in_queue, first.values()), key=_urgency, default=None)
+        if job is None or self._size(job) + self.taken_slots > self.slots:
+            return None  # no lesser one takes the place for which a large one waits
+        return job
+
+    def _has_room_in_queue(self, job: Job) -> bool:
+        rule = self.rules.get(job.queue, QueueRule())
+        taken = sum(seat.size for seat in self.taken.values() if seat.queue == job.queue)
+        has_room = rule.slots is None or taken == 0 or taken + self._size(job) <= rule.slots
+        return has_room and not rule.paused
+
+    def _size(self, job: Job) -> int:
+        return min(job.terms.slots, self.slots)
+
+
+def _urgency(job: Job) -> tuple[int, JobId]:
+    return -job.priority, job.id

@@ -1,0 +1,52 @@
+"""What the store's tests fill a store with, and how they look into it."""
+
+from __future__ import annotations
+
+from bgd.core.job import USUAL_TERMS, Job, JobId, JobSpec, Now, RetryPolicy, State
+from bgd.daemon.store import Batch, NewAttempt, NewJob, SavedJob
+from bgd.wire.requests import List
+
+NOW = Now(elapsed=5_000.0, wall=1_700_000_000.0)
+BOOT = "first-boot"
+POLICY = RetryPolicy(retries=2, delay=1.5, rerun=True)
+UID = 4_000_000  # of nobody here
+
+
+def a_job(number, state=State.QUEUED, **fields):
+    known = {"queue": "default", "priority": 0, "policy": POLICY, **fields}
+    return Job(id=JobId(number), state=state, **known)
+
+
+def new(number, *, uid=UID, at=NOW.wall, due=None, terms=USUAL_TERMS, **fields):
+    spec = JobSpec(**{"argv": ("/bin/echo", str(number)), "cwd": "/tmp", "retries": 2, **fields})
+    state = State.QUEUED if due is None else State.SCHEDULED
+    return NewJob(a_job(number, state, due=due, queue=spec.queue, terms=terms), spec, uid, at)
+
+
+def saves(*jobs, at=NOW.wall, reason=None):
+    return {job.id: SavedJob(job, at, reason) for job in jobs}
+
+
+def first_attempt(number, slot=1, launcher="boot:launcher"):
+    return NewAttempt(JobId(number), 1, slot, launcher, NOW.wall + 1)
+
+
+async def put(store, *jobs):
+    await store.commit(Batch(now=NOW, new=list(jobs)))
+
+
+async def move(store, number, state, **fields):
+    await store.commit(Batch(now=NOW, saves=saves(a_job(number, state, **fields))))
+
+
+async def ids(store, uid=UID, **query):
+    return [view.id for view in await store.list(List(id=1, **query), uid)]
+
+
+async def restored(store):
+    jobs, _ = await store.restore(NOW, BOOT)
+    return [item.job for item in jobs]
+
+
+async def sql(store, query):
+    return await store._reader.call(lambda db: [tuple(row) for row in db.execute(query)])

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from bgd.core.job import JobId, Outcome, State
+from bgd.daemon import event_stream
+from bgd.wire.launching import Acknowledge
+from bgd.wire.replies import End, EventsPart, Stats
+from bgd.wire.requests import Forget, GetEvents, GetStats
+from tests.daemon.scripted import end
+from tests.daemon.stage import command, served
+
+
+async def happened(caller, **since):
+    parts = await caller.stream(GetEvents(id=1, **since), EventsPart)
+    return [event for part in parts for event in part.events]
+
+
+def told(events):
+    return [(event.job, event.what, event.state, event.outcome) for event in events]
+
+
+async def test_events_tell_all_that_happened_in_order(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched(command(retries=1, retry_delay=300.0))
+        launcher.say(end(key, Outcome.EXIT, 1))
+        await launcher.hear(Acknowledge)
+        await life.orders.hold(JobId(key.job))
+        await life.orders.cancel(JobId(key.job))
+        await life.orders.remove(JobId(key.job))
+
+        events = await happened(await life.call())
+
+        assert told(events) == [
+            (key.job, "submit", State.QUEUED, None),
+            (key.job, "start", State.RUNNING, None),
+            (key.job, "retry", State.SCHEDULED, Outcome.EXIT),
+            (key.job, "hold", State.HELD, None),
+            (key.job, "cancel", State.CANCELLED, None),
+            (key.job, "remove", State.CANCELLED, None),
+        ]
+        assert [event.attempt for event in events] == [0, 1, 1, 1, 1, 1]
+        assert sorted(event.id for event in events) == [event.id for event in events]
+
+
+async def test_stream_goes_on_where_it_left_off_also_in_the_next_life(config, launcher, monkeypatch):
+    monkeypatch.setattr(event_stream, "EVENTS_AT_ONCE", 2)
+    async with served(config, launcher) as life:
+        first, second, third = [await life.submit(command(delay=300.0)) for _ in range(3)]
+        seen = await happened(await life.call())
+        assert [event.job for event in seen] == [first, second, third]
+    async with served(config, launcher) as life:
+        await life.orders.cancel(second)
+
+        events = await happened(await life.call(), since=seen[1].id)
+
+        assert told(events)[1:] == [(second, "cancel", State.CANCELLED, None)]
+        assert events[0] == seen[2]
+
+
+async def test_follower_is_told_from_where_it_began_and_then_what_happens(config, launcher):
+    async with served(config, launcher) as life:
+        await life.submit(command(delay=300.0))
+        caller = await life.call()
+        begun = await caller.ask(GetEvents(id=1, follow=True), EventsPart)
+        assert (begun.events, begun.lost) == ([], False)
+
+        job = await life.submit(command(delay=300.0))
+
+        part = await caller.hear(EventsPart)
+        assert told(part.events) == [(job, "submit", State.SCHEDULED, None)]
+        assert part.events[0].id == part.last > begun.last
+        caller.send(Forget(2, 1))
+        assert await caller.hear(End) == End(1)
+
+
+async def test_who_asks_for_what_is_no_longer_kept_is_told_so(config, launcher):
+    async with served(config, launcher) as life:
+        await life.submit(command(delay=300.0))
+        await life.store._writer.call(lambda db: db.execute("DELETE FROM events"))
+
+        (part,) = await (await life.call()).stream(GetEvents(id=1, since=0), EventsPart)
+
+        assert part.lost
+
+
+async def test_figures_count_what_ended_and_how_long_it_took(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        empty = await caller.ask(GetStats(1), Stats)
+        assert (empty.outcomes, empty.run_median, empty.oldest_queued_at) == ({}, None, None)
+        for outcome in (Outcome.SUCCEEDED, Outcome.SUCCEEDED, Outcome.EXIT):
+            key = await life.launched()
+            launcher.say(end(key, outcome))
+            await launcher.hear(Acknowledge)
+
+        stats = await caller.ask(GetStats(2, window=1e7), Stats)
+
+        assert stats.counts["succeeded"] == 2
+        assert (stats.window, stats.wait_median is not None) == (1e7, True)

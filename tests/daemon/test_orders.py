@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from bgd.core.job import JobId, Outcome, State
+from bgd.daemon import controls as controls_module
+from bgd.errors import NoSuchJob, Refused
+from bgd.wire import launching
+from bgd.wire.launching import Acknowledge, Launch, Started, Stop
+from bgd.wire.replies import Acted, ErrorCode, Failed, Queues, Submitted
+from bgd.wire.requests import (
+    Changes,
+    Continue,
+    Edit,
+    GetQueues,
+    Hold,
+    Pause,
+    Release,
+    Remove,
+    RemoveQueue,
+    Resume,
+    SendSignal,
+    SetQueue,
+    SetSlots,
+    Show,
+    Submit,
+    SubmitMany,
+    Suspend,
+)
+from tests.daemon.patience import soon
+from tests.daemon.scripted import SECOND, end
+from tests.daemon.stage import command, configure, served, write_log
+
+SCHEDULED = {"delay": 300.0}
+
+
+async def finished(life, launcher, outcome=Outcome.SUCCEEDED, **fields):
+    key = await life.launched(command(**fields))
+    launcher.say(end(key, outcome))
+    await launcher.hear(Acknowledge)
+    return key.job
+
+
+async def act(caller, request):
+    """Return what became of the one job that the request names: its state, or why not."""
+    (result,) = (await caller.ask(request, Acted)).results
+    return result.state or result.message
+
+
+# --- jobs that wait -----------------------------------------------------------------------------------
+
+
+async def test_held_job_starts_only_after_its_release_and_with_its_changes(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        job = await life.submit(command("before", hold=True, env={"KEPT": "1", "OLD": "1"}))
+        changes = Changes(argv=("after",), priority=7, name="edited", tags=("a", "b"), env={"OLD": "2"})
+        assert await act(caller, Edit(1, [job], changes)) is State.HELD
+        view, _ = await caller.show(Show(2, job))
+        assert (view.argv, view.priority, view.name, view.tags) == (["after"], 7, "edited", ["a", "b"])
+
+        await soon(life.is_met.wait())
+        assert await act(caller, Release(3, [job])) is State.RUNNING
+
+        launch = await launcher.hear(Launch)
+        assert launch.argv == ["after"]
+        assert (launch.env["KEPT"], launch.env["OLD"]) == ("1", "2")
+
+
+async def test_what_was_edited_and_held_is_so_after_a_restart(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        job = await life.submit(command(**SCHEDULED, key="nightly"))
+        other = await life.submit(command(after=(job,)))
+        await act(caller, Edit(1, [job], Changes(queue="slow", retries=4, timeout=9.0, slots=2)))
+        await act(caller, Hold(2, [job]))
+    async with served(config, launcher) as life:
+        view, _ = await (await life.call()).show(Show(1, job))
+        assert (view.state, view.queue, view.retries, view.timeout) == (State.HELD, "slow", 4, 9.0)
+        assert (view.key, view.slots) == ("nightly", 2)
+        blocked, _ = await (await life.call()).show(Show(1, other))
+        assert (blocked.state, blocked.waits_for) == (State.BLOCKED, [job])
+        await life.orders.cancel(job)
+        assert (await life.view(other)).state is State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("request_of", "message"),
+    [
+        (Hold, "is running: only what waits is held, what runs is suspended"),
+        (Release, "is running: it is not held"),
+        (lambda number, jobs: Edit(number, jobs, Changes(priority=1)), "is running: only what waits"),
+        (Remove, "has not finished: cancel it first"),
+        (Continue, "is not suspended"),
+    ],
+)
+async def test_running_job_refuses_what_is_for_others(config, launcher, request_of, message):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+
+        assert message in await act(await life.call(), request_of(1, [key.job]))
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [Hold, Release, Suspend, Continue, lambda number, jobs: SendSignal(id=number, jobs=jobs, signal=10)],
+)
+async def test_finished_and_unknown_jobs_are_told_apart(config, launcher, request_of):
+    async with served(config, launcher) as life:
+        job = await finished(life, launcher)
+        acted = await (await life.call()).ask(request_of(1, [job, 404]), Acted)
+
+        assert [result.code for result in acted.results] == [ErrorCode.REFUSED, ErrorCode.NO_SUCH_JOB]
+        assert acted.results[0].message == f"job {job} has already finished: it is succeeded"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (Changes(after=(1,)), "job 1 cannot wait for job 1, which waits for it"),
+        (Changes(after_any=(404,)), "no job 404"),
+        (Changes(cwd="here"), "cwd must be an absolute path"),
+        (Changes(name="a\tb"), "printable text on one line"),
+    ],
+)
+async def test_edit_that_makes_no_sense_changes_nothing(config, launcher, changes, message):
+    async with served(config, launcher) as life:
+        job = await life.submit(command(**SCHEDULED))
+        before = await life.view(job)
+
+        assert message in await act(await life.call(), Edit(1, [job], changes))
+
+        assert await life.view(job) == before
+
+
+async def test_of_two_options_that_exclude_each_other_the_edited_one_counts(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        job = await life.submit(command(**SCHEDULED, retries=1, retry_on=(1,), input=b"given"))
+
+        await act(caller, Edit(1, [job], Changes(at=2e9, no_retry_on=(2,), stdin="/dev/null")))
+
+        view = await life.view(job)
+        assert (view.delay, view.at, view.retry_on, view.no_retry_on) == (0.0, 2e9, None, [2])
+        assert await act(caller, Edit(2, [job], Changes(delay=0.0))) is State.RUNNING
+        launch = await launcher.hear(Launch)
+        assert (launch.stdin, launch.stdin_path) == (None, "/dev/null")
+
+
+async def test_class_job_does_not_become_a_command(folder, launcher):
+    config = configure(folder, rest='[security]\nallowed_classes = ["app.*"]')
+    async with served(config, launcher) as life:
+        job = await life.submit(command().__class__(target="app:work", hold=True))
+
+        assert "cannot become a command" in await act(
+            await life.call(), Edit(1, [job], Changes(argv=("sh",)))
+        )
+
+
+# --- jobs that wait for others ------------------------------------------------------------------------
+
+
+async def test_job_waits_for_others_that_run_and_not_for_those_that_succeeded(config, launcher):
+    async with served(config, launcher) as life:
+        done, running = await finished(life, launcher), await life.launched()
+        caller = await life.call()
+        submitted = await caller.ask(
+            Submit(1, command(after=(done, running.job), after_any=(done,))), Submitted
+        )
+        (job,) = submitted.jobs
+        assert (await life.view(job)).waits_for == [running.job]
+
+        launcher.say(end(running))
+
+        assert {type(message) for message in (await launcher.next(), await launcher.next())} == {
+            Launch,
+            Acknowledge,
+        }
+        assert (await life.view(job)).state is State.RUNNING
+
+
+async def test_job_after_one_that_failed_is_cancelled_at_once_and_says_why(config, launcher):
+    async with served(config, launcher) as life:
+        failed = await finished(life, launcher, Outcome.EXIT)
+        batch = SubmitMany(id=1, specs=[command(after=(failed,)), command(after_any=(failed,))])
+        submitted = await (await life.call()).ask(batch, Submitted)
+
+        view = await life.view(submitted.jobs[0])
+        assert (view.state, view.waits_for) == (State.CANCELLED, [])
+        assert view.reason == f"job {failed}, which had to succeed before, failed"
+        assert (await life.view(submitted.jobs[1])).state is State.RUNNING
+
+
+async def test_nobody_can_wait_for_a_job_that_does_not_exist(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        assert (await caller.ask(Submit(1, command(after=(404,))), Failed)).message == "no job 404"
+        batch = SubmitMany(id=2, specs=[command(), command(after=(404,))])
+        assert (await caller.ask(batch, Failed)).code is ErrorCode.NO_SUCH_JOB
+        assert await life.store.counts() | {"queued": 0, "running": 0} == await life.store.counts()
+
+
+async def test_jobs_cannot_come_to_wait_for_each_other(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        first = await life.submit(command(**SCHEDULED))
+        second = await life.submit(command(after=(first,)))
+        third = await life.submit(command(after_any=(second,)))
+
+        assert "which waits for it" in await act(caller, Edit(1, [first], Changes(after=(third,))))
+
+        assert await act(caller, Edit(2, [third], Changes(after_any=(), delay=0.0))) is State.RUNNING
+
+
+# --- keys ---------------------------------------------------------------------------------------------
+
+
+async def test_same_key_gives_the_unfinished_job_until_it_has_finished(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        key = await life.launched(command(key="once"))
+        again = await caller.ask(Submit(1, command(key="once")), Submitted)
+        assert (again.jobs, again.created, again.found) == ([key.job], False, [key.job])
+        batch = SubmitMany(
+            id=2, specs=[command(key="once"), command(), command(key="twice"), command(key="twice")]
+        )
+        many = await caller.ask(batch, Submitted)
+        assert (many.created, many.found) == (False, [key.job, many.jobs[2]])
+        assert many.jobs[2] == many.jobs[3]
+
+        launcher.say(end(key))
+        await soon(life.supervisor.saved())
+        assert (await caller.ask(Submit(3, command(key="once", hold=True)), Submitted)).created
+
+        with pytest.raises(Refused, match="has the key of job"):
+            await life.orders.revive(JobId(key.job))
+
+
+# --- jobs that run ------------------------------------------------------------------------------------
+
+
+async def test_suspended_job_says_so_and_goes_on(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        key = await life.launched()
+        assert await act(caller, Suspend(1, [key.job])) is State.RUNNING
+        assert await launcher.hear(launching.Suspend) == launching.Suspend(key)
+        assert (await life.view(key.job)).suspended
+        assert await act(caller, Suspend(2, [key.job])) is State.RUNNING
+
+        assert await act(caller, Continue(3, [key.job])) is State.RUNNING
+
+        assert await launcher.hear(launching.Continue) == launching.Continue(key)
+        assert not (await life.view(key.job)).suspended
+
+
+async def test_adopted_attempt_is_told_again_what_it_may_have_missed(config, launcher):
+    async with served(config, launcher) as life:
+        suspended, going = await life.launched(), await life.launched()
+        await life.orders.suspend(JobId(suspended.job))
+        await soon(life.supervisor.saved())
+        runs = [Started(suspended, 1, 1.0), Started(going, 2, 1.0, suspended=True)]
+
+        await launcher.greet(*runs, instance=SECOND)
+
+        assert set(await life.told()) == {launching.Suspend(suspended), launching.Continue(going)}
+
+
+async def test_suspended_attempt_that_already_stands_still_is_left_alone(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        await life.orders.suspend(JobId(key.job))
+        await soon(life.supervisor.saved())
+
+        await launcher.greet(Started(key, 1, 1.0, suspended=True), instance=SECOND)
+
+        assert await life.told() == []
+
+
+async def test_attempt_suspended_before_it_was_sent_is_suspended_when_it_is(config, launcher):
+    async with served(config, launcher) as life:
+        await life.told()
+        life.commits.close()
+        job = life.take()
+        await soon(life.commits.reached.wait())
+        await life.orders.suspend(job)
+        life.commits.open()
+
+        assert [type(message) for message in await life.told()] == [
+            Launch,
+            launching.Suspend,
+            launching.Suspend,
+        ]
+
+
+async def test_signal_goes_to_what_runs_and_nowhere_else(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        key, waiting = await life.launched(), await life.submit(command(**SCHEDULED))
+
+        hup = SendSignal(id=1, jobs=[key.job], signal=signal.SIGHUP, whole_tree=True)
+        assert await act(caller, hup) is State.RUNNING
+
+        assert await launcher.hear(launching.Signal) == launching.Signal(key, signal.SIGHUP, whole_tree=True)
+        refused = await act(caller, SendSignal(id=2, jobs=[waiting], signal=signal.SIGHUP))
+        assert refused == f"job {waiting} is scheduled: only what runs can be sent a signal"
+
+
+async def test_without_a_launcher_a_signal_is_refused(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        launcher.hang_up()
+        await soon(life.is_lost.wait())
+
+        with pytest.raises(Refused, match="no launcher is connected"):
+            await life.orders.signal(JobId(key.job), 15, whole_tree=False)
+
+
+async def test_old_launcher_is_not_asked_for_what_it_does_not_know(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        life.link.protocol = 1
+
+        with pytest.raises(Refused, match="of an older bgd"):
+            await life.orders.suspend(JobId(key.job))
+        with pytest.raises(Refused, match="of an older bgd"):
+            await life.orders.signal(JobId(key.job), 15, whole_tree=False)
+        terminal = await life.submit(command(pty=True))
+        view = await life.view(terminal)
+        assert (view.state, view.outcome) == (State.FAILED, Outcome.REFUSED)
+        assert [type(message) for message in await life.told()] == []
+
+
+async def test_stopping_ends_a_suspension(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        await life.orders.suspend(JobId(key.job))
+        await life.orders.cancel(JobId(key.job))
+
+        assert [type(message) for message in await life.told()] == [launching.Suspend, Stop]
+        assert not (await life.view(key.job)).suspended
+
+
+# --- jobs that have finished --------------------------------------------------------------------------
+
+
+async def test_removed_job_is_gone_with_its_logs_and_its_id_is_not_given_out_again(config, launcher):
+    async with served(config, launcher) as life:
+        job = await finished(life, launcher, tags=("t",))
+        write_log(config, life.key(job), b"its words")
+        log = Path(config.log_dir, launching.log_name(job, 1))
+
+        assert await act(await life.call(), Remove(1, [job])) is State.SUCCEEDED
+
+        assert await life.store.view(job) is None
+        with pytest.raises(NoSuchJob):
+            await life.orders.remove(job)
+        assert await life.submit(command(**SCHEDULED)) == job + 1
+        await soon(life.supervisor.saved())
+        names = await asyncio.to_thread(os.listdir, log.parent)
+        assert names == []
+
+
+# --- slots and queues ---------------------------------------------------------------------------------
+
+
+async def test_slots_and_queues_are_set_while_it_runs_and_stay_so(folder, launcher):
+    config = configure(folder, "slots = 1", "[queues.mail]\nslots = 2")
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        assert (await caller.ask(SetSlots(1, 3), Queues)).slots == 3
+        await caller.ask(SetQueue(2, "slow", 1), Queues)
+        await caller.ask(SetQueue(3, "mail", None), Queues)
+        await caller.ask(Pause(4, "held-up"), Queues)
+        await life.launched(command(queue="slow"))
+        await life.submit(command(queue="slow"))
+    async with served(config, launcher) as life:
+        queues = await (await life.call()).ask(GetQueues(1), Queues)
+        assert (queues.slots, queues.configured_slots, queues.paused) == (3, 1, False)
+        found = {each.name: (each.slots, each.configured_slots, each.paused) for each in queues.queues}
+        assert found == {
+            "default": (None, None, False),
+            "held-up": (None, None, True),
+            "mail": (None, 2, False),
+            "slow": (1, None, False),
+        }
+        (slow,) = [each for each in queues.queues if each.name == "slow"]
+        assert sum(slow.counts.values()) == 2
+
+        caller = await life.call()
+        await caller.ask(SetSlots(1, None), Queues)
+        queues = await caller.ask(RemoveQueue(2, "mail"), Queues)
+        assert queues.slots == 1
+        assert {each.name: each.slots for each in queues.queues}["mail"] == 2
+
+
+async def test_paused_queue_starts_nothing_until_it_is_resumed(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        assert not (await caller.ask(Pause(1, "slow"), Queues)).paused
+        waiting = await life.submit(command(queue="slow"))
+        await life.launched(command(queue="fast"))
+        assert (await life.view(waiting)).state is State.QUEUED
+
+        await caller.ask(Resume(2, "slow"), Queues)
+
+        assert (await launcher.hear(Launch)).key == life.key(waiting)
+
+
+async def test_pause_of_all_outlives_the_daemon(config, launcher):
+    async with served(config, launcher) as life:
+        assert (await (await life.call()).ask(Pause(1), Queues)).paused
+        job = await life.submit()
+    async with served(config, launcher) as life:
+        assert await life.told() == []
+
+        assert not (await (await life.call()).ask(Resume(1), Queues)).paused
+
+        assert (await launcher.hear(Launch)).key == life.key(job)
+
+
+async def test_there_is_a_limit_to_queues_that_are_set(config, launcher, monkeypatch):
+    monkeypatch.setattr(controls_module, "MAX_SET_QUEUES", 2)
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        for number, queue in enumerate(["one", "two", "two"]):
+            await caller.ask(SetQueue(number, queue, 1), Queues)
+        assert (await caller.ask(Pause(9, "three"), Failed)).code is ErrorCode.FULL
+        assert "neither set nor paused" in (await caller.ask(RemoveQueue(9, "three"), Failed)).message

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.core.job import JobId, Outcome, State
+from bgd.daemon.store import AttemptEnd, Batch, Controls, QueueSetting, Store, StoredSpec
+from bgd.wire.views import JobError
+from tests.daemon.filling import NOW, UID, a_job, first_attempt, ids, move, new, put, saves, sql
+
+ENV = {"A": "1"}
+TABLES = {"jobs": "id", "specs": "job", "tags": "job", "attempts": "job", "results": "job"}
+
+
+async def rows_of(store, number):
+    """Return the names of the tables that still know the job."""
+    found = set()
+    for table, column in TABLES.items():
+        if await sql(store, f"SELECT 1 FROM {table} WHERE {column} = {number}"):
+            found.add(table)
+    return found
+
+
+async def put_finished(store, number, **fields):
+    """Put a job there with an attempt, an error and all."""
+    error = JobError("ValueError", "no such file", None)
+    end = AttemptEnd(
+        job=JobId(number), attempt=1, outcome=Outcome.ERROR, finished_at=NOW.wall + 2, error=error
+    )
+    await put(store, new(number, **fields))
+    await store.commit(
+        Batch(
+            now=NOW,
+            saves=saves(a_job(number, State.FAILED, attempt=1)),
+            attempts=[first_attempt(number)],
+            ends=[end],
+        )
+    )
+
+
+async def test_edited_job_is_read_and_found_as_it_is_now(store):
+    before = new(1, name="old", tags=("a", "b"), env={"B": "2"}).spec
+    after = replace(before, argv=("/bin/true",), name="fresh", tags=("b", "c", "c"), env=ENV)
+    await put(store, new(1, name="old", tags=("a", "b"), env={"B": "2"}), new(2, tags=("a",), env=ENV))
+
+    found = await store.commit(Batch(now=NOW, edited={JobId(1): after}, wanted=[JobId(1)]))
+
+    assert found == {1: StoredSpec(after, UID, NOW.wall)}
+    assert await store.spec(JobId(1)) == StoredSpec(after, UID, NOW.wall)
+    view = await store.view(JobId(1))
+    assert (view.argv, view.name, view.tags) == (["/bin/true"], "fresh", ["b", "c", "c"])
+    assert [await ids(store, tag=tag) for tag in "abc"] == [[2], [1], [1]]
+    assert await ids(store, name="fresh") == [1]
+    assert await ids(store, name="old") == []
+    assert await sql(store, "SELECT environment FROM specs") == [(2,), (2,)]
+
+
+async def test_job_is_taken_and_edited_in_one_batch(store):
+    item = new(1, name="old")
+    edited = replace(item.spec, name="fresh")
+
+    await store.commit(Batch(now=NOW, new=[item], edited={JobId(1): edited}))
+
+    assert (await store.spec(JobId(1))).spec == edited
+    assert await store.spec(JobId(2)) is None
+
+
+async def test_edit_of_a_job_that_is_not_there_is_refused_whole(store):
+    await put(store, new(1, name="old"))
+    fresh = replace(new(1).spec, name="fresh", env=ENV)
+
+    with pytest.raises(LookupError, match="1 of 2 rows"):
+        await store.commit(Batch(now=NOW, edited={JobId(1): fresh, JobId(99): fresh}))
+
+    assert (await store.view(JobId(1))).name == "old"
+    await store.commit(Batch(now=NOW, edited={JobId(1): fresh}))  # the environment is not taken for stored
+    assert (await store.spec(JobId(1))).spec == fresh
+
+
+async def test_removed_job_leaves_nothing_and_its_neighbours_untouched(store):
+    await put_finished(store, 1, tags=("a", "b"), env=ENV)
+    await put_finished(store, 2, tags=("a",), env=ENV)
+    assert await rows_of(store, 1) == set(TABLES)
+
+    found = await store.commit(Batch(now=NOW, removed=[JobId(1)], wanted=[JobId(1)]))
+
+    assert list(found) == [1]  # what is wanted is read before it goes
+    assert await rows_of(store, 1) == set()
+    assert await rows_of(store, 2) == set(TABLES)
+    assert (await store.counts())["failed"] == 1
+    assert await ids(store, tag="a") == [2]
+    assert (await store.spec(JobId(2))).spec.env == ENV
+    assert await store.restore(NOW, "boot") == ([], 2)
+
+
+async def test_job_may_be_removed_twice(store):
+    await put_finished(store, 1)
+
+    await store.commit(Batch(now=NOW, removed=[JobId(1), JobId(1)]))
+    await store.commit(Batch(now=NOW, removed=[JobId(1)]))
+
+    assert (await store.counts())["failed"] == 0
+
+
+async def test_controls_are_what_was_said_last(path):
+    first = Controls(
+        slots=7,
+        paused=True,
+        queues={
+            "narrow": QueueSetting(has_slots=True, slots=1),
+            "wide": QueueSetting(has_slots=True, slots=None),
+            "later": QueueSetting(paused=True),
+        },
+    )
+    last = Controls(queues={"later": QueueSetting(has_slots=True, slots=2, paused=True)})
+    store = await Store.open(path)
+    assert await store.controls() == Controls()
+    for said in (first, last):
+        await store.commit(Batch(now=NOW, controls=said))
+        await store.commit(Batch(now=NOW))  # which says nothing of them
+        await store.close()
+        store = await Store.open(path)
+        assert await store.controls() == said
+    await store.close()
+
+
+async def test_edit_goes_with_the_saved_job(store):
+    await put(store, new(1, queue="slow"))
+    spec = replace(new(1).spec, queue="quick", name="fresh")
+
+    await store.commit(
+        Batch(now=NOW, saves=saves(a_job(1, State.HELD, queue="quick")), edited={JobId(1): spec})
+    )
+
+    view = await store.view(JobId(1))
+    assert (view.queue, view.name, view.state) == ("quick", "fresh", State.HELD)
+    await move(store, 1, State.QUEUED, queue="quick")
+    assert await ids(store, queue="quick", name="fresh") == [1]

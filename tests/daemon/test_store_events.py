@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from bgd.core.job import JobId, Outcome, State
+from bgd.daemon.events import EVENTS_KEPT
+from bgd.daemon.store import AttemptEnd, AttemptPid, Batch, Event, Figures, NewAttempt, Store
+from bgd.wire.views import EventView
+from tests.daemon.filling import NOW, a_job, move, new, put, saves, sql
+
+
+def event(number, what="submit", state=State.QUEUED, *, at=NOW.wall, attempt=0, outcome=None):
+    return Event(at, JobId(number), what, state, attempt, outcome, None)
+
+
+async def tell(store, *events):
+    await store.commit(Batch(now=NOW, events=list(events)))
+
+
+async def ids_of_events(store, after=0, limit=10):
+    return [found.id for found in await store.events(after, limit)]
+
+
+async def run(store, number, *, waited, took, outcome=Outcome.SUCCEEDED, attempt=1, at=NOW.wall):
+    """Let an attempt end at `at`, with the event that tells of it."""
+    job, started_at = JobId(number), NOW.wall + waited
+    end = AttemptEnd(job=job, attempt=attempt, outcome=outcome, finished_at=started_at + took)
+    state = State.SUCCEEDED if outcome is Outcome.SUCCEEDED else State.FAILED
+    await store.commit(
+        Batch(
+            now=NOW,
+            saves=saves(a_job(number, state, attempt=attempt)),
+            attempts=[NewAttempt(job, attempt, 1, "launcher", NOW.wall)],
+            pids=[AttemptPid(job, attempt, 1, started_at)],
+            ends=[end],
+            events=[event(number, "end", state, at=at, attempt=attempt, outcome=outcome)],
+        )
+    )
+
+
+async def test_events_are_read_in_their_order_and_in_parts(store):
+    await tell(store, event(7), event(8, at=NOW.wall + 1))
+    await tell(store, Event(NOW.wall + 2, JobId(7), "give up", State.FAILED, 2, Outcome.EXIT, "an example"))
+
+    assert await ids_of_events(store) == [1, 2, 3]
+    assert await ids_of_events(store, limit=2) == [1, 2]
+    assert await ids_of_events(store, after=2) == [3]
+    assert await store.events(2, 10) == [
+        EventView(
+            id=3,
+            at=NOW.wall + 2,
+            job=7,
+            what="give up",
+            state=State.FAILED,
+            attempt=2,
+            outcome=Outcome.EXIT,
+            reason="an example",
+        )
+    ]
+
+
+async def test_events_of_a_batch_that_failed_never_were(store):
+    await tell(store, event(1))
+    with pytest.raises(sqlite3.IntegrityError):
+        await tell(store, event(98), event(99, at=None))
+
+    await tell(store, event(2))
+
+    assert [(found.id, found.job) for found in await store.events(0, 10)] == [(1, 1), (2, 2)]
+
+
+async def test_ids_of_events_are_never_given_out_again_though_all_are_gone(path):
+    store = await Store.open(path)
+    assert await store.event_bounds() == (1, 0)
+    await tell(store, event(1), event(2))
+    assert await store.event_bounds() == (1, 2)
+    await store._writer.call(lambda db: db.execute("DELETE FROM events").rowcount)
+    await store.close()
+
+    store = await Store.open(path)
+    assert await store.event_bounds() == (3, 2)
+    await tell(store, event(3))
+    assert await store.event_bounds() == (3, 3)
+    await store.close()
+
+
+async def test_only_the_newest_events_are_kept(store):
+    await tell(store, *(event(number) for number in range(1, EVENTS_KEPT + 1)))
+    assert await store.event_bounds() == (1, EVENTS_KEPT)
+
+    await tell(store, *(event(1) for _ in range(999)))
+    assert await store.event_bounds() == (1, EVENTS_KEPT + 999)  # in blocks: deleting costs a statement
+    await tell(store, event(1), event(1))
+
+    assert await store.event_bounds() == (1_002, EVENTS_KEPT + 1_001)
+    assert await sql(store, "SELECT count(*) FROM events") == [(EVENTS_KEPT,)]
+
+
+async def test_figures_are_of_what_ended_within_the_window(store):
+    await put(store, *(new(number) for number in range(1, 25)))
+    await move(store, 24, State.HELD)
+    await run(store, 21, waited=900, took=900, at=NOW.wall - 1)  # before the window
+    for number in range(1, 21):
+        await run(store, number, waited=number, took=10 * number)
+    await run(store, 22, waited=1e6, took=5, attempt=2, outcome=Outcome.TIMEOUT)  # no job's first attempt
+    await tell(store, event(23, "note"))
+
+    found = await store.stats(NOW.wall)
+
+    assert found == Figures(
+        outcomes={"succeeded": 20, "timeout": 1},
+        wait_median=10.0,
+        wait_p95=19.0,
+        run_median=100.0,
+        run_p95=190.0,
+        oldest_queued_at=NOW.wall,
+    )
+
+
+async def test_figures_of_an_empty_store_are_none(store):
+    assert await store.stats(0.0) == Figures(
+        outcomes={},
+        wait_median=None,
+        wait_p95=None,
+        run_median=None,
+        run_p95=None,
+        oldest_queued_at=None,
+    )
+
+
+async def test_attempt_of_a_removed_job_is_counted_still(store):
+    await put(store, new(1))
+    await run(store, 1, waited=1, took=1)
+
+    await store.commit(Batch(now=NOW, removed=[JobId(1)]))
+
+    found = await store.stats(NOW.wall)
+    assert (found.outcomes, found.run_median) == ({"succeeded": 1}, None)
+
+
+async def test_oldest_queued_job_is_the_one_with_the_lowest_id(store):
+    await put(store, new(1, at=1.0), new(2, at=3.0), new(3, at=2.0))
+    await move(store, 1, State.HELD)
+
+    assert (await store.stats(0.0)).oldest_queued_at == 3.0
+
+
+async def test_unfinished_jobs_are_counted_by_queue_and_state(store):
+    await put(store, new(1), new(2, queue="slow"), new(3, queue="slow"), new(4, queue="gone"))
+    await move(store, 3, State.HELD, queue="slow")
+    await move(store, 4, State.FAILED, queue="gone")
+
+    assert await store.queue_counts() == {"default": {"queued": 1}, "slow": {"queued": 1, "held": 1}}

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.core.job import JobId, Now, RetryPolicy, State, Terms
+from bgd.daemon.store import Batch, Restored, Store
+from tests.daemon.filling import BOOT, NOW, a_job, first_attempt, ids, move, new, put, restored, saves
+
+EVERYTHING = Terms(
+    at=NOW.wall + 3600,
+    expires=NOW.elapsed + 7200,
+    after=(JobId(1), JobId(2)),
+    after_any=(JobId(2), JobId(3)),
+    key="nightly-backup",
+    slots=3,
+)
+
+
+async def test_terms_come_back_as_they_were_written_and_as_they_were_changed(path):
+    held = a_job(4, State.HELD, terms=EVERYTHING, due=NOW.elapsed + 60)
+    blocked = a_job(5, State.BLOCKED, terms=Terms(after_any=(JobId(4),)))
+    running = a_job(6, State.RUNNING, attempt=1, terms=Terms(slots=2), suspended=True)
+    store = await Store.open(path)
+    await put(store, new(4), new(5), new(6, terms=EVERYTHING))
+    assert [job.terms for job in await restored(store)] == [Terms(), Terms(), EVERYTHING]
+
+    await store.commit(Batch(now=NOW, saves=saves(held, blocked, running), attempts=[first_attempt(6)]))
+    await store.close()
+
+    store = await Store.open(path)
+    assert await store.restore(NOW, BOOT) == (
+        [
+            Restored(held, None, None),
+            Restored(blocked, None, None),
+            Restored(running, 1, "boot:launcher"),
+        ],
+        6,
+    )
+    await store.close()
+
+
+async def test_revived_job_keeps_its_slots_and_its_key_and_waits_for_nothing(store):
+    await put(store, new(9, terms=EVERYTHING))
+    await move(store, 9, State.CANCELLED, terms=EVERYTHING)
+
+    found = await store.finished(JobId(9))
+
+    assert found == a_job(9, State.CANCELLED, terms=Terms(key="nightly-backup", slots=3))
+
+
+async def test_view_tells_all_terms(store):
+    policy = RetryPolicy(retry_on=(75,), no_retry_on=(1, 2))
+    asked = {"expires": 7200.0, "after": (1, 2), "after_any": (2, 3), "stdin": "/tmp/in", "pty": True}
+    item = new(9, terms=EVERYTHING, **asked)
+    await put(store, replace(item, spec=replace(item.spec, at=NOW.wall + 3600)))
+    left = Terms(expires=NOW.elapsed + 7200, after=(JobId(2),), after_any=(JobId(2),), key="k", slots=4)
+    await move(store, 9, State.BLOCKED, policy=policy, terms=left)
+
+    view = await store.view(JobId(9))
+
+    assert (view.at, view.expires, view.expires_at) == (NOW.wall + 3600, 7200.0, NOW.wall + 7200)
+    assert (view.after, view.after_any, view.waits_for) == ([1, 2], [2, 3], [2])
+    assert (view.key, view.slots, view.stdin, view.pty) == ("k", 4, "/tmp/in", True)
+    assert (view.retry_on, view.no_retry_on, view.suspended) == ([75], [1, 2], False)
+
+    await move(store, 9, State.RUNNING, attempt=1, terms=left, suspended=True)
+    view = await store.view(JobId(9))
+    assert (view.expires_at, view.suspended) == (None, True)
+
+
+async def test_job_is_shown_due_when_its_delay_and_its_date_are_both_over(store):
+    async def due_at(state, due, at):
+        await move(store, 1, state, due=due, terms=Terms(at=at))
+        return (await store.view(JobId(1))).due_at
+
+    await put(store, new(1))
+
+    assert await due_at(State.SCHEDULED, None, NOW.wall + 10) == NOW.wall + 10
+    assert await due_at(State.HELD, NOW.elapsed + 20, NOW.wall + 10) == NOW.wall + 20
+    assert await due_at(State.BLOCKED, NOW.elapsed + 20, None) == NOW.wall + 20
+    assert await due_at(State.BLOCKED, None, None) is None
+    assert await due_at(State.QUEUED, None, NOW.wall - 10) is None
+
+
+async def test_times_of_another_boot_are_carried_over_in_every_state_that_waits(path):
+    terms = Terms(expires=NOW.elapsed + 100, at=NOW.wall + 50)
+    waiting = [State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED]
+    store = await Store.open(path)
+    await store.restore(NOW, BOOT)
+    await put(store, *(new(number) for number in range(1, 5)))
+    for number, state in enumerate(waiting, start=1):
+        await move(store, number, state, due=NOW.elapsed + 60, terms=terms)
+    await store.close()
+    store = await Store.open(path)
+
+    found, _ = await store.restore(Now(elapsed=20.0, wall=NOW.wall + 10), "second-boot")
+
+    assert [item.job.state for item in found] == waiting
+    for item in found:
+        assert item.job.due == pytest.approx(20 + 50)
+        assert item.job.terms.expires == pytest.approx(20 + 90)
+        assert item.job.terms.at == NOW.wall + 50
+    await store.close()
+
+
+async def test_held_and_blocked_jobs_are_listed_among_what_waits(store):
+    await put(store, *(new(number) for number in range(1, 5)))
+    await move(store, 1, State.HELD)
+    await move(store, 2, State.BLOCKED)
+    await move(store, 4, State.FAILED)
+
+    assert await ids(store, limit=3) == [3, 2, 1]
+    assert await ids(store, states=[State.HELD]) == [1]
+    assert await ids(store, states=[State.BLOCKED, State.HELD]) == [2, 1]
+
+
+async def test_states_are_told_of_those_jobs_that_exist(store):
+    await put(store, *(new(number) for number in range(1, 1_200)))
+    await move(store, 1_100, State.HELD)
+
+    found = await store.states([JobId(number) for number in (*range(1, 1_100), 1_100, 5_000)])
+
+    assert found == dict.fromkeys(range(1, 1_100), State.QUEUED) | {1_100: State.HELD}
+    assert await store.states([]) == {}

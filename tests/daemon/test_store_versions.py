@@ -1,0 +1,176 @@
+"""Databases of every version there was become one of this, whole or not at all.
+
+`samples/version-N.sql` is what a released bgd of that version wrote: it is never changed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bgd.core.job import FINAL, JobId, Outcome, RetryPolicy, State
+from bgd.daemon import schema
+from bgd.daemon.schema import VERSION
+from bgd.daemon.store import AttemptEnd, Batch, Controls, Event, Restored, Store
+from bgd.wire.views import JobError
+from tests.daemon.filling import BOOT, NOW, a_job, first_attempt, ids, new, put, restored, saves, sql
+from tests.support import ROOT, wait_until
+
+SAMPLES = Path(__file__).parent / "samples"
+POLICY = RetryPolicy(retries=2, delay=1.5, backoff=2.0, rerun=True)  # of the jobs in version-1.sql
+ENV = {"PATH": "/usr/bin", "LANG": "C.UTF-8"}
+
+
+def lay_down(path, sample):
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript((SAMPLES / sample).read_text())
+
+
+def content_of(path):
+    with closing(sqlite3.connect(path)) as db:
+        return list(db.iterdump())
+
+
+@pytest.mark.parametrize("version", range(VERSION))
+async def test_file_of_every_earlier_version_is_brought_up(path, version):
+    db = sqlite3.connect(path)
+    for script in schema.MIGRATIONS[:version]:
+        db.executescript(script)
+    db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version = {version}")
+    db.close()
+
+    store = await Store.open(path)
+
+    await put(store, new(1))
+    assert await restored(store) == [new(1).job]
+    assert await sql(store, "PRAGMA user_version") == [(VERSION,)]
+    await store.close()
+
+
+async def test_failed_migration_leaves_the_file_as_it_was(path, monkeypatch):
+    store = await Store.open(path)
+    await put(store, new(1))
+    await store.close()
+    broken = "ALTER TABLE jobs ADD COLUMN colour TEXT; INSERT INTO nowhere VALUES (1);"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, broken))
+        with pytest.raises(sqlite3.OperationalError, match="no such table: nowhere"):
+            await Store.open(path)
+
+    store = await Store.open(path)
+
+    assert await restored(store) == [new(1).job]
+    assert "colour" not in {name for _, name, *_ in await sql(store, "PRAGMA table_info(jobs)")}
+    await store.close()
+
+
+async def test_jobs_of_version_1_are_all_there(path):
+    lay_down(path, "version-1.sql")
+
+    store = await Store.open(path)
+
+    def of(number, state, **fields):
+        return a_job(number, state, policy=POLICY, **fields)
+
+    assert await store.restore(NOW, BOOT) == (
+        [
+            Restored(of(1, State.SCHEDULED, due=NOW.elapsed + 60), None, None),
+            Restored(of(2, State.QUEUED, queue="slow", priority=7), None, None),
+            Restored(of(3, State.RUNNING, attempt=1), 3, "first-boot:launcher"),
+            Restored(of(4, State.STOPPING, attempt=1, making_way=True), 4, "first-boot:launcher"),
+        ],
+        7,
+    )
+    assert await store.finished(JobId(6)) == of(6, State.FAILED, attempt=1, failures=1)
+    assert await store.controls() == Controls()
+    seven = [State.SCHEDULED, State.QUEUED, State.RUNNING, State.STOPPING, *FINAL]
+    assert await store.counts() == {str(state): int(state in seven) for state in State}
+    view = await store.view(JobId(1))
+    assert view is not None
+    assert (view.argv, view.name, view.tags, view.due_at) == (
+        ["/bin/echo", "größe 1"],
+        "job-1",
+        ["nightly", "t1"],
+        NOW.wall + 60,
+    )
+    assert (view.slots, view.key, view.waits_for, view.expires_at, view.suspended) == (
+        1,
+        None,
+        [],
+        None,
+        False,
+    )
+    assert await ids(store, tag="nightly", queue="slow") == [2]
+    stored = await store.spec(JobId(7))
+    assert stored is not None
+    assert stored.spec.env == ENV
+    (attempt,) = await store.attempts(JobId(5), 0, 10)
+    assert (attempt.outcome, attempt.pid, attempt.log_bytes) == (Outcome.SUCCEEDED, 4005, 17)
+    assert await store.result(JobId(6)) == (None, JobError("ValueError", "no such file", "Traceback ..."))
+    await store.close()
+
+
+async def test_jobs_of_version_1_run_on(path):
+    lay_down(path, "version-1.sql")
+    store = await Store.open(path)
+
+    end = AttemptEnd(job=JobId(3), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 20)
+    await store.commit(
+        Batch(
+            now=NOW,
+            new=[new(8, env=ENV)],
+            saves=saves(a_job(2, State.RUNNING, attempt=1), a_job(3, State.SUCCEEDED, attempt=1)),
+            attempts=[first_attempt(2)],
+            ends=[end],
+            events=[Event(NOW.wall, JobId(8), "submit", State.QUEUED, 0, None, None)],
+        )
+    )
+
+    assert [job.id for job in await restored(store)] == [1, 2, 4, 8]
+    (ended,) = await store.attempts(JobId(3), 0, 10)
+    assert (ended.outcome, ended.pid) == (Outcome.SUCCEEDED, 4003)
+    assert (await store.counts())["succeeded"] == 2
+    assert await store.event_bounds() == (1, 1)
+    assert await sql(store, "SELECT count(*) FROM environments") == [(1,)]
+    assert await sql(store, "PRAGMA integrity_check") == [("ok",)]
+    await store.close()
+
+
+MIGRATION_WITHOUT_END = """
+import sys
+from bgd.daemon import schema
+
+schema.MIGRATIONS = (*schema.MIGRATIONS[:-1], schema.MIGRATIONS[-1] + '''
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9999)
+        INSERT INTO events SELECT i, 0, 0, hex(randomblob(500)), '', 0, NULL, NULL FROM n;
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n;
+''')
+schema.open_writable(sys.argv[1])
+"""
+
+
+def kill_in_the_middle(command, log):
+    with subprocess.Popen(command, cwd=ROOT) as migrating:
+        try:
+            wait_until(lambda: log.exists() and log.stat().st_size > 4 << 20)  # a part of it is on disk
+        finally:
+            migrating.kill()
+
+
+async def test_killed_migration_leaves_the_earlier_version(path):
+    lay_down(path, "version-1.sql")
+    before = content_of(path)
+    kill_in_the_middle([sys.executable, "-c", MIGRATION_WITHOUT_END, path], Path(f"{path}-wal"))
+
+    assert content_of(path) == before
+
+    store = await Store.open(path)
+    assert [job.id for job in await restored(store)] == [1, 2, 3, 4]
+    assert await sql(store, "PRAGMA user_version") == [(VERSION,)]
+    await store.close()
