@@ -107,7 +107,7 @@ class BrowserConnection(asyncio.Protocol):
     async def _answer(self, request: Request) -> None:
         try:
             answer = await self._site.answer(request, self._ends())
-        except BgdError as error:
+        except (BgdError, OSError) as error:  # the store, or a log, that cannot be read
             logger.error("a page cannot be shown: %s", error)  # noqa: TRY400 - it says what is wrong, and where
             self.refuse(refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)))
             return
@@ -117,8 +117,8 @@ class BrowserConnection(asyncio.Protocol):
             return
         try:
             await self._send(answer, request)
-        except OSError:  # a log that cannot be read; what has been sent shows that it is not all
-            logger.exception("a log cannot be read to its end")
+        except Exception:  # likewise; what has been sent shows that it is not all
+            logger.exception("an answer to a browser breaks off")
             self._transport.abort()
 
     async def _send(self, answer: Answer, request: Request) -> None:

@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +158,19 @@ def test_a_running_job_shows_what_it_has_written_so_far(browser, client, tmp_pat
     assert "due in " in browser.get("/job-logs?state=scheduled").text
     client.cancel([job.id, waiting.id])
     assert "It was never started." in browser.get(f"/job-logs/{waiting.id}").text
+
+
+def test_a_log_that_cannot_be_read_is_one_pages_trouble_and_nobody_elses(browser, client):
+    job = client.submit(["/bin/echo", "hello"])
+    client.wait([job.id])
+    log = Path(client.attempts(job.id)[0].log_path)
+    log.unlink()
+    log.mkdir()
+
+    page = browser.get(f"/job-logs/{job.id}")
+    assert (page.status, "no regular file stands in the log's place" in page.text) == (500, True)
+    assert not browser.get(f"/job-logs/{job.id}/1").body
+    assert browser.get("/job-logs").status == 200
 
 
 def test_ten_thousand_jobs_are_listed_at_once(browser, client):
