@@ -40,6 +40,9 @@ async def follow_logs(
     attempt = attempts[0] if attempts else view.attempt + 1
     offset = None if attempts else 0  # of an attempt that is yet to come nothing is left out
     with supervisor.following_log(job_id) as feed:
+        if request.tail is not None:  # whoever has to ask once more must know where it began
+            offset = await _first_offset(request, LogFile(log_dir, view.id, attempt)) if attempts else 0
+            await send(LogPart(request.id, attempt, b"", offset=offset))
         while True:
             if feed.take_moved():
                 view = await store.view(job_id) or view
@@ -68,7 +71,8 @@ def _asked_attempts(request: Logs, view: JobView) -> range:
         return range(max(view.attempt, 1), view.attempt + 1)
     if request.attempt == 0:
         return range(1, view.attempt + 1)
-    if request.attempt > view.attempt:
+    is_next = request.offset == 0 and request.attempt == view.attempt + 1
+    if request.attempt > view.attempt and not is_next:
         raise Refused(f"job {view.id} has no attempt {request.attempt}: it has had {view.attempt}")
     return range(request.attempt, request.attempt + 1 if request.offset is None else view.attempt + 1)
 

@@ -51,7 +51,8 @@ async def rest(caller):
     """Return what each attempt wrote, from now to the end of the stream."""
     written: dict[int, bytes] = {}
     while isinstance(part := await caller.next(), LogPart):
-        written[part.attempt] = written.get(part.attempt, b"") + part.data
+        if part.data:
+            written[part.attempt] = written.get(part.attempt, b"") + part.data
     assert isinstance(part, End), part
     return written
 
@@ -278,3 +279,26 @@ async def test_random_writes_and_followers_at_any_moment_lose_and_double_nothing
                 key = await next_launch(life)
         got = await soon(asyncio.gather(*map(rest, callers)))
         assert got == [expected] * len(callers)
+
+
+async def test_follower_of_the_last_lines_is_told_where_they_begin(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        write_log(config, key, b"one\ntwo\n")
+        waiting = await life.submit(command(delay=300.0))
+        caller = await life.call()
+
+        for number, (job, offset) in enumerate([(key.job, 8), (waiting, 0)], 1):
+            caller.send(Logs(id=number, job=job, follow=True, tail=0))
+            assert await caller.hear(LogPart) == LogPart(number, 1, b"", offset=offset)
+
+
+async def test_follower_may_name_the_first_byte_of_an_attempt_that_is_yet_to_come(config, launcher):
+    async with served(config, launcher) as life:
+        job = await life.submit(command(delay=0.1))
+        caller = await life.call()
+        caller.send(Logs(id=1, job=job, attempt=1, offset=0, follow=True))
+        key = await next_launch(life)
+        write_log(config, key, b"all")
+        launcher.say(end(key))
+        assert await rest(caller) == {1: b"all"}
