@@ -25,7 +25,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-long debian-packages demo pictures install uninstall clean
+.PHONY: help setup check client test test-long debian-packages demo pictures install uninstall clean
 
 help:  ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,7 +41,10 @@ $(INSTALLED): pyproject.toml
 check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --explicit-package-bases bgd bgctl tests
+	$(BIN)/mypy --explicit-package-bases bgd bgctl tests tools
+
+client: $(INSTALLED)  ## make the blocking client from the asynchronous one
+	$(BIN)/python tools/blocking.py
 
 test: $(INSTALLED) debian-packages  ## all tests; every branch of core and wire must be taken
 	$(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)

@@ -20,7 +20,7 @@ from bgd.client.limits import (
     Retries,
     Share,
 )
-from bgd.client.specs import JobOptions
+from bgd.client.options import JobOptions
 from bgd.units import format_duration, parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])

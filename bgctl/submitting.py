@@ -14,7 +14,7 @@ from bgctl.programs import problem_with_command
 from bgctl.show import print_json
 from bgd import Client, Job, Refused
 from bgd.client.caller import Caller, unspeakable_names
-from bgd.client.specs import JobOptions
+from bgd.client.options import JobOptions
 
 T = TypeVar("T")
 

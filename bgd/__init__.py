@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bgd.client import Client, Job, run_background_job
+    from bgd.client.asynchronous import AsyncClient, AsyncJob
     from bgd.core.job import JobSpec, Outcome, State
     from bgd.errors import (
         BgdError,
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
+    "AsyncJob",
     "BgdError",
     "Client",
     "ConfigError",
@@ -40,6 +43,8 @@ __all__ = [
 ]
 
 _HOME = {
+    "AsyncClient": "bgd.client.asynchronous",
+    "AsyncJob": "bgd.client.asynchronous",
     "Client": "bgd.client",
     "Job": "bgd.client",
     "run_background_job": "bgd.client",

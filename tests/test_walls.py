@@ -114,6 +114,8 @@ def test_nobody_sleeps_away_the_time(path):
 
 def test_public_names_are_a_short_list():
     assert bgd.__all__ == [
+        "AsyncClient",
+        "AsyncJob",
         "BgdError",
         "Client",
         "ConfigError",

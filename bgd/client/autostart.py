@@ -11,13 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from msgspec import Struct
 
 import bgd.config
+from bgd.client.blocking.door import opened
 from bgd.client.caller import public_environment
+from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
 
 LOG_NAME = "bgd.log"
@@ -32,12 +35,14 @@ class Started(Struct, frozen=True):
     log: str
 
 
-def start_daemon(config: str | None, is_up: Callable[[], bool], deadline: float) -> Started | None:
+def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> Started | None:
     """Start the caller's own daemon and wait until it serves; None: somebody else did meanwhile.
+
+    It blocks for as long as that takes.
 
     Args:
         config: the configuration file, None: the usual one.
-        is_up: tries whether one answers.
+        own: where one answers that is up.
         deadline: on the monotonic clock.
 
     Raises:
@@ -45,6 +50,7 @@ def start_daemon(config: str | None, is_up: Callable[[], bool], deadline: float)
         ConfigError: the configuration cannot be used.
     """
     state_dir = Path(bgd.config.load(config).daemon.state_dir)
+    is_up = partial(_answers, own, deadline)
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(state_dir / LOCK_NAME):
@@ -71,6 +77,14 @@ def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: f
     if is_up():  # one that was started by hand was faster
         return None
     raise DaemonUnreachable(f"the daemon started for you ended ({word or 'without a word'}): see {log}")
+
+
+def _answers(own: ClientSocket, deadline: float) -> bool:
+    try:
+        opened(own, deadline).close()
+    except OSError:
+        return False
+    return True
 
 
 def _spawn(config: str | None, log: Path, ready_fd: int) -> subprocess.Popen[bytes]:

@@ -1,24 +1,37 @@
 """A connection's side of the protocol without any I/O: it numbers requests and keeps their replies apart.
 
-A shell around it moves the bytes; the blocking one is bgd.client.connection.
+A shell around it moves the bytes: bgd.client.blocking.connection, bgd.client.asynchronous.connection.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from msgspec.structs import replace
 
 import bgd
 from bgd.core.job import State
-from bgd.errors import BgdError, ProtocolError, Refused
+from bgd.errors import BgdError, DaemonUnreachable, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
 from bgd.wire.replies import ActResult, ErrorCode, Failed, Reply, error_of
 from bgd.wire.requests import Forget, Request
 
+R = TypeVar("R")
+
 UNNUMBERED = 0  # the id of a request that has not been sent yet
+
+
+class NotSent(DaemonUnreachable):
+    """The connection broke before the request was sent whole, so it was surely not taken."""
+
+
+class Broken(DaemonUnreachable):
+    """The connection broke after the request was sent, so nobody knows whether it was taken."""
 
 
 class Session:
@@ -66,6 +79,17 @@ class Session:
             else:
                 self._greet(payload)
 
+    def end(self, path: str) -> Callable[[], DaemonUnreachable]:
+        """Return what makes the error for a daemon that hung up."""
+        if not self.is_greeted:
+            words = f"the daemon at {path} hung up without a word: its log should say why"
+            return partial(DaemonUnreachable, words)
+        return partial(
+            Broken,
+            f"the daemon at {path} went away before it answered; running jobs run on, "
+            "and what was asked of it may or may not have been taken",
+        )
+
     def _greet(self, payload: bytes) -> None:
         try:
             hello = decode_hello(payload)
@@ -85,6 +109,17 @@ class Session:
             inbox.append(reply)
         elif isinstance(reply, Failed) and reply.id == 0:  # of the connection, not of a request
             raise error_of(reply.code, reply.message)
+
+
+def expected(reply: Reply, kind: type[R]) -> R:
+    """Return a reply that must be of one kind.
+
+    Raises:
+        ProtocolError: it is of another.
+    """
+    if not isinstance(reply, kind):
+        raise ProtocolError(f"the daemon answered {type(reply).__name__} where {kind.__name__} was due")
+    return reply
 
 
 def error_in(result: ActResult) -> BgdError | None:

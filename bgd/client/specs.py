@@ -4,51 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypedDict, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
-import msgspec
 from msgspec.structs import replace
 
 from bgd.client.caller import Caller
+from bgd.client.options import EditOptions, JobOptions, plain_values, words_of
+from bgd.client.wording import converted
 from bgd.core.job import JobSpec
-from bgd.errors import Full, Refused
+from bgd.errors import Refused
 from bgd.settings import nearest
-from bgd.wire.framing import HEADER, MAX_FRAME, frame
-from bgd.wire.messages import encode
-from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, SubmitMany
+from bgd.wire.requests import Changes
 
-
-class FurtherOptions(TypedDict, total=False):
-    """What may be asked for any job; what is missing is as the daemon's configuration says.
-
-    Durations are seconds. `env`: variables on top of those that `env_pass` lets through of the caller's:
-    "all" (as for commands that do not say), "none" (as for class jobs) or a list of names.
-    """
-
-    queue: str
-    name: str | None
-    tags: Sequence[str]
-    retries: int | None
-    retry_delay: float | None
-    backoff: float | None
-    max_delay: float | None
-    jitter: float | None
-    rerun: bool | None
-    cwd: str | os.PathLike[str] | None
-    env: Mapping[str, str] | None
-    env_pass: str | Sequence[str]
-    umask: int | None
-
-
-class JobOptions(FurtherOptions, total=False):
-    """And those that come first."""
-
-    priority: int
-    delay: float
-    timeout: float | None
-
+_SHELL = ("/bin/sh", "-c")
 
 _OPTIONS = JobOptions.__optional_keys__
 _KEYS = _OPTIONS | {"argv", "target", "args", "kwargs"}
@@ -62,17 +31,15 @@ def command_spec(argv: Sequence[str | os.PathLike[str]], options: JobOptions, ca
 
     Raises:
         Refused: a value is out of range or of the wrong kind.
-        TypeError: there is no such option.
+        TypeError: there is no such option, or argv is one text where words are due, or the other way round.
     """
-    if isinstance(argv, str):
-        raise TypeError(f"argv is a list of words, not {argv!r}; for a shell: ['sh', '-c', ...]")
     values = _values(options, caller, usual_env="all")
-    values["argv"] = [os.fspath(word) for word in argv]
+    values["argv"] = _shell_words(argv) if values.pop("shell", False) else words_of(argv)
     if "cwd" not in values:
         values["cwd"] = str(caller.folder)
     if "umask" not in values:
         values["umask"] = caller.umask
-    return _converted(values)
+    return converted(values, JobSpec)
 
 
 def class_spec(
@@ -85,9 +52,11 @@ def class_spec(
         TypeError: there is no such option, or an argument that JSON cannot say.
     """
     values = _values(options, caller, usual_env="none")
+    if values.pop("shell", False):
+        raise Refused("shell is for commands, not for class jobs")
     values["target"] = target
     values["arguments"] = _arguments(args, kwargs)
-    return _converted(values)
+    return converted(values, JobSpec)
 
 
 def spec_of(item: Item, caller: Caller) -> JobSpec:
@@ -110,56 +79,33 @@ def spec_of(item: Item, caller: Caller) -> JobSpec:
     return class_spec(item["target"], item.get("args") or (), item.get("kwargs") or {}, options, caller)
 
 
-def batch_frames(request_id: int, specs: Sequence[JobSpec], env: dict[str, str]) -> bytes:
-    """Return a SubmitMany in as many frames as it takes.
+def changes_of(options: EditOptions, caller: Caller) -> Changes:
+    """Return what is to become other in a job.
 
     Raises:
-        Full: it is more than a daemon takes at once.
-        Refused: one job is more than a frame holds.
+        Refused: a value is out of range or of the wrong kind, or there is none.
+        TypeError: there is no such option.
     """
-    if len(specs) > MAX_BATCH:
-        raise Full(f"{len(specs)} jobs at once are too many: at most {MAX_BATCH}, submit them in portions")
-    frames = [frame(payload) for payload in _payloads(request_id, specs, env)]
-    if (size := sum(map(len, frames))) > MAX_BATCH_BYTES:
-        raise Full(
-            f"{size} bytes at once are too many: at most {MAX_BATCH_BYTES}, submit the jobs in portions"
-        )
-    return b"".join(frames)
-
-
-def _payloads(request_id: int, specs: Sequence[JobSpec], env: dict[str, str]) -> Iterator[bytes]:
-    start, count = 0, len(specs)
-    while True:
-        end = min(start + count, len(specs))
-        part = list(specs[start:end])
-        inherits = any(spec.env is None and spec.argv is not None for spec in part)
-        payload = encode(
-            SubmitMany(id=request_id, specs=part, env=env if inherits else None, more=end < len(specs))
-        )
-        if len(payload) > MAX_FRAME and len(part) > 1:
-            # cut so that the next try is likely to fit; specs differ, so it may take another
-            count = max(1, len(part) * (MAX_FRAME - HEADER) // (len(payload) + len(payload) // 8))
-            continue
-        if len(payload) > MAX_FRAME:
-            raise Refused(f"job {start} of the batch takes {len(payload)} bytes: at most {MAX_FRAME}")
-        yield payload
-        start = end
-        if start == len(specs):
-            return
+    if not options:
+        raise Refused("nothing to change: name what is to become other")
+    return converted(plain_values(options, EditOptions.__optional_keys__, caller), Changes)
 
 
 def _values(options: JobOptions, caller: Caller, usual_env: str) -> dict[str, Any]:
-    """Return what was given, None as if it was not, with the environment and the folder worked out."""
-    if unknown := options.keys() - _OPTIONS:
-        raise TypeError(f"no option {min(unknown)!r}: {nearest(min(unknown), _OPTIONS)}")
-    values: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    if "cwd" in values:
-        folder = Path(values["cwd"])
-        values["cwd"] = str(folder if folder.is_absolute() else caller.folder / folder)
+    """Return what was given, None as if it was not, with the environment worked out."""
+    values = {
+        key: value for key, value in plain_values(options, _OPTIONS, caller).items() if value is not None
+    }
     passed, extra = values.pop("env_pass", usual_env), values.pop("env", None)
     if passed != usual_env or extra is not None:
         values["env"] = caller.chosen_environment(passed) | dict(extra or {})
     return values
+
+
+def _shell_words(line: object) -> list[str]:
+    if not isinstance(line, str):
+        raise TypeError(f"for a shell, argv is one text, not {line!r}")
+    return [*_SHELL, line]
 
 
 def _at_home(spec: JobSpec, caller: Caller) -> JobSpec:
@@ -180,11 +126,3 @@ def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
         return json.dumps({"args": list(args), "kwargs": dict(kwargs)}, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"args and kwargs must be what JSON can say: {error}") from error
-
-
-def _converted(values: dict[str, Any]) -> JobSpec:
-    try:
-        return msgspec.convert(values, JobSpec)
-    except msgspec.ValidationError as error:
-        message, _, key = str(error).partition(" - at `$.")
-        raise Refused(f"{key.rstrip('`')}: {message}" if key else message) from error

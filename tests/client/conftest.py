@@ -1,7 +1,13 @@
-"""Daemons for the client's tests."""
+"""Daemons for the client's tests, and the ways to them."""
+
+import asyncio
+from contextlib import ExitStack
 
 import pytest
+import uvloop
 
+from bgd import AsyncClient, Client
+from tests.client.driven import Driven
 from tests.client.scripted import ScriptedDaemon
 
 
@@ -17,3 +23,18 @@ def play(tmp_path):
     yield start
     for daemon in daemons:
         daemon.finish()
+
+
+@pytest.fixture(params=["blocking", "asyncio", "uvloop"])
+def client_at(request, play):
+    """Make clients of each kind: what holds for one holds for all."""
+    del play  # its daemons wait for the clients' end
+    loops = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    with asyncio.Runner(loop_factory=loops.get(request.param)) as runner, ExitStack() as clients:
+
+        def make(*args, **kwargs):
+            is_blocking = request.param == "blocking"
+            client = Client(*args, **kwargs) if is_blocking else Driven(runner, AsyncClient(*args, **kwargs))
+            return clients.enter_context(client)
+
+        yield make

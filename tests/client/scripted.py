@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
+
+import msgspec
 
 import bgd
+from bgd import State
+from bgd.wire import replies, views
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode
 from bgd.wire.replies import Reply
 from bgd.wire.requests import Request
 
 DEADLINE = 10.0
+FULL_SECONDS = 0.2  # in which a socket takes nothing, if nobody reads
 
 
 class Peer:
@@ -32,11 +39,21 @@ class Peer:
     def receive(self) -> Request:
         return decode_request(self._next())
 
-    def send(self, *replies: Reply) -> None:
-        self.send_bytes(b"".join(frame(encode(reply)) for reply in replies))
+    def send(self, *answers: Reply) -> None:
+        self.send_bytes(b"".join(frame(encode(reply)) for reply in answers))
 
     def send_bytes(self, data: bytes) -> None:
         self._connection.sendall(data)
+
+    def flood(self, reply: Reply, limit: int) -> list[Reply]:
+        """Send a reply over and over, until the socket takes no more; return what it took."""
+        sent: list[Reply] = []
+        poller = select.poll()
+        poller.register(self._connection, select.POLLOUT)
+        while len(sent) < limit and poller.poll(FULL_SECONDS * 1000):
+            self.send(reply)
+            sent.append(reply)
+        return sent
 
     def wait_for_end(self) -> None:
         """Return when the client has gone."""
@@ -87,3 +104,30 @@ class ScriptedDaemon:
                         script(Peer(connection))
         except BaseException as failure:  # noqa: BLE001 - it belongs to the test's own thread
             self._failure = failure
+
+
+def view_of(job_id: int, state: State = State.SUCCEEDED) -> views.JobView:
+    fields: dict[str, Any] = {
+        field.name: None for field in msgspec.structs.fields(views.JobView) if field.required
+    }
+    fields |= {"id": job_id, "kind": "command", "state": state, "user": "me", "queue": "default", "tags": []}
+    fields |= {
+        "priority": 0,
+        "retries": 0,
+        "retry_delay": 5.0,
+        "backoff": 1.0,
+        "max_delay": 9.0,
+        "jitter": 0.1,
+    }
+    return views.JobView(**fields | {"delay": 0.0, "attempt": 1, "created_at": 1.0})
+
+
+def serve(*job_ids: int) -> Script:
+    """Return a script that greets and takes so many jobs."""
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        for job_id in job_ids:
+            peer.send(replies.Submitted(peer.receive().id, [job_id]))
+
+    return script

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
-from bgd import Client, DaemonUnreachable, JobFailed, JobSpec, NoSuchJob, NotAllowed, Refused, State
+from bgd import (
+    AsyncJob,
+    Client,
+    DaemonUnreachable,
+    JobFailed,
+    JobSpec,
+    NoSuchJob,
+    NotAllowed,
+    Outcome,
+    Refused,
+    State,
+)
 from bgd.client import Job
-from bgd.wire.views import JobView
-from tests.support import Daemon, wait_until
+from bgd.wire.views import EventView, JobView
+from tests.support import DEADLINE, Daemon, wait_until
 
 MODULE = """
 class Greeter:
@@ -40,9 +52,8 @@ def daemon(daemon: Daemon):
 
 
 @pytest.fixture
-def client(daemon):
-    with daemon.client() as client:
-        yield client
+def client(daemon, client_at):
+    return client_at(str(daemon.socket), timeout=DEADLINE)
 
 
 def test_a_command_runs_and_its_end_can_be_asked_for(client):
@@ -57,7 +68,8 @@ def test_a_command_runs_and_its_end_can_be_asked_for(client):
 
 
 def test_a_job_offers_just_the_fields_of_its_view():
-    assert set(Job.__annotations__) == set(JobView.__struct_fields__) - {"id"}
+    for kind in (Job, AsyncJob):
+        assert set(kind.__annotations__) == set(JobView.__struct_fields__) - {"id"}
     with pytest.raises(AttributeError, match="a job has no 'colour'"):
         _ = Job(Client("/nowhere"), 1).colour  # type: ignore[attr-defined]  # the point
 
@@ -186,9 +198,10 @@ def test_the_latest_job_needs_no_id(client):
 
 
 def test_jobs_are_listed_by_what_they_are(client):
-    wanted = client.submit(["true"], delay=3600, name="wanted-1", queue="wanted", tags=["w"])
+    mark = secrets.token_hex(4)
+    wanted = client.submit(["true"], delay=3600, name=f"{mark}-1", queue=mark, tags=[mark])
 
-    for selection in ({"name": "wanted-*"}, {"queue": "wanted"}, {"tag": "w"}):
+    for selection in ({"name": f"{mark}-*"}, {"queue": mark}, {"tag": mark}):
         assert [job.id for job in client.jobs(**selection)] == [wanted.id]
     assert client.jobs(states=["stopping"]) == []
     assert len(client.jobs(limit=2)) == 2
@@ -196,62 +209,156 @@ def test_jobs_are_listed_by_what_they_are(client):
 
 
 def test_a_log_can_be_followed_while_other_requests_go_on(client):
-    gate = threading.Event()
-
-    def follow() -> bytes:
-        output = b""
-        for part in running.logs(follow=True):
-            output += part.data
-            gate.set()
-        return output
-
     running = client.submit(["sh", "-c", "echo begun; exec sleep 60"])
-    with ThreadPoolExecutor(1) as pool:
-        output = pool.submit(follow)
-        assert gate.wait(20)
-        running.cancel()
-        assert output.result(20) == b"begun\n"
+    pieces = running.logs(follow=True)
+
+    assert next(pieces).data == b"begun\n"
+    running.cancel()
+    assert list(pieces) == []
 
 
-def test_threads_share_a_client(client):
-    with ThreadPoolExecutor(8) as pool:
-        results = list(
-            pool.map(lambda code: client.submit(["sh", "-c", f"exit {code}"]).wait(20).exit_code, range(24))
-        )
+def test_a_job_that_waits_can_be_held_changed_and_released(client):
+    job = client.submit(["false"], hold=True, priority=1)
 
-    assert results == list(range(24))
-
-
-def test_a_client_outlives_the_daemon(own_daemon):
-    with own_daemon.client() as client:
-        job = client.submit(["sleep", "60"])
-        wait_until(lambda: job.refresh().state is State.RUNNING)
-        own_daemon.process.send_signal(signal.SIGKILL)
-        own_daemon.process.wait()
-        with pytest.raises(DaemonUnreachable):
-            job.refresh()
-
-        own_daemon.start()
-
-        assert job.refresh().state is State.RUNNING
+    assert job.refresh().state is State.HELD
+    assert job.edit(argv=["true"], priority=7, name="edited").priority == 7
+    assert job.release() in {State.QUEUED, State.RUNNING}
+    assert job.wait(20).outcome is Outcome.SUCCEEDED
+    with pytest.raises(Refused, match=f"job {job.id}"):
+        job.hold()
+    assert job.remove() is None
+    with pytest.raises(NoSuchJob):
+        job.refresh()
 
 
-def test_who_waits_learns_that_the_daemon_went_away(own_daemon):
-    with own_daemon.client() as client, ThreadPoolExecutor(1) as pool:
-        job = client.submit(["sleep", "60"])
-        waiting = pool.submit(job.wait)
-        wait_until(lambda: client._channel.connection()._is_read)
-        own_daemon.process.send_signal(signal.SIGKILL)
-        with pytest.raises(DaemonUnreachable, match="went away"):
-            waiting.result(20)
-        own_daemon.process.wait()
-        own_daemon.start()
+def test_a_job_that_runs_can_be_suspended_continued_and_signalled(client):
+    job = client.submit(["sh", "-c", "trap 'exit 3' USR1; echo ready; while :; do sleep 0.01; done"])
+    assert next(job.logs(follow=True)).data == b"ready\n"
+
+    assert job.suspend() is State.RUNNING
+    assert job.refresh().suspended
+    assert job.continue_() is State.RUNNING
+    assert job.send_signal(signal.SIGUSR1) is State.RUNNING
+    assert job.wait(20).exit_code == 3
 
 
-def test_after_shutdown_the_daemon_is_gone(own_daemon):
-    with own_daemon.client() as client:
-        client.submit(["sleep", "60"])
+def test_verbs_that_act_take_jobs_and_ids_and_say_what_became_of_each(client):
+    jobs = [client.submit(["true"], delay=3600) for _ in range(2)]
+    everyone = [jobs[0], jobs[1].id, 999_999]
 
-        client.shutdown("cancel", timeout=20)
+    for act in (client.hold, client.release, client.cancel, client.remove):
+        first, second, missing = act(everyone)
+        assert first.state is second.state is not None
+        assert "no job 999999" in missing.message
+    assert "only what runs" in client.signal([client.submit(["true"], hold=True)], 9)[0].message
+
+
+def test_what_jobs_wait_for_is_asked_for_with_them(client):
+    first = client.submit(["true"], hold=True)
+    soon = datetime.now(UTC) + timedelta(days=1)
+    after, later = client.submit(["true"], after=[first]), client.submit(["true"], at=soon, expires=99_999)
+
+    assert (after.refresh().state, after.waits_for) == (State.BLOCKED, [first.id])
+    assert (later.refresh().state, later.at) == (State.SCHEDULED, soon.timestamp())
+    first.release()
+    assert after.wait(20).state is State.SUCCEEDED
+    later.cancel()
+
+
+def test_a_key_stands_for_one_unfinished_job(client):
+    first, again = (client.submit(["true"], key="the one", hold=True) for _ in range(2))
+
+    assert (first.is_new, again.is_new, again.id) == (True, False, first.id)
+    first.cancel()
+    third = client.submit(["true"], key="the one")
+    assert third.is_new
+    third.wait(20)
+
+
+def test_a_command_reads_what_it_is_given(client, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.txt").write_text("from a file")
+    asked = [
+        client.submit("cat; echo $((1 + 1)); test -t 1", shell=True, input="typed ", pty=True),
+        client.submit(["cat"], stdin="in.txt"),
+        client.submit(["cat"], input=b"\0\xff"),
+    ]
+
+    outputs = [b"".join(part.data for part in job.logs(follow=True)) for job in asked]
+
+    assert outputs == [b"typed 2\r\n", b"from a file", b"\0\xff"]
+    assert [job.result(20) for job in asked] == [0, 0, 0]
+
+
+def test_slots_and_queues_are_set_and_told(client):
+    try:
+        assert client.set_slots(3).slots == 3
+        assert client.set_slots(None).slots == 4
+        [night] = [queue for queue in client.set_queue("night", 2).queues if queue.name == "night"]
+        assert (night.slots, night.configured_slots, night.paused) == (2, None, False)
+        assert "night" in [queue.name for queue in client.pause("night").queues if queue.paused]
+        assert client.pause().paused
+        assert not client.resume().paused
+    finally:
+        client.resume()
+        client.resume("night")
+        left = client.remove_queue("night")
+    assert "night" not in [queue.name for queue in left.queues]
+    assert left == replace(client.queues(), id=left.id)
+
+
+def test_values_out_of_range_are_refused_before_they_are_sent(client):
+    for ask, words in [
+        (lambda: client.jobs(limit=0), "limit: a whole number from 1 to 10000, not 0"),
+        (lambda: client.set_slots(0), "slots: a whole number from 1 to 10000 or None, not 0"),
+        (lambda: client.signal([1], 99), "signal: a whole number from 1 to 64, not 99"),
+        (lambda: client.pause("no queue"), "queue: a name of at most 64"),
+        (lambda: client.stats(-1), "window: a number above 0"),
+        (lambda: client.cancel([0]), "jobs: a list of at most 10000"),
+    ]:
+        with pytest.raises(Refused, match=words):
+            ask()
+
+
+def test_what_happens_is_told_as_events_and_in_figures(client):
+    client.submit(["true"])
+    since = list(client.events(follow=False))[-1].id
+    events = client.events(since)
+    job = client.submit(["sh", "-c", "exit 3"])
+    job.wait(20)
+
+    told: list[EventView] = []
+    while not told or told[-1].what != "give up":
+        told += [event for event in [next(events)] if event.job == job.id]
+    events.close()
+
+    assert [(event.job, event.what) for event in told] == [
+        (job.id, "submit"),
+        (job.id, "start"),
+        (job.id, "give up"),
+    ]
+    assert (told[-1].state, told[-1].outcome) == (State.FAILED, Outcome.EXIT)
+    assert [event for event in client.events(since, follow=False) if event.job == job.id] == told
+    assert client.stats(3600).outcomes["exit"] >= 1
+
+
+def test_a_client_outlives_the_daemon(own_daemon, client_at):
+    job = client_at(str(own_daemon.socket)).submit(["sleep", "60"])
+    wait_until(lambda: job.refresh().state is State.RUNNING)
+    own_daemon.process.send_signal(signal.SIGKILL)
+    own_daemon.process.wait()
+    with pytest.raises(DaemonUnreachable):
+        job.refresh()
+
+    own_daemon.start()
+
+    assert job.refresh().state is State.RUNNING
+
+
+def test_after_shutdown_the_daemon_is_gone(own_daemon, client_at):
+    client = client_at(str(own_daemon.socket))
+    client.submit(["sleep", "60"])
+
+    client.shutdown("cancel", timeout=20)
 
     assert own_daemon.process.wait(0.5) == 0

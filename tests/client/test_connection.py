@@ -3,58 +3,27 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
-import subprocess
-import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import structs
 
 import bgd
-from bgd import Client, State
 from bgd.errors import BgdError, DaemonUnreachable, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
-from bgd.wire import replies, views
+from bgd.wire import replies
 from bgd.wire.replies import ErrorCode
-from tests.client.scripted import Peer
+from tests.client.scripted import DEADLINE, Peer, serve, view_of
 
 
-def view_of(job_id: int, state: State = State.SUCCEEDED) -> views.JobView:
-    fields: dict[str, Any] = {each.name: None for each in structs.fields(views.JobView) if each.required}
-    fields |= {"id": job_id, "kind": "command", "state": state, "user": "me", "queue": "default", "tags": []}
-    fields |= {
-        "priority": 0,
-        "retries": 0,
-        "retry_delay": 5.0,
-        "backoff": 1.0,
-        "max_delay": 9.0,
-        "jitter": 0.1,
-    }
-    return views.JobView(**fields | {"delay": 0.0, "attempt": 1, "created_at": 1.0})
-
-
-def serve(*job_ids: int):
-    """Return a script that greets and takes so many jobs."""
-
-    def script(peer: Peer) -> None:
-        peer.greet()
-        for job_id in job_ids:
-            peer.send(replies.Submitted(peer.receive().id, [job_id]))
-
-    return script
-
-
-def test_submit_returns_the_daemons_id(play):
-    with Client(play(serve(7))) as client:
+def test_submit_returns_the_daemons_id(client_at, play):
+    with client_at(play(serve(7))) as client:
         assert client.submit(["true"]).id == 7
 
 
-def test_another_protocol_is_an_error_that_names_both_versions(play):
-    client = Client(play(lambda peer: peer.greet(protocol=99)))
+def test_another_protocol_is_an_error_that_names_both_versions(client_at, play):
+    client = client_at(play(lambda peer: peer.greet(protocol=99)))
 
     with pytest.raises(
         ProtocolError, match=rf"bgd {bgd.__version__}\) speaks protocol 99.*protocol 1: upgrade"
@@ -62,15 +31,17 @@ def test_another_protocol_is_an_error_that_names_both_versions(play):
         client.submit(["true"])
 
 
-def test_who_is_turned_away_at_the_door_learns_why(play):
-    client = Client(play(lambda peer: peer.send(replies.Failed(0, ErrorCode.FULL, "too many connections"))))
+def test_who_is_turned_away_at_the_door_learns_why(client_at, play):
+    client = client_at(
+        play(lambda peer: peer.send(replies.Failed(0, ErrorCode.FULL, "too many connections")))
+    )
 
     with pytest.raises(Full, match="too many connections"):
         client.submit(["true"])
 
 
-def test_a_daemon_that_hangs_up_at_once_is_unreachable(play):
-    client = Client(play(lambda _: None))
+def test_a_daemon_that_hangs_up_at_once_is_unreachable(client_at, play):
+    client = client_at(play(lambda _: None))
 
     with pytest.raises(DaemonUnreachable, match="hung up without a word"):
         client.submit(["true"])
@@ -79,51 +50,51 @@ def test_a_daemon_that_hangs_up_at_once_is_unreachable(play):
 @pytest.mark.parametrize(
     "garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0\0\0\1\xc1", b"\0\0\0\3\x81\xa1a"]
 )
-def test_garbage_is_a_protocol_error(play, garbage):
+def test_garbage_is_a_protocol_error(client_at, play, garbage):
     def script(peer):
         peer.greet()
         peer.receive()
         peer.send_bytes(garbage)
 
     with pytest.raises(ProtocolError):
-        Client(play(script)).submit(["true"])
+        client_at(play(script)).submit(["true"])
 
 
-def test_a_daemon_that_goes_away_before_it_answers_leaves_it_open_whether_the_job_was_taken(play):
+def test_a_daemon_that_goes_away_before_it_answers_leaves_it_open_whether_the_job_was_taken(client_at, play):
     def script(peer):
         peer.greet()
         peer.receive()
 
     with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
-        Client(play(script)).submit(["true"])
+        client_at(play(script)).submit(["true"])
 
 
-def test_a_request_that_cannot_have_been_taken_is_sent_again_over_a_new_connection(play):
-    with Client(play(serve(1), serve(2))) as client:
+def test_a_request_that_cannot_have_been_taken_is_sent_again_over_a_new_connection(client_at, play):
+    with client_at(play(serve(1), serve(2))) as client:
         client.submit(["true"])
         wait_until_hung_up(client)
 
         assert client.submit(["true"]).id == 2
 
 
-def test_a_silent_daemon_is_unreachable_after_the_timeout(play):
+def test_a_silent_daemon_is_unreachable_after_the_timeout(client_at, play):
     def script(peer):
         peer.greet()
         peer.wait_for_end()
 
     with (
-        Client(play(script), timeout=0.05) as client,
+        client_at(play(script), timeout=0.05) as client,
         pytest.raises(DaemonUnreachable, match=r"did not answer within 0\.05 s: .*may or may not"),
     ):
         client.submit(["true"])
 
 
-def test_a_daemon_that_never_greets_is_unreachable_after_the_timeout(play):
+def test_a_daemon_that_never_greets_is_unreachable_after_the_timeout(client_at, play):
     with pytest.raises(DaemonUnreachable, match="does not answer"):
-        Client(play(Peer.wait_for_end), timeout=0.05).submit(["true"])
+        client_at(play(Peer.wait_for_end), timeout=0.05).submit(["true"])
 
 
-def test_a_daemon_too_busy_to_accept_is_unreachable_after_the_timeout(tmp_path):
+def test_a_daemon_too_busy_to_accept_is_unreachable_after_the_timeout(client_at, tmp_path):
     path = str(tmp_path / "busy.sock")
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
         listener.bind(path)
@@ -132,26 +103,26 @@ def test_a_daemon_too_busy_to_accept_is_unreachable_after_the_timeout(tmp_path):
         began = time.monotonic()
 
         with pytest.raises(DaemonUnreachable, match="does not answer"):
-            Client(path, timeout=0.1).submit(["true"])
+            client_at(path, timeout=0.1).submit(["true"])
 
     assert 0.1 <= time.monotonic() - began < 5
 
 
-def test_nobody_at_the_socket_is_an_error_that_names_it(tmp_path):
+def test_nobody_at_the_socket_is_an_error_that_names_it(client_at, tmp_path):
     with pytest.raises(DaemonUnreachable, match=r"no daemon answers at .*/none\.sock"):
-        Client(str(tmp_path / "none.sock")).submit(["true"])
+        client_at(str(tmp_path / "none.sock")).submit(["true"])
 
 
-def test_another_kind_of_socket_is_no_daemon(tmp_path):
+def test_another_kind_of_socket_is_no_daemon(client_at, tmp_path):
     path = str(tmp_path / "datagrams.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(path)
 
         with pytest.raises(DaemonUnreachable, match=r"datagrams\.sock is no daemon's socket"):
-            Client(path).submit(["true"])
+            client_at(path).submit(["true"])
 
 
-def test_a_socket_that_may_not_be_used_is_not_allowed(tmp_path):
+def test_a_socket_that_may_not_be_used_is_not_allowed(client_at, tmp_path):
     path = tmp_path / "private.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -162,20 +133,20 @@ def test_a_socket_that_may_not_be_used_is_not_allowed(tmp_path):
             os.seteuid(65534)  # root may use any socket
         try:
             with pytest.raises(NotAllowed, match=r"you may not use the daemon at .*/private\.sock"):
-                Client(str(path)).submit(["true"])
+                client_at(str(path)).submit(["true"])
         finally:
             os.seteuid(user)
 
 
-def test_a_request_too_long_to_send_is_refused_and_the_connection_goes_on(play):
-    with Client(play(serve(1))) as client:
+def test_a_request_too_long_to_send_is_refused_and_the_connection_goes_on(client_at, play):
+    with client_at(play(serve(1))) as client:
         with pytest.raises(Refused, match="over the limit"):
             client.submit(["echo", *["x" * 100_000] * 11])
         assert client.submit(["true"]).id == 1
 
 
-def test_text_that_is_not_utf8_is_refused(play):
-    with Client(play(serve(1))) as client:
+def test_text_that_is_not_utf8_is_refused(client_at, play):
+    with client_at(play(serve(1))) as client:
         with pytest.raises(Refused, match="not UTF-8"):
             client.submit(["cat", os.fsdecode(b"caf\xe9")])
         client.submit(["true"])
@@ -191,28 +162,31 @@ def test_text_that_is_not_utf8_is_refused(play):
         (ErrorCode.PROTOCOL, ProtocolError),
     ],
 )
-def test_each_failure_has_its_exception_and_the_connection_goes_on(play, code, error):
+def test_each_failure_has_its_exception_and_the_connection_goes_on(client_at, play, code, error):
     def script(peer):
         peer.greet()
         peer.send(replies.Failed(peer.receive().id, code, "because"))
         peer.send(replies.Submitted(peer.receive().id, [5]))
 
-    with Client(play(script)) as client:
+    with client_at(play(script)) as client:
         with pytest.raises(error, match="because"):
             client.submit(["true"])
         assert client.submit(["true"]).id == 5
 
 
-def test_an_answer_of_the_wrong_kind_is_a_protocol_error(play):
+def test_an_answer_of_the_wrong_kind_is_a_protocol_error(client_at, play):
     def script(peer):
         peer.greet()
         peer.send(replies.Done(peer.receive().id))
 
-    with Client(play(script)) as client, pytest.raises(ProtocolError, match="Done where Submitted was due"):
+    with (
+        client_at(play(script)) as client,
+        pytest.raises(ProtocolError, match="Done where Submitted was due"),
+    ):
         client.submit(["true"])
 
 
-def test_waiting_too_long_is_a_timeout_and_ends_the_stream(play):
+def test_waiting_too_long_is_a_timeout_and_ends_the_stream(client_at, play):
     forgotten = []
 
     def script(peer):
@@ -223,7 +197,7 @@ def test_waiting_too_long_is_a_timeout_and_ends_the_stream(play):
         peer.send(replies.End(wait.id))
         peer.send(replies.Submitted(peer.receive().id, [8]))
 
-    with Client(play(script)) as client:
+    with client_at(play(script)) as client:
         with pytest.raises(TimeoutError, match=r"job 7 has not finished within 0\.05 s"):
             client.wait([7], timeout=0.05)
         assert client.submit(["true"]).id == 8
@@ -231,7 +205,7 @@ def test_waiting_too_long_is_a_timeout_and_ends_the_stream(play):
     assert stream == forgot
 
 
-def test_jobs_come_as_they_finish_and_in_the_order_asked_for(play):
+def test_jobs_come_as_they_finish_and_in_the_order_asked_for(client_at, play):
     def script(peer):
         peer.greet()
         for _ in range(2):
@@ -239,82 +213,26 @@ def test_jobs_come_as_they_finish_and_in_the_order_asked_for(play):
             peer.send(replies.JobsPart(wait.id, [view_of(9)]), replies.JobsPart(wait.id, [view_of(4)]))
             peer.send(replies.End(wait.id))
 
-    with Client(play(script)) as client:
+    with client_at(play(script)) as client:
         assert [job.id for job in client.as_finished([4, 9])] == [9, 4]
         assert [job.id for job in client.wait([4, 9])] == [4, 9]
 
 
-def test_threads_that_wait_at_once_each_get_their_own_answer(play):
-    threads = 8
-
-    def script(peer):
-        peer.greet()
-        waits = [peer.receive() for _ in range(threads)]
-        for wait in reversed(waits):
-            peer.send(replies.JobsPart(wait.id, [view_of(wait.jobs[0])]), replies.End(wait.id))
-
-    with Client(play(script)) as client, ThreadPoolExecutor(threads) as pool:
-        client_ids = range(1, threads + 1)
-        answers = list(pool.map(lambda job_id: client.wait([job_id])[0].id, client_ids))
-
-    assert answers == list(client_ids)
-
-
-def test_a_thread_whose_patience_ends_leaves_the_reading_to_another(play):
-    impatient_left = threading.Event()
-
-    def script(peer):
-        peer.greet()
-        waits = {wait.jobs[0]: wait for wait in (peer.receive(), peer.receive())}
-        peer.send(replies.End(peer.receive().request))
-        assert impatient_left.wait(10)
-        peer.send(replies.JobsPart(waits[2].id, [view_of(2)]), replies.End(waits[2].id))
-
-    with Client(play(script)) as client, ThreadPoolExecutor(1) as pool:
-
-        def be_impatient():
-            with pytest.raises(TimeoutError):
-                client.wait([1], timeout=0.1)
-            impatient_left.set()
-
-        impatience = pool.submit(be_impatient)
-        assert client.wait([2], timeout=10)[0].id == 2
-        impatience.result()
-
-
-def test_closing_a_client_wakes_the_thread_that_waits_at_it(play):
-    is_waiting = threading.Event()
-
-    def script(peer):
-        peer.greet()
-        peer.receive()
-        is_waiting.set()
-        peer.wait_for_end()
-
-    client = Client(play(script))
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(client.wait, [1])
-        assert is_waiting.wait(10)
-        client.close()
-        with pytest.raises(DaemonUnreachable):
-            waiting.result(10)
-
-
-def test_a_log_has_a_connection_of_its_own_and_leaves_it_when_no_more_is_wanted(play):
+def test_a_log_has_a_connection_of_its_own_and_leaves_it_when_no_more_is_wanted(client_at, play):
     def log(peer):
         peer.greet()
         request = peer.receive()
         peer.send(replies.LogPart(request.id, 1, b"first\n"))
         peer.wait_for_end()
 
-    with Client(play(serve(1), log)) as client:
+    with client_at(play(serve(1), log)) as client:
         job = client.submit(["true"])
         pieces = job.logs(follow=True)
         assert next(pieces).data == b"first\n"
         pieces.close()
 
 
-def test_a_batch_over_the_frame_limit_is_sent_in_parts_of_one_request(play):
+def test_a_batch_over_the_frame_limit_is_sent_in_parts_of_one_request(client_at, play):
     parts = []
 
     def script(peer):
@@ -326,7 +244,7 @@ def test_a_batch_over_the_frame_limit_is_sent_in_parts_of_one_request(play):
         peer.send(replies.Submitted(parts[-1].id, list(range(1, 301))))
 
     argvs = [["echo", str(number), "x" * 10_000] for number in range(300)]
-    with Client(play(script)) as client:
+    with client_at(play(script)) as client:
         jobs = client.submit_many(argvs)
 
     assert len(jobs) == 300
@@ -335,39 +253,12 @@ def test_a_batch_over_the_frame_limit_is_sent_in_parts_of_one_request(play):
     assert [spec.argv[1] for part in parts for spec in part.specs] == [str(number) for number in range(300)]
 
 
-def test_a_forked_child_is_told_to_make_its_own_client(play):
-    program = (
-        "import os, sys\n"
-        "from bgd import Client, BgdError\n"
-        "client = Client(sys.argv[1])\n"
-        "client.submit(['true'])\n"
-        "if (pid := os.fork()) == 0:\n"
-        "    try:\n"
-        "        client.submit(['true'])\n"
-        "    except BgdError as error:\n"
-        "        print(error, flush=True)\n"
-        "    client.close()\n"
-        "    os._exit(0)\n"
-        "os.waitpid(pid, 0)\n"
-        "print(client.submit(['true']).id)\n"
-    )
-
-    done = subprocess.run(
-        [sys.executable, "-c", program, play(serve(1, 2))],
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert "make a new Client after fork" in done.stdout
-    assert done.stdout.endswith("\n2\n")
-
-
 def test_every_error_of_a_client_can_be_caught_as_one():
     assert all(issubclass(error, BgdError) for error in (DaemonUnreachable, Refused, ProtocolError))
 
 
-def wait_until_hung_up(client: Client) -> None:
+def wait_until_hung_up(client: Any) -> None:
     """Wait until the kernel knows that the daemon closed the connection."""
-    client._channel.connection()._socket.recv(1, socket.MSG_PEEK)
+    poller = select.poll()
+    poller.register(client._channel._connection._socket, select.POLLIN)
+    assert poller.poll(DEADLINE * 1000)

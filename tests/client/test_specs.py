@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+import time
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from bgd import JobSpec
+from bgd import Client, Job, JobSpec
+from bgd.client.batch import batch_frames
 from bgd.client.caller import Caller, unspeakable_names
-from bgd.client.specs import batch_frames, class_spec, command_spec, spec_of
+from bgd.client.specs import changes_of, class_spec, command_spec, spec_of
 from bgd.errors import Full, Refused
 from bgd.wire.framing import MAX_FRAME, FrameReader
 from bgd.wire.messages import decode_request
@@ -108,19 +112,30 @@ def test_a_variable_that_is_set_comes_on_top_of_the_callers(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"priority": 1001}, "priority: Expected `int` <= 1000"),
-        ({"priority": "high"}, "priority: Expected `int`, got `str`"),
-        ({"retries": -1}, "retries: Expected `int` >= 0"),
-        ({"timeout": 0}, "timeout: Expected"),
-        ({"timeout": math.inf}, "timeout: Expected"),
-        ({"queue": "not a queue"}, "queue: Expected"),
-        ({"name": ""}, "name: Expected"),
-        ({"tags": ["t"] * 21}, "tags: Expected"),
+        ({"priority": 1001}, "priority: a whole number from -1000 to 1000, not 1001"),
+        ({"priority": "high"}, "priority: a whole number from -1000 to 1000, not 'high'"),
+        ({"retries": -1}, "retries: a whole number from 0 to 1000 or None, not -1"),
+        ({"timeout": 0}, "timeout: a number above 0 and at most 31622400 or None, not 0"),
+        ({"delay": math.inf}, "delay: a number from 0 to 31622400, not inf"),
+        ({"at": -1}, "at: a number from 0 to 253402300799 or None, not -1"),
+        ({"queue": "no queue"}, "queue: a name of at most 64 letters, digits, '.', '_' and '-'"),
+        ({"name": ""}, "name: text of 1 to 200 characters or None, not ''"),
+        ({"tags": ["t" * 99] * 21}, "tags: a list of at most 20, each text of 1 to 200 characters, not ['t"),
+        ({"retry_on": [256]}, "retry_on: a list of at most 256, each a whole number from 0 to 255 or None"),
+        ({"hold": "yes"}, "hold: true or false, not 'yes'"),
+        ({"env": {"A": 1}}, "env: at most 4096 names, each with a text or None, not {'A"),
+        ({"input": b"x" * 500_001}, "input: at most 500000 bytes or None, not b'xxx"),
     ],
+    ids=lambda value: None if isinstance(value, str) else next(iter(value)),
 )
-def test_values_out_of_range_are_refused_by_name(options, message):
-    with pytest.raises(Refused, match=message):
+def test_values_out_of_range_are_refused_in_plain_words(monkeypatch, options, message):
+    monkeypatch.setattr(os, "environ", {})
+
+    with pytest.raises(Refused) as raised:
         command_spec(["true"], options, Caller())
+
+    assert str(raised.value).startswith(message)
+    assert len(str(raised.value)) < 200
 
 
 def test_an_unknown_option_is_an_error_that_names_the_nearest():
@@ -140,6 +155,70 @@ def test_arguments_are_sent_as_the_text_of_json():
     spec = class_spec("app:run", (1, 2**70), {"x": None}, {}, Caller())
 
     assert spec.arguments == '{"args": [1, 1180591620717411303424], "kwargs": {"x": null}}'
+
+
+def test_options_are_sent_as_plain_values(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noon = datetime(2030, 6, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+
+    spec = command_spec(
+        ["cat"],
+        {"at": noon, "after": [3, Job(Client("/nowhere"), 4)], "stdin": "in", "retry_on": range(2)},
+        Caller(),
+    )
+
+    assert (spec.at, spec.after) == (noon.timestamp(), (3, 4))
+    assert (spec.stdin, spec.retry_on) == (str(tmp_path / "in"), (0, 1))
+
+
+def test_a_date_without_a_time_zone_is_local(monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        spec = command_spec(["true"], {"at": datetime(2030, 6, 1, 9)}, Caller())  # noqa: DTZ001 - the point
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert spec.at == datetime(2030, 6, 1, tzinfo=UTC).timestamp()
+
+
+def test_text_for_a_command_to_read_is_sent_as_bytes():
+    assert command_spec(["cat"], {"input": "é"}, Caller()).input == "é".encode()
+    assert command_spec(["cat"], {"input": b"\0"}, Caller()).input == b"\0"
+
+
+def test_a_line_for_the_shell_is_one_text():
+    assert command_spec("cd /; ls", {"shell": True}, Caller()).argv == ("/bin/sh", "-c", "cd /; ls")
+    with pytest.raises(TypeError, match="for a shell, argv is one text"):
+        command_spec(["ls"], {"shell": True}, Caller())
+    with pytest.raises(Refused, match="shell is for commands"):
+        class_spec("app:run", (), {}, {"shell": True}, Caller())
+
+
+def test_changes_are_what_was_named_and_none_is_a_value():
+    changes = changes_of({"timeout": None, "argv": ["make", Path("all")], "after": [3]}, Caller())
+
+    assert msgspec.to_builtins(changes) == {"timeout": None, "argv": ("make", "all"), "after": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "nothing to change"),
+        ({"priority": None}, "priority: a whole number from -1000 to 1000, not None"),
+        ({"slots": 0}, "slots: a whole number from 1 to 10000, not 0"),
+    ],
+    ids=["none", "priority", "slots"],
+)
+def test_changes_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(Refused, match=message):
+        changes_of(changes, Caller())
+
+
+def test_a_change_that_is_unknown_is_an_error_that_names_the_nearest():
+    with pytest.raises(TypeError, match=r"no option 'slot': did you mean slots\?"):
+        changes_of({"slot": 1}, Caller())  # type: ignore[typeddict-unknown-key]  # the point
 
 
 def test_a_command_line_as_one_text_is_an_error_that_says_what_to_write():

@@ -1,14 +1,15 @@
+# Made by tools/blocking.py from bgd/client/asynchronous/ending.py: change that, then `make client`.
 """The end of a daemon: asked for, then waited for."""
 
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bgd.client.channel import Channel
+from bgd.client.blocking.channel import Channel
+from bgd.client.blocking.runtime import wait_for_descriptor
 from bgd.client.session import UNNUMBERED
 from bgd.wire.replies import Done, Info
 from bgd.wire.requests import GetInfo, Shutdown, ShutdownMode
@@ -23,7 +24,8 @@ def shut_down(channel: Channel, mode: ShutdownMode | None, timeout: float | None
         TimeoutError: it is still there after `timeout` seconds; it goes on ending.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    with _watched(channel.ask(GetInfo(UNNUMBERED), Info).pid) as process:
+    info = channel.ask(GetInfo(UNNUMBERED), Info)
+    with _watched(info.pid) as process:
         connection = channel.connection()
         channel.ask(Shutdown(UNNUMBERED, mode), Done)
         try:
@@ -31,9 +33,7 @@ def shut_down(channel: Channel, mode: ShutdownMode | None, timeout: float | None
         except TimeoutError:
             raise TimeoutError(f"the daemon has not ended within {timeout:g} s") from None
         if process is not None:
-            poller = select.poll()
-            poller.register(process, select.POLLIN)
-            poller.poll(_PARTING_SECONDS * 1000)
+            wait_for_descriptor(process, _PARTING_SECONDS)
 
 
 @contextmanager

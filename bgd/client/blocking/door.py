@@ -1,12 +1,14 @@
+# Made by tools/blocking.py from bgd/client/asynchronous/door.py: change that, then `make client`.
 """The door: which socket a client goes to, and whether a daemon is started when nobody is there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from msgspec import Struct
 
-from bgd.client.connection import Connection
+from bgd.client.blocking.connection import Connection
+from bgd.client.blocking.runtime import apart
 from bgd.config import ClientSocket, client_sockets
 from bgd.errors import DaemonUnreachable, NotAllowed
 
@@ -26,8 +28,8 @@ class Door(Struct, frozen=True, kw_only=True):
     autostart: bool = True
     on_autostart: Callable[[int, str], None] | None = None
 
-    def connect(self, deadline: float) -> Connection:
-        """Connect to the first daemon that answers.
+    def connect(self, deadline: float, *, may_start: bool = True) -> Connection:
+        """Connect to the first daemon that answers; `may_start` False: start none this time.
 
         Raises:
             DaemonUnreachable: none does, and none was to be started, or it did not start.
@@ -35,34 +37,38 @@ class Door(Struct, frozen=True, kw_only=True):
             ConfigError: the configuration that names the socket cannot be used.
         """
         closed: list[tuple[ClientSocket, OSError]] = []
-        for place in self._places():
+        places = client_sockets(self.socket, config=self.config, user=self.user, system=self.system)
+        while (place := apart(next, places, None)) is not None:
             try:
-                return _connected(place, deadline)
+                return opened(place, deadline)
             except (*_NOBODY_THERE, PermissionError) as error:
                 closed.append((place, error))
         own = next((place for place, _ in closed if place.is_own), None)
-        if not self.autostart or own is None:
+        if not (self.autostart and may_start) or own is None:
             raise _unreachable(closed)
         self._start(own, deadline)
         try:
-            return _connected(own, deadline)
+            return opened(own, deadline)
         except OSError as error:
             raise _unreachable([(own, error)]) from error
-
-    def _places(self) -> Iterator[ClientSocket]:
-        return client_sockets(self.socket, config=self.config, user=self.user, system=self.system)
 
     def _start(self, own: ClientSocket, deadline: float) -> None:
         from bgd.client.autostart import start_daemon  # noqa: PLC0415 - few calls need what it imports
 
-        started = start_daemon(self.config, lambda: _answers(own, deadline), deadline)
+        started = apart(start_daemon, self.config, own, deadline)
         if started is not None and self.on_autostart is not None:
             self.on_autostart(started.pid, started.log)
 
 
-def _connected(place: ClientSocket, deadline: float) -> Connection:
+def opened(place: ClientSocket, deadline: float) -> Connection:
+    """Connect to a place.
+
+    Raises:
+        OSError: nobody is there, or it may not be used.
+        DaemonUnreachable: somebody is, but does not answer as a daemon does.
+    """
     try:
-        return Connection(place.path, deadline)
+        return Connection.open(place.path, deadline)
     except (*_NOBODY_THERE, PermissionError):
         raise
     except (BlockingIOError, TimeoutError) as error:
@@ -71,14 +77,6 @@ def _connected(place: ClientSocket, deadline: float) -> Connection:
         ) from error
     except OSError as error:
         raise DaemonUnreachable(f"{place.path} is no daemon's socket: {error.strerror}") from error
-
-
-def _answers(place: ClientSocket, deadline: float) -> bool:
-    try:
-        _connected(place, deadline).close()
-    except OSError:
-        return False
-    return True
 
 
 def _unreachable(closed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachable | NotAllowed:

@@ -1,25 +1,29 @@
+# Made by tools/blocking.py from bgd/client/asynchronous/job.py: change that, then `make client`.
 """A job as a program holds it: what was last heard of it, and what can be done with it."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, Unpack
 
+from bgd.client.blocking.runtime import first_view
+from bgd.client.options import EditOptions
 from bgd.client.session import state_of
 from bgd.core.job import Outcome, State
-from bgd.errors import JobFailed
-from bgd.wire.replies import LogPart
-from bgd.wire.views import AttemptView, JobError, JobView
+from bgd.wire.replies import ActResult, LogPart
+from bgd.wire.views import AttemptView, JobView
 
 if TYPE_CHECKING:
-    from bgd.client.client import Client
+    from bgd.client.blocking.client import Client
 
 
 class Job:
     """One job. Its attributes are those of `JobView`, as they were when the job was last looked at.
 
-    The first look is at the first attribute asked for; `refresh` and `wait` look again. Instants are epoch
-    seconds, durations seconds, None where there is nothing.
+    A job that was just submitted knows its `id`, and whether it `is_new` or was there with the same key. When
+    more is asked for it is looked at; `refresh` and `wait` look again.
+
+    Instants are epoch seconds, durations seconds, None where there is nothing.
     """
 
     kind: str
@@ -65,8 +69,11 @@ class Job:
     pty: bool
     suspended: bool
 
-    def __init__(self, client: Client, job_id: int, view: JobView | None = None) -> None:
+    def __init__(
+        self, client: Client, job_id: int, view: JobView | None = None, *, is_new: bool = False
+    ) -> None:
         self.id = job_id
+        self.is_new = is_new
         self._client = client
         self._view = view
 
@@ -74,7 +81,7 @@ class Job:
     def view(self) -> JobView:
         """What was last heard of the job, as one value that does not change."""
         if self._view is None:
-            self._view = self._client.view(self.id)
+            self._view = first_view(self.id, self._client.view)
         return self._view
 
     if not TYPE_CHECKING:  # the annotations above say which there are
@@ -84,18 +91,19 @@ class Job:
                 raise AttributeError(f"a job has no {name!r}")
             return getattr(self.view, name)
 
-    def refresh(self) -> Job:
+    def refresh(self) -> Self:
         """Look again; returns the job itself."""
         self._view = self._client.view(self.id)
         return self
 
-    def wait(self, timeout: float | None = None) -> Job:
-        """Wait until the job has finished; returns the job itself.
+    def wait(self, timeout: float | None = None) -> Self:
+        """Wait until the job has finished, over restarts of the daemon too; returns the job itself.
 
         Raises:
             TimeoutError: it has not within `timeout` seconds.
         """
-        self._view = self._client.wait([self.id], timeout=timeout)[0].view
+        [finished] = self._client.wait([self.id], timeout=timeout)
+        self._view = finished.view
         return self
 
     def result(self, timeout: float | None = None) -> object:
@@ -121,43 +129,57 @@ class Job:
         """Yield the job's output; see `Client.logs`."""
         return self._client.logs(self.id, attempt=attempt, follow=follow, tail=tail, timestamps=timestamps)
 
-    def cancel(self) -> State:
-        """Cancel the job; return its new state: cancelled, or stopping while it is made to end.
+    # --- each of these returns the job's new state, and raises Refused where the state does not allow it ---
 
-        Raises:
-            Refused: it has finished already.
-        """
-        return state_of(self._client.cancel([self.id])[0])
+    def cancel(self) -> State:
+        """Cancel the job: it is cancelled at once, or stopping while it is made to end."""
+        return _state_of(self._client.cancel([self.id]))
 
     def retry(self) -> State:
-        """Queue the finished job again, with its retries unused; return its new state.
+        """Queue the finished job again, with its retries unused."""
+        return _state_of(self._client.retry([self.id]))
+
+    def hold(self) -> State:
+        """Let the waiting job wait until it is released."""
+        return _state_of(self._client.hold([self.id]))
+
+    def release(self) -> State:
+        """Let the held job wait for its turn again."""
+        return _state_of(self._client.release([self.id]))
+
+    def suspend(self) -> State:
+        """Stop the processes of the running job; its time limit stands still, its slot stays taken."""
+        return _state_of(self._client.suspend([self.id]))
+
+    def continue_(self) -> State:
+        """Let the suspended job go on."""
+        return _state_of(self._client.continue_([self.id]))
+
+    def send_signal(self, signum: int, *, whole_tree: bool = False) -> State:
+        """Send a signal to the running job's first process, or to all of its processes."""
+        return _state_of(self._client.signal([self.id], signum, whole_tree=whole_tree))
+
+    def edit(self, **changes: Unpack[EditOptions]) -> Self:
+        """Change the waiting job; returns the job itself, looked at again.
+
+        Raises:
+            Refused: it does not wait, or a value is out of range.
+        """
+        _state_of(self._client.edit([self.id], **changes))
+        return self.refresh()
+
+    def remove(self) -> None:
+        """Delete the finished job and its logs.
 
         Raises:
             Refused: it has not finished.
         """
-        return state_of(self._client.retry([self.id])[0])
+        _state_of(self._client.remove([self.id]))
 
     def __repr__(self) -> str:
         return f"<Job {self.id}>" if self._view is None else f"<Job {self.id} {self._view.state}>"
 
 
-def failure_of(view: JobView, error: JobError | None) -> JobFailed:
-    """Return what `result` raises for a job that did not succeed."""
-    return JobFailed(
-        f"job {view.id} {_words(view)}" + (f": {error.type}: {error.message}" if error else ""),
-        outcome=view.outcome,
-        exit_code=view.exit_code,
-        error_type=None if error is None or error.type == Outcome.NOT_STARTED else error.type,
-        error_message=error.message if error else None,
-        traceback=error.traceback if error else None,
-    )
-
-
-def _words(view: JobView) -> str:
-    if view.state is State.CANCELLED:
-        return "was cancelled"
-    if view.outcome is Outcome.EXIT:
-        return f"failed with exit code {view.exit_code}"
-    if view.outcome is Outcome.SIGNAL:
-        return f"was killed by signal {view.signal}"
-    return f"failed ({view.outcome})"
+def _state_of(results: list[ActResult]) -> State:
+    [result] = results
+    return state_of(result)

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
+from typing import Self
 
-from bgd.client.session import Session, framed
+from bgd.client.session import Broken, NotSent, Session, framed
+from bgd.client.sockets import connected, left
 from bgd.errors import BgdError, DaemonUnreachable
 from bgd.wire.replies import End, Failed, Reply, error_of
 from bgd.wire.requests import Request
 
 _PIECE = 256 * 1024  # bytes read at once
 _PARTING_SECONDS = 1.0  # for telling a daemon that is busy that no more of a stream is wanted
-_LEAST_TIMEOUT = 0.001  # seconds; to the kernel 0 means for ever
-
-
-class NotSent(DaemonUnreachable):
-    """The connection broke before the request was sent whole, so it was surely not taken."""
 
 
 class Connection:
@@ -32,21 +28,30 @@ class Connection:
     Deadlines are on the monotonic clock, None: wait for ever.
     """
 
-    def __init__(self, path: str, deadline: float | None) -> None:
+    def __init__(self, path: str, connection: socket.socket) -> None:
+        self._path = path
+        self._socket = connection
+        self._session = Session()
+        self._sending = threading.Lock()
+        self._arrived = threading.Condition()
+        self._is_read = False  # some thread waits at the socket
+        self._failure: Callable[[], BgdError] | None = None  # why nothing goes over this connection any more
+
+    @classmethod
+    def open(cls, path: str, deadline: float | None) -> Self:
         """Connect and exchange hellos.
 
         Raises:
             OSError: nobody listens there.
             BgdError: whoever does will not speak with us.
         """
-        self._path = path
-        self._session = Session()
-        self._sending = threading.Lock()
-        self._arrived = threading.Condition()
-        self._is_read = False  # some thread waits at the socket
-        self._failure: Callable[[], BgdError] | None = None  # why nothing goes over this connection any more
-        self._socket = _connected(path, deadline)
-        self._shake_hands(deadline)
+        connection = cls(path, connected(path, deadline))
+        try:
+            connection._shake_hands(deadline)
+        except BaseException:
+            connection._socket.close()
+            raise
+        return connection
 
     @property
     def is_broken(self) -> bool:
@@ -58,7 +63,7 @@ class Connection:
         Raises:
             TimeoutError: it did not come in time.
             NotSent: the request was not taken.
-            DaemonUnreachable: nobody knows whether it was.
+            Broken: nobody knows whether it was.
         """
         request_id = self._session.open()
         try:
@@ -67,7 +72,7 @@ class Connection:
         finally:
             self._session.close(request_id)
 
-    def stream(self, request: Request, deadline: float | None) -> Iterator[Reply]:
+    def stream(self, request: Request, deadline: float | None) -> Generator[Reply, None, None]:
         """Send a request and yield its replies up to the end mark; who stops earlier ends the stream."""
         request_id = self._session.open()
         try:
@@ -100,14 +105,13 @@ class Connection:
 
     def __del__(self) -> None:
         # a Job may outlive the block of its Client and open a connection that nobody is there to close
-        if hasattr(self, "_socket"):
-            self._socket.close()
+        self._socket.close()
 
     # --- the two directions -------------------------------------------------------------------------
 
     def _send(self, data: bytes, deadline: float | None) -> None:
-        left = _left(deadline)
-        if not self._sending.acquire(timeout=-1 if left is None else left):
+        seconds = left(deadline)
+        if not self._sending.acquire(timeout=-1 if seconds is None else seconds):
             raise NotSent(f"the daemon at {self._path} takes nothing in")
         rest = memoryview(data)
         try:
@@ -116,11 +120,11 @@ class Connection:
             while rest:
                 rest = rest[self._send_some(rest, deadline) :]
         except OSError as error:
-            self._break(partial(DaemonUnreachable, f"the connection to {self._path} broke: {error}"))
+            self._break(partial(Broken, f"the connection to {self._path} broke: {error}"))
             raise NotSent(f"no request could be sent to {self._path}: {error}") from error
         finally:
             if rest:  # even if by an interrupt: after half a frame nothing can follow
-                self._break(partial(DaemonUnreachable, f"a request to {self._path} was interrupted"))
+                self._break(partial(Broken, f"a request to {self._path} was interrupted"))
             self._sending.release()
 
     def _send_some(self, data: memoryview, deadline: float | None) -> int:
@@ -144,7 +148,7 @@ class Connection:
     def _read_or_wait(self, deadline: float | None) -> None:
         """Take in what arrives, or wait while another thread does. Holds the lock but while it waits."""
         if self._is_read:
-            if not self._arrived.wait(_left(deadline)):
+            if not self._arrived.wait(left(deadline)):
                 raise TimeoutError
             return
         self._is_read = True
@@ -167,20 +171,12 @@ class Connection:
         except OSError:
             data = b""  # a daemon that was killed with our request unread resets: the same as an end
         if not data:
-            self._break(partial(DaemonUnreachable, self._farewell()))
+            self._break(self._session.end(self._path))
             return
         try:
             self._session.feed(data)
         except BgdError as error:
             self._break(partial(type(error), str(error)))
-
-    def _farewell(self) -> str:
-        if not self._session.is_greeted:
-            return f"the daemon at {self._path} hung up without a word: its log should say why"
-        return (
-            f"the daemon at {self._path} went away before it answered; running jobs run on, "
-            "and what was asked of it may or may not have been taken"
-        )
 
     def _shake_hands(self, deadline: float | None) -> None:
         try:
@@ -198,28 +194,9 @@ class Connection:
             self._failure = failure
 
 
-def _connected(path: str, deadline: float | None) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if (left := _left(deadline)) is not None:
-            # With a timeout of Python's, connect() to a busy Unix socket fails at once with EAGAIN.
-            # The kernel's own timeout waits for room in the listener's queue.
-            timeval = struct.pack("@ll", int(left), int(max(left % 1, _LEAST_TIMEOUT) * 1_000_000))
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-        connection.connect(path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 def _poll(connection: socket.socket, event: int, deadline: float | None) -> bool:
     """Wait until the socket can be read or written without waiting, or has ended; False: not in time."""
     poller = select.poll()
     poller.register(connection, event)
-    left = _left(deadline)
-    return bool(poller.poll(None if left is None else left * 1000))
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+    seconds = left(deadline)
+    return bool(poller.poll(None if seconds is None else seconds * 1000))

@@ -1,0 +1,408 @@
+"""Client: hands jobs to the daemon, asks about them, and says what shall become of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from types import TracebackType
+from typing import Self, Unpack
+
+from msgspec.structs import replace
+
+from bgd.client.asynchronous.channel import Channel
+from bgd.client.asynchronous.door import Door
+from bgd.client.asynchronous.ending import shut_down
+from bgd.client.asynchronous.job import AsyncJob
+from bgd.client.batch import batch_frames
+from bgd.client.caller import Caller
+from bgd.client.failure import failure_of
+from bgd.client.options import EditOptions, JobOptions, JobReference, ids_of
+from bgd.client.remainders import EventRemainder, LogRemainder, WaitRemainder
+from bgd.client.session import UNNUMBERED, expected
+from bgd.client.specs import Item, changes_of, class_spec, command_spec, spec_of
+from bgd.client.wording import checked
+from bgd.core.job import JobSpec, State
+from bgd.wire import replies, requests
+from bgd.wire.replies import ActResult, Info, LogPart, Queues, Stats
+from bgd.wire.requests import Request, ShutdownMode
+from bgd.wire.views import AttemptView, EventView, JobView
+
+TIMEOUT = 30.0  # seconds; a daemon answers in milliseconds, but may have a full disk or a long queue to write
+WINDOW = 3600.0  # seconds that figures are about, unless told otherwise
+
+
+class AsyncClient:
+    """A way to one daemon. It connects when it is first used, and again when the daemon was restarted.
+
+    The tasks of one event loop may share an AsyncClient; a forked child makes its own. After `close` it may
+    be used again. Jobs are named by their ids, or by themselves.
+
+    Args:
+        socket: the daemon's socket; None: $BGD_SOCKET, else the caller's own daemon, else the system's.
+        timeout: seconds that connecting and each answer may take, and that a stream bears to be without a
+            daemon; then DaemonUnreachable.
+        autostart: start the caller's own daemon when none answers, and `socket` names none.
+        config: configuration that says where the daemon is; None: the usual one.
+        user: only the caller's own daemon.
+        system: only the system's.
+        on_autostart: is told the pid of a daemon that was started, and the file it logs to.
+    """
+
+    def __init__(
+        self,
+        socket: str | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        autostart: bool = True,
+        config: str | None = None,
+        user: bool = False,
+        system: bool = False,
+        on_autostart: Callable[[int, str], None] | None = None,
+    ) -> None:
+        door = Door(
+            socket=socket,
+            config=config,
+            user=user,
+            system=system,
+            autostart=autostart,
+            on_autostart=on_autostart,
+        )
+        self._channel = Channel(door, timeout)
+
+    # --- handing over jobs ----------------------------------------------------------------------------
+
+    async def submit(self, argv: Sequence[str | os.PathLike[str]], **options: Unpack[JobOptions]) -> AsyncJob:
+        """Queue a command; returns when it is on disk.
+
+        The command gets this process's environment, working directory and umask, unless told otherwise.
+
+        Raises:
+            Refused: a value is out of range, or the daemon does not take it.
+            DaemonUnreachable: nobody answers; or, after an answer was awaited in vain, nobody knows. With a
+                `key` the command is sent again to a daemon that was restarted.
+        """
+        caller = Caller()
+        spec = command_spec(argv, options, caller)
+        return await self._submit(spec if spec.env is not None else replace(spec, env=caller.environment))
+
+    async def call(
+        self,
+        target: str,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+        **options: Unpack[JobOptions],
+    ) -> AsyncJob:
+        """Queue a class job: `package.module:Class.method` or `package.module:function`.
+
+        Raises:
+            TypeError: an argument is not what JSON can say.
+            Refused, DaemonUnreachable: as `submit`.
+        """
+        return await self._submit(class_spec(target, args, kwargs or {}, options, Caller()))
+
+    async def submit_many(self, items: Iterable[Item]) -> list[AsyncJob]:
+        """Queue many jobs in one transaction: all of them, or none.
+
+        Args:
+            items: argvs, JobSpecs, or mappings with the keys of JSON (argv or target, args, kwargs, and the
+                options of `submit`).
+
+        Raises:
+            Refused: one of them is not taken, which the message names, so none is.
+            Full: they are too many for one transaction.
+            DaemonUnreachable: as `submit`, with a key if all have one.
+        """
+        caller = Caller()
+        specs = [spec_of(item, caller) for item in items]
+        if not specs:
+            return []
+        frames = partial(batch_frames, specs=specs, env=caller.environment)
+        has_keys = all(spec.key is not None for spec in specs)
+        reply = await self._channel.exchange(frames, replies.Submitted, repeatable=has_keys)
+        found = set(reply.found)
+        return [AsyncJob(self, job_id, is_new=job_id not in found) for job_id in reply.jobs]
+
+    # --- asking about jobs ----------------------------------------------------------------------------
+
+    async def job(self, job_id: int | None = None) -> AsyncJob:
+        """Look a job up; None: the caller's latest.
+
+        Raises:
+            NoSuchJob: there is none.
+        """
+        view = await self.view(job_id)
+        return AsyncJob(self, view.id, view)
+
+    async def jobs(
+        self,
+        *,
+        states: Iterable[State | str] | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        tag: str | None = None,
+        since: float | None = None,
+        before: int | None = None,
+        limit: int = requests.DEFAULT_LIST,
+    ) -> list[AsyncJob]:
+        """List at most `limit` jobs, newest first.
+
+        Without `states` these are the unfinished and the latest finished ones. `name` is a shell pattern;
+        `since`, in epoch seconds, leaves out what was submitted before. `before` leaves out that id and
+        those above it: the last of one list leads to the next.
+        """
+        request = requests.List(
+            id=UNNUMBERED,
+            states=[State(state) for state in states] if states else None,
+            queue=queue,
+            name=name,
+            tag=tag,
+            since=since,
+            before=before,
+            limit=limit,
+        )
+        parts = await self._channel.collect(checked(request))
+        views = [view for part in parts for view in expected(part, replies.JobsPart).jobs]
+        return [AsyncJob(self, view.id, view) for view in views]
+
+    async def wait(self, jobs: Iterable[JobReference], *, timeout: float | None = None) -> list[AsyncJob]:
+        """Wait until all of these jobs have finished; return them in this order.
+
+        Raises:
+            TimeoutError, NoSuchJob, DaemonUnreachable: as `as_finished`.
+        """
+        wanted = ids_of(jobs)
+        finished = {job.id: job async for job in self.as_finished(wanted, timeout=timeout)}
+        return [finished[job_id] for job_id in wanted]
+
+    async def as_finished(
+        self, jobs: Iterable[JobReference], *, timeout: float | None = None
+    ) -> AsyncGenerator[AsyncJob, None]:
+        """Yield jobs as they finish, those at once that have; it goes on when the daemon was restarted.
+
+        Raises:
+            TimeoutError: not all have within `timeout` seconds from the first step.
+            NoSuchJob: one of them does not exist.
+            DaemonUnreachable: there is no daemon, or none came back within the client's timeout.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        wanted = list(dict.fromkeys(ids_of(jobs)))
+        count = len(wanted)
+        try:
+            for portion in _portions(wanted):
+                rest = WaitRemainder(portion)
+                async with aclosing(self._channel.follow(rest.request, deadline)) as parts:
+                    async for part in parts:
+                        for view in rest.take(part):
+                            count -= 1
+                            yield AsyncJob(self, view.id, view)
+        except TimeoutError:
+            late = f"job {rest.first} has" if count == 1 else f"{count} jobs have"
+            raise TimeoutError(f"{late} not finished within {timeout:g} s") from None
+
+    async def result(self, job: JobReference, *, timeout: float | None = None) -> object:
+        """Wait for a job, then return what a class job returned, for a command 0.
+
+        Raises:
+            JobFailed: it did not succeed.
+            TimeoutError, NoSuchJob, DaemonUnreachable: as `as_finished`.
+        """
+        [finished] = await self.wait([job], timeout=timeout)
+        request = requests.GetResult(UNNUMBERED, finished.id)
+        reply = await self._channel.ask(request, replies.Result, repeatable=True)
+        if reply.job.state is not State.SUCCEEDED:
+            raise failure_of(reply.job, reply.error)
+        if reply.job.target is None:
+            return 0
+        return None if reply.value is None else json.loads(reply.value)
+
+    async def logs(
+        self,
+        job: JobReference,
+        *,
+        attempt: int | None = None,
+        follow: bool = False,
+        tail: int | None = None,
+        timestamps: bool = False,
+    ) -> AsyncGenerator[LogPart, None]:
+        """Yield a job's output in pieces; it goes on when the daemon was restarted, every byte once.
+
+        `attempt` None is the latest one, 0 all of them, oldest first. With `follow` it goes on until the job
+        has finished, across attempts. `tail`: only so many last lines of what there is. `timestamps` tells,
+        in `LogPart.times`, when the bytes came.
+        """
+        [job_id] = ids_of([job])
+        request = requests.Logs(
+            id=UNNUMBERED, job=job_id, attempt=attempt, follow=follow, tail=tail, timestamps=timestamps
+        )
+        rest = LogRemainder(checked(request))
+        async with aclosing(self._channel.follow(rest.request, alone=True)) as parts:
+            async for part in parts:
+                if (piece := rest.take(part)) is not None:
+                    yield piece
+
+    async def events(
+        self, since: int | None = None, *, follow: bool = True
+    ) -> AsyncGenerator[EventView, None]:
+        """Yield what happens to jobs; it goes on when the daemon was restarted, every event once.
+
+        `since` is the id of the last event that is known. None: from the first step on, without `follow` from
+        the oldest that is kept. With `follow` it does not end.
+
+        Raises:
+            Refused: events after `since` are no longer kept.
+        """
+        rest = EventRemainder(checked(requests.GetEvents(id=UNNUMBERED, since=since, follow=follow)))
+        async with aclosing(self._channel.follow(rest.request, alone=True)) as parts:
+            async for part in parts:
+                for event in rest.take(part):
+                    yield event
+
+    # --- acting on jobs: what is refused for one of them stands in its entry, and is not raised -----------
+
+    async def cancel(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Cancel jobs; those that run are asked to end, and made to end after the grace time."""
+        return await self._act(jobs, requests.Cancel)
+
+    async def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Queue finished jobs again, with their retries unused."""
+        return await self._act(jobs, requests.Retry)
+
+    async def hold(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Let waiting jobs wait until they are released."""
+        return await self._act(jobs, requests.Hold)
+
+    async def release(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Let held jobs wait for their turn again."""
+        return await self._act(jobs, requests.Release)
+
+    async def suspend(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Stop the processes of running jobs; their time limits stand still, their slots stay taken."""
+        return await self._act(jobs, requests.Suspend)
+
+    async def continue_(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Let suspended jobs go on."""
+        return await self._act(jobs, requests.Continue)
+
+    async def signal(
+        self, jobs: Iterable[JobReference], signum: int, *, whole_tree: bool = False
+    ) -> list[ActResult]:
+        """Send a signal to the first process of running jobs, or to all of their processes."""
+        return await self._act(jobs, requests.SendSignal, signal=signum, whole_tree=whole_tree)
+
+    async def remove(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Delete finished jobs and their logs; their ids are not given out again."""
+        return await self._act(jobs, requests.Remove)
+
+    async def edit(self, jobs: Iterable[JobReference], **changes: Unpack[EditOptions]) -> list[ActResult]:
+        """Change jobs that wait.
+
+        Raises:
+            Refused: a value is out of range, or there is nothing to change.
+        """
+        return await self._act(jobs, requests.Edit, changes=changes_of(changes, Caller()))
+
+    # --- slots and queues: each returns how they are now; what is set is kept over restarts -----------------
+
+    async def queues(self) -> Queues:
+        return await self._channel.ask(requests.GetQueues(UNNUMBERED), Queues)
+
+    async def set_slots(self, slots: int | None) -> Queues:
+        """Give the daemon so many slots, None: as many as configured."""
+        return await self._channel.ask(checked(requests.SetSlots(UNNUMBERED, slots)), Queues)
+
+    async def set_queue(self, name: str, slots: int | None) -> Queues:
+        """Give a queue so many slots, None: no limit but the daemon's."""
+        return await self._channel.ask(checked(requests.SetQueue(UNNUMBERED, name, slots)), Queues)
+
+    async def remove_queue(self, name: str) -> Queues:
+        """Forget what was set of a queue: it is as configured again."""
+        return await self._channel.ask(checked(requests.RemoveQueue(UNNUMBERED, name)), Queues)
+
+    async def pause(self, queue: str | None = None) -> Queues:
+        """Start no job of a queue, None: of any, until it is resumed."""
+        return await self._channel.ask(checked(requests.Pause(UNNUMBERED, queue)), Queues)
+
+    async def resume(self, queue: str | None = None) -> Queues:
+        """Undo `pause`; None: that of all queues together, not those of single queues."""
+        return await self._channel.ask(checked(requests.Resume(UNNUMBERED, queue)), Queues)
+
+    # --- the daemon itself --------------------------------------------------------------------------------
+
+    async def info(self) -> Info:
+        return await self._channel.ask(requests.GetInfo(UNNUMBERED), Info)
+
+    async def stats(self, window: float = WINDOW) -> Stats:
+        """Return figures of the last `window` seconds, and of all that waits and runs."""
+        return await self._channel.ask(checked(requests.GetStats(UNNUMBERED, window)), Stats)
+
+    async def login_link(self) -> str:
+        """Return a link that logs a browser of this user in to the daemon's pages, once and within a minute.
+
+        Raises:
+            Refused: the daemon serves no pages.
+        """
+        login = await self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login)
+        return login.url
+
+    async def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: float | None = None) -> None:
+        """End the daemon, and wait until it is gone.
+
+        Args:
+            mode: what becomes of running jobs (see ShutdownMode); None: as configured.
+            timeout: seconds to wait, None: as long as it takes.
+
+        Raises:
+            TimeoutError: it is still there; it goes on ending.
+        """
+        await shut_down(self._channel, None if mode is None else ShutdownMode(mode), timeout)
+
+    # --- what jobs ask for ----------------------------------------------------------------------------
+
+    async def view(self, job_id: int | None = None) -> JobView:
+        """Return a job as the daemon shows it; None: the caller's latest."""
+        [shown, *_] = await self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
+        return expected(shown, replies.Shown).job
+
+    async def attempts(self, job_id: int) -> list[AttemptView]:
+        """Return all attempts of a job, oldest first."""
+        [_, *parts] = await self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
+        return [attempt for part in parts for attempt in expected(part, replies.AttemptsPart).attempts]
+
+    # --- being one --------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Close the connection; the client opens another when it is used again."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _submit(self, spec: JobSpec) -> AsyncJob:
+        request = requests.Submit(UNNUMBERED, spec)
+        reply = await self._channel.ask(request, replies.Submitted, repeatable=spec.key is not None)
+        return AsyncJob(self, reply.jobs[0], is_new=reply.created)
+
+    async def _act(
+        self, jobs: Iterable[JobReference], kind: Callable[..., Request], **fields: object
+    ) -> list[ActResult]:
+        results: list[ActResult] = []
+        for portion in _portions(ids_of(jobs)):
+            request = checked(kind(id=UNNUMBERED, jobs=portion, **fields))
+            reply = await self._channel.ask(request, replies.Acted)
+            results += reply.results
+        return results
+
+
+def _portions(job_ids: Sequence[int]) -> Iterator[list[int]]:
+    """Cut a list of ids into what one request may name."""
+    for start in range(0, len(job_ids), requests.MAX_IDS):
+        yield list(job_ids[start : start + requests.MAX_IDS])

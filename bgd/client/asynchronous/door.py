@@ -1,0 +1,89 @@
+"""The door: which socket a client goes to, and whether a daemon is started when nobody is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from bgd.client.asynchronous.connection import Connection
+from bgd.client.asynchronous.runtime import apart
+from bgd.config import ClientSocket, client_sockets
+from bgd.errors import DaemonUnreachable, NotAllowed
+
+_NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
+
+
+class Door(Struct, frozen=True, kw_only=True):
+    """Where to look: see `bgd.config.client_sockets`.
+
+    `autostart`: start the caller's own daemon if none answers, and tell `on_autostart` its pid and log.
+    """
+
+    socket: str | None = None
+    config: str | None = None
+    user: bool = False
+    system: bool = False
+    autostart: bool = True
+    on_autostart: Callable[[int, str], None] | None = None
+
+    async def connect(self, deadline: float, *, may_start: bool = True) -> Connection:
+        """Connect to the first daemon that answers; `may_start` False: start none this time.
+
+        Raises:
+            DaemonUnreachable: none does, and none was to be started, or it did not start.
+            NotAllowed: one is there that is not for this user.
+            ConfigError: the configuration that names the socket cannot be used.
+        """
+        closed: list[tuple[ClientSocket, OSError]] = []
+        places = client_sockets(self.socket, config=self.config, user=self.user, system=self.system)
+        while (place := await apart(next, places, None)) is not None:
+            try:
+                return await opened(place, deadline)
+            except (*_NOBODY_THERE, PermissionError) as error:
+                closed.append((place, error))
+        own = next((place for place, _ in closed if place.is_own), None)
+        if not (self.autostart and may_start) or own is None:
+            raise _unreachable(closed)
+        await self._start(own, deadline)
+        try:
+            return await opened(own, deadline)
+        except OSError as error:
+            raise _unreachable([(own, error)]) from error
+
+    async def _start(self, own: ClientSocket, deadline: float) -> None:
+        from bgd.client.autostart import start_daemon  # noqa: PLC0415 - few calls need what it imports
+
+        started = await apart(start_daemon, self.config, own, deadline)
+        if started is not None and self.on_autostart is not None:
+            self.on_autostart(started.pid, started.log)
+
+
+async def opened(place: ClientSocket, deadline: float) -> Connection:
+    """Connect to a place.
+
+    Raises:
+        OSError: nobody is there, or it may not be used.
+        DaemonUnreachable: somebody is, but does not answer as a daemon does.
+    """
+    try:
+        return await Connection.open(place.path, deadline)
+    except (*_NOBODY_THERE, PermissionError):
+        raise
+    except (BlockingIOError, TimeoutError) as error:
+        raise DaemonUnreachable(
+            f"the daemon at {place.path} does not answer: it is stopped or very busy"
+        ) from error
+    except OSError as error:
+        raise DaemonUnreachable(f"{place.path} is no daemon's socket: {error.strerror}") from error
+
+
+def _unreachable(closed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachable | NotAllowed:
+    for place, error in closed:
+        if isinstance(error, PermissionError):
+            return NotAllowed(f"you may not use the daemon at {place.path}: {error.strerror}")
+    paths = " or ".join(place.path for place, _ in closed)
+    remedy = (
+        "start it with `bgd`" if closed[0][0].is_own else "is the daemon running, and is that its socket?"
+    )
+    return DaemonUnreachable(f"no daemon answers at {paths}: {remedy}")

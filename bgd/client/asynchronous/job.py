@@ -1,0 +1,184 @@
+"""A job as a program holds it: what was last heard of it, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Self, Unpack
+
+from bgd.client.asynchronous.runtime import first_view
+from bgd.client.options import EditOptions
+from bgd.client.session import state_of
+from bgd.core.job import Outcome, State
+from bgd.wire.replies import ActResult, LogPart
+from bgd.wire.views import AttemptView, JobView
+
+if TYPE_CHECKING:
+    from bgd.client.asynchronous.client import AsyncClient
+
+
+class AsyncJob:
+    """One job. Its attributes are those of `JobView`, as they were when the job was last looked at.
+
+    A job that was just submitted knows its `id`, and whether it `is_new` or was there with the same key. What
+    else there is to know, `refresh` and `wait` find out; before that other attributes raise BgdError.
+
+    Instants are epoch seconds, durations seconds, None where there is nothing.
+    """
+
+    kind: str
+    argv: list[str] | None
+    target: str | None
+    arguments: str | None
+    cwd: str | None
+    user: str
+    state: State
+    outcome: Outcome | None
+    exit_code: int | None
+    signal: int | None
+    reason: str | None
+    queue: str
+    priority: int
+    name: str | None
+    tags: list[str]
+    retries: int
+    retry_delay: float
+    backoff: float
+    max_delay: float
+    jitter: float
+    rerun: bool | None
+    timeout: float | None
+    delay: float
+    umask: int | None
+    attempt: int
+    created_at: float
+    due_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    retry_on: list[int] | None
+    no_retry_on: list[int] | None
+    at: float | None
+    expires: float | None
+    expires_at: float | None
+    after: list[int]
+    after_any: list[int]
+    waits_for: list[int]
+    key: str | None
+    slots: int
+    stdin: str | None
+    pty: bool
+    suspended: bool
+
+    def __init__(
+        self, client: AsyncClient, job_id: int, view: JobView | None = None, *, is_new: bool = False
+    ) -> None:
+        self.id = job_id
+        self.is_new = is_new
+        self._client = client
+        self._view = view
+
+    @property
+    def view(self) -> JobView:
+        """What was last heard of the job, as one value that does not change."""
+        if self._view is None:
+            self._view = first_view(self.id, self._client.view)
+        return self._view
+
+    if not TYPE_CHECKING:  # the annotations above say which there are
+
+        def __getattr__(self, name):
+            if name not in JobView.__struct_fields__:
+                raise AttributeError(f"a job has no {name!r}")
+            return getattr(self.view, name)
+
+    async def refresh(self) -> Self:
+        """Look again; returns the job itself."""
+        self._view = await self._client.view(self.id)
+        return self
+
+    async def wait(self, timeout: float | None = None) -> Self:
+        """Wait until the job has finished, over restarts of the daemon too; returns the job itself.
+
+        Raises:
+            TimeoutError: it has not within `timeout` seconds.
+        """
+        [finished] = await self._client.wait([self.id], timeout=timeout)
+        self._view = finished.view
+        return self
+
+    async def result(self, timeout: float | None = None) -> object:
+        """Wait, then return what a class job returned, for a command 0.
+
+        Raises:
+            JobFailed: it did not succeed.
+            TimeoutError: it has not finished within `timeout` seconds.
+        """
+        return await self._client.result(self.id, timeout=timeout)
+
+    async def attempts(self) -> list[AttemptView]:
+        return await self._client.attempts(self.id)
+
+    def logs(
+        self,
+        *,
+        attempt: int | None = None,
+        follow: bool = False,
+        tail: int | None = None,
+        timestamps: bool = False,
+    ) -> AsyncGenerator[LogPart, None]:
+        """Yield the job's output; see `AsyncClient.logs`."""
+        return self._client.logs(self.id, attempt=attempt, follow=follow, tail=tail, timestamps=timestamps)
+
+    # --- each of these returns the job's new state, and raises Refused where the state does not allow it ---
+
+    async def cancel(self) -> State:
+        """Cancel the job: it is cancelled at once, or stopping while it is made to end."""
+        return _state_of(await self._client.cancel([self.id]))
+
+    async def retry(self) -> State:
+        """Queue the finished job again, with its retries unused."""
+        return _state_of(await self._client.retry([self.id]))
+
+    async def hold(self) -> State:
+        """Let the waiting job wait until it is released."""
+        return _state_of(await self._client.hold([self.id]))
+
+    async def release(self) -> State:
+        """Let the held job wait for its turn again."""
+        return _state_of(await self._client.release([self.id]))
+
+    async def suspend(self) -> State:
+        """Stop the processes of the running job; its time limit stands still, its slot stays taken."""
+        return _state_of(await self._client.suspend([self.id]))
+
+    async def continue_(self) -> State:
+        """Let the suspended job go on."""
+        return _state_of(await self._client.continue_([self.id]))
+
+    async def send_signal(self, signum: int, *, whole_tree: bool = False) -> State:
+        """Send a signal to the running job's first process, or to all of its processes."""
+        return _state_of(await self._client.signal([self.id], signum, whole_tree=whole_tree))
+
+    async def edit(self, **changes: Unpack[EditOptions]) -> Self:
+        """Change the waiting job; returns the job itself, looked at again.
+
+        Raises:
+            Refused: it does not wait, or a value is out of range.
+        """
+        _state_of(await self._client.edit([self.id], **changes))
+        return await self.refresh()
+
+    async def remove(self) -> None:
+        """Delete the finished job and its logs.
+
+        Raises:
+            Refused: it has not finished.
+        """
+        _state_of(await self._client.remove([self.id]))
+
+    def __repr__(self) -> str:
+        return f"<AsyncJob {self.id}>" if self._view is None else f"<AsyncJob {self.id} {self._view.state}>"
+
+
+def _state_of(results: list[ActResult]) -> State:
+    [result] = results
+    return state_of(result)

@@ -1,0 +1,174 @@
+# Made by tools/blocking.py from bgd/client/asynchronous/channel.py: change that, then `make client`.
+"""The channel between a client and the daemon: opened when first used, and renewed after it broke."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import partial
+from typing import TypeVar
+
+from bgd.client.blocking.connection import Connection
+from bgd.client.blocking.door import Door
+from bgd.client.blocking.runtime import Home, Lock, pause
+from bgd.client.session import Broken, NotSent, expected, framed
+from bgd.client.sockets import left
+from bgd.errors import DaemonUnreachable
+from bgd.wire.replies import Reply
+from bgd.wire.requests import Request
+
+R = TypeVar("R")
+
+_SHORTEST_PAUSE = 0.05  # seconds between two looks for a daemon that went away; each is twice the one before
+_LONGEST_PAUSE = 1.0
+_OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may start it again, before we do
+
+
+class Channel:
+    """Requests and streams that outlive a connection.
+
+    A request that was surely not taken is sent again once over a new connection. One that may have been
+    taken is sent again only if that does no harm.
+    """
+
+    def __init__(self, door: Door, timeout: float) -> None:
+        self._door = door
+        self._timeout = timeout
+        self._home = Home()
+        self._connecting = Lock()
+        self._connection: Connection | None = None
+
+    def ask(self, request: Request, kind: type[R], *, repeatable: bool = False) -> R:
+        """Send a request and return its one reply; see `exchange`."""
+        return self.exchange(partial(framed, request), kind, repeatable=repeatable)
+
+    def exchange(self, frames: Callable[[int], bytes], kind: type[R], *, repeatable: bool = False) -> R:
+        """Send a request of any number of frames and return its one reply.
+
+        `repeatable`: it may be taken twice, so it is sent again if the daemon goes away before it answers.
+
+        Raises:
+            DaemonUnreachable: nobody knows whether it was taken.
+        """
+        deadline = time.monotonic() + self._timeout
+        connection = self.connection()
+        try:
+            try:
+                reply = connection.exchange(frames, deadline)
+            except NotSent:
+                connection = self.connection()
+                reply = connection.exchange(frames, deadline)
+            except Broken:
+                if not repeatable:
+                    raise
+                connection = self._connected_again(self.connection, _growing_pauses(), deadline)
+                reply = connection.exchange(frames, deadline)
+        except TimeoutError as error:
+            raise self._unanswered() from error
+        return expected(reply, kind)
+
+    def collect(self, request: Request) -> list[Reply]:
+        """Return all replies of a stream that is expected to end soon."""
+        deadline = time.monotonic() + self._timeout
+        connection = self.connection()
+        try:
+            try:
+                return [reply for reply in connection.stream(request, deadline)]
+            except NotSent:
+                connection = self.connection()
+                return [reply for reply in connection.stream(request, deadline)]
+        except TimeoutError as error:
+            raise self._unanswered() from error
+
+    def follow(
+        self, rest: Callable[[], Request | None], deadline: float | None = None, *, alone: bool = False
+    ) -> Generator[Reply, None, None]:
+        """Yield the replies of a stream over as many connections as it takes.
+
+        Args:
+            rest: what to ask for, asked once more whenever the daemon went away: it then takes into account
+                what was yielded. None: nothing is left.
+            deadline: on the monotonic clock, None: never.
+            alone: over a connection of its own. The daemon sends a long stream no faster than it is taken,
+                and answers to other requests must not wait for that.
+
+        Raises:
+            TimeoutError: the deadline has come.
+            DaemonUnreachable: the daemon went away, and none has answered for as long as a client is patient.
+        """
+        connect = self._opened if alone else self.connection
+        connection = connect()
+        pauses = _growing_pauses()
+        try:
+            request = rest()
+            while request is not None:
+                try:
+                    with closing(connection.stream(request, deadline)) as replies:
+                        for reply in replies:
+                            pauses = _growing_pauses()
+                            yield reply
+                except (NotSent, Broken):
+                    connection.close()
+                    if (request := rest()) is not None:
+                        connection = self._connected_again(connect, pauses, deadline)
+                else:
+                    return
+        finally:
+            if alone:
+                connection.close()
+
+    def connection(self, *, may_start: bool = True) -> Connection:
+        """Return the connection, a new one if there is none or it broke."""
+        self._home.check()
+        with self._connecting:
+            if self._connection is not None and self._connection.is_broken:
+                self._connection.close()
+                self._connection = None
+            if self._connection is None:
+                self._connection = self._opened(may_start=may_start)
+            return self._connection
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and self._home.is_here:
+            connection.close()
+
+    def _opened(self, *, may_start: bool = True) -> Connection:
+        self._home.check()
+        return self._door.connect(time.monotonic() + self._timeout, may_start=may_start)
+
+    def _connected_again(
+        self,
+        connect: Callable[..., Connection],
+        pauses: Iterator[float],
+        deadline: float | None,
+    ) -> Connection:
+        """Connect to the daemon that comes after one that went away."""
+        began_at = time.monotonic()
+        while True:
+            remaining = left(deadline)
+            if remaining == 0:
+                raise TimeoutError
+            seconds = next(pauses)
+            pause(seconds if remaining is None else min(seconds, remaining))
+            waited = time.monotonic() - began_at
+            try:
+                return connect(may_start=waited > _OTHERS_FIRST)
+            except DaemonUnreachable:
+                if waited > self._timeout:
+                    raise
+
+    def _unanswered(self) -> DaemonUnreachable:
+        return DaemonUnreachable(
+            f"the daemon did not answer within {self._timeout:g} s: "
+            "the request may or may not have been taken"
+        )
+
+
+def _growing_pauses() -> Iterator[float]:
+    yield 0.0
+    seconds = _SHORTEST_PAUSE
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, _LONGEST_PAUSE)

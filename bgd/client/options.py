@@ -1,0 +1,156 @@
+"""Options: what may be asked for a job, as a caller writes it, and the plain values that are sent for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+from bgd.client.caller import Caller
+from bgd.settings import nearest
+
+
+class Numbered(Protocol):
+    """What has a job's id: a Job, an AsyncJob, a JobView."""
+
+    @property
+    def id(self) -> int: ...
+
+
+JobReference = int | Numbered
+"""A job by its id, or as an object that has one."""
+
+
+class FurtherOptions(TypedDict, total=False):
+    """What may be asked for any job; what is missing is as the daemon's configuration says.
+
+    Durations are seconds.
+
+    * `retry_on`, `no_retry_on`: exit codes after which alone, or never, it is tried again.
+    * `at`: not before then; a datetime without a time zone is local, a number is epoch seconds.
+    * `expires`: within so long its first attempt starts, or never.
+    * `after`, `after_any`: jobs that have to succeed, or to finish however, before.
+    * `key`: while an unfinished job has this key, that one is returned and no new one made.
+    * `slots`: how many it takes of its queue's and the daemon's.
+    * `hold`: it waits until it is released.
+    * `env`: variables on top of those that `env_pass` lets through of the caller's: "all" (as for commands
+      that do not say), "none" (as for class jobs) or a list of names.
+    * `stdin`, `input`: the file that a command reads, or the very bytes; text is sent as UTF-8.
+    * `pty`: give a command a terminal.
+    * `shell`: its argv is one text, for /bin/sh.
+    """
+
+    queue: str
+    name: str | None
+    tags: Sequence[str]
+    retries: int | None
+    retry_delay: float | None
+    backoff: float | None
+    max_delay: float | None
+    jitter: float | None
+    retry_on: Sequence[int] | None
+    no_retry_on: Sequence[int] | None
+    rerun: bool | None
+    at: float | datetime | None
+    expires: float | None
+    after: Sequence[JobReference]
+    after_any: Sequence[JobReference]
+    key: str | None
+    slots: int
+    hold: bool
+    cwd: str | os.PathLike[str] | None
+    env: Mapping[str, str] | None
+    env_pass: str | Sequence[str]
+    umask: int | None
+    stdin: str | os.PathLike[str] | None
+    input: bytes | str | None
+    pty: bool
+    shell: bool
+
+
+class JobOptions(FurtherOptions, total=False):
+    """And those that come first."""
+
+    priority: int
+    delay: float
+    timeout: float | None
+
+
+class EditOptions(TypedDict, total=False):
+    """What may be changed in a job that waits, as in JobOptions. What is missing stays as it is.
+
+    None takes away what was asked for. `delay` and `expires` count from now, `env` is set in addition.
+    """
+
+    argv: Sequence[str | os.PathLike[str]]
+    queue: str
+    priority: int
+    name: str | None
+    tags: Sequence[str]
+    retries: int | None
+    retry_delay: float | None
+    backoff: float | None
+    max_delay: float | None
+    jitter: float | None
+    retry_on: Sequence[int] | None
+    no_retry_on: Sequence[int] | None
+    rerun: bool | None
+    timeout: float | None
+    delay: float
+    at: float | datetime | None
+    expires: float | None
+    after: Sequence[JobReference]
+    after_any: Sequence[JobReference]
+    slots: int
+    cwd: str | os.PathLike[str]
+    env: Mapping[str, str]
+    stdin: str | os.PathLike[str] | None
+    pty: bool
+
+
+def plain_values(options: Mapping[str, Any], allowed: Iterable[str], caller: Caller) -> dict[str, Any]:
+    """Return the options as values that can be sent; a relative path is the caller's.
+
+    Raises:
+        TypeError: there is no such option.
+    """
+    if unknown := options.keys() - set(allowed):
+        raise TypeError(f"no option {min(unknown)!r}: {nearest(min(unknown), allowed)}")
+    return {key: None if value is None else _plain(key, value, caller) for key, value in options.items()}
+
+
+def ids_of(jobs: Iterable[JobReference]) -> list[int]:
+    """Return the ids of jobs."""
+    return [job if isinstance(job, int) else job.id for job in jobs]
+
+
+def words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return the words of a command.
+
+    Raises:
+        TypeError: it is one text.
+    """
+    if isinstance(argv, str):
+        raise TypeError(f"argv is a list of words, not {argv!r}; a line for the shell takes shell=True")
+    return [os.fspath(word) for word in argv]
+
+
+def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a line for each kind
+    match key:
+        case "argv":
+            return words_of(value)
+        case "cwd" | "stdin":
+            path = Path(value)
+            return str(path if path.is_absolute() else caller.folder / path)
+        case "input" if isinstance(value, str):
+            return value.encode()
+        case "at" if isinstance(value, datetime):
+            return value.timestamp()
+        case "retry_on" | "no_retry_on" if isinstance(value, range):
+            return list(value)
+        case "after" | "after_any":
+            return ids_of(value)
+        case _:
+            return value

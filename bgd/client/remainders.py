@@ -1,0 +1,85 @@
+"""Remainders: what is left of a stream that breaks off with its daemon, to be asked of the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from bgd.client.session import UNNUMBERED, expected
+from bgd.errors import Refused
+from bgd.wire.replies import EventsPart, JobsPart, LogPart, Reply
+from bgd.wire.requests import GetEvents, Logs, Wait
+from bgd.wire.views import EventView, JobView
+
+
+class LogRemainder:
+    """The output that has not come yet: none of it is lost, and none comes twice."""
+
+    def __init__(self, request: Logs) -> None:
+        self._rest = request
+        # one that broke off is asked for by place, and then the daemon goes on to later attempts
+        self._is_one_attempt = request.attempt != 0 and not request.follow
+        self._is_complete = False
+
+    def request(self) -> Logs | None:
+        """Return what to ask for, None: nothing."""
+        return None if self._is_complete else self._rest
+
+    def take(self, reply: Reply) -> LogPart | None:
+        """Return the next piece of output, None: there is none in this reply."""
+        part = expected(reply, LogPart)
+        if self._is_one_attempt and self._rest.offset is not None and part.attempt != self._rest.attempt:
+            self._is_complete = True
+            return None
+        self._rest = replace(self._rest, attempt=part.attempt, offset=part.offset + len(part.data), tail=None)
+        return part if part.data or part.left_out else None
+
+
+class WaitRemainder:
+    """The jobs that have not finished yet."""
+
+    def __init__(self, job_ids: Iterable[int]) -> None:
+        self._waiting: dict[int, None] = dict.fromkeys(job_ids)
+
+    @property
+    def first(self) -> int:
+        """The first of them."""
+        return next(iter(self._waiting))
+
+    def request(self) -> Wait | None:
+        """Return what to ask for, None: nothing."""
+        return Wait(UNNUMBERED, list(self._waiting)) if self._waiting else None
+
+    def take(self, reply: Reply) -> list[JobView]:
+        """Return the jobs that have finished now."""
+        views = expected(reply, JobsPart).jobs
+        for view in views:
+            self._waiting.pop(view.id, None)
+        return views
+
+
+class EventRemainder:
+    """The events that have not come yet."""
+
+    def __init__(self, request: GetEvents) -> None:
+        self._rest = request
+
+    def request(self) -> GetEvents:
+        """Return what to ask for."""
+        return self._rest
+
+    def take(self, reply: Reply) -> list[EventView]:
+        """Return the events that have come.
+
+        Raises:
+            Refused: some that were asked for are no longer kept.
+        """
+        part = expected(reply, EventsPart)
+        if part.lost:
+            raise Refused(
+                f"events after {self._rest.since} are no longer kept: look at the jobs, "
+                "then ask for events from now on, without since"
+            )
+        self._rest = replace(self._rest, since=part.last)
+        return part.events

@@ -1,0 +1,210 @@
+"""Streams that outlive the daemon they began with: what is asked of the next one, and what comes of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgd import DaemonUnreachable, NoSuchJob, Refused, State
+from bgd.wire import replies, requests
+from bgd.wire.replies import ErrorCode
+from bgd.wire.views import EventView
+from tests.client.scripted import view_of
+
+
+class Conversation:
+    """Scripts that answer one request each, and the requests that came."""
+
+    def __init__(self):
+        self.heard = []
+
+    def answer(self, *answers, is_last=False):
+        """Return a script: it sends the answers, then the end of the stream or nothing more at all."""
+
+        def script(peer):
+            peer.greet()
+            request = peer.receive()
+            self.heard.append(request)
+            peer.send(*(make(request.id) for make in answers))
+            if is_last:
+                peer.send(replies.End(request.id))
+                peer.wait_for_end()
+
+        return script
+
+
+@pytest.fixture
+def talk():
+    return Conversation()
+
+
+def piece(data, attempt=1, offset=0, left_out=0):
+    return lambda request_id: replies.LogPart(request_id, attempt, data, offset=offset, left_out=left_out)
+
+
+def finished(*job_ids):
+    return lambda request_id: replies.JobsPart(request_id, [view_of(job_id) for job_id in job_ids])
+
+
+def happened(*ids, lost=False):
+    events = [EventView(id=each, at=1.0, job=3, what="start", state=State.RUNNING, attempt=1) for each in ids]
+    return lambda request_id: replies.EventsPart(request_id, events, max(ids, default=0), lost)
+
+
+def data_of(pieces):
+    return [piece.data for piece in pieces]
+
+
+# --- logs ------------------------------------------------------------------------------------------------
+
+
+def test_a_log_goes_on_behind_the_last_byte_that_came(client_at, play, talk):
+    client = client_at(
+        play(
+            talk.answer(piece(b"one\n", 2), piece(b"two\n", 2, offset=4)),
+            talk.answer(),
+            talk.answer(piece(b"three\n", 2, offset=8), piece(b"again\n", 3), is_last=True),
+        )
+    )
+
+    assert data_of(client.logs(5, attempt=0, follow=True)) == [b"one\n", b"two\n", b"three\n", b"again\n"]
+    first, *others = talk.heard
+    assert (first.attempt, first.offset) == (0, None)
+    assert [(other.attempt, other.offset, other.follow) for other in others] == [(2, 8, True)] * 2
+
+
+def test_a_log_of_which_nothing_came_is_asked_for_as_before(client_at, play, talk):
+    client = client_at(play(talk.answer(), talk.answer(piece(b"x"), is_last=True)))
+
+    assert data_of(client.logs(5, tail=3, timestamps=True)) == [b"x"]
+    assert talk.heard[0] == talk.heard[1]
+
+
+def test_the_last_lines_are_not_counted_anew_once_some_have_come(client_at, play, talk):
+    client = client_at(
+        play(talk.answer(piece(b"", offset=70)), talk.answer(piece(b"x", offset=70), is_last=True))
+    )
+
+    assert data_of(client.logs(5, tail=0, follow=True)) == [b"x"]
+    assert (talk.heard[1].tail, talk.heard[1].offset) == (None, 70)
+
+
+def test_what_a_log_left_out_counts_when_it_is_taken_up_again(client_at, play, talk):
+    client = client_at(
+        play(
+            talk.answer(piece(b"head"), piece(b"tail", offset=104, left_out=100)),
+            talk.answer(is_last=True),
+        )
+    )
+
+    assert [part.left_out for part in client.logs(5)] == [0, 100]
+    assert talk.heard[1].offset == 108
+
+
+def test_one_attempt_stays_one_attempt_when_its_log_is_taken_up_again(client_at, play, talk):
+    client = client_at(
+        play(
+            talk.answer(piece(b"mine")),
+            talk.answer(piece(b"!", offset=4), piece(b"another's", 2), is_last=True),
+        )
+    )
+
+    assert data_of(client.logs(5, attempt=1)) == [b"mine", b"!"]
+
+
+def test_a_log_that_is_refused_is_an_error(client_at, play):
+    def script(peer):
+        peer.greet()
+        peer.send(replies.Failed(peer.receive().id, ErrorCode.NO_SUCH_JOB, "no job 5"))
+        peer.wait_for_end()
+
+    with pytest.raises(NoSuchJob, match="no job 5"):
+        list(client_at(play(script)).logs(5))
+
+
+# --- jobs ------------------------------------------------------------------------------------------------
+
+
+def test_only_jobs_that_have_not_finished_are_waited_for_again(client_at, play, talk):
+    client = client_at(
+        play(talk.answer(finished(2)), talk.answer(), talk.answer(finished(3), finished(1), is_last=True))
+    )
+
+    assert [job.id for job in client.as_finished([1, 2, 3])] == [2, 3, 1]
+    assert [request.jobs for request in talk.heard] == [[1, 2, 3], [1, 3], [1, 3]]
+
+
+def test_nothing_is_asked_when_the_daemon_goes_after_the_last_job(client_at, play, talk):
+    client = client_at(play(talk.answer(finished(1))))
+
+    assert [job.id for job in client.wait([1])] == [1]
+
+
+def test_a_result_whose_answer_was_lost_is_asked_for_again(client_at, play, talk):
+    lost, succeeded = [], view_of(1)
+
+    def script(peer):
+        peer.greet()
+        wait = peer.receive()
+        peer.send(finished(1)(wait.id), replies.End(wait.id))
+        lost.append(peer.receive())
+
+    answer = talk.answer(lambda request_id: replies.Result(request_id, succeeded, None, None))
+
+    assert client_at(play(script, answer)).result(1) == 0
+    assert [type(request) for request in (*lost, *talk.heard)] == [requests.GetResult] * 2
+
+
+def test_patience_for_a_job_ends_while_there_is_no_daemon_too(client_at, play, talk):
+    with pytest.raises(TimeoutError, match=r"job 1 has not finished within 0\.2 s"):
+        client_at(play(talk.answer())).wait([1], timeout=0.2)
+
+
+def test_a_daemon_that_stays_away_is_unreachable_after_the_timeout(client_at, play, talk):
+    client = client_at(play(talk.answer(piece(b"x"))), timeout=0.2)
+    pieces = client.logs(5, follow=True)
+
+    assert next(pieces).data == b"x"
+    with pytest.raises(DaemonUnreachable, match="no daemon answers"):
+        next(pieces)
+
+
+# --- events ----------------------------------------------------------------------------------------------
+
+
+def test_events_go_on_after_the_last_that_came(client_at, play, talk):
+    client = client_at(play(talk.answer(happened(4, 6)), talk.answer(happened(9), is_last=True)))
+
+    assert [event.id for event in client.events(3)] == [4, 6, 9]
+    assert [(request.since, request.follow) for request in talk.heard] == [(3, True), (6, True)]
+
+
+def test_events_that_are_no_longer_kept_are_not_passed_over_in_silence(client_at, play, talk):
+    client = client_at(play(talk.answer(happened(9, lost=True))))
+
+    with pytest.raises(Refused, match="events after 3 are no longer kept"):
+        list(client.events(3, follow=False))
+
+
+# --- what may be taken twice -------------------------------------------------------------------------------
+
+
+def test_a_job_with_a_key_is_sent_again_when_the_answer_was_lost(client_at, play, talk):
+    client = client_at(
+        play(talk.answer(), talk.answer(lambda request_id: replies.Submitted(request_id, [7], False, [7])))
+    )
+
+    job = client.submit(["true"], key="nightly")
+
+    assert (job.id, job.is_new) == (7, False)
+    assert talk.heard[0] == talk.heard[1]
+
+
+def test_many_jobs_are_sent_again_only_if_each_has_a_key(client_at, play, talk):
+    submitted = lambda request_id: replies.Submitted(request_id, [7, 8], False, [8])  # noqa: E731 - one of many
+    client = client_at(play(talk.answer(), talk.answer(submitted), talk.answer()))
+
+    jobs = client.submit_many([{"argv": ["true"], "key": "a"}, {"argv": ["true"], "key": "b"}])
+
+    assert [(job.id, job.is_new) for job in jobs] == [(7, True), (8, False)]
+    with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
+        client.submit_many([{"argv": ["true"], "key": "a"}, ["true"]])

@@ -1,0 +1,130 @@
+"""A program as users write it: every verb of both clients, and what each gives. It is checked, never run."""
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bgd import AsyncClient, AsyncJob, Client, Job, JobSpec, Outcome, State, run_background_job
+
+
+def hand_over(client: Client) -> list[Job]:
+    first: Job = run_background_job("app.Service", "run", ["a", 1], priority=5, delay=0, queue="mail")
+    make: Job = client.submit(["make", Path("all")], priority=5, retries=2, timeout=600, env={"A": "1"})
+    line: Job = client.submit("ls | wc -l", shell=True, cwd=Path("/"), env_pass=["PATH"], umask=0o27)
+    later: Job = client.submit(
+        ["sort"],
+        stdin=Path("in.txt"),
+        at=datetime(2030, 1, 1, tzinfo=UTC),
+        expires=3600,
+        after=[make, 3],
+        after_any=[line.id],
+        key="nightly",
+        slots=2,
+        hold=True,
+        pty=False,
+        retry_on=[1, 2],
+        no_retry_on=None,
+    )
+    reading: Job = client.submit(["cat"], input="text", at=1.5)
+    call: Job = client.call("app:run", [1, "two"], {"three": 3.0}, retries=None, tags=["a"], input=b"bytes")
+    many: list[Job] = client.submit_many([["true"], JobSpec(argv=("true",)), {"argv": ["true"], "slots": 2}])
+    return [first, make, line, later, reading, call, *many]
+
+
+def ask(client: Client, job: Job) -> None:
+    number: int = job.id
+    is_new: bool = job.is_new
+    state: State = job.refresh().state
+    outcome: Outcome | None = job.wait(timeout=3).outcome
+    waits_for: list[int] = job.waits_for
+    value: object = job.result(timeout=3)
+    name: str | None = client.job(number).name
+    jobs: list[Job] = client.jobs(states=[State.FAILED, "queued"], queue="mail", tag="a", before=9, limit=5)
+    done: list[Job] = client.wait([job, 4], timeout=1.5)
+    finished: Iterator[Job] = client.as_finished(jobs)
+    data: list[bytes] = [part.data for part in job.logs(follow=True, tail=10)]
+    pieces: Iterator[object] = client.logs(job, attempt=0, timestamps=True)
+    whats: list[str] = [event.what for event in client.events(since=3, follow=False)]
+    codes: list[int | None] = [attempt.exit_code for attempt in job.attempts()]
+    print(is_new, state, outcome, waits_for, value, name, done, next(finished), data, pieces, whats, codes)
+
+
+def act(client: Client, job: Job) -> None:
+    states: list[State] = [
+        job.cancel(),
+        job.retry(),
+        job.hold(),
+        job.release(),
+        job.suspend(),
+        job.continue_(),
+        job.send_signal(10, whole_tree=True),
+    ]
+    edited: Job = job.edit(priority=3, timeout=None, after=[job], env={"A": "1"})
+    job.remove()
+    results = [
+        *client.cancel([job]),
+        *client.retry([1]),
+        *client.hold([job, 2]),
+        *client.release([1]),
+        *client.suspend([1]),
+        *client.continue_([1]),
+        *client.signal([1], 9, whole_tree=True),
+        *client.edit([1], queue="night", slots=2),
+        *client.remove([1]),
+    ]
+    each: list[State | None] = [result.state for result in results]
+    print(states, edited, each)
+
+
+def look_after(client: Client) -> None:
+    slots: int = client.set_slots(None).slots
+    of_queue: list[int | None] = [queue.slots for queue in client.set_queue("night", 2).queues]
+    paused: list[bool] = [client.pause().paused, client.resume("night").paused, client.queues().paused]
+    client.remove_queue("night")
+    median: float | None = client.stats(window=60).run_median
+    pid: int = client.info().pid
+    link: str = client.login_link()
+    client.shutdown("wait", timeout=5)
+    client.close()
+    print(slots, of_queue, paused, median, pid, link)
+
+
+async def hand_over_and_ask(client: AsyncClient) -> None:
+    make: AsyncJob = await client.submit(["make"], priority=5, after=[3], key="nightly")
+    call: AsyncJob = await client.call("app:run", args=["a"], kwargs={"x": 1}, after_any=[make])
+    many: list[AsyncJob] = await client.submit_many([["true"], {"target": "app:run", "args": [1]}])
+    state: State = (await make.refresh()).state
+    outcome: Outcome | None = (await make.wait(timeout=3)).outcome
+    value: object = await call.result(timeout=3)
+    name: str | None = (await client.job()).name
+    jobs: list[AsyncJob] = await client.jobs(states=["failed"], limit=3)
+    done: list[AsyncJob] = await client.wait(jobs, timeout=3)
+    finished: AsyncIterator[AsyncJob] = client.as_finished(many)
+    data: list[bytes] = [part.data async for part in make.logs(follow=True)]
+    async for event in client.events():
+        what: str = event.what
+        print(what)
+    codes: list[int | None] = [attempt.exit_code for attempt in await make.attempts()]
+    print(state, outcome, value, name, done, await anext(finished), data, codes)
+
+
+def started(pid: int, log: str) -> None:
+    print(pid, log)
+
+
+async def act_and_look_after(job: AsyncJob) -> None:
+    async with AsyncClient(timeout=5, autostart=False, on_autostart=started) as client:
+        states: list[State] = [await job.cancel(), await job.hold(), await job.send_signal(10)]
+        edited: AsyncJob = await job.edit(name=None, delay=5)
+        await job.remove()
+        each: list[State | None] = [result.state for result in await client.signal([job, 3], 9)]
+        slots: int = (await client.set_slots(4)).slots
+        paused: bool = (await client.pause("night")).paused
+        pid: int = (await client.info()).pid
+        median: float | None = (await client.stats()).wait_median
+        await client.shutdown()
+        print(states, edited, each, slots, paused, pid, median)
+
+
+with Client("/run/bgd/bgd.sock", user=True) as a_client:
+    print(hand_over(a_client), ask, act, look_after, hand_over_and_ask, act_and_look_after)

@@ -1,0 +1,75 @@
+"""Whoever follows a job goes on when the daemon is killed and started again: all of it comes, and once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import aclosing
+from functools import partial
+
+from bgd import AsyncClient, AsyncJob, Client, State
+from bgd.wire.views import EventView
+from tests.support import Daemon, wait_until
+
+KILLS = 3
+LINES = 200
+COUNT = f"for i in $(seq {LINES}); do echo $BGD_ATTEMPT.$i; sleep 0.01; done; test $BGD_ATTEMPT = 2"
+OUTPUT = b"".join(b"%d.%d\n" % (attempt, line) for attempt in (1, 2) for line in range(1, LINES + 1))
+
+
+async def test_logs_waits_results_and_events_go_on_through_kills(own_daemon: Daemon):
+    output = bytearray()
+    async with AsyncClient(str(own_daemon.socket)) as client, asyncio.TaskGroup() as tasks:
+        job = await client.submit(COUNT, shell=True, retries=1, retry_delay=0.2)
+        logs = tasks.create_task(follow(job, output))
+        blocking = tasks.create_task(asyncio.to_thread(followed, str(own_daemon.socket), job.id))
+        events = tasks.create_task(events_of(client, job))
+        waiting = tasks.create_task(client.wait([job]))
+        result = tasks.create_task(job.result())
+        for kill in range(KILLS):
+            mark = len(OUTPUT) * (2 * kill + 1) // (2 * KILLS)
+            await asyncio.to_thread(wait_until, partial(is_long, output, mark))
+            own_daemon.process.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(own_daemon.process.wait)
+            await asyncio.to_thread(own_daemon.start)
+        await logs
+
+        assert bytes(output) == OUTPUT
+        assert await blocking == OUTPUT
+        [finished] = await waiting
+        assert (finished.state, finished.attempt) == (State.SUCCEEDED, 2)
+        assert await result == 0
+        told = await events
+        assert [event.what for event in told] == [
+            "submit",
+            "start",
+            "retry",
+            "come due",
+            "start",
+            "succeed",
+        ]
+        assert told == [event async for event in client.events(0, follow=False) if event.job == job.id]
+
+
+def is_long(output: bytearray, mark: int) -> bool:
+    return len(output) >= mark
+
+
+async def follow(job: AsyncJob, output: bytearray) -> None:
+    async for part in job.logs(attempt=0, follow=True):
+        output += part.data
+
+
+def followed(socket: str, job_id: int) -> bytes:
+    with Client(socket) as client:
+        return b"".join(part.data for part in client.logs(job_id, attempt=0, follow=True))
+
+
+async def events_of(client: AsyncClient, job: AsyncJob) -> list[EventView]:
+    told: list[EventView] = []
+    async with aclosing(client.events(0)) as events:
+        async for event in events:
+            told += [event] if event.job == job.id else []
+            if event.job == job.id and event.state is State.SUCCEEDED:
+                break
+    return told
