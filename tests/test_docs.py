@@ -17,6 +17,7 @@ import bgctl.verdict
 import bgd
 from bgctl.verbs import bgctl as command
 from bgd import __main__ as bgd_command
+from bgd.client.remainders import LogRemainder
 from bgd.core import job
 from bgd.core.job import MOVES, JobSpec, Outcome, State
 from bgd.daemon import connection, control
@@ -150,6 +151,9 @@ def test_protocol_page_says_what_the_limits_are():
         job.MAX_ENV,
         job.MAX_RESULT,
         job.MAX_DURATION,
+        job.MAX_WAITS,
+        job.MAX_INPUT,
+        job.MAX_SLOTS,
     ]
 
 
@@ -158,6 +162,20 @@ def test_bytes_on_the_protocol_page_are_what_they_are_said_to_be():
 
     assert messages.decode_hello(hello) == messages.Hello(messages.PROTOCOL, "1")
     assert messages.decode_request(submit) == requests.Submit(1, JobSpec(argv=("true",)))
+
+
+def test_bytes_of_a_stream_on_the_protocol_page_are_what_they_are_said_to_be():
+    follow, log, resume, end = (
+        payload_of(block(PROTOCOL, name)) for name in ("follow", "log", "resume", "end")
+    )
+    part = replies.LogPart(2, 1, b"hi\n")
+    rest = LogRemainder(requests.Logs(id=2, job=7, attempt=0, follow=True))
+
+    assert messages.decode_request(follow) == rest.request()
+    assert messages.decode_reply(log) == rest.take(part)
+    assert (again := rest.request())
+    assert messages.decode_request(resume) == msgspec.structs.replace(again, id=1)
+    assert messages.decode_reply(end) == replies.End(1)
 
 
 def test_bytes_on_the_protocol_page_queue_a_job(daemon):
