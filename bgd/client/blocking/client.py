@@ -46,7 +46,8 @@ class Client:
         socket: the daemon's socket; None: $BGD_SOCKET, else the caller's own daemon, else the system's.
         timeout: seconds that connecting and each answer may take, and that a stream bears to be without a
             daemon; then DaemonUnreachable.
-        autostart: start the caller's own daemon when none answers, and `socket` names none.
+        autostart: start the caller's own daemon when none answers, and `socket` names none. A stream that
+            lost its daemon leaves that to others for some seconds, as to a service manager.
         config: configuration that says where the daemon is; None: the usual one.
         user: only the caller's own daemon.
         system: only the system's.
