@@ -249,8 +249,8 @@ class Client:
     def events(self, since: int | None = None, *, follow: bool = True) -> Generator[EventView, None, None]:
         """Yield what happens to jobs; it goes on when the daemon was restarted, every event once.
 
-        `since` is the id of the last event that is known. None: from the first step on, without `follow` from
-        the oldest that is kept. With `follow` it does not end.
+        `since` is the id of the last event that is known, 0: begin with the oldest that is kept. None: from
+        the first step on, without `follow` from the oldest. With `follow` it does not end.
 
         Raises:
             Refused: events after `since` are no longer kept.
