@@ -12,6 +12,7 @@ from bgd.settings import Setting, read
 
 MAX_SOCKET_PATH = 107  # bytes: sun_path of linux/un.h, less its NUL
 MAX_PORT = 65_535
+PORTS = 20  # that a user's daemon tries
 
 _UNIX = "unix:"
 _USAGE = 'write "127.0.0.1:8643", "[::1]:8643", "unix:/path", or "" for no pages'

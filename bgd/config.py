@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from bgd import values
-from bgd.addresses import MAX_SOCKET_PATH, HttpConfig, http_config
+from bgd.addresses import MAX_SOCKET_PATH, PORTS, HttpConfig, http_config
 from bgd.core.job import Backoff, QueueName, Retries, RetryPolicy, Share
 from bgd.core.target import problem_with_entry
 from bgd.errors import ConfigError
@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 MAX_SLOTS = 10_000
-PORTS = 20  # that a user's daemon tries for its pages
 MIN_LOG = 1_000  # bytes; less would keep no line whole
 ANY_COMMAND = "*"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bgd.addresses import Auth, HttpConfig, TcpAddress, UnixAddress
-from bgd.config import PORTS, SCHEMA, ClientSocket, Config, QueueConfig, client_sockets, load
+from bgd.addresses import PORTS, Auth, HttpConfig, TcpAddress, UnixAddress
+from bgd.config import SCHEMA, ClientSocket, Config, QueueConfig, client_sockets, load
 from bgd.core.job import RetryPolicy
 from bgd.errors import ConfigError
 from bgd.places import SYSTEM
