@@ -25,6 +25,7 @@ MAX_RETRIES = 1_000
 MAX_DURATION = 366 * 86_400.0  # seconds; a longer timer is a slip of the pen
 MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999, beyond which no date can be shown
 MAX_WAITS = 1_000  # other jobs that one job waits for
+MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
 MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs into a file
 MAX_SLOTS = 10_000
 

@@ -104,6 +104,11 @@ class Scheduler:
         """How many slots they take."""
         return self._book.room.taken
 
+    @property
+    def waits(self) -> int:
+        """How many times a job waits for another one, of all jobs together."""
+        return self._book.waiting.waits
+
     def __len__(self) -> int:
         return len(self._book)
 

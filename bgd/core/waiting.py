@@ -13,6 +13,9 @@ class Waiting:
 
     Args:
         job_of: returns the unfinished job of an id, None for any other.
+
+    Attributes:
+        waits: how many times a job waits for another one.
     """
 
     def __init__(self, job_of: Callable[[JobId], Job | None]) -> None:
@@ -21,19 +24,21 @@ class Waiting:
         self._dated = DueHeap(self._is_dated)  # on the wall clock
         self._expiring = DueHeap(self._is_expiring)  # on the elapsed clock
         self._dependents: dict[JobId, set[JobId]] = {}
+        self.waits = 0
 
     def begin(self, job: Job) -> None:
         """Take a waiting job that is new, or that was edited, with all that it waits for."""
         if job.terms.expires is not None:
             self._expiring.push(job.id, job.terms.expires)
-        for other in (*job.terms.after, *job.terms.after_any):
+        for other in {*job.terms.after, *job.terms.after_any}:
             self._dependents.setdefault(other, set()).add(job.id)
+            self.waits += 1
 
     def end(self, job: Job) -> None:
         """Forget a job that starts, is cancelled or is about to be edited."""
         if job.terms.expires is not None:
             self._expiring.forget()
-        for other in (*job.terms.after, *job.terms.after_any):
+        for other in {*job.terms.after, *job.terms.after_any}:
             self.end_wait(job.id, other)
 
     def schedule(self, job: Job) -> None:
@@ -69,10 +74,13 @@ class Waiting:
 
     def end_wait(self, job_id: JobId, other: JobId) -> None:
         """Forget that a job waits for another one."""
-        dependents = self._dependents.get(other, set())
+        dependents = self._dependents.get(other)
+        if dependents is None or job_id not in dependents:
+            return
         dependents.discard(job_id)
+        self.waits -= 1
         if not dependents:
-            self._dependents.pop(other, None)
+            del self._dependents[other]
 
     def next_at(self) -> float | None:
         """Return when something comes next, on the elapsed clock; None: nothing does."""
@@ -86,7 +94,7 @@ class Waiting:
     def __len__(self) -> int:
         """Return how many entries there are, the dead ones that are not yet swept too."""
         entries = len(self._delayed) + len(self._dated) + len(self._expiring)
-        return entries + sum(map(len, self._dependents.values()))
+        return entries + self.waits
 
     def _is_delayed_until(self, job_id: JobId, due: float) -> bool:
         job = self._job_of(job_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 
+from bgd.core import job as limits
 from bgd.core.job import ACTIVE, FINAL, WAITING, Job, JobId, JobSpec, RetryPolicy, State, problem_with
 from bgd.core.retry import policy_of, with_policy
 from bgd.daemon.access import check_may_run
@@ -13,7 +14,7 @@ from bgd.daemon.instants import now
 from bgd.daemon.records import StoredSpec
 from bgd.daemon.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.errors import NoSuchJob, Refused
+from bgd.errors import Full, NoSuchJob, Refused
 from bgd.wire.launching import Signal, Suspend
 from bgd.wire.requests import Changes
 
@@ -39,6 +40,10 @@ class Orders:
             raise Refused(problem)
         if self._supervisor.is_draining:
             raise Refused("the daemon is shutting down and takes no jobs")
+        if (spec.after or spec.after_any) and self._supervisor.waits >= limits.MAX_ALL_WAITS:
+            raise Full(
+                f"jobs wait for others {limits.MAX_ALL_WAITS} times already: try again when some have ended"
+            )
         check_may_run(spec, self._supervisor.config)
 
     def submit(

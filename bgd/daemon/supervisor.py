@@ -111,6 +111,11 @@ class Supervisor:
         return self._scheduler.running
 
     @property
+    def waits(self) -> int:
+        """How many times a job waits for another one."""
+        return self._scheduler.waits
+
+    @property
     def slots(self) -> int:
         """How many slots there are."""
         return slots_of(self.config, self.controls)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bgd.core import job as limits
 from bgd.core.job import JobId, Outcome, State
 from bgd.daemon import controls as controls_module
 from bgd.errors import NoSuchJob, Refused
@@ -215,6 +216,20 @@ async def test_jobs_cannot_come_to_wait_for_each_other(config, launcher):
         assert "which waits for it" in await act(caller, Edit(1, [first], Changes(after=(third,))))
 
         assert await act(caller, Edit(2, [third], Changes(after_any=(), delay=0.0))) is State.RUNNING
+
+
+async def test_there_is_a_limit_to_all_that_jobs_wait_for(config, launcher, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_ALL_WAITS", 2)
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        first, second = await life.submit(command(**SCHEDULED)), await life.submit(command(**SCHEDULED))
+        both = command(after=(first,), after_any=(first, second))
+        waiting = (await caller.ask(Submit(1, both), Submitted)).jobs[0]
+
+        assert (await caller.ask(Submit(2, both), Failed)).code is ErrorCode.FULL
+
+        await life.orders.cancel(JobId(waiting))
+        await caller.ask(Submit(3, both), Submitted)
 
 
 # --- keys ---------------------------------------------------------------------------------------------

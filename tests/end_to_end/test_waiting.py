@@ -1,0 +1,112 @@
+"""What waits, and what was said of slots and queues, through the sudden end of the daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from bgd import Client, State
+from tests.support import DEADLINE, Daemon, wait_until
+
+
+class Mortal(Daemon):
+    """A daemon that is killed, and followed by another."""
+
+    def die_and_live_again(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(DEADLINE)
+        self.start()
+
+
+@pytest.fixture
+def mortal(tmp_path):
+    daemon = Mortal(tmp_path)
+    daemon.start()
+    yield daemon
+    daemon.stop()
+
+
+def gated(client: Client, daemon: Daemon, name: str):
+    """Return a job that runs until the gate of this name is opened with its exit code."""
+    gate = daemon.folder / name
+    os.mkfifo(gate)
+    job = client.submit(["/bin/sh", "-c", f"echo began; read code < {gate}; exit $code"])
+    wait_until(lambda: b"".join(part.data for part in client.logs(job.id)) == b"began\n")
+    return job, lambda code: gate.write_text(f"{code}\n")
+
+
+def test_what_waits_goes_on_waiting_and_then_runs(mortal):
+    with mortal.client() as client:
+        client.set_slots(4)
+        before, open_gate = gated(client, mortal, "gate")
+        held = client.submit(["true"], hold=True, key="single")
+        dated = client.submit(["true"], at=time.time() + 3)
+        after = client.submit(["true"], after=[before])
+        never = client.submit(["true"], after=[held], expires=1.0)
+        doomed = client.submit(["true"], after_any=[before, dated])
+        client.pause("slow")
+        paused = client.submit(["true"], queue="slow")
+
+        mortal.die_and_live_again()
+
+        states = [job.refresh().state for job in (held, dated, after, doomed, paused)]
+        assert states == [State.HELD, State.SCHEDULED, State.BLOCKED, State.BLOCKED, State.QUEUED]
+        again = client.submit(["true"], key="single")
+        assert (again.id, again.is_new) == (held.id, False)
+        assert never.wait(DEADLINE).state is State.CANCELLED
+        assert (never.reason or "").startswith("expired")
+
+        open_gate(0)
+        held.release()
+        client.resume("slow")
+
+        finished = client.wait([held.id, dated.id, after.id, doomed.id, paused.id], timeout=DEADLINE)
+        assert [job.state for job in finished] == [State.SUCCEEDED] * 5
+        assert client.queues().slots == 4
+        started_at = dated.refresh().started_at
+        assert started_at is not None
+        assert started_at >= dated.at
+
+
+def test_a_job_that_stands_still_does_so_until_it_is_continued(mortal):
+    with mortal.client() as client:
+        job = client.submit(["sh", "-c", "while :; do echo tick; sleep 0.01; done"], timeout=3600)
+        wait_until(lambda: b"tick" in b"".join(part.data for part in client.logs(job.id)))
+        job.suspend()
+        wait_until(lambda: _is_stopped(job.refresh().attempts()[0].pid))
+        mortal.die_and_live_again()
+        assert job.refresh().suspended
+        assert _is_stopped(job.attempts()[0].pid)
+
+        job.continue_()
+
+        wait_until(lambda: not _is_stopped(job.attempts()[0].pid))
+        assert job.cancel() is State.STOPPING
+        assert job.wait(DEADLINE).state is State.CANCELLED
+
+
+def test_jobs_after_one_that_fails_while_the_daemon_is_away_are_cancelled(mortal):
+    with mortal.client() as client:
+        before, open_gate = gated(client, mortal, "gate")
+        after = client.submit(["true"], after=[before])
+        last = client.submit(["true"], after=[after])
+        anyhow = client.submit(["true"], after_any=[before])
+        mortal.process.send_signal(signal.SIGKILL)
+        mortal.process.wait(DEADLINE)
+        open_gate(3)
+        mortal.start()
+
+        client.wait([last.id, anyhow.id], timeout=DEADLINE)
+
+        states = [job.refresh().state for job in (before, after, last, anyhow)]
+        assert states == [State.FAILED, State.CANCELLED, State.CANCELLED, State.SUCCEEDED]
+        assert after.reason == f"job {before.id}, which had to succeed before, failed"
+
+
+def _is_stopped(pid: int | None) -> bool:
+    """Tell whether a process stands still; the daemon may not know its number yet."""
+    return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
