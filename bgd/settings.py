@@ -48,10 +48,11 @@ def from_file(path: str, schema: Schema) -> dict[str, Setting]:
         ConfigError: the file cannot be read or says what the schema has not.
         FileNotFoundError: there is none.
     """
-    import tomllib  # noqa: PLC0415 - only who has a file pays for it: clients start often
-
     try:
-        document = tomllib.loads(_text_of(path))
+        text = _text_of(path)
+        import tomllib  # noqa: PLC0415 - only who has a file pays for it: clients start often
+
+        document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a NUL in the path; nested too deep
         raise ConfigError(f"{path!r} is not a TOML file: {error}") from error
     folder = str(Path(path).parent)

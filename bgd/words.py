@@ -68,4 +68,5 @@ def command_line(view: JobView) -> str:
 
 
 def _for_json(name: str, value: object) -> object:
-    return iso_time(value) if name.endswith("_at") and isinstance(value, float) else value
+    is_instant = name == "at" or name.endswith("_at")
+    return iso_time(value) if is_instant and isinstance(value, float) else value

@@ -2,26 +2,32 @@
 
 from bgd.core.job import (
     MAX_DURATION,
+    MAX_INPUT,
     MAX_NAME,
     MAX_PRIORITY,
     MAX_RETRIES,
+    MAX_SLOTS,
     Backoff,
     Name,
     Priority,
     QueueName,
     Retries,
     Share,
+    SlotCount,
 )
 
 __all__ = [
     "MAX_DURATION",
+    "MAX_INPUT",
     "MAX_NAME",
     "MAX_PRIORITY",
     "MAX_RETRIES",
+    "MAX_SLOTS",
     "Backoff",
     "Name",
     "Priority",
     "QueueName",
     "Retries",
     "Share",
+    "SlotCount",
 ]

@@ -6,6 +6,7 @@ docs/protocol.md is for writers of clients in other languages; a test holds it a
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -30,7 +31,6 @@ T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
 _hello_decoder: msgspec.msgpack.Decoder[Hello] = msgspec.msgpack.Decoder(Hello)
-_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
@@ -54,7 +54,7 @@ def decode_hello(payload: bytes) -> Hello:
 
 
 def decode_request(payload: bytes) -> Request:
-    return _decoded(_request_decoder, payload)
+    return _decoded(_request_decoder(), payload)
 
 
 def decode_reply(payload: bytes) -> Reply:
@@ -67,6 +67,12 @@ def request_id_of(payload: bytes) -> int | None:
         return _decode_id(payload).id
     except _UNDECODABLE:
         return None
+
+
+@cache
+def _request_decoder() -> msgspec.msgpack.Decoder[Request]:
+    """Return what only a daemon needs: a client, which starts often, would wait two milliseconds for it."""
+    return msgspec.msgpack.Decoder(Request)
 
 
 class _OnlyId(Struct):
