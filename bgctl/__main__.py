@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from bgctl import codes
-from bgctl.common import Common
+from bgctl.common import COMPLETION_VARIABLE, Common
 from bgctl.verbs import bgctl
 from bgd.errors import BgdError
 
@@ -43,8 +43,7 @@ def _run(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text files here
     try:
-        with bgctl.make_context("bgctl", arguments, obj=Common()) as context:
-            return bgctl.invoke(context) or 0
+        return _invoke(arguments)
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except (BrokenPipeError, KeyboardInterrupt) as error:  # whoever asked wants to hear no more
@@ -58,6 +57,15 @@ def _run(arguments: list[str]) -> int:
             raise
         what = f"bug: {type(error).__name__}: {error} (BGD_DEBUG=1 shows where; please report it)"
         return _complain(what, codes.BUG)
+
+
+def _invoke(arguments: list[str]) -> int:
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
+        from bgctl.completing import complete  # noqa: PLC0415 - only a shell that completes needs it
+
+        return complete(bgctl, instruction)
+    with bgctl.make_context("bgctl", arguments, obj=Common()) as context:
+        return bgctl.invoke(context) or 0
 
 
 def _complain(message: str, code: int) -> int:

@@ -1,58 +1,238 @@
-"""cancel and retry: what is done to jobs by id."""
+"""cancel, retry, hold and their like: what is done to jobs, by id or to all that are selected."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
 
 import click
+from msgspec import Struct
 
 from bgctl import codes
 from bgctl.common import client, common, say, verb
-from bgctl.ids import Ids, chosen_ids
+from bgctl.ids import brief_ids, chosen_ids
+from bgctl.selecting import FINISHED, UNFINISHED, Selection, with_selection
 from bgctl.show import print_json
+from bgd import Client, Job, State
 from bgd.client.session import error_in
 from bgd.wire.replies import ActResult
 
-_ids = click.argument("ids", nargs=-1, required=True, type=Ids(), metavar="ID...")
+WAITING = (State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED)
+
+Do = Callable[[Client, list[int]], list[ActResult]]
+
+
+class Action(Struct, frozen=True, kw_only=True):
+    """What a verb does to jobs.
+
+    Args:
+        done: what jobs are after it, in a word.
+        states: in which jobs are to which it can be done.
+        usual: of these states, those of the jobs selected unless the selection says in which; None: all.
+        suspended: whether jobs are to which it can be done; None: either.
+        tells_state: the word to say of each job is its new state, not `done`.
+    """
+
+    done: str
+    states: tuple[State, ...]
+    usual: tuple[State, ...] | None = None
+    suspended: bool | None = None
+    tells_state: bool = True
+
+    def suits(self, job: Job) -> bool:
+        return job.state in self.states and self.suspended in {None, job.suspended}
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """The jobs that something is to be done to, and with how much care."""
+
+    selection: Selection
+    dry_run: bool
+    yes: bool
+
+
+_CANCEL = Action(done="cancelled", states=UNFINISHED[:-1])
+_RETRY = Action(done="retried", states=FINISHED, usual=(State.FAILED,))
+_HOLD = Action(done="held", states=WAITING[1:])
+_RELEASE = Action(done="released", states=(State.HELD,))
+_SUSPEND = Action(done="suspended", states=(State.RUNNING,), suspended=False, tells_state=False)
+_CONTINUE = Action(done="continued", states=(State.RUNNING,), suspended=True, tells_state=False)
+_REMOVE = Action(done="removed", states=FINISHED, tells_state=False)
+
+
+def with_target(
+    action: Action, *, has_own_options: bool = False
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a verb ids or a selection, --dry-run and --yes; it takes them as one `target`."""
+
+    def decorate(function: Callable[..., int]) -> Callable[..., int]:
+        @wraps(function)
+        def acting(selection: Selection, *, dry_run: bool, yes: bool, **given: Any) -> int:
+            return function(target=Target(selection=selection, dry_run=dry_run, yes=yes), **given)
+
+        dry_run = click.option("--dry-run", is_flag=True, help="Only say to which jobs it would be done.")
+        yes = click.option("-y", "--yes", is_flag=True, help="Do not ask before it is done to several.")
+        return with_selection(action.states, has_own_options=has_own_options)(dry_run(yes(acting)))
+
+    return decorate
 
 
 @verb(
     "cancel",
     "bgctl cancel 12",
     "bgctl cancel 3-9 last",
-    "bgctl cancel $(bgctl list -q --state queued --limit 10000)",
+    "bgctl cancel --queue mail --dry-run",
 )
-@_ids
-def cancel_command(ids: tuple[range, ...]) -> int:
+@with_target(_CANCEL)
+def cancel_command(target: Target) -> int:
     """Cancel jobs.
 
     Who waits never starts; who runs is made to end, first politely, then by force.
     """
-    with client() as daemon:
-        return _report(daemon.cancel(chosen_ids(daemon, ids)))
+    return act(_CANCEL, target, Client.cancel)
 
 
 @verb(
     "retry",
     "bgctl retry 12",
-    "bgctl retry $(bgctl list -q --state failed)",
+    "bgctl retry --state failed --since 1d",
 )
-@_ids
-def retry_command(ids: tuple[range, ...]) -> int:
-    """Run finished jobs again, with all their retries before them."""
+@with_target(_RETRY)
+def retry_command(target: Target) -> int:
+    """Run finished jobs again.
+
+    All their retries are before them. A selection without --state means those that failed.
+    """
+    return act(_RETRY, target, Client.retry)
+
+
+@verb(
+    "hold",
+    "bgctl hold 12",
+    "bgctl hold --queue mail --yes",
+)
+@with_target(_HOLD)
+def hold_command(target: Target) -> int:
+    """Let jobs that wait do so until they are released."""
+    return act(_HOLD, target, Client.hold)
+
+
+@verb(
+    "release",
+    "bgctl release 12",
+    "bgctl release --state held --tag checked",
+)
+@with_target(_RELEASE)
+def release_command(target: Target) -> int:
+    """Let held jobs go on, to their turn or to what else they wait for."""
+    return act(_RELEASE, target, Client.release)
+
+
+@verb(
+    "suspend",
+    "bgctl suspend 12",
+    "bgctl suspend --queue render --yes",
+)
+@with_target(_SUSPEND)
+def suspend_command(target: Target) -> int:
+    """Stop the processes of running jobs, to go on later.
+
+    Their time limits stand still meanwhile; they keep their slots.
+    """
+    return act(_SUSPEND, target, Client.suspend)
+
+
+@verb(
+    "continue",
+    "bgctl continue 12",
+    "bgctl continue --queue render --yes",
+)
+@with_target(_CONTINUE)
+def continue_command(target: Target) -> int:
+    """Let suspended jobs go on."""
+    return act(_CONTINUE, target, Client.continue_)
+
+
+@verb(
+    "remove",
+    "bgctl remove 12",
+    "bgctl remove --state succeeded --name 'nightly-*' --dry-run",
+)
+@with_target(_REMOVE)
+def remove_command(target: Target) -> int:
+    """Delete finished jobs and their logs.
+
+    Their ids are never given out again.
+    """
+    return act(_REMOVE, target, Client.remove)
+
+
+def act(action: Action, target: Target, do: Do) -> int:
+    """Do something to jobs and say what became of each, or only say to which it would be done."""
+    selection = target.selection
     with client() as daemon:
-        return _report(daemon.retry(chosen_ids(daemon, ids)))
+        if target.dry_run:
+            return _rehearse(action, _suitable(action, selection, daemon))
+        if selection.is_by_filter:
+            ids = [job.id for job in _suitable(action, selection, daemon)]
+            if len(ids) > 1 and not target.yes and not _is_confirmed(action, len(ids)):
+                say("nothing was done")
+                return codes.REFUSED
+        else:
+            ids = chosen_ids(daemon, selection.ids)
+        return _report(action, do(daemon, ids) if ids else [])
 
 
-def _report(results: Sequence[ActResult]) -> int:
+def _suitable(action: Action, selection: Selection, daemon: Client) -> list[Job]:
+    """Return the jobs that are meant and that it can be done to; those selected oldest first.
+
+    Raises:
+        NoSuchJob: one that was named does not exist.
+    """
+    if selection.is_by_filter:
+        jobs = selection.jobs_in(daemon, action.usual or action.states)
+    else:
+        jobs = [daemon.job(job_id) for job_id in chosen_ids(daemon, selection.ids)]
+    return [job for job in jobs if action.suits(job)]
+
+
+def _is_confirmed(action: Action, count: int) -> bool:
+    name = click.get_current_context().info_name or ""
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            f"{count} jobs would be {action.done}: --yes does it, --dry-run says which they are"
+        )
+    try:
+        return click.confirm(f"{name.capitalize()} {count} jobs?", err=True)
+    except click.Abort:  # Ctrl-C, or the end of what can be read
+        click.echo(err=True)
+        return False
+
+
+def _rehearse(action: Action, jobs: Sequence[Job]) -> int:
+    if common().json:
+        print_json([{"id": job.id, "state": job.state, "error": None} for job in jobs])
+    elif jobs:
+        are = "job" if len(jobs) == 1 else "jobs"
+        click.echo(f"{len(jobs)} {are} would be {action.done}: {brief_ids(job.id for job in jobs)}")
+    else:
+        say(f"no job would be {action.done}")
+    return 0
+
+
+def _report(action: Action, results: Sequence[ActResult]) -> int:
     """Say what became of each; return 0 if it was done to all, else the code of the first refusal."""
     errors = [error for result in results if (error := error_in(result))]
     if common().json:
         print_json([{"id": each.job, "state": each.state, "error": each.message} for each in results])
+    elif not results:
+        say("no jobs match")
     else:
         for result in results:
             if result.state is not None:
-                click.echo(f"{result.job} {result.state}")
+                click.echo(f"{result.job} {result.state if action.tells_state else action.done}")
     for error in errors:
         say(str(error))
     return codes.of_error(errors[0]) if errors else 0

@@ -16,6 +16,8 @@ from bgd.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+COMPLETION_VARIABLE = "_BGCTL_COMPLETE"  # in which a shell says what it wants completed
+
 _SEE_ALSO = "Global options too: --socket, --config, --user, --system, --json, --color; see 'bgctl --help'."
 
 
@@ -77,7 +79,7 @@ def has_colors() -> bool:
 
 
 def verb(
-    name: str, *examples: str, ends_options: bool = False
+    name: str, *examples: str, ends_options: bool = False, cls: type[click.Command] = click.Command
 ) -> Callable[[Callable[..., int]], click.Command]:
     """Make a function a verb: the global options are taken care of, its result is the exit code.
 
@@ -88,7 +90,7 @@ def verb(
 
     def decorate(function: Callable[..., int]) -> click.Command:
         with_all = with_common_options(hidden=True)(function)
-        return click.command(name, context_settings=settings, epilog=epilog)(with_all)
+        return click.command(name, cls, context_settings=settings, epilog=epilog)(with_all)
 
     return decorate
 

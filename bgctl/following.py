@@ -14,12 +14,13 @@ from bgd import Client, DaemonUnreachable, Job
 _SECOND_THOUGHT_SECONDS = 2.0  # for a second Ctrl-C
 
 
-def follow_job(daemon: Client, job: Job) -> int:
+def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
     """Show a new job's output until it has finished; return its exit code.
 
-    Ctrl-C leaves it alone and says how to come back; a second one cancels it.
+    Ctrl-C leaves it alone and says how to come back; a second one cancels it. `raw`: a terminal gets the
+    very bytes.
     """
-    output = Output(job.id)
+    output = Output(job.id, raw=raw)
     try:
         return _followed(daemon, job, output)
     except DaemonUnreachable as error:

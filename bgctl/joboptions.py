@@ -1,85 +1,34 @@
-"""The options that every new job may have: what people write, made into what the client takes."""
+"""The options that jobs may have: declared once, for new jobs and for changes of those that wait."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import click
-import msgspec
 
-from bgd.client.limits import (
-    MAX_DURATION,
-    MAX_NAME,
-    MAX_PRIORITY,
-    MAX_RETRIES,
-    Backoff,
-    Name,
-    Priority,
-    QueueName,
-    Retries,
-    Share,
+from bgctl.ids import Ids, chosen_ids
+from bgctl.instants import FutureInstant
+from bgctl.kinds import (
+    BACKOFF,
+    DURATION,
+    FILE,
+    FOLDER,
+    NAME,
+    PRIORITY,
+    QUEUE_NAME,
+    RETRIES,
+    SHARE,
+    SLOTS,
+    TIME_LIMIT,
+    ExitCodes,
 )
+from bgctl.selecting import UNFINISHED
+from bgd import Client
+from bgd.client.limits import MAX_PRIORITY
 from bgd.client.options import JobOptions
-from bgd.units import format_duration, parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Duration(click.ParamType[float]):
-    """A duration as in the configuration, in seconds."""
-
-    name = "duration"
-
-    def __init__(self, *, may_be_zero: bool = True) -> None:
-        self._may_be_zero = may_be_zero
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read "90", "5s" or "1h30m"."""
-        if isinstance(value, float):
-            return value
-        try:
-            seconds = parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if seconds > MAX_DURATION:
-            self.fail(f"{value!r} is too long: at most {format_duration(MAX_DURATION)}", param, ctx)
-        if not (seconds or self._may_be_zero):
-            self.fail("it must be more than 0; without the option there is no limit", param, ctx)
-        return seconds
-
-
-DURATION = Duration()
-
-
-class Bounded(click.ParamType[Any]):
-    """What must be as a job's own type says.
-
-    Args:
-        kind: that type.
-        rule: what it wants, in words.
-    """
-
-    name = "bounded"
-
-    def __init__(self, kind: Any, rule: str) -> None:
-        self._kind = kind
-        self._rule = rule
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value as a job takes it."""
-        try:
-            return msgspec.convert(value, self._kind, strict=False)  # a number comes as text
-        except msgspec.ValidationError:
-            self.fail(f"{value!r} is not {self._rule}", param, ctx)
-
-
-_NAME = Bounded(Name, f"a text of 1 to {MAX_NAME} characters")
-QUEUE_NAME = Bounded(QueueName, "a queue's name: letters, digits, . _ -, at most 64, first a letter or digit")
-_PRIORITY = Bounded(Priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
-_RETRIES = Bounded(Retries, f"a whole number from 0 to {MAX_RETRIES}")
-_BACKOFF = Bounded(Backoff, "a number from 1 to 100")
-_SHARE = Bounded(Share, "a number from 0 to 1")
 
 
 def _assignments(
@@ -97,65 +46,134 @@ def _passed(context: click.Context, parameter: click.Parameter, value: str | Non
     return value if value in (None, "all", "none") else value.split(",")
 
 
-_OPTIONS = [
+_CHANGEABLE = [
     click.option(
         "-p",
         "--priority",
-        type=_PRIORITY,
+        type=PRIORITY,
         metavar="N",
         help=f"Higher runs first: -{MAX_PRIORITY} to {MAX_PRIORITY}, usually 0.",
     ),
     click.option("-q", "--queue", type=QUEUE_NAME, metavar="NAME", help="The lane it waits in."),
-    click.option("-n", "--name", type=_NAME, metavar="TEXT", help="A name to find it by."),
+    click.option("-n", "--name", type=NAME, metavar="TEXT", help="A name to find it by."),
     click.option(
-        "-t",
-        "--tag",
-        "tags",
-        type=_NAME,
-        multiple=True,
-        metavar="TEXT",
-        help="A tag; may be given several times.",
+        "-t", "--tag", "tags", type=NAME, multiple=True, metavar="TEXT", help="A tag; there may be several."
     ),
-    click.option(
-        "--retries",
-        type=_RETRIES,
-        metavar="N",
-        help="Attempts after the first that failed.",
-    ),
+    click.option("--retries", type=RETRIES, metavar="N", help="Attempts after the first that failed."),
     click.option("--retry-delay", type=DURATION, metavar="D", help="Pause before a retry, as 5s or 2m."),
-    click.option("--backoff", type=_BACKOFF, metavar="F", help="Each pause is F times the one before."),
+    click.option("--backoff", type=BACKOFF, metavar="F", help="Each pause is F times the one before."),
     click.option("--max-delay", type=DURATION, metavar="D", help="No pause is longer."),
-    click.option("--jitter", type=_SHARE, metavar="SHARE", help="Spread pauses by so much, as 0.1."),
+    click.option("--jitter", type=SHARE, metavar="SHARE", help="Spread pauses by so much, as 0.1."),
+    click.option(
+        "--retry-on",
+        type=ExitCodes(),
+        metavar="CODES",
+        help="Retry only after these exit codes, as 1,70-79; 128+N: signal N, 124: time limit.",
+    ),
+    click.option(
+        "--no-retry-on", type=ExitCodes(), metavar="CODES", help="Retry after all but these exit codes."
+    ),
     click.option(
         "--rerun", type=click.Choice(["yes", "no"]), help="Run it again if nobody saw how it ended."
     ),
-    click.option(
-        "--timeout",
-        type=Duration(may_be_zero=False),
-        metavar="D",
-        help="End an attempt that takes longer.",
-    ),
+    click.option("--timeout", type=TIME_LIMIT, metavar="D", help="End an attempt that takes longer."),
     click.option("--delay", type=DURATION, metavar="D", help="Start no sooner than this from now."),
-    click.option("--cwd", metavar="DIR", help="Where it runs; else here, or for a class job where bgd runs."),
+    click.option(
+        "--at",
+        type=FutureInstant(),
+        metavar="WHEN",
+        help="Start no sooner than at 14:30, 'tomorrow 9:00' or '2026-10-01 14:30'; local time, or as in"
+        " 2026-10-01T14:30Z. 14:30 is the next one to come.",
+    ),
+    click.option("--expires", type=TIME_LIMIT, metavar="D", help="Start within this from now, or never run."),
+    click.option(
+        "--after",
+        type=Ids(UNFINISHED),
+        multiple=True,
+        metavar="ID,...",
+        help="Start when these have succeeded.",
+    ),
+    click.option(
+        "--after-any",
+        type=Ids(UNFINISHED),
+        multiple=True,
+        metavar="ID,...",
+        help="Start when these have ended, however.",
+    ),
+    click.option("--slots", type=SLOTS, metavar="N", help="It takes up N slots while it runs."),
+    click.option(
+        "--cwd",
+        type=FOLDER,
+        metavar="DIR",
+        help="Where it runs; else here, or for a class job where bgd runs.",
+    ),
     click.option(
         "-e", "--env", multiple=True, callback=_assignments, metavar="K=V", help="Set a variable for it."
     ),
+]
+_OF_NEW_JOBS = [
     click.option(
         "--env-pass", callback=_passed, metavar="all|none|NAMES", help="Which of your variables it gets."
     ),
+    click.option("--hold", is_flag=True, help="It waits until it is released."),
+    click.option(
+        "--key",
+        type=NAME,
+        metavar="TEXT",
+        help="While an unfinished job has this key, name that one; queue no other.",
+    ),
 ]
+_PTY = click.option("--pty", is_flag=True, help="It gets a terminal of its own.")
+_OF_NEW_COMMANDS = [
+    click.option(
+        "--stdin", type=FILE, metavar="FILE|-", help="It reads this file; -: what bgctl can read now."
+    ),
+    _PTY,
+]
+_OF_COMMANDS = [click.option("--stdin", type=FILE, metavar="FILE", help="It reads this file."), _PTY]
 
 
 def with_job_options(function: F) -> F:
     """Give a verb the options of a new job; it takes them as keywords and hands them to `job_options`."""
-    for add in reversed(_OPTIONS):
-        function = add(function)
-    return function
+    return _with(function, _CHANGEABLE + _OF_NEW_JOBS)
 
 
-def job_options(given: dict[str, Any]) -> JobOptions:
-    """Return what was given, as the client takes it; what was not given is left out."""
-    options = {key: value for key, value in given.items() if value is not None and value != ()}
+def with_command_options(function: F) -> F:
+    """Give a verb the options of a new command."""
+    return _with(function, _CHANGEABLE + _OF_NEW_JOBS + _OF_NEW_COMMANDS)
+
+
+def with_changeable_options(function: F) -> F:
+    """Give a verb the options that can change while a job waits."""
+    return _with(function, _CHANGEABLE + _OF_COMMANDS)
+
+
+def job_options(daemon: Client, given: dict[str, Any]) -> JobOptions:
+    """Return what was given, as the client takes it; what was not given is left out.
+
+    Raises:
+        NoSuchJob: it is to wait for the latest job, and there is none.
+    """
+    options = {key: value for key, value in given.items() if _is_given(value)}
+    for one, other in (("delay", "at"), ("retry_on", "no_retry_on")):
+        if one in options and other in options:
+            raise click.UsageError(f"{_spelled(one)} and {_spelled(other)} exclude each other")
     if "rerun" in options:
         options["rerun"] = options["rerun"] == "yes"
+    for key in options.keys() & {"after", "after_any"}:
+        options[key] = chosen_ids(daemon, options[key])
     return cast(JobOptions, options)
+
+
+def _spelled(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False and value != ()
+
+
+def _with(function: F, options: Sequence[Callable[[F], F]]) -> F:
+    for add in reversed(options):
+        function = add(function)
+    return function

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import click
 
 from bgctl.common import client, common, is_terminal, say, verb
-from bgctl.joboptions import QUEUE_NAME
-from bgctl.show import brief, command_line, job_as_json, print_json
-from bgctl.terminal import one_line
+from bgctl.selecting import with_filters
+from bgctl.show import brief, command_line, job_as_json, print_columns, print_json
 from bgd import Job, State
-from bgd.units import parse_duration
+from bgd.harmless import one_line
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
 _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
@@ -28,48 +26,18 @@ _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "finished": lambda job: (job.finished_at or 0.0, job.id),
 }
 
-_VISIBLE_BLANK = "\N{OPEN BOX}"
+_MOST_NAMED = 3  # jobs that another one waits for, in a column
 
 HEADINGS = ("ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TIME", "NAME", "COMMAND")
-
-
-class Instant(click.ParamType[float]):
-    """A point in the past: how long ago, or a date."""
-
-    name = "when"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read "2h", "2026-10-01" or "2026-10-01 14:30", local unless it says otherwise."""
-        if isinstance(value, float):
-            return value
-        text = str(value)
-        try:
-            return time.time() - parse_duration(text)
-        except ValueError:
-            pass
-        try:
-            return datetime.fromisoformat(text).timestamp()
-        except ValueError:
-            self.fail(f"{text!r} is neither how long ago, as 2h, nor a date, as 2026-10-01 14:30", param, ctx)
 
 
 @verb(
     "list",
     "bgctl list",
     "bgctl list --state failed --since 1d",
-    "bgctl cancel $(bgctl list -q --name 'nightly-*')",
+    "bgctl logs -f $(bgctl list -q --state running)",
 )
-@click.option(
-    "--state",
-    "states",
-    multiple=True,
-    type=click.Choice([str(state) for state in State]),
-    help="In this state; several may be given.",
-)
-@click.option("--queue", type=QUEUE_NAME, metavar="NAME", help="In this queue.")
-@click.option("--name", metavar="GLOB", help="Whose name is like this: * and ? stand for anything.")
-@click.option("--tag", metavar="TEXT", help="With this tag.")
-@click.option("--since", type=Instant(), metavar="WHEN", help="Submitted since 2h ago, or since 2026-10-01.")
+@with_filters
 @click.option(
     "--limit",
     type=click.IntRange(1, MAX_LIST),
@@ -80,11 +48,11 @@ class Instant(click.ParamType[float]):
 )
 @click.option("--sort", type=click.Choice(list(_SORT_KEYS)), help="In this order; else the newest first.")
 @click.option("-q", "--quiet", is_flag=True, help="Only ids.")
-def list_command(*, sort: str | None, quiet: bool, **filters: Any) -> int:
+def list_command(*, filters: dict[str, Any], limit: int, sort: str | None, quiet: bool) -> int:
     """List unfinished and the latest finished jobs."""
     with client() as daemon:
-        jobs = daemon.jobs(**filters)
-    is_cut = len(jobs) == filters["limit"]
+        jobs = daemon.jobs(**filters, limit=limit)
+    is_cut = len(jobs) == limit
     if sort is not None:
         jobs.sort(key=_SORT_KEYS[sort])
     if common().json:
@@ -93,8 +61,7 @@ def list_command(*, sort: str | None, quiet: bool, **filters: Any) -> int:
         for job in jobs:
             click.echo(job.id)
     elif not jobs:
-        is_choice = any(value for name, value in filters.items() if name != "limit")
-        say("no jobs match" if is_choice else "no jobs yet")
+        say("no jobs match" if any(filters.values()) else "no jobs yet")
     else:
         _print_jobs(jobs)
         if is_cut and is_terminal():
@@ -113,17 +80,6 @@ def _print_jobs(jobs: list[Job]) -> None:
         print_columns(HEADINGS, rows)
 
 
-def print_columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print aligned columns for programs: split at blanks, all but the last hold none."""
-    lines = [
-        headings,
-        *((*(cell.replace(" ", _VISIBLE_BLANK) for cell in row[:-1]), row[-1]) for row in rows),
-    ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
 def _row(job: Job, now: float) -> tuple[str, ...]:
     return (
         str(job.id),
@@ -139,7 +95,13 @@ def _row(job: Job, now: float) -> tuple[str, ...]:
 
 
 def _time_of(job: Job, now: float) -> str:
-    """Return how long the latest attempt took or has been running, or when the next is due."""
+    """Return how long the latest attempt took or has been running, or what the next one waits for."""
+    if job.suspended:
+        return "suspended"
+    if job.state is State.BLOCKED and job.waits_for:
+        others = len(job.waits_for) - _MOST_NAMED
+        named = ",".join(map(str, job.waits_for[:_MOST_NAMED]))
+        return f"after:{named}" + (f",+{others}" if others > 0 else "")
     if job.state is State.SCHEDULED and job.due_at is not None:
         return f"in:{brief(job.due_at - now)}"
     if job.started_at is None:

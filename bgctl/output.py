@@ -35,7 +35,8 @@ class Output:
         self._stamps = _Stamps() if timestamps else None
         self._is_json = common().json
         self._is_raw = raw
-        self._is_harmless = is_terminal() and not raw
+        self._is_seen = is_terminal()
+        self._is_harmless = self._is_seen and not raw
         self._headers = headers
         self._attempt: int | None = None
         self._is_mid_line = False
@@ -64,7 +65,7 @@ class Output:
 
     def leave_line(self) -> None:
         """Go to a new line on a terminal if the output stopped within one, before bgctl says something."""
-        if self._is_harmless and self._is_mid_line:
+        if self._is_seen and self._is_mid_line:
             self._is_mid_line = False
             click.echo()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,8 +16,17 @@ def problem_with_command(argv: Sequence[str], env: Mapping[str, str], folder: Pa
     except OSError as error:  # as in a folder that may not be entered
         return f"{error.filename}: {error.strerror}"
     if problem and len(argv) == 1 and " " in argv[0].strip():
-        return f"{problem}: write the words apart, or sh -c {shlex.quote(argv[0])}"
+        return f"{problem}: write the words apart, or put --shell before them"
     return problem
+
+
+def problem_with_input(path: Path) -> str | None:
+    """Say why a command cannot read this file; None if it can."""
+    if not path.exists():
+        return f"there is no file {path}"
+    if path.is_dir():
+        return f"{path} is a folder: name a file to read"
+    return None if os.access(path, os.R_OK) else f"{path} may not be read by you"
 
 
 def _problem_with_program(name: str, env: Mapping[str, str], folder: Path) -> str | None:

@@ -17,8 +17,11 @@ __all__ = [
     "iso_time",
     "job_as_json",
     "local_time",
+    "print_columns",
     "print_json",
 ]
+
+_VISIBLE_BLANK = "\N{OPEN BOX}"
 
 STATE_COLORS = {
     "running": "blue",
@@ -32,6 +35,17 @@ STATE_COLORS = {
 def print_json(value: object) -> None:
     """Print one JSON document on one line."""
     click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def print_columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print aligned columns for programs: split at blanks, all but the last hold none."""
+    lines = [
+        headings,
+        *((*(cell.replace(" ", _VISIBLE_BLANK) for cell in row[:-1]), row[-1]) for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def local_time(at: float | None, now: float) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 
 from bgctl.common import client, common, has_colors, verb
-from bgctl.ids import Ids, chosen_ids
+from bgctl.ids import Ids, Words, brief_ids, chosen_ids
+from bgctl.reasons import why_waiting
 from bgctl.show import STATE_COLORS, attempt_as_json, brief, command_line, job_as_json, local_time, print_json
 from bgctl.terminal import HarmlessText, one_line
 from bgd import Client, Job, JobFailed, State
@@ -24,7 +25,7 @@ _LABEL_WIDTH = 11
     "bgctl show --json last",
 )
 @click.argument("ids", nargs=-1, type=Ids(), metavar="[ID]...")
-def show_command(ids: tuple[range, ...]) -> int:
+def show_command(ids: Words) -> int:
     """Show all about jobs, their results and attempts.
 
     Without an ID your latest job is meant.
@@ -67,11 +68,15 @@ def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[st
         ("tags", one_line(", ".join(job.tags))),
         ("folder", one_line(job.cwd or "")),
         ("user", job.user),
-        ("queue", f"{job.queue}, priority {job.priority}"),
+        ("reads", one_line(job.stdin or "")),
+        ("terminal", "of its own" if job.pty else ""),
+        ("queue", f"{job.queue}, priority {job.priority}" + (f", {job.slots} slots" * (job.slots > 1))),
+        ("key", one_line(job.key or "")),
         ("retries", _retries(job)),
         ("timeout", brief(job.timeout) if job.timeout else ""),
         ("submitted", local_time(job.created_at, now)),
-        ("due", local_time(job.due_at, now) if job.due_at else ""),
+        ("expires", local_time(job.expires_at, now) if job.expires_at else ""),
+        ("waits", why_waiting(daemon, job)),
     )
     if job.target is not None and job.state is State.SUCCEEDED:
         yield from _lines(("result", one_line(json.dumps(_result(daemon, job), ensure_ascii=False))))
@@ -125,7 +130,13 @@ def _retries(job: Job) -> str:
     if job.retries == 0:
         return "none"
     growth = f", times {job.backoff:g} each, at most {brief(job.max_delay)}" if job.backoff > 1 else ""
-    return f"{job.retries}, {brief(job.retry_delay)} apart{growth}"
+    only = f", only after {_codes(job.retry_on)}" if job.retry_on is not None else ""
+    never = f", not after {_codes(job.no_retry_on)}" if job.no_retry_on is not None else ""
+    return f"{job.retries}, {brief(job.retry_delay)} apart{growth}{only}{never}"
+
+
+def _codes(codes: Sequence[int]) -> str:
+    return brief_ids(codes) or "none"
 
 
 def _lines(*pairs: tuple[str, str]) -> Iterator[str]:

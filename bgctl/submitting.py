@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from bgctl.common import client, common, say, verb
-from bgctl.joboptions import job_options, with_job_options
-from bgctl.programs import problem_with_command
+from bgctl.common import client, common, is_terminal, say, verb
+from bgctl.joboptions import job_options, with_command_options, with_job_options
+from bgctl.kinds import FILE
+from bgctl.programs import problem_with_command, problem_with_input
 from bgctl.show import print_json
 from bgd import Client, Job, Refused
 from bgd.client.caller import Caller, unspeakable_names
+from bgd.client.limits import MAX_INPUT
 from bgd.client.options import JobOptions
 
 T = TypeVar("T")
 
-_program = click.argument(
-    "argv", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=click.UNPROCESSED
-)
+_program = click.argument("argv", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=FILE)
 _no_check = click.option(
     "--no-check", is_flag=True, help="Queue it even if its program or folder is not there."
 )
+_shell = click.option("--shell", is_flag=True, help="PROGRAM is one text for sh: quote it.")
 _wait = click.option("--wait", is_flag=True, help="Wait for the end, and exit with the job's code.")
 _follow = click.option("-f", "--follow", is_flag=True, help="Show its output, and exit with the job's code.")
 
@@ -33,22 +35,26 @@ _follow = click.option("-f", "--follow", is_flag=True, help="Show its output, an
     "bgctl submit make -j2",
     "bgctl submit -p 10 --timeout 5m -n nightly -- rsync -a /srv/ /backup/",
     "bgctl submit --retries 3 --retry-delay 30s --backoff 2 ./flaky.sh",
+    "bgctl submit --after last --shell 'zcat /srv/*.gz | sort -u > all.txt'",
     ends_options=True,
 )
-@with_job_options
+@with_command_options
+@_shell
 @_no_check
 @_wait
 @_follow
 @_program
-def submit_command(argv: tuple[str, ...], *, no_check: bool, wait: bool, follow: bool, **given: Any) -> int:
+def submit_command(
+    argv: tuple[str, ...], *, shell: bool, no_check: bool, wait: bool, follow: bool, **given: Any
+) -> int:
     """Queue a command and print its id.
 
-    It reads nothing: its standard input is /dev/null.
+    Without --stdin it reads nothing.
     """
-    options = job_options(given)
     with client(autostart=True) as daemon:
-        job = _submit(daemon, argv, options, no_check=no_check)
+        job = _submit(daemon, argv, given, shell=shell, no_check=no_check)
         _print_id(job)
+        _say_if_found(job)
         return _see_it_through(daemon, job, wait=wait, follow=follow)
 
 
@@ -81,12 +87,12 @@ def call_command(
 
     TARGET is package.module:Class.method or package.module:function. ARGS are texts.
     """
-    options = job_options(given)
     positional = [*_json_option("--args", args_text, list), *args]
     keywords = _json_option("--kwargs", kwargs_text, dict) | _keywords(named)
     with client(autostart=True) as daemon:
-        job = daemon.call(target, positional, keywords, **options)
+        job = daemon.call(target, positional, keywords, **job_options(daemon, given))
         _print_id(job)
+        _say_if_found(job)
         return _see_it_through(daemon, job, wait=wait, follow=follow)
 
 
@@ -96,55 +102,90 @@ def call_command(
     "bgctl run --timeout 1h -- ./import.sh --all",
     ends_options=True,
 )
-@with_job_options
+@with_command_options
+@_shell
 @_no_check
 @_program
-def run_command(argv: tuple[str, ...], *, no_check: bool, **given: Any) -> int:
+def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, **given: Any) -> int:
     """Queue a command, show its output, and exit with its code.
 
-    It reads nothing: its standard input is /dev/null.
+    Without --stdin it reads nothing. With --pty this terminal gets its output as it is.
 
     Ctrl-C leaves the job running; twice cancels it. The exit code is the job's own; 128+N after signal N,
     124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, 125 otherwise.
     """
-    options = job_options(given)
     with client(autostart=True) as daemon:
-        job = _submit(daemon, argv, options, no_check=no_check)
+        job = _submit(daemon, argv, given, shell=shell, no_check=no_check)
         if common().json:
             _print_id(job)
-        return _see_it_through(daemon, job, wait=False, follow=True)
+        _say_if_found(job)
+        # a job's own terminal is of use only if this one obeys it, as if the program had been started here
+        return _see_it_through(daemon, job, follow=True, raw=given["pty"])
 
 
-def _submit(daemon: Client, argv: tuple[str, ...], options: JobOptions, *, no_check: bool) -> Job:
+def _submit(
+    daemon: Client, argv: tuple[str, ...], given: dict[str, Any], *, shell: bool, no_check: bool
+) -> Job:
     if not argv[0]:
         raise click.UsageError("the program's name is empty")
+    if shell and len(argv) > 1:
+        raise click.UsageError(f"--shell takes one text, not {len(argv)} words: put quotes around them")
+    if shell:
+        argv = ("/bin/sh", "-c", *argv)
+    options = job_options(daemon, given)
     caller = Caller()
     passed = options.get("env_pass", "all")
     if passed == "all" and (names := unspeakable_names()):
         say(f"not passed on, being no UTF-8: {', '.join(names)}")
-    if not no_check:
-        env = caller.chosen_environment(passed) | dict(options.get("env") or {})
-        folder = Path(options.get("cwd") or ".")
-        if not folder.is_absolute():
-            folder = caller.folder / folder
-        if problem := problem_with_command(argv, env, folder):
-            raise Refused(f"{problem}; --no-check queues it all the same")
+    if given["stdin"] == "-":
+        options["input"] = _own_input()
+        del options["stdin"]
+    if not no_check and (problem := _problem_with(argv, options, caller)):
+        raise Refused(f"{problem}; --no-check queues it all the same")
     return daemon.submit(argv, **options)
+
+
+def _problem_with(argv: tuple[str, ...], options: JobOptions, caller: Caller) -> str | None:
+    """Say why a command could not be run if it were its turn now; None if it could."""
+    env = caller.chosen_environment(options.get("env_pass", "all")) | dict(options.get("env") or {})
+    folder = Path(options.get("cwd") or ".")
+    if not folder.is_absolute():
+        folder = caller.folder / folder
+    if problem := problem_with_command(argv, env, folder):
+        return problem
+    source = options.get("stdin")
+    return problem_with_input(caller.folder / source) if source else None
+
+
+def _own_input() -> bytes:
+    data = sys.stdin.buffer.read(MAX_INPUT + 1)
+    if len(data) > MAX_INPUT:
+        raise click.UsageError(
+            f"more than {MAX_INPUT} bytes came: put them into a file, and name it with --stdin FILE"
+        )
+    return data
 
 
 def _print_id(job: Job) -> None:
     if common().json:
-        print_json({"id": job.id, "created": True})
+        print_json({"id": job.id, "created": job.is_new})
     else:
         click.echo(job.id)
 
 
-def _see_it_through(daemon: Client, job: Job, *, wait: bool, follow: bool) -> int:
+def _say_if_found(job: Job) -> None:
+    if not job.is_new and is_terminal() and not common().json:
+        say(f"job {job.id} has this key already")
+
+
+def _see_it_through(
+    daemon: Client, job: Job, *, wait: bool = False, follow: bool = False, raw: bool = False
+) -> int:
     if not (wait or follow):
         return 0
     from bgctl.following import follow_job, wait_for_job  # noqa: PLC0415 - most who submit do not wait
 
-    return follow_job(daemon, job) if follow else wait_for_job(job)
+    return follow_job(daemon, job, raw=raw) if follow else wait_for_job(job)
 
 
 def _json_option(option: str, text: str | None, kind: type[T]) -> T:

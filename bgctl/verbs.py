@@ -8,6 +8,7 @@ import click
 
 import bgd
 from bgctl.common import with_common_options
+from bgctl.families import Family
 
 _HOME = {
     "submit": "submitting",
@@ -19,27 +20,55 @@ _HOME = {
     "wait": "waiting",
     "cancel": "acting",
     "retry": "acting",
+    "hold": "acting",
+    "release": "acting",
+    "edit": "editing",
+    "suspend": "acting",
+    "continue": "acting",
+    "signal": "signalling",
+    "remove": "acting",
+    "slots": "queues",
+    "pause": "queues",
+    "resume": "queues",
+    "queue": "queues",
+    "stats": "stats",
+    "events": "events",
     "info": "daemon",
     "dashboard": "daemon",
+    "config": "configuring",
+    "completion": "completing",
     "shutdown": "daemon",
 }
 _ALIASES = {"ls": "list", "status": "show"}
 _OTHER_WORDS = {  # as other programs say it; only for a hint
     "add": "submit",
-    "delete": "cancel",
+    "change": "edit",
+    "delete": "remove",
+    "enqueue": "release",
+    "follow": "logs",
+    "freeze": "suspend",
+    "groups": "queue",
     "jobs": "list",
     "kill": "cancel",
+    "parallel": "slots",
     "ps": "list",
-    "remove": "cancel",
     "restart": "retry",
-    "rm": "cancel",
+    "rm": "remove",
+    "stash": "hold",
     "stop": "cancel",
     "tail": "logs",
+    "thaw": "continue",
 }
 
 
-class Verbs(click.Group):
+class Verbs(Family):
     """Finds commands by name without importing the others."""
+
+    other_words = _OTHER_WORDS
+
+    def known_words(self) -> list[str]:
+        """Return the verbs, and other names of theirs."""
+        return [*_HOME, *_ALIASES]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the verbs in the order of help."""
@@ -55,17 +84,6 @@ class Verbs(click.Group):
         command = getattr(import_module(f"bgctl.{_HOME[verb]}"), f"{verb}_command")
         assert isinstance(command, click.Command)  # noqa: S101 - ours
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb that was typed, or name the nearest."""
-        if self.get_command(ctx, args[0]) is None:
-            from bgd.settings import nearest  # noqa: PLC0415 - needed only to word an error
-
-            meant = _OTHER_WORDS.get(args[0], args[0])
-            raise click.UsageError(f"no verb {args[0]!r}: {nearest(meant, [*_HOME, *_ALIASES])}")
-        return super().resolve_command(ctx, args)
 
 
 @click.group(

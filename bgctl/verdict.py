@@ -15,6 +15,8 @@ KILLED = 137  # 128 + SIGKILL
 CANCELLED = 143  # 128 + SIGTERM
 SIGNALLED = 128  # and the signal's number
 
+_BY_A_PERSON = "cancelled"  # how the reason begins then
+
 _CODES = {
     Outcome.TIMEOUT: TIMED_OUT,
     Outcome.CANCELLED: CANCELLED,
@@ -34,7 +36,7 @@ def exit_code_of(job: Job) -> int:
     if job.state is State.SUCCEEDED:
         return 0
     if job.state is State.CANCELLED or job.outcome is None:
-        return CANCELLED
+        return NOT_RUN if _daemons_reason(job) else CANCELLED
     if job.outcome is Outcome.EXIT and job.exit_code is not None:
         return job.exit_code
     if job.outcome is Outcome.SIGNAL and job.signal is not None:
@@ -47,7 +49,8 @@ def exit_code_of(job: Job) -> int:
 def words_for(job: Job) -> str:
     """Return in words how a finished job ended, as "failed (exit code 3)"."""
     if job.state is not State.FAILED:
-        return job.state
+        reason = _daemons_reason(job)
+        return f"{job.state} ({reason})" if reason else job.state
     match job.outcome:
         case Outcome.EXIT:
             return f"failed (exit code {job.exit_code})"
@@ -58,6 +61,13 @@ def words_for(job: Job) -> str:
         case outcome:
             problem = _problem(job)
             return f"failed ({outcome}: {problem})" if problem else f"failed ({outcome})"
+
+
+def _daemons_reason(job: Job) -> str:
+    """Return why the daemon itself cancelled a job, as one that expired; empty if a person did."""
+    if job.state is not State.CANCELLED or job.reason is None or job.reason.startswith(_BY_A_PERSON):
+        return ""
+    return in_passing(job.reason)
 
 
 def _code_of_problem(job: Job) -> int:

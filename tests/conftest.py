@@ -1,13 +1,15 @@
 """What every test may count on."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
+import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
 from hypothesis import settings
 
-from tests.support import Daemon, Home
+from tests.support import DEADLINE, WIDTH, Daemon, Home
 
 settings.register_profile("ci", max_examples=200, stateful_step_count=40, deadline=None, print_blob=True)
 settings.register_profile(
@@ -43,3 +45,26 @@ def home():
         empty = Home(Path(folder))
         yield empty
         empty.shut_down()
+
+
+@pytest.fixture
+def terminal(daemon: Daemon):
+    """Start bgctl on a terminal; what is still running at the end is killed."""
+    children: list[pexpect.spawn] = []
+
+    def start(*arguments: str, width: int = WIDTH, **env: str) -> pexpect.spawn:
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "bgctl", *arguments],
+            env=daemon.env | env,
+            cwd=str(daemon.folder),
+            timeout=DEADLINE,
+            dimensions=(24, width),
+            encoding="utf-8",
+        )
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.close(force=True)

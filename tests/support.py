@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import subprocess
@@ -9,12 +10,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pexpect  # type: ignore[import-untyped]  # it has no types
 
 from bgd import Client
 from bgd.errors import DaemonUnreachable
 
 ROOT = Path(__file__).parents[1]
 DEADLINE = 20.0  # seconds; far more than anything takes, so that a busy machine fails no test
+
+WIDTH = 80  # columns of a terminal, unless it is told otherwise
 
 
 class Home:
@@ -34,19 +40,30 @@ class Home:
         path.write_text(text)
 
     def bgctl(
-        self, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None
+        self, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None, read: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run bgctl to its end in a pipe."""
+        """Run bgctl to its end in a pipe, in which it can read `read`."""
         return subprocess.run(
             [sys.executable, "-m", "bgctl", *arguments],
             env=self.env | (env or {}),
             cwd=cwd or self.folder,
-            stdin=subprocess.DEVNULL,
+            input=read,
             capture_output=True,
             text=True,
             timeout=DEADLINE,
             check=False,
         )
+
+    def submit(self, *arguments: str) -> str:
+        """Queue a job with bgctl; return its id."""
+        done = self.bgctl("submit", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def shown(self, job_id: str) -> dict[str, Any]:
+        """Return what `bgctl show --json` says of a job."""
+        job: dict[str, Any] = json.loads(self.bgctl("show", "--json", job_id).stdout)
+        return job
 
     def client(self, timeout: float = DEADLINE) -> Client:
         """Return a Client of this home's daemon; it starts none."""
@@ -88,6 +105,15 @@ class Daemon(Home):
     def stop(self) -> None:
         self.shut_down()
         self.process.wait(DEADLINE)
+
+
+def seen(child: pexpect.spawn) -> str:
+    """Return all that a program wrote to its terminal since it was last looked at, after its end."""
+    child.expect(pexpect.EOF)
+    child.wait()
+    text = child.before
+    assert isinstance(text, str)
+    return text
 
 
 def wait_until(condition: Callable[[], object]) -> None:

@@ -102,7 +102,7 @@ def test_a_class_that_is_not_allowed_is_77(daemon):
         (["no-such-program"], "no program 'no-such-program' on its PATH"),
         (["./no/such/file"], "there is no such file"),
         (["/"], "it is a folder"),
-        (["echo hi | wc"], "'echo hi | wc' on its PATH: write the words apart, or sh -c 'echo hi | wc';"),
+        (["echo hi | wc"], "'echo hi | wc' on its PATH: write the words apart, or put --shell before them;"),
         (["-e", "A=1", "--cwd", "/usr", "./no-such"], "/usr/no-such is no program"),
         (["--cwd", "/no/such", "true"], "there is no folder /no/such; --no-check queues it all the same"),
         (["-n", "a\tb", "true"], "name, key and tags are printable text"),

@@ -3,47 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 
-import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
 
-from tests.support import DEADLINE, Daemon
+from tests.support import WIDTH, Daemon, seen
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-WIDTH = 80
-
-
-@pytest.fixture
-def terminal(daemon: Daemon):
-    """Start bgctl on a terminal; what is still running at the end is killed."""
-    children: list[pexpect.spawn] = []
-
-    def start(*arguments: str, width: int = WIDTH, **env: str) -> pexpect.spawn:
-        child = pexpect.spawn(
-            sys.executable,
-            ["-m", "bgctl", *arguments],
-            env=daemon.env | env,
-            cwd=str(daemon.folder),
-            timeout=DEADLINE,
-            dimensions=(24, width),
-            encoding="utf-8",
-        )
-        children.append(child)
-        return child
-
-    yield start
-    for child in children:
-        child.close(force=True)
-
-
-def seen(child: pexpect.spawn) -> str:
-    """Return all that bgctl wrote, after its end."""
-    child.expect(pexpect.EOF)
-    child.wait()
-    text = child.before
-    assert isinstance(text, str)
-    return text
 
 
 def finished_job(daemon: Daemon, *command: str) -> str:
@@ -186,3 +151,11 @@ def test_output_is_shown_before_its_line_is_whole(terminal):
     child.expect(r"cancels job (\d+)")
     child.sendintr()
     seen(child)
+
+
+def test_a_terminal_obeys_the_terminal_of_a_job_that_is_run(terminal):
+    child = terminal("run", "--pty", "sh", "-c", r"printf '\033[31m10%%\r20%%\033[0m'; exit 3")
+
+    assert re.fullmatch(
+        r"\x1b\[31m10%\r20%\x1b\[0m\r\nbgctl: job \d+ failed \(exit code 3\)\r\n", seen(child)
+    )

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,21 +16,10 @@ from bgctl.listing import HEADINGS
 from tests.support import Daemon, wait_until
 
 
-def submit(daemon: Daemon, *arguments: str) -> str:
-    done = daemon.bgctl("submit", *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def run_job(daemon: Daemon, *arguments: str) -> str:
-    job_id = submit(daemon, *arguments)
+    job_id = daemon.submit(*arguments)
     daemon.bgctl("wait", job_id)
     return job_id
-
-
-def shown(daemon: Daemon, job_id: str) -> dict[str, Any]:
-    job: dict[str, Any] = json.loads(daemon.bgctl("show", "--json", job_id).stdout)
-    return job
 
 
 def test_submit_prints_the_id_alone(daemon):
@@ -48,9 +36,9 @@ def test_submit_json_is_the_id_and_that_it_is_new(daemon):
 
 
 def test_options_end_at_the_program(daemon):
-    job_id = submit(daemon, "-p", "5", "echo", "-p", "7", "--json", "--", "-x")
+    job_id = daemon.submit("-p", "5", "echo", "-p", "7", "--json", "--", "-x")
 
-    job = shown(daemon, job_id)
+    job = daemon.shown(job_id)
 
     assert job["argv"] == ["echo", "-p", "7", "--json", "--", "-x"]
     assert job["priority"] == 5
@@ -59,9 +47,9 @@ def test_options_end_at_the_program(daemon):
 def test_every_option_reaches_the_job(daemon):
     options = "-p 7 -q mail -n nightly -t a -t b --retries 2 --retry-delay 2s --backoff 3 --max-delay 1m"
     options += " --jitter 0.2 --rerun yes --timeout 1h --delay 2h --cwd /"
-    job_id = submit(daemon, *options.split(), "true")
+    job_id = daemon.submit(*options.split(), "true")
 
-    job = shown(daemon, job_id)
+    job = daemon.shown(job_id)
 
     expected = {"priority": 7, "queue": "mail", "name": "nightly", "tags": ["a", "b"], "retries": 2}
     expected |= {"retry_delay": 2.0, "backoff": 3.0, "max_delay": 60.0, "jitter": 0.2, "rerun": True}
@@ -164,8 +152,8 @@ def test_list_in_a_pipe_is_aligned_columns_under_a_heading(daemon):
 
 
 def test_list_selects(daemon):
-    wanted = submit(daemon, "--delay", "1h", "-n", "pick-1", "-t", "picked", "-q", "pick", "true")
-    submit(daemon, "--delay", "1h", "-n", "other", "true")
+    wanted = daemon.submit("--delay", "1h", "-n", "pick-1", "-t", "picked", "-q", "pick", "true")
+    daemon.submit("--delay", "1h", "-n", "other", "true")
 
     for selection in (["--name", "pick-*"], ["--tag", "picked"], ["--queue", "pick"]):
         assert daemon.bgctl("list", "-q", *selection).stdout.split() == [wanted]
@@ -187,7 +175,7 @@ def test_list_of_nothing_says_so_outside_the_data(own_daemon):
 
 def test_list_sorts(daemon):
     low, high = (
-        submit(daemon, "-p", priority, "-q", "sorted", "--delay", "1h", "true") for priority in ("-3", "3")
+        daemon.submit("-p", priority, "-q", "sorted", "--delay", "1h", "true") for priority in ("-3", "3")
     )
 
     assert daemon.bgctl("list", "-q", "--queue", "sorted", "--sort", "priority").stdout.split() == [high, low]
@@ -197,7 +185,7 @@ def test_list_sorts(daemon):
 def test_json_of_a_job_has_the_keys_that_scripts_rely_on(daemon):
     job_id = run_job(daemon, "sh", "-c", "exit 3")
 
-    job = shown(daemon, job_id)
+    job = daemon.shown(job_id)
 
     keys = "id kind argv target args kwargs cwd user state outcome exit_code signal queue priority name tags"
     keys += " retries attempt created_at due_at started_at finished_at timeout delay result attempts"
@@ -255,9 +243,9 @@ def test_logs_shows_the_last_lines_of_the_attempt_asked_for(daemon):
 
 def test_logs_says_why_there_is_no_output(daemon):
     not_started = run_job(daemon, "--no-check", "--cwd", "/no/such", "true")
-    waiting = submit(daemon, "--delay", "1h", "true")
+    waiting = daemon.submit("--delay", "1h", "true")
     silent = run_job(daemon, "true")
-    cancelled = submit(daemon, "--delay", "1h", "true")
+    cancelled = daemon.submit("--delay", "1h", "true")
     daemon.bgctl("cancel", cancelled)
 
     for job_id, words in [
@@ -306,7 +294,7 @@ def test_logs_path_is_the_file_itself(daemon):
 
 def test_cancel_ends_what_runs_and_retry_runs_it_again(daemon):
     mark = daemon.folder / "mark"
-    job_id = submit(daemon, "sh", "-c", f"touch {mark}; exec sleep 60")
+    job_id = daemon.submit("sh", "-c", f"touch {mark}; exec sleep 60")
     wait_until(mark.exists)
 
     assert daemon.bgctl("cancel", job_id).stdout == f"{job_id} stopping\n"
@@ -317,7 +305,7 @@ def test_cancel_ends_what_runs_and_retry_runs_it_again(daemon):
 
 
 def test_what_is_refused_for_one_job_is_done_to_the_others(daemon):
-    job_id = submit(daemon, "--delay", "1h", "true")
+    job_id = daemon.submit("--delay", "1h", "true")
 
     done = daemon.bgctl("cancel", "--json", "999999", job_id)
 
@@ -330,7 +318,7 @@ def test_what_is_refused_for_one_job_is_done_to_the_others(daemon):
 
 
 def test_a_range_means_all_its_jobs(daemon):
-    first, last = (int(submit(daemon, "--delay", "1h", "true")) for _ in range(2))
+    first, last = (int(daemon.submit("--delay", "1h", "true")) for _ in range(2))
 
     assert daemon.bgctl("cancel", f"{first}-{last}").stdout == f"{first} cancelled\n{last} cancelled\n"
 

@@ -1,0 +1,116 @@
+"""config: what the configuration says in the end, and where each part of it comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+
+import click
+from msgspec import Struct
+
+from bgctl.common import common, verb
+from bgctl.families import family
+from bgctl.show import print_json
+from bgctl.terminal import one_line
+from bgd import config, settings
+from bgd.settings import ANY, Schema, Setting
+from bgd.units import format_duration, parse_duration
+
+_DURATIONS = {"grace", "delay", "max_delay"}
+_WORDS_FOR_NONE = {"slots": "unlimited", "listen": ""}
+_BARE_KEY = r"[A-Za-z0-9_-]+"
+
+Path = tuple[str, ...]
+
+
+@verb(
+    "show",
+    "bgctl config show",
+    "bgctl config show --system",
+    "bgctl config show --config new.toml",
+)
+def show_command() -> int:
+    """Show the configuration as a daemon would read it.
+
+    It is TOML, and would do as a configuration itself. A comment says where each value comes from
+    that is not the default.
+    """
+    given = common()
+    loaded = config.load(given.config, system=given.system)
+    if given.json:
+        print_json(_as_json(loaded))
+    else:
+        for line in _toml(loaded):
+            click.echo(line)
+    return 0
+
+
+config_command = family("config", "Show the configuration.", show_command)
+
+
+def _as_json(loaded: config.Config) -> dict[str, object]:
+    document: dict[str, object] = {"source": loaded.source}
+    for path, values in _sections(loaded):
+        table = document
+        for name in path:
+            below = table.setdefault(name, {})
+            assert isinstance(below, dict)  # noqa: S101 - no section is called like a key
+            table = below
+        table |= values
+    return document
+
+
+def _toml(loaded: config.Config) -> Iterator[str]:
+    found = settings.from_file(loaded.source, config.SCHEMA) if loaded.source else {}
+    found |= settings.from_environment(os.environ, config.SCHEMA)
+    yield f"# {one_line(loaded.source)}" if loaded.source else "# built-in defaults: there is no file"
+    for path, values in _sections(loaded):
+        yield ""
+        yield f"[{'.'.join(map(_key, path))}]"
+        for key, value in values.items():
+            if value is not None:  # which TOML cannot say; a key that is missing does
+                yield f"{key} = {_value(key, value)}{_origin(found, (*path, key))}"
+
+
+def _sections(loaded: config.Config) -> Iterator[tuple[Path, dict[str, object]]]:
+    """Yield each section with its keys, those of a section within another after it."""
+    for path, schema in _paths(config.SCHEMA):
+        keys = [key for key, below in schema.items() if below is None]
+        if path[-1] == ANY:
+            for name, queue in loaded.queues.items():
+                yield (*path[:-1], name), {key: _plain(key, getattr(queue, key)) for key in keys}
+        elif keys:
+            section = getattr(loaded, "_".join(path))
+            yield path, {key: _plain(key, getattr(section, key)) for key in keys}
+
+
+def _paths(schema: Schema, above: Path = ()) -> Iterator[tuple[Path, Schema]]:
+    for name, below in schema.items():
+        if below is not None:
+            yield (*above, name), below
+            yield from _paths(below, (*above, name))
+
+
+def _plain(key: str, value: object) -> object:
+    if value is None:
+        return _WORDS_FOR_NONE.get(key)
+    return str(value) if isinstance(value, Struct) else value  # as an address
+
+
+def _origin(found: Mapping[str, Setting], path: Path) -> str:
+    setting = found.get(".".join(path))
+    return "" if setting is None else f"  # {one_line(setting.origin)}"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(_BARE_KEY, name) else json.dumps(name)
+
+
+def _value(key: str, value: object) -> str:
+    if key in _DURATIONS and isinstance(value, float):
+        text = format_duration(value)
+        return json.dumps(text) if parse_duration(text) == value else repr(value)
+    # what JSON says of texts, numbers and lists means the same in TOML
+    return json.dumps(value, ensure_ascii=False)

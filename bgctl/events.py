@@ -1,0 +1,55 @@
+"""events: what happens to jobs, as it happens."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+
+from bgctl.common import client, common, is_terminal, verb
+from bgctl.show import iso_time, print_json
+from bgctl.terminal import in_passing
+from bgd.wire.views import EventView
+
+
+@verb(
+    "events",
+    "bgctl events -f",
+    "bgctl events --since 1200 | jq -c 'select(.state == \"failed\")'",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is to come, until Ctrl-C.")
+@click.option(
+    "--since",
+    type=click.IntRange(min=0),
+    metavar="ID",
+    help="After the event with this id; 0: all there are.",
+)
+def events_command(*, follow: bool, since: int | None) -> int:
+    """Print what happened to jobs.
+
+    Each is a JSON object on a line; a terminal gets plainer lines. Without --since: all that is kept, or
+    with -f what is to come.
+    """
+    is_for_people = is_terminal() and not common().json
+    with client() as daemon:
+        for event in daemon.events(since=since, follow=follow):
+            if is_for_people:
+                click.echo(_line(event))
+            else:
+                print_json(_as_json(event))
+    return 0
+
+
+def _as_json(event: EventView) -> dict[str, object]:
+    fields: dict[str, object] = {name: getattr(event, name) for name in event.__struct_fields__}
+    return fields | {"at": iso_time(event.at)}
+
+
+def _line(event: EventView) -> str:
+    at = datetime.fromtimestamp(event.at).astimezone()
+    words = [f"{at:%H:%M:%S}", f"job {event.job}", f"{event.what}:", event.state]
+    if event.attempt:
+        words.append(f"(attempt {event.attempt}{f', {event.outcome}' if event.outcome else ''})")
+    if event.reason:
+        words.append(in_passing(event.reason))
+    return " ".join(words)

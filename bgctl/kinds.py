@@ -1,0 +1,173 @@
+"""The kinds of values that options take: what people write, made into what the client takes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from bgd.client.limits import (
+    MAX_DURATION,
+    MAX_NAME,
+    MAX_PRIORITY,
+    MAX_RETRIES,
+    MAX_SLOTS,
+    Backoff,
+    Name,
+    Priority,
+    QueueName,
+    Retries,
+    Share,
+    SlotCount,
+)
+from bgd.units import format_duration, parse_duration
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+_MAX_CODE = 255  # a byte of what wait(2) tells
+_CODES = r"([0-9]{1,3})(?:-([0-9]{1,3}))?"
+
+
+class Duration(click.ParamType[float]):
+    """A duration as in the configuration, in seconds."""
+
+    name = "duration"
+
+    def __init__(self, *, may_be_zero: bool = True) -> None:
+        self._may_be_zero = may_be_zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read "90", "5s" or "1h30m"."""
+        if isinstance(value, float):
+            return value
+        try:
+            seconds = parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if seconds > MAX_DURATION:
+            self.fail(f"{value!r} is too long: at most {format_duration(MAX_DURATION)}", param, ctx)
+        if not (seconds or self._may_be_zero):
+            self.fail("it must be more than 0; without the option there is no limit", param, ctx)
+        return seconds
+
+
+class Bounded(click.ParamType[Any]):
+    """What must be as a job's own type says.
+
+    Args:
+        kind: that type.
+        rule: what it wants, in words.
+    """
+
+    name = "bounded"
+
+    def __init__(self, kind: Any, rule: str) -> None:
+        self._kind = kind
+        self._rule = rule
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value as a job takes it."""
+        try:
+            return msgspec.convert(value, self._kind, strict=False)  # a number comes as text
+        except msgspec.ValidationError:
+            self.fail(f"{value!r} is not {self._rule}", param, ctx)
+
+
+class NameOfQueue(Bounded):
+    """A queue's name; a shell is offered those of the queues there are."""
+
+    name = "queue"
+
+    def __init__(self) -> None:
+        super().__init__(
+            QueueName, "a queue's name: letters, digits, . _ -, at most 64, first a letter or digit"
+        )
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the queues of the daemon, if one answers."""
+        del param
+        from bgctl.completing import queues_like  # noqa: PLC0415 - only a shell that completes needs it
+
+        return queues_like(ctx, incomplete)
+
+
+class SlotsOr(click.ParamType[Any]):
+    """A number of slots, or a word that stands for None."""
+
+    name = "slots"
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number, or the word itself: None would look as if nothing had been given."""
+        if value == self.word:
+            return self.word
+        try:
+            return msgspec.convert(value, SlotCount, strict=False)
+        except msgspec.ValidationError:
+            self.fail(
+                f"{value!r} is neither a number of slots from 1 to {MAX_SLOTS} nor {self.word!r}; "
+                "`bgctl pause` lets nothing start",
+                param,
+                ctx,
+            )
+
+
+class ExitCodes(click.ParamType[tuple[int, ...]]):
+    """Exit codes, each once, in order."""
+
+    name = "codes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Read "1,2,70-79"."""
+        if isinstance(value, tuple):
+            return value
+        codes: set[int] = set()
+        for word in value.split(","):
+            match = re.fullmatch(_CODES, word.strip())
+            if match is None:
+                self.fail(f"{word!r} is no exit code: write them as 1,2,70-79", param, ctx)
+            first, last = int(match[1]), int(match[2] or match[1])
+            if not first <= last <= _MAX_CODE:
+                self.fail(f"{word!r} are no exit codes from 0 to {_MAX_CODE}, the smaller first", param, ctx)
+            codes.update(range(first, last + 1))
+        return tuple(sorted(codes))
+
+
+class Place(click.ParamType[str]):
+    """A file, or a folder ("dir"), that a shell completes by itself."""
+
+    name = "path"
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Leave it to the shell."""
+        del ctx, param
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
+
+        return [CompletionItem(incomplete, type=self._kind)]
+
+
+BACKOFF = Bounded(Backoff, "a number from 1 to 100")
+DURATION = Duration()
+FILE = Place("file")
+FOLDER = Place("dir")
+NAME = Bounded(Name, f"a text of 1 to {MAX_NAME} characters")
+PRIORITY = Bounded(Priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+QUEUE_NAME = NameOfQueue()
+RETRIES = Bounded(Retries, f"a whole number from 0 to {MAX_RETRIES}")
+SHARE = Bounded(Share, "a number from 0 to 1")
+SLOTS = Bounded(SlotCount, f"a whole number from 1 to {MAX_SLOTS}")
+TIME_LIMIT = Duration(may_be_zero=False)

@@ -1,0 +1,221 @@
+"""What is done to jobs: by id, and to all that are selected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support import Daemon, seen, wait_until
+
+LATER = ["--delay", "1h", "true"]
+
+
+@pytest.fixture
+def waiting_jobs(daemon, request):
+    """Three jobs with a tag of the test's own, and the options that select them."""
+    tag = request.node.name[:200]
+    return [daemon.submit("--tag", tag, *LATER) for _ in range(3)], ["--tag", tag]
+
+
+def states(daemon: Daemon, job_ids: list[str]) -> list[str]:
+    with daemon.client() as client:
+        return [client.job(int(job_id)).state for job_id in job_ids]
+
+
+def running_job(daemon: Daemon, script: str, *options: str) -> str:
+    """Queue a job for the shell; return its id once it has said that it is ready."""
+    mark = daemon.folder / "ready"
+    mark.unlink(missing_ok=True)
+    job_id = daemon.submit(*options, "sh", "-c", script)
+    wait_until(mark.exists)
+    return job_id
+
+
+# --- each verb ---------------------------------------------------------------------------------------------
+
+
+def test_a_held_job_waits_until_it_is_released(daemon):
+    job_id = daemon.submit(*LATER)
+
+    assert daemon.bgctl("hold", job_id).stdout == f"{job_id} held\n"
+    assert f"  waits      until `bgctl release {job_id}`\n" in daemon.bgctl("show", job_id).stdout
+    assert daemon.bgctl("release", job_id).stdout == f"{job_id} scheduled\n"
+
+
+def test_a_suspended_job_stands_still_until_it_is_continued(daemon):
+    job_id = running_job(daemon, "touch ready; exec sleep 60")
+    status = Path(f"/proc/{daemon.shown(job_id)['attempts'][0]['pid']}/status")
+
+    assert daemon.bgctl("suspend", job_id).stdout == f"{job_id} suspended\n"
+    wait_until(lambda: "State:\tT" in status.read_text())
+    assert " suspended " in daemon.bgctl("list", "--state", "running").stdout
+    assert f"until `bgctl continue {job_id}`" in daemon.bgctl("show", job_id).stdout
+    assert daemon.bgctl("suspend", "--state", "running").stderr == "bgctl: no jobs match\n"
+    assert daemon.bgctl("continue", "--state", "running").stdout == f"{job_id} continued\n"
+    wait_until(lambda: "State:\tT" not in status.read_text())
+    daemon.bgctl("cancel", job_id)
+
+
+@pytest.mark.parametrize("name", ["USR1", "sigusr1", "10"])
+def test_a_signal_reaches_the_job(daemon, name):
+    job_id = running_job(daemon, "trap 'exit 7' USR1; touch ready; while :; do sleep 0.1; done")
+
+    assert daemon.bgctl("signal", job_id, "-s", name).stdout == f"{job_id} signalled\n"
+    assert daemon.bgctl("wait", job_id).returncode == 7
+
+
+def test_a_signal_for_the_tree_reaches_the_children_too(daemon):
+    # the shell itself ignores what ends its child
+    job_id = running_job(
+        daemon, "trap '' USR1; (trap 'exit 9' USR1; touch ready; while :; do sleep 0.1; done)"
+    )
+
+    assert daemon.bgctl("signal", "--tree", "-s", "USR1", job_id).returncode == 0
+    assert daemon.bgctl("wait", job_id).returncode == 9
+
+
+def test_what_is_removed_is_gone_with_its_log(daemon):
+    job_id = daemon.bgctl("submit", "--wait", "echo", "hallo").stdout.strip()
+    log = Path(daemon.bgctl("logs", "--path", job_id).stdout.strip())
+
+    assert log.exists()
+    assert daemon.bgctl("remove", job_id).stdout == f"{job_id} removed\n"
+    assert daemon.bgctl("show", job_id).returncode == 66
+    wait_until(lambda: not log.exists())
+
+
+def test_a_job_that_waits_can_become_another(daemon):
+    job_id = daemon.submit("--name", "old", "--timeout", "5m", *LATER)
+
+    done = daemon.bgctl(
+        "edit", job_id, "-p", "7", "-q", "mail", "--retry-on", "75", "--unset", "timeout", "--unset", "name",
+        "--", "echo", "-p", "9",
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout) == (0, f"{job_id} scheduled\n")
+    job = daemon.shown(job_id)
+    assert (job["priority"], job["queue"], job["retry_on"]) == (7, "mail", [75])
+    assert (job["timeout"], job["name"], job["argv"]) == (None, None, ["echo", "-p", "9"])
+
+
+def test_what_runs_or_has_finished_cannot_be_edited(daemon):
+    job_id = daemon.bgctl("submit", "--wait", "true").stdout.strip()
+
+    done = daemon.bgctl("edit", job_id, "-p", "7")
+
+    assert done.returncode == 1
+    assert f"job {job_id}" in done.stderr
+
+
+# --- selections --------------------------------------------------------------------------------------------
+
+
+def test_a_selection_is_done_to_the_jobs_it_can_be_done_to(daemon, waiting_jobs):
+    job_ids, selection = waiting_jobs
+    daemon.bgctl("cancel", job_ids[0])
+
+    done = daemon.bgctl("hold", *selection, "--yes")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "".join(f"{job_id} held\n" for job_id in job_ids[1:])
+
+
+def test_a_dry_run_tells_what_would_be_done_and_does_nothing(daemon, waiting_jobs):
+    job_ids, selection = waiting_jobs
+    first, *_, last = job_ids
+
+    done = daemon.bgctl("cancel", *selection, "--dry-run")
+    as_json = json.loads(daemon.bgctl("cancel", "--json", "--dry-run", *job_ids).stdout)
+
+    assert done.stdout == f"3 jobs would be cancelled: {first}-{last}\n"
+    assert as_json == [{"id": int(each), "state": "scheduled", "error": None} for each in job_ids]
+    assert states(daemon, job_ids) == ["scheduled"] * 3
+
+
+def test_several_selected_jobs_need_a_yes(daemon, waiting_jobs):
+    job_ids, selection = waiting_jobs
+
+    asked = daemon.bgctl("cancel", *selection)
+    told = daemon.bgctl("cancel", *selection, "--yes", "--json")
+
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert "3 jobs would be cancelled: --yes does it, --dry-run says which" in asked.stderr
+    assert json.loads(told.stdout) == [
+        {"id": int(each), "state": "cancelled", "error": None} for each in job_ids
+    ]
+
+
+def test_one_selected_job_needs_no_yes(daemon):
+    job_id = daemon.submit("--name", "the-only-one", *LATER)
+
+    assert daemon.bgctl("cancel", "--name", "the-only-*").stdout == f"{job_id} cancelled\n"
+
+
+@pytest.mark.parametrize(("answer", "state", "code"), [("y", "cancelled", 0), ("n", "scheduled", 1)])
+def test_a_person_is_asked(daemon, terminal, waiting_jobs, answer, state, code):
+    job_ids, selection = waiting_jobs
+    child = terminal("cancel", *selection)
+    child.expect_exact("Cancel 3 jobs? [y/N]: ")
+
+    child.sendline(answer)
+
+    assert ("nothing was done" in seen(child)) == (answer == "n")
+    assert child.exitstatus == code
+    assert states(daemon, job_ids) == [state] * 3
+
+
+def test_ctrl_c_at_the_question_means_no(daemon, terminal, waiting_jobs):
+    job_ids, selection = waiting_jobs
+    child = terminal("cancel", *selection)
+    child.expect_exact("[y/N]: ")
+
+    child.sendintr()
+
+    assert "bgctl: nothing was done" in seen(child)
+    assert states(daemon, job_ids) == ["scheduled"] * 3
+
+
+def test_without_a_state_only_failed_jobs_are_retried(daemon):
+    good, bad = (daemon.bgctl("submit", "--wait", "-t", "done", each).stdout for each in ("true", "false"))
+
+    assert daemon.bgctl("retry", "--tag", "done", "--dry-run").stdout == f"1 job would be retried: {bad}"
+    assert (
+        daemon.bgctl("retry", "--tag", "done", "--state", "succeeded", "--dry-run").stdout
+        == f"1 job would be retried: {good}"
+    )
+
+
+def test_edit_selects_by_other_names(daemon, waiting_jobs):
+    job_ids, (_, tag) = waiting_jobs
+
+    daemon.bgctl("edit", "--tagged", tag, "--tag", "new", "--yes")
+
+    assert [daemon.shown(job_id)["tags"] for job_id in job_ids] == [["new"]] * 3
+
+
+@pytest.mark.parametrize("verb", ["cancel", "wait", "remove"])
+def test_a_selection_of_nothing_is_no_error(daemon, verb):
+    done = daemon.bgctl(verb, "--tag", "nobody-has-this")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "bgctl: no jobs match\n")
+
+
+def test_wait_takes_the_unfinished_ones_of_a_queue(daemon):
+    daemon.bgctl("submit", "--wait", "-q", "waited", "true")
+    job_id = daemon.submit("-q", "waited", "--hold", "true")
+
+    waited = daemon.bgctl("wait", "--queue", "waited", "--timeout", "50ms")
+
+    assert (waited.returncode, waited.stdout) == (75, "")
+    assert f"job {job_id} has not finished" in waited.stderr
+
+
+def test_more_jobs_are_selected_than_one_list_holds(daemon):
+    with daemon.client() as client:
+        client.submit_many([{"argv": ["true"], "delay": 3600.0, "tags": ["legion"]}] * 10_001)
+
+    done = daemon.bgctl("cancel", "--tag", "legion", "--yes")
+
+    assert done.stdout.count(" cancelled\n") == 10_001

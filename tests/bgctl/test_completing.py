@@ -1,0 +1,117 @@
+"""What shells offer while a command is typed: asked as their scripts ask, and typed into real ones."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pexpect  # type: ignore[import-untyped]  # it has no types
+import pytest
+
+from tests.support import DEADLINE, Daemon, Home
+
+PROMPT = "ready> "
+
+
+def offered(home: Home, *words: str, shell: str = "fish") -> list[str]:
+    """Return what a shell would be told about the last word, after all that stands before it."""
+    *before, last = words
+    env = {"_BGCTL_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(["bgctl", *before, last])}
+    position = last if shell == "fish" else str(len(words))
+    done = home.bgctl(env=env | {"COMP_CWORD": position})
+    assert (done.returncode, done.stderr) == (0, "")
+    return [line.removeprefix("plain,") for line in done.stdout.splitlines() if line]
+
+
+def test_verbs_and_options_are_offered(home):
+    assert [line.partition("\t")[0] for line in offered(home, "re")] == [
+        "retry",
+        "release",
+        "remove",
+        "resume",
+    ]
+    assert "set\tSay how many slots a queue has." in offered(home, "queue", "")
+    assert [line.partition("\t")[0] for line in offered(home, "submit", "--retry-")] == [
+        "--retry-delay",
+        "--retry-on",
+    ]
+    assert offered(home, "signal", "1", "-s", "u") == ["USR1", "USR2", "URG"]
+    assert offered(home, "list", "--state", "f") == ["failed"]
+    assert offered(home, "submit", "ma") == ["file,ma"]
+
+
+def test_jobs_that_the_verb_can_act_on_are_offered_and_described(daemon):
+    held = daemon.submit("--hold", "--name", "check: this", "true")
+    waiting = daemon.submit("--delay", "1h", "echo", "a\nb")
+
+    assert offered(daemon, "release", "") == [f"{held}\theld  check: this"]
+    assert offered(daemon, "hold", "") == [f"{waiting}\tscheduled  echo 'a\N{SYMBOL FOR LINE FEED}b'"]
+    assert offered(daemon, "cancel", f"{held},{waiting}") == [
+        f"{held},{waiting}\tscheduled  echo 'a\N{SYMBOL FOR LINE FEED}b'"
+    ]
+    assert offered(daemon, "release", "", shell="zsh") == ["plain", held, "held  check: this"]
+    assert offered(daemon, "release", "", shell="bash") == [held]
+
+
+def test_queues_are_offered(daemon):
+    daemon.submit("--hold", "-q", "mail", "true")
+
+    assert offered(daemon, "submit", "-q", "ma") == ["mail\t1 jobs"]
+    assert offered(daemon, "pause", "ma") == ["mail\t1 jobs"]
+
+
+@pytest.mark.parametrize("words", [["cancel", ""], ["submit", "-q", ""], ["logs", "x"]])
+def test_without_an_answer_nothing_is_offered_said_or_started(home, words):
+    assert offered(home, *words) == []
+    assert not home.state_dir.exists()
+
+
+SHELLS = {
+    "bash": (["--norc", "--noprofile"], "PS1='{prompt}'; eval \"$(bgctl completion bash)\""),
+    "zsh": (["-f"], "autoload -U compinit; compinit -u; PS1='{prompt}'; eval \"$(bgctl completion zsh)\""),
+    "fish": (
+        ["--no-config"],
+        "function fish_prompt; echo -n '{prompt}'; end; bgctl completion fish | source",
+    ),
+}
+
+
+@pytest.fixture(params=SHELLS)
+def shell(request, daemon: Daemon):
+    """A real shell at its prompt, with the script read."""
+    program = shutil.which(request.param)
+    if program is None:
+        pytest.skip(f"*** {request.param} IS NOT INSTALLED: its completion is NOT TESTED ***")
+    (daemon.folder / "bin").mkdir(exist_ok=True)
+    bgctl = daemon.folder / "bin/bgctl"
+    bgctl.write_text(f'#!/bin/sh\nexec {sys.executable} -m bgctl "$@"\n')
+    bgctl.chmod(0o755)
+    arguments, script = SHELLS[request.param]
+    child = pexpect.spawn(
+        program,
+        arguments,
+        env=daemon.env | {"PATH": f"{bgctl.parent}:{daemon.env['PATH']}", "TERM": "dumb"},
+        cwd=str(daemon.folder),
+        timeout=DEADLINE,
+        encoding="utf-8",
+        dimensions=(24, 120),
+    )
+    child.sendline(script.format(prompt=PROMPT))
+    child.expect_exact(f"\n{PROMPT}" if request.param == "bash" else PROMPT)
+    yield child
+    child.close(force=True)
+
+
+def test_a_shell_completes_a_verb_and_an_id(daemon, shell):
+    job_id = daemon.submit("--hold", "--delay", "1h", "true")
+    for other in daemon.bgctl("list", "-q", "--state", "held").stdout.split():
+        if other != job_id:
+            daemon.bgctl("cancel", other)
+
+    shell.send("bgctl relea\t")
+    shell.expect_exact("release ")
+    shell.send("\t")
+    shell.expect_exact(job_id)
+    shell.send("\r")
+
+    shell.expect_exact(f"{job_id} scheduled")

@@ -1,0 +1,63 @@
+"""The configuration as a daemon would read it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+from msgspec import to_builtins
+
+from bgd import config
+from tests.support import ROOT
+
+WRITTEN = """
+[daemon]
+slots = 3
+grace = "1m30s"
+[retry]
+delay = 0.0004
+[queues."io.slow"]
+slots = 2
+"""
+
+
+def test_what_is_shown_reads_as_what_it_was_read_from(home):
+    home.configure(WRITTEN)
+    source = home.folder / ".config/bgd/bgd.toml"
+
+    shown = home.bgctl("config", "show", env={"BGD_LOGS_ON_LIMIT": "kill"}).stdout
+
+    again = home.folder / "again.toml"
+    again.write_text(shown)
+    expected = config.load(environ=home.env | {"BGD_LOGS_ON_LIMIT": "kill"})
+    assert to_builtins(config.load(str(again), environ={"HOME": str(home.folder)})) == to_builtins(
+        expected
+    ) | {"source": str(again)}
+    assert f"slots = 3  # {source}: daemon.slots\n" in shown
+    assert 'on_limit = "kill"  # environment: BGD_LOGS_ON_LIMIT\n' in shown
+    assert 'grace = "1m30s"  #' in shown
+
+
+def test_every_key_is_shown(home):
+    shown = tomllib.loads(home.bgctl("config").stdout)
+    as_json = json.loads(home.bgctl("config", "show", "--json").stdout)
+
+    sample = tomllib.loads((ROOT / "etc/bgd.toml").read_text())
+    for section in sample.keys() - {"queues"}:
+        assert sample[section].keys() <= shown[section].keys()
+        assert shown[section].keys() == as_json[section].keys()
+    assert as_json["source"] is None
+    assert as_json["retry"]["commands"]["retries"] == 0
+
+
+def test_the_machines_configuration_has_other_places(home):
+    assert 'state_dir = "/var/lib/bgd"\n' in home.bgctl("config", "show", "--system").stdout
+
+
+def test_a_configuration_that_cannot_be_used_is_named(home):
+    home.configure("[daemon]\nslots = 0\n")
+
+    done = home.bgctl("config", "show")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "daemon.slots" in done.stderr

@@ -1,0 +1,62 @@
+"""What happened, and how much of it there was."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+from tests.support import DEADLINE, seen
+
+
+def test_events_tell_the_life_of_a_job_and_have_a_cursor(own_daemon):
+    job_id = int(own_daemon.bgctl("submit", "--wait", "sh", "-c", "exit 3").stdout)
+
+    events = [json.loads(line) for line in own_daemon.bgctl("events").stdout.splitlines()]
+
+    assert [(event["job"], event["what"], event["state"]) for event in events] == [
+        (job_id, "submit", "queued"),
+        (job_id, "start", "running"),
+        (job_id, "give up", "failed"),
+    ]
+    assert events[-1]["outcome"] == "exit"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", events[0]["at"])
+    rest = own_daemon.bgctl("events", "--since", str(events[1]["id"])).stdout
+    assert [json.loads(line) for line in rest.splitlines()] == events[2:]
+
+
+def test_followed_events_come_as_they_happen(daemon):
+    command = [sys.executable, "-m", "bgctl", "events", "-f", "--since", "0"]
+    with subprocess.Popen(command, env=daemon.env, cwd=daemon.folder, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        job_id = int(daemon.submit("true"))
+
+        ends = (event for line in process.stdout if (event := json.loads(line))["state"] == "succeeded")
+
+        assert next(event["job"] for event in ends if event["job"] == job_id) == job_id
+        process.terminate()
+        process.wait(DEADLINE)
+
+
+def test_a_person_gets_a_line_for_each_event(daemon, terminal):
+    job_id = daemon.bgctl("submit", "--wait", "false").stdout.strip()
+
+    text = seen(terminal("events"))
+
+    assert re.search(rf"\d\d:\d\d:\d\d job {job_id} give up: failed \(attempt 1, exit\)", text)
+
+
+def test_stats_tell_how_much_there_was(own_daemon):
+    for program in ("true", "true", "false"):
+        own_daemon.bgctl("submit", "--wait", program)
+    own_daemon.submit("--hold", "true")
+
+    sheet = own_daemon.bgctl("stats").stdout
+    stats = json.loads(own_daemon.bgctl("stats", "--window", "5m", "--json").stdout)
+
+    assert "ended      1 exit, 2 succeeded in the last 1h\n" in sheet
+    assert re.search(r"^ran        half up to \S+, 95 % up to \S+$", sheet, re.MULTILINE)
+    assert stats["window"] == 300.0
+    assert stats["outcomes"] == {"succeeded": 2, "exit": 1}
+    assert (stats["counts"]["held"], stats["oldest_queued_at"]) == (1, None)

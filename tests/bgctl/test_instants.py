@@ -1,0 +1,56 @@
+"""Instants that people write: which moment is meant, wherever the clock stands."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import click
+import pytest
+
+from bgctl.instants import FutureInstant
+
+
+def meant(text: str) -> float:
+    at = FutureInstant().convert(text, None, None)
+    assert isinstance(at, float)
+    return at
+
+
+def local(at: float) -> datetime:
+    return datetime.fromtimestamp(at).astimezone()
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Paris", "America/St_Johns"])
+@pytest.mark.parametrize("minutes", [-1, 1])
+def test_a_time_of_day_is_the_next_one(monkeypatch, zone, minutes):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    clock = datetime.now().astimezone() + timedelta(minutes=minutes)
+
+    at = meant(f"{clock:%H:%M:%S}")
+
+    assert f"{local(at):%H:%M:%S}" == f"{clock:%H:%M:%S}"
+    assert 0 < at - time.time() <= 90_000  # a day, and an hour more where summer time ends
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_tomorrow_is_the_next_day():
+    assert local(meant("tomorrow 9:00")).date() == (datetime.now().astimezone() + timedelta(days=1)).date()
+
+
+def test_a_date_is_local_unless_it_has_a_zone():
+    assert meant("2099-10-01T14:30Z") == datetime(2099, 10, 1, 14, 30, tzinfo=UTC).timestamp()
+    assert meant("2099-10-01 14:30") == datetime(2099, 10, 1, 14, 30).astimezone().timestamp()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "25:00", "9:60", "9", "tomorrow", "2099-13-01", "9999999999"])
+def test_anything_else_is_refused_with_examples(text):
+    with pytest.raises(click.BadParameter, match="is no time: write 14:30, tomorrow 9:00"):
+        meant(text)
+
+
+def test_what_is_over_is_refused():
+    with pytest.raises(click.BadParameter, match="is over"):
+        meant("2020-01-01")

@@ -1,0 +1,122 @@
+"""The options of new jobs: each reaches the job, and those that need an answer get it."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+
+import pytest
+
+from tests.support import seen
+
+
+def test_every_option_of_a_command_reaches_the_job(daemon):
+    source = daemon.folder / "input"
+    source.write_text("from a file\n")
+    options = "--retry-on 1,70-72 --expires 1h --key only-one --slots 2 --hold --pty --stdin input"
+
+    job = daemon.shown(daemon.submit(*options.split(), "cat"))
+
+    expected = {"retry_on": [1, 70, 71, 72], "expires": 3600.0, "key": "only-one", "slots": 2}
+    expected |= {"state": "held", "pty": True, "stdin": str(source)}
+    assert {key: job[key] for key in expected} == expected
+    assert job["expires_at"].endswith("Z")
+
+
+def test_a_class_job_takes_the_options_that_are_not_for_commands_alone(own_daemon):
+    own_daemon.configure('[security]\nallowed_classes = ["app.*"]\n')
+    own_daemon.stop()
+    own_daemon.start()
+
+    job_id = own_daemon.bgctl("call", "--hold", "--no-retry-on", "3", "--slots", "2", "app:f").stdout.strip()
+
+    job = own_daemon.shown(job_id)
+    assert (job["state"], job["no_retry_on"], job["slots"]) == ("held", [3], 2)
+
+
+def test_a_job_starts_at_the_time_of_day_that_comes_next(daemon):
+    job = daemon.shown(daemon.submit("--at", "04:05", "true"))
+
+    at = datetime.fromisoformat(job["at"]).astimezone()
+    assert (at.hour, at.minute, job["state"]) == (4, 5, "scheduled")
+    assert 0 < at.timestamp() - time.time() <= 86_400 + 3_600  # a day may have an hour more
+
+
+def test_a_job_waits_for_those_it_names(daemon):
+    first, second = (int(daemon.submit("--hold", "true")) for _ in range(2))
+
+    waiting = daemon.submit("--after", f"{first}-{second}", "--after-any", "last", "true")
+
+    job = daemon.shown(waiting)
+    assert (job["state"], job["after"], job["after_any"]) == ("blocked", [first, second], [second])
+    assert f"  waits      for jobs {first}, {second}\n" in daemon.bgctl("show", waiting).stdout
+    row = daemon.bgctl("list", "--state", "blocked").stdout.splitlines()[1]
+    assert f" after:{first},{second} " in row
+
+
+def test_a_job_whose_other_failed_was_not_run(daemon):
+    failing = daemon.submit("--delay", "1h", "false")
+    waiting = daemon.submit("--after", failing, "true")
+
+    daemon.bgctl("cancel", failing)
+
+    waited = daemon.bgctl("wait", waiting)
+    assert waited.returncode == 125
+    assert f"{waiting} cancelled (job {failing}, which had to succeed before, was cancelled)" in waited.stdout
+
+
+def test_a_job_that_expired_was_not_run(daemon):
+    daemon.bgctl("pause", "closed")
+    job_id = daemon.submit("--queue", "closed", "--expires", "50ms", "true")
+
+    waited = daemon.bgctl("wait", job_id)
+
+    assert waited.returncode == 125
+    assert waited.stdout.startswith(f"{job_id} cancelled (expired")
+
+
+def test_a_key_names_the_job_that_has_it(daemon, terminal):
+    job_id = daemon.submit("--hold", "--key", "nightly", "true")
+
+    again = daemon.bgctl("submit", "--key", "nightly", "--json", "true")
+    to_a_person = seen(terminal("submit", "--key", "nightly", "true"))
+
+    assert json.loads(again.stdout) == {"id": int(job_id), "created": False}
+    assert to_a_person.split("\r\n") == [job_id, f"bgctl: job {job_id} has this key already", ""]
+
+
+def test_a_command_reads_what_bgctl_can_read(daemon):
+    done = daemon.bgctl("run", "--stdin", "-", "tr", "a-z", "A-Z", read="for the job\n")
+
+    assert (done.returncode, done.stdout) == (0, "FOR THE JOB\n")
+
+
+def test_more_input_than_goes_with_a_job_is_refused(daemon):
+    done = daemon.bgctl("submit", "--stdin", "-", "cat", read="x" * 500_001)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "more than 500000 bytes came" in done.stderr
+    assert "--stdin FILE" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "message"), [("no-such-file", "there is no file"), ("/", "is a folder: name a file")]
+)
+def test_a_file_that_cannot_be_read_is_refused_before_it_is_queued(daemon, source, message):
+    done = daemon.bgctl("submit", "--stdin", source, "cat")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert "--no-check queues it all the same" in done.stderr
+
+
+def test_a_line_for_the_shell_is_one_word(daemon):
+    done = daemon.bgctl("run", "--shell", "echo a | tr a b; exit 3")
+
+    assert (done.returncode, done.stdout) == (3, "b\n")
+
+
+def test_a_job_has_a_terminal_if_it_wants_one(daemon):
+    assert daemon.bgctl("run", "--pty", "tty").stdout.startswith("/dev/")
+    assert daemon.bgctl("run", "tty").stdout == "not a tty\n"

@@ -1,0 +1,96 @@
+"""Slots and queues: shown and set, and kept."""
+
+from __future__ import annotations
+
+import json
+
+from tests.support import seen
+
+
+def test_slots_are_shown_and_set_and_given_back_to_the_configuration(own_daemon):
+    usual = json.loads(own_daemon.bgctl("slots", "--json").stdout)["configured_slots"]
+
+    assert own_daemon.bgctl("slots", "77").stdout == f"77 slots (configured: {usual}), 0 taken\n"
+    assert json.loads(own_daemon.bgctl("slots", "--json").stdout)["slots"] == 77
+    assert own_daemon.bgctl("slots", "auto").stdout == f"{usual} slots, 0 taken\n"
+
+
+def test_a_paused_queue_starts_nothing_until_it_is_resumed(daemon):
+    assert daemon.bgctl("pause", "night").stderr == "bgctl: queue night is paused\n"
+    job_id = daemon.submit("-q", "night", "true")
+
+    sheet = daemon.bgctl("show", job_id).stdout
+    assert "  waits      until `bgctl resume night`: its queue is paused\n" in sheet
+    assert daemon.bgctl("resume", "night").stderr == "bgctl: queue night is resumed\n"
+    assert daemon.bgctl("wait", job_id).returncode == 0
+
+
+def test_all_queues_are_paused_together_and_resumed_but_for_single_ones(own_daemon):
+    assert own_daemon.bgctl("pause").stderr == "bgctl: all queues are paused\n"
+    own_daemon.bgctl("pause", "night")
+    job_id = own_daemon.submit("true")
+
+    assert "until `bgctl resume`: all queues are paused" in own_daemon.bgctl("show", job_id).stdout
+    assert own_daemon.bgctl("resume", "night").stderr.endswith(
+        "but all queues are paused together: `bgctl resume`\n"
+    )
+    own_daemon.bgctl("pause", "night")
+    assert own_daemon.bgctl("resume").stderr == "bgctl: all queues are resumed; still paused: night\n"
+
+
+def test_queues_are_listed_with_their_slots_and_jobs(own_daemon):
+    assert (
+        own_daemon.bgctl("queue", "set", "mail", "--slots", "3").stderr == "bgctl: queue mail has 3 slots\n"
+    )
+    own_daemon.submit("-q", "mail", "--hold", "true")
+
+    heading, *rows = own_daemon.bgctl("queue", "list").stdout.splitlines()
+
+    assert heading.split() == [
+        "QUEUE",
+        "SLOTS",
+        "STARTS",
+        "RUNNING",
+        "QUEUED",
+        "SCHEDULED",
+        "BLOCKED",
+        "HELD",
+    ]
+    assert [row.split() for row in rows] == [
+        ["default", "unlimited", "yes", "0", "0", "0", "0", "0"],
+        ["mail", "3", "yes", "0", "0", "0", "0", "1"],
+    ]
+    _, queue = json.loads(own_daemon.bgctl("queue", "--json").stdout)["queues"]
+    assert (queue["name"], queue["slots"], queue["paused"]) == ("mail", 3, False)
+
+
+def test_a_full_queue_is_why_a_job_waits(own_daemon):
+    own_daemon.bgctl("queue", "set", "mail", "--slots", "1")
+    own_daemon.submit("-q", "mail", "sleep", "60")
+    job_id = own_daemon.submit("-q", "mail", "true")
+
+    assert "  waits      for a slot of queue mail: 1 of 1 are taken\n" in own_daemon.bgctl("show").stdout
+    own_daemon.bgctl("queue", "set", "mail", "--slots", "unlimited")
+    own_daemon.bgctl("slots", "1")
+    second = own_daemon.submit("true")
+    assert "  waits      for 1 of 1 slots: 1 are taken\n" in own_daemon.bgctl("show", second).stdout
+    assert own_daemon.bgctl("wait", job_id).returncode == 0
+
+
+def test_what_was_set_of_a_queue_is_forgotten(own_daemon):
+    own_daemon.bgctl("queue", "set", "mail", "--slots", "1")
+
+    assert own_daemon.bgctl("queue", "remove", "mail").returncode == 0
+    assert own_daemon.bgctl("queue", "remove", "mail").returncode == 1
+    [queue] = json.loads(own_daemon.bgctl("queue", "--json").stdout)["queues"]
+    assert queue["name"] == "default"
+
+
+def test_following_a_job_that_waits_tells_a_person_why(daemon, terminal):
+    job_id = daemon.submit("--delay", "1h", "true")
+    child = terminal("logs", "-f", job_id)
+
+    child.expect(rf"bgctl: job {job_id} is scheduled: it waits until [^\r]* \(in (1h|59m\d+s)\)\r\n")
+
+    daemon.bgctl("cancel", job_id)
+    assert "was never started" in seen(child)
