@@ -337,6 +337,19 @@ def test_a_reader_that_goes_away_is_no_error_worth_a_word(daemon):
     assert (reader.stdout, reader.stderr) == ("1\n", "")
 
 
+def test_a_full_disk_under_the_output_is_said_in_one_line(daemon):
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m bgctl list > /dev/full"],
+        env=daemon.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "No space left on device" in done.stderr
+
+
 def test_info_tells_where_the_daemon_is(daemon):
     info = json.loads(daemon.bgctl("info", "--json").stdout)
 

@@ -1,0 +1,60 @@
+"""The program: finds the verb, and turns every error into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from bgctl import codes
+from bgctl.common import COMPLETION_VARIABLE, Common
+from bgctl.verbs import bgctl
+from bgd.errors import BgdError
+
+
+def run(arguments: list[str]) -> int:
+    """Do what was typed; return the exit code."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return codes.BROKEN_PIPE
+    except OSError as error:  # as of a full disk
+        return _complain(f"cannot write to stdout: {error.strerror}", codes.of_error(error))
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    # a name or an error may hold what a terminal set to another encoding cannot show
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text files here
+    try:
+        return _invoke(arguments)
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    except (BrokenPipeError, KeyboardInterrupt) as error:  # whoever asked wants to hear no more
+        return codes.of_error(error)
+    except click.ClickException as error:
+        return _complain(error.format_message(), codes.USAGE)
+    except (BgdError, OSError) as error:
+        return _complain(str(error), codes.of_error(error))
+    except Exception as error:  # a person at a terminal is not helped by a traceback
+        if os.environ.get("BGD_DEBUG"):
+            raise
+        what = f"bug: {type(error).__name__}: {error} (BGD_DEBUG=1 shows where; please report it)"
+        return _complain(what, codes.BUG)
+
+
+def _invoke(arguments: list[str]) -> int:
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
+        from bgctl.completing import complete  # noqa: PLC0415 - only a shell that completes needs it
+
+        return complete(bgctl, instruction)
+    with bgctl.make_context("bgctl", arguments, obj=Common()) as context:
+        return bgctl.invoke(context) or 0
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"bgctl: {' '.join(message.split())}", err=True)
+    return code

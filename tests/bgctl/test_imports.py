@@ -1,0 +1,68 @@
+"""What the verbs that scripts call by the thousand import: every call waits for each of these modules."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import DEADLINE, Daemon
+
+# Besides bgd's own: these, and whatever they import themselves. Not among them: rich, asyncio, subprocess
+NEEDED = {
+    "click": "parses the words",
+    "msgspec": "reads and writes what goes over the socket",
+    "socket": "the way to the daemon",
+    "struct": "lengths of frames",
+    "select": "waits for an answer, but not for ever",
+    "pathlib": "the places of the configuration and of the socket",
+    "json": "arguments and results of class jobs, and --json",
+    "shlex": "writes a command as a shell would read it",
+    "gc": "is told to keep out of the way",
+    "locale": "says in which language click is to speak",
+}
+
+SHARED = {"codes", "common", "families", "ids", "instants", "kinds", "program", "selecting", "show", "verbs"}
+OWN = {
+    "submit true": SHARED | {"joboptions", "programs", "submitting"},
+    "list": SHARED | {"listing"},
+}
+
+
+@pytest.mark.parametrize("arguments", OWN)
+def test_a_hot_verb_imports_no_more_than_it_needs(daemon, arguments):
+    imported = modules_after(
+        daemon,
+        "import os, sys; os._exit = lambda code: print(code, *sys.modules, file=sys.stderr)\n"
+        f"sys.argv[1:] = {arguments.split()}; from bgctl.__main__ import main; main()",
+    )
+    allowed = modules_after(
+        daemon, f"import sys, {', '.join(NEEDED)}; print(0, *sys.modules, file=sys.stderr)"
+    )
+
+    foreign = {name for name in imported if name.partition(".")[0] not in {"bgd", "bgctl"}}
+    # where no bytecode is kept, Python's compiler needs unicodedata
+    assert foreign - allowed - {"unicodedata"} == set()
+    assert foreign >= NEEDED.keys()
+    assert {name.removeprefix("bgctl.") for name in imported if name.startswith("bgctl.")} == {
+        "__main__",
+        *OWN[arguments],
+    }
+
+
+def modules_after(daemon: Daemon, code: str) -> set[str]:
+    """Return the names of the modules that are there after this code, which prints 0 and them to stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=daemon.env,
+        cwd=daemon.folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    exit_code, *names = done.stderr.split()
+    assert exit_code == "0"
+    return set(names)
