@@ -199,6 +199,8 @@ class Referee:
         unfinished = {job.id: job for job in self.unfinished()}
         assert {job_id: scheduler.get(job_id) for job_id in unfinished} == unfinished
         assert len(scheduler) == len(unfinished), "nothing finished is kept in memory"
+        others = ({*job.terms.after, *job.terms.after_any} for job in unfinished.values())
+        assert scheduler.waits == sum(map(len, others)), "what was waited for is forgotten"
 
         active = {job_id for job_id, job in unfinished.items() if job.state in ACTIVE}
         assert {job.id for job in scheduler.active_jobs()} == set(self.seats.taken) == active
