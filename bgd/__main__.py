@@ -18,7 +18,7 @@ from bgd import config as configuration
 from bgd.daemon import reporting
 from bgd.daemon.folder import PRIVATE, check_python
 from bgd.daemon.serving import Surroundings, serve
-from bgd.daemon.store import StoreBroken
+from bgd.daemon.storage.store import StoreBroken
 from bgd.errors import BgdError, ConfigError
 from bgd.systemd import ServiceManager, take_sockets
 

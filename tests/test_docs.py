@@ -20,7 +20,8 @@ from bgd import __main__ as bgd_command
 from bgd.client.remainders import LogRemainder
 from bgd.core import job
 from bgd.core.job import MOVES, JobSpec, Outcome, State
-from bgd.daemon import connection, control
+from bgd.daemon.control import connection
+from bgd.daemon.control import listener as control
 from bgd.daemon.web import connection as browsers
 from bgd.daemon.web import pages as web_pages
 from bgd.daemon.web import queries, site

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from bgd.core.job import Job, JobId, Outcome, State
 from bgd.daemon.launching import Snapshot
-from bgd.daemon.records import NewAttempt
+from bgd.daemon.storage.records import NewAttempt
 from bgd.wire.launching import Key
 
 NEVER_STARTED = "stopped before it was started"

@@ -14,7 +14,7 @@ from bgd.daemon.feeds import Feeds
 from bgd.daemon.instants import now
 from bgd.daemon.launches import end_without_report, launch_of
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.records import AttemptEnd, StoredSpec
+from bgd.daemon.storage.records import AttemptEnd, StoredSpec
 from bgd.errors import Refused
 from bgd.wire import launching
 from bgd.wire.launching import Key, Started, ToLauncher, Watch

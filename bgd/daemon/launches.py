@@ -8,7 +8,7 @@ from pathlib import Path
 from bgd.config import Config
 from bgd.core.job import Job, JobId, JobSpec, Outcome
 from bgd.core.target import parse_target
-from bgd.daemon.records import AttemptEnd
+from bgd.daemon.storage.records import AttemptEnd
 from bgd.wire import calls
 from bgd.wire.launching import Ended, Key, Launch
 from bgd.wire.views import JobError

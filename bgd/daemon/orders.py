@@ -11,8 +11,8 @@ from bgd.core.retry import policy_of, with_policy
 from bgd.daemon.access import check_may_run
 from bgd.daemon.edits import changes_in, edited
 from bgd.daemon.instants import now
-from bgd.daemon.records import StoredSpec
-from bgd.daemon.store import Store
+from bgd.daemon.storage.records import StoredSpec
+from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, Refused
 from bgd.wire.launching import Signal, Suspend

@@ -16,13 +16,13 @@ from msgspec.structs import replace
 import bgd
 from bgd.config import Config
 from bgd.daemon import folder
-from bgd.daemon.answers import Answers
-from bgd.daemon.control import Control
+from bgd.daemon.control.answers import Answers
+from bgd.daemon.control.listener import Control
+from bgd.daemon.control.verbs import Verbs
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.orders import Orders
-from bgd.daemon.store import Store
+from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.verbs import Verbs
 from bgd.daemon.web.site import open_site
 from bgd.errors import ConfigError
 from bgd.systemd import ServiceManager

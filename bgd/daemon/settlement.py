@@ -9,7 +9,7 @@ from msgspec import Struct
 from bgd.core.effects import Continue, Effect, Save, Start, Stop, Suspend
 from bgd.core.job import Job, JobId, JobSpec, Move, Now, Outcome
 from bgd.daemon.attempts import Attempts
-from bgd.daemon.records import (
+from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
     Batch,

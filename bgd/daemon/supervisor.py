@@ -21,9 +21,9 @@ from bgd.daemon.instants import now
 from bgd.daemon.launches import end_of, end_without_report
 from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.logfiles import remove_logs
-from bgd.daemon.records import AttemptEnd, AttemptPid, Controls
 from bgd.daemon.settlement import Pending, Settlement
-from bgd.daemon.store import Store
+from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Controls
+from bgd.daemon.storage.store import Store
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Started, ToLauncher
 from bgd.wire.requests import ShutdownMode
 

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from bgd.config import Config
-from bgd.daemon.store import Store
+from bgd.daemon.storage.store import Store
 from tests.daemon.scripted import ScriptedLauncher
 from tests.daemon.stage import configure
 

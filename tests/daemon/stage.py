@@ -12,14 +12,14 @@ from typing import TypeVar
 from bgd.config import Config, load
 from bgd.core.job import JobId, JobSpec
 from bgd.daemon import folder
-from bgd.daemon.answers import Answers
-from bgd.daemon.control import Control
+from bgd.daemon.control.answers import Answers
+from bgd.daemon.control.listener import Control
+from bgd.daemon.control.verbs import Verbs
 from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.orders import Orders
-from bgd.daemon.records import Batch, StoredSpec
-from bgd.daemon.store import Store
+from bgd.daemon.storage.records import Batch, StoredSpec
+from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.verbs import Verbs
 from bgd.wire import messages as wire_messages
 from bgd.wire.launching import (
     Acknowledge,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
 from bgd.daemon.attempts import Attempts, Verdict
 from bgd.daemon.launching import Snapshot
-from bgd.daemon.records import NewAttempt
+from bgd.daemon.storage.records import NewAttempt
 from bgd.wire.launching import Ended, Key, Started
 
 STORE = "store"

@@ -8,7 +8,7 @@ from bgd import clock
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.retry import NOT_RERUN
 from bgd.daemon.instants import now
-from bgd.daemon.store import StoreBroken
+from bgd.daemon.storage.store import StoreBroken
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, Grew, Key, Launch, Started, Stop, Watch
 from bgd.wire.requests import ShutdownMode

@@ -8,11 +8,11 @@ from collections import Counter
 import msgspec
 
 from bgd.core.job import FINAL, Job, JobId, Now
-from bgd.daemon import events
-from bgd.daemon.database import change
-from bgd.daemon.packing import pack_policy, pack_waits
-from bgd.daemon.records import AttemptEnd, Batch, Controls, NewAttempt, NewJob, SavedJob, StoredSpec
-from bgd.daemon.specs import Specs, read_spec, remove_specs
+from bgd.daemon.storage import events
+from bgd.daemon.storage.database import change
+from bgd.daemon.storage.packing import pack_policy, pack_waits
+from bgd.daemon.storage.records import AttemptEnd, Batch, Controls, NewAttempt, NewJob, SavedJob, StoredSpec
+from bgd.daemon.storage.specs import Specs, read_spec, remove_specs
 
 _encode_json = msgspec.json.Encoder().encode
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import FINAL, JobId, Outcome, RetryPolicy, State
-from bgd.daemon import schema
-from bgd.daemon.schema import VERSION
-from bgd.daemon.store import AttemptEnd, Batch, Controls, Event, Restored, Store
+from bgd.daemon.storage import schema
+from bgd.daemon.storage.schema import VERSION
+from bgd.daemon.storage.store import AttemptEnd, Batch, Controls, Event, Restored, Store
 from bgd.wire.views import JobError
-from tests.daemon.filling import BOOT, NOW, a_job, first_attempt, ids, new, put, restored, saves, sql
+from tests.daemon.storage.filling import BOOT, NOW, a_job, first_attempt, ids, new, put, restored, saves, sql
 from tests.support import ROOT, wait_until
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -144,7 +144,7 @@ async def test_jobs_of_version_1_run_on(path):
 
 MIGRATION_WITHOUT_END = """
 import sys
-from bgd.daemon import schema
+from bgd.daemon.storage import schema
 
 schema.MIGRATIONS = (*schema.MIGRATIONS[:-1], schema.MIGRATIONS[-1] + '''
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9999)

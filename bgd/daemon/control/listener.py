@@ -7,9 +7,9 @@ import resource
 from collections.abc import Coroutine
 from typing import Any
 
-from bgd.daemon.batches import Room
-from bgd.daemon.connection import ClientConnection
-from bgd.daemon.verbs import Verbs
+from bgd.daemon.control.batches import Room
+from bgd.daemon.control.connection import ClientConnection
+from bgd.daemon.control.verbs import Verbs
 from bgd.wire.requests import MAX_BATCH_BYTES
 
 MAX_CONNECTIONS = 1000

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, JobSpec, State, problem_with_environment
 from bgd.daemon.access import Actor
-from bgd.daemon.answers import Answers, Replies
+from bgd.daemon.control.answers import Answers, Replies
 from bgd.daemon.controls import with_pause, with_slots_of_queue, without_queue
 from bgd.daemon.orders import Orders
-from bgd.daemon.records import Controls
+from bgd.daemon.storage.records import Controls
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
 from bgd.wire.replies import Acted, ActResult, Done, Reply, Submitted, code_of

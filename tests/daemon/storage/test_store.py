@@ -19,8 +19,8 @@ import aiosqlite
 import pytest
 
 from bgd.core.job import MAX_DURATION, JobId, Now, Outcome, State
-from bgd.daemon.schema import VERSION
-from bgd.daemon.store import (
+from bgd.daemon.storage.schema import VERSION
+from bgd.daemon.storage.store import (
     AttemptEnd,
     AttemptPid,
     Batch,
@@ -33,7 +33,7 @@ from bgd.daemon.store import (
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import JobError
-from tests.daemon.filling import (
+from tests.daemon.storage.filling import (
     BOOT,
     NOW,
     UID,
@@ -48,7 +48,7 @@ from tests.daemon.filling import (
     sql,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def content_of(path):
@@ -666,7 +666,7 @@ async def test_reading_connection_cannot_write(store):
 WRITER = """
 import asyncio, sys
 from bgd.core.job import Job, JobId, JobSpec, Now, RetryPolicy, State
-from bgd.daemon.store import Batch, NewJob, Store, StoreBroken
+from bgd.daemon.storage.store import Batch, NewJob, Store, StoreBroken
 
 async def main():
     store = await Store.open(sys.argv[1])

@@ -4,8 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, Now, RetryPolicy, State, Terms
-from bgd.daemon.store import Batch, Restored, Store
-from tests.daemon.filling import BOOT, NOW, a_job, first_attempt, ids, move, new, put, restored, saves
+from bgd.daemon.storage.store import Batch, Restored, Store
+from tests.daemon.storage.filling import BOOT, NOW, a_job, first_attempt, ids, move, new, put, restored, saves
 
 EVERYTHING = Terms(
     at=NOW.wall + 3600,

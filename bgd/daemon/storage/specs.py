@@ -10,8 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, JobSpec
-from bgd.daemon.database import change
-from bgd.daemon.records import StoredSpec
+from bgd.daemon.storage.database import change
+from bgd.daemon.storage.records import StoredSpec
 
 _MOST_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from bgd.core.job import Outcome, State
-from bgd.daemon.records import Event
+from bgd.daemon.storage.records import Event
 from bgd.wire.views import EventView
 
 EVENTS_KEPT = 100_000  # some 5 MB, and the last twenty seconds of the busiest daemon

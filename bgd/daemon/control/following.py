@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from bgd.core.job import FINAL, JobId
 from bgd.daemon.logfiles import LogFile
-from bgd.daemon.store import Store
+from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
 from bgd.wire.replies import LogPart

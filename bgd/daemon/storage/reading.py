@@ -11,9 +11,9 @@ from functools import lru_cache
 import msgspec
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon.database import transaction
-from bgd.daemon.packing import unpack_policy, unpack_waits
-from bgd.daemon.specs import unpack_spec
+from bgd.daemon.storage.database import transaction
+from bgd.daemon.storage.packing import unpack_policy, unpack_waits
+from bgd.daemon.storage.specs import unpack_spec
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, JobError, JobView

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bgd.core.job import FINAL, MAX_DURATION, Now, State
-from bgd.daemon.database import DAMAGED, FORBIDDEN, StoreBroken, transaction
+from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, StoreBroken, transaction
 
 APPLICATION_ID = int.from_bytes(b"bgd\0", "big")  # in the file's header: tells our files from others
 

@@ -12,12 +12,12 @@ import pytest
 
 import bgd
 from bgd.core.job import JobId, JobSpec, Outcome, State
-from bgd.daemon import batches as batches_module
-from bgd.daemon import connection as connection_module
-from bgd.daemon import control as control_module
-from bgd.daemon.connection import HIGH_WATER, MAX_IN_FLIGHT, MAX_MESSAGE
+from bgd.daemon.control import batches as batches_module
+from bgd.daemon.control import connection as connection_module
+from bgd.daemon.control import listener as control_module
+from bgd.daemon.control.connection import HIGH_WATER, MAX_IN_FLIGHT, MAX_MESSAGE
 from bgd.daemon.feeds import Feeds
-from bgd.daemon.store import StoreBroken
+from bgd.daemon.storage.store import StoreBroken
 from bgd.wire.framing import MAX_FRAME, frame
 from bgd.wire.launching import Acknowledge, Ended, Launch, Stop, Watch, log_name
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, encode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bgd.core.job import USUAL_TERMS, Job, JobId, JobSpec, Now, RetryPolicy, State
-from bgd.daemon.store import Batch, NewAttempt, NewJob, SavedJob
+from bgd.daemon.storage.store import Batch, NewAttempt, NewJob, SavedJob
 from bgd.wire.requests import List
 
 NOW = Now(elapsed=5_000.0, wall=1_700_000_000.0)

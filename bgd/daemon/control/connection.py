@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import bgd
 from bgd.core.job import JobSpec
 from bgd.daemon.access import Actor, may_connect, peer_of
-from bgd.daemon.batches import Batch
+from bgd.daemon.control.batches import Batch
 from bgd.errors import BgdError, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode, request_id_of
@@ -19,7 +19,7 @@ from bgd.wire.replies import End, ErrorCode, Failed, Reply, code_of
 from bgd.wire.requests import Forget, Request, Submit, SubmitMany
 
 if TYPE_CHECKING:
-    from bgd.daemon.control import Control
+    from bgd.daemon.control.listener import Control
 
 logger = logging.getLogger(__name__)
 

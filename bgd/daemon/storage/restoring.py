@@ -9,9 +9,9 @@ from sys import intern
 from typing import Any
 
 from bgd.core.job import FINAL, Job, JobId, State, Terms
-from bgd.daemon.database import transaction
-from bgd.daemon.packing import unpack_policy, unpack_waits
-from bgd.daemon.records import Controls, QueueSetting, Restored
+from bgd.daemon.storage.database import transaction
+from bgd.daemon.storage.packing import unpack_policy, unpack_waits
+from bgd.daemon.storage.records import Controls, QueueSetting, Restored
 
 _AT_ONCE = 500  # ids in one query: SQLite takes 999 values in its oldest form
 _MOST_TERMS = 1024  # most jobs have the usual ones, and many of the rest those of their neighbours

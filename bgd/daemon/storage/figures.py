@@ -7,8 +7,8 @@ from collections import defaultdict
 from math import ceil
 
 from bgd.core.job import FINAL, State
-from bgd.daemon.database import transaction
-from bgd.daemon.records import Figures
+from bgd.daemon.storage.database import transaction
+from bgd.daemon.storage.records import Figures
 
 _MOST_TIMED = 10_000  # attempts, the newest; 20 ms of reading
 

@@ -4,9 +4,9 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon.store import AttemptEnd, Batch, Controls, QueueSetting, Store, StoredSpec
+from bgd.daemon.storage.store import AttemptEnd, Batch, Controls, QueueSetting, Store, StoredSpec
 from bgd.wire.views import JobError
-from tests.daemon.filling import NOW, UID, a_job, first_attempt, ids, move, new, put, saves, sql
+from tests.daemon.storage.filling import NOW, UID, a_job, first_attempt, ids, move, new, put, saves, sql
 
 ENV = {"A": "1"}
 TABLES = {"jobs": "id", "specs": "job", "tags": "job", "attempts": "job", "results": "job"}

@@ -7,9 +7,9 @@ import sqlite3
 from functools import partial
 
 from bgd.core.job import Job, JobId, Now, State
-from bgd.daemon import events, figures, reading, restoring
-from bgd.daemon.database import Database, StoreBroken, transaction
-from bgd.daemon.records import (
+from bgd.daemon.storage import events, figures, reading, restoring
+from bgd.daemon.storage.database import Database, StoreBroken, transaction
+from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
     Batch,
@@ -23,9 +23,9 @@ from bgd.daemon.records import (
     SavedJob,
     StoredSpec,
 )
-from bgd.daemon.saving import Saver
-from bgd.daemon.schema import adopt_boot, open_readable, open_writable
-from bgd.daemon.specs import read_spec
+from bgd.daemon.storage.saving import Saver
+from bgd.daemon.storage.schema import adopt_boot, open_readable, open_writable
+from bgd.daemon.storage.specs import read_spec
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, EventView, JobError, JobView
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon import event_stream
+from bgd.daemon.control import event_stream
 from bgd.wire.launching import Acknowledge
 from bgd.wire.replies import End, EventsPart, Stats
 from bgd.wire.requests import Forget, GetEvents, GetStats

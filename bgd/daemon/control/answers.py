@@ -13,11 +13,11 @@ from msgspec.structs import replace
 import bgd
 from bgd.core.job import FINAL, JobId
 from bgd.daemon.access import Actor
+from bgd.daemon.control.event_stream import send_events
+from bgd.daemon.control.following import follow_logs, send_logs
 from bgd.daemon.controls import views_of
-from bgd.daemon.event_stream import send_events
-from bgd.daemon.following import follow_logs, send_logs
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.store import Store
+from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob, Refused

@@ -5,10 +5,10 @@ import sqlite3
 import pytest
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon.events import EVENTS_KEPT
-from bgd.daemon.store import AttemptEnd, AttemptPid, Batch, Event, Figures, NewAttempt, Store
+from bgd.daemon.storage.events import EVENTS_KEPT
+from bgd.daemon.storage.store import AttemptEnd, AttemptPid, Batch, Event, Figures, NewAttempt, Store
 from bgd.wire.views import EventView
-from tests.daemon.filling import NOW, a_job, move, new, put, saves, sql
+from tests.daemon.storage.filling import NOW, a_job, move, new, put, saves, sql
 
 
 def event(number, what="submit", state=State.QUEUED, *, at=NOW.wall, attempt=0, outcome=None):

@@ -1,0 +1,1 @@
+"""The control socket: what clients ask over it, and what they are answered."""

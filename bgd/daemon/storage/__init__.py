@@ -1,0 +1,1 @@
+"""Jobs, attempts and events on disk: one SQLite file, behind the Store."""
