@@ -63,6 +63,25 @@ def test_a_task_that_is_cancelled_ends_its_stream_and_leaves_the_reading_to_anot
     assert run(cancel_the_first()) == [2]
 
 
+def test_nothing_follows_half_a_request_over_the_same_connection(play, run):
+    is_cancelled = threading.Event()
+
+    def stall(peer):
+        peer.greet()
+        assert is_cancelled.wait(DEADLINE)
+        peer.wait_for_end()
+
+    async def submit_twice():
+        async with AsyncClient(play(stall, serve(2))) as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await client.submit(["cat"], input=b"x" * 500_000)
+            is_cancelled.set()
+            return await client.submit(["true"])
+
+    assert run(submit_twice()).id == 2
+
+
 def test_closing_a_client_wakes_the_task_that_waits_at_it(play, run):
     def script(peer):
         peer.greet()
