@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bgd.client import Client, Job, run_background_job
     from bgd.client.asynchronous import AsyncClient, AsyncJob
-    from bgd.core.job import JobSpec, Outcome, State
+    from bgd.core.job import Outcome, State
+    from bgd.core.spec import JobSpec
     from bgd.errors import (
         BgdError,
         ConfigError,
@@ -48,7 +49,7 @@ _HOME = {
     "Client": "bgd.client",
     "Job": "bgd.client",
     "run_background_job": "bgd.client",
-    "JobSpec": "bgd.core.job",
+    "JobSpec": "bgd.core.spec",
     "Outcome": "bgd.core.job",
     "State": "bgd.core.job",
 }

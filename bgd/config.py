@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from bgd import values
 from bgd.addresses import MAX_SOCKET_PATH, PORTS, HttpConfig, http_config
-from bgd.core.job import Backoff, QueueName, Retries, RetryPolicy, Share
+from bgd.core.job import RetryPolicy
+from bgd.core.spec import Backoff, QueueName, Retries, Share
 from bgd.core.target import problem_with_entry
 from bgd.errors import ConfigError
 from bgd.places import SYSTEM, Places, home_of, own_places, places_in

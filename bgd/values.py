@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from bgd.core.job import Duration
+from bgd.core.spec import Duration
 from bgd.settings import Setting
 from bgd.units import parse_duration, parse_size
 

@@ -18,14 +18,15 @@ import bgd
 from bgctl.verbs import bgctl as command
 from bgd import __main__ as bgd_command
 from bgd.client.remainders import LogRemainder
-from bgd.core import job
-from bgd.core.job import MOVES, JobSpec, Outcome, State
+from bgd.core import spec
+from bgd.core.job import MOVES, Outcome, State
+from bgd.core.spec import JobSpec
 from bgd.daemon.control import connection
 from bgd.daemon.control import listener as control
 from bgd.daemon.web import connection as browsers
 from bgd.daemon.web import pages as web_pages
 from bgd.daemon.web import queries, site
-from bgd.wire import framing, http, messages, replies, requests, views
+from bgd.wire import changes, framing, http, messages, replies, requests, views
 from tests.support import DEADLINE, ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -35,7 +36,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("example
 
 VALUES = [
     JobSpec,
-    requests.Changes,
+    changes.Changes,
     views.JobView,
     views.AttemptView,
     views.QueueView,
@@ -146,15 +147,15 @@ def test_protocol_page_says_what_the_limits_are():
         requests.MAX_BATCH,
         requests.MAX_BATCH_BYTES,
         requests.MAX_IDS,
-        job.MAX_ARGV,
-        job.MAX_WORD,
-        job.MAX_WORK,
-        job.MAX_ENV,
-        job.MAX_RESULT,
-        job.MAX_DURATION,
-        job.MAX_WAITS,
-        job.MAX_INPUT,
-        job.MAX_SLOTS,
+        spec.MAX_ARGV,
+        spec.MAX_WORD,
+        spec.MAX_WORK,
+        spec.MAX_ENV,
+        spec.MAX_RESULT,
+        spec.MAX_DURATION,
+        spec.MAX_WAITS,
+        spec.MAX_INPUT,
+        spec.MAX_SLOTS,
     ]
 
 

@@ -31,10 +31,10 @@ ROOMS = {
     " bgd.daemon bgd.errors bgd.harmless bgd.wire bgd.words",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.systemd bgd.wire bgd.worker.WORKER",
-    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.errors bgd.launcher"
-    " bgd.systemd bgd.wire",
+    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.spec bgd.errors"
+    " bgd.launcher bgd.systemd bgd.wire",
     "bgd/worker": STANDARD,  # it runs in interpreters that have nothing else
-    "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.errors",
+    "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors",
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.systemd",
     "bgd/errors.py": PURE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bgd.core.job import JobSpec
+from bgd.core.spec import JobSpec
 from bgd.errors import Full, Refused
 from bgd.wire.framing import HEADER, MAX_FRAME, frame
 from bgd.wire.messages import encode

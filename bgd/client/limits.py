@@ -1,6 +1,6 @@
 """Limits: what the options of a new job may be, for programs that ask people for them."""
 
-from bgd.core.job import (
+from bgd.core.spec import (
     MAX_DURATION,
     MAX_INPUT,
     MAX_NAME,

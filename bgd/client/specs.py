@@ -12,10 +12,10 @@ from msgspec.structs import replace
 from bgd.client.caller import Caller
 from bgd.client.options import EditOptions, JobOptions, plain_values, words_of
 from bgd.client.wording import converted
-from bgd.core.job import JobSpec
+from bgd.core.spec import JobSpec
 from bgd.errors import Refused
 from bgd.settings import nearest
-from bgd.wire.requests import Changes
+from bgd.wire.changes import Changes
 
 _SHELL = ("/bin/sh", "-c")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from bgd.core.job import Job, JobSpec
+from bgd.core.job import Job
+from bgd.core.spec import JobSpec
 
 SUBMIT = "submit"
 NOTE = "note"

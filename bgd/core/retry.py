@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from bgd.core.job import UNSEEN, Job, JobSpec, Move, Outcome, RetryPolicy, State
+from bgd.core.job import UNSEEN, Job, Move, Outcome, RetryPolicy, State
+from bgd.core.spec import JobSpec
 
 MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that takes the machine down each time must stop
 

@@ -19,7 +19,6 @@ from bgd.core.job import (
     WAITING,
     Job,
     JobId,
-    JobSpec,
     Move,
     Now,
     Outcome,
@@ -28,6 +27,7 @@ from bgd.core.job import (
 )
 from bgd.core.queues import QueueRule
 from bgd.core.retry import move_after_end, retry_delay
+from bgd.core.spec import JobSpec
 
 EXPIRED = "expired: it could not start in time"
 BEFORE_START = "cancelled before it started"

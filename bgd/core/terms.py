@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterable
 
 from msgspec.structs import replace
 
-from bgd.core.job import USUAL_TERMS, Job, JobId, JobSpec, Move, Now, State, Terms
+from bgd.core.job import USUAL_TERMS, Job, JobId, Move, Now, State, Terms
+from bgd.core.spec import JobSpec
 
 _MAY_STILL_WAIT = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED})
 _TO_THE_QUEUE = {State.HELD: Move.RELEASE, State.BLOCKED: Move.UNBLOCK, State.SCHEDULED: Move.COME_DUE}

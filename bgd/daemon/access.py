@@ -10,7 +10,7 @@ import struct
 from msgspec import Struct
 
 from bgd.config import Config
-from bgd.core.job import JobSpec
+from bgd.core.spec import JobSpec
 from bgd.core.target import is_allowed, parse_target
 from bgd.errors import NotAllowed, Refused
 from bgd.wire.calls import problem_with_arguments

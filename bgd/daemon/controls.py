@@ -5,8 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from bgd.config import Config
-from bgd.core.job import DEFAULT_QUEUE
 from bgd.core.queues import QueueRule
+from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.storage.records import Controls, QueueSetting
 from bgd.errors import Full, Refused
 from bgd.wire.views import QueueView

@@ -5,9 +5,9 @@ from __future__ import annotations
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from bgd.core.job import JobSpec
+from bgd.core.spec import JobSpec
 from bgd.errors import Refused
-from bgd.wire.requests import Changes
+from bgd.wire.changes import Changes
 
 # Of two that exclude each other, the one that is asked for puts the other one out of force
 _RIVALS: dict[str, tuple[str, object]] = {

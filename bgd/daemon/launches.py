@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from bgd.config import Config
-from bgd.core.job import Job, JobId, JobSpec, Outcome
+from bgd.core.job import Job, JobId, Outcome
+from bgd.core.spec import JobSpec
 from bgd.core.target import parse_target
 from bgd.daemon.storage.records import AttemptEnd
 from bgd.wire import calls

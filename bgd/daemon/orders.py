@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 
-from bgd.core import job as limits
-from bgd.core.job import ACTIVE, FINAL, WAITING, Job, JobId, JobSpec, RetryPolicy, State, problem_with
+from bgd.core import spec as limits
+from bgd.core.job import ACTIVE, FINAL, WAITING, Job, JobId, RetryPolicy, State
 from bgd.core.retry import policy_of, with_policy
+from bgd.core.spec import JobSpec, problem_with
 from bgd.daemon.access import check_may_run
 from bgd.daemon.edits import changes_in, edited
 from bgd.daemon.instants import now
@@ -15,8 +16,8 @@ from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, Refused
+from bgd.wire.changes import Changes
 from bgd.wire.launching import Signal, Suspend
-from bgd.wire.requests import Changes
 
 
 class Orders:

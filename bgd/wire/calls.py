@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from bgd.core.job import MAX_RESULT, Outcome
+from bgd.core.job import Outcome
+from bgd.core.spec import MAX_RESULT
 from bgd.core.target import Target
 from bgd.wire.views import JobError
 

@@ -8,30 +8,18 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
-from bgd.core.job import (
+from bgd.core.job import State
+from bgd.core.spec import (
     MAX_DURATION,
-    Argv,
-    Backoff,
-    Duration,
     Environment,
-    ExitCodes,
-    Folder,
-    Instant,
     JobNumber,
-    JobNumbers,
     JobSpec,
-    Name,
-    Priority,
     QueueName,
-    Retries,
-    Share,
     SlotCount,
-    State,
-    Tags,
-    Timeout,
 )
+from bgd.wire.changes import Changes
 
 MAX_BATCH = 100_000  # jobs of one submit_many, over all its parts
 MAX_BATCH_BYTES = 256 << 20  # of the unfinished batches of all clients together; one a connection at a time
@@ -175,38 +163,6 @@ class Remove(Struct, frozen=True, tag="remove"):
 
     id: RequestId
     jobs: Jobs
-
-
-class Changes(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What becomes other in a job that waits. What is absent stays; nil is what nil means in a spec.
-
-    `delay` and `expires` count from now. `env`: variables that are set in addition.
-    """
-
-    argv: Argv | UnsetType = UNSET
-    queue: QueueName | UnsetType = UNSET
-    priority: Priority | UnsetType = UNSET
-    name: Name | UnsetType | None = UNSET
-    tags: Tags | UnsetType = UNSET
-    retries: Retries | UnsetType | None = UNSET
-    retry_delay: Duration | UnsetType | None = UNSET
-    backoff: Backoff | UnsetType | None = UNSET
-    max_delay: Duration | UnsetType | None = UNSET
-    jitter: Share | UnsetType | None = UNSET
-    retry_on: ExitCodes | UnsetType | None = UNSET
-    no_retry_on: ExitCodes | UnsetType | None = UNSET
-    rerun: bool | UnsetType | None = UNSET
-    timeout: Timeout | UnsetType | None = UNSET
-    delay: Duration | UnsetType = UNSET
-    at: Instant | UnsetType | None = UNSET
-    expires: Timeout | UnsetType | None = UNSET
-    after: JobNumbers | UnsetType = UNSET
-    after_any: JobNumbers | UnsetType = UNSET
-    slots: SlotCount | UnsetType = UNSET
-    cwd: Folder | UnsetType = UNSET
-    env: Environment | UnsetType = UNSET
-    stdin: Folder | UnsetType | None = UNSET
-    pty: bool | UnsetType = UNSET
 
 
 class Edit(Struct, frozen=True, tag="edit"):

@@ -22,7 +22,7 @@ TYPE_CHECKING = False  # as typing's, whose import is a tenth of an interpreter'
 if TYPE_CHECKING:
     from typing import Any
 
-# These stand in bgd.core.job too, which cannot be imported here; a test compares them.
+# These stand in bgd.core.spec too, which cannot be imported here; a test compares them.
 MAX_RESULT = 1_000_000  # bytes of JSON
 MAX_DEPTH = 200  # of a result's lists and objects: not every reader of JSON takes much more
 MAX_TEXT = 65_536  # bytes of an error's message, and of its traceback

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 
-from bgd.core.job import JobSpec
+from bgd.core.spec import JobSpec
 from bgd.wire.replies import Submitted
 from bgd.wire.requests import SubmitMany
 from tests.bench.harness import ENVIRONMENT, BareClient, daemon, report, spread

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import bgd
-from bgd.core.job import JobSpec
+from bgd.core.spec import JobSpec
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
 from bgd.wire.replies import AttemptsPart, End, Info, Reply, Submitted

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from bgd.core.job import FINAL, Job, JobId, JobSpec, State
+from bgd.core.job import FINAL, Job, JobId, State
+from bgd.core.spec import JobSpec
 
 
 class Dependencies:

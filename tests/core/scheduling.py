@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bgd.core.effects import Save, Start
-from bgd.core.job import JobSpec, Now, Outcome, RetryPolicy
+from bgd.core.job import Now, Outcome, RetryPolicy
 from bgd.core.queues import QueueRule
 from bgd.core.scheduler import Scheduler
+from bgd.core.spec import JobSpec
 
 NO_RETRIES = RetryPolicy()
 THREE_RETRIES = RetryPolicy(retries=3, delay=5.0, jitter=0.0)

@@ -7,10 +7,11 @@ import itertools
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from bgd.core.job import FINAL, WAITING, JobSpec, Outcome, RetryPolicy, State
+from bgd.core.job import FINAL, WAITING, Outcome, RetryPolicy, State
 from bgd.core.queues import QueueRule
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import Pause
+from bgd.core.spec import JobSpec
 from tests.core.world import World
 
 UNFINISHED = set(State) - FINAL

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bgd.core.job import MAX_DURATION, MAX_RETRIES, Job, JobId, JobSpec, Move, Outcome, RetryPolicy, State
+from bgd.core.job import Job, JobId, Move, Outcome, RetryPolicy, State
 from bgd.core.retry import (
     NOT_RERUN,
     NOT_WORTH_IT,
@@ -18,6 +18,7 @@ from bgd.core.retry import (
     retry_delay,
     with_policy,
 )
+from bgd.core.spec import MAX_DURATION, MAX_RETRIES, JobSpec
 
 MIDDLE = 0.5  # the roll that leaves a delay as it is
 

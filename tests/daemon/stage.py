@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from bgd.config import Config, load
-from bgd.core.job import JobId, JobSpec
+from bgd.core.job import JobId
+from bgd.core.spec import JobSpec
 from bgd.daemon import folder
 from bgd.daemon.control.answers import Answers
 from bgd.daemon.control.listener import Control

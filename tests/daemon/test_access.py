@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.job import JobSpec
+from bgd.core.spec import JobSpec
 from bgd.daemon.access import Actor, check_may_run, may_connect
 from bgd.errors import NotAllowed, Refused
 from tests.daemon.stage import command, configure

@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 import sys
 
-from bgd.core.job import Job, JobId, JobSpec, Outcome, RetryPolicy, State
+from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
+from bgd.core.spec import JobSpec
 from bgd.daemon.launches import end_of, end_without_report, launch_of
 from bgd.wire.launching import Ended, Key, encode
 from bgd.wire.views import JobError

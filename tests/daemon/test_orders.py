@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from bgd.core import job as limits
+from bgd.core import spec as limits
 from bgd.core.job import JobId, Outcome, State
 from bgd.daemon import controls as controls_module
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
+from bgd.wire.changes import Changes
 from bgd.wire.launching import Acknowledge, Launch, Started, Stop
 from bgd.wire.replies import Acted, ErrorCode, Failed, Queues, Submitted
 from bgd.wire.requests import (
-    Changes,
     Continue,
     Edit,
     GetQueues,

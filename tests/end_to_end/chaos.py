@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Self
 
 from bgd import __version__
-from bgd.core.job import JobSpec, Outcome, State
+from bgd.core.job import Outcome, State
+from bgd.core.spec import JobSpec
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
 from bgd.wire.replies import AttemptsPart, End, Info, Reply, Shown, Submitted

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from bgd.core.job import MAX_RESULT, Outcome
+from bgd.core.job import Outcome
+from bgd.core.spec import MAX_RESULT
 from bgd.core.target import parse_target
 from bgd.wire.calls import MAX_DOCUMENT, NO_RESULT, problem_with_arguments, read_result, request
 from bgd.wire.views import JobError

@@ -5,7 +5,7 @@ import math
 import msgspec
 import pytest
 
-from bgd.core.job import (
+from bgd.core.spec import (
     MAX_ARGV,
     MAX_DURATION,
     MAX_ENV,

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bgd.core.job import JobSpec, Outcome, State
-from bgd.wire import launching, messages, replies, requests, views
+from bgd.core.job import Outcome, State
+from bgd.core.spec import JobSpec
+from bgd.wire import changes, launching, messages, replies, requests, views
 from tests.wire.speech import DIRECTIONS, KINDS, Message, tag_of
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -99,7 +100,7 @@ FULL_VIEW = replace(
     pty=True,
     suspended=True,
 )
-CHANGES = requests.Changes(
+CHANGES = changes.Changes(
     argv=("make", "-j4"),
     queue="wide",
     priority=7,

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from bgd.core.job import MAX_RESULT
+from bgd.core.spec import MAX_RESULT
 from bgd.worker import WORKER, run
 
 # --- results --------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from bgd.client.remainders import EventRemainder, LogRemainder, WaitRemainder
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.specs import Item, changes_of, class_spec, command_spec, spec_of
 from bgd.client.wording import checked
-from bgd.core.job import JobSpec, State
+from bgd.core.job import State
+from bgd.core.spec import JobSpec
 from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, Info, LogPart, Queues, Stats
 from bgd.wire.requests import Request, ShutdownMode

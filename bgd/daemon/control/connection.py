@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import bgd
-from bgd.core.job import JobSpec
+from bgd.core.spec import JobSpec
 from bgd.daemon.access import Actor, may_connect, peer_of
 from bgd.daemon.control.batches import Batch
 from bgd.errors import BgdError, ProtocolError, Refused

@@ -7,7 +7,8 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from bgd.core.job import JobId, JobSpec, State, problem_with_environment
+from bgd.core.job import JobId, State
+from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon.access import Actor
 from bgd.daemon.control.answers import Answers, Replies
 from bgd.daemon.controls import with_pause, with_slots_of_queue, without_queue

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from bgd.core.job import Job, JobId, JobSpec, Now, Outcome, State
+from bgd.core.job import Job, JobId, Now, Outcome, State
+from bgd.core.spec import JobSpec
 from bgd.wire.views import JobError
 
 

@@ -8,7 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from bgd.core.job import FINAL, MAX_DURATION, Now, State
+from bgd.core.job import FINAL, Now, State
+from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, StoreBroken, transaction
 
 APPLICATION_ID = int.from_bytes(b"bgd\0", "big")  # in the file's header: tells our files from others

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import msgspec
 from msgspec.structs import replace
 
-from bgd.core.job import JobId, JobSpec
+from bgd.core.job import JobId
+from bgd.core.spec import JobSpec
 from bgd.daemon.storage.database import change
 from bgd.daemon.storage.records import StoredSpec
 

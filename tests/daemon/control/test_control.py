@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 import bgd
-from bgd.core.job import JobId, JobSpec, Outcome, State
+from bgd.core.job import JobId, Outcome, State
+from bgd.core.spec import JobSpec
 from bgd.daemon.control import batches as batches_module
 from bgd.daemon.control import connection as connection_module
 from bgd.daemon.control import listener as control_module

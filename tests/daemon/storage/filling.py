@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bgd.core.job import USUAL_TERMS, Job, JobId, JobSpec, Now, RetryPolicy, State
+from bgd.core.job import USUAL_TERMS, Job, JobId, Now, RetryPolicy, State
+from bgd.core.spec import JobSpec
 from bgd.daemon.storage.store import Batch, NewAttempt, NewJob, SavedJob
 from bgd.wire.requests import List
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
-from bgd.core.job import MAX_DURATION, JobId, Now, Outcome, State
+from bgd.core.job import JobId, Now, Outcome, State
+from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import (
     AttemptEnd,
@@ -665,7 +666,8 @@ async def test_reading_connection_cannot_write(store):
 
 WRITER = """
 import asyncio, sys
-from bgd.core.job import Job, JobId, JobSpec, Now, RetryPolicy, State
+from bgd.core.job import Job, JobId, Now, RetryPolicy, State
+from bgd.core.spec import JobSpec
 from bgd.daemon.storage.store import Batch, NewJob, Store, StoreBroken
 
 async def main():

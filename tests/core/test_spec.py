@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgd.core.spec import MAX_PATH, MAX_WORD, MAX_WORK, JobSpec, problem_with
+
+LONGEST_VARIABLE = MAX_WORD - len("A=")
+
+
+def command(**options):
+    return JobSpec(argv=("true",), **options)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        command(),
+        JobSpec(target="app.services:Report.build"),
+        JobSpec(target="app.services:build", arguments='{"args": [1]}'),
+        JobSpec(argv=("printf", "", "ü€😀", "a\nb\t")),
+        JobSpec(argv=("echo", "x" * MAX_WORD)),
+        JobSpec(argv=("echo", "€" * (MAX_WORD // 3))),
+        JobSpec(argv=("echo", *["x" * 100_000] * 9)),
+        command(cwd="/"),
+        command(cwd="/" + "x" * (MAX_PATH - 1)),
+        command(name="nightly report", tags=("a", "späť")),
+        command(env={}),
+        command(at=0.0, stdin="/srv/list", pty=True, key="nightly", retry_on=(75,)),
+        command(delay=1.0, input=b"\0\xff", no_retry_on=(2,)),
+        JobSpec(target="a:b", after=(1,), after_any=(1,), expires=1.0, slots=2, hold=True),
+        command(env={"A": "", "B": "b=c", "no good shell name": "x"}),
+        command(env={"A": "x" * LONGEST_VARIABLE}),
+    ],
+)
+def test_a_sound_spec_has_no_problem(spec):
+    assert problem_with(spec) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        (JobSpec(), "either argv"),
+        (JobSpec(argv=("true",), target="a:b"), "either argv"),
+        (JobSpec(argv=("true",), arguments="{}"), "arguments belong to a class job"),
+        (JobSpec(argv=()), "argv is empty"),
+        (JobSpec(argv=("", "x")), "argv is empty"),
+        (JobSpec(argv=("safe\0; evil",)), r"argv\[0\] contains a NUL"),
+        (JobSpec(argv=("echo", "a", "b\0")), r"argv\[2\] contains a NUL"),
+        (JobSpec(argv=("echo", "x" * (MAX_WORD + 1))), rf"argv\[1\] is longer than {MAX_WORD} bytes"),
+        (JobSpec(argv=("echo", "€" * (MAX_WORD // 3 + 1))), rf"argv\[1\] is longer than {MAX_WORD} bytes"),
+        (JobSpec(argv=("echo", *["x" * 100_000] * 10)), f"longer than {MAX_WORK} bytes altogether"),
+        (JobSpec(target="a:b", arguments="€" * (MAX_WORK // 3 + 1)), f"longer than {MAX_WORK} bytes of JSON"),
+        (command(cwd="relative/path"), "cwd must be an absolute path"),
+        (command(cwd="/a\0b"), "cwd must be an absolute path"),
+        (command(cwd="/" + "é" * (MAX_PATH // 2 + 1)), f"at most {MAX_PATH} bytes"),
+        (command(name="two\nlines"), r"not 'two\\nlines'"),
+        (command(name="bell\a"), "printable text"),
+        (command(tags=("fine", "\x1b[31mred")), "printable text"),
+        (command(env={"": "x"}), "env has a variable named ''"),
+        (command(env={"A=B": "x"}), "env has a variable named 'A=B'"),
+        (command(env={"A\0": "x"}), "env has a variable named"),
+        (command(env={"A": "x\0y"}), "env A contains a NUL"),
+        (command(env={"A": "x" * (LONGEST_VARIABLE + 1)}), f"env A is longer than {MAX_WORD} bytes"),
+        (command(env={"A": "€" * (LONGEST_VARIABLE // 3 + 1)}), f"env A is longer than {MAX_WORD} bytes"),
+        (JobSpec(target="a:b", cwd="relative"), "cwd must be an absolute path"),
+        (JobSpec(target="a:b", stdin="/srv/list"), "stdin, input and pty belong to a command"),
+        (JobSpec(target="a:b", input=b"x"), "stdin, input and pty belong to a command"),
+        (JobSpec(target="a:b", pty=True), "stdin, input and pty belong to a command"),
+        (JobSpec(target="a:b", delay=1.0, at=5.0), "delay and at exclude each other"),
+        (command(delay=1.0, at=0.0), "delay and at exclude each other"),
+        (command(retry_on=(), no_retry_on=()), "retry_on and no_retry_on exclude each other"),
+        (command(stdin="/srv/list", input=b""), "stdin and input exclude each other"),
+        (command(stdin="list"), "stdin must be an absolute path"),
+        (command(stdin="/a\0b"), "stdin must be an absolute path"),
+        (command(key="two\nlines"), "printable text"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_unsound_spec_is_told_what_is_wrong(spec, problem):
+    with pytest.raises(AssertionError, match=problem):
+        raise AssertionError(problem_with(spec))
+
+
+any_text = st.text(st.characters(codec=None), max_size=10)  # surrogates too, as in names that are not UTF-8
+
+
+@given(
+    argv=st.just(("true",)) | st.lists(any_text).map(tuple),
+    cwd=st.none() | any_text,
+    name=st.none() | any_text,
+    env=st.none() | st.dictionaries(any_text, any_text),
+)
+def test_any_text_at_all_is_judged_in_one_line(argv, cwd, name, env):
+    problem = problem_with(JobSpec(argv=argv, cwd=cwd, name=name, env=env))
+
+    assert problem is None or "\n" not in problem
+
+
+@pytest.mark.parametrize("queue", ["default", "A", "gpu-0", "a.b_c", "x" * 64])
+def test_a_queue_is_named_like_a_file(queue):
+    assert msgspec.convert({"queue": queue}, JobSpec).queue == queue
+
+
+@pytest.mark.parametrize("queue", ["", ".hidden", "-q", "a/b", "a b", "ä", "x" * 65, "default\n", "a\nb"])
+def test_other_names_of_queues_are_refused(queue):
+    with pytest.raises(msgspec.ValidationError, match="queue"):
+        msgspec.convert({"queue": queue}, JobSpec)
