@@ -423,7 +423,7 @@ def test_shutdown_may_cancel_what_runs(machine):
         assert client.view(job.id).state is State.CANCELLED
 
 
-def test_whoever_follows_learns_that_the_daemon_went_and_not_that_the_job_ended(machine):
+def test_whoever_follows_learns_the_jobs_end_from_the_next_daemon_and_not_from_the_end_of_the_first(machine):
     machine.start()
     with machine.client() as client, machine.client() as waiting, ThreadPoolExecutor() as threads:
         job = machine.submit_gated(client)
@@ -431,9 +431,14 @@ def test_whoever_follows_learns_that_the_daemon_went_and_not_that_the_job_ended(
         waits = threads.submit(waiting.wait, [job.id], timeout=DEADLINE)
         machine.signal(signal.SIGTERM)
         assert machine.ended() == 0
-        for each in (follows, waits):
-            with pytest.raises(DaemonUnreachable):
-                each.result(DEADLINE)
+        machine.open_gate(7)
+
+        assert not follows.done()
+        assert not waits.done()
+        machine.start()
+
+        assert b"".join(part.data for part in follows.result(DEADLINE)) == b"began\n"
+        assert waits.result(DEADLINE)[0].exit_code == 7
 
 
 def test_reader_that_does_not_read_keeps_no_daemon_from_ending(machine):
