@@ -76,7 +76,9 @@ class EventRemainder:
             Refused: some that were asked for are no longer kept.
         """
         part = expected(reply, EventsPart)
-        if part.lost:
+        if (
+            part.lost and self._rest.since
+        ):  # 0 is before all events: whoever says it wants those that are kept
             raise Refused(
                 f"events after {self._rest.since} are no longer kept: look at the jobs, "
                 "then ask for events from now on, without since"

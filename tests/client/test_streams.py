@@ -185,6 +185,12 @@ def test_events_that_are_no_longer_kept_are_not_passed_over_in_silence(client_at
         list(client.events(3, follow=False))
 
 
+def test_who_wants_all_events_gets_those_that_are_kept(client_at, play, talk):
+    client = client_at(play(talk.answer(happened(lost=True), happened(9), is_last=True)))
+
+    assert [event.id for event in client.events(0, follow=False)] == [9]
+
+
 # --- what may be taken twice -------------------------------------------------------------------------------
 
 

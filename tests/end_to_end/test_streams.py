@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+import subprocess
+import sys
 from contextlib import aclosing
 from functools import partial
 
 from bgd import AsyncClient, AsyncJob, Client, State
 from bgd.wire.views import EventView
-from tests.support import Daemon, wait_until
+from tests.support import DEADLINE, Daemon, Home, wait_until
 
 KILLS = 3
 LINES = 200
@@ -49,6 +52,45 @@ async def test_logs_waits_results_and_events_go_on_through_kills(own_daemon: Dae
             "succeed",
         ]
         assert told == [event async for event in client.events(0, follow=False) if event.job == job.id]
+
+
+FOLLOWER = """
+import os, signal, sys
+from bgd import Client
+from bgd.client.blocking import channel
+
+channel._OTHERS_FIRST = float(sys.argv[1])
+with Client(timeout=float(sys.argv[2]), on_autostart=lambda pid, log: print("started", pid)) as client:
+    job = client.submit("echo before; sleep 2; echo after", shell=True)
+    for part in job.logs(follow=True):
+        print(part.data, flush=True)
+        if part.data == b"before\\n":
+            os.kill(client.info().pid, signal.SIGKILL)
+"""
+
+
+def test_who_lost_a_daemon_of_ones_own_starts_another_if_nobody_else_does(home: Home):
+    done = run(home, FOLLOWER, "0", "20")
+
+    assert re.fullmatch(r"started \d+\nb'before\\n'\nstarted \d+\nb'after\\n'\n", done.stdout), done
+
+
+def test_others_may_start_a_lost_daemon_first(home: Home):
+    done = run(home, FOLLOWER, "60", "0.5")
+
+    assert "DaemonUnreachable: no daemon answers" in done.stderr
+    assert done.stdout.count("started") == 1
+
+
+def run(home: Home, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=home.env,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
 
 
 def is_long(output: bytearray, mark: int) -> bool:

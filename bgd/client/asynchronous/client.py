@@ -46,7 +46,8 @@ class AsyncClient:
         socket: the daemon's socket; None: $BGD_SOCKET, else the caller's own daemon, else the system's.
         timeout: seconds that connecting and each answer may take, and that a stream bears to be without a
             daemon; then DaemonUnreachable.
-        autostart: start the caller's own daemon when none answers, and `socket` names none.
+        autostart: start the caller's own daemon when none answers, and `socket` names none. A stream that
+            lost its daemon leaves that to others for some seconds, as to a service manager.
         config: configuration that says where the daemon is; None: the usual one.
         user: only the caller's own daemon.
         system: only the system's.
@@ -250,8 +251,8 @@ class AsyncClient:
     ) -> AsyncGenerator[EventView, None]:
         """Yield what happens to jobs; it goes on when the daemon was restarted, every event once.
 
-        `since` is the id of the last event that is known. None: from the first step on, without `follow` from
-        the oldest that is kept. With `follow` it does not end.
+        `since` is the id of the last event that is known, 0: begin with the oldest that is kept. None: from
+        the first step on, without `follow` from the oldest. With `follow` it does not end.
 
         Raises:
             Refused: events after `since` are no longer kept.

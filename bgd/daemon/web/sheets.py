@@ -7,7 +7,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from bgd.core.job import ACTIVE, FINAL, Outcome, State
+from bgd.core.job import FINAL, WAITING, Outcome, State
 from bgd.daemon.web.tails import Tail
 from bgd.wire.views import AttemptView, JobView
 from bgd.words import brief, command_line, iso_time
@@ -97,11 +97,16 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
         ("Submitted", _instant(view.created_at, now)),
         ("By", view.user),
         ("Due", _instant(view.due_at, now) if view.due_at else ""),
+        ("Expires", _instant(view.expires_at, now) if view.expires_at else ""),
+        ("Waits for", ", ".join(f"job {job}" for job in view.waits_for)),
         ("Waited", _waited(view, now)),
         ("Ran", _ran(view, now)),
         ("Finished", _instant(view.finished_at, now) if view.finished_at else ""),
+        ("Suspended", "its processes are stopped" if view.suspended else ""),
+        ("Slots", str(view.slots) if view.slots > 1 else ""),
         ("Time limit", brief(view.timeout) if view.timeout else ""),
         ("Folder", view.cwd or ""),
+        ("Key", view.key or ""),
         ("Tags", ", ".join(view.tags)),
     ]
     return JobSheet(
@@ -155,14 +160,14 @@ def _waited(view: JobView, now: float) -> str:
     """Return how long it was, or has been, from the submission to the latest start, or when it is due."""
     if view.state is State.SCHEDULED and view.due_at is not None:
         return f"due in {brief(view.due_at - now)}"
-    if view.started_at is not None and view.state is not State.QUEUED:
-        return brief(view.started_at - view.created_at)
-    return brief((view.finished_at or now) - view.created_at)
+    if view.state in WAITING or view.started_at is None:
+        return brief((view.finished_at or now) - view.created_at)
+    return brief(view.started_at - view.created_at)
 
 
 def _ran(view: JobView, now: float) -> str:
     """Return how long the latest attempt took, or has been running; nothing while the job waits."""
-    if view.started_at is None or view.state not in ACTIVE | FINAL:
+    if view.state in WAITING or view.started_at is None:
         return ""
     return brief((view.finished_at or now) - view.started_at)
 

@@ -11,7 +11,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from bgd import Client, Job
+from bgd import Client, Job, JobSpec
 from tests.daemon.web.chromium import chromium
 from tests.support import ROOT, Daemon, wait_until
 
@@ -85,6 +85,7 @@ def work_through_a_morning(client: Client, folder: str) -> Job:
     submit(["sh", "import.sh", "catalogue.csv"], name="catalogue")
     started = submit(["sh", "invoices.sh", "--month=10"], name="invoices", queue="mail")
     submit(["sh", "newsletter.sh", "winter"], name="newsletter", queue="mail")
+    client.submit_many([JobSpec(argv=("sh", "import.sh", "prices.csv"), name="prices", after=(started.id,))])
     submit(["rsync", "--archive", "photos/", "backup:photos/"], priority=-10, delay=5400, name="offsite")
     wait_until(lambda: client.job(started.id).state == "running")
     return done[5]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bgd import JobSpec
 from tests.daemon.web.browsing import Browser
 from tests.support import wait_until
 
@@ -154,9 +155,11 @@ def test_a_running_job_shows_what_it_has_written_so_far(browser, client, tmp_pat
 
     page = browser.get(f"/job-logs/{job.id}").text
     assert "begun</code>" in page
+    (blocked,) = client.submit_many([JobSpec(argv=("/bin/true",), after=(job.id,), hold=True)])
+    assert f"<dt>Waits for</dt><dd>job {job.id}</dd>" in browser.get(f"/job-logs/{blocked.id}").text
     assert "It has not started yet." in browser.get(f"/job-logs/{waiting.id}").text
     assert "due in " in browser.get("/job-logs?state=scheduled").text
-    client.cancel([job.id, waiting.id])
+    client.cancel([job.id, waiting.id, blocked.id])
     assert "It was never started." in browser.get(f"/job-logs/{waiting.id}").text
 
 
