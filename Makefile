@@ -41,10 +41,10 @@ $(INSTALLED): pyproject.toml
 check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --explicit-package-bases bgd bgctl tests tools
+	$(BIN)/mypy --explicit-package-bases bgd bgctl tests
 
 client: $(INSTALLED)  ## make the blocking client from the asynchronous one
-	$(BIN)/python tools/blocking.py
+	$(BIN)/python tests/client/blocking.py
 
 test: $(INSTALLED) debian-packages  ## all tests; every branch of core and wire must be taken
 	$(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)

@@ -1,4 +1,4 @@
-"""The blocking client is what tools/blocking.py makes of the asynchronous one, and costs no event loop."""
+"""The blocking client is what is made of the asynchronous one, and costs no event loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FunctionType
 import pytest
 
 from bgd import AsyncClient, AsyncJob, Client, Job
-from tools import blocking
+from tests.client import blocking
 
 
 @pytest.mark.parametrize("name", blocking.MADE)

@@ -1,4 +1,4 @@
-# Made by tools/blocking.py from bgd/client/asynchronous/channel.py: change that, then `make client`.
+# Made from bgd/client/asynchronous/channel.py by `make client`: change that.
 """The channel between a client and the daemon: opened when first used, and renewed after it broke."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Made by tools/blocking.py from bgd/client/asynchronous/client.py: change that, then `make client`.
+# Made from bgd/client/asynchronous/client.py by `make client`: change that.
 """Client: hands jobs to the daemon, asks about them, and says what shall become of them."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Made by tools/blocking.py from bgd/client/asynchronous/door.py: change that, then `make client`.
+# Made from bgd/client/asynchronous/door.py by `make client`: change that.
 """The door: which socket a client goes to, and whether a daemon is started when nobody is there."""
 
 from __future__ import annotations

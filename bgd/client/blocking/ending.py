@@ -1,4 +1,4 @@
-# Made by tools/blocking.py from bgd/client/asynchronous/ending.py: change that, then `make client`.
+# Made from bgd/client/asynchronous/ending.py by `make client`: change that.
 """The end of a daemon: asked for, then waited for."""
 
 from __future__ import annotations

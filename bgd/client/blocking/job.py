@@ -1,4 +1,4 @@
-# Made by tools/blocking.py from bgd/client/asynchronous/job.py: change that, then `make client`.
+# Made from bgd/client/asynchronous/job.py by `make client`: change that.
 """A job as a program holds it: what was last heard of it, and what can be done with it."""
 
 from __future__ import annotations

@@ -10,14 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "bgd/client/asynchronous"
 TARGET = ROOT / "bgd/client/blocking"
 MADE = ["channel", "client", "door", "ending", "job"]  # the other modules there are written by hand
 
-HEADER = (
-    "# Made by tools/blocking.py from bgd/client/asynchronous/{name}.py: change that, then `make client`.\n"
-)
+HEADER = "# Made from bgd/client/asynchronous/{name}.py by `make client`: change that.\n"
 
 # Replaced in turn, so the longer stand before the shorter
 PATTERNS = [
