@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
+import random
 import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from bgd.config import load
 from bgd.core.target import is_allowed, parse_target
+from tests.support import DEADLINE, ROOT, Home
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 CONFIG = load(str(EXAMPLES / "bgd.toml"), environ={"HOME": "/home/ada"})
 TARGETS = sorted(set(re.findall(r"app\.services:[\w.]+", (EXAMPLES / "README.md").read_text())))
 
@@ -83,3 +93,68 @@ def test_lines_are_counted(services, tmp_path):
     (tmp_path / "log").write_text("one\ntwo\n")
 
     assert services.count_lines(str(tmp_path / "log")) == 2
+
+
+def test_web_request_hands_over_and_another_asks_how_it_stands(home):
+    home.configure(f'[security]\nallowed_classes = ["app.services.*"]\n[python]\npath = ["{EXAMPLES}"]')
+    (home.folder / "words").write_text("one two two three three three")
+
+    with running(home, "web.py", "0") as web:
+        reports = web.readline().strip()
+        order = urllib.request.Request(reports, data=f"{home.folder}/words".encode())
+        with urllib.request.urlopen(order, timeout=DEADLINE) as response:
+            place, status = response.headers["Location"], response.status
+        with home.client() as client:
+            client.job().wait(DEADLINE)
+        with urllib.request.urlopen(reports.replace("/reports", place), timeout=DEADLINE) as response:
+            report = json.load(response)
+
+    assert (status, place) == (202, "/reports/1")
+    assert report == {"state": "succeeded", "words": [["three", 3], ["two", 2], ["one", 1]]}
+
+
+def test_parts_are_sorted_and_then_merged(daemon):
+    lines = [f"{random.randrange(10**6)}\n" for _ in range(10_000)]
+    (daemon.folder / "lines").write_text("".join(lines))
+
+    done = subprocess.run(
+        [str(EXAMPLES / "sort.sh"), "lines", "sorted"],
+        env=daemon.env | {"PATH": f"{Path(sys.executable).parent}:{daemon.env['PATH']}", "LC_ALL": "C"},
+        cwd=daemon.folder,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+    assert done.returncode == 0
+    assert (daemon.folder / "sorted").read_text() == "".join(sorted(lines))
+
+
+def test_watcher_tells_every_end_once_also_of_what_it_did_not_see(own_daemon):
+    with own_daemon.client() as client:
+        client.submit(["true"]).wait(DEADLINE)
+        with running(own_daemon, "watch.py", "place") as watcher:
+            first = watcher.readline()
+        client.submit(["false"]).wait(DEADLINE)
+        client.submit(["true"], hold=True).cancel()
+        with running(own_daemon, "watch.py", "place") as watcher:
+            rest = [watcher.readline(), watcher.readline()]
+
+    assert first == "job 1 succeeded: succeeded\n"
+    assert rest == ["job 2 failed: exit\n", "job 3 cancelled: cancelled before it started\n"]
+
+
+@contextmanager
+def running(home: Home, program: str, *arguments: str) -> Iterator[IO[str]]:
+    """Run an example at home; what it prints is to be read, and it is told to stop in the end."""
+    with subprocess.Popen(
+        [sys.executable, str(EXAMPLES / program), *arguments],
+        env=home.env,
+        cwd=home.folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout
+        finally:
+            process.send_signal(signal.SIGINT)

@@ -1,0 +1,18 @@
+#!/bin/sh
+# A pipeline of jobs: the parts of a file are sorted side by side, and merged when all of them are done.
+#
+#   sort.sh FILE SORTED
+set -eu
+file=$1 sorted=$2
+
+parts=$(mktemp -d)
+split -n l/4 "$file" "$parts/part."
+
+jobs=
+for part in "$parts"/part.*; do
+    jobs=$jobs,$(bgctl submit --tag sort -- sort -o "$part" "$part")
+done
+
+merge=$(bgctl submit --tag sort --after "${jobs#,}" --shell "sort -m '$parts'/part.* > '$sorted'")
+tidy=$(bgctl submit --tag sort --after-any "$merge" -- rm -r "$parts")
+bgctl wait "$merge" "$tidy"

@@ -1,0 +1,32 @@
+"""docs/bgctl.md: every verb and every exit code there is."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+import bgctl.codes
+import bgctl.verdict
+from bgctl.verbs import bgctl as command
+from bgd import __main__ as bgd_command
+from tests.docs.pages import first_cells, page, section
+
+BGCTL = page("docs/bgctl.md")
+
+
+def test_bgctl_page_names_every_verb():
+    assert first_cells(BGCTL, "verb") == command.list_commands(click.Context(command))
+
+
+def test_bgctl_page_says_what_the_exit_codes_are():
+    table = section(BGCTL, "### Exit codes of bgctl")
+    said = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+
+    assert said == {0} | constants(bgctl.codes) | constants(bgctl.verdict) - {bgctl.verdict.SIGNALLED}
+    assert {bgd_command.EX_IOERR, bgd_command.EX_CONFIG} <= set(map(int, re.findall(r"\b\d+\b", table)))
+
+
+def constants(module: Any) -> set[int]:
+    return {value for name, value in vars(module).items() if name.isupper() and isinstance(value, int)}

@@ -1,0 +1,27 @@
+"""docs/dashboard.md: its limits are those of the code."""
+
+from __future__ import annotations
+
+import re
+
+from bgd.daemon.web import connection as browsers
+from bgd.daemon.web import pages as web_pages
+from bgd.daemon.web import queries, site
+from bgd.wire import http
+from tests.docs.pages import page, rows_of, section
+
+
+def test_dashboard_page_says_what_the_limits_are():
+    table = section(page("docs/dashboard.md"), "## Limits")
+    said = [int(number) for row in rows_of(table) for number in re.findall(r"\b\d+\b", row[1])]
+
+    assert said == [
+        http.MAX_LINE,
+        *(http.MAX_HEADERS, http.MAX_COUNT),
+        browsers.HEAD_SECONDS,
+        browsers.WRITE_SECONDS,
+        site.MAX_CONNECTIONS,
+        queries.MAX_ROWS,
+        web_pages.ATTEMPTS_ON_A_PAGE,
+        *(web_pages.LATEST_TAIL, web_pages.EARLIER_TAIL),
+    ]

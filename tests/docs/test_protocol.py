@@ -1,0 +1,174 @@
+"""docs/protocol.md: every message, field, value, default and limit there is, and bytes that are so."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from typing import get_args
+
+import msgspec
+import pytest
+
+from bgd.client.remainders import LogRemainder
+from bgd.core import spec
+from bgd.core.job import Outcome, State
+from bgd.core.spec import JobSpec
+from bgd.daemon.control import connection
+from bgd.daemon.control import listener as control
+from bgd.wire import changes, framing, messages, replies, requests, views
+from tests.docs.pages import block, first_cells, page, rows_of, section
+from tests.support import DEADLINE
+
+PROTOCOL = page("docs/protocol.md")
+
+VALUES = [
+    JobSpec,
+    changes.Changes,
+    views.JobView,
+    views.AttemptView,
+    views.QueueView,
+    views.EventView,
+    views.JobError,
+    replies.ActResult,
+]
+ENUMERATIONS = [State, Outcome, requests.ShutdownMode, replies.ErrorCode]
+
+
+def test_protocol_page_names_every_message():
+    named = {part: headings(section(PROTOCOL, f"## {part}")) for part in ("Hello", "Requests", "Replies")}
+
+    assert named == {
+        "Hello": ["hello"],
+        "Requests": [tag(kind) for kind in get_args(requests.Request)],
+        "Replies": [tag(kind) for kind in get_args(replies.Reply)],
+    }
+    assert first_cells(section(PROTOCOL, "## Requests and replies")) == named["Requests"]
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("Hello", messages.Hello),
+        *(("Requests", kind) for kind in get_args(requests.Request)),
+        *(("Replies", kind) for kind in get_args(replies.Reply)),
+        *(("Values", kind) for kind in VALUES),
+    ],
+    ids=lambda each: each if isinstance(each, str) else each.__name__,
+)
+def test_protocol_page_names_every_field_and_whether_it_may_be_left_out(part, kind):
+    title = kind.__name__ if kind in VALUES else f"`{tag(kind)}`"
+    table = section(section(PROTOCOL, f"## {part}"), f"### {title}")
+    said = {
+        row[0].strip("`"): row[1].rpartition(" = ")[2] for row in rows_of(table, "field") if "=" in row[1]
+    }
+
+    assert first_cells(table, "field") == [name for name in kind.__struct_fields__ if is_told(kind, name)]
+    assert said == {
+        field.name: default_of(field)
+        for field in msgspec.structs.fields(kind)
+        if not field.required and field.default is not msgspec.UNSET
+    }
+
+
+@pytest.mark.parametrize("kind", ENUMERATIONS, ids=lambda kind: kind.__name__)
+def test_protocol_page_names_every_value(kind):
+    assert first_cells(PROTOCOL, kind.__name__) == [each.value for each in kind]
+
+
+def test_protocol_page_says_what_the_limits_are():
+    said = [int(row[1].split()[0]) for row in rows_of(section(PROTOCOL, "## Limits"))]
+
+    assert said == [
+        framing.MAX_FRAME,
+        connection.HELLO_SECONDS,
+        connection.FRAME_SECONDS,
+        control.MAX_CONNECTIONS,
+        connection.MAX_IN_FLIGHT,
+        requests.MAX_BATCH,
+        requests.MAX_BATCH_BYTES,
+        requests.MAX_IDS,
+        spec.MAX_ARGV,
+        spec.MAX_WORD,
+        spec.MAX_WORK,
+        spec.MAX_ENV,
+        spec.MAX_RESULT,
+        spec.MAX_DURATION,
+        spec.MAX_WAITS,
+        spec.MAX_INPUT,
+        spec.MAX_SLOTS,
+    ]
+
+
+def test_bytes_on_the_protocol_page_are_what_they_are_said_to_be():
+    hello, submit = (payload_of(block(PROTOCOL, name)) for name in ("hello", "submit"))
+
+    assert messages.decode_hello(hello) == messages.Hello(messages.PROTOCOL, "1")
+    assert messages.decode_request(submit) == requests.Submit(1, JobSpec(argv=("true",)))
+
+
+def test_bytes_of_a_stream_on_the_protocol_page_are_what_they_are_said_to_be():
+    follow, log, resume, end = (
+        payload_of(block(PROTOCOL, name)) for name in ("follow", "log", "resume", "end")
+    )
+    part = replies.LogPart(2, 1, b"hi\n")
+    rest = LogRemainder(requests.Logs(id=2, job=7, attempt=0, follow=True))
+
+    assert messages.decode_request(follow) == rest.request()
+    assert messages.decode_reply(log) == rest.take(part)
+    assert (again := rest.request())
+    assert messages.decode_request(resume) == msgspec.structs.replace(again, id=1)
+    assert messages.decode_reply(end) == replies.End(1)
+
+
+def test_bytes_on_the_protocol_page_queue_a_job(daemon):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(DEADLINE)
+        connection.connect(str(daemon.socket))
+        connection.sendall(bytes.fromhex(block(PROTOCOL, "hello") + block(PROTOCOL, "submit")))
+        payloads = payloads_from(connection)
+
+        assert messages.decode_hello(next(payloads)).protocol == messages.PROTOCOL
+        submitted = messages.decode_reply(next(payloads))
+
+    assert isinstance(submitted, replies.Submitted)
+    assert submitted.id == 1
+    with daemon.client() as client:
+        assert client.job(submitted.jobs[0]).argv == ["true"]
+
+
+# --- what the code has --------------------------------------------------------------------------------------
+
+
+def headings(part: str) -> list[str]:
+    return re.findall(r"^### `(\w+)`$", part, re.MULTILINE)
+
+
+def tag(kind: type[msgspec.Struct]) -> str:
+    return str(kind.__struct_config__.tag)
+
+
+def is_told(kind: type[msgspec.Struct], name: str) -> bool:
+    """Tell whether a field stands in its table: the id that all messages have does not."""
+    return name != "id" or kind in VALUES
+
+
+def default_of(field: msgspec.structs.FieldInfo) -> str:
+    default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    if default is None:
+        return "nil"
+    if default == ():
+        return "[]"
+    return msgspec.json.encode(default).decode().removesuffix(".0")
+
+
+def payloads_from(connection: socket.socket) -> Iterator[bytes]:
+    reader = framing.FrameReader()
+    while data := connection.recv(65536):
+        yield from reader.feed(data)
+
+
+def payload_of(dump: str) -> bytes:
+    """Return what stands in a frame written in hexadecimal."""
+    (payload,) = framing.FrameReader().feed(bytes.fromhex(dump))
+    return payload
