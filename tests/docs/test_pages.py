@@ -17,6 +17,7 @@ from bgctl.verbs import bgctl as command
 from bgd import __main__ as bgd_command
 from bgd.config import load
 from tests.docs.pages import PAGES, blocks, name_of
+from tests.support import ROOT
 
 # What stands for something else in a command that is shown in passing
 PLACEHOLDERS = {"ID": "12", "N": "3", "VERB": "list", "COMMAND": "true", "NAME": "name"}
@@ -31,6 +32,13 @@ def test_links_lead_somewhere(path):
 
     assert [str(target) for target, _ in pages if not target.exists()] == []
     assert [anchor for target, anchor in pages if anchor and anchor[1:] not in anchors_of(target)] == []
+
+
+@by_page
+def test_files_that_are_named_exist(path):
+    named = re.findall(r"`((?:bgd|bgctl|tests|docs|examples|systemd|etc)/[\w./]+)`", path.read_text())
+
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @by_page
