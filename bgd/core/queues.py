@@ -22,9 +22,11 @@ class Queues:
     """Chooses among queued jobs, within the queues' rules.
 
     Queues without a rule share one lane, named None, so choosing costs one look per queue that has a rule, or
-    had one and still has jobs that stand in its lane. What was in the shared lane before its queue got one
-    changes lanes when it comes up. So a rule may change at any time at the price of nothing, but a pause of
-    what stands first in the shared lane moves all of it at once.
+    had one and still has jobs that stand in its lane. A lane where nothing could start is not looked at again
+    before something has changed in it: else each new job would cost a look at every queue that is full or
+    paused. What was in the shared lane before its queue got one changes lanes when it comes up. So a rule may
+    change at any time at the price of nothing, but a pause of what stands first in the shared lane moves all
+    of it at once.
 
     Args:
         rules: of each queue that has one.
@@ -34,6 +36,7 @@ class Queues:
     def __init__(self, rules: Mapping[str, QueueRule], job_of: Callable[[JobId], Job | None]) -> None:
         self._job_of = job_of
         self._lanes: dict[str | None, ReadyLane] = {None: ReadyLane(partial(self._is_live, None))}
+        self._promising: set[str | None] = set()  # lanes out of which a job might be taken
         self._taken: dict[str, int] = {}  # slots of active jobs by queue
         self.set_rules(rules)
 
@@ -44,15 +47,19 @@ class Queues:
                 del self._lanes[queue]
         for queue in rules.keys() - self._lanes.keys():
             self._lanes[queue] = ReadyLane(partial(self._is_live, queue))
+        self._promising = set(self._lanes)
 
     def push(self, job: Job) -> None:
         """Let a queued job stand in line."""
-        self._lane(job.queue).push(job.id, job.priority)
+        name = self._name_of_lane(job.queue)
+        self._lanes[name].push(job.id, job.priority)
+        self._promising.add(name)
 
     def forget(self, job: Job) -> None:
         """Note that a job left the line without its turn."""
-        for lane in {None, job.queue} & self._lanes.keys():  # it may have come before its queue got a lane
-            self._lanes[lane].forget()
+        for name in {None, job.queue} & self._lanes.keys():  # it may have come before its queue got a lane
+            self._lanes[name].forget()
+            self._promising.add(name)  # a smaller one may have stood behind it
 
     def take_next(self, size_of: Callable[[Job], int], free: int) -> Job | None:
         """Take the most urgent queued job whose queue has room for it; None if there is none.
@@ -63,16 +70,19 @@ class Queues:
         """
         best: tuple[int, JobId] | None = None
         chosen: Job | None = None
-        for queue in self._lanes:
-            top = self._top(queue)
-            if top is None or (best is not None and top >= best):
+        self._top(None)  # what it sends on makes other lanes promising
+        for name in list(self._promising):
+            top = self._top(name)
+            if top is not None and best is not None and top >= best:
                 continue
-            job = self._job_of(top[1])
+            job = None if top is None else self._job_of(top[1])
             if job is not None and self._has_room(job, size_of(job)):
                 best, chosen = top, job
+            else:
+                self._promising.remove(name)
         if chosen is None or size_of(chosen) > free:
             return None
-        self._lane(chosen.queue).pop()
+        self._lanes[self._name_of_lane(chosen.queue)].pop()
         return chosen
 
     def occupy(self, job: Job, size: int) -> None:
@@ -86,18 +96,19 @@ class Queues:
             self._taken[job.queue] = left
         else:
             del self._taken[job.queue]
+        self._promising.add(self._name_of_lane(job.queue))
 
     def __len__(self) -> int:
         """Return how many entries the lanes hold, the dead ones that are not yet swept too."""
         return sum(map(len, self._lanes.values()))
 
-    def _lane(self, queue: str) -> ReadyLane:
-        return self._lanes[queue if queue in self._lanes else None]
+    def _name_of_lane(self, queue: str) -> str | None:
+        return queue if queue in self._lanes else None
 
-    def _top(self, queue: str | None) -> tuple[int, JobId] | None:
+    def _top(self, name: str | None) -> tuple[int, JobId] | None:
         """Return the top of a lane, after sending on what stands in the shared one and has its own."""
-        lane = self._lanes[queue]
-        while (top := lane.top()) is not None and queue is None:
+        lane = self._lanes[name]
+        while (top := lane.top()) is not None and name is None:
             job = self._job_of(top[1])
             if job is None or job.queue not in self._lanes:
                 break

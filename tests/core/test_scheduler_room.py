@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import Job, JobId, Outcome, State, Terms
-from bgd.core.queues import QueueRule
+from bgd.core.queues import QueueRule, Queues
 from bgd.core.scheduler import Pause
 from tests.core.scheduling import (
     NO_RETRIES,
@@ -177,3 +177,30 @@ def test_nothing_starts_until_the_last_reason_to_pause_has_ended(last):
     decider.resume(last, NOW)
 
     assert started_ids(decider) == [job_id]
+
+
+# --- many queues ------------------------------------------------------------------------------------------
+
+
+def test_a_new_job_costs_no_look_at_queues_where_nothing_can_start():
+    looks = 0
+
+    def look(job_id):
+        nonlocal looks
+        looks += 1
+        return jobs.get(job_id)
+
+    names = [f"queue{number}" for number in range(MANY)]
+    jobs = {
+        JobId(number): Job(JobId(number), State.QUEUED, name, 0, NO_RETRIES)
+        for number, name in enumerate(names, start=1)
+    }
+    queues = Queues(dict.fromkeys(names, PAUSED), look)
+    for job in jobs.values():
+        queues.push(job)
+    assert queues.take_next(lambda _: 1, free=1) is None
+
+    looks = 0
+    queues.push(jobs[JobId(1)])
+    assert queues.take_next(lambda _: 1, free=1) is None
+    assert looks < 10
