@@ -41,11 +41,21 @@ class Orders:
             raise Refused(problem)
         if self._supervisor.is_draining:
             raise Refused("the daemon is shutting down and takes no jobs")
-        if (spec.after or spec.after_any) and self._supervisor.waits >= limits.MAX_ALL_WAITS:
-            raise Full(
-                f"jobs wait for others {limits.MAX_ALL_WAITS} times already: try again when some have ended"
-            )
+        self.check_waits([spec])
         check_may_run(spec, self._supervisor.config)
+
+    def check_waits(self, specs: Iterable[JobSpec]) -> None:
+        """See whether jobs of these specs may wait for others as they want to.
+
+        Raises:
+            Full: too many already do.
+        """
+        wanted = sum(len({*spec.after, *spec.after_any}) for spec in specs)
+        if wanted and self._supervisor.waits + wanted > limits.MAX_ALL_WAITS:
+            raise Full(
+                f"jobs may wait for others {limits.MAX_ALL_WAITS} times in all, and do so "
+                f"{self._supervisor.waits} times: try again when some have ended"
+            )
 
     def submit(
         self, spec: JobSpec, uid: int, finished: dict[JobId, State] | None = None

@@ -229,7 +229,10 @@ async def test_there_is_a_limit_to_all_that_jobs_wait_for(config, launcher, monk
         assert (await caller.ask(Submit(2, both), Failed)).code is ErrorCode.FULL
 
         await life.orders.cancel(JobId(waiting))
-        await caller.ask(Submit(3, both), Submitted)
+        one = command(after=(first,))
+        batch = await caller.ask(SubmitMany(id=3, specs=[one] * 3), Failed)
+        assert (batch.code, life.supervisor.waits) == (ErrorCode.FULL, 0)
+        await caller.ask(SubmitMany(id=4, specs=[one] * 2), Submitted)
 
 
 # --- keys ---------------------------------------------------------------------------------------------

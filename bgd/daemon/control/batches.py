@@ -6,7 +6,7 @@ from bgd.errors import Full, ProtocolError
 from bgd.wire.requests import MAX_BATCH, SubmitMany
 
 SPEC_BYTES = 512  # about what a spec takes in memory beyond its bytes on the wire, which may be a single one
-WORD_BYTES = 64  # likewise one of its words
+WORD_BYTES = 64  # likewise one of its words, or of the jobs it waits for
 
 
 class Room:
@@ -52,7 +52,7 @@ class Batch:
         self._jobs += len(part.specs)
         if self._jobs > MAX_BATCH:
             raise Full(f"a batch holds at most {MAX_BATCH} jobs: split it")
-        words = sum(len(spec.argv or ()) for spec in part.specs)
+        words = sum(len(spec.argv or ()) + len(spec.after) + len(spec.after_any) for spec in part.specs)
         count = size + SPEC_BYTES * len(part.specs) + WORD_BYTES * words
         self._room.take(count)
         self._taken += count
