@@ -95,13 +95,13 @@ def _show_kill(stage: Stage) -> None:
         pid = stage.ask("show", str(job))["attempts"][0]["pid"]
         process = os.pidfd_open(pid)
         stage.kill_daemon()
-    if ends(process, within=1.0) or parent_of(pid) != stage.launcher:
-        raise SystemExit(f"process {pid} of job {job} did not survive the daemon, under the launcher")
-    print(f"A second later process {pid} of job {job} still runs, under the launcher, {stage.launcher}.")
-    stage.show("list", code=69)
-    stage.start_daemon()
-    stage.show("list", "--state", "running", "--state", "queued")
-    stage.open_gate()
+        if ends(process, within=1.0) or parent_of(pid) != stage.launcher:
+            raise SystemExit(f"process {pid} of job {job} did not survive the daemon, under the launcher")
+        print(f"A second later process {pid} of job {job} still runs, under the launcher, {stage.launcher}.")
+        stage.show("list", code=69)
+        stage.start_daemon()
+        stage.show("list", "--state", "running", "--state", "queued")
+        stage.open_gate()
     stage.show("wait", str(job), code=7)
     stage.show("logs", "--timestamps", str(job))
     stage.wait_for(waiting)

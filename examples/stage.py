@@ -145,7 +145,7 @@ class Stage:
 
     @contextmanager
     def following(self, job_id: int, until: str) -> Iterator[None]:
-        """Follow a job's output up to a line; in the end show what else comes to who goes on following."""
+        """Follow a job's output up to a line; in the end show what else came to who went on following."""
         words = ("logs", "-f", str(job_id))
         _say_command(words)
         follower = subprocess.Popen(
@@ -163,6 +163,7 @@ class Stage:
                 if line.strip() == until:
                     break
             yield
+            print(f"\nWhat `bgctl logs -f {job_id}`, which nobody started again, has shown since then:")
             print(follower.stdout.read(), end="")
 
     def _bgctl(
