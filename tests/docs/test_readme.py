@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 import bgd
-from bgd.core.job import MOVES
+from bgd.core.job import ACTIVE, FINAL, MOVES, WAITING, State
 from tests.docs.pages import block, page
 
 README = page("README.md")
+GROUPS = {"waiting": WAITING, "active": ACTIVE, "finished": FINAL}
 
 
 def test_readme_draws_the_table_of_moves():
@@ -23,15 +24,16 @@ def test_readme_imports_only_public_names():
 
 
 def diagram() -> str:
-    """Draw the moves; a job begins where it waits."""
-    lines = [
-        "stateDiagram-v2",
-        "    [*] --> held: on hold",
-        "    [*] --> blocked: after other jobs",
-        "    [*] --> scheduled: with a delay",
-        "    [*] --> queued",
-    ]
-    lines += [
-        f"    {state} --> {after}: {move}" for state, moves in MOVES.items() for move, after in moves.items()
-    ]
+    """Draw the moves; what all states of a group have in common is drawn once, from the group."""
+    lines, between = ["stateDiagram-v2", "    [*] --> waiting: submit"], []
+    for name, group in GROUPS.items():
+        states = [state for state in State if state in group]
+        moves = [(state, *move) for state in states for move in MOVES[state].items()]
+        common = [move for move in MOVES[states[0]].items() if all((each, *move) in moves for each in states)]
+        single = [(state, *move) for state, *move in moves if tuple(move) not in common]
+        lines += [f"    state {name} {{", *(f"        {state}" for state in states)]
+        lines += [f"        {state} --> {after}: {move}" for state, move, after in single if after in group]
+        lines += ["    }"]
+        between += [(name, *move) for move in common] + [move for move in single if move[2] not in group]
+    lines += [f"    {before} --> {after}: {move}" for before, move, after in between]
     return "\n".join(lines) + "\n"
