@@ -350,7 +350,7 @@ def test_job_runs_on_while_the_daemon_is_away_and_keeps_its_true_code(machine, n
         assert (view.state, view.exit_code, view.attempt) == (State.FAILED, 7, 1)
 
 
-def test_job_that_ended_while_the_daemon_was_away_keeps_its_true_code(machine):
+def test_job_that_ended_while_the_daemon_was_away_keeps_its_true_code_and_time(machine):
     machine.start()
     with machine.client() as client:
         job = machine.submit_gated(client)
@@ -361,8 +361,9 @@ def test_job_that_ended_while_the_daemon_was_away_keeps_its_true_code(machine):
     wait_until(lambda: not is_alive(pid))
     machine.start()
     with machine.client() as client:
-        view = client.job(job.id).wait(DEADLINE).view
-        assert (view.exit_code, view.attempt) == (9, 1)
+        ended = client.job(job.id).wait(DEADLINE)
+        assert (ended.exit_code, ended.attempt) == (9, 1)
+        assert [ended.finished_at] == [attempt.finished_at for attempt in ended.attempts()]
 
 
 def test_daemon_that_waits_ends_with_its_last_job_and_takes_no_more(machine):

@@ -102,7 +102,8 @@ def _insert_attempts(db: sqlite3.Connection, attempts: list[NewAttempt]) -> None
 
 def _save_ends(db: sqlite3.Connection, ends: list[AttemptEnd]) -> None:
     change(db, _END_ATTEMPT, [_end_row(end) for end in ends])
-    change(db, _END_OF_JOB, [(end.outcome.value, end.exit_code, end.signal, end.job) for end in ends])
+    rows = [(end.outcome.value, end.exit_code, end.signal, end.finished_at, end.job) for end in ends]
+    change(db, _END_OF_JOB, rows)
     for end in ends:
         if end.result is not None or end.error is not None:
             error = None if end.error is None else _encode_json(end.error).decode()
@@ -168,4 +169,9 @@ _END_ATTEMPT = """
     WHERE job = ? AND attempt = ?
 """
 
-_END_OF_JOB = "UPDATE jobs SET outcome = ?, exit_code = ?, signal = ? WHERE id = ?"
+# a job that this finishes had finished when its attempt did: perhaps long before there was anybody to save it
+_END_OF_JOB = """
+    UPDATE jobs SET outcome = ?, exit_code = ?, signal = ?,
+                    finished_at = CASE WHEN finished_at IS NOT NULL THEN ? END
+    WHERE id = ?
+"""

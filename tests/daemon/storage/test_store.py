@@ -481,11 +481,11 @@ async def test_life_of_a_job_is_seen_in_its_view_and_its_attempts(store):
     )
     failed = a_job(1, State.FAILED, attempt=1)
     await store.commit(
-        Batch(now=NOW, ends=[end], saves=saves(failed, at=NOW.wall + 3, reason="as an example"))
+        Batch(now=NOW, ends=[end], saves=saves(failed, at=NOW.wall + 40, reason="as an example"))
     )
     view = await store.view(JobId(1))
     assert (view.state, view.outcome, view.exit_code, view.signal) == (State.FAILED, Outcome.SIGNAL, None, 9)
-    assert (view.finished_at, view.reason) == (NOW.wall + 3, "as an example")
+    assert (view.finished_at, view.reason) == (NOW.wall + 3, "as an example")  # not when it was saved
     (attempt,) = await store.attempts(JobId(1), 0, 10)
     assert (attempt.outcome, attempt.signal, attempt.started_at) == (Outcome.SIGNAL, 9, NOW.wall + 2)
     assert (attempt.user_seconds, attempt.system_seconds) == (0.25, 0.5)
