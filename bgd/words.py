@@ -55,16 +55,23 @@ def brief(seconds: float) -> str:
     return "".join(words[:2])
 
 
-def command_line(view: JobView) -> str:
-    """Return what the job runs, on one line, so that a shell would understand it."""
+def command_line(view: JobView, enough: int | None = None) -> str:
+    """Return what the job runs, on one line, so that a shell would understand it.
+
+    `enough`: so many characters will do, the rest may be left out: a job may have a million of them.
+    """
+    return one_line(_command(view, enough)[:enough])
+
+
+def _command(view: JobView, enough: int | None) -> str:
     if view.argv is not None:
-        return one_line(shlex.join(view.argv))
+        return shlex.join(view.argv[:enough])
     arguments = json.loads(view.arguments) if view.arguments else {}
     words = [json.dumps(each, ensure_ascii=False) for each in arguments.get("args", [])]
     words += [
         f"{name}={json.dumps(each, ensure_ascii=False)}" for name, each in arguments.get("kwargs", {}).items()
     ]
-    return one_line(f"{view.target}({', '.join(words)})")
+    return f"{view.target}({', '.join(words)})"
 
 
 def _for_json(name: str, value: object) -> object:

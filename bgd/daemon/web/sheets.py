@@ -9,11 +9,11 @@ from msgspec import Struct
 
 from bgd.core.job import FINAL, WAITING, Outcome, State
 from bgd.daemon.web.tails import Tail
-from bgd.wire.views import AttemptView, JobView
+from bgd.wire.views import AttemptView, JobError, JobView
 from bgd.words import brief, command_line, iso_time
 
 _MOST_OF_A_COMMAND = 300  # characters, in a list; the job's own page has more
-_MOST_OF_A_TEXT = 20_000  # characters of a command or a result; JSON has all of it
+_MOST_OF_A_TEXT = 20_000  # characters of a command, a result or an error; JSON has all of it
 _SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
@@ -77,7 +77,7 @@ def row_of(view: JobView, now: float) -> Row:
         state=view.state,
         how=_how(view) if view.state is State.FAILED else None,
         name=view.name,
-        command=_cut(command_line(view), _MOST_OF_A_COMMAND),
+        command=_command(view, _MOST_OF_A_COMMAND),
         queue=view.queue,
         priority=view.priority,
         attempts=_attempts(view),
@@ -114,11 +114,11 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
         state=view.state,
         name=view.name,
         reason=view.reason,
-        command=_cut(command_line(view), _MOST_OF_A_TEXT),
+        command=_command(view, _MOST_OF_A_TEXT),
         is_class=view.target is not None,
         is_finished=view.state in FINAL,
         facts=[(label, value) for label, value in facts if value],
-        result=None if result is None else _cut(_indented(result), _MOST_OF_A_TEXT),
+        result=None if result is None else _indented(result, _MOST_OF_A_TEXT),
     )
 
 
@@ -138,8 +138,10 @@ def attempt_sheet_of(attempt: AttemptView, tail: Tail, now: float) -> AttemptShe
         state=_state_of(attempt),
         how=_how(attempt) or "running",
         facts=[(label, value) for label, value in facts if value],
-        error=None if error is None else _error(error.type, error.message, attempt.outcome),
-        traceback=None if error is None else error.traceback,
+        error=None if error is None else _cut(_message(error, attempt.outcome), _MOST_OF_A_TEXT),
+        traceback=None
+        if error is None or error.traceback is None
+        else _end(error.traceback, _MOST_OF_A_TEXT),
         log=tail.text,
         before=_size(tail.before) if tail.before else None,
     )
@@ -191,8 +193,8 @@ def _how(ended: JobView | AttemptView) -> str:
     return (ended.outcome or "").replace("_", " ")
 
 
-def _error(kind: str, message: str, outcome: str | None) -> str:
-    return message if kind == outcome else f"{kind}: {message}"
+def _message(error: JobError, outcome: str | None) -> str:
+    return error.message if error.type == outcome else f"{error.type}: {error.message}"
 
 
 def _processor(attempt: AttemptView) -> str:
@@ -214,9 +216,23 @@ def _instant(at: float, now: float) -> Instant:
     return Instant(local, distance, iso_time(at) or "")
 
 
-def _indented(result: str) -> str:
-    return json.dumps(json.loads(result), indent=2, ensure_ascii=False)
+def _command(view: JobView, most: int) -> str:
+    return _cut(command_line(view, enough=most + 1), most)
+
+
+def _indented(result: str, most: int) -> str:
+    """Return the beginning: a million bytes may become a thousand times as many, if they are nested deep."""
+    text = ""
+    for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(result)):
+        text += piece
+        if len(text) > most:
+            break
+    return _cut(text, most)
 
 
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _end(text: str, most: int) -> str:
+    return text if len(text) <= most else f"\N{HORIZONTAL ELLIPSIS}{text[-most:]}"

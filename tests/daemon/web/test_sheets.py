@@ -1,0 +1,57 @@
+"""What a page says of a job stays small, whatever the job has."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+from msgspec.structs import replace
+
+from bgd.core.job import Outcome
+from bgd.daemon.web.sheets import attempt_sheet_of, row_of, sheet_of
+from bgd.daemon.web.tails import Tail
+from bgd.wire.views import AttemptView, JobError
+from tests.client.scripted import view_of
+
+LIMIT = 200_000  # characters: some thousand for each thing, each seen as up to eight
+ODD = "\N{RIGHT-TO-LEFT OVERRIDE}"
+
+
+def test_a_command_of_a_million_characters_is_cut():
+    job = replace(view_of(1), argv=["/bin/echo", *[ODD * 10] * 9_999])
+
+    assert len(row_of(job, now=2.0).command) == 301
+    assert row_of(job, now=2.0).command.startswith("/bin/echo '<U+202E>")
+    assert 20_000 < len(sheet_of(job, None, now=2.0).command) < LIMIT
+
+
+def test_a_result_that_is_nested_deep_takes_no_more_room_than_is_shown():
+    result = "[" * 200 + "1," * 100_000 + "1" + "]" * 200  # 40 MB, if each number had its line
+
+    tracemalloc.start()
+    shown = sheet_of(view_of(1), result, now=2.0).result
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert shown is not None
+    assert shown.startswith("[\n  [\n    [")
+    assert len(shown) == 20_001
+    assert peak < 10_000_000
+
+
+def test_of_a_long_error_the_beginning_is_shown_and_of_its_traceback_the_end():
+    error = JobError("ValueError", f"first {ODD * 500_000}", f"{ODD * 500_000} last")
+    ended: dict[str, Any] = dict.fromkeys(AttemptView.__struct_fields__) | {
+        "attempt": 1,
+        "outcome": Outcome.ERROR,
+        "error": error,
+        "log_path": "1.1",
+    }
+
+    sheet = attempt_sheet_of(AttemptView(**ended), Tail("", 0), now=2.0)
+
+    assert sheet.error is not None
+    assert sheet.traceback is not None
+    assert sheet.error.startswith("ValueError: first ")
+    assert sheet.traceback.endswith(" last")
+    assert (len(sheet.error), len(sheet.traceback)) == (20_001, 20_001)
