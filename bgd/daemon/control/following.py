@@ -9,7 +9,7 @@ from bgd.core.job import FINAL, JobId
 from bgd.daemon.logfiles import LogFile
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.errors import Refused
+from bgd.errors import NoSuchJob, Refused
 from bgd.wire.replies import LogPart
 from bgd.wire.requests import Logs
 from bgd.wire.views import JobView
@@ -34,6 +34,9 @@ async def follow_logs(
     """Send what there is and what is written from now on, attempt after attempt, until the job has finished.
 
     Nothing is missed and nothing is polled: the feed is there before the first look.
+
+    Raises:
+        NoSuchJob: it was removed before all of it was sent.
     """
     job_id = JobId(view.id)
     attempts = _asked_attempts(request, view)
@@ -45,7 +48,7 @@ async def follow_logs(
             await send(LogPart(request.id, attempt, b"", offset=offset))
         while True:
             if feed.take_moved():
-                view = await store.view(job_id) or view
+                view = await _seen_again(store, job_id)
             while attempt <= view.attempt:
                 log = LogFile(log_dir, view.id, attempt)
                 if offset is None:
@@ -57,6 +60,13 @@ async def follow_logs(
             if view.state in FINAL:
                 return
             await feed.changed.wait()
+
+
+async def _seen_again(store: Store, job_id: JobId) -> JobView:
+    view = await store.view(job_id)
+    if view is None:
+        raise NoSuchJob(f"job {job_id} has been removed")
+    return view
 
 
 def _asked_attempts(request: Logs, view: JobView) -> range:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bgd.core.job import Outcome
+from bgd.core.job import JobId, Outcome
 from bgd.daemon.control.following import PIECE
 from bgd.wire.launching import Acknowledge, Grew, Launch, Watch, log_name
 from bgd.wire.replies import End, ErrorCode, Failed, LogPart
@@ -302,3 +302,22 @@ async def test_follower_may_name_the_first_byte_of_an_attempt_that_is_yet_to_com
         write_log(config, key, b"all")
         launcher.say(end(key))
         assert await rest(caller) == {1: b"all"}
+
+
+async def test_follower_of_a_job_that_is_removed_before_he_has_read_it_is_told_so(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        write_log(config, key, b"x" * 8_000_000)  # more than waits for a client who does not read
+        caller = await life.call()
+        await caller.ask(Logs(id=1, job=key.job, follow=True), LogPart)
+        await life.launcher.hear(Watch)
+
+        life.launcher.say(end(key))
+        await life.launcher.hear(Acknowledge)
+        await life.orders.remove(JobId(key.job))
+        await soon(life.supervisor.saved())
+
+        while isinstance(reply := await caller.next(), LogPart):
+            pass
+        assert isinstance(reply, Failed)
+        assert (reply.code, reply.message) == (ErrorCode.NO_SUCH_JOB, f"job {key.job} has been removed")
