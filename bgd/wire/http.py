@@ -53,13 +53,10 @@ class Request(Struct, frozen=True, kw_only=True):
     query: str
     headers: dict[str, str]  # names in small letters; several of one name are joined by a comma
 
-    def cookie(self, name: str) -> str | None:
-        """Return a cookie's value, None if none of this name was sent."""
-        for pair in self.headers.get("cookie", "").replace(",", ";").split(";"):
-            found, _, value = pair.strip().partition("=")
-            if found == name:
-                return value
-        return None
+    def cookies(self, name: str) -> list[str]:
+        """Return the values of all cookies of this name: any page of this host, on any port, may set one."""
+        pairs = self.headers.get("cookie", "").replace(",", ";").split(";")
+        return [value for found, _, value in (pair.strip().partition("=") for pair in pairs) if found == name]
 
 
 class Response(Struct, frozen=True, kw_only=True):

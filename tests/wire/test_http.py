@@ -61,19 +61,20 @@ def test_a_request_is_the_same_in_whatever_pieces_it_comes():
 
 
 @pytest.mark.parametrize(
-    ("cookies", "value"),
+    ("cookies", "values"),
     [
-        (b"Cookie: bgd=1\r\n", "1"),
-        (b"Cookie: a=2; bgd=1; b\r\n", "1"),
-        (b"Cookie: a=2\r\nCookie: bgd=1\r\n", "1"),
-        (b"Cookie: xbgd=1\r\n", None),
-        (b"", None),
+        (b"Cookie: bgd=1\r\n", ["1"]),
+        (b"Cookie: a=2; bgd=1; b\r\n", ["1"]),
+        (b"Cookie: a=2\r\nCookie: bgd=1\r\n", ["1"]),
+        (b"Cookie: bgd=2; bgd=1\r\n", ["2", "1"]),
+        (b"Cookie: xbgd=1\r\n", []),
+        (b"", []),
     ],
 )
-def test_a_cookie_is_found_by_its_whole_name(cookies, value):
+def test_cookies_are_found_by_their_whole_name(cookies, values):
     found = Exchange().receive(request(cookies))
     assert found is not None
-    assert found.cookie("bgd") == value
+    assert found.cookies("bgd") == values
 
 
 def test_paths_and_header_values_are_left_undecoded():

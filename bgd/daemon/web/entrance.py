@@ -105,11 +105,13 @@ class Entrance:
         is_visit = request.headers.get("sec-fetch-mode") == "navigate"
         if site in {"cross-site", "same-site"} and not is_visit:
             raise RequestRefused(HTTPStatus.FORBIDDEN, "These pages are not for other sites.")
-        if self._auth is Auth.TOKEN:
-            secret = request.cookie(self._cookie)
-            uid = None if secret is None else self._sessions.uid_of(secret, clock.elapsed())
-            if site == "cross-site" or uid is None or not may_connect(Actor(uid), self._uid):
-                raise RequestRefused(HTTPStatus.UNAUTHORIZED, NOT_LOGGED_IN)
+        is_logged_in = site != "cross-site" and any(map(self._opens, request.cookies(self._cookie)))
+        if self._auth is Auth.TOKEN and not is_logged_in:
+            raise RequestRefused(HTTPStatus.UNAUTHORIZED, NOT_LOGGED_IN)
+
+    def _opens(self, secret: str) -> bool:
+        uid = self._sessions.uid_of(secret, clock.elapsed())
+        return uid is not None and may_connect(Actor(uid), self._uid)
 
 
 _OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")

@@ -92,6 +92,11 @@ def test_who_has_a_cookie_of_ours_is_let_in(browser, page):
     assert browser.log_in().get(page).status == 200
 
 
+def test_nobody_is_shut_out_by_a_cookie_of_the_same_name_from_another_port(browser):
+    browser.log_in()
+    assert browser.get("/job-logs", f"Cookie: bgd_{browser.port}=from-another-port").status == 200
+
+
 def test_a_wrong_cookie_is_none(browser):
     browser.log_in()
     browser.cookie = browser.cookie[:-1] + ("x" if browser.cookie[-1] != "x" else "y")
