@@ -59,6 +59,15 @@ def place_of(due: float | None, terms: Terms, now: Now) -> State:
     return State.QUEUED
 
 
+def expires_first(due: float | None, terms: Terms, now: Now) -> bool:
+    """Tell whether a job will have expired when it may start; `due` as of Job."""
+    if terms.expires is None:
+        return False
+    until_due = 0.0 if due is None else due - now.elapsed
+    until_date = 0.0 if terms.at is None else terms.at - now.wall
+    return max(until_due, until_date) >= terms.expires - now.elapsed
+
+
 def move_to(place: State, job: Job) -> Move:
     """Return the move that brings a waiting job to another place, as `place_of` gave it."""
     match place:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Collection, Iterable
 
 from bgd.core import spec as limits
-from bgd.core.job import ACTIVE, FINAL, WAITING, Job, JobId, RetryPolicy, State
+from bgd.core import terms
+from bgd.core.job import ACTIVE, FINAL, WAITING, Job, JobId, Now, RetryPolicy, State, Terms
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import JobSpec, problem_with
 from bgd.daemon.access import check_may_run
@@ -18,6 +19,8 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, Refused
 from bgd.wire.changes import Changes
 from bgd.wire.launching import Signal, Suspend
+
+_START = {"delay", "at", "expires"}  # what says when a job may start, and when no more
 
 
 class Orders:
@@ -31,11 +34,17 @@ class Orders:
     # --- new jobs -------------------------------------------------------------------------------------
 
     def check(self, spec: JobSpec) -> None:
-        """Judge a spec before anything is done with it.
+        """Judge the spec of a new job before anything is done with it.
 
         Raises:
             Refused: it cannot be a job, or the configuration does not allow it.
         """
+        self._check_spec(spec)
+        if spec.expires is not None:
+            at = now()
+            _check_expiry(terms.due_of(spec, at), terms.terms_of(spec, at), at)
+
+    def _check_spec(self, spec: JobSpec) -> None:
         problem = problem_with(spec)
         if problem is not None:
             raise Refused(problem)
@@ -116,15 +125,20 @@ class Orders:
             stored = await self._store.spec(job_id)
             if stored is None:
                 raise NoSuchJob(f"no job {job_id}")
-            spec = edited(stored.spec, changes)
-            self.check(spec)
+            spec, changed = edited(stored.spec, changes), changes_in(changes)
+            self._check_spec(spec)
             others = {*(changes.after or ()), *(changes.after_any or ())}
             finished = await self.finished_among(others)
-            self._check_waits(await self._unfinished(job_id))  # it may have started meanwhile
+            job = await self._unfinished(job_id)
+            self._check_waits(job)  # it may have started meanwhile
+            if changed & _START:
+                at = now()
+                wanted = terms.edited(job, spec, changed, at)
+                _check_expiry(wanted.due, wanted.terms, at)
             circular = self._supervisor.decide(lambda scheduler, _: scheduler.waits_for(job_id, others))
             if circular is not None:
                 raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
-            return self._edit(job_id, spec, changes_in(changes), finished)
+            return self._edit(job_id, spec, changed, finished)
 
     # --- jobs that run --------------------------------------------------------------------------------
 
@@ -221,6 +235,11 @@ class Orders:
         return self._supervisor.decide(
             lambda scheduler, at: scheduler.edit(job_id, spec, policy, changed, at, finished)
         )
+
+
+def _check_expiry(due: float | None, wanted: Terms, at: Now) -> None:
+    if terms.expires_first(due, wanted, at):
+        raise Refused("it would expire before it may start: expires counts from now, too")
 
 
 def _others(job_ids: Iterable[int]) -> list[JobId]:

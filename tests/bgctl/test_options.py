@@ -76,6 +76,18 @@ def test_a_job_that_expired_was_not_run(daemon):
     assert waited.stdout.startswith(f"{job_id} cancelled (expired")
 
 
+@pytest.mark.parametrize("start", [("--delay", "2h"), ("--at", "2199-01-01")])
+def test_a_job_that_could_only_expire_is_refused(daemon, start):
+    refused = daemon.bgctl("submit", *start, "--expires", "1h", "true")
+    waiting = daemon.submit("--delay", "2h", "true")
+    edited = daemon.bgctl("edit", waiting, "--expires", "1h")
+
+    message = "it would expire before it may start: expires counts from now, too"
+    assert (refused.returncode, refused.stderr) == (1, f"bgctl: {message}\n")
+    assert (edited.returncode, message in edited.stderr) == (1, True)
+    assert daemon.bgctl("edit", waiting, "--delay", "30m", "--expires", "1h").returncode == 0
+
+
 def test_a_key_names_the_job_that_has_it(daemon, terminal):
     job_id = daemon.submit("--hold", "--key", "nightly", "true")
 

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from bgd.core import terms
+from bgd.core.job import Now
+from bgd.core.spec import JobSpec
+
+NOW = Now(elapsed=100.0, wall=1_790_000_000.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "never_starts"),
+    [
+        ({"delay": 60.0}, False),
+        ({"expires": 60.0}, False),
+        ({"expires": 60.0, "delay": 59.0}, False),
+        ({"expires": 60.0, "delay": 60.0}, True),
+        ({"expires": 60.0, "at": NOW.wall - 1}, False),
+        ({"expires": 60.0, "at": NOW.wall + 59}, False),
+        ({"expires": 60.0, "at": NOW.wall + 61}, True),
+    ],
+)
+def test_what_may_start_only_later_expires_first(options, never_starts):
+    spec = JobSpec(argv=("true",), **options)
+
+    assert terms.expires_first(terms.due_of(spec, NOW), terms.terms_of(spec, NOW), NOW) is never_starts
