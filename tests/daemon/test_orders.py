@@ -93,7 +93,7 @@ async def test_what_was_edited_and_held_is_so_after_a_restart(config, launcher):
 @pytest.mark.parametrize(
     ("request_of", "message"),
     [
-        (Hold, "is running: only what waits is held, what runs is suspended"),
+        (Hold, "is running: only what waits can be held (suspend stops what runs)"),
         (Release, "is running: it is not held"),
         (lambda number, jobs: Edit(number, jobs, Changes(priority=1)), "is running: only what waits"),
         (Remove, "has not finished: cancel it first"),
