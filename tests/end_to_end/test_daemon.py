@@ -350,7 +350,7 @@ def test_job_runs_on_while_the_daemon_is_away_and_keeps_its_true_code(machine, n
         assert (view.state, view.exit_code, view.attempt) == (State.FAILED, 7, 1)
 
 
-def test_job_that_ended_while_the_daemon_was_away_keeps_its_true_code_and_time(machine):
+def test_job_that_ended_while_the_daemon_was_away_keeps_its_true_code(machine):
     machine.start()
     with machine.client() as client:
         job = machine.submit_gated(client)
