@@ -104,7 +104,9 @@ class Orders:
     async def hold(self, job_id: JobId) -> State:
         job = await self._unfinished(job_id)
         if job.state not in WAITING:
-            raise Refused(f"job {job_id} is {job.state}: only what waits can be held (suspend stops what runs)")
+            raise Refused(
+                f"job {job_id} is {job.state}: only what waits can be held (suspend stops what runs)"
+            )
         return self._supervisor.decide(lambda scheduler, at: scheduler.hold(job_id, at))
 
     async def release(self, job_id: JobId) -> State:
