@@ -89,7 +89,7 @@ def with_target(
 def cancel_command(target: Target) -> int:
     """Cancel jobs.
 
-    Who waits never starts; who runs is made to end, first politely, then by force.
+    One that waits never starts; one that runs is made to end, first politely, then by force.
     """
     return act(_CANCEL, target, Client.cancel)
 
@@ -115,7 +115,7 @@ def retry_command(target: Target) -> int:
 )
 @with_target(_HOLD)
 def hold_command(target: Target) -> int:
-    """Let jobs that wait do so until they are released."""
+    """Keep waiting jobs from starting until they are released."""
     return act(_HOLD, target, Client.hold)
 
 
@@ -126,7 +126,10 @@ def hold_command(target: Target) -> int:
 )
 @with_target(_RELEASE)
 def release_command(target: Target) -> int:
-    """Let held jobs go on, to their turn or to what else they wait for."""
+    """Let held jobs go on.
+
+    They wait for their turn, or for what else they were told to.
+    """
     return act(_RELEASE, target, Client.release)
 
 

@@ -48,8 +48,8 @@ class CommandWithProgram(click.Command):
 def edit_command(target: Target, *, argv: tuple[str, ...], unset: tuple[str, ...], **given: Any) -> int:
     """Change jobs that wait.
 
-    What is given below becomes other, and after -- the program. --delay and --expires count from now; --env
-    sets variables in addition.
+    Options take the place of what the jobs had, and what stands after -- that of their program. --delay and
+    --expires count from now; --env sets variables in addition.
     """
     if given["stdin"] == "-":
         raise click.UsageError("--stdin - is for new jobs only: name a file")

@@ -7,6 +7,7 @@ from datetime import datetime
 import click
 
 from bgctl.common import client, common, is_terminal, verb
+from bgctl.kinds import whole_number
 from bgctl.show import iso_time, print_json
 from bgctl.terminal import in_passing
 from bgd.wire.views import EventView
@@ -20,7 +21,7 @@ from bgd.wire.views import EventView
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is to come, until Ctrl-C.")
 @click.option(
     "--since",
-    type=click.IntRange(min=0),
+    type=whole_number(0),
     metavar="ID",
     help="After the event with this id; 0: all there are.",
 )

@@ -21,7 +21,12 @@ class Family(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb."""
+        """Find the verb; "help" as a verb stands for the option."""
+        if not ctx.resilient_parsing and args == ["help"]:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        if args[0] == "help":
+            args = [*args[1:], "--help"]
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             from bgd.settings import nearest  # noqa: PLC0415 - needed only to word an error
 

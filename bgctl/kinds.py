@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import msgspec
+from msgspec import Meta
 
 from bgd.client.limits import (
     MAX_DURATION,
@@ -27,6 +28,7 @@ from bgd.units import format_duration, parse_duration
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+_MAX_WHOLE = 2**63 - 1  # what SQLite holds
 _MAX_CODE = 255  # a byte of what wait(2) tells
 _CODES = r"([0-9]{1,3})(?:-([0-9]{1,3}))?"
 
@@ -74,6 +76,12 @@ class Bounded(click.ParamType[Any]):
             return msgspec.convert(value, self._kind, strict=False)  # a number comes as text
         except msgspec.ValidationError:
             self.fail(f"{value!r} is not {self._rule}", param, ctx)
+
+
+def whole_number(least: int, most: int = _MAX_WHOLE) -> Bounded:
+    """Return the kind of whole numbers from `least` to `most`, both included."""
+    rule = f"a whole number from {least}" + (f" to {most}" if most < _MAX_WHOLE else " on")
+    return Bounded(Annotated[int, Meta(ge=least, le=most)], rule)
 
 
 class NameOfQueue(Bounded):

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bgctl.common import client, common, is_terminal, say, verb
+from bgctl.kinds import whole_number
 from bgctl.selecting import with_filters
 from bgctl.show import brief, command_line, job_as_json, print_columns, print_json
 from bgd import Job, State
@@ -40,7 +41,7 @@ HEADINGS = ("ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TIME", "NAME"
 @with_filters
 @click.option(
     "--limit",
-    type=click.IntRange(1, MAX_LIST),
+    type=whole_number(1, MAX_LIST),
     default=DEFAULT_LIST,
     show_default=True,
     metavar="N",

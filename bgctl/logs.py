@@ -6,6 +6,7 @@ import click
 
 from bgctl.common import client, common, is_terminal, say, verb
 from bgctl.ids import Ids, Words, chosen_ids
+from bgctl.kinds import whole_number
 from bgctl.output import Output
 from bgctl.reasons import why_waiting
 from bgctl.show import print_json
@@ -23,11 +24,9 @@ from bgd import Client, Outcome, Refused
     "-f", "--follow", is_flag=True, help="Go on until the job has finished, over all attempts to come."
 )
 @click.option(
-    "-n", "lines", type=click.IntRange(min=0), metavar="N", help="Only the last N lines of what there is."
+    "-n", "lines", type=whole_number(0), metavar="N", help="Only the last N lines of what there is."
 )
-@click.option(
-    "--attempt", type=click.IntRange(min=1), metavar="N", help="Of this attempt; else of the latest."
-)
+@click.option("--attempt", type=whole_number(1), metavar="N", help="Of this attempt; else of the latest.")
 @click.option("--all", "all_attempts", is_flag=True, help="Of all attempts, oldest first.")
 @click.option("--timestamps", is_flag=True, help="Begin each line with the time it came.")
 @click.option("--raw", is_flag=True, help="Give a terminal control characters as they are.")

@@ -36,7 +36,7 @@ def _run(arguments: list[str]) -> int:
     except (BrokenPipeError, KeyboardInterrupt) as error:  # whoever asked wants to hear no more
         return codes.of_error(error)
     except click.ClickException as error:
-        return _complain(error.format_message(), codes.USAGE)
+        return _complain(_worded(error), codes.USAGE)
     except (BgdError, OSError) as error:
         return _complain(str(error), codes.of_error(error))
     except Exception as error:  # a person at a terminal is not helped by a traceback
@@ -53,6 +53,13 @@ def _invoke(arguments: list[str]) -> int:
         return complete(bgctl, instruction)
     with bgctl.make_context("bgctl", arguments, obj=Common()) as context:
         return bgctl.invoke(context) or 0
+
+
+def _worded(error: click.ClickException) -> str:
+    """Return what click says, and of what is missing, where one can see how it is given."""
+    if isinstance(error, click.MissingParameter) and error.ctx is not None:
+        return f"{error.format_message()} See '{error.ctx.command_path} --help'."
+    return error.format_message()
 
 
 def _complain(message: str, code: int) -> int:

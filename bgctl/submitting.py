@@ -129,7 +129,9 @@ def _submit(
     if not argv[0]:
         raise click.UsageError("the program's name is empty")
     if shell and len(argv) > 1:
-        raise click.UsageError(f"--shell takes one text, not {len(argv)} words: put quotes around them")
+        raise click.UsageError(
+            f"--shell takes one text, not {len(argv)} words: put its options before it, and it in quotes"
+        )
     if shell:
         argv = ("/bin/sh", "-c", *argv)
     options = job_options(daemon, given)

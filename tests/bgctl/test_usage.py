@@ -53,12 +53,17 @@ from bgctl.verbs import bgctl as command
         (["submit", "--expires", "0", "true"], "it must be more than 0"),
         (["submit", "--after", "3,x", "true"], "'x' is no job id: write 12, 3-9 or last"),
         (["submit", "--slots", "0", "true"], "'0' is not a whole number from 1 to 10000"),
-        (["submit", "--shell", "echo", "a"], "--shell takes one text, not 2 words"),
+        (
+            ["submit", "--shell", "echo", "a"],
+            "--shell takes one text, not 2 words: put its options before it",
+        ),
         (["slots", "0"], "neither a number of slots from 1 to 10000 nor 'auto'"),
-        (["queue", "set", "mail"], "Missing option '--slots'"),
         (["queue", "lst"], "no verb 'queue lst': did you mean list?"),
         (["config", "shw"], "no verb 'config shw': did you mean show?"),
-        (["events", "--since", "-1"], "-1 is not in the range"),
+        (["submit"], "Missing argument 'PROGRAM [ARGS]...'. See 'bgctl submit --help'."),
+        (["queue", "set", "mail", "3"], "Missing option '--slots'. See 'bgctl queue set --help'."),
+        (["help", "lst"], "no verb 'lst': did you mean list?"),
+        (["events", "--since", "-1"], "'-1' is not a whole number from 0 on"),
         (["completion", "csh"], "'csh' is not one of"),
         (["show", "twelve"], "'twelve' is no job id: write 12, 3-9 or last"),
         (["wait", "9-3"], "'9-3' is no range of at most"),
@@ -67,7 +72,7 @@ from bgctl.verbs import bgctl as command
         (["list", "--state", "done"], "'done' is not one of"),
         (["list", "--since", "yesterday"], "neither how long ago, as 2h, nor a date"),
         (["list", "--queue", "two words"], "letters, digits, . _ -, at most 64"),
-        (["list", "--limit", "0"], "0 is not in the range"),
+        (["list", "--limit", "0"], "'0' is not a whole number from 1 to 10000"),
         (["info", "--user", "--system"], "exclude each other"),
         (["--color", "sometimes", "list"], "'sometimes' is not one of"),
     ],
@@ -125,4 +130,6 @@ def test_help_of_every_verb_has_examples(home):
             text = each.get_help(click.Context(each, info_name=name, parent=context))
             assert f"  bgctl {name}" in text or f"(bgctl {name}" in text, name
             assert "Examples:\n" in text, name
-    assert home.bgctl("submit", "--help").returncode == 0
+    submit, queue = home.bgctl("submit", "--help"), home.bgctl("queue", "--help")
+    assert (submit.returncode, home.bgctl("help", "submit").stdout) == (0, submit.stdout)
+    assert home.bgctl("queue", "help").stdout == queue.stdout
