@@ -97,8 +97,10 @@ def _attempt(attempt: AttemptView, now: float) -> Iterator[str]:
     )
     if attempt.error is not None:
         kind = "" if attempt.error.type == attempt.outcome else f"{attempt.error.type}: "
-        yield from _lines(("error", one_line(f"{kind}{attempt.error.message}")))
-        for line in (attempt.error.traceback or "").splitlines():
+        told = f"{kind}{attempt.error.message}"
+        yield from _lines(("error", one_line(told)))
+        traceback = attempt.error.traceback or ""
+        for line in traceback.splitlines() if traceback.strip() != told else ():  # nothing is told twice
             yield f"    {HarmlessText().feed(line.encode(), is_last=True)}"
 
 

@@ -166,3 +166,6 @@ def test_a_failed_class_job_says_what_it_raised(own_daemon):
     assert done.returncode == 1
     assert "failed (error: ValueError: no \u241b[31mluck\u240axxx" in done.stderr
     assert done.stderr.endswith("xxx...)\n")
+
+    missing = own_daemon.bgctl("call", "--wait", "--retries", "0", "quarrel:g").stdout.strip()
+    assert own_daemon.bgctl("show", missing).stdout.count("has no 'g'") == 1  # there is no traceback
