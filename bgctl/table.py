@@ -11,10 +11,11 @@ from bgctl.show import STATE_COLORS
 
 _GAP = 2  # blanks between columns
 _LEAST = 10  # cells; a narrower command says nothing
+_ENOUGH = 20  # cells; a narrower one says little
 _LONGEST_NAME = 20
 _RIGHT = {"ID", "PRIORITY", "ATTEMPT", "AGE", "TIME"}
 _USUAL = {"QUEUE": "default", "PRIORITY": "0"}
-_EXPENDABLE = ("ATTEMPT", "AGE", "TIME", "PRIORITY", "QUEUE", "NAME")  # the first is missed least
+_EXPENDABLE = ("AGE", "TIME", "PRIORITY", "QUEUE", "NAME")  # the first is missed least
 
 
 def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -45,10 +46,10 @@ def _fitting(columns: dict[str, list[str]], width: int) -> dict[str, int]:
         widths["NAME"] = min(widths["NAME"], _LONGEST_NAME)
     del widths["COMMAND"]
     silent = [heading for heading, usual in _USUAL.items() if set(columns[heading]) == {usual}]
-    for heading in (*silent, *_EXPENDABLE):
-        if _left(widths, width) >= _LEAST:
-            break
-        widths.pop(heading, None)
+    wanted = [(heading, _ENOUGH) for heading in (*silent, "ATTEMPT")]
+    for heading, cells in (*wanted, *((heading, _LEAST) for heading in _EXPENDABLE)):
+        if _left(widths, width) < cells:
+            widths.pop(heading, None)
     return widths | {"COMMAND": max(_left(widths, width), _LEAST)}
 
 
