@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -12,7 +12,7 @@ from bgctl.common import client, common, is_terminal, say, verb
 from bgctl.kinds import whole_number
 from bgctl.selecting import with_filters
 from bgctl.show import brief, command_line, job_as_json, print_columns, print_json
-from bgd import Job, State
+from bgd import Client, Job, State
 from bgd.harmless import one_line
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
@@ -27,7 +27,7 @@ _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "finished": lambda job: (job.finished_at or 0.0, job.id),
 }
 
-_MOST_NAMED = 3  # jobs that another one waits for, in a column
+_MOST_NAMED = 3  # jobs or queues, where there is little room
 
 HEADINGS = ("ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TIME", "NAME", "COMMAND")
 
@@ -53,6 +53,7 @@ def list_command(*, filters: dict[str, Any], limit: int, sort: str | None, quiet
     """List unfinished and the latest finished jobs."""
     with client() as daemon:
         jobs = daemon.jobs(**filters, limit=limit)
+        pause = _pause(daemon, jobs) if is_terminal() else None
     is_cut = len(jobs) == limit
     if sort is not None:
         jobs.sort(key=_SORT_KEYS[sort])
@@ -67,7 +68,21 @@ def list_command(*, filters: dict[str, Any], limit: int, sort: str | None, quiet
         _print_jobs(jobs)
         if is_cut and is_terminal():
             say(f"these are {len(jobs)}; there may be more: --limit N")
+        if pause is not None:
+            say(pause)
     return 0
+
+
+def _pause(daemon: Client, jobs: list[Job]) -> str | None:
+    """Say which pause keeps queued ones of these jobs from starting; None if none does."""
+    waiting = {job.queue for job in jobs if job.state is State.QUEUED}
+    if not waiting:
+        return None
+    queues = daemon.queues()
+    if queues.paused:
+        return "all queues are paused: `bgctl resume` lets jobs start"
+    paused = [queue.name for queue in queues.queues if queue.paused and queue.name in waiting]
+    return f"paused: {_few(paused)}: `bgctl resume QUEUE` lets its jobs start" if paused else None
 
 
 def _print_jobs(jobs: list[Job]) -> None:
@@ -100,11 +115,15 @@ def _time_of(job: Job, now: float) -> str:
     if job.suspended:
         return "suspended"
     if job.state is State.BLOCKED and job.waits_for:
-        others = len(job.waits_for) - _MOST_NAMED
-        named = ",".join(map(str, job.waits_for[:_MOST_NAMED]))
-        return f"after:{named}" + (f",+{others}" if others > 0 else "")
+        return f"after:{_few(job.waits_for)}"
     if job.state is State.SCHEDULED and job.due_at is not None:
         return f"in:{brief(job.due_at - now)}"
     if job.started_at is None:
         return "-"
     return brief((job.finished_at or now) - job.started_at)
+
+
+def _few(things: Sequence[object]) -> str:
+    named = ",".join(map(str, things[:_MOST_NAMED]))
+    more = len(things) - _MOST_NAMED
+    return f"{named},+{more}" if more > 0 else named

@@ -86,6 +86,20 @@ def test_what_was_set_of_a_queue_is_forgotten(own_daemon):
     assert queue["name"] == "default"
 
 
+def test_list_tells_a_person_which_pause_keeps_its_jobs_from_starting(daemon, terminal):
+    daemon.bgctl("pause", "night")
+    job_id = daemon.submit("--queue", "night", "true")
+
+    assert "bgctl: paused: night: `bgctl resume QUEUE` lets its jobs start" in seen(terminal("list"))
+    daemon.bgctl("pause")
+    assert "bgctl: all queues are paused: `bgctl resume` lets jobs start" in seen(terminal("list"))
+    assert daemon.bgctl("list").stderr == ""
+
+    daemon.bgctl("resume")
+    daemon.bgctl("resume", "night")
+    daemon.bgctl("wait", job_id)
+
+
 def test_following_a_job_that_waits_tells_a_person_why(daemon, terminal):
     job_id = daemon.submit("--delay", "1h", "true")
     child = terminal("logs", "-f", job_id)
