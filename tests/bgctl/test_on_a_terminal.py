@@ -26,7 +26,14 @@ def test_list_is_a_table_that_fits_the_terminal(daemon, terminal):
     assert "…" in lines[1]
 
 
-@pytest.mark.parametrize(("width", "headings"), [(40, "ID STATE COMMAND"), (60, "ID STATE AGE TIME COMMAND")])
+@pytest.mark.parametrize(
+    ("width", "headings"),
+    [
+        (40, "ID STATE COMMAND"),
+        (60, "ID STATE AGE TIME COMMAND"),
+        (80, "ID STATE ATTEMPT AGE TIME COMMAND"),
+    ],
+)
 def test_a_narrow_terminal_gets_fewer_columns_but_whole_ids_and_states(own_daemon, terminal, width, headings):
     job_ids = [finished_job(own_daemon, "-n", name, "echo", "word " * 50) for name in ("a" * 30, "b")]
 
