@@ -44,11 +44,11 @@ def _fitting(columns: dict[str, list[str]], width: int) -> dict[str, int]:
     widths = {heading: max(map(len, [heading, *cells])) for heading, cells in columns.items()}
     if "NAME" in widths:
         widths["NAME"] = min(widths["NAME"], _LONGEST_NAME)
-    del widths["COMMAND"]
+    longest = widths.pop("COMMAND")
     silent = [heading for heading, usual in _USUAL.items() if set(columns[heading]) == {usual}]
     wanted = [(heading, _ENOUGH) for heading in (*silent, "ATTEMPT")]
     for heading, cells in (*wanted, *((heading, _LEAST) for heading in _EXPENDABLE)):
-        if _left(widths, width) < cells:
+        if _left(widths, width) < min(cells, longest):
             widths.pop(heading, None)
     return widths | {"COMMAND": max(_left(widths, width), _LEAST)}
 
