@@ -158,6 +158,7 @@ class Orders:
 
     async def signal(self, job_id: JobId, number: int, *, whole_tree: bool) -> State:
         """Send a signal to what runs; it is on its way when this returns."""
+        await self._supervisor.saved()  # the launcher knows no attempt whose start is still being saved
         job = await self._unfinished(job_id)
         if job.state not in ACTIVE:
             raise Refused(f"job {job_id} is {job.state}: only what runs can be sent a signal")

@@ -44,6 +44,7 @@ class Attempt:
         self._stop: tuple[Outcome, float] | None = None  # asked for before it ran: reason, grace
         self._asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_suspended = False  # asked for before it ran
+        self._signals: dict[int, bool] = {}  # asked for before it ran: whether for the whole tree
         self._running: Running | None = None
 
     @property
@@ -64,9 +65,11 @@ class Attempt:
             self._asked.set_result(None)
 
     def signal(self, signum: int, *, whole_tree: bool) -> None:
-        """Send its processes a signal; nothing before there are any."""
+        """Send its processes a signal; before there are any it is kept, once, as the kernel would."""
         if self._running is not None:
             self._running.signal(signum, whole_tree=whole_tree)
+        else:
+            self._signals[signum] = whole_tree or self._signals.get(signum, False)
 
     def suspend(self) -> None:
         self._is_suspended = True
@@ -93,6 +96,8 @@ class Attempt:
         self._started(self.state)
         if self._is_suspended:
             running.suspend()
+        for signum, whole_tree in self._signals.items():
+            running.signal(signum, whole_tree=whole_tree)
         if self._stop is not None:
             running.stop(*self._stop)
         return await running.end()

@@ -77,7 +77,10 @@ class Stop(Struct, frozen=True, tag="stop"):
 
 
 class Signal(Struct, frozen=True, tag="signal"):
-    """Send a signal to an attempt's first process, or to its whole process tree; nothing if it has ended."""
+    """Send a signal to an attempt's first process, or to its whole process tree; nothing if it has ended.
+
+    One that is starting gets it as soon as it runs.
+    """
 
     key: Key
     signum: int

@@ -329,6 +329,19 @@ async def test_signal_goes_to_what_runs_and_nowhere_else(config, launcher):
         assert refused == f"job {waiting} is scheduled: only what runs can be sent a signal"
 
 
+async def test_signal_follows_a_start_that_is_still_being_saved(config, launcher):
+    async with served(config, launcher) as life:
+        await life.told()
+        life.commits.close()
+        job = life.take()
+        await soon(life.commits.reached.wait())
+        signalling = asyncio.ensure_future(life.orders.signal(job, signal.SIGTERM, whole_tree=False))
+        life.commits.open()
+
+        await soon(signalling)
+        assert [type(message) for message in await life.told()] == [Launch, launching.Signal]
+
+
 async def test_without_a_launcher_a_signal_is_refused(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()

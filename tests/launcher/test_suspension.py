@@ -61,6 +61,14 @@ def test_a_signal_reaches_the_first_process_or_the_whole_tree(host, supervisor, 
     assert "cannot send signal 99" in host.said
 
 
+def test_a_signal_for_a_job_that_is_starting_reaches_it(supervisor):
+    keys = [supervisor.launch("sleep", "100") for _ in range(6)]
+    for number, key in enumerate(keys):  # hardly one of them has a process yet
+        supervisor.say(Signal(key, signal.SIGTERM, whole_tree=number % 2 == 0))
+
+    assert {end.signal for end in supervisor.all_ended(keys)} == {signal.SIGTERM}
+
+
 def test_a_job_that_a_person_s_signal_ended_ended_by_that_signal(supervisor):
     key = supervisor.launch("sleep", "100")
     supervisor.started(key)
