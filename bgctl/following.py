@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 
 from bgctl import codes
-from bgctl.common import common, say
+from bgctl.common import common, is_terminal, say
 from bgctl.output import Output
+from bgctl.reasons import say_if_waiting
 from bgctl.show import job_as_json, print_json
 from bgctl.verdict import exit_code_of, words_for
 from bgd import Client, DaemonUnreachable, Job
@@ -42,6 +43,8 @@ def wait_for_job(job: Job) -> int:
 
 
 def _followed(daemon: Client, job: Job, output: Output) -> int:
+    if is_terminal():
+        say_if_waiting(daemon, job.id)
     for part in daemon.logs(job.id, attempt=0, follow=True):
         output.write(part)
     output.end()

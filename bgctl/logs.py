@@ -8,7 +8,7 @@ from bgctl.common import client, common, is_terminal, say, verb
 from bgctl.ids import Ids, Words, chosen_ids
 from bgctl.kinds import whole_number
 from bgctl.output import Output
-from bgctl.reasons import why_waiting
+from bgctl.reasons import say_if_waiting
 from bgctl.show import print_json
 from bgctl.terminal import one_line
 from bgd import Client, Outcome, Refused
@@ -58,7 +58,7 @@ def logs_command(  # noqa: PLR0913 - one parameter an option
                 _print_path(daemon, job_id, attempt)
                 continue
             if follow and is_terminal():
-                _say_if_waiting(daemon, job_id)
+                say_if_waiting(daemon, job_id)
             output = Output(job_id, raw=raw, timestamps=timestamps, headers=all_attempts or len(job_ids) > 1)
             for part in daemon.logs(
                 job_id, attempt=wanted, follow=follow, tail=lines, timestamps=timestamps or common().json
@@ -68,13 +68,6 @@ def logs_command(  # noqa: PLR0913 - one parameter an option
             if output.is_empty and lines != 0 and not common().json:
                 say(_why_empty(daemon, job_id, attempt))
     return 0
-
-
-def _say_if_waiting(daemon: Client, job_id: int) -> None:
-    """Tell a person who would else look at nothing that it may take a while."""
-    job = daemon.job(job_id)
-    if reason := why_waiting(daemon, job):
-        say(f"job {job_id} is {job.state}: it waits {reason}")
 
 
 def _why_empty(daemon: Client, job_id: int, attempt: int | None) -> str:

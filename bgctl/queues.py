@@ -13,6 +13,8 @@ from bgctl.show import print_columns, print_json
 from bgd import State
 from bgd.wire.replies import Queues
 
+_ALL_PAUSED = "all queues are paused together: `bgctl resume` goes on"
+
 _UNLIMITED = "unlimited"
 _AUTO = "auto"
 
@@ -41,6 +43,8 @@ def slots_command(slots: int | str | None) -> int:
     else:
         usual = "" if queues.slots == queues.configured_slots else f" (configured: {queues.configured_slots})"
         click.echo(f"{queues.slots} slots{usual}, {queues.taken} taken")
+        if queues.paused:
+            say(_ALL_PAUSED)
     return 0
 
 
@@ -97,7 +101,7 @@ def list_command() -> int:
         return _tell(queues, "")
     print_columns(_HEADINGS, list(_rows(queues)))
     if queues.paused:
-        say("all queues are paused together: `bgctl resume` goes on")
+        say(_ALL_PAUSED)
     return 0
 
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import time
 
+from bgctl.common import say
 from bgctl.show import local_time
 from bgd import Client, Job, State
 from bgd.wire.replies import Queues
 
 _MOST_NAMED = 20  # jobs that another one waits for
+_NEXT = "for its turn"  # which may be now
+
+
+def say_if_waiting(daemon: Client, job_id: int) -> None:
+    """Tell a person who would else look at nothing that it may take a while."""
+    job = daemon.job(job_id)
+    reason = why_waiting(daemon, job)
+    if reason not in {"", _NEXT}:
+        say(f"job {job_id} is {job.state}: it waits {reason}")
 
 
 def why_waiting(daemon: Client, job: Job) -> str:
@@ -42,4 +52,4 @@ def _why_queued(queues: Queues, job: Job) -> str:
     wanted = min(job.slots, queues.slots)  # one that asks for more than there are gets all
     if queues.taken + wanted > queues.slots:
         return f"for {wanted} of {queues.slots} slots: {queues.taken} are taken"
-    return "for its turn"
+    return _NEXT

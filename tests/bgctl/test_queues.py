@@ -31,6 +31,7 @@ def test_all_queues_are_paused_together_and_resumed_but_for_single_ones(own_daem
     job_id = own_daemon.submit("true")
 
     assert "until `bgctl resume`: all queues are paused" in own_daemon.bgctl("show", job_id).stdout
+    assert "all queues are paused together" in own_daemon.bgctl("slots").stderr
     assert own_daemon.bgctl("resume", "night").stderr.endswith(
         "but all queues are paused together: `bgctl resume`\n"
     )
@@ -108,3 +109,13 @@ def test_following_a_job_that_waits_tells_a_person_why(daemon, terminal):
 
     daemon.bgctl("cancel", job_id)
     assert "was never started" in seen(child)
+
+
+def test_run_tells_a_person_which_pause_it_waits_for(daemon, terminal):
+    daemon.bgctl("pause", "night")
+    child = terminal("run", "-q", "night", "echo", "hallo")
+    child.expect(r"bgctl: job \d+ is queued: it waits until `bgctl resume night`: its queue is paused\r\n")
+
+    daemon.bgctl("resume", "night")
+
+    assert seen(child).strip() == "hallo"
