@@ -21,6 +21,8 @@ PURE = "__future__ collections dataclasses enum functools heapq itertools json k
 CONFIGURATION = "bgd.addresses bgd.config bgd.places bgd.settings bgd.units bgd.values"
 VERSION = "bgd bgd.__version__"
 
+WORKER_MODULES = sorted(path.stem for path in (ROOT / "bgd/worker").glob("*.py"))
+
 # What a room may import. A name stands for itself and all below it, but `bgd` for the package alone.
 # Of several rooms that a module is in, the innermost counts.
 ROOMS = {
@@ -33,7 +35,8 @@ ROOMS = {
     " bgd.daemon bgd.errors bgd.systemd bgd.wire bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.spec bgd.errors"
     " bgd.launcher bgd.systemd bgd.wire",
-    "bgd/worker": STANDARD,  # it runs in interpreters that have nothing else
+    # it runs in interpreters that have nothing else, where its own folder goes by another name
+    "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors",
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.systemd",

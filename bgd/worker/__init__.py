@@ -1,4 +1,4 @@
-"""The worker program: runs one class job inside the user's own interpreter."""
+"""The worker: runs class jobs inside the user's own interpreter, by the program `run.py`."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from bgd.core.spec import MAX_RESULT
-from bgd.worker import WORKER, run
+from bgd.worker import WORKER, account
 
 # --- results --------------------------------------------------------------------------------------------
 
@@ -91,11 +91,11 @@ def test_result_at_the_limits_is_taken(call, module):
     module("job", "def big(n): return 'x' * n\ndef deep(n): return [deep(n - 1)] if n > 1 else []")
 
     assert len(call("job:big", MAX_RESULT - 2).told["ok"]) == MAX_RESULT - 2
-    assert call("job:deep", run.MAX_DEPTH).code == 0
+    assert call("job:deep", account.MAX_DEPTH).code == 0
 
 
 def test_worker_and_daemon_agree_on_the_limit_of_results():
-    assert run.MAX_RESULT == MAX_RESULT
+    assert account.MAX_RESULT == MAX_RESULT
 
 
 @pytest.mark.parametrize("stdin", [b"", b"{", b"[" * 100_000, b'{"x": ' + b"9" * 5000 + b"}"])
@@ -120,7 +120,7 @@ def test_exception_is_told_with_type_message_and_the_jobs_own_frames(call, modul
     assert lines[0] == "Traceback (most recent call last):"
     assert 'job.py", line 2, in fail' in lines[1]
     assert lines[-1] == "ValueError: no such thing"
-    assert str(WORKER) not in ended.error["traceback"]
+    assert str(WORKER.parent) not in ended.error["traceback"]
     assert ended.log == ended.error["traceback"]
     assert ended.code == 1
 
@@ -159,7 +159,7 @@ def test_endless_recursion_is_an_error(call, module):
     error = call("job:fail").error
 
     assert error["type"] == "RecursionError"
-    assert len(error["traceback"]) < run.MAX_TEXT
+    assert len(error["traceback"]) < account.MAX_TEXT
 
 
 def test_huge_message_loses_its_middle(call, module):
@@ -168,7 +168,7 @@ def test_huge_message_loses_its_middle(call, module):
     error = call("job:fail").error
 
     for text in (error["message"], error["traceback"]):
-        assert len(text.encode()) < run.MAX_TEXT + 100
+        assert len(text.encode()) < account.MAX_TEXT + 100
         assert "bytes left out" in text
         assert text.rstrip().endswith("end")
     assert error["message"].startswith("begin")
@@ -273,17 +273,16 @@ def test_path_comes_first_and_the_workers_folder_is_not_on_it(call, module, tmp_
     assert str(WORKER.parent) not in path
 
 
-@pytest.mark.parametrize("name", ["run", "json", "traceback", "calls"])
+@pytest.mark.parametrize("name", ["run", "job", "json", "traceback", "calls"])
 def test_jobs_module_of_the_same_name_as_one_of_ours_is_the_one_that_runs(worker, module, tmp_path, name):
     program = tmp_path / "worker" / "run.py"
-    program.parent.mkdir()
-    shutil.copy(WORKER, program)
+    shutil.copytree(WORKER.parent, program.parent)
     (tmp_path / "worker" / "calls.py").write_text("raise SystemExit('beside the worker')")
-    module("job", f"import {name}\ndef where(): return {name}.__file__")
+    module("asking", f"import {name}\ndef where(): return {name}.__file__")
     if name not in {"json", "traceback"}:  # of the standard library, and imported already
         module(name, "")
 
-    ended = worker("job:where", program=program)
+    ended = worker("asking:where", program=program)
 
     assert not ended.told["ok"].startswith(str(program.parent))
 
@@ -371,8 +370,9 @@ def test_signal_that_ends_the_job_leaves_no_result(call, module):
     assert (ended.code, ended.raw) == (-9, b"")
 
 
-def test_program_is_of_python_3_9():
-    ast.parse(WORKER.read_text(), feature_version=(3, 9))
+@pytest.mark.parametrize("path", sorted(WORKER.parent.glob("*.py")), ids=lambda path: path.name)
+def test_program_is_of_python_3_9(path):
+    ast.parse(path.read_text(), feature_version=(3, 9))
 
 
 def test_job_may_start_other_processes_by_spawn(call, module):

@@ -1,0 +1,96 @@
+"""From a name to what it names: the function or method that a job is to call, or why it may not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from .process import leave_if_forked
+
+TYPE_CHECKING = False  # as typing's, whose import is a tenth of an interpreter's start
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Refusal(Exception):
+    """What was found under the name is not what the name says."""
+
+
+def resolved(module: str, name: str, method: str | None) -> Callable[..., object]:
+    """Return the function, or the method of a class.
+
+    The name was allowed as text, so what it leads to must have been defined under just that name: an
+    imported `subprocess.run` was not.
+    """
+    if name.startswith("_") or (method or "").startswith("_"):
+        raise Refusal(f"{name}.{method}: names that begin with an underscore are private")
+    found = _attribute(module, name)
+    if isinstance(found, type):
+        if method is None:
+            raise Refusal(f"{module}:{name} is a class: say which method, as {module}:{name}.METHOD")
+        _check_name(found, module, name)
+        return _method(found, module, method)
+    if method is not None or not callable(found) or not hasattr(found, "__qualname__"):
+        raise Refusal(f"{module}:{name} is no {'class' if method else 'function'}")
+    _check_name(found, module, name)
+    _check_code(found, module, name)
+    return found
+
+
+def _attribute(module: str, name: str) -> object:
+    if module == "__main__":
+        raise Refusal("__main__ is the worker program, not a module of the job")
+    try:
+        __import__(module)
+    except ModuleNotFoundError as error:
+        error.msg = f"{error}{_where_it_was_looked_for(module, error.name or '')}"
+        raise
+    leave_if_forked(0)
+    try:
+        return getattr(sys.modules[module], name)
+    except AttributeError:
+        raise AttributeError(f"module {module!r} has no {name!r}") from None
+
+
+def _where_it_was_looked_for(module: str, missing: str) -> str:
+    if f"{module}.".startswith(f"{missing}."):
+        return (
+            f" on the path {os.pathsep.join(sys.path)} of {sys.executable}: set [python] path or interpreter"
+        )
+    return f", which {module} needs, for {sys.executable}: install it there, or set [python] interpreter"
+
+
+def _method(owner: type, module: str, method: str) -> Callable[..., object]:
+    """Return a class's own or inherited method, bound to a new instance unless it is one of the class."""
+    named = f"{owner.__qualname__}.{method}"
+    home = next((base for base in owner.__mro__ if method in vars(base)), None)
+    if home is None:
+        raise AttributeError(f"{module}:{owner.__qualname__} has no method {method!r}")
+    definition = vars(home)[method]
+    is_of_class = isinstance(definition, (classmethod, staticmethod))
+    function = definition.__func__ if is_of_class else definition
+    if isinstance(function, type) or not callable(function):
+        raise Refusal(f"{module}:{named} is no method")
+    if home is owner:
+        _check_code(function, module, named)
+    bound: Callable[..., object] = getattr(owner if is_of_class else owner(), method)
+    return bound
+
+
+def _check_name(found: Any, module: str, name: str) -> None:
+    if (found.__module__, found.__qualname__) != (module, name):
+        raise Refusal(
+            f"{module}:{name} is another name of {found.__module__}:{found.__qualname__}: allow and call that"
+        )
+
+
+def _check_code(function: object, module: str, name: str) -> None:
+    """Refuse a function of another module, even if its own __module__ was overwritten to say otherwise."""
+    while "__wrapped__" in getattr(function, "__dict__", {}):  # below what decorators put around it
+        function = vars(function)["__wrapped__"]
+    # what is not written in Python has no globals, only a word of where it is from
+    says = getattr(function, "__module__", None) or module
+    home = getattr(function, "__globals__", {"__name__": says}).get("__name__", module)
+    if home != module:
+        raise Refusal(f"{module}:{name} is defined in {home}: allow and call that")

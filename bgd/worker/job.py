@@ -1,0 +1,72 @@
+"""One job, from its description to its result file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Awaitable
+
+from .account import capped, json_of, told
+from .callables import Refusal, resolved
+from .process import leave_if_forked
+from .streams import flush, log
+
+TYPE_CHECKING = False  # as typing's, whose import is a tenth of an interpreter's start
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def carry_out(text: bytes, result_fd: int) -> int:
+    """Do what the text says, write what became of it to the file; return 0 after a result, 1 after an error.
+
+    Raises:
+        SystemExit: the job chose its own exit code; there is no document then.
+    """
+    result_file = os.fstat(result_fd)
+    exit_code = 1
+    try:
+        document = b'{"ok":' + json_of(_run(_read(text))) + b"}"
+        exit_code = 0
+    except SystemExit:
+        raise
+    except Refusal as refusal:
+        document = json.dumps({"refused": capped(str(refusal))}).encode()
+        log(f"refused: {refusal}\n")
+    except BaseException as error:  # noqa: BLE001 - whatever the job raised is its outcome
+        account = told(error)
+        document = json.dumps({"error": account}).encode()
+        log(account["traceback"])
+    flush()
+    leave_if_forked(exit_code)
+    if not os.path.samestat(os.fstat(result_fd), result_file):
+        raise OSError("the job closed its result file and opened another under the same number")
+    while document:
+        document = document[os.write(result_fd, document) :]
+    return exit_code
+
+
+def _read(text: bytes) -> dict[str, Any]:
+    try:
+        job: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON, a number of too many digits; nested too deep
+        raise Refusal(f"the job cannot be read: {error}") from None
+    return job
+
+
+def _run(job: dict[str, Any]) -> object:
+    """Import, resolve and call; wait for the result if it is to be awaited."""
+    sys.path[:0] = job["path"]
+    function = resolved(job["module"], job["name"], job["method"])
+    given = job["arguments"]
+    result = function(*given.get("args", ()), **given.get("kwargs", {}))
+    return _waited_for(result) if isinstance(result, Awaitable) else result
+
+
+def _waited_for(result: Awaitable[object]) -> object:
+    import asyncio  # noqa: PLC0415 - it takes longer than the rest of the start, and most jobs do without
+
+    async def wait() -> object:
+        return await result
+
+    return asyncio.run(wait())
