@@ -122,7 +122,23 @@ def _at_home(spec: JobSpec, caller: Caller) -> JobSpec:
 def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
     if isinstance(args, str):
         raise TypeError(f"args is a list, not the text {args!r}")
+    given = {"args": list(args), "kwargs": dict(kwargs)}
     try:
-        return json.dumps({"args": list(args), "kwargs": dict(kwargs)}, allow_nan=False)
+        text = json.dumps(given, allow_nan=False)
+        _check_keys([given])
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"args and kwargs must be what JSON can say: {error}") from error
+    return text
+
+
+def _check_keys(values: list[object]) -> None:
+    """Refuse keys that json turns into text unasked: they would not arrive as they are."""
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise TypeError(f"keys are text, not {key!r}")
+            values.extend(value.values())
+        elif isinstance(value, list | tuple):
+            values.extend(value)

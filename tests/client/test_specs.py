@@ -151,6 +151,12 @@ def test_an_argument_that_json_cannot_say_is_a_type_error(argument):
         class_spec("app:run", [argument], {}, {}, Caller())
 
 
+@pytest.mark.parametrize("key", [1, 1.5, None, True])
+def test_a_key_that_json_would_turn_into_text_is_a_type_error(key):
+    with pytest.raises(TypeError, match=rf"JSON can say: keys are text, not {key!r}"):
+        class_spec("app:run", [], {"x": [({key: 1},)]}, {}, Caller())
+
+
 def test_arguments_are_sent_as_the_text_of_json():
     spec = class_spec("app:run", (1, 2**70), {"x": None}, {}, Caller())
 
