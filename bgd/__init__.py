@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bgd.client import Client, Job, run_background_job
     from bgd.client.asynchronous import AsyncClient, AsyncJob
+    from bgd.client.default import using
     from bgd.core.job import Outcome, State
     from bgd.core.spec import JobSpec
     from bgd.errors import (
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         ProtocolError,
         Refused,
     )
+    from bgd.jobfunction import JobFunction, job
 
 __version__ = "0.1.0"
 
@@ -32,6 +34,7 @@ __all__ = [
     "DaemonUnreachable",
     "Job",
     "JobFailed",
+    "JobFunction",
     "JobSpec",
     "NoSuchJob",
     "NotAllowed",
@@ -40,7 +43,9 @@ __all__ = [
     "Refused",
     "State",
     "__version__",
+    "job",
     "run_background_job",
+    "using",
 ]
 
 _HOME = {
@@ -49,6 +54,9 @@ _HOME = {
     "Client": "bgd.client",
     "Job": "bgd.client",
     "run_background_job": "bgd.client",
+    "using": "bgd.client.default",
+    "job": "bgd.jobfunction",
+    "JobFunction": "bgd.jobfunction",
     "JobSpec": "bgd.core.spec",
     "Outcome": "bgd.core.job",
     "State": "bgd.core.job",

@@ -37,7 +37,9 @@ ROOMS = {
     " bgd.launcher bgd.systemd bgd.wire",
     # it runs in interpreters that have nothing else, where its own folder goes by another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
-    "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors",
+    "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
+    "bgd/functions.py": STANDARD,  # like the next, a worker imports it for each job: what it calls is late
+    "bgd/jobfunction.py": f"{STANDARD} bgd.client bgd.core.spec.JobSpec bgd.functions",
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.systemd",
     "bgd/errors.py": PURE,
@@ -56,7 +58,8 @@ ROOMS = {
         ],
         f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.requests.ShutdownMode",
     ),
-    "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.wire",
+    "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.wire"
+    " typing_extensions.TypeVar",  # for types only: who checks them brings it along
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.harmless bgd.words bgd.wire.replies"
     " bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
@@ -125,6 +128,7 @@ def test_public_names_are_a_short_list():
         "DaemonUnreachable",
         "Job",
         "JobFailed",
+        "JobFunction",
         "JobSpec",
         "NoSuchJob",
         "NotAllowed",
@@ -133,7 +137,9 @@ def test_public_names_are_a_short_list():
         "Refused",
         "State",
         "__version__",
+        "job",
         "run_background_job",
+        "using",
     ]
 
 

@@ -1,6 +1,36 @@
 """A program that is wrong on each line that says so, with the code of mypy's complaint. It is never run."""
 
+import bgd
 from bgd import AsyncClient, AsyncJob, Client, Job
+
+
+@bgd.job
+def add(first: int, second: int = 2) -> int:
+    return first + second
+
+
+@bgd.job
+async def length(text: str) -> int:
+    return len(text)
+
+
+def misuse_of_functions(client: Client) -> None:
+    bgd.job(quue="mail")  # E: call-overload
+    add.submit("one")  # E: arg-type
+    add.submit(1, third=3)  # E: call-arg
+    add("one")  # E: arg-type
+    text: str = add.submit(1).result()  # E: assignment
+    number: str = length.submit("word").result()  # E: assignment
+    add.options(priorty=5)  # E: call-arg
+    add.submit_many([1, 2])  # E: list-item
+    add.spec()  # E: call-arg
+    with bgd.using(add):  # E: arg-type
+        print(text, number, client)
+
+
+async def misuse_of_awaited_functions() -> None:
+    add.submit_async(1)  # E: unused-coroutine
+    await add.submit_async("one")  # E: arg-type
 
 
 def misuse(client: Client, job: Job) -> None:

@@ -4,7 +4,51 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bgd import AsyncClient, AsyncJob, Client, Job, JobSpec, Outcome, State, run_background_job
+import bgd
+from bgd import AsyncClient, AsyncJob, Client, Job, JobFunction, JobSpec, Outcome, State, run_background_job
+
+
+@bgd.job
+def add(first: int, second: int = 2) -> int:
+    return first + second
+
+
+@bgd.job(queue="mail", retries=5, timeout=60)
+async def send(address: str, *, copies: int = 1) -> list[str]:
+    return [address] * copies
+
+
+class Report:
+    @bgd.job(priority=5)
+    def text(self, pages: int) -> str:
+        return f"{pages} pages"
+
+    @classmethod
+    @bgd.job
+    def name(cls, suffix: str) -> str:
+        return cls.__name__ + suffix
+
+
+def use_functions(client: Client) -> None:
+    number: int = add(1) + add.submit(1, second=2).result(timeout=3)
+    address: str = send.submit("ada", copies=2).result()[0]
+    letters: list[str] = send.options(queue="night", delay=5).submit("ada").result()
+    text: str = Report().text(3) + Report().text.submit(3).result() + Report.text.submit(pages=3).result()
+    name: str = Report.name("s") + Report.name.submit("s").result()
+    many: list[Job[int]] = add.submit_many([(1, 2), {"first": 3}])
+    mixed: list[Job] = client.submit_many([add.spec(1), send.spec("ada", copies=3)])
+    any_job: Job = add.submit(1)
+    function: JobFunction[[int], str] = Report().text
+    with bgd.using(client):
+        print(number, address, letters, text, name, many, mixed, any_job, function)
+
+
+async def await_functions(client: AsyncClient) -> None:
+    job: AsyncJob[int] = await add.submit_async(1, second=2)
+    number: int = await job.result()
+    letters: list[str] = await (await send.options(priority=3).submit_async("ada")).result()
+    with bgd.using(client):
+        print(number, letters)
 
 
 def hand_over(client: Client) -> list[Job]:
@@ -128,3 +172,4 @@ async def act_and_look_after(job: AsyncJob) -> None:
 
 with Client("/run/bgd/bgd.sock", user=True) as a_client:
     print(hand_over(a_client), ask, act, look_after, hand_over_and_ask, act_and_look_after)
+    print(use_functions, await_functions)

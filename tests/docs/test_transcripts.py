@@ -13,7 +13,7 @@ from tests.support import DEADLINE, ROOT
 
 CONFIGURATION = f"""\
 [security]
-allowed_classes = ["app.services.*"]
+allowed_classes = ["app.services.*", "app.tasks.*"]
 
 [python]
 path = ["{ROOT}/examples"]
@@ -40,7 +40,7 @@ def test_programs_of_the_page_run_to_their_end(home, name):
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-"],
         input=program,
-        env=home.env,
+        env=home.env | {"PYTHONPATH": f"{ROOT}:{ROOT}/examples"},
         cwd=home.folder,
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
@@ -31,6 +31,8 @@ from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, Info, LogPart, Queues, Stats
 from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, JobView
+
+R = TypeVar("R")
 
 TIMEOUT = 30.0  # seconds; a daemon answers in milliseconds, but may have a full disk or a long queue to write
 WINDOW = 3600.0  # seconds that figures are about, unless told otherwise
@@ -205,6 +207,10 @@ class AsyncClient:
             late = f"job {rest.first} has" if count == 1 else f"{count} jobs have"
             raise TimeoutError(f"{late} not finished within {timeout:g} s") from None
 
+    @overload
+    async def result(self, job: AsyncJob[R], *, timeout: float | None = None) -> R: ...
+    @overload
+    async def result(self, job: JobReference, *, timeout: float | None = None) -> object: ...
     async def result(self, job: JobReference, *, timeout: float | None = None) -> object:
         """Wait for a job, then return what a class job returned, for a command 0.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from functools import partial
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
@@ -32,6 +32,8 @@ from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, Info, LogPart, Queues, Stats
 from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, JobView
+
+R = TypeVar("R")
 
 TIMEOUT = 30.0  # seconds; a daemon answers in milliseconds, but may have a full disk or a long queue to write
 WINDOW = 3600.0  # seconds that figures are about, unless told otherwise
@@ -206,6 +208,10 @@ class Client:
             late = f"job {rest.first} has" if count == 1 else f"{count} jobs have"
             raise TimeoutError(f"{late} not finished within {timeout:g} s") from None
 
+    @overload
+    def result(self, job: Job[R], *, timeout: float | None = None) -> R: ...
+    @overload
+    def result(self, job: JobReference, *, timeout: float | None = None) -> object: ...
     def result(self, job: JobReference, *, timeout: float | None = None) -> object:
         """Wait for a job, then return what a class job returned, for a command 0.
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Generic, Self, Unpack
 
 from bgd.client.blocking.runtime import first_view
 from bgd.client.options import EditOptions
@@ -14,10 +14,18 @@ from bgd.wire.replies import ActResult, LogPart
 from bgd.wire.views import AttemptView, JobView
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from bgd.client.blocking.client import Client
 
+    R_co = TypeVar("R_co", covariant=True, default=object)
+else:
+    from typing import TypeVar
 
-class Job:
+    R_co = TypeVar("R_co", covariant=True)  # `default` is new in Python 3.13
+
+
+class Job(Generic[R_co]):
     """One job. Its attributes are those of `JobView`, as they were when the job was last looked at.
 
     A job that was just submitted knows its `id`, and whether it `is_new` or was there with the same key. When
@@ -106,14 +114,14 @@ class Job:
         self._view = finished.view
         return self
 
-    def result(self, timeout: float | None = None) -> object:
+    def result(self, timeout: float | None = None) -> R_co:
         """Wait, then return what a class job returned, for a command 0.
 
         Raises:
             JobFailed: it did not succeed.
             TimeoutError: it has not finished within `timeout` seconds.
         """
-        return self._client.result(self.id, timeout=timeout)
+        return self._client.result(self, timeout=timeout)
 
     def attempts(self) -> list[AttemptView]:
         return self._client.attempts(self.id)

@@ -1,0 +1,167 @@
+"""The decorator `bgd.job`: a function that stays what it is, and can be handed to the background as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from bgd.functions import check_call, target_of
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from bgd.client.asynchronous import AsyncJob
+    from bgd.client.blocking import Job
+    from bgd.client.options import JobOptions
+    from bgd.core.spec import JobSpec
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+
+Arguments = Sequence[object] | Mapping[str, object]
+"""Of one call: positional ones, or named ones."""
+
+_ADDED = ("submit", "submit_async", "submit_many", "spec", "options")
+
+
+class Background(Generic[P, R_co]):
+    """A function's way to the background, with the options that its jobs get there.
+
+    Each verb checks the arguments as a call would, and raises TypeError where they do not fit the function,
+    where JSON cannot say them, or where no worker would find the function. A tuple arrives as a list. What a
+    coroutine function's job returns is what it returns when it was awaited.
+
+    Jobs go by `bgd.client.default.using`, else over one connection of the process, which forked children
+    and threads need not think about; all verbs raise what `Client.call` does.
+    """
+
+    def __init__(self, function: Callable[P, R_co], options: JobOptions) -> None:
+        self._function = function
+        self._options = options
+
+    @overload
+    def submit(self: Background[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Job[T]: ...
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]: ...
+    def submit(self, *args: Any, **kwargs: Any) -> Job[Any]:
+        """Queue a call of the function; returns when it is on disk."""
+        from bgd.client.default import default_client  # noqa: PLC0415 - see `job`
+
+        return default_client().call(self._checked(args, kwargs), args, kwargs, **self._options)
+
+    @overload
+    async def submit_async(
+        self: Background[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncJob[T]: ...
+    @overload
+    async def submit_async(self, *args: P.args, **kwargs: P.kwargs) -> AsyncJob[R_co]: ...
+    async def submit_async(self, *args: Any, **kwargs: Any) -> AsyncJob[Any]:
+        """Queue a call of the function, from an event loop."""
+        from bgd.client.default import default_async_client  # noqa: PLC0415 - see `job`
+
+        return await default_async_client().call(self._checked(args, kwargs), args, kwargs, **self._options)
+
+    @overload
+    def submit_many(
+        self: Background[P, Coroutine[Any, Any, T]], calls: Iterable[Arguments]
+    ) -> list[Job[T]]: ...
+    @overload
+    def submit_many(self, calls: Iterable[Arguments]) -> list[Job[R_co]]: ...
+    def submit_many(self, calls: Iterable[Arguments]) -> list[Job[Any]]:
+        """Queue many calls in one transaction: all of them, or none.
+
+        Args:
+            calls: of each call a tuple of its positional arguments, or a mapping of named ones.
+        """
+        from bgd.client.default import default_client  # noqa: PLC0415 - see `job`
+
+        return default_client().submit_many([self._spec(*_split(call)) for call in calls])
+
+    def spec(self, *args: P.args, **kwargs: P.kwargs) -> JobSpec:
+        """Return a call of the function as `submit_many` of any client takes it, among others."""
+        return self._spec(args, kwargs)
+
+    def options(self, **changed: Unpack[JobOptions]) -> Background[P, R_co]:
+        """Return the way to the background with other options, those of `Client.call`."""
+        return Background(self._function, {**self._options, **changed})
+
+    def _spec(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobSpec:
+        from bgd.client.caller import Caller  # noqa: PLC0415 - see `job`
+        from bgd.client.specs import class_spec  # noqa: PLC0415
+
+        return class_spec(self._checked(args, kwargs), args, kwargs, self._options, Caller())
+
+    def _checked(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
+        """Return the function's target, if a call would fit it."""
+        target = target_of(self._function)
+        check_call(self._function, args, kwargs)
+        return target
+
+
+class JobFunction(Background[P, R_co]):
+    """What type checkers see of a function under `bgd.job`: the function itself, and its `Background`.
+
+    Of a method it is what is left to say when object or class are left out.
+    """
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the function, here and now."""
+        return self._function(*args, **kwargs)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(
+            self: JobFunction[Concatenate[Any, Q], R_co], instance: object, owner: type | None = None
+        ) -> JobFunction[Q, R_co]: ...
+        @overload
+        def __get__(self, instance: None, owner: type) -> JobFunction[P, R_co]: ...
+        def __get__(self, instance: object, owner: type | None = None) -> Any: ...
+
+
+@overload
+def job(function: Callable[P, R_co], /) -> JobFunction[P, R_co]: ...
+@overload
+def job(**options: Unpack[JobOptions]) -> Callable[[Callable[P, R_co]], JobFunction[P, R_co]]: ...
+def job(function: Any = None, /, **options: Any) -> Any:
+    """Give a function `submit`, `submit_many`, `submit_async`, `spec` and `options`.
+
+    It stays the very function: a call of it runs here, and a worker finds it under its own name, if the
+    daemon's configuration allows that. As a worker imports it for each job, what it takes to submit is
+    imported when something is submitted.
+
+    Args:
+        function: one at the top of a module, or a method of a class there, whose object is made anew, without
+            arguments, for each job. `staticmethod` and `classmethod` stand above this decorator.
+        options: of its jobs, as of `Client.call`.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if function is None:
+        return lambda function: _with_background(function, options)
+    return _with_background(function, options)
+
+
+def _with_background(function: Any, options: Any) -> Any:
+    if isinstance(function, classmethod | staticmethod):
+        raise TypeError(f"put @bgd.job below @{type(function).__name__}, next to the function")
+    if isinstance(function, type) or not callable(function) or not hasattr(function, "__qualname__"):
+        raise TypeError(f"@bgd.job is for functions and methods, not {function!r}")
+    background: Background[..., Any] = Background(function, options)
+    try:
+        for name in _ADDED:
+            setattr(function, name, getattr(background, name))
+    except AttributeError:
+        raise TypeError(f"@bgd.job is for functions written in Python, not {function!r}") from None
+    return function
+
+
+def _split(call: Arguments) -> tuple[Sequence[object], Mapping[str, object]]:
+    if isinstance(call, Mapping):
+        return (), call
+    if isinstance(call, str | bytes) or not isinstance(call, Sequence):
+        raise TypeError(f"the arguments of each call are a tuple or a mapping, not {call!r}")
+    return call, {}

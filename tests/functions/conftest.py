@@ -1,0 +1,38 @@
+"""A daemon that allows the functions of tests/functions/tasks.py, and is the one that clients find."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT, Daemon
+
+CONFIGURATION = f"""\
+[security]
+allowed_classes = ["tests.functions.tasks.*"]
+
+[python]
+path = ["{ROOT}"]
+
+[daemon]
+slots = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def _running():
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        running = Daemon(Path(folder))
+        running.configure(CONFIGURATION)
+        running.start()
+        yield running
+        running.stop()
+
+
+@pytest.fixture
+def served(_running: Daemon, monkeypatch: pytest.MonkeyPatch):
+    """The daemon, found by who names none."""
+    monkeypatch.setenv("BGD_SOCKET", str(_running.socket))
+    return _running

@@ -1,0 +1,91 @@
+"""Functions of an application, as its authors write them with bgd."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import bgd
+
+
+@bgd.job
+def add(first: int, second: int = 2) -> int:
+    return first + second
+
+
+@bgd.job(queue="mail", retries=0, tags=["letter"])
+def send(address: str, *, copies: int = 1) -> str:
+    return f"{copies} for {address}"
+
+
+@bgd.job(retries=0)
+def echo(value: object) -> object:
+    return value
+
+
+@bgd.job(retries=0)
+def fail(message: str) -> None:
+    raise LookupError(message)
+
+
+@bgd.job
+async def length(text: str) -> int:
+    return len(text)
+
+
+def doubled(function: Callable[[int], int]) -> Callable[[int], int]:
+    @functools.wraps(function)
+    def twice(number: int) -> int:
+        return 2 * function(number)
+
+    return twice
+
+
+@bgd.job
+@doubled
+def next_one(number: int) -> int:
+    return number + 1
+
+
+class Report:
+    def __init__(self) -> None:
+        self.title = "made anew"
+
+    @bgd.job
+    def text(self, pages: int) -> str:
+        return f"{self.title}, {pages} pages"
+
+    @classmethod
+    @bgd.job
+    def name(cls, suffix: str) -> str:
+        return cls.__name__ + suffix
+
+    @staticmethod
+    @bgd.job
+    def size(pages: int) -> int:
+        return 10 * pages
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def refuse_odd(number: int) -> int:
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number
+
+
+def wait_for(path: str) -> str:
+    """Read what somebody writes into a pipe: a job that ends when a test wants it to."""
+    return Path(path).read_text()
+
+
+def process_id(_number: int = 0) -> int:
+    return os.getpid()
+
+
+@bgd.job
+def _private() -> None: ...

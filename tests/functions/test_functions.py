@@ -1,0 +1,125 @@
+"""Functions as targets: their names, and whether a call fits."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from bgd.functions import check_call, target_of
+from tests.functions import tasks
+
+
+@pytest.mark.parametrize(
+    ("function", "target"),
+    [
+        (tasks.add, "add"),
+        (tasks.next_one, "next_one"),
+        (tasks.Report.text, "Report.text"),
+        (tasks.Report().text, "Report.text"),
+        (tasks.Report.name, "Report.name"),
+        (tasks.Report.size, "Report.size"),
+    ],
+)
+def test_a_target_is_the_module_and_the_name_in_it(function, target):
+    assert target_of(function) == f"tests.functions.tasks:{target}"
+
+
+def test_what_is_not_written_in_python_has_a_target_too():
+    assert target_of(math.sqrt) == "math:sqrt"
+
+
+class Outer:
+    class Inner:
+        def method(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (lambda: None, "a lambda of .* has no name to be called by: make it a function with def"),
+        (Outer.Inner.method, "Outer.Inner.method is in a class within a class: move it"),
+        (Outer, "a job is a function or a method, not <class"),
+        ("app:run", "a job is a function or a method, not 'app:run'"),
+        (SimpleNamespace(__qualname__="run"), "a job is a function or a method, not"),
+        ([].append, "is of no module"),
+    ],
+)
+def test_what_no_worker_would_find_is_refused_with_what_to_do(function, problem):
+    with pytest.raises(TypeError, match=problem):
+        target_of(function)
+
+
+def test_a_function_within_a_function_is_refused():
+    def inner() -> None: ...
+
+    with pytest.raises(TypeError, match=r"inner is defined inside a function: move it to the top"):
+        target_of(inner)
+
+
+PROGRAM = """
+from bgd.functions import target_of
+def run(): ...
+try:
+    print(target_of(run))
+except TypeError as error:
+    print(error)
+"""
+
+
+def test_a_program_that_is_run_as_a_module_has_that_modules_name(tmp_path):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/jobs.py").write_text(PROGRAM)
+
+    assert printed(tmp_path, "-m", "app.jobs") == "app.jobs:run\n"
+
+
+def test_a_program_that_is_run_as_a_file_has_no_name_that_a_worker_knows(tmp_path):
+    (tmp_path / "jobs.py").write_text(PROGRAM)
+
+    assert "run is defined in the program that runs as __main__" in printed(tmp_path, "jobs.py")
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs"),
+    [
+        (tasks.add, (1,), {}),
+        (tasks.add, (1,), {"second": 2}),
+        (tasks.Report.text, (3,), {}),
+        (tasks.Report().text, (), {"pages": 3}),
+        (tasks.Report.name, ("s",), {}),
+        (tasks.Report().name, ("s",), {}),
+        (tasks.Report.size, (3,), {}),
+        (dict, (1, 2, 3), {}),  # which cannot say what it takes
+    ],
+)
+def test_arguments_that_fit_pass(function, args, kwargs):
+    check_call(function, args, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs", "problem"),
+    [
+        (tasks.add, (), {}, r"add\(first: 'int', second: 'int' = 2\) .*missing a required argument: 'first'"),
+        (tasks.add, (1, 2, 3), {}, "too many positional arguments"),
+        (tasks.add, (1,), {"third": 3}, "unexpected keyword argument 'third'"),
+        (tasks.Report.text, (), {}, "missing a required argument: 'pages'"),
+        (tasks.Report.text, ("self", 3), {}, "too many positional arguments"),
+        (tasks.Report().text, (1, 2), {}, "too many positional arguments"),
+        (tasks.Report.name, (), {}, "missing a required argument: 'suffix'"),
+        (tasks.Report.size, (), {}, "missing a required argument: 'pages'"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_as_a_call_would(function, args, kwargs, problem):
+    with pytest.raises(TypeError, match=problem):
+        check_call(function, args, kwargs)
+
+
+def printed(folder, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout

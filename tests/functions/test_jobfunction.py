@@ -1,0 +1,249 @@
+"""The decorator: a function that is called here, or handed to a daemon that may or may not allow it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import bgd
+from bgd import AsyncClient, Client, DaemonUnreachable, JobFailed, NotAllowed, Refused
+from bgd.client.default import default_async_client, default_client
+from tests.functions import tasks
+from tests.support import DEADLINE
+
+pytestmark = pytest.mark.usefixtures("served")
+
+
+def test_a_call_runs_here():
+    assert tasks.add(1) == 3
+    assert tasks.Report().text(3) == "made anew, 3 pages"
+    assert tasks.Report.name("s") == "Reports"
+    assert tasks.Report.size(3) == 30  # type: ignore[call-arg]  # of a staticmethod checkers know less
+
+
+def test_it_stays_the_very_function():
+    def function() -> None:
+        """Do nothing."""
+
+    assert bgd.job(function) is function
+    assert bgd.job(queue="mail")(function) is function
+    assert pickle.loads(pickle.dumps(tasks.add)) is tasks.add
+
+
+def test_a_worker_runs_it_under_its_own_name():
+    job = tasks.add.submit(3, second=4)
+
+    assert job.result(DEADLINE) == 7
+    assert job.target == "tests.functions.tasks:add"
+
+
+def test_methods_run_on_an_object_made_anew_and_classmethods_and_staticmethods_without():
+    jobs = [
+        tasks.Report.text.submit(3),
+        tasks.Report().text.submit(pages=4),
+        tasks.Report.name.submit("s"),
+        tasks.Report.size.submit(3),  # type: ignore[call-arg]  # as above
+    ]
+
+    assert [job.result(DEADLINE) for job in jobs] == [
+        "made anew, 3 pages",
+        "made anew, 4 pages",
+        "Reports",
+        30,
+    ]
+
+
+def test_a_coroutine_function_is_awaited_and_a_decorated_one_runs_with_its_decorators():
+    assert tasks.length.submit("word").result(DEADLINE) == 4
+    assert tasks.next_one.submit(2).result(DEADLINE) == 6
+
+
+def test_a_tuple_arrives_as_a_list():
+    assert tasks.echo.submit((1, ("a", None))).result(DEADLINE) == [1, ["a", None]]
+
+
+def test_options_are_those_of_the_decorator_and_then_those_that_are_changed():
+    usual = tasks.send.submit("ada", copies=2)
+    other = tasks.send.options(queue="night", priority=5).options(priority=7, delay=3600).submit("ada")
+
+    assert (usual.queue, usual.retries, usual.tags, usual.priority) == ("mail", 0, ["letter"], 0)
+    assert (other.queue, other.retries, other.tags, other.priority) == ("night", 0, ["letter"], 7)
+    assert other.state == "scheduled"
+    assert usual.result(DEADLINE) == "2 for ada"
+
+
+def test_many_are_queued_in_their_order():
+    jobs = tasks.send.submit_many([("ada",), {"address": "bob", "copies": 3}, ["eve"]])
+
+    assert [job.result(DEADLINE) for job in jobs] == ["1 for ada", "3 for bob", "1 for eve"]
+
+
+def test_none_of_many_is_queued_if_one_does_not_fit():
+    before = tasks.add.submit(1).id
+    with pytest.raises(TypeError, match="missing a required argument: 'first'"):
+        tasks.add.submit_many([(1,), ()])
+    with pytest.raises(TypeError, match="are a tuple or a mapping, not 'ada'"):
+        tasks.send.submit_many(["ada"])
+
+    assert tasks.add.submit(1).id == before + 1
+
+
+def test_specs_of_several_functions_go_into_one_transaction():
+    with Client() as client:
+        jobs = client.submit_many([tasks.add.spec(1), tasks.send.spec("ada"), ["true"]])
+
+        assert [job.result(DEADLINE) for job in jobs] == [3, "1 for ada", 0]
+
+
+@pytest.mark.parametrize("arguments", [(), (1, 2, 3), ({1, 2},), ({1: "one"},), (float("nan"),)])
+def test_what_does_not_fit_fails_where_it_is_submitted(monkeypatch, arguments):
+    monkeypatch.setenv("BGD_SOCKET", "/nonexistent")  # nobody has to be asked
+
+    with pytest.raises(TypeError):
+        tasks.add.submit(*arguments)
+
+
+def test_an_unknown_option_is_named_when_something_is_submitted():
+    with pytest.raises(TypeError, match=r"no option 'priorty': did you mean priority\?"):
+        tasks.add.options(priorty=5).submit(1)  # type: ignore[call-arg]  # the point
+
+
+def test_an_error_of_the_job_is_raised_for_its_result():
+    with pytest.raises(JobFailed, match="LookupError: no such letter"):
+        tasks.fail.submit("no such letter").result(DEADLINE)
+
+
+def test_what_the_configuration_does_not_allow_is_refused():
+    with pytest.raises(NotAllowed, match="allowed_classes"):
+        not_listed.submit()
+    with pytest.raises(Refused, match="names that do not begin with an underscore"):
+        tasks._private.submit()
+
+
+def test_a_name_that_was_forged_leads_nowhere():
+    def forged(command: str) -> None:
+        os.system(command)
+
+    forged.__module__, forged.__qualname__ = "tests.functions.tasks", "os.system"
+    job = bgd.job(retries=0)(forged).submit("true")
+
+    with pytest.raises(JobFailed, match=r"'os'|refused"):
+        job.result(DEADLINE)
+
+
+@bgd.job
+def not_listed() -> None: ...
+
+
+@pytest.mark.parametrize("thing", [tasks.Report, 3, len])
+def test_what_is_no_function_is_refused_at_once(thing):
+    with pytest.raises(TypeError, match=r"@bgd\.job"):
+        bgd.job(thing)
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_the_order_of_decorators_is_told(kind):
+    with pytest.raises(TypeError, match=rf"put @bgd\.job below @{kind.__name__}"):
+        bgd.job(kind(not_listed))
+
+
+# --- clients ------------------------------------------------------------------------------------------------
+
+
+async def test_it_is_submitted_from_an_event_loop():
+    job = await tasks.add.submit_async(1)
+    again = await tasks.length.options(priority=3).submit_async("word")
+
+    assert await job.result(DEADLINE) == 3
+    assert await again.result(DEADLINE) == 4
+
+
+def test_each_event_loop_has_its_client_and_keeps_it():
+    async def clients() -> list[AsyncClient]:
+        await tasks.add.submit_async(1)
+        return [default_async_client(), default_async_client()]
+
+    first, second = asyncio.run(clients()), asyncio.run(clients())
+
+    assert first[0] is first[1]
+    assert second[0] is second[1] is not first[0]
+
+
+def test_a_client_can_be_named_for_a_while(served, monkeypatch):
+    monkeypatch.setenv("BGD_SOCKET", "/nonexistent/bgd.sock")
+    with served.client() as client:
+        with bgd.using(client):
+            assert default_client() is client
+            assert tasks.add.submit(1).result(DEADLINE) == 3
+        assert default_client() is not client
+        with pytest.raises(DaemonUnreachable):
+            tasks.add.submit(1)
+
+
+async def test_an_async_client_can_be_named_too(served):
+    async with AsyncClient(str(served.socket)) as client:
+        with bgd.using(client):
+            assert default_async_client() is client
+        assert default_async_client() is not client
+
+
+def test_threads_share_the_default_client():
+    with ThreadPoolExecutor(8) as threads:
+        jobs = list(threads.map(tasks.add.submit, range(40)))
+
+    assert [job.result(DEADLINE) for job in jobs] == list(range(2, 42))
+    assert len({job.id for job in jobs}) == 40
+
+
+def test_a_thread_does_not_see_the_client_that_another_one_named(served):
+    seen = []
+    with served.client() as client, bgd.using(client):
+        thread = threading.Thread(target=lambda: seen.append(default_client()))
+        thread.start()
+        thread.join()
+
+    assert seen[0] is not client
+
+
+def test_a_forked_child_has_a_connection_of_its_own():
+    tasks.add.submit(1)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, str(tasks.add.submit(1).result(DEADLINE)).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+
+    assert answer == "3"
+    assert tasks.add.submit(2).result(DEADLINE) == 4
+
+
+def test_another_place_in_the_environment_is_another_client(served, monkeypatch):
+    first = default_client()
+    monkeypatch.setenv("BGD_SOCKET", "/nonexistent/bgd.sock")
+    other = default_client()
+    monkeypatch.setenv("BGD_SOCKET", str(served.socket))
+
+    assert default_client() is first is not other
+
+
+def test_a_worker_that_only_runs_it_imports_no_client():
+    program = (
+        "import sys, tests.functions.tasks; print([name for name in sys.modules "
+        "if name.startswith('bgd.') or name in {'msgspec', 'asyncio', 'inspect'}])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "['bgd.functions', 'bgd.jobfunction']\n"
