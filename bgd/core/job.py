@@ -42,6 +42,7 @@ class Move(StrEnum):
     SUCCEED = "succeed"
     RETRY = "retry"  # the attempt failed; another one after a pause
     GIVE_UP = "give up"
+    SNOOZE = "snooze"  # the job asked to run again later
     STOP = "stop"
     REQUEUE = "requeue"  # not the job's fault: another attempt at once
     CANCEL = "cancel"
@@ -53,6 +54,7 @@ _AFTER_AN_ATTEMPT = {
     Move.SUCCEED: State.SUCCEEDED,
     Move.RETRY: State.SCHEDULED,
     Move.GIVE_UP: State.FAILED,
+    Move.SNOOZE: State.SCHEDULED,
     Move.REQUEUE: State.QUEUED,
 }
 
@@ -93,6 +95,7 @@ class Outcome(StrEnum):
     LOG_LIMIT = "log_limit"
     REFUSED = "refused"  # no longer allowed by the configuration
     ERROR = "error"  # a class job raised
+    SNOOZED = "snoozed"  # a class job asked to run again later; uses up no retry
 
 
 UNSEEN = frozenset({Outcome.INTERRUPTED, Outcome.UNKNOWN})

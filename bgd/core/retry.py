@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from bgd.core.job import UNSEEN, Job, Move, Outcome, RetryPolicy, State
+from bgd.core.job import UNSEEN, Job, Move, Now, Outcome, RetryPolicy, State
 from bgd.core.spec import JobSpec
+from bgd.core.wish import Aim, Wish
 
+SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze for ever, so it must not do so a thousand times a second
 MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that takes the machine down each time must stop
 
 SIGNALLED = 128  # and the signal's number
@@ -19,6 +21,7 @@ _CODES = {
 }
 
 NOT_WORTH_IT = "an end of this kind is not tried again (retry_on, no_retry_on)"
+NO_USE = "the job said that no other attempt is of use"
 PUT_ASIDE = f"put aside: the end of {MOST_UNSEEN} attempts in a row was not seen"
 NOT_RERUN = "nobody saw its end, and only a job with retries or with rerun yes is run again then"
 
@@ -35,11 +38,13 @@ def exit_code_of(outcome: Outcome, exit_code: int | None, signal: int | None) ->
     return _CODES.get(outcome)
 
 
-def move_after_end(job: Job, outcome: Outcome, code: int | None) -> tuple[Move, str | None]:
+def move_after_end(
+    job: Job, outcome: Outcome, code: int | None, wish: Wish | None = None
+) -> tuple[Move, str | None]:
     """Choose the move after an attempt of an active `job` ended with `outcome`.
 
-    `code`: as `exit_code_of` tells it. Returns the move, and for people the reason where it is not plain
-    from the outcome.
+    `code`: as `exit_code_of` tells it; `wish`: the job's own. Returns the move, and for people the reason
+    where it is not plain from the outcome.
     """
     if outcome is Outcome.SUCCEEDED:
         return Move.SUCCEED, None
@@ -49,9 +54,24 @@ def move_after_end(job: Job, outcome: Outcome, code: int | None) -> tuple[Move, 
         return Move.REQUEUE, None
     if outcome in UNSEEN:
         return _move_after_unseen_end(job, outcome)
-    if outcome in {Outcome.REFUSED, Outcome.CANCELLED}:  # cancelled unasked: a person's kill at the launcher
-        return Move.GIVE_UP, None
-    return _move_after_failure(job, code)
+    return _move_after_seen_end(job, outcome, code, wish)
+
+
+def wait_after(
+    move: Move, job: Job, now: Now, roll: float, wish: Wish | None
+) -> tuple[float | None, float | None]:
+    """Return until when the job waits after this move: on the elapsed clock, or on the wall clock.
+
+    `job.failures` counts the attempt that has just failed; `roll`: as of `retry_delay`. None: not on that.
+    """
+    after = None if wish is None else wish.after
+    if move is Move.SNOOZE and wish is not None and wish.until is not None:
+        return None, max(wish.until, now.wall + SHORTEST_SNOOZE)
+    if move is Move.SNOOZE:
+        return now.elapsed + max(after or 0.0, SHORTEST_SNOOZE), None
+    if move is not Move.RETRY:
+        return None, None
+    return now.elapsed + (retry_delay(job.policy, job.failures, roll) if after is None else after), None
 
 
 def retry_delay(policy: RetryPolicy, failures: int, roll: float) -> float:
@@ -96,9 +116,23 @@ def with_policy(spec: JobSpec, policy: RetryPolicy) -> JobSpec:
     )
 
 
-def _move_after_failure(job: Job, code: int | None) -> tuple[Move, str | None]:
+def _move_after_seen_end(
+    job: Job, outcome: Outcome, code: int | None, wish: Wish | None
+) -> tuple[Move, str | None]:
+    if outcome in {Outcome.REFUSED, Outcome.CANCELLED}:  # cancelled unasked: a person's kill at the launcher
+        return Move.GIVE_UP, None
+    if outcome is Outcome.SNOOZED:
+        return Move.SNOOZE, None
+    return _move_after_failure(job, code, wish)
+
+
+def _move_after_failure(job: Job, code: int | None, wish: Wish | None) -> tuple[Move, str | None]:
+    if wish is not None and wish.aim is Aim.FAIL:
+        return Move.GIVE_UP, NO_USE
     if job.failures >= job.policy.retries:
         return Move.GIVE_UP, None
+    if wish is not None:  # the job knows better than its exit code
+        return Move.RETRY, None
     return (Move.RETRY, None) if _is_worth_it(job.policy, code) else (Move.GIVE_UP, NOT_WORTH_IT)
 
 

@@ -26,8 +26,9 @@ from bgd.core.job import (
     State,
 )
 from bgd.core.queues import QueueRule
-from bgd.core.retry import move_after_end, retry_delay
+from bgd.core.retry import move_after_end, wait_after
 from bgd.core.spec import JobSpec
+from bgd.core.wish import Wish
 
 EXPIRED = "expired: it could not start in time"
 BEFORE_START = "cancelled before it started"
@@ -264,20 +265,30 @@ class Scheduler:
             self._note(job, now)
             self._effects.append(Suspend(job) if suspended else Continue(job))
 
-    def ended(self, job_id: JobId, attempt: int, outcome: Outcome, now: Now, code: int | None = None) -> bool:
+    def ended(
+        self,
+        job_id: JobId,
+        attempt: int,
+        outcome: Outcome,
+        now: Now,
+        code: int | None = None,
+        wish: Wish | None = None,
+    ) -> bool:
         """Take the end of an attempt. False, and no effect, if that end is not the one waited for.
 
-        `code`: as `bgd.core.retry.exit_code_of` tells it.
+        `code`: as `bgd.core.retry.exit_code_of` tells it; `wish`: the job's own.
         """
         job = self.get(job_id)
         if job is None or job.state not in ACTIVE or job.attempt != attempt:
             return False
-        move, reason = move_after_end(job, outcome, code)
+        move, reason = move_after_end(job, outcome, code, wish)
         unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
-        due = now.elapsed + retry_delay(job.policy, failures, self._roll()) if move is Move.RETRY else None
         self._book.room.vacate(job)
         job = replace(job, failures=failures, unseen=unseen, making_way=False, suspended=False)
+        due, at = wait_after(move, job, now, self._roll(), wish)
+        if at is not None:
+            job = replace(job, terms=replace(job.terms, at=at))
         self._move(job, move, now, reason, due=due)
         self._settle(now)
         return True

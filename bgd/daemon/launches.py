@@ -55,15 +55,16 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
 
 def end_of(ended: Ended) -> AttemptEnd:
     """Read the launcher's report; a class job's own account of itself refines the outcome."""
-    outcome, value, error = ended.outcome, None, None
+    account = calls.Account(ended.outcome)
     if ended.result is not None:  # it had a result file, so it was a class job
-        outcome, value, error = calls.read_result(ended.result, ended.outcome)
+        account = calls.read_result(ended.result, ended.outcome)
+    error = account.error
     if error is None and ended.problem is not None:
-        error = JobError(type=outcome.value, message=ended.problem)
+        error = JobError(type=account.outcome.value, message=ended.problem)
     return AttemptEnd(
         job=JobId(ended.key.job),
         attempt=ended.key.attempt,
-        outcome=outcome,
+        outcome=account.outcome,
         exit_code=ended.exit_code,
         signal=ended.signal,
         started_at=ended.started_at,
@@ -73,7 +74,8 @@ def end_of(ended: Ended) -> AttemptEnd:
         max_rss_bytes=ended.max_rss_bytes,
         log_bytes=ended.log_bytes,
         error=error,
-        result=value,
+        result=account.value,
+        wish=account.wish,
     )
 
 

@@ -22,7 +22,7 @@ from bgd.daemon.storage.records import (
 )
 from bgd.wire.launching import Key
 
-_ENDS = frozenset({Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE, Move.CANCEL})
+_ENDS = frozenset({Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE, Move.SNOOZE, Move.CANCEL})
 _REMOVE = "remove"
 
 

@@ -269,7 +269,7 @@ class Supervisor:
 
     def _take_end(self, end: AttemptEnd) -> None:
         code = exit_code_of(end.outcome, end.exit_code, end.signal)
-        if self._scheduler.ended(end.job, end.attempt, end.outcome, now(), code):
+        if self._scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.wish):
             self._attempts.end(end.job)
             self._pending.ends.append(end)
             self._changed.set()

@@ -9,13 +9,15 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from bgd.core.job import Outcome
-from bgd.core.spec import MAX_RESULT
+from bgd.core.spec import MAX_RESULT, Duration, Instant
 from bgd.core.target import Target
+from bgd.core.wish import Aim, Wish
 from bgd.wire.views import JobError
 
 MAX_DOCUMENT = MAX_RESULT + 100  # bytes of a result file: a result at its limit, and what stands around it
 NO_RESULT = "no_result"  # type of the error of a process that ended well and left no result
 
+_DEFAULT_TYPES = {Aim.RETRY: "retry", Aim.FAIL: "fail", Aim.SNOOZE: Outcome.SNOOZED.value}
 _ENDED_BY_ITSELF = frozenset({Outcome.SUCCEEDED, Outcome.EXIT})
 
 
@@ -39,25 +41,55 @@ def request(target: Target, arguments: str | None, path: Sequence[str]) -> bytes
     return msgspec.json.encode(_Request(target.module, target.name, target.method, given, list(path)))
 
 
-def read_result(raw: bytes | None, outcome: Outcome) -> tuple[Outcome, str | None, JobError | None]:
+class Account(Struct, frozen=True):
+    """What became of a class job: by its own account, as far as that is to be believed.
+
+    `value`: JSON text of what the method returned. `error`: what it raised. `wish`: what is to follow.
+    """
+
+    outcome: Outcome
+    value: str | None = None
+    error: JobError | None = None
+    wish: Wish | None = None
+
+
+def read_result(raw: bytes | None, outcome: Outcome) -> Account:
     """Judge a class job by what it wrote to its result file (None or empty: nothing) and how it ended.
 
-    Returns the outcome; the JSON text of the method's value if it succeeded; the error there was. A process
-    that was ended by others keeps the outcome the launcher saw, whatever it had written by then.
+    A process that was ended by others keeps the outcome the launcher saw, whatever it had written by then.
     """
     if outcome not in _ENDED_BY_ITSELF:
-        return outcome, None, None
+        return Account(outcome)
     try:
         told, value = _read_document(raw or b"")
     except ValueError as error:
         # an exit code of the job's own choice says enough, and is not hidden
         is_silent = outcome is Outcome.EXIT
-        return (outcome, None, None) if is_silent else (Outcome.ERROR, None, JobError(NO_RESULT, str(error)))
-    if told.error is not None:
-        return Outcome.ERROR, None, told.error
+        return (
+            Account(outcome) if is_silent else Account(Outcome.ERROR, error=JobError(NO_RESULT, str(error)))
+        )
+    if value is not None:
+        return Account(outcome, value if outcome is Outcome.SUCCEEDED else None)
+    return _account_of(told)
+
+
+def _account_of(told: _Document) -> Account:
+    """Return the account of a job that says of itself that it returned nothing."""
+    if told.wish is not None:
+        return _account_of_wish(told.wish)
     if told.refused is not None:
-        return Outcome.REFUSED, None, JobError(Outcome.REFUSED, told.refused)
-    return outcome, value if outcome is Outcome.SUCCEEDED else None, None
+        return Account(Outcome.REFUSED, error=JobError(Outcome.REFUSED, told.refused))
+    return Account(Outcome.ERROR, error=told.error)
+
+
+def _account_of_wish(told: _Wish) -> Account:
+    is_snooze = told.aim is Aim.SNOOZE
+    error = JobError(told.type or _DEFAULT_TYPES[told.aim], told.message, told.traceback)
+    return Account(
+        Outcome.SNOOZED if is_snooze else Outcome.ERROR,
+        error=error if told.message or not is_snooze else None,
+        wish=Wish(told.aim, told.after, told.until),
+    )
 
 
 def _read_document(raw: bytes) -> tuple[_Document, str | None]:
@@ -71,7 +103,7 @@ def _read_document(raw: bytes) -> tuple[_Document, str | None]:
         value = None if told.ok is UNSET else bytes(told.ok).decode()
     except _UNDECODABLE as error:
         raise ValueError(f"the result file holds no result: {error}") from error
-    if value is None and told.error is None and told.refused is None:
+    if value is None and told.error is None and told.refused is None and told.wish is None:
         raise ValueError("the result file holds no result: nothing of what it may say")
     problem = None if value is None else _problem_for_python(value)
     if problem is not None:
@@ -104,10 +136,20 @@ class _Request(Struct):
     path: list[str]
 
 
+class _Wish(Struct):
+    aim: Aim
+    after: Duration | None = None
+    until: Instant | None = None
+    type: str | None = None
+    message: str = ""
+    traceback: str | None = None
+
+
 class _Document(Struct):
     ok: Raw | UnsetType = UNSET
     error: JobError | None = None
     refused: str | None = None
+    wish: _Wish | None = None
 
 
 _decode_arguments = msgspec.json.Decoder(_Arguments).decode

@@ -53,6 +53,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     stdin: str | None = None
     pty: bool = False
     suspended: bool = False
+    snoozes: int = 0  # attempts that ended so
 
 
 class AttemptView(Struct, frozen=True, kw_only=True):

@@ -54,6 +54,15 @@ def _check_shape(value: object) -> None:
         level = below
 
 
+def wished(error: BaseException) -> dict[str, object] | None:
+    """Return what the exception says is to follow, as those of bgd_job do; None if it says nothing.
+
+    It is not told by its class, so that it may come from any copy of bgd_job.
+    """
+    wish = getattr(error, "bgd_wish", None) if hasattr(type(error), "bgd_wish") else None
+    return wish if isinstance(wish, dict) else None
+
+
 def told(error: BaseException) -> dict[str, str]:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable
 
-from .account import capped, json_of, told
+from .account import capped, json_of, told, wished
 from .callables import Refusal, resolved
 from .process import leave_if_forked
 from .streams import flush, log
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def carry_out(text: bytes, result_fd: int) -> int:
-    """Do what the text says, write what became of it to the file; return 0 after a result, 1 after an error.
+    """Do what the text says, write what became of it to the file; return 1 after an error, else 0.
 
     Raises:
         SystemExit: the job chose its own exit code; there is no document then.
@@ -34,9 +34,7 @@ def carry_out(text: bytes, result_fd: int) -> int:
         document = json.dumps({"refused": capped(str(refusal))}).encode()
         log(f"refused: {refusal}\n")
     except BaseException as error:  # noqa: BLE001 - whatever the job raised is its outcome
-        account = told(error)
-        document = json.dumps({"error": account}).encode()
-        log(account["traceback"])
+        document, exit_code = _after_exception(error)
     flush()
     leave_if_forked(exit_code)
     if not os.path.samestat(os.fstat(result_fd), result_file):
@@ -44,6 +42,19 @@ def carry_out(text: bytes, result_fd: int) -> int:
     while document:
         document = document[os.write(result_fd, document) :]
     return exit_code
+
+
+def _after_exception(error: BaseException) -> tuple[bytes, int]:
+    """Log an exception; return the document that tells of it, and the exit code."""
+    account, wish = told(error), wished(error)
+    if wish is None:
+        log(account["traceback"])
+        return json.dumps({"error": account}).encode(), 1
+    if wish.get("aim") == "snooze":  # no failure, and so nothing to look into
+        log("snoozed: " + (account["message"] or "no reason given") + "\n")
+        return json.dumps({"wish": {**wish, "message": account["message"]}}).encode(), 0
+    log(account["traceback"])
+    return json.dumps({"wish": {**wish, **account}}).encode(), 1
 
 
 def _read(text: bytes) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from msgspec import Struct
 from bgd.core.effects import NOTE, SUBMIT, Continue, Effect, Save, Start, Stop, Suspend
 from bgd.core.job import ACTIVE, FINAL, MOVES, UNSEEN, WAITING, Job, JobId, Move, Now, Outcome, State
 from bgd.core.queues import QueueRule
-from bgd.core.retry import MOST_UNSEEN
+from bgd.core.retry import MOST_UNSEEN, SHORTEST_SNOOZE
 from bgd.core.scheduler import EXPIRED, Pause, Scheduler
 from bgd.core.spec import JobSpec
+from bgd.core.wish import Aim
 from tests.core.dependencies import Dependencies
 from tests.core.seats import Seats
 from tests.core.survivors import End
@@ -128,9 +129,7 @@ class Referee:
         if old is None or changed & {"delay", "at"}:
             due, date = (now.elapsed + spec.delay if spec.delay else None), spec.at
         elif old.state in ACTIVE and new.state is State.SCHEDULED:
-            due, date = new.due, None
-            assert due is not None
-            assert now.elapsed <= due <= now.elapsed + new.policy.max_delay
+            due, date = self._time_after_end(new, now)
         else:
             due, date = old.due, old.terms.at
         has_come = (due is None or due <= now.elapsed) and (date is None or date <= now.wall)
@@ -148,7 +147,7 @@ class Referee:
         assert (new.queue, new.priority) == (spec.queue, spec.priority)
         assert (new.terms.key, new.terms.slots) == (spec.key, spec.slots)
         if old is not None and old.state in ACTIVE and new.state not in ACTIVE:
-            (last, _) = self.ends[new.id][-1]
+            (last, _, _) = self.ends[new.id][-1]
             was_killed_unasked = old.state is State.RUNNING and last is Outcome.CANCELLED
             if new.state is State.FAILED:
                 assert was_killed_unasked or self._is_spent(old), "given up too early"
@@ -232,11 +231,29 @@ class Referee:
             assert not self.dependencies.of(job.id) or job.state in {State.HELD, State.BLOCKED}
             assert self.dependencies.of(job.id) or job.state is not State.BLOCKED
 
+    def _time_after_end(self, job: Job, now: Now) -> tuple[float | None, float | None]:
+        """Return when a job that has just run is due, on either clock; look at how that was chosen."""
+        last, _, wish = self.ends[job.id][-1]
+        after = None if wish is None else wish.after
+        if last is not Outcome.SNOOZED and after is not None:
+            return now.elapsed + after, None
+        if last is not Outcome.SNOOZED:
+            assert job.due is not None
+            assert now.elapsed <= job.due <= now.elapsed + job.policy.max_delay
+            return job.due, None
+        if wish is not None and wish.until is not None:
+            return None, max(wish.until, now.wall + SHORTEST_SNOOZE)
+        return now.elapsed + max(after or 0.0, SHORTEST_SNOOZE), None
+
     def _is_spent(self, job: Job) -> bool:
         """Tell whether the latest end was the last that the job's policy allows."""
-        ends = [outcome for outcome, _ in self.ends[job.id]]
-        last, code = self.ends[job.id][-1]
+        ends = [outcome for outcome, _, _ in self.ends[job.id]]
+        last, code, wish = self.ends[job.id][-1]
         has_used_up = sum(outcome in USES_UP_A_RETRY for outcome in ends) > job.policy.retries
+        if last is Outcome.SNOOZED:
+            return False
+        if last in FAILURES and wish is not None:
+            return has_used_up or wish.aim is Aim.FAIL
         if last not in UNSEEN:
             is_not_worth_it = (job.policy.retry_on is not None and code not in job.policy.retry_on) or (
                 job.policy.no_retry_on is not None and code in job.policy.no_retry_on

@@ -8,9 +8,10 @@ from msgspec.structs import replace
 
 from bgd.core.effects import Effect, Save, Start
 from bgd.core.job import FINAL, Job, JobId, Now, Outcome
+from bgd.core.wish import Wish
 
 Key = tuple[JobId, int]  # job and number of the attempt
-End = tuple[Outcome, int | None]  # and the code that stands for it, if any does
+End = tuple[Outcome, int | None, Wish | None]  # and the code that stands for it, and what the job wants
 
 
 class Disk:
@@ -82,7 +83,7 @@ class Launcher:
 
     def die(self, seen_as: Outcome) -> None:
         """Be followed by a launcher that reports what ran as ended so."""
-        self.ended.update(dict.fromkeys(self.running, (seen_as, None)))
+        self.ended.update(dict.fromkeys(self.running, (seen_as, None, None)))
         self.running.clear()
         self.instance += 1
         self.covers.add(self.instance)

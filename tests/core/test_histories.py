@@ -6,12 +6,14 @@ import itertools
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from bgd.core.job import FINAL, WAITING, Outcome, RetryPolicy, State
 from bgd.core.queues import QueueRule
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import Pause
 from bgd.core.spec import JobSpec
+from bgd.core.wish import Aim, Wish
 from tests.core.world import World
 
 UNFINISHED = set(State) - FINAL
@@ -26,9 +28,12 @@ seconds = st.one_of(st.integers(0, 10), st.floats(0, 100))
 jumps = st.sampled_from([0.0, 0.0, 0.0, 20.0, -20.0])  # of the wall clock
 code_lists = st.sampled_from([(1,), (1, 124, 143)])
 ends = st.builds(
-    lambda outcome, code: (outcome, exit_code_of(outcome, code, 15)),
+    lambda outcome, code: (outcome, exit_code_of(outcome, code, 15), None),
     st.sampled_from(Outcome),
     st.integers(1, 2),
+)
+wishes = st.builds(
+    Wish, st.sampled_from(Aim), st.sampled_from([None, 0.0, 9.0]), st.sampled_from([None, -5.0, 6.0])
 )
 policies = st.builds(
     RetryPolicy,
@@ -127,6 +132,16 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data(), end=ends, progress=progress)
     def one_ends(self, data, end, progress):
         self.world.end(data.draw(st.sampled_from(sorted(self.world.launcher.running))), end)
+        self.go_on(progress)
+
+    @precondition(lambda self: self.world.launcher.running)
+    @rule(data=st.data(), wish=wishes, progress=progress)
+    def one_says_how_it_ends(self, data, wish, progress):
+        if wish.until is not None:
+            wish = replace(wish, until=self.world.now.wall + wish.until)
+        outcome = Outcome.SNOOZED if wish.aim is Aim.SNOOZE else Outcome.ERROR
+        key = data.draw(st.sampled_from(sorted(self.world.launcher.running)))
+        self.world.end(key, (outcome, exit_code_of(outcome, None, None), wish))
         self.go_on(progress)
 
     @precondition(lambda self: self.world.launcher.running)

@@ -21,6 +21,6 @@ def test_every_unfinished_job_can_be_cancelled_or_asked_to_stop():
 
 
 def test_an_active_job_leaves_its_slot_whatever_became_of_the_attempt():
-    after_an_attempt = {Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE}
+    after_an_attempt = {Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE, Move.SNOOZE}
     for state in ACTIVE:
         assert not {MOVES[state][move] for move in after_an_attempt} & ACTIVE

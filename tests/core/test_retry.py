@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bgd.core.job import Job, JobId, Move, Outcome, RetryPolicy, State
+from bgd.core.job import Job, JobId, Move, Now, Outcome, RetryPolicy, State
 from bgd.core.retry import (
+    NO_USE,
     NOT_RERUN,
     NOT_WORTH_IT,
     PUT_ASIDE,
@@ -16,11 +17,14 @@ from bgd.core.retry import (
     move_after_end,
     policy_of,
     retry_delay,
+    wait_after,
     with_policy,
 )
 from bgd.core.spec import MAX_DURATION, MAX_RETRIES, JobSpec
+from bgd.core.wish import Aim, Wish
 
 MIDDLE = 0.5  # the roll that leaves a delay as it is
+RETRY = Wish(Aim.RETRY)
 
 durations = st.floats(0, MAX_DURATION)
 failures = st.integers(1, MAX_RETRIES)
@@ -194,6 +198,55 @@ def test_codes_say_whether_a_failure_is_worth_another_attempt(policy, again, no_
 
     assert {move(code) for code in again} <= {(Move.RETRY, None)}
     assert {move(code) for code in no_more} == {(Move.GIVE_UP, NOT_WORTH_IT)}
+
+
+def test_a_job_that_says_so_is_retried_though_its_code_says_it_is_not_worth_it():
+    job = running(policy=RetryPolicy(retries=1, retry_on=(75,)))
+
+    assert move_after_end(job, Outcome.ERROR, 1, RETRY) == (Move.RETRY, None)
+
+
+def test_a_job_that_asks_for_a_retry_gets_no_more_of_them():
+    assert move_after_end(running(failures=2), Outcome.ERROR, 1, RETRY) == (Move.GIVE_UP, None)
+
+
+def test_a_job_that_says_it_is_of_no_use_is_not_retried():
+    assert move_after_end(running(), Outcome.ERROR, 1, Wish(Aim.FAIL)) == (Move.GIVE_UP, NO_USE)
+
+
+@pytest.mark.parametrize("job", [running(failures=2), stopping(making_way=True)])
+def test_a_job_that_snoozes_runs_again_whether_it_has_retries_or_not(job):
+    assert move_after_end(job, Outcome.SNOOZED, None, Wish(Aim.SNOOZE)) == (Move.SNOOZE, None)
+
+
+@pytest.mark.parametrize("aim", Aim)
+def test_a_job_asked_to_cancel_is_cancelled_whatever_it_wishes(aim):
+    outcome = Outcome.SNOOZED if aim is Aim.SNOOZE else Outcome.ERROR
+
+    assert move_after_end(stopping(making_way=False), outcome, 1, Wish(aim)) == (Move.CANCEL, None)
+
+
+@pytest.mark.parametrize(
+    ("move", "wish", "until"),
+    [
+        (Move.RETRY, None, (15.0, None)),
+        (Move.RETRY, Wish(Aim.RETRY), (15.0, None)),
+        (Move.RETRY, Wish(Aim.RETRY, after=0.0), (10.0, None)),
+        (Move.RETRY, Wish(Aim.RETRY, after=7200.0), (7210.0, None)),  # it may be over max_delay
+        (Move.SNOOZE, Wish(Aim.SNOOZE, after=60.0), (70.0, None)),
+        (Move.SNOOZE, Wish(Aim.SNOOZE, after=0.0), (11.0, None)),
+        (Move.SNOOZE, Wish(Aim.SNOOZE), (11.0, None)),
+        (Move.SNOOZE, Wish(Aim.SNOOZE, until=1e9 + 60), (None, 1e9 + 60)),
+        (Move.SNOOZE, Wish(Aim.SNOOZE, until=5.0), (None, 1e9 + 1)),
+        (Move.SNOOZE, None, (11.0, None)),
+        (Move.GIVE_UP, Wish(Aim.FAIL), (None, None)),
+        (Move.SUCCEED, None, (None, None)),
+    ],
+)
+def test_a_job_waits_as_long_as_it_says(move, wish, until):
+    job = running(policy=RetryPolicy(retries=2, delay=5.0, jitter=0.0), failures=1)
+
+    assert wait_after(move, job, Now(elapsed=10.0, wall=1e9), MIDDLE, wish) == until
 
 
 def test_codes_say_nothing_once_the_retries_are_used_up():

@@ -5,6 +5,7 @@ import pytest
 from bgd.core.effects import Stop
 from bgd.core.job import JobId, Outcome, RetryPolicy, State
 from bgd.core.scheduler import Pause
+from bgd.core.wish import Aim, Wish
 from tests.core.scheduling import (
     NOW,
     THREE_RETRIES,
@@ -50,6 +51,22 @@ def test_a_failed_job_waits_and_runs_again_until_its_retries_are_used_up():
     decider.advance(at(30.0))
     assert started(decider) == [(job_id, 3, 1)]
     assert end(decider, job_id, Outcome.EXIT, at(31.0)).job.state is State.FAILED
+
+
+def test_a_job_that_snoozes_until_a_date_waits_for_it_on_the_wall_clock():
+    decider = scheduler()
+    job_id = submit(decider)
+    decider.take_effects()
+    wish = Wish(Aim.SNOOZE, until=1060.0)
+
+    decider.ended(job_id, 1, Outcome.SNOOZED, NOW, None, wish)
+
+    assert (decider.next_timer_at(), decider.next_wall_timer_at()) == (None, 1060.0)
+    decider.advance(at(59.9))
+    assert started(decider) == []
+    decider.advance(at(60.0))
+    assert started(decider) == [(job_id, 2, 1)]
+    assert decider.get(job_id).failures == 0
 
 
 def test_a_job_between_attempts_holds_no_slot():

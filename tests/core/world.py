@@ -210,9 +210,9 @@ class World:
             if key in self.launcher.running or key in self.launcher.ended:
                 continue
             if self.disk.given_to[key] not in self.launcher.covers:
-                self._take_end(key, (Outcome.UNKNOWN, None))
+                self._take_end(key, (Outcome.UNKNOWN, None, None))
             elif job.state is State.STOPPING:
-                self._take_end(key, (Outcome.CANCELLED, None))
+                self._take_end(key, (Outcome.CANCELLED, None, None))
             else:
                 self.disk.given_to[key] = self.launcher.instance
                 self._launch(key)
@@ -224,9 +224,9 @@ class World:
     # --- following ----------------------------------------------------------------------------------------
 
     def _take_end(self, key: Key, end: End) -> None:
-        outcome, code = end
+        outcome, code, wish = end
         self.referee.saw_end(key[0], end)
-        assert self.scheduler.ended(*key, outcome, self.now, code)
+        assert self.scheduler.ended(*key, outcome, self.now, code, wish)
         self._unwritten_ends[key] = end
         self._decided()
 

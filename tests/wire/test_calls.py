@@ -9,7 +9,8 @@ import pytest
 from bgd.core.job import Outcome
 from bgd.core.spec import MAX_RESULT
 from bgd.core.target import parse_target
-from bgd.wire.calls import MAX_DOCUMENT, NO_RESULT, problem_with_arguments, read_result, request
+from bgd.core.wish import Aim, Wish
+from bgd.wire.calls import MAX_DOCUMENT, NO_RESULT, Account, problem_with_arguments, read_result, request
 from bgd.wire.views import JobError
 
 METHOD = parse_target("app.services:Report.build")
@@ -82,30 +83,58 @@ def test_arguments_of_another_form_are_refused_in_one_line(arguments):
 def test_value_of_a_method_that_returned_is_kept_as_its_json_text(value):
     raw = f'{{"ok": {value}}}'.encode()
 
-    assert read_result(raw, Outcome.SUCCEEDED) == (Outcome.SUCCEEDED, value, None)
+    assert read_result(raw, Outcome.SUCCEEDED) == Account(Outcome.SUCCEEDED, value)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.SUCCEEDED])
 def test_exception_is_an_error_with_its_account(outcome):
     told = JobError("ValueError", "no", "Traceback...")
 
-    assert read_result(ERROR, outcome) == (Outcome.ERROR, None, told)
+    assert read_result(ERROR, outcome) == Account(Outcome.ERROR, error=told)
 
 
 def test_refusal_of_what_was_resolved_is_a_refusal():
-    assert read_result(b'{"refused": "an alias"}', Outcome.EXIT) == (
-        Outcome.REFUSED,
-        None,
-        JobError("refused", "an alias"),
+    assert read_result(b'{"refused": "an alias"}', Outcome.EXIT) == Account(
+        Outcome.REFUSED, error=JobError("refused", "an alias")
     )
+
+
+@pytest.mark.parametrize(
+    ("raw", "account"),
+    [
+        (
+            b'{"wish": {"aim": "retry", "after": 30, "type": "Busy", "message": "no", "traceback": "T"}}',
+            Account(Outcome.ERROR, error=JobError("Busy", "no", "T"), wish=Wish(Aim.RETRY, after=30.0)),
+        ),
+        (
+            b'{"wish": {"aim": "retry"}}',
+            Account(Outcome.ERROR, error=JobError("retry", ""), wish=Wish(Aim.RETRY)),
+        ),
+        (
+            b'{"wish": {"aim": "fail", "message": "no use"}}',
+            Account(Outcome.ERROR, error=JobError("fail", "no use"), wish=Wish(Aim.FAIL)),
+        ),
+        (
+            b'{"wish": {"aim": "snooze", "until": 1e9, "message": "locked"}}',
+            Account(Outcome.SNOOZED, error=JobError("snoozed", "locked"), wish=Wish(Aim.SNOOZE, until=1e9)),
+        ),
+        (
+            b'{"wish": {"aim": "snooze", "after": 0}}',
+            Account(Outcome.SNOOZED, wish=Wish(Aim.SNOOZE, after=0.0)),
+        ),
+    ],
+)
+@pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.SUCCEEDED])
+def test_wish_is_what_the_job_said(raw, account, outcome):
+    assert read_result(raw, outcome) == account
 
 
 @pytest.mark.parametrize("raw", [None, b""])
 def test_process_that_ends_well_before_the_method_returned_has_not_succeeded(raw):
-    outcome, value, error = read_result(raw, Outcome.SUCCEEDED)
+    got = read_result(raw, Outcome.SUCCEEDED)
 
-    assert (outcome, value) == (Outcome.ERROR, None)
-    assert error == JobError(NO_RESULT, "the process ended before the method returned")
+    assert (got.outcome, got.value) == (Outcome.ERROR, None)
+    assert got.error == JobError(NO_RESULT, "the process ended before the method returned")
 
 
 @pytest.mark.parametrize(
@@ -117,33 +146,37 @@ def test_process_that_ends_well_before_the_method_returned_has_not_succeeded(raw
         (b'{"error": "text"}', "holds no result"),
         (b'{"ok": ' + b"[" * 100_000, "holds no result"),
         (b"{}", "holds no result"),
+        (b'{"wish": {"aim": "succeed"}}', "holds no result"),
+        (b'{"wish": {"aim": "retry", "after": -1}}', "holds no result"),
+        (b'{"wish": {"aim": "snooze", "after": 1e300}}', "holds no result"),
+        (b'{"wish": {"aim": "snooze", "until": NaN}}', "holds no result"),
         (b'{"ok": "' + b"x" * MAX_DOCUMENT + b'"}', "over the limit of 1000100 bytes"),
     ],
 )
 def test_forged_or_broken_result_is_no_success(raw, words):
-    outcome, value, error = read_result(raw, Outcome.SUCCEEDED)
+    got = read_result(raw, Outcome.SUCCEEDED)
 
-    assert (outcome, value) == (Outcome.ERROR, None)
-    assert error is not None
-    assert error.type == NO_RESULT
-    assert words in error.message
+    assert (got.outcome, got.value) == (Outcome.ERROR, None)
+    assert got.error is not None
+    assert got.error.type == NO_RESULT
+    assert words in got.error.message
 
 
 @pytest.mark.parametrize("raw", [None, b"garbage", b'{"ok": 1}'])
 def test_exit_code_of_the_jobs_own_choice_is_not_hidden(raw):
-    assert read_result(raw, Outcome.EXIT) == (Outcome.EXIT, None, None)
+    assert read_result(raw, Outcome.EXIT) == Account(Outcome.EXIT)
 
 
 @pytest.mark.parametrize("raw", [None, b'{"ok": 1}', ERROR, b"garbage"])
 @pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.SUCCEEDED, Outcome.EXIT}))
 def test_process_ended_by_others_keeps_the_outcome_that_was_seen(raw, outcome):
-    assert read_result(raw, outcome) == (outcome, None, None)
+    assert read_result(raw, outcome) == Account(outcome)
 
 
 def test_result_at_the_limit_is_taken():
     value = '"' + "x" * (MAX_RESULT - 2) + '"'
 
-    assert read_result(f'{{"ok":{value}}}'.encode(), Outcome.SUCCEEDED) == (Outcome.SUCCEEDED, value, None)
+    assert read_result(f'{{"ok":{value}}}'.encode(), Outcome.SUCCEEDED) == Account(Outcome.SUCCEEDED, value)
 
 
 def test_arguments_that_python_cannot_read_are_refused_at_the_door():
@@ -155,8 +188,8 @@ def test_arguments_that_python_cannot_read_are_refused_at_the_door():
 
 
 def test_result_that_python_cannot_read_is_an_error():
-    outcome, value, error = read_result(b'{"ok": ' + b"9" * 5000 + b"}", Outcome.SUCCEEDED)
+    got = read_result(b'{"ok": ' + b"9" * 5000 + b"}", Outcome.SUCCEEDED)
 
-    assert (outcome, value) == (Outcome.ERROR, None)
-    assert error is not None
-    assert "cannot be read by Python" in error.message
+    assert (got.outcome, got.value) == (Outcome.ERROR, None)
+    assert got.error is not None
+    assert "cannot be read by Python" in got.error.message

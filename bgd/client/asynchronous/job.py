@@ -75,6 +75,7 @@ class AsyncJob(Generic[R_co]):
     stdin: str | None
     pty: bool
     suspended: bool
+    snoozes: int
 
     def __init__(
         self, client: AsyncClient, job_id: int, view: JobView | None = None, *, is_new: bool = False

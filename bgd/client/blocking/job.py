@@ -76,6 +76,7 @@ class Job(Generic[R_co]):
     stdin: str | None
     pty: bool
     suspended: bool
+    snoozes: int
 
     def __init__(
         self, client: Client, job_id: int, view: JobView | None = None, *, is_new: bool = False

@@ -142,6 +142,7 @@ def _view(row: sqlite3.Row) -> JobView:
         stdin=spec.stdin,
         pty=spec.pty,
         suspended=bool(row["suspended"]),
+        snoozes=row["snoozes"],
     )
 
 

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from bgd.core.job import Job, JobId, Now, Outcome, State
 from bgd.core.spec import JobSpec
+from bgd.core.wish import Wish
 from bgd.wire.views import JobError
 
 
@@ -74,7 +75,10 @@ class AttemptPid(Struct, frozen=True):
 
 
 class AttemptEnd(Struct, frozen=True, kw_only=True):
-    """How an attempt ended. `result` is JSON text; None where there is nothing."""
+    """How an attempt ended. `result` is JSON text; None where there is nothing.
+
+    `wish` is not kept: it has come true by the time this is saved.
+    """
 
     job: JobId
     attempt: int
@@ -89,6 +93,7 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     log_bytes: int = 0
     error: JobError | None = None
     result: str | None = None
+    wish: Wish | None = None
 
 
 class Batch(Struct, kw_only=True):

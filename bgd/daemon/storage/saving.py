@@ -7,7 +7,7 @@ from collections import Counter
 
 import msgspec
 
-from bgd.core.job import FINAL, Job, JobId, Now
+from bgd.core.job import FINAL, Job, JobId, Now, Outcome
 from bgd.daemon.storage import events
 from bgd.daemon.storage.database import change
 from bgd.daemon.storage.packing import pack_policy, pack_waits
@@ -102,7 +102,17 @@ def _insert_attempts(db: sqlite3.Connection, attempts: list[NewAttempt]) -> None
 
 def _save_ends(db: sqlite3.Connection, ends: list[AttemptEnd]) -> None:
     change(db, _END_ATTEMPT, [_end_row(end) for end in ends])
-    rows = [(end.outcome.value, end.exit_code, end.signal, end.finished_at, end.job) for end in ends]
+    rows = [
+        (
+            end.outcome.value,
+            end.exit_code,
+            end.signal,
+            end.finished_at,
+            end.outcome is Outcome.SNOOZED,
+            end.job,
+        )
+        for end in ends
+    ]
     change(db, _END_OF_JOB, rows)
     for end in ends:
         if end.result is not None or end.error is not None:
@@ -172,6 +182,6 @@ _END_ATTEMPT = """
 # a job that this finishes had finished when its attempt did: perhaps long before there was anybody to save it
 _END_OF_JOB = """
     UPDATE jobs SET outcome = ?, exit_code = ?, signal = ?,
-                    finished_at = CASE WHEN finished_at IS NOT NULL THEN ? END
+                    finished_at = CASE WHEN finished_at IS NOT NULL THEN ? END, snoozes = snoozes + ?
     WHERE id = ?
 """

@@ -76,6 +76,7 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE jobs ADD COLUMN key TEXT;
     ALTER TABLE jobs ADD COLUMN slots INTEGER NOT NULL DEFAULT 1;
     ALTER TABLE jobs ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN snoozes INTEGER NOT NULL DEFAULT 0; -- attempts that ended so, for people
     INSERT INTO counts VALUES ('held', 0), ('blocked', 0);
 
     -- Written at every move of every job, so no index. The ids are given out from last_event, which outlives

@@ -94,6 +94,7 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
         ("Priority", str(view.priority)),
         ("Attempts", _attempts(view)),
         ("Retries", _retries(view)),
+        ("Snoozed", f"{view.snoozes} times" if view.snoozes > 1 else "once" * view.snoozes),
         ("Submitted", _instant(view.created_at, now)),
         ("By", view.user),
         ("Due", _instant(view.due_at, now) if view.due_at else ""),
@@ -180,6 +181,8 @@ def _state_of(attempt: AttemptView) -> str:
             return "running"
         case "succeeded" | "cancelled":
             return attempt.outcome
+        case "snoozed":
+            return "scheduled"
         case _:
             return "failed"
 

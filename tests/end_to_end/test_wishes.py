@@ -1,0 +1,120 @@
+"""Class jobs that say what is to follow, under a real daemon."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from bgd import JobFailed, Outcome, State
+from tests.support import DEADLINE, Daemon, wait_until
+
+MODULE = """
+import pathlib
+import bgd_job
+
+def attempts(file):
+    with open(file, "a") as lines: lines.write("x")
+    return len(pathlib.Path(file).read_text())
+
+def until_third(file, how):
+    if attempts(file) < 3:
+        if how == "retry":
+            raise bgd_job.Retry("not yet", after="1ms")
+        raise bgd_job.Snooze(0, message="not yet")
+    return list(bgd_job.current())
+
+def give_up():
+    raise bgd_job.Fail("no such customer")
+
+def snooze():
+    raise bgd_job.Snooze("1h", message="the market is closed")
+
+def value(x):
+    return {"x": x}
+
+def broken():
+    return 1 / 0
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        running = Daemon(Path(folder))
+        (running.folder / "work.py").write_text(MODULE)
+        running.configure(
+            f'[security]\nallowed_classes = ["work.*"]\n[python]\npath = ["{folder}"]\n[retry]\ndelay = "1h"'
+        )
+        running.start()
+        yield running
+        running.stop()
+
+
+@pytest.mark.parametrize(
+    ("how", "outcome", "snoozes"), [("retry", Outcome.ERROR, 0), ("snooze", Outcome.SNOOZED, 2)]
+)
+def test_job_runs_until_it_no_longer_asks_for_another_attempt(daemon, tmp_path, how, outcome, snoozes):
+    with daemon.client() as client:
+        job = client.call("work:until_third", [str(tmp_path / "file"), how], retries=2)
+
+        identity, attempt, queue, slot = job.result(DEADLINE)
+
+        assert (identity, attempt, queue) == (job.id, 3, "default")
+        assert slot >= 1
+        assert [each.outcome for each in job.attempts()] == [outcome, outcome, Outcome.SUCCEEDED]
+        assert job.refresh().snoozes == snoozes
+        errors = [each.error.message for each in job.attempts() if each.error is not None]
+        assert errors == ["not yet", "not yet"]
+
+
+def test_snooze_uses_up_no_retry(daemon, tmp_path):
+    with daemon.client() as client:
+        job = client.call("work:until_third", [str(tmp_path / "file"), "snooze"], retries=0)
+
+        assert job.wait(DEADLINE).state is State.SUCCEEDED
+
+
+def test_retries_that_a_job_asks_for_are_used_up(daemon, tmp_path):
+    with daemon.client() as client:
+        job = client.call("work:until_third", [str(tmp_path / "file"), "retry"], retries=1).wait(DEADLINE)
+
+        assert (job.state, job.attempt) == (State.FAILED, 2)
+
+
+def test_job_that_says_it_is_of_no_use_is_given_up_at_once(daemon):
+    with daemon.client() as client:
+        job = client.call("work:give_up", retries=5)
+
+        with pytest.raises(JobFailed, match=r"bgd_job\.Fail: no such customer") as caught:
+            job.result(DEADLINE)
+
+        assert caught.value.error_type == "bgd_job.Fail"
+        assert 'raise bgd_job.Fail("no such customer")' in (caught.value.traceback or "")
+        assert job.refresh().attempt == 1
+        assert "the job said that no other attempt is of use" in daemon.bgctl("show", str(job.id)).stdout
+
+
+def test_snoozing_job_waits_in_sight_and_can_be_cancelled(daemon):
+    with daemon.client() as client:
+        job = client.call("work:snooze")
+        wait_until(lambda: job.refresh().state is State.SCHEDULED)
+
+        shown = daemon.bgctl("show", str(job.id)).stdout
+        assert "snoozed    once" in shown
+        assert "Attempt 1: snoozed" in shown
+        assert "the market is closed" in shown
+        assert daemon.shown(str(job.id))["snoozes"] == 1
+        job.cancel()
+        assert job.refresh().state is State.CANCELLED
+
+
+def test_result_is_the_value_or_the_error_that_the_job_raised(daemon):
+    with daemon.client() as client:
+        assert client.call("work:value", [[1, None, "ü"]]).result(DEADLINE) == {"x": [1, None, "ü"]}
+        with pytest.raises(JobFailed, match="ZeroDivisionError: division by zero") as caught:
+            client.call("work:broken", retries=0).result(DEADLINE)
+
+    assert caught.value.outcome is Outcome.ERROR
+    assert "return 1 / 0" in (caught.value.traceback or "")

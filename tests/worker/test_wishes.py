@@ -1,0 +1,92 @@
+"""What a class job says is to follow: told in its result file, by exceptions it can always import."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgd.core.job import Outcome
+from bgd.core.wish import Aim, Wish
+from bgd.wire.calls import read_result
+
+JOB = """
+import bgd_job
+
+class RateLimited(bgd_job.Retry):
+    def __init__(self):
+        super().__init__("slow down", after="1m")
+
+def retry(): raise bgd_job.Retry("busy", after="30s")
+def retry_as_configured(): raise bgd_job.Retry
+def own(): raise RateLimited
+def give_up(): raise bgd_job.Fail("no such customer")
+def snooze(): raise bgd_job.Snooze("5m", message="locked")
+def snooze_until(): raise bgd_job.Snooze(until=2e9)
+def where():
+    import sys
+    return [bgd_job.__file__, sys.path]
+def caused():
+    try: 1 / 0
+    except ZeroDivisionError as error: raise bgd_job.Retry("again") from error
+"""
+
+
+@pytest.fixture(autouse=True)
+def _job(module):
+    module("job", JOB)
+
+
+@pytest.mark.parametrize(
+    ("function", "wish", "kind", "message"),
+    [
+        ("retry", Wish(Aim.RETRY, after=30.0), "bgd_job.Retry", "busy"),
+        ("retry_as_configured", Wish(Aim.RETRY), "bgd_job.Retry", ""),
+        ("own", Wish(Aim.RETRY, after=60.0), "job.RateLimited", "slow down"),
+        ("give_up", Wish(Aim.FAIL), "bgd_job.Fail", "no such customer"),
+    ],
+)
+def test_exceptions_of_bgd_job_fail_the_attempt_and_say_what_follows(call, function, wish, kind, message):
+    run = call(f"job:{function}")
+
+    account = read_result(run.raw, Outcome.EXIT)
+    assert (account.outcome, account.wish) == (Outcome.ERROR, wish)
+    assert account.error is not None
+    assert (account.error.type, account.error.message) == (kind, message)
+    assert account.error.traceback == run.log
+    assert run.code == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "wish", "log"),
+    [
+        ("snooze", Wish(Aim.SNOOZE, after=300.0), "snoozed: locked\n"),
+        ("snooze_until", Wish(Aim.SNOOZE, until=2e9), "snoozed: no reason given\n"),
+    ],
+)
+def test_snooze_is_no_failure(call, function, wish, log):
+    run = call(f"job:{function}")
+
+    account = read_result(run.raw, Outcome.SUCCEEDED)
+    assert (account.outcome, account.wish) == (Outcome.SNOOZED, wish)
+    assert (run.code, run.log) == (0, log)
+
+
+def test_what_led_to_a_retry_is_in_its_traceback(call):
+    run = call("job:caused")
+
+    assert "ZeroDivisionError" in run.told["wish"]["traceback"]
+
+
+def test_bgd_job_is_there_without_a_folder_on_the_path(call, tmp_path):
+    file, path = call("job:where").told["ok"]
+
+    assert file.endswith("inside/bgd_job/__init__.py")
+    assert not [folder for folder in path if file.startswith(f"{folder}/") and folder != str(tmp_path)]
+
+
+def test_copy_of_bgd_job_under_another_name_does_as_well(call, module):
+    module("vendored", "class Later(Exception):\n bgd_wish = {'aim': 'snooze', 'after': 9}")
+    module("other", "import vendored\ndef f(): raise vendored.Later('busy')")
+
+    account = read_result(call("other:f").raw, Outcome.SUCCEEDED)
+
+    assert account.wish == Wish(Aim.SNOOZE, after=9.0)
