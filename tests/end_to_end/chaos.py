@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Self
@@ -106,13 +107,13 @@ class Caller:
 class Rig:
     """A daemon in a folder of its own that can be killed and started again."""
 
-    def __init__(self, folder: Path, slots: int = 16) -> None:
+    def __init__(self, folder: Path, slots: int = 16, more: str = "") -> None:
         self.folder = folder
         self.socket = folder / "state" / "bgd.sock"
         self.config = folder / "bgd.toml"
         self.config.write_text(
             f'[daemon]\nstate_dir = "{folder}/state"\nslots = {slots}\ngrace = "500ms"\n'
-            '[retry.commands]\ndelay = "100ms"\n'
+            f'[retry.commands]\ndelay = "100ms"\n{more}'
         )
         self._log = (folder / "log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
@@ -154,17 +155,12 @@ class Rig:
         self._log.close()
 
 
-class Load:
-    """Clients that submit all the time, and remember only what they were told."""
+class Crowd:
+    """Runs what each client does in a thread of its own, which is to end when its Event is set."""
 
-    def __init__(self, rig: Rig, clients: int = 4, seed: int = 0) -> None:
-        self._rig = rig
-        self._dice = random.Random(seed)
+    def __init__(self, clients: Iterable[Callable[[threading.Event], None]]) -> None:
         self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self.acknowledged: dict[int, JobSpec] = {}
-        self.unanswered = 0
-        self._threads = [threading.Thread(target=self._submit) for _ in range(clients)]
+        self._threads = [threading.Thread(target=live, args=(self._stop,)) for live in clients]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -177,12 +173,24 @@ class Load:
             thread.join()
 
     def run_for(self, seconds: float) -> None:
-        """Let the load run on: the moment of a kill is drawn, not waited for."""
+        """Let them go on: the moment of a kill is drawn, not waited for."""
         self._stop.wait(seconds)
 
-    def _submit(self) -> None:
+
+class Load:
+    """Clients that submit all the time, and remember only what they were told."""
+
+    def __init__(self, rig: Rig, clients: int = 4, seed: int = 0) -> None:
+        self._rig = rig
+        self._dice = random.Random(seed)
+        self._lock = threading.Lock()
+        self.acknowledged: dict[int, JobSpec] = {}
+        self.unanswered = 0
+        self.crowd = Crowd([self._submit] * clients)
+
+    def _submit(self, stop: threading.Event) -> None:
         caller: Caller | None = None
-        while not self._stop.wait(0.02):
+        while not stop.wait(0.02):
             spec = self._spec()
             try:
                 if caller is None:
@@ -227,19 +235,19 @@ def check_history(rig: Rig, load: Load, *, may_be_unseen: bool) -> Counter[str]:
     jobs = sorted(load.acknowledged)
     with closing(Caller(rig.socket)) as caller:
         caller.wait(jobs)
-        return _check_jobs(caller, jobs, _Truth(rig.folder / "truth"), may_be_unseen=may_be_unseen)
+        return _check_jobs(caller, jobs, Truth(rig.folder / "truth"), may_be_unseen=may_be_unseen)
 
 
-class _Truth:
-    """What the attempts wrote down themselves."""
+class Truth:
+    """What the attempts wrote down themselves: starts, codes, and whom they should not have met."""
 
     def __init__(self, path: Path) -> None:
         self.starts: Counter[tuple[int, int]] = Counter()
         self.codes: dict[tuple[int, int], int] = {}
         for line in path.read_text().splitlines():
             what, job, attempt, *code = line.split()
+            assert what != "overlap", f"job {job} met another attempt of {attempt}, and there is room for one"
             key = int(job), int(attempt)
-            assert what != "overlap", f"two attempts of job {job} ran at the same time"
             if what == "start":
                 self.starts[key] += 1
                 assert self.starts[key] == 1, f"attempt {key} was started twice"
@@ -248,7 +256,7 @@ class _Truth:
                 self.codes[key] = int(code[0])
 
 
-def _check_jobs(caller: Caller, jobs: list[int], truth: _Truth, *, may_be_unseen: bool) -> Counter[str]:
+def _check_jobs(caller: Caller, jobs: list[int], truth: Truth, *, may_be_unseen: bool) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     for job in jobs:
         view, attempts = caller.show(job)

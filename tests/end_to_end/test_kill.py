@@ -3,13 +3,18 @@
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.chaos import Load, Rig, check_history
+from tests.end_to_end.chaos import Load, Rig, Truth, check_history
+from tests.end_to_end.history import History
+from tests.end_to_end.looking import check_suspended, check_waits, come_to_rest
+from tests.end_to_end.people import ALL_VERBS, LANES, MOST_IN_LANE, MOST_SLOTS, People, Watcher
 
 CYCLES = int(os.environ.get("BGD_CHAOS_CYCLES", "40"))  # 1,000 for the long run
+BUSY_CYCLES = max(CYCLES // 4, 10)  # each takes longer; and time for everything to be done once
 
 
 @pytest.fixture
@@ -24,9 +29,10 @@ def rig(tmp_path):
 @pytest.mark.parametrize("victim", ["bgd", "launcher", "both"])
 def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
     dice = random.Random(victim)
-    with Load(rig, seed=7) as load:
+    load = Load(rig, seed=7)
+    with load.crowd:
         for _ in range(CYCLES):
-            load.run_for(dice.uniform(0.15, 0.5))
+            load.crowd.run_for(dice.uniform(0.15, 0.5))
             launcher = rig.launcher_pid()
             if victim != "launcher":
                 rig.kill()
@@ -42,6 +48,41 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
         assert outcomes["unknown"] > 0, "no kill ever met a running attempt"
     assert processes_of(rig.folder) == []
     print(f"{victim}: {CYCLES} kills, {len(load.acknowledged)} jobs, {dict(outcomes)}")
+
+
+@pytest.fixture
+def busy_rig(tmp_path):
+    lanes = "".join(f"[queues.lane-{lane}]\nslots = {MOST_IN_LANE}\n" for lane in range(LANES))
+    rig = Rig(tmp_path, MOST_SLOTS, lanes)
+    (tmp_path / "truth").touch()
+    rig.start()
+    yield rig
+    rig.close()
+
+
+@pytest.mark.parametrize("victim", ["bgd", "both"])
+def test_whatever_was_done_to_jobs_and_queues_stays_done_through_kills(busy_rig: Rig, victim: str):
+    rig = busy_rig
+    dice = random.Random(victim)
+    watcher = Watcher(rig)
+    people = People(rig, seed=11)
+    with people.crowd:
+        for _ in range(BUSY_CYCLES):
+            people.crowd.run_for(dice.uniform(0.2, 0.5))
+            launcher = rig.launcher_pid()
+            rig.kill()
+            if victim == "both":
+                os.kill(launcher, signal.SIGKILL)
+            rig.start()
+            check_waits(rig)
+    rest_at = time.time()
+    check_suspended(rig)
+    jobs, last = come_to_rest(rig)
+    watcher.finish(last)
+    found = History(people.deeds, watcher.events, jobs, rest_at).check(Truth(rig.folder / "truth"))
+    assert processes_of(rig.folder) == []
+    assert {verb.__name__ for verb in ALL_VERBS} <= found.keys(), f"not all was done: {found}"
+    print(f"{victim}: {BUSY_CYCLES} kills, {len(people.deeds)} deeds, {dict(found)}")
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -1,0 +1,206 @@
+"""People who do everything at once to their jobs and queues, and remember what they asked and were told."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from functools import partial
+
+from msgspec import Struct
+
+from bgd.core.spec import JobSpec
+from bgd.wire.changes import Changes
+from bgd.wire.replies import Acted, EventsPart, Failed, Reply, Submitted
+from bgd.wire.requests import (
+    Cancel,
+    Continue,
+    Edit,
+    GetEvents,
+    Hold,
+    Pause,
+    Release,
+    Remove,
+    Request,
+    Resume,
+    Retry,
+    SetQueue,
+    SetSlots,
+    Submit,
+    Suspend,
+)
+from bgd.wire.views import EventView
+from tests.end_to_end.chaos import SCRIPT, Caller, Crowd, Gone, Rig
+
+PEOPLE = 8
+LANES = 3  # queues; each belongs to one person, who alone changes it
+MOST_IN_LANE = 2  # slots that a queue ever has
+MOST_SLOTS = 12  # that there ever are
+KEYS = 6
+EXPIRES = 0.4  # seconds
+MEMORY = 8  # of their latest jobs that people do something to
+
+# What is done to a job, and how often
+VERBS: dict[type[Hold | Release | Suspend | Continue | Cancel | Retry | Remove], int] = {
+    Hold: 4,
+    Release: 5,
+    Suspend: 2,
+    Continue: 3,
+    Cancel: 2,
+    Retry: 2,
+    Remove: 2,
+}
+
+ALL_VERBS = (*VERBS, Submit, Edit, SetSlots, SetQueue, Pause, Resume)
+
+# A slot's number belongs to one attempt at a time, and so do the places of a queue. These locks are let go by
+# the death of whoever has them, however it comes.
+CROWD = f"""
+exec 8>"$1/slot.$BGD_SLOT"
+flock -n 8 || echo "overlap $BGD_JOB_ID slot-$BGD_SLOT" >> "$1/truth"
+[ "$BGD_SLOT" -le {MOST_SLOTS} ] || echo "overlap $BGD_JOB_ID slot-$BGD_SLOT" >> "$1/truth"
+if [ "$BGD_QUEUE" != default ]; then
+    exec 7>"$1/$BGD_QUEUE.1"
+    flock -n 7 || exec 7>"$1/$BGD_QUEUE.{MOST_IN_LANE}"
+    flock -n 7 || echo "overlap $BGD_JOB_ID $BGD_QUEUE" >> "$1/truth"
+fi
+"""
+
+
+class Deed(Struct, frozen=True):
+    """What somebody asked for, and the answer; `reply` None: the daemon died first, so nobody knows."""
+
+    person: int
+    request: Request
+    asked_at: float
+    answered_at: float
+    reply: Reply | None
+
+
+class Watcher:
+    """Reads all events, over all deaths of the daemon."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.events: list[EventView] = []
+        self._rig = rig
+        self._finishing = threading.Event()
+        self._until: int | None = None
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def finish(self, last: int) -> None:
+        """Return when the event `last` was read; nobody is killed any more."""
+        self._until = last
+        self._finishing.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive(), f"event {last} has not come"
+
+    def _watch(self) -> None:
+        last = 0
+        while self._until is None or last < self._until:
+            try:
+                caller = Caller(self._rig.socket)
+                reply = caller.ask(GetEvents(id=1, since=last))
+                while isinstance(reply, EventsPart):
+                    assert not reply.lost
+                    self.events += reply.events
+                    last = reply.last
+                    reply = caller.next()
+                caller.close()
+            except Gone:
+                self._finishing.wait(0.02)
+
+
+class People:
+    """Some clients, each with jobs of its own, that do something to them all the time."""
+
+    def __init__(self, rig: Rig, seed: int) -> None:
+        self.deeds: list[Deed] = []
+        self._rig = rig
+        self._submitted: list[int] = []  # by all of them
+        self._suspended: dict[int, list[int]] = {}  # by person, those among which there is one
+        self.crowd = Crowd(
+            partial(self._live, person, random.Random(f"{seed} {person}")) for person in range(PEOPLE)
+        )
+
+    def _live(self, person: int, dice: random.Random, stop: threading.Event) -> None:
+        caller: Caller | None = None
+        own: list[int] = []
+        while not stop.wait(0.03):
+            request = self._wish(person, own, dice)
+            asked_at = time.time()
+            reply: Reply | None = None
+            try:
+                caller = caller or Caller(self._rig.socket)
+                reply = caller.ask(request)
+            except Gone:
+                caller = None
+            deed = Deed(person, request, asked_at, time.time(), reply)
+            self.deeds.append(deed)
+            if isinstance(request, Suspend) and is_done(deed):
+                self._suspended[person] = request.jobs
+            if isinstance(reply, Submitted) and reply.created:
+                own.append(reply.jobs[0])
+                self._submitted.append(reply.jobs[0])
+        if caller is not None:
+            caller.close()
+
+    def _wish(self, person: int, own: list[int], dice: random.Random) -> Request:
+        """Draw what this person wants next: a job, something done to a job, or to a queue."""
+        if len(own) < MEMORY or dice.random() < 0.3:
+            return Submit(1, self._spec(dice))
+        if person < LANES and dice.random() < 0.2:
+            return _wish_for_queue(f"lane-{person}", dice)
+        if person == LANES and dice.random() < 0.05:
+            return SetSlots(1, dice.choice([MOST_SLOTS // 2, MOST_SLOTS]))
+        job = dice.choice(own[-MEMORY:])
+        if dice.random() < 0.15:
+            return Edit(1, [job], self._changes(job, dice))
+        [verb] = dice.choices(list(VERBS), list(VERBS.values()))
+        jobs = {Suspend: own[-MEMORY:], Continue: self._suspended.get(person, [job])}.get(verb, [job])
+        request: Request = verb(1, jobs)
+        return request
+
+    def _spec(self, dice: random.Random) -> JobSpec:
+        code = dice.choice([0, 0, 0, 0, 3])
+        others = dice.sample(self._submitted[-20:], k=min(len(self._submitted), dice.choice([0, 0, 1, 2])))
+        succeed = dice.random() < 0.5
+        return JobSpec(
+            argv=("/bin/sh", "-c", CROWD + SCRIPT, "busy", str(self._rig.folder),
+                  f"{dice.choice([0.0, 0.0, 0.05, 1.0]):.2f}", str(code), str(code)),
+            cwd="/",
+            env={"PATH": os.environ["PATH"]},
+            retries=dice.choice([0, 0, 2]),
+            priority=dice.randint(-2, 2),
+            queue="default" if dice.random() < 0.5 else f"lane-{dice.randrange(LANES)}",
+            after=tuple(others) if succeed else (),
+            after_any=() if succeed else tuple(others),
+            key=f"key {dice.randrange(KEYS)}" if dice.random() < 0.1 else None,
+            hold=dice.random() < 0.1,
+            expires=EXPIRES if dice.random() < 0.1 else None,
+            slots=2 if dice.random() < 0.1 else 1,
+            delay=0.3 if dice.random() < 0.1 else 0.0,
+        )  # fmt: skip
+
+    def _changes(self, job: int, dice: random.Random) -> Changes:
+        name = f"name {dice.randrange(10**6)}"
+        if dice.random() < 0.3:
+            return Changes(name=name, after_any=tuple(set(self._submitted[-3:]) - {job}))
+        return Changes(name=name, priority=dice.randint(-2, 2))
+
+
+def _wish_for_queue(lane: str, dice: random.Random) -> Request:
+    wishes: list[Request] = [
+        SetQueue(1, lane, dice.randint(1, MOST_IN_LANE)),
+        Pause(1, lane),
+        Resume(1, lane),
+    ]
+    return dice.choices(wishes, [1, 1, 2])[0]
+
+
+def is_done(deed: Deed) -> bool:
+    """Tell whether what was asked has been done, to one job at least, and said so."""
+    if isinstance(deed.reply, Acted):
+        return any(result.code is None for result in deed.reply.results)
+    return deed.reply is not None and not isinstance(deed.reply, Failed)
