@@ -15,8 +15,7 @@ from bgd.launcher.input import Input
 from bgd.launcher.logfile import LogFile
 from bgd.launcher.output import Output
 from bgd.launcher.problems import CannotStart
-from bgd.launcher.process import Process
-from bgd.launcher.records import Began, FirstProcess
+from bgd.launcher.records import Began
 from bgd.launcher.running import Running
 from bgd.launcher.spawn import spawn
 from bgd.launcher.tools import Tools
@@ -149,16 +148,8 @@ class Attempt:
         except BaseException:
             output.close()
             raise
-        if spawned.first is not None:
-            self._note_first_process(spawned.first)
         tree = Tree(launch.key, output.channel, since, spawned.process.pid)
         return Running(launch, tools, spawned, output, tree, self._started_at, self._grew)
-
-    def _note_first_process(self, first: Process) -> None:
-        try:
-            self._tools.journal.note(FirstProcess(self.launch.key, first.pid, first.ticks))
-        except OSError as error:  # it runs, so this must not look like a failed start; mark and pipe suffice
-            log.warning("job %d: the journal cannot take its pid: %s", self.launch.key.job, error.strerror)
 
     def _never_ran(self, outcome: Outcome, problem: str | None) -> Ended:
         return Ended(key=self.launch.key, outcome=outcome, finished_at=time.time(), problem=problem)

@@ -48,6 +48,10 @@ class Children:
             asyncio.set_child_watcher(watcher)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
 
+    def is_watched(self, pid: int) -> bool:
+        """Whether this is a child that was not reaped, so that the number cannot be another's."""
+        return pid in self._watched
+
     def take_usage(self, pid: int) -> resource.struct_rusage | None:
         """Return what an ended child used, once."""
         return self._usages.pop(pid, None)

@@ -12,6 +12,8 @@ from bgd.core.job import Outcome
 from bgd.launcher.deadlines import Countdown
 from bgd.launcher.ladder import Ladder
 from bgd.launcher.output import Output
+from bgd.launcher.process import Process, read_process
+from bgd.launcher.records import FirstProcess
 from bgd.launcher.spawn import Spawned
 from bgd.launcher.suspension import Suspension
 from bgd.launcher.tools import Tools
@@ -41,7 +43,6 @@ class Running:
         self._result = spawned.result
         self._output = output
         self._tree = tree
-        self._first = spawned.first
         self._started_at = started_at
         self._grew = grew
         self._reason: Outcome | None = None  # why it is to end, as the first said who asked
@@ -52,6 +53,7 @@ class Running:
             tools.deadlines, launch.timeout or None, lambda: self.stop(Outcome.TIMEOUT, launch.grace)
         )
         output.begin(self._output_moved)
+        self._noting = asyncio.get_running_loop().call_later(_LASTING, self._note_first_process)
 
     @property
     def pid(self) -> int:
@@ -68,12 +70,13 @@ class Running:
 
     def signal(self, signum: int, *, whole_tree: bool) -> None:
         """Send a signal to the first process or to all of the tree; nothing once the first has ended."""
-        if self._first is None or self._process.returncode is not None:
+        first = self._first_process()
+        if first is None:
             return
         if whole_tree:
             self._begin(self._tree.tell_all(self._tools.looker, signum))
         else:
-            self._tree.tell(self._first, signum)
+            self._tree.tell(first, signum)
 
     def suspend(self) -> None:
         """Stop the whole tree and the time limit; may be said again. Who is being ended is not suspended."""
@@ -93,6 +96,7 @@ class Running:
         """Return how the first process ended, when nothing of the tree is left."""
         code = await self._process.wait()
         finished_at = time.time()
+        self._noting.cancel()
         self._suspension.is_on = False
         self._limit.stand_still()
         await self._end_leftovers()
@@ -102,10 +106,31 @@ class Running:
 
     def abandon(self) -> None:
         """Kill and close what can be, as seeing to its end has failed."""
+        self._noting.cancel()
         self._limit.stand_still()
         self._tree.kill_group()
         self._output.close()
         self._close_result()
+
+    def _first_process(self) -> Process | None:
+        """Return the first process as /proc shows it, None once it was reaped: its number is free again."""
+        if not self._tools.children.is_watched(self.pid):
+            return None
+        try:
+            return read_process(self.pid)
+        except OSError as error:
+            log.warning("process %d cannot be looked at: %s", self.pid, error.strerror)
+            return None
+
+    def _note_first_process(self) -> None:
+        """Remember which process it is, for the sweep; until then, and without it, mark and pipe suffice."""
+        first = self._first_process()
+        if first is None:
+            return
+        try:
+            self._tools.journal.note(FirstProcess(self._launch.key, first.pid, first.ticks))
+        except OSError as error:
+            log.warning("job %d: the journal cannot take its pid: %s", self._launch.key.job, error.strerror)
 
     def _output_moved(self) -> None:
         if self._launch.log_kill and self._output.log.is_over_cap and self._reason is None:
@@ -186,6 +211,7 @@ class Running:
 
 
 _LAST_WORDS = 0.5  # seconds
+_LASTING = 0.05  # seconds after which a process is noted: to look at it costs a tenth of starting it
 
 
 def _read_result(fd: int) -> bytes:

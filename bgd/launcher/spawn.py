@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 
 from msgspec import Struct
 
 from bgd.launcher.input import unnamed
 from bgd.launcher.problems import SHORTAGES, CannotStart, why_not_started
-from bgd.launcher.process import MARK, Process, read_process
+from bgd.launcher.process import MARK
 from bgd.launcher.terminal import KIND, take_control
 from bgd.launcher.tree import mark
 from bgd.wire.launching import Launch
 
-log = logging.getLogger(__name__)
-
 
 class Spawned(Struct, frozen=True):
-    """`first`: the process as it was found right after, None if it could not be: it had ended.
-
-    `result`: descriptor of the file the process writes its result to, None if it was not to.
-    """
+    """`result`: descriptor of the file the process writes its result to, None if it was not to."""
 
     process: asyncio.subprocess.Process
-    first: Process | None
     result: int | None
 
 
@@ -68,15 +61,7 @@ async def _start(launch: Launch, standard_input: int, output: int, result: int |
         raise CannotStart(why_not_started(launch, error)) from error
     except ValueError as error:  # NUL, text that cannot be encoded, a variable named with "="
         raise CannotStart(why_not_started(launch, error)) from error
-    return Spawned(process, _found(process.pid), result)
-
-
-def _found(pid: int) -> Process | None:
-    try:
-        return read_process(pid)
-    except OSError as error:  # no descriptor to look with: it runs, so this must not look like a failed start
-        log.warning("process %d cannot be looked at: %s", pid, error.strerror)
-        return None
+    return Spawned(process, result)
 
 
 def _environment(launch: Launch, result: int | None) -> dict[str, str]:

@@ -364,6 +364,31 @@ def test_the_sweep_finds_who_tried_to_get_away(host, supervisor, tmp_path, scrip
     assert not is_alive(pid)
 
 
+def test_the_sweep_finds_a_first_process_that_shed_mark_and_pipe(host, supervisor, tmp_path):
+    shed = f"echo $$ > {tmp_path}/pid; exec env -i /bin/sleep 100 >/dev/null 2>&1"
+    key = supervisor.launch("sh", "-c", shed)
+    pid = int(written(tmp_path / "pid"))
+    wait_until_noted(host, key)
+    host.kill()
+    host.start()
+
+    host.supervise()
+
+    assert not is_alive(pid)
+
+
+def test_the_process_of_a_short_job_is_not_looked_at(host, supervisor):
+    key = supervisor.launch("true")
+    supervisor.started(key)
+    while not isinstance(supervisor.hear(), Ended):
+        pass
+
+    trace = read(host.journal).traces[key]
+
+    assert trace.finished is not None
+    assert trace.first_process is None
+
+
 def flip_a_bit(host: Host) -> None:
     content = bytearray(host.journal.read_bytes())
     content[10] ^= 1
@@ -407,6 +432,7 @@ def test_a_pid_that_became_another_process_is_spared(host, supervisor, bystander
     """The journal names a pid with another start time: as if the number had been given out again."""
     key = supervisor.launch("sleep", "100")
     job = supervisor.started(key).pid
+    wait_until_noted(host, key)
     host.kill()
     os.kill(job, signal.SIGKILL)
     other = bystander({})
@@ -672,6 +698,11 @@ def bystander() -> Iterator[Callable[[dict[str, str]], int]]:
 
 
 # --- what the tests above write into a journal ----------------------------------------------------------
+
+
+def wait_until_noted(host: Host, key: Key) -> None:
+    """Return when the journal names the attempt's first process."""
+    wait_until(lambda: read(host.journal).traces[key].first_process is not None)
 
 
 def rewrite_pid(host: Host, pid: int) -> None:
