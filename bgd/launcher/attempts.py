@@ -47,7 +47,7 @@ class Attempts:
         if known is not None:
             self._line.tell(known if isinstance(known, Ended) else known.state)
             return
-        attempt = Attempt(launch, self._tools, self._line.tell, lambda: self._note_growth(launch.key))
+        attempt = Attempt(launch, self._tools, self._line.tell_soon, lambda: self._note_growth(launch.key))
         self._known[launch.key] = attempt
         self._running += 1
         if self._is_closing:

@@ -13,6 +13,8 @@ class Line:
 
     def __init__(self) -> None:
         self._transport: asyncio.WriteTransport | None = None
+        self._soon: list[bytes] = []
+        self._moment: asyncio.TimerHandle | None = None
         self.is_slow = False
 
     @property
@@ -28,11 +30,36 @@ class Line:
         if self._transport is not None:
             self._transport.abort()
         self._transport = None
+        self._soon.clear()
         self.is_slow = False
 
     def tell(self, message: FromLauncher) -> None:
+        """Say it now, after all that was to be said soon."""
         if self._transport is not None:
-            self._transport.write(framed(message))
+            self._soon.append(framed(message))
+            self._speak()
+
+    def tell_soon(self, message: FromLauncher) -> None:
+        """Say it with the next thing that must be said, or in a moment: only people wait for it.
+
+        Each time it is spoken to the master wakes up, which costs as much as a small part of a job.
+        """
+        if self._transport is not None:
+            self._soon.append(framed(message))
+            if self._moment is None:
+                self._moment = asyncio.get_running_loop().call_later(_MOMENT, self._pass_moment)
+
+    def _pass_moment(self) -> None:
+        self._moment = None
+        self._speak()
+
+    def _speak(self) -> None:
+        if self._transport is not None and self._soon:
+            self._transport.write(b"".join(self._soon))
+            self._soon.clear()
+
+
+_MOMENT = 0.01  # seconds
 
 
 def framed(message: FromLauncher) -> bytes:
