@@ -198,6 +198,7 @@ class _Connection(asyncio.Protocol):
         self._listener = listener
         self._reader = FrameReader(MAX_LAUNCHING_FRAME)
         self._transport: asyncio.Transport | None = None
+        self._unsaid: list[bytes] = []
         self._welcome: Welcome | None = None
         self._started: dict[Key, Started] = {}
         self._ended: list[Ended] = []
@@ -226,14 +227,22 @@ class _Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def send(self, message: ToLauncher) -> None:
-        # it may be gone a moment before anybody hears of it, and uvloop raises at a write to what is closed
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frame(encode(message), MAX_LAUNCHING_FRAME))
+        """Send, with all else that is sent in this turn of the loop: each write wakes the launcher up."""
+        if not self._unsaid:
+            asyncio.get_running_loop().call_soon(self._speak)
+        self._unsaid.append(frame(encode(message), MAX_LAUNCHING_FRAME))
 
     def hang_up(self) -> None:
         """Say no more; the other end closes once it has read everything, so nothing of it is lost."""
+        self._speak()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
+
+    def _speak(self) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        # it may be gone a moment before anybody hears of it, and uvloop raises at a write to what is closed
+        if unsaid and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(unsaid))
 
     def _take(self, message: FromLauncher) -> None:
         match message:
