@@ -56,6 +56,11 @@ def view(db: sqlite3.Connection, job_id: JobId) -> JobView | None:
     return None if row is None else _view(row)
 
 
+def views(db: sqlite3.Connection, job_ids: list[JobId]) -> list[JobView]:
+    found = [view(db, job_id) for job_id in job_ids]
+    return [each for each in found if each is not None]
+
+
 def latest(db: sqlite3.Connection, uid: int) -> JobId | None:
     newest = [db.execute(_LATEST, (uid, state.value)).fetchone()[0] for state in State]
     return max((job_id for job_id in newest if job_id is not None), default=None)

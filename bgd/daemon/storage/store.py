@@ -137,6 +137,10 @@ class Store:
     async def view(self, job_id: JobId) -> JobView | None:
         return await self._reader.call(reading.view, job_id)
 
+    async def views(self, job_ids: builtins.list[JobId]) -> builtins.list[JobView]:
+        """Return those of these jobs that exist."""
+        return await self._reader.call(reading.views, job_ids)
+
     async def latest(self, uid: int) -> JobId | None:
         """Return the id of the user's newest job."""
         return await self._reader.call(reading.latest, uid)

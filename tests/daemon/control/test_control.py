@@ -742,6 +742,22 @@ async def test_wait_for_many_tells_each_as_it_finishes_and_ends_with_the_last(co
         assert await caller.hear(End) == End(1)
 
 
+async def test_wait_for_very_many_tells_of_ends_in_company(folder, launcher):
+    async with served(configure(folder, "slots = 150"), launcher) as life:
+        keys = [await life.launched() for _ in range(150)]
+        caller = await life.call()
+        caller.send(Wait(1, [key.job for key in keys]))
+
+        launcher.say(*(end(key) for key in keys))
+
+        parts = [await caller.hear(JobsPart)]
+        while sum(len(part.jobs) for part in parts) < len(keys):
+            parts.append(await caller.hear(JobsPart))
+        assert len(parts) < len(keys) / 2
+        assert sorted(view.id for part in parts for view in part.jobs) == [key.job for key in keys]
+        assert await caller.hear(End) == End(1)
+
+
 async def test_wait_is_not_over_between_two_attempts(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched(command(retries=1, retry_delay=0.0))
