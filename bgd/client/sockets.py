@@ -9,13 +9,27 @@ import time
 _LEAST_TIMEOUT = 0.001  # seconds; to the kernel 0 means for ever
 
 
-def connected(path: str, deadline: float | None) -> socket.socket:
+class Socket(socket.socket):
+    """A Unix socket that is closed when nobody has it any more.
+
+    A job may outlive the block of its client and open a connection that nobody is there to close; and what
+    is part of a cycle would complain, whatever is above it in the cycle.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def connected(path: str, deadline: float | None) -> Socket:
     """Return a socket that is connected; blocks while the listener's queue is full.
 
     Raises:
         OSError: nobody listens there, or the queue was full until the deadline.
     """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection = Socket()
     try:
         _connect(connection, path, deadline)
         while not _is_connected(connection):  # a signal came: Python takes the socket for one under way

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Self
 
 from bgd.client.session import Broken, NotSent, Session, framed
-from bgd.client.sockets import connected, left
+from bgd.client.sockets import Socket, connected, left
 from bgd.errors import BgdError, DaemonUnreachable
 from bgd.wire.replies import End, Failed, Reply, error_of
 from bgd.wire.requests import Request
@@ -105,10 +105,6 @@ class Connection:
             await self._reading.wait()
         async with self._sending:  # a loop must not watch a descriptor that is closed
             self._socket.close()
-
-    def __del__(self) -> None:
-        # a job may outlive the block of its client and open a connection that nobody is there to close
-        self._socket.close()
 
     # --- the two directions -------------------------------------------------------------------------
 
@@ -211,7 +207,7 @@ async def _ready(
 
 
 async def _connected(path: str, deadline: float | None) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection = Socket()
     try:
         connection.setblocking(False)
         connection.connect(path)  # of a Unix socket never under way: done, refused, or the queue is full

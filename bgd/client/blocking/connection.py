@@ -103,10 +103,6 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits, as close() would not
         self._socket.close()
 
-    def __del__(self) -> None:
-        # a Job may outlive the block of its Client and open a connection that nobody is there to close
-        self._socket.close()
-
     # --- the two directions -------------------------------------------------------------------------
 
     def _send(self, data: bytes, deadline: float | None) -> None:
