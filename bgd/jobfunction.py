@@ -145,6 +145,14 @@ def job(function: Any = None, /, **options: Any) -> Any:
     return _with_background(function, options)
 
 
+def background_of(function: Callable[P, R_co], options: JobOptions) -> Background[P, R_co]:
+    """Return a function's way to the background with these options, over those of `bgd.job` if it has it."""
+    given = getattr(getattr(function, "options", None), "__self__", None)
+    if isinstance(given, Background):
+        return given.options(**options)
+    return Background(function, options)
+
+
 def _with_background(function: Any, options: Any) -> Any:
     if isinstance(function, classmethod | staticmethod):
         raise TypeError(f"put @bgd.job below @{type(function).__name__}, next to the function")

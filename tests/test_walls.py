@@ -41,6 +41,8 @@ ROOMS = {
     "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
     "bgd/functions.py": STANDARD,  # like the next, a worker imports it for each job: what it calls is late
     "bgd/jobfunction.py": f"{STANDARD} bgd.client bgd.core.spec.JobSpec bgd.functions",
+    "bgd/executor": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.executor"
+    " bgd.jobfunction",
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.systemd",
     "bgd/errors.py": PURE,

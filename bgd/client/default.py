@@ -54,9 +54,14 @@ def using(client: Client | AsyncClient) -> Iterator[None]:
             _chosen_to_await.reset(token_to_await)
 
 
+def chosen_client() -> Client | None:
+    """Return the client of `using`, None outside of it."""
+    return _chosen.get()
+
+
 def default_client() -> Client:
     """Return the client of `using`, else the process's own, which waits no longer than a web request can."""
-    if (chosen := _chosen.get()) is not None:
+    if (chosen := chosen_client()) is not None:
         return chosen
     place = _place()
     # two threads may both make one, and the first is kept: it has not connected yet

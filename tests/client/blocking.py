@@ -25,6 +25,7 @@ PATTERNS = [
     (r"Awaitable, ", ""),
     (r"async (def|with|for) ", r"\1 "),
     (r"await ", ""),
+    (r"\banext\b", "next"),
     (r"aclosing", "closing"),
     (r"__a(enter|exit)__", r"__\1__"),
     (r"\ban Async", "a Async"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import signal
 import time
@@ -178,6 +179,30 @@ def test_thousands_of_jobs_fit_one_call(client):
     assert all(result.state is State.CANCELLED for result in client.cancel([job.id for job in jobs]))
 
 
+def test_only_what_waits_is_cancelled_if_it_is_asked_for_so(client):
+    running = client.submit(["sleep", "60"])
+    waiting = [client.submit(["true"], delay=3600), client.submit(["true"], hold=True)]
+    wait_until(lambda: running.refresh().state is State.RUNNING)
+
+    first, second, third = client.cancel_waiting([waiting[0], running, waiting[1]])
+
+    assert (first.state, third.state) == (State.CANCELLED, State.CANCELLED)
+    assert second.state is None
+    assert "only what waits" in second.message
+    assert running.refresh().state is State.RUNNING
+    running.cancel()
+
+
+def test_events_since_the_last_one_are_those_that_come(client):
+    job = client.submit(["true"], hold=True)
+    last = client.last_event()
+    job.cancel()
+
+    assert [(event.job, event.state) for event in client.events(last, follow=False)] == [
+        (job.id, State.CANCELLED)
+    ]
+
+
 def test_what_is_refused_for_one_job_stands_in_its_entry(client):
     job = client.submit(["true"], delay=3600)
 
@@ -185,6 +210,16 @@ def test_what_is_refused_for_one_job_stands_in_its_entry(client):
 
     assert "no job 999999" in missing.message
     assert cancelled.state is State.CANCELLED
+
+
+def test_a_client_that_is_part_of_a_cycle_goes_without_complaint(daemon):
+    client = daemon.client()
+    client.info()
+    cycle = [client]
+    cycle.append(cycle)
+    del client, cycle
+
+    gc.collect()  # of a socket that is not closed pytest makes an error
 
 
 def test_a_job_that_is_not_there_is_an_error(client):

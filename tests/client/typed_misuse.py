@@ -2,6 +2,7 @@
 
 import bgd
 from bgd import AsyncClient, AsyncJob, Client, Job
+from bgd.executor import Executor
 
 
 @bgd.job
@@ -26,6 +27,14 @@ def misuse_of_functions(client: Client) -> None:
     add.spec()  # E: call-arg
     with bgd.using(add):  # E: arg-type
         print(text, number, client)
+
+
+def misuse_of_an_executor(executor: Executor) -> None:
+    executor.submit(add, "one")  # E: arg-type
+    executor.submit(add, 1, third=3)  # E: call-arg
+    text: str = executor.submit(add, 1).result()  # E: assignment
+    Executor(quue="mail")  # E: call-arg
+    print(text)
 
 
 async def misuse_of_awaited_functions() -> None:

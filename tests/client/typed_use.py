@@ -1,11 +1,13 @@
 """A program as users write it: every verb of both clients, and what each gives. It is checked, never run."""
 
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 
 import bgd
 from bgd import AsyncClient, AsyncJob, Client, Job, JobFunction, JobSpec, Outcome, State, run_background_job
+from bgd.executor import Executor, JobFuture
 
 
 @bgd.job
@@ -51,6 +53,15 @@ async def await_functions(client: AsyncClient) -> None:
         print(number, letters)
 
 
+def use_an_executor(client: Client) -> None:
+    with Executor(client, queue="mail", retries=0) as executor:
+        future: JobFuture[int] = executor.submit(add, 1, second=2)
+        standard: Future[str] = executor.submit(Report().text, 3)
+        number: int = future.result(timeout=3) + future.job.result()
+        numbers: list[int] = list(executor.map(add, [1, 2], [3, 4], timeout=3, chunksize=100))
+        print(standard, number, numbers)
+
+
 def hand_over(client: Client) -> list[Job]:
     first: Job = run_background_job("app.Service", "run", ["a", 1], priority=5, delay=0, queue="mail")
     make: Job = client.submit(["make", Path("all")], priority=5, retries=2, timeout=600, env={"A": "1"})
@@ -88,7 +99,8 @@ def ask(client: Client, job: Job) -> None:
     finished: Iterator[Job] = client.as_finished(jobs)
     data: list[bytes] = [part.data for part in job.logs(follow=True, tail=10)]
     pieces: Iterator[object] = client.logs(job, attempt=0, timestamps=True)
-    whats: list[str] = [event.what for event in client.events(since=3, follow=False)]
+    last: int = client.last_event()
+    whats: list[str] = [event.what for event in client.events(since=last, follow=False)]
     codes: list[int | None] = [attempt.exit_code for attempt in job.attempts()]
     print(is_new, state, outcome, waits_for, value, name, done, next(finished), data, pieces, whats, codes)
 
@@ -107,6 +119,7 @@ def act(client: Client, job: Job) -> None:
     job.remove()
     results = [
         *client.cancel([job]),
+        *client.cancel_waiting([job, 3]),
         *client.retry([1]),
         *client.hold([job, 2]),
         *client.release([1]),
@@ -172,4 +185,4 @@ async def act_and_look_after(job: AsyncJob) -> None:
 
 with Client("/run/bgd/bgd.sock", user=True) as a_client:
     print(hand_over(a_client), ask, act, look_after, hand_over_and_ask, act_and_look_after)
-    print(use_functions, await_functions)
+    print(use_functions, await_functions, use_an_executor)

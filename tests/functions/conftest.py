@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,8 @@ slots = 4
 """
 
 
-@pytest.fixture(scope="module")
-def _running():
+@contextmanager
+def _daemon() -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         running.configure(CONFIGURATION)
@@ -31,8 +33,21 @@ def _running():
         running.stop()
 
 
+@pytest.fixture(scope="module")
+def _running():
+    with _daemon() as running:
+        yield running
+
+
 @pytest.fixture
 def served(_running: Daemon, monkeypatch: pytest.MonkeyPatch):
     """The daemon, found by who names none."""
     monkeypatch.setenv("BGD_SOCKET", str(_running.socket))
     return _running
+
+
+@pytest.fixture
+def own_served():
+    """One of the test's own, to be killed and started again; who names none does not find it."""
+    with _daemon() as running:
+        yield running

@@ -269,11 +269,23 @@ class AsyncClient:
                 for event in rest.take(part):
                     yield event
 
+    async def last_event(self) -> int:
+        """Return the id of the latest event: `events` since it tells all that happens from now on."""
+        request = requests.GetEvents(id=UNNUMBERED, follow=True)
+        async with aclosing(self._channel.follow(lambda: request)) as parts:
+            return expected(await anext(parts), replies.EventsPart).last
+
     # --- acting on jobs: what is refused for one of them stands in its entry, and is not raised -----------
 
     async def cancel(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Cancel jobs; those that run are asked to end, and made to end after the grace time."""
         return await self._act(jobs, requests.Cancel)
+
+    async def cancel_waiting(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Cancel those of the jobs that wait; those that run run on, and the entry of each says so."""
+        results = await self.hold(jobs)  # a job that is held is not started between this and the next
+        cancelled = iter(await self.cancel(result.job for result in results if result.state is State.HELD))
+        return [next(cancelled) if result.state is State.HELD else result for result in results]
 
     async def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Queue finished jobs again, with their retries unused."""

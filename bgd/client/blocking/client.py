@@ -268,11 +268,23 @@ class Client:
                 for event in rest.take(part):
                     yield event
 
+    def last_event(self) -> int:
+        """Return the id of the latest event: `events` since it tells all that happens from now on."""
+        request = requests.GetEvents(id=UNNUMBERED, follow=True)
+        with closing(self._channel.follow(lambda: request)) as parts:
+            return expected(next(parts), replies.EventsPart).last
+
     # --- acting on jobs: what is refused for one of them stands in its entry, and is not raised -----------
 
     def cancel(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Cancel jobs; those that run are asked to end, and made to end after the grace time."""
         return self._act(jobs, requests.Cancel)
+
+    def cancel_waiting(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Cancel those of the jobs that wait; those that run run on, and the entry of each says so."""
+        results = self.hold(jobs)  # a job that is held is not started between this and the next
+        cancelled = iter(self.cancel(result.job for result in results if result.state is State.HELD))
+        return [next(cancelled) if result.state is State.HELD else result for result in results]
 
     def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Queue finished jobs again, with their retries unused."""
