@@ -151,6 +151,8 @@ def _problem_with_place(spec: JobSpec) -> str | None:
 
 def problem_with_environment(env: Mapping[str, str]) -> str | None:
     """Say in one sentence what is wrong with variables for a job, or None."""
+    if _is_plainly_right(env):
+        return None
     for key, value in env.items():
         if not key or "=" in key or "\0" in key:
             return f"env has a variable named {key!r}: a name is not empty and holds no '=' or NUL"
@@ -159,6 +161,14 @@ def problem_with_environment(env: Mapping[str, str]) -> str | None:
         if _is_too_long(f"{key}={value}"):
             return f"env {key} is longer than {MAX_WORD} bytes, the kernel's limit"
     return None
+
+
+def _is_plainly_right(env: Mapping[str, str]) -> bool:
+    """Look at all variables at once, a quarter of the time of looking at each, and at every submit."""
+    names, values = "".join(env), "".join(env.values())
+    if "" in env or "=" in names or "\0" in names or "\0" in values:
+        return False
+    return 4 * (len(names) + len(values)) < MAX_WORD  # all of them together are shorter than one may be
 
 
 def _is_no_path(text: str) -> bool:
