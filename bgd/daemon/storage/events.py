@@ -3,54 +3,70 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 
-from bgd.core.job import Outcome, State
+import msgspec
+
 from bgd.daemon.storage.records import Event
 from bgd.wire.views import EventView
 
 EVENTS_KEPT = 100_000  # some 5 MB, and the last twenty seconds of the busiest daemon
-_BLOCK = 1_000  # events; the oldest are deleted each time so many more have been given an id
+_BLOCK = 1_000  # events in a row at most; and the oldest are deleted each time so many have been added
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Event]).decode
 
 
 def append(db: sqlite3.Connection, events: list[Event]) -> None:
     """Write events inside the caller's transaction, and delete those that are too old by then."""
-    (last,) = db.execute("SELECT last_event FROM meta").fetchone()
-    newest = last + len(events)
-    db.executemany(_INSERT, [_row(number, event) for number, event in enumerate(events, start=last + 1)])
-    db.execute("UPDATE meta SET last_event = ?", (newest,))
-    if newest // _BLOCK > last // _BLOCK:
-        db.execute("DELETE FROM events WHERE id <= ?", (newest - EVENTS_KEPT,))
+    last = newest(db)
+    for start in range(0, len(events), _BLOCK):
+        packed = events[start : start + _BLOCK]
+        db.execute("INSERT INTO events VALUES (?, ?)", (last + start + len(packed), _encode(packed)))
+    if (last + len(events)) // _BLOCK > last // _BLOCK:
+        # never all of them: the newest row tells which id is the next
+        db.execute("DELETE FROM events WHERE last <= ?", (last + len(events) - EVENTS_KEPT,))
 
 
 def read(db: sqlite3.Connection, after: int, limit: int) -> list[EventView]:
-    return [_view(row) for row in db.execute(_READ, (after, limit))]
+    views: list[EventView] = []
+    for last, packed in db.execute("SELECT last, packed FROM events WHERE last > ? ORDER BY last", (after,)):
+        events = _decode(packed)
+        first = last - len(events) + 1
+        views += [_view(first + index, event) for index, event in enumerate(events) if first + index > after]
+        if len(views) >= limit:
+            break
+    return views[:limit]
+
+
+def latest(db: sqlite3.Connection) -> Iterator[Event]:
+    """Yield all that are kept, the newest first."""
+    for (packed,) in db.execute("SELECT packed FROM events ORDER BY last DESC"):
+        yield from reversed(_decode(packed))
 
 
 def bounds(db: sqlite3.Connection) -> tuple[int, int]:
-    """Return the oldest id that is kept, and the newest ever given out; the newest + 1 if none is kept."""
-    oldest, newest = db.execute("SELECT (SELECT min(id) FROM events), last_event FROM meta").fetchone()
-    return newest + 1 if oldest is None else oldest, newest
+    """Return the oldest id that is kept, and the newest ever given out: before there is any, 1 and 0."""
+    row = db.execute("SELECT last, packed FROM events ORDER BY last LIMIT 1").fetchone()
+    if row is None:
+        return 1, 0
+    return row["last"] - len(_decode(row["packed"])) + 1, newest(db)
 
 
-def _row(number: int, event: Event) -> tuple[object, ...]:
-    outcome = None if event.outcome is None else event.outcome.value
-    return number, event.at, event.job, event.what, event.state.value, event.attempt, outcome, event.reason
+def newest(db: sqlite3.Connection) -> int:
+    """Return the newest id ever given out; 0 before there is any."""
+    (last,) = db.execute("SELECT max(last) FROM events").fetchone()
+    return last or 0
 
 
-def _view(row: sqlite3.Row) -> EventView:
-    number, at, job, what, state, attempt, outcome, reason = row
+def _view(number: int, event: Event) -> EventView:
     return EventView(
         id=number,
-        at=at,
-        job=job,
-        what=what,
-        state=State(state),
-        attempt=attempt,
-        outcome=None if outcome is None else Outcome(outcome),
-        reason=reason,
+        at=event.at,
+        job=event.job,
+        what=event.what,
+        state=event.state,
+        attempt=event.attempt,
+        outcome=event.outcome,
+        reason=event.reason,
     )
-
-
-_INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-
-_READ = "SELECT * FROM events WHERE id > ? ORDER BY id LIMIT ?"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from math import ceil
 
 from bgd.core.job import FINAL, State
+from bgd.daemon.storage import events
 from bgd.daemon.storage.database import transaction
 from bgd.daemon.storage.records import Figures
 
@@ -28,13 +29,17 @@ def queue_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
 def figures(db: sqlite3.Connection, since: float) -> Figures:
     """Return what the events that are kept tell of the attempts that ended at or after this epoch time."""
     with transaction(db, "DEFERRED"):
-        outcomes: dict[str, int] = dict(map(tuple, db.execute(_OUTCOMES, (since,))))
-        times = db.execute(_TIMES, (since, _MOST_TIMED)).fetchall()
+        ended = [event for event in events.latest(db) if event.outcome is not None and event.at >= since]
+        times = [
+            row
+            for event in ended[:_MOST_TIMED]
+            for row in db.execute(_TIMES, (event.job, event.attempt))  # none if the job was removed
+        ]
         oldest = db.execute(_OLDEST, (State.QUEUED.value,)).fetchone()
     waits = sorted(wait for wait, _ in times if wait is not None)
     runs = sorted(run for _, run in times if run is not None)
     return Figures(
-        outcomes=outcomes,
+        outcomes=Counter(event.outcome.value for event in ended if event.outcome is not None),
         wait_median=_at_most(waits, 0.5),
         wait_p95=_at_most(waits, 0.95),
         run_median=_at_most(runs, 0.5),
@@ -54,15 +59,12 @@ _QUEUE_COUNTS = f"""
     SELECT queue, state, count(*) FROM jobs WHERE state IN ({_UNFINISHED}) GROUP BY queue, state
 """  # noqa: S608 (constants)
 
-_OUTCOMES = "SELECT outcome, count(*) FROM events WHERE outcome IS NOT NULL AND at >= ? GROUP BY outcome"
-
 # a wall clock that was set back would make some negative
 _TIMES = """
     SELECT CASE attempts.attempt WHEN 1 THEN max(attempts.started_at - jobs.created_at, 0) END,
            max(attempts.finished_at - attempts.started_at, 0)
-    FROM (SELECT job, attempt FROM events WHERE outcome IS NOT NULL AND at >= ?
-          ORDER BY id DESC LIMIT ?) AS ended
-    JOIN attempts USING (job, attempt) JOIN jobs ON jobs.id = ended.job
+    FROM attempts JOIN jobs ON jobs.id = attempts.job
+    WHERE attempts.job = ? AND attempts.attempt = ?
 """
 
 _OLDEST = "SELECT created_at FROM jobs WHERE state = ? ORDER BY id LIMIT 1"

@@ -27,8 +27,11 @@ class SavedJob(Struct, frozen=True):
     reason: str | None = None
 
 
-class Event(Struct, frozen=True):
-    """What happened to a job: a row of the change stream (see `bgd.wire.views.EventView`)."""
+class Event(Struct, frozen=True, array_like=True, gc=False):
+    """What happened to a job: a piece of the change stream (see `bgd.wire.views.EventView`).
+
+    Packed on disk field by field, so new ones go to the end and have a default.
+    """
 
     at: float
     job: JobId

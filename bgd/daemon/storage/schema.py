@@ -79,13 +79,9 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE jobs ADD COLUMN snoozes INTEGER NOT NULL DEFAULT 0; -- attempts that ended so, for people
     INSERT INTO counts VALUES ('held', 0), ('blocked', 0);
 
-    -- Written at every move of every job, so no index. The ids are given out from last_event, which outlives
-    -- the rows; AUTOINCREMENT would write its own table once a row.
-    CREATE TABLE events (
-        id INTEGER PRIMARY KEY, at REAL NOT NULL, job INTEGER NOT NULL, what TEXT NOT NULL,
-        state TEXT NOT NULL, attempt INTEGER NOT NULL, outcome TEXT, reason TEXT
-    );
-    ALTER TABLE meta ADD COLUMN last_event INTEGER NOT NULL DEFAULT 0;
+    -- The change stream. A row is what one transaction told: a MessagePack array of events, of which the last
+    -- has this id and those before it the ids before it. There is always a row once there has been one.
+    CREATE TABLE events (last INTEGER PRIMARY KEY, packed BLOB NOT NULL);
 
     -- What was said while the daemon ran. meta.slots NULL: as configured; queues.slots counts if has_slots,
     -- and NULL is then no limit.

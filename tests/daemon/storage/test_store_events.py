@@ -8,7 +8,7 @@ from bgd.core.job import JobId, Outcome, State
 from bgd.daemon.storage.events import EVENTS_KEPT
 from bgd.daemon.storage.store import AttemptEnd, AttemptPid, Batch, Event, Figures, NewAttempt, Store
 from bgd.wire.views import EventView
-from tests.daemon.storage.filling import NOW, a_job, move, new, put, saves, sql
+from tests.daemon.storage.filling import NOW, a_job, move, new, put, saves
 
 
 def event(number, what="submit", state=State.QUEUED, *, at=NOW.wall, attempt=0, outcome=None):
@@ -64,25 +64,24 @@ async def test_events_are_read_in_their_order_and_in_parts(store):
 async def test_events_of_a_batch_that_failed_never_were(store):
     await tell(store, event(1))
     with pytest.raises(sqlite3.IntegrityError):
-        await tell(store, event(98), event(99, at=None))
+        await store.commit(Batch(now=NOW, events=[event(98)], new=[new(7), new(7)]))
 
     await tell(store, event(2))
 
     assert [(found.id, found.job) for found in await store.events(0, 10)] == [(1, 1), (2, 2)]
 
 
-async def test_ids_of_events_are_never_given_out_again_though_all_are_gone(path):
+async def test_ids_of_events_go_on_after_a_restart(path):
     store = await Store.open(path)
     assert await store.event_bounds() == (1, 0)
     await tell(store, event(1), event(2))
     assert await store.event_bounds() == (1, 2)
-    await store._writer.call(lambda db: db.execute("DELETE FROM events").rowcount)
     await store.close()
 
     store = await Store.open(path)
-    assert await store.event_bounds() == (3, 2)
     await tell(store, event(3))
-    assert await store.event_bounds() == (3, 3)
+    assert await ids_of_events(store) == [1, 2, 3]
+    assert await store.event_bounds() == (1, 3)
     await store.close()
 
 
@@ -94,8 +93,28 @@ async def test_only_the_newest_events_are_kept(store):
     assert await store.event_bounds() == (1, EVENTS_KEPT + 999)  # in blocks: deleting costs a statement
     await tell(store, event(1), event(1))
 
-    assert await store.event_bounds() == (1_002, EVENTS_KEPT + 1_001)
-    assert await sql(store, "SELECT count(*) FROM events") == [(EVENTS_KEPT,)]
+    assert await store.event_bounds() == (1_001, EVENTS_KEPT + 1_001)  # whole blocks
+    assert len(await store.events(0, 2 * EVENTS_KEPT)) == EVENTS_KEPT + 1
+
+
+async def test_the_most_events_of_one_transaction_do_not_empty_the_stream(store):
+    await tell(store, event(1))
+    await tell(store, *(event(2) for _ in range(EVENTS_KEPT + 500)))
+    await tell(store, event(3))
+
+    oldest, newest = await store.event_bounds()
+    assert newest - EVENTS_KEPT - 999 <= oldest <= newest - EVENTS_KEPT + 1
+    assert [found.job for found in await store.events(newest - 2, 10)] == [2, 3]
+
+
+async def test_parts_begin_and_end_within_what_a_transaction_told(store):
+    await tell(store, *(event(number) for number in range(1, 6)))
+    await tell(store, *(event(number) for number in range(6, 8)))
+
+    assert await ids_of_events(store, after=2, limit=2) == [3, 4]
+    assert await ids_of_events(store, after=3, limit=3) == [4, 5, 6]
+    assert await ids_of_events(store, after=5) == [6, 7]
+    assert await ids_of_events(store, after=7) == []
 
 
 async def test_figures_are_of_what_ended_within_the_window(store):

@@ -148,7 +148,7 @@ from bgd.daemon.storage import schema
 
 schema.MIGRATIONS = (*schema.MIGRATIONS[:-1], schema.MIGRATIONS[-1] + '''
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9999)
-        INSERT INTO events SELECT i, 0, 0, hex(randomblob(500)), '', 0, NULL, NULL FROM n;
+        INSERT INTO events SELECT i, randomblob(1000) FROM n;
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n;
 ''')
 schema.open_writable(sys.argv[1])
