@@ -11,10 +11,11 @@ from contextlib import closing
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.launcher.children import LostChild
+from bgd.launcher.deadlines import Countdown
 from bgd.launcher.input import Input
 from bgd.launcher.logfile import LogFile
 from bgd.launcher.output import Output
-from bgd.launcher.problems import CannotStart
+from bgd.launcher.problems import CannotStart, no_input
 from bgd.launcher.records import Began
 from bgd.launcher.running import Running
 from bgd.launcher.spawn import spawn
@@ -42,7 +43,10 @@ class Attempt:
         self._started_at = time.time()
         self._stop: tuple[Outcome, float] | None = None  # asked for before it ran: reason, grace
         self._asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._is_suspended = False  # asked for before it ran
+        self._is_suspended = False
+        self._let_go: asyncio.Future[None] | None = None  # while it waits for that before it runs
+        self._limit: Countdown | None = None  # while it waits for its input
+        self._problem: str | None = None  # why it was stopped before it ran, where the reason says too little
         self._signals: dict[int, bool] = {}  # asked for before it ran: whether for the whole tree
         self._running: Running | None = None
 
@@ -71,13 +75,20 @@ class Attempt:
             self._signals[signum] = whole_tree or self._signals.get(signum, False)
 
     def suspend(self) -> None:
+        """Let its processes stand still; before there are any, let none be started."""
         self._is_suspended = True
+        if self._limit is not None:
+            self._limit.stand_still()
         if self._running is not None:
             self._running.suspend()
 
     def go_on(self) -> None:
         """Let it run again after `suspend`."""
         self._is_suspended = False
+        if self._limit is not None:
+            self._limit.go_on()
+        if self._let_go is not None and not self._let_go.done():
+            self._let_go.set_result(None)
         if self._running is not None:
             self._running.go_on()
 
@@ -90,7 +101,7 @@ class Attempt:
         except LostChild as error:
             return self._never_ran(Outcome.INTERRUPTED, str(error))
         if running is None:
-            return self._never_ran(self._stop[0] if self._stop else Outcome.CANCELLED, None)
+            return self._never_ran(self._stop[0] if self._stop else Outcome.CANCELLED, self._problem)
         self._running = running
         self._started(self.state)
         if self._is_suspended:
@@ -130,8 +141,26 @@ class Attempt:
 
     async def _try_to_start(self) -> Running | None:
         with closing(Input(self.launch, self._tools.state)) as given:
-            await given.begun(self._asked)
+            if given.is_fifo:
+                await self._wait_for_writer(given)
+            while self._is_suspended and self._stop is None:
+                self._let_go = asyncio.get_running_loop().create_future()
+                await asyncio.wait({self._let_go, self._asked}, return_when=asyncio.FIRST_COMPLETED)
             return await self._started_with(given) if self._stop is None else None
+
+    async def _wait_for_writer(self, given: Input) -> None:
+        self._limit = Countdown(self._tools.deadlines, self.launch.timeout or None, self._time_out)
+        if self._is_suspended:
+            self._limit.stand_still()
+        try:
+            await given.begun(self._asked)
+        finally:
+            self._limit.stand_still()
+            self._limit = None
+
+    def _time_out(self) -> None:
+        self._problem = no_input(self.launch.stdin_path or "", "nobody wrote to it within the time limit")
+        self.stop(Outcome.TIMEOUT, self.launch.grace)
 
     async def _started_with(self, given: Input) -> Running:
         launch, tools = self.launch, self._tools

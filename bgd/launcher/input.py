@@ -26,12 +26,16 @@ class Input:
         elif launch.stdin_path is not None:
             self.fd = _opened(launch, launch.stdin_path)
 
+    @property
+    def is_fifo(self) -> bool:
+        return self.fd is not None and stat.S_ISFIFO(os.fstat(self.fd).st_mode)
+
     async def begun(self, until: asyncio.Future[None]) -> None:
-        """Wait for the first to write to it if it is a FIFO, as a shell does in opening it; or for `until`.
+        """Wait for the first to write to a FIFO, as a shell does in opening it; or for `until`.
 
         Without anybody who writes, its reader would find an end at once.
         """
-        if self.fd is None or not stat.S_ISFIFO(os.fstat(self.fd).st_mode):
+        if self.fd is None:
             return
         fd, loop = self.fd, asyncio.get_running_loop()
         begun: asyncio.Future[None] = loop.create_future()

@@ -136,6 +136,12 @@ class Host:
         return supervisor
 
 
+def launch_of(*argv: str, **options: Any) -> Launch:
+    """Return what asks for an attempt of a new job."""
+    defaults: dict[str, Any] = {"env": {"PATH": os.environ["PATH"]}, "cwd": "/"}
+    return Launch(key=Key(STORE, next(_job_ids), 1), argv=list(argv), **{**defaults, **options})
+
+
 class Supervisor:
     """Says what bgd would say. `hear` fails after PATIENCE, so no test waits for ever."""
 
@@ -178,10 +184,8 @@ class Supervisor:
 
     def launch(self, *argv: str, **options: Any) -> Key:
         """Ask for an attempt of a new job."""
-        key = Key(STORE, next(_job_ids), 1)
-        defaults: dict[str, Any] = {"env": {"PATH": os.environ["PATH"]}, "cwd": "/"}
-        self.say(Launch(key=key, argv=list(argv), **{**defaults, **options}))
-        return key
+        self.say(request := launch_of(*argv, **options))
+        return request.key
 
     def started(self, key: Key) -> Started:
         while not (isinstance(message := self.hear(), Started) and message.key == key):

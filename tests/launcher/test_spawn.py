@@ -158,6 +158,16 @@ def test_a_fifo_is_waited_for_and_holds_up_nobody_else(host, supervisor, tmp_pat
     assert host.output(waiting) == b"hello\n"
 
 
+def test_a_time_limit_holds_while_a_fifo_is_waited_for(supervisor, tmp_path):
+    os.mkfifo(fifo := tmp_path / "fifo")
+    key = supervisor.launch("cat", stdin_path=str(fifo), timeout=0.1)
+
+    end = supervisor.ended(key)
+
+    assert (end.outcome, end.started_at, end.exit_code) == (Outcome.TIMEOUT, None, None)
+    assert end.problem == f"no input: {fifo}: nobody wrote to it within the time limit"
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bgd.core.job import Outcome
 from bgd.wire.launching import Continue, Signal, Stop, Suspend
-from tests.launcher.host import PATIENCE, is_alive, pids_in, written
+from tests.launcher.host import PATIENCE, is_alive, launch_of, pids_in, written
 from tests.support import wait_until
 
 TREE = """
@@ -117,8 +117,8 @@ def test_a_job_that_keeps_forking_is_suspended_to_the_last_process(supervisor, t
 
 def test_the_time_limit_stands_still_with_the_job(supervisor):
     key = supervisor.launch("sleep", "100", timeout=0.4)
-    supervisor.say(Suspend(key))  # in the same breath: it has no process yet
     pid = supervisor.started(key).pid
+    supervisor.say(Suspend(key))
     wait_until(lambda: all_stopped([pid]))
 
     assert supervisor.run("sleep", "0.6").outcome is Outcome.SUCCEEDED
@@ -126,6 +126,35 @@ def test_the_time_limit_stands_still_with_the_job(supervisor):
 
     supervisor.say(Continue(key))
     assert supervisor.ended(key).outcome is Outcome.TIMEOUT
+
+
+def test_a_job_that_is_suspended_before_it_runs_does_not_begin(host, supervisor):
+    launches = [launch_of("echo", "ran") for _ in range(6)]
+    keys = [launch.key for launch in launches]
+    supervisor.say(*launches, *map(Suspend, keys))  # in one breath: none of them has a process yet
+    assert supervisor.run("sleep", "0.2").outcome is Outcome.SUCCEEDED
+    assert [host.output(key) for key in keys] == [b""] * 6
+
+    supervisor.say(Stop(keys[0], 0.0), *map(Continue, keys[1:]))
+    ends = supervisor.all_ended(keys)
+    assert [end.outcome for end in ends] == [Outcome.CANCELLED, *[Outcome.SUCCEEDED] * 5]
+
+
+def test_a_job_that_is_suspended_while_it_waits_for_its_fifo_reads_when_it_is_let_go_on(
+    host, supervisor, tmp_path
+):
+    os.mkfifo(fifo := tmp_path / "fifo")
+    key = supervisor.launch("head", "-n", "1", stdin_path=str(fifo), timeout=0.4)
+    supervisor.say(Suspend(key))
+
+    with fifo.open("r+b", buffering=0) as writer:
+        writer.write(b"hello\n")
+        assert supervisor.run("sleep", "0.6").outcome is Outcome.SUCCEEDED
+        assert host.output(key) == b""
+
+        supervisor.say(Continue(key))
+        assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
+    assert host.output(key) == b"hello\n"
 
 
 def test_a_suspended_job_that_is_stopped_can_act_on_it(host, supervisor, tmp_path):
