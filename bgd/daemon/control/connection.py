@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 1024  # requests of one connection; more are left unread in the socket until some are done
 HELLO_SECONDS = 5.0  # a connection says who it is within this
 FRAME_SECONDS = 10.0  # and sends a frame it began within this
-HIGH_WATER = 256 * 1024  # bytes waiting for a slow reader before its streams pause, and its requests
+HIGH_WATER = 64 * 1024  # bytes waiting for a slow reader before its streams pause, and its requests
 MAX_MESSAGE = 2000  # characters; a refusal may quote what a stranger sent
 
 

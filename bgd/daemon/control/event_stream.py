@@ -9,7 +9,9 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.wire.replies import EventsPart
 from bgd.wire.requests import GetEvents
 
-EVENTS_AT_ONCE = 1_000
+EVENTS_AT_ONCE = (
+    200  # each costs half a KiB while it waits for who reads slowly, and there may be many of these
+)
 
 Send = Callable[[EventsPart], Awaitable[None]]
 
