@@ -80,7 +80,8 @@ class Database:
         try:
             return run()
         except sqlite3.Error as error:
-            remedy = _REMEDIES.get(getattr(error, "sqlite_errorcode", 0) & _PRIMARY)
+            code = getattr(error, "sqlite_errorcode", 0)
+            remedy = _REMEDIES.get(code) or _REMEDIES.get(code & _PRIMARY)
             if remedy is None:  # not the file is wrong but the program
                 raise
             self._failure = f"database {self._path}: {error}; {remedy}"
@@ -119,8 +120,11 @@ _PRIMARY = 0xFF  # the low byte of SQLite's extended result codes is the kind of
 DAMAGED = "put a backup in its place, or move it away to begin anew"
 FORBIDDEN = "bgd's user must be able to write the file and its folder"
 
+_MAKE_ROOM = "make room on that disk, then start bgd again"
+
 _REMEDIES = {
-    sqlite3.SQLITE_FULL: "make room on that disk, then start bgd again",
+    sqlite3.SQLITE_FULL: _MAKE_ROOM,
+    sqlite3.SQLITE_IOERR_SHMSIZE: _MAKE_ROOM,  # the file -shm cannot grow, which is no fault of the disk
     sqlite3.SQLITE_IOERR: "the disk failed (the kernel's log says more): see to it, then start bgd again",
     sqlite3.SQLITE_CORRUPT: DAMAGED,
     sqlite3.SQLITE_NOTADB: DAMAGED,

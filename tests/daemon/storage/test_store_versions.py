@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from bgd.core.job import FINAL, JobId, Outcome, RetryPolicy, State
 from bgd.daemon.storage import schema
+from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import AttemptEnd, Batch, Controls, Event, Restored, Store
 from bgd.wire.views import JobError
@@ -145,6 +147,7 @@ async def test_jobs_of_version_1_run_on(path):
 MIGRATION_WITHOUT_END = """
 import sys
 from bgd.daemon.storage import schema
+from bgd.daemon.storage.database import StoreBroken
 
 schema.MIGRATIONS = (*schema.MIGRATIONS[:-1], schema.MIGRATIONS[-1] + '''
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9999)
@@ -174,3 +177,42 @@ async def test_killed_migration_leaves_the_earlier_version(path):
     assert [job.id for job in await restored(store)] == [1, 2, 3, 4]
     assert await sql(store, "PRAGMA user_version") == [(VERSION,)]
     await store.close()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of its own, with room for little."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT RUN: a disk of its own takes root")
+    (folder := tmp_path / "disk").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("room", [0, 48 << 10])  # bytes: not even for the shared memory; not for the log
+async def test_migration_that_finds_no_room_leaves_the_earlier_version(disk, room):
+    path = str(disk / "bgd.db")
+    lay_down(path, "version-1.sql")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL")  # as bgd leaves it
+    before = content_of(path)
+    fill(disk / "ballast", leaving=room)
+
+    with pytest.raises(StoreBroken, match="make room on that disk, then start bgd again"):
+        await Store.open(path)
+
+    (disk / "ballast").unlink()
+    assert content_of(path) == before
+    store = await Store.open(path)
+    assert [job.id for job in await restored(store)] == [1, 2, 3, 4]
+    await store.close()
+
+
+def fill(path, leaving):
+    """Fill the file's disk but for so many bytes."""
+    with path.open("wb", buffering=0) as file:
+        with suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        file.truncate(file.tell() - leaving)
