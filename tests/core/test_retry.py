@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 from hypothesis import given
@@ -62,7 +63,8 @@ def test_jitter_spreads_by_its_share(policy, failures, roll):
 
     spread = abs(retry_delay(policy, failures, roll) - middle)
 
-    assert spread <= middle * policy.jitter * (1 + 1e-9) + 1e-9  # of a second: floats are not exact
+    rounding = 4 * sys.float_info.epsilon  # of the two products and their difference
+    assert spread <= middle * (policy.jitter + rounding)
 
 
 @given(policies)
