@@ -15,10 +15,11 @@ from bgctl.families import family
 from bgctl.show import print_json
 from bgctl.terminal import one_line
 from bgd import config, settings
+from bgd.policies import words_of
 from bgd.settings import ANY, Schema, Setting
 from bgd.units import format_duration, parse_duration
 
-_DURATIONS = {"grace", "delay", "max_delay"}
+_DURATIONS = {"grace", "delay", "max_delay", "timeout"}
 _WORDS_FOR_NONE = {"slots": "unlimited", "listen": ""}
 _BARE_KEY = r"[A-Za-z0-9_-]+"
 
@@ -79,8 +80,8 @@ def _sections(loaded: config.Config) -> Iterator[tuple[Path, dict[str, object]]]
     for path, schema in _paths(config.SCHEMA):
         keys = [key for key, below in schema.items() if below is None]
         if path[-1] == ANY:
-            for name, queue in loaded.queues.items():
-                yield (*path[:-1], name), {key: _plain(key, getattr(queue, key)) for key in keys}
+            for name, section in getattr(loaded, path[0]).items():
+                yield (*path[:-1], name), {key: _plain(key, getattr(section, key)) for key in keys}
         elif keys:
             section = getattr(loaded, "_".join(path))
             yield path, {key: _plain(key, getattr(section, key)) for key in keys}
@@ -96,6 +97,8 @@ def _paths(schema: Schema, above: Path = ()) -> Iterator[tuple[Path, Schema]]:
 def _plain(key: str, value: object) -> object:
     if value is None:
         return _WORDS_FOR_NONE.get(key)
+    if key == "on_exceptions" and isinstance(value, tuple):
+        return {name: words_of(wish) for name, wish in value}
     return str(value) if isinstance(value, Struct) else value  # as an address
 
 
@@ -112,5 +115,8 @@ def _value(key: str, value: object) -> str:
     if key in _DURATIONS and isinstance(value, float):
         text = format_duration(value)
         return json.dumps(text) if parse_duration(text) == value else repr(value)
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(name)} = {json.dumps(below)}" for name, below in value.items())
+        return f"{{ {', '.join(pairs)} }}"
     # what JSON says of texts, numbers and lists means the same in TOML
     return json.dumps(value, ensure_ascii=False)

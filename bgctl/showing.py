@@ -73,6 +73,7 @@ def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[st
         ("queue", f"{job.queue}, priority {job.priority}" + (f", {job.slots} slots" * (job.slots > 1))),
         ("key", one_line(job.key or "")),
         ("retries", _retries(job)),
+        ("on errors", one_line(", ".join(f"{name}: {then}" for name, then in job.on_exceptions.items()))),
         ("snoozed", f"{job.snoozes} times" if job.snoozes > 1 else "once" * job.snoozes),
         ("timeout", brief(job.timeout) if job.timeout else ""),
         ("submitted", local_time(job.created_at, now)),

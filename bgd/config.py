@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from bgd import values
+from bgd import policies, values
 from bgd.addresses import MAX_SOCKET_PATH, PORTS, HttpConfig, http_config
+from bgd.core.classes import ClassPolicy
 from bgd.core.job import RetryPolicy
 from bgd.core.spec import Backoff, QueueName, Retries, Share
 from bgd.core.target import problem_with_entry
@@ -80,6 +81,7 @@ class Config(Struct, frozen=True, kw_only=True):
     python: PythonConfig
     logs: LogsConfig
     queues: dict[str, QueueConfig]
+    classes: dict[str, ClassPolicy]  # by patterns, as in allowed_classes
     log_dir: str
     source: str | None  # the file read, None: built-in defaults
 
@@ -157,6 +159,7 @@ SCHEMA: Schema = {
     "python": dict.fromkeys(PythonConfig.__struct_fields__),
     "logs": dict.fromkeys(LogsConfig.__struct_fields__),
     "queues": {ANY: dict.fromkeys(QueueConfig.__struct_fields__)},
+    policies.SECTION: {ANY: dict.fromkeys(policies.KEYS)},
 }
 
 _ON_STOP = {mode.value: mode for mode in ShutdownMode if mode is not ShutdownMode.CANCEL}
@@ -194,6 +197,7 @@ def _config(found: Mapping[str, Setting], places: Places, home: str, source: str
             on_limit=read(found, "logs.on_limit", values.one_of(_ON_LIMIT), "truncate"),
         ),
         queues=dict(_queues(found)),
+        classes=policies.class_policies(found),
         log_dir=places.log_dir,
         source=source,
     )

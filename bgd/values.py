@@ -42,8 +42,22 @@ def number_or(word: str, meaning: T, kind: object) -> Reader[int | T]:
 
 
 def seconds(setting: Setting) -> float:
-    value = setting.value
-    return float(_converted(parse_duration(value) if isinstance(value, str) else value, Duration))
+    return seconds_of(Duration)(setting)
+
+
+def seconds_of(kind: object) -> Reader[float]:
+    """Return a reader of durations within the bounds of an annotated type."""
+
+    def reader(setting: Setting) -> float:
+        value = setting.value
+        return float(_converted(parse_duration(value) if isinstance(value, str) else value, kind))
+
+    return reader
+
+
+def checked_seconds(value: float) -> float:
+    """Return a duration that is within the usual bounds; ValueError otherwise."""
+    return float(_converted(value, Duration))
 
 
 def size(kind: object) -> Reader[int]:
@@ -58,6 +72,18 @@ def size(kind: object) -> Reader[int]:
 
 def text(setting: Setting) -> str:
     return _text(setting.value)
+
+
+def text_of(kind: object) -> Reader[str]:
+    """Return a reader of texts of an annotated type."""
+
+    def reader(setting: Setting) -> str:
+        try:
+            return str(msgspec.convert(setting.value, kind))
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error).replace("Expected", "expected")) from error
+
+    return reader
 
 
 def path(home: str) -> Reader[str]:

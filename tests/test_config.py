@@ -13,7 +13,9 @@ from msgspec.structs import replace
 
 from bgd.addresses import PORTS, Auth, HttpConfig, TcpAddress, UnixAddress
 from bgd.config import SCHEMA, ClientSocket, Config, QueueConfig, client_sockets, load
+from bgd.core.classes import ClassPolicy
 from bgd.core.job import RetryPolicy
+from bgd.core.wish import Aim, Wish
 from bgd.errors import ConfigError
 from bgd.places import SYSTEM
 from bgd.settings import MAX_FILE, names_of
@@ -124,7 +126,9 @@ def test_documented_file_equals_the_built_in_defaults():
 
 def test_documented_file_has_every_key_and_its_commented_defaults_are_true(written):
     text = re.sub(r"^# (?=\w+ = )", "", DOCUMENTED.read_text(), flags=re.MULTILINE)
-    keys = set(names_of(SCHEMA))  # which load refuses to exceed
+    keys = {  # which load refuses to exceed; policies of classes have no defaults
+        name for name in names_of(SCHEMA) if not name.startswith("classes.")
+    }
 
     for section, table in tomllib.loads(text).items():
         for name, value in table.items():
@@ -219,6 +223,96 @@ def test_variables_of_jobs_are_no_settings():
     assert load(environ=HOME | {f"BGD_{name}": "17" for name in names}) == load(environ=HOME)
 
 
+# --- policies of classes --------------------------------------------------------------------------
+
+
+def test_policies_of_classes_are_read_by_their_patterns(written):
+    config = written("""
+        [classes."app.services.*"]
+        retries = 5
+        delay = "30s"
+        backoff = 2
+        max_delay = "1h"
+        jitter = 0
+        timeout = "10m"
+        queue = "services"
+        priority = -5
+        [classes."app.services.Report".on_exceptions]
+        "app.errors.Busy" = "retry 2m"
+        "ValueError" = "fail"
+        "OSError" = "retry"
+        "app.errors.Locked" = "snooze 30s"
+    """)
+
+    assert config.classes == {
+        "app.services.*": ClassPolicy(
+            retries=5,
+            delay=30.0,
+            backoff=2.0,
+            max_delay=3600.0,
+            jitter=0.0,
+            timeout=600.0,
+            queue="services",
+            priority=-5,
+        ),
+        "app.services.Report": ClassPolicy(
+            on_exceptions=(
+                ("app.errors.Busy", Wish(Aim.RETRY, 120.0)),
+                ("ValueError", Wish(Aim.FAIL)),
+                ("OSError", Wish(Aim.RETRY)),
+                ("app.errors.Locked", Wish(Aim.SNOOZE, 30.0)),
+            )
+        ),
+    }
+
+
+def test_documented_policy_can_be_read(written):
+    example = re.search(r"^# \[classes.*(?:\n#   .*)+", DOCUMENTED.read_text(), flags=re.MULTILINE)
+    assert example is not None
+
+    config = written(re.sub("^# *", "", example[0], flags=re.MULTILINE))
+
+    policy = config.classes["app.services.*"]
+    assert (policy.retries, policy.timeout, policy.queue, policy.priority) == (5, 600.0, "services", 5)
+    assert [name for name, _ in policy.on_exceptions or ()] == [
+        "ValueError",
+        "app.errors.Busy",
+        "app.errors.Locked",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[classes.services]\nretries = 1", ["classes.services.retries", "package.module.Class"]),
+        ("[classes.'app.*.Report']\nretries = 1", ["'app.*.Report'", "package.module.Class"]),
+        ("[classes.'app.*']\nretry = 1", ["app.*.retry is not a key", "did you mean retries?"]),
+        ("[classes.'app.*']\ntimeout = 0", ["timeout", "> 0"]),
+        ("[classes.'app.*']\nqueue = 'a b'", ["queue = 'a b'", "expected"]),
+        ("[classes.'app.*']\npriority = 1001", ["priority", "<= 1000"]),
+        ("[classes.'app.*']\non_exceptions = 'fail'", ["must be a table", "snooze 5m"]),
+        ("[classes.'app.*'.on_exceptions]\n'a b' = 'fail'", ["'a b' is no exception"]),
+        ("[classes.'app.*'.on_exceptions]\nx = 'ignore'", ["'ignore' does not say", "snooze 5m"]),
+        ("[classes.'app.*'.on_exceptions]\nx = 'snooze'", ["'snooze' does not say"]),
+        ("[classes.'app.*'.on_exceptions]\nx = 'fail 5s'", ["'fail 5s' does not say"]),
+        ("[classes.'app.*'.on_exceptions]\nx = 'retry soon'", ["'soon' is not a duration"]),
+        ("[classes.'app.*'.on_exceptions]\nx = 'retry 999d'", ["<= 31622400"]),
+        ("[classes.'app.*'.on_exceptions]\nx = 3", ["3 does not say"]),
+        (
+            "[classes.'app.*'.on_exceptions]\n" + "".join(f"x{n} = 'fail'\n" for n in range(101)),
+            ["has 101 exceptions, the limit is 100"],
+        ),
+    ],
+)
+def test_policy_that_will_not_do_is_refused_in_one_line(written, text, words):
+    with pytest.raises(ConfigError) as refusal:
+        written(text)
+
+    assert "\n" not in str(refusal.value)
+    for word in [*words, "bgd.toml"]:
+        assert word in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [
@@ -306,6 +400,7 @@ def test_what_will_not_do_is_refused_in_one_line(written, text, words):
         ("BGD_DAEMON_XYZ", "1", ["BGD_DAEMON_XYZ is not a key", "did you mean BGD_DAEMON_"]),
         ("BGD_QUEUES_GPU_SLOT", "1", ["BGD_QUEUES_GPU_SLOT is not a key"]),
         ("BGD_DAEMON_SLOTS", "many", ["environment: BGD_DAEMON_SLOTS = 'many'", "whole number"]),
+        ("BGD_CLASSES_APP_RETRIES", "1", ["BGD_CLASSES_APP_RETRIES", "package.module.Class"]),
         ("BGD_PYTHON_PATH", "[1", ["environment: BGD_PYTHON_PATH = '[1'"]),
     ],
 )

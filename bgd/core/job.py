@@ -8,6 +8,7 @@ from typing import NewType
 from msgspec import Struct
 
 from bgd.core.spec import Backoff, Duration, Retries, Share
+from bgd.core.wish import Rules
 
 JobId = NewType("JobId", int)
 
@@ -107,7 +108,7 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False):
     Delays are seconds from the end of one attempt to the start of the next: `delay`, each `backoff`
     times the one before, at most `max_delay`, spread by plus or minus the share `jitter`.
     `rerun` None: an attempt whose end nobody saw is run again only if `retries` > 0. `retry_on` and
-    `no_retry_on` are as in a JobSpec.
+    `no_retry_on` are as in a JobSpec. `on_exceptions`: what a class job's exceptions mean, unless it says so.
     """
 
     retries: Retries = 0
@@ -118,6 +119,7 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False):
     rerun: bool | None = None
     retry_on: tuple[int, ...] | None = None
     no_retry_on: tuple[int, ...] | None = None
+    on_exceptions: Rules = ()
 
 
 class Terms(Struct, frozen=True, kw_only=True, gc=False):

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import UNSEEN, Job, Move, Now, Outcome, RetryPolicy, State
 from bgd.core.spec import JobSpec
-from bgd.core.wish import Aim, Wish
+from bgd.core.wish import Aim, Rules, Wish
 
 SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze for ever, so it must not do so a thousand times a second
 MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that takes the machine down each time must stop
@@ -89,8 +89,11 @@ def retry_delay(policy: RetryPolicy, failures: int, roll: float) -> float:
     return min(base * (1 + policy.jitter * (2 * roll - 1)), policy.max_delay)
 
 
-def policy_of(spec: JobSpec, default: RetryPolicy) -> RetryPolicy:
-    """Return the policy of a job: what its spec says, and `default` where it is silent."""
+def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: Rules = ()) -> RetryPolicy:
+    """Return the policy of a job: what its spec says, and `default` where it is silent.
+
+    Of exceptions a spec says nothing: what these mean is for the configuration to say.
+    """
     return RetryPolicy(
         retries=default.retries if spec.retries is None else spec.retries,
         delay=default.delay if spec.retry_delay is None else spec.retry_delay,
@@ -100,6 +103,7 @@ def policy_of(spec: JobSpec, default: RetryPolicy) -> RetryPolicy:
         rerun=default.rerun if spec.rerun is None else spec.rerun,
         retry_on=spec.retry_on,
         no_retry_on=spec.no_retry_on,
+        on_exceptions=on_exceptions,
     )
 
 

@@ -27,7 +27,7 @@ from bgd.core.job import (
 )
 from bgd.core.queues import QueueRule
 from bgd.core.retry import move_after_end, wait_after
-from bgd.core.spec import JobSpec
+from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 from bgd.core.wish import Wish
 
 EXPIRED = "expired: it could not start in time"
@@ -138,8 +138,8 @@ class Scheduler:
             Job(
                 id=JobId(self._last_id),
                 state=State.HELD if spec.hold else terms.place_of(due, wanted, now),
-                queue=spec.queue,
-                priority=spec.priority,
+                queue=spec.queue or DEFAULT_QUEUE,
+                priority=spec.priority or 0,
                 policy=self._book.shared(policy),
                 due=due,
                 terms=wanted,

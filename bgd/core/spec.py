@@ -52,16 +52,16 @@ DEFAULT_QUEUE = "default"
 class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was asked for. Either `argv` or `target` is given; `problem_with` checks what types cannot.
 
-    None means: as the daemon's configuration says (retries and their timing, `rerun`), no limit
-    (`timeout`), the daemon's own (`cwd`, `umask`, `env`). Durations are seconds.
+    None means: as the daemon's configuration says (retries and their timing, `rerun`; `queue`, `priority`,
+    `timeout`), the daemon's own (`cwd`, `umask`, `env`). Durations are seconds.
     """
 
     argv: Argv | None = None
     target: Annotated[str, Meta(max_length=500)] | None = None
     arguments: Annotated[str, Meta(max_length=MAX_WORK)] | None = None
     """JSON text {"args": [...], "kwargs": {...}} of a class job: text, so that no number loses a digit."""
-    queue: QueueName = DEFAULT_QUEUE
-    priority: Priority = 0
+    queue: QueueName | None = None
+    priority: Priority | None = None
     name: Name | None = None
     tags: Tags = ()
     retries: Retries | None = None

@@ -47,7 +47,13 @@ def is_allowed(target: Target, allowed: Iterable[str]) -> bool:
     An entry is a class or function by its full dotted name, or `module.*` for every class and function
     of that module, not of the modules below it.
     """
-    return any(entry in {f"{target.module}.{target.name}", f"{target.module}.*"} for entry in allowed)
+    patterns = patterns_for(target)
+    return any(entry in patterns for entry in allowed)
+
+
+def patterns_for(target: Target) -> tuple[str, ...]:
+    """Return the entries that would have the target, the longest first."""
+    return f"{target.module}.{target.name}", f"{target.module}.*"
 
 
 def problem_with_entry(entry: str) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from msgspec.structs import replace
 
 from bgd.core.job import USUAL_TERMS, Job, JobId, Move, Now, State, Terms
-from bgd.core.spec import JobSpec
+from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 
 _MAY_STILL_WAIT = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED})
 _TO_THE_QUEUE = {State.HELD: Move.RELEASE, State.BLOCKED: Move.UNBLOCK, State.SCHEDULED: Move.COME_DUE}
@@ -45,7 +45,8 @@ def edited(job: Job, spec: JobSpec, changed: Collection[str], now: Now) -> Job:
     if job.attempt > 0:
         kept.add("expires")
     terms = _shared(replace(fresh, key=job.terms.key, **{name: getattr(job.terms, name) for name in kept}))
-    return replace(job, queue=spec.queue, priority=spec.priority, due=due, terms=terms)
+    queue, priority = spec.queue or DEFAULT_QUEUE, spec.priority or 0
+    return replace(job, queue=queue, priority=priority, due=due, terms=terms)
 
 
 def place_of(due: float | None, terms: Terms, now: Now) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from msgspec import Struct
@@ -26,3 +27,16 @@ class Wish(Struct, frozen=True):
     aim: Aim
     after: Duration | None = None
     until: Instant | None = None
+
+
+Rules = tuple[tuple[str, Wish], ...]
+"""What is to follow an exception, by the qualified name of its type or of a base of that."""
+
+
+def wish_for(names: Iterable[str], rules: Rules) -> Wish | None:
+    """Return what the rules say of an exception, by the first of its `names` of which they say something.
+
+    These are of its type and its bases, the nearest first.
+    """
+    said = dict(rules)
+    return next((said[name] for name in names if name in said), None)

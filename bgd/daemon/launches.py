@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from bgd.config import Config
-from bgd.core.job import Job, JobId, Outcome
+from bgd.core.job import Job, JobId, Outcome, RetryPolicy
 from bgd.core.spec import JobSpec
 from bgd.core.target import parse_target
+from bgd.core.wish import Aim, wish_for
 from bgd.daemon.storage.records import AttemptEnd
 from bgd.wire import calls
 from bgd.wire.launching import Ended, Key, Launch
@@ -76,7 +79,16 @@ def end_of(ended: Ended) -> AttemptEnd:
         error=error,
         result=account.value,
         wish=account.wish,
+        lineage=account.lineage,
     )
+
+
+def judged(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:
+    """Let the policy say what follows an exception, where the job itself has not."""
+    wish = end.wish or wish_for(end.lineage, policy.on_exceptions)
+    if wish is None:
+        return end
+    return replace(end, wish=wish, outcome=Outcome.SNOOZED if wish.aim is Aim.SNOOZE else end.outcome)
 
 
 def end_without_report(job: Job, outcome: Outcome, at: float, why: str) -> AttemptEnd:

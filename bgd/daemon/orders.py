@@ -7,9 +7,12 @@ from collections.abc import Collection, Iterable
 
 from bgd.core import spec as limits
 from bgd.core import terms
+from bgd.core.classes import NOTHING_SAID, ClassPolicy, class_policy, under_policy
 from bgd.core.job import ACTIVE, FINAL, WAITING, Job, JobId, Now, RetryPolicy, State, Terms
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import JobSpec, problem_with
+from bgd.core.target import parse_target
+from bgd.core.wish import Rules
 from bgd.daemon.access import check_may_run
 from bgd.daemon.edits import changes_in, edited
 from bgd.daemon.instants import now
@@ -77,7 +80,9 @@ class Orders:
         holder = None if spec.key is None else self._supervisor.holder_of(spec.key)
         if holder is not None:
             return holder, False
-        policy = self._policy_of(spec)
+        said = self._class_policy(spec)
+        spec = under_policy(spec, said)
+        policy = self._policy_of(spec, said.on_exceptions or ())
         job_id = self._supervisor.decide(lambda scheduler, at: scheduler.submit(spec, policy, at, finished))
         stored = StoredSpec(with_policy(spec, policy), uid, now().wall)
         self._supervisor.pending.specs[job_id] = stored
@@ -140,7 +145,7 @@ class Orders:
             circular = self._supervisor.decide(lambda scheduler, _: scheduler.waits_for(job_id, others))
             if circular is not None:
                 raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
-            return self._edit(job_id, spec, changed, finished)
+            return self._edit(job, spec, changed, finished)
 
     # --- jobs that run --------------------------------------------------------------------------------
 
@@ -226,17 +231,20 @@ class Orders:
     def _is_over(self, job_id: JobId) -> bool:
         return not self._supervisor.is_unfinished(job_id)
 
-    def _policy_of(self, spec: JobSpec) -> RetryPolicy:
+    def _policy_of(self, spec: JobSpec, on_exceptions: Rules) -> RetryPolicy:
         config = self._supervisor.config
-        return policy_of(spec, config.retry if spec.target else config.retry_commands)
+        return policy_of(spec, config.retry if spec.target else config.retry_commands, on_exceptions)
 
-    def _edit(
-        self, job_id: JobId, spec: JobSpec, changed: Collection[str], finished: dict[JobId, State]
-    ) -> State:
-        policy = self._policy_of(spec)
-        self._supervisor.pending.edited[job_id] = with_policy(spec, policy)
+    def _class_policy(self, spec: JobSpec) -> ClassPolicy:
+        policies = self._supervisor.config.classes
+        return class_policy(parse_target(spec.target), policies) if spec.target and policies else NOTHING_SAID
+
+    def _edit(self, job: Job, spec: JobSpec, changed: Collection[str], finished: dict[JobId, State]) -> State:
+        spec = under_policy(spec, self._class_policy(spec), among=changed)
+        policy = self._policy_of(spec, job.policy.on_exceptions)  # those it was submitted under
+        self._supervisor.pending.edited[job.id] = with_policy(spec, policy)
         return self._supervisor.decide(
-            lambda scheduler, at: scheduler.edit(job_id, spec, policy, changed, at, finished)
+            lambda scheduler, at: scheduler.edit(job.id, spec, policy, changed, at, finished)
         )
 
 

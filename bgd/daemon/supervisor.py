@@ -18,7 +18,7 @@ from bgd.daemon.controls import rules_of, slots_of
 from bgd.daemon.dispatch import Dispatch
 from bgd.daemon.feeds import Feed, Feeds
 from bgd.daemon.instants import now
-from bgd.daemon.launches import end_of, end_without_report
+from bgd.daemon.launches import end_of, end_without_report, judged
 from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.logfiles import remove_logs
 from bgd.daemon.settlement import Pending, Settlement
@@ -268,6 +268,9 @@ class Supervisor:
             loop.run_in_executor(None, remove_logs, self.config.log_dir, frozenset(batch.removed))
 
     def _take_end(self, end: AttemptEnd) -> None:
+        job = self.get(end.job)
+        if job is not None:
+            end = judged(end, job.policy)
         code = exit_code_of(end.outcome, end.exit_code, end.signal)
         if self._scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.wish):
             self._attempts.end(end.job)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from bgd.core.job import Outcome
 from bgd.core.spec import MAX_RESULT, Duration, Instant
@@ -15,6 +16,7 @@ from bgd.core.wish import Aim, Wish
 from bgd.wire.views import JobError
 
 MAX_DOCUMENT = MAX_RESULT + 100  # bytes of a result file: a result at its limit, and what stands around it
+MAX_BASES = 100  # of an exception's type
 NO_RESULT = "no_result"  # type of the error of a process that ended well and left no result
 
 _DEFAULT_TYPES = {Aim.RETRY: "retry", Aim.FAIL: "fail", Aim.SNOOZE: Outcome.SNOOZED.value}
@@ -45,12 +47,14 @@ class Account(Struct, frozen=True):
     """What became of a class job: by its own account, as far as that is to be believed.
 
     `value`: JSON text of what the method returned. `error`: what it raised. `wish`: what is to follow.
+    `lineage`: names of the type of an exception that says nothing of that, and of its bases, nearest first.
     """
 
     outcome: Outcome
     value: str | None = None
     error: JobError | None = None
     wish: Wish | None = None
+    lineage: tuple[str, ...] = ()
 
 
 def read_result(raw: bytes | None, outcome: Outcome) -> Account:
@@ -62,15 +66,15 @@ def read_result(raw: bytes | None, outcome: Outcome) -> Account:
         return Account(outcome)
     try:
         told, value = _read_document(raw or b"")
+        if value is None:
+            return _account_of(told)
     except ValueError as error:
         # an exit code of the job's own choice says enough, and is not hidden
         is_silent = outcome is Outcome.EXIT
         return (
             Account(outcome) if is_silent else Account(Outcome.ERROR, error=JobError(NO_RESULT, str(error)))
         )
-    if value is not None:
-        return Account(outcome, value if outcome is Outcome.SUCCEEDED else None)
-    return _account_of(told)
+    return Account(outcome, value if outcome is Outcome.SUCCEEDED else None)
 
 
 def _account_of(told: _Document) -> Account:
@@ -79,7 +83,14 @@ def _account_of(told: _Document) -> Account:
         return _account_of_wish(told.wish)
     if told.refused is not None:
         return Account(Outcome.REFUSED, error=JobError(Outcome.REFUSED, told.refused))
-    return Account(Outcome.ERROR, error=told.error)
+    if told.error is None:
+        raise ValueError("the result file holds no result: nothing of what it may say")
+    error = told.error
+    return Account(
+        Outcome.ERROR,
+        error=JobError(error.type, error.message, error.traceback),
+        lineage=(error.type, *error.bases),
+    )
 
 
 def _account_of_wish(told: _Wish) -> Account:
@@ -103,8 +114,6 @@ def _read_document(raw: bytes) -> tuple[_Document, str | None]:
         value = None if told.ok is UNSET else bytes(told.ok).decode()
     except _UNDECODABLE as error:
         raise ValueError(f"the result file holds no result: {error}") from error
-    if value is None and told.error is None and told.refused is None and told.wish is None:
-        raise ValueError("the result file holds no result: nothing of what it may say")
     problem = None if value is None else _problem_for_python(value)
     if problem is not None:
         raise ValueError(f"the result cannot be read by Python: {problem}")
@@ -136,6 +145,13 @@ class _Request(Struct):
     path: list[str]
 
 
+class _Error(Struct):
+    type: str
+    message: str
+    traceback: str | None = None
+    bases: Annotated[list[str], Meta(max_length=MAX_BASES)] = []
+
+
 class _Wish(Struct):
     aim: Aim
     after: Duration | None = None
@@ -147,7 +163,7 @@ class _Wish(Struct):
 
 class _Document(Struct):
     ok: Raw | UnsetType = UNSET
-    error: JobError | None = None
+    error: _Error | None = None
     refused: str | None = None
     wish: _Wish | None = None
 

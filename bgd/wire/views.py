@@ -54,6 +54,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     pty: bool = False
     suspended: bool = False
     snoozes: int = 0  # attempts that ended so
+    on_exceptions: dict[str, str] = {}  # what follows them: "retry", "retry 30s", "fail" or "snooze 5m"
 
 
 class AttemptView(Struct, frozen=True, kw_only=True):

@@ -7,10 +7,17 @@ import os
 import traceback  # with the rest, before the job's folders come first on sys.path
 from types import TracebackType
 
+TYPE_CHECKING = False  # as typing's, whose import is a tenth of an interpreter's start
+if TYPE_CHECKING:
+    from typing import Any
+
 # These stand in bgd.core.spec too, which cannot be imported here; a test compares them.
 MAX_RESULT = 1_000_000  # bytes of JSON
 MAX_DEPTH = 200  # of a result's lists and objects: not every reader of JSON takes much more
 MAX_TEXT = 65_536  # bytes of an error's message, and of its traceback
+
+_MOST_BASES = 100  # of an error, each a name of so many characters; what a configuration names is shorter
+_MOST_OF_A_NAME = 200
 
 _WORKER = os.path.dirname(__file__)  # noqa: PTH120  pathlib is slow to import
 
@@ -63,15 +70,24 @@ def wished(error: BaseException) -> dict[str, object] | None:
     return wish if isinstance(wish, dict) else None
 
 
-def told(error: BaseException) -> dict[str, str]:
+def told(error: BaseException) -> dict[str, Any]:
+    """Return what is to be told of an exception: `bases` are the names of its type's, nearest first."""
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     try:
         message = str(error)
     except Exception as second:  # noqa: BLE001 - a __str__ of the job's that fails
         message = f"(its text could not be made: {type(second).__name__})"
     lines = traceback.format_exception(kind, error, _below_the_worker(error.__traceback__))
-    return {"type": capped(name), "message": capped(message), "traceback": capped("".join(lines))}
+    return {
+        "type": capped(_name_of(kind)),
+        "message": capped(message),
+        "traceback": capped("".join(lines)),
+        "bases": [_name_of(base)[:_MOST_OF_A_NAME] for base in kind.__mro__[1:-1]][:_MOST_BASES],
+    }
+
+
+def _name_of(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _below_the_worker(frames: TracebackType | None) -> TracebackType | None:

@@ -18,6 +18,10 @@ grace = "1m30s"
 delay = 0.0004
 [queues."io.slow"]
 slots = 2
+[classes."app.services.*"]
+retries = 2
+timeout = "90s"
+on_exceptions = { "ValueError" = "fail", "app.Busy" = "retry 2m" }
 """
 
 
@@ -36,6 +40,8 @@ def test_what_is_shown_reads_as_what_it_was_read_from(home):
     assert f"slots = 3  # {source}: daemon.slots\n" in shown
     assert 'on_limit = "kill"  # environment: BGD_LOGS_ON_LIMIT\n' in shown
     assert 'grace = "1m30s"  #' in shown
+    assert '[classes."app.services.*"]\n' in shown
+    assert 'on_exceptions = { "ValueError" = "fail", "app.Busy" = "retry 2m" }  #' in shown
 
 
 def test_every_key_is_shown(home):

@@ -112,8 +112,8 @@ def test_a_variable_that_is_set_comes_on_top_of_the_callers(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"priority": 1001}, "priority: a whole number from -1000 to 1000, not 1001"),
-        ({"priority": "high"}, "priority: a whole number from -1000 to 1000, not 'high'"),
+        ({"priority": 1001}, "priority: a whole number from -1000 to 1000 or None, not 1001"),
+        ({"priority": "high"}, "priority: a whole number from -1000 to 1000 or None, not 'high'"),
         ({"retries": -1}, "retries: a whole number from 0 to 1000 or None, not -1"),
         ({"timeout": 0}, "timeout: a number above 0 and at most 31622400 or None, not 0"),
         ({"delay": math.inf}, "delay: a number from 0 to 31622400, not inf"),

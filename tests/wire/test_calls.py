@@ -90,7 +90,13 @@ def test_value_of_a_method_that_returned_is_kept_as_its_json_text(value):
 def test_exception_is_an_error_with_its_account(outcome):
     told = JobError("ValueError", "no", "Traceback...")
 
-    assert read_result(ERROR, outcome) == Account(Outcome.ERROR, error=told)
+    assert read_result(ERROR, outcome) == Account(Outcome.ERROR, error=told, lineage=("ValueError",))
+
+
+def test_exception_is_told_with_the_bases_of_its_type():
+    raw = b'{"error": {"type": "app.Busy", "message": "", "bases": ["app.Error", "Exception"]}}'
+
+    assert read_result(raw, Outcome.EXIT).lineage == ("app.Busy", "app.Error", "Exception")
 
 
 def test_refusal_of_what_was_resolved_is_a_refusal():
@@ -144,6 +150,7 @@ def test_process_that_ends_well_before_the_method_returned_has_not_succeeded(raw
         (b'{"ok": 1', "holds no result"),
         (b'{"ok": "\xff"}', "holds no result"),
         (b'{"error": "text"}', "holds no result"),
+        (b'{"error": {"type": "E", "message": "", "bases": [' + b'"E",' * 100 + b'"E"]}}', "holds no result"),
         (b'{"ok": ' + b"[" * 100_000, "holds no result"),
         (b"{}", "holds no result"),
         (b'{"wish": {"aim": "succeed"}}', "holds no result"),

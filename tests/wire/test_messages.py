@@ -66,7 +66,7 @@ def test_a_value_at_its_limit_is_taken(field, values):
 @pytest.mark.parametrize(
     ("field", "values"),
     [
-        ("priority", [-MAX_PRIORITY - 1, MAX_PRIORITY + 1, 2**64 - 1, 0.5, "1", None]),
+        ("priority", [-MAX_PRIORITY - 1, MAX_PRIORITY + 1, 2**64 - 1, 0.5, "1"]),
         ("retries", [-1, MAX_RETRIES + 1, 2**64 - 1]),
         ("retry_delay", [-0.001, MAX_DURATION + 1, 2**64 - 1, math.nan, math.inf, "5s"]),
         ("max_delay", [-0.001, MAX_DURATION + 1, math.nan, math.inf]),
@@ -77,7 +77,7 @@ def test_a_value_at_its_limit_is_taken(field, values):
         ("umask", [-1, 0o1000]),
         ("name", ["", "x" * (MAX_NAME + 1), 7]),
         ("tags", [[""], ["x"] * (MAX_TAGS + 1), ["x" * (MAX_NAME + 1)], "tag"]),
-        ("queue", ["", "a/b", "a\n", None]),
+        ("queue", ["", "a/b", "a\n", 7]),
         ("cwd", ["", "x" * (MAX_PATH + 1), 7]),
         ("argv", [["x"] * (MAX_ARGV + 1), ["x" * (MAX_WORD + 1)], "true", [7], [b"true"]]),
         ("target", ["x" * 501]),

@@ -76,6 +76,7 @@ class AsyncJob(Generic[R_co]):
     pty: bool
     suspended: bool
     snoozes: int
+    on_exceptions: dict[str, str]
 
     def __init__(
         self, client: AsyncClient, job_id: int, view: JobView | None = None, *, is_new: bool = False

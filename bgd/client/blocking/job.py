@@ -77,6 +77,7 @@ class Job(Generic[R_co]):
     pty: bool
     suspended: bool
     snoozes: int
+    on_exceptions: dict[str, str]
 
     def __init__(
         self, client: Client, job_id: int, view: JobView | None = None, *, is_new: bool = False

@@ -14,6 +14,7 @@ from bgd.core.job import JobId, Outcome, State
 from bgd.daemon.storage.database import transaction
 from bgd.daemon.storage.packing import unpack_policy, unpack_waits
 from bgd.daemon.storage.specs import unpack_spec
+from bgd.policies import words_of
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, JobError, JobView
@@ -148,6 +149,7 @@ def _view(row: sqlite3.Row) -> JobView:
         pty=spec.pty,
         suspended=bool(row["suspended"]),
         snoozes=row["snoozes"],
+        on_exceptions={name: words_of(wish) for name, wish in policy.on_exceptions},
     )
 
 

@@ -80,7 +80,7 @@ class AttemptPid(Struct, frozen=True):
 class AttemptEnd(Struct, frozen=True, kw_only=True):
     """How an attempt ended. `result` is JSON text; None where there is nothing.
 
-    `wish` is not kept: it has come true by the time this is saved.
+    `wish` and `lineage`, as of an Account, are not kept: they have done their work by the time this is saved.
     """
 
     job: JobId
@@ -97,6 +97,7 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     error: JobError | None = None
     result: str | None = None
     wish: Wish | None = None
+    lineage: tuple[str, ...] = ()
 
 
 class Batch(Struct, kw_only=True):

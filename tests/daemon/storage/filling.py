@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bgd.core.job import USUAL_TERMS, Job, JobId, Now, RetryPolicy, State
-from bgd.core.spec import JobSpec
+from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 from bgd.daemon.storage.store import Batch, NewAttempt, NewJob, SavedJob
 from bgd.wire.requests import List
 
@@ -21,7 +21,9 @@ def a_job(number, state=State.QUEUED, **fields):
 def new(number, *, uid=UID, at=NOW.wall, due=None, terms=USUAL_TERMS, **fields):
     spec = JobSpec(**{"argv": ("/bin/echo", str(number)), "cwd": "/tmp", "retries": 2, **fields})
     state = State.QUEUED if due is None else State.SCHEDULED
-    return NewJob(a_job(number, state, due=due, queue=spec.queue, terms=terms), spec, uid, at)
+    return NewJob(
+        a_job(number, state, due=due, queue=spec.queue or DEFAULT_QUEUE, terms=terms), spec, uid, at
+    )
 
 
 def saves(*jobs, at=NOW.wall, reason=None):

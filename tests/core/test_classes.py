@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from bgd.core.classes import NOTHING_SAID, ClassPolicy, class_policy, under_policy
+from bgd.core.spec import JobSpec
+from bgd.core.target import parse_target
+from bgd.core.wish import Aim, Wish, wish_for
+
+REPORT = parse_target("app.services:Report.build")
+RULES = (("ValueError", Wish(Aim.FAIL)), ("app.Busy", Wish(Aim.SNOOZE, 5.0)))
+
+
+def test_of_several_patterns_the_longest_that_has_a_key_says_it():
+    policies = {
+        "app.services.*": ClassPolicy(retries=1, priority=1, queue="services"),
+        "app.services.Report": ClassPolicy(retries=0, timeout=60.0),
+        "app.services.Other": ClassPolicy(retries=9),
+        "app.*": ClassPolicy(jitter=1.0),
+    }
+
+    assert class_policy(REPORT, policies) == ClassPolicy(
+        retries=0, priority=1, queue="services", timeout=60.0
+    )
+
+
+def test_nothing_is_said_of_what_no_pattern_has():
+    assert class_policy(REPORT, {"app.other.*": ClassPolicy(retries=1)}) == NOTHING_SAID
+
+
+@pytest.mark.parametrize(
+    ("field", "key", "said", "own"),
+    [
+        ("retries", "retries", 7, 0),
+        ("retry_delay", "delay", 7.0, 0.0),
+        ("backoff", "backoff", 7.0, 1.0),
+        ("max_delay", "max_delay", 7.0, 0.0),
+        ("jitter", "jitter", 0.7, 0.0),
+        ("timeout", "timeout", 7.0, 1.0),
+        ("queue", "queue", "seven", "default"),
+        ("priority", "priority", 7, 0),
+    ],
+)
+def test_what_a_job_says_itself_goes_before_its_policy(field, key, said, own):
+    policy = ClassPolicy(**{key: said})
+    silent, outspoken = JobSpec(target=str(REPORT)), JobSpec(target=str(REPORT), **{field: own})
+
+    assert under_policy(silent, policy) == JobSpec(target=str(REPORT), **{field: said})
+    assert under_policy(outspoken, policy) == outspoken
+    assert under_policy(silent, policy, among={"name"}) == silent
+
+
+def test_what_nobody_speaks_of_is_left_alone():
+    spec = JobSpec(target=str(REPORT))
+
+    assert under_policy(spec, NOTHING_SAID) is spec
+
+
+@pytest.mark.parametrize(
+    ("names", "wish"),
+    [
+        (("ValueError", "Exception"), Wish(Aim.FAIL)),
+        (("app.TooBusy", "app.Busy", "ValueError"), Wish(Aim.SNOOZE, 5.0)),
+        (("UnicodeDecodeError", "UnicodeError", "ValueError", "Exception"), Wish(Aim.FAIL)),
+        (("KeyError", "LookupError", "Exception"), None),
+        ((), None),
+    ],
+)
+def test_the_nearest_type_of_an_exception_that_is_listed_decides(names, wish):
+    assert wish_for(names, RULES) == wish

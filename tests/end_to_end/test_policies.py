@@ -1,0 +1,114 @@
+"""Policies of classes: what the configuration says of jobs that say nothing, under a real daemon."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from bgd import NotAllowed, Outcome, State
+from tests.support import DEADLINE, Daemon, wait_until
+
+MODULE = """
+import json
+
+class Locked(Exception): pass
+class LockedLong(Locked): pass
+
+def hopeless(): json.loads("{")
+def locked(): raise LockedLong("by somebody")
+def broken(): raise KeyError("x")
+def fine(): return 1
+"""
+CONFIGURATION = """
+[security]
+allowed_classes = ["work.*"]
+[python]
+path = ["{folder}"]
+[retry]
+retries = 7
+[classes."work.*"]
+retries = 3
+delay = "1h"
+queue = "work"
+priority = 4
+on_exceptions = {{ "ValueError" = "fail", "work.Locked" = "snooze 1h", "KeyError" = "retry 1ms" }}
+[classes."work.fine"]
+timeout = "90s"
+[classes."other.*"]
+retries = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        running = Daemon(Path(folder))
+        (running.folder / "work.py").write_text(MODULE)
+        running.configure(CONFIGURATION.format(folder=folder))
+        running.start()
+        yield running
+        running.stop()
+
+
+def test_job_gets_what_its_policy_says_and_it_does_not(daemon):
+    with daemon.client() as client:
+        silent = client.call("work:fine").wait(DEADLINE)
+        outspoken = client.call("work:fine", queue="default", priority=0, retries=0, timeout=5.0).wait(
+            DEADLINE
+        )
+        command = client.submit(["true"]).wait(DEADLINE)
+
+    def said(job):
+        return job.queue, job.priority, job.retries, job.timeout
+
+    assert said(silent) == ("work", 4, 3, 90.0)
+    assert said(outspoken) == ("default", 0, 0, 5.0)
+    assert said(command) == ("default", 0, 0, None)
+
+
+def test_exception_of_a_listed_base_is_given_up(daemon):
+    with daemon.client() as client:
+        job = client.call("work:hopeless").wait(DEADLINE)
+
+        assert (job.state, job.attempt, job.outcome) == (State.FAILED, 1, Outcome.ERROR)
+        assert job.attempts()[0].error.type == "json.decoder.JSONDecodeError"
+
+
+def test_exception_may_mean_a_pause_that_uses_up_no_retry(daemon):
+    with daemon.client() as client:
+        job = client.call("work:locked", retries=0)
+        wait_until(lambda: job.refresh().state is State.SCHEDULED)
+
+        (attempt,) = job.attempts()
+        assert (attempt.outcome, attempt.error.message, job.snoozes) == (Outcome.SNOOZED, "by somebody", 1)
+        job.cancel()
+
+
+def test_exception_may_have_a_delay_of_its_own(daemon):
+    with daemon.client() as client:
+        job = client.call("work:broken", retries=2).wait(DEADLINE)
+
+        assert (job.state, job.attempt) == (State.FAILED, 3)
+
+
+def test_policy_is_shown_and_stays_when_the_job_is_edited(daemon):
+    with daemon.client() as client:
+        job = client.call("work:fine", hold=True)
+        job.edit(name="mine")
+
+        assert (job.refresh().queue, job.timeout, job.retries) == ("work", 90.0, 3)
+        assert job.on_exceptions == {
+            "ValueError": "fail",
+            "work.Locked": "snooze 1h",
+            "KeyError": "retry 1ms",
+        }
+        shown = daemon.bgctl("show", str(job.id)).stdout
+        assert "on errors  ValueError: fail, work.Locked: snooze 1h, KeyError: retry 1ms\n" in shown
+        job.cancel()
+
+
+def test_policy_allows_nothing_by_itself(daemon):
+    with daemon.client() as client, pytest.raises(NotAllowed):
+        client.call("other:fine")
