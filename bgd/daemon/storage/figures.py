@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from math import ceil
 
 from bgd.core.job import FINAL, State
+from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.storage import events
 from bgd.daemon.storage.database import transaction
 from bgd.daemon.storage.records import Figures
@@ -19,10 +20,11 @@ def counts(db: sqlite3.Connection) -> dict[str, int]:
 
 
 def queue_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
-    """Return unfinished jobs by queue and state; costs some 0.3 s a million of them."""
+    """Return unfinished jobs by queue and state."""
     found: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for queue, state, jobs in db.execute(_QUEUE_COUNTS):
-        found[queue][state] = jobs
+        if jobs:
+            found[queue][state] = jobs
     return dict(found)
 
 
@@ -55,8 +57,17 @@ def _at_most(sorted_values: list[float], share: float) -> float | None:
 
 _UNFINISHED = ", ".join(f"'{state.value}'" for state in State if state not in FINAL)
 
+# the default queue has all jobs of a state but those elsewhere
 _QUEUE_COUNTS = f"""
-    SELECT queue, state, count(*) FROM jobs WHERE state IN ({_UNFINISHED}) GROUP BY queue, state
+    WITH elsewhere AS (
+        SELECT queue, state, count(*) AS jobs FROM jobs INDEXED BY jobs_by_queue
+        WHERE queue <> '{DEFAULT_QUEUE}' AND state IN ({_UNFINISHED}) GROUP BY queue, state
+    )
+    SELECT queue, state, jobs FROM elsewhere
+    UNION ALL
+    SELECT '{DEFAULT_QUEUE}', state,
+           jobs - (SELECT coalesce(sum(jobs), 0) FROM elsewhere WHERE elsewhere.state = counts.state)
+    FROM counts WHERE state IN ({_UNFINISHED})
 """  # noqa: S608 (constants)
 
 # a wall clock that was set back would make some negative

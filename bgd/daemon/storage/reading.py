@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pwd
 import sqlite3
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from functools import lru_cache
 
 import msgspec
 
 from bgd.core.job import JobId, Outcome, State
+from bgd.daemon.storage import selecting
 from bgd.daemon.storage.database import transaction
 from bgd.daemon.storage.packing import unpack_policy, unpack_waits
 from bgd.daemon.storage.specs import unpack_spec
@@ -19,36 +18,22 @@ from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, JobError, JobView
 
-# What a list without states shows, as far as its limit goes: what runs before what waits before the rest.
-_BY_INTEREST: tuple[tuple[State, ...], ...] = (
-    (State.RUNNING, State.STOPPING),
-    (State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD),
-    (State.SUCCEEDED, State.FAILED, State.CANCELLED),
-)
-
 _BEFORE_ITS_TIME = frozenset({State.SCHEDULED, State.BLOCKED, State.HELD})
 
 _decode_error = msgspec.json.Decoder(JobError).decode
 
 
 def prepare(db: sqlite3.Connection) -> str:
-    """Teach a connection what the functions below need of it; return the store's id."""
+    """Make a connection give what the functions below take; return the store's id."""
     db.row_factory = sqlite3.Row
-    # not SQLite's GLOB, whose time explodes with the number of stars in a stranger's pattern
-    db.create_function("matches", 2, _matches, deterministic=True)
     (store_id,) = db.execute("SELECT store_id FROM meta").fetchone()
     return str(store_id)
 
 
 def list_jobs(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobView]:
     """Return the newest jobs that the query selects; `uid` None: of any user."""
-    groups = _BY_INTEREST if query.states is None else (tuple(dict.fromkeys(query.states)),)
-    ids: list[JobId] = []
     with transaction(db, "DEFERRED"):
-        for states in groups:
-            newest = sorted(_newest(db, query, uid, states, query.limit - len(ids)), reverse=True)
-            ids += newest[: query.limit - len(ids)]
-        views = [view(db, job_id) for job_id in sorted(ids, reverse=True)]
+        views = [view(db, job_id) for job_id in selecting.select(db, query, uid)]
     return [found for found in views if found is not None]
 
 
@@ -63,8 +48,8 @@ def views(db: sqlite3.Connection, job_ids: list[JobId]) -> list[JobView]:
 
 
 def latest(db: sqlite3.Connection, uid: int) -> JobId | None:
-    newest = [db.execute(_LATEST, (uid, state.value)).fetchone()[0] for state in State]
-    return max((job_id for job_id in newest if job_id is not None), default=None)
+    (job_id,) = db.execute(_LATEST, (uid,)).fetchone()
+    return None if job_id is None else JobId(job_id)
 
 
 def attempts(db: sqlite3.Connection, job_id: JobId, after: int, limit: int) -> list[AttemptView]:
@@ -74,30 +59,6 @@ def attempts(db: sqlite3.Connection, job_id: JobId, after: int, limit: int) -> l
 def result(db: sqlite3.Connection, job_id: JobId) -> tuple[str | None, JobError | None]:
     row = db.execute(_RESULT, (job_id,)).fetchone()
     return (None, None) if row is None else (row["result"], _error(row["error"]))
-
-
-def _newest(
-    db: sqlite3.Connection, query: List, uid: int | None, states: tuple[State, ...], limit: int
-) -> Iterator[JobId]:
-    """Yield the newest ids of each state: so many that the newest of all of them are among these."""
-    conditions: dict[str, object] = {"state = ?": None}
-    if uid is not None:
-        conditions["uid = ?"] = uid
-    if query.queue is not None:
-        conditions["queue = ?"] = query.queue
-    if query.before is not None:
-        conditions["id < ?"] = query.before
-    if query.since is not None:
-        conditions["created_at >= ?"] = query.since
-    if query.name is not None:
-        conditions["matches(name, ?)"] = query.name
-    if query.tag is not None:
-        conditions["id IN (SELECT job FROM tags WHERE tag = ?)"] = query.tag
-    sql = f"SELECT id FROM jobs WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"  # noqa: S608 (constants)
-    for state in states:
-        conditions["state = ?"] = state.value
-        for row in db.execute(sql, (*conditions.values(), limit)):
-            yield row["id"]
 
 
 def _view(row: sqlite3.Row) -> JobView:
@@ -178,10 +139,6 @@ def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
     )
 
 
-def _matches(name: str | None, pattern: str) -> bool:
-    return name is not None and fnmatchcase(name, pattern)
-
-
 def _outcome(text: str | None) -> Outcome | None:
     return None if text is None else Outcome(text)
 
@@ -200,7 +157,7 @@ def _user(uid: int) -> str:
 
 _VIEW = "SELECT jobs.*, spec FROM jobs JOIN specs ON specs.job = jobs.id WHERE jobs.id = ?"
 
-_LATEST = "SELECT max(id) FROM jobs WHERE uid = ? AND state = ?"
+_LATEST = "SELECT max(id) FROM jobs WHERE uid = ?"
 
 _ATTEMPTS = """
     SELECT attempts.*, error

@@ -1,9 +1,11 @@
-"""The store: every job, attempt and result on disk; one connection writes, another one only reads."""
+"""The store: every job, attempt and result on disk; one connection writes, others only read."""
 
 from __future__ import annotations
 
 import builtins
 import sqlite3
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 
 from bgd.core.job import Job, JobId, Now, State
@@ -55,10 +57,11 @@ class Store:
     file, its -wal or its -shm: closing such a descriptor would drop SQLite's locks.
     """
 
-    def __init__(self, writer: Database, reader: Database, store_id: str) -> None:
+    def __init__(self, writer: Database, reader: Database, searcher: Database, store_id: str) -> None:
         self.store_id = store_id
         self._writer = writer
         self._reader = reader
+        self._searcher = searcher  # for what may look at very many rows, while nobody else waits for it
         self._saver = Saver()
 
     @classmethod
@@ -68,19 +71,18 @@ class Store:
         Raises:
             StoreBroken: it cannot be written, is damaged, of a newer bgd or of another program.
         """
-        writer = Database(path, partial(open_writable, path))
-        await writer.open()
-        reader = Database(path, partial(open_readable, path))
-        try:
-            await reader.open()
+        async with AsyncExitStack() as opened:
+            writer = await _opened(path, open_writable, opened)
+            reader = await _opened(path, open_readable, opened)
+            searcher = await _opened(path, open_readable, opened)
             store_id = await reader.call(reading.prepare)
-        except BaseException:
-            await writer.close()
-            raise
-        return cls(writer, reader, store_id)
+            await searcher.call(reading.prepare)
+            opened.pop_all()
+        return cls(writer, reader, searcher, store_id)
 
     async def close(self) -> None:
-        """Close both connections, the writing one last: it folds the -wal file into the database."""
+        """Close all connections, the writing one last: it folds the -wal file into the database."""
+        await self._searcher.close()
         await self._reader.close()
         await self._writer.close()
 
@@ -132,7 +134,7 @@ class Store:
         Without states in the query: what runs, then what waits, then what is finished, until its limit is
         reached. `uid` is the asking user's, for queries that want only their own.
         """
-        return await self._reader.call(reading.list_jobs, query, uid if query.mine else None)
+        return await self._searcher.call(reading.list_jobs, query, uid if query.mine else None)
 
     async def view(self, job_id: JobId) -> JobView | None:
         return await self._reader.call(reading.view, job_id)
@@ -159,11 +161,11 @@ class Store:
 
     async def queue_counts(self) -> dict[str, dict[str, int]]:
         """Return the number of unfinished jobs in each queue and state, where there are any."""
-        return await self._reader.call(figures.queue_counts)
+        return await self._searcher.call(figures.queue_counts)
 
     async def stats(self, since: float) -> Figures:
         """Return what the kept events tell of attempts that ended at or after `since`, in epoch time."""
-        return await self._reader.call(figures.figures, since)
+        return await self._searcher.call(figures.figures, since)
 
     async def events(self, after: int, limit: int) -> builtins.list[EventView]:
         """Return at most `limit` events after the one with the id `after`, oldest first."""
@@ -182,6 +184,15 @@ class Store:
         except BaseException:
             self._saver.forget()
             raise
+
+
+async def _opened(
+    path: str, connect: Callable[[str], sqlite3.Connection], opened: AsyncExitStack
+) -> Database:
+    database = Database(path, partial(connect, path))
+    await database.open()
+    opened.push_async_callback(database.close)
+    return database
 
 
 def _next_generation(db: sqlite3.Connection) -> int:

@@ -1,0 +1,170 @@
+"""Lists: whatever is asked for, by whatever index it is found, a plain filter in memory finds the same."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from contextlib import closing, contextmanager
+from fnmatch import fnmatchcase
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgd.core.job import FINAL, JobId, State
+from bgd.daemon.storage import figures, reading, saving, schema, selecting
+from bgd.daemon.storage.store import Batch
+from bgd.wire.requests import List
+from tests.daemon.storage.filling import NOW, UID, a_job, ids, new, put, saves
+
+LETTERS = "ab*?[]!^"
+QUEUES = ("default", "builds", "mail")
+INTEREST = (
+    {State.RUNNING, State.STOPPING},
+    {State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD},
+    {State.SUCCEEDED, State.FAILED, State.CANCELLED},
+)
+
+some_tags = st.lists(st.sampled_from(["red", "blue"]), unique=True)
+jobs = st.fixed_dictionaries(
+    {
+        "state": st.sampled_from(State),
+        "queue": st.sampled_from(QUEUES),
+        "name": st.none() | st.text(LETTERS, min_size=1, max_size=6),
+        "tags": some_tags.map(tuple),
+        "uid": st.integers(UID, UID + 1),
+        "at": st.integers(0, 5).map(float),
+    }
+)
+patterns = st.text(LETTERS, max_size=6).filter(
+    lambda text: "[^" not in text
+)  # this too is a [!, but not in fnmatch
+queries = st.fixed_dictionaries(
+    {},
+    optional={
+        "states": st.lists(st.sampled_from(State), min_size=1, max_size=4),
+        "queue": st.sampled_from((*QUEUES, "none")),
+        "name": patterns,
+        "tag": st.sampled_from(["red", "blue", "green"]),
+        "since": st.integers(0, 6).map(float),
+        "limit": st.integers(1, 8),
+        "mine": st.booleans(),
+        "before": st.integers(1, 25),
+    },
+).map(lambda fields: msgspec.convert({"id": 1, **fields}, List))
+
+
+def is_selected(job, query):
+    return (
+        (query.queue in {None, job["queue"]})
+        and (query.name is None or (job["name"] is not None and fnmatchcase(job["name"], query.name)))
+        and (query.tag is None or query.tag in job["tags"])
+        and (query.since is None or job["at"] >= query.since)
+        and (not query.mine or job["uid"] == UID)
+        and (query.before is None or job["id"] < query.before)
+    )
+
+
+def plainly_filtered(known, query):
+    groups = INTEREST if query.states is None else (set(query.states),)
+    found: list[int] = []
+    for states in groups:
+        matching = [job["id"] for job in known if job["state"] in states and is_selected(job, query)]
+        found += sorted(matching, reverse=True)[: query.limit - len(found)]
+    return sorted(found, reverse=True)
+
+
+@contextmanager
+def written(db, known):
+    """Let the database hold these jobs while the block lasts."""
+    items = [
+        new(job["id"], uid=job["uid"], at=job["at"], queue=job["queue"], name=job["name"], tags=job["tags"])
+        for job in known
+    ]
+    moved = saves(*(a_job(job["id"], job["state"], queue=job["queue"]) for job in known))
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if items:
+            saving.Saver().save(db, Batch(now=NOW, new=items))
+            saving.Saver().save(db, Batch(now=NOW, saves=moved))
+        yield
+    finally:
+        db.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("few", [0, 3, selecting._FEW])
+def test_list_is_what_a_plain_filter_leaves(path, monkeypatch, few):
+    monkeypatch.setattr(selecting, "_FEW", few)  # so that every way is gone, with a handful of jobs
+    with closing(schema.open_writable(path)) as db:
+
+        @given(st.lists(jobs, max_size=20), st.lists(queries, min_size=1, max_size=5))
+        def try_out(known, asked):
+            known = [job | {"id": number} for number, job in enumerate(known, start=1)]
+            with written(db, known):
+                for query in asked:
+                    found = selecting.select(db, query, UID if query.mine else None)
+                    assert found == plainly_filtered(known, query)
+
+        try_out()
+
+
+def test_unfinished_jobs_are_counted_by_queue_as_if_one_by_one(path):
+    with closing(schema.open_writable(path)) as db:
+        reading.prepare(db)
+
+        @given(st.lists(jobs, max_size=20))
+        def try_out(known):
+            known = [job | {"id": number} for number, job in enumerate(known, start=1)]
+            counted = Counter((job["queue"], job["state"]) for job in known if job["state"] not in FINAL)
+            with written(db, known):
+                found = {
+                    (queue, State(state)): number
+                    for queue, of_queue in figures.queue_counts(db).items()
+                    for state, number in of_queue.items()
+                }
+            assert found == counted
+
+        try_out()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "is_like_it"),
+    [
+        ("build-[0-9]", "build-7", True),
+        ("build-[0-9]", "build-x", False),
+        ("build-[!0-9]", "build-x", True),
+        ("build-[^0-9]", "build-7", False),
+        ("[]]", "]", True),
+        ("[!]]", "]", False),
+        ("a[b", "a[b", True),
+        ("a[!", "a[!", True),
+        ("[a-]", "-", True),
+        ("caf?", "café", True),
+        ("Build", "build", False),
+    ],
+)
+async def test_pattern_is_a_shells(store, pattern, name, is_like_it):
+    await put(store, new(1, name=name))
+
+    assert await ids(store, name=pattern) == ([1] if is_like_it else [])
+
+
+async def test_list_that_looks_at_many_jobs_holds_nobody_else_up(store):
+    await put(store, new(1))
+    began, go_on = threading.Event(), threading.Event()
+
+    def look_on(_):
+        began.set()
+        assert go_on.wait(30)
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(store._searcher.call(look_on))
+        await asyncio.to_thread(began.wait, 30)
+        asked_later = group.create_task(store.list(List(id=1), UID))
+        assert (await store.view(JobId(1))).id == 1
+        assert await store.spec(JobId(1)) is not None
+        assert not asked_later.done()
+        go_on.set()
+    assert [view.id for view in asked_later.result()] == [1]
