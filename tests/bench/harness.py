@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,11 +76,12 @@ class BareClient:
 
 
 class Daemon:
-    """A private bgd; `folder` holds its state, on a real disk."""
+    """A private bgd; `folder` holds its state, on a real disk. It took `start_time` seconds to be ready."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes], start_time: float) -> None:
         self.folder = folder
         self.process = process
+        self.start_time = start_time
         self.socket = str(folder / "bgd.sock")
         self.launcher_pid = 0
 
@@ -92,22 +93,31 @@ class Daemon:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def resident_megabytes(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+        return round(int(line.split()[1]) / 1024, 1)
+
 
 @contextmanager
-def daemon(slots: int, extra: str = "") -> Iterator[Daemon]:
-    """Run a daemon with so many slots while the block lasts."""
+def daemon(
+    slots: int, extra: str = "", prepare: Callable[[Path], object] = lambda _: None
+) -> Iterator[Daemon]:
+    """Run a daemon with so many slots while the block lasts; `prepare` may fill its folder before."""
     folder = Path(tempfile.mkdtemp(prefix="bgd-bench-", dir=os.environ.get("BGD_BENCH_DIR")))
     config = folder / "bgd.toml"
     config.write_text(f'[daemon]\nstate_dir = "{folder}"\nslots = {slots}\n{extra}')
+    prepare(folder)
     ready, told = os.pipe()
     command = [sys.executable, "-m", "bgd", "--config", str(config), "--log-level", "warning"]
+    began = time.perf_counter()
     process = subprocess.Popen([*command, "--ready-fd", str(told)], pass_fds=[told])
     os.close(told)
     with os.fdopen(ready) as pipe:
         line = pipe.readline()
     if line != "ready\n":
         raise RuntimeError(f"the daemon did not come up: {line}")
-    running = Daemon(folder, process)
+    running = Daemon(folder, process, time.perf_counter() - began)
     try:
         client = running.connect()
         while not running.launcher_pid:
@@ -156,7 +166,7 @@ def raw_commits_a_second(folder: Path, seconds: float = 1.0) -> float:
 def percentiles(values: list[float]) -> dict[str, float]:
     """Return the usual cuts of latencies in seconds, as milliseconds."""
     ordered = sorted(values)
-    cuts = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+    cuts = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p999": 0.999}
     named = {name: ordered[min(int(len(ordered) * cut), len(ordered) - 1)] for name, cut in cuts.items()}
     return {name: round(value * 1000, 3) for name, value in (named | {"max": ordered[-1]}).items()}
 

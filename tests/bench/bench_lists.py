@@ -1,0 +1,119 @@
+"""How quick are lists, pages and figures with a million jobs? P10: queued ones. P11: finished ones."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
+
+from bgd.core.job import State
+from bgd.wire.replies import End, Login
+from bgd.wire.requests import GetLogin, GetQueues, GetStats, List, Request
+from tests.bench.filled import RARE, fill
+from tests.bench.harness import BareClient, Daemon, daemon, percentiles, report, submit
+
+JOBS = 1_000_000
+TIMES = 40  # each question
+SUBMITS = 2_000
+PLACE = "127.0.0.1:48643"
+
+
+def questions(state: State, jobs: int) -> dict[str, List]:
+    """Return what is asked for: what many jobs are, what hardly any is, and what none is."""
+    now = time.time()
+    one_state = {
+        "state": {},
+        "rare queue": {"queue": "rare"},
+        "no queue": {"queue": "none"},
+        "usual queue": {"queue": "default"},
+        "usual name": {"name": "thumbnail-*"},
+        "rare name": {"name": "rare-*"},
+        "rare name's middle": {"name": "*are-*5*"},
+        "no name": {"name": "*[0-9]x*"},
+        "rare tag": {"tag": "rare"},
+        "since a minute ago": {"since": now - 60},
+        "since now": {"since": now},
+        "nobody's in the rare queue": {"queue": "rare", "name": "nobody"},
+        "far page": {"before": jobs // 2},
+    }
+    asked = {name: List(id=1, states=[state], **fields) for name, fields in one_state.items()}  # type: ignore[arg-type]  # of mixed types
+    return asked | {
+        "bare": List(id=1),
+        "failed": List(id=1, states=[State.FAILED]),
+        "rare queue in any state": List(id=1, states=list(State), queue="rare"),
+        "no name in any state": List(id=1, states=list(State), name="nobody*"),
+    }
+
+
+def timed(ask: Callable[[], object], times: int = TIMES) -> dict[str, float]:
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        ask()
+        taken.append(time.perf_counter() - began)
+    return percentiles(taken)
+
+
+def stream(client: BareClient, request: Request) -> None:
+    client.send(request)
+    while not isinstance(client.receive(), End):
+        pass
+
+
+def browser(client: BareClient) -> OpenerDirector:
+    """Return one that is logged in."""
+    login = client.ask(GetLogin(1))
+    assert isinstance(login, Login), login
+    opener = build_opener(HTTPCookieProcessor())
+    read(opener, login.url)
+    return opener
+
+
+def read(opener: OpenerDirector, address: str) -> None:
+    with opener.open(address, timeout=60) as answer:
+        answer.read()
+
+
+def measure(running: Daemon, state: State, jobs: int) -> dict[str, object]:
+    client = running.connect()
+    megabytes = running.resident_megabytes()
+    lists = {name: timed(partial(stream, client, query)) for name, query in questions(state, jobs).items()}
+    opener = browser(client)
+    pages = ("", "?queue=rare", f"?state={state}&queue=rare", "?name=nobody*", "?state=failed", "?tag=rare")
+    return {
+        "start_to_ready_s": round(running.start_time, 2),
+        "resident_mb_at_first": megabytes,
+        "list_ms": lists,
+        "page_ms": {
+            address: timed(partial(read, opener, f"http://{PLACE}/job-logs{address}")) for address in pages
+        },
+        "stats_ms": timed(lambda: client.ask(GetStats(1))),
+        "queues_ms": timed(lambda: client.ask(GetQueues(1))),
+        "submit_ms": timed(lambda: client.ask(submit(1)), SUBMITS),
+        "resident_mb_at_last": running.resident_megabytes(),
+    }
+
+
+def main(jobs: int) -> None:
+    figures: dict[str, object] = {"jobs": jobs, "rare_are": jobs // RARE}
+    for state in (State.QUEUED, State.SUCCEEDED):
+        rates: list[float] = []
+
+        def prepare(folder: Path, state: State = state, rates: list[float] = rates) -> None:
+            is_finished = state is State.SUCCEEDED
+            rates.append(asyncio.run(fill(folder / "bgd.db", jobs, finished=is_finished, uid=os.getuid())))
+
+        with daemon(
+            slots=1, extra=f'[http]\nlisten = "{PLACE.removeprefix("http://")}"\n', prepare=prepare
+        ) as running:
+            figures[state.value] = {"stored_a_second": round(rates[0])} | measure(running, state, jobs)
+    report("lists", **figures)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else JOBS)

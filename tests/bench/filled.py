@@ -1,0 +1,105 @@
+"""Filled: a database with very many jobs, which the store has written as for a busy daemon."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bgd import clock
+from bgd.core.job import Job, JobId, Now, Outcome, RetryPolicy, State
+from bgd.core.spec import DEFAULT_QUEUE, JobSpec
+from bgd.daemon.storage.store import (
+    AttemptEnd,
+    AttemptPid,
+    Batch,
+    Controls,
+    Event,
+    NewAttempt,
+    NewJob,
+    SavedJob,
+    Store,
+)
+from tests.bench.harness import ENVIRONMENT
+
+RARE = 100_000  # one job in so many is in the rare queue, has the rare tag, failed
+AT_ONCE = 2_000  # jobs in a transaction
+SPACING = 0.1  # seconds between two submits
+
+_POLICY = RetryPolicy(retries=0, delay=5.0, rerun=False)
+
+
+async def fill(path: Path, jobs: int, *, finished: bool, uid: int) -> float:
+    """Put so many jobs into a new database; return how many a second the store took while they were new."""
+    store = await Store.open(str(path))
+    await store.restore(clock_now(), clock.boot_id())
+    await store.commit(Batch(now=clock_now(), controls=Controls(paused=True)))  # none is to start
+    began_at = time.time() - jobs * SPACING
+    taking = 0.0
+    for numbers in _portions(jobs):
+        new = [_new(number, began_at + number * SPACING, uid) for number in numbers]
+        told = [Event(item.at, item.job.id, "submit", item.job.state, 0, None, None) for item in new]
+        began = time.perf_counter()
+        await store.commit(Batch(now=clock_now(), new=new, events=told))
+        taking += time.perf_counter() - began
+        if finished:
+            await store.commit(_ran([item.job for item in new], new[-1].at))
+    await store.close()
+    return jobs / taking
+
+
+def clock_now() -> Now:
+    return Now(elapsed=clock.elapsed(), wall=time.time())
+
+
+def _portions(jobs: int) -> Iterator[range]:
+    for start in range(1, jobs + 1, AT_ONCE):
+        yield range(start, min(start + AT_ONCE, jobs + 1))
+
+
+def _new(number: int, at: float, uid: int) -> NewJob:
+    """One job in `RARE` stands out; the names of the rest begin alike, and no two are the same."""
+    is_rare = number % RARE == RARE // 2
+    queue = "rare" if is_rare else DEFAULT_QUEUE
+    spec = JobSpec(
+        argv=("/usr/bin/convert", f"picture-{number}.png", f"thumbnail-{number}.png"),
+        cwd="/srv/pictures",
+        umask=0o022,
+        env=ENVIRONMENT,
+        queue=queue,
+        name=f"rare-{number}" if is_rare else f"thumbnail-{number}",
+        tags=("rare",) if is_rare else (),
+    )
+    job = Job(id=JobId(number), state=State.QUEUED, queue=queue, priority=0, policy=_POLICY)
+    return NewJob(job, spec, uid, at)
+
+
+def _ran(jobs: list[Job], at: float) -> Batch:
+    """Return that these jobs have run once, and how it went."""
+    ends = [_end(job.id, at) for job in jobs]
+    saves = {job.id: SavedJob(_after(job, end), at) for job, end in zip(jobs, ends, strict=True)}
+    return Batch(
+        now=clock_now(),
+        saves=saves,
+        attempts=[NewAttempt(job.id, 1, 1, "launcher", at - 0.2) for job in jobs],
+        pids=[AttemptPid(job.id, 1, 4711, at - 0.1) for job in jobs],
+        ends=ends,
+        events=[Event(at, end.job, "end", saves[end.job].job.state, 1, end.outcome, None) for end in ends],
+    )
+
+
+def _end(job: JobId, at: float) -> AttemptEnd:
+    outcome = Outcome.EXIT if job % RARE == 1 else Outcome.SUCCEEDED
+    return AttemptEnd(
+        job=job,
+        attempt=1,
+        outcome=outcome,
+        exit_code=int(outcome is Outcome.EXIT),
+        finished_at=at,
+        log_bytes=80,
+    )
+
+
+def _after(job: Job, end: AttemptEnd) -> Job:
+    state = State.SUCCEEDED if end.outcome is Outcome.SUCCEEDED else State.FAILED
+    return Job(id=job.id, state=state, queue=job.queue, priority=0, policy=job.policy, attempt=1)
