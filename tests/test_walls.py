@@ -43,6 +43,10 @@ ROOMS = {
     "bgd/jobfunction.py": f"{STANDARD} bgd.client bgd.core.spec.JobSpec bgd.functions",
     "bgd/executor": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.executor"
     " bgd.jobfunction",
+    # it stands for the daemon and for the worker, and judges and runs a job by their own code
+    "bgd/testing": f"{STANDARD} msgspec {CONFIGURATION} bgd.client bgd.core bgd.daemon.access bgd.errors"
+    " bgd.functions bgd.testing bgd.wire bgd.worker",
+    "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.systemd",
     "bgd/errors.py": PURE,

@@ -13,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "bgd/client/asynchronous"
 TARGET = ROOT / "bgd/client/blocking"
-MADE = ["channel", "client", "door", "ending", "job"]  # the other modules there are written by hand
+# The other modules there are written by hand
+MADE = ["channel", "client", "door", "ending", "job", "rehearsal"]
 
 HEADER = "# Made from bgd/client/asynchronous/{name}.py by `make client`: change that.\n"
 
@@ -21,7 +22,7 @@ HEADER = "# Made from bgd/client/asynchronous/{name}.py by `make client`: change
 PATTERNS = [
     (r"AsyncGenerator\[(.+), None\]", r"Generator[\1, None, None]"),
     (r"AsyncGenerator", "Generator"),
-    (r"Awaitable\[(\w+)\]", r"\1"),
+    (r"Awaitable\[([\w| ]+)\]", r"\1"),
     (r"Awaitable, ", ""),
     (r"async (def|with|for) ", r"\1 "),
     (r"await ", ""),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +91,32 @@ def process_id(_number: int = 0) -> int:
 
 @bgd.job
 def _private() -> None: ...
+
+
+def thread_id() -> int:
+    return threading.get_ident()
+
+
+def square_of_sum(first: int, second: int) -> int:
+    return square(add.submit(first, second).result())
+
+
+def a_set() -> set[int]:
+    return {1}
+
+
+alias = square
+
+
+def leave(code: int) -> None:
+    sys.exit(code)
+
+
+def snooze() -> None:
+    import bgd_job  # type: ignore[import-not-found]  # the worker provides it
+
+    raise bgd_job.Snooze("1m")
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt

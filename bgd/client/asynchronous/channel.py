@@ -10,9 +10,11 @@ from typing import TypeVar
 
 from bgd.client.asynchronous.connection import Connection
 from bgd.client.asynchronous.door import Door
+from bgd.client.asynchronous.rehearsal import Rehearsal
 from bgd.client.asynchronous.runtime import Home, Lock, pause
 from bgd.client.session import Broken, NotSent, expected, framed
 from bgd.client.sockets import left
+from bgd.client.standin import stand_in
 from bgd.errors import DaemonUnreachable
 from bgd.wire.replies import Reply
 from bgd.wire.requests import Request
@@ -117,15 +119,17 @@ class Channel:
             if alone:
                 await connection.close()
 
-    async def connection(self, *, may_start: bool = True) -> Connection:
+    async def connection(self, *, may_start: bool = True) -> Connection | Rehearsal:
         """Return the connection, a new one if there is none or it broke."""
         self._home.check()
+        if (answerer := stand_in()) is not None:
+            return Rehearsal(answerer)
         async with self._connecting:
             if self._connection is not None and self._connection.is_broken:
                 await self._connection.close()
                 self._connection = None
             if self._connection is None:
-                self._connection = await self._opened(may_start=may_start)
+                self._connection = await self._connected(may_start=may_start)
             return self._connection
 
     async def close(self) -> None:
@@ -133,16 +137,22 @@ class Channel:
         if connection is not None and self._home.is_here:
             await connection.close()
 
-    async def _opened(self, *, may_start: bool = True) -> Connection:
+    async def _opened(self, *, may_start: bool = True) -> Connection | Rehearsal:
+        """Return a connection for one stream alone."""
         self._home.check()
+        if (answerer := stand_in()) is not None:
+            return Rehearsal(answerer)
+        return await self._connected(may_start=may_start)
+
+    async def _connected(self, *, may_start: bool) -> Connection:
         return await self._door.connect(time.monotonic() + self._timeout, may_start=may_start)
 
     async def _connected_again(
         self,
-        connect: Callable[..., Awaitable[Connection]],
+        connect: Callable[..., Awaitable[Connection | Rehearsal]],
         pauses: Iterator[float],
         deadline: float | None,
-    ) -> Connection:
+    ) -> Connection | Rehearsal:
         """Connect to the daemon that comes after one that went away."""
         began_at = time.monotonic()
         while True:

@@ -11,9 +11,11 @@ from typing import TypeVar
 
 from bgd.client.blocking.connection import Connection
 from bgd.client.blocking.door import Door
+from bgd.client.blocking.rehearsal import Rehearsal
 from bgd.client.blocking.runtime import Home, Lock, pause
 from bgd.client.session import Broken, NotSent, expected, framed
 from bgd.client.sockets import left
+from bgd.client.standin import stand_in
 from bgd.errors import DaemonUnreachable
 from bgd.wire.replies import Reply
 from bgd.wire.requests import Request
@@ -118,15 +120,17 @@ class Channel:
             if alone:
                 connection.close()
 
-    def connection(self, *, may_start: bool = True) -> Connection:
+    def connection(self, *, may_start: bool = True) -> Connection | Rehearsal:
         """Return the connection, a new one if there is none or it broke."""
         self._home.check()
+        if (answerer := stand_in()) is not None:
+            return Rehearsal(answerer)
         with self._connecting:
             if self._connection is not None and self._connection.is_broken:
                 self._connection.close()
                 self._connection = None
             if self._connection is None:
-                self._connection = self._opened(may_start=may_start)
+                self._connection = self._connected(may_start=may_start)
             return self._connection
 
     def close(self) -> None:
@@ -134,16 +138,22 @@ class Channel:
         if connection is not None and self._home.is_here:
             connection.close()
 
-    def _opened(self, *, may_start: bool = True) -> Connection:
+    def _opened(self, *, may_start: bool = True) -> Connection | Rehearsal:
+        """Return a connection for one stream alone."""
         self._home.check()
+        if (answerer := stand_in()) is not None:
+            return Rehearsal(answerer)
+        return self._connected(may_start=may_start)
+
+    def _connected(self, *, may_start: bool) -> Connection:
         return self._door.connect(time.monotonic() + self._timeout, may_start=may_start)
 
     def _connected_again(
         self,
-        connect: Callable[..., Connection],
+        connect: Callable[..., Connection | Rehearsal],
         pauses: Iterator[float],
         deadline: float | None,
-    ) -> Connection:
+    ) -> Connection | Rehearsal:
         """Connect to the daemon that comes after one that went away."""
         began_at = time.monotonic()
         while True:

@@ -1,0 +1,54 @@
+"""A connection to a stand-in, which needs no socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+
+from bgd.client.asynchronous.runtime import apart
+from bgd.client.session import UNNUMBERED, framed
+from bgd.client.standin import StandIn
+from bgd.errors import Refused
+from bgd.wire.replies import End, Failed, Reply, error_of
+from bgd.wire.requests import Request
+
+
+class Rehearsal:
+    """What Connection is to a daemon. It does not break, and takes the time that what is asked for takes."""
+
+    is_broken = False
+
+    def __init__(self, stand_in: StandIn) -> None:
+        self._stand_in = stand_in
+
+    async def exchange(self, frames: Callable[[int], bytes], deadline: float | None) -> Reply:
+        """Send a request, and return its one reply."""
+        del deadline
+        replies = await apart(list, self._stand_in.answer(frames(UNNUMBERED)))
+        return _said(replies[0])
+
+    async def stream(self, request: Request, deadline: float | None) -> AsyncGenerator[Reply, None]:
+        """Send a request and yield its replies up to the end mark."""
+        del deadline
+        for reply in self._stand_in.answer(framed(request, UNNUMBERED)):
+            if callable(reply):
+                await apart(reply)
+            elif isinstance(reply, End):
+                return
+            else:
+                yield _said(reply)
+
+    async def wait_for_end(self, deadline: float | None) -> None:
+        """Raise Refused: it has none."""
+        del deadline
+        raise Refused("there is no daemon that could end: jobs are run inline")
+
+    async def close(self) -> None:
+        """Do nothing: there is nothing open."""
+
+
+def _said(reply: object) -> Reply:
+    if isinstance(reply, Failed):
+        raise error_of(reply.code, reply.message)
+    if not isinstance(reply, Reply):
+        raise TypeError(f"{reply!r} is no reply")
+    return reply

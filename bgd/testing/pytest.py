@@ -1,0 +1,36 @@
+"""Fixtures for pytest. A project that wants them says so: `pytest_plugins = ["bgd.testing.pytest"]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from bgd.testing.inline import InlineJobs, inline
+from bgd.testing.private import PrivateDaemon, Settings, private_daemon
+
+
+@pytest.fixture
+def bgd_inline() -> Iterator[InlineJobs]:
+    """Run jobs while they are submitted: see `bgd.testing.inline`."""
+    with inline() as jobs:
+        yield jobs
+
+
+@pytest.fixture(scope="module")
+def bgd_allowed() -> Sequence[str]:
+    """What jobs of `bgd_daemon` may call; a project's fixture of the same name takes its place."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+def bgd_settings() -> Settings:
+    """The rest of the configuration of `bgd_daemon`, to be replaced likewise."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def bgd_daemon(bgd_allowed: Sequence[str], bgd_settings: Settings) -> Iterator[PrivateDaemon]:
+    """Have a daemon of its own for the tests of one module: see `bgd.testing.private_daemon`."""
+    with private_daemon(allowed=bgd_allowed, settings=bgd_settings) as daemon:
+        yield daemon

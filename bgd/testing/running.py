@@ -1,0 +1,79 @@
+"""Running: a class job in this process, by the worker's own code, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+
+from bgd.core.job import Outcome
+from bgd.core.target import parse_target
+from bgd.wire.calls import MAX_DOCUMENT, Account, read_result, request
+from bgd.worker import helpers, process
+from bgd.worker.job import carry_out
+
+_INTERRUPTED = "KeyboardInterrupt"
+
+
+def run(target: str, arguments: str | None) -> tuple[Account, int]:
+    """Run a job to its end, once; return its account of itself, and its exit code.
+
+    It runs in this thread; in one of its own where an event loop runs here, under which a coroutine could not
+    be waited for.
+
+    Raises:
+        KeyboardInterrupt: somebody wants the tests to end.
+    """
+    process.begin()  # this may be a child that was forked since
+    document, exit_code = _apart(target, arguments) if _has_loop() else _run(target, arguments)
+    account = read_result(document, Outcome.EXIT if exit_code else Outcome.SUCCEEDED)
+    if account.error is not None and account.error.type == _INTERRUPTED:
+        raise KeyboardInterrupt
+    return account, exit_code
+
+
+def provide_helpers() -> None:
+    """Let jobs import bgd_job, as they can under a daemon."""
+    if _PROVIDED.acquire(blocking=False):  # once, and for good: modules keep what they have imported
+        helpers.provide()
+
+
+def _run(target: str, arguments: str | None) -> tuple[bytes, int]:
+    result_fd = os.memfd_create("bgd result")
+    try:
+        try:
+            exit_code = carry_out(request(parse_target(target), arguments, ()), result_fd)
+        except SystemExit as leaving:
+            exit_code = _code_of(leaving)
+        return os.pread(result_fd, MAX_DOCUMENT + 1, 0), exit_code
+    finally:
+        os.close(result_fd)
+
+
+def _apart(target: str, arguments: str | None) -> tuple[bytes, int]:
+    ends: list[tuple[bytes, int]] = []
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=lambda: ends.append(context.run(_run, target, arguments)))
+    thread.start()
+    thread.join()
+    [end] = ends
+    return end
+
+
+def _has_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _code_of(leaving: SystemExit) -> int:
+    """Return what an interpreter makes of the end of its program."""
+    if leaving.code is None or isinstance(leaving.code, int):
+        return (leaving.code or 0) & 0xFF
+    return 1
+
+
+_PROVIDED = threading.Lock()

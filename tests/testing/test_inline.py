@@ -1,0 +1,341 @@
+"""Inline: every way to hand over a job runs it here, and what does not fit fails as with a daemon."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from concurrent.futures import wait
+
+import pytest
+
+from bgd import (
+    AsyncClient,
+    Client,
+    DaemonUnreachable,
+    JobFailed,
+    NoSuchJob,
+    NotAllowed,
+    Refused,
+    State,
+    run_background_job,
+)
+from bgd.executor import Executor
+from bgd.testing import inline
+from tests.functions import tasks
+from tests.support import DEADLINE
+
+TASKS = "tests.functions.tasks"
+
+
+@pytest.fixture
+def jobs():
+    with inline() as running:
+        yield running
+
+
+# --- the ways ---------------------------------------------------------------------------------------------
+
+
+def test_a_function_runs_where_it_is_submitted(jobs):
+    assert tasks.add.submit(1, second=4).result() == 5
+    assert jobs.submitted[0].result == 5
+
+
+def test_the_seeds_call_runs_it(jobs):
+    job = run_background_job(f"{TASKS}.Report", "text", [3], priority=5)
+
+    assert job.result() == "made anew, 3 pages"
+    assert (job.state, job.priority, job.queue, job.retries, job.attempt) == ("succeeded", 5, "default", 3, 1)
+    assert jobs.submitted[0].spec.priority == 5
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_client_runs_it_in_the_callers_own_process_and_thread():
+    client = Client("/nonexistent/bgd.sock")
+
+    assert client.call(f"{TASKS}:process_id").result() == os.getpid()
+    assert client.call(f"{TASKS}:thread_id").result() == threading.get_ident()
+
+
+@pytest.mark.usefixtures("jobs")
+def test_many_run_in_their_order():
+    with Client() as client:
+        handed = client.submit_many([tasks.add.spec(1), tasks.add.spec(2), tasks.length.spec("word")])
+
+        assert [job.id for job in client.as_finished(handed)] == [1, 2, 3]
+        assert [client.result(job) for job in handed] == [3, 4, 4]
+
+
+@pytest.mark.usefixtures("jobs")
+async def test_an_async_client_runs_it_while_its_loop_goes_on():
+    async with AsyncClient() as client:
+        job = await client.call(f"{TASKS}:length", ["word"])
+
+        assert await job.result() == 4
+        assert (await client.job()).id == job.id
+    assert await (await tasks.length.submit_async("word")).result() == 4
+
+
+@pytest.mark.usefixtures("jobs")
+async def test_what_blocks_runs_coroutines_under_a_loop_too():
+    assert tasks.length.submit("word").result() == 4
+
+
+@pytest.mark.usefixtures("jobs")
+def test_an_executor_runs_it():
+    with Executor() as executor:
+        futures = [executor.submit(tasks.square, number) for number in range(3)]
+
+        assert wait(futures, DEADLINE).done == set(futures)
+        assert [future.result() for future in futures] == [0, 1, 4]
+        assert list(executor.map(tasks.square, range(100))) == [number**2 for number in range(100)]
+        assert isinstance(executor.submit(tasks.fail, "why").exception(DEADLINE), JobFailed)
+
+
+def test_a_client_that_was_in_use_before_is_caught_too_and_let_go_again(daemon):
+    with daemon.client() as client:
+        last = client.last_event()
+        with inline():
+            assert client.call(f"{TASKS}:square", [3]).result() == 9
+        with pytest.raises(NotAllowed):
+            client.call(f"{TASKS}:square", [3])
+        assert client.last_event() == last
+
+
+def test_a_job_may_submit_another(jobs):
+    with Client() as client:
+        assert client.call(f"{TASKS}:square_of_sum", [1, 2]).result() == 9
+    assert [job.target for job in jobs.submitted] == [f"{TASKS}:square_of_sum", f"{TASKS}:add"]
+
+
+@pytest.mark.usefixtures("jobs")
+def test_who_waits_in_another_thread_is_told_of_the_end(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    results = []
+    client = Client()
+    started = threading.Event()
+
+    def look_on() -> None:
+        for event in client.events(0):
+            if event.state is State.RUNNING:
+                started.set()
+                results.append(client.result(event.job))
+                return
+
+    watcher = threading.Thread(target=look_on)
+    watcher.start()
+    runner = threading.Thread(target=client.call, args=(f"{TASKS}:wait_for", [str(pipe)]))
+    runner.start()
+    assert started.wait(DEADLINE)
+    pipe.write_text("written")
+    watcher.join(DEADLINE)
+    runner.join(DEADLINE)
+
+    assert results == ["written"]
+
+
+# --- the checks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("jobs")
+def test_arguments_and_results_go_through_json():
+    assert tasks.echo.submit((1, (2,))).result() == [1, [2]]
+    with pytest.raises(JobFailed, match="the result is no JSON"):
+        Client().call(f"{TASKS}:a_set").result()
+    with pytest.raises(TypeError, match="JSON"):
+        tasks.echo.submit({1, 2})
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        ("os:system", "os:system is another name of posix:system"),
+        (f"{TASKS}:Path", "is a class: say which method"),
+        (f"{TASKS}:alias", "is another name of .*:square"),
+        (f"{TASKS}:nothing", "has no 'nothing'"),
+        ("tests.functions.missing:run", "No module named"),
+    ],
+)
+@pytest.mark.usefixtures("jobs")
+def test_a_name_is_found_only_as_a_worker_finds_it(target, error):
+    with pytest.raises(JobFailed, match=error):
+        Client().call(target).result()
+
+
+def test_what_cannot_be_a_target_is_refused(jobs):
+    with pytest.raises(Refused, match="do not begin with an underscore"):
+        Client().call(f"{TASKS}:_private")
+    with pytest.raises(Refused, match=r"must be package\.module"):
+        Client().call("no target")
+    assert jobs.submitted == []
+
+
+def test_a_list_of_what_is_allowed_is_kept():
+    with inline(allowed=[f"{TASKS}.square"]) as jobs:
+        assert Client().call(f"{TASKS}:square", [3]).result() == 9
+        with pytest.raises(NotAllowed, match=r"not in \[security\] allowed_classes of inline\(allowed="):
+            tasks.add.submit(1)
+        with pytest.raises(NotAllowed):
+            Executor().submit(tasks.add, 1)
+        assert [job.target for job in jobs.submitted] == [f"{TASKS}:square"]
+
+
+def test_all_or_none_of_many_run():
+    with inline(allowed=[f"{TASKS}.square"]) as jobs:
+        with pytest.raises(NotAllowed):
+            Client().submit_many([{"target": f"{TASKS}:square", "args": [3]}, tasks.add.spec(1)])
+        assert jobs.submitted == []
+
+
+@pytest.mark.usefixtures("jobs")
+def test_what_takes_a_daemon_says_so():
+    with Client() as client:
+        with pytest.raises(Refused, match=r"for commands, have a private_daemon\(\)"):
+            client.submit(["true"])
+        with pytest.raises(Refused, match="List is not for jobs that are run inline"):
+            client.jobs()
+        with pytest.raises(Refused):
+            client.shutdown()
+        with pytest.raises(NoSuchJob, match="no job 7"):
+            client.job(7)
+        job = tasks.add.submit(1)
+        with pytest.raises(Refused, match="the job has finished"):
+            job.cancel()
+        with pytest.raises(Refused, match="the job has finished"):
+            job.edit(priority=3)
+
+
+# --- the record -------------------------------------------------------------------------------------------
+
+
+def test_what_was_submitted_is_recorded_with_its_options(jobs):
+    tasks.send.options(delay=60.0, priority=9).submit("ada", copies=2)
+    [job] = jobs.of(tasks.send)
+
+    assert (job.args, job.kwargs) == (["ada"], {"copies": 2})
+    assert (job.spec.queue, job.spec.delay, job.spec.priority) == ("mail", 60.0, 9)
+    assert (job.state, job.outcome, job.result) == ("succeeded", "succeeded", "2 for ada")
+    assert jobs.of(tasks.add) == []
+
+
+def test_what_should_have_been_submitted_can_be_asserted(jobs):
+    tasks.send.submit("ada", copies=2)
+    tasks.echo.submit((1, 2))
+
+    assert jobs.assert_submitted(tasks.send, "ada", copies=2).id == 1
+    assert jobs.assert_submitted(f"{TASKS}:echo", (1, 2)).id == 2
+    with pytest.raises(AssertionError) as raised:
+        jobs.assert_submitted(tasks.send, "ada")
+    assert str(raised.value) == (
+        f"{TASKS}:send('ada') was not submitted; what was:"
+        f"\n  {TASKS}:send('ada', copies=2)\n  {TASKS}:echo([1, 2])"
+    )
+
+
+def test_that_nothing_was_submitted_is_told(jobs):
+    with pytest.raises(AssertionError, match=r"add\(1\) was not submitted; what was: nothing"):
+        jobs.assert_submitted(tasks.add, 1)
+
+
+# --- failures ---------------------------------------------------------------------------------------------
+
+
+def test_an_error_is_that_of_a_job_and_kept(jobs):
+    job = tasks.fail.submit("no such letter")
+
+    with pytest.raises(JobFailed, match="LookupError: no such letter") as raised:
+        job.result()
+    assert "in fail" in (raised.value.traceback or "")
+    assert [each.error and each.error.type for each in jobs.submitted] == ["LookupError"]
+    assert [each.error and each.error.type for each in job.attempts()] == ["LookupError"]
+    assert job.attempt == 1
+
+
+def test_a_failure_that_nobody_looked_at_is_raised_at_the_end():
+    def look_at_the_first_alone() -> None:
+        with inline():
+            with pytest.raises(JobFailed):
+                tasks.fail.submit("first").result()
+            tasks.fail.submit("second")
+
+    with pytest.raises(JobFailed, match="LookupError: second"):
+        look_at_the_first_alone()
+
+
+def test_a_failure_may_be_what_is_wanted():
+    with inline(may_fail=True) as jobs:
+        tasks.fail.submit("why")
+
+    assert jobs.submitted[0].state == "failed"
+
+
+def test_an_error_of_the_block_itself_comes_first():
+    def fail_twice() -> None:
+        with inline():
+            tasks.fail.submit("why")
+            _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fail_twice()
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_job_that_leaves_has_an_exit_code():
+    job = Client().call(f"{TASKS}:leave", [3])
+
+    with pytest.raises(JobFailed, match="failed with exit code 3"):
+        job.result()
+    with pytest.raises(JobFailed, match="no_result"):
+        Client().call(f"{TASKS}:leave", [0]).result()
+
+
+def test_a_job_may_say_what_is_to_follow(jobs):
+    with pytest.raises(JobFailed, match="snoozed"):
+        Client().call(f"{TASKS}:snooze").result()
+
+    assert jobs.submitted[0].outcome == "snoozed"
+
+
+@pytest.mark.usefixtures("jobs")
+def test_who_ends_the_tests_is_heard():
+    with pytest.raises(KeyboardInterrupt):
+        Client().call(f"{TASKS}:interrupt")
+
+
+def test_it_works_in_a_forked_child_too():
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_in_child, args=(queue,))
+    child.start()
+    child.join(DEADLINE)
+
+    assert child.exitcode == 0
+    assert not queue.empty()
+    assert queue.get() == 3
+
+
+def _in_child(queue) -> None:
+    with inline():
+        queue.put(tasks.add.submit(1).result())
+
+
+def test_blocks_may_stand_within_each_other():
+    with inline() as outer:
+        tasks.add.submit(1)
+        with inline() as inner:
+            tasks.add.submit(2)
+        tasks.add.submit(3)
+
+    assert [job.args for job in outer.submitted] == [[1], [3]]
+    assert [job.args for job in inner.submitted] == [[2]]
+
+
+def test_after_the_block_daemons_are_asked_again(monkeypatch):
+    monkeypatch.setenv("BGD_SOCKET", "/nonexistent/bgd.sock")
+    with inline():
+        tasks.add.submit(1)
+
+    with pytest.raises(DaemonUnreachable):
+        tasks.add.submit(1)
