@@ -120,6 +120,23 @@ def test_a_paused_queue_starts_nothing_though_its_jobs_stood_in_the_shared_lane(
     assert started_ids(decider) == [first, second]
 
 
+def test_of_many_queues_with_a_limit_the_most_urgent_job_of_all_starts():
+    names = [f"q{number}" for number in range(20)]  # so many that no order of looking meets only better ones
+    decider = scheduler(slots=1, **dict.fromkeys(names, 1))
+    running = submit(decider)
+    decider.take_effects()
+    mixed = [index * 7 % len(names) for index in range(len(names))]
+    ids = {
+        priority: submit(decider, queue=name, priority=priority)
+        for name, priority in zip(names, mixed, strict=True)
+    }
+
+    for priority in sorted(ids, reverse=True):
+        finish(decider, running)
+        running = ids[priority]
+        assert started_ids(decider) == [running]
+
+
 def test_a_queue_may_be_paused_and_limited_at_once():
     decider = scheduler(slots=3)
 
