@@ -54,9 +54,10 @@ class Line:
         self._speak()
 
     def _speak(self) -> None:
-        if self._transport is not None and self._soon:
+        # to a master that has just died and is not yet known to be lost, asyncio logs every word
+        if self._transport is not None and self._soon and not self._transport.is_closing():
             self._transport.write(b"".join(self._soon))
-            self._soon.clear()
+        self._soon.clear()
 
 
 _MOMENT = 0.01  # seconds

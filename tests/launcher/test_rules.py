@@ -55,6 +55,21 @@ def test_a_supervisor_of_the_same_generation_takes_over_too(host, supervisor):
     assert supervisor.hear() is None
 
 
+def test_a_supervisor_that_dies_while_it_is_answered_fills_no_log(host, supervisor):
+    running = [supervisor.launch("sleep", "100") for _ in range(20)]
+    supervisor.started(running[-1])
+
+    dying = host.connect()
+    dying.say(Greeting(LAUNCHING_PROTOCOL, STORE, 2))
+    dying.close()
+
+    successor = host.supervise(generation=3)
+    assert successor.snapshot.keys() == set(running)
+    assert host.said == ""
+    successor.say(*(Stop(key, 0.0) for key in running))
+    successor.all_ended(running)
+
+
 @pytest.mark.usefixtures("supervisor")
 def test_an_older_supervisor_is_declined_even_by_the_next_launcher(host):
     host.supervise(generation=7)
