@@ -19,23 +19,30 @@ def listed(rig: Rig, states: list[State] | None) -> list[JobView]:
     """Return all jobs in these states, None: in all."""
     with closing(Caller(rig.socket)) as caller:
         views: list[JobView] = []
-        while True:
-            before = views[-1].id if views else None
-            reply = caller.ask(List(id=1, states=states or list(State), limit=MAX_LIST, before=before))
-            count = len(views)
-            while isinstance(reply, JobsPart):
-                views += reply.jobs
-                reply = caller.next()
-            if len(views) == count:
-                return views
+        while page := page_of(caller, states or list(State), before=views[-1].id if views else None):
+            views += page
+        return views
+
+
+def page_of(caller: Caller, states: list[State], before: int | None) -> list[JobView]:
+    """Return as many jobs as one answer may have, as they stood at one instant."""
+    views: list[JobView] = []
+    reply = caller.ask(List(id=1, states=states, limit=MAX_LIST, before=before))
+    while isinstance(reply, JobsPart):
+        views += reply.jobs
+        reply = caller.next()
+    return views
 
 
 def check_waits(rig: Rig) -> None:
-    """No job waits for one that has finished."""
-    over = {view.id for view in listed(rig, list(FINAL))}
-    for view in listed(rig, [State.BLOCKED, State.HELD]):
-        assert view.waits_for or view.state is State.HELD, f"job {view.id} is blocked, and waits for nobody"
-        assert not over & set(view.waits_for), f"job {view.id} waits for a job that has finished"
+    """No job waits for one that has finished, among the newest: these are listed at one instant."""
+    with closing(Caller(rig.socket)) as caller:
+        views = {view.id: view for view in page_of(caller, list(State), before=None)}
+    for view in views.values():
+        if view.state in {State.BLOCKED, State.HELD}:
+            assert view.waits_for or view.state is State.HELD, f"job {view.id} is blocked by nobody"
+            over = [other for other in view.waits_for if other in views and views[other].state in FINAL]
+            assert not over, f"job {view.id} waits for {over}, which have finished"
 
 
 def check_suspended(rig: Rig) -> None:
