@@ -25,6 +25,7 @@ class Attempts:
         self._known: dict[Key, Attempt | Ended] = {}
         self._running = 0
         self._is_closing = False
+        self._unbegun: set[Key] = set()  # asked for while closing
         self._watched: set[Key] = set()
         self._grown: set[Key] = set()
 
@@ -49,14 +50,19 @@ class Attempts:
             return
         attempt = Attempt(launch, self._tools, self._line.tell_soon, lambda: self._note_growth(launch.key))
         self._known[launch.key] = attempt
-        self._running += 1
         if self._is_closing:
-            attempt.stop(Outcome.INTERRUPTED, 0.0)
-        self._tools.group.create_task(self._see_to_its_end(attempt))
+            # nothing of it is written down, so it was never started and the next launcher is given it; to
+            # interrupt it would fail, one after the other, all jobs that are queued
+            self._unbegun.add(launch.key)
+        else:
+            self._begin(attempt)
 
     def stop(self, key: Key, grace: float) -> None:
         if attempt := self._unended(key):
             attempt.stop(Outcome.CANCELLED, grace)
+            if key in self._unbegun:
+                self._unbegun.remove(key)
+                self._begin(attempt)  # so that it ends
 
     def signal(self, key: Key, signum: int, *, whole_tree: bool) -> None:
         if attempt := self._unended(key):
@@ -71,7 +77,7 @@ class Attempts:
             attempt.go_on()
 
     def interrupt(self) -> None:
-        """End all that runs, and whatever is still asked for."""
+        """End all that runs, and begin nothing more."""
         self._is_closing = True
         for known in self._known.values():
             if isinstance(known, Attempt):
@@ -105,6 +111,10 @@ class Attempts:
         for key in self._grown & self._watched:
             self._line.tell(Grew(key, self._known[key].log_bytes))
         self._grown.clear()
+
+    def _begin(self, attempt: Attempt) -> None:
+        self._running += 1
+        self._tools.group.create_task(self._see_to_its_end(attempt))
 
     async def _see_to_its_end(self, attempt: Attempt) -> None:
         try:

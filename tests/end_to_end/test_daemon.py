@@ -465,6 +465,27 @@ def test_job_whose_launcher_was_killed_is_unknown_and_another_launcher_is_starte
         wait_until(lambda: not is_alive(launcher))  # no zombie is left of it
 
 
+def test_queued_jobs_bear_that_the_launcher_is_told_to_end(machine):
+    machine.configure('[daemon]\ngrace = "1s"\n')
+    machine.start()
+    with machine.client() as client:
+        client.set_slots(2)
+        told, here = machine.folder / "told", machine.folder / "here"
+        script = f"trap 'echo > {told}' TERM; echo > {here}; while :; do sleep 0.05; done"
+        stubborn = client.submit(["/bin/sh", "-c", script])  # keeps the launcher until its grace is over
+        wait_until(here.exists)
+        again = client.submit(["/bin/sh", "-c", f"test -e {told} || exec sleep 100"], retries=1)
+        wait_until(lambda: again.refresh().state is State.RUNNING)
+        queued = client.submit_many([["/bin/true"]] * 20)
+
+        os.kill(launcher_of(client), signal.SIGTERM)
+        wait_until(told.exists)
+
+        ended = client.wait([again, *queued], timeout=DEADLINE)
+        assert {job.state for job in ended} == {State.SUCCEEDED}
+        assert client.wait([stubborn], timeout=DEADLINE)[0].view.outcome == "interrupted"
+
+
 def test_delayed_job_starts_after_a_restart(machine):
     machine.start()
     with machine.client() as client:

@@ -690,6 +690,26 @@ def test_told_to_end_it_interrupts_what_runs_and_keeps_the_ends(host, supervisor
     assert (ends[stubborn].outcome, ends[stubborn].signal) == (Outcome.INTERRUPTED, signal.SIGKILL)
 
 
+def test_told_to_end_it_begins_nothing_more_and_the_next_one_knows_nothing_of_it(host, supervisor, tmp_path):
+    script = f"trap 'echo > {tmp_path}/told' TERM; echo > {tmp_path}/here; while :; do sleep 0.05; done"
+    stubborn = supervisor.launch("sh", "-c", script, grace=PATIENCE)
+    written(tmp_path / "here")
+    host.launchers[-1].terminate()
+    written(tmp_path / "told")
+
+    late, unwanted = supervisor.launch("true"), supervisor.launch("true")
+    supervisor.say(Stop(unwanted, 0.0))
+
+    assert supervisor.ended(unwanted).outcome is Outcome.CANCELLED
+    supervisor.say(Stop(stubborn, 0.0))
+    assert host.launchers[-1].wait(PATIENCE) == 0
+    host.start()
+    successor = host.supervise()
+    assert successor.snapshot[stubborn].outcome is Outcome.INTERRUPTED
+    assert late not in successor.snapshot
+    assert supervisor.welcome.instance in successor.welcome.covers
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
 def test_terminal_signals_do_not_concern_it(host, supervisor, signum):
     host.launchers[-1].send_signal(signum)
