@@ -95,6 +95,12 @@ def machine() -> Iterator[Machine]:
         machine.clear_up()
 
 
+def connections_to(path: str) -> int:
+    """Return how many clients the daemon with this socket has accepted."""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return sum(fields[5:] == ["03", fields[6], path] for fields in lines if len(fields) == 8)
+
+
 def launcher_of(client: Client) -> int:
     """Return the pid of the launcher, once there is one."""
     wait_until(lambda: client.info().launcher_pid)
@@ -430,6 +436,7 @@ def test_whoever_follows_learns_the_jobs_end_from_the_next_daemon_and_not_from_t
         job = machine.submit_gated(client)
         follows = threads.submit(list, client.logs(job.id, follow=True))
         waits = threads.submit(waiting.wait, [job.id], timeout=DEADLINE)
+        wait_until(lambda: connections_to(client.info().socket) == 3)  # who first comes later is turned away
         machine.signal(signal.SIGTERM)
         assert machine.ended() == 0
         machine.open_gate(7)
