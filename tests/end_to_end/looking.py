@@ -57,6 +57,8 @@ def is_as_told(caller: Caller, job: int) -> bool:
     if view.state is not State.RUNNING:
         return True
     pid = attempts[-1].pid
+    if pid is None:  # what was suspended before it ran has no process
+        return view.suspended
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
