@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from bgd.core.job import Outcome
 from bgd.core.target import parse_target
@@ -52,13 +53,8 @@ def _run(target: str, arguments: str | None) -> tuple[bytes, int]:
 
 
 def _apart(target: str, arguments: str | None) -> tuple[bytes, int]:
-    ends: list[tuple[bytes, int]] = []
-    context = contextvars.copy_context()
-    thread = threading.Thread(target=lambda: ends.append(context.run(_run, target, arguments)))
-    thread.start()
-    thread.join()
-    [end] = ends
-    return end
+    with ThreadPoolExecutor(max_workers=1) as apart:
+        return apart.submit(contextvars.copy_context().run, _run, target, arguments).result()
 
 
 def _has_loop() -> bool:
