@@ -9,9 +9,8 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.wire.replies import EventsPart
 from bgd.wire.requests import GetEvents
 
-EVENTS_AT_ONCE = (
-    200  # each costs half a KiB while it waits for who reads slowly, and there may be many of these
-)
+# each costs half a KiB while it waits for somebody who reads slowly, and there may be many of these
+EVENTS_AT_ONCE = 200
 
 Send = Callable[[EventsPart], Awaitable[None]]
 
