@@ -125,7 +125,7 @@ def set_command(name: str, *, slots: int | str) -> int:
     """
     with client() as daemon:
         queues = daemon.set_queue(name, _number(slots))
-    return _tell(queues, f"queue {name} has {slots} slots")
+    return _tell(queues, f"queue {name} has {slots} {'slot' if slots == 1 else 'slots'}")
 
 
 @verb(

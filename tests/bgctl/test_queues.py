@@ -66,7 +66,8 @@ def test_queues_are_listed_with_their_slots_and_jobs(own_daemon):
 
 
 def test_a_full_queue_is_why_a_job_waits(own_daemon):
-    own_daemon.bgctl("queue", "set", "mail", "--slots", "1")
+    said = own_daemon.bgctl("queue", "set", "mail", "--slots", "1").stderr
+    assert said == "bgctl: queue mail has 1 slot\n"
     own_daemon.submit("-q", "mail", "sleep", "60")
     job_id = own_daemon.submit("-q", "mail", "true")
 
