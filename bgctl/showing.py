@@ -14,6 +14,7 @@ from bgctl.reasons import why_waiting
 from bgctl.show import STATE_COLORS, attempt_as_json, brief, command_line, job_as_json, local_time, print_json
 from bgctl.terminal import HarmlessText, one_line
 from bgd import Client, Job, JobFailed, State
+from bgd.units import format_duration
 from bgd.wire.views import AttemptView
 
 _LABEL_WIDTH = 11
@@ -75,7 +76,7 @@ def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[st
         ("retries", _retries(job)),
         ("on errors", one_line(", ".join(f"{name}: {then}" for name, then in job.on_exceptions.items()))),
         ("snoozed", f"{job.snoozes} times" if job.snoozes > 1 else "once" * job.snoozes),
-        ("timeout", brief(job.timeout) if job.timeout else ""),
+        ("timeout", format_duration(job.timeout) if job.timeout else ""),
         ("submitted", local_time(job.created_at, now)),
         ("expires", local_time(job.expires_at, now) if job.expires_at else ""),
         ("waits", why_waiting(daemon, job)),
@@ -133,10 +134,12 @@ def _use(attempt: AttemptView) -> str:
 def _retries(job: Job) -> str:
     if job.retries == 0:
         return "none"
-    growth = f", times {job.backoff:g} each, at most {brief(job.max_delay)}" if job.backoff > 1 else ""
+    growth = (
+        f", times {job.backoff:g} each, at most {format_duration(job.max_delay)}" if job.backoff > 1 else ""
+    )
     only = f", only after {_codes(job.retry_on)}" if job.retry_on is not None else ""
     never = f", not after {_codes(job.no_retry_on)}" if job.no_retry_on is not None else ""
-    return f"{job.retries}, {brief(job.retry_delay)} apart{growth}{only}{never}"
+    return f"{job.retries}, {format_duration(job.retry_delay)} apart{growth}{only}{never}"
 
 
 def _codes(codes: Sequence[int]) -> str:

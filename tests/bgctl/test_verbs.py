@@ -206,6 +206,14 @@ def test_show_tells_a_person_the_same(daemon):
     assert "\nAttempt 1: exit (code 3)\n" in sheet
 
 
+def test_show_repeats_durations_as_they_were_asked_for(daemon):
+    job_id = daemon.submit("--hold", "--retries", "2", "--retry-delay", "5s", "--timeout", "8s", "true")
+
+    sheet = daemon.bgctl("show", job_id).stdout
+    assert "\n  retries    2, 5s apart\n" in sheet
+    assert "\n  timeout    8s\n" in sheet
+
+
 def test_show_says_why_an_attempt_was_not_started(daemon):
     job_id = run_job(daemon, "--no-check", "no-such-program")
 

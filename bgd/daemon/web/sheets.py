@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from bgd.core.job import FINAL, WAITING, Outcome, State
 from bgd.daemon.web.tails import Tail
+from bgd.units import format_duration
 from bgd.wire.views import AttemptView, JobError, JobView
 from bgd.words import brief, command_line, iso_time
 
@@ -105,7 +106,7 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
         ("Finished", _instant(view.finished_at, now) if view.finished_at else ""),
         ("Suspended", "its processes are stopped" if view.suspended else ""),
         ("Slots", str(view.slots) if view.slots > 1 else ""),
-        ("Time limit", brief(view.timeout) if view.timeout else ""),
+        ("Time limit", format_duration(view.timeout) if view.timeout else ""),
         ("Folder", view.cwd or ""),
         ("Key", view.key or ""),
         ("Tags", ", ".join(view.tags)),
@@ -155,8 +156,9 @@ def _attempts(view: JobView) -> str:
 def _retries(view: JobView) -> str:
     if view.retries == 0:
         return "none"
-    growth = f", times {view.backoff:g} each, at most {brief(view.max_delay)}" if view.backoff > 1 else ""
-    return f"{view.retries}, {brief(view.retry_delay)} apart{growth}"
+    longest = format_duration(view.max_delay)
+    growth = f", times {view.backoff:g} each, at most {longest}" if view.backoff > 1 else ""
+    return f"{view.retries}, {format_duration(view.retry_delay)} apart{growth}"
 
 
 def _waited(view: JobView, now: float) -> str:
