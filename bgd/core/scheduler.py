@@ -117,7 +117,9 @@ class Scheduler:
 
     def restore(self, job: Job, slot: int | None = None) -> None:
         """Take an unfinished job as it was written down; `slot`, its number, if its state is active."""
-        job = replace(job, policy=self._book.shared(job.policy))
+        policy = self._book.shared(job.policy)
+        if policy is not job.policy:  # a copy of each of a million would leave as much memory behind
+            job = replace(job, policy=policy)
         self._last_id = max(self._last_id, job.id)
         self._book.enter(job)
         if job.state in ACTIVE:

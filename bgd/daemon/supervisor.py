@@ -59,13 +59,14 @@ class Supervisor:
 
     async def restore(self) -> None:
         """Take over what was written down; nothing starts before a launcher has told what still runs."""
-        jobs, last_id = await self._store.restore(now(), clock.boot_id())
+        await self._store.adopt_boot(now(), clock.boot_id())
         self.controls = await self._store.controls()
-        self._scheduler = self._new_scheduler(last_id)
-        for restored in jobs:
-            self._scheduler.restore(restored.job, restored.slot)
-            if restored.slot is not None and restored.launcher is not None:
-                self._attempts.restore(restored.job.id, restored.slot, restored.launcher)
+        self._scheduler = self._new_scheduler(await self._store.last_id())
+        async for page in self._store.unfinished():
+            for restored in page:
+                self._scheduler.restore(restored.job, restored.slot)
+                if restored.slot is not None and restored.launcher is not None:
+                    self._attempts.restore(restored.job.id, restored.slot, restored.launcher)
         self._changed.set()
 
     async def run(self) -> None:

@@ -32,7 +32,7 @@ _POLICY = RetryPolicy(retries=0, delay=5.0, rerun=False)
 async def fill(path: Path, jobs: int, *, finished: bool, uid: int) -> float:
     """Put so many jobs into a new database; return how many a second the store took while they were new."""
     store = await Store.open(str(path))
-    await store.restore(clock_now(), clock.boot_id())
+    await store.adopt_boot(clock_now(), clock.boot_id())
     await store.commit(Batch(now=clock_now(), controls=Controls(paused=True)))  # none is to start
     began_at = time.time() - jobs * SPACING
     taking = 0.0

@@ -4,10 +4,8 @@ import asyncio
 
 import pytest
 
-from bgd import clock
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.retry import NOT_RERUN
-from bgd.daemon.instants import now
 from bgd.daemon.storage.store import StoreBroken
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, Grew, Key, Launch, Started, Stop, Watch
@@ -25,8 +23,12 @@ def runs(key):
 
 async def stored_launchers(life):
     """Return the launcher each active attempt is written down for."""
-    restored, _ = await life.store.restore(now(), clock.boot_id())
-    return {item.job.id: item.launcher for item in restored if item.slot is not None}
+    return {
+        item.job.id: item.launcher
+        async for page in life.store.unfinished()
+        for item in page
+        if item.slot is not None
+    }
 
 
 def launches(messages):

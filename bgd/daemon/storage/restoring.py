@@ -13,24 +13,24 @@ from bgd.daemon.storage.database import transaction
 from bgd.daemon.storage.packing import unpack_policy, unpack_waits
 from bgd.daemon.storage.records import Controls, QueueSetting, Restored
 
+_PAGE = 5_000  # jobs: what is read of a million at a time must not make the process grow
 _AT_ONCE = 500  # ids in one query: SQLite takes 999 values in its oldest form
 _MOST_TERMS = 1024  # most jobs have the usual ones, and many of the rest those of their neighbours
 
 _STATES = {state.value: state for state in State}
 
 
-def restore(db: sqlite3.Connection) -> tuple[list[Restored], int]:
-    """Return all unfinished jobs in the order of their ids, and the highest id ever given out."""
-    restored: list[Restored] = []
+def unfinished(db: sqlite3.Connection, state: State, after: int) -> list[Restored]:
+    """Return the first jobs in this state with ids above `after`, the smallest first; [] at the end."""
     cursor = db.cursor()
     cursor.row_factory = None  # plain tuples: a start may read a million, and has no use for names
-    with transaction(db, "DEFERRED"):
-        for state in State:
-            if state not in FINAL:
-                restored.extend(map(_restored, cursor.execute(_RESTORE, (state.value,))))
-        (last_id,) = db.execute("SELECT last_id FROM meta").fetchone()
-    restored.sort(key=lambda item: item.job.id)  # a few sorted runs: merged in one pass
-    return restored, last_id
+    return list(map(_restored, cursor.execute(_UNFINISHED, (state.value, after, _PAGE))))
+
+
+def last_id(db: sqlite3.Connection) -> int:
+    """Return the highest id ever given out."""
+    (number,) = db.execute("SELECT last_id FROM meta").fetchone()
+    return int(number)
 
 
 def controls(db: sqlite3.Connection) -> Controls:
@@ -119,11 +119,11 @@ _COLUMNS = """
 _FINISHED = f"SELECT {_COLUMNS}, NULL, NULL, NULL, NULL, NULL FROM jobs WHERE id = ?"  # noqa: S608 (constants)
 
 # the attempt is of interest only while it runs
-_RESTORE = f"""
+_UNFINISHED = f"""
     SELECT {_COLUMNS}, wall_due, expires_elapsed, waits, slot, launcher
     FROM jobs LEFT JOIN attempts ON jobs.state IN ('running', 'stopping')
                                 AND attempts.job = jobs.id AND attempts.attempt = jobs.attempt
-    WHERE jobs.state = ?
+    WHERE jobs.state = ? AND jobs.id > ? ORDER BY jobs.id LIMIT ?
 """  # noqa: S608 (constants)
 
 _QUEUES = "SELECT name, has_slots, slots, paused FROM queues"

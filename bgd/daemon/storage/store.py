@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import builtins
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
-from bgd.core.job import Job, JobId, Now, State
+from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.daemon.storage import events, figures, reading, restoring
 from bgd.daemon.storage.database import Database, StoreBroken, transaction
 from bgd.daemon.storage.records import (
@@ -92,13 +92,23 @@ class Store:
         """Commit the next generation number and return it (R1)."""
         return await self._writer.call(_next_generation)
 
-    async def restore(self, now: Now, boot_id: str) -> tuple[builtins.list[Restored], int]:
-        """Return all unfinished jobs in the order of their ids, and the highest id ever given out.
-
-        Times on the elapsed clock of an earlier boot are first carried over to this boot's.
-        """
+    async def adopt_boot(self, now: Now, boot_id: str) -> None:
+        """Carry times on the elapsed clock of an earlier boot over to this boot's."""
         await self._writer.call(adopt_boot, now, boot_id)
-        return await self._reader.call(restoring.restore)
+
+    async def unfinished(self) -> AsyncIterator[builtins.list[Restored]]:
+        """Yield all unfinished jobs, some thousand at a time: state by state, in the order of their ids."""
+        for state in State:
+            after = 0
+            while state not in FINAL and (
+                page := await self._reader.call(restoring.unfinished, state, after)
+            ):
+                yield page
+                after = page[-1].job.id
+
+    async def last_id(self) -> int:
+        """Return the highest id ever given out."""
+        return await self._reader.call(restoring.last_id)
 
     async def controls(self) -> Controls:
         """Return what was last said of slots and queues."""

@@ -47,8 +47,13 @@ async def ids(store, uid=UID, **query):
 
 
 async def restored(store):
-    jobs, _ = await store.restore(NOW, BOOT)
-    return [item.job for item in jobs]
+    return [item.job for item in await unfinished(store)]
+
+
+async def unfinished(store):
+    """Return all that a start reads of unfinished jobs, by their ids."""
+    found = [item async for page in store.unfinished() for item in page]
+    return sorted(found, key=lambda item: item.job.id)
 
 
 async def sql(store, query):

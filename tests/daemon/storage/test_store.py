@@ -20,6 +20,7 @@ import pytest
 
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import MAX_DURATION
+from bgd.daemon.storage import restoring
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import (
     AttemptEnd,
@@ -47,6 +48,7 @@ from tests.daemon.storage.filling import (
     restored,
     saves,
     sql,
+    unfinished,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -218,14 +220,14 @@ async def test_jobs_come_back_as_they_were_written(path):
     ]
     store = await Store.open(path)
     await put(store, *(new(number) for number in range(1, 5)))
-    await store.restore(NOW, BOOT)
+    await store.adopt_boot(NOW, BOOT)
     await store.commit(
         Batch(now=NOW, saves=saves(*jobs), attempts=[first_attempt(3), first_attempt(4, slot=2)])
     )
     await store.close()
 
     store = await Store.open(path)
-    found, last_id = await store.restore(NOW, BOOT)
+    found, last_id = await unfinished(store), await store.last_id()
     await store.close()
 
     assert found == [
@@ -263,10 +265,20 @@ async def test_ids_are_never_given_out_again_though_the_rows_are_gone(path):
     await store.close()
 
     store = await Store.open(path)
-    found = await store.restore(NOW, BOOT)
+    found = (await unfinished(store), await store.last_id())
     await store.close()
 
     assert found == ([], 7)
+
+
+async def test_unfinished_jobs_are_read_by_pages(store, monkeypatch):
+    monkeypatch.setattr(restoring, "_PAGE", 2)
+    await put(store, *(new(number) for number in range(1, 6)))
+    await move(store, 2, State.RUNNING)
+
+    pages = [[item.job.id for item in page] async for page in store.unfinished()]
+
+    assert pages == [[1, 3], [4, 5], [2]]
 
 
 async def test_batch_that_fails_leaves_nothing_and_the_next_one_is_unaffected(store):
@@ -279,7 +291,7 @@ async def test_batch_that_fails_leaves_nothing_and_the_next_one_is_unaffected(st
 
     found = await store.commit(Batch(now=NOW, wanted=[JobId(2)]))
     assert found[JobId(2)].spec.env == env
-    assert await store.restore(NOW, BOOT) == ([Restored(new(2).job, None, None)], 2)
+    assert (await unfinished(store), await store.last_id()) == ([Restored(new(2).job, None, None)], 2)
 
 
 async def test_cancelled_commit_is_done_all_the_same(store):
@@ -339,12 +351,13 @@ async def test_private_name_of_aiosqlite_is_used_in_one_place_and_is_what_we_tak
 async def due_after(path, due, now, boot):
     """Return the due time of a job that was due at `due` of the first boot, once restored at `now`."""
     store = await Store.open(path)
-    await store.restore(NOW, BOOT)
+    await store.adopt_boot(NOW, BOOT)
     await put(store, new(1, due=due))
     await store.close()
     store = await Store.open(path)
     for _ in range(2):  # the second time it is this boot's already
-        (job,), _ = await store.restore(now, boot)
+        await store.adopt_boot(now, boot)
+        (job,) = await unfinished(store)
     await store.close()
     return job.job.due
 
@@ -508,7 +521,7 @@ async def test_attempt_handed_to_another_launcher_keeps_its_slot(store):
 
     await store.commit(Batch(now=NOW, relaunched=[first_attempt(1, slot=3, launcher="boot:other")]))
 
-    assert await store.restore(NOW, BOOT) == ([Restored(running, 3, "boot:other")], 1)
+    assert (await unfinished(store), await store.last_id()) == ([Restored(running, 3, "boot:other")], 1)
 
 
 async def test_ended_attempt_belongs_to_no_launcher(store):
@@ -699,7 +712,7 @@ def start_writer(path, *, most_bytes=None):
 
 async def check_nothing_acknowledged_is_lost(path, acknowledged):
     store = await Store.open(path)
-    jobs, last_id = await store.restore(NOW, BOOT)
+    jobs, last_id = await unfinished(store), await store.last_id()
     assert [item.job.id for item in jobs] == list(range(1, last_id + 1))
     assert last_id >= acknowledged
     assert last_id % 3 == 0  # no half batch

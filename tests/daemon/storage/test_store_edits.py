@@ -6,7 +6,19 @@ from msgspec.structs import replace
 from bgd.core.job import JobId, Outcome, State
 from bgd.daemon.storage.store import AttemptEnd, Batch, Controls, QueueSetting, Store, StoredSpec
 from bgd.wire.views import JobError
-from tests.daemon.storage.filling import NOW, UID, a_job, first_attempt, ids, move, new, put, saves, sql
+from tests.daemon.storage.filling import (
+    NOW,
+    UID,
+    a_job,
+    first_attempt,
+    ids,
+    move,
+    new,
+    put,
+    saves,
+    sql,
+    unfinished,
+)
 
 ENV = {"A": "1"}
 TABLES = {"jobs": "id", "specs": "job", "tags": "job", "attempts": "job", "results": "job"}
@@ -90,7 +102,7 @@ async def test_removed_job_leaves_nothing_and_its_neighbours_untouched(store):
     assert (await store.counts())["failed"] == 1
     assert await ids(store, tag="a") == [2]
     assert (await store.spec(JobId(2))).spec.env == ENV
-    assert await store.restore(NOW, "boot") == ([], 2)
+    assert (await unfinished(store), await store.last_id()) == ([], 2)
 
 
 async def test_job_may_be_removed_twice(store):

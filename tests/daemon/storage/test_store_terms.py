@@ -5,7 +5,19 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, Now, RetryPolicy, State, Terms
 from bgd.daemon.storage.store import Batch, Restored, Store
-from tests.daemon.storage.filling import BOOT, NOW, a_job, first_attempt, ids, move, new, put, restored, saves
+from tests.daemon.storage.filling import (
+    BOOT,
+    NOW,
+    a_job,
+    first_attempt,
+    ids,
+    move,
+    new,
+    put,
+    restored,
+    saves,
+    unfinished,
+)
 
 EVERYTHING = Terms(
     at=NOW.wall + 3600,
@@ -29,7 +41,7 @@ async def test_terms_come_back_as_they_were_written_and_as_they_were_changed(pat
     await store.close()
 
     store = await Store.open(path)
-    assert await store.restore(NOW, BOOT) == (
+    assert (await unfinished(store), await store.last_id()) == (
         [
             Restored(held, None, None),
             Restored(blocked, None, None),
@@ -87,14 +99,15 @@ async def test_times_of_another_boot_are_carried_over_in_every_state_that_waits(
     terms = Terms(expires=NOW.elapsed + 100, at=NOW.wall + 50)
     waiting = [State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED]
     store = await Store.open(path)
-    await store.restore(NOW, BOOT)
+    await store.adopt_boot(NOW, BOOT)
     await put(store, *(new(number) for number in range(1, 5)))
     for number, state in enumerate(waiting, start=1):
         await move(store, number, state, due=NOW.elapsed + 60, terms=terms)
     await store.close()
     store = await Store.open(path)
 
-    found, _ = await store.restore(Now(elapsed=20.0, wall=NOW.wall + 10), "second-boot")
+    await store.adopt_boot(Now(elapsed=20.0, wall=NOW.wall + 10), "second-boot")
+    found = await unfinished(store)
 
     assert [item.job.state for item in found] == waiting
     for item in found:

@@ -20,7 +20,18 @@ from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import AttemptEnd, Batch, Controls, Event, Restored, Store
 from bgd.wire.views import JobError
-from tests.daemon.storage.filling import BOOT, NOW, a_job, first_attempt, ids, new, put, restored, saves, sql
+from tests.daemon.storage.filling import (
+    NOW,
+    a_job,
+    first_attempt,
+    ids,
+    new,
+    put,
+    restored,
+    saves,
+    sql,
+    unfinished,
+)
 from tests.support import ROOT, wait_until
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -80,7 +91,7 @@ async def test_jobs_of_version_1_are_all_there(path):
     def of(number, state, **fields):
         return a_job(number, state, policy=POLICY, **fields)
 
-    assert await store.restore(NOW, BOOT) == (
+    assert (await unfinished(store), await store.last_id()) == (
         [
             Restored(of(1, State.SCHEDULED, due=NOW.elapsed + 60), None, None),
             Restored(of(2, State.QUEUED, queue="slow", priority=7), None, None),
