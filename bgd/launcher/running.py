@@ -10,11 +10,10 @@ from collections.abc import Callable, Coroutine
 
 from bgd.core.job import Outcome
 from bgd.launcher.deadlines import Countdown
+from bgd.launcher.execution import Execution
 from bgd.launcher.ladder import Ladder
 from bgd.launcher.output import Output
-from bgd.launcher.process import Process, read_process
 from bgd.launcher.records import FirstProcess
-from bgd.launcher.spawn import Spawned
 from bgd.launcher.suspension import Suspension
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree
@@ -25,13 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class Running:
-    """Owns output and result of a spawned process; `end` closes both."""
+    """Owns the output of what the attempt runs in, and its result; `end` closes both."""
 
     def __init__(  # noqa: PLR0917  the parts of one running attempt
         self,
         launch: Launch,
         tools: Tools,
-        spawned: Spawned,
+        execution: Execution,
         output: Output,
         tree: Tree,
         started_at: float,
@@ -39,8 +38,8 @@ class Running:
     ) -> None:
         self._launch = launch
         self._tools = tools
-        self._process = spawned.process
-        self._result = spawned.result
+        self._execution = execution
+        self._result = execution.result
         self._output = output
         self._tree = tree
         self._started_at = started_at
@@ -57,7 +56,7 @@ class Running:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._execution.pid
 
     @property
     def log_bytes(self) -> int:
@@ -70,7 +69,7 @@ class Running:
 
     def signal(self, signum: int, *, whole_tree: bool) -> None:
         """Send a signal to the first process or to all of the tree; nothing once the first has ended."""
-        first = self._first_process()
+        first = self._execution.seen()
         if first is None:
             return
         if whole_tree:
@@ -80,7 +79,7 @@ class Running:
 
     def suspend(self) -> None:
         """Stop the whole tree and the time limit; may be said again. Who is being ended is not suspended."""
-        if self._ladder is None and self._process.returncode is None:
+        if self._ladder is None and not self._execution.is_over:
             self._suspension.is_on = True
             self._limit.stand_still()
             self._begin(self._suspension.carry_out())
@@ -94,7 +93,7 @@ class Running:
 
     async def end(self) -> Ended:
         """Return how the first process ended, when nothing of the tree is left."""
-        code = await self._process.wait()
+        code = await self._execution.wait()
         finished_at = time.time()
         self._noting.cancel()
         self._suspension.is_on = False
@@ -112,19 +111,9 @@ class Running:
         self._output.close()
         self._close_result()
 
-    def _first_process(self) -> Process | None:
-        """Return the first process as /proc shows it, None once it was reaped: its number is free again."""
-        if not self._tools.children.is_watched(self.pid):
-            return None
-        try:
-            return read_process(self.pid)
-        except OSError as error:
-            log.warning("process %d cannot be looked at: %s", self.pid, error.strerror)
-            return None
-
     def _note_first_process(self) -> None:
         """Remember which process it is, for the sweep; until then, and without it, mark and pipe suffice."""
-        first = self._first_process()
+        first = self._execution.seen()
         if first is None:
             return
         try:
@@ -179,7 +168,7 @@ class Running:
                 raise failure
 
     def _ended(self, code: int, finished_at: float) -> Ended:
-        usage = self._tools.children.take_usage(self._process.pid)
+        usage = self._execution.usage()
         result = None if self._result is None else _read_result(self._result)
         self._close_result()
         return Ended(
@@ -189,9 +178,9 @@ class Running:
             signal=-code if code < 0 else None,
             started_at=self._started_at,
             finished_at=finished_at,
-            user_seconds=usage and round(usage.ru_utime, 6),
-            system_seconds=usage and round(usage.ru_stime, 6),
-            max_rss_bytes=usage and self._tools.children.peak_of(usage),
+            user_seconds=usage.user_seconds,
+            system_seconds=usage.system_seconds,
+            max_rss_bytes=usage.max_rss_bytes,
             log_bytes=self._output.log.total,
             problem=self._output.log.problem,
             result=result,

@@ -3,46 +3,77 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 
-from msgspec import Struct
-
+from bgd.launcher.children import Children
+from bgd.launcher.execution import Usage
 from bgd.launcher.input import unnamed
 from bgd.launcher.problems import SHORTAGES, CannotStart, why_not_started
-from bgd.launcher.process import MARK
+from bgd.launcher.process import MARK, Process, read_process
 from bgd.launcher.terminal import KIND, take_control
+from bgd.launcher.tools import Tools
 from bgd.launcher.tree import mark
 from bgd.wire.launching import Launch
 
-
-class Spawned(Struct, frozen=True):
-    """`result`: descriptor of the file the process writes its result to, None if it was not to."""
-
-    process: asyncio.subprocess.Process
-    result: int | None
+log = logging.getLogger(__name__)
 
 
-async def spawn(launch: Launch, standard_input: int, output: int, folder: str) -> Spawned:
-    """Start the program with stdout and stderr to `output`; `folder` is where its result's file is made.
+class Spawned:
+    """A process that was started for the attempt, and is this one's child."""
+
+    def __init__(self, process: asyncio.subprocess.Process, result: int | None, children: Children) -> None:
+        self.pid = process.pid
+        self.result = result
+        self._process = process
+        self._children = children
+
+    @property
+    def is_over(self) -> bool:
+        return self._process.returncode is not None
+
+    def seen(self) -> Process | None:
+        if not self._children.is_watched(self.pid):
+            return None
+        try:
+            return read_process(self.pid)
+        except OSError as error:
+            log.warning("process %d cannot be looked at: %s", self.pid, error.strerror)
+            return None
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    def usage(self) -> Usage:
+        used = self._children.take_usage(self.pid)
+        if used is None:
+            return Usage()
+        return Usage(round(used.ru_utime, 6), round(used.ru_stime, 6), self._children.peak_of(used))
+
+
+async def spawn(launch: Launch, standard_input: int, output: int, tools: Tools) -> Spawned:
+    """Start the program with stdout and stderr to `output`.
 
     Raises:
         CannotStart: for a reason that lies in the Launch.
         OSError: for one that lies in the machine; it was not started and may be tried again.
         LostChild: it was started and had to be killed at once.
     """
-    if not launch.result:
-        return await _start(launch, standard_input, output, None)
-    result = unnamed(folder)
+    result = unnamed(tools.state) if launch.result else None
     try:
-        return await _start(launch, standard_input, output, result)
+        process = await _started(launch, standard_input, output, result)
     except BaseException:
-        os.close(result)
+        if result is not None:
+            os.close(result)
         raise
+    return Spawned(process, result, tools.children)
 
 
-async def _start(launch: Launch, standard_input: int, output: int, result: int | None) -> Spawned:
+async def _started(
+    launch: Launch, standard_input: int, output: int, result: int | None
+) -> asyncio.subprocess.Process:
     try:
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             *(launch.argv or [""]),
             stdin=standard_input,
             stdout=output,
@@ -61,7 +92,6 @@ async def _start(launch: Launch, standard_input: int, output: int, result: int |
         raise CannotStart(why_not_started(launch, error)) from error
     except ValueError as error:  # NUL, text that cannot be encoded, a variable named with "="
         raise CannotStart(why_not_started(launch, error)) from error
-    return Spawned(process, result)
 
 
 def _environment(launch: Launch, result: int | None) -> dict[str, str]:

@@ -1,0 +1,39 @@
+"""What an attempt runs in: its first process, from the start on, whoever its parent is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from bgd.launcher.process import Process
+
+
+class Usage(Struct, frozen=True):
+    """What a process used; None: not known."""
+
+    user_seconds: float | None = None
+    system_seconds: float | None = None
+    max_rss_bytes: int | None = None
+
+
+class Execution(Protocol):
+    """`result`: descriptor of the file it writes its result to, None if it is to write none."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def result(self) -> int | None: ...
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def seen(self) -> Process | None:
+        """Return the process as /proc shows it, None once it was reaped: its number is free again."""
+
+    async def wait(self) -> int:
+        """Return its exit code, or the negated number of the signal that ended it."""
+
+    def usage(self) -> Usage:
+        """Return what it used, once it is over."""
