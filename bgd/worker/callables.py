@@ -34,7 +34,7 @@ def resolved(module: str, name: str, method: str | None) -> Callable[..., object
     if method is not None or not callable(found) or not hasattr(found, "__qualname__"):
         raise Refusal(f"{module}:{name} is no {'class' if method else 'function'}")
     _check_name(found, module, name)
-    _check_code(found, module, name)
+    _check_code(found, module, name, home=module)
     return found
 
 
@@ -72,9 +72,14 @@ def _method(owner: type, module: str, method: str) -> Callable[..., object]:
     function = definition.__func__ if is_of_class else definition
     if isinstance(function, type) or not callable(function):
         raise Refusal(f"{module}:{named} is no method")
-    if home is owner:
-        _check_code(function, module, named)
-    bound: Callable[..., object] = getattr(owner if is_of_class else owner(), method)
+    # libraries name the modules of their classes as they like; an inherited method is known by its own name
+    if home is owner or getattr(function, "__qualname__", None) != f"{home.__qualname__}.{method}":
+        _check_code(function, module, named, home=module if home is owner else home.__module__)
+    # by what was judged, not by its name: an object may hold something else under that
+    bind = getattr(type(definition), "__get__", None)
+    bound: Callable[..., object] = (
+        bind(definition, None if is_of_class else owner(), owner) if bind else function
+    )
     return bound
 
 
@@ -85,12 +90,23 @@ def _check_name(found: Any, module: str, name: str) -> None:
         )
 
 
-def _check_code(function: object, module: str, name: str) -> None:
-    """Refuse a function of another module, even if its own __module__ was overwritten to say otherwise."""
-    while "__wrapped__" in getattr(function, "__dict__", {}):  # below what decorators put around it
-        function = vars(function)["__wrapped__"]
+def _check_code(function: object, module: str, name: str, home: str) -> None:
+    """Refuse what is not of the module `home`, even if its __module__ was overwritten to say otherwise."""
+    function = _unwrapped(function, f"{module}:{name}")
     # what is not written in Python has no globals, only a word of where it is from
-    says = getattr(function, "__module__", None) or module
-    home = getattr(function, "__globals__", {"__name__": says}).get("__name__", module)
-    if home != module:
-        raise Refusal(f"{module}:{name} is defined in {home}: allow and call that")
+    says = getattr(function, "__module__", None) or home
+    found = getattr(function, "__globals__", {"__name__": says}).get("__name__", home)
+    if found != home:
+        raise Refusal(f"{module}:{name} is defined in {found}: allow and call that")
+
+
+def _unwrapped(function: object, target: str) -> object:
+    """Return what is below all that decorators put around it."""
+    for _ in range(_MOST_WRAPPERS):
+        if "__wrapped__" not in getattr(function, "__dict__", {}):
+            return function
+        function = vars(function)["__wrapped__"]
+    raise Refusal(f"{target} is wrapped around itself, or more than {_MOST_WRAPPERS} times")
+
+
+_MOST_WRAPPERS = 100

@@ -11,7 +11,7 @@ import functools
 import os
 import subprocess
 from subprocess import run
-from lib import Tool, Base, helper, borrowed
+from lib import Tool, Base, Meta, Shared, helper, borrowed
 
 shortcut = os.path.join
 
@@ -57,6 +57,60 @@ class Service(Base):
 
     taken = borrowed
     system = __import__("os").system
+    kept = staticmethod(os.system)
+    of_class_of_another = classmethod(borrowed)
+    prepared = functools.partial(os.system, "true")
+    prepared_method = functools.partialmethod(borrowed)
+    library = os
+
+    class Descriptor:
+        def __get__(self, instance, owner):
+            return os.system
+
+    reached = Descriptor()
+
+class Shadowed:
+    # each of its objects puts something else in the place of its methods
+    def __init__(self):
+        self.method = os.system
+        self.static = os.system
+
+    def method(self, *args):
+        return ["its own", list(args)]
+
+    @staticmethod
+    def static(*args):
+        return ["its own", list(args)]
+
+    def __getattribute__(self, name):
+        return os.system if name == "read" else super().__getattribute__(name)
+
+    def read(self, *args):
+        return ["its own", list(args)]
+
+class UnderMeta(metaclass=Meta):
+    @classmethod
+    def of_class(cls, *args):
+        return ["its own", list(args)]
+
+class Instance:
+    def __call__(self):
+        return 1
+
+    def method(self):
+        return 1
+
+class Endless:
+    def method(self):
+        pass
+
+    method.__wrapped__ = method
+
+class Heir(Shared):
+    pass
+
+class Names(dict):
+    pass
 
 class Child(Service):
     pass
@@ -75,6 +129,9 @@ class NeedsArguments:
 def function(x=1):
     return ["function", x]
 
+def file():
+    return "not under a ligature"
+
 async def coroutine_function(x):
     return ["async", x]
 
@@ -92,6 +149,8 @@ def outer():
     return inner
 
 returned = outer()
+instance = Instance()
+prepared = functools.partial(os.system, "true")
 value = 3
 alias = function
 Alias = Service
@@ -99,15 +158,40 @@ Alias = Service
 def _private():
     pass
 
+def __getattr__(name):
+    if name == "lazy":
+        return subprocess.run
+    raise AttributeError(name)
+
 # what would fool a check of names alone
 helper.__module__, helper.__qualname__ = __name__, "helper"
 Tool.__module__ = __name__
 """
 
 LIBRARY = """
+import functools
+import os
+
 class Base:
     def inherited(self):
         return ["inherited", type(self).__name__]
+
+def common(self):
+    return ["common", type(self).__name__]
+
+class Shared:
+    system = os.system
+    kept = staticmethod(os.system)
+    prepared = functools.partial(os.system, "true")
+    shared = common
+
+class Meta(type):
+    @property
+    def of_class(cls):
+        return os.system
+
+    def of_meta(cls):
+        return 1
 
 class Tool:
     def method(self):
@@ -139,6 +223,12 @@ def _modules(module):
         ("Child.method", [], {}, ["instance", [], {}]),
         ("Child.of_class", [4], {}, ["Child", 4]),
         ("NeedsArguments.of_class", [], {}, "no instance"),
+        ("Shadowed.method", ["true"], {}, ["its own", ["true"]]),
+        ("Shadowed.static", ["true"], {}, ["its own", ["true"]]),
+        ("Shadowed.read", ["true"], {}, ["its own", ["true"]]),
+        ("UnderMeta.of_class", ["true"], {}, ["its own", ["true"]]),
+        ("Heir.shared", [], {}, ["common", "Heir"]),
+        ("Names.copy", [], {}, {}),
         ("function", [], {}, ["function", 1]),
         ("coroutine_function", [5], {}, ["async", 5]),
         ("cached", [6], {}, 6),
@@ -165,6 +255,15 @@ def test_every_kind_of_callable_is_called(call, target, args, kwargs, value):
         ("Tool.method", "app.services:Tool.method is defined in lib"),
         ("Service.taken", "app.services:Service.taken is defined in lib"),
         ("Service.system", "app.services:Service.system is defined in posix"),
+        ("Service.kept", "app.services:Service.kept is defined in posix"),
+        ("Service.of_class_of_another", "app.services:Service.of_class_of_another is defined in lib"),
+        ("Service.prepared", "app.services:Service.prepared is defined in functools"),
+        ("Service.prepared_method", "app.services:Service.prepared_method is no method"),
+        ("Service.library", "app.services:Service.library is no method"),
+        ("Service.reached", "app.services:Service.reached is no method"),
+        ("Heir.system", "app.services:Heir.system is defined in posix"),
+        ("Heir.kept", "app.services:Heir.kept is defined in posix"),
+        ("Heir.prepared", "app.services:Heir.prepared is defined in functools"),
         ("Service.attribute", "app.services:Service.attribute is no method"),
         ("Service.count", "app.services:Service.count is no method"),
         ("Service.Inner", "app.services:Service.Inner is no method"),
@@ -173,6 +272,13 @@ def test_every_kind_of_callable_is_called(call, target, args, kwargs, value):
         ("subprocess.run", "app.services:subprocess is no class"),
         ("function.method", "app.services:function is no class"),
         ("value", "app.services:value is no function"),
+        ("instance", "app.services:instance is no function"),
+        ("instance.method", "app.services:instance is no class"),
+        ("prepared", "app.services:prepared is no function"),
+        ("os", "app.services:os is no function"),
+        ("os.system", "app.services:os is no class"),
+        ("lazy", "app.services:lazy is another name of subprocess:run"),
+        ("Endless.method", "app.services:Endless.method is wrapped around itself"),
     ],
 )
 def test_what_is_not_defined_under_its_name_is_refused(call, target, why):
@@ -203,6 +309,10 @@ def test_worker_program_itself_is_no_module_of_the_job(call):
     [
         ("app.services:Missing.method", "AttributeError", "module 'app.services' has no 'Missing'"),
         ("app.services:Service.missing", "AttributeError", "app.services:Service has no method 'missing'"),
+        ("app.services:ﬁle", "AttributeError", "module 'app.services' has no 'ﬁle'"),
+        ("app.services:FUNCTION", "AttributeError", "module 'app.services' has no 'FUNCTION'"),
+        ("app.services:UnderMeta.of_meta", "AttributeError", "UnderMeta has no method 'of_meta'"),
+        ("app.services:UnderMeta.mro", "AttributeError", "UnderMeta has no method 'mro'"),
         ("app.services:NeedsArguments.method", "TypeError", "missing 1 required positional argument: 'x'"),
         ("app.services:Service.static", "TypeError", "missing 1 required positional argument: 'x'"),
     ],
