@@ -64,11 +64,11 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
                 f"{spec.target} is not in [security] allowed_classes of {_file(config)}: "
                 f'add "{target.module}.{target.name}" there, or "{target.module}.*", and reload the daemon'
             )
-        steering = next(filter(_steers_python, spec.env or ()), None)
+        steering = next(filter(_steers_code, spec.env or ()), None)
         if steering is not None:
             raise NotAllowed(
-                f"a class job takes no {steering} from outside: it decides what is imported, "
-                "which is for [python] of the configuration to say"
+                f"a class job takes no {steering} from outside: it decides what code is run, "
+                "which is for the configuration to say"
             )
         problem = None if spec.arguments is None else problem_with_arguments(spec.arguments)
         if problem is not None:
@@ -82,9 +82,13 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
             )
 
 
-def _steers_python(name: str) -> bool:
-    """Whether a variable can make an interpreter import other code than the one that is allowed."""
-    return name == "HOME" or name.startswith(("PYTHON", "LD_"))  # HOME: of the user's site-packages
+def _steers_code(name: str) -> bool:
+    """Whether a variable can have an interpreter, or what it loads, run other code than is allowed."""
+    return name in _STEERING or name.startswith(("PYTHON", "LD_", "OPENSSL_"))
+
+
+# of the user's site-packages; of programs, the interpreter among them; of the C library's modules
+_STEERING = frozenset({"HOME", "PATH", "GCONV_PATH"})
 
 
 def _file(config: Config) -> str:

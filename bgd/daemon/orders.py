@@ -178,9 +178,17 @@ class Orders:
     # --- jobs that have finished ----------------------------------------------------------------------
 
     async def revive(self, job_id: JobId) -> State:
-        """Queue a finished job again."""
+        """Queue a finished job again.
+
+        Raises:
+            Refused: it cannot be, or the configuration allows it no longer; NoSuchJob: there is none.
+        """
         async with self._looking:  # or two of them could both find it finished
             job = await self._finished(job_id, "there is nothing to retry")
+            stored = await self._store.spec(job_id)
+            if stored is None:
+                raise NoSuchJob(f"no job {job_id}")
+            check_may_run(stored.spec, self._supervisor.config)
             holder = None if job.terms.key is None else self._supervisor.holder_of(job.terms.key)
             if holder is not None:
                 raise Refused(f"job {job_id} has the key of job {holder}, which has not finished")

@@ -35,7 +35,9 @@ def test_class_that_is_not_listed_is_refused_with_key_and_file(folder, target):
         check_may_run(JobSpec(target=target), configure(folder, rest=CLASSES))
 
 
-@pytest.mark.parametrize("name", ["PYTHONPATH", "PYTHONSTARTUP", "LD_PRELOAD", "HOME"])
+@pytest.mark.parametrize(
+    "name", ["PYTHONPATH", "PYTHONSTARTUP", "LD_PRELOAD", "HOME", "PATH", "OPENSSL_CONF"]
+)
 def test_variable_that_steers_imports_is_refused_for_a_class_job(folder, name):
     spec = JobSpec(target="app.tasks:anything", env={"FINE": "1", name: "/evil"})
 

@@ -1,0 +1,202 @@
+"""The list of allowed classes, at every door there is to a daemon, and at every moment of a job's life."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import bgd
+from bgd import AsyncClient, Client, NotAllowed, Outcome, Refused, State, run_background_job
+from bgd.executor import Executor
+from tests.support import DEADLINE, Daemon, wait_until
+
+MODULE = """
+import pathlib
+
+pathlib.Path("{folder}/imported").touch()
+
+class Listed:
+    def run(self): return "listed"
+
+class Other:
+    def run(self): return "other"
+
+def fail(): raise ValueError
+"""
+WIDE = '["work.Listed", "work.Other", "work.fail"]'
+NARROW = '["work.Listed"]'
+CONFIGURATION = '[security]\nallowed_classes = {allowed}\n[python]\npath = ["{folder}"]\n'
+
+FORBIDDEN = "work:Other.run"
+
+
+@bgd.job
+def other(_: object = None) -> str:
+    """Goes by the name of what is not on the list."""
+    return "here"
+
+
+other.__module__, other.__qualname__ = "work", "Other.run"
+
+
+def narrow(daemon: Daemon) -> None:
+    daemon.configure(CONFIGURATION.format(allowed=NARROW, folder=daemon.folder))
+
+
+@pytest.fixture
+def wide():
+    """A daemon that allows all of the module."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        running = Daemon(Path(folder))
+        (running.folder / "work.py").write_text(MODULE.format(folder=folder))
+        running.configure(CONFIGURATION.format(allowed=WIDE, folder=folder))
+        running.start()
+        yield running
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def narrowed():
+    """A daemon that allows one class alone."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        running = Daemon(Path(folder))
+        (running.folder / "work.py").write_text(MODULE.format(folder=folder))
+        narrow(running)
+        running.start()
+        yield running
+        running.stop()
+
+
+def is_allowed(client: Client) -> bool:
+    try:
+        client.call(FORBIDDEN, hold=True).cancel()
+    except NotAllowed:
+        return False
+    return True
+
+
+async def called_asynchronously(daemon: Daemon) -> None:
+    async with AsyncClient(str(daemon.socket)) as client:
+        await client.call(FORBIDDEN)
+
+
+def with_client(ask: Callable[[Client], object]) -> Callable[[Daemon], None]:
+    def way(daemon: Daemon) -> None:
+        with daemon.client() as client:
+            ask(client)
+
+    return way
+
+
+WAYS: dict[str, Callable[[Daemon], object]] = {
+    "call": with_client(lambda client: client.call(FORBIDDEN)),
+    "call, awaited": lambda daemon: asyncio.run(called_asynchronously(daemon)),
+    "run_background_job": lambda _: run_background_job("work.Other", "run"),
+    "many, a mapping": with_client(lambda client: client.submit_many([["true"], {"target": FORBIDDEN}])),
+    "many, a spec": with_client(lambda client: client.submit_many([["true"], other.spec()])),
+    "decorator": lambda _: other.submit(),
+    "decorator, many": lambda _: other.submit_many([()]),
+    "decorator, awaited": lambda _: asyncio.run(other.submit_async()),
+    "executor": with_client(lambda client: Executor(client).submit(other)),
+    "executor, many": with_client(lambda client: Executor(client).map(other, [1, 2])),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_no_way_in_leads_past_the_list(narrowed, monkeypatch, way):
+    monkeypatch.setenv("BGD_SOCKET", str(narrowed.socket))
+
+    with pytest.raises(NotAllowed, match=rf"{FORBIDDEN} is not in \[security\] allowed_classes"):
+        way(narrowed)
+
+    with narrowed.client() as client:
+        assert client.jobs() == []
+    assert not (narrowed.folder / "imported").exists()
+
+
+def test_verb_leads_no_further(narrowed):
+    done = narrowed.bgctl("call", FORBIDDEN)
+
+    assert done.returncode == 77
+    assert f"{FORBIDDEN} is not in [security] allowed_classes" in done.stderr
+    assert not (narrowed.folder / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "work:other.run",
+        "work:Others.run",
+        "work:Other.run ",
+        "work.Listed:run",
+        "work.:Listed.run",
+        ".work:Listed.run",
+        "WORK:Listed.run",
+        "work.below:Listed.run",
+        "w\N{CYRILLIC SMALL LETTER O}rk:Listed.run",
+        "work:Listed.__init__",
+        "work:Listed.__class__",
+        "work:Listed.run.__globals__",
+        "work:pathlib.os",
+        "work:pathlib.os.system",
+        "os:system",
+        "builtins:eval",
+    ],
+)
+def test_no_spelling_of_another_target_is_let_in(narrowed, target):
+    with narrowed.client() as client, pytest.raises(Refused):
+        client.call(target)
+
+
+@pytest.mark.parametrize("name", ["PATH", "HOME", "PYTHONPATH", "LD_PRELOAD", "OPENSSL_CONF", "GCONV_PATH"])
+def test_no_variable_decides_what_code_a_listed_class_is(narrowed, name):
+    with narrowed.client() as client:
+        with pytest.raises(NotAllowed, match=f"takes no {name} from outside"):
+            client.call("work:Listed.run", env={name: "/elsewhere"})
+        held = client.call("work:Listed.run", hold=True)
+        with pytest.raises(NotAllowed, match=f"takes no {name} from outside"):
+            held.edit(env={name: "/elsewhere"})
+        held.cancel()
+        held.remove()
+
+
+def test_job_is_not_run_again_once_its_class_is_off_the_list(wide):
+    with wide.client() as client:
+        ended = client.call(FORBIDDEN).wait(DEADLINE)
+        repeated = client.call("work:fail", retries=1, retry_delay=3600.0)
+        wait_until(lambda: repeated.refresh().state is State.SCHEDULED)
+        held = client.call(FORBIDDEN, hold=True)
+        narrow(wide)
+        wide.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: not is_allowed(client))
+
+        for act in (ended.retry, lambda: held.edit(priority=1)):
+            with pytest.raises(NotAllowed, match=f"{FORBIDDEN} is not in"):
+                act()
+        held.release()
+        assert held.wait(DEADLINE).outcome is Outcome.REFUSED
+        assert ended.refresh().state is State.SUCCEEDED
+        assert wide.bgctl("retry", str(ended.id)).returncode == 77
+        with pytest.raises(NotAllowed, match="work:fail is not in"):
+            repeated.edit(delay=0.0)
+        repeated.cancel()
+
+
+def test_job_that_waited_for_a_restart_is_not_run_once_its_class_is_off_the_list(wide):
+    with wide.client() as client:
+        client.pause()
+        waiting = client.call(FORBIDDEN)
+        wide.process.send_signal(signal.SIGKILL)
+        wide.process.wait()
+        narrow(wide)
+        wide.start()
+        client.resume()
+
+        assert waiting.wait(DEADLINE).outcome is Outcome.REFUSED
+        assert waiting.attempts()[0].error.message.startswith(f"{FORBIDDEN} is not in")
+    assert not (wide.folder / "imported").exists()
