@@ -235,25 +235,30 @@ def check_history(rig: Rig, load: Load, *, may_be_unseen: bool) -> Counter[str]:
     jobs = sorted(load.acknowledged)
     with closing(Caller(rig.socket)) as caller:
         caller.wait(jobs)
-        return _check_jobs(caller, jobs, Truth(rig.folder / "truth"), may_be_unseen=may_be_unseen)
+        return _check_jobs(caller, jobs, Truth.read(rig.folder / "truth"), may_be_unseen=may_be_unseen)
 
 
 class Truth:
     """What the attempts wrote down themselves: starts, codes, and whom they should not have met."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self) -> None:
         self.starts: Counter[tuple[int, int]] = Counter()
         self.codes: dict[tuple[int, int], int] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        truth = cls()
         for line in path.read_text().splitlines():
             what, job, attempt, *code = line.split()
             assert what != "overlap", f"job {job} met another attempt of {attempt}, and there is room for one"
             key = int(job), int(attempt)
             if what == "start":
-                self.starts[key] += 1
-                assert self.starts[key] == 1, f"attempt {key} was started twice"
+                truth.starts[key] += 1
+                assert truth.starts[key] == 1, f"attempt {key} was started twice"
             else:
-                assert key not in self.codes, f"attempt {key} ended twice"
-                self.codes[key] = int(code[0])
+                assert key not in truth.codes, f"attempt {key} ended twice"
+                truth.codes[key] = int(code[0])
+        return truth
 
 
 def _check_jobs(caller: Caller, jobs: list[int], truth: Truth, *, may_be_unseen: bool) -> Counter[str]:

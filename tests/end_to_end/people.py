@@ -199,8 +199,8 @@ def _wish_for_queue(lane: str, dice: random.Random) -> Request:
     return dice.choices(wishes, [1, 1, 2])[0]
 
 
-def is_done(deed: Deed) -> bool:
-    """Tell whether what was asked has been done, to one job at least, and said so."""
+def is_done(deed: Deed, job: int | None = None) -> bool:
+    """Tell whether what was asked has been done, and said so: to this job, None: to one at least."""
     if isinstance(deed.reply, Acted):
-        return any(result.code is None for result in deed.reply.results)
+        return any(result.code is None for result in deed.reply.results if job in {None, result.job})
     return deed.reply is not None and not isinstance(deed.reply, Failed)

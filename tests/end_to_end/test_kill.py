@@ -79,7 +79,7 @@ def test_whatever_was_done_to_jobs_and_queues_stays_done_through_kills(busy_rig:
     check_suspended(rig)
     jobs, last = come_to_rest(rig)
     watcher.finish(last)
-    found = History(people.deeds, watcher.events, jobs, rest_at).check(Truth(rig.folder / "truth"))
+    found = History(people.deeds, watcher.events, jobs, rest_at).check(Truth.read(rig.folder / "truth"))
     assert processes_of(rig.folder) == []
     assert {verb.__name__ for verb in ALL_VERBS} <= found.keys(), f"not all was done: {found}"
     print(f"{victim}: {BUSY_CYCLES} kills, {len(people.deeds)} deeds, {dict(found)}")

@@ -1,0 +1,203 @@
+"""People of a simulated machine: each asks for one thing after the other, and remembers what was said."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from msgspec.structs import replace
+
+from bgd.core.job import ACTIVE, WAITING, JobId, State
+from bgd.core.spec import JobSpec
+from bgd.daemon.access import Actor
+from bgd.errors import BgdError
+from bgd.wire import requests
+from bgd.wire.changes import Changes
+from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Reply, Submitted
+from bgd.wire.requests import Request
+from tests.end_to_end.people import Deed
+from tests.simulation.launcher import KILLED, LANES, MOST_IN_LANE, NO_PROGRAM, SLOTS
+from tests.simulation.machine import Life, Machine
+
+PEOPLE = 4
+KEYS = ("red", "green", "blue")
+MEMORY = 6  # of their latest jobs that people do something to
+ASKS = 0  # the id of a request until it is asked
+
+# What suits a job, by what it does just now; None: it has finished, or nobody knows
+SUITABLE: dict[State | None, list[Callable[..., Request]]] = {
+    None: [requests.Retry, requests.Retry, requests.Remove],
+    State.HELD: [requests.Release, requests.Release, requests.Cancel],
+    State.BLOCKED: [requests.Hold, requests.Cancel],
+    State.SCHEDULED: [requests.Hold, requests.Cancel],
+    State.QUEUED: [requests.Hold, requests.Cancel],
+    State.RUNNING: [requests.Suspend, requests.Continue, requests.Continue, requests.Cancel],
+    State.STOPPING: [requests.Cancel],
+}
+UNSUITABLE = 0.1  # of what they want
+
+
+class Person:
+    """Waits for an answer before asking for the next thing; hears nothing if the daemon dies first."""
+
+    def __init__(self, number: int, machine: Machine, submitted: list[int]) -> None:
+        self.number = number
+        self.own: list[int] = []
+        self._machine = machine
+        self._submitted = submitted
+        self._asked: tuple[Request, float, Life] | None = None
+        self._numbers = itertools.count(1)
+        self.deeds: list[Deed] = []
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._asked is not None
+
+    def ask(self, request: Request) -> None:
+        """Ask for it, if the daemon is up; the answer may come later."""
+        life = self._machine.life
+        if life.verbs is None or self.is_waiting:
+            return
+        request = replace(request, id=next(self._numbers))
+        self._asked = request, self._machine.agenda.now().wall, life
+        life.loop.run(self._give, life, request)
+
+    def hang_up(self) -> None:
+        """Wait no longer for a daemon that has died."""
+        if self._asked is not None and self._asked[2] is not self._machine.life:
+            self._note(None)
+
+    def wish(self) -> Request:
+        """Draw what this person wants next: a job, something done to a job, or to a queue."""
+        dice = self._machine.dice
+        if len(self.own) < MEMORY // 2 or dice.random() < 0.3:
+            if dice.random() < 0.2:
+                return requests.SubmitMany(id=ASKS, specs=[self._spec() for _ in range(dice.randint(1, 4))])
+            return requests.Submit(ASKS, self._spec())
+        if dice.random() < 0.2:
+            return self._wish_for_queues(dice)
+        jobs = dice.sample(self.own[-MEMORY:], k=dice.choice([1, 1, 1, 2]))
+        state = self._state_of(jobs[0])
+        if (state in WAITING and dice.random() < 0.3) or dice.random() < 0.05:
+            return requests.Edit(ASKS, jobs[:1], self._changes(jobs[0]))
+        if (state in ACTIVE and dice.random() < 0.15) or dice.random() < 0.02:
+            return requests.SendSignal(id=ASKS, jobs=jobs, signal=9)
+        verbs = SUITABLE[state if dice.random() > UNSUITABLE else dice.choice([*SUITABLE])]
+        return dice.choice(verbs)(ASKS, jobs)
+
+    def _state_of(self, job: int) -> State | None:
+        """Return what the job is doing just now, None: nothing, or nobody knows."""
+        supervisor = self._machine.life.supervisor
+        found = None if supervisor is None else supervisor.get(JobId(job))
+        return None if found is None else found.state
+
+    def _wish_for_queues(self, dice: random.Random) -> Request:
+        if self.number >= len(LANES):
+            asks: list[Request] = [
+                requests.SetSlots(ASKS, dice.randint(1, SLOTS)),
+                requests.GetQueues(ASKS),
+                requests.List(id=ASKS),
+                requests.Show(ASKS, self.own[-1]),
+                requests.GetEvents(id=ASKS, since=0),
+                requests.GetStats(ASKS),
+            ]
+            return dice.choice(asks)
+        lane = LANES[self.number]  # whose it is: nobody else changes it
+        wishes: list[Request] = [
+            requests.SetQueue(ASKS, lane, dice.randint(1, MOST_IN_LANE)),
+            requests.Pause(ASKS, lane),
+            requests.Resume(ASKS, lane),
+            requests.RemoveQueue(ASKS, lane),
+        ]
+        return dice.choices(wishes, [2, 1, 3, 1])[0]
+
+    def _spec(self) -> JobSpec:
+        dice, now = self._machine.dice, self._machine.agenda.now()
+        others = dice.sample(self._submitted[-20:], k=min(len(self._submitted), dice.choice([0, 0, 0, 1, 2])))
+        succeed = dice.random() < 0.5
+        codes = [dice.choice([0, 0, 0, 3, KILLED]), dice.choice([0, 0, 3])]
+        program = NO_PROGRAM if dice.random() < 0.02 else "/job"
+        delay = dice.choice([0.3, 5.0]) if dice.random() < 0.15 else 0.0
+        return JobSpec(
+            argv=(program, str(dice.choice([0.0, 0.01, 0.5, 3.0, 20.0, 20.0])), *map(str, codes)),
+            env={},
+            cwd="/",
+            retries=dice.choice([0, 0, 1, 3]),
+            rerun=dice.choice([None, None, True, False]),
+            timeout=dice.choice([None, None, None, 1.0]),
+            priority=dice.randint(-2, 2),
+            queue="default" if dice.random() < 0.5 else dice.choice(LANES),
+            after=tuple(others) if succeed else (),
+            after_any=() if succeed else tuple(others),
+            key=dice.choice(KEYS) if dice.random() < 0.15 else None,
+            hold=dice.random() < 0.08,
+            expires=dice.choice([0.4, 9.0]) if dice.random() < 0.08 and not delay else None,
+            slots=dice.choice([2, 9]) if dice.random() < 0.12 else 1,
+            delay=delay,
+            at=now.wall + 4.0 if dice.random() < 0.05 and not delay else None,
+        )
+
+    def _changes(self, job: int) -> Changes:
+        dice = self._machine.dice
+        name = f"name {dice.randrange(10**6)}"
+        if dice.random() < 0.3:
+            return Changes(name=name, after_any=tuple(set(self._submitted[-3:]) - {job}))
+        if dice.random() < 0.3:
+            return Changes(name=name, delay=dice.choice([0.0, 2.0]))
+        return Changes(name=name, priority=dice.randint(-2, 2), queue=dice.choice(["default", *LANES]))
+
+    # --- asking, as a connection hands on what a client says ------------------------------------------------
+
+    def _give(self, life: Life, request: Request) -> None:
+        assert life.verbs is not None
+        actor, hear = Actor(uid=0), _Hearing(self._heard)
+        try:
+            match request:
+                case requests.Submit(spec=spec) if not (spec.after or spec.after_any):
+                    life.verbs.submit(request, actor, hear.send)
+                case requests.SubmitMany(specs=specs) if any(spec.after or spec.after_any for spec in specs):
+                    work = life.verbs.submit_after([request], actor)
+                    life.loop.create_task(self._await(request, work, hear))
+                case requests.SubmitMany():
+                    life.verbs.submit_many(request.id, [request], actor, hear.send)
+                case _:
+                    life.loop.create_task(self._await(request, life.verbs.answer(request, actor, hear), hear))
+        except BgdError as error:
+            hear.send(Failed(request.id, ErrorCode.REFUSED, str(error)))
+
+    async def _await(self, request: Request, work: Coroutine[Any, Any, Reply | None], hear: _Hearing) -> None:
+        try:
+            reply = await work
+        except BgdError as error:
+            reply = Failed(request.id, ErrorCode.REFUSED, str(error))
+        hear.send(reply or End(request.id))
+
+    def _heard(self, reply: Reply) -> None:
+        if self._asked is not None and reply.id == self._asked[0].id:  # else a stream's last words
+            self._note(reply)
+
+    def _note(self, reply: Reply | None) -> None:
+        assert self._asked is not None
+        request, asked_at, _ = self._asked
+        self._asked = None
+        self.deeds.append(Deed(self.number, request, asked_at, self._machine.agenda.now().wall, reply))
+        if isinstance(reply, Submitted):
+            new = [job for job in reply.jobs if job not in reply.found]
+            self.own += new
+            self._submitted += new
+
+
+class _Hearing:
+    """Takes the replies to one request; of a list it waits for the end."""
+
+    def __init__(self, heard: Callable[[Reply], None]) -> None:
+        self._heard = heard
+
+    def send(self, reply: Reply) -> None:
+        if not isinstance(reply, JobsPart):
+            self._heard(reply)
+
+    async def send_in_step(self, reply: Reply) -> None:
+        self.send(reply)

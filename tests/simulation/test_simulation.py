@@ -1,0 +1,163 @@
+"""The simulator lives through some histories; and it finds what is wrong, where something is."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.core.book import Book
+from bgd.core.effects import Save
+from bgd.core.job import Move, State
+from bgd.core.queues import Queues
+from bgd.core.scheduler import Scheduler
+from bgd.daemon.attempts import Attempts, Verdict
+from bgd.daemon.settlement import Settlement
+from bgd.daemon.storage.records import Controls
+from bgd.daemon.storage.store import Store
+from bgd.daemon.supervisor import Supervisor
+from bgd.wire.launching import Acknowledge
+from tests.simulation.story import Story
+
+HISTORIES = 300
+ENOUGH = 400  # histories in which each of the faults below shows
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    logging.disable(logging.ERROR)  # launchers that are gone, hundreds of them
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_some_histories_go_well():
+    live_through(range(HISTORIES))
+
+
+def test_a_seed_tells_the_same_history_again():
+    tellings: list[list[str]] = [[], []]
+    for telling in tellings:
+        Story(7, telling.append).run()
+    assert len(tellings[0]) > 20
+    assert tellings[0] == tellings[1]
+
+
+# --- faults that are made on purpose ------------------------------------------------------------------------
+
+
+def answer_too_early(monkeypatch):
+    monkeypatch.setattr(Supervisor, "when_saved", lambda _, callback: callback())
+
+
+def acknowledge_too_early(monkeypatch):
+    take = Supervisor.attempt_ended
+
+    def attempt_ended(self, ended):
+        self._link.send(Acknowledge(ended.key))
+        take(self, ended)
+
+    monkeypatch.setattr(Supervisor, "attempt_ended", attempt_ended)
+
+
+def acknowledge_nothing_known(monkeypatch):
+    take = Supervisor.attempt_ended
+
+    def attempt_ended(self, ended):
+        if self.get(ended.key.job) is not None:
+            take(self, ended)
+
+    monkeypatch.setattr(Supervisor, "attempt_ended", attempt_ended)
+
+
+def forget_to_save(monkeypatch, move):
+    take = Settlement._take
+
+    def lose(self, effect, attempts):
+        if not (isinstance(effect, Save) and effect.what == move):
+            take(self, effect, attempts)
+
+    monkeypatch.setattr(Settlement, "_take", lose)
+
+
+def forget_to_save_a_start(monkeypatch):
+    forget_to_save(monkeypatch, Move.START)
+
+
+def forget_to_save_a_retry(monkeypatch):
+    forget_to_save(monkeypatch, Move.RETRY)
+
+
+def start_again_what_a_dead_launcher_ran(monkeypatch):
+    def judge(self, job, snapshot, boot_id):
+        del snapshot, boot_id
+        self._unsent.add(job.id)
+        self._to_hand_on.add(job.id)
+        return Verdict(job)
+
+    monkeypatch.setattr(Attempts, "_judge_absent", judge)
+
+
+def crowd_queues(monkeypatch):
+    monkeypatch.setattr(Queues, "_has_room", lambda *_: True)
+
+
+def forget_keys(monkeypatch):
+    monkeypatch.setattr(Book, "holder_of", lambda *_: None)
+
+
+def forget_pauses(monkeypatch):
+    async def controls(_):
+        return Controls()
+
+    monkeypatch.setattr(Store, "controls", controls)
+
+
+def hold_nothing(monkeypatch):
+    monkeypatch.setattr(Scheduler, "hold", lambda *_: State.HELD)
+
+
+def tell_nobody_of_ends(monkeypatch):
+    monkeypatch.setattr(Scheduler, "_hear", lambda *_: None)
+
+
+def set_no_timer(monkeypatch):
+    monkeypatch.setattr(Scheduler, "next_timer_at", lambda _: None)
+
+
+def let_the_urgent_wait(monkeypatch):
+    submit = Scheduler.submit
+
+    def upside_down(self, spec, *rest):
+        return submit(self, replace(spec, priority=-spec.priority), *rest)
+
+    monkeypatch.setattr(Scheduler, "submit", upside_down)
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (answer_too_early, "is lost|out twice|was held|as edited|was cancelled, and"),
+        (acknowledge_too_early, "started twice"),
+        (acknowledge_nothing_known, "never acknowledged"),
+        (forget_to_save_a_start, "supervisor died"),
+        (forget_to_save_a_retry, "have not finished"),
+        (start_again_what_a_dead_launcher_ran, "started twice"),
+        (crowd_queues, "too much for|in the paused"),
+        (let_the_urgent_wait, "it was the turn of"),
+        (forget_keys, "two unfinished jobs have"),
+        (forget_pauses, "in the paused"),
+        (hold_nothing, "was held, and then"),
+        (tell_nobody_of_ends, "have not finished"),
+        (set_no_timer, "have not finished"),
+    ],
+)
+def test_a_fault_is_found(monkeypatch, fault, found):
+    fault(monkeypatch)
+    with pytest.raises(AssertionError, match=found):
+        live_through(range(ENOUGH))
+
+
+def live_through(seeds):
+    for seed in seeds:
+        Story(seed).run()
