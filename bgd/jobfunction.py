@@ -145,8 +145,12 @@ def job(function: Any = None, /, **options: Any) -> Any:
     return _with_background(function, options)
 
 
-def background_of(function: Callable[P, R_co], options: JobOptions) -> Background[P, R_co]:
+def background_of(
+    function: Callable[P, R_co] | Background[P, R_co], options: JobOptions
+) -> Background[P, R_co]:
     """Return a function's way to the background with these options, over those of `bgd.job` if it has it."""
+    if isinstance(function, Background):
+        return function.options(**options)
     given = getattr(getattr(function, "options", None), "__self__", None)
     if isinstance(given, Background):
         return given.options(**options)

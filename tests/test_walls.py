@@ -68,6 +68,8 @@ ROOMS = {
     ),
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.wire"
     " typing_extensions.TypeVar",  # for types only: who checks them brings it along
+    "bgd/client/calls.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction",
+    "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.harmless bgd.words bgd.wire.replies"
     " bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",

@@ -78,6 +78,23 @@ class JobOptions(FurtherOptions, total=False):
     timeout: float | None
 
 
+class MapOptions(FurtherOptions, total=False):
+    """What may be asked for the jobs of a map, and for the map; a `key` may not.
+
+    * `time_limit`: of an attempt of each job, which other jobs call `timeout`.
+    * `timeout`: in which all results come, counted from the first step. None: there is no limit.
+    * `buffersize`: so many jobs are on hand at most.
+    * `progress`: draw a bar on stderr. None: if that is a terminal.
+    """
+
+    priority: int
+    delay: float
+    time_limit: float | None
+    timeout: float | None
+    buffersize: int
+    progress: bool | None
+
+
 class EditOptions(TypedDict, total=False):
     """What may be changed in a job that waits, as in JobOptions. What is missing stays as it is.
 

@@ -139,7 +139,7 @@ class Watch:
         if future.done():
             return
         try:
-            value = self._client.result(future.job)
+            value = self._client.returned(future.job.id)
         except BgdError as error:
             future.set_exception(error.with_traceback(None))  # its frames hold the future: a cycle
         else:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "bgd/client/asynchronous"
 TARGET = ROOT / "bgd/client/blocking"
 # The other modules there are written by hand
-MADE = ["channel", "client", "door", "ending", "job", "rehearsal"]
+MADE = ["channel", "client", "door", "ending", "job", "rehearsal", "results"]
 
 HEADER = "# Made from bgd/client/asynchronous/{name}.py by `make client`: change that.\n"
 

@@ -37,6 +37,14 @@ def misuse_of_an_executor(executor: Executor) -> None:
     print(text)
 
 
+def misuse_of_maps(client: Client) -> None:
+    client.map(add, ["one"])  # E: arg-type
+    client.map(add, [1], prority=5)  # E: call-overload
+    text: list[str] = list(client.map(add, [1]))  # E: arg-type
+    numbers: list[int] = list(client.map(add, [1], return_exceptions=True))  # E: arg-type
+    print(text, numbers)
+
+
 async def misuse_of_awaited_functions() -> None:
     add.submit_async(1)  # E: unused-coroutine
     await add.submit_async("one")  # E: arg-type

@@ -6,7 +6,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import bgd
-from bgd import AsyncClient, AsyncJob, Client, Job, JobFunction, JobSpec, Outcome, State, run_background_job
+from bgd import (
+    AsyncClient,
+    AsyncJob,
+    Client,
+    Job,
+    JobFailed,
+    JobFunction,
+    JobSpec,
+    Outcome,
+    State,
+    run_background_job,
+)
 from bgd.executor import Executor, JobFuture
 
 
@@ -43,6 +54,22 @@ def use_functions(client: Client) -> None:
     function: JobFunction[[int], str] = Report().text
     with bgd.using(client):
         print(number, address, letters, text, name, many, mixed, any_job, function)
+
+
+def use_maps(client: Client, paths: Iterator[Path]) -> None:
+    numbers: list[int] = list(client.map(add, [1, 2], queue="a", timeout=3, time_limit=60, progress=False))
+    letters: list[list[str]] = list(client.map(send, {"ada"}, buffersize=5))
+    texts: Iterator[str] = client.map(Report().text, range(3))
+    urgent: Iterator[int] = client.map(add.options(priority=5), iter([1]))
+    either: Iterator[int | JobFailed] = client.map(add, [1], return_exceptions=True)
+    objects: Iterator[object] = client.map("app:run", paths, return_exceptions=True)
+    print(numbers, letters, texts, urgent, either, objects)
+
+
+async def await_maps(client: AsyncClient) -> None:
+    letters: list[list[str]] = [letter async for letter in client.map(send, ["ada"], timeout=3)]
+    either: AsyncIterator[int | JobFailed] = client.map(add, [1], return_exceptions=True)
+    print(letters, either)
 
 
 async def await_functions(client: AsyncClient) -> None:

@@ -74,6 +74,17 @@ def square(number: int) -> int:
     return number * number
 
 
+@bgd.job
+def square_job(number: int) -> int:
+    return square(number)
+
+
+def refuse_fifties(number: int) -> int:
+    if number % 50 == 0:
+        raise ValueError("a round one")
+    return number
+
+
 def refuse_odd(number: int) -> int:
     if number % 2:
         raise ValueError(f"{number} is odd")

@@ -7,7 +7,14 @@ import functools
 import os
 import sqlite3
 import threading
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, as_completed, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Future,
+    ThreadPoolExecutor,
+    as_completed,
+    wait,
+)
 from contextlib import closing
 
 import pytest
@@ -15,7 +22,7 @@ import pytest
 from bgd import Client, DaemonUnreachable, JobFailed, NoSuchJob, NotAllowed, using
 from bgd.executor import Executor
 from tests.functions import tasks
-from tests.support import DEADLINE, wait_until
+from tests.support import DEADLINE, Daemon, wait_until
 
 pytestmark = pytest.mark.usefixtures("served")
 
@@ -364,6 +371,28 @@ def test_futures_live_through_a_restart_of_the_daemon(own_served, pipe):
         assert slow.result(DEADLINE) == "written"
         assert waiting.result(DEADLINE) == 9
         assert executor.submit(tasks.square, 4).result(DEADLINE) == 16
+
+
+class KillingClient(Client):
+    """It kills the daemon when it is about to ask for a result, and has it started again."""
+
+    daemon: Daemon
+
+    def returned(self, job_id):
+        self.daemon.process.kill()
+        self.daemon.process.wait()
+        with ThreadPoolExecutor(1) as starter:
+            starting = starter.submit(self.daemon.start)
+            result = super().returned(job_id)
+            starting.result()
+        return result
+
+
+def test_a_future_lives_through_a_restart_between_the_end_of_its_job_and_its_result(own_served):
+    client = KillingClient(str(own_served.socket))
+    client.daemon = own_served
+    with Executor(client, retries=0) as executor:
+        assert executor.submit(tasks.square, 3).result(DEADLINE) == 9
 
 
 def test_futures_fail_if_the_daemon_stays_away(own_served, pipe):

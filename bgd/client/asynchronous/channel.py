@@ -132,6 +132,26 @@ class Channel:
                 self._connection = await self._connected(may_start=may_start)
             return self._connection
 
+    async def regain(self) -> None:
+        """Return as soon as there is a connection, for which this is as patient as a stream that broke off.
+
+        Raises:
+            DaemonUnreachable: no daemon has answered for as long as a client is patient.
+        """
+        await self._connected_again(self.connection, _growing_pauses(), None)
+
+    async def persist(self, ask: Callable[[], Awaitable[R]]) -> R:
+        """Ask what may be asked twice; if the daemon goes away, once more when it is back.
+
+        Raises:
+            DaemonUnreachable: as `regain`, or it went away once more.
+        """
+        try:
+            return await ask()
+        except DaemonUnreachable:
+            await self.regain()
+            return await ask()
+
     async def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None and self._home.is_here:

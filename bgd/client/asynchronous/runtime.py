@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar
 
 from bgd.errors import BgdError
 from bgd.wire.views import JobView
 
 P = ParamSpec("P")
 T = TypeVar("T")
+G = TypeVar("G", bound=AsyncGenerator[Any, None])
 
 Lock = asyncio.Lock
 
@@ -58,6 +59,11 @@ async def wait_for_descriptor(descriptor: int, seconds: float) -> None:
         pass
     finally:
         loop.remove_reader(descriptor)
+
+
+def closed_at_exit(steps: G) -> G:
+    """Return the generator: its event loop closes it in the end."""
+    return steps
 
 
 def first_view(job_id: int, look: Callable[[int], Awaitable[JobView]]) -> JobView:

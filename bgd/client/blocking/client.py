@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
@@ -19,20 +19,25 @@ from bgd.client.blocking.channel import Channel
 from bgd.client.blocking.door import Door
 from bgd.client.blocking.ending import shut_down
 from bgd.client.blocking.job import Job
+from bgd.client.blocking.results import Results
+from bgd.client.blocking.runtime import closed_at_exit
 from bgd.client.caller import Caller
+from bgd.client.calls import Awaited, Called, Calls, Target
 from bgd.client.failure import failure_of
-from bgd.client.options import EditOptions, JobOptions, JobReference, ids_of
+from bgd.client.options import EditOptions, JobOptions, JobReference, MapOptions, ids_of
 from bgd.client.remainders import EventRemainder, LogRemainder, WaitRemainder
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.specs import Item, changes_of, class_spec, command_spec, spec_of
 from bgd.client.wording import checked
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
+from bgd.errors import JobFailed
 from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, Info, LogPart, Queues, Stats
 from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, JobView
 
+A = TypeVar("A")
 R = TypeVar("R")
 
 TIMEOUT = 30.0  # seconds; a daemon answers in milliseconds, but may have a full disk or a long queue to write
@@ -131,6 +136,83 @@ class Client:
         found = set(reply.found)
         return [Job(self, job_id, is_new=job_id not in found) for job_id in reply.jobs]
 
+    @overload
+    def map(
+        self,
+        target: Awaited[A, R],
+        items: Iterable[A],
+        *,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[MapOptions],
+    ) -> Generator[R, None, None]: ...
+    @overload
+    def map(
+        self,
+        target: Awaited[A, R],
+        items: Iterable[A],
+        *,
+        return_exceptions: Literal[True],
+        **options: Unpack[MapOptions],
+    ) -> Generator[R | JobFailed, None, None]: ...
+    @overload
+    def map(
+        self,
+        target: Called[A, R],
+        items: Iterable[A],
+        *,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[MapOptions],
+    ) -> Generator[R, None, None]: ...
+    @overload
+    def map(
+        self,
+        target: Called[A, R],
+        items: Iterable[A],
+        *,
+        return_exceptions: Literal[True],
+        **options: Unpack[MapOptions],
+    ) -> Generator[R | JobFailed, None, None]: ...
+    @overload
+    def map(
+        self,
+        target: str,
+        items: Iterable[object],
+        *,
+        return_exceptions: bool = False,
+        **options: Unpack[MapOptions],
+    ) -> Generator[object, None, None]: ...
+    def map(
+        self,
+        target: Target,
+        items: Iterable[Any],
+        *,
+        return_exceptions: bool = False,
+        **options: Unpack[MapOptions],
+    ) -> Generator[Any, None, None]:
+        """Queue a class job for each of many items; yield their results in the order of the items.
+
+        Each item is the one argument of a call. Nothing is read or queued before the first step; from then
+        on up to `buffersize` jobs are on hand, which are those whose results were not yielded yet. It goes on
+        when the daemon was restarted. When it ends early, by an error or because it is closed, those of its
+        jobs that do not run are cancelled.
+
+        Args:
+            target: as of `call`, or the function itself, with or without `bgd.job`.
+            items: they may be endless, and are read where the results are asked for.
+            return_exceptions: yield the JobFailed of a job that did not succeed in the place of its result.
+            options: of each job, as of `call`, and those of all: see MapOptions.
+
+        Raises:
+            JobFailed: the job whose turn it is did not succeed.
+            TimeoutError: not all results have come in time.
+            TypeError: a worker would not find the function, or an item is no argument for it.
+            Refused, DaemonUnreachable: as `submit_many`; and if no daemon came back within the client's
+                timeout.
+        """
+        calls = Calls(target, items, options)
+        results = Results(self, self._channel, calls, options)
+        return closed_at_exit(results.in_order(return_exceptions=return_exceptions))
+
     # --- asking about jobs ----------------------------------------------------------------------------
 
     def job(self, job_id: int | None = None) -> Job:
@@ -220,13 +302,7 @@ class Client:
             TimeoutError, NoSuchJob, DaemonUnreachable: as `as_finished`.
         """
         [finished] = self.wait([job], timeout=timeout)
-        request = requests.GetResult(UNNUMBERED, finished.id)
-        reply = self._channel.ask(request, replies.Result, repeatable=True)
-        if reply.job.state is not State.SUCCEEDED:
-            raise failure_of(reply.job, reply.error)
-        if reply.job.target is None:
-            return 0
-        return None if reply.value is None else json.loads(reply.value)
+        return self.returned(finished.id)
 
     def logs(
         self,
@@ -390,6 +466,17 @@ class Client:
         """Return all attempts of a job, oldest first."""
         [_, *parts] = self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
         return [attempt for part in parts for attempt in expected(part, replies.AttemptsPart).attempts]
+
+    def returned(self, job_id: int) -> Any:
+        """Return what a finished job returned, even if the daemon is just away; see `result`."""
+        request = requests.GetResult(UNNUMBERED, job_id)
+        ask = partial(self._channel.ask, request, replies.Result, repeatable=True)
+        reply = self._channel.persist(ask)
+        if reply.job.state is not State.SUCCEEDED:
+            raise failure_of(reply.job, reply.error)
+        if reply.job.target is None:
+            return 0
+        return None if reply.value is None else json.loads(reply.value)
 
     # --- being one --------------------------------------------------------------------------------------
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import threading
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import weakref
+from collections.abc import Callable, Generator
+from types import GeneratorType
+from typing import Any, ParamSpec, TypeVar
 
 from bgd.errors import BgdError
 from bgd.wire.views import JobView
 
 P = ParamSpec("P")
 T = TypeVar("T")
+G = TypeVar("G", bound=Generator[Any, None, None])
 
 Lock = threading.Lock
 
@@ -50,6 +54,24 @@ def wait_for_descriptor(descriptor: int, seconds: float) -> None:
     poller.poll(seconds * 1000)
 
 
+def closed_at_exit(steps: G) -> G:
+    """Return a generator that is closed when the interpreter exits, before it loses what that takes."""
+    if isinstance(steps, GeneratorType):
+        _open.add(steps)
+    return steps
+
+
 def first_view(job_id: int, look: Callable[[int], JobView]) -> JobView:
     """Look at a job because an attribute was asked for."""
     return look(job_id)
+
+
+def _close_all() -> None:
+    for steps in list(_open):
+        if not steps.gi_running:  # what another thread is in cannot be closed from here
+            steps.close()
+
+
+_open: weakref.WeakSet[GeneratorType[Any, None, None]] = weakref.WeakSet()
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_open.clear)  # they are the parent's

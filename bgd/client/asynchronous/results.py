@@ -1,0 +1,122 @@
+"""Results: those of a job for each of many items, in the order of the items."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from bgd.client.asynchronous.channel import Channel
+from bgd.client.asynchronous.job import AsyncJob
+from bgd.client.bar import Tell, bar
+from bgd.client.calls import Calls
+from bgd.client.options import MapOptions
+from bgd.client.sockets import left
+from bgd.core.spec import JobSpec
+from bgd.errors import BgdError, DaemonUnreachable, JobFailed
+
+if TYPE_CHECKING:
+    from bgd.client.asynchronous.client import AsyncClient
+
+ON_HAND = 1000  # jobs: enough for slots that are quick, few enough for any memory
+_PORTIONS = 4  # that they are handed over in, so that slots have work while one is read
+
+
+class Results:
+    """One `map`, and the jobs that it has on hand: those whose results are still to come."""
+
+    def __init__(self, client: AsyncClient, channel: Channel, calls: Calls, options: MapOptions) -> None:
+        self._client = client
+        self._channel = channel
+        self._calls = calls
+        self._timeout = options.get("timeout")
+        self._progress = options.get("progress")
+        self._room = options.get("buffersize", ON_HAND)
+        if self._room < 1:
+            raise ValueError("buffersize must be >= 1")
+        self._portion = max(1, self._room // _PORTIONS)
+        self._on_hand: deque[int] = deque()
+        self._finished: set[int] = set()  # of these
+        self._unanswered: Sequence[JobSpec] = ()  # nobody knows whether they are jobs
+        self._count = 0  # of the results that came
+
+    async def in_order(self, *, return_exceptions: bool) -> AsyncGenerator[Any, None]:
+        """Yield them; see `AsyncClient.map`."""
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        with bar(self._calls.name, self._calls.total, wanted=self._progress) as tell:
+            try:
+                while await self._has_more():
+                    async with aclosing(self._finishing(deadline)) as finishing:
+                        while not self._wants_more:
+                            await self._first_finished(finishing, tell)
+                            result = await self._result(self._on_hand.popleft())
+                            if isinstance(result, JobFailed) and not return_exceptions:
+                                raise result
+                            yield result
+            except DaemonUnreachable:
+                self._on_hand.clear()  # nobody is there who could cancel them
+                raise
+            finally:
+                await self._cancel()
+
+    @property
+    def _wants_more(self) -> bool:
+        has_room = len(self._on_hand) <= self._room - self._portion
+        return not self._on_hand or (has_room and not self._calls.are_all_read)
+
+    async def _has_more(self) -> bool:
+        """Hand over what there is room for; tell whether a result is still to come."""
+        while not self._calls.are_all_read and (room := self._room - len(self._on_hand)) > 0:
+            specs = self._calls.portion(min(room, self._portion))
+            is_first = not (self._on_hand or self._count)
+            submit = partial(self._client.submit_many, specs)
+            self._unanswered = specs
+            try:
+                jobs = await (submit() if is_first else self._channel.persist(submit))
+            except BgdError:
+                self._unanswered = ()  # they were refused, or nobody is there to be asked
+                raise
+            self._unanswered = ()
+            self._on_hand.extend(job.id for job in jobs)
+        return bool(self._on_hand)
+
+    async def _finishing(self, deadline: float | None) -> AsyncGenerator[AsyncJob, None]:
+        waiting = [job_id for job_id in self._on_hand if job_id not in self._finished]
+        await self._channel.regain()
+        try:
+            async with aclosing(self._client.as_finished(waiting, timeout=left(deadline))) as finishing:
+                async for job in finishing:
+                    yield job
+        except TimeoutError:
+            of = "" if self._calls.total is None else f" of {self._calls.total}"
+            raise TimeoutError(f"{self._count}{of} results came within {self._timeout:g} s") from None
+
+    async def _first_finished(self, finishing: AsyncGenerator[AsyncJob, None], tell: Tell) -> None:
+        """Wait until the first job on hand has finished."""
+        while self._on_hand[0] not in self._finished:
+            job = await anext(finishing)
+            self._finished.add(job.id)
+            tell(job.state)
+
+    async def _result(self, job_id: int) -> Any:
+        """Return what a finished job returned, or the JobFailed of one that did not succeed."""
+        self._finished.remove(job_id)
+        self._count += 1
+        try:
+            return await self._client.returned(job_id)
+        except JobFailed as failure:
+            return failure.with_traceback(None)  # its frames hold what is waited with
+
+    async def _cancel(self) -> None:
+        """Cancel what is on hand and has not started."""
+        if self._unanswered:  # their keys tell which are jobs; those that are not shall not start
+            jobs = await self._client.submit_many(replace(spec, hold=True) for spec in self._unanswered)
+            self._on_hand.extend(job.id for job in jobs)
+        waiting = [job_id for job_id in self._on_hand if job_id not in self._finished]
+        if waiting:
+            await self._client.cancel_waiting(waiting)
