@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # asyncio's way to a child's end; kept because Children puts its own function in the module's place
@@ -34,12 +35,16 @@ class Children:
         self._usages: dict[int, resource.struct_rusage] = {}
         self._peak = 0  # of this process, as far as known, in KiB
         self._is_blocked = False
+        self._list = -1
 
     def install(self) -> None:
         """Become the parent of all orphans below, and take over asyncio's waiting."""
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "cannot become the parent of orphans (prctl)")
+        with suppress(FileNotFoundError):
+            # kept open: it is read at every job's end
+            self._list = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
         os.pidfd_open = self._watch
         os.waitpid = self._wait
         if sys.version_info < (3, 12):  # later ones take pidfds by themselves
@@ -51,6 +56,19 @@ class Children:
     def is_watched(self, pid: int) -> bool:
         """Whether this is a child that was not reaped, so that the number cannot be another's."""
         return pid in self._watched
+
+    def orphans(self) -> list[int]:
+        """Return the children that were left to this process; none where the kernel keeps no list of them."""
+        if self._list < 0:
+            return []
+        listed = bytearray()
+        while part := os.pread(self._list, _PAGE, len(listed)):
+            listed += part
+            if (
+                len(part) < _PAGE // 2
+            ):  # the kernel hands out nearly a page at a time, as long as there is more
+                break
+        return [pid for pid in map(int, listed.split()) if pid not in self._watched]
 
     def take_usage(self, pid: int) -> resource.struct_rusage | None:
         """Return what an ended child used, once."""
@@ -101,6 +119,7 @@ class Children:
             os.wait4(ended.si_pid, os.WNOHANG)
 
 
+_PAGE = 4096  # bytes
 _INEXACT = 512  # KiB by which the kernel's two ways to count may differ
 
 

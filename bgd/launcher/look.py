@@ -10,17 +10,19 @@ import time
 from msgspec import Struct
 
 from bgd.launcher.process import SHORTAGES, Channel, Process, channels_of, mark_of, pids, read_process
+from bgd.launcher.stamp import stamp_of
 
 log = logging.getLogger(__name__)
 
 
 class Look(Struct, frozen=True):
-    """The living at about one moment; `channels` and `marks` only of those young enough to matter."""
+    """The living at about one moment; of those too old to matter no `channels`, `marks` and `stamps`."""
 
     processes: dict[int, Process] = {}
     children: dict[int, list[Process]] = {}
     channels: dict[int, set[Channel]] = {}
     marks: dict[int, str] = {}
+    stamps: dict[int, int] = {}
 
 
 class Looker:
@@ -31,7 +33,7 @@ class Looker:
         self._asked: list[tuple[int, asyncio.Future[Look]]] = []
 
     async def look(self, first_tick: int) -> Look:
-        """Return a look begun after this call, with channels and marks of all from `first_tick` on."""
+        """Return a look begun after this call, with channels and so on of all from `first_tick` on."""
         answer: asyncio.Future[Look] = asyncio.get_running_loop().create_future()
         self._asked.append((first_tick, answer))
         if len(self._asked) == 1:
@@ -87,6 +89,9 @@ async def _taken(first_tick: int) -> Look:
             marked = mark_of(pid)
             if marked is not None:
                 look.marks[pid] = marked
+            stamp = stamp_of(pid)
+            if stamp is not None:
+                look.stamps[pid] = stamp
         if time.monotonic() > give_way_at:
             await asyncio.sleep(0)
             give_way_at = time.monotonic() + _SLICE

@@ -32,7 +32,7 @@ class Process(Struct, frozen=True, kw_only=True, gc=False):
 
 def read_process(pid: int) -> Process | None:
     """Return what /proc/PID/stat says, None if there is no such process."""
-    stat = _contents(f"/proc/{pid}/stat", _MOST_STAT)
+    stat = contents(f"/proc/{pid}/stat", _MOST_STAT)
     if not stat:
         return None
     # the name stands in parentheses and may hold anything, parentheses too
@@ -71,7 +71,7 @@ def channels_of(pid: int) -> set[Channel]:
 
 def mark_of(pid: int) -> str | None:
     """Return the mark the process was started with, None without one or where it may not be looked at."""
-    environment = b"\0" + _contents(f"/proc/{pid}/environ", _MOST_ENVIRONMENT)
+    environment = b"\0" + contents(f"/proc/{pid}/environ", _MOST_ENVIRONMENT)
     _, found, rest = environment.partition(b"\0" + MARK.encode() + b"=")
     return os.fsdecode(rest.partition(b"\0")[0]) if found else None
 
@@ -118,15 +118,8 @@ def hold(process: Process) -> int | None:
     return pidfd
 
 
-_MOST_STAT = 4096
-_MOST_ENVIRONMENT = 1 << 20  # the mark is put first, so only a shell that sorts anew moves it this far back
-
-
-# gone meanwhile, or another user's; after any other error a living process would look gone
-_OUT_OF_SIGHT = (FileNotFoundError, ProcessLookupError, PermissionError)
-
-
-def _contents(path: str, most: int) -> bytes:
+def contents(path: str, most: int) -> bytes:
+    """Return what a file of a process holds, nothing if there is none or it may not be looked at."""
     parts = []
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -141,3 +134,11 @@ def _contents(path: str, most: int) -> bytes:
     finally:
         os.close(fd)
     return b"".join(parts)
+
+
+_MOST_STAT = 4096
+_MOST_ENVIRONMENT = 1 << 20  # the mark is put first, so only a shell that sorts anew moves it this far back
+
+
+# gone meanwhile, or another user's; after any other error a living process would look gone
+_OUT_OF_SIGHT = (FileNotFoundError, ProcessLookupError, PermissionError)

@@ -25,12 +25,16 @@ class Generation(Struct, frozen=True, tag="generation"):
 
 
 class Began(Struct, frozen=True, tag="began"):
-    """About to spawn. `pipe`: inode of its output; `since`: elapsed clock, nothing of it is older (R5)."""
+    """About to spawn. `pipe`: inode of its output; `since`: elapsed clock, nothing of it is older (R5).
+
+    `stamp`: that its processes have, None: none.
+    """
 
     key: Key
     pipe: int
     since: float
     started_at: float
+    stamp: int | None = None
 
 
 class FirstProcess(Struct, frozen=True, tag="first_process"):

@@ -160,12 +160,16 @@ class Running:
             over = self._tools.deadlines.passed(_LAST_WORDS)
             is_closed = await self._output.ended(over)
             over.cancel()
-        if self._descent is None and (has_group or not is_closed):
+        if self._descent is None and (has_group or not is_closed or self._left_orphans()):
             self._bring_down(self._launch.grace)
         if self._descent is not None:
             failure = await self._descent
             if failure is not None:
                 raise failure
+
+    def _left_orphans(self) -> bool:
+        """Whether somebody got away: who has no parent any more has become a child of this process."""
+        return self._tree.left_any(self._tools.children.orphans())
 
     def _ended(self, code: int, finished_at: float) -> Ended:
         usage = self._execution.usage()

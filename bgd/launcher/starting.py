@@ -15,6 +15,7 @@ from bgd.launcher.problems import no_input
 from bgd.launcher.records import Began
 from bgd.launcher.running import Running
 from bgd.launcher.spawn import spawn
+from bgd.launcher.stamp import new_stamp, wearing
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree
 from bgd.wire.launching import Launch, log_name
@@ -55,13 +56,15 @@ class Starting:
         try:
             since = elapsed()
             self.started_at = time.time()
-            tools.journal.note(Began(launch.key, output.inode, since, self.started_at))
+            stamp = new_stamp()
+            tools.journal.note(Began(launch.key, output.inode, since, self.started_at, stamp))
             standard_input = nothing if given.fd is None else given.fd
-            execution = await spawn(launch, standard_input, output.job_end, tools)
+            with wearing(stamp):
+                execution = await spawn(launch, standard_input, output.job_end, tools)
         except BaseException:
             output.close()
             raise
-        tree = Tree(launch.key, output.channel, since, execution.pid)
+        tree = Tree(launch.key, output.channel, since, execution.pid, stamp=stamp)
         return Running(launch, tools, execution, output, tree, self.started_at, self._grew)
 
     def _output(self) -> Output:

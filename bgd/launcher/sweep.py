@@ -63,7 +63,7 @@ async def _end_tree(key: Key, trace: Trace, tools: Tools) -> None:
     if began is None:
         return
     pid, ticks = (first.pid, first.ticks) if first else (None, None)
-    tree = Tree(key, began.pipe, began.since, pid, ticks)
+    tree = Tree(key, began.pipe, began.since, pid, ticks, began.stamp)
     # no grace: its output has nowhere to go and its end can no longer be seen
     await Ladder(tree, tools.looker, tools.deadlines, grace=0.0).bring_down()
 

@@ -1,8 +1,8 @@
 """A whole process tree: who belongs to an attempt, however it tried to get away.
 
 A process belongs to an attempt if it is of the first process's group or session, holds the attempt's output
-pipe or terminal, carries its mark in the environment, or descends from one that does. Nothing older than the
-attempt ever does: a service that was handed the pipe is not of its tree.
+pipe or terminal, has its stamp, carries its mark in the environment, or descends from one that does. Nothing
+older than the attempt ever does: a service that was handed the pipe is not of its tree.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import math
 import os
 import re
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 
 from bgd.launcher.look import Look, Looker
 from bgd.launcher.process import SHORTAGES, TICKS, Channel, Process, send
+from bgd.launcher.stamp import stamp_of
 from bgd.wire.launching import Key
 
 log = logging.getLogger(__name__)
@@ -37,11 +39,17 @@ class Tree:
 
     `channel`: its output, `pid`: the first process, each None where nobody knows; `since`: elapsed
     clock, before the first process was started. `ticks`: that one's start time, to be given where this
-    launcher is not its parent, so that the pid alone proves nothing.
+    launcher is not its parent, so that the pid alone proves nothing. `stamp`: see there, None: it has none.
     """
 
     def __init__(
-        self, key: Key, channel: Channel | None, since: float, pid: int | None, ticks: int | None = None
+        self,
+        key: Key,
+        channel: Channel | None,
+        since: float,
+        pid: int | None,
+        ticks: int | None = None,
+        stamp: int | None = None,
     ) -> None:
         self.key = key
         self.first_tick = math.floor(since * TICKS) - 1  # the kernel and this clock round differently
@@ -50,6 +58,7 @@ class Tree:
         self._channel = channel
         self._pid = pid
         self._ticks = ticks
+        self._stamp = stamp
         # while the group has a process, even a dead one, its number is not another's
         self._has_group = pid is not None and ticks is None
         self._found: dict[int, int] = {}  # pid -> ticks of those seen alive
@@ -65,6 +74,10 @@ class Tree:
         except PermissionError:
             pass  # somebody is there
         return self._has_group
+
+    def left_any(self, orphans: Iterable[int]) -> bool:
+        """Whether one of these processes, whose parents have ended, is of this attempt."""
+        return self._stamp is not None and any(stamp_of(pid) == self._stamp for pid in orphans)
 
     def living(self, look: Look) -> list[Process]:
         """Return the members that live and can be signalled."""
@@ -128,6 +141,7 @@ class Tree:
             or (self._has_group and self._is_of_group(process))
             or self._channel in look.channels.get(process.pid, ())
             or look.marks.get(process.pid) == self._mark
+            or (self._stamp is not None and look.stamps.get(process.pid) == self._stamp)
         )
 
     def _is_of_group(self, process: Process) -> bool:

@@ -171,6 +171,8 @@ ESCAPES = {
     "mark removed": "(setsid env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' &); sleep 100",
     "mark removed, pipe closed": "setsid env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' >/dev/null 2>&1 &"
     " sleep 100",
+    "nothing to know it by": "(setsid env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' >/dev/null 2>&1 &)"
+    "; sleep 100",
     "ignores term away": "(setsid sh -c 'trap \"\" TERM; echo $$ > PID; sleep 100' &); sleep 100",
 }
 
@@ -302,6 +304,11 @@ def test_a_process_of_another_user_in_the_tree_is_ended_by_root(supervisor, tmp_
             "sleep 100 >/dev/null 2>&1 & echo $! > PID; exit 5", id="in its group with the pipe closed"
         ),
         pytest.param("(trap '' TERM; sleep 100) & echo $! > PID; exit 5", id="ignoring term"),
+        pytest.param(
+            "(setsid env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' >/dev/null 2>&1 &);"
+            " until [ -s PID ]; do :; done; exit 5",
+            id="with nothing left to know it by",
+        ),
     ],
 )
 def test_leftovers_are_ended_before_the_end_is_told_and_the_outcome_stays(supervisor, tmp_path, script):
@@ -309,6 +316,20 @@ def test_leftovers_are_ended_before_the_end_is_told_and_the_outcome_stays(superv
 
     assert (end.outcome, end.exit_code) == (Outcome.EXIT, 5)
     assert not is_alive(int(written(tmp_path / "pid")))
+
+
+def test_what_a_job_leaves_behind_is_not_taken_for_another_s(supervisor, tmp_path):
+    """Both are children of the launcher by the time the first job ends."""
+    script = "(setsid env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' >/dev/null 2>&1 &); sleep 100"
+    other = supervisor.launch("sh", "-c", script.replace("PID", f"{tmp_path}/pid"))
+    pid = int(written(tmp_path / "pid"))
+
+    end = supervisor.shell("setsid env -i /bin/sleep 100 >/dev/null 2>&1 & exit 5")
+
+    assert end.exit_code == 5
+    assert is_alive(pid)
+    supervisor.say(Stop(other, 1.0))
+    supervisor.ended(other)
 
 
 def test_who_reads_the_output_of_the_first_process_may_finish(host, supervisor):

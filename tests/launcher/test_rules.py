@@ -363,6 +363,10 @@ def test_what_a_dead_launcher_left_is_gone_before_the_next_one_answers(host, sup
             "env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' >/dev/null 2>&1; :",
             id="neither, but a descendant",
         ),
+        pytest.param(
+            "(setsid env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' >/dev/null 2>&1 &)",
+            id="neither, and no descendant",
+        ),
     ],
 )
 def test_the_sweep_finds_who_tried_to_get_away(host, supervisor, tmp_path, script):
