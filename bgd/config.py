@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from bgd import policies, values
+from bgd import policies, runners, values
 from bgd.addresses import MAX_SOCKET_PATH, PORTS, HttpConfig, http_config
 from bgd.core.classes import ClassPolicy
 from bgd.core.job import RetryPolicy
@@ -20,6 +20,7 @@ from bgd.core.spec import Backoff, QueueName, Retries, Share
 from bgd.core.target import problem_with_entry
 from bgd.errors import ConfigError
 from bgd.places import SYSTEM, Places, home_of, own_places, places_in
+from bgd.runners import RunnerConfig
 from bgd.settings import ANY, Schema, Setting, from_environment, from_file, read
 from bgd.wire.requests import ShutdownMode
 
@@ -79,6 +80,7 @@ class Config(Struct, frozen=True, kw_only=True):
     retry_commands: RetryPolicy
     security: SecurityConfig
     python: PythonConfig
+    runners: dict[str, RunnerConfig]
     logs: LogsConfig
     queues: dict[str, QueueConfig]
     classes: dict[str, ClassPolicy]  # by patterns, as in allowed_classes
@@ -160,6 +162,7 @@ SCHEMA: Schema = {
     "logs": dict.fromkeys(LogsConfig.__struct_fields__),
     "queues": {ANY: dict.fromkeys(QueueConfig.__struct_fields__)},
     policies.SECTION: {ANY: dict.fromkeys(policies.KEYS)},
+    runners.SECTION: {ANY: dict.fromkeys(runners.KEYS)},
 }
 
 _ON_STOP = {mode.value: mode for mode in ShutdownMode if mode is not ShutdownMode.CANCEL}
@@ -192,6 +195,7 @@ def _config(found: Mapping[str, Setting], places: Places, home: str, source: str
             interpreter=read(found, "python.interpreter", values.program(home), "") or sys.executable,
             path=read(found, "python.path", values.paths(home), ()),
         ),
+        runners=runners.runners(found, home),
         logs=LogsConfig(
             max_bytes=read(found, "logs.max_bytes", values.size(LogBytes), 100_000_000),
             on_limit=read(found, "logs.on_limit", values.one_of(_ON_LIMIT), "truncate"),

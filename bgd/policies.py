@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from bgd import values
 from bgd.core.classes import ClassPolicy
 from bgd.core.spec import Backoff, Priority, QueueName, Retries, Share, Timeout
-from bgd.core.target import problem_with_entry
+from bgd.core.target import is_dotted_name, problem_with_entry
 from bgd.core.wish import Aim, Rules, Wish
 from bgd.errors import ConfigError
-from bgd.settings import Setting, read
+from bgd.settings import Setting, named_in, read
 from bgd.units import format_duration, parse_duration
 
 SECTION = "classes"
@@ -28,11 +28,7 @@ def class_policies(found: Mapping[str, Setting]) -> dict[str, ClassPolicy]:
     Raises:
         ConfigError: one of them is wrong.
     """
-    patterns: dict[str, Setting] = {}
-    for name, setting in found.items():
-        section, _, rest = name.partition(".")
-        if section == SECTION:
-            patterns.setdefault(rest.rpartition(".")[0], setting)  # no key has a dot, most patterns have
+    patterns = named_in(found, SECTION)
     for pattern, setting in patterns.items():
         problem = problem_with_entry(pattern)
         if problem is not None:
@@ -66,7 +62,7 @@ def _rules(setting: Setting) -> Rules:
     if len(table) > MAX_RULES:
         raise ValueError(f"has {len(table)} exceptions, the limit is {MAX_RULES}")
     for name in table:
-        if len(name) > MAX_TYPE or not all(part.isidentifier() for part in name.split(".")):
+        if len(name) > MAX_TYPE or not is_dotted_name(name):
             raise ValueError(
                 f"{name!r} is no exception's name: write ValueError or package.module.Class, quoted"
             )

@@ -87,6 +87,16 @@ def names_of(schema: Schema, prefix: str = "") -> Iterator[str]:
             yield from names_of(below, f"{prefix}{name}.")
 
 
+def named_in(found: Mapping[str, Setting], section: str) -> dict[str, Setting]:
+    """Return the names of the tables below a section of any names, each with the first setting in it."""
+    names: dict[str, Setting] = {}
+    for path, setting in found.items():
+        first, _, rest = path.partition(".")
+        if first == section:
+            names.setdefault(rest.rpartition(".")[0], setting)  # no key has a dot, a name may
+    return names
+
+
 def read(found: Mapping[str, Setting], name: str, reader: Callable[[Setting], T], default: T) -> T:
     """Return a setting as `reader` makes it, `default` if nobody wrote it.
 

@@ -18,6 +18,7 @@ from bgd.core.job import RetryPolicy
 from bgd.core.wish import Aim, Wish
 from bgd.errors import ConfigError
 from bgd.places import SYSTEM
+from bgd.runners import RunnerConfig
 from bgd.settings import MAX_FILE, names_of
 from bgd.wire.requests import ShutdownMode
 
@@ -126,8 +127,8 @@ def test_documented_file_equals_the_built_in_defaults():
 
 def test_documented_file_has_every_key_and_its_commented_defaults_are_true(written):
     text = re.sub(r"^# (?=\w+ = )", "", DOCUMENTED.read_text(), flags=re.MULTILINE)
-    keys = {  # which load refuses to exceed; policies of classes have no defaults
-        name for name in names_of(SCHEMA) if not name.startswith("classes.")
+    keys = {  # which load refuses to exceed; policies of classes and runners have no defaults
+        name for name in names_of(SCHEMA) if not name.startswith(("classes.", "runners."))
     }
 
     for section, table in tomllib.loads(text).items():
@@ -188,6 +189,50 @@ def test_every_key_of_a_file_is_obeyed(written, tmp_path):
     assert config.logs.max_bytes == 65_536
     assert config.logs.on_limit == "kill"
     assert config.queues == {"gpu": QueueConfig(slots=1), "io.slow": QueueConfig(slots=None)}
+
+
+def test_runner_is_a_program_with_its_arguments_in_a_folder(written, tmp_path):
+    config = written("""
+        [runners.php]
+        argv = ["php", "artisan", "bgd:run"]
+        cwd = "~/shop"
+        [runners.node_20]
+        argv = ["bin/run", ""]
+    """)
+
+    assert config.runners == {
+        "php": RunnerConfig(argv=("php", "artisan", "bgd:run"), cwd="/home/ada/shop"),
+        "node_20": RunnerConfig(argv=(f"{tmp_path}/bin/run", ""), cwd=None),
+    }
+
+
+def test_runner_may_stand_in_the_environment(written):
+    config = written("", BGD_RUNNERS_PHP_ARGV="/usr/bin/php, artisan", BGD_RUNNERS_PHP_CWD="/srv/shop")
+
+    assert config.runners == {"php": RunnerConfig(argv=("/usr/bin/php", "artisan"), cwd="/srv/shop")}
+
+
+def test_classes_of_other_languages_may_be_listed_and_have_policies(written):
+    config = written(r"""
+        [security]
+        allowed_classes = ['php::App\Jobs\*', "node::mailer.send"]
+        [classes.'php::App\Jobs\SendMail']
+        retries = 5
+        [classes."node::mailer.*".on_exceptions]
+        'App\Exceptions\Busy' = "snooze 5m"
+        "Net::Timeout" = "fail"
+    """)
+
+    assert config.security.allowed_classes == ("php::App\\Jobs\\*", "node::mailer.send")
+    assert config.classes == {
+        "php::App\\Jobs\\SendMail": ClassPolicy(retries=5),
+        "node::mailer.*": ClassPolicy(
+            on_exceptions=(
+                ("App\\Exceptions\\Busy", Wish(Aim.SNOOZE, 300.0)),
+                ("Net::Timeout", Wish(Aim.FAIL)),
+            )
+        ),
+    }
 
 
 def test_bare_interpreter_is_left_to_the_search_path(written):
@@ -360,6 +405,20 @@ def test_pages_are_at_a_port_of_this_machine_at_a_socket_or_nowhere(written, tex
         ("security.allowed_classes = ['*']", ["security.allowed_classes", "'*' must be package.module"]),
         ("security.allowed_commands = ['echo']", ["security.allowed_commands", "'echo' must be", "absolute"]),
         ("python.path = [3]", ["python.path = [3]", "text"]),
+        ("security.allowed_classes = ['php::App*']", ["security.allowed_classes", "'php::App*' must be"]),
+        (
+            "runners.php.argv = []",
+            ["runners.php.argv = []", "name a program", '["php", "artisan", "bgd:run"]'],
+        ),
+        ("runners.php.argv = 'php'", ["runners.php.argv = 'php'", "a list of texts"]),
+        ("runners.php.argv = ['']", ["runners.php.argv = ['']", "name a program"]),
+        ('runners.php.argv = ["a\\u0000"]', ["runners.php.argv", "printable"]),
+        (f"runners.php.argv = {['x'] * 101}", ["runners.php.argv", "has 101 words, the limit is 100"]),
+        ("runners.php.cwd = '/'", ["[runners.php] has no argv", "name a program"]),
+        ("runners.php.args = ['php']", ["runners.php.args is not a key", "did you mean argv?"]),
+        ("runners.PHP.argv = ['php']", ["runners.PHP.argv: 'PHP' is no name for a runner", "small letter"]),
+        ("runners.'a.b'.argv = ['php']", ["'a.b' is no name for a runner"]),
+        ("[runner.php]\nargv = ['php']", ["runner is not a section", "did you mean runners?"]),
         ("logs.max_bytes = '100 parsecs'", ["logs.max_bytes", "not a size", "100MB"]),
         ("logs.max_bytes = 10", ["logs.max_bytes = 10", ">= 1000"]),
         ("logs.on_limit = 'stop'", ["logs.on_limit = 'stop'", "truncate, kill"]),

@@ -18,7 +18,9 @@ TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")
 STANDARD = " ".join(sys.stdlib_module_names)
 # Of it, what deals in values only: nothing that knows the machine, the time or chance
 PURE = "__future__ collections dataclasses enum functools heapq itertools json keyword math re typing"
-CONFIGURATION = "bgd.addresses bgd.config bgd.places bgd.policies bgd.settings bgd.units bgd.values"
+CONFIGURATION = (
+    "bgd.addresses bgd.config bgd.places bgd.policies bgd.runners bgd.settings bgd.units bgd.values"
+)
 VERSION = "bgd bgd.__version__"
 
 WORKER_MODULES = sorted(path.stem for path in (ROOT / "bgd/worker").glob("*.py"))
@@ -60,6 +62,7 @@ ROOMS = {
             "bgd/config.py",
             "bgd/places.py",
             "bgd/policies.py",
+            "bgd/runners.py",
             "bgd/settings.py",
             "bgd/units.py",
             "bgd/values.py",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import keyword
+import re
 from collections.abc import Iterable
 
 from msgspec import Struct
 
 
-class Target(Struct, frozen=True):
+class PythonTarget(Struct, frozen=True):
     """`package.module:Class.method` (method given) or `package.module:function` (method None)."""
 
     module: str
@@ -19,12 +20,42 @@ class Target(Struct, frozen=True):
         return f"{self.module}:{self.name}" + (f".{self.method}" if self.method else "")
 
 
+class RunnerTarget(Struct, frozen=True):
+    """`runner::name` or `runner::name@method`: what a program of another language makes of it is its own."""
+
+    runner: str
+    name: str
+    method: str | None = None
+
+    @property
+    def words(self) -> str:
+        """What the runner is told."""
+        return self.name + (f"@{self.method}" if self.method else "")
+
+    def __str__(self) -> str:
+        return f"{self.runner}{_MARK}{self.words}"
+
+
+Target = PythonTarget | RunnerTarget
+
+_MARK = "::"
+_RUNNER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_BETWEEN_NAMES = re.compile(r"::|[:.\\/]")  # as other languages have it
+_NAME = re.compile(r"[\w$][\w$!?-]*")
+
+
 def parse_target(text: str) -> Target:
     """Read a target.
 
     Raises:
         ValueError: the text is none; the message says what it must look like.
     """
+    runner, mark, words = text.partition(_MARK)
+    return _runner_target(runner, words) if mark and is_runner_name(runner) else python_target(text)
+
+
+def python_target(text: str) -> PythonTarget:
+    """Read a target that is of Python; ValueError likewise."""
     module, colon, path = text.partition(":")
     names = path.split(".")
     if not colon or len(names) > 2 or not all(map(_is_public_name, names)) or not _is_module(module):  # noqa: PLR2004
@@ -32,11 +63,16 @@ def parse_target(text: str) -> Target:
             f"target {text!r} must be package.module:Class.method or package.module:function, "
             f"of names that do not begin with an underscore{_with_a_colon(text)}"
         )
-    return Target(module, names[0], names[1] if len(names) == 2 else None)  # noqa: PLR2004
+    return PythonTarget(module, names[0], names[1] if len(names) == 2 else None)  # noqa: PLR2004
 
 
 def target_of_class(class_path: str, method: str) -> str:
-    """Return the target of `package.module.Class` and one of its methods, as the first design named them."""
+    """Return the target of a class and one of its methods, as the first design named them.
+
+    The class is `package.module.Class`, or `runner::Class` in another language.
+    """
+    if _MARK in class_path:
+        return f"{class_path}@{method}"
     module, _, name = class_path.rpartition(".")
     return f"{module}:{name}.{method}"
 
@@ -45,7 +81,8 @@ def is_allowed(target: Target, allowed: Iterable[str]) -> bool:
     """Tell whether a list such as ["app.services.ReportService", "app.tasks.*"] has the target.
 
     An entry is a class or function by its full dotted name, or `module.*` for every class and function
-    of that module, not of the modules below it.
+    of that module, not of the modules below it. Of a runner it is `runner::name`, which has all its methods,
+    `runner::name@method`, or with `*` in the place of the last of its names.
     """
     patterns = patterns_for(target)
     return any(entry in patterns for entry in allowed)
@@ -53,15 +90,65 @@ def is_allowed(target: Target, allowed: Iterable[str]) -> bool:
 
 def patterns_for(target: Target) -> tuple[str, ...]:
     """Return the entries that would have the target, the longest first."""
-    return f"{target.module}.{target.name}", f"{target.module}.*"
+    if isinstance(target, PythonTarget):
+        return f"{target.module}.{target.name}", f"{target.module}.*"
+    space = f"{target.runner}{_MARK}"
+    patterns = f"{space}{target.name}", f"{space}{_above(target.name)}*"
+    return (str(target), *patterns) if target.method else patterns
 
 
 def problem_with_entry(entry: str) -> str | None:
     """Say what is wrong with an entry of the list of allowed classes, or None."""
-    module, dot, name = entry.rpartition(".")
-    if dot and _is_module(module) and (name == "*" or _is_public_name(name)):
+    if _is_python_entry(entry) or _is_runner_entry(entry):
         return None
-    return f"{entry!r} must be package.module.Class, package.module.function or package.module.*"
+    return (
+        f"{entry!r} must be package.module.Class, package.module.function or package.module.*, "
+        "or of a runner runner::name, runner::name@method or runner::space.*"
+    )
+
+
+def is_runner_name(text: str) -> bool:
+    return _RUNNER.fullmatch(text) is not None
+
+
+def is_dotted_name(text: str) -> bool:
+    """Tell whether it is a name such as Python and other languages give to their classes."""
+    return all(_NAME.fullmatch(name) for name in _BETWEEN_NAMES.split(text))
+
+
+def _runner_target(runner: str, words: str) -> RunnerTarget:
+    name, at, method = words.partition("@")
+    if not is_dotted_name(name) or name[len(_above(name))] == "_":
+        problem = f"{name!r} is no name"
+    elif at and not (_NAME.fullmatch(method) and method[0] != "_"):
+        problem = f"{method!r} is no method"
+    else:
+        return RunnerTarget(runner, name, method if at else None)
+    target = f"{runner}{_MARK}{words}"
+    raise ValueError(
+        f"target {target!r} must be {runner}::name or {runner}::name@method, and {problem}: "
+        r"letters, digits, _ - $ ! ?, between names . / \ : or ::, and no underscore before the last"
+    )
+
+
+def _above(name: str) -> str:
+    """Return all of a name but its last part: the namespace, with what stands after it."""
+    return name[: len(name) - len(_BETWEEN_NAMES.split(name)[-1])]
+
+
+def _is_python_entry(entry: str) -> bool:
+    module, dot, name = entry.rpartition(".")
+    return bool(dot) and _is_module(module) and (name == "*" or _is_public_name(name))
+
+
+def _is_runner_entry(entry: str) -> bool:
+    space = entry.removesuffix("*")
+    if space != entry and not re.search(f"({_BETWEEN_NAMES.pattern})$", space):
+        return False
+    try:
+        return isinstance(parse_target(entry if space == entry else f"{space}any"), RunnerTarget)
+    except ValueError:
+        return False
 
 
 def _with_a_colon(text: str) -> str:

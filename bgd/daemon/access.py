@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from bgd.config import Config
 from bgd.core.spec import JobSpec
-from bgd.core.target import is_allowed, parse_target
+from bgd.core.target import RunnerTarget, is_allowed, parse_target, patterns_for
 from bgd.errors import NotAllowed, Refused
+from bgd.settings import nearest
 from bgd.wire.calls import problem_with_arguments
 
 logger = logging.getLogger(__name__)
@@ -55,24 +56,7 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
         NotAllowed: it is not on the list; the message names the key and the file.
     """
     if spec.target is not None:
-        try:
-            target = parse_target(spec.target)
-        except ValueError as error:
-            raise Refused(str(error)) from error
-        if not is_allowed(target, config.security.allowed_classes):
-            raise NotAllowed(
-                f"{spec.target} is not in [security] allowed_classes of {_file(config)}: "
-                f'add "{target.module}.{target.name}" there, or "{target.module}.*", and reload the daemon'
-            )
-        steering = next(filter(_steers_code, spec.env or ()), None)
-        if steering is not None:
-            raise NotAllowed(
-                f"a class job takes no {steering} from outside: it decides what code is run, "
-                "which is for the configuration to say"
-            )
-        problem = None if spec.arguments is None else problem_with_arguments(spec.arguments)
-        if problem is not None:
-            raise Refused(problem)
+        _check_call(spec.target, spec, config)
     elif spec.argv is not None:
         allowed = config.security.allowed_commands
         if ANY_COMMAND not in allowed and spec.argv[0] not in allowed:
@@ -80,6 +64,47 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
                 f"{spec.argv[0]!r} is not in [security] allowed_commands of {_file(config)}: "
                 "programs stand there by their absolute path, and are submitted by it"
             )
+
+
+def _check_call(text: str, spec: JobSpec, config: Config) -> None:
+    try:
+        target = parse_target(text)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    if isinstance(target, RunnerTarget):
+        _check_runner(target, spec, config)
+    if not is_allowed(target, config.security.allowed_classes):
+        narrowest, *_, widest = map(_in_toml, patterns_for(target))
+        raise NotAllowed(
+            f"{text} is not in [security] allowed_classes of {_file(config)}: "
+            f"add {narrowest} there, or {widest}, and reload the daemon"
+        )
+    steering = next(filter(_steers_code, spec.env or ()), None)
+    if steering is not None:
+        raise NotAllowed(
+            f"a class job takes no {steering} from outside: it decides what code is run, "
+            "which is for the configuration to say"
+        )
+    problem = None if spec.arguments is None else problem_with_arguments(spec.arguments)
+    if problem is not None:
+        raise Refused(problem)
+
+
+def _check_runner(target: RunnerTarget, spec: JobSpec, config: Config) -> None:
+    if target.runner not in config.runners:
+        known = nearest(target.runner, config.runners) if config.runners else "it names no runner"
+        raise NotAllowed(f"{target}: there is no [runners.{target.runner}] in {_file(config)}; {known}")
+    given = "cwd" if spec.cwd is not None else next(iter(spec.env or ()), None)
+    if given is not None:  # in each language others of them decide what is loaded
+        raise NotAllowed(
+            f"a job of a runner takes no {given} from outside: it may decide what code is run, "
+            f"which is for [runners.{target.runner}] of the configuration to say"
+        )
+
+
+def _in_toml(entry: str) -> str:
+    """Return a text of TOML in which a backslash is one."""
+    return f"'{entry}'" if "\\" in entry else f'"{entry}"'
 
 
 def _steers_code(name: str) -> bool:

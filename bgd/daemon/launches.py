@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.config import Config
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy
 from bgd.core.spec import JobSpec
-from bgd.core.target import parse_target
+from bgd.core.target import RunnerTarget, parse_target
 from bgd.core.wish import Aim, wish_for
 from bgd.daemon.storage.records import AttemptEnd
 from bgd.wire import calls
@@ -22,7 +23,7 @@ DEFAULT_UMASK = 0o022
 
 
 def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> Launch:
-    """Say to the launcher what to run: a command as it stands, a class job as the worker program."""
+    """Say to the launcher what to run: a command as it stands, a class job as the program that runs it."""
     marks = {
         "BGD_JOB_ID": str(job.id),
         "BGD_ATTEMPT": str(job.attempt),
@@ -34,21 +35,18 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         env = _own_environment()
     else:  # a command gets just what it was sent with, a class job adds to what the daemon has
         env = spec.env if spec.target is None else {**_own_environment(), **spec.env}
-    if spec.target is None:
-        argv, stdin = list(spec.argv or ()), spec.input
-    else:
-        argv = [config.python.interpreter, str(WORKER)]
-        stdin = calls.request(parse_target(spec.target), spec.arguments, config.python.path)
+    work = _work_of(job, spec, config)
     return Launch(
         key=key,
-        argv=argv,
+        argv=work.argv,
         env={**env, **marks},
-        cwd=spec.cwd or _own_folder(),
+        cwd=work.cwd or spec.cwd or _own_folder(),
         umask=DEFAULT_UMASK if spec.umask is None else spec.umask,
-        stdin=stdin,
+        stdin=work.stdin,
         stdin_path=spec.stdin,
         pty=spec.pty,
         result=spec.target is not None,
+        usual_result=work.usual_result,
         timeout=spec.timeout,
         grace=config.daemon.grace,
         log_cap=config.logs.max_bytes,
@@ -100,6 +98,27 @@ def end_without_report(job: Job, outcome: Outcome, at: float, why: str) -> Attem
         finished_at=at,
         error=JobError(type=outcome.value, message=why),
     )
+
+
+class _Work(Struct):
+    """What is started, and what it reads; `cwd` None: where the job says."""
+
+    argv: list[str]
+    stdin: bytes | None
+    cwd: str | None = None
+    usual_result: bytes = b""
+
+
+def _work_of(job: Job, spec: JobSpec, config: Config) -> _Work:
+    if spec.target is None:
+        return _Work(list(spec.argv or ()), spec.input)
+    target = parse_target(spec.target)
+    if isinstance(target, RunnerTarget):
+        runner = config.runners[target.runner]
+        document = calls.runner_request(target, job.id, job.attempt, spec.arguments)
+        return _Work(list(runner.argv), document, runner.cwd, calls.NOTHING)
+    document = calls.request(target, spec.arguments, config.python.path)
+    return _Work([config.python.interpreter, str(WORKER)], document)
 
 
 def _own_environment() -> dict[str, str]:

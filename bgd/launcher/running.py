@@ -173,7 +173,7 @@ class Running:
 
     def _ended(self, code: int, finished_at: float) -> Ended:
         usage = self._execution.usage()
-        result = None if self._result is None else _read_result(self._result)
+        result = None if self._result is None else _read_result(self._result) or self._launch.usual_result
         self._close_result()
         return Ended(
             key=self._launch.key,

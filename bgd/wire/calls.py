@@ -11,12 +11,13 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from bgd.core.job import Outcome
 from bgd.core.spec import MAX_RESULT, Duration, Instant
-from bgd.core.target import Target
+from bgd.core.target import PythonTarget, RunnerTarget
 from bgd.core.wish import Aim, Wish
 from bgd.wire.views import JobError
 
 MAX_DOCUMENT = MAX_RESULT + 100  # bytes of a result file: a result at its limit, and what stands around it
 MAX_BASES = 100  # of an exception's type
+NOTHING = b'{"ok":null}'  # what a program of another language may leave unsaid
 NO_RESULT = "no_result"  # type of the error of a process that ended well and left no result
 
 _DEFAULT_TYPES = {Aim.RETRY: "retry", Aim.FAIL: "fail", Aim.SNOOZE: Outcome.SNOOZED.value}
@@ -33,7 +34,7 @@ def problem_with_arguments(arguments: str) -> str | None:
     return f"the arguments cannot be read by Python: {problem}" if problem else None
 
 
-def request(target: Target, arguments: str | None, path: Sequence[str]) -> bytes:
+def request(target: PythonTarget, arguments: str | None, path: Sequence[str]) -> bytes:
     """Return what the worker reads from its standard input.
 
     `arguments` is JSON text in which `problem_with_arguments` finds none, None: there are none. It is
@@ -41,6 +42,12 @@ def request(target: Target, arguments: str | None, path: Sequence[str]) -> bytes
     """
     given = Raw((arguments or "{}").encode())
     return msgspec.json.encode(_Request(target.module, target.name, target.method, given, list(path)))
+
+
+def runner_request(target: RunnerTarget, job: int, attempt: int, arguments: str | None) -> bytes:
+    """Return what the program of another language reads from standard input, `arguments` as of `request`."""
+    given = _decode_arguments(arguments or "{}")
+    return msgspec.json.encode(_RunnerRequest(job, attempt, target.words, given.args, given.kwargs))
 
 
 class Account(Struct, frozen=True):
@@ -143,6 +150,14 @@ class _Request(Struct):
     method: str | None
     arguments: Raw
     path: list[str]
+
+
+class _RunnerRequest(Struct):
+    id: int
+    attempt: int
+    target: str
+    args: list[Raw]
+    kwargs: dict[str, Raw]
 
 
 class _Error(Struct):

@@ -16,7 +16,7 @@ from msgspec import Struct
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 
-LAUNCHING_PROTOCOL = 2
+LAUNCHING_PROTOCOL = 3
 OLDEST_LAUNCHING_PROTOCOL = 1  # that a supervisor still speaks to a launcher
 MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours; a spec with arguments and environment fits amply
 JOBS_PER_FOLDER = 1000
@@ -51,7 +51,8 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     Durations are seconds, None: no limit. `stdin`: what the process reads, `stdin_path`: a file it reads, at
     most one of the two; both None: nothing. `pty`: its output is a terminal of 80 columns, and what it reads
     too unless that is given; TERM is xterm unless `env` says otherwise. `result`: give it a file for its
-    result, whose descriptor's number stands in BGD_RESULT_FD. `log_cap`: bytes kept.
+    result, whose descriptor's number stands in BGD_RESULT_FD; `usual_result`: what its Ended says if nothing
+    was written there. `log_cap`: bytes kept.
     """
 
     key: Key
@@ -67,6 +68,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     log_kill: bool = False  # over the cap: kill the job instead of keeping head and tail
     stdin_path: str | None = None
     pty: bool = False
+    usual_result: bytes = b""
 
 
 class Stop(Struct, frozen=True, tag="stop"):
@@ -127,6 +129,8 @@ def protocol_of(message: ToLauncher) -> int:
     match message:
         case Signal() | Suspend() | Continue():
             return 2
+        case Launch(usual_result=bytes(usual)) if usual:
+            return 3
         case Launch():
             return 2 if message.pty or message.stdin_path is not None else 1
         case Greeting() | Stop() | Acknowledge() | Watch() | Goodbye():

@@ -22,6 +22,13 @@ slots = 2
 retries = 2
 timeout = "90s"
 on_exceptions = { "ValueError" = "fail", "app.Busy" = "retry 2m" }
+[classes.'php::App\\Jobs\\*']
+retries = 1
+[runners.php]
+argv = ["php", "arti san", "bgd:run"]
+cwd = "~/shop"
+[runners.node]
+argv = ["node"]
 """
 
 
@@ -40,6 +47,7 @@ def test_what_is_shown_reads_as_what_it_was_read_from(home):
     assert f"slots = 3  # {source}: daemon.slots\n" in shown
     assert 'on_limit = "kill"  # environment: BGD_LOGS_ON_LIMIT\n' in shown
     assert 'grace = "1m30s"  #' in shown
+    assert 'argv = ["php", "arti san", "bgd:run"]  #' in shown
     assert '[classes."app.services.*"]\n' in shown
     assert 'on_exceptions = { "ValueError" = "fail", "app.Busy" = "retry 2m" }  #' in shown
 

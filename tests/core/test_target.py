@@ -4,15 +4,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.core.target import Target, is_allowed, parse_target, problem_with_entry, target_of_class
+from bgd.core.target import (
+    PythonTarget,
+    RunnerTarget,
+    is_allowed,
+    parse_target,
+    problem_with_entry,
+    target_of_class,
+)
 
 
 @pytest.mark.parametrize(
     ("text", "target"),
     [
-        ("tasks:clean", Target("tasks", "clean")),
-        ("app.services:Report.build", Target("app.services", "Report", "build")),
-        ("app._private.deep:ünïcode", Target("app._private.deep", "ünïcode")),
+        ("tasks:clean", PythonTarget("tasks", "clean")),
+        ("app.services:Report.build", PythonTarget("app.services", "Report", "build")),
+        ("app._private.deep:ünïcode", PythonTarget("app._private.deep", "ünïcode")),
+        ("node::send", RunnerTarget("node", "send")),
+        ("node::mail/letters.send", RunnerTarget("node", "mail/letters.send")),
+        ("php-8::App\\Jobs\\SendMail", RunnerTarget("php-8", "App\\Jobs\\SendMail")),
+        ("php::App\\Jobs\\SendMail@handle", RunnerTarget("php", "App\\Jobs\\SendMail", "handle")),
+        ("perl::My::_deep::Job", RunnerTarget("perl", "My::_deep::Job")),
+        ("rake::db:migrate!", RunnerTarget("rake", "db:migrate!")),
     ],
 )
 def test_a_target_is_read_and_written_the_same_way(text, target):
@@ -43,6 +56,16 @@ def test_a_target_is_read_and_written_the_same_way(text, target):
         "tasks:clean\n",
         "tasks :clean",
         "tasks:clean\0",
+        "tasks:Report.build.__globals__",
+        "tasks:Report.",
+        "tasks.:clean",
+        "tasks:\N{FULLWIDTH LOW LINE}private",
+        "tasks:\N{PRESENTATION FORM FOR VERTICAL LOW LINE}private",
+        "app.tasks::clean",
+        "Php::Job",
+        "::clean",
+        " php::Job",
+        "p" * 33 + "::Job",
     ],
 )
 def test_anything_else_is_no_target(text):
@@ -50,7 +73,44 @@ def test_anything_else_is_no_target(text):
         parse_target(text)
 
 
-@given(st.text())
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "@handle",
+        "Job@",
+        "Job@handle@more",
+        "Job@_handle",
+        "Job@__destruct",
+        "Job@a.b",
+        "_Job",
+        "App\\_Job",
+        "\\App\\Job",
+        "App\\\\Job",
+        "App\\Job\\",
+        "jobs/../job",
+        "jobs/./job",
+        "/job",
+        "a:::b",
+        "App\\*",
+        "Job()",
+        "a b",
+        "--version",
+        "Job;ls",
+        "'Job'",
+        "Job\0",
+        "Job\n",
+        "Job\N{RIGHT-TO-LEFT OVERRIDE}",
+        "Job\N{ZERO WIDTH SPACE}",
+        "\ud800",
+    ],
+)
+def test_runner_is_told_names_alone(words):
+    with pytest.raises(ValueError, match=r"must be php::name or php::name@method"):
+        parse_target(f"php::{words}")
+
+
+@given(st.text() | st.text("php:@\\./_*A").map("php::".__add__))
 def test_any_text_is_a_target_or_refused(text):
     try:
         target = parse_target(text)
@@ -61,6 +121,10 @@ def test_any_text_is_a_target_or_refused(text):
 
 def test_a_class_and_a_method_make_a_target():
     assert target_of_class("app.services.Report", "build") == "app.services:Report.build"
+
+
+def test_a_class_of_another_language_and_a_method_make_a_target():
+    assert target_of_class("php::App\\Jobs\\SendMail", "handle") == "php::App\\Jobs\\SendMail@handle"
 
 
 def test_a_class_without_a_module_makes_no_target():
@@ -80,27 +144,98 @@ def test_a_class_without_a_module_makes_no_target():
         ("*", False),
         ("", False),
         ("app.services.Report.build", False),
+        ("app.services.Report.*", False),
+        ("App.Services.Report", False),
+        ("app.services.report", False),
+        (".app.services.Report", False),
+        ("app.services.Report.", False),
+        (" app.services.Report", False),
+        ("app.services:Report", False),
+        ("app.services.\N{LATIN CAPITAL LETTER R WITH CARON}eport", False),
     ],
 )
 def test_an_entry_allows_its_class_or_all_of_its_own_module(entry, allows):
-    assert is_allowed(Target("app.services", "Report", "build"), [entry]) is allows
+    assert is_allowed(PythonTarget("app.services", "Report", "build"), [entry]) is allows
+
+
+@pytest.mark.parametrize(
+    ("target", "entry", "allows"),
+    [
+        ("php::App\\Jobs\\SendMail", "php::App\\Jobs\\SendMail", True),
+        ("php::App\\Jobs\\SendMail", "php::App\\Jobs\\*", True),
+        ("php::App\\Jobs\\SendMail@handle", "php::App\\Jobs\\SendMail", True),
+        ("php::App\\Jobs\\SendMail@handle", "php::App\\Jobs\\SendMail@handle", True),
+        ("php::App\\Jobs\\SendMail@handle", "php::App\\Jobs\\*", True),
+        ("php::App\\Jobs\\SendMail@undo", "php::App\\Jobs\\SendMail@handle", False),
+        ("php::App\\Jobs\\SendMail", "php::App\\Jobs\\SendMail@handle", False),
+        ("php::App\\Jobs\\Mail\\Send", "php::App\\Jobs\\*", False),
+        ("php::App\\Jobs\\SendMail", "php::App\\*", False),
+        ("php::App\\Jobs\\SendMail", "php::*", False),
+        ("php::app\\jobs\\sendmail", "php::App\\Jobs\\SendMail", False),
+        ("php::App\\Jobs\\SendMail", "node::App\\Jobs\\*", False),
+        ("php::App.Jobs\\SendMail", "php::App\\Jobs\\*", False),
+        ("node::send", "node::*", True),
+        ("node::mailer.send", "node::mailer.*", True),
+        ("node::mailer/send", "node::mailer.*", False),
+        ("perl::My::Job", "perl::My::*", True),
+        ("perl::My::Job", "perl::My:*", False),
+        ("rake::db:migrate", "rake::db:*", True),
+        ("app:Job", "app::Job", False),
+        ("app::Job", "app.Job", False),
+        ("app::Job", "app.*", False),
+    ],
+)
+def test_an_entry_allows_what_a_runner_is_told_or_all_names_of_one_space(target, entry, allows):
+    assert is_allowed(parse_target(target), [entry]) is allows
 
 
 def test_a_function_is_allowed_by_its_name():
-    assert is_allowed(Target("tasks", "clean"), ["other.*", "tasks.clean"])
+    assert is_allowed(PythonTarget("tasks", "clean"), ["other.*", "tasks.clean"])
 
 
 def test_nothing_listed_allows_nothing():
-    assert not is_allowed(Target("tasks", "clean"), [])
+    assert not is_allowed(PythonTarget("tasks", "clean"), [])
 
 
-@pytest.mark.parametrize("entry", ["app.services.Report", "app.services.*", "tasks.clean"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "app.services.Report",
+        "app.services.*",
+        "tasks.clean",
+        "node::*",
+        "node::mailer.send",
+        "php::App\\Jobs\\*",
+        "php::App\\Jobs\\SendMail@handle",
+        "perl::My::*",
+    ],
+)
 def test_a_sound_entry_has_no_problem(entry):
     assert problem_with_entry(entry) is None
 
 
 @pytest.mark.parametrize(
-    "entry", ["", "*", "clean", ".clean", "app.*.Report", "app._Report", "app.services:R"]
+    "entry",
+    [
+        "",
+        "*",
+        "clean",
+        ".clean",
+        "app.*.Report",
+        "app._Report",
+        "app.services:R",
+        "app.services.*.*",
+        "app.",
+        "php::",
+        "php::App*",
+        "php::App\\*\\Job",
+        "php::Job@*",
+        "Php::Job",
+        "php::\\App\\Job",
+        "*::Job",
+        "app.services.*\n",
+        "tasks .clean",
+    ],
 )
 def test_an_unsound_entry_is_told_what_it_must_be(entry):
     problem = problem_with_entry(entry)

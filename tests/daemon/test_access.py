@@ -9,6 +9,12 @@ from tests.daemon.stage import command, configure
 
 DAEMON = 1000
 CLASSES = '[security]\nallowed_classes = ["app.services.Report", "app.tasks.*"]'
+RUNNERS = r"""
+[security]
+allowed_classes = ['php::App\Jobs\SendMail', "node::*"]
+[runners.php]
+argv = ["php"]
+"""
 COMMANDS = '[security]\nallowed_commands = ["/bin/true"]'
 
 
@@ -43,6 +49,57 @@ def test_variable_that_steers_imports_is_refused_for_a_class_job(folder, name):
 
     with pytest.raises(NotAllowed, match=f"takes no {name} from outside"):
         check_may_run(spec, configure(folder, rest=CLASSES))
+
+
+@pytest.mark.parametrize("target", ["php::App\\Jobs\\SendMail", "php::App\\Jobs\\SendMail@handle"])
+def test_listed_class_of_a_runner_may_run(folder, target):
+    check_may_run(JobSpec(target=target), configure(folder, rest=RUNNERS))
+
+
+@pytest.mark.parametrize(
+    ("target", "add"),
+    [
+        ("php::App\\Jobs\\Other", r"add 'php::App\Jobs\Other' there, or 'php::App\Jobs\*',"),
+        ("php::App\\Jobs\\Other@run", r"add 'php::App\Jobs\Other@run' there, or 'php::App\Jobs\*',"),
+        ("php::app\\jobs\\sendmail", r"add 'php::app\jobs\sendmail' there, or"),
+        ("php::App.other", 'add "php::App.other" there, or "php::App.*",'),
+    ],
+)
+def test_class_of_a_runner_that_is_not_listed_is_refused_with_what_to_add(folder, target, add):
+    with pytest.raises(NotAllowed) as refusal:
+        check_may_run(JobSpec(target=target), configure(folder, rest=RUNNERS))
+
+    assert add in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("node::send", r"there is no \[runners.node\] in .*bgd.toml; known are php"),
+        ("phpp::App", r"there is no \[runners.phpp\] in .*bgd.toml; did you mean php\?"),
+    ],
+)
+def test_runner_that_is_not_configured_runs_nothing(folder, target, words):
+    with pytest.raises(NotAllowed, match=words):
+        check_may_run(JobSpec(target=target), configure(folder, rest=RUNNERS))
+
+
+def test_without_any_runner_it_is_said_that_there_is_none(folder):
+    with pytest.raises(NotAllowed, match=r"no \[runners.app\] in .*bgd.toml; it names no runner"):
+        check_may_run(JobSpec(target="app::f"), configure(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("cwd", {"cwd": "/"}),
+        ("NODE_OPTIONS", {"env": {"NODE_OPTIONS": "--require=/x"}}),
+        ("A", {"env": {"A": ""}}),
+    ],
+)
+def test_nobody_outside_says_where_and_in_what_environment_a_runner_runs(folder, name, given):
+    with pytest.raises(NotAllowed, match=f"takes no {name} from outside"):
+        check_may_run(JobSpec(target="php::App\\Jobs\\SendMail", **given), configure(folder, rest=RUNNERS))
 
 
 def test_default_allows_no_class(folder):

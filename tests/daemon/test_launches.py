@@ -58,6 +58,23 @@ def test_class_job_is_launched_as_the_worker_with_its_call_on_standard_input(fol
     )
 
 
+def test_job_of_a_runner_is_launched_as_the_configuration_says(folder):
+    rest = '[runners.php]\nargv = ["php", "artisan"]\ncwd = "/srv/shop"'
+    got = launch(folder, JobSpec(target="php::Job@run", arguments='{"args": [1e400]}'), rest=rest)
+
+    assert (got.argv, got.cwd, got.result) == (["php", "artisan"], "/srv/shop", True)
+    assert got.stdin == b'{"id":7,"attempt":2,"target":"Job@run","args":[1e400],"kwargs":{}}'
+    assert end_of(
+        Ended(key=KEY, outcome=Outcome.SUCCEEDED, finished_at=2.0, result=got.usual_result)
+    ).result == ("null")
+
+
+def test_runner_without_a_folder_runs_in_the_daemons(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+    assert launch(folder, JobSpec(target="a::b"), rest='[runners.a]\nargv = ["a"]').cwd == str(folder)
+
+
 def test_class_job_gets_what_it_was_sent_with_beside_the_daemons_environment(folder, monkeypatch):
     monkeypatch.setenv("OURS", "1")
     monkeypatch.setenv("BOTH", "ours")

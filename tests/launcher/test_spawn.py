@@ -200,6 +200,13 @@ def test_an_empty_result_is_told_from_none(supervisor):
     assert supervisor.run("true").result is None
 
 
+def test_a_usual_result_stands_for_an_empty_one_alone(supervisor):
+    assert supervisor.run("true", result=True, usual_result=b"{}").result == b"{}"
+    assert supervisor.run("false", result=True, usual_result=b"{}").result == b"{}"
+    written = supervisor.run(sys.executable, "-c", WRITE_RESULT, "5", result=True, usual_result=b"{}")
+    assert written.result == b"rrrrr"
+
+
 # --- use of resources -----------------------------------------------------------------------------------
 
 

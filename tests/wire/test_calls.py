@@ -8,13 +8,22 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.core.spec import MAX_RESULT
-from bgd.core.target import parse_target
+from bgd.core.target import PythonTarget, RunnerTarget
 from bgd.core.wish import Aim, Wish
-from bgd.wire.calls import MAX_DOCUMENT, NO_RESULT, Account, problem_with_arguments, read_result, request
+from bgd.wire.calls import (
+    MAX_DOCUMENT,
+    NO_RESULT,
+    NOTHING,
+    Account,
+    problem_with_arguments,
+    read_result,
+    request,
+    runner_request,
+)
 from bgd.wire.views import JobError
 
-METHOD = parse_target("app.services:Report.build")
-FUNCTION = parse_target("app.services:build")
+METHOD = PythonTarget("app.services", "Report", "build")
+FUNCTION = PythonTarget("app.services", "build")
 
 ERROR = b'{"error": {"type": "ValueError", "message": "no", "traceback": "Traceback..."}}'
 
@@ -44,6 +53,24 @@ def test_numbers_of_the_request_keep_their_digits():
     digits = "123456789012345678901234567890.12345678901234567890"
 
     assert digits.encode() in request(FUNCTION, f'{{"args": [{digits}]}}', ())
+
+
+def test_request_to_a_runner_has_all_it_needs_and_every_digit():
+    digits = "123456789012345678901234567890.12345678901234567890"
+    target = RunnerTarget("php", "App\\Jobs\\SendMail", "handle")
+
+    raw = runner_request(target, 17, 2, f'{{"kwargs": {{"to": "ada"}}, "args": [{digits}]}}')
+
+    assert raw == (
+        rb'{"id":17,"attempt":2,"target":"App\\Jobs\\SendMail@handle","args":[%b],"kwargs":{"to":"ada"}}'
+        % digits.encode()
+    )
+
+
+def test_request_to_a_runner_names_arguments_where_there_are_none():
+    document = json.loads(runner_request(RunnerTarget("node", "send"), 1, 1, None))
+
+    assert document == {"id": 1, "attempt": 1, "target": "send", "args": [], "kwargs": {}}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +111,11 @@ def test_value_of_a_method_that_returned_is_kept_as_its_json_text(value):
     raw = f'{{"ok": {value}}}'.encode()
 
     assert read_result(raw, Outcome.SUCCEEDED) == Account(Outcome.SUCCEEDED, value)
+
+
+def test_nothing_is_the_value_of_a_runner_that_said_none_and_ended_well():
+    assert read_result(NOTHING, Outcome.SUCCEEDED) == Account(Outcome.SUCCEEDED, "null")
+    assert read_result(NOTHING, Outcome.EXIT) == Account(Outcome.EXIT)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.SUCCEEDED])

@@ -85,6 +85,7 @@ def test_the_oldest_launcher_understands_what_it_always_did(message):
         Continue(KEY),
         msgspec.structs.replace(LAUNCH, pty=True),
         msgspec.structs.replace(LAUNCH, stdin_path="/etc/motd"),
+        msgspec.structs.replace(LAUNCH, usual_result=b"{}"),
     ],
 )
 def test_the_oldest_launcher_would_misunderstand_what_came_later(message):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bgd.core.target import parse_target
+from bgd.core.target import python_target
 from bgd.wire.calls import request
 from bgd.worker import WORKER
 
@@ -85,7 +85,7 @@ def _run_worker(  # noqa: PLR0913 - each is a thing of its own that a launcher s
     try:
         ended = subprocess.run(
             [interpreter, program],
-            input=request(parse_target(target), arguments, [str(folder)]) if stdin is None else stdin,
+            input=request(python_target(target), arguments, [str(folder)]) if stdin is None else stdin,
             stdout=stdout,
             stderr=subprocess.STDOUT if stdout == subprocess.PIPE else subprocess.PIPE,
             cwd="/",
