@@ -25,7 +25,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check client test test-long simulate debian-packages demo pictures install uninstall clean
+.PHONY: help setup check client test test-long simulate fuzz debian-packages demo pictures install uninstall clean
 
 help:  ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -56,6 +56,9 @@ test-long: test  ## all tests, with many more and longer random histories
 
 simulate: $(INSTALLED)  ## 200,000 random histories with crashes (HISTORIES=500: so many; SEED=4711: that one again)
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation $(if $(HISTORIES),--histories $(HISTORIES)) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(INSTALLED)  ## whatever strangers send or files hold, for TIME=600 seconds (TARGET=http: of one kind)
+	$(BIN)/python -m tests.fuzz $(if $(TIME),--time $(TIME)) $(if $(TARGET),--target $(TARGET))
 
 debian-packages:
 	@missing=$$(for package in $(DEBIAN_PACKAGES); do \

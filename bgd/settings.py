@@ -35,10 +35,7 @@ class Setting(Struct, frozen=True):
 
     def problem(self, text: str) -> ConfigError:
         """Return the error for a value that does not do, `text` saying what would."""
-        shown = repr(self.value)
-        if len(shown) > 100:  # noqa: PLR2004 - more does not fit a line of a terminal
-            shown = shown[:97] + "..."
-        return ConfigError(f"{self.origin} = {shown}: {text}")
+        return ConfigError(f"{self.origin} = {_shortened(repr(self.value))}: {text}")
 
 
 def from_file(path: str, schema: Schema) -> dict[str, Setting]:
@@ -57,7 +54,8 @@ def from_file(path: str, schema: Schema) -> dict[str, Setting]:
         raise ConfigError(f"{path!r} is not a TOML file: {error}") from error
     folder = str(Path(path).parent)
     return {
-        name: Setting(value, f"{path}: {name}", folder) for name, value in _flatten(document, schema, path)
+        name: Setting(value, f"{path}: {_on_a_line(name)}", folder)
+        for name, value in _flatten(document, schema, path)
     }
 
 
@@ -74,7 +72,9 @@ def from_environment(environ: Mapping[str, str], schema: Schema) -> dict[str, Se
     for variable in environ:
         if variable.startswith(sections):
             name = _name_of_variable(variable, schema)
-            found[name] = Setting(environ[variable], f"environment: {variable}", _here(), is_text=True)
+            found[name] = Setting(
+                environ[variable], f"environment: {_on_a_line(variable)}", _here(), is_text=True
+            )
     return found
 
 
@@ -150,14 +150,15 @@ def _flatten(
     for name, value in table.items():
         if name not in schema and ANY not in schema:
             kind = "key" if prefix else "section"
-            raise ConfigError(f"{path}: {prefix}{name} is not a {kind}; {nearest(name, schema)}")
+            raise ConfigError(f"{path}: {_on_a_line(prefix + name)} is not a {kind}; {nearest(name, schema)}")
         below = schema[name if name in schema else ANY]
         if below is None:
             yield prefix + name, value
         elif isinstance(value, dict):
             yield from _flatten(value, below, path, f"{prefix}{name}.")
         else:
-            raise ConfigError(f"{path}: {prefix}{name} is a section: write [{prefix}{name}] above its keys")
+            shown = _on_a_line(prefix + name)
+            raise ConfigError(f"{path}: {shown} is a section: write [{shown}] above its keys")
 
 
 def _name_of_variable(variable: str, schema: Schema) -> str:
@@ -169,4 +170,16 @@ def _name_of_variable(variable: str, schema: Schema) -> str:
         match = re.fullmatch(f"{before}(.+){after}", variable) if star else None
         if match:
             return name.replace(ANY, match[1].lower())
-    raise ConfigError(f"environment: {variable} is not a key; {nearest(variable, patterns)}")
+    raise ConfigError(f"environment: {_on_a_line(variable)} is not a key; {nearest(variable, patterns)}")
+
+
+def _on_a_line(name: str) -> str:
+    """Return a name that may hold anything, as a quoted key does, fit for a message of one line."""
+    return _shortened(name if name.isprintable() else repr(name)[1:-1])
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
+
+
+_MOST_SHOWN = 100  # characters; more do not fit a line of a terminal

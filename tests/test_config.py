@@ -382,6 +382,8 @@ def test_pages_are_at_a_port_of_this_machine_at_a_socket_or_nowhere(written, tex
     ("text", "words"),
     [
         ("[deamon]\nslots = 1", ["deamon is not a section", "did you mean daemon?"]),
+        ('[daemon]\n"a\\nb" = 1', [r"daemon.a\nb is not a key"]),
+        (f"[daemon]\n{'a' * 5000} = 1", ["daemon.aaa", "aaa... is not a key"]),
         ("[daemon]\nslotz = 1", ["daemon.slotz is not a key", "did you mean slots?"]),
         ("[daemon]\nxyzzy = 1", ["daemon.xyzzy is not a key", "known are grace, on_stop, slots"]),
         ("[queues.gpu]\nslot = 1", ["queues.gpu.slot is not a key", "did you mean slots?"]),

@@ -1,0 +1,102 @@
+"""A client that says anything at all to the daemon's end of its connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from bgd.daemon.access import Actor
+from bgd.daemon.control.batches import Room
+from bgd.daemon.control.connection import ClientConnection
+from bgd.wire.framing import frame
+from bgd.wire.messages import PROTOCOL, Hello, encode
+from bgd.wire.replies import Done, Reply
+from bgd.wire.requests import MAX_BATCH_BYTES, Submit, SubmitMany
+from tests.simulation.agenda import Agenda
+from tests.simulation.loop import SimulatedLoop
+
+HELLO = frame(encode(Hello(PROTOCOL, "1")))
+ENDS = socket.socketpair()  # whose peer the kernel can name
+MOST = 10_000  # steps until a conversation has come to its end
+
+
+def converse(data: bytes) -> None:
+    """Say it in pieces, then hang up; nothing may be left of the connection then."""
+    agenda = Agenda()
+    loop = SimulatedLoop(agenda, lambda _: asyncio.Transport())  # type: ignore[abstract]  # all that is asked for is there
+    control = _Control(loop)
+    connection = ClientConnection(control)  # type: ignore[arg-type]  # stands for it
+    wire = _Wire()
+    cut = data[0] if data else 0
+
+    def receive(piece: bytes) -> None:
+        if not wire.is_closed:
+            connection.data_received(piece)
+
+    loop.run(connection.connection_made, wire)
+    for piece in (HELLO if cut % 4 else b"", data[1:cut], data[max(cut, 1) :]):
+        loop.run(receive, piece)
+    loop.run(connection.connection_lost, None)
+    while agenda.step():
+        assert agenda.done < MOST
+    if loop.failure is not None:
+        raise loop.failure
+    assert not control.connections
+    assert control.room._taken == 0
+
+
+class _Control:
+    """What connections share; its verbs take everything, at once or in a turn of the loop."""
+
+    def __init__(self, loop: SimulatedLoop) -> None:
+        self.uid = 0
+        self.connections: set[ClientConnection] = set()
+        self.most_connections = 10
+        self.room = Room(MAX_BATCH_BYTES)
+        self.verbs = self
+        self.spawn: Callable[[Coroutine[Any, Any, None]], object] = loop.create_task
+
+    def submit(self, request: Submit, actor: Actor, reply: Callable[[Reply], None]) -> None:
+        del actor
+        asyncio.get_running_loop().call_soon(reply, Done(request.id))
+
+    def submit_many(
+        self, request_id: int, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]
+    ) -> None:
+        del parts, actor
+        reply(Done(request_id))
+
+    async def submit_after(self, parts: list[SubmitMany], actor: Actor) -> Reply:
+        del actor
+        return Done(parts[0].id)
+
+    async def answer(self, request: Any, actor: Actor, replies: ClientConnection) -> None:
+        del actor
+        await replies.send_in_step(Done(request.id))
+
+
+class _Wire(asyncio.Transport):
+    """A transport that takes everything."""
+
+    is_closed = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ENDS[0] if name == "socket" else default
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        del high, low
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert data
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...

@@ -1,0 +1,131 @@
+"""Files that hold anything at all: a configuration, a launcher's journal, an attempt's log."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from bgd.config import load
+from bgd.core.job import Outcome
+from bgd.daemon.logfiles import LogFile
+from bgd.errors import ConfigError
+from bgd.launcher.journal import Journal, read
+from bgd.launcher.records import Began, Finished, FirstProcess, Forgotten, Recollection, Record
+from bgd.wire.launching import Ended, Key, log_name
+
+_MEMORY = Path("/dev/shm")  # where a file costs least
+FOLDER = Path(tempfile.mkdtemp(prefix="bgd-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None))
+ENVIRONMENT = {"HOME": "/home/somebody"}
+
+
+def remove_folder() -> None:
+    shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+def configuration(data: bytes) -> None:
+    """A file or variables make a configuration, or are refused in one line."""
+    path = FOLDER / "bgd.toml"
+    if data[:1] == b"$":  # NAME=VALUE, ended by NUL, as variables are
+        pairs = [pair.partition("=") for pair in data[1:].decode(errors="surrogateescape").split("\0")]
+        environ = ENVIRONMENT | {f"BGD_{name}": value for name, _, value in pairs}
+        environ.pop("BGD_CONFIG", None)
+        path.write_bytes(b"")
+    else:
+        environ = ENVIRONMENT
+        path.write_bytes(data)
+    refusal = "refused"
+    try:
+        load(str(path), environ=environ)
+    except ConfigError as error:
+        refusal = str(error)
+    assert len(refusal.splitlines()) == 1, "no line, or more than one"
+
+
+def journal(data: bytes) -> None:
+    """Whatever stands in a journal is read, and taken over; one that is cut short loses its end alone."""
+    path = FOLDER / "launcher.journal"
+    if data[:1] == b"!":
+        _tear(path, data[1:])
+        return
+    path.write_bytes(data)
+    left = read(path)
+    Journal(path, "boot:2", left).close()
+    again = read(path)
+    assert again.is_whole
+    assert again.traces == left.traces
+    assert again.generations == left.generations
+
+
+def _tear(path: Path, data: bytes) -> None:
+    """Write a true journal, cut it, and read what is left."""
+    path.unlink(missing_ok=True)
+    written = Journal(path, "boot:1", Recollection())
+    header = path.stat().st_size
+    sizes: list[tuple[int, Record]] = []
+    for number in data[2:100]:
+        record = _record(number)
+        with suppress(KeyError):  # of an end of nothing that began
+            _write(written, record)
+            sizes.append((path.stat().st_size, record))
+    written.close()
+    cut = int.from_bytes(data[:2], "big")
+    path.write_bytes(path.read_bytes()[:cut])
+    expected = Recollection()
+    for size, record in sizes:
+        if size <= cut:
+            expected.add(record)
+    left = read(path)
+    assert left.is_whole == (cut >= header)
+    assert left.traces == expected.traces
+
+
+def _record(number: int) -> Record:
+    key = Key("store", number >> 4, 1)
+    match number & 3:
+        case 0:
+            return Began(key, number, 1.0, 2.0)
+        case 1:
+            return FirstProcess(key, number, 3)
+        case 2:
+            return Finished(Ended(key=key, outcome=Outcome.EXIT, exit_code=number, finished_at=4.0))
+        case _:
+            return Forgotten(key)
+
+
+def _write(written: Journal, record: Record) -> None:
+    match record:
+        case Began() | FirstProcess():
+            written.note(record)
+        case Finished(ended):
+            written.finish(ended, durable=False)
+        case Forgotten(key):
+            written.forget(key)
+        case _:
+            raise AssertionError(record)
+
+
+def logs(data: bytes) -> None:
+    """A log, its times and its later pieces are read to their end, whatever they hold."""
+    head, times, later, later_times = (*data.split(b"\xff\xfe\xfd", 3), b"", b"", b"")[:4]
+    log = FOLDER / log_name(1, 1)
+    log.parent.mkdir(exist_ok=True)
+    start = len(head) + 10
+    names = {"": head, ".times": times, f".{start}": later, f".{start}.times": later_times}
+    for old in log.parent.iterdir():
+        old.unlink()
+    for name, content in names.items():
+        if content:
+            Path(f"{log}{name}").write_bytes(content)
+    reader = LogFile(str(FOLDER), 1, 1)
+    offset, got = 0, b""
+    while (piece := reader.read(offset, 1 + len(data) // 3)).data:
+        assert piece.offset >= offset
+        assert all(0 <= place < len(piece.data) for place, _ in piece.times)
+        offset = piece.offset + len(piece.data)
+        got += piece.data
+    assert got == head + later
+    assert reader.size() == offset
+    for lines in (0, 1, 5):
+        assert 0 <= reader.tail_offset(lines) <= offset

@@ -1,0 +1,147 @@
+"""What is fuzzed: each function takes any bytes, and raises only if bgd is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from unittest import mock
+
+from click import UsageError
+
+from bgctl.instants import FutureInstant, PastInstant
+from bgd.core.job import Outcome
+from bgd.core.spec import problem_with
+from bgd.core.target import is_allowed, parse_target, patterns_for, problem_with_entry
+from bgd.daemon.launches import end_of
+from bgd.daemon.web import queries
+from bgd.daemon.web.routes import Routes
+from bgd.errors import ProtocolError
+from bgd.harmless import one_line
+from bgd.units import format_duration, parse_duration, parse_size
+from bgd.wire import launching, messages
+from bgd.wire.framing import FrameReader
+from bgd.wire.http import Exchange, Request, RequestRefused, Response
+from bgd.wire.launching import Ended, Key
+from bgd.wire.requests import Submit
+from tests.fuzz.conversation import converse
+from tests.fuzz.files import configuration, journal, logs
+
+SMALL_FRAME = 200  # bytes; so that the limit is met
+ROUTES = Routes(mock.Mock(), mock.Mock(), bool)
+
+
+def frames(data: bytes) -> None:
+    """Payloads are the same in whatever pieces they arrive, and none is over the limit."""
+    cut = data[0] if data else 0
+    whole, pieces = FrameReader(SMALL_FRAME), FrameReader(SMALL_FRAME)
+    expected, is_refused = _fed(whole, [data])
+    found, was_refused = _fed(pieces, [data[:cut], data[cut : 2 * cut], data[2 * cut :]])
+    assert found == expected
+    assert is_refused == was_refused
+    assert all(len(payload) <= SMALL_FRAME for payload in found)
+
+
+def client_messages(data: bytes) -> None:
+    """What is read of a client's socket is refused as such, or says the same when it is written again."""
+    for decode in (messages.decode_hello, messages.decode_request, messages.decode_reply):
+        with suppress(ProtocolError):
+            message = decode(data)
+            again = messages.encode(message)
+            assert messages.encode(decode(again)) == again
+            if isinstance(message, Submit):
+                problem_with(message.spec)
+    messages.request_id_of(data)
+
+
+def launcher_messages(data: bytes) -> None:
+    """Likewise of the launcher's socket; and what a class job says of itself does no harm either."""
+    for decode in (launching.decode_to_launcher, launching.decode_from_launcher):
+        with suppress(ProtocolError):
+            message = decode(data)
+            again = launching.encode(message)
+            assert launching.encode(decode(again)) == again
+            if isinstance(message, Ended):
+                end_of(message)
+    for outcome in (Outcome.SUCCEEDED, Outcome.EXIT):
+        end_of(Ended(key=Key("store", 1, 1), outcome=outcome, finished_at=1.0, result=data))
+
+
+def http(data: bytes) -> None:
+    """A request is the same in whatever pieces it arrives, and each refusal can be said."""
+    whole, pieces = Exchange(), Exchange()
+    cut = len(data) // 3
+    expected = _received(whole, [data])
+    found = _received(pieces, [data[:cut], data[cut : 2 * cut], data[2 * cut :]])
+    assert (expected is None) == (found is None)
+    assert isinstance(expected, RequestRefused) == isinstance(found, RequestRefused)
+    if not isinstance(expected, Request):
+        return
+    assert found == expected
+    expected.cookies("bgd")
+    for read in (queries.list_query, queries.log_query, queries.job_query):
+        with suppress(RequestRefused):
+            read(expected.query)
+    with suppress(RequestRefused):
+        queries.address_of(queries.list_query(expected.query))
+    with suppress(RequestRefused):
+        ROUTES._find(expected.path)
+    whole.begin(Response(body=b"page"))
+
+
+def words(data: bytes) -> None:
+    """Targets, patterns and units are read, or refused in one line; what is read can be written again."""
+    text = data.decode(errors="replace")
+    with suppress(ValueError):
+        seconds = parse_duration(text)
+        assert abs(parse_duration(format_duration(seconds)) - seconds) <= max(1e-3, seconds * 1e-5)
+    with suppress(ValueError):
+        assert parse_size(text) >= 0
+    with suppress(ValueError):
+        target = parse_target(text)
+        assert parse_target(str(target)) == target
+        assert not any(map(problem_with_entry, patterns_for(target)))
+        assert all(is_allowed(target, [entry]) for entry in patterns_for(target))
+        assert not is_allowed(target, ["*", "", "::*", f"{target}x"])
+    for instant in (PastInstant(), FutureInstant()):
+        with suppress(UsageError):
+            instant.convert(text, None, None)
+    problem_with_entry(text)
+    assert one_line(text).isprintable() or not text.isprintable()
+    assert "\n" not in one_line(text)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "frames": frames,
+    "client_messages": client_messages,
+    "launcher_messages": launcher_messages,
+    "conversation": converse,
+    "http": http,
+    "configuration": configuration,
+    "words": words,
+    "journal": journal,
+    "logs": logs,
+}
+
+
+def _fed(reader: FrameReader, pieces: list[bytes]) -> tuple[list[bytes], bool]:
+    """Return the payloads, and whether the rest was refused."""
+    payloads: list[bytes] = []
+    try:
+        for piece in pieces:
+            payloads.extend(reader.feed(piece))
+    except ProtocolError:
+        return payloads, True
+    return payloads, False
+
+
+def _received(exchange: Exchange, pieces: list[bytes]) -> Request | RequestRefused | None:
+    try:
+        for piece in pieces:
+            if (request := exchange.receive(piece)) is not None:
+                return request
+    except RequestRefused as refused:
+        answer = refused
+    else:
+        return None
+    assert Exchange().begin(answer.response)
+    return answer

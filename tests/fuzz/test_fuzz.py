@@ -1,0 +1,38 @@
+"""Each target takes what it is seeded with, and is fuzzed for a moment where that is possible."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.fuzz.__main__ import NO_ATHERIS
+from tests.fuzz.files import remove_folder
+from tests.fuzz.seeds import ROOT, seeds_of
+from tests.fuzz.targets import TARGETS
+
+SECONDS = 18  # of all targets together
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _folder():
+    yield
+    remove_folder()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds_and_old_crashes_break_nothing(name):
+    seeds = list(seeds_of(name))
+    assert seeds
+    for seed in seeds:
+        TARGETS[name](seed)
+
+
+def test_a_moment_of_fuzzing_breaks_nothing():
+    command = [sys.executable, "-m", "tests.fuzz", "--time", str(SECONDS)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == NO_ATHERIS:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count(": well; Done ") == len(TARGETS), done.stdout
