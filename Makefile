@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-by-make
 
 # Programs that tests drive and pip cannot install
-DEBIAN_PACKAGES := tmux systemd dbus chromium zsh fish
+DEBIAN_PACKAGES := tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console
 
 # Core and wire need nothing but themselves to be tested, so nothing of them may go untested
 PURE_ROOMS := core wire

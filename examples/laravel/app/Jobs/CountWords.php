@@ -1,0 +1,21 @@
+<?php
+
+namespace App\Jobs;
+
+use App\Support\Text;
+
+/** A job as Laravel knows them: its data in the constructor, what it needs beside them in handle(). */
+final class CountWords
+{
+    public function __construct(private readonly string $path, private readonly int $least = 1)
+    {
+    }
+
+    public function handle(Text $text): array
+    {
+        $words = $text->words($this->path, $this->least);
+        echo "{$this->path}: ", count($words), " words\n";
+
+        return ['words' => count($words), 'different' => count(array_unique($words))];
+    }
+}
