@@ -1,0 +1,307 @@
+"""docs/recipes.md: its files, written into a folder and used as it says, with the real frameworks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import blocks, page
+from tests.support import DEADLINE, ROOT
+
+RECIPES = page("docs/recipes.md")
+
+# What every program begins with: a daemon that allows what stands in the folder
+DAEMON = """
+import os
+from bgd.testing import private_daemon
+
+serving = private_daemon(
+    allowed=["shop.jobs.*", "store.jobs.*", "many.work.*", "app.services.*", "app.tasks.*"],
+    settings={"retry": {"retries": 0}},
+)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where the page's files are."""
+    for block in blocks(RECIPES, "python"):
+        name, rest = block.removeprefix("# ").split("\n", 1)
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(rest)
+    return tmp_path
+
+
+def run(folder: Path, program: str, *arguments: str) -> str:
+    """Run a program in the folder to its end; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", *(arguments or ["-c", DAEMON + program])],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": f"{folder}:{ROOT}:{ROOT}/examples", "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=3 * DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_program_is_a_file_that_is_named():
+    names = [block.partition("\n")[0] for block in blocks(RECIPES, "python")]
+
+    assert all(name.startswith("# ") and name.endswith(".py") for name in names)
+    assert len(set(names)) == len(names)
+
+
+# --- Django -------------------------------------------------------------------------------------------------
+
+DJANGO = """
+os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+import django
+django.setup()
+from django.core.management import call_command
+from django.db import connection, transaction
+from django.test import Client as Visitor
+from shop.models import Order
+
+with connection.schema_editor() as editor:
+    editor.create_model(Order)
+"""
+
+
+def test_django_hands_over_what_was_committed_and_nothing_else(folder):
+    program = """
+with serving as daemon, daemon.client() as client:
+    answer = Visitor().post("/orders", {"address": "ada@example.org"})
+    assert answer.status_code == 201, answer.content
+    [job] = client.jobs()
+    assert job.result(timeout=20) == "ada@example.org"
+    assert Order.objects.get(pk=answer.json()["order"]).is_confirmed
+    try:
+        with transaction.atomic():
+            assert Visitor().post("/orders", {"address": "bob@example.org"}).status_code == 201
+            raise LookupError
+    except LookupError:
+        pass
+    with transaction.atomic():
+        try:
+            with transaction.atomic():
+                Visitor().post("/orders", {"address": "eve@example.org"})
+                raise LookupError
+        except LookupError:
+            pass
+    assert [each.id for each in client.jobs()] == [job.id]
+    assert Order.objects.count() == 1
+"""
+    run(folder, DJANGO + program)
+
+
+def test_django_tells_that_no_daemon_answers_when_the_row_is_there(folder):
+    program = """
+from bgd import DaemonUnreachable
+
+os.environ["BGD_SOCKET"] = "/nonexistent/bgd.sock"
+try:
+    Visitor().post("/orders", {"address": "ada@example.org"})
+except DaemonUnreachable:
+    assert Order.objects.count() == 1
+else:
+    raise AssertionError("nobody was told")
+"""
+    run(folder, DJANGO + program)
+
+
+def test_a_django_project_tests_it_as_the_page_says(folder):
+    output = subprocess.run(
+        [sys.executable, "-m", "django", "test", "shop"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": f"{folder}:{ROOT}", "DJANGO_SETTINGS_MODULE": "shop.settings"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+    assert output.returncode == 0, output.stderr
+    assert "Ran 1 test" in output.stderr
+
+
+# --- SQLAlchemy ---------------------------------------------------------------------------------------------
+
+STORE = """
+from sqlalchemy import func, select
+from store.orders import buy
+from store.outbox import Parcel, drain, put
+from store.tables import Base, Order, Sessions, engine
+
+Base.metadata.create_all(engine)
+"""
+
+
+def test_sqlalchemy_hands_over_what_was_committed_and_nothing_else(folder):
+    program = """
+with serving as daemon, daemon.client() as client:
+    with Sessions.begin() as session:
+        buy(session, "ada@example.org")
+        with session.begin_nested():
+            buy(session, "bob@example.org")
+            assert client.jobs() == []
+        assert client.jobs() == []  # a savepoint is no commit
+        outer = session.begin_nested()
+        with session.begin_nested():
+            buy(session, "eve@example.org")
+        outer.rollback()
+    jobs = client.wait(client.jobs(), timeout=20)
+    assert sorted(job.result() for job in jobs) == ["ada@example.org", "bob@example.org"]
+    with Sessions() as session:
+        assert [order.is_confirmed for order in session.scalars(select(Order))] == [True, True]
+        buy(session, "eve@example.org")
+        session.rollback()
+        buy(session, "mallory@example.org")
+        session.close()  # and may be used again
+        buy(session, "carol@example.org")
+        session.commit()
+        session.commit()
+    [new, *known] = client.jobs()
+    assert len(known) == 2
+    assert new.result(timeout=20) == "carol@example.org"
+"""
+    run(folder, STORE + program)
+
+
+def test_sqlalchemy_tells_that_no_daemon_answers_when_the_row_is_there(folder):
+    program = """
+from bgd import DaemonUnreachable
+
+os.environ["BGD_SOCKET"] = "/nonexistent/bgd.sock"
+try:
+    with Sessions.begin() as session:
+        buy(session, "ada@example.org")
+except DaemonUnreachable:
+    with Sessions() as session:
+        assert session.scalar(select(func.count()).select_from(Order)) == 1
+else:
+    raise AssertionError("nobody was told")
+"""
+    run(folder, STORE + program)
+
+
+# --- the outbox ---------------------------------------------------------------------------------------------
+
+
+def test_what_lies_in_the_outbox_is_handed_over_when_there_is_a_daemon_again(folder):
+    program = """
+from bgd import DaemonUnreachable
+
+with Sessions.begin() as session:
+    for address in ("ada@example.org", "bob@example.org"):
+        session.add(order := Order(address=address))
+        session.flush()
+        put(session, "store.jobs:confirm", order.id)
+with Sessions() as session:
+    put(session, "store.jobs:confirm", 7)
+    session.rollback()
+os.environ["BGD_SOCKET"] = "/nonexistent/bgd.sock"
+try:
+    drain()
+except DaemonUnreachable:
+    pass
+del os.environ["BGD_SOCKET"]
+with serving as daemon, daemon.client() as client:
+    assert drain() == 2
+    assert drain() == 0
+    assert [job.result(timeout=20) for job in client.jobs()] == ["bob@example.org", "ada@example.org"]
+"""
+    run(folder, STORE + program)
+
+
+def test_what_was_handed_over_and_not_deleted_is_the_same_job_when_it_is_handed_over_again(folder):
+    program = """
+import store.outbox
+
+class Dies(BaseException): ...
+
+class Dying:
+    def begin(self): raise Dies
+    def __call__(self, **options): return Sessions(**options)
+
+with Sessions.begin() as session:
+    session.add(order := Order(address="ada@example.org"))
+    session.flush()
+    put(session, "store.jobs:confirm", order.id)
+with serving as daemon, daemon.client() as client:
+    client.pause()
+    store.outbox.Sessions = Dying()
+    try:
+        drain()
+    except Dies:
+        store.outbox.Sessions = Sessions
+    else:
+        raise AssertionError("it has not died")
+    assert drain() == 1
+    [job] = client.jobs()
+    client.resume()
+    assert job.result(timeout=20) == "ada@example.org"
+"""
+    run(folder, STORE + program)
+
+
+def test_the_outbox_is_a_program_for_a_timer(folder):
+    run(folder, STORE)
+
+    assert run(folder, "", "-m", "store.outbox") == "0\n"
+
+
+# --- the web ------------------------------------------------------------------------------------------------
+
+
+def test_a_visitor_gets_a_number_or_is_told_at_once(folder):
+    program = """
+from front.handover import jobs, order_report
+
+with serving as daemon:
+    status, answer = order_report("/etc/os-release")
+    assert status == 202
+    assert jobs.job(answer["report"]).result(timeout=20)
+assert order_report("/etc/os-release")[0] == 503
+"""
+    run(folder, program)
+
+
+def test_fastapi_hands_over_and_tells_what_became_of_it(folder):
+    program = """
+from fastapi.testclient import TestClient
+from front.api import app
+
+with serving as daemon, daemon.client() as client, TestClient(app) as visitor:
+    answer = visitor.post("/letters", params={"address": "ada@example.org"})
+    assert answer.status_code == 202, answer.text
+    number = answer.json()["letter"]
+    client.wait([number], timeout=20)
+    assert visitor.get(f"/letters/{number}").json() == {
+        "state": "succeeded", "result": "1 for ada@example.org"
+    }
+    assert visitor.get("/letters/77").status_code == 404
+    client.shutdown("cancel", timeout=20)
+    assert visitor.post("/letters", params={"address": "ada@example.org"}).status_code == 503
+"""
+    run(folder, program)
+
+
+# --- and the rest -------------------------------------------------------------------------------------------
+
+
+def test_many_small_calls_give_one_sum(folder):
+    program = """
+import runpy
+
+with serving:
+    runpy.run_path("many/run.py")
+"""
+    assert run(folder, program) == f"5 {sum(number * number for number in range(10_000))}\n"

@@ -1,0 +1,29 @@
+"""The unit of an application on docs/recipes.md: it finds the system's daemon, and stays without it."""
+
+from __future__ import annotations
+
+from tests.docs.pages import block, page
+from tests.support import wait_until
+
+UNIT = "/etc/systemd/system/shop.service"
+# In the place of a web server: one that hands a job over and stays
+SERVER = "#!/bin/sh\n/usr/local/bin/bgctl submit --wait --cwd / --name shop id -un && exec sleep infinity\n"
+
+
+def test_an_application_hands_over_to_the_daemon_of_the_system_and_outlives_it(machine):
+    programs = "/srv/shop/.venv/bin"
+    machine.run("mkdir", "-p", programs)
+    machine.run("sh", "-c", 'printf %s "$1" > $2; chmod 755 $2', "sh", SERVER, f"{programs}/gunicorn")
+    machine.run("sh", "-c", 'printf %s "$1" > $2', "sh", block(page("docs/recipes.md"), "ini"), UNIT)
+
+    assert machine.run("systemd-analyze", "verify", UNIT) == ""
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "shop")
+    wait_until(lambda: machine.attempt("bgctl", "list", "--name", "shop", "-q").stdout)
+    job = machine.run("bgctl", "list", "--name", "shop", "-q")
+    machine.run("bgctl", "wait", job)
+    machine.run("systemctl", "restart", "bgd")
+
+    assert machine.run("bgctl", "logs", job) == "bgd"
+    assert machine.run("systemctl", "is-active", "shop") == "active"
+    machine.run("systemctl", "stop", "shop")
