@@ -180,7 +180,7 @@ def act(action: Action, target: Target, do: Do) -> int:
             return _rehearse(action, _suitable(action, selection, daemon))
         if selection.is_by_filter:
             ids = [job.id for job in _suitable(action, selection, daemon)]
-            if len(ids) > 1 and not target.yes and not _is_confirmed(action, len(ids)):
+            if len(ids) > 1 and not target.yes and not is_confirmed(action.done, len(ids)):
                 say("nothing was done")
                 return codes.REFUSED
         else:
@@ -201,12 +201,15 @@ def _suitable(action: Action, selection: Selection, daemon: Client) -> list[Job]
     return [job for job in jobs if action.suits(job)]
 
 
-def _is_confirmed(action: Action, count: int) -> bool:
+def is_confirmed(done: str, count: int) -> bool:
+    """Ask the person at the terminal whether so many jobs are to be `done`, as "removed".
+
+    Raises:
+        UsageError: there is no person to ask.
+    """
     name = click.get_current_context().info_name or ""
     if not sys.stdin.isatty():
-        raise click.UsageError(
-            f"{count} jobs would be {action.done}: --yes does it, --dry-run says which they are"
-        )
+        raise click.UsageError(f"{count} jobs would be {done}: --yes does it, --dry-run says which they are")
     try:
         return click.confirm(f"{name.capitalize()} {count} jobs?", err=True)
     except click.Abort:  # Ctrl-C, or the end of what can be read

@@ -23,7 +23,7 @@ from bgd.client.limits import (
     Share,
     SlotCount,
 )
-from bgd.units import format_duration, parse_duration
+from bgd.units import format_duration, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -54,6 +54,21 @@ class Duration(click.ParamType[float]):
         if not (seconds or self._may_be_zero):
             self.fail("it must be more than 0; without the option there is no limit", param, ctx)
         return seconds
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes as in the configuration."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read "500kB", "100MB" or "64MiB"."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Bounded(click.ParamType[Any]):
@@ -177,5 +192,6 @@ PRIORITY = Bounded(Priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIOR
 QUEUE_NAME = NameOfQueue()
 RETRIES = Bounded(Retries, f"a whole number from 0 to {MAX_RETRIES}")
 SHARE = Bounded(Share, "a number from 0 to 1")
+SIZE = Size()
 SLOTS = Bounded(SlotCount, f"a whole number from 1 to {MAX_SLOTS}")
 TIME_LIMIT = Duration(may_be_zero=False)

@@ -38,10 +38,12 @@ _HOME = {
     "config": "configuring",
     "completion": "completing",
     "shutdown": "daemon",
+    "prune": "pruning",
 }
 _ALIASES = {"ls": "list", "status": "show"}
 _OTHER_WORDS = {  # as other programs say it; only for a hint
     "add": "submit",
+    "clean": "prune",
     "change": "edit",
     "delete": "remove",
     "enqueue": "release",

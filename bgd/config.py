@@ -31,6 +31,7 @@ __all__ = [
     "LogsConfig",
     "PythonConfig",
     "QueueConfig",
+    "RetentionConfig",
     "SecurityConfig",
     "client_sockets",
     "load",
@@ -39,8 +40,12 @@ __all__ = [
 MAX_SLOTS = 10_000
 MIN_LOG = 1_000  # bytes; less would keep no line whole
 ANY_COMMAND = "*"
+FOR_EVER = "unlimited"
+DAY = 86_400.0  # seconds
 
 Slots = Annotated[int, Meta(ge=1, le=MAX_SLOTS)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Bytes = Annotated[int, Meta(ge=0, le=2**62)]
 LogBytes = Annotated[int, Meta(ge=MIN_LOG, le=2**62)]
 
 
@@ -67,6 +72,15 @@ class LogsConfig(Struct, frozen=True, kw_only=True):
     on_limit: Literal["truncate", "kill"]
 
 
+class RetentionConfig(Struct, frozen=True, kw_only=True):
+    """How long finished jobs are kept; None: for ever, or any number of them."""
+
+    succeeded_for: float | None  # seconds since their end
+    failed_for: float | None  # likewise, of failed and cancelled ones
+    max_finished: int | None  # of each state
+    logs_total: int | None  # bytes of all logs together
+
+
 class QueueConfig(Struct, frozen=True, kw_only=True):
     slots: int | None  # None: no limit but the daemon's
 
@@ -82,6 +96,7 @@ class Config(Struct, frozen=True, kw_only=True):
     python: PythonConfig
     runners: dict[str, RunnerConfig]
     logs: LogsConfig
+    retention: RetentionConfig
     queues: dict[str, QueueConfig]
     classes: dict[str, ClassPolicy]  # by patterns, as in allowed_classes
     log_dir: str
@@ -160,6 +175,7 @@ SCHEMA: Schema = {
     "security": dict.fromkeys(SecurityConfig.__struct_fields__),
     "python": dict.fromkeys(PythonConfig.__struct_fields__),
     "logs": dict.fromkeys(LogsConfig.__struct_fields__),
+    "retention": dict.fromkeys(RetentionConfig.__struct_fields__),
     "queues": {ANY: dict.fromkeys(QueueConfig.__struct_fields__)},
     policies.SECTION: {ANY: dict.fromkeys(policies.KEYS)},
     runners.SECTION: {ANY: dict.fromkeys(runners.KEYS)},
@@ -200,6 +216,7 @@ def _config(found: Mapping[str, Setting], places: Places, home: str, source: str
             max_bytes=read(found, "logs.max_bytes", values.size(LogBytes), 100_000_000),
             on_limit=read(found, "logs.on_limit", values.one_of(_ON_LIMIT), "truncate"),
         ),
+        retention=_retention(found),
         queues=dict(_queues(found)),
         classes=policies.class_policies(found),
         log_dir=places.log_dir,
@@ -228,6 +245,24 @@ def _retry_policy(found: Mapping[str, Setting], section: str, default: RetryPoli
         backoff=read(found, f"{section}.backoff", values.number(Backoff), default.backoff),
         max_delay=read(found, f"{section}.max_delay", values.seconds, default.max_delay),
         jitter=read(found, f"{section}.jitter", values.number(Share), default.jitter),
+    )
+
+
+def _retention(found: Mapping[str, Setting]) -> RetentionConfig:
+    lasting = values.unless(FOR_EVER, values.seconds)
+    succeeded_for: float | None = 7 * DAY
+    failed_for: float | None = 30 * DAY
+    most: int | None = 100_000
+    log_bytes: int | None = 5_000_000_000
+    return RetentionConfig(
+        succeeded_for=read(found, "retention.succeeded_for", lasting, succeeded_for),
+        failed_for=read(found, "retention.failed_for", lasting, failed_for),
+        max_finished=read(
+            found, "retention.max_finished", values.unless(FOR_EVER, values.whole_number(Count)), most
+        ),
+        logs_total=read(
+            found, "retention.logs_total", values.unless(FOR_EVER, values.size(Bytes)), log_bytes
+        ),
     )
 
 

@@ -64,3 +64,13 @@ def parse_size(text: str) -> int:
     if match is None or unit is None:
         raise ValueError(f"{text!r} is not a size: write 500kB, 100MB, 5GB or 64MiB; a bare number is bytes")
     return round(float(match[1]) * unit)
+
+
+def format_size(count: int) -> str:
+    """Return bytes as `parse_size` reads them, to three digits: "999B", "1.5kB", "20MB"."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.5:  # noqa: PLR2004 - rounded, it would have four digits
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g}{unit}" if size < 999.5 else f"{size:.0f}{unit}"  # noqa: PLR2004 - likewise

@@ -41,6 +41,20 @@ def number_or(word: str, meaning: T, kind: object) -> Reader[int | T]:
     return reader
 
 
+def unless(word: str, reader: Reader[T]) -> Reader[T | None]:
+    """Return a reader that takes what `reader` takes, or a word that means None."""
+
+    def either(setting: Setting) -> T | None:
+        if setting.value == word:
+            return None
+        try:
+            return reader(setting)
+        except ValueError as error:
+            raise ValueError(f'{error}; or write "{word}"') from error
+
+    return either
+
+
 def seconds(setting: Setting) -> float:
     return seconds_of(Duration)(setting)
 

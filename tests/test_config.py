@@ -12,7 +12,15 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.addresses import PORTS, Auth, HttpConfig, TcpAddress, UnixAddress
-from bgd.config import SCHEMA, ClientSocket, Config, QueueConfig, client_sockets, load
+from bgd.config import (
+    SCHEMA,
+    ClientSocket,
+    Config,
+    QueueConfig,
+    RetentionConfig,
+    client_sockets,
+    load,
+)
 from bgd.core.classes import ClassPolicy
 from bgd.core.job import RetryPolicy
 from bgd.core.wish import Aim, Wish
@@ -326,9 +334,31 @@ def test_documented_policy_can_be_read(written):
     ]
 
 
+def test_finished_jobs_may_be_kept_for_ever(written):
+    config = written(
+        """
+        [retention]
+        succeeded_for = "unlimited"
+        failed_for = "12h"
+        max_finished = 7
+    """,
+        BGD_RETENTION_LOGS_TOTAL="unlimited",
+    )
+
+    assert config.retention == RetentionConfig(
+        succeeded_for=None, failed_for=43_200, max_finished=7, logs_total=None
+    )
+    assert load(environ=HOME).retention == RetentionConfig(
+        succeeded_for=604_800, failed_for=2_592_000, max_finished=100_000, logs_total=5_000_000_000
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("[retention]\nfailed_for = 'ever'", ["failed_for = 'ever'", "not a duration", 'write "unlimited"']),
+        ("[retention]\nmax_finished = -1", ["max_finished", ">= 0", 'write "unlimited"']),
+        ("[retention]\nlogs_total = true", ["logs_total", "expected"]),
         ("[classes.services]\nretries = 1", ["classes.services.retries", "package.module.Class"]),
         ("[classes.'app.*.Report']\nretries = 1", ["'app.*.Report'", "package.module.Class"]),
         ("[classes.'app.*']\nretry = 1", ["app.*.retry is not a key", "did you mean retries?"]),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.units import format_duration, parse_duration, parse_size
+from bgd.units import format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,22 @@ def test_sizes_are_read(text, size):
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match="is not a size: write 500kB"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0B"),
+        (999, "999B"),
+        (1000, "1kB"),
+        (1_500, "1.5kB"),
+        (999_499, "999kB"),
+        (999_999, "1MB"),
+        (20_000_000, "20MB"),
+        (5_000_000_000, "5GB"),
+        (4_200_000_000_000_000, "4200TB"),
+    ],
+)
+def test_sizes_are_written_as_they_are_read(count, text):
+    assert format_size(count) == text
+    assert parse_size(text) == pytest.approx(count, rel=0.005)

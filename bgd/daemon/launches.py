@@ -74,6 +74,7 @@ def end_of(ended: Ended) -> AttemptEnd:
         system_seconds=ended.system_seconds,
         max_rss_bytes=ended.max_rss_bytes,
         log_bytes=ended.log_bytes,
+        log_kept=ended.log_bytes,
         error=error,
         result=account.value,
         wish=account.wish,

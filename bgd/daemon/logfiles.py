@@ -105,8 +105,12 @@ class LogFile:
         return [(start, _size(path), path) for start, path in self._files()]
 
 
-def remove_logs(folder: str, jobs: Collection[int]) -> None:
-    """Delete the logs of all attempts of these jobs; what cannot be deleted is said in the daemon's log."""
+def remove_logs(folder: str, jobs: Collection[int]) -> set[int]:
+    """Delete the logs of all attempts of these jobs.
+
+    Returns those whose logs cannot be deleted, for a reason that is said in the daemon's log.
+    """
+    left: set[int] = set()
     for path in {Path(folder, log_name(job, 1)).parent for job in jobs}:
         try:
             with os.scandir(path) as entries:
@@ -119,6 +123,8 @@ def remove_logs(folder: str, jobs: Collection[int]) -> None:
             continue
         except OSError as error:
             logger.warning("logs of removed jobs are left in %s: %s", path, error.strerror)
+            left |= {job for job in jobs if Path(folder, log_name(job, 1)).parent == path}
+    return left
 
 
 def _piece(path: Path, offset: int, data: bytes, left_out: int) -> Piece:

@@ -16,6 +16,7 @@ from bgd.core.wish import Rules
 from bgd.daemon.access import check_may_run
 from bgd.daemon.edits import changes_in, edited
 from bgd.daemon.instants import now
+from bgd.daemon.storage.pruning import Due
 from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -201,6 +202,16 @@ class Orders:
             job = await self._finished(job_id, "cancel it first")
             self._supervisor.remove(job)
             return job.state
+
+    async def let_go(self, due: list[Due]) -> list[JobId]:
+        """Delete those of these jobs that have not been run again; return them once they are off the disk."""
+        async with self._looking:
+            await self._supervisor.saved()  # who was run again is so on the disk, too
+            gone = await self._store.still_finished(due)
+            for job in gone:
+                self._supervisor.remove(job)
+        await self._supervisor.saved()
+        return [job.id for job in gone]
 
     # --- finding them ---------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from bgd.daemon.control.listener import Control
 from bgd.daemon.control.verbs import Verbs
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.orders import Orders
+from bgd.daemon.retention import Retention
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.site import open_site
@@ -86,11 +87,19 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         loop.add_signal_handler(number, shut_down, None)
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(supervisor, surroundings))
     async with asyncio.TaskGroup() as tasks:
-        parts = (supervisor.run(), link.run(supervisor), manager.keep_informed())
+        orders = Orders(supervisor, store)
+        retention = Retention(supervisor, orders, store)
+        parts = (
+            supervisor.run(),
+            supervisor.leftovers.run(),
+            retention.run(),
+            link.run(supervisor),
+            manager.keep_informed(),
+        )
         work = [tasks.create_task(part) for part in parts]
         site = await open_site(config, store, lambda: link.is_connected, tasks)
         answers = Answers(supervisor, store, link, site)
-        verbs = Verbs(supervisor, Orders(supervisor, store), answers, shut_down)
+        verbs = Verbs(supervisor, orders, retention, answers, shut_down)
         control = Control(verbs, os.geteuid(), tasks)
         listening = folder.listen(config, surroundings.sockets)
         server = await loop.create_unix_server(control.connection, sock=listening, **_never_unlink)

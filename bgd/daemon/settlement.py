@@ -32,6 +32,7 @@ class Pending(Struct):
     specs: dict[JobId, StoredSpec] = {}
     edited: dict[JobId, JobSpec] = {}
     removed: list[Job] = []
+    cleared: list[JobId] = []
     controls: Controls | None = None
     pids: list[AttemptPid] = []
     ends: list[AttemptEnd] = []
@@ -63,6 +64,7 @@ class Settlement:
             ends=pending.ends,
             edited=pending.edited,
             removed=[job.id for job in pending.removed],
+            cleared=pending.cleared,
             controls=pending.controls,
         )
         self.launches: list[Job] = []

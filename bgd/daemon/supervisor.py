@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from bgd import clock
 from bgd.config import Config
-from bgd.core.job import Job, JobId, Now
+from bgd.core.job import FINAL, Job, JobId, Now
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import Pause, Scheduler
 from bgd.daemon.attempts import Attempts
@@ -20,7 +22,7 @@ from bgd.daemon.feeds import Feed, Feeds
 from bgd.daemon.instants import now
 from bgd.daemon.launches import end_of, end_without_report, judged
 from bgd.daemon.launching import LauncherLink, Snapshot
-from bgd.daemon.logfiles import remove_logs
+from bgd.daemon.leftovers import Leftovers
 from bgd.daemon.settlement import Pending, Settlement
 from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Controls
 from bgd.daemon.storage.store import Store
@@ -52,6 +54,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self._timer = clock.Alarm(loop, self._come_due)
         self._wall_timer = clock.Alarm(loop, self._come_due, on_wall_clock=True)
+        self.leftovers = Leftovers(store, config.log_dir, self._clear)
+        self._on_finished: Callable[[], None] = lambda: None
         self._is_draining = False
         self._is_idle = asyncio.Event()
 
@@ -105,6 +109,7 @@ class Supervisor:
         """Take another configuration; what runs is not touched."""
         self.config = config
         self._steer()
+        self._on_finished()
 
     @property
     def running(self) -> int:
@@ -154,6 +159,10 @@ class Supervisor:
         """Delete a finished job, and its logs once it is off the disk."""
         self._pending.removed.append(job)
         self._changed.set()
+
+    def when_finished(self, callback: Callable[[], None]) -> None:
+        """Call back, cheaply, whenever jobs have finished, and when the configuration is another."""
+        self._on_finished = callback
 
     @property
     def is_draining(self) -> bool:
@@ -264,9 +273,10 @@ class Supervisor:
         for key in pending.acknowledge:
             self._link.send(Acknowledge(key))
         self._feeds.moved(batch.saves)
+        if any(save.job.state in FINAL for save in batch.saves.values()):
+            self._on_finished()
         if batch.removed:
-            loop = asyncio.get_running_loop()
-            loop.run_in_executor(None, remove_logs, self.config.log_dir, frozenset(batch.removed))
+            self.leftovers.add(batch.removed)
 
     def _take_end(self, end: AttemptEnd) -> None:
         job = self.get(end.job)
@@ -275,8 +285,13 @@ class Supervisor:
         code = exit_code_of(end.outcome, end.exit_code, end.signal)
         if self._scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.wish):
             self._attempts.end(end.job)
-            self._pending.ends.append(end)
+            cap = self.config.logs.max_bytes  # the launcher counts what it threw away, too
+            self._pending.ends.append(replace(end, log_kept=min(end.log_kept, cap)))
             self._changed.set()
+
+    def _clear(self, jobs: Iterable[JobId]) -> None:
+        """Note that nothing is left of removed jobs: it goes along with whatever is written next."""
+        self._pending.cleared += jobs
 
     def _new_scheduler(self, last_id: int) -> Scheduler:
         slots, rules = slots_of(self.config, self.controls), rules_of(self.config, self.controls)

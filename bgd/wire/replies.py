@@ -87,6 +87,14 @@ class Acted(Struct, frozen=True, tag="acted"):
     results: list[ActResult]
 
 
+class Pruned(Struct, frozen=True, tag="pruned"):
+    """So many jobs have gone so far, with so many bytes of logs; or would go."""
+
+    id: RequestId
+    jobs: int
+    log_bytes: int
+
+
 class Queues(Struct, frozen=True, tag="queues", kw_only=True):
     """`configured_slots`: what `slots` is without SetSlots. `paused`: nothing is started at all."""
 
@@ -178,6 +186,7 @@ Reply = (
     | Result
     | LogPart
     | Acted
+    | Pruned
     | Queues
     | EventsPart
     | Stats

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from bgd.core.job import State
 from bgd.core.spec import (
     MAX_DURATION,
+    Duration,
     Environment,
     JobNumber,
     JobSpec,
@@ -26,6 +27,7 @@ MAX_BATCH_BYTES = 256 << 20  # of the unfinished batches of all clients together
 MAX_IDS = 10_000  # jobs named in one request
 MAX_LIST = 10_000
 DEFAULT_LIST = 50
+MAX_KEPT = 2**53  # jobs
 MAX_SIGNAL = 64  # SIGRTMAX of Linux
 
 RequestId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -165,6 +167,22 @@ class Remove(Struct, frozen=True, tag="remove"):
     jobs: Jobs
 
 
+class Prune(Struct, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
+    """-> Pruned..., End: finished jobs and their logs are deleted, the longest finished first.
+
+    Those go that finished more than `older_than` seconds ago, that are not among the latest `keep` of their
+    state, or whose logs make all logs together more than `logs_total` bytes. None of the three: as
+    configured. `states`: only jobs in these, None: in any final state. `dry_run`: only say what would go.
+    """
+
+    id: RequestId
+    states: Annotated[list[State], Meta(min_length=1, max_length=3)] | None = None
+    older_than: Duration | None = None
+    keep: Annotated[int, Meta(ge=0, le=MAX_KEPT)] | None = None
+    logs_total: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    dry_run: bool = False
+
+
 class Edit(Struct, frozen=True, tag="edit"):
     """-> Acted: jobs that wait are changed."""
 
@@ -282,6 +300,7 @@ Request = (
     | Continue
     | SendSignal
     | Remove
+    | Prune
     | Edit
     | GetQueues
     | SetSlots

@@ -18,6 +18,7 @@ from bgd.daemon.control.listener import Control
 from bgd.daemon.control.verbs import Verbs
 from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.orders import Orders
+from bgd.daemon.retention import Retention
 from bgd.daemon.storage.records import Batch, StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -188,7 +189,8 @@ class Served(Stage):
     def serve(self) -> None:
         self.shutdowns = []
         answers = Answers(self.supervisor, self.store, self.link)
-        verbs = Verbs(self.supervisor, self.orders, answers, self.shutdowns.append)
+        retention = Retention(self.supervisor, self.orders, self.store)
+        verbs = Verbs(self.supervisor, self.orders, retention, answers, self.shutdowns.append)
         self.control = Control(verbs, os.geteuid(), self.tasks)
         self._callers: list[Caller] = []
 
@@ -244,9 +246,8 @@ async def _living(
         life = kind(config, store, link, launcher)
         await life.supervisor.restore()
         async with asyncio.TaskGroup() as life.tasks:
-            work = [
-                life.tasks.create_task(each) for each in (life.supervisor.run(), link.run(life.supervisor))
-            ]
+            parts = (life.supervisor.run(), life.supervisor.leftovers.run(), link.run(life.supervisor))
+            work = [life.tasks.create_task(each) for each in parts]
             yield life
             for task in work:
                 task.cancel()

@@ -23,6 +23,7 @@ from bgd.daemon.control.answers import Answers
 from bgd.daemon.control.verbs import Verbs
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.orders import Orders
+from bgd.daemon.retention import Retention
 from bgd.daemon.storage.database import Database
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -160,14 +161,16 @@ class Machine:
     async def _live(self, life: Life) -> None:
         writer, reader, searcher = (cast(Database, SimulatedDatabase(self, life.loop)) for _ in range(3))
         (store_id,) = self.disk.execute("SELECT store_id FROM meta").fetchone()
-        store = Store(writer, reader, searcher, store_id)
+        store = Store(writer, reader, searcher, store_id, path="/nowhere")
         link = SimulatedLink(self, store_id, await store.begin_generation())
         supervisor = Supervisor(self.config, store, link)
         await supervisor.restore()
         life.tasks += [life.loop.create_task(each) for each in (supervisor.run(), link.run(supervisor))]
         life.supervisor = supervisor
         answers = Answers(supervisor, store, link)
-        life.verbs = Verbs(supervisor, Orders(supervisor, store), answers, self.shut_down)
+        orders = Orders(supervisor, store)
+        retention = Retention(supervisor, orders, store)
+        life.verbs = Verbs(supervisor, orders, retention, answers, self.shut_down)
 
     async def _drain(self, life: Life, mode: ShutdownMode) -> None:
         assert life.supervisor is not None

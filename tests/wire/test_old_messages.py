@@ -182,6 +182,9 @@ SENT: dict[str, list[Message]] = {
         requests.Continue(16, [17]),
         requests.SendSignal(id=17, jobs=[17], signal=10, whole_tree=True),
         requests.Remove(18, [17]),
+        requests.Prune(
+            id=28, states=[State.FAILED], older_than=60.0, keep=10, logs_total=1_000_000, dry_run=True
+        ),
         requests.Edit(19, [17], CHANGES),
         requests.GetQueues(20),
         requests.SetSlots(21, 4),
@@ -210,6 +213,7 @@ SENT: dict[str, list[Message]] = {
                 replies.ActResult(18, code=replies.ErrorCode.NO_SUCH_JOB, message="no job 18"),
             ],
         ),
+        replies.Pruned(15, 3, 120),
         replies.Queues(id=12, slots=4, configured_slots=2, taken=3, paused=True, queues=[QUEUE]),
         replies.EventsPart(13, [EVENT], last=99, lost=True),
         replies.Stats(

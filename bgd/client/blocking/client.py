@@ -33,7 +33,7 @@ from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import JobFailed
 from bgd.wire import replies, requests
-from bgd.wire.replies import ActResult, Info, LogPart, Queues, Stats
+from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Stats
 from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, JobView
 
@@ -391,6 +391,42 @@ class Client:
     def remove(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Delete finished jobs and their logs; their ids are not given out again."""
         return self._act(jobs, requests.Remove)
+
+    def prune(
+        self,
+        *,
+        states: Iterable[State | str] | None = None,
+        older_than: float | None = None,
+        keep: int | None = None,
+        logs_total: int | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Delete finished jobs and their logs, the longest finished first; return how many they were.
+
+        Args:
+            states: only jobs in these final states.
+            older_than: those that finished more than so many seconds ago.
+            keep: all but so many of each state, the latest.
+            logs_total: so many that all logs together are no more than so many bytes.
+            dry_run: only say how many they would be.
+
+        With neither `older_than`, `keep` nor `logs_total` those go that the configuration does not keep.
+        """
+        request = checked(
+            requests.Prune(
+                id=UNNUMBERED,
+                states=None if states is None else [State(state) for state in states],
+                older_than=older_than,
+                keep=keep,
+                logs_total=logs_total,
+                dry_run=dry_run,
+            )
+        )
+        pruned = Pruned(UNNUMBERED, 0, 0)
+        with closing(self._channel.follow(lambda: request)) as parts:
+            for part in parts:
+                pruned = expected(part, Pruned)
+        return pruned
 
     def edit(self, jobs: Iterable[JobReference], **changes: Unpack[EditOptions]) -> list[ActResult]:
         """Change jobs that wait.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from functools import partial
 
 from msgspec.structs import replace
@@ -13,10 +14,11 @@ from bgd.daemon.access import Actor
 from bgd.daemon.control.answers import Answers, Replies
 from bgd.daemon.controls import with_pause, with_slots_of_queue, without_queue
 from bgd.daemon.orders import Orders
+from bgd.daemon.retention import Retention, kept_after
 from bgd.daemon.storage.records import Controls
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
-from bgd.wire.replies import Acted, ActResult, Done, Reply, Submitted, code_of
+from bgd.wire.replies import Acted, ActResult, Done, End, Pruned, Reply, Submitted, code_of
 from bgd.wire.requests import (
     Cancel,
     Continue,
@@ -31,6 +33,7 @@ from bgd.wire.requests import (
     List,
     Logs,
     Pause,
+    Prune,
     Release,
     Remove,
     RemoveQueue,
@@ -64,11 +67,13 @@ class Verbs:
         self,
         supervisor: Supervisor,
         orders: Orders,
+        retention: Retention,
         answers: Answers,
         shut_down: Callable[[ShutdownMode | None], None],
     ) -> None:
         self._supervisor = supervisor
         self._orders = orders
+        self._retention = retention
         self._answers = answers
         self._shut_down = shut_down
         self._simple_orders: dict[type, Order] = {
@@ -139,6 +144,8 @@ class Verbs:
                 self._supervisor.control(_controlled(self._supervisor.controls, request))
                 await self._supervisor.saved()
                 replies.send(await self._answers.queues(request.id))
+            case Prune():
+                await self._prune(request, replies)
             case Shutdown():
                 replies.send(Done(request.id))
                 self._shut_down(request.mode)
@@ -156,6 +163,17 @@ class Verbs:
                 replies.send(Acted(request.id, await self._act(request.jobs, self._order_of(request))))
             case _:
                 raise ProtocolError(f"{type(request).__name__} is not answered here")
+
+    async def _prune(self, request: Prune, replies: Replies) -> None:
+        keep = kept_after(request, self._supervisor.config)
+        if request.dry_run:
+            replies.send(Pruned(request.id, *await self._retention.rehearse(keep)))
+        else:
+            replies.send(Pruned(request.id, 0, 0))
+            async with aclosing(self._retention.prune(keep)) as passes:
+                async for jobs, log_bytes in passes:
+                    await replies.send_in_step(Pruned(request.id, jobs, log_bytes))
+        replies.send(End(request.id))
 
     def _order_of(self, request: Acting) -> Order:
         if isinstance(request, SendSignal):

@@ -80,6 +80,8 @@ class AttemptPid(Struct, frozen=True):
 class AttemptEnd(Struct, frozen=True, kw_only=True):
     """How an attempt ended. `result` is JSON text; None where there is nothing.
 
+    `log_bytes` is what it wrote, `log_kept` what of that is on disk.
+
     `wish` and `lineage`, as of an Account, are not kept: they have done their work by the time this is saved.
     """
 
@@ -94,6 +96,7 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     system_seconds: float | None = None
     max_rss_bytes: int | None = None
     log_bytes: int = 0
+    log_kept: int = 0
     error: JobError | None = None
     result: str | None = None
     wish: Wish | None = None
@@ -105,8 +108,9 @@ class Batch(Struct, kw_only=True):
 
     `relaunched`: attempts already stored that go to another launcher. `wanted`: jobs whose specs are read
     back in the same transaction. `now`: the instant that turns due times of the elapsed clock into epoch
-    time. `edited`: jobs whose specs are replaced. `removed`: finished jobs of which all rows go. `controls`:
-    all that is said of slots and queues from now on, None: nothing has changed.
+    time. `edited`: jobs whose specs are replaced. `removed`: finished jobs of which all rows go. `cleared`:
+    jobs removed earlier, whose logs are off the disk. `controls`: all that is said of slots and queues from
+    now on, None: nothing has changed.
     """
 
     now: Now
@@ -120,6 +124,7 @@ class Batch(Struct, kw_only=True):
     events: list[Event] = []
     edited: dict[JobId, JobSpec] = {}
     removed: list[JobId] = []
+    cleared: list[JobId] = []
     controls: Controls | None = None
 
     @property
@@ -136,6 +141,7 @@ class Batch(Struct, kw_only=True):
             or self.events
             or self.edited
             or self.removed
+            or self.cleared
             or self.controls
         )
 

@@ -12,7 +12,7 @@ from bgd.daemon.storage import events
 from bgd.daemon.storage.database import change
 from bgd.daemon.storage.packing import pack_policy, pack_waits
 from bgd.daemon.storage.records import AttemptEnd, Batch, Controls, NewAttempt, NewJob, SavedJob, StoredSpec
-from bgd.daemon.storage.specs import Specs, read_spec, remove_specs
+from bgd.daemon.storage.specs import Specs, read_spec
 
 _encode_json = msgspec.json.Encoder().encode
 
@@ -42,7 +42,9 @@ class Saver:
             _save_controls(db, batch.controls)
         specs = [(job_id, read_spec(db, job_id)) for job_id in batch.wanted]
         if batch.removed:
+            self._specs.remove(db, batch.removed)
             _remove_jobs(db, batch.removed)
+        db.executemany("DELETE FROM leftovers WHERE job = ?", [(job_id,) for job_id in batch.cleared])
         return {job_id: spec for job_id, spec in specs if spec is not None}
 
     def forget(self) -> None:
@@ -109,11 +111,15 @@ def _save_ends(db: sqlite3.Connection, ends: list[AttemptEnd]) -> None:
             end.signal,
             end.finished_at,
             end.outcome is Outcome.SNOOZED,
+            end.log_kept,
             end.job,
         )
         for end in ends
     ]
     change(db, _END_OF_JOB, rows)
+    kept = sum(end.log_kept for end in ends)
+    if kept:
+        db.execute("UPDATE meta SET logged = logged + ?", (kept,))
     for end in ends:
         if end.result is not None or end.error is not None:
             error = None if end.error is None else _encode_json(end.error).decode()
@@ -144,9 +150,12 @@ def _save_controls(db: sqlite3.Connection, controls: Controls) -> None:
 
 
 def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
-    """Remove all rows of the jobs; one that is gone already is no fault, two people may have asked for it."""
-    remove_specs(db, job_ids)
+    """Remove all rows of the jobs; one that is gone already is no fault, two people may have asked for it.
+
+    Their logs are deleted after this is on disk, and looked for again at a start until that is known.
+    """
     rows = [(job_id,) for job_id in job_ids]
+    db.executemany("INSERT OR IGNORE INTO leftovers VALUES (?)", rows)
     db.executemany("DELETE FROM attempts WHERE job = ?", rows)
     db.executemany("DELETE FROM results WHERE job = ?", rows)
     db.executemany("DELETE FROM jobs WHERE id = ?", rows)
@@ -182,6 +191,7 @@ _END_ATTEMPT = """
 # a job that this finishes had finished when its attempt did: perhaps long before there was anybody to save it
 _END_OF_JOB = """
     UPDATE jobs SET outcome = ?, exit_code = ?, signal = ?,
-                    finished_at = CASE WHEN finished_at IS NOT NULL THEN ? END, snoozes = snoozes + ?
+                    finished_at = CASE WHEN finished_at IS NOT NULL THEN ? END, snoozes = snoozes + ?,
+                    logged = logged + ?
     WHERE id = ?
 """

@@ -99,6 +99,29 @@ MIGRATIONS: tuple[str, ...] = (
         name TEXT PRIMARY KEY, has_slots INTEGER NOT NULL, slots INTEGER, paused INTEGER NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    -- Finished jobs are let go, the longest finished first. logged: bytes of logs on disk, of one job or all.
+    ALTER TABLE jobs ADD COLUMN logged INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE meta ADD COLUMN logged INTEGER NOT NULL DEFAULT 0;
+    UPDATE jobs SET logged = (SELECT total(log_bytes) FROM attempts WHERE job = jobs.id)
+        WHERE id IN (SELECT job FROM attempts WHERE log_bytes > 0);
+    UPDATE meta SET logged = (SELECT total(logged) FROM jobs);
+    CREATE INDEX jobs_by_end ON jobs (state, finished_at) WHERE finished_at IS NOT NULL;
+    DROP TRIGGER count_gone;
+    CREATE TRIGGER count_gone AFTER DELETE ON jobs BEGIN
+        UPDATE counts SET jobs = jobs - 1 WHERE state = old.state;
+        UPDATE meta SET logged = logged - old.logged WHERE old.logged <> 0;
+    END;
+
+    -- Jobs that are removed, and whose logs may still be on disk.
+    CREATE TABLE leftovers (job INTEGER PRIMARY KEY);
+
+    -- How many jobs share an environment: it goes with the last of them.
+    CREATE TABLE sharing (environment INTEGER PRIMARY KEY, jobs INTEGER NOT NULL);
+    INSERT INTO sharing
+        SELECT environment, count(*) FROM specs WHERE environment IS NOT NULL GROUP BY environment;
+    DELETE FROM environments WHERE id NOT IN (SELECT environment FROM sharing);
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -34,18 +35,39 @@ class Specs:
         self._environments: dict[bytes, int] = {}
 
     def insert(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
-        db.executemany("INSERT INTO specs (spec, environment, job) VALUES (?, ?, ?)", self._rows(db, specs))
+        rows = self._rows(db, specs)
+        db.executemany("INSERT INTO specs (spec, environment, job) VALUES (?, ?, ?)", rows)
+        _share(db, rows)
         _insert_tags(db, specs)
 
     def edit(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
         """Put these in place of what the jobs had, also where lists select by it."""
         _remove_tags(db, specs)
-        change(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", self._rows(db, specs))
+        rows = self._rows(db, specs)
+        before = _environments_of(db, specs)
+        change(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", rows)
+        _share(db, rows)
+        self._part_with(db, before)
         change(db, "UPDATE jobs SET name = ? WHERE id = ?", [(spec.name, job) for job, spec in specs.items()])
         _insert_tags(db, specs)
 
+    def remove(self, db: sqlite3.Connection, job_ids: list[JobId]) -> None:
+        """Remove specs and tags, and the environments that no other job has."""
+        _remove_tags(db, job_ids)
+        before = _environments_of(db, job_ids)
+        db.executemany("DELETE FROM specs WHERE job = ?", [(job_id,) for job_id in job_ids])
+        self._part_with(db, before)
+
     def forget(self) -> None:
         self._environments.clear()
+
+    def _part_with(self, db: sqlite3.Connection, before: Counter[int]) -> None:
+        """Let so many jobs no longer share each of these environments."""
+        db.executemany(_UNSHARE, [(jobs, environment) for environment, jobs in before.items()])
+        marks = [(environment,) for environment in before]
+        if db.executemany(_DROP_UNSHARED, marks).rowcount > 0:
+            db.executemany("DELETE FROM sharing WHERE environment = ? AND jobs = 0", marks)
+            self.forget()
 
     def _rows(
         self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]
@@ -94,10 +116,19 @@ def unpack_spec(packed: bytes) -> JobSpec:
     return _decode_spec(packed)
 
 
-def remove_specs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
-    """Remove specs and tags; an environment stays, for others may share it."""
-    _remove_tags(db, job_ids)
-    db.executemany("DELETE FROM specs WHERE job = ?", [(job_id,) for job_id in job_ids])
+def _share(db: sqlite3.Connection, rows: list[tuple[bytes, int | None, JobId]]) -> None:
+    shared = Counter(environment for _, environment, _ in rows if environment is not None)
+    db.executemany(_SHARE, shared.items())
+
+
+def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[int]:
+    """Return how many of these jobs have each environment."""
+    found: Counter[int] = Counter()
+    for job_id in dict.fromkeys(job_ids):  # two people may have asked for the same
+        row = db.execute("SELECT environment FROM specs WHERE job = ?", (job_id,)).fetchone()
+        if row is not None and row[0] is not None:
+            found[row[0]] += 1
+    return found
 
 
 def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
@@ -114,6 +145,13 @@ def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> None:
             tags = [(tag, job_id) for tag in _decode_spec(row[0]).tags]
             db.executemany("DELETE FROM tags WHERE tag = ? AND job = ?", tags)
 
+
+_SHARE = "INSERT INTO sharing VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
+_UNSHARE = "UPDATE sharing SET jobs = jobs - ? WHERE environment = ?"
+_DROP_UNSHARED = """
+    DELETE FROM environments
+    WHERE id = ? AND (SELECT jobs FROM sharing WHERE environment = environments.id) = 0
+"""
 
 _READ = """
     SELECT spec, variables, uid, created_at

@@ -5,11 +5,11 @@ from __future__ import annotations
 import builtins
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from bgd.core.job import FINAL, Job, JobId, Now, State
-from bgd.daemon.storage import events, figures, reading, restoring
+from bgd.daemon.storage import events, figures, pruning, reading, restoring
 from bgd.daemon.storage.database import Database, StoreBroken, transaction
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -57,8 +57,11 @@ class Store:
     file, its -wal or its -shm: closing such a descriptor would drop SQLite's locks.
     """
 
-    def __init__(self, writer: Database, reader: Database, searcher: Database, store_id: str) -> None:
+    def __init__(
+        self, writer: Database, reader: Database, searcher: Database, store_id: str, path: str
+    ) -> None:
         self.store_id = store_id
+        self._path = path
         self._writer = writer
         self._reader = reader
         self._searcher = searcher  # for what may look at very many rows, while nobody else waits for it
@@ -78,7 +81,7 @@ class Store:
             store_id = await reader.call(reading.prepare)
             await searcher.call(reading.prepare)
             opened.pop_all()
-        return cls(writer, reader, searcher, store_id)
+        return cls(writer, reader, searcher, store_id, path)
 
     async def close(self) -> None:
         """Close all connections, the writing one last: it folds the -wal file into the database."""
@@ -136,6 +139,29 @@ class Store:
         """Return what was asked for; None if no job has this id."""
         return await self._reader.call(read_spec, job_id)
 
+    # --- for who lets finished jobs go ----------------------------------------------------------------------
+
+    async def due(self, keep: pruning.Keep, at: float, limit: int) -> builtins.list[pruning.Due]:
+        """Return at most `limit` of the finished jobs that are to go at this epoch time."""
+        return await self._searcher.call(pruning.due, keep, at, limit)
+
+    async def next_due_at(self, keep: pruning.Keep) -> float | None:
+        """Return the epoch time when the next job will have been kept long enough; None: none ever will."""
+        return await self._reader.call(pruning.next_due_at, keep)
+
+    async def total_due(self, keep: pruning.Keep, at: float) -> tuple[int, int]:
+        """Return how many finished jobs are to go, and the bytes of their logs; it holds nobody up."""
+        async with self._aside() as database:
+            return await database.call(pruning.total, keep, at)
+
+    async def still_finished(self, wanted: builtins.list[pruning.Due]) -> builtins.list[Job]:
+        """Return those of these jobs that have not been run again since."""
+        return await self._reader.call(pruning.still_finished, wanted)
+
+    async def leftovers(self) -> builtins.list[JobId]:
+        """Return jobs that were removed, and whose logs may still be there."""
+        return await self._reader.call(pruning.leftovers)
+
     # --- for whoever asks ----------------------------------------------------------------------------------
 
     async def list(self, query: List, uid: int | None) -> builtins.list[JobView]:
@@ -184,6 +210,16 @@ class Store:
     async def event_bounds(self) -> tuple[int, int]:
         """Return the oldest event id that is kept (none: the newest + 1), and the newest ever given out."""
         return await self._reader.call(events.bounds)
+
+    @asynccontextmanager
+    async def _aside(self) -> AsyncIterator[Database]:
+        """Give a connection of its own to what takes seconds."""
+        database = Database(self._path, partial(open_readable, self._path))
+        await database.open()
+        try:
+            yield database
+        finally:
+            await database.close()
 
     # --- on the writer's thread -----------------------------------------------------------------------------
 

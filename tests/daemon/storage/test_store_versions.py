@@ -160,11 +160,12 @@ import sys
 from bgd.daemon.storage import schema
 from bgd.daemon.storage.database import StoreBroken
 
-schema.MIGRATIONS = (*schema.MIGRATIONS[:-1], schema.MIGRATIONS[-1] + '''
+first, second, *later = schema.MIGRATIONS
+schema.MIGRATIONS = (first, second + '''
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9999)
         INSERT INTO events SELECT i, randomblob(1000) FROM n;
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n;
-''')
+''', *later)
 schema.open_writable(sys.argv[1])
 """
 

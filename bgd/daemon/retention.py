@@ -1,0 +1,122 @@
+"""Retention: finished jobs are kept as configured, and then deleted without holding anyone up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+from bgd import clock
+from bgd.config import Config
+from bgd.core.job import FINAL, State
+from bgd.daemon.instants import now
+from bgd.daemon.orders import Orders
+from bgd.daemon.storage.pruning import Keep
+from bgd.daemon.storage.store import Store
+from bgd.daemon.supervisor import Supervisor
+from bgd.errors import Refused
+from bgd.wire.requests import Prune
+
+GATHERING = 10.0  # seconds between two passes: jobs that end one by one go together
+FIRST = 50  # jobs in the first transaction of a pass
+MOST = 200
+LONG = 0.01  # seconds of a transaction, beyond which the next one is smaller: whoever submits waits for it
+
+
+class Retention:
+    """Deletes finished jobs in small transactions, with a pause after each that is as long as it took.
+
+    There is a pass at the start, one when the next job has been kept long enough, and one soon after jobs
+    have finished, as there may now be too many of them.
+    """
+
+    def __init__(self, supervisor: Supervisor, orders: Orders, store: Store) -> None:
+        self._supervisor = supervisor
+        self._orders = orders
+        self._store = store
+        self._pruning = asyncio.Lock()
+        self._due = asyncio.Event()
+        self._due.set()
+        self._alarm = clock.Alarm(asyncio.get_running_loop(), self._due.set, on_wall_clock=True)
+        self._stirred_at: float | None = None
+        supervisor.when_finished(self._stir)
+
+    async def run(self) -> None:
+        """Keep finished jobs as configured, for ever."""
+        try:
+            while True:
+                await self._due.wait()
+                self._due.clear()
+                self._stirred_at = None
+                async for _ in self.prune(kept(self._supervisor.config)):
+                    pass
+                next_at = await self._store.next_due_at(kept(self._supervisor.config))
+                self._arm(next_at)
+        finally:
+            self._alarm.close()
+
+    async def prune(self, keep: Keep) -> AsyncGenerator[tuple[int, int], None]:
+        """Delete what is not to be kept; yield how many jobs have gone so far, with bytes of their logs."""
+        at = now().wall
+        jobs = log_bytes = 0
+        portion = FIRST
+        async with self._pruning:
+            while due := await self._store.due(keep, at, portion):
+                began = time.monotonic()
+                gone = set(await self._orders.let_go(due))
+                took = time.monotonic() - began
+                jobs += len(gone)
+                log_bytes += sum(each.logged for each in due if each.job in gone)
+                yield jobs, log_bytes
+                portion = max(portion // 2, 1) if took > LONG else min(portion + FIRST, MOST)
+                await asyncio.sleep(took)
+
+    async def rehearse(self, keep: Keep) -> tuple[int, int]:
+        """Return how many jobs `prune` would delete now, and the bytes of their logs."""
+        await self._supervisor.saved()
+        return await self._store.total_due(keep, now().wall)
+
+    def _stir(self) -> None:
+        """See to a pass: there may be too many finished jobs by now."""
+        if self._stirred_at is None:
+            self._stirred_at = now().wall + GATHERING
+            self._alarm.set(self._stirred_at)
+
+    def _arm(self, next_at: float | None) -> None:
+        if next_at is not None:
+            next_at = max(next_at, now().wall + GATHERING)
+        times = [at for at in (next_at, self._stirred_at) if at is not None]
+        self._alarm.set(min(times, default=None))
+
+
+def kept(config: Config) -> Keep:
+    """Return what the configuration keeps."""
+    said = config.retention
+    return Keep(
+        seconds={
+            State.SUCCEEDED: said.succeeded_for,
+            State.FAILED: said.failed_for,
+            State.CANCELLED: said.failed_for,
+        },
+        most=said.max_finished,
+        log_bytes=said.logs_total,
+    )
+
+
+def kept_after(request: Prune, config: Config) -> Keep:
+    """Return what a request leaves: what it says, or if it says nothing what is configured.
+
+    Raises:
+        Refused: it is about jobs that have not finished.
+    """
+    states = request.states or sorted(FINAL)
+    unfinished = set(states) - FINAL
+    if unfinished:
+        raise Refused(f"only finished jobs can be pruned, none that is {min(unfinished)}: cancel it first")
+    configured = kept(config)
+    if request.older_than is None and request.keep is None and request.logs_total is None:
+        seconds = {state: configured.seconds[state] for state in states}
+        return Keep(seconds=seconds, most=configured.most, log_bytes=configured.log_bytes)
+    return Keep(
+        seconds=dict.fromkeys(states, request.older_than), most=request.keep, log_bytes=request.logs_total
+    )

@@ -1,0 +1,77 @@
+"""How long does a submit wait while finished jobs are pruned? P11: with a million of them, never 50 ms."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+from threading import Event, Thread, Timer
+
+from bgd.wire.replies import End, Pruned
+from bgd.wire.requests import Prune
+from tests.bench.filled import fill
+from tests.bench.harness import Daemon, daemon, percentiles, report, submit, submitted
+
+JOBS = 1_000_000
+SECONDS = 20.0  # of submits without pruning, to compare with
+KEPT_FOR_NOW = (
+    '[retention]\nsucceeded_for = "unlimited"\nmax_finished = "unlimited"\nlogs_total = "unlimited"\n'
+)
+
+
+def submit_until(running: Daemon, end: Event) -> list[float]:
+    """Submit one job after the other; return how long each took."""
+    client = running.connect()
+    taken = []
+    while not end.is_set():
+        began = time.perf_counter()
+        submitted(client, submit(1))
+        taken.append(time.perf_counter() - began)
+    return taken
+
+
+def prune(running: Daemon, keep: int, end: Event) -> float:
+    """Prune all but so many jobs; return the seconds it took."""
+    client = running.connect()
+    began = time.perf_counter()
+    client.send(Prune(id=1, keep=keep))
+    while not isinstance(reply := client.receive(), End):
+        assert isinstance(reply, Pruned), reply
+    end.set()
+    return time.perf_counter() - began
+
+
+def measure(running: Daemon, jobs: int) -> dict[str, object]:
+    end = Event()
+    timer = Timer(SECONDS, end.set)
+    timer.start()
+    alone = submit_until(running, end)
+    end = Event()
+    took: list[float] = []
+    pruning = Thread(target=lambda: took.append(prune(running, jobs // 10, end)))
+    pruning.start()
+    beside = submit_until(running, end)
+    pruning.join()
+    return {
+        "submit_ms_alone": percentiles(alone),
+        "submit_ms_beside": percentiles(beside),
+        "submits_beside": len(beside),
+        "over_50_ms": sum(each > 0.05 for each in beside),
+        "prune_seconds": round(took[0], 1),
+        "pruned_a_second": round((jobs - jobs // 10) / took[0]),
+        "resident_mb": running.resident_megabytes(),
+    }
+
+
+def main(jobs: int) -> None:
+    def prepare(folder: Path) -> None:
+        asyncio.run(fill(folder / "bgd.db", jobs, finished=True, uid=os.getuid()))
+
+    with daemon(slots=1, extra=KEPT_FOR_NOW, prepare=prepare) as running:
+        report("prune", jobs=jobs, **measure(running, jobs))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else JOBS)

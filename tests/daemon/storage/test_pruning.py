@@ -1,0 +1,171 @@
+"""Which finished jobs are let go, and what goes with them."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgd.core.job import JobId, Outcome, State
+from bgd.daemon.storage.pruning import Due, Keep
+from bgd.daemon.storage.store import AttemptEnd, Batch, Store
+from tests.daemon.storage.filling import NOW, a_job, first_attempt, new, put, saves, sql
+from tests.daemon.storage.test_store_versions import lay_down
+
+ANY_AGE = dict.fromkeys((State.SUCCEEDED, State.FAILED, State.CANCELLED))
+_OUTCOMES = {
+    State.SUCCEEDED: Outcome.SUCCEEDED,
+    State.FAILED: Outcome.EXIT,
+    State.CANCELLED: Outcome.CANCELLED,
+}
+
+
+async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
+    """Put a job that finished so many seconds ago, with so many bytes of logs."""
+    await put(store, new(number, env=env, tags=("all", f"tag-{number}")))
+    await store.commit(Batch(now=NOW, attempts=[first_attempt(number)]))
+    end = AttemptEnd(
+        job=JobId(number),
+        attempt=1,
+        outcome=_OUTCOMES[state],
+        finished_at=NOW.wall - ago,
+        log_bytes=10 * logged,
+        log_kept=logged,
+        result="1",
+    )
+    ended = saves(a_job(number, state, attempt=1), at=NOW.wall - ago)
+    await store.commit(Batch(now=NOW, saves=ended, ends=[end]))
+
+
+async def due(store, limit=100, **keep):
+    found = await store.due(Keep(**{"seconds": ANY_AGE, **keep}), NOW.wall, limit)
+    return [each.job for each in found]
+
+
+async def test_jobs_go_once_they_have_been_kept_long_enough(store):
+    await finish(store, 1, ago=10)
+    await finish(store, 2, ago=30)
+    await finish(store, 3, ago=20, state=State.FAILED)
+    await finish(store, 4, ago=20)
+    keep = {State.SUCCEEDED: 20, State.FAILED: 30}
+
+    assert await due(store, seconds=keep) == [2, 4]
+    assert await due(store, seconds=keep, limit=1) == [2]
+    assert await store.next_due_at(Keep(seconds=keep)) == NOW.wall - 10
+    assert await due(store, seconds=dict.fromkeys(keep, None)) == []
+    assert await store.next_due_at(Keep(seconds=dict.fromkeys(keep, None))) is None
+
+
+async def test_of_each_state_the_latest_stay(store):
+    for number, ago in enumerate((5, 1, 4, 2, 3), start=1):
+        await finish(store, number, ago)
+    for number, ago in enumerate((9, 7), start=11):
+        await finish(store, number, ago, state=State.CANCELLED)
+
+    assert await due(store, most=2) == [1, 3, 5]
+    assert await due(store, most=1) == [1, 3, 5, 4, 11]
+    assert await due(store, most=1, seconds={State.CANCELLED: None}) == [11]
+
+
+async def test_the_longest_finished_go_until_their_logs_fit(store):
+    await finish(store, 1, ago=10, logged=100)
+    await finish(store, 2, ago=30, logged=50, state=State.FAILED)
+    await finish(store, 3, ago=20, logged=0)
+    await finish(store, 4, ago=5, logged=1000)
+
+    assert await due(store, log_bytes=1150) == []
+    assert await due(store, log_bytes=1149) == [2]
+    assert await due(store, log_bytes=1000) == [2, 3, 1]
+    assert await due(store, log_bytes=1100, seconds={State.SUCCEEDED: 10}) == [3, 1]
+    assert await store.total_due(Keep(seconds=ANY_AGE, log_bytes=0), NOW.wall) == (4, 1150)
+
+
+async def test_what_has_not_finished_is_never_due(store):
+    await put(store, *(new(number) for number in range(1, 4)))
+    await store.commit(
+        Batch(
+            now=NOW,
+            saves=saves(a_job(1, State.RUNNING, attempt=1), a_job(2, State.HELD)),
+            attempts=[first_attempt(1)],
+        )
+    )
+
+    assert await due(store, most=0, log_bytes=0, seconds=dict.fromkeys(ANY_AGE, 0)) == []
+
+
+async def test_job_that_was_run_again_is_not_due_any_more(store):
+    await finish(store, 1, ago=10)
+    await finish(store, 2, ago=10)
+    wanted = await store.due(Keep(seconds=ANY_AGE, most=0), NOW.wall, 10)
+    await store.commit(Batch(now=NOW, saves=saves(a_job(1, State.QUEUED, attempt=1))))
+
+    assert [job.id for job in await store.still_finished(wanted)] == [2]
+    assert await store.still_finished([Due(NOW.wall - 11, JobId(2), 0), Due(NOW.wall, JobId(9), 0)]) == []
+
+
+async def test_all_rows_of_a_removed_job_go_and_its_bytes_are_no_longer_counted(store):
+    await finish(store, 1, ago=10, logged=100, env={"A": "1"})
+    await finish(store, 2, ago=10, logged=10)
+
+    await store.commit(Batch(now=NOW, removed=[JobId(1), JobId(1)]))
+
+    for table in ("jobs", "specs", "attempts", "results", "tags"):
+        column = "id" if table == "jobs" else "job"
+        assert {row for (row,) in await sql(store, f"SELECT {column} FROM {table}")} == {2}
+    assert await sql(store, "SELECT count(*) FROM environments") == [(0,)]
+    assert await sql(store, "SELECT logged FROM meta") == [(10,)]
+    assert (await store.counts())["succeeded"] == 1
+    assert await store.leftovers() == [1]
+    await store.commit(Batch(now=NOW, cleared=[JobId(1)]))
+    assert await store.leftovers() == []
+
+
+async def test_environment_stays_until_the_last_job_that_has_it_goes(store):
+    env = {"PATH": "/usr/bin"}
+    for number in (1, 2, 3):
+        await finish(store, number, ago=10, env=env)
+
+    await store.commit(Batch(now=NOW, removed=[JobId(1), JobId(3)]))
+    stored = await store.spec(JobId(2))
+    assert stored is not None
+    assert stored.spec.env == env
+
+    await store.commit(Batch(now=NOW, removed=[JobId(2)]))
+    assert await sql(store, "SELECT count(*) FROM environments") == [(0,)]
+    await put(store, new(4, env=env))  # it was known, and has to be stored again
+    stored = await store.spec(JobId(4))
+    assert stored is not None
+    assert stored.spec.env == env
+
+
+async def test_environment_of_a_job_that_was_edited_goes_if_no_other_has_it(store):
+    await put(store, new(1, env={"A": "1"}), new(2, env={"A": "2"}))
+
+    await store.commit(Batch(now=NOW, edited={JobId(1): new(1, env={"A": "2"}).spec}))
+
+    assert await sql(store, "SELECT jobs FROM sharing") == [(2,)]
+    assert await sql(store, "SELECT count(*) FROM environments") == [(1,)]
+
+
+async def test_finished_jobs_of_version_2_are_counted_and_go(path):
+    lay_down(path, "version-2-finished.sql")
+
+    store = await Store.open(path)
+
+    assert await sql(store, "SELECT logged FROM meta") == [(1017,)]
+    assert await sql(store, "SELECT environment, jobs FROM sharing") == [(1, 4), (2, 1)]
+    assert await due(store, most=0) == [4, 5, 6]
+    await store.commit(Batch(now=NOW, removed=[JobId(4), JobId(5), JobId(6)]))
+    assert await sql(store, "SELECT logged FROM meta") == [(0,)]
+    assert await sql(store, "SELECT environment, jobs FROM sharing") == [(1, 3)]
+    await store.close()
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+async def test_jobs_that_share_an_environment_are_counted_over_restarts(path, jobs):
+    for number in range(1, jobs + 1):
+        store = await Store.open(path)
+        await finish(store, number, ago=10, env={"A": "1"})
+        await store.close()
+
+    store = await Store.open(path)
+    assert await sql(store, "SELECT jobs FROM sharing") == [(jobs,)]
+    await store.close()

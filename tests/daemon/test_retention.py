@@ -1,0 +1,135 @@
+"""Finished jobs are let go while others are served: by age, by number, and when somebody says so."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.core.job import State
+from bgd.daemon import retention
+from bgd.daemon.retention import Retention, kept, kept_after
+from bgd.daemon.storage.pruning import Keep
+from bgd.errors import NoSuchJob, Refused
+from bgd.wire.launching import Acknowledge, log_name
+from bgd.wire.requests import Prune
+from tests.daemon.patience import soon
+from tests.daemon.scripted import end
+from tests.daemon.stage import configure, stage, write_log
+
+ANY_AGE = dict.fromkeys((State.SUCCEEDED, State.FAILED, State.CANCELLED))
+
+
+async def ended(life, launcher, jobs):
+    """Run so many jobs to their end; return their ids."""
+    await launcher.greet()
+    keys = []
+    for _ in range(jobs):
+        key = await life.launched()
+        write_log(life.config, key, b"word\n")
+        launcher.say(replace(end(key), finished_at=time.time(), log_bytes=5))
+        await launcher.hear(Acknowledge)
+        keys.append(key)
+    return [key.job for key in keys]
+
+
+async def prune(life, keep):
+    async with aclosing(Retention(life.supervisor, life.orders, life.store).prune(keep)) as passes:
+        return [each async for each in passes]
+
+
+async def test_pruned_jobs_are_gone_with_their_logs_in_portions(config, launcher, monkeypatch):
+    monkeypatch.setattr(retention, "FIRST", 2)
+    monkeypatch.setattr(retention, "MOST", 2)
+    monkeypatch.setattr(retention, "LONG", 60.0)  # however busy the machine is
+    async with stage(config, launcher) as life:
+        jobs = await ended(life, launcher, 5)
+
+        passes = await prune(life, Keep(seconds=ANY_AGE, most=1))
+
+        assert passes == [(2, 10), (4, 20)]
+        assert [await life.store.view(job) for job in jobs[:4]] == [None] * 4
+        assert (await life.view(jobs[4])).state is State.SUCCEEDED
+        assert (await life.store.counts())["succeeded"] == 1
+        with pytest.raises(NoSuchJob):
+            await life.orders.revive(jobs[0])
+        events = await life.store.events(0, 1000)
+        assert [event.job for event in events if event.what == "remove"] == jobs[:4]
+        kept_log = Path(config.log_dir, log_name(jobs[4], 1))
+        await soon(_until(lambda: list(kept_log.parent.iterdir()) == [kept_log]))
+
+
+async def _until(condition):
+    while not condition():  # noqa: ASYNC110 - a thread deletes, and tells nobody
+        await asyncio.sleep(0.01)
+
+
+async def test_job_that_is_being_run_again_is_left_alone(config, launcher):
+    async with stage(config, launcher) as life:
+        [job] = await ended(life, launcher, 1)
+        due = await life.store.due(Keep(seconds=ANY_AGE, most=0), 0.0, 10)
+        assert [each.job for each in due] == [job]
+        await life.orders.revive(job)
+
+        assert await life.orders.let_go(due) == []
+        assert (await life.view(job)).state in {State.QUEUED, State.RUNNING}
+
+
+async def test_logs_that_a_crash_left_behind_are_deleted_at_the_next_start(config, launcher):
+    async with stage(config, launcher) as life:
+        [job] = await ended(life, launcher, 1)
+        life.supervisor.leftovers.add = set  # type: ignore[assignment, method-assign]  # as if it died before they went
+        await life.orders.remove(job)
+        await soon(life.supervisor.saved())
+    log = Path(config.log_dir, log_name(job, 1))
+    assert await asyncio.to_thread(log.exists)
+
+    async with stage(config, launcher) as life:
+        await soon(_until(lambda: not log.exists()))
+        await life.submit()  # what is cleared goes along with the next transaction
+        await soon(_until_cleared(life))
+
+
+async def _until_cleared(life):
+    while await life.store.leftovers():
+        life.supervisor.when_saved(lambda: None)
+        await asyncio.sleep(0.01)
+
+
+async def test_retention_lets_jobs_go_when_they_are_too_many_and_when_they_are_old(
+    folder, launcher, monkeypatch
+):
+    monkeypatch.setattr(retention, "GATHERING", 0.05)
+    config = configure(folder, rest="[retention]\nmax_finished = 2\nsucceeded_for = '2s'")
+    async with stage(config, launcher) as life:
+        keeper = life.tasks.create_task(Retention(life.supervisor, life.orders, life.store).run())
+        jobs = await ended(life, launcher, 4)
+
+        await soon(_until_gone(life, jobs[:2]))
+        await soon(_until_gone(life, jobs))  # no job ends any more: its own alarm tells it
+        keeper.cancel()
+
+
+async def _until_gone(life, jobs):
+    while any([await life.store.view(job) for job in jobs]):  # noqa: ASYNC110 - nobody is told
+        await asyncio.sleep(0.01)
+
+
+def test_what_is_kept_is_as_configured_unless_it_is_said(config):
+    assert kept(config) == Keep(
+        seconds={State.SUCCEEDED: 7 * 86400, State.FAILED: 30 * 86400, State.CANCELLED: 30 * 86400},
+        most=100_000,
+        log_bytes=5_000_000_000,
+    )
+    assert kept_after(Prune(id=1), config) == kept(config)
+    assert kept_after(Prune(id=1, states=[State.FAILED]), config).seconds == {State.FAILED: 30 * 86400}
+    assert kept_after(Prune(id=1, keep=3), config) == Keep(seconds=ANY_AGE, most=3)
+    assert kept_after(Prune(id=1, older_than=3.0, states=[State.FAILED]), config) == Keep(
+        seconds={State.FAILED: 3.0}
+    )
+    with pytest.raises(Refused, match="none that is running: cancel it first"):
+        kept_after(Prune(id=1, states=[State.RUNNING]), config)
