@@ -30,7 +30,7 @@ _VARIABLE = [
     (r"(\d+(\.\d+)?(ms|s|m|h|d)){1,2}\b", "a duration"),
     (r"\d+(\.\d+)?[kMG]?B\b|\d+ bytes", "a size"),
     (r"\b[0-9a-f]{64}\b", "a checksum"),
-    (r"\b\d{4,}\b", "a process id"),
+    (r"(?<=\bpid )\d+\b|\b\d{4,}\b", "a process id"),
     (r"\s+", " "),
 ]
 

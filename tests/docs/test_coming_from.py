@@ -1,0 +1,59 @@
+"""docs/coming-from.md: what stands on the right of its tables is done, by a real daemon."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bgd.testing import private_daemon
+from tests.docs.pages import blocks, page
+from tests.support import ROOT
+
+PAGE = page("docs/coming-from.md")
+SYSTEMS = ("Laravel", "RQ", "Huey", "Celery")
+RUNS = r"^(?:client|first|second|area|send_letter|bgd|bgd_job|run_background_job|inline|raise)\b"
+
+
+def rows(system: str) -> list[str]:
+    """Return what a table says of bgd, row by row."""
+    [table] = re.findall(rf"^\| {system} \| bgd \|\n\|---\|---\|\n((?:\|.*\|\n)+)", PAGE, re.MULTILINE)
+    return [line.strip().strip("|").rpartition(" | ")[2].strip() for line in table.splitlines()]
+
+
+def calls(system: str) -> list[str]:
+    return [code for row in rows(system) for code in re.findall(r"`([^`]+)`", row) if re.match(RUNS, code)]
+
+
+@pytest.fixture(scope="module")
+def program():
+    """That of the page, while its daemon runs."""
+    settings = {"runners": {"php": {"argv": ["true"]}}}
+    allowed = ["app.services.*", "app.tasks.*", "php::App\\Jobs\\*", "php::App\\Services\\*"]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        private_daemon(allowed=allowed, path=[ROOT / "examples", ROOT], settings=settings),
+    ):
+        patch.syspath_prepend(str(ROOT / "examples"))
+        yield "".join(blocks(PAGE, "python"))
+
+
+@pytest.mark.parametrize("code", sorted({code for system in SYSTEMS for code in calls(system)}))
+def test_every_call_of_the_page_can_be_made(program, code):
+    names: dict[str, object] = {}
+    exec(program, names)
+
+    if not code.startswith("raise "):
+        exec(code, names)
+        return
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - which it is, is looked at
+        exec(code, names)
+    assert type(raised.value).__module__ == "bgd_job"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_row_has_a_call_or_says_that_there_is_none(system):
+    silent = [row for row in rows(system) if not re.search(r"`|^no\b|^not yet|^nothing\b|^JSON", row)]
+
+    assert len(rows(system)) > 15
+    assert silent == []
