@@ -39,6 +39,7 @@ _HOME = {
     "completion": "completing",
     "shutdown": "daemon",
     "prune": "pruning",
+    "backup": "backing_up",
 }
 _ALIASES = {"ls": "list", "status": "show"}
 _OTHER_WORDS = {  # as other programs say it; only for a hint

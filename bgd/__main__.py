@@ -17,6 +17,7 @@ import bgd
 from bgd import config as configuration
 from bgd.daemon import reporting
 from bgd.daemon.folder import PRIVATE, check_python
+from bgd.daemon.recovery import recover
 from bgd.daemon.serving import Surroundings, serve
 from bgd.daemon.storage.store import StoreBroken
 from bgd.errors import BgdError, ConfigError
@@ -37,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     starter = _Starter(options.ready_fd)
     try:
         config = _load(options)
+        if options.recover is not None:
+            for line in recover(config, options.recover or None):
+                print(line)  # noqa: T201 - what --recover is for
+            return 0
         if options.check:
             check_python(config)
             print(f"{config.source or 'built-in defaults'}: good")  # noqa: T201 - what --check is for
@@ -134,6 +139,13 @@ def _parser() -> argparse.ArgumentParser:
         help="wait for the launcher that is a service of its own, and never start one",
     )
     parser.add_argument("--check", action="store_true", help="check the configuration and end")
+    parser.add_argument(
+        "--recover",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="put the newest good backup, or FILE, in the place of a lost database, and end",
+    )
     parser.add_argument("--log-level", choices=reporting.LEVELS, default="info")
     parser.add_argument("--log-format", choices=reporting.FORMATS, default="text")
     parser.add_argument(

@@ -16,7 +16,7 @@ from bgd import policies, runners, values
 from bgd.addresses import MAX_SOCKET_PATH, PORTS, HttpConfig, http_config
 from bgd.core.classes import ClassPolicy
 from bgd.core.job import RetryPolicy
-from bgd.core.spec import Backoff, QueueName, Retries, Share
+from bgd.core.spec import MAX_DURATION, Backoff, QueueName, Retries, Share
 from bgd.core.target import problem_with_entry
 from bgd.errors import ConfigError
 from bgd.places import SYSTEM, Places, home_of, own_places, places_in
@@ -25,6 +25,7 @@ from bgd.settings import ANY, Schema, Setting, from_environment, from_file, read
 from bgd.wire.requests import ShutdownMode
 
 __all__ = [
+    "BackupConfig",
     "ClientSocket",
     "Config",
     "DaemonConfig",
@@ -44,6 +45,8 @@ FOR_EVER = "unlimited"
 DAY = 86_400.0  # seconds
 
 Slots = Annotated[int, Meta(ge=1, le=MAX_SLOTS)]
+Interval = Annotated[float, Meta(ge=60.0, le=MAX_DURATION)]
+Backups = Annotated[int, Meta(ge=1, le=1000)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Bytes = Annotated[int, Meta(ge=0, le=2**62)]
 LogBytes = Annotated[int, Meta(ge=MIN_LOG, le=2**62)]
@@ -81,6 +84,14 @@ class RetentionConfig(Struct, frozen=True, kw_only=True):
     logs_total: int | None  # bytes of all logs together
 
 
+class BackupConfig(Struct, frozen=True, kw_only=True):
+    """Copies of the database that the daemon writes by itself."""
+
+    every: float | None  # seconds; None: never
+    keep: int
+    folder: str
+
+
 class QueueConfig(Struct, frozen=True, kw_only=True):
     slots: int | None  # None: no limit but the daemon's
 
@@ -97,6 +108,7 @@ class Config(Struct, frozen=True, kw_only=True):
     runners: dict[str, RunnerConfig]
     logs: LogsConfig
     retention: RetentionConfig
+    backup: BackupConfig
     queues: dict[str, QueueConfig]
     classes: dict[str, ClassPolicy]  # by patterns, as in allowed_classes
     log_dir: str
@@ -175,6 +187,7 @@ SCHEMA: Schema = {
     "security": dict.fromkeys(SecurityConfig.__struct_fields__),
     "python": dict.fromkeys(PythonConfig.__struct_fields__),
     "logs": dict.fromkeys(LogsConfig.__struct_fields__),
+    "backup": dict.fromkeys(BackupConfig.__struct_fields__),
     "retention": dict.fromkeys(RetentionConfig.__struct_fields__),
     "queues": {ANY: dict.fromkeys(QueueConfig.__struct_fields__)},
     policies.SECTION: {ANY: dict.fromkeys(policies.KEYS)},
@@ -217,6 +230,7 @@ def _config(found: Mapping[str, Setting], places: Places, home: str, source: str
             on_limit=read(found, "logs.on_limit", values.one_of(_ON_LIMIT), "truncate"),
         ),
         retention=_retention(found),
+        backup=_backup(found, state_dir, home),
         queues=dict(_queues(found)),
         classes=policies.class_policies(found),
         log_dir=places.log_dir,
@@ -263,6 +277,15 @@ def _retention(found: Mapping[str, Setting]) -> RetentionConfig:
         logs_total=read(
             found, "retention.logs_total", values.unless(FOR_EVER, values.size(Bytes)), log_bytes
         ),
+    )
+
+
+def _backup(found: Mapping[str, Setting], state_dir: str, home: str) -> BackupConfig:
+    every: float | None = DAY
+    return BackupConfig(
+        every=read(found, "backup.every", values.unless("never", values.seconds_of(Interval)), every),
+        keep=read(found, "backup.keep", values.whole_number(Backups), 3),
+        folder=read(found, "backup.folder", values.path(home), f"{state_dir}/backups"),
     )
 
 

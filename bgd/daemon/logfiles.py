@@ -127,6 +127,20 @@ def remove_logs(folder: str, jobs: Collection[int]) -> set[int]:
     return left
 
 
+def highest_job(folder: str) -> int:
+    """Return the highest id of a job that has a log; 0 if none has."""
+    try:
+        names = [path.name for path in Path(folder).iterdir()]
+    except FileNotFoundError:
+        return 0
+    for thousand in sorted(map(int, filter(str.isdecimal, names)), reverse=True):
+        inside = [path.name.partition(".")[0] for path in Path(folder, str(thousand)).iterdir()]
+        jobs = [int(name) for name in inside if name.isdecimal()]
+        if jobs:
+            return max(jobs)
+    return 0
+
+
 def _piece(path: Path, offset: int, data: bytes, left_out: int) -> Piece:
     marks = _marks(path, offset)
     if len(marks) == MAX_MARKS and offset < marks[-1][0]:  # later marks were not read: leave their bytes too

@@ -16,10 +16,13 @@ from msgspec.structs import replace
 import bgd
 from bgd.config import Config
 from bgd.daemon import folder
+from bgd.daemon.backups import Backups
 from bgd.daemon.control.answers import Answers
 from bgd.daemon.control.listener import Control
+from bgd.daemon.control.upkeep import Upkeep
 from bgd.daemon.control.verbs import Verbs
 from bgd.daemon.launching import LauncherLink
+from bgd.daemon.logfiles import highest_job
 from bgd.daemon.orders import Orders
 from bgd.daemon.retention import Retention
 from bgd.daemon.storage.store import Store
@@ -75,6 +78,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         generation,
         is_service=surroundings.has_launcher_service,
     )
+    await _keep_ids_apart(config, store)
     supervisor = Supervisor(config, store, link)
     await supervisor.restore()
     stops: asyncio.Queue[ShutdownMode] = asyncio.Queue()
@@ -89,17 +93,19 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
     async with asyncio.TaskGroup() as tasks:
         orders = Orders(supervisor, store)
         retention = Retention(supervisor, orders, store)
+        backups = Backups(supervisor, store)
         parts = (
             supervisor.run(),
             supervisor.leftovers.run(),
             retention.run(),
+            backups.run(),
             link.run(supervisor),
             manager.keep_informed(),
         )
         work = [tasks.create_task(part) for part in parts]
         site = await open_site(config, store, lambda: link.is_connected, tasks)
         answers = Answers(supervisor, store, link, site)
-        verbs = Verbs(supervisor, orders, retention, answers, shut_down)
+        verbs = Verbs(supervisor, orders, Upkeep(supervisor, retention, backups), answers, shut_down)
         control = Control(verbs, os.geteuid(), tasks)
         listening = folder.listen(config, surroundings.sockets)
         server = await loop.create_unix_server(control.connection, sock=listening, **_never_unlink)
@@ -115,6 +121,15 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
             task.cancel()  # before the parting, or the link would look for another launcher
         await link.part()
     logger.info("bgd has stopped")
+
+
+async def _keep_ids_apart(config: Config, store: Store) -> None:
+    """Give out no id of a lost database again: its logs are still there."""
+    if not await store.last_id():
+        highest = await asyncio.to_thread(highest_job, config.log_dir)
+        if highest:
+            logger.warning("a new database beside logs of earlier jobs: ids begin after %d", highest)
+            await store.begin_after(highest)
 
 
 async def _until_stopped(

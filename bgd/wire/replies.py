@@ -95,6 +95,14 @@ class Pruned(Struct, frozen=True, tag="pruned"):
     log_bytes: int
 
 
+class BackupPart(Struct, frozen=True, tag="backup"):
+    """A piece of a copy of the database; the pieces of a whole one have `size` bytes together."""
+
+    id: RequestId
+    size: int
+    data: bytes
+
+
 class Queues(Struct, frozen=True, tag="queues", kw_only=True):
     """`configured_slots`: what `slots` is without SetSlots. `paused`: nothing is started at all."""
 
@@ -187,6 +195,7 @@ Reply = (
     | LogPart
     | Acted
     | Pruned
+    | BackupPart
     | Queues
     | EventsPart
     | Stats

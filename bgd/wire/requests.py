@@ -191,6 +191,12 @@ class Edit(Struct, frozen=True, tag="edit"):
     changes: Changes
 
 
+class GetBackup(Struct, frozen=True, tag="backup"):
+    """-> BackupPart..., End: a copy of the database, as it was at one instant."""
+
+    id: RequestId
+
+
 class GetQueues(Struct, frozen=True, tag="queues"):
     """-> Queues."""
 
@@ -302,6 +308,7 @@ Request = (
     | Remove
     | Prune
     | Edit
+    | GetBackup
     | GetQueues
     | SetSlots
     | SetQueue

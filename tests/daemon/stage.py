@@ -13,8 +13,10 @@ from bgd.config import Config, load
 from bgd.core.job import JobId
 from bgd.core.spec import JobSpec
 from bgd.daemon import folder
+from bgd.daemon.backups import Backups
 from bgd.daemon.control.answers import Answers
 from bgd.daemon.control.listener import Control
+from bgd.daemon.control.upkeep import Upkeep
 from bgd.daemon.control.verbs import Verbs
 from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.orders import Orders
@@ -190,7 +192,8 @@ class Served(Stage):
         self.shutdowns = []
         answers = Answers(self.supervisor, self.store, self.link)
         retention = Retention(self.supervisor, self.orders, self.store)
-        verbs = Verbs(self.supervisor, self.orders, retention, answers, self.shutdowns.append)
+        upkeep = Upkeep(self.supervisor, retention, Backups(self.supervisor, self.store))
+        verbs = Verbs(self.supervisor, self.orders, upkeep, answers, self.shutdowns.append)
         self.control = Control(verbs, os.geteuid(), self.tasks)
         self._callers: list[Caller] = []
 

@@ -19,7 +19,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.config import Config, QueueConfig, load
+from bgd.daemon.backups import Backups
 from bgd.daemon.control.answers import Answers
+from bgd.daemon.control.upkeep import Upkeep
 from bgd.daemon.control.verbs import Verbs
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.orders import Orders
@@ -170,7 +172,8 @@ class Machine:
         answers = Answers(supervisor, store, link)
         orders = Orders(supervisor, store)
         retention = Retention(supervisor, orders, store)
-        life.verbs = Verbs(supervisor, orders, retention, answers, self.shut_down)
+        upkeep = Upkeep(supervisor, retention, Backups(supervisor, store))
+        life.verbs = Verbs(supervisor, orders, upkeep, answers, self.shut_down)
 
     async def _drain(self, life: Life, mode: ShutdownMode) -> None:
         assert life.supervisor is not None

@@ -186,6 +186,7 @@ SENT: dict[str, list[Message]] = {
             id=28, states=[State.FAILED], older_than=60.0, keep=10, logs_total=1_000_000, dry_run=True
         ),
         requests.Edit(19, [17], CHANGES),
+        requests.GetBackup(29),
         requests.GetQueues(20),
         requests.SetSlots(21, 4),
         requests.SetQueue(22, "narrow", None),
@@ -214,6 +215,7 @@ SENT: dict[str, list[Message]] = {
             ],
         ),
         replies.Pruned(15, 3, 120),
+        replies.BackupPart(16, 8192, b"SQLite format 3\x00"),
         replies.Queues(id=12, slots=4, configured_slots=2, taken=3, paused=True, queues=[QUEUE]),
         replies.EventsPart(13, [EVENT], last=99, lost=True),
         replies.Stats(

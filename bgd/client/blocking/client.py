@@ -31,9 +31,9 @@ from bgd.client.specs import Item, changes_of, class_spec, command_spec, spec_of
 from bgd.client.wording import checked
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
-from bgd.errors import JobFailed
+from bgd.errors import DaemonUnreachable, JobFailed
 from bgd.wire import replies, requests
-from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Stats
+from bgd.wire.replies import ActResult, BackupPart, Info, LogPart, Pruned, Queues, Stats
 from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, JobView
 
@@ -435,6 +435,23 @@ class Client:
             Refused: a value is out of range, or there is nothing to change.
         """
         return self._act(jobs, requests.Edit, changes=changes_of(changes, Caller()))
+
+    def backup(self) -> Generator[bytes, None, None]:
+        """Yield a checked copy of the daemon's database, piece by piece: a file for `bgd --recover`.
+
+        Raises:
+            Refused: the daemon cannot write one; Full: it has no room for it.
+            DaemonUnreachable: it broke off; what came is no copy.
+        """
+        size, came = 1, 0
+        request = requests.GetBackup(UNNUMBERED)
+        with closing(self._channel.follow(lambda: None if came else request, alone=True)) as parts:
+            for part in parts:
+                piece = expected(part, BackupPart)
+                size, came = piece.size, came + len(piece.data)
+                yield piece.data
+        if came != size:
+            raise DaemonUnreachable(f"the daemon went away after {came} bytes of a backup: ask for it again")
 
     # --- slots and queues: each returns how they are now; what is set is kept over restarts -----------------
 

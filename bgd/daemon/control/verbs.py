@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import aclosing
 from functools import partial
 
 from msgspec.structs import replace
@@ -12,17 +11,18 @@ from bgd.core.job import JobId, State
 from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon.access import Actor
 from bgd.daemon.control.answers import Answers, Replies
+from bgd.daemon.control.upkeep import Upkeep
 from bgd.daemon.controls import with_pause, with_slots_of_queue, without_queue
 from bgd.daemon.orders import Orders
-from bgd.daemon.retention import Retention, kept_after
 from bgd.daemon.storage.records import Controls
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
-from bgd.wire.replies import Acted, ActResult, Done, End, Pruned, Reply, Submitted, code_of
+from bgd.wire.replies import Acted, ActResult, Done, Reply, Submitted, code_of
 from bgd.wire.requests import (
     Cancel,
     Continue,
     Edit,
+    GetBackup,
     GetEvents,
     GetInfo,
     GetLogin,
@@ -67,13 +67,13 @@ class Verbs:
         self,
         supervisor: Supervisor,
         orders: Orders,
-        retention: Retention,
+        upkeep: Upkeep,
         answers: Answers,
         shut_down: Callable[[ShutdownMode | None], None],
     ) -> None:
         self._supervisor = supervisor
         self._orders = orders
-        self._retention = retention
+        self._upkeep = upkeep
         self._answers = answers
         self._shut_down = shut_down
         self._simple_orders: dict[type, Order] = {
@@ -144,8 +144,8 @@ class Verbs:
                 self._supervisor.control(_controlled(self._supervisor.controls, request))
                 await self._supervisor.saved()
                 replies.send(await self._answers.queues(request.id))
-            case Prune():
-                await self._prune(request, replies)
+            case Prune() | GetBackup():
+                await self._upkeep.answer(request, replies)
             case Shutdown():
                 replies.send(Done(request.id))
                 self._shut_down(request.mode)
@@ -163,17 +163,6 @@ class Verbs:
                 replies.send(Acted(request.id, await self._act(request.jobs, self._order_of(request))))
             case _:
                 raise ProtocolError(f"{type(request).__name__} is not answered here")
-
-    async def _prune(self, request: Prune, replies: Replies) -> None:
-        keep = kept_after(request, self._supervisor.config)
-        if request.dry_run:
-            replies.send(Pruned(request.id, *await self._retention.rehearse(keep)))
-        else:
-            replies.send(Pruned(request.id, 0, 0))
-            async with aclosing(self._retention.prune(keep)) as passes:
-                async for jobs, log_bytes in passes:
-                    await replies.send_in_step(Pruned(request.id, jobs, log_bytes))
-        replies.send(End(request.id))
 
     def _order_of(self, request: Acting) -> Order:
         if isinstance(request, SendSignal):

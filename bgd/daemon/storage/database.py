@@ -117,7 +117,7 @@ def change(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[object, ...]])
 
 _PRIMARY = 0xFF  # the low byte of SQLite's extended result codes is the kind of error
 
-DAMAGED = "put a backup in its place, or move it away to begin anew"
+DAMAGED = "`bgd --recover` puts the newest backup in its place; or move it away to begin anew"
 FORBIDDEN = "bgd's user must be able to write the file and its folder"
 
 _MAKE_ROOM = "make room on that disk, then start bgd again"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 from bgd.core.job import FINAL, Job, JobId, Now, State
-from bgd.daemon.storage import events, figures, pruning, reading, restoring
+from bgd.daemon.storage import copying, events, figures, pruning, reading, restoring
 from bgd.daemon.storage.database import Database, StoreBroken, transaction
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -162,6 +164,29 @@ class Store:
         """Return jobs that were removed, and whose logs may still be there."""
         return await self._reader.call(pruning.leftovers)
 
+    # --- for who copies it --------------------------------------------------------------------------------
+
+    async def size_of_copy(self) -> int:
+        """Return about how many bytes a copy will have."""
+        return await self._reader.call(copying.needed)
+
+    async def copy_to(self, path: str) -> copying.Copy:
+        """Write all that is committed to a new file and check it, while others read and write.
+
+        Raises:
+            StoreBroken, OSError, sqlite3.Error: there is no whole copy; what there is of it is removed.
+        """
+        async with self._aside() as database:
+            try:
+                return await database.call(copying.write_copy, path)
+            except BaseException:
+                await asyncio.to_thread(Path(path).unlink, missing_ok=True)
+                raise
+
+    async def begin_after(self, job_id: int) -> None:
+        """Give out no id up to this one."""
+        await self._writer.call(_raise_last_id, job_id)
+
     # --- for whoever asks ----------------------------------------------------------------------------------
 
     async def list(self, query: List, uid: int | None) -> builtins.list[JobView]:
@@ -239,6 +264,11 @@ async def _opened(
     await database.open()
     opened.push_async_callback(database.close)
     return database
+
+
+def _raise_last_id(db: sqlite3.Connection, job_id: int) -> None:
+    with transaction(db):
+        db.execute("UPDATE meta SET last_id = max(last_id, ?)", (job_id,))
 
 
 def _next_generation(db: sqlite3.Connection) -> int:

@@ -185,7 +185,9 @@ async def test_database_of_another_program_is_refused_and_not_touched(path):
 async def test_file_that_is_no_database_is_refused(path):
     write(path, b"# my notes\n" * 100)
 
-    assert "file is not a database; put a backup in its place" in await refusal_of(path)
+    assert "file is not a database; `bgd --recover` puts the newest backup in its place" in await refusal_of(
+        path
+    )
 
 
 async def test_folder_that_is_missing_is_refused(tmp_path):
@@ -205,7 +207,7 @@ async def test_damaged_file_is_refused(path):
         content[page : page + 64] = b"\xff" * 64
     write(path, content)
 
-    assert "put a backup in its place" in await refusal_of(path)
+    assert "`bgd --recover` puts the newest backup in its place" in await refusal_of(path)
 
 
 # --- writing ---------------------------------------------------------------------------------------------

@@ -1,0 +1,64 @@
+"""backup: a copy of the daemon's database in a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import click
+
+from bgctl import codes
+from bgctl.common import client, common, say, verb
+from bgctl.kinds import FILE
+from bgctl.show import print_json
+from bgd.units import format_size
+
+
+@verb(
+    "backup",
+    "bgctl backup ~/bgd-backup.db",
+    "bgctl --system backup /mnt/backups/bgd.db",
+)
+@click.argument("file", type=FILE, metavar="FILE")
+def backup_command(file: str) -> int:
+    """Write a copy of the daemon's database to FILE, while it goes on.
+
+    It is checked before it is sent, and takes FILE's place only when all of it is on disk.
+    `bgd --recover FILE` puts it in the place of a database that is lost. Logs of jobs are not in it.
+    """
+    path = Path(file).absolute()
+    with client() as daemon, closing(daemon.backup()) as pieces:
+        try:
+            size = _write(path, pieces)
+        except OSError as error:
+            say(f"cannot write {path}: {error.strerror}")
+            return codes.REFUSED
+    if common().json:
+        print_json({"path": str(path), "bytes": size})
+    else:
+        say(f"backup written: {path} ({format_size(size)})")
+    return 0
+
+
+def _write(path: Path, pieces: Iterator[bytes]) -> int:
+    """Write the pieces to the file, all or none of them; return how many bytes they are."""
+    new = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            size = sum(map(file.write, pieces))
+            file.flush()
+            os.fsync(descriptor)
+        new.replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            new.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # else the new name may be gone after a power cut
+    finally:
+        os.close(folder)
+    return size

@@ -1,0 +1,177 @@
+"""Backups: checked copies of the database, as configured or when somebody asks for one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bgd import clock
+from bgd.config import Config
+from bgd.daemon.instants import now
+from bgd.daemon.storage import copying
+from bgd.daemon.storage.store import Store, StoreBroken
+from bgd.daemon.supervisor import Supervisor
+from bgd.errors import Full, Refused
+from bgd.units import format_size
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 3600.0  # seconds until a backup that failed is tried again, and until the first one
+SPARE = 8 << 20  # bytes that a backup leaves free
+MOST_SENT = 4  # at a time: each takes its room on the disk
+PIECE = 256 << 10  # bytes of a backup that are read at once
+
+_NAME = re.compile(r"bgd-\d{8}T\d{6}Z\.db")
+_PART = ".part"  # the end of the name of what is not whole
+
+
+def backups_in(folder: str) -> list[str]:
+    """Return the paths of the backups there, the newest first."""
+    try:
+        names = [path.name for path in Path(folder).iterdir()]
+    except FileNotFoundError:
+        return []
+    return [f"{folder}/{name}" for name in sorted(filter(_NAME.fullmatch, names), reverse=True)]
+
+
+class Backups:
+    """Writes backups into the configured folder, and only there: who asks for one is sent it."""
+
+    def __init__(self, supervisor: Supervisor, store: Store) -> None:
+        self._supervisor = supervisor
+        self._store = store
+        self._writing = asyncio.Lock()
+        self._sending = 0
+        self._due = asyncio.Event()
+        self._alarm = clock.Alarm(asyncio.get_running_loop(), self._due.set, on_wall_clock=True)
+
+    async def run(self) -> None:
+        """Write a backup whenever one is due, for ever."""
+        try:
+            await asyncio.to_thread(_clear_up, self._config.backup.folder)
+            self._alarm.set(await self._next_at())
+            while True:
+                await self._due.wait()
+                self._due.clear()
+                if self._config.backup.every is not None:
+                    await self._back_up()
+                self._alarm.set(await self._next_at(after=now().wall))
+        finally:
+            self._alarm.close()
+
+    @asynccontextmanager
+    async def sent(self) -> AsyncGenerator[tuple[int, AsyncGenerator[bytes, None]], None]:
+        """Give the size of a new copy, and what yields its bytes. It is not kept.
+
+        Raises:
+            Refused: it cannot be written; Full: there is no room for it.
+        """
+        if self._sending >= MOST_SENT:
+            raise Full(f"no backup: {MOST_SENT} are being sent already: try again when one of them has been")
+        path = f"{self._config.backup.folder}/sent-{os.urandom(8).hex()}{_PART}"
+        self._sending += 1
+        try:
+            descriptor = await self._write(path, keep=False)
+            try:
+                yield os.fstat(descriptor).st_size, _pieces(descriptor)
+            finally:
+                os.close(descriptor)
+        finally:
+            self._sending -= 1
+
+    @property
+    def _config(self) -> Config:
+        return self._supervisor.config
+
+    async def _next_at(self, after: float | None = None) -> float | None:
+        """Return when the next one is due; after a try, not before another `PATIENCE` has passed."""
+        every = self._config.backup.every
+        if every is None:
+            return None
+        newest = await asyncio.to_thread(_written_at, self._config.backup.folder)
+        soonest = now().wall if newest is not None and after is None else now().wall + min(PATIENCE, every)
+        return soonest if newest is None else max(newest + every, soonest if after is not None else 0.0)
+
+    async def _back_up(self) -> None:
+        stamp = datetime.fromtimestamp(now().wall, UTC).strftime("%Y%m%dT%H%M%SZ")
+        path = f"{self._config.backup.folder}/bgd-{stamp}.db"
+        try:
+            os.close(await self._write(path, keep=True))
+            await asyncio.to_thread(_thin_out, self._config.backup.folder, self._config.backup.keep)
+        except Refused as error:
+            logger.warning("%s; it is tried again in %d minutes", error, PATIENCE / 60)
+        else:
+            logger.info("backup written: %s", path)
+
+    async def _write(self, path: str, *, keep: bool) -> int:
+        """Write a copy to `path`, under that name or none; return a descriptor to read it."""
+        async with self._writing:
+            await self._supervisor.saved()
+            needed = await self._store.size_of_copy()
+            try:
+                await asyncio.to_thread(_make_room, path, needed)
+                part = path if path.endswith(_PART) else f"{path}{_PART}"
+                await self._store.copy_to(part)
+                return await asyncio.to_thread(_finished, part, path if keep else None)
+            except OSError as error:
+                raise Refused(f"no backup: {path}: {error.strerror}") from error
+            except (StoreBroken, sqlite3.Error) as error:
+                raise Refused(f"no backup: {error}") from error
+
+
+def _make_room(path: str, needed: int) -> None:
+    folder = Path(path).parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    space = os.statvfs(folder)
+    free = space.f_bavail * space.f_frsize
+    if free < needed + SPARE:
+        raise Full(
+            f"no backup: it takes {format_size(needed)}, and {folder} has {format_size(free)} free: "
+            "make room there"
+        )
+
+
+def _finished(part: str, path: str | None) -> int:
+    """Give a copy that is whole its name, or none at all; return a descriptor."""
+    descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if path is None:
+        Path(part).unlink()
+    else:
+        Path(part).rename(path)
+        copying.sync_folder(str(Path(path).parent))
+    return descriptor
+
+
+def _thin_out(folder: str, keep: int) -> None:
+    for path in backups_in(folder)[keep:]:
+        Path(path).unlink(missing_ok=True)
+
+
+def _clear_up(folder: str) -> None:
+    """Remove what was not whole when its daemon ended."""
+    try:
+        for path in Path(folder).glob(f"*{_PART}"):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("the folder of backups cannot be read: %s", error)
+
+
+def _written_at(folder: str) -> float | None:
+    for path in backups_in(folder):
+        try:
+            return Path(path).stat().st_mtime
+        except FileNotFoundError:
+            continue
+    return None
+
+
+async def _pieces(descriptor: int) -> AsyncGenerator[bytes, None]:
+    while piece := await asyncio.to_thread(os.read, descriptor, PIECE):
+        yield piece

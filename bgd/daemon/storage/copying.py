@@ -1,0 +1,90 @@
+"""Copies of the database: written while others read and write, and believed only once they are checked."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from msgspec import Struct
+
+from bgd.core.job import JobId
+from bgd.daemon.storage import reading, restoring
+from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.schema import APPLICATION_ID, VERSION, open_readable
+
+
+class Copy(Struct, frozen=True, kw_only=True):
+    """What a checked copy holds."""
+
+    path: str
+    written_at: float
+    jobs: int
+    last_id: int
+
+
+def needed(db: sqlite3.Connection) -> int:
+    """Return about how many bytes a copy will have."""
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    (size,) = db.execute("PRAGMA page_size").fetchone()
+    return int((pages - free) * size)
+
+
+def write_copy(db: sqlite3.Connection, path: str) -> Copy:
+    """Write all that is committed now to a new file, for its owner alone, and check it; it is on disk then.
+
+    Others read and write meanwhile.
+
+    Raises:
+        StoreBroken: what was written is not sound.
+        OSError, sqlite3.Error: it cannot be written.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    db.execute("VACUUM INTO ?", (path,))
+    copy = checked(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return copy
+
+
+def checked(path: str) -> Copy:
+    """Look through a copy that nobody writes to.
+
+    Raises:
+        StoreBroken: it is damaged, of a newer bgd or of another program; the message says which.
+    """
+    try:
+        with closing(open_readable(path)) as db:
+            return _checked(db, path)
+    except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
+        raise StoreBroken(f"{path} is damaged ({error})") from error
+
+
+def _checked(db: sqlite3.Connection, path: str) -> Copy:
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise StoreBroken(f"{path} is no database of bgd")
+    if version > VERSION:
+        raise StoreBroken(f"{path} was written by a newer bgd (version {version} of its tables)")
+    (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise StoreBroken(f"{path} is damaged ({' '.join(verdict.split())})")
+    reading.prepare(db)
+    (jobs,) = db.execute("SELECT count(*) FROM jobs").fetchone()
+    last_id = restoring.last_id(db)
+    return Copy(path=path, written_at=Path(path).stat().st_mtime, jobs=jobs, last_id=JobId(last_id))
+
+
+def sync_folder(folder: str) -> None:
+    """Have the names in a folder on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

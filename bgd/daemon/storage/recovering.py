@@ -1,0 +1,129 @@
+"""A backup in the place of a database that is lost: what may have happened since is not done once more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from bgd.core.job import State
+from bgd.daemon.storage.copying import Copy, checked, sync_folder
+from bgd.daemon.storage.database import StoreBroken, transaction
+from bgd.daemon.storage.packing import pack_policy, unpack_policy
+from bgd.daemon.storage.schema import open_readable, open_writable
+
+MARGIN = 1_000_000  # ids that may have been given out since the last one there is a trace of
+_GENERATIONS = 1_000_000  # starts that the launcher may have seen since; it obeys the highest number (R1)
+_MOST_LIKELY = 2**48  # a higher id in a damaged file is part of the damage
+
+_WAITING = (State.QUEUED, State.SCHEDULED, State.BLOCKED)
+_ACTIVE = (State.RUNNING, State.STOPPING)
+
+
+class Recovered(Struct, frozen=True, kw_only=True):
+    """What was restored: `held` jobs waited then, `lost` of `running` ones the end may not be known."""
+
+    held: int
+    running: int
+    last_id: int
+
+
+def problem_with(path: str) -> str | None:
+    """Return why the database cannot be used, None: it can."""
+    if not Path(path).exists():
+        return f"database {path} is not there"
+    try:
+        checked(path)
+    except StoreBroken as error:
+        return str(error)
+    return None
+
+
+def newest_good(paths: Iterable[str]) -> tuple[Copy | None, list[str]]:
+    """Return the first backup that is sound, and why those before it are not."""
+    problems: list[str] = []
+    for path in paths:
+        try:
+            return checked(path), problems
+        except StoreBroken as error:
+            problems.append(str(error))
+    return None, problems
+
+
+def put_aside(path: str, stamp: str) -> str | None:
+    """Rename the database and what belongs to it; return its new name, None: there is none."""
+    aside = f"{path}.damaged-{stamp}"
+    for end in ("-wal", "-shm", ""):  # the database last: without it the others would mean nothing
+        with suppress(FileNotFoundError):
+            Path(f"{path}{end}").rename(f"{aside}{end}")
+    sync_folder(str(Path(path).parent))
+    return aside if Path(aside).exists() else None
+
+
+def last_id_in(path: str) -> int:
+    """Return the highest id that can be read from a damaged database; 0 if none can."""
+    highest = 0
+    for query in ("SELECT last_id FROM meta", "SELECT max(id) FROM jobs", "SELECT max(job) FROM specs"):
+        with suppress(sqlite3.Error, TypeError), closing(open_readable(path)) as db:
+            (found,) = db.execute(query).fetchone()
+            if isinstance(found, int) and found < _MOST_LIKELY:
+                highest = max(highest, found)
+    return highest
+
+
+def restore(backup: Copy, path: str, last_id: int, launcher: str) -> Recovered:
+    """Put a copy of the backup in the database's place, so that nothing in it runs unasked.
+
+    Jobs that waited are held: they may have run since. Attempts that ran are given to `launcher`, an
+    instance that is no more: unless the one that runs knows them, nobody saw their end. Those jobs are not
+    run again by themselves.
+    """
+    new = f"{path}.new"
+    for end in ("", "-wal", "-shm"):
+        Path(f"{new}{end}").unlink(missing_ok=True)
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    shutil.copyfile(backup.path, new)
+    with closing(open_writable(new)) as db, transaction(db):
+        held = sum(db.execute(_HOLD, (state.value,)).rowcount for state in _WAITING)
+        running = _disown(db, launcher)
+        db.execute(
+            "UPDATE meta SET last_id = ?, generation = generation + ?", (last_id + MARGIN, _GENERATIONS)
+        )
+    _sync(new)
+    Path(new).rename(path)
+    sync_folder(str(Path(path).parent))
+    return Recovered(held=held, running=running, last_id=last_id + MARGIN)
+
+
+def _disown(db: sqlite3.Connection, launcher: str) -> int:
+    jobs = [
+        row
+        for state in _ACTIVE
+        for row in db.execute("SELECT id, policy FROM jobs WHERE state = ?", (state.value,)).fetchall()
+    ]
+    for job_id, packed in jobs:
+        policy = pack_policy(replace(unpack_policy(packed), rerun=False))
+        db.execute("UPDATE jobs SET policy = ? WHERE id = ?", (policy, job_id))
+        db.execute(
+            "UPDATE attempts SET launcher = ? WHERE job = ? AND launcher IS NOT NULL", (launcher, job_id)
+        )
+    return len(jobs)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_HOLD = """
+    UPDATE jobs SET state = 'held', reason = 'restored from a backup: it may have run since' WHERE state = ?
+"""

@@ -1,0 +1,124 @@
+"""Backups: whole and checked or not there, while others are served."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.daemon import backups
+from bgd.daemon.backups import Backups, backups_in
+from bgd.daemon.storage import copying
+from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.store import Store
+from bgd.errors import Full, Refused
+from bgd.wire.replies import BackupPart, End
+from bgd.wire.requests import GetBackup
+from tests.daemon.patience import soon
+from tests.daemon.stage import command, configure, served, stage
+from tests.daemon.storage.filling import new, put
+
+
+async def sent(life):
+    caller = await life.call()
+    caller.send(GetBackup(7))
+    pieces = []
+    while not isinstance(reply := await caller.next(), End):
+        assert isinstance(reply, BackupPart), reply
+        pieces.append(reply.data)
+        size = reply.size
+    data = b"".join(pieces)
+    assert len(data) == size
+    return data
+
+
+async def test_who_asks_is_sent_a_sound_copy_and_nothing_of_it_is_left(config, launcher):
+    async with served(config, launcher) as life:
+        await life.submit(command("/bin/echo", "x" * 600_000))
+
+        data = await sent(life)
+
+        assert await asyncio.to_thread(os.listdir, config.backup.folder) == []
+        copy = Path(config.daemon.state_dir, "copy.db")
+        await asyncio.to_thread(copy.write_bytes, data)
+        assert copying.checked(str(copy)).jobs == 1
+        await life.submit()  # the daemon goes on
+
+
+async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, launcher, monkeypatch):
+    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    config = configure(folder, rest="[backup]\nkeep = 2\nfolder = 'elsewhere'")
+    config = replace(config, backup=replace(config.backup, every=0.05))
+    old = [folder / f"elsewhere/bgd-2020010{day}T000000Z.db" for day in (1, 2)]
+    half = folder / "elsewhere/sent-0.part"
+    old[0].parent.mkdir()
+    for path in (*old, half):
+        path.write_text("")
+        os.utime(path, (1, 1))
+    async with stage(config, launcher) as life:
+        await life.submit()
+        task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
+
+        await soon(_until(lambda: not old[1].exists()))
+        task.cancel()
+    paths = backups_in(config.backup.folder)
+    assert len(paths) == 2
+    assert not half.exists()
+    assert copying.checked(paths[0]).jobs == 1
+    assert stat.S_IMODE(os.stat(paths[0]).st_mode) == 0o600  # noqa: PTH116 - one call
+
+
+async def _until(condition):
+    while not condition():  # noqa: ASYNC110 - a file tells nobody
+        await asyncio.sleep(0.01)
+
+
+async def test_backup_that_has_no_room_is_refused(config, launcher, monkeypatch):
+    monkeypatch.setattr(backups, "SPARE", 1 << 60)
+    async with stage(config, launcher) as life:
+        with pytest.raises(
+            Full, match=r"no backup: it takes .*, and .*/backups has .* free: make room there"
+        ):
+            async with Backups(life.supervisor, life.store).sent():
+                pass
+
+
+async def test_backup_that_cannot_be_written_is_refused_and_leaves_nothing(config, launcher, monkeypatch):
+    monkeypatch.setattr(copying, "VERSION", 0)
+    async with stage(config, launcher) as life:
+        with pytest.raises(Refused, match=r"no backup: .* was written by a newer bgd"):
+            async with Backups(life.supervisor, life.store).sent():
+                pass
+    assert await asyncio.to_thread(os.listdir, config.backup.folder) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "other", "missing"])
+def test_damaged_copy_is_never_taken_for_a_good_one(path, damage):
+    async def write():
+        store = await Store.open(path)
+        await put(store, *(new(number, env={"A": "1" * 900}) for number in range(1, 300)))
+        await store.close()
+
+    asyncio.run(write())
+    assert copying.checked(path).jobs == 299
+    data = Path(path).read_bytes()
+    match damage:
+        case "cut":
+            Path(path).write_bytes(data[: len(data) // 2])
+        case "zeros":
+            Path(path).write_bytes(data[:8192] + bytes(8192) + data[16384:])
+        case "other":
+            Path(path).unlink()
+            with closing(sqlite3.connect(path)) as db:
+                db.execute("CREATE TABLE jobs (id)")
+        case _:
+            Path(path).unlink()
+
+    with pytest.raises(StoreBroken, match=r"bgd\.db (is damaged|is no database of bgd)"):
+        copying.checked(path)

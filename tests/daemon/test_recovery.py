@@ -1,0 +1,168 @@
+"""A lost database: a backup takes its place, nothing in it runs unasked, and no id is given out twice."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.core.job import JobId, State, Terms
+from bgd.daemon import recovery
+from bgd.daemon.storage import recovering
+from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.store import Batch, Store
+from bgd.errors import Refused
+from tests.daemon.storage.filling import NOW, a_job, first_attempt, new, put, restored, saves, sql
+
+
+@pytest.fixture
+def path(config):
+    """The database of a daemon that has gone on after its last backup."""
+    Path(config.daemon.state_dir).mkdir(mode=0o700)
+    Path(config.backup.folder).mkdir(mode=0o700, parents=True)
+    asyncio.run(fill(config))
+    return Path(config.daemon.state_dir, "bgd.db")
+
+
+async def fill(config):
+    """Leave jobs 1 to 5 in the backup, one in each kind of state, and 6 and 7 out of it."""
+    store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
+    await store.begin_generation()
+    blocked = Terms(after=(JobId(2),))
+    await put(store, new(1), new(2), new(3, due=NOW.elapsed + 60), new(5))
+    await put(store, replace(new(4), job=a_job(4, State.BLOCKED, terms=blocked)))
+    await store.commit(
+        Batch(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
+    )
+    await store.commit(Batch(now=NOW, saves=saves(a_job(5, State.SUCCEEDED))))
+    await store.copy_to(f"{config.backup.folder}/bgd-20261125T030000Z.db")
+    await put(store, new(6), new(7))
+    await store.close()
+
+
+async def look_into(path):
+    """Return what a daemon finds: jobs by id, launchers of attempts, held jobs, last id and generation."""
+    store = await Store.open(str(path))
+    found = (
+        {job.id: job for job in await restored(store)},
+        [launcher for (launcher,) in await sql(store, "SELECT launcher FROM attempts")],
+        (await store.counts())["held"],
+        await store.last_id(),
+        await store.begin_generation(),
+    )
+    await store.close()
+    return found
+
+
+def test_a_lost_database_is_recovered_and_nothing_runs_twice(config, path):
+    path.write_bytes(b"damaged" * 1000)
+    log = Path(config.log_dir, "0/11.1.log")
+    log.parent.mkdir(parents=True)
+    log.write_text("of a job whose record is lost")
+
+    told = "\n".join(recovery.recover(config))
+
+    assert f"it is kept as {path}.damaged-" in told
+    assert "jobs 6 to 11, and perhaps later ones" in told
+    assert "held are 3 jobs" in told
+    assert "1 jobs ran then" in told
+    (kept,) = path.parent.glob("bgd.db.damaged-*")
+    assert kept.read_bytes() == b"damaged" * 1000
+    jobs, launchers, held, last_id, generation = asyncio.run(look_into(path))
+    assert [jobs[number].state for number in sorted(jobs)] == [State.RUNNING, *[State.HELD] * 3]
+    assert jobs[1].policy.rerun is False
+    assert (jobs[3].due, jobs[4].terms.after) == (NOW.elapsed + 60, (2,))
+    assert launchers[0].endswith(":before-recovery")
+    assert held == 3
+    assert last_id == 11 + recovering.MARGIN
+    assert generation > recovering.MARGIN
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_sound_database_is_never_replaced(config, path):
+    with pytest.raises(Refused, match="is sound, so nothing is restored"):
+        recovery.recover(config)
+
+    *_, last_id, _ = asyncio.run(look_into(path))
+    assert last_id == 7
+
+
+def test_damaged_backups_are_passed_over_and_said(config, path):
+    path.unlink()
+    Path(config.backup.folder, "bgd-20261126T030000Z.db").write_bytes(b"nothing good")
+
+    told = recovery.recover(config)
+
+    assert told[0] == f"database {path} is not there"
+    assert told[1].startswith(f"passed over: {config.backup.folder}/bgd-20261126T030000Z.db is damaged")
+
+
+@pytest.mark.parametrize("wanted", [None, "/nowhere/bgd.db"])
+def test_without_a_good_backup_everything_stays_as_it_is(config, path, wanted):
+    path.write_bytes(b"damaged")
+    Path(config.backup.folder, "bgd-20261125T030000Z.db").unlink()
+
+    with pytest.raises(StoreBroken, match="there is no good backup"):
+        recovery.recover(config, wanted)
+
+    assert path.read_bytes() == b"damaged"
+
+
+def test_ids_that_a_damaged_database_still_shows_are_not_given_out_again(config, path):
+    with closing(sqlite3.connect(path)) as db:  # a page of a table that nothing leads to any more
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("DELETE FROM sqlite_master WHERE name = 'counts'")
+        db.commit()
+
+    told = "\n".join(recovery.recover(config))
+
+    assert "jobs 6 to 7, and perhaps later ones" in told
+
+
+def test_new_database_beside_logs_of_earlier_jobs_gives_out_no_id_of_theirs(own_daemon):
+    first = own_daemon.submit("--wait", "echo", "one")
+    own_daemon.stop()
+    for end in ("", "-wal", "-shm"):
+        Path(f"{own_daemon.state_dir}/bgd.db{end}").unlink(missing_ok=True)
+    own_daemon.start()
+
+    assert own_daemon.submit("true") == str(int(first) + 1)
+
+
+def test_daemon_starts_on_what_was_recovered_from_a_file_of_bgctl(own_daemon):
+    own_daemon.submit("--wait", "echo", "one")
+    own_daemon.submit("--hold", "echo", "two")
+    copy = own_daemon.folder / "copy.db"
+    done = own_daemon.bgctl("backup", str(copy))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert f"backup written: {copy}" in done.stderr
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    own_daemon.stop()
+    (own_daemon.state_dir / "bgd.db").write_bytes(bytes(100_000))
+
+    recovered = subprocess.run(
+        [sys.executable, "-m", "bgd", "--recover", str(copy)],
+        env=own_daemon.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (recovered.returncode, recovered.stderr) == (0, "")
+    own_daemon.start()
+
+    assert own_daemon.bgctl("logs", "1").stdout == "one\n"
+    assert own_daemon.shown("2")["state"] == "held"
+    assert int(own_daemon.submit("true")) > recovering.MARGIN
+
+
+def test_backup_that_cannot_be_written_is_said_in_a_line(own_daemon):
+    done = own_daemon.bgctl("backup", "/nowhere/bgd.db")
+    assert done.returncode == 1
+    assert done.stderr == "bgctl: cannot write /nowhere/bgd.db: No such file or directory\n"
