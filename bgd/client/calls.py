@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sized
 from typing import Any, TypeVar, cast
@@ -43,7 +43,7 @@ class Calls:
         self._items = enumerate(items)
         self._spec = _maker_of(target, options)
         # with a key each, they can be sent again when nobody knows whether a daemon has taken them
-        self._mark = f"map-{secrets.token_hex(8)}"
+        self._mark = f"map-{os.urandom(8).hex()}"
 
     def portion(self, most: int) -> list[JobSpec]:
         """Read and return the next ones: at most so many, and what goes well into one transaction.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import select
 import threading
@@ -56,7 +55,11 @@ def wait_for_descriptor(descriptor: int, seconds: float) -> None:
 
 def closed_at_exit(steps: G) -> G:
     """Return a generator that is closed when the interpreter exits, before it loses what that takes."""
+    import atexit  # noqa: PLC0415 - most programs have no such generator
+
     if isinstance(steps, GeneratorType):
+        atexit.unregister(_close_all)  # if it is not the first
+        atexit.register(_close_all)
         _open.add(steps)
     return steps
 
@@ -73,5 +76,4 @@ def _close_all() -> None:
 
 
 _open: weakref.WeakSet[GeneratorType[Any, None, None]] = weakref.WeakSet()
-atexit.register(_close_all)
 os.register_at_fork(after_in_child=_open.clear)  # they are the parent's
