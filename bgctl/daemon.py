@@ -1,4 +1,4 @@
-"""info, dashboard and shutdown: the daemon itself."""
+"""info, dashboard, reload and shutdown: the daemon itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bgd.wire.requests import ShutdownMode
 @verb(
     "info",
     "bgctl info",
-    "kill -HUP $(bgctl info --pid)",
+    "bgctl info --pid",
 )
 @click.option("--pid", is_flag=True, help="Only the daemon's process id.")
 def info_command(*, pid: bool) -> int:
@@ -56,6 +56,26 @@ def dashboard_command(*, is_to_open: bool) -> int:
         if not webbrowser.open(link):
             say("no browser can be opened here: open the link yourself")
             return REFUSED
+    return 0
+
+
+@verb(
+    "reload",
+    "bgctl reload",
+)
+def reload_command() -> int:
+    """Let the daemon read its configuration again.
+
+    One that cannot be used changes nothing, and says why.
+    """
+    with client() as daemon:
+        reloaded = daemon.reload()
+    if common().json:
+        print_json({"config": reloaded.config, "postponed": reloaded.postponed})
+    else:
+        say(f"the daemon has read {reloaded.config or 'the built-in defaults'}")
+        for what in reloaded.postponed:
+            say(f"{what} takes effect at the next start")
     return 0
 
 

@@ -36,6 +36,7 @@ _HOME = {
     "info": "daemon",
     "dashboard": "daemon",
     "config": "configuring",
+    "reload": "daemon",
     "completion": "completing",
     "shutdown": "daemon",
     "prune": "pruning",

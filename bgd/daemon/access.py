@@ -77,7 +77,7 @@ def _check_call(text: str, spec: JobSpec, config: Config) -> None:
         narrowest, *_, widest = map(_in_toml, patterns_for(target))
         raise NotAllowed(
             f"{text} is not in [security] allowed_classes of {_file(config)}: "
-            f"add {narrowest} there, or {widest}, and reload the daemon"
+            f"add {narrowest} there, or {widest}, then `bgctl reload`"
         )
     steering = next(filter(_steers_code, spec.env or ()), None)
     if steering is not None:

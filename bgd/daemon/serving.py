@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -89,7 +91,8 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, shut_down, None)
-    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(supervisor, surroundings))
+    reload = partial(_reload, supervisor, surroundings)
+    loop.add_signal_handler(signal.SIGHUP, _reload_if_good, reload)
     async with asyncio.TaskGroup() as tasks:
         orders = Orders(supervisor, store)
         retention = Retention(supervisor, orders, store)
@@ -105,7 +108,8 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         work = [tasks.create_task(part) for part in parts]
         site = await open_site(config, store, lambda: link.is_connected, tasks)
         answers = Answers(supervisor, store, link, site)
-        verbs = Verbs(supervisor, orders, Upkeep(supervisor, retention, backups), answers, shut_down)
+        upkeep = Upkeep(supervisor, retention, backups)
+        verbs = Verbs(supervisor, orders, upkeep, answers, shut_down, reload=reload)
         control = Control(verbs, os.geteuid(), tasks)
         listening = folder.listen(config, surroundings.sockets)
         server = await loop.create_unix_server(control.connection, sock=listening, **_never_unlink)
@@ -151,28 +155,39 @@ async def _until_stopped(
     again.cancel()
 
 
-def _reload(supervisor: Supervisor, surroundings: Surroundings) -> None:
+def _reload_if_good(reload: Callable[[], object]) -> None:
+    with suppress(ConfigError):  # the log and the manager have been told
+        reload()
+
+
+def _reload(supervisor: Supervisor, surroundings: Surroundings) -> list[str]:
+    """Read the configuration again; return what of it takes effect at the next start.
+
+    Raises:
+        ConfigError: it cannot be used, and the old one stays.
+    """
     surroundings.manager.reloading()
+    old = supervisor.config
     try:
-        config = surroundings.reload()
+        new = surroundings.reload()
     except ConfigError as error:
         logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - a person's slip
         surroundings.manager.ready(f"serving with the old configuration: {error}")
-        return
-    supervisor.configure(_with_places_of(supervisor.config, config))
-    logger.info("configuration reloaded from %s", config.source or "built-in defaults")
-    surroundings.manager.ready(f"serving {supervisor.config.daemon.socket}")
-
-
-def _with_places_of(old: Config, new: Config) -> Config:
-    """Return the new configuration with the old places: locked, bound and written to as they are."""
-    for key in ("state_dir", "socket"):
-        if getattr(new.daemon, key) != getattr(old.daemon, key):
-            logger.warning("[daemon] %s has changed: that takes effect at the next start", key)
-    if new.http != old.http:
-        logger.warning("[http] has changed: that takes effect at the next start")
+        raise
+    # the places are locked, bound and written to as they are
     daemon = replace(new.daemon, state_dir=old.daemon.state_dir, socket=old.daemon.socket)
-    return replace(new, daemon=daemon, http=old.http, log_dir=old.log_dir)
+    supervisor.configure(replace(new, daemon=daemon, http=old.http, log_dir=old.log_dir))
+    postponed = _places_that_differ(old, new)
+    for place in postponed:
+        logger.warning("%s has changed: that takes effect at the next start", place)
+    logger.info("configuration reloaded from %s", new.source or "built-in defaults")
+    surroundings.manager.ready(f"serving {old.daemon.socket}")
+    return postponed
+
+
+def _places_that_differ(old: Config, new: Config) -> list[str]:
+    keys = [key for key in ("state_dir", "socket") if getattr(new.daemon, key) != getattr(old.daemon, key)]
+    return [f"[daemon] {key}" for key in keys] + (["[http]"] if new.http != old.http else [])
 
 
 # A server of Python 3.13 would unlink its socket, which may be systemd's; a stale one is removed at the start

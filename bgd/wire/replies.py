@@ -7,7 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from bgd.core.job import State
-from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
+from bgd.errors import BgdError, ConfigError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.wire.requests import RequestId
 from bgd.wire.views import AttemptView, EventView, JobError, JobView, QueueView
 
@@ -18,6 +18,7 @@ class ErrorCode(StrEnum):
     NOT_ALLOWED = "not_allowed"
     NO_SUCH_JOB = "no_such_job"
     FULL = "full"
+    CONFIG = "config"  # answers reload alone
 
 
 class Submitted(Struct, frozen=True, tag="submitted"):
@@ -170,6 +171,14 @@ class Login(Struct, frozen=True, tag="login"):
     url: str
 
 
+class Reloaded(Struct, frozen=True, tag="reloaded"):
+    """`config`: the file that was read, None: there is none. `postponed`: what changes at the next start."""
+
+    id: RequestId
+    config: str | None
+    postponed: list[str] = []
+
+
 class Done(Struct, frozen=True, tag="done"):
     id: RequestId
 
@@ -201,6 +210,7 @@ Reply = (
     | Stats
     | Info
     | Login
+    | Reloaded
     | Done
     | End
     | Failed
@@ -226,5 +236,6 @@ _ERRORS: dict[ErrorCode, type[BgdError]] = {
     ErrorCode.NOT_ALLOWED: NotAllowed,
     ErrorCode.NO_SUCH_JOB: NoSuchJob,
     ErrorCode.FULL: Full,
+    ErrorCode.CONFIG: ConfigError,
 }
 _CODES: dict[type, ErrorCode] = {kind: code for code, kind in _ERRORS.items()}

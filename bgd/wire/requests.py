@@ -269,6 +269,12 @@ class GetLogin(Struct, frozen=True, tag="login"):
     id: RequestId
 
 
+class Reload(Struct, frozen=True, tag="reload"):
+    """-> Reloaded: read the configuration again; one that cannot be used changes nothing."""
+
+    id: RequestId
+
+
 class ShutdownMode(StrEnum):
     LEAVE = "leave"  # running jobs run on and are adopted by the next daemon
     REQUEUE = "requeue"  # running jobs are stopped and run again under the next daemon
@@ -319,6 +325,7 @@ Request = (
     | GetStats
     | GetInfo
     | GetLogin
+    | Reload
     | Shutdown
     | Forget
 )

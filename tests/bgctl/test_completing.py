@@ -29,6 +29,7 @@ def test_verbs_and_options_are_offered(home):
         "release",
         "remove",
         "resume",
+        "reload",
     ]
     assert "set\tSay how many slots a queue has." in offered(home, "queue", "")
     assert [line.partition("\t")[0] for line in offered(home, "submit", "--retry-")] == [

@@ -203,11 +203,12 @@ async def act_and_look_after(job: AsyncJob) -> None:
         await job.remove()
         each: list[State | None] = [result.state for result in await client.signal([job, 3], 9)]
         slots: int = (await client.set_slots(4)).slots
+        postponed: list[str] = (await client.reload()).postponed
         paused: bool = (await client.pause("night")).paused
         pid: int = (await client.info()).pid
         median: float | None = (await client.stats()).wait_median
         await client.shutdown()
-        print(states, edited, each, slots, paused, pid, median)
+        print(states, edited, each, slots, postponed, paused, pid, median)
 
 
 with Client("/run/bgd/bgd.sock", user=True) as a_client:

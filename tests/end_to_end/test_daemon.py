@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import bgd
-from bgd import Client, DaemonUnreachable, Job, Refused, State
+from bgd import Client, ConfigError, DaemonUnreachable, Job, Refused, State
 from tests.support import DEADLINE, Daemon, wait_until
 
 STRANGER = 4_000_000  # uid of nobody here
@@ -576,6 +576,36 @@ def test_reload_does_not_move_the_daemon(machine):
         job = client.submit(["/bin/echo", "$BGD_SOCKET"]).wait(DEADLINE)
         assert b"".join(part.data for part in client.logs(job.id)) == b"$BGD_SOCKET\n"
     machine.configure("")  # so that the end of the test finds it
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("[daemon]\nslots = 2\n", 0, "bgctl: the daemon has read {}\n"),
+        (
+            '[daemon]\nslots = 2\n[http]\nauth = "none"\n',
+            0,
+            "bgctl: the daemon has read {}\nbgctl: [http] takes effect at the next start\n",
+        ),
+        ('[daemon]\nslots = "many"\n', 78, "bgctl: {}: daemon.slots "),
+    ],
+)
+def test_who_asks_for_a_reload_is_told_what_came_of_it(machine, text, code, said):
+    machine.configure("[daemon]\nslots = 3\n")
+    machine.start()
+    machine.configure(text)
+
+    done = machine.bgctl("reload")
+
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(said.format(machine.folder / ".config/bgd/bgd.toml"))
+    with machine.client() as client:
+        assert client.info().slots == (3 if code else 2)
+        if code:
+            with pytest.raises(ConfigError, match=r"daemon\.slots"):
+                client.reload()
+        else:
+            assert client.reload().config == str(machine.folder / ".config/bgd/bgd.toml")
 
 
 # --- many at once ---------------------------------------------------------------------------------------

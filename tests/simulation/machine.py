@@ -173,7 +173,7 @@ class Machine:
         orders = Orders(supervisor, store)
         retention = Retention(supervisor, orders, store)
         upkeep = Upkeep(supervisor, retention, Backups(supervisor, store))
-        life.verbs = Verbs(supervisor, orders, upkeep, answers, self.shut_down)
+        life.verbs = Verbs(supervisor, orders, upkeep, answers, self.shut_down, reload=list)
 
     async def _drain(self, life: Life, mode: ShutdownMode) -> None:
         assert life.supervisor is not None

@@ -32,7 +32,7 @@ from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed
 from bgd.wire import replies, requests
-from bgd.wire.replies import ActResult, BackupPart, Info, LogPart, Pruned, Queues, Stats
+from bgd.wire.replies import ActResult, BackupPart, Info, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, JobView
 
@@ -496,6 +496,14 @@ class AsyncClient:
         """
         login = await self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login)
         return login.url
+
+    async def reload(self) -> Reloaded:
+        """Let the daemon read its configuration again.
+
+        Raises:
+            ConfigError: it cannot be used; the daemon goes on with the old one.
+        """
+        return await self._channel.ask(requests.Reload(UNNUMBERED), Reloaded)
 
     async def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: float | None = None) -> None:
         """End the daemon, and wait until it is gone.

@@ -33,7 +33,7 @@ from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed
 from bgd.wire import replies, requests
-from bgd.wire.replies import ActResult, BackupPart, Info, LogPart, Pruned, Queues, Stats
+from bgd.wire.replies import ActResult, BackupPart, Info, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, JobView
 
@@ -495,6 +495,14 @@ class Client:
         """
         login = self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login)
         return login.url
+
+    def reload(self) -> Reloaded:
+        """Let the daemon read its configuration again.
+
+        Raises:
+            ConfigError: it cannot be used; the daemon goes on with the old one.
+        """
+        return self._channel.ask(requests.Reload(UNNUMBERED), Reloaded)
 
     def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: float | None = None) -> None:
         """End the daemon, and wait until it is gone.

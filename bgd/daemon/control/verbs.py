@@ -17,7 +17,7 @@ from bgd.daemon.orders import Orders
 from bgd.daemon.storage.records import Controls
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
-from bgd.wire.replies import Acted, ActResult, Done, Reply, Submitted, code_of
+from bgd.wire.replies import Acted, ActResult, Done, Reloaded, Reply, Submitted, code_of
 from bgd.wire.requests import (
     Cancel,
     Continue,
@@ -35,6 +35,7 @@ from bgd.wire.requests import (
     Pause,
     Prune,
     Release,
+    Reload,
     Remove,
     RemoveQueue,
     Request,
@@ -60,6 +61,7 @@ class Verbs:
 
     Args:
         shut_down: ends the daemon in the given way, None: as configured.
+        reload: reads the configuration again; returns what of it takes effect at the next start.
         site: the pages, None: there are none.
     """
 
@@ -70,12 +72,15 @@ class Verbs:
         upkeep: Upkeep,
         answers: Answers,
         shut_down: Callable[[ShutdownMode | None], None],
+        *,
+        reload: Callable[[], list[str]],
     ) -> None:
         self._supervisor = supervisor
         self._orders = orders
         self._upkeep = upkeep
         self._answers = answers
         self._shut_down = shut_down
+        self._reload = reload
         self._simple_orders: dict[type, Order] = {
             Cancel: orders.cancel,
             Retry: orders.revive,
@@ -146,6 +151,10 @@ class Verbs:
                 replies.send(await self._answers.queues(request.id))
             case Prune() | GetBackup():
                 await self._upkeep.answer(request, replies)
+            case Reload():
+                postponed = self._reload()
+                await self._supervisor.saved()  # what it decided about jobs that wait
+                replies.send(Reloaded(request.id, self._supervisor.config.source, postponed))
             case Shutdown():
                 replies.send(Done(request.id))
                 self._shut_down(request.mode)
