@@ -47,6 +47,7 @@ class ClientConnection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._is_serving = True
+        self._is_ended = False  # by this side; what the other sent before it hung up is taken all the same
         self._payloads: Iterator[bytes] = iter(())  # arrived, and not yet taken
 
     # --- what the loop tells ------------------------------------------------------------------------
@@ -98,6 +99,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Hang up once what was sent is out; a client that does not read keeps no stream alive by that."""
+        self._is_ended = True
         self._cancel_streams()
         self._transport.close()
 
@@ -106,7 +108,7 @@ class ClientConnection(asyncio.Protocol):
     def _take_payloads(self) -> None:
         """Take what has arrived, as far as the client may be served now."""
         try:
-            while self._is_serving and not self._transport.is_closing():
+            while self._is_serving and not self._is_ended:
                 payload = next(self._payloads, None)
                 if payload is None:
                     self._expect_rest()
@@ -175,6 +177,7 @@ class ClientConnection(asyncio.Protocol):
             self._batch.add(request, size)
         except BgdError as error:
             self._fail(request.id, error)
+            self._is_ended = True
             self._transport.close()  # the parts still to come would be taken for another batch
             return
         if request.more:
@@ -274,6 +277,7 @@ class ClientConnection(asyncio.Protocol):
         """Say why and hang up. Id 0: it answers no request in particular."""
         self._expect_nothing()
         self.send(Failed(0, code, message))
+        self._is_ended = True
         self._transport.close()
 
     def _expect_rest(self) -> None:

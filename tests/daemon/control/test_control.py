@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import resource
+import socket
 import sys
 from pathlib import Path
 
@@ -942,3 +943,14 @@ async def test_info_says_what_serves_where(config, launcher):
         assert (info.config, info.slots, info.running) == (config.source, config.daemon.slots, 1)
         assert info.counts["running"] == 1
         assert info.store_id == life.store.store_id
+
+
+async def test_what_a_client_sent_before_it_hung_up_is_taken(config, launcher):
+    sent: list[Hello | Submit] = [Hello(PROTOCOL, "1"), *(Submit(number, command()) for number in (1, 2))]
+    async with served(config, launcher) as life:
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(life.config.daemon.socket)
+            caller.send(b"".join(frame(encode(each)) for each in sent))
+
+        assert (await launcher.hear(Launch)).key == life.key(1)
+        assert (await launcher.hear(Launch)).key == life.key(2)
