@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
 from bgd.client.session import UNNUMBERED, expected
 from bgd.errors import Refused
-from bgd.wire.replies import EventsPart, JobsPart, LogPart, Reply
+from bgd.wire.replies import EventsPart, JobsPart, LogPart, ProgressPart, Reply
 from bgd.wire.requests import GetEvents, Logs, Wait
-from bgd.wire.views import EventView, JobView
+from bgd.wire.views import EventView, JobProgress, JobView
+
+Hearer = Callable[[JobProgress], object]
 
 
 class LogRemainder:
@@ -37,10 +39,11 @@ class LogRemainder:
 
 
 class WaitRemainder:
-    """The jobs that have not finished yet."""
+    """The jobs that have not finished yet. `on_progress` is told how far they are, None: nobody is."""
 
-    def __init__(self, job_ids: Iterable[int]) -> None:
+    def __init__(self, job_ids: Iterable[int], on_progress: Hearer | None = None) -> None:
         self._waiting: dict[int, None] = dict.fromkeys(job_ids)
+        self._on_progress = on_progress
 
     @property
     def first(self) -> int:
@@ -49,10 +52,16 @@ class WaitRemainder:
 
     def request(self) -> Wait | None:
         """Return what to ask for, None: nothing."""
-        return Wait(UNNUMBERED, list(self._waiting)) if self._waiting else None
+        if not self._waiting:
+            return None
+        return Wait(UNNUMBERED, list(self._waiting), progress=self._on_progress is not None)
 
     def take(self, reply: Reply) -> list[JobView]:
         """Return the jobs that have finished now."""
+        if isinstance(reply, ProgressPart) and self._on_progress is not None:
+            for told in reply.jobs:
+                self._on_progress(told)
+            return []
         views = expected(reply, JobsPart).jobs
         for view in views:
             self._waiting.pop(view.id, None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from bgd.core.job import JobId
+from bgd.wire.views import JobProgress
 
 
 class Feed:
@@ -20,11 +21,25 @@ class Feed:
     def __init__(self, job_ids: Iterable[JobId]) -> None:
         self.changed = asyncio.Event()
         self.moved = set(job_ids)
+        self._progress: dict[JobId, JobProgress] = {}
 
     def take_moved(self) -> set[JobId]:
         self.changed.clear()
         moved, self.moved = self.moved, set()
         return moved
+
+    def take_progress(self) -> list[JobProgress]:
+        """Return what jobs that run said last, as far as it is news."""
+        told, self._progress = self._progress, {}
+        return list(told.values())
+
+    def hear(self, told: Iterable[tuple[JobId, JobProgress]], ended: Iterable[JobId]) -> None:
+        """Take what jobs said, in place of what they said before; nothing is kept of those that ended."""
+        for job_id, progress in told:
+            self._progress[job_id] = progress
+            self.changed.set()
+        for job_id in ended:
+            self._progress.pop(job_id, None)
 
 
 class Feeds:
@@ -34,16 +49,20 @@ class Feeds:
         self._of_state: dict[JobId, set[Feed]] = {}
         self._of_log: dict[JobId, set[Feed]] = {}
         self._of_all: set[Feed] = set()
+        self._of_progress: dict[Feed, set[JobId] | None] = {}  # and of which jobs, None: of all
 
     @contextmanager
-    def following(self, job_ids: Iterable[JobId]) -> Iterator[Feed]:
-        """Give a Feed of the states of these jobs."""
+    def following(self, job_ids: Iterable[JobId], *, progress: bool = False) -> Iterator[Feed]:
+        """Give a Feed of the states of these jobs, and of their progress if that is wanted."""
         ids = set(job_ids)
         feed = Feed(ids)
         _enter(self._of_state, ids, feed)
+        if progress:
+            self._of_progress[feed] = ids
         try:
             yield feed
         finally:
+            self._of_progress.pop(feed, None)
             _leave(self._of_state, ids, feed)
 
     @contextmanager
@@ -57,13 +76,19 @@ class Feeds:
                 _leave(self._of_log, {job_id}, feed)
 
     @contextmanager
-    def following_all(self) -> Iterator[Feed]:
-        """Give a Feed that rings whenever anything has happened to any job, and names none."""
+    def following_all(self, *, progress: bool = False) -> Iterator[Feed]:
+        """Give a Feed that rings whenever anything has happened to any job, and names none.
+
+        `progress`: and whenever jobs said how far they are, with what they said.
+        """
         feed = Feed(())
         self._of_all.add(feed)
+        if progress:
+            self._of_progress[feed] = None
         try:
             yield feed
         finally:
+            self._of_progress.pop(feed, None)
             self._of_all.discard(feed)
 
     def has_log_followers(self, job_id: JobId) -> bool:
@@ -79,6 +104,11 @@ class Feeds:
             for feed in self._of_state.get(job_id, ()):
                 feed.moved.add(job_id)
                 feed.changed.set()
+
+    def progressed(self, told: Mapping[JobId, JobProgress], ended: Collection[JobId]) -> None:
+        """Ring for what jobs said of themselves and is on disk, unless they ended meanwhile."""
+        for feed, wanted in self._of_progress.items():
+            feed.hear((item for item in told.items() if wanted is None or item[0] in wanted), ended)
 
     def grew(self, job_id: JobId) -> None:
         """Ring for a log that has grown."""

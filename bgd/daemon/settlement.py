@@ -21,6 +21,7 @@ from bgd.daemon.storage.records import (
     StoredSpec,
 )
 from bgd.wire.launching import Key
+from bgd.wire.views import JobProgress
 
 _ENDS = frozenset({Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE, Move.SNOOZE, Move.CANCEL})
 _REMOVE = "remove"
@@ -34,6 +35,7 @@ class Pending(Struct):
     removed: list[Job] = []
     cleared: list[JobId] = []
     controls: Controls | None = None
+    progress: dict[JobId, JobProgress] = {}
     pids: list[AttemptPid] = []
     ends: list[AttemptEnd] = []
     acknowledge: list[Key] = []
@@ -66,6 +68,7 @@ class Settlement:
             removed=[job.id for job in pending.removed],
             cleared=pending.cleared,
             controls=pending.controls,
+            progress=pending.progress,
         )
         self.launches: list[Job] = []
         self.orders: list[Stop | Suspend | Continue] = []

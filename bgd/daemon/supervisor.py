@@ -23,6 +23,7 @@ from bgd.daemon.instants import now
 from bgd.daemon.launches import end_of, end_without_report, judged
 from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.leftovers import Leftovers
+from bgd.daemon.progress import ProgressBook
 from bgd.daemon.settlement import Pending, Settlement
 from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Controls
 from bgd.daemon.storage.store import Store
@@ -51,6 +52,7 @@ class Supervisor:
         self._dispatch = Dispatch(link, self._attempts, self._feeds, store.store_id, self.get)
         self._pending = Pending()
         self._changed = asyncio.Event()
+        self.progress = ProgressBook(self.get, self._changed.set)
         loop = asyncio.get_running_loop()
         self._timer = clock.Alarm(loop, self._come_due)
         self._wall_timer = clock.Alarm(loop, self._come_due, on_wall_clock=True)
@@ -89,6 +91,7 @@ class Supervisor:
         finally:
             self._timer.close()
             self._wall_timer.close()
+            self.progress.close()
 
     async def drain(self, mode: ShutdownMode) -> None:
         """Prepare to end: start nothing more, and return when what runs has ended, or at once to leave it."""
@@ -100,6 +103,7 @@ class Supervisor:
                 self._scheduler.make_way(job.id, at)
             elif mode is ShutdownMode.CANCEL:
                 self._scheduler.cancel(job.id, at)
+        self.progress.hurry()
         await self.saved()
         if mode is not ShutdownMode.LEAVE:
             await self._is_idle.wait()
@@ -193,13 +197,13 @@ class Supervisor:
         self.when_saved(done.set)
         await done.wait()
 
-    def following(self, job_ids: Iterable[JobId]) -> AbstractContextManager[Feed]:
-        """Give a Feed that rings at every change of state of these jobs."""
-        return self._feeds.following(job_ids)
+    def following(self, job_ids: Iterable[JobId], *, progress: bool = False) -> AbstractContextManager[Feed]:
+        """Give a Feed that rings at every change of state of these jobs; `progress`: and of that."""
+        return self._feeds.following(job_ids, progress=progress)
 
-    def following_all(self) -> AbstractContextManager[Feed]:
-        """Give a Feed that rings whenever something has happened to any job."""
-        return self._feeds.following_all()
+    def following_all(self, *, progress: bool = False) -> AbstractContextManager[Feed]:
+        """Give a Feed that rings whenever something has happened to any job; `progress`: likewise."""
+        return self._feeds.following_all(progress=progress)
 
     @contextmanager
     def following_log(self, job_id: JobId) -> Iterator[Feed]:
@@ -258,6 +262,7 @@ class Supervisor:
 
     async def _settle(self) -> None:
         pending, self._pending = self._pending, Pending()
+        pending.progress = self.progress.take([end.job for end in pending.ends])
         settlement = Settlement(pending, now(), self._link.instance, self._scheduler.get)
         settlement.draw_up(self._scheduler.take_effects(), self._attempts)
         batch = settlement.batch
@@ -272,6 +277,7 @@ class Supervisor:
             self._dispatch.give(order, self.config.daemon.grace)
         for key in pending.acknowledge:
             self._link.send(Acknowledge(key))
+        self._feeds.progressed(batch.progress, [end.job for end in batch.ends])
         self._feeds.moved(batch.saves)
         if any(save.job.state in FINAL for save in batch.saves.values()):
             self._on_finished()

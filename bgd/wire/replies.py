@@ -9,7 +9,7 @@ from msgspec import Struct
 from bgd.core.job import State
 from bgd.errors import BgdError, ConfigError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.wire.requests import RequestId
-from bgd.wire.views import AttemptView, EventView, JobError, JobView, QueueView
+from bgd.wire.views import AttemptView, EventView, JobError, JobProgress, JobView, QueueView
 
 
 class ErrorCode(StrEnum):
@@ -37,6 +37,11 @@ class Submitted(Struct, frozen=True, tag="submitted"):
 class JobsPart(Struct, frozen=True, tag="jobs"):
     id: RequestId
     jobs: list[JobView]
+
+
+class ProgressPart(Struct, frozen=True, tag="progress"):
+    id: RequestId
+    jobs: list[JobProgress]
 
 
 class Shown(Struct, frozen=True, tag="shown"):
@@ -198,6 +203,7 @@ class Failed(Struct, frozen=True, tag="failed"):
 Reply = (
     Submitted
     | JobsPart
+    | ProgressPart
     | Shown
     | AttemptsPart
     | Result

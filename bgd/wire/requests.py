@@ -28,6 +28,7 @@ MAX_IDS = 10_000  # jobs named in one request
 MAX_LIST = 10_000
 DEFAULT_LIST = 50
 MAX_KEPT = 2**53  # jobs
+MAX_PROGRESS_MESSAGE = 200  # characters: a line of a list
 MAX_SIGNAL = 64  # SIGRTMAX of Linux
 
 RequestId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -103,10 +104,14 @@ class Logs(Struct, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
 
 
 class Wait(Struct, frozen=True, tag="wait"):
-    """-> JobsPart for each job as it finishes (at once if it has), End after the last."""
+    """-> JobsPart for each job as it finishes (at once if it has), End after the last.
+
+    With `progress` also ProgressPart: what those that run said last, and then each time they say more.
+    """
 
     id: RequestId
     jobs: Jobs
+    progress: bool = False
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
@@ -197,6 +202,19 @@ class GetBackup(Struct, frozen=True, tag="backup"):
     id: RequestId
 
 
+class SetProgress(Struct, frozen=True, tag="set_progress", kw_only=True):
+    """-> Done. How far an attempt that runs is, in place of what it said before; on disk within a second.
+
+    Who reports very often is answered only then.
+    """
+
+    id: RequestId
+    job: JobNumber
+    attempt: Annotated[int, Meta(ge=1, le=2**31)]
+    fraction: Annotated[float, Meta(ge=0, le=1)] | None = None
+    message: Annotated[str, Meta(max_length=MAX_PROGRESS_MESSAGE)] | None = None
+
+
 class GetQueues(Struct, frozen=True, tag="queues"):
     """-> Queues."""
 
@@ -243,11 +261,13 @@ class GetEvents(Struct, frozen=True, tag="events", kw_only=True):
     """-> EventsPart..., End: what happened after the event `since`, oldest first.
 
     `since` None: from now on if `follow`, else from the oldest that is kept. `follow`: never ends by itself.
+    `progress`: with `follow`, tell also what jobs say of themselves, which is not kept.
     """
 
     id: RequestId
     since: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     follow: bool = False
+    progress: bool = False
 
 
 class GetStats(Struct, frozen=True, tag="stats"):
@@ -315,6 +335,7 @@ Request = (
     | Prune
     | Edit
     | GetBackup
+    | SetProgress
     | GetQueues
     | SetSlots
     | SetQueue

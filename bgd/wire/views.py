@@ -7,6 +7,13 @@ from msgspec import Struct
 from bgd.core.job import Outcome, State
 
 
+class Progress(Struct, frozen=True):
+    """How far a job says it is: `fraction` of 1, and what it is at; None: it does not say."""
+
+    fraction: float | None = None
+    message: str | None = None
+
+
 class JobView(Struct, frozen=True, kw_only=True):
     """A job as people see it. Instants are epoch seconds, durations seconds, None where there is nothing."""
 
@@ -55,6 +62,15 @@ class JobView(Struct, frozen=True, kw_only=True):
     suspended: bool = False
     snoozes: int = 0  # attempts that ended so
     on_exceptions: dict[str, str] = {}  # what follows them: "retry", "retry 30s", "fail" or "snooze 5m"
+    progress: Progress | None = None  # as the latest attempt last said, None: nothing
+
+
+class JobProgress(Struct, frozen=True):
+    """What an attempt that runs last said of itself."""
+
+    job: int
+    attempt: int
+    progress: Progress
 
 
 class AttemptView(Struct, frozen=True, kw_only=True):
@@ -84,7 +100,10 @@ class QueueView(Struct, frozen=True, kw_only=True):
 
 
 class EventView(Struct, frozen=True, kw_only=True):
-    """One thing that happened to a job. Ids grow, with gaps. `what`: submit, a Move, note, or remove."""
+    """One thing that happened to a job. Ids grow, with gaps. `what`: submit, a Move, note, or remove.
+
+    Or "progress", which is told as it comes and not kept: its id is that of the event before it.
+    """
 
     id: int
     at: float
@@ -94,6 +113,7 @@ class EventView(Struct, frozen=True, kw_only=True):
     attempt: int
     outcome: Outcome | None = None  # of the attempt that ended by it
     reason: str | None = None
+    progress: Progress | None = None  # where `what` is progress
 
 
 class JobError(Struct, frozen=True):

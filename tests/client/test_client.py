@@ -24,7 +24,7 @@ from bgd import (
     State,
 )
 from bgd.client import Job
-from bgd.wire.views import EventView, JobView
+from bgd.wire.views import EventView, JobView, Progress
 from tests.support import DEADLINE, Daemon, wait_until
 
 MODULE = """
@@ -73,6 +73,23 @@ def test_a_job_offers_just_the_fields_of_its_view():
         assert set(kind.__annotations__) == set(JobView.__struct_fields__) - {"id"}
     with pytest.raises(AttributeError, match="a job has no 'colour'"):
         _ = Job(Client("/nowhere"), 1).colour  # type: ignore[attr-defined]  # the point
+
+
+def test_a_job_is_as_far_as_its_attempt_says(client):
+    job = client.submit(["sleep", "60"])
+    wait_until(lambda: job.refresh().state is State.RUNNING)
+    assert job.progress is None
+
+    client.set_progress(job, 1, 0.25, "reading")
+    wait_until(lambda: job.refresh().progress == Progress(0.25, "reading"))
+
+    with pytest.raises(Refused, match=r"fraction: a number from 0 to 1 or None, not 1\.5"):
+        client.set_progress(job, 1, 1.5)
+    job.cancel()
+    job.wait(DEADLINE)
+    with pytest.raises(Refused, match=f"attempt 1 of job {job.id} does not run"):
+        client.set_progress(job, 1, 0.5)
+    assert job.progress == Progress(0.25, "reading")
 
 
 def test_a_class_job_returns_its_value(client):

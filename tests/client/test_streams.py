@@ -7,7 +7,7 @@ import pytest
 from bgd import DaemonUnreachable, NoSuchJob, Refused, State
 from bgd.wire import replies, requests
 from bgd.wire.replies import ErrorCode
-from bgd.wire.views import EventView
+from bgd.wire.views import EventView, JobProgress, Progress
 from tests.client.scripted import view_of
 
 
@@ -48,6 +48,11 @@ def finished(*job_ids):
 def happened(*ids, lost=False):
     events = [EventView(id=each, at=1.0, job=3, what="start", state=State.RUNNING, attempt=1) for each in ids]
     return lambda request_id: replies.EventsPart(request_id, events, max(ids, default=0), lost)
+
+
+def said(job_id, fraction):
+    told = JobProgress(job_id, 1, Progress(fraction))
+    return lambda request_id: replies.ProgressPart(request_id, [told])
 
 
 def data_of(pieces):
@@ -168,6 +173,28 @@ def test_a_daemon_that_stays_away_is_unreachable_after_the_timeout(client_at, pl
         next(pieces)
 
 
+def test_progress_is_told_meanwhile_and_asked_for_again(client_at, play, talk):
+    client = client_at(
+        play(
+            talk.answer(said(1, 0.25), finished(2), said(1, 0.5)),
+            talk.answer(said(1, 0.75), finished(1), is_last=True),
+        )
+    )
+    told: list[JobProgress] = []
+
+    assert [job.id for job in client.as_finished([1, 2], on_progress=told.append)] == [2, 1]
+    assert [each.progress.fraction for each in told] == [0.25, 0.5, 0.75]
+    assert [(request.jobs, request.progress) for request in talk.heard] == [([1, 2], True), ([1], True)]
+
+
+def test_who_does_not_want_to_know_of_progress_does_not_ask(client_at, play, talk):
+    client = client_at(play(talk.answer(finished(1), is_last=True)))
+
+    client.wait([1])
+
+    assert not talk.heard[0].progress
+
+
 # --- events ----------------------------------------------------------------------------------------------
 
 
@@ -176,6 +203,15 @@ def test_events_go_on_after_the_last_that_came(client_at, play, talk):
 
     assert [event.id for event in client.events(3)] == [4, 6, 9]
     assert [(request.since, request.follow) for request in talk.heard] == [(3, True), (6, True)]
+
+
+def test_events_of_progress_are_only_told_to_those_who_ask(client_at, play, talk):
+    client = client_at(play(talk.answer(happened(4), is_last=True), talk.answer(is_last=True)))
+
+    list(client.events(3, progress=True))
+    list(client.events(3))
+
+    assert [request.progress for request in talk.heard] == [True, False]
 
 
 def test_events_that_are_no_longer_kept_are_not_passed_over_in_silence(client_at, play, talk):

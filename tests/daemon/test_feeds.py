@@ -4,6 +4,7 @@ import pytest
 
 from bgd.core.job import JobId
 from bgd.daemon.feeds import Feeds
+from bgd.wire.views import JobProgress, Progress
 
 ONE, TWO = JobId(1), JobId(2)
 
@@ -82,3 +83,46 @@ def test_log_is_followed_until_the_last_follower_has_left():
             pass
         assert feeds.has_log_followers(ONE)
     assert not feeds.has_log_followers(ONE)
+
+
+def told(job_id, fraction):
+    return {job_id: JobProgress(job_id, 1, Progress(fraction))}
+
+
+def test_progress_is_told_to_those_who_asked_for_that_of_the_job():
+    feeds = Feeds()
+    with (
+        feeds.following([ONE], progress=True) as asked,
+        feeds.following([TWO], progress=True) as asked_of_another,
+        feeds.following([ONE]) as did_not_ask,
+        feeds.following_all(progress=True) as of_all,
+        feeds.following_all() as of_all_but_progress,
+    ):
+        feeds.progressed(told(ONE, 0.5), [])
+
+        rung = [asked, of_all]
+        for feed in (asked, asked_of_another, did_not_ask, of_all, of_all_but_progress):
+            assert feed.changed.is_set() is (feed in rung)
+            assert feed.take_progress() == ([*told(ONE, 0.5).values()] if feed in rung else [])
+            assert feed.take_progress() == []
+
+
+def test_of_each_job_only_its_latest_progress_waits_for_a_slow_follower():
+    feeds = Feeds()
+    with feeds.following_all(progress=True) as feed:
+        for fraction in (0.1, 0.2, 0.3):
+            feeds.progressed(told(ONE, fraction) | told(TWO, fraction), [])
+        feeds.progressed(told(ONE, 0.4), [TWO])
+
+        assert feed.take_progress() == [*told(ONE, 0.4).values()]
+
+
+def test_progress_is_told_to_nobody_who_has_left():
+    feeds = Feeds()
+    with feeds.following([ONE], progress=True) as one, feeds.following_all(progress=True) as of_all:
+        pass
+
+    feeds.progressed(told(ONE, 0.5), [])
+
+    assert not one.take_progress()
+    assert not of_all.take_progress()

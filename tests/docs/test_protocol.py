@@ -26,6 +26,8 @@ VALUES = [
     JobSpec,
     changes.Changes,
     views.JobView,
+    views.Progress,
+    views.JobProgress,
     views.AttemptView,
     views.QueueView,
     views.EventView,
@@ -97,6 +99,7 @@ def test_protocol_page_says_what_the_limits_are():
         spec.MAX_WAITS,
         spec.MAX_INPUT,
         spec.MAX_SLOTS,
+        requests.MAX_PROGRESS_MESSAGE,
     ]
 
 

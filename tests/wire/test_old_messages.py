@@ -137,6 +137,7 @@ EVENT = views.EventView(
     outcome=Outcome.EXIT,
     reason="an end of this kind is not tried again",
 )
+PROGRESS = views.Progress(0.25, "größer")
 ERROR = views.JobError("builtins.ValueError", "no such report", "Traceback ...")
 ATTEMPT = views.AttemptView(
     attempt=4,
@@ -187,6 +188,7 @@ SENT: dict[str, list[Message]] = {
         ),
         requests.Edit(19, [17], CHANGES),
         requests.GetBackup(29),
+        requests.SetProgress(id=28, job=17, attempt=4, fraction=0.25, message="größer"),
         requests.GetQueues(20),
         requests.SetSlots(21, 4),
         requests.SetQueue(22, "narrow", None),
@@ -204,6 +206,7 @@ SENT: dict[str, list[Message]] = {
     "reply": [
         replies.Submitted(1, [17, 18], created=False),
         replies.JobsPart(2, [VIEW]),
+        replies.ProgressPart(15, [views.JobProgress(17, 4, PROGRESS)]),
         replies.Shown(3, VIEW),
         replies.AttemptsPart(4, [ATTEMPT]),
         replies.Result(5, VIEW, '{"rows":3}', ERROR),
@@ -303,6 +306,13 @@ GROWN: dict[str, tuple[str, Message]] = {
     "logs_from_offset": ("request", requests.Logs(id=6, job=17, attempt=2, offset=4096)),
     "submitted_found": ("reply", replies.Submitted(1, [17, 9], created=False, found=[9])),
     "jobs_with_terms": ("reply", replies.JobsPart(2, [FULL_VIEW])),
+    "wait_with_progress": ("request", requests.Wait(7, [17, 18], progress=True)),
+    "events_with_progress": ("request", requests.GetEvents(id=26, follow=True, progress=True)),
+    "jobs_with_progress": ("reply", replies.JobsPart(2, [replace(VIEW, progress=PROGRESS)])),
+    "events_of_progress": (
+        "reply",
+        replies.EventsPart(13, [replace(EVENT, what="progress", progress=PROGRESS)], last=99),
+    ),
     "log_from_offset": ("reply", replies.LogPart(6, 4, b"line\n", offset=4096)),
 }
 

@@ -34,7 +34,7 @@ from bgd.errors import DaemonUnreachable, JobFailed
 from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, BackupPart, Info, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import Request, ShutdownMode
-from bgd.wire.views import AttemptView, EventView, JobView
+from bgd.wire.views import AttemptView, EventView, JobProgress, JobView
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -265,9 +265,16 @@ class AsyncClient:
         return [finished[job_id] for job_id in wanted]
 
     async def as_finished(
-        self, jobs: Iterable[JobReference], *, timeout: float | None = None
+        self,
+        jobs: Iterable[JobReference],
+        *,
+        timeout: float | None = None,
+        on_progress: Callable[[JobProgress], object] | None = None,
     ) -> AsyncGenerator[AsyncJob, None]:
         """Yield jobs as they finish, those at once that have; it goes on when the daemon was restarted.
+
+        `on_progress` is called meanwhile with what those that run say of themselves, first with what they
+        said last, then once a second at most.
 
         Raises:
             TimeoutError: not all have within `timeout` seconds from the first step.
@@ -279,7 +286,7 @@ class AsyncClient:
         count = len(wanted)
         try:
             for portion in _portions(wanted):
-                rest = WaitRemainder(portion)
+                rest = WaitRemainder(portion, on_progress)
                 async with aclosing(self._channel.follow(rest.request, deadline)) as parts:
                     async for part in parts:
                         for view in rest.take(part):
@@ -329,17 +336,21 @@ class AsyncClient:
                     yield piece
 
     async def events(
-        self, since: int | None = None, *, follow: bool = True
+        self, since: int | None = None, *, follow: bool = True, progress: bool = False
     ) -> AsyncGenerator[EventView, None]:
         """Yield what happens to jobs; it goes on when the daemon was restarted, every event once.
 
         `since` is the id of the last event that is known, 0: begin with the oldest that is kept. None: from
         the first step on, without `follow` from the oldest. With `follow` it does not end.
 
+        With `progress`, and `follow`, what jobs say of themselves comes too, as it is said and once a second
+        at most: as events whose `what` is "progress". They are not kept, and bear the id of the one before.
+
         Raises:
             Refused: events after `since` are no longer kept.
         """
-        rest = EventRemainder(checked(requests.GetEvents(id=UNNUMBERED, since=since, follow=follow)))
+        request = requests.GetEvents(id=UNNUMBERED, since=since, follow=follow, progress=progress)
+        rest = EventRemainder(checked(request))
         async with aclosing(self._channel.follow(rest.request, alone=True)) as parts:
             async for part in parts:
                 for event in rest.take(part):
@@ -453,6 +464,22 @@ class AsyncClient:
                 yield piece.data
         if came != size:
             raise DaemonUnreachable(f"the daemon went away after {came} bytes of a backup: ask for it again")
+
+    async def set_progress(
+        self, job: JobReference, attempt: int, fraction: float | None = None, message: str | None = None
+    ) -> None:
+        """Say how far an attempt that runs is, in place of what it said before; code in a job has bgd_job.
+
+        `fraction` is one of 1; None: it does not say.
+
+        Raises:
+            Refused: this attempt does not run, or a value is out of range.
+        """
+        [job_id] = ids_of([job])
+        request = requests.SetProgress(
+            id=UNNUMBERED, job=job_id, attempt=attempt, fraction=fraction, message=message
+        )
+        await self._channel.ask(checked(request), replies.Done, repeatable=True)
 
     # --- slots and queues: each returns how they are now; what is set is kept over restarts -----------------
 

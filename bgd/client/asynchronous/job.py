@@ -10,7 +10,7 @@ from bgd.client.options import EditOptions
 from bgd.client.session import state_of
 from bgd.core.job import Outcome, State
 from bgd.wire.replies import ActResult, LogPart
-from bgd.wire.views import AttemptView, JobView
+from bgd.wire.views import AttemptView, JobView, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -77,6 +77,7 @@ class AsyncJob(Generic[R_co]):
     suspended: bool
     snoozes: int
     on_exceptions: dict[str, str]
+    progress: Progress | None
 
     def __init__(
         self, client: AsyncClient, job_id: int, view: JobView | None = None, *, is_new: bool = False

@@ -11,7 +11,7 @@ from bgd.client.options import EditOptions
 from bgd.client.session import state_of
 from bgd.core.job import Outcome, State
 from bgd.wire.replies import ActResult, LogPart
-from bgd.wire.views import AttemptView, JobView
+from bgd.wire.views import AttemptView, JobView, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -78,6 +78,7 @@ class Job(Generic[R_co]):
     suspended: bool
     snoozes: int
     on_exceptions: dict[str, str]
+    progress: Progress | None
 
     def __init__(
         self, client: Client, job_id: int, view: JobView | None = None, *, is_new: bool = False

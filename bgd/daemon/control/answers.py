@@ -23,7 +23,19 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.messages import encode
-from bgd.wire.replies import AttemptsPart, End, Info, JobsPart, Login, Queues, Reply, Result, Shown, Stats
+from bgd.wire.replies import (
+    AttemptsPart,
+    End,
+    Info,
+    JobsPart,
+    Login,
+    ProgressPart,
+    Queues,
+    Reply,
+    Result,
+    Shown,
+    Stats,
+)
 from bgd.wire.requests import (
     GetEvents,
     GetInfo,
@@ -36,7 +48,7 @@ from bgd.wire.requests import (
     Show,
     Wait,
 )
-from bgd.wire.views import JobView
+from bgd.wire.views import JobProgress, JobView
 
 ATTEMPTS_AT_ONCE = 20  # read from the store, at most a result file's million bytes each
 VIEWS_AT_ONCE = 100  # likewise, jobs
@@ -45,7 +57,7 @@ GATHERING = 0.01  # seconds until they are told then
 PART_BYTES = 512 * 1024  # of a list in one reply, unless it is a single thing
 
 T = TypeVar("T")
-R = TypeVar("R", JobsPart, AttemptsPart)
+R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart)
 
 AskingOnce = GetResult | GetQueues | GetStats | GetInfo | GetLogin
 Asking = List | Show | Logs | Wait | GetEvents | AskingOnce
@@ -162,18 +174,25 @@ class Answers:
 
     async def _wait(self, request: Wait, replies: Replies) -> None:
         waiting = set(map(JobId, request.jobs))
-        with self._supervisor.following(waiting) as feed:
+        with self._supervisor.following(waiting, progress=request.progress) as feed:
+            if request.progress:
+                await self._send_progress(request.id, await self._store.progress(list(waiting)), replies)
             while waiting:
                 moved = feed.take_moved() & waiting
                 async for views in self._ended(moved):
                     waiting.difference_update(JobId(view.id) for view in views)
                     for part in _portions(views, partial(JobsPart, request.id)):
                         await replies.send_in_step(part)
+                await self._send_progress(request.id, feed.take_progress(), replies)
                 if waiting:
                     await feed.changed.wait()
                 if len(waiting) > MANY:  # to read and tell each end by itself costs a tenth of a short job
                     await asyncio.sleep(GATHERING)
         replies.send(End(request.id))
+
+    async def _send_progress(self, request_id: int, told: list[JobProgress], replies: Replies) -> None:
+        for part in _portions(told, partial(ProgressPart, request_id)):
+            await replies.send_in_step(part)
 
     async def _ended(self, job_ids: set[JobId]) -> AsyncIterator[list[JobView]]:
         """Yield those of the jobs that have finished; while an end is being written it has not."""

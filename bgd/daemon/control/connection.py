@@ -16,7 +16,7 @@ from bgd.errors import BgdError, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode, request_id_of
 from bgd.wire.replies import End, ErrorCode, Failed, Reply, code_of
-from bgd.wire.requests import Forget, Request, Submit, SubmitMany
+from bgd.wire.requests import Forget, Request, SetProgress, Submit, SubmitMany
 
 if TYPE_CHECKING:
     from bgd.daemon.control.listener import Control
@@ -151,6 +151,8 @@ class ClientConnection(asyncio.Protocol):
                 self._submit(request)
             case SubmitMany():
                 self._gather(request, size)
+            case SetProgress():
+                self._report(request)
             case Forget():
                 task = self._streams.get(request.request)
                 if task is not None and task.cancel():
@@ -166,6 +168,14 @@ class ClientConnection(asyncio.Protocol):
             self._fail(request.id, error)
         else:
             self._begin()
+
+    def _report(self, request: SetProgress) -> None:
+        self._begin()
+        try:
+            self._control.verbs.report(request, self._send_and_finish)
+        except BgdError as error:
+            self._fail(request.id, error)
+            self._finish()
 
     def _gather(self, request: SubmitMany, size: int) -> None:
         """Take a part of a batch; with the last one submit them all."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
+from bgd.core.job import JobId
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.replies import EventsPart
 from bgd.wire.requests import GetEvents
+from bgd.wire.views import EventView, JobProgress
 
 # each costs half a KiB while it waits for somebody who reads slowly, and there may be many of these
 EVENTS_AT_ONCE = 200
+
+PROGRESS = "progress"  # what such an event is called
 
 Send = Callable[[EventsPart], Awaitable[None]]
 
@@ -20,7 +25,7 @@ async def send_events(request: GetEvents, supervisor: Supervisor, store: Store, 
 
     The first part comes at once, even without events: it tells from where the stream goes on.
     """
-    with supervisor.following_all() as feed:
+    with supervisor.following_all(progress=request.progress and request.follow) as feed:
         await supervisor.saved()  # what this client was told of before has happened
         oldest, newest = await store.event_bounds()
         since = request.since
@@ -34,4 +39,23 @@ async def send_events(request: GetEvents, supervisor: Supervisor, store: Store, 
                 await send(EventsPart(request.id, events, last=since))
             if not request.follow:
                 return
+            told = list(_progress_events(feed.take_progress(), supervisor, since))
+            for start in range(0, len(told), EVENTS_AT_ONCE):
+                await send(EventsPart(request.id, told[start : start + EVENTS_AT_ONCE], last=since))
             await feed.changed.wait()
+
+
+def _progress_events(told: Iterable[JobProgress], supervisor: Supervisor, since: int) -> Iterator[EventView]:
+    """Word as events what jobs said that have not ended since; they bear the id of the one before them."""
+    for each in told:
+        job = supervisor.get(JobId(each.job))
+        if job is not None and job.attempt == each.attempt:
+            yield EventView(
+                id=since,
+                at=time.time(),
+                job=each.job,
+                what=PROGRESS,
+                state=job.state,
+                attempt=each.attempt,
+                progress=each.progress,
+            )

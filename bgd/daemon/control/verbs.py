@@ -42,6 +42,7 @@ from bgd.wire.requests import (
     Resume,
     Retry,
     SendSignal,
+    SetProgress,
     SetQueue,
     SetSlots,
     Show,
@@ -52,6 +53,7 @@ from bgd.wire.requests import (
     Suspend,
     Wait,
 )
+from bgd.wire.views import JobProgress, Progress
 
 Order = Callable[[JobId], Awaitable[State]]
 
@@ -106,6 +108,11 @@ class Verbs:
         specs = self._checked(parts)
         taken = [self._orders.submit(spec, actor.uid) for spec in specs]
         self._supervisor.when_saved(lambda: reply(_submitted(request_id, taken)))
+
+    def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
+        """Take what an attempt says of itself; `reply` is called at once, or later if it says very much."""
+        told = JobProgress(request.job, request.attempt, Progress(request.fraction, request.message))
+        self._supervisor.progress.report(told, lambda: reply(Done(request.id)))
 
     # --- jobs that wait for others, which have to be looked up ----------------------------------------
 

@@ -16,7 +16,7 @@ from bgd.daemon.storage.specs import unpack_spec
 from bgd.policies import words_of
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
-from bgd.wire.views import AttemptView, JobError, JobView
+from bgd.wire.views import AttemptView, JobError, JobProgress, JobView, Progress
 
 _BEFORE_ITS_TIME = frozenset({State.SCHEDULED, State.BLOCKED, State.HELD})
 
@@ -45,6 +45,13 @@ def view(db: sqlite3.Connection, job_id: JobId) -> JobView | None:
 def views(db: sqlite3.Connection, job_ids: list[JobId]) -> list[JobView]:
     found = [view(db, job_id) for job_id in job_ids]
     return [each for each in found if each is not None]
+
+
+def progress(db: sqlite3.Connection, job_ids: list[JobId]) -> list[JobProgress]:
+    """Return what those of these jobs last said that run, and have said anything."""
+    rows = (db.execute(_PROGRESS, (job_id,)).fetchone() for job_id in job_ids)
+    told = ((row, _progress(row)) for row in rows if row is not None)
+    return [JobProgress(row["id"], row["attempt"], said) for row, said in told if said is not None]
 
 
 def latest(db: sqlite3.Connection, uid: int) -> JobId | None:
@@ -111,7 +118,14 @@ def _view(row: sqlite3.Row) -> JobView:
         suspended=bool(row["suspended"]),
         snoozes=row["snoozes"],
         on_exceptions={name: words_of(wish) for name, wish in policy.on_exceptions},
+        progress=_progress(row),
     )
+
+
+def _progress(row: sqlite3.Row) -> Progress | None:
+    if row["progress"] is None and row["progress_message"] is None:
+        return None
+    return Progress(row["progress"], row["progress_message"])
 
 
 def _due_at(row: sqlite3.Row) -> float | None:
@@ -156,6 +170,10 @@ def _user(uid: int) -> str:
 
 
 _VIEW = "SELECT jobs.*, spec FROM jobs JOIN specs ON specs.job = jobs.id WHERE jobs.id = ?"
+
+_PROGRESS = """
+    SELECT id, attempt, progress, progress_message FROM jobs WHERE id = ? AND state IN ('running', 'stopping')
+"""
 
 _LATEST = "SELECT max(id) FROM jobs WHERE uid = ?"
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 from bgd.core.job import Job, JobId, Now, Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.core.wish import Wish
-from bgd.wire.views import JobError
+from bgd.wire.views import JobError, JobProgress
 
 
 class NewJob(Struct, frozen=True, gc=False):
@@ -110,7 +110,7 @@ class Batch(Struct, kw_only=True):
     back in the same transaction. `now`: the instant that turns due times of the elapsed clock into epoch
     time. `edited`: jobs whose specs are replaced. `removed`: finished jobs of which all rows go. `cleared`:
     jobs removed earlier, whose logs are off the disk. `controls`: all that is said of slots and queues from
-    now on, None: nothing has changed.
+    now on, None: nothing has changed. `progress`: what attempts have said of themselves.
     """
 
     now: Now
@@ -126,6 +126,7 @@ class Batch(Struct, kw_only=True):
     removed: list[JobId] = []
     cleared: list[JobId] = []
     controls: Controls | None = None
+    progress: dict[JobId, JobProgress] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -143,6 +144,7 @@ class Batch(Struct, kw_only=True):
             or self.removed
             or self.cleared
             or self.controls
+            or self.progress
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Iterable
 
 import msgspec
 
@@ -13,6 +14,7 @@ from bgd.daemon.storage.database import change
 from bgd.daemon.storage.packing import pack_policy, pack_waits
 from bgd.daemon.storage.records import AttemptEnd, Batch, Controls, NewAttempt, NewJob, SavedJob, StoredSpec
 from bgd.daemon.storage.specs import Specs, read_spec
+from bgd.wire.views import JobProgress
 
 _encode_json = msgspec.json.Encoder().encode
 
@@ -36,6 +38,8 @@ class Saver:
         change(db, _SAVE_PID, [(item.pid, item.started_at, item.job, item.attempt) for item in batch.pids])
         if batch.ends:
             _save_ends(db, batch.ends)
+        if batch.progress:
+            _save_progress(db, batch.progress.values())
         if batch.events:
             events.append(db, batch.events)
         if batch.controls is not None:
@@ -99,7 +103,7 @@ def _epoch_time(elapsed: float | None, now: Now) -> float | None:
 def _insert_attempts(db: sqlite3.Connection, attempts: list[NewAttempt]) -> None:
     rows = [(item.job, item.attempt, item.slot, item.launcher, item.at) for item in attempts]
     db.executemany(_INSERT_ATTEMPT, rows)
-    change(db, "UPDATE jobs SET started_at = ? WHERE id = ?", [(item.at, item.job) for item in attempts])
+    change(db, _START_OF_JOB, [(item.at, item.job) for item in attempts])
 
 
 def _save_ends(db: sqlite3.Connection, ends: list[AttemptEnd]) -> None:
@@ -142,6 +146,12 @@ def _end_row(end: AttemptEnd) -> tuple[object, ...]:
     )
 
 
+def _save_progress(db: sqlite3.Connection, told: Iterable[JobProgress]) -> None:
+    """Write what attempts said; of one that another has followed meanwhile nothing is to be seen."""
+    rows = [(each.progress.fraction, each.progress.message, each.job, each.attempt) for each in told]
+    db.executemany(_SAVE_PROGRESS, rows)
+
+
 def _save_controls(db: sqlite3.Connection, controls: Controls) -> None:
     db.execute("UPDATE meta SET slots = ?, paused = ?", (controls.slots, controls.paused))
     db.execute("DELETE FROM queues")
@@ -176,6 +186,10 @@ _SAVE_JOB = """
 """
 
 _INSERT_ATTEMPT = "INSERT INTO attempts (job, attempt, slot, launcher, launched_at) VALUES (?, ?, ?, ?, ?)"
+
+_START_OF_JOB = "UPDATE jobs SET started_at = ?, progress = NULL, progress_message = NULL WHERE id = ?"
+
+_SAVE_PROGRESS = "UPDATE jobs SET progress = ?, progress_message = ? WHERE id = ? AND attempt = ?"
 
 _RELAUNCH = "UPDATE attempts SET launcher = ? WHERE job = ? AND attempt = ?"
 

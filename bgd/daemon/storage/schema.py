@@ -121,6 +121,10 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO sharing
         SELECT environment, count(*) FROM specs WHERE environment IS NOT NULL GROUP BY environment;
     DELETE FROM environments WHERE id NOT IN (SELECT environment FROM sharing);
+
+    -- What the latest attempt said of itself: a fraction of 1, and what it is at.
+    ALTER TABLE jobs ADD COLUMN progress REAL;
+    ALTER TABLE jobs ADD COLUMN progress_message TEXT;
     """,
 )
 VERSION = len(MIGRATIONS)

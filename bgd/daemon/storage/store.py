@@ -31,7 +31,7 @@ from bgd.daemon.storage.saving import Saver
 from bgd.daemon.storage.schema import adopt_boot, open_readable, open_writable
 from bgd.daemon.storage.specs import read_spec
 from bgd.wire.requests import List
-from bgd.wire.views import AttemptView, EventView, JobError, JobView
+from bgd.wire.views import AttemptView, EventView, JobError, JobProgress, JobView
 
 __all__ = [
     "AttemptEnd",
@@ -203,6 +203,10 @@ class Store:
     async def views(self, job_ids: builtins.list[JobId]) -> builtins.list[JobView]:
         """Return those of these jobs that exist."""
         return await self._reader.call(reading.views, job_ids)
+
+    async def progress(self, job_ids: builtins.list[JobId]) -> builtins.list[JobProgress]:
+        """Return what those of these jobs last said of themselves that run, and have said anything."""
+        return await self._searcher.call(reading.progress, job_ids)
 
     async def latest(self, uid: int) -> JobId | None:
         """Return the id of the user's newest job."""

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from bgd.core.job import FINAL, JobId, Outcome, RetryPolicy, State
+from bgd.core.job import FINAL, JobId, Outcome, RetryPolicy, State, Terms
 from bgd.daemon.storage import schema
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import VERSION
-from bgd.daemon.storage.store import AttemptEnd, Batch, Controls, Event, Restored, Store
-from bgd.wire.views import JobError
+from bgd.daemon.storage.store import AttemptEnd, Batch, Controls, Event, QueueSetting, Restored, Store
+from bgd.wire.views import JobError, JobProgress, Progress
 from tests.daemon.storage.filling import (
     NOW,
     a_job,
@@ -152,6 +152,30 @@ async def test_jobs_of_version_1_run_on(path):
     assert await store.event_bounds() == (1, 1)
     assert await sql(store, "SELECT count(*) FROM environments") == [(1,)]
     assert await sql(store, "PRAGMA integrity_check") == [("ok",)]
+    await store.close()
+
+
+async def test_jobs_of_version_2_are_all_there_and_run_on(path):
+    lay_down(path, "version-2.sql")
+    blocked = Terms(after=(JobId(3),), key="größe", slots=2)
+
+    store = await Store.open(path)
+
+    assert (await unfinished(store), await store.last_id()) == (
+        [
+            Restored(a_job(1, State.SCHEDULED, due=NOW.elapsed + 60), None, None),
+            Restored(a_job(2, State.BLOCKED, terms=blocked), None, None),
+            Restored(a_job(3, State.RUNNING, attempt=1), 3, "first-boot:launcher"),
+        ],
+        4,
+    )
+    queues = {"slow": QueueSetting(has_slots=True, slots=1)}
+    assert await store.controls() == Controls(slots=3, paused=True, queues=queues)
+    assert await store.event_bounds() == (1, 4)
+    told = JobProgress(3, 1, Progress(0.5, "half"))
+    await store.commit(Batch(now=NOW, progress={JobId(3): told}))
+    assert await store.progress([JobId(1), JobId(3), JobId(9)]) == [told]
+    assert [view.progress for view in await store.views([JobId(1), JobId(3)])] == [None, told.progress]
     await store.close()
 
 
