@@ -39,7 +39,7 @@ ROOMS = {
     " bgd.launcher bgd.systemd bgd.wire",
     # it runs in interpreters that have nothing else, where its own folder goes by another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
-    "bgd/inside": STANDARD,
+    "bgd/inside": f"{STANDARD} ._reporter .Job",
     "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
     "bgd/functions.py": STANDARD,  # like the next, a worker imports it for each job: what it calls is late
     "bgd/jobfunction.py": f"{STANDARD} bgd.client bgd.core.spec.JobSpec bgd.functions",

@@ -16,6 +16,13 @@ def provide() -> None:
     sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]  # a class does as well as an instance
 
 
+def say_the_rest() -> None:
+    """Have `bgd_job` send what `progress` held back, if the job has used it."""
+    reporter = sys.modules.get("bgd_job._reporter")
+    if reporter is not None:
+        reporter.flush()
+
+
 class _Finder:
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> object:

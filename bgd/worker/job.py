@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 
 from .account import capped, json_of, told, wished
 from .callables import Refusal, resolved
+from .helpers import say_the_rest
 from .process import leave_if_forked
 from .streams import flush, log
 
@@ -35,6 +36,7 @@ def carry_out(text: bytes, result_fd: int) -> int:
         log(f"refused: {refusal}\n")
     except BaseException as error:  # noqa: BLE001 - whatever the job raised is its outcome
         document, exit_code = _after_exception(error)
+    say_the_rest()
     flush()
     leave_if_forked(exit_code)
     if not os.path.samestat(os.fstat(result_fd), result_file):

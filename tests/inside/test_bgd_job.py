@@ -105,7 +105,12 @@ def test_module_is_installed_alone(tmp_path):
     assert installed.returncode == 0, installed.stderr
 
     found = subprocess.run(
-        [sys.executable, "-S", "-c", "import bgd_job; print(bgd_job.__file__, bgd_job.current())"],
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            "import bgd_job; print(bgd_job.__file__, bgd_job.current())\nimport bgd_job._reporter",
+        ],
         env={"PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
@@ -119,7 +124,7 @@ def test_module_is_installed_alone(tmp_path):
 def _copy_of(project: Path, folder: Path) -> Path:
     """Copy a project, because building it writes into its folder."""
     copy = folder / "project"
-    for name in ("pyproject.toml", "bgd_job/__init__.py", "bgd_job/py.typed"):
+    for name in ("pyproject.toml", "bgd_job/__init__.py", "bgd_job/_reporter.py", "bgd_job/py.typed"):
         target = copy / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((project / name).read_bytes())

@@ -1,25 +1,33 @@
-"""What a job of bgd says to it from inside: try again, give up, not now.
+"""What a job of bgd says to it from inside: how far it is; try again, give up, not now.
 
-In a class job it can always be imported; elsewhere, as in tests of the job's code, it is installed alone:
-`pip install ./bgd/inside` in a checkout of bgd. It is one file, and uses nothing but the standard library of
-Python 3.9. Outside of a job all of it works too, and does nothing.
+In a class job it can always be imported; elsewhere, as in tests of the job's code or in a script that is a
+job, it is installed alone: `pip install ./bgd/inside` in a checkout of bgd. It uses nothing but the standard
+library of Python 3.9. Outside of a job all of it works too, and does nothing.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import NamedTuple, Union
+from typing import NamedTuple, SupportsFloat, Union
 
-__all__ = ["Fail", "Job", "Retry", "Snooze", "current"]
+__all__ = ["Fail", "Job", "Retry", "Snooze", "current", "progress"]
 
 Duration = Union[str, float, timedelta]  # noqa: UP007 - evaluated by Python 3.9 too
 """Text as "500ms", "30s" or "1h30m", or a number of seconds, or a timedelta."""
 
 MAX_SECONDS = 366 * 86_400.0  # as of every duration of bgd; a longer one is a slip of the pen
 MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999
+MAX_MESSAGE = 200  # characters of what a job is at
+
+Hearer = Callable[..., object]  # takes a fraction and a message, either of which may be None
+hearer: ContextVar[Hearer | None] = ContextVar("bgd_job.hearer", default=None)
+"""Hears what `progress` is given, in place of bgd; for bgd.testing."""
+
+_ROUNDING = 1e-6  # by which a sum of parts may be more than 1
 
 _SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(ms|[dhms])")
@@ -107,6 +115,49 @@ def current() -> Job | None:
         )
     except (KeyError, ValueError):  # ValueError: somebody else's variables of these names
         return None
+
+
+def progress(fraction: SupportsFloat | None = None, message: str | None = None) -> None:
+    """Say how far the job is; it replaces what was said before. Outside of a job nothing happens.
+
+    It may be called as often as one likes, by any thread. It takes microseconds and waits for nothing: while
+    bgd is down, slow, or was told very much just now, the latest of what is said is held back, and goes out
+    with a later call or with the end of the job.
+
+    Args:
+        fraction: of all there is to do, from 0 to 1; None: nobody knows.
+        message: what it is at, for people; it is cut at 200 characters.
+
+    Raises:
+        ValueError: the fraction is none.
+        TypeError: it is no number, or the message no text.
+    """
+    share = None if fraction is None else _share(fraction)
+    text = None if message is None else _text(message)
+    hear = hearer.get()
+    job, path = current(), os.environ.get("BGD_SOCKET")
+    if hear is not None:
+        hear(share, text)
+    elif job is not None and path:
+        from ._reporter import report  # noqa: PLC0415 - most jobs do without
+
+        report(job, path, share, text)
+
+
+def _share(fraction: SupportsFloat) -> float:
+    if not hasattr(fraction, "__float__"):
+        raise TypeError(f"progress takes a number from 0 to 1, or None, not {fraction!r}")
+    share = float(fraction)
+    if not -_ROUNDING <= share <= 1 + _ROUNDING:  # which is so of no NaN, either
+        raise ValueError(f"{fraction!r} is no fraction: progress takes a number from 0 to 1")
+    return min(max(share, 0.0), 1.0)
+
+
+def _text(message: str) -> str | None:
+    if not isinstance(message, str):
+        raise TypeError(f"a message of progress is a text, not {message!r}")
+    beginning = message[:MAX_MESSAGE].encode(errors="backslashreplace").decode()
+    return beginning[:MAX_MESSAGE] or None
 
 
 def _seconds(duration: Duration) -> float:
