@@ -8,7 +8,7 @@ import click
 
 from bgctl.common import client, common, is_terminal, verb
 from bgctl.kinds import whole_number
-from bgctl.show import iso_time, print_json
+from bgctl.show import iso_time, print_json, progress_as_json, progress_line
 from bgctl.terminal import in_passing
 from bgd.wire.views import EventView
 
@@ -29,11 +29,11 @@ def events_command(*, follow: bool, since: int | None) -> int:
     """Print what happened to jobs.
 
     Each is a JSON object on a line; a terminal gets plainer lines. Without --since: all that is kept, or
-    with -f what is to come.
+    with -f what is to come, and also how far jobs say they are, which is not kept.
     """
     is_for_people = is_terminal() and not common().json
     with client() as daemon:
-        for event in daemon.events(since=since, follow=follow):
+        for event in daemon.events(since=since, follow=follow, progress=True):
             if is_for_people:
                 click.echo(_line(event))
             else:
@@ -43,12 +43,13 @@ def events_command(*, follow: bool, since: int | None) -> int:
 
 def _as_json(event: EventView) -> dict[str, object]:
     fields: dict[str, object] = {name: getattr(event, name) for name in event.__struct_fields__}
-    return fields | {"at": iso_time(event.at)}
+    return fields | {"at": iso_time(event.at), "progress": progress_as_json(event.progress)}
 
 
 def _line(event: EventView) -> str:
     at = datetime.fromtimestamp(event.at).astimezone()
-    words = [f"{at:%H:%M:%S}", f"job {event.job}", f"{event.what}:", event.state]
+    is_of = event.state if event.progress is None else progress_line(event.progress)
+    words = [f"{at:%H:%M:%S}", f"job {event.job}", f"{event.what}:", is_of]
     if event.attempt:
         words.append(f"(attempt {event.attempt}{f', {event.outcome}' if event.outcome else ''})")
     if event.reason:

@@ -11,7 +11,7 @@ import click
 from bgctl.common import client, common, is_terminal, say, verb
 from bgctl.kinds import whole_number
 from bgctl.selecting import with_filters
-from bgctl.show import brief, command_line, job_as_json, print_columns, print_json
+from bgctl.show import brief, command_line, job_as_json, print_columns, print_json, progress_line
 from bgd import Client, Job, State
 from bgd.harmless import one_line
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
@@ -30,6 +30,7 @@ _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
 _MOST_NAMED = 3  # jobs or queues, where there is little room
 
 HEADINGS = ("ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TIME", "NAME", "COMMAND")
+PROGRESS = "PROGRESS"  # before the command, where a job has any
 
 
 @verb(
@@ -87,13 +88,18 @@ def _pause(daemon: Client, jobs: list[Job]) -> str | None:
 
 def _print_jobs(jobs: list[Job]) -> None:
     now = time.time()
+    headings: tuple[str, ...] = HEADINGS
     rows = [_row(job, now) for job in jobs]
+    if any(job.progress for job in jobs):
+        headings = (*headings[:-1], PROGRESS, headings[-1])
+        said = [progress_line(job.progress) or "-" for job in jobs]
+        rows = [(*row[:-1], how_far, row[-1]) for row, how_far in zip(rows, said, strict=True)]
     if is_terminal():
         from bgctl.table import print_table  # noqa: PLC0415 - it is slow to import
 
-        print_table(HEADINGS, rows)
+        print_table(headings, rows)
     else:
-        print_columns(HEADINGS, rows)
+        print_columns(headings, rows)
 
 
 def _row(job: Job, now: float) -> tuple[str, ...]:

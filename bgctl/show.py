@@ -7,7 +7,15 @@ from datetime import datetime
 
 import click
 
-from bgd.words import attempt_as_json, brief, command_line, iso_time, job_as_json
+from bgd.words import (
+    attempt_as_json,
+    brief,
+    command_line,
+    iso_time,
+    job_as_json,
+    progress_as_json,
+    progress_line,
+)
 
 __all__ = [
     "STATE_COLORS",
@@ -19,6 +27,8 @@ __all__ = [
     "local_time",
     "print_columns",
     "print_json",
+    "progress_as_json",
+    "progress_line",
 ]
 
 _VISIBLE_BLANK = "\N{OPEN BOX}"

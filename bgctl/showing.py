@@ -11,7 +11,16 @@ import click
 from bgctl.common import client, common, has_colors, verb
 from bgctl.ids import Ids, Words, brief_ids, chosen_ids
 from bgctl.reasons import why_waiting
-from bgctl.show import STATE_COLORS, attempt_as_json, brief, command_line, job_as_json, local_time, print_json
+from bgctl.show import (
+    STATE_COLORS,
+    attempt_as_json,
+    brief,
+    command_line,
+    job_as_json,
+    local_time,
+    print_json,
+    progress_line,
+)
 from bgctl.terminal import HarmlessText, one_line
 from bgd import Client, Job, JobFailed, State
 from bgd.units import format_duration
@@ -80,6 +89,7 @@ def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[st
         ("submitted", local_time(job.created_at, now)),
         ("expires", local_time(job.expires_at, now) if job.expires_at else ""),
         ("waits", why_waiting(daemon, job)),
+        ("progress", progress_line(job.progress)),
     )
     if job.target is not None and job.state is State.SUCCEEDED:
         yield from _lines(("result", one_line(json.dumps(_result(daemon, job), ensure_ascii=False))))

@@ -12,10 +12,10 @@ from bgctl.show import STATE_COLORS
 _GAP = 2  # blanks between columns
 _LEAST = 10  # cells; a narrower command says nothing
 _ENOUGH = 20  # cells; a narrower one says little
-_LONGEST_NAME = 20
+_LONGEST = {"NAME": 20, "PROGRESS": 24}
 _RIGHT = {"ID", "PRIORITY", "ATTEMPT", "AGE", "TIME"}
 _USUAL = {"QUEUE": "default", "PRIORITY": "0"}
-_EXPENDABLE = ("AGE", "TIME", "PRIORITY", "QUEUE", "NAME")  # the first is missed least
+_EXPENDABLE = ("AGE", "TIME", "PRIORITY", "QUEUE", "NAME", "PROGRESS")  # the first is missed least
 
 
 def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -42,8 +42,8 @@ def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 def _fitting(columns: dict[str, list[str]], width: int) -> dict[str, int]:
     """Return the columns for which there is room, in order, and how wide each is."""
     widths = {heading: max(map(len, [heading, *cells])) for heading, cells in columns.items()}
-    if "NAME" in widths:
-        widths["NAME"] = min(widths["NAME"], _LONGEST_NAME)
+    for heading in widths.keys() & _LONGEST:
+        widths[heading] = min(widths[heading], _LONGEST[heading])
     longest = widths.pop("COMMAND")
     silent = [heading for heading, usual in _USUAL.items() if set(columns[heading]) == {usual}]
     wanted = [(heading, _ENOUGH) for heading in (*silent, "ATTEMPT")]

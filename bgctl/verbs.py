@@ -18,6 +18,7 @@ _HOME = {
     "show": "showing",
     "logs": "logs",
     "wait": "waiting",
+    "progress": "progress",
     "cancel": "acting",
     "retry": "acting",
     "hold": "acting",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
 import click
 
-from bgctl.common import client, common, say, verb
+from bgctl.common import client, common, is_terminal, say, verb
 from bgctl.ids import chosen_ids
 from bgctl.kinds import DURATION
 from bgctl.selecting import UNFINISHED, Selection, with_selection
-from bgctl.show import job_as_json, print_json
+from bgctl.show import job_as_json, print_json, progress_as_json, progress_line
 from bgctl.verdict import FAILED, exit_code_of, words_for
 from bgd import Job
+from bgd.wire.views import JobProgress
 
 
 @verb(
@@ -19,11 +23,13 @@ from bgd import Job
     "bgctl wait --timeout 10m 3-9",
     "bgctl wait --any 4 5",
     "bgctl wait --queue mail",
+    "bgctl wait --progress 12",
 )
 @with_selection(UNFINISHED, may_be_nothing=True)
 @click.option("--any", "any_of_them", is_flag=True, help="Only for the first of them.")
+@click.option("--progress", "is_to_tell", is_flag=True, help="Tell meanwhile how far they say they are.")
 @click.option("--timeout", type=DURATION, metavar="D", help="Give up after so long, and exit with 75.")
-def wait_command(selection: Selection, *, any_of_them: bool, timeout: float | None) -> int:
+def wait_command(selection: Selection, *, any_of_them: bool, is_to_tell: bool, timeout: float | None) -> int:
     """Wait until jobs have finished, and say how.
 
     Without an ID your latest job is meant. A selection means those that have not finished now. With one
@@ -37,14 +43,48 @@ def wait_command(selection: Selection, *, any_of_them: bool, timeout: float | No
         if not job_ids:
             say("no jobs match")
         finished = []
-        for job in daemon.as_finished(job_ids, timeout=timeout):
-            _tell(job)
-            finished.append(exit_code_of(job))
-            if any_of_them:
-                break
+        with _teller(len(job_ids)) if is_to_tell else nullcontext() as teller:
+            hear = None if teller is None else teller.hear
+            for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=hear):
+                _tell(job)
+                finished.append(exit_code_of(job))
+                if teller is not None:
+                    teller.finish(job.id)
+                if any_of_them:
+                    break
     if len(job_ids) == 1:
         return finished[0]
     return FAILED if any(finished) else 0
+
+
+class Teller(Protocol):
+    """Tells how far jobs are."""
+
+    def hear(self, told: JobProgress) -> None: ...
+    def finish(self, job_id: int) -> None: ...
+
+
+class _Lines:
+    """Tells it by a line each time."""
+
+    def hear(self, told: JobProgress) -> None:
+        if common().json:
+            progress = progress_as_json(told.progress)
+            print_json({"job": told.job, "attempt": told.attempt, "progress": progress})
+        elif line := progress_line(told.progress):
+            click.echo(f"{told.job} {line}")
+
+    def finish(self, job_id: int) -> None:
+        pass
+
+
+def _teller(jobs: int) -> AbstractContextManager[Teller]:
+    """Return bars for people, lines for programs."""
+    if common().json or not is_terminal():
+        return nullcontext(_Lines())
+    from bgctl.bars import bars  # noqa: PLC0415 - it is slow to import
+
+    return bars(jobs)
 
 
 def _tell(job: Job) -> None:

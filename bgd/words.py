@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from datetime import UTC, datetime
 
 from bgd.harmless import one_line
-from bgd.wire.views import AttemptView, JobView
+from bgd.wire.views import AttemptView, JobView, Progress
 
 _SHORT = 10  # seconds, below which a decimal matters
+_ROUNDING = 1e-9  # 0.29 * 100 is less than 29
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
@@ -22,6 +24,7 @@ def job_as_json(view: JobView) -> dict[str, object]:
             fields["args"], fields["kwargs"] = arguments.get("args"), arguments.get("kwargs")
         else:
             fields[name] = _for_json(name, getattr(view, name))
+    fields["progress"] = progress_as_json(view.progress)
     return fields
 
 
@@ -30,6 +33,25 @@ def attempt_as_json(attempt: AttemptView) -> dict[str, object]:
     if attempt.error is not None:
         fields["error"] = {name: getattr(attempt.error, name) for name in attempt.error.__struct_fields__}
     return fields
+
+
+def progress_as_json(progress: Progress | None) -> dict[str, object] | None:
+    if progress is None:
+        return None
+    return {"fraction": progress.fraction, "message": progress.message}
+
+
+def progress_line(progress: Progress | None) -> str:
+    """Return how far a job is, as "40% reading", on one line; nothing if it does not say."""
+    if progress is None:
+        return ""
+    share = "" if progress.fraction is None else f"{percent(progress.fraction)}%"
+    return " ".join(filter(None, [share, one_line(progress.message or "")]))
+
+
+def percent(fraction: float) -> int:
+    """Return so many whole percents as are done: not 100 of what has yet to be completed."""
+    return math.floor(fraction * 100 + _ROUNDING)
 
 
 def iso_time(at: float | None) -> str | None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgctl.show import local_time
-from bgd.words import brief, iso_time
+from bgd.wire.views import Progress
+from bgd.words import brief, iso_time, percent, progress_line
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,24 @@ def test_an_instant_is_local_and_relative_for_people_and_utc_for_programs():
     assert local_time(None, now=0.0) == "-"
     assert iso_time(1_000_000.5) == "1970-01-12T13:46:40.500Z"
     assert iso_time(None) is None
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (None, ""),
+        (Progress(0.4), "40%"),
+        (Progress(0.4, "reading"), "40% reading"),
+        (Progress(None, "a\nb\x1b[2J"), "a␊b␛[2J"),
+        (Progress(0.0), "0%"),
+    ],
+)
+def test_progress_is_said_on_one_line(progress, line):
+    assert progress_line(progress) == line
+
+
+@pytest.mark.parametrize(
+    ("fraction", "whole"), [(0.0, 0), (0.29, 29), (0.57, 57), (0.999, 99), (1.0, 100), (1 / 3, 33)]
+)
+def test_only_whole_percents_are_said_and_not_100_before_the_end(fraction, whole):
+    assert percent(fraction) == whole

@@ -1,0 +1,191 @@
+"""Progress from shell jobs: how it is told, and where it is shown."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import DEADLINE, Daemon, seen, wait_until
+
+BGCTL = f"{sys.executable} -m bgctl"
+
+
+@pytest.fixture
+def job_that_says():
+    """Give a function that returns a job that has said these things and goes on to run this code."""
+    begun: list[tuple[Daemon, str]] = []
+
+    def begin(daemon: Daemon, *said: str, code: str = "sleep 60") -> str:
+        lines = [f"{BGCTL} progress {words} || exit" for words in said]
+        job_id = daemon.submit("--shell", "\n".join([*lines, "echo said", code]))
+        begun.append((daemon, job_id))
+        wait_until(lambda: daemon.bgctl("logs", job_id).stdout == "said\n")
+        return job_id
+
+    yield begin
+    for daemon, job_id in begun:
+        daemon.bgctl("cancel", job_id)
+
+
+@pytest.mark.parametrize(
+    ("words", "fraction", "message"),
+    [
+        ("0.4", 0.4, None),
+        (".5", 0.5, None),
+        ("1", 1.0, None),
+        ("40%", 0.4, None),
+        ("12.5%", 0.125, None),
+        ("3/10", 0.3, None),
+        ("0/5 first", 0.0, "first"),
+        ("- '3 of who knows'", None, "3 of who knows"),
+        ("'still counting'", None, "still counting"),
+        ("50% größer", 0.5, "größer"),
+        (f"1/4 {'x' * 300}", 0.25, "x" * 200),
+        ("""1/4 "$(printf 'a\\nb\\377')" """, 0.25, "a\nb\\udcff"),
+    ],
+)
+def test_a_fraction_is_written_in_several_ways(daemon, words, fraction, message):
+    job_id = daemon.submit("--wait", "--shell", f"{BGCTL} progress {words}")
+
+    assert daemon.shown(job_id)["progress"] == {"fraction": fraction, "message": message}
+    assert daemon.bgctl("logs", job_id).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("40", "'40' is more than all of it: write 0.4, 40% or 4/10"),
+        ("140%", "'140%' is more than all of it"),
+        ("11/10", "'11/10' is more than all of it"),
+        ("3/0", "'3/0' is no fraction: nothing is a part of 0"),
+        ("0.4.1", "'0.4.1' is no fraction: write 0.4, 40% or 4/10, and - before a message"),
+        ("'3 files'", "'3 files' is no fraction"),
+        ("1e999", "'1e999' is no fraction"),
+        ("", "Missing argument 'FRACTION'"),
+    ],
+)
+def test_what_is_no_fraction_is_told_in_a_line(daemon, words, complaint):
+    env = {"BGD_JOB_ID": "1", "BGD_ATTEMPT": "1"}
+
+    done = daemon.bgctl("progress", *shlex.split(words), env=env)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"bgctl: {complaint}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("env", [{}, {"BGD_JOB_ID": "one", "BGD_ATTEMPT": "1"}])
+def test_outside_of_a_job_there_is_no_progress(daemon, env):
+    done = daemon.bgctl("progress", "40%", env=env)
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        "bgctl: this is no job: progress is told from inside one, which has BGD_JOB_ID and BGD_ATTEMPT\n"
+    )
+
+
+def test_a_job_that_has_ended_is_refused(daemon):
+    job_id = daemon.submit("--wait", "true")
+
+    done = daemon.bgctl("progress", "40%", env={"BGD_JOB_ID": job_id, "BGD_ATTEMPT": "1"})
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"bgctl: attempt 1 of job {job_id} does not run")
+
+
+def test_json_says_what_was_taken(daemon):
+    job_id = daemon.submit("--wait", "--shell", f"{BGCTL} progress --json 1/4 reading")
+
+    assert json.loads(daemon.bgctl("logs", job_id).stdout) == {
+        "job": int(job_id),
+        "attempt": 1,
+        "progress": {"fraction": 0.25, "message": "reading"},
+    }
+
+
+def test_list_has_a_column_where_a_job_has_progress(own_daemon, job_that_says):
+    own_daemon.submit("--wait", "-n", "silent", "true")
+    assert "PROGRESS" not in own_daemon.bgctl("list").stdout
+
+    job_id = job_that_says(own_daemon, "40% 'a b'")
+    heading, told, silent = own_daemon.bgctl("list").stdout.splitlines()
+
+    assert heading.split()[-2:] == ["PROGRESS", "COMMAND"]
+    assert told.split()[:2] == [job_id, "running"]
+    assert told.split()[8] == "40%␣a␣b"
+    assert silent.split()[7:] == ["silent", "-", "true"]
+    assert json.loads(own_daemon.bgctl("list", "--json").stdout)[1]["progress"] is None
+
+
+def test_a_person_sees_it_in_list_and_show(daemon, terminal, job_that_says):
+    job_id = job_that_says(daemon, r"""40% "$(printf 'evil\033[2J')" """)
+
+    for text in (seen(terminal("list", width=120)), seen(terminal("show", job_id))):
+        assert "40% evil␛[2J" in text
+
+
+def test_events_tell_it_as_it_comes(daemon, terminal, job_that_says):
+    followed = terminal("events", "-f")
+    piped = terminal("events", "-f", "--json")
+    job_id = job_that_says(daemon, "1/2 half")
+
+    followed.expect(rf"\d\d:\d\d:\d\d job {job_id} progress: 50% half \(attempt 1\)")
+    piped.expect(
+        rf'"job": {job_id}, "what": "progress", [^\n]*"progress": {{"fraction": 0.5, "message": "half"}}'
+    )
+    assert '"what": "progress"' not in daemon.bgctl("events").stdout
+
+
+def test_who_waits_in_a_pipe_gets_a_line_each_time(daemon, job_that_says):
+    gate = daemon.folder / "gate"
+    job_id = job_that_says(
+        daemon, "1/4 'first part'", code=f"until test -e {gate}; do sleep 0.05; done; {BGCTL} progress 1"
+    )
+    waiting = [
+        begun(daemon, "wait", "--progress", job_id),
+        begun(daemon, "wait", "--progress", "--json", job_id),
+    ]
+    first = [process.stdout.readline() for process in waiting]
+    gate.touch()
+    rest = [process.communicate(timeout=DEADLINE)[0] for process in waiting]
+
+    assert first[0] == f"{job_id} 25% first part\n"
+    assert rest[0] in (
+        f"{job_id} 100%\n{job_id} succeeded\n",
+        f"{job_id} succeeded\n",
+    )  # the end is no secret
+    told, finished = map(json.loads, [first[1], rest[1].splitlines()[-1]])
+    assert told == {"job": int(job_id), "attempt": 1, "progress": {"fraction": 0.25, "message": "first part"}}
+    assert (finished["id"], finished["state"]) == (int(job_id), "succeeded")
+
+
+def begun(daemon, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "bgctl", *arguments],
+        env=daemon.env,
+        cwd=daemon.folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_who_waits_at_a_terminal_sees_bars(daemon, terminal, job_that_says):
+    ids = [job_that_says(daemon, "1/4 '[bold]first part'"), job_that_says(daemon, "counting")]
+
+    waiting = terminal("wait", "--progress", *ids)
+    waiting.expect("0 of 2 jobs")
+    waiting.expect(rf"job {ids[0]}[^\n]*━+[^\n]* 25% \[bold\]first part")
+    waiting.expect(rf"job {ids[1]}[^\n]*━+[^\n]* counting")
+    daemon.bgctl("cancel", ids[0])
+    waiting.expect(f"{ids[0]} cancelled")
+    waiting.expect("1 of 2 jobs")
+    daemon.bgctl("cancel", ids[1])
+    text = seen(waiting)
+
+    assert f"{ids[1]} cancelled" in text
+    assert re.search(r"\x1b\[2K\Z", text), "the bars are still there"
