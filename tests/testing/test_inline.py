@@ -339,3 +339,15 @@ def test_after_the_block_daemons_are_asked_again(monkeypatch):
 
     with pytest.raises(DaemonUnreachable):
         tasks.add.submit(1)
+
+
+async def test_maps_run_inline_and_read_no_further_than_they_are_asked_to():
+    items = iter(range(100))
+    with inline() as jobs:
+        some = Client().map(tasks.square, items, buffersize=4)
+        results = [next(some) for _ in range(3)]
+        some.close()
+        others = [number async for number in AsyncClient().map(tasks.add, [1, 2])]
+
+    assert (results, others) == ([0, 1, 4], [3, 4])
+    assert len(jobs.of(tasks.square)) == 100 - len(list(items)) <= 7

@@ -49,6 +49,18 @@ def test_settings_are_the_rest_of_the_configuration(tmp_path):
         assert [queue.slots for queue in client.queues().queues if queue.name == "night.ly"] == [1]
 
 
+def test_policies_of_classes_are_settings_too(tmp_path):
+    (tmp_path / "own_module.py").write_text("def run():\n    raise ValueError\n")
+    settings = {"classes": {"own_module.*": {"queue": "night", "retries": 1, "delay": "0s"}}}
+    with (
+        private_daemon(allowed=["own_module.*"], path=[tmp_path], settings=settings) as daemon,
+        daemon.client() as client,
+    ):
+        job = client.call("own_module:run").wait(DEADLINE)
+
+    assert (job.queue, job.attempt) == ("night", 2)
+
+
 def test_programs_that_are_started_find_it_and_no_other(monkeypatch):
     monkeypatch.setenv("BGD_SOCKET", "/nonexistent/bgd.sock")
     monkeypatch.setenv("BGD_DAEMON_SLOTS", "7")
