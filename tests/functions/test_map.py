@@ -189,20 +189,36 @@ def test_a_map_that_takes_too_long_says_how_far_it_came_and_cancels_what_waits(c
     assert states(client, queue="narrow")[-2:] == ["cancelled", "cancelled"]
 
 
-PROGRAM = """
+PROGRAMS = {
+    "blocking": """
 import sys
 from bgd import Client
 from tests.functions import tasks
 
 print("begins", flush=True)
-for result in Client(sys.argv[1]).map(tasks.square, range(1000), hold=True, name="interrupted"):
+for result in Client(sys.argv[1]).map(tasks.square, range(1000), hold=True, name="blocking"):
     print(result)
-"""
+""",
+    "asynchronous": """
+import asyncio, sys
+from bgd import AsyncClient
+from tests.functions import tasks
+
+async def main():
+    async with AsyncClient(sys.argv[1]) as client:
+        print("begins", flush=True)
+        async for result in client.map(tasks.square, range(1000), hold=True, name="asynchronous"):
+            print(result)
+
+asyncio.run(main())
+""",
+}
 
 
-def test_who_is_interrupted_leaves_nothing_that_waits(served):
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_is_interrupted_leaves_nothing_that_waits(kind, served):
     program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(served.socket)],
+        [sys.executable, "-c", PROGRAMS[kind], str(served.socket)],
         cwd=ROOT,
         env=served.env,
         stdout=subprocess.PIPE,
@@ -210,14 +226,14 @@ def test_who_is_interrupted_leaves_nothing_that_waits(served):
         text=True,
     )
     with served.client() as client:
-        wait_until(lambda: client.jobs(name="interrupted"))
+        wait_until(lambda: client.jobs(name=kind))
         program.send_signal(signal.SIGINT)
         out, err = program.communicate(timeout=DEADLINE)
 
         assert (program.returncode, out) == (-signal.SIGINT, "begins\n")
         assert err.endswith("KeyboardInterrupt\n")
-        assert "During handling" not in err
-        assert set(states(client, name="interrupted")) == {"cancelled"}
+        assert "BgdError" not in err
+        assert set(states(client, name=kind)) == {"cancelled"}
 
 
 LEFT_OPEN = """
