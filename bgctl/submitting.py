@@ -85,7 +85,8 @@ def call_command(
 ) -> int:
     """Queue a class job and print its id.
 
-    TARGET is package.module:Class.method or package.module:function. ARGS are texts.
+    TARGET is package.module:Class.method or package.module:function, or in another language runner::name or
+    runner::name@method. ARGS are texts.
     """
     positional = [*_json_option("--args", args_text, list), *args]
     keywords = _json_option("--kwargs", kwargs_text, dict) | _keywords(named)

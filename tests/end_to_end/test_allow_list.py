@@ -98,6 +98,8 @@ WAYS: dict[str, Callable[[Daemon], object]] = {
     "run_background_job": lambda _: run_background_job("work.Other", "run"),
     "many, a mapping": with_client(lambda client: client.submit_many([["true"], {"target": FORBIDDEN}])),
     "many, a spec": with_client(lambda client: client.submit_many([["true"], other.spec()])),
+    "map": with_client(lambda client: list(client.map(FORBIDDEN, [1, 2]))),
+    "map, a function": with_client(lambda client: list(client.map(other, [1, 2]))),
     "decorator": lambda _: other.submit(),
     "decorator, many": lambda _: other.submit_many([()]),
     "decorator, awaited": lambda _: asyncio.run(other.submit_async()),
