@@ -150,3 +150,13 @@ def test_a_new_policy_each_time_does_not_pile_up():
         decider.cancel(submit(decider, RetryPolicy(delay=float(number))), NOW)
 
     assert len(decider._book._policies) <= 1001
+
+
+def test_restored_jobs_of_equal_policies_share_one():
+    decider = scheduler()
+    for number in (1, 2):
+        decider.restore(
+            Job(JobId(number), State.HELD, "default", 0, RetryPolicy(retries=1, on_exceptions=()))
+        )
+
+    assert decider.get(JobId(1)).policy is decider.get(JobId(2)).policy
