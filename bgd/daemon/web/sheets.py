@@ -7,11 +7,11 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from bgd.core.job import FINAL, WAITING, Outcome, State
+from bgd.core.job import ACTIVE, FINAL, WAITING, Outcome, State
 from bgd.daemon.web.tails import Tail
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView, JobError, JobView
-from bgd.words import brief, command_line, iso_time
+from bgd.words import brief, command_line, iso_time, progress_line
 
 _MOST_OF_A_COMMAND = 300  # characters, in a list; the job's own page has more
 _MOST_OF_A_TEXT = 20_000  # characters of a command, a result or an error; JSON has all of it
@@ -26,6 +26,13 @@ class Instant(Struct, frozen=True):
     iso: str
 
 
+class Bar(Struct, frozen=True):
+    """How far a job says it is. `fraction` of 1, None: it does not say, and the words are all there is."""
+
+    fraction: float | None
+    words: str
+
+
 Fact = tuple[str, str | Instant]  # a label, and what it is of
 
 
@@ -35,6 +42,7 @@ class Row(Struct, frozen=True, kw_only=True):
     id: int
     state: str
     how: str | None  # its latest attempt ended, if that is no success
+    bar: Bar | None  # of one that runs
     name: str | None
     command: str
     queue: str
@@ -52,6 +60,7 @@ class JobSheet(Struct, frozen=True, kw_only=True):
     state: str
     name: str | None
     reason: str | None
+    bar: Bar | None
     command: str
     is_class: bool
     is_finished: bool
@@ -77,6 +86,7 @@ def row_of(view: JobView, now: float) -> Row:
         id=view.id,
         state=view.state,
         how=_how(view) if view.state is State.FAILED else None,
+        bar=_bar(view) if view.state in ACTIVE else None,
         name=view.name,
         command=_command(view, _MOST_OF_A_COMMAND),
         queue=view.queue,
@@ -116,6 +126,7 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
         state=view.state,
         name=view.name,
         reason=view.reason,
+        bar=_bar(view),
         command=_command(view, _MOST_OF_A_TEXT),
         is_class=view.target is not None,
         is_finished=view.state in FINAL,
@@ -147,6 +158,12 @@ def attempt_sheet_of(attempt: AttemptView, tail: Tail, now: float) -> AttemptShe
         log=tail.text,
         before=_size(tail.before) if tail.before else None,
     )
+
+
+def _bar(view: JobView) -> Bar | None:
+    if view.progress is None:
+        return None
+    return Bar(view.progress.fraction, progress_line(view.progress))
 
 
 def _attempts(view: JobView) -> str:

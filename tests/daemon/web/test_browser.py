@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import http.server
+import shlex
+import sys
 import threading
 
 import pytest
 
 from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.support import DEADLINE, wait_until
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
+
+BGCTL = f"{sys.executable} -m bgctl"
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -176,3 +181,21 @@ def assert_harmless(page):
         == 0
     )
     assert page.locator("form").count() <= 1
+
+
+def test_a_job_has_a_bar_as_far_as_it_says_it_is(jobs_page, daemon, client):
+    script = f"{BGCTL} progress 1/4 {shlex.quote(PAYLOADS[0])}; echo said; sleep 60"
+    job = client.submit(script, shell=True, env=daemon.env)
+    wait_until(lambda: job.refresh().progress is not None)
+
+    for address in ("/job-logs", f"/job-logs/{job.id}"):
+        jobs_page.goto(f"{jobs_page.url.partition('/job-logs')[0]}{address}")
+        bar = jobs_page.locator("progress")
+        assert bar.evaluate("bar => [bar.value, bar.max]") == [0.25, 1]
+        assert bar.bounding_box()["width"] >= 60
+        assert jobs_page.locator(".progress").inner_text().strip() == f"25% {PAYLOADS[0]}"
+
+    job.cancel()
+    job.wait(DEADLINE)
+    jobs_page.goto(f"{jobs_page.url.partition('/job-logs')[0]}/job-logs")
+    assert jobs_page.locator("progress").count() == 0

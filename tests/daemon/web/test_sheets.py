@@ -7,10 +7,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bgd.core.job import Outcome
-from bgd.daemon.web.sheets import attempt_sheet_of, row_of, sheet_of
+from bgd.core.job import Outcome, State
+from bgd.daemon.web.sheets import Bar, attempt_sheet_of, row_of, sheet_of
 from bgd.daemon.web.tails import Tail
-from bgd.wire.views import AttemptView, JobError
+from bgd.wire.views import AttemptView, JobError, Progress
 from tests.client.scripted import view_of
 
 LIMIT = 200_000  # characters: some thousand for each thing, each seen as up to eight
@@ -55,3 +55,14 @@ def test_of_a_long_error_the_beginning_is_shown_and_of_its_traceback_the_end():
     assert sheet.error.startswith("ValueError: first ")
     assert sheet.traceback.endswith(" last")
     assert (len(sheet.error), len(sheet.traceback)) == (20_001, 20_001)
+
+
+def test_a_list_has_bars_of_what_runs_and_the_jobs_own_page_keeps_the_last():
+    said = Progress(0.425, "the fourth\nfile")
+    bar = Bar(0.425, "42% the fourth\N{SYMBOL FOR LINE FEED}file")
+    for state in State:
+        job = replace(view_of(1), state=state, progress=said)
+
+        assert row_of(job, now=2.0).bar == (bar if state in {State.RUNNING, State.STOPPING} else None)
+        assert sheet_of(job, None, now=2.0).bar == bar
+    assert sheet_of(view_of(1), None, now=2.0).bar is None
