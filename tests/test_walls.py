@@ -47,7 +47,7 @@ ROOMS = {
     " bgd.jobfunction",
     # it stands for the daemon and for the worker, and judges and runs a job by their own code
     "bgd/testing": f"{STANDARD} msgspec {CONFIGURATION} bgd.client bgd.core bgd.daemon.access bgd.errors"
-    " bgd.functions bgd.testing bgd.wire bgd.worker",
+    " bgd.functions bgd.testing bgd.wire bgd.worker bgd_job",
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.systemd",

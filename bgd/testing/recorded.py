@@ -13,7 +13,7 @@ from msgspec.structs import asdict, fields
 from bgd.core.job import Outcome, RetryPolicy, State
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
-from bgd.wire.views import AttemptView, JobError, JobView
+from bgd.wire.views import AttemptView, JobError, JobView, Progress
 
 
 class InlineJob(Struct, kw_only=True):
@@ -23,6 +23,7 @@ class InlineJob(Struct, kw_only=True):
         spec: what was asked for, with all options.
         result: what it returned, as JSON brings it back; None if it did not succeed.
         error: what it raised, with type, message and traceback; None if it succeeded.
+        said: how far it said it was, each time.
     """
 
     id: int
@@ -35,6 +36,16 @@ class InlineJob(Struct, kw_only=True):
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
+    said: list[Progress] = []
+
+    def hear(self, fraction: float | None, message: str | None) -> None:
+        """Take what the job says of how far it is."""
+        self.said.append(Progress(fraction, message))
+
+    @property
+    def progress(self) -> Progress | None:
+        """What it said last; None if it said nothing, or took it back."""
+        return self.said[-1] if self.said and self.said[-1] != Progress() else None
 
     @property
     def target(self) -> str:
@@ -77,6 +88,7 @@ def view_of(job: InlineJob, defaults: RetryPolicy) -> JobView:
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
+        "progress": job.progress,
     }
     return convert({**dict.fromkeys(_REQUIRED), **asked, **known}, JobView)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from bgd.core.job import Outcome
@@ -17,8 +18,12 @@ from bgd.worker.job import carry_out
 _INTERRUPTED = "KeyboardInterrupt"
 
 
-def run(target: str, arguments: str | None) -> tuple[Account, int]:
+def run(
+    target: str, arguments: str | None, hear: Callable[[float | None, str | None], object]
+) -> tuple[Account, int]:
     """Run a job to its end, once; return its account of itself, and its exit code.
+
+    `hear` is called with what it says of how far it is.
 
     It runs in this thread; in one of its own where an event loop runs here, under which a coroutine could not
     be waited for.
@@ -26,8 +31,14 @@ def run(target: str, arguments: str | None) -> tuple[Account, int]:
     Raises:
         KeyboardInterrupt: somebody wants the tests to end.
     """
+    import bgd_job  # type: ignore[import-not-found]  # noqa: PLC0415 - it is there since provide_helpers
+
     process.begin()  # this may be a child that was forked since
-    document, exit_code = _apart(target, arguments) if _has_loop() else _run(target, arguments)
+    heard_before = bgd_job.hearer.set(hear)
+    try:
+        document, exit_code = _apart(target, arguments) if _has_loop() else _run(target, arguments)
+    finally:
+        bgd_job.hearer.reset(heard_before)
     account = read_result(document, Outcome.EXIT if exit_code else Outcome.SUCCEEDED)
     if account.error is not None and account.error.type == _INTERRUPTED:
         raise KeyboardInterrupt

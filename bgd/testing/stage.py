@@ -161,7 +161,7 @@ class Stage:
         with self._changed:
             job.started_at = time.time()
             self._note(job, Move.START, State.RUNNING)
-        account, exit_code = run(job.target, job.spec.arguments)
+        account, exit_code = run(job.target, job.spec.arguments, job.hear)
         with self._changed:
             job.finished_at = time.time()
             job.outcome, job.result_text, job.error = account.outcome, account.value, account.error

@@ -129,5 +129,16 @@ def snooze() -> None:
     raise bgd_job.Snooze("1m")
 
 
+def halfway(*messages: str | None) -> None:
+    import bgd_job  # the worker provides it
+
+    for message in messages:
+        bgd_job.progress(0.5 if message else None, message)
+
+
+async def halfway_awaited(message: str) -> None:
+    halfway(message)
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt

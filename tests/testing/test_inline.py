@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import threading
@@ -22,6 +23,7 @@ from bgd import (
 )
 from bgd.executor import Executor
 from bgd.testing import inline
+from bgd.wire.views import Progress
 from tests.functions import tasks
 from tests.support import DEADLINE
 
@@ -296,6 +298,26 @@ def test_a_job_may_say_what_is_to_follow(jobs):
         Client().call(f"{TASKS}:snooze").result()
 
     assert jobs.submitted[0].outcome == "snoozed"
+
+
+def test_what_a_job_says_of_how_far_it_is_can_be_looked_at(jobs):
+    told, silent = Client().call(f"{TASKS}:halfway", ["a", "b"]), Client().call(f"{TASKS}:halfway", [])
+
+    assert jobs.submitted[0].said == [Progress(0.5, "a"), Progress(0.5, "b")]
+    assert told.progress == jobs.submitted[0].progress == Progress(0.5, "b")
+    assert silent.progress is None
+    assert Client().call(f"{TASKS}:halfway", ["a", None]).progress is None
+
+
+def test_what_a_coroutine_says_is_heard_too(jobs):
+    async def submit_it() -> None:
+        async with AsyncClient() as client:
+            await client.call(f"{TASKS}:halfway_awaited", ["below a loop"])
+
+    Client().call(f"{TASKS}:halfway_awaited", ["a"])
+    asyncio.run(submit_it())
+
+    assert [job.progress for job in jobs.submitted] == [Progress(0.5, "a"), Progress(0.5, "below a loop")]
 
 
 @pytest.mark.usefixtures("jobs")
