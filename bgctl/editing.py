@@ -16,6 +16,7 @@ _EMPTY: dict[str, object] = {"tags": (), "delay": 0.0, "after": (), "after_any":
 _OPTIONAL = (
     *("name", "tag", "retries", "retry-delay", "backoff", "max-delay", "jitter", "retry-on", "no-retry-on"),
     *("rerun", "timeout", "delay", "at", "expires", "after", "after-any", "stdin", "pty"),
+    "isolation",
 )
 
 

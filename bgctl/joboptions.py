@@ -123,6 +123,11 @@ _OF_NEW_JOBS = [
         help="While an unfinished job has this key, name that one; queue no other.",
     ),
 ]
+_ISOLATION = click.option(
+    "--isolation",
+    type=click.Choice(["fork", "spawn"]),
+    help="Fork it from a warm interpreter, or start a fresh one.",
+)
 _PTY = click.option("--pty", is_flag=True, help="It gets a terminal of its own.")
 _OF_NEW_COMMANDS = [
     click.option(
@@ -133,9 +138,9 @@ _OF_NEW_COMMANDS = [
 _OF_COMMANDS = [click.option("--stdin", type=FILE, metavar="FILE", help="It reads this file."), _PTY]
 
 
-def with_job_options(function: F) -> F:
-    """Give a verb the options of a new job; it takes them as keywords and hands them to `job_options`."""
-    return _with(function, _CHANGEABLE + _OF_NEW_JOBS)
+def with_call_options(function: F) -> F:
+    """Give a verb the options of a new class job, likewise."""
+    return _with(function, [*_CHANGEABLE, *_OF_NEW_JOBS, _ISOLATION])
 
 
 def with_command_options(function: F) -> F:
@@ -145,7 +150,7 @@ def with_command_options(function: F) -> F:
 
 def with_changeable_options(function: F) -> F:
     """Give a verb the options that can change while a job waits."""
-    return _with(function, _CHANGEABLE + _OF_COMMANDS)
+    return _with(function, [*_CHANGEABLE, *_OF_COMMANDS, _ISOLATION])
 
 
 def job_options(daemon: Client, given: dict[str, Any]) -> JobOptions:

@@ -80,6 +80,7 @@ def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[st
         ("user", job.user),
         ("reads", one_line(job.stdin or "")),
         ("terminal", "of its own" if job.pty else ""),
+        ("isolation", job.isolation or ""),
         ("queue", f"{job.queue}, priority {job.priority}" + (f", {job.slots} slots" * (job.slots > 1))),
         ("key", one_line(job.key or "")),
         ("retries", _retries(job)),

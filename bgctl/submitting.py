@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from bgctl.common import client, common, is_terminal, say, verb
-from bgctl.joboptions import job_options, with_command_options, with_job_options
+from bgctl.joboptions import job_options, with_call_options, with_command_options
 from bgctl.kinds import FILE
 from bgctl.programs import problem_with_command, problem_with_input
 from bgctl.show import print_json
@@ -64,7 +64,7 @@ def submit_command(
     "bgctl call app.reports:build --kw month=2026-10 --retries 0",
     "bgctl call app.mail:send --args '[\"someone@example.org\", 3]' --kwargs '{\"urgent\": true}'",
 )
-@with_job_options
+@with_call_options
 @_wait
 @_follow
 @click.option("--kw", "named", multiple=True, metavar="K=V", help="A named argument, a text.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +18,7 @@ from bgd.core.job import RetryPolicy
 from bgd.core.spec import MAX_DURATION, Backoff, QueueName, Retries, Share
 from bgd.core.target import problem_with_entry
 from bgd.errors import ConfigError
+from bgd.interpreters import PythonConfig, python_config
 from bgd.places import SYSTEM, Places, home_of, own_places, places_in
 from bgd.runners import RunnerConfig
 from bgd.settings import ANY, Schema, Setting, from_environment, from_file, read
@@ -63,11 +63,6 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
 class SecurityConfig(Struct, frozen=True, kw_only=True):
     allowed_classes: tuple[str, ...]
     allowed_commands: tuple[str, ...]
-
-
-class PythonConfig(Struct, frozen=True, kw_only=True):
-    interpreter: str
-    path: tuple[str, ...]  # put on sys.path of class jobs
 
 
 class LogsConfig(Struct, frozen=True, kw_only=True):
@@ -220,10 +215,7 @@ def _config(found: Mapping[str, Setting], places: Places, home: str, source: str
                 (ANY_COMMAND,),
             ),
         ),
-        python=PythonConfig(
-            interpreter=read(found, "python.interpreter", values.program(home), "") or sys.executable,
-            path=read(found, "python.path", values.paths(home), ()),
-        ),
+        python=python_config(found, home),
         runners=runners.runners(found, home),
         logs=LogsConfig(
             max_bytes=read(found, "logs.max_bytes", values.size(LogBytes), 100_000_000),

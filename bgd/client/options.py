@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 from bgd.client.caller import Caller
 from bgd.settings import nearest
@@ -39,6 +39,7 @@ class FurtherOptions(TypedDict, total=False):
       that do not say), "none" (as for class jobs) or a list of names.
     * `stdin`, `input`: the file that a command reads, or the very bytes; text is sent as UTF-8.
     * `pty`: give a command a terminal.
+    * `isolation`: of a class job: "fork" or "spawn".
     * `shell`: its argv is one text, for /bin/sh.
     """
 
@@ -67,6 +68,7 @@ class FurtherOptions(TypedDict, total=False):
     stdin: str | os.PathLike[str] | None
     input: bytes | str | None
     pty: bool
+    isolation: Literal["fork", "spawn"] | None
     shell: bool
 
 
@@ -125,6 +127,7 @@ class EditOptions(TypedDict, total=False):
     env: Mapping[str, str]
     stdin: str | os.PathLike[str] | None
     pty: bool
+    isolation: Literal["fork", "spawn"] | None
 
 
 def plain_values(options: Mapping[str, Any], allowed: Iterable[str], caller: Caller) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -47,6 +48,13 @@ Tags = Annotated[tuple[Name, ...], Meta(max_length=MAX_TAGS)]
 Environment = Annotated[dict[str, str], Meta(max_length=MAX_ENV)]
 
 DEFAULT_QUEUE = "default"
+
+
+class Isolation(StrEnum):
+    """Where a class job gets its process from."""
+
+    FORK = "fork"  # from an interpreter that has imported what it needs
+    SPAWN = "spawn"  # a fresh interpreter
 
 
 class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,6 +102,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     input: Annotated[bytes, Meta(max_length=MAX_INPUT)] | None = None
     """What a command reads."""
     pty: bool = False
+    isolation: Isolation | None = None
+    """Of a class job."""
 
 
 def problem_with(spec: JobSpec) -> str | None:
@@ -105,8 +115,8 @@ def problem_with(spec: JobSpec) -> str | None:
     if (spec.argv is None) == (spec.target is None):
         return "a job needs either argv (a command) or target (a class job)"
     if spec.argv is not None:
-        if spec.arguments is not None:
-            return "arguments belong to a class job: those of a command stand in argv"
+        if spec.arguments is not None or spec.isolation is not None:
+            return "arguments and isolation belong to a class job: a command's words stand in argv"
         return _problem_with_argv(spec.argv) or _problem_with_choices(spec) or _problem_with_place(spec)
     if spec.stdin is not None or spec.input is not None or spec.pty:
         return "stdin, input and pty belong to a command: a class job is told its arguments"

@@ -58,7 +58,7 @@ def python_target(text: str) -> PythonTarget:
     """Read a target that is of Python; ValueError likewise."""
     module, colon, path = text.partition(":")
     names = path.split(".")
-    if not colon or len(names) > 2 or not all(map(_is_public_name, names)) or not _is_module(module):  # noqa: PLR2004
+    if not colon or len(names) > 2 or not all(map(_is_public_name, names)) or not is_module(module):  # noqa: PLR2004
         raise ValueError(
             f"target {text!r} must be package.module:Class.method or package.module:function, "
             f"of names that do not begin with an underscore{_with_a_colon(text)}"
@@ -138,7 +138,7 @@ def _above(name: str) -> str:
 
 def _is_python_entry(entry: str) -> bool:
     module, dot, name = entry.rpartition(".")
-    return bool(dot) and _is_module(module) and (name == "*" or _is_public_name(name))
+    return bool(dot) and is_module(module) and (name == "*" or _is_public_name(name))
 
 
 def _is_runner_entry(entry: str) -> bool:
@@ -153,7 +153,7 @@ def _is_runner_entry(entry: str) -> bool:
 
 def _with_a_colon(text: str) -> str:
     """Ask whether another target was meant, where all that is wrong is a dot in the colon's place."""
-    if ":" in text or not _is_module(text):
+    if ":" in text or not is_module(text):
         return ""
     words = text.split(".")
     classes = [index for index, word in enumerate(words) if word[0].isupper()]
@@ -163,7 +163,8 @@ def _with_a_colon(text: str) -> str:
     return f"; did you mean {'.'.join(words[:split])}:{'.'.join(words[split:])}?"
 
 
-def _is_module(text: str) -> bool:
+def is_module(text: str) -> bool:
+    """Tell whether a text can be the name of a module, as `package.module`."""
     return all(part.isidentifier() and not keyword.iskeyword(part) for part in text.split("."))
 
 

@@ -94,6 +94,8 @@ def _check_runner(target: RunnerTarget, spec: JobSpec, config: Config) -> None:
     if target.runner not in config.runners:
         known = nearest(target.runner, config.runners) if config.runners else "it names no runner"
         raise NotAllowed(f"{target}: there is no [runners.{target.runner}] in {_file(config)}; {known}")
+    if spec.isolation is not None:
+        raise Refused(f"{target}: isolation is for class jobs of Python, and this is one of a runner")
     given = "cwd" if spec.cwd is not None else next(iter(spec.env or ()), None)
     if given is not None:  # in each language others of them decide what is loaded
         raise NotAllowed(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.config import Config
+from bgd.config import Config, PythonConfig
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy
-from bgd.core.spec import JobSpec
+from bgd.core.spec import Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.core.wish import Aim, wish_for
 from bgd.daemon.storage.records import AttemptEnd
 from bgd.wire import calls
-from bgd.wire.launching import Ended, Key, Launch
+from bgd.wire.launching import Ended, Key, Launch, Warm
 from bgd.wire.views import JobError
 from bgd.worker import WORKER
 
@@ -31,10 +32,10 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         "BGD_SLOT": str(slot),
         "BGD_SOCKET": config.daemon.socket,
     }
-    if spec.env is None:
-        env = _own_environment()
-    else:  # a command gets just what it was sent with, a class job adds to what the daemon has
-        env = spec.env if spec.target is None else {**_own_environment(), **spec.env}
+    if spec.target is None:  # just what it was sent with
+        env = _own_environment() if spec.env is None else spec.env
+    else:
+        env = {**_own_environment(), **(spec.env or {})}
     work = _work_of(job, spec, config)
     return Launch(
         key=key,
@@ -51,6 +52,7 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         grace=config.daemon.grace,
         log_cap=config.logs.max_bytes,
         log_kill=config.logs.on_limit == "kill",
+        warm=_warm({**marks, **(spec.env or {})}, config.python) if work.is_warm else None,
     )
 
 
@@ -108,6 +110,7 @@ class _Work(Struct):
     stdin: bytes | None
     cwd: str | None = None
     usual_result: bytes = b""
+    is_warm: bool = False
 
 
 def _work_of(job: Job, spec: JobSpec, config: Config) -> _Work:
@@ -119,7 +122,16 @@ def _work_of(job: Job, spec: JobSpec, config: Config) -> _Work:
         document = calls.runner_request(target, job.id, job.attempt, spec.arguments)
         return _Work(list(runner.argv), document, runner.cwd, calls.NOTHING)
     document = calls.request(target, spec.arguments, config.python.path)
-    return _Work([config.python.interpreter, str(WORKER)], document)
+    is_warm = (spec.isolation or config.python.isolation) is Isolation.FORK
+    return _Work([config.python.interpreter, str(WORKER)], document, is_warm=is_warm)
+
+
+def _warm(names: Iterable[str], python: PythonConfig) -> Warm:
+    """Say what worker a job is to be forked from; `names` are those of its own variables."""
+    own = _own_environment()
+    return Warm(
+        path=list(python.path), preload=list(python.preload), base={name: own.get(name) for name in names}
+    )
 
 
 def _own_environment() -> dict[str, str]:

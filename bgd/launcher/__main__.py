@@ -29,6 +29,7 @@ from bgd.launcher.rendezvous import Busy, bind, sign_lock, take_lock
 from bgd.launcher.signals import listen
 from bgd.launcher.sweep import end_strays, sweep
 from bgd.launcher.tools import Tools
+from bgd.launcher.warm.workers import Workers
 from bgd.systemd import ServiceManager
 
 log = logging.getLogger("bgd.launcher")
@@ -68,7 +69,8 @@ async def _serve(
         tools.children.install()
         line = Line()
         departure = Departure(tools.deadlines, idle)
-        attempts = Attempts(tools, line, departure.consider)
+        workers = Workers(tools)
+        attempts = Attempts(tools, workers, line, departure.consider)
 
         async def end_strays_and_open(store: str) -> None:
             await end_strays(store, tools)
@@ -95,6 +97,7 @@ async def _serve(
         departure.consider()
         await departure.wait()
         masters.close()
+        workers.end()
         server.close()
         informing.cancel()
 

@@ -15,6 +15,7 @@ from bgd.launcher.problems import CannotStart
 from bgd.launcher.running import Running
 from bgd.launcher.starting import Starting
 from bgd.launcher.tools import Tools
+from bgd.launcher.warm.workers import Workers
 from bgd.wire.launching import Ended, Launch, Started
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Attempt:
         self,
         launch: Launch,
         tools: Tools,
+        workers: Workers,
         started: Callable[[Started], None],
         grew: Callable[[], None],
     ) -> None:
@@ -34,7 +36,7 @@ class Attempt:
         self._deadlines = tools.deadlines
         self._started = started
         self._orders = Orders(tools.deadlines)
-        self._starting = Starting(launch, tools, self._orders, grew)
+        self._starting = Starting(launch, tools, workers, self._orders, grew)
         self._running: Running | None = None
 
     @property
@@ -77,7 +79,8 @@ class Attempt:
         try:
             running = await self._start()
         except CannotStart as error:
-            return self._never_ran(Outcome.NOT_STARTED, str(error))
+            log_bytes = self._starting.say(error.words) if error.words else 0
+            return self._never_ran(Outcome.NOT_STARTED, str(error), log_bytes)
         except LostChild as error:
             return self._never_ran(Outcome.INTERRUPTED, str(error))
         if running is None:
@@ -115,8 +118,14 @@ class Attempt:
             pause = min(pause * 2, _LONGEST_PAUSE)
         return None
 
-    def _never_ran(self, outcome: Outcome, problem: str | None) -> Ended:
-        return Ended(key=self.launch.key, outcome=outcome, finished_at=time.time(), problem=problem)
+    def _never_ran(self, outcome: Outcome, problem: str | None, log_bytes: int = 0) -> Ended:
+        return Ended(
+            key=self.launch.key,
+            outcome=outcome,
+            finished_at=time.time(),
+            log_bytes=log_bytes,
+            problem=problem,
+        )
 
 
 _FIRST_PAUSE = 1.0  # seconds until the next try when the machine has no room, doubled up to the longest

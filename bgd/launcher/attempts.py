@@ -10,6 +10,7 @@ from bgd.core.job import Outcome
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.line import Line
 from bgd.launcher.tools import Tools
+from bgd.launcher.warm.workers import Workers
 from bgd.wire.launching import Ended, Grew, Key, Launch, Started
 
 log = logging.getLogger(__name__)
@@ -18,8 +19,9 @@ log = logging.getLogger(__name__)
 class Attempts:
     """What the master asks of attempts and is told of them. `idle` is called when none runs any more."""
 
-    def __init__(self, tools: Tools, line: Line, idle: Callable[[], None]) -> None:
+    def __init__(self, tools: Tools, workers: Workers, line: Line, idle: Callable[[], None]) -> None:
         self._tools = tools
+        self._workers = workers
         self._line = line
         self._idle = idle
         self._known: dict[Key, Attempt | Ended] = {}
@@ -48,7 +50,9 @@ class Attempts:
         if known is not None:
             self._line.tell(known if isinstance(known, Ended) else known.state)
             return
-        attempt = Attempt(launch, self._tools, self._line.tell_soon, lambda: self._note_growth(launch.key))
+        attempt = Attempt(
+            launch, self._tools, self._workers, self._line.tell_soon, lambda: self._note_growth(launch.key)
+        )
         self._known[launch.key] = attempt
         if self._is_closing:
             # nothing of it is written down, so it was never started and the next launcher is given it; to

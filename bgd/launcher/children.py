@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,10 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 class LostChild(Exception):
     """A process was started and could not be watched, so it was killed: it must not be started again."""
+
+
+Ended = Callable[[int, resource.struct_rusage], None]
+"""Is told a child's exit code, or the negated number of the signal that ended it, and what it used."""
 
 
 class Children:
@@ -36,6 +41,9 @@ class Children:
         self._peak = 0  # of this process, as far as known, in KiB
         self._is_blocked = False
         self._list = -1
+        self._fostered: dict[int, Ended] = {}
+        self.hear_of_orphans: Callable[[], None] = lambda: None
+        """Called before an orphan is reaped that is not expected: somebody may have told of it already."""
 
     def install(self) -> None:
         """Become the parent of all orphans below, and take over asyncio's waiting."""
@@ -70,9 +78,25 @@ class Children:
                 break
         return [pid for pid in map(int, listed.split()) if pid not in self._watched]
 
+    def kill(self, pid: int) -> None:
+        """Kill a child that asyncio waits for, if it was not reaped.
+
+        asyncio's own way would reap it if it has just ended, and then warn that nobody knows how.
+        """
+        if pid in self._watched:
+            os.kill(pid, signal.SIGKILL)
+
     def take_usage(self, pid: int) -> resource.struct_rusage | None:
         """Return what an ended child used, once."""
         return self._usages.pop(pid, None)
+
+    def foster(self, pid: int, ended: Ended) -> None:
+        """Expect another process's child, unreaped as yet: if it is left to this one, its end is told."""
+        self._fostered[pid] = ended
+
+    def give_up(self, pid: int) -> None:
+        """Expect it no more, as its own parent reaps it."""
+        self._fostered.pop(pid, None)
 
     def peak_of(self, usage: resource.struct_rusage) -> int | None:
         """Return a child's peak memory in bytes, None if it may be this process's, as it is until exec.
@@ -116,7 +140,11 @@ class Children:
                 # the kernel shows the same one until asyncio has taken it, so look again after that
                 self._is_blocked = True
                 return
-            os.wait4(ended.si_pid, os.WNOHANG)
+            if ended.si_pid not in self._fostered:
+                self.hear_of_orphans()
+            pid, status, usage = os.wait4(ended.si_pid, os.WNOHANG)
+            if pid in self._fostered:
+                self._fostered.pop(pid)(os.waitstatus_to_exitcode(status), usage)
 
 
 _PAGE = 4096  # bytes

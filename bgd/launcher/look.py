@@ -26,9 +26,13 @@ class Look(Struct, frozen=True):
 
 
 class Looker:
-    """Looks on behalf of many. A look takes milliseconds, so it gives way to the loop again and again."""
+    """Looks on behalf of many. A look takes milliseconds, so it gives way to the loop again and again.
+
+    `apart`: pids of what works for attempts and is of none, however it may look: it is not shown.
+    """
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
+        self.apart = {os.getpid()}
         self._group = group
         self._asked: list[tuple[int, asyncio.Future[Look]]] = []
 
@@ -44,7 +48,7 @@ class Looker:
         await asyncio.sleep(0)  # let all who ask in this turn of the loop do so
         asked, self._asked = self._asked, []
         try:
-            look = await _taken_in_the_end(min(first_tick for first_tick, _ in asked))
+            look = await _taken_in_the_end(min(first_tick for first_tick, _ in asked), self.apart)
         except Exception as error:  # noqa: BLE001  theirs to deal with who asked
             for _, answer in asked:
                 if not answer.done():
@@ -59,12 +63,12 @@ _SLICE = 0.001  # seconds of looking in a row: a start waits no longer for it
 _SHORTAGE = 0.2  # seconds until the next try where descriptors are short
 
 
-async def _taken_in_the_end(first_tick: int) -> Look:
+async def _taken_in_the_end(first_tick: int, apart: set[int]) -> Look:
     """Begin anew as long as descriptors are short: half a look would make living processes seem gone."""
     was_told = False
     while True:
         try:
-            return await _taken(first_tick)
+            return await _taken(first_tick, apart)
         except OSError as error:
             if error.errno not in SHORTAGES:
                 raise
@@ -74,13 +78,12 @@ async def _taken_in_the_end(first_tick: int) -> Look:
         await asyncio.sleep(_SHORTAGE)
 
 
-async def _taken(first_tick: int) -> Look:
+async def _taken(first_tick: int, apart: set[int]) -> Look:
     look = Look()
-    own = os.getpid()
     give_way_at = time.monotonic() + _SLICE
     for pid in pids():
         process = read_process(pid)
-        if process is None or process.is_dead or pid == own:
+        if process is None or process.is_dead or pid in apart:
             continue
         look.processes[pid] = process
         look.children.setdefault(process.parent, []).append(process)

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import resource
+import select
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -58,6 +59,12 @@ class Output:
     def channel(self) -> Channel:
         """What shows that a process can write to it."""
         return self.inode if self._terminal is None else self._terminal.channel
+
+    def say(self, words: bytes) -> None:
+        """Put words into the log before the job's own; to be called before `begin`."""
+        for start in range(0, len(words), select.PIPE_BUF):  # the least that an empty pipe holds
+            os.write(self._writer, words[start : start + select.PIPE_BUF])
+            self._pump()
 
     def begin(self, moved: Callable[[], None]) -> None:
         """Start pumping, as the job has its own copy of its end; `moved` is called after each amount."""

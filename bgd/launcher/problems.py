@@ -15,7 +15,12 @@ SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, e
 
 
 class CannotStart(Exception):
-    """The attempt cannot be started as it is; the message is the `problem` of its end."""
+    """The attempt cannot be started as it is; the message is the `problem` of its end.
+
+    `words`: what its log is to say of it besides.
+    """
+
+    words = b""
 
 
 def why_not_started(launch: Launch, error: OSError | ValueError) -> str:
@@ -28,15 +33,16 @@ def why_not_started(launch: Launch, error: OSError | ValueError) -> str:
         kind, details = _problem(launch, error)
     except OSError:  # what is there changed while it was looked at: the kernel's own word must do
         kind, details = NotStarted.OTHER, f"{launch.argv[0]}: {error}"
-    return _one_line(kind, details)
+    return one_line(kind, details)
 
 
 def no_input(path: str, reason: str) -> str:
     """Return the `problem` of an attempt whose standard input cannot be had."""
-    return _one_line(NotStarted.NO_INPUT, f"{path}: {reason}")
+    return one_line(NotStarted.NO_INPUT, f"{path}: {reason}")
 
 
-def _one_line(kind: NotStarted, details: str) -> str:
+def one_line(kind: NotStarted, details: str) -> str:
+    """Return a `problem`."""
     # names come from strangers: a problem is one line whatever they hold
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in f"{kind}: {details}")
 

@@ -78,7 +78,7 @@ async def _started(
             stdin=standard_input,
             stdout=output,
             stderr=output,
-            env=_environment(launch, result),
+            env=_with_result(environment_of(launch), result),
             cwd=launch.cwd,
             umask=launch.umask,
             start_new_session=True,
@@ -94,12 +94,15 @@ async def _started(
         raise CannotStart(why_not_started(launch, error)) from error
 
 
-def _environment(launch: Launch, result: int | None) -> dict[str, str]:
+def environment_of(launch: Launch) -> dict[str, str]:
+    """Return the environment of an attempt's first process."""
     # the mark comes first: see process.mark_of
     environment = {MARK: mark(launch.key), "PYTHONUNBUFFERED": "1", **launch.env}
     environment[MARK] = mark(launch.key)
     if launch.pty:
         environment.setdefault("TERM", KIND)
-    if result is not None:
-        environment["BGD_RESULT_FD"] = str(result)
     return environment
+
+
+def _with_result(environment: dict[str, str], result: int | None) -> dict[str, str]:
+    return environment if result is None else {**environment, "BGD_RESULT_FD": str(result)}

@@ -13,7 +13,7 @@ from bgd.core.job import Outcome
 from bgd.core.target import python_target
 from bgd.wire.calls import MAX_DOCUMENT, Account, read_result, request
 from bgd.worker import helpers, process
-from bgd.worker.job import carry_out
+from bgd.worker.job import carry_out, read
 
 _INTERRUPTED = "KeyboardInterrupt"
 
@@ -55,7 +55,7 @@ def _run(target: str, arguments: str | None) -> tuple[bytes, int]:
     result_fd = os.memfd_create("bgd result")
     try:
         try:
-            exit_code = carry_out(request(python_target(target), arguments, ()), result_fd)
+            exit_code = carry_out(read(request(python_target(target), arguments, ())), result_fd)
         except SystemExit as leaving:
             exit_code = _code_of(leaving)
         return os.pread(result_fd, MAX_DOCUMENT + 1, 0), exit_code

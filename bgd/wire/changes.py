@@ -12,6 +12,7 @@ from bgd.core.spec import (
     ExitCodes,
     Folder,
     Instant,
+    Isolation,
     JobNumbers,
     Name,
     Priority,
@@ -54,3 +55,4 @@ class Changes(Struct, frozen=True, kw_only=True, omit_defaults=True):
     env: Environment | UnsetType = UNSET
     stdin: Folder | UnsetType | None = UNSET
     pty: bool | UnsetType = UNSET
+    isolation: Isolation | UnsetType | None = UNSET

@@ -45,6 +45,18 @@ class Greeting(Struct, frozen=True, tag="greeting"):
     generation: int
 
 
+class Warm(Struct, frozen=True, kw_only=True):
+    """Fork the attempt's process from a warm worker, which is `argv` with further words.
+
+    It has put `path` in front of sys.path and imported `preload` before. `base`: how its environment differs
+    from the attempt's, None: it has no such variable.
+    """
+
+    path: list[str] = []
+    preload: list[str] = []
+    base: dict[str, str | None] = {}
+
+
 class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     """Start an attempt, unless its key is known: then its state is repeated (R2).
 
@@ -52,7 +64,8 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     most one of the two; both None: nothing. `pty`: its output is a terminal of 80 columns, and what it reads
     too unless that is given; TERM is xterm unless `env` says otherwise. `result`: give it a file for its
     result, whose descriptor's number stands in BGD_RESULT_FD; `usual_result`: what its Ended says if nothing
-    was written there. `log_cap`: bytes kept.
+    was written there. `log_cap`: bytes kept. `warm`: how to do without a fresh interpreter; who cannot runs
+    `argv` with `stdin`, which comes to the same.
     """
 
     key: Key
@@ -69,6 +82,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     stdin_path: str | None = None
     pty: bool = False
     usual_result: bytes = b""
+    warm: Warm | None = None
 
 
 class Stop(Struct, frozen=True, tag="stop"):

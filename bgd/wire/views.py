@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from bgd.core.job import Outcome, State
+from bgd.core.spec import Isolation
 
 
 class Progress(Struct, frozen=True):
@@ -60,6 +61,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     stdin: str | None = None
     pty: bool = False
     suspended: bool = False
+    isolation: Isolation | None = None
     snoozes: int = 0  # attempts that ended so
     on_exceptions: dict[str, str] = {}  # what follows them: "retry", "retry 30s", "fail" or "snooze 5m"
     progress: Progress | None = None  # as the latest attempt last said, None: nothing

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 MAX_RESULT = 1_000_000  # bytes of JSON
 MAX_DEPTH = 200  # of a result's lists and objects: not every reader of JSON takes much more
 MAX_TEXT = 65_536  # bytes of an error's message, and of its traceback
+_LINE = 1000  # characters of an error told in one line
 
 _MOST_BASES = 100  # of an error, each a name of so many characters; what a configuration names is shorter
 _MOST_OF_A_NAME = 200
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 _WORKER = os.path.dirname(__file__)  # noqa: PTH120  pathlib is slow to import
 
@@ -30,7 +33,7 @@ def json_of(value: object) -> bytes:
     """
     _check_shape(value)
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        text = _encode(value).encode()
     except TypeError as error:
         raise TypeError(f"the result is no JSON: {error}") from None
     except ValueError as error:  # NaN, infinity, lone surrogates, integers of too many digits
@@ -88,6 +91,12 @@ def told(error: BaseException) -> dict[str, Any]:
 
 def _name_of(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def line_of(error: BaseException) -> str:
+    """Return type and message of an error on one line, which is not too long."""
+    account = told(error)
+    return " ".join(f"{account['type']}: {account['message']}".split())[:_LINE]
 
 
 def _below_the_worker(frames: TracebackType | None) -> TracebackType | None:

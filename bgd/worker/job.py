@@ -15,11 +15,22 @@ from .streams import flush, log
 
 TYPE_CHECKING = False  # as typing's, whose import is a tenth of an interpreter's start
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Union
+
+    Job = Union[dict[str, Any], Refusal]  # noqa: UP007 - as Python 3.9 has it
 
 
-def carry_out(text: bytes, result_fd: int) -> int:
-    """Do what the text says, write what became of it to the file; return 1 after an error, else 0.
+def read(text: str | bytes) -> Job:
+    """Return what the text says, or why it cannot be read, which is for `carry_out` to tell."""
+    try:
+        job: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON, a number of too many digits; nested too deep
+        return Refusal(f"the job cannot be read: {error}")
+    return job
+
+
+def carry_out(job: Job, result_fd: int) -> int:
+    """Do the job, write what became of it to the file; return 1 after an error, else 0.
 
     Raises:
         SystemExit: the job chose its own exit code; there is no document then.
@@ -27,7 +38,7 @@ def carry_out(text: bytes, result_fd: int) -> int:
     result_file = os.fstat(result_fd)
     exit_code = 1
     try:
-        document = b'{"ok":' + json_of(_run(_read(text))) + b"}"
+        document = b'{"ok":' + json_of(_run(job)) + b"}"
         exit_code = 0
     except SystemExit:
         raise
@@ -41,8 +52,10 @@ def carry_out(text: bytes, result_fd: int) -> int:
     leave_if_forked(exit_code)
     if not os.path.samestat(os.fstat(result_fd), result_file):
         raise OSError("the job closed its result file and opened another under the same number")
-    while document:
-        document = document[os.write(result_fd, document) :]
+    written = 0
+    while written < len(document):
+        # where the file stands is the launcher's business: see forking
+        written += os.pwrite(result_fd, document[written:], written)
     return exit_code
 
 
@@ -59,17 +72,13 @@ def _after_exception(error: BaseException) -> tuple[bytes, int]:
     return json.dumps({"wish": {**wish, **account}}).encode(), 1
 
 
-def _read(text: bytes) -> dict[str, Any]:
-    try:
-        job: dict[str, Any] = json.loads(text)
-    except (ValueError, RecursionError) as error:  # no JSON, a number of too many digits; nested too deep
-        raise Refusal(f"the job cannot be read: {error}") from None
-    return job
-
-
-def _run(job: dict[str, Any]) -> object:
+def _run(job: Job) -> object:
     """Import, resolve and call; wait for the result if it is to be awaited."""
-    sys.path[:0] = job["path"]
+    if isinstance(job, Refusal):
+        raise job
+    path = job["path"]
+    if sys.path[: len(path)] != path:  # else it stands there since the worker began
+        sys.path[:0] = path
     function = resolved(job["module"], job["name"], job["method"])
     given = job["arguments"]
     result = function(*given.get("args", ()), **given.get("kwargs", {}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .job import carry_out
+from .job import carry_out, read
 from .streams import point_to_nothing
 
 
@@ -19,4 +19,4 @@ def main() -> int:
     with os.fdopen(0, "rb", closefd=False) as stdin:
         text = stdin.read()
     point_to_nothing(0, os.O_RDONLY)
-    return carry_out(text, result_fd)
+    return carry_out(read(text), result_fd)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 
 
 def log(text: str) -> None:
     flush()  # what the job printed comes first
     with contextlib.suppress(Exception):  # the job closed or replaced it; the document has the text too
         sys.stderr.write(text)
+
+
+def log_traceback(error: BaseException) -> None:
+    log("".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
 
 def flush() -> None:
@@ -27,3 +32,10 @@ def point_to_nothing(fd: int, mode: int) -> None:
     nothing = os.open(os.devnull, mode)
     os.dup2(nothing, fd)
     os.close(nothing)
+
+
+def point_to(output: int) -> None:
+    """Let standard output and error go there."""
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.core.spec import MAX_PATH, MAX_WORD, MAX_WORK, JobSpec, problem_with
+from bgd.core.spec import MAX_PATH, MAX_WORD, MAX_WORK, Isolation, JobSpec, problem_with
 
 LONGEST_VARIABLE = MAX_WORD - len("A=")
 
@@ -44,7 +44,8 @@ def test_a_sound_spec_has_no_problem(spec):
     [
         (JobSpec(), "either argv"),
         (JobSpec(argv=("true",), target="a:b"), "either argv"),
-        (JobSpec(argv=("true",), arguments="{}"), "arguments belong to a class job"),
+        (JobSpec(argv=("true",), arguments="{}"), "arguments and isolation belong to a class job"),
+        (JobSpec(argv=("true",), isolation=Isolation.FORK), "arguments and isolation belong to a class job"),
         (JobSpec(argv=()), "argv is empty"),
         (JobSpec(argv=("", "x")), "argv is empty"),
         (JobSpec(argv=("safe\0; evil",)), r"argv\[0\] contains a NUL"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.spec import JobSpec
+from bgd.core.spec import Isolation, JobSpec
 from bgd.daemon.access import Actor, check_may_run, may_connect
 from bgd.errors import NotAllowed, Refused
 from tests.daemon.stage import command, configure
@@ -100,6 +100,13 @@ def test_without_any_runner_it_is_said_that_there_is_none(folder):
 def test_nobody_outside_says_where_and_in_what_environment_a_runner_runs(folder, name, given):
     with pytest.raises(NotAllowed, match=f"takes no {name} from outside"):
         check_may_run(JobSpec(target="php::App\\Jobs\\SendMail", **given), configure(folder, rest=RUNNERS))
+
+
+def test_a_job_of_a_runner_takes_no_isolation(folder):
+    spec = JobSpec(target="php::App\\Jobs\\SendMail", isolation=Isolation.FORK)
+
+    with pytest.raises(Refused, match="isolation is for class jobs of Python"):
+        check_may_run(spec, configure(folder, rest=RUNNERS))
 
 
 def test_default_allows_no_class(folder):

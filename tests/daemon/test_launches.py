@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import sys
 
+from msgspec.structs import replace
+
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
-from bgd.core.spec import JobSpec
+from bgd.core.spec import Isolation, JobSpec
 from bgd.daemon.launches import end_of, end_without_report, launch_of
 from bgd.wire.launching import Ended, Key, encode
 from bgd.wire.views import JobError
@@ -56,6 +58,23 @@ def test_class_job_is_launched_as_the_worker_with_its_call_on_standard_input(fol
         "send",
         [str(folder)],
     )
+
+
+def test_class_job_is_for_a_warm_worker_unless_it_or_the_configuration_says_otherwise(folder, monkeypatch):
+    monkeypatch.setenv("BOTH", "ours")
+    spec = JobSpec(target="app.tasks:Mail.send", env={"BOTH": "sent", "OWN": "1"})
+    rest = f'[python]\npath = ["{folder}"]\npreload = ["app.models"]'
+
+    warm = launch(folder, spec, rest=rest).warm
+
+    assert (warm.path, warm.preload) == ([str(folder)], ["app.models"])
+    marks = dict.fromkeys(("BGD_JOB_ID", "BGD_ATTEMPT", "BGD_QUEUE", "BGD_SLOT", "BGD_SOCKET"))
+    assert warm.base == {**marks, "BOTH": "ours", "OWN": None}
+    assert launch(folder, replace(spec, isolation=Isolation.SPAWN), rest=rest).warm is None
+    spawning = f'{rest}\nisolation = "spawn"'
+    assert launch(folder, spec, rest=spawning).warm is None
+    assert launch(folder, replace(spec, isolation=Isolation.FORK), rest=spawning).warm is not None
+    assert launch(folder, JobSpec(argv=("true",))).warm is None
 
 
 def test_job_of_a_runner_is_launched_as_the_configuration_says(folder):

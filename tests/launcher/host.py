@@ -54,9 +54,9 @@ def is_alive(pid: int) -> bool:
     return stat[stat.rindex(b")") + 2 :][:1] not in (b"Z", b"X")
 
 
-def written(path: Path) -> str:
-    """Return the text of a file that a job writes, once all of a line is there."""
-    wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
+def written(path: Path, lines: int = 1) -> str:
+    """Return the text of a file that a job writes, once so many lines are there."""
+    wait_until(lambda: path.exists() and path.read_text().count("\n") >= lines)
     return path.read_text()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from bgd.core.job import Outcome
@@ -110,3 +112,24 @@ def test_a_start_is_not_delayed_by_a_flood_and_a_search_for_processes(supervisor
     assert all(end.outcome is Outcome.SUCCEEDED for end in ends)
     took = sorted(end.finished_at - end.started_at for end in ends)
     assert took[len(took) // 2] < 0.05
+
+
+def test_a_child_that_has_just_ended_is_killed_without_being_reaped_unseen():
+    code = """
+import asyncio, os
+from bgd.launcher.children import Children
+
+async def main():
+    children = Children(asyncio.get_running_loop())
+    children.install()
+    process = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    children.kill(process.pid)
+    print(await process.wait())
+    children.kill(process.pid)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr) == ("7\n", "")

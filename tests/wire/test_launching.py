@@ -16,6 +16,7 @@ from bgd.wire.launching import (
     Started,
     Stop,
     Suspend,
+    Warm,
     decode_from_launcher,
     decode_to_launcher,
     encode,
@@ -72,7 +73,11 @@ def test_the_longest_launch_fits_into_a_frame():
 LAUNCH = Launch(key=KEY, argv=["true"], env={}, cwd="/")
 
 
-@pytest.mark.parametrize("message", [LAUNCH, Acknowledge(KEY), Stop(KEY, 1.0)])
+# a launcher that knows no warm workers ignores the field, and runs the program that stands in argv
+WARM = msgspec.structs.replace(LAUNCH, warm=Warm(preload=["app.models"]))
+
+
+@pytest.mark.parametrize("message", [LAUNCH, WARM, Acknowledge(KEY), Stop(KEY, 1.0)])
 def test_the_oldest_launcher_understands_what_it_always_did(message):
     assert protocol_of(message) == OLDEST_LAUNCHING_PROTOCOL
 

@@ -126,6 +126,20 @@ CHANGES = changes.Changes(
     stdin=None,
     pty=False,
 )
+KEY = launching.Key("9f2c", 17, 4)
+WARM_LAUNCH = launching.Launch(
+    key=KEY,
+    argv=["/usr/bin/python3", "/opt/bgd/worker/run.py"],
+    env={"PATH": "/usr/bin", "BGD_JOB_ID": "17"},
+    cwd="/srv",
+    stdin=b"{}",
+    result=True,
+    warm=launching.Warm(
+        path=["/srv/app"],
+        preload=["app.models"],
+        base={"BGD_JOB_ID": None, "LANG": "C.UTF-8"},
+    ),
+)
 QUEUE = views.QueueView(name="narrow", slots=2, configured_slots=None, paused=True, counts={"queued": 3})
 EVENT = views.EventView(
     id=99,
@@ -154,7 +168,6 @@ ATTEMPT = views.AttemptView(
     log_path="0/17.4.log",
     pid=4242,
 )
-KEY = launching.Key("9f2c", 17, 4)
 
 SENT: dict[str, list[Message]] = {
     "hello": [messages.Hello(1, "0.1.0", "bgctl")],
@@ -313,6 +326,7 @@ GROWN: dict[str, tuple[str, Message]] = {
         "reply",
         replies.EventsPart(13, [replace(EVENT, what="progress", progress=PROGRESS)], last=99),
     ),
+    "launch_warm": ("to_launcher", WARM_LAUNCH),
     "log_from_offset": ("reply", replies.LogPart(6, 4, b"line\n", offset=4096)),
 }
 

@@ -75,6 +75,7 @@ class AsyncJob(Generic[R_co]):
     stdin: str | None
     pty: bool
     suspended: bool
+    isolation: str | None
     snoozes: int
     on_exceptions: dict[str, str]
     progress: Progress | None

@@ -76,6 +76,7 @@ class Job(Generic[R_co]):
     stdin: str | None
     pty: bool
     suspended: bool
+    isolation: str | None
     snoozes: int
     on_exceptions: dict[str, str]
     progress: Progress | None

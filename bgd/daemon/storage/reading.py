@@ -115,6 +115,7 @@ def _view(row: sqlite3.Row) -> JobView:
         slots=row["slots"],
         stdin=spec.stdin,
         pty=spec.pty,
+        isolation=spec.isolation,
         suspended=bool(row["suspended"]),
         snoozes=row["snoozes"],
         on_exceptions={name: words_of(wish) for name, wish in policy.on_exceptions},

@@ -1,0 +1,155 @@
+"""The attempts that one warm worker was given, from being handed over to their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import os
+from collections.abc import Callable
+
+from bgd.launcher.children import LostChild
+from bgd.launcher.input import unnamed
+from bgd.launcher.problems import SHORTAGES, CannotStart, why_not_started
+from bgd.launcher.spawn import environment_of
+from bgd.launcher.tools import Tools
+from bgd.launcher.tree import mark
+from bgd.launcher.warm.forked import Forked, child_of
+from bgd.launcher.warm.line import Said, WorkerLine
+from bgd.wire.launching import Launch
+
+
+class NotTaken(Exception):
+    """The worker did not take the attempt, and nothing of it ran: another worker may."""
+
+
+class Jobs:
+    """`pid` is the worker's, `environment` what it was started with.
+
+    `ended` is called at the end of each that began, `kill` if the worker does not do its part.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        line: WorkerLine,
+        pid: int,
+        environment: dict[str, str],
+        *,
+        ended: Callable[[], None],
+        kill: Callable[[], None],
+    ) -> None:
+        self._tools = tools
+        self._line = line
+        self._pid = pid
+        self._environment = environment
+        self._ended = ended
+        self._kill = kill
+        self._numbers = itertools.count(1)
+        self._handed: dict[int, _Handed] = {}
+        self._begun: dict[int, Forked] = {}
+
+    async def run(self, launch: Launch, output: int, stamp: int | None) -> Forked:
+        """Have the worker run an attempt of this stamp, whose output goes there.
+
+        Raises:
+            NotTaken: it does not.
+            CannotStart, OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
+        """
+        result = unnamed(self._tools.state)
+        number = next(self._numbers)
+        handed = self._handed[number] = _Handed(launch, result)
+        try:
+            content = _description(launch, self._environment)
+            self._line.say({"id": number, "stamp": stamp, **content}, (output, result), self._tools.state)
+            return await handed.begun
+        except BaseException:
+            os.close(result)
+            raise
+        finally:
+            self._handed.pop(number, None)
+
+    def hear(self, said: Said, descriptor: int | None) -> None:
+        """Take what the worker says of a job.
+
+        Raises:
+            LookupError: it was given none of that number.
+        """
+        number = said.id or 0
+        if number in self._begun:
+            self._begun[number].hear(said)
+            return
+        handed = self._handed.pop(number)
+        try:
+            _check(said, handed.launch)
+            begun = self._forked(number, handed.result, descriptor)
+        except (NotTaken, CannotStart, OSError, LostChild) as error:
+            handed.begun.set_exception(error)
+        else:
+            self._begun[number] = begun
+            handed.begun.set_result(begun)
+
+    def lose_worker(self) -> None:
+        """Take that the worker has ended, and is reaped."""
+        for handed in self._handed.values():
+            # it moves a result file on before it does anything with the job
+            is_taken = os.lseek(handed.result, 0, os.SEEK_CUR) > 0
+            handed.begun.set_exception(
+                LostChild("its warm worker died while it started it") if is_taken else NotTaken()
+            )
+        self._handed.clear()
+        for begun in list(self._begun.values()):
+            begun.lose_worker()
+
+    def _forked(self, number: int, result: int, pidfd: int | None) -> Forked:
+        if pidfd is None:
+            raise LostChild("its warm worker named no process")
+
+        def reap() -> None:
+            self._line.say({"reap": number}, (), self._tools.state)
+
+        def end() -> None:
+            self._begun.pop(number, None)
+            self._ended()
+
+        # where the worker has died since, the child is this process's
+        child = child_of({self._pid, os.getpid()}, pidfd)
+        return Forked(child, os.dup(pidfd), result, self._tools, reap=reap, ended=end, silent=self._kill)
+
+
+class _Handed:
+    """What the worker has not answered yet."""
+
+    def __init__(self, launch: Launch, result: int) -> None:
+        self.launch = launch
+        self.result = result
+        self.begun: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
+
+
+def _description(launch: Launch, environment: dict[str, str]) -> dict[str, object]:
+    """Return what a worker of this environment is told of a job."""
+    wanted = environment_of(launch)
+    changes: dict[str, str | None] = {
+        name: value for name, value in wanted.items() if environment.get(name) != value
+    }
+    changes.update(dict.fromkeys(environment.keys() - wanted.keys()))
+    return {
+        "text": (launch.stdin or b"").decode(),
+        "env": changes,
+        "cwd": launch.cwd,
+        "umask": launch.umask,
+        "mark": mark(launch.key),
+    }
+
+
+def _check(said: Said, launch: Launch) -> None:
+    """Raise what the worker's answer means, if it is not that the job runs."""
+    if said.stale is not None:
+        raise NotTaken
+    if said.lost is not None:
+        raise LostChild(said.lost)
+    if said.errno is not None:
+        error = OSError(said.errno, os.strerror(said.errno))
+        if said.errno in SHORTAGES and said.errno != errno.ENOSPC:
+            raise error
+        raise CannotStart(why_not_started(launch, error)) from error

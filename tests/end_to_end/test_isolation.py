@@ -1,0 +1,101 @@
+"""Class jobs in processes of each kind, under a real daemon, by all doors that choose one."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from bgd import JobFailed, Refused
+from tests.support import DEADLINE, Daemon, wait_until
+
+MODULE = """
+import os
+
+def parent():
+    return os.getppid()
+
+def boom():
+    raise KeyError("x")
+"""
+CONFIGURATION = """
+[security]
+allowed_classes = ["work.*"]
+[python]
+path = ["{folder}"]
+preload = ["work"]
+[retry]
+retries = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        running = Daemon(Path(folder))
+        (running.folder / "work.py").write_text(MODULE)
+        running.configure(CONFIGURATION.format(folder=folder))
+        running.start()
+        yield running
+        running.stop()
+
+
+def launcher_of(daemon):
+    with daemon.client() as client:
+        return client.info().launcher_pid
+
+
+def test_class_jobs_are_forked_from_one_worker_unless_they_say_otherwise(daemon):
+    with daemon.client() as client:
+        first, second = (client.call("work:parent").result(DEADLINE) for _ in range(2))
+        alone = client.call("work:parent", isolation="spawn")
+
+        assert first == second != launcher_of(daemon)
+        assert alone.result(DEADLINE) == launcher_of(daemon)
+        assert (alone.isolation, client.call("work:parent").isolation) == ("spawn", None)
+
+
+def test_bgctl_chooses_shows_and_changes_it(daemon):
+    done = daemon.bgctl("call", "--hold", "--isolation", "spawn", "work:parent")
+    job_id = done.stdout.strip()
+    assert daemon.shown(job_id)["isolation"] == "spawn"
+    assert "isolation  spawn" in daemon.bgctl("show", job_id).stdout
+
+    daemon.bgctl("edit", job_id, "--isolation", "fork")
+    assert daemon.shown(job_id)["isolation"] == "fork"
+    daemon.bgctl("edit", job_id, "--unset", "isolation")
+    daemon.bgctl("release", job_id)
+
+    with daemon.client() as client:
+        assert client.job(int(job_id)).result(DEADLINE) != launcher_of(daemon)
+    assert daemon.shown(job_id)["isolation"] is None
+
+
+def test_a_command_and_an_unknown_isolation_are_refused(daemon):
+    with daemon.client() as client, pytest.raises(Refused, match="isolation belong to a class job"):
+        client.submit(["true"], isolation="fork")
+    done = daemon.bgctl("call", "--isolation", "thread", "work:parent")
+    assert (done.returncode, "'thread' is not one of" in done.stderr) == (2, True)
+    command = daemon.submit("--hold", "true")
+    assert daemon.bgctl("edit", command, "--isolation", "fork").returncode == 1
+
+
+def test_what_a_forked_job_raises_is_told_without_the_workers_frames(daemon):
+    with daemon.client() as client, pytest.raises(JobFailed) as caught:
+        client.call("work:boom").result(DEADLINE)
+
+    assert (caught.value.error_type, caught.value.error_message) == ("KeyError", "'x'")
+    lines = str(caught.value.traceback).splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "work.py" in lines[1]
+
+
+def test_code_that_is_changed_between_two_jobs_is_seen(daemon):
+    file = daemon.folder / "work.py"
+    with daemon.client() as client:
+        before = client.call("work:parent").result(DEADLINE)
+        file.write_text(MODULE + "\ndef new(): return 'new'\n")
+
+        assert client.call("work:new").result(DEADLINE) == "new"
+        wait_until(lambda: not Path(f"/proc/{before}").exists())

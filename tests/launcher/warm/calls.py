@@ -1,0 +1,92 @@
+"""Class jobs for a launcher, of modules that tests write, in every isolation."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bgd.core.spec import Isolation
+from bgd.core.target import python_target
+from bgd.wire.calls import request
+from bgd.wire.launching import Ended, Key, Launch, Warm
+from bgd.worker import WORKER
+from tests.launcher.host import Host, Supervisor, launch_of
+
+FORK, SPAWN = Isolation.FORK, Isolation.SPAWN
+SYSTEM_PYTHON = Path("/usr/bin/python3")  # one that has no bgd, where the machine has it
+INTERPRETERS = [sys.executable, *([str(SYSTEM_PYTHON)] if SYSTEM_PYTHON.exists() else [])]
+
+
+class Calls:
+    """Launches class jobs of one isolation, all with the same `preload`."""
+
+    def __init__(self, host: Host, supervisor: Supervisor, isolation: Isolation) -> None:
+        self.host = host
+        self.supervisor = supervisor
+        self.isolation = isolation
+        self.interpreter = sys.executable
+        self.folder = host.state / "modules"
+        self.folder.mkdir()
+        self.preload: list[str] = []
+
+    def write(self, name: str, source: str) -> Path:
+        """Write a module. Its time differs from that of any other version."""
+        file = self.folder / f"{name}.py"
+        file.write_text(source)
+        return file
+
+    def launch(self, target: str, *args: object, **options: Any) -> Key:
+        self.supervisor.say(launch := self.launch_of(target, *args, **options))
+        return launch.key
+
+    def launch_of(
+        self, target: str, *args: object, env: dict[str, str] | None = None, **options: Any
+    ) -> Launch:
+        path = [str(self.folder)]
+        text = request(python_target(target), json.dumps({"args": args}), path)
+        own = {"BGD_JOB_ID": "7", **(env or {})}
+        warm = None
+        if self.isolation is not SPAWN:
+            base = dict.fromkeys(own)
+            warm = Warm(path=path, preload=self.preload, base=base)
+        return launch_of(
+            *(self.interpreter, str(WORKER)),
+            stdin=text,
+            result=True,
+            env={"PATH": os.environ["PATH"], **own},
+            warm=warm,
+            **options,
+        )
+
+    def run(self, target: str, *args: object, **options: Any) -> Ended:
+        return self.supervisor.ended(self.launch(target, *args, **options))
+
+    def value(self, target: str, *args: object, **options: Any) -> Any:
+        """Run it and return what it returned."""
+        return value_of(self.run(target, *args, **options))
+
+    def output(self, ended: Ended) -> str:
+        return self.host.output(ended.key).decode()
+
+    def workers(self) -> list[int]:
+        """Return the pids of warm workers of this host's launcher."""
+        launcher = self.host.launchers[-1].pid
+        children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+        return [int(pid) for pid in children if is_worker(pid)]
+
+
+def is_worker(pid: int | str) -> bool:
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return str(WORKER).encode() in words[:-2]  # and behind it stands its line
+
+
+def value_of(ended: Ended) -> Any:
+    assert ended.result, ended
+    document = msgspec.json.decode(ended.result)
+    assert "ok" in document, document
+    return document["ok"]

@@ -1,0 +1,226 @@
+"""What is done to a forked job reaches it, and its true end is told, as if it had been spawned."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bgd.core.job import Outcome
+from bgd.wire.launching import Continue, Signal, Stop, Suspend
+from tests.launcher.host import is_alive, needs_strace, written
+from tests.launcher.warm.calls import Calls
+from tests.support import wait_until
+
+JOB = """
+import os, signal, subprocess, sys, time
+
+def tell(folder):
+    pid = subprocess.Popen(["sleep", "1000"]).pid
+    with open(folder + "/told", "w") as file:
+        file.write(f"{os.getpid()} {pid}\\n")
+
+def stay(folder):
+    tell(folder)
+    time.sleep(1000)
+
+def hide(folder):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    nothing = subprocess.DEVNULL
+    subprocess.Popen(["setsid", "sleep", "1000"], stdout=nothing, stderr=nothing, env={})
+    stay(folder)
+
+def leave(folder):
+    tell(folder)
+    return 5
+
+def escape(folder):
+    sleep = "sleep 1000 & echo $$ $! > " + folder + "/escaped; mv " + folder + "/escaped " + folder + "/told"
+    nothing = subprocess.DEVNULL
+    streams = {"stdin": nothing, "stdout": nothing, "stderr": nothing}
+    subprocess.run(["setsid", "sh", "-c", sleep], env={"PATH": os.environ["PATH"]}, **streams)
+    return 5
+
+def wait(folder):
+    signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
+    tell(folder)
+    while not os.path.exists(folder + "/enough"):
+        time.sleep(0.01)
+    return "done"
+
+def flood():
+    for _ in range(10_000):
+        print("x" * 99)
+
+def ok():
+    return os.getpid()
+"""
+
+
+@pytest.fixture
+def told(tmp_path):
+    """Return the pids of a job and of its child, once it has told them."""
+
+    def pids() -> list[int]:
+        return [int(pid) for pid in written(tmp_path / "told").split()]
+
+    return pids
+
+
+@pytest.fixture
+def every(every: Calls) -> Calls:
+    return with_job(every)
+
+
+@pytest.fixture
+def forked(forked: Calls) -> Calls:
+    return with_job(forked)
+
+
+def with_job(calls: Calls) -> Calls:
+    calls.write("job", JOB)
+    calls.preload = ["job"]
+    return calls
+
+
+def test_over_its_time_it_is_ended_with_all_its_processes(every, tmp_path, told):
+    end = every.run("job:stay", str(tmp_path), timeout=0.5)
+
+    assert (end.outcome, end.signal) == (Outcome.TIMEOUT, signal.SIGTERM)
+    assert not any(map(is_alive, told()))
+    assert every.run("job:ok").outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize("name", ["stay", "hide"])
+def test_cancelled_it_is_ended_with_all_its_processes(every, tmp_path, told, name):
+    other = every.launch("job:wait", str(tmp_path / "other"))
+    (tmp_path / "other").mkdir()
+    key = every.launch(f"job:{name}", str(tmp_path))
+    pids = told()
+
+    every.supervisor.say(Stop(key, 0.2))
+
+    end = every.supervisor.ended(key)
+    assert (end.outcome, end.signal) == (Outcome.CANCELLED, {"stay": 15, "hide": 9}[name])
+    assert not any(map(is_alive, pids))
+    (tmp_path / "other/enough").touch()
+    assert every.supervisor.ended(other).outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize("name", ["leave", "escape"])
+def test_what_it_leaves_behind_is_ended(every, tmp_path, told, name):
+    end = every.run(f"job:{name}", str(tmp_path))
+
+    assert (end.outcome, end.result) == (Outcome.SUCCEEDED, b'{"ok":5}')
+    assert not is_alive(told()[1])
+
+
+def test_it_hears_signals_and_stands_still_when_it_is_suspended(every, tmp_path, told):
+    key = every.launch("job:wait", str(tmp_path), timeout=1.0)
+    first, _ = told()
+    every.supervisor.say(Suspend(key))
+    wait_until(lambda: state_of(first) == "T")
+
+    (tmp_path / "enough").touch()
+    every.supervisor.say(Signal(key, signal.SIGUSR1))
+    every.supervisor.say(Continue(key))
+
+    end = every.supervisor.ended(key)
+    assert (end.outcome, end.result) == (Outcome.SUCCEEDED, b'{"ok":"done"}')
+    assert every.output(end) == "heard\n"
+
+
+def test_its_log_has_a_cap_and_may_be_the_end_of_it(every):
+    end = every.run("job:flood", log_cap=100_000)
+    assert (end.outcome, end.log_bytes) == (Outcome.SUCCEEDED, 1_000_000)
+    assert len(every.output(end)) == 50_000
+
+    assert every.run("job:flood", log_cap=100_000, log_kill=True).outcome is Outcome.LOG_LIMIT
+
+
+def test_stopped_in_the_same_breath_it_never_runs(every, tmp_path):
+    every.run("job:ok")  # so that a worker waits for it
+    launch = every.launch_of("job:leave", str(tmp_path))
+    every.supervisor.say(launch, Stop(launch.key, 1.0))
+
+    end = every.supervisor.ended(launch.key)
+
+    assert (end.outcome, end.started_at) == (Outcome.CANCELLED, None)
+    assert not (tmp_path / "told").exists()
+
+
+def test_suspended_in_the_same_breath_it_begins_when_it_is_let_go(every, tmp_path):
+    every.run("job:ok")
+    launch = every.launch_of("job:leave", str(tmp_path))
+    every.supervisor.say(launch, Suspend(launch.key))
+    every.run("job:ok")
+    assert not (tmp_path / "told").exists()
+
+    every.supervisor.say(Continue(launch.key))
+
+    assert every.supervisor.ended(launch.key).result == b'{"ok":5}'
+
+
+def test_many_at_a_time_each_have_their_own_end(every):
+    count = 100 if every.isolation == "fork" else 10
+    every.write("own", "import sys\ndef end(n):\n print(n)\n return n if n % 3 else sys.exit(n % 7)\n")
+    keys = [every.launch("own:end", number) for number in range(count)]
+
+    ends = every.supervisor.all_ended(keys)
+
+    for number, end in enumerate(ends):
+        expected = (0, b'{"ok":%d}' % number) if number % 3 else (number % 7, b"")
+        assert (end.exit_code, end.result) == expected
+        assert every.output(end) == f"{number}\n"
+
+
+@needs_strace
+def test_a_fork_that_the_machine_refuses_is_tried_again(forked):
+    assert forked.run("job:ok").outcome is Outcome.SUCCEEDED
+    (worker,) = forked.workers()
+    calls = "clone,clone3,fork,vfork"
+    argv = ["strace", "-e", f"trace={calls}", "-e", f"inject={calls}:error=EAGAIN:when=1", "-p", str(worker)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as tracer:
+        assert tracer.stderr is not None
+        assert b"attached" in tracer.stderr.readline()
+        end = forked.run("job:ok")
+        tracer.terminate()
+
+    assert end.outcome is Outcome.SUCCEEDED
+    assert "waits for the machine: Resource temporarily unavailable" in forked.host.said
+
+
+def test_a_forked_job_takes_little_memory_of_its_own(forked, tmp_path):
+    forked.write("held", "held = [str(number) for number in range(500_000)]\n")  # some 35 MB
+    forked.preload = ["job", "held"]
+    key = forked.launch("job:wait", str(tmp_path))
+    pid = int(written(tmp_path / "told").split()[0])
+
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    kilobytes = {line.split()[0]: int(line.split()[1]) for line in rollup.splitlines()[1:]}
+    forked.supervisor.say(Stop(key, 0.0))
+    forked.supervisor.ended(key)
+
+    assert kilobytes["Rss:"] > 30_000
+    assert kilobytes["Private_Dirty:"] < 4_000
+
+
+def test_the_daemons_death_or_a_new_one_changes_nothing(every, tmp_path, told):
+    key = every.launch("job:wait", str(tmp_path))
+    first, _ = told()
+    every.supervisor.close()
+    every.supervisor = every.host.supervise(generation=2)
+    assert every.supervisor.snapshot[key].pid == first
+    os.kill(first, signal.SIGUSR1)
+
+    (tmp_path / "enough").touch()
+
+    assert every.supervisor.ended(key).result == b'{"ok":"done"}'
+
+
+def state_of(pid):
+    """Return the letter of /proc/PID/stat."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
