@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from bgctl.common import has_colors
 from bgctl.show import progress_line
 from bgctl.terminal import one_line
+from bgctl.verdict import words_for
+from bgd import Job
 from bgd.wire.views import JobProgress
 from bgd.wire.views import Progress as Said
 
@@ -26,7 +28,8 @@ def bars(jobs: int) -> Iterator[Bars]:
         TextColumn("{task.fields[said]}", markup=False),
     ]
     console = Console(color_system="auto" if has_colors() else None, highlight=False)
-    with Progress(*columns, console=console, transient=True) as display:
+    # whoever else writes to the terminal meanwhile would be written into the bars: nobody does
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as display:
         yield Bars(display, jobs)
 
 
@@ -56,13 +59,14 @@ class Bars:
         total = None if said.fraction is None else 1.0
         self._display.update(bar, total=total, completed=said.fraction or 0.0, said=_words(said))
 
-    def finish(self, job_id: int) -> None:
-        """Take the job's bar away, and count it."""
+    def finish(self, job: Job) -> None:
+        """Take the job's bar away, count it, and say above the bars how it ended."""
+        self._display.console.print(f"{job.id} {words_for(job)}", markup=False, soft_wrap=True)
         self._finished += 1
-        if job_id in self._bars:
-            self._display.remove_task(self._bars.pop(job_id))
         if self._all is not None:
             self._display.update(self._all, completed=self._finished, said=self._count())
+        if job.id in self._bars:
+            self._display.remove_task(self._bars.pop(job.id))
 
     def _count(self) -> str:
         return f"{self._finished} of {self._jobs} jobs"

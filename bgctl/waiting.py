@@ -43,13 +43,11 @@ def wait_command(selection: Selection, *, any_of_them: bool, is_to_tell: bool, t
         if not job_ids:
             say("no jobs match")
         finished = []
-        with _teller(len(job_ids)) if is_to_tell else nullcontext() as teller:
-            hear = None if teller is None else teller.hear
+        with _teller(len(job_ids), has_bars=is_to_tell) as teller:
+            hear = teller.hear if is_to_tell else None
             for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=hear):
-                _tell(job)
+                teller.finish(job)
                 finished.append(exit_code_of(job))
-                if teller is not None:
-                    teller.finish(job.id)
                 if any_of_them:
                     break
     if len(job_ids) == 1:
@@ -58,10 +56,10 @@ def wait_command(selection: Selection, *, any_of_them: bool, is_to_tell: bool, t
 
 
 class Teller(Protocol):
-    """Tells how far jobs are."""
+    """Tells how far jobs are, and how they ended."""
 
     def hear(self, told: JobProgress) -> None: ...
-    def finish(self, job_id: int) -> None: ...
+    def finish(self, job: Job) -> None: ...
 
 
 class _Lines:
@@ -74,21 +72,17 @@ class _Lines:
         elif line := progress_line(told.progress):
             click.echo(f"{told.job} {line}")
 
-    def finish(self, job_id: int) -> None:
-        pass
+    def finish(self, job: Job) -> None:
+        if common().json:
+            print_json(job_as_json(job.view))
+        else:
+            click.echo(f"{job.id} {words_for(job)}")
 
 
-def _teller(jobs: int) -> AbstractContextManager[Teller]:
-    """Return bars for people, lines for programs."""
-    if common().json or not is_terminal():
+def _teller(jobs: int, *, has_bars: bool) -> AbstractContextManager[Teller]:
+    """Return lines, or bars where a person wants them."""
+    if not has_bars or common().json or not is_terminal():
         return nullcontext(_Lines())
     from bgctl.bars import bars  # noqa: PLC0415 - it is slow to import
 
     return bars(jobs)
-
-
-def _tell(job: Job) -> None:
-    if common().json:
-        print_json(job_as_json(job.view))
-    else:
-        click.echo(f"{job.id} {words_for(job)}")

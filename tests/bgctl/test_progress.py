@@ -182,10 +182,10 @@ def test_who_waits_at_a_terminal_sees_bars(daemon, terminal, job_that_says):
     waiting.expect(rf"job {ids[0]}[^\n]*━+[^\n]* 25% \[bold\]first part")
     waiting.expect(rf"job {ids[1]}[^\n]*━+[^\n]* counting")
     daemon.bgctl("cancel", ids[0])
-    waiting.expect(f"{ids[0]} cancelled")
+    waiting.expect(rf"\x1b\[2K{ids[0]} cancelled")  # where bars were, not behind one
     waiting.expect("1 of 2 jobs")
     daemon.bgctl("cancel", ids[1])
     text = seen(waiting)
 
-    assert f"{ids[1]} cancelled" in text
+    assert f"\x1b[2K{ids[1]} cancelled" in text
     assert re.search(r"\x1b\[2K\Z", text), "the bars are still there"
