@@ -57,6 +57,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     socket: str
     slots: int
     grace: float  # seconds between TERM and KILL
+    min_free: int | None  # bytes on its disk below which new jobs are refused; None: by the disk's size
     on_stop: ShutdownMode  # what SIGTERM does to running jobs; never CANCEL
 
 
@@ -234,12 +235,14 @@ def _daemon_config(found: Mapping[str, Setting], state_dir: str, socket: str, ho
     socket = read(found, "daemon.socket", values.path(home), socket)
     _check_socket(socket, "set [daemon] socket to a shorter path")
     _check_socket(f"{state_dir}/launcher.sock", "set [daemon] state_dir to a shorter path")
+    min_free: int | None = None
     processors = len(os.sched_getaffinity(0))
     return DaemonConfig(
         state_dir=state_dir,
         socket=socket,
         slots=read(found, "daemon.slots", values.number_or("auto", processors, Slots), processors),
         grace=read(found, "daemon.grace", values.seconds, 10.0),
+        min_free=read(found, "daemon.min_free", values.unless("auto", values.size(Bytes)), min_free),
         on_stop=read(found, "daemon.on_stop", values.one_of(_ON_STOP), ShutdownMode.LEAVE),
     )
 

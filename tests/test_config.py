@@ -415,7 +415,7 @@ def test_pages_are_at_a_port_of_this_machine_at_a_socket_or_nowhere(written, tex
         ('[daemon]\n"a\\nb" = 1', [r"daemon.a\nb is not a key"]),
         (f"[daemon]\n{'a' * 5000} = 1", ["daemon.aaa", "aaa... is not a key"]),
         ("[daemon]\nslotz = 1", ["daemon.slotz is not a key", "did you mean slots?"]),
-        ("[daemon]\nxyzzy = 1", ["daemon.xyzzy is not a key", "known are grace, on_stop, slots"]),
+        ("[daemon]\nxyzzy = 1", ["daemon.xyzzy is not a key", "known are grace, min_free, on_stop, slots"]),
         ("[queues.gpu]\nslot = 1", ["queues.gpu.slot is not a key", "did you mean slots?"]),
         ("[retry.comands]\nretries = 1", ["retry.comands is not a key", "did you mean commands?"]),
         ("daemon = 3", ["daemon is a section", "[daemon]"]),

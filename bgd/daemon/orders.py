@@ -43,6 +43,7 @@ class Orders:
         Raises:
             Refused: it cannot be a job, or the configuration does not allow it.
         """
+        self._supervisor.space.check([spec])
         self._check_spec(spec)
         if spec.expires is not None:
             at = now()

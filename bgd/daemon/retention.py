@@ -18,7 +18,7 @@ from bgd.errors import Refused
 from bgd.wire.requests import Prune
 
 GATHERING = 10.0  # seconds between two passes: jobs that end one by one go together
-FIRST = 50  # jobs in the first transaction of a pass
+FIRST = 10  # jobs in the first transaction of a pass, and in any where the disk is short of room
 MOST = 200
 LONG = 0.01  # seconds of a transaction, beyond which the next one is smaller: whoever submits waits for it
 
@@ -68,7 +68,9 @@ class Retention:
                 jobs += len(gone)
                 log_bytes += sum(each.logged for each in due if each.job in gone)
                 yield jobs, log_bytes
-                portion = max(portion // 2, 1) if took > LONG else min(portion + FIRST, MOST)
+                portion = max(portion // 2, 1) if took > LONG else min(2 * portion, MOST)
+                if self._supervisor.space.is_short():
+                    portion = min(portion, FIRST)
                 await asyncio.sleep(took)
 
     async def rehearse(self, keep: Keep) -> tuple[int, int]:

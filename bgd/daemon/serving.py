@@ -27,6 +27,8 @@ from bgd.daemon.launching import LauncherLink
 from bgd.daemon.logfiles import highest_job
 from bgd.daemon.orders import Orders
 from bgd.daemon.retention import Retention
+from bgd.daemon.space import Space
+from bgd.daemon.storage.database import DiskFull
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.site import open_site
@@ -61,7 +63,7 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
     folder.prepare(config)
     lock_fd = folder.lock(config)
     try:
-        store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
+        store = await _opened(config)
         try:
             await _serve(config, store, surroundings)
         finally:
@@ -70,9 +72,21 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
         os.close(lock_fd)
 
 
+async def _opened(config: Config) -> Store:
+    """Open the store, also on a full disk if there is something to give up."""
+    path = f"{config.daemon.state_dir}/bgd.db"
+    try:
+        return await Store.open(path)
+    except DiskFull:
+        if not Space(config.daemon.state_dir, config.daemon.min_free).give_up():
+            raise
+        return await Store.open(path)
+
+
 async def _serve(config: Config, store: Store, surroundings: Surroundings) -> None:
     manager = surroundings.manager
-    generation = await store.begin_generation()
+    space = Space(config.daemon.state_dir, config.daemon.min_free)
+    generation = await space.press_on(store.begin_generation)
     link = LauncherLink(
         config.daemon.state_dir,
         config.log_dir,

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -25,7 +26,8 @@ from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.leftovers import Leftovers
 from bgd.daemon.progress import ProgressBook
 from bgd.daemon.settlement import Pending, Settlement
-from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Controls
+from bgd.daemon.space import Space
+from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Controls, StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Started, ToLauncher
 from bgd.wire.requests import ShutdownMode
@@ -44,6 +46,7 @@ class Supervisor:
     def __init__(self, config: Config, store: Store, link: LauncherLink) -> None:
         self.config = config
         self.controls = Controls()
+        self.space = Space(config.daemon.state_dir, config.daemon.min_free, lambda: store.unused)
         self._store = store
         self._link = link
         self._scheduler = self._new_scheduler(last_id=0)
@@ -104,7 +107,7 @@ class Supervisor:
             elif mode is ShutdownMode.CANCEL:
                 self._scheduler.cancel(job.id, at)
         self.progress.hurry()
-        await self.saved()
+        await self.shown()
         if mode is not ShutdownMode.LEAVE:
             await self._is_idle.wait()
             await self.saved()  # the last end may have come while an earlier transaction was being written
@@ -112,6 +115,7 @@ class Supervisor:
     def configure(self, config: Config) -> None:
         """Take another configuration; what runs is not touched."""
         self.config = config
+        self.space.configure(config.daemon.min_free)
         self._steer()
         self._on_finished()
 
@@ -197,6 +201,13 @@ class Supervisor:
         self.when_saved(done.set)
         await done.wait()
 
+    async def shown(self) -> None:
+        """Return when everything decided so far can be read, or at once while it cannot be written."""
+        done = asyncio.Event()
+        self.when_saved(done.set)
+        with self.space.ringing_when_stuck(done):
+            await done.wait()
+
     def following(self, job_ids: Iterable[JobId], *, progress: bool = False) -> AbstractContextManager[Feed]:
         """Give a Feed that rings at every change of state of these jobs; `progress`: and of that."""
         return self._feeds.following(job_ids, progress=progress)
@@ -266,7 +277,9 @@ class Supervisor:
         settlement = Settlement(pending, now(), self._link.instance, self._scheduler.get)
         settlement.draw_up(self._scheduler.take_effects(), self._attempts)
         batch = settlement.batch
-        specs = {} if batch.is_empty else pending.specs | await self._store.commit(batch)
+        specs: dict[JobId, StoredSpec] = {}
+        if not batch.is_empty:
+            specs = pending.specs | await self.space.press_on(partial(self._store.commit, batch))
         for answer in pending.answers:
             answer()
         for job in settlement.launches:

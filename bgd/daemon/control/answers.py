@@ -123,7 +123,7 @@ class Answers:
     async def queues(self, request_id: int) -> Queues:
         """Return slots and queues as they are now."""
         supervisor = self._supervisor
-        await supervisor.saved()  # what this client was told of before must be counted
+        await supervisor.shown()  # what this client was told of before must be counted
         counts = await self._store.queue_counts()
         return Queues(
             id=request_id,
@@ -135,7 +135,7 @@ class Answers:
         )
 
     async def _list(self, request: List, actor: Actor, replies: Replies) -> None:
-        await self._supervisor.saved()  # what this client was told of before must be in the list
+        await self._supervisor.shown()  # what this client was told of before must be in the list
         views = await self._store.list(request, actor.uid)
         for part in _portions(views, partial(JobsPart, request.id)):
             await replies.send_in_step(part)
@@ -205,7 +205,7 @@ class Answers:
             yield [view for view in views if view.state in FINAL]
 
     async def _stats(self, request: GetStats) -> Stats:
-        await self._supervisor.saved()
+        await self._supervisor.shown()
         figures = await self._store.stats(time.time() - request.window)
         return Stats(
             id=request.id,

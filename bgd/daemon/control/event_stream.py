@@ -26,7 +26,7 @@ async def send_events(request: GetEvents, supervisor: Supervisor, store: Store, 
     The first part comes at once, even without events: it tells from where the stream goes on.
     """
     with supervisor.following_all(progress=request.progress and request.follow) as feed:
-        await supervisor.saved()  # what this client was told of before has happened
+        await supervisor.shown()  # what this client was told of before has happened
         oldest, newest = await store.event_bounds()
         since = request.since
         if since is None:

@@ -55,6 +55,8 @@ from bgd.wire.requests import (
 )
 from bgd.wire.views import JobProgress, Progress
 
+AT_ONCE = 200  # jobs of a request that are changed in one transaction
+
 Order = Callable[[JobId], Awaitable[State]]
 
 
@@ -189,8 +191,10 @@ class Verbs:
 
     async def _act(self, job_ids: Iterable[int], order: Order) -> list[ActResult]:
         """Do one thing to each of several jobs; what is refused for one does not keep the others from it."""
-        results = []
+        results: list[ActResult] = []
         for job_id in job_ids:
+            if len(results) % AT_ONCE == AT_ONCE - 1:  # in one transaction: others wait for it
+                await self._supervisor.saved()
             try:
                 results.append(ActResult(job_id, state=await order(JobId(job_id))))
             except Refused as error:
@@ -209,6 +213,7 @@ class Verbs:
             if problem is not None:
                 raise Refused(f"of the batch: {problem}")
         given = [spec for part in parts for spec in part.specs]
+        self._supervisor.space.check(given)
         for index, spec in enumerate(given):
             try:
                 self._orders.check(spec)

@@ -23,6 +23,10 @@ class StoreBroken(BgdError):
     """The database cannot be used, or no longer trusted; the message names the file and the remedy."""
 
 
+class DiskFull(StoreBroken):
+    """There is no room for what was to be written. None of it was; it can be tried again."""
+
+
 class Database:
     """One connection and its thread. `connect` makes the connection, on that thread.
 
@@ -58,6 +62,7 @@ class Database:
         its end: what was asked for is done whole or, if the process dies, not at all.
 
         Raises:
+            DiskFull: there is no room now.
             StoreBroken: the disk or the file failed, now or at an earlier call. What the kernel dropped
                 after a failed sync cannot be written by trying again.
         """
@@ -81,6 +86,8 @@ class Database:
             return run()
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0)
+            if code & _PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+                raise DiskFull(f"disk full: database {self._path}: {error}; {_MAKE_ROOM}") from error
             remedy = _REMEDIES.get(code) or _REMEDIES.get(code & _PRIMARY)
             if remedy is None:  # not the file is wrong but the program
                 raise
@@ -120,11 +127,9 @@ _PRIMARY = 0xFF  # the low byte of SQLite's extended result codes is the kind of
 DAMAGED = "`bgd --recover` puts the newest backup in its place; or move it away to begin anew"
 FORBIDDEN = "bgd's user must be able to write the file and its folder"
 
-_MAKE_ROOM = "make room on that disk, then start bgd again"
+_MAKE_ROOM = "make room on that disk"
 
 _REMEDIES = {
-    sqlite3.SQLITE_FULL: _MAKE_ROOM,
-    sqlite3.SQLITE_IOERR_SHMSIZE: _MAKE_ROOM,  # the file -shm cannot grow, which is no fault of the disk
     sqlite3.SQLITE_IOERR: "the disk failed (the kernel's log says more): see to it, then start bgd again",
     sqlite3.SQLITE_CORRUPT: DAMAGED,
     sqlite3.SQLITE_NOTADB: DAMAGED,

@@ -129,6 +129,9 @@ MIGRATIONS: tuple[str, ...] = (
 )
 VERSION = len(MIGRATIONS)
 
+_PAGE = 4096  # bytes
+_WAL_SHARE = 32  # of a small disk the -wal file takes about so much a part
+
 
 def open_writable(path: str) -> sqlite3.Connection:
     """Open the one connection that writes; creates the file, or brings it to this version.
@@ -224,10 +227,16 @@ def _set_up(db: sqlite3.Connection, path: str) -> None:
     if mode != "wal":
         raise StoreBroken(f"database {path}: its file system has no shared memory; choose a local state_dir")
     db.execute("PRAGMA synchronous = FULL")  # NORMAL loses commits that were already answered in a power cut
-    db.execute("PRAGMA wal_autocheckpoint = 1000")
+    db.execute(f"PRAGMA wal_autocheckpoint = {_pages_between_checkpoints(path)}")
     db.execute("PRAGMA journal_size_limit = 67108864")  # bytes the -wal file keeps after a burst
     db.execute("PRAGMA trusted_schema = OFF")
     db.execute("PRAGMA cell_size_check = ON")
+
+
+def _pages_between_checkpoints(path: str) -> int:
+    """Return SQLite's own 1000, or less where the -wal file would take too much of a small disk."""
+    disk = os.statvfs(Path(path).parent)
+    return max(min(1000, disk.f_blocks * disk.f_frsize // _WAL_SHARE // _PAGE), 16)
 
 
 def _migrate(db: sqlite3.Connection, version: int) -> None:

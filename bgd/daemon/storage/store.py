@@ -64,6 +64,7 @@ class Store:
     ) -> None:
         self.store_id = store_id
         self._path = path
+        self.unused = 0  # bytes inside the file that are free, as of the last commit
         self._writer = writer
         self._reader = reader
         self._searcher = searcher  # for what may look at very many rows, while nobody else waits for it
@@ -81,9 +82,12 @@ class Store:
             reader = await _opened(path, open_readable, opened)
             searcher = await _opened(path, open_readable, opened)
             store_id = await reader.call(reading.prepare)
+            unused = await reader.call(copying.unused)
             await searcher.call(reading.prepare)
             opened.pop_all()
-        return cls(writer, reader, searcher, store_id, path)
+        store = cls(writer, reader, searcher, store_id, path)
+        store.unused = unused
+        return store
 
     async def close(self) -> None:
         """Close all connections, the writing one last: it folds the -wal file into the database."""
@@ -125,6 +129,7 @@ class Store:
         A cancelled caller leaves the transaction to run to its end.
 
         Raises:
+            DiskFull: there is no room for it, and none of it is written; it can be tried again.
             StoreBroken: the disk or the file failed; nothing can be written any more.
         """
         return await self._writer.call(self._commit, batch)
@@ -255,10 +260,13 @@ class Store:
     def _commit(self, db: sqlite3.Connection, batch: Batch) -> dict[JobId, StoredSpec]:
         try:
             with transaction(db):
-                return self._saver.save(db, batch)
+                specs = self._saver.save(db, batch)
         except BaseException:
             self._saver.forget()
             raise
+        if self.unused or batch.removed:
+            self.unused = copying.unused(db)
+        return specs
 
 
 async def _opened(

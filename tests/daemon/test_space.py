@@ -1,0 +1,152 @@
+"""A disk that fills up: new jobs are refused in time, and what has to be written is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from bgd.core.job import State
+from bgd.daemon import space
+from bgd.daemon.space import BALLAST, Space
+from bgd.daemon.storage.database import DiskFull
+from bgd.errors import Full
+from tests.daemon.patience import soon
+from tests.daemon.stage import command, served, stage
+
+
+class Disk:
+    """What statvfs says, and how often it was asked."""
+
+    def __init__(self, monkeypatch, size, free):
+        self.size, self.free, self.asked = size, free, 0
+        monkeypatch.setattr("bgd.daemon.space.os.statvfs", self)
+        monkeypatch.setattr(space, "LOOK_EVERY", 0.0)
+
+    def __call__(self, _folder):
+        self.asked += 1
+        return SimpleNamespace(f_blocks=self.size, f_bavail=self.free, f_frsize=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "floor", "least"),
+    [(10**12, None, 200_000_000), (10**9, None, 50_000_000), (10**12, 5_000_000_000, 5_000_000_000)],
+)
+def test_new_jobs_are_refused_below_the_floor(tmp_path, monkeypatch, size, floor, least):
+    disk = Disk(monkeypatch, size, least + BALLAST + 10_000)
+    room = Space(str(tmp_path), floor)
+    room.check([command()])
+    assert (tmp_path / "ballast").stat().st_size == BALLAST
+
+    disk.free = least - 1
+    with pytest.raises(Full, match=r"disk full: .* has .* free, and new jobs need more than the .* min_free"):
+        room.check()
+    disk.free = least + 1
+    room.check()
+
+
+def test_batch_that_would_not_fit_is_refused_before_it_is_taken(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, 10**9, 500_000_000)
+    room = Space(str(tmp_path), None)
+    big = command("/bin/echo", "x" * 100_000)
+    room.check([big] * 10)
+    disk.free = 50_000_000 + 1_000_000
+
+    room.check([big])
+    with pytest.raises(Full):
+        room.check([big] * 10)
+
+
+def test_what_is_free_inside_the_database_is_room_too(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, 10**12, 10**12)
+    unused = [0]
+    room = Space(str(tmp_path), None, lambda: unused[0])
+    room.check()
+    disk.free = 100_000_000
+    with pytest.raises(Full):
+        room.check([command()])
+    unused[0] = 150_000_000
+
+    room.check([command()])
+
+
+def test_disk_is_looked_at_once_a_second(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, 10**12, 10**12)
+    monkeypatch.setattr(space, "LOOK_EVERY", 1.0)
+    monkeypatch.setattr("bgd.daemon.space.time.monotonic", lambda: 5.0)
+    room = Space(str(tmp_path), None)
+    for _ in range(100):
+        room.check()
+
+    assert disk.asked == 1
+
+
+def test_ballast_that_was_given_up_is_put_back_before_a_job_is_taken(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch, 10**12, 10**12)
+    room = Space(str(tmp_path), 1000)
+    room.check()
+    assert room.give_up()
+    assert not room.give_up()
+
+    disk.free = BALLAST
+    with pytest.raises(Full):
+        room.check()
+    disk.free = 1000 + 2 * BALLAST
+    room.check()
+    assert (tmp_path / "ballast").exists()
+
+
+def test_small_disk_has_a_small_ballast(tmp_path, monkeypatch):
+    Disk(monkeypatch, 4_000_000, 3_000_000)
+    Space(str(tmp_path), None).check()
+
+    assert (tmp_path / "ballast").stat().st_size == 250_000
+
+
+async def test_write_that_finds_no_room_is_tried_until_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(space, "TRY_EVERY", 0.0)
+    room = Space(str(tmp_path), None)
+    (tmp_path / "ballast").touch()
+    states = []
+
+    async def write():
+        states.append((room.is_stuck, os.path.exists(tmp_path / "ballast")))  # noqa: PTH110, ASYNC240 - a test
+        if len(states) < 4:
+            raise DiskFull("disk full")
+        return 7
+
+    assert await soon(room.press_on(write)) == 7
+    assert states == [(False, True), (False, False), (True, False), (True, False)]
+    assert not room.is_stuck
+
+
+async def test_while_nothing_can_be_written_lists_are_answered_and_nothing_else(
+    config, launcher, monkeypatch
+):
+    monkeypatch.setattr(space, "TRY_EVERY", 0.01)
+    async with stage(config, launcher) as life:
+        held = await life.submit(command(hold=True))
+        life.commits.failure = DiskFull("disk full")
+        await life.orders.cancel(held)
+        saved = asyncio.ensure_future(life.supervisor.saved())
+        await soon(life.supervisor.shown())  # it waits until it is sure
+        await soon(life.supervisor.shown())
+        view = await life.store.view(held)
+        assert view is not None
+        assert view.state is State.HELD
+        assert not saved.done()
+
+        life.commits.failure = None
+        await soon(saved)
+        assert (await life.view(held)).state is State.CANCELLED
+
+
+async def test_refusal_for_want_of_room_says_so_to_the_client(config, launcher, monkeypatch):
+    disk = Disk(monkeypatch, 10**12, 10**12)
+    async with served(config, launcher) as life:
+        await life.submit()
+        disk.free = 1000
+        with pytest.raises(Full, match="disk full"):
+            life.orders.check(command())

@@ -1,0 +1,110 @@
+"""Real disks that are full: of the database (case 9), and of the logs (case 10)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from bgd import State
+from bgd.errors import Full
+from tests.support import Daemon, wait_until
+
+RECOVERS = 5.0  # seconds at most
+
+
+@contextmanager
+def small_disk(folder, size):
+    """Mount a disk of its own there."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT RUN: a disk of its own takes root")
+    folder.mkdir(mode=0o700, parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def machine():
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        yield Daemon(Path(folder))
+
+
+def fill(path):
+    """Fill the file's disk to the last byte."""
+    with path.open("ab", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+
+def submit_until_refused(client):
+    """Submit until there is no room; return the ids that were told."""
+    told = []
+    while True:
+        try:
+            told.append(client.submit(["/bin/true", "x" * 2000], hold=True).id)
+        except Full:
+            return told
+
+
+def test_full_disk_refuses_new_jobs_and_nothing_else_and_recovers_by_itself(machine):
+    with small_disk(machine.state_dir, "4m"):
+        machine.start()
+        with machine.client() as client:
+            gate = machine.folder / "gate"
+            os.mkfifo(gate)
+            running = client.submit(["/bin/sh", "-c", f"read code < {gate}; exit $code"])
+            told = submit_until_refused(client)
+            refused = machine.bgctl("submit", "true", "x" * 4000)
+            assert refused.returncode == 75
+            assert refused.stderr.startswith("bgctl: disk full: ")
+            assert refused.stderr.count("\n") == 1
+
+            filler = machine.state_dir / "filler"
+            fill(filler)  # others take the rest
+            assert [job.id for job in client.jobs(limit=10_000)][::-1] == [running.id, *told]
+            for job_id in told[:50]:
+                assert client.cancel([job_id])[0].state is State.CANCELLED
+            gate.write_text("3\n")
+            assert running.wait(timeout=20).view.exit_code == 3
+
+            filler.unlink()
+            client.cancel(told[50:])
+            began = time.monotonic()
+            assert client.prune(keep=0).jobs == len(told) + 1
+            wait_until(lambda: takes_a_job(client))
+            assert time.monotonic() - began < RECOVERS
+            assert client.submit(["/bin/true"]).wait(timeout=20).state is State.SUCCEEDED
+        assert "Traceback" not in (machine.folder / "bgd.log").read_text()
+        machine.stop()
+
+
+def takes_a_job(client):
+    try:
+        client.submit(["/bin/true"])
+    except Full:
+        return False
+    return True
+
+
+def test_full_disk_of_the_logs_changes_no_result(machine):
+    machine.state_dir.mkdir(mode=0o700, parents=True)
+    with small_disk(machine.state_dir / "logs", "1m") as logs:
+        machine.start()
+        fill(logs / "filler")
+        with machine.client() as client:
+            jobs = [client.submit(["/bin/sh", "-c", f"seq 10000; exit {n % 3}"]) for n in range(20)]
+            ended = client.wait(jobs, timeout=20)
+            assert sorted(job.view.exit_code for job in ended) == sorted(n % 3 for n in range(20))
+            (logs / "filler").unlink()
+            job = client.submit(["/bin/echo", "word"])
+            job.wait(timeout=20)
+            assert b"".join(part.data for part in job.logs()) == b"word\n"
+        machine.stop()
