@@ -125,8 +125,8 @@ _OF_NEW_JOBS = [
 ]
 _ISOLATION = click.option(
     "--isolation",
-    type=click.Choice(["fork", "spawn"]),
-    help="Fork it from a warm interpreter, or start a fresh one.",
+    type=click.Choice(["fork", "spawn", "reuse"]),
+    help="Fork it from a warm interpreter, start a fresh one, or run it in one that is reused.",
 )
 _PTY = click.option("--pty", is_flag=True, help="It gets a terminal of its own.")
 _OF_NEW_COMMANDS = [

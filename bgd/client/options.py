@@ -39,7 +39,7 @@ class FurtherOptions(TypedDict, total=False):
       that do not say), "none" (as for class jobs) or a list of names.
     * `stdin`, `input`: the file that a command reads, or the very bytes; text is sent as UTF-8.
     * `pty`: give a command a terminal.
-    * `isolation`: of a class job: "fork" or "spawn".
+    * `isolation`: of a class job: "fork", "spawn" or "reuse".
     * `shell`: its argv is one text, for /bin/sh.
     """
 
@@ -68,7 +68,7 @@ class FurtherOptions(TypedDict, total=False):
     stdin: str | os.PathLike[str] | None
     input: bytes | str | None
     pty: bool
-    isolation: Literal["fork", "spawn"] | None
+    isolation: Literal["fork", "spawn", "reuse"] | None
     shell: bool
 
 
@@ -127,7 +127,7 @@ class EditOptions(TypedDict, total=False):
     env: Mapping[str, str]
     stdin: str | os.PathLike[str] | None
     pty: bool
-    isolation: Literal["fork", "spawn"] | None
+    isolation: Literal["fork", "spawn", "reuse"] | None
 
 
 def plain_values(options: Mapping[str, Any], allowed: Iterable[str], caller: Caller) -> dict[str, Any]:

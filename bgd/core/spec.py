@@ -55,6 +55,7 @@ class Isolation(StrEnum):
 
     FORK = "fork"  # from an interpreter that has imported what it needs
     SPAWN = "spawn"  # a fresh interpreter
+    REUSE = "reuse"  # none of its own: it runs in one that runs one job after the other
 
 
 class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):

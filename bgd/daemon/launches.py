@@ -52,7 +52,7 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         grace=config.daemon.grace,
         log_cap=config.logs.max_bytes,
         log_kill=config.logs.on_limit == "kill",
-        warm=_warm({**marks, **(spec.env or {})}, config.python) if work.is_warm else None,
+        warm=_warm(work.isolation, {**marks, **(spec.env or {})}, config.python),
     )
 
 
@@ -110,7 +110,7 @@ class _Work(Struct):
     stdin: bytes | None
     cwd: str | None = None
     usual_result: bytes = b""
-    is_warm: bool = False
+    isolation: Isolation = Isolation.SPAWN
 
 
 def _work_of(job: Job, spec: JobSpec, config: Config) -> _Work:
@@ -122,15 +122,23 @@ def _work_of(job: Job, spec: JobSpec, config: Config) -> _Work:
         document = calls.runner_request(target, job.id, job.attempt, spec.arguments)
         return _Work(list(runner.argv), document, runner.cwd, calls.NOTHING)
     document = calls.request(target, spec.arguments, config.python.path)
-    is_warm = (spec.isolation or config.python.isolation) is Isolation.FORK
-    return _Work([config.python.interpreter, str(WORKER)], document, is_warm=is_warm)
+    isolation = spec.isolation or config.python.isolation
+    return _Work([config.python.interpreter, str(WORKER)], document, isolation=isolation)
 
 
-def _warm(names: Iterable[str], python: PythonConfig) -> Warm:
-    """Say what worker a job is to be forked from; `names` are those of its own variables."""
+def _warm(isolation: Isolation, names: Iterable[str], python: PythonConfig) -> Warm | None:
+    """Say what worker a job is for; `names` are those of its own variables. None: a fresh interpreter."""
+    if isolation is Isolation.SPAWN:
+        return None
     own = _own_environment()
+    is_reused = isolation is Isolation.REUSE
     return Warm(
-        path=list(python.path), preload=list(python.preload), base={name: own.get(name) for name in names}
+        isolation=isolation,
+        path=list(python.path),
+        preload=list(python.preload),
+        base={name: own.get(name) for name in names},
+        recycle_jobs=python.recycle_jobs if is_reused else None,
+        recycle_memory=python.recycle_memory if is_reused else None,
     )
 
 

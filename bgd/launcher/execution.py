@@ -7,6 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from bgd.launcher.process import Process
+from bgd.launcher.tree import Tree
 
 
 class Usage(Struct, frozen=True):
@@ -37,3 +38,9 @@ class Execution(Protocol):
 
     def usage(self) -> Usage:
         """Return what it used, once it is over."""
+
+    def has_left_others(self, tree: Tree) -> bool:
+        """Whether there are other processes of its group; to be asked once, right after `wait`."""
+
+    def release(self, *, is_intact: bool) -> None:
+        """Give back what was lent, once nothing of the attempt is left; `is_intact`: as it was before."""

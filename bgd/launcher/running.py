@@ -40,6 +40,7 @@ class Running:
         self._tools = tools
         self._execution = execution
         self._result = execution.result
+        self._is_intact = True  # nobody but the job itself has acted on its processes
         self._output = output
         self._tree = tree
         self._started_at = started_at
@@ -72,6 +73,7 @@ class Running:
         first = self._execution.seen()
         if first is None:
             return
+        self._is_intact = False
         if whole_tree:
             self._begin(self._tree.tell_all(self._tools.looker, signum))
         else:
@@ -80,6 +82,7 @@ class Running:
     def suspend(self) -> None:
         """Stop the whole tree and the time limit; may be said again. Who is being ended is not suspended."""
         if self._ladder is None and not self._execution.is_over:
+            self._is_intact = False
             self._suspension.is_on = True
             self._limit.stand_still()
             self._begin(self._suspension.carry_out())
@@ -101,7 +104,9 @@ class Running:
         await self._end_leftovers()
         self._output.drain()
         self._output.close()
-        return self._ended(code, finished_at)
+        ended = self._ended(code, finished_at)
+        self._execution.release(is_intact=self._is_intact)
+        return ended
 
     def abandon(self) -> None:
         """Kill and close what can be, as seeing to its end has failed."""
@@ -110,6 +115,7 @@ class Running:
         self._tree.kill_group()
         self._output.close()
         self._close_result()
+        self._execution.release(is_intact=False)
 
     def _note_first_process(self) -> None:
         """Remember which process it is, for the sweep; until then, and without it, mark and pipe suffice."""
@@ -127,6 +133,7 @@ class Running:
         self._grew()
 
     def _bring_down(self, grace: float) -> None:
+        self._is_intact = False
         if self._ladder is None:
             self._suspension.is_on = False  # the ladder lets those go on that it tells to end
             self._ladder = Ladder(self._tree, self._tools.looker, self._tools.deadlines, grace)
@@ -154,13 +161,13 @@ class Running:
 
     async def _end_leftovers(self) -> None:
         is_closed = self._output.drain()
-        has_group = self._tree.has_group()
+        has_others = self._execution.has_left_others(self._tree)
         if self._descent is None and not is_closed:
             # what reads from it, as `program > >(tee file)`, sees the end only now and needs a moment
             over = self._tools.deadlines.passed(_LAST_WORDS)
             is_closed = await self._output.ended(over)
             over.cancel()
-        if self._descent is None and (has_group or not is_closed or self._left_orphans()):
+        if self._descent is None and (has_others or not is_closed or self._left_orphans()):
             self._bring_down(self._launch.grace)
         if self._descent is not None:
             failure = await self._descent

@@ -13,7 +13,7 @@ from bgd.launcher.problems import SHORTAGES, CannotStart, why_not_started
 from bgd.launcher.process import MARK, Process, read_process
 from bgd.launcher.terminal import KIND, take_control
 from bgd.launcher.tools import Tools
-from bgd.launcher.tree import mark
+from bgd.launcher.tree import Tree, mark
 from bgd.wire.launching import Launch
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,12 @@ class Spawned:
         if used is None:
             return Usage()
         return Usage(round(used.ru_utime, 6), round(used.ru_stime, 6), self._children.peak_of(used))
+
+    def has_left_others(self, tree: Tree) -> bool:
+        return tree.has_group()
+
+    def release(self, *, is_intact: bool) -> None:
+        """Nothing was lent."""
 
 
 async def spawn(launch: Launch, standard_input: int, output: int, tools: Tools) -> Spawned:

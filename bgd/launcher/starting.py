@@ -63,7 +63,7 @@ class Starting:
                 await self._wait_for_writer(given)
             if not await self._orders.let_go():
                 return None
-            return await self._run(partial(self._spawned, given), words)
+            return await self._run(partial(self._spawned, given), words, elapsed())
 
     def say(self, words: bytes) -> int:
         """Write words into the log of an attempt that did not start; return how many bytes that holds."""
@@ -83,7 +83,7 @@ class Starting:
             words, worker.words = worker.words, b""
             try:
                 if await self._orders.let_go():
-                    return await self._run(partial(self._forked, worker), words)
+                    return await self._run(partial(self._handed, worker), words, worker.since_of_jobs)
             except NotTaken:
                 worker.release()
                 continue
@@ -98,7 +98,7 @@ class Starting:
         with self._orders.limited(self._launch.timeout or None, problem):
             await given.begun(self._orders.asked)
 
-    async def _forked(self, worker: Worker, output: Output, stamp: int | None) -> Execution:
+    async def _handed(self, worker: Worker, output: Output, stamp: int | None) -> Execution:
         return await worker.run(self._launch, output.job_end, stamp)
 
     async def _spawned(self, given: Input, output: Output, stamp: int | None) -> Execution:
@@ -107,11 +107,14 @@ class Starting:
         with wearing(stamp):
             return await spawn(self._launch, standard_input, output.job_end, self._tools)
 
-    async def _run(self, begin: Begin, words: bytes) -> Running:
-        """Have its first process begun with an output of its own, in whose log the words come first."""
+    async def _run(self, begin: Begin, words: bytes, since: float) -> Running:
+        """Have its first process begun with an output of its own, in whose log the words come first.
+
+        `since`: elapsed clock, no process of the attempt is older.
+        """
         launch, tools = self._launch, self._tools
         output = self._output()
-        since, stamp = elapsed(), new_stamp()
+        stamp = new_stamp()
         try:
             output.say(words)
             self.started_at = time.time()

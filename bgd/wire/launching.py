@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd.core.job import Outcome
+from bgd.core.spec import Isolation
 from bgd.errors import ProtocolError
 
 LAUNCHING_PROTOCOL = 3
@@ -46,15 +47,19 @@ class Greeting(Struct, frozen=True, tag="greeting"):
 
 
 class Warm(Struct, frozen=True, kw_only=True):
-    """Fork the attempt's process from a warm worker, which is `argv` with further words.
+    """Fork the attempt's process from a warm worker, which is `argv` with further words, or run it in one.
 
     It has put `path` in front of sys.path and imported `preload` before. `base`: how its environment differs
-    from the attempt's, None: it has no such variable.
+    from the attempt's, None: it has no such variable. `isolation`: FORK, or REUSE, where a worker runs
+    `recycle_jobs` jobs, and none once it takes more than `recycle_memory` bytes; None: no limit.
     """
 
     path: list[str] = []
     preload: list[str] = []
     base: dict[str, str | None] = {}
+    isolation: Isolation = Isolation.FORK
+    recycle_jobs: int | None = None
+    recycle_memory: int | None = None
 
 
 class Launch(Struct, frozen=True, tag="launch", kw_only=True):

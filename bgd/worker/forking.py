@@ -10,22 +10,20 @@ launcher inherits the child, or what is left of it, and reads its end itself.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
 import resource
 import select
 import signal
 import sys
-import threading
 
 from . import process
 from .changes import Sources
 from .job import carry_out, read
-from .leaving import exit_code_of
+from .leaving import exit_code_of, leave
 from .link import Link
 from .place import MarkedPlace, change_environment
-from .streams import flush, point_to
+from .streams import point_to
 
 TYPE_CHECKING = False  # as typing's: the worker keeps its memory small
 if TYPE_CHECKING:
@@ -132,7 +130,7 @@ class _Forking:
                 os.close(pidfd)
             code = exit_code_of(lambda: self._carry_out(job, result))
         finally:
-            _leave(code)
+            leave(code)
 
     def _carry_out(self, job: dict[str, Any], result: int) -> int:
         process.begin()
@@ -151,14 +149,3 @@ def _reseed() -> None:
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:
         numpy.seed()
-
-
-def _leave(code: int) -> None:
-    """End as an interpreter does, but leave the memory to the kernel: to tidy it up would copy it first."""
-    try:
-        # waits for the job's threads; there is no public way
-        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
-        atexit._run_exitfuncs()  # noqa: SLF001
-        flush()
-    finally:
-        os._exit(code)

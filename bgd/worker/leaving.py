@@ -1,8 +1,12 @@
-"""The exit code of a job that shares its interpreter with the worker: what a fresh one would end with."""
+"""The end of a job that shares its interpreter with the worker: as that of a fresh one."""
 
 from __future__ import annotations
 
-from .streams import log, log_traceback
+import atexit
+import os
+import threading
+
+from .streams import flush, log, log_traceback
 
 TYPE_CHECKING = False  # as typing's: the worker keeps its memory small
 if TYPE_CHECKING:
@@ -21,3 +25,14 @@ def exit_code_of(run: Callable[[], int]) -> int:
     except BaseException as error:  # noqa: BLE001 - the interpreter would end over it
         log_traceback(error)
         return 1
+
+
+def leave(code: int) -> None:
+    """End as an interpreter does, but leave the memory to the kernel: to tidy it up would copy it first."""
+    try:
+        # waits for the job's threads; there is no public way
+        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
+        atexit._run_exitfuncs()  # noqa: SLF001
+        flush()
+    finally:
+        os._exit(code)

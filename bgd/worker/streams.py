@@ -30,8 +30,9 @@ def flush() -> None:
 
 def point_to_nothing(fd: int, mode: int) -> None:
     nothing = os.open(os.devnull, mode)
-    os.dup2(nothing, fd)
-    os.close(nothing)
+    if nothing != fd:  # which it is where that was closed and is the lowest
+        os.dup2(nothing, fd)
+        os.close(nothing)
 
 
 def point_to(output: int) -> None:

@@ -1,9 +1,10 @@
 """A warm worker: an interpreter that has imported what jobs need before they come.
 
 The launcher sits at the other end of the line, whose descriptor is the only argument. It says first what to
-import: {"path", "preload"}. The worker says {"importing": MODULE} before each, and in the end {"ready": PID,
-"unfit": "why it must not fork" | null}, or {"failed": "why"} before it exits. What follows is of jobs, see
-forking.py. Once the launcher is gone, or hangs up, the worker ends.
+import: {"path", "preload"}, with "recycle" for a worker that is to run the jobs itself. The worker says
+{"importing": MODULE} before each, and in the end {"ready": PID, "unfit": "why it must not fork" | null}, or
+{"failed": "why"} before it exits. What follows is of jobs: see forking.py and reusing.py. Once the launcher
+is gone, or hangs up, the worker ends.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .account import line_of
 from .forking import serve_by_forks
 from .hazards import hazards
 from .link import Link
+from .reusing import serve_in_turn
 from .streams import flush, log_traceback, point_to_nothing
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -40,6 +42,10 @@ def main() -> int:
     flush()
     for stream in (1, 2):
         point_to_nothing(stream, os.O_WRONLY)
+    if "recycle" in beginning:
+        link.tell(ready=os.getpid())
+        serve_in_turn(link, beginning["recycle"])
+        return 0
     gc.collect()
     unfit = hazards()
     gc.freeze()  # a collection in a child would touch, and so copy, all that it shares with this process

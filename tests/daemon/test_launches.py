@@ -75,6 +75,10 @@ def test_class_job_is_for_a_warm_worker_unless_it_or_the_configuration_says_othe
     assert launch(folder, spec, rest=spawning).warm is None
     assert launch(folder, replace(spec, isolation=Isolation.FORK), rest=spawning).warm is not None
     assert launch(folder, JobSpec(argv=("true",))).warm is None
+    assert (warm.isolation, warm.recycle_jobs, warm.recycle_memory) == (Isolation.FORK, None, None)
+    reusing = f'{rest}\nisolation = "reuse"\nrecycle_jobs = 9\nrecycle_memory = "64MB"'
+    warm = launch(folder, spec, rest=reusing).warm
+    assert (warm.isolation, warm.recycle_jobs, warm.recycle_memory) == (Isolation.REUSE, 9, 64_000_000)
 
 
 def test_job_of_a_runner_is_launched_as_the_configuration_says(folder):

@@ -16,6 +16,9 @@ import os
 def parent():
     return os.getppid()
 
+def process():
+    return os.getpid()
+
 def boom():
     raise KeyError("x")
 """
@@ -50,8 +53,10 @@ def test_class_jobs_are_forked_from_one_worker_unless_they_say_otherwise(daemon)
     with daemon.client() as client:
         first, second = (client.call("work:parent").result(DEADLINE) for _ in range(2))
         alone = client.call("work:parent", isolation="spawn")
+        reused = [client.call("work:process", isolation="reuse").result(DEADLINE) for _ in range(2)]
 
         assert first == second != launcher_of(daemon)
+        assert reused[0] == reused[1] != first
         assert alone.result(DEADLINE) == launcher_of(daemon)
         assert (alone.isolation, client.call("work:parent").isolation) == ("spawn", None)
 

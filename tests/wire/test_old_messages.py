@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import Outcome, State
-from bgd.core.spec import JobSpec
+from bgd.core.spec import Isolation, JobSpec
 from bgd.wire import changes, launching, messages, replies, requests, views
 from tests.wire.speech import DIRECTIONS, KINDS, Message, tag_of
 
@@ -139,6 +139,10 @@ WARM_LAUNCH = launching.Launch(
         preload=["app.models"],
         base={"BGD_JOB_ID": None, "LANG": "C.UTF-8"},
     ),
+)
+REUSE_LAUNCH = replace(
+    WARM_LAUNCH,
+    warm=launching.Warm(isolation=Isolation.REUSE, recycle_jobs=100, recycle_memory=64_000_000),
 )
 QUEUE = views.QueueView(name="narrow", slots=2, configured_slots=None, paused=True, counts={"queued": 3})
 EVENT = views.EventView(
@@ -327,6 +331,7 @@ GROWN: dict[str, tuple[str, Message]] = {
         replies.EventsPart(13, [replace(EVENT, what="progress", progress=PROGRESS)], last=99),
     ),
     "launch_warm": ("to_launcher", WARM_LAUNCH),
+    "launch_reuse": ("to_launcher", REUSE_LAUNCH),
     "log_from_offset": ("reply", replies.LogPart(6, 4, b"line\n", offset=4096)),
 }
 

@@ -13,6 +13,7 @@ from bgd.launcher.deadlines import Deadline
 from bgd.launcher.execution import Usage
 from bgd.launcher.process import Process, read_process
 from bgd.launcher.tools import Tools
+from bgd.launcher.tree import Tree
 from bgd.launcher.warm.line import Said
 
 
@@ -65,6 +66,12 @@ class Forked:
     def usage(self) -> Usage:
         return self._usage
 
+    def has_left_others(self, tree: Tree) -> bool:
+        return tree.has_group()
+
+    def release(self, *, is_intact: bool) -> None:
+        """The worker is what it was, whatever became of its child."""
+
     def hear(self, said: Said) -> None:
         """Take what the worker says of it."""
         if said.code is not None and self._code is None:
@@ -74,7 +81,7 @@ class Forked:
             user, system, peak = said.usage
             self._finish(self._code, Usage(round(user, 6), round(system, 6), peak * 1024))
 
-    def lose_worker(self) -> None:
+    def lose_worker(self, _code: int, _usage: resource.struct_rusage | None) -> None:
         """Take that the worker is dead, and reaped. The child is now this process's, unless it is no more."""
         if self._code is None:
             return

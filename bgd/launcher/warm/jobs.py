@@ -6,16 +6,19 @@ import asyncio
 import errno
 import itertools
 import os
+import resource
 from collections.abc import Callable
 
 from bgd.launcher.children import LostChild
 from bgd.launcher.input import unnamed
 from bgd.launcher.problems import SHORTAGES, CannotStart, why_not_started
+from bgd.launcher.process import Process
 from bgd.launcher.spawn import environment_of
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import mark
 from bgd.launcher.warm.forked import Forked, child_of
 from bgd.launcher.warm.line import Said, WorkerLine
+from bgd.launcher.warm.reused import Reused, Totals
 from bgd.wire.launching import Launch
 
 
@@ -24,32 +27,35 @@ class NotTaken(Exception):
 
 
 class Jobs:
-    """`pid` is the worker's, `environment` what it was started with.
+    """`process` is the worker's, `environment` what it was started with.
 
-    `ended` is called at the end of each that began, `kill` if the worker does not do its part.
+    `ended` is called at the end of each that began, `retire` before that if the worker is fit for no other,
+    `kill` if it does not do its part.
     """
 
     def __init__(
         self,
         tools: Tools,
         line: WorkerLine,
-        pid: int,
+        process: Process,
         environment: dict[str, str],
         *,
         ended: Callable[[], None],
+        retire: Callable[[], None],
         kill: Callable[[], None],
     ) -> None:
         self._tools = tools
         self._line = line
-        self._pid = pid
+        self._process = process
         self._environment = environment
         self._ended = ended
+        self._retire = retire
         self._kill = kill
         self._numbers = itertools.count(1)
         self._handed: dict[int, _Handed] = {}
-        self._begun: dict[int, Forked] = {}
+        self._begun: dict[int, Forked | Reused] = {}
 
-    async def run(self, launch: Launch, output: int, stamp: int | None) -> Forked:
+    async def run(self, launch: Launch, output: int, stamp: int | None) -> Forked | Reused:
         """Have the worker run an attempt of this stamp, whose output goes there.
 
         Raises:
@@ -82,15 +88,18 @@ class Jobs:
         handed = self._handed.pop(number)
         try:
             _check(said, handed.launch)
-            begun = self._forked(number, handed.result, descriptor)
+            if said.usage is not None:  # which only a worker that runs it itself tells at once
+                begun: Forked | Reused = self._reused(number, handed.result, said.usage)
+            else:
+                begun = self._forked(number, handed.result, descriptor)
         except (NotTaken, CannotStart, OSError, LostChild) as error:
             handed.begun.set_exception(error)
         else:
             self._begun[number] = begun
             handed.begun.set_result(begun)
 
-    def lose_worker(self) -> None:
-        """Take that the worker has ended, and is reaped."""
+    def lose_worker(self, code: int, usage: resource.struct_rusage | None) -> None:
+        """Take that the worker has ended so, and is reaped."""
         for handed in self._handed.values():
             # it moves a result file on before it does anything with the job
             is_taken = os.lseek(handed.result, 0, os.SEEK_CUR) > 0
@@ -99,7 +108,16 @@ class Jobs:
             )
         self._handed.clear()
         for begun in list(self._begun.values()):
-            begun.lose_worker()
+            begun.lose_worker(code, usage)
+
+    def _reused(self, number: int, result: int, before: Totals) -> Reused:
+        def take_back(is_fit: bool) -> None:  # noqa: FBT001  what is asked of it is in its name
+            del self._begun[number]
+            if not is_fit:
+                self._retire()
+            self._ended()
+
+        return Reused(self._process, result, before, take_back)
 
     def _forked(self, number: int, result: int, pidfd: int | None) -> Forked:
         if pidfd is None:
@@ -113,7 +131,7 @@ class Jobs:
             self._ended()
 
         # where the worker has died since, the child is this process's
-        child = child_of({self._pid, os.getpid()}, pidfd)
+        child = child_of({self._process.pid, os.getpid()}, pidfd)
         return Forked(child, os.dup(pidfd), result, self._tools, reap=reap, ended=end, silent=self._kill)
 
 
@@ -123,7 +141,7 @@ class _Handed:
     def __init__(self, launch: Launch, result: int) -> None:
         self.launch = launch
         self.result = result
-        self.begun: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
+        self.begun: asyncio.Future[Forked | Reused] = asyncio.get_running_loop().create_future()
 
 
 def _description(launch: Launch, environment: dict[str, str]) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from bgd.core.spec import Isolation
 from bgd.launcher.process import MARK
 from bgd.wire.launching import Launch, Warm
 
@@ -11,18 +12,22 @@ from bgd.wire.launching import Launch, Warm
 class WarmKey(Struct, frozen=True):
     """All that a worker cannot change any more once it runs."""
 
+    isolation: Isolation
     argv: tuple[str, ...]
     path: tuple[str, ...]
     preload: tuple[str, ...]
+    recycle: tuple[int | None, int | None]
     folder: str  # that it starts in
     startup: tuple[tuple[str, str], ...]
 
 
 def key_of(launch: Launch, warm: Warm) -> WarmKey:
     return WarmKey(
+        isolation=warm.isolation,
         argv=tuple(launch.argv),
         path=tuple(warm.path),
         preload=tuple(warm.preload),
+        recycle=(warm.recycle_jobs, warm.recycle_memory),
         folder=launch.cwd if _has_relative_paths(launch.env) else "/",
         startup=tuple(sorted(item for item in launch.env.items() if item[0].startswith(_AT_STARTUP))),
     )

@@ -31,6 +31,8 @@ class Said(Struct, frozen=True, kw_only=True):
     lost: str | None = None
     code: int | None = None
     usage: tuple[float, float, int] | None = None
+    left_children: bool = False
+    spent: bool = False
 
 
 class WorkerLine:

@@ -1,4 +1,4 @@
-"""One warm worker: a process that imports what jobs need, and then forks for those it is given."""
+"""One warm worker: a process that imports what jobs need, and then forks for each, or runs it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
+from bgd.clock import elapsed
+from bgd.core.spec import Isolation
 from bgd.launcher.children import LostChild
 from bgd.launcher.problems import CannotStart
+from bgd.launcher.process import read_process
 from bgd.launcher.tools import Tools
 from bgd.launcher.warm.forked import Forked
 from bgd.launcher.warm.jobs import Jobs, NotTaken
 from bgd.launcher.warm.key import WarmKey, environment_of_worker
 from bgd.launcher.warm.line import Said, WorkerLine
+from bgd.launcher.warm.reused import Reused
 from bgd.launcher.warm.start import Crashed, FailedStart, end_of, start
 from bgd.launcher.warm.words import Words
 from bgd.wire.launching import Launch, Warm
@@ -30,7 +34,7 @@ class Unfit(Exception):
 class Worker:
     """`changed` is called whenever it has become free of an attempt, or has ended.
 
-    `users`: attempts that wait for it or run in its children. `settled` is done once it is ready, or has a
+    `users`: attempts that wait for it or run by it. `settled` is done once it is ready, or has a
     `problem` and never will be; `words` is what it printed until then.
     """
 
@@ -43,6 +47,7 @@ class Worker:
         self.words = b""
         self._tools = tools
         self._changed = changed
+        self._since = elapsed()
         self._printed = Words()
         self._line = WorkerLine(self._hear, self.kill)
         self._process: asyncio.subprocess.Process | None = None
@@ -66,7 +71,12 @@ class Worker:
             self._line.close()
             self._changed(self)
 
-    async def run(self, launch: Launch, output: int, stamp: int | None) -> Forked:
+    @property
+    def since_of_jobs(self) -> float:
+        """Elapsed clock: no process of an attempt that begins now is older, and the worker may be one."""
+        return self._since if self.key.isolation is Isolation.REUSE else elapsed()
+
+    async def run(self, launch: Launch, output: int, stamp: int | None) -> Forked | Reused:
         """Have it run an attempt of this stamp, whose output goes there; who is let down has to release it.
 
         Raises:
@@ -113,12 +123,15 @@ class Worker:
             self._line.far_end.close()
             os.close(self._printed.far_end)
         self._process = process
-        self._tools.looker.apart.add(process.pid)
+        if self.key.isolation is Isolation.FORK:
+            self._tools.looker.apart.add(process.pid)
+        code = -signal.SIGKILL
         try:
-            self._jobs = Jobs(
-                *(self._tools, self._line, process.pid, environment), ended=self.release, kill=self.kill
-            )
-            self._line.say({"path": warm.path, "preload": warm.preload}, (), self._tools.state)
+            seen = read_process(process.pid)
+            if seen is not None:
+                parts = self._tools, self._line, seen, environment
+                self._jobs = Jobs(*parts, ended=self.release, retire=self.retire, kill=self.kill)
+                self._line.say(_beginning(warm), (), self._tools.state)
             code = await process.wait()
         except BaseException:
             self.kill()
@@ -126,21 +139,21 @@ class Worker:
             raise
         finally:
             self._tools.looker.apart.discard(process.pid)
-            self._bury(process.pid)
+            self._bury(process.pid, code)
         if self._failure is not None:
             self._settle(FailedStart(self._failure))
         else:
             self._settle(Crashed(f"its worker {end_of(code)} while it {self._doing}"))
 
-    def _bury(self, pid: int) -> None:
+    def _bury(self, pid: int, code: int) -> None:
         """See to what the worker, which is reaped, has left."""
         self._line.hear_rest()
         if not self.users:  # else one that it has just forked might still be of its group
             with suppress(ProcessLookupError, PermissionError):  # whatever a preloaded module had started
                 os.killpg(pid, signal.SIGKILL)
-        self._tools.children.take_usage(pid)
+        usage = self._tools.children.take_usage(pid)
         if self._jobs is not None:
-            self._jobs.lose_worker()
+            self._jobs.lose_worker(code, usage)
 
     def _hear(self, said: Said, descriptor: int | None) -> None:
         try:
@@ -186,6 +199,13 @@ class Worker:
     def _lose_patience(self) -> None:
         self._failure = f"its worker was not ready after {_PATIENCE:g} s: it {self._doing}"
         self.kill()
+
+
+def _beginning(warm: Warm) -> dict[str, object]:
+    beginning: dict[str, object] = {"path": warm.path, "preload": warm.preload}
+    if warm.isolation is Isolation.REUSE:
+        beginning["recycle"] = [warm.recycle_jobs, warm.recycle_memory]
+    return beginning
 
 
 _PATIENCE = 120.0  # seconds for the imports of a worker, and for its answer to a job

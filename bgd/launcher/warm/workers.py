@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from bgd.core.spec import Isolation
 from bgd.launcher.tools import Tools
 from bgd.launcher.warm.key import WarmKey, key_of
 from bgd.launcher.warm.start import Crashed
@@ -20,7 +21,7 @@ class Workers:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._living: set[Worker] = set()
-        self._by_key: dict[WarmKey, Worker] = {}  # not retired; the most recently used last
+        self._by_key: dict[WarmKey, list[Worker]] = {}  # not retired; the most recently used last
         self._unfit: dict[WarmKey, str] = {}
         tools.children.hear_of_orphans = self._hear
 
@@ -36,11 +37,9 @@ class Workers:
         while not asked.done():
             if key in self._unfit:
                 raise Unfit(self._unfit[key])
-            worker = self._by_key.pop(key, None)
-            is_own = worker is None or worker.is_retired
-            if worker is None or worker.is_retired:
-                worker = self._begin(key, launch, warm)
-            self._by_key[key] = worker
+            free = self._free(key)
+            worker = free or self._begin(key, launch, warm)
+            self._by_key[key] = self._by_key.pop(key)
             worker.users += 1
             if not worker.settled.done():
                 await asyncio.wait({worker.settled, asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -50,7 +49,7 @@ class Workers:
             if isinstance(worker.problem, Unfit) and key not in self._unfit:
                 self._note_unfit(key, worker.problem)
             # a crash is told to the one that it was started for, and is no proof that another will crash
-            if worker.problem is not None and (is_own or not isinstance(worker.problem, Crashed)):
+            if worker.problem is not None and (free is None or not isinstance(worker.problem, Crashed)):
                 raise worker.problem
         return None
 
@@ -63,9 +62,17 @@ class Workers:
         for worker in list(self._living):
             worker.hear()
 
+    def _free(self, key: WarmKey) -> Worker | None:
+        """Return one that can be given another attempt; a worker that runs them itself has one at a time."""
+        for worker in reversed(self._by_key.get(key, [])):
+            if not worker.is_retired and (key.isolation is Isolation.FORK or not worker.users):
+                return worker
+        return None
+
     def _begin(self, key: WarmKey, launch: Launch, warm: Warm) -> Worker:
         worker = Worker(key, self._tools, self._consider)
         self._living.add(worker)
+        self._by_key.setdefault(key, []).append(worker)
         self._tools.group.create_task(self._see_to_its_end(worker, launch, warm))
         return worker
 
@@ -76,13 +83,18 @@ class Workers:
             self._living.discard(worker)
 
     def _consider(self, worker: Worker) -> None:
-        """Forget it if it is retired; of too many that idle retire those not used for the longest time."""
-        if worker.is_retired and self._by_key.get(worker.key) is worker:
-            del self._by_key[worker.key]
-        idle = [each for each in self._by_key.values() if not each.users]
-        for each in idle[:-_MOST_IDLE]:
-            del self._by_key[each.key]
-            each.retire()
+        """Forget it if it is retired; of too many keys that idle retire those not used for longest."""
+        workers = self._by_key.get(worker.key, [])
+        if worker.is_retired and worker in workers:
+            workers.remove(worker)
+            if not workers:
+                del self._by_key[worker.key]
+        if len(self._by_key) <= _MOST_IDLE:
+            return
+        idle = [key for key, each in self._by_key.items() if not any(one.users for one in each)]
+        for key in idle[:-_MOST_IDLE]:
+            for each in self._by_key.pop(key):
+                each.retire()
 
     def _note_unfit(self, key: WarmKey, unfit: Unfit) -> None:
         log.warning(
@@ -94,5 +106,5 @@ class Workers:
         self._unfit[key] = str(unfit)
 
 
-_MOST_IDLE = 8  # an interpreter with what it has imported takes some ten megabytes
+_MOST_IDLE = 8  # keys; an interpreter with what it has imported takes some ten megabytes
 _MOST_UNFIT = 100  # environments differ from job to job, and so may keys

@@ -17,13 +17,13 @@ from bgd.wire.launching import Ended, Key, Launch, Warm
 from bgd.worker import WORKER
 from tests.launcher.host import Host, Supervisor, launch_of
 
-FORK, SPAWN = Isolation.FORK, Isolation.SPAWN
+FORK, SPAWN, REUSE = Isolation.FORK, Isolation.SPAWN, Isolation.REUSE
 SYSTEM_PYTHON = Path("/usr/bin/python3")  # one that has no bgd, where the machine has it
 INTERPRETERS = [sys.executable, *([str(SYSTEM_PYTHON)] if SYSTEM_PYTHON.exists() else [])]
 
 
 class Calls:
-    """Launches class jobs of one isolation, all with the same `preload`."""
+    """Launches class jobs of one isolation; `preload` and further fields of Warm are those of all."""
 
     def __init__(self, host: Host, supervisor: Supervisor, isolation: Isolation) -> None:
         self.host = host
@@ -33,6 +33,7 @@ class Calls:
         self.folder = host.state / "modules"
         self.folder.mkdir()
         self.preload: list[str] = []
+        self.further: dict[str, Any] = {}
 
     def write(self, name: str, source: str) -> Path:
         """Write a module. Its time differs from that of any other version."""
@@ -53,7 +54,7 @@ class Calls:
         warm = None
         if self.isolation is not SPAWN:
             base = dict.fromkeys(own)
-            warm = Warm(path=path, preload=self.preload, base=base)
+            warm = Warm(isolation=self.isolation, path=path, preload=self.preload, base=base, **self.further)
         return launch_of(
             *(self.interpreter, str(WORKER)),
             stdin=text,

@@ -6,7 +6,7 @@ import pytest
 
 from bgd.core.job import Outcome
 from tests.launcher.host import written
-from tests.launcher.warm.calls import FORK, INTERPRETERS, SPAWN, Calls, value_of
+from tests.launcher.warm.calls import FORK, INTERPRETERS, REUSE, SPAWN, Calls, value_of
 
 SURROUNDINGS = """
 import gc, os, signal, sys, random
@@ -63,14 +63,15 @@ def process():
 
 
 @pytest.mark.parametrize("interpreter", INTERPRETERS)
-def test_a_job_finds_what_it_would_find_in_a_fresh_interpreter(host, supervisor, interpreter):
+@pytest.mark.parametrize("isolation", [FORK, REUSE])
+def test_a_job_finds_what_it_would_find_in_a_fresh_interpreter(host, supervisor, isolation, interpreter):
     calls = Calls(host, supervisor, SPAWN)
     calls.interpreter = interpreter
     calls.write("surroundings", SURROUNDINGS)
     options = {"env": {"LANG": "C.UTF-8", "X": "é", "BGD_QUEUE": "wide"}, "cwd": "/usr", "umask": 0o027}
     fresh = calls.value("surroundings:look", **options)
 
-    calls.isolation = FORK
+    calls.isolation = isolation
     found = [calls.value("surroundings:look", **options) for _ in range(2)]
 
     for each in found:
