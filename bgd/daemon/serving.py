@@ -142,12 +142,18 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
 
 
 async def _keep_ids_apart(config: Config, store: Store) -> None:
-    """Give out no id of a lost database again: its logs are still there."""
-    if not await store.last_id():
-        highest = await asyncio.to_thread(highest_job, config.log_dir)
-        if highest:
-            logger.warning("a new database beside logs of earlier jobs: ids begin after %d", highest)
-            await store.begin_after(highest)
+    """Give out no id again that a log shows: the database is new, or has lost its latest changes."""
+    highest = await asyncio.to_thread(highest_job, config.log_dir)
+    last_id = await store.last_id()
+    if highest > last_id:
+        logger.warning(
+            "jobs up to %d have logs, and the database knows none after %d: it is new, or has lost its latest"
+            " changes. New ids begin after %d",
+            highest,
+            last_id,
+            highest,
+        )
+        await store.begin_after(highest)
 
 
 async def _until_stopped(

@@ -73,7 +73,10 @@ class Supervisor:
         self._scheduler = self._new_scheduler(await self._store.last_id())
         async for page in self._store.unfinished():
             for restored in page:
-                self._scheduler.restore(restored.job, restored.slot)
+                try:
+                    self._scheduler.restore(restored.job, restored.slot)
+                except ValueError as error:  # rows that are sound each by itself, and not together
+                    raise self._store.damaged(error) from error
                 if restored.slot is not None and restored.launcher is not None:
                     self._attempts.restore(restored.job.id, restored.slot, restored.launcher)
         self._changed.set()

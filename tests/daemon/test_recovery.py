@@ -134,6 +134,10 @@ def test_new_database_beside_logs_of_earlier_jobs_gives_out_no_id_of_theirs(own_
     own_daemon.start()
 
     assert own_daemon.submit("true") == str(int(first) + 1)
+    assert (
+        "jobs up to 1 have logs, and the database knows none after 0"
+        in (own_daemon.folder / "bgd.log").read_text()
+    )
 
 
 def test_daemon_starts_on_what_was_recovered_from_a_file_of_bgctl(own_daemon):
@@ -166,3 +170,28 @@ def test_backup_that_cannot_be_written_is_said_in_a_line(own_daemon):
     done = own_daemon.bgctl("backup", "/nowhere/bgd.db")
     assert done.returncode == 1
     assert done.stderr == "bgctl: cannot write /nowhere/bgd.db: No such file or directory\n"
+
+
+@pytest.mark.parametrize("damage", ["no database", "a meaning that nobody gave"])
+def test_daemon_on_a_damaged_database_says_what_to_do_and_ends_with_74(own_daemon, damage):
+    own_daemon.submit("--hold", "true")
+    own_daemon.stop()
+    database = own_daemon.state_dir / "bgd.db"
+    if damage == "no database":
+        database.write_bytes(b"x" * 5000)
+    else:
+        with closing(sqlite3.connect(database)) as db:
+            db.execute("UPDATE jobs SET queue = CAST(x'ff' AS TEXT)")
+            db.commit()
+
+    done = subprocess.run(
+        [sys.executable, "-m", "bgd"], env=own_daemon.env, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 74
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert f"database {database}" in last
+    assert "`bgd --recover` puts the newest backup in its place" in last
+    database.unlink()  # so that the end of the test finds a daemon
+    own_daemon.start()

@@ -85,17 +85,21 @@ class Database:
         try:
             return run()
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0)
-            if code & _PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code is None:  # not SQLite's word: Python cannot read what it was given as text
+                raise StoreBroken(
+                    f"database {self._path} is damaged ({_in_a_line(error)}); {DAMAGED}"
+                ) from error
+            if code & PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
                 raise DiskFull(f"disk full: database {self._path}: {error}; {_MAKE_ROOM}") from error
-            remedy = _REMEDIES.get(code) or _REMEDIES.get(code & _PRIMARY)
+            remedy = _REMEDIES.get(code) or _REMEDIES.get(code & PRIMARY)
             if remedy is None:  # not the file is wrong but the program
                 raise
             self._failure = f"database {self._path}: {error}; {remedy}"
             raise StoreBroken(self._failure) from error
         except (msgspec.MsgspecError, ValueError) as error:
             # sound pages whose content no bgd wrote; other rows may still be read
-            raise StoreBroken(f"database {self._path} is damaged ({error}); {DAMAGED}") from error
+            raise StoreBroken(f"database {self._path} is damaged ({_in_a_line(error)}); {DAMAGED}") from error
 
 
 @contextmanager
@@ -122,11 +126,18 @@ def change(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[object, ...]])
         )
 
 
-_PRIMARY = 0xFF  # the low byte of SQLite's extended result codes is the kind of error
+def _in_a_line(error: Exception) -> str:
+    """Return what an error says, which may quote what the damage made of a text."""
+    return ascii(" ".join(str(error).split()))[1:-1][:_MOST_QUOTED]
+
+
+PRIMARY = 0xFF  # the low byte of SQLite's extended result codes is the kind of error
 
 DAMAGED = "`bgd --recover` puts the newest backup in its place; or move it away to begin anew"
 FORBIDDEN = "bgd's user must be able to write the file and its folder"
 
+
+_MOST_QUOTED = 200  # characters
 _MAKE_ROOM = "make room on that disk"
 
 _REMEDIES = {

@@ -46,7 +46,7 @@ def controls(db: sqlite3.Connection) -> Controls:
 def finished(db: sqlite3.Connection, job_id: JobId) -> Job | None:
     """Return a finished job as it is revived: whatever it waited for lies behind it."""
     row = db.execute(_FINISHED, (job_id,)).fetchone()
-    return _job(row) if row is not None and _STATES[row["state"]] in FINAL else None
+    return _job(row) if row is not None and _known_state(job_id, row["state"]) in FINAL else None
 
 
 def states(db: sqlite3.Connection, job_ids: list[JobId]) -> dict[JobId, State]:
@@ -57,7 +57,7 @@ def states(db: sqlite3.Connection, job_ids: list[JobId]) -> dict[JobId, State]:
             asked = job_ids[start : start + _AT_ONCE]
             marks = ", ".join("?" * len(asked))
             rows = db.execute(f"SELECT id, state FROM jobs WHERE id IN ({marks})", asked)  # noqa: S608 (only marks)
-            found.update((JobId(number), _STATES[state]) for number, state in rows)
+            found.update((JobId(number), _known_state(number, state)) for number, state in rows)
     return found
 
 
@@ -89,7 +89,7 @@ def _job(row: Sequence[Any]) -> Job:
     ) = row
     return Job(
         id=JobId(number),
-        state=_STATES[state],
+        state=_known_state(number, state),
         queue=intern(queue),  # a million jobs, a handful of queues
         priority=priority,
         policy=unpack_policy(policy),
@@ -101,6 +101,13 @@ def _job(row: Sequence[Any]) -> Job:
         terms=_terms(slots, key, at, expires, waits),
         suspended=bool(suspended),
     )
+
+
+def _known_state(number: int, state: str) -> State:
+    try:
+        return _STATES[state]
+    except KeyError:
+        raise ValueError(f"job {number} is {state!a}") from None
 
 
 @lru_cache(_MOST_TERMS)

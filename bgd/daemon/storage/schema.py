@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from bgd.core.job import FINAL, Now, State
 from bgd.core.spec import MAX_DURATION
-from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, StoreBroken, transaction
+from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, PRIMARY, StoreBroken, transaction
 
 APPLICATION_ID = int.from_bytes(b"bgd\0", "big")  # in the file's header: tells our files from others
 
@@ -129,6 +129,7 @@ MIGRATIONS: tuple[str, ...] = (
 )
 VERSION = len(MIGRATIONS)
 
+_OF_CONTENT = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}  # not of the disk
 _PAGE = 4096  # bytes
 _WAL_SHARE = 32  # of a small disk the -wal file takes about so much a part
 
@@ -145,7 +146,7 @@ def open_writable(path: str) -> sqlite3.Connection:
     try:
         version = _version(db, path)  # before anything changes a file that may not be ours
         _set_up(db, path)
-        _migrate(db, version)
+        _migrate(db, path, version)
         _check(db, path)
     except BaseException:
         db.close()
@@ -239,14 +240,20 @@ def _pages_between_checkpoints(path: str) -> int:
     return max(min(1000, disk.f_blocks * disk.f_frsize // _WAL_SHARE // _PAGE), 16)
 
 
-def _migrate(db: sqlite3.Connection, version: int) -> None:
+def _migrate(db: sqlite3.Connection, path: str, version: int) -> None:
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
         try:
             db.executescript(f"BEGIN IMMEDIATE; {script} {marks} COMMIT;")
-        except BaseException:
+        except BaseException as error:
             if db.in_transaction:
                 db.execute("ROLLBACK")
+            # other codes are of the disk or the file, and have words of their own
+            if getattr(error, "sqlite_errorcode", -1) & PRIMARY in _OF_CONTENT:
+                raise StoreBroken(
+                    f"database {path} cannot be brought to version {number} of its tables ({error}), and is"
+                    f" as it was: start the earlier bgd again, or {DAMAGED}"
+                ) from error
             raise
 
 
@@ -255,3 +262,18 @@ def _check(db: sqlite3.Connection, path: str) -> None:
     if verdict != "ok":
         first_words = " ".join(verdict.split())  # of a verdict of several lines
         raise StoreBroken(f"database {path} is damaged ({first_words}); {DAMAGED}")
+    if _schema_of(db) != _sound_schema():  # a page can be sound, and what it says of a table wrong
+        raise StoreBroken(f"database {path} is damaged (its tables are not as bgd made them); {DAMAGED}")
+
+
+def _schema_of(db: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
+    rows = db.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat%'")
+    return {(kind, name, sql) for kind, name, sql in rows}
+
+
+def _sound_schema() -> set[tuple[str, str, str | None]]:
+    """Return what the migrations make; some milliseconds."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        for script in MIGRATIONS:
+            db.executescript(script)
+        return _schema_of(db)

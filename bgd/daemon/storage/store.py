@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.daemon.storage import copying, events, figures, pruning, reading, restoring
-from bgd.daemon.storage.database import Database, StoreBroken, transaction
+from bgd.daemon.storage.database import DAMAGED, Database, StoreBroken, transaction
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -88,6 +88,10 @@ class Store:
         store = cls(writer, reader, searcher, store_id, path)
         store.unused = unused
         return store
+
+    def damaged(self, error: Exception) -> StoreBroken:
+        """Return what is to be said of content that cannot be as it is."""
+        return StoreBroken(f"database {self._path} is damaged ({error}); {DAMAGED}")
 
     async def close(self) -> None:
         """Close all connections, the writing one last: it folds the -wal file into the database."""

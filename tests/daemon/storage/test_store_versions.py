@@ -73,8 +73,13 @@ async def test_failed_migration_leaves_the_file_as_it_was(path, monkeypatch):
     broken = "ALTER TABLE jobs ADD COLUMN colour TEXT; INSERT INTO nowhere VALUES (1);"
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, broken))
-        with pytest.raises(sqlite3.OperationalError, match="no such table: nowhere"):
+        with pytest.raises(StoreBroken) as refused:
             await Store.open(path)
+    assert str(refused.value) == (
+        f"database {path} cannot be brought to version {VERSION + 1} of its tables (no such table: nowhere), "
+        "and is as it was: start the earlier bgd again, or `bgd --recover` puts the newest backup in its "
+        "place; or move it away to begin anew"
+    )
 
     store = await Store.open(path)
 

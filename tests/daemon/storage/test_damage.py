@@ -1,0 +1,134 @@
+"""A damaged database: refused in a line that says what to do, or read; never taken for an empty one."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from bgd.config import load
+from bgd.core.job import JobId, Outcome, State, Terms
+from bgd.daemon.launching import LauncherLink
+from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.store import AttemptEnd, Batch, Event, Store
+from bgd.daemon.supervisor import Supervisor
+from bgd.wire.requests import List
+from tests.daemon.storage.filling import BOOT, NOW, UID, a_job, first_attempt, new, put, saves
+from tests.support import DEADLINE, ROOT
+
+DAMAGES = 400 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 100
+JOBS = 120
+
+_PAGE = 4096
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A database and its -wal file, as a daemon that was killed leaves them, and one of another daemon."""
+    folder = tmp_path_factory.mktemp("sound")
+    for name in ("bgd.db", "other.db"):
+        fill = f"""
+import asyncio, os
+from tests.daemon.storage.test_damage import fill
+asyncio.run(fill({str(folder / name)!r}))
+os._exit(0)  # the -wal file stays as it is
+"""
+        subprocess.run([sys.executable, "-c", fill], cwd=ROOT, check=True, timeout=DEADLINE)
+    return folder
+
+
+async def fill(path):
+    """Leave a store open behind that holds a job in every state."""
+    store = await Store.open(path)
+    await store.adopt_boot(NOW, BOOT)
+    for number in range(1, JOBS + 1):
+        terms = Terms(key=f"key-{number}", after=(JobId(1),)) if number % 5 == 1 else Terms()
+        state = State.BLOCKED if number % 5 == 1 else State.QUEUED
+        item = new(number, name=f"job-{number}", tags=("t",), env={"A": "x" * 300, "B": str(number % 7)})
+        job = a_job(number, state, terms=terms)
+        event = Event(NOW.wall, job.id, "submit", state, 0, None, None)
+        await store.commit(Batch(now=NOW, new=[type(item)(job, item.spec, UID, NOW.wall)], events=[event]))
+        if number % 5 > 2:
+            running = saves(a_job(number, State.RUNNING, attempt=1))
+            await store.commit(Batch(now=NOW, saves=running, attempts=[first_attempt(number)]))
+        if number % 5 == 4:
+            end = AttemptEnd(
+                job=job.id, attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall, result="1"
+            )
+            done = saves(a_job(number, State.SUCCEEDED, attempt=1))
+            await store.commit(Batch(now=NOW, saves=done, ends=[end]))
+    return store  # for whoever wants to go on; a process that ends here is as one that was killed
+
+
+def overwrite(dice, path):
+    with path.open("r+b") as file:
+        file.seek(dice.randrange(path.stat().st_size))
+        file.write(dice.randbytes(dice.choice((1, 16, 512))))
+
+
+def cut(dice, path):
+    with path.open("r+b") as file:
+        file.truncate(dice.randrange(path.stat().st_size))
+
+
+def blank(dice, path):
+    pages = path.stat().st_size // _PAGE
+    with path.open("r+b") as file:
+        file.seek(dice.randrange(pages) * _PAGE)
+        file.write(bytes(_PAGE))
+
+
+def swap(dice, path):
+    del dice
+    other = path.with_name("other.db-wal")
+    shutil.copy(other, path.with_name("bgd.db-wal"))
+
+
+DAMAGE = (overwrite, overwrite, overwrite, cut, blank, swap)
+
+
+@pytest.mark.parametrize("seed", range(DAMAGES))
+async def test_damaged_database_is_refused_or_read(sound, tmp_path, seed):
+    for name in ("bgd.db", "bgd.db-wal", "other.db-wal"):
+        shutil.copy(sound / name, tmp_path / name)
+    dice = random.Random(seed)
+    damage = dice.choice(DAMAGE)
+    damage(dice, tmp_path / dice.choice(("bgd.db", "bgd.db", "bgd.db-wal")))
+
+    path = str(tmp_path / "bgd.db")
+    problem, found = await judged(path)
+
+    assert found or (problem.startswith("database " + path) and "`bgd --recover`" in problem)
+    assert problem.isprintable()
+
+
+async def judged(path):
+    """Return why a daemon refuses the file, or how many jobs it finds there."""
+    try:
+        return "", await look_through(path)
+    except StoreBroken as refusal:
+        return str(refusal), 0
+
+
+async def look_through(path):
+    """Do what a daemon does at its start, and what people ask for; return how many jobs there are."""
+    store = await Store.open(path)
+    try:
+        generation = await store.begin_generation()
+        link = LauncherLink("/nowhere", "/nowhere", store.store_id, generation)
+        await Supervisor(load(environ={"HOME": "/nowhere"}), store, link).restore()
+        views = await store.list(List(id=1, limit=10_000), UID)
+        for view in views:
+            await store.attempts(JobId(view.id), 0, 10)
+            await store.result(JobId(view.id))
+            await store.spec(JobId(view.id))
+        await store.events(0, 10_000)
+        await store.stats(0.0)
+        await put(store, new(10_000))
+        return len(views)
+    finally:
+        await store.close()
