@@ -37,3 +37,22 @@ def change_environment(changes: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+class Environment:
+    """The variables as they are now, for later."""
+
+    def __init__(self) -> None:
+        self._variables = os.environ
+        # as bytes, for to look at them through os.environ decodes each of them
+        self._present: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001
+        self._kept = dict(self._present)
+
+    def restore(self) -> None:
+        """Put back those that were changed."""
+        os.environ = self._variables  # noqa: B003 - the very object, whatever a job has put in its place
+        for name in {name for name, _ in self._kept.items() ^ self._present.items()}:
+            if name in self._kept:
+                os.environb[name] = self._kept[name]
+            else:
+                del os.environb[name]

@@ -23,12 +23,15 @@ from .changes import Sources
 from .job import carry_out, read
 from .leaving import exit_code_of, leave
 from .link import Link
-from .place import MarkedPlace, change_environment
+from .place import Environment, MarkedPlace, change_environment
 from .streams import point_to, point_to_nothing
 
 TYPE_CHECKING = False  # as typing's: the worker keeps its memory small
 if TYPE_CHECKING:
     from typing import Any
+
+# without what makes an enumeration of each, 60 times a job
+_getsignal = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
 
 _UMASK = 0o022
 _NOBODY = "-"  # the mark between two jobs
@@ -48,7 +51,7 @@ class _Reusing:
         self._most_pages = most_memory and most_memory // resource.getpagesize()
         self._sources = Sources()
         self._place = MarkedPlace()
-        self._environment = dict(os.environ)
+        self._environment = Environment()
         self._path = list(sys.path)
         self._streams = sys.stdin, sys.stdout, sys.stderr
         self._signals = _handlers()
@@ -114,11 +117,9 @@ class _Reusing:
         resource.setrlimit(resource.RLIMIT_RTTIME, self._limit)
         signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in self._signals.items():
-            if signal.getsignal(signum) is not handler:
+            if _getsignal(signum) is not handler:
                 signal.signal(signum, handler)
-        if dict(os.environ) != self._environment:
-            os.environ.clear()
-            os.environ.update(self._environment)
+        self._environment.restore()
         if sys.path != self._path:
             sys.path[:] = self._path
         os.chdir("/")
@@ -128,7 +129,7 @@ class _Reusing:
 def _handlers() -> dict[int, Any]:
     """Return what is done about each signal, as far as Python can do it again."""
     fixed = {signal.SIGKILL, signal.SIGSTOP}
-    found = {signum: signal.getsignal(signum) for signum in signal.valid_signals() - fixed}
+    found = {signum: _getsignal(signum) for signum in signal.valid_signals() - fixed}
     return {signum: handler for signum, handler in found.items() if handler is not None}
 
 
