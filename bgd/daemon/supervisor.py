@@ -29,7 +29,7 @@ from bgd.daemon.settlement import Pending, Settlement
 from bgd.daemon.space import Space
 from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Controls, StoredSpec
 from bgd.daemon.storage.store import Store
-from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Started, ToLauncher
+from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Renew, Started, ToLauncher
 from bgd.wire.requests import ShutdownMode
 
 R = TypeVar("R")
@@ -116,8 +116,10 @@ class Supervisor:
             await self.saved()  # the last end may have come while an earlier transaction was being written
 
     def configure(self, config: Config) -> None:
-        """Take another configuration; what runs is not touched."""
+        """Take another configuration; what runs is not touched, but what waits for jobs is started anew."""
         self.config = config
+        if self._link.can(renew := Renew()):
+            self._link.send(renew)
         self.space.configure(config.daemon.min_free)
         self._steer()
         self._on_finished()

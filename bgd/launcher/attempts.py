@@ -80,6 +80,10 @@ class Attempts:
         if attempt := self._unended(key):
             attempt.go_on()
 
+    def renew_workers(self) -> None:
+        """Start what is launched from now on in new warm workers."""
+        self._workers.renew()
+
     def interrupt(self) -> None:
         """End all that runs, and begin nothing more."""
         self._is_closing = True

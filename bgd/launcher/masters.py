@@ -24,6 +24,7 @@ from bgd.wire.launching import (
     Greeting,
     Launch,
     Ready,
+    Renew,
     Signal,
     Stop,
     Suspend,
@@ -170,7 +171,7 @@ class Masters:
             log.warning("the journal cannot take a supervisor's generation: %s", error.strerror)
 
     def _obey(
-        self, message: Launch | Stop | Signal | Suspend | Continue | Acknowledge | Watch | Goodbye
+        self, message: Launch | Stop | Signal | Suspend | Continue | Acknowledge | Watch | Renew | Goodbye
     ) -> None:
         match message:
             case Launch():
@@ -187,6 +188,8 @@ class Masters:
                 self._attempts.acknowledge(message.key)
             case Watch():
                 self._attempts.watch(message.key, on=message.on)
+            case Renew():
+                self._attempts.renew_workers()
             case Goodbye():
                 self.has_goodbye = True
                 self._changed()

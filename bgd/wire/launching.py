@@ -133,11 +133,15 @@ class Watch(Struct, frozen=True, tag="watch"):
     on: bool = True
 
 
+class Renew(Struct, frozen=True, tag="renew"):
+    """Give the warm workers there are no further attempt: others take their place when they are needed."""
+
+
 class Goodbye(Struct, frozen=True, tag="goodbye"):
     """The supervisor ends in good order: a launcher started by hand ends too, once nothing is left (R6)."""
 
 
-ToLauncher = Greeting | Launch | Stop | Signal | Suspend | Continue | Acknowledge | Watch | Goodbye
+ToLauncher = Greeting | Launch | Stop | Signal | Suspend | Continue | Acknowledge | Watch | Renew | Goodbye
 
 
 def protocol_of(message: ToLauncher) -> int:
@@ -148,6 +152,8 @@ def protocol_of(message: ToLauncher) -> int:
     match message:
         case Signal() | Suspend() | Continue():
             return 2
+        case Renew():
+            return 3
         case Launch(usual_result=bytes(usual)) if usual:
             return 3
         case Launch():

@@ -96,6 +96,17 @@ def test_what_a_forked_job_raises_is_told_without_the_workers_frames(daemon):
     assert "work.py" in lines[1]
 
 
+def test_a_reload_starts_workers_anew(daemon):
+    with daemon.client() as client:
+        before = client.call("work:parent").result(DEADLINE)
+        daemon.configure(CONFIGURATION.format(folder=daemon.folder) + "\n[retry.commands]\nretries = 0\n")
+
+        assert daemon.bgctl("reload").returncode == 0
+
+        assert client.call("work:parent").result(DEADLINE) != before
+        wait_until(lambda: not Path(f"/proc/{before}").exists())
+
+
 def test_code_that_is_changed_between_two_jobs_is_seen(daemon):
     file = daemon.folder / "work.py"
     with daemon.client() as client:

@@ -20,6 +20,7 @@ from bgd.wire.launching import (
     Key,
     Launch,
     Ready,
+    Renew,
     Signal,
     Started,
     Stop,
@@ -146,7 +147,7 @@ class Launcher:
             case Acknowledge(key):
                 self._journal.ended.pop(key, None)
                 self._journal.synced.discard(key)
-            case Stop() | Signal() | Suspend() | Continue() | Watch() | Goodbye() | Greeting():
+            case Stop() | Signal() | Suspend() | Continue() | Watch() | Renew() | Goodbye() | Greeting():
                 pass
 
     def _launch(self, launch: Launch) -> None:

@@ -291,6 +291,7 @@ SENT: dict[str, list[Message]] = {
         launching.Continue(KEY),
         launching.Acknowledge(KEY),
         launching.Watch(KEY, on=False),
+        launching.Renew(),
         launching.Goodbye(),
     ],
     "from_launcher": [

@@ -53,6 +53,13 @@ class Workers:
                 raise worker.problem
         return None
 
+    def renew(self) -> None:
+        """Give none of them another attempt, and no key the blame for what its worker was unfit for."""
+        self._unfit.clear()
+        self._by_key.clear()
+        for worker in self._living:
+            worker.retire()
+
     def end(self) -> None:
         """End them all at once; only when no attempt runs."""
         for worker in self._living:

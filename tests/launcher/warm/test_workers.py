@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Continue, Stop, Suspend
+from bgd.wire.launching import Continue, Renew, Stop, Suspend
 from tests.launcher.host import PATIENCE, is_alive, written
 from tests.launcher.warm.calls import Calls
 from tests.support import wait_until
@@ -296,6 +296,35 @@ def test_a_changed_file_of_a_preloaded_module_is_seen_by_the_next_job(forked):
     assert forked.value("version:tell") == 22
     wait_until(lambda: len(forked.workers()) == 1)
     assert forked.workers() != before
+
+
+def test_renewed_workers_finish_what_they_have_and_the_next_job_gets_another(forked, tmp_path):
+    key = forked.launch("job:wait", str(tmp_path))
+    running(tmp_path)
+    (old,) = forked.workers()
+
+    forked.supervisor.say(Renew())
+
+    assert forked.value("job:parent") != old
+    (tmp_path / "enough").touch()
+    assert forked.supervisor.ended(key).exit_code == 7
+    wait_until(lambda: old not in forked.workers())
+
+
+def test_what_a_preload_was_unfit_for_is_looked_at_again_after_a_renewal(forked, tmp_path):
+    forked.write(
+        "loop",
+        f"import asyncio, os\nif not os.path.exists('{tmp_path}/mended'): loop = asyncio.new_event_loop()",
+    )
+    forked.preload = ["loop"]
+    launcher = forked.host.launchers[-1].pid
+    assert forked.value("job:parent") == launcher
+    (tmp_path / "mended").touch()
+    assert forked.value("job:parent") == launcher
+
+    forked.supervisor.say(Renew())
+
+    assert forked.value("job:parent") != launcher
 
 
 def test_jobs_of_other_interpreters_paths_and_startups_have_workers_of_their_own(forked):
