@@ -12,12 +12,13 @@ from msgspec import Struct
 
 from bgctl import codes
 from bgctl.common import client, common, say, verb
-from bgctl.ids import brief_ids, chosen_ids
+from bgctl.ids import chosen_ids
 from bgctl.selecting import FINISHED, UNFINISHED, Selection, with_selection
 from bgctl.show import print_json
 from bgd import Client, Job, State
 from bgd.client.session import error_in
 from bgd.wire.replies import ActResult
+from bgd.words import number_ranges
 
 WAITING = (State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED)
 
@@ -222,7 +223,7 @@ def _rehearse(action: Action, jobs: Sequence[Job]) -> int:
         print_json([{"id": job.id, "state": job.state, "error": None} for job in jobs])
     elif jobs:
         are = "job" if len(jobs) == 1 else "jobs"
-        click.echo(f"{len(jobs)} {are} would be {action.done}: {brief_ids(job.id for job in jobs)}")
+        click.echo(f"{len(jobs)} {are} would be {action.done}: {number_ranges(job.id for job in jobs)}")
     else:
         say(f"no job would be {action.done}")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,16 +73,3 @@ def chosen_ids(daemon: Client, words: Words) -> list[int]:
         for part in word:
             ids |= dict.fromkeys(part or [daemon.job().id])
     return list(ids)
-
-
-def brief_ids(ids: Iterable[int]) -> str:
-    """Return ids as people write them: "3-9, 12"."""
-    ranges: list[range] = []
-    for job_id in sorted(ids):
-        if ranges and ranges[-1].stop == job_id:
-            ranges[-1] = range(ranges[-1].start, job_id + 1)
-        else:
-            ranges.append(range(job_id, job_id + 1))
-    return ", ".join(
-        str(each.start) if len(each) == 1 else f"{each.start}-{each.stop - 1}" for each in ranges
-    )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import click
 
 from bgctl.common import client, common, has_colors, verb
-from bgctl.ids import Ids, Words, brief_ids, chosen_ids
+from bgctl.ids import Ids, Words, chosen_ids
 from bgctl.reasons import why_waiting
 from bgctl.show import (
     STATE_COLORS,
@@ -25,6 +25,7 @@ from bgctl.terminal import HarmlessText, one_line
 from bgd import Client, Job, JobFailed, State
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView
+from bgd.words import retries_line, rules_line
 
 _LABEL_WIDTH = 11
 
@@ -83,8 +84,8 @@ def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[st
         ("isolation", job.isolation or ""),
         ("queue", f"{job.queue}, priority {job.priority}" + (f", {job.slots} slots" * (job.slots > 1))),
         ("key", one_line(job.key or "")),
-        ("retries", _retries(job)),
-        ("on errors", one_line(", ".join(f"{name}: {then}" for name, then in job.on_exceptions.items()))),
+        ("retries", retries_line(job.view)),
+        ("on errors", rules_line(job.view)),
         ("snoozed", f"{job.snoozes} times" if job.snoozes > 1 else "once" * job.snoozes),
         ("timeout", format_duration(job.timeout) if job.timeout else ""),
         ("submitted", local_time(job.created_at, now)),
@@ -140,21 +141,6 @@ def _use(attempt: AttemptView) -> str:
         "" if attempt.max_rss_bytes is None else f"{attempt.max_rss_bytes / 1e6:.1f}MB",
     ]
     return ", ".join(filter(None, parts))
-
-
-def _retries(job: Job) -> str:
-    if job.retries == 0:
-        return "none"
-    growth = (
-        f", times {job.backoff:g} each, at most {format_duration(job.max_delay)}" if job.backoff > 1 else ""
-    )
-    only = f", only after {_codes(job.retry_on)}" if job.retry_on is not None else ""
-    never = f", not after {_codes(job.no_retry_on)}" if job.no_retry_on is not None else ""
-    return f"{job.retries}, {format_duration(job.retry_delay)} apart{growth}{only}{never}"
-
-
-def _codes(codes: Sequence[int]) -> str:
-    return brief_ids(codes) or "none"
 
 
 def _lines(*pairs: tuple[str, str]) -> Iterator[str]:

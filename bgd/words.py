@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from bgd.harmless import one_line
+from bgd.units import format_duration
 from bgd.wire.views import AttemptView, JobView, Progress
 
 _SHORT = 10  # seconds, below which a decimal matters
@@ -77,6 +79,35 @@ def brief(seconds: float) -> str:
     return "".join(words[:2])
 
 
+def retries_line(view: JobView) -> str:
+    """Return after what, how often and at what distance a job is run again, as "3, 5s apart"."""
+    if view.retries == 0:
+        return "none"
+    longest = format_duration(view.max_delay)
+    growth = f", times {view.backoff:g} each, at most {longest}" if view.backoff > 1 else ""
+    only = f", only after {_codes(view.retry_on)}" if view.retry_on is not None else ""
+    never = f", not after {_codes(view.no_retry_on)}" if view.no_retry_on is not None else ""
+    return f"{view.retries}, {format_duration(view.retry_delay)} apart{growth}{only}{never}"
+
+
+def rules_line(view: JobView) -> str:
+    """Return what follows after which exceptions of a class job, on one line; nothing if no rule says so."""
+    return one_line(", ".join(f"{name}: {then}" for name, then in view.on_exceptions.items()))
+
+
+def number_ranges(numbers: Iterable[int]) -> str:
+    """Return ids or exit codes as people write them: "3-9, 12"."""
+    ranges: list[range] = []
+    for number in sorted(numbers):
+        if ranges and ranges[-1].stop == number:
+            ranges[-1] = range(ranges[-1].start, number + 1)
+        else:
+            ranges.append(range(number, number + 1))
+    return ", ".join(
+        str(each.start) if len(each) == 1 else f"{each.start}-{each.stop - 1}" for each in ranges
+    )
+
+
 def command_line(view: JobView, enough: int | None = None) -> str:
     """Return what the job runs, on one line, so that a shell would understand it.
 
@@ -94,6 +125,10 @@ def _command(view: JobView, enough: int | None) -> str:
         f"{name}={json.dumps(each, ensure_ascii=False)}" for name, each in arguments.get("kwargs", {}).items()
     ]
     return f"{view.target}({', '.join(words)})"
+
+
+def _codes(codes: Iterable[int]) -> str:
+    return number_ranges(codes) or "none"
 
 
 def _for_json(name: str, value: object) -> object:

@@ -7,10 +7,12 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bgctl.show import local_time
 from bgd.wire.views import Progress
-from bgd.words import brief, iso_time, percent, progress_line
+from bgd.words import brief, iso_time, number_ranges, percent, progress_line, retries_line, rules_line
+from tests.client.scripted import view_of
 
 
 @pytest.mark.parametrize(
@@ -65,3 +67,30 @@ def test_progress_is_said_on_one_line(progress, line):
 )
 def test_only_whole_percents_are_said_and_not_100_before_the_end(fraction, whole):
     assert percent(fraction) == whole
+
+
+@pytest.mark.parametrize(
+    ("policy", "line"),
+    [
+        ({"retries": 0}, "none"),
+        ({"retries": 3}, "3, 5s apart"),
+        ({"retries": 3, "backoff": 2.0, "max_delay": 60.0}, "3, 5s apart, times 2 each, at most 1m"),
+        ({"retries": 1, "retry_on": [75, 3, 4]}, "1, 5s apart, only after 3-4, 75"),
+        ({"retries": 1, "no_retry_on": [2]}, "1, 5s apart, not after 2"),
+        ({"retries": 1, "retry_on": []}, "1, 5s apart, only after none"),
+    ],
+)
+def test_retries_are_said_with_all_that_decides_on_them(policy, line):
+    assert retries_line(replace(view_of(1), retry_delay=5.0, **policy)) == line
+
+
+def test_rules_are_said_on_one_line():
+    job = replace(view_of(1), on_exceptions={"OSError": "retry", "app.Gone": "fail"})
+
+    assert rules_line(job) == "OSError: retry, app.Gone: fail"
+    assert rules_line(view_of(1)) == ""
+
+
+def test_numbers_in_a_row_are_said_as_a_range():
+    assert number_ranges([12, 3, 4, 5, 9]) == "3-5, 9, 12"
+    assert number_ranges([]) == ""

@@ -11,7 +11,7 @@ from bgd.core.job import ACTIVE, FINAL, WAITING, Outcome, State
 from bgd.daemon.web.tails import Tail
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView, JobError, JobView
-from bgd.words import brief, command_line, iso_time, progress_line
+from bgd.words import brief, command_line, iso_time, progress_line, retries_line, rules_line
 
 _MOST_OF_A_COMMAND = 300  # characters, in a list; the job's own page has more
 _MOST_OF_A_TEXT = 20_000  # characters of a command, a result or an error; JSON has all of it
@@ -104,7 +104,8 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
         ("Queue", view.queue),
         ("Priority", str(view.priority)),
         ("Attempts", _attempts(view)),
-        ("Retries", _retries(view)),
+        ("Retries", retries_line(view)),
+        ("On errors", rules_line(view)),
         ("Snoozed", f"{view.snoozes} times" if view.snoozes > 1 else "once" * view.snoozes),
         ("Submitted", _instant(view.created_at, now)),
         ("By", view.user),
@@ -118,6 +119,7 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
         ("Slots", str(view.slots) if view.slots > 1 else ""),
         ("Time limit", format_duration(view.timeout) if view.timeout else ""),
         ("Folder", view.cwd or ""),
+        ("Isolation", view.isolation or ""),
         ("Key", view.key or ""),
         ("Tags", ", ".join(view.tags)),
     ]
@@ -168,14 +170,6 @@ def _bar(view: JobView) -> Bar | None:
 
 def _attempts(view: JobView) -> str:
     return f"{view.attempt} of {max(view.attempt, view.retries + 1)}"
-
-
-def _retries(view: JobView) -> str:
-    if view.retries == 0:
-        return "none"
-    longest = format_duration(view.max_delay)
-    growth = f", times {view.backoff:g} each, at most {longest}" if view.backoff > 1 else ""
-    return f"{view.retries}, {format_duration(view.retry_delay)} apart{growth}"
 
 
 def _waited(view: JobView, now: float) -> str:
