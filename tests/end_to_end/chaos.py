@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -15,9 +16,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Self
 
+from msgspec.structs import replace
+
 from bgd import __version__
 from bgd.core.job import Outcome, State
-from bgd.core.spec import JobSpec
+from bgd.core.spec import Isolation, JobSpec
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
 from bgd.wire.replies import AttemptsPart, End, Info, Reply, Shown, Submitted
@@ -35,6 +38,40 @@ code="$3"
 [ "$BGD_ATTEMPT" = 1 ] && code="$4"
 echo "end $BGD_JOB_ID $BGD_ATTEMPT $code" >> "$1/truth"
 exit "$code"
+"""
+
+# the same as a class job
+MODULE = """
+import fcntl, os, sys, time
+
+def run(kind, folder, seconds, code, first):
+    who = os.environ["BGD_JOB_ID"] + " " + os.environ["BGD_ATTEMPT"]
+
+    def tell(text):
+        with open(folder + "/truth", "a") as truth:
+            truth.write(text + "\\n")
+
+    with open(folder + "/lock." + os.environ["BGD_JOB_ID"], "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("overlap " + who)
+        tell("start " + who)
+        time.sleep(float(seconds))
+        if os.environ["BGD_ATTEMPT"] == "1":
+            code = first
+        tell("end " + who + " " + code)
+    if code != "0":
+        sys.exit(int(code))
+"""
+CLASSES = """
+[security]
+allowed_classes = ["truth.*"]
+[python]
+path = ["{folder}"]
+preload = ["truth"]
+[retry]
+delay = "100ms"
 """
 
 KINDS = {"quick": 60, "long": 10, "fails once": 15, "fails": 10, "too slow": 5}  # of 100 jobs
@@ -180,9 +217,13 @@ class Crowd:
 class Load:
     """Clients that submit all the time, and remember only what they were told."""
 
-    def __init__(self, rig: Rig, clients: int = 4, seed: int = 0) -> None:
+    def __init__(
+        self, rig: Rig, clients: int = 4, seed: int = 0, isolations: tuple[Isolation, ...] = ()
+    ) -> None:
+        """`isolations`: of class jobs, which all jobs then are; none: all are commands."""
         self._rig = rig
         self._dice = random.Random(seed)
+        self._isolations = isolations
         self._lock = threading.Lock()
         self.acknowledged: dict[int, JobSpec] = {}
         self.unanswered = 0
@@ -214,28 +255,35 @@ class Load:
             )[0]
             seconds = self._dice.uniform(0.0, 0.1) if kind != "long" else self._dice.uniform(0.5, 1.5)
             code = self._dice.randint(1, 100)
+            isolation = self._dice.choice(self._isolations) if self._isolations else None
         codes = {"fails once": (0, code), "fails": (code, code)}.get(kind, (0, 0))
         retries = {"fails once": 3, "long": 3}.get(kind, 0)
         sleep = 30.0 if kind == "too slow" else seconds
-        return JobSpec(
-            argv=("/bin/sh", "-c", SCRIPT, kind, str(self._rig.folder), f"{sleep:.3f}", *map(str, codes)),
+        words = (kind, str(self._rig.folder), f"{sleep:.3f}", *map(str, codes))
+        common = JobSpec(
             cwd="/",
-            env={"PATH": os.environ["PATH"]},
             retries=retries,
             timeout=0.4 if kind == "too slow" else None,
             priority=1 if seconds > 0.05 else 0,
         )
+        if isolation is None:
+            return replace(common, argv=("/bin/sh", "-c", SCRIPT, *words), env={"PATH": os.environ["PATH"]})
+        return replace(common, target="truth:run", arguments=json.dumps({"args": words}), isolation=isolation)
 
 
-def check_history(rig: Rig, load: Load, *, may_be_unseen: bool) -> Counter[str]:
+def check_history(rig: Rig, load: Load, *, may_be_unseen: bool, may_be_killed: bool = False) -> Counter[str]:
     """Hold what the daemon says of every acknowledged job against what the jobs wrote down themselves.
 
-    `may_be_unseen`: the launcher was killed too, so attempts may have ended `unknown`.
+    `may_be_unseen`: the launcher was killed too, so attempts may have ended `unknown`. `may_be_killed`: warm
+    workers were, which take along what they are just starting, or run themselves.
     """
     jobs = sorted(load.acknowledged)
+    allowed = {Outcome.UNKNOWN} if may_be_unseen else set()
+    if may_be_killed:
+        allowed |= {Outcome.SIGNAL, Outcome.INTERRUPTED, Outcome.NOT_STARTED}
     with closing(Caller(rig.socket)) as caller:
         caller.wait(jobs)
-        return _check_jobs(caller, jobs, Truth.read(rig.folder / "truth"), may_be_unseen=may_be_unseen)
+        return _check_jobs(caller, jobs, Truth.read(rig.folder / "truth"), allowed)
 
 
 class Truth:
@@ -261,7 +309,7 @@ class Truth:
         return truth
 
 
-def _check_jobs(caller: Caller, jobs: list[int], truth: Truth, *, may_be_unseen: bool) -> Counter[str]:
+def _check_jobs(caller: Caller, jobs: list[int], truth: Truth, allowed: set[Outcome]) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     for job in jobs:
         view, attempts = caller.show(job)
@@ -270,20 +318,22 @@ def _check_jobs(caller: Caller, jobs: list[int], truth: Truth, *, may_be_unseen:
             key = job, attempt.attempt
             assert attempt.outcome is not None, f"attempt {key} has no end"
             outcomes[attempt.outcome] += 1
-            _check_attempt(attempt, truth.starts[key], truth.codes.get(key), may_be_unseen=may_be_unseen)
+            _check_attempt(attempt, truth.starts[key], truth.codes.get(key), allowed)
         assert view.outcome == attempts[-1].outcome
         assert (view.state is State.SUCCEEDED) == (attempts[-1].outcome is Outcome.SUCCEEDED)
     return outcomes
 
 
-def _check_attempt(attempt: AttemptView, starts: int, code: int | None, *, may_be_unseen: bool) -> None:
+def _check_attempt(attempt: AttemptView, starts: int, code: int | None, allowed: set[Outcome]) -> None:
     match attempt.outcome:
         case Outcome.SUCCEEDED | Outcome.EXIT:
             assert starts == 1
             assert attempt.exit_code == code
         case Outcome.TIMEOUT:  # on a busy machine perhaps before its first line
             assert code is None
-        case Outcome.UNKNOWN:
-            assert may_be_unseen, "only bgd was killed, and yet an end was not seen"
+        case Outcome.UNKNOWN | Outcome.SIGNAL | Outcome.INTERRUPTED if attempt.outcome in allowed:
+            assert starts <= 1
+        case Outcome.NOT_STARTED if attempt.outcome in allowed:
+            assert starts == 0
         case _:
             raise AssertionError(f"no job of the load can end like this: {attempt}")

@@ -4,14 +4,17 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.chaos import Load, Rig, Truth, check_history
+from bgd.core.spec import Isolation
+from tests.end_to_end.chaos import CLASSES, MODULE, Load, Rig, Truth, check_history
 from tests.end_to_end.history import History
 from tests.end_to_end.looking import check_suspended, check_waits, come_to_rest
 from tests.end_to_end.people import ALL_VERBS, LANES, MOST_IN_LANE, MOST_SLOTS, People, Watcher
+from tests.launcher.warm.calls import is_worker
 
 CYCLES = int(os.environ.get("BGD_CHAOS_CYCLES", "40"))  # 1,000 for the long run
 BUSY_CYCLES = max(CYCLES // 4, 10)  # each takes longer; and time for everything to be done once
@@ -48,6 +51,50 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
         assert outcomes["unknown"] > 0, "no kill ever met a running attempt"
     assert processes_of(rig.folder) == []
     print(f"{victim}: {CYCLES} kills, {len(load.acknowledged)} jobs, {dict(outcomes)}")
+
+
+@pytest.fixture
+def class_rig(tmp_path):
+    rig = Rig(tmp_path, more=CLASSES.format(folder=tmp_path))
+    (tmp_path / "truth").touch()
+    (tmp_path / "truth.py").write_text(MODULE)
+    rig.start()
+    yield rig
+    rig.close()
+
+
+@pytest.mark.parametrize("victim", ["bgd", "launcher", "workers"])
+def test_class_jobs_bear_kills_as_commands_do(class_rig: Rig, victim: str):
+    rig = class_rig
+    dice = random.Random(victim)
+    load = Load(rig, seed=5, isolations=(Isolation.FORK, Isolation.FORK, Isolation.REUSE))
+    with load.crowd:
+        for _ in range(BUSY_CYCLES):
+            load.crowd.run_for(dice.uniform(0.2, 0.5))
+            if victim == "bgd":
+                rig.kill()
+                rig.start()
+            elif victim == "launcher":
+                os.kill(rig.launcher_pid(), signal.SIGKILL)
+            else:
+                workers = workers_of(rig)
+                for pid in dice.sample(workers, len(workers) // 2 + 1):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+    outcomes = check_history(rig, load, may_be_unseen=victim == "launcher", may_be_killed=victim == "workers")
+    assert outcomes["succeeded"] > BUSY_CYCLES
+    assert outcomes["timeout"] > 0
+    print(f"{victim}: {BUSY_CYCLES} kills, {len(load.acknowledged)} class jobs, {dict(outcomes)}")
+
+
+def workers_of(rig: Rig) -> list[int]:
+    """Return the pids of the launcher's warm workers, waiting until it has some."""
+    found: list[int] = []
+    while not found:
+        launcher = rig.launcher_pid()
+        children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+        found = [int(pid) for pid in children if is_worker(pid)]
+    return found
 
 
 @pytest.fixture

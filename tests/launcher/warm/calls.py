@@ -82,7 +82,10 @@ class Calls:
 
 
 def is_worker(pid: int | str) -> bool:
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
     return str(WORKER).encode() in words[:-2]  # and behind it stands its line
 
 
