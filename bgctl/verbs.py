@@ -42,6 +42,7 @@ _HOME = {
     "shutdown": "daemon",
     "prune": "pruning",
     "backup": "backing_up",
+    "doctor": "doctor",
 }
 _ALIASES = {"ls": "list", "status": "show"}
 _OTHER_WORDS = {  # as other programs say it; only for a hint

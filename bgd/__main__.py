@@ -16,6 +16,7 @@ import uvloop
 import bgd
 from bgd import config as configuration
 from bgd.daemon import reporting
+from bgd.daemon.checkup import look_as_json
 from bgd.daemon.folder import PRIVATE, check_python
 from bgd.daemon.recovery import recover
 from bgd.daemon.serving import Surroundings, serve
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.recover is not None:
             for line in recover(config, options.recover or None):
                 print(line)  # noqa: T201 - what --recover is for
+            return 0
+        if options.findings:
+            print(look_as_json(config))  # noqa: T201 - what --findings is for
             return 0
         if options.check:
             check_python(config)
@@ -139,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         help="wait for the launcher that is a service of its own, and never start one",
     )
     parser.add_argument("--check", action="store_true", help="check the configuration and end")
+    parser.add_argument("--findings", action="store_true", help=argparse.SUPPRESS)  # for bgctl doctor
     parser.add_argument(
         "--recover",
         nargs="?",

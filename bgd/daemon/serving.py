@@ -122,7 +122,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         work = [tasks.create_task(part) for part in parts]
         site = await open_site(config, store, lambda: link.is_connected, tasks)
         answers = Answers(supervisor, store, link, site)
-        upkeep = Upkeep(supervisor, retention, backups)
+        upkeep = Upkeep(supervisor, link, retention, backups)
         verbs = Verbs(supervisor, orders, upkeep, answers, shut_down, reload=reload)
         control = Control(verbs, os.geteuid(), tasks)
         listening = folder.listen(config, surroundings.sockets)

@@ -9,7 +9,7 @@ from msgspec import Struct
 from bgd.core.job import State
 from bgd.errors import BgdError, ConfigError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.wire.requests import RequestId
-from bgd.wire.views import AttemptView, EventView, JobError, JobProgress, JobView, QueueView
+from bgd.wire.views import AttemptView, EventView, Finding, JobError, JobProgress, JobView, QueueView
 
 
 class ErrorCode(StrEnum):
@@ -107,6 +107,11 @@ class BackupPart(Struct, frozen=True, tag="backup"):
     id: RequestId
     size: int
     data: bytes
+
+
+class Checkup(Struct, frozen=True, tag="checkup"):
+    id: RequestId
+    findings: list[Finding]
 
 
 class Queues(Struct, frozen=True, tag="queues", kw_only=True):
@@ -211,6 +216,7 @@ Reply = (
     | Acted
     | Pruned
     | BackupPart
+    | Checkup
     | Queues
     | EventsPart
     | Stats

@@ -215,6 +215,12 @@ class SetProgress(Struct, frozen=True, tag="set_progress", kw_only=True):
     message: Annotated[str, Meta(max_length=MAX_PROGRESS_MESSAGE)] | None = None
 
 
+class GetCheckup(Struct, frozen=True, tag="checkup"):
+    """-> Checkup: what of the installation is not as it should be."""
+
+    id: RequestId
+
+
 class GetQueues(Struct, frozen=True, tag="queues"):
     """-> Queues."""
 
@@ -336,6 +342,7 @@ Request = (
     | Edit
     | GetBackup
     | SetProgress
+    | GetCheckup
     | GetQueues
     | SetSlots
     | SetQueue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from msgspec import Struct
 
 from bgd.core.job import Outcome, State
@@ -116,6 +118,22 @@ class EventView(Struct, frozen=True, kw_only=True):
     outcome: Outcome | None = None  # of the attempt that ended by it
     reason: str | None = None
     progress: Progress | None = None  # where `what` is progress
+
+
+class Level(StrEnum):
+    OK = "ok"
+    NOTE = "note"  # good to know
+    WARNING = "warning"  # something may be lost or fail
+    PROBLEM = "problem"  # something does not work
+
+
+class Finding(Struct, frozen=True):
+    """One thing that was looked at: what it is like, and what to do about it, None: nothing."""
+
+    subject: str
+    level: Level
+    message: str
+    remedy: str | None = None
 
 
 class JobError(Struct, frozen=True):

@@ -192,7 +192,7 @@ class Served(Stage):
         self.shutdowns = []
         answers = Answers(self.supervisor, self.store, self.link)
         retention = Retention(self.supervisor, self.orders, self.store)
-        upkeep = Upkeep(self.supervisor, retention, Backups(self.supervisor, self.store))
+        upkeep = Upkeep(self.supervisor, self.link, retention, Backups(self.supervisor, self.store))
         verbs = Verbs(self.supervisor, self.orders, upkeep, answers, self.shutdowns.append, reload=list)
         self.control = Control(verbs, os.geteuid(), self.tasks)
         self._callers: list[Caller] = []

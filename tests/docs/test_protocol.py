@@ -31,10 +31,11 @@ VALUES = [
     views.AttemptView,
     views.QueueView,
     views.EventView,
+    views.Finding,
     views.JobError,
     replies.ActResult,
 ]
-ENUMERATIONS = [State, Outcome, requests.ShutdownMode, replies.ErrorCode]
+ENUMERATIONS = [State, Outcome, requests.ShutdownMode, replies.ErrorCode, views.Level]
 
 
 def test_protocol_page_names_every_message():

@@ -172,7 +172,7 @@ class Machine:
         answers = Answers(supervisor, store, link)
         orders = Orders(supervisor, store)
         retention = Retention(supervisor, orders, store)
-        upkeep = Upkeep(supervisor, retention, Backups(supervisor, store))
+        upkeep = Upkeep(supervisor, link, retention, Backups(supervisor, store))
         life.verbs = Verbs(supervisor, orders, upkeep, answers, self.shut_down, reload=list)
 
     async def _drain(self, life: Life, mode: ShutdownMode) -> None:

@@ -206,6 +206,7 @@ SENT: dict[str, list[Message]] = {
         requests.Edit(19, [17], CHANGES),
         requests.GetBackup(29),
         requests.SetProgress(id=28, job=17, attempt=4, fraction=0.25, message="größer"),
+        requests.GetCheckup(30),
         requests.GetQueues(20),
         requests.SetSlots(21, 4),
         requests.SetQueue(22, "narrow", None),
@@ -237,6 +238,7 @@ SENT: dict[str, list[Message]] = {
         ),
         replies.Pruned(15, 3, 120),
         replies.BackupPart(16, 8192, b"SQLite format 3\x00"),
+        replies.Checkup(17, [views.Finding("clock", views.Level.NOTE, "not kept right", "run chrony")]),
         replies.Queues(id=12, slots=4, configured_slots=2, taken=3, paused=True, queues=[QUEUE]),
         replies.EventsPart(13, [EVENT], last=99, lost=True),
         replies.Stats(

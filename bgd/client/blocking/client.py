@@ -33,9 +33,9 @@ from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed
 from bgd.wire import replies, requests
-from bgd.wire.replies import ActResult, BackupPart, Info, LogPart, Pruned, Queues, Reloaded, Stats
+from bgd.wire.replies import ActResult, BackupPart, Checkup, Info, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import Request, ShutdownMode
-from bgd.wire.views import AttemptView, EventView, JobProgress, JobView
+from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -481,6 +481,11 @@ class Client:
             id=UNNUMBERED, job=job_id, attempt=attempt, fraction=fraction, message=message
         )
         self._channel.ask(checked(request), replies.Done, repeatable=True)
+
+    def checkup(self) -> list[Finding]:
+        """Return what the daemon finds of its installation, and what to do about it."""
+        reply = self._channel.ask(requests.GetCheckup(UNNUMBERED), Checkup, repeatable=True)
+        return reply.findings
 
     # --- slots and queues: each returns how they are now; what is set is kept over restarts -----------------
 

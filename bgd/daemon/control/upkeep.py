@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 
+from bgd.daemon import checkup
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.answers import Replies
+from bgd.daemon.launching import LauncherLink
 from bgd.daemon.retention import Retention, kept_after
 from bgd.daemon.supervisor import Supervisor
-from bgd.wire.replies import BackupPart, End, Pruned
-from bgd.wire.requests import GetBackup, Prune
+from bgd.wire.launching import LAUNCHING_PROTOCOL
+from bgd.wire.replies import BackupPart, Checkup, End, Pruned
+from bgd.wire.requests import GetBackup, GetCheckup, Prune
+from bgd.wire.views import Finding, Level
 
-Keeping = Prune | GetBackup
+Keeping = Prune | GetBackup | GetCheckup
 
 
 class Upkeep:
-    """Answers with streams: what is asked takes its time, and others are served meanwhile."""
+    """Answers what takes its time, while others are served."""
 
-    def __init__(self, supervisor: Supervisor, retention: Retention, backups: Backups) -> None:
+    def __init__(
+        self, supervisor: Supervisor, link: LauncherLink, retention: Retention, backups: Backups
+    ) -> None:
         self._supervisor = supervisor
+        self._link = link
         self._retention = retention
         self._backups = backups
 
     async def answer(self, request: Keeping, replies: Replies) -> None:
-        """Answer one request with a stream.
+        """Answer one request, with one reply or a stream of them.
 
         Raises:
             Refused: it cannot be done.
@@ -31,9 +39,16 @@ class Upkeep:
         match request:
             case Prune():
                 await self._prune(request, replies)
+                replies.send(End(request.id))
             case GetBackup():
                 await self._send_backup(request, replies)
-        replies.send(End(request.id))
+                replies.send(End(request.id))
+            case GetCheckup():
+                replies.send(Checkup(request.id, await self._findings()))
+
+    async def _findings(self) -> list[Finding]:
+        found = await asyncio.to_thread(checkup.look, self._supervisor.config)
+        return [*found, _launcher(self._link)]
 
     async def _prune(self, request: Prune, replies: Replies) -> None:
         keep = kept_after(request, self._supervisor.config)
@@ -49,3 +64,21 @@ class Upkeep:
         async with self._backups.sent() as (size, pieces), aclosing(pieces):
             async for data in pieces:
                 await replies.send_in_step(BackupPart(request.id, size, data))
+
+
+def _launcher(link: LauncherLink) -> Finding:
+    if not link.is_connected:
+        return Finding(
+            "launcher",
+            Level.PROBLEM,
+            "there is none, so nothing starts",
+            "the daemon's log says why; as a service: systemctl status bgd-launcher",
+        )
+    if link.protocol < LAUNCHING_PROTOCOL:
+        return Finding(
+            "launcher",
+            Level.NOTE,
+            f"it is of an earlier bgd (protocol {link.protocol}, this bgd speaks {LAUNCHING_PROTOCOL})",
+            "when no job runs, end it (kill the pid that bgctl info names): what is new needs a new one",
+        )
+    return Finding("launcher", Level.OK, f"pid {link.pid}, protocol {link.protocol}")

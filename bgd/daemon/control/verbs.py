@@ -23,6 +23,7 @@ from bgd.wire.requests import (
     Continue,
     Edit,
     GetBackup,
+    GetCheckup,
     GetEvents,
     GetInfo,
     GetLogin,
@@ -158,7 +159,7 @@ class Verbs:
                 self._supervisor.control(_controlled(self._supervisor.controls, request))
                 await self._supervisor.saved()
                 replies.send(await self._answers.queues(request.id))
-            case Prune() | GetBackup():
+            case Prune() | GetBackup() | GetCheckup():
                 await self._upkeep.answer(request, replies)
             case Reload():
                 postponed = self._reload()

@@ -1,0 +1,151 @@
+"""Checkup: what of the installation is not as it should be, and what to do about each finding."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from bgd.config import Config
+from bgd.daemon import machine
+from bgd.daemon.backups import backups_in
+from bgd.units import format_duration, format_size
+from bgd.wire.views import Finding, Level
+
+_LOW = 200_000_000  # bytes
+_BACKUPS_LATE = 2.5  # times the interval
+
+
+def look(config: Config) -> list[Finding]:
+    """Look at all that can be seen without a daemon; it reads files, and takes some milliseconds."""
+    checks: list[Callable[[], Finding]] = [
+        machine.sqlite,
+        partial(machine.file_system, config.daemon.state_dir),
+        partial(_room, config.daemon.state_dir, config.daemon.min_free),
+        partial(_private, "state folder", config.daemon.state_dir),
+        partial(_private, "log folder", config.log_dir),
+        partial(_configuration, config.source),
+        partial(_socket, config.daemon.socket),
+        partial(machine.open_files, config.daemon.slots),
+        machine.file_size,
+        machine.control_groups,
+        machine.clock,
+        machine.user,
+        partial(_interpreter, config),
+        partial(_backups, config),
+    ]
+    return [check() for check in checks]
+
+
+def look_as_json(config: Config) -> str:
+    """Return the findings for another program of bgd."""
+    return msgspec.json.encode(look(config)).decode()
+
+
+def _room(folder: str, floor: int | None) -> Finding:
+    path = Path(folder)
+    while not path.exists():
+        path = path.parent
+    disk = os.statvfs(path)
+    free = disk.f_bavail * disk.f_frsize
+    least = min(_LOW, disk.f_blocks * disk.f_frsize // 20) if floor is None else floor
+    if free < least:
+        return Finding(
+            "disk",
+            Level.PROBLEM,
+            f"{folder} has {format_size(free)} free, less than [daemon] min_free keeps: new jobs are refused",
+            "make room there, as by bgctl prune",
+        )
+    return Finding("disk", Level.OK, f"{format_size(free)} free")
+
+
+def _private(subject: str, folder: str) -> Finding:
+    try:
+        found = Path(folder).stat()
+    except FileNotFoundError:
+        return Finding(subject, Level.NOTE, f"{folder} is not there yet", "the first start makes it")
+    except OSError as error:
+        return Finding(subject, Level.PROBLEM, f"{folder}: {error.strerror}", "ask as the user of the daemon")
+    if found.st_uid != os.geteuid():
+        return Finding(
+            subject,
+            Level.PROBLEM,
+            f"{folder} belongs to uid {found.st_uid}, and bgd would run as uid {os.geteuid()}",
+            "run bgd as that user, or choose another [daemon] state_dir",
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        return Finding(
+            subject,
+            Level.WARNING,
+            f"{folder} is open to others (mode {stat.S_IMODE(found.st_mode):o}), environments and all",
+            f"chmod 700 {folder}",
+        )
+    return Finding(subject, Level.OK, folder)
+
+
+def _configuration(source: str | None) -> Finding:
+    if source is None:
+        return Finding("configuration", Level.OK, "built-in defaults")
+    found = Path(source).stat()
+    if found.st_mode & 0o022 or found.st_uid not in {0, os.geteuid()}:
+        return Finding(
+            "configuration",
+            Level.PROBLEM,
+            f"{source} can be written by others, who can have any class run by that",
+            f"chown it to yourself or root, and chmod go-w {source}",
+        )
+    return Finding("configuration", Level.OK, source)
+
+
+def _socket(path: str) -> Finding:
+    try:
+        found = Path(path).lstat()
+    except FileNotFoundError:
+        return Finding(
+            "socket", Level.NOTE, f"{path} is not there", "start bgd, or bgctl submit starts your own"
+        )
+    except OSError as error:
+        return Finding("socket", Level.PROBLEM, f"{path}: {error.strerror}", "see [daemon] socket")
+    if not stat.S_ISSOCK(found.st_mode):
+        return Finding("socket", Level.PROBLEM, f"{path} is no socket", "move it away, and start bgd again")
+    return Finding("socket", Level.OK, path)
+
+
+def _interpreter(config: Config) -> Finding:
+    program = config.python.interpreter
+    if not config.security.allowed_classes:
+        return Finding("class jobs", Level.OK, "none are allowed")
+    if shutil.which(program) is None:
+        return Finding(
+            "class jobs",
+            Level.PROBLEM,
+            f"{program} is no program that can be run",
+            "see [python] interpreter",
+        )
+    return Finding("class jobs", Level.OK, f"run by {program}")
+
+
+def _backups(config: Config) -> Finding:
+    every = config.backup.every
+    if every is None:
+        return Finding("backups", Level.NOTE, "none are written", "set [backup] every, or use bgctl backup")
+    paths = backups_in(config.backup.folder)
+    if not paths:
+        return Finding(
+            "backups", Level.NOTE, f"none yet in {config.backup.folder}", "bgctl backup FILE writes one"
+        )
+    age = time.time() - Path(paths[0]).stat().st_mtime
+    if age > _BACKUPS_LATE * every:
+        return Finding(
+            "backups",
+            Level.WARNING,
+            f"the newest is {format_duration(age // 60 * 60)} old",
+            "the daemon's log says why, if it has run meanwhile",
+        )
+    return Finding("backups", Level.OK, f"{len(paths)}, the newest {format_duration(age // 60 * 60)} old")

@@ -1,0 +1,181 @@
+"""What bgctl doctor finds: each thing that is wrong is named, with what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from types import SimpleNamespace
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.daemon import machine
+from bgd.daemon.checkup import look
+from bgd.daemon.machine import sqlite_is_fixed
+from bgd.wire.replies import Checkup
+from bgd.wire.requests import GetCheckup
+from bgd.wire.views import Level
+from tests.daemon.stage import configure, served
+
+
+def found(config, subject):
+    (finding,) = [each for each in look(config) if each.subject == subject]
+    assert (finding.remedy is None) == (finding.level is Level.OK)
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("version", "fixed"),
+    [
+        ((3, 46, 1), False),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 52, 0), True),
+        ((3, 50, 6), False),
+        ((3, 50, 7), True),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 9), False),
+    ],
+)
+def test_versions_of_sqlite_are_told_apart(version, fixed):
+    assert sqlite_is_fixed(version) is fixed
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "level", "words"),
+    [
+        ("ext4", "rw,relatime", Level.OK, "ext4, local"),
+        ("nfs4", "rw", Level.PROBLEM, "is on nfs4, a network file system"),
+        ("tmpfs", "rw", Level.WARNING, "the jobs are gone with the machine"),
+        ("ext4", "rw,nobarrier", Level.WARNING, "is mounted with nobarrier"),
+    ],
+)
+def test_file_system_is_judged_by_what_becomes_of_a_sync(config, monkeypatch, kind, options, level, words):
+    monkeypatch.setattr(machine, "_mount_of", lambda _folder: (kind, options))
+
+    finding = found(config, "file system")
+
+    assert finding.level is level
+    assert words in finding.message
+
+
+def test_own_file_system_is_found(config):
+    kind, options = machine._mount_of(config.daemon.state_dir)
+    assert kind != "unknown"
+    assert options.startswith("rw")
+
+
+def test_folder_that_is_open_to_others_is_named(folder, config):
+    assert found(config, "state folder").level is Level.NOTE
+    (folder / "state").mkdir(mode=0o755)
+    (folder / "state").chmod(0o755)
+    finding = found(config, "state folder")
+    assert (finding.level, finding.remedy) == (Level.WARNING, f"chmod 700 {folder}/state")
+    (folder / "state").chmod(0o700)
+    assert found(config, "state folder").level is Level.OK
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: to give a folder away takes root")
+def test_folder_of_another_user_is_named(folder, config):
+    (folder / "state").mkdir(mode=0o700)
+    os.chown(folder / "state", 4_000_000, -1)
+    finding = found(config, "state folder")
+    assert finding.level is Level.PROBLEM
+    assert "belongs to uid 4000000" in finding.message
+
+
+def test_configuration_that_others_can_write_is_a_problem(folder, config):
+    (folder / "bgd.toml").chmod(0o644)
+    assert found(config, "configuration").level is Level.OK
+    (folder / "bgd.toml").chmod(0o664)
+    assert found(config, "configuration").level is Level.PROBLEM
+
+
+def test_limits_that_are_too_low_are_named(config, monkeypatch):
+    limits = {resource.RLIMIT_NOFILE: (256, 4096), resource.RLIMIT_FSIZE: (1_000_000, -1)}
+    monkeypatch.setattr("bgd.daemon.machine.resource.getrlimit", limits.__getitem__)
+
+    assert "256 may be open at once" in found(config, "open files").message
+    assert "larger than 1MB" in found(config, "file size").message
+
+
+def test_disk_that_is_low_is_a_problem(config, monkeypatch):
+    disk = SimpleNamespace(f_bavail=10, f_blocks=10**6, f_frsize=1000)
+    monkeypatch.setattr("bgd.daemon.checkup.os.statvfs", lambda _path: disk)
+
+    finding = found(config, "disk")
+    assert finding.level is Level.PROBLEM
+    assert "10kB free" in finding.message
+
+
+def test_clock_that_was_never_set_is_a_problem(config, monkeypatch):
+    monkeypatch.setattr("bgd.daemon.machine.time.time", lambda: 1000.0)
+    assert found(config, "clock").level is Level.PROBLEM
+
+
+def test_interpreter_that_is_none_is_named(folder):
+    config = configure(
+        folder, rest='[security]\nallowed_classes = ["app.*"]\n[python]\ninterpreter = "/nowhere/python"'
+    )
+    assert found(config, "class jobs").message == "/nowhere/python is no program that can be run"
+
+
+def test_backups_that_are_late_are_named(folder, config):
+    assert "none yet" in found(config, "backups").message
+    backup = folder / "state/backups/bgd-20260101T000000Z.db"
+    backup.parent.mkdir(parents=True)
+    backup.touch()
+    assert found(config, "backups").level is Level.OK
+    os.utime(backup, (1, 1))
+    assert found(config, "backups").level is Level.WARNING
+    never = replace(config, backup=replace(config.backup, every=None))
+    assert found(never, "backups").message == "none are written"
+
+
+def test_socket_that_is_none_is_a_problem(folder, config):
+    assert found(config, "socket").level is Level.NOTE
+    (folder / "state").mkdir()
+    (folder / "state/bgd.sock").touch()
+    assert found(config, "socket").level is Level.PROBLEM
+
+
+async def test_daemon_says_what_it_finds_of_its_launcher(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        reply = await caller.ask(GetCheckup(3), Checkup)
+        assert [each.level for each in reply.findings if each.subject == "launcher"] == [Level.OK]
+
+        life.link.protocol = 1
+        reply = await caller.ask(GetCheckup(4), Checkup)
+        assert "of an earlier bgd" in reply.findings[-1].message
+
+        launcher.hang_up()
+        await life.is_lost.wait()
+        reply = await caller.ask(GetCheckup(5), Checkup)
+        assert reply.findings[-1].level is Level.PROBLEM
+
+
+def test_every_finding_is_on_a_line_and_can_be_read_by_programs(daemon):
+    done = daemon.bgctl("doctor", "--json")
+    findings = json.loads(done.stdout)
+    assert {"SQLite", "disk", "launcher", "state folder"} <= {each["subject"] for each in findings}
+    assert done.returncode == int(any(each["level"] in {"warning", "problem"} for each in findings))
+    shown = daemon.bgctl("doctor").stdout
+    assert all(f" {each['subject']}: " in shown for each in findings)
+
+
+def test_doctor_works_without_a_daemon(home):
+    done = home.bgctl("doctor")
+    assert done.returncode == 1
+    assert done.stdout.startswith("problem  daemon: no daemon answers at ")
+    assert "file system: " in done.stdout
+
+
+def test_doctor_names_a_configuration_that_does_not_do(home):
+    home.configure("[daemon]\nslots = 0\n")
+    done = home.bgctl("doctor")
+    assert done.returncode == 1
+    assert "problem  configuration: " in done.stdout
+    home.configure("")
