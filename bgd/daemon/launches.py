@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -32,15 +32,14 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         "BGD_SLOT": str(slot),
         "BGD_SOCKET": config.daemon.socket,
     }
-    if spec.target is None:  # just what it was sent with
-        env = _own_environment() if spec.env is None else spec.env
-    else:
-        env = {**_own_environment(), **(spec.env or {})}
+    # a command gets just what it was sent with, a class job adds to what the daemon has
+    own = {} if spec.target is None and spec.env is not None else _own_environment()
+    added = {**(spec.env or {}), **marks}
     work = _work_of(job, spec, config)
     return Launch(
         key=key,
         argv=work.argv,
-        env={**env, **marks},
+        env={**own, **added},
         cwd=work.cwd or spec.cwd or _own_folder(),
         umask=DEFAULT_UMASK if spec.umask is None else spec.umask,
         stdin=work.stdin,
@@ -52,7 +51,7 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         grace=config.daemon.grace,
         log_cap=config.logs.max_bytes,
         log_kill=config.logs.on_limit == "kill",
-        warm=_warm(work.isolation, {**marks, **(spec.env or {})}, config.python),
+        warm=_warm(work.isolation, {name: own.get(name) for name in added}, config.python),
     )
 
 
@@ -126,24 +125,30 @@ def _work_of(job: Job, spec: JobSpec, config: Config) -> _Work:
     return _Work([config.python.interpreter, str(WORKER)], document, isolation=isolation)
 
 
-def _warm(isolation: Isolation, names: Iterable[str], python: PythonConfig) -> Warm | None:
-    """Say what worker a job is for; `names` are those of its own variables. None: a fresh interpreter."""
+def _warm(isolation: Isolation, base: dict[str, str | None], python: PythonConfig) -> Warm | None:
+    """Say what worker a job is for; `base`: what that has in place of the job's own variables.
+
+    None: a fresh interpreter.
+    """
     if isolation is Isolation.SPAWN:
         return None
-    own = _own_environment()
     is_reused = isolation is Isolation.REUSE
     return Warm(
         isolation=isolation,
         path=list(python.path),
         preload=list(python.preload),
-        base={name: own.get(name) for name in names},
+        base=base,
         recycle_jobs=python.recycle_jobs if is_reused else None,
         recycle_memory=python.recycle_memory if is_reused else None,
     )
 
 
+@cache
 def _own_environment() -> dict[str, str]:
-    """Return the daemon's environment less what belongs to the daemon alone, or is no text to send."""
+    """Return the daemon's environment less what belongs to the daemon alone, or is no text to send.
+
+    It stays as it is, and to look through it takes a tenth of a millisecond.
+    """
     return {
         name: value
         for name, value in os.environ.items()

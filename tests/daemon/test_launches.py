@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import sys
 
+import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
 from bgd.core.spec import Isolation, JobSpec
+from bgd.daemon import launches
 from bgd.daemon.launches import end_of, end_without_report, launch_of
 from bgd.wire.launching import Ended, Key, encode
 from bgd.wire.views import JobError
@@ -15,6 +17,11 @@ from tests.daemon.stage import configure
 
 JOB = Job(JobId(7), State.RUNNING, "mail", 0, RetryPolicy(), attempt=2)
 KEY = Key("store", 7, 2)
+
+
+@pytest.fixture(autouse=True)
+def _no_environment_of_another_test():
+    launches._own_environment.cache_clear()
 
 
 def launch(folder, spec, **configured):
