@@ -1,0 +1,144 @@
+"""How fast do class jobs go through, durably, end to end? P5, P6: beside RQ, Huey, Celery and a bare fork.
+
+All run a function that does nothing in processes that hold 60 MB of Python objects; RQ and Celery on a Redis
+that syncs each change, Huey on a SQLite that does. bgd's jobs are timed from the first byte of their submit
+to the last one's end, the peers' from when a tenth of a full queue is done: without their start.
+The peers are installed on the first run, see `class_jobs/installing.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bgd.core.spec import Isolation, JobSpec
+from bgd.wire.replies import Submitted
+from bgd.wire.requests import Cancel, SubmitMany
+from tests.bench.class_jobs import installing, memory
+from tests.bench.harness import BareClient, daemon, report, spread
+from tests.support import wait_until
+
+PART = 500  # jobs in one frame
+PROGRAMS = Path(memory.__file__).parent
+
+# so many that a run takes some seconds; --quick: a fifth of them
+BGD_JOBS = {Isolation.SPAWN: 50, Isolation.FORK: 3_000, Isolation.REUSE: 6_000}
+BARE_FORKS = 3_000
+PEERS_JOBS = {
+    "rq_forking": 300,
+    "rq_simple": 1_000,
+    "huey_processes": 6_000,
+    "celery_pool": 3_000,
+    "celery_process_each": 100,
+}
+
+
+def bgd_run(isolation: Isolation, at_once: int, count: int) -> tuple[float, float]:
+    """Return jobs a second, and megabytes that the process of a running job has for itself."""
+    config = f"""
+        [security]
+        allowed_classes = ["work.*"]
+        [python]
+        path = ["{PROGRAMS}"]
+        preload = ["work"]
+        isolation = "{isolation}"
+    """
+    with daemon(at_once, config) as running:
+        client = running.connect()
+        through(client, [JobSpec(target="work:nothing")] * at_once)  # warm workers are started by the first
+        began = time.perf_counter()
+        through(client, [JobSpec(target="work:nothing")] * count)
+        rate = count / (time.perf_counter() - began)
+        stayers = running.folder / "stayers"
+        stayers.mkdir()
+        arguments = json.dumps({"args": [str(stayers)]})
+        jobs = submitted(client, [JobSpec(target="work:stay", arguments=arguments)] * at_once)
+        wait_until(lambda: len(list(stayers.iterdir())) == at_once)
+        size = statistics.mean(memory.own_megabytes(int(stayer.name)) for stayer in stayers.iterdir())
+        client.ask(Cancel(1, jobs))
+        client.wait(jobs)
+        return rate, size
+
+
+def submitted(client: BareClient, specs: list[JobSpec]) -> list[int]:
+    client.send(
+        *(
+            SubmitMany(id=1, specs=specs[start : start + PART], more=start + PART < len(specs))
+            for start in range(0, len(specs), PART)
+        )
+    )
+    reply = client.receive()
+    assert isinstance(reply, Submitted), reply
+    return reply.jobs
+
+
+def through(client: BareClient, specs: list[JobSpec]) -> None:
+    client.wait(submitted(client, specs))
+
+
+def bare_forks(at_once: int, count: int) -> float:
+    """Return children a second of a process that holds the same and does nothing but fork."""
+    program = [sys.executable, str(PROGRAMS / "bare.py"), str(at_once), str(count)]
+    return float(subprocess.run(program, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def peer_run(name: str, at_once: int, count: int) -> tuple[float, float]:
+    program = [str(installing.peers_python()), str(PROGRAMS / "peers.py"), name, str(at_once), str(count)]
+    with tempfile.TemporaryDirectory(prefix="bgd-bench-") as folder, installing.redis(Path(folder)):
+        run = subprocess.run(
+            program,
+            cwd=folder,
+            env={"PYTHONPATH": str(PROGRAMS), "HOME": folder},
+            capture_output=True,
+            check=False,
+        )
+    if run.returncode:
+        raise RuntimeError(f"{name} failed: {run.stderr.decode(errors='replace')}")
+    found = json.loads(run.stdout)
+    return found["rate"], found["megabytes"]
+
+
+def measure(at_once: int, rounds: int, share: float) -> None:
+    """Run each once a round, so that a busy minute of the machine hurts all of them."""
+    rates: dict[str, list[float]] = {}
+    sizes: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        rates.setdefault("bare_fork", []).append(bare_forks(at_once, round(BARE_FORKS * share)))
+        runs = {
+            f"bgd_{isolation}": bgd_run(isolation, at_once, round(count * share))
+            for isolation, count in BGD_JOBS.items()
+        }
+        runs |= {name: peer_run(name, at_once, round(count * share)) for name, count in PEERS_JOBS.items()}
+        for name, (rate, size) in runs.items():
+            rates.setdefault(name, []).append(rate)
+            sizes.setdefault(name, []).append(size)
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    report(
+        "class jobs",
+        slots=at_once,
+        jobs_a_second={name: spread(values) for name, values in rates.items()},
+        p5_share_of_bare_fork=round(median["bgd_fork"] / median["bare_fork"], 2),
+        p5_times_rq_forking=round(median["bgd_fork"] / median["rq_forking"], 1),
+        p5_times_celery_pool=round(median["bgd_fork"] / median["celery_pool"], 2),
+        p6_times_huey_processes=round(median["bgd_reuse"] / median["huey_processes"], 2),
+        own_megabytes_of_a_running_job=({name: spread(values) for name, values in sizes.items()}),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rounds", type=int, nargs="?", default=3)
+    parser.add_argument("--quick", action="store_true", help="fewer jobs, and 2 slots only: to try")
+    options = parser.parse_args()
+    for at_once in (2,) if options.quick else (2, 8):
+        measure(at_once, options.rounds, 0.2 if options.quick else 1.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The peers at the same work. Run with their own Python, in a folder that holds their broker:
+
+`peers.py NAME AT_ONCE COUNT` queues COUNT jobs, then starts workers, and prints a line of JSON: jobs a second
+from when a tenth is done to when all are, and megabytes that a running job's process has for itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import memory
+import work
+from celery import Celery
+from huey import SqliteHuey
+from redis import Redis
+from rq import Queue, SimpleWorker, Worker
+from rq.registry import FinishedJobRegistry
+
+BROKER = "redis.sock"  # in the working directory
+LOOK_EVERY = 0.02  # seconds; looking more often would be work for the broker
+PATIENCE = 120.0  # seconds until something that must happen is taken for lost
+
+
+class Peer(Protocol):
+    """One system: how it is given jobs, which programs work at them, and how many are done."""
+
+    def queue(self, count: int) -> None: ...
+    def queue_stay(self, folder: str) -> None: ...
+    def programs(self, at_once: int) -> list[list[str]]: ...
+    def finished(self) -> int: ...
+
+
+class Rq:
+    """A worker does one job at a time: in a process it forks for each, or in itself."""
+
+    def __init__(self, name: str, kind: type[Worker]) -> None:
+        self._name = name
+        self._kind = kind
+        self._queue = Queue(connection=Redis(unix_socket_path=BROKER))
+
+    def queue(self, count: int) -> None:
+        self._queue.enqueue_many([Queue.prepare_data(work.nothing) for _ in range(count)])
+
+    def queue_stay(self, folder: str) -> None:
+        self._queue.enqueue(work.stay, folder)
+
+    def programs(self, at_once: int) -> list[list[str]]:
+        return [[sys.executable, __file__, "work", self._name]] * at_once
+
+    def finished(self) -> int:
+        return int(FinishedJobRegistry(queue=self._queue).get_job_count(cleanup=False))
+
+    def work(self) -> None:
+        self._kind([self._queue], connection=self._queue.connection).work(logging_level="ERROR")
+
+
+huey = SqliteHuey(filename="huey.db", fsync=True, store_none=True)
+huey_nothing = huey.task()(work.nothing)
+huey_stay = huey.task()(work.stay)
+
+
+class Huey:
+    """Processes that do one job after the other; on SQLite, each change synced."""
+
+    def queue(self, count: int) -> None:
+        for _ in range(count):
+            huey_nothing()
+
+    def queue_stay(self, folder: str) -> None:
+        huey_stay(folder)
+
+    def programs(self, at_once: int) -> list[list[str]]:
+        consumer = str(Path(sys.executable).with_name("huey_consumer"))
+        return [[consumer, "peers.huey", "--workers", str(at_once), "--worker-type", "process", "--quiet"]]
+
+    def finished(self) -> int:
+        return int(huey.result_count())
+
+
+url = f"redis+socket://{Path(BROKER).absolute()}"
+app = Celery("peers", broker=url, backend=f"{url}?virtual_host=1")
+celery_nothing = app.task(work.nothing)
+celery_stay = app.task(work.stay)
+
+
+class CeleryPool:
+    """Forked processes that do one job after the other, or each only so many."""
+
+    def __init__(self, jobs_of_a_process: int | None = None) -> None:
+        self._limit = [] if jobs_of_a_process is None else [f"--max-tasks-per-child={jobs_of_a_process}"]
+
+    def queue(self, count: int) -> None:
+        for _ in range(count):
+            celery_nothing.delay()
+
+    def queue_stay(self, folder: str) -> None:
+        celery_stay.delay(folder)
+
+    def programs(self, at_once: int) -> list[list[str]]:
+        options = [f"--concurrency={at_once}", "--pool=prefork", "--loglevel=ERROR", *self._limit]
+        return [[sys.executable, "-m", "celery", "-A", "peers:app", "worker", *options]]
+
+    def finished(self) -> int:
+        return int(Redis(unix_socket_path=BROKER, db=1).dbsize())
+
+
+PEERS: dict[str, Callable[[], Peer]] = {
+    "rq_forking": lambda: Rq("rq_forking", Worker),
+    "rq_simple": lambda: Rq("rq_simple", SimpleWorker),
+    "huey_processes": Huey,
+    "celery_pool": CeleryPool,
+    "celery_process_each": lambda: CeleryPool(1),
+}
+
+
+def measure(peer: Peer, at_once: int, count: int) -> dict[str, float]:
+    peer.queue(count)
+    programs = [
+        subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
+        for command in peer.programs(at_once)
+    ]
+    try:
+        wait_until(lambda: peer.finished() >= count / 10)
+        first, began = peer.finished(), time.perf_counter()
+        wait_until(lambda: peer.finished() >= count)
+        rate = (count - first) / (time.perf_counter() - began)
+        stayers = Path.cwd() / "stayers"
+        stayers.mkdir()
+        for _ in range(at_once):
+            peer.queue_stay(str(stayers))
+        wait_until(lambda: len(list(stayers.iterdir())) == at_once)
+        sizes = [memory.own_megabytes(int(stayer.name)) for stayer in stayers.iterdir()]
+    finally:
+        for program in programs:
+            end_tree(program)
+    return {"rate": rate, "megabytes": sum(sizes) / len(sizes)}
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        if time.monotonic() > end:
+            raise TimeoutError("the peer does not get on")
+        threading.Event().wait(LOOK_EVERY)
+
+
+def end_tree(program: subprocess.Popen[bytes]) -> None:
+    """Kill a program with all that it started, whatever sessions these made for themselves."""
+    family = [program.pid]
+    for pid in family:
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        family += [int(child) for child in (children.read_text().split() if children.exists() else [])]
+    for pid in family:
+        try:
+            os.kill(pid, 9)
+        except ProcessLookupError:
+            continue
+    program.wait()
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["work", name]:
+            rq = PEERS[name]()
+            assert isinstance(rq, Rq)
+            rq.work()
+        case [name, at_once, count]:
+            print(json.dumps(measure(PEERS[name](), int(at_once), int(count))))
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main()
