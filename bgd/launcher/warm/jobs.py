@@ -130,9 +130,13 @@ class Jobs:
             self._begun.pop(number, None)
             self._ended()
 
-        # where the worker has died since, the child is this process's
-        child = child_of({self._process.pid, os.getpid()}, pidfd)
-        return Forked(child, os.dup(pidfd), result, self._tools, reap=reap, ended=end, silent=self._kill)
+        try:
+            # where the worker has died since, the child is this process's
+            child = child_of({self._process.pid, os.getpid()}, pidfd)
+            own = os.dup(pidfd)
+        except OSError as error:  # it runs already: as an error of the machine it would be tried again
+            raise LostChild(f"its process could not be watched: {error.strerror}") from error
+        return Forked(child, own, result, self._tools, reap=reap, ended=end, silent=self._kill)
 
 
 class _Handed:

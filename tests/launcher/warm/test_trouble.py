@@ -1,17 +1,23 @@
-"""An error of the launcher's own about one worker."""
+"""What goes wrong between the launcher and one worker."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from bgd.launcher.__main__ import _tools
+from bgd.launcher.children import LostChild
 from bgd.launcher.problems import CannotStart
+from bgd.launcher.process import read_process
 from bgd.launcher.records import Recollection
 from bgd.launcher.tools import Tools
+from bgd.launcher.warm.jobs import Jobs
+from bgd.launcher.warm.line import Said, WorkerLine
 from bgd.launcher.warm.workers import Workers
 from bgd.wire.launching import Warm
 from tests.launcher.host import launch_of
@@ -33,4 +39,25 @@ async def test_it_ends_no_other_job(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
         assert caplog.messages == ["a warm worker failed"]
         assert caplog.records[0].levelno == logging.ERROR
+    tools.deadlines.close()
+
+
+async def test_a_job_that_runs_and_cannot_be_watched_is_not_started_again(monkeypatch, tmp_path: Path):
+    def child_of(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("bgd.launcher.warm.jobs.child_of", child_of)
+    own = read_process(os.getpid())
+    assert own is not None
+    async with asyncio.TaskGroup() as group:
+        tools: Tools = _tools(group, tmp_path, tmp_path, Recollection())
+        line = WorkerLine(lambda *_: None, lambda: None)
+        jobs = Jobs(tools, line, own, {}, ended=print, retire=print, kill=print)
+
+        asyncio.get_running_loop().call_soon(jobs.hear, Said(id=1), tools.null)
+
+        with pytest.raises(LostChild, match="could not be watched: Too many open files"):
+            await jobs.run(launch_of("python"), tools.null, None)
+    line.far_end.close()
+    line.close()
     tools.deadlines.close()
