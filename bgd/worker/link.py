@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         descriptors: list[int]
 
 
+PROTOCOL = 1  # a launcher lives longer than this file: it goes up with every change that is no addition
 MAX_PACKET = 65_536  # bytes; a longer message comes in a file
 MAX_DESCRIPTORS = 3
 

@@ -1,10 +1,10 @@
 """A warm worker: an interpreter that has imported what jobs need before they come.
 
 The launcher sits at the other end of the line, whose descriptor is the only argument. It says first what to
-import: {"path", "preload"}, with "recycle" for a worker that is to run the jobs itself. The worker says
-{"importing": MODULE} before each, and in the end {"ready": PID, "unfit": "why it must not fork" | null}, or
-{"failed": "why"} before it exits. What follows is of jobs: see forking.py and reusing.py. Once the launcher
-is gone, or hangs up, the worker ends.
+import: {"protocol", "path", "preload"}, with "recycle" for a worker that is to run the jobs itself. The
+answer is {"importing": MODULE} before each, and in the end {"ready": PID, "unfit": "why it must not fork" |
+null}, or {"failed": "why"} before it exits, or {"ready", "skew"} where it speaks another protocol. What
+follows is of jobs: see forking.py and reusing.py. Once the launcher is gone, or hangs up, the worker ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from .account import line_of
 from .forking import serve_by_forks
 from .hazards import hazards
-from .link import Link
+from .link import PROTOCOL, Link
 from .reusing import serve_in_turn
 from .streams import flush, log_traceback, point_to_nothing
 
@@ -36,6 +36,9 @@ def main() -> int:
     if told is None:
         return 0
     beginning = told[0]
+    if beginning["protocol"] != PROTOCOL:
+        link.tell(ready=os.getpid(), skew=True)
+        return 0
     sys.path[:0] = beginning["path"]
     if not _imported(beginning["preload"], link):
         return _FAILED

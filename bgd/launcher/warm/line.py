@@ -25,6 +25,7 @@ class Said(Struct, frozen=True, kw_only=True):
     failed: str | None = None
     ready: int | None = None
     unfit: str | None = None
+    skew: bool = False
     id: int | None = None
     stale: str | None = None
     errno: int | None = None
@@ -130,7 +131,8 @@ class WorkerLine:
         self._loop.remove_writer(self._socket)
 
 
-_MAX_PACKET = 65_536  # bytes; bgd/worker/link.py has it too
+WORKER_PROTOCOL = 1  # bgd/worker/link.py has it too, and the next
+_MAX_PACKET = 65_536  # bytes
 _ROOM = socket.CMSG_SPACE(4)
 _IN_A_ROW = 64  # messages, so that a worker that talks for ever holds up nobody
 

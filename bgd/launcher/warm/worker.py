@@ -18,7 +18,7 @@ from bgd.launcher.tools import Tools
 from bgd.launcher.warm.forked import Forked
 from bgd.launcher.warm.jobs import Jobs, NotTaken
 from bgd.launcher.warm.key import WarmKey, environment_of_worker
-from bgd.launcher.warm.line import Said, WorkerLine
+from bgd.launcher.warm.line import WORKER_PROTOCOL, Said, WorkerLine
 from bgd.launcher.warm.reused import Reused
 from bgd.launcher.warm.start import Crashed, FailedStart, end_of, start
 from bgd.launcher.warm.words import Words
@@ -164,7 +164,7 @@ class Worker:
             elif said.failed is not None:
                 self._failure = said.failed
             elif said.ready is not None:
-                self._settle(self._unfit(said.ready, said.unfit))
+                self._settle(self._unfit(said.ready, said))
         finally:
             if descriptor is not None:
                 os.close(descriptor)
@@ -178,9 +178,11 @@ class Worker:
         except LookupError:  # what it has not been given: it is mad
             self.kill()
 
-    def _unfit(self, pid: int, hazards: str | None) -> Unfit | None:
-        if hazards is not None:
-            return Unfit(f"{hazards} would not outlive a fork")
+    def _unfit(self, pid: int, said: Said) -> Unfit | None:
+        if said.skew:
+            return Unfit("bgd was upgraded, and this launcher speaks with workers as the one before")
+        if said.unfit is not None:
+            return Unfit(f"{said.unfit} would not outlive a fork")
         if self._process is None or self._process.pid != pid:  # its children could not be told from others
             return Unfit("its interpreter is not the process that was started, but a child of that")
         return None
@@ -202,7 +204,11 @@ class Worker:
 
 
 def _beginning(warm: Warm) -> dict[str, object]:
-    beginning: dict[str, object] = {"path": warm.path, "preload": warm.preload}
+    beginning: dict[str, object] = {
+        "protocol": WORKER_PROTOCOL,
+        "path": warm.path,
+        "preload": warm.preload,
+    }
     if warm.isolation is Isolation.REUSE:
         beginning["recycle"] = [warm.recycle_jobs, warm.recycle_memory]
     return beginning

@@ -105,7 +105,7 @@ class Workers:
 
     def _note_unfit(self, key: WarmKey, unfit: Unfit) -> None:
         log.warning(
-            "[python] isolation fork with preload %s: such jobs get fresh interpreters, as %s",
+            "[python] preload %s: such jobs get fresh interpreters, as %s",
             *(f"[{', '.join(key.preload)}]", unfit),
         )
         if len(self._unfit) >= _MOST_UNFIT:

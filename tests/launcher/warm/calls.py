@@ -30,6 +30,7 @@ class Calls:
         self.supervisor = supervisor
         self.isolation = isolation
         self.interpreter = sys.executable
+        self.worker = WORKER
         self.folder = host.state / "modules"
         self.folder.mkdir()
         self.preload: list[str] = []
@@ -56,7 +57,7 @@ class Calls:
             base = dict.fromkeys(own)
             warm = Warm(isolation=self.isolation, path=path, preload=self.preload, base=base, **self.further)
         return launch_of(
-            *(self.interpreter, str(WORKER)),
+            *(self.interpreter, str(self.worker)),
             stdin=text,
             result=True,
             env={"PATH": os.environ["PATH"], **own},

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from bgd.launcher.process import read_process
 from bgd.launcher.records import Recollection
 from bgd.launcher.tools import Tools
 from bgd.launcher.warm.jobs import Jobs
-from bgd.launcher.warm.line import Said, WorkerLine
+from bgd.launcher.warm.line import _MAX_PACKET, WORKER_PROTOCOL, Said, WorkerLine
 from bgd.launcher.warm.workers import Workers
 from bgd.wire.launching import Warm
+from bgd.worker import WORKER, link
 from tests.launcher.host import launch_of
+from tests.launcher.warm.calls import FORK, Calls, value_of
 
 
 async def start(*_: object) -> None:
@@ -61,3 +64,24 @@ async def test_a_job_that_runs_and_cannot_be_watched_is_not_started_again(monkey
     line.far_end.close()
     line.close()
     tools.deadlines.close()
+
+
+def test_both_ends_of_the_line_to_a_worker_have_the_same_protocol_and_limit():
+    assert (link.PROTOCOL, link.MAX_PACKET) == (WORKER_PROTOCOL, _MAX_PACKET)
+
+
+def test_a_worker_of_another_protocol_leaves_the_jobs_to_fresh_interpreters(host, supervisor, tmp_path):
+    """As after an upgrade under a launcher that runs on."""
+    newer = tmp_path / "worker"
+    shutil.copytree(WORKER.parent, newer)
+    shutil.copytree(WORKER.parents[1] / "inside", tmp_path / "inside")
+    file = newer / "link.py"
+    file.write_text(file.read_text().replace("PROTOCOL = 1 ", "PROTOCOL = 2 "))
+    calls = Calls(host, supervisor, FORK)
+    calls.write("job", "import os\ndef parent(): return os.getppid()\n")
+    calls.worker = newer / WORKER.name
+
+    end = calls.run("job:parent")
+
+    assert value_of(end) == host.launchers[-1].pid
+    assert "bgd was upgraded" in calls.output(end)
