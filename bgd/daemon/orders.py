@@ -72,12 +72,16 @@ class Orders:
             )
 
     def submit(
-        self, spec: JobSpec, uid: int, finished: dict[JobId, State] | None = None
+        self,
+        spec: JobSpec,
+        uid: int,
+        finished: dict[JobId, State] | None = None,
+        at: Now | None = None,
     ) -> tuple[JobId, bool]:
         """Take a checked spec as a new job, unless an unfinished one has its key.
 
-        `finished`: what `finished_among` says of the jobs it is to wait for. Returns its id, and whether
-        the job is new.
+        `finished`, `at`: what `finished_by_now` says of the jobs it is to wait for. Returns its id, and
+        whether the job is new.
         """
         holder = None if spec.key is None else self._supervisor.holder_of(spec.key)
         if holder is not None:
@@ -85,10 +89,25 @@ class Orders:
         said = self._class_policy(spec)
         spec = under_policy(spec, said)
         policy = self._policy_of(spec, said.on_exceptions or ())
-        job_id = self._supervisor.decide(lambda scheduler, at: scheduler.submit(spec, policy, at, finished))
+        job_id = self._supervisor.decide(
+            lambda scheduler, then: scheduler.submit(spec, policy, then, finished), at
+        )
         stored = StoredSpec(with_policy(spec, policy), uid, now().wall)
         self._supervisor.pending.specs[job_id] = stored
         return job_id, True
+
+    async def finished_by_now(self, job_ids: Iterable[int]) -> tuple[dict[JobId, State], Now]:
+        """Return what `finished_among` does, and the instant at which it is so: no job expires then any more.
+
+        So the first of many jobs that are submitted at it does not end what the next one would wait for.
+        """
+        others = _others(job_ids)
+        while True:
+            finished = await self.finished_among(others)
+            at = now()
+            self._supervisor.decide(lambda scheduler, then: scheduler.advance(then), at)
+            if all(each in finished or self._supervisor.is_unfinished(each) for each in others):
+                return finished, at
 
     async def finished_among(self, job_ids: Iterable[int]) -> dict[JobId, State]:
         """Tell which of these jobs have finished, and how; the others had not when this returned.

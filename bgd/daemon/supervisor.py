@@ -146,9 +146,9 @@ class Supervisor:
 
     # --- for whoever orders ---------------------------------------------------------------------------
 
-    def decide(self, fact: Callable[[Scheduler, Now], R]) -> R:
-        """Put a fact to the Scheduler, and see that what follows from it is saved and done."""
-        decided = fact(self._scheduler, now())
+    def decide(self, fact: Callable[[Scheduler, Now], R], at: Now | None = None) -> R:
+        """Put a fact of this instant, None: of now, to the Scheduler; what follows is saved and done."""
+        decided = fact(self._scheduler, at or now())
         self._changed.set()
         return decided
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bgd import clock
 from bgd.core import spec as limits
 from bgd.core.job import JobId, Outcome, State
 from bgd.daemon import controls as controls_module
@@ -195,6 +196,19 @@ async def test_job_after_one_that_failed_is_cancelled_at_once_and_says_why(confi
         assert (view.state, view.waits_for) == (State.CANCELLED, [])
         assert view.reason == f"job {failed}, which had to succeed before, failed"
         assert (await life.view(submitted.jobs[1])).state is State.RUNNING
+
+
+async def test_no_job_of_a_batch_waits_for_one_that_expires_as_the_batch_comes(config, launcher, monkeypatch):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        late = await life.submit(command(hold=True, expires=30.0))
+        then = clock.elapsed()
+        monkeypatch.setattr(clock, "elapsed", lambda: then + 60.0)  # and its timer has yet to ring
+
+        reply = await caller.ask(SubmitMany(id=1, specs=[command(), command(after_any=(late,))]), Submitted)
+
+        launched = [(await launcher.hear(Launch)).key.job for _ in reply.jobs]
+        assert launched == reply.jobs
 
 
 async def test_nobody_can_wait_for_a_job_that_does_not_exist(config, launcher):

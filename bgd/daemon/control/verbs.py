@@ -123,9 +123,9 @@ class Verbs:
         """Take jobs as `submit_many`, some of which wait for others; return the reply once all are saved."""
         specs = self._checked(parts)
         others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
-        finished = await self._orders.finished_among(others)
+        finished, at = await self._orders.finished_by_now(others)
         self._orders.check_waits(specs)  # of all together, and of who was faster meanwhile
-        taken = [self._orders.submit(spec, actor.uid, _of(spec, finished)) for spec in specs]
+        taken = [self._orders.submit(spec, actor.uid, _of(spec, finished), at) for spec in specs]
         await self._supervisor.saved()
         return _submitted(parts[0].id, taken)
 
