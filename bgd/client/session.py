@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 import bgd
@@ -18,7 +19,7 @@ from bgd.core.job import State
 from bgd.errors import BgdError, DaemonUnreachable, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
-from bgd.wire.replies import ActResult, ErrorCode, Failed, Reply, error_of
+from bgd.wire.replies import ActResult, ErrorCode, Failed, Reply, Submitted, error_of
 from bgd.wire.requests import Forget, Request
 
 R = TypeVar("R")
@@ -42,6 +43,7 @@ class Session:
         self._ids = itertools.count(1)
         self._inboxes: dict[int, deque[Reply]] = {}
         self.is_greeted = False
+        self.newest: int | None = None  # job that the daemon told of; None: it knows no request again
 
     def hello(self) -> bytes:
         """Return what has to be sent first."""
@@ -102,8 +104,11 @@ class Session:
                 f"{bgd.__version__}) protocol {PROTOCOL}: upgrade the older one, and restart the daemon"
             )
         self.is_greeted = True
+        self.newest = None if hello.newest is UNSET else hello.newest
 
     def _sort(self, reply: Reply) -> None:
+        if isinstance(reply, Submitted) and self.newest is not None:
+            self.newest = max(self.newest, *reply.jobs[-1:])
         inbox = self._inboxes.get(reply.id)
         if inbox is not None:
             inbox.append(reply)

@@ -16,6 +16,7 @@ from bgd.core.wish import Rules
 from bgd.daemon.access import check_may_run
 from bgd.daemon.edits import changes_in, edited
 from bgd.daemon.instants import now
+from bgd.daemon.repeats import Repeats
 from bgd.daemon.storage.pruning import Due
 from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
@@ -33,6 +34,7 @@ class Orders:
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
         self._supervisor = supervisor
         self._store = store
+        self.repeats = Repeats(supervisor, store)  # what was asked for before
         self._looking = asyncio.Lock()  # of who looks at the store, and then acts on what it said
 
     # --- new jobs -------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from bgd.daemon.storage.records import (
     NewJob,
     SavedJob,
     StoredSpec,
+    Submission,
 )
 from bgd.wire.launching import Key
 from bgd.wire.views import JobProgress
@@ -36,6 +37,7 @@ class Pending(Struct):
     cleared: list[JobId] = []
     controls: Controls | None = None
     progress: dict[JobId, JobProgress] = {}
+    submissions: list[Submission] = []
     pids: list[AttemptPid] = []
     ends: list[AttemptEnd] = []
     acknowledge: list[Key] = []
@@ -69,6 +71,7 @@ class Settlement:
             cleared=pending.cleared,
             controls=pending.controls,
             progress=pending.progress,
+            submissions=pending.submissions,
         )
         self.launches: list[Job] = []
         self.orders: list[Stop | Suspend | Continue] = []

@@ -47,6 +47,7 @@ class Supervisor:
         self.config = config
         self.controls = Controls()
         self.space = Space(config.daemon.state_dir, config.daemon.min_free, lambda: store.unused)
+        self.newest = 0  # id of the newest job on disk, or that ever was there
         self._store = store
         self._link = link
         self._scheduler = self._new_scheduler(last_id=0)
@@ -70,7 +71,8 @@ class Supervisor:
         """Take over what was written down; nothing starts before a launcher has told what still runs."""
         await self._store.adopt_boot(now(), clock.boot_id())
         self.controls = await self._store.controls()
-        self._scheduler = self._new_scheduler(await self._store.last_id())
+        self.newest = await self._store.last_id()
+        self._scheduler = self._new_scheduler(self.newest)
         async for page in self._store.unfinished():
             for restored in page:
                 try:
@@ -285,6 +287,8 @@ class Supervisor:
         specs: dict[JobId, StoredSpec] = {}
         if not batch.is_empty:
             specs = pending.specs | await self.space.press_on(partial(self._store.commit, batch))
+        if batch.new:
+            self.newest = batch.new[-1].job.id
         for answer in pending.answers:
             answer()
         for job in settlement.launches:

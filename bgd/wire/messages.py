@@ -10,11 +10,11 @@ from functools import cache
 from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bgd.errors import ProtocolError
 from bgd.wire.replies import Reply
-from bgd.wire.requests import Request, RequestId
+from bgd.wire.requests import NewestJob, Request, RequestId
 
 PROTOCOL = 1
 
@@ -25,6 +25,7 @@ class Hello(Struct, frozen=True, tag="hello"):
     protocol: int
     version: Annotated[str, Meta(max_length=100)]  # of the program
     program: Annotated[str, Meta(max_length=100)] = ""
+    newest: NewestJob | UnsetType = UNSET  # a daemon's that remembers tokens
 
 
 T = TypeVar("T")

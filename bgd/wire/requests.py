@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bgd.core.job import State
 from bgd.core.spec import (
@@ -32,27 +32,38 @@ MAX_PROGRESS_MESSAGE = 200  # characters: a line of a list
 MAX_SIGNAL = 64  # SIGRTMAX of Linux
 
 RequestId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+NewestJob = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # an id, 0: there has been none
+Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Jobs = Annotated[list[JobNumber], Meta(min_length=1, max_length=MAX_IDS)]
 
 
 class Submit(Struct, frozen=True, tag="submit"):
-    """-> Submitted, after the job is on disk."""
+    """-> Submitted, after the job is on disk.
+
+    `token`: of this request alone, chosen by chance, so that it may be sent again if its answer was lost:
+    with `again`, the newest job that was known before it was first sent. It is answered as it was then.
+    """
 
     id: RequestId
     spec: JobSpec
+    token: Token | UnsetType = UNSET
+    again: NewestJob | UnsetType = UNSET
 
 
 class SubmitMany(Struct, frozen=True, tag="submit_many", kw_only=True):
     """-> Submitted, when all of them are on disk: all or none.
 
     More jobs than a frame holds are sent as several of these with one id, all but the last with `more`.
-    `env` is the environment of the specs in this part that have none.
+    `env` is the environment of the specs in this part that have none. `token` and `again`, as of Submit,
+    count in the first part.
     """
 
     id: RequestId
     specs: Annotated[list[JobSpec], Meta(max_length=MAX_BATCH)]
     env: Environment | None = None
     more: bool = False
+    token: Token | UnsetType = UNSET
+    again: NewestJob | UnsetType = UNSET
 
 
 class List(Struct, frozen=True, tag="list", kw_only=True, omit_defaults=True):

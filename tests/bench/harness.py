@@ -135,7 +135,8 @@ def daemon(
 
 def submit(number: int, argv: Iterable[str] = ("/bin/true",)) -> Submit:
     """Return a submit of a command with a real environment."""
-    return Submit(number, JobSpec(argv=tuple(argv), cwd="/", umask=0o022, env=ENVIRONMENT))
+    spec = JobSpec(argv=tuple(argv), cwd="/", umask=0o022, env=ENVIRONMENT)
+    return Submit(number, spec, token=os.urandom(16))
 
 
 def submitted(client: BareClient, request: Submit) -> int:

@@ -31,9 +31,9 @@ class Peer:
         self._reader = FrameReader()
         self._payloads: list[bytes] = []
 
-    def greet(self, protocol: int = PROTOCOL) -> Hello:
+    def greet(self, protocol: int = PROTOCOL, newest: int | msgspec.UnsetType = msgspec.UNSET) -> Hello:
         hello = decode_hello(self._next())
-        self.send_bytes(frame(encode(Hello(protocol, bgd.__version__, "scripted"))))
+        self.send_bytes(frame(encode(Hello(protocol, bgd.__version__, "scripted", newest))))
         return hello
 
     def receive(self) -> Request:

@@ -14,6 +14,7 @@ import pytest
 from bgd import Client, Job, JobSpec
 from bgd.client.batch import batch_frames
 from bgd.client.caller import Caller, unspeakable_names
+from bgd.client.marks import NO_MARK
 from bgd.client.specs import changes_of, class_spec, command_spec, spec_of
 from bgd.errors import Full, Refused
 from bgd.wire.framing import MAX_FRAME, FrameReader
@@ -268,7 +269,7 @@ def test_a_mapping_that_makes_no_job_is_refused(item, message):
 def test_parts_of_a_batch_fit_a_frame_and_carry_the_environment_where_it_is_needed():
     specs = [JobSpec(argv=("echo", "x" * 100_000)) for _ in range(20)] + [JobSpec(target="app:run")] * 5
 
-    parts = parts_of(batch_frames(3, specs, {"A": "1"}))
+    parts = parts_of(batch_frames(3, specs=specs, env={"A": "1"}, mark=NO_MARK))
 
     assert [spec for part in parts for spec in part.specs] == specs
     assert [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
@@ -280,12 +281,12 @@ def test_a_job_over_the_frame_limit_is_refused_by_its_place():
     specs = [JobSpec(argv=("true",)), JobSpec(argv=("echo", *["x" * 100_000] * 11))]
 
     with pytest.raises(Refused, match=f"job 1 of the batch takes .* at most {MAX_FRAME}"):
-        batch_frames(1, specs, {})
+        batch_frames(1, specs=specs, env={}, mark=NO_MARK)
 
 
 def test_more_jobs_than_a_daemon_takes_at_once_are_not_sent():
     with pytest.raises(Full, match=f"at most {MAX_BATCH}"):
-        batch_frames(1, [JobSpec(argv=("true",))] * (MAX_BATCH + 1), {})
+        batch_frames(1, specs=[JobSpec(argv=("true",))] * (MAX_BATCH + 1), env={}, mark=NO_MARK)
 
 
 def parts_of(data: bytes) -> list[SubmitMany]:

@@ -108,9 +108,14 @@ class History:
             request = deed.request
             specs = [request.spec] if isinstance(request, Submit) else getattr(request, "specs", [])
             for job, spec in zip(deed.reply.jobs, specs, strict=True):
-                if job not in deed.reply.found:
-                    assert job not in self.specs, "an id was given out twice"
-                    self.specs[job] = spec
+                # of two with one key in a batch the first may be new, and found for the second
+                if (
+                    deed.reply.jobs.count(job) > deed.reply.found.count(job)
+                    and self.specs.get(job) is not spec
+                ):
+                    others = self.specs.keys() - deed.reply.jobs
+                    assert job not in others, "an id was given out twice"
+                    self.specs.setdefault(job, spec)
 
     # --- what holds for every job ---------------------------------------------------------------------
 

@@ -7,13 +7,15 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from msgspec import UNSET
+
 from bgd.daemon.access import Actor
 from bgd.daemon.control.batches import Room
 from bgd.daemon.control.connection import ClientConnection
 from bgd.wire.framing import frame
 from bgd.wire.messages import PROTOCOL, Hello, encode
 from bgd.wire.replies import Done, Reply
-from bgd.wire.requests import MAX_BATCH_BYTES, Submit, SubmitMany
+from bgd.wire.requests import MAX_BATCH_BYTES, SetProgress, Submit, SubmitMany
 from tests.simulation.agenda import Agenda
 from tests.simulation.loop import SimulatedLoop
 
@@ -56,7 +58,11 @@ class _Control:
         self.most_connections = 10
         self.room = Room(MAX_BATCH_BYTES)
         self.verbs = self
+        self.newest = 0
         self.spawn: Callable[[Coroutine[Any, Any, None]], object] = loop.create_task
+
+    def may_have_come(self, request: Submit | SubmitMany) -> bool:
+        return request.again is not UNSET
 
     def submit(self, request: Submit, actor: Actor, reply: Callable[[Reply], None]) -> None:
         del actor
@@ -67,6 +73,9 @@ class _Control:
     ) -> None:
         del parts, actor
         reply(Done(request_id))
+
+    def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
+        reply(Done(request.id))
 
     async def submit_after(self, parts: list[SubmitMany], actor: Actor) -> Reply:
         del actor

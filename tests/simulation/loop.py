@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVarTuple, Unpack
 
@@ -30,17 +30,22 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._agenda = agenda
         self._connect = connect
         self._ready: deque[asyncio.Handle] = deque()
-        self._tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self._tasks: list[asyncio.Task[Any]] = []
         self._is_dead = False
 
     def kill(self) -> None:
-        """Never run anything again; what tasks do on their way out reaches nobody."""
+        """Never run anything again, not even what tasks would do on their way out."""
         self._is_dead = True
         self._ready.clear()
-        for task in self._tasks:
-            task.get_coro().close()
         for alarm in self.alarms:
             alarm.close()
+
+    def bury(self) -> None:
+        """Clear away what was going on when it was killed, after the history is over."""
+        for task in self._tasks:
+            with suppress(BaseException):  # whatever it says now, it says to nobody
+                task.get_coro().close()
+        self._tasks.clear()
 
     @property
     def is_dead(self) -> bool:
@@ -99,7 +104,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]  # of any version
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, **options)
-        self._tasks.add(task)
+        self._tasks.append(task)
         return task
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:

@@ -81,6 +81,7 @@ class Machine:
         self.launcher: Launcher | None = None
         self._cable: Cable | None = None
         self._launchers = 0
+        self._loops: list[SimulatedLoop] = []
         self.life = self._begin_life()
 
     # --- what may happen to it -----------------------------------------------------------------------------
@@ -144,6 +145,12 @@ class Machine:
         instance = f"{self.boot_id}:{self._launchers}"
         self.launcher = Launcher(self.agenda, self.dice, self.journal, instance, self.truth)
 
+    def clear_away(self) -> None:
+        """End all that is left, after the history."""
+        for loop in self._loops:
+            loop.kill()
+            loop.bury()
+
     def check_alive(self) -> None:
         """Raise what a part of the supervisor died of, which must never happen by itself."""
         for task in self.life.tasks:
@@ -156,6 +163,7 @@ class Machine:
 
     def _begin_life(self) -> Life:
         loop = SimulatedLoop(self.agenda, self._connect)  # type: ignore[abstract]  # all that bgd asks for is there
+        self._loops.append(loop)
         life = Life(loop)
         life.tasks.append(loop.create_task(self._live(life)))
         return life

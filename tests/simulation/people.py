@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -24,6 +24,8 @@ from tests.simulation.machine import Life, Machine
 PEOPLE = 4
 KEYS = ("red", "green", "blue")
 MEMORY = 6  # of their latest jobs that people do something to
+MAKES_JOBS = (requests.Submit, requests.SubmitMany)
+LATE = 0.1  # of what is asked
 ASKS = 0  # the id of a request until it is asked
 
 # What suits a job, by what it does just now; None: it has finished, or nobody knows
@@ -47,6 +49,7 @@ class Person:
         self.own: list[int] = []
         self._machine = machine
         self._submitted = submitted
+        self._known = 0  # the newest job when it last asked
         self._asked: tuple[Request, float, Life] | None = None
         self._numbers = itertools.count(1)
         self.deeds: list[Deed] = []
@@ -61,12 +64,30 @@ class Person:
         if life.verbs is None or self.is_waiting:
             return
         request = replace(request, id=next(self._numbers))
+        if isinstance(request, MAKES_JOBS):
+            assert life.supervisor is not None
+            self._known = life.supervisor.newest
+            request = replace(request, token=self._machine.dice.randbytes(16))
         self._asked = request, self._machine.agenda.now().wall, life
-        life.loop.run(self._give, life, request)
+        # over a connection that breaks it may be read late, after what is sent over the next one
+        delay = 0.1 if self._machine.dice.random() < LATE else 0.0
+        self._machine.agenda.after(delay, lambda: life.loop.run(self._give, life, request))
+
+    def lose_answer(self) -> None:
+        """Ask for jobs again over another connection: nothing more comes over the one before."""
+        life = self._machine.life
+        if self._asked is not None and isinstance(self._asked[0], MAKES_JOBS) and life.verbs is not None:
+            request = replace(self._asked[0], id=next(self._numbers), again=self._known)
+            self._asked = request, self._asked[1], life
+            life.loop.run(self._give, life, request)
 
     def hang_up(self) -> None:
-        """Wait no longer for a daemon that has died."""
-        if self._asked is not None and self._asked[2] is not self._machine.life:
+        """Wait no longer for a daemon that has died; ask the next one again for jobs."""
+        if self._asked is None or self._asked[2] is self._machine.life:
+            return
+        if isinstance(self._asked[0], MAKES_JOBS):
+            self.lose_answer()
+        else:
             self._note(None)
 
     def wish(self) -> Request:
@@ -152,24 +173,32 @@ class Person:
 
     def _give(self, life: Life, request: Request) -> None:
         assert life.verbs is not None
-        actor, hear = Actor(uid=0), _Hearing(self._heard)
+        actor, hear, may_have_come = Actor(uid=0), _Hearing(self._heard), life.verbs.may_have_come
         try:
             match request:
-                case requests.Submit(spec=spec) if not (spec.after or spec.after_any):
+                case requests.Submit(spec=spec) if not (
+                    spec.after or spec.after_any or may_have_come(request)
+                ):
                     life.verbs.submit(request, actor, hear.send)
-                case requests.SubmitMany(specs=specs) if any(spec.after or spec.after_any for spec in specs):
-                    work = life.verbs.submit_after([request], actor)
+                case requests.SubmitMany(specs=specs) if may_have_come(request) or any(
+                    spec.after or spec.after_any for spec in specs
+                ):
+                    work = partial(life.verbs.submit_after, [request], actor)
                     life.loop.create_task(self._await(request, work, hear))
                 case requests.SubmitMany():
                     life.verbs.submit_many(request.id, [request], actor, hear.send)
                 case _:
-                    life.loop.create_task(self._await(request, life.verbs.answer(request, actor, hear), hear))
+                    life.loop.create_task(
+                        self._await(request, partial(life.verbs.answer, request, actor, hear), hear)
+                    )
         except BgdError as error:
             hear.send(Failed(request.id, ErrorCode.REFUSED, str(error)))
 
-    async def _await(self, request: Request, work: Coroutine[Any, Any, Reply | None], hear: _Hearing) -> None:
+    async def _await(
+        self, request: Request, work: Callable[[], Awaitable[Reply | None]], hear: _Hearing
+    ) -> None:
         try:
-            reply = await work
+            reply = await work()
         except BgdError as error:
             reply = Failed(request.id, ErrorCode.REFUSED, str(error))
         hear.send(reply or End(request.id))

@@ -51,9 +51,12 @@ class Story:
             AssertionError: something happened that must not.
         """
         with simulated(self._machine):
-            for _ in range(self._machine.dice.randint(*STEPS)):
-                self._happen()
-            rest_at = self._come_to_rest()
+            try:
+                for _ in range(self._machine.dice.randint(*STEPS)):
+                    self._happen()
+                rest_at = self._come_to_rest()
+            finally:
+                self._machine.clear_away()
         return self._judge(rest_at)
 
     # --- living ---------------------------------------------------------------------------------------------
@@ -74,7 +77,10 @@ class Story:
             machine.set_wall_clock(jump)
         else:
             person = dice.choice(self._people)
-            if not person.is_waiting:
+            if person.is_waiting:
+                self._say(f"person {person.number} is cut off")
+                person.lose_answer()
+            else:
                 request = person.wish()
                 self._say(f"person {person.number}: {msgspec.json.encode(request).decode()}")
                 person.ask(request)
@@ -111,9 +117,12 @@ class Story:
         return rest_at
 
     def _run_out(self) -> None:
-        while self._machine.agenda.step():
-            pass
-        self._look()
+        is_over = False
+        while not is_over:
+            while self._machine.agenda.step():
+                pass
+            self._look()  # somebody may ask again
+            is_over = not self._machine.agenda.step()
 
     def _ids(self, state: State) -> list[int]:
         return [job for (job,) in self._machine.disk.execute("SELECT id FROM jobs WHERE state = ?", (state,))]
@@ -135,9 +144,12 @@ class Story:
         journal = self._machine.journal
         assert not journal.runs, f"nobody knows that these run: {journal.runs.keys()}"
         assert not journal.ended, f"these ends were never acknowledged: {journal.ended.keys()}"
+        assert not any(person.is_waiting for person in self._people), "somebody was never answered"
         deeds = [deed for person in self._people for deed in person.deeds]
         history = History(deeds, stream, views, rest_at, has_times=not self._is_set)
         found = history.check(self._machine.truth)
+        unknown = {event.job for event in stream} - history.specs.keys()
+        assert not unknown, f"nobody asked for these jobs: {unknown}"
         _check_turns(history, stream)
         self._check_attempts()
         counted = {state: count for state, count in figures.counts(disk).items() if count}

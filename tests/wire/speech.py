@@ -59,8 +59,8 @@ def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: C901, PLR0
             return st.from_regex(pattern)
         case inspect.StrType(min_length=least, max_length=most):
             return st.text(min_size=least or 0, max_size=min(most or 50, 50))
-        case inspect.BytesType():
-            return st.binary(max_size=100)
+        case inspect.BytesType(min_length=least, max_length=most):
+            return st.binary(min_size=least or 0, max_size=min(most or 100, 100))
         case inspect.EnumType(cls=enum):
             return st.sampled_from(enum)
         case inspect.ListType(item_type=item, min_length=least):

@@ -323,6 +323,9 @@ SENT: dict[str, list[Message]] = {
 # Kinds that were sent before they had some of their fields: their samples go by a name of their own
 GROWN: dict[str, tuple[str, Message]] = {
     "submit_with_terms": ("request", requests.Submit(1, FULL_SPEC)),
+    "submit_again": ("request", requests.Submit(1, CALL, token=bytes(range(16)), again=9)),
+    "submit_many_with_token": ("request", requests.SubmitMany(id=2, specs=[CALL], token=bytes(range(16)))),
+    "hello_of_a_daemon": ("hello", messages.Hello(1, "0.2.0", "bgd", newest=17)),
     "logs_from_offset": ("request", requests.Logs(id=6, job=17, attempt=2, offset=4096)),
     "submitted_found": ("reply", replies.Submitted(1, [17, 9], created=False, found=[9])),
     "jobs_with_terms": ("reply", replies.JobsPart(2, [FULL_VIEW])),

@@ -12,11 +12,12 @@ from bgd.client.asynchronous.connection import Connection
 from bgd.client.asynchronous.door import Door
 from bgd.client.asynchronous.rehearsal import Rehearsal
 from bgd.client.asynchronous.runtime import Home, Lock, pause
+from bgd.client.marks import NO_MARK, REPEATED_WITHIN, Frames, first_mark, next_mark
 from bgd.client.session import Broken, NotSent, expected, framed
 from bgd.client.sockets import left
 from bgd.client.standin import stand_in
 from bgd.errors import DaemonUnreachable
-from bgd.wire.replies import Reply
+from bgd.wire.replies import Reply, Submitted
 from bgd.wire.requests import Request
 
 R = TypeVar("R")
@@ -68,6 +69,26 @@ class Channel:
         except TimeoutError as error:
             raise self._unanswered() from error
         return expected(reply, kind)
+
+    async def submit(self, frames: Frames, *, has_keys: bool) -> Submitted:
+        """Send a request for new jobs, and once more if its answer is lost and the daemon knows it again.
+
+        `has_keys`: all of its jobs have, so no daemon takes them twice while they have not finished.
+
+        Raises:
+            DaemonUnreachable: nobody knows whether it was taken.
+        """
+        deadline = time.monotonic() + self._timeout
+        connection = await self.connection()
+        try:
+            try:
+                reply = await self._submitted(connection, frames, deadline, has_keys=has_keys)
+            except NotSent:
+                connection = await self.connection()
+                reply = await self._submitted(connection, frames, deadline, has_keys=has_keys)
+        except TimeoutError as error:
+            raise self._unanswered() from error
+        return expected(reply, Submitted)
 
     async def collect(self, request: Request) -> list[Reply]:
         """Return all replies of a stream that is expected to end soon."""
@@ -156,6 +177,26 @@ class Channel:
         connection, self._connection = self._connection, None
         if connection is not None and self._home.is_here:
             await connection.close()
+
+    async def _submitted(
+        self, connection: Connection | Rehearsal, frames: Frames, deadline: float, *, has_keys: bool
+    ) -> Reply:
+        known = connection.newest
+        mark = first_mark(known)
+        try:
+            return await connection.exchange(partial(frames, mark=mark), deadline)
+        except Broken as lost:
+            if known is None and not has_keys:
+                raise
+            try:
+                soon = min(deadline, time.monotonic() + REPEATED_WITHIN)
+                connection = await self._connected_again(self.connection, _growing_pauses(), soon)
+                again = next_mark(mark, known, connection.newest)
+                if again is not None or has_keys:
+                    return await connection.exchange(partial(frames, mark=again or NO_MARK), deadline)
+            except DaemonUnreachable as error:
+                raise lost from error  # even NotSent: it may have been taken the first time
+            raise
 
     async def _opened(self, *, may_start: bool = True) -> Connection | Rehearsal:
         """Return a connection for one stream alone."""

@@ -19,7 +19,7 @@ from bgd.client.asynchronous.ending import shut_down
 from bgd.client.asynchronous.job import AsyncJob
 from bgd.client.asynchronous.results import Results
 from bgd.client.asynchronous.runtime import closed_at_exit
-from bgd.client.batch import batch_frames
+from bgd.client.batch import batch_frames, submit_frames
 from bgd.client.caller import Caller
 from bgd.client.calls import Awaited, Called, Calls, Target
 from bgd.client.failure import failure_of
@@ -91,8 +91,8 @@ class AsyncClient:
 
         Raises:
             Refused: a value is out of range, or the daemon does not take it.
-            DaemonUnreachable: nobody answers; or, after an answer was awaited in vain, nobody knows. With a
-                `key` the command is sent again to a daemon that was restarted.
+            DaemonUnreachable: nobody answers; or, after an answer was awaited in vain, nobody knows. When the
+                connection breaks before the answer it is asked for again, once, and no second job is made.
         """
         caller = Caller()
         spec = command_spec(argv, options, caller)
@@ -123,7 +123,7 @@ class AsyncClient:
         Raises:
             Refused: one of them is not taken, which the message names, so none is.
             Full: they are too many for one transaction.
-            DaemonUnreachable: as `submit`, with a key if all have one.
+            DaemonUnreachable: as `submit`.
         """
         caller = Caller()
         specs = [spec_of(item, caller) for item in items]
@@ -131,7 +131,7 @@ class AsyncClient:
             return []
         frames = partial(batch_frames, specs=specs, env=caller.environment)
         has_keys = all(spec.key is not None for spec in specs)
-        reply = await self._channel.exchange(frames, replies.Submitted, repeatable=has_keys)
+        reply = await self._channel.submit(frames, has_keys=has_keys)
         found = set(reply.found)
         return [AsyncJob(self, job_id, is_new=job_id not in found) for job_id in reply.jobs]
 
@@ -587,8 +587,8 @@ class AsyncClient:
         await self.close()
 
     async def _submit(self, spec: JobSpec) -> AsyncJob:
-        request = requests.Submit(UNNUMBERED, spec)
-        reply = await self._channel.ask(request, replies.Submitted, repeatable=spec.key is not None)
+        frames = partial(submit_frames, spec=spec)
+        reply = await self._channel.submit(frames, has_keys=spec.key is not None)
         return AsyncJob(self, reply.jobs[0], is_new=reply.created)
 
     async def _act(

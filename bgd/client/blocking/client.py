@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
-from bgd.client.batch import batch_frames
+from bgd.client.batch import batch_frames, submit_frames
 from bgd.client.blocking.channel import Channel
 from bgd.client.blocking.door import Door
 from bgd.client.blocking.ending import shut_down
@@ -92,8 +92,8 @@ class Client:
 
         Raises:
             Refused: a value is out of range, or the daemon does not take it.
-            DaemonUnreachable: nobody answers; or, after an answer was awaited in vain, nobody knows. With a
-                `key` the command is sent again to a daemon that was restarted.
+            DaemonUnreachable: nobody answers; or, after an answer was awaited in vain, nobody knows. When the
+                connection breaks before the answer it is asked for again, once, and no second job is made.
         """
         caller = Caller()
         spec = command_spec(argv, options, caller)
@@ -124,7 +124,7 @@ class Client:
         Raises:
             Refused: one of them is not taken, which the message names, so none is.
             Full: they are too many for one transaction.
-            DaemonUnreachable: as `submit`, with a key if all have one.
+            DaemonUnreachable: as `submit`.
         """
         caller = Caller()
         specs = [spec_of(item, caller) for item in items]
@@ -132,7 +132,7 @@ class Client:
             return []
         frames = partial(batch_frames, specs=specs, env=caller.environment)
         has_keys = all(spec.key is not None for spec in specs)
-        reply = self._channel.exchange(frames, replies.Submitted, repeatable=has_keys)
+        reply = self._channel.submit(frames, has_keys=has_keys)
         found = set(reply.found)
         return [Job(self, job_id, is_new=job_id not in found) for job_id in reply.jobs]
 
@@ -588,8 +588,8 @@ class Client:
         self.close()
 
     def _submit(self, spec: JobSpec) -> Job:
-        request = requests.Submit(UNNUMBERED, spec)
-        reply = self._channel.ask(request, replies.Submitted, repeatable=spec.key is not None)
+        frames = partial(submit_frames, spec=spec)
+        reply = self._channel.submit(frames, has_keys=spec.key is not None)
         return Job(self, reply.jobs[0], is_new=reply.created)
 
     def _act(

@@ -57,6 +57,11 @@ class Connection:
     def is_broken(self) -> bool:
         return self._failure is not None
 
+    @property
+    def newest(self) -> int | None:
+        """The newest job that the daemon told of; None: it knows no request again."""
+        return self._session.newest
+
     def exchange(self, frames: Callable[[int], bytes], deadline: float | None) -> Reply:
         """Send a request, given its id, and return its one reply.
 

@@ -17,6 +17,7 @@ class Rehearsal:
     """What Connection is to a daemon. It does not break, and takes the time that what is asked for takes."""
 
     is_broken = False
+    newest = None
 
     def __init__(self, stand_in: StandIn) -> None:
         self._stand_in = stand_in

@@ -143,11 +143,13 @@ class ClientConnection(asyncio.Protocol):
                 "install the same version of both"
             )
         self._is_greeted = True
-        self._transport.write(frame(encode(Hello(PROTOCOL, bgd.__version__, "bgd"))))
+        self._transport.write(
+            frame(encode(Hello(PROTOCOL, bgd.__version__, "bgd", self._control.verbs.newest)))
+        )
 
     def _dispatch(self, request: Request, size: int) -> None:
         match request:
-            case Submit() if not _waits(request.spec):
+            case Submit() if not _waits(request.spec) and not self._control.verbs.may_have_come(request):
                 self._submit(request)
             case SubmitMany():
                 self._gather(request, size)
@@ -192,7 +194,9 @@ class ClientConnection(asyncio.Protocol):
             return
         if request.more:
             return
-        if any(_waits(spec) for part in self._batch.parts for spec in part.specs):
+        if self._control.verbs.may_have_come(self._batch.parts[0]) or any(
+            _waits(spec) for part in self._batch.parts for spec in part.specs
+        ):
             self._start(request, partial(self._answer_batch, self._batch.parts))
             self._drop_batch()
             return

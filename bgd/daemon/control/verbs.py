@@ -83,6 +83,7 @@ class Verbs:
         self._supervisor = supervisor
         self._orders = orders
         self._upkeep = upkeep
+        self._repeats = orders.repeats
         self._answers = answers
         self._shut_down = shut_down
         self._reload = reload
@@ -101,8 +102,9 @@ class Verbs:
     def submit(self, request: Submit, actor: Actor, reply: Callable[[Reply], None]) -> None:
         """Take one job that waits for no other; `reply` is called when it is on disk."""
         self._orders.check(request.spec)
-        job_id, is_new = self._orders.submit(request.spec, actor.uid)
-        self._supervisor.when_saved(lambda: reply(_submitted(request.id, [(job_id, is_new)])))
+        taken = [self._orders.submit(request.spec, actor.uid)]
+        self._repeats.remember(request, taken)
+        self._supervisor.when_saved(lambda: reply(_submitted(request.id, taken)))
 
     def submit_many(
         self, request_id: int, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]
@@ -110,6 +112,7 @@ class Verbs:
         """Take all of them or none, in one transaction; none waits for another job."""
         specs = self._checked(parts)
         taken = [self._orders.submit(spec, actor.uid) for spec in specs]
+        self._repeats.remember(parts[0], taken)
         self._supervisor.when_saved(lambda: reply(_submitted(request_id, taken)))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
@@ -117,15 +120,28 @@ class Verbs:
         told = JobProgress(request.job, request.attempt, Progress(request.fraction, request.message))
         self._supervisor.progress.report(told, lambda: reply(Done(request.id)))
 
-    # --- jobs that wait for others, which have to be looked up ----------------------------------------
+    # --- jobs that wait for others, and requests that have come before: these have to be looked up ----
+
+    @property
+    def newest(self) -> int:
+        """The newest job that is on disk."""
+        return self._supervisor.newest
+
+    def may_have_come(self, request: Submit | SubmitMany) -> bool:
+        """Tell whether a request is, or may be, one that is sent again: `submit_after` knows what to do."""
+        return self._repeats.may_have_come(request)
 
     async def submit_after(self, parts: list[SubmitMany], actor: Actor) -> Reply:
-        """Take jobs as `submit_many`, some of which wait for others; return the reply once all are saved."""
-        specs = self._checked(parts)
-        others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
-        finished, at = await self._orders.finished_by_now(others)
-        self._orders.check_waits(specs)  # of all together, and of who was faster meanwhile
-        taken = [self._orders.submit(spec, actor.uid, _of(spec, finished), at) for spec in specs]
+        """Take jobs as `submit_many`, if they have not come before; return the reply once all are saved."""
+        async with self._repeats.alone(parts[0]):
+            taken = await self._repeats.recall(parts[0])
+            if taken is None:
+                specs = self._checked(parts)
+                others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
+                finished, at = await self._orders.finished_by_now(others)
+                self._orders.check_waits(specs)  # of all together, and of who was faster meanwhile
+                taken = [self._orders.submit(spec, actor.uid, _of(spec, finished), at) for spec in specs]
+                self._repeats.remember(parts[0], taken)
         await self._supervisor.saved()
         return _submitted(parts[0].id, taken)
 
@@ -139,9 +155,7 @@ class Verbs:
         """
         match request:
             case Submit():
-                replies.send(
-                    await self.submit_after([SubmitMany(id=request.id, specs=[request.spec])], actor)
-                )
+                replies.send(await self.submit_after([_as_batch(request)], actor))
             case (
                 List()
                 | Show()
@@ -246,6 +260,10 @@ def _controlled(controls: Controls, request: Controlling) -> Controls:
 def _submitted(request_id: int, taken: list[tuple[JobId, bool]]) -> Submitted:
     found = [int(job_id) for job_id, is_new in taken if not is_new]
     return Submitted(request_id, [job_id for job_id, _ in taken], created=not found, found=found)
+
+
+def _as_batch(request: Submit) -> SubmitMany:
+    return SubmitMany(id=request.id, specs=[request.spec], token=request.token, again=request.again)
 
 
 def _of(spec: JobSpec, finished: dict[JobId, State]) -> dict[JobId, State]:

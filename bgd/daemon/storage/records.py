@@ -103,6 +103,18 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     lineage: tuple[str, ...] = ()
 
 
+class Submission(Struct, frozen=True):
+    """A request that made jobs: its token, and its answer. `first` is the id of its first new job.
+
+    `jobs` and `found` as of `bgd.wire.replies.Submitted`.
+    """
+
+    first: JobId
+    token: bytes
+    jobs: list[int]
+    found: list[int]
+
+
 class Batch(Struct, kw_only=True):
     """Everything one transaction writes, and the specs it reads back.
 
@@ -110,7 +122,8 @@ class Batch(Struct, kw_only=True):
     back in the same transaction. `now`: the instant that turns due times of the elapsed clock into epoch
     time. `edited`: jobs whose specs are replaced. `removed`: finished jobs of which all rows go. `cleared`:
     jobs removed earlier, whose logs are off the disk. `controls`: all that is said of slots and queues from
-    now on, None: nothing has changed. `progress`: what attempts have said of themselves.
+    now on, None: nothing has changed. `progress`: what attempts have said of themselves. `submissions`: in
+    the order of their jobs.
     """
 
     now: Now
@@ -127,6 +140,7 @@ class Batch(Struct, kw_only=True):
     cleared: list[JobId] = []
     controls: Controls | None = None
     progress: dict[JobId, JobProgress] = {}
+    submissions: list[Submission] = []
 
     @property
     def is_empty(self) -> bool:
@@ -145,6 +159,7 @@ class Batch(Struct, kw_only=True):
             or self.cleared
             or self.controls
             or self.progress
+            or self.submissions
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from bgd.core.job import FINAL, Job, JobId, Now, Outcome
-from bgd.daemon.storage import events
+from bgd.daemon.storage import events, submissions
 from bgd.daemon.storage.database import change
 from bgd.daemon.storage.packing import pack_policy, pack_waits
 from bgd.daemon.storage.records import AttemptEnd, Batch, Controls, NewAttempt, NewJob, SavedJob, StoredSpec
@@ -42,6 +42,8 @@ class Saver:
             _save_progress(db, batch.progress.values())
         if batch.events:
             events.append(db, batch.events)
+        if batch.submissions:
+            submissions.add(db, batch.submissions, batch.now.wall)
         if batch.controls is not None:
             _save_controls(db, batch.controls)
         specs = [(job_id, read_spec(db, job_id)) for job_id in batch.wanted]

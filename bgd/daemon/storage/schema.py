@@ -125,6 +125,10 @@ MIGRATIONS: tuple[str, ...] = (
     -- What the latest attempt said of itself: a fraction of 1, and what it is at.
     ALTER TABLE jobs ADD COLUMN progress REAL;
     ALTER TABLE jobs ADD COLUMN progress_message TEXT;
+
+    -- Requests that made jobs, by the first of them, for a while: one that is sent again makes none. jobs is
+    -- MessagePack of all ids that were answered and of those of them that were not new, NULL: only `first`.
+    CREATE TABLE submissions (first INTEGER PRIMARY KEY, token BLOB NOT NULL, jobs BLOB, at REAL NOT NULL);
     """,
 )
 VERSION = len(MIGRATIONS)

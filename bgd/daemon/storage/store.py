@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from bgd.core.job import FINAL, Job, JobId, Now, State
-from bgd.daemon.storage import copying, events, figures, pruning, reading, restoring
+from bgd.daemon.storage import copying, events, figures, pruning, reading, restoring, submissions
 from bgd.daemon.storage.database import DAMAGED, Database, StoreBroken, transaction
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -26,6 +26,7 @@ from bgd.daemon.storage.records import (
     Restored,
     SavedJob,
     StoredSpec,
+    Submission,
 )
 from bgd.daemon.storage.saving import Saver
 from bgd.daemon.storage.schema import adopt_boot, open_readable, open_writable
@@ -195,6 +196,10 @@ class Store:
     async def begin_after(self, job_id: int) -> None:
         """Give out no id up to this one."""
         await self._writer.call(_raise_last_id, job_id)
+
+    async def submission(self, token: bytes, newest: int) -> Submission | None:
+        """Return the request with this token whose jobs are newer than `newest`; None: there is none."""
+        return await self._searcher.call(submissions.find, token, newest)
 
     # --- for whoever asks ----------------------------------------------------------------------------------
 

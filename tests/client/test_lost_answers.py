@@ -1,0 +1,238 @@
+"""Answers that are lost on their way: what was asked for is there, and once."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from bgd.errors import DaemonUnreachable
+from bgd.wire import replies, requests
+from bgd.wire.framing import FrameReader
+from tests.support import DEADLINE, Daemon, wait_until
+
+# --- what a client says, to daemons that do what the test tells them ------------------------------------
+
+
+@pytest.fixture
+def heard():
+    return []
+
+
+@pytest.fixture
+def daemon_that(play, heard):
+    """Start a daemon that takes one request a connection, of which it answers the last one."""
+
+    def start(*newest, answer=lambda request: replies.Submitted(request.id, [9])):
+        def script(peer, told, is_last):
+            peer.greet(newest=told)
+            heard.append(peer.receive())
+            if is_last:
+                peer.send(answer(heard[-1]))
+
+        scripts = [
+            lambda peer, told=told, index=index: script(peer, told, index == len(newest) - 1)
+            for index, told in enumerate(newest)
+        ]
+        return play(*scripts)
+
+    return start
+
+
+def test_a_request_whose_answer_was_lost_is_sent_again_as_the_same(client_at, daemon_that, heard):
+    job = client_at(daemon_that(7, 8)).submit(["true"])
+
+    assert job.id == 9
+    assert isinstance(heard[0].token, bytes)
+    assert heard[0].again is UNSET
+    assert heard[1] == replace(heard[0], again=7)
+
+
+def test_many_jobs_are_sent_again_as_the_same(client_at, daemon_that, heard):
+    [job] = client_at(daemon_that(7, 8)).submit_many([["true"]])
+
+    assert job.id == 9
+    assert heard[1] == replace(heard[0], again=7)
+
+
+def test_each_request_has_a_token_of_its_own(client_at, play, heard):
+    def script(peer):
+        peer.greet(newest=0)
+        for _ in range(2):
+            heard.append(peer.receive())
+            peer.send(replies.Submitted(heard[-1].id, [len(heard)]))
+
+    client = client_at(play(script))
+    client.submit(["true"])
+    client.submit(["true"])
+
+    assert heard[0].token != heard[1].token
+
+
+def test_the_newest_job_is_the_last_that_the_daemon_told_of(client_at, play, heard):
+    def first(peer):
+        peer.greet(newest=3)
+        peer.send(replies.Submitted(peer.receive().id, [5, 6]))
+        peer.receive()
+
+    def second(peer):
+        peer.greet(newest=3)
+        heard.append(peer.receive())
+        peer.send(replies.Submitted(heard[0].id, [7]))
+
+    client = client_at(play(first, second))
+    client.submit_many([["true"], ["true"]])
+    client.submit(["true"])
+
+    assert heard[0].again == 6
+
+
+@pytest.mark.parametrize("newest", [(UNSET,), (7, UNSET)])
+def test_a_daemon_that_knows_no_tokens_is_not_asked_again(client_at, play, newest):
+    def script(told):
+        def play_it(peer):
+            peer.greet(newest=told)
+            if told is not UNSET or len(newest) == 1:
+                peer.receive()
+            else:
+                peer.wait_for_end()
+
+        return play_it
+
+    client = client_at(play(*map(script, newest)))
+    with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
+        client.submit(["true"])
+    client.close()
+
+
+def test_an_answer_that_is_lost_twice_is_an_error(client_at, play):
+    def script(peer):
+        peer.greet(newest=1)
+        peer.receive()
+
+    with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
+        client_at(play(script, script)).submit(["true"])
+
+
+def test_only_requests_for_jobs_have_tokens(client_at, play):
+    def script(peer):
+        peer.greet(newest=1)
+        request = peer.receive()
+        assert isinstance(request, requests.Cancel)
+        peer.send(replies.Acted(request.id, []))
+
+    assert client_at(play(script)).cancel([1]) == []
+
+
+# --- real daemons, behind a wire that breaks ------------------------------------------------------------
+
+
+class BreakingWire:
+    """Leads to a daemon; the first connection breaks when the daemon's answer to a request is on it."""
+
+    def __init__(self, path: Path, daemon: Path, then: Callable[[], None]) -> None:
+        self._daemon = str(daemon)
+        self._then = then
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self.answers = 0
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
+
+    def _serve(self) -> None:
+        with self._listener:
+            self._listener.settimeout(DEADLINE)
+            for is_first in (True, False):
+                client, _ = self._listener.accept()
+                with client, socket.socket(socket.AF_UNIX) as daemon:
+                    daemon.connect(self._daemon)
+                    self._lead(client, daemon, breaks=is_first)
+                if is_first:
+                    self._then()
+
+    def _lead(self, client: socket.socket, daemon: socket.socket, *, breaks: bool) -> None:
+        reader, payloads = FrameReader(), 0
+        while True:
+            readable, _, _ = select.select([client, daemon], [], [], DEADLINE)
+            for source, sink in ((client, daemon), (daemon, client)):
+                if source not in readable:
+                    continue
+                data = source.recv(65536)
+                if not data:
+                    return
+                if source is daemon:
+                    payloads += len(list(reader.feed(data)))
+                    self.answers += payloads > 1
+                    if breaks and payloads > 1:  # the first one is the hello
+                        return
+                with suppress(BrokenPipeError):
+                    sink.sendall(data)
+
+
+@pytest.fixture
+def behind_a_wire(own_daemon: Daemon, client_at):
+    """Make a client whose first connection breaks after the daemon has answered a request."""
+    wires: list[BreakingWire] = []
+
+    def start(then):
+        path = own_daemon.folder / "wire.sock"
+        wires.append(BreakingWire(path, own_daemon.socket, then))
+        return client_at(str(path), timeout=DEADLINE)
+
+    yield start
+    for wire in wires:
+        wire.close()
+        assert wire.answers >= 2, "nothing was lost"
+
+
+def finish(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        wait_until(lambda: all(job.state == "succeeded" for job in client.jobs()))
+
+
+def test_a_job_whose_answer_was_lost_is_there_once(behind_a_wire, own_daemon: Daemon):
+    client = behind_a_wire(lambda: finish(own_daemon))
+
+    job = client.submit(["true"])
+    client.close()
+
+    with own_daemon.client() as plain:
+        assert [each.id for each in plain.jobs()] == [job.id]
+
+
+def test_jobs_whose_answer_was_lost_are_there_once(behind_a_wire, own_daemon: Daemon):
+    client = behind_a_wire(lambda: finish(own_daemon))
+
+    jobs = client.submit_many([["true"]] * 50)
+    client.close()
+
+    with own_daemon.client() as plain:
+        assert sorted(each.id for each in plain.jobs(limit=1000)) == [job.id for job in jobs]
+
+
+def test_a_job_whose_answer_a_killed_daemon_owed_is_there_once(behind_a_wire, own_daemon: Daemon):
+    def restart():
+        finish(own_daemon)
+        own_daemon.process.kill()
+        own_daemon.process.wait()
+        own_daemon.start()
+
+    client = behind_a_wire(restart)
+
+    job = client.submit(["true"], key="one")  # a key alone would not help, as the first has finished
+    client.close()
+
+    with own_daemon.client() as plain:
+        assert [each.id for each in plain.jobs()] == [job.id]

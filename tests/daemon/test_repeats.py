@@ -1,0 +1,143 @@
+"""Requests that are sent again: they make no second job, whatever has happened since."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bgd.daemon import repeats
+from bgd.daemon.storage import submissions
+from bgd.wire.launching import Acknowledge, Launch
+from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
+from bgd.wire.requests import Remove, Submit, SubmitMany
+from tests.daemon.patience import soon
+from tests.daemon.scripted import end
+from tests.daemon.stage import command, served
+
+TOKEN, OTHER = b"t" * 16, b"o" * 16
+MANY = 3_000
+
+
+async def ids_of(life):
+    await soon(life.supervisor.saved())
+    return await life.store.states(range(1, 100))
+
+
+async def test_a_request_that_is_sent_again_is_answered_as_before(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        first = await caller.ask(Submit(1, command(), token=TOKEN), Submitted)
+
+        again = await (await life.call()).ask(Submit(1, command(), token=TOKEN, again=0), Submitted)
+
+        assert again == first
+        assert again.created
+        assert await ids_of(life) == dict.fromkeys(first.jobs, (await ids_of(life))[first.jobs[0]])
+
+
+async def test_it_is_known_when_its_job_has_finished_and_is_gone_and_the_daemon_was_restarted(
+    config, launcher
+):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        first = await caller.ask(Submit(1, command(), token=TOKEN), Submitted)
+        launcher.say(end((await launcher.hear(Launch)).key))
+        await launcher.hear(Acknowledge)
+        await caller.ask(Remove(2, first.jobs), Acted)
+    async with served(config, launcher) as life:
+        caller = await life.call()
+
+        assert await caller.ask(Submit(1, command(), token=TOKEN, again=0), Submitted) == first
+        assert await ids_of(life) == {}
+
+
+async def test_a_request_that_comes_after_it_was_sent_again_makes_no_job(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        first = await caller.ask(Submit(1, command(), token=TOKEN, again=0), Submitted)
+
+        late = await caller.ask(Submit(1, command(), token=TOKEN), Submitted)
+
+        assert late == first
+        assert len(await ids_of(life)) == 1
+
+
+async def test_both_at_once_make_one_job(config, launcher):
+    async with served(config, launcher) as life:
+        other = await life.submit()
+        callers = [await life.call(), await life.call()]
+        asks = [
+            Submit(1, command(after_any=(other,)), token=TOKEN),
+            Submit(1, command(after_any=(other,)), token=TOKEN, again=other),
+        ]
+        life.commits.close()
+        pending = [
+            asyncio.create_task(caller.ask(request, Submitted))
+            for caller, request in zip(callers, asks, strict=True)
+        ]
+        life.commits.open()
+
+        replies = [await soon(task) for task in pending]
+
+        assert replies[0] == replies[1]
+        assert len(await ids_of(life)) == 2
+
+
+async def test_a_batch_that_is_sent_again_is_answered_with_all_of_its_jobs(config, launcher):
+    specs = [command(hold=True), command(key="one", hold=True), command(key="one"), command(hold=True)]
+    async with served(config, launcher) as life:
+        first = await (await life.call()).ask(SubmitMany(id=1, specs=specs, token=TOKEN), Submitted)
+    async with served(config, launcher) as life:
+        again = await (await life.call()).ask(SubmitMany(id=1, specs=specs, token=TOKEN, again=0), Submitted)
+
+        assert again == first
+        assert again == Submitted(1, [1, 2, 2, 3], created=False, found=[2])
+        assert len(await ids_of(life)) == 3
+
+
+async def test_what_is_refused_when_it_is_sent_again_makes_no_job_later(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        refused = await caller.ask(Submit(1, command(after=(99,)), token=TOKEN, again=0), Failed)
+        assert refused.code is ErrorCode.NO_SUCH_JOB
+
+        late = await caller.ask(Submit(1, command(), token=TOKEN), Failed)
+
+        assert "sent again meanwhile, and refused" in late.message
+        assert await ids_of(life) == {}
+
+
+async def test_requests_with_other_tokens_make_jobs_of_their_own(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        jobs = [
+            (await caller.ask(Submit(1, command(), token=token, again=0), Submitted)).jobs[0]
+            for token in (TOKEN, OTHER)
+        ]
+        assert jobs == [1, 2]
+
+
+async def test_memory_holds_the_latest_requests_only(config, launcher, monkeypatch):
+    monkeypatch.setattr(repeats, "MOST_KNOWN", 2)
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        for number in range(5):
+            await caller.ask(Submit(number, command(hold=True), token=bytes([number]) * 16), Submitted)
+
+        again = await caller.ask(Submit(9, command(), token=bytes(16), again=0), Submitted)
+
+        assert again.jobs == [1]  # from the disk
+
+
+async def test_requests_are_forgotten_on_disk_when_they_are_too_old(config, launcher, monkeypatch):
+    monkeypatch.setattr(submissions, "KEPT_SECONDS", -1.0)
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        for number in range(MANY):
+            caller.send(Submit(number, command(hold=True), token=number.to_bytes(16, "big")))
+        for _ in range(MANY):
+            await caller.hear(Submitted)
+
+        kept = [await life.store.submission(number.to_bytes(16, "big"), 0) for number in (0, MANY - 1)]
+
+        assert kept[0] is None
+        assert kept[1] is not None
