@@ -22,6 +22,7 @@ _CODES = {
 
 NOT_WORTH_IT = "an end of this kind is not tried again (retry_on, no_retry_on)"
 NO_USE = "the job said that no other attempt is of use"
+NO_USE_AFTER = "its on_exceptions say that no other attempt is of use after {}"
 PUT_ASIDE = f"put aside: the end of {MOST_UNSEEN} attempts in a row was not seen"
 NOT_RERUN = "nobody saw its end, and only a job with retries or with rerun yes is run again then"
 
@@ -132,7 +133,7 @@ def _move_after_seen_end(
 
 def _move_after_failure(job: Job, code: int | None, wish: Wish | None) -> tuple[Move, str | None]:
     if wish is not None and wish.aim is Aim.FAIL:
-        return Move.GIVE_UP, NO_USE
+        return Move.GIVE_UP, NO_USE if wish.rule is None else NO_USE_AFTER.format(wish.rule)
     if job.failures >= job.policy.retries:
         return Move.GIVE_UP, None
     if wish is not None:  # the job knows better than its exit code

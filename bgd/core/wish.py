@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bgd.core.spec import Duration, Instant
 
@@ -18,15 +19,17 @@ class Aim(StrEnum):
     SNOOZE = "snooze"  # run again later, which uses up no retry
 
 
-class Wish(Struct, frozen=True):
+class Wish(Struct, frozen=True, omit_defaults=True):
     """What is to follow. `after`: seconds until then, None: as the retry policy says, or at once.
 
-    `until`: not before this epoch time, of a SNOOZE.
+    `until`: not before this epoch time, of a SNOOZE. `rule`: the exception of which the configuration says
+    so; None: the job does.
     """
 
     aim: Aim
     after: Duration | None = None
     until: Instant | None = None
+    rule: str | None = None
 
 
 Rules = tuple[tuple[str, Wish], ...]
@@ -36,7 +39,7 @@ Rules = tuple[tuple[str, Wish], ...]
 def wish_for(names: Iterable[str], rules: Rules) -> Wish | None:
     """Return what the rules say of an exception, by the first of its `names` of which they say something.
 
-    These are of its type and its bases, the nearest first.
+    These are of its type and its bases, the nearest first. The wish names the one as its rule.
     """
     said = dict(rules)
-    return next((said[name] for name in names if name in said), None)
+    return next((replace(said[name], rule=name) for name in names if name in said), None)

@@ -59,9 +59,9 @@ def test_what_nobody_speaks_of_is_left_alone():
 @pytest.mark.parametrize(
     ("names", "wish"),
     [
-        (("ValueError", "Exception"), Wish(Aim.FAIL)),
-        (("app.TooBusy", "app.Busy", "ValueError"), Wish(Aim.SNOOZE, 5.0)),
-        (("UnicodeDecodeError", "UnicodeError", "ValueError", "Exception"), Wish(Aim.FAIL)),
+        (("ValueError", "Exception"), Wish(Aim.FAIL, rule="ValueError")),
+        (("app.TooBusy", "app.Busy", "ValueError"), Wish(Aim.SNOOZE, 5.0, rule="app.Busy")),
+        (("UnicodeDecodeError", "UnicodeError", "ValueError"), Wish(Aim.FAIL, rule="ValueError")),
         (("KeyError", "LookupError", "Exception"), None),
         ((), None),
     ],

@@ -216,6 +216,13 @@ def test_a_job_that_says_it_is_of_no_use_is_not_retried():
     assert move_after_end(running(), Outcome.ERROR, 1, Wish(Aim.FAIL)) == (Move.GIVE_UP, NO_USE)
 
 
+def test_a_job_given_up_by_a_rule_is_not_said_to_have_wished_it():
+    move, reason = move_after_end(running(), Outcome.ERROR, 1, Wish(Aim.FAIL, rule="ValueError"))
+
+    assert move is Move.GIVE_UP
+    assert reason == "its on_exceptions say that no other attempt is of use after ValueError"
+
+
 @pytest.mark.parametrize("job", [running(failures=2), stopping(making_way=True)])
 def test_a_job_that_snoozes_runs_again_whether_it_has_retries_or_not(job):
     assert move_after_end(job, Outcome.SNOOZED, None, Wish(Aim.SNOOZE)) == (Move.SNOOZE, None)
