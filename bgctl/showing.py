@@ -111,8 +111,7 @@ def _attempt(attempt: AttemptView, now: float) -> Iterator[str]:
         ("log", _log(attempt)),
     )
     if attempt.error is not None:
-        kind = "" if attempt.error.type == attempt.outcome else f"{attempt.error.type}: "
-        told = f"{kind}{attempt.error.message}"
+        told = attempt.error.in_words(attempt.outcome)
         yield from _lines(("error", one_line(told)))
         traceback = attempt.error.traceback or ""
         for line in traceback.splitlines() if traceback.strip() != told else ():  # nothing is told twice

@@ -78,6 +78,4 @@ def _code_of_problem(job: Job) -> int:
 def _problem(job: Job) -> str:
     """Return what went wrong in the latest attempt, for one line; `show` has all of it."""
     error = job.attempts()[-1].error
-    if error is None:
-        return ""
-    return in_passing(error.message if error.type == job.outcome else f"{error.type}: {error.message}")
+    return "" if error is None else in_passing(error.in_words(job.outcome))

@@ -10,7 +10,7 @@ from bgd.wire.views import JobError, JobView
 def failure_of(view: JobView, error: JobError | None) -> JobFailed:
     """Return what `result` raises for a job that did not succeed."""
     return JobFailed(
-        f"job {view.id} {_words(view)}" + (f": {error.type}: {error.message}" if error else ""),
+        f"job {view.id} {_words(view)}" + (f": {error.in_words(view.outcome)}" if error else ""),
         outcome=view.outcome,
         exit_code=view.exit_code,
         error_type=None if error is None or error.type == Outcome.NOT_STARTED else error.type,

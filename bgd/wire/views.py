@@ -142,3 +142,9 @@ class JobError(Struct, frozen=True):
     type: str
     message: str
     traceback: str | None = None
+
+    def in_words(self, outcome: str | None) -> str:
+        """Return it for people who are told the outcome beside it."""
+        if self.type == outcome:
+            return self.message
+        return f"{self.type}: {self.message}" if self.message else self.type

@@ -10,7 +10,7 @@ from msgspec import Struct
 from bgd.core.job import ACTIVE, FINAL, WAITING, Outcome, State
 from bgd.daemon.web.tails import Tail
 from bgd.units import format_duration
-from bgd.wire.views import AttemptView, JobError, JobView
+from bgd.wire.views import AttemptView, JobView
 from bgd.words import brief, command_line, iso_time, progress_line, retries_line, rules_line
 
 _MOST_OF_A_COMMAND = 300  # characters, in a list; the job's own page has more
@@ -153,7 +153,7 @@ def attempt_sheet_of(attempt: AttemptView, tail: Tail, now: float) -> AttemptShe
         state=_state_of(attempt),
         how=_how(attempt) or "running",
         facts=[(label, value) for label, value in facts if value],
-        error=None if error is None else _cut(_message(error, attempt.outcome), _MOST_OF_A_TEXT),
+        error=None if error is None else _cut(error.in_words(attempt.outcome), _MOST_OF_A_TEXT),
         traceback=None
         if error is None or error.traceback is None
         else _end(error.traceback, _MOST_OF_A_TEXT),
@@ -207,10 +207,6 @@ def _how(ended: JobView | AttemptView) -> str:
     if ended.outcome is Outcome.SIGNAL:
         return f"signal {ended.signal}"
     return (ended.outcome or "").replace("_", " ")
-
-
-def _message(error: JobError, outcome: str | None) -> str:
-    return error.message if error.type == outcome else f"{error.type}: {error.message}"
 
 
 def _processor(attempt: AttemptView) -> str:
