@@ -36,8 +36,13 @@ def run_background_job(
     Raises:
         DaemonUnreachable: no daemon answered in time.
         Refused: the daemon does not take the job.
-        TypeError: `params` is not what JSON can say.
+        TypeError: `params` is not what JSON can say, or class or method are no texts.
     """
+    if not (isinstance(class_path, str) and isinstance(method, str)):
+        raise TypeError(
+            f"class and method are texts, as 'package.module.Class' and 'method', "
+            f"not {class_path!r} and {method!r}"
+        )
     target = target_of_class(class_path, method)
     args, kwargs = ((), params) if isinstance(params, Mapping) else (params or (), {})
     with Client(timeout=timeout) as client:

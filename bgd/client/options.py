@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
 from bgd.client.caller import Caller
+from bgd.core.job import State
+from bgd.errors import Refused
 from bgd.settings import nearest
 
 
@@ -141,20 +143,48 @@ def plain_values(options: Mapping[str, Any], allowed: Iterable[str], caller: Cal
     return {key: None if value is None else _plain(key, value, caller) for key, value in options.items()}
 
 
-def ids_of(jobs: Iterable[JobReference]) -> list[int]:
-    """Return the ids of jobs."""
-    return [job if isinstance(job, int) else job.id for job in jobs]
+def ids_of(jobs: Iterable[JobReference], name: str = "jobs") -> list[int]:
+    """Return the ids of jobs, which the caller knows by this name.
+
+    Raises:
+        TypeError: they are not.
+    """
+    if isinstance(jobs, str | bytes) or not isinstance(jobs, Iterable):
+        raise TypeError(f"{name} is a list of jobs, as [5, job], not {jobs!r}")
+    return [_id_of(job, name) for job in jobs]
+
+
+def states_of(states: Iterable[State | str]) -> list[State]:
+    """Return states.
+
+    Raises:
+        TypeError: they are one text.
+        Refused: one of them is none.
+    """
+    if isinstance(states, str):
+        raise TypeError(f"states is a list, as ['failed', 'cancelled'], not {str(states)!r}")
+    known = dict.fromkeys(State)
+    for state in states:
+        if state not in known:
+            raise Refused(f"{state!r} is no state: {nearest(str(state), known)}")
+    return [State(state) for state in states]
 
 
 def words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Return the words of a command.
 
     Raises:
-        TypeError: it is one text.
+        TypeError: it is one text, or a word is none.
     """
     if isinstance(argv, str):
         raise TypeError(f"argv is a list of words, not {argv!r}; a line for the shell takes shell=True")
-    return [os.fspath(word) for word in argv]
+    if not isinstance(argv, Iterable):
+        raise TypeError(f"argv is a list of words, not {argv!r}")
+    words = list(argv)
+    for word in words:
+        if not isinstance(word, str | os.PathLike):
+            raise TypeError(f"argv is a list of words, and {word!r} is none: make it a text")
+    return [os.fspath(word) for word in words]
 
 
 def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a line for each kind
@@ -171,6 +201,13 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a
         case "retry_on" | "no_retry_on" if isinstance(value, range):
             return list(value)
         case "after" | "after_any":
-            return ids_of(value)
+            return ids_of(value, key)
         case _:
             return value
+
+
+def _id_of(job: object, name: str) -> int:
+    job_id = job if isinstance(job, int) else getattr(job, "id", None)
+    if not isinstance(job_id, int):
+        raise TypeError(f"{name} is a list of jobs, and {job!r} is neither one nor its id")
+    return job_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from msgspec.structs import replace
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from bgd.client.caller import Caller
 from bgd.client.options import EditOptions, JobOptions, plain_values, words_of
 from bgd.client.wording import converted
-from bgd.core.spec import JobSpec
+from bgd.core.spec import MAX_WORK, JobSpec
 from bgd.errors import Refused
 from bgd.settings import nearest
 from bgd.wire.changes import Changes
@@ -49,11 +49,13 @@ def class_spec(
 
     Raises:
         Refused: a value is out of range or of the wrong kind.
-        TypeError: there is no such option, or an argument that JSON cannot say.
+        TypeError: there is no such option, the target is no text, or an argument that JSON cannot say.
     """
     values = _values(options, caller, usual_env="none")
     if values.pop("shell", False):
         raise Refused("shell is for commands, not for class jobs")
+    if not isinstance(target, str):
+        raise TypeError(f"a target is text, as package.module:function, not {target!r}")
     values["target"] = target
     values["arguments"] = _arguments(args, kwargs)
     return converted(values, JobSpec)
@@ -77,6 +79,21 @@ def spec_of(item: Item, caller: Caller) -> JobSpec:
     if item.get("argv") is not None:
         raise Refused("a job has either argv (a command) or target (a class job), not both")
     return class_spec(item["target"], item.get("args") or (), item.get("kwargs") or {}, options, caller)
+
+
+def specs_of(items: Iterable[Item], caller: Caller) -> list[JobSpec]:
+    """Return the specs of a batch.
+
+    Raises:
+        Refused, TypeError: as `spec_of`, with the number of the job in front.
+    """
+    specs: list[JobSpec] = []
+    for number, item in enumerate(items):
+        try:
+            specs.append(spec_of(item, caller))
+        except (TypeError, Refused) as error:
+            raise type(error)(f"job {number} of the batch: {error}") from error
+    return specs
 
 
 def changes_of(options: EditOptions, caller: Caller) -> Changes:
@@ -122,23 +139,32 @@ def _at_home(spec: JobSpec, caller: Caller) -> JobSpec:
 def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
     if isinstance(args, str):
         raise TypeError(f"args is a list, not the text {args!r}")
+    if isinstance(args, Mapping) or not isinstance(args, Iterable):
+        raise TypeError(f"args is a list, not {args!r}: named arguments go into kwargs")
     given = {"args": list(args), "kwargs": dict(kwargs)}
     try:
         text = json.dumps(given, allow_nan=False)
-        _check_keys([given])
+        _check([given])
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"args and kwargs must be what JSON can say: {error}") from error
+    if len(text) > MAX_WORK:
+        raise Refused(
+            f"args and kwargs have {len(text)} bytes of JSON, the limit is {MAX_WORK}: "
+            "write them to a file, and pass its path"
+        )
     return text
 
 
-def _check_keys(values: list[object]) -> None:
-    """Refuse keys that json turns into text unasked: they would not arrive as they are."""
+def _check(values: list[object]) -> None:
+    """Refuse what json takes and would not arrive as it is: keys that are no text, halves of characters."""
     while values:
         value = values.pop()
         if isinstance(value, dict):
             for key in value:
                 if not isinstance(key, str):
                     raise TypeError(f"keys are text, not {key!r}")
-            values.extend(value.values())
+            values += [*value, *value.values()]
         elif isinstance(value, list | tuple):
             values.extend(value)
+        elif isinstance(value, str) and not value.isascii():
+            value.encode()

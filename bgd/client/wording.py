@@ -74,6 +74,8 @@ def _requirement(kind: Any) -> str:  # noqa: C901, PLR0911 - a line for each typ
         case inspect.UnionType(types=kinds):
             some = [each for each in kinds if not isinstance(each, inspect.NoneType)]
             return " or ".join(map(_requirement, some)) + (" or None" if len(some) < len(kinds) else "")
+        case inspect.EnumType(cls=words):
+            return f"one of {', '.join(words)}"
         case _:
             return f"a {type(kind).__name__.removesuffix('Type').lower()}"
 

@@ -73,7 +73,7 @@ def target_of_class(class_path: str, method: str) -> str:
     """
     if _MARK in class_path:
         return f"{class_path}@{method}"
-    module, _, name = class_path.rpartition(".")
+    module, _, name = class_path.replace(":", ".").rpartition(".")  # written as in a target it is plain, too
     return f"{module}:{name}.{method}"
 
 

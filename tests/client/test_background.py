@@ -29,6 +29,12 @@ def test_no_parameters_are_none(play, monkeypatch):
     assert request.spec.arguments == '{"args": [], "kwargs": {}}'
 
 
+@pytest.mark.parametrize(("class_path", "method"), [(len, "run"), ("app.Service", ["param"])])
+def test_a_class_or_a_method_that_is_no_text_is_an_error_that_says_so(class_path, method):
+    with pytest.raises(TypeError, match=r"class and method are texts, as 'package.module.Class'"):
+        run_background_job(class_path, method)
+
+
 def test_a_daemon_that_does_not_answer_is_not_waited_for_long(play, monkeypatch):
     monkeypatch.setenv("BGD_SOCKET", play(lambda peer: peer.wait_for_end()))
 

@@ -121,7 +121,12 @@ def test_a_class_that_is_not_listed_is_not_allowed(client):
         (["sh", "-c", "exit 3"], {}, "failed with exit code 3", ("exit", 3)),
         (["sh", "-c", "kill -9 $$"], {}, "was killed by signal 9", ("signal", None)),
         (["sleep", "60"], {"timeout": 0.1}, r"failed \(timeout\)", ("timeout", None)),
-        (["no-such-program"], {}, "program not found: no-such-program", ("not_started", None)),
+        (
+            ["no-such-program"],
+            {},
+            r"failed \(not_started\): program not found: no-such-program",
+            ("not_started", None),
+        ),
     ],
     ids=["exit", "signal", "timeout", "not started"],
 )
@@ -134,6 +139,19 @@ def test_the_result_of_a_command_that_failed_is_an_exception_that_says_how(
         job.result(20)
 
     assert (raised.value.outcome, raised.value.exit_code) == attributes
+
+
+@pytest.mark.parametrize("verb", ["jobs", "prune"])
+def test_states_that_are_none_are_an_error_that_names_them(client, verb):
+    with pytest.raises(Refused, match=r"'faild' is no state: did you mean failed\?"):
+        getattr(client, verb)(states=["faild"])
+    with pytest.raises(TypeError, match=r"states is a list, as \['failed', 'cancelled'\], not 'failed'"):
+        getattr(client, verb)(states="failed")
+
+
+def test_one_job_where_jobs_are_due_is_an_error_that_says_what_to_write(client):
+    with pytest.raises(TypeError, match=r"jobs is a list of jobs, as \[5, job\], not 7"):
+        client.wait(7)
 
 
 def test_a_cancelled_job_has_no_result(client):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -15,7 +16,7 @@ from bgd import Client, Job, JobSpec
 from bgd.client.batch import batch_frames
 from bgd.client.caller import Caller, unspeakable_names
 from bgd.client.marks import NO_MARK
-from bgd.client.specs import changes_of, class_spec, command_spec, spec_of
+from bgd.client.specs import changes_of, class_spec, command_spec, spec_of, specs_of
 from bgd.errors import Full, Refused
 from bgd.wire.framing import MAX_FRAME, FrameReader
 from bgd.wire.messages import decode_request
@@ -152,6 +153,46 @@ def test_an_argument_that_json_cannot_say_is_a_type_error(argument):
         class_spec("app:run", [argument], {}, {}, Caller())
 
 
+@pytest.mark.parametrize("given", ["\udc80", ["\udc80"], {"\udc80": 1}])
+def test_half_of_a_character_is_a_type_error(given):
+    with pytest.raises(TypeError, match=r"must be what JSON can say: .*surrogates not allowed"):
+        class_spec("app:run", [given], {}, {}, Caller())
+
+
+@pytest.mark.parametrize("args", ["abc", {"x": 1}, 5, None])
+def test_arguments_that_are_no_list_are_an_error_that_says_so(args):
+    with pytest.raises(TypeError, match="args is a list, not "):
+        class_spec("app:run", args, {}, {}, Caller())
+
+
+def test_arguments_over_the_limit_are_refused_by_their_size():
+    with pytest.raises(Refused, match="args and kwargs have 1000028 bytes of JSON, the limit is 1000000"):
+        class_spec("app:run", ["x" * 1_000_000], {}, {}, Caller())
+
+
+def test_a_function_in_the_place_of_a_target_is_a_type_error():
+    with pytest.raises(TypeError, match=r"a target is text, as package.module:function, not <built-in"):
+        class_spec(len, (), {}, {}, Caller())  # type: ignore[arg-type]  # the point
+
+
+def test_a_class_job_is_told_which_isolations_there_are():
+    with pytest.raises(Refused, match="isolation: one of fork, spawn, reuse or None, not 'thread'"):
+        class_spec("app:run", (), {}, {"isolation": "thread"}, Caller())  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        (5, "after is a list of jobs, as [5, job], not 5"),
+        ("5", "after is a list of jobs, as [5, job], not '5'"),
+        (["5"], "after is a list of jobs, and '5' is neither one nor its id"),
+    ],
+)
+def test_jobs_to_wait_for_are_a_list_of_jobs(after, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        command_spec(["true"], {"after": after}, Caller())
+
+
 @pytest.mark.parametrize("key", [1, 1.5, None, True])
 def test_a_key_that_json_would_turn_into_text_is_a_type_error(key):
     with pytest.raises(TypeError, match=rf"JSON can say: keys are text, not {key!r}"):
@@ -228,9 +269,17 @@ def test_a_change_that_is_unknown_is_an_error_that_names_the_nearest():
         changes_of({"slot": 1}, Caller())  # type: ignore[typeddict-unknown-key]  # the point
 
 
-def test_a_command_line_as_one_text_is_an_error_that_says_what_to_write():
-    with pytest.raises(TypeError, match="list of words"):
-        command_spec("make -j2", {}, Caller())
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("make -j2", "not 'make -j2'; a line for the shell takes shell=True"),
+        (5, "not 5"),
+        (["make", 5], "and 5 is none: make it a text"),
+    ],
+)
+def test_a_command_that_is_no_list_of_words_is_an_error_that_says_what_to_write(argv, message):
+    with pytest.raises(TypeError, match=f"argv is a list of words, {message}"):
+        command_spec(argv, {}, Caller())
 
 
 @pytest.mark.parametrize(
@@ -264,6 +313,12 @@ def test_a_mapping_may_be_a_class_job():
 def test_a_mapping_that_makes_no_job_is_refused(item, message):
     with pytest.raises(Refused, match=message):
         spec_of(item, Caller())
+
+
+@pytest.mark.parametrize("wrong", [5, {"argv": ["true"], "retrys": 1}, {"target": "app:run", "args": 5}])
+def test_a_wrong_job_of_a_batch_is_named_by_its_place(wrong):
+    with pytest.raises((TypeError, Refused), match=r"^job 1 of the batch: "):
+        specs_of([["true"], wrong], Caller())
 
 
 def test_parts_of_a_batch_fit_a_frame_and_carry_the_environment_where_it_is_needed():

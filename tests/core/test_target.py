@@ -123,6 +123,10 @@ def test_a_class_and_a_method_make_a_target():
     assert target_of_class("app.services.Report", "build") == "app.services:Report.build"
 
 
+def test_a_class_may_be_written_as_it_is_in_a_target():
+    assert target_of_class("app.services:Report", "build") == "app.services:Report.build"
+
+
 def test_a_class_of_another_language_and_a_method_make_a_target():
     assert target_of_class("php::App\\Jobs\\SendMail", "handle") == "php::App\\Jobs\\SendMail@handle"
 

@@ -23,10 +23,10 @@ from bgd.client.batch import batch_frames, submit_frames
 from bgd.client.caller import Caller
 from bgd.client.calls import Awaited, Called, Calls, Target
 from bgd.client.failure import failure_of
-from bgd.client.options import EditOptions, JobOptions, JobReference, MapOptions, ids_of
+from bgd.client.options import EditOptions, JobOptions, JobReference, MapOptions, ids_of, states_of
 from bgd.client.remainders import EventRemainder, LogRemainder, WaitRemainder
 from bgd.client.session import UNNUMBERED, expected
-from bgd.client.specs import Item, changes_of, class_spec, command_spec, spec_of
+from bgd.client.specs import Item, changes_of, class_spec, command_spec, specs_of
 from bgd.client.wording import checked
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
@@ -126,7 +126,7 @@ class AsyncClient:
             DaemonUnreachable: as `submit`.
         """
         caller = Caller()
-        specs = [spec_of(item, caller) for item in items]
+        specs = specs_of(items, caller)
         if not specs:
             return []
         frames = partial(batch_frames, specs=specs, env=caller.environment)
@@ -242,7 +242,7 @@ class AsyncClient:
         """
         request = requests.List(
             id=UNNUMBERED,
-            states=[State(state) for state in states] if states else None,
+            states=states_of(states) if states else None,
             queue=queue,
             name=name,
             tag=tag,
@@ -427,7 +427,7 @@ class AsyncClient:
         request = checked(
             requests.Prune(
                 id=UNNUMBERED,
-                states=None if states is None else [State(state) for state in states],
+                states=None if states is None else states_of(states),
                 older_than=older_than,
                 keep=keep,
                 logs_total=logs_total,

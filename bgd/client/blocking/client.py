@@ -24,10 +24,10 @@ from bgd.client.blocking.runtime import closed_at_exit
 from bgd.client.caller import Caller
 from bgd.client.calls import Awaited, Called, Calls, Target
 from bgd.client.failure import failure_of
-from bgd.client.options import EditOptions, JobOptions, JobReference, MapOptions, ids_of
+from bgd.client.options import EditOptions, JobOptions, JobReference, MapOptions, ids_of, states_of
 from bgd.client.remainders import EventRemainder, LogRemainder, WaitRemainder
 from bgd.client.session import UNNUMBERED, expected
-from bgd.client.specs import Item, changes_of, class_spec, command_spec, spec_of
+from bgd.client.specs import Item, changes_of, class_spec, command_spec, specs_of
 from bgd.client.wording import checked
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
@@ -127,7 +127,7 @@ class Client:
             DaemonUnreachable: as `submit`.
         """
         caller = Caller()
-        specs = [spec_of(item, caller) for item in items]
+        specs = specs_of(items, caller)
         if not specs:
             return []
         frames = partial(batch_frames, specs=specs, env=caller.environment)
@@ -243,7 +243,7 @@ class Client:
         """
         request = requests.List(
             id=UNNUMBERED,
-            states=[State(state) for state in states] if states else None,
+            states=states_of(states) if states else None,
             queue=queue,
             name=name,
             tag=tag,
@@ -428,7 +428,7 @@ class Client:
         request = checked(
             requests.Prune(
                 id=UNNUMBERED,
-                states=None if states is None else [State(state) for state in states],
+                states=None if states is None else states_of(states),
                 older_than=older_than,
                 keep=keep,
                 logs_total=logs_total,
