@@ -19,8 +19,14 @@ from bgd.policies import words_of
 from bgd.settings import ANY, Schema, Setting
 from bgd.units import format_duration, parse_duration
 
-_DURATIONS = {"grace", "delay", "max_delay", "timeout"}
-_WORDS_FOR_NONE = {"slots": "unlimited", "listen": ""}
+_DURATIONS = {"grace", "delay", "max_delay", "timeout", "succeeded_for", "failed_for", "every"}
+_WORDS_FOR_NONE = {
+    "slots": "unlimited",
+    "listen": "",
+    "min_free": "auto",
+    "every": "never",
+    **dict.fromkeys(("succeeded_for", "failed_for", "max_finished", "logs_total"), "unlimited"),
+}
 _BARE_KEY = r"[A-Za-z0-9_-]+"
 
 Path = tuple[str, ...]

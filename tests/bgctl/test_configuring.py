@@ -64,6 +64,26 @@ def test_every_key_is_shown(home):
     assert as_json["retry"]["commands"]["retries"] == 0
 
 
+def test_what_is_kept_for_ever_is_shown_as_it_is_written(home):
+    text = """
+        [daemon]
+        min_free = "1GB"
+        [retention]
+        succeeded_for = "unlimited"
+        failed_for = "12h"
+        max_finished = "unlimited"
+        logs_total = "unlimited"
+        [backup]
+        every = "never"
+    """
+    home.configure(text)
+    shown = tomllib.loads(home.bgctl("config").stdout)
+
+    assert shown["daemon"]["min_free"] == 1_000_000_000
+    assert shown["retention"] == tomllib.loads(text)["retention"]
+    assert shown["backup"]["every"] == "never"
+
+
 def test_the_machines_configuration_has_other_places(home):
     assert 'state_dir = "/var/lib/bgd"\n' in home.bgctl("config", "show", "--system").stdout
 
