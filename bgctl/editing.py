@@ -12,11 +12,19 @@ from bgctl.joboptions import job_options, with_changeable_options
 
 _EDIT = Action(done="changed", states=WAITING)
 
-_EMPTY: dict[str, object] = {"tags": (), "delay": 0.0, "after": (), "after_any": (), "pty": False}
+_EMPTY: dict[str, object] = {
+    "tags": (),
+    "delay": 0.0,
+    "after": (),
+    "after_any": (),
+    "pty": False,
+    "keep_leftovers": False,
+}
 _OPTIONAL = (
     *("name", "tag", "retries", "retry-delay", "backoff", "max-delay", "jitter", "retry-on", "no-retry-on"),
     *("rerun", "timeout", "delay", "at", "expires", "after", "after-any", "stdin", "pty"),
     "isolation",
+    *("nice", "memory-max", "cpu-max", "pids-max", "open-files", "core-max", "keep-leftovers"),
 )
 
 

@@ -11,11 +11,17 @@ from bgctl.ids import Ids, chosen_ids
 from bgctl.instants import FutureInstant
 from bgctl.kinds import (
     BACKOFF,
+    CORE_SIZE,
     DURATION,
     FILE,
     FOLDER,
+    MEMORY,
     NAME,
+    NICE,
+    OPEN_FILES,
+    PERCENT,
     PRIORITY,
+    PROCESSES,
     QUEUE_NAME,
     RETRIES,
     SHARE,
@@ -109,6 +115,24 @@ _CHANGEABLE = [
     ),
     click.option(
         "-e", "--env", multiple=True, callback=_assignments, metavar="K=V", help="Set a variable for it."
+    ),
+]
+_CHANGEABLE += [
+    click.option("--nice", type=NICE, metavar="N", help="-20 to 19: higher leaves more time to others."),
+    click.option(
+        "--memory-max", type=MEMORY, metavar="SIZE", help="All its processes together may use so much."
+    ),
+    click.option(
+        "--cpu-max",
+        type=PERCENT,
+        metavar="PERCENT",
+        help="Likewise, of one processor: 150 is one and a half.",
+    ),
+    click.option("--pids-max", type=PROCESSES, metavar="N", help="So many processes and threads at a time."),
+    click.option("--open-files", type=OPEN_FILES, metavar="N", help="Descriptors of each process."),
+    click.option("--core-max", type=CORE_SIZE, metavar="SIZE", help="Of a core file; 0: none is written."),
+    click.option(
+        "--keep-leftovers", is_flag=True, help="Leave running what it leaves running when it ends by itself."
     ),
 ]
 _OF_NEW_JOBS = [

@@ -16,8 +16,14 @@ from bgd.client.limits import (
     MAX_RETRIES,
     MAX_SLOTS,
     Backoff,
+    FileBytes,
+    MemoryBytes,
     Name,
+    Nice,
+    OpenFiles,
+    Percent,
     Priority,
+    ProcessCount,
     QueueName,
     Retries,
     Share,
@@ -91,6 +97,29 @@ class Bounded(click.ParamType[Any]):
             return msgspec.convert(value, self._kind, strict=False)  # a number comes as text
         except msgspec.ValidationError:
             self.fail(f"{value!r} is not {self._rule}", param, ctx)
+
+
+class BoundedSize(Bounded):
+    """A number of bytes that must be as a job's own type says."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read "64MB", "1.5GiB" or "4096"."""
+        return super().convert(Size().convert(value, param, ctx), param, ctx)
+
+
+class Percentage(Bounded):
+    """Percent of one processor, with or without the sign."""
+
+    name = "percent"
+
+    def __init__(self) -> None:
+        super().__init__(Percent, "percent of one processor: a whole number from 1, as 50 or 150%")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read "50" or "50%"."""
+        return super().convert(value.removesuffix("%") if isinstance(value, str) else value, param, ctx)
 
 
 def whole_number(least: int, most: int = _MAX_WHOLE) -> Bounded:
@@ -184,11 +213,17 @@ class Place(click.ParamType[str]):
 
 
 BACKOFF = Bounded(Backoff, "a number from 1 to 100")
+CORE_SIZE = BoundedSize(FileBytes, "a size of a core file, as 0 or 100MB")
 DURATION = Duration()
 FILE = Place("file")
 FOLDER = Place("dir")
+MEMORY = BoundedSize(MemoryBytes, "a size of memory: 1MB or more")
 NAME = Bounded(Name, f"a text of 1 to {MAX_NAME} characters")
+NICE = Bounded(Nice, "a whole number from -20 to 19")
+OPEN_FILES = Bounded(OpenFiles, "a number of descriptors: a whole number from 16 on")
+PERCENT = Percentage()
 PRIORITY = Bounded(Priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+PROCESSES = Bounded(ProcessCount, "a number of processes: a whole number from 1 to 4194304")
 QUEUE_NAME = NameOfQueue()
 RETRIES = Bounded(Retries, f"a whole number from 0 to {MAX_RETRIES}")
 SHARE = Bounded(Share, "a number from 0 to 1")

@@ -25,7 +25,7 @@ from bgctl.terminal import HarmlessText, one_line
 from bgd import Client, Job, JobFailed, State
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView
-from bgd.words import retries_line, rules_line
+from bgd.words import limits_of, memory_of, retries_line, rules_line
 
 _LABEL_WIDTH = 11
 
@@ -87,6 +87,8 @@ def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[st
         ("retries", retries_line(job.view)),
         ("on errors", rules_line(job.view)),
         ("snoozed", f"{job.snoozes} times" if job.snoozes > 1 else "once" * job.snoozes),
+        ("limits", limits_of(job.view)),
+        ("leftovers", "left running" if job.keep_leftovers else ""),
         ("timeout", format_duration(job.timeout) if job.timeout else ""),
         ("submitted", local_time(job.created_at, now)),
         ("expires", local_time(job.expires_at, now) if job.expires_at else ""),
@@ -137,7 +139,7 @@ def _use(attempt: AttemptView) -> str:
     parts = [
         "" if attempt.user_seconds is None else f"{attempt.user_seconds:.2f}s user",
         "" if attempt.system_seconds is None else f"{attempt.system_seconds:.2f}s system",
-        "" if attempt.max_rss_bytes is None else f"{attempt.max_rss_bytes / 1e6:.1f}MB",
+        "" if (memory := memory_of(attempt)) is None else f"{memory / 1e6:.1f}MB",
     ]
     return ", ".join(filter(None, parts))
 

@@ -20,6 +20,7 @@ _BY_A_PERSON = "cancelled"  # how the reason begins then
 _CODES = {
     Outcome.TIMEOUT: TIMED_OUT,
     Outcome.CANCELLED: CANCELLED,
+    Outcome.OOM: KILLED,
     Outcome.LOG_LIMIT: KILLED,
     Outcome.ERROR: FAILED,
 }

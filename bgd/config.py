@@ -59,6 +59,9 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     grace: float  # seconds between TERM and KILL
     min_free: int | None  # bytes on its disk below which new jobs are refused; None: by the disk's size
     on_stop: ShutdownMode  # what SIGTERM does to running jobs; never CANCEL
+    cgroups: Literal[
+        "limits", "all"
+    ]  # which attempts get a control group of their own, where that can be had
 
 
 class SecurityConfig(Struct, frozen=True, kw_only=True):
@@ -191,6 +194,7 @@ SCHEMA: Schema = {
 }
 
 _ON_STOP = {mode.value: mode for mode in ShutdownMode if mode is not ShutdownMode.CANCEL}
+_CGROUPS: dict[str, Literal["limits", "all"]] = {"limits": "limits", "all": "all"}
 _ON_LIMIT: dict[str, Literal["truncate", "kill"]] = {"truncate": "truncate", "kill": "kill"}
 
 
@@ -244,6 +248,7 @@ def _daemon_config(found: Mapping[str, Setting], state_dir: str, socket: str, ho
         grace=read(found, "daemon.grace", values.seconds, 10.0),
         min_free=read(found, "daemon.min_free", values.unless("auto", values.size(Bytes)), min_free),
         on_stop=read(found, "daemon.on_stop", values.one_of(_ON_STOP), ShutdownMode.LEAVE),
+        cgroups=read(found, "daemon.cgroups", values.one_of(_CGROUPS), "limits"),
     )
 
 

@@ -6,7 +6,20 @@ from collections.abc import Mapping
 
 from bgd import values
 from bgd.core.classes import ClassPolicy
-from bgd.core.spec import Backoff, Priority, QueueName, Retries, Share, Timeout
+from bgd.core.spec import (
+    Backoff,
+    FileBytes,
+    MemoryBytes,
+    Nice,
+    OpenFiles,
+    Percent,
+    Priority,
+    ProcessCount,
+    QueueName,
+    Retries,
+    Share,
+    Timeout,
+)
 from bgd.core.target import is_dotted_name, problem_with_entry
 from bgd.core.wish import Aim, Rules, Wish
 from bgd.errors import ConfigError
@@ -51,6 +64,12 @@ def _policy(found: Mapping[str, Setting], section: str) -> ClassPolicy:
         timeout=read(found, f"{section}.timeout", values.seconds_of(Timeout), None),
         queue=read(found, f"{section}.queue", values.text_of(QueueName), None),
         priority=read(found, f"{section}.priority", values.whole_number(Priority), None),
+        nice=read(found, f"{section}.nice", values.whole_number(Nice), None),
+        memory_max=read(found, f"{section}.memory_max", values.size(MemoryBytes), None),
+        cpu_max=read(found, f"{section}.cpu_max", values.whole_number(Percent), None),
+        pids_max=read(found, f"{section}.pids_max", values.whole_number(ProcessCount), None),
+        open_files=read(found, f"{section}.open_files", values.whole_number(OpenFiles), None),
+        core_max=read(found, f"{section}.core_max", values.size(FileBytes), None),
         on_exceptions=read(found, f"{section}.on_exceptions", _rules, None),
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from bgd.harmless import one_line
-from bgd.units import format_duration
+from bgd.units import format_duration, format_size
 from bgd.wire.views import AttemptView, JobView, Progress
 
 _SHORT = 10  # seconds, below which a decimal matters
@@ -54,6 +54,24 @@ def progress_line(progress: Progress | None) -> str:
 def percent(fraction: float) -> int:
     """Return so many whole percents as are done: not 100 of what has yet to be completed."""
     return math.floor(fraction * 100 + _ROUNDING)
+
+
+def memory_of(attempt: AttemptView) -> int | None:
+    """Return the most memory it had, in bytes: all its processes where that is known, else the largest."""
+    return attempt.max_rss_bytes if attempt.memory_peak_bytes is None else attempt.memory_peak_bytes
+
+
+def limits_of(view: JobView) -> str:
+    """Return what a job is held to, as "memory 64MB, processes 100"; empty if it is to nothing."""
+    limits = [
+        f"nice {view.nice}" if view.nice is not None else "",
+        f"memory {format_size(view.memory_max)}" if view.memory_max else "",
+        f"processor {view.cpu_max}%" if view.cpu_max else "",
+        f"processes {view.pids_max}" if view.pids_max else "",
+        f"open files {view.open_files}" if view.open_files else "",
+        f"core file {format_size(view.core_max)}" if view.core_max is not None else "",
+    ]
+    return ", ".join(filter(None, limits))
 
 
 def iso_time(at: float | None) -> str | None:

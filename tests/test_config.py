@@ -290,6 +290,12 @@ def test_policies_of_classes_are_read_by_their_patterns(written):
         timeout = "10m"
         queue = "services"
         priority = -5
+        nice = 5
+        memory_max = "64MB"
+        cpu_max = 150
+        pids_max = 200
+        open_files = 100
+        core_max = 0
         [classes."app.services.Report".on_exceptions]
         "app.errors.Busy" = "retry 2m"
         "ValueError" = "fail"
@@ -307,6 +313,12 @@ def test_policies_of_classes_are_read_by_their_patterns(written):
             timeout=600.0,
             queue="services",
             priority=-5,
+            nice=5,
+            memory_max=64_000_000,
+            cpu_max=150,
+            pids_max=200,
+            open_files=100,
+            core_max=0,
         ),
         "app.services.Report": ClassPolicy(
             on_exceptions=(
@@ -363,6 +375,9 @@ def test_finished_jobs_may_be_kept_for_ever(written):
         ("[classes.'app.*.Report']\nretries = 1", ["'app.*.Report'", "package.module.Class"]),
         ("[classes.'app.*']\nretry = 1", ["app.*.retry is not a key", "did you mean retries?"]),
         ("[classes.'app.*']\ntimeout = 0", ["timeout", "> 0"]),
+        ("[classes.'app.*']\nmemory_max = '1kB'", ["memory_max = '1kB'", ">= 1000000"]),
+        ("[classes.'app.*']\nnice = 20", ["nice = 20", "<= 19"]),
+        ("[daemon]\ncgroups = 'none'", ["cgroups", "must be one of limits, all"]),
         ("[classes.'app.*']\nqueue = 'a b'", ["queue = 'a b'", "expected"]),
         ("[classes.'app.*']\npriority = 1001", ["priority", "<= 1000"]),
         ("[classes.'app.*']\non_exceptions = 'fail'", ["must be a table", "snooze 5m"]),
@@ -415,7 +430,10 @@ def test_pages_are_at_a_port_of_this_machine_at_a_socket_or_nowhere(written, tex
         ('[daemon]\n"a\\nb" = 1', [r"daemon.a\nb is not a key"]),
         (f"[daemon]\n{'a' * 5000} = 1", ["daemon.aaa", "aaa... is not a key"]),
         ("[daemon]\nslotz = 1", ["daemon.slotz is not a key", "did you mean slots?"]),
-        ("[daemon]\nxyzzy = 1", ["daemon.xyzzy is not a key", "known are grace, min_free, on_stop, slots"]),
+        (
+            "[daemon]\nxyzzy = 1",
+            ["daemon.xyzzy is not a key", "known are cgroups, grace, min_free, on_stop, slots"],
+        ),
         ("[queues.gpu]\nslot = 1", ["queues.gpu.slot is not a key", "did you mean slots?"]),
         ("[retry.comands]\nretries = 1", ["retry.comands is not a key", "did you mean commands?"]),
         ("daemon = 3", ["daemon is a section", "[daemon]"]),

@@ -42,6 +42,9 @@ class FurtherOptions(TypedDict, total=False):
     * `stdin`, `input`: the file that a command reads, or the very bytes; text is sent as UTF-8.
     * `pty`: give a command a terminal.
     * `isolation`: of a class job: "fork", "spawn" or "reuse".
+    * `keep_leftovers`: what it leaves running when it ends by itself is left alone.
+    * `nice`, `memory_max`, `cpu_max`, `pids_max`, `open_files`, `core_max`: limits, in bytes, percent of one
+      processor, and numbers.
     * `shell`: its argv is one text, for /bin/sh.
     """
 
@@ -71,6 +74,13 @@ class FurtherOptions(TypedDict, total=False):
     input: bytes | str | None
     pty: bool
     isolation: Literal["fork", "spawn", "reuse"] | None
+    keep_leftovers: bool
+    nice: int | None
+    memory_max: int | None
+    cpu_max: int | None
+    pids_max: int | None
+    open_files: int | None
+    core_max: int | None
     shell: bool
 
 
@@ -130,6 +140,13 @@ class EditOptions(TypedDict, total=False):
     stdin: str | os.PathLike[str] | None
     pty: bool
     isolation: Literal["fork", "spawn", "reuse"] | None
+    keep_leftovers: bool
+    nice: int | None
+    memory_max: int | None
+    cpu_max: int | None
+    pids_max: int | None
+    open_files: int | None
+    core_max: int | None
 
 
 def plain_values(options: Mapping[str, Any], allowed: Iterable[str], caller: Caller) -> dict[str, Any]:

@@ -7,7 +7,22 @@ from collections.abc import Collection, Mapping
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from bgd.core.spec import Backoff, Duration, JobSpec, Priority, QueueName, Retries, Share, Timeout
+from bgd.core.spec import (
+    Backoff,
+    Duration,
+    FileBytes,
+    JobSpec,
+    MemoryBytes,
+    Nice,
+    OpenFiles,
+    Percent,
+    Priority,
+    ProcessCount,
+    QueueName,
+    Retries,
+    Share,
+    Timeout,
+)
 from bgd.core.target import Target, patterns_for
 from bgd.core.wish import Rules
 
@@ -23,6 +38,12 @@ class ClassPolicy(Struct, frozen=True, kw_only=True):
     timeout: Timeout | None = None
     queue: QueueName | None = None
     priority: Priority | None = None
+    nice: Nice | None = None
+    memory_max: MemoryBytes | None = None
+    cpu_max: Percent | None = None
+    pids_max: ProcessCount | None = None
+    open_files: OpenFiles | None = None
+    core_max: FileBytes | None = None
     on_exceptions: Rules | None = None
 
 
@@ -37,6 +58,12 @@ _IN_THE_SPEC = {  # what it is called there, and what here
     "timeout": "timeout",
     "queue": "queue",
     "priority": "priority",
+    "nice": "nice",
+    "memory_max": "memory_max",
+    "cpu_max": "cpu_max",
+    "pids_max": "pids_max",
+    "open_files": "open_files",
+    "core_max": "core_max",
 }
 
 

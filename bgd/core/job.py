@@ -93,6 +93,7 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"  # host or launcher went down in a known way; uses up no retry
     UNKNOWN = "unknown"  # nobody saw it end; uses up a retry
     NOT_STARTED = "not_started"  # no such program or directory, not permitted
+    OOM = "oom"  # it took more memory than it may, and was killed for it
     LOG_LIMIT = "log_limit"
     REFUSED = "refused"  # no longer allowed by the configuration
     ERROR = "error"  # a class job raised

@@ -16,7 +16,8 @@ _CODES = {
     Outcome.SUCCEEDED: 0,
     Outcome.ERROR: 1,
     Outcome.TIMEOUT: 124,
-    Outcome.LOG_LIMIT: SIGNALLED + 9,  # SIGKILL
+    Outcome.OOM: SIGNALLED + 9,  # SIGKILL
+    Outcome.LOG_LIMIT: SIGNALLED + 9,
     Outcome.CANCELLED: SIGNALLED + 15,  # SIGTERM
 }
 

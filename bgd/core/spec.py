@@ -26,6 +26,12 @@ MAX_WAITS = 1_000  # other jobs that one job waits for
 MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
 MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs into a file
 MAX_SLOTS = 10_000
+MIN_MEMORY = 1_000_000  # bytes; with less hardly a program begins
+MIN_OPEN_FILES = 16  # likewise
+MAX_BYTES = 2**62
+MAX_PERCENT = 1_000_000  # of one processor: ten thousand of them
+MAX_PROCESSES = 4_194_304  # PID_MAX_LIMIT of linux/threads.h
+MAX_OPEN_FILES = 1 << 30
 
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
@@ -42,6 +48,12 @@ JobNumber = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 JobNumbers = Annotated[tuple[JobNumber, ...], Meta(max_length=MAX_WAITS)]
 ExitCodes = Annotated[tuple[Annotated[int, Meta(ge=0, le=255)], ...], Meta(max_length=256)]
 SlotCount = Annotated[int, Meta(ge=1, le=MAX_SLOTS)]
+Nice = Annotated[int, Meta(ge=-20, le=19)]
+MemoryBytes = Annotated[int, Meta(ge=MIN_MEMORY, le=MAX_BYTES)]
+Percent = Annotated[int, Meta(ge=1, le=MAX_PERCENT)]
+ProcessCount = Annotated[int, Meta(ge=1, le=MAX_PROCESSES)]
+OpenFiles = Annotated[int, Meta(ge=MIN_OPEN_FILES, le=MAX_OPEN_FILES)]
+FileBytes = Annotated[int, Meta(ge=0, le=MAX_BYTES)]
 Folder = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
 Argv = Annotated[tuple[Word, ...], Meta(max_length=MAX_ARGV)]
 Tags = Annotated[tuple[Name, ...], Meta(max_length=MAX_TAGS)]
@@ -62,7 +74,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was asked for. Either `argv` or `target` is given; `problem_with` checks what types cannot.
 
     None means: as the daemon's configuration says (retries and their timing, `rerun`; `queue`, `priority`,
-    `timeout`), the daemon's own (`cwd`, `umask`, `env`). Durations are seconds.
+    `timeout`, limits), the daemon's own (`cwd`, `umask`, `env`). Durations are seconds.
     """
 
     argv: Argv | None = None
@@ -105,6 +117,19 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pty: bool = False
     isolation: Isolation | None = None
     """Of a class job."""
+    keep_leftovers: bool = False
+    """What its first process leaves running when it ends by itself is left alone."""
+    nice: Nice | None = None
+    memory_max: MemoryBytes | None = None
+    """Bytes that all its processes may use together, swap included."""
+    cpu_max: Percent | None = None
+    """Percent of one processor that all its processes may use together."""
+    pids_max: ProcessCount | None = None
+    """Processes and threads that it may have at a time."""
+    open_files: OpenFiles | None = None
+    """Descriptors that each of its processes may have."""
+    core_max: FileBytes | None = None
+    """Bytes of a core file of each of its processes; 0: none is written."""
 
 
 def problem_with(spec: JobSpec) -> str | None:

@@ -8,16 +8,18 @@ from collections.abc import Callable
 from bgd.config import Config
 from bgd.core.effects import Continue, Stop, Suspend
 from bgd.core.job import ACTIVE, Job, JobId, Outcome, State
+from bgd.core.spec import JobSpec
 from bgd.daemon.access import check_may_run
 from bgd.daemon.attempts import NEVER_STARTED, Attempts
 from bgd.daemon.feeds import Feeds
 from bgd.daemon.instants import now
-from bgd.daemon.launches import end_without_report, launch_of
+from bgd.daemon.launches import end_without_report, launch_of, limits_of
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.storage.records import AttemptEnd, StoredSpec
 from bgd.errors import Refused
 from bgd.wire import launching
 from bgd.wire.launching import Key, Started, ToLauncher, Watch
+from bgd.wire.limits import NO_LIMITS, problem_with
 
 OLD_LAUNCHER = (
     "its launcher is of an older bgd, and makes way for a new one when bgd starts while nothing runs"
@@ -96,6 +98,19 @@ class Dispatch:
             self.give(Stop(job), grace)
         elif job.suspended is not started.suspended:
             self.give(Suspend(job) if job.suspended else Continue(job), grace)
+
+    def check_limits(self, spec: JobSpec) -> None:
+        """See whether jobs can be held to such limits, as far as that is known.
+
+        Raises:
+            Refused: they cannot, and why.
+        """
+        limits, abilities = limits_of(spec), self._link.abilities
+        if limits == NO_LIMITS or abilities is None:
+            return
+        problem = problem_with(limits, abilities)
+        if problem is not None:
+            raise Refused(problem)
 
     def stop_stray(self, key: Key, grace: float) -> None:
         """Stop what runs and should not: an attempt that this database does not have as running."""

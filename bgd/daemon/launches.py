@@ -17,6 +17,7 @@ from bgd.core.wish import Aim, wish_for
 from bgd.daemon.storage.records import AttemptEnd
 from bgd.wire import calls
 from bgd.wire.launching import Ended, Key, Launch, Warm
+from bgd.wire.limits import Limits
 from bgd.wire.views import JobError
 from bgd.worker import WORKER
 
@@ -52,6 +53,21 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         log_cap=config.logs.max_bytes,
         log_kill=config.logs.on_limit == "kill",
         warm=_warm(work.isolation, {name: own.get(name) for name in added}, config.python),
+        limits=limits_of(spec),
+        keep_leftovers=spec.keep_leftovers,
+        own_group=config.daemon.cgroups == "all",
+    )
+
+
+def limits_of(spec: JobSpec) -> Limits:
+    """Return what every attempt of such a job is held to."""
+    return Limits(
+        nice=spec.nice,
+        memory_max=spec.memory_max,
+        cpu_max=spec.cpu_max,
+        pids_max=spec.pids_max,
+        open_files=spec.open_files,
+        core_max=spec.core_max,
     )
 
 
@@ -76,6 +92,8 @@ def end_of(ended: Ended) -> AttemptEnd:
         max_rss_bytes=ended.max_rss_bytes,
         log_bytes=ended.log_bytes,
         log_kept=ended.log_bytes,
+        whole_tree=ended.whole_tree,
+        memory_peak_bytes=ended.memory_peak_bytes,
         error=error,
         result=account.value,
         wish=account.wish,

@@ -35,6 +35,7 @@ from bgd.wire.launching import (
     encode,
     protocol_of,
 )
+from bgd.wire.limits import Abilities
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class LauncherLink:
         self.instance = ""  # of the launcher last greeted
         self.pid: int | None = None
         self.protocol = OLDEST_LAUNCHING_PROTOCOL  # that it speaks
+        self.abilities: Abilities | None = None  # None: not known, or it can set no limits
 
     @property
     def is_connected(self) -> bool:
@@ -270,6 +272,7 @@ class _Connection(asyncio.Protocol):
         self._link.instance = self._welcome.instance
         self._link.pid = self._welcome.pid
         self._link.protocol = self._welcome.protocol
+        self._link.abilities = self._welcome.abilities
         covers = frozenset(self._welcome.covers)
         self._listener.launcher_ready(Snapshot(self._welcome.instance, covers, self._started, self._ended))
 

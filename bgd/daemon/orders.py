@@ -59,6 +59,7 @@ class Orders:
             raise Refused("the daemon is shutting down and takes no jobs")
         self.check_waits([spec])
         check_may_run(spec, self._supervisor.config)
+        self._supervisor.check_limits(under_policy(spec, self._class_policy(spec)))
 
     def check_waits(self, specs: Iterable[JobSpec]) -> None:
         """See whether jobs of these specs may wait for others as they want to.

@@ -16,6 +16,7 @@ from bgd.config import Config
 from bgd.core.job import FINAL, Job, JobId, Now
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import Pause, Scheduler
+from bgd.core.spec import JobSpec
 from bgd.daemon.attempts import Attempts
 from bgd.daemon.controls import rules_of, slots_of
 from bgd.daemon.dispatch import Dispatch
@@ -196,6 +197,10 @@ class Supervisor:
     def check_launcher(self, job: Job, message_of: Callable[[Key], ToLauncher]) -> None:
         """See whether the launcher knows such a message; Refused if it is too old."""
         self._dispatch.check_known(job, message_of)
+
+    def check_limits(self, spec: JobSpec) -> None:
+        """See whether the launcher can set such limits; Refused if it cannot."""
+        self._dispatch.check_limits(spec)
 
     def when_saved(self, callback: Callable[[], object]) -> None:
         """Call back, cheaply, when everything decided so far is on disk."""

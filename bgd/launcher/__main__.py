@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from bgd.clock import boot_id
+from bgd.launcher.abilities import abilities
 from bgd.launcher.attempts import Attempts
 from bgd.launcher.children import Children
 from bgd.launcher.deadlines import Deadlines
+from bgd.launcher.delegation import delegation
 from bgd.launcher.departure import Departure
 from bgd.launcher.journal import Journal, read
 from bgd.launcher.line import Line
@@ -84,7 +86,8 @@ async def _serve(
             group.create_task(end_strays_and_open(store))
 
         masters = Masters(
-            attempts, line, tools.journal, departure.consider, None if left.is_whole else prepare
+            *(attempts, line, tools.journal, departure.consider, tools.abilities),
+            None if left.is_whole else prepare,
         )
         departure.oversee(attempts, masters)
         listen(loop, leave)
@@ -100,16 +103,21 @@ async def _serve(
         workers.end()
         server.close()
         informing.cancel()
+        tools.delegation.give_up()
 
 
 def _tools(group: asyncio.TaskGroup, state: Path, logs: Path, left: Recollection) -> Tools:
     loop = asyncio.get_running_loop()
+    name = os.urandom(8).hex()
+    delegated = delegation(f"bgd-{name}")
     return Tools(
         group=group,
         deadlines=Deadlines(loop),
         looker=Looker(group),
         children=Children(loop),
-        journal=Journal(state / _JOURNAL, f"{boot_id()}:{os.urandom(8).hex()}", left),
+        journal=Journal(state / _JOURNAL, f"{boot_id()}:{name}", left, delegated.path),
+        delegation=delegated,
+        abilities=abilities(delegated),
         state=str(state),
         logs=str(logs),
         null=os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC),

@@ -69,14 +69,16 @@ def read(path: Path) -> Recollection:
 class Journal:
     """Takes over what its predecessor left in `recollection`, then is written to."""
 
-    def __init__(self, path: Path, instance: str, recollection: Recollection) -> None:
+    def __init__(
+        self, path: Path, instance: str, recollection: Recollection, groups: str | None = None
+    ) -> None:
         """Begin anew with what of the recollection still counts.
 
         Raises:
             OSError: it cannot be written.
         """
         self._path = path
-        self.instance = Instance(instance, _covered_by(instance, recollection))
+        self.instance = Instance(instance, _covered_by(instance, recollection), groups)
         self._generations = dict(recollection.generations)
         self._fd = -1
         self._size = 0

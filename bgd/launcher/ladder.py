@@ -48,6 +48,8 @@ class Ladder:
         began = elapsed()
         # who forks and ends between being listed and being read shows neither itself nor its child
         looks_in_vain = 0
+        if self._tree.group is not None:
+            self._tree.group.kill()
         while looks_in_vain < _BELIEVED:
             living = await self._signal(signal.SIGKILL)
             looks_in_vain = 0 if living else looks_in_vain + 1

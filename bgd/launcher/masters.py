@@ -33,6 +33,7 @@ from bgd.wire.launching import (
     Welcome,
     decode_to_launcher,
 )
+from bgd.wire.limits import Abilities
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +50,14 @@ class Masters:
         line: Line,
         journal: Journal,
         changed: Callable[[], None],
+        abilities: Abilities,
         prepare: Callable[[str], None] | None = None,
     ) -> None:
         self._attempts = attempts
         self._line = line
         self._journal = journal
         self._changed = changed
+        self._abilities = abilities
         self._prepare = prepare
         self._master: Visitor | None = None
         self._is_open = False
@@ -148,7 +151,9 @@ class Masters:
         self._remember(greeting)
         self._attempts.unwatch_all()
         instance = self._journal.instance
-        self._line.tell(Welcome(LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers))
+        self._line.tell(
+            Welcome(LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers, self._abilities)
+        )
         for known in self._attempts.snapshot():
             self._line.tell(known)
         self._line.tell(Ready())

@@ -42,7 +42,7 @@ def no_input(path: str, reason: str) -> str:
 
 
 def one_line(kind: NotStarted, details: str) -> str:
-    """Return a `problem`."""
+    """Return a problem of this kind, whatever the details hold."""
     # names come from strangers: a problem is one line whatever they hold
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in f"{kind}: {details}")
 

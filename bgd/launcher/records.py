@@ -11,10 +11,14 @@ from bgd.wire.launching import Ended, Key
 
 
 class Instance(Struct, frozen=True, tag="instance"):
-    """Who writes, BOOT_ID:RANDOM, and the earlier ones of the same boot whose journal it read."""
+    """Who writes, BOOT_ID:RANDOM, and the earlier ones of the same boot whose journal it read.
+
+    `groups`: the folder of its control groups, None: it had none.
+    """
 
     id: str
     covers: list[str]
+    groups: str | None = None
 
 
 class Generation(Struct, frozen=True, tag="generation"):
@@ -27,7 +31,7 @@ class Generation(Struct, frozen=True, tag="generation"):
 class Began(Struct, frozen=True, tag="began"):
     """About to spawn. `pipe`: inode of its output; `since`: elapsed clock, nothing of it is older (R5).
 
-    `stamp`: that its processes have, None: none.
+    `stamp`: that its processes have, `group`: path of the control group they are in, None: none.
     """
 
     key: Key
@@ -35,6 +39,7 @@ class Began(Struct, frozen=True, tag="began"):
     since: float
     started_at: float
     stamp: int | None = None
+    group: str | None = None
 
 
 class FirstProcess(Struct, frozen=True, tag="first_process"):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 
 from bgd.core.job import Outcome
+from bgd.launcher.cgroup import GroupFigures
 from bgd.launcher.deadlines import Countdown
 from bgd.launcher.execution import Execution
 from bgd.launcher.ladder import Ladder
@@ -17,6 +18,7 @@ from bgd.launcher.records import FirstProcess
 from bgd.launcher.suspension import Suspension
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree
+from bgd.units import format_size
 from bgd.wire.calls import MAX_DOCUMENT
 from bgd.wire.launching import Ended, Launch
 
@@ -95,7 +97,7 @@ class Running:
             self._begin(self._suspension.carry_out())
 
     async def end(self) -> Ended:
-        """Return how the first process ended, when nothing of the tree is left."""
+        """Return how the first process ended, when nothing of the tree is left but what is to be kept."""
         code = await self._execution.wait()
         finished_at = time.time()
         self._noting.cancel()
@@ -104,7 +106,7 @@ class Running:
         await self._end_leftovers()
         self._output.drain()
         self._output.close()
-        ended = self._ended(code, finished_at)
+        ended = self._ended(code, finished_at, await self._closed_group())
         self._execution.release(is_intact=self._is_intact)
         return ended
 
@@ -112,7 +114,7 @@ class Running:
         """Kill and close what can be, as seeing to its end has failed."""
         self._noting.cancel()
         self._limit.stand_still()
-        self._tree.kill_group()
+        self._tree.kill_unseen()
         self._output.close()
         self._close_result()
         self._execution.release(is_intact=False)
@@ -155,7 +157,7 @@ class Running:
         try:
             await ladder.bring_down()
         except Exception as error:  # noqa: BLE001  whatever it is, it is this attempt's trouble only
-            self._tree.kill_group()  # else `end` would wait for the first process for ever
+            self._tree.kill_unseen()  # else `end` would wait for the first process for ever
             return error
         return None
 
@@ -167,7 +169,8 @@ class Running:
             over = self._tools.deadlines.passed(_LAST_WORDS)
             is_closed = await self._output.ended(over)
             over.cancel()
-        if self._descent is None and (has_others or not is_closed or self._left_orphans()):
+        is_leaving = has_others or not is_closed or self._left_orphans()
+        if self._descent is None and is_leaving and not self._launch.keep_leftovers:
             self._bring_down(self._launch.grace)
         if self._descent is not None:
             failure = await self._descent
@@ -178,23 +181,39 @@ class Running:
         """Whether somebody got away: who has no parent any more has become a child of this process."""
         return self._tree.left_any(self._tools.children.orphans())
 
-    def _ended(self, code: int, finished_at: float) -> Ended:
+    async def _closed_group(self) -> GroupFigures | None:
+        """Return what all of the tree used, by the account of its control group, None if it has none."""
+        group = self._tree.group
+        if group is None:
+            return None
+        if self._descent is not None or not self._launch.keep_leftovers:
+            over = self._tools.deadlines.passed(_PARTING)
+            await group.emptied(over)
+            over.cancel()
+        figures = group.figures()
+        group.remove()
+        return figures
+
+    def _ended(self, code: int, finished_at: float, figures: GroupFigures | None) -> Ended:
         usage = self._execution.usage()
+        outcome = self._outcome(code, figures)
         result = None if self._result is None else _read_result(self._result) or self._launch.usual_result
         self._close_result()
         return Ended(
             key=self._launch.key,
-            outcome=self._outcome(code),
+            outcome=outcome,
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
             started_at=self._started_at,
             finished_at=finished_at,
-            user_seconds=usage.user_seconds,
-            system_seconds=usage.system_seconds,
+            user_seconds=figures.user_seconds if figures else usage.user_seconds,
+            system_seconds=figures.system_seconds if figures else usage.system_seconds,
             max_rss_bytes=usage.max_rss_bytes,
             log_bytes=self._output.log.total,
-            problem=self._output.log.problem,
+            problem=_out_of_memory(self._launch) if outcome is Outcome.OOM else self._output.log.problem,
             result=result,
+            whole_tree=figures is not None,
+            memory_peak_bytes=figures.memory_peak if figures else None,
         )
 
     def _close_result(self) -> None:
@@ -202,16 +221,26 @@ class Running:
             os.close(self._result)
             self._result = None
 
-    def _outcome(self, code: int) -> Outcome:
+    def _outcome(self, code: int, figures: GroupFigures | None) -> Outcome:
         if self._reason is not None and self._tree.was_signalled:
             return self._reason
+        if code and figures and figures.oom_kills:
+            return Outcome.OOM
         if code < 0:
             return Outcome.SIGNAL
         return Outcome.EXIT if code else Outcome.SUCCEEDED
 
 
 _LAST_WORDS = 0.5  # seconds
+_PARTING = 1.0  # seconds for those that were killed to be gone from their group
 _LASTING = 0.05  # seconds after which a process is noted: to look at it costs a tenth of starting it
+
+
+def _out_of_memory(launch: Launch) -> str:
+    most = launch.limits.memory_max
+    if most is None:
+        return "the machine was out of memory, and the kernel killed it"
+    return f"it took all of the {format_size(most)} of memory that it may, and the kernel killed it"
 
 
 def _read_result(fd: int) -> bytes:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 
+from bgd.launcher.cgroup import Group
 from bgd.launcher.children import Children
 from bgd.launcher.execution import Usage
 from bgd.launcher.input import unnamed
+from bgd.launcher.preparation import preparation, steps_of
 from bgd.launcher.problems import SHORTAGES, CannotStart, why_not_started
 from bgd.launcher.process import MARK, Process, read_process
-from bgd.launcher.terminal import KIND, take_control
+from bgd.launcher.terminal import KIND
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree, mark
 from bgd.wire.launching import Launch
@@ -57,8 +60,10 @@ class Spawned:
         """Nothing was lent."""
 
 
-async def spawn(launch: Launch, standard_input: int, output: int, tools: Tools) -> Spawned:
-    """Start the program with stdout and stderr to `output`.
+async def spawn(
+    launch: Launch, standard_input: int, output: int, tools: Tools, group: Group | None
+) -> Spawned:
+    """Start the program in this control group, with stdout and stderr to `output`.
 
     Raises:
         CannotStart: for a reason that lies in the Launch.
@@ -67,7 +72,7 @@ async def spawn(launch: Launch, standard_input: int, output: int, tools: Tools) 
     """
     result = unnamed(tools.state) if launch.result else None
     try:
-        process = await _started(launch, standard_input, output, result)
+        process = await _prepared(launch, standard_input, output, result, group)
     except BaseException:
         if result is not None:
             os.close(result)
@@ -75,8 +80,22 @@ async def spawn(launch: Launch, standard_input: int, output: int, tools: Tools) 
     return Spawned(process, result, tools.children)
 
 
+async def _prepared(
+    launch: Launch, standard_input: int, output: int, result: int | None, group: Group | None
+) -> asyncio.subprocess.Process:
+    steps = steps_of(launch, group)
+    if not steps:  # as most: it costs no fork
+        return await _started(launch, standard_input, output, result, None)
+    with preparation(steps) as prepare:
+        return await _started(launch, standard_input, output, result, prepare)
+
+
 async def _started(
-    launch: Launch, standard_input: int, output: int, result: int | None
+    launch: Launch,
+    standard_input: int,
+    output: int,
+    result: int | None,
+    prepare: Callable[[], None] | None,
 ) -> asyncio.subprocess.Process:
     try:
         return await asyncio.create_subprocess_exec(
@@ -89,8 +108,7 @@ async def _started(
             umask=launch.umask,
             start_new_session=True,
             pass_fds=() if result is None else (result,),
-            # a fork, 2 ms, where others cost a vfork, 0.2; safe, as this process has one thread only
-            preexec_fn=take_control if launch.pty else None,
+            preexec_fn=prepare,
         )
     except OSError as error:
         if error.errno in SHORTAGES:

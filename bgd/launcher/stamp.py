@@ -8,29 +8,21 @@ environment.
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 from bgd.launcher.process import contents
 
 
 def new_stamp() -> int | None:
     """Return a number that no other attempt of any launcher has; None where this machine takes none."""
-    return _LEAST | int.from_bytes(os.urandom(8), "big") >> 2 if _IS_POSSIBLE else None
+    return next(_numbers) if _IS_POSSIBLE else None
 
 
-@contextmanager
-def wearing(stamp: int | None) -> Iterator[None]:
-    """Let every process that is started in the first step of what follows have this stamp."""
-    if stamp is not None:
-        resource.setrlimit(resource.RLIMIT_RTTIME, (stamp, _OWN[1]))
-    try:
-        yield
-    finally:
-        if stamp is not None:
-            resource.setrlimit(resource.RLIMIT_RTTIME, _OWN)
+def wear(stamp: int | None) -> None:
+    """Let every process that is started from now on have this stamp; None: that of this process again."""
+    resource.setrlimit(resource.RLIMIT_RTTIME, _OWN if stamp is None else (stamp, _OWN[1]))
 
 
 def stamp_of(pid: int) -> int | None:
@@ -44,13 +36,17 @@ def stamp_of(pid: int) -> int | None:
 _LEAST = 1 << 62
 _MOST = 4096  # bytes of /proc/PID/limits
 _OWN = resource.getrlimit(resource.RLIMIT_RTTIME)
+_numbers = itertools.count(_LEAST | int.from_bytes(os.urandom(5), "big") << 20)  # and so many attempts more
 
 
 def _is_possible() -> bool:
-    # errors: a lower limit was set for this process, or the kernel knows none
-    with suppress(ValueError, OSError), wearing(_LEAST):
+    try:
+        wear(_LEAST)
         return stamp_of(os.getpid()) == _LEAST
-    return False
+    except (ValueError, OSError):  # a lower limit was set for this process, or the kernel knows none
+        return False
+    finally:
+        wear(None)
 
 
 _IS_POSSIBLE = _is_possible()

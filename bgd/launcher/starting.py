@@ -8,6 +8,7 @@ from contextlib import closing
 from functools import partial
 
 from bgd.clock import elapsed
+from bgd.launcher.cgroup import Group
 from bgd.launcher.children import LostChild
 from bgd.launcher.execution import Execution
 from bgd.launcher.input import Input
@@ -15,17 +16,18 @@ from bgd.launcher.ladder import Ladder
 from bgd.launcher.logfile import LogFile
 from bgd.launcher.orders import Orders
 from bgd.launcher.output import Output
-from bgd.launcher.problems import no_input
+from bgd.launcher.problems import SHORTAGES, CannotStart, no_input, one_line
 from bgd.launcher.records import Began
 from bgd.launcher.running import Running
 from bgd.launcher.spawn import spawn
-from bgd.launcher.stamp import new_stamp, wearing
+from bgd.launcher.stamp import new_stamp, wear
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree
 from bgd.launcher.warm.jobs import NotTaken
 from bgd.launcher.warm.worker import Unfit, Worker
 from bgd.launcher.warm.workers import Workers
-from bgd.wire.launching import Launch, Warm, log_name
+from bgd.wire.launching import Launch, NotStarted, Warm, log_name
+from bgd.wire.limits import NO_LIMITS, problem_with
 
 Begin = Callable[[Output, int | None], Awaitable[Execution]]
 """Begins a first process that writes to the output and has the stamp."""
@@ -53,7 +55,7 @@ class Starting:
             LostChild: it was started and had to be killed at once.
         """
         words = b""
-        if self._launch.warm is not None:
+        if self._launch.warm is not None and self._launch.limits == NO_LIMITS:  # which a fork is not held to
             try:
                 return await self._in_worker(self._launch.warm)
             except Unfit as unfit:
@@ -63,7 +65,13 @@ class Starting:
                 await self._wait_for_writer(given)
             if not await self._orders.let_go():
                 return None
-            return await self._run(partial(self._spawned, given), words, elapsed())
+            group = self._group()
+            try:
+                return await self._run(partial(self._spawned, given, group=group), words, elapsed(), group)
+            except BaseException:
+                if group is not None:
+                    group.remove()
+                raise
 
     def say(self, words: bytes) -> int:
         """Write words into the log of an attempt that did not start; return how many bytes that holds."""
@@ -101,13 +109,18 @@ class Starting:
     async def _handed(self, worker: Worker, output: Output, stamp: int | None) -> Execution:
         return await worker.run(self._launch, output.job_end, stamp)
 
-    async def _spawned(self, given: Input, output: Output, stamp: int | None) -> Execution:
+    async def _spawned(
+        self, given: Input, output: Output, stamp: int | None, group: Group | None
+    ) -> Execution:
         nothing = output.job_end if self._launch.pty else self._tools.null
         standard_input = nothing if given.fd is None else given.fd
-        with wearing(stamp):
-            return await spawn(self._launch, standard_input, output.job_end, self._tools)
+        wear(stamp)  # it is started in the first step of what follows, before anybody else can be
+        try:
+            return await spawn(self._launch, standard_input, output.job_end, self._tools, group)
+        finally:
+            wear(None)
 
-    async def _run(self, begin: Begin, words: bytes, since: float) -> Running:
+    async def _run(self, begin: Begin, words: bytes, since: float, group: Group | None = None) -> Running:
         """Have its first process begun with an output of its own, in whose log the words come first.
 
         `since`: elapsed clock, no process of the attempt is older.
@@ -118,24 +131,40 @@ class Starting:
         try:
             output.say(words)
             self.started_at = time.time()
-            tools.journal.note(Began(launch.key, output.inode, since, self.started_at, stamp))
+            path = group.path if group else None
+            tools.journal.note(Began(launch.key, output.inode, since, self.started_at, stamp, path))
             execution = await begin(output, stamp)
         except LostChild:
-            await self._end_what_may_run(output, since, stamp)
+            tree = Tree(launch.key, output.channel, since, pid=None, stamp=stamp, group=group)
+            await Ladder(tree, tools.looker, tools.deadlines, grace=0.0).bring_down()
             output.close()
             raise
         except BaseException:
             output.close()
             raise
-        tree = Tree(launch.key, output.channel, since, execution.pid, stamp=stamp)
+        tree = Tree(launch.key, output.channel, since, execution.pid, stamp=stamp, group=group)
         return Running(launch, tools, execution, output, tree, self.started_at, self._grew)
+
+    def _group(self) -> Group | None:
+        """Return the control group it is to be in, None: none of its own."""
+        launch, delegation = self._launch, self._tools.delegation
+        if launch.limits == NO_LIMITS and not launch.own_group:
+            return None
+        problem = problem_with(launch.limits, self._tools.abilities)
+        if problem is not None:
+            raise CannotStart(one_line(NotStarted.NO_LIMIT, problem))
+        if not (launch.limits.controllers or launch.own_group):
+            return None
+        try:
+            return delegation.new_group(launch.key, launch.limits)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            problem = f"no control group in {delegation.path}: {error.strerror}"
+            raise CannotStart(one_line(NotStarted.NO_LIMIT, problem)) from error
 
     def _output(self) -> Output:
         launch = self._launch
         path = f"{self._tools.logs}/{log_name(launch.key.job, launch.key.attempt)}"
         log_file = LogFile(path, launch.log_cap, keeps_tail=not launch.log_kill, null=self._tools.null)
         return Output(log_file, with_terminal=launch.pty)
-
-    async def _end_what_may_run(self, output: Output, since: float, stamp: int | None) -> None:
-        tree = Tree(self._launch.key, output.channel, since, pid=None, stamp=stamp)
-        await Ladder(tree, self._tools.looker, self._tools.deadlines, grace=0.0).bring_down()

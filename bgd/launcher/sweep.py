@@ -7,6 +7,7 @@ import logging
 import time
 
 from bgd.core.job import Outcome
+from bgd.launcher.cgroup import Group
 from bgd.launcher.journal import boot_of
 from bgd.launcher.ladder import Ladder
 from bgd.launcher.logfile import bytes_logged
@@ -30,6 +31,8 @@ async def sweep(left: Recollection, tools: Tools) -> list[Ended]:
         async with asyncio.TaskGroup() as group:
             for key, trace in unfinished.items():
                 group.create_task(_end_tree(key, trace, tools) if has_boot else _end_marked(key, tools))
+    if is_same_boot and left.instance is not None and left.instance.groups is not None:
+        Group(left.instance.groups).remove()
     for key, trace in unfinished.items():
         ended = _unseen(key, trace, tools.logs, is_same_boot=is_same_boot)
         tools.journal.finish(ended, durable=False)
@@ -63,7 +66,8 @@ async def _end_tree(key: Key, trace: Trace, tools: Tools) -> None:
     if began is None:
         return
     pid, ticks = (first.pid, first.ticks) if first else (None, None)
-    tree = Tree(key, began.pipe, began.since, pid, ticks, began.stamp)
+    group = None if began.group is None else Group(began.group)
+    tree = Tree(key, began.pipe, began.since, pid, ticks, stamp=began.stamp, group=group)
     # no grace: its output has nowhere to go and its end can no longer be seen
     await Ladder(tree, tools.looker, tools.deadlines, grace=0.0).bring_down()
 

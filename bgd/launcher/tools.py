@@ -8,8 +8,10 @@ from msgspec import Struct
 
 from bgd.launcher.children import Children
 from bgd.launcher.deadlines import Deadlines
+from bgd.launcher.delegation import Delegation
 from bgd.launcher.journal import Journal
 from bgd.launcher.look import Looker
+from bgd.wire.limits import Abilities
 
 
 class Tools(Struct, frozen=True, kw_only=True):
@@ -20,6 +22,8 @@ class Tools(Struct, frozen=True, kw_only=True):
     looker: Looker
     children: Children
     journal: Journal
+    delegation: Delegation
+    abilities: Abilities
     state: str
     logs: str
     null: int

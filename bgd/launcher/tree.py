@@ -1,8 +1,9 @@
 """A whole process tree: who belongs to an attempt, however it tried to get away.
 
-A process belongs to an attempt if it is of the first process's group or session, holds the attempt's output
-pipe or terminal, has its stamp, carries its mark in the environment, or descends from one that does. Nothing
-older than the attempt ever does: a service that was handed the pipe is not of its tree.
+A process belongs to an attempt if it is of the first process's group or session or in the attempt's control
+group, holds its output pipe or terminal, has its stamp, carries its mark in the environment, or descends
+from one that does. Nothing older than the attempt ever does: a service that was handed the pipe is not of its
+tree.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 from collections.abc import Iterable
 from contextlib import suppress
 
+from bgd.launcher.cgroup import Group
 from bgd.launcher.look import Look, Looker
 from bgd.launcher.process import SHORTAGES, TICKS, Channel, Process, send
 from bgd.launcher.stamp import stamp_of
@@ -39,7 +41,8 @@ class Tree:
 
     `channel`: its output, `pid`: the first process, each None where nobody knows; `since`: elapsed
     clock, before the first process was started. `ticks`: that one's start time, to be given where this
-    launcher is not its parent, so that the pid alone proves nothing. `stamp`: see there, None: it has none.
+    launcher is not its parent, so that the pid alone proves nothing. `stamp`: see there, `group`: its
+    control group, None: it has none.
     """
 
     def __init__(
@@ -49,9 +52,12 @@ class Tree:
         since: float,
         pid: int | None,
         ticks: int | None = None,
+        *,
         stamp: int | None = None,
+        group: Group | None = None,
     ) -> None:
         self.key = key
+        self.group = group
         self.first_tick = math.floor(since * TICKS) - 1  # the kernel and this clock round differently
         self.was_signalled = False  # the first process, while it lived
         self._mark = mark(key)
@@ -76,7 +82,9 @@ class Tree:
         return self._has_group
 
     def left_any(self, orphans: Iterable[int]) -> bool:
-        """Whether one of these processes, whose parents have ended, is of this attempt."""
+        """Whether one of these processes, whose parents have ended, is of this attempt, or any that lives."""
+        if self.group is not None and self.group.is_populated:
+            return True
         return self._stamp is not None and any(stamp_of(pid) == self._stamp for pid in orphans)
 
     def living(self, look: Look) -> list[Process]:
@@ -84,6 +92,8 @@ class Tree:
         if self._ticks is not None and self._pid is not None and self._pid in look.processes:
             self._has_group |= look.processes[self._pid].ticks == self._ticks
         members = {pid: each for pid, each in look.processes.items() if self._is_root(each, look)}
+        grouped = self.group.pids() if self.group else set[int]()
+        members.update((pid, look.processes[pid]) for pid in grouped & look.processes.keys())
         self._has_group = self._has_group and any(map(self._is_of_group, members.values()))
         parents = list(members)
         while parents:
@@ -128,8 +138,10 @@ class Tree:
                 *(self.key.job, signum, process.pid, error.strerror),
             )
 
-    def kill_group(self) -> None:
-        """Kill what is surely the first process's group, without looking; for when looking failed."""
+    def kill_unseen(self) -> None:
+        """Kill without looking what is surely its own: its control group, the first process's group."""
+        if self.group is not None:
+            self.group.kill()
         if self._has_group and self._pid is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._pid, signal.SIGKILL)

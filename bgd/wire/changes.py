@@ -10,12 +10,18 @@ from bgd.core.spec import (
     Duration,
     Environment,
     ExitCodes,
+    FileBytes,
     Folder,
     Instant,
     Isolation,
     JobNumbers,
+    MemoryBytes,
     Name,
+    Nice,
+    OpenFiles,
+    Percent,
     Priority,
+    ProcessCount,
     QueueName,
     Retries,
     Share,
@@ -56,3 +62,10 @@ class Changes(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stdin: Folder | UnsetType | None = UNSET
     pty: bool | UnsetType = UNSET
     isolation: Isolation | UnsetType | None = UNSET
+    keep_leftovers: bool | UnsetType = UNSET
+    nice: Nice | UnsetType | None = UNSET
+    memory_max: MemoryBytes | UnsetType | None = UNSET
+    cpu_max: Percent | UnsetType | None = UNSET
+    pids_max: ProcessCount | UnsetType | None = UNSET
+    open_files: OpenFiles | UnsetType | None = UNSET
+    core_max: FileBytes | UnsetType | None = UNSET

@@ -16,6 +16,7 @@ from msgspec import Struct
 from bgd.core.job import Outcome
 from bgd.core.spec import Isolation
 from bgd.errors import ProtocolError
+from bgd.wire.limits import NO_LIMITS, Abilities, Limits
 
 LAUNCHING_PROTOCOL = 3
 OLDEST_LAUNCHING_PROTOCOL = 1  # that a supervisor still speaks to a launcher
@@ -70,7 +71,9 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     too unless that is given; TERM is xterm unless `env` says otherwise. `result`: give it a file for its
     result, whose descriptor's number stands in BGD_RESULT_FD; `usual_result`: what its Ended says if nothing
     was written there. `log_cap`: bytes kept. `warm`: how to do without a fresh interpreter; who cannot runs
-    `argv` with `stdin`, which comes to the same.
+    `argv` with `stdin`, which comes to the same. `keep_leftovers`: what the first process leaves running is
+    left alone, if that ends by itself. `own_group`: put it into a control group of its own, where that can be
+    had, also if no limit takes one.
     """
 
     key: Key
@@ -88,6 +91,9 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     pty: bool = False
     usual_result: bytes = b""
     warm: Warm | None = None
+    limits: Limits = NO_LIMITS
+    keep_leftovers: bool = False
+    own_group: bool = False
 
 
 class Stop(Struct, frozen=True, tag="stop"):
@@ -154,7 +160,7 @@ def protocol_of(message: ToLauncher) -> int:
             return 2
         case Renew():
             return 3
-        case Launch(usual_result=bytes(usual)) if usual:
+        case Launch() if message.usual_result or message.limits != NO_LIMITS or message.keep_leftovers:
             return 3
         case Launch():
             return 2 if message.pty or message.stdin_path is not None else 1
@@ -170,13 +176,15 @@ def protocol_of(message: ToLauncher) -> int:
 class Welcome(Struct, frozen=True, tag="welcome"):
     """`instance`: this launcher's id, BOOT_ID:RANDOM. `covers`: earlier instances whose journal it has read.
 
-    An attempt sent to one of these and absent from the snapshot was never started (R3).
+    An attempt sent to one of these and absent from the snapshot was never started (R3). `abilities`: what
+    limits it can set, None: it is of an earlier protocol and can set none.
     """
 
     protocol: int
     instance: str
     pid: int
     covers: list[str] = []
+    abilities: Abilities | None = None
 
 
 class Started(Struct, frozen=True, tag="started"):
@@ -192,7 +200,8 @@ class Ended(Struct, frozen=True, tag="ended", kw_only=True):
     """How an attempt ended. Repeated at every connection until it is acknowledged.
 
     `exit_code` or `signal` is None where there is no such thing; `result`: what a class job wrote to its
-    result file; `problem`: why it was not started, one line.
+    result file; `problem`: why it was not started, one line. `whole_tree`: processor times are those of all
+    its processes. `memory_peak_bytes`: most that all of them had together, with the files they cached.
     """
 
     key: Key
@@ -207,6 +216,8 @@ class Ended(Struct, frozen=True, tag="ended", kw_only=True):
     log_bytes: int = 0
     problem: str | None = None
     result: bytes | None = None
+    whole_tree: bool = False
+    memory_peak_bytes: int | None = None
 
 
 class NotStarted(StrEnum):
@@ -220,6 +231,7 @@ class NotStarted(StrEnum):
     NOT_A_DIRECTORY = "not a directory"
     TOO_LONG = "argument list too long"
     NO_INPUT = "no input"  # the file that was to be its standard input cannot be opened
+    NO_LIMIT = "cannot be limited"  # as asked: this launcher has not what it takes
     OTHER = "cannot start"
 
 

@@ -67,6 +67,13 @@ class JobView(Struct, frozen=True, kw_only=True):
     snoozes: int = 0  # attempts that ended so
     on_exceptions: dict[str, str] = {}  # what follows them: "retry", "retry 30s", "fail" or "snooze 5m"
     progress: Progress | None = None  # as the latest attempt last said, None: nothing
+    keep_leftovers: bool = False
+    nice: int | None = None
+    memory_max: int | None = None
+    cpu_max: int | None = None
+    pids_max: int | None = None
+    open_files: int | None = None
+    core_max: int | None = None
 
 
 class JobProgress(Struct, frozen=True):
@@ -91,6 +98,8 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     log_bytes: int | None
     log_path: str
     pid: int | None
+    whole_tree: bool = False  # processor time is that of all processes, not of those that were waited for
+    memory_peak_bytes: int | None = None  # of all processes together, with the files they cached
 
 
 class QueueView(Struct, frozen=True, kw_only=True):

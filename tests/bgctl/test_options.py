@@ -24,6 +24,55 @@ def test_every_option_of_a_command_reaches_the_job(daemon):
     assert job["expires_at"].endswith("Z")
 
 
+def test_limits_reach_the_job_and_are_shown(daemon):
+    options = "--hold --keep-leftovers --nice 5 --open-files 100 --core-max 1.5MB"
+
+    job_id = daemon.submit(*options.split(), "true")
+
+    job = daemon.shown(job_id)
+    expected: dict[str, object] = {
+        "keep_leftovers": True,
+        "nice": 5,
+        "open_files": 100,
+        "core_max": 1_500_000,
+    }
+    expected = {**expected, "memory_max": None, "cpu_max": None, "pids_max": None}
+    assert {key: job[key] for key in expected} == expected
+    sheet = daemon.bgctl("show", job_id).stdout
+    assert "  limits     nice 5, open files 100, core file 1.5MB\n" in sheet
+    assert "  leftovers  left running\n" in sheet
+
+    daemon.bgctl("edit", job_id, "--nice", "7", "--unset", "open-files", "--unset", "keep-leftovers")
+
+    job = daemon.shown(job_id)
+    assert (job["nice"], job["open_files"], job["keep_leftovers"]) == (7, None, False)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--memory-max", "10kB", "is not a size of memory: 1MB or more"),
+        ("--memory-max", "much", "'much' is not a size"),
+        ("--cpu-max", "0%", "is not percent of one processor"),
+        ("--pids-max", "0", "'0' is not a number of processes"),
+        ("--nice", "20", "'20' is not a whole number from -20 to 19"),
+        ("--open-files", "3", "'3' is not a number of descriptors: a whole number from 16 on"),
+        ("--core-max", "-1", "'-1' is not a size"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused_in_one_line(daemon, option, value, said):
+    done = daemon.bgctl("submit", option, value, "true")
+
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+
+
+def test_a_job_is_held_to_its_limits(daemon):
+    done = daemon.bgctl("run", "--nice", "7", "--open-files", "99", "sh", "-c", "nice; ulimit -n")
+
+    assert done.stdout.split() == ["7", "99"]
+
+
 def test_a_class_job_takes_the_options_that_are_not_for_commands_alone(own_daemon):
     own_daemon.configure('[security]\nallowed_classes = ["app.*"]\n')
     own_daemon.stop()

@@ -25,6 +25,7 @@ FAILURES = frozenset(
         Outcome.SIGNAL,
         Outcome.TIMEOUT,
         Outcome.NOT_STARTED,
+        Outcome.OOM,
         Outcome.LOG_LIMIT,
         Outcome.ERROR,
     }

@@ -39,6 +39,12 @@ def test_nothing_is_said_of_what_no_pattern_has():
         ("timeout", "timeout", 7.0, 1.0),
         ("queue", "queue", "seven", "default"),
         ("priority", "priority", 7, 0),
+        ("nice", "nice", 7, 0),
+        ("memory_max", "memory_max", 7_000_000, 2**62),
+        ("cpu_max", "cpu_max", 7, 100),
+        ("pids_max", "pids_max", 7, 1),
+        ("open_files", "open_files", 77, 16),
+        ("core_max", "core_max", 7, 0),
     ],
 )
 def test_what_a_job_says_itself_goes_before_its_policy(field, key, said, own):

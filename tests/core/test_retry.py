@@ -109,6 +109,7 @@ FAILURES = [
     Outcome.SIGNAL,
     Outcome.TIMEOUT,
     Outcome.NOT_STARTED,
+    Outcome.OOM,
     Outcome.LOG_LIMIT,
     Outcome.ERROR,
 ]
@@ -272,6 +273,7 @@ def test_codes_say_nothing_once_the_retries_are_used_up():
         (Outcome.SIGNAL, None, 9, 137),
         (Outcome.SIGNAL, None, None, None),
         (Outcome.TIMEOUT, None, 15, 124),
+        (Outcome.OOM, None, 9, 137),
         (Outcome.LOG_LIMIT, None, 9, 137),
         (Outcome.CANCELLED, None, 9, 143),
         (Outcome.ERROR, 70, None, 1),

@@ -26,6 +26,7 @@ from bgd.wire.launching import (
     decode_to_launcher,
     encode,
 )
+from bgd.wire.limits import Abilities
 from tests.daemon.patience import soon
 
 BOOT = clock.boot_id()
@@ -62,12 +63,13 @@ class ScriptedLauncher:
         instance: str = FIRST,
         covers: Iterable[str] = (),
         protocol: int = LAUNCHING_PROTOCOL,
+        abilities: Abilities | None = None,
     ) -> Greeting:
         """Take the next supervisor that comes and tell it what is known."""
         self.hang_up()
         self._reader, self._writer = await soon(self._visitors.get())
         greeting = await self.hear(Greeting)
-        self.say(Welcome(protocol, instance, os.getpid(), list(covers)), *known, Ready())
+        self.say(Welcome(protocol, instance, os.getpid(), list(covers), abilities), *known, Ready())
         return greeting
 
     def say(self, *messages: FromLauncher) -> None:

@@ -10,11 +10,13 @@ import pytest
 from bgd import clock
 from bgd.core import spec as limits
 from bgd.core.job import JobId, Outcome, State
+from bgd.core.spec import JobSpec
 from bgd.daemon import controls as controls_module
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
 from bgd.wire.changes import Changes
 from bgd.wire.launching import Acknowledge, Launch, Started, Stop
+from bgd.wire.limits import Abilities, Limits
 from bgd.wire.replies import Acted, ErrorCode, Failed, Queues, Submitted
 from bgd.wire.requests import (
     Continue,
@@ -379,6 +381,48 @@ async def test_old_launcher_is_not_asked_for_what_it_does_not_know(config, launc
         view = await life.view(terminal)
         assert (view.state, view.outcome) == (State.FAILED, Outcome.REFUSED)
         assert [type(message) for message in await life.told()] == []
+
+
+async def test_limits_that_the_launcher_cannot_set_are_refused_at_once(config, launcher):
+    async with served(config, launcher) as life:
+        job = await life.submit(command(hold=True))
+        await launcher.greet(abilities=Abilities(controllers=["cpu"], problem="no memory"))
+        await life.submit(command(hold=True, cpu_max=50))
+
+        with pytest.raises(Refused, match="memory_max takes the memory controller of cgroup v2: no memory"):
+            life.orders.check(command(memory_max=2**30))
+        with pytest.raises(Refused, match="memory_max takes"):
+            await life.orders.edit(job, Changes(memory_max=2**30))
+
+
+async def test_limits_of_a_class_are_judged_where_its_jobs_are_submitted(folder, launcher):
+    config = configure(folder, '[security]\nallowed_classes = ["app.*"]\n[classes."app.*"]\npids_max = 5\n')
+    async with served(config, launcher) as life:
+        await launcher.greet(abilities=Abilities(problem="none"))
+        await life.submit(command(hold=True))
+
+        with pytest.raises(Refused, match="pids_max takes the pids controller"):
+            life.orders.check(JobSpec(target="app:f"))
+
+
+async def test_limits_reach_the_launcher_and_an_old_one_is_not_sent_them(config, launcher):
+    async with served(config, launcher) as life:
+        await life.submit(command(nice=5, memory_max=2**30, keep_leftovers=True))
+        launch = await launcher.hear(Launch)
+        assert launch.limits == Limits(nice=5, memory_max=2**30)
+        assert (launch.keep_leftovers, launch.own_group) == (True, False)
+
+        life.link.protocol = 2
+        job = await life.submit(command(keep_leftovers=True))
+
+        assert (await life.view(job)).outcome is Outcome.REFUSED
+
+
+async def test_all_jobs_get_a_control_group_where_that_is_configured(folder, launcher):
+    async with served(configure(folder, 'cgroups = "all"'), launcher) as life:
+        await life.submit()
+
+        assert (await launcher.hear(Launch)).own_group
 
 
 async def test_stopping_ends_a_suspension(config, launcher):

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bgd.launcher.delegation import own_group
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
@@ -40,6 +41,10 @@ STORE = f"store-{os.getpid()}"  # a launcher ends what carries its store's mark:
 PATIENCE = 30.0  # seconds until something that must happen is taken for lost
 
 needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="NOT RUN: watches or fails system calls")
+OWN_GROUP = own_group()
+needs_groups = pytest.mark.skipif(
+    OWN_GROUP is None or not os.access(OWN_GROUP, os.W_OK), reason="NOT RUN: makes control groups (cgroup v2)"
+)
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="NOT RUN: becomes another user, which only root can")
 
 
@@ -150,6 +155,7 @@ class Supervisor:
         self.socket.settimeout(PATIENCE)
         self._frames = FrameReader(MAX_LAUNCHING_FRAME)
         self._heard: list[FromLauncher] = []
+        self.usual: dict[str, Any] = {}  # options of every launch
         wait_until(lambda: self.socket.connect_ex(path) == 0)
 
     def say(self, *messages: ToLauncher) -> None:
@@ -184,7 +190,7 @@ class Supervisor:
 
     def launch(self, *argv: str, **options: Any) -> Key:
         """Ask for an attempt of a new job."""
-        self.say(request := launch_of(*argv, **options))
+        self.say(request := launch_of(*argv, **self.usual, **options))
         return request.key
 
     def started(self, key: Key) -> Started:

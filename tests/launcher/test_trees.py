@@ -6,58 +6,35 @@ TREES in the environment says how often, 20 times if it does not.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bgd.core.job import Outcome
 from bgd.wire.launching import Stop
-from tests.launcher.host import SOURCE, Host, Supervisor, is_alive, needs_root, pids_in, written
+from tests.launcher.host import Host, Supervisor, is_alive, needs_groups, needs_root, pids_in, written
+from tests.launcher.unprivileged import NOBODY, UnprivilegedHost
 from tests.support import wait_until
 
 TIMES = int(os.environ.get("TREES", "20"))
-NOBODY = 65534
-# Python itself may lie where nobody else may go, so all it needs is there before it becomes another user
-AS_NOBODY = f"""
-import ctypes, encodings.ascii, encodings.idna, os, shutil, sys
-from bgd.launcher import __main__ as launcher
-os.setgroups([])
-os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
-os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
-PR_SET_DUMPABLE = 4  # else its own /proc would be root's
-ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-sys.exit(launcher.main())
-"""
 
 
-class UnprivilegedHost(Host):
-    """Its launchers, and so all jobs, are nobody's."""
-
-    def start(self, *options: str, source: Path = SOURCE, **popen: Any) -> subprocess.Popen[bytes]:
-        """Start a launcher by hand."""
-        folders = ["--state", str(self.state), "--logs", str(self.logs)]
-        with (self.state / "stderr").open("ab") as stderr:
-            launcher = subprocess.Popen(
-                [sys.executable, "-P", "-c", AS_NOBODY, *folders, *options],
-                env={**os.environ, "PYTHONPATH": str(source)},
-                stderr=stderr,
-                start_new_session=True,
-                **popen,
-            )
-        self.launchers.append(launcher)
-        return launcher
-
-
-@pytest.fixture(params=["as it is", pytest.param("unprivileged", marks=needs_root)])
+@pytest.fixture(
+    params=[
+        "as it is",
+        pytest.param("in groups", marks=needs_groups),
+        pytest.param("unprivileged", marks=needs_root),
+    ]
+)
 def tree_host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    """A host whose launchers have the rights of the tests, and one whose launchers have none."""
+    """A host whose launchers have the rights of the tests, and one whose launchers have none.
+
+    In the one between, jobs are in control groups.
+    """
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        host = Host(Path(folder)) if request.param == "as it is" else UnprivilegedHost(Path(folder))
+        host = UnprivilegedHost(Path(folder)) if request.param == "unprivileged" else Host(Path(folder))
         if request.param == "unprivileged":
             os.chown(folder, NOBODY, NOBODY)
         host.start()
@@ -67,8 +44,10 @@ def tree_host(request: pytest.FixtureRequest) -> Iterator[Host]:
 
 
 @pytest.fixture
-def master(tree_host: Host) -> Supervisor:
-    return tree_host.supervise()
+def master(tree_host: Host, request: pytest.FixtureRequest) -> Supervisor:
+    supervisor = tree_host.supervise()
+    supervisor.usual["own_group"] = request.node.callspec.params["tree_host"] == "in groups"
+    return supervisor
 
 
 # forks twice, leads a session of its own, and has nothing that it was given but its user

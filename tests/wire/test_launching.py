@@ -24,6 +24,7 @@ from bgd.wire.launching import (
     log_name,
     protocol_of,
 )
+from bgd.wire.limits import Limits
 
 KEY = Key("store", 17, 2)
 NOT_UTF_8 = "caf\udce9"  # as Python reads an environment of other bytes
@@ -72,13 +73,14 @@ def test_the_longest_launch_fits_into_a_frame():
 
 
 LAUNCH = Launch(key=KEY, argv=["true"], env={}, cwd="/")
+OWN_GROUP = msgspec.structs.replace(LAUNCH, own_group=True)  # without one it runs just as well
 
 
 # a launcher that knows no warm workers ignores the field, and runs the program that stands in argv
 WARM = msgspec.structs.replace(LAUNCH, warm=Warm(preload=["app.models"]))
 
 
-@pytest.mark.parametrize("message", [LAUNCH, WARM, Acknowledge(KEY), Stop(KEY, 1.0)])
+@pytest.mark.parametrize("message", [LAUNCH, WARM, OWN_GROUP, Acknowledge(KEY), Stop(KEY, 1.0)])
 def test_the_oldest_launcher_understands_what_it_always_did(message):
     assert protocol_of(message) == OLDEST_LAUNCHING_PROTOCOL
 
@@ -93,6 +95,8 @@ def test_the_oldest_launcher_understands_what_it_always_did(message):
         msgspec.structs.replace(LAUNCH, pty=True),
         msgspec.structs.replace(LAUNCH, stdin_path="/etc/motd"),
         msgspec.structs.replace(LAUNCH, usual_result=b"{}"),
+        msgspec.structs.replace(LAUNCH, limits=Limits(nice=0)),
+        msgspec.structs.replace(LAUNCH, keep_leftovers=True),
     ],
 )
 def test_the_oldest_launcher_would_misunderstand_what_came_later(message):

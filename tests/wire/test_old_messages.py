@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from bgd.core.job import Outcome, State
 from bgd.core.spec import Isolation, JobSpec
-from bgd.wire import changes, launching, messages, replies, requests, views
+from bgd.wire import changes, launching, limits, messages, replies, requests, views
 from tests.wire.speech import DIRECTIONS, KINDS, Message, tag_of
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -339,6 +339,36 @@ GROWN: dict[str, tuple[str, Message]] = {
     "launch_warm": ("to_launcher", WARM_LAUNCH),
     "launch_reuse": ("to_launcher", REUSE_LAUNCH),
     "log_from_offset": ("reply", replies.LogPart(6, 4, b"line\n", offset=4096)),
+}
+
+
+LIMITS = limits.Limits(nice=5, memory_max=64_000_000, cpu_max=150, pids_max=200, open_files=100, core_max=0)
+LIMITED_SPEC = replace(SPEC, keep_leftovers=True, **asdict(LIMITS))
+ABILITIES = limits.Abilities(
+    controllers=["cpu"], problem="no memory, pids", least_nice=0, most_open_files=1024, most_core=0
+)
+LAUNCH, ENDED = SENT["to_launcher"][1], SENT["from_launcher"][2]
+FIGURES = {"whole_tree": True, "memory_peak_bytes": 64_000_000}
+GROWN |= {
+    "submit_with_limits": ("request", requests.Submit(1, LIMITED_SPEC)),
+    "edit_with_limits": (
+        "request",
+        requests.Edit(13, [17], changes.Changes(keep_leftovers=True, **{**asdict(LIMITS), "nice": None})),
+    ),
+    "jobs_with_limits": (
+        "reply",
+        replies.JobsPart(2, [replace(VIEW, keep_leftovers=True, **asdict(LIMITS))]),
+    ),
+    "attempts_with_figures": (
+        "reply",
+        replies.AttemptsPart(4, [replace(ATTEMPT, outcome=Outcome.OOM, **FIGURES)]),
+    ),
+    "launch_with_limits": (
+        "to_launcher",
+        replace(LAUNCH, limits=LIMITS, keep_leftovers=True, own_group=True),
+    ),
+    "welcome_with_abilities": ("from_launcher", launching.Welcome(3, "boot:random", 4243, [], ABILITIES)),
+    "ended_with_figures": ("from_launcher", replace(ENDED, outcome=Outcome.OOM, **FIGURES)),
 }
 
 

@@ -79,6 +79,13 @@ class AsyncJob(Generic[R_co]):
     snoozes: int
     on_exceptions: dict[str, str]
     progress: Progress | None
+    keep_leftovers: bool
+    nice: int | None
+    memory_max: int | None
+    cpu_max: int | None
+    pids_max: int | None
+    open_files: int | None
+    core_max: int | None
 
     def __init__(
         self, client: AsyncClient, job_id: int, view: JobView | None = None, *, is_new: bool = False

@@ -120,6 +120,13 @@ def _view(row: sqlite3.Row) -> JobView:
         snoozes=row["snoozes"],
         on_exceptions={name: words_of(wish) for name, wish in policy.on_exceptions},
         progress=_progress(row),
+        keep_leftovers=spec.keep_leftovers,
+        nice=spec.nice,
+        memory_max=spec.memory_max,
+        cpu_max=spec.cpu_max,
+        pids_max=spec.pids_max,
+        open_files=spec.open_files,
+        core_max=spec.core_max,
     )
 
 
@@ -151,6 +158,8 @@ def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
         log_bytes=row["log_bytes"],
         log_path=log_name(job_id, row["attempt"]),
         pid=row["pid"],
+        whole_tree=bool(row["whole_tree"]),
+        memory_peak_bytes=row["memory_peak_bytes"],
     )
 
 

@@ -97,6 +97,8 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     max_rss_bytes: int | None = None
     log_bytes: int = 0
     log_kept: int = 0
+    whole_tree: bool = False
+    memory_peak_bytes: int | None = None
     error: JobError | None = None
     result: str | None = None
     wish: Wish | None = None

@@ -143,6 +143,8 @@ def _end_row(end: AttemptEnd) -> tuple[object, ...]:
         end.system_seconds,
         end.max_rss_bytes,
         end.log_bytes,
+        end.whole_tree,
+        end.memory_peak_bytes,
         end.job,
         end.attempt,
     )
@@ -200,7 +202,7 @@ _SAVE_PID = "UPDATE attempts SET pid = ?, started_at = ? WHERE job = ? AND attem
 _END_ATTEMPT = """
     UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, started_at = coalesce(?, started_at),
                         finished_at = ?, user_seconds = ?, system_seconds = ?, max_rss_bytes = ?,
-                        log_bytes = ?, launcher = NULL
+                        log_bytes = ?, whole_tree = ?, memory_peak_bytes = ?, launcher = NULL
     WHERE job = ? AND attempt = ?
 """
 

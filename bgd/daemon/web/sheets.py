@@ -11,7 +11,16 @@ from bgd.core.job import ACTIVE, FINAL, WAITING, Outcome, State
 from bgd.daemon.web.tails import Tail
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView, JobView
-from bgd.words import brief, command_line, iso_time, progress_line, retries_line, rules_line
+from bgd.words import (
+    brief,
+    command_line,
+    iso_time,
+    limits_of,
+    memory_of,
+    progress_line,
+    retries_line,
+    rules_line,
+)
 
 _MOST_OF_A_COMMAND = 300  # characters, in a list; the job's own page has more
 _MOST_OF_A_TEXT = 20_000  # characters of a command, a result or an error; JSON has all of it
@@ -118,6 +127,8 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
         ("Suspended", "its processes are stopped" if view.suspended else ""),
         ("Slots", str(view.slots) if view.slots > 1 else ""),
         ("Time limit", format_duration(view.timeout) if view.timeout else ""),
+        ("Limits", limits_of(view)),
+        ("Leftovers", "left running" if view.keep_leftovers else ""),
         ("Folder", view.cwd or ""),
         ("Isolation", view.isolation or ""),
         ("Key", view.key or ""),
@@ -143,7 +154,7 @@ def attempt_sheet_of(attempt: AttemptView, tail: Tail, now: float) -> AttemptShe
         ("Started", _instant(attempt.started_at, now) if attempt.started_at else ""),
         ("Took" if attempt.outcome else "Running for", brief(took) if took is not None else ""),
         ("Processor", _processor(attempt)),
-        ("Memory", _size(attempt.max_rss_bytes) if attempt.max_rss_bytes else ""),
+        ("Memory", _size(memory) if (memory := memory_of(attempt)) else ""),
         ("Process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
         ("Output", _size(attempt.log_bytes) if attempt.log_bytes else ""),
     ]

@@ -493,6 +493,8 @@ async def test_life_of_a_job_is_seen_in_its_view_and_its_attempts(store):
         system_seconds=0.5,
         max_rss_bytes=1 << 40,
         log_bytes=17,
+        whole_tree=True,
+        memory_peak_bytes=1 << 41,
     )
     failed = a_job(1, State.FAILED, attempt=1)
     await store.commit(
@@ -505,6 +507,7 @@ async def test_life_of_a_job_is_seen_in_its_view_and_its_attempts(store):
     assert (attempt.outcome, attempt.signal, attempt.started_at) == (Outcome.SIGNAL, 9, NOW.wall + 2)
     assert (attempt.user_seconds, attempt.system_seconds) == (0.25, 0.5)
     assert (attempt.max_rss_bytes, attempt.log_bytes) == (1 << 40, 17)
+    assert (attempt.whole_tree, attempt.memory_peak_bytes) == (True, 1 << 41)
 
     await move(store, 1, State.QUEUED, attempt=1)
     view = await store.view(JobId(1))

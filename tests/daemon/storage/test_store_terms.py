@@ -61,6 +61,23 @@ async def test_revived_job_keeps_its_slots_and_its_key_and_waits_for_nothing(sto
     assert found == a_job(9, State.CANCELLED, terms=Terms(key="nightly-backup", slots=3))
 
 
+async def test_view_tells_all_limits(store):
+    limits = {
+        "nice": -5,
+        "memory_max": 64 << 20,
+        "cpu_max": 150,
+        "pids_max": 9,
+        "open_files": 99,
+        "core_max": 0,
+    }
+    await put(store, new(9, keep_leftovers=True, **limits))
+
+    view = await store.view(JobId(9))
+
+    assert {name: getattr(view, name) for name in limits} == limits
+    assert view.keep_leftovers
+
+
 async def test_view_tells_all_terms(store):
     policy = RetryPolicy(retry_on=(75,), no_retry_on=(1, 2))
     asked = {"expires": 7200.0, "after": (1, 2), "after_any": (2, 3), "stdin": "/tmp/in", "pty": True}
