@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Delegation:
-    """A folder of this launcher's own in which it makes a group for each attempt that wants one.
+    """A folder of this launcher's own in which it makes a group for each attempt that wants one, if any does.
 
     `path` None: there is none. `controllers` are those of cgroup v2 that it can limit with, `problem` says
     why not with all of them.
@@ -38,7 +38,7 @@ class Delegation:
             return None
         self._made += 1
         group = Group(f"{self.path}/{key.job}.{key.attempt}.{self._made}")
-        os.mkdir(group.path)  # noqa: PTH102  a plain string here
+        os.makedirs(group.path)  # noqa: PTH103  a plain string here
         try:
             group.limit(limits)
         except OSError:
@@ -68,6 +68,10 @@ def delegation(name: str) -> Delegation:
         return Delegation(None, [], f"{own} is not bgd's to use ({error.strerror}); {_REMEDY}")
     problem = _hand_down(own, path)
     controllers = _words(path / _ENABLED)
+    if (
+        not controllers
+    ):  # there is nothing in it, and perhaps there never will be: it is made when it is needed
+        path.rmdir()
     missing = [each for each in CONTROLLERS.values() if each not in _words(own / _THERE)]
     if not problem and missing:
         problem = f"{own} has no {', '.join(missing)}; {_whereabouts(own)}"

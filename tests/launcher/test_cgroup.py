@@ -214,6 +214,19 @@ def test_the_group_goes_with_the_job_and_its_folder_with_the_launcher(host, supe
 
 
 @needs_groups
+def test_a_launcher_that_needs_no_groups_leaves_none_though_it_is_killed(host, supervisor):
+    name = f"bgd-{supervisor.welcome.instance.partition(':')[2]}"
+    if supervisor.welcome.abilities.controllers:
+        pytest.skip("NOT RUN: with controllers its folder is there from the first")
+    supervisor.run("true")
+
+    host.kill()
+
+    assert OWN is not None
+    assert not (OWN / name).exists()
+
+
+@needs_groups
 def test_processor_time_is_that_of_all_processes(supervisor):
     """Nobody waits for the one that works: without a group it would be missing from the account."""
     works = "import time\nwhile time.process_time() < 0.3: pass"
