@@ -33,8 +33,10 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         "BGD_SLOT": str(slot),
         "BGD_SOCKET": config.daemon.socket,
     }
-    # a command gets just what it was sent with, a class job adds to what the daemon has
-    own = {} if spec.target is None and spec.env is not None else _own_environment()
+    if spec.target is not None:
+        own = _environment_of_calls()  # to which it adds
+    else:  # a command gets just what it was sent with
+        own = {} if spec.env is not None else _own_environment()
     added = {**(spec.env or {}), **marks}
     work = _work_of(job, spec, config)
     return Launch(
@@ -176,6 +178,24 @@ def _own_environment() -> dict[str, str]:
     }
 
 
+@cache
+def _environment_of_calls() -> dict[str, str]:
+    """Return the daemon's environment, in which no search begins in the folder that a class job is given.
+
+    Who chooses that folder would choose the code: an empty entry, as `PYTHONPATH=:/opt/app` has, is it.
+    """
+    found = _own_environment()
+    settled = {name: _settled(found[name]) for name in _SEARCHED if found.get(name)}
+    return {**found, **settled}
+
+
+def _settled(paths: str) -> str:
+    """Return a list of paths in which the relative ones are those of the daemon's own folder."""
+    folder = _own_folder()
+    # $ORIGIN, which the C library knows, is no relative path
+    return ":".join(each if each.startswith("$") else str(Path(folder, each)) for each in paths.split(":"))
+
+
 def _own_folder() -> str:
     """Return the daemon's working directory, or the root where it has none that could be named."""
     try:
@@ -194,4 +214,5 @@ def _is_text(word: str) -> bool:
     return True
 
 
+_SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 _OF_THE_DAEMON = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})

@@ -22,6 +22,7 @@ KEY = Key("store", 7, 2)
 @pytest.fixture(autouse=True)
 def _no_environment_of_another_test():
     launches._own_environment.cache_clear()
+    launches._environment_of_calls.cache_clear()
 
 
 def launch(folder, spec, **configured):
@@ -65,6 +66,18 @@ def test_class_job_is_launched_as_the_worker_with_its_call_on_standard_input(fol
         "send",
         [str(folder)],
     )
+
+
+@pytest.mark.parametrize("name", ["PATH", "PYTHONPATH", "LD_LIBRARY_PATH"])
+def test_no_search_for_code_begins_in_the_folder_of_a_class_job(folder, monkeypatch, name):
+    monkeypatch.setenv(name, ":lib:/usr/bin:$ORIGIN/lib")
+    monkeypatch.chdir(folder)
+
+    call = launch(folder, JobSpec(target="app.tasks:Mail.send", cwd="/srv"))
+    command = launch(folder, JobSpec(argv=("true",), cwd="/srv"))
+
+    assert call.env[name] == f"{folder}:{folder}/lib:/usr/bin:$ORIGIN/lib"
+    assert command.env[name] == ":lib:/usr/bin:$ORIGIN/lib"
 
 
 def test_class_job_is_for_a_warm_worker_unless_it_or_the_configuration_says_otherwise(folder, monkeypatch):

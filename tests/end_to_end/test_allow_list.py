@@ -166,6 +166,26 @@ def test_no_variable_decides_what_code_a_listed_class_is(narrowed, name):
         held.remove()
 
 
+@pytest.mark.parametrize("isolation", ["fork", "spawn", "reuse"])
+def test_no_folder_decides_what_code_a_listed_class_is(isolation):
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        daemon = Daemon(Path(folder))
+        (daemon.folder / "elsewhere").mkdir()
+        for place, word in (("", "own"), ("elsewhere", "foreign")):
+            (daemon.folder / place / "work.py").write_text(
+                f"class Listed:\n def run(self): return '{word}'\n"
+            )
+        daemon.configure(f"[security]\nallowed_classes = {NARROW}\n")
+        daemon.env["PYTHONPATH"] = f":{daemon.env['PYTHONPATH']}"  # as `$PYTHONPATH:/more` makes it
+        daemon.start()
+        try:
+            with daemon.client() as client:
+                job = client.call("work:Listed.run", cwd=f"{folder}/elsewhere", isolation=isolation)
+                assert job.result(DEADLINE) == "own"
+        finally:
+            daemon.stop()
+
+
 def test_job_is_not_run_again_once_its_class_is_off_the_list(wide):
     with wide.client() as client:
         ended = client.call(FORBIDDEN).wait(DEADLINE)
