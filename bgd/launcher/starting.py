@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from functools import partial
 
 from bgd.clock import elapsed
@@ -84,7 +84,7 @@ class Starting:
 
     async def _in_worker(self, warm: Warm) -> Running | None:
         while True:
-            with self._orders.limited(self._launch.timeout or None, "its warm worker took all of its time"):
+            with self._limited():
                 worker = await self._workers.lease(self._launch, warm, self._orders.asked)
             if worker is None:
                 return None
@@ -107,7 +107,11 @@ class Starting:
             await given.begun(self._orders.asked)
 
     async def _handed(self, worker: Worker, output: Output, stamp: int | None) -> Execution:
-        return await worker.run(self._launch, output.job_end, stamp)
+        with self._limited():
+            return await worker.run(self._launch, output.job_end, stamp, self._orders.asked)
+
+    def _limited(self) -> AbstractContextManager[None]:
+        return self._orders.limited(self._launch.timeout or None, "its warm worker took all of its time")
 
     async def _spawned(
         self, given: Input, output: Output, stamp: int | None, group: Group | None

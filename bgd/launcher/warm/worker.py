@@ -76,8 +76,12 @@ class Worker:
         """Elapsed clock: no process of an attempt that begins now is older, and the worker may be one."""
         return self._since if self.key.isolation is Isolation.REUSE else elapsed()
 
-    async def run(self, launch: Launch, output: int, stamp: int | None) -> Forked | Reused:
+    async def run(
+        self, launch: Launch, output: int, stamp: int | None, asked: asyncio.Future[None]
+    ) -> Forked | Reused:
         """Have it run an attempt of this stamp, whose output goes there; who is let down has to release it.
+
+        Once `asked` is done, as the attempt is to end, it has little time left to begin.
 
         Raises:
             NotTaken: it does not.
@@ -85,11 +89,18 @@ class Worker:
         """
         if self.is_retired or self._jobs is None:
             raise NotTaken
-        patience = self._tools.deadlines.after(_PATIENCE, self.kill)
+        patience = [self._tools.deadlines.after(_PATIENCE, self.kill)]
+
+        def hurry(_: object) -> None:
+            patience.append(self._tools.deadlines.after(_LEAVE, self.kill))
+
+        asked.add_done_callback(hurry)
         try:
             return await self._jobs.run(launch, output, stamp)
         finally:
-            patience.cancel()
+            asked.remove_done_callback(hurry)
+            for each in patience:
+                each.cancel()
 
     def hear(self) -> None:
         """Take what it has said by now."""
@@ -215,4 +226,4 @@ def _beginning(warm: Warm) -> dict[str, object]:
 
 
 _PATIENCE = 120.0  # seconds for the imports of a worker, and for its answer to a job
-_LEAVE = 5.0  # seconds for a worker that is no longer needed
+_LEAVE = 5.0  # seconds for a worker that is no longer needed, or stands in the way of a job's end

@@ -13,7 +13,7 @@ import pytest
 from bgd.core.job import Outcome
 from bgd.wire.launching import Continue, Renew, Stop, Suspend
 from tests.launcher.host import PATIENCE, is_alive, written
-from tests.launcher.warm.calls import Calls
+from tests.launcher.warm.calls import SPAWN, Calls
 from tests.support import wait_until
 
 JOB = """
@@ -192,6 +192,23 @@ def test_a_job_that_ended_while_its_worker_stood_still_is_known(forked, tmp_path
 
     end = forked.supervisor.ended(key)
     assert (end.outcome, end.exit_code) == (Outcome.EXIT, 7)
+    assert not is_alive(worker)
+
+
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_a_job_ends_in_time_when_its_worker_stands_still(forked, limit):
+    forked.run("job:parent")
+    (worker,) = forked.workers()
+    os.kill(worker, signal.SIGSTOP)
+
+    key = forked.launch("job:parent", timeout=limit)
+    if limit is None:
+        forked.isolation = SPAWN
+        forked.run("job:parent")  # what came before it is handed over by now
+        forked.supervisor.say(Stop(key, 0.0))
+
+    outcome = Outcome.CANCELLED if limit is None else Outcome.TIMEOUT
+    assert forked.supervisor.ended(key).outcome is outcome
     assert not is_alive(worker)
 
 
