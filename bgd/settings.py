@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -132,16 +133,26 @@ def _here() -> str:
 def _text_of(path: str) -> str:
     file = Path(path)
     try:
-        info = file.stat()
-        if not stat.S_ISREG(info.st_mode):  # reading a named pipe would wait for its writer
+        if not stat.S_ISREG(file.stat().st_mode):  # reading a named pipe would wait for its writer
             raise ConfigError(f"the configuration {path} is not a regular file")
-        if info.st_size > MAX_FILE:
+        content = _beginning_of(path)
+        if len(content) > MAX_FILE:
             raise ConfigError(f"the configuration {path} is over the limit of {MAX_FILE} bytes")
-        return file.read_text(encoding="utf-8")
+        return content.decode()
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+
+
+def _beginning_of(path: str) -> bytes:
+    """Return as much of a file as shows whether it is too long, without waiting for any of it.
+
+    Files of /proc say that they are regular, and hold nothing, and may yet wait, or never end.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(fd, "rb") as opened:  # noqa: PTH123  a descriptor
+        return opened.read(MAX_FILE + 1)
 
 
 def _flatten(

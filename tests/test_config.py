@@ -541,6 +541,13 @@ def test_named_pipe_is_refused_without_waiting(tmp_path):
         load(str(tmp_path / "pipe"), environ=HOME)
 
 
+def test_file_that_hides_its_length_is_refused(tmp_path):
+    (tmp_path / "endless.toml").symlink_to("/proc/self/pagemap")  # says that it is empty, and has terabytes
+
+    with pytest.raises(ConfigError, match="over the limit of 1048576 bytes"):
+        load(str(tmp_path / "endless.toml"), environ=HOME)
+
+
 def test_unreadable_file_is_refused(tmp_path):
     (tmp_path / "loop.toml").symlink_to("loop.toml")  # for root, who may read everything else
 
