@@ -105,7 +105,7 @@ class Workers:
 
     def _note_unfit(self, key: WarmKey, unfit: Unfit) -> None:
         log.warning(
-            "[python] preload %s: such jobs get fresh interpreters, as %s",
+            "[python] preload %s: such jobs get fresh interpreters until `bgctl reload`, as %s",
             *(f"[{', '.join(key.preload)}]", unfit),
         )
         if len(self._unfit) >= _MOST_UNFIT:

@@ -114,7 +114,7 @@ def test_a_preload_that_no_fork_would_bear_is_named_and_jobs_are_spawned(forked,
     assert [end.result for end in ends] == [b'{"ok":%d}' % launcher] * 2
     said = f"a fresh interpreter for this job, as {hazard} would not outlive a fork\n"
     assert [forked.output(end) for end in ends] == [f"bgd: {said}"] * 2
-    assert forked.host.said.count(hazard) == 1
+    assert forked.host.said.count(f"fresh interpreters until `bgctl reload`, as {hazard}") == 1
     wait_until(lambda: not forked.workers())
 
 
