@@ -15,7 +15,7 @@ from bgd import policies, runners, values
 from bgd.addresses import MAX_SOCKET_PATH, PORTS, HttpConfig, http_config
 from bgd.core.classes import ClassPolicy
 from bgd.core.job import RetryPolicy
-from bgd.core.spec import MAX_DURATION, Backoff, QueueName, Retries, Share
+from bgd.core.spec import MAX_DURATION, QUEUE_NAME, Backoff, QueueName, Retries, Share
 from bgd.core.target import problem_with_entry
 from bgd.errors import ConfigError
 from bgd.interpreters import PythonConfig, python_config
@@ -296,7 +296,7 @@ def _queues(found: Mapping[str, Setting]) -> Iterator[tuple[str, QueueConfig]]:
             try:
                 msgspec.convert(queue, QueueName)
             except msgspec.ValidationError as error:
-                raise ConfigError(f"{setting.origin}: no name for a queue: {error}") from error
+                raise ConfigError(f"{setting.origin}: no name for a queue, which is {QUEUE_NAME}") from error
             yield (
                 queue,
                 QueueConfig(slots=read(found, name, values.number_or("unlimited", None, Slots), None)),

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from bgd.core.spec import Duration
+from bgd.core.spec import QUEUE_NAME, Duration, QueueName
 from bgd.settings import Setting
 from bgd.units import parse_duration, parse_size
 
@@ -88,16 +88,11 @@ def text(setting: Setting) -> str:
     return _text(setting.value)
 
 
-def text_of(kind: object) -> Reader[str]:
-    """Return a reader of texts of an annotated type."""
-
-    def reader(setting: Setting) -> str:
-        try:
-            return str(msgspec.convert(setting.value, kind))
-        except msgspec.ValidationError as error:
-            raise ValueError(str(error).replace("Expected", "expected")) from error
-
-    return reader
+def queue_name(setting: Setting) -> str:
+    try:
+        return str(msgspec.convert(setting.value, QueueName))
+    except msgspec.ValidationError as error:
+        raise ValueError(f"must be {QUEUE_NAME}") from error
 
 
 def path(home: str) -> Reader[str]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from bgd.core.spec import QUEUE_NAME
 from bgd.errors import Refused
 
 S = TypeVar("S", bound=Struct)
@@ -59,7 +60,7 @@ def _requirement(kind: Any) -> str:  # noqa: C901, PLR0911 - a line for each typ
         case inspect.FloatType(gt=least, le=most):
             return f"a number above {least:g} and at most {most:.0f}"
         case inspect.StrType(pattern=str()):  # there is but one pattern, that of a queue's name
-            return "a name of at most 64 letters, digits, '.', '_' and '-', a letter or digit first"
+            return QUEUE_NAME
         case inspect.StrType(min_length=least, max_length=most):
             return f"text of {least or 0} to {most} characters" if most else "text"
         case inspect.BytesType(max_length=most):

@@ -36,6 +36,7 @@ MAX_OPEN_FILES = 1 << 30
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+QUEUE_NAME = "a name of at most 64 letters, digits, '.', '_' and '-', a letter or digit first"
 Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 Duration = Annotated[float, Meta(ge=0, le=MAX_DURATION)]

@@ -103,7 +103,7 @@ def problem_with_entry(entry: str) -> str | None:
         return None
     return (
         f"{entry!r} must be package.module.Class, package.module.function or package.module.*, "
-        "or of a runner runner::name, runner::name@method or runner::space.*"
+        f"or of a runner runner::name, runner::name@method or runner::space.*{_with_a_dot(entry)}"
     )
 
 
@@ -161,6 +161,15 @@ def _with_a_colon(text: str) -> str:
     if split == 0 or len(words) - split > 2:  # noqa: PLR2004
         return ""
     return f"; did you mean {'.'.join(words[:split])}:{'.'.join(words[split:])}?"
+
+
+def _with_a_dot(entry: str) -> str:
+    """Ask whether another entry was meant, where it is written as a target is."""
+    try:
+        target = python_target(entry)
+    except ValueError:
+        return ""
+    return f"; did you mean {patterns_for(target)[0]}?"
 
 
 def is_module(text: str) -> bool:

@@ -50,7 +50,8 @@ def _attribute(module: str, name: str) -> object:
     try:
         return getattr(sys.modules[module], name)
     except AttributeError:
-        raise AttributeError(f"module {module!r} has no {name!r}") from None
+        nearest = _nearest(name, sys.modules[module])
+        raise AttributeError(f"module {module!r} has no {name!r}{nearest}") from None
 
 
 def _where_it_was_looked_for(module: str, missing: str) -> str:
@@ -61,12 +62,24 @@ def _where_it_was_looked_for(module: str, missing: str) -> str:
     return f", which {module} needs, for {sys.executable}: install it there, or set [python] interpreter"
 
 
+def _nearest(name: str, *owners: object) -> str:
+    """Ask whether another name was meant, if one of these has one that is much like it."""
+    import difflib  # noqa: PLC0415  only who made a slip pays for it
+
+    # what stands in the place of a module may be anything
+    found = [each for owner in owners for each in getattr(owner, "__dict__", ())]
+    known = {each for each in found if isinstance(each, str) and not each.startswith("_")}
+    alike = difflib.get_close_matches(name, sorted(known), n=1)
+    return f": did you mean {alike[0]}?" if alike else ""
+
+
 def _method(owner: type, module: str, method: str) -> Callable[..., object]:
     """Return a class's own or inherited method, bound to a new instance unless it is one of the class."""
     named = f"{owner.__qualname__}.{method}"
     home = next((base for base in owner.__mro__ if method in vars(base)), None)
     if home is None:
-        raise AttributeError(f"{module}:{owner.__qualname__} has no method {method!r}")
+        nearest = _nearest(method, *owner.__mro__)
+        raise AttributeError(f"{module}:{owner.__qualname__} has no method {method!r}{nearest}")
     definition = vars(home)[method]
     is_of_class = isinstance(definition, (classmethod, staticmethod))
     function = definition.__func__ if is_of_class else definition
@@ -84,6 +97,11 @@ def _method(owner: type, module: str, method: str) -> Callable[..., object]:
 
 
 def _check_name(found: Any, module: str, name: str) -> None:
+    if "<" in str(found.__qualname__):  # a lambda, or one of the locals of a function
+        raise Refusal(
+            f"{module}:{name} is {found.__module__}:{found.__qualname__}, which has no name to be called by: "
+            "make it a function with def, and have its decorators use functools.wraps"
+        )
     if (found.__module__, found.__qualname__) != (module, name):
         raise Refusal(
             f"{module}:{name} is another name of {found.__module__}:{found.__qualname__}: allow and call that"

@@ -248,6 +248,11 @@ def test_an_unsound_entry_is_told_what_it_must_be(entry):
     assert problem.startswith(repr(entry))
 
 
+@pytest.mark.parametrize("entry", ["app.services:Report", "app.services:Report.build"])
+def test_an_entry_that_is_written_as_a_target_is_told_how_it_is_written_here(entry):
+    assert (problem_with_entry(entry) or "").endswith("; did you mean app.services.Report?")
+
+
 @pytest.mark.parametrize(
     ("said", "meant"),
     [

@@ -250,7 +250,7 @@ def test_every_kind_of_callable_is_called(call, target, args, kwargs, value):
         ("alias", "app.services:alias is another name of app.services:function"),
         ("Alias.method", "app.services:Alias is another name of app.services:Service"),
         ("Base.inherited", "app.services:Base is another name of lib:Base"),
-        ("returned", "app.services:returned is another name of app.services:outer.<locals>.inner"),
+        ("returned", "app.services:returned is app.services:outer.<locals>.inner, which has no name to be"),
         ("helper", "app.services:helper is defined in lib"),
         ("Tool.method", "app.services:Tool.method is defined in lib"),
         ("Service.taken", "app.services:Service.taken is defined in lib"),
@@ -309,6 +309,9 @@ def test_worker_program_itself_is_no_module_of_the_job(call):
     [
         ("app.services:Missing.method", "AttributeError", "module 'app.services' has no 'Missing'"),
         ("app.services:Service.missing", "AttributeError", "app.services:Service has no method 'missing'"),
+        ("app.services:service.method", "AttributeError", "has no 'service': did you mean Service?"),
+        ("app.services:Service.methods", "AttributeError", "has no method 'methods': did you mean method?"),
+        ("app.services:Service.inherit", "AttributeError", "no method 'inherit': did you mean inherited?"),
         ("app.services:ﬁle", "AttributeError", "module 'app.services' has no 'ﬁle'"),
         ("app.services:FUNCTION", "AttributeError", "module 'app.services' has no 'FUNCTION'"),
         ("app.services:UnderMeta.of_meta", "AttributeError", "UnderMeta has no method 'of_meta'"),
