@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-by-make
 
 # Programs that tests drive and pip cannot install
-DEBIAN_PACKAGES := tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console
+DEBIAN_PACKAGES := e2fsprogs strace tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console
 
 # Core and wire need nothing but themselves to be tested, so nothing of them may go untested
 PURE_ROOMS := core wire
@@ -25,7 +25,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check client test test-long simulate fuzz debian-packages demo pictures install uninstall clean
+.PHONY: help setup check client test test-long simulate fuzz faults debian-packages demo pictures install uninstall clean
 
 help:  ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -59,6 +59,9 @@ simulate: $(INSTALLED)  ## 200,000 random histories with crashes (HISTORIES=500:
 
 fuzz: $(INSTALLED)  ## whatever strangers send or files hold, for TIME=600 seconds (TARGET=http: of one kind)
 	$(BIN)/python -m tests.fuzz $(if $(TIME),--time $(TIME)) $(if $(TARGET),--target $(TARGET))
+
+faults: $(INSTALLED) debian-packages  ## all faults at full figures, for hours (SHARE=0.1: a tenth); writes docs/faults.md
+	$(BIN)/python -m tests.faults $(if $(SHARE),--share $(SHARE)) $(CASES)
 
 debian-packages:
 	@missing=$$(for package in $(DEBIAN_PACKAGES); do \

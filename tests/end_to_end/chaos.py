@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -144,12 +145,13 @@ class Caller:
 class Rig:
     """A daemon in a folder of its own that can be killed and started again."""
 
-    def __init__(self, folder: Path, slots: int = 16, more: str = "") -> None:
+    def __init__(self, folder: Path, slots: int = 16, more: str = "", state: Path | None = None) -> None:
+        state = state or folder / "state"
         self.folder = folder
-        self.socket = folder / "state" / "bgd.sock"
+        self.socket = state / "bgd.sock"
         self.config = folder / "bgd.toml"
         self.config.write_text(
-            f'[daemon]\nstate_dir = "{folder}/state"\nslots = {slots}\ngrace = "500ms"\n'
+            f'[daemon]\nstate_dir = "{state}"\nslots = {slots}\ngrace = "500ms"\n'
             f'[retry.commands]\ndelay = "100ms"\n{more}'
         )
         self._log = (folder / "log").open("ab")
@@ -168,6 +170,29 @@ class Rig:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def stop(self) -> None:
+        """End the daemon in good order; what runs runs on."""
+        assert self._process is not None
+        self._process.terminate()
+        assert self._process.wait(WAIT_SECONDS) == 0
+
+    def take(self, process: subprocess.Popen[bytes]) -> None:
+        """Take a daemon that was started otherwise, and return when it answers."""
+        self._process = process
+        while True:
+            try:
+                self.launcher_pid()
+            except Gone:
+                assert process.poll() is None, f"see {self.folder}/log"
+                select.select([], [], [], 0.05)
+            else:
+                return
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def launcher_pid(self) -> int:
         """Return the launcher's pid, waiting until the daemon has one."""

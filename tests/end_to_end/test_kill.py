@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,11 +14,17 @@ from bgd.core.spec import Isolation
 from tests.end_to_end.chaos import CLASSES, MODULE, Load, Rig, Truth, check_history
 from tests.end_to_end.history import History
 from tests.end_to_end.looking import check_suspended, check_waits, come_to_rest
-from tests.end_to_end.people import ALL_VERBS, LANES, MOST_IN_LANE, MOST_SLOTS, People, Watcher
+from tests.end_to_end.people import ALL_VERBS, LANES, MOST_IN_LANE, MOST_SLOTS, PEOPLE, People, Watcher
+from tests.faults.figures import SHARE, record, seconds, times
 from tests.launcher.warm.calls import is_worker
 
-CYCLES = int(os.environ.get("BGD_CHAOS_CYCLES", "40"))  # 1,000 for the long run
+CYCLES = times(1000, 40)
+LAUNCHER_KILLS = times(100, 40)
+STOPS = times(20, 3)
+STOPPED = seconds(3.0, 0.5)  # s
 BUSY_CYCLES = max(CYCLES // 4, 10)  # each takes longer; and time for everything to be done once
+CLIENTS = 8 if SHARE else 4
+WHO = {"bgd": "bgd", "launcher": "the launcher", "both": "bgd and the launcher together"}
 
 
 @pytest.fixture
@@ -32,9 +39,10 @@ def rig(tmp_path):
 @pytest.mark.parametrize("victim", ["bgd", "launcher", "both"])
 def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
     dice = random.Random(victim)
-    load = Load(rig, seed=7)
+    load = Load(rig, CLIENTS, seed=7)
+    cycles = LAUNCHER_KILLS if victim == "launcher" else CYCLES
     with load.crowd:
-        for _ in range(CYCLES):
+        for _ in range(cycles):
             load.crowd.run_for(dice.uniform(0.15, 0.5))
             launcher = rig.launcher_pid()
             if victim != "launcher":
@@ -43,14 +51,37 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
                 os.kill(launcher, signal.SIGKILL)
             if victim != "launcher":
                 rig.start()
-    assert len(load.acknowledged) > CYCLES, "the load was no load"
+    assert len(load.acknowledged) > cycles, "the load was no load"
     outcomes = check_history(rig, load, may_be_unseen=victim != "bgd")
-    assert outcomes["succeeded"] > CYCLES
+    assert outcomes["succeeded"] > cycles
     assert outcomes["timeout"] > 0
     if victim != "bgd":
         assert outcomes["unknown"] > 0, "no kill ever met a running attempt"
     assert processes_of(rig.folder) == []
-    print(f"{victim}: {CYCLES} kills, {len(load.acknowledged)} jobs, {dict(outcomes)}")
+    told(f"kill -9 of {WHO[victim]} under load, {CLIENTS} clients, 16 slots", load, outcomes, kills=cycles)
+
+
+@pytest.mark.parametrize("victim", ["bgd", "launcher"])
+def test_standing_still_for_a_while_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
+    load = Load(rig, CLIENTS, seed=8)
+    with load.crowd:
+        for _ in range(STOPS):
+            load.crowd.run_for(0.3)
+            pid = rig.launcher_pid() if victim == "launcher" else rig.pid
+            os.kill(pid, signal.SIGSTOP)
+            load.crowd.run_for(STOPPED)
+            os.kill(pid, signal.SIGCONT)
+    outcomes = check_history(rig, load, may_be_unseen=False)
+    assert outcomes["succeeded"] > STOPS
+    assert processes_of(rig.folder) == []
+    told(f"{WHO[victim]} stands still (SIGSTOP) for {STOPPED:g} s under load", load, outcomes, stops=STOPS)
+
+
+def told(what: str, load: Load, outcomes: Counter[str], **how_often: int) -> None:
+    """Record a series that was checked: whatever is counted as 0 here would have failed before."""
+    ends = {f"ends_{outcome}": count for outcome, count in sorted(outcomes.items())}
+    never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0, "processes_left": 0}
+    record("1", what, **how_often, jobs=len(load.acknowledged), **ends, **never)
 
 
 @pytest.fixture
@@ -129,7 +160,8 @@ def test_whatever_was_done_to_jobs_and_queues_stays_done_through_kills(busy_rig:
     found = History(people.deeds, watcher.events, jobs, rest_at).check(Truth.read(rig.folder / "truth"))
     assert processes_of(rig.folder) == []
     assert {verb.__name__ for verb in ALL_VERBS} <= found.keys(), f"not all was done: {found}"
-    print(f"{victim}: {BUSY_CYCLES} kills, {len(people.deeds)} deeds, {dict(found)}")
+    what = f"kill -9 of {WHO[victim]} while {PEOPLE} people do everything to their jobs and queues"
+    record("1", what, kills=BUSY_CYCLES, things_done=len(people.deeds), undone=0, started_twice=0)
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -1,0 +1,89 @@
+"""The disk fails at a sync, whichever it is: no acknowledged job is lost, and the daemon says why it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bgd.core.spec import JobSpec
+from bgd.wire.replies import Submitted
+from bgd.wire.requests import Submit
+from tests.end_to_end.chaos import Caller, Gone, Rig
+from tests.end_to_end.looking import listed
+from tests.faults.figures import SHARE, record
+from tests.support import DEADLINE, wait_until
+
+POSITIONS = range(1, 31) if SHARE else (1, 2, 12, 20)
+BROKEN = 74  # the exit code that says that the disk failed
+HELD = JobSpec(argv=("/bin/true",), env={}, cwd="/", hold=True)
+MOST = 200  # submits, by which each of the syncs has come
+
+
+@pytest.fixture(autouse=True)
+def _strace():
+    if shutil.which("strace") is None:
+        pytest.skip("NO SYNC HAS FAILED: strace is not installed")
+    traced = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False)
+    if traced.returncode:
+        pytest.skip(f"NO SYNC HAS FAILED: strace may not trace: {traced.stderr.decode().strip()}")
+
+
+def test_a_sync_that_fails_ends_the_daemon_and_takes_no_acknowledged_job(tmp_path: Path):
+    acknowledged = 0
+    for position in POSITIONS:
+        folder = tmp_path / str(position)
+        folder.mkdir()
+        acknowledged += fail_at(position, folder)
+    assert acknowledged > 0
+    record(
+        "8",
+        "fdatasync answers EIO (strace), at each of its calls in turn",
+        positions=len(POSITIONS),
+        exits_with_74=len(POSITIONS),
+        jobs_acknowledged=acknowledged,
+        lost=0,
+    )
+
+
+def fail_at(position: int, folder: Path) -> int:
+    """Let a sync and all after it fail; return how many jobs were acknowledged, and are there after."""
+    rig = Rig(folder)
+    inject = f"inject=fdatasync:error=EIO:when={position}+"
+    command = ["strace", "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject]
+    with (folder / "log").open("wb") as log:
+        daemon = subprocess.Popen(
+            [*command, sys.executable, "-m", "bgd", "--config", str(rig.config), "--await-launcher"],
+            stdout=log,
+            stderr=log,
+        )
+    told = submitted(rig, daemon)
+    assert daemon.wait(DEADLINE) == BROKEN, (folder / "log").read_text()
+    words = (folder / "log").read_text()
+    assert "Traceback" not in words
+    assert "the disk failed" in words.splitlines()[-1]
+    rig.start()
+    try:
+        assert set(told) <= {view.id for view in listed(rig, None)}
+    finally:
+        rig.close()
+    return len(told)
+
+
+def submitted(rig: Rig, daemon: subprocess.Popen[bytes]) -> list[int]:
+    """Submit until the daemon ends; return what it has acknowledged."""
+    told: list[int] = []
+    wait_until(lambda: rig.socket.exists() or daemon.poll() is not None)
+    try:
+        with contextlib.closing(Caller(rig.socket)) as caller:
+            for number in range(MOST):
+                reply = caller.ask(Submit(number, HELD))
+                assert isinstance(reply, Submitted), reply
+                told += reply.jobs
+    except Gone:
+        pass
+    return told

@@ -1,0 +1,119 @@
+"""The power is cut while clients submit and jobs finish: what they were told is there."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # it has no types
+import pytest
+from msgspec import Struct
+
+from bgd.core.job import FINAL
+from bgd.core.spec import JobSpec
+from bgd.wire.replies import JobsPart, Submitted
+from bgd.wire.requests import Submit, Wait
+from bgd.wire.views import JobView
+from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
+from tests.end_to_end.looking import listed
+from tests.faults.figures import record, times
+from tests.faults.power import Disk, why_not
+
+CUTS = times(100, 4)
+CLIENTS = 4
+HELD = JobSpec(argv=("/bin/true",), env={}, cwd="/", hold=True)
+QUICK = JobSpec(argv=("/bin/true",), env={}, cwd="/")
+
+
+class Told(Struct):
+    """What clients were told: of each job the view when it had finished, None: only that it is taken."""
+
+    jobs: dict[int, JobView | None] = {}
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(f"NO POWER WAS CUT: {reason}")
+    with Disk() as disk:
+        yield disk
+
+
+def test_what_was_told_before_a_power_cut_is_there_after_it(disk: Disk, tmp_path: Path):
+    dice = random.Random(5)
+    told = Told()
+    rig = Rig(tmp_path, slots=4, state=disk.path / "state")
+    rig.start()
+    for _ in range(CUTS):
+        crowd = Crowd(
+            [lambda stop: submit(rig, told, stop)] * CLIENTS + [lambda stop: finish(rig, told, stop)]
+        )
+        with crowd:
+            crowd.run_for(dice.uniform(0.2, 0.5))
+            disk.cut()
+            rig.kill()
+            kill_launchers(disk.path)
+        disk.restore()
+        check_whole(disk.path / "state/bgd.db")
+        rig.start()
+    check(rig, told)
+    rig.close()
+    finished = sum(view is not None for view in told.jobs.values())
+    assert len(told.jobs) > 20 * CUTS, "there was no load"
+    assert finished > 0
+    record(
+        "2",
+        f"the power is cut while {CLIENTS} clients submit and jobs finish",
+        cuts=CUTS,
+        jobs_acknowledged=len(told.jobs),
+        ends_reported=finished,
+        lost=0,
+        damaged_databases=0,
+    )
+
+
+def kill_launchers(folder: Path) -> None:
+    """Kill whoever serves this folder: bgd may have started another when the first one saw its disk fail."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "bgd.launcher" in words and any(word.startswith(str(folder)) for word in words):
+            process.kill()
+
+
+def submit(rig: Rig, told: Told, stop: threading.Event) -> None:
+    """Submit until the daemon dies, or says that its disk has."""
+    with contextlib.suppress(Gone), contextlib.closing(Caller(rig.socket)) as caller:
+        while not stop.is_set() and isinstance(reply := caller.ask(Submit(1, HELD)), Submitted):
+            told.jobs[reply.jobs[0]] = None
+
+
+def finish(rig: Rig, told: Told, stop: threading.Event) -> None:
+    """Run quick jobs likewise, and remember what is said of their ends."""
+    with contextlib.suppress(Gone), contextlib.closing(Caller(rig.socket)) as caller:
+        while not stop.is_set() and isinstance(reply := caller.ask(Submit(1, QUICK)), Submitted):
+            told.jobs[reply.jobs[0]] = None
+            if not isinstance(part := caller.ask(Wait(2, reply.jobs)), JobsPart):
+                return
+            told.jobs[reply.jobs[0]] = part.jobs[0]
+            caller.next()
+
+
+def check_whole(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def check(rig: Rig, told: Told) -> None:
+    """Look at every job that somebody was told of."""
+    found = {view.id: view for view in listed(rig, None)}
+    for job, view in told.jobs.items():
+        assert job in found, f"job {job} was acknowledged and is lost"
+        if view is not None:
+            now = found[job]
+            assert view.state in FINAL
+            assert (now.state, now.outcome, now.exit_code) == (view.state, view.outcome, view.exit_code)
