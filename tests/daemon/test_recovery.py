@@ -94,6 +94,16 @@ def test_a_sound_database_is_never_replaced(config, path):
     assert last_id == 7
 
 
+def test_a_database_without_one_of_its_indices_is_replaced(config, path):
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP INDEX jobs_by_user")  # a start refuses it, though every page is sound
+
+    told = recovery.recover(config)
+
+    assert "its tables are not as bgd made them" in told[0]
+    assert asyncio.run(look_into(path))[0].keys() == {1, 2, 3, 4}
+
+
 def test_damaged_backups_are_passed_over_and_said(config, path):
     path.unlink()
     Path(config.backup.folder, "bgd-20261126T030000Z.db").write_bytes(b"nothing good")

@@ -12,7 +12,7 @@ from msgspec import Struct
 from bgd.core.job import JobId
 from bgd.daemon.storage import reading, restoring
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.schema import APPLICATION_ID, VERSION, open_readable
+from bgd.daemon.storage.schema import APPLICATION_ID, OTHER_TABLES, VERSION, has_sound_tables, open_readable
 
 
 class Copy(Struct, frozen=True, kw_only=True):
@@ -81,6 +81,8 @@ def _checked(db: sqlite3.Connection, path: str) -> Copy:
     (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise StoreBroken(f"{path} is damaged ({' '.join(verdict.split())})")
+    if not has_sound_tables(db, version):
+        raise StoreBroken(f"{path} is damaged ({OTHER_TABLES})")
     reading.prepare(db)
     (jobs,) = db.execute("SELECT count(*) FROM jobs").fetchone()
     last_id = restoring.last_id(db)

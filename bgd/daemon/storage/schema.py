@@ -137,6 +137,8 @@ MIGRATIONS: tuple[str, ...] = (
 )
 VERSION = len(MIGRATIONS)
 
+OTHER_TABLES = "its tables are not as bgd made them"
+
 _OF_CONTENT = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}  # not of the disk
 _PAGE = 4096  # bytes
 _WAL_SHARE = 32  # of a small disk the -wal file takes about so much a part
@@ -270,8 +272,13 @@ def _check(db: sqlite3.Connection, path: str) -> None:
     if verdict != "ok":
         first_words = " ".join(verdict.split())  # of a verdict of several lines
         raise StoreBroken(f"database {path} is damaged ({first_words}); {DAMAGED}")
-    if _schema_of(db) != _sound_schema():  # a page can be sound, and what it says of a table wrong
-        raise StoreBroken(f"database {path} is damaged (its tables are not as bgd made them); {DAMAGED}")
+    if not has_sound_tables(db, VERSION):
+        raise StoreBroken(f"database {path} is damaged ({OTHER_TABLES}); {DAMAGED}")
+
+
+def has_sound_tables(db: sqlite3.Connection, version: int) -> bool:
+    """Tell whether tables and indices are of this version: a sound page may say what is wrong of them."""
+    return _schema_of(db) == _sound_schema(version)
 
 
 def _schema_of(db: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
@@ -279,9 +286,9 @@ def _schema_of(db: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
     return {(kind, name, sql) for kind, name, sql in rows}
 
 
-def _sound_schema() -> set[tuple[str, str, str | None]]:
-    """Return what the migrations make; some milliseconds."""
+def _sound_schema(version: int) -> set[tuple[str, str, str | None]]:
+    """Return what the migrations up to this version make; some milliseconds."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
-        for script in MIGRATIONS:
+        for script in MIGRATIONS[:version]:
             db.executescript(script)
         return _schema_of(db)
