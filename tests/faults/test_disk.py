@@ -77,7 +77,7 @@ def fail_at(position: int, folder: Path) -> int:
 def submitted(rig: Rig, daemon: subprocess.Popen[bytes]) -> list[int]:
     """Submit until the daemon ends; return what it has acknowledged."""
     told: list[int] = []
-    wait_until(lambda: rig.socket.exists() or daemon.poll() is not None)
+    wait_until(lambda: answers(rig) or daemon.poll() is not None)
     try:
         with contextlib.closing(Caller(rig.socket)) as caller:
             for number in range(MOST):
@@ -87,3 +87,12 @@ def submitted(rig: Rig, daemon: subprocess.Popen[bytes]) -> list[int]:
     except Gone:
         pass
     return told
+
+
+def answers(rig: Rig) -> bool:
+    """Tell whether somebody listens: the socket is there a moment before."""
+    try:
+        Caller(rig.socket).close()
+    except Gone:
+        return False
+    return True
