@@ -1,4 +1,4 @@
-"""Whether the files that modules were loaded from are still the same."""
+"""Whether the interpreter and the files that modules were loaded from are still the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Sources:
 
     def __init__(self) -> None:
         self._library = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120  pathlib is slow to import
-        self._seen: dict[str, tuple[int, int, int] | None] = {}
+        # with another interpreter comes another library, of which this one has only a part in its memory
+        self._seen = {file: _state_of(file) for file in [sys.executable or ""]}
         self._modules = 0
         self._next_look_at = 0.0
         self.note_new()
@@ -30,7 +31,7 @@ class Sources:
                 self._seen[file] = _state_of(file)
 
     def changed(self) -> str | None:
-        """Return a file that has changed since its module was loaded, None if there is none."""
+        """Return a file that has changed since it was loaded, None if there is none."""
         began = time.monotonic()
         if began < self._next_look_at:
             return None

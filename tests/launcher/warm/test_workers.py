@@ -302,6 +302,20 @@ def test_a_launcher_that_leaves_takes_its_workers_along(host, forked):
 # --- when another one is needed -------------------------------------------------------------------------
 
 
+def test_a_changed_interpreter_is_seen_by_the_next_job(forked, tmp_path):
+    python = tmp_path / "python"
+    python.symlink_to(Path(sys.executable).resolve())
+    forked.interpreter = str(python)
+    before = forked.value("job:parent")
+
+    python.unlink()
+    python.write_text(f'#!/bin/sh\nexec {Path(sys.executable).resolve()} "$@"\n')
+    python.chmod(0o755)
+
+    assert forked.value("job:parent") != before
+    wait_until(lambda: before not in forked.workers())
+
+
 def test_a_changed_file_of_a_preloaded_module_is_seen_by_the_next_job(forked):
     forked.write("version", "number = 1\ndef tell(): return number\n")
     forked.preload = ["version"]
