@@ -28,7 +28,7 @@ class Generation(Struct, frozen=True, tag="generation"):
     generation: int
 
 
-class Began(Struct, frozen=True, tag="began"):
+class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     """About to spawn. `pipe`: inode of its output; `since`: elapsed clock, nothing of it is older (R5).
 
     `stamp`: that its processes have, `group`: path of the control group they are in, None: none.
