@@ -64,17 +64,21 @@ def _told(backup: Copy, restored: Recovered, highest: int) -> Iterator[str]:
     lost = f"any job after {backup.last_id}"
     if highest > backup.last_id:
         lost = f"jobs {backup.last_id + 1} to {highest}, and perhaps later ones"
-    yield f"restored from {backup.path}, which is sound: {backup.jobs} jobs"
+    yield f"restored from {backup.path}, which is sound: {_jobs(backup.jobs)}"
     yield f"missing is what happened since {written} ({age} ago): {lost}, and how older ones went on"
     if restored.held:
         yield (
-            f"held are {restored.held} jobs that waited then, and may have run since: "
+            f"held: {_jobs(restored.held)} that waited then and may have run since; "
             "see bgctl list --state held, then bgctl release or bgctl cancel"
         )
     if restored.running:
         yield (
-            f"{restored.running} jobs ran then: those that still run are taken over, of the others nobody saw"
-            " the end, and none is run again by itself"
+            f"unsure: {_jobs(restored.running)} that ran then; what still runs is taken over, of the rest"
+            " nobody saw the end, and nothing is run again by itself"
         )
     yield f"new jobs get ids from {restored.last_id + 1} on, so that none is given out twice"
     yield "start bgd as usual"
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"

@@ -71,8 +71,8 @@ def test_a_lost_database_is_recovered_and_nothing_runs_twice(config, path):
 
     assert f"it is kept as {path}.damaged-" in told
     assert "jobs 6 to 11, and perhaps later ones" in told
-    assert "held are 3 jobs" in told
-    assert "1 jobs ran then" in told
+    assert "held: 3 jobs that waited then" in told
+    assert "unsure: 1 job that ran then" in told
     (kept,) = path.parent.glob("bgd.db.damaged-*")
     assert kept.read_bytes() == b"damaged" * 1000
     jobs, launchers, held, last_id, generation = asyncio.run(look_into(path))
