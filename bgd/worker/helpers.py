@@ -20,7 +20,7 @@ def say_the_rest() -> None:
     """Have `bgd_job` send what `progress` held back, if the job has used it."""
     reporter = sys.modules.get("bgd_job._reporter")
     if reporter is not None:
-        reporter.flush()
+        reporter.end()
 
 
 class _Finder:

@@ -63,6 +63,11 @@ class Ear:
         said = [messages.decode_request(payload) for payload in FrameReader().feed(data)]
         return [(each.fraction, each.message) for each in said if isinstance(each, SetProgress)]
 
+    def hear_end(self) -> None:
+        """Return when the job says nothing more."""
+        assert self._connection is not None
+        assert self._connection.recv(1) == b""
+
     def say(self, data: bytes) -> None:
         assert self._connection is not None
         self._connection.sendall(data)
@@ -97,7 +102,7 @@ def job(monkeypatch, tmp_path_factory):
     for name, value in (given | {"BGD_SOCKET": str(path)}).items():
         monkeypatch.setenv(name, value)
     yield path
-    _reporter._end()
+    _reporter.end()
     monkeypatch.setattr(_reporter, "_reporter", None)
 
 
@@ -187,9 +192,35 @@ def test_of_a_flood_some_are_told_and_the_last(monkeypatch, ear):
     told = ear.all_there_is()
     assert told == [(number / 1000, None) for number in range(_reporter.BURST)]
 
-    _reporter.flush()
+    _reporter.end()
 
     assert ear.all_there_is() == [(0.999, None)]
+
+
+def test_the_end_waits_until_the_daemon_has_read_all_and_hangs_up(monkeypatch, ear):
+    monkeypatch.setattr(_reporter, "LAST_WORDS", DEADLINE)
+    bgd_job.progress(0.5)
+    ear.accept()
+    ear.hear()
+    ending = threading.Thread(target=_reporter.end)
+    ending.start()
+
+    ear.hear_end()
+
+    assert ending.is_alive()
+    ear.hang_up()
+    ending.join(DEADLINE)
+    assert not ending.is_alive()
+
+
+def test_the_end_waits_only_a_moment_for_a_daemon_that_reads_nothing(ear):
+    bgd_job.progress(0.5)
+
+    _reporter.end()
+
+    assert _reporter._reporter._socket is None
+    ear.accept()
+    assert ear.all_there_is() == [(0.5, None)]
 
 
 def test_what_was_held_back_is_told_by_the_next_call(monkeypatch, ear):
@@ -212,7 +243,7 @@ def test_a_daemon_that_is_nowhere_costs_nothing(monkeypatch, path):
 
     for number in range(100):
         bgd_job.progress(number / 100)
-    _reporter.flush()
+    _reporter.end()
 
 
 def test_a_daemon_that_comes_later_is_told(job, monkeypatch):
@@ -252,7 +283,7 @@ def test_what_a_daemon_that_went_away_may_have_missed_is_told_again_at_the_end(j
     job.unlink()
     ear = Ear(job)
 
-    _reporter.flush()
+    _reporter.end()
 
     ear.accept()
     assert ear.hear().fraction == 0.25
@@ -293,7 +324,7 @@ def test_a_forked_child_has_its_own_connection(ear):
     ear.accept()
     if (child := os.fork()) == 0:
         bgd_job.progress(0.75)
-        _reporter.flush()
+        _reporter.end()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
 

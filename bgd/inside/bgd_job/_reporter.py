@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BURST = 20  # reports that go out one after the other
 PER_SECOND = 10.0  # and so many in the long run; bgd writes them down once a second
 PAUSE = 1.0  # seconds between two looks for a daemon that does not answer
+LAST_WORDS = 0.1  # seconds that the end of a job waits at most for the daemon to have read them
 
 _PROTOCOL = 1
 _LIBRARY = "0.1.0"
@@ -38,17 +39,17 @@ def report(job: Job, path: str, fraction: float | None, message: str | None) -> 
     current.take(fraction, message)
 
 
-def flush() -> None:
-    """Tell bgd what was held back. A job's end does so."""
+def end() -> None:
+    """Tell bgd what was held back, and see that it has read it: once the job has ended it is too late."""
     if _reporter is not None and _reporter.whose[0] == os.getpid():
-        _reporter.flush()
+        _reporter.end()
 
 
 class Reporter:
     """The way of one attempt to the daemon, in one process and all of its threads.
 
-    Nothing in here waits, for the daemon or for another thread, and nothing is raised: what cannot be told is
-    held back until the next call. So it may be called by signal handlers, too.
+    Nothing but `end` waits, for the daemon or for another thread, and nothing is raised: what cannot be told
+    is held back until the next call. So it may be called by signal handlers, too.
 
     Args:
         whose: pid, job, attempt, and path of the socket.
@@ -74,9 +75,17 @@ class Reporter:
         if self._is_held:
             self._tell(is_last=False)
 
-    def flush(self) -> None:
-        if self._said is not None:
-            self._tell(is_last=True)
+    def end(self) -> None:
+        if self._said is None:
+            return
+        self._tell(is_last=True)
+        if self._busy.acquire(blocking=False):
+            try:
+                self._wait_until_read()
+            finally:
+                self._said, self._is_held = None, False
+                self.close()
+                self._busy.release()
 
     def close(self) -> None:
         """Close this process's end; another process that has the connection keeps it."""
@@ -130,6 +139,19 @@ class Reporter:
         )
         self._is_unsent()
 
+    def _wait_until_read(self) -> None:
+        """Wait for the daemon to hang up, which it does when it has done all that it was sent."""
+        connection, give_up_at = self._socket, time.monotonic() + LAST_WORDS
+        if connection is None or self._unsent or not self._is_ours(connection):
+            return
+        try:
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(LAST_WORDS)
+            while connection.recv(_READ_AT_ONCE) and time.monotonic() < give_up_at:
+                pass
+        except OSError:  # it is slow, or gone
+            pass
+
     def _is_lost(self) -> bool:
         """Take what the daemon has answered, of which nothing matters; tell whether it has hung up."""
         connection = self._socket
@@ -182,14 +204,8 @@ class Reporter:
             return False
 
 
-def _end() -> None:
-    flush()
-    if _reporter is not None:
-        _reporter.close()
-
-
 _reporter: Reporter | None = None
-atexit.register(_end)
+atexit.register(end)
 
 
 def _frame(**message: object) -> bytes:
