@@ -519,7 +519,7 @@ def submitted_until_the_end(client: Client) -> list[int]:
 
 def test_daemon_whose_disk_takes_no_more_ends_with_74_and_has_answered_nothing_it_lost(machine):
     machine.start()
-    with machine.client() as client:
+    with machine.client(timeout=2.0) as client:
         running = machine.submit_gated(client)
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(machine.process.pid, resource.RLIMIT_FSIZE, (20_000, hard))

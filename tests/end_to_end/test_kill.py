@@ -18,8 +18,8 @@ from tests.end_to_end.people import ALL_VERBS, LANES, MOST_IN_LANE, MOST_SLOTS, 
 from tests.faults.figures import SHARE, record, seconds, times
 from tests.launcher.warm.calls import is_worker
 
-CYCLES = times(1000, 40)
-LAUNCHER_KILLS = times(100, 40)
+CYCLES = times(1000, 25)
+LAUNCHER_KILLS = times(100, 25)
 STOPS = times(20, 3)
 STOPPED = seconds(3.0, 0.5)  # s
 BUSY_CYCLES = max(CYCLES // 4, 10)  # each takes longer; and time for everything to be done once

@@ -278,9 +278,7 @@ def test_a_daemon_that_does_not_come_back_is_told_when_patience_has_ended(kind, 
     own_served.start()
 
 
-@pytest.mark.parametrize(
-    ("kind", "count", "buffersize"), [("blocking", 1000, 1000), ("asynchronous", 100, 8)]
-)
+@pytest.mark.parametrize(("kind", "count", "buffersize"), [("blocking", 500, 500), ("asynchronous", 100, 8)])
 def test_a_daemon_may_be_killed_on_the_way_again_and_again(kind, count, buffersize, own_served):
     wanted = [number if number % 50 else "a round one" for number in range(count)]
     options = {"buffersize": buffersize, "return_exceptions": True, "retries": 0}

@@ -12,7 +12,7 @@ from tests.fuzz.files import remove_folder
 from tests.fuzz.seeds import ROOT, seeds_of
 from tests.fuzz.targets import TARGETS
 
-SECONDS = 18  # of all targets together
+SECONDS = 9  # of all targets together
 
 
 @pytest.fixture(scope="module", autouse=True)
