@@ -180,7 +180,10 @@ def test_what_a_job_does_at_its_exit_is_done(every):
         "import atexit, threading\n"
         "def work(file):\n"
         " atexit.register(lambda: open(file, 'a').write('exit\\n'))\n"
-        " threading.Thread(target=lambda: open(file, 'a').write('thread\\n')).start()\n",
+        " def outlive():\n"  # one that ends before the job does leaves a reused worker as it was
+        "  threading.main_thread().join()\n"
+        "  open(file, 'a').write('thread\\n')\n"
+        " threading.Thread(target=outlive).start()\n",
     )
     file = every.folder / "done"
 
