@@ -185,6 +185,7 @@ def test_the_end_of_a_job_is_not_lost_with_its_worker(forked, tmp_path):
 def test_a_job_that_ended_while_its_worker_stood_still_is_known(forked, tmp_path):
     key = forked.launch("job:wait", str(tmp_path))
     running(tmp_path)
+    forked.supervisor.started(key)  # so the worker has handed over the process
     (worker,) = forked.workers()
 
     os.kill(worker, signal.SIGSTOP)  # as a debugger might
