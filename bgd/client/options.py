@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
@@ -12,6 +12,7 @@ from bgd.client.caller import Caller
 from bgd.core.job import State
 from bgd.errors import Refused
 from bgd.settings import nearest
+from bgd.wire.requests import MAX_IDS
 
 
 class Numbered(Protocol):
@@ -228,3 +229,9 @@ def _id_of(job: object, name: str) -> int:
     if not isinstance(job_id, int):
         raise TypeError(f"{name} is a list of jobs, and {job!r} is neither one nor its id")
     return job_id
+
+
+def portions(job_ids: Sequence[int]) -> Iterator[list[int]]:
+    """Cut a list of ids into what one request may name."""
+    for start in range(0, len(job_ids), MAX_IDS):
+        yield list(job_ids[start : start + MAX_IDS])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "bgd/client/asynchronous"
 TARGET = ROOT / "bgd/client/blocking"
 # The other modules there are written by hand
-MADE = ["channel", "client", "door", "ending", "job", "rehearsal", "results"]
+MADE = ["acting", "asking", "channel", "client", "door", "ending", "job", "rehearsal", "results", "steering"]
 
 HEADER = "# Made from bgd/client/asynchronous/{name}.py by `make client`: change that.\n"
 
@@ -30,7 +30,7 @@ PATTERNS = [
     (r"aclosing", "closing"),
     (r"__a(enter|exit)__", r"__\1__"),
     (r"\ban Async", "a Async"),
-    (r"Async(Client|Job)", r"\1"),
+    (r"Async(Acting|Asking|Client|Job|Steering)", r"\1"),
     (r"bgd\.client\.asynchronous", "bgd.client.blocking"),
 ]
 

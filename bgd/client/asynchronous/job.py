@@ -15,7 +15,7 @@ from bgd.wire.views import AttemptView, JobView, Progress
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    from bgd.client.asynchronous.client import AsyncClient
+    from bgd.client.asynchronous.asking import AsyncAsking
 
     R_co = TypeVar("R_co", covariant=True, default=object)
 else:
@@ -88,7 +88,7 @@ class AsyncJob(Generic[R_co]):
     core_max: int | None
 
     def __init__(
-        self, client: AsyncClient, job_id: int, view: JobView | None = None, *, is_new: bool = False
+        self, client: AsyncAsking, job_id: int, view: JobView | None = None, *, is_new: bool = False
     ) -> None:
         self.id = job_id
         self.is_new = is_new

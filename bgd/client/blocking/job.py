@@ -16,7 +16,7 @@ from bgd.wire.views import AttemptView, JobView, Progress
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    from bgd.client.blocking.client import Client
+    from bgd.client.blocking.asking import Asking
 
     R_co = TypeVar("R_co", covariant=True, default=object)
 else:
@@ -89,7 +89,7 @@ class Job(Generic[R_co]):
     core_max: int | None
 
     def __init__(
-        self, client: Client, job_id: int, view: JobView | None = None, *, is_new: bool = False
+        self, client: Asking, job_id: int, view: JobView | None = None, *, is_new: bool = False
     ) -> None:
         self.id = job_id
         self.is_new = is_new

@@ -1,0 +1,97 @@
+"""Acting: what shall become of jobs that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Unpack
+
+from bgd.client.asynchronous.channel import Channel
+from bgd.client.caller import Caller
+from bgd.client.options import EditOptions, JobReference, ids_of, portions
+from bgd.client.session import UNNUMBERED
+from bgd.client.specs import changes_of
+from bgd.client.wording import checked
+from bgd.core.job import State
+from bgd.wire import replies, requests
+from bgd.wire.replies import ActResult
+from bgd.wire.requests import Request
+
+
+class AsyncActing:
+    """The part of a client that acts on jobs; what is refused for one of them stands in its entry."""
+
+    _channel: Channel
+
+    async def cancel(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Cancel jobs; those that run are asked to end, and made to end after the grace time."""
+        return await self._act(jobs, requests.Cancel)
+
+    async def cancel_waiting(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Cancel those of the jobs that wait; those that run run on, and the entry of each says so."""
+        results = await self.hold(jobs)  # a job that is held is not started between this and the next
+        cancelled = iter(await self.cancel(result.job for result in results if result.state is State.HELD))
+        return [next(cancelled) if result.state is State.HELD else result for result in results]
+
+    async def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Queue finished jobs again, with their retries unused."""
+        return await self._act(jobs, requests.Retry)
+
+    async def hold(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Let waiting jobs wait until they are released."""
+        return await self._act(jobs, requests.Hold)
+
+    async def release(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Let held jobs wait for their turn again."""
+        return await self._act(jobs, requests.Release)
+
+    async def suspend(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Stop the processes of running jobs; their time limits stand still, their slots stay taken."""
+        return await self._act(jobs, requests.Suspend)
+
+    async def continue_(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Let suspended jobs go on."""
+        return await self._act(jobs, requests.Continue)
+
+    async def signal(
+        self, jobs: Iterable[JobReference], signum: int, *, whole_tree: bool = False
+    ) -> list[ActResult]:
+        """Send a signal to the first process of running jobs, or to all of their processes."""
+        return await self._act(jobs, requests.SendSignal, signal=signum, whole_tree=whole_tree)
+
+    async def remove(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Delete finished jobs and their logs; their ids are not given out again."""
+        return await self._act(jobs, requests.Remove)
+
+    async def edit(self, jobs: Iterable[JobReference], **changes: Unpack[EditOptions]) -> list[ActResult]:
+        """Change jobs that wait.
+
+        Raises:
+            Refused: a value is out of range, or there is nothing to change.
+        """
+        return await self._act(jobs, requests.Edit, changes=changes_of(changes, Caller()))
+
+    async def set_progress(
+        self, job: JobReference, attempt: int, fraction: float | None = None, message: str | None = None
+    ) -> None:
+        """Say how far an attempt that runs is, in place of what it said before; code in a job has bgd_job.
+
+        `fraction` is one of 1; None: it does not say.
+
+        Raises:
+            Refused: this attempt does not run, or a value is out of range.
+        """
+        [job_id] = ids_of([job])
+        request = requests.SetProgress(
+            id=UNNUMBERED, job=job_id, attempt=attempt, fraction=fraction, message=message
+        )
+        await self._channel.ask(checked(request), replies.Done, repeatable=True)
+
+    async def _act(
+        self, jobs: Iterable[JobReference], kind: Callable[..., Request], **fields: object
+    ) -> list[ActResult]:
+        results: list[ActResult] = []
+        for portion in portions(ids_of(jobs)):
+            request = checked(kind(id=UNNUMBERED, jobs=portion, **fields))
+            reply = await self._channel.ask(request, replies.Acted)
+            results += reply.results
+        return results
