@@ -15,10 +15,11 @@ from bgd import policies, runners, values
 from bgd.addresses import MAX_SOCKET_PATH, PORTS, HttpConfig, http_config
 from bgd.core.classes import ClassPolicy
 from bgd.core.job import RetryPolicy
-from bgd.core.spec import MAX_DURATION, QUEUE_NAME, Backoff, QueueName, Retries, Share
+from bgd.core.spec import QUEUE_NAME, Backoff, QueueName, Retries, Share
 from bgd.core.target import problem_with_entry
 from bgd.errors import ConfigError
 from bgd.interpreters import PythonConfig, python_config
+from bgd.keeping import BackupConfig, Bytes, RetentionConfig, backup_config, retention_config
 from bgd.places import SYSTEM, Places, home_of, own_places, places_in
 from bgd.runners import RunnerConfig
 from bgd.settings import ANY, Schema, Setting, from_environment, from_file, read
@@ -41,14 +42,8 @@ __all__ = [
 MAX_SLOTS = 10_000
 MIN_LOG = 1_000  # bytes; less would keep no line whole
 ANY_COMMAND = "*"
-FOR_EVER = "unlimited"
-DAY = 86_400.0  # seconds
 
 Slots = Annotated[int, Meta(ge=1, le=MAX_SLOTS)]
-Interval = Annotated[float, Meta(ge=60.0, le=MAX_DURATION)]
-Backups = Annotated[int, Meta(ge=1, le=1000)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-Bytes = Annotated[int, Meta(ge=0, le=2**62)]
 LogBytes = Annotated[int, Meta(ge=MIN_LOG, le=2**62)]
 
 
@@ -59,9 +54,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     grace: float  # seconds between TERM and KILL
     min_free: int | None  # bytes on its disk below which new jobs are refused; None: by the disk's size
     on_stop: ShutdownMode  # what SIGTERM does to running jobs; never CANCEL
-    cgroups: Literal[
-        "limits", "all"
-    ]  # which attempts get a control group of their own, where that can be had
+    cgroups: Literal["limits", "all"]  # which attempts get a control group, where that can be had
 
 
 class SecurityConfig(Struct, frozen=True, kw_only=True):
@@ -72,23 +65,6 @@ class SecurityConfig(Struct, frozen=True, kw_only=True):
 class LogsConfig(Struct, frozen=True, kw_only=True):
     max_bytes: int  # of one attempt
     on_limit: Literal["truncate", "kill"]
-
-
-class RetentionConfig(Struct, frozen=True, kw_only=True):
-    """How long finished jobs are kept; None: for ever, or any number of them."""
-
-    succeeded_for: float | None  # seconds since their end
-    failed_for: float | None  # likewise, of failed and cancelled ones
-    max_finished: int | None  # of each state
-    logs_total: int | None  # bytes of all logs together
-
-
-class BackupConfig(Struct, frozen=True, kw_only=True):
-    """Copies of the database that the daemon writes by itself."""
-
-    every: float | None  # seconds; None: never
-    keep: int
-    folder: str
 
 
 class QueueConfig(Struct, frozen=True, kw_only=True):
@@ -226,8 +202,8 @@ def _config(found: Mapping[str, Setting], places: Places, home: str, source: str
             max_bytes=read(found, "logs.max_bytes", values.size(LogBytes), 100_000_000),
             on_limit=read(found, "logs.on_limit", values.one_of(_ON_LIMIT), "truncate"),
         ),
-        retention=_retention(found),
-        backup=_backup(found, state_dir, home),
+        retention=retention_config(found),
+        backup=backup_config(found, state_dir, home),
         queues=dict(_queues(found)),
         classes=policies.class_policies(found),
         log_dir=places.log_dir,
@@ -259,33 +235,6 @@ def _retry_policy(found: Mapping[str, Setting], section: str, default: RetryPoli
         backoff=read(found, f"{section}.backoff", values.number(Backoff), default.backoff),
         max_delay=read(found, f"{section}.max_delay", values.seconds, default.max_delay),
         jitter=read(found, f"{section}.jitter", values.number(Share), default.jitter),
-    )
-
-
-def _retention(found: Mapping[str, Setting]) -> RetentionConfig:
-    lasting = values.unless(FOR_EVER, values.seconds)
-    succeeded_for: float | None = 7 * DAY
-    failed_for: float | None = 30 * DAY
-    most: int | None = 100_000
-    log_bytes: int | None = 5_000_000_000
-    return RetentionConfig(
-        succeeded_for=read(found, "retention.succeeded_for", lasting, succeeded_for),
-        failed_for=read(found, "retention.failed_for", lasting, failed_for),
-        max_finished=read(
-            found, "retention.max_finished", values.unless(FOR_EVER, values.whole_number(Count)), most
-        ),
-        logs_total=read(
-            found, "retention.logs_total", values.unless(FOR_EVER, values.size(Bytes)), log_bytes
-        ),
-    )
-
-
-def _backup(found: Mapping[str, Setting], state_dir: str, home: str) -> BackupConfig:
-    every: float | None = DAY
-    return BackupConfig(
-        every=read(found, "backup.every", values.unless("never", values.seconds_of(Interval)), every),
-        keep=read(found, "backup.keep", values.whole_number(Backups), 3),
-        folder=read(found, "backup.folder", values.path(home), f"{state_dir}/backups"),
     )
 
 

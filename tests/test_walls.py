@@ -19,8 +19,8 @@ STANDARD = " ".join(sys.stdlib_module_names)
 # Of it, what deals in values only: nothing that knows the machine, the time or chance
 PURE = "__future__ collections dataclasses enum functools heapq itertools json keyword math re typing"
 CONFIGURATION = (
-    "bgd.addresses bgd.config bgd.interpreters bgd.places bgd.policies bgd.runners bgd.settings bgd.units"
-    " bgd.values"
+    "bgd.addresses bgd.config bgd.interpreters bgd.keeping bgd.places bgd.policies bgd.runners bgd.settings"
+    " bgd.units bgd.values"
 )
 VERSION = "bgd bgd.__version__"
 
@@ -62,6 +62,7 @@ ROOMS = {
             "bgd/addresses.py",
             "bgd/config.py",
             "bgd/interpreters.py",
+            "bgd/keeping.py",
             "bgd/places.py",
             "bgd/policies.py",
             "bgd/runners.py",
