@@ -10,7 +10,7 @@ from bgctl.codes import REFUSED
 from bgctl.common import client, common, say, verb
 from bgctl.show import iso_time, local_time, print_json
 from bgd.wire.replies import Info
-from bgd.wire.requests import ShutdownMode
+from bgd.wire.steering import ShutdownMode
 
 
 @verb(

@@ -23,7 +23,7 @@ from bgd.keeping import BackupConfig, Bytes, RetentionConfig, backup_config, ret
 from bgd.places import SYSTEM, Places, home_of, own_places, places_in
 from bgd.runners import RunnerConfig
 from bgd.settings import ANY, Schema, Setting, from_environment, from_file, read
-from bgd.wire.requests import ShutdownMode
+from bgd.wire.steering import ShutdownMode
 
 __all__ = [
     "BackupConfig",

@@ -28,7 +28,7 @@ from bgd.errors import ConfigError
 from bgd.places import SYSTEM
 from bgd.runners import RunnerConfig
 from bgd.settings import MAX_FILE, names_of
-from bgd.wire.requests import ShutdownMode
+from bgd.wire.steering import ShutdownMode
 
 DOCUMENTED = Path(__file__).parent.parent / "etc" / "bgd.toml"
 HOME = {"HOME": "/home/ada"}

@@ -70,7 +70,7 @@ ROOMS = {
             "bgd/units.py",
             "bgd/values.py",
         ],
-        f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.requests.ShutdownMode",
+        f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.steering.ShutdownMode",
     ),
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.wire"
     " typing_extensions.TypeVar",  # for types only: who checks them brings it along
@@ -78,7 +78,7 @@ ROOMS = {
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.harmless bgd.words bgd.wire.replies"
-    " bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
+    " bgd.wire.requests bgd.wire.steering bgd.wire.views bgd.wire.launching.NotStarted",
 }
 
 TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names they go by

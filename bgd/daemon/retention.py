@@ -15,7 +15,7 @@ from bgd.daemon.storage.pruning import Keep
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
-from bgd.wire.requests import Prune
+from bgd.wire.steering import Prune
 
 GATHERING = 10.0  # seconds between two passes: jobs that end one by one go together
 FIRST = 10  # jobs in the first transaction of a pass, and in any where the disk is short of room

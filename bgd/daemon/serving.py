@@ -34,7 +34,7 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.site import open_site
 from bgd.errors import ConfigError
 from bgd.systemd import ServiceManager
-from bgd.wire.requests import ShutdownMode
+from bgd.wire.steering import ShutdownMode
 
 logger = logging.getLogger(__name__)
 

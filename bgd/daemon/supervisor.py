@@ -31,7 +31,7 @@ from bgd.daemon.space import Space
 from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Controls, StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Renew, Started, ToLauncher
-from bgd.wire.requests import ShutdownMode
+from bgd.wire.steering import ShutdownMode
 
 R = TypeVar("R")
 

@@ -14,7 +14,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bgd.errors import ProtocolError
 from bgd.wire.replies import Reply
-from bgd.wire.requests import NewestJob, Request, RequestId
+from bgd.wire.requests import NewestJob, Request
+from bgd.wire.steering import RequestId
 
 PROTOCOL = 1
 

@@ -19,7 +19,7 @@ from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.store import Store
 from bgd.errors import Full, Refused
 from bgd.wire.replies import BackupPart, End
-from bgd.wire.requests import GetBackup
+from bgd.wire.steering import GetBackup
 from tests.daemon.patience import soon
 from tests.daemon.stage import command, configure, served, stage
 from tests.daemon.storage.filling import new, put

@@ -14,7 +14,7 @@ from bgd.daemon import machine
 from bgd.daemon.checkup import look
 from bgd.daemon.machine import sqlite_is_fixed
 from bgd.wire.replies import Checkup
-from bgd.wire.requests import GetCheckup
+from bgd.wire.steering import GetCheckup
 from bgd.wire.views import Level
 from tests.daemon.stage import configure, served
 

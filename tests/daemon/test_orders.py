@@ -21,21 +21,16 @@ from bgd.wire.replies import Acted, ErrorCode, Failed, Queues, Submitted
 from bgd.wire.requests import (
     Continue,
     Edit,
-    GetQueues,
     Hold,
-    Pause,
     Release,
     Remove,
-    RemoveQueue,
-    Resume,
     SendSignal,
-    SetQueue,
-    SetSlots,
     Show,
     Submit,
     SubmitMany,
     Suspend,
 )
+from bgd.wire.steering import GetQueues, Pause, RemoveQueue, Resume, SetQueue, SetSlots
 from tests.daemon.patience import soon
 from tests.daemon.scripted import SECOND, end
 from tests.daemon.stage import command, configure, served, write_log

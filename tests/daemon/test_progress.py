@@ -12,7 +12,8 @@ from bgd.daemon.control.connection import MAX_IN_FLIGHT
 from bgd.daemon.progress import ANSWERED_AT_ONCE
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, Done, ErrorCode, EventsPart, Failed, Info, JobsPart, ProgressPart
-from bgd.wire.requests import Cancel, GetEvents, GetInfo, SetProgress, ShutdownMode, Wait
+from bgd.wire.requests import Cancel, GetEvents, SetProgress, Wait
+from bgd.wire.steering import GetInfo, ShutdownMode
 from bgd.wire.views import JobProgress, Progress
 from tests.daemon.patience import soon
 from tests.daemon.scripted import end

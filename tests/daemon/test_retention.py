@@ -16,7 +16,7 @@ from bgd.daemon.retention import Retention, kept, kept_after
 from bgd.daemon.storage.pruning import Keep
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
-from bgd.wire.requests import Prune
+from bgd.wire.steering import Prune
 from tests.daemon.patience import soon
 from tests.daemon.scripted import end
 from tests.daemon.stage import configure, stage, write_log

@@ -9,7 +9,7 @@ from bgd.core.retry import NOT_RERUN
 from bgd.daemon.storage.store import StoreBroken
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, Grew, Key, Launch, Started, Stop, Watch
-from bgd.wire.requests import ShutdownMode
+from bgd.wire.steering import ShutdownMode
 from tests.daemon.patience import soon
 from tests.daemon.scripted import EARLIER_BOOT, FIRST, SECOND, end
 from tests.daemon.stage import command, configure, stage

@@ -16,7 +16,7 @@ from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.daemon.control import connection
 from bgd.daemon.control import listener as control
-from bgd.wire import changes, framing, messages, replies, requests, views
+from bgd.wire import changes, framing, messages, replies, requests, steering, views
 from tests.docs.pages import block, first_cells, page, rows_of, section
 from tests.support import DEADLINE
 
@@ -35,7 +35,7 @@ VALUES = [
     views.JobError,
     replies.ActResult,
 ]
-ENUMERATIONS = [State, Outcome, requests.ShutdownMode, replies.ErrorCode, views.Level]
+ENUMERATIONS = [State, Outcome, steering.ShutdownMode, replies.ErrorCode, views.Level]
 
 
 def test_protocol_page_names_every_message():

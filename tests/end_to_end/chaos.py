@@ -25,7 +25,8 @@ from bgd.core.spec import Isolation, JobSpec
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
 from bgd.wire.replies import AttemptsPart, End, Info, Reply, Shown, Submitted
-from bgd.wire.requests import GetInfo, Request, Show, Submit, Wait
+from bgd.wire.requests import Request, Show, Submit, Wait
+from bgd.wire.steering import GetInfo
 from bgd.wire.views import AttemptView, JobView
 
 # Every attempt takes a lock of its job (two at once would show), writes that it began, and with which code

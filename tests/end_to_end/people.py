@@ -19,17 +19,14 @@ from bgd.wire.requests import (
     Edit,
     GetEvents,
     Hold,
-    Pause,
     Release,
     Remove,
     Request,
-    Resume,
     Retry,
-    SetQueue,
-    SetSlots,
     Submit,
     Suspend,
 )
+from bgd.wire.steering import Pause, Resume, SetQueue, SetSlots
 from bgd.wire.views import EventView
 from tests.end_to_end.chaos import SCRIPT, Caller, Crowd, Gone, Rig
 

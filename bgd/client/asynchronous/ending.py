@@ -11,7 +11,7 @@ from bgd.client.asynchronous.channel import Channel
 from bgd.client.asynchronous.runtime import wait_for_descriptor
 from bgd.client.session import UNNUMBERED
 from bgd.wire.replies import Done, Info
-from bgd.wire.requests import GetInfo, Shutdown, ShutdownMode
+from bgd.wire.steering import GetInfo, Shutdown, ShutdownMode
 
 _PARTING_SECONDS = 5.0  # between the end of a daemon's last connection and its own
 

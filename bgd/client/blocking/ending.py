@@ -12,7 +12,7 @@ from bgd.client.blocking.channel import Channel
 from bgd.client.blocking.runtime import wait_for_descriptor
 from bgd.client.session import UNNUMBERED
 from bgd.wire.replies import Done, Info
-from bgd.wire.requests import GetInfo, Shutdown, ShutdownMode
+from bgd.wire.steering import GetInfo, Shutdown, ShutdownMode
 
 _PARTING_SECONDS = 5.0  # between the end of a daemon's last connection and its own
 

@@ -13,9 +13,9 @@ from bgd.client.session import UNNUMBERED, expected
 from bgd.client.wording import checked
 from bgd.core.job import State
 from bgd.errors import DaemonUnreachable
-from bgd.wire import replies, requests
+from bgd.wire import replies, steering
 from bgd.wire.replies import BackupPart, Checkup, Info, Pruned, Queues, Reloaded, Stats
-from bgd.wire.requests import ShutdownMode
+from bgd.wire.steering import ShutdownMode
 from bgd.wire.views import Finding
 
 WINDOW = 3600.0  # seconds that figures are about, unless told otherwise
@@ -29,36 +29,36 @@ class Steering:
     # --- slots and queues: each returns how they are now; what is set is kept over restarts -----------------
 
     def queues(self) -> Queues:
-        return self._channel.ask(requests.GetQueues(UNNUMBERED), Queues)
+        return self._channel.ask(steering.GetQueues(UNNUMBERED), Queues)
 
     def set_slots(self, slots: int | None) -> Queues:
         """Give the daemon so many slots, None: as many as configured."""
-        return self._channel.ask(checked(requests.SetSlots(UNNUMBERED, slots)), Queues)
+        return self._channel.ask(checked(steering.SetSlots(UNNUMBERED, slots)), Queues)
 
     def set_queue(self, name: str, slots: int | None) -> Queues:
         """Give a queue so many slots, None: no limit but the daemon's."""
-        return self._channel.ask(checked(requests.SetQueue(UNNUMBERED, name, slots)), Queues)
+        return self._channel.ask(checked(steering.SetQueue(UNNUMBERED, name, slots)), Queues)
 
     def remove_queue(self, name: str) -> Queues:
         """Forget what was set of a queue: it is as configured again."""
-        return self._channel.ask(checked(requests.RemoveQueue(UNNUMBERED, name)), Queues)
+        return self._channel.ask(checked(steering.RemoveQueue(UNNUMBERED, name)), Queues)
 
     def pause(self, queue: str | None = None) -> Queues:
         """Start no job of a queue, None: of any, until it is resumed."""
-        return self._channel.ask(checked(requests.Pause(UNNUMBERED, queue)), Queues)
+        return self._channel.ask(checked(steering.Pause(UNNUMBERED, queue)), Queues)
 
     def resume(self, queue: str | None = None) -> Queues:
         """Undo `pause`; None: that of all queues together, not those of single queues."""
-        return self._channel.ask(checked(requests.Resume(UNNUMBERED, queue)), Queues)
+        return self._channel.ask(checked(steering.Resume(UNNUMBERED, queue)), Queues)
 
     # --- the daemon itself --------------------------------------------------------------------------------
 
     def info(self) -> Info:
-        return self._channel.ask(requests.GetInfo(UNNUMBERED), Info)
+        return self._channel.ask(steering.GetInfo(UNNUMBERED), Info)
 
     def stats(self, window: float = WINDOW) -> Stats:
         """Return figures of the last `window` seconds, and of all that waits and runs."""
-        return self._channel.ask(checked(requests.GetStats(UNNUMBERED, window)), Stats)
+        return self._channel.ask(checked(steering.GetStats(UNNUMBERED, window)), Stats)
 
     def login_link(self) -> str:
         """Return a link that logs a browser of this user in to the daemon's pages, once and within a minute.
@@ -66,7 +66,7 @@ class Steering:
         Raises:
             Refused: the daemon serves no pages.
         """
-        login = self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login)
+        login = self._channel.ask(steering.GetLogin(UNNUMBERED), replies.Login)
         return login.url
 
     def reload(self) -> Reloaded:
@@ -75,7 +75,7 @@ class Steering:
         Raises:
             ConfigError: it cannot be used; the daemon goes on with the old one.
         """
-        return self._channel.ask(requests.Reload(UNNUMBERED), Reloaded)
+        return self._channel.ask(steering.Reload(UNNUMBERED), Reloaded)
 
     def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: float | None = None) -> None:
         """End the daemon, and wait until it is gone.
@@ -112,7 +112,7 @@ class Steering:
         With neither `older_than`, `keep` nor `logs_total` those go that the configuration does not keep.
         """
         request = checked(
-            requests.Prune(
+            steering.Prune(
                 id=UNNUMBERED,
                 states=None if states is None else states_of(states),
                 older_than=older_than,
@@ -135,7 +135,7 @@ class Steering:
             DaemonUnreachable: it broke off; what came is no copy.
         """
         size, came = 1, 0
-        request = requests.GetBackup(UNNUMBERED)
+        request = steering.GetBackup(UNNUMBERED)
         with closing(self._channel.follow(lambda: None if came else request, alone=True)) as parts:
             for part in parts:
                 piece = expected(part, BackupPart)
@@ -146,5 +146,5 @@ class Steering:
 
     def checkup(self) -> list[Finding]:
         """Return what the daemon finds of its installation, and what to do about it."""
-        reply = self._channel.ask(requests.GetCheckup(UNNUMBERED), Checkup, repeatable=True)
+        reply = self._channel.ask(steering.GetCheckup(UNNUMBERED), Checkup, repeatable=True)
         return reply.findings

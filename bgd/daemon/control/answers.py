@@ -36,18 +36,8 @@ from bgd.wire.replies import (
     Shown,
     Stats,
 )
-from bgd.wire.requests import (
-    GetEvents,
-    GetInfo,
-    GetLogin,
-    GetQueues,
-    GetResult,
-    GetStats,
-    List,
-    Logs,
-    Show,
-    Wait,
-)
+from bgd.wire.requests import GetEvents, GetResult, List, Logs, Show, Wait
+from bgd.wire.steering import GetInfo, GetLogin, GetQueues, GetStats
 from bgd.wire.views import JobProgress, JobView
 
 ATTEMPTS_AT_ONCE = 20  # read from the store, at most a result file's million bytes each

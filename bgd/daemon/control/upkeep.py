@@ -13,7 +13,7 @@ from bgd.daemon.retention import Retention, kept_after
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.launching import LAUNCHING_PROTOCOL
 from bgd.wire.replies import BackupPart, Checkup, End, Pruned
-from bgd.wire.requests import GetBackup, GetCheckup, Prune
+from bgd.wire.steering import GetBackup, GetCheckup, Prune
 from bgd.wire.views import Finding, Level
 
 Keeping = Prune | GetBackup | GetCheckup

@@ -36,21 +36,8 @@ from bgd.wire.replies import (
     Result,
     Submitted,
 )
-from bgd.wire.requests import (
-    Cancel,
-    Forget,
-    GetInfo,
-    GetResult,
-    List,
-    Logs,
-    Retry,
-    Show,
-    Shutdown,
-    ShutdownMode,
-    Submit,
-    SubmitMany,
-    Wait,
-)
+from bgd.wire.requests import Cancel, Forget, GetResult, List, Logs, Retry, Show, Submit, SubmitMany, Wait
+from bgd.wire.steering import GetInfo, Shutdown, ShutdownMode
 from tests.daemon.patience import soon
 from tests.daemon.scripted import end
 from tests.daemon.stage import command, configure, served, write_log

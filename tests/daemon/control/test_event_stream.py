@@ -4,7 +4,8 @@ from bgd.core.job import JobId, Outcome, State
 from bgd.daemon.control import event_stream
 from bgd.wire.launching import Acknowledge
 from bgd.wire.replies import End, EventsPart, Stats
-from bgd.wire.requests import Forget, GetEvents, GetStats
+from bgd.wire.requests import Forget, GetEvents
+from bgd.wire.steering import GetStats
 from tests.daemon.scripted import end
 from tests.daemon.stage import command, served
 
