@@ -7,8 +7,10 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,21 @@ class Daemon(Home):
     def stop(self) -> None:
         self.shut_down()
         self.process.wait(DEADLINE)
+
+
+@contextmanager
+def serving(configuration: str, files: Mapping[str, str]) -> Iterator[Daemon]:
+    """Run a daemon in a new home that has these files; in both "{folder}" may stand for the home."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        running = Daemon(Path(folder))
+        for name, text in files.items():
+            path = running.folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text.replace("{folder}", folder))
+        running.configure(configuration.replace("{folder}", folder))
+        running.start()
+        yield running
+        running.stop()
 
 
 def seen(child: pexpect.spawn) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from bgd import JobFailed, Refused
-from tests.support import DEADLINE, Daemon, wait_until
+from tests.support import DEADLINE, serving, wait_until
 
 MODULE = """
 import os
@@ -35,13 +34,8 @@ retries = 0
 
 @pytest.fixture(scope="module")
 def daemon():
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        running = Daemon(Path(folder))
-        (running.folder / "work.py").write_text(MODULE)
-        running.configure(CONFIGURATION.format(folder=folder))
-        running.start()
+    with serving(CONFIGURATION, {"work.py": MODULE}) as running:
         yield running
-        running.stop()
 
 
 def launcher_of(daemon):
@@ -99,7 +93,9 @@ def test_what_a_forked_job_raises_is_told_without_the_workers_frames(daemon):
 def test_a_reload_starts_workers_anew(daemon):
     with daemon.client() as client:
         before = client.call("work:parent").result(DEADLINE)
-        daemon.configure(CONFIGURATION.format(folder=daemon.folder) + "\n[retry.commands]\nretries = 0\n")
+        daemon.configure(
+            CONFIGURATION.replace("{folder}", str(daemon.folder)) + "\n[retry.commands]\nretries = 0\n"
+        )
 
         assert daemon.bgctl("reload").returncode == 0
 

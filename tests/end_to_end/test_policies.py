@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import pytest
 
 from bgd import NotAllowed, Outcome, State
-from tests.support import DEADLINE, Daemon, wait_until
+from tests.support import DEADLINE, serving, wait_until
 
 MODULE = """
 import json
@@ -33,7 +30,7 @@ retries = 3
 delay = "1h"
 queue = "work"
 priority = 4
-on_exceptions = {{ "ValueError" = "fail", "work.Locked" = "snooze 1h", "KeyError" = "retry 1ms" }}
+on_exceptions = { "ValueError" = "fail", "work.Locked" = "snooze 1h", "KeyError" = "retry 1ms" }
 [classes."work.fine"]
 timeout = "90s"
 [classes."other.*"]
@@ -43,13 +40,8 @@ retries = 1
 
 @pytest.fixture(scope="module")
 def daemon():
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        running = Daemon(Path(folder))
-        (running.folder / "work.py").write_text(MODULE)
-        running.configure(CONFIGURATION.format(folder=folder))
-        running.start()
+    with serving(CONFIGURATION, {"work.py": MODULE}) as running:
         yield running
-        running.stop()
 
 
 def test_job_gets_what_its_policy_says_and_it_does_not(daemon):

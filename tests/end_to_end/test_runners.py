@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import signal
-import tempfile
-from pathlib import Path
 
 import pytest
 
 from bgd import JobFailed, NotAllowed, Outcome, State, run_background_job
-from tests.support import DEADLINE, Daemon, wait_until
+from tests.support import DEADLINE, serving, wait_until
 
 # What it is told decides what it does: the last of its names is a function of this program
 PROGRAM = """
@@ -45,20 +43,14 @@ retries = 0
 delay = "1ms"
 [classes."sh::Jobs.raise"]
 retries = 2
-on_exceptions = {{ "Shop::Busy" = "retry 1ms" }}
+on_exceptions = { "Shop::Busy" = "retry 1ms" }
 """
 
 
 @pytest.fixture(scope="module")
 def daemon():
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        running = Daemon(Path(folder))
-        (running.folder / "shop").mkdir()
-        (running.folder / "shop/jobs.sh").write_text(PROGRAM)
-        running.configure(CONFIGURATION.format(folder=folder))
-        running.start()
+    with serving(CONFIGURATION, {"shop/jobs.sh": PROGRAM}) as running:
         yield running
-        running.stop()
 
 
 def test_runner_is_told_of_the_job_in_its_folder_and_answers(daemon):
@@ -203,7 +195,7 @@ def test_end_of_a_silent_runner_is_right_though_the_daemon_was_killed_meanwhile(
 
 
 def test_waiting_job_is_refused_once_its_runner_is_gone(daemon):
-    text = CONFIGURATION.format(folder=daemon.folder)
+    text = CONFIGURATION.replace("{folder}", str(daemon.folder))
     with daemon.client() as client:
         held = client.call("missing::Jobs.any", hold=True)
         daemon.configure(text.replace('[runners.missing]\nargv = ["no-such-program"]\n', ""))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import pytest
 
 from bgd import JobFailed, Outcome, State
-from tests.support import DEADLINE, Daemon, wait_until
+from tests.support import DEADLINE, serving, wait_until
 
 MODULE = """
 import pathlib
@@ -39,17 +36,20 @@ def broken():
 """
 
 
+CONFIGURATION = """
+[security]
+allowed_classes = ["work.*"]
+[python]
+path = ["{folder}"]
+[retry]
+delay = "1h"
+"""
+
+
 @pytest.fixture(scope="module")
 def daemon():
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        running = Daemon(Path(folder))
-        (running.folder / "work.py").write_text(MODULE)
-        running.configure(
-            f'[security]\nallowed_classes = ["work.*"]\n[python]\npath = ["{folder}"]\n[retry]\ndelay = "1h"'
-        )
-        running.start()
+    with serving(CONFIGURATION, {"work.py": MODULE}) as running:
         yield running
-        running.stop()
 
 
 @pytest.mark.parametrize(
