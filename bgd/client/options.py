@@ -26,7 +26,26 @@ JobReference = int | Numbered
 """A job by its id, or as an object that has one."""
 
 
-class FurtherOptions(TypedDict, total=False):
+class ProcessOptions(TypedDict, total=False):
+    """What may be asked for the processes of a job, when it is handed over and while it waits.
+
+    * `isolation`: of a class job: "fork", "spawn" or "reuse".
+    * `keep_leftovers`: what it leaves running when it ends by itself is left alone.
+    * `nice`, `memory_max`, `cpu_max`, `pids_max`, `open_files`, `core_max`: limits, in bytes, percent of one
+      processor, and numbers.
+    """
+
+    isolation: Literal["fork", "spawn", "reuse"] | None
+    keep_leftovers: bool
+    nice: int | None
+    memory_max: int | None
+    cpu_max: int | None
+    pids_max: int | None
+    open_files: int | None
+    core_max: int | None
+
+
+class FurtherOptions(ProcessOptions, total=False):
     """What may be asked for any job; what is missing is as the daemon's configuration says.
 
     Durations are seconds.
@@ -42,10 +61,6 @@ class FurtherOptions(TypedDict, total=False):
       that do not say), "none" (as for class jobs) or a list of names.
     * `stdin`, `input`: the file that a command reads, or the very bytes; text is sent as UTF-8.
     * `pty`: give a command a terminal.
-    * `isolation`: of a class job: "fork", "spawn" or "reuse".
-    * `keep_leftovers`: what it leaves running when it ends by itself is left alone.
-    * `nice`, `memory_max`, `cpu_max`, `pids_max`, `open_files`, `core_max`: limits, in bytes, percent of one
-      processor, and numbers.
     * `shell`: its argv is one text, for /bin/sh.
     """
 
@@ -74,14 +89,6 @@ class FurtherOptions(TypedDict, total=False):
     stdin: str | os.PathLike[str] | None
     input: bytes | str | None
     pty: bool
-    isolation: Literal["fork", "spawn", "reuse"] | None
-    keep_leftovers: bool
-    nice: int | None
-    memory_max: int | None
-    cpu_max: int | None
-    pids_max: int | None
-    open_files: int | None
-    core_max: int | None
     shell: bool
 
 
@@ -110,7 +117,7 @@ class MapOptions(FurtherOptions, total=False):
     progress: bool | None
 
 
-class EditOptions(TypedDict, total=False):
+class EditOptions(ProcessOptions, total=False):
     """What may be changed in a job that waits, as in JobOptions. What is missing stays as it is.
 
     None takes away what was asked for. `delay` and `expires` count from now, `env` is set in addition.
@@ -140,14 +147,6 @@ class EditOptions(TypedDict, total=False):
     env: Mapping[str, str]
     stdin: str | os.PathLike[str] | None
     pty: bool
-    isolation: Literal["fork", "spawn", "reuse"] | None
-    keep_leftovers: bool
-    nice: int | None
-    memory_max: int | None
-    cpu_max: int | None
-    pids_max: int | None
-    open_files: int | None
-    core_max: int | None
 
 
 def plain_values(options: Mapping[str, Any], allowed: Iterable[str], caller: Caller) -> dict[str, Any]:
