@@ -20,7 +20,7 @@ from bgd.daemon.storage.store import Store
 from bgd.errors import Full, Refused
 from bgd.wire.replies import BackupPart, End
 from bgd.wire.steering import GetBackup
-from tests.daemon.patience import soon
+from tests.daemon.patience import until
 from tests.daemon.stage import command, configure, served, stage
 from tests.daemon.storage.filling import new, put
 
@@ -65,18 +65,13 @@ async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, lau
         await life.submit()
         task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
 
-        await soon(_until(lambda: not old[1].exists()))
+        await until(lambda: not old[1].exists())
         task.cancel()
     paths = backups_in(config.backup.folder)
     assert len(paths) == 2
     assert not half.exists()
     assert copying.checked(paths[0]).jobs == 1
     assert stat.S_IMODE(os.stat(paths[0]).st_mode) == 0o600  # noqa: PTH116 - one call
-
-
-async def _until(condition):
-    while not condition():  # noqa: ASYNC110 - a file tells nobody
-        await asyncio.sleep(0.01)
 
 
 async def test_backup_that_has_no_room_is_refused(config, launcher, monkeypatch):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from bgd.wire.requests import (
     Suspend,
 )
 from bgd.wire.steering import GetQueues, Pause, RemoveQueue, Resume, SetQueue, SetSlots
-from tests.daemon.patience import soon
+from tests.daemon.patience import soon, until
 from tests.daemon.scripted import SECOND, end
 from tests.daemon.stage import command, configure, served, write_log
 
@@ -445,12 +444,7 @@ async def test_removed_job_is_gone_with_its_logs_and_its_id_is_not_given_out_aga
         with pytest.raises(NoSuchJob):
             await life.orders.remove(job)
         assert await life.submit(command(**SCHEDULED)) == job + 1
-        await soon(_until_empty(log.parent))
-
-
-async def _until_empty(folder):
-    while await asyncio.to_thread(os.listdir, folder):  # noqa: ASYNC110 - a thread deletes, and tells nobody
-        await asyncio.sleep(0.01)
+        await until(lambda: not list(log.parent.iterdir()))
 
 
 # --- slots and queues ---------------------------------------------------------------------------------

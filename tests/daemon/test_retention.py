@@ -17,7 +17,7 @@ from bgd.daemon.storage.pruning import Keep
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
 from bgd.wire.steering import Prune
-from tests.daemon.patience import soon
+from tests.daemon.patience import soon, until
 from tests.daemon.scripted import end
 from tests.daemon.stage import configure, stage, write_log
 
@@ -60,12 +60,7 @@ async def test_pruned_jobs_are_gone_with_their_logs_in_portions(config, launcher
         events = await life.store.events(0, 1000)
         assert [event.job for event in events if event.what == "remove"] == jobs[:4]
         kept_log = Path(config.log_dir, log_name(jobs[4], 1))
-        await soon(_until(lambda: list(kept_log.parent.iterdir()) == [kept_log]))
-
-
-async def _until(condition):
-    while not condition():  # noqa: ASYNC110 - a thread deletes, and tells nobody
-        await asyncio.sleep(0.01)
+        await until(lambda: list(kept_log.parent.iterdir()) == [kept_log])
 
 
 async def test_job_that_is_being_run_again_is_left_alone(config, launcher):
@@ -89,7 +84,7 @@ async def test_logs_that_a_crash_left_behind_are_deleted_at_the_next_start(confi
     assert await asyncio.to_thread(log.exists)
 
     async with stage(config, launcher) as life:
-        await soon(_until(lambda: not log.exists()))
+        await until(lambda: not log.exists())
         await life.submit()  # what is cleared goes along with the next transaction
         await soon(_until_cleared(life))
 
