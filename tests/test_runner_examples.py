@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ either = pytest.mark.parametrize(
     [
         pytest.param("node::text.countWords", marks=needs_node),
         pytest.param("php::App\\Jobs\\CountWords", marks=needs_laravel),
+        pytest.param("php::App\\Jobs\\CountWords@handle", marks=needs_laravel),
     ],
 )
 
@@ -118,6 +120,31 @@ def test_service_is_made_by_the_container_for_class_and_method(daemon, monkeypat
     job = run_background_job("php::App\\Support\\Text", "words", {"path": f"{daemon.folder}/words"})
 
     assert job.result(DEADLINE) == ["a", "bb", "bb", "größe"]
+
+
+@needs_laravel
+def test_arguments_go_to_handle_where_the_constructor_takes_nothing(tmp_path):
+    assert PHP is not None
+    application = tmp_path / "application"
+    shutil.copytree(EXAMPLES / "laravel", application)
+    (application / "app/Jobs/Greet.php").write_text(
+        '<?php namespace App\\Jobs; class Greet { function handle($name) { return "hello $name"; } }'
+    )
+    job = {"id": 1, "attempt": 1, "target": "App\\Jobs\\Greet@handle", "args": ["ada"], "kwargs": {}}
+    with (tmp_path / "result").open("w+") as result:
+        subprocess.run(
+            [PHP, "artisan", "bgd:run"],
+            cwd=application,
+            env=os.environ | {"BGD_RESULT_FD": str(result.fileno())},
+            input=json.dumps(job),
+            text=True,
+            pass_fds=[result.fileno()],
+            timeout=DEADLINE,
+            check=True,
+        )
+        result.seek(0)
+
+        assert json.load(result) == {"ok": "hello ada"}
 
 
 @needs_laravel

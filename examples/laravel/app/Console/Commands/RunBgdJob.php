@@ -9,8 +9,9 @@ use Throwable;
 /**
  * The runner of jobs in a Laravel application: [runners.php] argv = ["php", "artisan", "bgd:run"].
  *
- * php::App\Jobs\Name makes the object of the arguments and has the container call its handle(), as a queue of
- * Laravel does; php::App\Services\Name@method has the container make the object, and calls the method with them.
+ * php::App\Jobs\Name, or Name@handle, makes the object of the arguments and has the container call its handle(),
+ * as a queue of Laravel does. php::App\Services\Name@method has the container make the object, and calls the
+ * method with them; so does @handle where the constructor takes nothing.
  */
 final class RunBgdJob extends Command
 {
@@ -23,8 +24,8 @@ final class RunBgdJob extends Command
     public function handle(): int
     {
         $job = json_decode(stream_get_contents(STDIN), true, 512, JSON_THROW_ON_ERROR | JSON_BIGINT_AS_STRING);
-        [$class, $method] = explode('@', $job['target'], 2) + [1 => null];
-        $problem = $this->problemWith($class, $method ?? 'handle');
+        [$class, $method] = explode('@', $job['target'], 2) + [1 => 'handle'];
+        $problem = $this->problemWith($class, $method);
         if ($problem !== null) {
             return $this->tell(['refused' => $problem]);
         }
@@ -37,13 +38,15 @@ final class RunBgdJob extends Command
         }
     }
 
-    private function called(string $class, ?string $method, array $arguments): mixed
+    private function called(string $class, string $method, array $arguments): mixed
     {
-        if ($method === null) {
-            return $this->laravel->call([new $class(...$arguments), 'handle']);
+        $hasData = (new ReflectionClass($class))->getConstructor()?->getNumberOfParameters() > 0;
+        if ($method === 'handle' && $hasData) {
+            return $this->laravel->call([new $class(...$arguments), $method]);
         }
+        $object = $this->laravel->make($class);
 
-        return $this->laravel->make($class)->$method(...$arguments);
+        return $arguments ? $object->$method(...$arguments) : $this->laravel->call([$object, $method]);
     }
 
     /**
