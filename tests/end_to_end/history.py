@@ -14,8 +14,8 @@ from bgd.wire.replies import Submitted
 from bgd.wire.requests import Cancel, Edit, Hold, Release, Remove, Retry, Submit, SubmitMany
 from bgd.wire.steering import Pause, RemoveQueue, Resume
 from bgd.wire.views import EventView, JobView
-from tests.end_to_end.chaos import Truth
 from tests.end_to_end.people import Deed, is_done
+from tests.end_to_end.truth import Truth
 
 OVER = {Move.SUCCEED, Move.GIVE_UP, Move.CANCEL, Move.RETRY, Move.REQUEUE}  # an attempt ends by these
 

@@ -77,6 +77,12 @@ def come_to_rest(rig: Rig) -> tuple[dict[int, JobView], int]:
             if ids := [view.id for view in listed(rig, [state])]:
                 caller.ask(kind(1, ids))
         caller.wait([view.id for view in listed(rig, None)])
-        part = caller.ask(GetEvents(id=1))
+    return {view.id: view for view in listed(rig, None)}, last_event(rig)
+
+
+def last_event(rig: Rig) -> int:
+    """Return the id of the newest event there is."""
+    with closing(Caller(rig.socket)) as caller:
+        part = caller.ask(GetEvents(id=1, follow=True))  # from now on
         assert isinstance(part, EventsPart)
-        return {view.id: view for view in listed(rig, None)}, part.last
+        return part.last

@@ -12,12 +12,11 @@ from msgspec import Struct
 
 from bgd.core.spec import JobSpec
 from bgd.wire.changes import Changes
-from bgd.wire.replies import Acted, EventsPart, Failed, Reply, Submitted
+from bgd.wire.replies import Acted, Failed, Reply, Submitted
 from bgd.wire.requests import (
     Cancel,
     Continue,
     Edit,
-    GetEvents,
     Hold,
     Release,
     Remove,
@@ -27,8 +26,8 @@ from bgd.wire.requests import (
     Suspend,
 )
 from bgd.wire.steering import Pause, Resume, SetQueue, SetSlots
-from bgd.wire.views import EventView
-from tests.end_to_end.chaos import SCRIPT, Caller, Crowd, Gone, Rig
+from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
+from tests.end_to_end.load import SCRIPT
 
 PEOPLE = 8
 LANES = 3  # queues; each belongs to one person, who alone changes it
@@ -73,40 +72,6 @@ class Deed(Struct, frozen=True):
     asked_at: float
     answered_at: float
     reply: Reply | None
-
-
-class Watcher:
-    """Reads all events, over all deaths of the daemon."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.events: list[EventView] = []
-        self._rig = rig
-        self._finishing = threading.Event()
-        self._until: int | None = None
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-
-    def finish(self, last: int) -> None:
-        """Return when the event `last` was read; nobody is killed any more."""
-        self._until = last
-        self._finishing.set()
-        self._thread.join(20)
-        assert not self._thread.is_alive(), f"event {last} has not come"
-
-    def _watch(self) -> None:
-        last = 0
-        while self._until is None or last < self._until:
-            try:
-                caller = Caller(self._rig.socket)
-                reply = caller.ask(GetEvents(id=1, since=last))
-                while isinstance(reply, EventsPart):
-                    assert not reply.lost
-                    self.events += reply.events
-                    last = reply.last
-                    reply = caller.next()
-                caller.close()
-            except Gone:
-                self._finishing.wait(0.02)
 
 
 class People:

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from bgd.core.spec import Isolation
-from tests.end_to_end.chaos import CLASSES, MODULE, Load, Rig, Truth, check_history
+from tests.end_to_end.chaos import Rig
 from tests.end_to_end.history import History
+from tests.end_to_end.load import CLASSES, MODULE, Load
 from tests.end_to_end.looking import check_suspended, check_waits, come_to_rest
-from tests.end_to_end.people import ALL_VERBS, LANES, MOST_IN_LANE, MOST_SLOTS, PEOPLE, People, Watcher
+from tests.end_to_end.people import ALL_VERBS, LANES, MOST_IN_LANE, MOST_SLOTS, PEOPLE, People
+from tests.end_to_end.truth import IN_VAIN, Truth, check_history
+from tests.end_to_end.watcher import Watcher
 from tests.faults.figures import SHARE, record, seconds, times
 from tests.launcher.warm.calls import is_worker
 
@@ -24,7 +27,12 @@ STOPS = times(20, 3)
 STOPPED = seconds(3.0, 0.5)  # s
 BUSY_CYCLES = max(CYCLES // 4, 10)  # each takes longer; and time for everything to be done once
 CLIENTS = 8 if SHARE else 4
-WHO = {"bgd": "bgd", "launcher": "the launcher", "both": "bgd and the launcher together"}
+WHO = {
+    "bgd": "bgd",
+    "launcher": "the launcher",
+    "both": "bgd and the launcher together",
+    "workers": "half of the warm workers",
+}
 
 
 @pytest.fixture
@@ -39,6 +47,7 @@ def rig(tmp_path):
 @pytest.mark.parametrize("victim", ["bgd", "launcher", "both"])
 def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
     dice = random.Random(victim)
+    watcher = Watcher(rig)
     load = Load(rig, CLIENTS, seed=7)
     cycles = LAUNCHER_KILLS if victim == "launcher" else CYCLES
     with load.crowd:
@@ -52,17 +61,24 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
             if victim != "launcher":
                 rig.start()
     assert len(load.acknowledged) > cycles, "the load was no load"
-    outcomes = check_history(rig, load, may_be_unseen=victim != "bgd")
+    outcomes = check_history(rig, load, watcher, may_be_unseen=victim != "bgd")
     assert outcomes["succeeded"] > cycles
     assert outcomes["timeout"] > 0
     if victim != "bgd":
         assert outcomes["unknown"] > 0, "no kill ever met a running attempt"
     assert processes_of(rig.folder) == []
-    told(f"kill -9 of {WHO[victim]} under load, {CLIENTS} clients, 16 slots", load, outcomes, kills=cycles)
+    told(
+        f"kill -9 of {WHO[victim]} under load, {CLIENTS} clients, 16 slots",
+        load,
+        outcomes,
+        kills=cycles,
+        processes_left=0,
+    )
 
 
 @pytest.mark.parametrize("victim", ["bgd", "launcher"])
 def test_standing_still_for_a_while_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
+    watcher = Watcher(rig)
     load = Load(rig, CLIENTS, seed=8)
     with load.crowd:
         for _ in range(STOPS):
@@ -71,17 +87,25 @@ def test_standing_still_for_a_while_loses_nothing_and_starts_nothing_twice(rig: 
             os.kill(pid, signal.SIGSTOP)
             load.crowd.run_for(STOPPED)
             os.kill(pid, signal.SIGCONT)
-    outcomes = check_history(rig, load, may_be_unseen=False)
+    outcomes = check_history(rig, load, watcher, may_be_unseen=False)
     assert outcomes["succeeded"] > STOPS
     assert processes_of(rig.folder) == []
-    told(f"{WHO[victim]} stands still (SIGSTOP) for {STOPPED:g} s under load", load, outcomes, stops=STOPS)
+    told(
+        f"{WHO[victim]} stands still (SIGSTOP) for {STOPPED:g} s under load",
+        load,
+        outcomes,
+        stops=STOPS,
+        processes_left=0,
+    )
 
 
-def told(what: str, load: Load, outcomes: Counter[str], **how_often: int) -> None:
+def told(what: str, load: Load, outcomes: Counter[str], **figures: int) -> None:
     """Record a series that was checked: whatever is counted as 0 here would have failed before."""
+    in_vain = outcomes.pop(IN_VAIN, 0)
     ends = {f"ends_{outcome}": count for outcome, count in sorted(outcomes.items())}
-    never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0, "processes_left": 0}
-    record("1", what, **how_often, jobs=len(load.acknowledged), **ends, **never)
+    never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0}
+    jobs = len(load.acknowledged)
+    record("1", what, **figures, jobs=jobs, waited_in_vain=in_vain, **ends, **never)
 
 
 @pytest.fixture
@@ -98,6 +122,7 @@ def class_rig(tmp_path):
 def test_class_jobs_bear_kills_as_commands_do(class_rig: Rig, victim: str):
     rig = class_rig
     dice = random.Random(victim)
+    watcher = Watcher(rig)
     load = Load(rig, seed=5, isolations=(Isolation.FORK, Isolation.FORK, Isolation.REUSE))
     with load.crowd:
         for _ in range(BUSY_CYCLES):
@@ -112,10 +137,12 @@ def test_class_jobs_bear_kills_as_commands_do(class_rig: Rig, victim: str):
                 for pid in dice.sample(workers, len(workers) // 2 + 1):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-    outcomes = check_history(rig, load, may_be_unseen=victim == "launcher", may_be_killed=victim == "workers")
+    outcomes = check_history(
+        rig, load, watcher, may_be_unseen=victim == "launcher", may_be_killed=victim == "workers"
+    )
     assert outcomes["succeeded"] > BUSY_CYCLES
     assert outcomes["timeout"] > 0
-    print(f"{victim}: {BUSY_CYCLES} kills, {len(load.acknowledged)} class jobs, {dict(outcomes)}")
+    told(f"kill -9 of {WHO[victim]} under a load of class jobs", load, outcomes, kills=BUSY_CYCLES)
 
 
 def workers_of(rig: Rig) -> list[int]:

@@ -29,7 +29,7 @@ from bgd.wire.launching import (
     Watch,
     Welcome,
 )
-from tests.end_to_end.chaos import Truth
+from tests.end_to_end.truth import Truth
 from tests.simulation.agenda import Agenda, Entry
 
 SLOTS = 3  # that there ever are

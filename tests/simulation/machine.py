@@ -30,7 +30,7 @@ from bgd.daemon.storage.database import Database
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.steering import ShutdownMode
-from tests.end_to_end.chaos import Truth
+from tests.end_to_end.truth import Truth
 from tests.simulation.agenda import Agenda
 from tests.simulation.cable import Cable
 from tests.simulation.disk import SimulatedDatabase, new_disk

@@ -1,0 +1,137 @@
+"""A load of jobs that write down their own truth: clients submit them, and remember what they were told."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+from contextlib import closing
+
+from msgspec.structs import replace
+
+from bgd.core.spec import Isolation, JobSpec
+from bgd.wire.replies import Info, Submitted
+from bgd.wire.requests import Submit
+from bgd.wire.steering import GetInfo
+from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
+
+# Every attempt takes a lock of its job (two at once would show), writes that it began, and with which code
+# it is about to end. $1: folder, $2: seconds to sleep, $3: exit code, $4: code of the first attempt.
+SCRIPT = """
+exec 9>"$1/lock.$BGD_JOB_ID"
+flock -n 9 || echo "overlap $BGD_JOB_ID $BGD_ATTEMPT" >> "$1/truth"
+echo "start $BGD_JOB_ID $BGD_ATTEMPT" >> "$1/truth"
+sleep "$2"
+code="$3"
+[ "$BGD_ATTEMPT" = 1 ] && code="$4"
+echo "end $BGD_JOB_ID $BGD_ATTEMPT $code" >> "$1/truth"
+exit "$code"
+"""
+
+# the same as a class job
+MODULE = """
+import fcntl, os, sys, time
+
+def run(kind, folder, seconds, code, first):
+    who = os.environ["BGD_JOB_ID"] + " " + os.environ["BGD_ATTEMPT"]
+
+    def tell(text):
+        with open(folder + "/truth", "a") as truth:
+            truth.write(text + "\\n")
+
+    with open(folder + "/lock." + os.environ["BGD_JOB_ID"], "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("overlap " + who)
+        tell("start " + who)
+        time.sleep(float(seconds))
+        if os.environ["BGD_ATTEMPT"] == "1":
+            code = first
+        tell("end " + who + " " + code)
+    if code != "0":
+        sys.exit(int(code))
+"""
+CLASSES = """
+[security]
+allowed_classes = ["truth.*"]
+[python]
+path = ["{folder}"]
+preload = ["truth"]
+[retry]
+delay = "100ms"
+"""
+
+# What is drawn how often, of 100 jobs
+KINDS = {"quick": 60, "long": 10, "fails once": 15, "fails": 10, "too slow": 5}
+DEPENDENT = 0.2  # of all jobs; each waits for one of the latest
+RECENT = 30
+MOST_WAITING = 200  # a client submits no more while so many wait: what piles up only takes time at the end
+
+
+class Load:
+    """Clients that submit all the time, and remember only what they were told."""
+
+    def __init__(
+        self, rig: Rig, clients: int = 4, seed: int = 0, isolations: tuple[Isolation, ...] = ()
+    ) -> None:
+        """`isolations`: of class jobs, which all jobs then are; none: all are commands."""
+        self._rig = rig
+        self._dice = random.Random(seed)
+        self._isolations = isolations
+        self._lock = threading.Lock()
+        self.acknowledged: dict[int, JobSpec] = {}
+        self.unanswered = 0
+        self.crowd = Crowd([self._live] * clients)
+
+    def _live(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                with closing(Caller(self._rig.socket)) as caller:
+                    self._submit(caller, stop)
+            except Gone:
+                stop.wait(0.02)
+
+    def _submit(self, caller: Caller, stop: threading.Event) -> None:
+        while not stop.wait(0.02):
+            info = caller.ask(GetInfo(1))
+            assert isinstance(info, Info), info
+            if info.counts["queued"] > MOST_WAITING:
+                continue
+            spec = self._spec()
+            try:
+                reply = caller.ask(Submit(1, spec))
+            except Gone:
+                self.unanswered += 1
+                raise
+            assert isinstance(reply, Submitted), reply
+            with self._lock:
+                self.acknowledged[reply.jobs[0]] = spec
+
+    def _spec(self) -> JobSpec:
+        """Draw a job: mostly quick, some longer than a daemon lives, some failing once, some too slow."""
+        with self._lock:
+            [kind] = self._dice.choices(list(KINDS), list(KINDS.values()))
+            seconds = self._dice.uniform(0.0, 0.1) if kind != "long" else self._dice.uniform(0.5, 1.5)
+            code = self._dice.randint(1, 100)
+            isolation = self._dice.choice(self._isolations) if self._isolations else None
+            recent = list(self.acknowledged)[-RECENT:]
+            waits = self._dice.random() < DEPENDENT and bool(recent)
+            other = (self._dice.choice(recent),) if waits else ()
+            on_success = self._dice.random() < 0.5
+        codes = {"fails once": (0, code), "fails": (code, code)}.get(kind, (0, 0))
+        retries = {"fails once": 3, "long": 3}.get(kind, 0)
+        sleep = 30.0 if kind == "too slow" else seconds
+        words = (kind, str(self._rig.folder), f"{sleep:.3f}", *map(str, codes))
+        common = JobSpec(
+            cwd="/",
+            retries=retries,
+            timeout=0.4 if kind == "too slow" else None,
+            priority=1 if seconds > 0.05 else 0,
+            after=other if on_success else (),
+            after_any=() if on_success else other,
+        )
+        if isolation is None:
+            return replace(common, argv=("/bin/sh", "-c", SCRIPT, *words), env={"PATH": os.environ["PATH"]})
+        return replace(common, target="truth:run", arguments=json.dumps({"args": words}), isolation=isolation)

@@ -1,0 +1,135 @@
+"""The judge: what a daemon says of every job of a load, against what the jobs wrote down themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Self
+
+from bgd.core.job import FINAL, Move, Outcome, State
+from bgd.core.spec import JobSpec
+from bgd.wire.views import AttemptView, EventView, JobView
+from tests.end_to_end.chaos import Caller, Rig
+from tests.end_to_end.load import Load
+from tests.end_to_end.looking import last_event
+from tests.end_to_end.watcher import Watcher
+
+CLOCKS = 0.01  # s; two are read, by supervisor and launcher
+IN_VAIN = "waited_in_vain"  # counted beside the outcomes: jobs cancelled as what they waited for had failed
+
+Shown = tuple[JobView, list[AttemptView]]
+
+
+class Truth:
+    """What the attempts wrote down themselves: starts, codes, and whom they should not have met."""
+
+    def __init__(self) -> None:
+        self.starts: Counter[tuple[int, int]] = Counter()
+        self.codes: dict[tuple[int, int], int] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        truth = cls()
+        for line in path.read_text().splitlines():
+            what, job, attempt, *code = line.split()
+            assert what != "overlap", f"job {job} met another attempt of {attempt}, and there is room for one"
+            key = int(job), int(attempt)
+            if what == "start":
+                truth.starts[key] += 1
+                assert truth.starts[key] == 1, f"attempt {key} was started twice"
+            else:
+                assert key not in truth.codes, f"attempt {key} ended twice"
+                truth.codes[key] = int(code[0])
+        return truth
+
+
+def check_history(
+    rig: Rig, load: Load, watcher: Watcher, *, may_be_unseen: bool, may_be_killed: bool = False
+) -> Counter[str]:
+    """Hold what the daemon says of every acknowledged job against what the jobs wrote down themselves.
+
+    `may_be_unseen`: the launcher was killed too, so attempts may have ended `unknown`. `may_be_killed`: warm
+    workers were, which take along what they are just starting, or run themselves.
+    """
+    jobs = sorted(load.acknowledged)
+    allowed = {Outcome.UNKNOWN} if may_be_unseen else set()
+    if may_be_killed:
+        allowed |= {Outcome.SIGNAL, Outcome.INTERRUPTED, Outcome.NOT_STARTED}
+    with closing(Caller(rig.socket)) as caller:
+        caller.wait(jobs)
+        watcher.finish(last_event(rig))
+        shown = {job: caller.show(job) for job in jobs}
+    truth = Truth.read(rig.folder / "truth")
+    outcomes = Counter[str]()
+    for job, spec in load.acknowledged.items():
+        outcomes.update(_check_job(shown[job], spec, truth, allowed))
+        outcomes.update(_check_wait(job, spec, shown))
+    _check_events(watcher.events, shown)
+    return outcomes
+
+
+def _check_job(shown: Shown, spec: JobSpec, truth: Truth, allowed: set[Outcome]) -> list[str]:
+    view, attempts = shown
+    assert view.state in FINAL, f"job {view.id} has not finished"
+    assert [attempt.attempt for attempt in attempts] == list(range(1, view.attempt + 1))
+    for attempt in attempts:
+        key = view.id, attempt.attempt
+        _check_attempt(attempt, spec, truth.starts[key], truth.codes.get(key), allowed)
+    if attempts:
+        assert view.outcome == attempts[-1].outcome
+        assert (view.state is State.SUCCEEDED) == (attempts[-1].outcome is Outcome.SUCCEEDED)
+    return [str(attempt.outcome) for attempt in attempts]
+
+
+def _check_attempt(
+    attempt: AttemptView, spec: JobSpec, starts: int, code: int | None, allowed: set[Outcome]
+) -> None:
+    match attempt.outcome:
+        case Outcome.SUCCEEDED | Outcome.EXIT:
+            assert starts == 1
+            assert attempt.exit_code == code
+            assert spec.timeout is None, (
+                f"a time limit was not kept: {attempt}"
+            )  # nobody ends by himself then
+        case Outcome.TIMEOUT:  # on a busy machine perhaps before its first line
+            assert code is None
+            assert spec.timeout is not None
+        case Outcome.UNKNOWN | Outcome.SIGNAL | Outcome.INTERRUPTED if attempt.outcome in allowed:
+            assert starts <= 1
+        case Outcome.NOT_STARTED if attempt.outcome in allowed:
+            assert starts == 0
+        case _:
+            raise AssertionError(f"no job of the load can end like this: {attempt}")
+
+
+def _check_wait(job: int, spec: JobSpec, shown: Mapping[int, Shown]) -> list[str]:
+    """No job has started before what it waits for had finished; after a failure it starts only if it may."""
+    view, attempts = shown[job]
+    for other in (*spec.after, *spec.after_any):
+        before, _ = shown[other]
+        if other in spec.after and before.state is not State.SUCCEEDED:
+            assert (view.state, attempts) == (State.CANCELLED, []), f"job {job} waited for {other}: {view}"
+            return [IN_VAIN]
+        assert attempts, f"job {job} has waited for {other}, and never ran: {view}"
+        started_at = attempts[0].started_at
+        assert before.finished_at is not None
+        assert started_at is None or started_at > before.finished_at - CLOCKS, f"job {job} has not waited"
+    return []
+
+
+def _check_events(events: list[EventView], shown: Mapping[int, Shown]) -> None:
+    """Every attempt was started once and ended once, and each job finished once."""
+    starts, ends, finishes = Counter[tuple[int, int]](), Counter[tuple[int, int]](), Counter[int]()
+    for event in events:
+        starts[event.job, event.attempt] += event.what == Move.START
+        ends[event.job, event.attempt] += event.outcome is not None
+        finishes[event.job] += event.state in FINAL and event.what != "note"
+    for job, (_, attempts) in shown.items():
+        assert finishes[job] == 1, f"job {job} finished {finishes[job]} times"
+        for attempt in attempts:
+            key = job, attempt.attempt
+            assert (starts[key], ends[key]) == (1, 1), (
+                f"attempt {key}: started, ended {starts[key], ends[key]}"
+            )
