@@ -105,7 +105,7 @@ def told(what: str, load: Load, outcomes: Counter[str], **figures: int) -> None:
     ends = {f"ends_{outcome}": count for outcome, count in sorted(outcomes.items())}
     never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0}
     jobs = len(load.acknowledged)
-    record("1", what, **figures, jobs=jobs, waited_in_vain=in_vain, **ends, **never)
+    record(what, **figures, jobs=jobs, waited_in_vain=in_vain, **ends, **never)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_whatever_was_done_to_jobs_and_queues_stays_done_through_kills(busy_rig:
     assert processes_of(rig.folder) == []
     assert {verb.__name__ for verb in ALL_VERBS} <= found.keys(), f"not all was done: {found}"
     what = f"kill -9 of {WHO[victim]} while {PEOPLE} people do everything to their jobs and queues"
-    record("1", what, kills=BUSY_CYCLES, things_done=len(people.deeds), undone=0, started_twice=0)
+    record(what, kills=BUSY_CYCLES, things_done=len(people.deeds), undone=0, started_twice=0)
 
 
 def processes_of(folder: Path) -> list[str]:

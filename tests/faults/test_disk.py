@@ -41,7 +41,6 @@ def test_a_sync_that_fails_ends_the_daemon_and_takes_no_acknowledged_job(tmp_pat
         acknowledged += fail_at(position, folder)
     assert acknowledged > 0
     record(
-        "8",
         "fdatasync answers EIO (strace), at each of its calls in turn",
         positions=len(POSITIONS),
         exits_with_74=len(POSITIONS),

@@ -31,7 +31,7 @@ def test_a_second_daemon_takes_nothing_from_the_first(tmp_path: Path):
             assert pid_of(rig) == first
     finally:
         rig.close()
-    record("7", "a second daemon is started on the folder of another", starts=STARTS, steals=0)
+    record("a second daemon is started on the folder of another", starts=STARTS, steals=0)
 
 
 def pid_of(rig: Rig) -> int:

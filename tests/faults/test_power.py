@@ -67,7 +67,6 @@ def test_what_was_told_before_a_power_cut_is_there_after_it(disk: Disk, tmp_path
     assert len(told.jobs) > 20 * CUTS, "there was no load"
     assert finished > 0
     record(
-        "2",
         f"the power is cut while {CLIENTS} clients submit and jobs finish",
         cuts=CUTS,
         jobs_acknowledged=len(told.jobs),

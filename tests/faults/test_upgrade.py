@@ -56,7 +56,6 @@ def test_jobs_run_on_through_an_upgrade_that_changes_the_tables(tmp_path: Path):
         (tmp_path / "gate").touch()
         rig.close()
     record(
-        "5",
         "an upgrade that changes the tables, after one that fails to",
         jobs_running=RUNNING,
         right_ends=RUNNING,

@@ -1,0 +1,83 @@
+"""docs/faults.md: a row for each series of faults, with the day of its latest good run, and how to run it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from msgspec import Struct
+
+HEAD = """\
+# Faults
+
+What was done to bgd on purpose, how often, and what came of it. `make faults` tries it again and writes this
+page; it is not edited by hand. The tests do the same a few times on every run.
+
+A row is the latest run of its series that found nothing wrong. For jobs that means: each that was
+acknowledged is there and has finished once, each of its attempts was started once and ended once, none met
+another of its job, none outlived its time limit, and its exit code is the one that the job wrote down itself.
+Where anything is wrong `make faults` fails, and writes nothing. The machine had two processors, and other
+work to do.
+
+| what was done | what came of it | on | by |
+|---|---|---|---|
+"""
+NOT_TRIED = "\nNot tried yet: {reasons}.\n"
+_ROW = re.compile(
+    r"^\| (?P<what>.+) \| (?P<found>.+) \| (?P<day>[\d-]+) \| `(?P<command>make faults .+)` \|$"
+)
+_FILE = re.compile(r"CASES=(\S+)")
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """A series of faults. `command` is what runs it, with the other series of its file."""
+
+    what: str
+    found: str
+    day: str
+    command: str
+
+    @property
+    def file(self) -> str:
+        found = _FILE.search(self.command)
+        assert found is not None, self.command
+        return found[1]
+
+    def __str__(self) -> str:
+        return f"| {self.what} | {self.found} | {self.day} | `{self.command}` |\n"
+
+
+def rows_of(text: str) -> list[Row]:
+    """Return the rows of a page; of one that is none, none."""
+    return [Row(**found.groupdict()) for found in map(_ROW.fullmatch, text.splitlines()) if found is not None]
+
+
+def command_for(file: str, share: float) -> str:
+    """Return what is typed to run the series of a file again."""
+    return " ".join(["make faults", *([f"SHARE={share:g}"] if share != 1 else []), f"CASES={file}"])
+
+
+def worded(found: dict[str, int | str]) -> str:
+    """Return figures as a cell of the table has them."""
+    cells = (f"{count:,}" if isinstance(count, int) else count for count in found.values())
+    return ", ".join(f"{what.replace('_', ' ')} {cell}" for what, cell in zip(found, cells, strict=True))
+
+
+def merged(old: Iterable[Row], new: Iterable[Row], whole_files: Iterable[str]) -> list[Row]:
+    """Put the rows of a run among those of the page: what was not run keeps its row.
+
+    A file that was run as a whole has no other rows than it has now.
+    """
+    new, whole = list(new), set(whole_files)
+    again = {(row.file, row.what) for row in new}
+    kept = [row for row in old if row.file not in whole and (row.file, row.what) not in again]
+    return sorted(kept + new, key=lambda row: row.file)
+
+
+def write(path: Path, rows: list[Row], not_tried: dict[str, str]) -> None:
+    """Write the page; `not_tried` are reasons by file, of which those that have no row are told."""
+    files = {row.file for row in rows}
+    reasons = sorted({reason for file, reason in not_tried.items() if file not in files})
+    page = HEAD + "".join(map(str, rows))
+    path.write_text(page + (NOT_TRIED.format(reasons="; ".join(reasons)) if reasons else ""))
