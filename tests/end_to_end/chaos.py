@@ -21,6 +21,7 @@ from bgd.wire.replies import AttemptsPart, End, Info, JobsPart, Reply, Shown
 from bgd.wire.requests import Request, Show, Wait
 from bgd.wire.steering import GetInfo
 from bgd.wire.views import AttemptView, JobView
+from tests.support import ROOT
 
 WAIT_SECONDS = 60.0
 MOST_WAITED_FOR = 10_000  # jobs in one request
@@ -106,10 +107,16 @@ class Rig:
         self._log = (folder / "log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, source: Path = ROOT) -> None:
+        """Start the bgd whose source is in this folder, and return when it serves."""
         ready, told = os.pipe()
-        command = [sys.executable, "-m", "bgd", "--config", str(self.config), "--ready-fd", str(told)]
-        self._process = subprocess.Popen(command, pass_fds=[told], stderr=self._log)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bgd", "--config", str(self.config), "--ready-fd", str(told)],
+            cwd=source,
+            env=os.environ | {"PYTHONPATH": str(source)},  # its launcher finds it by this
+            pass_fds=[told],
+            stderr=self._log,
+        )
         os.close(told)
         with os.fdopen(ready) as pipe:
             line = pipe.readline()

@@ -1,21 +1,31 @@
-"""An upgrade while jobs run: the next version changes the tables, or fails to."""
+"""An upgrade while jobs run: from the releases before, and to one that changes the tables, or fails to."""
 
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
+from bgd.daemon.storage.schema import VERSION
 from bgd.wire.replies import Submitted
 from bgd.wire.requests import SubmitMany
 from tests.end_to_end.chaos import Caller, Rig
-from tests.faults.figures import record
-from tests.support import DEADLINE, wait_until
+from tests.faults.figures import SHARE, record
+from tests.faults.visitor import Visitor
+from tests.support import DEADLINE, ROOT, wait_until
 
 RUNNING = 20
+WAITING = 5
+
+# The last commit of the history that had this version of the tables
+RELEASES = {1: "2442b3a", 2: "c9324ef"}
+LONGEST_GAP = 1.0  # s without an answer, at full figures: a busy machine may take longer
 JOB = 'echo began >> "$1"; until test -e "$2"; do sleep 0.05; done; exit "$3"'
 
 # The program as it may be after the next release, with one step more for the tables
@@ -45,13 +55,7 @@ def test_jobs_run_on_through_an_upgrade_that_changes_the_tables(tmp_path: Path):
         rig.stop()
         rig.take(next_version(rig, GOOD))
         assert states(rig, jobs) == [State.RUNNING] * RUNNING
-        (tmp_path / "gate").touch()
-        with contextlib.closing(Caller(rig.socket)) as caller:
-            caller.wait(jobs)
-            for number, job in enumerate(jobs):
-                view, attempts = caller.show(job)
-                assert (view.exit_code, len(attempts)) == (number, 1)
-        assert (tmp_path / "began").read_text().count("began") == RUNNING
+        finish(rig, tmp_path, jobs)
     finally:
         (tmp_path / "gate").touch()
         rig.close()
@@ -64,14 +68,61 @@ def test_jobs_run_on_through_an_upgrade_that_changes_the_tables(tmp_path: Path):
     )
 
 
-def start_jobs(rig: Rig, folder: Path) -> list[int]:
+@pytest.fixture(params=RELEASES, ids="tables of version {}".format)
+def release(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[int, Path]:
+    """An older bgd: the version of its tables, and the folder of its source."""
+    source = tmp_path / "release"
+    source.mkdir()
+    archive = subprocess.run(
+        ["git", "archive", RELEASES[request.param]], cwd=ROOT, capture_output=True, check=False
+    )
+    if archive.returncode:
+        pytest.skip("NO OLDER RELEASE WAS UPGRADED: the history of this checkout is not complete")
+    subprocess.run(["tar", "-x", "-C", source], input=archive.stdout, check=True)
+    return request.param, source
+
+
+def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, release: tuple[int, Path]):
+    tables, source = release
+    rig = Rig(tmp_path, slots=RUNNING)
+    rig.start(source)
+    try:
+        jobs = start_jobs(rig, tmp_path, RUNNING + WAITING)
+        assert (version_of(rig), source_of(rig.launcher_pid())) == (tables, str(source))
+        with Visitor(rig.socket) as visitor:
+            rig.stop()
+            rig.start()
+            assert version_of(rig) == VERSION
+            assert states(rig, jobs) == [State.RUNNING] * RUNNING + [State.QUEUED] * WAITING
+        finish(rig, tmp_path, jobs)
+    finally:
+        (tmp_path / "gate").touch()
+        rig.close()
+    assert visitor.answered > 0
+    if SHARE:
+        assert visitor.longest_gap < LONGEST_GAP
+    record(
+        f"an upgrade from the release with version {tables} of the tables to that with version {VERSION}",
+        jobs_running=RUNNING,
+        right_ends=RUNNING,
+        jobs_queued=WAITING,
+        lost=0,
+        started_twice=0,
+        connects_answered=visitor.answered,
+        connects_refused=visitor.refused,
+        without_an_answer=f"{visitor.longest_gap * 1000:.0f} ms",
+    )
+
+
+def start_jobs(rig: Rig, folder: Path, number: int = RUNNING) -> list[int]:
+    """Submit jobs that end when they may; return when as many run as there are slots."""
     specs = [
         JobSpec(
-            argv=("/bin/sh", "-c", JOB, "job", str(folder / "began"), str(folder / "gate"), str(number)),
+            argv=("/bin/sh", "-c", JOB, "job", str(folder / "began"), str(folder / "gate"), str(code)),
             cwd="/",
             env={"PATH": "/usr/bin:/bin"},
         )
-        for number in range(RUNNING)
+        for code in range(number)
     ]
     with contextlib.closing(Caller(rig.socket)) as caller:
         reply = caller.ask(SubmitMany(id=1, specs=specs))
@@ -79,6 +130,32 @@ def start_jobs(rig: Rig, folder: Path) -> list[int]:
     began = folder / "began"
     wait_until(lambda: began.exists() and began.read_text().count("began") == RUNNING)
     return reply.jobs
+
+
+def finish(rig: Rig, folder: Path, jobs: list[int]) -> None:
+    """Let jobs end, and see that each began once and ended as it was to."""
+    (folder / "gate").touch()
+    with contextlib.closing(Caller(rig.socket)) as caller:
+        caller.wait(jobs)
+        for code, job in enumerate(jobs):
+            view, attempts = caller.show(job)
+            assert (view.exit_code, len(attempts)) == (code, 1)
+    assert (folder / "began").read_text().count("began") == len(jobs)
+
+
+def version_of(rig: Rig) -> int:
+    """Return the version of the tables, as the file has it."""
+    with contextlib.closing(
+        sqlite3.connect(f"file:{rig.socket.with_name('bgd.db')}?mode=ro", uri=True)
+    ) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+
+def source_of(pid: int) -> str:
+    """Return where a process was told to find bgd."""
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(variable.split("=", 1) for variable in variables if variable)["PYTHONPATH"]
 
 
 def next_version(rig: Rig, step: str) -> subprocess.Popen[bytes]:

@@ -1,0 +1,77 @@
+"""An upgrade of bgd as a service: with a socket unit no client is turned away meanwhile."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.faults.figures import record
+from tests.support import wait_until
+from tests.systemd.machine import Machine
+
+CONNECTS = 100
+RUNNING = 20
+RESTARTS = 3  # while they come
+GATE = "until test -e /tmp/gate; do sleep 0.1; done; exit $BGD_JOB_ID"
+PYTHON = "/usr/local/lib/bgd/bin/python"
+
+# Says how many were answered, refused and hung up on, and how long the slowest took; argv: how many
+CLIENTS = """
+import json, socket, sys, time
+from bgd import __version__
+from bgd.wire.framing import frame
+from bgd.wire.messages import PROTOCOL, Hello, encode
+answered = refused = hung_up = 0
+slowest = 0.0
+for _ in range(int(sys.argv[1])):
+    began_at = time.monotonic()
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect("/run/bgd/bgd.sock")
+        except OSError:
+            refused += 1
+            continue
+        try:
+            client.sendall(frame(encode(Hello(PROTOCOL, __version__, "client"))))
+            hello = client.recv(1 << 16)
+        except OSError:
+            hello = b""
+        answered += bool(hello)
+        hung_up += not hello
+    slowest = max(slowest, time.monotonic() - began_at)
+    time.sleep(0.02)
+print(json.dumps([answered, refused, hung_up, slowest]))
+"""
+
+
+def test_nobody_is_refused_while_bgd_is_replaced_behind_its_socket_unit(machine: Machine):
+    machine.run("systemctl", "stop", "bgd")
+    machine.write("/etc/bgd/bgd.toml", f"[daemon]\nslots = {RUNNING}\n")
+    machine.run("systemctl", "start", "bgd.socket")
+    jobs = [machine.run("bgctl", "submit", "--cwd", "/", "sh", "-c", GATE) for _ in range(RUNNING)]
+    wait_until(lambda: len(machine.run("bgctl", "list", "--state", "running", "-q").split()) == RUNNING)
+    with ThreadPoolExecutor() as pool:
+        clients = pool.submit(machine.run, PYTHON, "-c", CLIENTS, str(CONNECTS))
+        restarts = 0
+        while not clients.done() and restarts < RESTARTS:
+            machine.run("systemctl", "restart", "bgd")
+            restarts += 1
+        answered, refused, hung_up, slowest = json.loads(clients.result())
+
+    assert (answered, refused, hung_up) == (CONNECTS, 0, 0)
+    machine.run("touch", "/tmp/gate")
+    for job in jobs:
+        machine.run("bgctl", "wait", job, code=int(job) % 256)
+    machine.write("/etc/bgd/bgd.toml", "")
+    machine.run("systemctl", "stop", "bgd.socket", "bgd")
+    machine.run("systemctl", "start", "bgd")
+    record(
+        "the service is restarted behind its socket unit while clients come",
+        restarts=restarts,
+        connects_answered=answered,
+        connects_refused=refused,
+        hung_up_on=hung_up,
+        slowest_answer=f"{slowest * 1000:.0f} ms",
+        jobs_running=RUNNING,
+        right_ends=RUNNING,
+    )
