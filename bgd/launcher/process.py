@@ -104,8 +104,10 @@ def hold(process: Process) -> int | None:
     """
     try:
         pidfd = open_pidfd(process.pid)
-    except ProcessLookupError:
-        return None
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            return None
+        raise
     # from here on the number cannot be another's, if it was not yet
     try:
         now = read_process(process.pid)
@@ -135,6 +137,10 @@ def contents(path: str, most: int) -> bytes:
         os.close(fd)
     return b"".join(parts)
 
+
+# what pidfd_open says of a number that is nobody's; on older kernels, of one that is being reaped this very
+# moment (EINVAL); and of one that is a thread's by now (EINVAL or ENOENT)
+_NO_PROCESS = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
 
 _MOST_STAT = 4096
 _MOST_ENVIRONMENT = 1 << 20  # the mark is put first, so only a shell that sorts anew moves it this far back

@@ -90,6 +90,22 @@ def test_a_signal_meant_for_an_earlier_process_of_that_number_reaches_nobody(chi
     assert is_alive(child.pid)
 
 
+def test_a_signal_meant_for_a_number_that_is_a_threads_by_now_reaches_nobody():
+    code = (
+        "import threading; thread = threading.Thread(target=input); thread.start(); print(thread.native_id)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-uc", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        thread = read_process(int(child.stdout.readline()))
+        assert thread is not None
+
+        assert hold(thread) is None
+        assert not send(thread, signal.SIGKILL)
+        assert is_alive(child.pid)
+
+
 def test_a_signal_for_who_is_gone_reaches_nobody(child):
     gone = seen(child)
     child.kill()
