@@ -19,6 +19,7 @@ from .account import line_of
 from .forking import serve_by_forks
 from .hazards import hazards
 from .link import PROTOCOL, Link
+from .pages import gather, keep_together
 from .reusing import serve_in_turn
 from .streams import flush, log_traceback, point_to_nothing
 
@@ -39,6 +40,8 @@ def main() -> int:
     if beginning["protocol"] != PROTOCOL:
         link.tell(ready=os.getpid(), skew=True)
         return 0
+    if "recycle" not in beginning:
+        keep_together()
     sys.path[:0] = beginning["path"]
     if not _imported(beginning["preload"], link):
         return _FAILED
@@ -52,6 +55,7 @@ def main() -> int:
     gc.collect()
     unfit = hazards()
     gc.freeze()  # a collection in a child would touch, and so copy, all that it shares with this process
+    gather()
     link.tell(ready=os.getpid(), unfit=unfit)
     if unfit is None:
         serve_by_forks(link)

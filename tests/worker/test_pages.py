@@ -1,0 +1,97 @@
+"""Huge pages for what forks share: what is laid into them, and what is left as it is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.worker.conftest import LONG_ENOUGH
+
+ROOT = Path(__file__).parents[2]
+SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+LINUX = tuple(map(int, re.findall("[0-9]+", os.uname().release)[:2]))
+
+SHARED = """
+import mmap, sys
+from pathlib import Path
+from bgd.worker import pages
+
+HUGE = 2 << 20
+
+def figure(name):
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+"""
+
+FULL = f"""{SHARED}
+held = mmap.mmap(-1, 8 * HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+held.write(b"x" * len(held))
+held.seek(0)
+before = figure("AnonHugePages:")
+pages.gather()
+assert held.read() == b"x" * len(held)
+print(figure("AnonHugePages:") - before)
+"""
+
+SPARSE = f"""{SHARED}
+held = mmap.mmap(-1, 64 * HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for place in range(0, len(held), HUGE // 2):
+    held[place] = 1
+before = figure("Rss:")
+pages.gather()
+print(figure("Rss:") - before)
+"""
+
+TOGETHER = f"""{SHARED}
+pages.keep_together()
+held = [[f"number {{number}}"] for number in range(300_000)]  # a list that grows leaves gaps behind
+pages.gather()
+print(figure("AnonHugePages:") / figure("Anonymous:"))
+"""
+
+UNWANTED = f"""{SHARED}
+pages._SETTINGS = sys.argv[1]
+pages._gather = None  # nobody may call it
+pages.gather()
+"""
+
+
+def ran(script: str, *arguments: object) -> str:
+    """Return what a program prints whose memory is its own."""
+    argv = [sys.executable, "-c", script, *map(str, arguments)]
+    ended = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, timeout=LONG_ENOUGH, check=True)
+    return ended.stdout.decode()
+
+
+has_huge_pages = pytest.mark.skipif(
+    not SETTING.exists() or "[never]" in SETTING.read_text() or LINUX < (6, 1),
+    reason="this machine has no huge pages that could be asked for",
+)
+
+
+@has_huge_pages
+def test_memory_that_is_in_use_is_gathered_and_keeps_what_it_holds():
+    assert int(ran(FULL)) >= 7 * (2 << 20)  # the eighth is where the memory begins in the midst of one
+
+
+@has_huge_pages
+def test_what_is_allocated_piece_by_piece_beside_large_blocks_is_gathered_too():
+    assert float(ran(TOGETHER)) > 0.75
+
+
+def test_memory_that_is_hardly_used_stays_small():
+    assert int(ran(SPARSE)) < 32 << 20  # of the 128 MB that it could grow to
+
+
+@pytest.mark.parametrize("setting", [None, "always madvise [never]"])
+def test_a_machine_that_has_none_or_wants_none_is_left_alone(tmp_path, setting):
+    if setting is not None:
+        (tmp_path / "enabled").write_text(setting)
+        (tmp_path / "hpage_pmd_size").write_text("2097152")
+
+    assert ran(UNWANTED, f"{tmp_path}/") == ""
