@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -44,6 +45,7 @@ _BETWEEN_NAMES = re.compile(r"::|[:.\\/]")  # as other languages have it
 _NAME = re.compile(r"[\w$][\w$!?-]*")
 
 
+@lru_cache(maxsize=1000)  # the same few are read at every submit, and at every start
 def parse_target(text: str) -> Target:
     """Read a target.
 

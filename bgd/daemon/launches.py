@@ -199,7 +199,7 @@ def _settled(paths: str) -> str:
 def _own_folder() -> str:
     """Return the daemon's working directory, or the root where it has none that could be named."""
     try:
-        folder = str(Path.cwd())
+        folder = os.getcwd()  # noqa: PTH109 - asked at every launch, and a Path costs four times as much
     except FileNotFoundError:  # removed since the daemon started in it
         return "/"
     return folder if _is_text(folder) else "/"
