@@ -38,7 +38,7 @@ class Pending(Struct):
     controls: Controls | None = None
     progress: dict[JobId, JobProgress] = {}
     submissions: list[Submission] = []
-    pids: list[AttemptPid] = []
+    pids: dict[JobId, AttemptPid] = {}
     ends: list[AttemptEnd] = []
     acknowledge: list[Key] = []
     answers: list[Callable[[], object]] = []
@@ -64,7 +64,7 @@ class Settlement:
     ) -> None:
         self.batch = Batch(
             now=at,
-            pids=pending.pids,
+            pids=list(pending.pids.values()),
             ends=pending.ends,
             edited=pending.edited,
             removed=[job.id for job in pending.removed],

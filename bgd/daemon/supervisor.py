@@ -269,7 +269,7 @@ class Supervisor:
             # only people want it, so it waits for the next transaction, but not for long
             if not self._pending.pids:
                 asyncio.get_running_loop().call_later(PID_PATIENCE, self._changed.set)
-            self._pending.pids.append(AttemptPid(job.id, job.attempt, started.pid, started.started_at))
+            self._pending.pids[job.id] = AttemptPid(job.id, job.attempt, started.pid, started.started_at)
 
     def attempt_ended(self, ended: Ended) -> None:
         """Take an end; it is acknowledged after the next commit, also if it was already known (R4)."""
@@ -319,7 +319,11 @@ class Supervisor:
         if self._scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.wish):
             self._attempts.end(end.job)
             cap = self.config.logs.max_bytes  # the launcher counts what it threw away, too
-            self._pending.ends.append(replace(end, log_kept=min(end.log_kept, cap)))
+            end = replace(end, log_kept=min(end.log_kept, cap))
+            started = self._pending.pids.pop(end.job, None)
+            if started is not None:  # and has not been written: of a short job both go in one
+                end = replace(end, pid=started.pid, started_at=end.started_at or started.started_at)
+            self._pending.ends.append(end)
             self._changed.set()
 
     def _clear(self, jobs: Iterable[JobId]) -> None:

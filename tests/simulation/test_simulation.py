@@ -156,7 +156,7 @@ def let_the_urgent_wait(monkeypatch):
         (acknowledge_too_early, "started twice"),
         (acknowledge_nothing_known, "never acknowledged"),
         (forget_to_save_a_start, "supervisor died"),
-        (forget_to_save_a_retry, "have not finished"),
+        (forget_to_save_a_retry, "supervisor died"),
         (start_again_what_a_dead_launcher_ran, "started twice"),
         (crowd_queues, "too much for|in the paused"),
         (let_the_urgent_wait, "it was the turn of"),

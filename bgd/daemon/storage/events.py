@@ -17,15 +17,19 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Event]).decode
 
 
-def append(db: sqlite3.Connection, events: list[Event]) -> None:
-    """Write events inside the caller's transaction, and delete those that are too old by then."""
-    last = newest(db)
+def append(db: sqlite3.Connection, events: list[Event], last: int | None) -> int:
+    """Write events inside the caller's transaction, and delete those that are too old by then.
+
+    `last`: the newest id before, as this returns it; None: to be looked up.
+    """
+    last = newest(db) if last is None else last
     for start in range(0, len(events), _BLOCK):
         packed = events[start : start + _BLOCK]
         db.execute("INSERT INTO events VALUES (?, ?)", (last + start + len(packed), _encode(packed)))
     if (last + len(events)) // _BLOCK > last // _BLOCK:
         # never all of them: the newest row tells which id is the next
         db.execute("DELETE FROM events WHERE last <= ?", (last + len(events) - EVENTS_KEPT,))
+    return last + len(events)
 
 
 def read(db: sqlite3.Connection, after: int, limit: int) -> list[EventView]:

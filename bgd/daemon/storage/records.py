@@ -78,7 +78,7 @@ class AttemptPid(Struct, frozen=True):
 
 
 class AttemptEnd(Struct, frozen=True, kw_only=True):
-    """How an attempt ended. `result` is JSON text; None where there is nothing.
+    """How an attempt ended. `result` is JSON text; None where there is nothing, or where it is known already.
 
     `log_bytes` is what it wrote, `log_kept` what of that is on disk.
 
@@ -91,6 +91,7 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: int | None = None
     started_at: float | None = None
+    pid: int | None = None
     finished_at: float
     user_seconds: float | None = None
     system_seconds: float | None = None

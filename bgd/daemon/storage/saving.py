@@ -12,7 +12,7 @@ from bgd.core.job import FINAL, Job, JobId, Now, Outcome
 from bgd.daemon.storage import events, submissions
 from bgd.daemon.storage.database import change
 from bgd.daemon.storage.packing import pack_policy, pack_waits
-from bgd.daemon.storage.records import AttemptEnd, Batch, Controls, NewAttempt, NewJob, SavedJob, StoredSpec
+from bgd.daemon.storage.records import AttemptEnd, Batch, Controls, NewJob, StoredSpec
 from bgd.daemon.storage.specs import Specs, read_spec
 from bgd.wire.views import JobProgress
 
@@ -24,24 +24,21 @@ class Saver:
 
     def __init__(self) -> None:
         self._specs = Specs()
+        self._newest_event: int | None = None  # None: not known
 
     def save(self, db: sqlite3.Connection, batch: Batch) -> dict[JobId, StoredSpec]:
         """Write the batch and return the specs it wants; an unknown id is absent."""
         if batch.new:
             _insert_jobs(db, batch.new, batch.now)
             self._specs.insert(db, {item.job.id: item.spec for item in batch.new})
-        change(db, _SAVE_JOB, [_saved_row(save, batch.now) for save in batch.saves.values()])
-        self._specs.edit(db, batch.edited)
-        if batch.attempts:
-            _insert_attempts(db, batch.attempts)
-        change(db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in batch.relaunched])
-        change(db, _SAVE_PID, [(item.pid, item.started_at, item.job, item.attempt) for item in batch.pids])
-        if batch.ends:
-            _save_ends(db, batch.ends)
+        _save_jobs(db, batch)
+        if batch.edited:
+            self._specs.edit(db, batch.edited)
+        _save_attempts(db, batch)
         if batch.progress:
             _save_progress(db, batch.progress.values())
         if batch.events:
-            events.append(db, batch.events)
+            self._newest_event = events.append(db, batch.events, self._newest_event)
         if batch.submissions:
             submissions.add(db, batch.submissions, batch.now.wall)
         if batch.controls is not None:
@@ -50,11 +47,13 @@ class Saver:
         if batch.removed:
             self._specs.remove(db, batch.removed)
             _remove_jobs(db, batch.removed)
-        db.executemany("DELETE FROM leftovers WHERE job = ?", [(job_id,) for job_id in batch.cleared])
+        if batch.cleared:
+            db.executemany("DELETE FROM leftovers WHERE job = ?", [(job_id,) for job_id in batch.cleared])
         return {job_id: spec for job_id, spec in specs if spec is not None}
 
     def forget(self) -> None:
         self._specs.forget()
+        self._newest_event = None
 
 
 def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], now: Now) -> None:
@@ -70,9 +69,35 @@ def _new_row(item: NewJob, now: Now) -> tuple[object, ...]:
     return (*_columns(item.job, now), item.uid, item.spec.name, item.at, item.job.id)
 
 
-def _saved_row(save: SavedJob, now: Now) -> tuple[object, ...]:
-    finished_at = save.at if save.job.state in FINAL else None
-    return (*_columns(save.job, now), finished_at, save.reason, save.job.id)
+def _save_jobs(db: sqlite3.Connection, batch: Batch) -> None:
+    """Write jobs as they stand now, each with what its attempt's start or end says of it: a row each.
+
+    Every statement costs a hand-over between this thread and the loop's, so one that finds nothing to do is
+    none. Of a job whose attempt has ended and that starts again in one batch the start is written last.
+    """
+    ends = {end.job: end for end in batch.ends}
+    if not ends.keys() <= batch.saves.keys():
+        raise LookupError("an attempt ended, and its job was not moved")
+    starts = {item.job: item.at for item in batch.attempts}
+    plain, ended, started = [], [], []
+    for save in batch.saves.values():
+        job, columns = save.job, _columns(save.job, batch.now)
+        end, start = ends.get(job.id), starts.get(job.id)
+        if end is not None:
+            # it finished when its attempt did: perhaps long before there was anybody to save it
+            at = end.finished_at if job.state in FINAL else None
+            ended.append((*columns, at, save.reason, *_last_words(end), job.id))
+        if start is not None:
+            started.append((*columns, None, save.reason, start, job.id))
+        elif end is None:
+            plain.append((*columns, save.at if job.state in FINAL else None, save.reason, job.id))
+    change(db, _SAVE_JOB, plain)
+    change(db, _END_JOB, ended)
+    change(db, _START_JOB, started)
+
+
+def _last_words(end: AttemptEnd) -> tuple[object, ...]:
+    return (end.outcome.value, end.exit_code, end.signal, end.outcome is Outcome.SNOOZED, end.log_kept)
 
 
 def _columns(job: Job, now: Now) -> tuple[object, ...]:
@@ -102,31 +127,18 @@ def _epoch_time(elapsed: float | None, now: Now) -> float | None:
     return None if elapsed is None else now.wall + (elapsed - now.elapsed)
 
 
-def _insert_attempts(db: sqlite3.Connection, attempts: list[NewAttempt]) -> None:
-    rows = [(item.job, item.attempt, item.slot, item.launcher, item.at) for item in attempts]
-    db.executemany(_INSERT_ATTEMPT, rows)
-    change(db, _START_OF_JOB, [(item.at, item.job) for item in attempts])
-
-
-def _save_ends(db: sqlite3.Connection, ends: list[AttemptEnd]) -> None:
-    change(db, _END_ATTEMPT, [_end_row(end) for end in ends])
-    rows = [
-        (
-            end.outcome.value,
-            end.exit_code,
-            end.signal,
-            end.finished_at,
-            end.outcome is Outcome.SNOOZED,
-            end.log_kept,
-            end.job,
-        )
-        for end in ends
-    ]
-    change(db, _END_OF_JOB, rows)
-    kept = sum(end.log_kept for end in ends)
+def _save_attempts(db: sqlite3.Connection, batch: Batch) -> None:
+    """Write how attempts go; what that says of their jobs is written with the jobs."""
+    if batch.attempts:
+        rows = [(item.job, item.attempt, item.slot, item.launcher, item.at) for item in batch.attempts]
+        db.executemany(_INSERT_ATTEMPT, rows)
+    change(db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in batch.relaunched])
+    change(db, _SAVE_PID, [(item.pid, item.started_at, item.job, item.attempt) for item in batch.pids])
+    change(db, _END_ATTEMPT, [_end_row(end) for end in batch.ends])
+    kept = sum(end.log_kept for end in batch.ends)
     if kept:
         db.execute("UPDATE meta SET logged = logged + ?", (kept,))
-    for end in ends:
+    for end in batch.ends:
         if end.result is not None or end.error is not None:
             error = None if end.error is None else _encode_json(end.error).decode()
             db.execute("INSERT INTO results VALUES (?, ?, ?, ?)", (end.job, end.attempt, end.result, error))
@@ -138,6 +150,7 @@ def _end_row(end: AttemptEnd) -> tuple[object, ...]:
         end.exit_code,
         end.signal,
         end.started_at,
+        end.pid,
         end.finished_at,
         end.user_seconds,
         end.system_seconds,
@@ -182,16 +195,19 @@ _INSERT_JOB = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_SAVE_JOB = """
+_AS_IT_STANDS = """
     UPDATE jobs SET state = ?, queue = ?, priority = ?, policy = ?, attempt = ?, failures = ?, unseen = ?,
                     due_elapsed = ?, due_at = ?, making_way = ?, wall_due = ?, expires_elapsed = ?,
                     expires_at = ?, waits = ?, key = ?, slots = ?, suspended = ?, finished_at = ?, reason = ?
+"""
+_SAVE_JOB = f"{_AS_IT_STANDS} WHERE id = ?"
+_END_JOB = f"""
+    {_AS_IT_STANDS}, outcome = ?, exit_code = ?, signal = ?, snoozes = snoozes + ?, logged = logged + ?
     WHERE id = ?
 """
+_START_JOB = f"{_AS_IT_STANDS}, started_at = ?, progress = NULL, progress_message = NULL WHERE id = ?"
 
 _INSERT_ATTEMPT = "INSERT INTO attempts (job, attempt, slot, launcher, launched_at) VALUES (?, ?, ?, ?, ?)"
-
-_START_OF_JOB = "UPDATE jobs SET started_at = ?, progress = NULL, progress_message = NULL WHERE id = ?"
 
 _SAVE_PROGRESS = "UPDATE jobs SET progress = ?, progress_message = ? WHERE id = ? AND attempt = ?"
 
@@ -201,15 +217,8 @@ _SAVE_PID = "UPDATE attempts SET pid = ?, started_at = ? WHERE job = ? AND attem
 
 _END_ATTEMPT = """
     UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, started_at = coalesce(?, started_at),
-                        finished_at = ?, user_seconds = ?, system_seconds = ?, max_rss_bytes = ?,
-                        log_bytes = ?, whole_tree = ?, memory_peak_bytes = ?, launcher = NULL
+                        pid = coalesce(?, pid), finished_at = ?, user_seconds = ?, system_seconds = ?,
+                        max_rss_bytes = ?, log_bytes = ?, whole_tree = ?, memory_peak_bytes = ?,
+                        launcher = NULL
     WHERE job = ? AND attempt = ?
-"""
-
-# a job that this finishes had finished when its attempt did: perhaps long before there was anybody to save it
-_END_OF_JOB = """
-    UPDATE jobs SET outcome = ?, exit_code = ?, signal = ?,
-                    finished_at = CASE WHEN finished_at IS NOT NULL THEN ? END, snoozes = snoozes + ?,
-                    logged = logged + ?
-    WHERE id = ?
 """

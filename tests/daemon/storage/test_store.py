@@ -531,11 +531,22 @@ async def test_attempt_handed_to_another_launcher_keeps_its_slot(store):
 
 async def test_ended_attempt_belongs_to_no_launcher(store):
     await put(store, new(1))
+    end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 2, pid=4711)
+    done = a_job(1, State.SUCCEEDED, attempt=1)
+
+    await store.commit(Batch(now=NOW, saves=saves(done), attempts=[first_attempt(1)], ends=[end]))
+
+    assert await sql(store, "SELECT slot, launcher, pid FROM attempts") == [(1, None, 4711)]
+
+
+async def test_end_of_an_attempt_whose_job_stays_as_it_was_is_a_bug_that_is_told(store):
+    await put(store, new(1))
     end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 2)
 
-    await store.commit(Batch(now=NOW, attempts=[first_attempt(1)], ends=[end]))
+    with pytest.raises(LookupError, match="its job was not moved"):
+        await store.commit(Batch(now=NOW, attempts=[first_attempt(1)], ends=[end]))
 
-    assert await sql(store, "SELECT slot, launcher FROM attempts") == [(1, None)]
+    assert await sql(store, "SELECT slot FROM attempts") == []
 
 
 async def test_attempts_are_read_in_parts(store):
