@@ -14,6 +14,7 @@ class Sources:
 
     def __init__(self) -> None:
         self._library = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120  pathlib is slow to import
+        self._own = os.path.dirname(__file__) + os.sep  # noqa: PTH120
         # with another interpreter comes another library, of which this one has only a part in its memory
         self._seen = {file: _state_of(file) for file in [sys.executable or ""]}
         self._modules = 0
@@ -27,7 +28,7 @@ class Sources:
         self._modules = len(sys.modules)
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
-            if isinstance(file, str) and file not in self._seen and not self._is_of_the_library(file):
+            if isinstance(file, str) and file not in self._seen and self._is_looked_at(file):
                 self._seen[file] = _state_of(file)
 
     def changed(self) -> str | None:
@@ -42,9 +43,15 @@ class Sources:
         self._next_look_at = ended + (ended - began) * _SHARE
         return None
 
-    def _is_of_the_library(self, file: str) -> bool:
-        """Whether it came with the interpreter, and so changes only with that."""
-        return file.startswith(self._library) and not file.startswith(f"{self._library}site-packages")
+    def _is_looked_at(self, file: str) -> bool:
+        """Whether it may change, and that would matter.
+
+        What came with the interpreter changes only with that; and the worker itself speaks with the launcher
+        that started it, which another one might not.
+        """
+        if file.startswith(self._library):
+            return file.startswith(f"{self._library}site-packages")
+        return not file.startswith(self._own)
 
 
 def _state_of(file: str) -> tuple[int, int, int] | None:

@@ -22,7 +22,7 @@ from bgd.launcher.warm.line import _MAX_PACKET, WORKER_PROTOCOL, Said, WorkerLin
 from bgd.launcher.warm.workers import Workers
 from bgd.wire.launching import Warm
 from bgd.worker import WORKER, link
-from tests.launcher.host import launch_of
+from tests.launcher.host import Host, Supervisor, launch_of
 from tests.launcher.warm.calls import FORK, Calls, value_of
 
 
@@ -72,16 +72,40 @@ def test_both_ends_of_the_line_to_a_worker_have_the_same_protocol_and_limit():
 
 def test_a_worker_of_another_protocol_leaves_the_jobs_to_fresh_interpreters(host, supervisor, tmp_path):
     """As after an upgrade under a launcher that runs on."""
-    newer = tmp_path / "worker"
-    shutil.copytree(WORKER.parent, newer)
-    shutil.copytree(WORKER.parents[1] / "inside", tmp_path / "inside")
-    file = newer / "link.py"
-    file.write_text(file.read_text().replace("PROTOCOL = 1 ", "PROTOCOL = 2 "))
-    calls = Calls(host, supervisor, FORK)
-    calls.write("job", "import os\ndef parent(): return os.getppid()\n")
-    calls.worker = newer / WORKER.name
+    calls = calls_of_a_copy(host, supervisor, tmp_path)
+    upgrade(calls)
 
     end = calls.run("job:parent")
 
     assert value_of(end) == host.launchers[-1].pid
     assert "bgd was upgraded" in calls.output(end)
+
+
+def test_a_worker_that_runs_when_its_files_are_replaced_goes_on_with_what_it_has_read(
+    host, supervisor, tmp_path
+):
+    calls = calls_of_a_copy(host, supervisor, tmp_path)
+    before = calls.value("job:parent")
+
+    upgrade(calls)
+
+    assert calls.value("job:parent") == before != host.launchers[-1].pid
+
+
+def calls_of_a_copy(host: Host, supervisor: Supervisor, folder: Path) -> Calls:
+    """Return calls by a worker whose files a test may change."""
+    shutil.copytree(WORKER.parent, folder / "worker")
+    shutil.copytree(WORKER.parents[1] / "inside", folder / "inside")
+    calls = Calls(host, supervisor, FORK)
+    calls.write("job", "import os\ndef parent(): return os.getppid()\n")
+    calls.worker = folder / "worker" / WORKER.name
+    return calls
+
+
+def upgrade(calls: Calls) -> None:
+    """Put a worker in its place that speaks another protocol."""
+    file = calls.worker.with_name("link.py")
+    this = f"PROTOCOL = {WORKER_PROTOCOL} "
+    text = file.read_text()
+    assert this in text
+    file.write_text(text.replace(this, f"PROTOCOL = {WORKER_PROTOCOL + 1} "))
