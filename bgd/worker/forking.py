@@ -102,7 +102,7 @@ class _Forking:
             return
         self._children[pidfd] = number, pid
         self._poll.register(pidfd, select.POLLIN)
-        self._link.tell(pidfd, id=number)
+        self._link.say(b'{"id":%d}' % number, pidfd)
 
     def _end(self, pidfd: int) -> None:
         number, pid = self._children.pop(pidfd)
@@ -111,11 +111,13 @@ class _Forking:
         seen = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         assert seen is not None  # noqa: S101  it is only with WNOHANG that there may be none
         self._ended[number] = pid
-        self._link.tell(id=number, code=seen.si_status if seen.si_code == os.CLD_EXITED else -seen.si_status)
+        code = seen.si_status if seen.si_code == os.CLD_EXITED else -seen.si_status
+        self._link.say(b'{"id":%d,"code":%d}' % (number, code))
 
     def _reap(self, number: int) -> None:
         usage = os.wait4(self._ended.pop(number), 0)[2]
-        self._link.tell(id=number, usage=[usage.ru_utime, usage.ru_stime, usage.ru_maxrss])
+        used = usage.ru_utime, usage.ru_stime, usage.ru_maxrss
+        self._link.say(b'{"id":%d,"usage":[%.6f,%.6f,%d]}' % (number, *used))
 
     def _become(self, job: dict[str, Any], output: int, result: int) -> None:
         """Be the job, and nothing else any more."""

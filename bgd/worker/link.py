@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import array
 import json
 import os
 import socket
+import struct
+
+from .notation import decoded
 
 TYPE_CHECKING = False  # as typing's: the worker keeps its memory small
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1  # a launcher lives longer than this file: it goes up with every change that is no addition
 MAX_PACKET = 65_536  # bytes; a longer message comes in a file
 MAX_DESCRIPTORS = 3
+_ROOM = socket.CMSG_SPACE(MAX_DESCRIPTORS * struct.calcsize("i"))
 
 
 class Link:
@@ -35,24 +38,25 @@ class Link:
 
     def hear(self) -> Message | None:
         """Wait for the next message; None: the launcher is gone, or wants nothing more."""
-        fds = array.array("i")
-        room = socket.CMSG_SPACE(MAX_DESCRIPTORS * fds.itemsize)
-        text, beside, _, _ = self._socket.recvmsg(MAX_PACKET, room, socket.MSG_CMSG_CLOEXEC)
-        for level, kind, data in beside:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-        descriptors = fds.tolist()
+        text, beside, _, _ = self._socket.recvmsg(MAX_PACKET, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        # nothing but descriptors can come beside a message here
+        descriptors = memoryview(beside[0][2]).cast("i").tolist() if beside else []
         if not text and descriptors:
             with open(descriptors.pop(), "rb") as file:  # noqa: PTH123  a descriptor
                 text = file.read()
-        return (json.loads(text), descriptors) if text else None  # type: ignore[return-value]  # such a tuple
+        return (decoded(text), descriptors) if text else None  # type: ignore[return-value]  # such a tuple
 
-    def tell(self, descriptor: int | None = None, **content: object) -> None:
-        """Say something; the descriptor stays the teller's too."""
-        beside = []
-        if descriptor is not None:
-            beside.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
-        self._socket.sendmsg([json.dumps(content).encode()], beside)
+    def tell(self, **content: object) -> None:
+        """Say what is no matter of every job."""
+        self.say(json.dumps(content).encode())
+
+    def say(self, text: bytes, descriptor: int | None = None) -> None:
+        """Say what is JSON already; the descriptor stays the sayer's too."""
+        if descriptor is None:
+            self._socket.send(text)
+        else:
+            beside = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))
+            self._socket.sendmsg([text], [beside])
 
     def close(self) -> None:
-        self._socket.close()
+        os.close(self._socket.detach())
