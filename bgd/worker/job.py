@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Awaitable
 
 from .account import capped, json_of, told, wished
 from .callables import Refusal, resolved
 from .helpers import say_the_rest
+from .notation import decoded
 from .process import leave_if_forked
 from .streams import flush, log
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def read(text: str | bytes) -> Job:
     """Return what the text says, or why it cannot be read, which is for `carry_out` to tell."""
     try:
-        job: dict[str, Any] = json.loads(text)
+        job: dict[str, Any] = decoded(text)
     except (ValueError, RecursionError) as error:  # no JSON, a number of too many digits; nested too deep
         return Refusal(f"the job cannot be read: {error}")
     return job
@@ -82,10 +82,12 @@ def _run(job: Job) -> object:
     function = resolved(job["module"], job["name"], job["method"])
     given = job["arguments"]
     result = function(*given.get("args", ()), **given.get("kwargs", {}))
-    return _waited_for(result) if isinstance(result, Awaitable) else result
+    # isinstance(result, Awaitable) would look for this and remember it, of which a new process has nothing
+    is_awaitable = getattr(type(result), "__await__", None) is not None
+    return _waited_for(result) if is_awaitable else result
 
 
-def _waited_for(result: Awaitable[object]) -> object:
+def _waited_for(result: Any) -> object:
     import asyncio  # noqa: PLC0415 - it takes longer than the rest of the start, and most jobs do without
 
     async def wait() -> object:

@@ -19,15 +19,16 @@ class MarkedPlace:
     def __init__(self) -> None:
         with open("/proc/self/stat", "rb") as file:  # noqa: PTH123  pathlib is slow to import
             fields = file.read().rpartition(b")")[2].split()
-        self._address, end = int(fields[_ENV_START]), int(fields[_ENV_END])
-        found = ctypes.string_at(self._address, end - self._address) if self._address else b""
-        self._room = found.find(b"\0") if found.startswith(_MARK) else -1
+        address, end = int(fields[_ENV_START]), int(fields[_ENV_END])
+        found = ctypes.string_at(address, end - address) if address else b""
+        self._length = max(found.find(b"\0"), 0) if found.startswith(_MARK) else 0
+        self._room = (ctypes.c_char * self._length).from_address(address)
 
     def show(self, mark: str) -> None:
         """Let /proc/PID/environ show another mark; where there is no room for it nothing changes."""
-        text = _MARK + os.fsencode(mark)
-        if len(text) <= self._room:
-            ctypes.memmove(self._address, text.ljust(self._room, b"\0"), self._room)
+        text = _MARK + mark.encode(errors="surrogateescape")
+        if len(text) <= self._length:
+            self._room.raw = text.ljust(self._length, b"\0")
 
 
 def change_environment(changes: Mapping[str, str | None]) -> None:
