@@ -23,6 +23,9 @@ from tests.launcher.warm.calls import is_worker
 
 CYCLES = times(1000, 25)
 LAUNCHER_KILLS = times(100, 25)
+SHORTEST_LIFE = 0.15  # s
+# s; a launcher takes a while until all slots are taken again
+LONGEST_LIFE = {"bgd": 0.5, "launcher": seconds(2.0, 0.5), "both": seconds(0.8, 0.5)}
 STOPS = times(20, 3)
 STOPPED = seconds(3.0, 0.5)  # s
 BUSY_CYCLES = max(CYCLES // 4, 10)  # each takes longer; and time for everything to be done once
@@ -52,7 +55,7 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
     cycles = LAUNCHER_KILLS if victim == "launcher" else CYCLES
     with load.crowd:
         for _ in range(cycles):
-            load.crowd.run_for(dice.uniform(0.15, 0.5))
+            load.crowd.run_for(dice.uniform(SHORTEST_LIFE, LONGEST_LIFE[victim]))
             launcher = rig.launcher_pid()
             if victim != "launcher":
                 rig.kill()

@@ -20,10 +20,11 @@ from bgd.wire.requests import Submit, Wait
 from bgd.wire.views import JobView
 from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
 from tests.end_to_end.looking import listed
-from tests.faults.figures import record, times
+from tests.faults.figures import record, seconds, times
 from tests.faults.power import Disk, why_not
 
 CUTS = times(100, 4)
+LONGEST = seconds(1.0, 0.5)  # s until the next one
 CLIENTS = 4
 HELD = JobSpec(argv=("/bin/true",), env={}, cwd="/", hold=True)
 QUICK = JobSpec(argv=("/bin/true",), env={}, cwd="/")
@@ -54,7 +55,7 @@ def test_what_was_told_before_a_power_cut_is_there_after_it(disk: Disk, tmp_path
             [lambda stop: submit(rig, told, stop)] * CLIENTS + [lambda stop: finish(rig, told, stop)]
         )
         with crowd:
-            crowd.run_for(dice.uniform(0.2, 0.5))
+            crowd.run_for(dice.uniform(0.2, LONGEST))
             disk.cut()
             rig.kill()
             kill_launchers(disk.path)
