@@ -20,7 +20,12 @@ from tests.faults.page import Row, command_for, merged, rows_of, worded, write
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/faults.md"
-CASES = ["tests/faults", "tests/end_to_end/test_kill.py", "tests/systemd/test_upgrade.py"]
+CASES = [
+    "tests/end_to_end/test_kill.py",
+    "tests/faults",
+    "tests/launcher/test_trees.py",
+    "tests/systemd/test_upgrade.py",
+]
 _SKIPPED = re.compile(r"^SKIPPED \[\d+\] (?P<file>\S+?):\d+: (?P<reason>.*)$", re.MULTILINE)
 
 

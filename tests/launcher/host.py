@@ -34,11 +34,11 @@ from bgd.wire.launching import (
     encode,
     log_name,
 )
-from tests.support import wait_until
+from tests.support import SLOWNESS, wait_until
 
 SOURCE = Path(__file__).parents[2]
 STORE = f"store-{os.getpid()}"  # a launcher ends what carries its store's mark: not that of other runs
-PATIENCE = 30.0  # seconds until something that must happen is taken for lost
+PATIENCE = 30.0 * SLOWNESS  # seconds until something that must happen is taken for lost
 
 needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="NOT RUN: watches or fails system calls")
 OWN_GROUP = own_group()

@@ -20,6 +20,7 @@ from bgd.launcher.cgroup import Group
 from bgd.launcher.delegation import own_group
 from bgd.wire.launching import Stop
 from bgd.wire.limits import Limits
+from tests.faults.figures import record, times
 from tests.launcher.host import OWN_GROUP as OWN
 from tests.launcher.host import PATIENCE, Host, Supervisor, is_alive, needs_groups, written
 from tests.support import wait_until
@@ -284,13 +285,14 @@ def test_a_launcher_of_its_own_group_can_set_all_limits(limiting):
     assert set(limiting.welcome.abilities.controllers) == CONTROLLERS
 
 
+HOGS = times(50, 3)
 HOG = "import time; hog = bytearray(200_000_000); time.sleep(100)"
 
 
 @needs_controllers
 def test_a_job_that_takes_too_much_memory_is_oom_and_its_neighbours_live(limiting):
     neighbour = limiting.launch("sleep", "100", limits=Limits(memory_max=64_000_000))
-    for _ in range(int(os.environ.get("HOGS", "3"))):
+    for _ in range(HOGS):
         end = limiting.shell(f'{sys.executable} -c "{HOG}" & wait', limits=Limits(memory_max=64_000_000))
 
         assert (end.outcome, end.signal) == (Outcome.OOM, signal.SIGKILL)
@@ -299,6 +301,7 @@ def test_a_job_that_takes_too_much_memory_is_oom_and_its_neighbours_live(limitin
 
     limiting.say(Stop(neighbour, 5.0))
     assert limiting.ended(neighbour).outcome is Outcome.CANCELLED
+    record("jobs take 200 MB, and may take 64 MB", jobs=HOGS, ends_oom=HOGS, neighbours_killed=0)
 
 
 @needs_controllers
@@ -320,6 +323,7 @@ def test_a_fork_bomb_stays_within_its_number_of_processes(limiting):
 
     assert limiting.ended(key).outcome is Outcome.CANCELLED
     assert not group.exists()
+    record("a fork bomb that may have 50 processes is cancelled", most_processes=50, processes_left=0)
 
 
 @needs_controllers

@@ -1,7 +1,4 @@
-"""Jobs that do all they can to leave something behind, again and again: cancelled, and ended by themselves.
-
-TREES in the environment says how often, 20 times if it does not.
-"""
+"""Jobs that do all they can to leave something behind, cancelled, and ended by themselves."""
 
 from __future__ import annotations
 
@@ -14,11 +11,19 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.wire.launching import Stop
+from tests.faults.figures import SHARE, record, times
 from tests.launcher.host import Host, Supervisor, is_alive, needs_groups, needs_root, pids_in, written
 from tests.launcher.unprivileged import NOBODY, UnprivilegedHost
-from tests.support import wait_until
+from tests.support import SLOWNESS, wait_until
 
-TIMES = int(os.environ.get("TREES", "20"))
+AT_ONCE = 20
+ROUNDS = times(10, 1)
+GENERATIONS = 10 if SHARE and SLOWNESS == 1 else 6  # of a fork bomb: 2,047 processes, or 127
+RIGHTS = {
+    "as it is": "with the rights of root",
+    "in groups": "in control groups",
+    "unprivileged": "without any rights",
+}
 
 
 @pytest.fixture(
@@ -50,32 +55,48 @@ def master(tree_host: Host, request: pytest.FixtureRequest) -> Supervisor:
     return supervisor
 
 
+@pytest.fixture
+def rights(request: pytest.FixtureRequest) -> str:
+    """What the page of faults says of a host."""
+    return RIGHTS[request.node.callspec.params["tree_host"]]
+
+
+HIDE = "leave behind a daemon (forked twice, own session, all closed, empty environment)"
 # forks twice, leads a session of its own, and has nothing that it was given but its user
 DAEMON = "(setsid env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' </dev/null >/dev/null 2>&1 &)"
 
 
-def test_cancelled_jobs_leave_nothing_however_it_was_sent_away(tree_host, master):
-    paths = [tree_host.state / f"pid-{number}" for number in range(TIMES)]
-    keys = [master.launch("sh", "-c", f"{DAEMON.replace('PID', str(path))}; sleep 100") for path in paths]
-    pids = [int(written(path)) for path in paths]
+def test_cancelled_jobs_leave_nothing_however_it_was_sent_away(tree_host, master, rights):
+    for number in range(ROUNDS):
+        paths = new_paths(tree_host, number)
+        keys = [master.launch("sh", "-c", f"{DAEMON.replace('PID', str(path))}; sleep 100") for path in paths]
+        pids = [int(written(path)) for path in paths]
 
-    master.say(*(Stop(key, 5.0) for key in keys))
+        master.say(*(Stop(key, 5.0) for key in keys))
 
-    assert {end.outcome for end in master.all_ended(keys)} == {Outcome.CANCELLED}
-    assert not [pid for pid in pids if is_alive(pid)]
-
-
-def test_jobs_that_end_leave_nothing_either(tree_host, master):
-    paths = [tree_host.state / f"pid-{number}" for number in range(TIMES)]
-    scripts = [f"{DAEMON}; until [ -s PID ]; do :; done; exit 3".replace("PID", str(path)) for path in paths]
-
-    keys = [master.launch("sh", "-c", script) for script in scripts]
-
-    assert {end.exit_code for end in master.all_ended(keys)} == {3}
-    assert not [path for path in paths if is_alive(int(path.read_text()))]
+        assert {end.outcome for end in master.all_ended(keys)} == {Outcome.CANCELLED}
+        assert not [pid for pid in pids if is_alive(pid)]
+    record(f"jobs that {HIDE} are cancelled, {rights}", jobs=ROUNDS * AT_ONCE, processes_left=0)
 
 
-def test_a_cancelled_fork_bomb_is_gone(tree_host, master):
+def test_jobs_that_end_leave_nothing_either(tree_host, master, rights):
+    for number in range(ROUNDS):
+        paths = new_paths(tree_host, number)
+        waits = f"{DAEMON}; until [ -s PID ]; do :; done; exit 3"
+
+        keys = [master.launch("sh", "-c", waits.replace("PID", str(path))) for path in paths]
+
+        assert {end.exit_code for end in master.all_ended(keys)} == {3}
+        assert not [path for path in paths if is_alive(int(path.read_text()))]
+    record(f"jobs that {HIDE} end by themselves, {rights}", jobs=ROUNDS * AT_ONCE, processes_left=0)
+
+
+def new_paths(host: Host, number: int) -> list[Path]:
+    """Return a file for each job of a round, in which its hidden process writes down who it is."""
+    return [host.state / f"pid-{number}-{job}" for job in range(AT_ONCE)]
+
+
+def test_a_cancelled_fork_bomb_is_gone(tree_host, master, rights):
     """One with a bound, of which every process ignores what can be ignored."""
     bomb, seconds = tree_host.state / "bomb", f"77.{os.getpid()}"
     bomb.write_text(
@@ -83,10 +104,12 @@ def test_a_cancelled_fork_bomb_is_gone(tree_host, master):
         f"exec sleep {seconds} >/dev/null 2>&1\n"
     )
     bomb.chmod(0o644)
-    key = master.launch("sh", str(bomb), "6")
-    wait_until(lambda: len(pids_in(f"sleep\x00{seconds}")) == 2**7 - 1)
+    processes = 2 ** (GENERATIONS + 1) - 1
+    key = master.launch("sh", str(bomb), str(GENERATIONS))
+    wait_until(lambda: len(pids_in(f"sleep\x00{seconds}")) == processes)
 
     master.say(Stop(key, 0.1))
 
     assert master.ended(key).outcome is Outcome.CANCELLED
     assert not pids_in(f"sleep\x00{seconds}")
+    record(f"a fork bomb that ignores signals is cancelled, {rights}", processes=processes, processes_left=0)
