@@ -23,6 +23,7 @@ PAGE = ROOT / "docs/faults.md"
 CASES = [
     "tests/end_to_end/test_kill.py",
     "tests/faults",
+    "tests/faults/in_a_guest.py",
     "tests/launcher/test_trees.py",
     "tests/systemd/test_upgrade.py",
 ]

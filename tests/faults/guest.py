@@ -1,0 +1,136 @@
+"""A virtual machine: its root is this machine's, read-only; its kernel is Debian's, with all of cgroup v2.
+
+It is emulated, which makes it some twenty times slower. It can be reset at any moment; only what its kernel
+has written to its disk is there when it is booted again.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Self
+
+from tests.support import ROOT, wait_until
+
+KERNEL = ROOT / "build/kernel"  # downloaded once
+QEMU = "qemu-system-x86_64"
+VIRTIOFSD = "/usr/libexec/virtiofsd"
+_PACKAGE = "linux-image-cloud-amd64"  # depends on the kernel of the day
+_INIT = Path(__file__).with_name("guest.sh")
+_DISK_BYTES = 400 << 20
+_LONGEST_LIFE = 3600  # seconds of one boot
+_FILES = f"{VIRTIOFSD} --shared-dir / --socket-path {{socket}} --sandbox none --cache always"
+# sharing files takes memory that is shared, too
+_MACHINE = f"""
+timeout --signal=KILL {_LONGEST_LIFE}
+{QEMU} -nodefaults -no-user-config -no-reboot -display none -serial file:{{console}}
+-accel tcg,thread=multi -cpu max -smp 2 -m 1536M
+-object memory-backend-memfd,id=memory,size=1536M,share=on -numa node,memdev=memory
+-chardev socket,id=files,path={{socket}} -device vhost-user-fs-pci,chardev=files,tag=root
+-drive file={{disk}},if=virtio,format=raw
+"""
+_RESET = "sysrq: Resetting"
+_ENDED_WELL = "guest: ended well"
+
+
+class Died(Exception):
+    """What was run in the machine did not end well. The text is that of its console."""
+
+
+def why_not() -> str | None:
+    """Return what is missing here for a virtual machine."""
+    if platform.machine() != "x86_64":
+        return "the virtual machine is one for x86_64"
+    if os.geteuid() != 0:
+        return "only root can share all of this machine's files"
+    missing = [
+        name for name in (QEMU, VIRTIOFSD, "mkfs.ext4", "apt-get", "dpkg-deb") if shutil.which(name) is None
+    ]
+    return f"not installed: {', '.join(missing)}" if missing else None
+
+
+class Guest:
+    """A machine with a disk of its own, switched off at first."""
+
+    def __init__(self) -> None:
+        self._kernel, self._module = _kernel()
+        self._folder = Path(tempfile.mkdtemp(prefix="bgd-guest-"))
+        self._disk = self._folder / "disk"
+        with self._disk.open("wb") as disk:
+            disk.truncate(_DISK_BYTES)
+        subprocess.run(["mkfs.ext4", "-q", "-F", self._disk], check=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._folder)
+
+    def run(self, *argv: str, **environ: str) -> str:
+        """Boot, run a program in this tree, and return what the console showed, after its end or a reset.
+
+        Raises:
+            Died: the program did not end with 0, and did not reset the machine.
+        """
+        script = self._folder / "script"
+        words = [*(f"{name}={value}" for name, value in environ.items()), *argv]
+        script.write_text(f"exec env {shlex.join(words)}\n")
+        console = self._boot(script)
+        if _ENDED_WELL not in console and _RESET not in console:
+            raise Died(console)
+        return console
+
+    def _boot(self, script: Path) -> str:
+        console, socket = self._folder / "console", self._folder / "files"
+        socket.unlink(missing_ok=True)
+        files = subprocess.Popen(_FILES.format(socket=socket).split(), stderr=subprocess.DEVNULL)
+        try:
+            wait_until(socket.exists)
+            machine = _MACHINE.format(socket=socket, disk=self._disk, console=console)
+            subprocess.run([*machine.split(), *self._kernel_options(script)], check=True)
+        finally:
+            files.kill()
+            files.wait()
+        return console.read_text(errors="replace")
+
+    def _kernel_options(self, script: Path) -> list[str]:
+        told = {
+            "GUEST_TREE": ROOT,
+            "GUEST_SCRIPT": script,
+            "GUEST_MODULE": self._module,
+            "GUEST_PYTHON": sys.executable,
+        }
+        options = [
+            "root=root rootfstype=virtiofs ro console=ttyS0 panic=-1 quiet",
+            f"init={_INIT}",
+            *(f"{name}={value}" for name, value in told.items()),
+        ]
+        return ["-kernel", str(self._kernel), "-append", " ".join(options)]
+
+
+def _kernel() -> tuple[Path, Path]:
+    """Return the kernel and its driver for the disk, which it has as a module only."""
+    if not KERNEL.exists():
+        KERNEL.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=KERNEL.parent) as folder:
+            _download(Path(folder))
+            Path(folder, "files").rename(KERNEL)
+    [kernel] = KERNEL.glob("boot/vmlinuz-*")
+    [module] = KERNEL.glob("usr/lib/modules/*/kernel/drivers/block/virtio_blk.ko*")
+    return kernel, module
+
+
+def _download(folder: Path) -> None:
+    """Fetch the package of the kernel, and lay its files to `files`."""
+    asked = subprocess.run(["apt-cache", "depends", _PACKAGE], capture_output=True, text=True, check=True)
+    lines = asked.stdout.splitlines()
+    name = next(line.split()[-1] for line in lines if "Depends: linux-image-" in line)
+    subprocess.run(["apt-get", "download", "--quiet", name], cwd=folder, check=True)
+    [package] = folder.glob("*.deb")
+    subprocess.run(["dpkg-deb", "-x", package, folder / "files"], check=True)

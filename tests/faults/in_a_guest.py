@@ -1,0 +1,64 @@
+"""What takes a machine of its own: it is reset, and jobs are held by all controllers of cgroup v2.
+
+No test run finds this file by itself: it takes minutes, qemu, and a kernel that is downloaded. It has to be
+named, as `make faults` does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+
+from tests.faults.figures import SHARE, record, times
+from tests.faults.guest import Guest, why_not
+
+RESETS = times(5, 1)
+SLOWNESS = "20"
+JOBS = 19  # that a day leaves
+DAY = (sys.executable, "-m", "tests.faults.day", "/run/disk")
+_ROW = re.compile(r'\{"file": .*\}\}')
+
+
+@pytest.fixture
+def guest():
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(f"NO MACHINE WAS RESET: {reason}")
+    with Guest() as guest:
+        yield guest
+
+
+def test_what_was_told_before_a_reset_of_the_machine_is_so_after_it(guest: Guest):
+    for day in range(RESETS + 1):
+        last = ["last"] if day == RESETS else []
+        console = guest.run(*DAY, *last, TESTS_SLOWNESS=SLOWNESS)
+        assert f"day: {JOBS if day else 0} jobs are right\n" in console
+    record(
+        "a virtual machine is reset (sysrq b) while jobs run, wait and have finished",
+        resets=RESETS,
+        jobs=RESETS * JOBS,
+        lost=0,
+        wrong_ends=0,
+        started_twice=0,
+    )
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        ["tests/launcher/test_cgroup.py", "-k", "memory or fork_bomb or processors"],
+        ["tests/launcher/test_trees.py", "-k", "in and groups and not bomb"],
+    ],
+    ids=["controllers", "trees"],
+)
+def test_no_process_of_a_job_gets_away_from_a_kernel_with_all_controllers(guest: Guest, tests: list[str]):
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-rs", "--color=no", *tests]
+    console = guest.run(*command, BGD_FAULTS=str(SHARE), TESTS_SLOWNESS=SLOWNESS)
+    rows = [json.loads(found) for found in _ROW.findall(console)]
+    assert rows, console
+    assert "NOT RUN" not in console
+    for row in rows:
+        record(f"in a virtual machine: {row['what']}", **row["found"])
