@@ -28,7 +28,7 @@ SHORTEST_LIFE = 0.15  # s
 LONGEST_LIFE = {"bgd": 0.5, "launcher": seconds(2.0, 0.5), "both": seconds(0.8, 0.5)}
 STOPS = times(20, 3)
 STOPPED = seconds(3.0, 0.5)  # s
-BUSY_CYCLES = max(CYCLES // 4, 10)  # each takes longer; and time for everything to be done once
+BUSY_CYCLES = max(CYCLES // 10, 10)  # each takes longer; and time for everything to be done once
 CLIENTS = 8 if SHARE else 4
 WHO = {
     "bgd": "bgd",
