@@ -17,8 +17,9 @@ page; it is not edited by hand. The tests do the same a few times on every run.
 A row is the latest run of its series that found nothing wrong. For jobs that means: each that was
 acknowledged is there and has finished once, each of its attempts was started once and ended once, none met
 another of its job, none outlived its time limit, and its exit code is the one that the job wrote down itself.
-Where anything is wrong `make faults` fails, and writes nothing. The machine had two processors, and other
-work to do.
+Where anything is wrong `make faults` fails, and writes nothing. Ends are counted by the outcomes of attempts;
+`unknown` is what the launcher's death leaves of those that ran. A job that waited in vain was cancelled, as
+what it waited for had failed. The machine had two processors, and other work to do.
 
 | what was done | what came of it | on | by |
 |---|---|---|---|
