@@ -323,7 +323,7 @@ def test_a_fork_bomb_stays_within_its_number_of_processes(limiting):
 
     assert limiting.ended(key).outcome is Outcome.CANCELLED
     assert not group.exists()
-    record("a fork bomb that may have 50 processes is cancelled", most_processes=50, processes_left=0)
+    record("a fork bomb with a limit of processes is cancelled", pids_max=50, processes_left=0)
 
 
 @needs_controllers
