@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _LARGE = (32 << 20) - 8192  # bytes: hardly less than what the C library would ever keep apart by itself
 _MADV_COLLAPSE = 25  # linux/mman.h, since Linux 6.1; an older one refuses it
 _SETTINGS = "/sys/kernel/mm/transparent_hugepage/"
-_SPARE = 16  # a sixteenth of a huge page may be room that nobody has used yet: it is memory from then on
+_SPARE = 4  # a quarter of a huge page may be room that nobody has used yet: it is memory from then on
 _ENTRY = 8  # bytes of /proc/self/pagemap for each page; the highest bit of the last one: it is in memory
 
 
