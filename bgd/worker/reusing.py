@@ -12,6 +12,7 @@ an interpreter does.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # of which there are no types
 import os
 import resource
 import signal
@@ -30,8 +31,8 @@ TYPE_CHECKING = False  # as typing's: the worker keeps its memory small
 if TYPE_CHECKING:
     from typing import Any
 
-# without what makes an enumeration of each, 60 times a job
-_getsignal = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+# without what signal.getsignal does beyond: it makes an enumeration of each, 62 times a job
+_getsignal = _signal.getsignal
 
 _UMASK = 0o022
 _NOBODY = "-"  # the mark between two jobs
