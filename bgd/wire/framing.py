@@ -54,3 +54,15 @@ class FrameReader:
     def is_mid_frame(self) -> bool:
         """Whether the stream would be cut inside a frame if it ended now."""
         return bool(self._buffer)
+
+    @property
+    def announced(self) -> int:
+        """How long the frame is that has begun, with its header; 0: none has, or that is not yet known."""
+        if len(self._buffer) < HEADER:
+            return 0
+        return HEADER + int.from_bytes(self._buffer[:HEADER], "big")
+
+    @property
+    def missing(self) -> int:
+        """How many bytes of that are yet to come; 0 likewise."""
+        return max(self.announced - len(self._buffer), 0)

@@ -14,7 +14,7 @@ from bgd.client.remainders import LogRemainder
 from bgd.core import spec
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
-from bgd.daemon.control import connection
+from bgd.daemon.control import connection, flow
 from bgd.daemon.control import listener as control
 from bgd.wire import changes, framing, messages, replies, requests, steering, views
 from tests.docs.pages import block, first_cells, page, rows_of, section
@@ -87,7 +87,11 @@ def test_protocol_page_says_what_the_limits_are():
         connection.HELLO_SECONDS,
         connection.FRAME_SECONDS,
         control.MAX_CONNECTIONS,
-        connection.MAX_IN_FLIGHT,
+        flow.MAX_IN_FLIGHT,
+        flow.MAX_QUESTIONS,
+        flow.MAX_UNSAVED_BYTES,
+        flow.MAX_UNREAD_BYTES,
+        flow.MAX_STREAM_BYTES,
         requests.MAX_BATCH,
         requests.MAX_BATCH_BYTES,
         requests.MAX_IDS,

@@ -10,17 +10,18 @@ from typing import Any
 from msgspec import UNSET
 
 from bgd.daemon.access import Actor
-from bgd.daemon.control.batches import Room
 from bgd.daemon.control.connection import ClientConnection
+from bgd.daemon.control.flow import new_rooms
 from bgd.wire.framing import frame
 from bgd.wire.messages import PROTOCOL, Hello, encode
 from bgd.wire.replies import Done, Reply
-from bgd.wire.requests import MAX_BATCH_BYTES, SetProgress, Submit, SubmitMany
+from bgd.wire.requests import SetProgress, Submit, SubmitMany
 from tests.simulation.agenda import Agenda
 from tests.simulation.loop import SimulatedLoop
 
 HELLO = frame(encode(Hello(PROTOCOL, "1")))
 ENDS = socket.socketpair()  # whose peer the kernel can name
+ENDS[0].setblocking(False)
 MOST = 10_000  # steps until a conversation has come to its end
 
 
@@ -34,8 +35,12 @@ def converse(data: bytes) -> None:
     cut = data[0] if data else 0
 
     def receive(piece: bytes) -> None:
-        if not wire.is_closed:
-            connection.data_received(piece)
+        while piece and not wire.is_closed and not wire.is_paused:
+            buffer = connection.get_buffer(-1)
+            count = min(len(buffer), len(piece))
+            buffer[:count] = piece[:count]
+            piece = piece[count:]
+            connection.buffer_updated(count)
 
     loop.run(connection.connection_made, wire)
     for piece in (HELLO if cut % 4 else b"", data[1:cut], data[max(cut, 1) :]):
@@ -46,7 +51,8 @@ def converse(data: bytes) -> None:
     if loop.failure is not None:
         raise loop.failure
     assert not control.connections
-    assert control.room._taken == 0
+    for room in control.rooms.__struct_fields__:
+        assert getattr(control.rooms, room)._taken == 0, room
 
 
 class _Control:
@@ -56,7 +62,7 @@ class _Control:
         self.uid = 0
         self.connections: set[ClientConnection] = set()
         self.most_connections = 10
-        self.room = Room(MAX_BATCH_BYTES)
+        self.rooms = new_rooms()
         self.verbs = self
         self.newest = 0
         self.spawn: Callable[[Coroutine[Any, Any, None]], object] = loop.create_task
@@ -90,6 +96,7 @@ class _Wire(asyncio.Transport):
     """A transport that takes everything."""
 
     is_closed = False
+    is_paused = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ENDS[0] if name == "socket" else default
@@ -106,6 +113,8 @@ class _Wire(asyncio.Transport):
     def close(self) -> None:
         self.is_closed = True
 
-    def pause_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        self.is_paused = True
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        self.is_paused = False

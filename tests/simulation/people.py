@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
 from msgspec.structs import replace
@@ -230,3 +231,7 @@ class _Hearing:
 
     async def send_in_step(self, reply: Reply) -> None:
         self.send(reply)
+
+    @asynccontextmanager
+    async def in_turn(self) -> AsyncGenerator[None, None]:
+        yield

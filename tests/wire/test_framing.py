@@ -102,3 +102,16 @@ def test_both_ends_may_agree_on_another_limit():
     limit = 2 * MAX_FRAME
 
     assert list(FrameReader(limit).feed(frame(payload, limit))) == [payload]
+
+
+@given(st.binary(min_size=1, max_size=50), st.data())
+def test_it_is_known_how_long_a_frame_is_and_what_of_it_is_missing(payload, data):
+    reader = FrameReader()
+    whole = frame(payload)
+    cut = data.draw(st.integers(0, len(whole)))
+
+    list(reader.feed(whole[:cut]))
+
+    is_known = HEADER <= cut < len(whole)
+    assert reader.announced == (len(whole) if is_known else 0)
+    assert reader.missing == (len(whole) - cut if is_known else 0)

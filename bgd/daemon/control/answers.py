@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -16,6 +16,7 @@ from bgd.core.job import FINAL, JobId
 from bgd.daemon.access import Actor
 from bgd.daemon.control.event_stream import send_events
 from bgd.daemon.control.following import follow_logs, send_logs
+from bgd.daemon.control.replying import Replies
 from bgd.daemon.controls import views_of
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.storage.store import Store
@@ -41,7 +42,6 @@ from bgd.wire.steering import GetInfo, GetLogin, GetQueues, GetStats
 from bgd.wire.views import JobProgress, JobView
 
 ATTEMPTS_AT_ONCE = 20  # read from the store, at most a result file's million bytes each
-VIEWS_AT_ONCE = 100  # likewise, jobs
 MANY = 100  # jobs: who waits for more of them hears of their ends in company
 GATHERING = 0.01  # seconds until they are told then
 PART_BYTES = 512 * 1024  # of a list in one reply, unless it is a single thing
@@ -49,15 +49,8 @@ PART_BYTES = 512 * 1024  # of a list in one reply, unless it is a single thing
 T = TypeVar("T")
 R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart)
 
-AskingOnce = GetResult | GetQueues | GetStats | GetInfo | GetLogin
-Asking = List | Show | Logs | Wait | GetEvents | AskingOnce
-
-
-class Replies(Protocol):
-    """Where replies go: the connection."""
-
-    def send(self, reply: Reply) -> None: ...
-    async def send_in_step(self, reply: Reply) -> None: ...
+AskingOnce = GetQueues | GetStats | GetInfo | GetLogin
+Asking = List | Show | Logs | Wait | GetEvents | GetResult | AskingOnce
 
 
 class Answers:
@@ -91,16 +84,17 @@ class Answers:
                 await self._logs(request, replies)
             case Wait():
                 await self._wait(request, replies)
+            case GetResult():
+                async with replies.in_turn():
+                    replies.send(await self._result(request))
             case GetEvents():
-                await send_events(request, self._supervisor, self._store, replies.send_in_step)
+                await send_events(request, self._supervisor, self._store, replies)
                 replies.send(End(request.id))
             case _:
                 replies.send(await self._reply(request, actor))
 
     async def _reply(self, request: AskingOnce, actor: Actor) -> Reply:
         match request:
-            case GetResult():
-                return await self._result(request)
             case GetQueues():
                 return await self.queues(request.id)
             case GetStats():
@@ -126,10 +120,20 @@ class Answers:
 
     async def _list(self, request: List, actor: Actor, replies: Replies) -> None:
         await self._supervisor.shown()  # what this client was told of before must be in the list
-        views = await self._store.list(request, actor.uid)
-        for part in _portions(views, partial(JobsPart, request.id)):
-            await replies.send_in_step(part)
+        async with replies.in_turn():
+            views, rest = await self._store.begin_list(request, actor.uid)
+            await self._send_jobs(request.id, views, replies)
+        while rest:
+            async with replies.in_turn():
+                views, rest = await self._store.some_views(rest)
+                if request.states is not None:  # which some may have left meanwhile
+                    views = [view for view in views if view.state in request.states]
+                await self._send_jobs(request.id, views, replies)
         replies.send(End(request.id))
+
+    async def _send_jobs(self, request_id: int, views: list[JobView], replies: Replies) -> None:
+        for part in _portions(views, partial(JobsPart, request_id)):
+            await replies.send_in_step(part)
 
     async def _show(self, request: Show, actor: Actor, replies: Replies) -> None:
         job_id = request.job
@@ -137,14 +141,18 @@ class Answers:
             job_id = await self._store.latest(actor.uid)
             if job_id is None:
                 raise NoSuchJob("you have no jobs yet")
-        replies.send(Shown(request.id, await self._view(job_id)))
+        async with replies.in_turn():
+            replies.send(Shown(request.id, await self._view(job_id)))
         log_dir = self._supervisor.config.log_dir
         after = 0
-        while views := await self._store.attempts(JobId(job_id), after, ATTEMPTS_AT_ONCE):
-            located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
-            for part in _portions(located, partial(AttemptsPart, request.id)):
-                await replies.send_in_step(part)
-            after = views[-1].attempt
+        views = None
+        while views is None or views:
+            async with replies.in_turn():
+                views = await self._store.attempts(JobId(job_id), after, ATTEMPTS_AT_ONCE)
+                located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
+                for part in _portions(located, partial(AttemptsPart, request.id)):
+                    await replies.send_in_step(part)
+            after = views[-1].attempt if views else after
         replies.send(End(request.id))
 
     async def _result(self, request: GetResult) -> Result:
@@ -157,9 +165,9 @@ class Answers:
         view = await self._view(request.job)
         log_dir = self._supervisor.config.log_dir
         if request.follow:
-            await follow_logs(request, view, self._supervisor, self._store, log_dir, replies.send_in_step)
+            await follow_logs(request, view, self._supervisor, self._store, log_dir, replies)
         else:
-            await send_logs(request, view, log_dir, replies.send_in_step)
+            await send_logs(request, view, log_dir, replies)
         replies.send(End(request.id))
 
     async def _wait(self, request: Wait, replies: Replies) -> None:
@@ -169,10 +177,12 @@ class Answers:
                 await self._send_progress(request.id, await self._store.progress(list(waiting)), replies)
             while waiting:
                 moved = feed.take_moved() & waiting
-                async for views in self._ended(moved):
+                finished = [job for job in moved if not self._supervisor.is_unfinished(job)]
+                while finished:
+                    async with replies.in_turn():
+                        views, finished = await self._ended(finished)
+                        await self._send_jobs(request.id, views, replies)
                     waiting.difference_update(JobId(view.id) for view in views)
-                    for part in _portions(views, partial(JobsPart, request.id)):
-                        await replies.send_in_step(part)
                 await self._send_progress(request.id, feed.take_progress(), replies)
                 if waiting:
                     await feed.changed.wait()
@@ -184,15 +194,16 @@ class Answers:
         for part in _portions(told, partial(ProgressPart, request_id)):
             await replies.send_in_step(part)
 
-    async def _ended(self, job_ids: set[JobId]) -> AsyncIterator[list[JobView]]:
-        """Yield those of the jobs that have finished; while an end is being written it has not."""
-        finished = [job_id for job_id in job_ids if not self._supervisor.is_unfinished(job_id)]
-        for start in range(0, len(finished), VIEWS_AT_ONCE):
-            asked = finished[start : start + VIEWS_AT_ONCE]
-            views = await self._store.views(asked)
-            if missing := set(asked) - {view.id for view in views}:
-                raise NoSuchJob(f"no job {min(missing)}")
-            yield [view for view in views if view.state in FINAL]
+    async def _ended(self, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:
+        """Return those of the first of these jobs that have finished, and the ids of the rest.
+
+        While an end is being written the job has not finished: it moves once more when that is done.
+        """
+        views, rest = await self._store.some_views(job_ids)
+        looked_at = job_ids[: len(job_ids) - len(rest)]
+        if missing := set(looked_at) - {view.id for view in views}:
+            raise NoSuchJob(f"no job {min(missing)}")
+        return [view for view in views if view.state in FINAL], rest
 
     async def _stats(self, request: GetStats) -> Stats:
         await self._supervisor.shown()

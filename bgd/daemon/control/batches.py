@@ -1,7 +1,8 @@
-"""Batches of which not every part has come: what all clients together may make the daemon hold."""
+"""Batches that are not yet on disk, or of which not every part has come."""
 
 from __future__ import annotations
 
+from bgd.daemon.control.rooms import Room
 from bgd.errors import Full, ProtocolError
 from bgd.wire.requests import MAX_BATCH, SubmitMany
 
@@ -9,29 +10,8 @@ SPEC_BYTES = 512  # about what a spec takes in memory beyond its bytes on the wi
 WORD_BYTES = 64  # likewise one of its words, or of the jobs it waits for
 
 
-class Room:
-    """Memory, `size` bytes of it, for the unfinished batches of all connections."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._taken = 0
-
-    def take(self, count: int) -> None:
-        """Take so many bytes.
-
-        Raises:
-            Full: there are not so many left.
-        """
-        if self._taken + count > self._size:
-            raise Full("the unfinished batches of all clients are too large together: try again later")
-        self._taken += count
-
-    def give_back(self, count: int) -> None:
-        self._taken -= count
-
-
 class Batch:
-    """The parts of one submit_many that have come so far. Whoever drops it calls `drop`."""
+    """The parts of one submit_many that have come so far. Whoever is done with it calls `drop`."""
 
     def __init__(self, request_id: int, room: Room) -> None:
         self.request_id = request_id

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from bgd.core.job import JobId
+from bgd.daemon.control.replying import Replies
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.replies import EventsPart
@@ -17,10 +18,8 @@ EVENTS_AT_ONCE = 200
 
 PROGRESS = "progress"  # what such an event is called
 
-Send = Callable[[EventsPart], Awaitable[None]]
 
-
-async def send_events(request: GetEvents, supervisor: Supervisor, store: Store, send: Send) -> None:
+async def send_events(request: GetEvents, supervisor: Supervisor, store: Store, replies: Replies) -> None:
     """Send what happened after the event that was asked for; with `follow` for ever.
 
     The first part comes at once, even without events: it tells from where the stream goes on.
@@ -31,17 +30,23 @@ async def send_events(request: GetEvents, supervisor: Supervisor, store: Store, 
         since = request.since
         if since is None:
             since = newest if request.follow else oldest - 1
-        await send(EventsPart(request.id, [], last=since, lost=since < oldest - 1))
+        await replies.send_in_step(EventsPart(request.id, [], last=since, lost=since < oldest - 1))
         while True:
             feed.changed.clear()
-            while events := await store.events(since, EVENTS_AT_ONCE):
-                since = events[-1].id
-                await send(EventsPart(request.id, events, last=since))
+            events = None
+            while events is None or events:
+                async with replies.in_turn():
+                    events = await store.events(since, EVENTS_AT_ONCE)
+                    if events:
+                        since = events[-1].id
+                        await replies.send_in_step(EventsPart(request.id, events, last=since))
             if not request.follow:
                 return
             told = list(_progress_events(feed.take_progress(), supervisor, since))
             for start in range(0, len(told), EVENTS_AT_ONCE):
-                await send(EventsPart(request.id, told[start : start + EVENTS_AT_ONCE], last=since))
+                await replies.send_in_step(
+                    EventsPart(request.id, told[start : start + EVENTS_AT_ONCE], last=since)
+                )
             await feed.changed.wait()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from bgd.core.job import FINAL, JobId
+from bgd.daemon.control.replying import Replies
 from bgd.daemon.logfiles import LogFile
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -16,20 +16,18 @@ from bgd.wire.views import JobView
 
 PIECE = 64 * 1024  # bytes of a log in one reply
 
-Send = Callable[[LogPart], Awaitable[None]]
 
-
-async def send_logs(request: Logs, view: JobView, log_dir: str, send: Send) -> None:
+async def send_logs(request: Logs, view: JobView, log_dir: str, replies: Replies) -> None:
     """Send what the asked attempts have written so far, oldest first."""
     for attempt in _asked_attempts(request, view):
         log = LogFile(log_dir, view.id, attempt)
         is_later = request.offset is not None and attempt != request.attempt
         offset = 0 if is_later else await _first_offset(request, log)
-        await _send_from(request, log, attempt, offset, send)
+        await _send_from(request, log, attempt, offset, replies)
 
 
 async def follow_logs(
-    request: Logs, view: JobView, supervisor: Supervisor, store: Store, log_dir: str, send: Send
+    request: Logs, view: JobView, supervisor: Supervisor, store: Store, log_dir: str, replies: Replies
 ) -> None:
     """Send what there is and what is written from now on, attempt after attempt, until the job has finished.
 
@@ -45,7 +43,7 @@ async def follow_logs(
     with supervisor.following_log(job_id) as feed:
         if request.tail is not None:  # whoever has to ask once more must know where it began
             offset = await _first_offset(request, LogFile(log_dir, view.id, attempt)) if attempts else 0
-            await send(LogPart(request.id, attempt, b"", offset=offset))
+            await replies.send_in_step(LogPart(request.id, attempt, b"", offset=offset))
         while True:
             if feed.take_moved():
                 view = await _seen_again(store, job_id)
@@ -53,7 +51,7 @@ async def follow_logs(
                 log = LogFile(log_dir, view.id, attempt)
                 if offset is None:
                     offset = await _first_offset(request, log)
-                offset = await _send_from(request, log, attempt, offset, send)
+                offset = await _send_from(request, log, attempt, offset, replies)
                 if attempt == view.attempt:
                     break  # it may write more
                 attempt, offset = attempt + 1, 0
@@ -95,12 +93,14 @@ async def _first_offset(request: Logs, log: LogFile) -> int:
     return await asyncio.to_thread(log.tail_offset, request.tail)
 
 
-async def _send_from(request: Logs, log: LogFile, attempt: int, offset: int, send: Send) -> int:
+async def _send_from(request: Logs, log: LogFile, attempt: int, offset: int, replies: Replies) -> int:
     """Send the log from an offset to its present end; return that end."""
     while True:
-        piece = await asyncio.to_thread(log.read, offset, PIECE)
-        if not piece.data:
-            return offset
-        times = piece.times if request.timestamps else []
-        await send(LogPart(request.id, attempt, piece.data, times, piece.left_out, piece.offset))
+        async with replies.in_turn():
+            piece = await asyncio.to_thread(log.read, offset, PIECE)
+            if not piece.data:
+                return offset
+            times = piece.times if request.timestamps else []
+            part = LogPart(request.id, attempt, piece.data, times, piece.left_out, piece.offset)
+            await replies.send_in_step(part)
         offset = piece.offset + len(piece.data)

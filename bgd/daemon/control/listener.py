@@ -7,10 +7,9 @@ import resource
 from collections.abc import Coroutine
 from typing import Any
 
-from bgd.daemon.control.batches import Room
 from bgd.daemon.control.connection import ClientConnection
+from bgd.daemon.control.flow import new_rooms
 from bgd.daemon.control.verbs import Verbs
-from bgd.wire.requests import MAX_BATCH_BYTES
 
 MAX_CONNECTIONS = 1000
 SPARE_DESCRIPTORS = 64  # for files, logs that are read, the launcher, and for refusing one connection more
@@ -30,7 +29,7 @@ class Control:
         self.uid = uid
         self.connections: set[ClientConnection] = set()
         self.most_connections = _most_connections()
-        self.room = Room(MAX_BATCH_BYTES)
+        self.rooms = new_rooms()
         self._tasks = tasks
 
     def connection(self) -> ClientConnection:

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from bgd.daemon import checkup
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.answers import Replies
+from bgd.daemon.control.replying import Replies
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.retention import Retention, kept_after
 from bgd.daemon.supervisor import Supervisor

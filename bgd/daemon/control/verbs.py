@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from bgd.core.job import JobId, State
 from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon.access import Actor
-from bgd.daemon.control.answers import Answers, Replies
+from bgd.daemon.control.answers import Answers
+from bgd.daemon.control.replying import Replies
 from bgd.daemon.control.upkeep import Upkeep
 from bgd.daemon.controls import with_pause, with_slots_of_queue, without_queue
 from bgd.daemon.orders import Orders

@@ -18,6 +18,8 @@ from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, JobError, JobProgress, JobView, Progress
 
+_AT_ONCE = 500  # jobs, at most
+_BYTES_AT_ONCE = 256 * 1024  # of their specs, or of a single one
 _BEFORE_ITS_TIME = frozenset({State.SCHEDULED, State.BLOCKED, State.HELD})
 
 _decode_error = msgspec.json.Decoder(JobError).decode
@@ -45,6 +47,27 @@ def view(db: sqlite3.Connection, job_id: JobId) -> JobView | None:
 def views(db: sqlite3.Connection, job_ids: list[JobId]) -> list[JobView]:
     found = [view(db, job_id) for job_id in job_ids]
     return [each for each in found if each is not None]
+
+
+def begin_list(db: sqlite3.Connection, query: List, uid: int | None) -> tuple[list[JobView], list[JobId]]:
+    """Return the first of what `list_jobs` would, and the ids of the rest, which may be large."""
+    with transaction(db, "DEFERRED"):
+        return some_views(db, selecting.select(db, query, uid))
+
+
+def some_views(db: sqlite3.Connection, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:
+    """Return those of the first of these jobs that exist, and the ids of the rest."""
+    found: list[JobView] = []
+    size = count = 0
+    for job_id in job_ids:
+        if count >= _AT_ONCE or size >= _BYTES_AT_ONCE:
+            break
+        count += 1
+        row = db.execute(_VIEW, (job_id,)).fetchone()
+        if row is not None:
+            size += len(row["spec"])
+            found.append(_view(row))
+    return found, job_ids[count:]
 
 
 def progress(db: sqlite3.Connection, job_ids: list[JobId]) -> list[JobProgress]:

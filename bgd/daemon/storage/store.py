@@ -211,6 +211,18 @@ class Store:
         """
         return await self._searcher.call(reading.list_jobs, query, uid if query.mine else None)
 
+    async def begin_list(
+        self, query: List, uid: int | None
+    ) -> tuple[builtins.list[JobView], builtins.list[JobId]]:
+        """Return the first of these, and the ids of the rest, which `some_views` reads: jobs may be large."""
+        return await self._searcher.call(reading.begin_list, query, uid if query.mine else None)
+
+    async def some_views(
+        self, job_ids: builtins.list[JobId]
+    ) -> tuple[builtins.list[JobView], builtins.list[JobId]]:
+        """Return those of the first of these jobs that exist, and the ids of the rest."""
+        return await self._searcher.call(reading.some_views, job_ids)
+
     async def view(self, job_id: JobId) -> JobView | None:
         return await self._reader.call(reading.view, job_id)
 

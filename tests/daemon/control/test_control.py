@@ -16,8 +16,10 @@ from bgd.core.job import JobId, Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.daemon.control import batches as batches_module
 from bgd.daemon.control import connection as connection_module
+from bgd.daemon.control import flow as flow_module
 from bgd.daemon.control import listener as control_module
-from bgd.daemon.control.connection import HIGH_WATER, MAX_IN_FLIGHT, MAX_MESSAGE
+from bgd.daemon.control.connection import HIGH_WATER, MAX_MESSAGE
+from bgd.daemon.control.flow import MAX_IN_FLIGHT
 from bgd.daemon.feeds import Feeds
 from bgd.daemon.storage.store import StoreBroken
 from bgd.wire.framing import MAX_FRAME, frame
@@ -297,7 +299,7 @@ async def test_submit_is_not_answered_when_the_store_breaks(config, launcher):
 
 
 async def test_more_requests_than_may_be_in_flight_stay_in_the_socket(config, launcher, monkeypatch):
-    monkeypatch.setattr(connection_module, "MAX_IN_FLIGHT", 4)
+    monkeypatch.setattr(flow_module, "MAX_IN_FLIGHT", 4)
     async with served(config, launcher) as life:
         caller, other = await life.call(), await life.call()
         life.commits.close()
@@ -314,7 +316,7 @@ async def test_more_requests_than_may_be_in_flight_stay_in_the_socket(config, la
 async def test_nobody_is_blamed_for_half_a_frame_that_the_daemon_leaves_in_the_socket(
     config, launcher, monkeypatch
 ):
-    monkeypatch.setattr(connection_module, "MAX_IN_FLIGHT", 2)
+    monkeypatch.setattr(flow_module, "MAX_IN_FLIGHT", 2)
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.05)
     async with served(config, launcher) as life:
         caller, late = await life.call(), await life.call()
@@ -339,7 +341,7 @@ async def test_nobody_is_blamed_for_half_a_frame_while_answers_are_not_yet_read(
         caller, late, other = [await life.call() for _ in range(3)]
         begun = raw_submit({"argv": ["true"]}, 2)
         caller.send_raw(frame(encode(Logs(id=1, job=key.job))) + begun[:-1])
-        while all(each._is_serving for each in life.control.connections):
+        while all(each._flow.is_serving for each in life.control.connections):
             assert await is_alive(other)
         late.send_raw(begun[:1])
         await late.refusal()  # so the time is over for the other one, too
@@ -431,7 +433,7 @@ async def test_part_of_another_batch_in_between_ends_the_connection_and_nothing_
 
 @pytest.mark.parametrize(
     ("module", "limit", "most"),
-    [(batches_module, "MAX_BATCH", 3), (control_module, "MAX_BATCH_BYTES", 2 * 2 * 512)],
+    [(batches_module, "MAX_BATCH", 3), (flow_module, "MAX_BATCH_BYTES", 2 * 2 * 512)],
 )
 async def test_batch_over_a_limit_is_refused_and_its_last_part_is_not_taken_for_a_batch(
     config, launcher, monkeypatch, module, limit, most
@@ -466,7 +468,7 @@ async def test_batch_with_a_part_that_cannot_be_read_is_not_taken_without_it(con
 
 
 async def test_unfinished_batches_of_all_clients_share_one_room(config, launcher, monkeypatch):
-    monkeypatch.setattr(control_module, "MAX_BATCH_BYTES", 10 * 1024)
+    monkeypatch.setattr(flow_module, "MAX_BATCH_BYTES", 10 * 1024)
     async with served(config, launcher) as life:
         first, second = await life.call(), await life.call()
         part = SubmitMany(id=BATCH_OF, specs=[command()] * 10, more=True)
@@ -596,7 +598,7 @@ async def test_forgetting_what_is_unknown_or_over_does_nothing(config, launcher)
 
 
 async def test_stream_forgotten_before_it_began_makes_room_for_others(config, launcher, monkeypatch):
-    monkeypatch.setattr(connection_module, "MAX_IN_FLIGHT", 4)
+    monkeypatch.setattr(flow_module, "MAX_IN_FLIGHT", 4)
     async with served(config, launcher) as life:
         job = await life.submit()
         caller = await life.call()

@@ -1,0 +1,185 @@
+"""What clients send, and do not read, takes a bounded share of memory; who waits for room gets it in turn."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from bgd.daemon.control import connection as connection_module
+from bgd.daemon.control import flow as flow_module
+from bgd.daemon.control.flow import FOLLOWED_BYTES, STREAM_BYTES
+from bgd.wire.framing import frame
+from bgd.wire.messages import encode
+from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Submitted
+from bgd.wire.requests import Forget, List, Submit, SubmitMany, Wait
+from bgd.wire.steering import GetInfo
+from tests.daemon.patience import soon
+from tests.daemon.stage import command, served
+
+LARGE = command("/bin/true", "x" * 60_000, hold=True)
+SMALL = command(hold=True)
+
+
+async def taken(life):
+    return len(life.supervisor._scheduler)
+
+
+async def test_new_jobs_for_which_there_is_no_room_wait_and_small_ones_of_others_do_not(
+    config, launcher, monkeypatch
+):
+    monkeypatch.setattr(flow_module, "MAX_UNSAVED_BYTES", 100_000)
+    async with served(config, launcher) as life:
+        greedy, waiting, modest = [await life.call() for _ in range(3)]
+        life.commits.close()
+        greedy.send(*(Submit(number, LARGE) for number in range(3)))
+        waiting.send(Submit(1, LARGE))
+        await soon(life.commits.reached.wait())
+        modest.send(Submit(1, SMALL))
+        for number in range(10):
+            modest.send(GetInfo(number + 2))
+            assert (await modest.next()).id == number + 2
+        assert await taken(life) == 2
+        life.commits.open()
+        assert [(await greedy.hear(Submitted)).id for _ in range(3)] == [0, 1, 2]
+        await waiting.hear(Submitted)
+        await modest.hear(Submitted)
+
+
+async def test_small_jobs_of_one_client_wait_too_when_it_is_owed_much(config, launcher, monkeypatch):
+    monkeypatch.setattr(flow_module, "MAX_UNSAVED_BYTES", 10)
+    size = len(encode(Submit(1, SMALL)))
+    monkeypatch.setattr(flow_module, "MODEST", 2 * size)
+    async with served(config, launcher) as life:
+        caller, other = [await life.call() for _ in range(2)]
+        life.commits.close()
+        caller.send(*(Submit(number, SMALL) for number in range(9)))
+        await soon(life.commits.reached.wait())
+        other.send(GetInfo(1))
+        await other.next()
+        assert await taken(life) == 2
+        life.commits.open()
+        assert [(await caller.hear(Submitted)).id for _ in range(9)] == list(range(9))
+
+
+async def test_a_large_request_waits_unread_for_room_and_is_not_blamed_for_it(config, launcher, monkeypatch):
+    monkeypatch.setattr(flow_module, "MAX_UNREAD_BYTES", 70_000)
+    monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.2)
+    async with served(config, launcher) as life:
+        slow, patient, late = [await life.call() for _ in range(3)]
+        slow.send_raw(frame(encode(Submit(1, LARGE)))[:-1])
+        while not life.control.rooms.unread._taken:
+            late.send(GetInfo(1))
+            await late.next()
+        patient.send(Submit(1, LARGE))
+        late.send(Submit(1, LARGE))
+        assert "half a frame" in (await slow.refusal()).message
+        await patient.hear(Submitted)
+        await late.hear(Submitted)
+        assert life.control.rooms.unread._taken == 0
+
+
+async def test_who_goes_while_in_line_keeps_nobody_waiting(config, launcher, monkeypatch):
+    monkeypatch.setattr(flow_module, "MAX_UNREAD_BYTES", 70_000)
+    async with served(config, launcher) as life:
+        slow, leaving, last = [await life.call() for _ in range(3)]
+        slow.send_raw(frame(encode(Submit(1, LARGE)))[:-1])
+        while not life.control.rooms.unread._taken:
+            last.send(GetInfo(1))
+            await last.next()
+        leaving.send(Submit(1, LARGE))
+        while not life.control.rooms.unread.has_line:
+            last.send(GetInfo(1))
+            await last.next()
+        await leaving.hang_up()
+        last.send(Submit(1, LARGE))
+        await slow.hang_up()
+        await last.hear(Submitted)
+        assert life.control.rooms.unread._taken == 0
+
+
+async def test_one_stream_too_many_is_refused_and_takes_room_that_another_left(config, launcher, monkeypatch):
+    monkeypatch.setattr(flow_module, "MAX_STREAM_BYTES", 2 * STREAM_BYTES + 2 * FOLLOWED_BYTES)
+    async with served(config, launcher) as life:
+        job = await life.submit(SMALL)
+        caller, other = [await life.call() for _ in range(2)]
+        caller.send(Wait(1, [job]), Wait(2, [job]), GetInfo(3))
+        assert (await caller.next()).id == 3
+        refused = await other.ask(Wait(1, [job]), Failed)
+        assert refused.code is ErrorCode.FULL
+        assert "try again later" in refused.message
+        caller.send(Forget(4, 2))
+        assert await caller.hear(End) == End(2)
+        other.send(Wait(2, [job]), GetInfo(3))
+        assert (await other.next()).id == 3
+
+
+async def test_more_questions_than_are_answered_at_a_time_stay_in_the_socket(config, launcher, monkeypatch):
+    monkeypatch.setattr(flow_module, "MAX_QUESTIONS", 2)
+    async with served(config, launcher) as life:
+        caller, other = [await life.call() for _ in range(2)]
+        life.commits.close()
+        life.take(SMALL)
+        caller.send(*(List(id=number) for number in range(5)))
+        await soon(life.commits.reached.wait())
+        assert max(each._flow._questions for each in life.control.connections) == 2
+        await other.ask(Wait(1, [10**9]), Failed)  # a stream is none
+        life.commits.open()
+        ended: set[int] = set()
+        while len(ended) < 5:
+            if isinstance(reply := await caller.next(), End):
+                ended.add(reply.id)
+
+
+@pytest.mark.parametrize("ask", [List(id=1, limit=100), Wait(1, list(range(1, 31)))])
+async def test_large_jobs_are_read_and_sent_some_at_a_time(config, launcher, monkeypatch, ask):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        jobs = [await life.submit(LARGE) for _ in range(30)]
+        for job in jobs:
+            await life.orders.cancel(job)
+        await soon(life.supervisor.saved())
+        most = 0
+
+        async def counted(read, *arguments):
+            nonlocal most
+            views, rest = await read(*arguments)
+            most = max(most, len(views))
+            return views, rest
+
+        for name in "some_views", "begin_list":
+            monkeypatch.setattr(life.store, name, partial(counted, getattr(life.store, name)))
+        parts = await caller.stream(ask, JobsPart)
+        assert sorted(view.id for part in parts for view in part.jobs) == jobs
+        assert 0 < most < 10
+
+
+async def test_a_batch_keeps_its_room_until_it_is_on_disk(config, launcher, monkeypatch):
+    monkeypatch.setattr(flow_module, "MAX_BATCH_BYTES", 2000)
+    async with served(config, launcher) as life:
+        caller, other = [await life.call() for _ in range(2)]
+        life.commits.close()
+        caller.send(SubmitMany(id=1, specs=[SMALL, SMALL]))
+        await soon(life.commits.reached.wait())
+        refused = await other.ask(SubmitMany(id=1, specs=[SMALL, SMALL]), Failed)
+        assert refused.code is ErrorCode.FULL
+        life.commits.open()
+        await caller.hear(Submitted)
+        await caller.ask(SubmitMany(id=2, specs=[SMALL, SMALL]), Submitted)
+
+
+async def test_a_client_that_does_not_read_has_one_large_answer_made_at_a_time(config, launcher):
+    async with served(config, launcher) as life:
+        for _ in range(20):
+            await life.submit(LARGE)
+        caller, other = [await life.call() for _ in range(2)]
+        caller.send(*(List(id=number) for number in range(60)))
+        most = 0
+        for number in range(300):
+            other.send(GetInfo(number))
+            await other.next()
+            most = max(most, *(each._transport.get_write_buffer_size() for each in life.control.connections))
+        assert 0 < most < 2_000_000
+        ends = 0
+        while ends < 60:
+            ends += isinstance(await caller.next(), End)
