@@ -74,7 +74,7 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
         f"kill -9 of {WHO[victim]} under load, {CLIENTS} clients, 16 slots",
         load,
         outcomes,
-        kills=cycles,
+        {"kills": cycles},
         processes_left=0,
     )
 
@@ -97,18 +97,18 @@ def test_standing_still_for_a_while_loses_nothing_and_starts_nothing_twice(rig: 
         f"{WHO[victim]} stands still (SIGSTOP) for {STOPPED:g} s under load",
         load,
         outcomes,
-        stops=STOPS,
+        {"stops": STOPS},
         processes_left=0,
     )
 
 
-def told(what: str, load: Load, outcomes: Counter[str], **figures: int) -> None:
+def told(what: str, load: Load, outcomes: Counter[str], how_often: dict[str, int], **more: int) -> None:
     """Record a series that was checked: whatever is counted as 0 here would have failed before."""
     in_vain = outcomes.pop(IN_VAIN, 0)
     ends = {f"ends_{outcome}": count for outcome, count in sorted(outcomes.items())}
     never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0}
     jobs = len(load.acknowledged)
-    record(what, **figures, jobs=jobs, waited_in_vain=in_vain, **ends, **never)
+    record(what, **how_often, jobs=jobs, waited_in_vain=in_vain, **ends, **never, **more)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_class_jobs_bear_kills_as_commands_do(class_rig: Rig, victim: str):
     )
     assert outcomes["succeeded"] > BUSY_CYCLES
     assert outcomes["timeout"] > 0
-    told(f"kill -9 of {WHO[victim]} under a load of class jobs", load, outcomes, kills=BUSY_CYCLES)
+    told(f"kill -9 of {WHO[victim]} under a load of class jobs", load, outcomes, {"kills": BUSY_CYCLES})
 
 
 def workers_of(rig: Rig) -> list[int]:

@@ -43,7 +43,7 @@ def test_a_sync_that_fails_ends_the_daemon_and_takes_no_acknowledged_job(tmp_pat
     record(
         "fdatasync answers EIO (strace), at each of its calls in turn",
         positions=len(POSITIONS),
-        exits_with_74=len(POSITIONS),
+        right_exits=len(POSITIONS),
         jobs_acknowledged=acknowledged,
         lost=0,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.page import Row, command_for, merged, rows_of, worded, write
+from tests.support import ROOT
 
 KILLS = "tests/end_to_end/test_kill.py"
 POWER = "tests/faults/test_power.py"
@@ -65,3 +66,14 @@ def test_figures_are_worded():
     assert worded({"jobs_acknowledged": 12345, "file_usable": "yes"}) == (
         "jobs acknowledged 12,345, file usable yes"
     )
+
+
+def test_page_of_this_tree_is_as_it_would_be_written(tmp_path):
+    there = (ROOT / "docs/faults.md").read_text()
+    rows = rows_of(there)
+
+    write(tmp_path / "faults.md", merged(rows, [], []), {})
+
+    assert rows
+    assert there.startswith((tmp_path / "faults.md").read_text())
+    assert [row.file for row in rows if not (ROOT / row.file).exists()] == []
