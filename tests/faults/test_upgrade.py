@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from bgd.daemon.storage.schema import VERSION
 from bgd.wire.replies import Submitted
 from bgd.wire.requests import SubmitMany
 from tests.end_to_end.chaos import Caller, Rig
-from tests.faults.figures import SHARE, record
+from tests.faults.figures import SHARE, record, times
 from tests.faults.visitor import Visitor
 from tests.support import DEADLINE, ROOT, wait_until
 
@@ -25,6 +27,8 @@ WAITING = 5
 
 # The last commit of the history that had this version of the tables
 RELEASES = {1: "2442b3a", 2: "c9324ef"}
+KILLS = times(50, 5)
+LONGEST_START = 0.5  # s
 LONGEST_GAP = 1.0  # s without an answer, at full figures: a busy machine may take longer
 JOB = 'echo began >> "$1"; until test -e "$2"; do sleep 0.05; done; exit "$3"'
 
@@ -114,6 +118,39 @@ def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, re
     )
 
 
+def test_an_upgrade_that_is_killed_on_its_way_is_made_in_the_end(tmp_path: Path, release: tuple[int, Path]):
+    tables, source = release
+    dice = random.Random(tables)
+    rig = Rig(tmp_path, slots=RUNNING)
+    rig.start(source)
+    try:
+        jobs = start_jobs(rig, tmp_path)
+        rig.stop()
+        before = 0  # kills that came before the tables had changed
+        for _ in range(KILLS):
+            starting = begin(rig, "-m", "bgd")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                starting.wait(dice.uniform(0.0, LONGEST_START))
+            starting.kill()
+            assert starting.wait() == -signal.SIGKILL
+            before += version_of(rig) == tables
+        rig.start()
+        assert version_of(rig) == VERSION
+        assert states(rig, jobs) == [State.RUNNING] * RUNNING
+        finish(rig, tmp_path, jobs)
+    finally:
+        (tmp_path / "gate").touch()
+        rig.close()
+    record(
+        f"an upgrade from version {tables} of the tables is killed (kill -9) on its way, and begun again",
+        kills=KILLS,
+        before_the_tables_had_changed=before,
+        jobs_running=RUNNING,
+        right_ends=RUNNING,
+        started_twice=0,
+    )
+
+
 def start_jobs(rig: Rig, folder: Path, number: int = RUNNING) -> list[int]:
     """Submit jobs that end when they may; return when as many run as there are slots."""
     specs = [
@@ -159,9 +196,14 @@ def source_of(pid: int) -> str:
 
 
 def next_version(rig: Rig, step: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", NEXT, step, "--config", str(rig.config)]
+    return begin(rig, "-c", NEXT, step)
+
+
+def begin(rig: Rig, *program: str) -> subprocess.Popen[bytes]:
+    """Start a daemon of this folder, and do not wait for it."""
+    command = [sys.executable, *program, "--config", str(rig.config)]
     with (rig.folder / "log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
 
 def states(rig: Rig, jobs: list[int]) -> list[State]:
