@@ -20,7 +20,7 @@ from pathlib import Path
 from bgd.core.spec import Isolation, JobSpec
 from bgd.wire.replies import Submitted
 from bgd.wire.requests import Cancel, SubmitMany
-from tests.bench.class_jobs import installing, memory
+from tests.bench.class_jobs import installing, memory, processor
 from tests.bench.harness import BareClient, daemon, report, spread
 from tests.support import wait_until
 
@@ -39,8 +39,8 @@ PEERS_JOBS = {
 }
 
 
-def bgd_run(isolation: Isolation, at_once: int, count: int) -> tuple[float, float]:
-    """Return jobs a second, and megabytes that the process of a running job has for itself."""
+def bgd_run(isolation: Isolation, at_once: int, count: int) -> tuple[float, float, dict[str, float]]:
+    """Return jobs a second, megabytes that a running job has for itself, and microseconds of who for each."""
     config = f"""
         [security]
         allowed_classes = ["work.*"]
@@ -52,9 +52,9 @@ def bgd_run(isolation: Isolation, at_once: int, count: int) -> tuple[float, floa
     with daemon(at_once, config) as running:
         client = running.connect()
         through(client, [JobSpec(target="work:nothing")] * at_once)  # warm workers are started by the first
-        began = time.perf_counter()
+        used, began = processor.Used(running.process.pid, running.launcher_pid), time.perf_counter()
         through(client, [JobSpec(target="work:nothing")] * count)
-        rate = count / (time.perf_counter() - began)
+        rate, microseconds = count / (time.perf_counter() - began), used.microseconds(count)
         stayers = running.folder / "stayers"
         stayers.mkdir()
         arguments = json.dumps({"args": [str(stayers)]})
@@ -63,7 +63,7 @@ def bgd_run(isolation: Isolation, at_once: int, count: int) -> tuple[float, floa
         size = statistics.mean(memory.own_megabytes(int(stayer.name)) for stayer in stayers.iterdir())
         client.ask(Cancel(1, jobs))
         client.wait(jobs)
-        return rate, size
+        return rate, size, microseconds
 
 
 def submitted(client: BareClient, specs: list[JobSpec]) -> list[int]:
@@ -82,10 +82,11 @@ def through(client: BareClient, specs: list[JobSpec]) -> None:
     client.wait(submitted(client, specs))
 
 
-def bare_forks(at_once: int, count: int) -> float:
-    """Return children a second of a process that holds the same and does nothing but fork."""
+def bare_forks(at_once: int, count: int) -> tuple[float, float]:
+    """Return children a second of a process that holds the same and only forks, and microseconds for each."""
     program = [sys.executable, str(PROGRAMS / "bare.py"), str(at_once), str(count)]
-    return float(subprocess.run(program, stdout=subprocess.PIPE, check=True).stdout)
+    rate, microseconds = subprocess.run(program, stdout=subprocess.PIPE, check=True).stdout.split()
+    return float(rate), float(microseconds)
 
 
 def peer_run(name: str, at_once: int, count: int) -> tuple[float, float]:
@@ -108,12 +109,17 @@ def measure(at_once: int, rounds: int, share: float) -> None:
     """Run each once a round, so that a busy minute of the machine hurts all of them."""
     rates: dict[str, list[float]] = {}
     sizes: dict[str, list[float]] = {}
+    used: dict[str, list[float]] = {}
     for _ in range(rounds):
-        rates.setdefault("bare_fork", []).append(bare_forks(at_once, round(BARE_FORKS * share)))
-        runs = {
-            f"bgd_{isolation}": bgd_run(isolation, at_once, round(count * share))
-            for isolation, count in BGD_JOBS.items()
-        }
+        rate, microseconds = bare_forks(at_once, round(BARE_FORKS * share))
+        rates.setdefault("bare_fork", []).append(rate)
+        used.setdefault("bare_fork", []).append(microseconds)
+        runs = {}
+        for isolation, count in BGD_JOBS.items():
+            rate, size, spent = bgd_run(isolation, at_once, round(count * share))
+            runs[f"bgd_{isolation}"] = rate, size
+            for who, microseconds in spent.items():
+                used.setdefault(f"bgd_{isolation}_{who}", []).append(microseconds)
         runs |= {name: peer_run(name, at_once, round(count * share)) for name, count in PEERS_JOBS.items()}
         for name, (rate, size) in runs.items():
             rates.setdefault(name, []).append(rate)
@@ -128,6 +134,7 @@ def measure(at_once: int, rounds: int, share: float) -> None:
         p5_times_celery_pool=round(median["bgd_fork"] / median["celery_pool"], 2),
         p6_times_huey_processes=round(median["bgd_reuse"] / median["huey_processes"], 2),
         own_megabytes_of_a_running_job=({name: spread(values) for name, values in sizes.items()}),
+        microseconds_of_processors_a_job={name: spread(values) for name, values in used.items()},
     )
 
 
