@@ -18,5 +18,5 @@ def main() -> int:
     os.set_inheritable(result_fd, False)
     with os.fdopen(0, "rb", closefd=False) as stdin:
         text = stdin.read()
-    point_to_nothing(0, os.O_RDONLY)
+    point_to_nothing(os.O_RDONLY, 0)
     return carry_out(read(text), result_fd)

@@ -24,14 +24,18 @@ def flush() -> None:
             getattr(sys, name).flush()
         except Exception:  # noqa: BLE001 - nobody reads it, its disk is full, the job closed or replaced it
             # the interpreter would flush it once more at its end, and turn the exit code into 120
-            point_to_nothing(fd, os.O_WRONLY)
+            point_to_nothing(os.O_WRONLY, fd)
             setattr(sys, name, None)
 
 
-def point_to_nothing(fd: int, mode: int) -> None:
+def point_to_nothing(mode: int, *streams: int) -> None:
     nothing = os.open(os.devnull, mode)
-    if nothing != fd:  # which it is where that was closed and is the lowest
-        os.dup2(nothing, fd)
+    for stream in streams:
+        if stream == nothing:  # where that was closed and is the lowest
+            os.set_inheritable(stream, True)
+        else:
+            os.dup2(nothing, stream)
+    if nothing not in streams:
         os.close(nothing)
 
 

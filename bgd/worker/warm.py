@@ -46,8 +46,7 @@ def main() -> int:
     if not _imported(beginning["preload"], link):
         return _FAILED
     flush()
-    for stream in (1, 2):
-        point_to_nothing(stream, os.O_WRONLY)
+    point_to_nothing(os.O_WRONLY, 1, 2)
     if "recycle" in beginning:
         link.tell(ready=os.getpid())
         serve_in_turn(link, beginning["recycle"])

@@ -44,6 +44,12 @@ def look():
     print("heard")
     return [os.getpid(), *found, sys.stdin.read(), handler == signal.SIG_DFL]
 
+def close_input():
+    os.close(0)
+
+def inherited():
+    return subprocess.run(["readlink", "/proc/self/fd/0"], stdout=subprocess.PIPE).stdout.decode()
+
 def hold(megabytes):
     held.append(b"x" * (megabytes << 20))
     return os.getpid()
@@ -91,6 +97,12 @@ def test_what_a_job_changed_around_it_is_undone(reused):
 
     assert end.result == b'{"ok":[%d,false,true,"/",18,false,"",true]}' % pid
     assert reused.output(end) == "heard\n"
+
+
+def test_a_job_that_closes_its_input_takes_none_from_the_programs_of_the_next(reused):
+    reused.run("job:close_input")
+
+    assert reused.value("job:inherited") == "/dev/null\n"
 
 
 def test_of_jobs_at_the_same_time_each_has_a_worker(reused, tmp_path):
