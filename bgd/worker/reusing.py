@@ -85,7 +85,7 @@ class _Reusing:
         if job["stamp"] is not None:
             resource.setrlimit(resource.RLIMIT_RTTIME, (job["stamp"], self._limit[1]))
         os.lseek(result, 1, os.SEEK_SET)  # from here on it may run: no other worker must be given it
-        self._link.tell(id=job["id"], usage=_used())
+        self._link.say(b'{"id":%d,"usage":%b}' % (job["id"], _used()))
         return True
 
     def _run(self, job: dict[str, Any], result: int) -> None:
@@ -100,20 +100,16 @@ class _Reusing:
         if self._jobs_left is not None:
             self._jobs_left -= 1
         is_full = self._most_pages is not None and _pages() > self._most_pages
-        self._link.tell(
-            id=job["id"],
-            code=code,
-            usage=_used(),
-            left_children=_has_children(),
-            spent=is_full or self._jobs_left == 0,
-        )
+        left = b"true" if _has_children() else b"false"
+        spent = b"true" if is_full or self._jobs_left == 0 else b"false"
+        told = job["id"], code, _used(), left, spent
+        self._link.say(b'{"id":%d,"code":%d,"usage":%b,"left_children":%b,"spent":%b}' % told)
 
     def _clear_up(self) -> None:
         """Undo what the job did to what the next one is to find as it was."""
         sys.stdin, sys.stdout, sys.stderr = self._streams
-        point_to_nothing(0, os.O_RDONLY)
-        for stream in (1, 2):
-            point_to_nothing(stream, os.O_WRONLY)
+        point_to_nothing(os.O_RDONLY, 0)
+        point_to_nothing(os.O_WRONLY, 1, 2)
         self._place.show(_NOBODY)
         resource.setrlimit(resource.RLIMIT_RTTIME, self._limit)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -134,10 +130,11 @@ def _handlers() -> dict[int, Any]:
     return {signum: handler for signum, handler in found.items() if handler is not None}
 
 
-def _used() -> tuple[float, float, int]:
-    """Return seconds of computing so far, for the user and in the system, children's too; the peak in KiB."""
+def _used() -> bytes:
+    """Tell seconds of computing so far, for the user and in the system, children's too; the peak in KiB."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + children.ru_utime, own.ru_stime + children.ru_stime, own.ru_maxrss
+    totals = own.ru_utime + children.ru_utime, own.ru_stime + children.ru_stime, own.ru_maxrss
+    return b"[%.6f,%.6f,%d]" % totals
 
 
 def _has_children() -> bool:
