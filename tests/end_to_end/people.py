@@ -86,6 +86,12 @@ class People:
             partial(self._live, person, random.Random(f"{seed} {person}")) for person in range(PEOPLE)
         )
 
+    @property
+    def undone(self) -> set[str]:
+        """The verbs with which nobody has done anything yet."""
+        done = {type(deed.request).__name__ for deed in list(self.deeds) if is_done(deed)}
+        return {verb.__name__ for verb in ALL_VERBS} - done
+
     def _live(self, person: int, dice: random.Random, stop: threading.Event) -> None:
         caller: Caller | None = None
         own: list[int] = []

@@ -15,7 +15,7 @@ from tests.end_to_end.chaos import Rig
 from tests.end_to_end.history import History
 from tests.end_to_end.load import CLASSES, MODULE, Load
 from tests.end_to_end.looking import check_suspended, check_waits, come_to_rest
-from tests.end_to_end.people import ALL_VERBS, LANES, MOST_IN_LANE, MOST_SLOTS, PEOPLE, People
+from tests.end_to_end.people import LANES, MOST_IN_LANE, MOST_SLOTS, PEOPLE, People
 from tests.end_to_end.truth import IN_VAIN, Truth, check_history
 from tests.end_to_end.watcher import Watcher
 from tests.faults.figures import SHARE, record, seconds, times
@@ -28,7 +28,7 @@ SHORTEST_LIFE = 0.15  # s
 LONGEST_LIFE = {"bgd": 0.5, "launcher": seconds(2.0, 0.5), "both": seconds(0.8, 0.5)}
 STOPS = times(20, 3)
 STOPPED = seconds(3.0, 0.5)  # s
-BUSY_CYCLES = max(CYCLES // 10, 10)  # each takes longer; and time for everything to be done once
+BUSY_CYCLES = max(CYCLES // 10, 10)  # each takes longer
 CLIENTS = 8 if SHARE else 4
 WHO = {
     "bgd": "bgd",
@@ -174,8 +174,11 @@ def test_whatever_was_done_to_jobs_and_queues_stays_done_through_kills(busy_rig:
     dice = random.Random(victim)
     watcher = Watcher(rig)
     people = People(rig, seed=11)
+    kills = 0
     with people.crowd:
-        for _ in range(BUSY_CYCLES):
+        # on a slow machine it takes longer until everything has been done once
+        while kills < BUSY_CYCLES or (people.undone and kills < 20 * BUSY_CYCLES):
+            kills += 1
             people.crowd.run_for(dice.uniform(0.2, 0.5))
             launcher = rig.launcher_pid()
             rig.kill()
@@ -189,9 +192,9 @@ def test_whatever_was_done_to_jobs_and_queues_stays_done_through_kills(busy_rig:
     watcher.finish(last)
     found = History(people.deeds, watcher.events, jobs, rest_at).check(Truth.read(rig.folder / "truth"))
     assert processes_of(rig.folder) == []
-    assert {verb.__name__ for verb in ALL_VERBS} <= found.keys(), f"not all was done: {found}"
+    assert people.undone == set(), f"not all was done: {found}"
     what = f"kill -9 of {WHO[victim]} while {PEOPLE} people do everything to their jobs and queues"
-    record(what, kills=BUSY_CYCLES, things_done=len(people.deeds), undone=0, started_twice=0)
+    record(what, kills=kills, things_done=len(people.deeds), undone=0, started_twice=0)
 
 
 def processes_of(folder: Path) -> list[str]:
