@@ -21,19 +21,30 @@ from tests.end_to_end.watcher import Watcher
 from tests.faults.figures import SHARE, record, seconds, times
 from tests.launcher.warm.calls import is_worker
 
-CYCLES = times(1000, 25)
-LAUNCHER_KILLS = times(100, 25)
+KILLS = {
+    "bgd": times(1000, 25),
+    "launcher": times(100, 25),
+    "both": times(1000, 25),
+    "in turn": times(100, 15),
+}
 SHORTEST_LIFE = 0.15  # s
 # s; a launcher takes a while until all slots are taken again
-LONGEST_LIFE = {"bgd": 0.5, "launcher": seconds(2.0, 0.5), "both": seconds(0.8, 0.5)}
+LONGEST_LIFE = {
+    "bgd": 0.5,
+    "launcher": seconds(2.0, 0.5),
+    "both": seconds(0.8, 0.5),
+    "in turn": seconds(0.8, 0.5),
+}
+LONGEST_REST = 0.4  # s of a launcher without a daemon; many of its jobs end meanwhile
 STOPS = times(20, 3)
 STOPPED = seconds(3.0, 0.5)  # s
-BUSY_CYCLES = max(CYCLES // 10, 10)  # each takes longer
+BUSY_CYCLES = times(100, 10)  # each takes longer
 CLIENTS = 8 if SHARE else 4
 WHO = {
     "bgd": "bgd",
     "launcher": "the launcher",
     "both": "bgd and the launcher together",
+    "in turn": "bgd, and then of the launcher that it has left,",
     "workers": "half of the warm workers",
 }
 
@@ -47,25 +58,26 @@ def rig(tmp_path):
     rig.close()
 
 
-@pytest.mark.parametrize("victim", ["bgd", "launcher", "both"])
+@pytest.mark.parametrize("victim", KILLS)
 def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
     dice = random.Random(victim)
     watcher = Watcher(rig)
     load = Load(rig, CLIENTS, seed=7)
-    cycles = LAUNCHER_KILLS if victim == "launcher" else CYCLES
     with load.crowd:
-        for _ in range(cycles):
+        for _ in range(KILLS[victim]):
             load.crowd.run_for(dice.uniform(SHORTEST_LIFE, LONGEST_LIFE[victim]))
             launcher = rig.launcher_pid()
             if victim != "launcher":
                 rig.kill()
+            if victim == "in turn":
+                load.crowd.run_for(dice.uniform(0.0, LONGEST_REST))
             if victim != "bgd":
                 os.kill(launcher, signal.SIGKILL)
             if victim != "launcher":
                 rig.start()
-    assert len(load.acknowledged) > cycles, "the load was no load"
+    assert len(load.acknowledged) > KILLS[victim], "the load was no load"
     outcomes = check_history(rig, load, watcher, may_be_unseen=victim != "bgd")
-    assert outcomes["succeeded"] > cycles
+    assert outcomes["succeeded"] > KILLS[victim]
     assert outcomes["timeout"] > 0
     if victim != "bgd":
         assert outcomes["unknown"] > 0, "no kill ever met a running attempt"
@@ -74,7 +86,7 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
         f"kill -9 of {WHO[victim]} under load, {CLIENTS} clients, 16 slots",
         load,
         outcomes,
-        {"kills": cycles},
+        {"kills": KILLS[victim]},
         processes_left=0,
     )
 
