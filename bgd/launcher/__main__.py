@@ -25,6 +25,7 @@ from bgd.launcher.departure import Departure
 from bgd.launcher.journal import Journal, read
 from bgd.launcher.line import Line
 from bgd.launcher.look import Looker
+from bgd.launcher.loop import Loop
 from bgd.launcher.masters import Masters, Visitor
 from bgd.launcher.records import Recollection
 from bgd.launcher.rendezvous import Busy, bind, sign_lock, take_lock
@@ -51,7 +52,10 @@ def main() -> int:
         sign_lock(lock)
         listener = bind(state) if options.listen_fd is None else socket.socket(fileno=options.listen_fd)
         with closing(ServiceManager.from_environment(os.environ)) as manager:
-            asyncio.run(_serve(listener, state, logs, None if options.stay else options.idle, manager))
+            children = Children()
+            with asyncio.Runner(loop_factory=lambda: Loop(children)) as runner:
+                idle = None if options.stay else options.idle
+                runner.run(_serve(listener, state, logs, idle, manager, children))
     except Busy as error:
         log.error("%s", error)  # noqa: TRY400  a traceback would not help
         return _TEMPORARY
@@ -62,13 +66,18 @@ def main() -> int:
 
 
 async def _serve(
-    listener: socket.socket, state: Path, logs: Path, idle: float | None, manager: ServiceManager
+    listener: socket.socket,
+    state: Path,
+    logs: Path,
+    idle: float | None,
+    manager: ServiceManager,
+    children: Children,
 ) -> None:
     loop = asyncio.get_running_loop()
     left = read(state / _JOURNAL)
     async with asyncio.TaskGroup() as group:
-        tools = _tools(group, state, logs, left)
-        tools.children.install()
+        tools = _tools(group, children, state, logs, left)
+        children.install(loop)
         line = Line()
         departure = Departure(tools.deadlines, idle)
         workers = Workers(tools)
@@ -106,7 +115,9 @@ async def _serve(
         tools.delegation.give_up()
 
 
-def _tools(group: asyncio.TaskGroup, state: Path, logs: Path, left: Recollection) -> Tools:
+def _tools(
+    group: asyncio.TaskGroup, children: Children, state: Path, logs: Path, left: Recollection
+) -> Tools:
     loop = asyncio.get_running_loop()
     name = os.urandom(8).hex()
     delegated = delegation(f"bgd-{name}")
@@ -114,7 +125,7 @@ def _tools(group: asyncio.TaskGroup, state: Path, logs: Path, left: Recollection
         group=group,
         deadlines=Deadlines(loop),
         looker=Looker(group),
-        children=Children(loop),
+        children=children,
         journal=Journal(state / _JOURNAL, f"{boot_id()}:{name}", left, delegated.path),
         delegation=delegated,
         abilities=abilities(delegated),

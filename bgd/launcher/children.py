@@ -1,4 +1,4 @@
-"""The launcher's children: those asyncio waits for, with what they used, and orphans, which it reaps."""
+"""The launcher's children: those it started, with what they used, and orphans, all of which it reaps."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ import ctypes
 import os
 import resource
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-
-# asyncio's way to a child's end; kept because Children puts its own function in the module's place
-open_pidfd = os.pidfd_open
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -27,39 +23,34 @@ Ended = Callable[[int, resource.struct_rusage], None]
 
 
 class Children:
-    """Keeps apart what asyncio started, and so waits for, and what was left to this process by others.
+    """Reaps every child of this process, and keeps apart its own and what was left to it by others.
 
-    asyncio tells nobody which children it watches, nor what they used, so the two calls it watches
-    children with are replaced for this process: pidfd_open, made once for each child in the same step that
-    starts it, and waitpid, made once for each that ended.
+    The one signal that says that children have ended is all it goes by: it costs less than a descriptor for
+    each, and without it nobody would hear of orphans.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._watched: set[int] = set()
+    def __init__(self) -> None:
+        self._watched: dict[int, Callable[[int], None]] = {}
         self._usages: dict[int, resource.struct_rusage] = {}
         self._peak = 0  # of this process, as far as known, in KiB
-        self._is_blocked = False
         self._list = -1
         self._fostered: dict[int, Ended] = {}
         self.hear_of_orphans: Callable[[], None] = lambda: None
         """Called before an orphan is reaped that is not expected: somebody may have told of it already."""
 
-    def install(self) -> None:
-        """Become the parent of all orphans below, and take over asyncio's waiting."""
+    def install(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Become the parent of all orphans below, and begin to reap."""
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "cannot become the parent of orphans (prctl)")
         with suppress(FileNotFoundError):
             # kept open: it is read at every job's end
             self._list = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
-        os.pidfd_open = self._watch
-        os.waitpid = self._wait
-        if sys.version_info < (3, 12):  # later ones take pidfds by themselves
-            watcher = asyncio.PidfdChildWatcher()
-            watcher.attach_loop(self._loop)
-            asyncio.set_child_watcher(watcher)
-        self._loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+
+    def watch(self, pid: int, ended: Callable[[int], None]) -> None:
+        """Tell with what code a child ended; to be called in the step of the loop that started it."""
+        self._watched[pid] = ended
 
     def is_watched(self, pid: int) -> bool:
         """Whether this is a child that was not reaped, so that the number cannot be another's."""
@@ -79,10 +70,7 @@ class Children:
         return [pid for pid in map(int, listed.split()) if pid not in self._watched]
 
     def kill(self, pid: int) -> None:
-        """Kill a child that asyncio waits for, if it was not reaped.
-
-        asyncio's own way would reap it if it has just ended, and then warn that nobody knows how.
-        """
+        """Kill a child of this process's own, if it was not reaped."""
         if pid in self._watched:
             os.kill(pid, signal.SIGKILL)
 
@@ -107,48 +95,30 @@ class Children:
             self._peak = _peak_of_this() + _INEXACT
         return usage.ru_maxrss * 1024 if usage.ru_maxrss > self._peak else None
 
-    def _watch(self, pid: int, flags: int = 0) -> int:
-        try:
-            pidfd = open_pidfd(pid, flags)
-        except OSError as error:
-            # it runs already: an error that looks like a failed start would have it started twice
-            os.killpg(pid, signal.SIGKILL)
-            os.wait4(pid, 0)
-            raise LostChild(f"could not watch process {pid}, so killed it: {error.strerror}") from error
-        self._watched.add(pid)
-        return pidfd
-
-    def _wait(self, pid: int, options: int, /) -> tuple[int, int]:
-        reaped, status, usage = os.wait4(pid, options)
-        if reaped in self._watched:  # else a child that never became the program; asyncio forgot it too
-            self._watched.discard(reaped)
-            self._usages[reaped] = usage
-            if self._is_blocked:
-                self._is_blocked = False
-                self._loop.call_soon(self._reap_orphans)
-        return reaped, status
-
-    def _reap_orphans(self) -> None:
-        while True:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if ended is None:
-                return
-            if ended.si_pid in self._watched:
-                # the kernel shows the same one until asyncio has taken it, so look again after that
-                self._is_blocked = True
-                return
-            if ended.si_pid not in self._fostered:
+    def _reap(self) -> None:
+        while (pid := _ended_child()) is not None:
+            if pid not in self._watched and pid not in self._fostered:
                 self.hear_of_orphans()
-            pid, status, usage = os.wait4(ended.si_pid, os.WNOHANG)
-            if pid in self._fostered:
-                self._fostered.pop(pid)(os.waitstatus_to_exitcode(status), usage)
+            _, status, usage = os.wait4(pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            if pid in self._watched:
+                self._usages[pid] = usage
+                self._watched.pop(pid)(code)
+            elif pid in self._fostered:
+                self._fostered.pop(pid)(code, usage)
 
 
 _PAGE = 4096  # bytes
 _INEXACT = 512  # KiB by which the kernel's two ways to count may differ
+
+
+def _ended_child() -> int | None:
+    """Return a child that has ended and stays a zombie as yet, None: there is none."""
+    try:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if ended is None else ended.si_pid
 
 
 def _peak_of_this() -> int:

@@ -9,8 +9,6 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from bgd.launcher.children import open_pidfd
-
 TICKS = os.sysconf("SC_CLK_TCK")  # of a second: the unit of start times in /proc
 Channel = int | tuple[int, int]  # a pipe's inode; device and inode of a terminal
 MARK = "BGD_RUN"  # the environment variable that names the attempt
@@ -103,7 +101,7 @@ def hold(process: Process) -> int | None:
         OSError: one of SHORTAGES.
     """
     try:
-        pidfd = open_pidfd(process.pid)
+        pidfd = os.pidfd_open(process.pid)
     except OSError as error:
         if error.errno in _NO_PROCESS:
             return None

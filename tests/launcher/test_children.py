@@ -119,17 +119,20 @@ def test_a_child_that_has_just_ended_is_killed_without_being_reaped_unseen():
     code = """
 import asyncio, os
 from bgd.launcher.children import Children
+from bgd.launcher.loop import Loop
+
+children = Children()
 
 async def main():
-    children = Children(asyncio.get_running_loop())
-    children.install()
+    children.install(asyncio.get_running_loop())
     process = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     children.kill(process.pid)
     print(await process.wait())
     children.kill(process.pid)
 
-asyncio.run(main())
+with asyncio.Runner(loop_factory=lambda: Loop(children)) as runner:
+    runner.run(main())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bgd.launcher.__main__ import _tools
-from bgd.launcher.children import LostChild
+from bgd.launcher.children import Children, LostChild
 from bgd.launcher.problems import CannotStart
 from bgd.launcher.process import read_process
 from bgd.launcher.records import Recollection
@@ -33,7 +33,7 @@ async def start(*_: object) -> None:
 async def test_it_ends_no_other_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog):
     monkeypatch.setattr("bgd.launcher.warm.worker.start", start)
     async with asyncio.TaskGroup() as group:
-        tools: Tools = _tools(group, tmp_path, tmp_path, Recollection())
+        tools: Tools = _tools(group, Children(), tmp_path, tmp_path, Recollection())
         workers = Workers(tools)
         asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -53,7 +53,7 @@ async def test_a_job_that_runs_and_cannot_be_watched_is_not_started_again(monkey
     own = read_process(os.getpid())
     assert own is not None
     async with asyncio.TaskGroup() as group:
-        tools: Tools = _tools(group, tmp_path, tmp_path, Recollection())
+        tools: Tools = _tools(group, Children(), tmp_path, tmp_path, Recollection())
         line = WorkerLine(lambda *_: None, lambda: None)
         jobs = Jobs(tools, line, own, {}, ended=print, retire=print, kill=print)
 
