@@ -27,6 +27,7 @@ from bgd.launcher.line import Line
 from bgd.launcher.look import Looker
 from bgd.launcher.loop import Loop
 from bgd.launcher.masters import Masters, Visitor
+from bgd.launcher.readers import Readers
 from bgd.launcher.records import Recollection
 from bgd.launcher.rendezvous import Busy, bind, sign_lock, take_lock
 from bgd.launcher.signals import listen
@@ -124,6 +125,7 @@ def _tools(
     return Tools(
         group=group,
         deadlines=Deadlines(loop),
+        readers=Readers(loop),
         looker=Looker(group),
         children=children,
         journal=Journal(state / _JOURNAL, f"{boot_id()}:{name}", left, delegated.path),

@@ -16,13 +16,14 @@ from contextlib import suppress
 
 from bgd.launcher.logfile import LogFile
 from bgd.launcher.process import Channel
+from bgd.launcher.readers import Readers
 from bgd.launcher.terminal import Terminal
 
 
 class Output:
     """The pipe that is a job's stdout and stderr, or that the terminal which is them is emptied into."""
 
-    def __init__(self, log: LogFile, *, with_terminal: bool) -> None:
+    def __init__(self, log: LogFile, readers: Readers, *, with_terminal: bool) -> None:
         """Make pipe and terminal.
 
         Raises:
@@ -31,7 +32,7 @@ class Output:
         """
         self.log = log
         self._terminal: Terminal | None = None
-        self._loop = asyncio.get_running_loop()
+        self._readers = readers
         self._moved: Callable[[], None] | None = None
         try:
             if with_terminal:
@@ -43,7 +44,7 @@ class Output:
             raise
         os.set_blocking(self._reader, False)  # the job's end stays as programs expect it
         self._is_large = False
-        self._end: asyncio.Future[None] = self._loop.create_future()
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def job_end(self) -> int:
@@ -72,8 +73,8 @@ class Output:
         if self._terminal is None:
             self._close_writer()
         else:
-            self._loop.add_reader(self._terminal.screen, self._pump)
-        self._loop.add_reader(self._reader, self._pump)
+            self._readers.add(self._terminal.screen, self._pump)
+        self._readers.add(self._reader, self._pump)
 
     def drain(self) -> bool:
         """Move all that is there now and return whether it is closed by all who could write to it.
@@ -126,7 +127,7 @@ class Output:
 
     def _close_terminal(self) -> None:
         if self._terminal is not None:
-            self._loop.remove_reader(self._terminal.screen)
+            self._readers.remove(self._terminal.screen)
             self._terminal.close()
             self._terminal = None
 
@@ -137,7 +138,7 @@ class Output:
 
     def _close_reader(self) -> None:
         if self._reader >= 0:
-            self._loop.remove_reader(self._reader)
+            self._readers.remove(self._reader)
             os.close(self._reader)
             self._reader = -1
 

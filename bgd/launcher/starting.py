@@ -171,4 +171,4 @@ class Starting:
         launch = self._launch
         path = f"{self._tools.logs}/{log_name(launch.key.job, launch.key.attempt)}"
         log_file = LogFile(path, launch.log_cap, keeps_tail=not launch.log_kill, null=self._tools.null)
-        return Output(log_file, with_terminal=launch.pty)
+        return Output(log_file, self._tools.readers, with_terminal=launch.pty)

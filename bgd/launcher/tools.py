@@ -11,6 +11,7 @@ from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.delegation import Delegation
 from bgd.launcher.journal import Journal
 from bgd.launcher.look import Looker
+from bgd.launcher.readers import Readers
 from bgd.wire.limits import Abilities
 
 
@@ -19,6 +20,7 @@ class Tools(Struct, frozen=True, kw_only=True):
 
     group: asyncio.TaskGroup
     deadlines: Deadlines
+    readers: Readers
     looker: Looker
     children: Children
     journal: Journal
