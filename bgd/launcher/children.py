@@ -34,6 +34,7 @@ class Children:
         self._usages: dict[int, resource.struct_rusage] = {}
         self._peak = 0  # of this process, as far as known, in KiB
         self._list = -1
+        self._signals = -1
         self._fostered: dict[int, Ended] = {}
         self.hear_of_orphans: Callable[[], None] = lambda: None
         """Called before an orphan is reaped that is not expected: somebody may have told of it already."""
@@ -46,7 +47,13 @@ class Children:
         with suppress(FileNotFoundError):
             # kept open: it is read at every job's end
             self._list = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
-        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        # signals of which the loop hears by itself cost it three system calls more each
+        self._signals, written_to = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        loop.add_reader(self._signals, self._hear)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.siginterrupt(signal.SIGCHLD, False)
+        # one signal is as good as hundreds, so there is nothing to warn of
+        signal.set_wakeup_fd(written_to, warn_on_full_buffer=False)
 
     def watch(self, pid: int, ended: Callable[[int], None]) -> None:
         """Tell with what code a child ended; to be called in the step of the loop that started it."""
@@ -95,7 +102,8 @@ class Children:
             self._peak = _peak_of_this() + _INEXACT
         return usage.ru_maxrss * 1024 if usage.ru_maxrss > self._peak else None
 
-    def _reap(self) -> None:
+    def _hear(self) -> None:
+        os.read(self._signals, _PAGE)
         while (pid := _ended_child()) is not None:
             if pid not in self._watched and pid not in self._fostered:
                 self.hear_of_orphans()

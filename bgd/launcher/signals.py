@@ -8,12 +8,10 @@ from collections.abc import Callable
 
 
 def listen(loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> None:
-    """Call `leave` on SIGTERM; to be called once all others have added their handlers to the loop."""
-    # the loop's own handlers hear of a signal through a socket that hundreds of SIGCHLD fill while the loop
-    # is busy, and what comes after them is lost; a handler of Python's is always called
+    """Call `leave` on SIGTERM."""
+    # the loop's own handlers hear of a signal through what hundreds of SIGCHLD fill while the loop is busy,
+    # and what comes after them is lost; a handler of Python's is always called
     signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(leave))
     for ignored in (signal.SIGINT, signal.SIGHUP):
         # with a handler, not SIG_IGN, which every job would inherit
         signal.signal(ignored, lambda *_: None)
-    # of SIGCHLD one is as good as hundreds, so there is nothing to warn of
-    signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)

@@ -10,20 +10,26 @@ from tests.support import DEADLINE, ROOT
 # asyncio alone loses the last of these signals and complains of each that it has no room for
 CROWDED = """
 import asyncio, os, signal
+from bgd.launcher.children import Children
+from bgd.launcher.loop import Loop
 from bgd.launcher.signals import listen
+
+children = Children()
 
 async def main():
     loop = asyncio.get_running_loop()
-    told, reaped = asyncio.Event(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGCHLD, reaped.set)
+    told = asyncio.Event()
+    children.install(loop)
     listen(loop, told.set)
-    for _ in range(1000):
+    ending = await asyncio.create_subprocess_exec("true")
+    for _ in range(100_000):
         os.kill(os.getpid(), signal.SIGCHLD)
     os.kill(os.getpid(), signal.SIGTERM)
     await told.wait()
-    await reaped.wait()
+    await ending.wait()
 
-asyncio.run(main())
+with asyncio.Runner(loop_factory=lambda: Loop(children)) as runner:
+    runner.run(main())
 """
 
 
