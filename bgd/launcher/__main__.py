@@ -27,6 +27,7 @@ from bgd.launcher.line import Line
 from bgd.launcher.look import Looker
 from bgd.launcher.loop import Loop
 from bgd.launcher.masters import Masters, Visitor
+from bgd.launcher.noting import Noting
 from bgd.launcher.readers import Readers
 from bgd.launcher.records import Recollection
 from bgd.launcher.rendezvous import Busy, bind, sign_lock, take_lock
@@ -122,13 +123,15 @@ def _tools(
     loop = asyncio.get_running_loop()
     name = os.urandom(8).hex()
     delegated = delegation(f"bgd-{name}")
+    journal = Journal(state / _JOURNAL, f"{boot_id()}:{name}", left, delegated.path)
     return Tools(
         group=group,
         deadlines=Deadlines(loop),
         readers=Readers(loop),
         looker=Looker(group),
         children=children,
-        journal=Journal(state / _JOURNAL, f"{boot_id()}:{name}", left, delegated.path),
+        journal=journal,
+        noting=Noting(loop, journal),
         delegation=delegated,
         abilities=abilities(delegated),
         state=str(state),

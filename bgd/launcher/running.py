@@ -14,7 +14,6 @@ from bgd.launcher.deadlines import Countdown
 from bgd.launcher.execution import Execution
 from bgd.launcher.ladder import Ladder
 from bgd.launcher.output import Output
-from bgd.launcher.records import FirstProcess
 from bgd.launcher.suspension import Suspension
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree
@@ -55,7 +54,7 @@ class Running:
             tools.deadlines, launch.timeout or None, lambda: self.stop(Outcome.TIMEOUT, launch.grace)
         )
         output.begin(self._output_moved)
-        self._noting = asyncio.get_running_loop().call_later(_LASTING, self._note_first_process)
+        tools.noting.begin(launch.key, execution)
 
     @property
     def pid(self) -> int:
@@ -100,7 +99,7 @@ class Running:
         """Return how the first process ended, when nothing of the tree is left but what is to be kept."""
         code = await self._execution.wait()
         finished_at = time.time()
-        self._noting.cancel()
+        self._tools.noting.end(self._launch.key)
         self._suspension.is_on = False
         self._limit.stand_still()
         await self._end_leftovers()
@@ -112,22 +111,12 @@ class Running:
 
     def abandon(self) -> None:
         """Kill and close what can be, as seeing to its end has failed."""
-        self._noting.cancel()
+        self._tools.noting.end(self._launch.key)
         self._limit.stand_still()
         self._tree.kill_unseen()
         self._output.close()
         self._close_result()
         self._execution.release(is_intact=False)
-
-    def _note_first_process(self) -> None:
-        """Remember which process it is, for the sweep; until then, and without it, mark and pipe suffice."""
-        first = self._execution.seen()
-        if first is None:
-            return
-        try:
-            self._tools.journal.note(FirstProcess(self._launch.key, first.pid, first.ticks))
-        except OSError as error:
-            log.warning("job %d: the journal cannot take its pid: %s", self._launch.key.job, error.strerror)
 
     def _output_moved(self) -> None:
         if self._launch.log_kill and self._output.log.is_over_cap and self._reason is None:
@@ -233,7 +222,6 @@ class Running:
 
 _LAST_WORDS = 0.5  # seconds
 _PARTING = 1.0  # seconds for those that were killed to be gone from their group
-_LASTING = 0.05  # seconds after which a process is noted: to look at it costs a tenth of starting it
 
 
 def _out_of_memory(launch: Launch) -> str:

@@ -11,6 +11,7 @@ from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.delegation import Delegation
 from bgd.launcher.journal import Journal
 from bgd.launcher.look import Looker
+from bgd.launcher.noting import Noting
 from bgd.launcher.readers import Readers
 from bgd.wire.limits import Abilities
 
@@ -24,6 +25,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     looker: Looker
     children: Children
     journal: Journal
+    noting: Noting
     delegation: Delegation
     abilities: Abilities
     state: str
