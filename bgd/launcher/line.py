@@ -9,11 +9,15 @@ from bgd.wire.launching import MAX_LAUNCHING_FRAME, FromLauncher, encode
 
 
 class Line:
-    """`is_slow`: the master does not read what it was told, so that only what must be said should be."""
+    """`is_slow`: the master does not read what it was told, so that only what must be said should be.
+
+    Each time it is spoken to the master wakes up, which costs as much as a small part of a job.
+    """
 
     def __init__(self) -> None:
         self._transport: asyncio.WriteTransport | None = None
-        self._soon: list[bytes] = []
+        self._unsaid: list[bytes] = []
+        self._is_due = False  # to speak, at the end of this turn of the loop
         self._moment: asyncio.TimerHandle | None = None
         self.is_slow = False
 
@@ -30,34 +34,35 @@ class Line:
         if self._transport is not None:
             self._transport.abort()
         self._transport = None
-        self._soon.clear()
+        self._unsaid.clear()
         self.is_slow = False
 
     def tell(self, message: FromLauncher) -> None:
-        """Say it now, after all that was to be said soon."""
+        """Say it with all else that is to be said by the end of this turn of the loop."""
         if self._transport is not None:
-            self._soon.append(framed(message))
-            self._speak()
+            self._unsaid.append(framed(message))
+            if not self._is_due:
+                self._is_due = True
+                asyncio.get_running_loop().call_soon(self.speak)
 
     def tell_soon(self, message: FromLauncher) -> None:
-        """Say it with the next thing that must be said, or in a moment: only people wait for it.
-
-        Each time it is spoken to the master wakes up, which costs as much as a small part of a job.
-        """
+        """Say it with the next thing that must be said, or in a moment: only people wait for it."""
         if self._transport is not None:
-            self._soon.append(framed(message))
+            self._unsaid.append(framed(message))
             if self._moment is None:
                 self._moment = asyncio.get_running_loop().call_later(_MOMENT, self._pass_moment)
 
+    def speak(self) -> None:
+        """Say all that is unsaid."""
+        self._is_due = False
+        # to a master that has just died and is not yet known to be lost, asyncio logs every word
+        if self._transport is not None and self._unsaid and not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsaid))
+        self._unsaid.clear()
+
     def _pass_moment(self) -> None:
         self._moment = None
-        self._speak()
-
-    def _speak(self) -> None:
-        # to a master that has just died and is not yet known to be lost, asyncio logs every word
-        if self._transport is not None and self._soon and not self._transport.is_closing():
-            self._transport.write(b"".join(self._soon))
-        self._soon.clear()
+        self.speak()
 
 
 _MOMENT = 0.01  # seconds

@@ -92,6 +92,7 @@ class Masters:
         """Hear nobody any more: whoever still speaks has to find the next launcher."""
         self._is_closed = True
         if self._master is not None:
+            self._line.speak()
             self._master.transport.close()
 
     def finish(self, visitor: Visitor) -> bool:
