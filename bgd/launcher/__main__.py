@@ -26,7 +26,7 @@ from bgd.launcher.journal import Journal, read
 from bgd.launcher.line import Line
 from bgd.launcher.look import Looker
 from bgd.launcher.loop import Loop
-from bgd.launcher.masters import Masters, Visitor
+from bgd.launcher.masters import Masters
 from bgd.launcher.noting import Noting
 from bgd.launcher.readers import Readers
 from bgd.launcher.records import Recollection
@@ -34,6 +34,7 @@ from bgd.launcher.rendezvous import Busy, bind, sign_lock, take_lock
 from bgd.launcher.signals import listen
 from bgd.launcher.sweep import end_strays, sweep
 from bgd.launcher.tools import Tools
+from bgd.launcher.visitor import Visitor
 from bgd.launcher.warm.workers import Workers
 from bgd.systemd import ServiceManager
 

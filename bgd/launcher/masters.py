@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import socket
-import struct
 from collections.abc import Callable
 
 from bgd.errors import ProtocolError
 from bgd.launcher.attempts import Attempts
 from bgd.launcher.journal import Journal
 from bgd.launcher.line import Line, framed
-from bgd.wire.framing import FrameReader
+from bgd.launcher.visitor import Visitor
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
-    MAX_LAUNCHING_FRAME,
     Acknowledge,
     Continue,
     Declined,
@@ -31,7 +27,6 @@ from bgd.wire.launching import (
     ToLauncher,
     Watch,
     Welcome,
-    decode_to_launcher,
 )
 from bgd.wire.limits import Abilities
 
@@ -199,53 +194,3 @@ class Masters:
             case Goodbye():
                 self.has_goodbye = True
                 self._changed()
-
-
-class Visitor(asyncio.Protocol):
-    """One connection."""
-
-    transport: asyncio.Transport
-
-    def __init__(self, masters: Masters) -> None:
-        self._masters = masters
-        self._frames = FrameReader(MAX_LAUNCHING_FRAME)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream socket's is
-        self.transport = transport
-        uid = _peer_uid(transport.get_extra_info("socket"))
-        if uid not in {0, os.getuid()}:
-            log.warning("turned a process of user %d away from the socket", uid)
-            transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for payload in self._frames.feed(data):
-                self._masters.hear(self, decode_to_launcher(payload))
-                if self.transport.is_closing():
-                    return
-        except ProtocolError as error:
-            self.drop(error)
-
-    def drop(self, error: ProtocolError) -> None:
-        """Hang up on who does not speak the protocol."""
-        log.warning("dropped a connection: %s", error)
-        self.transport.abort()
-
-    def eof_received(self) -> bool:
-        return self._masters.finish(self)
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self._masters.lose(self)
-
-    def pause_writing(self) -> None:
-        self._masters.listen(self, is_slow=True)
-
-    def resume_writing(self) -> None:
-        self._masters.listen(self, is_slow=False)
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    uid: int = struct.unpack("3i", credentials)[1]
-    return uid
