@@ -120,20 +120,16 @@ def hold(process: Process) -> int | None:
 
 def contents(path: str, most: int) -> bytes:
     """Return what a file of a process holds, nothing if there is none or it may not be looked at."""
-    parts = []
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except _OUT_OF_SIGHT:
         return b""
     try:
-        while most > 0 and (part := os.read(fd, most)):
-            parts.append(part)
-            most -= len(part)
+        return os.read(fd, most)  # one such file the kernel gives whole, or as much as there is room for
     except _OUT_OF_SIGHT:
         return b""
     finally:
         os.close(fd)
-    return b"".join(parts)
 
 
 # what pidfd_open says of a number that is nobody's; on older kernels, of one that is being reaped this very
