@@ -55,7 +55,8 @@ class Deadlines:
 
     def _arm(self) -> None:
         first = self._first()
-        if first is not None and first.at != self._armed_for:
+        # where the alarm is set for one that was cancelled it rings for nothing, once, and costs no more
+        if first is not None and (self._armed_for is None or first.at < self._armed_for):
             self._armed_for = first.at
             self._alarm.set(first.at)
 
