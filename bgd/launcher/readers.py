@@ -20,7 +20,10 @@ class Readers:
         loop.add_reader(self._epoll.fileno(), self._call_back)
 
     def add(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call back from now on; also, now and then, for nothing."""
+        """Call back from now on; to be said outside of these calls.
+
+        In one of them the number might be that of another just removed, whose turn is still to come.
+        """
         self._epoll.register(fd, select.EPOLLIN)
         self._callbacks[fd] = callback
 

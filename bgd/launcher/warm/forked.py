@@ -48,9 +48,8 @@ class Forked:
         self._patience: Deadline | None = None
         self._code: int | None = None
         self._usage = Usage()
-        self._loop = asyncio.get_running_loop()
-        self._end: asyncio.Future[int] = self._loop.create_future()
-        self._loop.add_reader(pidfd, self._see_end)
+        self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        tools.readers.add(pidfd, self._see_end)
         tools.children.foster(self.pid, self._take)
 
     @property
@@ -110,7 +109,7 @@ class Forked:
 
     def _close(self) -> None:
         if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
+            self._tools.readers.remove(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
 
