@@ -48,6 +48,7 @@ class WorkerLine:
         self._hung_up = hung_up
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[tuple[bytes, list[int], int | None]] = deque()
+        self._is_full = False  # so that the loop says when there is room
         self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         self._loop.add_reader(self._socket, self.hear)
@@ -106,12 +107,12 @@ class WorkerLine:
     def _received(self) -> tuple[bytes, list[int]]:
         if self._socket.fileno() < 0:
             raise BlockingIOError
-        text, beside, flags, _ = self._socket.recvmsg(_MAX_PACKET, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        text, beside, flags, _ = self._socket.recvmsg(_MAX_PACKET, _ROOM, _CLOEXEC)
         descriptors = array.array("i")
         for level, kind, data in beside:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        if flags & socket.MSG_TRUNC:
+        if flags & _CUT:
             text = b""
         return text, descriptors.tolist()
 
@@ -121,6 +122,7 @@ class WorkerLine:
             try:
                 self._socket.sendmsg([text], _beside(descriptors))
             except BlockingIOError:
+                self._is_full = True
                 self._loop.add_writer(self._socket, self._send)
                 return
             except OSError:  # it is gone; who waits for an answer is told when its process has ended
@@ -128,12 +130,16 @@ class WorkerLine:
             self._unsent.popleft()
             if file is not None:
                 os.close(file)
-        self._loop.remove_writer(self._socket)
+        if self._is_full:
+            self._is_full = False
+            self._loop.remove_writer(self._socket)
 
 
 WORKER_PROTOCOL = 1  # bgd/worker/link.py has it too, and the next
 _MAX_PACKET = 65_536  # bytes
 _ROOM = socket.CMSG_SPACE(4)
+# plain numbers, as an operation on an enum's takes as long as a system call
+_CLOEXEC, _CUT = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_TRUNC)
 _IN_A_ROW = 64  # messages, so that a worker that talks for ever holds up nobody
 
 _decode = msgspec.json.Decoder(Said).decode
