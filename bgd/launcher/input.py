@@ -63,6 +63,8 @@ def unnamed(folder: str, content: bytes = b"") -> int:
         if error.errno in SHORTAGES:
             raise
         fd = os.memfd_create("bgd")  # a file system that knows no unnamed files
+    if not content:
+        return fd
     try:
         rest = memoryview(content)
         while rest:

@@ -21,7 +21,10 @@ from bgd.launcher.terminal import Terminal
 
 
 class Output:
-    """The pipe that is a job's stdout and stderr, or that the terminal which is them is emptied into."""
+    """The pipe that is a job's stdout and stderr, or that the terminal which is them is emptied into.
+
+    `inode` is what the pipe is called in /proc/PID/fd.
+    """
 
     def __init__(self, log: LogFile, readers: Readers, *, with_terminal: bool) -> None:
         """Make pipe and terminal.
@@ -43,6 +46,7 @@ class Output:
             log.close()
             raise
         os.set_blocking(self._reader, False)  # the job's end stays as programs expect it
+        self.inode = os.fstat(self._reader).st_ino
         self._is_large = False
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -50,11 +54,6 @@ class Output:
     def job_end(self) -> int:
         """The descriptor for the job, good until `begin`."""
         return self._writer if self._terminal is None else self._terminal.job_end
-
-    @property
-    def inode(self) -> int:
-        """What the pipe is called in /proc/PID/fd."""
-        return os.fstat(self._reader).st_ino
 
     @property
     def channel(self) -> Channel:
