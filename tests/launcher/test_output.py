@@ -294,9 +294,10 @@ def test_each_piece_of_a_capped_log_has_its_own_times(host, supervisor):
 
 
 def test_growth_is_told_to_who_watches_and_to_nobody_else(host, supervisor, tmp_path):
-    go = tmp_path / "go"
+    go, end = tmp_path / "go", tmp_path / "end"
     os.mkfifo(go)
-    key = supervisor.launch("sh", "-c", f"printf one; read x < {go}; printf two; read x < {go}")
+    os.mkfifo(end)  # the first might not yet be closed by its writer when the job opens it again
+    key = supervisor.launch("sh", "-c", f"printf one; read x < {go}; printf two; read x < {end}")
     supervisor.started(key)
     wait_until(lambda: host.output(key) == b"one")
 
@@ -306,7 +307,7 @@ def test_growth_is_told_to_who_watches_and_to_nobody_else(host, supervisor, tmp_
     assert supervisor.hear() == Grew(key, 6)
     supervisor.say(Watch(key, on=False))
     assert supervisor.run("true").log_bytes == 0  # so the launcher has heard that
-    go.write_text("\n")
+    end.write_text("\n")
 
     assert isinstance(supervisor.hear(), Ended)
 
