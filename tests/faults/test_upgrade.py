@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import signal
 import sqlite3
 import subprocess
@@ -18,7 +17,7 @@ from bgd.daemon.storage.schema import VERSION
 from bgd.wire.replies import Submitted
 from bgd.wire.requests import SubmitMany
 from tests.end_to_end.chaos import Caller, Rig
-from tests.faults.figures import SHARE, record, times
+from tests.faults.figures import record, times
 from tests.faults.visitor import Visitor
 from tests.support import DEADLINE, ROOT, wait_until
 
@@ -28,8 +27,7 @@ WAITING = 5
 # The last commit of the history that had this version of the tables
 RELEASES = {1: "2442b3a", 2: "c9324ef"}
 KILLS = times(50, 5)
-LONGEST_START = 0.5  # s
-LONGEST_GAP = 1.0  # s without an answer, at full figures: a busy machine may take longer
+LONGEST_START = 0.5  # s until it is killed
 JOB = 'echo began >> "$1"; until test -e "$2"; do sleep 0.05; done; exit "$3"'
 
 # The program as it may be after the next release, with one step more for the tables
@@ -103,8 +101,6 @@ def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, re
         (tmp_path / "gate").touch()
         rig.close()
     assert visitor.answered > 0
-    if SHARE:
-        assert visitor.longest_gap < LONGEST_GAP
     record(
         f"an upgrade from the release with version {tables} of the tables to that with version {VERSION}",
         jobs_running=RUNNING,
@@ -120,17 +116,16 @@ def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, re
 
 def test_an_upgrade_that_is_killed_on_its_way_is_made_in_the_end(tmp_path: Path, release: tuple[int, Path]):
     tables, source = release
-    dice = random.Random(tables)
     rig = Rig(tmp_path, slots=RUNNING)
     rig.start(source)
     try:
         jobs = start_jobs(rig, tmp_path)
         rig.stop()
         before = 0  # kills that came before the tables had changed
-        for _ in range(KILLS):
+        for number in range(KILLS):  # each time it comes a little further
             starting = begin(rig, "-m", "bgd")
             with contextlib.suppress(subprocess.TimeoutExpired):
-                starting.wait(dice.uniform(0.0, LONGEST_START))
+                starting.wait(LONGEST_START * number / KILLS)
             starting.kill()
             assert starting.wait() == -signal.SIGKILL
             before += version_of(rig) == tables
