@@ -15,6 +15,7 @@ from bgd.config import Config
 from bgd.errors import BgdError, ConfigError
 
 PRIVATE = 0o077  # umask: what the daemon makes is for its own user
+BACKLOG = 1024  # clients that may wait to be heard; whoever is one more waits until there is room
 
 
 class AlreadyRunning(BgdError):
@@ -97,7 +98,7 @@ def listen(config: Config, handed: Sequence[socket.socket] = ()) -> socket.socke
     try:
         path.unlink(missing_ok=True)
         listening.bind(str(path))
-        listening.listen(1024)
+        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise ConfigError(f"cannot listen on {path}: {error.strerror}; see [daemon] socket") from error

@@ -126,7 +126,9 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         verbs = Verbs(supervisor, orders, upkeep, answers, shut_down, reload=reload)
         control = Control(verbs, os.geteuid(), tasks)
         listening = folder.listen(config, surroundings.sockets)
-        server = await loop.create_unix_server(control.connection, sock=listening, **_never_unlink)
+        server = await loop.create_unix_server(
+            control.connection, sock=listening, backlog=folder.BACKLOG, **_never_unlink
+        )
         logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())
         surroundings.ready()
         manager.ready(f"serving {config.daemon.socket}")

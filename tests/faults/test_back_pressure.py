@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import selectors
-import shutil
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -20,7 +18,7 @@ from bgd.wire.requests import GetEvents, List, Logs, Request, Show, Submit, Subm
 from bgd.wire.steering import GetInfo
 from tests.end_to_end.chaos import Caller, Rig
 from tests.faults.figures import record, seconds, times
-from tests.faults.watching import HELD, Bystander, connected
+from tests.faults.watching import HELD, Bystander, connected, injected
 
 LARGE = JobSpec(argv=("/bin/true", *["x" * 100_000] * 9), env={}, cwd="/", hold=True)
 SMALL = JobSpec(argv=("/bin/true", "x" * 4000), env={}, cwd="/", hold=True)
@@ -28,7 +26,7 @@ LOUD = JobSpec(argv=("/bin/sh", "-c", "yes | head -c 20000000"), env={"PATH": "/
 MOST_GROWN = 200  # MiB; without bounds it is some gigabytes. The figure is for docs/faults.md
 SECONDS = seconds(15.0, 3.0)
 CLIENTS = 64
-SLOW_DISK = "inject=fdatasync:delay_enter=300000"  # microseconds
+SLOW = "delay_enter=300000"  # microseconds
 
 
 @pytest.fixture
@@ -92,7 +90,7 @@ def test_questions_without_end_whose_answers_nobody_reads(rig):
 
 @pytest.mark.parametrize(("spec", "what"), [(SMALL, "4 kB"), (LARGE, "900 kB")])
 def test_jobs_come_faster_than_the_disk_takes_them(rig, spec, what):
-    with slow_disk(rig), Bystander(rig) as bystander:
+    with injected(rig.pid, "fdatasync", SLOW, "NO DISK WAS SLOW"), Bystander(rig) as bystander:
         sent = flood(rig, times(CLIENTS, 16), lambda number: Submit(number, spec), reads=True)
     assert bystander.grown < MOST_GROWN
     record(
@@ -107,32 +105,3 @@ def submitted(caller: Caller, request: Request) -> list[int]:
     reply = caller.ask(request)
     assert isinstance(reply, Submitted), reply
     return reply.jobs
-
-
-@contextmanager
-def slow_disk(rig: Rig) -> Iterator[None]:
-    """Let each of the daemon's syncs take its time."""
-    if shutil.which("strace") is None:
-        pytest.skip("NO DISK WAS SLOW: strace is not installed")
-    command = [
-        "strace",
-        "-f",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=fdatasync",
-        "-e",
-        SLOW_DISK,
-        "-p",
-        str(rig.pid),
-    ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
-        assert tracer.stderr is not None
-        line = tracer.stderr.readline()
-        if "attached" not in line:
-            tracer.wait()
-            pytest.skip(f"NO DISK WAS SLOW: strace may not trace: {line.strip()}")
-        try:
-            yield
-        finally:
-            tracer.terminate()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
 import threading
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Self
+
+import pytest
 
 from bgd.core.spec import JobSpec
 from bgd.wire.framing import frame
@@ -118,3 +123,24 @@ def rest_of(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return received
+
+
+@contextmanager
+def injected(pid: int, calls: str, fault: str, otherwise: str) -> Iterator[None]:
+    """Do this to system calls of a process, and of those it starts, by strace.
+
+    `otherwise`: what has not been tried where that is not possible.
+    """
+    if shutil.which("strace") is None:
+        pytest.skip(f"{otherwise}: strace is not installed")
+    command = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={calls}", "-e", f"inject={calls}:{fault}"]
+    with subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        line = tracer.stderr.readline()
+        if "attached" not in line:
+            tracer.wait()
+            pytest.skip(f"{otherwise}: strace may not trace: {line.strip()}")
+        try:
+            yield
+        finally:
+            tracer.terminate()
