@@ -134,7 +134,7 @@ def test_a_worker_that_takes_too_much_memory_is_replaced(reused):
     assert reused.value("job:own") != first
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0.3}, {}])
+@pytest.mark.parametrize("options", [{"timeout": 2.0}, {}])  # in which a worker has to be ready
 def test_a_job_over_its_time_or_cancelled_takes_its_worker_along_and_no_other(reused, tmp_path, options):
     (tmp_path / "other").mkdir()
     other = reused.launch("job:wait", str(tmp_path / "other"))
