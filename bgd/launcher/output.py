@@ -34,21 +34,22 @@ class Output:
             OSError: too many descriptors or terminals are open; may be tried again.
         """
         self.log = log
-        self._terminal: Terminal | None = None
         self._readers = readers
+        self._terminal: Terminal | None = None
+        self._reader = self._writer = -1
         self._moved: Callable[[], None] | None = None
+        self._is_large = False
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             if with_terminal:
                 self._terminal = Terminal()
             self._reader, self._writer = _pipe()
+            os.set_blocking(self._reader, False)  # the job's end stays as programs expect it
+            self.inode = os.fstat(self._reader).st_ino
+            self._read()
         except BaseException:
-            self._close_terminal()
-            log.close()
+            self.close()
             raise
-        os.set_blocking(self._reader, False)  # the job's end stays as programs expect it
-        self.inode = os.fstat(self._reader).st_ino
-        self._is_large = False
-        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def job_end(self) -> int:
@@ -67,13 +68,12 @@ class Output:
             self._pump()
 
     def begin(self, moved: Callable[[], None]) -> None:
-        """Start pumping, as the job has its own copy of its end; `moved` is called after each amount."""
+        """Take it that the job has its own copy of its end; `moved` is called after each amount."""
         self._moved = moved
         if self._terminal is None:
             self._close_writer()
-        else:
-            self._readers.add(self._terminal.screen, self._pump)
-        self._readers.add(self._reader, self._pump)
+        if self.log.total:
+            moved()
 
     def drain(self) -> bool:
         """Move all that is there now and return whether it is closed by all who could write to it.
@@ -98,6 +98,12 @@ class Output:
         self._close_writer()
         self._close_reader()
         self.log.close()
+
+    def _read(self) -> None:
+        """Begin to pump: before the job is there, which must not be started for nothing if this fails."""
+        self._readers.add(self._reader, self._pump)
+        if self._terminal is not None:
+            self._readers.add(self._terminal.screen, self._pump)
 
     def _pump(self) -> bool:
         """Move one chunk and return whether there may be more."""

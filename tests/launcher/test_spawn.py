@@ -392,6 +392,16 @@ def test_a_shortage_is_told_once_however_many_jobs_feel_it(host, supervisor, for
     assert host.said.count("waits for the machine") == 1
 
 
+@needs_strace
+def test_a_job_whose_output_cannot_be_waited_for_yet_is_started_once(supervisor, tamper, tmp_path):
+    """As where other processes of the user wait for all the descriptors that the kernel allows."""
+    tamper("epoll_ctl", "error=ENOSPC:when=1")
+    ended = supervisor.shell(f"echo started >> {tmp_path}/starts")
+
+    assert ended.outcome is Outcome.SUCCEEDED
+    assert (tmp_path / "starts").read_text() == "started\n"
+
+
 @pytest.fixture
 def forks(tamper):
     """Let the launcher's calls of vfork fail or take their time."""

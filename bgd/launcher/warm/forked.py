@@ -23,7 +23,7 @@ class Forked:
     `reap` is called when it may: until then its number is kept, so that this process is surely the one that
     is signalled and whose group is looked at. If the worker dies before, this process inherits the child,
     even a dead one, and reads its end itself. `ended` is called when it is over, and `silent` if the worker
-    says nothing of an end that `pidfd`, which is this one's from now on, has shown.
+    says nothing of an end that `pidfd`, of which this one has a copy, has shown.
     """
 
     def __init__(
@@ -37,10 +37,15 @@ class Forked:
         ended: Callable[[], None],
         silent: Callable[[], None],
     ) -> None:
+        """Begin to wait for its end.
+
+        Raises:
+            OSError: it cannot be waited for.
+        """
         self.pid = child.pid
         self.result: int | None = result
         self._child = child
-        self._pidfd = pidfd
+        self._pidfd = os.dup(pidfd)
         self._tools = tools
         self._reap = reap
         self._ended = ended
@@ -49,7 +54,11 @@ class Forked:
         self._code: int | None = None
         self._usage = Usage()
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        tools.readers.add(pidfd, self._see_end)
+        try:
+            tools.readers.add(self._pidfd, self._see_end)
+        except OSError:
+            os.close(self._pidfd)
+            raise
         tools.children.foster(self.pid, self._take)
 
     @property

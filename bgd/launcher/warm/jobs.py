@@ -133,10 +133,9 @@ class Jobs:
         try:
             # where the worker has died since, the child is this process's
             child = child_of({self._process.pid, os.getpid()}, pidfd)
-            own = os.dup(pidfd)
+            return Forked(child, pidfd, result, self._tools, reap=reap, ended=end, silent=self._kill)
         except OSError as error:  # it runs already: as an error of the machine it would be tried again
             raise LostChild(f"its process could not be watched: {error.strerror}") from error
-        return Forked(child, own, result, self._tools, reap=reap, ended=end, silent=self._kill)
 
 
 class _Handed:

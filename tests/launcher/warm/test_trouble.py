@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bgd.core.job import Outcome
 from bgd.launcher.__main__ import _tools
 from bgd.launcher.children import Children, LostChild
 from bgd.launcher.problems import CannotStart
@@ -22,7 +23,7 @@ from bgd.launcher.warm.line import _MAX_PACKET, WORKER_PROTOCOL, Said, WorkerLin
 from bgd.launcher.warm.workers import Workers
 from bgd.wire.launching import Warm
 from bgd.worker import WORKER, link
-from tests.launcher.host import Host, Supervisor, launch_of
+from tests.launcher.host import Host, Supervisor, launch_of, needs_strace
 from tests.launcher.warm.calls import FORK, Calls, value_of
 
 
@@ -64,6 +65,23 @@ async def test_a_job_that_runs_and_cannot_be_watched_is_not_started_again(monkey
     line.far_end.close()
     line.close()
     tools.deadlines.close()
+
+
+@needs_strace
+def test_a_job_whose_process_cannot_be_waited_for_is_not_started_again(forked: Calls, tamper, tmp_path: Path):
+    starts = tmp_path / "starts"
+    starts.touch()
+    forked.write(
+        "work", f"def note():\n    with open({str(starts)!r}, 'a') as file:\n        file.write('x')\n"
+    )
+    forked.value("work:note")  # its worker is there
+
+    tamper("epoll_ctl", "error=ENOSPC:when=2")  # the first is its output's
+    ended = forked.run("work:note")
+
+    assert ended.outcome is Outcome.INTERRUPTED
+    assert ended.problem == "its process could not be watched: No space left on device"
+    assert starts.read_text() in {"x", "xx"}
 
 
 def test_both_ends_of_the_line_to_a_worker_have_the_same_protocol_and_limit():
