@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import sys
 import time
@@ -22,7 +23,10 @@ def boot_id() -> str:
 
 
 class Alarm:
-    """Calls back once when a clock reaches a time: the elapsed one, or the wall clock, however that is set.
+    """Calls back once when a clock reaches a time: the elapsed one, or the wall clock.
+
+    On the wall clock it also calls back when that is set: what was to come in years may have to be thought
+    over then, and set anew.
 
     A loop's own timers run on a clock that stands still while the machine is suspended; this one is late
     by the time of waking up and no more. It is a descriptor, so any loop with add_reader will do.
@@ -34,6 +38,7 @@ class Alarm:
         self._loop = loop
         self._callback = callback
         self._at: float | None = None
+        self._is_told = on_wall_clock
         self._fd = _create(time.CLOCK_REALTIME if on_wall_clock else time.CLOCK_BOOTTIME)
         loop.add_reader(self._fd, self._ring)
 
@@ -45,7 +50,7 @@ class Alarm:
         if at == self._at:
             return
         self._at = at
-        _arm(self._fd, _NEVER if at is None else min(max(at, _SOONEST), _LATEST))
+        _arm(self._fd, _NEVER if at is None else min(max(at, _SOONEST), _LATEST), is_told=self._is_told)
 
     def close(self) -> None:
         self._loop.remove_reader(self._fd)
@@ -56,6 +61,9 @@ class Alarm:
             os.read(self._fd, 8)
         except BlockingIOError:  # set anew between the ring and this turn of the loop
             return
+        except OSError as error:
+            if error.errno != errno.ECANCELED:  # as the kernel says that the clock was set
+                raise
         self._at = None
         self._callback()
 
@@ -66,14 +74,16 @@ _LATEST = 9e9  # seconds: beyond it, as at infinity, the kernel's 63 bits of nan
 _TFD_NONBLOCK = os.O_NONBLOCK
 _TFD_CLOEXEC = os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1
+_TFD_TIMER_CANCEL_ON_SET = 2
 
 if sys.version_info >= (3, 13):
 
     def _create(clock: int) -> int:
         return os.timerfd_create(clock, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
 
-    def _arm(fd: int, at: float) -> None:
-        os.timerfd_settime(fd, flags=os.TFD_TIMER_ABSTIME, initial=at)
+    def _arm(fd: int, at: float, *, is_told: bool) -> None:
+        more = os.TFD_TIMER_CANCEL_ON_SET if is_told else 0
+        os.timerfd_settime(fd, flags=os.TFD_TIMER_ABSTIME | more, initial=at)
 
 else:
     _libc = ctypes.CDLL(None, use_errno=True)
@@ -81,11 +91,12 @@ else:
     def _create(clock: int) -> int:
         return _checked(_libc.timerfd_create(clock, _TFD_NONBLOCK | _TFD_CLOEXEC))
 
-    def _arm(fd: int, at: float) -> None:
+    def _arm(fd: int, at: float, *, is_told: bool) -> None:
         seconds = int(at)
         # struct itimerspec: the interval (none), then the first expiry, each seconds and nanoseconds
         times = (ctypes.c_long * 4)(0, 0, seconds, int((at - seconds) * 1e9))
-        _checked(_libc.timerfd_settime(fd, _TFD_TIMER_ABSTIME, times, None))
+        flags = _TFD_TIMER_ABSTIME | (_TFD_TIMER_CANCEL_ON_SET if is_told else 0)
+        _checked(_libc.timerfd_settime(fd, flags, times, None))
 
     def _checked(result: int) -> int:
         if result < 0:

@@ -56,13 +56,15 @@ class Backups:
         """Write a backup whenever one is due, for ever."""
         try:
             await asyncio.to_thread(_clear_up, self._config.backup.folder)
-            self._alarm.set(await self._next_at())
+            next_at = await self._next_at()
             while True:
+                self._alarm.set(next_at)
                 await self._due.wait()
                 self._due.clear()
-                if self._config.backup.every is not None:
+                is_due = next_at is not None and next_at <= now().wall  # or else the clock was set
+                if is_due and self._config.backup.every is not None:
                     await self._back_up()
-                self._alarm.set(await self._next_at(after=now().wall))
+                next_at = await self._next_at(after=now().wall if is_due else None)
         finally:
             self._alarm.close()
 
@@ -96,6 +98,8 @@ class Backups:
         if every is None:
             return None
         newest = await asyncio.to_thread(_written_at, self._config.backup.folder)
+        if newest is not None:  # one of a time that is yet to come was written before the clock was set back
+            newest = min(newest, now().wall)
         soonest = now().wall if newest is not None and after is None else now().wall + min(PATIENCE, every)
         return soonest if newest is None else max(newest + every, soonest if after is not None else 0.0)
 

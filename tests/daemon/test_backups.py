@@ -74,6 +74,25 @@ async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, lau
     assert stat.S_IMODE(os.stat(paths[0]).st_mode) == 0o600  # noqa: PTH116 - one call
 
 
+async def test_a_backup_of_a_time_yet_to_come_keeps_no_other_from_being_written(
+    folder, launcher, monkeypatch
+):
+    """The clock was ahead when it was written, and was then set back."""
+    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    config = configure(folder, rest="[backup]\nkeep = 2\nfolder = 'elsewhere'")
+    config = replace(config, backup=replace(config.backup, every=0.05))
+    ahead = folder / "elsewhere/bgd-20900101T000000Z.db"
+    ahead.parent.mkdir()
+    ahead.write_text("")
+    os.utime(ahead, (3.8e9, 3.8e9))
+    async with stage(config, launcher) as life:
+        task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
+
+        await until(lambda: len(backups_in(config.backup.folder)) == 2)
+        task.cancel()
+    assert ahead.exists()
+
+
 async def test_backup_that_has_no_room_is_refused(config, launcher, monkeypatch):
     monkeypatch.setattr(backups, "SPARE", 1 << 60)
     async with stage(config, launcher) as life:

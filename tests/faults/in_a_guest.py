@@ -62,3 +62,12 @@ def test_no_process_of_a_job_gets_away_from_a_kernel_with_all_controllers(guest:
     assert "NOT RUN" not in console
     for row in rows:
         record(f"in a virtual machine: {row['what']}", **row["found"])
+
+
+def test_waits_and_limits_hold_while_the_clock_is_set(guest: Guest):
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-rs", "--color=no", "tests/faults/wall_clock.py"]
+    console = guest.run(*command, TESTS_MAY_SET_THE_CLOCK="1", TESTS_SLOWNESS=SLOWNESS)
+    rows = [json.loads(found) for found in _ROW.findall(console)]
+    assert len(rows) == 2, console
+    for row in rows:
+        record(f"in a virtual machine: {row['what']}", **row["found"])
