@@ -39,7 +39,7 @@ def python_config(found: Mapping[str, Setting], home: str) -> PythonConfig:
         path=read(found, "python.path", values.paths(home), ()),
         preload=read(found, "python.preload", values.texts_without(_problem_with_module), ()),
         isolation=read(found, "python.isolation", values.one_of(_ISOLATIONS), Isolation.FORK),
-        recycle_jobs=read(found, "python.recycle_jobs", values.whole_number(JobCount), 1000),
+        recycle_jobs=read(found, "python.recycle_jobs", values.whole_number(JobCount), 10_000),
         recycle_memory=read(found, "python.recycle_memory", values.size(MemoryBytes), 500_000_000),
     )
 
