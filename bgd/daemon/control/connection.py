@@ -87,8 +87,11 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._flow.pause()
+        if self._flow.holds_room:  # which is not for ever, only because its client reads nothing
+            self._expect(FRAME_SECONDS, "a request has begun, and its client does not read what it was sent")
 
     def resume_writing(self) -> None:
+        self._expect_nothing()
         self._flow.resume()
 
     # --- what the verbs use -------------------------------------------------------------------------
@@ -343,7 +346,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         # a socket that is closed with something unread resets, and to many that hides what they were told
         with suppress(OSError):
             os.read(self._transport.get_extra_info("socket").fileno(), MOST_AT_ONCE)
-        self._transport.close()
+        if self._flow.writable.is_set():
+            self._transport.close()
+        else:  # who reads nothing would never let it end
+            self._transport.abort()
 
     def _expect_rest(self) -> None:
         """Give a frame that has begun some time to end."""

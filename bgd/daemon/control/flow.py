@@ -125,6 +125,11 @@ class Flow:
         """Return how many bytes may be read at once, where the request that has begun lacks so many."""
         return missing if self._reserved and missing else SMALL
 
+    @property
+    def holds_room(self) -> bool:
+        """Whether others may wait for room that this client has, as it has begun a request."""
+        return self._reserved > 0
+
     def take(self) -> None:
         """Note that the request that came was taken in hand."""
         if self._reserved:

@@ -12,7 +12,7 @@ from bgd.daemon.control.flow import FOLLOWED_BYTES, STREAM_BYTES
 from bgd.wire.framing import frame
 from bgd.wire.messages import encode
 from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Submitted
-from bgd.wire.requests import Forget, List, Submit, SubmitMany, Wait
+from bgd.wire.requests import Forget, List, Show, Submit, SubmitMany, Wait
 from bgd.wire.steering import GetInfo
 from tests.daemon.patience import soon
 from tests.daemon.stage import command, served
@@ -76,6 +76,25 @@ async def test_a_large_request_waits_unread_for_room_and_is_not_blamed_for_it(co
         assert "half a frame" in (await slow.refusal()).message
         await patient.hear(Submitted)
         await late.hear(Submitted)
+        assert life.control.rooms.unread._taken == 0
+
+
+async def test_who_reads_nothing_does_not_keep_the_room_of_a_request_that_has_begun(
+    config, launcher, monkeypatch
+):
+    monkeypatch.setattr(flow_module, "MAX_UNREAD_BYTES", 70_000)
+    monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.2)
+    async with served(config, launcher) as life:
+        other = await life.call()
+        await other.ask(Submit(1, LARGE), Submitted)
+        deaf = await life.call()
+        deaf.send(*(Show(number, 1) for number in range(60)))
+        deaf.send_raw(frame(encode(Submit(100, LARGE)))[:-1])
+        while not life.control.rooms.unread._taken:
+            other.send(GetInfo(1))
+            await other.next()
+        other.send(Submit(2, LARGE))
+        assert (await other.hear(Submitted)).id == 2
         assert life.control.rooms.unread._taken == 0
 
 
