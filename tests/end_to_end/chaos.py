@@ -21,7 +21,7 @@ from bgd.wire.replies import AttemptsPart, End, Info, JobsPart, Reply, Shown
 from bgd.wire.requests import Request, Show, Wait
 from bgd.wire.steering import GetInfo
 from bgd.wire.views import AttemptView, JobView
-from tests.support import ROOT
+from tests.support import ROOT, wait_until
 
 WAIT_SECONDS = 60.0
 MOST_WAITED_FOR = 10_000  # jobs in one request
@@ -155,11 +155,21 @@ class Rig:
         with closing(Caller(self.socket)) as caller:
             return self._launcher_pid(caller)
 
+    def come_to_work(self) -> None:
+        """Return once a job runs, which on a slow machine takes a while."""
+        with closing(Caller(self.socket)) as caller:
+            wait_until(lambda: self._info(caller).running > 0)
+
+    @staticmethod
+    def _info(caller: Caller) -> Info:
+        info = caller.ask(GetInfo(1))
+        assert isinstance(info, Info)
+        return info
+
     def _launcher_pid(self, caller: Caller) -> int:
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
-            info = caller.ask(GetInfo(1))
-            assert isinstance(info, Info)
+            info = self._info(caller)
             if info.launcher_pid and Path(f"/proc/{info.launcher_pid}").exists():
                 return info.launcher_pid
         raise AssertionError("no launcher came up")

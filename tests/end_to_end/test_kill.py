@@ -67,6 +67,7 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
         for _ in range(KILLS[victim]):
             load.crowd.run_for(dice.uniform(SHORTEST_LIFE, LONGEST_LIFE[victim]))
             launcher = rig.launcher_pid()
+            rig.come_to_work()
             if victim != "launcher":
                 rig.kill()
             if victim == "in turn":

@@ -76,7 +76,7 @@ def test_who_lost_a_daemon_of_ones_own_starts_another_if_nobody_else_does(home: 
 
 
 def test_others_may_start_a_lost_daemon_first(home: Home):
-    done = run(home, FOLLOWER, "60", "0.5")
+    done = run(home, FOLLOWER, "60", "5")  # in which a daemon is up even on a slow machine
 
     assert "DaemonUnreachable: no daemon answers" in done.stderr
     assert done.stdout.count("started") == 1
