@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 import bgd
-from bgd.core.spec import JobSpec
-from bgd.daemon.access import Actor, may_connect, peer_of
-from bgd.daemon.control.batches import Batch
-from bgd.daemon.control.flow import FOLLOWED_BYTES, STREAM_BYTES, Flow
-from bgd.errors import BgdError, ProtocolError, Refused
+from bgd.daemon.access import may_connect, peer_of
+from bgd.daemon.control.flow import Flow
+from bgd.daemon.control.requests import Requests
+from bgd.errors import ProtocolError
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode, request_id_of
-from bgd.wire.replies import End, ErrorCode, Failed, Reply, code_of
-from bgd.wire.requests import Forget, GetEvents, Logs, Request, SetProgress, Submit, SubmitMany, Wait
+from bgd.wire.replies import ErrorCode, Failed, Reply
 
 if TYPE_CHECKING:
     from bgd.daemon.control.listener import Control
-
-logger = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0  # a connection says who it is within this
 FRAME_SECONDS = 10.0  # and sends a frame it began within this
@@ -42,13 +36,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._control = control
         self._reader = FrameReader()
         self._transport: asyncio.Transport
-        self._actor = Actor(uid=-1)
         self._is_greeted = False
         self._deadline: asyncio.TimerHandle | None = None
         self._flow = Flow(control.rooms, self._serve_or_not)
-        self._streams: dict[int, asyncio.Task[None]] = {}
-        self._batch: Batch | None = None
-        self._unreadable_id = -1  # of the last request that could not be read
+        self._requests: Requests
         self._is_ended = False  # by this side; what the other sent before it hung up is taken all the same
         self._payloads: Iterator[bytes] = iter(())  # arrived, and not yet taken
         self._held_back: bytes | None = None  # the first of these, for which there was no room
@@ -59,12 +50,13 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._control.connections.add(self)
+        actor = peer_of(transport)
+        self._requests = Requests(self._control, actor, self._flow, self, self.close)
         most = self._control.most_connections
         if len(self._control.connections) > most:
             self._refuse(ErrorCode.FULL, f"too many connections: the daemon serves {most}")
             return
-        self._actor = peer_of(transport)
-        if not may_connect(self._actor, self._control.uid):
+        if not may_connect(actor, self._control.uid):
             self._refuse(ErrorCode.NOT_ALLOWED, f"this daemon serves uid {self._control.uid} and root only")
             return
         self._expect(HELLO_SECONDS, "no hello came")
@@ -73,8 +65,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         del exc
         self._control.connections.discard(self)
         self._expect_nothing()
-        self._cancel_streams()
-        self._drop_batch()
+        self._requests.cancel()
+        self._requests.drop_batch()
         self._flow.end()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -113,7 +105,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Hang up once what was sent is out; a client that does not read keeps no stream alive by that."""
         self._is_ended = True
-        self._cancel_streams()
+        self._requests.cancel()
         self._transport.close()
 
     # --- requests -------------------------------------------------------------------------------------
@@ -146,12 +138,9 @@ class ClientConnection(asyncio.BufferedProtocol):
             request_id = request_id_of(payload)
             if request_id is None:
                 raise
-            self._fail(request_id, error)  # framing still holds, so the connection goes on
-            self._unreadable_id = request_id
-            if self._batch is not None and self._batch.request_id == request_id:
-                self._drop_batch()
-            return
-        self._dispatch(request, len(payload))
+            self._requests.refuse_unreadable(request_id, error)  # framing still holds, so all else goes on
+        else:
+            self._requests.take(request, len(payload))
 
     def _greet(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:
@@ -164,154 +153,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport.write(
             frame(encode(Hello(PROTOCOL, bgd.__version__, "bgd", self._control.verbs.newest)))
         )
-
-    def _dispatch(self, request: Request, size: int) -> None:
-        match request:
-            case Submit() if not _waits(request.spec) and not self._control.verbs.may_have_come(request):
-                self._submit(request, size)
-            case SubmitMany():
-                self._gather(request, size)
-            case SetProgress():
-                self._report(request)
-            case Forget():
-                task = self._streams.get(request.request)
-                if task is not None and task.cancel():
-                    self.send(End(request.request))
-            case _:
-                self._answer_in_time(request, size)
-
-    def _submit(self, request: Submit, size: int) -> None:
-        """Answer without a task: this is the path that thousands a second take."""
-        try:
-            self._control.verbs.submit(request, self._actor, partial(self._send_and_finish, size))
-        except BgdError as error:
-            self._fail(request.id, error)
-        else:
-            self._flow.begin(size)
-
-    def _report(self, request: SetProgress) -> None:
-        self._flow.begin()
-        try:
-            self._control.verbs.report(request, partial(self._send_and_finish, 0))
-        except BgdError as error:
-            self._fail(request.id, error)
-            self._flow.finish()
-
-    def _gather(self, request: SubmitMany, size: int) -> None:
-        """Take a part of a batch; with the last one submit them all."""
-        if request.id == self._unreadable_id:
-            raise ProtocolError(f"a part of submit_many {request.id} could not be read: none of it is taken")
-        if self._batch is None:
-            self._batch = Batch(request.id, self._control.rooms.batches)
-        try:
-            self._batch.add(request, size)
-        except BgdError as error:
-            self._fail(request.id, error)
-            self._is_ended = True
-            self._transport.close()  # the parts still to come would be taken for another batch
-            return
-        if not request.more:
-            batch, self._batch = self._batch, None
-            try:
-                self._submit_batch(request, batch)
-            except BaseException:
-                batch.drop()
-                raise
-
-    def _submit_batch(self, request: SubmitMany, batch: Batch) -> None:
-        """Take all parts of a batch, which keeps its room until they are on disk."""
-        if self._control.verbs.may_have_come(batch.parts[0]) or any(
-            _waits(spec) for part in batch.parts for spec in part.specs
-        ):
-            self._start(request, partial(self._answer_batch, batch.parts), batch.drop)
-            return
-
-        def answer(reply: Reply) -> None:
-            batch.drop()
-            self._send_and_finish(0, reply)
-
-        try:
-            self._control.verbs.submit_many(request.id, batch.parts, self._actor, answer)
-        except BgdError as error:
-            self._fail(request.id, error)
-            batch.drop()
-        else:
-            self._flow.begin()
-
-    def _drop_batch(self) -> None:
-        if self._batch is not None:
-            self._batch.drop()
-            self._batch = None
-
-    async def _answer_batch(self, parts: list[SubmitMany]) -> None:
-        self.send(await self._control.verbs.submit_after(parts, self._actor))
-
-    def _answer_in_time(self, request: Request, size: int) -> None:
-        """Begin what takes more than one turn of the loop: new jobs, a stream, or one question of a few."""
-        work = partial(self._control.verbs.answer, request, self._actor, self)
-        match request:
-            case Submit():
-                self._start(request, work, lambda: None, unsaved=size)
-            case Wait() | Logs() | GetEvents():
-                taken = STREAM_BYTES + (
-                    FOLLOWED_BYTES * len(request.jobs) if isinstance(request, Wait) else 0
-                )
-                try:
-                    self._control.rooms.streams.take(taken)
-                except BgdError as error:
-                    self._fail(request.id, error)
-                    return
-                self._start(request, work, partial(self._control.rooms.streams.give_back, taken))
-            case _:
-                self._start(request, work, lambda: None, question=True)
-
-    def _start(
-        self,
-        request: Request,
-        work: Callable[[], Awaitable[None]],
-        done: Callable[[], None],
-        *,
-        unsaved: int = 0,
-        question: bool = False,
-    ) -> None:
-        """Begin it as a task; `done` is called when that has ended, however it has."""
-        if request.id in self._streams:
-            done()
-            raise ProtocolError(f"request id {request.id} is in use")
-        self._flow.begin(unsaved, question=question)
-        task = self._control.spawn(self._answer(request, work))
-        self._streams[request.id] = task
-
-        def end(_: object) -> None:
-            """Clear up, also after one that was cancelled before its first step."""
-            if self._streams.get(request.id) is task:
-                del self._streams[request.id]
-            done()
-            self._flow.finish(unsaved, question=question)
-
-        task.add_done_callback(end)
-
-    async def _answer(self, request: Request, work: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await work()
-        except BgdError as error:
-            self._fail(request.id, error)
-        except OSError as error:  # a log that cannot be read, descriptors that have run out
-            self._fail(request.id, Refused(f"this cannot be done now: {error}"))
-        except Exception:  # one request must not take down what serves all others
-            logger.exception("a bug, in the answer to a request of type %s", type(request).__name__)
-            self._fail(request.id, BgdError("a bug in bgd: the daemon's log has the details"))
-        finally:
-            # in the same turn as the last reply: whoever has read it may use the id again
-            self._streams.pop(request.id, None)
-
-    def _cancel_streams(self) -> None:
-        for task in self._streams.values():
-            task.cancel()
-
-    def _send_and_finish(self, unsaved: int, reply: Reply) -> None:
-        self.send(reply)
-        self._flow.finish(unsaved)
 
     # --- backpressure ---------------------------------------------------------------------------------
 
@@ -334,9 +175,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._flow.pass_on()
 
     # --- refusals ---------------------------------------------------------------------------------------
-
-    def _fail(self, request_id: int, error: BgdError) -> None:
-        self.send(Failed(request_id, code_of(error), str(error)[:MAX_MESSAGE]))
 
     def _refuse(self, code: ErrorCode, message: str) -> None:
         """Say why and hang up. Id 0: it answers no request in particular."""
@@ -366,8 +204,3 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-
-def _waits(spec: JobSpec) -> bool:
-    """Whether a job waits for others, which may have to be looked up on disk."""
-    return bool(spec.after or spec.after_any)
