@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 HELLO_SECONDS = 5.0  # a connection says who it is within this
 FRAME_SECONDS = 10.0  # and sends a frame it began within this
 HIGH_WATER = 64 * 1024  # bytes waiting for a slow reader before its streams pause, and its requests
-MAX_MESSAGE = 2000  # characters; a refusal may quote what a stranger sent
 MOST_AT_ONCE = 256 * 1024  # bytes that are read at once
 
 _landing = memoryview(bytearray(MOST_AT_ONCE))  # of all connections: what is read into it is taken at once

@@ -18,8 +18,9 @@ from bgd.daemon.control import batches as batches_module
 from bgd.daemon.control import connection as connection_module
 from bgd.daemon.control import flow as flow_module
 from bgd.daemon.control import listener as control_module
-from bgd.daemon.control.connection import HIGH_WATER, MAX_MESSAGE
+from bgd.daemon.control.connection import HIGH_WATER
 from bgd.daemon.control.flow import MAX_IN_FLIGHT
+from bgd.daemon.control.requests import MAX_MESSAGE
 from bgd.daemon.feeds import Feeds
 from bgd.daemon.storage.store import StoreBroken
 from bgd.wire.framing import MAX_FRAME, frame
