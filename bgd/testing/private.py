@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -20,6 +21,10 @@ from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
 
 PATIENCE = 30.0  # seconds for its start, and for its end
+
+# what pidfd_open says of a number that is nobody's; on some kernels, of a process being reaped (EINVAL);
+# and of a thread that has the number by now (EINVAL or ENOENT)
+_NO_PROCESS = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
 
 Settings = Mapping[str, object]
 """Keys of the configuration with their values, tables with further ones."""
@@ -107,7 +112,9 @@ def _watched(pid: int | None) -> Iterator[int | None]:
     """Give a descriptor that can be read when the process is gone, None if there is no process."""
     try:
         descriptor = None if pid is None else os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as error:
+        if error.errno not in _NO_PROCESS:
+            raise
         descriptor = None
     try:
         yield descriptor

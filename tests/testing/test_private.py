@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,29 @@ def test_at_the_end_all_is_gone(is_killed, tmp_path):
     assert not daemon.folder.exists()
     with pytest.raises(DaemonUnreachable):
         client.info()
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="NO CALL HAS FAILED: strace is not installed")
+@pytest.mark.parametrize("error", ["EINVAL", "ENOENT", "ESRCH"])
+def test_its_end_bears_a_launcher_that_is_going_already(error):
+    """Kernels have several words for it."""
+    program = """
+from bgd.testing import private_daemon
+with private_daemon() as daemon, daemon.client() as client:
+    client.submit(["true"]).wait()  # so there is a launcher
+    print(daemon.folder)
+"""
+    inject = ["-e", "trace=pidfd_open", "-e", f"inject=pidfd_open:error={error}"]  # in that program alone
+    done = subprocess.run(
+        ["strace", "-o", "/dev/null", *inject, sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert not Path(done.stdout.strip()).exists()
 
 
 def test_it_goes_too_when_the_block_fails():
