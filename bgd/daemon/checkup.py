@@ -140,7 +140,7 @@ def _backups(config: Config) -> Finding:
         return Finding(
             "backups", Level.NOTE, f"none yet in {config.backup.folder}", "bgctl backup FILE writes one"
         )
-    age = time.time() - Path(paths[0]).stat().st_mtime
+    age = max(time.time() - Path(paths[0]).stat().st_mtime, 0)  # if the clock was not set back since
     if age > _BACKUPS_LATE * every:
         return Finding(
             "backups",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -132,6 +133,15 @@ def test_backups_that_are_late_are_named(folder, config):
     assert found(config, "backups").level is Level.WARNING
     never = replace(config, backup=replace(config.backup, every=None))
     assert found(never, "backups").message == "none are written"
+
+
+def test_a_backup_of_a_time_to_come_is_new(folder, config):
+    backup = folder / "state/backups/bgd-20260101T000000Z.db"
+    backup.parent.mkdir(parents=True)
+    backup.touch()
+    ahead = time.time() + 3600  # as the clock said, before it was set back
+    os.utime(backup, (ahead, ahead))
+    assert found(config, "backups").message == "1, the newest 0s old"
 
 
 def test_socket_that_is_none_is_a_problem(folder, config):
