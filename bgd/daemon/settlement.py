@@ -117,6 +117,7 @@ class Settlement:
 
 
 def _event(save: Save, outcomes: dict[tuple[JobId, int], Outcome]) -> Event:
+    """Tell what happened; each outcome goes to the one move that follows it, and is taken out of these."""
     job = save.job
-    outcome = outcomes.get((job.id, job.attempt)) if save.what in _ENDS else None
+    outcome = outcomes.pop((job.id, job.attempt), None) if save.what in _ENDS else None
     return Event(save.at, job.id, save.what, job.state, job.attempt, outcome, save.reason)

@@ -1,0 +1,27 @@
+"""What one transaction tells of jobs to which several things have happened since the last one."""
+
+from __future__ import annotations
+
+from bgd.core.job import Now, Outcome, RetryPolicy
+from bgd.core.scheduler import Scheduler
+from bgd.core.spec import JobSpec
+from bgd.daemon.attempts import Attempts
+from bgd.daemon.settlement import Pending, Settlement
+from bgd.daemon.storage.records import AttemptEnd
+
+NOW = Now(elapsed=100.0, wall=1_700_000_000.0)
+
+
+def test_the_outcome_of_an_attempt_is_told_once_and_not_of_a_cancel_that_came_after_it():
+    scheduler = Scheduler(slots=1, rules={}, last_id=0, roll=lambda: 0.5)
+    job = scheduler.submit(JobSpec(argv=("false",)), RetryPolicy(retries=1), NOW)
+    scheduler.take_effects()
+    scheduler.ended(job, 1, Outcome.EXIT, NOW, 1)
+    scheduler.cancel(job, NOW)
+    end = AttemptEnd(job=job, attempt=1, outcome=Outcome.EXIT, exit_code=1, finished_at=NOW.wall)
+    settlement = Settlement(Pending(ends=[end]), NOW, "launcher", scheduler.get)
+
+    settlement.draw_up(scheduler.take_effects(), Attempts())
+
+    told = [(event.what, event.outcome, event.reason) for event in settlement.batch.events]
+    assert told == [("retry", Outcome.EXIT, None), ("cancel", None, "cancelled before it started")]
