@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from stat import S_ISREG
 
 import click
 
@@ -30,6 +31,9 @@ def backup_command(file: str) -> int:
     """
     path = Path(file).absolute()
     with client() as daemon, closing(daemon.backup()) as pieces:
+        if reason := _why_not(path, Path(daemon.info().state_dir)):
+            say(f"{reason}: name another file")
+            return codes.REFUSED
         try:
             size = _write(path, pieces)
         except OSError as error:
@@ -40,6 +44,16 @@ def backup_command(file: str) -> int:
     else:
         say(f"backup written: {path} ({format_size(size)})")
     return 0
+
+
+def _why_not(path: Path, state_dir: Path) -> str | None:
+    """Say why nothing may take the place of what is at the path: root would lose /dev/null for good."""
+    with suppress(OSError):  # nothing is there, or nobody may know: the write tells
+        if not S_ISREG(path.stat().st_mode):
+            return f"{path} is no regular file, and is left as it is"
+        if path.parent.samefile(state_dir):
+            return f"{path} is among the daemon's own files, and is left as it is"
+    return None
 
 
 def _write(path: Path, pieces: Iterator[bytes]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import stat
 import subprocess
@@ -180,6 +181,33 @@ def test_backup_that_cannot_be_written_is_said_in_a_line(own_daemon):
     done = own_daemon.bgctl("backup", "/nowhere/bgd.db")
     assert done.returncode == 1
     assert done.stderr == "bgctl: cannot write /nowhere/bgd.db: No such file or directory\n"
+
+
+def test_backup_takes_the_place_of_no_device_and_of_no_file_of_the_daemon(own_daemon):
+    pipe, link, folder = (own_daemon.folder / name for name in ("pipe", "link", "folder"))
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    folder.mkdir()
+    for path in (pipe, link, folder):
+        done = own_daemon.bgctl("backup", str(path))
+        assert done.returncode == 1
+        assert done.stderr == f"bgctl: {path} is no regular file, and is left as it is: name another file\n"
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+
+    database = own_daemon.state_dir / "bgd.db"
+    inode = database.stat().st_ino
+    done = own_daemon.bgctl("backup", str(database))
+    assert (done.returncode, database.stat().st_ino) == (1, inode)
+    assert "bgd.db is among the daemon's own files, and is left as it is" in done.stderr
+
+
+def test_a_backup_takes_the_place_of_the_one_before(own_daemon):
+    copy = own_daemon.folder / "copy.db"
+    assert own_daemon.bgctl("backup", str(copy)).returncode == 0
+    first = copy.stat().st_ino
+    assert own_daemon.bgctl("backup", str(copy)).returncode == 0
+    assert copy.stat().st_ino != first
 
 
 @pytest.mark.parametrize("damage", ["no database", "a meaning that nobody gave"])
