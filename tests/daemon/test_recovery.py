@@ -210,6 +210,14 @@ def test_a_backup_takes_the_place_of_the_one_before(own_daemon):
     assert copy.stat().st_ino != first
 
 
+def test_backup_that_cannot_be_read_is_not_called_damaged(path, config, tmp_path):
+    missing = tmp_path / "missing.db"
+    Path(path).write_bytes(b"x")
+    for file, reason in ((missing, "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(StoreBroken, match=f"{file} cannot be read: {reason}"):
+            recovery.recover(config, str(file))
+
+
 @pytest.mark.parametrize("damage", ["no database", "a meaning that nobody gave"])
 def test_daemon_on_a_damaged_database_says_what_to_do_and_ends_with_74(own_daemon, damage):
     own_daemon.submit("--hold", "true")

@@ -62,8 +62,12 @@ def checked(path: str) -> Copy:
     """Look through a copy that nobody writes to.
 
     Raises:
-        StoreBroken: it is damaged, of a newer bgd or of another program; the message says which.
+        StoreBroken: it cannot be read, is damaged, of a newer bgd or of another program; it says which.
     """
+    try:
+        Path(path).open("rb").close()  # SQLite says of anything that it is "unable to open database file"
+    except OSError as error:
+        raise StoreBroken(f"{path} cannot be read: {error.strerror}") from error
     try:
         with closing(open_readable(path)) as db:
             return _checked(db, path)
