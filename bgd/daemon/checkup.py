@@ -15,10 +15,10 @@ import msgspec
 from bgd.config import Config
 from bgd.daemon import machine
 from bgd.daemon.backups import backups_in
+from bgd.daemon.space import BALLAST_NAME, ballast_on, least_on
 from bgd.units import format_duration, format_size
 from bgd.wire.views import Finding, Level
 
-_LOW = 200_000_000  # bytes
 _BACKUPS_LATE = 2.5  # times the interval
 
 
@@ -54,12 +54,16 @@ def _room(folder: str, floor: int | None) -> Finding:
         path = path.parent
     disk = os.statvfs(path)
     free = disk.f_bavail * disk.f_frsize
-    least = min(_LOW, disk.f_blocks * disk.f_frsize // 20) if floor is None else floor
+    size = disk.f_blocks * disk.f_frsize
+    least = least_on(size, floor)
+    if not Path(folder, BALLAST_NAME).exists():
+        least += ballast_on(size)  # it is put back before a new job is taken
     if free < least:
         return Finding(
             "disk",
             Level.PROBLEM,
-            f"{folder} has {format_size(free)} free, less than [daemon] min_free keeps: new jobs are refused",
+            f"{folder} has {format_size(free)} free, less than the {format_size(least)} that "
+            "[daemon] min_free and the ballast keep: new jobs are refused",
             "make room there, as by bgctl prune",
         )
     return Finding("disk", Level.OK, f"{format_size(free)} free")

@@ -24,6 +24,7 @@ R = TypeVar("R")
 
 LOOK_EVERY = 1.0  # seconds in which the disk is looked at once, however many jobs come, while there is room
 TRY_EVERY = 1.0  # seconds until what finds no room is tried again
+BALLAST_NAME = "ballast"
 BALLAST = 8 << 20  # bytes that are kept for what has to be written though the disk is full
 _SHARE = 16  # of a small disk the ballast takes a sixteenth
 _AUTO_FLOOR = 200_000_000  # bytes kept free, but on a small disk
@@ -49,7 +50,7 @@ class Space:
         self._floor = floor
         self._unused = unused
         self._ballast_size = 0  # bytes, 0: it is not there
-        self._ballast = Path(folder, "ballast")
+        self._ballast = Path(folder, BALLAST_NAME)
         self._looked_at = -LOOK_EVERY
         self._free = self._least = 0
         self.is_stuck = False
@@ -139,8 +140,8 @@ class Space:
             return
         size = disk.f_blocks * disk.f_frsize
         self._free = disk.f_bavail * disk.f_frsize
-        self._least = min(_AUTO_FLOOR, size // _AUTO_SHARE) if self._floor is None else self._floor
-        self._ballast_size = min(BALLAST, size // _SHARE)
+        self._least = least_on(size, self._floor)
+        self._ballast_size = ballast_on(size)
         if not self._ballast.exists():
             if self._free > self._ballast_size:
                 self._put_back(self._ballast_size)
@@ -160,6 +161,16 @@ class Space:
             logger.warning("no room is kept for a full disk: %s: %s", self._ballast, error.strerror)
         else:
             self._free -= size
+
+
+def least_on(size: int, floor: int | None) -> int:
+    """Return the bytes that new jobs leave free on a disk of this size; `floor` None: by that size."""
+    return min(_AUTO_FLOOR, size // _AUTO_SHARE) if floor is None else floor
+
+
+def ballast_on(size: int) -> int:
+    """Return the bytes of the ballast on a disk of this size."""
+    return min(BALLAST, size // _SHARE)
 
 
 def _bytes_of(spec: JobSpec) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -109,6 +110,17 @@ def test_disk_that_is_low_is_a_problem(config, monkeypatch):
     finding = found(config, "disk")
     assert finding.level is Level.PROBLEM
     assert "10kB free" in finding.message
+
+
+def test_disk_without_room_for_the_ballast_that_was_given_up_is_a_problem(config, monkeypatch):
+    disk = SimpleNamespace(f_bavail=5500, f_blocks=10**5, f_frsize=1000)  # a twentieth of it is 5 MB
+    monkeypatch.setattr("bgd.daemon.checkup.os.statvfs", lambda _path: disk)
+    ballast = Path(config.daemon.state_dir, "ballast")
+    ballast.parent.mkdir(mode=0o700, exist_ok=True)
+
+    assert found(config, "disk").level is Level.PROBLEM
+    ballast.write_bytes(b"")
+    assert found(config, "disk").level is Level.OK
 
 
 def test_clock_that_was_never_set_is_a_problem(config, monkeypatch):
