@@ -100,12 +100,13 @@ def brief(seconds: float) -> str:
 def retries_line(view: JobView) -> str:
     """Return after what, how often and at what distance a job is run again, as "3, 5s apart"."""
     if view.retries == 0:
-        return "none"
+        return "none, but run again if nobody sees its end" if view.rerun else "none"
     longest = format_duration(view.max_delay)
     growth = f", times {view.backoff:g} each, at most {longest}" if view.backoff > 1 else ""
     only = f", only after {_codes(view.retry_on)}" if view.retry_on is not None else ""
     never = f", not after {_codes(view.no_retry_on)}" if view.no_retry_on is not None else ""
-    return f"{view.retries}, {format_duration(view.retry_delay)} apart{growth}{only}{never}"
+    unseen = ", not if nobody sees its end" if view.rerun is False else ""
+    return f"{view.retries}, {format_duration(view.retry_delay)} apart{growth}{only}{never}{unseen}"
 
 
 def rules_line(view: JobView) -> str:

@@ -73,7 +73,10 @@ def test_only_whole_percents_are_said_and_not_100_before_the_end(fraction, whole
     ("policy", "line"),
     [
         ({"retries": 0}, "none"),
+        ({"retries": 0, "rerun": True}, "none, but run again if nobody sees its end"),
         ({"retries": 3}, "3, 5s apart"),
+        ({"retries": 3, "rerun": True}, "3, 5s apart"),
+        ({"retries": 3, "rerun": False}, "3, 5s apart, not if nobody sees its end"),
         ({"retries": 3, "backoff": 2.0, "max_delay": 60.0}, "3, 5s apart, times 2 each, at most 1m"),
         ({"retries": 1, "retry_on": [75, 3, 4]}, "1, 5s apart, only after 3-4, 75"),
         ({"retries": 1, "no_retry_on": [2]}, "1, 5s apart, not after 2"),
