@@ -202,15 +202,17 @@ def _suitable(action: Action, selection: Selection, daemon: Client) -> list[Job]
     return [job for job in jobs if action.suits(job)]
 
 
-def is_confirmed(done: str, count: int) -> bool:
+def is_confirmed(done: str, count: int, *, rehearsal: str = ", --dry-run says which they are") -> bool:
     """Ask the person at the terminal whether so many jobs are to be `done`, as "removed".
+
+    `rehearsal` says how to learn more first.
 
     Raises:
         UsageError: there is no person to ask.
     """
     name = click.get_current_context().info_name or ""
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{count} jobs would be {done}: --yes does it, --dry-run says which they are")
+        raise click.UsageError(f"{count} jobs would be {done}: --yes does it{rehearsal}")
     try:
         return click.confirm(f"{name.capitalize()} {count} jobs?", err=True)
     except click.Abort:  # Ctrl-C, or the end of what can be read

@@ -55,7 +55,7 @@ def prune_command(
         )
         pruned = prune(dry_run=True)
         if not dry_run and pruned.jobs:
-            if pruned.jobs > 1 and not yes and not is_confirmed("removed", pruned.jobs):
+            if pruned.jobs > 1 and not yes and not is_confirmed("removed", pruned.jobs, rehearsal=""):
                 say("nothing was done")
                 return codes.REFUSED
             pruned = prune()
