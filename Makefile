@@ -25,7 +25,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check client test test-long simulate fuzz faults debian-packages demo pictures install uninstall clean
+.PHONY: help setup check client test test-pure-rooms test-long simulate fuzz faults debian-packages demo pictures install uninstall clean
 
 help:  ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,10 +46,17 @@ check: $(INSTALLED)  ## format, lint, types
 client: $(INSTALLED)  ## make the blocking client from the asynchronous one
 	$(BIN)/python tests/client/blocking.py
 
+# two at once, as those of the pure rooms only compute, and the others mostly wait for processes
 test: $(INSTALLED) debian-packages  ## all tests; every branch of core and wire must be taken
+	@nice $(MAKE) --no-print-directory test-pure-rooms >$(VENV)/pure-rooms.log 2>&1 & pure=$$!; \
+	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS)) tests; others=$$?; \
+	wait $$pure; pure=$$?; \
+	cat $(VENV)/pure-rooms.log; \
+	test $$others$$pure = 00
+
+test-pure-rooms: $(INSTALLED)
 	$(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)
 	$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
-	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS)) tests
 
 test-long: export HYPOTHESIS_PROFILE := long
 test-long: test  ## all tests, with many more and longer random histories
