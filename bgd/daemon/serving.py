@@ -26,6 +26,7 @@ from bgd.daemon.control.verbs import Verbs
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.logfiles import highest_job
 from bgd.daemon.orders import Orders
+from bgd.daemon.redating import Redating
 from bgd.daemon.retention import Retention
 from bgd.daemon.space import Space
 from bgd.daemon.storage.database import DiskFull
@@ -116,6 +117,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
             supervisor.leftovers.run(),
             retention.run(),
             backups.run(),
+            Redating(store).run(),
             link.run(supervisor),
             manager.keep_informed(),
         )

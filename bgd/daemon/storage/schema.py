@@ -8,9 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from bgd.core.job import FINAL, Now, State
-from bgd.core.spec import MAX_DURATION
-from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, PRIMARY, StoreBroken, transaction
+from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, PRIMARY, StoreBroken
 
 APPLICATION_ID = int.from_bytes(b"bgd\0", "big")  # in the file's header: tells our files from others
 
@@ -169,26 +167,6 @@ def open_readable(path: str) -> sqlite3.Connection:
     db = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None)
     db.execute("PRAGMA trusted_schema = OFF")
     return db
-
-
-def adopt_boot(db: sqlite3.Connection, now: Now, boot_id: str) -> None:
-    """Move times of an earlier boot's elapsed clock onto this boot's, by way of epoch time."""
-    with transaction(db):
-        (known,) = db.execute("SELECT boot_id FROM meta").fetchone()
-        if known == boot_id:
-            return
-        given = {"elapsed": now.elapsed, "wall": now.wall, "longest": MAX_DURATION}
-        for state in State:
-            if state not in FINAL:
-                db.execute(_ADOPT, {**given, "state": state.value})
-        db.execute("UPDATE meta SET boot_id = ?", (boot_id,))
-
-
-_ADOPT = """
-    UPDATE jobs SET due_elapsed = :elapsed + min(max(due_at - :wall, 0), :longest),
-                    expires_elapsed = :elapsed + min(max(expires_at - :wall, 0), :longest)
-    WHERE state = :state AND (due_elapsed IS NOT NULL OR expires_elapsed IS NOT NULL)
-"""
 
 
 def _create(path: str) -> None:

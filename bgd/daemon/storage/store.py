@@ -13,6 +13,7 @@ from pathlib import Path
 from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.daemon.storage import copying, events, figures, pruning, reading, restoring, submissions
 from bgd.daemon.storage.database import DAMAGED, Database, StoreBroken, transaction
+from bgd.daemon.storage.dates import adopt_boot, redate
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -29,7 +30,7 @@ from bgd.daemon.storage.records import (
     Submission,
 )
 from bgd.daemon.storage.saving import Saver
-from bgd.daemon.storage.schema import adopt_boot, open_readable, open_writable
+from bgd.daemon.storage.schema import open_readable, open_writable
 from bgd.daemon.storage.specs import read_spec
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, EventView, JobError, JobProgress, JobView
@@ -109,6 +110,14 @@ class Store:
     async def adopt_boot(self, now: Now, boot_id: str) -> None:
         """Carry times on the elapsed clock of an earlier boot over to this boot's."""
         await self._writer.call(adopt_boot, now, boot_id)
+
+    async def redate(self, now: Now) -> None:
+        """Say anew on the wall clock when jobs are due and expire that wait on the elapsed one.
+
+        Raises:
+            DiskFull: there is no room for it.
+        """
+        await self._writer.call(redate, now)
 
     async def unfinished(self) -> AsyncIterator[builtins.list[Restored]]:
         """Yield all unfinished jobs, some thousand at a time: state by state, in the order of their ids."""

@@ -134,6 +134,31 @@ async def test_times_of_another_boot_are_carried_over_in_every_state_that_waits(
     await store.close()
 
 
+@pytest.mark.parametrize("jump", [1e8, -1e8, 0.5])
+async def test_times_are_told_and_carried_over_by_the_clock_as_it_was_set(path, jump):
+    terms = Terms(expires=NOW.elapsed + 100, at=NOW.wall + 50)
+    store = await Store.open(path)
+    await store.adopt_boot(NOW, BOOT)
+    await put(store, new(1), new(2))
+    await move(store, 1, State.SCHEDULED, due=NOW.elapsed + 60)
+    await move(store, 2, State.HELD, terms=terms)
+    later = Now(elapsed=NOW.elapsed + 10, wall=NOW.wall + 10 + jump)
+
+    await store.redate(later)
+
+    first, second = [await store.view(JobId(number)) for number in (1, 2)]
+    assert first is not None
+    assert first.due_at == pytest.approx(later.wall + 50, abs=1.0)
+    assert second is not None
+    assert second.expires_at == pytest.approx(later.wall + 90, abs=1.0)
+    assert second.due_at == NOW.wall + 50  # a date stays
+    await store.adopt_boot(Now(elapsed=20.0, wall=later.wall + 10), "second-boot")
+    due, expires = [(job.due, job.terms.expires) for job in await restored(store)]
+    assert due == (pytest.approx(20 + 40, abs=1.0), None)
+    assert expires == (None, pytest.approx(20 + 80, abs=1.0))
+    await store.close()
+
+
 async def test_held_and_blocked_jobs_are_listed_among_what_waits(store):
     await put(store, *(new(number) for number in range(1, 5)))
     await move(store, 1, State.HELD)
