@@ -12,7 +12,7 @@ from bgctl import codes
 from bgctl.common import client, common, has_colors, verb
 from bgctl.show import print_json
 from bgd import BgdError
-from bgd.errors import ConfigError, DaemonUnreachable
+from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed
 from bgd.wire.views import Finding, Level
 
 _COLORS = {Level.OK: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "red"}
@@ -46,7 +46,7 @@ def _findings() -> list[Finding]:
     try:
         with client() as daemon:
             return daemon.checkup()
-    except DaemonUnreachable as error:
+    except (DaemonUnreachable, NotAllowed) as error:
         return [Finding("daemon", Level.PROBLEM, str(error)), *_without_a_daemon()]
     except ConfigError as error:
         return [Finding("configuration", Level.PROBLEM, str(error), "correct it: bgd does not start with it")]

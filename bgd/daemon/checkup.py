@@ -40,7 +40,19 @@ def look(config: Config) -> list[Finding]:
         partial(_interpreter, config),
         partial(_backups, config),
     ]
-    return [check() for check in checks]
+    return [_looked(check) for check in checks]
+
+
+def _looked(check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except OSError as error:  # a folder with the wrong mode is what people call a doctor for
+        return Finding(
+            "access",
+            Level.PROBLEM,
+            f"{error.filename} cannot be looked at: {error.strerror}",
+            "give it to the user who runs bgd, as a folder of mode 700",
+        )
 
 
 def look_as_json(config: Config) -> str:
@@ -56,7 +68,7 @@ def _room(folder: str, floor: int | None) -> Finding:
     free = disk.f_bavail * disk.f_frsize
     size = disk.f_blocks * disk.f_frsize
     least = least_on(size, floor)
-    if not Path(folder, BALLAST_NAME).exists():
+    if not os.access(Path(folder, BALLAST_NAME), os.F_OK):
         least += ballast_on(size)  # it is put back before a new job is taken
     if free < least:
         return Finding(

@@ -6,15 +6,20 @@ import json
 import os
 import resource
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 
+from bgctl.common import Common
+from bgctl.doctor import doctor_command
 from bgd.daemon import machine
 from bgd.daemon.checkup import look
 from bgd.daemon.machine import sqlite_is_fixed
+from bgd.errors import NotAllowed
 from bgd.wire.replies import Checkup
 from bgd.wire.steering import GetCheckup
 from bgd.wire.views import Level
@@ -192,6 +197,32 @@ def test_doctor_works_without_a_daemon(home):
     done = home.bgctl("doctor")
     assert done.returncode == 1
     assert done.stdout.startswith("problem  daemon: no daemon answers at ")
+    assert "file system: " in done.stdout
+
+
+def test_doctor_goes_on_where_a_folder_cannot_be_looked_at(home):
+    folder = home.folder / "no-folder"
+    folder.write_bytes(b"")
+    home.configure(f'[backup]\nfolder = "{folder}"\n')
+
+    done = home.bgctl("doctor")
+
+    assert done.returncode == 1
+    assert f"problem  access: {folder} cannot be looked at: Not a directory\n" in done.stdout
+    assert "file system: " in done.stdout
+
+
+def test_doctor_looks_at_what_it_can_where_the_socket_may_not_be_used(home, monkeypatch):
+    @contextmanager
+    def no_client():
+        raise NotAllowed("you may not use the daemon at /x/bgd.sock: Permission denied")
+        yield
+
+    monkeypatch.setattr("bgctl.doctor.client", no_client)
+    home.configure(f'[daemon]\nstate_dir = "{home.state_dir}"\n')
+    done = CliRunner().invoke(doctor_command, obj=Common(config=str(home.folder / ".config/bgd/bgd.toml")))
+
+    assert done.stdout.startswith("problem  daemon: you may not use the daemon at /x/bgd.sock: Permission")
     assert "file system: " in done.stdout
 
 
