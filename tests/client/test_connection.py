@@ -9,9 +9,11 @@ import time
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import bgd
 from bgd.errors import BgdError, DaemonUnreachable, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
+from bgd.places import SYSTEM
 from bgd.wire import replies
 from bgd.wire.replies import ErrorCode
 from tests.client.scripted import DEADLINE, Peer, serve, view_of
@@ -111,6 +113,15 @@ def test_a_daemon_too_busy_to_accept_is_unreachable_after_the_timeout(client_at,
 def test_nobody_at_the_socket_is_an_error_that_names_it(client_at, tmp_path):
     with pytest.raises(DaemonUnreachable, match=r"no daemon answers at .*/none\.sock"):
         client_at(str(tmp_path / "none.sock")).submit(["true"])
+
+
+def test_nobody_at_the_machines_socket_is_told_how_to_start_its_daemon(client_at, monkeypatch, tmp_path):
+    path = str(tmp_path / "bgd.sock")
+    for door in ("asynchronous", "blocking"):
+        monkeypatch.setattr(f"bgd.client.{door}.door.SYSTEM", replace(SYSTEM, socket=path))
+
+    with pytest.raises(DaemonUnreachable, match="start it with `systemctl start bgd`"):
+        client_at(path).submit(["true"])
 
 
 def test_another_kind_of_socket_is_no_daemon(client_at, tmp_path):

@@ -10,6 +10,7 @@ from bgd.client.asynchronous.connection import Connection
 from bgd.client.asynchronous.runtime import apart
 from bgd.config import ClientSocket, client_sockets
 from bgd.errors import DaemonUnreachable, NotAllowed
+from bgd.places import SYSTEM
 
 _NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
@@ -83,7 +84,10 @@ def _unreachable(closed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachabl
         if isinstance(error, PermissionError):
             return NotAllowed(f"you may not use the daemon at {place.path}: {error.strerror}")
     paths = " or ".join(place.path for place, _ in closed)
-    remedy = (
-        "start it with `bgd`" if closed[0][0].is_own else "is the daemon running, and is that its socket?"
-    )
+    if closed[0][0].is_own:
+        remedy = "start it with `bgd`"
+    elif closed[0][0].path == SYSTEM.socket:
+        remedy = "start it with `systemctl start bgd`"
+    else:
+        remedy = "is the daemon running, and is that its socket?"
     return DaemonUnreachable(f"no daemon answers at {paths}: {remedy}")

@@ -53,7 +53,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._requests = Requests(self._control, actor, self._flow, self, self.close)
         most = self._control.most_connections
         if len(self._control.connections) > most:
-            self._refuse(ErrorCode.FULL, f"too many connections: the daemon serves {most}")
+            told = f"too many connections: the daemon serves {most}: close some, or try again later"
+            self._refuse(ErrorCode.FULL, told)
             return
         if not may_connect(actor, self._control.uid):
             self._refuse(ErrorCode.NOT_ALLOWED, f"this daemon serves uid {self._control.uid} and root only")

@@ -257,7 +257,9 @@ async def test_one_connection_too_many_is_told_so_until_another_one_ends(config,
         first, second = await life.call(), await life.call()
         turned_away = await life.call(greet=False)
         assert await turned_away.refusal() == Failed(
-            0, ErrorCode.FULL, "too many connections: the daemon serves 2"
+            0,
+            ErrorCode.FULL,
+            "too many connections: the daemon serves 2: close some, or try again later",
         )
         await first.hang_up()
         assert await is_alive(second)
