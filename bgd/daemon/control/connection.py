@@ -68,6 +68,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._requests.cancel()
         self._requests.drop_batch()
         self._flow.end()
+        self._reader = FrameReader()  # the rest of a frame that has begun does not come any more
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
@@ -181,6 +182,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._expect_nothing()
         self.send(Failed(0, code, message))
         self._is_ended = True
+        self._drop_unread()
         # a socket that is closed with something unread resets, and to many that hides what they were told
         with suppress(OSError):
             os.read(self._transport.get_extra_info("socket").fileno(), MOST_AT_ONCE)
@@ -188,6 +190,10 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._transport.close()
         else:  # who reads nothing would never let it end
             self._transport.abort()
+
+    def _drop_unread(self) -> None:
+        """Let go of what will not be taken: it may be large, and a dead connection is not freed at once."""
+        self._reader, self._payloads, self._held_back = FrameReader(), iter(()), None
 
     def _expect_rest(self) -> None:
         """Give a frame that has begun some time to end."""

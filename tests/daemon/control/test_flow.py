@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from functools import partial
 
 import pytest
@@ -14,11 +16,12 @@ from bgd.wire.messages import encode
 from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Submitted
 from bgd.wire.requests import Forget, List, Show, Submit, SubmitMany, Wait
 from bgd.wire.steering import GetInfo
-from tests.daemon.patience import soon
+from tests.daemon.patience import soon, until
 from tests.daemon.stage import command, served
 
 LARGE = command("/bin/true", "x" * 60_000, hold=True)
 SMALL = command(hold=True)
+GONE = 8  # clients, one after the other
 
 
 async def taken(life):
@@ -202,3 +205,27 @@ async def test_a_client_that_does_not_read_has_one_large_answer_made_at_a_time(c
         ends = 0
         while ends < 60:
             ends += isinstance(await caller.next(), End)
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["refused", "broken off"])
+async def test_who_is_gone_leaves_no_large_request_behind(config, launcher, is_whole):
+    """Connections are in cycles, so Python frees one only when it next looks for these."""
+    nonsense = frame(b"\xc1" * 1_000_000)
+    async with served(config, launcher) as life:
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(GONE):
+                caller = await life.call()
+                caller.send_raw(nonsense if is_whole else nonsense[:-1])
+                if is_whole:
+                    assert (await caller.hear(Failed)).code is ErrorCode.PROTOCOL
+                else:
+                    await until(lambda: any(each._flow.holds_room for each in life.control.connections))
+                await caller.hang_up()
+                await until(lambda: not life.control.connections)
+            assert tracemalloc.get_traced_memory()[0] < len(nonsense) * GONE / 2
+        finally:
+            tracemalloc.stop()
+            gc.enable()
