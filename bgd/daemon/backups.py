@@ -8,7 +8,7 @@ import os
 import re
 import sqlite3
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -154,8 +154,11 @@ def _finished(part: str, path: str | None) -> int:
 
 
 def _thin_out(folder: str, keep: int) -> None:
-    for path in backups_in(folder)[keep:]:
-        Path(path).unlink(missing_ok=True)
+    try:
+        for path in backups_in(folder)[keep:]:
+            Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("older backups cannot be deleted: %s", error)
 
 
 def _clear_up(folder: str) -> None:
@@ -168,11 +171,11 @@ def _clear_up(folder: str) -> None:
 
 
 def _written_at(folder: str) -> float | None:
-    for path in backups_in(folder):
-        try:
-            return Path(path).stat().st_mtime
-        except FileNotFoundError:
-            continue
+    """Return when the newest was written, None: there is none to be seen, and writing one says why."""
+    with suppress(OSError):
+        for path in backups_in(folder):
+            with suppress(FileNotFoundError):
+                return Path(path).stat().st_mtime
     return None
 
 

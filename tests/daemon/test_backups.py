@@ -93,6 +93,22 @@ async def test_a_backup_of_a_time_yet_to_come_keeps_no_other_from_being_written(
     assert ahead.exists()
 
 
+async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
+    folder, launcher, monkeypatch, caplog
+):
+    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    config = configure(folder, rest="[backup]\nfolder = 'elsewhere'")
+    (folder / "elsewhere").write_text("")
+    async with stage(config, launcher) as life:
+        task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
+
+        await until(lambda: caplog.text.count("elsewhere/bgd-") >= 2)
+        (folder / "elsewhere").unlink()
+        await until(lambda: backups_in(config.backup.folder))
+        task.cancel()
+    assert "no backup: " in caplog.text
+
+
 async def test_backup_that_has_no_room_is_refused(config, launcher, monkeypatch):
     monkeypatch.setattr(backups, "SPARE", 1 << 60)
     async with stage(config, launcher) as life:
