@@ -7,13 +7,13 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from threading import current_thread
+from threading import Thread, current_thread
 from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 import msgspec
 
-from bgd.errors import BgdError
+from bgd.errors import BgdError, Full
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,16 +39,20 @@ class Database:
         self._connect = connect
         self._connection = aiosqlite.Connection(self._connected, iter_chunk_size=1)
         self._failure: str | None = None
+        self._thread: Thread | None = None
 
     async def open(self) -> None:
         """Open the file.
 
         Raises:
+            Full: there is no thread for it now.
             StoreBroken: it cannot be used.
         """
         try:
             await self._connection
-        except Exception:
+        except Exception as error:
+            if self._thread is None:  # Python says "can't start new thread"
+                raise Full(f"no thread can be started ({error}): {_NO_THREAD}") from error
             # aiosqlite does not wait for its thread, which says good-bye to a loop that may be closed by then
             await asyncio.to_thread(self._thread.join)
             raise
@@ -138,6 +142,7 @@ FORBIDDEN = "bgd's user must be able to write the file and its folder"
 
 
 _MOST_QUOTED = 200  # characters
+_NO_THREAD = "try again later, or let the user have more processes (ulimit -u, TasksMax=)"
 _MAKE_ROOM = "make room on that disk"
 
 _REMEDIES = {

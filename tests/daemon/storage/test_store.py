@@ -32,6 +32,7 @@ from bgd.daemon.storage.store import (
     StoreBroken,
     StoredSpec,
 )
+from bgd.errors import Full
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import JobError
@@ -757,3 +758,19 @@ async def test_disk_that_takes_no_more_breaks_the_store_for_good_and_loses_nothi
     assert len(failures) == 3
     assert all(line.startswith(f"broken: database {path}: disk I/O error; ") for line in failures)
     await check_nothing_acknowledged_is_lost(path, acknowledged[-1])
+
+
+async def test_that_there_is_no_thread_is_said_in_a_line(tmp_path, monkeypatch):
+    def start(_thread):
+        raise RuntimeError("can't start new thread")
+
+    store = await Store.open(str(tmp_path / "bgd.db"))
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(Full, match=r"no thread can be started \(can't start new thread\): try again"):
+                await store.copy_to(str(tmp_path / "copy.db"))
+            with pytest.raises(Full, match="no thread can be started"):
+                await Store.open(str(tmp_path / "other.db"))
+    finally:
+        await store.close()
