@@ -213,8 +213,14 @@ def test_a_backup_takes_the_place_of_the_one_before(own_daemon):
 def test_backup_that_cannot_be_read_is_not_called_damaged(path, config, tmp_path):
     missing = tmp_path / "missing.db"
     Path(path).write_bytes(b"x")
-    for file, reason in ((missing, "No such file or directory"), (tmp_path, "Is a directory")):
-        with pytest.raises(StoreBroken, match=f"{file} cannot be read: {reason}"):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for file, reason in (
+        (missing, "cannot be read: No such file or directory"),
+        (tmp_path, "is no regular file"),
+        (pipe, "is no regular file"),
+    ):
+        with pytest.raises(StoreBroken, match=f"{file} {reason}"):
             recovery.recover(config, str(file))
 
 

@@ -65,6 +65,8 @@ def checked(path: str) -> Copy:
         StoreBroken: it cannot be read, is damaged, of a newer bgd or of another program; it says which.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():  # whoever opens a pipe waits for ever
+            raise StoreBroken(f"{path} is no regular file")
         Path(path).open("rb").close()  # SQLite says of anything that it is "unable to open database file"
     except OSError as error:
         raise StoreBroken(f"{path} cannot be read: {error.strerror}") from error
