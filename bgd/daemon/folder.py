@@ -70,7 +70,7 @@ def lock(config: Config) -> int:
         os.close(fd)
         raise AlreadyRunning(
             f"a bgd with pid {holder} already serves {config.daemon.state_dir}: "
-            "stop it (bgctl shutdown), or choose another [daemon] state_dir"
+            "stop it (bgctl shutdown; kill, if its socket is gone), or choose another [daemon] state_dir"
         ) from None
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # for people only: the lock is what counts

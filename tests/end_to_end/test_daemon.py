@@ -236,6 +236,7 @@ def test_second_daemon_says_who_holds_the_folder_and_leaves_the_first_alone(mach
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert f"a bgd with pid {machine.process.pid} already serves {machine.state_dir}" in line
+    assert "(bgctl shutdown; kill, if its socket is gone)" in line
     assert machine.socket.stat().st_ino == before
     with machine.client() as client:
         assert client.submit(["/bin/true"]).wait(DEADLINE).state is State.SUCCEEDED
