@@ -241,19 +241,22 @@ import sys
 from bgd import Client
 from tests.functions import tasks
 
-results = Client(sys.argv[1]).map(tasks.square, range(20), name="left-open", buffersize=20)
+files = ["/dev/null"] + 19 * [sys.argv[2]]
+results = Client(sys.argv[1]).map(tasks.wait_for, files, name="left-open", buffersize=20)
 print(next(results))
 """
 
 
-def test_a_map_that_is_left_open_is_closed_with_the_program(served):
-    command = [sys.executable, "-X", "dev", "-c", LEFT_OPEN, str(served.socket)]
+def test_a_map_that_is_left_open_is_closed_with_the_program(served, tmp_path):
+    os.mkfifo(nobody_writes := tmp_path / "fifo")
+    command = [sys.executable, "-X", "dev", "-c", LEFT_OPEN, str(served.socket), str(nobody_writes)]
     done = subprocess.run(command, cwd=ROOT, env=served.env, capture_output=True, text=True, check=False)
 
     with served.client() as client:
-        assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
-        assert "cancelled" in states(client, name="left-open")
-        assert not set(states(client, name="left-open")) & {"queued", "held"}
+        assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+        assert set(states(client, name="left-open")) == {"succeeded", "running", "cancelled"}
+        for job in client.jobs(name="left-open", states=["running"]):
+            job.cancel()
 
 
 # --- the daemon ---------------------------------------------------------------------------------------------
