@@ -11,6 +11,9 @@ DEBIAN_PACKAGES := e2fsprogs strace tmux systemd dbus chromium zsh fish nodejs p
 PURE_ROOMS := core wire
 PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 
+# What does many things to whole daemons, one after the other
+SERIES := tests/end_to_end tests/faults
+
 # The first that is new enough and can make virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
 PYTHON = $(shell for python in $(PYTHONS); do \
@@ -25,7 +28,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check client test test-pure-rooms test-long simulate fuzz faults debian-packages demo pictures install uninstall clean
+.PHONY: help setup check client test test-pure-rooms test-series test-long simulate fuzz faults debian-packages demo pictures install uninstall clean
 
 help:  ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,17 +49,20 @@ check: $(INSTALLED)  ## format, lint, types
 client: $(INSTALLED)  ## make the blocking client from the asynchronous one
 	$(BIN)/python tests/client/blocking.py
 
-# two at once, as those of the pure rooms only compute, and the others mostly wait for processes
+# two processes, as most tests wait for other processes most of their time
 test: $(INSTALLED) debian-packages  ## all tests; every branch of core and wire must be taken
-	@nice $(MAKE) --no-print-directory test-pure-rooms >$(VENV)/pure-rooms.log 2>&1 & pure=$$!; \
-	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS)) tests; others=$$?; \
-	wait $$pure; pure=$$?; \
-	cat $(VENV)/pure-rooms.log; \
-	test $$others$$pure = 00
+	@$(MAKE) --no-print-directory --keep-going test-pure-rooms test-series >$(VENV)/beside.log 2>&1 & beside=$$!; \
+	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES)) tests; others=$$?; \
+	wait $$beside; beside=$$?; \
+	cat $(VENV)/beside.log; \
+	test $$others$$beside = 00
 
 test-pure-rooms: $(INSTALLED)
-	$(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)
+	nice $(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest $(PURE_TESTS)
 	$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
+
+test-series: $(INSTALLED)
+	$(BIN)/pytest $(SERIES)
 
 test-long: export HYPOTHESIS_PROFILE := long
 test-long: test  ## all tests, with many more and longer random histories
