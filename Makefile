@@ -49,9 +49,12 @@ check: $(INSTALLED)  ## format, lint, types
 client: $(INSTALLED)  ## make the blocking client from the asynchronous one
 	$(BIN)/python tests/client/blocking.py
 
-# two processes, as most tests wait for other processes most of their time
+# Two processes, as most tests wait for other processes most of their time. By another name than $(MAKE), whose line
+# `make --dry-run` would carry out; and the shell lets what runs beside it ignore Ctrl-C, so it is ended by hand.
+BESIDE := make --no-print-directory --keep-going
 test: $(INSTALLED) debian-packages  ## all tests; every branch of core and wire must be taken
-	@$(MAKE) --no-print-directory --keep-going test-pure-rooms test-series >$(VENV)/beside.log 2>&1 & beside=$$!; \
+	@$(BESIDE) test-pure-rooms test-series >$(VENV)/beside.log 2>&1 & beside=$$!; \
+	trap 'kill $$beside; exit 130' INT TERM; \
 	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES)) tests; others=$$?; \
 	wait $$beside; beside=$$?; \
 	cat $(VENV)/beside.log; \
