@@ -36,8 +36,8 @@ ROOMS = {
     " bgd.daemon bgd.errors bgd.harmless bgd.wire bgd.words",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.systemd bgd.wire bgd.worker.WORKER",
-    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.spec bgd.errors"
-    " bgd.launcher bgd.systemd bgd.units bgd.wire",
+    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.disk bgd.core.job bgd.core.spec"
+    " bgd.errors bgd.launcher bgd.systemd bgd.units bgd.wire",
     # it runs in interpreters that have nothing else, where its own folder goes by another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/inside": f"{STANDARD} ._reporter .Job",

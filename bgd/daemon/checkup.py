@@ -13,9 +13,10 @@ from pathlib import Path
 import msgspec
 
 from bgd.config import Config
+from bgd.core.disk import ballast_on
 from bgd.daemon import machine
 from bgd.daemon.backups import backups_in
-from bgd.daemon.space import BALLAST_NAME, ballast_on, least_on
+from bgd.daemon.space import BALLAST_NAME, least_on
 from bgd.units import format_duration, format_size
 from bgd.wire.views import Finding, Level
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from bgd.core.disk import ballast_on
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage.database import DiskFull
 from bgd.errors import Full
@@ -25,8 +26,6 @@ R = TypeVar("R")
 LOOK_EVERY = 1.0  # seconds in which the disk is looked at once, however many jobs come, while there is room
 TRY_EVERY = 1.0  # seconds until what finds no room is tried again
 BALLAST_NAME = "ballast"
-BALLAST = 8 << 20  # bytes that are kept for what has to be written though the disk is full
-_SHARE = 16  # of a small disk the ballast takes a sixteenth
 _AUTO_FLOOR = 200_000_000  # bytes kept free, but on a small disk
 _AUTO_SHARE = 20  # a twentieth of it
 _WRITTEN = 4  # times a job's bytes, at most: in the -wal file, the database and its indices
@@ -166,11 +165,6 @@ class Space:
 def least_on(size: int, floor: int | None) -> int:
     """Return the bytes that new jobs leave free on a disk of this size; `floor` None: by that size."""
     return min(_AUTO_FLOOR, size // _AUTO_SHARE) if floor is None else floor
-
-
-def ballast_on(size: int) -> int:
-    """Return the bytes of the ballast on a disk of this size."""
-    return min(BALLAST, size // _SHARE)
 
 
 def _bytes_of(spec: JobSpec) -> int:

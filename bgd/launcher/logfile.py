@@ -25,11 +25,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from bgd.core.disk import ballast_on
+
 
 class LogFile:
     """Written by splicing from a pipe, so no byte of output passes through Python.
 
-    What cannot be written is read and thrown away: a full disk hurts the log, not the job.
+    What cannot be written is read and thrown away: a full disk hurts the log, not the job. It counts as full
+    when only that is free which the database may need.
     `total`: bytes taken from the pipe, also those thrown away. `problem`: why they were, one line.
     """
 
@@ -48,6 +51,7 @@ class LogFile:
         self._piece_end = 0  # where the present piece is full; the first byte begins the first piece
         self._segments: list[str] = []
         self._is_kept = True  # whether there is a piece for the next byte
+        self._allowed = 0  # bytes that may be written before the disk is looked at again
         self._fd: int | None = None
         self._times: _Times | None = None
         self._places = _Places(null)
@@ -93,8 +97,11 @@ class LogFile:
             self._times = None
 
     def _write(self, pipe: int, fd: int, most: int) -> int:
-        room = self._piece_end - self.total
+        if self._allowed == 0:
+            self._allowed = _allowed_on_disk(fd)
+        room = min(self._piece_end - self.total, self._allowed)
         count = os.splice(pipe, fd, min(most, room), flags=os.SPLICE_F_NONBLOCK)
+        self._allowed -= count
         if count:
             if self._times is None:
                 self._times = _Times(self._segments[-1] if self._segments else self._path)
@@ -180,11 +187,25 @@ def bytes_logged(path: str) -> int:
 
 
 _KEPT_SEGMENTS = 2
+_MOST_UNSEEN = 1 << 18  # bytes that a log takes without a look at what others have left of the disk
 _TIMES = ".times"
 _ENTRY = struct.Struct(">QQ")
 _APART = 10_000  # microseconds
 _FREE = 1 << 16  # bytes of times beside any piece
 _BYTES_PER_BYTE = 4  # of output to one of times beyond that
+
+
+def _allowed_on_disk(fd: int) -> int:
+    """Return how many bytes may be written to the file at once.
+
+    Raises:
+        OSError: none, as the disk is full but for what the database may need.
+    """
+    disk = os.fstatvfs(fd)
+    left = disk.f_bavail * disk.f_frsize - ballast_on(disk.f_blocks * disk.f_frsize)
+    if left <= 0:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return min(left, _MOST_UNSEEN)
 
 
 def _has_bytes(pipe: int) -> bool:

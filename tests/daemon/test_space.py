@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from bgd.core.disk import BALLAST
 from bgd.core.job import State
 from bgd.daemon import space
-from bgd.daemon.space import BALLAST, Space
+from bgd.daemon.space import Space
 from bgd.daemon.storage.database import DiskFull
 from bgd.errors import Full
 from tests.daemon.patience import soon

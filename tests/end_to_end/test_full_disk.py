@@ -86,6 +86,28 @@ def test_full_disk_refuses_new_jobs_and_nothing_else_and_recovers_by_itself(mach
         machine.stop()
 
 
+def test_logs_leave_to_the_database_what_it_needs_of_a_full_disk(machine):
+    with small_disk(machine.state_dir, "24m"):
+        machine.start()
+        with machine.client() as client:
+            gate = machine.folder / "gate"
+            os.mkfifo(gate)
+            written = machine.folder / "written"
+            told = [client.submit(["/bin/true"], hold=True).id for _ in range(100)]
+            noise = f"read go < {gate}; head -c 4000000 /dev/zero; touch {written}; exec sleep 600"
+            noisy = client.submit(["/bin/sh", "-c", noise])
+            fill(machine.state_dir / "filler")
+            for job_id in told[:50]:  # for which the ballast is given up
+                assert client.cancel([job_id])[0].state is State.CANCELLED
+            gate.write_text("go\n")
+            wait_until(written.exists)
+            for job_id in told[50:]:
+                assert client.cancel([job_id])[0].state is State.CANCELLED
+            noisy.cancel()
+            assert noisy.wait(timeout=20).state is State.CANCELLED
+        machine.stop()
+
+
 def takes_a_job(client):
     try:
         client.submit(["/bin/true"])
