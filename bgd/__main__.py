@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = _load(options)
         if options.recover is not None:
-            for line in recover(config, options.recover or None):
+            for line in recover(config, None if options.recover is _NEWEST else options.recover):
                 print(line)  # noqa: T201 - what --recover is for
             return 0
         if options.findings:
@@ -147,7 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recover",
         nargs="?",
-        const="",
+        type=_file,
+        const=_NEWEST,
         metavar="FILE",
         help="put the newest good backup, or FILE, in the place of a lost database, and end",
     )
@@ -158,6 +159,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bgd {bgd.__version__}")
     return parser
+
+
+_NEWEST = object()  # backup
+
+
+def _file(name: str) -> str:
+    if not name:  # as a script says it whose variable is empty
+        raise argparse.ArgumentTypeError("no file has an empty name; without one the newest backup is taken")
+    return name
 
 
 if __name__ == "__main__":

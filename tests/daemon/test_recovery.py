@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from bgd.__main__ import main
 from bgd.core.job import JobId, State, Terms
 from bgd.daemon import recovery
 from bgd.daemon.storage import recovering
@@ -175,6 +176,12 @@ def test_daemon_starts_on_what_was_recovered_from_a_file_of_bgctl(own_daemon):
     assert own_daemon.bgctl("logs", "1").stdout == "one\n"
     assert own_daemon.shown("2")["state"] == "held"
     assert int(own_daemon.submit("true")) > recovering.MARGIN
+
+
+def test_an_empty_name_of_a_backup_is_not_taken_for_the_newest(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--recover", ""])
+    assert "no file has an empty name" in capsys.readouterr().err
 
 
 def test_backup_that_cannot_be_written_is_said_in_a_line(own_daemon):
