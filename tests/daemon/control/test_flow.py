@@ -13,7 +13,7 @@ from bgd.daemon.control import flow as flow_module
 from bgd.daemon.control.flow import FOLLOWED_BYTES, STREAM_BYTES
 from bgd.wire.framing import frame
 from bgd.wire.messages import encode
-from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Submitted
+from bgd.wire.replies import End, ErrorCode, Failed, Info, JobsPart, Submitted
 from bgd.wire.requests import Forget, List, Show, Submit, SubmitMany, Wait
 from bgd.wire.steering import GetInfo
 from tests.daemon.patience import soon, until
@@ -26,6 +26,18 @@ GONE = 8  # clients, one after the other
 
 async def taken(life):
     return len(life.supervisor._scheduler)
+
+
+async def asked_until(caller, condition):
+    """Return once the condition holds, which it does after a few of the daemon's turns."""
+    while not condition():
+        await caller.ask(GetInfo(1), Info)
+
+
+def begin(caller, life):
+    """Send all of a large request but its end; return a condition: it has its room."""
+    caller.send_raw(frame(encode(Submit(100, LARGE)))[:-1])
+    return lambda: life.control.rooms.unread._taken > 0
 
 
 async def test_new_jobs_for_which_there_is_no_room_wait_and_small_ones_of_others_do_not(
@@ -70,10 +82,7 @@ async def test_a_large_request_waits_unread_for_room_and_is_not_blamed_for_it(co
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.2)
     async with served(config, launcher) as life:
         slow, patient, late = [await life.call() for _ in range(3)]
-        slow.send_raw(frame(encode(Submit(1, LARGE)))[:-1])
-        while not life.control.rooms.unread._taken:
-            late.send(GetInfo(1))
-            await late.next()
+        await asked_until(late, begin(slow, life))
         patient.send(Submit(1, LARGE))
         late.send(Submit(1, LARGE))
         assert "half a frame" in (await slow.refusal()).message
@@ -92,10 +101,7 @@ async def test_who_reads_nothing_does_not_keep_the_room_of_a_request_that_has_be
         await other.ask(Submit(1, LARGE), Submitted)
         deaf = await life.call()
         deaf.send(*(Show(number, 1) for number in range(60)))
-        deaf.send_raw(frame(encode(Submit(100, LARGE)))[:-1])
-        while not life.control.rooms.unread._taken:
-            other.send(GetInfo(1))
-            await other.next()
+        await asked_until(other, begin(deaf, life))
         other.send(Submit(2, LARGE))
         assert (await other.hear(Submitted)).id == 2
         assert life.control.rooms.unread._taken == 0
@@ -105,14 +111,9 @@ async def test_who_goes_while_in_line_keeps_nobody_waiting(config, launcher, mon
     monkeypatch.setattr(flow_module, "MAX_UNREAD_BYTES", 70_000)
     async with served(config, launcher) as life:
         slow, leaving, last = [await life.call() for _ in range(3)]
-        slow.send_raw(frame(encode(Submit(1, LARGE)))[:-1])
-        while not life.control.rooms.unread._taken:
-            last.send(GetInfo(1))
-            await last.next()
+        await asked_until(last, begin(slow, life))
         leaving.send(Submit(1, LARGE))
-        while not life.control.rooms.unread.has_line:
-            last.send(GetInfo(1))
-            await last.next()
+        await asked_until(last, lambda: life.control.rooms.unread.has_line)
         await leaving.hang_up()
         last.send(Submit(1, LARGE))
         await slow.hang_up()
