@@ -19,7 +19,7 @@ from bgd.daemon.control.following import follow_logs, send_logs
 from bgd.daemon.control.replying import Replies
 from bgd.daemon.controls import views_of
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.readings import Readings
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob, Refused
@@ -61,7 +61,7 @@ class Answers:
     """
 
     def __init__(
-        self, supervisor: Supervisor, store: Store, link: LauncherLink, site: Site | None = None
+        self, supervisor: Supervisor, store: Readings, link: LauncherLink, site: Site | None = None
     ) -> None:
         self._supervisor = supervisor
         self._store = store

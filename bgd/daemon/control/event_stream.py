@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from bgd.core.job import JobId
 from bgd.daemon.control.replying import Replies
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.readings import Readings
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.replies import EventsPart
 from bgd.wire.requests import GetEvents
@@ -19,7 +19,7 @@ EVENTS_AT_ONCE = 200
 PROGRESS = "progress"  # what such an event is called
 
 
-async def send_events(request: GetEvents, supervisor: Supervisor, store: Store, replies: Replies) -> None:
+async def send_events(request: GetEvents, supervisor: Supervisor, store: Readings, replies: Replies) -> None:
     """Send what happened after the event that was asked for; with `follow` for ever.
 
     The first part comes at once, even without events: it tells from where the stream goes on.

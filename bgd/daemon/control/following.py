@@ -7,7 +7,7 @@ import asyncio
 from bgd.core.job import FINAL, JobId
 from bgd.daemon.control.replying import Replies
 from bgd.daemon.logfiles import LogFile
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.readings import Readings
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.replies import LogPart
@@ -27,7 +27,7 @@ async def send_logs(request: Logs, view: JobView, log_dir: str, replies: Replies
 
 
 async def follow_logs(
-    request: Logs, view: JobView, supervisor: Supervisor, store: Store, log_dir: str, replies: Replies
+    request: Logs, view: JobView, supervisor: Supervisor, store: Readings, log_dir: str, replies: Replies
 ) -> None:
     """Send what there is and what is written from now on, attempt after attempt, until the job has finished.
 
@@ -60,7 +60,7 @@ async def follow_logs(
             await feed.changed.wait()
 
 
-async def _seen_again(store: Store, job_id: JobId) -> JobView:
+async def _seen_again(store: Readings, job_id: JobId) -> JobView:
     view = await store.view(job_id)
     if view is None:
         raise NoSuchJob(f"job {job_id} has been removed")

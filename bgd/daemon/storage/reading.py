@@ -44,11 +44,6 @@ def view(db: sqlite3.Connection, job_id: JobId) -> JobView | None:
     return None if row is None else _view(row)
 
 
-def views(db: sqlite3.Connection, job_ids: list[JobId]) -> list[JobView]:
-    found = [view(db, job_id) for job_id in job_ids]
-    return [each for each in found if each is not None]
-
-
 def begin_list(db: sqlite3.Connection, query: List, uid: int | None) -> tuple[list[JobView], list[JobId]]:
     """Return the first of what `list_jobs` would, and the ids of the rest, which may be large."""
     with transaction(db, "DEFERRED"):

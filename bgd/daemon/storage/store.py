@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from bgd.core.job import FINAL, Job, JobId, Now, State
-from bgd.daemon.storage import copying, events, figures, pruning, reading, restoring, submissions
+from bgd.daemon.storage import copying, pruning, reading, restoring, submissions
 from bgd.daemon.storage.database import DAMAGED, Database, StoreBroken, transaction
 from bgd.daemon.storage.dates import adopt_boot, redate
+from bgd.daemon.storage.readings import Readings
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -32,8 +32,6 @@ from bgd.daemon.storage.records import (
 from bgd.daemon.storage.saving import Saver
 from bgd.daemon.storage.schema import open_readable, open_writable
 from bgd.daemon.storage.specs import read_spec
-from bgd.wire.requests import List
-from bgd.wire.views import AttemptView, EventView, JobError, JobProgress, JobView
 
 __all__ = [
     "AttemptEnd",
@@ -53,7 +51,7 @@ __all__ = [
 ]
 
 
-class Store:
+class Store(Readings):
     """One database file.
 
     There is exactly one Store a file, in the one process that holds the state folder's lock: SQLite before
@@ -64,12 +62,10 @@ class Store:
     def __init__(
         self, writer: Database, reader: Database, searcher: Database, store_id: str, path: str
     ) -> None:
-        self.store_id = store_id
+        super().__init__(reader, searcher, store_id)
         self._path = path
         self.unused = 0  # bytes inside the file that are free, as of the last commit
         self._writer = writer
-        self._reader = reader
-        self._searcher = searcher  # for what may look at very many rows, while nobody else waits for it
         self._saver = Saver()
 
     @classmethod
@@ -119,7 +115,7 @@ class Store:
         """
         await self._writer.call(redate, now)
 
-    async def unfinished(self) -> AsyncIterator[builtins.list[Restored]]:
+    async def unfinished(self) -> AsyncIterator[list[Restored]]:
         """Yield all unfinished jobs, some thousand at a time: state by state, in the order of their ids."""
         for state in State:
             after = 0
@@ -152,7 +148,7 @@ class Store:
         """Return a finished job as the Scheduler revives it; None if no finished job has this id."""
         return await self._reader.call(restoring.finished, job_id)
 
-    async def states(self, job_ids: builtins.list[JobId]) -> dict[JobId, State]:
+    async def states(self, job_ids: list[JobId]) -> dict[JobId, State]:
         """Return the states of those jobs that exist."""
         return await self._reader.call(restoring.states, job_ids)
 
@@ -162,7 +158,7 @@ class Store:
 
     # --- for who lets finished jobs go ----------------------------------------------------------------------
 
-    async def due(self, keep: pruning.Keep, at: float, limit: int) -> builtins.list[pruning.Due]:
+    async def due(self, keep: pruning.Keep, at: float, limit: int) -> list[pruning.Due]:
         """Return at most `limit` of the finished jobs that are to go at this epoch time."""
         return await self._searcher.call(pruning.due, keep, at, limit)
 
@@ -175,11 +171,11 @@ class Store:
         async with self._aside() as database:
             return await database.call(pruning.total, keep, at)
 
-    async def still_finished(self, wanted: builtins.list[pruning.Due]) -> builtins.list[Job]:
+    async def still_finished(self, wanted: list[pruning.Due]) -> list[Job]:
         """Return those of these jobs that have not been run again since."""
         return await self._reader.call(pruning.still_finished, wanted)
 
-    async def leftovers(self) -> builtins.list[JobId]:
+    async def leftovers(self) -> list[JobId]:
         """Return jobs that were removed, and whose logs may still be there."""
         return await self._reader.call(pruning.leftovers)
 
@@ -209,71 +205,6 @@ class Store:
     async def submission(self, token: bytes, newest: int) -> Submission | None:
         """Return the request with this token whose jobs are newer than `newest`; None: there is none."""
         return await self._searcher.call(submissions.find, token, newest)
-
-    # --- for whoever asks ----------------------------------------------------------------------------------
-
-    async def list(self, query: List, uid: int | None) -> builtins.list[JobView]:
-        """Return the newest jobs that the query selects, newest first.
-
-        Without states in the query: what runs, then what waits, then what is finished, until its limit is
-        reached. `uid` is the asking user's, for queries that want only their own.
-        """
-        return await self._searcher.call(reading.list_jobs, query, uid if query.mine else None)
-
-    async def begin_list(
-        self, query: List, uid: int | None
-    ) -> tuple[builtins.list[JobView], builtins.list[JobId]]:
-        """Return the first of these, and the ids of the rest, which `some_views` reads: jobs may be large."""
-        return await self._searcher.call(reading.begin_list, query, uid if query.mine else None)
-
-    async def some_views(
-        self, job_ids: builtins.list[JobId]
-    ) -> tuple[builtins.list[JobView], builtins.list[JobId]]:
-        """Return those of the first of these jobs that exist, and the ids of the rest."""
-        return await self._searcher.call(reading.some_views, job_ids)
-
-    async def view(self, job_id: JobId) -> JobView | None:
-        return await self._reader.call(reading.view, job_id)
-
-    async def views(self, job_ids: builtins.list[JobId]) -> builtins.list[JobView]:
-        """Return those of these jobs that exist."""
-        return await self._reader.call(reading.views, job_ids)
-
-    async def progress(self, job_ids: builtins.list[JobId]) -> builtins.list[JobProgress]:
-        """Return what those of these jobs last said of themselves that run, and have said anything."""
-        return await self._searcher.call(reading.progress, job_ids)
-
-    async def latest(self, uid: int) -> JobId | None:
-        """Return the id of the user's newest job."""
-        return await self._reader.call(reading.latest, uid)
-
-    async def attempts(self, job_id: JobId, after: int, limit: int) -> builtins.list[AttemptView]:
-        """Return at most `limit` attempts after number `after`; their log paths are below the log folder."""
-        return await self._reader.call(reading.attempts, job_id, after, limit)
-
-    async def result(self, job_id: JobId) -> tuple[str | None, JobError | None]:
-        """Return what the latest attempt returned, as JSON text, and what it raised; None where nothing."""
-        return await self._reader.call(reading.result, job_id)
-
-    async def counts(self) -> dict[str, int]:
-        """Return the number of jobs in each state."""
-        return await self._reader.call(figures.counts)
-
-    async def queue_counts(self) -> dict[str, dict[str, int]]:
-        """Return the number of unfinished jobs in each queue and state, where there are any."""
-        return await self._searcher.call(figures.queue_counts)
-
-    async def stats(self, since: float) -> Figures:
-        """Return what the kept events tell of attempts that ended at or after `since`, in epoch time."""
-        return await self._searcher.call(figures.figures, since)
-
-    async def events(self, after: int, limit: int) -> builtins.list[EventView]:
-        """Return at most `limit` events after the one with the id `after`, oldest first."""
-        return await self._reader.call(events.read, after, limit)
-
-    async def event_bounds(self) -> tuple[int, int]:
-        """Return the oldest event id that is kept (none: the newest + 1), and the newest ever given out."""
-        return await self._reader.call(events.bounds)
 
     @asynccontextmanager
     async def _aside(self) -> AsyncIterator[Database]:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, State
 from bgd.daemon.logfiles import LogFile
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.readings import Readings
 from bgd.daemon.web.answers import Answer, encoded, json_text, page, wants_json
 from bgd.daemon.web.queries import address_of, job_query, list_query, log_query
 from bgd.daemon.web.sheets import Row, attempt_sheet_of, row_of, sheet_of
@@ -32,7 +32,7 @@ EARLIER_TAIL = 4 * 1024
 class Pages:
     """Answers what an entrance has let in. Never asks the Supervisor: what is not on disk is not shown."""
 
-    def __init__(self, store: Store, log_dir: str) -> None:
+    def __init__(self, store: Readings, log_dir: str) -> None:
         self._store = store
         self._log_dir = log_dir
 

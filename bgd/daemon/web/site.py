@@ -12,7 +12,7 @@ from typing import Any
 
 from bgd.addresses import Address
 from bgd.config import Config
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.readings import Readings
 from bgd.daemon.web.answers import Answer
 from bgd.daemon.web.connection import BrowserConnection
 from bgd.daemon.web.entrance import Ends, Entrance
@@ -43,7 +43,7 @@ class Site:
         listening: socket.socket,
         address: Address,
         config: Config,
-        store: Store,
+        store: Readings,
         is_ready: Callable[[], bool],
         tasks: asyncio.TaskGroup,
     ) -> None:
@@ -110,7 +110,7 @@ class Site:
 
 
 async def open_site(
-    config: Config, store: Store, is_ready: Callable[[], bool], tasks: asyncio.TaskGroup
+    config: Config, store: Readings, is_ready: Callable[[], bool], tasks: asyncio.TaskGroup
 ) -> Site | None:
     """Serve the pages where the configuration says; None: nowhere.
 
