@@ -13,6 +13,7 @@ import pytest
 
 from bgd import State
 from bgd.errors import Full
+from tests.faults.figures import record
 from tests.support import Daemon, wait_until
 
 RECOVERS = 5.0  # seconds at most
@@ -80,10 +81,18 @@ def test_full_disk_refuses_new_jobs_and_nothing_else_and_recovers_by_itself(mach
             began = time.monotonic()
             assert client.prune(keep=0).jobs == len(told) + 1
             wait_until(lambda: takes_a_job(client))
-            assert time.monotonic() - began < RECOVERS
+            recovered_after = time.monotonic() - began
+            assert recovered_after < RECOVERS
             assert client.submit(["/bin/true"]).wait(timeout=20).state is State.SUCCEEDED
         assert "Traceback" not in (machine.folder / "bgd.log").read_text()
         machine.stop()
+    record(
+        "the disk of the database (4 MiB) is full, and then not any more",
+        jobs_acknowledged=len(told) + 1,
+        lost=0,
+        cancelled_meanwhile=50,
+        takes_jobs_again_after_ms=round(1000 * recovered_after),
+    )
 
 
 def test_logs_leave_to_the_database_what_it_needs_of_a_full_disk(machine):
@@ -106,6 +115,9 @@ def test_logs_leave_to_the_database_what_it_needs_of_a_full_disk(machine):
             noisy.cancel()
             assert noisy.wait(timeout=20).state is State.CANCELLED
         machine.stop()
+    record(
+        "the disk of database and logs is full, and a job writes 4 MB more", cancelled_meanwhile=len(told) + 1
+    )
 
 
 def takes_a_job(client):
@@ -130,3 +142,4 @@ def test_full_disk_of_the_logs_changes_no_result(machine):
             job.wait(timeout=20)
             assert b"".join(part.data for part in job.logs()) == b"word\n"
         machine.stop()
+    record("the disk of the logs is full", jobs=len(jobs), right_ends=len(ended))

@@ -21,6 +21,8 @@ from tests.faults.page import Row, command_for, merged, rows_of, worded, write
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/faults.md"
 CASES = [
+    "tests/daemon/storage/test_damage.py",
+    "tests/end_to_end/test_full_disk.py",
     "tests/end_to_end/test_kill.py",
     "tests/faults",
     "tests/faults/in_a_guest.py",

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -18,6 +19,7 @@ from bgd.daemon.storage.store import AttemptEnd, Batch, Event, Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.requests import List
 from tests.daemon.storage.filling import BOOT, NOW, UID, a_job, first_attempt, new, put, saves
+from tests.faults.figures import record
 from tests.support import DEADLINE, ROOT
 
 DAMAGES = 400 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 100
@@ -91,8 +93,18 @@ def swap(dice, path):
 DAMAGE = (overwrite, overwrite, overwrite, cut, blank, swap)
 
 
+@pytest.fixture(scope="module")
+def tally():
+    """Count what the damaged databases came to."""
+    tally: Counter[str] = Counter()
+    yield tally
+    if tally.total() == DAMAGES:
+        what = "a database or its -wal file is damaged at random: overwritten, cut, blanked, that of another"
+        record(what, damages=DAMAGES, refused=tally["refused"], read=tally["read"], empty=0, tracebacks=0)
+
+
 @pytest.mark.parametrize("seed", range(DAMAGES))
-async def test_damaged_database_is_refused_or_read(sound, tmp_path, seed):
+async def test_damaged_database_is_refused_or_read(sound, tmp_path, tally, seed):
     for name in ("bgd.db", "bgd.db-wal", "other.db-wal"):
         shutil.copy(sound / name, tmp_path / name)
     dice = random.Random(seed)
@@ -104,6 +116,7 @@ async def test_damaged_database_is_refused_or_read(sound, tmp_path, seed):
 
     assert found or (problem.startswith("database " + path) and "`bgd --recover`" in problem)
     assert problem.isprintable()
+    tally["read" if found else "refused"] += 1
 
 
 async def judged(path):
