@@ -16,7 +16,7 @@ from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed
 from bgd.wire.views import Finding, Level
 
 _COLORS = {Level.OK: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "red"}
-_SECONDS = 30.0  # that a look without a daemon may take
+_SECONDS = 60.0  # that a look without a daemon may take: it gives itself 20 for the database and a backup
 
 
 @verb(
@@ -60,7 +60,10 @@ def _without_a_daemon() -> list[Finding]:
         command += ["--config", options.config]
     if options.system:
         command.append("--system")
-    looked = subprocess.run(command, capture_output=True, check=False, timeout=_SECONDS)
+    try:
+        looked = subprocess.run(command, capture_output=True, check=False, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise BgdError(f"the look around did not end in {_SECONDS:g} s: is the disk that slow?") from None
     if looked.returncode:
         raise BgdError(looked.stderr.decode(errors="replace").strip().rpartition("\n")[2])
     return msgspec.json.decode(looked.stdout, type=list[Finding])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,17 +13,17 @@ import msgspec
 
 from bgd.config import Config
 from bgd.core.disk import ballast_on
-from bgd.daemon import machine
-from bgd.daemon.backups import backups_in
+from bgd.daemon import machine, safekeeping
 from bgd.daemon.space import BALLAST_NAME, least_on
-from bgd.units import format_duration, format_size
+from bgd.units import format_size
 from bgd.wire.views import Finding, Level
-
-_BACKUPS_LATE = 2.5  # times the interval
 
 
 def look(config: Config) -> list[Finding]:
-    """Look at all that can be seen without a daemon; it reads files, and takes some milliseconds."""
+    """Look at all that can be seen without a daemon; it reads files, the database and a backup among them.
+
+    That takes some milliseconds, or twice `safekeeping.PATIENCE` where they are very large.
+    """
     checks: list[Callable[[], Finding]] = [
         machine.sqlite,
         partial(machine.file_system, config.daemon.state_dir),
@@ -39,7 +38,8 @@ def look(config: Config) -> list[Finding]:
         machine.clock,
         machine.user,
         partial(_interpreter, config),
-        partial(_backups, config),
+        partial(safekeeping.database, config),
+        partial(safekeeping.backups, config),
     ]
     return [_looked(check) for check in checks]
 
@@ -146,23 +146,3 @@ def _interpreter(config: Config) -> Finding:
             "see [python] interpreter",
         )
     return Finding("class jobs", Level.OK, f"run by {program}")
-
-
-def _backups(config: Config) -> Finding:
-    every = config.backup.every
-    if every is None:
-        return Finding("backups", Level.NOTE, "none are written", "set [backup] every, or use bgctl backup")
-    paths = backups_in(config.backup.folder)
-    if not paths:
-        return Finding(
-            "backups", Level.NOTE, f"none yet in {config.backup.folder}", "bgctl backup FILE writes one"
-        )
-    age = max(time.time() - Path(paths[0]).stat().st_mtime, 0)  # if the clock was not set back since
-    if age > _BACKUPS_LATE * every:
-        return Finding(
-            "backups",
-            Level.WARNING,
-            f"the newest is {format_duration(age // 60 * 60)} old",
-            "the daemon's log says why, if it has run meanwhile",
-        )
-    return Finding("backups", Level.OK, f"{len(paths)}, the newest {format_duration(age // 60 * 60)} old")

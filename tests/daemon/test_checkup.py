@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import resource
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from msgspec.structs import replace
 
 from bgctl.common import Common
 from bgctl.doctor import doctor_command
@@ -138,27 +136,6 @@ def test_interpreter_that_is_none_is_named(folder):
         folder, rest='[security]\nallowed_classes = ["app.*"]\n[python]\ninterpreter = "/nowhere/python"'
     )
     assert found(config, "class jobs").message == "/nowhere/python is no program that can be run"
-
-
-def test_backups_that_are_late_are_named(folder, config):
-    assert "none yet" in found(config, "backups").message
-    backup = folder / "state/backups/bgd-20260101T000000Z.db"
-    backup.parent.mkdir(parents=True)
-    backup.touch()
-    assert found(config, "backups").level is Level.OK
-    os.utime(backup, (1, 1))
-    assert found(config, "backups").level is Level.WARNING
-    never = replace(config, backup=replace(config.backup, every=None))
-    assert found(never, "backups").message == "none are written"
-
-
-def test_a_backup_of_a_time_to_come_is_new(folder, config):
-    backup = folder / "state/backups/bgd-20260101T000000Z.db"
-    backup.parent.mkdir(parents=True)
-    backup.touch()
-    ahead = time.time() + 3600  # as the clock said, before it was set back
-    os.utime(backup, (ahead, ahead))
-    assert found(config, "backups").message == "1, the newest 0s old"
 
 
 def test_socket_that_is_none_is_a_problem(folder, config):

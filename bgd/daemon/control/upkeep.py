@@ -29,6 +29,7 @@ class Upkeep:
         self._link = link
         self._retention = retention
         self._backups = backups
+        self._looking = asyncio.Lock()  # a look may take its time, and a thread of the few there are
 
     async def answer(self, request: Keeping, replies: Replies) -> None:
         """Answer one request, with one reply or a stream of them.
@@ -47,7 +48,8 @@ class Upkeep:
                 replies.send(Checkup(request.id, await self._findings()))
 
     async def _findings(self) -> list[Finding]:
-        found = await asyncio.to_thread(checkup.look, self._supervisor.config)
+        async with self._looking:
+            found = await asyncio.to_thread(checkup.look, self._supervisor.config)
         return [*found, _launcher(self._link)]
 
     async def _prune(self, request: Prune, replies: Replies) -> None:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from bgd.core.job import JobId
 from bgd.daemon.storage import reading, restoring
-from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.database import StoreBroken, limited
 from bgd.daemon.storage.schema import APPLICATION_ID, OTHER_TABLES, VERSION, has_sound_tables, open_readable
 
 
@@ -58,11 +58,12 @@ def write_copy(db: sqlite3.Connection, path: str) -> Copy:
     return copy
 
 
-def checked(path: str) -> Copy:
-    """Look through a copy that nobody writes to.
+def checked(path: str, seconds: float | None = None) -> Copy:
+    """Look through a copy that nobody writes to, for so long; None: to its end.
 
     Raises:
         StoreBroken: it cannot be read, is damaged, of a newer bgd or of another program; it says which.
+        TimeoutError: it is not known yet.
     """
     try:
         if Path(path).exists() and not Path(path).is_file():  # whoever opens a pipe waits for ever
@@ -71,7 +72,7 @@ def checked(path: str) -> Copy:
     except OSError as error:
         raise StoreBroken(f"{path} cannot be read: {error.strerror}") from error
     try:
-        with closing(open_readable(path)) as db:
+        with closing(open_readable(path)) as db, limited(db, seconds):
             return _checked(db, path)
     except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
         raise StoreBroken(f"{path} is damaged ({error})") from error

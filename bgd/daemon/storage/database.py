@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +22,11 @@ R = TypeVar("R")
 
 class StoreBroken(BgdError):
     """The database cannot be used, or no longer trusted; the message names the file and the remedy."""
+
+    def __init__(self, problem: str, remedy: str | None = None) -> None:
+        super().__init__(problem if remedy is None else f"{problem}; {remedy}")
+        self.problem = problem
+        self.remedy = remedy
 
 
 class DiskFull(StoreBroken):
@@ -89,21 +95,48 @@ class Database:
         try:
             return run()
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            if code is None:  # not SQLite's word: Python cannot read what it was given as text
-                raise StoreBroken(
-                    f"database {self._path} is damaged ({_in_a_line(error)}); {DAMAGED}"
-                ) from error
-            if code & PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
-                raise DiskFull(f"disk full: database {self._path}: {error}; {_MAKE_ROOM}") from error
-            remedy = _REMEDIES.get(code) or _REMEDIES.get(code & PRIMARY)
-            if remedy is None:  # not the file is wrong but the program
+            broken = broken_by(error, self._path)
+            if broken is None:  # not the file is wrong but the program
                 raise
-            self._failure = f"database {self._path}: {error}; {remedy}"
-            raise StoreBroken(self._failure) from error
+            if not isinstance(broken, DiskFull) and hasattr(error, "sqlite_errorcode"):
+                self._failure = str(broken)
+            raise broken from error
         except (msgspec.MsgspecError, ValueError) as error:
             # sound pages whose content no bgd wrote; other rows may still be read
-            raise StoreBroken(f"database {self._path} is damaged ({_in_a_line(error)}); {DAMAGED}") from error
+            raise _damaged(error, self._path) from error
+
+
+def broken_by(error: sqlite3.Error, path: str) -> StoreBroken | None:
+    """Return what SQLite's error says of the file; None: it says something of the program."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # not SQLite's word: Python cannot read what it was given as text
+        return _damaged(error, path)
+    if code & PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return DiskFull(f"disk full: database {path}: {error}", _MAKE_ROOM)
+    remedy = _REMEDIES.get(code) or _REMEDIES.get(code & PRIMARY)
+    return None if remedy is None else StoreBroken(f"database {path}: {error}", remedy)
+
+
+@contextmanager
+def limited(db: sqlite3.Connection, seconds: float | None) -> Iterator[None]:
+    """Break off what the block has SQLite do for longer; None: never.
+
+    Raises:
+        TimeoutError: it was broken off.
+    """
+    if seconds is None:
+        yield
+        return
+    ends_at = time.monotonic() + seconds
+    db.set_progress_handler(lambda: time.monotonic() > ends_at, _STEPS)
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            raise TimeoutError(f"not done in {seconds:g} s") from error
+        raise
+    finally:
+        db.set_progress_handler(None, 0)
 
 
 @contextmanager
@@ -130,6 +163,10 @@ def change(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[object, ...]])
         )
 
 
+def _damaged(error: Exception, path: str) -> StoreBroken:
+    return StoreBroken(f"database {path} is damaged ({_in_a_line(error)})", DAMAGED)
+
+
 def _in_a_line(error: Exception) -> str:
     """Return what an error says, which may quote what the damage made of a text."""
     return ascii(" ".join(str(error).split()))[1:-1][:_MOST_QUOTED]
@@ -142,6 +179,7 @@ FORBIDDEN = "bgd's user must be able to write the file and its folder"
 
 
 _MOST_QUOTED = 200  # characters
+_STEPS = 1000  # of SQLite's virtual machine: some 10 microseconds, so asking for the time costs nothing
 _NO_THREAD = "try again later, or let the user have more processes (ulimit -u, TasksMax=)"
 _MAKE_ROOM = "make room on that disk"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -45,12 +46,18 @@ def problem_with(path: str) -> str | None:
     return None
 
 
-def newest_good(paths: Iterable[str]) -> tuple[Copy | None, list[str]]:
-    """Return the first backup that is sound, and why those before it are not."""
+def newest_good(paths: Iterable[str], seconds: float | None = None) -> tuple[Copy | None, list[str]]:
+    """Return the first backup that is sound, and why those before it are not.
+
+    Raises:
+        TimeoutError: it took longer than that; None: it never does.
+    """
+    ends_at = None if seconds is None else time.monotonic() + seconds
     problems: list[str] = []
     for path in paths:
         try:
-            return checked(path), problems
+            left = None if ends_at is None else ends_at - time.monotonic()
+            return checked(path, left), problems
         except StoreBroken as error:
             problems.append(str(error))
     return None, problems

@@ -152,10 +152,10 @@ def open_writable(path: str) -> sqlite3.Connection:
     _create(path)
     db = sqlite3.connect(path, isolation_level=None)
     try:
-        version = _version(db, path)  # before anything changes a file that may not be ours
+        version = version_of(db, path)  # before anything changes a file that may not be ours
         _set_up(db, path)
         _migrate(db, path, version)
-        _check(db, path)
+        check(db, path, VERSION)
     except BaseException:
         db.close()
         raise
@@ -167,6 +167,44 @@ def open_readable(path: str) -> sqlite3.Connection:
     db = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None)
     db.execute("PRAGMA trusted_schema = OFF")
     return db
+
+
+def version_of(db: sqlite3.Connection, path: str) -> int:
+    """Return the version of its tables.
+
+    Raises:
+        StoreBroken: it is empty, of another program, or of a newer bgd.
+    """
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not (application or version or tables):
+        raise StoreBroken(f"database {path} is empty, and bgd leaves none so", DAMAGED)
+    if application != APPLICATION_ID:
+        raise StoreBroken(
+            f"database {path} belongs to another program", "move it away, or choose another state_dir"
+        )
+    if version > VERSION:
+        raise StoreBroken(
+            f"database {path} was written by a newer bgd (version {version} of its tables, this bgd knows"
+            f" up to {VERSION})",
+            "install that bgd again, or put a backup in its place",
+        )
+    return int(version)
+
+
+def check(db: sqlite3.Connection, path: str, version: int) -> None:
+    """Look through the file, which takes a second for some hundred megabytes.
+
+    Raises:
+        StoreBroken: it is damaged, or its tables are not those of this version.
+    """
+    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        first_words = " ".join(verdict.split())  # of a verdict of several lines
+        raise StoreBroken(f"database {path} is damaged ({first_words})", DAMAGED)
+    if not has_sound_tables(db, version):
+        raise StoreBroken(f"database {path} is damaged ({OTHER_TABLES})", DAMAGED)
 
 
 def _create(path: str) -> None:
@@ -191,24 +229,6 @@ def _create(path: str) -> None:
             os.close(folder)
     except OSError as error:
         raise StoreBroken(f"database {path} cannot be created: {error.strerror}; {FORBIDDEN}") from error
-
-
-def _version(db: sqlite3.Connection, path: str) -> int:
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not (application or version or tables):
-        raise StoreBroken(f"database {path} is empty, and bgd leaves none so; {DAMAGED}")
-    if application != APPLICATION_ID:
-        raise StoreBroken(
-            f"database {path} belongs to another program: move it away, or choose another state_dir"
-        )
-    if version > VERSION:
-        raise StoreBroken(
-            f"database {path} was written by a newer bgd (version {version} of its tables, this bgd knows"
-            f" up to {VERSION}): install that bgd again, or put a backup in its place"
-        )
-    return int(version)
 
 
 def _set_up(db: sqlite3.Connection, path: str) -> None:
@@ -243,15 +263,6 @@ def _migrate(db: sqlite3.Connection, path: str, version: int) -> None:
                     f" as it was: start the earlier bgd again, or {DAMAGED}"
                 ) from error
             raise
-
-
-def _check(db: sqlite3.Connection, path: str) -> None:
-    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        first_words = " ".join(verdict.split())  # of a verdict of several lines
-        raise StoreBroken(f"database {path} is damaged ({first_words}); {DAMAGED}")
-    if not has_sound_tables(db, VERSION):
-        raise StoreBroken(f"database {path} is damaged ({OTHER_TABLES}); {DAMAGED}")
 
 
 def has_sound_tables(db: sqlite3.Connection, version: int) -> bool:

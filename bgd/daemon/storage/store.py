@@ -89,7 +89,7 @@ class Store(Readings):
 
     def damaged(self, error: Exception) -> StoreBroken:
         """Return what is to be said of content that cannot be as it is."""
-        return StoreBroken(f"database {self._path} is damaged ({error}); {DAMAGED}")
+        return StoreBroken(f"database {self._path} is damaged ({error})", DAMAGED)
 
     async def close(self) -> None:
         """Close all connections, the writing one last: it folds the -wal file into the database."""

@@ -1,0 +1,227 @@
+"""What bgctl doctor finds of the database and its backups, beside a daemon and without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from bgd.daemon.recovery import recover
+from bgd.daemon.safekeeping import backups, database
+from bgd.daemon.storage import schema
+from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.schema import MIGRATIONS, VERSION, open_writable
+from bgd.daemon.storage.store import Store
+from bgd.wire.views import Level
+
+
+@pytest.fixture
+def path(config):
+    """A database that its daemon has closed."""
+    Path(config.daemon.state_dir).mkdir(mode=0o700, exist_ok=True)
+    path = Path(config.daemon.state_dir, "bgd.db")
+    open_writable(str(path)).close()
+    return path
+
+
+@pytest.fixture
+def backup(config):
+    """A backup, as good as new."""
+    path = Path(config.backup.folder, "bgd-20260101T000000Z.db")
+    path.parent.parent.mkdir(mode=0o700, exist_ok=True)
+    path.parent.mkdir()
+    open_writable(str(path)).close()
+    return path
+
+
+def fill(path, rows=300):
+    with closing(sqlite3.connect(path)) as db, db:
+        content = [(number, str(number), bytes(9000)) for number in range(rows)]
+        db.executemany("INSERT INTO environments VALUES (?, ?, ?)", content)
+
+
+def set_version(path, version):
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"PRAGMA user_version = {version}")
+
+
+# --- the database ----------------------------------------------------------------------------------------
+
+
+def test_sound_database_of_this_version_is_well_and_stays_as_it_was(config, path):
+    before = path.read_bytes()
+
+    finding = database(config)
+
+    assert (finding.level, finding.remedy) == (Level.OK, None)
+    assert finding.message == f"{path} is sound, version {VERSION} of its tables"
+    assert path.read_bytes() == before
+
+
+def test_database_that_is_not_there_is_made_or_taken_from_a_backup(config, backup):
+    finding = database(config)
+    assert finding.level is Level.NOTE
+    assert "`bgd --recover` puts the newest backup in its place" in str(finding.remedy)
+
+    backup.unlink()
+    assert database(config).remedy == "the first start makes it"
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_database_of_an_earlier_bgd_is_upgraded_by_the_next_start(config, path, version):
+    path.unlink()
+    with closing(sqlite3.connect(path)) as db:
+        for script in MIGRATIONS[:version]:
+            db.executescript(script)
+        db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    set_version(path, version)
+
+    finding = database(config)
+
+    assert finding.level is Level.NOTE
+    assert f"(version {version} of its tables, this bgd makes {VERSION})" in finding.message
+    assert str(finding.remedy).startswith("the next start upgrades it")
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (version,)
+
+
+def test_database_of_a_newer_bgd_takes_that_one(config, path):
+    set_version(path, VERSION + 1)
+
+    finding = database(config)
+
+    assert finding.level is Level.PROBLEM
+    assert f"by a newer bgd (version {VERSION + 1} of its tables, this bgd knows up to" in finding.message
+    assert str(finding.remedy).startswith("install that bgd again")
+
+
+def test_damaged_database_is_found_in_the_words_of_a_start(config, path):
+    fill(path)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\xff" * (size // 4))
+
+    finding = database(config)
+
+    assert finding.level is Level.PROBLEM
+    assert "`bgd --recover` puts the newest backup in its place" in str(finding.remedy)
+    with pytest.raises(StoreBroken) as refused:
+        open_writable(str(path))
+    assert str(refused.value) == f"{finding.message}; {finding.remedy}"
+
+
+def test_tables_that_no_bgd_made_are_damage(config, path):
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP INDEX jobs_by_state")
+
+    assert "its tables are not as bgd made them" in database(config).message
+
+
+def test_database_that_takes_too_long_is_said_to_be_looked_at_in_part(config, path):
+    fill(path)
+
+    finding = database(config, patience=0)
+
+    assert finding.level is Level.NOTE
+    assert "no damage found in 0 s, which was too short for all of it" in finding.message
+    assert "bgctl backup FILE" in str(finding.remedy)
+
+
+def test_what_is_no_regular_file_is_not_opened(config, path):
+    path.unlink()
+    os.mkfifo(path)
+
+    finding = database(config)
+
+    assert (finding.level, finding.message) == (Level.PROBLEM, f"{path} is no regular file")
+
+
+def test_database_that_may_not_be_read_is_said_to_be_so(config, path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_arguments, **_more: False)  # root may read everything
+
+    finding = database(config)
+
+    assert (finding.level, finding.message) == (Level.PROBLEM, f"{path} may not be read")
+
+
+async def test_database_is_looked_at_beside_the_daemon_that_has_it_open(config, path):
+    store = await Store.open(str(path))
+    assert database(config).level is Level.OK
+    assert await store.begin_generation() == 1
+    await store.close()
+    assert sorted(each.name for each in path.parent.iterdir()) == ["bgd.db"]
+
+
+def test_daemon_looks_at_its_database(daemon):
+    daemon.submit("true")
+    done = daemon.bgctl("doctor", "--json")
+    (finding,) = [each for each in json.loads(done.stdout) if each["subject"] == "database"]
+    assert finding["level"] == "ok"
+
+
+def test_doctor_finds_a_damaged_database_where_no_daemon_starts(home):
+    home.state_dir.mkdir(parents=True, mode=0o700)
+    path = home.state_dir / "bgd.db"
+    open_writable(str(path)).close()
+    path.write_bytes(path.read_bytes()[:5000])
+
+    done = home.bgctl("doctor")
+
+    assert f"problem  database: database {path}" in done.stdout
+    assert "bgd --recover" in done.stdout
+
+
+# --- the backups -----------------------------------------------------------------------------------------
+
+
+def test_that_there_are_no_backups_is_told(config):
+    assert "none yet" in backups(config).message
+    never = replace(config, backup=replace(config.backup, every=None))
+    assert backups(never).message == "none are written"
+
+
+def test_age_of_the_newest_good_backup_is_told_and_whether_it_is_late(config, backup):
+    assert backups(config).message == "1, the newest 0s old and sound"
+    os.utime(backup, (1, 1))
+    assert backups(config).level is Level.WARNING
+
+
+def test_a_backup_of_a_time_to_come_is_new(config, backup):
+    ahead = time.time() + 3600  # as the clock said, before it was set back
+    os.utime(backup, (ahead, ahead))
+    assert backups(config).message == "1, the newest 0s old and sound"
+
+
+def test_damaged_backup_is_passed_over_as_recovery_does(config, backup, path):
+    newer = backup.with_name("bgd-20260102T000000Z.db")
+    newer.write_bytes(b"x" * 5000)
+    hour_ago = time.time() - 3600
+    os.utime(backup, (hour_ago, hour_ago))
+
+    finding = backups(config)
+
+    assert finding.level is Level.WARNING
+    assert finding.message.startswith(f"2, the newest 1h old of the good ones: {newer} is damaged")
+    path.unlink()
+    assert f"passed over: {newer} is damaged" in "\n".join(recover(config))
+
+    backup.unlink()
+    finding = backups(config)
+    assert finding.level is Level.PROBLEM
+    assert finding.message.startswith(f"none is good: {newer} is damaged")
+
+
+def test_backup_that_takes_too_long_is_said_to_be_looked_at_in_part(config, backup):
+    fill(backup)
+
+    finding = backups(config, patience=0)
+
+    assert finding.level is Level.NOTE
+    assert "1, the newest 0s old; it could not be checked to its end in 0 s" in finding.message
