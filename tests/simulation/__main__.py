@@ -20,6 +20,7 @@ from tests.simulation.story import Story
 
 HISTORIES = 200_000
 PORTION = 200  # histories that one process does at a time
+TOLD_EVERY = 10_000  # histories: it takes the better part of an hour
 MOST_FAILURES = 10  # after so many there is enough to look at
 
 
@@ -59,6 +60,8 @@ def _simulate(histories: int, processes: int) -> int:
             found += there_was
             for seed, error in failures.items():
                 print(f"seed {seed}: {error}\n    make simulate SEED={seed}", flush=True)
+            if lived % TOLD_EVERY < count:
+                print(f"{lived} of {histories} histories, {failed} failed", flush=True)
             if failed >= MOST_FAILURES:
                 pool.shutdown(cancel_futures=True)
                 break
