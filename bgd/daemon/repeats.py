@@ -19,7 +19,7 @@ from bgd.wire.requests import Submit, SubmitMany
 Taken = list[tuple[JobId, bool]]
 """Jobs in the order in which they were asked for, and of each whether it is new."""
 
-_REFUSED = JobId(0)  # in the place of the first job
+_REFUSED, _FOUND = JobId(0), JobId(-1)  # in the place of the first job; _FOUND: it made none, but found some
 MOST_KNOWN = 4096  # latest requests, some 150 bytes each
 
 
@@ -82,6 +82,10 @@ class Repeats:
             return None
         if first == _REFUSED:
             raise Refused("this request was sent again meanwhile, and refused")
+        if first == _FOUND:
+            if request.again is UNSET:
+                raise Refused("this request was sent again meanwhile, and answered")
+            return None  # what it found then may have finished since
         _note(self._repeated, token, first)
         await self._supervisor.saved()
         submission = await self._store.submission(token, first - 1)
@@ -92,8 +96,12 @@ class Repeats:
     def remember(self, request: Submit | SubmitMany, taken: Taken) -> None:
         """Keep what the request makes, on disk along with it."""
         token = request.token
+        if token is UNSET:
+            return
         new = [job_id for job_id, is_new in taken if is_new]
-        if token is UNSET or not new:
+        if not new:
+            if request.again is not UNSET:  # what it repeats may still come, and has no right to a new job
+                _note(self._repeated, token, _FOUND)
             return
         _note(self._latest if request.again is UNSET else self._repeated, token, new[0])
         found = [int(job_id) for job_id, is_new in taken if not is_new]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from msgspec.structs import replace
+
+from bgd.core.job import State
 from bgd.daemon import repeats
 from bgd.daemon.storage import submissions
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
-from bgd.wire.requests import Remove, Submit, SubmitMany
+from bgd.wire.requests import Cancel, Remove, Submit, SubmitMany
 from tests.daemon.patience import soon
 from tests.daemon.scripted import end
 from tests.daemon.stage import command, served
@@ -104,6 +107,25 @@ async def test_what_is_refused_when_it_is_sent_again_makes_no_job_later(config, 
 
         assert "sent again meanwhile, and refused" in late.message
         assert await ids_of(life) == {}
+
+
+async def test_what_found_a_job_of_its_key_when_it_was_sent_again_makes_none_later(config, launcher):
+    mine, asked = command(key="one", hold=True), Submit(1, command(key="one"), token=TOKEN)
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        [job] = (await caller.ask(Submit(1, mine), Submitted)).jobs
+        found = await caller.ask(replace(asked, again=0), Submitted)
+        assert (found.jobs, found.found) == ([job], [job])
+        await caller.ask(Cancel(2, [job]), Acted)
+
+        late = await caller.ask(asked, Failed)  # over the connection that broke, say
+
+        assert "sent again meanwhile, and answered" in late.message
+        assert await ids_of(life) == {job: State.CANCELLED}
+        # who asks once more has not heard the answer, and that job has finished
+        anew = await caller.ask(replace(asked, again=0), Submitted)
+        assert anew.created
+        assert (await caller.ask(asked, Submitted)).jobs == anew.jobs
 
 
 async def test_requests_with_other_tokens_make_jobs_of_their_own(config, launcher):
