@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PTRACE_DETACH = 17  # linux/ptrace.h
 
 
 class LostChild(Exception):
@@ -108,6 +109,9 @@ class Children:
             if pid not in self._watched and pid not in self._fostered:
                 self.hear_of_orphans()
             _, status, usage = os.wait4(pid, 0)
+            if os.WIFSTOPPED(status):
+                _let_go(pid, os.WSTOPSIG(status))
+                continue
             code = os.waitstatus_to_exitcode(status)
             if pid in self._watched:
                 self._usages[pid] = usage
@@ -120,8 +124,19 @@ _PAGE = 4096  # bytes
 _INEXACT = 512  # KiB by which the kernel's two ways to count may differ
 
 
+def _let_go(pid: int, signum: int) -> None:
+    """Trace a child no more that made this process its tracer (PTRACE_TRACEME), and has stopped for it.
+
+    Nobody else can let it go on. It gets the signal that it stopped at, but for the one that only tracing
+    makes.
+    """
+    passed_on = 0 if signum == signal.SIGTRAP else signum
+    # the one error there can be: it was killed meanwhile
+    ctypes.CDLL(None).ptrace(_PTRACE_DETACH, ctypes.c_long(pid), None, ctypes.c_long(passed_on))
+
+
 def _ended_child() -> int | None:
-    """Return a child that has ended and stays a zombie as yet, None: there is none."""
+    """Return a child that has ended and stays a zombie as yet, or one this process traces; None: no more."""
     try:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

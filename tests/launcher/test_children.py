@@ -77,6 +77,20 @@ def test_an_orphan_that_ends_together_with_a_job_is_reaped(host, supervisor, tmp
     wait_until(lambda: children(host) == [])
 
 
+def test_a_job_that_has_itself_traced_by_the_launcher_runs_on(host, supervisor):
+    """The kernel tells the launcher of each signal then, among the ends, and waits for its word."""
+    trace = "import ctypes, os; assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0"
+    catch = "import signal; signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))"
+    kill = "os.kill(os.getpid(), signal.SIGUSR1)"
+    key = supervisor.launch(sys.executable, "-c", f"{trace}; {catch}; {kill}")
+    assert supervisor.ended(key).exit_code == 7
+
+    key = supervisor.launch(sys.executable, "-c", f"{trace}; os.execv('/bin/sh', ['sh', '-c', 'exit 8'])")
+    assert supervisor.ended(key).exit_code == 8
+
+    assert "Traceback" not in host.said
+
+
 def test_every_exit_code_is_the_job_s_own_among_hundreds_of_orphans(supervisor):
     keys = {code: supervisor.launch("sh", "-c", f"(true &); (true &); exit {code}") for code in range(100)}
 
