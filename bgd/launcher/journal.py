@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 def read(path: Path) -> Recollection:
     """Return what the journal says, without the records that are damaged; not whole too if it is missing.
 
-    A last record cut short is no damage: whoever was writing it did not yet act on it.
+    A last record cut short is damage as well. Whoever was writing it did not yet act on it; but a length that
+    became larger looks the same, and hides all that follows.
 
     Raises:
         OSError: the file is there and cannot be read.
@@ -52,12 +53,14 @@ def read(path: Path) -> Recollection:
         recollection.is_whole = False
         return recollection
     damaged = 0
+    reader = FrameReader(_LIMIT)
     try:
-        for payload in FrameReader(_LIMIT).feed(data):
+        for payload in reader.feed(data):
             try:
                 recollection.add(_unframed(payload))
             except _DAMAGES:
                 damaged += 1
+        damaged += reader.is_mid_frame
     except ProtocolError:  # a length that cannot be: where the next record begins is not known
         damaged += 1
     if damaged or recollection.instance is None:

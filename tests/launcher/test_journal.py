@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 
@@ -102,7 +103,7 @@ def test_launchers_of_another_boot_are_not_covered(path, journal):
 
 
 @pytest.mark.parametrize("cut", range(1, 40))
-def test_a_record_cut_short_is_dropped_and_what_stands_before_it_is_whole(path, journal, cut):
+def test_a_record_cut_short_is_dropped_and_what_stands_before_it_is_kept(path, journal, cut):
     journal.note(BEGAN)
     size = path.stat().st_size
     journal.note(FIRST)
@@ -111,22 +112,19 @@ def test_a_record_cut_short_is_dropped_and_what_stands_before_it_is_whole(path, 
     left = read(path)
 
     assert left.traces == {KEY: Trace(BEGAN)}
-    assert left.is_whole
+    assert not left.is_whole
 
 
 def test_any_flipped_bit_is_noticed(path, journal):
     journal.note(BEGAN)
     journal.finish(ENDED, durable=False)
-    whole, expected = path.read_bytes(), read(path).traces
-    for position in range(len(whole)):
+    whole = path.read_bytes()
+    for position, bit in itertools.product(range(len(whole)), range(8)):
         damaged = bytearray(whole)
-        damaged[position] ^= 0x10
+        damaged[position] ^= 1 << bit
         path.write_bytes(damaged)
 
-        left = read(path)
-
-        # a length that became larger looks like a record cut short; then what follows is missing, not wrong
-        assert not left.is_whole or left.traces != expected
+        assert not read(path).is_whole
 
 
 def test_it_is_private(path, journal):

@@ -481,7 +481,7 @@ def test_after_another_boot_there_is_nothing_to_kill_and_attempts_were_interrupt
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_kill_in_the_middle_of_a_record_loses_that_record_only(host, supervisor):
+def test_a_kill_in_the_middle_of_a_record_loses_that_record_and_proves_nothing(host, supervisor):
     key = supervisor.launch("sh", "-c", "exit 5")
     while not isinstance(end := supervisor.hear(), Ended):
         pass
@@ -493,7 +493,26 @@ def test_a_kill_in_the_middle_of_a_record_loses_that_record_only(host, superviso
     successor = host.supervise()
 
     assert successor.snapshot == {key: end}
-    assert successor.welcome.covers == [supervisor.welcome.instance]
+    assert successor.welcome.covers == []
+
+
+def test_an_attempt_that_a_damaged_length_hides_is_ended_and_not_taken_for_one_never_started(
+    host, supervisor
+):
+    size = host.journal.stat().st_size
+    key = supervisor.launch("sleep", "100")
+    pid = supervisor.started(key).pid
+    host.kill()
+    with host.journal.open("r+b") as journal:
+        journal.seek(size + 1)
+        journal.write(b"\x01")  # the length of its first record: 64 KiB more
+    host.start()
+
+    successor = host.supervise()
+
+    assert successor.snapshot == {}
+    assert successor.welcome.covers == []
+    assert not is_alive(pid)
 
 
 # --- R6: one launcher -----------------------------------------------------------------------------------
