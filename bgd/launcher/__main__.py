@@ -28,9 +28,10 @@ from bgd.launcher.look import Looker
 from bgd.launcher.loop import Loop
 from bgd.launcher.masters import Masters
 from bgd.launcher.noting import Noting
+from bgd.launcher.process import read_process
 from bgd.launcher.readers import Readers
 from bgd.launcher.records import Recollection
-from bgd.launcher.rendezvous import Busy, bind, sign_lock, take_lock
+from bgd.launcher.rendezvous import Busy, bind, outlive, sign_lock, take_lock
 from bgd.launcher.signals import listen
 from bgd.launcher.sweep import end_strays, sweep
 from bgd.launcher.tools import Tools
@@ -78,6 +79,7 @@ async def _serve(
 ) -> None:
     loop = asyncio.get_running_loop()
     left = read(state / _JOURNAL)
+    outlive(left.instance, state)
     async with asyncio.TaskGroup() as group:
         tools = _tools(group, children, state, logs, left)
         children.install(loop)
@@ -124,7 +126,8 @@ def _tools(
     loop = asyncio.get_running_loop()
     name = os.urandom(8).hex()
     delegated = delegation(f"bgd-{name}")
-    journal = Journal(state / _JOURNAL, f"{boot_id()}:{name}", left, delegated.path)
+    writer = read_process(os.getpid())
+    journal = Journal(state / _JOURNAL, f"{boot_id()}:{name}", left, delegated.path, writer)
     return Tools(
         group=group,
         deadlines=Deadlines(loop),

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from bgd.errors import ProtocolError
+from bgd.launcher.process import Process
 from bgd.launcher.records import (
     Began,
     Finished,
@@ -73,15 +74,22 @@ class Journal:
     """Takes over what its predecessor left in `recollection`, then is written to."""
 
     def __init__(
-        self, path: Path, instance: str, recollection: Recollection, groups: str | None = None
+        self,
+        path: Path,
+        instance: str,
+        recollection: Recollection,
+        groups: str | None = None,
+        writer: Process | None = None,
     ) -> None:
-        """Begin anew with what of the recollection still counts.
+        """Begin anew with what of the recollection still counts; `writer`: the launcher's process.
 
         Raises:
             OSError: it cannot be written.
         """
         self._path = path
-        self.instance = Instance(instance, _covered_by(instance, recollection), groups)
+        covers = _covered_by(instance, recollection)
+        pid, ticks = (writer.pid, writer.ticks) if writer else (None, None)
+        self.instance = Instance(instance, covers, groups, pid, ticks)
         self._generations = dict(recollection.generations)
         self._fd = -1
         self._size = 0

@@ -13,12 +13,15 @@ from bgd.wire.launching import Ended, Key
 class Instance(Struct, frozen=True, tag="instance"):
     """Who writes, BOOT_ID:RANDOM, and the earlier ones of the same boot whose journal it read.
 
-    `groups`: the folder of its control groups, None: it had none.
+    `groups`: the folder of its control groups, None: it had none. `pid`, `ticks`: its process, and when that
+    was started, as /proc/PID/stat tells it; None of older launchers, which did not say.
     """
 
     id: str
     covers: list[str]
     groups: str | None = None
+    pid: int | None = None
+    ticks: int | None = None
 
 
 class Generation(Struct, frozen=True, tag="generation"):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import socket
 from pathlib import Path
 
+from bgd.clock import boot_id
+from bgd.launcher.journal import boot_of
+from bgd.launcher.process import hold, read_process
+from bgd.launcher.records import Instance
+
 
 class Busy(Exception):
-    """Another launcher holds the lock; the message names it."""
+    """Another launcher is at work; the message names it."""
 
 
 def take_lock(state: Path) -> int:
@@ -37,6 +43,37 @@ def sign_lock(lock: int) -> None:
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
+def outlive(predecessor: Instance | None, state: Path) -> None:
+    """See that the launcher whose journal was found has ended: what it left may only be ended then.
+
+    The lock does not tell where it was deleted, or the folder is a copy of one that is in use: its jobs are
+    not to be ended, nor started a second time.
+
+    Raises:
+        Busy: it lives.
+        OSError: it cannot be told now.
+    """
+    if predecessor is None or predecessor.pid is None or boot_of(predecessor.id) != boot_id():
+        return
+    process = read_process(predecessor.pid)
+    if process is None or process.ticks != predecessor.ticks or process.is_dead:
+        return
+    pidfd = hold(process)
+    if pidfd is None:
+        return
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        has_ended = bool(poll.poll(_PARTING * 1000))  # who was killed loses the lock a moment before
+    finally:
+        os.close(pidfd)
+    if not has_ended:
+        raise Busy(
+            f"process {process.pid}, the launcher that wrote the journal in {state}, still runs: the folder "
+            "is a copy of one in use, or its launcher.lock was deleted. Jobs start here once that has ended"
+        )
+
+
 def bind(state: Path) -> socket.socket:
     """Return the listening socket; only for who holds the lock.
 
@@ -59,3 +96,4 @@ def bind(state: Path) -> socket.socket:
 
 
 _BACKLOG = 16
+_PARTING = 2.0  # seconds

@@ -526,6 +526,32 @@ def test_a_second_launcher_is_refused_and_says_who_holds_the_lock(host, supervis
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
 
 
+def test_a_launcher_in_a_copy_of_a_folder_in_use_is_refused_and_ends_no_job(host, supervisor, tmp_path):
+    pid = supervisor.started(supervisor.launch("sleep", "100")).pid
+    copy = Host(tmp_path / "copy")
+    copy.state.mkdir()
+    shutil.copy2(host.journal, copy.journal)
+
+    second = copy.start()
+
+    assert second.wait(PATIENCE) == 75
+    assert f"process {host.launchers[0].pid}, the launcher that wrote the journal" in copy.said
+    assert is_alive(pid)
+
+
+def test_a_launcher_whose_lock_was_deleted_keeps_others_from_its_jobs_until_it_has_ended(host, supervisor):
+    pid = supervisor.started(supervisor.launch("sleep", "100")).pid
+    (host.state / "launcher.lock").unlink()
+
+    assert host.start().wait(PATIENCE) == 75
+    assert is_alive(pid)
+
+    host.launchers[0].kill()
+    host.start()  # its end need not be quite over
+    host.supervise()
+    assert not is_alive(pid)
+
+
 def start_with_a_visitor(host, *options):
     """Start a launcher that is handed lock and socket; return who was connected before it was there."""
     path = host.state / "launcher.sock"
