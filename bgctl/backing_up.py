@@ -10,10 +10,10 @@ from stat import S_ISREG
 
 import click
 
-from bgctl import codes
 from bgctl.common import client, common, say, verb
 from bgctl.kinds import FILE
 from bgctl.show import print_json
+from bgd.errors import Refused
 from bgd.units import format_size
 
 
@@ -32,13 +32,11 @@ def backup_command(file: str) -> int:
     path = Path(file).absolute()
     with client() as daemon, closing(daemon.backup()) as pieces:
         if reason := _why_not(path, Path(daemon.info().state_dir)):
-            say(f"{reason}: name another file")
-            return codes.REFUSED
+            raise Refused(f"{reason}: name another file")
         try:
             size = _write(path, pieces)
         except OSError as error:
-            say(f"cannot write {path}: {error.strerror}")
-            return codes.REFUSED
+            raise Refused(f"cannot write {path}: {error.strerror}") from error
     if common().json:
         print_json({"path": str(path), "bytes": size})
     else:

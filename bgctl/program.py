@@ -10,7 +10,7 @@ import click
 from bgctl import codes
 from bgctl.common import COMPLETION_VARIABLE, Common
 from bgctl.verbs import bgctl
-from bgd.errors import BgdError
+from bgd.errors import BgdError, in_short
 
 
 def run(arguments: list[str]) -> int:
@@ -63,5 +63,5 @@ def _worded(error: click.ClickException) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"bgctl: {' '.join(message.split())}", err=True)
+    click.echo(f"bgctl: {in_short(' '.join(message.split()))}", err=True)
     return code

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+MAX_MESSAGE = 2000  # characters; its end says what to do
+
 
 class BgdError(Exception):
-    """Anything bgd reports on purpose."""
+    """Anything bgd reports on purpose. Its message quotes in short what is long."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(in_short(message))
 
 
 class Refused(BgdError):
@@ -57,8 +64,39 @@ class JobFailed(BgdError):
         traceback: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.args = (message,)  # words of the job, which may be many
         self.outcome = outcome
         self.exit_code = exit_code
         self.error_type = error_type
         self.error_message = error_message
         self.traceback = traceback
+
+
+def in_short(message: str) -> str:
+    """Return the message of an error with what it quotes cut, so that it stays a line for people."""
+    if len(message) <= _MOST_QUOTED:
+        return message
+    message = _without_middle(message, _MOST_READ)
+    message = _QUOTE.sub(_cut, message)
+    message = _LONG_WORD.sub(r"\1…\2", message)
+    return _without_middle(message, MAX_MESSAGE)
+
+
+def _cut(quote: re.Match[str]) -> str:
+    mark, text = quote.groups()
+    most = _MOST_OF_A_WORD if text.startswith("/") else _MOST_QUOTED
+    return quote[0] if len(text) <= most else f"{mark}{text[:_MOST_QUOTED]}…{mark}"
+
+
+def _without_middle(message: str, most: int) -> str:
+    half = most // 2 - 1
+    return message if len(message) <= most else f"{message[:half]}…{message[-half:]}"
+
+
+_MOST_READ = 20_000  # characters: a stranger's megabyte is not worth the time
+_MOST_QUOTED = 80  # of a value
+_MOST_OF_A_WORD = 256  # without quotes or space, as paths are, which are of use only whole
+
+# as Python quotes a text; an apostrophe inside of a word begins none. Its time is linear in the text
+_QUOTE = re.compile(r"""(?<![\w\\])(['"])((?:(?!\1)[^\\]|\\.)++)\1""", re.DOTALL)
+_LONG_WORD = re.compile(rf"(\S{{{_MOST_QUOTED}}})\S{{{_MOST_OF_A_WORD - _MOST_QUOTED},}}?([:;,)]*)(?!\S)")

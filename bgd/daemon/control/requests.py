@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_MESSAGE = 2000  # characters; a refusal may quote what a stranger sent
-
 
 class Requests:
     """Several at a time, each by its id.
@@ -59,7 +57,7 @@ class Requests:
 
     def fail(self, request_id: int, error: BgdError) -> None:
         """Say why a request is not answered otherwise."""
-        self._replies.send(Failed(request_id, code_of(error), str(error)[:MAX_MESSAGE]))
+        self._replies.send(Failed(request_id, code_of(error), str(error)))
 
     def take(self, request: Request, size: int) -> None:
         """Begin to answer a request that took `size` bytes.

@@ -20,9 +20,9 @@ from bgd.daemon.control import flow as flow_module
 from bgd.daemon.control import listener as control_module
 from bgd.daemon.control.connection import HIGH_WATER
 from bgd.daemon.control.flow import MAX_IN_FLIGHT
-from bgd.daemon.control.requests import MAX_MESSAGE
 from bgd.daemon.feeds import Feeds
 from bgd.daemon.storage.store import StoreBroken
+from bgd.errors import MAX_MESSAGE
 from bgd.wire.framing import MAX_FRAME, frame
 from bgd.wire.launching import Acknowledge, Ended, Launch, Stop, Watch, log_name
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, encode

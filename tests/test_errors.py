@@ -1,0 +1,70 @@
+"""The messages of errors: what they quote is cut, what they say is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgctl.program import run
+from bgd.config import load
+from bgd.errors import MAX_MESSAGE, BgdError, ConfigError, JobFailed, in_short
+
+LONG = "x" * 100_000
+CUT = "x" * 80 + "…"
+
+
+@pytest.mark.parametrize(
+    ("message", "short"),
+    [
+        ("queue 'a' is not there: make it", "queue 'a' is not there: make it"),
+        (f"text, not {LONG!r}: shorten it", f"text, not '{CUT}': shorten it"),
+        (f'text, not "{LONG}": shorten it', f'text, not "{CUT}": shorten it'),
+        (f"text, not {LONG + chr(39)!r}: shorten it", f'text, not "{CUT}": shorten it'),
+        (f"{LONG}: shorten it", f"{CUT}: shorten it"),
+        (f"unexpected ({LONG})", f"unexpected ({CUT[1:]})"),
+        ("it's bgd's " + "and its " * 50 + "daemon's", "it's bgd's " + "and its " * 50 + "daemon's"),
+        (f"'/{'p' * 200}' and /{'p' * 200} are there", f"'/{'p' * 200}' and /{'p' * 200} are there"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_what_is_long_is_cut_and_what_is_said_of_it_stays(message, short):
+    assert in_short(message) == short
+
+
+@pytest.mark.parametrize(
+    "text", ["a " * 100_000, "['one', " * 100_000, LONG, "' " * 100_000, r"\'" * 100_000]
+)
+def test_message_is_never_long_and_ends_as_it_was(text):
+    short = in_short(f"beginning {text} end")
+
+    assert len(short) <= MAX_MESSAGE
+    assert short.startswith("beginning ")
+    assert short.endswith(" end")
+
+
+def test_words_of_a_job_are_left_as_they_are():
+    assert str(JobFailed(f"failed: '{LONG}'")) == f"failed: '{LONG}'"
+    assert str(BgdError(f"failed: '{LONG}'")) == f"failed: '{CUT}'"
+
+
+def test_slip_at_the_keyboard_is_quoted_in_short(capsys):
+    assert run(["submit", "-n", LONG, "true"]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(f"'{CUT}' is not a text of 1 to 200 characters\n")
+
+
+@pytest.mark.parametrize("place", ["security]\nallowed_commands", "python]\npreload"])
+def test_configuration_is_quoted_in_short(tmp_path, place):
+    file = tmp_path / "bgd.toml"
+    file.write_text(f'[{place} = ["{LONG} {LONG}"]\n')
+
+    with pytest.raises(ConfigError, match=f"'{CUT}' must be") as refused:
+        load(str(file), environ={})
+
+    assert len(str(refused.value)) < 500
+
+
+def test_file_that_cannot_be_written_is_named_in_short(daemon):
+    done = daemon.bgctl("backup", LONG)
+    assert done.returncode == 1
+    assert done.stderr.endswith("…: File name too long\n")
+    assert len(done.stderr) < 200
