@@ -51,6 +51,9 @@ class Backups:
         self._sending = 0
         self._due = asyncio.Event()
         self._alarm = clock.Alarm(asyncio.get_running_loop(), self._due.set, on_wall_clock=True)
+        self._began_at = now().wall
+        self._tried_at: float | None = None
+        supervisor.when_configured(self._due.set)
 
     async def run(self) -> None:
         """Write a backup whenever one is due, for ever."""
@@ -61,10 +64,11 @@ class Backups:
                 self._alarm.set(next_at)
                 await self._due.wait()
                 self._due.clear()
-                is_due = next_at is not None and next_at <= now().wall  # or else the clock was set
+                is_due = next_at is not None and next_at <= now().wall  # or something else was set
                 if is_due and self._config.backup.every is not None:
                     await self._back_up()
-                next_at = await self._next_at(after=now().wall if is_due else None)
+                    self._tried_at = now().wall
+                next_at = await self._next_at()
         finally:
             self._alarm.close()
 
@@ -92,16 +96,20 @@ class Backups:
     def _config(self) -> Config:
         return self._supervisor.config
 
-    async def _next_at(self, after: float | None = None) -> float | None:
-        """Return when the next one is due; after a try, not before another `PATIENCE` has passed."""
+    async def _next_at(self) -> float | None:
+        """Return when the next one is due: the first not at once, nor another try soon after the last one."""
         every = self._config.backup.every
         if every is None:
             return None
         newest = await asyncio.to_thread(_written_at, self._config.backup.folder)
-        if newest is not None:  # one of a time that is yet to come was written before the clock was set back
-            newest = min(newest, now().wall)
-        soonest = now().wall if newest is not None and after is None else now().wall + min(PATIENCE, every)
-        return soonest if newest is None else max(newest + every, soonest if after is not None else 0.0)
+        # a time that is yet to come is one before the clock was set back
+        present = now().wall
+        since = min(self._began_at if self._tried_at is None else self._tried_at, present)
+        soonest = since + min(PATIENCE, every)
+        if newest is None:
+            return soonest
+        due = min(newest, present) + every
+        return due if self._tried_at is None else max(due, soonest)
 
     async def _back_up(self) -> None:
         stamp = datetime.fromtimestamp(now().wall, UTC).strftime("%Y%m%dT%H%M%SZ")

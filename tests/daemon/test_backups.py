@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from bgd import clock
 from bgd.daemon import backups
 from bgd.daemon.backups import Backups, backups_in
 from bgd.daemon.storage import copying
@@ -91,6 +92,45 @@ async def test_a_backup_of_a_time_yet_to_come_keeps_no_other_from_being_written(
         await until(lambda: len(backups_in(config.backup.folder)) == 2)
         task.cancel()
     assert ahead.exists()
+
+
+async def test_other_times_and_another_folder_for_backups_hold_from_the_reload_on(
+    folder, launcher, monkeypatch
+):
+    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    never = configure(folder, rest="[backup]\nevery = 'never'")
+    planned = []
+
+    class Watched(clock.Alarm):
+        def set(self, at):
+            planned.append(at)
+            super().set(at)
+
+    async with stage(never, launcher) as life:
+        monkeypatch.setattr(clock, "Alarm", Watched)
+        task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
+        await until(lambda: planned == [None])
+        elsewhere = replace(never.backup, every=60.0, folder=f"{folder}/elsewhere")
+
+        life.supervisor.configure(replace(never, backup=elsewhere))
+
+        await until(lambda: backups_in(elsewhere.folder))
+        task.cancel()
+
+
+async def test_reloads_do_not_put_off_the_first_backup(folder, launcher, monkeypatch):
+    monkeypatch.setattr(backups, "PATIENCE", 1.0)
+    config = configure(folder, rest="[backup]\nfolder = 'elsewhere'")
+
+    def reload_until_written(life):
+        life.supervisor.configure(config)
+        return backups_in(config.backup.folder)
+
+    async with stage(config, launcher) as life:
+        task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
+
+        await until(lambda: reload_until_written(life))
+        task.cancel()
 
 
 async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
