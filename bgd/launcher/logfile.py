@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import stat
 import struct
 import time
 from contextlib import suppress
@@ -102,11 +103,13 @@ class LogFile:
         room = min(self._piece_end - self.total, self._allowed)
         count = os.splice(pipe, fd, min(most, room), flags=os.SPLICE_F_NONBLOCK)
         self._allowed -= count
+        offset = self.total
+        self._moved(count)  # first, as they are in the log even if their time cannot be noted
         if count:
             if self._times is None:
                 self._times = _Times(self._segments[-1] if self._segments else self._path)
-            self._times.note(self.total, count)
-        return self._moved(count)
+            self._times.note(offset, count)
+        return count
 
     def _moved(self, count: int) -> int:
         self.total += count
@@ -235,8 +238,12 @@ def _opened_in_folder(path: str) -> int:
 
 
 def _opened(path: str) -> int:
-    # not O_APPEND, which splice refuses
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    # not O_APPEND, which splice refuses; not blocking, as a job may put a FIFO there that nobody reads
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "no regular file stands in its place")
+    return fd
 
 
 def _segments_of(path: str) -> list[tuple[int, str]]:

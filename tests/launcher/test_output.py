@@ -237,6 +237,26 @@ def test_a_log_that_cannot_be_opened_hurts_no_job_and_the_end_says_so(host, supe
     assert "Not a directory" in end.problem
 
 
+@pytest.mark.parametrize("name", ["log", "log.times"])
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_fifo_in_the_place_of_its_log_is_not_written_to(host, supervisor, name, reads, tmp_path):
+    """One that nobody reads would hold up the launcher, and all jobs with it."""
+    key = supervisor.launch("sh", "-c", f"until test -e {tmp_path}/go; do sleep 0.01; done; echo x; exit 3")
+    supervisor.started(key)  # what stood there before was removed
+    host.log(key).parent.mkdir(parents=True)
+    fifo = host.log(key).with_suffix(f".{name}")
+    os.mkfifo(fifo)
+    reading = os.open(fifo, os.O_RDWR) if reads else None
+    (tmp_path / "go").touch()
+
+    end = supervisor.ended(key)
+
+    assert (end.outcome, end.exit_code, end.log_bytes) == (Outcome.EXIT, 3, 2)
+    assert "output is missing from the log" in end.problem
+    if reading is not None:
+        os.close(reading)
+
+
 @needs_root
 def test_a_full_disk_hurts_the_log_and_not_the_job(host, supervisor):
     host.logs.mkdir()
