@@ -8,7 +8,8 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bgd.config import Config
@@ -51,30 +52,36 @@ def check_python(config: Config) -> None:
             raise ConfigError(f"[python] path: there is no {path}")
 
 
-def lock(config: Config) -> int:
-    """Take the folder's lock for the life of the returned descriptor.
+@contextmanager
+def locked(config: Config) -> Iterator[None]:
+    """Hold the folder's lock while the block lasts.
 
     Raises:
         AlreadyRunning: another daemon holds it; the message says which.
         ConfigError: the lock cannot be opened.
     """
-    path = Path(config.daemon.state_dir) / "bgd.lock"
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise ConfigError(f"cannot open {path}: {error.strerror}; see [daemon] state_dir") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
-        os.close(fd)
-        raise AlreadyRunning(
-            f"a bgd with pid {holder} already serves {config.daemon.state_dir}: "
-            "stop it (bgctl shutdown; kill, if its socket is gone), or choose another [daemon] state_dir"
-        ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # for people only: the lock is what counts
-    return fd
+    folder = Path(config.daemon.state_dir)
+    path = folder / "bgd.lock"
+    with ExitStack() as held:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            held.callback(os.close, fd)
+            folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, folder_fd)
+        except OSError as error:
+            raise ConfigError(f"cannot open {path}: {error.strerror}; see [daemon] state_dir") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_folder(folder_fd)
+        except BlockingIOError:
+            holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
+            raise AlreadyRunning(
+                f"a bgd with pid {holder} already serves {config.daemon.state_dir}: "
+                "stop it (bgctl shutdown; kill, if its socket is gone), or choose another [daemon] state_dir"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # for people only: the lock is what counts
+        yield
 
 
 def listen(config: Config, handed: Sequence[socket.socket] = ()) -> socket.socket:
@@ -126,6 +133,16 @@ def is_listened_on(path: Path) -> bool:
         probe.setblocking(False)
         error = probe.connect_ex(str(path))
     return error in {0, errno.EAGAIN}  # EAGAIN: more wait to be accepted than it lets wait
+
+
+def _lock_folder(fd: int) -> None:
+    """Lock the folder itself: a file in it may be deleted, by a cleaner of old files for one."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system that locks nothing but files that can be written
+        return
 
 
 def _make_private(path: Path) -> None:

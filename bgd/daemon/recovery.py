@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -29,13 +28,11 @@ def recover(config: Config, wanted: str | None = None) -> list[str]:
         BgdError: a daemon runs, or the folders cannot be used.
     """
     folder.prepare(config)
-    lock_fd = folder.lock(config)
-    try:
-        return list(_recover(config, wanted))
-    except OSError as error:
-        raise StoreBroken(f"nothing is restored: {error}") from error
-    finally:
-        os.close(lock_fd)
+    with folder.locked(config):
+        try:
+            return list(_recover(config, wanted))
+        except OSError as error:
+            raise StoreBroken(f"nothing is restored: {error}") from error
 
 
 def _recover(config: Config, wanted: str | None) -> Iterator[str]:

@@ -62,15 +62,12 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
         BgdError: it cannot start, or the store broke under it.
     """
     folder.prepare(config)
-    lock_fd = folder.lock(config)
-    try:
+    with folder.locked(config):
         store = await _opened(config)
         try:
             await _serve(config, store, surroundings)
         finally:
             await store.close()
-    finally:
-        os.close(lock_fd)
 
 
 async def _opened(config: Config) -> Store:

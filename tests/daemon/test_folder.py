@@ -104,20 +104,30 @@ def test_folder_below_a_file_is_refused(config):
 
 def test_second_lock_is_refused_and_says_who_holds_the_first(config):
     state_folder.prepare(config)
-    held = state_folder.lock(config)
-    with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()} already serves {config.daemon.state_dir}"):
-        state_folder.lock(config)
-    os.close(held)
-    os.close(state_folder.lock(config))
+    refused = pytest.raises(
+        AlreadyRunning, match=f"pid {os.getpid()} already serves {config.daemon.state_dir}"
+    )
+    with state_folder.locked(config), refused, state_folder.locked(config):
+        pass
+    with state_folder.locked(config):
+        pass
+
+
+def test_folder_whose_lock_file_was_deleted_is_locked_all_the_same(config):
+    state_folder.prepare(config)
+    refused = pytest.raises(AlreadyRunning, match="pid unknown already serves")
+    with state_folder.locked(config):
+        Path(config.daemon.state_dir, "bgd.lock").unlink()
+        with refused, state_folder.locked(config):
+            pass
 
 
 def test_lock_names_only_its_latest_holder(config):
     state_folder.prepare(config)
     lock = Path(config.daemon.state_dir, "bgd.lock")
     lock.write_text("123456789012\n")
-    held = state_folder.lock(config)
-    assert lock.read_text() == f"{os.getpid()}\n"
-    os.close(held)
+    with state_folder.locked(config):
+        assert lock.read_text() == f"{os.getpid()}\n"
 
 
 def test_lock_does_not_follow_a_link_that_somebody_laid(config, folder):
@@ -125,8 +135,8 @@ def test_lock_does_not_follow_a_link_that_somebody_laid(config, folder):
     target = folder / "target"
     target.write_text("precious")
     Path(config.daemon.state_dir, "bgd.lock").symlink_to(target)
-    with pytest.raises(ConfigError, match=r"cannot open .*bgd\.lock"):
-        state_folder.lock(config)
+    with pytest.raises(ConfigError, match=r"cannot open .*bgd\.lock"), state_folder.locked(config):
+        pass
     assert target.read_text() == "precious"
 
 
