@@ -56,10 +56,30 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _worded(error: click.ClickException) -> str:
-    """Return what click says, and of what is missing, where one can see how it is given."""
+    """Return what click says, and where one can see how it is meant."""
     if isinstance(error, click.MissingParameter) and error.ctx is not None:
         return f"{error.format_message()} See '{error.ctx.command_path} --help'."
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        return _of_another_verb(error.option_name, error.ctx) or error.format_message()
     return error.format_message()
+
+
+def _of_another_verb(option: str, context: click.Context) -> str | None:
+    """Say which other verb for new jobs has this option; None: none has, or this verb is none of them."""
+    own = context.info_name
+    if own == "run" and option in _WAITING:
+        return f"{option} is for submit: run shows the output and waits for the end by itself"
+    if own not in _NEW_JOBS:
+        return None
+    for verb, kind in _NEW_JOBS.items():
+        command = bgctl.get_command(context, verb)
+        if command is not None and any(option in each.opts for each in command.params):
+            return f"{option} is for {kind}: see 'bgctl {verb} --help'"
+    return None
+
+
+_NEW_JOBS = {"submit": "commands", "call": "class jobs", "run": "commands"}
+_WAITING = ("--wait", "--follow", "-f")
 
 
 def _complain(message: str, code: int) -> int:
