@@ -10,6 +10,7 @@ from bgctl.common import client, common, is_terminal, verb
 from bgctl.kinds import whole_number
 from bgctl.show import iso_time, print_json, progress_as_json, progress_line
 from bgctl.terminal import in_passing
+from bgd.wire.requests import MAX_EVENT
 from bgd.wire.views import EventView
 
 
@@ -21,7 +22,7 @@ from bgd.wire.views import EventView
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is to come, until Ctrl-C.")
 @click.option(
     "--since",
-    type=whole_number(0),
+    type=whole_number(0, MAX_EVENT),
     metavar="ID",
     help="After the event with this id; 0: all there are.",
 )

@@ -10,9 +10,13 @@ import msgspec
 from msgspec import Meta
 
 from bgd.client.limits import (
+    MAX_BYTES,
     MAX_DURATION,
     MAX_NAME,
+    MAX_OPEN_FILES,
+    MAX_PERCENT,
     MAX_PRIORITY,
+    MAX_PROCESSES,
     MAX_RETRIES,
     MAX_SLOTS,
     Backoff,
@@ -34,7 +38,6 @@ from bgd.units import format_duration, parse_duration, parse_size
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-_MAX_WHOLE = 2**63 - 1  # what SQLite holds
 _MAX_CODE = 255  # a byte of what wait(2) tells
 _CODES = r"([0-9]{1,3})(?:-([0-9]{1,3}))?"
 
@@ -115,17 +118,18 @@ class Percentage(Bounded):
     name = "percent"
 
     def __init__(self) -> None:
-        super().__init__(Percent, "percent of one processor: a whole number from 1, as 50 or 150%")
+        super().__init__(
+            Percent, f"percent of one processor: a whole number from 1 to {MAX_PERCENT}, as 50 or 150%"
+        )
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read "50" or "50%"."""
         return super().convert(value.removesuffix("%") if isinstance(value, str) else value, param, ctx)
 
 
-def whole_number(least: int, most: int = _MAX_WHOLE) -> Bounded:
+def whole_number(least: int, most: int) -> Bounded:
     """Return the kind of whole numbers from `least` to `most`, both included."""
-    rule = f"a whole number from {least}" + (f" to {most}" if most < _MAX_WHOLE else " on")
-    return Bounded(Annotated[int, Meta(ge=least, le=most)], rule)
+    return Bounded(Annotated[int, Meta(ge=least, le=most)], f"a whole number from {least} to {most}")
 
 
 class NameOfQueue(Bounded):
@@ -213,20 +217,20 @@ class Place(click.ParamType[str]):
 
 
 BACKOFF = Bounded(Backoff, "a number from 1 to 100")
-CORE_SIZE = BoundedSize(FileBytes, "a size of a core file, as 0 or 100MB")
+CORE_SIZE = BoundedSize(FileBytes, f"a size of a core file, as 0 or 100MB: at most {MAX_BYTES} bytes")
 DURATION = Duration()
 FILE = Place("file")
 FOLDER = Place("dir")
-MEMORY = BoundedSize(MemoryBytes, "a size of memory: 1MB or more")
+MEMORY = BoundedSize(MemoryBytes, f"a size of memory: 1MB or more, at most {MAX_BYTES} bytes")
 NAME = Bounded(Name, f"a text of 1 to {MAX_NAME} characters")
 NICE = Bounded(Nice, "a whole number from -20 to 19")
-OPEN_FILES = Bounded(OpenFiles, "a number of descriptors: a whole number from 16 on")
+OPEN_FILES = Bounded(OpenFiles, f"a number of descriptors: a whole number from 16 to {MAX_OPEN_FILES}")
 PERCENT = Percentage()
 PRIORITY = Bounded(Priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
-PROCESSES = Bounded(ProcessCount, "a number of processes: a whole number from 1 to 4194304")
+PROCESSES = Bounded(ProcessCount, f"a number of processes: a whole number from 1 to {MAX_PROCESSES}")
 QUEUE_NAME = NameOfQueue()
 RETRIES = Bounded(Retries, f"a whole number from 0 to {MAX_RETRIES}")
 SHARE = Bounded(Share, "a number from 0 to 1")
-SIZE = Size()
+SIZE = BoundedSize(FileBytes, f"a size from 0 to {MAX_BYTES} bytes")
 SLOTS = Bounded(SlotCount, f"a whole number from 1 to {MAX_SLOTS}")
 TIME_LIMIT = Duration(may_be_zero=False)

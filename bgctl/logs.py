@@ -12,6 +12,7 @@ from bgctl.reasons import say_if_waiting
 from bgctl.show import print_json
 from bgctl.terminal import one_line
 from bgd import Client, Outcome, Refused
+from bgd.wire.requests import MAX_ATTEMPT, MAX_TAIL
 
 
 @verb(
@@ -24,9 +25,11 @@ from bgd import Client, Outcome, Refused
     "-f", "--follow", is_flag=True, help="Go on until the job has finished, over all attempts to come."
 )
 @click.option(
-    "-n", "lines", type=whole_number(0), metavar="N", help="Only the last N lines of what there is."
+    "-n", "lines", type=whole_number(0, MAX_TAIL), metavar="N", help="Only the last N lines of what there is."
 )
-@click.option("--attempt", type=whole_number(1), metavar="N", help="Of this attempt; else of the latest.")
+@click.option(
+    "--attempt", type=whole_number(1, MAX_ATTEMPT), metavar="N", help="Of this attempt; else of the latest."
+)
 @click.option("--all", "all_attempts", is_flag=True, help="Of all attempts, oldest first.")
 @click.option("--timestamps", is_flag=True, help="Begin each line with the time it came.")
 @click.option("--raw", is_flag=True, help="Give a terminal control characters as they are.")

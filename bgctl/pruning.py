@@ -14,6 +14,7 @@ from bgctl.selecting import FINISHED
 from bgctl.show import print_json
 from bgd.units import format_size
 from bgd.wire.replies import Pruned
+from bgd.wire.steering import MAX_KEPT
 
 
 @verb(
@@ -31,7 +32,9 @@ from bgd.wire.replies import Pruned
     help="Only jobs in this state; several may be given.",
 )
 @click.option("--older-than", type=DURATION, metavar="D", help="That finished longer ago, as 2d.")
-@click.option("--keep", type=whole_number(0), metavar="N", help="All but the latest N of each state.")
+@click.option(
+    "--keep", type=whole_number(0, MAX_KEPT), metavar="N", help="All but the latest N of each state."
+)
 @click.option("--logs-total", type=SIZE, metavar="SIZE", help="Until all logs take no more, as 1GB.")
 @click.option("--dry-run", is_flag=True, help="Only say how many they are.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before it is done to several.")

@@ -18,8 +18,8 @@ _BYTES = {
     "tib": 2**40,
 }
 
-# so many digits at most: more of them are a slip of the pen, and would end as infinity
-_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
+# so many digits at most: what is too large is said to be so, but with more of them it would end as infinity
+_NUMBER = r"[0-9]{1,60}(?:\.[0-9]{1,15})?"
 _PART = re.compile(rf"({_NUMBER})(ms|[dhms])")
 _WHOLE_DURATION = re.compile(rf"(?:{_PART.pattern})+")
 _WHOLE_SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)")

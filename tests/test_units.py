@@ -26,7 +26,7 @@ def test_durations_are_read(text, seconds):
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "s", "5x", "5 s", "-5s", "1e3", "inf", "nan", "٣s", "9" * 16, "5s\n"])
+@pytest.mark.parametrize("text", ["", "s", "5x", "5 s", "-5s", "1e3", "inf", "nan", "٣s", "9" * 61, "5s\n"])
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(ValueError, match="is not a duration: write 500ms"):
         parse_duration(text)

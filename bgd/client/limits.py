@@ -1,10 +1,14 @@
 """Limits: what the options of a new job may be, for programs that ask people for them."""
 
 from bgd.core.spec import (
+    MAX_BYTES,
     MAX_DURATION,
     MAX_INPUT,
     MAX_NAME,
+    MAX_OPEN_FILES,
+    MAX_PERCENT,
     MAX_PRIORITY,
+    MAX_PROCESSES,
     MAX_RETRIES,
     MAX_SLOTS,
     Backoff,
@@ -23,10 +27,14 @@ from bgd.core.spec import (
 )
 
 __all__ = [
+    "MAX_BYTES",
     "MAX_DURATION",
     "MAX_INPUT",
     "MAX_NAME",
+    "MAX_OPEN_FILES",
+    "MAX_PERCENT",
     "MAX_PRIORITY",
+    "MAX_PROCESSES",
     "MAX_RETRIES",
     "MAX_SLOTS",
     "Backoff",

@@ -42,6 +42,9 @@ MAX_LIST = 10_000
 DEFAULT_LIST = 50
 MAX_PROGRESS_MESSAGE = 200  # characters: a line of a list
 MAX_SIGNAL = 64  # SIGRTMAX of Linux
+MAX_ATTEMPT = 2**31
+MAX_TAIL = 1_000_000  # lines
+MAX_EVENT = 2**63 - 1  # what SQLite holds
 
 NewestJob = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # an id, 0: there has been none
 Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -118,8 +121,8 @@ class Logs(Struct, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
 
     id: RequestId
     job: JobNumber
-    attempt: Annotated[int, Meta(ge=0, le=2**31)] | None = None
-    tail: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    attempt: Annotated[int, Meta(ge=0, le=MAX_ATTEMPT)] | None = None
+    tail: Annotated[int, Meta(ge=0, le=MAX_TAIL)] | None = None
     follow: bool = False
     timestamps: bool = False
     offset: Annotated[int, Meta(ge=0, le=2**62)] | None = None
@@ -210,7 +213,7 @@ class SetProgress(Struct, frozen=True, tag="set_progress", kw_only=True):
 
     id: RequestId
     job: JobNumber
-    attempt: Annotated[int, Meta(ge=1, le=2**31)]
+    attempt: Annotated[int, Meta(ge=1, le=MAX_ATTEMPT)]
     fraction: Annotated[float, Meta(ge=0, le=1)] | None = None
     message: Annotated[str, Meta(max_length=MAX_PROGRESS_MESSAGE)] | None = None
 
@@ -223,7 +226,7 @@ class GetEvents(Struct, frozen=True, tag="events", kw_only=True):
     """
 
     id: RequestId
-    since: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    since: Annotated[int, Meta(ge=0, le=MAX_EVENT)] | None = None
     follow: bool = False
     progress: bool = False
 

@@ -56,7 +56,7 @@ def test_limits_reach_the_job_and_are_shown(daemon):
         ("--cpu-max", "0%", "is not percent of one processor"),
         ("--pids-max", "0", "'0' is not a number of processes"),
         ("--nice", "20", "'20' is not a whole number from -20 to 19"),
-        ("--open-files", "3", "'3' is not a number of descriptors: a whole number from 16 on"),
+        ("--open-files", "3", "'3' is not a number of descriptors: a whole number from 16 to 1073741824"),
         ("--core-max", "-1", "'-1' is not a size"),
     ],
 )
