@@ -12,6 +12,7 @@ import click
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgctl.kinds import FILE
 from bgd.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,9 +101,12 @@ def with_common_options(*, hidden: bool) -> Callable[[F], F]:
     option = partial(click.option, expose_value=False, callback=_remember, hidden=hidden)
     options = [
         option(
-            "--socket", metavar="PATH", help="The daemon's socket; else $BGD_SOCKET, else the usual places."
+            "--socket",
+            type=FILE,
+            metavar="PATH",
+            help="The daemon's socket; else $BGD_SOCKET, else the usual places.",
         ),
-        option("--config", metavar="FILE", help="Configuration that says where the daemon is."),
+        option("--config", type=FILE, metavar="FILE", help="Configuration that says where the daemon is."),
         option("--user", is_flag=True, help="Only your own daemon."),
         option("--system", is_flag=True, help="Only the system's daemon."),
         option(

@@ -203,8 +203,15 @@ class Place(click.ParamType[str]):
 
     name = "path"
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, may_be_empty: bool = False) -> None:
         self._kind = kind
+        self._may_be_empty = may_be_empty
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Take any name but an empty one, as of a script whose variable is: it would mean the folder."""
+        if not (value or self._may_be_empty):
+            self.fail("the name is empty", param, ctx)
+        return str(value)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -216,6 +223,7 @@ class Place(click.ParamType[str]):
         return [CompletionItem(incomplete, type=self._kind)]
 
 
+ARGUMENT = Place("file", may_be_empty=True)
 BACKOFF = Bounded(Backoff, "a number from 1 to 100")
 CORE_SIZE = BoundedSize(FileBytes, f"a size of a core file, as 0 or 100MB: at most {MAX_BYTES} bytes")
 DURATION = Duration()

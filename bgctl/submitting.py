@@ -11,7 +11,7 @@ import click
 
 from bgctl.common import client, common, is_terminal, say, verb
 from bgctl.joboptions import job_options, with_call_options, with_command_options
-from bgctl.kinds import FILE
+from bgctl.kinds import ARGUMENT
 from bgctl.programs import problem_with_command, problem_with_input
 from bgctl.show import print_json
 from bgd import Client, Job, Refused
@@ -21,7 +21,7 @@ from bgd.client.options import JobOptions
 
 T = TypeVar("T")
 
-_program = click.argument("argv", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=FILE)
+_program = click.argument("argv", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=ARGUMENT)
 _no_check = click.option(
     "--no-check", is_flag=True, help="Queue it even if its program or folder is not there."
 )

@@ -132,7 +132,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="bgd", description="The background job daemon; stays in the foreground."
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="configuration; default: $BGD_CONFIG or the usual places"
+        "--config",
+        type=_file,
+        metavar="FILE",
+        help="configuration; default: $BGD_CONFIG or the usual places",
     )
     parser.add_argument(
         "--system", action="store_true", help="serve the machine, with /etc/bgd and /var/lib/bgd"
@@ -166,7 +169,9 @@ _NEWEST = object()  # backup
 
 def _file(name: str) -> str:
     if not name:  # as a script says it whose variable is empty
-        raise argparse.ArgumentTypeError("no file has an empty name; without one the newest backup is taken")
+        raise argparse.ArgumentTypeError(
+            "no file has an empty name; without the option or the name it takes the usual one"
+        )
     return name
 
 

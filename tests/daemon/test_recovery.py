@@ -178,9 +178,10 @@ def test_daemon_starts_on_what_was_recovered_from_a_file_of_bgctl(own_daemon):
     assert int(own_daemon.submit("true")) > recovering.MARGIN
 
 
-def test_an_empty_name_of_a_backup_is_not_taken_for_the_newest(capsys):
+@pytest.mark.parametrize("option", ["--recover", "--config"])
+def test_an_empty_name_is_not_taken_for_the_usual_file(capsys, option):
     with pytest.raises(SystemExit, match="2"):
-        main(["--recover", ""])
+        main([option, ""])
     assert "no file has an empty name" in capsys.readouterr().err
 
 
