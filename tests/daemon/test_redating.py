@@ -8,15 +8,17 @@ import time
 
 import pytest
 
-from bgd.core.job import JobId, Now, State
+from bgd.core.job import WAITING, JobId, Now, State
 from bgd.daemon import redating
 from bgd.daemon.redating import Redating
+from bgd.daemon.storage import dates
 from bgd.daemon.storage.database import DiskFull
 from bgd.daemon.storage.store import Store
 from tests.daemon.storage.filling import BOOT, NOW, move, new, put
 from tests.support import DEADLINE
 
 WAIT = 60.0  # seconds
+ROUNDS = 20
 
 
 @pytest.fixture
@@ -29,10 +31,10 @@ async def store(tmp_path):
     await store.close()
 
 
-async def told(store, due_at):
+async def told(store, due_at, number=1):
     """Wait until the job is said to be due then."""
     async with asyncio.timeout(DEADLINE):
-        while (await store.view(JobId(1))).due_at != due_at:  # noqa: ASYNC110 - nobody tells of it
+        while (await store.view(JobId(number))).due_at != due_at:  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(0)
 
 
@@ -55,15 +57,50 @@ async def test_due_times_follow_the_clock_at_the_start_and_when_it_is_set(store,
 
 
 @pytest.mark.usefixtures("clocks")
+async def test_jobs_are_dated_a_few_at_a_time_until_all_are(store, monkeypatch):
+    monkeypatch.setattr(dates, "AT_ONCE", 2)
+    await put(store, *(new(number) for number in range(2, 6)))
+    for number in range(2, 6):
+        await move(store, number, State.SCHEDULED, due=NOW.elapsed + WAIT)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(Redating(store).run())
+        for number in range(1, 6):
+            await told(store, NOW.wall + 1e8 + WAIT, number)
+        task.cancel()
+
+
+async def test_a_clock_that_is_set_all_the_time_leaves_the_store_to_others(store, clocks, monkeypatch):
+    monkeypatch.setattr(redating, "inf", time.time())
+    redate, busy, enough = store.redate, [], asyncio.Event()
+
+    async def timed(*asked):
+        clocks.append(Now(NOW.elapsed, clocks[-1].wall + 360.0))
+        began = time.monotonic()
+        last = await redate(*asked)
+        busy.append(time.monotonic() - began)
+        if len(busy) == ROUNDS * len(WAITING):
+            enough.set()
+        return last
+
+    monkeypatch.setattr(store, "redate", timed)
+    began = time.monotonic()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(Redating(store).run())
+        await asyncio.wait_for(enough.wait(), DEADLINE)
+        task.cancel()
+    assert sum(busy[:-1]) * redating.REST < time.monotonic() - began
+
+
+@pytest.mark.usefixtures("clocks")
 async def test_a_full_disk_is_told_and_ends_nothing(store, monkeypatch, caplog):
     monkeypatch.setattr(redating, "inf", time.time())
     redate, calls = store.redate, []
 
-    async def full(now):
-        calls.append(now)
+    async def full(*asked):
+        calls.append(asked)
         if len(calls) == 1:
             raise DiskFull("disk full: the database")
-        await redate(now)
+        return await redate(*asked)
 
     monkeypatch.setattr(store, "redate", full)
     with caplog.at_level(logging.WARNING):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 
-from bgd.core.job import FINAL, Now, State
+from bgd.core.job import FINAL, JobId, Now, State
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage.database import transaction
+
+AT_ONCE = 2_000  # jobs in one transaction: some milliseconds
 
 
 def adopt_boot(db: sqlite3.Connection, now: Now, boot_id: str) -> None:
@@ -15,20 +17,26 @@ def adopt_boot(db: sqlite3.Connection, now: Now, boot_id: str) -> None:
         (known,) = db.execute("SELECT boot_id FROM meta").fetchone()
         if known == boot_id:
             return
-        _change_all(db, _ADOPT, {"elapsed": now.elapsed, "wall": now.wall, "longest": MAX_DURATION})
+        given = {"elapsed": now.elapsed, "wall": now.wall, "longest": MAX_DURATION}
+        for state in State:
+            if state not in FINAL:
+                db.execute(_ADOPT, {**given, "state": state.value})
         db.execute("UPDATE meta SET boot_id = ?", (boot_id,))
 
 
-def redate(db: sqlite3.Connection, now: Now) -> None:
-    """Bring epoch times to where this boot's elapsed clock puts them, as the wall clock may have been set."""
+def redate(db: sqlite3.Connection, now: Now, state: State, after: JobId) -> JobId | None:
+    """Bring epoch times to where this boot's elapsed clock puts them, as the wall clock may have been set.
+
+    That of the next jobs of this state, by their ids; returns the last of these, None: there are no more.
+    """
     with transaction(db):
-        _change_all(db, _REDATE, {"ahead": now.wall - now.elapsed, "little": _LITTLE})
-
-
-def _change_all(db: sqlite3.Connection, sql: str, given: dict[str, float]) -> None:
-    for state in State:
-        if state not in FINAL:
-            db.execute(sql, {**given, "state": state.value})
+        (last,) = db.execute(_LAST, (state.value, after, AT_ONCE)).fetchone()
+        if last is None:
+            return None
+        ahead = now.wall - now.elapsed
+        given = {"state": state.value, "after": after, "last": last, "ahead": ahead, "little": _LITTLE}
+        db.execute(_REDATE, given)
+    return JobId(last)
 
 
 _LITTLE = 1.0  # seconds that nobody sees, by which a clock that is never set goes astray
@@ -39,8 +47,16 @@ _ADOPT = """
     WHERE state = :state AND (due_elapsed IS NOT NULL OR expires_elapsed IS NOT NULL)
 """
 
+# the index keeps it from reading all that has finished between one of these jobs and the next
+_LAST = """
+    SELECT max(id) FROM
+        (SELECT id FROM jobs INDEXED BY jobs_by_state WHERE state = ? AND id > ? ORDER BY id LIMIT ?)
+"""
+
 _REDATE = """
-    UPDATE jobs SET due_at = due_elapsed + :ahead, expires_at = expires_elapsed + :ahead
-    WHERE state = :state AND (abs(due_at - due_elapsed - :ahead) > :little
-                              OR abs(expires_at - expires_elapsed - :ahead) > :little)
+    UPDATE jobs INDEXED BY jobs_by_state
+    SET due_at = due_elapsed + :ahead, expires_at = expires_elapsed + :ahead
+    WHERE state = :state AND id > :after AND id <= :last
+          AND (abs(due_at - due_elapsed - :ahead) > :little
+               OR abs(expires_at - expires_elapsed - :ahead) > :little)
 """

@@ -107,13 +107,15 @@ class Store(Readings):
         """Carry times on the elapsed clock of an earlier boot over to this boot's."""
         await self._writer.call(adopt_boot, now, boot_id)
 
-    async def redate(self, now: Now) -> None:
-        """Say anew on the wall clock when jobs are due and expire that wait on the elapsed one.
+    async def redate(self, now: Now, state: State, after: JobId) -> JobId | None:
+        """Say anew on the wall clock when some jobs are due and expire that wait on the elapsed one.
+
+        These are the next of this state; returns the last of them, None: there are no more.
 
         Raises:
             DiskFull: there is no room for it.
         """
-        await self._writer.call(redate, now)
+        return await self._writer.call(redate, now, state, after)
 
     async def unfinished(self) -> AsyncIterator[list[Restored]]:
         """Yield all unfinished jobs, some thousand at a time: state by state, in the order of their ids."""

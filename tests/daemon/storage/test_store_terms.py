@@ -144,7 +144,8 @@ async def test_times_are_told_and_carried_over_by_the_clock_as_it_was_set(path, 
     await move(store, 2, State.HELD, terms=terms)
     later = Now(elapsed=NOW.elapsed + 10, wall=NOW.wall + 10 + jump)
 
-    await store.redate(later)
+    for state in (State.SCHEDULED, State.HELD):
+        assert await store.redate(later, state, JobId(0)) is not None
 
     first, second = [await store.view(JobId(number)) for number in (1, 2)]
     assert first is not None
