@@ -29,16 +29,23 @@ MOST_SENT = 4  # at a time: each takes its room on the disk
 PIECE = 256 << 10  # bytes of a backup that are read at once
 
 _NAME = re.compile(r"bgd-\d{8}T\d{6}Z\.db")
+_NAME_AT = "bgd-%Y%m%dT%H%M%SZ.db"
 _PART = ".part"  # the end of the name of what is not whole
 
 
 def backups_in(folder: str) -> list[str]:
-    """Return the paths of the backups there, the newest first."""
+    """Return the paths of the backups there, the newest first.
+
+    One of a time that is yet to come was written before the clock was set back, so it comes last: those that
+    are written from then on are newer, and would be thinned out as soon as they are there.
+    """
     try:
         names = [path.name for path in Path(folder).iterdir()]
     except FileNotFoundError:
         return []
-    return [f"{folder}/{name}" for name in sorted(filter(_NAME.fullmatch, names), reverse=True)]
+    latest = _name_at(now().wall)
+    found = sorted(filter(_NAME.fullmatch, names), key=lambda name: (name <= latest, name), reverse=True)
+    return [f"{folder}/{name}" for name in found]
 
 
 class Backups:
@@ -112,8 +119,7 @@ class Backups:
         return due if self._tried_at is None else max(due, soonest)
 
     async def _back_up(self) -> None:
-        stamp = datetime.fromtimestamp(now().wall, UTC).strftime("%Y%m%dT%H%M%SZ")
-        path = f"{self._config.backup.folder}/bgd-{stamp}.db"
+        path = f"{self._config.backup.folder}/{_name_at(now().wall)}"
         try:
             os.close(await self._write(path, keep=True))
             await asyncio.to_thread(_thin_out, self._config.backup.folder, self._config.backup.keep)
@@ -136,6 +142,10 @@ class Backups:
                 raise Refused(f"no backup: {path}: {error.strerror}") from error
             except (StoreBroken, sqlite3.Error) as error:
                 raise Refused(f"no backup: {error}") from error
+
+
+def _name_at(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime(_NAME_AT)
 
 
 def _make_room(path: str, needed: int) -> None:

@@ -133,6 +133,25 @@ async def test_reloads_do_not_put_off_the_first_backup(folder, launcher, monkeyp
         task.cancel()
 
 
+async def test_a_clock_that_was_ahead_for_a_while_takes_no_backup_that_is_written_since(
+    folder, launcher, monkeypatch
+):
+    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    config = configure(folder, rest="[backup]\nkeep = 2\nfolder = 'elsewhere'")
+    config = replace(config, backup=replace(config.backup, every=0.05))
+    ahead = [folder / f"elsewhere/bgd-2090010{day}T000000Z.db" for day in (1, 2)]
+    ahead[0].parent.mkdir()
+    for path in ahead:
+        path.write_text("")
+        os.utime(path, (3.8e9, 3.8e9))
+    async with stage(config, launcher) as life:
+        task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
+
+        await until(lambda: not any(path.exists() for path in ahead))
+        task.cancel()
+    assert copying.checked(backups_in(config.backup.folder)[0])
+
+
 async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
     folder, launcher, monkeypatch, caplog
 ):

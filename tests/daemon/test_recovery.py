@@ -44,7 +44,7 @@ async def fill(config):
         Batch(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
     )
     await store.commit(Batch(now=NOW, saves=saves(a_job(5, State.SUCCEEDED))))
-    await store.copy_to(f"{config.backup.folder}/bgd-20261125T030000Z.db")
+    await store.copy_to(f"{config.backup.folder}/bgd-20251125T030000Z.db")
     await put(store, new(6), new(7))
     await store.close()
 
@@ -108,18 +108,18 @@ def test_a_database_without_one_of_its_indices_is_replaced(config, path):
 
 def test_damaged_backups_are_passed_over_and_said(config, path):
     path.unlink()
-    Path(config.backup.folder, "bgd-20261126T030000Z.db").write_bytes(b"nothing good")
+    Path(config.backup.folder, "bgd-20251126T030000Z.db").write_bytes(b"nothing good")
 
     told = recovery.recover(config)
 
     assert told[0] == f"database {path} is not there"
-    assert told[1].startswith(f"passed over: {config.backup.folder}/bgd-20261126T030000Z.db is damaged")
+    assert told[1].startswith(f"passed over: {config.backup.folder}/bgd-20251126T030000Z.db is damaged")
 
 
 @pytest.mark.parametrize("wanted", [None, "/nowhere/bgd.db"])
 def test_without_a_good_backup_everything_stays_as_it_is(config, path, wanted):
     path.write_bytes(b"damaged")
-    Path(config.backup.folder, "bgd-20261125T030000Z.db").unlink()
+    Path(config.backup.folder, "bgd-20251125T030000Z.db").unlink()
 
     with pytest.raises(StoreBroken, match="there is no good backup"):
         recovery.recover(config, wanted)
