@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from msgspec.structs import replace
 
-from bgd.core.job import State
+from bgd.core.job import JobId, Now, State
 from bgd.daemon import repeats
 from bgd.daemon.storage import submissions
+from bgd.daemon.storage.records import Submission
+from bgd.daemon.storage.store import Batch, Store
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
 from bgd.wire.requests import Cancel, Remove, Submit, SubmitMany
 from tests.daemon.patience import soon
 from tests.daemon.scripted import end
 from tests.daemon.stage import command, served
+from tests.daemon.storage.filling import NOW
 
 TOKEN, OTHER = b"t" * 16, b"o" * 16
 MANY = 3_000
@@ -163,3 +167,17 @@ async def test_requests_are_forgotten_on_disk_when_they_are_too_old(config, laun
 
         assert kept[0] is None
         assert kept[1] is not None
+
+
+@pytest.mark.parametrize("jump", [2 * submissions.KEPT_SECONDS, -2 * submissions.KEPT_SECONDS])
+async def test_requests_are_not_forgotten_because_the_clock_is_set(tmp_path, jump):
+    store = await Store.open(str(tmp_path / "bgd.db"))
+    for start, at in ((1, NOW), (MANY + 1, Now(NOW.elapsed + 1, NOW.wall + jump))):
+        await store.commit(Batch(now=at, submissions=list(map(a_request, range(start, start + MANY)))))
+
+    assert await store.submission(a_request(1).token, 0) is not None
+    await store.close()
+
+
+def a_request(number):
+    return Submission(JobId(number), number.to_bytes(16, "big"), [number], [])

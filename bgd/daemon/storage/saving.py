@@ -40,7 +40,7 @@ class Saver:
         if batch.events:
             self._newest_event = events.append(db, batch.events, self._newest_event)
         if batch.submissions:
-            submissions.add(db, batch.submissions, batch.now.wall)
+            submissions.add(db, batch.submissions, batch.now.elapsed)
         if batch.controls is not None:
             _save_controls(db, batch.controls)
         specs = [(job_id, read_spec(db, job_id)) for job_id in batch.wanted]

@@ -31,7 +31,10 @@ def find(db: sqlite3.Connection, token: bytes, newest: int) -> Submission | None
 
 
 def add(db: sqlite3.Connection, submissions: Sequence[Submission], at: float) -> None:
-    """Add requests inside the caller's transaction, and delete some of those that are too old by now."""
+    """Add requests inside the caller's transaction, and delete some of those that are too old by now.
+
+    `at` is on the elapsed clock, which never jumps: whoever sends again lives no longer than this boot.
+    """
     db.executemany("INSERT INTO submissions VALUES (?, ?, ?, ?)", [_row(each, at) for each in submissions])
     if (submissions[0].first - 1) // _AT_ONCE < submissions[-1].first // _AT_ONCE:
         _delete_old(db, at)
@@ -45,7 +48,7 @@ def _row(submission: Submission, at: float) -> tuple[object, ...]:
 
 def _delete_old(db: sqlite3.Connection, at: float) -> None:
     row = db.execute(_ONE_THAT_MAY_BE_OLD, (2 * _AT_ONCE,)).fetchone()
-    if row is not None and abs(at - row[1]) > KEPT_SECONDS:  # also if the clock was set back meanwhile
+    if row is not None and abs(at - row[1]) > KEPT_SECONDS:  # or of another boot
         db.execute("DELETE FROM submissions WHERE first <= ?", (row[0],))
 
 
