@@ -13,7 +13,7 @@ from bgd.daemon.instants import now
 from bgd.daemon.logfiles import highest_job
 from bgd.daemon.storage import recovering
 from bgd.daemon.storage.copying import Copy
-from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.database import StoreBroken, StoreTooNew
 from bgd.daemon.storage.recovering import Recovered
 from bgd.errors import Refused
 from bgd.units import format_duration
@@ -37,7 +37,13 @@ def recover(config: Config, wanted: str | None = None) -> list[str]:
 
 def _recover(config: Config, wanted: str | None) -> Iterator[str]:
     path = f"{config.daemon.state_dir}/bgd.db"
-    problem = recovering.problem_with(path)
+    try:
+        problem = recovering.problem_with(path)
+    except StoreTooNew as error:
+        raise Refused(
+            f"database {error}, so nothing is restored: install that bgd again, or move it away to have a"
+            " backup instead"
+        ) from error
     if problem is None:
         raise Refused(
             f"database {path} is sound, so nothing is restored: move it away to have a backup instead"
@@ -47,9 +53,10 @@ def _recover(config: Config, wanted: str | None) -> Iterator[str]:
         tried = "; ".join(problems) or f"{config.backup.folder} has none"
         raise StoreBroken(f"{problem}; there is no good backup: {tried}")
     highest = max(backup.last_id, recovering.last_id_in(path), highest_job(config.log_dir))
-    stamp = datetime.fromtimestamp(now().wall, UTC).strftime("%Y%m%dT%H%M%SZ")
+    at = now().wall
+    stamp = datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
     aside = recovering.put_aside(path, stamp)
-    restored = recovering.restore(backup, path, highest, f"{clock.boot_id()}:before-recovery")
+    restored = recovering.restore(backup, path, highest, f"{clock.boot_id()}:before-recovery", at)
     yield f"{problem}" + (f"; it is kept as {aside}" if aside else "")
     yield from (f"passed over: {each}" for each in problems)
     yield from _told(backup, restored, highest)

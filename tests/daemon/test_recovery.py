@@ -19,6 +19,7 @@ from bgd.core.job import JobId, State, Terms
 from bgd.daemon import recovery
 from bgd.daemon.storage import recovering
 from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import Batch, Store
 from bgd.errors import Refused
 from tests.daemon.storage.filling import NOW, a_job, first_attempt, new, put, restored, saves, sql
@@ -94,6 +95,60 @@ def test_a_sound_database_is_never_replaced(config, path):
 
     *_, last_id, _ = asyncio.run(look_into(path))
     assert last_id == 7
+
+
+def test_a_database_of_a_newer_bgd_is_never_replaced(config, path):
+    """Who went back to an older bgd has lost nothing yet: the newer one can read it."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {VERSION + 1}")
+
+    with pytest.raises(
+        Refused, match=r"was written by a newer bgd .*: install that bgd again, or move it away"
+    ):
+        recovery.recover(config)
+
+    assert path.exists()
+    assert not list(path.parent.glob("*.damaged-*"))
+
+
+async def events_in(path, since):
+    """Return the events after this one, and the newest id."""
+    store = await Store.open(str(path))
+    found = await store.events(since, 1000), (await store.event_bounds())[1]
+    await store.close()
+    return found
+
+
+def test_events_after_a_recovery_have_ids_that_nobody_has_seen_and_say_which_jobs_are_held(config, path):
+    """Who asks since the last one of the lost database would else miss as many as that had."""
+    _, lost = asyncio.run(events_in(path, 0))
+    path.unlink()
+
+    recovery.recover(config)
+
+    events, newest = asyncio.run(events_in(path, lost))
+    assert [(event.job, event.what, event.state) for event in events] == [
+        (2, "hold", State.HELD),
+        (3, "hold", State.HELD),
+        (4, "hold", State.HELD),
+    ]
+    assert {event.reason for event in events} == {"restored from a backup: it may have run since"}
+    assert newest == events[-1].id > lost + recovering.MARGIN / 2
+
+
+def test_events_go_on_after_a_recovery_also_where_no_job_waited(config, path):
+    empty = Path(config.backup.folder, "bgd-20261127T030000Z.db")
+    asyncio.run(fill_nothing(empty))
+    path.unlink()
+
+    recovery.recover(config)
+
+    assert asyncio.run(events_in(path, 0)) == ([], recovering.MARGIN)
+
+
+async def fill_nothing(path):
+    store = await Store.open(str(path))
+    await store.close()
 
 
 def test_a_database_without_one_of_its_indices_is_replaced(config, path):

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from bgd.core.job import JobId
 from bgd.daemon.storage import reading, restoring
-from bgd.daemon.storage.database import StoreBroken, limited
+from bgd.daemon.storage.database import StoreBroken, StoreTooNew, limited
 from bgd.daemon.storage.schema import APPLICATION_ID, OTHER_TABLES, VERSION, has_sound_tables, open_readable
 
 
@@ -84,7 +84,7 @@ def _checked(db: sqlite3.Connection, path: str) -> Copy:
     if application != APPLICATION_ID:
         raise StoreBroken(f"{path} is no database of bgd")
     if version > VERSION:
-        raise StoreBroken(f"{path} was written by a newer bgd (version {version} of its tables)")
+        raise StoreTooNew(f"{path} was written by a newer bgd (version {version} of its tables)")
     (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise StoreBroken(f"{path} is damaged ({' '.join(verdict.split())})")

@@ -29,6 +29,10 @@ class StoreBroken(BgdError):
         self.remedy = remedy
 
 
+class StoreTooNew(StoreBroken):
+    """A newer bgd wrote the database: as far as this one can tell, nothing is wrong with it."""
+
+
 class DiskFull(StoreBroken):
     """There is no room for what was to be written. None of it was; it can be tried again."""
 

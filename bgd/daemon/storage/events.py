@@ -16,6 +16,8 @@ _BLOCK = 1_000  # events in a row at most; and the oldest are deleted each time 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Event]).decode
 
+NO_EVENTS = _encode([])  # packed: a row of it only says which id was the last
+
 
 def append(db: sqlite3.Connection, events: list[Event], last: int | None) -> int:
     """Write events inside the caller's transaction, and delete those that are too old by then.

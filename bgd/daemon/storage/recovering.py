@@ -13,15 +13,22 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.job import State
+from bgd.core.job import JobId, State
 from bgd.daemon.storage.copying import Copy, checked, sync_folder
-from bgd.daemon.storage.database import StoreBroken, transaction
+from bgd.daemon.storage.database import StoreBroken, StoreTooNew, transaction
+from bgd.daemon.storage.events import NO_EVENTS, append
 from bgd.daemon.storage.packing import pack_policy, unpack_policy
+from bgd.daemon.storage.records import Event
 from bgd.daemon.storage.schema import open_readable, open_writable
 
-MARGIN = 1_000_000  # ids that may have been given out since the last one there is a trace of
+MARGIN = (
+    1_000_000  # ids of jobs, and of events, that may have been given out since the last there is a trace of
+)
 _GENERATIONS = 1_000_000  # starts that the launcher may have seen since; it obeys the highest number (R1)
 _MOST_LIKELY = 2**48  # a higher id in a damaged file is part of the damage
+
+_PORTION = 10_000  # events at a time: a million jobs may wait
+_HELD = "restored from a backup: it may have run since"
 
 _WAITING = (State.QUEUED, State.SCHEDULED, State.BLOCKED)
 _ACTIVE = (State.RUNNING, State.STOPPING)
@@ -36,11 +43,17 @@ class Recovered(Struct, frozen=True, kw_only=True):
 
 
 def problem_with(path: str) -> str | None:
-    """Return why the database cannot be used, None: it can."""
+    """Return why the database cannot be used, None: it can.
+
+    Raises:
+        StoreTooNew: a newer bgd can.
+    """
     if not Path(path).exists():
         return f"database {path} is not there"
     try:
         checked(path)
+    except StoreTooNew:
+        raise
     except StoreBroken as error:
         return str(error)
     return None
@@ -84,12 +97,13 @@ def last_id_in(path: str) -> int:
     return highest
 
 
-def restore(backup: Copy, path: str, last_id: int, launcher: str) -> Recovered:
+def restore(backup: Copy, path: str, last_id: int, launcher: str, at: float) -> Recovered:
     """Put a copy of the backup in the database's place, so that nothing in it runs unasked.
 
     Jobs that waited are held: they may have run since. Attempts that ran are given to `launcher`, an
     instance that is no more: unless the one that runs knows them, nobody saw their end. Those jobs are not
-    run again by themselves.
+    run again by themselves. Events go on with ids that nobody has seen: the first say which jobs are held.
+    `at`: now, in epoch seconds.
     """
     new = f"{path}.new"
     for end in ("", "-wal", "-shm"):
@@ -97,7 +111,7 @@ def restore(backup: Copy, path: str, last_id: int, launcher: str) -> Recovered:
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     shutil.copyfile(backup.path, new)
     with closing(open_writable(new)) as db, transaction(db):
-        held = sum(db.execute(_HOLD, (state.value,)).rowcount for state in _WAITING)
+        held = _hold(db, at)
         running = _disown(db, launcher)
         db.execute(
             "UPDATE meta SET last_id = ?, generation = generation + ?", (last_id + MARGIN, _GENERATIONS)
@@ -106,6 +120,24 @@ def restore(backup: Copy, path: str, last_id: int, launcher: str) -> Recovered:
     Path(new).rename(path)
     sync_folder(str(Path(path).parent))
     return Recovered(held=held, running=running, last_id=last_id + MARGIN)
+
+
+def _hold(db: sqlite3.Connection, at: float) -> int:
+    """Hold the jobs that wait; return how many."""
+    db.execute("INSERT INTO events SELECT coalesce(max(last), 0) + ?, ? FROM events", (MARGIN, NO_EVENTS))
+    last = None
+    held = 0
+    for state in _WAITING:
+        waiting = db.execute("SELECT id, attempt FROM jobs WHERE state = ?", (state.value,))
+        while rows := waiting.fetchmany(_PORTION):
+            jobs = [
+                Event(at, JobId(number), "hold", State.HELD, attempt, None, _HELD) for number, attempt in rows
+            ]
+            last = append(db, jobs, last)
+            held += len(jobs)
+    for state in _WAITING:
+        db.execute("UPDATE jobs SET state = 'held', reason = ? WHERE state = ?", (_HELD, state.value))
+    return held
 
 
 def _disown(db: sqlite3.Connection, launcher: str) -> int:
@@ -129,8 +161,3 @@ def _sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-_HOLD = """
-    UPDATE jobs SET state = 'held', reason = 'restored from a backup: it may have run since' WHERE state = ?
-"""

@@ -188,7 +188,7 @@ def version_of(db: sqlite3.Connection, path: str) -> int:
         raise StoreBroken(
             f"database {path} was written by a newer bgd (version {version} of its tables, this bgd knows"
             f" up to {VERSION})",
-            "install that bgd again, or put a backup in its place",
+            "install that bgd again; or move it away, and `bgd --recover` puts a backup in its place",
         )
     return int(version)
 
