@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -11,10 +12,15 @@ import msgspec
 
 from bgd.core.spec import QUEUE_NAME, Duration, QueueName
 from bgd.settings import Setting
-from bgd.units import parse_duration, parse_size
+from bgd.units import format_duration, format_size, parse_duration, parse_size
 
 T = TypeVar("T")
 Reader = Callable[[Setting], T]
+
+# as msgspec says it, and as people do
+_BOUND = re.compile(r"Expected `\w+` ([<>]=?) (-?[\d.]+)$")
+_COMPARED = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+_KINDS = {"int": "whole number", "float": "number"}
 
 
 def whole_number(kind: object) -> Reader[int]:
@@ -36,7 +42,7 @@ def number_or(word: str, meaning: T, kind: object) -> Reader[int | T]:
         try:
             return int(_converted(setting.value, kind, is_text=setting.is_text))
         except ValueError as error:
-            raise ValueError(f'write "{word}" or a whole number: {error}') from error
+            raise ValueError(f'{error}; or write "{word}"') from error
 
     return reader
 
@@ -64,14 +70,16 @@ def seconds_of(kind: object) -> Reader[float]:
 
     def reader(setting: Setting) -> float:
         value = setting.value
-        return float(_converted(parse_duration(value) if isinstance(value, str) else value, kind))
+        return float(
+            _converted(parse_duration(value) if isinstance(value, str) else value, kind, said=format_duration)
+        )
 
     return reader
 
 
 def checked_seconds(value: float) -> float:
     """Return a duration that is within the usual bounds; ValueError otherwise."""
-    return float(_converted(value, Duration))
+    return float(_converted(value, Duration, said=format_duration))
 
 
 def size(kind: object) -> Reader[int]:
@@ -79,7 +87,7 @@ def size(kind: object) -> Reader[int]:
 
     def reader(setting: Setting) -> int:
         value = setting.value
-        return int(_converted(parse_size(value) if isinstance(value, str) else value, kind))
+        return int(_converted(parse_size(value) if isinstance(value, str) else value, kind, said=_said_size))
 
     return reader
 
@@ -146,12 +154,28 @@ def texts_without(problem_with: Callable[[str], str | None]) -> Reader[tuple[str
     return reader
 
 
-def _converted(value: object, kind: object, *, is_text: bool = False) -> int | float:
+def _converted(
+    value: object, kind: object, *, is_text: bool = False, said: Callable[[float], str] = "{:g}".format
+) -> int | float:
+    """Return the value as the kind has it; a bound that it does not keep is told as `said` writes it."""
     try:
         converted: int | float = msgspec.convert(value, kind, strict=not is_text)
     except msgspec.ValidationError as error:
-        raise ValueError(str(error).replace("Expected", "expected")) from error
+        raise ValueError(_in_words(str(error), said)) from error
     return converted
+
+
+def _in_words(problem: str, said: Callable[[float], str]) -> str:
+    if (bound := _BOUND.match(problem)) is not None:
+        return f"must be {_COMPARED[bound[1]]} {said(float(bound[2]))}"
+    for kind, name in _KINDS.items():
+        if problem.startswith(f"Expected `{kind}`"):
+            return f"must be a {name}"
+    return problem
+
+
+def _said_size(count: float) -> str:
+    return format_size(int(count))
 
 
 def _text(value: object) -> str:
