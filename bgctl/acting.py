@@ -13,14 +13,12 @@ from msgspec import Struct
 from bgctl import codes
 from bgctl.common import client, common, say, verb
 from bgctl.ids import chosen_ids
-from bgctl.selecting import FINISHED, UNFINISHED, Selection, with_selection
+from bgctl.selecting import FINISHED, UNFINISHED, WAITING, Selection, with_selection
 from bgctl.show import print_json
 from bgd import Client, Job, State
 from bgd.client.session import error_in
 from bgd.wire.replies import ActResult
 from bgd.words import number_ranges
-
-WAITING = (State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED)
 
 Do = Callable[[Client, list[int]], list[ActResult]]
 

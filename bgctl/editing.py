@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from bgctl.acting import WAITING, Action, Target, act, with_target
+from bgctl.acting import Action, Target, act, with_target
 from bgctl.common import client, verb
 from bgctl.joboptions import job_options, with_changeable_options
+from bgctl.selecting import WAITING
 
 _EDIT = Action(done="changed", states=WAITING)
 

@@ -10,7 +10,7 @@ import click
 
 from bgctl.common import client, common, is_terminal, say, verb
 from bgctl.kinds import whole_number
-from bgctl.selecting import with_filters
+from bgctl.selecting import WAITING, with_filters
 from bgctl.show import brief, command_line, job_as_json, print_columns, print_json, progress_line
 from bgd import Client, Job, State
 from bgd.harmless import one_line
@@ -124,7 +124,7 @@ def _time_of(job: Job, now: float) -> str:
         return f"after:{_few(job.waits_for)}"
     if job.state is State.SCHEDULED and job.due_at is not None:
         return f"in:{brief(job.due_at - now)}"
-    if job.started_at is None:
+    if job.started_at is None or job.state in WAITING:  # as one that is held between two attempts
         return "-"
     return brief((job.finished_at or now) - job.started_at)
 

@@ -17,7 +17,8 @@ from bgd.wire.requests import MAX_LIST
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-UNFINISHED = (State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED, State.RUNNING, State.STOPPING)
+WAITING = (State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED)
+UNFINISHED = (*WAITING, State.RUNNING, State.STOPPING)
 FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 _FILTERS = ("states", "queue", "name", "tag", "since")

@@ -44,6 +44,16 @@ def test_a_held_job_waits_until_it_is_released(daemon):
     assert daemon.bgctl("release", job_id).stdout == f"{job_id} scheduled\n"
 
 
+def test_a_job_that_is_held_between_two_attempts_is_not_listed_as_one_that_runs_on(daemon):
+    job_id = daemon.submit("--retries", "1", "--retry-delay", "1h", "-n", "flaky", "false")
+    wait_until(lambda: states(daemon, [job_id]) == ["scheduled"])
+
+    daemon.bgctl("hold", job_id)
+
+    (row,) = daemon.bgctl("list", "--name", "flaky").stdout.splitlines()[1:]
+    assert row.split()[6:] == ["-", "flaky", "false"]
+
+
 def test_a_suspended_job_stands_still_until_it_is_continued(daemon):
     job_id = running_job(daemon, "touch ready; exec sleep 60")
     status = Path(f"/proc/{daemon.shown(job_id)['attempts'][0]['pid']}/status")
