@@ -103,6 +103,13 @@ def _private(subject: str, folder: str) -> Finding:
             f"{folder} is open to others (mode {stat.S_IMODE(found.st_mode):o}), environments and all",
             f"chmod 700 {folder}",
         )
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):  # its mode, or a file system that is read-only
+        return Finding(
+            subject,
+            Level.PROBLEM,
+            f"{folder} may not be written to (mode {stat.S_IMODE(found.st_mode):o})",
+            f"chmod 700 {folder}, if its file system is writable",
+        )
     return Finding(subject, Level.OK, folder)
 
 

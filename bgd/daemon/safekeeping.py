@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -57,12 +58,26 @@ def backups(config: Config, patience: float = PATIENCE) -> Finding:
     every = config.backup.every
     if every is None:
         return Finding(subject, Level.NOTE, "none are written", "set [backup] every, or use bgctl backup")
+    if (problem := _obstacle_to(config.backup.folder)) is not None:
+        return Finding(subject, Level.PROBLEM, f"none can be written: {problem}", "see [backup] folder")
     paths = backups_in(config.backup.folder)
     if not paths:
         return Finding(
             subject, Level.NOTE, f"none yet in {config.backup.folder}", "bgctl backup FILE writes one"
         )
     return _checked(paths, every, patience)
+
+
+def _obstacle_to(folder: str) -> str | None:
+    """Return why nothing can be written to a folder, which is made when it is needed; None: it can."""
+    there = folder
+    while not os.path.exists(there):  # noqa: PTH110 - Path.exists raises where one may not look
+        there = str(Path(there).parent)
+    if not Path(there).is_dir():
+        return f"{there} is no folder"
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+        return f"{there} may not be written to"
+    return None
 
 
 def _checked(paths: list[str], every: float, patience: float) -> Finding:

@@ -82,6 +82,16 @@ def test_folder_that_is_open_to_others_is_named(folder, config):
     assert found(config, "state folder").level is Level.OK
 
 
+def test_folder_that_may_not_be_written_to_is_a_problem(folder, config, monkeypatch):
+    (folder / "state").mkdir(mode=0o500)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+
+    finding = found(config, "state folder")
+
+    assert finding.level is Level.PROBLEM
+    assert finding.message == f"{folder}/state may not be written to (mode 500)"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: to give a folder away takes root")
 def test_folder_of_another_user_is_named(folder, config):
     (folder / "state").mkdir(mode=0o700)
@@ -180,12 +190,12 @@ def test_doctor_works_without_a_daemon(home):
 def test_doctor_goes_on_where_a_folder_cannot_be_looked_at(home):
     folder = home.folder / "no-folder"
     folder.write_bytes(b"")
-    home.configure(f'[backup]\nfolder = "{folder}"\n')
+    home.configure(f'[daemon]\nstate_dir = "{folder}/state"\n')
 
     done = home.bgctl("doctor")
 
     assert done.returncode == 1
-    assert f"problem  access: {folder} cannot be looked at: Not a directory\n" in done.stdout
+    assert f"problem  access: {folder}/state/bgd.db cannot be looked at: Not a directory\n" in done.stdout
     assert "file system: " in done.stdout
 
 

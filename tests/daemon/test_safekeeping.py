@@ -19,6 +19,7 @@ from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import MIGRATIONS, VERSION, open_writable
 from bgd.daemon.storage.store import Store
 from bgd.wire.views import Level
+from tests.daemon.stage import configure
 
 
 @pytest.fixture
@@ -185,6 +186,27 @@ def test_that_there_are_no_backups_is_told(config):
     assert "none yet" in backups(config).message
     never = replace(config, backup=replace(config.backup, every=None))
     assert backups(never).message == "none are written"
+
+
+def test_folder_in_which_no_backup_can_be_written_is_a_problem(folder, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    config = configure(folder, rest=f"[backup]\nfolder = '{file}/deep'")
+
+    finding = backups(config)
+
+    assert finding.level is Level.PROBLEM
+    assert finding.message == f"none can be written: {file} is no folder"
+    assert finding.remedy == "see [backup] folder"
+
+
+def test_folder_of_backups_that_may_not_be_written_to_is_a_problem(config, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+
+    finding = backups(config)
+
+    assert finding.level is Level.PROBLEM
+    assert finding.message.endswith(" may not be written to")
 
 
 def test_age_of_the_newest_good_backup_is_told_and_whether_it_is_late(config, backup):
