@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 import bgd
 from bgd.config import Config
-from bgd.daemon import folder
+from bgd.daemon import folder, threads
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.answers import Answers
 from bgd.daemon.control.listener import Control
@@ -62,7 +62,7 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
         BgdError: it cannot start, or the store broke under it.
     """
     folder.prepare(config)
-    with folder.locked(config):
+    with folder.locked(config), threads.at_hand(asyncio.get_running_loop()):
         store = await _opened(config)
         try:
             await _serve(config, store, surroundings)

@@ -14,7 +14,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 import aiosqlite
 import msgspec
 
-from bgd.errors import BgdError, Full
+from bgd.daemon.threads import no_thread
+from bgd.errors import BgdError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,7 +63,7 @@ class Database:
             await self._connection
         except Exception as error:
             if self._thread is None:  # Python says "can't start new thread"
-                raise Full(f"no thread can be started ({error}): {_NO_THREAD}") from error
+                raise no_thread(error) from error
             # aiosqlite does not wait for its thread, which says good-bye to a loop that may be closed by then
             await asyncio.to_thread(self._thread.join)
             raise
@@ -184,7 +185,6 @@ FORBIDDEN = "bgd's user must be able to write the file and its folder"
 
 _MOST_QUOTED = 200  # characters
 _STEPS = 1000  # of SQLite's virtual machine: some 10 microseconds, so asking for the time costs nothing
-_NO_THREAD = "try again later, or let the user have more processes (ulimit -u, TasksMax=)"
 _MAKE_ROOM = "make room on that disk"
 
 _REMEDIES = {

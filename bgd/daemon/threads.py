@@ -1,0 +1,53 @@
+"""Threads: what works beside the loop. All are there from the start, so that none can be missing later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Barrier
+
+from bgd.errors import Full
+
+THREADS = 8  # of the daemon, for files: what is asked of more waits
+
+
+@contextmanager
+def at_hand(loop: asyncio.AbstractEventLoop, count: int = THREADS) -> Iterator[None]:
+    """Have `asyncio.to_thread` served by threads that run already, for the time of the block.
+
+    A pool that starts them when they are needed fails then, where the user has as many processes as may be:
+    in the midst of an answer, or of the daemon's own work.
+
+    Raises:
+        Full: they cannot be started now.
+    """
+    pool = _started(count)
+    loop.set_default_executor(pool)
+    try:
+        yield
+    finally:
+        pool.shutdown()
+        loop.set_default_executor(None)  # type: ignore[arg-type]  # or the loop starts a thread to end the pool
+
+
+def no_thread(error: Exception) -> Full:
+    """Return what is to be said where Python says "can't start new thread"."""
+    return Full(
+        f"no thread can be started ({error}): "
+        "try again later, or let the user have more processes (ulimit -u, TasksMax=)"
+    )
+
+
+def _started(count: int) -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(count, thread_name_prefix="beside")
+    all_there = Barrier(count)  # a thread that waits here is not idle, so each one is started
+    try:
+        for _ in range(count):
+            pool.submit(all_there.wait)
+    except RuntimeError as error:
+        all_there.abort()
+        pool.shutdown()
+        raise no_thread(error) from error
+    return pool
