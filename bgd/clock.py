@@ -50,7 +50,13 @@ class Alarm:
         if at == self._at:
             return
         self._at = at
-        _arm(self._fd, _NEVER if at is None else min(max(at, _SOONEST), _LATEST), is_told=self._is_told)
+        try:
+            _arm(self._fd, _NEVER if at is None else min(max(at, _SOONEST), _LATEST), is_told=self._is_told)
+        except OSError as error:
+            if error.errno != errno.ECANCELED:
+                raise
+            # it is set, and the clock was since it was set before: nothing else will tell of that
+            self._loop.call_soon(self._callback)
 
     def close(self) -> None:
         self._loop.remove_reader(self._fd)

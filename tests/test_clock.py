@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from pathlib import Path
 
 import pytest
 import uvloop
 
+from bgd import clock
 from bgd.clock import Alarm, boot_id, elapsed
 
 PATIENCE = 10.0
@@ -150,3 +152,28 @@ def test_alarm_that_rang_may_be_set_to_the_same_time_again(loop, alarm, rings):
 
     run_until_it_rings(loop)
     assert len(rings) == 2
+
+
+def test_an_alarm_that_is_set_the_moment_after_the_clock_was_set_rings_for_that_and_later(
+    loop, rings, monkeypatch
+):
+    """The kernel arms it, and answers so; nobody may set the clock here to have it do that."""
+    arm = clock._arm
+
+    def answer(fd, at, *, is_told):
+        arm(fd, at, is_told=is_told)
+        raise OSError(errno.ECANCELED, "as the clock was set")
+
+    def ring():
+        rings.append(time.time())
+        loop.stop()
+
+    alarm = Alarm(loop, ring, on_wall_clock=True)
+    at = time.time() + 0.3
+    monkeypatch.setattr(clock, "_arm", answer)
+    alarm.set(at)
+    run_until_it_rings(loop)
+    assert rings[0] < at
+    run_until_it_rings(loop)
+    assert rings[1] >= at
+    alarm.close()

@@ -83,6 +83,17 @@ async def test_an_alarm_of_years_to_come_tells_that_the_clock_was_set(jump: floa
     alarm.close()
 
 
+@pytest.mark.skipif(MAY_SET not in os.environ, reason="NO CLOCK WAS SET: it is everybody's")
+async def test_an_alarm_that_is_set_anew_before_it_could_ring_tells_so_all_the_same():
+    rung = asyncio.Event()
+    alarm = Alarm(asyncio.get_running_loop(), rung.set, on_wall_clock=True)
+    alarm.set(time.time() + YEARS)
+    time.clock_settime(time.CLOCK_REALTIME, time.time() + HOUR)
+    alarm.set(time.time() + 2 * YEARS)
+    await asyncio.wait_for(rung.wait(), DEADLINE)
+    alarm.close()
+
+
 def mark(file: Path, code: int) -> tuple[str, ...]:
     return "/bin/sh", "-c", MARK, str(file), str(code)
 
