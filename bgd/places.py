@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -39,6 +40,21 @@ def places_in(state_dir: str, usual: Places) -> Places:
     moved = replace(usual, **_inside(state_dir))
     is_socket_inside = usual.socket.startswith(f"{usual.state_dir}/")
     return moved if is_socket_inside else replace(moved, socket=usual.socket)
+
+
+def in_the_way_of(folder: Path) -> str | None:
+    """Say what is where a folder, or one above it, is to be; None: nothing is."""
+    for path in (folder, *folder.parents):
+        with suppress(PermissionError):  # what it is, is seen from above at most
+            if path.is_dir():
+                return None
+            if path.is_file():
+                return f"{path} is a file, and no folder: move it away"
+            if path.exists():
+                return f"{path} is no folder: move it away"
+            if path.is_symlink():
+                return f"{path} is a link that leads nowhere: remove it, or make the folder that it names"
+    return None
 
 
 def home_of(environ: Mapping[str, str]) -> str:

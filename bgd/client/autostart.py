@@ -22,6 +22,7 @@ from bgd.client.blocking.door import opened
 from bgd.client.caller import public_environment
 from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
+from bgd.places import in_the_way_of
 
 LOG_NAME = "bgd.log"
 LOCK_NAME = "autostart.lock"
@@ -57,9 +58,8 @@ def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> Star
             # who had to wait for the lock finds the daemon of who held it
             return None if is_up() else _start(config, state_dir / LOG_NAME, is_up, deadline)
     except OSError as error:
-        raise DaemonUnreachable(
-            f"no daemon could be started for you in {state_dir}: {error.strerror}"
-        ) from error
+        reason = in_the_way_of(state_dir) or error.strerror
+        raise DaemonUnreachable(f"no daemon could be started for you in {state_dir}: {reason}") from error
 
 
 def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: float) -> Started | None:

@@ -19,6 +19,7 @@ from bgd.daemon.storage import copying
 from bgd.daemon.storage.store import Store, StoreBroken
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, Refused
+from bgd.places import in_the_way_of
 from bgd.units import format_size
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,8 @@ class Backups:
                 await self._store.copy_to(part)
                 return await asyncio.to_thread(_finished, part, path if keep else None)
             except OSError as error:
-                raise Refused(f"no backup: {path}: {error.strerror}") from error
+                reason = in_the_way_of(Path(path).parent) or error.strerror
+                raise Refused(f"no backup: {path}: {reason}") from error
             except (StoreBroken, sqlite3.Error) as error:
                 raise Refused(f"no backup: {error}") from error
 

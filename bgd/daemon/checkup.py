@@ -15,6 +15,7 @@ from bgd.config import Config
 from bgd.core.disk import ballast_on
 from bgd.daemon import machine, safekeeping
 from bgd.daemon.space import BALLAST_NAME, least_on
+from bgd.places import in_the_way_of
 from bgd.units import format_size
 from bgd.wire.views import Finding, Level
 
@@ -84,11 +85,13 @@ def _room(folder: str, floor: int | None) -> Finding:
 
 def _private(subject: str, folder: str) -> Finding:
     try:
-        found = Path(folder).stat()
+        found = os.stat(f"{folder}/.")  # noqa: PTH116 - Path would drop the dot, which has it be a folder
     except FileNotFoundError:
         return Finding(subject, Level.NOTE, f"{folder} is not there yet", "the first start makes it")
     except OSError as error:
-        return Finding(subject, Level.PROBLEM, f"{folder}: {error.strerror}", "ask as the user of the daemon")
+        in_the_way = in_the_way_of(Path(folder))
+        remedy = "the next start makes the folder" if in_the_way else "ask as the user of the daemon"
+        return Finding(subject, Level.PROBLEM, in_the_way or f"{folder}: {error.strerror}", remedy)
     if found.st_uid != os.geteuid():
         return Finding(
             subject,

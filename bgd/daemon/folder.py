@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bgd.config import Config
 from bgd.errors import BgdError, ConfigError
+from bgd.places import in_the_way_of
 
 PRIVATE = 0o077  # umask: what the daemon makes is for its own user
 BACKLOG = 1024  # clients that may wait to be heard; whoever is one more waits until there is room
@@ -174,7 +175,8 @@ def _make(path: Path) -> os.stat_result:
         return path.stat()
     except OSError as error:
         raise ConfigError(
-            f"cannot make the folder {path}: {error.strerror}; see [daemon] state_dir and socket"
+            f"cannot make the folder {path}: {in_the_way_of(path) or error.strerror}; "
+            "see [daemon] state_dir and socket"
         ) from error
 
 

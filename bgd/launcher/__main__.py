@@ -37,6 +37,7 @@ from bgd.launcher.sweep import end_strays, sweep
 from bgd.launcher.tools import Tools
 from bgd.launcher.visitor import Visitor
 from bgd.launcher.warm.workers import Workers
+from bgd.places import in_the_way_of
 from bgd.systemd import ServiceManager
 
 log = logging.getLogger("bgd.launcher")
@@ -64,7 +65,7 @@ def main() -> int:
         log.error("%s", error)  # noqa: TRY400  a traceback would not help
         return _TEMPORARY
     except OSError as error:
-        log.error("cannot work in %s: %s", state, error)  # noqa: TRY400  a traceback would not help
+        log.error("cannot work in %s: %s", state, in_the_way_of(state) or error)  # noqa: TRY400  a traceback would not help
         return 1
     return 0
 

@@ -65,6 +65,17 @@ def test_a_daemon_that_will_not_start_is_an_error_that_says_why(home):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_file_in_place_of_the_state_folder_is_named(home):
+    home.state_dir.parent.mkdir(parents=True)
+    home.state_dir.touch()
+
+    done = home.bgctl("submit", "true")
+
+    assert done.returncode == 69
+    assert f"{home.state_dir} is a file, and no folder: move it away" in done.stderr
+    home.state_dir.unlink()
+
+
 def test_after_shutdown_the_next_job_starts_another_daemon(home):
     home.bgctl("submit", "true")
     first = home.bgctl("info", "--pid").stdout

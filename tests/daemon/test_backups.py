@@ -165,7 +165,8 @@ async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
         (folder / "elsewhere").unlink()
         await until(lambda: backups_in(config.backup.folder))
         task.cancel()
-    assert "no backup: " in caplog.text
+    assert "/elsewhere/bgd-" in caplog.text
+    assert f"{folder}/elsewhere is a file, and no folder: move it away" in caplog.text
 
 
 async def test_backup_that_has_no_room_is_refused(config, launcher, monkeypatch):

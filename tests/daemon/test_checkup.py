@@ -92,6 +92,16 @@ def test_folder_that_may_not_be_written_to_is_a_problem(folder, config, monkeypa
     assert finding.message == f"{folder}/state may not be written to (mode 500)"
 
 
+def test_file_in_place_of_a_folder_is_a_problem(folder, config):
+    (folder / "state").mkdir(mode=0o700)
+    (folder / "state/logs").touch(mode=0o600)
+    finding = found(config, "log folder")
+    assert (finding.level, finding.message) == (
+        Level.PROBLEM,
+        f"{folder}/state/logs is a file, and no folder: move it away",
+    )
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: to give a folder away takes root")
 def test_folder_of_another_user_is_named(folder, config):
     (folder / "state").mkdir(mode=0o700)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bgd.daemon import folder as state_folder
 from bgd.daemon.folder import AlreadyRunning
@@ -96,10 +97,44 @@ def test_folder_that_cannot_be_written_is_refused(folder):
     assert said.startswith(f"ConfigError the folder {config.daemon.state_dir} cannot be written")
 
 
-def test_folder_below_a_file_is_refused(config):
-    Path(config.daemon.state_dir).write_text("no folder")
-    with pytest.raises(ConfigError, match=f"cannot make the folder {config.daemon.state_dir}: File exists"):
+@pytest.mark.parametrize("place", ["state", "state/logs"])
+def test_file_in_place_of_a_folder_is_named_with_what_to_do(folder, config, place):
+    (folder / "state").mkdir(mode=0o700)
+    (folder / place).parent.mkdir(exist_ok=True)
+    if place == "state":
+        (folder / "state").rmdir()
+    (folder / place).write_text("no folder")
+
+    with pytest.raises(ConfigError) as refused:
         state_folder.prepare(config)
+
+    assert str(refused.value) == (
+        f"cannot make the folder {folder / place}: {folder / place} is a file, and no folder: move it away; "
+        "see [daemon] state_dir and socket"
+    )
+
+
+def test_launcher_names_a_file_in_place_of_its_folder(folder):
+    (folder / "state").write_text("no folder")
+    done = subprocess.run(
+        [sys.executable, "-m", "bgd.launcher", "--state", f"{folder}/state", "--logs", f"{folder}/logs"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"{folder}/state is a file, and no folder: move it away\n")
+
+
+def test_link_that_leads_nowhere_is_named_and_so_is_what_is_no_folder_above(folder, config):
+    (folder / "state").symlink_to("/nowhere/at/all")
+    with pytest.raises(ConfigError, match=f"{folder}/state is a link that leads nowhere: remove it"):
+        state_folder.prepare(config)
+
+    os.mkfifo(folder / "pipe")
+    above = replace(config, daemon=replace(config.daemon, state_dir=f"{folder}/pipe/state"))
+    with pytest.raises(ConfigError, match=f"/pipe/state: {folder}/pipe is no folder: move it away"):
+        state_folder.prepare(above)
 
 
 def test_second_lock_is_refused_and_says_who_holds_the_first(config):
