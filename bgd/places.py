@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
+
+from bgd.errors import ConfigError
 
 
 class Places(Struct, frozen=True, kw_only=True):
@@ -58,13 +61,28 @@ def in_the_way_of(folder: Path) -> str | None:
 
 
 def home_of(environ: Mapping[str, str]) -> str:
-    return environ.get("HOME") or str(Path.home())
+    """Return the home folder, which the database of users names where the environment does not.
+
+    Raises:
+        ConfigError: neither names one, as for the bare number of a user that containers run as.
+    """
+    if home := environ.get("HOME"):
+        if not home.startswith("/"):  # each process would look for it from where it is
+            raise ConfigError(f"HOME is {home!r}, and no absolute path: correct it")
+        return home
+    import pwd  # noqa: PLC0415 - clients start often, and hardly ever without HOME
+
+    user = os.getuid()
+    try:
+        return pwd.getpwuid(user).pw_dir
+    except KeyError:
+        raise ConfigError(f"there is no HOME, and no user with the uid {user}: set HOME") from None
 
 
 def _base_folder(environ: Mapping[str, str], variable: str, usual: str) -> str:
     folder = environ.get(variable, "")
     # the XDG base directory specification has relative paths ignored
-    return folder if folder.startswith("/") else f"{home_of(environ)}/{usual}"
+    return folder if folder.startswith("/") else f"{home_of(environ).rstrip('/')}/{usual}"
 
 
 def _inside(state_dir: str) -> dict[str, str]:

@@ -188,7 +188,7 @@ def _absolute(text: str, folder: str, home: str) -> str:
     if not text:
         raise ValueError("must be a path")
     if text == "~" or text.startswith("~/"):
-        text = home + text[1:]
+        text = home.rstrip("/") + text[1:] or "/"
     return os.path.normpath(Path(folder, text))
 
 

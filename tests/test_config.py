@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import sys
 import tomllib
@@ -88,6 +89,32 @@ def test_xdg_folders_are_respected_unless_relative():
 
     config = load(environ={**HOME, "XDG_STATE_HOME": "here"})
     assert config.daemon.state_dir == "/home/ada/.local/state/bgd"
+
+
+def test_home_is_that_of_the_user_where_the_environment_does_not_say(monkeypatch):
+    monkeypatch.setenv("HOME", "")  # of this process, which is not asked
+
+    home = pwd.getpwuid(os.getuid()).pw_dir
+
+    assert load(environ={}).daemon.state_dir == f"{home}/.local/state/bgd"
+    assert load(environ={"HOME": ""}).daemon.state_dir == f"{home}/.local/state/bgd"
+    assert load(environ={"HOME": "/"}).daemon.state_dir == "/.local/state/bgd"
+    assert load(environ={"HOME": "/", "BGD_BACKUP_FOLDER": "~/copies"}).backup.folder == "/copies"
+
+
+def test_user_without_a_home_is_told_so(monkeypatch):
+    """As a container has one that was only given a number."""
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+
+    with pytest.raises(
+        ConfigError, match=f"there is no HOME, and no user with the uid {os.getuid()}: set HOME"
+    ):
+        load(environ={})
+
+
+def test_home_that_is_no_absolute_path_is_refused():
+    with pytest.raises(ConfigError, match="HOME is 'ada', and no absolute path: correct it"):
+        load(environ={"HOME": "ada"})
 
 
 def test_users_file_is_found_in_the_config_home(tmp_path):
