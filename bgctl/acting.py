@@ -20,6 +20,8 @@ from bgd.client.session import error_in
 from bgd.wire.replies import ActResult
 from bgd.words import number_ranges
 
+FOREVER = " and their logs for good"
+
 Do = Callable[[Client, list[int]], list[ActResult]]
 
 
@@ -32,6 +34,7 @@ class Action(Struct, frozen=True, kw_only=True):
         usual: of these states, those of the jobs selected unless the selection says in which; None: all.
         suspended: whether jobs are to which it can be done; None: either.
         tells_state: the word to say of each job is its new state, not `done`.
+        forever: what a person who is asked is told besides, as it cannot be undone.
     """
 
     done: str
@@ -39,6 +42,7 @@ class Action(Struct, frozen=True, kw_only=True):
     usual: tuple[State, ...] | None = None
     suspended: bool | None = None
     tells_state: bool = True
+    forever: str = ""
 
     def suits(self, job: Job) -> bool:
         return job.state in self.states and self.suspended in {None, job.suspended}
@@ -58,7 +62,7 @@ _HOLD = Action(done="held", states=WAITING[1:])
 _RELEASE = Action(done="released", states=(State.HELD,))
 _SUSPEND = Action(done="suspended", states=(State.RUNNING,), suspended=False, tells_state=False)
 _CONTINUE = Action(done="continued", states=(State.RUNNING,), suspended=True, tells_state=False)
-_REMOVE = Action(done="removed", states=FINISHED, tells_state=False)
+_REMOVE = Action(done="removed", states=FINISHED, tells_state=False, forever=FOREVER)
 
 
 def with_target(
@@ -179,7 +183,7 @@ def act(action: Action, target: Target, do: Do) -> int:
             return _rehearse(action, _suitable(action, selection, daemon))
         if selection.is_by_filter:
             ids = [job.id for job in _suitable(action, selection, daemon)]
-            if len(ids) > 1 and not target.yes and not is_confirmed(action.done, len(ids)):
+            if len(ids) > 1 and not target.yes and not is_confirmed(action.done, len(ids), action.forever):
                 say("nothing was done")
                 return codes.REFUSED
         else:
@@ -200,10 +204,12 @@ def _suitable(action: Action, selection: Selection, daemon: Client) -> list[Job]
     return [job for job in jobs if action.suits(job)]
 
 
-def is_confirmed(done: str, count: int, *, rehearsal: str = ", --dry-run says which they are") -> bool:
+def is_confirmed(
+    done: str, count: int, forever: str = "", *, rehearsal: str = ", --dry-run says which they are"
+) -> bool:
     """Ask the person at the terminal whether so many jobs are to be `done`, as "removed".
 
-    `rehearsal` says how to learn more first.
+    `forever` says what cannot be undone of it, `rehearsal` how to learn more first.
 
     Raises:
         UsageError: there is no person to ask.
@@ -212,7 +218,7 @@ def is_confirmed(done: str, count: int, *, rehearsal: str = ", --dry-run says wh
     if not sys.stdin.isatty():
         raise click.UsageError(f"{count} jobs would be {done}: --yes does it{rehearsal}")
     try:
-        return click.confirm(f"{name.capitalize()} {count} jobs?", err=True)
+        return click.confirm(f"{name.capitalize()} {count} jobs{forever}?", err=True)
     except click.Abort:  # Ctrl-C, or the end of what can be read
         click.echo(err=True)
         return False

@@ -7,7 +7,7 @@ from functools import partial
 import click
 
 from bgctl import codes
-from bgctl.acting import is_confirmed
+from bgctl.acting import FOREVER, is_confirmed
 from bgctl.common import client, common, say, verb
 from bgctl.kinds import DURATION, SIZE, whole_number
 from bgctl.selecting import FINISHED
@@ -58,7 +58,11 @@ def prune_command(
         )
         pruned = prune(dry_run=True)
         if not dry_run and pruned.jobs:
-            if pruned.jobs > 1 and not yes and not is_confirmed("removed", pruned.jobs, rehearsal=""):
+            if (
+                pruned.jobs > 1
+                and not yes
+                and not is_confirmed("removed", pruned.jobs, FOREVER, rehearsal="")
+            ):
                 say("nothing was done")
                 return codes.REFUSED
             pruned = prune()

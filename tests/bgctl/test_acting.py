@@ -176,6 +176,18 @@ def test_a_person_is_asked(daemon, terminal, waiting_jobs, answer, state, code):
     assert states(daemon, job_ids) == [state] * 3
 
 
+@pytest.mark.parametrize(("verb", "options"), [("remove", []), ("prune", ["--keep", "0"])])
+def test_a_person_is_told_that_jobs_are_deleted_for_good(daemon, terminal, verb, options):
+    for _ in range(2):
+        daemon.bgctl("run", "true")
+    child = terminal(verb, "--state", "succeeded", *options)
+    child.expect(rf"{verb.capitalize()} \d+ jobs and their logs for good\? \[y/N\]: ")
+
+    child.sendline("n")
+
+    assert "nothing was done" in seen(child)
+
+
 def test_ctrl_c_at_the_question_means_no(daemon, terminal, waiting_jobs):
     job_ids, selection = waiting_jobs
     child = terminal("cancel", *selection)
