@@ -12,6 +12,7 @@ from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.examining import examine
 from bgd.daemon.storage.recovering import newest_good
 from bgd.daemon.storage.schema import VERSION
+from bgd.places import in_the_way_of
 from bgd.units import format_duration
 from bgd.wire.views import Finding, Level
 
@@ -70,11 +71,11 @@ def backups(config: Config, patience: float = PATIENCE) -> Finding:
 
 def _obstacle_to(folder: str) -> str | None:
     """Return why nothing can be written to a folder, which is made when it is needed; None: it can."""
+    if (in_the_way := in_the_way_of(Path(folder))) is not None:
+        return in_the_way
     there = folder
     while not os.path.exists(there):  # noqa: PTH110 - Path.exists raises where one may not look
         there = str(Path(there).parent)
-    if not Path(there).is_dir():
-        return f"{there} is no folder"
     if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         return f"{there} may not be written to"
     return None
