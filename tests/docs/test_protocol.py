@@ -86,6 +86,7 @@ def test_protocol_page_says_what_the_limits_are():
         framing.MAX_FRAME,
         connection.HELLO_SECONDS,
         connection.FRAME_SECONDS,
+        connection.STILL_SECONDS,
         control.MAX_CONNECTIONS,
         flow.MAX_IN_FLIGHT,
         flow.MAX_QUESTIONS,

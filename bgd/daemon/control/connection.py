@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, suppress
+from fcntl import ioctl
+from termios import FIONREAD
 from typing import TYPE_CHECKING
 
 import bgd
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 HELLO_SECONDS = 5.0  # a connection says who it is within this
 FRAME_SECONDS = 10.0  # and sends a frame it began within this
+STILL_SECONDS = 1.0  # nor may it send nothing for so long while others wait for its room
+MOMENT = 0.1  # seconds in which who had to wait for room shows that it has more to send
 HIGH_WATER = 64 * 1024  # bytes waiting for a slow reader before its streams pause, and its requests
 MOST_AT_ONCE = 256 * 1024  # bytes that are read at once
 
@@ -37,6 +42,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._is_greeted = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._heard_at = 0.0  # on the clock of the loop
+        self._look: asyncio.TimerHandle | None = None  # whether others wait for a client that stands still
         self._flow = Flow(control.rooms, self._serve_or_not)
         self._requests: Requests
         self._is_ended = False  # by this side; what the other sent before it hung up is taken all the same
@@ -75,6 +82,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         return _landing[: self._flow.at_once(self._reader.missing)]
 
     def buffer_updated(self, nbytes: int) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
         self._payloads = self._reader.feed(bytes(_landing[:nbytes]))
         self._take_payloads()
 
@@ -200,6 +208,32 @@ class ClientConnection(asyncio.BufferedProtocol):
         reader = self._reader
         if reader.is_mid_frame and self._flow.expects(reader.announced, reader.missing):
             self._expect(FRAME_SECONDS, "half a frame, and the rest did not come")
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if self._look is None and self._flow.holds_room:
+            loop = asyncio.get_running_loop()
+            look_at = max(self._heard_at + STILL_SECONDS, loop.time() + MOMENT)
+            self._look = loop.call_at(look_at, self._go_if_still)
+
+    def _go_if_still(self) -> None:
+        """Hang up if others wait for the room of a client from which nothing comes."""
+        self._look = None
+        if self._transport.is_closing():
+            return
+        if self._flow.keeps_others_waiting and self._stands_still():
+            told = f"nothing came of a large request for {STILL_SECONDS:g} s, and others wait: send it again"
+            self._refuse(ErrorCode.FULL, told)
+        else:
+            self._look_later()
+
+    def _stands_still(self) -> bool:
+        if asyncio.get_running_loop().time() - self._heard_at < STILL_SECONDS:
+            return False
+        if not self._flow.is_serving:
+            return not self._flow.writable.is_set()  # or else it is the daemon that does not read
+        socket = self._transport.get_extra_info("socket")
+        return not int.from_bytes(ioctl(socket.fileno(), FIONREAD, bytes(4)), sys.byteorder)
 
     def _expect(self, seconds: float, otherwise: str) -> None:
         if self._deadline is None:

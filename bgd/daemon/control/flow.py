@@ -130,6 +130,11 @@ class Flow:
         """Whether others may wait for room that this client has, as it has begun a request."""
         return self._reserved > 0
 
+    @property
+    def keeps_others_waiting(self) -> bool:
+        """Whether it does."""
+        return self.holds_room and self._rooms.unread.has_line
+
     def take(self) -> None:
         """Note that the request that came was taken in hand."""
         if self._reserved:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import tracemalloc
 from functools import partial
 
@@ -38,6 +39,12 @@ def begin(caller, life):
     """Send all of a large request but its end; return a condition: it has its room."""
     caller.send_raw(frame(encode(Submit(100, LARGE)))[:-1])
     return lambda: life.control.rooms.unread._taken > 0
+
+
+def later(seconds):
+    """Return a condition: so much time has passed."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
 
 
 async def test_new_jobs_for_which_there_is_no_room_wait_and_small_ones_of_others_do_not(
@@ -89,6 +96,39 @@ async def test_a_large_request_waits_unread_for_room_and_is_not_blamed_for_it(co
         await patient.hear(Submitted)
         await late.hear(Submitted)
         assert life.control.rooms.unread._taken == 0
+
+
+async def test_who_sends_nothing_more_of_a_large_request_goes_when_others_wait(config, launcher, monkeypatch):
+    monkeypatch.setattr(flow_module, "MAX_UNREAD_BYTES", 70_000)
+    monkeypatch.setattr(connection_module, "STILL_SECONDS", 0.2)
+    async with served(config, launcher) as life:
+        still, waiting = [await life.call() for _ in range(2)]
+        await asked_until(waiting, begin(still, life))
+        await asked_until(waiting, later(0.5))
+        assert life.control.rooms.unread._taken > 0  # nobody waits, and it may take its time
+
+        waiting.send(Submit(1, LARGE))
+        refusal = await still.refusal()
+        assert refusal.code is ErrorCode.FULL
+        assert "nothing came of a large request for 0.2 s, and others wait" in refusal.message
+        await waiting.hear(Submitted)
+        assert life.control.rooms.unread._taken == 0
+
+
+async def test_who_sends_a_large_request_slowly_is_waited_for(config, launcher, monkeypatch):
+    monkeypatch.setattr(flow_module, "MAX_UNREAD_BYTES", 70_000)
+    monkeypatch.setattr(connection_module, "STILL_SECONDS", 1.0)
+    async with served(config, launcher) as life:
+        slow, waiting, other = [await life.call() for _ in range(3)]
+        request = frame(encode(Submit(100, LARGE)))
+        slow.send_raw(request[:20_000])
+        await asked_until(other, lambda: life.control.rooms.unread._taken > 0)
+        waiting.send(Submit(1, LARGE))
+        for start in range(20_000, len(request), len(request) // 5):
+            await asked_until(other, later(0.3))
+            slow.send_raw(request[start : start + len(request) // 5])
+        await slow.hear(Submitted)
+        await waiting.hear(Submitted)
 
 
 async def test_who_reads_nothing_does_not_keep_the_room_of_a_request_that_has_begun(
