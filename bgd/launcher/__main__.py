@@ -90,8 +90,13 @@ async def _serve(
         attempts = Attempts(tools, workers, line, departure.consider)
 
         async def end_strays_and_open(store: str) -> None:
-            await end_strays(store, tools)
-            masters.open()
+            try:
+                await end_strays(store, tools)
+            except Busy as error:
+                log.error("%s", error)  # noqa: TRY400  a traceback would not help
+                departure.tell()
+            else:
+                masters.open()
 
         def leave() -> None:
             manager.stopping("ending jobs")

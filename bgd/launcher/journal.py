@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from bgd.errors import ProtocolError
 from bgd.launcher.process import Process
@@ -67,6 +68,8 @@ def read(path: Path) -> Recollection:
     if damaged or recollection.instance is None:
         log.warning("%s is damaged: records that cannot be read: %d", path, damaged)
         recollection.is_whole = False
+    elif recollection.instance.unsearched:
+        recollection.is_whole = False
     return recollection
 
 
@@ -89,7 +92,7 @@ class Journal:
         self._path = path
         covers = _covered_by(instance, recollection)
         pid, ticks = (writer.pid, writer.ticks) if writer else (None, None)
-        self.instance = Instance(instance, covers, groups, pid, ticks)
+        self.instance = Instance(instance, covers, groups, pid, ticks, not recollection.is_whole)
         self._generations = dict(recollection.generations)
         self._fd = -1
         self._size = 0
@@ -116,6 +119,15 @@ class Journal:
         if self._generations.get(store) != generation:
             self._generations[store] = generation
             self._append(Generation(store, generation))
+
+    def end_search(self) -> None:
+        """Remember that nothing is left any more of those whose notes were lost.
+
+        Raises:
+            OSError: there is no room; the next launcher would search again.
+        """
+        self.instance = replace(self.instance, unsearched=False)
+        self._append(self.instance)
 
     def note(self, record: Began | FirstProcess) -> None:
         """Remember a step of an attempt.

@@ -14,7 +14,8 @@ class Instance(Struct, frozen=True, tag="instance"):
     """Who writes, BOOT_ID:RANDOM, and the earlier ones of the same boot whose journal it read.
 
     `groups`: the folder of its control groups, None: it had none. `pid`, `ticks`: its process, and when that
-    was started, as /proc/PID/stat tells it; None of older launchers, which did not say.
+    was started, as /proc/PID/stat tells it; None of older launchers, which did not say. `unsearched`: notes
+    of its predecessors were lost, and what they left has not been looked for yet.
     """
 
     id: str
@@ -22,6 +23,7 @@ class Instance(Struct, frozen=True, tag="instance"):
     groups: str | None = None
     pid: int | None = None
     ticks: int | None = None
+    unsearched: bool = False
 
 
 class Generation(Struct, frozen=True, tag="generation"):

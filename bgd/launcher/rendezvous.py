@@ -6,6 +6,7 @@ import fcntl
 import os
 import select
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from bgd.clock import boot_id
@@ -25,7 +26,7 @@ def take_lock(state: Path) -> int:
         Busy: somebody else holds it.
         OSError: the lock file cannot be opened.
     """
-    path = state / "launcher.lock"
+    path = state / _LOCK
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,6 +75,17 @@ def outlive(predecessor: Instance | None, state: Path) -> None:
         )
 
 
+def is_launcher(pid: int) -> bool:
+    """Whether a process is a launcher, of whatever folder: it has the lock open, which no job inherits."""
+    with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+        for entry in entries:
+            with suppress(OSError):  # closed since it was listed
+                target = os.readlink(entry.path)  # noqa: PTH115  plain strings here
+                if target.removesuffix(" (deleted)").endswith("/" + _LOCK):
+                    return True
+    return False
+
+
 def bind(state: Path) -> socket.socket:
     """Return the listening socket; only for who holds the lock.
 
@@ -95,5 +107,6 @@ def bind(state: Path) -> socket.socket:
     return listener
 
 
+_LOCK = "launcher.lock"
 _BACKLOG = 16
 _PARTING = 2.0  # seconds

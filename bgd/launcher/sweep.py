@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 
 from bgd.core.job import Outcome
 from bgd.launcher.cgroup import Group
 from bgd.launcher.journal import boot_of
 from bgd.launcher.ladder import Ladder
 from bgd.launcher.logfile import bytes_logged
+from bgd.launcher.look import Look
 from bgd.launcher.records import Recollection, Trace
+from bgd.launcher.rendezvous import Busy, is_launcher
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree, key_of
 from bgd.wire.launching import Ended, Key, log_name
@@ -45,15 +48,39 @@ async def end_strays(store: str, tools: Tools) -> None:
     """End all that carries a mark of this store; to be called before anything of it was started here.
 
     For after a journal that was lost or damaged: nothing else tells what its launcher had started.
+
+    Raises:
+        Busy: that launcher lives, as where this database is a copy of one in use.
     """
     look = await tools.looker.look(0)
-    keys = {key for each in look.marks.values() if (key := key_of(each)) and key.store == store}
-    if not keys:
-        return
-    log.warning("ending what no journal tells of: %d attempts", len(keys))
-    async with asyncio.TaskGroup() as group:
-        for key in keys:
-            group.create_task(_end_marked(key, tools))
+    marked = {pid: key for pid, each in look.marks.items() if (key := key_of(each)) and key.store == store}
+    launcher = next((each for each in _above(marked, look) if is_launcher(each)), None)
+    if launcher is not None:
+        raise Busy(
+            f"process {launcher}, another launcher, runs jobs of this database: it is a copy of one in use. "
+            "Jobs start here once those have ended"
+        )
+    if marked:
+        keys = set(marked.values())
+        log.warning("ending what no journal tells of: %d attempts", len(keys))
+        async with asyncio.TaskGroup() as group:
+            for key in keys:
+                group.create_task(_end_marked(key, tools))
+    try:
+        tools.journal.end_search()
+    except OSError as error:  # the next launcher will look once more
+        log.warning("the journal cannot take that nothing is left: %s", error.strerror)
+
+
+def _above(marked: Collection[int], look: Look) -> set[int]:
+    """Return all that these processes descend from, without themselves."""
+    above: set[int] = set()
+    for pid in marked:
+        process = look.processes.get(pid)
+        while process is not None and process.parent not in above:
+            above.add(process.parent)
+            process = look.processes.get(process.parent)
+    return above - set(marked)
 
 
 async def _end_marked(key: Key, tools: Tools) -> None:

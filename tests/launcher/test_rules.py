@@ -29,7 +29,17 @@ from bgd.wire.launching import (
     Started,
     Stop,
 )
-from tests.launcher.host import PATIENCE, SOURCE, STORE, Host, is_alive, needs_root, needs_strace, written
+from tests.launcher.host import (
+    PATIENCE,
+    SOURCE,
+    STORE,
+    Host,
+    is_alive,
+    launch_of,
+    needs_root,
+    needs_strace,
+    written,
+)
 from tests.support import wait_until
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -433,6 +443,42 @@ def test_without_a_whole_journal_all_marked_with_the_store_is_gone_before_the_an
     assert is_alive(other)
     assert {end.outcome for end in successor.snapshot.values()} <= {Outcome.UNKNOWN}
     assert successor.shell("exit 0").outcome is Outcome.SUCCEEDED
+
+
+def test_what_a_lost_journal_told_of_is_gone_before_the_answer_also_if_the_next_launcher_dies_before(
+    host, supervisor
+):
+    pid = supervisor.started(supervisor.launch("sleep", "100")).pid
+    host.kill()
+    host.journal.unlink()
+    host.start()
+    wait_until(host.journal.exists)
+    host.kill()
+    host.start()
+
+    host.supervise()
+
+    assert not is_alive(pid)
+
+
+def test_a_launcher_of_a_copied_database_ends_no_job_of_one_that_lives_and_starts_none(
+    host, supervisor, tmp_path
+):
+    """As for one who looks into a backup: it has the same id, and no journal."""
+    pid = supervisor.started(supervisor.launch("sleep", "100")).pid
+    copy = Host(tmp_path / "copy")
+    copy.state.mkdir()
+    for _ in range(2):
+        copy.start()
+        other = copy.connect()
+        other.say(Greeting(LAUNCHING_PROTOCOL, STORE, 1), launch_of("touch", str(tmp_path / "started")))
+
+        assert other.hear() is None
+        copy.launchers[-1].wait(PATIENCE)
+        assert f"process {host.launchers[0].pid}, another launcher, runs jobs of this database" in copy.said
+        assert is_alive(pid)
+        other.close()
+    assert not (tmp_path / "started").exists()
 
 
 def test_the_sweep_spares_everybody_else(host, supervisor, bystander, tmp_path):
