@@ -15,6 +15,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from bgd import clock
 from bgd.errors import BgdError, ProtocolError
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
@@ -77,7 +78,8 @@ class LauncherLink:
         self._greeting = Greeting(OLDEST_LAUNCHING_PROTOCOL, store_id, generation)
         self._connection: _Connection | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._problem = ""  # why no launcher is connected, as it was last said
+        self.problem = ""  # why no launcher is connected, as it was last said
+        self.looking_since = clock.elapsed()  # for one that answers, unless it is connected
         self.instance = ""  # of the launcher last greeted
         self.pid: int | None = None
         self.protocol = OLDEST_LAUNCHING_PROTOCOL  # that it speaks
@@ -140,7 +142,8 @@ class LauncherLink:
         await connection.lost.wait()
         self._connection = None
         if connection.is_ready:
-            self._problem = ""
+            self.looking_since = clock.elapsed()
+            self.problem = ""
             listener.launcher_lost()
         else:
             self._complain("it hung up without an answer")
@@ -148,9 +151,9 @@ class LauncherLink:
 
     def _complain(self, problem: str) -> None:
         """Say why no launcher is connected; once, however often it is tried."""
-        if problem != self._problem:
+        if problem != self.problem:
             logger.error("launcher: %s; trying until one answers", problem)
-        self._problem = problem
+        self.problem = problem
 
     async def _connect(self, connection: _Connection) -> None:
         path = str(self._state_dir / "launcher.sock")

@@ -178,7 +178,16 @@ async def test_daemon_says_what_it_finds_of_its_launcher(config, launcher):
         launcher.hang_up()
         await life.is_lost.wait()
         reply = await caller.ask(GetCheckup(5), Checkup)
+        assert reply.findings[-1].level is Level.NOTE
+        assert reply.findings[-1].message == "none has answered yet: it is being started"
+
+        life.link.looking_since -= 60
+        reply = await caller.ask(GetCheckup(6), Checkup)
         assert reply.findings[-1].level is Level.PROBLEM
+
+        life.link.problem = "launcher.lock is held"
+        reply = await caller.ask(GetCheckup(7), Checkup)
+        assert reply.findings[-1].message == "there is none, so nothing starts: launcher.lock is held"
 
 
 def test_every_finding_is_on_a_line_and_can_be_read_by_programs(daemon):

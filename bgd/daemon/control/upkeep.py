@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+from bgd import clock
 from bgd.daemon import checkup
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.replying import Replies
@@ -15,6 +16,8 @@ from bgd.wire.launching import LAUNCHING_PROTOCOL
 from bgd.wire.replies import BackupPart, Checkup, End, Pruned
 from bgd.wire.steering import GetBackup, GetCheckup, Prune
 from bgd.wire.views import Finding, Level
+
+STARTING = 10.0  # seconds that a launcher may take before its absence is a problem
 
 Keeping = Prune | GetBackup | GetCheckup
 
@@ -70,10 +73,14 @@ class Upkeep:
 
 def _launcher(link: LauncherLink) -> Finding:
     if not link.is_connected:
+        if not link.problem and clock.elapsed() - link.looking_since < STARTING:
+            return Finding(
+                "launcher", Level.NOTE, "none has answered yet: it is being started", "ask again in a moment"
+            )
         return Finding(
             "launcher",
             Level.PROBLEM,
-            "there is none, so nothing starts",
+            f"there is none, so nothing starts{': ' if link.problem else ''}{link.problem}",
             "the daemon's log says why; as a service: systemctl status bgd-launcher",
         )
     if link.protocol < LAUNCHING_PROTOCOL:
