@@ -61,7 +61,8 @@ class Backups:
         self._alarm = clock.Alarm(asyncio.get_running_loop(), self._due.set, on_wall_clock=True)
         self._began_at = now().wall
         self._tried_at: float | None = None
-        supervisor.when_configured(self._due.set)
+        self.problem: str | None = None  # why the last one that was due was not written
+        supervisor.when_configured(self._reconsider)
 
     async def run(self) -> None:
         """Write a backup whenever one is due, for ever."""
@@ -104,6 +105,10 @@ class Backups:
     def _config(self) -> Config:
         return self._supervisor.config
 
+    def _reconsider(self) -> None:
+        self.problem = None  # of a configuration that is no more
+        self._due.set()
+
     async def _next_at(self) -> float | None:
         """Return when the next one is due: the first not at once, nor another try soon after the last one."""
         every = self._config.backup.every
@@ -125,8 +130,10 @@ class Backups:
             os.close(await self._write(path, keep=True))
             await asyncio.to_thread(_thin_out, self._config.backup.folder, self._config.backup.keep)
         except Refused as error:
-            logger.warning("%s; it is tried again in %d minutes", error, PATIENCE / 60)
+            self.problem = str(error)
+            logger.warning("%s; it is tried again within the hour", error)
         else:
+            self.problem = None
             logger.info("backup written: %s", path)
 
     async def _write(self, path: str, *, keep: bool) -> int:

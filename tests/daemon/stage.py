@@ -192,7 +192,8 @@ class Served(Stage):
         self.shutdowns = []
         answers = Answers(self.supervisor, self.store, self.link)
         retention = Retention(self.supervisor, self.orders, self.store)
-        upkeep = Upkeep(self.supervisor, self.link, retention, Backups(self.supervisor, self.store))
+        self.backups = Backups(self.supervisor, self.store)
+        upkeep = Upkeep(self.supervisor, self.link, retention, self.backups)
         verbs = Verbs(self.supervisor, self.orders, upkeep, answers, self.shutdowns.append, reload=list)
         self.control = Control(verbs, os.geteuid(), self.tasks)
         self._callers: list[Caller] = []

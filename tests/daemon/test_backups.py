@@ -19,8 +19,9 @@ from bgd.daemon.storage import copying
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.store import Store
 from bgd.errors import Full, Refused
-from bgd.wire.replies import BackupPart, End
-from bgd.wire.steering import GetBackup
+from bgd.wire.replies import BackupPart, Checkup, End
+from bgd.wire.steering import GetBackup, GetCheckup
+from bgd.wire.views import Level
 from tests.daemon.patience import until
 from tests.daemon.stage import command, configure, served, stage
 from tests.daemon.storage.filling import new, put
@@ -167,6 +168,24 @@ async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
         task.cancel()
     assert "/elsewhere/bgd-" in caplog.text
     assert f"{folder}/elsewhere is a file, and no folder: move it away" in caplog.text
+
+
+async def test_doctor_says_that_the_last_backup_that_was_due_was_not_written(config, launcher, monkeypatch):
+    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    monkeypatch.setattr(backups, "SPARE", 1 << 60)
+    async with served(config, launcher) as life:
+        task = life.tasks.create_task(life.backups.run())
+        caller = await life.call()
+        await until(lambda: life.backups.problem)
+
+        reply = await caller.ask(GetCheckup(1), Checkup)
+
+        (finding,) = [each for each in reply.findings if "the last try" in each.message]
+        assert (finding.subject, finding.level) == ("backups", Level.PROBLEM)
+        assert finding.message.startswith("the last try: no backup: it takes ")
+        monkeypatch.setattr(backups, "SPARE", 0)
+        await until(lambda: life.backups.problem is None)
+        task.cancel()
 
 
 async def test_backup_that_has_no_room_is_refused(config, launcher, monkeypatch):

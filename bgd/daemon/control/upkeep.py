@@ -53,7 +53,7 @@ class Upkeep:
     async def _findings(self) -> list[Finding]:
         async with self._looking:
             found = await asyncio.to_thread(checkup.look, self._supervisor.config)
-        return [*found, _launcher(self._link)]
+        return [*found, *_failed_backup(self._backups), _launcher(self._link)]
 
     async def _prune(self, request: Prune, replies: Replies) -> None:
         keep = kept_after(request, self._supervisor.config)
@@ -69,6 +69,19 @@ class Upkeep:
         async with self._backups.sent() as (size, pieces), aclosing(pieces):
             async for data in pieces:
                 await replies.send_in_step(BackupPart(request.id, size, data))
+
+
+def _failed_backup(backups: Backups) -> list[Finding]:
+    if backups.problem is None:
+        return []
+    return [
+        Finding(
+            "backups",
+            Level.PROBLEM,
+            f"the last try: {backups.problem}",
+            "make that possible: it is tried again within the hour",
+        )
+    ]
 
 
 def _launcher(link: LauncherLink) -> Finding:
