@@ -89,8 +89,8 @@ def _opened(launch: Launch, path: str) -> int:
         if error.errno in SHORTAGES:
             raise
         raise CannotStart(no_input(path, f"{error.strerror}")) from error
-    except ValueError as error:  # NUL
-        raise CannotStart(no_input(path, str(error))) from error
+    except ValueError as error:  # NUL, text that cannot be encoded
+        raise CannotStart(no_input(path, "no file can have this name")) from error
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         os.close(fd)
         raise CannotStart(no_input(path, "it is a directory"))

@@ -17,6 +17,7 @@ NEEDED = {
     "struct": "lengths of frames",
     "select": "waits for an answer, but not for ever",
     "pathlib": "the places of the configuration and of the socket",
+    "ipaddress": "reads that of the pages, which is written in the configuration here",
     "json": "arguments and results of class jobs, and --json",
     "shlex": "writes a command as a shell would read it",
     "gc": "is told to keep out of the way",

@@ -626,12 +626,12 @@ def test_lock_and_socket_may_be_handed_down(host):
 
 def test_whoever_waits_to_be_heard_keeps_it_from_leaving(host):
     # the first look at a machine without a journal takes longer than it would stay alone
-    crowd = "for i in $(seq 300); do sleep 100 & done; echo here; wait"
+    crowd = "for i in $(seq 1000); do sleep 100 & done; echo here; wait"
     with subprocess.Popen(["sh", "-c", crowd], stdout=subprocess.PIPE, start_new_session=True) as others:
         assert others.stdout is not None
         assert others.stdout.readline() == b"here\n"
         try:
-            early = start_with_a_visitor(host, "--idle", "0.001")
+            early = start_with_a_visitor(host, "--idle", "0.02")
 
             early.be_welcomed()
 

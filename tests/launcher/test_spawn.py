@@ -174,7 +174,7 @@ def test_a_time_limit_holds_while_a_fifo_is_waited_for(supervisor, tmp_path):
         ("/nowhere/to\nbe found", r"/nowhere/to\nbe found: No such file or directory"),
         ("/etc", "/etc: it is a directory"),
         ("launcher.sock", "launcher.sock: No such device or address"),
-        ("a\0b", r"a\x00b: embedded null byte"),
+        ("a\0b", r"a\x00b: no file can have this name"),
     ],
 )
 def test_an_input_that_cannot_be_opened_is_named(host, supervisor, path, reason):

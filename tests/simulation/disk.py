@@ -6,7 +6,7 @@ import asyncio
 import random
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -68,7 +68,7 @@ def _tell(how: Callable[[Any], None], what: object) -> None:
 
 
 def _empty_disk() -> bytes:
-    with sqlite3.connect(":memory:") as db:
+    with closing(sqlite3.connect(":memory:")) as db:
         for script in MIGRATIONS:
             db.executescript(script)
         db.commit()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 
 import msgspec
@@ -51,14 +52,15 @@ class Story:
         Raises:
             AssertionError: something happened that must not.
         """
-        with simulated(self._machine):
-            try:
-                for _ in range(self._machine.dice.randint(*STEPS)):
-                    self._happen()
-                rest_at = self._come_to_rest()
-            finally:
-                self._machine.clear_away()
-        return self._judge(rest_at)
+        with closing(self._machine.disk):
+            with simulated(self._machine):
+                try:
+                    for _ in range(self._machine.dice.randint(*STEPS)):
+                        self._happen()
+                    rest_at = self._come_to_rest()
+                finally:
+                    self._machine.clear_away()
+            return self._judge(rest_at)
 
     # --- living ---------------------------------------------------------------------------------------------
 
