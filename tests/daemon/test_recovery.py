@@ -22,6 +22,7 @@ from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import Batch, Store
 from bgd.errors import Refused
+from bgd.wire.launching import log_name
 from tests.daemon.storage.filling import NOW, a_job, first_attempt, new, put, restored, saves, sql
 
 
@@ -136,12 +137,27 @@ def test_events_after_a_recovery_have_ids_that_nobody_has_seen_and_say_which_job
     assert newest == events[-1].id > lost + recovering.MARGIN / 2
 
 
-def test_events_go_on_after_a_recovery_also_where_no_job_waited(config, path):
-    empty = Path(config.backup.folder, "bgd-20261127T030000Z.db")
+def test_events_after_another_recovery_from_the_same_backup_have_other_ids_again(config, path):
+    path.unlink()
+    recovery.recover(config)
+    _, before = asyncio.run(events_in(path, 0))
+    path.unlink()
+    log = Path(config.log_dir, log_name(JobId(recovering.MARGIN + 8), 1))  # of a job submitted meanwhile
+    log.parent.mkdir(parents=True)
+    log.write_text("")
+
+    recovery.recover(config)
+
+    _, newest = asyncio.run(events_in(path, 0))
+    assert newest > before + recovering.MARGIN / 2
+
+
+def test_events_go_on_after_a_recovery_also_where_no_job_waited(config, path, tmp_path):
+    empty = tmp_path / "empty.db"
     asyncio.run(fill_nothing(empty))
     path.unlink()
 
-    recovery.recover(config)
+    recovery.recover(config, str(empty))
 
     assert asyncio.run(events_in(path, 0)) == ([], recovering.MARGIN)
 

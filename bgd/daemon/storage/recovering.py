@@ -111,7 +111,7 @@ def restore(backup: Copy, path: str, last_id: int, launcher: str, at: float) -> 
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     shutil.copyfile(backup.path, new)
     with closing(open_writable(new)) as db, transaction(db):
-        held = _hold(db, at)
+        held = _hold(db, last_id + MARGIN - backup.last_id, at)
         running = _disown(db, launcher)
         db.execute(
             "UPDATE meta SET last_id = ?, generation = generation + ?", (last_id + MARGIN, _GENERATIONS)
@@ -122,9 +122,12 @@ def restore(backup: Copy, path: str, last_id: int, launcher: str, at: float) -> 
     return Recovered(held=held, running=running, last_id=last_id + MARGIN)
 
 
-def _hold(db: sqlite3.Connection, at: float) -> int:
-    """Hold the jobs that wait; return how many."""
-    db.execute("INSERT INTO events SELECT coalesce(max(last), 0) + ?, ? FROM events", (MARGIN, NO_EVENTS))
+def _hold(db: sqlite3.Connection, left_out: int, at: float) -> int:
+    """Hold the jobs that wait; return how many. `left_out`: ids of events, as many as of jobs.
+
+    So events of a recovery before, of this backup or another, have ids of their own, too.
+    """
+    db.execute("INSERT INTO events SELECT coalesce(max(last), 0) + ?, ? FROM events", (left_out, NO_EVENTS))
     last = None
     held = 0
     for state in _WAITING:
