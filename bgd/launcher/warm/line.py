@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import os
 import socket
 from collections import deque
@@ -125,8 +126,11 @@ class WorkerLine:
                 self._is_full = True
                 self._loop.add_writer(self._socket, self._send)
                 return
-            except OSError:  # it is gone; who waits for an answer is told when its process has ended
-                break
+            except OSError as error:
+                if error.errno in _SHORTAGES:
+                    self._loop.call_later(_AGAIN, self._send)
+                    return
+                break  # it is gone; who waits for an answer is told when its process has ended
             self._unsent.popleft()
             if file is not None:
                 os.close(file)
@@ -140,6 +144,9 @@ _MAX_PACKET = 65_536  # bytes
 _ROOM = socket.CMSG_SPACE(4)
 # plain numbers, as an operation on an enum's takes as long as a system call
 _CLOEXEC, _CUT = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_TRUNC)
+# of the kernel's memory, or of descriptors on their way between the user's processes; they pass
+_SHORTAGES = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
+_AGAIN = 0.1  # seconds
 _IN_A_ROW = 64  # messages, so that a worker that talks for ever holds up nobody
 
 _decode = msgspec.json.Decoder(Said).decode

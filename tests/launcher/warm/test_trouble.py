@@ -84,6 +84,17 @@ def test_a_job_whose_process_cannot_be_waited_for_is_not_started_again(forked: C
     assert starts.read_text() in {"x", "xx"}
 
 
+@needs_strace
+def test_what_the_kernel_has_no_room_to_send_is_sent_a_moment_later(forked: Calls, tamper):
+    """Who waits for it in vain kills the worker, but only after minutes."""
+    forked.write("work", "def nothing(): pass\n")
+    forked.value("work:nothing")  # its worker is there
+
+    tamper("sendmsg", "error=ENOBUFS:when=1..3")
+
+    assert forked.run("work:nothing").outcome is Outcome.SUCCEEDED
+
+
 def test_both_ends_of_the_line_to_a_worker_have_the_same_protocol_and_limit():
     assert (link.PROTOCOL, link.MAX_PACKET) == (WORKER_PROTOCOL, _MAX_PACKET)
 
