@@ -1,7 +1,8 @@
 """A virtual machine: its root is this machine's, read-only; its kernel is Debian's, with all of cgroup v2.
 
 It is emulated, which makes it some twenty times slower. It can be reset at any moment; only what its kernel
-has written to its disk is there when it is booted again.
+has written to its disk is there when it is booted again. Or it has all that it needs in its memory, and no
+disk: then it can be suspended.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
+from tests.faults import ramdisk
 from tests.support import ROOT, wait_until
 
 KERNEL = ROOT / "build/kernel"  # downloaded once
@@ -26,15 +28,18 @@ _INIT = Path(__file__).with_name("guest.sh")
 _DISK_BYTES = 400 << 20
 _LONGEST_LIFE = 3600  # seconds of one boot
 _FILES = f"{VIRTIOFSD} --shared-dir / --socket-path {{socket}} --sandbox none --cache always"
-# sharing files takes memory that is shared, too
 _MACHINE = f"""
 timeout --signal=KILL {_LONGEST_LIFE}
 {QEMU} -nodefaults -no-user-config -no-reboot -display none -serial file:{{console}}
 -accel tcg,thread=multi -cpu max -smp 2 -m 1536M
--object memory-backend-memfd,id=memory,size=1536M,share=on -numa node,memdev=memory
--chardev socket,id=files,path={{socket}} -device vhost-user-fs-pci,chardev=files,tag=root
--drive file={{disk}},if=virtio,format=raw
 """
+# sharing files takes memory that is shared, too
+_SHARING = """
+-object memory-backend-memfd,id=memory,size=1536M,share=on -numa node,memdev=memory
+-chardev socket,id=files,path={socket} -device vhost-user-fs-pci,chardev=files,tag=root
+-drive file={disk},if=virtio,format=raw
+"""
+_IN_MEMORY = "-initrd {ramdisk}"
 _RESET = "sysrq: Resetting"
 _ENDED_WELL = "guest: ended well"
 
@@ -50,15 +55,18 @@ def why_not() -> str | None:
     if os.geteuid() != 0:
         return "only root can share all of this machine's files"
     missing = [
-        name for name in (QEMU, VIRTIOFSD, "mkfs.ext4", "apt-get", "dpkg-deb") if shutil.which(name) is None
+        name
+        for name in (QEMU, VIRTIOFSD, "mkfs.ext4", "apt-get", "dpkg-deb", *ramdisk.PROGRAMS)
+        if shutil.which(name) is None
     ]
     return f"not installed: {', '.join(missing)}" if missing else None
 
 
 class Guest:
-    """A machine with a disk of its own, switched off at first."""
+    """A machine with a disk of its own, switched off at first; or one `in_memory`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_memory: bool = False) -> None:
+        self._is_in_memory = in_memory
         self._kernel, self._module = _kernel()
         self._folder = Path(tempfile.mkdtemp(prefix="bgd-guest-"))
         self._disk = self._folder / "disk"
@@ -88,29 +96,32 @@ class Guest:
 
     def _boot(self, script: Path) -> str:
         console, socket = self._folder / "console", self._folder / "files"
+        machine = _MACHINE.format(console=console)
+        if self._is_in_memory:
+            archive = self._folder / "ramdisk"
+            ramdisk.write(archive, script, _INIT)
+            self._switch_on(machine + _IN_MEMORY.format(ramdisk=archive), script)
+            return console.read_text(errors="replace")
         socket.unlink(missing_ok=True)
         files = subprocess.Popen(_FILES.format(socket=socket).split(), stderr=subprocess.DEVNULL)
         try:
             wait_until(socket.exists)
-            machine = _MACHINE.format(socket=socket, disk=self._disk, console=console)
-            subprocess.run([*machine.split(), *self._kernel_options(script)], check=True)
+            self._switch_on(machine + _SHARING.format(socket=socket, disk=self._disk), script)
         finally:
             files.kill()
             files.wait()
         return console.read_text(errors="replace")
 
+    def _switch_on(self, machine: str, script: Path) -> None:
+        subprocess.run([*machine.split(), *self._kernel_options(script)], check=True)
+
     def _kernel_options(self, script: Path) -> list[str]:
-        told = {
-            "GUEST_TREE": ROOT,
-            "GUEST_SCRIPT": script,
-            "GUEST_MODULE": self._module,
-            "GUEST_PYTHON": sys.executable,
-        }
-        options = [
-            "root=root rootfstype=virtiofs ro console=ttyS0 panic=-1 quiet",
-            f"init={_INIT}",
-            *(f"{name}={value}" for name, value in told.items()),
-        ]
+        told = {"GUEST_TREE": ROOT, "GUEST_SCRIPT": script, "GUEST_PYTHON": sys.executable}
+        root = f"rdinit={_INIT}"
+        if not self._is_in_memory:
+            told["GUEST_MODULE"] = self._module
+            root = f"root=root rootfstype=virtiofs ro init={_INIT}"
+        options = [root, "console=ttyS0 panic=-1 quiet", *(f"{name}={value}" for name, value in told.items())]
         return ["-kernel", str(self._kernel), "-append", " ".join(options)]
 
 

@@ -1,4 +1,4 @@
-"""What takes a machine of its own: it is reset, and jobs are held by all controllers of cgroup v2.
+"""What takes a machine of its own: reset, suspended, its clock set; or with all controllers of cgroup v2.
 
 No test run finds this file by itself: it takes minutes, qemu, and a kernel that is downloaded. It has to be
 named, as `make faults` does.
@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from tests.faults import asleep, wall_clock
 from tests.faults.figures import SHARE, record, times
 from tests.faults.guest import Guest, why_not
 
@@ -24,11 +25,21 @@ _ROW = re.compile(r'\{"file": .*\}\}')
 
 @pytest.fixture
 def guest():
+    with machine() as guest:
+        yield guest
+
+
+@pytest.fixture
+def guest_in_memory():
+    with machine(in_memory=True) as guest:
+        yield guest
+
+
+def machine(*, in_memory: bool = False) -> Guest:
     reason = why_not()
     if reason is not None:
-        pytest.skip(f"NO MACHINE WAS RESET: {reason}")
-    with Guest() as guest:
-        yield guest
+        pytest.skip(f"NO MACHINE WAS RESET OR SUSPENDED: {reason}")
+    return Guest(in_memory=in_memory)
 
 
 def test_what_was_told_before_a_reset_of_the_machine_is_so_after_it(guest: Guest):
@@ -64,10 +75,14 @@ def test_no_process_of_a_job_gets_away_from_a_kernel_with_all_controllers(guest:
         record(f"in a virtual machine: {row['what']}", **row["found"])
 
 
-def test_waits_and_limits_hold_while_the_clock_is_set(guest: Guest):
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "-rs", "--color=no", "tests/faults/wall_clock.py"]
-    console = guest.run(*command, TESTS_MAY_SET_THE_CLOCK="1", TESTS_SLOWNESS=SLOWNESS)
+@pytest.mark.parametrize(("file", "series"), [("asleep", 1), ("wall_clock", 2), ("fast_clock", 1)])
+def test_waits_and_limits_hold_while_the_clock_is_set_runs_fast_or_the_machine_is_suspended(
+    guest_in_memory: Guest, file: str, series: int
+):
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-rs", "--color=no", f"tests/faults/{file}.py"]
+    allowed = {asleep.MAY_SUSPEND: "1", wall_clock.MAY_SET: "1", "TESTS_SLOWNESS": SLOWNESS}
+    console = guest_in_memory.run(*command, **allowed)
     rows = [json.loads(found) for found in _ROW.findall(console)]
-    assert len(rows) == 2, console
+    assert len(rows) == series, console
     for row in rows:
         record(f"in a virtual machine: {row['what']}", **row["found"])
