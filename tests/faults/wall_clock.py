@@ -38,6 +38,7 @@ def test_what_waits_for_a_duration_does_not_care_for_the_wall_clock(tmp_path: Pa
     rig.start()
     try:
         with closing(Caller(rig.socket)) as caller:
+            caller.wait([submit(caller, ("true",))])  # the launcher is there
             delayed_at = elapsed()
             delayed = submit(caller, mark(tmp_path / "delayed", 0), delay=WAIT)
             retried = submit(caller, mark(tmp_path / "retried", 1), retries=1, retry_delay=WAIT, jitter=0.0)
