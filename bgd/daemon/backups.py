@@ -41,11 +41,12 @@ def backups_in(folder: str) -> list[str]:
     are written from then on are newer, and would be thinned out as soon as they are there.
     """
     try:
-        names = [path.name for path in Path(folder).iterdir()]
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if _NAME.fullmatch(entry.name) and entry.is_file()]
     except FileNotFoundError:
         return []
     latest = _name_at(now().wall)
-    found = sorted(filter(_NAME.fullmatch, names), key=lambda name: (name <= latest, name), reverse=True)
+    found = sorted(names, key=lambda name: (name <= latest, name), reverse=True)
     return [f"{folder}/{name}" for name in found]
 
 

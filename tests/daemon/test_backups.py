@@ -59,7 +59,8 @@ async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, lau
     config = replace(config, backup=replace(config.backup, every=0.05))
     old = [folder / f"elsewhere/bgd-2020010{day}T000000Z.db" for day in (1, 2)]
     half = folder / "elsewhere/sent-0.part"
-    old[0].parent.mkdir()
+    none = folder / "elsewhere/bgd-21210101T000000Z.db"  # a folder
+    none.mkdir(parents=True)
     for path in (*old, half):
         path.write_text("")
         os.utime(path, (1, 1))
@@ -72,6 +73,7 @@ async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, lau
     paths = backups_in(config.backup.folder)
     assert len(paths) == 2
     assert not half.exists()
+    assert none.exists()
     assert copying.checked(paths[0]).jobs == 1
     assert stat.S_IMODE(os.stat(paths[0]).st_mode) == 0o600  # noqa: PTH116 - one call
 
