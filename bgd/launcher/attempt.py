@@ -82,7 +82,7 @@ class Attempt:
             log_bytes = self._starting.say(error.words) if error.words else 0
             return self._never_ran(Outcome.NOT_STARTED, str(error), log_bytes)
         except LostChild as error:
-            return self._never_ran(Outcome.INTERRUPTED, str(error))
+            return self._never_ran(Outcome.UNKNOWN, str(error))
         if running is None:
             return self._never_ran(self._orders.reason or Outcome.CANCELLED, self._orders.problem)
         self._running = running

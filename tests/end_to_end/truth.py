@@ -56,7 +56,7 @@ def check_history(
     jobs = sorted(load.acknowledged)
     allowed = {Outcome.UNKNOWN} if may_be_unseen else set()
     if may_be_killed:
-        allowed |= {Outcome.SIGNAL, Outcome.INTERRUPTED, Outcome.NOT_STARTED}
+        allowed |= {Outcome.SIGNAL, Outcome.UNKNOWN, Outcome.NOT_STARTED}
     with closing(Caller(rig.socket)) as caller:
         caller.wait(jobs)
         watcher.finish(last_event(rig))
@@ -96,7 +96,7 @@ def _check_attempt(
         case Outcome.TIMEOUT:  # on a busy machine perhaps before its first line
             assert code is None
             assert spec.timeout is not None
-        case Outcome.UNKNOWN | Outcome.SIGNAL | Outcome.INTERRUPTED if attempt.outcome in allowed:
+        case Outcome.UNKNOWN | Outcome.SIGNAL if attempt.outcome in allowed:
             assert starts <= 1
         case Outcome.NOT_STARTED if attempt.outcome in allowed:
             assert starts == 0
