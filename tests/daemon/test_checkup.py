@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from bgd.wire.replies import Checkup
 from bgd.wire.steering import GetCheckup
 from bgd.wire.views import Level
 from tests.daemon.stage import configure, served
+from tests.support import wait_until
 
 
 def found(config, subject):
@@ -188,6 +190,19 @@ async def test_daemon_says_what_it_finds_of_its_launcher(config, launcher):
         life.link.problem = "launcher.lock is held"
         reply = await caller.ask(GetCheckup(7), Checkup)
         assert reply.findings[-1].message == "there is none, so nothing starts: launcher.lock is held"
+
+
+def test_launcher_that_was_stopped_is_a_problem(own_daemon):
+    with own_daemon.client() as client:
+        wait_until(lambda: client.info().launcher_pid)
+        pid = client.info().launcher_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        shown = own_daemon.bgctl("doctor").stdout
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert f"so nothing starts, and no end is seen (pid {pid})" in shown
+    assert f"kill -CONT {pid}" in shown
 
 
 def test_every_finding_is_on_a_line_and_can_be_read_by_programs(daemon):

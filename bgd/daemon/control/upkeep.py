@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from pathlib import Path
 
 from bgd import clock
 from bgd.daemon import checkup
@@ -103,4 +104,17 @@ def _launcher(link: LauncherLink) -> Finding:
             f"it is of an earlier bgd (protocol {link.protocol}, this bgd speaks {LAUNCHING_PROTOCOL})",
             "when no job runs, end it (kill the pid that bgctl info names): what is new needs a new one",
         )
+    if _stands_still(link.pid):
+        return Finding(
+            "launcher",
+            Level.PROBLEM,
+            f"somebody has stopped it, so nothing starts, and no end is seen (pid {link.pid})",
+            f"kill -CONT {link.pid}",
+        )
     return Finding("launcher", Level.OK, f"pid {link.pid}, protocol {link.protocol}")
+
+
+def _stands_still(pid: int | None) -> bool:
+    with suppress(OSError):  # it has gone, or may not be looked at
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].startswith("T")
+    return False
