@@ -29,6 +29,7 @@ from bgd.wire.steering import GetStats
 from tests.end_to_end.chaos import Caller, Rig
 from tests.faults.figures import record
 from tests.faults.wall_clock import HOUR, MAY_SET, WAIT, mark, marks, submit
+from tests.faults.watching import processor_seconds
 from tests.support import DEADLINE, ROOT, wait_until
 
 TIMES = 3600
@@ -134,11 +135,6 @@ def fill(caller: Caller) -> None:
     spec = JobSpec(argv=("true",), env={}, cwd="/", delay=LONG)
     for _ in range(0, WAITING, MANY):
         assert isinstance(caller.ask(SubmitMany(id=1, specs=[spec] * MANY)), Submitted)
-
-
-def processor_seconds(pid: int) -> float:
-    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, after_name[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def is_gone(caller: Caller, job: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from bgd.wire.replies import End, JobsPart, Submitted
 from bgd.wire.requests import List, Submit
 from tests.end_to_end.chaos import Caller, Rig
 from tests.faults.figures import record, seconds
-from tests.faults.watching import memory
+from tests.faults.watching import memory, processor_seconds
 
 CAP = 100 << 20  # bytes of output that are kept
 BESIDE = 1 << 20  # bytes beside them: when they were written, and what is written now
@@ -33,9 +32,9 @@ def test_a_job_that_writes_without_end_costs_its_log_only(tmp_path: Path):
     try:
         before = memory(rig.pid, "RssAnon")
         with closing(Caller(rig.socket)) as caller:
-            began = spent(rig.pid)
+            began = processor_seconds(rig.pid)
             caller.wait([submit(caller, noise)])
-            busy = (spent(rig.pid) - began) / length
+            busy = (processor_seconds(rig.pid) - began) / length
             waited = list(lists(caller, submit(caller, noise)))
         grown = memory(rig.pid, "RssAnon") - before
         kept = on_disk(rig)
@@ -90,12 +89,6 @@ def lists(caller: Caller, job: int) -> Iterator[float]:
             state = next((each.state for each in reply.jobs if each.id == job), state)
             reply = caller.next()
         yield time.monotonic() - began
-
-
-def spent(pid: int) -> float:
-    """Return the seconds of processor time that a process has had."""
-    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def on_disk(rig: Rig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -82,6 +83,12 @@ def memory(pid: int, what: str) -> int:
     """Return KiB, as /proc/PID/status counts them."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
+
+
+def processor_seconds(pid: int) -> float:
+    """Return how much processor time a process has had."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def connected(rig: Rig, *, greet: bool = True) -> socket.socket:
