@@ -40,6 +40,7 @@ class Retention:
         self._alarm = clock.Alarm(asyncio.get_running_loop(), self._due.set, on_wall_clock=True)
         self._stirred_at: float | None = None
         supervisor.when_finished(self._stir)
+        supervisor.when_configured(self._stir)
 
     async def run(self) -> None:
         """Keep finished jobs as configured, for ever."""

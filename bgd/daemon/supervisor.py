@@ -63,7 +63,7 @@ class Supervisor:
         self._wall_timer = clock.Alarm(loop, self._come_due, on_wall_clock=True)
         self.leftovers = Leftovers(store, config.log_dir, self._clear)
         self._on_finished: Callable[[], None] = lambda: None
-        self._on_configured: Callable[[], None] = lambda: None
+        self._on_configured: list[Callable[[], None]] = []
         self._is_draining = False
         self._is_idle = asyncio.Event()
 
@@ -126,8 +126,8 @@ class Supervisor:
             self._link.send(renew)
         self.space.configure(config.daemon.min_free)
         self._steer()
-        self._on_finished()
-        self._on_configured()
+        for callback in self._on_configured:
+            callback()
 
     @property
     def running(self) -> int:
@@ -179,12 +179,12 @@ class Supervisor:
         self._changed.set()
 
     def when_finished(self, callback: Callable[[], None]) -> None:
-        """Call back, cheaply, whenever jobs have finished, and when the configuration is another."""
+        """Call back, cheaply, whenever jobs have finished."""
         self._on_finished = callback
 
     def when_configured(self, callback: Callable[[], None]) -> None:
         """Call back, cheaply, when the configuration is another."""
-        self._on_configured = callback
+        self._on_configured.append(callback)
 
     @property
     def is_draining(self) -> bool:
