@@ -97,19 +97,19 @@ def _launcher(link: LauncherLink) -> Finding:
             f"there is none, so nothing starts{': ' if link.problem else ''}{link.problem}",
             "the daemon's log says why; as a service: systemctl status bgd-launcher",
         )
-    if link.protocol < LAUNCHING_PROTOCOL:
-        return Finding(
-            "launcher",
-            Level.NOTE,
-            f"it is of an earlier bgd (protocol {link.protocol}, this bgd speaks {LAUNCHING_PROTOCOL})",
-            "when no job runs, end it (kill the pid that bgctl info names): what is new needs a new one",
-        )
     if _stands_still(link.pid):
         return Finding(
             "launcher",
             Level.PROBLEM,
             f"somebody has stopped it, so nothing starts, and no end is seen (pid {link.pid})",
             f"kill -CONT {link.pid}",
+        )
+    if link.protocol < LAUNCHING_PROTOCOL:
+        return Finding(
+            "launcher",
+            Level.NOTE,
+            f"it is of an earlier bgd (protocol {link.protocol}, this bgd speaks {LAUNCHING_PROTOCOL})",
+            "when no job runs, end it (kill the pid that bgctl info names): what is new needs a new one",
         )
     return Finding("launcher", Level.OK, f"pid {link.pid}, protocol {link.protocol}")
 
