@@ -21,9 +21,7 @@ from bgd.daemon.storage.packing import pack_policy, unpack_policy
 from bgd.daemon.storage.records import Event
 from bgd.daemon.storage.schema import open_readable, open_writable
 
-MARGIN = (
-    1_000_000  # ids of jobs, and of events, that may have been given out since the last there is a trace of
-)
+MARGIN = 1_000_000  # ids of jobs, and of events, that may have been given out since the last known one
 _GENERATIONS = 1_000_000  # starts that the launcher may have seen since; it obeys the highest number (R1)
 _MOST_LIKELY = 2**48  # a higher id in a damaged file is part of the damage
 
