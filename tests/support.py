@@ -143,3 +143,12 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it has not come about in time"
         select.select([], [], [], 0.01)
+
+
+def has_all_of(now: Any, then: Any) -> bool:
+    """Tell whether decoded MessagePack has all that an older one had; more may have been added at the end."""
+    if isinstance(then, dict):
+        return isinstance(now, dict) and all(key in now and has_all_of(now[key], then[key]) for key in then)
+    if isinstance(then, list):
+        return isinstance(now, list) and len(now) >= len(then) and all(map(has_all_of, now, then))
+    return type(now) is type(then) and bool(now == then)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bgd.core.job import State
+from bgd import Client, JobFailed
+from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage.schema import VERSION
 from bgd.wire.replies import Submitted
@@ -26,6 +27,7 @@ WAITING = 5
 
 # The last commit of the history that had this version of the tables
 RELEASES = {1: "2442b3a", 2: "c9324ef"}
+LAUNCHER = "0634bcb"  # the commit whose launcher and journal every later bgd has to work with
 KILLS = times(50, 5)
 LONGEST_START = 0.5  # s until it is killed
 JOB = 'echo began >> "$1"; until test -e "$2"; do sleep 0.05; done; exit "$3"'
@@ -73,15 +75,7 @@ def test_jobs_run_on_through_an_upgrade_that_changes_the_tables(tmp_path: Path):
 @pytest.fixture(params=RELEASES, ids="tables of version {}".format)
 def release(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[int, Path]:
     """An older bgd: the version of its tables, and the folder of its source."""
-    source = tmp_path / "release"
-    source.mkdir()
-    archive = subprocess.run(
-        ["git", "archive", RELEASES[request.param]], cwd=ROOT, capture_output=True, check=False
-    )
-    if archive.returncode:
-        pytest.skip("NO OLDER RELEASE WAS UPGRADED: the history of this checkout is not complete")
-    subprocess.run(["tar", "-x", "-C", source], input=archive.stdout, check=True)
-    return request.param, source
+    return request.param, source_at(RELEASES[request.param], tmp_path / "release")
 
 
 def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, release: tuple[int, Path]):
@@ -144,6 +138,86 @@ def test_an_upgrade_that_is_killed_on_its_way_is_made_in_the_end(tmp_path: Path,
         right_ends=RUNNING,
         started_twice=0,
     )
+
+
+WORK = """
+import os, time
+
+def add(one, two):
+    return one + two
+
+def process():
+    return os.getpid()
+
+def boom():
+    raise KeyError("no such report")
+
+def leave(code):
+    os._exit(code)
+"""
+CLASS_JOBS = """
+[security]
+allowed_classes = ["work.*"]
+[python]
+path = ["{folder}"]
+[retry]
+retries = 0
+"""
+
+
+def test_the_launcher_of_an_earlier_release_runs_what_a_new_bgd_gives_it(tmp_path: Path):
+    source = source_at(LAUNCHER, tmp_path / "release")
+    (tmp_path / "work.py").write_text(WORK)
+    rig = Rig(tmp_path, slots=4, more=CLASS_JOBS.format(folder=tmp_path))
+    rig.start(source)
+    try:
+        with Client(str(rig.socket), timeout=DEADLINE) as client:
+            before = client.submit(
+                ["sh", "-c", f"until test -e {tmp_path}/gate; do sleep 0.05; done; exit 7"]
+            )
+            wait_until(lambda: before.refresh().state == State.RUNNING)
+            rig.stop()
+            rig.start()
+            launcher = rig.launcher_pid()
+            codes = {code: client.submit(["sh", "-c", f"echo {code}; exit {code}"]) for code in (0, 3, 255)}
+            killed = client.submit(["sh", "-c", "kill -9 $$"])
+            late = client.submit(["sleep", "60"], timeout=0.2)
+            missing = client.submit(["/no/such/program"])
+            cancelled = client.submit(["sleep", "60"])
+            wait_until(lambda: cancelled.refresh().state == State.RUNNING)
+            cancelled.cancel()
+            added = [client.call("work:add", [2, 3], isolation=how) for how in ("fork", "spawn", "reuse")]
+            failed = [client.call("work:boom", isolation=how) for how in ("fork", "spawn", "reuse")]
+            left = [client.call("work:leave", [9], isolation=how) for how in ("fork", "spawn", "reuse")]
+            (tmp_path / "gate").touch()
+
+            for code, job in {7: before, **codes}.items():
+                assert job.wait(DEADLINE).exit_code == code
+            assert [bytes(part.data) for part in codes[3].logs()] == [b"3\n"]
+            assert (killed.wait(DEADLINE).outcome, killed.view.signal) == (Outcome.SIGNAL, 9)
+            assert late.wait(DEADLINE).outcome == Outcome.TIMEOUT
+            assert missing.wait(DEADLINE).outcome == Outcome.NOT_STARTED
+            assert cancelled.wait(DEADLINE).state == State.CANCELLED
+            assert [job.result(DEADLINE) for job in added] == [5, 5, 5]
+            for job in failed:
+                with pytest.raises(JobFailed, match="no such report"):
+                    job.result(DEADLINE)
+            assert [job.wait(DEADLINE).exit_code for job in left] == [9, 9, 9]
+            assert all(len(job.attempts()) == 1 for job in (before, killed, late, *added, *failed, *left))
+            assert (rig.launcher_pid(), source_of(launcher)) == (launcher, str(source))
+    finally:
+        (tmp_path / "gate").touch()
+        rig.close()
+
+
+def source_at(commit: str, folder: Path) -> Path:
+    """Lay the source of a commit of the history down in a new folder."""
+    folder.mkdir()
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
+    if archive.returncode:
+        pytest.skip("NO EARLIER RELEASE WAS TRIED: the history of this checkout is not complete")
+    subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+    return folder
 
 
 def start_jobs(rig: Rig, folder: Path, number: int = RUNNING) -> list[int]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import asdict, replace
 
 from bgd.core.job import Outcome, State
 from bgd.core.spec import Isolation, JobSpec
 from bgd.wire import changes, launching, limits, messages, replies, requests, steering, views
+from tests.support import has_all_of
 from tests.wire.speech import DIRECTIONS, KINDS, Message, tag_of
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -376,6 +378,12 @@ def sample_of(direction: str, message: Message) -> Path:
     return SAMPLES / direction / f"{tag_of(type(message))}.msgpack"
 
 
+def all_samples() -> list[tuple[str, Path, Message]]:
+    first = [(way, sample_of(way, message), message) for way, sent in SENT.items() for message in sent]
+    grown = [(way, SAMPLES / way / f"{name}.msgpack", message) for name, (way, message) in GROWN.items()]
+    return first + grown
+
+
 @pytest.mark.parametrize(
     ("direction", "message"),
     [(direction, message) for direction, sent in SENT.items() for message in sent],
@@ -395,14 +403,21 @@ def test_what_a_grown_message_said_is_still_understood(name):
     assert decode((SAMPLES / direction / f"{name}.msgpack").read_bytes()) == message
 
 
+@pytest.mark.parametrize(
+    ("direction", "sample", "message"), all_samples(), ids=lambda value: getattr(value, "stem", "")
+)
+def test_a_message_is_still_sent_in_the_shape_it_had(direction, sample, message):
+    _, encode, _ = DIRECTIONS[direction]
+
+    assert has_all_of(msgspec.msgpack.decode(encode(message)), msgspec.msgpack.decode(sample.read_bytes()))
+
+
 def test_there_is_a_sample_of_every_message():
     assert [(direction, type(message)) for direction, sent in SENT.items() for message in sent] == KINDS
 
 
 def write_missing_samples() -> None:
-    first = [(sample_of(way, message), way, message) for way, sent in SENT.items() for message in sent]
-    grown = [(SAMPLES / way / f"{name}.msgpack", way, message) for name, (way, message) in GROWN.items()]
-    for sample, direction, message in first + grown:
+    for direction, sample, message in all_samples():
         _, encode, _ = DIRECTIONS[direction]
         if not sample.exists():
             sample.parent.mkdir(parents=True, exist_ok=True)
