@@ -1,4 +1,4 @@
-"""The stop ladder (R8): TERM to a whole process tree, grace, then KILL until nothing is left."""
+"""The stop ladder (R8): TERM to a whole process tree at once, grace, then KILL until nothing is left."""
 
 from __future__ import annotations
 
@@ -70,10 +70,15 @@ class Ladder:
             self._no_mercy.set_result(None)
 
     async def _signal(self, signum: int) -> list[Process]:
+        """Send the whole tree a signal as if at one instant, and let it act on it; return who lived then."""
         living = self._tree.living(await self._looker.look(self._tree.first_tick))
+        if len(living) > 1:
+            living, _ = await self._tree.stop_all(self._looker)
         self._is_all_told = True
-        for process in living:
-            self._is_all_told &= self._tree.signal(process, signum)
+        # a stopped process acts on TERM only once it goes on, also one that somebody else stopped
+        for each_signum in (signum,) if signum == signal.SIGKILL else (signum, signal.SIGCONT):
+            for process in living:
+                self._is_all_told &= self._tree.signal(process, each_signum)
         return living
 
     async def _deaths(self, processes: list[Process], until: asyncio.Future[None]) -> None:

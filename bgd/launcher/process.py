@@ -26,6 +26,7 @@ class Process(Struct, frozen=True, kw_only=True, gc=False):
     session: int
     ticks: int
     is_dead: bool  # ended, and its parent has not yet taken notice
+    is_stopped: bool = False  # by SIGSTOP or another stop signal
 
 
 def read_process(pid: int) -> Process | None:
@@ -43,6 +44,7 @@ def read_process(pid: int) -> Process | None:
         ticks=int(fields[19]),
         # a process whose first thread ended shows Z as well, and lives on in the others
         is_dead=fields[0] in b"ZX" and int(fields[17]) <= 1,
+        is_stopped=fields[0] == b"T",
     )
 
 

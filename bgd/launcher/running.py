@@ -76,7 +76,7 @@ class Running:
             return
         self._is_intact = False
         if whole_tree:
-            self._begin(self._tree.tell_all(self._tools.looker, signum))
+            self._begin(self._suspension.tell_all(signum))
         else:
             self._tree.tell(first, signum)
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 
 from bgd.launcher.look import Looker
 from bgd.launcher.tree import Tree
-
-log = logging.getLogger(__name__)
 
 
 class Suspension:
@@ -25,24 +22,11 @@ class Suspension:
         """Stop every process, also those that are started meanwhile, or let all go on."""
         async with self._turn:
             if self.is_on:
-                await self._stop_all()
+                await self._tree.stop_all(self._looker, is_wanted=lambda: self.is_on)
             else:
                 await self._tree.tell_all(self._looker, signal.SIGCONT)
 
-    async def _stop_all(self) -> None:
-        stopped: set[tuple[int, int]] = set()
-        for _ in range(_LOOKS):
-            living = self._tree.living(await self._looker.look(self._tree.first_tick))
-            new = [each for each in living if (each.pid, each.ticks) not in stopped]
-            if not self.is_on or not new:
-                return
-            for each in new:
-                self._tree.tell(each, signal.SIGSTOP)
-                stopped.add((each.pid, each.ticks))
-        log.warning(
-            "job %d: starts processes faster than they can be stopped: not all of it is suspended",
-            self._tree.key.job,
-        )
-
-
-_LOOKS = 20  # a look finds all but what was started during it, and who is stopped starts nothing
+    async def tell_all(self, signum: int) -> None:
+        """Send every process a signal as if at one instant; who was stopped before stays stopped."""
+        async with self._turn:
+            await self._tree.tell_all(self._looker, signum)

@@ -8,12 +8,13 @@ tree.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
 import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from bgd.launcher.cgroup import Group
@@ -101,32 +102,66 @@ class Tree:
             parents = [child.pid for child in children if child.pid not in members]
             members.update((child.pid, child) for child in children)
         self._found = {pid: each.ticks for pid, each in members.items()}
-        return [each for each in members.values() if (each.pid, each.ticks) not in self._out_of_reach]
+        return [each for each in members.values() if _name(each) not in self._out_of_reach]
+
+    async def stop_all(
+        self, looker: Looker, *, is_wanted: Callable[[], bool] = lambda: True
+    ) -> tuple[list[Process], list[Process]]:
+        """Stop every member (SIGSTOP), also those that are started meanwhile.
+
+        While all of them are stopped, each can be given a signal before any of them acts on another's end:
+        a shell whose child dies first would run its script's next command.
+
+        Returns:
+            The members that live, and those of them that this call stopped: it leaves alone who was stopped
+            already, and ends early once `is_wanted` says so.
+        """
+        stopped: dict[tuple[int, int], Process] = {}
+        for _ in range(_LOOKS):
+            living = self.living(await looker.look(self.first_tick))
+            running = [each for each in living if not each.is_stopped and _name(each) not in stopped]
+            if not running or not is_wanted():
+                break
+            for number, each in enumerate(running):
+                if self.signal(each, signal.SIGSTOP):
+                    stopped[_name(each)] = each
+                if number % _BREATH == _BREATH - 1:
+                    await asyncio.sleep(0)
+        else:
+            log.warning("job %d: starts processes faster than they can be stopped", self.key.job)
+        return living, [each for each in living if _name(each) in stopped]
 
     def signal(self, process: Process, signum: int) -> bool:
-        """Send a member a signal: KILL as often as asked, others once. False: no descriptor for that now."""
+        """Send a member a signal: TERM once, others as often as asked. False: no descriptor for that now."""
         told = (process.pid, process.ticks, signum)
-        if told in self._told and signum != signal.SIGKILL:
+        if signum == signal.SIGTERM and told in self._told:
             return True
         try:
-            # a stopped process could not act on TERM
-            was_there = send(process, signum, *([] if signum == signal.SIGKILL else [signal.SIGCONT]))
+            was_there = send(process, signum)
         except PermissionError:
             log.warning("job %d: process %d is another user's and is left alone", self.key.job, process.pid)
-            self._out_of_reach.add((process.pid, process.ticks))
+            self._out_of_reach.add(_name(process))
             return True
         except OSError as error:
             if error.errno not in SHORTAGES:
                 raise
             return False
-        self._told.add(told)
-        self.was_signalled |= was_there and process.pid == self._pid
+        if signum in {signal.SIGTERM, signal.SIGKILL}:
+            self._told.add(told)
+            self.was_signalled |= was_there and process.pid == self._pid
         return True
 
     async def tell_all(self, looker: Looker, signum: int) -> None:
-        """Send every member a signal as it is, however often that was done before."""
-        for process in self.living(await looker.look(self.first_tick)):
+        """Send every member a signal as if at one instant, however often that was done before."""
+        if signum in {signal.SIGSTOP, signal.SIGCONT}:
+            for process in self.living(await looker.look(self.first_tick)):
+                self.tell(process, signum)
+            return
+        living, stopped = await self.stop_all(looker)
+        for process in living:
             self.tell(process, signum)
+        for process in stopped:
+            self.tell(process, signal.SIGCONT)
 
     def tell(self, process: Process, signum: int) -> None:
         """Send one process a signal as it is; who is gone hears nothing."""
@@ -159,5 +194,13 @@ class Tree:
     def _is_of_group(self, process: Process) -> bool:
         return self._pid in (process.group, process.session)
 
+
+def _name(process: Process) -> tuple[int, int]:
+    """Return what no other process ever has."""
+    return process.pid, process.ticks
+
+
+_LOOKS = 20  # a look finds all but what was started during it, and who is stopped starts nothing
+_BREATH = 50  # processes that are signalled in a row, some milliseconds, before others have a turn
 
 _MARK = re.compile(r"(.+)\.([0-9]{1,19})\.([0-9]{1,19})", re.DOTALL)

@@ -115,6 +115,19 @@ def test_a_job_that_keeps_forking_is_suspended_to_the_last_process(supervisor, t
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
 
 
+def test_a_signal_to_a_suspended_tree_is_acted_on_when_it_goes_on(supervisor, tmp_path):
+    key, pids = start_tree(supervisor, tmp_path)
+    supervisor.say(Suspend(key))
+    wait_until(lambda: all_stopped(pids))
+
+    supervisor.say(Signal(key, signal.SIGTERM, whole_tree=True))
+    assert supervisor.run("true").outcome is Outcome.SUCCEEDED
+    assert all_stopped(pids)
+
+    supervisor.say(Continue(key))
+    assert supervisor.ended(key).signal == signal.SIGTERM
+
+
 def test_the_time_limit_stands_still_with_the_job(supervisor):
     key = supervisor.launch("sleep", "100", timeout=0.4)
     pid = supervisor.started(key).pid

@@ -1,0 +1,61 @@
+"""Cancels jobs whose children have lower process numbers than the shell that waits for them.
+
+Needs root and a PID namespace: `unshare -pf --mount-proc python -m tests.faults.wrapped_pids FOLDER ROUNDS`.
+Prints how many of the scripts went on with their next command.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from bgd import Client
+from tests.end_to_end.chaos import Rig
+from tests.support import DEADLINE, wait_until
+
+LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
+HIGH = 20_000  # of the shell
+LOW = 600  # of the child that it waits for
+CROWD = 40  # more processes, whose numbers lie between the two
+SCRIPT = """
+echo $(({low} + 100)) > {last_pid}
+number=0
+while test $((number += 1)) -le {crowd}; do sleep 1000 & done
+echo {low} > {last_pid}
+sh -c 'echo $$ > {here}; exec sleep 1000'
+echo next > {went_on}
+"""
+
+
+def main(folder: Path, rounds: int) -> int:
+    """Return how many scripts went on."""
+    rig = Rig(folder)
+    rig.start()
+    went_on = 0
+    try:
+        with Client(str(rig.socket), timeout=DEADLINE) as client:
+            for number in range(rounds):
+                went_on += cancel_one(
+                    client, folder / str(number), CROWD if number % 2 else 0, limit=number % 3 == 0
+                )
+    finally:
+        rig.close()
+    return went_on
+
+
+def cancel_one(client: Client, place: Path, crowd: int, *, limit: bool) -> bool:
+    place.mkdir()
+    here, went_on = place / "here", place / "went-on"
+    script = SCRIPT.format(low=LOW, last_pid=LAST_PID, crowd=crowd, here=here, went_on=went_on)
+    LAST_PID.write_text(str(HIGH))
+    job = client.submit(["sh", "-c", script], timeout=0.2 if limit else None)
+    wait_until(lambda: here.exists() and here.read_text().endswith("\n"))
+    assert int(here.read_text()) < HIGH, "the numbers were not wrapped"
+    if not limit:
+        job.cancel()
+    job.wait(DEADLINE)
+    return went_on.exists()
+
+
+if __name__ == "__main__":
+    print(main(Path(sys.argv[1]), int(sys.argv[2])))
