@@ -35,9 +35,9 @@ ROOMS = {
     "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.harmless bgd.wire bgd.words",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.systemd bgd.wire bgd.worker.WORKER",
+    " bgd.daemon bgd.errors bgd.signals bgd.systemd bgd.wire bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.disk bgd.core.job bgd.core.spec"
-    " bgd.errors bgd.launcher bgd.places.in_the_way_of bgd.systemd bgd.units bgd.wire",
+    " bgd.errors bgd.launcher bgd.places.in_the_way_of bgd.signals bgd.systemd bgd.units bgd.wire",
     # it runs in interpreters that have nothing else, where its own folder goes by another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/inside": f"{STANDARD} ._reporter .Job",
@@ -53,6 +53,7 @@ ROOMS = {
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.systemd",
     "bgd/errors.py": PURE,
+    "bgd/signals.py": STANDARD,
     "bgd/systemd.py": STANDARD,
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/harmless.py": STANDARD,

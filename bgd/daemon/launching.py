@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -77,6 +78,7 @@ class LauncherLink:
         self._log_dir = log_dir
         self._greeting = Greeting(OLDEST_LAUNCHING_PROTOCOL, store_id, generation)
         self._connection: _Connection | None = None
+        self._is_ending = False
         self._child: subprocess.Popen[bytes] | None = None
         self.problem = ""  # why no launcher is connected, as it was last said
         self.looking_since = clock.elapsed()  # for one that answers, unless it is connected
@@ -92,13 +94,14 @@ class LauncherLink:
         return connection is not None and connection.is_ready and not connection.is_closing
 
     async def run(self, listener: Listener) -> None:
-        """Keep a launcher connected for ever; whenever there is none, start one, or wait for the service."""
+        """Keep a launcher connected; whenever there is none, start one, or wait for the service."""
         pause = FIRST_PAUSE
         longest = LONGEST_WAIT if self._is_service else LONGEST_PAUSE
-        while True:
+        while not self._is_ending:
             if await self._serve(listener):
                 pause = FIRST_PAUSE
-                logger.warning("the launcher is gone; looking for another")
+                if not self._is_ending:
+                    logger.warning("the launcher is gone; looking for another")
             else:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, longest)
@@ -116,6 +119,16 @@ class LauncherLink:
         A launcher is replaced only when bgd is started while no job runs.
         """
         return protocol_of(message) <= self.protocol
+
+    async def end_launcher(self) -> None:
+        """Tell the launcher to end, which ends all jobs first; return once it has told how they ended."""
+        self._is_ending = True
+        connection = self._connection
+        if connection is None or self.pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        await connection.lost.wait()
 
     async def part(self) -> None:
         """Tell the launcher that this daemon ends in good order, and hang up once it is told.

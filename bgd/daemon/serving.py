@@ -33,7 +33,8 @@ from bgd.daemon.storage.database import DiskFull
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.site import open_site
-from bgd.errors import ConfigError
+from bgd.errors import BgdError, ConfigError
+from bgd.signals import ignore_strays
 from bgd.systemd import ServiceManager
 from bgd.wire.steering import ShutdownMode
 
@@ -61,6 +62,8 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
     Raises:
         BgdError: it cannot start, or the store broke under it.
     """
+    if not os.path.exists("/proc/self/stat"):  # noqa: ASYNC240, PTH110 - in memory, if it is there
+        raise BgdError("/proc is not mounted, and bgd cannot watch jobs without it: mount -t proc proc /proc")
     folder.prepare(config)
     with folder.locked(config), threads.at_hand(asyncio.get_running_loop()):
         store = await _opened(config)
@@ -105,6 +108,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         loop.add_signal_handler(number, shut_down, None)
     reload = partial(_reload, supervisor, surroundings)
     loop.add_signal_handler(signal.SIGHUP, _reload_if_good, reload)
+    ignore_strays(lambda name: loop.call_soon_threadsafe(logger.warning, _STRAY, name))
     async with asyncio.TaskGroup() as tasks:
         orders = Orders(supervisor, store)
         retention = Retention(supervisor, orders, store)
@@ -131,7 +135,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())
         surroundings.ready()
         manager.ready(f"serving {config.daemon.socket}")
-        await _until_stopped(supervisor, stops, tasks, manager)
+        await _until_stopped(supervisor, link, stops, tasks, manager)
         server.close()
         control.close()
         if site is not None:
@@ -159,6 +163,7 @@ async def _keep_ids_apart(config: Config, store: Store) -> None:
 
 async def _until_stopped(
     supervisor: Supervisor,
+    link: LauncherLink,
     stops: asyncio.Queue[ShutdownMode],
     tasks: asyncio.TaskGroup,
     manager: ServiceManager,
@@ -167,13 +172,23 @@ async def _until_stopped(
     mode = await stops.get()
     logger.info("stopping: running jobs %d, mode %s", supervisor.running, mode.value)
     manager.stopping(f"stopping, mode {mode.value}")
-    drain = tasks.create_task(supervisor.drain(mode))
+    is_init = mode is ShutdownMode.LEAVE and os.getpid() == 1
+    drain = tasks.create_task(_interrupt(supervisor, link) if is_init else supervisor.drain(mode))
     again = tasks.create_task(stops.get())
     await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
     if not drain.done():
         logger.warning("asked again to stop: leaving %d jobs running", supervisor.running)
         drain.cancel()
     again.cancel()
+
+
+async def _interrupt(supervisor: Supervisor, link: LauncherLink) -> None:
+    """End all jobs in order: with the first process of a container the kernel kills all others."""
+    if supervisor.running:
+        logger.info("bgd is process 1, so the jobs end with it: they are interrupted")
+    await supervisor.drain(ShutdownMode.LEAVE)
+    await link.end_launcher()
+    await supervisor.saved()
 
 
 def _reload_if_good(reload: Callable[[], object]) -> None:
@@ -211,5 +226,6 @@ def _places_that_differ(old: Config, new: Config) -> list[str]:
     return [f"[daemon] {key}" for key in keys] + (["[http]"] if new.http != old.http else [])
 
 
+_STRAY = "ignored %s, and will again without a word: SIGTERM ends bgd"
 # A server of Python 3.13 would unlink its socket, which may be systemd's; a stale one is removed at the start
 _never_unlink: dict[str, Any] = {"cleanup_socket": False}

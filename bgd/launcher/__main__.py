@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,12 @@ from bgd.launcher.process import read_process
 from bgd.launcher.readers import Readers
 from bgd.launcher.records import Recollection
 from bgd.launcher.rendezvous import Busy, bind, outlive, sign_lock, take_lock
-from bgd.launcher.signals import listen
 from bgd.launcher.sweep import end_strays, sweep
 from bgd.launcher.tools import Tools
 from bgd.launcher.visitor import Visitor
 from bgd.launcher.warm.workers import Workers
 from bgd.places import in_the_way_of
+from bgd.signals import ignore_strays
 from bgd.systemd import ServiceManager
 
 log = logging.getLogger("bgd.launcher")
@@ -48,6 +49,7 @@ def main() -> int:
     options = _options()
     _set_up_logging()
     _shed_what_was_inherited({0, 1, 2, options.lock_fd, options.listen_fd})
+    ignore_strays(lambda _: None)  # until there is a loop that can write to the log
     state, logs = options.state.absolute(), options.logs.absolute()
     gc.freeze()  # what is imported stays: to look through it for garbage takes 6 ms, in which nothing starts
     os.chdir("/")  # a working directory would keep a file system from being unmounted
@@ -110,7 +112,7 @@ async def _serve(
             None if left.is_whole else prepare,
         )
         departure.oversee(attempts, masters)
-        listen(loop, leave)
+        _listen_for_signals(loop, leave)
         informing = group.create_task(manager.keep_informed())
         # whoever comes now waits for the sweep; without a socket there would seem to be no launcher
         server = await loop.create_unix_server(lambda: Visitor(masters), sock=listener, **_never_unlink)
@@ -124,6 +126,16 @@ async def _serve(
         server.close()
         informing.cancel()
         tools.delegation.give_up()
+
+
+def _listen_for_signals(loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> None:
+    """Call `leave` on SIGTERM, and ignore all others."""
+    # the loop's own handlers hear of a signal through what hundreds of SIGCHLD fill while the loop is busy,
+    # and what comes after them is lost; a handler of Python's is always called
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(leave))
+    for ignored in (signal.SIGINT, signal.SIGHUP):  # what a terminal sends to bgd and all that it started
+        signal.signal(ignored, lambda *_: None)  # not SIG_IGN, which every job would inherit
+    ignore_strays(lambda name: loop.call_soon_threadsafe(log.warning, _STRAY, name))
 
 
 def _tools(
@@ -193,6 +205,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+_STRAY = "ignored %s, and will again without a word: SIGTERM ends the launcher and its jobs"
 _JOURNAL = "launcher.journal"
 _IDLE = 60.0
 _TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h

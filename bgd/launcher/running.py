@@ -46,6 +46,7 @@ class Running:
         self._tree = tree
         self._started_at = started_at
         self._grew = grew
+        self._is_interrupted = False
         self._reason: Outcome | None = None  # why it is to end, as the first said who asked
         self._ladder: Ladder | None = None
         self._descent: asyncio.Task[Exception | None] | None = None
@@ -98,6 +99,8 @@ class Running:
     async def end(self) -> Ended:
         """Return how the first process ended, when nothing of the tree is left but what is to be kept."""
         code = await self._execution.wait()
+        # who ends the launcher may have sent the same signal to its jobs, as `systemctl kill` does
+        self._is_interrupted = self._reason is Outcome.INTERRUPTED and code != 0
         finished_at = time.time()
         self._tools.noting.end(self._launch.key)
         self._suspension.is_on = False
@@ -211,6 +214,8 @@ class Running:
             self._result = None
 
     def _outcome(self, code: int, figures: GroupFigures | None) -> Outcome:
+        if self._is_interrupted:
+            return Outcome.INTERRUPTED
         if self._reason is not None and self._tree.was_signalled:
             return self._reason
         if code and figures and figures.oom_kills:

@@ -318,6 +318,15 @@ def test_daemon_ends_well_when_told_to(machine, number):
     assert "Traceback" not in machine.log
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGQUIT, signal.SIGALRM])
+def test_a_stray_signal_is_named_in_the_log_and_does_no_harm(machine, number):
+    machine.start()
+    machine.signal(number)
+    wait_until(lambda: f"ignored {number.name}" in machine.log)
+    with machine.client() as client:
+        assert client.submit(["true"]).wait(DEADLINE).state == State.SUCCEEDED
+
+
 def test_daemon_without_jobs_takes_its_launcher_along(machine):
     machine.start()
     with machine.client() as client:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
-from tests.support import DEADLINE, ROOT
+import pytest
+
+from bgd.core.job import Outcome
+from tests.launcher.host import PATIENCE
+from tests.support import DEADLINE, ROOT, wait_until
+
+STRAYS = "USR1 USR2 ALRM QUIT IO PROF VTALRM TRAP XCPU PWR STKFLT RTMIN"
 
 # asyncio alone loses the last of these signals and complains of each that it has no room for
 CROWDED = """
 import asyncio, os, signal
 from bgd.launcher.children import Children
 from bgd.launcher.loop import Loop
-from bgd.launcher.signals import listen
+from bgd.launcher.__main__ import _listen_for_signals
 
 children = Children()
 
@@ -20,7 +29,7 @@ async def main():
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     children.install(loop)
-    listen(loop, told.set)
+    _listen_for_signals(loop, told.set)
     ending = await asyncio.create_subprocess_exec("true")
     for _ in range(100_000):
         os.kill(os.getpid(), signal.SIGCHLD)
@@ -44,3 +53,45 @@ def test_told_to_end_among_hundreds_of_ends_it_hears_it_and_complains_of_nothing
     )
 
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", STRAYS.split())
+def test_a_stray_signal_ends_neither_the_launcher_nor_a_job(host, supervisor, name):
+    key = supervisor.launch("sleep", "100")
+    pid = supervisor.started(key).pid
+
+    for _ in range(2):
+        host.launchers[-1].send_signal(signal.Signals[f"SIG{name}"])
+    wait_until(lambda: f"ignored SIG{name}" in host.said)
+
+    number = signal.Signals[f"SIG{name}"].value
+    assert supervisor.run("sh", "-c", f"kill -{number} $$").signal == number
+    assert host.said.count("ignored") == 1
+    os.kill(pid, signal.SIGKILL)
+    assert supervisor.ended(key).outcome is Outcome.SIGNAL
+
+
+def test_a_job_is_interrupted_that_gets_the_same_signal_as_the_launcher(host, supervisor, tmp_path):
+    launcher = host.launchers[-1]
+    plain = supervisor.launch("sleep", "100")
+    script = f"trap 'exit 1' TERM; echo > {tmp_path}/here; while :; do sleep 0.02; done"
+    trapping = supervisor.launch("sh", "-c", script)
+    wait_until((tmp_path / "here").exists)
+    pids = [supervisor.started(key).pid for key in (plain, trapping)]
+
+    launcher.send_signal(signal.SIGSTOP)  # so that all have it before the launcher acts on it
+    for pid in (launcher.pid, *pids):
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: all(has_ended(pid) for pid in pids))
+    launcher.send_signal(signal.SIGCONT)
+
+    launcher.wait(PATIENCE)
+    host.start()
+    ends = host.supervise(generation=2).snapshot
+    assert (ends[plain].outcome, ends[plain].signal) == (Outcome.INTERRUPTED, signal.SIGTERM)
+    assert (ends[trapping].outcome, ends[trapping].exit_code) == (Outcome.INTERRUPTED, 1)
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a process that nobody has reaped as yet is over."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"

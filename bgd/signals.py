@@ -1,0 +1,37 @@
+"""Signals: a stray one ends neither bgd nor the launcher, which would take every job with it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+# Each of these has a meaning: it ends, reloads, stops or crashes a process, or says that a child has ended
+_MEANT = {
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGKILL),
+    *(signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT),
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS),
+    *(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGWINCH, signal.SIGURG),  # the first two Python ignores
+}
+
+
+def ignore_strays(heard: Callable[[str], object]) -> None:
+    """Ignore every signal that would end the process for no reason; `heard` is told the name of each, once.
+
+    It is called between two instructions of whatever runs, so it only hands the name on.
+    """
+    told: set[int] = set()
+
+    def ignore(signum: int, _: object) -> None:
+        if signum not in told:
+            told.add(signum)
+            heard(_name_of(signum))
+
+    for signum in signal.valid_signals() - _MEANT:
+        signal.signal(signum, ignore)  # a handler, not SIG_IGN, which every job would inherit
+
+
+def _name_of(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:  # a real-time signal between the first and the last
+        return f"signal {signum}"
