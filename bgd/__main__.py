@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import uvloop
 
@@ -21,7 +21,7 @@ from bgd.daemon.folder import PRIVATE, check_python
 from bgd.daemon.recovery import recover
 from bgd.daemon.serving import Surroundings, serve
 from bgd.daemon.storage.store import StoreBroken
-from bgd.errors import BgdError, ConfigError
+from bgd.errors import BgdError, ConfigError, leaves_of
 from bgd.systemd import ServiceManager, take_sockets
 
 EX_IOERR = 74  # sysexits.h
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         _serve(config, options, starter, sockets)
     except (BgdError, BaseExceptionGroup) as error:
-        causes = list(_leaves(error))
+        causes = list(leaves_of(error))
         if not all(isinstance(cause, BgdError) for cause in causes):
             raise  # a bug: crash loudly
         return starter.fail(causes)
@@ -116,15 +116,6 @@ def _exit_code(cause: BaseException) -> int:
             return EX_IOERR
         case _:
             return 1
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield what a TaskGroup has gathered, or the one error itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def _parser() -> argparse.ArgumentParser:

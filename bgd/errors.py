@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 MAX_MESSAGE = 2000  # characters; its end says what to do
 
@@ -100,3 +101,12 @@ _MOST_OF_A_WORD = 256  # without quotes or space, as paths are, which are of use
 # as Python quotes a text; an apostrophe inside of a word begins none. Its time is linear in the text
 _QUOTE = re.compile(r"""(?<![\w\\])(['"])((?:(?!\1)[^\\]|\\.)++)\1""", re.DOTALL)
 _LONG_WORD = re.compile(rf"(\S{{{_MOST_QUOTED}}})\S{{{_MOST_OF_A_WORD - _MOST_QUOTED},}}?([:;,)]*)(?!\S)")
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors that a TaskGroup has gathered, or the one error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves_of(inner)
+    else:
+        yield error

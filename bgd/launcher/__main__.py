@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bgd.clock import boot_id
+from bgd.errors import leaves_of
 from bgd.launcher.abilities import abilities
 from bgd.launcher.attempts import Attempts
 from bgd.launcher.children import Children
@@ -63,13 +64,21 @@ def main() -> int:
             with asyncio.Runner(loop_factory=lambda: Loop(children)) as runner:
                 idle = None if options.stay else options.idle
                 runner.run(_serve(listener, state, logs, idle, manager, children))
-    except Busy as error:
-        log.error("%s", error)  # noqa: TRY400  a traceback would not help
-        return _TEMPORARY
-    except OSError as error:
-        log.error("cannot work in %s: %s", state, in_the_way_of(state) or error)  # noqa: TRY400  a traceback would not help
-        return 1
+    except (OSError, Busy, ExceptionGroup) as error:
+        causes = list(leaves_of(error))
+        if not all(isinstance(cause, OSError | Busy) for cause in causes):
+            raise  # a bug: crash loudly
+        return _fail(causes[0], state)
     return 0
+
+
+def _fail(cause: BaseException, state: Path) -> int:
+    """Say in a line why the launcher cannot work; return its exit code."""
+    if isinstance(cause, Busy):
+        log.error("%s", cause)
+        return _TEMPORARY
+    log.error("cannot work in %s: %s", state, in_the_way_of(state) or cause)
+    return 1
 
 
 async def _serve(

@@ -93,7 +93,10 @@ class Attempt:
     def abandon(self, problem: str) -> Ended:
         """Return the end nobody saw, after an error of the launcher's own; its processes are killed."""
         if self._running is not None:
-            self._running.abandon()
+            try:
+                self._running.abandon()
+            except Exception:  # one job's trouble must not end the others with the launcher
+                log.exception("job %d: something of it could not be given back", self.launch.key.job)
         return Ended(
             key=self.launch.key,
             outcome=Outcome.UNKNOWN,

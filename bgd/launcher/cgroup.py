@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import select
 from collections.abc import Iterator
@@ -27,7 +26,11 @@ class GroupFigures(Struct, frozen=True):
 
 
 class Group:
-    """A group by the path of its folder; one that is not there has nobody in it."""
+    """A group by the path of its folder; one that is not there has nobody in it.
+
+    Its processes may own its files, and take away every right to them. A file that cannot be used is as good
+    as none: the processes are then found and ended by other signs.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -57,26 +60,26 @@ class Group:
         """Return all that are in it, also in groups that its processes made below."""
         found: set[int] = set()
         for folder in self._folders():
-            with _if_there(), open(f"{folder}/cgroup.procs", encoding="ascii") as file:  # noqa: PTH123
+            with _if_usable(), open(f"{folder}/cgroup.procs", encoding="ascii") as file:  # noqa: PTH123
                 found.update(map(int, file))
         return found
 
     @property
     def is_populated(self) -> bool:
         """Whether a process that has not ended is in it or below it."""
-        with _if_there():
+        with _if_usable():
             return _POPULATED in self._read("cgroup.events")
         return False
 
     def kill(self) -> None:
         """Kill all in it and below it, at once, also those that are just forking."""
-        with _if_there():  # a kernel before 5.14 has no such file: they are killed one by one
+        with _if_usable():  # a kernel before 5.14 has no such file: they are killed one by one
             self._write("cgroup.kill", 1)
 
     async def emptied(self, until: asyncio.Future[None]) -> None:
         """Return when nobody is in it any more, or `until` is done."""
         # the file can always be read; that it has changed is urgent, which is not what a loop waits for
-        with _if_there(), closing(select.epoll()) as changes:
+        with _if_usable(), closing(select.epoll()) as changes:
             events = os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 changes.register(events, select.EPOLLPRI)
@@ -86,14 +89,14 @@ class Group:
                 os.close(events)
 
     def figures(self) -> GroupFigures | None:
-        """Return what its processes have used, None if it is gone."""
+        """Return what its processes have used, None if that cannot be read."""
         used = dict[str, int]()
-        with _if_there():
+        with _if_usable():
             used = self._numbers("cpu.stat")
         if not used:
             return None
         peak, kills = None, 0
-        with _if_there():  # without the memory controller
+        with _if_usable():  # without the memory controller
             kills = self._numbers("memory.events").get("oom_kill", 0)
             peak = int(self._read("memory.peak"))
         user, system = used.get("user_usec", 0), used.get("system_usec", 0)
@@ -102,16 +105,20 @@ class Group:
     def remove(self) -> bool:
         """Remove it with all below it, if nobody is in it; return whether it is gone."""
         for folder in sorted(self._folders(), key=len, reverse=True):
-            with suppress(FileNotFoundError):
-                try:
-                    os.rmdir(folder)  # noqa: PTH106  a plain string here
-                except OSError:  # somebody is in it
-                    return False
+            try:
+                os.rmdir(folder)  # noqa: PTH106  a plain string here
+            except FileNotFoundError:
+                continue
+            except OSError:  # somebody is in it, or in one below that cannot be seen
+                return False
         return True
 
     def _folders(self) -> Iterator[str]:
-        for folder, _, _ in os.walk(self.path):
-            yield folder
+        """Yield its folder, if only it can be listed, and those below."""
+        yield self.path
+        for folder, below, _ in os.walk(self.path):
+            for name in below:
+                yield f"{folder}/{name}"
 
     def _numbers(self, name: str) -> dict[str, int]:
         pairs = (line.split() for line in self._read(name).splitlines())
@@ -135,13 +142,10 @@ _MOST = 4096
 
 
 @contextmanager
-def _if_there() -> Iterator[None]:
-    """Leave out what follows if there is no such file, or no such group any more."""
-    try:
+def _if_usable() -> Iterator[None]:
+    """Leave out what follows if there is no such file or group any more, or it may not be used."""
+    with suppress(OSError, ValueError):  # a file with other content than the kernel's is not a group's
         yield
-    except OSError as error:
-        if error.errno not in {errno.ENOENT, errno.ENODEV}:
-            raise
 
 
 async def _readable(fd: int, until: asyncio.Future[None]) -> None:

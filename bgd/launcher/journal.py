@@ -12,7 +12,6 @@ import errno
 import logging
 import os
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -101,9 +100,13 @@ class Journal:
         self._unsynced: set[Key] = set()  # ends that a power cut would take
         self._synced = {key for key, trace in recollection.traces.items() if trace.finished is not None}
         self._is_moved = True  # the folder may not yet name this file on disk
+        self._is_doubtful = False  # the kernel may have dropped something of this file
         self._rewrite(
-            (key, [_framed(record) for record in trace.records()])
-            for key, trace in recollection.traces.items()
+            [
+                (key, [_framed(record) for record in trace.records()])
+                for key, trace in recollection.traces.items()
+            ],
+            durable=bool(self._synced),
         )
 
     def generation(self, store: str) -> int:
@@ -160,16 +163,27 @@ class Journal:
         self._append(Forgotten(key))
         is_worth_it = self._size > _LARGE or (not self._places and self._size > _SMALL)
         if is_worth_it and self._living * 2 < self._size:
-            self._rewrite(
-                (key, [os.pread(self._fd, end - start, start) for start, end in places])
-                for key, places in self._places.items()
-            )
+            self._rewrite_living(durable=bool(self._synced))
 
     def sync(self) -> None:
-        """Bring every end that is still to be told to the disk."""
+        """Bring every end that is still to be told to the disk.
+
+        After a failed sync the kernel may have dropped what it could not write, and says that the next one
+        succeeds: only a new file is worth anything then.
+
+        Raises:
+            OSError: the disk fails; the next call tries it with a new file.
+        """
         if not self._unsynced:
             return
-        os.fdatasync(self._fd)
+        if not self._is_doubtful:
+            try:
+                os.fdatasync(self._fd)
+            except OSError as error:
+                log.warning("%s cannot be synced (%s): it is written anew", self._path, error.strerror)
+                self._is_doubtful = True
+        if self._is_doubtful:
+            self._rewrite_living(durable=True)
         self._synced |= self._unsynced
         self._unsynced.clear()
         if self._is_moved:
@@ -192,7 +206,16 @@ class Journal:
         start, self._size = self._size, self._size + len(data)
         return start, self._size
 
-    def _rewrite(self, kept: Iterable[tuple[Key, list[bytes]]]) -> None:
+    def _rewrite_living(self, *, durable: bool) -> None:
+        self._rewrite(
+            [
+                (key, [os.pread(self._fd, end - start, start) for start, end in places])
+                for key, places in self._places.items()
+            ],
+            durable=durable,
+        )
+
+    def _rewrite(self, kept: list[tuple[Key, list[bytes]]], *, durable: bool) -> None:
         data = bytearray(_framed(self.instance))
         for store, number in self._generations.items():
             data += _framed(Generation(store, number))
@@ -203,12 +226,13 @@ class Journal:
             for each in frames:
                 places[key].append((len(data), len(data) + len(each)))
                 data += each
-        fd = _written(self._path, bytes(data), durable=bool(self._synced))
+        fd = _written(self._path, bytes(data), durable=durable)
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._size, self._places = fd, len(data), places
         self._living = self._size - header
         self._is_moved = True
+        self._is_doubtful = False
 
 
 _LIMIT = MAX_LAUNCHING_FRAME + 1024  # an Ended with what surrounds it

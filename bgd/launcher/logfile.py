@@ -181,12 +181,15 @@ class _Places:
 
 
 def bytes_logged(path: str) -> int:
-    """Return how many bytes of output the pieces reach to: what is known when nobody counted to the end."""
-    log = Path(path)
-    if not log.exists():
+    """Return how many bytes of output the pieces reach to: what is known when nobody counted to the end.
+
+    0 where there is no log, or it may not be looked at.
+    """
+    try:
+        ends = [offset + Path(piece).stat().st_size for offset, piece in _segments_of(path)]
+        return max([Path(path).stat().st_size, *ends])
+    except OSError:
         return 0
-    ends = [offset + Path(piece).stat().st_size for offset, piece in _segments_of(path)]
-    return max([log.stat().st_size, *ends])
 
 
 _KEPT_SEGMENTS = 2

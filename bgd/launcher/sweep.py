@@ -33,7 +33,9 @@ async def sweep(left: Recollection, tools: Tools) -> list[Ended]:
         log.warning("ending what a launcher left that died: %d attempts", len(unfinished))
         async with asyncio.TaskGroup() as group:
             for key, trace in unfinished.items():
-                group.create_task(_end_tree(key, trace, tools) if has_boot else _end_marked(key, tools))
+                tree = _tree_of(key, trace) if has_boot else _marked_tree(key)
+                if tree is not None:
+                    group.create_task(_end(tree, tools))
     if is_same_boot and left.instance is not None and left.instance.groups is not None:
         Group(left.instance.groups).remove()
     for key, trace in unfinished.items():
@@ -65,7 +67,7 @@ async def end_strays(store: str, tools: Tools) -> None:
         log.warning("ending what no journal tells of: %d attempts", len(keys))
         async with asyncio.TaskGroup() as group:
             for key in keys:
-                group.create_task(_end_marked(key, tools))
+                group.create_task(_end(_marked_tree(key), tools))
     try:
         tools.journal.end_search()
     except OSError as error:  # the next launcher will look once more
@@ -83,20 +85,26 @@ def _above(marked: Collection[int], look: Look) -> set[int]:
     return above - set(marked)
 
 
-async def _end_marked(key: Key, tools: Tools) -> None:
-    tree = Tree(key, channel=None, since=0.0, pid=None)
-    await Ladder(tree, tools.looker, tools.deadlines, grace=0.0).bring_down()
+async def _end(tree: Tree, tools: Tools) -> None:
+    """Kill a tree at once: its output has nowhere to go, and its end can no longer be seen."""
+    try:
+        await Ladder(tree, tools.looker, tools.deadlines, grace=0.0).bring_down()
+    except Exception:  # one job's trouble must not keep the launcher from all others
+        log.exception("job %d: not all of its processes could be ended", tree.key.job)
+        tree.kill_unseen()
 
 
-async def _end_tree(key: Key, trace: Trace, tools: Tools) -> None:
+def _marked_tree(key: Key) -> Tree:
+    return Tree(key, channel=None, since=0.0, pid=None)
+
+
+def _tree_of(key: Key, trace: Trace) -> Tree | None:
     began, first = trace.began, trace.first_process
     if began is None:
-        return
+        return None
     pid, ticks = (first.pid, first.ticks) if first else (None, None)
     group = None if began.group is None else Group(began.group)
-    tree = Tree(key, began.pipe, began.since, pid, ticks, stamp=began.stamp, group=group)
-    # no grace: its output has nowhere to go and its end can no longer be seen
-    await Ladder(tree, tools.looker, tools.deadlines, grace=0.0).bring_down()
+    return Tree(key, began.pipe, began.since, pid, ticks, stamp=began.stamp, group=group)
 
 
 def _unseen(key: Key, trace: Trace, logs: str, *, is_same_boot: bool) -> Ended:

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +19,12 @@ import pytest
 from bgd.core.job import Outcome
 from bgd.launcher.cgroup import Group
 from bgd.launcher.delegation import own_group
-from bgd.wire.launching import Stop
+from bgd.wire.launching import Ended, Stop
 from bgd.wire.limits import Limits
 from tests.faults.figures import record, times
 from tests.launcher.host import OWN_GROUP as OWN
 from tests.launcher.host import PATIENCE, Host, Supervisor, is_alive, needs_groups, written
+from tests.launcher.unprivileged import NOBODY, UnprivilegedHost
 from tests.support import wait_until
 
 CONTROLLERS = {"memory", "cpu", "pids"}
@@ -35,6 +37,9 @@ def can_limit() -> bool:
 needs_controllers = pytest.mark.skipif(
     not can_limit(), reason="NOT RUN: takes cgroup v2 with the controllers memory, cpu and pids"
 )
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root can delegate a group to nobody")
 
 
 @pytest.fixture
@@ -262,6 +267,63 @@ def test_kept_leftovers_stay_in_their_group(supervisor, tmp_path):
     left = Group(str(group_of(pid)))
     os.kill(pid, signal.SIGKILL)
     wait_until(left.remove)
+
+
+# its owner can close a group to everybody, itself too unless it is root
+CLOSE = f"cd {OWN}/*/bgd-*/$(basename $(sed -n s/^0:://p /proc/self/cgroup)) && chmod 0 * ."
+
+
+@pytest.fixture
+def nobodys() -> Iterator[Host]:
+    """A host whose launchers are nobody's, and have a group of their own delegated to them."""
+    assert OWN is not None
+    group = OWN / f"bgd-test-nobody-{os.getpid()}"
+    group.mkdir()
+    for path in (group, group / "cgroup.procs", group / "cgroup.subtree_control"):
+        os.chown(path, NOBODY, NOBODY)
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:  # that nobody may go to
+        os.chown(folder, NOBODY, NOBODY)
+        host = UnprivilegedHost(Path(folder))
+        yield host
+        host.clear_up()
+    wait_until(Group(str(group)).remove)
+
+
+def start_in_group(host: Host) -> Supervisor:
+    assert OWN is not None
+    entrance = OWN / f"bgd-test-nobody-{os.getpid()}" / "cgroup.procs"
+    host.start(preexec_fn=lambda: entrance.write_text("0"))
+    return host.supervise(generation=len(host.launchers))
+
+
+@needs_groups
+@needs_root
+def test_a_job_that_closes_its_group_to_all_troubles_nobody_else(nobodys):
+    supervisor = start_in_group(nobodys)
+    bystander = supervisor.launch("sleep", "100")
+    supervisor.started(bystander)
+    closing = [
+        supervisor.launch(
+            "sh", "-c", f"{CLOSE}; echo > {nobodys.state}/{number}; sleep 100 & sleep 100", own_group=True
+        )
+        for number in range(2)
+    ]
+    pid = [supervisor.started(key).pid for key in closing][1]
+    for number in range(2):
+        written(nobodys.state / str(number))
+
+    supervisor.say(Stop(closing[0], 5.0))
+    assert supervisor.ended(closing[0]).outcome is Outcome.CANCELLED
+    assert supervisor.run("true", own_group=True).outcome is Outcome.SUCCEEDED
+
+    nobodys.kill()
+    successor = start_in_group(nobodys)
+    ended = successor.snapshot[closing[1]]
+    assert isinstance(ended, Ended)
+    assert ended.outcome is Outcome.UNKNOWN
+    assert pid is not None
+    assert not is_alive(pid)
+    assert successor.run("true", own_group=True).outcome is Outcome.SUCCEEDED
 
 
 # --- limits -----------------------------------------------------------------------------------------------

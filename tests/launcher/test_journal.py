@@ -195,3 +195,27 @@ def test_ends_are_synced_when_nobody_is_there_to_store_them(journal, monkeypatch
     assert len(synced) == 1
     journal.finish(ENDED, durable=True)
     assert len(synced) == 2
+
+
+def test_after_a_failed_sync_what_counts_is_written_to_a_new_file(path, journal, monkeypatch):
+    journal.note(BEGAN)
+    before = path.stat().st_ino
+    failing = [OSError(errno.EIO, "Input/output error"), OSError(errno.EIO, "Input/output error")]
+    sync = os.fdatasync
+    synced: list[int] = []
+
+    def fdatasync(fd: int) -> None:
+        if failing:
+            raise failing.pop()
+        sync(fd)
+        synced.append(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    with pytest.raises(OSError, match="Input/output error"):  # the new file cannot be synced either
+        journal.finish(ENDED, durable=True)
+
+    journal.sync()
+
+    assert path.stat().st_ino != before
+    assert synced == [path.stat().st_ino]
+    assert read(path).traces == {KEY: Trace(BEGAN, None, ENDED_RECORD)}

@@ -707,6 +707,15 @@ def test_it_can_be_started_again_at_once_after_a_crash(host):
     assert host.supervise().run("true").outcome is Outcome.SUCCEEDED
 
 
+def test_a_launcher_that_cannot_write_its_journal_says_so_in_a_line(host):
+    (host.state / "launcher.new").mkdir()  # in the place of the file that becomes the journal
+
+    assert host.start().wait(PATIENCE) == 1
+
+    [line] = host.said.splitlines()
+    assert "error: launcher: cannot work in" in line
+
+
 # --- R7: skew -------------------------------------------------------------------------------------------
 
 
