@@ -19,6 +19,7 @@ from typing import Any
 from bgd.clock import boot_id
 from bgd.errors import leaves_of
 from bgd.launcher.abilities import abilities
+from bgd.launcher.apart import close_all_but
 from bgd.launcher.attempts import Attempts
 from bgd.launcher.children import Children
 from bgd.launcher.deadlines import Deadlines
@@ -29,6 +30,7 @@ from bgd.launcher.line import Line
 from bgd.launcher.look import Looker
 from bgd.launcher.loop import Loop
 from bgd.launcher.masters import Masters
+from bgd.launcher.mounts import Mounts
 from bgd.launcher.noting import Noting
 from bgd.launcher.process import read_process
 from bgd.launcher.readers import Readers
@@ -160,6 +162,7 @@ def _tools(
         deadlines=Deadlines(loop),
         readers=Readers(loop),
         looker=Looker(group),
+        mounts=Mounts(),
         children=children,
         journal=journal,
         noting=Noting(loop, journal),
@@ -182,14 +185,10 @@ def _set_up_logging() -> None:
 
 def _shed_what_was_inherited(kept: set[int | None]) -> None:
     """Undo what jobs would inherit: open descriptors, ignored and blocked signals."""
-    start = 0
-    for fd in sorted(fd for fd in kept if fd is not None):
-        if start < fd:  # os.closerange(0, 0) closes everything on Python 3.11
-            os.closerange(start, fd)
-        if fd > sys.stderr.fileno():
+    close_all_but({fd for fd in kept if fd is not None})
+    for fd in kept:
+        if fd is not None and fd > sys.stderr.fileno():
             os.set_inheritable(fd, False)
-        start = fd + 1
-    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
     for signum in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Popen restores these
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, signal.SIG_DFL)

@@ -31,7 +31,7 @@ class Children:
     """
 
     def __init__(self) -> None:
-        self._watched: dict[int, Callable[[int], None]] = {}
+        self._watched: dict[int, Callable[[int], object]] = {}
         self._usages: dict[int, resource.struct_rusage] = {}
         self._peak = 0  # of this process, as far as known, in KiB
         self._list = -1
@@ -56,7 +56,7 @@ class Children:
         # one signal is as good as hundreds, so there is nothing to warn of
         signal.set_wakeup_fd(written_to, warn_on_full_buffer=False)
 
-    def watch(self, pid: int, ended: Callable[[int], None]) -> None:
+    def watch(self, pid: int, ended: Callable[[int], object]) -> None:
         """Tell with what code a child ended; to be called in the step of the loop that started it."""
         self._watched[pid] = ended
 

@@ -13,8 +13,8 @@ from bgd.wire.launching import Launch, NotStarted
 class Input:
     """`fd` is what the process is to read, None if that is nothing."""
 
-    def __init__(self, launch: Launch, folder: str) -> None:
-        """Open it; `folder` is where unnamed files are made.
+    def __init__(self, launch: Launch, folder: str, *, is_apart: bool = False) -> None:
+        """Open it; `folder` is where unnamed files are made. `is_apart`: leave a file to who may hang.
 
         Raises:
             CannotStart: it cannot be read.
@@ -23,8 +23,10 @@ class Input:
         self.fd: int | None = None
         if launch.stdin is not None:
             self.fd = unnamed(folder, launch.stdin)
-        elif launch.stdin_path is not None:
-            self.fd = _opened(launch, launch.stdin_path)
+        elif launch.stdin_path is not None and not is_apart:
+            # a FIFO must not hold up the loop until somebody writes to it
+            self.fd = opened(launch.cwd, launch.stdin_path, os.O_NONBLOCK)
+            os.set_blocking(self.fd, True)  # as programs expect their input to be
 
     @property
     def is_fifo(self) -> bool:
@@ -78,12 +80,18 @@ def unnamed(folder: str, content: bytes = b"") -> int:
     return fd
 
 
-def _opened(launch: Launch, path: str) -> int:
+def opened(folder: str, path: str, flags: int = 0) -> int:
+    """Open a file that a process in this folder is to read.
+
+    Raises:
+        CannotStart: it cannot be read.
+        OSError: of the machine; may be tried again.
+    """
     try:
-        # as the process itself would find it; a FIFO must not hold up the loop until somebody writes to it
+        # as the process itself would find it
         fd = os.open(
-            os.path.join(launch.cwd, path),  # noqa: PTH118  plain strings here
-            os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK,
+            os.path.join(folder, path),  # noqa: PTH118  plain strings here
+            os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | flags,
         )
     except OSError as error:
         if error.errno in SHORTAGES:
@@ -94,5 +102,4 @@ def _opened(launch: Launch, path: str) -> int:
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         os.close(fd)
         raise CannotStart(no_input(path, "it is a directory"))
-    os.set_blocking(fd, True)  # as programs expect their input to be
     return fd

@@ -53,7 +53,7 @@ class Ladder:
         while looks_in_vain < _BELIEVED:
             living = await self._signal(signal.SIGKILL)
             looks_in_vain = 0 if living else looks_in_vain + 1
-            if living and elapsed() - began > _UNKILLABLE:
+            if living and elapsed() - began > UNKILLABLE:
                 # the kernel lets a killed process run no more of its program, so it is as good as gone
                 log.warning(
                     "job %d: does not die: %s", self._tree.key.job, ", ".join(str(p.pid) for p in living)
@@ -116,7 +116,7 @@ _HELD = 16  # processes a ladder waits for at a time: each costs a descriptor
 _MOST_HELD = 64  # processes all ladders wait for at a time
 _BELIEVED = 2  # looks in a row that must find nothing
 _KILL_AGAIN = 1.0  # seconds until those still there are killed again, or are looked for again
-_UNKILLABLE = 10.0  # seconds after which waiting for a process stuck in the kernel is given up
+UNKILLABLE = 10.0  # seconds after which waiting for a process stuck in the kernel is given up
 
 _held: set[int] = set()  # pidfds, of all ladders
 

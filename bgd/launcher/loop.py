@@ -40,6 +40,16 @@ class Loop(asyncio.SelectorEventLoop):
         return transport, protocol
 
 
+def process_of(pid: int, children: Children) -> asyncio.subprocess.Process:
+    """Return what asyncio.create_subprocess_exec would have for a child that was just forked."""
+    loop = asyncio.get_running_loop()
+    transport = _Transport(pid)
+    children.watch(pid, transport.end)
+    protocol = asyncio.subprocess.SubprocessStreamProtocol(limit=0, loop=loop)
+    protocol.connection_made(transport)
+    return asyncio.subprocess.Process(transport, protocol, loop)
+
+
 class _Transport(asyncio.SubprocessTransport):
     """All that asyncio's Process asks of a transport."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from bgd.launcher.cgroup import Group
@@ -41,7 +41,7 @@ def steps_of(launch: Launch, group: Group | None) -> list[Step]:
 
 
 @contextmanager
-def preparation(steps: list[Step]) -> Iterator[Callable[[], None]]:
+def preparation(steps: Sequence[Step]) -> Iterator[Callable[[], None]]:
     """Give what the child is to call before it becomes the program.
 
     It takes a fork, 2 ms, where others cost a vfork, 0.2 ms. A shell between would take 0.5 ms, and could not
@@ -52,7 +52,7 @@ def preparation(steps: list[Step]) -> Iterator[Callable[[], None]]:
     """
     hearing, saying = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        yield lambda: _take(steps, saying)
+        yield lambda: _take_or_tell(steps, saying)
     except subprocess.SubprocessError as error:  # which says no more than that there was one
         raise CannotStart(os.read(hearing, _MOST).decode(errors="replace")) from error
     finally:
@@ -60,14 +60,26 @@ def preparation(steps: list[Step]) -> Iterator[Callable[[], None]]:
         os.close(saying)
 
 
-def _take(steps: list[Step], saying: int) -> None:
+def take(steps: Sequence[Step]) -> None:
+    """Do what is to be done.
+
+    Raises:
+        CannotStart: one of the steps cannot be taken.
+    """
     for name, step in steps:
         try:
             step()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            os.write(saying, one_line(NotStarted.NO_LIMIT, f"{name}: {reason}").encode())
-            raise
+            raise CannotStart(one_line(NotStarted.NO_LIMIT, f"{name}: {reason}")) from error
+
+
+def _take_or_tell(steps: Sequence[Step], saying: int) -> None:
+    try:
+        take(steps)
+    except CannotStart as error:
+        os.write(saying, str(error).encode())
+        raise
 
 
 def _join(group: Group) -> None:

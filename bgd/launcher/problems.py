@@ -55,7 +55,7 @@ def _problem(launch: Launch, error: OSError | ValueError) -> tuple[NotStarted, s
     if isinstance(error, OSError) and error.errno in _ABOUT_FILES:
         return _problem_with_folder(launch.cwd) or _problem_with_program(launch, error)
     if isinstance(error, OSError):
-        return NotStarted.OTHER, f"{launch.argv[0]}: {error.strerror}"
+        return NotStarted.OTHER, f"{error.filename or launch.argv[0]}: {error.strerror}"
     if isinstance(error, UnicodeEncodeError):
         return NotStarted.OTHER, f"text that no file system can hold: {error.object!r}"
     return NotStarted.OTHER, str(error)

@@ -6,11 +6,14 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from typing import Any, cast
 
+from bgd.launcher.apart import Apart, Command
 from bgd.launcher.cgroup import Group
 from bgd.launcher.children import Children
 from bgd.launcher.execution import Usage
 from bgd.launcher.input import unnamed
+from bgd.launcher.ladder import UNKILLABLE
 from bgd.launcher.preparation import preparation, steps_of
 from bgd.launcher.problems import SHORTAGES, CannotStart, why_not_started
 from bgd.launcher.process import MARK, Process, read_process
@@ -60,6 +63,10 @@ class Spawned:
         """Nothing was lent."""
 
 
+class Stuck(Exception):
+    """A process that was killed before it ran a program does not die; the message names it."""
+
+
 async def spawn(
     launch: Launch, standard_input: int, output: int, tools: Tools, group: Group | None
 ) -> Spawned:
@@ -72,7 +79,7 @@ async def spawn(
     """
     result = unnamed(tools.state) if launch.result else None
     try:
-        process = await _prepared(launch, standard_input, output, result, group)
+        process = await started(launch, _command(launch, standard_input, output, result, group))
     except BaseException:
         if result is not None:
             os.close(result)
@@ -80,34 +87,67 @@ async def spawn(
     return Spawned(process, result, tools.children)
 
 
-async def _prepared(
-    launch: Launch, standard_input: int, output: int, result: int | None, group: Group | None
-) -> asyncio.subprocess.Process:
-    steps = steps_of(launch, group)
-    if not steps:  # as most: it costs no fork
-        return await _started(launch, standard_input, output, result, None)
-    with preparation(steps) as prepare:
-        return await _started(launch, standard_input, output, result, prepare)
+async def spawn_apart(  # noqa: PLR0917  the parts of one start
+    launch: Launch,
+    standard_input: int | str,
+    output: int,
+    tools: Tools,
+    group: Group | None,
+    stamp: int | None,
+    asked: asyncio.Future[None],
+) -> Spawned | None:
+    """Do as `spawn` in a process that may hang meanwhile; once `asked` is done it is killed: None.
+
+    Raises:
+        CannotStart, OSError: as `spawn`.
+        Stuck: it was killed, and does not die.
+    """
+    result = unnamed(tools.state) if launch.result else None
+    spawned: Spawned | None = None
+    try:
+        command = _command(launch, standard_input, output, result, group, stamp)
+        apart = Apart(launch, command, tools.children)
+        either: set[asyncio.Future[Any]] = {apart.settled, asked}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if apart.settled.done():
+            await apart.begun()
+            spawned = Spawned(apart.process, result, tools.children)
+        else:
+            apart.settled.cancel()
+            await _kill(apart.process, tools)
+        return spawned
+    finally:
+        if spawned is None and result is not None:
+            os.close(result)
+
+
+async def started(launch: Launch, command: Command) -> asyncio.subprocess.Process:
+    """Start what a Launch needs.
+
+    Raises:
+        CannotStart: for a reason that lies in the Launch.
+        OSError, LostChild: as `spawn`.
+    """
+    if not command.steps:  # as most: it costs no fork
+        return await _started(launch, command, None)
+    with preparation(command.steps) as prepare:
+        return await _started(launch, command, prepare)
 
 
 async def _started(
-    launch: Launch,
-    standard_input: int,
-    output: int,
-    result: int | None,
-    prepare: Callable[[], None] | None,
+    launch: Launch, command: Command, prepare: Callable[[], None] | None
 ) -> asyncio.subprocess.Process:
     try:
         return await asyncio.create_subprocess_exec(
-            *(launch.argv or [""]),
-            stdin=standard_input,
-            stdout=output,
-            stderr=output,
-            env=_with_result(environment_of(launch), result),
-            cwd=launch.cwd,
-            umask=launch.umask,
+            *(command.argv or [""]),
+            stdin=cast("int", command.input),  # a path is only for who may hang
+            stdout=command.output,
+            stderr=command.output,
+            env=command.env,
+            cwd=command.cwd,
+            umask=command.umask,
             start_new_session=True,
-            pass_fds=() if result is None else (result,),
+            pass_fds=command.passed,
             preexec_fn=prepare,
         )
     except OSError as error:
@@ -116,6 +156,41 @@ async def _started(
         raise CannotStart(why_not_started(launch, error)) from error
     except ValueError as error:  # NUL, text that cannot be encoded, a variable named with "="
         raise CannotStart(why_not_started(launch, error)) from error
+
+
+async def _kill(process: asyncio.subprocess.Process, tools: Tools) -> None:
+    tools.children.kill(process.pid)
+    ended = tools.group.create_task(process.wait())
+    over = tools.deadlines.passed(UNKILLABLE)
+    either: set[asyncio.Future[Any]] = {ended, over}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    over.cancel()
+    tools.children.take_usage(process.pid)
+    if not ended.done():
+        ended.cancel()
+        tools.children.watch(process.pid, lambda _: tools.children.take_usage(process.pid))  # reaped some day
+        raise Stuck(f"process {process.pid} was killed and waits in the kernel; it runs no program any more")
+
+
+def _command(
+    launch: Launch,
+    standard_input: int | str,
+    output: int,
+    result: int | None,
+    group: Group | None,
+    stamp: int | None = None,
+) -> Command:
+    return Command(
+        argv=launch.argv,
+        env=_with_result(environment_of(launch), result),
+        cwd=launch.cwd,
+        umask=launch.umask,
+        input=standard_input,
+        output=output,
+        passed=() if result is None else (result,),
+        steps=steps_of(launch, group),
+        stamp=stamp,
+    )
 
 
 def environment_of(launch: Launch) -> dict[str, str]:

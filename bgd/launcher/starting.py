@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, closing
@@ -19,7 +20,7 @@ from bgd.launcher.output import Output
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input, one_line
 from bgd.launcher.records import Began
 from bgd.launcher.running import Running
-from bgd.launcher.spawn import spawn
+from bgd.launcher.spawn import Stuck, spawn, spawn_apart
 from bgd.launcher.stamp import new_stamp, wear
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree
@@ -29,8 +30,10 @@ from bgd.launcher.warm.workers import Workers
 from bgd.wire.launching import Launch, NotStarted, Warm, log_name
 from bgd.wire.limits import NO_LIMITS, problem_with
 
-Begin = Callable[[Output, int | None], Awaitable[Execution]]
-"""Begins a first process that writes to the output and has the stamp."""
+log = logging.getLogger(__name__)
+
+Begin = Callable[[Output, int | None], Awaitable[Execution | None]]
+"""Begins a first process that writes to the output and has the stamp; None: it is to end instead."""
 
 
 class Starting:
@@ -60,18 +63,23 @@ class Starting:
                 return await self._in_worker(self._launch.warm)
             except Unfit as unfit:
                 words = f"bgd: a fresh interpreter for this job, as {unfit}\n".encode()
-        with closing(Input(self._launch, self._tools.state)) as given:
+        waits_for = self._tools.mounts.that_may_hang(self._launch)
+        with closing(Input(self._launch, self._tools.state, is_apart=waits_for is not None)) as given:
             if given.is_fifo:
                 await self._wait_for_writer(given)
             if not await self._orders.let_go():
                 return None
             group = self._group()
+            running: Running | None = None
             try:
-                return await self._run(partial(self._spawned, given, group=group), words, elapsed(), group)
-            except BaseException:
-                if group is not None:
+                begin: Begin = partial(self._spawned, given, group=group)
+                if waits_for is not None:
+                    begin = partial(self._spawned_apart, given, group=group, waits_for=waits_for)
+                running = await self._run(begin, words, elapsed(), group)
+            finally:
+                if running is None and group is not None:
                     group.remove()
-                raise
+            return running
 
     def say(self, words: bytes) -> int:
         """Write words into the log of an attempt that did not start; return how many bytes that holds."""
@@ -116,18 +124,46 @@ class Starting:
     async def _spawned(
         self, given: Input, output: Output, stamp: int | None, group: Group | None
     ) -> Execution:
-        nothing = output.job_end if self._launch.pty else self._tools.null
-        standard_input = nothing if given.fd is None else given.fd
+        standard_input = self._nothing(output) if given.fd is None else given.fd
         wear(stamp)  # it is started in the first step of what follows, before anybody else can be
         try:
             return await spawn(self._launch, standard_input, output.job_end, self._tools, group)
         finally:
             wear(None)
 
-    async def _run(self, begin: Begin, words: bytes, since: float, group: Group | None = None) -> Running:
+    async def _spawned_apart(
+        self, given: Input, output: Output, stamp: int | None, group: Group | None, waits_for: str
+    ) -> Execution | None:
+        launch, tools, orders = self._launch, self._tools, self._orders
+        standard_input: int | str = self._nothing(output)
+        if given.fd is not None:
+            standard_input = given.fd
+        elif launch.stdin_path is not None:
+            standard_input = launch.stdin_path
+        silence = f"{waits_for} did not answer"
+        say = partial(log.warning, "job %d: %s for %g s; it goes on waiting", launch.key.job, silence, _LONG)
+        long = tools.deadlines.after(_LONG, say)
+        try:
+            with orders.limited(launch.timeout or None, f"{silence} within the time limit"):
+                parts = launch, standard_input, output.job_end, tools, group, stamp
+                return await spawn_apart(*parts, asked=orders.asked)
+        except Stuck as stuck:
+            orders.problem = f"{silence}; {stuck}"
+            log.warning("job %d: %s", launch.key.job, orders.problem)
+            return None
+        finally:
+            long.cancel()
+
+    def _nothing(self, output: Output) -> int:
+        """Return the descriptor of who is given nothing to read."""
+        return output.job_end if self._launch.pty else self._tools.null
+
+    async def _run(
+        self, begin: Begin, words: bytes, since: float, group: Group | None = None
+    ) -> Running | None:
         """Have its first process begun with an output of its own, in whose log the words come first.
 
-        `since`: elapsed clock, no process of the attempt is older.
+        `since`: elapsed clock, no process of the attempt is older. None: it is to end, before it ran.
         """
         launch, tools = self._launch, self._tools
         output = self._output()
@@ -146,6 +182,9 @@ class Starting:
         except BaseException:
             output.close()
             raise
+        if execution is None:
+            output.close()
+            return None
         tree = Tree(launch.key, output.channel, since, execution.pid, stamp=stamp, group=group)
         return Running(launch, tools, execution, output, tree, self.started_at, self._grew)
 
@@ -172,3 +211,6 @@ class Starting:
         path = f"{self._tools.logs}/{log_name(launch.key.job, launch.key.attempt)}"
         log_file = LogFile(path, launch.log_cap, keeps_tail=not launch.log_kill, null=self._tools.null)
         return Output(log_file, self._tools.readers, with_terminal=launch.pty)
+
+
+_LONG = 10.0  # seconds without an answer after which bgd's log says so

@@ -11,6 +11,7 @@ from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.delegation import Delegation
 from bgd.launcher.journal import Journal
 from bgd.launcher.look import Looker
+from bgd.launcher.mounts import Mounts
 from bgd.launcher.noting import Noting
 from bgd.launcher.readers import Readers
 from bgd.wire.limits import Abilities
@@ -23,6 +24,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     deadlines: Deadlines
     readers: Readers
     looker: Looker
+    mounts: Mounts
     children: Children
     journal: Journal
     noting: Noting

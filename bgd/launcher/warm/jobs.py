@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from bgd.launcher.children import LostChild
 from bgd.launcher.input import unnamed
-from bgd.launcher.problems import SHORTAGES, CannotStart, why_not_started
+from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_started
 from bgd.launcher.process import Process
 from bgd.launcher.spawn import environment_of
 from bgd.launcher.tools import Tools
@@ -19,7 +19,7 @@ from bgd.launcher.tree import mark
 from bgd.launcher.warm.forked import Forked, child_of
 from bgd.launcher.warm.line import Said, WorkerLine
 from bgd.launcher.warm.reused import Reused, Totals
-from bgd.wire.launching import Launch
+from bgd.wire.launching import Launch, NotStarted
 
 
 class NotTaken(Exception):
@@ -87,7 +87,7 @@ class Jobs:
             return
         handed = self._handed.pop(number)
         try:
-            _check(said, handed.launch)
+            _check(said, handed.launch, self._tools)
             if said.usage is not None:  # which only a worker that runs it itself tells at once
                 begun: Forked | Reused = self._reused(number, handed.result, said.usage)
             else:
@@ -163,7 +163,7 @@ def _description(launch: Launch, environment: dict[str, str]) -> dict[str, objec
     }
 
 
-def _check(said: Said, launch: Launch) -> None:
+def _check(said: Said, launch: Launch, tools: Tools) -> None:
     """Raise what the worker's answer means, if it is not that the job runs."""
     if said.stale is not None:
         raise NotTaken
@@ -173,4 +173,6 @@ def _check(said: Said, launch: Launch) -> None:
         error = OSError(said.errno, os.strerror(said.errno))
         if said.errno in SHORTAGES and said.errno != errno.ENOSPC:
             raise error
+        if tools.mounts.folder_that_may_hang(launch.cwd) is not None:  # to look there might take for ever
+            raise CannotStart(one_line(NotStarted.NO_DIRECTORY, f"{launch.cwd}: {error.strerror}")) from error
         raise CannotStart(why_not_started(launch, error)) from error

@@ -18,10 +18,11 @@ class WarmKey(Struct, frozen=True):
     preload: tuple[str, ...]
     recycle: tuple[int | None, int | None]
     folder: str  # that it starts in
+    waits_for: str | None  # a folder that may not answer: other jobs must not wait for it as well
     startup: tuple[tuple[str, str], ...]
 
 
-def key_of(launch: Launch, warm: Warm) -> WarmKey:
+def key_of(launch: Launch, warm: Warm, waits_for: str | None) -> WarmKey:
     return WarmKey(
         isolation=warm.isolation,
         argv=tuple(launch.argv),
@@ -29,6 +30,7 @@ def key_of(launch: Launch, warm: Warm) -> WarmKey:
         preload=tuple(warm.preload),
         recycle=(warm.recycle_jobs, warm.recycle_memory),
         folder=launch.cwd if _has_relative_paths(launch.env) else "/",
+        waits_for=waits_for,
         startup=tuple(sorted(item for item in launch.env.items() if item[0].startswith(_AT_STARTUP))),
     )
 

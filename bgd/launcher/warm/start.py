@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 
-from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_started
+from bgd.launcher.apart import Apart, Command
+from bgd.launcher.problems import CannotStart, one_line
+from bgd.launcher.spawn import started
+from bgd.launcher.tools import Tools
 from bgd.wire.launching import Launch, NotStarted
 
 
@@ -22,33 +26,20 @@ class Crashed(FailedStart):
 
 
 async def start(
-    launch: Launch, folder: str, environment: dict[str, str], null: int, line: int, words: int
-) -> asyncio.subprocess.Process:
-    """Start the worker that `launch` needs, in `folder`; `line` and `words` are its ends of both.
+    launch: Launch, command: Command, tools: Tools, begun: Callable[[asyncio.subprocess.Process], None]
+) -> None:
+    """Start the worker that `launch` needs; `begun` is given its process, which may hang before it runs.
 
     Raises:
         CannotStart: for a reason that lies in the Launch.
         OSError, LostChild: as `bgd.launcher.spawn.spawn`.
     """
-    try:
-        return await asyncio.create_subprocess_exec(
-            *launch.argv,
-            str(line),
-            stdin=null,
-            stdout=words,
-            stderr=words,
-            env=environment,
-            cwd=folder,
-            umask=0o022,
-            start_new_session=True,
-            pass_fds=(line,),
-        )
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        raise CannotStart(why_not_started(launch, error)) from error
-    except ValueError as error:  # NUL, text that cannot be encoded, a variable named with "="
-        raise CannotStart(why_not_started(launch, error)) from error
+    if tools.mounts.that_may_hang(launch) is None:
+        begun(await started(launch, command))
+        return
+    apart = Apart(launch, command, tools.children)
+    begun(apart.process)
+    await apart.begun()
 
 
 def end_of(code: int) -> str:

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from bgd.clock import elapsed
 from bgd.core.spec import Isolation
+from bgd.launcher.apart import Command
 from bgd.launcher.children import LostChild
 from bgd.launcher.problems import CannotStart
 from bgd.launcher.process import read_process
@@ -128,12 +129,21 @@ class Worker:
     async def _work(self, launch: Launch, warm: Warm) -> None:
         environment = environment_of_worker(launch, warm)
         try:
-            ends = self._line.far_end.fileno(), self._printed.far_end
-            process = await start(launch, self.key.folder, environment, self._tools.null, *ends)
+            command = Command(
+                argv=[*launch.argv, str(self._line.far_end.fileno())],
+                env=environment,
+                cwd=self.key.folder,
+                umask=0o022,
+                input=self._tools.null,
+                output=self._printed.far_end,
+                passed=(self._line.far_end.fileno(),),
+            )
+            await start(launch, command, self._tools, self._own)
         finally:
             self._line.far_end.close()
             os.close(self._printed.far_end)
-        self._process = process
+        process = self._process
+        assert process is not None  # noqa: S101  it was started
         if self.key.isolation is Isolation.FORK:
             self._tools.looker.apart.add(process.pid)
         code = -signal.SIGKILL
@@ -155,6 +165,9 @@ class Worker:
             self._settle(FailedStart(self._failure))
         else:
             self._settle(Crashed(f"its worker {end_of(code)} while it {self._doing}"))
+
+    def _own(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
 
     def _bury(self, pid: int, code: int) -> None:
         """See to what the worker, which is reaped, has left."""

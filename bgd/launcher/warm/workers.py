@@ -33,7 +33,7 @@ class Workers:
             CannotStart: none became ready, and none will.
             OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
         """
-        key = key_of(launch, warm)
+        key = key_of(launch, warm, self._tools.mounts.folder_that_may_hang(launch.cwd))
         while not asked.done():
             if key in self._unfit:
                 raise Unfit(self._unfit[key])

@@ -1,0 +1,69 @@
+"""A FUSE file system that answers the kernel's first question and no other: whoever touches it hangs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_IN_HEADER = struct.Struct("=IIQQIIII")  # fuse_in_header of linux/fuse.h
+_INIT = 26
+_MNT_FORCE, _MNT_DETACH = 1, 2
+
+
+class SilentMount:
+    """`point` is where it is mounted."""
+
+    def __init__(self, point: Path) -> None:
+        self.point = point
+        self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        options = f"fd={self._device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
+        if _libc.mount(b"silent", bytes(point), b"fuse.silent", 0, options.encode()):
+            error = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            os.close(self._device)
+            raise error
+        opcode, unique = self.read_request()
+        assert opcode == _INIT
+        major, minor, max_write = 7, 31, 4096
+        body = struct.pack("=IIIIHHI", major, minor, 0, 0, 0, 0, max_write).ljust(64, b"\0")  # fuse_init_out
+        os.write(self._device, struct.pack("=IiQ", 16 + len(body), 0, unique) + body)
+
+    def read_request(self) -> tuple[int, int]:
+        """Take the next question: from then on not even SIGKILL ends who waits for its answer."""
+        _, opcode, unique, *_ = _IN_HEADER.unpack_from(os.read(self._device, 1 << 17))
+        return opcode, unique
+
+    def is_asked(self) -> bool:
+        """Whether somebody waits whose question was not read."""
+        return bool(select.select([self._device], [], [], 0)[0])
+
+    def end(self) -> None:
+        """Let all who wait go on, with an error, and unmount it."""
+        if self._device >= 0:
+            os.close(self._device)
+            self._device = -1
+            _libc.umount2(bytes(self.point), _MNT_FORCE | _MNT_DETACH)
+
+
+@contextmanager
+def silent_mount(folder: Path) -> Iterator[SilentMount]:
+    """Mount one below this folder, or skip the test."""
+    point = folder / "silent"
+    point.mkdir()
+    try:
+        mount = SilentMount(point)
+    except OSError as error:
+        pytest.skip(
+            f"NOT RUN: mounts a FUSE file system that hangs, which takes root and /dev/fuse ({error})"
+        )
+    try:
+        yield mount
+    finally:
+        mount.end()
