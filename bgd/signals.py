@@ -1,9 +1,12 @@
-"""Signals: a stray one ends neither bgd nor the launcher, which would take every job with it."""
+"""Signals: how bgd and the launcher send them, and that a stray one ends neither of them."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
+
+from bgd.errors import BgdError
 
 # Each of these has a meaning: it ends, reloads, stops or crashes a process, or says that a child has ended
 _MEANT = {
@@ -28,6 +31,27 @@ def ignore_strays(heard: Callable[[str], object]) -> None:
 
     for signum in signal.valid_signals() - _MEANT:
         signal.signal(signum, ignore)  # a handler, not SIG_IGN, which every job would inherit
+
+
+def check_pidfds() -> None:
+    """See that processes can be signalled by descriptor, which is safe where their numbers are used again.
+
+    Raises:
+        BgdError: the kernel is too old, or a filter of system calls refuses; it names the call.
+    """
+    call = "pidfd_open"
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            call = "pidfd_send_signal"
+            signal.pidfd_send_signal(pidfd, 0)
+        finally:
+            os.close(pidfd)
+    except OSError as error:
+        raise BgdError(
+            f"the system call {call} fails ({error.strerror}), and no job can be stopped without it: bgd"
+            " needs Linux 5.4 or newer, and a seccomp filter that allows this call"
+        ) from error
 
 
 def _name_of(signum: int) -> str:

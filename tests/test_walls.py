@@ -53,7 +53,7 @@ ROOMS = {
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.systemd",
     "bgd/errors.py": PURE,
-    "bgd/signals.py": STANDARD,
+    "bgd/signals.py": f"{STANDARD} bgd.errors",
     "bgd/systemd.py": STANDARD,
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/harmless.py": STANDARD,

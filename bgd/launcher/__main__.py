@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bgd.clock import boot_id
-from bgd.errors import leaves_of
+from bgd.errors import BgdError, leaves_of
 from bgd.launcher.abilities import abilities
 from bgd.launcher.apart import close_all_but
 from bgd.launcher.attempts import Attempts
@@ -41,7 +41,7 @@ from bgd.launcher.tools import Tools
 from bgd.launcher.visitor import Visitor
 from bgd.launcher.warm.workers import Workers
 from bgd.places import in_the_way_of
-from bgd.signals import ignore_strays
+from bgd.signals import check_pidfds, ignore_strays
 from bgd.systemd import ServiceManager
 
 log = logging.getLogger("bgd.launcher")
@@ -57,6 +57,7 @@ def main() -> int:
     gc.freeze()  # what is imported stays: to look through it for garbage takes 6 ms, in which nothing starts
     os.chdir("/")  # a working directory would keep a file system from being unmounted
     try:
+        check_pidfds()
         state.mkdir(mode=0o700, parents=True, exist_ok=True)  # a service may be here before any bgd
         lock = take_lock(state) if options.lock_fd is None else options.lock_fd
         sign_lock(lock)
@@ -66,9 +67,9 @@ def main() -> int:
             with asyncio.Runner(loop_factory=lambda: Loop(children)) as runner:
                 idle = None if options.stay else options.idle
                 runner.run(_serve(listener, state, logs, idle, manager, children))
-    except (OSError, Busy, ExceptionGroup) as error:
+    except (OSError, Busy, BgdError, ExceptionGroup) as error:
         causes = list(leaves_of(error))
-        if not all(isinstance(cause, OSError | Busy) for cause in causes):
+        if not all(isinstance(cause, OSError | Busy | BgdError) for cause in causes):
             raise  # a bug: crash loudly
         return _fail(causes[0], state)
     return 0
@@ -79,6 +80,9 @@ def _fail(cause: BaseException, state: Path) -> int:
     if isinstance(cause, Busy):
         log.error("%s", cause)
         return _TEMPORARY
+    if isinstance(cause, BgdError):
+        log.error("%s", cause)
+        return 1
     log.error("cannot work in %s: %s", state, in_the_way_of(state) or cause)
     return 1
 

@@ -83,7 +83,7 @@ class LogFile:
             raise
         except OSError as error:
             self._give_up(error)
-        return self._moved(os.splice(pipe, self._null, most, flags=os.SPLICE_F_NONBLOCK))
+        return self._moved(move(pipe, self._null, most))
 
     def close(self) -> None:
         self._places.leave()
@@ -101,7 +101,7 @@ class LogFile:
         if self._allowed == 0:
             self._allowed = _allowed_on_disk(fd)
         room = min(self._piece_end - self.total, self._allowed)
-        count = os.splice(pipe, fd, min(most, room), flags=os.SPLICE_F_NONBLOCK)
+        count = move(pipe, fd, min(most, room))
         self._allowed -= count
         offset = self.total
         self._moved(count)  # first, as they are in the log even if their time cannot be noted
@@ -138,6 +138,35 @@ class LogFile:
         self.problem = f"output is missing from the log: {self._path}: {error.strerror}"
         self._is_kept = False
         self.close()
+
+
+def move(source: int, target: int, most: int) -> int:
+    """Move bytes from one descriptor to another and return how many, 0: the source is at its end.
+
+    One of the two is a pipe. Where the file system, the kernel or a filter of system calls knows no splice,
+    they are copied.
+
+    Raises:
+        BlockingIOError: there is nothing now, or no room.
+        OSError: the target cannot be written to; a copy has then lost up to 4 KiB.
+    """
+    try:
+        return os.splice(source, target, most, flags=os.SPLICE_F_NONBLOCK)
+    except OSError as error:
+        if error.errno not in _NO_SPLICE:
+            raise
+    poll = select.poll()
+    poll.register(target, select.POLLOUT)
+    if not poll.poll(0):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    data = os.read(source, min(most, select.PIPE_BUF))  # a pipe that is not full has room for as much
+    start = 0
+    while start < len(data):
+        start += os.write(target, data[start:])
+    return len(data)
+
+
+_NO_SPLICE = {errno.EINVAL, errno.ENOSYS, errno.EPERM}
 
 
 class _Times:

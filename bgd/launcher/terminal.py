@@ -8,6 +8,7 @@ import logging
 import os
 import termios
 
+from bgd.launcher.logfile import move
 from bgd.launcher.problems import SHORTAGES, CannotStart
 from bgd.launcher.process import Channel
 from bgd.wire.launching import NotStarted
@@ -49,7 +50,7 @@ class Terminal:
         The kernel hands out a few KiB at a time, so a flood takes many turns.
         """
         try:
-            os.splice(self.screen, pipe, most, flags=os.SPLICE_F_NONBLOCK)
+            move(self.screen, pipe, most)
         except BlockingIOError:
             return True
         except OSError as error:

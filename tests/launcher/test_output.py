@@ -15,7 +15,7 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Launch, Stop, Watch
-from tests.launcher.host import STORE, is_alive, needs_root, written
+from tests.launcher.host import STORE, is_alive, needs_root, needs_strace, written
 from tests.support import wait_until
 
 
@@ -49,6 +49,19 @@ def test_stdout_and_stderr_are_kept_in_the_order_they_were_written(host, supervi
 
     expected = "".join(f"out {number}\nerr {number}\n" for number in range(1, 6))
     assert host.log(key).read_text() == expected
+
+
+@needs_strace
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+def test_where_nothing_can_be_spliced_output_is_copied(host, supervisor, tamper, terminal):
+    argv, wanted = numbers(300_000)
+    tamper("splice", "error=EINVAL")
+
+    key = supervisor.launch(*argv, pty=terminal)
+
+    end = supervisor.ended(key)
+    assert (end.outcome, end.problem, end.log_bytes) == (Outcome.SUCCEEDED, None, len(wanted))
+    assert host.output(key) == wanted
 
 
 def test_writing_to_dev_stderr_truncates_nothing(host, supervisor):

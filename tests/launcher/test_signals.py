@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from tests.launcher.host import PATIENCE
+from tests.launcher.host import PATIENCE, needs_strace
 from tests.support import DEADLINE, ROOT, wait_until
 
 STRAYS = "USR1 USR2 ALRM QUIT IO PROF VTALRM TRAP XCPU PWR STKFLT RTMIN"
@@ -53,6 +53,30 @@ def test_told_to_end_among_hundreds_of_ends_it_hears_it_and_complains_of_nothing
     )
 
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@needs_strace
+@pytest.mark.parametrize("call", ["pidfd_open", "pidfd_send_signal"])
+@pytest.mark.parametrize("program", ["bgd", "bgd.launcher"])
+def test_where_no_process_can_be_signalled_nothing_is_started_and_a_line_names_the_call(
+    tmp_path, program, call
+):
+    (tmp_path / "bgd.toml").write_text(f'[daemon]\nstate_dir = "{tmp_path}/state"\n')
+    folders = ["--state", str(tmp_path / "state"), "--logs", str(tmp_path / "logs")]
+    options = ["--config", str(tmp_path / "bgd.toml")] if program == "bgd" else folders
+    inject = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=ENOSYS"]
+
+    done = subprocess.run(
+        [*inject, sys.executable, "-m", program, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, f"the system call {call} fails (Function not implemented)" in line) == (1, True)
 
 
 @pytest.mark.parametrize("name", STRAYS.split())
