@@ -157,7 +157,7 @@ def suspend_command(target: Target) -> int:
 )
 @with_target(_CONTINUE)
 def continue_command(target: Target) -> int:
-    """Let suspended jobs go on."""
+    """Continue jobs that were suspended or stopped themselves."""
     return act(_CONTINUE, target, Client.continue_)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable
+from signal import SIGCONT
 
 from bgd.core import spec as limits
 from bgd.core import terms
@@ -180,10 +181,11 @@ class Orders:
 
     async def go_on(self, job_id: JobId) -> State:
         job = await self._running(job_id, "continued")
-        if not job.suspended:
-            raise Refused(f"job {job_id} is not suspended")
-        self._supervisor.decide(lambda scheduler, at: scheduler.stand_still(job_id, at, suspended=False))
-        return State.RUNNING
+        if job.suspended:
+            self._supervisor.decide(lambda scheduler, at: scheduler.stand_still(job_id, at, suspended=False))
+            return State.RUNNING
+        # its processes may have stopped without us; to those that run SIGCONT does nothing
+        return await self.signal(job_id, SIGCONT, whole_tree=True)
 
     async def signal(self, job_id: JobId, number: int, *, whole_tree: bool) -> State:
         """Send a signal to what runs; it is on its way when this returns."""

@@ -175,7 +175,7 @@ class Suspend(Struct, frozen=True, tag="suspend"):
 
 
 class Continue(Struct, frozen=True, tag="continue"):
-    """-> Acted: suspended jobs go on."""
+    """-> Acted: jobs go on that were suspended, or stopped by themselves."""
 
     id: RequestId
     jobs: Jobs

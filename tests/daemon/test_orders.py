@@ -94,7 +94,6 @@ async def test_what_was_edited_and_held_is_so_after_a_restart(config, launcher):
         (Release, "is running: it is not held"),
         (lambda number, jobs: Edit(number, jobs, Changes(priority=1)), "is running: only what waits"),
         (Remove, "has not finished: cancel it first"),
-        (Continue, "is not suspended"),
     ],
 )
 async def test_running_job_refuses_what_is_for_others(config, launcher, request_of, message):
@@ -285,6 +284,16 @@ async def test_suspended_job_says_so_and_goes_on(config, launcher):
 
         assert await launcher.hear(launching.Continue) == launching.Continue(key)
         assert not (await life.view(key.job)).suspended
+
+
+async def test_a_job_that_was_not_suspended_here_is_continued_all_the_same(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        key = await life.launched()
+
+        assert await act(caller, Continue(1, [key.job])) is State.RUNNING
+
+        assert await launcher.hear(launching.Signal) == launching.Signal(key, signal.SIGCONT, whole_tree=True)
 
 
 async def test_adopted_attempt_is_told_again_what_it_may_have_missed(config, launcher):

@@ -49,7 +49,7 @@ class AsyncActing:
         return await self._act(jobs, requests.Suspend)
 
     async def continue_(self, jobs: Iterable[JobReference]) -> list[ActResult]:
-        """Let suspended jobs go on."""
+        """Let running jobs go on that were suspended, or that stopped by themselves."""
         return await self._act(jobs, requests.Continue)
 
     async def signal(

@@ -50,7 +50,7 @@ class Acting:
         return self._act(jobs, requests.Suspend)
 
     def continue_(self, jobs: Iterable[JobReference]) -> list[ActResult]:
-        """Let suspended jobs go on."""
+        """Let running jobs go on that were suspended, or that stopped by themselves."""
         return self._act(jobs, requests.Continue)
 
     def signal(
