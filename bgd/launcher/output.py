@@ -93,6 +93,23 @@ class Output:
         await asyncio.wait({self._end, until}, return_when=asyncio.FIRST_COMPLETED)
         return self._end.done()
 
+    async def leave_to_nowhere(self, null: int) -> None:
+        """Let processes that still have the pipe open go on writing: what they write is thrown away.
+
+        Without a reader their next write would end them (SIGPIPE). The reader is a process of its own, so
+        that they outlive the launcher; it ends when the last of them has closed the pipe.
+
+        Raises:
+            OSError: that process cannot be started.
+        """
+        if self._terminal is not None or self._end.done():
+            return  # a terminal is hung up, as always when its session ends
+        self._readers.remove(self._reader)
+        os.set_blocking(self._reader, True)
+        await asyncio.create_subprocess_exec(
+            "cat", stdin=self._reader, stdout=null, stderr=null, env={}, start_new_session=True
+        )
+
     def close(self) -> None:
         self._close_terminal()
         self._close_writer()

@@ -106,7 +106,8 @@ class Running:
         self._suspension.is_on = False
         self._limit.stand_still()
         await self._end_leftovers()
-        self._output.drain()
+        if not self._output.drain() and self._descent is None:
+            await self._leave_output()
         self._output.close()
         ended = self._ended(code, finished_at, await self._closed_group())
         self._execution.release(is_intact=self._is_intact)
@@ -168,6 +169,15 @@ class Running:
             failure = await self._descent
             if failure is not None:
                 raise failure
+
+    async def _leave_output(self) -> None:
+        try:
+            await self._output.leave_to_nowhere(self._tools.null)
+        except OSError as error:
+            log.warning(
+                "job %d: what it left running can write no more output, as `cat` cannot be started: %s",
+                *(self._launch.key.job, error.strerror),
+            )
 
     def _left_orphans(self) -> bool:
         """Whether somebody got away: who has no parent any more has become a child of this process."""
