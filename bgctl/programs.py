@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bgd.programs import find_program
+
 
 def problem_with_command(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> str | None:
     """Say why a command cannot be run with this environment in this folder; None if it can."""
@@ -30,23 +32,23 @@ def problem_with_input(path: Path) -> str | None:
 
 
 def _problem_with_program(name: str, env: Mapping[str, str], folder: Path) -> str | None:
-    """Say why a program cannot be run; None if it can.
-
-    The search is the kernel's and execvp's: a name with a slash is a path from the folder, any other is
-    looked for on the PATH of the job.
-    """
-    if "/" in name:
-        return _problem_with_file(folder / name)
-    entries = env.get("PATH", os.defpath).split(":")
-    found = [place for entry in entries if (place := folder / entry / name).is_file()]
-    if not found:
-        return f"no program {name!r} on its PATH"
-    if any(os.access(place, os.X_OK) for place in found):
-        return None
-    return _problem_with_file(found[0])
+    """Say why a program cannot be run; None if it can."""
+    try:
+        find_program(name, env, str(folder))
+    except FileNotFoundError:
+        if "/" not in name:
+            return f"no program {name!r} on its PATH"
+        return f"{folder / name} is no program: there is no such file"
+    except PermissionError as error:
+        return _problem_with_file(Path(error.filename))
+    return None
 
 
-def _problem_with_file(path: Path) -> str | None:
-    if not path.is_file():
-        return f"{path} is no program: {'it is a folder' if path.is_dir() else 'there is no such file'}"
-    return None if os.access(path, os.X_OK) else f"{path} is not executable (chmod +x makes it so)"
+def _problem_with_file(path: Path) -> str:
+    try:
+        is_folder = path.is_dir()
+    except PermissionError as error:
+        return f"{path} may not be looked at: {error.strerror}"
+    if is_folder:
+        return f"{path} is no program: it is a folder"
+    return f"{path} is not executable (chmod +x makes it so)"

@@ -8,6 +8,7 @@ import resource
 import stat
 from pathlib import Path
 
+from bgd.programs import find_program
 from bgd.wire.launching import Launch, NotStarted
 
 # not the job's fault, and it passes: no descriptors, processes, memory or disk left
@@ -80,12 +81,14 @@ def _problem_with_folder(cwd: str) -> tuple[NotStarted, str] | None:
 
 def _problem_with_program(launch: Launch, error: OSError) -> tuple[NotStarted, str]:
     name = launch.argv[0]
-    found = _found(launch)
-    if found is not None:
-        return _problem_with_file(found, error)
-    if error.errno in {errno.EACCES, errno.EPERM}:
-        return NotStarted.NOT_PERMITTED, name
-    return NotStarted.NO_PROGRAM, name if "/" in name else f"{name} is not on its PATH"
+    try:
+        return _problem_with_file(find_program(name, launch.env, launch.cwd), error)
+    except PermissionError as refused:
+        if os.path.exists(refused.filename):  # noqa: PTH110  plain strings here
+            return _problem_with_file(refused.filename, error)
+        return NotStarted.NOT_PERMITTED, name if "/" in name else refused.filename
+    except FileNotFoundError:
+        return NotStarted.NO_PROGRAM, name if "/" in name else f"{name} is not on its PATH"
 
 
 def _problem_with_file(path: str, error: OSError) -> tuple[NotStarted, str]:
@@ -101,15 +104,6 @@ def _problem_with_file(path: str, error: OSError) -> tuple[NotStarted, str]:
     if not os.access(path, os.X_OK):
         return NotStarted.NOT_EXECUTABLE, f"{path} (chmod +x makes it so)"
     return NotStarted.NOT_PERMITTED, f"{path}: {error.strerror}"
-
-
-def _found(launch: Launch) -> str | None:
-    """Return the file the name stands for, the way the program search takes it; None if there is none."""
-    name = launch.argv[0]
-    folders = [""] if "/" in name else os.get_exec_path(launch.env)
-    paths = [os.path.join(launch.cwd, folder, name) for folder in folders]  # noqa: PTH118  "" must stay
-    existing = [path for path in paths if os.path.exists(path)]  # noqa: PTH110  plain strings here
-    return next((path for path in existing if os.access(path, os.X_OK)), existing[0] if existing else None)
 
 
 def _interpreter(path: str) -> str:
