@@ -50,13 +50,20 @@ def carry_out(job: Job, result_fd: int) -> int:
     say_the_rest()
     flush()
     leave_if_forked(exit_code)
-    if not os.path.samestat(os.fstat(result_fd), result_file):
-        raise OSError("the job closed its result file and opened another under the same number")
+    if not _is_still(result_fd, result_file):
+        raise OSError("the job closed the file for its result, so the result is lost")
     written = 0
     while written < len(document):
         # where the file stands is the launcher's business: see forking
         written += os.pwrite(result_fd, document[written:], written)
     return exit_code
+
+
+def _is_still(fd: int, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), file)
+    except OSError:
+        return False
 
 
 def _after_exception(error: BaseException) -> tuple[bytes, int]:

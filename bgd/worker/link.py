@@ -32,6 +32,15 @@ class Link:
     def __init__(self, fd: int) -> None:
         os.set_inheritable(fd, False)
         self._socket = socket.socket(fileno=fd)
+        self._identity = os.fstat(fd)
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether its descriptor is still this line: a job in this process may have put another there."""
+        try:
+            return os.path.samestat(os.fstat(self._socket.fileno()), self._identity)
+        except OSError:
+            return False
 
     def fileno(self) -> int:
         return self._socket.fileno()

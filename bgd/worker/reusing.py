@@ -6,13 +6,14 @@ far; or {"id", "stale"} or {"id", "errno"}. At the job's end comes {"id", "code"
 either the launcher gives this worker no other job.
 
 What a job leaves behind in memory the next one finds. What it did to the environment, the folder, the umask,
-signals, the standard streams and sys.path is undone. If it has left threads, the worker ends with the job, as
-an interpreter does.
+signals, the standard streams and sys.path is undone. If it has left threads, or closed the line to the
+launcher, the worker ends with the job, as an interpreter does.
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # of which there are no types
+import contextlib
 import os
 import resource
 import signal
@@ -68,7 +69,8 @@ class _Reusing:
             point_to(output)  # which closes it
             self._run(job, result)
         finally:
-            os.close(result)
+            with contextlib.suppress(OSError):  # the job has closed it
+                os.close(result)
 
     def _begin(self, job: dict[str, Any], result: int) -> bool:
         """Answer the launcher, and return whether the job is to be run."""
@@ -93,7 +95,7 @@ class _Reusing:
         change_environment(job["env"])
         code = exit_code_of(lambda: carry_out(read(job["text"]), result))
         process.leave_if_forked(code)
-        if threading.active_count() > 1:
+        if threading.active_count() > 1 or not self._link.is_intact:
             leave(code)
         self._clear_up()
         self._sources.note_new()

@@ -358,7 +358,7 @@ def test_result_is_never_written_into_another_file_of_the_same_number(call, modu
     ended = call("job:steal", str(tmp_path / "precious"))
 
     assert (ended.code, ended.raw) == (1, b"")
-    assert "closed its result file" in ended.log
+    assert "closed the file for its result" in ended.log
     assert (tmp_path / "precious").read_bytes() == b""
 
 

@@ -55,6 +55,11 @@ class Jobs:
         self._handed: dict[int, _Handed] = {}
         self._begun: dict[int, Forked | Reused] = {}
 
+    @property
+    def is_running(self) -> bool:
+        """Whether one has begun and not ended."""
+        return bool(self._begun)
+
     async def run(self, launch: Launch, output: int, stamp: int | None) -> Forked | Reused:
         """Have the worker run an attempt of this stamp, whose output goes there.
 

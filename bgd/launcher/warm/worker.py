@@ -50,7 +50,7 @@ class Worker:
         self._changed = changed
         self._since = elapsed()
         self._printed = Words()
-        self._line = WorkerLine(self._hear, self.kill)
+        self._line = WorkerLine(self._hear, self._lose_line)
         self._process: asyncio.subprocess.Process | None = None
         self._jobs: Jobs | None = None
         self._doing = "started"
@@ -125,6 +125,12 @@ class Worker:
         self.is_retired = True
         if self._process is not None:
             self._tools.children.kill(self._process.pid)
+
+    def _lose_line(self) -> None:
+        """Let it end with the job that closed the line, which it does by itself; else it is of no use."""
+        self.is_retired = True
+        if self.key.isolation is not Isolation.REUSE or self._jobs is None or not self._jobs.is_running:
+            self.kill()
 
     async def _work(self, launch: Launch, warm: Warm) -> None:
         environment = environment_of_worker(launch, warm)

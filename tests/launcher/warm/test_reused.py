@@ -14,7 +14,7 @@ from tests.launcher.warm.calls import Calls
 from tests.support import wait_until
 
 JOB = """
-import os, signal, subprocess, sys, threading, time
+import os, signal, socket, subprocess, sys, threading, time
 
 held = []
 
@@ -74,6 +74,32 @@ def abort():
 def fork():
     os.fork()
     return os.getpid()
+
+def close_all(code):
+    os.closerange(3, 100)
+    sys.exit(code)
+
+def close_all_and_return():
+    os.closerange(3, 100)
+
+def listen_in(path):
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if not os.fork():
+        own.close()
+        with open(path, "wb") as file:
+            file.write(other.recv(1000) or b"nothing\\n")
+        os._exit(0)
+    other.close()
+    inner = os.dup2(own.fileno(), 99)
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if 3 <= fd < 99:
+            try:
+                os.dup2(inner, fd)
+            except OSError:
+                pass
+    os.close(inner)
+    held.append(own)
+    sys.exit(5)
 """
 
 
@@ -185,6 +211,23 @@ def test_a_child_that_comes_back_tells_no_result(reused):
 
     assert end.outcome is Outcome.SUCCEEDED
     assert reused.run("job:own").outcome is Outcome.SUCCEEDED
+
+
+def test_a_job_that_closes_what_is_its_worker_s_keeps_its_own_end(reused):
+    chosen = reused.run("job:close_all", 7)
+    returned = reused.run("job:close_all_and_return")
+
+    assert (chosen.outcome, chosen.exit_code) == (Outcome.EXIT, 7)
+    assert (returned.outcome, returned.exit_code) == (Outcome.EXIT, 1)
+    assert "closed the file for its result" in reused.output(returned)
+    assert reused.value("job:count")[1] == 1
+
+
+def test_a_worker_tells_its_report_to_nobody_but_the_launcher(reused, tmp_path):
+    end = reused.run("job:listen_in", str(tmp_path / "heard"), keep_leftovers=True)
+
+    assert (end.outcome, end.exit_code) == (Outcome.EXIT, 5)
+    assert written(tmp_path / "heard") == "nothing\n"
 
 
 def test_changed_code_that_a_job_imported_is_seen(reused):
