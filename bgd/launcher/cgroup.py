@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import os
 import select
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from contextlib import closing, contextmanager, suppress
 from msgspec import Struct
 
 from bgd.wire.limits import Limits
+
+log = logging.getLogger(__name__)
 
 
 class GroupFigures(Struct, frozen=True):
@@ -34,6 +38,7 @@ class Group:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._is_reported = False  # that it cannot be used
 
     @property
     def entrance(self) -> str:
@@ -60,26 +65,26 @@ class Group:
         """Return all that are in it, also in groups that its processes made below."""
         found: set[int] = set()
         for folder in self._folders():
-            with _if_usable(), open(f"{folder}/cgroup.procs", encoding="ascii") as file:  # noqa: PTH123
+            with self._if_usable(), open(f"{folder}/cgroup.procs", encoding="ascii") as file:  # noqa: PTH123
                 found.update(map(int, file))
         return found
 
     @property
     def is_populated(self) -> bool:
         """Whether a process that has not ended is in it or below it."""
-        with _if_usable():
+        with self._if_usable():
             return _POPULATED in self._read("cgroup.events")
         return False
 
     def kill(self) -> None:
         """Kill all in it and below it, at once, also those that are just forking."""
-        with _if_usable():  # a kernel before 5.14 has no such file: they are killed one by one
+        with self._if_usable():  # a kernel before 5.14 has no such file: they are killed one by one
             self._write("cgroup.kill", 1)
 
     async def emptied(self, until: asyncio.Future[None]) -> None:
         """Return when nobody is in it any more, or `until` is done."""
         # the file can always be read; that it has changed is urgent, which is not what a loop waits for
-        with _if_usable(), closing(select.epoll()) as changes:
+        with self._if_usable(), closing(select.epoll()) as changes:
             events = os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 changes.register(events, select.EPOLLPRI)
@@ -91,12 +96,12 @@ class Group:
     def figures(self) -> GroupFigures | None:
         """Return what its processes have used, None if that cannot be read."""
         used = dict[str, int]()
-        with _if_usable():
+        with self._if_usable():
             used = self._numbers("cpu.stat")
         if not used:
             return None
         peak, kills = None, 0
-        with _if_usable():  # without the memory controller
+        with self._if_usable():  # without the memory controller
             kills = self._numbers("memory.events").get("oom_kill", 0)
             peak = int(self._read("memory.peak"))
         user, system = used.get("user_usec", 0), used.get("system_usec", 0)
@@ -120,6 +125,18 @@ class Group:
             for name in below:
                 yield f"{folder}/{name}"
 
+    @contextmanager
+    def _if_usable(self) -> Iterator[None]:
+        """Leave out what follows if there is no such file or group any more, or it cannot be used."""
+        try:
+            yield
+        except (OSError, ValueError) as error:  # a file with other content than the kernel's is not a group's
+            is_gone = isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ENODEV}
+            if not is_gone and not self._is_reported:
+                self._is_reported = True
+                why = error.strerror if isinstance(error, OSError) else "its files are not the kernel's"
+                log.warning(_UNUSABLE, self.path, why)
+
     def _numbers(self, name: str) -> dict[str, int]:
         pairs = (line.split() for line in self._read(name).splitlines())
         return {key: int(value) for key, value in pairs}
@@ -138,14 +155,8 @@ class Group:
 
 _PERIOD = 100_000  # microseconds, the kernel's own choice
 _POPULATED = "populated 1"
+_UNUSABLE = "control group %s cannot be used (%s): its processes are looked for by other signs"
 _MOST = 4096
-
-
-@contextmanager
-def _if_usable() -> Iterator[None]:
-    """Leave out what follows if there is no such file or group any more, or it may not be used."""
-    with suppress(OSError, ValueError):  # a file with other content than the kernel's is not a group's
-        yield
 
 
 async def _readable(fd: int, until: asyncio.Future[None]) -> None:

@@ -71,7 +71,7 @@ def delegation(name: str) -> Delegation:
     if (
         not controllers
     ):  # there is nothing in it, and perhaps there never will be: it is made when it is needed
-        path.rmdir()
+        Group(str(path)).remove()  # with the group below it that this process may have failed to enter
     missing = [each for each in CONTROLLERS.values() if each not in _words(own / _THERE)]
     if not problem and missing:
         problem = f"{own} has no {', '.join(missing)}; {_whereabouts(own)}"
@@ -91,7 +91,8 @@ def own_group(mounts: str = "/proc/self/mountinfo", groups: str = "/proc/self/cg
         root, point = map(_unescaped, fields.split(" ")[3:5])
         inside = os.path.relpath(name, root)
         folder = Path(point) / inside
-        if inside.split("/")[0] != ".." and folder.is_dir():
+        # os.path: where a folder above may not be searched, as a job can arrange, there is no group either
+        if inside.split("/")[0] != ".." and os.path.isdir(folder):  # noqa: PTH112
             return folder
     return None
 

@@ -314,6 +314,8 @@ def test_a_job_that_closes_its_group_to_all_troubles_nobody_else(nobodys):
 
     supervisor.say(Stop(closing[0], 5.0))
     assert supervisor.ended(closing[0]).outcome is Outcome.CANCELLED
+    [complaint] = nobodys.said.splitlines()
+    assert f"/{closing[0].job}.{closing[0].attempt}.1 cannot be used (Permission denied)" in complaint
     assert supervisor.run("true", own_group=True).outcome is Outcome.SUCCEEDED
 
     nobodys.kill()
@@ -324,6 +326,20 @@ def test_a_job_that_closes_its_group_to_all_troubles_nobody_else(nobodys):
     assert pid is not None
     assert not is_alive(pid)
     assert successor.run("true", own_group=True).outcome is Outcome.SUCCEEDED
+
+
+@needs_groups
+@needs_root
+def test_a_launcher_whose_group_is_out_of_reach_starts_jobs_without_groups(nobodys):
+    assert OWN is not None
+    above = OWN / f"bgd-test-nobody-{os.getpid()}"
+    group = above / "inner"
+    group.mkdir()
+    above.chmod(0)  # as a job of the same user can do
+
+    nobodys.start(preexec_fn=lambda: (group / "cgroup.procs").write_text("0"))
+
+    assert nobodys.supervise(generation=1).run("true", own_group=True).outcome is Outcome.SUCCEEDED
 
 
 # --- limits -----------------------------------------------------------------------------------------------
