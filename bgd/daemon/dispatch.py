@@ -53,10 +53,13 @@ class Dispatch:
         self._store_id = store_id
         self._job_of = job_of
 
-    def launch(self, job: Job, specs: dict[JobId, StoredSpec], config: Config) -> AttemptEnd | None:
+    def launch(
+        self, job: Job, specs: dict[JobId, StoredSpec], config: Config, position: int
+    ) -> AttemptEnd | None:
         """Send what has been saved as started, unless its launcher has gone since then.
 
-        Returns its end, if it need not or may not be started any more.
+        `position`: the id of the newest event on disk. Returns its end, if it need not or may not be started
+        any more.
         """
         current = self.active(self.key(job))
         if current is None or not self._attempts.may_send(job, self._link.instance):
@@ -69,7 +72,7 @@ class Dispatch:
         except Refused as refusal:
             return end_without_report(job, Outcome.REFUSED, now().wall, str(refusal))
         slot = self._attempts.slot_of(job.id)
-        launch = launch_of(self.key(job), job, stored.spec, slot, config)
+        launch = launch_of(self.key(job), job, stored.spec, slot, config, position)
         if not self._link.can(launch):
             return end_without_report(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
         if self._link.send(launch):

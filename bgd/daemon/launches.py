@@ -24,7 +24,7 @@ from bgd.worker import WORKER
 DEFAULT_UMASK = 0o022
 
 
-def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> Launch:
+def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config, position: int = 0) -> Launch:
     """Say to the launcher what to run: a command as it stands, a class job as the program that runs it."""
     marks = {
         "BGD_JOB_ID": str(job.id),
@@ -58,6 +58,7 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config) -> L
         limits=limits_of(spec),
         keep_leftovers=spec.keep_leftovers,
         own_group=config.daemon.cgroups == "all",
+        position=position,
     )
 
 

@@ -17,9 +17,11 @@ from typing import Protocol
 from msgspec import Struct
 
 from bgd import clock
+from bgd.daemon.storage.store import Store
 from bgd.errors import BgdError, ProtocolError
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
+    MAX_GENERATION,
     MAX_LAUNCHING_FRAME,
     OLDEST_LAUNCHING_PROTOCOL,
     Declined,
@@ -56,6 +58,14 @@ class Snapshot(Struct, frozen=True):
     ended: list[Ended]
 
 
+class DatabaseOutdated(BgdError):
+    """The launcher has heard of later events than the database holds: it is an older copy."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"the launcher has heard of event {position}, which the database does not have")
+        self.position = position
+
+
 class Listener(Protocol):
     """Who is told what the launcher says: the Supervisor."""
 
@@ -70,13 +80,16 @@ class LauncherLink:
     """The connection to the one launcher of a state folder, for as long as the daemon lives."""
 
     def __init__(
-        self, state_dir: str, log_dir: str, store_id: str, generation: int, *, is_service: bool = False
+        self, state_dir: str, log_dir: str, store: Store, generation: int, *, is_service: bool = False
     ) -> None:
         """Serve a store's folders; `is_service`: the launcher is waited for, and never started from here."""
         self._state_dir = Path(state_dir)
         self._is_service = is_service
         self._log_dir = log_dir
-        self._greeting = Greeting(OLDEST_LAUNCHING_PROTOCOL, store_id, generation)
+        self._store = store
+        self._generation = generation
+        # until a launcher has been found to know nothing later: what is submitted meanwhile proves nothing
+        self._first_position: int | None = store.position
         self._connection: _Connection | None = None
         self._is_ending = False
         self._child: subprocess.Popen[bytes] | None = None
@@ -151,16 +164,54 @@ class LauncherLink:
             self._complain(str(error))
             return False
         self._connection = connection
-        connection.send(self._greeting)
+        connection.send(self._greeting())
         await connection.lost.wait()
         self._connection = None
         if connection.is_ready:
             self.looking_since = clock.elapsed()
             self.problem = ""
             listener.launcher_lost()
+        elif connection.position > self._position:
+            raise DatabaseOutdated(connection.position)
+        elif connection.declined is not None:
+            await self._outbid(connection.declined)
         else:
             self._complain("it hung up without an answer")
         return connection.is_ready
+
+    def _greeting(self) -> Greeting:
+        protocol = OLDEST_LAUNCHING_PROTOCOL
+        return Greeting(protocol, self._store.store_id, self._generation, self._position)
+
+    @property
+    def _position(self) -> int:
+        return self._store.position if self._first_position is None else self._first_position
+
+    def may_serve(self, position: int) -> bool:
+        """Say whether the database holds all events up to this position, the highest a launcher heard of."""
+        if position > self._position:
+            return False
+        self._first_position = None
+        return True
+
+    async def _outbid(self, declined: Declined) -> None:
+        """Take a higher generation than that of whoever greeted the launcher, unless it is a younger bgd.
+
+        Nothing else than a supervisor of this database should have: but any process of this user can.
+        """
+        if declined.generation < self._generation:  # it is another reason, or an older launcher
+            self._complain(f"it declined: {declined.problem}{'' if declined.generation else _OF_OLD}")
+        elif await self._store.generation() > self._generation:
+            self._complain("it works for another bgd, which has this database open as well: stop one of them")
+        elif declined.generation > MAX_GENERATION:
+            self._complain(f"it obeys generation {declined.generation}, and there is no higher one")
+        else:
+            self._generation = await self._store.begin_generation(declined.generation)
+            logger.warning(
+                "launcher: somebody else greeted it as generation %d; going on as generation %d",
+                declined.generation,
+                self._generation,
+            )
 
     def _complain(self, problem: str) -> None:
         """Say why no launcher is connected; once, however often it is tried."""
@@ -208,6 +259,12 @@ class LauncherLink:
         return [*program, *folders, "--lock-fd", str(lock_fd), "--listen-fd", str(listen_fd)]
 
 
+_OF_OLD = (
+    " (a launcher of an earlier bgd cannot tell whether the database is an older copy; if it is, stop bgd,"
+    " rename it, and restore it with bgd --recover FILE)"
+)
+
+
 class _Connection(asyncio.Protocol):
     """One connection: collects the snapshot, then passes each message on."""
 
@@ -220,6 +277,8 @@ class _Connection(asyncio.Protocol):
         self._welcome: Welcome | None = None
         self._started: dict[Key, Started] = {}
         self._ended: list[Ended] = []
+        self.declined: Declined | None = None
+        self.position = 0  # the highest that the launcher has heard of, where it is too high
         self.is_ready = False
         self.lost = asyncio.Event()
 
@@ -266,8 +325,9 @@ class _Connection(asyncio.Protocol):
         match message:
             case Welcome():
                 self._welcome = message
-            case Declined(problem):
-                raise ProtocolError(f"it declined: {problem}")
+            case Declined():
+                self.declined = message
+                self.position = message.position
             case Ready():
                 self._be_ready()
             case Started() if self.is_ready:
@@ -284,6 +344,9 @@ class _Connection(asyncio.Protocol):
     def _be_ready(self) -> None:
         if self._welcome is None:
             raise ProtocolError("it is ready without a welcome")
+        if not self._link.may_serve(self._welcome.position):
+            self.position = self._welcome.position
+            raise ProtocolError("it has heard of later events than the database holds")
         self.is_ready = True
         self._link.instance = self._welcome.instance
         self._link.pid = self._welcome.pid

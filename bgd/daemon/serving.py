@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 import bgd
+from bgd import clock
 from bgd.config import Config
 from bgd.daemon import folder, threads
 from bgd.daemon.backups import Backups
@@ -23,17 +24,18 @@ from bgd.daemon.control.answers import Answers
 from bgd.daemon.control.listener import Control
 from bgd.daemon.control.upkeep import Upkeep
 from bgd.daemon.control.verbs import Verbs
-from bgd.daemon.launching import LauncherLink
+from bgd.daemon.instants import now
+from bgd.daemon.launching import DatabaseOutdated, LauncherLink
 from bgd.daemon.logfiles import highest_job
 from bgd.daemon.orders import Orders
 from bgd.daemon.redating import Redating
 from bgd.daemon.retention import Retention
 from bgd.daemon.space import Space
-from bgd.daemon.storage.database import DiskFull
+from bgd.daemon.storage.database import DiskFull, StoreBroken
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.site import open_site
-from bgd.errors import BgdError, ConfigError
+from bgd.errors import BgdError, ConfigError, leaves_of
 from bgd.signals import check_pidfds, ignore_strays
 from bgd.systemd import ServiceManager
 from bgd.wire.steering import ShutdownMode
@@ -71,6 +73,11 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
         store = await _opened(config)
         try:
             await _serve(config, store, surroundings)
+        except BaseExceptionGroup as group:
+            for error in leaves_of(group):
+                if isinstance(error, DatabaseOutdated):  # only now does nobody write to it any more
+                    raise await _hold_as_outdated(config, store, error.position) from group
+            raise
         finally:
             await store.close()
 
@@ -93,7 +100,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
     link = LauncherLink(
         config.daemon.state_dir,
         config.log_dir,
-        store.store_id,
+        store,
         generation,
         is_service=surroundings.has_launcher_service,
     )
@@ -146,6 +153,18 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
             task.cancel()  # before the parting, or the link would look for another launcher
         await link.part()
     logger.info("bgd has stopped")
+
+
+async def _hold_as_outdated(config: Config, store: Store, position: int) -> StoreBroken:
+    """Hold all that waits in an old copy of the database, as it may have run since; return what to say."""
+    launcher = f"{clock.boot_id()}:before-recovery"
+    held = await store.hold_as_outdated(position, launcher, now().wall)
+    return StoreBroken(
+        f"database {config.daemon.state_dir}/bgd.db is an older copy: the launcher has seen jobs run that it"
+        f" does not know of. Jobs that may have run since, and are held now: {held.held}. Jobs that ran then,"
+        f" and are not run again by themselves: {held.running}. New jobs get ids from {held.last_id + 1} on",
+        "start bgd again, then see bgctl list --state held, and bgctl release or cancel",
+    )
 
 
 async def _keep_ids_apart(config: Config, store: Store) -> None:

@@ -303,13 +303,13 @@ class Supervisor:
         for answer in pending.answers:
             answer()
         for job in settlement.launches:
-            end = self._dispatch.launch(job, specs, self.config)
+            end = self._dispatch.launch(job, specs, self.config, self._store.position)
             if end is not None:
                 self._take_end(end)
         for order in settlement.orders:
             self._dispatch.give(order, self.config.daemon.grace)
         for key in pending.acknowledge:
-            self._link.send(Acknowledge(key))
+            self._link.send(Acknowledge(key, self._store.position))
         self._feeds.progressed(batch.progress, [end.job for end in batch.ends])
         self._feeds.moved(batch.saves)
         if any(save.job.state in FINAL for save in batch.saves.values()):

@@ -93,6 +93,7 @@ class Journal:
         pid, ticks = (writer.pid, writer.ticks) if writer else (None, None)
         self.instance = Instance(instance, covers, groups, pid, ticks, not recollection.is_whole)
         self._generations = dict(recollection.generations)
+        self._positions = dict(recollection.positions)
         self._fd = -1
         self._size = 0
         self._places: dict[Key, list[tuple[int, int]]] = {}  # the living: where their records start and end
@@ -113,15 +114,24 @@ class Journal:
         """Return the highest generation of this store's supervisors that was obeyed, 0: none."""
         return self._generations.get(store, 0)
 
+    def position(self, store: str) -> int:
+        """Return the highest position that a supervisor of this store named, 0: none."""
+        return self._positions.get(store, 0)
+
+    def pass_position(self, store: str, position: int) -> None:
+        """Take a position that a supervisor named; the next record of its store brings it to the file."""
+        if position > self.position(store):
+            self._positions[store] = position
+
     def obey(self, store: str, generation: int) -> None:
-        """Remember a generation.
+        """Remember a generation, and with it the position.
 
         Raises:
             OSError: there is no room.
         """
         if self._generations.get(store) != generation:
             self._generations[store] = generation
-            self._append(Generation(store, generation))
+            self._append(Generation(store, generation, self.position(store)))
 
     def end_search(self) -> None:
         """Remember that nothing is left any more of those whose notes were lost.
@@ -138,6 +148,8 @@ class Journal:
         Raises:
             OSError: there is no room; the file is as it was before.
         """
+        if isinstance(record, Began):
+            record = replace(record, position=self.position(record.key.store))
         self._keep(record)
 
     def finish(self, ended: Ended, *, durable: bool) -> None:
@@ -160,7 +172,7 @@ class Journal:
         self._living -= sum(end - start for start, end in self._places.pop(key, []))
         self._unsynced.discard(key)
         self._synced.discard(key)
-        self._append(Forgotten(key))
+        self._append(Forgotten(key, self.position(key.store)))
         is_worth_it = self._size > _LARGE or (not self._places and self._size > _SMALL)
         if is_worth_it and self._living * 2 < self._size:
             self._rewrite_living(durable=bool(self._synced))
@@ -218,7 +230,7 @@ class Journal:
     def _rewrite(self, kept: list[tuple[Key, list[bytes]]], *, durable: bool) -> None:
         data = bytearray(_framed(self.instance))
         for store, number in self._generations.items():
-            data += _framed(Generation(store, number))
+            data += _framed(Generation(store, number, self.position(store)))
         header = len(data)
         places: dict[Key, list[tuple[int, int]]] = {}
         for key, frames in kept:

@@ -13,6 +13,7 @@ from bgd.launcher.line import Line, framed
 from bgd.launcher.visitor import Visitor
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
+    MAX_GENERATION,
     Acknowledge,
     Continue,
     Declined,
@@ -137,7 +138,9 @@ class Masters:
         problem = self._problem_with(greeting)
         if problem:
             log.warning("sent a supervisor away: %s", problem)
-            visitor.transport.write(framed(Declined(problem)))
+            highest = self._journal.generation(greeting.store)
+            position = self._journal.position(greeting.store)
+            visitor.transport.write(framed(Declined(problem, highest, position)))
             visitor.transport.close()
             return
         if visitor is not self._master:
@@ -147,8 +150,9 @@ class Masters:
         self._remember(greeting)
         self._attempts.unwatch_all()
         instance = self._journal.instance
+        position = self._journal.position(greeting.store)
         self._line.tell(
-            Welcome(LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers, self._abilities)
+            Welcome(LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers, self._abilities, position)
         )
         for known in self._attempts.snapshot():
             self._line.tell(known)
@@ -161,11 +165,14 @@ class Masters:
                 f"it needs launching protocol {greeting.protocol}, this launcher speaks {LAUNCHING_PROTOCOL}"
             )
         highest = self._journal.generation(greeting.store)
+        if greeting.generation > MAX_GENERATION:
+            return f"its generation is {greeting.generation}, and {MAX_GENERATION} is the highest"
         if greeting.generation < highest:
             return f"its generation is {greeting.generation}, and one of generation {highest} has taken over"
         return None
 
     def _remember(self, greeting: Greeting) -> None:
+        self._journal.pass_position(greeting.store, greeting.position)
         try:
             self._journal.obey(greeting.store, greeting.generation)
         except OSError as error:  # it holds for this launcher's life all the same
@@ -176,6 +183,7 @@ class Masters:
     ) -> None:
         match message:
             case Launch():
+                self._journal.pass_position(message.key.store, message.position)
                 self._attempts.launch(message)
             case Stop():
                 self._attempts.stop(message.key, message.grace)
@@ -186,6 +194,7 @@ class Masters:
             case Continue():
                 self._attempts.go_on(message.key)
             case Acknowledge():
+                self._journal.pass_position(message.key.store, message.position)
                 self._attempts.acknowledge(message.key)
             case Watch():
                 self._attempts.watch(message.key, on=message.on)

@@ -27,16 +27,18 @@ class Instance(Struct, frozen=True, tag="instance"):
 
 
 class Generation(Struct, frozen=True, tag="generation"):
-    """The highest generation of a store's supervisors that was greeted (R1)."""
+    """The highest generation of a store's supervisors that was greeted (R1). `position`: as in Began."""
 
     store: str
     generation: int
+    position: int = 0
 
 
 class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     """About to spawn. `pipe`: inode of its output; `since`: elapsed clock, nothing of it is older (R5).
 
-    `stamp`: that its processes have, `group`: path of the control group they are in, None: none.
+    `stamp`: that its processes have, `group`: path of the control group they are in, None: none. `position`:
+    the highest that a supervisor of its store had named.
     """
 
     key: Key
@@ -45,6 +47,7 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     started_at: float
     stamp: int | None = None
     group: str | None = None
+    position: int = 0
 
 
 class FirstProcess(Struct, frozen=True, tag="first_process"):
@@ -62,9 +65,10 @@ class Finished(Struct, frozen=True, tag="finished"):
 
 
 class Forgotten(Struct, frozen=True, tag="forgotten"):
-    """The end is on the supervisor's disk."""
+    """The end is on the supervisor's disk. `position`: as in Began."""
 
     key: Key
+    position: int = 0
 
 
 Record = Instance | Generation | Began | FirstProcess | Finished | Forgotten
@@ -88,6 +92,7 @@ class Recollection(Struct):
 
     instance: Instance | None = None
     generations: dict[str, int] = {}
+    positions: dict[str, int] = {}
     traces: dict[Key, Trace] = {}
     is_whole: bool = True  # False: something in it could not be read, so absence proves nothing
 
@@ -97,14 +102,20 @@ class Recollection(Struct):
                 self.instance = record
             case Generation():
                 self.generations[record.store] = record.generation
+                self._pass(record.store, record.position)
             case Began():
                 self._trace(record.key).began = record
+                self._pass(record.key.store, record.position)
             case FirstProcess():
                 self._trace(record.key).first_process = record
             case Finished():
                 self._trace(record.ended.key).finished = record
             case Forgotten():
                 self.traces.pop(record.key, None)
+                self._pass(record.key.store, record.position)
+
+    def _pass(self, store: str, position: int) -> None:
+        self.positions[store] = max(self.positions.get(store, 0), position)
 
     def _trace(self, key: Key) -> Trace:
         return self.traces.setdefault(key, Trace())

@@ -20,6 +20,7 @@ from bgd.wire.limits import NO_LIMITS, Abilities, Limits
 
 LAUNCHING_PROTOCOL = 3
 OLDEST_LAUNCHING_PROTOCOL = 1  # that a supervisor still speaks to a launcher
+MAX_GENERATION = 2**62  # SQLite takes twice that: there is always one for the supervisor to go on with
 MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours; a spec with arguments and environment fits amply
 JOBS_PER_FOLDER = 1000
 
@@ -39,12 +40,14 @@ class Greeting(Struct, frozen=True, tag="greeting"):
     """`generation` grows with every start of a supervisor: the launcher obeys the highest only (R1).
 
     `protocol`: the oldest the supervisor speaks. A launcher of that one or any later will do (R7), and says
-    which it is in its Welcome.
+    which it is in its Welcome. `position`: the id of the newest event in the database. The launcher remembers
+    the highest that a supervisor named, and so knows a database that is older than what it was asked to do.
     """
 
     protocol: int
     store: str
     generation: int
+    position: int = 0
 
 
 class Warm(Struct, frozen=True, kw_only=True):
@@ -73,7 +76,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     was written there. `log_cap`: bytes kept. `warm`: how to do without a fresh interpreter; who cannot runs
     `argv` with `stdin`, which comes to the same. `keep_leftovers`: what the first process leaves running is
     left alone, if that ends by itself. `own_group`: put it into a control group of its own, where that can be
-    had, also if no limit takes one.
+    had, also if no limit takes one. `position`: as in Greeting.
     """
 
     key: Key
@@ -94,6 +97,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     limits: Limits = NO_LIMITS
     keep_leftovers: bool = False
     own_group: bool = False
+    position: int = 0
 
 
 class Stop(Struct, frozen=True, tag="stop"):
@@ -127,9 +131,10 @@ class Continue(Struct, frozen=True, tag="continue"):
 
 
 class Acknowledge(Struct, frozen=True, tag="acknowledge"):
-    """The end of this attempt is on the supervisor's disk: forget it (R4)."""
+    """The end of this attempt is on the supervisor's disk: forget it (R4). `position`: as in Greeting."""
 
     key: Key
+    position: int = 0
 
 
 class Watch(Struct, frozen=True, tag="watch"):
@@ -177,7 +182,8 @@ class Welcome(Struct, frozen=True, tag="welcome"):
     """`instance`: this launcher's id, BOOT_ID:RANDOM. `covers`: earlier instances whose journal it has read.
 
     An attempt sent to one of these and absent from the snapshot was never started (R3). `abilities`: what
-    limits it can set, None: it is of an earlier protocol and can set none.
+    limits it can set, None: it is of an earlier protocol and can set none. `position`: the highest that a
+    supervisor of this store named; 0 as well if the launcher is too old to remember it.
     """
 
     protocol: int
@@ -185,6 +191,7 @@ class Welcome(Struct, frozen=True, tag="welcome"):
     pid: int
     covers: list[str] = []
     abilities: Abilities | None = None
+    position: int = 0
 
 
 class Started(Struct, frozen=True, tag="started"):
@@ -247,9 +254,15 @@ class Grew(Struct, frozen=True, tag="grew"):
 
 
 class Declined(Struct, frozen=True, tag="declined"):
-    """The launcher will not work for this supervisor (older generation, unknown protocol), and closes."""
+    """The launcher will not work for this supervisor (older generation, unknown protocol), and closes.
+
+    `generation`: the highest that it has obeyed, if that is why; 0 as well if the launcher is too old to say.
+    `position`: as in Welcome.
+    """
 
     problem: str
+    generation: int = 0
+    position: int = 0
 
 
 FromLauncher = Welcome | Started | Ended | Ready | Grew | Declined

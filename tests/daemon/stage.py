@@ -161,7 +161,7 @@ class Stage:
         stray = end(Key("mark", 0, 0))  # an end that is nobody's is acknowledged and changes nothing
         self.launcher.say(stray)
         messages = []
-        while (message := await self.launcher.next()) != Acknowledge(stray.key):
+        while not isinstance(message := await self.launcher.next(), Acknowledge) or message.key != stray.key:
             messages.append(message)
         return messages
 
@@ -246,7 +246,7 @@ async def _living(
     store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
     try:
         generation = await store.begin_generation()
-        link = LauncherLink(config.daemon.state_dir, config.log_dir, store.store_id, generation)
+        link = LauncherLink(config.daemon.state_dir, config.log_dir, store, generation)
         life = kind(config, store, link, launcher)
         await life.supervisor.restore()
         async with asyncio.TaskGroup() as life.tasks:

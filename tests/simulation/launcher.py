@@ -58,6 +58,7 @@ class Journal(Struct):
     instance: str = ""
     covers: list[str] = []
     generation: int = 0
+    position: int = 0
     runs: dict[Key, Run] = {}
     ended: dict[Key, Ended] = {}
     synced: set[Key] = set()
@@ -122,8 +123,9 @@ class Launcher:
             speaker(Declined("a younger one has taken over"))
             return
         self._journal.generation = greeting.generation
+        position = self._pass(greeting.position)
         self._master = speaker
-        speaker(Welcome(LAUNCHING_PROTOCOL, self._journal.instance, 1, self._journal.covers))
+        speaker(Welcome(LAUNCHING_PROTOCOL, self._journal.instance, 1, self._journal.covers, None, position))
         for key, run in self._journal.runs.items():
             speaker(Started(key, 1, run.started_at, run.suspended))
         for ended in self._journal.ended.values():
@@ -135,6 +137,7 @@ class Launcher:
     def _obey(self, message: ToLauncher) -> None:
         match message:
             case Launch():
+                self._pass(message.position)
                 self._launch(message)
             case Stop(key, grace) if key in self._journal.runs:
                 self._stop(self._journal.runs[key], grace)
@@ -144,11 +147,16 @@ class Launcher:
                 self._stand_still(self._journal.runs[key])
             case Continue(key) if key in self._journal.runs:
                 self._go_on(self._journal.runs[key])
-            case Acknowledge(key):
+            case Acknowledge(key, position):
+                self._pass(position)
                 self._journal.ended.pop(key, None)
                 self._journal.synced.discard(key)
             case Stop() | Signal() | Suspend() | Continue() | Watch() | Renew() | Goodbye() | Greeting():
                 pass
+
+    def _pass(self, position: int) -> int:
+        self._journal.position = max(self._journal.position, position)
+        return self._journal.position
 
     def _launch(self, launch: Launch) -> None:
         key, runs = launch.key, self._journal.runs

@@ -26,6 +26,7 @@ from bgd.daemon.control.verbs import Verbs
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.orders import Orders
 from bgd.daemon.retention import Retention
+from bgd.daemon.storage import events
 from bgd.daemon.storage.database import Database
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -44,8 +45,8 @@ CONFIG = load(environ={"HOME": "/nowhere"})
 class SimulatedLink(LauncherLink):
     """The supervisor's end of the launcher's socket; what it starts in place of a process is simulated."""
 
-    def __init__(self, machine: Machine, store_id: str, generation: int) -> None:
-        super().__init__("/nowhere", "/nowhere", store_id, generation)
+    def __init__(self, machine: Machine, store: Store, generation: int) -> None:
+        super().__init__("/nowhere", "/nowhere", store, generation)
         self._machine = machine
 
     def _start(self, path: str) -> None:
@@ -172,7 +173,8 @@ class Machine:
         writer, reader, searcher = (cast(Database, SimulatedDatabase(self, life.loop)) for _ in range(3))
         (store_id,) = self.disk.execute("SELECT store_id FROM meta").fetchone()
         store = Store(writer, reader, searcher, store_id, path="/nowhere")
-        link = SimulatedLink(self, store_id, await store.begin_generation())
+        store.position = events.newest(self.disk)
+        link = SimulatedLink(self, store, await store.begin_generation())
         supervisor = Supervisor(self.config, store, link)
         await supervisor.restore()
         life.tasks += [life.loop.create_task(each) for each in (supervisor.run(), link.run(supervisor))]

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from bgd.core.job import JobId, State
 from bgd.daemon.storage.copying import Copy, checked, sync_folder
 from bgd.daemon.storage.database import StoreBroken, StoreTooNew, transaction
-from bgd.daemon.storage.events import NO_EVENTS, append
+from bgd.daemon.storage.events import NO_EVENTS, append, newest
 from bgd.daemon.storage.packing import pack_policy, unpack_policy
 from bgd.daemon.storage.records import Event
 from bgd.daemon.storage.schema import open_readable, open_writable
@@ -118,6 +118,19 @@ def restore(backup: Copy, path: str, last_id: int, launcher: str, at: float) -> 
     Path(new).rename(path)
     sync_folder(str(Path(path).parent))
     return Recovered(held=held, running=running, last_id=last_id + MARGIN)
+
+
+def hold_as_outdated(db: sqlite3.Connection, position: int, launcher: str, at: float) -> Recovered:
+    """Treat the database that is in use like a backup that `restore` puts in its place.
+
+    `position`: the highest id of an event that was given out.
+    """
+    with transaction(db):
+        held = _hold(db, max(position - newest(db), 0) + MARGIN, at)
+        running = _disown(db, launcher)
+        db.execute("UPDATE meta SET last_id = last_id + ?", (MARGIN,))
+        (last_id,) = db.execute("SELECT last_id FROM meta").fetchone()
+    return Recovered(held=held, running=running, last_id=last_id)
 
 
 def _hold(db: sqlite3.Connection, left_out: int, at: float) -> int:

@@ -24,7 +24,7 @@ class Saver:
 
     def __init__(self) -> None:
         self._specs = Specs()
-        self._newest_event: int | None = None  # None: not known
+        self.newest_event: int | None = None  # None: not known
 
     def save(self, db: sqlite3.Connection, batch: Batch) -> dict[JobId, StoredSpec]:
         """Write the batch and return the specs it wants; an unknown id is absent."""
@@ -38,7 +38,7 @@ class Saver:
         if batch.progress:
             _save_progress(db, batch.progress.values())
         if batch.events:
-            self._newest_event = events.append(db, batch.events, self._newest_event)
+            self.newest_event = events.append(db, batch.events, self.newest_event)
         if batch.submissions:
             submissions.add(db, batch.submissions, batch.now.elapsed)
         if batch.controls is not None:
@@ -53,7 +53,7 @@ class Saver:
 
     def forget(self) -> None:
         self._specs.forget()
-        self._newest_event = None
+        self.newest_event = None
 
 
 def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], now: Now) -> None:

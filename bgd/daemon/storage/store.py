@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from bgd.core.job import FINAL, Job, JobId, Now, State
-from bgd.daemon.storage import copying, pruning, reading, restoring, submissions
+from bgd.daemon.storage import copying, events, pruning, reading, recovering, restoring, submissions
 from bgd.daemon.storage.database import DAMAGED, Database, StoreBroken, transaction
 from bgd.daemon.storage.dates import adopt_boot, redate
 from bgd.daemon.storage.readings import Readings
@@ -29,6 +29,7 @@ from bgd.daemon.storage.records import (
     StoredSpec,
     Submission,
 )
+from bgd.daemon.storage.recovering import Recovered
 from bgd.daemon.storage.saving import Saver
 from bgd.daemon.storage.schema import open_readable, open_writable
 from bgd.daemon.storage.specs import read_spec
@@ -65,6 +66,7 @@ class Store(Readings):
         super().__init__(reader, searcher, store_id)
         self._path = path
         self.unused = 0  # bytes inside the file that are free, as of the last commit
+        self.position = 0  # id of the newest event on disk: no two states of the database have the same
         self._writer = writer
         self._saver = Saver()
 
@@ -81,10 +83,12 @@ class Store(Readings):
             searcher = await _opened(path, open_readable, opened)
             store_id = await reader.call(reading.prepare)
             unused = await reader.call(copying.unused)
+            position = await reader.call(events.newest)
             await searcher.call(reading.prepare)
             opened.pop_all()
         store = cls(writer, reader, searcher, store_id, path)
         store.unused = unused
+        store.position = position
         return store
 
     def damaged(self, error: Exception) -> StoreBroken:
@@ -99,9 +103,20 @@ class Store(Readings):
 
     # --- for the supervisor --------------------------------------------------------------------------------
 
-    async def begin_generation(self) -> int:
-        """Commit the next generation number and return it (R1)."""
-        return await self._writer.call(_next_generation)
+    async def begin_generation(self, above: int = 0) -> int:
+        """Commit the next generation number, one higher than `above` at least, and return it (R1)."""
+        return await self._writer.call(_next_generation, above)
+
+    async def generation(self) -> int:
+        """Return the generation that was committed last."""
+        return await self._reader.call(_generation)
+
+    async def hold_as_outdated(self, position: int, launcher: str, at: float) -> Recovered:
+        """Keep an old copy of the database from running anything twice, in one transaction.
+
+        `position`: up to which its events were known to somebody. The rest is as in `recovering.restore`.
+        """
+        return await self._writer.call(recovering.hold_as_outdated, position, launcher, at)
 
     async def adopt_boot(self, now: Now, boot_id: str) -> None:
         """Carry times on the elapsed clock of an earlier boot over to this boot's."""
@@ -227,6 +242,7 @@ class Store(Readings):
         except BaseException:
             self._saver.forget()
             raise
+        self.position = self._saver.newest_event or self.position
         if self.unused or batch.removed:
             self.unused = copying.unused(db)
         return specs
@@ -246,8 +262,12 @@ def _raise_last_id(db: sqlite3.Connection, job_id: int) -> None:
         db.execute("UPDATE meta SET last_id = max(last_id, ?)", (job_id,))
 
 
-def _next_generation(db: sqlite3.Connection) -> int:
+def _next_generation(db: sqlite3.Connection, above: int) -> int:
     with transaction(db):
-        db.execute("UPDATE meta SET generation = generation + 1")
-        (generation,) = db.execute("SELECT generation FROM meta").fetchone()
+        db.execute("UPDATE meta SET generation = max(generation, ?) + 1", (above,))
+        return _generation(db)
+
+
+def _generation(db: sqlite3.Connection) -> int:
+    (generation,) = db.execute("SELECT generation FROM meta").fetchone()
     return int(generation)

@@ -132,7 +132,7 @@ async def look_through(path):
     store = await Store.open(path)
     try:
         generation = await store.begin_generation()
-        link = LauncherLink("/nowhere", "/nowhere", store.store_id, generation)
+        link = LauncherLink("/nowhere", "/nowhere", store, generation)
         await Supervisor(load(environ={"HOME": "/nowhere"}), store, link).restore()
         views = await store.list(List(id=1, limit=10_000), UID)
         for view in views:

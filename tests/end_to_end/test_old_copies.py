@@ -1,0 +1,118 @@
+"""An older copy of the database in its place, and strangers who greet the launcher: nothing runs twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+
+import pytest
+
+from bgd.daemon.storage.recovering import MARGIN
+from bgd.wire.framing import frame
+from bgd.wire.launching import MAX_LAUNCHING_FRAME, Goodbye, Greeting, encode
+from tests.support import DEADLINE, Daemon, wait_until
+
+
+@pytest.fixture
+def home(tmp_path):
+    running = Daemon(tmp_path)
+    running.start()
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+    running.process.wait(DEADLINE)
+
+
+def runs_of(home):
+    return (home.folder / "runs").read_text().split()
+
+
+def put_back(home, copy):
+    """Stop bgd and put a backup in the place of the database, as people do by hand."""
+    home.process.send_signal(signal.SIGTERM)
+    home.process.wait(DEADLINE)
+    for end in ("-wal", "-shm"):
+        (home.state_dir / f"bgd.db{end}").unlink(missing_ok=True)
+    shutil.copyfile(copy, home.state_dir / "bgd.db")
+
+
+def backed_up(home):
+    copy = home.folder / "old.db"
+    done = home.bgctl("backup", str(copy))
+    assert done.returncode == 0, done.stderr
+    return copy
+
+
+@pytest.mark.parametrize("restarts", [0, 5])
+def test_jobs_of_an_older_copy_of_the_database_are_held_and_not_run_again(home, restarts):
+    with home.client() as client:
+        # it keeps the launcher alive, and with it what that remembers
+        client.submit(["sleep", "600"])
+        waiting = client.submit(["sh", "-c", "echo $BGD_JOB_ID >> runs"], cwd=str(home.folder), hold=True)
+        copy = backed_up(home)
+        waiting.release()
+        waiting.wait(DEADLINE)
+    for _ in range(restarts):
+        home.process.send_signal(signal.SIGTERM)
+        home.process.wait(DEADLINE)
+        home.start()
+    with home.client() as client:
+        client.submit(["true"]).wait(DEADLINE)
+    put_back(home, copy)
+    home.start()
+    assert home.process.wait(DEADLINE) == 74
+    log = (home.folder / "bgd.log").read_text()
+    assert "is an older copy: the launcher has seen jobs run that it does not know of" in log
+    assert "Traceback" not in log
+
+    home.start()
+    with home.client() as client:
+        new = client.submit(["true"])
+        assert new.id > MARGIN
+        new.wait(DEADLINE)
+        assert client.job(waiting.id).state == "held"
+    assert runs_of(home) == [str(waiting.id)]
+
+
+def test_a_job_that_ran_at_the_time_of_the_copy_and_has_ended_since_is_not_run_again(home):
+    with home.client() as client:
+        client.submit(["sleep", "600"])
+        script = "echo $BGD_JOB_ID >> runs; until [ -e go ]; do sleep 0.05; done"
+        job = client.submit(["sh", "-c", script], cwd=str(home.folder), rerun=True)
+        wait_until((home.folder / "runs").exists)
+        copy = backed_up(home)
+        (home.folder / "go").touch()
+        job.wait(DEADLINE)
+    put_back(home, copy)
+    home.start()
+    assert home.process.wait(DEADLINE) == 74
+
+    home.start()
+    with home.client() as client:
+        client.submit(["true"]).wait(DEADLINE)
+        ended = client.job(job.id)
+        assert (ended.state, ended.outcome) == ("failed", "unknown")
+    assert runs_of(home) == [str(job.id)]
+
+
+def test_a_stranger_who_greets_the_launcher_stops_nothing(home):
+    with home.client() as client:
+        sleeper = client.submit(["sleep", "600"])
+        client.submit(["true"]).wait(DEADLINE)
+        store = client.info().store_id
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(str(home.state_dir / "launcher.sock"))
+            stranger.sendall(frame(encode(Greeting(1, store, 10**9)), MAX_LAUNCHING_FRAME))
+            stranger.sendall(frame(encode(Goodbye()), MAX_LAUNCHING_FRAME))
+            stranger.settimeout(DEADLINE)
+            assert stranger.recv(1)
+        client.submit(["true"]).wait(DEADLINE)
+        assert client.job(sleeper.id).state == "running"
+    assert "going on as generation 1000000001" in (home.folder / "bgd.log").read_text()
+    home.process.send_signal(signal.SIGTERM)
+    assert home.process.wait(DEADLINE) == os.EX_OK
+    home.start()
+    with home.client() as client:
+        client.submit(["true"]).wait(DEADLINE)
