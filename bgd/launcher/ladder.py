@@ -77,7 +77,7 @@ class Ladder:
         self._is_all_told = True
         # a stopped process acts on TERM only once it goes on, also one that somebody else stopped
         for each_signum in (signum,) if signum == signal.SIGKILL else (signum, signal.SIGCONT):
-            for process in living:
+            for process in reversed(living):  # children first: see `stop_all`
                 self._is_all_told &= self._tree.signal(process, each_signum)
         return living
 

@@ -89,7 +89,7 @@ class Tree:
         return self._stamp is not None and any(stamp_of(pid) == self._stamp for pid in orphans)
 
     def living(self, look: Look) -> list[Process]:
-        """Return the members that live and can be signalled."""
+        """Return the members that live and can be signalled: the oldest first, parents before children."""
         if self._ticks is not None and self._pid is not None and self._pid in look.processes:
             self._has_group |= look.processes[self._pid].ticks == self._ticks
         members = {pid: each for pid, each in look.processes.items() if self._is_root(each, look)}
@@ -102,7 +102,7 @@ class Tree:
             parents = [child.pid for child in children if child.pid not in members]
             members.update((child.pid, child) for child in children)
         self._found = {pid: each.ticks for pid, each in members.items()}
-        return [each for each in members.values() if _name(each) not in self._out_of_reach]
+        return [each for each in _by_age(members, look) if _name(each) not in self._out_of_reach]
 
     async def stop_all(
         self, looker: Looker, *, is_wanted: Callable[[], bool] = lambda: True
@@ -110,7 +110,10 @@ class Tree:
         """Stop every member (SIGSTOP), also those that are started meanwhile.
 
         While all of them are stopped, each can be given a signal before any of them acts on another's end:
-        a shell whose child dies first would run its script's next command.
+        a shell whose child dies first would run its script's next command. Parents are stopped before their
+        children, and have to be let go on after them (`reversed`): a shell with job control goes on with its
+        script when it sees a stopped child, and the kernel sends SIGHUP to stopped processes whose group is
+        orphaned by the end of a parent.
 
         Returns:
             The members that live, and those of them that this call stopped: it leaves alone who was stopped
@@ -123,7 +126,7 @@ class Tree:
             if not running or not is_wanted():
                 break
             for number, each in enumerate(running):
-                if self.signal(each, signal.SIGSTOP):
+                if is_wanted() and self.signal(each, signal.SIGSTOP):
                     stopped[_name(each)] = each
                 if number % _BREATH == _BREATH - 1:
                     await asyncio.sleep(0)
@@ -154,13 +157,14 @@ class Tree:
     async def tell_all(self, looker: Looker, signum: int) -> None:
         """Send every member a signal as if at one instant, however often that was done before."""
         if signum in {signal.SIGSTOP, signal.SIGCONT}:
-            for process in self.living(await looker.look(self.first_tick)):
+            living = self.living(await looker.look(self.first_tick))
+            for process in living if signum == signal.SIGSTOP else reversed(living):
                 self.tell(process, signum)
             return
         living, stopped = await self.stop_all(looker)
-        for process in living:
+        for process in reversed(living):
             self.tell(process, signum)
-        for process in stopped:
+        for process in reversed(stopped):
             self.tell(process, signal.SIGCONT)
 
     def tell(self, process: Process, signum: int) -> None:
@@ -198,6 +202,15 @@ class Tree:
 def _name(process: Process) -> tuple[int, int]:
     """Return what no other process ever has."""
     return process.pid, process.ticks
+
+
+def _by_age(members: dict[int, Process], look: Look) -> list[Process]:
+    """Return these, the oldest first, and of those that were started in the same tick parents first."""
+    descending = [each for each in members.values() if each.parent not in members]
+    for each in descending:
+        descending += look.children.get(each.pid, [])
+    # reused numbers may make two seem each other's parent: these are not among the descending
+    return sorted(({each.pid: each for each in descending} | members).values(), key=lambda each: each.ticks)
 
 
 _LOOKS = 20  # a look finds all but what was started during it, and who is stopped starts nothing

@@ -128,6 +128,39 @@ def test_a_signal_to_a_suspended_tree_is_acted_on_when_it_goes_on(supervisor, tm
     assert supervisor.ended(key).signal == signal.SIGTERM
 
 
+def test_who_ends_politely_is_not_hung_up_by_the_end_of_its_parent(supervisor, tmp_path):
+    # `timeout` makes a process group of its own, which is orphaned when the shell that waits for it ends
+    polite = (
+        f"trap 'echo TERM > {tmp_path}/end; exit' TERM; echo > {tmp_path}/here; while :; do sleep 0.01; done"
+    )
+    crowd = "for number in $(seq 40); do sleep 1000 & done"
+    key = supervisor.launch("sh", "-c", f'{crowd}; timeout 1000 sh -c "{polite}"; echo > {tmp_path}/next')
+    written(tmp_path / "here")
+
+    supervisor.say(Stop(key, PATIENCE))
+
+    assert supervisor.ended(key).outcome is Outcome.CANCELLED
+    assert (tmp_path / "end").exists()
+    assert not (tmp_path / "next").exists()
+
+
+def test_a_shell_with_job_control_does_not_see_that_its_child_was_suspended(supervisor, tmp_path):
+    crowd = "for number in $(seq 40); do sleep 1000 & done"
+    child = f"sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000'"
+    key = supervisor.launch("bash", "-c", f"{crowd}; set -m; {child}; echo > {tmp_path}/next")
+    pids = [supervisor.started(key).pid, int(written(tmp_path / "pid"))]
+    for _ in range(5):
+        supervisor.say(Suspend(key))
+        wait_until(lambda: all_stopped(pids))
+        supervisor.say(Continue(key))
+        wait_until(lambda: none_stopped(pids))
+        assert supervisor.run("true").outcome is Outcome.SUCCEEDED
+
+    supervisor.say(Stop(key, PATIENCE))
+    assert supervisor.ended(key).outcome is Outcome.CANCELLED
+    assert not (tmp_path / "next").exists()
+
+
 def test_the_time_limit_stands_still_with_the_job(supervisor):
     key = supervisor.launch("sleep", "100", timeout=0.4)
     pid = supervisor.started(key).pid
