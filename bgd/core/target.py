@@ -82,11 +82,15 @@ def target_of_class(class_path: str, method: str) -> str:
 def is_allowed(target: Target, allowed: Iterable[str]) -> bool:
     """Tell whether a list such as ["app.services.ReportService", "app.tasks.*"] has the target.
 
-    An entry is a class or function by its full dotted name, or `module.*` for every class and function
-    of that module, not of the modules below it. Of a runner it is `runner::name`, which has all its methods,
+    An entry is a class or function by its full dotted name, one method of a class (`module.Class.method`), or
+    `module.*` for every class and function of that module, not of the modules below it. Who defines a method
+    is known only after the import: the worker then refuses an inherited one that no entry covers.
+    Of a runner it is `runner::name`, which has all its methods,
     `runner::name@method`, or with `*` in the place of the last of its names.
     """
     patterns = patterns_for(target)
+    if isinstance(target, PythonTarget) and target.method:
+        patterns = (f"{patterns[0]}.{target.method}", *patterns)
     return any(entry in patterns for entry in allowed)
 
 
@@ -104,7 +108,8 @@ def problem_with_entry(entry: str) -> str | None:
     if _is_python_entry(entry) or _is_runner_entry(entry):
         return None
     return (
-        f"{entry!r} must be package.module.Class, package.module.function or package.module.*, "
+        f"{entry!r} must be package.module.Class, package.module.Class.method, package.module.function "
+        "or package.module.*, "
         f"or of a runner runner::name, runner::name@method or runner::space.*{_with_a_dot(entry)}"
     )
 

@@ -141,7 +141,7 @@ def _work_of(job: Job, spec: JobSpec, config: Config) -> _Work:
         runner = config.runners[target.runner]
         document = calls.runner_request(target, job.id, job.attempt, spec.arguments)
         return _Work(list(runner.argv), document, runner.cwd, calls.NOTHING)
-    document = calls.request(target, spec.arguments, config.python.path)
+    document = calls.request(target, spec.arguments, config.python.path, config.security.allowed_classes)
     isolation = spec.isolation or config.python.isolation
     return _Work([config.python.interpreter, str(WORKER)], document, isolation=isolation)
 

@@ -34,14 +34,19 @@ def problem_with_arguments(arguments: str) -> str | None:
     return f"the arguments cannot be read by Python: {problem}" if problem else None
 
 
-def request(target: PythonTarget, arguments: str | None, path: Sequence[str]) -> bytes:
+def request(
+    target: PythonTarget, arguments: str | None, path: Sequence[str], allowed: Sequence[str] | None = None
+) -> bytes:
     """Return what the worker reads from its standard input.
 
     `arguments` is JSON text in which `problem_with_arguments` finds none, None: there are none. It is
     handed on as it is, so no number loses a digit. `path` goes in front of sys.path.
+    `allowed` are the entries by which an inherited method is judged, None: it may be called.
     """
     given = Raw((arguments or "{}").encode())
-    return msgspec.json.encode(_Request(target.module, target.name, target.method, given, list(path)))
+    return msgspec.json.encode(
+        _Request(target.module, target.name, target.method, given, list(path), allowed)
+    )
 
 
 def runner_request(target: RunnerTarget, job: int, attempt: int, arguments: str | None) -> bytes:
@@ -150,6 +155,7 @@ class _Request(Struct):
     method: str | None
     arguments: Raw
     path: list[str]
+    allowed: Sequence[str] | None = None
 
 
 class _RunnerRequest(Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .process import leave_if_forked
 
@@ -17,11 +17,14 @@ class Refusal(Exception):
     """What was found under the name is not what the name says."""
 
 
-def resolved(module: str, name: str, method: str | None) -> Callable[..., object]:
+def resolved(
+    module: str, name: str, method: str | None, allowed: Sequence[str] | None = None
+) -> Callable[..., object]:
     """Return the function, or the method of a class.
 
     The name was allowed as text, so what it leads to must have been defined under just that name: an
-    imported `subprocess.run` was not.
+    imported `subprocess.run` was not. An inherited method must be in `allowed` by its own name or by
+    the class that defines it; None: every method of the class may be called.
     """
     if name.startswith("_") or (method or "").startswith("_"):
         raise Refusal(f"{name}.{method}: names that begin with an underscore are private")
@@ -30,7 +33,7 @@ def resolved(module: str, name: str, method: str | None) -> Callable[..., object
         if method is None:
             raise Refusal(f"{module}:{name} is a class: say which method, as {module}:{name}.METHOD")
         _check_name(found, module, name)
-        return _method(found, module, method)
+        return _method(found, module, method, allowed)
     if method is not None or not callable(found) or not hasattr(found, "__qualname__"):
         raise Refusal(f"{module}:{name} is no {'class' if method else 'function'}")
     _check_name(found, module, name)
@@ -73,7 +76,7 @@ def _nearest(name: str, *owners: object) -> str:
     return f": did you mean {alike[0]}?" if alike else ""
 
 
-def _method(owner: type, module: str, method: str) -> Callable[..., object]:
+def _method(owner: type, module: str, method: str, allowed: Sequence[str] | None) -> Callable[..., object]:
     """Return a class's own or inherited method, bound to a new instance unless it is one of the class."""
     named = f"{owner.__qualname__}.{method}"
     home = next((base for base in owner.__mro__ if method in vars(base)), None)
@@ -85,8 +88,9 @@ def _method(owner: type, module: str, method: str) -> Callable[..., object]:
     function = definition.__func__ if is_of_class else definition
     if isinstance(function, type) or not callable(function):
         raise Refusal(f"{module}:{named} is no method")
+    is_by_name = home is not owner and _is_inherited_by_name(home, f"{module}.{named}", method, allowed)
     # libraries name the modules of their classes as they like; an inherited method is known by its own name
-    if home is owner or getattr(function, "__qualname__", None) != f"{home.__qualname__}.{method}":
+    if not is_by_name or getattr(function, "__qualname__", None) != f"{home.__qualname__}.{method}":
         _check_code(function, module, named, home=module if home is owner else home.__module__)
     # by what was judged, not by its name: an object may hold something else under that
     bind = getattr(type(definition), "__get__", None)
@@ -94,6 +98,22 @@ def _method(owner: type, module: str, method: str) -> Callable[..., object]:
         bind(definition, None if is_of_class else owner(), owner) if bind else function
     )
     return bound
+
+
+def _is_inherited_by_name(home: type, named: str, method: str, allowed: Sequence[str] | None) -> bool:
+    """Tell whether an entry names an inherited method or its class; False: one names the module of the class.
+
+    Who lists a class need not know what its bases can do: a parser of theirs may unpickle its argument.
+    """
+    defining = f"{home.__module__}.{home.__qualname__}"
+    if allowed is None or named in allowed or defining in allowed or f"{defining}.{method}" in allowed:
+        return True
+    if f"{home.__module__}.*" in allowed:
+        return False
+    raise Refusal(
+        f"{named} is inherited from {defining}, which is not in [security] allowed_classes: "
+        f'add "{named}" there, or "{defining}", then `bgctl reload`'
+    )
 
 
 def _check_name(found: Any, module: str, name: str) -> None:
@@ -113,6 +133,7 @@ def _check_code(function: object, module: str, name: str, home: str) -> None:
     function = _unwrapped(function, f"{module}:{name}")
     # what is not written in Python has no globals, only a word of where it is from
     says = getattr(function, "__module__", None) or home
+    says = getattr(getattr(function, "__objclass__", None), "__module__", says)  # as dict.pop has
     found = getattr(function, "__globals__", {"__name__": says}).get("__name__", home)
     if found != home:
         raise Refusal(f"{module}:{name} is defined in {found}: allow and call that")

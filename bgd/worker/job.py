@@ -86,7 +86,7 @@ def _run(job: Job) -> object:
     path = job["path"]
     if sys.path[: len(path)] != path:  # else it stands there since the worker began
         sys.path[:0] = path
-    function = resolved(job["module"], job["name"], job["method"])
+    function = resolved(job["module"], job["name"], job["method"], job.get("allowed"))
     given = job["arguments"]
     result = function(*given.get("args", ()), **given.get("kwargs", {}))
     # isinstance(result, Awaitable) would look for this and remember it, of which a new process has nothing

@@ -35,7 +35,7 @@ def test_listed_class_may_run(folder, target):
     check_may_run(JobSpec(target=target), configure(folder, rest=CLASSES))
 
 
-@pytest.mark.parametrize("target", ["app.services:Other.run", "app.tasks.below:x", "app:services.Report"])
+@pytest.mark.parametrize("target", ["app.services:Other.run", "app.tasks.below:x", "app:services.Other"])
 def test_class_that_is_not_listed_is_refused_with_key_and_file(folder, target):
     with pytest.raises(NotAllowed, match=rf"allowed_classes of {folder}/bgd.toml: add "):
         check_may_run(JobSpec(target=target), configure(folder, rest=CLASSES))

@@ -40,6 +40,7 @@ def test_request_names_target_arguments_and_path():
         "method": "build",
         "arguments": {"args": [1], "kwargs": {"x": 2}},
         "path": ["/srv/app"],
+        "allowed": None,
     }
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,13 +79,16 @@ def _run_worker(  # noqa: PLR0913 - each is a thing of its own that a launcher s
     stdout: int = subprocess.PIPE,
     env: dict[str, str] | None = None,
     program: Path = WORKER,
+    allowed: Sequence[str] | None = None,
 ) -> Run:
     result = folder / "result.json"
     descriptor = os.open(result, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
         ended = subprocess.run(
             [interpreter, program],
-            input=request(python_target(target), arguments, [str(folder)]) if stdin is None else stdin,
+            input=request(python_target(target), arguments, [str(folder)], allowed)
+            if stdin is None
+            else stdin,
             stdout=stdout,
             stderr=subprocess.STDOUT if stdout == subprocess.PIPE else subprocess.PIPE,
             cwd="/",

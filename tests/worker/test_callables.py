@@ -346,3 +346,61 @@ def test_module_that_misses_another_is_an_error_that_names_both(call, module):
     assert run.error["type"] == "ModuleNotFoundError"
     assert run.error["message"].startswith("No module named 'not_installed', which needy needs")
     assert 'needy.py", line 2' in run.error["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("target", "entry", "value"),
+    [
+        ("Service.method", "app.services.Service", ["instance", [], {}]),
+        ("Service.inherited", "app.services.Service.inherited", ["inherited", "Service"]),
+        ("Service.inherited", "lib.Base", ["inherited", "Service"]),
+        ("Service.inherited", "lib.Base.inherited", ["inherited", "Service"]),
+        ("Service.inherited", "lib.*", ["inherited", "Service"]),
+        ("Child.method", "app.services.*", ["instance", [], {}]),
+        ("Names.copy", "app.services.Names.copy", {}),
+        ("function", "app.services.*", ["function", 1]),
+    ],
+)
+def test_method_runs_whose_class_or_name_is_allowed(worker, target, entry, value):
+    assert worker(f"app.services:{target}", allowed=[entry]).told == {"ok": value}
+
+
+@pytest.mark.parametrize(
+    ("target", "entry", "defining"),
+    [
+        ("Service.inherited", "app.services.Service", "lib.Base"),
+        ("Service.inherited", "app.services.*", "lib.Base"),
+        ("Service.inherited", "app.services.Service.method", "lib.Base"),
+        ("Child.method", "app.services.Child", "app.services.Service"),
+        ("Child.inherited", "app.services.*", "lib.Base"),
+        ("Names.copy", "app.services.Names", "builtins.dict"),
+    ],
+)
+def test_inherited_method_is_refused_unless_an_entry_covers_it(worker, target, entry, defining):
+    told = worker(f"app.services:{target}", allowed=[entry]).told
+
+    assert told["refused"].startswith(f"app.services.{target} is inherited from {defining}, which is not in")
+    assert f'add "app.services.{target}" there, or "{defining}"' in told["refused"]
+
+
+def test_base_class_that_only_says_it_is_of_an_allowed_module_opens_nothing(worker, module):
+    module(
+        "app.made",
+        "import lib\n"
+        "def foreign(self): return 'out of reach'\n"
+        "foreign = type(foreign)(foreign.__code__, vars(lib), 'foreign')\n"
+        "Made = type('Made', (), {'foreign': foreign})\n"
+        "class Own(Made): pass\n",
+    )
+
+    assert worker("app.made:Own.foreign", allowed=["app.made.*"]).told == {
+        "refused": "app.made:Own.foreign is defined in lib: allow and call that"
+    }
+
+
+def test_method_taken_from_a_class_in_c_is_no_method_of_the_class_that_keeps_it(worker, module):
+    module("app.kept", "class Kept(dict):\n    take = dict.pop\n")
+
+    told = worker("app.kept:Kept.take", allowed=["app.kept.*"]).told
+
+    assert told["refused"].startswith("app.kept:Kept.take is defined in builtins")
