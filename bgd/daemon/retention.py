@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 
 from bgd import clock
 from bgd.config import Config
@@ -15,11 +17,15 @@ from bgd.daemon.storage.pruning import Keep
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
+from bgd.units import format_size
 from bgd.wire.steering import Prune
+
+logger = logging.getLogger(__name__)
 
 GATHERING = 10.0  # seconds between two passes: jobs that end one by one go together
 FIRST = 10  # jobs in the first transaction of a pass, and in any where the disk is short of room
 MOST = 200
+NOTING = 3600.0  # seconds between two passes at most: a power cut loses no more of the jobs' ages
 LONG = 0.01  # seconds of a transaction, beyond which the next one is smaller: whoever submits waits for it
 
 
@@ -27,7 +33,8 @@ class Retention:
     """Deletes finished jobs in small transactions, with a pause after each that is as long as it took.
 
     There is a pass at the start, one when the next job has been kept long enough, and one soon after jobs
-    have finished, as there may now be too many of them.
+    have finished, as there may now be too many of them. Jobs age on the elapsed clock, and from one boot to
+    the next as `adopt_boot` says: a wall clock that is wrong for a moment must not delete all history.
     """
 
     def __init__(self, supervisor: Supervisor, orders: Orders, store: Store) -> None:
@@ -37,7 +44,7 @@ class Retention:
         self._pruning = asyncio.Lock()
         self._due = asyncio.Event()
         self._due.set()
-        self._alarm = clock.Alarm(asyncio.get_running_loop(), self._due.set, on_wall_clock=True)
+        self._alarm = clock.Alarm(asyncio.get_running_loop(), self._due.set)
         self._stirred_at: float | None = None
         supervisor.when_finished(self._stir)
         supervisor.when_configured(self._stir)
@@ -52,44 +59,52 @@ class Retention:
                 async for _ in self.prune(kept(self._supervisor.config)):
                     pass
                 next_at = await self._store.next_due_at(kept(self._supervisor.config))
+                await self._supervisor.space.press_on(partial(self._store.note_age, now()))
                 self._arm(next_at)
         finally:
             self._alarm.close()
 
     async def prune(self, keep: Keep) -> AsyncGenerator[tuple[int, int], None]:
         """Delete what is not to be kept; yield how many jobs have gone so far, with bytes of their logs."""
-        at = now().wall
+        elapsed = now().elapsed
         jobs = log_bytes = 0
         portion = FIRST
         async with self._pruning:
-            while due := await self._store.due(keep, at, portion):
-                began = time.monotonic()
-                gone = set(await self._orders.let_go(due))
-                took = time.monotonic() - began
-                jobs += len(gone)
-                log_bytes += sum(each.logged for each in due if each.job in gone)
-                yield jobs, log_bytes
-                portion = max(portion // 2, 1) if took > LONG else min(2 * portion, MOST)
-                if self._supervisor.space.is_short():
-                    portion = min(portion, FIRST)
-                await asyncio.sleep(took)
+            try:
+                while due := await self._store.due(keep, elapsed, portion):
+                    began = time.monotonic()
+                    gone = set(await self._orders.let_go(due))
+                    took = time.monotonic() - began
+                    jobs += len(gone)
+                    log_bytes += sum(each.logged for each in due if each.job in gone)
+                    yield jobs, log_bytes
+                    portion = max(portion // 2, 1) if took > LONG else min(2 * portion, MOST)
+                    if self._supervisor.space.is_short():
+                        portion = min(portion, FIRST)
+                    await asyncio.sleep(took)
+            finally:
+                if jobs:
+                    logger.info("removed %d finished jobs, with %s of logs", jobs, format_size(log_bytes))
 
     async def rehearse(self, keep: Keep) -> tuple[int, int]:
         """Return how many jobs `prune` would delete now, and the bytes of their logs."""
         await self._supervisor.saved()
-        return await self._store.total_due(keep, now().wall)
+        return await self._store.total_due(keep, now().elapsed)
 
     def _stir(self) -> None:
         """See to a pass: there may be too many finished jobs by now."""
         if self._stirred_at is None:
-            self._stirred_at = now().wall + GATHERING
+            self._stirred_at = now().elapsed + GATHERING
             self._alarm.set(self._stirred_at)
 
     def _arm(self, next_at: float | None) -> None:
-        if next_at is not None:
-            next_at = max(next_at, now().wall + GATHERING)
-        times = [at for at in (next_at, self._stirred_at) if at is not None]
-        self._alarm.set(min(times, default=None))
+        elapsed = now().elapsed
+        times = [
+            elapsed + NOTING,
+            self._stirred_at,
+            None if next_at is None else max(next_at, elapsed + GATHERING),
+        ]
+        self._alarm.set(min(at for at in times if at is not None))
 
 
 def kept(config: Config) -> Keep:

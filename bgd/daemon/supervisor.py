@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -30,8 +31,11 @@ from bgd.daemon.settlement import Pending, Settlement
 from bgd.daemon.space import Space
 from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Controls, StoredSpec
 from bgd.daemon.storage.store import Store
+from bgd.units import format_duration
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Renew, Started, ToLauncher
 from bgd.wire.steering import ShutdownMode
+
+logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -71,7 +75,13 @@ class Supervisor:
 
     async def restore(self) -> None:
         """Take over what was written down; nothing starts before a launcher has told what still runs."""
-        await self._store.adopt_boot(now(), clock.boot_id())
+        ignored = await self._store.adopt_boot(now(), clock.boot_id())
+        if ignored:
+            logger.warning(
+                "the machine was off, or its clock is wrong: finished jobs are %s older by it than bgd counts"
+                " (`[retention]`), and stay so much longer",
+                format_duration(ignored // 1),
+            )
         self.controls = await self._store.controls()
         self.newest = await self._store.last_id()
         self._scheduler = self._new_scheduler(self.newest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -42,7 +43,8 @@ async def prune(life, keep):
         return [each async for each in passes]
 
 
-async def test_pruned_jobs_are_gone_with_their_logs_in_portions(config, launcher, monkeypatch):
+async def test_pruned_jobs_are_gone_with_their_logs_in_portions(config, launcher, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(retention, "FIRST", 2)
     monkeypatch.setattr(retention, "MOST", 2)
     monkeypatch.setattr(retention, "LONG", 60.0)  # however busy the machine is
@@ -52,6 +54,9 @@ async def test_pruned_jobs_are_gone_with_their_logs_in_portions(config, launcher
         passes = await prune(life, Keep(seconds=ANY_AGE, most=1))
 
         assert passes == [(2, 10), (4, 20)]
+        assert [line for line in caplog.messages if "removed" in line] == [
+            "removed 4 finished jobs, with 20B of logs"
+        ]
         assert [await life.store.view(job) for job in jobs[:4]] == [None] * 4
         assert (await life.view(jobs[4])).state is State.SUCCEEDED
         assert (await life.store.counts())["succeeded"] == 1

@@ -85,12 +85,13 @@ def _save_jobs(db: sqlite3.Connection, batch: Batch) -> None:
         end, start = ends.get(job.id), starts.get(job.id)
         if end is not None:
             # it finished when its attempt did: perhaps long before there was anybody to save it
-            at = end.finished_at if job.state in FINAL else None
-            ended.append((*columns, at, save.reason, *_last_words(end), job.id))
+            finish = (end.finished_at, batch.now.elapsed) if job.state in FINAL else (None, None)
+            ended.append((*columns, *finish, save.reason, *_last_words(end), job.id))
         if start is not None:
-            started.append((*columns, None, save.reason, start, job.id))
+            started.append((*columns, None, None, save.reason, start, job.id))
         elif end is None:
-            plain.append((*columns, save.at if job.state in FINAL else None, save.reason, job.id))
+            finish = (save.at, batch.now.elapsed) if job.state in FINAL else (None, None)
+            plain.append((*columns, *finish, save.reason, job.id))
     change(db, _SAVE_JOB, plain)
     change(db, _END_JOB, ended)
     change(db, _START_JOB, started)
@@ -198,7 +199,8 @@ _INSERT_JOB = """
 _AS_IT_STANDS = """
     UPDATE jobs SET state = ?, queue = ?, priority = ?, policy = ?, attempt = ?, failures = ?, unseen = ?,
                     due_elapsed = ?, due_at = ?, making_way = ?, wall_due = ?, expires_elapsed = ?,
-                    expires_at = ?, waits = ?, key = ?, slots = ?, suspended = ?, finished_at = ?, reason = ?
+                    expires_at = ?, waits = ?, key = ?, slots = ?, suspended = ?, finished_at = ?,
+                    aged_from = ? + (SELECT age_ahead FROM meta), reason = ?
 """
 _SAVE_JOB = f"{_AS_IT_STANDS} WHERE id = ?"
 _END_JOB = f"""

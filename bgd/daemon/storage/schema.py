@@ -132,6 +132,18 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE attempts ADD COLUMN whole_tree INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE attempts ADD COLUMN memory_peak_bytes INTEGER;
     """,
+    """
+    -- Retention's own clock, which nobody can set: elapsed time of the boot meta.boot_id, plus age_ahead.
+    -- aged_from is when a finished job ended on it; age_noted and wall_noted are one moment on it and on the
+    -- wall clock, from which the next boot continues. For what finished earlier it was the wall clock.
+    ALTER TABLE jobs ADD COLUMN aged_from REAL;
+    ALTER TABLE meta ADD COLUMN age_ahead REAL;
+    ALTER TABLE meta ADD COLUMN age_noted REAL;
+    ALTER TABLE meta ADD COLUMN wall_noted REAL;
+    UPDATE jobs SET aged_from = finished_at WHERE finished_at IS NOT NULL;
+    DROP INDEX jobs_by_end;
+    CREATE INDEX jobs_by_end ON jobs (state, aged_from) WHERE aged_from IS NOT NULL;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.daemon.storage import copying, events, pruning, reading, recovering, restoring, submissions
 from bgd.daemon.storage.database import DAMAGED, Database, StoreBroken, transaction
-from bgd.daemon.storage.dates import adopt_boot, redate
+from bgd.daemon.storage.dates import adopt_boot, note_age, redate
 from bgd.daemon.storage.readings import Readings
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -118,9 +118,16 @@ class Store(Readings):
         """
         return await self._writer.call(recovering.hold_as_outdated, position, launcher, at)
 
-    async def adopt_boot(self, now: Now, boot_id: str) -> None:
-        """Carry times on the elapsed clock of an earlier boot over to this boot's."""
-        await self._writer.call(adopt_boot, now, boot_id)
+    async def adopt_boot(self, now: Now, boot_id: str) -> float:
+        """Carry times on the elapsed clock of an earlier boot over to this boot's.
+
+        Return the seconds between the two that do not count for retention.
+        """
+        return await self._writer.call(adopt_boot, now, boot_id)
+
+    async def note_age(self, now: Now) -> None:
+        """Write down retention's clock beside the wall clock, so that the next boot can continue it."""
+        await self._writer.call(note_age, now)
 
     async def redate(self, now: Now, state: State, after: JobId) -> JobId | None:
         """Say anew on the wall clock when some jobs are due and expire that wait on the elapsed one.
@@ -175,18 +182,18 @@ class Store(Readings):
 
     # --- for who lets finished jobs go ----------------------------------------------------------------------
 
-    async def due(self, keep: pruning.Keep, at: float, limit: int) -> list[pruning.Due]:
-        """Return at most `limit` of the finished jobs that are to go at this epoch time."""
-        return await self._searcher.call(pruning.due, keep, at, limit)
+    async def due(self, keep: pruning.Keep, elapsed: float, limit: int) -> list[pruning.Due]:
+        """Return at most `limit` of the finished jobs that are to go at this time of the elapsed clock."""
+        return await self._searcher.call(pruning.due, keep, elapsed, limit)
 
     async def next_due_at(self, keep: pruning.Keep) -> float | None:
-        """Return the epoch time when the next job will have been kept long enough; None: none ever will."""
+        """Return the elapsed time when the next job will have been kept long enough; None: none ever will."""
         return await self._reader.call(pruning.next_due_at, keep)
 
-    async def total_due(self, keep: pruning.Keep, at: float) -> tuple[int, int]:
+    async def total_due(self, keep: pruning.Keep, elapsed: float) -> tuple[int, int]:
         """Return how many finished jobs are to go, and the bytes of their logs; it holds nobody up."""
         async with self._aside() as database:
-            return await database.call(pruning.total, keep, at)
+            return await database.call(pruning.total, keep, elapsed)
 
     async def still_finished(self, wanted: list[pruning.Due]) -> list[Job]:
         """Return those of these jobs that have not been run again since."""

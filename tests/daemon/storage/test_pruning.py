@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.job import JobId, Outcome, State
+from bgd.core.job import JobId, Now, Outcome, State
 from bgd.daemon.storage.pruning import Due, Keep
 from bgd.daemon.storage.store import AttemptEnd, Batch, Store
-from tests.daemon.storage.filling import NOW, a_job, first_attempt, new, put, saves, sql
+from tests.daemon.storage.filling import BOOT, NOW, a_job, first_attempt, new, put, saves, sql
 from tests.daemon.storage.test_store_versions import lay_down
 
 ANY_AGE = dict.fromkeys((State.SUCCEEDED, State.FAILED, State.CANCELLED))
@@ -20,6 +20,7 @@ _OUTCOMES = {
 
 async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
     """Put a job that finished so many seconds ago, with so many bytes of logs."""
+    await store.adopt_boot(NOW, BOOT)
     await put(store, new(number, env=env, tags=("all", f"tag-{number}")))
     await store.commit(Batch(now=NOW, attempts=[first_attempt(number)]))
     end = AttemptEnd(
@@ -32,11 +33,13 @@ async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
         result="1",
     )
     ended = saves(a_job(number, state, attempt=1), at=NOW.wall - ago)
-    await store.commit(Batch(now=NOW, saves=ended, ends=[end]))
+    then = Now(NOW.elapsed - ago, NOW.wall - ago)
+    await store.commit(Batch(now=then, saves=ended, ends=[end]))
 
 
 async def due(store, limit=100, **keep):
-    found = await store.due(Keep(**{"seconds": ANY_AGE, **keep}), NOW.wall, limit)
+    await store.adopt_boot(NOW, BOOT)  # of an earlier bgd's database
+    found = await store.due(Keep(**{"seconds": ANY_AGE, **keep}), NOW.elapsed, limit)
     return [each.job for each in found]
 
 
@@ -49,7 +52,7 @@ async def test_jobs_go_once_they_have_been_kept_long_enough(store):
 
     assert await due(store, seconds=keep) == [2, 4]
     assert await due(store, seconds=keep, limit=1) == [2]
-    assert await store.next_due_at(Keep(seconds=keep)) == NOW.wall - 10
+    assert await store.next_due_at(Keep(seconds=keep)) == NOW.elapsed - 10
     assert await due(store, seconds=dict.fromkeys(keep, None)) == []
     assert await store.next_due_at(Keep(seconds=dict.fromkeys(keep, None))) is None
 
@@ -75,7 +78,7 @@ async def test_the_longest_finished_go_until_their_logs_fit(store):
     assert await due(store, log_bytes=1149) == [2]
     assert await due(store, log_bytes=1000) == [2, 3, 1]
     assert await due(store, log_bytes=1100, seconds={State.SUCCEEDED: 10}) == [3, 1]
-    assert await store.total_due(Keep(seconds=ANY_AGE, log_bytes=0), NOW.wall) == (4, 1150)
+    assert await store.total_due(Keep(seconds=ANY_AGE, log_bytes=0), NOW.elapsed) == (4, 1150)
 
 
 async def test_what_has_not_finished_is_never_due(store):
@@ -94,7 +97,7 @@ async def test_what_has_not_finished_is_never_due(store):
 async def test_job_that_was_run_again_is_not_due_any_more(store):
     await finish(store, 1, ago=10)
     await finish(store, 2, ago=10)
-    wanted = await store.due(Keep(seconds=ANY_AGE, most=0), NOW.wall, 10)
+    wanted = await store.due(Keep(seconds=ANY_AGE, most=0), NOW.elapsed, 10)
     await store.commit(Batch(now=NOW, saves=saves(a_job(1, State.QUEUED, attempt=1))))
 
     assert [job.id for job in await store.still_finished(wanted)] == [2]
@@ -169,3 +172,60 @@ async def test_jobs_that_share_an_environment_are_counted_over_restarts(path, jo
     store = await Store.open(path)
     assert await sql(store, "SELECT jobs FROM sharing") == [(jobs,)]
     await store.close()
+
+
+WEEK = {State.SUCCEEDED: 7 * 86_400.0}
+YEARS = 50 * 365 * 86_400.0
+
+
+@pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["ahead", "back"])
+async def test_jobs_do_not_age_when_the_clock_is_set(store, jump):
+    await finish(store, 1, ago=10)
+    await store.commit(Batch(now=Now(NOW.elapsed + 5, NOW.wall + jump)))
+    await store.note_age(Now(NOW.elapsed + 5, NOW.wall + jump))  # at its worst: while the clock is wrong
+
+    assert await store.due(Keep(seconds=WEEK), NOW.elapsed + 5, 10) == []
+    assert await store.total_due(Keep(seconds=WEEK), NOW.elapsed + 5) == (0, 0)
+    assert await store.next_due_at(Keep(seconds=WEEK)) == NOW.elapsed - 10 + 7 * 86_400.0
+    [gone] = await store.due(Keep(seconds=WEEK), NOW.elapsed + 7 * 86_400.0, 10)
+    assert gone.job == 1
+
+
+@pytest.mark.parametrize(("off", "counted"), [(3600.0, 3600.0), (YEARS, 86_400.0), (-YEARS, 0.0)])
+async def test_across_a_boot_jobs_age_by_a_day_at_most_and_the_rest_is_told(store, off, counted):
+    await finish(store, 1, ago=0)
+    await store.note_age(NOW)
+
+    ignored = await store.adopt_boot(Now(20.0, NOW.wall + off), "second-boot")
+
+    assert ignored == max(off - counted, 0)
+    assert await store.next_due_at(Keep(seconds=WEEK)) == 20.0 + 7 * 86_400.0 - counted
+
+
+async def test_jobs_that_finished_before_a_board_got_its_time_are_the_older_ones(store):
+    await finish(store, 1, ago=0)
+    await put(store, new(2))
+    await store.commit(Batch(now=NOW, attempts=[first_attempt(2)]))
+    later = Now(NOW.elapsed + 60, NOW.wall - YEARS)
+    end = AttemptEnd(job=JobId(2), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=later.wall)
+    ended = saves(a_job(2, State.SUCCEEDED, attempt=1), at=later.wall)
+    await store.commit(Batch(now=later, saves=ended, ends=[end]))
+
+    assert await due(store, most=1) == [1]
+
+
+async def test_jobs_of_an_earlier_bgd_age_from_their_end_and_from_now_if_that_is_yet_to_come(store):
+    await store.adopt_boot(NOW, BOOT)
+    await put(store, new(1), new(2))
+    for number, ended_at in ((1, NOW.wall - 100), (2, NOW.wall + YEARS)):
+        await store.commit(Batch(now=NOW, saves=saves(a_job(number, State.SUCCEEDED), at=ended_at)))
+    await store._writer.call(
+        lambda db: db.executescript(
+            "UPDATE jobs SET aged_from = finished_at; UPDATE meta SET age_ahead = NULL"
+        )
+    )
+
+    await store.adopt_boot(NOW, BOOT)
+
+    found = await store.due(Keep(seconds={State.SUCCEEDED: 0.0}), NOW.elapsed, 10)
+    assert [(each.job, each.aged_from) for each in found] == [(1, NOW.wall - 100), (2, NOW.wall)]
