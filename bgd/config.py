@@ -60,6 +60,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
 class SecurityConfig(Struct, frozen=True, kw_only=True):
     allowed_classes: tuple[str, ...]
     allowed_commands: tuple[str, ...]
+    allowed_env: tuple[str, ...]  # variables that commands may bring where allowed_commands is not "*"
 
 
 class LogsConfig(Struct, frozen=True, kw_only=True):
@@ -194,6 +195,9 @@ def _config(found: Mapping[str, Setting], places: Places, home: str, source: str
                 "security.allowed_commands",
                 values.texts_without(_problem_with_command),
                 (ANY_COMMAND,),
+            ),
+            allowed_env=read(
+                found, "security.allowed_env", values.texts_without(values.problem_with_variable), ()
             ),
         ),
         python=python_config(found, home),

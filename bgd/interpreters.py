@@ -23,6 +23,7 @@ class PythonConfig(Struct, frozen=True, kw_only=True):
     interpreter: str
     path: tuple[str, ...]  # put on sys.path of class jobs
     preload: tuple[str, ...]  # modules
+    env: tuple[str, ...]  # names of variables that a class job may bring
     isolation: Isolation  # where a job does not say
     recycle_jobs: int  # after so many a worker that is reused gives way to another
     recycle_memory: int  # likewise beyond so many bytes
@@ -38,6 +39,7 @@ def python_config(found: Mapping[str, Setting], home: str) -> PythonConfig:
         interpreter=read(found, "python.interpreter", values.program(home), "") or sys.executable,
         path=read(found, "python.path", values.paths(home), ()),
         preload=read(found, "python.preload", values.texts_without(_problem_with_module), ()),
+        env=read(found, "python.env", values.texts_without(values.problem_with_variable), ()),
         isolation=read(found, "python.isolation", values.one_of(_ISOLATIONS), Isolation.FORK),
         recycle_jobs=read(found, "python.recycle_jobs", values.whole_number(JobCount), 10_000),
         recycle_memory=read(found, "python.recycle_memory", values.size(MemoryBytes), 500_000_000),

@@ -154,6 +154,13 @@ def texts_without(problem_with: Callable[[str], str | None]) -> Reader[tuple[str
     return reader
 
 
+def problem_with_variable(name: str) -> str | None:
+    """Say what is wrong with the name of an environment variable, or None."""
+    if name and "=" not in name and "\0" not in name:
+        return None
+    return f"{name!r} is not the name of a variable: it is not empty and holds no '=' or NUL"
+
+
 def _converted(
     value: object, kind: object, *, is_text: bool = False, said: Callable[[float], str] = "{:g}".format
 ) -> int | float:

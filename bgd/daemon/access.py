@@ -59,11 +59,43 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
         _check_call(spec.target, spec, config)
     elif spec.argv is not None:
         allowed = config.security.allowed_commands
-        if ANY_COMMAND not in allowed and spec.argv[0] not in allowed:
+        if restricts_commands(config) and spec.argv[0] not in allowed:
             raise NotAllowed(
                 f"{spec.argv[0]!r} is not in [security] allowed_commands of {_file(config)}: "
                 "programs stand there by their absolute path, and are submitted by it"
             )
+
+
+def check_variables(spec: JobSpec, config: Config) -> None:
+    """Refuse a variable that a class job may not bring: only a person or a program can have asked for it.
+
+    A command may have brought its caller's whole environment: what does not pass is dropped at its start.
+
+    Raises:
+        NotAllowed: the message names the variable and the key.
+    """
+    foreign = set() if spec.target is None else set(spec.env or ()) - set(config.python.env)
+    if foreign:
+        raise NotAllowed(
+            f"a class job takes no {min(foreign)} from outside: "
+            f"name it in [python] env of {_file(config)}, then `bgctl reload`"
+        )
+
+
+def passing_environment(spec: JobSpec, config: Config) -> dict[str, str]:
+    """Return the variables that a job brings and may bring; any can steer the code of a program."""
+    given = spec.env or {}
+    if spec.target is not None:
+        allowed = config.python.env
+    elif restricts_commands(config):
+        allowed = config.security.allowed_env
+    else:
+        return given
+    return {name: value for name, value in given.items() if name in allowed}
+
+
+def restricts_commands(config: Config) -> bool:
+    return ANY_COMMAND not in config.security.allowed_commands
 
 
 def _check_call(text: str, spec: JobSpec, config: Config) -> None:
@@ -78,12 +110,6 @@ def _check_call(text: str, spec: JobSpec, config: Config) -> None:
         raise NotAllowed(
             f"{text} is not in [security] allowed_classes of {_file(config)}: "
             f"add {narrowest} there, or {widest}, then `bgctl reload`"
-        )
-    steering = next(filter(_steers_code, spec.env or ()), None)
-    if steering is not None:
-        raise NotAllowed(
-            f"a class job takes no {steering} from outside: it decides what code is run, "
-            "which is for the configuration to say"
         )
     problem = None if spec.arguments is None else problem_with_arguments(spec.arguments)
     if problem is not None:
@@ -107,15 +133,6 @@ def _check_runner(target: RunnerTarget, spec: JobSpec, config: Config) -> None:
 def _in_toml(entry: str) -> str:
     """Return a text of TOML in which a backslash is one."""
     return f"'{entry}'" if "\\" in entry else f'"{entry}"'
-
-
-def _steers_code(name: str) -> bool:
-    """Whether a variable can have an interpreter, or what it loads, run other code than is allowed."""
-    return name in _STEERING or name.startswith(("PYTHON", "LD_", "OPENSSL_"))
-
-
-# of the user's site-packages; of programs, the interpreter among them; of the C library's modules
-_STEERING = frozenset({"HOME", "PATH", "GCONV_PATH"})
 
 
 def _file(config: Config) -> str:

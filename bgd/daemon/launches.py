@@ -14,6 +14,7 @@ from bgd.core.job import Job, JobId, Outcome, RetryPolicy
 from bgd.core.spec import Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.core.wish import Aim, wish_for
+from bgd.daemon.access import passing_environment, restricts_commands
 from bgd.daemon.storage.records import AttemptEnd
 from bgd.wire import calls
 from bgd.wire.launching import Ended, Key, Launch, Warm
@@ -35,9 +36,11 @@ def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config, posi
     }
     if spec.target is not None:
         own = _environment_of_calls()  # to which it adds
+    elif restricts_commands(config):
+        own = _least_environment()
     else:  # a command gets just what it was sent with
         own = {} if spec.env is not None else _own_environment()
-    added = {**(spec.env or {}), **marks}
+    added = {**passing_environment(spec, config), **marks}
     work = _work_of(job, spec, config)
     return Launch(
         key=key,
@@ -190,6 +193,13 @@ def _environment_of_calls() -> dict[str, str]:
     return {**found, **settled}
 
 
+@cache
+def _least_environment() -> dict[str, str]:
+    """Return what a command gets of the daemon's environment where only some programs are allowed."""
+    found = _environment_of_calls()
+    return {"PATH": os.defpath, **{name: found[name] for name in _LEAST if name in found}}
+
+
 def _settled(paths: str) -> str:
     """Return a list of paths in which the relative ones are those of the daemon's own folder."""
     folder = _own_folder()
@@ -215,5 +225,6 @@ def _is_text(word: str) -> bool:
     return True
 
 
+_LEAST = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 _SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 _OF_THE_DAEMON = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})

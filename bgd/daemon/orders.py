@@ -14,7 +14,7 @@ from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import JobSpec, problem_with
 from bgd.core.target import parse_target
 from bgd.core.wish import Rules
-from bgd.daemon.access import check_may_run
+from bgd.daemon.access import check_may_run, check_variables
 from bgd.daemon.edits import changes_in, edited
 from bgd.daemon.instants import now
 from bgd.daemon.repeats import Repeats
@@ -60,6 +60,7 @@ class Orders:
             raise Refused("the daemon is shutting down and takes no jobs")
         self.check_waits([spec])
         check_may_run(spec, self._supervisor.config)
+        check_variables(spec, self._supervisor.config)
         self._supervisor.check_limits(under_policy(spec, self._class_policy(spec)))
 
     def check_waits(self, specs: Iterable[JobSpec]) -> None:

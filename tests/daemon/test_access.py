@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.spec import Isolation, JobSpec
-from bgd.daemon.access import Actor, check_may_run, may_connect
+from bgd.daemon.access import Actor, check_may_run, check_variables, may_connect
 from bgd.errors import NotAllowed, Refused
 from tests.daemon.stage import command, configure
 
@@ -42,13 +42,23 @@ def test_class_that_is_not_listed_is_refused_with_key_and_file(folder, target):
 
 
 @pytest.mark.parametrize(
-    "name", ["PYTHONPATH", "PYTHONSTARTUP", "LD_PRELOAD", "HOME", "PATH", "OPENSSL_CONF"]
+    "name",
+    [
+        "DJANGO_SETTINGS_MODULE",
+        "OMP_TOOL_LIBRARIES",
+        "PYTHONPATH",
+        "PYTHONSTARTUP",
+        "LD_PRELOAD",
+        "HOME",
+        "PATH",
+        "OPENSSL_CONF",
+    ],
 )
-def test_variable_that_steers_imports_is_refused_for_a_class_job(folder, name):
+def test_variable_that_the_list_does_not_name_is_refused_for_a_class_job(folder, name):
     spec = JobSpec(target="app.tasks:anything", env={"FINE": "1", name: "/evil"})
 
     with pytest.raises(NotAllowed, match=f"takes no {name} from outside"):
-        check_may_run(spec, configure(folder, rest=CLASSES))
+        check_variables(spec, configure(folder, rest=f'{CLASSES}\n[python]\nenv = ["FINE"]'))
 
 
 @pytest.mark.parametrize("target", ["php::App\\Jobs\\SendMail", "php::App\\Jobs\\SendMail@handle"])

@@ -83,7 +83,7 @@ def test_no_search_for_code_begins_in_the_folder_of_a_class_job(folder, monkeypa
 def test_class_job_is_for_a_warm_worker_unless_it_or_the_configuration_says_otherwise(folder, monkeypatch):
     monkeypatch.setenv("BOTH", "ours")
     spec = JobSpec(target="app.tasks:Mail.send", env={"BOTH": "sent", "OWN": "1"})
-    rest = f'[python]\npath = ["{folder}"]\npreload = ["app.models"]'
+    rest = f'[python]\nenv = ["BOTH", "OWN"]\npath = ["{folder}"]\npreload = ["app.models"]'
 
     warm = launch(folder, spec, rest=rest).warm
 
@@ -122,9 +122,28 @@ def test_class_job_gets_what_it_was_sent_with_beside_the_daemons_environment(fol
     monkeypatch.setenv("OURS", "1")
     monkeypatch.setenv("BOTH", "ours")
 
-    got = launch(folder, JobSpec(target="app.tasks:Mail.send", env={"BOTH": "sent"}))
+    got = launch(
+        folder, JobSpec(target="app.tasks:Mail.send", env={"BOTH": "sent"}), rest='[python]\nenv = ["BOTH"]'
+    )
 
     assert (got.env["OURS"], got.env["BOTH"]) == ("1", "sent")
+
+
+def test_variables_that_the_lists_no_longer_name_are_left_out_of_an_attempt(folder, monkeypatch):
+    monkeypatch.setenv("OURS", "1")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    env = {"BASH_FUNC_date%%": "() { evil; }", "LD_PRELOAD": "/evil.so", "PATH": "/evil", "LEVEL": "2"}
+    narrow = '[security]\nallowed_commands = ["/bin/script"]\nallowed_env = ["LEVEL"]'
+
+    call = launch(folder, JobSpec(target="app:f", env=env)).env
+    command = launch(folder, JobSpec(argv=("/bin/script",), env=env), rest=narrow).env
+    bare = launch(folder, JobSpec(argv=("/bin/script",)), rest=narrow).env
+
+    assert not call.keys() & {"BASH_FUNC_date%%", "LD_PRELOAD", "LEVEL"}
+    assert (call["PATH"], call["OURS"]) == ("/usr/bin:/bin", "1")
+    assert not command.keys() & {"BASH_FUNC_date%%", "LD_PRELOAD", "OURS"}
+    assert (command["PATH"], command["LEVEL"], command["BGD_JOB_ID"]) == ("/usr/bin:/bin", "2", "7")
+    assert command == {**bare, "LEVEL": "2"}
 
 
 def test_class_job_gets_the_daemons_environment_without_what_is_the_daemons_alone(folder, monkeypatch):
