@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 from bgd.errors import BgdError
 
@@ -33,8 +35,8 @@ def ignore_strays(heard: Callable[[str], object]) -> None:
         signal.signal(signum, ignore)  # a handler, not SIG_IGN, which every job would inherit
 
 
-def check_pidfds() -> None:
-    """See that processes can be signalled by descriptor, which is safe where their numbers are used again.
+def check_system_calls() -> None:
+    """Try the system calls without which no job can be stopped, or its end be seen.
 
     Raises:
         BgdError: the kernel is too old, or a filter of system calls refuses; it names the call.
@@ -47,11 +49,21 @@ def check_pidfds() -> None:
             signal.pidfd_send_signal(pidfd, 0)
         finally:
             os.close(pidfd)
+        call = "waitid"
+        with suppress(ChildProcessError):  # this process is not its own child
+            os.waitid(os.P_PID, os.getpid(), os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        call = "prctl"
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(ctypes.c_int()), 0, 0, 0):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))  # noqa: TRY301  as the others
     except OSError as error:
         raise BgdError(
-            f"the system call {call} fails ({error.strerror}), and no job can be stopped without it: bgd"
-            " needs Linux 5.4 or newer, and a seccomp filter that allows this call"
+            f"the system call {call} fails ({error.strerror}), and bgd cannot watch or stop jobs without it:"
+            " it needs Linux 5.4 or newer, and a seccomp filter that allows this call"
         ) from error
+
+
+_PR_GET_CHILD_SUBREAPER = 37  # linux/prctl.h
 
 
 def _name_of(signum: int) -> str:

@@ -35,6 +35,7 @@ def look(config: Config) -> list[Finding]:
         partial(_socket, config.daemon.socket),
         partial(machine.open_files, config.daemon.slots),
         machine.file_size,
+        machine.system_calls,
         machine.control_groups,
         machine.clock,
         machine.user,

@@ -9,6 +9,8 @@ import sqlite3
 import time
 from pathlib import Path
 
+from bgd.errors import BgdError
+from bgd.signals import check_system_calls
 from bgd.units import format_size
 from bgd.wire.views import Finding, Level
 
@@ -98,6 +100,14 @@ def open_files(slots: int) -> Finding:
             f"ulimit -n {needed} before bgd starts, or LimitNOFILE={needed} in its unit (hard limit: {hard})",
         )
     return Finding("open files", Level.OK, f"up to {soft}")
+
+
+def system_calls() -> Finding:
+    try:
+        check_system_calls()
+    except BgdError as error:
+        return Finding("system calls", Level.PROBLEM, str(error), "bgd does not start without it")
+    return Finding("system calls", Level.OK, "all that jobs need")
 
 
 def file_size() -> Finding:

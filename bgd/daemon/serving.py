@@ -36,7 +36,7 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.site import open_site
 from bgd.errors import BgdError, ConfigError, leaves_of
-from bgd.signals import check_pidfds, ignore_strays
+from bgd.signals import check_system_calls, ignore_strays
 from bgd.systemd import ServiceManager
 from bgd.wire.steering import ShutdownMode
 
@@ -67,7 +67,7 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
     if not os.path.exists("/proc/self/stat"):  # noqa: ASYNC240, PTH110 - in memory, if it is there
         raise BgdError("/proc is not mounted, and bgd cannot watch jobs without it: mount -t proc proc /proc")
     if not surroundings.has_launcher_service:  # whose surroundings are those of this process
-        check_pidfds()
+        check_system_calls()
     folder.prepare(config)
     with folder.locked(config), threads.at_hand(asyncio.get_running_loop()):
         store = await _opened(config)

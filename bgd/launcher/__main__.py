@@ -41,7 +41,7 @@ from bgd.launcher.tools import Tools
 from bgd.launcher.visitor import Visitor
 from bgd.launcher.warm.workers import Workers
 from bgd.places import in_the_way_of
-from bgd.signals import check_pidfds, ignore_strays
+from bgd.signals import check_system_calls, ignore_strays
 from bgd.systemd import ServiceManager
 
 log = logging.getLogger("bgd.launcher")
@@ -57,7 +57,7 @@ def main() -> int:
     gc.freeze()  # what is imported stays: to look through it for garbage takes 6 ms, in which nothing starts
     os.chdir("/")  # a working directory would keep a file system from being unmounted
     try:
-        check_pidfds()
+        check_system_calls()
         state.mkdir(mode=0o700, parents=True, exist_ok=True)  # a service may be here before any bgd
         lock = take_lock(state) if options.lock_fd is None else options.lock_fd
         sign_lock(lock)

@@ -56,11 +56,9 @@ def test_told_to_end_among_hundreds_of_ends_it_hears_it_and_complains_of_nothing
 
 
 @needs_strace
-@pytest.mark.parametrize("call", ["pidfd_open", "pidfd_send_signal"])
+@pytest.mark.parametrize("call", ["pidfd_open", "pidfd_send_signal", "waitid", "prctl"])
 @pytest.mark.parametrize("program", ["bgd", "bgd.launcher"])
-def test_where_no_process_can_be_signalled_nothing_is_started_and_a_line_names_the_call(
-    tmp_path, program, call
-):
+def test_where_a_system_call_is_missing_nothing_is_started_and_a_line_names_it(tmp_path, program, call):
     (tmp_path / "bgd.toml").write_text(f'[daemon]\nstate_dir = "{tmp_path}/state"\n')
     folders = ["--state", str(tmp_path / "state"), "--logs", str(tmp_path / "logs")]
     options = ["--config", str(tmp_path / "bgd.toml")] if program == "bgd" else folders
@@ -77,6 +75,30 @@ def test_where_no_process_can_be_signalled_nothing_is_started_and_a_line_names_t
 
     [line] = done.stderr.splitlines()
     assert (done.returncode, f"the system call {call} fails (Function not implemented)" in line) == (1, True)
+
+
+@needs_strace
+def test_doctor_and_a_submit_name_the_system_call_that_keeps_bgd_from_starting(tmp_path):
+    config = tmp_path / "bgd.toml"
+    config.write_text(f'[daemon]\nstate_dir = "{tmp_path}/state"\n')
+    inject = ["strace", "-f", "-o", "/dev/null", "-e", "trace=pidfd_open"]
+    bgctl = [sys.executable, "-m", "bgctl", "--config", str(config)]
+
+    said = [
+        subprocess.run(
+            [*inject, "-e", "inject=pidfd_open:error=ENOSYS", *bgctl, *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        for words in (["doctor"], ["submit", "true"])
+    ]
+
+    why = "the system call pidfd_open fails (Function not implemented)"
+    assert [why in each.stdout + each.stderr for each in said] == [True, True]
+    assert [each.returncode for each in said] == [1, 69]
 
 
 @pytest.mark.parametrize("name", STRAYS.split())
