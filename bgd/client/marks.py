@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Protocol
 
 from msgspec import UNSET, Struct, UnsetType
+
+from bgd.client.session import Broken
 
 REPEATED_WITHIN = 300.0  # seconds: a daemon knows requests for twice that time
 _TOKEN_BYTES = 16  # two of them are never alike
@@ -27,19 +30,38 @@ class Frames(Protocol):
     def __call__(self, request_id: int, *, mark: Mark) -> bytes: ...
 
 
-def first_mark(newest: int | None) -> Mark:
-    """Return the mark of a request that is sent for the first time, to a daemon that told its `newest` job.
+class Marks:
+    """The marks of one request, over all connections that it is sent over.
 
-    None: it did not, as it knows no request again.
+    `has_keys`: all of its jobs have, so even a daemon that does not recognise it takes none twice.
     """
-    return NO_MARK if newest is None else Mark(os.urandom(_TOKEN_BYTES))
 
+    def __init__(self, *, has_keys: bool) -> None:
+        self._has_keys = has_keys
+        self._first = NO_MARK
+        self._known: int | None = None  # the newest job when it was sent first
+        self._sent_at = 0.0
+        self.lost: Broken | None = None  # how its first answer was lost, None: it was surely not taken yet
 
-def next_mark(first: Mark, known: int | None, newest: int | None) -> Mark | None:
-    """Return the mark of the same request when it is sent again; None: it would not be known again.
+    @property
+    def are_recognised(self) -> bool:
+        """Whether the request may be sent again although it may have been taken."""
+        is_soon = time.monotonic() < self._sent_at + REPEATED_WITHIN
+        return self._has_keys or (self._known is not None and is_soon)
 
-    `known`: the newest job when it was sent first; `newest`: as the daemon tells that it is to be sent to.
-    """
-    if first.token is UNSET or known is None or newest is None:
-        return None
-    return Mark(first.token, known)
+    def next(self, newest: int | None) -> Mark:
+        """Return the mark for a daemon whose hello named its `newest` job; None: it recognises nothing.
+
+        Raises:
+            Broken: the request may have been taken, and this daemon would take it once more.
+        """
+        if self.lost is None:
+            self._known, self._sent_at = newest, time.monotonic()
+            self._first = NO_MARK if newest is None else Mark(os.urandom(_TOKEN_BYTES))
+            return self._first
+        if self._known is not None and newest is not None:
+            return Mark(self._first.token, self._known)
+        if self._has_keys:
+            return NO_MARK
+        self._known = None
+        raise self.lost

@@ -96,8 +96,10 @@ class Stage:
                 yield Shown(number, self._view(job))
                 yield AttemptsPart(number, [attempt_of(job)])
                 yield End(number)
-            case requests.Wait(id=number, jobs=job_ids):
+            case requests.Wait(id=number, jobs=job_ids, only_now=only_now):
                 for job in map(self._job, job_ids):
+                    if only_now and not _is_finished(job):
+                        continue
                     yield self._until(partial(_is_finished, job))
                     yield JobsPart(number, [self._view(job)])
                 yield End(number)

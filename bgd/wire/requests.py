@@ -132,11 +132,13 @@ class Wait(Struct, frozen=True, tag="wait"):
     """-> JobsPart for each job as it finishes (at once if it has), End after the last.
 
     With `progress` also ProgressPart: what those that run said last, and then each time they say more.
+    With `only_now` End follows those that have finished by now.
     """
 
     id: RequestId
     jobs: Jobs
     progress: bool = False
+    only_now: bool = False
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):

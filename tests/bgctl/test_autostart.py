@@ -85,3 +85,24 @@ def test_after_shutdown_the_next_job_starts_another_daemon(home):
     assert (ended.returncode, ended.stderr) == (0, f"bgctl: the daemon (pid {first.strip()}) has ended\n")
     assert home.bgctl("submit", "true").returncode == 0
     assert home.bgctl("info", "--pid").stdout != first
+
+
+def test_a_result_asked_for_after_shutdown_starts_a_daemon_at_once(home):
+    program = (
+        "from bgd import Client\n"
+        "with Client(timeout=4) as client:\n"  # less than clients leave to others to start it again
+        "    job = client.submit(['true']).wait(20)\n"
+        "    client.shutdown()\n"
+        "    print(job.result())\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=home.env,
+        cwd=home.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr

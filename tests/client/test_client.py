@@ -433,3 +433,17 @@ def test_after_shutdown_the_daemon_is_gone(own_daemon, client_at):
     client.shutdown("cancel", timeout=20)
 
     assert own_daemon.process.wait(0.5) == 0
+
+
+def test_a_wait_of_no_time_returns_a_job_that_has_finished(daemon):
+    with daemon.client() as client:
+        done = client.submit(["true"]).wait(20)
+        assert client.job(done.id).wait(timeout=0).state == "succeeded"
+        assert client.result(done, timeout=0) == 0
+
+        waiting = client.submit(["true"], hold=True)
+        with pytest.raises(TimeoutError, match=rf"job {waiting.id} has not finished within 0 s"):
+            waiting.wait(timeout=0)
+        with pytest.raises(TimeoutError, match=rf"job {waiting.id} has not finished within 0 s"):
+            client.wait([done, waiting], timeout=0)
+        waiting.cancel()

@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from bgd import Client
 from bgd.errors import DaemonUnreachable
 from bgd.wire import replies, requests
-from bgd.wire.framing import FrameReader
+from bgd.wire.framing import FrameReader, frame
 from tests.support import DEADLINE, Daemon, wait_until
 
 # --- what a client says, to daemons that do what the test tells them ------------------------------------
@@ -112,13 +114,33 @@ def test_a_daemon_that_knows_no_tokens_is_not_asked_again(client_at, play, newes
     client.close()
 
 
-def test_an_answer_that_is_lost_twice_is_an_error(client_at, play):
+def test_a_request_is_sent_again_as_the_same_however_often_its_answer_is_lost(client_at, daemon_that, heard):
+    job = client_at(daemon_that(7, 8, 8, 9)).submit(["true"])
+
+    assert job.id == 9
+    assert heard[1:] == [replace(heard[0], again=7)] * 3
+
+
+def test_an_answer_that_is_lost_until_the_time_is_over_is_an_error(client_at, play):
     def script(peer):
         peer.greet(newest=1)
         peer.receive()
 
     with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
-        client_at(play(script, script)).submit(["true"])
+        client_at(play(script, script), timeout=0.3).submit(["true"])
+
+
+def test_a_look_is_repeated_however_often_its_answer_is_lost(client_at, play):
+    def lose(peer):
+        peer.greet()
+        peer.receive()
+
+    def answer(peer):
+        peer.greet()
+        request = peer.receive()
+        peer.send(replies.JobsPart(request.id, []), replies.End(request.id))
+
+    assert client_at(play(lose, lose, lose, answer)).jobs() == []
 
 
 def test_only_requests_for_jobs_have_tokens(client_at, play):
@@ -236,3 +258,71 @@ def test_a_job_whose_answer_a_killed_daemon_owed_is_there_once(behind_a_wire, ow
 
     with own_daemon.client() as plain:
         assert [each.id for each in plain.jobs()] == [job.id]
+
+
+class LosingWire:
+    """Leads to a daemon, and breaks a connection in place of every fourth answer."""
+
+    def __init__(self, path: Path, daemon: Path) -> None:
+        self._daemon = str(daemon)
+        self._counting = threading.Lock()
+        self._answers = 0
+        self.lost = 0
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._pool = ThreadPoolExecutor(16)
+        self._pool.submit(self._serve)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._pool.shutdown()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):  # the listener was shut down
+            while True:
+                self._pool.submit(self._lead, self._listener.accept()[0])
+
+    def _lead(self, client: socket.socket) -> None:
+        reader, is_greeted = FrameReader(), False
+        with client, socket.socket(socket.AF_UNIX) as daemon, suppress(ConnectionError):
+            daemon.connect(self._daemon)
+            while True:
+                readable, _, _ = select.select([client, daemon], [], [])
+                for source in readable:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    if source is client:
+                        daemon.sendall(data)
+                        continue
+                    for payload in reader.feed(data):
+                        if is_greeted and self._is_lost():
+                            return
+                        is_greeted = True
+                        client.sendall(frame(payload))
+
+    def _is_lost(self) -> bool:
+        with self._counting:
+            self._answers += 1
+            is_lost = self._answers % 4 == 0
+            self.lost += is_lost
+            return is_lost
+
+
+def test_threads_that_share_a_client_get_every_job_once_though_every_fourth_answer_is_lost(
+    own_daemon: Daemon,
+):
+    path = own_daemon.folder / "losing.sock"
+    wire = LosingWire(path, own_daemon.socket)
+    try:
+        with Client(str(path), timeout=DEADLINE) as client, ThreadPoolExecutor(8) as pool:
+            ids = list(pool.map(lambda _: client.submit(["true"], hold=True).id, range(160)))
+    finally:
+        wire.close()
+
+    assert wire.lost > 20
+    with own_daemon.client() as plain:
+        assert sorted(job.id for job in plain.jobs(limit=1000)) == sorted(ids)
+    assert len(set(ids)) == len(ids)

@@ -23,7 +23,7 @@ async def shut_down(channel: Channel, mode: ShutdownMode | None, timeout: float 
         TimeoutError: it is still there after `timeout` seconds; it goes on ending.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    info = await channel.ask(GetInfo(UNNUMBERED), Info)
+    info = await channel.ask(GetInfo(UNNUMBERED), Info, repeatable=True)
     with _watched(info.pid) as process:
         connection = await channel.connection()
         await channel.ask(Shutdown(UNNUMBERED, mode), Done)

@@ -28,36 +28,40 @@ class AsyncSteering:
     # --- slots and queues: each returns how they are now; what is set is kept over restarts -----------------
 
     async def queues(self) -> Queues:
-        return await self._channel.ask(steering.GetQueues(UNNUMBERED), Queues)
+        return await self._channel.ask(steering.GetQueues(UNNUMBERED), Queues, repeatable=True)
 
     async def set_slots(self, slots: int | None) -> Queues:
         """Give the daemon so many slots, None: as many as configured."""
-        return await self._channel.ask(checked(steering.SetSlots(UNNUMBERED, slots)), Queues)
+        return await self._channel.ask(checked(steering.SetSlots(UNNUMBERED, slots)), Queues, repeatable=True)
 
     async def set_queue(self, name: str, slots: int | None) -> Queues:
         """Give a queue so many slots, None: no limit but the daemon's."""
-        return await self._channel.ask(checked(steering.SetQueue(UNNUMBERED, name, slots)), Queues)
+        return await self._channel.ask(
+            checked(steering.SetQueue(UNNUMBERED, name, slots)), Queues, repeatable=True
+        )
 
     async def remove_queue(self, name: str) -> Queues:
         """Forget what was set of a queue: it is as configured again."""
-        return await self._channel.ask(checked(steering.RemoveQueue(UNNUMBERED, name)), Queues)
+        return await self._channel.ask(
+            checked(steering.RemoveQueue(UNNUMBERED, name)), Queues, repeatable=True
+        )
 
     async def pause(self, queue: str | None = None) -> Queues:
         """Start no job of a queue, None: of any, until it is resumed."""
-        return await self._channel.ask(checked(steering.Pause(UNNUMBERED, queue)), Queues)
+        return await self._channel.ask(checked(steering.Pause(UNNUMBERED, queue)), Queues, repeatable=True)
 
     async def resume(self, queue: str | None = None) -> Queues:
         """Undo `pause`; None: that of all queues together, not those of single queues."""
-        return await self._channel.ask(checked(steering.Resume(UNNUMBERED, queue)), Queues)
+        return await self._channel.ask(checked(steering.Resume(UNNUMBERED, queue)), Queues, repeatable=True)
 
     # --- the daemon itself --------------------------------------------------------------------------------
 
     async def info(self) -> Info:
-        return await self._channel.ask(steering.GetInfo(UNNUMBERED), Info)
+        return await self._channel.ask(steering.GetInfo(UNNUMBERED), Info, repeatable=True)
 
     async def stats(self, window: float = WINDOW) -> Stats:
         """Return figures of the last `window` seconds, and of all that waits and runs."""
-        return await self._channel.ask(checked(steering.GetStats(UNNUMBERED, window)), Stats)
+        return await self._channel.ask(checked(steering.GetStats(UNNUMBERED, window)), Stats, repeatable=True)
 
     async def login_link(self) -> str:
         """Return a link that logs a browser of this user in to the daemon's pages, once and within a minute.
@@ -65,7 +69,7 @@ class AsyncSteering:
         Raises:
             Refused: the daemon serves no pages.
         """
-        login = await self._channel.ask(steering.GetLogin(UNNUMBERED), replies.Login)
+        login = await self._channel.ask(steering.GetLogin(UNNUMBERED), replies.Login, repeatable=True)
         return login.url
 
     async def reload(self) -> Reloaded:

@@ -13,7 +13,7 @@ from bgd.client.blocking.connection import Connection
 from bgd.client.blocking.door import Door
 from bgd.client.blocking.rehearsal import Rehearsal
 from bgd.client.blocking.runtime import Home, Lock, pause
-from bgd.client.marks import NO_MARK, REPEATED_WITHIN, Frames, first_mark, next_mark
+from bgd.client.marks import Frames, Marks
 from bgd.client.session import Broken, NotSent, expected, framed
 from bgd.client.sockets import left
 from bgd.client.standin import stand_in
@@ -25,14 +25,15 @@ R = TypeVar("R")
 
 _SHORTEST_PAUSE = 0.05  # seconds between two looks for a daemon that went away; each is twice the one before
 _LONGEST_PAUSE = 1.0
+_LONGEST_PAUSE_OF_A_REQUEST = 0.2  # it has only some seconds
 _OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may start it again, before we do
 
 
 class Channel:
     """Requests and streams that outlive a connection.
 
-    A request that was surely not taken is sent again once over a new connection. One that may have been
-    taken is sent again only if that does no harm.
+    While there is time, a request that was surely not taken is sent again over a new connection. One that may
+    have been taken is sent again only if that does no harm.
     """
 
     def __init__(self, door: Door, timeout: float) -> None:
@@ -54,55 +55,44 @@ class Channel:
         Raises:
             DaemonUnreachable: nobody knows whether it was taken.
         """
-        deadline = time.monotonic() + self._timeout
-        connection = self.connection()
-        try:
-            try:
-                reply = connection.exchange(frames, deadline)
-            except NotSent:
-                connection = self.connection()
-                reply = connection.exchange(frames, deadline)
-            except Broken:
-                if not repeatable:
-                    raise
-                connection = self._connected_again(self.connection, _growing_pauses(), deadline)
-                reply = connection.exchange(frames, deadline)
-        except TimeoutError as error:
-            raise self._unanswered() from error
-        return expected(reply, kind)
+
+        def send(connection: Connection | Rehearsal, deadline: float) -> Reply:
+            return connection.exchange(frames, deadline)
+
+        return expected(self._answered(send, lambda: repeatable), kind)
 
     def submit(self, frames: Frames, *, has_keys: bool) -> Submitted:
-        """Send a request for new jobs, and once more if its answer is lost and the daemon knows it again.
+        """Send a request for new jobs, again and again if its answer is lost and the daemon recognises it.
 
         `has_keys`: all of its jobs have, so no daemon takes them twice while they have not finished.
 
         Raises:
             DaemonUnreachable: nobody knows whether it was taken.
         """
-        deadline = time.monotonic() + self._timeout
-        connection = self.connection()
-        try:
+        marks = Marks(has_keys=has_keys)
+
+        def send(connection: Connection | Rehearsal, deadline: float) -> Reply:
+            mark = marks.next(connection.newest)
             try:
-                reply = self._submitted(connection, frames, deadline, has_keys=has_keys)
-            except NotSent:
-                connection = self.connection()
-                reply = self._submitted(connection, frames, deadline, has_keys=has_keys)
-        except TimeoutError as error:
-            raise self._unanswered() from error
-        return expected(reply, Submitted)
+                return connection.exchange(partial(frames, mark=mark), deadline)
+            except Broken as error:
+                marks.lost = marks.lost or error
+                raise
+
+        try:
+            return expected(self._answered(send, lambda: marks.are_recognised), Submitted)
+        except DaemonUnreachable as error:
+            if marks.lost is None:
+                raise
+            raise marks.lost from error  # even of NotSent: it may have been taken the first time
 
     def collect(self, request: Request) -> list[Reply]:
-        """Return all replies of a stream that is expected to end soon."""
-        deadline = time.monotonic() + self._timeout
-        connection = self.connection()
-        try:
-            try:
-                return [reply for reply in connection.stream(request, deadline)]
-            except NotSent:
-                connection = self.connection()
-                return [reply for reply in connection.stream(request, deadline)]
-        except TimeoutError as error:
-            raise self._unanswered() from error
+        """Return all replies of a stream that only reads and is expected to end soon."""
+
+        def send(connection: Connection | Rehearsal, deadline: float) -> list[Reply]:
+            return [reply for reply in connection.stream(request, deadline)]
+
+        return self._answered(send, lambda: True)
 
     def follow(
         self, rest: Callable[[], Request | None], deadline: float | None = None, *, alone: bool = False
@@ -123,6 +113,7 @@ class Channel:
         connect = self._opened if alone else self.connection
         connection = connect()
         pauses = _growing_pauses()
+        was_asked = False
         try:
             request = rest()
             while request is not None:
@@ -131,10 +122,15 @@ class Channel:
                         for reply in replies:
                             pauses = _growing_pauses()
                             yield reply
-                except (NotSent, Broken):
+                except (NotSent, Broken) as error:
                     connection.close()
-                    if (request := rest()) is not None:
+                    if (request := rest()) is None:
+                        return
+                    if not was_asked and isinstance(error, NotSent):  # it was away before it was asked
+                        connection = connect()
+                    else:
                         connection = self._connected_again(connect, pauses, deadline)
+                    was_asked = True
                 else:
                     return
         finally:
@@ -179,25 +175,38 @@ class Channel:
         if connection is not None and self._home.is_here:
             connection.close()
 
-    def _submitted(
-        self, connection: Connection | Rehearsal, frames: Frames, deadline: float, *, has_keys: bool
-    ) -> Reply:
-        known = connection.newest
-        mark = first_mark(known)
+    def _answered(
+        self,
+        send: Callable[[Connection | Rehearsal, float], R],
+        is_repeatable: Callable[[], bool],
+    ) -> R:
+        """Send a request over one connection after another until it is answered or the time is over.
+
+        `is_repeatable`: whether it may be sent again although it may have been taken.
+        """
+        deadline = time.monotonic() + self._timeout
+        connection = self.connection()
+        pauses = _growing_pauses(_LONGEST_PAUSE_OF_A_REQUEST)
+        failures = 0
+        may_be_taken = False
         try:
-            return connection.exchange(partial(frames, mark=mark), deadline)
-        except Broken as lost:
-            if known is None and not has_keys:
-                raise
-            try:
-                soon = min(deadline, time.monotonic() + REPEATED_WITHIN)
-                connection = self._connected_again(self.connection, _growing_pauses(), soon)
-                again = next_mark(mark, known, connection.newest)
-                if again is not None or has_keys:
-                    return connection.exchange(partial(frames, mark=again or NO_MARK), deadline)
-            except DaemonUnreachable as error:
-                raise lost from error  # even NotSent: it may have been taken the first time
-            raise
+            while True:
+                try:
+                    return send(connection, deadline)
+                except NotSent:
+                    if not may_be_taken and left(deadline) == 0:
+                        raise
+                except Broken:
+                    if not is_repeatable():
+                        raise
+                    may_be_taken = True
+                failures += 1
+                if failures == 1 and not may_be_taken:  # the daemon went away before it was asked
+                    connection = self.connection()
+                else:
+                    connection = self._connected_again(self.connection, pauses, deadline)
+        except TimeoutError as error:
+            raise self._unanswered() from error
 
     def _opened(self, *, may_start: bool = True) -> Connection | Rehearsal:
         """Return a connection for one stream alone."""
@@ -237,9 +246,9 @@ class Channel:
         )
 
 
-def _growing_pauses() -> Iterator[float]:
+def _growing_pauses(longest: float = _LONGEST_PAUSE) -> Iterator[float]:
     yield 0.0
     seconds = _SHORTEST_PAUSE
     while True:
         yield seconds
-        seconds = min(2 * seconds, _LONGEST_PAUSE)
+        seconds = min(2 * seconds, longest)

@@ -102,11 +102,17 @@ class Connection:
                 self._read_or_wait(deadline)
 
     def close(self) -> None:
-        """Close the connection; who still waits at it gets DaemonUnreachable."""
+        """Close the connection; threads that still wait at it get DaemonUnreachable."""
         self._break(partial(DaemonUnreachable, "the connection was closed"))
         with suppress(OSError):  # the daemon may have closed it already
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits, as close() would not
-        self._socket.close()
+        # Another thread may be about to poll the descriptor. Closed now, its number could belong to the next
+        # connection by then. If that thread is this one, below a signal handler, its end closes the socket.
+        with self._arrived:
+            is_free = self._arrived.wait_for(lambda: not self._is_read, _PARTING_SECONDS)
+        if is_free and self._sending.acquire(timeout=_PARTING_SECONDS):
+            self._socket.close()
+            self._sending.release()
 
     # --- the two directions -------------------------------------------------------------------------
 

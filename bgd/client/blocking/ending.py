@@ -24,7 +24,7 @@ def shut_down(channel: Channel, mode: ShutdownMode | None, timeout: float | None
         TimeoutError: it is still there after `timeout` seconds; it goes on ending.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    info = channel.ask(GetInfo(UNNUMBERED), Info)
+    info = channel.ask(GetInfo(UNNUMBERED), Info, repeatable=True)
     with _watched(info.pid) as process:
         connection = channel.connection()
         channel.ask(Shutdown(UNNUMBERED, mode), Done)

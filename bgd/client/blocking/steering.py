@@ -29,36 +29,36 @@ class Steering:
     # --- slots and queues: each returns how they are now; what is set is kept over restarts -----------------
 
     def queues(self) -> Queues:
-        return self._channel.ask(steering.GetQueues(UNNUMBERED), Queues)
+        return self._channel.ask(steering.GetQueues(UNNUMBERED), Queues, repeatable=True)
 
     def set_slots(self, slots: int | None) -> Queues:
         """Give the daemon so many slots, None: as many as configured."""
-        return self._channel.ask(checked(steering.SetSlots(UNNUMBERED, slots)), Queues)
+        return self._channel.ask(checked(steering.SetSlots(UNNUMBERED, slots)), Queues, repeatable=True)
 
     def set_queue(self, name: str, slots: int | None) -> Queues:
         """Give a queue so many slots, None: no limit but the daemon's."""
-        return self._channel.ask(checked(steering.SetQueue(UNNUMBERED, name, slots)), Queues)
+        return self._channel.ask(checked(steering.SetQueue(UNNUMBERED, name, slots)), Queues, repeatable=True)
 
     def remove_queue(self, name: str) -> Queues:
         """Forget what was set of a queue: it is as configured again."""
-        return self._channel.ask(checked(steering.RemoveQueue(UNNUMBERED, name)), Queues)
+        return self._channel.ask(checked(steering.RemoveQueue(UNNUMBERED, name)), Queues, repeatable=True)
 
     def pause(self, queue: str | None = None) -> Queues:
         """Start no job of a queue, None: of any, until it is resumed."""
-        return self._channel.ask(checked(steering.Pause(UNNUMBERED, queue)), Queues)
+        return self._channel.ask(checked(steering.Pause(UNNUMBERED, queue)), Queues, repeatable=True)
 
     def resume(self, queue: str | None = None) -> Queues:
         """Undo `pause`; None: that of all queues together, not those of single queues."""
-        return self._channel.ask(checked(steering.Resume(UNNUMBERED, queue)), Queues)
+        return self._channel.ask(checked(steering.Resume(UNNUMBERED, queue)), Queues, repeatable=True)
 
     # --- the daemon itself --------------------------------------------------------------------------------
 
     def info(self) -> Info:
-        return self._channel.ask(steering.GetInfo(UNNUMBERED), Info)
+        return self._channel.ask(steering.GetInfo(UNNUMBERED), Info, repeatable=True)
 
     def stats(self, window: float = WINDOW) -> Stats:
         """Return figures of the last `window` seconds, and of all that waits and runs."""
-        return self._channel.ask(checked(steering.GetStats(UNNUMBERED, window)), Stats)
+        return self._channel.ask(checked(steering.GetStats(UNNUMBERED, window)), Stats, repeatable=True)
 
     def login_link(self) -> str:
         """Return a link that logs a browser of this user in to the daemon's pages, once and within a minute.
@@ -66,7 +66,7 @@ class Steering:
         Raises:
             Refused: the daemon serves no pages.
         """
-        login = self._channel.ask(steering.GetLogin(UNNUMBERED), replies.Login)
+        login = self._channel.ask(steering.GetLogin(UNNUMBERED), replies.Login, repeatable=True)
         return login.url
 
     def reload(self) -> Reloaded:

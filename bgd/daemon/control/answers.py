@@ -184,6 +184,8 @@ class Answers:
                         await self._send_jobs(request.id, views, replies)
                     waiting.difference_update(JobId(view.id) for view in views)
                 await self._send_progress(request.id, feed.take_progress(), replies)
+                if request.only_now:
+                    break
                 if waiting:
                     await feed.changed.wait()
                 if len(waiting) > MANY:  # to read and tell each end by itself costs a tenth of a short job
