@@ -15,6 +15,7 @@ from bgctl.show import brief, command_line, job_as_json, print_columns, print_js
 from bgd import Client, Job, State
 from bgd.harmless import one_line
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
+from bgd.words import progress_of
 
 _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "id": lambda job: (job.id,),
@@ -46,18 +47,21 @@ PROGRESS = "PROGRESS"  # before the command, where a job has any
     default=DEFAULT_LIST,
     show_default=True,
     metavar="N",
-    help="At most so many.",
+    help="Limit on jobs listed.",
+)
+@click.option(
+    "--before", type=whole_number(1, 2**63 - 1), metavar="ID", help="List only jobs with lower ids."
 )
 @click.option("--sort", type=click.Choice(list(_SORT_KEYS)), help="In this order; else the newest first.")
 @click.option("-q", "--quiet", is_flag=True, help="Only ids.")
-def list_command(*, filters: dict[str, Any], limit: int, sort: str | None, quiet: bool) -> int:
+def list_command(
+    *, filters: dict[str, Any], limit: int, before: int | None, sort: str | None, quiet: bool
+) -> int:
     """List unfinished and the latest finished jobs."""
     with client() as daemon:
-        jobs = daemon.jobs(**filters, limit=limit)
+        jobs = _jobs(daemon, filters, limit=limit, before=before, sort=sort)
         pause = _pause(daemon, jobs) if is_terminal() else None
     is_cut = len(jobs) == limit
-    if sort is not None:
-        jobs.sort(key=_SORT_KEYS[sort])
     if common().json:
         print_json([job_as_json(job.view) for job in jobs])
     elif quiet:
@@ -68,10 +72,24 @@ def list_command(*, filters: dict[str, Any], limit: int, sort: str | None, quiet
     else:
         _print_jobs(jobs)
         if is_cut and is_terminal():
-            say(f"these are {len(jobs)}; there may be more: --limit N")
+            say(f"these are {len(jobs)}; there may be more: --limit N, --before ID")
         if pause is not None:
             say(pause)
     return 0
+
+
+def _jobs(
+    daemon: Client, filters: dict[str, Any], *, limit: int, before: int | None, sort: str | None
+) -> list[Job]:
+    """Return the first `limit` jobs, newest first or in the order asked for."""
+    if sort is None:
+        return daemon.jobs(**filters, limit=limit, before=before)
+    jobs: list[Job] = []
+    page = daemon.jobs(**filters, limit=MAX_LIST, before=before)
+    while page:
+        jobs += page
+        page = daemon.jobs(**filters, limit=MAX_LIST, before=page[-1].id) if len(page) == MAX_LIST else []
+    return sorted(jobs, key=_SORT_KEYS[sort])[:limit]
 
 
 def _pause(daemon: Client, jobs: list[Job]) -> str | None:
@@ -90,9 +108,9 @@ def _print_jobs(jobs: list[Job]) -> None:
     now = time.time()
     headings: tuple[str, ...] = HEADINGS
     rows = [_row(job, now) for job in jobs]
-    if any(job.progress for job in jobs):
+    if any(progress_of(job.view) for job in jobs):
         headings = (*headings[:-1], PROGRESS, headings[-1])
-        said = [progress_line(job.progress) or "-" for job in jobs]
+        said = [progress_line(progress_of(job.view)) or "-" for job in jobs]
         rows = [(*row[:-1], how_far, row[-1]) for row, how_far in zip(rows, said, strict=True)]
     if is_terminal():
         from bgctl.table import print_table  # noqa: PLC0415 - it is slow to import
@@ -105,7 +123,7 @@ def _print_jobs(jobs: list[Job]) -> None:
 def _row(job: Job, now: float) -> tuple[str, ...]:
     return (
         str(job.id),
-        job.state,
+        "suspended" if job.suspended else job.state,
         str(job.priority),
         job.queue,
         f"{job.attempt}/{max(job.attempt, job.retries + 1)}",
@@ -118,8 +136,6 @@ def _row(job: Job, now: float) -> tuple[str, ...]:
 
 def _time_of(job: Job, now: float) -> str:
     """Return how long the latest attempt took or has been running, or what the next one waits for."""
-    if job.suspended:
-        return "suspended"
     if job.state is State.BLOCKED and job.waits_for:
         return f"after:{_few(job.waits_for)}"
     if job.state is State.SCHEDULED and job.due_at is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import click
 
-from bgctl.common import client, common, has_colors, verb
+from bgctl.common import client, common, has_colors, say, verb
 from bgctl.ids import Ids, Words, chosen_ids
 from bgctl.reasons import why_waiting
 from bgctl.show import (
@@ -22,10 +22,10 @@ from bgctl.show import (
     progress_line,
 )
 from bgctl.terminal import HarmlessText, one_line
-from bgd import Client, Job, JobFailed, State
+from bgd import Client, Job, JobFailed, NoSuchJob, State
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView
-from bgd.words import limits_of, memory_of, retries_line, rules_line
+from bgd.words import limits_of, memory_of, progress_of, retries_line, rules_line
 
 _LABEL_WIDTH = 11
 
@@ -41,14 +41,23 @@ def show_command(ids: Words) -> int:
 
     Without an ID your latest job is meant.
     """
+    missing: list[NoSuchJob] = []
     with client() as daemon:
         for index, job_id in enumerate(chosen_ids(daemon, ids)):
-            job = daemon.job(job_id)
-            attempts = job.attempts()
+            try:
+                job = daemon.job(job_id)
+                attempts = job.attempts()
+            except NoSuchJob as error:
+                missing.append(error)
+                continue
             if common().json:
                 print_json(_as_json(daemon, job, attempts))
             else:
                 click.echo(("\n" if index else "") + "\n".join(_sheet(daemon, job, attempts)))
+    for earlier in missing[:-1]:
+        say(str(earlier))
+    if missing:
+        raise missing[-1]
     return 0
 
 
@@ -93,7 +102,7 @@ def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[st
         ("submitted", local_time(job.created_at, now)),
         ("expires", local_time(job.expires_at, now) if job.expires_at else ""),
         ("waits", why_waiting(daemon, job)),
-        ("progress", progress_line(job.progress)),
+        ("progress", progress_line(progress_of(job.view))),
     )
     if job.target is not None and job.state is State.SUCCEEDED:
         yield from _lines(("result", one_line(json.dumps(_result(daemon, job), ensure_ascii=False))))

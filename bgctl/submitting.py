@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bgctl.common import client, common, is_terminal, say, verb
+from bgctl.common import client, common, say, verb
 from bgctl.joboptions import job_options, with_call_options, with_command_options
 from bgctl.kinds import ARGUMENT
 from bgctl.programs import problem_with_command, problem_with_input
@@ -177,8 +177,8 @@ def _print_id(job: Job) -> None:
 
 
 def _say_if_found(job: Job) -> None:
-    if not job.is_new and is_terminal() and not common().json:
-        say(f"job {job.id} has this key already")
+    if not job.is_new and not common().json:
+        say(f"job {job.id} has this key already: nothing was queued")
 
 
 def _see_it_through(

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from bgd.core.job import State
 from bgd.harmless import one_line
 from bgd.units import format_duration, format_size
 from bgd.wire.views import AttemptView, JobView, Progress
@@ -41,6 +42,11 @@ def progress_as_json(progress: Progress | None) -> dict[str, object] | None:
     if progress is None:
         return None
     return {"fraction": progress.fraction, "message": progress.message}
+
+
+def progress_of(view: JobView) -> Progress | None:
+    """Return how far a job said it is, None once it has succeeded: what it said last is out of date then."""
+    return None if view.state is State.SUCCEEDED else view.progress
 
 
 def progress_line(progress: Progress | None) -> str:

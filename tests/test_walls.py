@@ -59,7 +59,7 @@ ROOMS = {
     "bgd/systemd.py": STANDARD,
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/harmless.py": STANDARD,
-    "bgd/words.py": f"{STANDARD} bgd.harmless bgd.units bgd.wire.views",
+    "bgd/words.py": f"{STANDARD} bgd.core.job.State bgd.harmless bgd.units bgd.wire.views",
     **dict.fromkeys(
         [
             "bgd/addresses.py",

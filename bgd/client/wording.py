@@ -42,6 +42,11 @@ def _problem(message: str, values: dict[str, Any], kind: type[Struct]) -> str:
     explanation, _, path = message.partition(" - at `$.")
     name = path.rstrip("`").partition("[")[0].partition(".")[0]
     for field in inspect.type_info(kind).fields:  # type: ignore[attr-defined]  # of a struct it has them
+        if field.encode_name == name and isinstance(values[name], dict):
+            return f"{name}: {_requirement(field.type)}{_which_is_no_text(values[name])}"
+        if field.encode_name == name and (index := path.rstrip("`")[len(name) :].strip("[]")).isdecimal():
+            value, item = values[name][int(index)], _item_of(field.type)
+            return f"{name}[{index}]: {_requirement(item)}, not {_shown(value)}"
         if field.encode_name == name:
             return f"{name}: {_requirement(field.type)}, not {_shown(values[name])}"
     return explanation
@@ -79,6 +84,20 @@ def _requirement(kind: Any) -> str:  # noqa: C901, PLR0911 - a line for each typ
             return f"one of {', '.join(words)}"
         case _:
             return f"a {type(kind).__name__.removesuffix('Type').lower()}"
+
+
+def _item_of(kind: Any) -> Any:
+    """Return the type of the items of a list, or of the list that a union has."""
+    for each in getattr(kind, "types", (kind,)):
+        if hasattr(each, "item_type"):
+            return each.item_type
+    return kind
+
+
+def _which_is_no_text(values: dict[Any, Any]) -> str:
+    """Name the variable that is wrong, and no other: their values are nobody's business."""
+    wrong = [name for name, value in values.items() if not (isinstance(name, str) and isinstance(value, str))]
+    return f", not {_shown(wrong[0])}: {type(values[wrong[0]]).__name__}" if wrong else f", not {len(values)}"
 
 
 def _shown(value: object) -> str:

@@ -116,6 +116,7 @@ def test_a_job_whose_other_failed_was_not_run(daemon):
 
 
 def test_a_job_that_expired_was_not_run(daemon):
+    daemon.bgctl("queue", "set", "closed", "--slots", "1")
     daemon.bgctl("pause", "closed")
     job_id = daemon.submit("--queue", "closed", "--expires", "50ms", "true")
 
@@ -144,7 +145,11 @@ def test_a_key_names_the_job_that_has_it(daemon, terminal):
     to_a_person = seen(terminal("submit", "--key", "nightly", "true"))
 
     assert json.loads(again.stdout) == {"id": int(job_id), "created": False}
-    assert to_a_person.split("\r\n") == [job_id, f"bgctl: job {job_id} has this key already", ""]
+    assert to_a_person.split("\r\n") == [
+        job_id,
+        f"bgctl: job {job_id} has this key already: nothing was queued",
+        "",
+    ]
 
 
 def test_a_command_reads_what_bgctl_can_read(daemon):

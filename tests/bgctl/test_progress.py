@@ -108,6 +108,14 @@ def test_json_says_what_was_taken(daemon):
     }
 
 
+def test_progress_that_was_said_before_success_is_not_shown_to_people(own_daemon):
+    job_id = own_daemon.submit("--wait", "--shell", f"{BGCTL} progress 3/4 almost")
+
+    assert "75%" not in own_daemon.bgctl("list").stdout
+    assert "75%" not in own_daemon.bgctl("show", job_id).stdout
+    assert own_daemon.shown(job_id)["progress"]["fraction"] == 0.75
+
+
 def test_list_has_a_column_where_a_job_has_progress(own_daemon, job_that_says):
     own_daemon.submit("--wait", "-n", "silent", "true")
     assert "PROGRESS" not in own_daemon.bgctl("list").stdout

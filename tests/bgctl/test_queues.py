@@ -16,6 +16,7 @@ def test_slots_are_shown_and_set_and_given_back_to_the_configuration(own_daemon)
 
 
 def test_a_paused_queue_starts_nothing_until_it_is_resumed(daemon):
+    daemon.bgctl("queue", "set", "night", "--slots", "9")
     assert daemon.bgctl("pause", "night").stderr == "bgctl: queue night is paused\n"
     job_id = daemon.submit("-q", "night", "true")
 
@@ -25,8 +26,28 @@ def test_a_paused_queue_starts_nothing_until_it_is_resumed(daemon):
     assert daemon.bgctl("wait", job_id).returncode == 0
 
 
+def test_a_queue_that_does_not_exist_is_refused_and_not_made(own_daemon):
+    own_daemon.bgctl("queue", "set", "mail", "--slots", "2")
+
+    number = own_daemon.bgctl("pause", "371")
+    typo = own_daemon.bgctl("pause", "mial")
+
+    assert (number.returncode, typo.returncode) == (1, 1)
+    assert "there is no queue 371" in number.stderr
+    assert "`bgctl hold 371`" in number.stderr
+    assert "`bgctl suspend 371`" in number.stderr
+    assert "did you mean" in typo.stderr
+    assert "mail" in typo.stderr
+    assert own_daemon.bgctl("resume", "mial").returncode == 1
+    assert [row.split()[0] for row in own_daemon.bgctl("queue").stdout.splitlines()[1:]] == [
+        "default",
+        "mail",
+    ]
+
+
 def test_all_queues_are_paused_together_and_resumed_but_for_single_ones(own_daemon):
     assert own_daemon.bgctl("pause").stderr == "bgctl: all queues are paused\n"
+    own_daemon.bgctl("queue", "set", "night", "--slots", "9")
     own_daemon.bgctl("pause", "night")
     job_id = own_daemon.submit("true")
 
@@ -35,6 +56,7 @@ def test_all_queues_are_paused_together_and_resumed_but_for_single_ones(own_daem
     assert own_daemon.bgctl("resume", "night").stderr.endswith(
         "but all queues are paused together: `bgctl resume`\n"
     )
+    own_daemon.bgctl("queue", "set", "night", "--slots", "9")
     own_daemon.bgctl("pause", "night")
     assert own_daemon.bgctl("resume").stderr == "bgctl: all queues are resumed; still paused: night\n"
 
@@ -89,6 +111,7 @@ def test_what_was_set_of_a_queue_is_forgotten(own_daemon):
 
 
 def test_list_tells_a_person_which_pause_keeps_its_jobs_from_starting(daemon, terminal):
+    daemon.bgctl("queue", "set", "night", "--slots", "9")
     daemon.bgctl("pause", "night")
     job_id = daemon.submit("--queue", "night", "true")
 
@@ -113,6 +136,7 @@ def test_following_a_job_that_waits_tells_a_person_why(daemon, terminal):
 
 
 def test_run_tells_a_person_which_pause_it_waits_for(daemon, terminal):
+    daemon.bgctl("queue", "set", "night", "--slots", "9")
     daemon.bgctl("pause", "night")
     child = terminal("run", "-q", "night", "echo", "hallo")
     child.expect(r"bgctl: job \d+ is queued: it waits until `bgctl resume night`: its queue is paused\r\n")

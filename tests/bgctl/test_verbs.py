@@ -182,6 +182,57 @@ def test_list_sorts(daemon):
     assert daemon.bgctl("list", "-q", "--queue", "sorted", "--sort", "id").stdout.split() == [low, high]
 
 
+def test_list_sorts_before_it_cuts(own_daemon):
+    ids = [own_daemon.submit("--hold", "-p", str(priority), "true") for priority in (5, 1, 9, 3)]
+
+    def listed(*options):
+        return own_daemon.bgctl("list", "-q", *options).stdout.split()
+
+    assert listed("--sort", "priority", "--limit", "2") == [ids[2], ids[0]]
+    assert listed("--sort", "id", "--limit", "2") == ids[:2]
+
+
+def test_list_goes_on_before_an_id(own_daemon):
+    ids = [own_daemon.submit("--hold", "true") for _ in range(4)]
+
+    first = own_daemon.bgctl("list", "-q", "--limit", "2").stdout.split()
+    rest = own_daemon.bgctl("list", "-q", "--limit", "2", "--before", first[-1]).stdout.split()
+
+    assert [*first, *rest] == ids[::-1]
+
+
+def test_show_tells_of_the_others_if_one_job_is_missing(own_daemon):
+    ids = [own_daemon.submit("true") for _ in range(3)]
+    own_daemon.bgctl("wait", *ids)
+    own_daemon.bgctl("remove", ids[0])
+
+    shown = own_daemon.bgctl("show", f"{ids[0]}-{ids[2]}")
+
+    assert shown.returncode == 66
+    assert f"no job {ids[0]}" in shown.stderr
+    assert [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("Job ")] == [
+        f"{job_id}:" for job_id in ids[1:]
+    ]
+
+
+def test_a_key_that_a_live_job_has_is_told_to_a_script_too(own_daemon):
+    first = own_daemon.bgctl("submit", "--key", "nightly", "--hold", "true")
+    second = own_daemon.bgctl("submit", "--key", "nightly", "true")
+
+    assert second.stdout == first.stdout
+    assert "has this key already: nothing was queued" in second.stderr
+
+
+def test_list_shows_in_which_state_a_suspended_job_is(own_daemon):
+    job_id = own_daemon.submit("sleep", "60")
+    wait_until(lambda: own_daemon.bgctl("suspend", job_id).returncode == 0)
+
+    [_, row] = own_daemon.bgctl("list").stdout.splitlines()
+
+    assert row.split()[1] == "suspended"
+    own_daemon.bgctl("cancel", job_id)
+
+
 def test_json_of_a_job_has_the_keys_that_scripts_rely_on(daemon):
     job_id = run_job(daemon, "sh", "-c", "exit 3")
 

@@ -123,9 +123,9 @@ def test_a_variable_that_is_set_comes_on_top_of_the_callers(monkeypatch):
         ({"queue": "no queue"}, "queue: a name of at most 64 letters, digits, '.', '_' and '-'"),
         ({"name": ""}, "name: text of 1 to 200 characters or None, not ''"),
         ({"tags": ["t" * 99] * 21}, "tags: a list of at most 20, each text of 1 to 200 characters, not ['t"),
-        ({"retry_on": [256]}, "retry_on: a list of at most 256, each a whole number from 0 to 255 or None"),
+        ({"retry_on": [256]}, "retry_on[0]: a whole number from 0 to 255, not 256"),
         ({"hold": "yes"}, "hold: true or false, not 'yes'"),
-        ({"env": {"A": 1}}, "env: at most 4096 names, each with a text or None, not {'A"),
+        ({"env": {"A": 1}}, "env: at most 4096 names, each with a text or None, not 'A"),
         ({"input": b"x" * 500_001}, "input: at most 500000 bytes or None, not b'xxx"),
     ],
     ids=lambda value: None if isinstance(value, str) else next(iter(value)),
@@ -348,3 +348,17 @@ def parts_of(data: bytes) -> list[SubmitMany]:
     parts = [decode_request(payload) for payload in FrameReader().feed(data)]
     assert all(isinstance(part, SubmitMany) for part in parts)
     return [part for part in parts if isinstance(part, SubmitMany)]
+
+
+def test_a_variable_that_is_no_text_is_named_and_no_other_is_told(monkeypatch):
+    monkeypatch.setenv("API_TOKEN", "very secret")
+    with pytest.raises(Refused) as refused:
+        command_spec(["true"], {"env": {"A": 1}}, Caller())  # type: ignore[dict-item]  # that is the mistake
+
+    assert "not 'A': int" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_word_that_is_too_long_is_named():
+    with pytest.raises(Refused, match=r"argv\[1\]: text of 0 to 131071 characters, not 'xxx"):
+        command_spec(["echo", "x" * 200_000, "y"], {}, Caller())

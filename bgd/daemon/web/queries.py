@@ -18,6 +18,7 @@ T = TypeVar("T")
 MAX_ROWS = 200  # jobs on a page
 
 _MAX_FIELDS = 20
+_LONGEST_SHOWN = 40  # characters of a value that is refused
 
 
 class LogQuery(Struct, frozen=True):
@@ -37,6 +38,11 @@ def list_query(text: str) -> List:
     """Return which jobs are asked for: of all states, if none is named."""
     fields = _fields(text)
     states = fields.pop("state", None) or list(State)
+    if unknown := [state for state in states if state not in set(State)]:
+        raise RequestRefused(
+            HTTPStatus.BAD_REQUEST,
+            f"There is no state {unknown[0][:_LONGEST_SHOWN]!r}. States are {', '.join(State)}.",
+        )
     named = {name: values[-1] for name, values in fields.items() if name in _SINGLE}
     query = _converted({"id": 0, "states": states, "limit": DEFAULT_LIST, **named}, List)
     return msgspec.structs.replace(query, limit=min(query.limit, MAX_ROWS))
@@ -76,5 +82,10 @@ def _converted(fields: dict[str, object], kind: type[T]) -> T:
         return msgspec.convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:
         raise RequestRefused(
-            HTTPStatus.BAD_REQUEST, f"This address has a value that will not do: {error}"
+            HTTPStatus.BAD_REQUEST, f"This address has a value of {_field_of(error)!r} that cannot be used."
         ) from error
+
+
+def _field_of(error: msgspec.ValidationError) -> str:
+    """Return which field an error is about, from its end: "... - at `$.limit`"."""
+    return str(error).rpartition("$.")[2].rstrip("`").partition("[")[0]

@@ -18,6 +18,7 @@ from bgd.words import (
     limits_of,
     memory_of,
     progress_line,
+    progress_of,
     retries_line,
     rules_line,
 )
@@ -94,7 +95,7 @@ def row_of(view: JobView, now: float) -> Row:
     return Row(
         id=view.id,
         state=view.state,
-        how=_how(view) if view.state is State.FAILED else None,
+        how=_how(view) if view.state is State.FAILED else "suspended" if view.suspended else None,
         bar=_bar(view) if view.state in ACTIVE else None,
         name=view.name,
         command=_command(view, _MOST_OF_A_COMMAND),
@@ -174,9 +175,9 @@ def attempt_sheet_of(attempt: AttemptView, tail: Tail, now: float) -> AttemptShe
 
 
 def _bar(view: JobView) -> Bar | None:
-    if view.progress is None:
+    if (progress := progress_of(view)) is None:
         return None
-    return Bar(view.progress.fraction, progress_line(view.progress))
+    return Bar(progress.fraction, progress_line(progress))
 
 
 def _attempts(view: JobView) -> str:

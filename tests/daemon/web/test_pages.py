@@ -74,6 +74,17 @@ def test_filters_choose(browser, jobs, query, chosen):
     assert [job["id"] for job in browser.json(f"/job-logs?{query}")] == expected
 
 
+def test_a_value_that_cannot_be_used_is_named_in_words_of_the_page(browser):
+    state, limit = browser.get("/job-logs?state=bogus"), browser.get("/job-logs?limit=many")
+
+    assert (state.status, limit.status) == (400, 400)
+    assert "There is no state" in state.text
+    assert "bogus" in state.text
+    assert "succeeded" in state.text
+    assert "limit" in limit.text
+    assert "$." not in limit.text
+
+
 def test_pages_lead_through_all_jobs_once(browser, jobs):
     page = browser.get("/job-logs?queue=mail&limit=2")
     seen = page.ids
