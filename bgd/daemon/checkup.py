@@ -14,6 +14,7 @@ import msgspec
 from bgd.config import Config
 from bgd.core.disk import ballast_on
 from bgd.daemon import machine, safekeeping
+from bgd.daemon.launches import what_is_gone
 from bgd.daemon.space import BALLAST_NAME, least_on
 from bgd.places import in_the_way_of
 from bgd.units import format_size
@@ -149,6 +150,14 @@ def _interpreter(config: Config) -> Finding:
     program = config.python.interpreter
     if not config.security.allowed_classes:
         return Finding("class jobs", Level.OK, "none are allowed")
+    gone = what_is_gone(config.python)
+    if gone is not None:
+        return Finding(
+            "class jobs",
+            Level.PROBLEM,
+            gone.removesuffix("; restart bgd"),
+            "restart bgd: until then class jobs do not start, and use up no retries",
+        )
     if shutil.which(program) is None:
         return Finding(
             "class jobs",

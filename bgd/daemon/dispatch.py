@@ -9,11 +9,12 @@ from bgd.config import Config
 from bgd.core.effects import Continue, Stop, Suspend
 from bgd.core.job import ACTIVE, Job, JobId, Outcome, State
 from bgd.core.spec import JobSpec
+from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import check_may_run
 from bgd.daemon.attempts import NEVER_STARTED, Attempts
 from bgd.daemon.feeds import Feeds
 from bgd.daemon.instants import now
-from bgd.daemon.launches import end_without_report, launch_of, limits_of
+from bgd.daemon.launches import end_for_now, end_without_report, launch_of, limits_of, what_is_gone
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.storage.records import AttemptEnd, StoredSpec
 from bgd.errors import Refused
@@ -52,6 +53,7 @@ class Dispatch:
         self._feeds = feeds
         self._store_id = store_id
         self._job_of = job_of
+        self._gone: str | None = None  # as it was last said
 
     def launch(
         self, job: Job, specs: dict[JobId, StoredSpec], config: Config, position: int
@@ -71,6 +73,11 @@ class Dispatch:
             check_may_run(stored.spec, config)
         except Refused as refusal:
             return end_without_report(job, Outcome.REFUSED, now().wall, str(refusal))
+        if stored.spec.target is not None and not isinstance(parse_target(stored.spec.target), RunnerTarget):
+            gone = what_is_gone(config.python)
+            self._complain(gone)
+            if gone is not None:
+                return end_for_now(job, now().wall, gone)
         slot = self._attempts.slot_of(job.id)
         launch = launch_of(self.key(job), job, stored.spec, slot, config, position)
         if not self._link.can(launch):
@@ -157,6 +164,16 @@ class Dispatch:
     def key(self, job: Job) -> Key:
         """Return the name of the job's latest attempt."""
         return Key(self._store_id, job.id, job.attempt)
+
+    def _complain(self, gone: str | None) -> None:
+        """Say once that class jobs cannot start, and once that they can again."""
+        if gone == self._gone:
+            return
+        self._gone = gone
+        if gone is None:
+            logger.info("class jobs start again")
+        else:
+            logger.error("class jobs cannot start and are tried again every minute: %s", gone)
 
     def _send_if_known(self, message: ToLauncher) -> None:
         if self._link.can(message):  # one that does not know it was never asked for it, either

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bgd.config import Config, PythonConfig
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy
 from bgd.core.spec import Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target
-from bgd.core.wish import Aim, wish_for
+from bgd.core.wish import Aim, Wish, wish_for
 from bgd.daemon.access import passing_environment, restricts_commands
 from bgd.daemon.storage.records import AttemptEnd
 from bgd.wire import calls
@@ -113,6 +114,34 @@ def judged(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:
     if wish is None:
         return end
     return replace(end, wish=wish, outcome=Outcome.SNOOZED if wish.aim is Aim.SNOOZE else end.outcome)
+
+
+def what_is_gone(python: PythonConfig) -> str | None:
+    """Say what of bgd's own installation a class job would miss; None: nothing.
+
+    It was there when the daemon started. Another interpreter that the configuration names is for the launcher
+    to look at, as its file system may not answer.
+    """
+    needed = [str(WORKER), *([sys.executable] if python.interpreter == sys.executable else [])]
+    missing = next((each for each in needed if not os.access(each, os.R_OK)), None)
+    if missing is None:
+        return None
+    return (
+        f"{missing} is gone: the virtual environment of bgd was moved or rebuilt while bgd ran; restart bgd"
+    )
+
+
+def end_for_now(job: Job, at: float, why: str) -> AttemptEnd:
+    """Write up an attempt that could not start, which is not its job's fault: it uses up no retry."""
+    wish = Wish(Aim.SNOOZE, after=_UNTIL_REPAIRED)
+    return AttemptEnd(
+        job=job.id,
+        attempt=job.attempt,
+        outcome=Outcome.SNOOZED,
+        finished_at=at,
+        error=JobError(type=Outcome.NOT_STARTED.value, message=why),
+        wish=wish,
+    )
 
 
 def end_without_report(job: Job, outcome: Outcome, at: float, why: str) -> AttemptEnd:
@@ -226,5 +255,6 @@ def _is_text(word: str) -> bool:
 
 
 _LEAST = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+_UNTIL_REPAIRED = 60.0  # seconds between two tries of a class job while the installation is not whole
 _SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 _OF_THE_DAEMON = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})
