@@ -117,6 +117,9 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         loop.add_signal_handler(number, shut_down, None)
     reload = partial(_reload, supervisor, surroundings)
     loop.add_signal_handler(signal.SIGHUP, _reload_if_good, reload)
+    if os.getpid() == 1:
+        # uvloop keeps this one for itself
+        signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(_reap))
     ignore_strays(lambda name: loop.call_soon_threadsafe(logger.warning, _STRAY, name))
     async with asyncio.TaskGroup() as tasks:
         orders = Orders(supervisor, store)
@@ -210,6 +213,13 @@ async def _interrupt(supervisor: Supervisor, link: LauncherLink) -> None:
     await supervisor.drain(ShutdownMode.LEAVE)
     await link.end_launcher()
     await supervisor.saved()
+
+
+def _reap() -> None:
+    """Reap whatever has ended: to process 1 the kernel gives all processes whose parents have ended."""
+    with suppress(ChildProcessError):  # no more children
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _reload_if_good(reload: Callable[[], object]) -> None:

@@ -86,6 +86,27 @@ def test_jobs_are_ended_in_order_and_interrupted(home):
             assert len(again[2].attempts()) == 2
 
 
+def test_no_zombie_stays_of_what_a_launcher_left_that_was_killed(home):
+    with container(home) as running:
+        wait_until(lambda: answers(home))
+        [first] = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        with home.client() as client:
+            job = client.submit(["sh", "-c", "sleep 1000 & sleep 1001"])
+            wait_until(lambda: runs(job))
+            [launcher] = children_of(first)
+            os.kill(int(launcher), signal.SIGKILL)
+            assert job.wait(DEADLINE).attempts()[0].outcome == Outcome.UNKNOWN
+            wait_until(lambda: bool(client.info().launcher_pid))
+
+            wait_until(lambda: len(children_of(first)) == 1)
+
+
+def children_of(pid: str) -> list[str]:
+    """Return the children of a process, also those that its threads started."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [child for task in tasks for child in (task / "children").read_text().split()]
+
+
 def test_without_proc_it_says_so_in_a_line(home):
     with container(
         home, "sh", "-c", 'while umount -l /proc 2> /dev/null; do :; done; exec "$@"', "sh"
