@@ -12,7 +12,7 @@ import click
 
 from bgctl.common import common, is_terminal
 from bgctl.show import iso_time, print_json
-from bgctl.terminal import HarmlessText, without_colors
+from bgctl.terminal import HarmlessText, one_line, without_colors
 from bgd.wire.replies import LogPart
 
 _RESET = "\x1b[0m"  # a job may end in the middle of its colours
@@ -50,7 +50,7 @@ class Output:
         if part.attempt != self._attempt:
             self._begin(part.attempt)
         if part.left_out and not self._is_json:
-            self._break_off(part.left_out)
+            self._break_off(part)
         if self._is_json:
             self._write_json(part)
         elif self._is_harmless:
@@ -76,15 +76,16 @@ class Output:
             click.echo(f"==> job {self._job_id}, attempt {attempt} <==", err=True)
         self._attempt = attempt
 
-    def _break_off(self, left_out: int) -> None:
+    def _break_off(self, part: LogPart) -> None:
         """Say that output is missing here; end its line, or two halves would read as one never written."""
         if self._is_harmless:
             self.leave_line()
-        elif self._is_mid_line and not self._is_raw:
+        elif self._is_mid_line and not self._is_raw and part.data:
             self._pass_on(b"\n")
         if self._stamps is not None:
             self._stamps.begin_line()
-        click.echo(f"==> {left_out} bytes left out, over the log's limit <==", err=True)
+        why = f"missing: {one_line(part.missing)}" if part.missing else "left out, over the log's limit"
+        click.echo(f"==> {part.left_out} bytes {why} <==", err=True)
 
     def _pass_on(self, data: bytes) -> None:
         if data:
@@ -103,6 +104,9 @@ class Output:
         return part.data if self._stamps is None else self._stamps.before_lines(part)
 
     def _write_json(self, part: LogPart) -> None:
+        if part.left_out:
+            gap = {"left_out": part.left_out, "missing": part.missing or None}
+            print_json({"job": self._job_id, "attempt": part.attempt, "at": None, "data": "", **gap})
         for at, data in _pieces(part):
             text = self._json_decoder.decode(data)
             print_json({"job": self._job_id, "attempt": part.attempt, "at": iso_time(at), "data": text})

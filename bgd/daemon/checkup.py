@@ -30,6 +30,7 @@ def look(config: Config) -> list[Finding]:
         machine.sqlite,
         partial(machine.file_system, config.daemon.state_dir),
         partial(_room, config.daemon.state_dir, config.daemon.min_free),
+        partial(_room_of_logs, config.log_dir, config.daemon.state_dir),
         partial(_private, "state folder", config.daemon.state_dir),
         partial(_private, "log folder", config.log_dir),
         partial(_configuration, config.source),
@@ -65,10 +66,10 @@ def look_as_json(config: Config) -> str:
 
 
 def _room(folder: str, floor: int | None) -> Finding:
-    path = Path(folder)
-    while not path.exists():
-        path = path.parent
+    path = _existing(folder)
     disk = os.statvfs(path)
+    if _lacks_inodes(disk):
+        return _no_inodes("disk", folder)
     free = disk.f_bavail * disk.f_frsize
     size = disk.f_blocks * disk.f_frsize
     least = least_on(size, floor)
@@ -83,6 +84,42 @@ def _room(folder: str, floor: int | None) -> Finding:
             "make room there, as by bgctl prune",
         )
     return Finding("disk", Level.OK, f"{format_size(free)} free")
+
+
+def _room_of_logs(folder: str, state_dir: str) -> Finding:
+    path = _existing(folder)
+    disk = os.statvfs(path)
+    if _lacks_inodes(disk):
+        return _no_inodes("log disk", folder)
+    free = disk.f_bavail * disk.f_frsize
+    least = ballast_on(disk.f_blocks * disk.f_frsize)
+    if free <= least:
+        return Finding(
+            "log disk",
+            Level.PROBLEM,
+            f"{folder} has {format_size(free)} free, and logs leave {format_size(least)}: output is lost",
+            "make room there, as by bgctl prune",
+        )
+    is_same = path.stat().st_dev == _existing(state_dir).stat().st_dev
+    return Finding("log disk", Level.OK, "the same" if is_same else f"{format_size(free)} free")
+
+
+def _existing(folder: str) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    path = Path(folder)
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _lacks_inodes(disk: os.statvfs_result) -> bool:
+    return bool(disk.f_files) and not disk.f_favail  # some file systems count none
+
+
+def _no_inodes(subject: str, folder: str) -> Finding:
+    return Finding(
+        subject, Level.PROBLEM, f"{folder} has no inode free: no file can be made there", "delete files there"
+    )
 
 
 def _private(subject: str, folder: str) -> Finding:

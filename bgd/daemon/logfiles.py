@@ -18,8 +18,11 @@ from pathlib import Path
 from struct import Struct as Packing
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from bgd.wire.launching import log_name
+from bgd.units import format_size
+from bgd.wire.launching import Ended, Grew, Key, log_name
+from bgd.wire.views import Finding, Level
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +37,15 @@ class Piece(Struct, frozen=True, kw_only=True):
     """Some output. Without data: there is no more, yet.
 
     `times`: (offset in data, epoch seconds), from which offset on the bytes arrived at that time.
-    `left_out`: so many bytes were asked for, stood just before `offset`, and are gone.
+    `left_out`: so many bytes were asked for, stood just before `offset`, and are gone. `missing`: why, if not
+    because the log was over its limit.
     """
 
     offset: int
     data: bytes
     times: list[tuple[int, float]] = []
     left_out: int = 0
+    missing: str = ""
 
 
 class LogFile:
@@ -61,10 +66,23 @@ class LogFile:
             position = max(offset, start)
             data = _read(path, position - start, limit)
             if data:
-                return _piece(path, position, data, left_out=position - offset)
+                piece = _piece(path, position, data, left_out=position - offset)
+                # the head is removed only with the whole log: somebody else removed it
+                return replace(piece, missing=self._removed()) if piece.left_out else piece
         if any(not path.exists() for _, path in segments):  # removed since, so there are newer ones
             return self.read(offset, limit)
         return Piece(offset=offset, data=b"")
+
+    def missing(self, offset: int, written: int) -> Piece | None:
+        """Return what follows the last byte there is, `offset`, if the attempt wrote more; None if not."""
+        if written <= offset:
+            return None
+        why = self._removed() or f"{self.path} could not be written"
+        return Piece(offset=written, data=b"", left_out=written - offset, missing=why)
+
+    def _removed(self) -> str:
+        """Say that somebody removed the log, or nothing if that is not so."""
+        return "" if self.path.exists() else f"{self.path} is not there"
 
     def size(self) -> int:
         """Return the offset behind the last byte there is."""
@@ -103,6 +121,52 @@ class LogFile:
     def _extents(self) -> list[tuple[int, int, Path]]:
         """Return the same files, each with its start and size."""
         return [(start, _size(path), path) for start, path in self._files()]
+
+
+class LostOutput:
+    """Count the output that logs could not take since the daemon started, and report it once."""
+
+    def __init__(self) -> None:
+        self._attempts = self._bytes = 0  # of attempts that have ended
+        self._latest = ""
+        self._is_going_on = False
+        self._running: dict[Key, int] = {}  # bytes written so far, of attempts that lose output
+
+    def grew(self, grew: Grew) -> None:
+        if grew.log_problem is not None:
+            self._running[grew.key] = grew.log_bytes
+            self._say(grew.key, grew.log_problem)
+
+    def ended(self, ended: Ended) -> None:
+        self._running.pop(ended.key, None)
+        if ended.log_problem is not None:
+            self._attempts += 1
+            self._bytes += ended.log_lost
+            self._say(ended.key, ended.log_problem)
+        elif ended.log_bytes:
+            self._is_going_on = False  # a log could be written
+
+    def written(self, key: Key) -> int:
+        """Return how much a running attempt wrote that loses output, 0 for any other."""
+        return self._running.get(key, 0)
+
+    def findings(self) -> list[Finding]:
+        if not self._latest:
+            return []
+        level = Level.WARNING if self._is_going_on else Level.NOTE
+        running = f", and {len(self._running)} that run lose more" if self._running else ""
+        message = (
+            f"since bgd started {self._attempts} attempts lost {format_size(self._bytes)} of their output"
+            f"{running}; the latest, {self._latest}"
+        )
+        return [Finding("output", level, message, "see that the log folder is there and its disk has room")]
+
+    def _say(self, key: Key, problem: str) -> None:
+        """Say it once for all attempts, until a log can be written again."""
+        self._latest = f"job {key.job}: {problem}"
+        if not self._is_going_on:
+            logger.warning("%s; bgctl doctor counts what is lost from now on", self._latest)
+        self._is_going_on = True
 
 
 def remove_logs(folder: str, jobs: Collection[int]) -> set[int]:

@@ -26,6 +26,7 @@ from bgd.daemon.instants import now
 from bgd.daemon.launches import end_of, end_without_report, judged
 from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.leftovers import Leftovers
+from bgd.daemon.logfiles import LostOutput
 from bgd.daemon.progress import ProgressBook
 from bgd.daemon.settlement import Pending, Settlement
 from bgd.daemon.space import Space
@@ -58,6 +59,7 @@ class Supervisor:
         self._scheduler = self._new_scheduler(last_id=0)
         self._attempts = Attempts()
         self._feeds = Feeds()
+        self.lost_output = LostOutput()
         self._dispatch = Dispatch(link, self._attempts, self._feeds, store.store_id, self.get)
         self._pending = Pending()
         self._changed = asyncio.Event()
@@ -290,11 +292,14 @@ class Supervisor:
     def attempt_ended(self, ended: Ended) -> None:
         """Take an end; it is acknowledged after the next commit, also if it was already known (R4)."""
         if ended.key.store == self._store.store_id:
+            self.lost_output.ended(ended)
             self._take_end(end_of(ended))
         self._pending.acknowledge.append(ended.key)
         self._changed.set()
 
     def log_grew(self, grew: Grew) -> None:
+        if grew.key.store == self._store.store_id:
+            self.lost_output.grew(grew)
         self._feeds.grew(JobId(grew.key.job))
 
     # --- settling -------------------------------------------------------------------------------------------

@@ -48,6 +48,11 @@ class Attempt:
     def log_bytes(self) -> int:
         return self._running.log_bytes if self._running else 0
 
+    @property
+    def log_problem(self) -> str | None:
+        """Why output is missing from its log, None: none is."""
+        return self._running.log_problem if self._running else None
+
     def stop(self, reason: Outcome, grace: float) -> None:
         """End it. May be said again; the first reason and the shortest grace count."""
         if self._running is not None:

@@ -105,19 +105,22 @@ class Attempts:
     def watch(self, key: Key, *, on: bool) -> None:
         if not on:
             self._watched.discard(key)
+            self._grown.discard(key)
         elif key in self._known:
             self._watched.add(key)
             self._note_growth(key)
 
     def unwatch_all(self) -> None:
         self._watched.clear()
+        self._grown.clear()
 
     def tell_growth(self) -> None:
-        """Say Grew of each watched log that did; a master that is slow to read hears of it later, once."""
+        """Say Grew of each log in `_grown`; a master that is slow to read hears of it later, once."""
         if self._line.is_slow:
             return
-        for key in self._grown & self._watched:
-            self._line.tell(Grew(key, self._known[key].log_bytes))
+        for key in self._grown:
+            if known := self._known.get(key):
+                self._line.tell(Grew(key, known.log_bytes, known.log_problem))
         self._grown.clear()
 
     def _begin(self, attempt: Attempt) -> None:
@@ -145,7 +148,8 @@ class Attempts:
         return known if isinstance(known, Attempt) else None
 
     def _note_growth(self, key: Key) -> None:
-        if key in self._watched:
+        known = self._known[key]
+        if key in self._watched or known.log_problem is not None:
             if not self._grown:
                 asyncio.get_running_loop().call_soon(self.tell_growth)
             self._grown.add(key)

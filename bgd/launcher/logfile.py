@@ -7,6 +7,8 @@ NAME is the log (see bgd.wire.launching.log_name for where it is). All offsets c
 * NAME.OFFSET (decimal) holds later output from that offset on. There are at most two: when a third begins
   the oldest is deleted, so head and tail are kept. A gap between the end of one piece and the OFFSET of the
   next is output that was thrown away. With `log_kill` there are none: NAME holds the first cap bytes.
+* A piece that was removed while it was written to is followed by another NAME.OFFSET, in a new folder if need
+  be: what the removed one held is missing, as what a full disk did not take is at the end.
 * PIECE.times stands beside each piece that holds at least one byte, so NAME.times and NAME.OFFSET.times:
   entries of 16 bytes, each two big-endian unsigned 64-bit integers, an offset and microseconds since the
   epoch. The bytes from that offset on arrived then, up to the next entry. The first entry is for the piece's
@@ -34,7 +36,8 @@ class LogFile:
 
     What cannot be written is read and thrown away: a full disk hurts the log, not the job. It counts as full
     when only that is free which the database may need.
-    `total`: bytes taken from the pipe, also those thrown away. `problem`: why they were, one line.
+    `total`: bytes taken from the pipe, also those thrown away. `lost`: bytes missing from the
+    log, other than those over the cap. `problem`: why, one line.
     """
 
     def __init__(self, path: str, cap: int, *, keeps_tail: bool, null: int) -> None:
@@ -44,13 +47,16 @@ class LogFile:
             OSError: too many descriptors are open; may be tried again.
         """
         self.total = 0
+        self.lost = 0
         self.problem: str | None = None
         self._path = path
         self._null = null
         self._segment = cap // 4 if keeps_tail else 0
         self._head = cap - 2 * self._segment
+        self._piece_start = 0
         self._piece_end = 0  # where the present piece is full; the first byte begins the first piece
         self._segments: list[str] = []
+        self._has_failed = False
         self._is_kept = True  # whether there is a piece for the next byte
         self._allowed = 0  # bytes that may be written before the disk is looked at again
         self._fd: int | None = None
@@ -83,10 +89,15 @@ class LogFile:
             raise
         except OSError as error:
             self._give_up(error)
-        return self._moved(move(pipe, self._null, most))
+        count = self._moved(move(pipe, self._null, most))
+        if self._has_failed:
+            self.lost += count
+        return count
 
     def close(self) -> None:
         self._places.leave()
+        if self._fd is not None and _is_removed(self._fd):
+            self._note_removal()
         self._close_piece()
 
     def _close_piece(self) -> None:
@@ -98,6 +109,10 @@ class LogFile:
             self._times = None
 
     def _write(self, pipe: int, fd: int, most: int) -> int:
+        if _is_removed(fd):
+            self._note_removal()
+            self._close_piece()
+            fd = self._begin_segment()
         if self._allowed == 0:
             self._allowed = _allowed_on_disk(fd)
         room = min(self._piece_end - self.total, self._allowed)
@@ -120,24 +135,31 @@ class LogFile:
         self._close_piece()
         if self.total == 0 < self._head:
             self._fd = _opened_in_folder(self._path)
-            self._piece_end = self._head
+            self._piece_start, self._piece_end = 0, self._head
         elif self._segment == 0:
             self._is_kept = False
         else:
             self._begin_segment()
+            self._piece_end = self.total + self._segment
 
-    def _begin_segment(self) -> None:
+    def _begin_segment(self) -> int:
         if len(self._segments) == _KEPT_SEGMENTS:
             _remove(self._segments.pop(0))
         segment = f"{self._path}.{self.total}"
-        self._fd = _opened(segment)
+        self._fd = _opened_in_folder(segment)
         self._segments.append(segment)
-        self._piece_end = self.total + self._segment
+        self._piece_start = self.total
+        return self._fd
+
+    def _note_removal(self) -> None:
+        self.lost += self.total - self._piece_start
+        self.problem = f"output is missing from the log: {self._path}: it was removed while the job ran"
 
     def _give_up(self, error: OSError) -> None:
+        self.close()
         self.problem = f"output is missing from the log: {self._path}: {error.strerror}"
         self._is_kept = False
-        self.close()
+        self._has_failed = True
 
 
 def move(source: int, target: int, most: int) -> int:
@@ -241,6 +263,11 @@ def _allowed_on_disk(fd: int) -> int:
     if left <= 0:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return min(left, _MOST_UNSEEN)
+
+
+def _is_removed(fd: int) -> bool:
+    """Return whether the file has no name any more, so that nobody can read what is written to it."""
+    return os.fstat(fd).st_nlink == 0
 
 
 def _has_bytes(pipe: int) -> bool:

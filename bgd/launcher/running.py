@@ -65,6 +65,10 @@ class Running:
     def log_bytes(self) -> int:
         return self._output.log.total
 
+    @property
+    def log_problem(self) -> str | None:
+        return self._output.log.problem
+
     def stop(self, reason: Outcome, grace: float) -> None:
         """Send it down the stop ladder. May be said again; the first reason and the shortest grace count."""
         self._reason = self._reason or reason
@@ -216,6 +220,8 @@ class Running:
             result=result,
             whole_tree=figures is not None,
             memory_peak_bytes=figures.memory_peak if figures else None,
+            log_lost=self._output.log.lost,
+            log_problem=self._output.log.problem,
         )
 
     def _close_result(self) -> None:

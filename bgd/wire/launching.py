@@ -209,6 +209,7 @@ class Ended(Struct, frozen=True, tag="ended", kw_only=True):
     `exit_code` or `signal` is None where there is no such thing; `result`: what a class job wrote to its
     result file; `problem`: why it was not started, one line. `whole_tree`: processor times are those of all
     its processes. `memory_peak_bytes`: most that all of them had together, with the files they cached.
+    `log_lost`: bytes that its log should hold and does not; `log_problem`: why, one line.
     """
 
     key: Key
@@ -225,6 +226,8 @@ class Ended(Struct, frozen=True, tag="ended", kw_only=True):
     result: bytes | None = None
     whole_tree: bool = False
     memory_peak_bytes: int | None = None
+    log_lost: int = 0
+    log_problem: str | None = None
 
 
 class NotStarted(StrEnum):
@@ -247,10 +250,14 @@ class Ready(Struct, frozen=True, tag="ready"):
 
 
 class Grew(Struct, frozen=True, tag="grew"):
-    """A watched log holds so many bytes now."""
+    """A watched log, or one that cannot be written any more, has got so many bytes by now.
+
+    `log_problem`: why output is missing from it, one line; None: none is.
+    """
 
     key: Key
     log_bytes: int
+    log_problem: str | None = None
 
 
 class Declined(Struct, frozen=True, tag="declined"):

@@ -67,8 +67,9 @@ class LogPart(Struct, frozen=True, tag="log"):
     """A piece of an attempt's output.
 
     `times`: with `timestamps`, (offset in data, epoch seconds) from which offset on the bytes arrived at
-    that time. `left_out`: so many bytes before this piece were over the log's limit and are gone. `offset`:
-    of the first byte in the attempt's output; to go on after this piece ask for `offset` and its length.
+    that time. `left_out`: so many bytes before this piece are gone: they were over the log's limit, unless
+    `missing` says another reason. `offset`: of the first byte in the attempt's output; to go on after this
+    piece ask for `offset` and its length.
     """
 
     id: RequestId
@@ -77,6 +78,7 @@ class LogPart(Struct, frozen=True, tag="log"):
     times: list[tuple[int, float]] = []
     left_out: int = 0
     offset: int = 0
+    missing: str = ""
 
 
 class ActResult(Struct, frozen=True):

@@ -129,7 +129,7 @@ def test_limits_that_are_too_low_are_named(config, monkeypatch):
 
 
 def test_disk_that_is_low_is_a_problem(config, monkeypatch):
-    disk = SimpleNamespace(f_bavail=10, f_blocks=10**6, f_frsize=1000)
+    disk = SimpleNamespace(f_files=0, f_favail=0, f_bavail=10, f_blocks=10**6, f_frsize=1000)
     monkeypatch.setattr("bgd.daemon.checkup.os.statvfs", lambda _path: disk)
 
     finding = found(config, "disk")
@@ -138,7 +138,9 @@ def test_disk_that_is_low_is_a_problem(config, monkeypatch):
 
 
 def test_disk_without_room_for_the_ballast_that_was_given_up_is_a_problem(config, monkeypatch):
-    disk = SimpleNamespace(f_bavail=5500, f_blocks=10**5, f_frsize=1000)  # a twentieth of it is 5 MB
+    disk = SimpleNamespace(
+        f_files=0, f_favail=0, f_bavail=5500, f_blocks=10**5, f_frsize=1000
+    )  # a twentieth of it is 5 MB
     monkeypatch.setattr("bgd.daemon.checkup.os.statvfs", lambda _path: disk)
     ballast = Path(config.daemon.state_dir, "ballast")
     ballast.parent.mkdir(mode=0o700, exist_ok=True)

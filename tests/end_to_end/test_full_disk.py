@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -20,12 +22,15 @@ RECOVERS = 5.0  # seconds at most
 
 
 @contextmanager
-def small_disk(folder, size):
+def small_disk(folder, size, inodes=0):
     """Mount a disk of its own there."""
     if os.geteuid() != 0:
         pytest.skip("NOT RUN: a disk of its own takes root")
     folder.mkdir(mode=0o700, parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", folder], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes},mode=700", "tmpfs", folder],
+        check=True,
+    )
     try:
         yield folder
     finally:
@@ -143,3 +148,72 @@ def test_full_disk_of_the_logs_changes_no_result(machine):
             assert b"".join(part.data for part in job.logs()) == b"word\n"
         machine.stop()
     record("the disk of the logs is full", jobs=len(jobs), right_ends=len(ended))
+
+
+def test_output_that_a_full_log_disk_did_not_take_is_counted_by_logs_run_and_doctor(machine):
+    machine.state_dir.mkdir(mode=0o700, parents=True)
+    with small_disk(machine.state_dir / "logs", "1m") as logs:
+        machine.start()
+        fill(logs / "filler")
+
+        ran = machine.bgctl("run", "echo", "word")
+        assert (ran.returncode, ran.stdout) == (0, "")
+        assert f"==> 5 bytes missing: {logs}/0/1.1.log could not be written <==" in ran.stderr
+        read = machine.bgctl("logs", "1")
+        assert (read.returncode, read.stdout, read.stderr) == (0, "", ran.stderr)
+        doctor = machine.bgctl("doctor")
+        assert doctor.returncode == 1
+        assert f"problem  log disk: {logs} has 0B free" in doctor.stdout
+        assert "warning  output: since bgd started 1 attempts lost 5B of their output" in doctor.stdout
+
+        (logs / "filler").unlink()
+        ran = machine.bgctl("run", "sh", "-c", "seq 10; head -c 2000000 /dev/zero")
+        assert ran.returncode == 0
+        assert ran.stdout.startswith("1\n2\n3\n")
+        assert f"==> {2_000_021 - len(ran.stdout)} bytes missing: " in ran.stderr
+        parts = [json.loads(line) for line in machine.bgctl("logs", "--json", "2").stdout.splitlines()]
+        assert sum(part.get("left_out", 0) for part in parts) == 2_000_021 - len(ran.stdout)
+        said = (machine.folder / "bgd.log").read_text()
+        assert said.count("output is missing from the log") == 1
+        machine.stop()
+
+
+def test_output_that_found_no_inode_is_counted(machine):
+    machine.state_dir.mkdir(mode=0o700, parents=True)
+    with small_disk(machine.state_dir / "logs", "4m", inodes=5) as logs:
+        for number in range(4):
+            (logs / f"file{number}").write_text("")
+        machine.start()
+        ran = machine.bgctl("run", "echo", "word")
+        assert (ran.returncode, ran.stdout) == (0, "")
+        assert "==> 5 bytes missing: " in ran.stderr
+        assert f"problem  log disk: {logs} has no inode free" in machine.bgctl("doctor").stdout
+        machine.stop()
+
+
+def test_output_of_a_running_job_that_is_lost_is_counted_before_it_ends(machine):
+    machine.state_dir.mkdir(mode=0o700, parents=True)
+    with small_disk(machine.state_dir / "logs", "1m") as logs:
+        machine.start()
+        fill(logs / "filler")
+        job = machine.submit("sh", "-c", "echo word; exec sleep 600")
+        wait_until(lambda: "==> 5 bytes missing: " in machine.bgctl("logs", job).stderr)
+        machine.stop()
+
+
+def test_output_in_a_log_folder_that_was_removed_is_counted_and_later_output_is_kept(machine):
+    machine.start()
+    gate = machine.folder / "gate"
+    os.mkfifo(gate)
+    logs = machine.state_dir / "logs"
+    job = machine.submit("sh", "-c", f"echo before; read x < {gate}; echo after")
+    wait_until((logs / f"0/{job}.1.log").exists)
+    shutil.rmtree(logs)
+    gate.write_text("\n")
+    assert machine.bgctl("wait", job).returncode == 0
+    read = machine.bgctl("logs", job)
+    assert read.stdout == "after\n"
+    assert read.stderr == f"==> 7 bytes missing: {logs}/0/{job}.1.log is not there <==\n"
+    shutil.rmtree(logs)
+    assert "==> 13 bytes missing: " in machine.bgctl("logs", job).stderr
+    machine.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -283,6 +284,51 @@ def test_a_full_disk_hurts_the_log_and_not_the_job(host, supervisor):
         assert host.output(key).startswith(b"y\ny\n")
     finally:
         subprocess.run(["umount", "-l", host.logs], check=True)
+
+
+def test_what_a_job_writes_after_its_log_was_removed_is_kept_in_a_new_folder(host, supervisor, tmp_path):
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    key = supervisor.launch("sh", "-c", f"echo before; read x < {go}; echo after; exit 3")
+    supervisor.started(key)
+    wait_until(lambda: host.output(key) == b"before\n")
+    shutil.rmtree(host.logs)
+    go.write_text("\n")
+
+    end = supervisor.ended(key)
+
+    assert (end.outcome, end.exit_code, end.log_bytes, end.log_lost) == (Outcome.EXIT, 3, 13, 7)
+    assert "it was removed while the job ran" in end.log_problem
+    assert host.log(key).with_name(host.log(key).name + ".7").read_bytes() == b"after\n"
+
+
+def test_a_log_that_is_removed_before_the_job_ends_is_said_to_be_lost(host, supervisor, tmp_path):
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    key = supervisor.launch("sh", "-c", f"echo word; read x < {go}")
+    supervisor.started(key)
+    wait_until(lambda: host.output(key) == b"word\n")
+    shutil.rmtree(host.logs)
+    go.write_text("\n")
+
+    end = supervisor.ended(key)
+
+    assert (end.outcome, end.log_bytes, end.log_lost) == (Outcome.SUCCEEDED, 5, 5)
+    assert "it was removed while the job ran" in end.log_problem
+
+
+def test_lost_output_of_a_running_job_is_told_though_nobody_watches(host, supervisor, tmp_path):
+    host.logs.write_text("a file where the folder should be")
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    key = supervisor.launch("sh", "-c", f"echo word; read x < {go}")
+    supervisor.started(key)
+
+    grew = supervisor.hear()
+
+    assert grew == Grew(key, 5, f"output is missing from the log: {host.log(key)}: Not a directory")
+    go.write_text("\n")
+    assert supervisor.ended(key).log_lost == 5
 
 
 # --- times ----------------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ class Answers:
         if request.follow:
             await follow_logs(request, view, self._supervisor, self._store, log_dir, replies)
         else:
-            await send_logs(request, view, log_dir, replies)
+            await send_logs(request, view, self._supervisor, self._store, log_dir, replies)
         replies.send(End(request.id))
 
     async def _wait(self, request: Wait, replies: Replies) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from bgd.core.job import FINAL, JobId
+from bgd.core.job import FINAL, JobId, Outcome
 from bgd.daemon.control.replying import Replies
 from bgd.daemon.logfiles import LogFile
 from bgd.daemon.storage.readings import Readings
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import NoSuchJob, Refused
+from bgd.wire.launching import Key
 from bgd.wire.replies import LogPart
 from bgd.wire.requests import Logs
 from bgd.wire.views import JobView
@@ -17,13 +18,17 @@ from bgd.wire.views import JobView
 PIECE = 64 * 1024  # bytes of a log in one reply
 
 
-async def send_logs(request: Logs, view: JobView, log_dir: str, replies: Replies) -> None:
+async def send_logs(
+    request: Logs, view: JobView, supervisor: Supervisor, store: Readings, log_dir: str, replies: Replies
+) -> None:
     """Send what the asked attempts have written so far, oldest first."""
     for attempt in _asked_attempts(request, view):
         log = LogFile(log_dir, view.id, attempt)
         is_later = request.offset is not None and attempt != request.attempt
         offset = 0 if is_later else await _first_offset(request, log)
-        await _send_from(request, log, attempt, offset, replies)
+        written = await _written(supervisor, store, view.id, attempt)  # first: it may end meanwhile
+        offset = await _send_from(request, log, attempt, offset, replies)
+        await _send_missing(request, log, attempt, offset, written, replies)
 
 
 async def follow_logs(
@@ -52,6 +57,9 @@ async def follow_logs(
                 if offset is None:
                     offset = await _first_offset(request, log)
                 offset = await _send_from(request, log, attempt, offset, replies)
+                if attempt < view.attempt or view.state in FINAL:
+                    written = await _written(supervisor, store, view.id, attempt)
+                    await _send_missing(request, log, attempt, offset, written, replies)
                 if attempt == view.attempt:
                     break  # it may write more
                 attempt, offset = attempt + 1, 0
@@ -101,6 +109,32 @@ async def _send_from(request: Logs, log: LogFile, attempt: int, offset: int, rep
             if not piece.data:
                 return offset
             times = piece.times if request.timestamps else []
-            part = LogPart(request.id, attempt, piece.data, times, piece.left_out, piece.offset)
+            part = LogPart(
+                request.id, attempt, piece.data, times, piece.left_out, piece.offset, piece.missing
+            )
             await replies.send_in_step(part)
         offset = piece.offset + len(piece.data)
+
+
+async def _written(supervisor: Supervisor, store: Readings, job: int, attempt: int) -> int:
+    """Return the least that an attempt has written, its last words included if it has ended."""
+    found = await store.attempts(JobId(job), attempt - 1, 1)
+    if not found or found[0].attempt != attempt:
+        return 0
+    if found[0].outcome is None:
+        return supervisor.lost_output.written(Key(store.store_id, job, attempt))
+    # a log that ended its job is cut where it was told to be
+    return 0 if found[0].outcome is Outcome.LOG_LIMIT else found[0].log_bytes or 0
+
+
+async def _send_missing(
+    request: Logs, log: LogFile, attempt: int, offset: int, written: int, replies: Replies
+) -> None:
+    """Say how much the attempt wrote beyond the end of its log, if it wrote more."""
+    piece = await asyncio.to_thread(log.missing, offset, written)
+    if piece is not None:
+        await replies.send_in_step(
+            LogPart(
+                request.id, attempt, b"", left_out=piece.left_out, offset=piece.offset, missing=piece.missing
+            )
+        )

@@ -54,7 +54,8 @@ class Upkeep:
     async def _findings(self) -> list[Finding]:
         async with self._looking:
             found = await asyncio.to_thread(checkup.look, self._supervisor.config)
-        return [*found, *_failed_backup(self._backups), _launcher(self._link)]
+        lost = self._supervisor.lost_output.findings()
+        return [*found, *lost, *_failed_backup(self._backups), _launcher(self._link)]
 
     async def _prune(self, request: Prune, replies: Replies) -> None:
         keep = kept_after(request, self._supervisor.config)
