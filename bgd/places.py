@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.errors import ConfigError
+
+OTHERS = 0o077  # what a private folder's mode does not have
+
+_PROOFS = frozenset({"bgd.lock", "bgd.db"})  # one that holds these is bgd's
+_LEFT_BY_AUTOSTART = frozenset({"bgd.log", "autostart.lock"})  # which may have come before bgd refused it
+_MOST_LINKS = 40  # as the kernel follows
 
 
 class Places(Struct, frozen=True, kw_only=True):
@@ -43,6 +50,78 @@ def places_in(state_dir: str, usual: Places) -> Places:
     moved = replace(usual, **_inside(state_dir))
     is_socket_inside = usual.socket.startswith(f"{usual.state_dir}/")
     return moved if is_socket_inside else replace(moved, socket=usual.socket)
+
+
+def make_private(path: Path) -> None:
+    """Make a state or log folder and refuse one that is shared, before anything is written to it.
+
+    Raises:
+        ConfigError: it is another user's, or another user can put something else in its place; or others may
+            read it and it holds files that are not bgd's.
+    """
+    _check_way_to(path)
+    found = make_folder(path)
+    mode = stat.S_IMODE(found.st_mode)
+    if not mode & OTHERS:
+        return
+    names = set(os.listdir(path))  # noqa: PTH208 - names are what is judged
+    foreign = sorted(name for name in names - _LEFT_BY_AUTOSTART if not name.isdecimal())
+    if mode & stat.S_ISVTX or (foreign and not names & _PROOFS):
+        holds = f", and holds {foreign[0]!r}, which is not bgd's" if foreign else ""
+        raise ConfigError(
+            f"the folder {path} has mode {mode:04o}, so it is shared with others{holds}: "
+            f"choose a folder of its own, see [daemon] state_dir (or close this one: chmod 700 {path})"
+        )
+    path.chmod(0o700)
+
+
+def make_folder(path: Path) -> os.stat_result:
+    """Make a folder, 0700, and those above it, 0755, whatever the umask.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        for each in reversed([path, *path.parents]):
+            with suppress(FileExistsError):
+                if not each.exists():
+                    each.mkdir(mode=0o700)
+                    each.chmod(0o700 if each == path else 0o755)
+        path.mkdir(mode=0o700, exist_ok=True)  # tells what is in the way
+        return path.stat()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the folder {path}: {in_the_way_of(path) or error.strerror}; "
+            "see [daemon] state_dir and socket"
+        ) from error
+
+
+def _check_way_to(path: Path) -> None:
+    """Refuse a path on which a link or folder is another user's, who could lead it elsewhere."""
+    trusted = {0, os.geteuid(), Path("/").stat().st_uid}  # in a user namespace root may have another uid
+    here, ahead, links = Path("/"), list(reversed(path.parts[1:])), 0
+    while ahead and links <= _MOST_LINKS:
+        name = ahead.pop()
+        here = here.parent if name == ".." else here / name
+        try:
+            found = here.lstat()
+            target = str(here.readlink()) if stat.S_ISLNK(found.st_mode) else None
+        except OSError:  # who makes or opens it says what is wrong
+            return
+        if found.st_uid not in trusted:
+            raise ConfigError(
+                f"the {'folder' if target is None else 'link'} {here} belongs to uid {found.st_uid}, "
+                f"not to the daemon's uid {os.geteuid()}: choose another [daemon] state_dir"
+            )
+        if target is not None:
+            links += 1
+            ahead += reversed([part for part in Path(target).parts if part != "/"])
+            here = Path("/") if target.startswith("/") else here.parent
+        elif ahead and found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            raise ConfigError(
+                f"every user can replace what is in the folder {here}: "
+                f"chmod o-w {here}, or choose another [daemon] state_dir"
+            )
 
 
 def in_the_way_of(folder: Path) -> str | None:

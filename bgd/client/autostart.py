@@ -22,7 +22,7 @@ from bgd.client.blocking.door import opened
 from bgd.client.caller import public_environment
 from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
-from bgd.places import in_the_way_of
+from bgd.places import in_the_way_of, make_private
 
 LOG_NAME = "bgd.log"
 LOCK_NAME = "autostart.lock"
@@ -48,13 +48,13 @@ def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> Star
 
     Raises:
         DaemonUnreachable: it would not start; the message says why.
-        ConfigError: the configuration cannot be used.
+        ConfigError: the configuration cannot be used, or its state_dir, in which nothing was written then.
     """
     state_dir = Path(bgd.config.load(config).daemon.state_dir)
     is_up = partial(_answers, own, deadline)
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(state_dir / LOCK_NAME):
+        make_private(state_dir)
+        with _locked(state_dir / LOCK_NAME, deadline):
             # who had to wait for the lock finds the daemon of who held it
             return None if is_up() else _start(config, state_dir / LOG_NAME, is_up, deadline)
     except OSError as error:
@@ -115,11 +115,36 @@ def _word_from(pipe: int, deadline: float) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one caller at a time start a daemon; the lock goes with its holder's death."""
+def _locked(path: Path, deadline: float) -> Iterator[None]:
+    """Let one caller at a time start a daemon; the lock goes with its holder's death.
+
+    Raises:
+        DaemonUnreachable: another had it until the deadline.
+    """
     with _appending(path) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _wait_for_lock(path, file.fileno(), deadline)
         yield
+
+
+def _wait_for_lock(path: Path, fd: int, deadline: float) -> None:
+    # flock has no timeout, so a thread waits; its own descriptor stays open when the caller has given up
+    waiting = threading.Thread(target=_lock_and_close, args=[os.dup(fd)], name="bgd autostart", daemon=True)
+    waiting.start()
+    waiting.join(max(0.0, deadline - time.monotonic()))
+    if waiting.is_alive():
+        raise DaemonUnreachable(
+            f"another program holds {path} to start a daemon and did not finish in time: try again"
+        )
+
+
+def _lock_and_close(fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # of the open file, which the caller's descriptor shares
+    finally:
+        os.close(fd)
 
 
 def _appending(path: Path) -> BinaryIO:

@@ -7,16 +7,15 @@ import fcntl
 import os
 import shutil
 import socket
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bgd.config import Config
 from bgd.errors import BgdError, ConfigError
-from bgd.places import in_the_way_of
+from bgd.places import OTHERS, make_folder, make_private
 
-PRIVATE = 0o077  # umask: what the daemon makes is for its own user
+PRIVATE = OTHERS  # umask: what the daemon makes is for its own user
 BACKLOG = 1024  # clients that may wait to be heard; whoever is one more waits until there is room
 
 
@@ -32,10 +31,11 @@ def prepare(config: Config) -> None:
     """
     own = [Path(config.daemon.state_dir), Path(config.log_dir)]
     for folder in own:
-        _make_private(folder)
+        make_private(folder)
+        _check_writable(folder)
     place_of_socket = Path(config.daemon.socket).parent
     if place_of_socket not in own:  # as /run or /tmp, which are not ours to close
-        _make(place_of_socket)
+        make_folder(place_of_socket)
         _check_writable(place_of_socket)
 
 
@@ -144,40 +144,6 @@ def _lock_folder(fd: int) -> None:
         raise
     except OSError:  # a file system that locks nothing but files that can be written
         return
-
-
-def _make_private(path: Path) -> None:
-    found = _make(path)
-    if found.st_uid != os.geteuid():
-        raise ConfigError(
-            f"the folder {path} belongs to uid {found.st_uid}, not to the daemon's uid {os.geteuid()}: "
-            "choose another [daemon] state_dir"
-        )
-    _check_writable(path)
-    if stat.S_IMODE(found.st_mode) & PRIVATE:
-        if found.st_mode & stat.S_ISVTX or not _is_bgds(path):
-            raise ConfigError(
-                f"the folder {path} is shared with others, or holds other things than bgd's: "
-                "choose a folder of its own, see [daemon] state_dir"
-            )
-        path.chmod(0o700)
-
-
-def _is_bgds(path: Path) -> bool:
-    """Whether closing the folder to others shuts nobody out: it is empty, or what is in it is bgd's."""
-    names = set(os.listdir(path))  # noqa: PTH208 - names are what is judged
-    return not names or bool(names & {"bgd.lock", "bgd.db", "bgd.log"}) or all(map(str.isdecimal, names))
-
-
-def _make(path: Path) -> os.stat_result:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return path.stat()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot make the folder {path}: {in_the_way_of(path) or error.strerror}; "
-            "see [daemon] state_dir and socket"
-        ) from error
 
 
 def _check_writable(path: Path) -> None:

@@ -20,6 +20,11 @@ STRANGER = 4_000_000  # uid of nobody here
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give a file away")
 
 
+def in_state_dir(config, path):
+    daemon = replace(config.daemon, state_dir=path, socket=f"{path}/bgd.sock")
+    return replace(config, daemon=daemon, log_dir=f"{path}/logs")
+
+
 def mode_of(path):
     return stat.S_IMODE(Path(path).stat().st_mode)
 
@@ -61,6 +66,59 @@ def test_folder_of_somebody_else_is_refused_and_left_alone(config):
     with pytest.raises(ConfigError, match=f"belongs to uid {STRANGER}.*state_dir"):
         state_folder.prepare(config)
     assert mode_of(config.daemon.state_dir) == 0o755
+
+
+@pytest.mark.parametrize("umask", [0, 0o077, 0o177])
+def test_folders_above_are_made_so_that_only_their_owner_writes_whatever_the_umask(folder, umask):
+    config = in_state_dir(configure(folder), f"{folder}/local/state/bgd")
+    before = os.umask(umask)
+    try:
+        state_folder.prepare(config)
+    finally:
+        os.umask(before)
+    assert [mode_of(folder / each) for each in ("local", "local/state", "local/state/bgd")] == [
+        0o755,
+        0o755,
+        0o700,
+    ]
+
+
+def test_log_proves_nothing_about_a_shared_folder_and_the_message_names_mode_and_entry(config):
+    path = Path(config.daemon.state_dir)
+    path.mkdir()
+    path.chmod(0o755)
+    for name in ("bgd.log", "autostart.lock", "precious"):
+        (path / name).touch()
+
+    with pytest.raises(ConfigError, match=r"has mode 0755.*holds 'precious'.*chmod 700"):
+        state_folder.prepare(config)
+
+    assert mode_of(path) == 0o755
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_folder_that_is_reached_through_another_users_is_refused(folder, kind):
+    (folder / "real").mkdir()
+    (folder / "way").mkdir() if kind == "folder" else (folder / "way").symlink_to("real")
+    os.chown(folder / "way", STRANGER, STRANGER, follow_symlinks=False)
+    config = in_state_dir(configure(folder), f"{folder}/way/bgd")
+
+    with pytest.raises(ConfigError, match=f"the {kind} {folder}/way belongs to uid {STRANGER}"):
+        state_folder.prepare(config)
+
+    assert not (folder / "way/bgd").exists()
+
+
+def test_folder_below_one_that_everybody_may_write_is_refused_unless_that_is_sticky(folder):
+    config = in_state_dir(configure(folder), f"{folder}/open/bgd")
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    with pytest.raises(ConfigError, match=f"every user can replace what is in the folder {folder}/open"):
+        state_folder.prepare(config)
+
+    (folder / "open").chmod(0o1777)
+    state_folder.prepare(config)
 
 
 @needs_root
