@@ -38,7 +38,7 @@ ROOMS = {
     " bgd.daemon bgd.errors bgd.signals bgd.systemd bgd.wire bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.disk bgd.core.job bgd.core.spec"
     " bgd.errors bgd.launcher bgd.places.in_the_way_of bgd.programs.find_program bgd.signals"
-    " bgd.systemd bgd.units bgd.wire",
+    " bgd.streams bgd.systemd bgd.units bgd.wire",
     # it runs in interpreters that have nothing else, where its own folder goes by another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/inside": f"{STANDARD} ._reporter .Job",
@@ -52,10 +52,11 @@ ROOMS = {
     " bgd.functions bgd.testing bgd.wire bgd.worker bgd_job",
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
-    " bgd.errors bgd.systemd",
+    " bgd.errors bgd.streams bgd.systemd",
     "bgd/errors.py": PURE,
     "bgd/programs.py": STANDARD,
     "bgd/signals.py": f"{STANDARD} bgd.errors",
+    "bgd/streams.py": STANDARD,
     "bgd/systemd.py": STANDARD,
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/harmless.py": STANDARD,
@@ -80,7 +81,8 @@ ROOMS = {
     "bgd/client/calls.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.harmless bgd.programs.find_program bgd.words"
+    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.harmless bgd.programs.find_program bgd.streams"
+    " bgd.words"
     " bgd.wire.replies bgd.wire.requests bgd.wire.steering bgd.wire.views bgd.wire.launching.NotStarted",
 }
 

@@ -121,6 +121,28 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_daemon_whose_standard_streams_are_closed_runs_jobs_and_ends_in_order(machine, closed):
+    words = [sys.executable, "-P", "-m", "bgd"]
+    machine.process = subprocess.Popen(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *words],
+        env=machine.env,
+        cwd=machine.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(machine.socket.exists)
+    for fd in range(3):
+        target = os.readlink(f"/proc/{machine.process.pid}/fd/{fd}")  # noqa: PTH115 - a socket's is no path
+        assert target.startswith("/"), f"{fd} is {target}"
+
+    done = machine.bgctl("run", "echo", "hello")
+    machine.signal(signal.SIGTERM)
+
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+    assert machine.ended() == 0
+
+
 # --- options and configuration --------------------------------------------------------------------------
 
 
