@@ -38,7 +38,8 @@ SECURITY_HEADERS = (
     ("Cache-Control", "no-store"),
 )
 
-_METHODS = (b"GET", b"HEAD")
+READING = ("GET", "HEAD")  # methods that change nothing
+_METHODS = (b"GET", b"HEAD", b"POST")
 _VERSIONS = (b"1.0", b"1.1")
 _END = b"\r\n\r\n"
 # A line that ends otherwise, or goes on in the next one: two readers may see two different requests in it
@@ -49,6 +50,7 @@ class Request(Struct, frozen=True, kw_only=True):
     """A request's head. `path` and `query` are as they were sent, still with their percent signs."""
 
     is_head: bool
+    method: str = "GET"
     path: str
     query: str
     headers: dict[str, str]  # names in small letters; several of one name are joined by a comma
@@ -137,7 +139,8 @@ class Exchange:
         headers = _joined(event)
         _check(event, headers)
         path, _, query = event.target.decode("ascii").partition("?")
-        return Request(is_head=self._is_head, path=path, query=query, headers=headers)
+        method = event.method.decode("ascii")
+        return Request(is_head=self._is_head, method=method, path=path, query=query, headers=headers)
 
     def _send(self, event: h11.Event) -> bytes:
         return self._connection.send(event) or b""

@@ -114,7 +114,7 @@ def test_what_is_at_its_limit_is_taken():
         (request(host=b""), 400),
         (request(host=b"", line=b"GET / HTTP/1.0"), 400),
         (request(b"Host: a\r\n"), 400),
-        (request(line=b"POST / HTTP/1.1"), 405),
+        (request(line=b"PUT / HTTP/1.1"), 405),
         (request(line=b"OPTIONS * HTTP/1.1"), 405),
         (request(line=b"CONNECT a:80 HTTP/1.1"), 405),
         (request(line=b"GET /" + b"x" * MAX_LINE + b" HTTP/1.1"), 414),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import re
 from http import HTTPStatus
 
@@ -109,9 +110,33 @@ class Entrance:
         if self._auth is Auth.TOKEN and not is_logged_in:
             raise RequestRefused(HTTPStatus.UNAUTHORIZED, NOT_LOGGED_IN)
 
+    def check_write(self, request: Request) -> None:
+        """Refuse a change that a page of another origin asks for.
+
+        The ports of a host are one site to browsers, so SameSite does not keep the cookie from a form that a
+        program on another port serves. The token shows that our own page made the form.
+
+        Raises:
+            RequestRefused: the browser names another origin or none, or the token is not the session's.
+        """
+        site = request.headers.get("sec-fetch-site")  # not sent by old browsers
+        host = request.headers["host"].lower()
+        is_own = request.headers.get("origin") in {f"http://{host}", f"https://{host}"}
+        if site != "same-origin" and (site is not None or not is_own):
+            raise RequestRefused(HTTPStatus.FORBIDDEN, "Only these pages themselves may change something.")
+        given = request.headers.get("x-bgd-token", "").encode()
+        sessions = filter(self._opens, request.cookies(self._cookie))
+        if not any(hmac.compare_digest(given, form_token(secret).encode()) for secret in sessions):
+            raise RequestRefused(HTTPStatus.FORBIDDEN, "The token of this session is missing or wrong.")
+
     def _opens(self, secret: str) -> bool:
         uid = self._sessions.uid_of(secret, clock.elapsed())
         return uid is not None and may_connect(Actor(uid), self._uid)
+
+
+def form_token(secret: str) -> str:
+    """Return what a page of a session sends back with a change; the cookie cannot be worked out from it."""
+    return hmac.new(secret.encode(), b"form", "sha256").hexdigest()
 
 
 _OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")

@@ -13,7 +13,7 @@ from msgspec import Struct
 from bgd.daemon.web.answers import Answer, page, refused
 from bgd.daemon.web.entrance import Ends, Entrance
 from bgd.daemon.web.pages import Pages
-from bgd.wire.http import Request, RequestRefused, Response, refusal
+from bgd.wire.http import READING, Request, RequestRefused, Response, refusal
 
 NO_PAGE = "There is no such page."
 
@@ -68,6 +68,8 @@ class Routes:
         """Answer a request that came over a connection with these ends, None for a unix socket."""
         try:
             self._entrance.check_host(request)
+            if request.method not in READING:
+                await self._refuse_change(request, ends)
             route, words = self._find(request.path)
             await self._check(route.whom, request, ends)
             return await route.answer(request, *words)
@@ -79,6 +81,12 @@ class Routes:
             if found := route.path.fullmatch(path):
                 return route, found.groups()
         raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
+
+    async def _refuse_change(self, request: Request, ends: Ends | None) -> None:
+        """Check who asks for a change, then refuse it: there is nothing yet that pages can change."""
+        await self._check(_For.SESSION, request, ends)
+        self._entrance.check_write(request)
+        raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, "Pages can only be read: GET and HEAD.")
 
     async def _check(self, whom: _For, request: Request, ends: Ends | None) -> None:
         if whom is not _For.ANYBODY:

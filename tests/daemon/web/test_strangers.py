@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bgd.daemon.web.entrance import form_token
 from tests.daemon.web.browsing import Browser, heard, log_of
 from tests.support import wait_until
 
@@ -52,7 +53,8 @@ def test_who_is_logged_in_sees_the_jobs(browser):
         (b"GET /job-logs HTTP/1.1\nX: y", [], 400),
         (b"GET http://127.0.0.1/job-logs HTTP/1.1", [], 400),
         (b"GET /job-logs HTTP/1.1", [b"Host: 127.0.0.1"], 400),
-        (b"POST /job-logs HTTP/1.1", [], 405),
+        (b"POST /job-logs HTTP/1.1", [], 403),
+        (b"PUT /job-logs HTTP/1.1", [], 405),
         (b"GET /job-logs/..%2f..%2fetc%2fpasswd HTTP/1.1", [], 404),
         (b"GET /job-logs/../../etc/passwd HTTP/1.1", [], 404),
         (b"GET /static/..%2fpages.py HTTP/1.1", [], 404),
@@ -118,3 +120,26 @@ def test_who_takes_nothing_of_a_long_log_is_hung_up_on(daemon, browser):
         connection.recv(1)
         port = connection.getsockname()[1]
         wait_until(lambda: f":{port:04X} 01 " not in Path("/proc/net/tcp").read_text())
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([], 403),
+        (["Sec-Fetch-Site: same-site", "Origin: http://127.0.0.1:1"], 403),
+        (["Sec-Fetch-Site: same-site", "Origin: http://{host}"], 403),
+        (["Sec-Fetch-Site: none", "Origin: http://{host}"], 403),
+        (["Origin: http://127.0.0.1:1"], 403),
+        (["Origin: null"], 403),
+        (["Sec-Fetch-Site: same-origin"], 405),  # nothing can be changed yet
+        (["Origin: http://{host}"], 405),
+    ],
+)
+def test_only_pages_of_this_origin_with_the_sessions_token_may_change_anything(browser, headers, status):
+    own = [header.format(host=browser.host).encode() for header in headers]
+    token = b"X-Bgd-Token: " + form_token(browser.cookie.partition("=")[2]).encode()
+    line = b"POST /job-logs HTTP/1.1"
+
+    assert_refused(browser.say(said(browser, line, *own, token)), status)
+    assert_refused(browser.say(said(browser, line, *own)), 403)
+    assert_refused(browser.say(said(browser, line, *own, b"X-Bgd-Token: wrong")), 403)
