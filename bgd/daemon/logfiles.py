@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 MAX_PIECE = 64 * 1024  # bytes read at once
 MAX_MARKS = 4096  # marks read at once: 64 KiB too
-MAX_TAIL = 64 << 20  # bytes that are searched for the beginning of the last lines
 
 _MARK = Packing(">QQ")  # an offset, and when the bytes from there on arrived, in microseconds of the epoch
 
@@ -89,20 +88,20 @@ class LogFile:
         return max(start + size for start, size, _ in self._extents())
 
     def tail_offset(self, lines: int) -> int:
-        """Return the offset where the last `lines` lines begin, or of the earliest byte looked at."""
+        """Return the offset where the last `lines` lines begin, 0 if there are no more."""
         extents = self._extents()
         start, size, _ = extents[-1]
         begin, wanted = start + size, lines
-        left, is_last = MAX_TAIL, True
+        is_last = True
         for start, size, path in reversed(extents):
             end = size
-            while wanted and end and left:
-                length = min(end, MAX_PIECE, left)
+            while wanted and end:
+                length = min(end, MAX_PIECE)
                 block = _read(path, end - length, length) or b""
                 # the newline that ends the log begins no line
                 searched = len(block) - (is_last and block.endswith(b"\n"))
                 found, wanted = _lines_back(block[:searched], wanted)
-                end, left, is_last = end - length, left - length, False
+                end, is_last = end - length, False
                 if found < length:  # else it begins with the next extent, behind a gap perhaps
                     begin = start + end + found
         return begin

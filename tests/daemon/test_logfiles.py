@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.daemon import logfiles
 from bgd.daemon.logfiles import MAX_MARKS, MAX_PIECE, LogFile, remove_logs
 from bgd.wire.launching import log_name
 
@@ -243,11 +242,17 @@ def test_tail_reaches_over_the_gap_into_the_head(log):
     assert log.tail_offset(2) == 4
 
 
-def test_tail_looks_back_only_so_far(log, monkeypatch):
-    monkeypatch.setattr(logfiles, "MAX_TAIL", 2 * MAX_PIECE)
-    log.path.write_bytes(b"\n" + b"x" * 3 * MAX_PIECE)
+def test_tail_of_very_long_lines_is_whole_lines(log):
+    size = 70_000_000
+    with log.path.open("wb") as file:  # zeros that fill no disk
+        file.write(b"one\n")
+        file.truncate(4 + size)
+        file.seek(4 + size)
+        file.write(b"\nlast\n")
 
-    assert log.tail_offset(1) == 1 + MAX_PIECE
+    assert log.tail_offset(1) == 5 + size
+    assert log.tail_offset(2) == 4
+    assert log.tail_offset(3) == 0
 
 
 def test_removed_log_leaves_no_file(log):
