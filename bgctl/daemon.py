@@ -110,12 +110,18 @@ def _as_json(info: Info) -> dict[str, object]:
     return fields | {"started_at": iso_time(info.started_at)}
 
 
+def _launcher(info: Info) -> str:
+    if info.obstacle is not None:
+        return f"nothing starts: {info.obstacle}"
+    return str(info.launcher_pid or "not running")
+
+
 def _sheet(info: Info) -> list[tuple[str, object]]:
     counts = ", ".join(f"{count} {state}" for state, count in info.counts.items() if count)
     return [
         ("version", info.version),
         ("pid", info.pid),
-        ("launcher", info.launcher_pid or "not running"),
+        ("launcher", _launcher(info)),
         ("started", local_time(info.started_at, time.time())),
         ("socket", info.socket),
         ("state", info.state_dir),

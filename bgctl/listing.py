@@ -98,6 +98,8 @@ def _pause(daemon: Client, jobs: list[Job]) -> str | None:
     if not waiting:
         return None
     queues = daemon.queues()
+    if queues.obstacle is not None:
+        return f"nothing starts: {queues.obstacle}"
     if queues.paused:
         return "all queues are paused: `bgctl resume` lets jobs start"
     paused = [queue.name for queue in queues.queues if queue.paused and queue.name in waiting]

@@ -43,6 +43,8 @@ def why_waiting(daemon: Client, job: Job) -> str:
 
 def _why_queued(queues: Queues, job: Job) -> str:
     own = next((queue for queue in queues.queues if queue.name == job.queue), None)
+    if queues.obstacle is not None:
+        return f"for a launcher: {queues.obstacle}"
     if queues.paused:
         return "until `bgctl resume`: all queues are paused"
     if own is not None and own.paused:

@@ -184,6 +184,8 @@ def _say_if_found(job: Job) -> None:
 def _see_it_through(
     daemon: Client, job: Job, *, wait: bool = False, follow: bool = False, raw: bool = False
 ) -> int:
+    if job.obstacle is not None:
+        say(f"job {job.id} is queued, and nothing starts: {job.obstacle}")
     if not (wait or follow):
         return 0
     from bgctl.following import follow_job, wait_for_job  # noqa: PLC0415 - most who submit do not wait

@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE = 0.1  # seconds before a launcher that ended at once is started again, doubled each time
 LONGEST_PAUSE = 30.0
 LONGEST_WAIT = 1.0  # before a launcher is looked for again that somebody else starts
+LAUNCHER_PATIENCE = 10.0  # seconds that a launcher may take before its absence is a problem
 PARTING_SECONDS = 5.0  # for what was sent to get out
 
 
@@ -105,6 +106,21 @@ class LauncherLink:
         """Whether a launcher is there to be told."""
         connection = self._connection
         return connection is not None and connection.is_ready and not connection.is_closing
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing can start; None: a launcher is there, or nothing is known to keep one away."""
+        return f"there is no launcher: {self.problem}" if self.problem and not self.is_connected else None
+
+    async def absent(self) -> None:
+        """Return once there has been no launcher for so long that none is to be expected."""
+        while True:
+            if self.is_connected and (connection := self._connection) is not None:
+                await connection.lost.wait()
+            left = self.looking_since + LAUNCHER_PATIENCE - clock.elapsed()
+            if left <= 0 and not self.is_connected:
+                return
+            await asyncio.sleep(max(left, FIRST_PAUSE))
 
     async def run(self, listener: Listener) -> None:
         """Keep a launcher connected; whenever there is none, start one, or wait for the service."""

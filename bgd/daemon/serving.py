@@ -199,11 +199,14 @@ async def _until_stopped(
     is_init = mode is ShutdownMode.LEAVE and os.getpid() == 1
     drain = tasks.create_task(_interrupt(supervisor, link) if is_init else supervisor.drain(mode))
     again = tasks.create_task(stops.get())
-    await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
+    absent = tasks.create_task(link.absent())
+    await asyncio.wait({drain, again, absent}, return_when=asyncio.FIRST_COMPLETED)
     if not drain.done():
-        logger.warning("asked again to stop: leaving %d jobs running", supervisor.running)
+        why = "asked again to stop" if again.done() else (link.obstacle or "there is no launcher")
+        logger.warning("%s: leaving %d jobs as they are", why, supervisor.running)
         drain.cancel()
     again.cancel()
+    absent.cancel()
 
 
 async def _interrupt(supervisor: Supervisor, link: LauncherLink) -> None:

@@ -147,6 +147,11 @@ class Supervisor:
         return self._scheduler.running
 
     @property
+    def obstacle(self) -> str | None:
+        """Why nothing can start now; None: nothing is known to be in the way."""
+        return self._link.obstacle
+
+    @property
     def waits(self) -> int:
         """How many times a job waits for another one."""
         return self._scheduler.waits

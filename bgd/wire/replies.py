@@ -25,13 +25,15 @@ class Submitted(Struct, frozen=True, tag="submitted"):
     """The jobs' ids, in the order of their specs.
 
     `found`: those that were there already, unfinished and with the same key, and stand for the new ones.
-    `created`: there are none of these.
+    `created`: there are none of these. `obstacle`: why no job can start now, None: nothing is known to be in
+    the way.
     """
 
     id: RequestId
     jobs: list[int]
     created: bool = True
     found: list[int] = []
+    obstacle: str | None = None
 
 
 class JobsPart(Struct, frozen=True, tag="jobs"):
@@ -117,7 +119,10 @@ class Checkup(Struct, frozen=True, tag="checkup"):
 
 
 class Queues(Struct, frozen=True, tag="queues", kw_only=True):
-    """`configured_slots`: what `slots` is without SetSlots. `paused`: nothing is started at all."""
+    """`configured_slots`: what `slots` is without SetSlots. `paused`: nothing is started at all.
+
+    `obstacle`: as in Submitted.
+    """
 
     id: RequestId
     slots: int
@@ -125,6 +130,7 @@ class Queues(Struct, frozen=True, tag="queues", kw_only=True):
     taken: int
     paused: bool
     queues: list[QueueView]
+    obstacle: str | None = None
 
 
 class EventsPart(Struct, frozen=True, tag="events"):
@@ -174,6 +180,7 @@ class Info(Struct, frozen=True, tag="info", kw_only=True):
     launcher_pid: int | None
     store_id: str
     http: str | None = None  # where the pages are, None: there are none
+    obstacle: str | None = None  # as in Submitted
 
 
 class Login(Struct, frozen=True, tag="login"):

@@ -121,7 +121,10 @@ class AsyncClient(AsyncAsking, AsyncSteering):
         has_keys = all(spec.key is not None for spec in specs)
         reply = await self._channel.submit(frames, has_keys=has_keys)
         found = set(reply.found)
-        return [AsyncJob(self, job_id, is_new=job_id not in found) for job_id in reply.jobs]
+        return [
+            AsyncJob(self, job_id, is_new=job_id not in found, obstacle=reply.obstacle)
+            for job_id in reply.jobs
+        ]
 
     @overload
     def map(
@@ -217,4 +220,4 @@ class AsyncClient(AsyncAsking, AsyncSteering):
     async def _submit(self, spec: JobSpec) -> AsyncJob:
         frames = partial(submit_frames, spec=spec)
         reply = await self._channel.submit(frames, has_keys=spec.key is not None)
-        return AsyncJob(self, reply.jobs[0], is_new=reply.created)
+        return AsyncJob(self, reply.jobs[0], is_new=reply.created, obstacle=reply.obstacle)

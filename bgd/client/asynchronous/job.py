@@ -30,6 +30,7 @@ class AsyncJob(Generic[R_co]):
     A job that was just submitted knows its `id`, and whether it `is_new` or was there with the same key. What
     else there is to know, `refresh` and `wait` find out; before that other attributes raise BgdError.
 
+    `obstacle`: why no job could start when it was submitted, None: no reason was known.
     Instants are epoch seconds, durations seconds, None where there is nothing.
     """
 
@@ -88,10 +89,17 @@ class AsyncJob(Generic[R_co]):
     core_max: int | None
 
     def __init__(
-        self, client: AsyncAsking, job_id: int, view: JobView | None = None, *, is_new: bool = False
+        self,
+        client: AsyncAsking,
+        job_id: int,
+        view: JobView | None = None,
+        *,
+        is_new: bool = False,
+        obstacle: str | None = None,
     ) -> None:
         self.id = job_id
         self.is_new = is_new
+        self.obstacle = obstacle
         self._client = client
         self._view = view
 

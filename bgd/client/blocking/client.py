@@ -122,7 +122,9 @@ class Client(Asking, Steering):
         has_keys = all(spec.key is not None for spec in specs)
         reply = self._channel.submit(frames, has_keys=has_keys)
         found = set(reply.found)
-        return [Job(self, job_id, is_new=job_id not in found) for job_id in reply.jobs]
+        return [
+            Job(self, job_id, is_new=job_id not in found, obstacle=reply.obstacle) for job_id in reply.jobs
+        ]
 
     @overload
     def map(
@@ -218,4 +220,4 @@ class Client(Asking, Steering):
     def _submit(self, spec: JobSpec) -> Job:
         frames = partial(submit_frames, spec=spec)
         reply = self._channel.submit(frames, has_keys=spec.key is not None)
-        return Job(self, reply.jobs[0], is_new=reply.created)
+        return Job(self, reply.jobs[0], is_new=reply.created, obstacle=reply.obstacle)

@@ -31,6 +31,7 @@ class Job(Generic[R_co]):
     A job that was just submitted knows its `id`, and whether it `is_new` or was there with the same key. When
     more is asked for it is looked at; `refresh` and `wait` look again.
 
+    `obstacle`: why no job could start when it was submitted, None: no reason was known.
     Instants are epoch seconds, durations seconds, None where there is nothing.
     """
 
@@ -89,10 +90,17 @@ class Job(Generic[R_co]):
     core_max: int | None
 
     def __init__(
-        self, client: Asking, job_id: int, view: JobView | None = None, *, is_new: bool = False
+        self,
+        client: Asking,
+        job_id: int,
+        view: JobView | None = None,
+        *,
+        is_new: bool = False,
+        obstacle: str | None = None,
     ) -> None:
         self.id = job_id
         self.is_new = is_new
+        self.obstacle = obstacle
         self._client = client
         self._view = view
 

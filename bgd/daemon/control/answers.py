@@ -116,6 +116,7 @@ class Answers:
             taken=supervisor.taken,
             paused=supervisor.controls.paused,
             queues=views_of(supervisor.config, supervisor.controls, counts),
+            obstacle=self._link.obstacle,
         )
 
     async def _list(self, request: List, actor: Actor, replies: Replies) -> None:
@@ -238,6 +239,7 @@ class Answers:
             launcher_pid=self._link.pid,
             store_id=self._store.store_id,
             http=None if self._site is None else self._site.place,
+            obstacle=self._link.obstacle,
         )
 
     def _link_for(self, actor: Actor) -> str:

@@ -10,15 +10,13 @@ from bgd import clock
 from bgd.daemon import checkup
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.replying import Replies
-from bgd.daemon.launching import LauncherLink
+from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
 from bgd.daemon.retention import Retention, kept_after
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.launching import LAUNCHING_PROTOCOL
 from bgd.wire.replies import BackupPart, Checkup, End, Pruned
 from bgd.wire.steering import GetBackup, GetCheckup, Prune
 from bgd.wire.views import Finding, Level
-
-STARTING = 10.0  # seconds that a launcher may take before its absence is a problem
 
 Keeping = Prune | GetBackup | GetCheckup
 
@@ -88,7 +86,7 @@ def _failed_backup(backups: Backups) -> list[Finding]:
 
 def _launcher(link: LauncherLink) -> Finding:
     if not link.is_connected:
-        if not link.problem and clock.elapsed() - link.looking_since < STARTING:
+        if not link.problem and clock.elapsed() - link.looking_since < LAUNCHER_PATIENCE:
             return Finding(
                 "launcher", Level.NOTE, "none has answered yet: it is being started", "ask again in a moment"
             )

@@ -107,7 +107,7 @@ class Verbs:
         self._orders.check(request.spec)
         taken = [self._orders.submit(request.spec, actor.uid)]
         self._repeats.remember(request, taken)
-        self._supervisor.when_saved(lambda: reply(_submitted(request.id, taken)))
+        self._supervisor.when_saved(lambda: reply(self._submitted(request.id, taken)))
 
     def submit_many(
         self, request_id: int, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]
@@ -116,7 +116,7 @@ class Verbs:
         specs = self._checked(parts)
         taken = [self._orders.submit(spec, actor.uid) for spec in specs]
         self._repeats.remember(parts[0], taken)
-        self._supervisor.when_saved(lambda: reply(_submitted(request_id, taken)))
+        self._supervisor.when_saved(lambda: reply(self._submitted(request_id, taken)))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
         """Take what an attempt says of itself; `reply` is called at once, or later if it says very much."""
@@ -146,7 +146,17 @@ class Verbs:
                 taken = [self._orders.submit(spec, actor.uid, _of(spec, finished), at) for spec in specs]
                 self._repeats.remember(parts[0], taken)
         await self._supervisor.saved()
-        return _submitted(parts[0].id, taken)
+        return self._submitted(parts[0].id, taken)
+
+    def _submitted(self, request_id: int, taken: list[tuple[JobId, bool]]) -> Submitted:
+        found = [int(job_id) for job_id, is_new in taken if not is_new]
+        return Submitted(
+            request_id,
+            [job_id for job_id, _ in taken],
+            created=not found,
+            found=found,
+            obstacle=self._supervisor.obstacle,
+        )
 
     # --- the rest -------------------------------------------------------------------------------------
 
@@ -258,11 +268,6 @@ def _controlled(controls: Controls, request: Controlling) -> Controls:
             return with_pause(controls, request.queue, paused=True)
         case Resume():
             return with_pause(controls, request.queue, paused=False)
-
-
-def _submitted(request_id: int, taken: list[tuple[JobId, bool]]) -> Submitted:
-    found = [int(job_id) for job_id, is_new in taken if not is_new]
-    return Submitted(request_id, [job_id for job_id, _ in taken], created=not found, found=found)
 
 
 def _as_batch(request: Submit) -> SubmitMany:
