@@ -57,12 +57,12 @@ def test_of_a_long_error_the_beginning_is_shown_and_of_its_traceback_the_end():
     assert (len(sheet.error), len(sheet.traceback)) == (20_001, 20_001)
 
 
-def test_a_list_has_bars_of_what_runs_and_the_jobs_own_page_keeps_the_last():
+def test_a_list_has_bars_of_running_jobs_and_a_jobs_page_keeps_the_last_unless_it_succeeded():
     said = Progress(0.425, "the fourth\nfile")
     bar = Bar(0.425, "42% the fourth\N{SYMBOL FOR LINE FEED}file")
     for state in State:
         job = replace(view_of(1), state=state, progress=said)
 
         assert row_of(job, now=2.0).bar == (bar if state in {State.RUNNING, State.STOPPING} else None)
-        assert sheet_of(job, None, now=2.0).bar == bar
+        assert sheet_of(job, None, now=2.0).bar == (None if state is State.SUCCEEDED else bar)
     assert sheet_of(view_of(1), None, now=2.0).bar is None
