@@ -28,7 +28,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check client test test-pure-rooms test-series test-long simulate fuzz faults debian-packages demo pictures install uninstall clean
+.PHONY: help setup check client test test-pure-rooms test-series test-long simulate fuzz faults debian-packages demo pictures install pins uninstall clean
 
 help:  ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -97,6 +97,15 @@ install: PYTHONS := /usr/bin/python3 /usr/local/bin/python3 $(PYTHONS)
 install:  ## put bgd and its units below PREFIX (/usr/local), for all users; DESTDIR stages a package
 	@test -n "$(PYTHON)" || { echo "bgd needs Python 3.11 or newer, with its venv module" >&2; exit 1; }
 	systemd/install.sh "$(PYTHON)" "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
+
+# One file for all versions of Python and all machines; setuptools builds bgd itself
+pins: $(INSTALLED)  ## choose the versions that `make install` installs anew
+	$(BIN)/python -m pip install --quiet uv
+	{ sed '/^#/!d' systemd/requirements.txt; \
+	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml \
+	| $(BIN)/python -m uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
+		--no-header --no-annotate pyproject.toml -; } >$(VENV)/pins
+	cp $(VENV)/pins systemd/requirements.txt
 
 uninstall:  ## remove what `make install` put there; configuration, jobs and logs stay
 	systemd/uninstall.sh "$(DESTDIR)" "$(PREFIX)"

@@ -20,7 +20,12 @@ home=$stage$prefix/lib/bgd
 source=$(mktemp -d) # a build leaves things in its folder, and takes up what an earlier one left
 trap 'rm -rf "$source"' EXIT
 cp -R bgd bgctl pyproject.toml README.md LICENSE "$source"
-"$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --upgrade "$source"
+pip="$home/bin/python -m pip --quiet --disable-pip-version-check"
+# This may run as root: no code is taken from an index but the files that systemd/requirements.txt names by their hash,
+# setuptools among them, so bgd itself is built without asking for more.
+$pip install --no-compile --upgrade --require-hashes --only-binary :all: -r systemd/requirements.txt
+$pip install --no-compile --upgrade --no-index --no-deps --no-build-isolation --force-reinstall "$source"
+$pip uninstall --yes setuptools # it would slow down every start of Python there
 if [ -n "$stage" ]; then # what has been written down of this place is to be true of the final one
 	grep -rlIFZ "$stage" "$home/bin" "$home/pyvenv.cfg" | xargs -0 sed -i "s|$stage||g"
 fi
