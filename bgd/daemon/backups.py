@@ -18,6 +18,7 @@ from bgd.daemon.instants import now
 from bgd.daemon.storage import copying
 from bgd.daemon.storage.store import Store, StoreBroken
 from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.threads import to_its_end
 from bgd.errors import Full, Refused
 from bgd.places import in_the_way_of
 from bgd.units import format_size
@@ -146,7 +147,7 @@ class Backups:
                 await asyncio.to_thread(_make_room, path, needed)
                 part = path if path.endswith(_PART) else f"{path}{_PART}"
                 await self._store.copy_to(part)
-                return await asyncio.to_thread(_finished, part, path if keep else None)
+                return await to_its_end(os.close, _finished, part, path if keep else None)
             except OSError as error:
                 reason = in_the_way_of(Path(path).parent) or error.strerror
                 raise Refused(f"no backup: {path}: {reason}") from error
@@ -173,11 +174,15 @@ def _make_room(path: str, needed: int) -> None:
 def _finished(part: str, path: str | None) -> int:
     """Give a copy that is whole its name, or none at all; return a descriptor."""
     descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    if path is None:
-        Path(part).unlink()
-    else:
-        Path(part).rename(path)
-        copying.sync_folder(str(Path(path).parent))
+    try:
+        if path is None:
+            Path(part).unlink()
+        else:
+            Path(part).rename(path)
+            copying.sync_folder(str(Path(path).parent))
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -208,5 +213,5 @@ def _written_at(folder: str) -> float | None:
 
 
 async def _pieces(descriptor: int) -> AsyncGenerator[bytes, None]:
-    while piece := await asyncio.to_thread(os.read, descriptor, PIECE):
+    while piece := await to_its_end(None, os.read, descriptor, PIECE):
         yield piece

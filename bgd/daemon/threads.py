@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Barrier
+from typing import ParamSpec, TypeVar
 
 from bgd.errors import Full
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 THREADS = 8  # of the daemon, for files: what is asked of more waits
 
@@ -30,6 +35,27 @@ def at_hand(loop: asyncio.AbstractEventLoop, count: int = THREADS) -> Iterator[N
     finally:
         pool.shutdown()
         loop.set_default_executor(None)  # type: ignore[arg-type]  # or the loop starts a thread to end the pool
+
+
+async def to_its_end(
+    discard: Callable[[R], object] | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Run a function on a thread; if the caller is cancelled, wait until the function has returned.
+
+    For a function that returns or uses a descriptor: `asyncio.to_thread` would drop the result, or let the
+    caller close the descriptor while the thread still reads it. `discard` gets the result that a cancelled
+    caller cannot take.
+    """
+    running = asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with suppress(asyncio.CancelledError):  # it is raised below, once
+                await asyncio.wait([running])
+        if running.exception() is None and discard is not None:
+            discard(running.result())
+        raise
 
 
 def no_thread(error: Exception) -> Full:

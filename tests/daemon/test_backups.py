@@ -6,7 +6,8 @@ import asyncio
 import os
 import sqlite3
 import stat
-from contextlib import closing
+import threading
+from contextlib import aclosing, closing
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from bgd.wire.views import Level
 from tests.daemon.patience import until
 from tests.daemon.stage import command, configure, served, stage
 from tests.daemon.storage.filling import new, put
+from tests.support import DEADLINE
 
 
 async def sent(life):
@@ -206,6 +208,92 @@ async def test_backup_that_cannot_be_written_is_refused_and_leaves_nothing(confi
         with pytest.raises(Refused, match=r"no backup: .* was written by a newer bgd"):
             async with Backups(life.supervisor, life.store).sent():
                 pass
+    assert await asyncio.to_thread(os.listdir, config.backup.folder) == []
+
+
+class Gate:
+    """A function that goes through a gate before, or after, it does its work on a thread."""
+
+    def __init__(self, function):
+        self._function = function
+        self.arrived, self.opened, self.left = threading.Event(), threading.Event(), threading.Event()
+
+    def before(self, *args):
+        self._pass()
+        result = self._function(*args)
+        self.left.set()
+        return result
+
+    def after(self, *args):
+        result = self._function(*args)
+        self._pass()
+        self.left.set()
+        return result
+
+    def _pass(self):
+        self.arrived.set()
+        assert self.opened.wait(DEADLINE)
+
+
+def files_open_below(folder):
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return [link for link in links if Path(folder) in link.readlink().parents]
+
+
+async def cancel_at(gate, task, *, times=1):
+    await until(gate.arrived.is_set)
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    gate.opened.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(gate.left.is_set)
+
+
+async def test_cancelled_backup_keeps_no_descriptor_of_its_copy(config, launcher, monkeypatch):
+    gate = Gate(backups._finished)
+    monkeypatch.setattr(backups, "_finished", gate.after)
+    async with stage(config, launcher) as life:
+
+        async def send():
+            async with Backups(life.supervisor, life.store).sent():
+                pass
+
+        await cancel_at(gate, asyncio.create_task(send()), times=2)
+
+        assert await asyncio.to_thread(files_open_below, config.backup.folder) == []
+    assert await asyncio.to_thread(os.listdir, config.backup.folder) == []
+
+
+async def test_descriptor_of_a_backup_is_open_while_a_thread_reads_it(config, launcher, monkeypatch):
+    """A number that was free could belong to a socket by then, whose bytes the thread would take."""
+    gate = Gate(os.read)
+    async with stage(config, launcher) as life:
+
+        async def send():
+            async with Backups(life.supervisor, life.store).sent() as (_, pieces), aclosing(pieces):
+                monkeypatch.setattr(os, "read", gate.before)
+                await anext(pieces)
+
+        await cancel_at(gate, asyncio.create_task(send()))  # the gate is left only if the read succeeded
+        monkeypatch.undo()
+
+        assert await asyncio.to_thread(files_open_below, config.backup.folder) == []
+
+
+async def test_backup_that_is_cancelled_while_it_is_written_leaves_no_file(config, launcher, monkeypatch):
+    gate = Gate(copying.write_copy)
+    monkeypatch.setattr(copying, "write_copy", gate.before)
+    async with stage(config, launcher) as life:
+
+        async def send():
+            async with Backups(life.supervisor, life.store).sent():
+                pass
+
+        task = asyncio.create_task(send())
+        await cancel_at(gate, task)
+
     assert await asyncio.to_thread(os.listdir, config.backup.folder) == []
 
 

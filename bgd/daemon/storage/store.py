@@ -215,12 +215,12 @@ class Store(Readings):
         Raises:
             StoreBroken, OSError, sqlite3.Error: there is no whole copy; what there is of it is removed.
         """
-        async with self._aside() as database:
-            try:
+        try:
+            async with self._aside() as database:
                 return await database.call(copying.write_copy, path)
-            except BaseException:
-                await asyncio.to_thread(Path(path).unlink, missing_ok=True)
-                raise
+        except BaseException:  # the thread writes no more: what it made stays removed
+            await asyncio.to_thread(Path(path).unlink, missing_ok=True)
+            raise
 
     async def begin_after(self, job_id: int) -> None:
         """Give out no id up to this one."""
