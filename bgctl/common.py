@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from bgctl.kinds import FILE
 from bgd.client import Client
+from bgd.harmless import one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,7 +61,7 @@ def client(*, autostart: bool = False) -> Client:
 
 def say(message: str) -> None:
     """Tell the person something that is no data."""
-    click.echo(f"bgctl: {message}", err=True)
+    click.echo(f"bgctl: {one_line(message)}", err=True)
 
 
 def is_terminal() -> bool:

@@ -50,7 +50,7 @@ def show_command() -> int:
         print_json(_as_json(loaded))
     else:
         for line in _toml(loaded):
-            click.echo(line)
+            click.echo(one_line(line))
     return 0
 
 

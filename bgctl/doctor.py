@@ -11,6 +11,7 @@ import msgspec
 from bgctl import codes
 from bgctl.common import client, common, has_colors, verb
 from bgctl.show import print_json
+from bgctl.terminal import one_line
 from bgd import BgdError
 from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed
 from bgd.wire.views import Finding, Level
@@ -37,7 +38,7 @@ def doctor_command() -> int:
         for each in findings:
             click.echo(_line(each))
             if each.remedy is not None:
-                click.echo(f"{'':9}{each.remedy}")
+                click.echo(f"{'':9}{one_line(each.remedy)}")
     is_well = all(each.level in {Level.OK, Level.NOTE} for each in findings)
     return 0 if is_well else codes.REFUSED
 
@@ -72,4 +73,4 @@ def _without_a_daemon() -> list[Finding]:
 def _line(finding: Finding) -> str:
     word = f"{finding.level.value:<9}"
     colored = click.style(word, fg=_COLORS[finding.level]) if has_colors() else word
-    return f"{colored}{finding.subject}: {finding.message}"
+    return f"{colored}{finding.subject}: {one_line(finding.message)}"

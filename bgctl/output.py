@@ -41,7 +41,7 @@ class Output:
         self._attempt: int | None = None
         self._is_mid_line = False
         self.is_empty = True
-        self._text = HarmlessText()
+        self._text = HarmlessText(sys.stdout.encoding)
         self._json_decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._is_colored = False
 

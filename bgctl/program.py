@@ -11,6 +11,7 @@ from bgctl import codes
 from bgctl.common import COMPLETION_VARIABLE, Common
 from bgctl.verbs import bgctl
 from bgd.errors import BgdError, in_short
+from bgd.harmless import one_line
 
 
 def run(arguments: list[str]) -> int:
@@ -83,5 +84,5 @@ _WAITING = ("--wait", "--follow", "-f")
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"bgctl: {in_short(' '.join(message.split()))}", err=True)
+    click.echo(f"bgctl: {in_short(one_line(' '.join(message.split())))}", err=True)
     return code

@@ -43,8 +43,8 @@ STATE_COLORS = {
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document on one line."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    """Print one JSON document on one line, in ASCII: valid in any locale, and harmless on a terminal."""
+    click.echo(json.dumps(value).replace("\x7f", "\\u007f"))
 
 
 def print_columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

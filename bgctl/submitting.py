@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -140,6 +141,7 @@ def _submit(
     passed = options.get("env_pass", "all")
     if passed == "all" and (names := unspeakable_names()):
         say(f"not passed on, being no UTF-8: {', '.join(names)}")
+        warnings.simplefilter("ignore", UserWarning)  # which would say it again, as for a program
     if given["stdin"] == "-":
         options["input"] = _own_input()
         del options["stdin"]

@@ -17,10 +17,10 @@ _MOST_IN_PASSING = 300  # characters
 
 
 class HarmlessText:
-    """Turns output into text that a terminal may be given, whatever pieces it comes in."""
+    """Turns output into text that a terminal of this encoding may be given, whatever pieces it comes in."""
 
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    def __init__(self, encoding: str = "utf-8") -> None:
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self._begun = ""
 
     def feed(self, data: bytes, *, is_last: bool = False) -> str:

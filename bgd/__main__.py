@@ -22,7 +22,7 @@ from bgd.daemon.recovery import recover
 from bgd.daemon.serving import Surroundings, serve
 from bgd.daemon.storage.store import StoreBroken
 from bgd.errors import BgdError, ConfigError, leaves_of
-from bgd.streams import open_closed_streams
+from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager, take_sockets
 
 EX_IOERR = 74  # sysexits.h
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon in the foreground; return its exit code."""
     open_closed_streams()
+    use_utf_8()
     options = _parser().parse_args(arguments)
     reporting.set_up(options.log_level, options.log_format)
     os.umask(PRIVATE)

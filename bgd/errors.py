@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from bgd.harmless import one_line
+
 MAX_MESSAGE = 2000  # characters; its end says what to do
 
 
 class BgdError(Exception):
-    """Anything bgd reports on purpose. Its message quotes in short what is long."""
+    """Anything bgd reports on purpose. Its message is a line that shows control characters and obeys none."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(in_short(message))
+        super().__init__(in_short(one_line(" ".join(message.splitlines()))))
 
 
 class Refused(BgdError):

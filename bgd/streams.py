@@ -1,4 +1,4 @@
-"""The standard streams of bgd's own programs, which their caller may have closed."""
+"""What bgd's own programs put right at their start: closed standard streams, and another encoding."""
 
 from __future__ import annotations
 
@@ -21,3 +21,14 @@ def open_closed_streams() -> None:
                 os.dup2(null, fd)
                 os.close(null)
             setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - for this process's life
+
+
+def use_utf_8() -> None:
+    """Run this program again in Python's UTF-8 mode if the locale has another encoding.
+
+    Argv, environments and paths of jobs are bytes, which clients send as UTF-8: encoded in Latin-1, for
+    example, a job would get other bytes than its caller wrote. Call it before anything is set up.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        # not by PYTHONUTF8, which jobs would inherit
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - no shell

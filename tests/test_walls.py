@@ -35,7 +35,7 @@ ROOMS = {
     "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.harmless bgd.wire bgd.words",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.signals bgd.systemd bgd.wire bgd.worker.WORKER",
+    " bgd.daemon bgd.errors bgd.harmless bgd.signals bgd.systemd bgd.wire bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.disk bgd.core.job bgd.core.spec"
     " bgd.errors bgd.launcher bgd.places.in_the_way_of bgd.programs.find_program bgd.signals"
     " bgd.streams bgd.systemd bgd.units bgd.wire",
@@ -53,7 +53,7 @@ ROOMS = {
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.streams bgd.systemd",
-    "bgd/errors.py": PURE,
+    "bgd/errors.py": f"{PURE} bgd.harmless",
     "bgd/programs.py": STANDARD,
     "bgd/signals.py": f"{STANDARD} bgd.errors",
     "bgd/streams.py": STANDARD,
@@ -76,8 +76,8 @@ ROOMS = {
         ],
         f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.steering.ShutdownMode",
     ),
-    "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.wire"
-    " typing_extensions.TypeVar",  # for types only: who checks them brings it along
+    "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.harmless"
+    " bgd.wire typing_extensions.TypeVar",  # for types only: who checks them brings it along
     "bgd/client/calls.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 from bgd.errors import Refused
+from bgd.harmless import one_line
 
 # They speak to this very process: about its service manager, its sockets, its journal and its own job
 _PRIVATE_NAMES = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})
@@ -20,10 +23,15 @@ class Caller:
 
     @cached_property
     def environment(self) -> dict[str, str]:
-        """What a command gets unless told otherwise: all but what was meant for the caller alone."""
+        """What a command gets unless told otherwise: all but what was meant for the caller alone.
+
+        Warns about variables that are not UTF-8: they are not passed on.
+        """
+        if names := unspeakable_names():
+            warnings.warn(f"not passed on, being no UTF-8: {', '.join(names)}", stacklevel=2)
         return {
             name: value
-            for name, value in public_environment().items()
+            for name, value in _texts().items()
             if not name.startswith(_OWN_PREFIX) and _is_text(name) and _is_text(value)
         }
 
@@ -35,6 +43,11 @@ class Caller:
             return {}
         names = {wanted} if isinstance(wanted, str) else set(wanted)
         return {name: value for name, value in self.environment.items() if name in names}
+
+    @property
+    def folder_text(self) -> str:
+        """The working directory as `system_text`."""
+        return system_text(str(self.folder))
 
     @cached_property
     def folder(self) -> Path:
@@ -69,13 +82,33 @@ def public_environment() -> dict[str, str]:
     }
 
 
+def _texts() -> dict[str, str]:
+    return {system_text(name): system_text(value) for name, value in public_environment().items()}
+
+
 def unspeakable_names() -> list[str]:
     """Return the names of variables that no command gets, being no UTF-8, in a form that can be shown."""
     return [
-        name.encode("utf-8", "backslashreplace").decode()
-        for name, value in public_environment().items()
+        one_line(name.encode("utf-8", "backslashreplace").decode())
+        for name, value in _texts().items()
         if not (_is_text(name) and _is_text(value))
     ]
+
+
+def system_text(text: str) -> str:
+    """Return a word, a path or a variable as the UTF-8 text that has the bytes this process means by it.
+
+    Where these are no UTF-8 it has lone surrogates, as Python's own text for the system, and cannot be sent.
+
+    Raises:
+        Refused: the encoding of this process has no bytes for it.
+    """
+    if text.isascii() or sys.getfilesystemencoding() == "utf-8":
+        return text
+    try:
+        return os.fsencode(text).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise Refused(f"{text!r} has no bytes in the encoding of this process, {error.encoding}") from error
 
 
 def _is_text(text: str) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
-from bgd.client.caller import Caller
+from bgd.client.caller import Caller, system_text
 from bgd.core.job import State
 from bgd.errors import Refused
 from bgd.settings import nearest
@@ -201,7 +201,7 @@ def words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
     for word in words:
         if not isinstance(word, str | os.PathLike):
             raise TypeError(f"argv is a list of words, and {word!r} is none: make it a text")
-    return [os.fspath(word) for word in words]
+    return [system_text(os.fspath(word)) for word in words]
 
 
 def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a line for each kind
@@ -210,7 +210,9 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a
             return words_of(value)
         case "cwd" | "stdin":
             path = Path(value)
-            return str(path if path.is_absolute() else caller.folder / path)
+            return system_text(str(path if path.is_absolute() else caller.folder / path))
+        case "env" if isinstance(value, Mapping):
+            return {_as_sent(name): _as_sent(word) for name, word in value.items()}
         case "input" if isinstance(value, str):
             return value.encode()
         case "at" if isinstance(value, datetime):
@@ -221,6 +223,10 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a
             return ids_of(value, key)
         case _:
             return value
+
+
+def _as_sent(value: Any) -> Any:
+    return system_text(value) if isinstance(value, str) else value
 
 
 def _id_of(job: object, name: str) -> int:

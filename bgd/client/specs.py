@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
-from bgd.client.caller import Caller
+from bgd.client.caller import Caller, system_text
 from bgd.client.options import EditOptions, JobOptions, plain_values, words_of
 from bgd.client.wording import converted
 from bgd.core.spec import MAX_WORK, JobSpec
@@ -36,7 +36,7 @@ def command_spec(argv: Sequence[str | os.PathLike[str]], options: JobOptions, ca
     values = _values(options, caller, usual_env="all")
     values["argv"] = _shell_words(argv) if values.pop("shell", False) else words_of(argv)
     if "cwd" not in values:
-        values["cwd"] = str(caller.folder)
+        values["cwd"] = caller.folder_text
     if "umask" not in values:
         values["umask"] = caller.umask
     return converted(values, JobSpec)
@@ -122,7 +122,7 @@ def _values(options: JobOptions, caller: Caller, usual_env: str) -> dict[str, An
 def _shell_words(line: object) -> list[str]:
     if not isinstance(line, str):
         raise TypeError(f"for a shell, argv is one text, not {line!r}")
-    return [*_SHELL, line]
+    return [*_SHELL, system_text(line)]
 
 
 def _at_home(spec: JobSpec, caller: Caller) -> JobSpec:
@@ -131,7 +131,7 @@ def _at_home(spec: JobSpec, caller: Caller) -> JobSpec:
         return spec
     return replace(
         spec,
-        cwd=str(caller.folder) if spec.cwd is None else spec.cwd,
+        cwd=caller.folder_text if spec.cwd is None else spec.cwd,
         umask=caller.umask if spec.umask is None else spec.umask,
     )
 

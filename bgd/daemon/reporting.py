@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from bgd.harmless import one_line
+
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
@@ -42,8 +44,9 @@ def _time_of(record: logging.LogRecord) -> str:
 
 
 def _message_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    message = record.getMessage()
+    lines = [record.getMessage()]
     if record.exc_info:
-        message += "\n" + formatter.formatException(record.exc_info)
+        lines += formatter.formatException(record.exc_info).splitlines()
+    message = "\n".join(map(one_line, lines))
     # a file name need not be UTF-8, but JSON must
     return message.encode(errors="backslashreplace").decode()

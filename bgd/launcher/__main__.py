@@ -42,7 +42,7 @@ from bgd.launcher.visitor import Visitor
 from bgd.launcher.warm.workers import Workers
 from bgd.places import in_the_way_of
 from bgd.signals import check_system_calls, ignore_strays
-from bgd.streams import open_closed_streams
+from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager
 
 log = logging.getLogger("bgd.launcher")
@@ -51,6 +51,7 @@ log = logging.getLogger("bgd.launcher")
 def main() -> int:
     """Run the launcher until it may leave; return its exit code."""
     open_closed_streams()
+    use_utf_8()
     options = _options()
     _set_up_logging()
     _shed_what_was_inherited({0, 1, 2, options.lock_fd, options.listen_fd})

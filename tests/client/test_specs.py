@@ -75,12 +75,15 @@ def test_what_the_service_manager_said_to_the_caller_stays_with_it(monkeypatch):
     assert environment["LISTENER"] == "x"
 
 
-def test_variables_that_are_not_utf8_stay_behind_and_can_be_named(monkeypatch):
+def test_variables_that_are_not_utf8_stay_behind_with_a_warning_and_can_be_named(monkeypatch):
     monkeypatch.setenv("CAFE", os.fsdecode(b"caf\xe9"))
     monkeypatch.setenv("KAFFEE", "Käffchen")
 
-    assert "CAFE" not in Caller().environment
-    assert Caller().environment["KAFFEE"] == "Käffchen"
+    with pytest.warns(UserWarning, match="not passed on, being no UTF-8: CAFE"):
+        environment = Caller().environment
+
+    assert "CAFE" not in environment
+    assert environment["KAFFEE"] == "Käffchen"
     assert unspeakable_names() == ["CAFE"]
 
 
