@@ -59,7 +59,7 @@ def test_a_daemon_that_will_not_start_is_an_error_that_says_why(home):
 
     done = home.bgctl("submit", "true")
 
-    assert done.returncode == 69
+    assert done.returncode == 78
     assert "the daemon started for you ended" in done.stderr
     assert str(home.state_dir / "bgd.log") in done.stderr
     assert done.stderr.count("\n") == 1
@@ -71,7 +71,7 @@ def test_a_file_in_place_of_the_state_folder_is_named(home):
 
     done = home.bgctl("submit", "true")
 
-    assert done.returncode == 69
+    assert done.returncode == 78
     assert f"{home.state_dir} is a file, and no folder: move it away" in done.stderr
     home.state_dir.unlink()
 
