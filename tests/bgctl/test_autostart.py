@@ -59,7 +59,7 @@ def test_a_daemon_that_will_not_start_is_an_error_that_says_why(home):
 
     done = home.bgctl("submit", "true")
 
-    assert done.returncode == 78
+    assert done.returncode == 69
     assert "the daemon started for you ended" in done.stderr
     assert str(home.state_dir / "bgd.log") in done.stderr
     assert done.stderr.count("\n") == 1
