@@ -7,9 +7,12 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -31,6 +34,8 @@ from bgd.daemon.orders import Orders
 from bgd.daemon.redating import Redating
 from bgd.daemon.retention import Retention
 from bgd.daemon.space import Space
+from bgd.daemon.state_watch import StateWatch
+from bgd.daemon.storage.copying import sync_folder
 from bgd.daemon.storage.database import DiskFull, StoreBroken
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -71,8 +76,10 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
     folder.prepare(config)
     with folder.locked(config), threads.at_hand(asyncio.get_running_loop()):
         store = await _opened(config)
+        saved = None
         try:
-            await _serve(config, store, surroundings)
+            if watch := await _serve(config, store, surroundings):
+                saved = await _saved(config, store)
         except BaseExceptionGroup as group:
             for error in leaves_of(group):
                 if isinstance(error, DatabaseOutdated):  # only now does nobody write to it any more
@@ -80,6 +87,8 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
             raise
         finally:
             await store.close()
+        if saved is not None and watch is not None:
+            raise _put_back(config, saved, is_free=watch.is_own("bgd.db"))
 
 
 async def _opened(config: Config) -> Store:
@@ -93,7 +102,8 @@ async def _opened(config: Config) -> Store:
         return await Store.open(path)
 
 
-async def _serve(config: Config, store: Store, surroundings: Surroundings) -> None:
+async def _serve(config: Config, store: Store, surroundings: Surroundings) -> StateWatch | None:
+    """Serve until told to stop; return who has seen that the database has lost its name, None: it has not."""
     manager = surroundings.manager
     space = Space(config.daemon.state_dir, config.daemon.min_free)
     generation = await space.press_on(store.begin_generation)
@@ -140,15 +150,25 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
         upkeep = Upkeep(supervisor, link, retention, backups)
         verbs = Verbs(supervisor, orders, upkeep, answers, shut_down, reload=reload)
         control = Control(verbs, os.geteuid(), tasks)
-        listening = folder.listen(config, surroundings.sockets)
-        server = await loop.create_unix_server(
-            control.connection, sock=listening, backlog=folder.BACKLOG, **_never_unlink
+        door = _Door(config, control.connection, tasks)
+        await door.open(surroundings.sockets)
+        watch = StateWatch(
+            config.daemon.state_dir,
+            config.daemon.socket,
+            # without its files the launcher is lost to the next bgd, and with it what runs: let that end
+            stop=lambda has_launcher: stops.put_nowait(
+                ShutdownMode.LEAVE if has_launcher else ShutdownMode.WAIT
+            ),
+            bind=None if surroundings.sockets else door.bind_again,
         )
+        watch.begin()
+        supervisor.space.look_out = watch.check
         logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())
         surroundings.ready()
         manager.ready(f"serving {config.daemon.socket}")
         await _until_stopped(supervisor, link, stops, tasks, manager)
-        server.close()
+        watch.close()
+        door.close()
         control.close()
         if site is not None:
             site.close()
@@ -156,6 +176,77 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> No
             task.cancel()  # before the parting, or the link would look for another launcher
         await link.part()
     logger.info("bgd has stopped")
+    return watch if watch.is_lost else None
+
+
+class _Door:
+    """The control socket while it is served."""
+
+    def __init__(
+        self, config: Config, connection: Callable[[], asyncio.BaseProtocol], tasks: asyncio.TaskGroup
+    ) -> None:
+        self._config = config
+        self._connection = connection
+        self._tasks = tasks
+        self._server: asyncio.Server | None = None
+
+    async def open(self, handed: Sequence[socket.socket] = ()) -> None:
+        """Listen; who is connected stays so."""
+        listening = folder.listen(self._config, handed)
+        self.close()
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            self._connection, sock=listening, backlog=folder.BACKLOG, **_never_unlink
+        )
+
+    def bind_again(self) -> None:
+        self._tasks.create_task(self._bind_again())
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def _bind_again(self) -> None:
+        path = self._config.daemon.socket
+        try:
+            await self.open()
+        except BgdError as error:
+            logger.error("the socket %s was removed: %s", path, error)  # noqa: TRY400 - no bug
+        else:
+            logger.warning("the socket %s was removed: bound again", path)
+
+
+async def _saved(config: Config, store: Store) -> str:
+    """Write the database that has no name any more to a new file; return its path."""
+    place = Path(config.daemon.state_dir)
+    await asyncio.to_thread(place.mkdir, mode=0o700, parents=True, exist_ok=True)
+    path = place / f"bgd.db.saved-{datetime.fromtimestamp(now().wall, UTC):%Y%m%dT%H%M%SZ}"
+    try:
+        await store.save_nameless(str(path))
+    except (OSError, sqlite3.Error) as error:
+        raise StoreBroken(f"the database was removed, and cannot be saved as {path}: {error}") from error
+    return str(path)
+
+
+def _put_back(config: Config, saved: str, *, is_free: bool) -> StoreBroken:
+    """Give what was saved the database's name, unless another file has it; return what to say.
+
+    `is_free`: the database itself still has it, and only lost what belongs to it.
+    """
+    path = f"{config.daemon.state_dir}/bgd.db"
+    if is_free:
+        Path(path).unlink()
+    try:
+        os.link(saved, path)
+    except FileExistsError:
+        return StoreBroken(
+            f"{path} was replaced while bgd ran, and what bgd had is in {saved}",
+            f"to go on with that, rename it to {path} and remove {path}-wal; then start bgd again",
+        )
+    for end in ("-wal", "-shm"):  # of the lost one
+        Path(path + end).unlink(missing_ok=True)
+    Path(saved).unlink()
+    sync_folder(config.daemon.state_dir)
+    return StoreBroken(f"{path} was removed while bgd ran; bgd has written it anew", "start bgd again")
 
 
 async def _hold_as_outdated(config: Config, store: Store, position: int) -> StoreBroken:

@@ -53,6 +53,7 @@ class Space:
         self._looked_at = -LOOK_EVERY
         self._free = self._least = 0
         self.is_stuck = False
+        self.look_out: Callable[[], None] = lambda: None  # raises Refused if the folder is not in its place
         self._impatient: set[asyncio.Event] = set()
 
     def configure(self, floor: int | None) -> None:
@@ -65,7 +66,9 @@ class Space:
 
         Raises:
             Full: there is not.
+            Refused: what is written would not be found again.
         """
+        self.look_out()
         if self._room() >= _PLENTY:
             return
         wanted = _WRITTEN * sum(map(_bytes_of, specs))

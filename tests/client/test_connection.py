@@ -120,7 +120,7 @@ def test_nobody_at_the_machines_socket_is_told_how_to_start_its_daemon(client_at
     for door in ("asynchronous", "blocking"):
         monkeypatch.setattr(f"bgd.client.{door}.door.SYSTEM", replace(SYSTEM, socket=path))
 
-    with pytest.raises(DaemonUnreachable, match="start it with `systemctl start bgd`"):
+    with pytest.raises(DaemonUnreachable, match="start it with `systemctl restart bgd`"):
         client_at(path).submit(["true"])
 
 

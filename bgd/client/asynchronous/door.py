@@ -87,7 +87,7 @@ def _unreachable(closed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachabl
     if closed[0][0].is_own:
         remedy = "start it with `bgd`"
     elif closed[0][0].path == SYSTEM.socket:
-        remedy = "start it with `systemctl start bgd`"
+        remedy = "start it with `systemctl restart bgd`"
     else:
         remedy = "is the daemon running, and is that its socket?"
     return DaemonUnreachable(f"no daemon answers at {paths}: {remedy}")

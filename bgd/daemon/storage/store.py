@@ -222,6 +222,10 @@ class Store(Readings):
             await asyncio.to_thread(Path(path).unlink, missing_ok=True)
             raise
 
+    async def save_nameless(self, path: str) -> copying.Copy:
+        """Do the same with the connection that is open, as nobody else can open what has lost its name."""
+        return await self._writer.call(copying.write_copy, path)
+
     async def begin_after(self, job_id: int) -> None:
         """Give out no id up to this one."""
         await self._writer.call(_raise_last_id, job_id)

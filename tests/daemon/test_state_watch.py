@@ -1,0 +1,117 @@
+"""What a running daemon needs is removed or moved: it notices, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+
+import pytest
+
+from bgd.errors import Refused
+from tests.support import DEADLINE, Daemon, wait_until
+
+
+@pytest.fixture
+def home(tmp_path):
+    running = Daemon(tmp_path)
+    running.start()
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+    running.process.wait(DEADLINE)
+
+
+def log_of(home):
+    return (home.folder / "bgd.log").read_text()
+
+
+@pytest.mark.parametrize("removed", [["bgd.db"], ["bgd.db-wal"], ["bgd.db", "bgd.db-wal", "bgd.db-shm"]])
+def test_a_database_that_is_removed_is_written_anew_and_what_runs_goes_on(home, removed):
+    with home.client() as client:
+        sleeper = client.submit(["sleep", "600"])
+        done = client.submit(["true"])
+        done.wait(DEADLINE)
+    for name in removed:
+        (home.state_dir / name).unlink()
+    assert home.process.wait(DEADLINE) == 74
+    assert "Traceback" not in log_of(home)
+
+    home.start()
+    with home.client() as client:
+        assert client.job(done.id).state == "succeeded"
+        assert client.job(sleeper.id).state == "running"
+        assert client.submit(["true"]).id > done.id
+    assert not list(home.state_dir.glob("bgd.db.saved-*"))
+
+
+def test_a_database_that_is_replaced_is_kept_under_another_name(home):
+    with home.client() as client:
+        client.submit(["true"]).wait(DEADLINE)
+    (home.folder / "another").write_bytes(b"something else")
+    (home.folder / "another").rename(home.state_dir / "bgd.db")
+    assert home.process.wait(DEADLINE) == 74
+
+    (saved,) = home.state_dir.glob("bgd.db.saved-*")
+    assert f"what bgd had is in {saved}" in log_of(home)
+    assert (home.state_dir / "bgd.db").read_bytes() == b"something else"
+    saved.rename(home.state_dir / "bgd.db")
+    for end in ("-wal", "-shm"):
+        (home.state_dir / f"bgd.db{end}").unlink(missing_ok=True)
+    home.start()
+    with home.client() as client:
+        assert [job.state for job in client.jobs()] == ["succeeded"]
+
+
+def test_no_job_is_taken_while_the_state_folder_is_elsewhere(home):
+    elsewhere = home.folder / "elsewhere"
+    with home.client() as client:
+        client.submit(["true"]).wait(DEADLINE)
+        home.state_dir.rename(elsewhere)
+        wait_until(lambda: f"was moved to {elsewhere}" in log_of(home))
+        with pytest.raises(Refused, match=f"no new job is taken: .* was moved to {elsewhere}"):
+            client.submit(["true"])
+        elsewhere.rename(home.state_dir)
+        wait_until(lambda: "is back in its place" in log_of(home))
+        client.submit(["true"]).wait(DEADLINE)
+
+
+def test_the_move_of_a_folder_further_up_is_noticed_when_jobs_come_in(home):
+    with home.client() as client:
+        client.submit(["true"]).wait(DEADLINE)
+        (home.folder / ".local").rename(home.folder / "local")
+
+        def is_refused():
+            try:
+                client.submit(["true"])
+            except Refused:
+                return True
+            return False
+
+        wait_until(is_refused)
+        (home.folder / "local").rename(home.folder / ".local")
+
+
+def test_a_state_folder_that_is_removed_is_made_anew_once_no_job_runs(home):
+    with home.client() as client:
+        job = client.submit(["sh", "-c", "until [ -e go ]; do sleep 0.05; done"], cwd=str(home.folder))
+        wait_until(lambda: job.refresh().state == "running" and job.attempts()[0].pid)
+        shutil.rmtree(home.state_dir)
+        wait_until(lambda: "bgd saves the database and ends" in log_of(home))
+        wait_until(lambda: "stopping: running jobs 1, mode wait" in log_of(home))
+        (home.folder / "go").touch()
+    assert home.process.wait(DEADLINE) == 74
+    home.start()
+    with home.client() as client:
+        assert client.job(job.id).state == "succeeded"
+
+
+def test_a_socket_that_is_removed_is_bound_again(home):
+    with home.client() as client:
+        client.submit(["true"]).wait(DEADLINE)
+        home.socket.unlink()
+        wait_until(lambda: "was removed: bound again" in log_of(home))
+        client.submit(["true"]).wait(DEADLINE)  # on the connection that was there
+    with home.client() as client:
+        client.submit(["true"]).wait(DEADLINE)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(home.socket))
