@@ -27,6 +27,7 @@ from bgd.launcher.delegation import delegation
 from bgd.launcher.departure import Departure
 from bgd.launcher.journal import Journal, read
 from bgd.launcher.line import Line
+from bgd.launcher.logfile import LogFolder
 from bgd.launcher.look import Looker
 from bgd.launcher.loop import Loop
 from bgd.launcher.masters import Masters
@@ -177,6 +178,7 @@ def _tools(
         abilities=abilities(delegated),
         state=str(state),
         logs=str(logs),
+        log_folder=LogFolder(str(logs)),
         null=os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC),
     )
 

@@ -20,15 +20,55 @@ A reader needs nothing else. It may find a piece gone that it has just listed, a
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
-import stat
 import struct
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from bgd.core.disk import ballast_on
+
+log = logging.getLogger(__name__)
+
+
+class LogFolder:
+    """The log folder as it was first found: it may be moved away, and another bgd may take its place."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+        self._found: tuple[int, int] | None = None  # device and inode
+        self._is_moved = False
+
+    def real(self, path: str) -> str:
+        """Return a path that leads to the same file, wherever the folder is; make it anew if it was removed.
+
+        Raises:
+            OSError: that cannot be done.
+        """
+        if self._found is not None and self._identity() == self._found:
+            return path
+        if self._fd >= 0 and not _is_removed(self._fd):
+            if not self._is_moved:
+                self._is_moved = True
+                log.warning("the log folder %s was moved away: logs are written where it is now", self._path)
+            return f"/proc/self/fd/{self._fd}{path.removeprefix(self._path)}"
+        with suppress(FileExistsError):  # perhaps something else than a folder: opening it says so
+            os.makedirs(self._path, 0o700)  # noqa: PTH103  a plain string here
+        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._found, self._is_moved = fd, self._identity(), False
+        return path
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116  a plain string here
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 class LogFile:
@@ -40,8 +80,8 @@ class LogFile:
     log, other than those over the cap. `problem`: why, one line.
     """
 
-    def __init__(self, path: str, cap: int, *, keeps_tail: bool, null: int) -> None:
-        """Make room for the log; `null` is a descriptor of /dev/null.
+    def __init__(self, path: str, cap: int, *, keeps_tail: bool, null: int, folder: LogFolder) -> None:
+        """Make room for the log, which is somewhere in the folder; `null` is a descriptor of /dev/null.
 
         Raises:
             OSError: too many descriptors are open; may be tried again.
@@ -50,6 +90,7 @@ class LogFile:
         self.lost = 0
         self.problem: str | None = None
         self._path = path
+        self._real = folder.real
         self._null = null
         self._segment = cap // 4 if keeps_tail else 0
         self._head = cap - 2 * self._segment
@@ -63,7 +104,7 @@ class LogFile:
         self._times: _Times | None = None
         self._places = _Places(null)
         try:
-            _remove_all(path)
+            _remove_all(self._real(path))
         except OSError as error:
             self._give_up(error)
 
@@ -122,7 +163,7 @@ class LogFile:
         self._moved(count)  # first, as they are in the log even if their time cannot be noted
         if count:
             if self._times is None:
-                self._times = _Times(self._segments[-1] if self._segments else self._path)
+                self._times = _Times(self._real(self._segments[-1] if self._segments else self._path))
             self._times.note(offset, count)
         return count
 
@@ -134,7 +175,7 @@ class LogFile:
         self._places.leave()
         self._close_piece()
         if self.total == 0 < self._head:
-            self._fd = _opened_in_folder(self._path)
+            self._fd = _opened_in_folder(self._real(self._path))
             self._piece_start, self._piece_end = 0, self._head
         elif self._segment == 0:
             self._is_kept = False
@@ -144,9 +185,9 @@ class LogFile:
 
     def _begin_segment(self) -> int:
         if len(self._segments) == _KEPT_SEGMENTS:
-            _remove(self._segments.pop(0))
+            _remove(self._real(self._segments.pop(0)))
         segment = f"{self._path}.{self.total}"
-        self._fd = _opened_in_folder(segment)
+        self._fd = _opened_in_folder(self._real(segment))
         self._segments.append(segment)
         self._piece_start = self.total
         return self._fd
@@ -195,7 +236,11 @@ class _Times:
     """When the bytes of one piece came. Bounded by its size: slow drops of output must not fill disks."""
 
     def __init__(self, piece: str) -> None:
-        self._fd = _opened(piece + _TIMES)
+        try:
+            self._fd = _opened(piece + _TIMES)
+        except FileExistsError:  # left over from an attempt of another history, whose log is gone
+            os.unlink(piece + _TIMES)  # noqa: PTH108  a plain string here
+            self._fd = _opened(piece + _TIMES)
         self._entries = 0
         self._bytes = 0
         self._latest = 0
@@ -297,12 +342,8 @@ def _opened_in_folder(path: str) -> int:
 
 
 def _opened(path: str) -> int:
-    # not O_APPEND, which splice refuses; not blocking, as a job may put a FIFO there that nobody reads
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "no regular file stands in its place")
-    return fd
+    # not O_APPEND, which splice refuses; what is there already is another's, or what a job put there
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 def _segments_of(path: str) -> list[tuple[int, str]]:

@@ -209,7 +209,13 @@ class Starting:
     def _output(self) -> Output:
         launch = self._launch
         path = f"{self._tools.logs}/{log_name(launch.key.job, launch.key.attempt)}"
-        log_file = LogFile(path, launch.log_cap, keeps_tail=not launch.log_kill, null=self._tools.null)
+        log_file = LogFile(
+            path,
+            launch.log_cap,
+            keeps_tail=not launch.log_kill,
+            null=self._tools.null,
+            folder=self._tools.log_folder,
+        )
         return Output(log_file, self._tools.readers, with_terminal=launch.pty)
 
 

@@ -10,6 +10,7 @@ from bgd.launcher.children import Children
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.delegation import Delegation
 from bgd.launcher.journal import Journal
+from bgd.launcher.logfile import LogFolder
 from bgd.launcher.look import Looker
 from bgd.launcher.mounts import Mounts
 from bgd.launcher.noting import Noting
@@ -32,4 +33,5 @@ class Tools(Struct, frozen=True, kw_only=True):
     abilities: Abilities
     state: str
     logs: str
+    log_folder: LogFolder
     null: int

@@ -16,7 +16,7 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Launch, Stop, Watch
-from tests.launcher.host import STORE, is_alive, needs_root, needs_strace, written
+from tests.launcher.host import STORE, is_alive, launch_of, needs_root, needs_strace, written
 from tests.support import wait_until
 
 
@@ -266,7 +266,10 @@ def test_a_fifo_in_the_place_of_its_log_is_not_written_to(host, supervisor, name
     end = supervisor.ended(key)
 
     assert (end.outcome, end.exit_code, end.log_bytes) == (Outcome.EXIT, 3, 2)
-    assert "output is missing from the log" in end.problem
+    if name == "log":
+        assert "output is missing from the log" in end.problem
+    else:
+        assert host.output(key) == b"x\n"
     if reading is not None:
         os.close(reading)
 
@@ -284,6 +287,33 @@ def test_a_full_disk_hurts_the_log_and_not_the_job(host, supervisor):
         assert host.output(key).startswith(b"y\ny\n")
     finally:
         subprocess.run(["umount", "-l", host.logs], check=True)
+
+
+def test_logs_go_to_the_folder_that_was_moved_away_and_not_to_another_in_its_place(
+    host, supervisor, tmp_path
+):
+    """It belongs to another bgd, whose jobs may have the same numbers."""
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    supervisor.ended(supervisor.launch("echo", "first"))
+    script = f"echo before; read x < {go}; head -c 2000 /dev/zero"
+    running = supervisor.launch("sh", "-c", script, log_cap=1000)
+    later = launch_of("echo", "later")
+    wait_until(lambda: host.output(running) == b"before\n")
+    moved = host.logs.rename(tmp_path / "moved")
+    other = host.log(later.key)
+    other.parent.mkdir(parents=True)
+    other.write_text("of another bgd")
+
+    go.write_text("\n")
+    assert supervisor.ended(running).log_bytes == 2007
+    supervisor.say(later)
+    assert supervisor.ended(later.key).problem is None
+
+    assert other.read_text() == "of another bgd"
+    assert list(host.logs.rglob("*.log*")) == [other]
+    assert (moved / other.relative_to(host.logs)).read_text() == "later\n"
+    assert len(list(moved.rglob(f"{host.log(running).name}.*"))) > 1
 
 
 def test_what_a_job_writes_after_its_log_was_removed_is_kept_in_a_new_folder(host, supervisor, tmp_path):
