@@ -109,8 +109,10 @@ class LauncherLink:
 
     @property
     def obstacle(self) -> str | None:
-        """Why nothing can start; None: a launcher is there, or nothing is known to keep one away."""
-        return f"there is no launcher: {self.problem}" if self.problem and not self.is_connected else None
+        """Why nothing can start; None: there is or was a moment ago a launcher, or one is being started."""
+        if not self.problem or self.is_connected or clock.elapsed() - self.looking_since < _A_MOMENT:
+            return None
+        return f"there is no launcher: {self.problem}"
 
     async def absent(self) -> None:
         """Return once there has been no launcher for so long that none is to be expected."""
@@ -274,6 +276,8 @@ class LauncherLink:
         folders = ["--state", str(self._state_dir), "--logs", self._log_dir]
         return [*program, *folders, "--lock-fd", str(lock_fd), "--listen-fd", str(listen_fd)]
 
+
+_A_MOMENT = 2.0  # seconds in which a service manager has started another launcher
 
 _OF_OLD = (
     " (a launcher of an earlier bgd cannot tell whether the database is an older copy; if it is, stop bgd,"

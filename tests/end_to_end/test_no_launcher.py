@@ -53,7 +53,8 @@ def home(tmp_path):
         threading.Thread(target=decline_all, args=[listening], daemon=True).start()
         try:
             running.start()
-            wait_until(lambda: PROBLEM in (running.folder / "bgd.log").read_text())
+            with running.client() as client:
+                wait_until(lambda: client.info().obstacle is not None)
             yield running
         finally:
             os.kill(pid, signal.SIGKILL)
