@@ -138,7 +138,7 @@ def _text_of(path: str) -> str:
         content = _beginning_of(path)
         if len(content) > MAX_FILE:
             raise ConfigError(f"the configuration {path} is over the limit of {MAX_FILE} bytes")
-        return content.decode()
+        return content.decode("utf-8-sig")  # an editor may put a byte order mark at the beginning
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -52,6 +52,10 @@ def written(tmp_path: Path):
     return load_text
 
 
+def test_a_byte_order_mark_at_the_beginning_is_passed_over(written):
+    assert written(b"\xef\xbb\xbf[daemon]\nslots = 7\n").daemon.slots == 7
+
+
 # --- defaults and places --------------------------------------------------------------------------
 
 
