@@ -106,7 +106,7 @@ class _Starter:
         if self._fd is None:
             return
         with contextlib.suppress(BrokenPipeError):  # whoever started us has gone: nobody waits
-            os.write(self._fd, line.encode())
+            os.write(self._fd, line.encode(errors="backslashreplace"))  # it may quote a file's name
         os.close(self._fd)
         self._fd = None
 

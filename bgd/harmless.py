@@ -17,6 +17,11 @@ def one_line(text: str) -> str:
     return _SPECIAL.sub(lambda found: symbol_of(found.group()), text)
 
 
+def as_utf8(path: str) -> str:
+    """Return the path of a file with each byte of it that is not UTF-8 escaped, as messages need it."""
+    return path.encode(errors="backslashreplace").decode()
+
+
 def symbol_of(character: str) -> str:
     """Return what stands for a special character."""
     if character < " ":

@@ -79,8 +79,14 @@ def make_folder(path: Path) -> os.stat_result:
     """Make a folder, 0700, and those above it, 0755, whatever the umask.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: it cannot be made, or its path is not UTF-8, which neither SQLite nor a message takes.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"the path {str(path)!r} is not UTF-8: set HOME, or [daemon] state_dir and socket, to one that is"
+        ) from None
     try:
         for each in reversed([path, *path.parents]):
             with suppress(FileExistsError):

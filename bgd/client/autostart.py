@@ -88,7 +88,7 @@ def _answers(own: ClientSocket, deadline: float) -> bool:
 
 
 def _spawn(config: str | None, log: Path, ready_fd: int) -> subprocess.Popen[bytes]:
-    # -P: from the home folder, whatever lies there must not be taken for a module
+    # -P: what lies in the folder where it starts must not be taken for a module
     command = [sys.executable, "-P", "-m", "bgd", "--ready-fd", str(ready_fd)]
     if named := config or os.environ.get("BGD_CONFIG"):
         command += ["--config", str(Path(named).absolute())]  # which may be relative to the caller's folder
@@ -98,7 +98,7 @@ def _spawn(config: str | None, log: Path, ready_fd: int) -> subprocess.Popen[byt
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            cwd=Path.home(),  # it outlives the caller and must not keep the caller's folder in use
+            cwd=log.parent,  # it outlives the caller and must not keep the caller's folder in use
             env={name: value for name, value in public_environment().items() if name not in _OF_A_JOB},
             pass_fds=[ready_fd],
             start_new_session=True,

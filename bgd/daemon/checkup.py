@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from bgd.config import Config
 from bgd.core.disk import ballast_on
 from bgd.daemon import machine, safekeeping
 from bgd.daemon.launches import what_is_gone
 from bgd.daemon.space import BALLAST_NAME, least_on
+from bgd.harmless import as_utf8
 from bgd.places import in_the_way_of
 from bgd.units import format_size
 from bgd.wire.views import Finding, Level
@@ -62,7 +64,9 @@ def _looked(check: Callable[[], Finding]) -> Finding:
 
 def look_as_json(config: Config) -> str:
     """Return the findings for another program of bgd."""
-    return msgspec.json.encode(look(config)).decode()
+    return msgspec.json.encode(
+        [replace(each, message=as_utf8(each.message)) for each in look(config)]
+    ).decode()
 
 
 def _room(folder: str, floor: int | None) -> Finding:

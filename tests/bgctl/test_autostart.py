@@ -31,7 +31,7 @@ def test_a_started_daemon_is_on_its_own(home):
     process = Path(f"/proc/{pid}")
     names = {entry.partition("=")[0] for entry in (process / "environ").read_text().split("\0")}
     assert os.getsid(pid) == pid
-    assert (process / "cwd").readlink() == home.folder
+    assert (process / "cwd").readlink() == home.state_dir
     assert (process / "fd/0").readlink() == Path("/dev/null")
     assert "NOTIFY_SOCKET" not in names
     assert "BGD_LOGS_MAX_BYTES" in names
@@ -74,6 +74,58 @@ def test_a_file_in_place_of_the_state_folder_is_named(home):
     assert done.returncode == 78
     assert f"{home.state_dir} is a file, and no folder: move it away" in done.stderr
     home.state_dir.unlink()
+
+
+def test_a_home_that_does_not_exist_is_not_missed_where_there_is_a_state_folder(home):
+    elsewhere = home.env | {"HOME": "/nonexistent", "BGD_DAEMON_STATE_DIR": str(home.state_dir)}
+
+    done = home.bgctl("run", "--cwd", "/", "pwd", env=elsewhere)
+
+    assert (done.returncode, done.stdout) == (0, "/\n"), done.stderr
+
+
+def test_a_home_that_is_not_utf_8_is_named(home):
+    nowhere = {"HOME": os.fsdecode(os.fsencode(home.folder) + b"/\xff")}
+
+    done = home.bgctl("submit", "true", env=nowhere)
+
+    assert done.returncode == 78
+    assert f"the path '{home.folder}/\\udcff/.local/state/bgd' is not UTF-8: set HOME, or" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "state folder" in home.bgctl("doctor", env=nowhere).stdout
+
+
+def test_a_configuration_in_a_home_that_is_not_utf_8_is_read(home):
+    folder = home.folder / os.fsdecode(b"\xff")
+    (folder / ".config/bgd").mkdir(parents=True)
+    (folder / ".config/bgd/bgd.toml").write_text(f'[daemon]\nstate_dir = "{home.state_dir}"\n')
+    odd = {"HOME": str(folder)}
+
+    assert home.bgctl("run", "--cwd", "/", "echo", "well", env=odd).stdout == "well\n"
+    assert f"{home.folder}/\\udcff/.config/bgd/bgd.toml" in home.bgctl("info", env=odd).stdout
+    assert home.bgctl("reload", env=odd).returncode == 0
+
+
+def test_a_daemon_that_cannot_read_its_configuration_says_so_to_autostart_in_any_bytes(home):
+    folder = home.folder / os.fsdecode(b"\xff")
+    (folder / ".config/bgd").mkdir(parents=True)
+    (folder / ".config/bgd/bgd.toml").write_text("[daemon]\nslots = 0\n")
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "bgd", "--ready-fd", str(writing)],
+            env=home.env | {"HOME": str(folder)},
+            pass_fds=[writing],
+            capture_output=True,
+            check=False,
+            timeout=DEADLINE,
+        )
+        os.close(writing)
+        word = pipe.read()
+
+    assert done.returncode == 78
+    assert b"Traceback" not in done.stderr
+    assert word.startswith(f"error: {home.folder}/\\udcff/.config/bgd/bgd.toml: daemon.slots".encode())
 
 
 def test_after_shutdown_the_next_job_starts_another_daemon(home):

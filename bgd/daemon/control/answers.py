@@ -23,6 +23,7 @@ from bgd.daemon.storage.readings import Readings
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob, Refused
+from bgd.harmless import as_utf8
 from bgd.wire.messages import encode
 from bgd.wire.replies import (
     AttemptsPart,
@@ -232,7 +233,7 @@ class Answers:
             started_at=self._started_at,
             state_dir=config.daemon.state_dir,
             socket=config.daemon.socket,
-            config=config.source,
+            config=config.source and as_utf8(config.source),
             slots=self._supervisor.slots,
             running=self._supervisor.running,
             counts=await self._store.counts(),

@@ -18,6 +18,7 @@ from bgd.daemon.orders import Orders
 from bgd.daemon.storage.records import Controls
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
+from bgd.harmless import as_utf8
 from bgd.wire.replies import Acted, ActResult, Done, Reloaded, Reply, Submitted, code_of
 from bgd.wire.requests import (
     Cancel,
@@ -191,7 +192,8 @@ class Verbs:
             case Reload():
                 postponed = self._reload()
                 await self._supervisor.saved()  # what it decided about jobs that wait
-                replies.send(Reloaded(request.id, self._supervisor.config.source, postponed))
+                source = self._supervisor.config.source
+                replies.send(Reloaded(request.id, source and as_utf8(source), postponed))
             case Shutdown():
                 replies.send(Done(request.id))
                 self._shut_down(request.mode)
