@@ -10,9 +10,7 @@ from bgctl.common import client, common, say, verb
 from bgctl.families import family
 from bgctl.kinds import QUEUE_NAME, SlotsOr
 from bgctl.show import print_columns, print_json
-from bgd import Client, State
-from bgd.errors import Refused
-from bgd.settings import nearest
+from bgd import State
 from bgd.wire.replies import Queues
 
 _ALL_PAUSED = "all queues are paused together: `bgctl resume` goes on"
@@ -63,7 +61,6 @@ def pause_command(queue: str | None) -> int:
     single jobs.
     """
     with client() as daemon:
-        _check_exists(daemon, queue)
         queues = daemon.pause(queue)
     return _tell(queues, f"{_named(queue)} paused")
 
@@ -80,7 +77,6 @@ def resume_command(queue: str | None) -> int:
     Without QUEUE the pause of all together is undone, not that of single queues.
     """
     with client() as daemon:
-        _check_exists(daemon, queue)
         queues = daemon.resume(queue)
     paused = ", ".join(each.name for each in queues.queues if each.paused)
     rest = f"; still paused: {paused}" if queue is None and paused else ""
@@ -150,27 +146,6 @@ def remove_command(name: str) -> int:
 queue_command = family(
     "queue", "List queues, and say how many slots they have.", list_command, set_command, remove_command
 )
-
-
-def _check_exists(daemon: Client, name: str | None) -> None:
-    """Refuse a queue that nobody has used or set: with a mistyped name nothing would be paused.
-
-    Raises:
-        Refused: there is none of that name; the message says what was probably meant.
-    """
-    if name is None:
-        return
-    known = ["default", *(queue.name for queue in daemon.queues().queues)]
-    if name in known:
-        return
-    if name.isdecimal():
-        raise Refused(
-            f"there is no queue {name}; of job {name}: `bgctl hold {name}` keeps it from starting, "
-            f"`bgctl suspend {name}` stops what runs"
-        )
-    raise Refused(
-        f"there is no queue {name}: {nearest(name, known)}; `bgctl queue set {name} --slots N` makes it"
-    )
 
 
 def _tell(queues: Queues, message: str) -> int:

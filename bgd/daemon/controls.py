@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec.structs import replace
 
 from bgd.config import Config
@@ -9,6 +11,7 @@ from bgd.core.queues import QueueRule
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.storage.records import Controls, QueueSetting
 from bgd.errors import Full, Refused
+from bgd.settings import nearest
 from bgd.wire.views import QueueView
 
 MAX_SET_QUEUES = 1_000  # each costs one look whenever a job is to start
@@ -58,12 +61,29 @@ def without_queue(controls: Controls, queue: str) -> Controls:
     return _with_setting(controls, queue, QueueSetting())
 
 
+def known_queues(config: Config, controls: Controls) -> set[str]:
+    """Return the default queue and all that are configured, or set or paused since."""
+    return {DEFAULT_QUEUE, *config.queues, *controls.queues}
+
+
+def no_queue(name: str, known: Iterable[str]) -> Refused:
+    """Return the error for a queue that does not exist: it says what was probably meant."""
+    if name.isdecimal():
+        return Refused(
+            f"there is no queue {name}; of job {name}: `bgctl hold {name}` keeps it from starting, "
+            f"`bgctl suspend {name}` stops what runs"
+        )
+    return Refused(
+        f"there is no queue {name} ({nearest(name, known)}): `bgctl queue set {name} --slots N` makes it"
+    )
+
+
 def views_of(config: Config, controls: Controls, counts: dict[str, dict[str, int]]) -> list[QueueView]:
     """Return the default queue and all that are configured, set or in use.
 
     `counts`: unfinished jobs by queue and state.
     """
-    queues = {DEFAULT_QUEUE, *config.queues, *controls.queues, *counts}
+    queues = known_queues(config, controls) | counts.keys()
     return [_view_of(queue, config, controls, counts) for queue in sorted(queues)]
 
 

@@ -385,7 +385,7 @@ def test_values_out_of_range_are_refused_before_they_are_sent(client):
         (lambda: client.signal([1], 99), "signal: a whole number from 1 to 64, not 99"),
         (lambda: client.pause("no queue"), "queue: a name of at most 64"),
         (lambda: client.stats(-1), "window: a number above 0"),
-        (lambda: client.cancel([0]), "jobs: a list of at most 10000"),
+        (lambda: client.cancel([0]), r"jobs\[0\]: a whole number from 1 to"),
     ]:
         with pytest.raises(Refused, match=words):
             ask()

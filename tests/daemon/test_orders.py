@@ -18,6 +18,7 @@ from bgd.wire.launching import Acknowledge, Launch, Started, Stop
 from bgd.wire.limits import Abilities, Limits
 from bgd.wire.replies import Acted, ErrorCode, Failed, Queues, Submitted
 from bgd.wire.requests import (
+    Cancel,
     Continue,
     Edit,
     Hold,
@@ -466,7 +467,8 @@ async def test_slots_and_queues_are_set_while_it_runs_and_stay_so(folder, launch
         assert (await caller.ask(SetSlots(1, 3), Queues)).slots == 3
         await caller.ask(SetQueue(2, "slow", 1), Queues)
         await caller.ask(SetQueue(3, "mail", None), Queues)
-        await caller.ask(Pause(4, "held-up"), Queues)
+        await caller.ask(SetQueue(4, "held-up", None), Queues)
+        await caller.ask(Pause(5, "held-up"), Queues)
         await life.launched(command(queue="slow"))
         await life.submit(command(queue="slow"))
     async with served(config, launcher) as life:
@@ -492,6 +494,7 @@ async def test_slots_and_queues_are_set_while_it_runs_and_stay_so(folder, launch
 async def test_paused_queue_starts_nothing_until_it_is_resumed(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
+        await caller.ask(SetQueue(1, "slow", None), Queues)
         assert not (await caller.ask(Pause(1, "slow"), Queues)).paused
         waiting = await life.submit(command(queue="slow"))
         await life.launched(command(queue="fast"))
@@ -500,6 +503,24 @@ async def test_paused_queue_starts_nothing_until_it_is_resumed(config, launcher)
         await caller.ask(Resume(2, "slow"), Queues)
 
         assert (await launcher.hear(Launch)).key == life.key(waiting)
+
+
+@pytest.mark.parametrize("kind", [Pause, Resume])
+async def test_queue_that_nobody_used_or_set_cannot_be_paused_or_resumed(folder, launcher, kind):
+    async with served(configure(folder, rest="[queues.mail]\nslots = 2"), launcher) as life:
+        caller = await life.call()
+        failed = await caller.ask(kind(1, "mial"), Failed)
+        assert failed.code is ErrorCode.REFUSED
+        assert failed.message == (
+            "there is no queue mial (did you mean mail?): `bgctl queue set mial --slots N` makes it"
+        )
+        queues = (await caller.ask(GetQueues(2), Queues)).queues
+        assert [queue.name for queue in queues] == ["default", "mail"]
+
+        await caller.ask(SetQueue(3, "set", None), Queues)
+        await caller.ask(Cancel(4, [await life.submit(command(queue="used", hold=True))]), Acted)
+        for queue in ("default", "mail", "set", "used"):
+            await caller.ask(kind(5, queue), Queues)
 
 
 async def test_pause_of_all_outlives_the_daemon(config, launcher):
@@ -520,5 +541,6 @@ async def test_there_is_a_limit_to_queues_that_are_set(config, launcher, monkeyp
         caller = await life.call()
         for number, queue in enumerate(["one", "two", "two"]):
             await caller.ask(SetQueue(number, queue, 1), Queues)
+        await life.submit(command(queue="three"))
         assert (await caller.ask(Pause(9, "three"), Failed)).code is ErrorCode.FULL
         assert "neither set nor paused" in (await caller.ask(RemoveQueue(9, "three"), Failed)).message

@@ -48,6 +48,7 @@ def test_what_waits_goes_on_waiting_and_then_runs(mortal):
         after = client.submit(["true"], after=[before])
         never = client.submit(["true"], after=[held], expires=1.0)
         doomed = client.submit(["true"], after_any=[before, dated])
+        client.set_queue("slow", None)
         client.pause("slow")
         paused = client.submit(["true"], queue="slow")
 

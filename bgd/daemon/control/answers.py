@@ -17,7 +17,7 @@ from bgd.daemon.access import Actor
 from bgd.daemon.control.event_stream import send_events
 from bgd.daemon.control.following import follow_logs, send_logs
 from bgd.daemon.control.replying import Replies
-from bgd.daemon.controls import views_of
+from bgd.daemon.controls import known_queues, no_queue, views_of
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.storage.readings import Readings
 from bgd.daemon.supervisor import Supervisor
@@ -119,6 +119,20 @@ class Answers:
             queues=views_of(supervisor.config, supervisor.controls, counts),
             obstacle=self._link.obstacle,
         )
+
+    async def check_queue(self, name: str) -> None:
+        """Refuse a queue that is not configured, was never set and has no jobs: it may be mistyped.
+
+        Raises:
+            Refused: there is none of that name; the message says what was probably meant.
+        """
+        supervisor = self._supervisor
+        if name in known_queues(supervisor.config, supervisor.controls):
+            return
+        await supervisor.shown()
+        if not await self._store.has_jobs_in(name):
+            counts = await self._store.queue_counts()
+            raise no_queue(name, known_queues(supervisor.config, supervisor.controls) | counts.keys())
 
     async def _list(self, request: List, actor: Actor, replies: Replies) -> None:
         await self._supervisor.shown()  # what this client was told of before must be in the list

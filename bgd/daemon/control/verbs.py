@@ -184,6 +184,8 @@ class Verbs:
             ):
                 await self._answers.answer(request, actor, replies)
             case SetSlots() | SetQueue() | RemoveQueue() | Pause() | Resume():
+                if isinstance(request, Pause | Resume) and request.queue is not None:
+                    await self._answers.check_queue(request.queue)
                 self._supervisor.control(_controlled(self._supervisor.controls, request))
                 await self._supervisor.saved()
                 replies.send(await self._answers.queues(request.id))

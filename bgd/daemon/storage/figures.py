@@ -28,6 +28,14 @@ def queue_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
     return dict(found)
 
 
+def has_jobs_in(db: sqlite3.Connection, queue: str) -> bool:
+    """Tell whether any job, finished ones too, is in this queue, which is not the default one."""
+    sql = (
+        f"SELECT 1 FROM jobs INDEXED BY jobs_by_queue WHERE queue = ? AND queue <> '{DEFAULT_QUEUE}' LIMIT 1"  # noqa: S608 (a constant)
+    )
+    return db.execute(sql, (queue,)).fetchone() is not None
+
+
 def figures(db: sqlite3.Connection, since: float) -> Figures:
     """Return what the events that are kept tell of the attempts that ended at or after this epoch time."""
     with transaction(db, "DEFERRED"):

@@ -73,6 +73,10 @@ class Readings:
         """Return the number of unfinished jobs in each queue and state, where there are any."""
         return await self._searcher.call(figures.queue_counts)
 
+    async def has_jobs_in(self, queue: str) -> bool:
+        """Tell whether any job, finished ones too, is in this queue, which is not the default one."""
+        return await self._reader.call(figures.has_jobs_in, queue)
+
     async def stats(self, since: float) -> Figures:
         """Return what the kept events tell of attempts that ended at or after `since`, in epoch time."""
         return await self._searcher.call(figures.figures, since)
