@@ -92,10 +92,14 @@ class Config(Struct, frozen=True, kw_only=True):
 
 
 class ClientSocket(Struct, frozen=True):
-    """A socket a client may try. `is_own`: it is the caller's own daemon's, who may start it."""
+    """A socket a client may try. `is_own`: it is the caller's own daemon's, who may start it.
+
+    `is_explicit`: the caller named it, so whoever serves it is trusted.
+    """
 
     path: str
     is_own: bool
+    is_explicit: bool = False
 
 
 def load(path: str | None = None, *, system: bool = False, environ: Mapping[str, str] = os.environ) -> Config:
@@ -140,7 +144,7 @@ def client_sockets(
     given = explicit or (None if user or system or config else environ.get("BGD_SOCKET"))
     if given:
         _check_socket(given, "give another --socket or BGD_SOCKET")
-        yield ClientSocket(str(Path(given).absolute()), is_own=False)
+        yield ClientSocket(str(Path(given).absolute()), is_own=False, is_explicit=True)
         return
     own = None
     if not system:

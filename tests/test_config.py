@@ -593,7 +593,7 @@ def test_unreadable_file_is_refused(tmp_path):
 
 OWN = ClientSocket("/home/ada/.local/state/bgd/bgd.sock", is_own=True)
 SHARED = ClientSocket("/run/bgd/bgd.sock", is_own=False)
-NAMED = ClientSocket("/tmp/other.sock", is_own=False)
+NAMED = ClientSocket("/tmp/other.sock", is_own=False, is_explicit=True)
 
 
 def sockets(explicit: str | None = None, environ: dict[str, str] = HOME, **options) -> list[ClientSocket]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections.abc import Collection
 
+from bgd.errors import NotAllowed
+
+_UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 _LEAST_TIMEOUT = 0.001  # seconds; to the kernel 0 means for ever
 
 
@@ -38,6 +42,22 @@ def connected(path: str, deadline: float | None) -> Socket:
         connection.close()
         raise
     return connection
+
+
+def check_server(connection: socket.socket, path: str, trusted_uids: Collection[int]) -> None:
+    """Refuse a server that runs as an untrusted user: it could read and forge everything.
+
+    Raises:
+        NotAllowed: the message names the user.
+    """
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, _ = _UCRED.unpack(credentials)  # of the process that called listen()
+    if uid not in trusted_uids:
+        trusted = " or ".join(map(str, sorted(trusted_uids)))
+        raise NotAllowed(
+            f"{path} is served by uid {uid}, not by uid {trusted}, so nothing was sent: "
+            "if you trust that user, name the socket with --socket or BGD_SOCKET"
+        )
 
 
 def left(deadline: float | None) -> float | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import Self
 
 from bgd.client.session import Broken, NotSent, Session, framed
-from bgd.client.sockets import Socket, connected, left
+from bgd.client.sockets import Socket, check_server, connected, left
 from bgd.errors import BgdError, DaemonUnreachable
 from bgd.wire.replies import End, Failed, Reply, error_of
 from bgd.wire.requests import Request
@@ -38,15 +38,20 @@ class Connection:
         self._failure: Callable[[], BgdError] | None = None  # why nothing goes over this connection any more
 
     @classmethod
-    async def open(cls, path: str, deadline: float | None) -> Self:
-        """Connect and exchange hellos.
+    async def open(
+        cls, path: str, deadline: float | None, trusted_uids: Collection[int] | None = None
+    ) -> Self:
+        """Connect and exchange hellos. `trusted_uids`: send nothing to a server of another user.
 
         Raises:
             OSError: nobody listens there.
+            NotAllowed: the server belongs to another user.
             BgdError: whoever does will not speak with us.
         """
         connection = cls(path, await _connected(path, deadline))
         try:
+            if trusted_uids is not None:
+                check_server(connection._socket, path, trusted_uids)
             await connection._shake_hands(deadline)
         except BaseException:
             connection._socket.close()

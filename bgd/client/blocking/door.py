@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -66,10 +68,11 @@ def opened(place: ClientSocket, deadline: float) -> Connection:
 
     Raises:
         OSError: nobody is there, or it may not be used.
+        NotAllowed: another user serves a place that the caller did not name.
         DaemonUnreachable: somebody is, but does not answer as a daemon does.
     """
     try:
-        return Connection.open(place.path, deadline)
+        return Connection.open(place.path, deadline, _trusted_uids(place))
     except (*_NOBODY_THERE, PermissionError):
         raise
     except (BlockingIOError, TimeoutError) as error:
@@ -78,6 +81,15 @@ def opened(place: ClientSocket, deadline: float) -> Connection:
         ) from error
     except OSError as error:
         raise DaemonUnreachable(f"{place.path} is no daemon's socket: {error.strerror}") from error
+
+
+def _trusted_uids(place: ClientSocket) -> set[int] | None:
+    """Return the users that may serve a place; None: any, because the caller named the socket."""
+    if place.is_explicit:
+        return None
+    if place.is_own:
+        return {0, os.geteuid()}
+    return {0, Path(place.path).parent.stat().st_uid}  # the system's daemon owns its folder in /run
 
 
 def _unreachable(closed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachable | NotAllowed:
