@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
+from bgctl import codes
 from bgctl.common import client, common, is_terminal, say, verb
 from bgctl.ids import Ids, Words, chosen_ids
 from bgctl.kinds import whole_number
@@ -54,11 +57,12 @@ def logs_command(  # noqa: PLR0913 - one parameter an option
     if attempt is not None and all_attempts:
         raise click.UsageError("--attempt and --all exclude each other")
     wanted = 0 if all_attempts else attempt
+    code = 0
     with client() as daemon:
         job_ids = chosen_ids(daemon, ids)
         for job_id in job_ids:
             if path:
-                _print_path(daemon, job_id, attempt)
+                code = _print_path(daemon, job_id, attempt) or code
                 continue
             if follow and is_terminal():
                 say_if_waiting(daemon, job_id)
@@ -70,7 +74,7 @@ def logs_command(  # noqa: PLR0913 - one parameter an option
             output.end()
             if output.is_empty and lines != 0 and not common().json:
                 say(_why_empty(daemon, job_id, attempt))
-    return 0
+    return code
 
 
 def _why_empty(daemon: Client, job_id: int, attempt: int | None) -> str:
@@ -84,12 +88,32 @@ def _why_empty(daemon: Client, job_id: int, attempt: int | None) -> str:
     return f"job {job_id} wrote nothing" if found else f"job {job_id} was never started"
 
 
-def _print_path(daemon: Client, job_id: int, attempt: int | None) -> None:
+def _print_path(daemon: Client, job_id: int, attempt: int | None) -> int:
+    """Print where the log is; return the exit code: not 0 if there is none and will be none."""
     attempts = daemon.attempts(job_id)
     found = [each for each in attempts if attempt in {None, each.attempt}]
     if not found:
         raise Refused(f"job {job_id} has no attempt {attempt or 'yet'}")
+    shown = found[-1]
+    is_there = _is_there(shown.log_path)
+    if not is_there and shown.outcome is not None:
+        wrote = f"wrote {shown.log_bytes} bytes, and {shown.log_path} is not there" if shown.log_bytes else ""
+        say(f"job {job_id} {wrote or 'wrote nothing: it has no log'}")
+        return codes.REFUSED
     if common().json:
-        print_json({"job": job_id, "attempt": found[-1].attempt, "log_path": found[-1].log_path})
+        print_json({"job": job_id, "attempt": shown.attempt, "log_path": shown.log_path})
     else:
-        click.echo(found[-1].log_path)
+        click.echo(shown.log_path)
+    if not is_there:
+        say(f"job {job_id} has no log yet: its first output makes the file")
+    return 0
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)  # noqa: PTH116 - unlike Path.exists it tells what is not there from what is not shown
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # for all that this user may see
+    return True

@@ -351,6 +351,26 @@ def test_logs_path_is_the_file_itself(daemon):
     assert Path(path).read_text() == "in the file\n"
 
 
+def test_logs_path_names_no_file_that_is_not_there(daemon):
+    silent, removed = run_job(daemon, "true"), run_job(daemon, "echo", "word")
+    running = daemon.submit("sleep", "60")
+    wait_until(lambda: daemon.shown(running)["state"] == "running")
+    path = Path(daemon.bgctl("logs", "--path", removed).stdout.strip())
+    path.unlink()
+
+    of_silent = daemon.bgctl("logs", "--path", silent)
+    of_removed = daemon.bgctl("logs", "--path", "--json", removed)
+    of_running = daemon.bgctl("logs", "--path", running)
+
+    assert (of_silent.returncode, of_silent.stdout) == (1, "")
+    assert of_silent.stderr == f"bgctl: job {silent} wrote nothing: it has no log\n"
+    assert (of_removed.returncode, of_removed.stdout) == (1, "")
+    assert of_removed.stderr == f"bgctl: job {removed} wrote 5 bytes, and {path} is not there\n"
+    assert (of_running.returncode, of_running.stdout) == (0, f"{path.with_name(running)}.1.log\n")
+    assert "its first output makes the file" in of_running.stderr
+    daemon.bgctl("cancel", running)
+
+
 def test_cancel_ends_what_runs_and_retry_runs_it_again(daemon):
     mark = daemon.folder / "mark"
     job_id = daemon.submit("sh", "-c", f"touch {mark}; exec sleep 60")
