@@ -20,9 +20,10 @@ from struct import Struct as Packing
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgd.core.job import Outcome
 from bgd.units import format_size
 from bgd.wire.launching import Ended, Grew, Key, log_name
-from bgd.wire.views import Finding, Level
+from bgd.wire.views import AttemptView, Finding, Level
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,13 @@ class LogFile:
     def _extents(self) -> list[tuple[int, int, Path]]:
         """Return the same files, each with its start and size."""
         return [(start, _size(path), path) for start, path in self._files()]
+
+
+def written_by(attempt: AttemptView) -> int:
+    """Return how many bytes the log of an attempt that has ended should reach to, 0: nothing is known."""
+    # a log that ended its job is cut where it was told to be
+    is_known = attempt.outcome not in {None, Outcome.LOG_LIMIT}
+    return attempt.log_bytes or 0 if is_known else 0
 
 
 class LostOutput:

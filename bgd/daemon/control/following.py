@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from bgd.core.job import FINAL, JobId, Outcome
+from bgd.core.job import FINAL, JobId
 from bgd.daemon.control.replying import Replies
-from bgd.daemon.logfiles import LogFile
+from bgd.daemon.logfiles import LogFile, written_by
 from bgd.daemon.storage.readings import Readings
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import NoSuchJob, Refused
@@ -123,8 +123,7 @@ async def _written(supervisor: Supervisor, store: Readings, job: int, attempt: i
         return 0
     if found[0].outcome is None:
         return supervisor.lost_output.written(Key(store.store_id, job, attempt))
-    # a log that ended its job is cut where it was told to be
-    return 0 if found[0].outcome is Outcome.LOG_LIMIT else found[0].log_bytes or 0
+    return written_by(found[0])
 
 
 async def _send_missing(

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, State
-from bgd.daemon.logfiles import LogFile
+from bgd.daemon.logfiles import LogFile, written_by
 from bgd.daemon.storage.readings import Readings
 from bgd.daemon.web.answers import Answer, encoded, json_text, page, wants_json
 from bgd.daemon.web.queries import address_of, job_query, list_query, log_query
@@ -66,8 +66,10 @@ class Pages:
             raise RequestRefused(HTTPStatus.NOT_FOUND, f"Job {view.id} has no attempt {attempt}.")
         name = f'attachment; filename="bgd-{view.id}.{attempt}.log"'
         headers = (("Content-Disposition", name),) if query.download else ()
-        log = LogFile(self._log_dir, view.id, int(attempt))
-        return Answer(Response(content_type=TEXT, body=None, headers=headers), pieces_of(log, query.tail))
+        found = await self._store.attempts(JobId(view.id), int(attempt) - 1, 1)
+        written = written_by(found[0]) if found and found[0].attempt == int(attempt) else 0
+        pieces = pieces_of(LogFile(self._log_dir, view.id, int(attempt)), query.tail, written)
+        return Answer(Response(content_type=TEXT, body=None, headers=headers), pieces)
 
     async def _portions(self, query: List) -> AsyncGenerator[list[JobView], None]:
         """Yield the jobs of a list, a few at a time: each may have a million bytes of arguments."""

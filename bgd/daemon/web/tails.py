@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 from msgspec import Struct
 
-from bgd.daemon.logfiles import MAX_PIECE, LogFile
+from bgd.daemon.logfiles import MAX_PIECE, LogFile, Piece
 
 
 class Tail(Struct, frozen=True):
@@ -37,15 +37,26 @@ def tail_of(log: LogFile, most: int) -> Tail:
     return Tail(data.decode(errors="replace"), begin)
 
 
-async def pieces_of(log: LogFile, last: int | None) -> AsyncGenerator[bytes, None]:
-    """Yield a log from its beginning, or its last bytes, to its present end."""
+async def pieces_of(log: LogFile, last: int | None, written: int = 0) -> AsyncGenerator[bytes, None]:
+    """Yield a log from its beginning, or its last bytes, to its present end.
+
+    `written`: bytes that the attempt wrote; what the log does not reach to is told as missing.
+    """
     end = await asyncio.to_thread(log.size)
     offset = 0 if last is None else max(end - last, 0)
     while offset < end:
         piece = await asyncio.to_thread(log.read, offset, min(end - offset, MAX_PIECE))
         if not piece.data:
-            return
+            break
         if piece.left_out:
-            yield f"\n==> {piece.left_out} bytes left out, over the log's limit <==\n".encode()
+            yield _gap(piece)
         yield piece.data
         offset = piece.offset + len(piece.data)
+    missing = await asyncio.to_thread(log.missing, end, written)
+    if missing is not None:
+        yield _gap(missing)
+
+
+def _gap(piece: Piece) -> bytes:
+    why = f"missing: {piece.missing}" if piece.missing else "left out, over the log's limit"
+    return f"\n==> {piece.left_out} bytes {why} <==\n".encode(errors="backslashreplace")

@@ -187,6 +187,15 @@ def test_a_log_that_cannot_be_read_is_one_pages_trouble_and_nobody_elses(browser
     assert browser.get("/job-logs").status == 200
 
 
+def test_a_log_that_is_gone_says_how_much_is_missing(browser, client):
+    job = client.submit(["/bin/echo", "hello"])
+    client.wait([job.id])
+    log = Path(client.attempts(job.id)[0].log_path)
+    log.unlink()
+
+    assert browser.get(f"/job-logs/{job.id}/1").text == f"\n==> 6 bytes missing: {log} is not there <==\n"
+
+
 def test_ten_thousand_jobs_are_listed_at_once(browser, client):
     jobs = client.submit_many([{"argv": ["/bin/true"], "delay": 3600, "queue": "crowd"}] * 10_000)
     page = browser.get("/job-logs?queue=crowd&limit=10000")
