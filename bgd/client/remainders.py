@@ -39,22 +39,30 @@ class LogRemainder:
 
 
 class WaitRemainder:
-    """The jobs that have not finished yet. `on_progress` is told how far they are, None: nobody is."""
+    """The jobs that have not finished yet. `on_progress` is told how far they are, None: nobody is.
 
-    def __init__(self, job_ids: Iterable[int], on_progress: Hearer | None = None) -> None:
+    `only_now`: the daemon does not wait for those that have not finished when it is asked.
+    """
+
+    def __init__(
+        self, job_ids: Iterable[int], on_progress: Hearer | None = None, *, only_now: bool = False
+    ) -> None:
         self._waiting: dict[int, None] = dict.fromkeys(job_ids)
         self._on_progress = on_progress
+        self._only_now = only_now
 
     @property
-    def first(self) -> int:
-        """The first of them."""
-        return next(iter(self._waiting))
+    def first(self) -> int | None:
+        """The first of them, None: there is none left."""
+        return next(iter(self._waiting), None)
 
     def request(self) -> Wait | None:
         """Return what to ask for, None: nothing."""
         if not self._waiting:
             return None
-        return Wait(UNNUMBERED, list(self._waiting), progress=self._on_progress is not None)
+        return Wait(
+            UNNUMBERED, list(self._waiting), progress=self._on_progress is not None, only_now=self._only_now
+        )
 
     def take(self, reply: Reply) -> list[JobView]:
         """Return the jobs that have finished now."""

@@ -241,6 +241,14 @@ class Orders:
 
     # --- finding them ---------------------------------------------------------------------------------
 
+    async def state(self, job_id: JobId) -> State | None:
+        """Return the state of a job, None: there is no such job."""
+        job = self._supervisor.get(job_id)
+        if job is not None:
+            return job.state
+        await self._supervisor.saved()  # its end may still be on its way to the disk
+        return (await self._store.states([job_id])).get(job_id)
+
     async def _unfinished(self, job_id: JobId) -> Job:
         job = self._supervisor.get(job_id)
         if job is not None:

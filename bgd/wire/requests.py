@@ -142,10 +142,14 @@ class Wait(Struct, frozen=True, tag="wait"):
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
-    """-> Acted: one entry a job, on disk."""
+    """-> Acted: one entry a job, on disk.
+
+    `repeated`: the answer to the same request was lost. Jobs that are already as asked count as done.
+    """
 
     id: RequestId
     jobs: Jobs
+    repeated: bool = False
 
 
 class Retry(Struct, frozen=True, tag="retry"):
@@ -163,10 +167,14 @@ class Hold(Struct, frozen=True, tag="hold"):
 
 
 class Release(Struct, frozen=True, tag="release"):
-    """-> Acted: held jobs wait again for what they waited for before, or for their turn."""
+    """-> Acted: held jobs wait again for what they waited for before, or for their turn.
+
+    `repeated` as of Cancel.
+    """
 
     id: RequestId
     jobs: Jobs
+    repeated: bool = False
 
 
 class Suspend(Struct, frozen=True, tag="suspend"):

@@ -85,10 +85,14 @@ class SetQueue(Struct, frozen=True, tag="set_queue"):
 
 
 class RemoveQueue(Struct, frozen=True, tag="remove_queue"):
-    """-> Queues. Forget what SetQueue and Pause said of a queue: it is as configured again."""
+    """-> Queues. Forget what SetQueue and Pause said of a queue: it is as configured again.
+
+    `repeated`: the answer to the same request was lost. If there is nothing to forget, that is no error.
+    """
 
     id: RequestId
     queue: QueueName
+    repeated: bool = False
 
 
 class Pause(Struct, frozen=True, tag="pause"):
@@ -99,10 +103,14 @@ class Pause(Struct, frozen=True, tag="pause"):
 
 
 class Resume(Struct, frozen=True, tag="resume"):
-    """-> Queues. Undo Pause; None: that of all queues together, not those of single queues."""
+    """-> Queues. Undo Pause; None: that of all queues together, not those of single queues.
+
+    `repeated`: the answer to the same request was lost. If there is no such queue now, that is no error.
+    """
 
     id: RequestId
     queue: QueueName | None = None
+    repeated: bool = False
 
 
 class Prune(Struct, frozen=True, tag="prune", kw_only=True, omit_defaults=True):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import DEADLINE
 
 
@@ -139,12 +141,17 @@ def test_after_shutdown_the_next_job_starts_another_daemon(home):
     assert home.bgctl("info", "--pid").stdout != first
 
 
-def test_a_result_asked_for_after_shutdown_starts_a_daemon_at_once(home):
+@pytest.mark.parametrize(
+    "shutdown", ["client.shutdown()", "run([executable, '-m', 'bgctl', 'shutdown'], check=True)"]
+)
+def test_a_result_asked_for_after_shutdown_starts_a_daemon_at_once(home, shutdown):
     program = (
+        "from subprocess import run\n"
+        "from sys import executable\n"
         "from bgd import Client\n"
         "with Client(timeout=4) as client:\n"  # less than clients leave to others to start it again
         "    job = client.submit(['true']).wait(20)\n"
-        "    client.shutdown()\n"
+        f"    {shutdown}\n"
         "    print(job.result())\n"
     )
 

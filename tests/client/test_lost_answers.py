@@ -14,7 +14,7 @@ import pytest
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from bgd import Client
+from bgd import Client, State
 from bgd.errors import DaemonUnreachable
 from bgd.wire import replies, requests
 from bgd.wire.framing import FrameReader, frame
@@ -153,6 +153,47 @@ def test_only_requests_for_jobs_have_tokens(client_at, play):
     assert client_at(play(script)).cancel([1]) == []
 
 
+@pytest.mark.parametrize(
+    ("verb", "kind"),
+    [
+        ("cancel", requests.Cancel),
+        ("hold", requests.Hold),
+        ("release", requests.Release),
+        ("suspend", requests.Suspend),
+        ("continue_", requests.Continue),
+    ],
+)
+def test_actions_whose_answers_are_lost_are_asked_for_until_there_is_one(
+    client_at, daemon_that, heard, verb, kind
+):
+    client = client_at(daemon_that(1, 1, 1, answer=acted_on))
+
+    [result] = getattr(client, verb)([5])
+
+    assert result.state is State.RUNNING
+    assert [type(request) for request in heard] == [kind] * 3
+
+
+def acted_on(request):
+    return replies.Acted(request.id, [replies.ActResult(job, state=State.RUNNING) for job in request.jobs])
+
+
+def test_only_a_request_that_was_sent_before_says_that_it_is_repeated(client_at, daemon_that, heard):
+    client_at(daemon_that(1, 1, 1, answer=acted_on)).cancel([5])
+
+    assert [request.repeated for request in heard] == [False, True, True]
+
+
+@pytest.mark.parametrize("verb", ["retry", "remove"])
+def test_actions_that_do_harm_when_repeated_are_asked_for_once(client_at, daemon_that, heard, verb):
+    client = client_at(daemon_that(1, 1, answer=acted_on))
+    with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
+        getattr(client, verb)([5])
+    assert len(heard) == 1
+
+    client.retry([6])  # the script that is left
+
+
 # --- real daemons, behind a wire that breaks ------------------------------------------------------------
 
 
@@ -258,6 +299,57 @@ def test_a_job_whose_answer_a_killed_daemon_owed_is_there_once(behind_a_wire, ow
 
     with own_daemon.client() as plain:
         assert [each.id for each in plain.jobs()] == [job.id]
+
+
+def test_job_is_not_reported_as_refused_by_the_cancel_that_cancelled_it(behind_a_wire, own_daemon: Daemon):
+    with own_daemon.client() as plain:
+        held, other = plain.submit(["true"], hold=True), plain.submit(["true"])
+        other.wait(DEADLINE)
+    client = behind_a_wire(lambda: None)
+
+    results = client.cancel([held, other, 999])
+    client.close()
+
+    assert [result.state for result in results] == [State.CANCELLED, None, None]
+    assert results[1].message == f"job {other.id} has already finished: it is succeeded"
+    assert results[2].message == "no job 999"
+
+
+def test_job_is_not_reported_as_refused_by_the_release_that_released_it(behind_a_wire, own_daemon: Daemon):
+    with own_daemon.client() as plain:
+        held = plain.submit(["true"], hold=True)
+    client = behind_a_wire(lambda: finish(own_daemon))
+
+    [result] = client.release([held])
+    client.close()
+
+    assert result.state is State.SUCCEEDED
+
+
+def test_queue_is_not_refused_after_the_request_that_forgot_it(behind_a_wire, own_daemon: Daemon):
+    with own_daemon.client() as plain:
+        plain.set_queue("night", 1)
+    client = behind_a_wire(lambda: None)
+
+    queues = client.remove_queue("night").queues
+    client.close()
+
+    assert [queue.name for queue in queues] == ["default"]
+
+
+def test_queue_is_not_refused_after_the_resume_that_ended_its_pause(behind_a_wire, own_daemon: Daemon):
+    with own_daemon.client() as plain:
+        plain.set_queue("night", 1)
+        plain.pause("night")
+    client = behind_a_wire(lambda: forget(own_daemon))
+
+    assert not [queue for queue in client.resume("night").queues if queue.paused]
+    client.close()
+
+
+def forget(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.remove_queue("night")
 
 
 class LosingWire:

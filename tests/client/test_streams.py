@@ -164,6 +164,18 @@ def test_patience_for_a_job_ends_while_there_is_no_daemon_too(client_at, play, t
         client_at(play(talk.answer())).wait([1], timeout=0.2)
 
 
+def test_a_wait_of_no_time_is_late_even_if_the_daemon_waits_all_the_same(client_at, play):
+    """An older one does not know that it is asked for what has finished by now."""
+
+    def script(peer):
+        peer.greet()
+        peer.receive()
+        peer.wait_for_end()
+
+    with pytest.raises(TimeoutError, match=r"job 1 has not finished within 0 s"):
+        client_at(play(script), timeout=0.3).wait([1], timeout=0)
+
+
 def test_a_daemon_that_stays_away_is_unreachable_after_the_timeout(client_at, play, talk):
     client = client_at(play(talk.answer(piece(b"x"))), timeout=0.2)
     pieces = client.logs(5, follow=True)

@@ -16,6 +16,10 @@ from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult
 from bgd.wire.requests import Request
 
+# Not those whose second time does more than the first (a signal; a retry of a job that has failed again by
+# then), nor those that are refused once they were done, for a reason that would mislead (remove, edit).
+_REPEATABLE = (requests.Cancel, requests.Hold, requests.Release, requests.Suspend, requests.Continue)
+
 
 class AsyncActing:
     """The part of a client that acts on jobs; what is refused for one of them stands in its entry."""
@@ -92,6 +96,6 @@ class AsyncActing:
         results: list[ActResult] = []
         for portion in portions(ids_of(jobs)):
             request = checked(kind(id=UNNUMBERED, jobs=portion, **fields))
-            reply = await self._channel.ask(request, replies.Acted)
+            reply = await self._channel.ask(request, replies.Acted, repeatable=kind in _REPEATABLE)
             results += reply.results
         return results

@@ -94,26 +94,24 @@ class AsyncAsking(AsyncActing):
             NoSuchJob: one of them does not exist.
             DaemonUnreachable: there is no daemon, or none came back within the client's timeout.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        only_now = timeout is not None and timeout <= 0
+        patience = self._channel.timeout if only_now else timeout  # an answer takes its time even so
+        deadline = None if patience is None else time.monotonic() + patience
         wanted = list(dict.fromkeys(ids_of(jobs)))
-        count = len(wanted)
+        count, late = len(wanted), None
         try:
             for portion in portions(wanted):
-                rest = WaitRemainder(portion, on_progress)
-                if timeout is not None and timeout <= 0:  # an answer takes its time even so
-                    request = requests.Wait(UNNUMBERED, portion, only_now=True)
-                    for part in await self._channel.collect(request):
-                        for view in rest.take(part):
-                            count -= 1
-                            yield AsyncJob(self, view.id, view)
+                rest = WaitRemainder(portion, on_progress, only_now=only_now)
                 async with aclosing(self._channel.follow(rest.request, deadline)) as parts:
                     async for part in parts:
                         for view in rest.take(part):
                             count -= 1
                             yield AsyncJob(self, view.id, view)
+                late = rest.first if late is None else late
         except TimeoutError:
-            late = f"job {rest.first} has" if count == 1 else f"{count} jobs have"
-            raise TimeoutError(f"{late} not finished within {timeout:g} s") from None
+            raise _unfinished(rest.first, count, timeout) from None
+        if late is not None:  # the daemon was not to wait for it
+            raise _unfinished(late, count, timeout)
 
     @overload
     async def result(self, job: AsyncJob[R], *, timeout: float | None = None) -> R: ...
@@ -203,3 +201,8 @@ class AsyncAsking(AsyncActing):
         if reply.job.target is None:
             return 0
         return None if reply.value is None else json.loads(reply.value)
+
+
+def _unfinished(first: int | None, count: int, timeout: float | None) -> TimeoutError:
+    jobs = f"job {first} has" if count == 1 else f"{count} jobs have"
+    return TimeoutError(f"{jobs} not finished within {timeout or 0:g} s")

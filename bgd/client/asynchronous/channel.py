@@ -8,6 +8,8 @@ from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from bgd.client.asynchronous.connection import Connection
 from bgd.client.asynchronous.door import Door
 from bgd.client.asynchronous.rehearsal import Rehearsal
@@ -37,26 +39,31 @@ class Channel:
 
     def __init__(self, door: Door, timeout: float) -> None:
         self._door = door
-        self._timeout = timeout
+        self.timeout = timeout
         self._home = Home()
         self._connecting = Lock()
         self._connection: Connection | None = None
 
     async def ask(self, request: Request, kind: type[R], *, repeatable: bool = False) -> R:
-        """Send a request and return its one reply; see `exchange`."""
-        return await self.exchange(partial(framed, request), kind, repeatable=repeatable)
+        """Send a request and return its one reply.
 
-    async def exchange(self, frames: Callable[[int], bytes], kind: type[R], *, repeatable: bool = False) -> R:
-        """Send a request of any number of frames and return its one reply.
-
-        `repeatable`: it may be taken twice, so it is sent again if the daemon goes away before it answers.
+        `repeatable`: it may be taken twice, so it is sent again if the daemon goes away before it answers. If
+        the daemon needs to know that, to judge what it finds done already, the request has `repeated`.
 
         Raises:
             DaemonUnreachable: nobody knows whether it was taken.
         """
+        was_lost = False
 
         async def send(connection: Connection | Rehearsal, deadline: float) -> Reply:
-            return await connection.exchange(frames, deadline)
+            nonlocal was_lost
+            marked = was_lost and "repeated" in request.__struct_fields__
+            try:
+                sent = replace(request, repeated=True) if marked else request
+                return await connection.exchange(partial(framed, sent), deadline)
+            except Broken:
+                was_lost = True
+                raise
 
         return expected(await self._answered(send, lambda: repeatable), kind)
 
@@ -183,7 +190,7 @@ class Channel:
 
         `is_repeatable`: whether it may be sent again although it may have been taken.
         """
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self.timeout
         connection = await self.connection()
         pauses = _growing_pauses(_LONGEST_PAUSE_OF_A_REQUEST)
         failures = 0
@@ -215,7 +222,7 @@ class Channel:
         return await self._connected(may_start=may_start)
 
     async def _connected(self, *, may_start: bool) -> Connection:
-        return await self._door.connect(time.monotonic() + self._timeout, may_start=may_start)
+        return await self._door.connect(time.monotonic() + self.timeout, may_start=may_start)
 
     async def _connected_again(
         self,
@@ -235,13 +242,12 @@ class Channel:
             try:
                 return await connect(may_start=waited > _OTHERS_FIRST)
             except DaemonUnreachable:
-                if waited > self._timeout:
+                if waited > self.timeout:
                     raise
 
     def _unanswered(self) -> DaemonUnreachable:
         return DaemonUnreachable(
-            f"the daemon did not answer within {self._timeout:g} s: "
-            "the request may or may not have been taken"
+            f"the daemon did not answer within {self.timeout:g} s: the request may or may not have been taken"
         )
 
 

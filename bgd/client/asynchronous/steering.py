@@ -78,7 +78,7 @@ class AsyncSteering:
         Raises:
             ConfigError: it cannot be used; the daemon goes on with the old one.
         """
-        return await self._channel.ask(steering.Reload(UNNUMBERED), Reloaded)
+        return await self._channel.ask(steering.Reload(UNNUMBERED), Reloaded, repeatable=True)
 
     async def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: float | None = None) -> None:
         """End the daemon, and wait until it is gone.

@@ -75,7 +75,7 @@ class Steering:
         Raises:
             ConfigError: it cannot be used; the daemon goes on with the old one.
         """
-        return self._channel.ask(steering.Reload(UNNUMBERED), Reloaded)
+        return self._channel.ask(steering.Reload(UNNUMBERED), Reloaded, repeatable=True)
 
     def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: float | None = None) -> None:
         """End the daemon, and wait until it is gone.

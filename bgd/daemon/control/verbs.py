@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 from msgspec.structs import replace
@@ -184,7 +184,11 @@ class Verbs:
             ):
                 await self._answers.answer(request, actor, replies)
             case SetSlots() | SetQueue() | RemoveQueue() | Pause() | Resume():
-                if isinstance(request, Pause | Resume) and request.queue is not None:
+                if (
+                    isinstance(request, Pause | Resume)
+                    and request.queue is not None
+                    and not _is_repeated(request)
+                ):
                     await self._answers.check_queue(request.queue)
                 self._supervisor.control(_controlled(self._supervisor.controls, request))
                 await self._supervisor.saved()
@@ -210,7 +214,7 @@ class Verbs:
                 | Remove()
                 | Edit()
             ):
-                replies.send(Acted(request.id, await self._act(request.jobs, self._order_of(request))))
+                replies.send(Acted(request.id, await self._act(request)))
             case _:
                 raise ProtocolError(f"{type(request).__name__} is not answered here")
 
@@ -221,16 +225,21 @@ class Verbs:
             return partial(self._orders.edit, changes=request.changes)
         return self._simple_orders[type(request)]
 
-    async def _act(self, job_ids: Iterable[int], order: Order) -> list[ActResult]:
+    async def _act(self, request: Acting) -> list[ActResult]:
         """Do one thing to each of several jobs; what is refused for one does not keep the others from it."""
+        order = self._order_of(request)
         results: list[ActResult] = []
-        for job_id in job_ids:
+        for job_id in request.jobs:
             if len(results) % AT_ONCE == AT_ONCE - 1:  # in one transaction: others wait for it
                 await self._supervisor.saved()
             try:
                 results.append(ActResult(job_id, state=await order(JobId(job_id))))
             except Refused as error:
-                results.append(ActResult(job_id, code=code_of(error), message=str(error)))
+                state = await self._orders.state(JobId(job_id)) if _is_repeated(request) else None
+                if state in _AS_ASKED.get(type(request), ()):
+                    results.append(ActResult(job_id, state=state))
+                else:
+                    results.append(ActResult(job_id, code=code_of(error), message=str(error)))
         await self._supervisor.saved()
         return results
 
@@ -260,6 +269,17 @@ Acting = Cancel | Retry | Hold | Release | Suspend | Continue | SendSignal | Rem
 Controlling = SetSlots | SetQueue | RemoveQueue | Pause | Resume
 
 
+# the states in which jobs already are as a request asks that refuses them, as it was taken before
+_AS_ASKED: dict[type, Collection[State]] = {
+    Cancel: {State.CANCELLED},
+    Release: set(State) - {State.HELD},
+}
+
+
+def _is_repeated(request: Acting | Controlling) -> bool:
+    return getattr(request, "repeated", False)
+
+
 def _controlled(controls: Controls, request: Controlling) -> Controls:
     match request:
         case SetSlots():
@@ -267,6 +287,8 @@ def _controlled(controls: Controls, request: Controlling) -> Controls:
         case SetQueue():
             return with_slots_of_queue(controls, request.queue, request.slots)
         case RemoveQueue():
+            if request.repeated and request.queue not in controls.queues:
+                return controls
             return without_queue(controls, request.queue)
         case Pause():
             return with_pause(controls, request.queue, paused=True)
