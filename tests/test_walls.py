@@ -35,10 +35,10 @@ ROOMS = {
     "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.harmless bgd.wire bgd.words",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.harmless bgd.signals bgd.systemd bgd.wire bgd.worker.WORKER",
+    " bgd.daemon bgd.errors bgd.harmless bgd.signals bgd.systemd bgd.ulimits bgd.wire bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.disk bgd.core.job bgd.core.spec"
     " bgd.errors bgd.launcher bgd.places.in_the_way_of bgd.programs.find_program bgd.signals"
-    " bgd.streams bgd.systemd bgd.units bgd.wire",
+    " bgd.streams bgd.systemd bgd.ulimits bgd.units bgd.wire",
     # it runs in interpreters that have nothing else, where its own folder goes by another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/inside": f"{STANDARD} ._reporter .Job",
@@ -52,12 +52,13 @@ ROOMS = {
     " bgd.functions bgd.testing bgd.wire bgd.worker bgd_job",
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
-    " bgd.errors bgd.streams bgd.systemd",
+    " bgd.errors bgd.streams bgd.systemd bgd.ulimits",
     "bgd/errors.py": f"{PURE} bgd.harmless",
     "bgd/programs.py": STANDARD,
     "bgd/signals.py": f"{STANDARD} bgd.errors",
     "bgd/streams.py": STANDARD,
     "bgd/systemd.py": STANDARD,
+    "bgd/ulimits.py": f"{STANDARD} msgspec bgd.errors bgd.units",
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/harmless.py": STANDARD,
     "bgd/words.py": f"{STANDARD} bgd.core.job.State bgd.harmless bgd.units bgd.wire.views",

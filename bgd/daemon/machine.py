@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bgd.errors import BgdError
 from bgd.signals import check_system_calls
+from bgd.ulimits import file_size_limit
 from bgd.units import format_size
 from bgd.wire.views import Finding, Level
 
@@ -111,12 +112,12 @@ def system_calls() -> Finding:
 
 
 def file_size() -> Finding:
-    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if soft != resource.RLIM_INFINITY:
+    limit = file_size_limit()
+    if limit is not None:
         return Finding(
             "file size",
             Level.PROBLEM,
-            f"no file may be larger than {format_size(soft)}: the database will fail there",
+            f"no file may be larger than {format_size(limit)}: the database will fail there",
             "ulimit -f unlimited before bgd is started, or LimitFSIZE=infinity in its unit",
         )
     return Finding("file size", Level.OK, "unlimited")

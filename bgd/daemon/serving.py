@@ -21,7 +21,7 @@ from msgspec.structs import replace
 import bgd
 from bgd import clock
 from bgd.config import Config
-from bgd.daemon import folder, threads
+from bgd.daemon import folder, machine, threads
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.answers import Answers
 from bgd.daemon.control.listener import Control
@@ -44,6 +44,7 @@ from bgd.errors import BgdError, ConfigError, leaves_of
 from bgd.signals import check_system_calls, ignore_strays
 from bgd.systemd import ServiceManager
 from bgd.wire.steering import ShutdownMode
+from bgd.wire.views import Level
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,9 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
         raise BgdError("/proc is not mounted, and bgd cannot watch jobs without it: mount -t proc proc /proc")
     if not surroundings.has_launcher_service:  # whose surroundings are those of this process
         check_system_calls()
+    for finding in (machine.open_files(config.daemon.slots), machine.file_size()):
+        if finding.level is not Level.OK:
+            logger.warning("%s: %s: %s", finding.subject, finding.message, finding.remedy)
     folder.prepare(config)
     with folder.locked(config), threads.at_hand(asyncio.get_running_loop()):
         store = await _opened(config)

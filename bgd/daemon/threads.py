@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from threading import Barrier
 from typing import ParamSpec, TypeVar
 
 from bgd.errors import Full
+from bgd.units import format_size
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,10 +62,11 @@ async def to_its_end(
 
 def no_thread(error: Exception) -> Full:
     """Return what is to be said where Python says "can't start new thread"."""
-    return Full(
-        f"no thread can be started ({error}): "
-        "try again later, or let the user have more processes (ulimit -u, TasksMax=)"
-    )
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    remedy = "let the user have more processes (ulimit -u, TasksMax=)"
+    if soft != resource.RLIM_INFINITY:
+        remedy += f" or bgd more than {format_size(soft)} of addresses (ulimit -v)"
+    return Full(f"no thread can be started ({error}): try again later, or {remedy}")
 
 
 def _started(count: int) -> ThreadPoolExecutor:

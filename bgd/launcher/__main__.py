@@ -45,6 +45,7 @@ from bgd.places import in_the_way_of
 from bgd.signals import check_system_calls, ignore_strays
 from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager
+from bgd.ulimits import OF_LAUNCHER, check_limits
 
 log = logging.getLogger("bgd.launcher")
 
@@ -61,6 +62,7 @@ def main() -> int:
     gc.freeze()  # what is imported stays: to look through it for garbage takes 6 ms, in which nothing starts
     os.chdir("/")  # a working directory would keep a file system from being unmounted
     try:
+        check_limits(OF_LAUNCHER)
         check_system_calls()
         state.mkdir(mode=0o700, parents=True, exist_ok=True)  # a service may be here before any bgd
         lock = take_lock(state) if options.lock_fd is None else options.lock_fd

@@ -18,8 +18,10 @@ import pytest
 
 import bgd
 from bgd import Client, ConfigError, DaemonUnreachable, Job, Refused, State
+from bgd.ulimits import OF_DAEMON
 from tests.support import DEADLINE, Daemon, wait_until
 
+LIMITS = ("nofile", "fsize", "as", "data")  # as prlimit(1) calls those of OF_DAEMON
 STRANGER = 4_000_000  # uid of nobody here
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give a folder away")
@@ -558,6 +560,7 @@ def test_daemon_whose_disk_takes_no_more_ends_with_74_and_has_answered_nothing_i
         told = submitted_until_the_end(client)
     assert machine.ended() == 74
     assert f"database {machine.state_dir}/bgd.db" in machine.log.splitlines()[-1]
+    assert "raise the limit on a file's size (ulimit -f, LimitFSIZE=)" in machine.log.splitlines()[-1]
     assert "Traceback" not in machine.log
     machine.start()
     with machine.client() as client:
@@ -638,6 +641,55 @@ def test_who_asks_for_a_reload_is_told_what_came_of_it(machine, text, code, said
                 client.reload()
         else:
             assert client.reload().config == str(machine.folder / ".config/bgd/bgd.toml")
+
+
+# --- limits of its own process ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("--nofile=10", "open files is 10 (ulimit -n; LimitNOFILE= in a unit), and bgd needs 64 or more"),
+        ("--nofile=40", "open files is 40 (ulimit -n; LimitNOFILE= in a unit), and bgd needs 64 or more"),
+        ("--fsize=614400", "size of a file is 614kB (ulimit -f; LimitFSIZE= in a unit), and bgd needs 64MB"),
+        ("--as=204800000", "address space is 205MB (ulimit -v; LimitAS= in a unit), and bgd needs 1GB"),
+        ("--data=99999999", "data of a process is 100MB (ulimit -d; LimitDATA= in a unit), and bgd needs"),
+    ],
+)
+def test_a_limit_that_is_too_small_to_work_with_is_refused_at_the_start_by_name(machine, limit, said):
+    for program in ("bgd", "bgd.launcher"):
+        options = ["--state", str(machine.state_dir), "--logs", str(machine.state_dir / "logs")]
+        done = subprocess.run(
+            ["prlimit", limit, sys.executable, "-P", "-m", program, *(options if program != "bgd" else ())],
+            env=machine.env,
+            cwd=machine.folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        assert said in done.stderr
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        if limit.startswith(("--as", "--data")):
+            break  # the launcher works with these, and its jobs may be meant by them
+
+
+def test_with_the_least_limits_jobs_of_both_kinds_run_and_the_log_says_what_is_short(machine):
+    (machine.folder / "work.py").write_text("def f():\n    return 7\n")
+    machine.configure(f'[security]\nallowed_classes = ["work.*"]\n[python]\npath = ["{machine.folder}"]\n')
+    least = [f"--{name}={each.needed}" for name, each in zip(LIMITS, OF_DAEMON, strict=True)]
+    with (machine.folder / "bgd.log").open("ab") as log:
+        machine.process = subprocess.Popen(
+            ["prlimit", *least, sys.executable, "-P", "-m", "bgd"], env=machine.env, stderr=log
+        )
+    wait_until(machine.socket.exists)
+
+    assert machine.bgctl("run", "echo", "well").stdout == "well\n"
+    with machine.client() as client:
+        assert client.call("work:f").result(DEADLINE) == 7
+    assert machine.bgctl("backup", "copy.db").returncode == 0
+    assert "warning: open files: 64 may be open at once" in machine.log
+    assert "warning: file size: no file may be larger than 64MB" in machine.log
 
 
 # --- many at once ---------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ import msgspec
 
 from bgd.daemon.threads import no_thread
 from bgd.errors import BgdError
+from bgd.ulimits import file_size_limit
+from bgd.units import format_size
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,6 +121,11 @@ def broken_by(error: sqlite3.Error, path: str) -> StoreBroken | None:
     if code & PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
         return DiskFull(f"disk full: database {path}: {error}", _MAKE_ROOM)
     remedy = _REMEDIES.get(code) or _REMEDIES.get(code & PRIMARY)
+    if code == sqlite3.SQLITE_IOERR_WRITE and (limit := file_size_limit()) is not None:
+        remedy = (
+            f"if it has {format_size(limit)}, raise the limit on a file's size (ulimit -f, LimitFSIZE=);"
+            f" else {remedy}"
+        )
     return None if remedy is None else StoreBroken(f"database {path}: {error}", remedy)
 
 
