@@ -115,7 +115,9 @@ def _values(options: JobOptions, caller: Caller, usual_env: str) -> dict[str, An
     }
     passed, extra = values.pop("env_pass", usual_env), values.pop("env", None)
     if passed != usual_env or extra is not None:
+        chosen = {} if passed in ("all", "none") else caller.chosen_environment(passed)
         values["env"] = caller.chosen_environment(passed) | dict(extra or {})
+        values["explicit_env"] = tuple(chosen | dict(extra or {}))
     return values
 
 
@@ -126,11 +128,12 @@ def _shell_words(line: object) -> list[str]:
 
 
 def _at_home(spec: JobSpec, caller: Caller) -> JobSpec:
-    """Give a command the caller's folder and umask, if it names none."""
-    if spec.argv is None or (spec.cwd is not None and spec.umask is not None):
+    """Give a command the caller's folder and umask, if it names none; its own variables count as chosen."""
+    if spec.argv is None:
         return spec
     return replace(
         spec,
+        explicit_env=spec.explicit_env or tuple(spec.env or ()),
         cwd=caller.folder_text if spec.cwd is None else spec.cwd,
         umask=caller.umask if spec.umask is None else spec.umask,
     )

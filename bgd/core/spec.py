@@ -131,6 +131,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Descriptors that each of its processes may have."""
     core_max: FileBytes | None = None
     """Bytes of a core file of each of its processes; 0: none is written."""
+    explicit_env: Annotated[tuple[str, ...], Meta(max_length=MAX_ENV)] = ()
+    """Names of the variables in `env` that a person or program chose, not those of a captured environment."""
 
 
 def problem_with(spec: JobSpec) -> str | None:

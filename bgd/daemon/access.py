@@ -67,18 +67,25 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
 
 
 def check_variables(spec: JobSpec, config: Config) -> None:
-    """Refuse a variable that a class job may not bring: only a person or a program can have asked for it.
+    """Refuse a variable that the job may not bring, if somebody chose it.
 
-    A command may have brought its caller's whole environment: what does not pass is dropped at its start.
+    That is every variable of a class job. A command may have brought its caller's whole environment: of this,
+    what does not pass is dropped when an attempt starts.
 
     Raises:
         NotAllowed: the message names the variable and the key.
     """
-    foreign = set() if spec.target is None else set(spec.env or ()) - set(config.python.env)
+    if spec.target is not None:
+        foreign, kind, key = set(spec.env or ()) - set(config.python.env), "class job", "[python] env"
+    elif restricts_commands(config):
+        foreign = set(spec.explicit_env) - set(config.security.allowed_env)
+        kind, key = "command", "[security] allowed_env"
+    else:
+        return
     if foreign:
         raise NotAllowed(
-            f"a class job takes no {min(foreign)} from outside: "
-            f"name it in [python] env of {_file(config)}, then `bgctl reload`"
+            f"a {kind} takes no {min(foreign)} from outside: "
+            f"name it in {key} of {_file(config)}, then `bgctl reload`"
         )
 
 

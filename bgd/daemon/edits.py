@@ -38,4 +38,5 @@ def edited(spec: JobSpec, changes: Changes) -> JobSpec:
         wanted.setdefault(rival, none)
     if "env" in wanted:
         wanted["env"] = {**(spec.env or {}), **wanted["env"]}
-    return replace(spec, **wanted)
+    # only what is added now was chosen now: a variable that the lists allowed earlier blocks no edit
+    return replace(spec, **wanted, explicit_env=tuple(changes.env or ()))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import bgd
-from bgd import AsyncClient, Client, NotAllowed, Outcome, Refused, State, run_background_job
+from bgd import AsyncClient, Client, JobSpec, NotAllowed, Outcome, Refused, State, run_background_job
 from bgd.executor import Executor
 from tests.support import DEADLINE, Daemon, wait_until
 
@@ -30,6 +30,7 @@ def fail(): raise ValueError
 """
 WIDE = '["work.Listed", "work.Other", "work.fail"]'
 NARROW = '["work.Listed"]'
+SCRIPTED = '[security]\nallowed_commands = ["{folder}/script"]\nallowed_env = [{names}]\n'
 CONFIGURATION = '[security]\nallowed_classes = {allowed}\n[python]\npath = ["{folder}"]\n'
 
 FORBIDDEN = "work:Other.run"
@@ -166,22 +167,74 @@ def test_no_variable_decides_what_code_a_listed_class_is(narrowed, name):
         held.remove()
 
 
-def test_no_variable_decides_what_an_allowed_script_runs():
+@pytest.fixture
+def scripted():
+    """A daemon that allows one bash script alone, and one variable."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
-        daemon = Daemon(Path(folder))
-        script = daemon.folder / "script"
+        running = Daemon(Path(folder))
+        script = running.folder / "script"
         script.write_text('#!/bin/bash\ndate +known; echo "ran $LEVEL in $HOME"\nls / >/dev/null\n')
         script.chmod(0o700)
-        daemon.configure(f'[security]\nallowed_commands = ["{script}"]\nallowed_env = ["LEVEL"]\n')
-        daemon.start()
-        try:
-            with daemon.client() as client:
-                env = {"BASH_FUNC_date%%": "() { echo foreign code; }", "LEVEL": "2", "HOME": "/elsewhere"}
-                job = client.submit([str(script)], env=env).wait(DEADLINE)
-                assert daemon.bgctl("logs", str(job.id)).stdout == f"known\nran 2 in {daemon.env['HOME']}\n"
-                assert job.state is State.SUCCEEDED
-        finally:
-            daemon.stop()
+        running.configure(SCRIPTED.format(folder=folder, names='"LEVEL"'))
+        running.start()
+        yield running
+        running.stop()
+
+
+def test_no_variable_decides_what_an_allowed_script_runs(scripted, monkeypatch):
+    monkeypatch.setenv("BASH_FUNC_date%%", "() { echo foreign code; }")
+    monkeypatch.setenv("HOME", "/elsewhere")
+    with scripted.client() as client:
+        job = client.submit([f"{scripted.folder}/script"], env={"LEVEL": "2"}).wait(DEADLINE)
+
+    assert scripted.bgctl("logs", str(job.id)).stdout == f"known\nran 2 in {scripted.env['HOME']}\n"
+    assert job.state is State.SUCCEEDED
+
+
+CHOICES: dict[str, Callable[[Client, str], object]] = {
+    "env": lambda client, script: client.submit([script], env={"CHOSEN": "1"}),
+    "env alone": lambda client, script: client.submit([script], env_pass="none", env={"CHOSEN": "1"}),
+    "env_pass": lambda client, script: client.submit([script], env_pass=["CHOSEN"]),
+    "many, a mapping": lambda client, script: client.submit_many(
+        [{"argv": [script], "env": {"CHOSEN": "1"}}]
+    ),
+    "many, a spec": lambda client, script: client.submit_many([JobSpec(argv=(script,), env={"CHOSEN": "1"})]),
+    "edit": lambda client, script: client.submit([script], hold=True).edit(env={"CHOSEN": "1"}),
+}
+
+
+@pytest.mark.parametrize("choose", CHOICES.values(), ids=CHOICES)
+def test_variable_that_was_chosen_for_a_command_and_does_not_pass_is_refused(scripted, monkeypatch, choose):
+    monkeypatch.setenv("CHOSEN", "1")
+    told = rf"takes no CHOSEN from outside: name it in \[security\] allowed_env of {scripted.folder}/"
+    with scripted.client() as client, pytest.raises(NotAllowed, match=told):
+        choose(client, f"{scripted.folder}/script")
+
+
+def test_verb_refuses_a_chosen_variable_and_drops_one_of_the_whole_environment(scripted):
+    script = f"{scripted.folder}/script"
+    refused = scripted.bgctl("submit", "--env", "CHOSEN=1", script)
+    taken = scripted.bgctl("submit", script, env={"CHOSEN": "1"})
+
+    assert refused.returncode == 77
+    assert "a command takes no CHOSEN from outside: name it in [security] allowed_env of" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert taken.returncode == 0
+
+
+def test_queued_command_runs_without_a_variable_that_was_taken_off_the_list(scripted):
+    script = f"{scripted.folder}/script"
+    with scripted.client() as client:
+        held = client.submit([script], env={"LEVEL": "2"}, hold=True)
+        scripted.configure(SCRIPTED.format(folder=scripted.folder, names=""))
+        assert scripted.bgctl("reload").returncode == 0
+        with pytest.raises(NotAllowed, match="takes no LEVEL from outside"):
+            client.submit([script], env={"LEVEL": "2"})
+        held.edit(priority=1)
+        held.release()
+        assert held.wait(DEADLINE).state is State.SUCCEEDED
+
+    assert scripted.bgctl("logs", str(held.id)).stdout == f"known\nran  in {scripted.env['HOME']}\n"
 
 
 @pytest.mark.parametrize("isolation", ["fork", "spawn", "reuse"])
