@@ -102,6 +102,14 @@ def make_folder(path: Path) -> os.stat_result:
         ) from error
 
 
+def cannot_lock(path: Path, error: OSError) -> ConfigError:
+    """Return what to say where flock(2) fails for another reason than that the lock is held."""
+    return ConfigError(
+        f"cannot lock {path}: {error.strerror}: put [daemon] state_dir on a file system that has locks,"
+        " as local disks do, or start the network file system's lock service"
+    )
+
+
 def _check_way_to(path: Path) -> None:
     """Refuse a path on which a link or folder is another user's, who could lead it elsewhere."""
     trusted = {0, os.geteuid(), Path("/").stat().st_uid}  # in a user namespace root may have another uid

@@ -37,7 +37,7 @@ ROOMS = {
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.harmless bgd.signals bgd.systemd bgd.ulimits bgd.wire bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.disk bgd.core.job bgd.core.spec"
-    " bgd.errors bgd.launcher bgd.places.in_the_way_of bgd.programs.find_program bgd.signals"
+    " bgd.errors bgd.launcher bgd.places bgd.programs.find_program bgd.signals"
     " bgd.streams bgd.systemd bgd.ulimits bgd.units bgd.wire",
     # it runs in interpreters that have nothing else, where its own folder goes by another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",

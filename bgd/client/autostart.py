@@ -22,7 +22,7 @@ from bgd.client.blocking.door import opened
 from bgd.client.caller import public_environment
 from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
-from bgd.places import in_the_way_of, make_private
+from bgd.places import cannot_lock, in_the_way_of, make_private
 
 LOG_NAME = "bgd.log"
 LOCK_NAME = "autostart.lock"
@@ -120,12 +120,15 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
 
     Raises:
         DaemonUnreachable: another had it until the deadline.
+        ConfigError: its file system has no locks.
     """
     with _appending(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             _wait_for_lock(path, file.fileno(), deadline)
+        except OSError as error:
+            raise cannot_lock(path, error) from error
         yield
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bgd.config import Config
 from bgd.errors import BgdError, ConfigError
-from bgd.places import OTHERS, make_folder, make_private
+from bgd.places import OTHERS, cannot_lock, make_folder, make_private
 
 PRIVATE = OTHERS  # umask: what the daemon makes is for its own user
 BACKLOG = 1024  # clients that may wait to be heard; whoever is one more waits until there is room
@@ -59,7 +59,7 @@ def locked(config: Config) -> Iterator[None]:
 
     Raises:
         AlreadyRunning: another daemon holds it; the message says which.
-        ConfigError: the lock cannot be opened.
+        ConfigError: the lock cannot be opened, or its file system has no locks.
     """
     folder = Path(config.daemon.state_dir)
     path = folder / "bgd.lock"
@@ -80,6 +80,8 @@ def locked(config: Config) -> Iterator[None]:
                 f"a bgd with pid {holder} already serves {config.daemon.state_dir}: "
                 "stop it (bgctl shutdown; kill, if its socket is gone), or choose another [daemon] state_dir"
             ) from None
+        except OSError as error:
+            raise cannot_lock(path, error) from error
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # for people only: the lock is what counts
         yield

@@ -13,6 +13,7 @@ from bgd.clock import boot_id
 from bgd.launcher.journal import boot_of
 from bgd.launcher.process import hold, read_process
 from bgd.launcher.records import Instance
+from bgd.places import cannot_lock
 
 
 class Busy(Exception):
@@ -25,6 +26,7 @@ def take_lock(state: Path) -> int:
     Raises:
         Busy: somebody else holds it.
         OSError: the lock file cannot be opened.
+        ConfigError: its file system has no locks.
     """
     path = state / _LOCK
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -35,6 +37,9 @@ def take_lock(state: Path) -> int:
         os.close(fd)
         who = f"process {holder}" if holder else "another process"
         raise Busy(f"a launcher is running already: {who} holds {path}") from error
+    except OSError as error:
+        os.close(fd)
+        raise cannot_lock(path, error) from error
     return fd
 
 

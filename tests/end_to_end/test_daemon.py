@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -690,6 +692,31 @@ def test_with_the_least_limits_jobs_of_both_kinds_run_and_the_log_says_what_is_s
     assert machine.bgctl("backup", "copy.db").returncode == 0
     assert "warning: open files: 64 may be open at once" in machine.log
     assert "warning: file size: no file may be larger than 64MB" in machine.log
+
+
+@pytest.mark.parametrize("program", ["bgd", "bgd.launcher", "bgctl"])
+def test_a_file_system_without_locks_is_named(machine, program):
+    if shutil.which("strace") is None:
+        pytest.skip("A FILE SYSTEM WITHOUT LOCKS IS NOT TESTED: strace is not installed")
+    tracer = ["strace", "-f", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:error=ENOLCK"]
+    options = {
+        "bgd": [],
+        "bgd.launcher": ["--state", str(machine.state_dir), "--logs", str(machine.state_dir / "logs")],
+        "bgctl": ["submit", "true"],
+    }[program]
+    done = subprocess.run(
+        [*tracer, sys.executable, "-P", "-m", program, *options],
+        env=machine.env,
+        cwd=machine.folder,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    if "ptrace" in done.stderr:
+        pytest.skip(f"A FILE SYSTEM WITHOUT LOCKS IS NOT TESTED: strace may not trace: {done.stderr}")
+    assert (done.returncode, done.stderr.count("\n")) == (1 if program == "bgd.launcher" else 78, 1)
+    assert re.search(rf"cannot lock {machine.state_dir}/\w+\.lock: No locks available: put", done.stderr)
 
 
 # --- many at once ---------------------------------------------------------------------------------------
