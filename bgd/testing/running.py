@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from bgd.core.job import Outcome
@@ -19,10 +19,14 @@ _INTERRUPTED = "KeyboardInterrupt"
 
 
 def run(
-    target: str, arguments: str | None, hear: Callable[[float | None, str | None], object]
+    target: str,
+    arguments: str | None,
+    allowed: Sequence[str] | None,
+    hear: Callable[[float | None, str | None], object],
 ) -> tuple[Account, int]:
     """Run a job to its end, once; return its account of itself, and its exit code.
 
+    `allowed` are the entries by which an inherited method is judged, None: it may be called.
     `hear` is called with what it says of how far it is.
 
     It runs in this thread; in one of its own where an event loop runs here, under which a coroutine could not
@@ -36,7 +40,7 @@ def run(
     process.begin()  # this may be a child that was forked since
     heard_before = bgd_job.hearer.set(hear)
     try:
-        document, exit_code = _apart(target, arguments) if _has_loop() else _run(target, arguments)
+        document, exit_code = (_apart if _has_loop() else _run)(target, arguments, allowed)
     finally:
         bgd_job.hearer.reset(heard_before)
     account = read_result(document, Outcome.EXIT if exit_code else Outcome.SUCCEEDED)
@@ -51,11 +55,11 @@ def provide_helpers() -> None:
         helpers.provide()
 
 
-def _run(target: str, arguments: str | None) -> tuple[bytes, int]:
+def _run(target: str, arguments: str | None, allowed: Sequence[str] | None) -> tuple[bytes, int]:
     result_fd = os.memfd_create("bgd result")
     try:
         try:
-            exit_code = carry_out(read(request(python_target(target), arguments, ())), result_fd)
+            exit_code = carry_out(read(request(python_target(target), arguments, (), allowed)), result_fd)
         except SystemExit as leaving:
             exit_code = _code_of(leaving)
         return os.pread(result_fd, MAX_DOCUMENT + 1, 0), exit_code
@@ -63,9 +67,9 @@ def _run(target: str, arguments: str | None) -> tuple[bytes, int]:
         os.close(result_fd)
 
 
-def _apart(target: str, arguments: str | None) -> tuple[bytes, int]:
+def _apart(target: str, arguments: str | None, allowed: Sequence[str] | None) -> tuple[bytes, int]:
     with ThreadPoolExecutor(max_workers=1) as apart:
-        return apart.submit(contextvars.copy_context().run, _run, target, arguments).result()
+        return apart.submit(contextvars.copy_context().run, _run, target, arguments, allowed).result()
 
 
 def _has_loop() -> bool:

@@ -163,7 +163,8 @@ class Stage:
         with self._changed:
             job.started_at = time.time()
             self._note(job, Move.START, State.RUNNING)
-        account, exit_code = run(job.target, job.spec.arguments, job.hear)
+        allowed = None if self._allows_all else self.config.security.allowed_classes
+        account, exit_code = run(job.target, job.spec.arguments, allowed, job.hear)
         with self._changed:
             job.finished_at = time.time()
             job.outcome, job.result_text, job.error = account.outcome, account.value, account.error

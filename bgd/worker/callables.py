@@ -33,6 +33,7 @@ def resolved(
         if method is None:
             raise Refusal(f"{module}:{name} is a class: say which method, as {module}:{name}.METHOD")
         _check_name(found, module, name)
+        _check_entry(module, name, method, allowed)
         return _method(found, module, method, allowed)
     if method is not None or not callable(found) or not hasattr(found, "__qualname__"):
         raise Refusal(f"{module}:{name} is no {'class' if method else 'function'}")
@@ -114,6 +115,29 @@ def _is_inherited_by_name(home: type, named: str, method: str, allowed: Sequence
         f"{named} is inherited from {defining}, which is not in [security] allowed_classes: "
         f'add "{named}" there, or "{defining}", then `bgctl reload`'
     )
+
+
+def _check_entry(module: str, name: str, method: str, allowed: Sequence[str] | None) -> None:
+    """Refuse a method if the entry that reads like its name means what a module of the class's name holds."""
+    entry = f"{module}.{name}.{method}"
+    if allowed is None or entry not in allowed or {f"{module}.{name}", f"{module}.*"} & {*allowed}:
+        return
+    if _is_module(f"{module}.{name}", sys.modules[module]):
+        raise Refusal(
+            f'{module}:{name}.{method} is not in [security] allowed_classes, where "{entry}" means '
+            f'{module}.{name}:{method}: add "{module}.{name}" there, then `bgctl reload`'
+        )
+
+
+def _is_module(name: str, parent: object) -> bool:
+    """Tell whether there is a module inside a package, imported or not."""
+    if name in sys.modules:
+        return True
+    if not hasattr(parent, "__path__"):
+        return False
+    from importlib.util import find_spec  # noqa: PLC0415  only a method that is listed by its name needs it
+
+    return find_spec(name) is not None
 
 
 def _check_name(found: Any, module: str, name: str) -> None:

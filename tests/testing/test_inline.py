@@ -17,6 +17,7 @@ from bgd import (
     JobFailed,
     NoSuchJob,
     NotAllowed,
+    Outcome,
     Refused,
     State,
     run_background_job,
@@ -182,6 +183,28 @@ def test_a_list_of_what_is_allowed_is_kept():
         with pytest.raises(NotAllowed):
             Executor().submit(tasks.add, 1)
         assert [job.target for job in jobs.submitted] == [f"{TASKS}:square"]
+
+
+def test_inherited_method_is_refused_as_by_a_daemon(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "inheriting.py").write_text("import json\nclass Report(json.JSONDecoder): pass\n")
+    target = "inheriting:Report.decode"
+
+    with inline():
+        assert Client().call(target, ["[1]"]).result() == [1]
+    with inline(allowed=["inheriting.Report", f"{TASKS}.square"]) as jobs:
+        told = r"Report\.decode is inherited from json\.decoder\.JSONDecoder, which is not in"
+        with pytest.raises(JobFailed, match=told):
+            Client().call(target, ["[1]"]).result()
+        assert jobs.submitted[0].outcome is Outcome.REFUSED
+    with inline(allowed=["inheriting.Report.decode"]):
+        assert asyncio.run(awaited(target, ["[1]"])) == [1]
+
+
+async def awaited(target: str, args: list[str]) -> object:
+    async with AsyncClient() as client:
+        job = await client.call(target, args)
+        return await job.result()
 
 
 def test_all_or_none_of_many_run():

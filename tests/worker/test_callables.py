@@ -383,6 +383,25 @@ def test_inherited_method_is_refused_unless_an_entry_covers_it(worker, target, e
     assert f'add "app.services.{target}" there, or "{defining}"' in told["refused"]
 
 
+def test_entry_of_a_class_in_a_module_does_not_allow_a_method_that_reads_alike(worker, module):
+    module("package/__init__", "class services:\n def Report(self): return 'of the package'\n")
+    module("package/services", "class Report:\n def run(self): return 'of the module'\n")
+    entry = "package.services.Report"
+
+    assert worker("package.services:Report.run", allowed=[entry]).told == {"ok": "of the module"}
+    refused = worker("package:services.Report", allowed=[entry]).told["refused"]
+    assert refused.startswith("package:services.Report is not in [security] allowed_classes")
+    assert f'"{entry}" means package.services:Report: add "package.services" there' in refused
+    for wider in ("package.services", "package.*"):
+        assert worker("package:services.Report", allowed=[entry, wider]).told == {"ok": "of the package"}
+
+
+def test_entry_of_a_method_allows_it_where_no_module_has_the_name_of_its_class(worker, module):
+    module("package/__init__", "class Report:\n def run(self): return 'run'\n")
+
+    assert worker("package:Report.run", allowed=["package.Report.run"]).told == {"ok": "run"}
+
+
 def test_base_class_that_only_says_it_is_of_an_allowed_module_opens_nothing(worker, module):
     module(
         "app.made",
