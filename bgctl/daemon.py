@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import html
+import os
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import click
 
 from bgctl.codes import REFUSED
 from bgctl.common import client, common, say, verb
 from bgctl.show import iso_time, local_time, print_json
+from bgd.errors import ConfigError
+from bgd.places import make_private, own_places
 from bgd.wire.replies import Info
 from bgd.wire.steering import ShutdownMode
+
+_PAGE = "login-"  # how the names of files begin that lead a browser to a login link
+_LINK_SECONDS = 60.0  # that a link works
 
 
 @verb(
@@ -50,13 +59,7 @@ def dashboard_command(*, is_to_open: bool) -> int:
         print_json({"url": link})
     else:
         click.echo(link)
-    if is_to_open:
-        import webbrowser  # noqa: PLC0415 - it is slow to import
-
-        if not webbrowser.open(link):
-            say("no browser can be opened here: open the link yourself")
-            return REFUSED
-    return 0
+    return _open(link) if is_to_open else 0
 
 
 @verb(
@@ -103,6 +106,74 @@ def shutdown_command(**modes: bool) -> int:
     else:
         say(f"the daemon (pid {pid}) has ended")
     return 0
+
+
+def _open(link: str) -> int:
+    """Open the link in a browser; return the exit code.
+
+    Every user of the machine can read the arguments of a process, and whoever follows the link first is
+    logged in. So the browser gets the address of a file that only its user can read, which leads to the link.
+    """
+    import webbrowser  # noqa: PLC0415 - it is slow to import
+
+    _remove_old_pages()
+    try:
+        page = _write_page(link)
+    except (OSError, ConfigError) as error:
+        say(f"no browser was opened: no file for it can be written ({error}): open the link yourself")
+        return REFUSED
+    if not webbrowser.open(page.as_uri()):
+        page.unlink(missing_ok=True)
+        say("no browser can be opened here: open the link yourself")
+        return REFUSED
+    say(f"the browser was given {page}; if it cannot read that (snap, flatpak), open the link yourself")
+    return 0
+
+
+def _write_page(link: str) -> Path:
+    """Write a page that leads to the link, for this user alone."""
+    address = html.escape(link)
+    text = (
+        '<!DOCTYPE html><meta charset="utf-8"><meta name="referrer" content="no-referrer">'
+        f'<meta http-equiv="refresh" content="0; url={address}"><title>bgd</title>'
+        f'<p><a href="{address}">Log in to the pages of bgd</a></p>\n'
+    )
+    page = _private_folder() / f"{_PAGE}{os.urandom(8).hex()}.html"
+    descriptor = os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    return page
+
+
+def _private_folder() -> Path:
+    """Return a folder that no other user can look into.
+
+    Raises:
+        ConfigError, OSError: there is none.
+    """
+    *others, last = _folders()
+    for folder in others:
+        with suppress(ConfigError, OSError):
+            make_private(folder)
+            return folder
+    make_private(last)
+    return last
+
+
+def _folders() -> list[Path]:
+    """Return where such a file may be: a folder that goes with the user's login, then the state folder."""
+    state, runtime = Path(own_places(os.environ).state_dir), os.environ.get("XDG_RUNTIME_DIR", "")
+    is_there = runtime.startswith("/") and Path(runtime).is_dir()
+    return [Path(runtime, "bgd"), state] if is_there else [state]
+
+
+def _remove_old_pages() -> None:
+    """Remove the pages of earlier calls whose links have expired."""
+    with suppress(ConfigError, OSError):
+        for folder in _folders():
+            for page in folder.glob(f"{_PAGE}*.html"):
+                if page.lstat().st_mtime < time.time() - _LINK_SECONDS:
+                    page.unlink(missing_ok=True)
 
 
 def _as_json(info: Info) -> dict[str, object]:

@@ -33,22 +33,21 @@ async def page(
     values: dict[str, object],
     *,
     status: HTTPStatus = HTTPStatus.OK,
-    cookie: tuple[str, str] | None = None,
+    headers: tuple[tuple[str, str], ...] = (),
 ) -> Answer:
-    """Return a page of a template; `cookie`: the header that sets one."""
+    """Return a page of a template."""
     body = await asyncio.to_thread(_rendered, template, values)
-    headers = () if cookie is None else (cookie,)
     return Answer(Response(status=status, content_type=HTML, body=body, headers=headers))
 
 
 async def refused(request: Request, error: RequestRefused) -> Answer:
-    status = error.response.status
+    status, headers = error.response.status, error.response.headers
     if wants_json(request):
         body = encoded({"error": str(error)})
-        return Answer(Response(status=status, content_type=JSON, body=body))
+        return Answer(Response(status=status, content_type=JSON, body=body, headers=headers))
     needs_login = status is HTTPStatus.UNAUTHORIZED
     values: dict[str, object] = {"title": status.phrase, "message": str(error), "needs_login": needs_login}
-    return await page("refused.html", values, status=status)
+    return await page("refused.html", values, status=status, headers=headers)
 
 
 def encoded(value: object) -> bytes:

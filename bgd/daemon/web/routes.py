@@ -86,7 +86,8 @@ class Routes:
         """Check who asks for a change, then refuse it: there is nothing yet that pages can change."""
         await self._check(_For.SESSION, request, ends)
         self._entrance.check_write(request)
-        raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, "Pages can only be read: GET and HEAD.")
+        allowed = ("Allow", ", ".join(READING))
+        raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, "Pages can only be read: GET and HEAD.", allowed)
 
     async def _check(self, whom: _For, request: Request, ends: Ends | None) -> None:
         if whom is not _For.ANYBODY:
@@ -114,7 +115,7 @@ class Routes:
         """
         if request.is_head:  # as programs do that look where a link leads, before somebody follows it
             return Answer(Response())
-        return await page("login.html", {}, cookie=self._entrance.log_in(token, request))
+        return await page("login.html", {}, headers=(self._entrance.log_in(token, request),))
 
 
 async def _answer_root(request: Request) -> Answer:

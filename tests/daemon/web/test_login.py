@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import subprocess
 import sys
 import tempfile
@@ -167,16 +168,104 @@ def test_jobs_do_not_wait_for_a_place_of_the_pages(machine):
     assert machine.bgctl("run", "echo", "hello").stdout == "hello\n"
 
 
-def test_bgctl_prints_the_link_or_opens_it(daemon, browser, tmp_path):
+def test_bgctl_prints_the_link(daemon, browser):
     said = daemon.bgctl("dashboard")
     assert re.fullmatch(rf"http://127\.0\.0\.1:{browser.port}/login/[\w-]{{43}}\n", said.stdout)
     assert '"url": "http' in daemon.bgctl("dashboard", "--json").stdout
 
-    opener = tmp_path / "opener"
-    opener.write_text(f"#!/bin/sh\necho $1 > {tmp_path}/opened\n")
-    opener.chmod(0o755)
-    opened = daemon.bgctl("dashboard", "--open", env={"BROWSER": str(opener)})
-    assert (opened.returncode, (tmp_path / "opened").read_text()) == (0, opened.stdout)
+
+class Opening:
+    """A program that is opened as a browser: it notes its arguments, as others could, and reads its file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._program = folder / "opener"
+        self._program.write_text(
+            f"#!/bin/sh\ntr '\\0' '\\n' < /proc/$$/cmdline > {folder}/seen\n"
+            f'cat "${{1#file://}}" > {folder}/read\n'
+        )
+        self._program.chmod(0o755)
+
+    def ask(self, daemon: Daemon, **env: str) -> subprocess.CompletedProcess[str]:
+        return daemon.bgctl("dashboard", "--open", env={"BROWSER": str(self._program)} | env)
+
+    @property
+    def arguments(self) -> list[str]:
+        return (self._folder / "seen").read_text().splitlines()
+
+    @property
+    def page(self) -> Path:
+        return Path(self.arguments[-1].removeprefix("file://"))
+
+    @property
+    def link(self) -> str:
+        found = re.search(r'<meta http-equiv="refresh" content="0; url=([^"]+)">', self.text)
+        assert found is not None, self.text
+        return found[1]
+
+    @property
+    def text(self) -> str:
+        return (self._folder / "read").read_text()
+
+
+def test_browser_that_bgctl_opens_is_led_to_the_link_and_others_cannot_read_it(daemon, browser, tmp_path):
+    opening = Opening(tmp_path)
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+
+    opened = opening.ask(daemon, XDG_RUNTIME_DIR=str(runtime))
+
+    assert (opened.returncode, opened.stdout) == (0, f"{opening.link}\n")
+    token = opening.link.rpartition("/")[2]
+    assert not [argument for argument in opening.arguments if token in argument]
+    assert opening.page.parent == runtime / "bgd"
+    assert stat.S_IMODE(opening.page.stat().st_mode) == 0o600
+    assert stat.S_IMODE(opening.page.parent.stat().st_mode) == 0o700
+    assert "script" not in opening.text
+    answered = browser.get(opening.link.removeprefix(f"http://{browser.host}"))
+    assert answered.headers["set-cookie"].startswith("bgd")
+    assert f"given {opening.page}; if it cannot read that (snap, flatpak), open the link" in opened.stderr
+
+
+def test_page_for_a_browser_is_in_the_state_folder_where_there_is_no_other(daemon, tmp_path):
+    opening = Opening(tmp_path)
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o777)
+    shared.chmod(0o777)
+
+    for env in ({}, {"XDG_RUNTIME_DIR": str(tmp_path / "gone")}, {"XDG_RUNTIME_DIR": str(shared)}):
+        assert opening.ask(daemon, **env).returncode == 0
+        assert opening.page.parent == daemon.folder / ".local/state/bgd"
+        assert opening.link
+    assert not list(shared.iterdir())
+
+
+def test_pages_for_browsers_are_removed_when_their_links_no_longer_work(daemon, tmp_path):
+    opening = Opening(tmp_path)
+    opening.ask(daemon)
+    first = opening.page
+    opening.ask(daemon)
+    assert first.exists()  # its browser may be slow
+    os.utime(first, (1, 1))
+
+    opening.ask(daemon)
+
+    assert not first.exists()
+    assert opening.page.exists()
+
+
+def test_link_is_left_to_the_user_where_no_file_for_a_browser_can_be_written(daemon, tmp_path):
+    (tmp_path / "state").write_text("")
+
+    state = str(tmp_path / "state")
+    opened = Opening(tmp_path).ask(daemon, XDG_STATE_HOME=state, BGD_SOCKET=str(daemon.socket))
+
+    assert opened.returncode == 1
+    assert opened.stdout.startswith("http://")
+    assert "no browser was opened: no file for it can be written (" in opened.stderr
+    assert opened.stderr.endswith("open the link yourself\n")
+    assert opened.stderr.count("\n") == 1
+    assert not (tmp_path / "seen").exists()
 
 
 def test_a_daemon_ends_beside_browsers_that_stay(machine):
