@@ -10,12 +10,12 @@ import click
 
 from bgctl.common import client, common, is_terminal, say, verb
 from bgctl.kinds import whole_number
-from bgctl.selecting import WAITING, with_filters
+from bgctl.selecting import with_filters
 from bgctl.show import brief, command_line, job_as_json, print_columns, print_json, progress_line
 from bgd import Client, Job, State
 from bgd.harmless import one_line
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
-from bgd.words import progress_of
+from bgd.words import progress_of, ran
 
 _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "id": lambda job: (job.id,),
@@ -130,21 +130,19 @@ def _row(job: Job, now: float) -> tuple[str, ...]:
         job.queue,
         f"{job.attempt}/{max(job.attempt, job.retries + 1)}",
         brief(now - job.created_at),
-        _time_of(job, now),
+        _time_of(job, now) or "-",
         one_line(job.name or "-"),
         command_line(job.view),
     )
 
 
 def _time_of(job: Job, now: float) -> str:
-    """Return how long the latest attempt took or has been running, or what the next one waits for."""
+    """Return what the next attempt waits for, or how long the latest took or has been running."""
     if job.state is State.BLOCKED and job.waits_for:
         return f"after:{_few(job.waits_for)}"
     if job.state is State.SCHEDULED and job.due_at is not None:
         return f"in:{brief(job.due_at - now)}"
-    if job.started_at is None or job.state in WAITING:  # as one that is held between two attempts
-        return "-"
-    return brief((job.finished_at or now) - job.started_at)
+    return ran(job.view)
 
 
 def _few(things: Sequence[object]) -> str:

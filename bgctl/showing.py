@@ -14,7 +14,6 @@ from bgctl.reasons import why_waiting
 from bgctl.show import (
     STATE_COLORS,
     attempt_as_json,
-    brief,
     command_line,
     job_as_json,
     local_time,
@@ -25,7 +24,7 @@ from bgctl.terminal import HarmlessText, one_line
 from bgd import Client, Job, JobFailed, NoSuchJob, State
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView
-from bgd.words import limits_of, memory_of, progress_of, retries_line, rules_line
+from bgd.words import limits_of, memory_of, progress_of, retries_line, rules_line, took
 
 _LABEL_WIDTH = 11
 
@@ -113,10 +112,9 @@ def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[st
 
 def _attempt(attempt: AttemptView, now: float) -> Iterator[str]:
     yield f"Attempt {attempt.attempt}: {_how(attempt)}"
-    took = None if attempt.started_at is None else (attempt.finished_at or now) - attempt.started_at
     yield from _lines(
         ("started", local_time(attempt.started_at, now) if attempt.started_at else ""),
-        ("took", brief(took) if took is not None else ""),
+        ("took", took(attempt.run_seconds)),
         ("process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
         ("used", _use(attempt)),
         ("log", _log(attempt)),

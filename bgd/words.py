@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from bgd.core.job import State
+from bgd.core.job import WAITING, State
 from bgd.harmless import one_line
 from bgd.units import format_duration, format_size
 from bgd.wire.views import AttemptView, JobView, Progress
@@ -101,6 +101,16 @@ def brief(seconds: float) -> str:
         elif words:
             break
     return "".join(words[:2])
+
+
+def ran(view: JobView) -> str:
+    """Return how long the latest attempt took or has been running; empty while the job waits."""
+    return "" if view.state in WAITING else took(view.run_seconds)
+
+
+def took(seconds: float | None) -> str:
+    """Return a duration that may be unknown, and is empty then."""
+    return "" if seconds is None else brief(seconds)
 
 
 def retries_line(view: JobView) -> str:

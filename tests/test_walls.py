@@ -61,7 +61,8 @@ ROOMS = {
     "bgd/ulimits.py": f"{STANDARD} msgspec bgd.errors bgd.units",
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/harmless.py": STANDARD,
-    "bgd/words.py": f"{STANDARD} bgd.core.job.State bgd.harmless bgd.units bgd.wire.views",
+    "bgd/words.py": f"{STANDARD} bgd.core.job.State bgd.core.job.WAITING bgd.harmless bgd.units"
+    " bgd.wire.views",
     **dict.fromkeys(
         [
             "bgd/addresses.py",

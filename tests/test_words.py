@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bgctl.show import local_time
+from bgd.core.job import State
 from bgd.wire.views import Progress
-from bgd.words import brief, iso_time, number_ranges, percent, progress_line, retries_line, rules_line
+from bgd.words import brief, iso_time, number_ranges, percent, progress_line, ran, retries_line, rules_line
 from tests.client.scripted import view_of
 
 
@@ -85,6 +86,14 @@ def test_only_whole_percents_are_said_and_not_100_before_the_end(fraction, whole
 )
 def test_retries_are_said_with_all_that_decides_on_them(policy, line):
     assert retries_line(replace(view_of(1), retry_delay=5.0, **policy)) == line
+
+
+def test_a_run_is_said_as_it_was_measured_whatever_its_instants_are():
+    set_back = {"started_at": 1_790_000_000.0, "finished_at": 1.0, "run_seconds": 90.0}
+
+    assert ran(replace(view_of(1), **set_back)) == "1m30s"
+    assert ran(replace(view_of(1), **set_back | {"run_seconds": None})) == ""  # nobody knows
+    assert ran(replace(view_of(1, State.SCHEDULED), **set_back)) == ""  # between two attempts
 
 
 def test_rules_are_said_on_one_line():

@@ -101,11 +101,24 @@ def end_of(ended: Ended) -> AttemptEnd:
         log_kept=ended.log_bytes,
         whole_tree=ended.whole_tree,
         memory_peak_bytes=ended.memory_peak_bytes,
+        run_seconds=_run_seconds(ended),
         error=error,
         result=account.value,
         wish=account.wish,
         lineage=account.lineage,
     )
+
+
+def _run_seconds(ended: Ended) -> float | None:
+    """Return how long an attempt ran; by the wall clock if its launcher is too old to measure it.
+
+    None where that cannot be known: nobody saw the end, or the clock was set back.
+    """
+    if ended.run_seconds is not None or ended.started_at is None:
+        return ended.run_seconds
+    was_unseen = ended.outcome in {Outcome.UNKNOWN, Outcome.INTERRUPTED}
+    took = ended.finished_at - ended.started_at
+    return None if was_unseen or took < 0 else took
 
 
 def judged(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:

@@ -292,7 +292,9 @@ class Supervisor:
             # only people want it, so it waits for the next transaction, but not for long
             if not self._pending.pids:
                 asyncio.get_running_loop().call_later(PID_PATIENCE, self._changed.set)
-            self._pending.pids[job.id] = AttemptPid(job.id, job.attempt, started.pid, started.started_at)
+            self._pending.pids[job.id] = AttemptPid(
+                job.id, job.attempt, started.pid, started.started_at, started.since
+            )
 
     def attempt_ended(self, ended: Ended) -> None:
         """Take an end; it is acknowledged after the next commit, also if it was already known (R4)."""

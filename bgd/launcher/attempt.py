@@ -42,7 +42,8 @@ class Attempt:
     @property
     def state(self) -> Started:
         pid = self._running.pid if self._running else None
-        return Started(self.launch.key, pid, self._starting.started_at, self._orders.is_suspended)
+        starting, is_suspended = self._starting, self._orders.is_suspended
+        return Started(self.launch.key, pid, starting.started_at, is_suspended, starting.since)
 
     @property
     def log_bytes(self) -> int:
@@ -109,6 +110,7 @@ class Attempt:
             finished_at=time.time(),
             log_bytes=self.log_bytes,
             problem=problem,
+            run_seconds=elapsed() - self._starting.since if self._running else None,
         )
 
     async def _start(self) -> Running | None:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 
+from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.launcher.cgroup import GroupFigures
 from bgd.launcher.deadlines import Countdown
@@ -34,7 +35,7 @@ class Running:
         execution: Execution,
         output: Output,
         tree: Tree,
-        started_at: float,
+        began: tuple[float, float],  # on the wall clock and on the elapsed one
         grew: Callable[[], None],
     ) -> None:
         self._launch = launch
@@ -44,7 +45,7 @@ class Running:
         self._is_intact = True  # nobody but the job itself has acted on its processes
         self._output = output
         self._tree = tree
-        self._started_at = started_at
+        self._started_at, self._since = began
         self._grew = grew
         self._is_interrupted = False
         self._reason: Outcome | None = None  # why it is to end, as the first said who asked
@@ -105,7 +106,7 @@ class Running:
         code = await self._execution.wait()
         # who ends the launcher may have sent the same signal to its jobs, as `systemctl kill` does
         self._is_interrupted = self._reason is Outcome.INTERRUPTED and code != 0
-        finished_at = time.time()
+        finished_at, run_seconds = time.time(), elapsed() - self._since
         self._tools.noting.end(self._launch.key)
         self._suspension.is_on = False
         self._limit.stand_still()
@@ -113,7 +114,7 @@ class Running:
         if not self._output.drain() and self._descent is None:
             await self._leave_output()
         self._output.close()
-        ended = self._ended(code, finished_at, await self._closed_group())
+        ended = self._ended(code, finished_at, run_seconds, await self._closed_group())
         self._execution.release(is_intact=self._is_intact)
         return ended
 
@@ -200,7 +201,9 @@ class Running:
         group.remove()
         return figures
 
-    def _ended(self, code: int, finished_at: float, figures: GroupFigures | None) -> Ended:
+    def _ended(
+        self, code: int, finished_at: float, run_seconds: float, figures: GroupFigures | None
+    ) -> Ended:
         usage = self._execution.usage()
         outcome = self._outcome(code, figures)
         result = None if self._result is None else _read_result(self._result) or self._launch.usual_result
@@ -222,6 +225,7 @@ class Running:
             memory_peak_bytes=figures.memory_peak if figures else None,
             log_lost=self._output.log.lost,
             log_problem=self._output.log.problem,
+            run_seconds=run_seconds,
         )
 
     def _close_result(self) -> None:

@@ -37,12 +37,15 @@ Begin = Callable[[Output, int | None], Awaitable[Execution | None]]
 
 
 class Starting:
-    """Tries to start one attempt, as often as it is asked to. `started_at`: of the latest try."""
+    """Tries to start one attempt, as often as it is asked to.
+
+    `started_at`, and `since` on the elapsed clock: when the latest try began.
+    """
 
     def __init__(
         self, launch: Launch, tools: Tools, workers: Workers, orders: Orders, grew: Callable[[], None]
     ) -> None:
-        self.started_at = time.time()
+        self.started_at, self.since = time.time(), elapsed()
         self._launch = launch
         self._tools = tools
         self._workers = workers
@@ -170,7 +173,7 @@ class Starting:
         stamp = new_stamp()
         try:
             output.say(words)
-            self.started_at = time.time()
+            self.started_at, self.since = time.time(), elapsed()
             path = group.path if group else None
             tools.journal.note(Began(launch.key, output.inode, since, self.started_at, stamp, path))
             execution = await begin(output, stamp)
@@ -186,7 +189,7 @@ class Starting:
             output.close()
             return None
         tree = Tree(launch.key, output.channel, since, execution.pid, stamp=stamp, group=group)
-        return Running(launch, tools, execution, output, tree, self.started_at, self._grew)
+        return Running(launch, tools, execution, output, tree, (self.started_at, self.since), self._grew)
 
     def _group(self) -> Group | None:
         """Return the control group it is to be in, None: none of its own."""

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Collection
 
+from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.launcher.cgroup import Group
 from bgd.launcher.journal import boot_of
@@ -115,4 +116,5 @@ def _unseen(key: Key, trace: Trace, logs: str, *, is_same_boot: bool) -> Ended:
         finished_at=time.time(),
         log_bytes=bytes_logged(f"{logs}/{log_name(key.job, key.attempt)}"),
         problem="its launcher died" if is_same_boot else "the machine went down",
+        run_seconds=elapsed() - trace.began.since if trace.began and is_same_boot else None,
     )

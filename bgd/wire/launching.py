@@ -195,12 +195,16 @@ class Welcome(Struct, frozen=True, tag="welcome"):
 
 
 class Started(Struct, frozen=True, tag="started"):
-    """The attempt's process runs. pid None: it is about to. `suspended`: its processes stand still."""
+    """The attempt's process runs. pid None: it is about to. `suspended`: its processes stand still.
+
+    `since`: when it started, on the elapsed clock; None: the launcher is too old to say.
+    """
 
     key: Key
     pid: int | None
     started_at: float
     suspended: bool = False
+    since: float | None = None
 
 
 class Ended(Struct, frozen=True, tag="ended", kw_only=True):
@@ -209,7 +213,8 @@ class Ended(Struct, frozen=True, tag="ended", kw_only=True):
     `exit_code` or `signal` is None where there is no such thing; `result`: what a class job wrote to its
     result file; `problem`: why it was not started, one line. `whole_tree`: processor times are those of all
     its processes. `memory_peak_bytes`: most that all of them had together, with the files they cached.
-    `log_lost`: bytes that its log should hold and does not; `log_problem`: why, one line.
+    `log_lost`: bytes that its log should hold and does not; `log_problem`: why, one line. `run_seconds`: from
+    its start to the end of its first process, on the elapsed clock; None: it did not run, or it is not known.
     """
 
     key: Key
@@ -228,6 +233,7 @@ class Ended(Struct, frozen=True, tag="ended", kw_only=True):
     memory_peak_bytes: int | None = None
     log_lost: int = 0
     log_problem: str | None = None
+    run_seconds: float | None = None
 
 
 class NotStarted(StrEnum):

@@ -74,6 +74,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     pids_max: int | None = None
     open_files: int | None = None
     core_max: int | None = None
+    waited_seconds: float | None = None  # from submission to the latest start, or until now
+    run_seconds: float | None = None  # of the latest attempt, as in AttemptView
 
 
 class JobProgress(Struct, frozen=True):
@@ -85,6 +87,12 @@ class JobProgress(Struct, frozen=True):
 
 
 class AttemptView(Struct, frozen=True, kw_only=True):
+    """An attempt as people see it.
+
+    `run_seconds` is not the difference of its instants: it is measured on a clock that nobody can set. While
+    the attempt runs it is the time until now. None: it did not run, or nobody saw its end.
+    """
+
     attempt: int
     outcome: Outcome | None  # None while it runs
     exit_code: int | None
@@ -100,6 +108,7 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     pid: int | None
     whole_tree: bool = False  # processor time is that of all processes, not of those that were waited for
     memory_peak_bytes: int | None = None  # of all processes together, with the files they cached
+    run_seconds: float | None = None
 
 
 class QueueView(Struct, frozen=True, kw_only=True):

@@ -33,6 +33,22 @@ def ended(outcome=Outcome.SUCCEEDED, **fields):
     return end_of(Ended(key=KEY, outcome=outcome, finished_at=2.0, **fields))
 
 
+@pytest.mark.parametrize(
+    ("said", "run_seconds"),
+    [
+        ({"started_at": 1.0, "run_seconds": 7.0}, 7.0),
+        ({"started_at": 1.0}, 1.0),
+        ({"started_at": 3.0}, None),
+        ({"started_at": 1.0, "outcome": Outcome.UNKNOWN}, None),
+        ({"started_at": 1.0, "outcome": Outcome.INTERRUPTED}, None),
+        ({}, None),
+    ],
+    ids=["measured", "by the wall clock", "clock set back", "unseen", "machine went down", "not started"],
+)
+def test_an_attempt_took_what_was_measured_or_else_what_the_wall_clock_tells(said, run_seconds):
+    assert ended(**said).run_seconds == run_seconds
+
+
 def test_command_is_launched_as_it_stands(folder):
     spec = JobSpec(argv=("/bin/echo", "a b"), cwd="/srv", umask=0o077, timeout=5.0, env={"A": "1"})
     got = launch(folder, spec, daemon='grace = "3s"', rest='[logs]\nmax_bytes = 5000\non_limit = "kill"')

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.wire.calls import MAX_DOCUMENT
 from bgd.wire.launching import Stop
@@ -218,6 +219,14 @@ def test_what_a_job_used_is_told(supervisor):
     assert 80_000_000 < end.max_rss_bytes < 200_000_000
     assert 0.01 < end.user_seconds < 20
     assert end.system_seconds > 0
+
+
+def test_how_long_it_ran_is_told_without_what_it_left_behind(supervisor):
+    begun = elapsed()
+
+    end = supervisor.run("sh", "-c", "sleep 0.2; (trap '' TERM; sleep 100 & sleep 100) &", grace=1.0)
+
+    assert 0.2 <= end.run_seconds < elapsed() - begun - 1.0
 
 
 def test_the_peak_of_a_small_job_is_not_mistaken_for_the_launcher_s(supervisor):

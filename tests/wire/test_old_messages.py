@@ -372,6 +372,15 @@ GROWN |= {
     "welcome_with_abilities": ("from_launcher", launching.Welcome(3, "boot:random", 4243, [], ABILITIES)),
     "ended_with_figures": ("from_launcher", replace(ENDED, outcome=Outcome.OOM, **FIGURES)),
 }
+GROWN |= {
+    "started_since": ("from_launcher", launching.Started(KEY, 4244, 1_790_000_001.5, since=12.5)),
+    "ended_with_run_seconds": ("from_launcher", replace(ENDED, run_seconds=1.25)),
+    "jobs_with_durations": (
+        "reply",
+        replies.JobsPart(2, [replace(VIEW, waited_seconds=0.75, run_seconds=1.25)]),
+    ),
+    "attempts_with_durations": ("reply", replies.AttemptsPart(4, [replace(ATTEMPT, run_seconds=1.25)])),
+}
 
 
 def sample_of(direction: str, message: Message) -> Path:

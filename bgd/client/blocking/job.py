@@ -88,6 +88,8 @@ class Job(Generic[R_co]):
     pids_max: int | None
     open_files: int | None
     core_max: int | None
+    waited_seconds: float | None
+    run_seconds: float | None
 
     def __init__(
         self,

@@ -78,10 +78,9 @@ _QUEUE_COUNTS = f"""
     FROM counts WHERE state IN ({_UNFINISHED})
 """  # noqa: S608 (constants)
 
-# a wall clock that was set back would make some negative
 _TIMES = """
-    SELECT CASE attempts.attempt WHEN 1 THEN max(attempts.started_at - jobs.created_at, 0) END,
-           max(attempts.finished_at - attempts.started_at, 0)
+    SELECT CASE attempts.attempt WHEN 1 THEN max(attempts.started_aged - jobs.created_aged, 0) END,
+           attempts.run_seconds
     FROM attempts JOIN jobs ON jobs.id = attempts.job
     WHERE attempts.job = ? AND attempts.attempt = ?
 """

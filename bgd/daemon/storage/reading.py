@@ -8,7 +8,8 @@ from functools import lru_cache
 
 import msgspec
 
-from bgd.core.job import JobId, Outcome, State
+from bgd import clock
+from bgd.core.job import WAITING, JobId, Outcome, State
 from bgd.daemon.storage import selecting
 from bgd.daemon.storage.database import transaction
 from bgd.daemon.storage.packing import unpack_policy, unpack_waits
@@ -145,6 +146,8 @@ def _view(row: sqlite3.Row) -> JobView:
         pids_max=spec.pids_max,
         open_files=spec.open_files,
         core_max=spec.core_max,
+        waited_seconds=_waited_seconds(row),
+        run_seconds=_run_seconds(row),
     )
 
 
@@ -178,7 +181,31 @@ def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
         pid=row["pid"],
         whole_tree=bool(row["whole_tree"]),
         memory_peak_bytes=row["memory_peak_bytes"],
+        run_seconds=_run_seconds(row),
     )
+
+
+def _waited_seconds(row: sqlite3.Row) -> float | None:
+    """Return how long a job waited for its latest start, or for its end, or has been waiting."""
+    began, started = row["created_aged"], row["started_aged"]
+    if row["state"] in WAITING or started is None:
+        return _seconds_between(began, row["aged_from"] or _age(row))
+    return _seconds_between(began, started)
+
+
+def _run_seconds(row: sqlite3.Row) -> float | None:
+    if row["ended_as"] is not None:
+        return float(row["run_seconds"]) if row["run_seconds"] is not None else None
+    return _seconds_between(row["started_aged"], _age(row))
+
+
+def _age(row: sqlite3.Row) -> float | None:
+    """Return the present on the clock of columns named `aged`."""
+    return None if row["age_ahead"] is None else clock.elapsed() + row["age_ahead"]
+
+
+def _seconds_between(began: float | None, ended: float | None) -> float | None:
+    return None if began is None or ended is None else max(ended - began, 0.0)
 
 
 def _outcome(text: str | None) -> Outcome | None:
@@ -197,7 +224,14 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
-_VIEW = "SELECT jobs.*, spec FROM jobs JOIN specs ON specs.job = jobs.id WHERE jobs.id = ?"
+_TIMES = "started_aged, run_seconds, attempts.outcome AS ended_as, (SELECT age_ahead FROM meta) AS age_ahead"
+
+_VIEW = f"""
+    SELECT jobs.*, spec, {_TIMES}
+    FROM jobs JOIN specs ON specs.job = jobs.id
+              LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
+    WHERE jobs.id = ?
+"""  # noqa: S608 (constants)
 
 _PROGRESS = """
     SELECT id, attempt, progress, progress_message FROM jobs WHERE id = ? AND state IN ('running', 'stopping')
@@ -205,11 +239,11 @@ _PROGRESS = """
 
 _LATEST = "SELECT max(id) FROM jobs WHERE uid = ?"
 
-_ATTEMPTS = """
-    SELECT attempts.*, error
+_ATTEMPTS = f"""
+    SELECT attempts.*, error, {_TIMES}
     FROM attempts LEFT JOIN results ON results.job = attempts.job AND results.attempt = attempts.attempt
     WHERE attempts.job = ? AND attempts.attempt > ? ORDER BY attempts.attempt LIMIT ?
-"""
+"""  # noqa: S608 (constants)
 
 _RESULT = """
     SELECT result, error

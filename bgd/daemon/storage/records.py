@@ -69,12 +69,13 @@ class NewAttempt(Struct, frozen=True):
 
 
 class AttemptPid(Struct, frozen=True):
-    """The attempt's process runs; pid None: it is about to."""
+    """The attempt's process runs; pid None: it is about to. `since`: its start on the elapsed clock."""
 
     job: JobId
     attempt: int
     pid: int | None
     started_at: float
+    since: float | None = None
 
 
 class AttemptEnd(Struct, frozen=True, kw_only=True):
@@ -100,6 +101,7 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     log_kept: int = 0
     whole_tree: bool = False
     memory_peak_bytes: int | None = None
+    run_seconds: float | None = None
     error: JobError | None = None
     result: str | None = None
     wish: Wish | None = None

@@ -12,7 +12,7 @@ from bgd.core.job import FINAL, Job, JobId, Now, Outcome
 from bgd.daemon.storage import events, submissions
 from bgd.daemon.storage.database import change
 from bgd.daemon.storage.packing import pack_policy, pack_waits
-from bgd.daemon.storage.records import AttemptEnd, Batch, Controls, NewJob, StoredSpec
+from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Batch, Controls, NewJob, StoredSpec
 from bgd.daemon.storage.specs import Specs, read_spec
 from bgd.wire.views import JobProgress
 
@@ -66,7 +66,7 @@ def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], now: Now) -> None:
 
 
 def _new_row(item: NewJob, now: Now) -> tuple[object, ...]:
-    return (*_columns(item.job, now), item.uid, item.spec.name, item.at, item.job.id)
+    return (*_columns(item.job, now), item.uid, item.spec.name, item.at, now.elapsed, item.job.id)
 
 
 def _save_jobs(db: sqlite3.Connection, batch: Batch) -> None:
@@ -131,10 +131,11 @@ def _epoch_time(elapsed: float | None, now: Now) -> float | None:
 def _save_attempts(db: sqlite3.Connection, batch: Batch) -> None:
     """Write how attempts go; what that says of their jobs is written with the jobs."""
     if batch.attempts:
-        rows = [(item.job, item.attempt, item.slot, item.launcher, item.at) for item in batch.attempts]
+        since = batch.now.elapsed
+        rows = [(item.job, item.attempt, item.slot, item.launcher, item.at, since) for item in batch.attempts]
         db.executemany(_INSERT_ATTEMPT, rows)
     change(db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in batch.relaunched])
-    change(db, _SAVE_PID, [(item.pid, item.started_at, item.job, item.attempt) for item in batch.pids])
+    change(db, _SAVE_PID, [_pid_row(item) for item in batch.pids])
     change(db, _END_ATTEMPT, [_end_row(end) for end in batch.ends])
     kept = sum(end.log_kept for end in batch.ends)
     if kept:
@@ -143,6 +144,10 @@ def _save_attempts(db: sqlite3.Connection, batch: Batch) -> None:
         if end.result is not None or end.error is not None:
             error = None if end.error is None else _encode_json(end.error).decode()
             db.execute("INSERT INTO results VALUES (?, ?, ?, ?)", (end.job, end.attempt, end.result, error))
+
+
+def _pid_row(item: AttemptPid) -> tuple[object, ...]:
+    return (item.pid, item.started_at, item.since, item.job, item.attempt)
 
 
 def _end_row(end: AttemptEnd) -> tuple[object, ...]:
@@ -159,6 +164,7 @@ def _end_row(end: AttemptEnd) -> tuple[object, ...]:
         end.log_bytes,
         end.whole_tree,
         end.memory_peak_bytes,
+        end.run_seconds,
         end.job,
         end.attempt,
     )
@@ -192,8 +198,8 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
 _INSERT_JOB = """
     INSERT INTO jobs (state, queue, priority, policy, attempt, failures, unseen, due_elapsed, due_at,
                       making_way, wall_due, expires_elapsed, expires_at, waits, key, slots, suspended,
-                      uid, name, created_at, id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                      uid, name, created_at, created_aged, id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)
 """
 
 _AS_IT_STANDS = """
@@ -209,18 +215,25 @@ _END_JOB = f"""
 """
 _START_JOB = f"{_AS_IT_STANDS}, started_at = ?, progress = NULL, progress_message = NULL WHERE id = ?"
 
-_INSERT_ATTEMPT = "INSERT INTO attempts (job, attempt, slot, launcher, launched_at) VALUES (?, ?, ?, ?, ?)"
+_INSERT_ATTEMPT = """
+    INSERT INTO attempts (job, attempt, slot, launcher, launched_at, started_aged)
+    VALUES (?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta))
+"""
 
 _SAVE_PROGRESS = "UPDATE jobs SET progress = ?, progress_message = ? WHERE id = ? AND attempt = ?"
 
 _RELAUNCH = "UPDATE attempts SET launcher = ? WHERE job = ? AND attempt = ?"
 
-_SAVE_PID = "UPDATE attempts SET pid = ?, started_at = ? WHERE job = ? AND attempt = ?"
+_SAVE_PID = """
+    UPDATE attempts SET pid = ?, started_at = ?,
+                        started_aged = coalesce(? + (SELECT age_ahead FROM meta), started_aged)
+    WHERE job = ? AND attempt = ?
+"""
 
 _END_ATTEMPT = """
     UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, started_at = coalesce(?, started_at),
                         pid = coalesce(?, pid), finished_at = ?, user_seconds = ?, system_seconds = ?,
                         max_rss_bytes = ?, log_bytes = ?, whole_tree = ?, memory_peak_bytes = ?,
-                        launcher = NULL
+                        run_seconds = ?, launcher = NULL
     WHERE job = ? AND attempt = ?
 """

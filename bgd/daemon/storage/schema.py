@@ -144,6 +144,16 @@ MIGRATIONS: tuple[str, ...] = (
     DROP INDEX jobs_by_end;
     CREATE INDEX jobs_by_end ON jobs (state, aged_from) WHERE aged_from IS NOT NULL;
     """,
+    """
+    -- How long jobs wait and run, whatever is done to the wall clock: created_aged and started_aged are on
+    -- retention's clock, run_seconds is as the launcher measured it. Of earlier jobs the wall clock is all.
+    ALTER TABLE jobs ADD COLUMN created_aged REAL;
+    ALTER TABLE attempts ADD COLUMN started_aged REAL;
+    ALTER TABLE attempts ADD COLUMN run_seconds REAL;
+    UPDATE jobs SET created_aged = created_at;
+    UPDATE attempts SET started_aged = coalesce(started_at, launched_at),
+                        run_seconds = iif(finished_at >= started_at, finished_at - started_at, NULL);
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from bgd.core.job import ACTIVE, FINAL, WAITING, Outcome, State
+from bgd.core.job import ACTIVE, FINAL, Outcome, State
 from bgd.daemon.web.tails import Tail
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView, JobView
@@ -19,8 +19,10 @@ from bgd.words import (
     memory_of,
     progress_line,
     progress_of,
+    ran,
     retries_line,
     rules_line,
+    took,
 )
 
 _MOST_OF_A_COMMAND = 300  # characters, in a list; the job's own page has more
@@ -103,7 +105,7 @@ def row_of(view: JobView, now: float) -> Row:
         priority=view.priority,
         attempts=_attempts(view),
         waited=_waited(view, now),
-        ran=_ran(view, now),
+        ran=ran(view),
         submitted=_instant(view.created_at, now),
     )
 
@@ -123,7 +125,7 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
         ("Expires", _instant(view.expires_at, now) if view.expires_at else ""),
         ("Waits for", ", ".join(f"job {job}" for job in view.waits_for)),
         ("Waited", _waited(view, now)),
-        ("Ran", _ran(view, now)),
+        ("Ran", ran(view)),
         ("Finished", _instant(view.finished_at, now) if view.finished_at else ""),
         ("Suspended", "its processes are stopped" if view.suspended else ""),
         ("Slots", str(view.slots) if view.slots > 1 else ""),
@@ -150,10 +152,9 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
 
 
 def attempt_sheet_of(attempt: AttemptView, tail: Tail, now: float) -> AttemptSheet:
-    took = None if attempt.started_at is None else (attempt.finished_at or now) - attempt.started_at
     facts: list[Fact] = [
         ("Started", _instant(attempt.started_at, now) if attempt.started_at else ""),
-        ("Took" if attempt.outcome else "Running for", brief(took) if took is not None else ""),
+        ("Took" if attempt.outcome else "Running for", took(attempt.run_seconds)),
         ("Processor", _processor(attempt)),
         ("Memory", _size(memory) if (memory := memory_of(attempt)) else ""),
         ("Process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
@@ -188,16 +189,7 @@ def _waited(view: JobView, now: float) -> str:
     """Return how long it was, or has been, from the submission to the latest start, or when it is due."""
     if view.state is State.SCHEDULED and view.due_at is not None:
         return f"due in {brief(view.due_at - now)}"
-    if view.state in WAITING or view.started_at is None:
-        return brief((view.finished_at or now) - view.created_at)
-    return brief(view.started_at - view.created_at)
-
-
-def _ran(view: JobView, now: float) -> str:
-    """Return how long the latest attempt took, or has been running; nothing while the job waits."""
-    if view.state in WAITING or view.started_at is None:
-        return ""
-    return brief((view.finished_at or now) - view.started_at)
+    return took(view.waited_seconds)
 
 
 def _state_of(attempt: AttemptView) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
+from bgd.clock import elapsed
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import restoring
@@ -774,3 +775,40 @@ async def test_that_there_is_no_thread_is_said_in_a_line(tmp_path, monkeypatch):
                 await Store.open(str(tmp_path / "other.db"))
     finally:
         await store.close()
+
+
+# --- durations ------------------------------------------------------------------------------------------
+
+
+async def test_waits_and_runs_are_on_a_clock_that_nobody_sets_also_in_the_next_boot(store):
+    began = elapsed()
+    await store.adopt_boot(Now(began - 60, NOW.wall), BOOT)
+    await store.commit(Batch(now=Now(began - 60, NOW.wall), new=[new(1), new(2)]))
+    await store.adopt_boot(Now(began - 30, NOW.wall + 30), "second-boot")
+    start = NewAttempt(JobId(1), 1, 1, "boot:launcher", 0.0)
+    running = saves(a_job(1, State.RUNNING, attempt=1))
+    await store.commit(Batch(now=Now(began - 20, 0.0), saves=running, attempts=[start]))
+
+    job, waiting = await store.view(JobId(1)), await store.view(JobId(2))
+    (attempt,) = await store.attempts(JobId(1), 0, 10)
+
+    since = elapsed() - began
+    assert job.waited_seconds == pytest.approx(40)
+    assert 20 <= job.run_seconds <= attempt.run_seconds <= 20 + since + 0.001
+    assert 60 <= waiting.waited_seconds + 0.001 <= 60.002 + since
+    assert waiting.run_seconds is None
+
+
+async def test_a_run_begins_when_the_launcher_says_and_is_not_known_if_nobody_saw_its_end(store):
+    now = Now(elapsed(), NOW.wall)
+    await store.adopt_boot(now, BOOT)
+    await store.commit(Batch(now=now, new=[new(1)]))
+    running, pid = saves(a_job(1, State.RUNNING, attempt=1)), AttemptPid(JobId(1), 1, 7, 0.0, now.elapsed - 9)
+    await store.commit(Batch(now=now, saves=running, attempts=[first_attempt(1)]))
+    await store.commit(Batch(now=now, pids=[pid]))
+    assert (await store.view(JobId(1))).run_seconds >= 9
+
+    end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.UNKNOWN, finished_at=NOW.wall)
+    await store.commit(Batch(now=now, saves=saves(a_job(1, State.FAILED, attempt=1)), ends=[end]))
+
+    assert (await store.view(JobId(1))).run_seconds is None

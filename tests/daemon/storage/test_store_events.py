@@ -8,7 +8,7 @@ from bgd.core.job import JobId, Outcome, State
 from bgd.daemon.storage.events import EVENTS_KEPT
 from bgd.daemon.storage.store import AttemptEnd, AttemptPid, Batch, Event, Figures, NewAttempt, Store
 from bgd.wire.views import EventView
-from tests.daemon.storage.filling import NOW, a_job, move, new, put, saves
+from tests.daemon.storage.filling import BOOT, NOW, a_job, move, new, put, saves
 
 
 def event(number, what="submit", state=State.QUEUED, *, at=NOW.wall, attempt=0, outcome=None):
@@ -26,14 +26,16 @@ async def ids_of_events(store, after=0, limit=10):
 async def run(store, number, *, waited, took, outcome=Outcome.SUCCEEDED, attempt=1, at=NOW.wall):
     """Let an attempt end at `at`, with the event that tells of it."""
     job, started_at = JobId(number), NOW.wall + waited
-    end = AttemptEnd(job=job, attempt=attempt, outcome=outcome, finished_at=started_at + took)
+    end = AttemptEnd(
+        job=job, attempt=attempt, outcome=outcome, finished_at=started_at + took, run_seconds=took
+    )
     state = State.SUCCEEDED if outcome is Outcome.SUCCEEDED else State.FAILED
     await store.commit(
         Batch(
             now=NOW,
             saves=saves(a_job(number, state, attempt=attempt)),
             attempts=[NewAttempt(job, attempt, 1, "launcher", NOW.wall)],
-            pids=[AttemptPid(job, attempt, 1, started_at)],
+            pids=[AttemptPid(job, attempt, 1, started_at, NOW.elapsed + waited)],
             ends=[end],
             events=[event(number, "end", state, at=at, attempt=attempt, outcome=outcome)],
         )
@@ -118,6 +120,7 @@ async def test_parts_begin_and_end_within_what_a_transaction_told(store):
 
 
 async def test_figures_are_of_what_ended_within_the_window(store):
+    await store.adopt_boot(NOW, BOOT)
     await put(store, *(new(number) for number in range(1, 25)))
     await move(store, 24, State.HELD)
     await run(store, 21, waited=900, took=900, at=NOW.wall - 1)  # before the window

@@ -130,6 +130,7 @@ async def test_jobs_of_version_1_are_all_there(path):
     assert stored.spec.env == ENV
     (attempt,) = await store.attempts(JobId(5), 0, 10)
     assert (attempt.outcome, attempt.pid, attempt.log_bytes) == (Outcome.SUCCEEDED, 4005, 17)
+    assert attempt.run_seconds == 1.5
     assert await store.result(JobId(6)) == (None, JobError("ValueError", "no such file", "Traceback ..."))
     await store.close()
 
