@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -28,11 +30,15 @@ class PastInstant(click.ParamType[float]):
         except ValueError:
             pass
         try:
-            return datetime.fromisoformat(value).timestamp()
+            at = datetime.fromisoformat(value)
+            instant = at.timestamp()
         except (ValueError, OverflowError):
             self.fail(
                 f"{value!r} is neither how long ago, as 2h, nor a date, as 2026-10-01 14:30", param, ctx
             )
+        if problem := _problem_with_zone_of(at):
+            self.fail(f"{value!r} {problem}", param, ctx)
+        return instant
 
 
 class FutureInstant(click.ParamType[float]):
@@ -53,9 +59,25 @@ class FutureInstant(click.ParamType[float]):
                 param,
                 ctx,
             )
+        if problem := _problem_with_zone_of(at):
+            self.fail(f"{value!r} {problem}", param, ctx)
         if instant <= time.time():
             self.fail(f"{value!r} is over: name a time to come", param, ctx)
         return instant
+
+
+def _problem_with_zone_of(at: datetime) -> str | None:
+    """Say what is wrong where a local time cannot be told: C libraries take an unknown TZ for UTC."""
+    zone = os.environ.get("TZ", "").removeprefix(":")
+    if at.tzinfo is not None or not zone or zone in _UTC or re.match(_RULE, zone):
+        return None
+    if Path(os.environ.get("TZDIR", "/usr/share/zoneinfo"), zone).is_file():
+        return None
+    return f"is a local time, and TZ is {zone!r}, which is no known time zone: correct TZ, or add Z or +01:00"
+
+
+_UTC = frozenset({"UTC", "GMT", "Etc/UTC", "Etc/GMT"})  # true also where no time zones are installed
+_RULE = r"([A-Za-z]{3,}|<[A-Za-z0-9+-]+>)[+-]?[0-9]"  # of tzset(3), as CET-1CEST
 
 
 def _time_of_day(text: str) -> datetime | None:

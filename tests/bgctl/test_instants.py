@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from bgctl.instants import FutureInstant
+from bgctl.instants import FutureInstant, PastInstant
 
 
 def meant(text: str) -> float:
@@ -54,3 +54,14 @@ def test_anything_else_is_refused_with_examples(text):
 def test_what_is_over_is_refused():
     with pytest.raises(click.BadParameter, match="is over"):
         meant("2020-01-01")
+
+
+@pytest.mark.parametrize("kind", [FutureInstant, PastInstant])
+def test_a_local_time_is_refused_where_the_time_zone_is_unknown(monkeypatch, kind):
+    monkeypatch.setenv("TZ", "Mars/Phobos")
+    with pytest.raises(click.BadParameter, match="TZ is 'Mars/Phobos', which is no known time zone"):
+        kind().convert("2999-10-01 14:30", None, None)
+    assert kind().convert("2999-10-01 14:30Z", None, None) == 32_495_783_400.0
+    for known in ("", "UTC", ":Europe/Paris", "CET-1CEST", "<+03>-3"):
+        monkeypatch.setenv("TZ", known)
+        kind().convert("2999-10-01 14:30", None, None)
