@@ -431,7 +431,7 @@ def test_second_signal_leaves_what_the_first_waits_for(machine):
     wait_until(lambda: "stopping: running jobs 1, mode wait" in machine.log)
     machine.signal(signal.SIGTERM)
     assert machine.ended() == 0
-    assert "leaving 1 jobs running" in machine.log
+    assert "leaving 1 jobs as they are" in machine.log
     machine.start()
     with machine.client() as client:
         assert client.view(job.id).state is State.RUNNING
