@@ -170,7 +170,8 @@ def _become(launch: Launch, command: Command, writer: int) -> None:
 def _enter(command: Command) -> NoReturn:
     os.chdir(command.cwd)
     if isinstance(command.input, str):
-        os.dup2(opened(command.cwd, command.input), 0)  # a FIFO waits until somebody writes to it
+        os.close(0)  # so that the file becomes 0: to close another descriptor of it might take for ever
+        os.set_inheritable(opened(command.cwd, command.input), True)  # a FIFO waits for somebody to write
     name = command.argv[0] if command.argv else ""
     folders = [""] if "/" in name else os.get_exec_path(command.env)
     first: OSError | None = None

@@ -1,4 +1,4 @@
-"""A FUSE file system that answers the kernel's first question and no other: whoever touches it hangs."""
+"""A FUSE file system that answers next to nothing: whoever touches it hangs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _IN_HEADER = struct.Struct("=IIQQIIII")  # fuse_in_header of linux/fuse.h
-_INIT = 26
+_LOOKUP, _OPEN, _INIT = 1, 14, 26
 _MNT_FORCE, _MNT_DETACH = 1, 2
 
 
@@ -32,13 +32,26 @@ class SilentMount:
         opcode, unique = self.read_request()
         assert opcode == _INIT
         major, minor, max_write = 7, 31, 4096
-        body = struct.pack("=IIIIHHI", major, minor, 0, 0, 0, 0, max_write).ljust(64, b"\0")  # fuse_init_out
-        os.write(self._device, struct.pack("=IiQ", 16 + len(body), 0, unique) + body)
+        self._answer(unique, struct.pack("=IIIIHHI", major, minor, 0, 0, 0, 0, max_write).ljust(64, b"\0"))
 
     def read_request(self) -> tuple[int, int]:
         """Take the next question: from then on not even SIGKILL ends who waits for its answer."""
         _, opcode, unique, *_ = _IN_HEADER.unpack_from(os.read(self._device, 1 << 17))
         return opcode, unique
+
+    def let_open(self) -> None:
+        """Answer the two questions of who opens a file in it: an empty one is there under any name."""
+        long, file_number, mode = 1000, 2, 0o100644
+        for wanted, body in (
+            (_LOOKUP, struct.pack("=QQQQII48x12xIII16x", file_number, 0, long, long, 0, 0, mode, 1, 0)),
+            (_OPEN, struct.pack("=QII", 1, 0, 0)),
+        ):
+            opcode, unique = self.read_request()
+            assert opcode == wanted
+            self._answer(unique, body)
+
+    def _answer(self, unique: int, body: bytes) -> None:
+        os.write(self._device, struct.pack("=IiQ", 16 + len(body), 0, unique) + body)
 
     def is_asked(self) -> bool:
         """Whether somebody waits whose question was not read."""

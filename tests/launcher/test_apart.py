@@ -138,6 +138,19 @@ def test_a_file_system_that_answers_late_delays_the_job_and_an_error_of_it_is_na
     assert str(silent.point) in end.problem
 
 
+def test_an_input_file_that_cannot_be_closed_does_not_hang_the_start(host, supervisor, silent):
+    key = supervisor.launch("sh", "-c", "echo runs; exec sleep 1000", stdin_path=f"{silent.point}/input")
+    silent.let_open()
+    supervisor.started(key)
+    wait_until(lambda: host.output(key) == b"runs\n")
+    assert not silent.is_asked()
+
+    supervisor.say(Stop(key, 0.0))
+    wait_until(silent.is_asked)
+    silent.end()
+    assert supervisor.ended(key).outcome is Outcome.CANCELLED
+
+
 def test_a_launcher_that_is_told_to_end_does_not_wait_for_a_file_system(host, supervisor, silent):
     key = supervisor.launch("true", cwd=str(silent.point))
     wait_until(silent.is_asked)
