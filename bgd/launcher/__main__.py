@@ -167,15 +167,17 @@ def _tools(
     delegated = delegation(f"bgd-{name}")
     writer = read_process(os.getpid())
     journal = Journal(state / _JOURNAL, f"{boot_id()}:{name}", left, delegated.path, writer)
+    mounts = Mounts()
+    looker = Looker(group, mounts, children)
     return Tools(
         group=group,
         deadlines=Deadlines(loop),
         readers=Readers(loop),
-        looker=Looker(group),
-        mounts=Mounts(),
+        looker=looker,
+        mounts=mounts,
         children=children,
         journal=journal,
-        noting=Noting(loop, journal),
+        noting=Noting(group, looker, journal),
         delegation=delegated,
         abilities=abilities(delegated),
         state=str(state),

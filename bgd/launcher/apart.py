@@ -98,15 +98,15 @@ def fork(doing: Callable[[int], object], kept: Collection[int] = ()) -> tuple[in
     return pid, reader
 
 
-def all_from(fd: int) -> asyncio.Future[bytes]:
-    """Return a future of all that is written to a pipe until its end; the pipe is closed when it is done."""
+def all_from(fd: int, is_whole: Callable[[bytearray], bool] = lambda _: False) -> asyncio.Future[bytes]:
+    """Return a future of what is written to a pipe until it is whole or ends; the pipe is then closed."""
     loop, said = asyncio.get_running_loop(), bytearray()
     ended: asyncio.Future[bytes] = loop.create_future()
 
     def read() -> None:
-        part = os.read(fd, _MOST)
+        part = os.read(fd, _PIPE)
         said.extend(part)
-        if not part and not ended.done():
+        if (not part or is_whole(said)) and not ended.done():
             ended.set_result(bytes(said))
 
     def close(_: object) -> None:
@@ -190,3 +190,4 @@ def _say(writer: int, number: int, problem: str) -> None:
 
 
 _MOST = 4096  # bytes
+_PIPE = 1 << 16  # bytes that a pipe holds

@@ -60,10 +60,6 @@ class Children:
         """Tell with what code a child ended; to be called in the step of the loop that started it."""
         self._watched[pid] = ended
 
-    def is_watched(self, pid: int) -> bool:
-        """Whether this is a child that was not reaped, so that the number cannot be another's."""
-        return pid in self._watched
-
     def orphans(self) -> list[int]:
         """Return the children that were left to this process; none where the kernel keeps no list of them."""
         if self._list < 0:
@@ -77,10 +73,10 @@ class Children:
                 break
         return [pid for pid in map(int, listed.split()) if pid not in self._watched]
 
-    def kill(self, pid: int) -> None:
-        """Kill a child of this process's own, if it was not reaped."""
+    def kill(self, pid: int, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to a child of this process's own, if it was not reaped."""
         if pid in self._watched:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signum)
 
     def take_usage(self, pid: int) -> resource.struct_rusage | None:
         """Return what an ended child used, once."""

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from bgd.launcher.process import Process
 from bgd.launcher.tree import Tree
 
 
@@ -30,8 +29,12 @@ class Execution(Protocol):
     @property
     def is_over(self) -> bool: ...
 
-    def seen(self) -> Process | None:
-        """Return the process as /proc shows it, None once it was reaped: its number is free again."""
+    def signal(self, signum: int) -> None:
+        """Send the process a signal; nothing once it is over.
+
+        Raises:
+            OSError: it cannot be sent.
+        """
 
     async def wait(self) -> int:
         """Return its exit code, or the negated number of the signal that ended it."""

@@ -22,6 +22,7 @@ class Mounts:
 
     def __init__(self) -> None:
         self._points: dict[str, str] = {}
+        self._had_any = False
         self._table = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._changes = select.poll()
         self._changes.register(self._table, select.POLLPRI | select.POLLERR)
@@ -46,6 +47,15 @@ class Mounts:
         if key not in self._known:
             self._known[key] = self._looked_up(launch)
         return self._known[key]
+
+    @property
+    def had_any(self) -> bool:
+        """Whether there is or was a mount on which a process may wait when it closes a file.
+
+        Those that were counts too: a dead file system that was unmounted lazily is not in the table any more.
+        """
+        self._refresh()
+        return self._had_any
 
     def folder_that_may_hang(self, path: str) -> str | None:
         """Return the folder itself if to enter it may take for ever, else None."""
@@ -75,7 +85,11 @@ class Mounts:
         return None
 
     def _refresh(self) -> None:
-        if self._changes.poll(0):
+        try:
+            has_changed = bool(self._changes.poll(0))
+        except OSError:  # EINVAL: while the limit of descriptors is 0, nothing can be polled
+            has_changed = False
+        if has_changed:
             self._read()
 
     def _read(self) -> None:
@@ -90,6 +104,7 @@ class Mounts:
             point, kind = before.split(" ")[4], after.split(" ")[0]
             if kind not in _LOCAL:
                 self._points[_ESCAPED.sub(lambda found: chr(int(found[1], 8)), point)] = kind
+                self._had_any |= kind not in _CLOSED_AT_ONCE
 
 
 class _Reached(Exception):
@@ -221,6 +236,8 @@ _LOCAL = frozenset(
         *("securityfs", "selinuxfs", "sysfs", "tracefs"),
     }
 )
+# to open what is below these may take for ever, to close it does not; nearly every machine has them
+_CLOSED_AT_ONCE = frozenset({"autofs", "proc"})
 _KNOWN_FOR = 1.0  # seconds, in which a link or a lease may change unseen
 _MOST_KNOWN = 1000
 _ESCAPED = re.compile(r"\\([0-7]{3})")

@@ -7,6 +7,8 @@ import logging
 
 from bgd.launcher.execution import Execution
 from bgd.launcher.journal import Journal
+from bgd.launcher.look import Looker
+from bgd.launcher.process import UNKNOWN_TICKS
 from bgd.launcher.records import FirstProcess
 from bgd.wire.launching import Key
 
@@ -19,8 +21,10 @@ class Noting:
     One timer does for all attempts, as each waits equally long.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, journal: Journal) -> None:
-        self._loop = loop
+    def __init__(self, group: asyncio.TaskGroup, looker: Looker, journal: Journal) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._group = group
+        self._looker = looker
         self._journal = journal
         self._waiting: dict[Key, tuple[float, Execution]] = {}  # until when, the longest waiting first
         self._is_timed = False
@@ -43,19 +47,32 @@ class Noting:
     def _note(self) -> None:
         self._is_timed = False
         now = self._loop.time()
-        for key, (due_at, execution) in list(self._waiting.items()):
+        lasting: list[tuple[Key, Execution]] = []
+        for key, (due_at, execution) in self._waiting.items():
             if due_at > now:
                 break
+            lasting.append((key, execution))
+        for key, _ in lasting:
             del self._waiting[key]
-            self._note_one(key, execution)
+        if lasting:
+            self._group.create_task(self._note_all(lasting))
         self._time()
 
-    def _note_one(self, key: Key, execution: Execution) -> None:
-        first = execution.seen()
-        if first is None:
-            return
+    async def _note_all(self, lasting: list[tuple[Key, Execution]]) -> None:
         try:
-            self._journal.note(FirstProcess(key, first.pid, first.ticks))
+            seen = await self._looker.see([execution.pid for _, execution in lasting])
+        except OSError as error:
+            log.warning("processes cannot be looked at: %s", error.strerror)
+            return
+        for key, execution in lasting:
+            first = seen.get(execution.pid)
+            # what is not over has not been reaped, so that it was this process that was seen
+            if first is not None and first.ticks != UNKNOWN_TICKS and not execution.is_over:
+                self._note_one(key, first.pid, first.ticks)
+
+    def _note_one(self, key: Key, pid: int, ticks: int) -> None:
+        try:
+            self._journal.note(FirstProcess(key, pid, ticks))
         except OSError as error:
             log.warning("job %d: the journal cannot take its pid: %s", key.job, error.strerror)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 from contextlib import suppress
 
 from msgspec import Struct
@@ -12,13 +13,18 @@ from msgspec import Struct
 TICKS = os.sysconf("SC_CLK_TCK")  # of a second: the unit of start times in /proc
 Channel = int | tuple[int, int]  # a pipe's inode; device and inode of a terminal
 MARK = "BGD_RUN"  # the environment variable that names the attempt
+UNKNOWN_TICKS = sys.maxsize  # the start time of a process whose /proc/PID/stat does not answer
+LEAST_STAMP = 1 << 62  # see bgd.launcher.stamp
 
 # no descriptor is to be had just now: says nothing of the process that was asked about
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
-class Process(Struct, frozen=True, kw_only=True, gc=False):
-    """`ticks`: when it started, in ticks since the machine did; with the pid it names a process for ever."""
+class Process(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
+    """`ticks`: when it started, in ticks since the machine did; with the pid it names a process for ever.
+
+    `stamp`: the stamp of its attempt; None if it has none, or if nobody looked for one.
+    """
 
     pid: int
     parent: int
@@ -27,10 +33,15 @@ class Process(Struct, frozen=True, kw_only=True, gc=False):
     ticks: int
     is_dead: bool  # ended, and its parent has not yet taken notice
     is_stopped: bool = False  # by SIGSTOP or another stop signal
+    stamp: int | None = None
 
 
 def read_process(pid: int) -> Process | None:
-    """Return what /proc/PID/stat says, None if there is no such process."""
+    """Return what /proc/PID/stat says, None if there is no such process.
+
+    Some kernels let the reader wait while the process is in the middle of an exec, which can be for ever if a
+    file that the exec closes is on a file system that does not answer. So can `channels_of` and `mark_of`.
+    """
     stat = contents(f"/proc/{pid}/stat", _MOST_STAT)
     if not stat:
         return None
@@ -45,6 +56,27 @@ def read_process(pid: int) -> Process | None:
         # a process whose first thread ended shows Z as well, and lives on in the others
         is_dead=fields[0] in b"ZX" and int(fields[17]) <= 1,
         is_stopped=fields[0] == b"T",
+    )
+
+
+def read_silent(pid: int) -> Process | None:
+    """Return what is known of a process whose other files do not answer, None if it is gone.
+
+    /proc/PID/status and /proc/PID/limits never wait for another process.
+    """
+    lines = contents(f"/proc/{pid}/status", _MOST_STATUS).splitlines()
+    fields = {name: value.split() for name, _, value in (line.partition(b":") for line in lines)}
+    if b"PPid" not in fields:
+        return None
+    return Process(
+        pid=pid,
+        parent=int(fields[b"PPid"][0]),
+        group=int(fields.get(b"NSpgid", [b"0"])[0]),
+        session=int(fields.get(b"NSsid", [b"0"])[0]),
+        ticks=UNKNOWN_TICKS,
+        is_dead=fields[b"State"][0] in {b"Z", b"X"},
+        is_stopped=fields[b"State"][0] == b"T",
+        stamp=stamp_of(pid),
     )
 
 
@@ -73,7 +105,15 @@ def mark_of(pid: int) -> str | None:
     """Return the mark the process was started with, None without one or where it may not be looked at."""
     environment = b"\0" + contents(f"/proc/{pid}/environ", _MOST_ENVIRONMENT)
     _, found, rest = environment.partition(b"\0" + MARK.encode() + b"=")
-    return os.fsdecode(rest.partition(b"\0")[0]) if found else None
+    return rest.partition(b"\0")[0][:_MOST_MARK].decode(errors="replace") if found else None
+
+
+def stamp_of(pid: int) -> int | None:
+    """Return the stamp of a process, None if it has none or may not be looked at."""
+    _, _, rest = contents(f"/proc/{pid}/limits", _MOST_STAT).partition(b"Max realtime timeout")
+    soft = rest.split(maxsplit=1)[:1]
+    number = int(soft[0]) if soft and soft[0].isdigit() else 0
+    return number if number >= LEAST_STAMP else None
 
 
 def send(process: Process, *signums: int) -> bool:
@@ -110,14 +150,25 @@ def hold(process: Process) -> int | None:
         raise
     # from here on the number cannot be another's, if it was not yet
     try:
-        now = read_process(process.pid)
+        is_still_there = _is_still_there(process)
     except OSError:
         os.close(pidfd)
         raise
-    if now is None or now.ticks != process.ticks:
+    if not is_still_there:
         os.close(pidfd)
         return None
     return pidfd
+
+
+def _is_still_there(process: Process) -> bool:
+    """Tell whether the number is still this process's, or at least one of the same attempt."""
+    if process.stamp is not None:  # no other attempt has it, and this never waits: see `read_process`
+        return stamp_of(process.pid) == process.stamp
+    if process.ticks == UNKNOWN_TICKS:  # in the middle of an exec, which changes neither
+        now = read_silent(process.pid)
+        return now is not None and (now.group, now.session) == (process.group, process.session)
+    now = read_process(process.pid)
+    return now is not None and now.ticks == process.ticks
 
 
 def contents(path: str, most: int) -> bytes:
@@ -139,6 +190,8 @@ def contents(path: str, most: int) -> bytes:
 _NO_PROCESS = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
 
 _MOST_STAT = 4096
+_MOST_STATUS = 1 << 16  # it lists all groups of its user
+_MOST_MARK = 1000  # bytes; bgd's own have some 60
 _MOST_ENVIRONMENT = 1 << 20  # the mark is put first, so only a shell that sorts anew moves it this far back
 
 

@@ -77,14 +77,19 @@ class Running:
 
     def signal(self, signum: int, *, whole_tree: bool) -> None:
         """Send a signal to the first process or to all of the tree; nothing once the first has ended."""
-        first = self._execution.seen()
-        if first is None:
+        if self._execution.is_over:
             return
         self._is_intact = False
         if whole_tree:
             self._begin(self._suspension.tell_all(signum))
-        else:
-            self._tree.tell(first, signum)
+            return
+        try:
+            self._execution.signal(signum)
+        except OSError as error:
+            log.warning(
+                "job %d: cannot send signal %d to process %d: %s",
+                *(self._launch.key.job, signum, self.pid, error.strerror),
+            )
 
     def suspend(self) -> None:
         """Stop the whole tree and the time limit; may be said again. Who is being ended is not suspended."""

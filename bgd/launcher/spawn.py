@@ -16,7 +16,7 @@ from bgd.launcher.input import unnamed
 from bgd.launcher.ladder import UNKILLABLE
 from bgd.launcher.preparation import preparation, steps_of
 from bgd.launcher.problems import SHORTAGES, CannotStart, why_not_started
-from bgd.launcher.process import MARK, Process, read_process
+from bgd.launcher.process import MARK
 from bgd.launcher.terminal import KIND
 from bgd.launcher.tools import Tools
 from bgd.launcher.tree import Tree, mark
@@ -38,14 +38,8 @@ class Spawned:
     def is_over(self) -> bool:
         return self._process.returncode is not None
 
-    def seen(self) -> Process | None:
-        if not self._children.is_watched(self.pid):
-            return None
-        try:
-            return read_process(self.pid)
-        except OSError as error:
-            log.warning("process %d cannot be looked at: %s", self.pid, error.strerror)
-            return None
+    def signal(self, signum: int) -> None:
+        self._children.kill(self.pid, signum)
 
     async def wait(self) -> int:
         return await self._process.wait()

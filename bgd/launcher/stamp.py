@@ -12,7 +12,7 @@ import itertools
 import os
 import resource
 
-from bgd.launcher.process import contents
+from bgd.launcher.process import LEAST_STAMP, stamp_of
 
 
 def new_stamp() -> int | None:
@@ -25,24 +25,16 @@ def wear(stamp: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_RTTIME, _OWN if stamp is None else (stamp, _OWN[1]))
 
 
-def stamp_of(pid: int) -> int | None:
-    """Return the stamp of a process, None if it has none or may not be looked at."""
-    _, _, rest = contents(f"/proc/{pid}/limits", _MOST).partition(b"Max realtime timeout")
-    soft = rest.split(maxsplit=1)[:1]
-    number = int(soft[0]) if soft and soft[0].isdigit() else 0
-    return number if number >= _LEAST else None
-
-
-_LEAST = 1 << 62
-_MOST = 4096  # bytes of /proc/PID/limits
 _OWN = resource.getrlimit(resource.RLIMIT_RTTIME)
-_numbers = itertools.count(_LEAST | int.from_bytes(os.urandom(5), "big") << 20)  # and so many attempts more
+_numbers = itertools.count(
+    LEAST_STAMP | int.from_bytes(os.urandom(5), "big") << 20
+)  # and so many attempts more
 
 
 def _is_possible() -> bool:
     try:
-        wear(_LEAST)
-        return stamp_of(os.getpid()) == _LEAST
+        wear(LEAST_STAMP)
+        return stamp_of(os.getpid()) == LEAST_STAMP
     except (ValueError, OSError):  # a lower limit was set for this process, or the kernel knows none
         return False
     finally:

@@ -19,8 +19,7 @@ from contextlib import suppress
 
 from bgd.launcher.cgroup import Group
 from bgd.launcher.look import Look, Looker
-from bgd.launcher.process import SHORTAGES, TICKS, Channel, Process, send
-from bgd.launcher.stamp import stamp_of
+from bgd.launcher.process import SHORTAGES, TICKS, Channel, Process, send, stamp_of
 from bgd.wire.launching import Key
 
 log = logging.getLogger(__name__)
@@ -192,7 +191,7 @@ class Tree:
             or (self._has_group and self._is_of_group(process))
             or self._channel in look.channels.get(process.pid, ())
             or look.marks.get(process.pid) == self._mark
-            or (self._stamp is not None and look.stamps.get(process.pid) == self._stamp)
+            or (self._stamp is not None and process.stamp == self._stamp)
         )
 
     def _is_of_group(self, process: Process) -> bool:

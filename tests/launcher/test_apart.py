@@ -219,8 +219,8 @@ def test_it_has_a_result_a_terminal_a_time_limit_and_signals_as_any_other(host, 
     signals = supervisor.launch("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status", cwd=ELSEWHERE)
 
     assert result.result == b"5\n"
-    assert supervisor.ended(terminal).outcome is Outcome.SUCCEEDED
-    assert supervisor.ended(signals).outcome is Outcome.SUCCEEDED
+    ends = supervisor.all_ended([terminal, signals])
+    assert [each.outcome for each in ends] == [Outcome.SUCCEEDED] * 2
     assert host.output(signals) == b"SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
     assert supervisor.run("sleep", "60", cwd=ELSEWHERE, timeout=0.2).outcome is Outcome.TIMEOUT
 

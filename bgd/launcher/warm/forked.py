@@ -44,7 +44,6 @@ class Forked:
         """
         self.pid = child.pid
         self.result: int | None = result
-        self._child = child
         self._pidfd = os.dup(pidfd)
         self._tools = tools
         self._reap = reap
@@ -65,8 +64,9 @@ class Forked:
     def is_over(self) -> bool:
         return self._code is not None
 
-    def seen(self) -> Process | None:
-        return None if self.is_over else self._child
+    def signal(self, signum: int) -> None:
+        if self._pidfd >= 0:
+            signal.pidfd_send_signal(self._pidfd, signum)
 
     async def wait(self) -> int:
         return await self._end

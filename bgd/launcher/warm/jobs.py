@@ -122,7 +122,7 @@ class Jobs:
                 self._retire()
             self._ended()
 
-        return Reused(self._process, result, before, take_back)
+        return Reused(self._process.pid, result, before, self._tools.children, take_back)
 
     def _forked(self, number: int, result: int, pidfd: int | None) -> Forked:
         if pidfd is None:

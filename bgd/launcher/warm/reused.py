@@ -6,8 +6,8 @@ import asyncio
 import resource
 from collections.abc import Callable
 
+from bgd.launcher.children import Children
 from bgd.launcher.execution import Usage
-from bgd.launcher.process import Process
 from bgd.launcher.tree import Tree
 from bgd.launcher.warm.line import Said
 
@@ -22,11 +22,11 @@ class Reused:
     """
 
     def __init__(
-        self, worker: Process, result: int, before: Totals, returned: Callable[[bool], None]
+        self, pid: int, result: int, before: Totals, children: Children, returned: Callable[[bool], None]
     ) -> None:
-        self.pid = worker.pid
+        self.pid = pid
         self.result: int | None = result
-        self._worker = worker
+        self._children = children
         self._before = before
         self._returned = returned
         self._usage = Usage()
@@ -39,8 +39,9 @@ class Reused:
     def is_over(self) -> bool:
         return self._end.done()
 
-    def seen(self) -> Process | None:
-        return None if self.is_over else self._worker
+    def signal(self, signum: int) -> None:
+        if not self.is_over:
+            self._children.kill(self.pid, signum)
 
     async def wait(self) -> int:
         return await self._end
