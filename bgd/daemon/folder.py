@@ -98,11 +98,8 @@ def listen(config: Config, handed: Sequence[socket.socket] = ()) -> socket.socke
     """
     if handed:
         return _control_socket_of(config, handed)
+    check_socket_place(config)
     path = Path(config.daemon.socket)
-    if path.exists() and not path.is_socket():
-        raise ConfigError(f"[daemon] socket {path} exists and is no socket: move it away")
-    if is_listened_on(path):
-        raise AlreadyRunning(f"another daemon listens on {path}: stop it, or choose another [daemon] socket")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
@@ -116,6 +113,20 @@ def listen(config: Config, handed: Sequence[socket.socket] = ()) -> socket.socke
         os.umask(before)
     listening.setblocking(False)
     return listening
+
+
+def check_socket_place(config: Config) -> None:
+    """See that the control socket can be bound.
+
+    Raises:
+        AlreadyRunning: a daemon of another state folder listens there.
+        ConfigError: something else is in its place.
+    """
+    path = Path(config.daemon.socket)
+    if path.exists() and not path.is_socket():
+        raise ConfigError(f"[daemon] socket {path} exists and is no socket: move it away")
+    if is_listened_on(path):
+        raise AlreadyRunning(f"another daemon listens on {path}: stop it, or choose another [daemon] socket")
 
 
 def _control_socket_of(config: Config, handed: Sequence[socket.socket]) -> socket.socket:

@@ -97,6 +97,7 @@ class LauncherLink:
         self._child: subprocess.Popen[bytes] | None = None
         self.problem = ""  # why no launcher is connected, as it was last said
         self.looking_since = clock.elapsed()  # for one that answers, unless it is connected
+        self._has_tried = asyncio.Event()  # to reach one, with whatever success
         self.instance = ""  # of the launcher last greeted
         self.pid: int | None = None
         self.protocol = OLDEST_LAUNCHING_PROTOCOL  # that it speaks
@@ -232,8 +233,18 @@ class LauncherLink:
                 self._generation,
             )
 
+    def note_answer(self) -> None:
+        """Take it that a launcher has answered, and knows nothing later than the database."""
+        self._has_tried.set()
+
+    async def tried(self, seconds: float) -> None:
+        """Return when a launcher has answered or cannot be reached, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._has_tried.wait(), seconds)
+
     def _complain(self, problem: str) -> None:
         """Say why no launcher is connected; once, however often it is tried."""
+        self._has_tried.set()
         if problem != self.problem:
             logger.error("launcher: %s; trying until one answers", problem)
         self.problem = problem
@@ -371,6 +382,7 @@ class _Connection(asyncio.Protocol):
             self.position = self._welcome.position
             raise ProtocolError("it has heard of later events than the database holds")
         self.is_ready = True
+        self._link.note_answer()
         self._link.instance = self._welcome.instance
         self._link.pid = self._welcome.pid
         self._link.protocol = self._welcome.protocol

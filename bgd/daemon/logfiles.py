@@ -205,7 +205,10 @@ def highest_job(folder: str) -> int:
     except FileNotFoundError:
         return 0
     for thousand in sorted(map(int, filter(str.isdecimal, names)), reverse=True):
-        inside = [path.name.partition(".")[0] for path in Path(folder, str(thousand)).iterdir()]
+        try:
+            inside = [path.name.partition(".")[0] for path in Path(folder, str(thousand)).iterdir()]
+        except (FileNotFoundError, NotADirectoryError):  # removed meanwhile, or no folder of ours
+            continue
         jobs = [int(name) for name in inside if name.isdecimal()]
         if jobs:
             return max(jobs)

@@ -121,6 +121,8 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
     await _keep_ids_apart(config, store)
     supervisor = Supervisor(config, store, link)
     await supervisor.restore()
+    if not surroundings.sockets:
+        folder.check_socket_place(config)  # before a launcher is started for nothing
     stops: asyncio.Queue[ShutdownMode] = asyncio.Queue()
 
     def shut_down(mode: ShutdownMode | None) -> None:
@@ -149,6 +151,8 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
             manager.keep_informed(),
         )
         work = [tasks.create_task(part) for part in parts]
+        # an older copy of the database is noticed by the launcher's answer, and must give out no id before
+        await link.tried(_FIRST_ANSWER)
         site = await open_site(config, store, lambda: link.is_connected, tasks)
         answers = Answers(supervisor, store, link, site)
         upkeep = Upkeep(supervisor, link, retention, backups)
@@ -355,6 +359,7 @@ def _places_that_differ(old: Config, new: Config) -> list[str]:
     return [f"[daemon] {key}" for key in keys] + (["[http]"] if new.http != old.http else [])
 
 
+_FIRST_ANSWER = 1.0  # seconds: a launcher that runs answers at once, one that is started in 0.2 s
 _STRAY = "ignored %s, and will again without a word: SIGTERM ends bgd"
 # A server of Python 3.13 would unlink its socket, which may be systemd's; a stale one is removed at the start
 _never_unlink: dict[str, Any] = {"cleanup_socket": False}

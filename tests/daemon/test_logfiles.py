@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.daemon.logfiles import MAX_MARKS, MAX_PIECE, LogFile, remove_logs
+from bgd.daemon.logfiles import MAX_MARKS, MAX_PIECE, LogFile, highest_job, remove_logs
 from bgd.wire.launching import log_name
 
 
@@ -301,3 +301,11 @@ def test_log_reads_like_the_bytes_that_were_kept(head, gap, segments, data):
         assert begin in kept or begin == log.size()
         tail = bytes(byte for offset, byte in sorted(kept.items()) if offset >= begin)
         assert tail == b"".join(text.splitlines(keepends=True)[-lines:] if lines else [])
+
+
+def test_what_is_no_folder_of_logs_has_no_ids(tmp_path):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/17.1.log").touch()
+    (tmp_path / "5").touch()
+
+    assert highest_job(str(tmp_path)) == 17

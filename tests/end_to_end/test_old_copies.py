@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -45,6 +47,21 @@ def backed_up(home):
     return copy
 
 
+def refused_start(home):
+    """Start bgd, which is not to serve; return what it says."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "bgd"],
+        env=home.env,
+        cwd=home.folder,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 74
+    return done.stderr
+
+
 @pytest.mark.parametrize("restarts", [0, 5])
 def test_jobs_of_an_older_copy_of_the_database_are_held_and_not_run_again(home, restarts):
     with home.client() as client:
@@ -61,9 +78,7 @@ def test_jobs_of_an_older_copy_of_the_database_are_held_and_not_run_again(home, 
     with home.client() as client:
         client.submit(["true"]).wait(DEADLINE)
     put_back(home, copy)
-    home.start()
-    assert home.process.wait(DEADLINE) == 74
-    log = (home.folder / "bgd.log").read_text()
+    log = refused_start(home)
     assert "is an older copy: the launcher has seen jobs run that it does not know of" in log
     assert "Traceback" not in log
 
@@ -76,6 +91,21 @@ def test_jobs_of_an_older_copy_of_the_database_are_held_and_not_run_again(home, 
     assert runs_of(home) == [str(waiting.id)]
 
 
+def test_an_older_copy_gives_out_no_id_again(home):
+    home.submit("true")
+    copy = backed_up(home)
+    latest = home.submit("true")
+    home.bgctl("wait", latest)
+    put_back(home, copy)
+
+    first = home.bgctl("submit", "true")
+    second = home.bgctl("submit", "true")
+
+    assert (first.returncode, first.stdout) == (69, "")
+    assert "is an older copy" in first.stderr
+    assert int(second.stdout) > MARGIN
+
+
 def test_a_job_that_ran_at_the_time_of_the_copy_and_has_ended_since_is_not_run_again(home):
     with home.client() as client:
         client.submit(["sleep", "600"])
@@ -86,8 +116,7 @@ def test_a_job_that_ran_at_the_time_of_the_copy_and_has_ended_since_is_not_run_a
         (home.folder / "go").touch()
         job.wait(DEADLINE)
     put_back(home, copy)
-    home.start()
-    assert home.process.wait(DEADLINE) == 74
+    refused_start(home)
 
     home.start()
     with home.client() as client:
