@@ -46,4 +46,4 @@ class Control:
 def _most_connections() -> int:
     """Return how many connections leave room for the daemon's other descriptors."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(MAX_CONNECTIONS, max(descriptors - SPARE_DESCRIPTORS, descriptors // 2))
+    return min(MAX_CONNECTIONS, max(descriptors - SPARE_DESCRIPTORS, descriptors // 4))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -219,7 +218,7 @@ class Store(Readings):
             async with self._aside() as database:
                 return await database.call(copying.write_copy, path)
         except BaseException:  # the thread writes no more: what it made stays removed
-            await asyncio.to_thread(Path(path).unlink, missing_ok=True)
+            Path(path).unlink(missing_ok=True)  # noqa: ASYNC240 - there may be no thread to be had for it
             raise
 
     async def save_nameless(self, path: str) -> copying.Copy:

@@ -269,7 +269,7 @@ async def test_one_connection_too_many_is_told_so_until_another_one_ends(config,
 def test_connections_leave_room_for_other_descriptors():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        for descriptors, connections in ((5000, 1000), (1024, 960), (256, 192), (100, 50)):
+        for descriptors, connections in ((5000, 1000), (1024, 960), (256, 192), (100, 36), (64, 16)):
             resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
             assert control_module._most_connections() == connections
     finally:
