@@ -19,9 +19,8 @@ from typing import Any
 from bgd.clock import boot_id
 from bgd.errors import BgdError, leaves_of
 from bgd.launcher.abilities import abilities
-from bgd.launcher.apart import close_all_but
 from bgd.launcher.attempts import Attempts
-from bgd.launcher.children import Children
+from bgd.launcher.children import Children, close_all_but
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.delegation import delegation
 from bgd.launcher.departure import Departure

@@ -6,17 +6,14 @@ has entered the folder and opened the program.
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import gc
 import os
-import signal
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from msgspec import Struct
 
-from bgd.launcher.children import Children
+from bgd.launcher.children import Children, all_from, fork
 from bgd.launcher.input import opened
 from bgd.launcher.loop import process_of
 from bgd.launcher.preparation import Step, take
@@ -74,78 +71,6 @@ class Apart:
             raise CannotStart(problem)
 
 
-def fork(doing: Callable[[int], object], kept: Collection[int] = ()) -> tuple[int, int]:
-    """Have a fork call this with a descriptor to write to; return its pid, and where that can be read.
-
-    It has `kept` and the standard descriptors, and nothing else of this process: neither the lock, nor the
-    pipes by which the processes of other attempts are known.
-
-    Raises:
-        OSError: there is no room for it now.
-    """
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    try:
-        pid = os.fork()
-        if not pid:
-            _be_apart(doing, writer, {0, 1, 2, writer, *kept})
-    except BaseException:
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
-    os.read(reader, 1)  # it has closed the rest, which takes no longer than a fork
-    os.set_blocking(reader, False)
-    return pid, reader
-
-
-def all_from(fd: int, is_whole: Callable[[bytearray], bool] = lambda _: False) -> asyncio.Future[bytes]:
-    """Return a future of what is written to a pipe until it is whole or ends; the pipe is then closed."""
-    loop, said = asyncio.get_running_loop(), bytearray()
-    ended: asyncio.Future[bytes] = loop.create_future()
-
-    def read() -> None:
-        part = os.read(fd, _PIPE)
-        said.extend(part)
-        if (not part or is_whole(said)) and not ended.done():
-            ended.set_result(bytes(said))
-
-    def close(_: object) -> None:
-        loop.remove_reader(fd)
-        os.close(fd)
-
-    loop.add_reader(fd, read)
-    ended.add_done_callback(close)
-    return ended
-
-
-def close_all_but(kept: Collection[int]) -> None:
-    """Close every descriptor of this process but these."""
-    start = 0
-    for fd in sorted(kept):
-        if start < fd:  # os.closerange(0, 0) closes everything on Python 3.11
-            os.closerange(start, fd)
-        start = fd + 1
-    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
-
-
-def _be_apart(doing: Callable[[int], object], writer: int, kept: Collection[int]) -> NoReturn:
-    try:
-        gc.disable()  # what it finds may close descriptors by numbers that are others' by now
-        signal.set_wakeup_fd(-1)
-        for signum in signal.valid_signals():
-            if signal.getsignal(signum) not in {
-                signal.SIG_DFL,
-                None,
-            }:  # Python ignores SIGPIPE, programs do not
-                signal.signal(signum, signal.SIG_DFL)
-        close_all_but(kept)
-        os.write(writer, b"\0")
-        doing(writer)
-        os._exit(0)
-    finally:
-        os._exit(1)
-
-
 def _become(launch: Launch, command: Command, writer: int) -> None:
     """Be the program, or say why not."""
     try:
@@ -190,4 +115,3 @@ def _say(writer: int, number: int, problem: str) -> None:
 
 
 _MOST = 4096  # bytes
-_PIPE = 1 << 16  # bytes that a pipe holds

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _PTRACE_DETACH = 17  # linux/ptrace.h
@@ -114,6 +116,81 @@ class Children:
                 self._watched.pop(pid)(code)
             elif pid in self._fostered:
                 self._fostered.pop(pid)(code, usage)
+
+
+def fork(doing: Callable[[int], object], kept: Collection[int] = ()) -> tuple[int, int]:
+    """Have a fork call this with a descriptor to write to; return its pid, and where that can be read.
+
+    It has `kept` and the standard descriptors, and nothing else of this process: neither the lock, nor the
+    pipes by which the processes of other attempts are known.
+
+    Raises:
+        OSError: there is no room for it now.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.fork()
+        if not pid:
+            _be_apart(doing, writer, {0, 1, 2, writer, *kept})
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    os.read(reader, 1)  # it has closed the rest, which takes no longer than a fork
+    os.set_blocking(reader, False)
+    return pid, reader
+
+
+def all_from(fd: int, is_whole: Callable[[bytearray], bool] = lambda _: False) -> asyncio.Future[bytes]:
+    """Return a future of what is written to a pipe until it is whole or ends; the pipe is then closed."""
+    loop, said = asyncio.get_running_loop(), bytearray()
+    ended: asyncio.Future[bytes] = loop.create_future()
+
+    def read() -> None:
+        part = os.read(fd, _PIPE)
+        said.extend(part)
+        if (not part or is_whole(said)) and not ended.done():
+            ended.set_result(bytes(said))
+
+    def close(_: object) -> None:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+    loop.add_reader(fd, read)
+    ended.add_done_callback(close)
+    return ended
+
+
+def close_all_but(kept: Collection[int]) -> None:
+    """Close every descriptor of this process but these."""
+    start = 0
+    for fd in sorted(kept):
+        if start < fd:  # os.closerange(0, 0) closes everything on Python 3.11
+            os.closerange(start, fd)
+        start = fd + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+
+
+def _be_apart(doing: Callable[[int], object], writer: int, kept: Collection[int]) -> NoReturn:
+    try:
+        gc.disable()  # what it finds may close descriptors by numbers that are others' by now
+        signal.set_wakeup_fd(-1)
+        for signum in signal.valid_signals():
+            if signal.getsignal(signum) not in {
+                signal.SIG_DFL,
+                None,
+            }:  # Python ignores SIGPIPE, programs do not
+                signal.signal(signum, signal.SIG_DFL)
+        close_all_but(kept)
+        os.write(writer, b"\0")
+        doing(writer)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+_PIPE = 1 << 16  # bytes that a pipe holds
 
 
 _PAGE = 4096  # bytes

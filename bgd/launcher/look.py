@@ -21,8 +21,7 @@ from functools import partial
 import msgspec
 from msgspec import Struct
 
-from bgd.launcher.apart import all_from, fork
-from bgd.launcher.children import Children
+from bgd.launcher.children import Children, all_from, fork
 from bgd.launcher.mounts import Mounts
 from bgd.launcher.process import (
     SHORTAGES,
