@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from bgd import values
 from bgd.core.classes import ClassPolicy
+from bgd.core.decision import Aim, Rules, Wish
 from bgd.core.spec import (
     Backoff,
     FileBytes,
@@ -20,7 +21,6 @@ from bgd.core.spec import (
     Timeout,
 )
 from bgd.core.target import is_dotted_name, problem_with_entry
-from bgd.core.wish import Aim, Rules, Wish
 from bgd.errors import ConfigError
 from bgd.settings import Setting, named_in, read
 from bgd.units import format_duration, parse_duration

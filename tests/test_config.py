@@ -23,8 +23,8 @@ from bgd.config import (
     load,
 )
 from bgd.core.classes import ClassPolicy
+from bgd.core.decision import Aim, Wish
 from bgd.core.job import RetryPolicy
-from bgd.core.wish import Aim, Wish
 from bgd.errors import ConfigError
 from bgd.places import SYSTEM
 from bgd.runners import RunnerConfig

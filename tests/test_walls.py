@@ -36,7 +36,7 @@ ROOMS = {
     " bgd.daemon bgd.errors bgd.harmless bgd.wire bgd.words",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.harmless bgd.signals bgd.systemd bgd.ulimits bgd.wire bgd.worker.WORKER",
-    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.disk bgd.core.job bgd.core.spec"
+    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.job bgd.core.spec"
     " bgd.errors bgd.launcher bgd.places bgd.programs.find_program bgd.signals"
     " bgd.streams bgd.systemd bgd.ulimits bgd.units bgd.wire",
     # it runs in interpreters that have nothing else, where its own folder goes by another name
@@ -196,7 +196,7 @@ def test_imports_are_found_wherever_they_hide(source, names):
         ("from bgd.core.scheduler import Scheduler", True),
         ("from bgd.core import scheduler\nscheduler.Scheduler", True),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from x import Scheduler", False),
-        ("from bgd.core.effects import Save", False),
+        ("from bgd.core.scheduler import Save", False),
     ],
 )
 def test_a_name_is_found_unless_it_is_there_for_types_only(source, is_found):

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from bgd.core.decision import Rules
 from bgd.core.spec import (
     Backoff,
     Duration,
@@ -24,7 +25,6 @@ from bgd.core.spec import (
     Timeout,
 )
 from bgd.core.target import Target, patterns_for
-from bgd.core.wish import Rules
 
 
 class ClassPolicy(Struct, frozen=True, kw_only=True):

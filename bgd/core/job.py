@@ -7,8 +7,20 @@ from typing import NewType
 
 from msgspec import Struct
 
+from bgd.core.decision import Rules
 from bgd.core.spec import Backoff, Duration, Retries, Share
-from bgd.core.wish import Rules
+
+# --- The disk
+
+
+BALLAST = 8 << 20  # bytes
+_SHARE = 16  # of a small disk a sixteenth
+
+
+def ballast_on(size: int) -> int:
+    """Return how many bytes that is on a disk of `size` bytes; logs leave as many free."""
+    return min(BALLAST, size // _SHARE)
+
 
 JobId = NewType("JobId", int)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from bgd.core.decision import Aim, Rules, Wish
 from bgd.core.job import UNSEEN, Job, Move, Now, Outcome, RetryPolicy, State
 from bgd.core.spec import JobSpec
-from bgd.core.wish import Aim, Rules, Wish
 
 SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze for ever, so it must not do so a thousand times a second
 MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that takes the machine down each time must stop

@@ -6,16 +6,18 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core import terms
-from bgd.core.book import Book
-from bgd.core.effects import NOTE, SUBMIT, Continue, Effect, Save, Start, Stop, Suspend
+from bgd.core import conditions
+from bgd.core.conditions import Waiting
+from bgd.core.decision import Wish
 from bgd.core.job import (
     ACTIVE,
     FINAL,
     MOVES,
     UNSEEN,
+    USUAL_TERMS,
     WAITING,
     Job,
     JobId,
@@ -25,10 +27,143 @@ from bgd.core.job import (
     RetryPolicy,
     State,
 )
-from bgd.core.queues import QueueRule
+from bgd.core.queues import QueueRule, Room
 from bgd.core.retry import move_after_end, wait_after
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
-from bgd.core.wish import Wish
+
+# --- The book: all unfinished jobs, and what is counted of them
+
+
+_MOST_POLICIES = 1000  # a stranger may send a new one with each job
+
+
+class Book:
+    """Unfinished jobs by id; `room` has those in line and at work, `waiting` what others wait for.
+
+    Args:
+        slots, rules: as of Room.
+    """
+
+    def __init__(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
+        self._jobs: dict[JobId, Job] = {}
+        self.room = Room(slots, rules, self._jobs.get)
+        self.waiting = Waiting(self._jobs.get)
+        self._keys: dict[str, JobId] = {}
+        self._policies: dict[RetryPolicy, RetryPolicy] = {}
+
+    def get(self, job_id: JobId) -> Job | None:
+        return self._jobs.get(job_id)
+
+    def __getitem__(self, job_id: JobId) -> Job:
+        """Return an unfinished job.
+
+        Raises:
+            KeyError: there is none of this id.
+        """
+        return self._jobs[job_id]
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def holder_of(self, key: str) -> JobId | None:
+        """Return the job that has this key."""
+        return self._keys.get(key)
+
+    def active_jobs(self) -> list[Job]:
+        """Return the jobs that hold a slot."""
+        return [self._jobs[job_id] for job_id in self.room.active]
+
+    def enter(self, job: Job, *, came_up: bool = False) -> None:
+        """Take a job that is new or has changed, and let it stand where it belongs now.
+
+        `came_up`: it was taken out of its line just now.
+        """
+        old = self._jobs.get(job.id)
+        self._jobs[job.id] = job
+        if old is not None:
+            self._leave_place(old, came_up=came_up)
+        if job.terms.key is not None:
+            self._keys.setdefault(job.terms.key, job.id)  # whoever had it first keeps it
+        if job.terms is not USUAL_TERMS and job.state not in ACTIVE:
+            self.waiting.begin(job)
+        if job.state is State.QUEUED:
+            self.room.push(job)
+        elif job.state is State.SCHEDULED:
+            self.waiting.schedule(job)
+
+    def strike(self, job: Job) -> None:
+        """Forget a job that is finished now."""
+        old = self._jobs.pop(job.id)
+        if old.terms.key is not None and self._keys.get(old.terms.key) == job.id:
+            del self._keys[old.terms.key]
+        self._leave_place(old, came_up=False)
+
+    def note(self, job: Job) -> None:
+        """Take a job of which nothing has changed that decides where it stands."""
+        self._jobs[job.id] = job
+
+    def shared(self, policy: RetryPolicy) -> RetryPolicy:
+        """Return the one object for all jobs of an equal policy: a million jobs, a handful of policies."""
+        if len(self._policies) > _MOST_POLICIES:
+            self._policies.clear()
+        return self._policies.setdefault(policy, policy)
+
+    def _leave_place(self, job: Job, *, came_up: bool) -> None:
+        if job.terms is not USUAL_TERMS:
+            self.waiting.end(job)
+        if job.state is State.QUEUED and not came_up:
+            self.room.forget(job)
+        elif job.state is State.SCHEDULED and not came_up:
+            self.waiting.unschedule(job)
+
+
+# --- Effects: what follows from a decision
+
+
+SUBMIT = "submit"
+NOTE = "note"
+
+
+class Save(Struct, frozen=True):
+    """Write the job down. `at` is epoch time; `reason` says for people why, where the outcome does not.
+
+    `what` happened: SUBMIT, a Move, or NOTE where the state stays.
+    """
+
+    job: Job
+    at: float
+    what: str
+    reason: str | None = None
+    spec: JobSpec | None = None  # of a job that is new
+
+
+class Start(Struct, frozen=True):
+    """Launch the job's attempt number `job.attempt`, in slot `slot`."""
+
+    job: Job
+    slot: int
+
+
+class Stop(Struct, frozen=True):
+    """End the job's running attempt: politely, then certainly."""
+
+    job: Job
+
+
+class Suspend(Struct, frozen=True):
+    """Make the processes of the job's running attempt stand still."""
+
+    job: Job
+
+
+class Continue(Struct, frozen=True):
+    """Let them go on."""
+
+    job: Job
+
+
+Effect = Save | Start | Stop | Suspend | Continue
+
 
 EXPIRED = "expired: it could not start in time"
 BEFORE_START = "cancelled before it started"
@@ -93,7 +228,7 @@ class Scheduler:
 
     def waits_for(self, job_id: JobId, others: Collection[int]) -> JobId | None:
         """Return one of the others that waits for this job, which must not wait for it then; else None."""
-        return terms.waits_for(job_id, others, self.get)
+        return conditions.waits_for(job_id, others, self.get)
 
     @property
     def running(self) -> int:
@@ -135,11 +270,11 @@ class Scheduler:
         `finished`: of the jobs it is to wait for, those that have finished already.
         """
         self._last_id += 1
-        due, wanted = terms.due_of(spec, now), terms.terms_of(spec, now)
-        job = terms.settled(
+        due, wanted = conditions.due_of(spec, now), conditions.terms_of(spec, now)
+        job = conditions.settled(
             Job(
                 id=JobId(self._last_id),
-                state=State.HELD if spec.hold else terms.place_of(due, wanted, now),
+                state=State.HELD if spec.hold else conditions.place_of(due, wanted, now),
                 queue=spec.queue or DEFAULT_QUEUE,
                 priority=spec.priority or 0,
                 policy=self._book.shared(policy),
@@ -171,14 +306,14 @@ class Scheduler:
             KeyError: no waiting job has this id.
         """
         old = self._in_waiting(job_id)
-        job = replace(terms.edited(old, spec, changed, now), policy=self._book.shared(policy))
-        place = State.HELD if job.state is State.HELD else terms.place_of(job.due, job.terms, now)
+        job = replace(conditions.edited(old, spec, changed, now), policy=self._book.shared(policy))
+        place = State.HELD if job.state is State.HELD else conditions.place_of(job.due, job.terms, now)
         if place is job.state:
-            job = terms.settled(job)
+            job = conditions.settled(job)
             self._book.enter(job)
             self._effects.append(Save(job, now.wall, NOTE))
         else:
-            self._move(job, terms.move_to(place, job), now)
+            self._move(job, conditions.move_to(place, job), now)
         if finished:
             self._hear_all(job_id, finished, now)
         self._settle(now)
@@ -205,7 +340,7 @@ class Scheduler:
         job = self._in_waiting(job_id)
         if job.state is not State.HELD:
             raise KeyError(job_id)
-        self._move(job, terms.move_to(terms.place_of(job.due, job.terms, now), job), now)
+        self._move(job, conditions.move_to(conditions.place_of(job.due, job.terms, now), job), now)
         self._settle(now)
         return self._state_of(job_id)
 
@@ -327,7 +462,7 @@ class Scheduler:
         **changes: object,
     ) -> Job:
         """Move a job, with some changes; `came_up`: it was taken out of its line just now."""
-        new = terms.settled(replace(job, state=MOVES[job.state][move], **changes))
+        new = conditions.settled(replace(job, state=MOVES[job.state][move], **changes))
         if new.state in FINAL:
             self._book.strike(new)
             self._finished.append((new.id, new.state))
@@ -379,10 +514,10 @@ class Scheduler:
             self._move(job, Move.CANCEL, now, f"job {other}, which had to succeed before, {_ENDS[state]}")
             return
         self._book.waiting.end_wait(job_id, other)
-        job = terms.without(job, other)
-        place = terms.place_of(job.due, job.terms, now)
+        job = conditions.without(job, other)
+        place = conditions.place_of(job.due, job.terms, now)
         if job.state is State.BLOCKED and place is not State.BLOCKED:
-            self._move(job, terms.move_to(place, job), now)
+            self._move(job, conditions.move_to(place, job), now)
         else:
             self._note(job, now)
 

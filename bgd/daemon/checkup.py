@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bgd.config import Config
-from bgd.core.disk import ballast_on
+from bgd.core.job import ballast_on
 from bgd.daemon import machine, safekeeping
 from bgd.daemon.launches import what_is_gone
 from bgd.daemon.space import BALLAST_NAME, least_on

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 
 from bgd.config import Config
-from bgd.core.effects import Continue, Stop, Suspend
 from bgd.core.job import ACTIVE, Job, JobId, Outcome, State
+from bgd.core.scheduler import Continue, Stop, Suspend
 from bgd.core.spec import JobSpec
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import check_may_run

@@ -11,10 +11,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.config import Config, PythonConfig
+from bgd.core.decision import Aim, Wish, wish_for
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy
 from bgd.core.spec import Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target
-from bgd.core.wish import Aim, Wish, wish_for
 from bgd.daemon.access import passing_environment, restricts_commands
 from bgd.daemon.storage.records import AttemptEnd
 from bgd.wire import calls

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Collection, Iterable
 from signal import SIGCONT
 
+from bgd.core import conditions
 from bgd.core import spec as limits
-from bgd.core import terms
 from bgd.core.classes import NOTHING_SAID, ClassPolicy, class_policy, under_policy
+from bgd.core.decision import Rules
 from bgd.core.job import ACTIVE, FINAL, WAITING, Job, JobId, Now, RetryPolicy, State, Terms
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import JobSpec, problem_with
 from bgd.core.target import parse_target
-from bgd.core.wish import Rules
 from bgd.daemon.access import check_may_run, check_variables
 from bgd.daemon.edits import changes_in, edited
 from bgd.daemon.instants import now
@@ -50,7 +50,7 @@ class Orders:
         self._check_spec(spec)
         if spec.expires is not None:
             at = now()
-            _check_expiry(terms.due_of(spec, at), terms.terms_of(spec, at), at)
+            _check_expiry(conditions.due_of(spec, at), conditions.terms_of(spec, at), at)
 
     def _check_spec(self, spec: JobSpec) -> None:
         problem = problem_with(spec)
@@ -166,7 +166,7 @@ class Orders:
             self._check_waits(job)  # it may have started meanwhile
             if changed & _START:
                 at = now()
-                wanted = terms.edited(job, spec, changed, at)
+                wanted = conditions.edited(job, spec, changed, at)
                 _check_expiry(wanted.due, wanted.terms, at)
             circular = self._supervisor.decide(lambda scheduler, _: scheduler.waits_for(job_id, others))
             if circular is not None:
@@ -302,7 +302,7 @@ class Orders:
 
 
 def _check_expiry(due: float | None, wanted: Terms, at: Now) -> None:
-    if terms.expires_first(due, wanted, at):
+    if conditions.expires_first(due, wanted, at):
         raise Refused("it would expire before it may start: expires counts from now, too")
 
 

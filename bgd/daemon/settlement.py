@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
-from bgd.core.effects import Continue, Effect, Save, Start, Stop, Suspend
 from bgd.core.job import Job, JobId, Move, Now, Outcome
+from bgd.core.scheduler import Continue, Effect, Save, Start, Stop, Suspend
 from bgd.core.spec import JobSpec
 from bgd.daemon.attempts import Attempts
 from bgd.daemon.storage.records import (

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from bgd.core.disk import ballast_on
+from bgd.core.job import ballast_on
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage.database import DiskFull
 from bgd.errors import Full

@@ -28,7 +28,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from bgd.core.disk import ballast_on
+from bgd.core.job import ballast_on
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from bgd.core.decision import Aim, Wish
 from bgd.core.job import Outcome
 from bgd.core.spec import MAX_RESULT, Duration, Instant
 from bgd.core.target import PythonTarget, RunnerTarget
-from bgd.core.wish import Aim, Wish
 from bgd.wire.views import JobError
 
 MAX_DOCUMENT = MAX_RESULT + 100  # bytes of a result file: a result at its limit, and what stands around it

@@ -8,13 +8,24 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from bgd.core.effects import NOTE, SUBMIT, Continue, Effect, Save, Start, Stop, Suspend
+from bgd.core.decision import Aim
 from bgd.core.job import ACTIVE, FINAL, MOVES, UNSEEN, WAITING, Job, JobId, Move, Now, Outcome, State
 from bgd.core.queues import QueueRule
 from bgd.core.retry import MOST_UNSEEN, SHORTEST_SNOOZE
-from bgd.core.scheduler import EXPIRED, Pause, Scheduler
+from bgd.core.scheduler import (
+    EXPIRED,
+    NOTE,
+    SUBMIT,
+    Continue,
+    Effect,
+    Pause,
+    Save,
+    Scheduler,
+    Start,
+    Stop,
+    Suspend,
+)
 from bgd.core.spec import JobSpec
-from bgd.core.wish import Aim
 from tests.core.dependencies import Dependencies
 from tests.core.seats import Seats
 from tests.core.survivors import End

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bgd.core.effects import Save, Start
 from bgd.core.job import Now, Outcome, RetryPolicy
 from bgd.core.queues import QueueRule
-from bgd.core.scheduler import Scheduler
+from bgd.core.scheduler import Save, Scheduler, Start
 from bgd.core.spec import JobSpec
 
 NO_RETRIES = RetryPolicy()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from bgd.core.effects import Effect, Save, Start
+from bgd.core.decision import Wish
 from bgd.core.job import FINAL, Job, JobId, Now, Outcome
-from bgd.core.wish import Wish
+from bgd.core.scheduler import Effect, Save, Start
 
 Key = tuple[JobId, int]  # job and number of the attempt
 End = tuple[Outcome, int | None, Wish | None]  # and the code that stands for it, and what the job wants

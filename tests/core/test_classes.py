@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.classes import NOTHING_SAID, ClassPolicy, class_policy, under_policy
+from bgd.core.decision import Aim, Wish, wish_for
 from bgd.core.spec import JobSpec
 from bgd.core.target import parse_target
-from bgd.core.wish import Aim, Wish, wish_for
 
 REPORT = parse_target("app.services:Report.build")
 RULES = (("ValueError", Wish(Aim.FAIL)), ("app.Busy", Wish(Aim.SNOOZE, 5.0)))

@@ -1,6 +1,6 @@
 """How much of a disk is kept for what has to be written though it is full."""
 
-from bgd.core.disk import BALLAST, ballast_on
+from bgd.core.job import BALLAST, ballast_on
 
 
 def test_a_large_disk_keeps_the_ballast_and_a_small_one_its_share():

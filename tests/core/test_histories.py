@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
+from bgd.core.decision import Aim, Wish
 from bgd.core.job import FINAL, WAITING, Outcome, RetryPolicy, State
 from bgd.core.queues import QueueRule
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import Pause
 from bgd.core.spec import JobSpec
-from bgd.core.wish import Aim, Wish
 from tests.core.world import World
 
 UNFINISHED = set(State) - FINAL

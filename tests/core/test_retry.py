@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from bgd.core.decision import Aim, Wish
 from bgd.core.job import Job, JobId, Move, Now, Outcome, RetryPolicy, State
 from bgd.core.retry import (
     NO_USE,
@@ -22,7 +23,6 @@ from bgd.core.retry import (
     with_policy,
 )
 from bgd.core.spec import MAX_DURATION, MAX_RETRIES, JobSpec
-from bgd.core.wish import Aim, Wish
 
 MIDDLE = 0.5  # the roll that leaves a delay as it is
 RETRY = Wish(Aim.RETRY)

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from bgd.core.effects import SUBMIT, Save, Start
 from bgd.core.job import Job, JobId, Move, Outcome, State
-from bgd.core.scheduler import Pause, Scheduler
+from bgd.core.scheduler import SUBMIT, Pause, Save, Scheduler, Start
 from tests.core.scheduling import NO_RETRIES, NOW, at, limits, scheduler, spec, started, started_ids, submit
 
 # --- submitting and starting ---------------------------------------------------------------------------

@@ -4,10 +4,9 @@ import itertools
 
 import pytest
 
-from bgd.core.effects import Continue, Save, Start, Suspend
 from bgd.core.job import FINAL, WAITING, Job, Outcome, RetryPolicy, State, Terms
 from bgd.core.queues import QueueRule
-from bgd.core.scheduler import BEFORE_START, Pause
+from bgd.core.scheduler import BEFORE_START, Continue, Pause, Save, Start, Suspend
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.effects import Stop
+from bgd.core.decision import Aim, Wish
 from bgd.core.job import JobId, Outcome, RetryPolicy, State
-from bgd.core.scheduler import Pause
-from bgd.core.wish import Aim, Wish
+from bgd.core.scheduler import Pause, Stop
 from tests.core.scheduling import (
     NOW,
     THREE_RETRIES,

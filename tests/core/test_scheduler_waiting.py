@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.effects import Save
 from bgd.core.job import JobId, Now, Outcome, State, Terms
-from bgd.core.scheduler import EXPIRED, Pause
+from bgd.core.scheduler import EXPIRED, Pause, Save
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core import terms
+from bgd.core import conditions
 from bgd.core.job import Now
 from bgd.core.spec import JobSpec
 
@@ -24,4 +24,7 @@ NOW = Now(elapsed=100.0, wall=1_790_000_000.0)
 def test_what_may_start_only_later_expires_first(options, never_starts):
     spec = JobSpec(argv=("true",), **options)
 
-    assert terms.expires_first(terms.due_of(spec, NOW), terms.terms_of(spec, NOW), NOW) is never_starts
+    assert (
+        conditions.expires_first(conditions.due_of(spec, NOW), conditions.terms_of(spec, NOW), NOW)
+        is never_starts
+    )

@@ -6,10 +6,9 @@ from collections.abc import Callable, Collection, Mapping
 
 from msgspec.structs import replace
 
-from bgd.core.effects import Effect, Start
 from bgd.core.job import ACTIVE, FINAL, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.queues import QueueRule
-from bgd.core.scheduler import Pause, Scheduler
+from bgd.core.scheduler import Effect, Pause, Scheduler, Start
 from bgd.core.spec import JobSpec
 from tests.core.referee import Asked, Referee
 from tests.core.survivors import Disk, End, Key, Launcher

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bgd.core.disk import BALLAST
-from bgd.core.job import State
+from bgd.core.job import BALLAST, State
 from bgd.daemon import space
 from bgd.daemon.space import Space
 from bgd.daemon.storage.database import DiskFull

@@ -7,11 +7,9 @@ import logging
 import pytest
 from msgspec.structs import replace
 
-from bgd.core.book import Book
-from bgd.core.effects import Save
 from bgd.core.job import Move, State
 from bgd.core.queues import Queues
-from bgd.core.scheduler import Scheduler
+from bgd.core.scheduler import Book, Save, Scheduler
 from bgd.daemon.attempts import Attempts, Verdict
 from bgd.daemon.repeats import Repeats
 from bgd.daemon.settlement import Settlement

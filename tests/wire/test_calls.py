@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from bgd.core.decision import Aim, Wish
 from bgd.core.job import Outcome
 from bgd.core.spec import MAX_RESULT
 from bgd.core.target import PythonTarget, RunnerTarget
-from bgd.core.wish import Aim, Wish
 from bgd.wire.calls import (
     MAX_DOCUMENT,
     NO_RESULT,

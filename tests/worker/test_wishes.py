@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bgd.core.decision import Aim, Wish
 from bgd.core.job import Outcome
-from bgd.core.wish import Aim, Wish
 from bgd.wire.calls import read_result
 
 JOB = """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from bgd.core.decision import Wish
 from bgd.core.job import Job, JobId, Now, Outcome, State
 from bgd.core.spec import JobSpec
-from bgd.core.wish import Wish
 from bgd.wire.views import JobError, JobProgress
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bgd.core.decision import Aim, Wish
 from bgd.core.job import JobId, Outcome, RetryPolicy, State, Terms
 from bgd.core.spec import Isolation, JobSpec
-from bgd.core.wish import Aim, Wish
 from bgd.daemon.storage import events, packing, schema, specs, submissions
 from bgd.daemon.storage.records import Event, Submission
 from bgd.wire.views import EventView

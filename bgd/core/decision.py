@@ -1,4 +1,4 @@
-"""A wish: what a class job wants done after its attempt, which the exit code alone could not say."""
+"""The decision of a class job about what follows its attempt, which the exit code alone cannot say."""
 
 from __future__ import annotations
 
