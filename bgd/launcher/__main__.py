@@ -18,28 +18,19 @@ from typing import Any
 
 from bgd.clock import boot_id
 from bgd.errors import BgdError, leaves_of
-from bgd.launcher.abilities import abilities
-from bgd.launcher.attempts import Attempts
-from bgd.launcher.children import Children, close_all_but
+from bgd.launcher.cgroup import abilities, delegation
+from bgd.launcher.children import Children, Loop, Readers, close_all_but
+from bgd.launcher.context import Tools
 from bgd.launcher.deadlines import Deadlines
-from bgd.launcher.delegation import delegation
-from bgd.launcher.departure import Departure
-from bgd.launcher.journal import Journal, read
-from bgd.launcher.line import Line
-from bgd.launcher.logfile import LogFolder
-from bgd.launcher.look import Looker
-from bgd.launcher.loop import Loop
-from bgd.launcher.masters import Masters
+from bgd.launcher.journal import Journal, Recollection, read
 from bgd.launcher.mounts import Mounts
 from bgd.launcher.noting import Noting
+from bgd.launcher.output import LogFolder
 from bgd.launcher.process import read_process
-from bgd.launcher.readers import Readers
-from bgd.launcher.records import Recollection
-from bgd.launcher.rendezvous import Busy, bind, outlive, sign_lock, take_lock
-from bgd.launcher.sweep import end_strays, sweep
-from bgd.launcher.tools import Tools
-from bgd.launcher.visitor import Visitor
-from bgd.launcher.warm.workers import Workers
+from bgd.launcher.supervisors import Attempts, Departure, Line, Masters, Visitor
+from bgd.launcher.sweep import Busy, bind, end_strays, outlive, sign_lock, sweep, take_lock
+from bgd.launcher.tree import Looker
+from bgd.launcher.warm.worker import Workers
 from bgd.places import in_the_way_of
 from bgd.signals import check_system_calls, ignore_strays
 from bgd.streams import open_closed_streams, use_utf_8

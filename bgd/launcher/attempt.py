@@ -4,21 +4,570 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
+from bgd.launcher.cgroup import Group, GroupFigures
 from bgd.launcher.children import LostChild
-from bgd.launcher.orders import Orders
-from bgd.launcher.problems import CannotStart
-from bgd.launcher.running import Running
-from bgd.launcher.starting import Starting
-from bgd.launcher.tools import Tools
-from bgd.launcher.warm.workers import Workers
-from bgd.wire.launching import Ended, Launch, Started
+from bgd.launcher.context import Tools
+from bgd.launcher.deadlines import Countdown, Deadlines
+from bgd.launcher.journal import Began
+from bgd.launcher.output import LogFile, Output
+from bgd.launcher.problems import SHORTAGES, CannotStart, no_input, one_line
+from bgd.launcher.process import new_stamp, wear
+from bgd.launcher.spawn import Input, Stuck, spawn, spawn_apart
+from bgd.launcher.tree import Execution, Ladder, Looker, Tree
+from bgd.launcher.warm.worker import NotTaken, Unfit, Worker, Workers
+from bgd.units import format_size
+from bgd.wire.calls import MAX_DOCUMENT
+from bgd.wire.launching import Ended, Launch, NotStarted, Started, Warm, log_name
+from bgd.wire.limits import NO_LIMITS, problem_with
+
+# --- Suspending an attempt: every process of its tree is stopped, and let go on later.
+
+
+class Suspension:
+    """What `is_on` was last set to holds, once the `carry_out` that follows has returned."""
+
+    def __init__(self, tree: Tree, looker: Looker) -> None:
+        self._tree = tree
+        self._looker = looker
+        self._turn = asyncio.Lock()  # they must not get in each other's way
+        self.is_on = False
+
+    async def carry_out(self) -> None:
+        """Stop every process, also those that are started meanwhile, or let all go on."""
+        async with self._turn:
+            if self.is_on:
+                await self._tree.stop_all(self._looker, is_wanted=lambda: self.is_on)
+            else:
+                await self._tree.tell_all(self._looker, signal.SIGCONT)
+
+    async def tell_all(self, signum: int) -> None:
+        """Send every process a signal as if at one instant; who was stopped before stays stopped."""
+        async with self._turn:
+            await self._tree.tell_all(self._looker, signum)
+
+
+# --- A started attempt: its time limit, its stop, what its first process leaves behind, and how it ended.
+
 
 log = logging.getLogger(__name__)
+
+
+class Running:
+    """Owns the output of what the attempt runs in, and its result; `end` closes both."""
+
+    def __init__(  # noqa: PLR0917  the parts of one running attempt
+        self,
+        launch: Launch,
+        tools: Tools,
+        execution: Execution,
+        output: Output,
+        tree: Tree,
+        began: tuple[float, float],  # on the wall clock and on the elapsed one
+        grew: Callable[[], None],
+    ) -> None:
+        self._launch = launch
+        self._tools = tools
+        self._execution = execution
+        self._result = execution.result
+        self._is_intact = True  # nobody but the job itself has acted on its processes
+        self._output = output
+        self._tree = tree
+        self._started_at, self._since = began
+        self._grew = grew
+        self._is_interrupted = False
+        self._reason: Outcome | None = None  # why it is to end, as the first said who asked
+        self._ladder: Ladder | None = None
+        self._descent: asyncio.Task[Exception | None] | None = None
+        self._suspension = Suspension(tree, tools.looker)
+        self._limit = Countdown(
+            tools.deadlines, launch.timeout or None, lambda: self.stop(Outcome.TIMEOUT, launch.grace)
+        )
+        output.begin(self._output_moved)
+        tools.noting.begin(launch.key, execution)
+
+    @property
+    def pid(self) -> int:
+        return self._execution.pid
+
+    @property
+    def log_bytes(self) -> int:
+        return self._output.log.total
+
+    @property
+    def log_problem(self) -> str | None:
+        return self._output.log.problem
+
+    def stop(self, reason: Outcome, grace: float) -> None:
+        """Send it down the stop ladder. May be said again; the first reason and the shortest grace count."""
+        self._reason = self._reason or reason
+        self._bring_down(grace)
+
+    def signal(self, signum: int, *, whole_tree: bool) -> None:
+        """Send a signal to the first process or to all of the tree; nothing once the first has ended."""
+        if self._execution.is_over:
+            return
+        self._is_intact = False
+        if whole_tree:
+            self._begin(self._suspension.tell_all(signum))
+            return
+        try:
+            self._execution.signal(signum)
+        except OSError as error:
+            log.warning(
+                "job %d: cannot send signal %d to process %d: %s",
+                *(self._launch.key.job, signum, self.pid, error.strerror),
+            )
+
+    def suspend(self) -> None:
+        """Stop the whole tree and the time limit; may be said again. Who is being ended is not suspended."""
+        if self._ladder is None and not self._execution.is_over:
+            self._is_intact = False
+            self._suspension.is_on = True
+            self._limit.stand_still()
+            self._begin(self._suspension.carry_out())
+
+    def go_on(self) -> None:
+        """Undo `suspend`, and nothing else."""
+        if self._suspension.is_on:
+            self._suspension.is_on = False
+            self._limit.go_on()
+            self._begin(self._suspension.carry_out())
+
+    async def end(self) -> Ended:
+        """Return how the first process ended, when nothing of the tree is left but what is to be kept."""
+        code = await self._execution.wait()
+        # who ends the launcher may have sent the same signal to its jobs, as `systemctl kill` does
+        self._is_interrupted = self._reason is Outcome.INTERRUPTED and code != 0
+        finished_at, run_seconds = time.time(), elapsed() - self._since
+        self._tools.noting.end(self._launch.key)
+        self._suspension.is_on = False
+        self._limit.stand_still()
+        await self._end_leftovers()
+        if not self._output.drain() and self._descent is None:
+            await self._leave_output()
+        self._output.close()
+        ended = self._ended(code, finished_at, run_seconds, await self._closed_group())
+        self._execution.release(is_intact=self._is_intact)
+        return ended
+
+    def abandon(self) -> None:
+        """Kill and close what can be, as seeing to its end has failed."""
+        self._tools.noting.end(self._launch.key)
+        self._limit.stand_still()
+        self._tree.kill_unseen()
+        self._output.close()
+        self._close_result()
+        self._execution.release(is_intact=False)
+
+    def _output_moved(self) -> None:
+        if self._launch.log_kill and self._output.log.is_over_cap and self._reason is None:
+            self.stop(Outcome.LOG_LIMIT, 0.0)
+        self._grew()
+
+    def _bring_down(self, grace: float) -> None:
+        self._is_intact = False
+        if self._ladder is None:
+            self._suspension.is_on = False  # the ladder lets those go on that it tells to end
+            self._ladder = Ladder(self._tree, self._tools.looker, self._tools.deadlines, grace)
+            self._descent = self._tools.group.create_task(self._descend(self._ladder))
+        else:
+            self._ladder.hasten(grace)
+
+    def _begin(self, doing: Coroutine[None, None, None]) -> None:
+        self._tools.group.create_task(self._tried(doing))
+
+    async def _tried(self, doing: Coroutine[None, None, None]) -> None:
+        try:
+            await doing
+        except Exception:  # the group of tasks would end every job for it
+            log.exception("job %d: its launcher could not do as it was asked", self._launch.key.job)
+
+    async def _descend(self, ladder: Ladder) -> Exception | None:
+        """Return what went wrong, for `end` to raise: the group of tasks would end every job for it."""
+        try:
+            await ladder.bring_down()
+        except Exception as error:  # noqa: BLE001  whatever it is, it is this attempt's trouble only
+            self._tree.kill_unseen()  # else `end` would wait for the first process for ever
+            return error
+        return None
+
+    async def _end_leftovers(self) -> None:
+        is_closed = self._output.drain()
+        has_others = self._execution.has_left_others(self._tree)
+        if self._descent is None and not is_closed:
+            # what reads from it, as `program > >(tee file)`, sees the end only now and needs a moment
+            over = self._tools.deadlines.passed(_LAST_WORDS)
+            is_closed = await self._output.ended(over)
+            over.cancel()
+        is_leaving = has_others or not is_closed or self._left_orphans()
+        if self._descent is None and is_leaving and not self._launch.keep_leftovers:
+            self._bring_down(self._launch.grace)
+        if self._descent is not None:
+            failure = await self._descent
+            if failure is not None:
+                raise failure
+
+    async def _leave_output(self) -> None:
+        try:
+            await self._output.leave_to_nowhere(self._tools.null)
+        except OSError as error:
+            log.warning(
+                "job %d: what it left running can write no more output, as `cat` cannot be started: %s",
+                *(self._launch.key.job, error.strerror),
+            )
+
+    def _left_orphans(self) -> bool:
+        """Whether somebody got away: who has no parent any more has become a child of this process."""
+        return self._tree.left_any(self._tools.children.orphans())
+
+    async def _closed_group(self) -> GroupFigures | None:
+        """Return what all of the tree used, by the account of its control group, None if it has none."""
+        group = self._tree.group
+        if group is None:
+            return None
+        if self._descent is not None or not self._launch.keep_leftovers:
+            over = self._tools.deadlines.passed(_PARTING)
+            await group.emptied(over)
+            over.cancel()
+        figures = group.figures()
+        group.remove()
+        return figures
+
+    def _ended(
+        self, code: int, finished_at: float, run_seconds: float, figures: GroupFigures | None
+    ) -> Ended:
+        usage = self._execution.usage()
+        outcome = self._outcome(code, figures)
+        result = None if self._result is None else _read_result(self._result) or self._launch.usual_result
+        self._close_result()
+        return Ended(
+            key=self._launch.key,
+            outcome=outcome,
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            started_at=self._started_at,
+            finished_at=finished_at,
+            user_seconds=figures.user_seconds if figures else usage.user_seconds,
+            system_seconds=figures.system_seconds if figures else usage.system_seconds,
+            max_rss_bytes=usage.max_rss_bytes,
+            log_bytes=self._output.log.total,
+            problem=_out_of_memory(self._launch) if outcome is Outcome.OOM else self._output.log.problem,
+            result=result,
+            whole_tree=figures is not None,
+            memory_peak_bytes=figures.memory_peak if figures else None,
+            log_lost=self._output.log.lost,
+            log_problem=self._output.log.problem,
+            run_seconds=run_seconds,
+        )
+
+    def _close_result(self) -> None:
+        if self._result is not None:
+            os.close(self._result)
+            self._result = None
+
+    def _outcome(self, code: int, figures: GroupFigures | None) -> Outcome:
+        if self._is_interrupted:
+            return Outcome.INTERRUPTED
+        if self._reason is not None and self._tree.was_signalled:
+            return self._reason
+        if code and figures and figures.oom_kills:
+            return Outcome.OOM
+        if code < 0:
+            return Outcome.SIGNAL
+        return Outcome.EXIT if code else Outcome.SUCCEEDED
+
+
+_LAST_WORDS = 0.5  # seconds
+_PARTING = 1.0  # seconds for those that were killed to be gone from their group
+
+
+def _out_of_memory(launch: Launch) -> str:
+    most = launch.limits.memory_max
+    if most is None:
+        return "the machine was out of memory, and the kernel killed it"
+    return f"it took all of the {format_size(most)} of memory that it may, and the kernel killed it"
+
+
+def _read_result(fd: int) -> bytes:
+    """Return what the result file holds, and one byte more than is allowed of one that is too long."""
+    return os.pread(fd, min(os.fstat(fd).st_size, MAX_DOCUMENT + 1), 0)
+
+
+# --- What is asked of an attempt before it runs: it waits no longer than that allows, and then runs with it.
+
+
+class Orders:
+    """`asked` is done once it is to end: `reason` says why, and `problem` where that says too little."""
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self.asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_suspended = False
+        self.reason: Outcome | None = None
+        self.problem: str | None = None
+        self._grace = 0.0
+        self._deadlines = deadlines
+        self._let_go: asyncio.Future[None] | None = None  # while it waits for that
+        self._limit: Countdown | None = None  # while it waits for what takes of its time
+        self._signals: dict[int, bool] = {}  # whether for the whole tree
+
+    def stop(self, reason: Outcome, grace: float) -> None:
+        if self.reason is None:
+            self.reason, self._grace = reason, grace
+            self.asked.set_result(None)
+
+    def signal(self, signum: int, *, whole_tree: bool) -> None:
+        """Keep a signal, once, as the kernel would."""
+        self._signals[signum] = whole_tree or self._signals.get(signum, False)
+
+    def suspend(self) -> None:
+        self.is_suspended = True
+        if self._limit is not None:
+            self._limit.stand_still()
+
+    def go_on(self) -> None:
+        self.is_suspended = False
+        if self._limit is not None:
+            self._limit.go_on()
+        if self._let_go is not None and not self._let_go.done():
+            self._let_go.set_result(None)
+
+    async def let_go(self) -> bool:
+        """Wait as long as it is suspended; return False if it is to end instead."""
+        while self.is_suspended and self.reason is None:
+            self._let_go = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._let_go, self.asked}, return_when=asyncio.FIRST_COMPLETED)
+        return self.reason is None
+
+    @contextmanager
+    def limited(self, seconds: float | None, problem: str) -> Iterator[None]:
+        """Have it end, for this problem, if what is done meanwhile takes so long; None: no limit."""
+
+        def time_out() -> None:
+            self.problem = problem
+            self.stop(Outcome.TIMEOUT, 0.0)
+
+        self._limit = Countdown(self._deadlines, seconds, time_out)
+        if self.is_suspended:
+            self._limit.stand_still()
+        try:
+            yield
+        finally:
+            self._limit.stand_still()
+            self._limit = None
+
+    def hand_over(self, running: Running) -> None:
+        """Pass on to what runs now what was asked of it before."""
+        if self.is_suspended:
+            running.suspend()
+        for signum, whole_tree in self._signals.items():
+            running.signal(signum, whole_tree=whole_tree)
+        if self.reason is not None:
+            running.stop(self.reason, self._grace)
+
+
+# --- The start of an attempt: what has to be there before, and what it is started with.
+
+
+Begin = Callable[[Output, int | None], Awaitable[Execution | None]]
+"""Begins a first process that writes to the output and has the stamp; None: it is to end instead."""
+
+
+class Starting:
+    """Tries to start one attempt, as often as it is asked to.
+
+    `started_at`, and `since` on the elapsed clock: when the latest try began.
+    """
+
+    def __init__(
+        self, launch: Launch, tools: Tools, workers: Workers, orders: Orders, grew: Callable[[], None]
+    ) -> None:
+        self.started_at, self.since = time.time(), elapsed()
+        self._launch = launch
+        self._tools = tools
+        self._workers = workers
+        self._orders = orders
+        self._grew = grew
+
+    async def once(self) -> Running | None:
+        """Start it; None: it is to end, before it ran.
+
+        Raises:
+            CannotStart: for a reason that lies in the Launch.
+            OSError: for one that lies in the machine; it was not started and may be tried again.
+            LostChild: it was started and had to be killed at once.
+        """
+        words = b""
+        if self._launch.warm is not None and self._launch.limits == NO_LIMITS:  # which a fork is not held to
+            try:
+                return await self._in_worker(self._launch.warm)
+            except Unfit as unfit:
+                words = f"bgd: a fresh interpreter for this job, as {unfit}\n".encode()
+        waits_for = self._tools.mounts.that_may_hang(self._launch)
+        with closing(Input(self._launch, self._tools.state, is_apart=waits_for is not None)) as given:
+            if given.is_fifo:
+                await self._wait_for_writer(given)
+            if not await self._orders.let_go():
+                return None
+            group = self._group()
+            running: Running | None = None
+            try:
+                begin: Begin = partial(self._spawned, given, group=group)
+                if waits_for is not None:
+                    begin = partial(self._spawned_apart, given, group=group, waits_for=waits_for)
+                running = await self._run(begin, words, elapsed(), group)
+            finally:
+                if running is None and group is not None:
+                    group.remove()
+            return running
+
+    def say(self, words: bytes) -> int:
+        """Write words into the log of an attempt that did not start; return how many bytes that holds."""
+        output = self._output()
+        try:
+            output.say(words)
+        finally:
+            output.close()
+        return output.log.total
+
+    async def _in_worker(self, warm: Warm) -> Running | None:
+        while True:
+            with self._limited():
+                worker = await self._workers.lease(self._launch, warm, self._orders.asked)
+            if worker is None:
+                return None
+            words, worker.words = worker.words, b""
+            try:
+                if await self._orders.let_go():
+                    return await self._run(partial(self._handed, worker), words, worker.since_of_jobs)
+            except NotTaken:
+                worker.release()
+                continue
+            except BaseException:
+                worker.release()
+                raise
+            worker.release()
+            return None
+
+    async def _wait_for_writer(self, given: Input) -> None:
+        problem = no_input(self._launch.stdin_path or "", "nobody wrote to it within the time limit")
+        with self._orders.limited(self._launch.timeout or None, problem):
+            await given.begun(self._orders.asked)
+
+    async def _handed(self, worker: Worker, output: Output, stamp: int | None) -> Execution:
+        with self._limited():
+            return await worker.run(self._launch, output.job_end, stamp, self._orders.asked)
+
+    def _limited(self) -> AbstractContextManager[None]:
+        return self._orders.limited(self._launch.timeout or None, "its warm worker took all of its time")
+
+    async def _spawned(
+        self, given: Input, output: Output, stamp: int | None, group: Group | None
+    ) -> Execution:
+        standard_input = self._nothing(output) if given.fd is None else given.fd
+        wear(stamp)  # it is started in the first step of what follows, before anybody else can be
+        try:
+            return await spawn(self._launch, standard_input, output.job_end, self._tools, group)
+        finally:
+            wear(None)
+
+    async def _spawned_apart(
+        self, given: Input, output: Output, stamp: int | None, group: Group | None, waits_for: str
+    ) -> Execution | None:
+        launch, tools, orders = self._launch, self._tools, self._orders
+        standard_input: int | str = self._nothing(output)
+        if given.fd is not None:
+            standard_input = given.fd
+        elif launch.stdin_path is not None:
+            standard_input = launch.stdin_path
+        silence = f"{waits_for} did not answer"
+        say = partial(log.warning, "job %d: %s for %g s; it goes on waiting", launch.key.job, silence, _LONG)
+        long = tools.deadlines.after(_LONG, say)
+        try:
+            with orders.limited(launch.timeout or None, f"{silence} within the time limit"):
+                parts = launch, standard_input, output.job_end, tools, group, stamp
+                return await spawn_apart(*parts, asked=orders.asked)
+        except Stuck as stuck:
+            orders.problem = f"{silence}; {stuck}"
+            log.warning("job %d: %s", launch.key.job, orders.problem)
+            return None
+        finally:
+            long.cancel()
+
+    def _nothing(self, output: Output) -> int:
+        """Return the descriptor of who is given nothing to read."""
+        return output.job_end if self._launch.pty else self._tools.null
+
+    async def _run(
+        self, begin: Begin, words: bytes, since: float, group: Group | None = None
+    ) -> Running | None:
+        """Have its first process begun with an output of its own, in whose log the words come first.
+
+        `since`: elapsed clock, no process of the attempt is older. None: it is to end, before it ran.
+        """
+        launch, tools = self._launch, self._tools
+        output = self._output()
+        stamp = new_stamp()
+        try:
+            output.say(words)
+            self.started_at, self.since = time.time(), elapsed()
+            path = group.path if group else None
+            tools.journal.note(Began(launch.key, output.inode, since, self.started_at, stamp, path))
+            execution = await begin(output, stamp)
+        except LostChild:
+            tree = Tree(launch.key, output.channel, since, pid=None, stamp=stamp, group=group)
+            await Ladder(tree, tools.looker, tools.deadlines, grace=0.0).bring_down()
+            output.close()
+            raise
+        except BaseException:
+            output.close()
+            raise
+        if execution is None:
+            output.close()
+            return None
+        tree = Tree(launch.key, output.channel, since, execution.pid, stamp=stamp, group=group)
+        return Running(launch, tools, execution, output, tree, (self.started_at, self.since), self._grew)
+
+    def _group(self) -> Group | None:
+        """Return the control group it is to be in, None: none of its own."""
+        launch, delegation = self._launch, self._tools.delegation
+        if launch.limits == NO_LIMITS and not launch.own_group:
+            return None
+        problem = problem_with(launch.limits, self._tools.abilities)
+        if problem is not None:
+            raise CannotStart(one_line(NotStarted.NO_LIMIT, problem))
+        if not (launch.limits.controllers or launch.own_group):
+            return None
+        try:
+            return delegation.new_group(launch.key, launch.limits)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            problem = f"no control group in {delegation.path}: {error.strerror}"
+            raise CannotStart(one_line(NotStarted.NO_LIMIT, problem)) from error
+
+    def _output(self) -> Output:
+        launch = self._launch
+        path = f"{self._tools.logs}/{log_name(launch.key.job, launch.key.attempt)}"
+        log_file = LogFile(
+            path,
+            launch.log_cap,
+            keeps_tail=not launch.log_kill,
+            null=self._tools.null,
+            folder=self._tools.log_folder,
+        )
+        return Output(log_file, self._tools.readers, with_terminal=launch.pty)
+
+
+_LONG = 10.0  # seconds without an answer after which bgd's log says so
 
 
 class Attempt:

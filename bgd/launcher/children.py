@@ -7,11 +7,48 @@ import ctypes
 import gc
 import os
 import resource
+import select
 import signal
+import subprocess
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
+
+# --- What reads from many descriptors: a group of them that is a single one to the loop.
+
+
+class Readers:
+    """Calls back as long as a descriptor has something to read, or is at its end.
+
+    A reader of the loop's own costs several times as much to add and to remove, which jobs do that are over
+    in a moment.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._epoll = select.epoll()
+        loop.add_reader(self._epoll.fileno(), self._call_back)
+
+    def add(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call back from now on; to be said outside of these calls.
+
+        In one of them the number might be that of another just removed, whose turn is still to come.
+        """
+        self._epoll.register(fd, select.EPOLLIN)
+        self._callbacks[fd] = callback
+
+    def remove(self, fd: int) -> None:
+        """Call back no more, if that was still done; to be said before it is closed."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def _call_back(self) -> None:
+        for fd, _ in self._epoll.poll(0):
+            callback = self._callbacks.get(fd)
+            if callback is not None:  # none of the others has just removed it
+                callback()
+
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _PTRACE_DETACH = 17  # linux/ptrace.h
@@ -220,3 +257,74 @@ def _ended_child() -> int | None:
 def _peak_of_this() -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return int(status.partition("VmHWM:")[2].split()[0])
+
+
+# --- The launcher's event loop: the standard one, but that Children wait for the processes it starts.
+
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """What asyncio.create_subprocess_exec starts here has no pipes of asyncio's, only given descriptors.
+
+    The ways of asyncio's own to wait for a process cost a third of starting it, a descriptor and a turn of
+    the loop more, and tell nobody what the process used.
+    """
+
+    def __init__(self, children: Children) -> None:
+        super().__init__()
+        self._children = children
+
+    async def subprocess_exec(
+        self, protocol_factory: Callable[[], P], program: str, *args: str, **options: Any
+    ) -> tuple[asyncio.SubprocessTransport, P]:
+        """Start a process as subprocess.Popen does, before anything is awaited.
+
+        Raises:
+            OSError, ValueError, subprocess.SubprocessError: as Popen does; there is none then.
+        """
+        process = subprocess.Popen([program, *args], **options)  # noqa: ASYNC220  as long as a vfork
+        process.returncode = 0  # it is not for Popen to wait
+        transport = _Transport(process.pid)
+        self._children.watch(process.pid, transport.end)
+        protocol = protocol_factory()
+        protocol.connection_made(transport)
+        return transport, protocol
+
+
+def process_of(pid: int, children: Children) -> asyncio.subprocess.Process:
+    """Return what asyncio.create_subprocess_exec would have for a child that was just forked."""
+    loop = asyncio.get_running_loop()
+    transport = _Transport(pid)
+    children.watch(pid, transport.end)
+    protocol = asyncio.subprocess.SubprocessStreamProtocol(limit=0, loop=loop)
+    protocol.connection_made(transport)
+    return asyncio.subprocess.Process(transport, protocol, loop)
+
+
+class _Transport(asyncio.SubprocessTransport):
+    """All that asyncio's Process asks of a transport."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._pid = pid
+        self._code: int | None = None
+        self._ended = asyncio.Event()
+
+    def get_pid(self) -> int:
+        return self._pid
+
+    def get_returncode(self) -> int | None:
+        return self._code
+
+    def get_pipe_transport(self, fd: int) -> None:
+        """Return none, as there are none."""
+
+    async def _wait(self) -> int | None:
+        await self._ended.wait()
+        return self._code
+
+    def end(self, code: int) -> None:
+        self._code = code
+        self._ended.set()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from bgd.launcher.execution import Execution
-from bgd.launcher.journal import Journal
-from bgd.launcher.look import Looker
+from bgd.launcher.journal import FirstProcess, Journal
 from bgd.launcher.process import UNKNOWN_TICKS
-from bgd.launcher.records import FirstProcess
+from bgd.launcher.tree import Execution, Looker
 from bgd.wire.launching import Key
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The pump: an attempt's output pipe, or terminal, emptied into its log file a bounded amount at a time.
 
-The format of the files is described in bgd.launcher.logfile.
+The format of the files is described in bgd.launcher.output.
 """
 
 from __future__ import annotations
@@ -8,16 +8,417 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import logging
 import os
 import resource
 import select
+import struct
+import termios
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
-from bgd.launcher.logfile import LogFile
+from bgd.core.job import ballast_on
+from bgd.launcher.children import Readers
+from bgd.launcher.problems import SHORTAGES, CannotStart
 from bgd.launcher.process import Channel
-from bgd.launcher.readers import Readers
-from bgd.launcher.terminal import Terminal
+from bgd.wire.launching import NotStarted
+
+# --- An attempt's output on disk: pieces of one stream, never more than the cap, and when each byte came.
+
+
+log = logging.getLogger(__name__)
+
+
+class LogFolder:
+    """The log folder as it was first found: it may be moved away, and another bgd may take its place."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+        self._found: tuple[int, int] | None = None  # device and inode
+        self._is_moved = False
+
+    def real(self, path: str) -> str:
+        """Return a path that leads to the same file, wherever the folder is; make it anew if it was removed.
+
+        Raises:
+            OSError: that cannot be done.
+        """
+        if self._found is not None and self._identity() == self._found:
+            return path
+        if self._fd >= 0 and not _is_removed(self._fd):
+            if not self._is_moved:
+                self._is_moved = True
+                log.warning("the log folder %s was moved away: logs are written where it is now", self._path)
+            return f"/proc/self/fd/{self._fd}{path.removeprefix(self._path)}"
+        with suppress(FileExistsError):  # perhaps something else than a folder: opening it says so
+            os.makedirs(self._path, 0o700)  # noqa: PTH103  a plain string here
+        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._found, self._is_moved = fd, self._identity(), False
+        return path
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116  a plain string here
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+class LogFile:
+    """Written by splicing from a pipe, so no byte of output passes through Python.
+
+    What cannot be written is read and thrown away: a full disk hurts the log, not the job. It counts as full
+    when only that is free which the database may need.
+    `total`: bytes taken from the pipe, also those thrown away. `lost`: bytes missing from the
+    log, other than those over the cap. `problem`: why, one line.
+    """
+
+    def __init__(self, path: str, cap: int, *, keeps_tail: bool, null: int, folder: LogFolder) -> None:
+        """Make room for the log, which is somewhere in the folder; `null` is a descriptor of /dev/null.
+
+        Raises:
+            OSError: too many descriptors are open; may be tried again.
+        """
+        self.total = 0
+        self.lost = 0
+        self.problem: str | None = None
+        self._path = path
+        self._real = folder.real
+        self._null = null
+        self._segment = cap // 4 if keeps_tail else 0
+        self._head = cap - 2 * self._segment
+        self._piece_start = 0
+        self._piece_end = 0  # where the present piece is full; the first byte begins the first piece
+        self._segments: list[str] = []
+        self._has_failed = False
+        self._is_kept = True  # whether there is a piece for the next byte
+        self._allowed = 0  # bytes that may be written before the disk is looked at again
+        self._fd: int | None = None
+        self._times: _Times | None = None
+        self._places = _Places(null)
+        try:
+            _remove_all(self._real(path))
+        except OSError as error:
+            self._give_up(error)
+
+    @property
+    def is_over_cap(self) -> bool:
+        """Whether output was thrown away because the cap is reached and no tail is kept."""
+        return self._segment == 0 and self.total > self._head
+
+    def take(self, pipe: int, most: int) -> int:
+        """Move up to `most` bytes from the pipe and return how many, 0: nobody will write to it any more.
+
+        Raises:
+            BlockingIOError: there is nothing now.
+        """
+        try:
+            if self._is_kept and self.total == self._piece_end:
+                if not _has_bytes(pipe):
+                    return 0
+                self._begin_piece()
+            if self._fd is not None:
+                return self._write(pipe, self._fd, most)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self._give_up(error)
+        count = self._moved(move(pipe, self._null, most))
+        if self._has_failed:
+            self.lost += count
+        return count
+
+    def close(self) -> None:
+        self._places.leave()
+        if self._fd is not None and _is_removed(self._fd):
+            self._note_removal()
+        self._close_piece()
+
+    def _close_piece(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        if self._times is not None:
+            self._times.close()
+            self._times = None
+
+    def _write(self, pipe: int, fd: int, most: int) -> int:
+        if _is_removed(fd):
+            self._note_removal()
+            self._close_piece()
+            fd = self._begin_segment()
+        if self._allowed == 0:
+            self._allowed = _allowed_on_disk(fd)
+        room = min(self._piece_end - self.total, self._allowed)
+        count = move(pipe, fd, min(most, room))
+        self._allowed -= count
+        offset = self.total
+        self._moved(count)  # first, as they are in the log even if their time cannot be noted
+        if count:
+            if self._times is None:
+                self._times = _Times(self._real(self._segments[-1] if self._segments else self._path))
+            self._times.note(offset, count)
+        return count
+
+    def _moved(self, count: int) -> int:
+        self.total += count
+        return count
+
+    def _begin_piece(self) -> None:
+        self._places.leave()
+        self._close_piece()
+        if self.total == 0 < self._head:
+            self._fd = _opened_in_folder(self._real(self._path))
+            self._piece_start, self._piece_end = 0, self._head
+        elif self._segment == 0:
+            self._is_kept = False
+        else:
+            self._begin_segment()
+            self._piece_end = self.total + self._segment
+
+    def _begin_segment(self) -> int:
+        if len(self._segments) == _KEPT_SEGMENTS:
+            _remove(self._real(self._segments.pop(0)))
+        segment = f"{self._path}.{self.total}"
+        self._fd = _opened_in_folder(self._real(segment))
+        self._segments.append(segment)
+        self._piece_start = self.total
+        return self._fd
+
+    def _note_removal(self) -> None:
+        self.lost += self.total - self._piece_start
+        self.problem = f"output is missing from the log: {self._path}: it was removed while the job ran"
+
+    def _give_up(self, error: OSError) -> None:
+        self.close()
+        self.problem = f"output is missing from the log: {self._path}: {error.strerror}"
+        self._is_kept = False
+        self._has_failed = True
+
+
+def move(source: int, target: int, most: int) -> int:
+    """Move bytes from one descriptor to another and return how many, 0: the source is at its end.
+
+    One of the two is a pipe. Where the file system, the kernel or a filter of system calls knows no splice,
+    they are copied.
+
+    Raises:
+        BlockingIOError: there is nothing now, or no room.
+        OSError: the target cannot be written to; a copy has then lost up to 4 KiB.
+    """
+    try:
+        return os.splice(source, target, most, flags=os.SPLICE_F_NONBLOCK)
+    except OSError as error:
+        if error.errno not in _NO_SPLICE:
+            raise
+    poll = select.poll()
+    poll.register(target, select.POLLOUT)
+    if not poll.poll(0):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    data = os.read(source, min(most, select.PIPE_BUF))  # a pipe that is not full has room for as much
+    start = 0
+    while start < len(data):
+        start += os.write(target, data[start:])
+    return len(data)
+
+
+_NO_SPLICE = {errno.EINVAL, errno.ENOSYS, errno.EPERM}
+
+
+class _Times:
+    """When the bytes of one piece came. Bounded by its size: slow drops of output must not fill disks."""
+
+    def __init__(self, piece: str) -> None:
+        try:
+            self._fd = _opened(piece + _TIMES)
+        except FileExistsError:  # left over from an attempt of another history, whose log is gone
+            os.unlink(piece + _TIMES)  # noqa: PTH108  a plain string here
+            self._fd = _opened(piece + _TIMES)
+        self._entries = 0
+        self._bytes = 0
+        self._latest = 0
+
+    def note(self, offset: int, count: int) -> None:
+        now = time.time_ns() // 1000
+        # a wall clock set back must not end the notes
+        is_apart = not 0 <= now - self._latest < _APART
+        if is_apart and self._entries * _ENTRY.size <= _FREE + self._bytes // _BYTES_PER_BYTE:
+            os.write(self._fd, _ENTRY.pack(offset, now))
+            self._entries += 1
+            self._latest = now
+        self._bytes += count
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class _Places:
+    """Keeps two descriptors free for the log and its times until they are needed."""
+
+    def __init__(self, null: int) -> None:
+        self._fds = [os.dup(null)]
+        try:
+            self._fds.append(os.dup(null))
+        except OSError:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+
+def bytes_logged(path: str) -> int:
+    """Return how many bytes of output the pieces reach to: what is known when nobody counted to the end.
+
+    0 where there is no log, or it may not be looked at.
+    """
+    try:
+        ends = [offset + Path(piece).stat().st_size for offset, piece in _segments_of(path)]
+        return max([Path(path).stat().st_size, *ends])
+    except OSError:
+        return 0
+
+
+_KEPT_SEGMENTS = 2
+_MOST_UNSEEN = 1 << 18  # bytes that a log takes without a look at what others have left of the disk
+_TIMES = ".times"
+_ENTRY = struct.Struct(">QQ")
+_APART = 10_000  # microseconds
+_FREE = 1 << 16  # bytes of times beside any piece
+_BYTES_PER_BYTE = 4  # of output to one of times beyond that
+
+
+def _allowed_on_disk(fd: int) -> int:
+    """Return how many bytes may be written to the file at once.
+
+    Raises:
+        OSError: none, as the disk is full but for what the database may need.
+    """
+    disk = os.fstatvfs(fd)
+    left = disk.f_bavail * disk.f_frsize - ballast_on(disk.f_blocks * disk.f_frsize)
+    if left <= 0:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return min(left, _MOST_UNSEEN)
+
+
+def _is_removed(fd: int) -> bool:
+    """Return whether the file has no name any more, so that nobody can read what is written to it."""
+    return os.fstat(fd).st_nlink == 0
+
+
+def _has_bytes(pipe: int) -> bool:
+    """Return whether there is something to read, False: nor will there ever be; raise if not now."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    events = dict(poll.poll(0)).get(pipe, 0)
+    if not events:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return bool(events & select.POLLIN)
+
+
+def _remove_all(path: str) -> None:
+    """Remove the log of the same attempt of another history, as after a database was lost."""
+    if os.path.exists(path):  # noqa: PTH110  a plain string here
+        for _, segment in _segments_of(path):
+            _remove(segment)
+        _remove(path)
+
+
+def _opened_in_folder(path: str) -> int:
+    try:
+        return _opened(path)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120  plain strings here
+        return _opened(path)
+
+
+def _opened(path: str) -> int:
+    # not O_APPEND, which splice refuses; what is there already is another's, or what a job put there
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _segments_of(path: str) -> list[tuple[int, str]]:
+    folder, _, name = path.rpartition("/")
+    with os.scandir(folder) as entries:
+        offsets = [each.name[len(name) + 1 :] for each in entries if each.name.startswith(name + ".")]
+    return [(int(offset), f"{path}.{offset}") for offset in offsets if offset.isdecimal()]
+
+
+def _remove(piece: str) -> None:
+    for path in (piece, piece + _TIMES):
+        with suppress(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108  plain strings here
+
+
+# --- The terminal of a job that asked for one: nobody looks at it and nobody types, its output is logged.
+
+
+LINES, COLUMNS = 24, 80  # what programs expect of a terminal that says nothing else
+KIND = "xterm"  # TERM of a job that has none: its caller had no terminal
+
+
+class Terminal:
+    """A pseudo-terminal. The job has `job_end`, and what it writes there is to be taken by `relay`.
+
+    This process keeps `job_end` open until `let_go`: a program that closes all of its own, to reopen
+    /dev/tty later, must not be taken for the end of the output.
+    """
+
+    def __init__(self) -> None:
+        """Open it.
+
+        Raises:
+            CannotStart: the machine has no terminals.
+            OSError: all are taken; may be tried again.
+        """
+        try:
+            self.screen, self.job_end = os.openpty()  # never this process's own controlling terminal
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            raise CannotStart(f"{NotStarted.OTHER}: no terminal: {error.strerror}") from error
+        os.set_blocking(self.screen, False)
+        termios.tcsetwinsize(self.job_end, (LINES, COLUMNS))
+        status = os.fstat(self.job_end)
+        self.channel: Channel = (status.st_dev, status.st_ino)
+
+    def relay(self, pipe: int, most: int) -> bool:
+        """Move what there is now and the pipe has room for, at most so many bytes; False: it is at its end.
+
+        The kernel hands out a few KiB at a time, so a flood takes many turns.
+        """
+        try:
+            move(self.screen, pipe, most)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            if error.errno != errno.EIO:  # which only says that everybody closed it
+                log.warning("a job's terminal is hung up, as it cannot be read: %s", error.strerror)
+            return False
+        return True
+
+    def let_go(self) -> None:
+        """Close this process's copy of the job's end."""
+        if self.job_end >= 0:
+            os.close(self.job_end)
+            self.job_end = -1
+
+    def close(self) -> None:
+        """Hang up: whoever still has the job's end reads and writes no more."""
+        self.let_go()
+        os.close(self.screen)
+
+
+def take_control() -> None:
+    """Make stdout the controlling terminal of this process, which leads a session and has none yet."""
+    fcntl.ioctl(1, termios.TIOCSCTTY, 0)
 
 
 class Output:

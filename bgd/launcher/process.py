@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import resource
 import signal
 import sys
 from contextlib import suppress
@@ -14,7 +16,7 @@ TICKS = os.sysconf("SC_CLK_TCK")  # of a second: the unit of start times in /pro
 Channel = int | tuple[int, int]  # a pipe's inode; device and inode of a terminal
 MARK = "BGD_RUN"  # the environment variable that names the attempt
 UNKNOWN_TICKS = sys.maxsize  # the start time of a process whose /proc/PID/stat does not answer
-LEAST_STAMP = 1 << 62  # see bgd.launcher.stamp
+LEAST_STAMP = 1 << 62  # see bgd.launcher.process
 
 # no descriptor is to be had just now: says nothing of the process that was asked about
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -197,3 +199,35 @@ _MOST_ENVIRONMENT = 1 << 20  # the mark is put first, so only a shell that sorts
 
 # gone meanwhile, or another user's; after any other error a living process would look gone
 _OUT_OF_SIGHT = (FileNotFoundError, ProcessLookupError, PermissionError)
+
+
+# --- The stamp: a number that all processes of an attempt inherit, whatever they do to be forgotten.
+
+
+def new_stamp() -> int | None:
+    """Return a number that no other attempt of any launcher has; None where this machine takes none."""
+    return next(_numbers) if _IS_POSSIBLE else None
+
+
+def wear(stamp: int | None) -> None:
+    """Let every process that is started from now on have this stamp; None: that of this process again."""
+    resource.setrlimit(resource.RLIMIT_RTTIME, _OWN if stamp is None else (stamp, _OWN[1]))
+
+
+_OWN = resource.getrlimit(resource.RLIMIT_RTTIME)
+_numbers = itertools.count(
+    LEAST_STAMP | int.from_bytes(os.urandom(5), "big") << 20
+)  # and so many attempts more
+
+
+def _is_possible() -> bool:
+    try:
+        wear(LEAST_STAMP)
+        return stamp_of(os.getpid()) == LEAST_STAMP
+    except (ValueError, OSError):  # a lower limit was set for this process, or the kernel knows none
+        return False
+    finally:
+        wear(None)
+
+
+_IS_POSSIBLE = _is_possible()

@@ -11,8 +11,7 @@ from bgd.config import load
 from bgd.core.job import Outcome
 from bgd.daemon.logfiles import LogFile
 from bgd.errors import ConfigError
-from bgd.launcher.journal import Journal, read
-from bgd.launcher.records import Began, Finished, FirstProcess, Forgotten, Recollection, Record
+from bgd.launcher.journal import Began, Finished, FirstProcess, Forgotten, Journal, Recollection, Record, read
 from bgd.wire.launching import Ended, Key, log_name
 
 _MEMORY = Path("/dev/shm")  # where a file costs least

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bgd.launcher.delegation import own_group
+from bgd.launcher.cgroup import own_group
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.launcher.cgroup import Group
-from bgd.launcher.delegation import own_group
+from bgd.launcher.cgroup import Group, own_group
 from bgd.wire.launching import Ended, Stop
 from bgd.wire.limits import Limits
 from tests.faults.figures import record, times

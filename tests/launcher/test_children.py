@@ -133,7 +133,7 @@ def test_a_child_that_has_just_ended_is_killed_without_being_reaped_unseen():
     code = """
 import asyncio, os
 from bgd.launcher.children import Children
-from bgd.launcher.loop import Loop
+from bgd.launcher.children import Loop
 
 children = Children()
 

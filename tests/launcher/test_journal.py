@@ -10,8 +10,7 @@ import stat
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.launcher.journal import Journal, read
-from bgd.launcher.records import Began, Finished, FirstProcess, Recollection, Trace
+from bgd.launcher.journal import Began, Finished, FirstProcess, Journal, Recollection, Trace, read
 from bgd.wire.launching import Ended, Key
 
 KEY = Key("store", 7, 1)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from bgd.core.job import Outcome
-from bgd.launcher.line import Line
+from bgd.launcher.supervisors import Line
 from bgd.wire.framing import FrameReader
 from bgd.wire.launching import Ended, FromLauncher, Key, Started, decode_from_launcher
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.launcher.look import Scan
 from bgd.launcher.process import UNKNOWN_TICKS, read_process, read_silent, send
+from bgd.launcher.tree import Scan
 from bgd.wire.launching import Signal, Stop
 from tests.launcher.host import is_alive
 from tests.launcher.silent_mount import silent_mount

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.launcher import records
-from bgd.launcher.records import Began, Finished, FirstProcess, Forgotten, Generation, Instance, Record
+from bgd.launcher import journal
+from bgd.launcher.journal import Began, Finished, FirstProcess, Forgotten, Generation, Instance, Record
 from bgd.wire.launching import Ended, Key
 from tests.support import has_all_of
 
@@ -56,12 +56,12 @@ def sample_of(name: str) -> Path:
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_was_once_written_is_still_understood(name):
-    assert records.decode(sample_of(name).read_bytes()) == WRITTEN[name]
+    assert journal.decode(sample_of(name).read_bytes()) == WRITTEN[name]
 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_record_is_still_written_in_the_shape_it_had(name):
-    written = msgspec.msgpack.decode(records.encode(WRITTEN[name]))
+    written = msgspec.msgpack.decode(journal.encode(WRITTEN[name]))
 
     assert has_all_of(written, msgspec.msgpack.decode(sample_of(name).read_bytes()))
 
@@ -74,4 +74,4 @@ if __name__ == "__main__":
     SAMPLES.mkdir(exist_ok=True)
     for each, record in WRITTEN.items():
         if not sample_of(each).exists():
-            sample_of(each).write_bytes(records.encode(record))
+            sample_of(each).write_bytes(journal.encode(record))

@@ -14,8 +14,7 @@ import pytest
 
 from bgd.clock import boot_id
 from bgd.core.job import Outcome
-from bgd.launcher.journal import Journal, read
-from bgd.launcher.records import FirstProcess
+from bgd.launcher.journal import FirstProcess, Journal, read
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     OLDEST_LAUNCHING_PROTOCOL,

@@ -20,7 +20,7 @@ STRAYS = "USR1 USR2 ALRM QUIT IO PROF VTALRM TRAP XCPU PWR STKFLT RTMIN"
 CROWDED = """
 import asyncio, os, signal
 from bgd.launcher.children import Children
-from bgd.launcher.loop import Loop
+from bgd.launcher.children import Loop
 from bgd.launcher.__main__ import _listen_for_signals
 
 children = Children()

@@ -3,27 +3,332 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable
 from contextlib import suppress
 
+from msgspec import Struct
+
 from bgd.clock import elapsed
 from bgd.core.spec import Isolation
-from bgd.launcher.apart import Command
 from bgd.launcher.children import LostChild
-from bgd.launcher.problems import CannotStart
-from bgd.launcher.process import read_process
-from bgd.launcher.tools import Tools
-from bgd.launcher.warm.forked import Forked
-from bgd.launcher.warm.jobs import Jobs, NotTaken
-from bgd.launcher.warm.key import WarmKey, environment_of_worker
-from bgd.launcher.warm.line import WORKER_PROTOCOL, Said, WorkerLine
-from bgd.launcher.warm.reused import Reused
-from bgd.launcher.warm.start import Crashed, FailedStart, end_of, start
-from bgd.launcher.warm.words import Words
-from bgd.wire.launching import Launch, Warm
+from bgd.launcher.context import Tools
+from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_started
+from bgd.launcher.process import MARK, Process, read_process
+from bgd.launcher.spawn import Apart, Command, environment_of, started, unnamed
+from bgd.launcher.tree import mark
+from bgd.launcher.warm.attempts import WORKER_PROTOCOL, Forked, Reused, Said, Totals, WorkerLine, child_of
+from bgd.wire.launching import Launch, NotStarted, Warm
+
+# --- The attempts that one warm worker was given, from being handed over to their ends.
+
+
+class NotTaken(Exception):
+    """The worker did not take the attempt, and nothing of it ran: another worker may."""
+
+
+class Jobs:
+    """`process` is the worker's, `environment` what it was started with.
+
+    `ended` is called at the end of each that began, `retire` before that if the worker is fit for no other,
+    `kill` if it does not do its part.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        line: WorkerLine,
+        process: Process,
+        environment: dict[str, str],
+        *,
+        ended: Callable[[], None],
+        retire: Callable[[], None],
+        kill: Callable[[], None],
+    ) -> None:
+        self._tools = tools
+        self._line = line
+        self._process = process
+        self._environment = environment
+        self._ended = ended
+        self._retire = retire
+        self._kill = kill
+        self._numbers = itertools.count(1)
+        self._handed: dict[int, _Handed] = {}
+        self._begun: dict[int, Forked | Reused] = {}
+
+    @property
+    def is_running(self) -> bool:
+        """Whether one has begun and not ended."""
+        return bool(self._begun)
+
+    async def run(self, launch: Launch, output: int, stamp: int | None) -> Forked | Reused:
+        """Have the worker run an attempt of this stamp, whose output goes there.
+
+        Raises:
+            NotTaken: it does not.
+            CannotStart, OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
+        """
+        result = unnamed(self._tools.state)
+        number = next(self._numbers)
+        handed = self._handed[number] = _Handed(launch, result)
+        try:
+            content = _description(launch, self._environment)
+            self._line.say({"id": number, "stamp": stamp, **content}, (output, result), self._tools.state)
+            return await handed.begun
+        except BaseException:
+            os.close(result)
+            raise
+        finally:
+            self._handed.pop(number, None)
+
+    def hear(self, said: Said, descriptor: int | None) -> None:
+        """Take what the worker says of a job.
+
+        Raises:
+            LookupError: it was given none of that number.
+        """
+        number = said.id or 0
+        if number in self._begun:
+            self._begun[number].hear(said)
+            return
+        handed = self._handed.pop(number)
+        try:
+            _check(said, handed.launch, self._tools)
+            if said.usage is not None:  # which only a worker that runs it itself tells at once
+                begun: Forked | Reused = self._reused(number, handed.result, said.usage)
+            else:
+                begun = self._forked(number, handed.result, descriptor)
+        except (NotTaken, CannotStart, OSError, LostChild) as error:
+            handed.begun.set_exception(error)
+        else:
+            self._begun[number] = begun
+            handed.begun.set_result(begun)
+
+    def lose_worker(self, code: int, usage: resource.struct_rusage | None) -> None:
+        """Take that the worker has ended so, and is reaped."""
+        for handed in self._handed.values():
+            # it moves a result file on before it does anything with the job
+            is_taken = os.lseek(handed.result, 0, os.SEEK_CUR) > 0
+            handed.begun.set_exception(
+                LostChild("its warm worker died while it started it") if is_taken else NotTaken()
+            )
+        self._handed.clear()
+        for begun in list(self._begun.values()):
+            begun.lose_worker(code, usage)
+
+    def _reused(self, number: int, result: int, before: Totals) -> Reused:
+        def take_back(is_fit: bool) -> None:  # noqa: FBT001  what is asked of it is in its name
+            del self._begun[number]
+            if not is_fit:
+                self._retire()
+            self._ended()
+
+        return Reused(self._process.pid, result, before, self._tools.children, take_back)
+
+    def _forked(self, number: int, result: int, pidfd: int | None) -> Forked:
+        if pidfd is None:
+            raise LostChild("its warm worker named no process")
+
+        def reap() -> None:
+            self._line.say({"reap": number}, (), self._tools.state)
+
+        def end() -> None:
+            self._begun.pop(number, None)
+            self._ended()
+
+        try:
+            # where the worker has died since, the child is this process's
+            child = child_of({self._process.pid, os.getpid()}, pidfd)
+            return Forked(child, pidfd, result, self._tools, reap=reap, ended=end, silent=self._kill)
+        except OSError as error:  # it runs already: as an error of the machine it would be tried again
+            raise LostChild(f"its process could not be watched: {error.strerror}") from error
+
+
+class _Handed:
+    """What the worker has not answered yet."""
+
+    def __init__(self, launch: Launch, result: int) -> None:
+        self.launch = launch
+        self.result = result
+        self.begun: asyncio.Future[Forked | Reused] = asyncio.get_running_loop().create_future()
+
+
+def _description(launch: Launch, environment: dict[str, str]) -> dict[str, object]:
+    """Return what a worker of this environment is told of a job."""
+    wanted = environment_of(launch)
+    changes: dict[str, str | None] = {
+        name: value for name, value in wanted.items() if environment.get(name) != value
+    }
+    changes.update(dict.fromkeys(environment.keys() - wanted.keys()))
+    return {
+        "text": (launch.stdin or b"").decode(),
+        "env": changes,
+        "cwd": launch.cwd,
+        "umask": launch.umask,
+        "mark": mark(launch.key),
+    }
+
+
+def _check(said: Said, launch: Launch, tools: Tools) -> None:
+    """Raise what the worker's answer means, if it is not that the job runs."""
+    if said.stale is not None:
+        raise NotTaken
+    if said.lost is not None:
+        raise LostChild(said.lost)
+    if said.errno is not None:
+        error = OSError(said.errno, os.strerror(said.errno))
+        if said.errno in SHORTAGES and said.errno != errno.ENOSPC:
+            raise error
+        if tools.mounts.folder_that_may_hang(launch.cwd) is not None:  # to look there might take for ever
+            raise CannotStart(one_line(NotStarted.NO_DIRECTORY, f"{launch.cwd}: {error.strerror}")) from error
+        raise CannotStart(why_not_started(launch, error)) from error
+
+
+# --- Which attempts may share a warm worker, and what such a worker is started with.
+
+
+class WarmKey(Struct, frozen=True):
+    """All that a worker cannot change any more once it runs."""
+
+    isolation: Isolation
+    argv: tuple[str, ...]
+    path: tuple[str, ...]
+    preload: tuple[str, ...]
+    recycle: tuple[int | None, int | None]
+    folder: str  # that it starts in
+    waits_for: str | None  # a folder that may not answer: other jobs must not wait for it as well
+    startup: tuple[tuple[str, str], ...]
+
+
+def key_of(launch: Launch, warm: Warm, waits_for: str | None) -> WarmKey:
+    return WarmKey(
+        isolation=warm.isolation,
+        argv=tuple(launch.argv),
+        path=tuple(warm.path),
+        preload=tuple(warm.preload),
+        recycle=(warm.recycle_jobs, warm.recycle_memory),
+        folder=launch.cwd if _has_relative_paths(launch.env) else "/",
+        waits_for=waits_for,
+        startup=tuple(sorted(item for item in launch.env.items() if item[0].startswith(_AT_STARTUP))),
+    )
+
+
+def environment_of_worker(launch: Launch, warm: Warm) -> dict[str, str]:
+    """Return what a worker is started with to run this attempt, and others of its key."""
+    environment = {MARK: ROOM_FOR_MARK, "PYTHONUNBUFFERED": "1", **launch.env}
+    for name, value in warm.base.items():
+        if name.startswith(_AT_STARTUP):
+            continue
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    environment[MARK] = ROOM_FOR_MARK
+    return environment
+
+
+ROOM_FOR_MARK = "-" * 160  # a job writes its own mark over it, where /proc shows it
+
+# looked at by who starts the interpreter, by itself, its C library or the first import that computes, and
+# never again
+_AT_STARTUP = (
+    *("PATH", "HOME", "PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_", "GLIBC_"),
+    *("OMP_", "OPENBLAS_", "MKL_"),
+)
+
+
+def _has_relative_paths(environment: dict[str, str]) -> bool:
+    """Tell whether the interpreter would look for modules from the folder that it starts in."""
+    paths = environment.get("PYTHONPATH")
+    return bool(paths) and not all(each.startswith("/") for each in str(paths).split(":"))
+
+
+# --- Starts the process of a warm worker, and says why one did not become ready.
+
+
+class FailedStart(CannotStart):
+    """The worker ended before it was ready."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(one_line(NotStarted.OTHER, problem))
+
+
+class Crashed(FailedStart):
+    """It did not say why: it was killed, or ended by what it imported."""
+
+
+async def start(
+    launch: Launch, command: Command, tools: Tools, begun: Callable[[asyncio.subprocess.Process], None]
+) -> None:
+    """Start the worker that `launch` needs; `begun` is given its process, which may hang before it runs.
+
+    Raises:
+        CannotStart: for a reason that lies in the Launch.
+        OSError, LostChild: as `bgd.launcher.spawn.spawn`.
+    """
+    if tools.mounts.that_may_hang(launch) is None:
+        begun(await started(launch, command))
+        return
+    apart = Apart(launch, command, tools.children)
+    begun(apart.process)
+    await apart.begun()
+
+
+def end_of(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"exited with code {code}"
+    with suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"
+
+
+# --- What a warm worker prints while it starts.
+
+
+class Words:
+    """A pipe, read all the time, of which the beginning is kept."""
+
+    def __init__(self) -> None:
+        """Make the pipe; `far_end` is for the worker, and to be closed here once that has it."""
+        self._reader, self.far_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._reader, False)
+        self._loop = asyncio.get_running_loop()
+        self._text = bytearray()
+        self._loop.add_reader(self._reader, self._read)
+
+    def end(self) -> bytes:
+        """Return what has been printed, and read no more."""
+        while self._reader >= 0 and self._read():
+            pass
+        self._close()
+        return bytes(self._text)
+
+    def _read(self) -> bool:
+        """Take one piece; False: there is none now."""
+        try:
+            piece = os.read(self._reader, _KEPT)
+        except BlockingIOError:
+            return False
+        if not piece:
+            self._close()
+        self._text += piece[: _KEPT - len(self._text)]
+        return len(self._text) < _KEPT
+
+    def _close(self) -> None:
+        if self._reader >= 0:
+            self._loop.remove_reader(self._reader)
+            os.close(self._reader)
+            self._reader = -1
+
+
+_KEPT = 32_768  # bytes: half of what a pipe holds, so that they fit into a job's
+
 
 log = logging.getLogger(__name__)
 
@@ -246,3 +551,108 @@ def _beginning(warm: Warm) -> dict[str, object]:
 
 _PATIENCE = 120.0  # seconds for the imports of a worker, and for its answer to a job
 _LEAVE = 5.0  # seconds for a worker that is no longer needed, or stands in the way of a job's end
+
+
+# --- All warm workers: found or started for an attempt, and ended when others are needed more.
+
+
+class Workers:
+    """None is started but for an attempt, and none is looked after but when one of them stirs."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._living: set[Worker] = set()
+        self._by_key: dict[WarmKey, list[Worker]] = {}  # not retired; the most recently used last
+        self._unfit: dict[WarmKey, str] = {}
+        tools.children.hear_of_orphans = self._hear
+
+    async def lease(self, launch: Launch, warm: Warm, asked: asyncio.Future[None]) -> Worker | None:
+        """Return a worker that is ready, to be released later; None: `asked` was done before there was one.
+
+        Raises:
+            Unfit: none can be had for this attempt, which must do without.
+            CannotStart: none became ready, and none will.
+            OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
+        """
+        key = key_of(launch, warm, self._tools.mounts.folder_that_may_hang(launch.cwd))
+        while not asked.done():
+            if key in self._unfit:
+                raise Unfit(self._unfit[key])
+            free = self._free(key)
+            worker = free or self._begin(key, launch, warm)
+            self._by_key[key] = self._by_key.pop(key)
+            worker.users += 1
+            if not worker.settled.done():
+                await asyncio.wait({worker.settled, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if worker.problem is None and worker.settled.done() and not asked.done():
+                return worker
+            worker.release()
+            if isinstance(worker.problem, Unfit) and key not in self._unfit:
+                self._note_unfit(key, worker.problem)
+            # a crash is told to the one that it was started for, and is no proof that another will crash
+            if worker.problem is not None and (free is None or not isinstance(worker.problem, Crashed)):
+                raise worker.problem
+        return None
+
+    def renew(self) -> None:
+        """Give none of them another attempt, and no key the blame for what its worker was unfit for."""
+        self._unfit.clear()
+        self._by_key.clear()
+        for worker in self._living:
+            worker.retire()
+
+    def end(self) -> None:
+        """End them all at once; only when no attempt runs."""
+        for worker in self._living:
+            worker.kill()
+
+    def _hear(self) -> None:
+        for worker in list(self._living):
+            worker.hear()
+
+    def _free(self, key: WarmKey) -> Worker | None:
+        """Return one that can be given another attempt; a worker that runs them itself has one at a time."""
+        for worker in reversed(self._by_key.get(key, [])):
+            if not worker.is_retired and (key.isolation is Isolation.FORK or not worker.users):
+                return worker
+        return None
+
+    def _begin(self, key: WarmKey, launch: Launch, warm: Warm) -> Worker:
+        worker = Worker(key, self._tools, self._consider)
+        self._living.add(worker)
+        self._by_key.setdefault(key, []).append(worker)
+        self._tools.group.create_task(self._see_to_its_end(worker, launch, warm))
+        return worker
+
+    async def _see_to_its_end(self, worker: Worker, launch: Launch, warm: Warm) -> None:
+        try:
+            await worker.live(launch, warm)
+        finally:
+            self._living.discard(worker)
+
+    def _consider(self, worker: Worker) -> None:
+        """Forget it if it is retired; of too many keys that idle retire those not used for longest."""
+        workers = self._by_key.get(worker.key, [])
+        if worker.is_retired and worker in workers:
+            workers.remove(worker)
+            if not workers:
+                del self._by_key[worker.key]
+        if len(self._by_key) <= _MOST_IDLE:
+            return
+        idle = [key for key, each in self._by_key.items() if not any(one.users for one in each)]
+        for key in idle[:-_MOST_IDLE]:
+            for each in self._by_key.pop(key):
+                each.retire()
+
+    def _note_unfit(self, key: WarmKey, unfit: Unfit) -> None:
+        log.warning(
+            "[python] preload %s: such jobs get fresh interpreters until `bgctl reload`, as %s",
+            *(f"[{', '.join(key.preload)}]", unfit),
+        )
+        if len(self._unfit) >= _MOST_UNFIT:
+            self._unfit.clear()
+        self._unfit[key] = str(unfit)
+
+
+_MOST_IDLE = 8  # keys; an interpreter with what it has imported takes some ten megabytes
+_MOST_UNFIT = 100  # environments differ from job to job, and so may keys

@@ -1,4 +1,4 @@
-"""What every attempt works with."""
+"""The context: what every attempt works with."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import asyncio
 
 from msgspec import Struct
 
-from bgd.launcher.children import Children
+from bgd.launcher.cgroup import Delegation
+from bgd.launcher.children import Children, Readers
 from bgd.launcher.deadlines import Deadlines
-from bgd.launcher.delegation import Delegation
 from bgd.launcher.journal import Journal
-from bgd.launcher.logfile import LogFolder
-from bgd.launcher.look import Looker
 from bgd.launcher.mounts import Mounts
 from bgd.launcher.noting import Noting
-from bgd.launcher.readers import Readers
+from bgd.launcher.output import LogFolder
+from bgd.launcher.tree import Looker
 from bgd.wire.limits import Abilities
 
 
