@@ -18,7 +18,7 @@ from bgd.daemon.access import check_may_run, check_variables
 from bgd.daemon.edits import changes_in, edited
 from bgd.daemon.instants import now
 from bgd.daemon.repeats import Repeats
-from bgd.daemon.storage.pruning import Due
+from bgd.daemon.storage.read import Due
 from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor

@@ -11,10 +11,10 @@ from bgd.daemon import folder
 from bgd.daemon.backups import backups_in
 from bgd.daemon.instants import now
 from bgd.daemon.logfiles import highest_job
-from bgd.daemon.storage import recovering
+from bgd.daemon.storage import recovery
 from bgd.daemon.storage.copying import Copy
 from bgd.daemon.storage.database import StoreBroken, StoreTooNew
-from bgd.daemon.storage.recovering import Recovered
+from bgd.daemon.storage.recovery import Recovered
 from bgd.errors import Refused
 from bgd.units import format_duration
 
@@ -38,7 +38,7 @@ def recover(config: Config, wanted: str | None = None) -> list[str]:
 def _recover(config: Config, wanted: str | None) -> Iterator[str]:
     path = f"{config.daemon.state_dir}/bgd.db"
     try:
-        problem = recovering.problem_with(path)
+        problem = recovery.problem_with(path)
     except StoreTooNew as error:
         raise Refused(
             f"database {error}, so nothing is restored: install that bgd again, or move it away to have a"
@@ -48,15 +48,15 @@ def _recover(config: Config, wanted: str | None) -> Iterator[str]:
         raise Refused(
             f"database {path} is sound, so nothing is restored: move it away to have a backup instead"
         )
-    backup, problems = recovering.newest_good([wanted] if wanted else backups_in(config.backup.folder))
+    backup, problems = recovery.newest_good([wanted] if wanted else backups_in(config.backup.folder))
     if backup is None:
         tried = "; ".join(problems) or f"{config.backup.folder} has none"
         raise StoreBroken(f"{problem}; there is no good backup: {tried}")
-    highest = max(backup.last_id, recovering.last_id_in(path), highest_job(config.log_dir))
+    highest = max(backup.last_id, recovery.last_id_in(path), highest_job(config.log_dir))
     at = now().wall
     stamp = datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside = recovering.put_aside(path, stamp)
-    restored = recovering.restore(backup, path, highest, f"{clock.boot_id()}:before-recovery", at)
+    aside = recovery.put_aside(path, stamp)
+    restored = recovery.restore(backup, path, highest, f"{clock.boot_id()}:before-recovery", at)
     yield f"{problem}" + (f"; it is kept as {aside}" if aside else "")
     yield from (f"passed over: {each}" for each in problems)
     yield from _told(backup, restored, highest)

@@ -13,7 +13,7 @@ from bgd.config import Config
 from bgd.core.job import FINAL, State
 from bgd.daemon.instants import now
 from bgd.daemon.orders import Orders
-from bgd.daemon.storage.pruning import Keep
+from bgd.daemon.storage.read import Keep
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused

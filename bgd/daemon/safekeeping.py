@@ -9,8 +9,7 @@ from pathlib import Path
 from bgd.config import Config
 from bgd.daemon.backups import backups_in
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.examining import examine
-from bgd.daemon.storage.recovering import newest_good
+from bgd.daemon.storage.recovery import examine, newest_good
 from bgd.daemon.storage.schema import VERSION
 from bgd.places import in_the_way_of
 from bgd.units import format_duration

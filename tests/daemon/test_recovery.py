@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from bgd.__main__ import main
 from bgd.core.job import JobId, State, Terms
 from bgd.daemon import recovery
-from bgd.daemon.storage import recovering
 from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.recovery import MARGIN
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import Batch, Store
 from bgd.errors import Refused
@@ -85,8 +85,8 @@ def test_a_lost_database_is_recovered_and_nothing_runs_twice(config, path):
     assert (jobs[3].due, jobs[4].terms.after) == (NOW.elapsed + 60, (2,))
     assert launchers[0].endswith(":before-recovery")
     assert held == 3
-    assert last_id == 11 + recovering.MARGIN
-    assert generation > recovering.MARGIN
+    assert last_id == 11 + MARGIN
+    assert generation > MARGIN
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -134,7 +134,7 @@ def test_events_after_a_recovery_have_ids_that_nobody_has_seen_and_say_which_job
         (4, "hold", State.HELD),
     ]
     assert {event.reason for event in events} == {"restored from a backup: it may have run since"}
-    assert newest == events[-1].id > lost + recovering.MARGIN / 2
+    assert newest == events[-1].id > lost + MARGIN / 2
 
 
 def test_events_after_another_recovery_from_the_same_backup_have_other_ids_again(config, path):
@@ -142,14 +142,14 @@ def test_events_after_another_recovery_from_the_same_backup_have_other_ids_again
     recovery.recover(config)
     _, before = asyncio.run(events_in(path, 0))
     path.unlink()
-    log = Path(config.log_dir, log_name(JobId(recovering.MARGIN + 8), 1))  # of a job submitted meanwhile
+    log = Path(config.log_dir, log_name(JobId(MARGIN + 8), 1))  # of a job submitted meanwhile
     log.parent.mkdir(parents=True)
     log.write_text("")
 
     recovery.recover(config)
 
     _, newest = asyncio.run(events_in(path, 0))
-    assert newest > before + recovering.MARGIN / 2
+    assert newest > before + MARGIN / 2
 
 
 def test_events_go_on_after_a_recovery_also_where_no_job_waited(config, path, tmp_path):
@@ -159,7 +159,7 @@ def test_events_go_on_after_a_recovery_also_where_no_job_waited(config, path, tm
 
     recovery.recover(config, str(empty))
 
-    assert asyncio.run(events_in(path, 0)) == ([], recovering.MARGIN)
+    assert asyncio.run(events_in(path, 0)) == ([], MARGIN)
 
 
 async def fill_nothing(path):
@@ -246,7 +246,7 @@ def test_daemon_starts_on_what_was_recovered_from_a_file_of_bgctl(own_daemon):
 
     assert own_daemon.bgctl("logs", "1").stdout == "one\n"
     assert own_daemon.shown("2")["state"] == "held"
-    assert int(own_daemon.submit("true")) > recovering.MARGIN
+    assert int(own_daemon.submit("true")) > MARGIN
 
 
 @pytest.mark.parametrize("option", ["--recover", "--config"])

@@ -11,7 +11,7 @@ import pytest
 from bgd.core.job import WAITING, JobId, Now, State
 from bgd.daemon import redating
 from bgd.daemon.redating import Redating
-from bgd.daemon.storage import dates
+from bgd.daemon.storage import store as store_module
 from bgd.daemon.storage.database import DiskFull
 from bgd.daemon.storage.store import Store
 from tests.daemon.storage.filling import BOOT, NOW, move, new, put
@@ -58,7 +58,7 @@ async def test_due_times_follow_the_clock_at_the_start_and_when_it_is_set(store,
 
 @pytest.mark.usefixtures("clocks")
 async def test_jobs_are_dated_a_few_at_a_time_until_all_are(store, monkeypatch):
-    monkeypatch.setattr(dates, "AT_ONCE", 2)
+    monkeypatch.setattr(store_module, "AT_ONCE", 2)
     await put(store, *(new(number) for number in range(2, 6)))
     for number in range(2, 6):
         await move(store, number, State.SCHEDULED, due=NOW.elapsed + WAIT)

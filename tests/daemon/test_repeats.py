@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, Now, State
 from bgd.daemon import repeats
-from bgd.daemon.storage import submissions
+from bgd.daemon.storage import write
 from bgd.daemon.storage.records import Submission
 from bgd.daemon.storage.store import Batch, Store
 from bgd.wire.launching import Acknowledge, Launch
@@ -155,7 +155,7 @@ async def test_memory_holds_the_latest_requests_only(config, launcher, monkeypat
 
 
 async def test_requests_are_forgotten_on_disk_when_they_are_too_old(config, launcher, monkeypatch):
-    monkeypatch.setattr(submissions, "KEPT_SECONDS", -1.0)
+    monkeypatch.setattr(write, "KEPT_SECONDS", -1.0)
     async with served(config, launcher) as life:
         caller = await life.call()
         for number in range(MANY):
@@ -169,7 +169,7 @@ async def test_requests_are_forgotten_on_disk_when_they_are_too_old(config, laun
         assert kept[1] is not None
 
 
-@pytest.mark.parametrize("jump", [2 * submissions.KEPT_SECONDS, -2 * submissions.KEPT_SECONDS])
+@pytest.mark.parametrize("jump", [2 * write.KEPT_SECONDS, -2 * write.KEPT_SECONDS])
 async def test_requests_are_not_forgotten_because_the_clock_is_set(tmp_path, jump):
     store = await Store.open(str(tmp_path / "bgd.db"))
     for start, at in ((1, NOW), (MANY + 1, Now(NOW.elapsed + 1, NOW.wall + jump))):

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bgd.core.job import State
 from bgd.daemon import retention
 from bgd.daemon.retention import Retention, kept, kept_after
-from bgd.daemon.storage.pruning import Keep
+from bgd.daemon.storage.read import Keep
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
 from bgd.wire.steering import Prune

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from bgd.daemon.storage.recovering import MARGIN
+from bgd.daemon.storage.recovery import MARGIN
 from bgd.wire.framing import frame
 from bgd.wire.launching import MAX_LAUNCHING_FRAME, Goodbye, Greeting, encode
 from tests.support import DEADLINE, Daemon, wait_until

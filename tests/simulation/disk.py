@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import Any, Protocol
 
-from bgd.daemon.storage import reading
+from bgd.daemon.storage import read
 from bgd.daemon.storage.schema import MIGRATIONS
 from tests.simulation.agenda import Agenda
 from tests.simulation.loop import SimulatedLoop
@@ -22,7 +22,7 @@ def new_disk() -> sqlite3.Connection:
     """Return a database as bgd has just made it."""
     disk = sqlite3.connect(":memory:", isolation_level=None)
     disk.deserialize(EMPTY_DISK)
-    reading.prepare(disk)
+    read.prepare(disk)
     return disk
 
 

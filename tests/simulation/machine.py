@@ -26,7 +26,7 @@ from bgd.daemon.control.verbs import Verbs
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.orders import Orders
 from bgd.daemon.retention import Retention
-from bgd.daemon.storage import events
+from bgd.daemon.storage import write
 from bgd.daemon.storage.database import Database
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -173,7 +173,7 @@ class Machine:
         writer, reader, searcher = (cast(Database, SimulatedDatabase(self, life.loop)) for _ in range(3))
         (store_id,) = self.disk.execute("SELECT store_id FROM meta").fetchone()
         store = Store(writer, reader, searcher, store_id, path="/nowhere")
-        store.position = events.newest(self.disk)
+        store.position = write.newest_event(self.disk)
         link = SimulatedLink(self, store, await store.begin_generation())
         supervisor = Supervisor(self.config, store, link)
         await supervisor.restore()

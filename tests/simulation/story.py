@@ -10,7 +10,7 @@ from itertools import pairwise
 import msgspec
 
 from bgd.core.job import FINAL, State
-from bgd.daemon.storage import events, figures, reading
+from bgd.daemon.storage import read, write
 from bgd.wire.requests import Continue, Release, Request
 from bgd.wire.steering import Resume, SetQueue, SetSlots
 from bgd.wire.views import EventView
@@ -137,10 +137,10 @@ class Story:
 
     def _judge(self, rest_at: float) -> Counter[str]:
         disk = self._machine.disk
-        stream = events.read(disk, 0, ALL)
+        stream = write.read_events(disk, 0, ALL)
         for event in stream:
             self._tell(f"{event}")
-        jobs = {job: reading.view(disk, job) for (job,) in disk.execute("SELECT id FROM jobs").fetchall()}
+        jobs = {job: read.view(disk, job) for (job,) in disk.execute("SELECT id FROM jobs").fetchall()}
         views = {job: view for job, view in jobs.items() if view is not None}
         stuck = {job: view.state for job, view in views.items() if view.state not in FINAL}
         assert not stuck, f"nothing happens any more, and these have not finished: {stuck}"
@@ -155,7 +155,7 @@ class Story:
         assert not unknown, f"nobody asked for these jobs: {unknown}"
         _check_turns(history, stream)
         self._check_attempts()
-        counted = {state: count for state, count in figures.counts(disk).items() if count}
+        counted = {state: count for state, count in read.counts(disk).items() if count}
         assert counted == Counter(view.state.value for view in views.values()), "it has counted wrong"
         return found
 

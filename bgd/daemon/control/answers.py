@@ -19,7 +19,7 @@ from bgd.daemon.control.following import follow_logs, send_logs
 from bgd.daemon.control.replying import Replies
 from bgd.daemon.controls import known_queues, no_queue, views_of
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.storage.readings import Readings
+from bgd.daemon.storage.store import Readings
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob, Refused

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from bgd.core.job import JobId
 from bgd.daemon.control.replying import Replies
-from bgd.daemon.storage.readings import Readings
+from bgd.daemon.storage.store import Readings
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.replies import EventsPart
 from bgd.wire.requests import GetEvents

@@ -7,7 +7,7 @@ import asyncio
 from bgd.core.job import FINAL, JobId
 from bgd.daemon.control.replying import Replies
 from bgd.daemon.logfiles import LogFile, written_by
-from bgd.daemon.storage.readings import Readings
+from bgd.daemon.storage.store import Readings
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Key

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from bgd.core.job import JobId
-from bgd.daemon.storage import reading, restoring
+from bgd.daemon.storage import read
 from bgd.daemon.storage.database import StoreBroken, StoreTooNew, limited
 from bgd.daemon.storage.schema import APPLICATION_ID, OTHER_TABLES, VERSION, has_sound_tables, open_readable
 
@@ -90,9 +90,9 @@ def _checked(db: sqlite3.Connection, path: str) -> Copy:
         raise StoreBroken(f"{path} is damaged ({' '.join(verdict.split())})")
     if not has_sound_tables(db, version):
         raise StoreBroken(f"{path} is damaged ({OTHER_TABLES})")
-    reading.prepare(db)
+    read.prepare(db)
     (jobs,) = db.execute("SELECT count(*) FROM jobs").fetchone()
-    last_id = restoring.last_id(db)
+    last_id = read.last_id(db)
     return Copy(path=path, written_at=Path(path).stat().st_mtime, jobs=jobs, last_id=JobId(last_id))
 
 

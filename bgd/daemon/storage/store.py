@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,10 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from bgd.core.job import FINAL, Job, JobId, Now, State
-from bgd.daemon.storage import copying, events, pruning, reading, recovering, restoring, submissions
+from bgd.core.spec import MAX_DURATION
+from bgd.daemon.storage import copying, read, recovery, write
 from bgd.daemon.storage.database import DAMAGED, Database, StoreBroken, transaction
-from bgd.daemon.storage.dates import adopt_boot, note_age, redate
-from bgd.daemon.storage.readings import Readings
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -28,10 +28,177 @@ from bgd.daemon.storage.records import (
     StoredSpec,
     Submission,
 )
-from bgd.daemon.storage.recovering import Recovered
-from bgd.daemon.storage.saving import Saver
+from bgd.daemon.storage.recovery import Recovered
 from bgd.daemon.storage.schema import open_readable, open_writable
-from bgd.daemon.storage.specs import read_spec
+from bgd.daemon.storage.write import Saver, read_spec
+from bgd.wire.requests import List
+from bgd.wire.views import AttemptView, EventView, JobError, JobProgress, JobView
+
+# --- Due times on both clocks: the elapsed one decides, epoch time is for people and for the boot to come.
+
+
+AT_ONCE = 2_000  # jobs in one transaction: some milliseconds
+
+
+MOST_DOWNTIME = 86_400.0  # seconds by which jobs age while the machine is off: only the wall clock knows more
+
+
+def adopt_boot(db: sqlite3.Connection, now: Now, boot_id: str) -> float:
+    """Move times of an earlier boot's elapsed clock onto this boot's, by way of epoch time.
+
+    Return the seconds since the earlier boot that do not count for retention, because the wall clock, which
+    is the only one that measured them, may be wrong by years.
+    """
+    with transaction(db):
+        known, age_ahead, noted, wall = db.execute(_KNOWN).fetchone()
+        ignored = 0.0
+        if age_ahead is None:  # the database is new, or an earlier bgd wrote it
+            _set_age(db, now, now.wall)
+            db.execute("UPDATE jobs SET aged_from = ? WHERE aged_from > ?", (now.wall, now.wall))
+        elif known != boot_id:
+            ignored = max(now.wall - wall - MOST_DOWNTIME, 0)
+            _set_age(db, now, noted + min(max(now.wall - wall, 0), MOST_DOWNTIME))
+        if known == boot_id:
+            return ignored
+        given = {"elapsed": now.elapsed, "wall": now.wall, "longest": MAX_DURATION}
+        for state in State:
+            if state not in FINAL:
+                db.execute(_ADOPT, {**given, "state": state.value})
+        db.execute("UPDATE meta SET boot_id = ?", (boot_id,))
+    return ignored
+
+
+def note_age(db: sqlite3.Connection, now: Now) -> None:
+    """Write down retention's clock beside the wall clock, so that the next boot can continue it."""
+    with transaction(db):
+        db.execute("UPDATE meta SET age_noted = ? + age_ahead, wall_noted = ?", (now.elapsed, now.wall))
+
+
+def _set_age(db: sqlite3.Connection, now: Now, age: float) -> None:
+    ahead = age - now.elapsed
+    db.execute("UPDATE meta SET age_ahead = ?, age_noted = ?, wall_noted = ?", (ahead, age, now.wall))
+
+
+def redate(db: sqlite3.Connection, now: Now, state: State, after: JobId) -> JobId | None:
+    """Bring epoch times to where this boot's elapsed clock puts them, as the wall clock may have been set.
+
+    That of the next jobs of this state, by their ids; returns the last of these, None: there are no more.
+    """
+    with transaction(db):
+        (last,) = db.execute(_LAST, (state.value, after, AT_ONCE)).fetchone()
+        if last is None:
+            return None
+        ahead = now.wall - now.elapsed
+        given = {"state": state.value, "after": after, "last": last, "ahead": ahead, "little": _LITTLE}
+        db.execute(_REDATE, given)
+    return JobId(last)
+
+
+_LITTLE = 1.0  # seconds that nobody sees, by which a clock that is never set goes astray
+
+_KNOWN = "SELECT boot_id, age_ahead, age_noted, wall_noted FROM meta"
+
+_ADOPT = """
+    UPDATE jobs SET due_elapsed = :elapsed + min(max(due_at - :wall, 0), :longest),
+                    expires_elapsed = :elapsed + min(max(expires_at - :wall, 0), :longest)
+    WHERE state = :state AND (due_elapsed IS NOT NULL OR expires_elapsed IS NOT NULL)
+"""
+
+# the index keeps it from reading all that has finished between one of these jobs and the next
+_LAST = """
+    SELECT max(id) FROM
+        (SELECT id FROM jobs INDEXED BY jobs_by_state WHERE state = ? AND id > ? ORDER BY id LIMIT ?)
+"""
+
+_REDATE = """
+    UPDATE jobs INDEXED BY jobs_by_state
+    SET due_at = due_elapsed + :ahead, expires_at = expires_elapsed + :ahead
+    WHERE state = :state AND id > :after AND id <= :last
+          AND (abs(due_at - due_elapsed - :ahead) > :little
+               OR abs(expires_at - expires_elapsed - :ahead) > :little)
+"""
+
+
+# --- What can be read of the store: whoever answers questions, and changes nothing, is given only this.
+
+
+class Readings:
+    """Two connections that can only read.
+
+    Args:
+        reader: for what takes a moment.
+        searcher: for what may look at very many rows, while nobody else waits for it.
+        store_id: the database's own.
+    """
+
+    def __init__(self, reader: Database, searcher: Database, store_id: str) -> None:
+        self.store_id = store_id
+        self._reader = reader
+        self._searcher = searcher
+
+    async def list(self, query: List, uid: int | None) -> builtins.list[JobView]:
+        """Return the newest jobs that the query selects, newest first.
+
+        Without states in the query: what runs, then what waits, then what is finished, until its limit is
+        reached. `uid` is the asking user's, for queries that want only their own.
+        """
+        return await self._searcher.call(read.list_jobs, query, uid if query.mine else None)
+
+    async def begin_list(
+        self, query: List, uid: int | None
+    ) -> tuple[builtins.list[JobView], builtins.list[JobId]]:
+        """Return the first of these, and the ids of the rest, which `some_views` reads: jobs may be large."""
+        return await self._searcher.call(read.begin_list, query, uid if query.mine else None)
+
+    async def some_views(
+        self, job_ids: builtins.list[JobId]
+    ) -> tuple[builtins.list[JobView], builtins.list[JobId]]:
+        """Return those of the first of these jobs that exist, and the ids of the rest."""
+        return await self._searcher.call(read.some_views, job_ids)
+
+    async def view(self, job_id: JobId) -> JobView | None:
+        return await self._reader.call(read.view, job_id)
+
+    async def progress(self, job_ids: builtins.list[JobId]) -> builtins.list[JobProgress]:
+        """Return what those of these jobs last said of themselves that run, and have said anything."""
+        return await self._searcher.call(read.progress_of, job_ids)
+
+    async def latest(self, uid: int) -> JobId | None:
+        """Return the id of the user's newest job."""
+        return await self._reader.call(read.latest, uid)
+
+    async def attempts(self, job_id: JobId, after: int, limit: int) -> builtins.list[AttemptView]:
+        """Return at most `limit` attempts after number `after`; their log paths are below the log folder."""
+        return await self._reader.call(read.attempts_of, job_id, after, limit)
+
+    async def result(self, job_id: JobId) -> tuple[str | None, JobError | None]:
+        """Return what the latest attempt returned, as JSON text, and what it raised; None where nothing."""
+        return await self._reader.call(read.result_of, job_id)
+
+    async def counts(self) -> dict[str, int]:
+        """Return the number of jobs in each state."""
+        return await self._reader.call(read.counts)
+
+    async def queue_counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of unfinished jobs in each queue and state, where there are any."""
+        return await self._searcher.call(read.queue_counts)
+
+    async def has_jobs_in(self, queue: str) -> bool:
+        """Tell whether any job, finished ones too, is in this queue, which is not the default one."""
+        return await self._reader.call(read.has_jobs_in, queue)
+
+    async def stats(self, since: float) -> Figures:
+        """Return what the kept events tell of attempts that ended at or after `since`, in epoch time."""
+        return await self._searcher.call(read.figures, since)
+
+    async def events(self, after: int, limit: int) -> builtins.list[EventView]:
+        """Return at most `limit` events after the one with the id `after`, oldest first."""
+        return await self._reader.call(write.read_events, after, limit)
+
+    async def event_bounds(self) -> tuple[int, int]:
+        """Return the oldest event id that is kept (none: the newest + 1), and the newest ever given out."""
+        return await self._reader.call(write.event_bounds)
+
 
 __all__ = [
     "AttemptEnd",
@@ -80,10 +247,10 @@ class Store(Readings):
             writer = await _opened(path, open_writable, opened)
             reader = await _opened(path, open_readable, opened)
             searcher = await _opened(path, open_readable, opened)
-            store_id = await reader.call(reading.prepare)
+            store_id = await reader.call(read.prepare)
             unused = await reader.call(copying.unused)
-            position = await reader.call(events.newest)
-            await searcher.call(reading.prepare)
+            position = await reader.call(write.newest_event)
+            await searcher.call(read.prepare)
             opened.pop_all()
         store = cls(writer, reader, searcher, store_id, path)
         store.unused = unused
@@ -115,7 +282,7 @@ class Store(Readings):
 
         `position`: up to which its events were known to somebody. The rest is as in `recovering.restore`.
         """
-        return await self._writer.call(recovering.hold_as_outdated, position, launcher, at)
+        return await self._writer.call(recovery.hold_as_outdated, position, launcher, at)
 
     async def adopt_boot(self, now: Now, boot_id: str) -> float:
         """Carry times on the elapsed clock of an earlier boot over to this boot's.
@@ -143,18 +310,18 @@ class Store(Readings):
         for state in State:
             after = 0
             while state not in FINAL and (
-                page := await self._reader.call(restoring.unfinished, state, after)
+                page := await self._reader.call(read.unfinished_jobs, state, after)
             ):
                 yield page
                 after = page[-1].job.id
 
     async def last_id(self) -> int:
         """Return the highest id ever given out."""
-        return await self._reader.call(restoring.last_id)
+        return await self._reader.call(read.last_id)
 
     async def controls(self) -> Controls:
         """Return what was last said of slots and queues."""
-        return await self._reader.call(restoring.controls)
+        return await self._reader.call(read.controls)
 
     async def commit(self, batch: Batch) -> dict[JobId, StoredSpec]:
         """Write the batch in one transaction and return the specs it wants; when this returns it is on disk.
@@ -169,11 +336,11 @@ class Store(Readings):
 
     async def finished(self, job_id: JobId) -> Job | None:
         """Return a finished job as the Scheduler revives it; None if no finished job has this id."""
-        return await self._reader.call(restoring.finished, job_id)
+        return await self._reader.call(read.finished_job, job_id)
 
     async def states(self, job_ids: list[JobId]) -> dict[JobId, State]:
         """Return the states of those jobs that exist."""
-        return await self._reader.call(restoring.states, job_ids)
+        return await self._reader.call(read.states, job_ids)
 
     async def spec(self, job_id: JobId) -> StoredSpec | None:
         """Return what was asked for; None if no job has this id."""
@@ -181,26 +348,26 @@ class Store(Readings):
 
     # --- for who lets finished jobs go ----------------------------------------------------------------------
 
-    async def due(self, keep: pruning.Keep, elapsed: float, limit: int) -> list[pruning.Due]:
+    async def due(self, keep: read.Keep, elapsed: float, limit: int) -> list[read.Due]:
         """Return at most `limit` of the finished jobs that are to go at this time of the elapsed clock."""
-        return await self._searcher.call(pruning.due, keep, elapsed, limit)
+        return await self._searcher.call(read.jobs_due, keep, elapsed, limit)
 
-    async def next_due_at(self, keep: pruning.Keep) -> float | None:
+    async def next_due_at(self, keep: read.Keep) -> float | None:
         """Return the elapsed time when the next job will have been kept long enough; None: none ever will."""
-        return await self._reader.call(pruning.next_due_at, keep)
+        return await self._reader.call(read.next_due_at, keep)
 
-    async def total_due(self, keep: pruning.Keep, elapsed: float) -> tuple[int, int]:
+    async def total_due(self, keep: read.Keep, elapsed: float) -> tuple[int, int]:
         """Return how many finished jobs are to go, and the bytes of their logs; it holds nobody up."""
         async with self._aside() as database:
-            return await database.call(pruning.total, keep, elapsed)
+            return await database.call(read.total_due, keep, elapsed)
 
-    async def still_finished(self, wanted: list[pruning.Due]) -> list[Job]:
+    async def still_finished(self, wanted: list[read.Due]) -> list[Job]:
         """Return those of these jobs that have not been run again since."""
-        return await self._reader.call(pruning.still_finished, wanted)
+        return await self._reader.call(read.still_finished, wanted)
 
     async def leftovers(self) -> list[JobId]:
         """Return jobs that were removed, and whose logs may still be there."""
-        return await self._reader.call(pruning.leftovers)
+        return await self._reader.call(read.leftovers)
 
     # --- for who copies it --------------------------------------------------------------------------------
 
@@ -231,7 +398,7 @@ class Store(Readings):
 
     async def submission(self, token: bytes, newest: int) -> Submission | None:
         """Return the request with this token whose jobs are newer than `newest`; None: there is none."""
-        return await self._searcher.call(submissions.find, token, newest)
+        return await self._searcher.call(write.find_submission, token, newest)
 
     @asynccontextmanager
     async def _aside(self) -> AsyncIterator[Database]:

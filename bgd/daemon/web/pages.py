@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, State
 from bgd.daemon.logfiles import LogFile, written_by
-from bgd.daemon.storage.readings import Readings
+from bgd.daemon.storage.store import Readings
 from bgd.daemon.web.answers import Answer, encoded, json_text, page, wants_json
 from bgd.daemon.web.queries import address_of, job_query, list_query, log_query
 from bgd.daemon.web.sheets import Row, attempt_sheet_of, row_of, sheet_of

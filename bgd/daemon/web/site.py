@@ -12,7 +12,7 @@ from typing import Any
 
 from bgd.addresses import Address
 from bgd.config import Config
-from bgd.daemon.storage.readings import Readings
+from bgd.daemon.storage.store import Readings
 from bgd.daemon.web.answers import Answer
 from bgd.daemon.web.connection import BrowserConnection
 from bgd.daemon.web.entrance import Ends, Entrance

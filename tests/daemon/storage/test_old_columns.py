@@ -17,7 +17,7 @@ import pytest
 from bgd.core.decision import Aim, Wish
 from bgd.core.job import JobId, Outcome, RetryPolicy, State, Terms
 from bgd.core.spec import Isolation, JobSpec
-from bgd.daemon.storage import events, packing, schema, specs, submissions
+from bgd.daemon.storage import records, schema, write
 from bgd.daemon.storage.records import Event, Submission
 from bgd.wire.views import EventView
 from tests.support import has_all_of
@@ -121,23 +121,23 @@ def stored_now() -> dict[str, bytes]:
     with tables() as db:
         db.execute("CREATE TABLE samples (policy BLOB, waits BLOB)")
         db.execute(
-            "INSERT INTO samples VALUES (?, ?)", (packing.pack_policy(POLICY), packing.pack_waits(WAITS))
+            "INSERT INTO samples VALUES (?, ?)", (records.pack_policy(POLICY), records.pack_waits(WAITS))
         )
         command = msgspec.structs.replace(COMMAND, env=VARIABLES)
-        specs.Specs().insert(db, {JobId(1): command, JobId(2): CALL})
-        events.append(db, EVENTS, None)
-        submissions.add(db, [SUBMISSION], 12.5)
+        write.Specs().insert(db, {JobId(1): command, JobId(2): CALL})
+        write.append_events(db, EVENTS, None)
+        write.add_submissions(db, [SUBMISSION], 12.5)
         return {name: db.execute(query).fetchone()[0] for name, query in COLUMNS}
 
 
 def test_policies_and_waits_are_still_understood():
-    assert packing.unpack_policy(sample("policy")) == POLICY
-    assert packing.unpack_waits(sample("waits")) == (WAITS.after, WAITS.after_any)
+    assert records.unpack_policy(sample("policy")) == POLICY
+    assert records.unpack_waits(sample("waits")) == (WAITS.after, WAITS.after_any)
 
 
 def test_specs_are_still_understood():
-    assert specs.unpack_spec(sample("spec")) == COMMAND
-    assert specs.unpack_spec(sample("spec_of_call")) == CALL
+    assert write.unpack_spec(sample("spec")) == COMMAND
+    assert write.unpack_spec(sample("spec_of_call")) == CALL
 
 
 def test_a_job_still_gets_its_environment():
@@ -150,7 +150,7 @@ def test_a_job_still_gets_its_environment():
             (sample("policy"),),
         )
 
-        stored = specs.read_spec(db, JobId(1))
+        stored = write.read_spec(db, JobId(1))
 
     assert stored is not None
     assert stored.spec.env == VARIABLES
@@ -160,7 +160,7 @@ def test_events_are_still_understood():
     with tables() as db:
         db.execute("INSERT INTO events VALUES (99, ?)", (sample("events"),))
 
-        views = events.read(db, 0, 10)
+        views = write.read_events(db, 0, 10)
 
     assert views == [
         EventView(id=98 + number, **msgspec.structs.asdict(event)) for number, event in enumerate(EVENTS)
@@ -173,7 +173,7 @@ def test_submissions_are_still_understood():
             "INSERT INTO submissions VALUES (17, ?, ?, 12.5)", (SUBMISSION.token, sample("submission"))
         )
 
-        assert submissions.find(db, SUBMISSION.token, 0) == SUBMISSION
+        assert write.find_submission(db, SUBMISSION.token, 0) == SUBMISSION
 
 
 @pytest.mark.parametrize("name", [name for name, _ in COLUMNS])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgd.core.job import FINAL, JobId, State
-from bgd.daemon.storage import figures, reading, saving, schema, selecting
+from bgd.daemon.storage import read, schema, write
 from bgd.daemon.storage.store import Batch
 from bgd.wire.requests import List
 from tests.daemon.storage.filling import NOW, UID, a_job, ids, new, put, saves
@@ -87,16 +87,16 @@ def written(db, known):
     db.execute("BEGIN IMMEDIATE")
     try:
         if items:
-            saving.Saver().save(db, Batch(now=NOW, new=items))
-            saving.Saver().save(db, Batch(now=NOW, saves=moved))
+            write.Saver().save(db, Batch(now=NOW, new=items))
+            write.Saver().save(db, Batch(now=NOW, saves=moved))
         yield
     finally:
         db.execute("ROLLBACK")
 
 
-@pytest.mark.parametrize("few", [0, 3, selecting._FEW])
+@pytest.mark.parametrize("few", [0, 3, read._FEW])
 def test_list_is_what_a_plain_filter_leaves(path, monkeypatch, few):
-    monkeypatch.setattr(selecting, "_FEW", few)  # so that every way is gone, with a handful of jobs
+    monkeypatch.setattr(read, "_FEW", few)  # so that every way is gone, with a handful of jobs
     with closing(schema.open_writable(path)) as db:
 
         @given(st.lists(jobs, max_size=20), st.lists(queries, min_size=1, max_size=5))
@@ -104,7 +104,7 @@ def test_list_is_what_a_plain_filter_leaves(path, monkeypatch, few):
             known = [job | {"id": number} for number, job in enumerate(known, start=1)]
             with written(db, known):
                 for query in asked:
-                    found = selecting.select(db, query, UID if query.mine else None)
+                    found = read.select(db, query, UID if query.mine else None)
                     assert found == plainly_filtered(known, query)
 
         try_out()
@@ -112,7 +112,7 @@ def test_list_is_what_a_plain_filter_leaves(path, monkeypatch, few):
 
 def test_unfinished_jobs_are_counted_by_queue_as_if_one_by_one(path):
     with closing(schema.open_writable(path)) as db:
-        reading.prepare(db)
+        read.prepare(db)
 
         @given(st.lists(jobs, max_size=20))
         def try_out(known):
@@ -121,7 +121,7 @@ def test_unfinished_jobs_are_counted_by_queue_as_if_one_by_one(path):
             with written(db, known):
                 found = {
                     (queue, State(state)): number
-                    for queue, of_queue in figures.queue_counts(db).items()
+                    for queue, of_queue in read.queue_counts(db).items()
                     for state, number in of_queue.items()
                 }
             assert found == counted

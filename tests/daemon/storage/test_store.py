@@ -21,7 +21,7 @@ import pytest
 from bgd.clock import elapsed
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import MAX_DURATION
-from bgd.daemon.storage import restoring
+from bgd.daemon.storage import read
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import (
     AttemptEnd,
@@ -276,7 +276,7 @@ async def test_ids_are_never_given_out_again_though_the_rows_are_gone(path):
 
 
 async def test_unfinished_jobs_are_read_by_pages(store, monkeypatch):
-    monkeypatch.setattr(restoring, "_PAGE", 2)
+    monkeypatch.setattr(read, "_PAGE", 2)
     await put(store, *(new(number) for number in range(1, 6)))
     await move(store, 2, State.RUNNING)
 

@@ -1,10 +1,11 @@
-"""A backup in the place of a database that is lost: what may have happened since is not done once more."""
+"""Recovery: a backup in the place of a lost database, and whether a database is sound."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sqlite3
+import stat
 import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
@@ -15,11 +16,13 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, State
 from bgd.daemon.storage.copying import Copy, checked, sync_folder
-from bgd.daemon.storage.database import StoreBroken, StoreTooNew, transaction
-from bgd.daemon.storage.events import NO_EVENTS, append, newest
-from bgd.daemon.storage.packing import pack_policy, unpack_policy
-from bgd.daemon.storage.records import Event
-from bgd.daemon.storage.schema import open_readable, open_writable
+from bgd.daemon.storage.database import StoreBroken, StoreTooNew, broken_by, limited, transaction
+from bgd.daemon.storage.records import Event, pack_policy, unpack_policy
+from bgd.daemon.storage.schema import check, open_readable, open_writable, version_of
+from bgd.daemon.storage.write import NO_EVENTS, append_events, newest_event
+
+# --- A backup in the place of a database that is lost: what may have happened since is not done once more.
+
 
 MARGIN = 1_000_000  # ids of jobs, and of events, that may have been given out since the last known one
 _GENERATIONS = 1_000_000  # starts that the launcher may have seen since; it obeys the highest number (R1)
@@ -126,7 +129,7 @@ def hold_as_outdated(db: sqlite3.Connection, position: int, launcher: str, at: f
     `position`: the highest id of an event that was given out.
     """
     with transaction(db):
-        held = _hold(db, max(position - newest(db), 0) + MARGIN, at)
+        held = _hold(db, max(position - newest_event(db), 0) + MARGIN, at)
         running = _disown(db, launcher)
         db.execute("UPDATE meta SET last_id = last_id + ?", (MARGIN,))
         (last_id,) = db.execute("SELECT last_id FROM meta").fetchone()
@@ -147,7 +150,7 @@ def _hold(db: sqlite3.Connection, left_out: int, at: float) -> int:
             jobs = [
                 Event(at, JobId(number), "hold", State.HELD, attempt, None, _HELD) for number, attempt in rows
             ]
-            last = append(db, jobs, last)
+            last = append_events(db, jobs, last)
             held += len(jobs)
     for state in _WAITING:
         db.execute("UPDATE jobs SET state = 'held', reason = ? WHERE state = ?", (_HELD, state.value))
@@ -175,3 +178,44 @@ def _sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# --- A look through the database by the checks of a start, beside a daemon or without one: it only reads.
+
+
+class Examined(Struct, frozen=True, kw_only=True):
+    """A file in which no damage was found: in all of it, or in what there was time for."""
+
+    version: int  # of its tables
+    is_whole: bool
+
+
+def examine(path: str, seconds: float) -> Examined:
+    """Look through the database for at most about so long.
+
+    No descriptor of the file is opened but SQLite's: closing another one would drop the daemon's locks.
+
+    Raises:
+        FileNotFoundError: there is none.
+        PermissionError: this user may not read it.
+        StoreBroken: a daemon would not start with it; the message says why.
+    """
+    if not stat.S_ISREG(Path(path).stat().st_mode):  # whoever opens a pipe waits for ever
+        raise StoreBroken(f"{path} is no regular file", "move it away")
+    if not os.access(path, os.R_OK, effective_ids=True):
+        raise PermissionError(f"{path} may not be read")
+    try:
+        with closing(open_readable(path)) as db:
+            return _examined(db, path, seconds)
+    except sqlite3.Error as error:
+        raise broken_by(error, path) or StoreBroken(f"database {path}: {error}") from error
+
+
+def _examined(db: sqlite3.Connection, path: str, seconds: float) -> Examined:
+    version = version_of(db, path)
+    try:
+        with limited(db, seconds):
+            check(db, path, version)
+    except TimeoutError:
+        return Examined(version=version, is_whole=False)
+    return Examined(version=version, is_whole=True)

@@ -1,0 +1,517 @@
+"""What is written to the database: a batch of facts becomes rows."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from bgd.core.job import FINAL, Job, JobId, Now, Outcome
+from bgd.core.spec import JobSpec
+from bgd.daemon.storage.database import change
+from bgd.daemon.storage.records import (
+    AttemptEnd,
+    AttemptPid,
+    Batch,
+    Controls,
+    Event,
+    NewJob,
+    StoredSpec,
+    Submission,
+    pack_policy,
+    pack_waits,
+)
+from bgd.wire.views import EventView, JobProgress
+
+# --- The change stream on disk: what happened to jobs, the newest part of it.
+
+
+EVENTS_KEPT = 100_000  # some 5 MB, and the last twenty seconds of the busiest daemon
+_BLOCK = 1_000  # events in a row at most; and the oldest are deleted each time so many have been added
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_events = msgspec.msgpack.Decoder(list[Event]).decode
+
+NO_EVENTS = _encode([])  # packed: a row of it only says which id was the last
+
+
+def append_events(db: sqlite3.Connection, events: list[Event], last: int | None) -> int:
+    """Write events inside the caller's transaction, and delete those that are too old by then.
+
+    `last`: the newest id before, as this returns it; None: to be looked up.
+    """
+    last = newest_event(db) if last is None else last
+    for start in range(0, len(events), _BLOCK):
+        packed = events[start : start + _BLOCK]
+        db.execute("INSERT INTO events VALUES (?, ?)", (last + start + len(packed), _encode(packed)))
+    if (last + len(events)) // _BLOCK > last // _BLOCK:
+        # never all of them: the newest row tells which id is the next
+        db.execute("DELETE FROM events WHERE last <= ?", (last + len(events) - EVENTS_KEPT,))
+    return last + len(events)
+
+
+def read_events(db: sqlite3.Connection, after: int, limit: int) -> list[EventView]:
+    views: list[EventView] = []
+    for last, packed in db.execute("SELECT last, packed FROM events WHERE last > ? ORDER BY last", (after,)):
+        events = _decode_events(packed)
+        first = last - len(events) + 1
+        views += [_view(first + index, event) for index, event in enumerate(events) if first + index > after]
+        if len(views) >= limit:
+            break
+    return views[:limit]
+
+
+def latest_events(db: sqlite3.Connection) -> Iterator[Event]:
+    """Yield all that are kept, the newest first."""
+    for (packed,) in db.execute("SELECT packed FROM events ORDER BY last DESC"):
+        yield from reversed(_decode_events(packed))
+
+
+def event_bounds(db: sqlite3.Connection) -> tuple[int, int]:
+    """Return the oldest id that is kept, and the newest ever given out: before there is any, 1 and 0."""
+    row = db.execute("SELECT last, packed FROM events ORDER BY last LIMIT 1").fetchone()
+    if row is None:
+        return 1, 0
+    return row["last"] - len(_decode_events(row["packed"])) + 1, newest_event(db)
+
+
+def newest_event(db: sqlite3.Connection) -> int:
+    """Return the newest id ever given out; 0 before there is any."""
+    (last,) = db.execute("SELECT max(last) FROM events").fetchone()
+    return last or 0
+
+
+def _view(number: int, event: Event) -> EventView:
+    return EventView(
+        id=number,
+        at=event.at,
+        job=event.job,
+        what=event.what,
+        state=event.state,
+        attempt=event.attempt,
+        outcome=event.outcome,
+        reason=event.reason,
+    )
+
+
+# --- Specs on disk: each job's own, and each environment once for all jobs that share it.
+
+
+_MOST_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
+_encode_sorted = msgspec.msgpack.Encoder(order="sorted").encode
+# a limit of JobSpec may be widened, never narrowed: what was stored under it is read through it
+_decode_spec = msgspec.msgpack.Decoder(JobSpec).decode
+_decode_variables = msgspec.msgpack.Decoder(dict[str, str]).decode
+
+
+class Specs:
+    """Writes specs, each time inside the caller's transaction.
+
+    It remembers environments it has stored, so that a known one costs no SQL; `forget` after a rollback,
+    which may have taken some of them away.
+    """
+
+    def __init__(self) -> None:
+        self._environments: dict[bytes, int] = {}
+
+    def insert(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
+        rows = self._rows(db, specs)
+        db.executemany("INSERT INTO specs (spec, environment, job) VALUES (?, ?, ?)", rows)
+        _share(db, rows)
+        _insert_tags(db, specs)
+
+    def edit(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
+        """Put these in place of what the jobs had, also where lists select by it."""
+        _remove_tags(db, specs)
+        rows = self._rows(db, specs)
+        before = _environments_of(db, specs)
+        change(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", rows)
+        _share(db, rows)
+        self._part_with(db, before)
+        change(db, "UPDATE jobs SET name = ? WHERE id = ?", [(spec.name, job) for job, spec in specs.items()])
+        _insert_tags(db, specs)
+
+    def remove(self, db: sqlite3.Connection, job_ids: list[JobId]) -> None:
+        """Remove specs and tags, and the environments that no other job has."""
+        _remove_tags(db, job_ids)
+        before = _environments_of(db, job_ids)
+        db.executemany("DELETE FROM specs WHERE job = ?", [(job_id,) for job_id in job_ids])
+        self._part_with(db, before)
+
+    def forget(self) -> None:
+        self._environments.clear()
+
+    def _part_with(self, db: sqlite3.Connection, before: Counter[int]) -> None:
+        """Let so many jobs no longer share each of these environments."""
+        db.executemany(_UNSHARE, [(jobs, environment) for environment, jobs in before.items()])
+        marks = [(environment,) for environment in before]
+        if db.executemany(_DROP_UNSHARED, marks).rowcount > 0:
+            db.executemany("DELETE FROM sharing WHERE environment = ? AND jobs = 0", marks)
+            self.forget()
+
+    def _rows(
+        self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]
+    ) -> list[tuple[bytes, int | None, JobId]]:
+        rows: list[tuple[bytes, int | None, JobId]] = []
+        seen: dict[int, int] = {}  # jobs of one request share one dict: hash it once
+        for job_id, spec in specs.items():
+            if spec.env is None:
+                rows.append((_encode(spec), None, job_id))
+                continue
+            environment = seen.get(id(spec.env))
+            if environment is None:
+                environment = seen[id(spec.env)] = self._environment_id(db, spec.env)
+            rows.append((_encode(replace(spec, env=None)), environment, job_id))
+        return rows
+
+    def _environment_id(self, db: sqlite3.Connection, env: dict[str, str]) -> int:
+        variables = _encode_sorted(env)
+        content = hashlib.blake2b(variables, digest_size=32).digest()
+        known = self._environments.get(content)
+        if known is not None:
+            return known
+        row = db.execute("SELECT id FROM environments WHERE hash = ?", (content,)).fetchone()
+        if row is None:
+            db.execute("INSERT INTO environments (hash, variables) VALUES (?, ?)", (content, variables))
+            row = db.execute("SELECT last_insert_rowid()").fetchone()
+        if len(self._environments) >= _MOST_KNOWN:
+            self._environments.clear()
+        known = self._environments[content] = int(row[0])
+        return known
+
+
+def read_spec(db: sqlite3.Connection, job_id: JobId) -> StoredSpec | None:
+    row = db.execute(_READ, (job_id,)).fetchone()
+    if row is None:
+        return None
+    packed, variables, uid, created_at = row
+    spec = _decode_spec(packed)
+    if variables is not None:
+        spec = replace(spec, env=_decode_variables(variables))
+    return StoredSpec(spec, uid, created_at)
+
+
+def unpack_spec(packed: bytes) -> JobSpec:
+    """Return a spec as its own row has it, without its environment."""
+    return _decode_spec(packed)
+
+
+def _share(db: sqlite3.Connection, rows: list[tuple[bytes, int | None, JobId]]) -> None:
+    shared = Counter(environment for _, environment, _ in rows if environment is not None)
+    db.executemany(_SHARE, shared.items())
+
+
+def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[int]:
+    """Return how many of these jobs have each environment."""
+    found: Counter[int] = Counter()
+    for job_id in dict.fromkeys(job_ids):  # two people may have asked for the same
+        row = db.execute("SELECT environment FROM specs WHERE job = ?", (job_id,)).fetchone()
+        if row is not None and row[0] is not None:
+            found[row[0]] += 1
+    return found
+
+
+def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
+    tags = [(tag, job_id) for job_id, spec in specs.items() for tag in dict.fromkeys(spec.tags)]
+    if tags:
+        db.executemany("INSERT INTO tags VALUES (?, ?)", tags)
+
+
+def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> None:
+    """Remove the tags that the stored specs name: the table finds jobs by tag, not tags by job."""
+    for job_id in job_ids:
+        row = db.execute("SELECT spec FROM specs WHERE job = ?", (job_id,)).fetchone()
+        if row is not None:
+            tags = [(tag, job_id) for tag in _decode_spec(row[0]).tags]
+            db.executemany("DELETE FROM tags WHERE tag = ? AND job = ?", tags)
+
+
+_SHARE = "INSERT INTO sharing VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
+_UNSHARE = "UPDATE sharing SET jobs = jobs - ? WHERE environment = ?"
+_DROP_UNSHARED = """
+    DELETE FROM environments
+    WHERE id = ? AND (SELECT jobs FROM sharing WHERE environment = environments.id) = 0
+"""
+
+_READ = """
+    SELECT spec, variables, uid, created_at
+    FROM specs JOIN jobs ON jobs.id = specs.job LEFT JOIN environments ON environments.id = specs.environment
+    WHERE specs.job = ?
+"""
+
+
+# --- Which requests made which jobs: kept for a while, so that one that is sent again makes none.
+
+
+KEPT_SECONDS = 600.0  # twice the time in which a client sends a request again
+_AT_ONCE = 1_000  # as many are added before old ones are looked for, and twice as many deleted then
+_decode_jobs = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
+
+
+def find_submission(db: sqlite3.Connection, token: bytes, newest: int) -> Submission | None:
+    """Return the request with this token, whose first new job is newer than the job `newest`.
+
+    There is no index of tokens, which would cost every submit: this reads the requests since `newest`.
+    """
+    row = db.execute(_FIND, (newest, token)).fetchone()
+    if row is None:
+        return None
+    first = JobId(row["first"])
+    jobs, found = ([int(first)], []) if row["jobs"] is None else _decode_jobs(row["jobs"])
+    return Submission(first, token, jobs, found)
+
+
+def add_submissions(db: sqlite3.Connection, submissions: Sequence[Submission], at: float) -> None:
+    """Add requests inside the caller's transaction, and delete some of those that are too old by now.
+
+    `at` is on the elapsed clock, which never jumps: whoever sends again lives no longer than this boot.
+    """
+    db.executemany("INSERT INTO submissions VALUES (?, ?, ?, ?)", [_row(each, at) for each in submissions])
+    if (submissions[0].first - 1) // _AT_ONCE < submissions[-1].first // _AT_ONCE:
+        _delete_old(db, at)
+
+
+def _row(submission: Submission, at: float) -> tuple[object, ...]:
+    is_plain = submission.jobs == [submission.first]
+    jobs = None if is_plain else _encode((submission.jobs, submission.found))
+    return (submission.first, submission.token, jobs, at)
+
+
+def _delete_old(db: sqlite3.Connection, at: float) -> None:
+    row = db.execute(_ONE_THAT_MAY_BE_OLD, (2 * _AT_ONCE,)).fetchone()
+    if row is not None and abs(at - row[1]) > KEPT_SECONDS:  # or of another boot
+        db.execute("DELETE FROM submissions WHERE first <= ?", (row[0],))
+
+
+_FIND = "SELECT first, jobs FROM submissions WHERE first > ? AND token = ? ORDER BY first LIMIT 1"
+_ONE_THAT_MAY_BE_OLD = "SELECT first, at FROM submissions ORDER BY first LIMIT 1 OFFSET ?"
+
+
+# --- The writing half of the store: a batch of facts becomes rows.
+
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+class Saver:
+    """Writes batches, each inside the caller's transaction; `forget` after one that was rolled back."""
+
+    def __init__(self) -> None:
+        self._specs = Specs()
+        self.newest_event: int | None = None  # None: not known
+
+    def save(self, db: sqlite3.Connection, batch: Batch) -> dict[JobId, StoredSpec]:
+        """Write the batch and return the specs it wants; an unknown id is absent."""
+        if batch.new:
+            _insert_jobs(db, batch.new, batch.now)
+            self._specs.insert(db, {item.job.id: item.spec for item in batch.new})
+        _save_jobs(db, batch)
+        if batch.edited:
+            self._specs.edit(db, batch.edited)
+        _save_attempts(db, batch)
+        if batch.progress:
+            _save_progress(db, batch.progress.values())
+        if batch.events:
+            self.newest_event = append_events(db, batch.events, self.newest_event)
+        if batch.submissions:
+            add_submissions(db, batch.submissions, batch.now.elapsed)
+        if batch.controls is not None:
+            _save_controls(db, batch.controls)
+        specs = [(job_id, read_spec(db, job_id)) for job_id in batch.wanted]
+        if batch.removed:
+            self._specs.remove(db, batch.removed)
+            _remove_jobs(db, batch.removed)
+        if batch.cleared:
+            db.executemany("DELETE FROM leftovers WHERE job = ?", [(job_id,) for job_id in batch.cleared])
+        return {job_id: spec for job_id, spec in specs if spec is not None}
+
+    def forget(self) -> None:
+        self._specs.forget()
+        self.newest_event = None
+
+
+def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], now: Now) -> None:
+    db.executemany(_INSERT_JOB, [_new_row(item, now) for item in new])
+    states = Counter(item.job.state.value for item in new)
+    db.executemany(
+        "UPDATE counts SET jobs = jobs + ? WHERE state = ?", [(n, state) for state, n in states.items()]
+    )
+    db.execute("UPDATE meta SET last_id = max(last_id, ?)", (max(item.job.id for item in new),))
+
+
+def _new_row(item: NewJob, now: Now) -> tuple[object, ...]:
+    return (*_columns(item.job, now), item.uid, item.spec.name, item.at, now.elapsed, item.job.id)
+
+
+def _save_jobs(db: sqlite3.Connection, batch: Batch) -> None:
+    """Write jobs as they stand now, each with what its attempt's start or end says of it: a row each.
+
+    Every statement costs a hand-over between this thread and the loop's, so one that finds nothing to do is
+    none. Of a job whose attempt has ended and that starts again in one batch the start is written last.
+    """
+    ends = {end.job: end for end in batch.ends}
+    if not ends.keys() <= batch.saves.keys():
+        raise LookupError("an attempt ended, and its job was not moved")
+    starts = {item.job: item.at for item in batch.attempts}
+    plain, ended, started = [], [], []
+    for save in batch.saves.values():
+        job, columns = save.job, _columns(save.job, batch.now)
+        end, start = ends.get(job.id), starts.get(job.id)
+        if end is not None:
+            # it finished when its attempt did: perhaps long before there was anybody to save it
+            finish = (end.finished_at, batch.now.elapsed) if job.state in FINAL else (None, None)
+            ended.append((*columns, *finish, save.reason, *_last_words(end), job.id))
+        if start is not None:
+            started.append((*columns, None, None, save.reason, start, job.id))
+        elif end is None:
+            finish = (save.at, batch.now.elapsed) if job.state in FINAL else (None, None)
+            plain.append((*columns, *finish, save.reason, job.id))
+    change(db, _SAVE_JOB, plain)
+    change(db, _END_JOB, ended)
+    change(db, _START_JOB, started)
+
+
+def _last_words(end: AttemptEnd) -> tuple[object, ...]:
+    return (end.outcome.value, end.exit_code, end.signal, end.outcome is Outcome.SNOOZED, end.log_kept)
+
+
+def _columns(job: Job, now: Now) -> tuple[object, ...]:
+    terms = job.terms
+    return (
+        job.state.value,
+        job.queue,
+        job.priority,
+        pack_policy(job.policy),
+        job.attempt,
+        job.failures,
+        job.unseen,
+        job.due,
+        _epoch_time(job.due, now),
+        job.making_way,
+        terms.at,
+        terms.expires,
+        _epoch_time(terms.expires, now),
+        pack_waits(terms),
+        terms.key,
+        terms.slots,
+        job.suspended,
+    )
+
+
+def _epoch_time(elapsed: float | None, now: Now) -> float | None:
+    return None if elapsed is None else now.wall + (elapsed - now.elapsed)
+
+
+def _save_attempts(db: sqlite3.Connection, batch: Batch) -> None:
+    """Write how attempts go; what that says of their jobs is written with the jobs."""
+    if batch.attempts:
+        since = batch.now.elapsed
+        rows = [(item.job, item.attempt, item.slot, item.launcher, item.at, since) for item in batch.attempts]
+        db.executemany(_INSERT_ATTEMPT, rows)
+    change(db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in batch.relaunched])
+    change(db, _SAVE_PID, [_pid_row(item) for item in batch.pids])
+    change(db, _END_ATTEMPT, [_end_row(end) for end in batch.ends])
+    kept = sum(end.log_kept for end in batch.ends)
+    if kept:
+        db.execute("UPDATE meta SET logged = logged + ?", (kept,))
+    for end in batch.ends:
+        if end.result is not None or end.error is not None:
+            error = None if end.error is None else _encode_json(end.error).decode()
+            db.execute("INSERT INTO results VALUES (?, ?, ?, ?)", (end.job, end.attempt, end.result, error))
+
+
+def _pid_row(item: AttemptPid) -> tuple[object, ...]:
+    return (item.pid, item.started_at, item.since, item.job, item.attempt)
+
+
+def _end_row(end: AttemptEnd) -> tuple[object, ...]:
+    return (
+        end.outcome.value,
+        end.exit_code,
+        end.signal,
+        end.started_at,
+        end.pid,
+        end.finished_at,
+        end.user_seconds,
+        end.system_seconds,
+        end.max_rss_bytes,
+        end.log_bytes,
+        end.whole_tree,
+        end.memory_peak_bytes,
+        end.run_seconds,
+        end.job,
+        end.attempt,
+    )
+
+
+def _save_progress(db: sqlite3.Connection, told: Iterable[JobProgress]) -> None:
+    """Write what attempts said; of one that another has followed meanwhile nothing is to be seen."""
+    rows = [(each.progress.fraction, each.progress.message, each.job, each.attempt) for each in told]
+    db.executemany(_SAVE_PROGRESS, rows)
+
+
+def _save_controls(db: sqlite3.Connection, controls: Controls) -> None:
+    db.execute("UPDATE meta SET slots = ?, paused = ?", (controls.slots, controls.paused))
+    db.execute("DELETE FROM queues")
+    rows = [(name, of.has_slots, of.slots, of.paused) for name, of in controls.queues.items()]
+    db.executemany("INSERT INTO queues (name, has_slots, slots, paused) VALUES (?, ?, ?, ?)", rows)
+
+
+def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
+    """Remove all rows of the jobs; one that is gone already is no fault, two people may have asked for it.
+
+    Their logs are deleted after this is on disk, and looked for again at a start until that is known.
+    """
+    rows = [(job_id,) for job_id in job_ids]
+    db.executemany("INSERT OR IGNORE INTO leftovers VALUES (?)", rows)
+    db.executemany("DELETE FROM attempts WHERE job = ?", rows)
+    db.executemany("DELETE FROM results WHERE job = ?", rows)
+    db.executemany("DELETE FROM jobs WHERE id = ?", rows)
+
+
+_INSERT_JOB = """
+    INSERT INTO jobs (state, queue, priority, policy, attempt, failures, unseen, due_elapsed, due_at,
+                      making_way, wall_due, expires_elapsed, expires_at, waits, key, slots, suspended,
+                      uid, name, created_at, created_aged, id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)
+"""
+
+_AS_IT_STANDS = """
+    UPDATE jobs SET state = ?, queue = ?, priority = ?, policy = ?, attempt = ?, failures = ?, unseen = ?,
+                    due_elapsed = ?, due_at = ?, making_way = ?, wall_due = ?, expires_elapsed = ?,
+                    expires_at = ?, waits = ?, key = ?, slots = ?, suspended = ?, finished_at = ?,
+                    aged_from = ? + (SELECT age_ahead FROM meta), reason = ?
+"""
+_SAVE_JOB = f"{_AS_IT_STANDS} WHERE id = ?"
+_END_JOB = f"""
+    {_AS_IT_STANDS}, outcome = ?, exit_code = ?, signal = ?, snoozes = snoozes + ?, logged = logged + ?
+    WHERE id = ?
+"""
+_START_JOB = f"{_AS_IT_STANDS}, started_at = ?, progress = NULL, progress_message = NULL WHERE id = ?"
+
+_INSERT_ATTEMPT = """
+    INSERT INTO attempts (job, attempt, slot, launcher, launched_at, started_aged)
+    VALUES (?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta))
+"""
+
+_SAVE_PROGRESS = "UPDATE jobs SET progress = ?, progress_message = ? WHERE id = ? AND attempt = ?"
+
+_RELAUNCH = "UPDATE attempts SET launcher = ? WHERE job = ? AND attempt = ?"
+
+_SAVE_PID = """
+    UPDATE attempts SET pid = ?, started_at = ?,
+                        started_aged = coalesce(? + (SELECT age_ahead FROM meta), started_aged)
+    WHERE job = ? AND attempt = ?
+"""
+
+_END_ATTEMPT = """
+    UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, started_at = coalesce(?, started_at),
+                        pid = coalesce(?, pid), finished_at = ?, user_seconds = ?, system_seconds = ?,
+                        max_rss_bytes = ?, log_bytes = ?, whole_tree = ?, memory_peak_bytes = ?,
+                        run_seconds = ?, launcher = NULL
+    WHERE job = ? AND attempt = ?
+"""
