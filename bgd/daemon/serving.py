@@ -23,10 +23,9 @@ from bgd import clock
 from bgd.config import Config
 from bgd.daemon import folder, machine, threads
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.answers import Answers
-from bgd.daemon.control.listener import Control
-from bgd.daemon.control.upkeep import Upkeep
-from bgd.daemon.control.verbs import Verbs
+from bgd.daemon.control.connection import Control
+from bgd.daemon.control.handlers import Upkeep, Verbs
+from bgd.daemon.control.reads import Answers
 from bgd.daemon.instants import now
 from bgd.daemon.launching import DatabaseOutdated, LauncherLink
 from bgd.daemon.logfiles import highest_job

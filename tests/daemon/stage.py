@@ -14,10 +14,9 @@ from bgd.core.job import JobId
 from bgd.core.spec import JobSpec
 from bgd.daemon import folder
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.answers import Answers
-from bgd.daemon.control.listener import Control
-from bgd.daemon.control.upkeep import Upkeep
-from bgd.daemon.control.verbs import Verbs
+from bgd.daemon.control.connection import Control
+from bgd.daemon.control.handlers import Upkeep, Verbs
+from bgd.daemon.control.reads import Answers
 from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.orders import Orders
 from bgd.daemon.retention import Retention

@@ -14,8 +14,15 @@ from bgd.client.remainders import LogRemainder
 from bgd.core import spec
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
-from bgd.daemon.control import connection, flow
-from bgd.daemon.control import listener as control
+from bgd.daemon.control import connection
+from bgd.daemon.control import connection as control
+from bgd.daemon.control.connection import (
+    MAX_IN_FLIGHT,
+    MAX_QUESTIONS,
+    MAX_STREAM_BYTES,
+    MAX_UNREAD_BYTES,
+    MAX_UNSAVED_BYTES,
+)
 from bgd.wire import changes, framing, messages, replies, requests, steering, views
 from tests.docs.pages import block, first_cells, page, rows_of, section
 from tests.support import DEADLINE
@@ -88,11 +95,11 @@ def test_protocol_page_says_what_the_limits_are():
         connection.FRAME_SECONDS,
         connection.STILL_SECONDS,
         control.MAX_CONNECTIONS,
-        flow.MAX_IN_FLIGHT,
-        flow.MAX_QUESTIONS,
-        flow.MAX_UNSAVED_BYTES,
-        flow.MAX_UNREAD_BYTES,
-        flow.MAX_STREAM_BYTES,
+        MAX_IN_FLIGHT,
+        MAX_QUESTIONS,
+        MAX_UNSAVED_BYTES,
+        MAX_UNREAD_BYTES,
+        MAX_STREAM_BYTES,
         requests.MAX_BATCH,
         requests.MAX_BATCH_BYTES,
         requests.MAX_IDS,

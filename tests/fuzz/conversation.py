@@ -10,8 +10,7 @@ from typing import Any
 from msgspec import UNSET
 
 from bgd.daemon.access import Actor
-from bgd.daemon.control.connection import ClientConnection
-from bgd.daemon.control.flow import new_rooms
+from bgd.daemon.control.connection import ClientConnection, new_rooms
 from bgd.wire.framing import frame
 from bgd.wire.messages import PROTOCOL, Hello, encode
 from bgd.wire.replies import Done, Reply

@@ -20,9 +20,8 @@ from msgspec.structs import replace
 
 from bgd.config import Config, QueueConfig, load
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.answers import Answers
-from bgd.daemon.control.upkeep import Upkeep
-from bgd.daemon.control.verbs import Verbs
+from bgd.daemon.control.handlers import Upkeep, Verbs
+from bgd.daemon.control.reads import Answers
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.orders import Orders
 from bgd.daemon.retention import Retention

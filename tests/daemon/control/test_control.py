@@ -14,12 +14,11 @@ import pytest
 import bgd
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.spec import JobSpec
-from bgd.daemon.control import batches as batches_module
+from bgd.daemon.control import connection as batches_module
 from bgd.daemon.control import connection as connection_module
-from bgd.daemon.control import flow as flow_module
-from bgd.daemon.control import listener as control_module
-from bgd.daemon.control.connection import HIGH_WATER
-from bgd.daemon.control.flow import MAX_IN_FLIGHT
+from bgd.daemon.control import connection as control_module
+from bgd.daemon.control import connection as flow_module
+from bgd.daemon.control.connection import HIGH_WATER, MAX_IN_FLIGHT
 from bgd.daemon.feeds import Feeds
 from bgd.daemon.storage.store import StoreBroken
 from bgd.errors import MAX_MESSAGE

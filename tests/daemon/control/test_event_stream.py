@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon.control import event_stream
+from bgd.daemon.control import reads
 from bgd.wire.launching import Acknowledge
 from bgd.wire.replies import End, EventsPart, Stats
 from bgd.wire.requests import Forget, GetEvents
@@ -43,7 +43,7 @@ async def test_events_tell_all_that_happened_in_order(config, launcher):
 
 
 async def test_stream_goes_on_where_it_left_off_also_in_the_next_life(config, launcher, monkeypatch):
-    monkeypatch.setattr(event_stream, "EVENTS_AT_ONCE", 2)
+    monkeypatch.setattr(reads, "EVENTS_AT_ONCE", 2)
     async with served(config, launcher) as life:
         first, second, third = [await life.submit(command(delay=300.0)) for _ in range(3)]
         seen = await happened(await life.call())

@@ -10,8 +10,8 @@ from functools import partial
 import pytest
 
 from bgd.daemon.control import connection as connection_module
-from bgd.daemon.control import flow as flow_module
-from bgd.daemon.control.flow import FOLLOWED_BYTES, STREAM_BYTES
+from bgd.daemon.control import connection as flow_module
+from bgd.daemon.control.connection import FOLLOWED_BYTES, STREAM_BYTES
 from bgd.wire.framing import frame
 from bgd.wire.messages import encode
 from bgd.wire.replies import End, ErrorCode, Failed, Info, JobsPart, Submitted

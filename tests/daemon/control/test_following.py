@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import JobId, Outcome
-from bgd.daemon.control.following import PIECE
+from bgd.daemon.control.reads import PIECE
 from bgd.wire.launching import Acknowledge, Grew, Launch, Watch, log_name
 from bgd.wire.replies import End, ErrorCode, Failed, LogPart
 from bgd.wire.requests import Logs
