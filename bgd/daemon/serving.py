@@ -38,7 +38,7 @@ from bgd.daemon.storage.copying import sync_folder
 from bgd.daemon.storage.database import DiskFull, StoreBroken
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.site import open_site
+from bgd.daemon.web.connection import open_site
 from bgd.errors import BgdError, ConfigError, leaves_of
 from bgd.signals import check_system_calls, ignore_strays
 from bgd.systemd import ServiceManager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from bgd.daemon.web import connection, pages
 from bgd.daemon.web import connection as browsers
 from bgd.daemon.web import pages as web_pages
-from bgd.daemon.web import queries, site
 from bgd.wire import http
 from tests.docs.pages import page, rows_of, section
 
@@ -20,8 +20,8 @@ def test_dashboard_page_says_what_the_limits_are():
         *(http.MAX_HEADERS, http.MAX_COUNT),
         browsers.HEAD_SECONDS,
         browsers.WRITE_SECONDS,
-        site.MAX_CONNECTIONS,
-        queries.MAX_ROWS,
+        connection.MAX_CONNECTIONS,
+        pages.MAX_ROWS,
         web_pages.ATTEMPTS_ON_A_PAGE,
         *(web_pages.LATEST_TAIL, web_pages.EARLIER_TAIL),
     ]

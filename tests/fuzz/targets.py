@@ -13,8 +13,8 @@ from bgd.core.job import Outcome
 from bgd.core.spec import problem_with
 from bgd.core.target import is_allowed, parse_target, patterns_for, problem_with_entry
 from bgd.daemon.launches import end_of
-from bgd.daemon.web import queries
-from bgd.daemon.web.routes import Routes
+from bgd.daemon.web import pages
+from bgd.daemon.web.pages import Routes
 from bgd.errors import ProtocolError
 from bgd.harmless import one_line
 from bgd.units import format_duration, parse_duration, parse_size
@@ -78,11 +78,11 @@ def http(data: bytes) -> None:
         return
     assert found == expected
     expected.cookies("bgd")
-    for read in (queries.list_query, queries.log_query, queries.job_query):
+    for read in (pages.list_query, pages.log_query, pages.job_query):
         with suppress(RequestRefused):
             read(expected.query)
     with suppress(RequestRefused):
-        queries.address_of(queries.list_query(expected.query))
+        pages.address_of(pages.list_query(expected.query))
     with suppress(RequestRefused):
         ROUTES._find(expected.path)
     whole.begin(Response(body=b"page"))

@@ -20,7 +20,7 @@ from bgd.daemon.launching import LauncherLink
 from bgd.daemon.logfiles import LogFile, written_by
 from bgd.daemon.storage.store import Readings
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.site import Site
+from bgd.daemon.web.connection import Site
 from bgd.errors import NoSuchJob, Refused
 from bgd.harmless import as_utf8
 from bgd.wire.launching import Key

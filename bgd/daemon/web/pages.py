@@ -4,24 +4,163 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from enum import Enum
 from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, TypeVar
+from urllib.parse import parse_qs, urlencode
 
+import msgspec
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, State
 from bgd.daemon.logfiles import LogFile, written_by
 from bgd.daemon.storage.store import Readings
-from bgd.daemon.web.answers import Answer, encoded, json_text, page, wants_json
-from bgd.daemon.web.queries import address_of, job_query, list_query, log_query
-from bgd.daemon.web.sheets import Row, attempt_sheet_of, row_of, sheet_of
-from bgd.daemon.web.tails import Tail, pieces_of, tail_of
-from bgd.wire.http import JSON, TEXT, Request, RequestRefused, Response
-from bgd.wire.requests import List
+from bgd.daemon.web.auth import Ends, Entrance
+from bgd.daemon.web.views import Row, Tail, attempt_sheet_of, pieces_of, row_of, sheet_of, tail_of
+from bgd.wire.http import HTML, JSON, READING, TEXT, Request, RequestRefused, Response, refusal
+from bgd.wire.requests import DEFAULT_LIST, List
 from bgd.wire.views import AttemptView, JobView
 from bgd.words import attempt_as_json, job_as_json
+
+# --- Answers: a page, its JSON, or why there is none; in the form that was asked for.
+
+
+class Answer(Struct, frozen=True):
+    """What is sent. `rest`: the body in parts, if the response has none."""
+
+    response: Response
+    rest: AsyncGenerator[bytes, None] | None = None
+
+
+def wants_json(request: Request) -> bool:
+    return "application/json" in request.headers.get("accept", "")
+
+
+async def json_text(value: object) -> Answer:
+    body = await asyncio.to_thread(encoded, value)
+    return Answer(Response(content_type=JSON, body=body))
+
+
+async def page(
+    template: str,
+    values: dict[str, object],
+    *,
+    status: HTTPStatus = HTTPStatus.OK,
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Answer:
+    """Return a page of a template."""
+    body = await asyncio.to_thread(_rendered, template, values)
+    return Answer(Response(status=status, content_type=HTML, body=body, headers=headers))
+
+
+async def refused(request: Request, error: RequestRefused) -> Answer:
+    status, headers = error.response.status, error.response.headers
+    if wants_json(request):
+        body = encoded({"error": str(error)})
+        return Answer(Response(status=status, content_type=JSON, body=body, headers=headers))
+    needs_login = status is HTTPStatus.UNAUTHORIZED
+    values: dict[str, object] = {"title": status.phrase, "message": str(error), "needs_login": needs_login}
+    return await page("refused.html", values, status=status, headers=headers)
+
+
+def encoded(value: object) -> bytes:
+    """Return JSON on one line."""
+    return json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
+
+
+def _rendered(template: str, values: dict[str, object]) -> bytes:
+    # a daemon whose pages nobody looks at does without the templates' machinery, and some megabytes
+    from bgd.daemon.web.rendering import render  # noqa: PLC0415
+
+    return render(template, values)
+
+
+# --- Queries: what stands behind the question mark of an address, within its limits; and how to write it.
+
+
+T = TypeVar("T")
+
+MAX_ROWS = 200  # jobs on a page
+
+_MAX_FIELDS = 20
+_LONGEST_SHOWN = 40  # characters of a value that is refused
+
+
+class LogQuery(Struct, frozen=True):
+    """`tail`: only so many last bytes."""
+
+    tail: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    download: bool = False
+
+
+class JobQuery(Struct, frozen=True):
+    """`before`: only attempts before that number."""
+
+    before: Annotated[int, Meta(ge=1, le=2**31)] | None = None
+
+
+def list_query(text: str) -> List:
+    """Return which jobs are asked for: of all states, if none is named."""
+    fields = _fields(text)
+    states = fields.pop("state", None) or list(State)
+    if unknown := [state for state in states if state not in set(State)]:
+        raise RequestRefused(
+            HTTPStatus.BAD_REQUEST,
+            f"There is no state {unknown[0][:_LONGEST_SHOWN]!r}. States are {', '.join(State)}.",
+        )
+    named = {name: values[-1] for name, values in fields.items() if name in _SINGLE}
+    query = _converted({"id": 0, "states": states, "limit": DEFAULT_LIST, **named}, List)
+    return msgspec.structs.replace(query, limit=min(query.limit, MAX_ROWS))
+
+
+def log_query(text: str) -> LogQuery:
+    return _converted({name: values[-1] for name, values in _fields(text).items()}, LogQuery)
+
+
+def job_query(text: str) -> JobQuery:
+    return _converted({name: values[-1] for name, values in _fields(text).items()}, JobQuery)
+
+
+def address_of(query: List, **changes: object) -> str:
+    """Return where the list of a query is, with some of its fields changed."""
+    fields: dict[str, object] = {name: getattr(query, name) for name in _SINGLE}
+    if query.limit == DEFAULT_LIST:
+        del fields["limit"]
+    fields["state"] = [] if set(query.states or ()) == set(State) else query.states
+    fields |= changes
+    text = urlencode({name: value for name, value in fields.items() if value is not None}, doseq=True)
+    return f"/job-logs?{text}" if text else "/job-logs"
+
+
+_SINGLE = ("queue", "name", "tag", "before", "limit")
+
+
+def _fields(text: str) -> dict[str, list[str]]:
+    try:
+        return parse_qs(text, errors="replace", max_num_fields=_MAX_FIELDS)  # empty ones are left out
+    except ValueError as error:
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, f"There are more than {_MAX_FIELDS} fields.") from error
+
+
+def _converted(fields: dict[str, object], kind: type[T]) -> T:
+    try:
+        return msgspec.convert(fields, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise RequestRefused(
+            HTTPStatus.BAD_REQUEST, f"This address has a value of {_field_of(error)!r} that cannot be used."
+        ) from error
+
+
+def _field_of(error: msgspec.ValidationError) -> str:
+    """Return which field an error is about, from its end: "... - at `$.limit`"."""
+    return str(error).rpartition("$.")[2].rstrip("`").partition("[")[0]
+
 
 ATTEMPTS_ON_A_PAGE = 20
 JOBS_AT_ONCE = 25  # read from the store
@@ -136,3 +275,119 @@ def _list(query: List, rows: list[Row], counts: dict[str, int]) -> dict[str, obj
         "newest": address_of(query, before=None) if query.before is not None else None,
         "older": address_of(query, before=rows[-1].id) if len(rows) == query.limit else None,
     }
+
+
+# --- Routes: which page a path is. Paths are matched as they were sent: nothing is decoded or resolved.
+
+
+NO_PAGE = "There is no such page."
+
+_ID = "([1-9][0-9]{0,17})"
+_ATTEMPT = "([1-9][0-9]{0,8})"
+_TOKEN = "([A-Za-z0-9_-]{1,100})"  # noqa: S105 - the form of one
+
+_STATIC = Path(__file__).parent / "static"
+_STATIC_TYPES = {"style.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
+
+
+class _For(Enum):
+    """Whom a route is for."""
+
+    ANYBODY = 0  # it tells nothing of any job
+    USER = 1  # of this machine that the daemon serves
+    SESSION = 2  # that such a user has begun
+
+
+class _Route(Struct, frozen=True):
+    path: re.Pattern[str]
+    whom: _For
+    answer: Callable[..., Awaitable[Answer]]  # takes the request and the groups of the path
+
+
+class Routes:
+    """Answers requests.
+
+    Args:
+        is_ready: whether jobs can be started now.
+    """
+
+    def __init__(self, entrance: Entrance, pages: Pages, is_ready: Callable[[], bool]) -> None:
+        self._entrance = entrance
+        self._is_ready = is_ready
+        self._static = {name: (_STATIC / name).read_bytes() for name in _STATIC_TYPES}
+        self._routes = [
+            _Route(re.compile(path), whom, answer)
+            for path, whom, answer in (
+                ("/", _For.ANYBODY, _answer_root),
+                ("/healthz", _For.ANYBODY, _answer_health),
+                ("/readyz", _For.ANYBODY, self._answer_readiness),
+                (r"/static/([a-z.]{1,50})", _For.ANYBODY, self._answer_static),
+                (f"/login/{_TOKEN}", _For.USER, self._answer_login),
+                ("/job-logs", _For.SESSION, pages.jobs),
+                (f"/job-logs/{_ID}", _For.SESSION, pages.job),
+                (f"/job-logs/{_ID}/{_ATTEMPT}", _For.SESSION, pages.log),
+            )
+        ]
+
+    async def answer(self, request: Request, ends: Ends | None) -> Answer:
+        """Answer a request that came over a connection with these ends, None for a unix socket."""
+        try:
+            self._entrance.check_host(request)
+            if request.method not in READING:
+                await self._refuse_change(request, ends)
+            route, words = self._find(request.path)
+            await self._check(route.whom, request, ends)
+            return await route.answer(request, *words)
+        except RequestRefused as error:
+            return await refused(request, error)
+
+    def _find(self, path: str) -> tuple[_Route, tuple[str, ...]]:
+        for route in self._routes:
+            if found := route.path.fullmatch(path):
+                return route, found.groups()
+        raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
+
+    async def _refuse_change(self, request: Request, ends: Ends | None) -> None:
+        """Check who asks for a change, then refuse it: there is nothing yet that pages can change."""
+        await self._check(_For.SESSION, request, ends)
+        self._entrance.check_write(request)
+        allowed = ("Allow", ", ".join(READING))
+        raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, "Pages can only be read: GET and HEAD.", allowed)
+
+    async def _check(self, whom: _For, request: Request, ends: Ends | None) -> None:
+        if whom is not _For.ANYBODY:
+            await self._entrance.check_user(ends)
+        if whom is _For.SESSION:
+            self._entrance.check_session(request)
+
+    async def _answer_readiness(self, request: Request) -> Answer:
+        del request
+        if self._is_ready():
+            return Answer(Response(body=b"ready\n"))
+        return Answer(refusal(HTTPStatus.SERVICE_UNAVAILABLE, "no launcher answers yet: nothing is started"))
+
+    async def _answer_static(self, request: Request, name: str) -> Answer:
+        del request
+        if name not in self._static:
+            raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
+        return Answer(Response(content_type=_STATIC_TYPES[name], body=self._static[name]))
+
+    async def _answer_login(self, request: Request, token: str) -> Answer:
+        """Give the browser its cookie, and a page that leads on.
+
+        Not a redirect: after a link on another site's page a browser withholds a SameSite=Strict cookie all
+        the way, but where our own page leads, it goes along.
+        """
+        if request.is_head:  # as programs do that look where a link leads, before somebody follows it
+            return Answer(Response())
+        return await page("login.html", {}, headers=(self._entrance.log_in(token, request),))
+
+
+async def _answer_root(request: Request) -> Answer:
+    del request
+    return Answer(Response(status=HTTPStatus.SEE_OTHER, headers=(("Location", "/job-logs"),)))
+
+
+async def _answer_health(request: Request) -> Answer:
+    del request
+    return Answer(Response(body=b"ok\n"))

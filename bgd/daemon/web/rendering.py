@@ -2,14 +2,86 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from bgd.daemon.web.colors import as_markup
-from bgd.harmless import one_line
+from bgd.harmless import CONTROL, CONTROL_OF_ORDER, one_line, symbol_of
+
+# --- Colours of a terminal as classes of a page, out of a closed set; what else is special in a log is seen.
+
+
+_SEQUENCE = re.compile(rf"(?P<color>\x1b\[[0-9;:]{{0,64}}m)|\r\n|[{CONTROL}{CONTROL_OF_ORDER}]")
+
+_RESET = 0
+_STYLES = {1: "bold", 2: "dim", 3: "italic", 4: "underlined"}
+_NO_STYLES = {22: {"bold", "dim"}, 23: {"italic"}, 24: {"underlined"}}
+# usual and bright ones look the same; the last of each means none
+_FORES = {first + number: f"fore{number}" for first in (30, 90) for number in range(8)} | {39: ""}
+_BACKS = {first + number: f"back{number}" for first in (40, 100) for number in range(8)} | {49: ""}
+_PALETTE = {38, 48, 58}  # followed by 5 and an index, or by 2 and three shares
+_ARGUMENTS = {"5": 1, "2": 3}
+
+
+def as_markup(text: str) -> Markup:
+    """Return output with its colours as spans, and everything else in it as text."""
+    return Markup("").join(_pieces(text))
+
+
+def _pieces(text: str) -> Iterator[Markup]:
+    pen = _Pen()
+    begin = 0
+    for found in _SEQUENCE.finditer(text):
+        yield pen.draw(text[begin : found.start()])
+        begin = found.end()
+        if found["color"]:
+            pen.turn(found["color"][2:-1])
+        else:
+            yield pen.draw("\n" if found.group() == "\r\n" else symbol_of(found.group()))
+    yield pen.draw(text[begin:])
+
+
+class _Pen:
+    """The colours and styles in force. What would hide text is none of them."""
+
+    def __init__(self) -> None:
+        self._fore = self._back = ""
+        self._styles: set[str] = set()
+
+    def draw(self, text: str) -> Markup:
+        classes = sorted(filter(None, {self._fore, self._back, *self._styles}))
+        if not (text and classes):
+            return escape(text)
+        return Markup('<span class="{}">{}</span>').format(" ".join(classes), text)
+
+    def turn(self, parameters: str) -> None:
+        """Take the numbers of one sequence (ECMA-48, and xterm's ctlseqs)."""
+        numbers = iter(parameters.split(";"))
+        for number in numbers:
+            # with colons a number carries its own arguments, as 4:3 and 38:5:1
+            code = int(number.partition(":")[0] or 0)
+            if code in _PALETTE and ":" not in number:
+                for _ in range(_ARGUMENTS.get(next(numbers, ""), 0)):
+                    next(numbers, "")
+            self._take(code)
+
+    def _take(self, code: int) -> None:
+        if code == _RESET:
+            self._fore = self._back = ""
+            self._styles.clear()
+        elif code in _STYLES:
+            self._styles.add(_STYLES[code])
+        elif code in _NO_STYLES:
+            self._styles -= _NO_STYLES[code]
+        elif code in _FORES:
+            self._fore = _FORES[code]
+        elif code in _BACKS:
+            self._back = _BACKS[code]
+
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from bgd.daemon.web.colors import as_markup
+from bgd.daemon.web.rendering import as_markup
 from bgd.harmless import CONTROL, CONTROL_OF_ORDER
 
 

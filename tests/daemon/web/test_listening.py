@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from bgd.addresses import MAX_PORT, TcpAddress, UnixAddress
-from bgd.daemon.web.listening import CannotListen, listen
+from bgd.daemon.web.connection import CannotListen, listen
 
 
 @pytest.fixture

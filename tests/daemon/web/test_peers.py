@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bgd.daemon.web import peers
+from bgd.daemon.web import auth
 from tests.support import DEADLINE
 
 STRANGER = 4_000_000  # uid of nobody here
@@ -21,7 +21,7 @@ stranger.recv(1)
 """
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can become somebody else")
-ways = pytest.mark.parametrize("ask", [peers._uid_by_netlink, peers._uid_by_table, peers.uid_of])
+ways = pytest.mark.parametrize("ask", [auth._uid_by_netlink, auth._uid_by_table, auth.uid_of])
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.daemon.web.sessions import LINK_SECONDS, MAX_KEPT, SESSION_SECONDS, Sessions
+from bgd.daemon.web.auth import LINK_SECONDS, MAX_KEPT, SESSION_SECONDS, Sessions
 
 UID = 4_000_000
 

@@ -8,8 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from bgd.core.job import Outcome, State
-from bgd.daemon.web.sheets import Bar, attempt_sheet_of, row_of, sheet_of
-from bgd.daemon.web.tails import Tail
+from bgd.daemon.web.views import Bar, Tail, attempt_sheet_of, row_of, sheet_of
 from bgd.wire.views import AttemptView, JobError, Progress
 from tests.client.scripted import view_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bgd.daemon.web.entrance import form_token
+from bgd.daemon.web.auth import form_token
 from tests.daemon.web.browsing import Browser, heard, log_of
 from tests.support import wait_until
 
