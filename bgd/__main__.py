@@ -16,7 +16,7 @@ import uvloop
 import bgd
 from bgd import config as configuration
 from bgd.daemon import reporting
-from bgd.daemon.checkup import look_as_json
+from bgd.daemon.doctor import look_as_json
 from bgd.daemon.folder import PRIVATE, check_python
 from bgd.daemon.recovery import recover
 from bgd.daemon.serving import Surroundings, serve

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bgd.core.job import Now
+
 
 def elapsed() -> float:
     """Return seconds since the machine started, suspend included."""
@@ -109,3 +111,10 @@ else:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         return result
+
+
+# --- The present, on both of the daemon's clocks.
+
+
+def now() -> Now:
+    return Now(elapsed(), time.time())

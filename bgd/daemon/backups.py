@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bgd import clock
+from bgd.clock import now
 from bgd.config import Config
-from bgd.daemon.instants import now
 from bgd.daemon.storage import copying
 from bgd.daemon.storage.store import Store, StoreBroken
 from bgd.daemon.supervisor import Supervisor

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from bgd import clock
+from bgd.clock import now
 from bgd.config import Config
 from bgd.daemon import folder
 from bgd.daemon.backups import backups_in
-from bgd.daemon.instants import now
-from bgd.daemon.logfiles import highest_job
+from bgd.daemon.logs import highest_job
 from bgd.daemon.storage import recovery
 from bgd.daemon.storage.copying import Copy
 from bgd.daemon.storage.database import StoreBroken, StoreTooNew

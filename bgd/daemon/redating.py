@@ -8,8 +8,8 @@ import time
 from math import inf
 
 from bgd import clock
+from bgd.clock import now
 from bgd.core.job import WAITING, JobId
-from bgd.daemon.instants import now
 from bgd.daemon.storage.database import DiskFull
 from bgd.daemon.storage.store import Store
 

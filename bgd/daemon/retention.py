@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator
 from functools import partial
 
 from bgd import clock
+from bgd.clock import now
 from bgd.config import Config
 from bgd.core.job import FINAL, State
-from bgd.daemon.instants import now
-from bgd.daemon.orders import Orders
+from bgd.daemon.job_actions import Orders
 from bgd.daemon.storage.read import Keep
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor

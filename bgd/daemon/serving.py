@@ -20,16 +20,16 @@ from msgspec.structs import replace
 
 import bgd
 from bgd import clock
+from bgd.clock import now
 from bgd.config import Config
-from bgd.daemon import folder, machine, threads
+from bgd.daemon import doctor, folder, threads
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import Control
 from bgd.daemon.control.handlers import Upkeep, Verbs
 from bgd.daemon.control.reads import Answers
-from bgd.daemon.instants import now
+from bgd.daemon.job_actions import Orders
 from bgd.daemon.launching import DatabaseOutdated, LauncherLink
-from bgd.daemon.logfiles import highest_job
-from bgd.daemon.orders import Orders
+from bgd.daemon.logs import highest_job
 from bgd.daemon.redating import Redating
 from bgd.daemon.retention import Retention
 from bgd.daemon.space import Space
@@ -73,7 +73,7 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
         raise BgdError("/proc is not mounted, and bgd cannot watch jobs without it: mount -t proc proc /proc")
     if not surroundings.has_launcher_service:  # whose surroundings are those of this process
         check_system_calls()
-    for finding in (machine.open_files(config.daemon.slots), machine.file_size()):
+    for finding in (doctor.open_files(config.daemon.slots), doctor.file_size()):
         if finding.level is not Level.OK:
             logger.warning("%s: %s: %s", finding.subject, finding.message, finding.remedy)
     folder.prepare(config)

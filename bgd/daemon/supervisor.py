@@ -5,36 +5,295 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd import clock
+from bgd.clock import now
 from bgd.config import Config
-from bgd.core.job import FINAL, Job, JobId, Now
+from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome
+from bgd.core.queues import QueueRule
 from bgd.core.retry import exit_code_of
-from bgd.core.scheduler import Pause, Scheduler
-from bgd.core.spec import JobSpec
-from bgd.daemon.attempts import Attempts
-from bgd.daemon.controls import rules_of, slots_of
-from bgd.daemon.dispatch import Dispatch
-from bgd.daemon.feeds import Feed, Feeds
-from bgd.daemon.instants import now
-from bgd.daemon.launches import end_of, end_without_report, judged
+from bgd.core.scheduler import Continue, Effect, Pause, Save, Scheduler, Start, Stop, Suspend
+from bgd.core.spec import DEFAULT_QUEUE, JobSpec
+from bgd.daemon.dispatch import Attempts, Dispatch, end_of, end_without_report, judged
 from bgd.daemon.launching import LauncherLink, Snapshot
-from bgd.daemon.leftovers import Leftovers
-from bgd.daemon.logfiles import LostOutput
-from bgd.daemon.progress import ProgressBook
-from bgd.daemon.settlement import Pending, Settlement
+from bgd.daemon.logs import LostOutput, remove_logs
 from bgd.daemon.space import Space
-from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Controls, StoredSpec
+from bgd.daemon.storage.records import (
+    AttemptEnd,
+    AttemptPid,
+    Batch,
+    Controls,
+    Event,
+    NewJob,
+    QueueSetting,
+    SavedJob,
+    StoredSpec,
+    Submission,
+)
 from bgd.daemon.storage.store import Store
+from bgd.daemon.streams import Feed, Feeds, ProgressBook
+from bgd.errors import Full, Refused
+from bgd.settings import nearest
 from bgd.units import format_duration
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Renew, Started, ToLauncher
 from bgd.wire.steering import ShutdownMode
+from bgd.wire.views import JobProgress, QueueView
+
+# --- A settlement: what one transaction saves, and what is to be done once it has.
+
+
+_ENDS = frozenset({Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE, Move.SNOOZE, Move.CANCEL})
+_REMOVE = "remove"
+
+
+class Pending(Struct):
+    """What has gathered since the last transaction and belongs into the next one, or after it."""
+
+    specs: dict[JobId, StoredSpec] = {}
+    edited: dict[JobId, JobSpec] = {}
+    removed: list[Job] = []
+    cleared: list[JobId] = []
+    controls: Controls | None = None
+    progress: dict[JobId, JobProgress] = {}
+    submissions: list[Submission] = []
+    pids: dict[JobId, AttemptPid] = {}
+    ends: list[AttemptEnd] = []
+    acknowledge: list[Key] = []
+    answers: list[Callable[[], object]] = []
+
+
+class Settlement:
+    """Draws up one batch for the store from what is pending and what the Scheduler has decided.
+
+    Args:
+        pending: what has gathered.
+        at: the instant of the transaction.
+        launcher: instance that new attempts are saved for, because they are sent to it.
+        job_of: the unfinished job of an id, None for any other.
+
+    Attributes:
+        batch: what is to be written.
+        launches: jobs whose attempts are to be sent, once it is.
+        orders: Stop, Suspend and Continue, for attempts that run, once it is.
+    """
+
+    def __init__(
+        self, pending: Pending, at: Now, launcher: str, job_of: Callable[[JobId], Job | None]
+    ) -> None:
+        self.batch = Batch(
+            now=at,
+            pids=list(pending.pids.values()),
+            ends=pending.ends,
+            edited=pending.edited,
+            removed=[job.id for job in pending.removed],
+            cleared=pending.cleared,
+            controls=pending.controls,
+            progress=pending.progress,
+            submissions=pending.submissions,
+        )
+        self.launches: list[Job] = []
+        self.orders: list[Stop | Suspend | Continue] = []
+        self._specs = pending.specs
+        self._removed = pending.removed
+        self._launcher = launcher
+        self._job_of = job_of
+
+    def draw_up(self, effects: Iterable[Effect], attempts: Attempts) -> None:
+        """Put all of it into the batch, and see which specs have to be read back for the launches."""
+        outcomes = {(end.job, end.attempt): end.outcome for end in self.batch.ends}
+        for effect in effects:
+            self._take(effect, attempts)
+            if isinstance(effect, Save):
+                self.batch.events.append(_event(effect, outcomes))
+        for job in self._removed:
+            at = self.batch.now.wall
+            self.batch.events.append(Event(at, job.id, _REMOVE, job.state, job.attempt, None, None))
+        self._hand_on(attempts)
+        self.batch.wanted.extend(job.id for job in self.launches if job.id not in self._specs)
+
+    def _take(self, effect: Effect, attempts: Attempts) -> None:
+        match effect:
+            case Save(job, at, spec=JobSpec()):
+                stored = self._specs[job.id]
+                self.batch.new.append(NewJob(job, stored.spec, stored.uid, at))
+            case Save(job, at, _, reason):
+                self.batch.saves[job.id] = SavedJob(job, at, reason)
+            case Start(job, slot):
+                self.batch.attempts.append(attempts.start(job, slot, self._launcher, self.batch.now.wall))
+                current = self._job_of(job.id)
+                if current is not None:
+                    self.launches.append(current)
+            case Stop() | Suspend() | Continue():
+                self.orders.append(effect)
+
+    def _hand_on(self, attempts: Attempts) -> None:
+        """Save attempts for this launcher that were saved for another and never sent to it."""
+        waiting = [self._job_of(job_id) for job_id in attempts.to_hand_on]
+        for job, row in attempts.hand_on(waiting, self._launcher, self.batch.now.wall):
+            self.batch.relaunched.append(row)
+            self.launches.append(job)
+
+
+def _event(save: Save, outcomes: dict[tuple[JobId, int], Outcome]) -> Event:
+    """Tell what happened; each outcome goes to the one move that follows it, and is taken out of these."""
+    job = save.job
+    outcome = outcomes.pop((job.id, job.attempt), None) if save.what in _ENDS else None
+    return Event(save.at, job.id, save.what, job.state, job.attempt, outcome, save.reason)
+
+
+# --- Controls: slots and queues, as the configuration has them and as people have set them since.
+
+
+MAX_SET_QUEUES = 1_000  # each costs one look whenever a job is to start
+
+
+def slots_of(config: Config, controls: Controls) -> int:
+    """Return how many slots there are now."""
+    return config.daemon.slots if controls.slots is None else controls.slots
+
+
+def rules_of(config: Config, controls: Controls) -> dict[str, QueueRule]:
+    """Return the rules of the queues that have any."""
+    queues = config.queues.keys() | controls.queues.keys()
+    rules = {queue: _rule_of(queue, config, controls) for queue in queues}
+    return {queue: rule for queue, rule in rules.items() if rule != QueueRule()}
+
+
+def with_slots_of_queue(controls: Controls, queue: str, slots: int | None) -> Controls:
+    """Give a queue a number of slots, None: no limit.
+
+    Raises:
+        Full: too many queues are set.
+    """
+    setting = replace(_setting_of(queue, controls), has_slots=True, slots=slots)
+    return _with_setting(controls, queue, setting)
+
+
+def with_pause(controls: Controls, queue: str | None, *, paused: bool) -> Controls:
+    """Pause or resume a queue, None: all of them together.
+
+    Raises:
+        Full: too many queues are set.
+    """
+    if queue is None:
+        return replace(controls, paused=paused)
+    return _with_setting(controls, queue, replace(_setting_of(queue, controls), paused=paused))
+
+
+def without_queue(controls: Controls, queue: str) -> Controls:
+    """Forget what was said of a queue.
+
+    Raises:
+        Refused: nothing was.
+    """
+    if queue not in controls.queues:
+        raise Refused(f"queue {queue!r} was neither set nor paused: there is nothing to remove")
+    return _with_setting(controls, queue, QueueSetting())
+
+
+def known_queues(config: Config, controls: Controls) -> set[str]:
+    """Return the default queue and all that are configured, or set or paused since."""
+    return {DEFAULT_QUEUE, *config.queues, *controls.queues}
+
+
+def no_queue(name: str, known: Iterable[str]) -> Refused:
+    """Return the error for a queue that does not exist: it says what was probably meant."""
+    if name.isdecimal():
+        return Refused(
+            f"there is no queue {name}; of job {name}: `bgctl hold {name}` keeps it from starting, "
+            f"`bgctl suspend {name}` stops what runs"
+        )
+    return Refused(
+        f"there is no queue {name} ({nearest(name, known)}): `bgctl queue set {name} --slots N` makes it"
+    )
+
+
+def views_of(config: Config, controls: Controls, counts: dict[str, dict[str, int]]) -> list[QueueView]:
+    """Return the default queue and all that are configured, set or in use.
+
+    `counts`: unfinished jobs by queue and state.
+    """
+    queues = known_queues(config, controls) | counts.keys()
+    return [_view_of(queue, config, controls, counts) for queue in sorted(queues)]
+
+
+def _view_of(queue: str, config: Config, controls: Controls, counts: dict[str, dict[str, int]]) -> QueueView:
+    rule = _rule_of(queue, config, controls)
+    return QueueView(
+        name=queue,
+        slots=rule.slots,
+        configured_slots=_configured(queue, config),
+        paused=rule.paused,
+        counts=counts.get(queue, {}),
+    )
+
+
+def _rule_of(queue: str, config: Config, controls: Controls) -> QueueRule:
+    setting = _setting_of(queue, controls)
+    slots = setting.slots if setting.has_slots else _configured(queue, config)
+    return QueueRule(slots=slots, paused=setting.paused)
+
+
+def _configured(queue: str, config: Config) -> int | None:
+    return config.queues[queue].slots if queue in config.queues else None
+
+
+def _setting_of(queue: str, controls: Controls) -> QueueSetting:
+    return controls.queues.get(queue, QueueSetting())
+
+
+def _with_setting(controls: Controls, queue: str, setting: QueueSetting) -> Controls:
+    others = {name: each for name, each in controls.queues.items() if name != queue}
+    if setting == QueueSetting():
+        return replace(controls, queues=others)
+    if len(others) >= MAX_SET_QUEUES:
+        raise Full(f"{MAX_SET_QUEUES} queues are set or paused already: `bgctl queue remove` some")
+    return replace(controls, queues={**others, queue: setting})
+
+
+# --- Leftovers: logs of jobs that are removed, until they are off the disk.
+
+
+AT_ONCE = 1000  # jobs whose logs a thread deletes before it is asked again
+
+
+class Leftovers:
+    """Deletes logs after their jobs: what a crash leaves in between is deleted at the next start.
+
+    Args:
+        clear: called with jobs of whose logs nothing is left.
+    """
+
+    def __init__(self, store: Store, log_dir: str, clear: Callable[[Collection[JobId]], None]) -> None:
+        self._store = store
+        self._log_dir = log_dir
+        self._clear = clear
+        self._jobs: list[JobId] = []
+        self._come = asyncio.Event()
+
+    def add(self, jobs: Collection[JobId]) -> None:
+        """Take jobs that are off the disk, and have their logs follow."""
+        self._jobs += jobs
+        self._come.set()
+
+    async def run(self) -> None:
+        """Delete for ever; what cannot be deleted is tried again after the next start."""
+        self.add(await self._store.leftovers())
+        while True:
+            await self._come.wait()
+            jobs, self._jobs = frozenset(self._jobs[:AT_ONCE]), self._jobs[AT_ONCE:]
+            if not self._jobs:
+                self._come.clear()
+            left = await asyncio.to_thread(remove_logs, self._log_dir, jobs)
+            self._clear([job_id for job_id in jobs if job_id not in left])
+
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import Control
 from bgd.daemon.control.handlers import Upkeep, Verbs
 from bgd.daemon.control.reads import Answers
+from bgd.daemon.job_actions import Orders
 from bgd.daemon.launching import LauncherLink, Snapshot
-from bgd.daemon.orders import Orders
 from bgd.daemon.retention import Retention
 from bgd.daemon.storage.records import Batch, StoredSpec
 from bgd.daemon.storage.store import Store

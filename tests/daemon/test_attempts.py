@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
-from bgd.daemon.attempts import Attempts, Verdict
+from bgd.daemon.dispatch import Attempts, Verdict
 from bgd.daemon.launching import Snapshot
 from bgd.daemon.storage.records import NewAttempt
 from bgd.wire.launching import Ended, Key, Started

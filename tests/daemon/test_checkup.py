@@ -15,9 +15,8 @@ from click.testing import CliRunner
 
 from bgctl.common import Common
 from bgctl.doctor import doctor_command
-from bgd.daemon import machine
-from bgd.daemon.checkup import look
-from bgd.daemon.machine import sqlite_is_fixed
+from bgd.daemon import doctor
+from bgd.daemon.doctor import look, sqlite_is_fixed
 from bgd.errors import NotAllowed
 from bgd.wire.replies import Checkup
 from bgd.wire.steering import GetCheckup
@@ -60,7 +59,7 @@ def test_versions_of_sqlite_are_told_apart(version, fixed):
     ],
 )
 def test_file_system_is_judged_by_what_becomes_of_a_sync(config, monkeypatch, kind, options, level, words):
-    monkeypatch.setattr(machine, "_mount_of", lambda _folder: (kind, options))
+    monkeypatch.setattr(doctor, "_mount_of", lambda _folder: (kind, options))
 
     finding = found(config, "file system")
 
@@ -69,7 +68,7 @@ def test_file_system_is_judged_by_what_becomes_of_a_sync(config, monkeypatch, ki
 
 
 def test_own_file_system_is_found(config):
-    kind, options = machine._mount_of(config.daemon.state_dir)
+    kind, options = doctor._mount_of(config.daemon.state_dir)
     assert kind != "unknown"
     assert options.startswith("rw")
 
@@ -122,7 +121,7 @@ def test_configuration_that_others_can_write_is_a_problem(folder, config):
 
 def test_limits_that_are_too_low_are_named(config, monkeypatch):
     limits = {resource.RLIMIT_NOFILE: (256, 4096), resource.RLIMIT_FSIZE: (1_000_000, -1)}
-    monkeypatch.setattr("bgd.daemon.machine.resource.getrlimit", limits.__getitem__)
+    monkeypatch.setattr("bgd.daemon.doctor.resource.getrlimit", limits.__getitem__)
 
     assert "256 may be open at once" in found(config, "open files").message
     assert "larger than 1MB" in found(config, "file size").message
@@ -130,7 +129,7 @@ def test_limits_that_are_too_low_are_named(config, monkeypatch):
 
 def test_disk_that_is_low_is_a_problem(config, monkeypatch):
     disk = SimpleNamespace(f_files=0, f_favail=0, f_bavail=10, f_blocks=10**6, f_frsize=1000)
-    monkeypatch.setattr("bgd.daemon.checkup.os.statvfs", lambda _path: disk)
+    monkeypatch.setattr("bgd.daemon.doctor.os.statvfs", lambda _path: disk)
 
     finding = found(config, "disk")
     assert finding.level is Level.PROBLEM
@@ -141,7 +140,7 @@ def test_disk_without_room_for_the_ballast_that_was_given_up_is_a_problem(config
     disk = SimpleNamespace(
         f_files=0, f_favail=0, f_bavail=5500, f_blocks=10**5, f_frsize=1000
     )  # a twentieth of it is 5 MB
-    monkeypatch.setattr("bgd.daemon.checkup.os.statvfs", lambda _path: disk)
+    monkeypatch.setattr("bgd.daemon.doctor.os.statvfs", lambda _path: disk)
     ballast = Path(config.daemon.state_dir, "ballast")
     ballast.parent.mkdir(mode=0o700, exist_ok=True)
 
@@ -151,7 +150,7 @@ def test_disk_without_room_for_the_ballast_that_was_given_up_is_a_problem(config
 
 
 def test_clock_that_was_never_set_is_a_problem(config, monkeypatch):
-    monkeypatch.setattr("bgd.daemon.machine.time.time", lambda: 1000.0)
+    monkeypatch.setattr("bgd.daemon.doctor.time.time", lambda: 1000.0)
     assert found(config, "clock").level is Level.PROBLEM
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import JobId
-from bgd.daemon.feeds import Feeds
+from bgd.daemon.streams import Feeds
 from bgd.wire.views import JobProgress, Progress
 
 ONE, TWO = JobId(1), JobId(2)

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
 from bgd.core.spec import Isolation, JobSpec
-from bgd.daemon import launches
-from bgd.daemon.launches import end_of, end_without_report, launch_of
+from bgd.daemon import dispatch
+from bgd.daemon.dispatch import end_of, end_without_report, launch_of
 from bgd.wire.launching import Ended, Key, encode
 from bgd.wire.views import JobError
 from bgd.worker import WORKER
@@ -21,8 +21,8 @@ KEY = Key("store", 7, 2)
 
 @pytest.fixture(autouse=True)
 def _no_environment_of_another_test():
-    launches._own_environment.cache_clear()
-    launches._environment_of_calls.cache_clear()
+    dispatch._own_environment.cache_clear()
+    dispatch._environment_of_calls.cache_clear()
 
 
 def launch(folder, spec, **configured):

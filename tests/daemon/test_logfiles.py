@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.daemon.logfiles import MAX_MARKS, MAX_PIECE, LogFile, highest_job, remove_logs
+from bgd.daemon.logs import MAX_MARKS, MAX_PIECE, LogFile, highest_job, remove_logs
 from bgd.wire.launching import log_name
 
 

@@ -11,7 +11,7 @@ from bgd import clock
 from bgd.core import spec as limits
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.spec import JobSpec
-from bgd.daemon import controls as controls_module
+from bgd.daemon import supervisor as controls_module
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
 from bgd.wire.changes import Changes

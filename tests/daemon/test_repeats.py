@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, Now, State
-from bgd.daemon import repeats
+from bgd.daemon import idempotency
 from bgd.daemon.storage import write
 from bgd.daemon.storage.records import Submission
 from bgd.daemon.storage.store import Batch, Store
@@ -143,7 +143,7 @@ async def test_requests_with_other_tokens_make_jobs_of_their_own(config, launche
 
 
 async def test_memory_holds_the_latest_requests_only(config, launcher, monkeypatch):
-    monkeypatch.setattr(repeats, "MOST_KNOWN", 2)
+    monkeypatch.setattr(idempotency, "MOST_KNOWN", 2)
     async with served(config, launcher) as life:
         caller = await life.call()
         for number in range(5):

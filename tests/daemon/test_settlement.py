@@ -5,9 +5,9 @@ from __future__ import annotations
 from bgd.core.job import Now, Outcome, RetryPolicy
 from bgd.core.scheduler import Scheduler
 from bgd.core.spec import JobSpec
-from bgd.daemon.attempts import Attempts
-from bgd.daemon.settlement import Pending, Settlement
+from bgd.daemon.dispatch import Attempts
 from bgd.daemon.storage.records import AttemptEnd
+from bgd.daemon.supervisor import Pending, Settlement
 
 NOW = Now(elapsed=100.0, wall=1_700_000_000.0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bgd.config import load
 from bgd.core.job import Outcome
-from bgd.daemon.logfiles import LogFile
+from bgd.daemon.logs import LogFile
 from bgd.errors import ConfigError
 from bgd.launcher.journal import Began, Finished, FirstProcess, Forgotten, Journal, Recollection, Record, read
 from bgd.wire.launching import Ended, Key, log_name

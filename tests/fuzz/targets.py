@@ -12,7 +12,7 @@ from bgctl.instants import FutureInstant, PastInstant
 from bgd.core.job import Outcome
 from bgd.core.spec import problem_with
 from bgd.core.target import is_allowed, parse_target, patterns_for, problem_with_entry
-from bgd.daemon.launches import end_of
+from bgd.daemon.dispatch import end_of
 from bgd.daemon.web import pages
 from bgd.daemon.web.pages import Routes
 from bgd.errors import ProtocolError

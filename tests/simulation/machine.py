@@ -22,8 +22,8 @@ from bgd.config import Config, QueueConfig, load
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.handlers import Upkeep, Verbs
 from bgd.daemon.control.reads import Answers
+from bgd.daemon.job_actions import Orders
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.orders import Orders
 from bgd.daemon.retention import Retention
 from bgd.daemon.storage import write
 from bgd.daemon.storage.database import Database
@@ -225,7 +225,7 @@ def simulated(machine: Machine) -> Iterator[None]:
         mock.patch("bgd.clock.elapsed", elapsed),
         mock.patch("bgd.clock.boot_id", boot_id),
         mock.patch("bgd.clock.Alarm", SimulatedAlarm),
-        mock.patch("bgd.daemon.instants.time", SimpleNamespace(time=wall)),
+        mock.patch("bgd.clock.time", SimpleNamespace(time=wall)),
         mock.patch("bgd.daemon.supervisor.random", machine.dice),
     ):
         yield

@@ -10,12 +10,11 @@ from msgspec.structs import replace
 from bgd.core.job import Move, State
 from bgd.core.queues import Queues
 from bgd.core.scheduler import Book, Save, Scheduler
-from bgd.daemon.attempts import Attempts, Verdict
-from bgd.daemon.repeats import Repeats
-from bgd.daemon.settlement import Settlement
+from bgd.daemon.dispatch import Attempts, Verdict
+from bgd.daemon.idempotency import Repeats
 from bgd.daemon.storage.records import Controls
 from bgd.daemon.storage.store import Store
-from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.supervisor import Settlement, Supervisor
 from bgd.wire.launching import Acknowledge
 from tests.simulation.story import Story
 

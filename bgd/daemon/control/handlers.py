@@ -13,16 +13,15 @@ from msgspec.structs import replace
 from bgd import clock
 from bgd.core.job import JobId, State
 from bgd.core.spec import JobSpec, problem_with_environment
-from bgd.daemon import checkup
+from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.reads import Answers, Replies
-from bgd.daemon.controls import with_pause, with_slots_of_queue, without_queue
+from bgd.daemon.job_actions import Orders
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
-from bgd.daemon.orders import Orders
 from bgd.daemon.retention import Retention, kept_after
 from bgd.daemon.storage.records import Controls
-from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.supervisor import Supervisor, with_pause, with_slots_of_queue, without_queue
 from bgd.errors import ProtocolError, Refused
 from bgd.harmless import as_utf8
 from bgd.wire.launching import LAUNCHING_PROTOCOL
@@ -115,7 +114,7 @@ class Upkeep:
 
     async def _findings(self) -> list[Finding]:
         async with self._looking:
-            found = await asyncio.to_thread(checkup.look, self._supervisor.config)
+            found = await asyncio.to_thread(doctor.look, self._supervisor.config)
         lost = self._supervisor.lost_output.findings()
         return [*found, *lost, *_failed_backup(self._backups), _launcher(self._link)]
 

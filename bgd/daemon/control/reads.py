@@ -15,11 +15,10 @@ from msgspec.structs import replace
 import bgd
 from bgd.core.job import FINAL, JobId
 from bgd.daemon.access import Actor
-from bgd.daemon.controls import known_queues, no_queue, views_of
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.logfiles import LogFile, written_by
+from bgd.daemon.logs import LogFile, written_by
 from bgd.daemon.storage.store import Readings
-from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.supervisor import Supervisor, known_queues, no_queue, views_of
 from bgd.daemon.web.connection import Site
 from bgd.errors import NoSuchJob, Refused
 from bgd.harmless import as_utf8

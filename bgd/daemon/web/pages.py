@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, State
-from bgd.daemon.logfiles import LogFile, written_by
+from bgd.daemon.logs import LogFile, written_by
 from bgd.daemon.storage.store import Readings
 from bgd.daemon.web.auth import Ends, Entrance
 from bgd.daemon.web.views import Row, Tail, attempt_sheet_of, pieces_of, row_of, sheet_of, tail_of

@@ -10,7 +10,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from bgd.core.job import ACTIVE, FINAL, Outcome, State
-from bgd.daemon.logfiles import MAX_PIECE, LogFile, Piece
+from bgd.daemon.logs import MAX_PIECE, LogFile, Piece
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView, JobView
 from bgd.words import (

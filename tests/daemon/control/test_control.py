@@ -19,8 +19,8 @@ from bgd.daemon.control import connection as connection_module
 from bgd.daemon.control import connection as control_module
 from bgd.daemon.control import connection as flow_module
 from bgd.daemon.control.connection import HIGH_WATER, MAX_IN_FLIGHT
-from bgd.daemon.feeds import Feeds
 from bgd.daemon.storage.store import StoreBroken
+from bgd.daemon.streams import Feeds
 from bgd.errors import MAX_MESSAGE
 from bgd.wire.framing import MAX_FRAME, frame
 from bgd.wire.launching import Acknowledge, Ended, Launch, Stop, Watch, log_name

@@ -1,4 +1,4 @@
-"""Orders: what people have done to jobs, judged here before the Supervisor decides."""
+"""What people do to jobs, judged here before the Supervisor decides."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import asyncio
 from collections.abc import Collection, Iterable
 from signal import SIGCONT
 
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from bgd.clock import now
 from bgd.core import conditions
 from bgd.core import spec as limits
 from bgd.core.classes import NOTHING_SAID, ClassPolicy, class_policy, under_policy
@@ -15,9 +19,7 @@ from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import JobSpec, problem_with
 from bgd.core.target import parse_target
 from bgd.daemon.access import check_may_run, check_variables
-from bgd.daemon.edits import changes_in, edited
-from bgd.daemon.instants import now
-from bgd.daemon.repeats import Repeats
+from bgd.daemon.idempotency import Repeats
 from bgd.daemon.storage.read import Due
 from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
@@ -25,6 +27,45 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, Refused
 from bgd.wire.changes import Changes
 from bgd.wire.launching import Signal, Suspend
+
+# --- Edits: a spec as it becomes under a person's changes.
+
+
+# Of two that exclude each other, the one that is asked for puts the other one out of force
+_RIVALS: dict[str, tuple[str, object]] = {
+    "at": ("delay", 0.0),
+    "delay": ("at", None),
+    "retry_on": ("no_retry_on", None),
+    "no_retry_on": ("retry_on", None),
+    "stdin": ("input", None),
+}
+
+
+def changes_in(changes: Changes) -> set[str]:
+    """Return the names of what is to become other."""
+    return {name for name in changes.__struct_fields__ if getattr(changes, name) is not UNSET}
+
+
+def edited(spec: JobSpec, changes: Changes) -> JobSpec:
+    """Return the spec under changes; `env` adds to the variables there are.
+
+    Raises:
+        Refused: a class job was to become a command.
+    """
+    if spec.target is not None and changes.argv is not UNSET:
+        raise Refused("a class job cannot become a command: submit that as a job of its own")
+    wanted = {name: getattr(changes, name) for name in changes_in(changes)}
+    for name in wanted.keys() & _RIVALS.keys():
+        rival, none = _RIVALS[name]
+        wanted.setdefault(rival, none)
+    if "env" in wanted:
+        wanted["env"] = {**(spec.env or {}), **wanted["env"]}
+    # only what is added now was chosen now: a variable that the lists allowed earlier blocks no edit
+    return replace(spec, **wanted, explicit_env=tuple(changes.env or ()))
+
+
+# --- Orders: what people have done to jobs, judged here before the Supervisor decides.
+
 
 _START = {"delay", "at", "expires"}  # what says when a job may start, and when no more
 

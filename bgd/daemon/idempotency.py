@@ -1,4 +1,4 @@
-"""Repeats: requests for new jobs that are sent again, because their answer was lost, make no new ones."""
+"""Idempotency: a request for new jobs that is sent again, because its answer was lost, makes no new ones."""
 
 from __future__ import annotations
 

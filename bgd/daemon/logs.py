@@ -1,10 +1,4 @@
-"""Reading an attempt's log, while the launcher writes it.
-
-Offsets count every byte the attempt has written. A log is a head, the file itself, and once it is over its
-cap the latest output in segments, each a file named by the offset of its first byte. The launcher removes
-old segments: what stood between the head and the oldest segment is a gap. Beside the head and each segment
-stand its marks, which say when bytes arrived (bgd.launcher.output writes all of it).
-"""
+"""Reading an attempt's log while the launcher writes it."""
 
 from __future__ import annotations
 
