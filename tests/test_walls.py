@@ -141,6 +141,15 @@ def test_nobody_sleeps_away_the_time(path):
     assert "time.sleep" not in imports_of(tree_of(path))
 
 
+def test_no_files_import_each_other_in_a_circle():
+    modules = {module_of(path): imported_at_start(tree_of(path), path) for path in SOURCES}
+    left = {name: {each for each in wanted if each in modules} for name, wanted in modules.items()}
+    while ready := [name for name, wanted in left.items() if not wanted]:
+        left = {name: wanted - set(ready) for name, wanted in left.items() if name not in ready}
+
+    assert not left, f"these import each other: {sorted(left)}"
+
+
 def test_public_names_are_a_short_list():
     assert bgd.__all__ == [
         "AsyncClient",
@@ -223,6 +232,24 @@ def imports_of(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (f"{node.module}." if node.module else "")
             yield from (f"{module}{alias.name}" for alias in node.names)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_at_start(tree: ast.Module, path: Path) -> set[str]:
+    """Return what is imported before any function is called, as modules and as what may be one."""
+    package = path.parent.parts
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found - {module_of(path)}
 
 
 def is_within(name: str, allowed: list[str]) -> bool:
