@@ -114,3 +114,19 @@ def shown_clock_is_ahead_by(daemon: Daemon) -> float:
         ["python3", "-c", code], env=os.environ | daemon.env, capture_output=True, text=True, check=True
     )
     return float(read.stdout) - time.time()
+
+
+@pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["ahead", "back"])
+def test_a_clock_that_is_wrong_for_a_while_takes_no_finished_job(
+    daemon: Daemon, set_clock: SetClock, jump: int
+):
+    jobs = [daemon.submit(program) for program in ("true", "false")]
+    daemon.bgctl("wait", *jobs)
+
+    set_clock(jump)
+    wrong = daemon.bgctl("prune", "--yes")
+    set_clock(0)
+    right = daemon.bgctl("prune", "--yes")
+
+    assert (wrong.returncode, right.returncode) == (0, 0)
+    assert [daemon.shown(job)["state"] for job in jobs] == ["succeeded", "failed"]
