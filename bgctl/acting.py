@@ -17,8 +17,8 @@ from bgctl.selecting import FINISHED, UNFINISHED, WAITING, Selection, with_selec
 from bgctl.show import print_json
 from bgd import Client, Job, State
 from bgd.client.session import error_in
+from bgd.formatting import number_ranges
 from bgd.wire.replies import ActResult
-from bgd.words import number_ranges
 
 FOREVER = " and their logs for good"
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from bgctl.kinds import FILE
 from bgd.client import Client
-from bgd.harmless import one_line
+from bgd.escape import one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -14,7 +14,7 @@ from bgctl.codes import REFUSED
 from bgctl.common import client, common, say, verb
 from bgctl.show import iso_time, local_time, print_json
 from bgd.errors import ConfigError
-from bgd.places import make_private, own_places
+from bgd.paths import make_private, own_places
 from bgd.wire.replies import Info
 from bgd.wire.steering import ShutdownMode
 

@@ -13,9 +13,9 @@ from bgctl.kinds import whole_number
 from bgctl.selecting import with_filters
 from bgctl.show import brief, command_line, job_as_json, print_columns, print_json, progress_line
 from bgd import Client, Job, State
-from bgd.harmless import one_line
+from bgd.escape import one_line
+from bgd.formatting import progress_of, ran
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
-from bgd.words import progress_of, ran
 
 _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "id": lambda job: (job.id,),

@@ -11,7 +11,7 @@ from bgctl import codes
 from bgctl.common import COMPLETION_VARIABLE, Common
 from bgctl.verbs import bgctl
 from bgd.errors import BgdError, in_short
-from bgd.harmless import one_line
+from bgd.escape import one_line
 
 
 def run(arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import click
 
-from bgd.words import (
+from bgd.formatting import (
     attempt_as_json,
     brief,
     command_line,

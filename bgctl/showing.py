@@ -22,9 +22,9 @@ from bgctl.show import (
 )
 from bgctl.terminal import HarmlessText, one_line
 from bgd import Client, Job, JobFailed, NoSuchJob, State
+from bgd.formatting import limits_of, memory_of, progress_of, retries_line, rules_line, took
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView
-from bgd.words import limits_of, memory_of, progress_of, retries_line, rules_line, took
 
 _LABEL_WIDTH = 11
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 
-from bgd.harmless import CONTROL, CONTROL_OF_ORDER, one_line, symbol_of
+from bgd.escape import CONTROL, CONTROL_OF_ORDER, one_line, symbol_of
 
 __all__ = ["HarmlessText", "in_passing", "one_line", "without_colors"]
 

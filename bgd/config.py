@@ -20,7 +20,7 @@ from bgd.core.target import problem_with_entry
 from bgd.errors import ConfigError
 from bgd.interpreters import PythonConfig, python_config
 from bgd.keeping import BackupConfig, Bytes, RetentionConfig, backup_config, retention_config
-from bgd.places import SYSTEM, Places, home_of, own_places, places_in
+from bgd.paths import SYSTEM, Places, home_of, own_places, places_in
 from bgd.runners import RunnerConfig
 from bgd.settings import ANY, Schema, Setting, from_environment, from_file, read
 from bgd.wire.steering import ShutdownMode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from bgd.harmless import one_line
+from bgd.escape import one_line
 
 MAX_MESSAGE = 2000  # characters; its end says what to do
 

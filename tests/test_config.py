@@ -26,7 +26,7 @@ from bgd.core.classes import ClassPolicy
 from bgd.core.decision import Aim, Wish
 from bgd.core.job import RetryPolicy
 from bgd.errors import ConfigError
-from bgd.places import SYSTEM
+from bgd.paths import SYSTEM
 from bgd.runners import RunnerConfig
 from bgd.settings import MAX_FILE, names_of
 from bgd.wire.steering import ShutdownMode

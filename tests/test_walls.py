@@ -19,7 +19,7 @@ STANDARD = " ".join(sys.stdlib_module_names)
 # Of it, what deals in values only: nothing that knows the machine, the time or chance
 PURE = "__future__ collections dataclasses enum functools heapq itertools json keyword math re typing"
 CONFIGURATION = (
-    "bgd.addresses bgd.config bgd.interpreters bgd.keeping bgd.places bgd.policies bgd.runners bgd.settings"
+    "bgd.addresses bgd.config bgd.interpreters bgd.keeping bgd.paths bgd.policies bgd.runners bgd.settings"
     " bgd.units bgd.values"
 )
 VERSION = "bgd bgd.__version__"
@@ -33,11 +33,11 @@ ROOMS = {
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
     "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
     "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.harmless bgd.wire bgd.words",
+    " bgd.daemon bgd.errors bgd.escape bgd.wire bgd.formatting",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.harmless bgd.signals bgd.systemd bgd.ulimits bgd.wire bgd.worker.WORKER",
+    " bgd.daemon bgd.errors bgd.escape bgd.signals bgd.systemd bgd.ulimits bgd.wire bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.job bgd.core.spec"
-    " bgd.errors bgd.launcher bgd.places bgd.programs.find_program bgd.signals"
+    " bgd.errors bgd.launcher bgd.paths bgd.programs.find_program bgd.signals"
     " bgd.streams bgd.systemd bgd.ulimits bgd.units bgd.wire",
     # it runs in interpreters that have nothing else, where its own folder goes by another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
@@ -53,15 +53,15 @@ ROOMS = {
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
     "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.streams bgd.systemd bgd.ulimits",
-    "bgd/errors.py": f"{PURE} bgd.harmless",
+    "bgd/errors.py": f"{PURE} bgd.escape",
     "bgd/programs.py": STANDARD,
     "bgd/signals.py": f"{STANDARD} bgd.errors",
     "bgd/streams.py": STANDARD,
     "bgd/systemd.py": STANDARD,
     "bgd/ulimits.py": f"{STANDARD} msgspec bgd.errors bgd.units",
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
-    "bgd/harmless.py": STANDARD,
-    "bgd/words.py": f"{STANDARD} bgd.core.job.State bgd.core.job.WAITING bgd.harmless bgd.units"
+    "bgd/escape.py": STANDARD,
+    "bgd/formatting.py": f"{STANDARD} bgd.core.job.State bgd.core.job.WAITING bgd.escape bgd.units"
     " bgd.wire.views",
     **dict.fromkeys(
         [
@@ -69,7 +69,7 @@ ROOMS = {
             "bgd/config.py",
             "bgd/interpreters.py",
             "bgd/keeping.py",
-            "bgd/places.py",
+            "bgd/paths.py",
             "bgd/policies.py",
             "bgd/runners.py",
             "bgd/settings.py",
@@ -78,13 +78,13 @@ ROOMS = {
         ],
         f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.steering.ShutdownMode",
     ),
-    "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.harmless"
+    "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.escape"
     " bgd.wire typing_extensions.TypeVar",  # for types only: who checks them brings it along
     "bgd/client/calls.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.harmless bgd.programs.find_program bgd.streams"
-    " bgd.words"
+    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.escape bgd.programs.find_program bgd.streams"
+    " bgd.formatting"
     " bgd.wire.replies bgd.wire.requests bgd.wire.steering bgd.wire.views bgd.wire.launching.NotStarted",
 }
 

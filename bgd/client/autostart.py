@@ -22,7 +22,7 @@ from bgd.client.blocking.door import opened
 from bgd.client.caller import public_environment
 from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
-from bgd.places import cannot_lock, in_the_way_of, make_private
+from bgd.paths import cannot_lock, in_the_way_of, make_private
 
 LOG_NAME = "bgd.log"
 LOCK_NAME = "autostart.lock"

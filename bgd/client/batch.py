@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bgd.client.marks import Mark
+from bgd.client.idempotency import Mark
 from bgd.client.session import UNNUMBERED, framed
 from bgd.core.spec import JobSpec
 from bgd.errors import Full, Refused

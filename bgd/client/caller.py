@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bgd.errors import Refused
-from bgd.harmless import one_line
+from bgd.escape import one_line
 
 # They speak to this very process: about its service manager, its sockets, its journal and its own job
 _PRIVATE_NAMES = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})

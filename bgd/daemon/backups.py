@@ -20,7 +20,7 @@ from bgd.daemon.storage.store import Store, StoreBroken
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.threads import to_its_end
 from bgd.errors import Full, Refused
-from bgd.places import in_the_way_of
+from bgd.paths import in_the_way_of
 from bgd.units import format_size
 
 logger = logging.getLogger(__name__)

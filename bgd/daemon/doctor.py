@@ -25,8 +25,8 @@ from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.recovery import examine, newest_good
 from bgd.daemon.storage.schema import VERSION
 from bgd.errors import BgdError
-from bgd.harmless import as_utf8
-from bgd.places import in_the_way_of
+from bgd.escape import as_utf8
+from bgd.paths import in_the_way_of
 from bgd.signals import check_system_calls
 from bgd.ulimits import file_size_limit
 from bgd.units import format_duration, format_size

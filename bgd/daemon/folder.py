@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bgd.config import Config
 from bgd.errors import BgdError, ConfigError
-from bgd.places import OTHERS, cannot_lock, make_folder, make_private
+from bgd.paths import OTHERS, cannot_lock, make_folder, make_private
 
 PRIVATE = OTHERS  # umask: what the daemon makes is for its own user
 BACKLOG = 1024  # clients that may wait to be heard; whoever is one more waits until there is room

@@ -19,7 +19,7 @@ from msgspec import Struct
 from bgd import clock
 from bgd.daemon.storage.store import Store
 from bgd.errors import BgdError, ProtocolError
-from bgd.places import cannot_lock
+from bgd.paths import cannot_lock
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
     MAX_GENERATION,

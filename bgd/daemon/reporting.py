@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from bgd.harmless import one_line
+from bgd.escape import one_line
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")

@@ -31,7 +31,7 @@ from bgd.launcher.supervisors import Attempts, Departure, Line, Masters, Visitor
 from bgd.launcher.sweep import Busy, bind, end_strays, outlive, sign_lock, sweep, take_lock
 from bgd.launcher.tree import Looker
 from bgd.launcher.warm.worker import Workers
-from bgd.places import in_the_way_of
+from bgd.paths import in_the_way_of
 from bgd.signals import check_system_calls, ignore_strays
 from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager

@@ -21,7 +21,7 @@ from bgd.launcher.journal import Instance, Recollection, Trace, boot_of
 from bgd.launcher.output import bytes_logged
 from bgd.launcher.process import hold, read_process
 from bgd.launcher.tree import Ladder, Look, Tree, key_of
-from bgd.places import cannot_lock
+from bgd.paths import cannot_lock
 from bgd.wire.launching import Ended, Key, log_name
 
 # --- Lock and socket: there is one launcher of a state folder, and one place to meet it (R6).

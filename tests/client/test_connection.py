@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 import bgd
 from bgd.errors import BgdError, DaemonUnreachable, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
-from bgd.places import SYSTEM
+from bgd.paths import SYSTEM
 from bgd.wire import replies
 from bgd.wire.replies import ErrorCode
 from tests.client.scripted import DEADLINE, Peer, serve, view_of

@@ -15,7 +15,7 @@ import pytest
 from bgd import Client, Job, JobSpec
 from bgd.client.batch import batch_frames
 from bgd.client.caller import Caller, unspeakable_names
-from bgd.client.marks import NO_MARK
+from bgd.client.idempotency import NO_MARK
 from bgd.client.specs import changes_of, class_spec, command_spec, spec_of, specs_of
 from bgd.errors import Full, Refused
 from bgd.wire.framing import MAX_FRAME, FrameReader

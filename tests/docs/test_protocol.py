@@ -10,7 +10,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from bgd.client.remainders import LogRemainder
+from bgd.client.resume import LogRemainder
 from bgd.core import spec
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec

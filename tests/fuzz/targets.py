@@ -16,7 +16,7 @@ from bgd.daemon.dispatch import end_of
 from bgd.daemon.web import pages
 from bgd.daemon.web.pages import Routes
 from bgd.errors import ProtocolError
-from bgd.harmless import one_line
+from bgd.escape import one_line
 from bgd.units import format_duration, parse_duration, parse_size
 from bgd.wire import launching, messages
 from bgd.wire.framing import FrameReader

@@ -14,7 +14,7 @@ from bgd.client.asynchronous.connection import Connection
 from bgd.client.asynchronous.door import Door
 from bgd.client.asynchronous.rehearsal import Rehearsal
 from bgd.client.asynchronous.runtime import Home, Lock, pause
-from bgd.client.marks import Frames, Marks
+from bgd.client.idempotency import Frames, Marks
 from bgd.client.session import Broken, NotSent, expected, framed
 from bgd.client.sockets import left
 from bgd.client.standin import stand_in

@@ -12,7 +12,7 @@ from bgd.client.asynchronous.connection import Connection
 from bgd.client.asynchronous.runtime import apart
 from bgd.config import ClientSocket, client_sockets
 from bgd.errors import DaemonUnreachable, NotAllowed
-from bgd.places import SYSTEM
+from bgd.paths import SYSTEM
 
 _NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 

@@ -14,7 +14,7 @@ from bgd.client.blocking.acting import Acting
 from bgd.client.blocking.job import Job
 from bgd.client.failure import failure_of
 from bgd.client.options import JobReference, ids_of, portions, states_of
-from bgd.client.remainders import EventRemainder, LogRemainder, WaitRemainder
+from bgd.client.resume import EventRemainder, LogRemainder, WaitRemainder
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.wording import checked
 from bgd.core.job import State

@@ -15,7 +15,7 @@ from bgd.client.blocking.connection import Connection
 from bgd.client.blocking.door import Door
 from bgd.client.blocking.rehearsal import Rehearsal
 from bgd.client.blocking.runtime import Home, Lock, pause
-from bgd.client.marks import Frames, Marks
+from bgd.client.idempotency import Frames, Marks
 from bgd.client.session import Broken, NotSent, expected, framed
 from bgd.client.sockets import left
 from bgd.client.standin import stand_in

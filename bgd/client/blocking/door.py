@@ -13,7 +13,7 @@ from bgd.client.blocking.connection import Connection
 from bgd.client.blocking.runtime import apart
 from bgd.config import ClientSocket, client_sockets
 from bgd.errors import DaemonUnreachable, NotAllowed
-from bgd.places import SYSTEM
+from bgd.paths import SYSTEM
 
 _NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 

@@ -23,7 +23,7 @@ from bgd.daemon.retention import Retention, kept_after
 from bgd.daemon.storage.records import Controls
 from bgd.daemon.supervisor import Supervisor, with_pause, with_slots_of_queue, without_queue
 from bgd.errors import ProtocolError, Refused
-from bgd.harmless import as_utf8
+from bgd.escape import as_utf8
 from bgd.wire.launching import LAUNCHING_PROTOCOL
 from bgd.wire.replies import (
     Acted,

@@ -21,7 +21,7 @@ from bgd.daemon.storage.store import Readings
 from bgd.daemon.supervisor import Supervisor, known_queues, no_queue, views_of
 from bgd.daemon.web.connection import Site
 from bgd.errors import NoSuchJob, Refused
-from bgd.harmless import as_utf8
+from bgd.escape import as_utf8
 from bgd.wire.launching import Key
 from bgd.wire.messages import encode
 from bgd.wire.replies import (

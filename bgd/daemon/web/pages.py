@@ -23,10 +23,10 @@ from bgd.daemon.logs import LogFile, written_by
 from bgd.daemon.storage.store import Readings
 from bgd.daemon.web.auth import Ends, Entrance
 from bgd.daemon.web.views import Row, Tail, attempt_sheet_of, pieces_of, row_of, sheet_of, tail_of
+from bgd.formatting import attempt_as_json, job_as_json
 from bgd.wire.http import HTML, JSON, READING, TEXT, Request, RequestRefused, Response, refusal
 from bgd.wire.requests import DEFAULT_LIST, List
 from bgd.wire.views import AttemptView, JobView
-from bgd.words import attempt_as_json, job_as_json
 
 # --- Answers: a page, its JSON, or why there is none; in the form that was asked for.
 

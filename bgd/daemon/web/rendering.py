@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bgd.harmless import CONTROL, CONTROL_OF_ORDER, one_line, symbol_of
+from bgd.escape import CONTROL, CONTROL_OF_ORDER, one_line, symbol_of
 
 # --- Colours of a terminal as classes of a page, out of a closed set; what else is special in a log is seen.
 

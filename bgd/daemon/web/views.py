@@ -11,9 +11,7 @@ from msgspec import Struct
 
 from bgd.core.job import ACTIVE, FINAL, Outcome, State
 from bgd.daemon.logs import MAX_PIECE, LogFile, Piece
-from bgd.units import format_duration
-from bgd.wire.views import AttemptView, JobView
-from bgd.words import (
+from bgd.formatting import (
     brief,
     command_line,
     iso_time,
@@ -26,6 +24,8 @@ from bgd.words import (
     rules_line,
     took,
 )
+from bgd.units import format_duration
+from bgd.wire.views import AttemptView, JobView
 
 # --- Tails: the end of an attempt's log, for a page to show; and the log in full, piece by piece.
 

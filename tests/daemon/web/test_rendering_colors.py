@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from bgd.daemon.web.rendering import as_markup
-from bgd.harmless import CONTROL, CONTROL_OF_ORDER
+from bgd.escape import CONTROL, CONTROL_OF_ORDER
 
 
 @pytest.mark.parametrize(

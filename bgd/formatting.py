@@ -1,4 +1,4 @@
-"""Jobs in words: JSON with the keys that programs rely on; durations and command lines for people."""
+"""Formatting: jobs as JSON with the keys that programs rely on, durations and command lines for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from bgd.core.job import WAITING, State
-from bgd.harmless import one_line
+from bgd.escape import one_line
 from bgd.units import format_duration, format_size
 from bgd.wire.views import AttemptView, JobView, Progress
 

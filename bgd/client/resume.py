@@ -1,4 +1,4 @@
-"""Remainders: what is left of a stream that breaks off with its daemon, to be asked of the next one."""
+"""Resume: what is left of a stream that broke off with its daemon, to ask the next daemon for."""
 
 from __future__ import annotations
 

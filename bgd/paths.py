@@ -1,4 +1,4 @@
-"""Places: where the configuration, the state, the logs and the socket of a daemon are unless it says so."""
+"""Paths: where the configuration, state, logs and socket of a daemon are by default."""
 
 from __future__ import annotations
 

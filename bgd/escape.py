@@ -1,4 +1,4 @@
-"""The words of strangers, made harmless: whatever is special in them is seen, and does nothing."""
+"""Escape text that others wrote, so that control characters are shown and do nothing."""
 
 from __future__ import annotations
 

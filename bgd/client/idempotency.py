@@ -1,4 +1,4 @@
-"""Marks: what a request for new jobs carries, so that a daemon knows it again when its answer was lost."""
+"""Idempotency: a request for new jobs carries a token, so that the daemon knows it if it is sent again."""
 
 from __future__ import annotations
 

@@ -11,8 +11,17 @@ from msgspec.structs import replace
 
 from bgctl.show import local_time
 from bgd.core.job import State
+from bgd.formatting import (
+    brief,
+    iso_time,
+    number_ranges,
+    percent,
+    progress_line,
+    ran,
+    retries_line,
+    rules_line,
+)
 from bgd.wire.views import Progress
-from bgd.words import brief, iso_time, number_ranges, percent, progress_line, ran, retries_line, rules_line
 from tests.client.scripted import view_of
 
 
