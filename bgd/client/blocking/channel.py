@@ -133,11 +133,9 @@ class Channel:
                     connection.close()
                     if (request := rest()) is None:
                         return
-                    if not was_asked and isinstance(error, NotSent):  # it was away before it was asked
-                        connection = connect()
-                    else:
-                        connection = self._connected_again(connect, pauses, deadline)
+                    was_away = not was_asked and isinstance(error, NotSent)  # before it was asked
                     was_asked = True
+                    connection = self._connected_again(connect, pauses, deadline, was_away=was_away)
                 else:
                     return
         finally:
@@ -230,8 +228,13 @@ class Channel:
         connect: Callable[..., Connection | Rehearsal],
         pauses: Iterator[float],
         deadline: float | None,
+        *,
+        was_away: bool = False,
     ) -> Connection | Rehearsal:
-        """Connect to the daemon that comes after one that went away."""
+        """Connect to the daemon that comes after one that went away.
+
+        `was_away`: before it was asked for anything. Nobody else is known to start it, so this does, at once.
+        """
         began_at = time.monotonic()
         while True:
             remaining = left(deadline)
@@ -241,7 +244,7 @@ class Channel:
             pause(seconds if remaining is None else min(seconds, remaining))
             waited = time.monotonic() - began_at
             try:
-                return connect(may_start=waited > _OTHERS_FIRST)
+                return connect(may_start=was_away or waited > _OTHERS_FIRST)
             except DaemonUnreachable:
                 if waited > self.timeout:
                     raise
