@@ -129,6 +129,22 @@ def test_restart_of_the_launcher_lets_jobs_end_in_order(machine):
     assert machine.run("bgctl", "run", "echo", "next") == "next"
 
 
+def test_a_signal_to_all_of_the_launcher_s_unit_interrupts_jobs_and_a_stray_one_nothing(machine):
+    job = machine.run("bgctl", "submit", "--rerun", "yes", "sh", "-c", "echo up; exec sleep 100")
+    wait_until(lambda: machine.attempt("bgctl", "logs", job).stdout == "up\n")
+    launcher = machine.unit("bgd-launcher", "MainPID")
+
+    machine.run("systemctl", "kill", "--kill-whom=main", "-s", "USR1", "bgd-launcher")
+    assert machine.run("bgctl", "run", "echo", "next") == "next"
+    assert machine.unit("bgd-launcher", "MainPID") == launcher
+
+    machine.run("systemctl", "kill", "bgd-launcher")
+
+    wait_until(lambda: len(attempts(machine, job)) > 1)
+    assert attempts(machine, job)[0]["outcome"] == "interrupted"
+    machine.run("bgctl", "cancel", job)
+
+
 def test_job_waits_for_a_launcher_that_is_stopped_and_one_line_names_the_unit(machine):
     machine.run("systemctl", "restart", "bgd")
     machine.run("systemctl", "stop", "bgd-launcher")
