@@ -28,6 +28,7 @@ _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "finished": lambda job: (job.finished_at or 0.0, job.id),
 }
 
+_FINISHED = {State.SUCCEEDED, State.FAILED, State.CANCELLED}
 _MOST_NAMED = 3  # jobs or queues, where there is little room
 
 HEADINGS = ("ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TIME", "NAME", "COMMAND")
@@ -68,11 +69,12 @@ def list_command(
         for job in jobs:
             click.echo(job.id)
     elif not jobs:
-        say("no jobs match" if any(filters.values()) else "no jobs yet")
+        say("no jobs match" if any(filters.values()) or before else "no jobs yet")
     else:
         _print_jobs(jobs)
         if is_cut and is_terminal():
-            say(f"these are {len(jobs)}; there may be more: --limit N, --before ID")
+            way_on = _way_on(jobs, is_by_id=bool(before or filters["states"]))
+            say(f"these are {len(jobs)}; there may be more: {way_on}")
         if pause is not None:
             say(pause)
     return 0
@@ -90,6 +92,16 @@ def _jobs(
         jobs += page
         page = daemon.jobs(**filters, limit=MAX_LIST, before=page[-1].id) if len(page) == MAX_LIST else []
     return sorted(jobs, key=_SORT_KEYS[sort])[:limit]
+
+
+def _way_on(jobs: list[Job], *, is_by_id: bool) -> str:
+    """Return the options that list the rest.
+
+    A list that is not by ids alone begins with all that runs or waits, however old: its oldest finished job
+    leads on.
+    """
+    ids = [job.id for job in jobs if is_by_id or job.state in _FINISHED]
+    return f"--limit N, --before {min(ids)}" if ids else "--limit N"
 
 
 def _pause(daemon: Client, jobs: list[Job]) -> str | None:

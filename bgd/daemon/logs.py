@@ -107,7 +107,7 @@ class LogFile:
         try:
             with os.scandir(self.path.parent) as entries:
                 ends = [entry.name.removeprefix(prefix) for entry in entries if entry.name.startswith(prefix)]
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             ends = []
         segments = sorted((int(end), self.path.with_name(prefix + end)) for end in ends if end.isdecimal())
         return [(0, self.path), *segments]
@@ -184,7 +184,7 @@ def remove_logs(folder: str, jobs: Collection[int]) -> set[int]:
                 job, dot, _ = name.partition(".")
                 if dot and job.isdecimal() and int(job) in jobs:
                     (path / name).unlink(missing_ok=True)
-        except (FileNotFoundError, NotADirectoryError):  # none of them ever wrote a word
+        except FileNotFoundError:  # none of them ever wrote a word
             continue
         except OSError as error:
             logger.warning("logs of removed jobs are left in %s: %s", path, error.strerror)
@@ -196,7 +196,7 @@ def highest_job(folder: str) -> int:
     """Return the highest id of a job that has a log; 0 if none has."""
     try:
         names = [path.name for path in Path(folder).iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return 0
     for thousand in sorted(map(int, filter(str.isdecimal, names)), reverse=True):
         try:
@@ -273,7 +273,7 @@ def _open(path: Path) -> int | None:
     try:
         # not blocking: something that only looks like a log, as a FIFO, must not hold up a thread for ever
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -284,5 +284,5 @@ def _open(path: Path) -> int | None:
 def _size(path: Path) -> int:
     try:
         return path.lstat().st_size
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return 0

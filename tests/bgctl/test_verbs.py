@@ -201,6 +201,21 @@ def test_list_goes_on_before_an_id(own_daemon):
     assert [*first, *rest] == ids[::-1]
 
 
+def test_pages_of_a_list_leave_no_job_out(own_daemon):
+    held = own_daemon.submit("--hold", "true")
+    done = [own_daemon.submit("true") for _ in range(4)]
+    own_daemon.bgctl("wait", *done)
+
+    first = own_daemon.bgctl("list", "-q", "--limit", "2").stdout.split()
+    second = own_daemon.bgctl("list", "-q", "--limit", "2", "--before", done[3]).stdout.split()
+    third = own_daemon.bgctl("list", "-q", "--limit", "2", "--before", second[-1]).stdout.split()
+    beyond = own_daemon.bgctl("list", "--before", held)
+
+    assert first == [done[3], held]
+    assert [*second, *third] == [done[2], done[1], done[0], held]
+    assert "no jobs match" in beyond.stderr
+
+
 def test_show_tells_of_the_others_if_one_job_is_missing(own_daemon):
     ids = [own_daemon.submit("true") for _ in range(3)]
     own_daemon.bgctl("wait", *ids)

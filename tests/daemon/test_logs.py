@@ -309,11 +309,3 @@ def test_what_is_no_folder_of_logs_has_no_ids(tmp_path):
     (tmp_path / "5").touch()
 
     assert highest_job(str(tmp_path)) == 17
-
-
-def test_a_file_in_the_place_of_the_folder_is_as_good_as_no_log(tmp_path):
-    (tmp_path / "logs").touch()
-    log = LogFile(str(tmp_path / "logs"), 1, 1)
-
-    assert log.read(0, 100).data == b""
-    assert log.size() == log.tail_offset(5) == 0

@@ -51,7 +51,8 @@ class AsyncAsking(AsyncActing):
 
         Without `states` these are the unfinished and the latest finished ones. `name` is a shell pattern;
         `since`, in epoch seconds, leaves out what was submitted before. `before` leaves out that id and
-        those above it: the last of one list leads to the next.
+        those above it. With `states` or `before` the last job of a list leads to the next one; without both
+        a list begins with what runs and waits, however old, and its oldest finished job leads on.
         """
         request = requests.List(
             id=UNNUMBERED,

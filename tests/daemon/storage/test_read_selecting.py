@@ -68,7 +68,9 @@ def is_selected(job, query):
 
 
 def plainly_filtered(known, query):
-    groups = INTEREST if query.states is None else (set(query.states),)
+    groups = INTEREST if query.before is None else (set(State),)
+    if query.states is not None:
+        groups = (set(query.states),)
     found: list[int] = []
     for states in groups:
         matching = [job["id"] for job in known if job["state"] in states and is_selected(job, query)]
