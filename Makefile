@@ -99,7 +99,7 @@ install:  ## put bgd and its units below PREFIX (/usr/local), for all users; DES
 	systemd/install.sh "$(PYTHON)" "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
 
 # One file for all versions of Python and all machines; setuptools builds bgd itself
-pins: $(INSTALLED)  ## choose the versions that `make install` installs anew
+pins: $(INSTALLED)  ## update the versions that `make install` installs
 	$(BIN)/python -m pip install --quiet uv
 	{ sed '/^#/!d' systemd/requirements.txt; \
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml \
