@@ -15,7 +15,7 @@ from bgd.client.wording import converted
 from bgd.core.spec import MAX_WORK, JobSpec
 from bgd.errors import Refused
 from bgd.settings import nearest
-from bgd.wire.changes import Changes
+from bgd.wire.requests import Changes
 
 _SHELL = ("/bin/sh", "-c")
 

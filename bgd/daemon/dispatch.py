@@ -25,8 +25,18 @@ from bgd.daemon.storage.records import AttemptEnd, NewAttempt, StoredSpec
 from bgd.daemon.streams import Feeds
 from bgd.errors import Refused
 from bgd.wire import calls, launching
-from bgd.wire.launching import Ended, Key, Launch, Started, ToLauncher, Warm, Watch
-from bgd.wire.limits import NO_LIMITS, Limits, problem_with
+from bgd.wire.launching import (
+    NO_LIMITS,
+    Ended,
+    Key,
+    Launch,
+    Limits,
+    Started,
+    ToLauncher,
+    Warm,
+    Watch,
+    problem_with_limits,
+)
 from bgd.wire.views import JobError
 from bgd.worker import WORKER
 
@@ -490,7 +500,7 @@ class Dispatch:
         limits, abilities = limits_of(spec), self._link.abilities
         if limits == NO_LIMITS or abilities is None:
             return
-        problem = problem_with(limits, abilities)
+        problem = problem_with_limits(limits, abilities)
         if problem is not None:
             raise Refused(problem)
 

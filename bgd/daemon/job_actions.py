@@ -25,8 +25,8 @@ from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, Refused
-from bgd.wire.changes import Changes
 from bgd.wire.launching import Signal, Suspend
+from bgd.wire.requests import Changes
 
 # --- Edits: a spec as it becomes under a person's changes.
 

@@ -25,6 +25,7 @@ from bgd.wire.launching import (
     MAX_GENERATION,
     MAX_LAUNCHING_FRAME,
     OLDEST_LAUNCHING_PROTOCOL,
+    Abilities,
     Declined,
     Ended,
     FromLauncher,
@@ -40,7 +41,6 @@ from bgd.wire.launching import (
     encode,
     protocol_of,
 )
-from bgd.wire.limits import Abilities
 
 logger = logging.getLogger(__name__)
 

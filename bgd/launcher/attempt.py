@@ -26,8 +26,16 @@ from bgd.launcher.tree import Execution, Ladder, Looker, Tree
 from bgd.launcher.warm.worker import NotTaken, Unfit, Worker, Workers
 from bgd.units import format_size
 from bgd.wire.calls import MAX_DOCUMENT
-from bgd.wire.launching import Ended, Launch, NotStarted, Started, Warm, log_name
-from bgd.wire.limits import NO_LIMITS, problem_with
+from bgd.wire.launching import (
+    NO_LIMITS,
+    Ended,
+    Launch,
+    NotStarted,
+    Started,
+    Warm,
+    log_name,
+    problem_with_limits,
+)
 
 # --- Suspending an attempt: every process of its tree is stopped, and let go on later.
 
@@ -541,7 +549,7 @@ class Starting:
         launch, delegation = self._launch, self._tools.delegation
         if launch.limits == NO_LIMITS and not launch.own_group:
             return None
-        problem = problem_with(launch.limits, self._tools.abilities)
+        problem = problem_with_limits(launch.limits, self._tools.abilities)
         if problem is not None:
             raise CannotStart(one_line(NotStarted.NO_LIMIT, problem))
         if not (launch.limits.controllers or launch.own_group):

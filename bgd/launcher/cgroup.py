@@ -15,8 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bgd.wire.launching import Key
-from bgd.wire.limits import CONTROLLERS, Abilities, Limits
+from bgd.wire.launching import CONTROLLERS, Abilities, Key, Limits
 
 log = logging.getLogger(__name__)
 

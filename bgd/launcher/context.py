@@ -14,7 +14,7 @@ from bgd.launcher.mounts import Mounts
 from bgd.launcher.noting import Noting
 from bgd.launcher.output import LogFolder
 from bgd.launcher.tree import Looker
-from bgd.wire.limits import Abilities
+from bgd.wire.launching import Abilities
 
 
 class Tools(Struct, frozen=True, kw_only=True):

@@ -22,8 +22,7 @@ from bgd.launcher.output import KIND, take_control
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input, one_line, why_not_started
 from bgd.launcher.process import MARK, wear
 from bgd.launcher.tree import UNKILLABLE, Tree, Usage, mark
-from bgd.wire.launching import Launch, NotStarted
-from bgd.wire.limits import NO_LIMITS
+from bgd.wire.launching import NO_LIMITS, Launch, NotStarted
 
 # --- What a job reads, and the unnamed files that carry its input and its result.
 

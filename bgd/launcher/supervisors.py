@@ -25,6 +25,7 @@ from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     MAX_GENERATION,
     MAX_LAUNCHING_FRAME,
+    Abilities,
     Acknowledge,
     Continue,
     Declined,
@@ -47,7 +48,6 @@ from bgd.wire.launching import (
     decode_to_launcher,
     encode,
 )
-from bgd.wire.limits import Abilities
 
 # --- The line to the master: what is told while there is none is told by the next snapshot.
 

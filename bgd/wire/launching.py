@@ -7,6 +7,7 @@ Version N of the supervisor speaks N - 1 too; messages and fields are only ever 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import TypeVar, assert_never
 
@@ -16,7 +17,6 @@ from msgspec import Struct
 from bgd.core.job import Outcome
 from bgd.core.spec import Isolation
 from bgd.errors import ProtocolError
-from bgd.wire.limits import NO_LIMITS, Abilities, Limits
 
 LAUNCHING_PROTOCOL = 3
 OLDEST_LAUNCHING_PROTOCOL = 1  # that a supervisor still speaks to a launcher
@@ -64,6 +64,26 @@ class Warm(Struct, frozen=True, kw_only=True):
     isolation: Isolation = Isolation.FORK
     recycle_jobs: int | None = None
     recycle_memory: int | None = None
+
+
+class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an attempt may have, as in a JobSpec; None: what the launcher itself may."""
+
+    nice: int | None = None
+    memory_max: int | None = None
+    cpu_max: int | None = None
+    pids_max: int | None = None
+    open_files: int | None = None
+    core_max: int | None = None
+
+    @property
+    def controllers(self) -> list[str]:
+        """The controllers of cgroup v2 that it takes."""
+        return [name for field, name in CONTROLLERS.items() if getattr(self, field) is not None]
+
+
+NO_LIMITS = Limits()
+CONTROLLERS = {"memory_max": "memory", "cpu_max": "cpu", "pids_max": "pids"}
 
 
 class Launch(Struct, frozen=True, tag="launch", kw_only=True):
@@ -194,6 +214,20 @@ class Welcome(Struct, frozen=True, tag="welcome"):
     position: int = 0
 
 
+class Abilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What limits a launcher can set.
+
+    `controllers`: of cgroup v2; `problem`: why not all of them, and what to do. `least_nice`: the lowest
+    niceness; `most_open_files`, `most_core`: the highest of those limits, None: there is no end.
+    """
+
+    controllers: list[str] = []
+    problem: str = ""
+    least_nice: int = -20
+    most_open_files: int | None = None
+    most_core: int | None = None
+
+
 class Started(Struct, frozen=True, tag="started"):
     """The attempt's process runs. pid None: it is about to. `suspended`: its processes stand still.
 
@@ -305,6 +339,25 @@ def decode_to_launcher(payload: bytes) -> ToLauncher:
 
 def decode_from_launcher(payload: bytes) -> FromLauncher:
     return _decoded(_from_launcher_decoder, payload)
+
+
+def problem_with_limits(limits: Limits, abilities: Abilities) -> str | None:
+    """Say in one line why a launcher of these abilities cannot set these limits, or None."""
+    return next(_problems_with_limits(limits, abilities), None)
+
+
+def _problems_with_limits(limits: Limits, able: Abilities) -> Iterator[str]:
+    for field, name in CONTROLLERS.items():
+        if getattr(limits, field) is not None and name not in able.controllers:
+            yield f"{field} takes the {name} controller of cgroup v2: {able.problem}"
+    if limits.nice is not None and limits.nice < able.least_nice:
+        yield f"nice {limits.nice} is not permitted: bgd may go down to {able.least_nice}"
+    for field, asked, most in (
+        ("open_files", limits.open_files, able.most_open_files),
+        ("core_max", limits.core_max, able.most_core),
+    ):
+        if asked is not None and most is not None and asked > most:
+            yield f"{field} {asked} is not permitted: the launcher's own hard limit is {most}"
 
 
 def log_name(job: int, attempt: int) -> str:

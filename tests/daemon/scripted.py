@@ -15,6 +15,7 @@ from bgd.wire.framing import HEADER, frame
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     MAX_LAUNCHING_FRAME,
+    Abilities,
     Ended,
     FromLauncher,
     Greeting,
@@ -26,7 +27,6 @@ from bgd.wire.launching import (
     decode_to_launcher,
     encode,
 )
-from bgd.wire.limits import Abilities
 from tests.daemon.patience import soon
 
 BOOT = clock.boot_id()

@@ -14,12 +14,11 @@ from bgd.core.spec import JobSpec
 from bgd.daemon import supervisor as controls_module
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
-from bgd.wire.changes import Changes
-from bgd.wire.launching import Acknowledge, Launch, Started, Stop
-from bgd.wire.limits import Abilities, Limits
+from bgd.wire.launching import Abilities, Acknowledge, Launch, Limits, Started, Stop
 from bgd.wire.replies import Acted, ErrorCode, Failed, Queues, Submitted
 from bgd.wire.requests import (
     Cancel,
+    Changes,
     Continue,
     Edit,
     Hold,

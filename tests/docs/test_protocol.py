@@ -23,7 +23,7 @@ from bgd.daemon.control.connection import (
     MAX_UNREAD_BYTES,
     MAX_UNSAVED_BYTES,
 )
-from bgd.wire import changes, framing, messages, replies, requests, steering, views
+from bgd.wire import framing, messages, replies, requests, steering, views
 from tests.docs.pages import block, first_cells, page, rows_of, section
 from tests.support import DEADLINE
 
@@ -31,7 +31,7 @@ PROTOCOL = page("docs/protocol.md")
 
 VALUES = [
     JobSpec,
-    changes.Changes,
+    requests.Changes,
     views.JobView,
     views.Progress,
     views.JobProgress,

@@ -11,10 +11,10 @@ from functools import partial
 from msgspec import Struct
 
 from bgd.core.spec import JobSpec
-from bgd.wire.changes import Changes
 from bgd.wire.replies import Acted, Failed, Reply, Submitted
 from bgd.wire.requests import (
     Cancel,
+    Changes,
     Continue,
     Edit,
     Hold,

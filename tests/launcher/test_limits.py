@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Stop
-from bgd.wire.limits import Limits
+from bgd.wire.launching import Limits, Stop
 from tests.launcher.host import Host, is_alive, needs_root, written
 from tests.launcher.unprivileged import NOBODY, UnprivilegedHost
 from tests.support import wait_until

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Ended, Stop
-from bgd.wire.limits import Limits
+from bgd.wire.launching import Ended, Limits, Stop
 from tests.launcher.host import PATIENCE, STORE, is_alive, needs_groups
 from tests.launcher.silent_mount import silent_mount
 from tests.support import wait_until

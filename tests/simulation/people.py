@@ -15,9 +15,8 @@ from bgd.core.spec import JobSpec
 from bgd.daemon.access import Actor
 from bgd.errors import BgdError
 from bgd.wire import requests, steering
-from bgd.wire.changes import Changes
 from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Reply, Submitted
-from bgd.wire.requests import Request
+from bgd.wire.requests import Changes, Request
 from tests.end_to_end.people import Deed
 from tests.simulation.launcher import KILLED, LANES, MOST_IN_LANE, NO_PROGRAM, SLOTS
 from tests.simulation.machine import Life, Machine

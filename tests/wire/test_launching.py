@@ -12,6 +12,7 @@ from bgd.wire.launching import (
     Continue,
     Key,
     Launch,
+    Limits,
     Renew,
     Signal,
     Started,
@@ -24,7 +25,6 @@ from bgd.wire.launching import (
     log_name,
     protocol_of,
 )
-from bgd.wire.limits import Limits
 
 KEY = Key("store", 17, 2)
 NOT_UTF_8 = "caf\udce9"  # as Python reads an environment of other bytes

@@ -14,7 +14,7 @@ from msgspec.structs import asdict, replace
 
 from bgd.core.job import Outcome, State
 from bgd.core.spec import Isolation, JobSpec
-from bgd.wire import changes, launching, limits, messages, replies, requests, steering, views
+from bgd.wire import launching, messages, replies, requests, steering, views
 from tests.support import has_all_of
 from tests.wire.speech import DIRECTIONS, KINDS, Message, tag_of
 
@@ -102,7 +102,7 @@ FULL_VIEW = replace(
     pty=True,
     suspended=True,
 )
-CHANGES = changes.Changes(
+CHANGES = requests.Changes(
     argv=("make", "-j4"),
     queue="wide",
     priority=7,
@@ -344,9 +344,11 @@ GROWN: dict[str, tuple[str, Message]] = {
 }
 
 
-LIMITS = limits.Limits(nice=5, memory_max=64_000_000, cpu_max=150, pids_max=200, open_files=100, core_max=0)
+LIMITS = launching.Limits(
+    nice=5, memory_max=64_000_000, cpu_max=150, pids_max=200, open_files=100, core_max=0
+)
 LIMITED_SPEC = replace(SPEC, keep_leftovers=True, **asdict(LIMITS))
-ABILITIES = limits.Abilities(
+ABILITIES = launching.Abilities(
     controllers=["cpu"], problem="no memory, pids", least_nice=0, most_open_files=1024, most_core=0
 )
 LAUNCH, ENDED = SENT["to_launcher"][1], SENT["from_launcher"][2]
@@ -355,7 +357,7 @@ GROWN |= {
     "submit_with_limits": ("request", requests.Submit(1, LIMITED_SPEC)),
     "edit_with_limits": (
         "request",
-        requests.Edit(13, [17], changes.Changes(keep_leftovers=True, **{**asdict(LIMITS), "nice": None})),
+        requests.Edit(13, [17], requests.Changes(keep_leftovers=True, **{**asdict(LIMITS), "nice": None})),
     ),
     "jobs_with_limits": (
         "reply",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.wire.limits import Abilities, Limits, problem_with
+from bgd.wire.launching import Abilities, Limits, problem_with_limits
 
 EVERYTHING = Abilities(controllers=["memory", "cpu", "pids"])
 NOTHING = Abilities(problem="there is none", least_nice=5, most_open_files=1024, most_core=0)
@@ -17,8 +17,8 @@ NOTHING = Abilities(problem="there is none", least_nice=5, most_open_files=1024,
     ],
 )
 def test_what_every_process_may_set_takes_nothing(limits):
-    assert problem_with(limits, NOTHING) is None
-    assert problem_with(limits, EVERYTHING) is None
+    assert problem_with_limits(limits, NOTHING) is None
+    assert problem_with_limits(limits, EVERYTHING) is None
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,15 @@ def test_what_every_process_may_set_takes_nothing(limits):
     ],
 )
 def test_what_cannot_be_set_is_said_in_one_line(limits, problem):
-    assert problem_with(limits, NOTHING) == problem
-    assert problem_with(limits, EVERYTHING) is None
+    assert problem_with_limits(limits, NOTHING) == problem
+    assert problem_with_limits(limits, EVERYTHING) is None
 
 
 def test_a_missing_controller_is_named_though_others_are_there():
     able = Abilities(controllers=["cpu"], problem="no memory")
 
-    assert problem_with(Limits(cpu_max=50), able) is None
-    assert "memory controller" in str(problem_with(Limits(cpu_max=50, memory_max=2**30), able))
+    assert problem_with_limits(Limits(cpu_max=50), able) is None
+    assert "memory controller" in str(problem_with_limits(Limits(cpu_max=50, memory_max=2**30), able))
 
 
 def test_limits_name_the_controllers_they_take():
