@@ -10,24 +10,29 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
+import msgspec
 import uvloop
 
 import bgd
 from bgd import config as configuration
-from bgd.daemon import reporting
+from bgd.daemon.backups import recover
 from bgd.daemon.doctor import look_as_json
 from bgd.daemon.folder import PRIVATE, check_python
-from bgd.daemon.recovery import recover
 from bgd.daemon.serving import Surroundings, serve
 from bgd.daemon.storage.store import StoreBroken
 from bgd.errors import BgdError, ConfigError, leaves_of
+from bgd.escape import one_line
 from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager, take_sockets
 from bgd.ulimits import OF_DAEMON, check_limits
 
 EX_IOERR = 74  # sysexits.h
 EX_CONFIG = 78
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     open_closed_streams()
     use_utf_8()
     options = _parser().parse_args(arguments)
-    reporting.set_up(options.log_level, options.log_format)
+    set_up_log(options.log_level, options.log_format)
     os.umask(PRIVATE)
     sockets = take_sockets(os.environ)
     starter = _Starter(options.ready_fd)
@@ -61,6 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise  # a bug: crash loudly
         return starter.fail(causes)
     return 0
+
+
+def set_up_log(level: str, style: str) -> None:
+    """Write log messages of `level` and above to stderr, one line each, in one of LOG_FORMATS."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if style == "json" else _Text())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def _serve(
@@ -151,13 +163,44 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="put the newest good backup, or FILE, in the place of a lost database, and end",
     )
-    parser.add_argument("--log-level", choices=reporting.LEVELS, default="info")
-    parser.add_argument("--log-format", choices=reporting.FORMATS, default="text")
+    parser.add_argument("--log-level", choices=LOG_LEVELS, default="info")
+    parser.add_argument("--log-format", choices=LOG_FORMATS, default="text")
     parser.add_argument(
         "--ready-fd", type=int, metavar="N", help="say on this descriptor that the socket answers"
     )
     parser.add_argument("--version", action="version", version=f"bgd {bgd.__version__}")
     return parser
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{_time_of(record)} {record.levelname.lower()}: {_message_of(self, record)}"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": _time_of(record),
+            "level": record.levelname.lower(),
+            "part": record.name,
+            "message": _message_of(self, record),
+        }
+        return msgspec.json.encode(line).decode()
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    return (
+        datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+
+
+def _message_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    lines = [record.getMessage()]
+    if record.exc_info:
+        lines += formatter.formatException(record.exc_info).splitlines()
+    message = "\n".join(map(one_line, lines))
+    # a file name need not be UTF-8, but JSON must be
+    return message.encode(errors="backslashreplace").decode()
 
 
 _NEWEST = object()  # backup

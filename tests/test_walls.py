@@ -51,8 +51,8 @@ ROOMS = {
     "bgd/testing": f"{STANDARD} msgspec {CONFIGURATION} bgd.client bgd.core bgd.daemon.access bgd.errors"
     " bgd.functions bgd.testing bgd.wire bgd.worker bgd_job",
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
-    "bgd/__main__.py": f"{STANDARD} uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
-    " bgd.errors bgd.streams bgd.systemd bgd.ulimits",
+    "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
+    " bgd.errors bgd.escape bgd.streams bgd.systemd bgd.ulimits",
     "bgd/errors.py": f"{PURE} bgd.escape",
     "bgd/programs.py": STANDARD,
     "bgd/signals.py": f"{STANDARD} bgd.errors",

@@ -8,10 +8,12 @@ import os
 import signal
 import socket
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import bgd
 from bgd import clock
 from bgd.clock import now
 from bgd.config import Config
+from bgd.core.job import WAITING, JobId
 from bgd.daemon import doctor, folder, threads
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import Control
@@ -30,7 +33,6 @@ from bgd.daemon.control.reads import Answers
 from bgd.daemon.job_actions import Orders
 from bgd.daemon.launching import DatabaseOutdated, LauncherLink
 from bgd.daemon.logs import highest_job
-from bgd.daemon.redating import Redating
 from bgd.daemon.retention import Retention
 from bgd.daemon.space import Space
 from bgd.daemon.state_watch import StateWatch
@@ -145,7 +147,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
             supervisor.leftovers.run(),
             retention.run(),
             backups.run(),
-            Redating(store).run(),
+            follow_wall_clock(store),
             link.run(supervisor),
             manager.keep_informed(),
         )
@@ -184,6 +186,42 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
         await link.part()
     logger.info("bgd has stopped")
     return watch if watch.is_lost else None
+
+
+REDATE_REST = (
+    9  # times as long as a transaction took: a clock that is set all the time takes a tenth of the store
+)
+
+
+async def follow_wall_clock(store: Store) -> None:
+    """Update the due times of waiting jobs at the start and whenever the wall clock is set, forever.
+
+    Pages and lists show these times. The next boot, whose elapsed clock starts again, computes from them how
+    long jobs still wait: a pause of seconds would otherwise become one of years, or none.
+    """
+    was_set = asyncio.Event()
+    was_set.set()
+    alarm = clock.Alarm(asyncio.get_running_loop(), was_set.set, on_wall_clock=True)
+    try:
+        while True:
+            await was_set.wait()
+            was_set.clear()
+            alarm.set(inf)  # it rings all the same when the clock is set
+            try:
+                await _redate_waiting(store)
+            except DiskFull as error:  # jobs that run or wait now are not affected
+                logger.warning("due times stay as they were before the clock was set: %s", error)
+    finally:
+        alarm.close()
+
+
+async def _redate_waiting(store: Store) -> None:
+    for state in sorted(WAITING):
+        last: JobId | None = JobId(0)
+        while last is not None:
+            began = time.monotonic()
+            last = await store.redate(now(), state, last)
+            await asyncio.sleep(REDATE_REST * (time.monotonic() - began))
 
 
 class _Door:

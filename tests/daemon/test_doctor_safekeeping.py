@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from bgd.daemon.backups import recover
 from bgd.daemon.doctor import backups, database
-from bgd.daemon.recovery import recover
 from bgd.daemon.storage import schema
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import MIGRATIONS, VERSION, open_writable

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from bgd.__main__ import main
 from bgd.core.job import JobId, State, Terms
-from bgd.daemon import recovery
+from bgd.daemon.backups import recover
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.recovery import MARGIN
 from bgd.daemon.storage.schema import VERSION
@@ -71,7 +71,7 @@ def test_a_lost_database_is_recovered_and_nothing_runs_twice(config, path):
     log.parent.mkdir(parents=True)
     log.write_text("of a job whose record is lost")
 
-    told = "\n".join(recovery.recover(config))
+    told = "\n".join(recover(config))
 
     assert f"it is kept as {path}.damaged-" in told
     assert "jobs 6 to 11, and perhaps later ones" in told
@@ -92,7 +92,7 @@ def test_a_lost_database_is_recovered_and_nothing_runs_twice(config, path):
 
 def test_a_sound_database_is_never_replaced(config, path):
     with pytest.raises(Refused, match="is sound, so nothing is restored"):
-        recovery.recover(config)
+        recover(config)
 
     *_, last_id, _ = asyncio.run(look_into(path))
     assert last_id == 7
@@ -106,7 +106,7 @@ def test_a_database_of_a_newer_bgd_is_never_replaced(config, path):
     with pytest.raises(
         Refused, match=r"was written by a newer bgd .*: install that bgd again, or move it away"
     ):
-        recovery.recover(config)
+        recover(config)
 
     assert path.exists()
     assert not list(path.parent.glob("*.damaged-*"))
@@ -125,7 +125,7 @@ def test_events_after_a_recovery_have_ids_that_nobody_has_seen_and_say_which_job
     _, lost = asyncio.run(events_in(path, 0))
     path.unlink()
 
-    recovery.recover(config)
+    recover(config)
 
     events, newest = asyncio.run(events_in(path, lost))
     assert [(event.job, event.what, event.state) for event in events] == [
@@ -139,14 +139,14 @@ def test_events_after_a_recovery_have_ids_that_nobody_has_seen_and_say_which_job
 
 def test_events_after_another_recovery_from_the_same_backup_have_other_ids_again(config, path):
     path.unlink()
-    recovery.recover(config)
+    recover(config)
     _, before = asyncio.run(events_in(path, 0))
     path.unlink()
     log = Path(config.log_dir, log_name(JobId(MARGIN + 8), 1))  # of a job submitted meanwhile
     log.parent.mkdir(parents=True)
     log.write_text("")
 
-    recovery.recover(config)
+    recover(config)
 
     _, newest = asyncio.run(events_in(path, 0))
     assert newest > before + MARGIN / 2
@@ -157,7 +157,7 @@ def test_events_go_on_after_a_recovery_also_where_no_job_waited(config, path, tm
     asyncio.run(fill_nothing(empty))
     path.unlink()
 
-    recovery.recover(config, str(empty))
+    recover(config, str(empty))
 
     assert asyncio.run(events_in(path, 0)) == ([], MARGIN)
 
@@ -171,7 +171,7 @@ def test_a_database_without_one_of_its_indices_is_replaced(config, path):
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP INDEX jobs_by_user")  # a start refuses it, though every page is sound
 
-    told = recovery.recover(config)
+    told = recover(config)
 
     assert "its tables are not as bgd made them" in told[0]
     assert asyncio.run(look_into(path))[0].keys() == {1, 2, 3, 4}
@@ -181,7 +181,7 @@ def test_damaged_backups_are_passed_over_and_said(config, path):
     path.unlink()
     Path(config.backup.folder, "bgd-20251126T030000Z.db").write_bytes(b"nothing good")
 
-    told = recovery.recover(config)
+    told = recover(config)
 
     assert told[0] == f"database {path} is not there"
     assert told[1].startswith(f"passed over: {config.backup.folder}/bgd-20251126T030000Z.db is damaged")
@@ -193,7 +193,7 @@ def test_without_a_good_backup_everything_stays_as_it_is(config, path, wanted):
     Path(config.backup.folder, "bgd-20251125T030000Z.db").unlink()
 
     with pytest.raises(StoreBroken, match="there is no good backup"):
-        recovery.recover(config, wanted)
+        recover(config, wanted)
 
     assert path.read_bytes() == b"damaged"
 
@@ -204,7 +204,7 @@ def test_ids_that_a_damaged_database_still_shows_are_not_given_out_again(config,
         db.execute("DELETE FROM sqlite_master WHERE name = 'counts'")
         db.commit()
 
-    told = "\n".join(recovery.recover(config))
+    told = "\n".join(recover(config))
 
     assert "jobs 6 to 7, and perhaps later ones" in told
 
@@ -300,7 +300,7 @@ def test_backup_that_cannot_be_read_is_not_called_damaged(path, config, tmp_path
         (pipe, "is no regular file"),
     ):
         with pytest.raises(StoreBroken, match=f"{file} {reason}"):
-            recovery.recover(config, str(file))
+            recover(config, str(file))
 
 
 @pytest.mark.parametrize("damage", ["no database", "a meaning that nobody gave"])

@@ -1,4 +1,4 @@
-"""When the clock is set, what waits for a duration is due at another time of that clock."""
+"""After the wall clock is set, jobs that wait for a duration are due at another wall-clock time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 import pytest
 
 from bgd.core.job import WAITING, JobId, Now, State
-from bgd.daemon import redating
-from bgd.daemon.redating import Redating
+from bgd.daemon import serving
+from bgd.daemon.serving import REDATE_REST, follow_wall_clock
 from bgd.daemon.storage import store as store_module
 from bgd.daemon.storage.database import DiskFull
 from bgd.daemon.storage.store import Store
@@ -31,28 +31,28 @@ async def store(tmp_path):
     await store.close()
 
 
-async def told(store, due_at, number=1):
-    """Wait until the job is said to be due then."""
+async def wait_until_due(store, due_at, number=1):
+    """Wait until the store says that the job is due then."""
     async with asyncio.timeout(DEADLINE):
-        while (await store.view(JobId(number))).due_at != due_at:  # noqa: ASYNC110 - nobody tells of it
+        while (await store.view(JobId(number))).due_at != due_at:  # noqa: ASYNC110 - the store announces nothing
             await asyncio.sleep(0)
 
 
 @pytest.fixture
 def clocks(monkeypatch):
-    """Give what the clocks show, to be changed."""
+    """Return what the clocks show; a test appends the next reading."""
     shown = [Now(NOW.elapsed, NOW.wall + 1e8)]
-    monkeypatch.setattr(redating, "now", lambda: shown[-1])
+    monkeypatch.setattr(serving, "now", lambda: shown[-1])
     return shown
 
 
 async def test_due_times_follow_the_clock_at_the_start_and_when_it_is_set(store, clocks, monkeypatch):
-    monkeypatch.setattr(redating, "inf", time.time())  # it rings as it does when the clock is set
+    monkeypatch.setattr(serving, "inf", time.time())  # it rings as it does when the clock is set
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(Redating(store).run())
-        await told(store, NOW.wall + 1e8 + WAIT)
+        task = tasks.create_task(follow_wall_clock(store))
+        await wait_until_due(store, NOW.wall + 1e8 + WAIT)
         clocks.append(Now(NOW.elapsed, NOW.wall - 1e8))
-        await told(store, NOW.wall - 1e8 + WAIT)
+        await wait_until_due(store, NOW.wall - 1e8 + WAIT)
         task.cancel()
 
 
@@ -63,14 +63,14 @@ async def test_jobs_are_dated_a_few_at_a_time_until_all_are(store, monkeypatch):
     for number in range(2, 6):
         await move(store, number, State.SCHEDULED, due=NOW.elapsed + WAIT)
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(Redating(store).run())
+        task = tasks.create_task(follow_wall_clock(store))
         for number in range(1, 6):
-            await told(store, NOW.wall + 1e8 + WAIT, number)
+            await wait_until_due(store, NOW.wall + 1e8 + WAIT, number)
         task.cancel()
 
 
 async def test_a_clock_that_is_set_all_the_time_leaves_the_store_to_others(store, clocks, monkeypatch):
-    monkeypatch.setattr(redating, "inf", time.time())
+    monkeypatch.setattr(serving, "inf", time.time())
     redate, busy, enough = store.redate, [], asyncio.Event()
 
     async def timed(*asked):
@@ -85,15 +85,15 @@ async def test_a_clock_that_is_set_all_the_time_leaves_the_store_to_others(store
     monkeypatch.setattr(store, "redate", timed)
     began = time.monotonic()
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(Redating(store).run())
+        task = tasks.create_task(follow_wall_clock(store))
         await asyncio.wait_for(enough.wait(), DEADLINE)
         task.cancel()
-    assert sum(busy[:-1]) * redating.REST < time.monotonic() - began
+    assert sum(busy[:-1]) * REDATE_REST < time.monotonic() - began
 
 
 @pytest.mark.usefixtures("clocks")
 async def test_a_full_disk_is_told_and_ends_nothing(store, monkeypatch, caplog):
-    monkeypatch.setattr(redating, "inf", time.time())
+    monkeypatch.setattr(serving, "inf", time.time())
     redate, calls = store.redate, []
 
     async def full(*asked):
@@ -105,7 +105,7 @@ async def test_a_full_disk_is_told_and_ends_nothing(store, monkeypatch, caplog):
     monkeypatch.setattr(store, "redate", full)
     with caplog.at_level(logging.WARNING):
         async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(Redating(store).run())
-            await told(store, NOW.wall + 1e8 + WAIT)
+            task = tasks.create_task(follow_wall_clock(store))
+            await wait_until_due(store, NOW.wall + 1e8 + WAIT)
             task.cancel()
     assert "due times stay as they were before the clock was set: disk full" in caplog.text

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bgd.daemon import reporting
+from bgd.__main__ import LOG_FORMATS, set_up_log
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def the_log_of_others_stays_as_it_was():
 
 def report(capsys, style, level="info"):
     """Say something at every level and return the lines that came out on stderr."""
-    reporting.set_up(level, style)
+    set_up_log(level, style)
     for said in ("debug", "info", "warning", "error"):
         getattr(logging.getLogger("bgd.part"), said)("about %s", said)
     return capsys.readouterr().err.splitlines()
@@ -44,15 +44,15 @@ def test_nothing_below_the_level_is_said(capsys, level, count):
     assert len(report(capsys, "text", level)) == count
 
 
-@pytest.mark.parametrize("style", reporting.FORMATS)
+@pytest.mark.parametrize("style", LOG_FORMATS)
 def test_name_of_a_file_that_is_no_utf8_can_be_reported(capsys, style):
-    reporting.set_up("info", style)
+    set_up_log("info", style)
     logging.getLogger("bgd").error("no %s", "caf\udce9")
     assert "caf\\" in capsys.readouterr().err
 
 
 def test_json_of_an_exception_is_one_line_with_its_traceback(capsys):
-    reporting.set_up("info", "json")
+    set_up_log("info", "json")
     try:
         int("broken")
     except ValueError:
