@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from bgctl import codes
 from bgctl.common import client, common, say, verb
-from bgctl.ids import chosen_ids
-from bgctl.selecting import FINISHED, UNFINISHED, WAITING, Selection, with_selection
+from bgctl.options import FINISHED, UNFINISHED, WAITING, chosen_ids
+from bgctl.selecting import Selection, with_selection
 from bgctl.show import print_json
 from bgd import Client, Job, State
 from bgd.client.session import error_in

@@ -11,7 +11,7 @@ from stat import S_ISREG
 import click
 
 from bgctl.common import client, common, say, verb
-from bgctl.kinds import FILE
+from bgctl.options import FILE
 from bgctl.show import print_json
 from bgd.errors import Refused
 from bgd.units import format_size

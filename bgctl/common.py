@@ -12,7 +12,7 @@ import click
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgctl.kinds import FILE
+from bgctl.options import FILE
 from bgd.client import Client
 from bgd.escape import one_line
 

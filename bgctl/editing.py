@@ -8,8 +8,7 @@ import click
 
 from bgctl.acting import Action, Target, act, with_target
 from bgctl.common import client, verb
-from bgctl.joboptions import job_options, with_changeable_options
-from bgctl.selecting import WAITING
+from bgctl.options import WAITING, job_options, with_changeable_options
 
 _EDIT = Action(done="changed", states=WAITING)
 

@@ -7,7 +7,7 @@ from datetime import datetime
 import click
 
 from bgctl.common import client, common, is_terminal, verb
-from bgctl.kinds import whole_number
+from bgctl.options import whole_number
 from bgctl.show import iso_time, print_json, progress_as_json, progress_line
 from bgctl.terminal import in_passing
 from bgd.wire.requests import MAX_EVENT

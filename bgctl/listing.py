@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bgctl.common import client, common, is_terminal, say, verb
-from bgctl.kinds import whole_number
+from bgctl.options import FINISHED, whole_number
 from bgctl.selecting import with_filters
 from bgctl.show import brief, command_line, job_as_json, print_columns, print_json, progress_line
 from bgd import Client, Job, State
@@ -28,7 +28,6 @@ _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "finished": lambda job: (job.finished_at or 0.0, job.id),
 }
 
-_FINISHED = {State.SUCCEEDED, State.FAILED, State.CANCELLED}
 _MOST_NAMED = 3  # jobs or queues, where there is little room
 
 HEADINGS = ("ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TIME", "NAME", "COMMAND")
@@ -100,7 +99,7 @@ def _way_on(jobs: list[Job], *, is_by_id: bool) -> str:
     A list that is not by ids alone begins with all that runs or waits, however old: its oldest finished job
     leads on.
     """
-    ids = [job.id for job in jobs if is_by_id or job.state in _FINISHED]
+    ids = [job.id for job in jobs if is_by_id or job.state in FINISHED]
     return f"--limit N, --before {min(ids)}" if ids else "--limit N"
 
 

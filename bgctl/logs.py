@@ -8,8 +8,7 @@ import click
 
 from bgctl import codes
 from bgctl.common import client, common, is_terminal, say, verb
-from bgctl.ids import Ids, Words, chosen_ids
-from bgctl.kinds import whole_number
+from bgctl.options import JobIdRanges, JobIdsType, chosen_ids, whole_number
 from bgctl.output import Output
 from bgctl.reasons import say_if_waiting
 from bgctl.show import print_json
@@ -37,9 +36,9 @@ from bgd.wire.requests import MAX_ATTEMPT, MAX_TAIL
 @click.option("--timestamps", is_flag=True, help="Begin each line with the time it came.")
 @click.option("--raw", is_flag=True, help="Give a terminal control characters as they are.")
 @click.option("--path", is_flag=True, help="Print where the log lies instead.")
-@click.argument("ids", nargs=-1, type=Ids(), metavar="[ID]...")
+@click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
 def logs_command(  # noqa: PLR0913 - one parameter an option
-    ids: Words,
+    ids: JobIdRanges,
     *,
     follow: bool,
     lines: int | None,

@@ -9,8 +9,7 @@ import click
 from bgctl import codes
 from bgctl.acting import FOREVER, is_confirmed
 from bgctl.common import client, common, say, verb
-from bgctl.kinds import DURATION, SIZE, whole_number
-from bgctl.selecting import FINISHED
+from bgctl.options import DURATION, FINISHED, SIZE, whole_number
 from bgctl.show import print_json
 from bgd.units import format_size
 from bgd.wire.replies import Pruned

@@ -8,7 +8,7 @@ import click
 
 from bgctl.common import client, common, say, verb
 from bgctl.families import family
-from bgctl.kinds import QUEUE_NAME, SlotsOr
+from bgctl.options import QUEUE_NAME, SlotsType
 from bgctl.show import print_columns, print_json
 from bgd import State
 from bgd.wire.replies import Queues
@@ -30,7 +30,7 @@ _queue = click.argument("queue", required=False, type=QUEUE_NAME)
     "bgctl slots 8",
     "bgctl slots auto",
 )
-@click.argument("slots", required=False, type=SlotsOr(_AUTO), metavar="[N|auto]")
+@click.argument("slots", required=False, type=SlotsType(_AUTO), metavar="[N|auto]")
 def slots_command(slots: int | str | None) -> int:
     """Show or set how many slots there are.
 
@@ -114,7 +114,7 @@ def list_command() -> int:
 @click.option(
     "--slots",
     required=True,
-    type=SlotsOr(_UNLIMITED),
+    type=SlotsType(_UNLIMITED),
     metavar="N|unlimited",
     help="How many of its jobs may run at once, within the daemon's slots.",
 )

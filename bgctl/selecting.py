@@ -9,17 +9,11 @@ from typing import Any, TypeVar
 import click
 from msgspec import Struct
 
-from bgctl.ids import Ids, Words
-from bgctl.instants import PastInstant
-from bgctl.kinds import QUEUE_NAME
+from bgctl.options import QUEUE_NAME, JobIdRanges, JobIdsType, PastTimeType
 from bgd import Client, Job, State
 from bgd.wire.requests import MAX_LIST
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-WAITING = (State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED)
-UNFINISHED = (*WAITING, State.RUNNING, State.STOPPING)
-FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 _FILTERS = ("states", "queue", "name", "tag", "since")
 _PREFIX = "only_"  # of what click calls them: a verb may have options of its own that are called the same
@@ -32,7 +26,7 @@ _OTHER_OPTIONS = {"queue": "--in-queue", "name": "--named", "tag": "--tagged"}
 class Selection(Struct, frozen=True):
     """Jobs by id, or by the filters of `list`; never both."""
 
-    ids: Words
+    ids: JobIdRanges
     filters: dict[str, Any]
 
     @property
@@ -87,7 +81,7 @@ def with_selection(
 
     def decorate(function: Callable[..., int]) -> Callable[..., int]:
         @wraps(function)
-        def selecting(ids: Words, filters: dict[str, Any], **given: Any) -> int:
+        def selecting(ids: JobIdRanges, filters: dict[str, Any], **given: Any) -> int:
             selection = Selection(ids, filters)
             if selection.ids and selection.is_by_filter:
                 raise click.UsageError("ids and a selection exclude each other: give either")
@@ -96,7 +90,7 @@ def with_selection(
                 raise click.UsageError(f"name jobs by ID (12, 3-9, last) or select them: {choice}")
             return function(selection=selection, **given)
 
-        argument = click.argument("ids", nargs=-1, type=Ids(states), metavar="[ID]...")
+        argument = click.argument("ids", nargs=-1, type=JobIdsType(states), metavar="[ID]...")
         return argument(with_filters(selecting, options=options))
 
     return decorate
@@ -125,7 +119,7 @@ def _filter_options(options: Mapping[str, str]) -> list[Callable[[F], F]]:
         click.option(
             "--since",
             f"{_PREFIX}since",
-            type=PastInstant(),
+            type=PastTimeType(),
             metavar="WHEN",
             help="Submitted since 2h ago, or since 2026-10-01.",
         ),

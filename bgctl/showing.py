@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import click
 
 from bgctl.common import client, common, has_colors, say, verb
-from bgctl.ids import Ids, Words, chosen_ids
+from bgctl.options import JobIdRanges, JobIdsType, chosen_ids
 from bgctl.reasons import why_waiting
 from bgctl.show import (
     STATE_COLORS,
@@ -34,8 +34,8 @@ _LABEL_WIDTH = 11
     "bgctl show 12",
     "bgctl show --json last",
 )
-@click.argument("ids", nargs=-1, type=Ids(), metavar="[ID]...")
-def show_command(ids: Words) -> int:
+@click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
+def show_command(ids: JobIdRanges) -> int:
     """Show all about jobs, their results and attempts.
 
     Without an ID your latest job is meant.

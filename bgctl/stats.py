@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import click
 
 from bgctl.common import client, common, verb
-from bgctl.kinds import TIME_LIMIT
+from bgctl.options import TIME_LIMIT
 from bgctl.show import brief, iso_time, local_time, print_json
 from bgd.units import format_duration
 from bgd.wire.replies import Stats

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from bgctl.common import client, common, say, verb
-from bgctl.joboptions import job_options, with_call_options, with_command_options
-from bgctl.kinds import ARGUMENT
+from bgctl.options import ARGUMENT, job_options, with_call_options, with_command_options
 from bgctl.programs import problem_with_command, problem_with_input
 from bgctl.show import print_json
 from bgd import Client, Job, Refused

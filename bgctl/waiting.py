@@ -8,9 +8,8 @@ from typing import Protocol
 import click
 
 from bgctl.common import client, common, is_terminal, say, verb
-from bgctl.ids import chosen_ids
-from bgctl.kinds import DURATION
-from bgctl.selecting import UNFINISHED, Selection, with_selection
+from bgctl.options import DURATION, UNFINISHED, chosen_ids
+from bgctl.selecting import Selection, with_selection
 from bgctl.show import job_as_json, print_json, progress_as_json, progress_line
 from bgctl.verdict import FAILED, exit_code_of, words_for
 from bgd import Job

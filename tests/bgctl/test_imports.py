@@ -24,10 +24,10 @@ NEEDED = {
     "locale": "says in which language click is to speak",
 }
 
-SHARED = {"codes", "common", "families", "ids", "instants", "kinds", "program", "selecting", "show", "verbs"}
+SHARED = {"codes", "common", "families", "options", "program", "show", "verbs"}
 OWN = {
-    "submit true": SHARED | {"joboptions", "programs", "submitting"},
-    "list": SHARED | {"listing"},
+    "submit true": SHARED | {"programs", "submitting"},
+    "list": SHARED | {"listing", "selecting"},
 }
 
 

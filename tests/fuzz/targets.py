@@ -8,7 +8,7 @@ from unittest import mock
 
 from click import UsageError
 
-from bgctl.instants import FutureInstant, PastInstant
+from bgctl.options import FutureTimeType, PastTimeType
 from bgd.core.job import Outcome
 from bgd.core.spec import problem_with
 from bgd.core.target import is_allowed, parse_target, patterns_for, problem_with_entry
@@ -102,7 +102,7 @@ def words(data: bytes) -> None:
         assert not any(map(problem_with_entry, patterns_for(target)))
         assert all(is_allowed(target, [entry]) for entry in patterns_for(target))
         assert not is_allowed(target, ["*", "", "::*", f"{target}x"])
-    for instant in (PastInstant(), FutureInstant()):
+    for instant in (PastTimeType(), FutureTimeType()):
         with suppress(UsageError):
             instant.convert(text, None, None)
     problem_with_entry(text)

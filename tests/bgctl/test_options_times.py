@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from bgctl.instants import FutureInstant, PastInstant
+from bgctl.options import FutureTimeType, PastTimeType
 
 
 def meant(text: str) -> float:
-    at = FutureInstant().convert(text, None, None)
+    at = FutureTimeType().convert(text, None, None)
     assert isinstance(at, float)
     return at
 
@@ -56,7 +56,7 @@ def test_what_is_over_is_refused():
         meant("2020-01-01")
 
 
-@pytest.mark.parametrize("kind", [FutureInstant, PastInstant])
+@pytest.mark.parametrize("kind", [FutureTimeType, PastTimeType])
 def test_a_local_time_is_refused_where_the_time_zone_is_unknown(monkeypatch, kind):
     monkeypatch.setenv("TZ", "Mars/Phobos")
     with pytest.raises(click.BadParameter, match="TZ is 'Mars/Phobos', which is no known time zone"):

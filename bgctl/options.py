@@ -1,0 +1,585 @@
+"""The options of jobs, and the types of what people write for an option or an argument of any verb."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+
+import click
+import msgspec
+from msgspec import Meta
+
+from bgd import Client, State
+from bgd.client.limits import (
+    MAX_BYTES,
+    MAX_DURATION,
+    MAX_NAME,
+    MAX_OPEN_FILES,
+    MAX_PERCENT,
+    MAX_PRIORITY,
+    MAX_PROCESSES,
+    MAX_RETRIES,
+    MAX_SLOTS,
+    Backoff,
+    FileBytes,
+    MemoryBytes,
+    Name,
+    Nice,
+    OpenFiles,
+    Percent,
+    Priority,
+    ProcessCount,
+    QueueName,
+    Retries,
+    Share,
+    SlotCount,
+)
+from bgd.client.options import JobOptions
+from bgd.units import format_duration, parse_duration, parse_size
+from bgd.wire.requests import MAX_IDS
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+JobIdRanges = tuple[tuple[range, ...], ...]  # ids as they were written: words, and what is in each
+
+WAITING = (State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED)
+UNFINISHED = (*WAITING, State.RUNNING, State.STOPPING)
+FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+LAST = range(0)  # stands for the caller's latest job, whichever that is
+
+
+def with_command_options(function: F) -> F:
+    """Give a verb the options of a new command."""
+    return _with(function, _CHANGEABLE + _OF_NEW_JOBS + _OF_NEW_COMMANDS)
+
+
+def with_call_options(function: F) -> F:
+    """Give a verb the options of a new class job, likewise."""
+    return _with(function, [*_CHANGEABLE, *_OF_NEW_JOBS, _ISOLATION])
+
+
+def with_changeable_options(function: F) -> F:
+    """Give a verb the options that can change while a job waits."""
+    return _with(function, [*_CHANGEABLE, *_OF_COMMANDS, _ISOLATION])
+
+
+def _with(function: F, options: Sequence[Callable[[F], F]]) -> F:
+    for add in reversed(options):
+        function = add(function)
+    return function
+
+
+def job_options(daemon: Client, given: dict[str, Any]) -> JobOptions:
+    """Return what was given, as the client takes it; what was not given is left out.
+
+    Raises:
+        NoSuchJob: it is to wait for the latest job, and there is none.
+    """
+    options = {key: value for key, value in given.items() if _is_given(value)}
+    for one, other in (("delay", "at"), ("retry_on", "no_retry_on")):
+        if one in options and other in options:
+            raise click.UsageError(f"{_spelled(one)} and {_spelled(other)} exclude each other")
+    if "rerun" in options:
+        options["rerun"] = options["rerun"] == "yes"
+    for key in options.keys() & {"after", "after_any"}:
+        options[key] = chosen_ids(daemon, options[key])
+    return cast(JobOptions, options)
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False and value != ()
+
+
+def _spelled(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def chosen_ids(daemon: Client, words: JobIdRanges) -> list[int]:
+    """Return the ids that were named, each once, in this order; if none was, the caller's latest job's.
+
+    Raises:
+        NoSuchJob: the latest was asked for, and there is none.
+    """
+    ids: dict[int, None] = {}
+    for word in words or ((LAST,),):
+        for part in word:
+            ids |= dict.fromkeys(part or [daemon.job().id])
+    return list(ids)
+
+
+# --- types of options and arguments ---------------------------------------------------------------------
+
+
+class JobIdsType(click.ParamType[tuple[range, ...]]):
+    """One word of ids.
+
+    Args:
+        states: in which jobs are that a shell offers; None: any.
+    """
+
+    name = "id"
+
+    def __init__(self, states: Collection[State] | None = None) -> None:
+        self._states = states
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[range, ...]:
+        """Read "12", "3-9", "last", or several of these with commas between them."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(self._converted(each.strip(), param, ctx) for each in value.split(","))
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the latest jobs of the daemon, if one answers."""
+        del param
+        from bgctl.completing import jobs_like  # noqa: PLC0415 - only a shell that completes needs it
+
+        return jobs_like(ctx, incomplete, self._states)
+
+    def _converted(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> range:
+        if word == "last":
+            return LAST
+        match = re.fullmatch(_ID, word)
+        if match is None:
+            self.fail(f"{word!r} is no job id: write 12, 3-9 or last", param, ctx)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < first + MAX_IDS:
+            self.fail(f"{word!r} is no range of at most {MAX_IDS} ids, the smaller first", param, ctx)
+        return range(first, last + 1)
+
+
+_ID = r"([1-9][0-9]{0,17})(?:-([1-9][0-9]{0,17}))?"
+
+
+class PastTimeType(click.ParamType[float]):
+    """A point in the past: how long ago, or a date."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read "2h", "2026-10-01" or "2026-10-01 14:30", local unless it says otherwise."""
+        if isinstance(value, float):
+            return value
+        try:
+            return time.time() - parse_duration(value)
+        except ValueError:
+            pass
+        try:
+            at = datetime.fromisoformat(value)
+            instant = at.timestamp()
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is neither how long ago, as 2h, nor a date, as 2026-10-01 14:30", param, ctx
+            )
+        if problem := _problem_with_zone_of(at):
+            self.fail(f"{value!r} {problem}", param, ctx)
+        return instant
+
+
+class FutureTimeType(click.ParamType[float]):
+    """A point in the future: a date, or the next time that a clock shows this."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read "14:30", "tomorrow 9:00", "2026-10-01 14:30", local unless it says otherwise."""
+        if isinstance(value, float):
+            return value
+        try:
+            at = _time_of_day(value) or datetime.fromisoformat(value)
+            instant = at.timestamp()
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is no time: write 14:30, tomorrow 9:00, 2026-10-01 14:30 or 2026-10-01T14:30Z",
+                param,
+                ctx,
+            )
+        if problem := _problem_with_zone_of(at):
+            self.fail(f"{value!r} {problem}", param, ctx)
+        if instant <= time.time():
+            self.fail(f"{value!r} is over: name a time to come", param, ctx)
+        return instant
+
+
+def _time_of_day(text: str) -> datetime | None:
+    """Return the next local time at which clocks show this; None if the text is of another kind.
+
+    Raises:
+        ValueError: no clock shows this.
+    """
+    match = re.fullmatch(_TIME_OF_DAY, text)
+    if match is None:
+        return None
+    now = datetime.now()  # noqa: DTZ005 - naive is local: the day after has the same time of day in any zone
+    at = now.replace(hour=int(match[2]), minute=int(match[3]), second=int(match[4] or 0), microsecond=0)
+    return at + timedelta(days=1) if match[1] or at <= now else at
+
+
+_TIME_OF_DAY = r"(tomorrow )?([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?"
+
+
+def _problem_with_zone_of(at: datetime) -> str | None:
+    """Say what is wrong where a local time cannot be told: C libraries take an unknown TZ for UTC."""
+    zone = os.environ.get("TZ", "").removeprefix(":")
+    if at.tzinfo is not None or not zone or zone in _UTC or re.match(_RULE, zone):
+        return None
+    if Path(os.environ.get("TZDIR", "/usr/share/zoneinfo"), zone).is_file():
+        return None
+    return f"is a local time, and TZ is {zone!r}, which is no known time zone: correct TZ, or add Z or +01:00"
+
+
+_UTC = frozenset({"UTC", "GMT", "Etc/UTC", "Etc/GMT"})  # true also where no time zones are installed
+_RULE = r"([A-Za-z]{3,}|<[A-Za-z0-9+-]+>)[+-]?[0-9]"  # of tzset(3), as CET-1CEST
+
+
+class DurationType(click.ParamType[float]):
+    """A duration as in the configuration, in seconds."""
+
+    name = "duration"
+
+    def __init__(self, *, may_be_zero: bool = True) -> None:
+        self._may_be_zero = may_be_zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read "90", "5s" or "1h30m"."""
+        if isinstance(value, float):
+            return value
+        try:
+            seconds = parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if seconds > MAX_DURATION:
+            self.fail(f"{value!r} is too long: at most {format_duration(MAX_DURATION)}", param, ctx)
+        if not (seconds or self._may_be_zero):
+            self.fail("it must be more than 0; without the option there is no limit", param, ctx)
+        return seconds
+
+
+class SizeType(click.ParamType[int]):
+    """A number of bytes as in the configuration."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read "500kB", "100MB" or "64MiB"."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class BoundedType(click.ParamType[Any]):
+    """What must be as a job's own type says.
+
+    Args:
+        kind: that type.
+        rule: what it wants, in words.
+    """
+
+    name = "bounded"
+
+    def __init__(self, kind: Any, rule: str) -> None:
+        self._kind = kind
+        self._rule = rule
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value as a job takes it."""
+        try:
+            return msgspec.convert(value, self._kind, strict=False)  # a number comes as text
+        except msgspec.ValidationError:
+            self.fail(f"{value!r} is not {self._rule}", param, ctx)
+
+
+class BoundedSizeType(BoundedType):
+    """A number of bytes that must be as a job's own type says."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read "64MB", "1.5GiB" or "4096"."""
+        return super().convert(SizeType().convert(value, param, ctx), param, ctx)
+
+
+class PercentType(BoundedType):
+    """Percent of one processor, with or without the sign."""
+
+    name = "percent"
+
+    def __init__(self) -> None:
+        super().__init__(
+            Percent, f"percent of one processor: a whole number from 1 to {MAX_PERCENT}, as 50 or 150%"
+        )
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read "50" or "50%"."""
+        return super().convert(value.removesuffix("%") if isinstance(value, str) else value, param, ctx)
+
+
+def whole_number(least: int, most: int) -> BoundedType:
+    """Return the kind of whole numbers from `least` to `most`, both included."""
+    return BoundedType(Annotated[int, Meta(ge=least, le=most)], f"a whole number from {least} to {most}")
+
+
+class QueueNameType(BoundedType):
+    """A queue's name; a shell is offered those of the queues there are."""
+
+    name = "queue"
+
+    def __init__(self) -> None:
+        super().__init__(
+            QueueName, "a queue's name: letters, digits, . _ -, at most 64, first a letter or digit"
+        )
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the queues of the daemon, if one answers."""
+        del param
+        from bgctl.completing import queues_like  # noqa: PLC0415 - only a shell that completes needs it
+
+        return queues_like(ctx, incomplete)
+
+
+class SlotsType(click.ParamType[Any]):
+    """A number of slots, or a word that stands for None."""
+
+    name = "slots"
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number, or the word itself: None would look as if nothing had been given."""
+        if value == self.word:
+            return self.word
+        try:
+            return msgspec.convert(value, SlotCount, strict=False)
+        except msgspec.ValidationError:
+            self.fail(
+                f"{value!r} is neither a number of slots from 1 to {MAX_SLOTS} nor {self.word!r}; "
+                "`bgctl pause` lets nothing start",
+                param,
+                ctx,
+            )
+
+
+class ExitCodesType(click.ParamType[tuple[int, ...]]):
+    """Exit codes, each once, in order."""
+
+    name = "codes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Read "1,2,70-79"."""
+        if isinstance(value, tuple):
+            return value
+        codes: set[int] = set()
+        for word in value.split(","):
+            match = re.fullmatch(_CODES, word.strip())
+            if match is None:
+                self.fail(f"{word!r} is no exit code: write them as 1,2,70-79", param, ctx)
+            first, last = int(match[1]), int(match[2] or match[1])
+            if not first <= last <= _MAX_CODE:
+                self.fail(f"{word!r} are no exit codes from 0 to {_MAX_CODE}, the smaller first", param, ctx)
+            codes.update(range(first, last + 1))
+        return tuple(sorted(codes))
+
+
+_CODES = r"([0-9]{1,3})(?:-([0-9]{1,3}))?"
+_MAX_CODE = 255  # a byte of what wait(2) tells
+
+
+class PathType(click.ParamType[str]):
+    """A file, or a folder ("dir"), that a shell completes by itself."""
+
+    name = "path"
+
+    def __init__(self, kind: str, *, may_be_empty: bool = False) -> None:
+        self._kind = kind
+        self._may_be_empty = may_be_empty
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Take any name but an empty one, as of a script whose variable is: it would mean the folder."""
+        if not (value or self._may_be_empty):
+            self.fail("the name is empty", param, ctx)
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Leave it to the shell."""
+        del ctx, param
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
+
+        return [CompletionItem(incomplete, type=self._kind)]
+
+
+# --- the ones that several verbs or options share --------------------------------------------------------
+
+ARGUMENT = PathType("file", may_be_empty=True)
+BACKOFF = BoundedType(Backoff, "a number from 1 to 100")
+CORE_SIZE = BoundedSizeType(FileBytes, f"a size of a core file, as 0 or 100MB: at most {MAX_BYTES} bytes")
+DURATION = DurationType()
+FILE = PathType("file")
+FOLDER = PathType("dir")
+MEMORY = BoundedSizeType(MemoryBytes, f"a size of memory: 1MB or more, at most {MAX_BYTES} bytes")
+NAME = BoundedType(Name, f"a text of 1 to {MAX_NAME} characters")
+NICE = BoundedType(Nice, "a whole number from -20 to 19")
+OPEN_FILES = BoundedType(OpenFiles, f"a number of descriptors: a whole number from 16 to {MAX_OPEN_FILES}")
+PERCENT = PercentType()
+PRIORITY = BoundedType(Priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+PROCESSES = BoundedType(ProcessCount, f"a number of processes: a whole number from 1 to {MAX_PROCESSES}")
+QUEUE_NAME = QueueNameType()
+RETRIES = BoundedType(Retries, f"a whole number from 0 to {MAX_RETRIES}")
+SHARE = BoundedType(Share, "a number from 0 to 1")
+SIZE = BoundedSizeType(FileBytes, f"a size from 0 to {MAX_BYTES} bytes")
+SLOTS = BoundedType(SlotCount, f"a whole number from 1 to {MAX_SLOTS}")
+TIME_LIMIT = DurationType(may_be_zero=False)
+
+
+# --- the options of jobs ---------------------------------------------------------------------------------
+
+
+def _assignments(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str] | None:
+    pairs = [value.partition("=") for value in values]
+    for name, equals, _ in pairs:
+        if not equals or not name:
+            raise click.BadParameter(f"{name!r} is no NAME=VALUE", context, parameter)
+    return {name: value for name, _, value in pairs} or None
+
+
+def _passed(context: click.Context, parameter: click.Parameter, value: str | None) -> str | list[str] | None:
+    del context, parameter
+    return value if value in (None, "all", "none") else value.split(",")
+
+
+_CHANGEABLE = [
+    click.option(
+        "-p",
+        "--priority",
+        type=PRIORITY,
+        metavar="N",
+        help=f"Higher runs first: -{MAX_PRIORITY} to {MAX_PRIORITY}, usually 0.",
+    ),
+    click.option("-q", "--queue", type=QUEUE_NAME, metavar="NAME", help="The lane it waits in."),
+    click.option("-n", "--name", type=NAME, metavar="TEXT", help="A name to find it by."),
+    click.option(
+        "-t", "--tag", "tags", type=NAME, multiple=True, metavar="TEXT", help="A tag; there may be several."
+    ),
+    click.option("--retries", type=RETRIES, metavar="N", help="Attempts after the first that failed."),
+    click.option("--retry-delay", type=DURATION, metavar="D", help="Pause before a retry, as 5s or 2m."),
+    click.option("--backoff", type=BACKOFF, metavar="F", help="Each pause is F times the one before."),
+    click.option("--max-delay", type=DURATION, metavar="D", help="No pause is longer."),
+    click.option("--jitter", type=SHARE, metavar="SHARE", help="Spread pauses by so much, as 0.1."),
+    click.option(
+        "--retry-on",
+        type=ExitCodesType(),
+        metavar="CODES",
+        help="Retry only after these exit codes, as 1,70-79; 128+N: signal N, 124: time limit.",
+    ),
+    click.option(
+        "--no-retry-on", type=ExitCodesType(), metavar="CODES", help="Retry after all but these exit codes."
+    ),
+    click.option(
+        "--rerun", type=click.Choice(["yes", "no"]), help="Run it again if nobody saw how it ended."
+    ),
+    click.option("--timeout", type=TIME_LIMIT, metavar="D", help="End an attempt that takes longer."),
+    click.option("--delay", type=DURATION, metavar="D", help="Start no sooner than this from now."),
+    click.option(
+        "--at",
+        type=FutureTimeType(),
+        metavar="WHEN",
+        help="Start no sooner than at 14:30, 'tomorrow 9:00' or '2026-10-01 14:30'; local time, or as in"
+        " 2026-10-01T14:30Z. 14:30 is the next one to come.",
+    ),
+    click.option("--expires", type=TIME_LIMIT, metavar="D", help="Start within this from now, or never run."),
+    click.option(
+        "--after",
+        type=JobIdsType(UNFINISHED),
+        multiple=True,
+        metavar="ID,...",
+        help="Start when these have succeeded.",
+    ),
+    click.option(
+        "--after-any",
+        type=JobIdsType(UNFINISHED),
+        multiple=True,
+        metavar="ID,...",
+        help="Start when these have ended, however.",
+    ),
+    click.option("--slots", type=SLOTS, metavar="N", help="It takes up N slots while it runs."),
+    click.option(
+        "--cwd",
+        type=FOLDER,
+        metavar="DIR",
+        help="Where it runs; else here, or for a class job where bgd runs.",
+    ),
+    click.option(
+        "-e", "--env", multiple=True, callback=_assignments, metavar="K=V", help="Set a variable for it."
+    ),
+]
+
+
+_CHANGEABLE += [
+    click.option("--nice", type=NICE, metavar="N", help="-20 to 19: higher leaves more time to others."),
+    click.option(
+        "--memory-max", type=MEMORY, metavar="SIZE", help="All its processes together may use so much."
+    ),
+    click.option(
+        "--cpu-max",
+        type=PERCENT,
+        metavar="PERCENT",
+        help="Likewise, of one processor: 150 is one and a half.",
+    ),
+    click.option("--pids-max", type=PROCESSES, metavar="N", help="So many processes and threads at a time."),
+    click.option("--open-files", type=OPEN_FILES, metavar="N", help="Descriptors of each process."),
+    click.option("--core-max", type=CORE_SIZE, metavar="SIZE", help="Of a core file; 0: none is written."),
+    click.option(
+        "--keep-leftovers", is_flag=True, help="Leave running what it leaves running when it ends by itself."
+    ),
+]
+
+_OF_NEW_JOBS = [
+    click.option(
+        "--env-pass", callback=_passed, metavar="all|none|NAMES", help="Which of your variables it gets."
+    ),
+    click.option("--hold", is_flag=True, help="It waits until it is released."),
+    click.option(
+        "--key",
+        type=NAME,
+        metavar="TEXT",
+        help="While an unfinished job has this key, name that one; queue no other.",
+    ),
+]
+
+_ISOLATION = click.option(
+    "--isolation",
+    type=click.Choice(["fork", "spawn", "reuse"]),
+    help="Fork it from a warm interpreter, start a fresh one, or run it in one that is reused.",
+)
+
+_PTY = click.option("--pty", is_flag=True, help="It gets a terminal of its own.")
+_OF_NEW_COMMANDS = [
+    click.option(
+        "--stdin", type=FILE, metavar="FILE|-", help="It reads this file; -: what bgctl can read now."
+    ),
+    _PTY,
+]
+
+_OF_COMMANDS = [click.option("--stdin", type=FILE, metavar="FILE", help="It reads this file."), _PTY]
