@@ -14,7 +14,7 @@ from bgctl.codes import REFUSED
 from bgctl.common import client, common, say, verb
 from bgctl.show import iso_time, local_time, print_json
 from bgd.errors import ConfigError
-from bgd.paths import make_private, own_places
+from bgd.paths import make_private_folder, user_paths
 from bgd.wire.replies import Info
 from bgd.wire.steering import ShutdownMode
 
@@ -154,15 +154,15 @@ def _private_folder() -> Path:
     *others, last = _folders()
     for folder in others:
         with suppress(ConfigError, OSError):
-            make_private(folder)
+            make_private_folder(folder)
             return folder
-    make_private(last)
+    make_private_folder(last)
     return last
 
 
 def _folders() -> list[Path]:
     """Return where such a file may be: a folder that goes with the user's login, then the state folder."""
-    state, runtime = Path(own_places(os.environ).state_dir), os.environ.get("XDG_RUNTIME_DIR", "")
+    state, runtime = Path(user_paths(os.environ).state_dir), os.environ.get("XDG_RUNTIME_DIR", "")
     is_there = runtime.startswith("/") and Path(runtime).is_dir()
     return [Path(runtime, "bgd"), state] if is_there else [state]
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bgd.programs import find_program
+from bgd.paths import find_program
 
 
 def problem_with_command(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> str | None:

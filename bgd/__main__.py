@@ -24,9 +24,9 @@ from bgd.daemon.serving import Surroundings, serve
 from bgd.daemon.storage.store import StoreBroken
 from bgd.errors import BgdError, ConfigError, leaves_of
 from bgd.escape import one_line
+from bgd.startup import DAEMON_LIMITS, check_limits
 from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager, take_sockets
-from bgd.ulimits import OF_DAEMON, check_limits
 
 EX_IOERR = 74  # sysexits.h
 EX_CONFIG = 78
@@ -81,7 +81,7 @@ def _serve(
     starter: _Starter,
     sockets: list[socket.socket],
 ) -> None:
-    check_limits(OF_DAEMON)  # first: without descriptors not even an event loop can be made
+    check_limits(DAEMON_LIMITS)  # first: without descriptors not even an event loop can be made
     with (
         contextlib.closing(ServiceManager.from_environment(os.environ)) as manager,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,

@@ -20,7 +20,7 @@ from bgd.core.target import problem_with_entry
 from bgd.errors import ConfigError
 from bgd.interpreters import PythonConfig, python_config
 from bgd.keeping import BackupConfig, Bytes, RetentionConfig, backup_config, retention_config
-from bgd.paths import SYSTEM, Places, home_of, own_places, places_in
+from bgd.paths import SYSTEM_PATHS, DaemonPaths, home_folder, paths_in, user_paths
 from bgd.runners import RunnerConfig
 from bgd.settings import ANY, Schema, Setting, from_environment, from_file, read
 from bgd.wire.steering import ShutdownMode
@@ -111,7 +111,7 @@ def load(path: str | None = None, *, system: bool = False, environ: Mapping[str,
         ConfigError: in one line, which file and key, and what would do.
     """
     named = path or environ.get("BGD_CONFIG")
-    places = SYSTEM if system else own_places(environ)
+    places = SYSTEM_PATHS if system else user_paths(environ)
     file = str(Path(named or places.config).absolute())
     source: str | None = file
     try:
@@ -121,7 +121,7 @@ def load(path: str | None = None, *, system: bool = False, environ: Mapping[str,
             raise ConfigError(f"there is no configuration file {file}") from None
         source, found = None, {}
     found |= from_environment(environ, SCHEMA)
-    return _config(found, places, home_of(environ), source)
+    return _config(found, places, home_folder(environ), source)
 
 
 def client_sockets(
@@ -179,11 +179,11 @@ _CGROUPS: dict[str, Literal["limits", "all"]] = {"limits": "limits", "all": "all
 _ON_LIMIT: dict[str, Literal["truncate", "kill"]] = {"truncate": "truncate", "kill": "kill"}
 
 
-def _config(found: Mapping[str, Setting], places: Places, home: str, source: str | None) -> Config:
-    ports = 1 if places is SYSTEM else PORTS  # who looks for the machine's pages, as a proxy, knows one
+def _config(found: Mapping[str, Setting], places: DaemonPaths, home: str, source: str | None) -> Config:
+    ports = 1 if places is SYSTEM_PATHS else PORTS  # who looks for the machine's pages, as a proxy, knows one
     state_dir = read(found, "daemon.state_dir", values.path(home), places.state_dir)
     if state_dir != places.state_dir:
-        places = places_in(state_dir, places)
+        places = paths_in(state_dir, places)
     retry = _retry_policy(found, "retry", RetryPolicy(retries=3))
     return Config(
         daemon=_daemon_config(found, state_dir, places.socket, home),

@@ -1,7 +1,8 @@
-"""Paths: where the configuration, state, logs and socket of a daemon are by default."""
+"""Where files are: the folders and the socket of a daemon, and the program that a command names."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Mapping
@@ -13,21 +14,19 @@ from msgspec.structs import replace
 
 from bgd.errors import ConfigError
 
-OTHERS = 0o077  # what a private folder's mode does not have
-
-_PROOFS = frozenset({"bgd.lock", "bgd.db"})  # one that holds these is bgd's
-_LEFT_BY_AUTOSTART = frozenset({"bgd.log", "autostart.lock"})  # which may have come before bgd refused it
-_MOST_LINKS = 40  # as the kernel follows
+OTHERS_BITS = 0o077  # permissions of group and others, which a private folder does not have
 
 
-class Places(Struct, frozen=True, kw_only=True):
+class DaemonPaths(Struct, frozen=True, kw_only=True):
+    """The paths that a daemon uses unless its configuration names others."""
+
     config: str
     state_dir: str
     log_dir: str
     socket: str
 
 
-SYSTEM = Places(
+SYSTEM_PATHS = DaemonPaths(
     config="/etc/bgd/bgd.toml",
     state_dir="/var/lib/bgd",
     log_dir="/var/log/bgd",
@@ -35,38 +34,76 @@ SYSTEM = Places(
 )
 
 
-def own_places(environ: Mapping[str, str]) -> Places:
-    """Return the places of a daemon that runs for one user."""
+def user_paths(environ: Mapping[str, str]) -> DaemonPaths:
+    """Return the paths of a daemon that runs for one user."""
     config_home = _base_folder(environ, "XDG_CONFIG_HOME", ".config")
     state_home = _base_folder(environ, "XDG_STATE_HOME", ".local/state")
-    return Places(config=f"{config_home}/bgd/bgd.toml", **_inside(f"{state_home}/bgd"))
+    return DaemonPaths(config=f"{config_home}/bgd/bgd.toml", **_inside(f"{state_home}/bgd"))
 
 
-def places_in(state_dir: str, usual: Places) -> Places:
-    """Return the places of a daemon whose state folder is a chosen one: its logs go along.
+def paths_in(state_dir: str, usual: DaemonPaths) -> DaemonPaths:
+    """Return the paths of a daemon with this state folder instead of the usual one.
 
-    So does a socket that is usually inside; the machine's stays where every user looks for it.
+    The logs move along. So does the socket if it is usually in the state folder; the system daemon's socket
+    stays where every user looks for it.
     """
     moved = replace(usual, **_inside(state_dir))
     is_socket_inside = usual.socket.startswith(f"{usual.state_dir}/")
     return moved if is_socket_inside else replace(moved, socket=usual.socket)
 
 
-def make_private(path: Path) -> None:
-    """Make a state or log folder and refuse one that is shared, before anything is written to it.
+def _inside(state_dir: str) -> dict[str, str]:
+    return {"state_dir": state_dir, "log_dir": f"{state_dir}/logs", "socket": f"{state_dir}/bgd.sock"}
+
+
+def _base_folder(environ: Mapping[str, str], variable: str, usual: str) -> str:
+    folder = environ.get(variable, "")
+    # the XDG base directory specification says that relative paths are ignored
+    return folder if folder.startswith("/") else f"{home_folder(environ).rstrip('/')}/{usual}"
+
+
+def home_folder(environ: Mapping[str, str]) -> str:
+    """Return $HOME, or the home folder in the user database if that is not set.
 
     Raises:
-        ConfigError: it is another user's, or another user can put something else in its place; or others may
-            read it and it holds files that are not bgd's.
+        ConfigError: neither names one, for example in a container that runs as a uid without a name.
+    """
+    if home := environ.get("HOME"):
+        if not home.startswith("/"):  # each process would resolve it from its own working directory
+            raise ConfigError(f"HOME is {home!r}, which is not an absolute path: correct it")
+        return home
+    import pwd  # noqa: PLC0415 - clients start often, and hardly ever without HOME
+
+    user = os.getuid()
+    try:
+        return pwd.getpwuid(user).pw_dir
+    except KeyError:
+        raise ConfigError(f"HOME is not set, and no user has the uid {user}: set HOME") from None
+
+
+# --- Folders
+
+
+_BGD_FILES = frozenset({"bgd.lock", "bgd.db"})  # a folder that holds these belongs to bgd
+_AUTOSTART_FILES = frozenset({"bgd.log", "autostart.lock"})  # written before bgd could refuse the folder
+_MAX_LINKS = 40  # the kernel follows as many
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a state or log folder, and refuse a shared one before anything is written to it.
+
+    Raises:
+        ConfigError: the folder belongs to another user, another user could replace it, or others may read it
+            and it holds files that are not bgd's.
     """
     _check_way_to(path)
     found = make_folder(path)
     mode = stat.S_IMODE(found.st_mode)
-    if not mode & OTHERS:
+    if not mode & OTHERS_BITS:
         return
-    names = set(os.listdir(path))  # noqa: PTH208 - names are what is judged
-    foreign = sorted(name for name in names - _LEFT_BY_AUTOSTART if not name.isdecimal())
-    if mode & stat.S_ISVTX or (foreign and not names & _PROOFS):
+    names = set(os.listdir(path))  # noqa: PTH208 - only names are needed
+    foreign = sorted(name for name in names - _AUTOSTART_FILES if not name.isdecimal())
+    if mode & stat.S_ISVTX or (foreign and not names & _BGD_FILES):
         holds = f", and holds {foreign[0]!r}, which is not bgd's" if foreign else ""
         raise ConfigError(
             f"the folder {path} has mode {mode:04o}, so it is shared with others{holds}: "
@@ -76,10 +113,10 @@ def make_private(path: Path) -> None:
 
 
 def make_folder(path: Path) -> os.stat_result:
-    """Make a folder, 0700, and those above it, 0755, whatever the umask.
+    """Make a folder with mode 0700, and its parents with 0755, whatever the umask.
 
     Raises:
-        ConfigError: it cannot be made, or its path is not UTF-8, which neither SQLite nor a message takes.
+        ConfigError: it cannot be made, or its path is not UTF-8, which SQLite and messages need.
     """
     try:
         str(path).encode()
@@ -93,34 +130,49 @@ def make_folder(path: Path) -> os.stat_result:
                 if not each.exists():
                     each.mkdir(mode=0o700)
                     each.chmod(0o700 if each == path else 0o755)
-        path.mkdir(mode=0o700, exist_ok=True)  # tells what is in the way
+        path.mkdir(mode=0o700, exist_ok=True)  # fails if something else has the name
         return path.stat()
     except OSError as error:
         raise ConfigError(
-            f"cannot make the folder {path}: {in_the_way_of(path) or error.strerror}; "
+            f"cannot make the folder {path}: {obstacle_at(path) or error.strerror}; "
             "see [daemon] state_dir and socket"
         ) from error
 
 
-def cannot_lock(path: Path, error: OSError) -> ConfigError:
-    """Return what to say where flock(2) fails for another reason than that the lock is held."""
+def obstacle_at(folder: Path) -> str | None:
+    """Say what prevents a folder, or one above it, from being made; None if nothing stands in its place."""
+    for path in (folder, *folder.parents):
+        with suppress(PermissionError):  # then the folder above says more
+            if path.is_dir():
+                return None
+            if path.is_file():
+                return f"{path} is a file, not a folder: move it away"
+            if path.exists():
+                return f"{path} is not a folder: move it away"
+            if path.is_symlink():
+                return f"{path} is a dangling link: remove it, or make the folder that it names"
+    return None
+
+
+def lock_error(path: Path, error: OSError) -> ConfigError:
+    """Return the error to raise if flock(2) fails for another reason than that the lock is held."""
     return ConfigError(
         f"cannot lock {path}: {error.strerror}: put [daemon] state_dir on a file system that has locks,"
-        " as local disks do, or start the network file system's lock service"
+        " such as a local disk, or start the network file system's lock service"
     )
 
 
 def _check_way_to(path: Path) -> None:
-    """Refuse a path on which a link or folder is another user's, who could lead it elsewhere."""
+    """Refuse a path with a link or folder of another user, who could make it lead elsewhere."""
     trusted = {0, os.geteuid(), Path("/").stat().st_uid}  # in a user namespace root may have another uid
     here, ahead, links = Path("/"), list(reversed(path.parts[1:])), 0
-    while ahead and links <= _MOST_LINKS:
+    while ahead and links <= _MAX_LINKS:
         name = ahead.pop()
         here = here.parent if name == ".." else here / name
         try:
             found = here.lstat()
             target = str(here.readlink()) if stat.S_ISLNK(found.st_mode) else None
-        except OSError:  # who makes or opens it says what is wrong
+        except OSError:  # whoever makes or opens the path reports what is wrong
             return
         if found.st_uid not in trusted:
             raise ConfigError(
@@ -138,45 +190,33 @@ def _check_way_to(path: Path) -> None:
             )
 
 
-def in_the_way_of(folder: Path) -> str | None:
-    """Say what is where a folder, or one above it, is to be; None: nothing is."""
-    for path in (folder, *folder.parents):
-        with suppress(PermissionError):  # what it is, is seen from above at most
-            if path.is_dir():
-                return None
-            if path.is_file():
-                return f"{path} is a file, and no folder: move it away"
-            if path.exists():
-                return f"{path} is no folder: move it away"
-            if path.is_symlink():
-                return f"{path} is a link that leads nowhere: remove it, or make the folder that it names"
-    return None
+# --- Programs
 
 
-def home_of(environ: Mapping[str, str]) -> str:
-    """Return the home folder, which the database of users names where the environment does not.
+def find_program(name: str, env: Mapping[str, str], folder: str) -> str:
+    """Return the file that execvp(3) would run for a process with this environment in this folder.
+
+    A name with a slash is a path relative to the folder; any other name is searched for in PATH. Files that
+    may not be executed and folders that may not be searched are skipped, and reported if nothing else is
+    found.
 
     Raises:
-        ConfigError: neither names one, as for the bare number of a user that containers run as.
+        PermissionError: the file in `filename` may not be executed, or not even looked at.
+        FileNotFoundError: there is no such file.
     """
-    if home := environ.get("HOME"):
-        if not home.startswith("/"):  # each process would look for it from where it is
-            raise ConfigError(f"HOME is {home!r}, and no absolute path: correct it")
-        return home
-    import pwd  # noqa: PLC0415 - clients start often, and hardly ever without HOME
-
-    user = os.getuid()
-    try:
-        return pwd.getpwuid(user).pw_dir
-    except KeyError:
-        raise ConfigError(f"there is no HOME, and no user with the uid {user}: set HOME") from None
-
-
-def _base_folder(environ: Mapping[str, str], variable: str, usual: str) -> str:
-    folder = environ.get(variable, "")
-    # the XDG base directory specification has relative paths ignored
-    return folder if folder.startswith("/") else f"{home_of(environ).rstrip('/')}/{usual}"
-
-
-def _inside(state_dir: str) -> dict[str, str]:
-    return {"state_dir": state_dir, "log_dir": f"{state_dir}/logs", "socket": f"{state_dir}/bgd.sock"}
+    refused: str | None = None
+    for entry in [""] if "/" in name else os.get_exec_path(env):
+        path = os.path.join(folder, entry, name)  # noqa: PTH118  plain strings here
+        try:
+            is_file = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
+        except PermissionError:
+            refused = refused or path
+            continue
+        except OSError:  # it does not exist
+            continue
+        if is_file and os.access(path, os.X_OK):
+            return path
+        refused = refused or path
+    if refused is not None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), refused)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)

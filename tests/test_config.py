@@ -26,7 +26,7 @@ from bgd.core.classes import ClassPolicy
 from bgd.core.decision import Aim, Wish
 from bgd.core.job import RetryPolicy
 from bgd.errors import ConfigError
-from bgd.paths import SYSTEM
+from bgd.paths import SYSTEM_PATHS
 from bgd.runners import RunnerConfig
 from bgd.settings import MAX_FILE, names_of
 from bgd.wire.steering import ShutdownMode
@@ -37,7 +37,7 @@ HOME = {"HOME": "/home/ada"}
 
 @pytest.fixture(autouse=True)
 def _without_a_file_of_this_machine(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bgd.config.SYSTEM", replace(SYSTEM, config="/nowhere/bgd.toml"))
+    monkeypatch.setattr("bgd.config.SYSTEM_PATHS", replace(SYSTEM_PATHS, config="/nowhere/bgd.toml"))
 
 
 @pytest.fixture
@@ -111,13 +111,13 @@ def test_user_without_a_home_is_told_so(monkeypatch):
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
 
     with pytest.raises(
-        ConfigError, match=f"there is no HOME, and no user with the uid {os.getuid()}: set HOME"
+        ConfigError, match=f"HOME is not set, and no user has the uid {os.getuid()}: set HOME"
     ):
         load(environ={})
 
 
 def test_home_that_is_no_absolute_path_is_refused():
-    with pytest.raises(ConfigError, match="HOME is 'ada', and no absolute path: correct it"):
+    with pytest.raises(ConfigError, match="HOME is 'ada', which is not an absolute path: correct it"):
         load(environ={"HOME": "ada"})
 
 

@@ -35,10 +35,10 @@ ROOMS = {
     "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.errors bgd.escape bgd.wire bgd.formatting",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.escape bgd.signals bgd.systemd bgd.ulimits bgd.wire bgd.worker.WORKER",
+    " bgd.daemon bgd.errors bgd.escape bgd.startup bgd.systemd bgd.wire bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.job bgd.core.spec"
-    " bgd.errors bgd.launcher bgd.paths bgd.programs.find_program bgd.signals"
-    " bgd.streams bgd.systemd bgd.ulimits bgd.units bgd.wire",
+    " bgd.errors bgd.launcher bgd.paths bgd.startup bgd.streams bgd.systemd"
+    " bgd.units bgd.wire",
     # it runs in interpreters that have nothing else, where its own folder goes by another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/inside": f"{STANDARD} ._reporter .Job",
@@ -52,13 +52,11 @@ ROOMS = {
     " bgd.functions bgd.testing bgd.wire bgd.worker bgd_job",
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
     "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
-    " bgd.errors bgd.escape bgd.streams bgd.systemd bgd.ulimits",
+    " bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",
     "bgd/errors.py": f"{PURE} bgd.escape",
-    "bgd/programs.py": STANDARD,
-    "bgd/signals.py": f"{STANDARD} bgd.errors",
     "bgd/streams.py": STANDARD,
     "bgd/systemd.py": STANDARD,
-    "bgd/ulimits.py": f"{STANDARD} msgspec bgd.errors bgd.units",
+    "bgd/startup.py": f"{STANDARD} msgspec bgd.errors bgd.units",
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/escape.py": STANDARD,
     "bgd/formatting.py": f"{STANDARD} bgd.core.job.State bgd.core.job.WAITING bgd.escape bgd.units"
@@ -83,7 +81,7 @@ ROOMS = {
     "bgd/client/calls.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.escape bgd.programs.find_program bgd.streams"
+    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.escape bgd.streams"
     " bgd.formatting"
     " bgd.wire.replies bgd.wire.requests bgd.wire.steering bgd.wire.views bgd.wire.launching.NotStarted",
 }

@@ -22,7 +22,7 @@ from bgd.client.blocking.door import opened
 from bgd.client.caller import public_environment
 from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
-from bgd.paths import cannot_lock, in_the_way_of, make_private
+from bgd.paths import lock_error, make_private_folder, obstacle_at
 
 LOG_NAME = "bgd.log"
 LOCK_NAME = "autostart.lock"
@@ -53,12 +53,12 @@ def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> Star
     state_dir = Path(bgd.config.load(config).daemon.state_dir)
     is_up = partial(_answers, own, deadline)
     try:
-        make_private(state_dir)
+        make_private_folder(state_dir)
         with _locked(state_dir / LOCK_NAME, deadline):
             # who had to wait for the lock finds the daemon of who held it
             return None if is_up() else _start(config, state_dir / LOG_NAME, is_up, deadline)
     except OSError as error:
-        reason = in_the_way_of(state_dir) or error.strerror
+        reason = obstacle_at(state_dir) or error.strerror
         raise DaemonUnreachable(f"no daemon could be started for you in {state_dir}: {reason}") from error
 
 
@@ -128,7 +128,7 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
         except BlockingIOError:
             _wait_for_lock(path, file.fileno(), deadline)
         except OSError as error:
-            raise cannot_lock(path, error) from error
+            raise lock_error(path, error) from error
         yield
 
 

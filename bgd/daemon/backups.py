@@ -25,7 +25,7 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.threads import to_its_end
 from bgd.errors import Full, Refused
-from bgd.paths import in_the_way_of
+from bgd.paths import obstacle_at
 from bgd.units import format_duration, format_size
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Backups:
                 await self._store.copy_to(part)
                 return await to_its_end(os.close, _finished, part, path if keep else None)
             except OSError as error:
-                reason = in_the_way_of(Path(path).parent) or error.strerror
+                reason = obstacle_at(Path(path).parent) or error.strerror
                 raise Refused(f"no backup: {path}: {reason}") from error
             except (StoreBroken, sqlite3.Error) as error:
                 raise Refused(f"no backup: {error}") from error

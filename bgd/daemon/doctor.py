@@ -26,9 +26,8 @@ from bgd.daemon.storage.recovery import examine, newest_good
 from bgd.daemon.storage.schema import VERSION
 from bgd.errors import BgdError
 from bgd.escape import as_utf8
-from bgd.paths import in_the_way_of
-from bgd.signals import check_system_calls
-from bgd.ulimits import file_size_limit
+from bgd.paths import obstacle_at
+from bgd.startup import check_system_calls, file_size_limit
 from bgd.units import format_duration, format_size
 from bgd.wire.views import Finding, Level
 
@@ -263,7 +262,7 @@ def backups(config: Config, patience: float = PATIENCE) -> Finding:
 
 def _obstacle_to(folder: str) -> str | None:
     """Return why nothing can be written to a folder, which is made when it is needed; None: it can."""
-    if (in_the_way := in_the_way_of(Path(folder))) is not None:
+    if (in_the_way := obstacle_at(Path(folder))) is not None:
         return in_the_way
     there = folder
     while not os.path.exists(there):  # noqa: PTH110 - Path.exists raises where one may not look
@@ -424,7 +423,7 @@ def _private(subject: str, folder: str) -> Finding:
     except FileNotFoundError:
         return Finding(subject, Level.NOTE, f"{folder} is not there yet", "the first start makes it")
     except OSError as error:
-        in_the_way = in_the_way_of(Path(folder))
+        in_the_way = obstacle_at(Path(folder))
         remedy = "the next start makes the folder" if in_the_way else "ask as the user of the daemon"
         return Finding(subject, Level.PROBLEM, in_the_way or f"{folder}: {error.strerror}", remedy)
     if found.st_uid != os.geteuid():

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from bgd.config import Config
 from bgd.errors import BgdError, ConfigError
-from bgd.paths import OTHERS, cannot_lock, make_folder, make_private
+from bgd.paths import OTHERS_BITS, lock_error, make_folder, make_private_folder
 
-PRIVATE = OTHERS  # umask: what the daemon makes is for its own user
+PRIVATE = OTHERS_BITS  # umask: what the daemon makes is for its own user
 BACKLOG = 1024  # clients that may wait to be heard; whoever is one more waits until there is room
 
 
@@ -31,7 +31,7 @@ def prepare(config: Config) -> None:
     """
     own = [Path(config.daemon.state_dir), Path(config.log_dir)]
     for folder in own:
-        make_private(folder)
+        make_private_folder(folder)
         _check_writable(folder)
     place_of_socket = Path(config.daemon.socket).parent
     if place_of_socket not in own:  # as /run or /tmp, which are not ours to close
@@ -81,7 +81,7 @@ def locked(config: Config) -> Iterator[None]:
                 "stop it (bgctl shutdown; kill, if its socket is gone), or choose another [daemon] state_dir"
             ) from None
         except OSError as error:
-            raise cannot_lock(path, error) from error
+            raise lock_error(path, error) from error
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)  # for people only: the lock is what counts
         yield

@@ -19,7 +19,7 @@ from msgspec import Struct
 from bgd import clock
 from bgd.daemon.storage.store import Store
 from bgd.errors import BgdError, ProtocolError
-from bgd.paths import cannot_lock
+from bgd.paths import lock_error
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
     MAX_GENERATION,
@@ -271,7 +271,7 @@ class LauncherLink:
                     "launcher.lock is held by a launcher that does not listen any more: it is ending"
                 ) from None
             except OSError as error:
-                raise cannot_lock(self._state_dir / "launcher.lock", error) from error
+                raise lock_error(self._state_dir / "launcher.lock", error) from error
             if self._child is not None:
                 self._child.wait()  # it held the lock, so it is dead: reap it
             with _listen(path) as listening:

@@ -42,7 +42,7 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.connection import open_site
 from bgd.errors import BgdError, ConfigError, leaves_of
-from bgd.signals import check_system_calls, ignore_strays
+from bgd.startup import check_system_calls, ignore_stray_signals
 from bgd.systemd import ServiceManager
 from bgd.wire.steering import ShutdownMode
 from bgd.wire.views import Level
@@ -137,7 +137,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
     if os.getpid() == 1:
         # uvloop keeps this one for itself
         signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(_reap))
-    ignore_strays(lambda name: loop.call_soon_threadsafe(logger.warning, _STRAY, name))
+    ignore_stray_signals(lambda name: loop.call_soon_threadsafe(logger.warning, _STRAY, name))
     async with asyncio.TaskGroup() as tasks:
         orders = Orders(supervisor, store)
         retention = Retention(supervisor, orders, store)

@@ -31,11 +31,10 @@ from bgd.launcher.supervisors import Attempts, Departure, Line, Masters, Visitor
 from bgd.launcher.sweep import Busy, bind, end_strays, outlive, sign_lock, sweep, take_lock
 from bgd.launcher.tree import Looker
 from bgd.launcher.warm.worker import Workers
-from bgd.paths import in_the_way_of
-from bgd.signals import check_system_calls, ignore_strays
+from bgd.paths import obstacle_at
+from bgd.startup import LAUNCHER_LIMITS, check_limits, check_system_calls, ignore_stray_signals
 from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager
-from bgd.ulimits import OF_LAUNCHER, check_limits
 
 log = logging.getLogger("bgd.launcher")
 
@@ -47,12 +46,12 @@ def main() -> int:
     options = _options()
     _set_up_logging()
     _shed_what_was_inherited({0, 1, 2, options.lock_fd, options.listen_fd})
-    ignore_strays(lambda _: None)  # until there is a loop that can write to the log
+    ignore_stray_signals(lambda _: None)  # until there is a loop that can write to the log
     state, logs = options.state.absolute(), options.logs.absolute()
     gc.freeze()  # what is imported stays: to look through it for garbage takes 6 ms, in which nothing starts
     os.chdir("/")  # a working directory would keep a file system from being unmounted
     try:
-        check_limits(OF_LAUNCHER)
+        check_limits(LAUNCHER_LIMITS)
         check_system_calls()
         state.mkdir(mode=0o700, parents=True, exist_ok=True)  # a service may be here before any bgd
         lock = take_lock(state) if options.lock_fd is None else options.lock_fd
@@ -79,7 +78,7 @@ def _fail(cause: BaseException, state: Path) -> int:
     if isinstance(cause, BgdError):
         log.error("%s", cause)
         return 1
-    log.error("cannot work in %s: %s", state, in_the_way_of(state) or cause)
+    log.error("cannot work in %s: %s", state, obstacle_at(state) or cause)
     return 1
 
 
@@ -146,7 +145,7 @@ def _listen_for_signals(loop: asyncio.AbstractEventLoop, leave: Callable[[], Non
     signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(leave))
     for ignored in (signal.SIGINT, signal.SIGHUP):  # what a terminal sends to bgd and all that it started
         signal.signal(ignored, lambda *_: None)  # not SIG_IGN, which every job would inherit
-    ignore_strays(lambda name: loop.call_soon_threadsafe(log.warning, _STRAY, name))
+    ignore_stray_signals(lambda name: loop.call_soon_threadsafe(log.warning, _STRAY, name))
 
 
 def _tools(

@@ -8,7 +8,7 @@ import resource
 import stat
 from pathlib import Path
 
-from bgd.programs import find_program
+from bgd.paths import find_program
 from bgd.wire.launching import Launch, NotStarted
 
 # not the job's fault, and it passes: no descriptors, processes, memory or disk left

@@ -21,7 +21,7 @@ from bgd.launcher.journal import Instance, Recollection, Trace, boot_of
 from bgd.launcher.output import bytes_logged
 from bgd.launcher.process import hold, read_process
 from bgd.launcher.tree import Ladder, Look, Tree, key_of
-from bgd.paths import cannot_lock
+from bgd.paths import lock_error
 from bgd.wire.launching import Ended, Key, log_name
 
 # --- Lock and socket: there is one launcher of a state folder, and one place to meet it (R6).
@@ -50,7 +50,7 @@ def take_lock(state: Path) -> int:
         raise Busy(f"a launcher is running already: {who} holds {path}") from error
     except OSError as error:
         os.close(fd)
-        raise cannot_lock(path, error) from error
+        raise lock_error(path, error) from error
     return fd
 
 

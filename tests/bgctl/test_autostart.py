@@ -74,7 +74,7 @@ def test_a_file_in_place_of_the_state_folder_is_named(home):
     done = home.bgctl("submit", "true")
 
     assert done.returncode == 78
-    assert f"{home.state_dir} is a file, and no folder: move it away" in done.stderr
+    assert f"{home.state_dir} is a file, not a folder: move it away" in done.stderr
     home.state_dir.unlink()
 
 

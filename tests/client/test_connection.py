@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 import bgd
 from bgd.errors import BgdError, DaemonUnreachable, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
-from bgd.paths import SYSTEM
+from bgd.paths import SYSTEM_PATHS
 from bgd.wire import replies
 from bgd.wire.replies import ErrorCode
 from tests.client.scripted import DEADLINE, Peer, serve, view_of
@@ -118,7 +118,7 @@ def test_nobody_at_the_socket_is_an_error_that_names_it(client_at, tmp_path):
 def test_nobody_at_the_machines_socket_is_told_how_to_start_its_daemon(client_at, monkeypatch, tmp_path):
     path = str(tmp_path / "bgd.sock")
     for door in ("asynchronous", "blocking"):
-        monkeypatch.setattr(f"bgd.client.{door}.door.SYSTEM", replace(SYSTEM, socket=path))
+        monkeypatch.setattr(f"bgd.client.{door}.door.SYSTEM_PATHS", replace(SYSTEM_PATHS, socket=path))
 
     with pytest.raises(DaemonUnreachable, match="start it with `systemctl restart bgd`"):
         client_at(path).submit(["true"])

@@ -171,7 +171,7 @@ async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
         await until(lambda: backups_in(config.backup.folder))
         task.cancel()
     assert "/elsewhere/bgd-" in caplog.text
-    assert f"{folder}/elsewhere is a file, and no folder: move it away" in caplog.text
+    assert f"{folder}/elsewhere is a file, not a folder: move it away" in caplog.text
 
 
 async def test_doctor_says_that_the_last_backup_that_was_due_was_not_written(config, launcher, monkeypatch):

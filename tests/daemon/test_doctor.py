@@ -99,7 +99,7 @@ def test_file_in_place_of_a_folder_is_a_problem(folder, config):
     finding = found(config, "log folder")
     assert (finding.level, finding.message) == (
         Level.PROBLEM,
-        f"{folder}/state/logs is a file, and no folder: move it away",
+        f"{folder}/state/logs is a file, not a folder: move it away",
     )
 
 

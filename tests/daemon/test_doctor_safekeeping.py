@@ -196,7 +196,7 @@ def test_folder_in_which_no_backup_can_be_written_is_a_problem(folder, tmp_path)
     finding = backups(config)
 
     assert finding.level is Level.PROBLEM
-    assert finding.message == f"none can be written: {file} is a file, and no folder: move it away"
+    assert finding.message == f"none can be written: {file} is a file, not a folder: move it away"
     assert finding.remedy == "see [backup] folder"
 
 

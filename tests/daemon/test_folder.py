@@ -167,7 +167,7 @@ def test_file_in_place_of_a_folder_is_named_with_what_to_do(folder, config, plac
         state_folder.prepare(config)
 
     assert str(refused.value) == (
-        f"cannot make the folder {folder / place}: {folder / place} is a file, and no folder: move it away; "
+        f"cannot make the folder {folder / place}: {folder / place} is a file, not a folder: move it away; "
         "see [daemon] state_dir and socket"
     )
 
@@ -181,17 +181,17 @@ def test_launcher_names_a_file_in_place_of_its_folder(folder):
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.endswith(f"{folder}/state is a file, and no folder: move it away\n")
+    assert done.stderr.endswith(f"{folder}/state is a file, not a folder: move it away\n")
 
 
 def test_link_that_leads_nowhere_is_named_and_so_is_what_is_no_folder_above(folder, config):
     (folder / "state").symlink_to("/nowhere/at/all")
-    with pytest.raises(ConfigError, match=f"{folder}/state is a link that leads nowhere: remove it"):
+    with pytest.raises(ConfigError, match=f"{folder}/state is a dangling link: remove it"):
         state_folder.prepare(config)
 
     os.mkfifo(folder / "pipe")
     above = replace(config, daemon=replace(config.daemon, state_dir=f"{folder}/pipe/state"))
-    with pytest.raises(ConfigError, match=f"/pipe/state: {folder}/pipe is no folder: move it away"):
+    with pytest.raises(ConfigError, match=f"/pipe/state: {folder}/pipe is not a folder: move it away"):
         state_folder.prepare(above)
 
 

@@ -20,10 +20,10 @@ import pytest
 
 import bgd
 from bgd import Client, ConfigError, DaemonUnreachable, Job, Refused, State
-from bgd.ulimits import OF_DAEMON
+from bgd.startup import DAEMON_LIMITS
 from tests.support import DEADLINE, Daemon, wait_until
 
-LIMITS = ("nofile", "fsize", "as", "data")  # as prlimit(1) calls those of OF_DAEMON
+LIMITS = ("nofile", "fsize", "as", "data")  # as prlimit(1) calls those of DAEMON_LIMITS
 STRANGER = 4_000_000  # uid of nobody here
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give a folder away")
@@ -679,7 +679,7 @@ def test_a_limit_that_is_too_small_to_work_with_is_refused_at_the_start_by_name(
 def test_with_the_least_limits_jobs_of_both_kinds_run_and_the_log_says_what_is_short(machine):
     (machine.folder / "work.py").write_text("def f():\n    return 7\n")
     machine.configure(f'[security]\nallowed_classes = ["work.*"]\n[python]\npath = ["{machine.folder}"]\n')
-    least = [f"--{name}={each.needed}" for name, each in zip(LIMITS, OF_DAEMON, strict=True)]
+    least = [f"--{name}={each.needed}" for name, each in zip(LIMITS, DAEMON_LIMITS, strict=True)]
     with (machine.folder / "bgd.log").open("ab") as log:
         machine.process = subprocess.Popen(
             ["prlimit", *least, sys.executable, "-P", "-m", "bgd"], env=machine.env, stderr=log

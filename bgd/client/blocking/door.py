@@ -13,7 +13,7 @@ from bgd.client.blocking.connection import Connection
 from bgd.client.blocking.runtime import apart
 from bgd.config import ClientSocket, client_sockets
 from bgd.errors import DaemonUnreachable, NotAllowed
-from bgd.paths import SYSTEM
+from bgd.paths import SYSTEM_PATHS
 
 _NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
@@ -99,7 +99,7 @@ def _unreachable(closed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachabl
     paths = " or ".join(place.path for place, _ in closed)
     if closed[0][0].is_own:
         remedy = "start it with `bgd`"
-    elif closed[0][0].path == SYSTEM.socket:
+    elif closed[0][0].path == SYSTEM_PATHS.socket:
         remedy = "start it with `systemctl restart bgd`"
     else:
         remedy = "is the daemon running, and is that its socket?"

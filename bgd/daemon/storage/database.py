@@ -16,7 +16,7 @@ import msgspec
 
 from bgd.daemon.threads import no_thread
 from bgd.errors import BgdError
-from bgd.ulimits import file_size_limit
+from bgd.startup import file_size_limit
 from bgd.units import format_size
 
 P = ParamSpec("P")

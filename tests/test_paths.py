@@ -1,4 +1,4 @@
-"""Programs are found as execvp(3) finds them."""
+"""find_program finds programs as execvp(3) does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bgd.programs import find_program
+from bgd.paths import find_program
 from tests.launcher.unprivileged import NOBODY
 
 AS_NOBODY = f"""

@@ -1,0 +1,142 @@
+"""What the daemon and the launcher check and set up when they start: system calls, limits and signals."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from msgspec import Struct
+
+from bgd.errors import BgdError
+from bgd.units import format_size
+
+
+def check_system_calls() -> None:
+    """Try the system calls that are needed to stop a job and to see its end.
+
+    Raises:
+        BgdError: the kernel is too old or a seccomp filter refuses; the message names the call.
+    """
+    call = "pidfd_open"
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            call = "pidfd_send_signal"
+            signal.pidfd_send_signal(pidfd, 0)
+        finally:
+            os.close(pidfd)
+        call = "waitid"
+        with suppress(ChildProcessError):  # this process is not its own child
+            os.waitid(os.P_PID, os.getpid(), os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        call = "prctl"
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(ctypes.c_int()), 0, 0, 0):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))  # noqa: TRY301  like the others
+    except OSError as error:
+        raise BgdError(
+            f"the system call {call} fails ({error.strerror}), and bgd cannot watch or stop jobs without it:"
+            " it needs Linux 5.4 or newer, and a seccomp filter that allows this call"
+        ) from error
+
+
+_PR_GET_CHILD_SUBREAPER = 37  # linux/prctl.h
+
+
+# --- Resource limits of bgd's own processes, set by `ulimit` or by a unit
+
+
+class RequiredLimit(Struct, frozen=True):
+    """The least value of a resource limit that a process of bgd can work with.
+
+    `names` are the limit's names in the shell and in systemd.
+    """
+
+    limit: int
+    needed: int
+    what: str
+    names: tuple[str, str]
+    is_size: bool = True
+
+
+# The launcher has 17 open and keeps 32 in reserve (bgd.launcher.output); a command takes 3, a class job 5:
+# below 52 it starts nothing. bgd has 31 open, without clients. The ballast has 8 MiB; logs and database grow.
+_FILE_LIMITS = (
+    RequiredLimit(resource.RLIMIT_NOFILE, 64, "open files", ("ulimit -n", "LimitNOFILE="), is_size=False),
+    RequiredLimit(resource.RLIMIT_FSIZE, 64_000_000, "size of a file", ("ulimit -f", "LimitFSIZE=")),
+)
+# Twelve threads, each with a stack and a malloc arena: 920 MB of addresses, of which 750 MB are enough
+_MEMORY_LIMITS = (
+    RequiredLimit(resource.RLIMIT_AS, 1_000_000_000, "address space", ("ulimit -v", "LimitAS=")),
+    RequiredLimit(resource.RLIMIT_DATA, 400_000_000, "data of a process", ("ulimit -d", "LimitDATA=")),
+)
+DAEMON_LIMITS = _FILE_LIMITS + _MEMORY_LIMITS
+LAUNCHER_LIMITS = _FILE_LIMITS  # it has no threads, and limits on memory may be meant for jobs
+
+
+def check_limits(required: Iterable[RequiredLimit]) -> None:
+    """Check that no resource limit lets bgd start and then fail.
+
+    Raises:
+        BgdError: a limit is too small; the message names it, its value and the value that is needed.
+    """
+    for each in required:
+        soft, hard = resource.getrlimit(each.limit)
+        if soft == resource.RLIM_INFINITY or soft >= each.needed:
+            continue
+        shell, unit = each.names
+        value, needed, maximum = (_format_limit(each, number) for number in (soft, each.needed, hard))
+        raise BgdError(
+            f"the limit on {each.what} is {value} ({shell}; {unit} in a unit), and bgd needs {needed} or"
+            f" more: raise it before bgd starts (hard limit: {maximum})"
+        )
+
+
+def _format_limit(limit: RequiredLimit, number: int) -> str:
+    if number == resource.RLIM_INFINITY:
+        return "unlimited"
+    return format_size(number) if limit.is_size else str(number)
+
+
+def file_size_limit() -> int | None:
+    """Return the size in bytes that a file may have, or None if there is no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+# --- Signals
+
+
+def ignore_stray_signals(report: Callable[[str], object]) -> None:
+    """Ignore every signal that would end the process for no reason, and report each one once by name.
+
+    `report` is called between two instructions of whatever runs, so it may only hand the name on.
+    """
+    reported: set[int] = set()
+
+    def ignore(signum: int, _: object) -> None:
+        if signum not in reported:
+            reported.add(signum)
+            report(_signal_name(signum))
+
+    for signum in signal.valid_signals() - _MEANINGFUL:
+        signal.signal(signum, ignore)  # a handler: every job would inherit SIG_IGN
+
+
+# Each of these ends, reloads, stops or crashes a process, or says that a child has ended
+_MEANINGFUL = {
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGKILL),
+    *(signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT),
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS),
+    *(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGWINCH, signal.SIGURG),  # Python ignores the first two
+}
+
+
+def _signal_name(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:  # a real-time signal between the first and the last
+        return f"signal {signum}"
