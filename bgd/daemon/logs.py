@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
 import stat
 from bisect import bisect_right
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from struct import Struct as Packing
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.job import Outcome
+from bgd.core.job import JobId, Outcome
+from bgd.daemon.storage.store import Store
 from bgd.units import format_size
 from bgd.wire.launching import Ended, Grew, Key, log_name
 from bgd.wire.views import AttemptView, Finding, Level
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 MAX_PIECE = 64 * 1024  # bytes read at once
 MAX_MARKS = 4096  # marks read at once: 64 KiB too
+CLEANED_AT_ONCE = 1000  # jobs whose logs one call on a thread deletes
 
 _MARK = Packing(">QQ")  # an offset, and when the bytes from there on arrived, in microseconds of the epoch
 
@@ -168,6 +171,39 @@ class LostOutput:
         if not self._is_going_on:
             logger.warning("%s; bgctl doctor counts what is lost from now on", self._latest)
         self._is_going_on = True
+
+
+class LogCleaner:
+    """Deletes the logs of removed jobs, in the background.
+
+    A job is removed from the database first. What a crash leaves behind is deleted at the next start.
+
+    Args:
+        clear: called with jobs whose logs are all deleted.
+    """
+
+    def __init__(self, store: Store, log_dir: str, clear: Callable[[Collection[JobId]], None]) -> None:
+        self._store = store
+        self._log_dir = log_dir
+        self._clear = clear
+        self._jobs: list[JobId] = []
+        self._has_jobs = asyncio.Event()
+
+    def add(self, jobs: Collection[JobId]) -> None:
+        """Delete the logs of these jobs soon; their rows must be off the disk already."""
+        self._jobs += jobs
+        self._has_jobs.set()
+
+    async def run(self) -> None:
+        """Delete logs forever; the next start tries again what cannot be deleted now."""
+        self.add(await self._store.leftovers())
+        while True:
+            await self._has_jobs.wait()
+            jobs, self._jobs = frozenset(self._jobs[:CLEANED_AT_ONCE]), self._jobs[CLEANED_AT_ONCE:]
+            if not self._jobs:
+                self._has_jobs.clear()
+            left = await asyncio.to_thread(remove_logs, self._log_dir, jobs)
+            self._clear([job_id for job_id in jobs if job_id not in left])
 
 
 def remove_logs(folder: str, jobs: Collection[int]) -> set[int]:

@@ -144,7 +144,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
         backups = Backups(supervisor, store)
         parts = (
             supervisor.run(),
-            supervisor.leftovers.run(),
+            supervisor.log_cleaner.run(),
             retention.run(),
             backups.run(),
             follow_wall_clock(store),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TypeVar
@@ -17,13 +17,13 @@ from bgd import clock
 from bgd.clock import now
 from bgd.config import Config
 from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome
-from bgd.core.queues import QueueRule
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import Continue, Effect, Pause, Save, Scheduler, Start, Stop, Suspend
-from bgd.core.spec import DEFAULT_QUEUE, JobSpec
+from bgd.core.spec import JobSpec
 from bgd.daemon.dispatch import Attempts, Dispatch, end_of, end_without_report, judged
 from bgd.daemon.launching import LauncherLink, Snapshot
-from bgd.daemon.logs import LostOutput, remove_logs
+from bgd.daemon.logs import LogCleaner, LostOutput
+from bgd.daemon.queue_controls import queue_rules, total_slots
 from bgd.daemon.space import Space
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -32,19 +32,16 @@ from bgd.daemon.storage.records import (
     Controls,
     Event,
     NewJob,
-    QueueSetting,
     SavedJob,
     StoredSpec,
     Submission,
 )
 from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import Feed, Feeds, ProgressBook
-from bgd.errors import Full, Refused
-from bgd.settings import nearest
 from bgd.units import format_duration
 from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Renew, Started, ToLauncher
 from bgd.wire.steering import ShutdownMode
-from bgd.wire.views import JobProgress, QueueView
+from bgd.wire.views import JobProgress
 
 # --- A settlement: what one transaction saves, and what is to be done once it has.
 
@@ -148,153 +145,6 @@ def _event(save: Save, outcomes: dict[tuple[JobId, int], Outcome]) -> Event:
     return Event(save.at, job.id, save.what, job.state, job.attempt, outcome, save.reason)
 
 
-# --- Controls: slots and queues, as the configuration has them and as people have set them since.
-
-
-MAX_SET_QUEUES = 1_000  # each costs one look whenever a job is to start
-
-
-def slots_of(config: Config, controls: Controls) -> int:
-    """Return how many slots there are now."""
-    return config.daemon.slots if controls.slots is None else controls.slots
-
-
-def rules_of(config: Config, controls: Controls) -> dict[str, QueueRule]:
-    """Return the rules of the queues that have any."""
-    queues = config.queues.keys() | controls.queues.keys()
-    rules = {queue: _rule_of(queue, config, controls) for queue in queues}
-    return {queue: rule for queue, rule in rules.items() if rule != QueueRule()}
-
-
-def with_slots_of_queue(controls: Controls, queue: str, slots: int | None) -> Controls:
-    """Give a queue a number of slots, None: no limit.
-
-    Raises:
-        Full: too many queues are set.
-    """
-    setting = replace(_setting_of(queue, controls), has_slots=True, slots=slots)
-    return _with_setting(controls, queue, setting)
-
-
-def with_pause(controls: Controls, queue: str | None, *, paused: bool) -> Controls:
-    """Pause or resume a queue, None: all of them together.
-
-    Raises:
-        Full: too many queues are set.
-    """
-    if queue is None:
-        return replace(controls, paused=paused)
-    return _with_setting(controls, queue, replace(_setting_of(queue, controls), paused=paused))
-
-
-def without_queue(controls: Controls, queue: str) -> Controls:
-    """Forget what was said of a queue.
-
-    Raises:
-        Refused: nothing was.
-    """
-    if queue not in controls.queues:
-        raise Refused(f"queue {queue!r} was neither set nor paused: there is nothing to remove")
-    return _with_setting(controls, queue, QueueSetting())
-
-
-def known_queues(config: Config, controls: Controls) -> set[str]:
-    """Return the default queue and all that are configured, or set or paused since."""
-    return {DEFAULT_QUEUE, *config.queues, *controls.queues}
-
-
-def no_queue(name: str, known: Iterable[str]) -> Refused:
-    """Return the error for a queue that does not exist: it says what was probably meant."""
-    if name.isdecimal():
-        return Refused(
-            f"there is no queue {name}; of job {name}: `bgctl hold {name}` keeps it from starting, "
-            f"`bgctl suspend {name}` stops what runs"
-        )
-    return Refused(
-        f"there is no queue {name} ({nearest(name, known)}): `bgctl queue set {name} --slots N` makes it"
-    )
-
-
-def views_of(config: Config, controls: Controls, counts: dict[str, dict[str, int]]) -> list[QueueView]:
-    """Return the default queue and all that are configured, set or in use.
-
-    `counts`: unfinished jobs by queue and state.
-    """
-    queues = known_queues(config, controls) | counts.keys()
-    return [_view_of(queue, config, controls, counts) for queue in sorted(queues)]
-
-
-def _view_of(queue: str, config: Config, controls: Controls, counts: dict[str, dict[str, int]]) -> QueueView:
-    rule = _rule_of(queue, config, controls)
-    return QueueView(
-        name=queue,
-        slots=rule.slots,
-        configured_slots=_configured(queue, config),
-        paused=rule.paused,
-        counts=counts.get(queue, {}),
-    )
-
-
-def _rule_of(queue: str, config: Config, controls: Controls) -> QueueRule:
-    setting = _setting_of(queue, controls)
-    slots = setting.slots if setting.has_slots else _configured(queue, config)
-    return QueueRule(slots=slots, paused=setting.paused)
-
-
-def _configured(queue: str, config: Config) -> int | None:
-    return config.queues[queue].slots if queue in config.queues else None
-
-
-def _setting_of(queue: str, controls: Controls) -> QueueSetting:
-    return controls.queues.get(queue, QueueSetting())
-
-
-def _with_setting(controls: Controls, queue: str, setting: QueueSetting) -> Controls:
-    others = {name: each for name, each in controls.queues.items() if name != queue}
-    if setting == QueueSetting():
-        return replace(controls, queues=others)
-    if len(others) >= MAX_SET_QUEUES:
-        raise Full(f"{MAX_SET_QUEUES} queues are set or paused already: `bgctl queue remove` some")
-    return replace(controls, queues={**others, queue: setting})
-
-
-# --- Leftovers: logs of jobs that are removed, until they are off the disk.
-
-
-AT_ONCE = 1000  # jobs whose logs a thread deletes before it is asked again
-
-
-class Leftovers:
-    """Deletes logs after their jobs: what a crash leaves in between is deleted at the next start.
-
-    Args:
-        clear: called with jobs of whose logs nothing is left.
-    """
-
-    def __init__(self, store: Store, log_dir: str, clear: Callable[[Collection[JobId]], None]) -> None:
-        self._store = store
-        self._log_dir = log_dir
-        self._clear = clear
-        self._jobs: list[JobId] = []
-        self._come = asyncio.Event()
-
-    def add(self, jobs: Collection[JobId]) -> None:
-        """Take jobs that are off the disk, and have their logs follow."""
-        self._jobs += jobs
-        self._come.set()
-
-    async def run(self) -> None:
-        """Delete for ever; what cannot be deleted is tried again after the next start."""
-        self.add(await self._store.leftovers())
-        while True:
-            await self._come.wait()
-            jobs, self._jobs = frozenset(self._jobs[:AT_ONCE]), self._jobs[AT_ONCE:]
-            if not self._jobs:
-                self._come.clear()
-            left = await asyncio.to_thread(remove_logs, self._log_dir, jobs)
-            self._clear([job_id for job_id in jobs if job_id not in left])
-
-
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
@@ -326,7 +176,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self._timer = clock.Alarm(loop, self._come_due)
         self._wall_timer = clock.Alarm(loop, self._come_due, on_wall_clock=True)
-        self.leftovers = Leftovers(store, config.log_dir, self._clear)
+        self.log_cleaner = LogCleaner(store, config.log_dir, self._clear)
         self._on_finished: Callable[[], None] = lambda: None
         self._on_configured: list[Callable[[], None]] = []
         self._is_draining = False
@@ -418,7 +268,7 @@ class Supervisor:
     @property
     def slots(self) -> int:
         """How many slots there are."""
-        return slots_of(self.config, self.controls)
+        return total_slots(self.config, self.controls)
 
     @property
     def taken(self) -> int:
@@ -596,7 +446,7 @@ class Supervisor:
         if any(save.job.state in FINAL for save in batch.saves.values()):
             self._on_finished()
         if batch.removed:
-            self.leftovers.add(batch.removed)
+            self.log_cleaner.add(batch.removed)
 
     def _take_end(self, end: AttemptEnd) -> None:
         job = self.get(end.job)
@@ -618,7 +468,7 @@ class Supervisor:
         self._pending.cleared += jobs
 
     def _new_scheduler(self, last_id: int) -> Scheduler:
-        slots, rules = slots_of(self.config, self.controls), rules_of(self.config, self.controls)
+        slots, rules = total_slots(self.config, self.controls), queue_rules(self.config, self.controls)
         scheduler = Scheduler(slots, rules, last_id, random.random)
         scheduler.pause(Pause.NO_LAUNCHER)
         if self.controls.paused:
@@ -627,7 +477,7 @@ class Supervisor:
 
     def _steer(self) -> None:
         """Bring the Scheduler under the configuration and the controls as they are now."""
-        slots, rules = slots_of(self.config, self.controls), rules_of(self.config, self.controls)
+        slots, rules = total_slots(self.config, self.controls), queue_rules(self.config, self.controls)
         self._scheduler.resize(slots, rules, now())
         if self.controls.paused:
             self._scheduler.pause(Pause.ASKED)

@@ -249,7 +249,7 @@ async def _living(
         life = kind(config, store, link, launcher)
         await life.supervisor.restore()
         async with asyncio.TaskGroup() as life.tasks:
-            parts = (life.supervisor.run(), life.supervisor.leftovers.run(), link.run(life.supervisor))
+            parts = (life.supervisor.run(), life.supervisor.log_cleaner.run(), link.run(life.supervisor))
             work = [life.tasks.create_task(each) for each in parts]
             yield life
             for task in work:

@@ -11,7 +11,7 @@ from bgd import clock
 from bgd.core import spec as limits
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.spec import JobSpec
-from bgd.daemon import supervisor as controls_module
+from bgd.daemon import queue_controls
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
 from bgd.wire.launching import Abilities, Acknowledge, Launch, Limits, Started, Stop
@@ -537,7 +537,7 @@ async def test_pause_of_all_outlives_the_daemon(config, launcher):
 
 
 async def test_there_is_a_limit_to_queues_that_are_set(config, launcher, monkeypatch):
-    monkeypatch.setattr(controls_module, "MAX_SET_QUEUES", 2)
+    monkeypatch.setattr(queue_controls, "MAX_SET_QUEUES", 2)
     async with served(config, launcher) as life:
         caller = await life.call()
         for number, queue in enumerate(["one", "two", "two"]):

@@ -82,7 +82,7 @@ async def test_job_that_is_being_run_again_is_left_alone(config, launcher):
 async def test_logs_that_a_crash_left_behind_are_deleted_at_the_next_start(config, launcher):
     async with stage(config, launcher) as life:
         [job] = await ended(life, launcher, 1)
-        life.supervisor.leftovers.add = set  # type: ignore[assignment, method-assign]  # as if it died before they went
+        life.supervisor.log_cleaner.add = set  # type: ignore[assignment, method-assign]  # as if it died before they went
         await life.orders.remove(job)
         await soon(life.supervisor.saved())
     log = Path(config.log_dir, log_name(job, 1))

@@ -19,9 +19,10 @@ from bgd.daemon.backups import Backups
 from bgd.daemon.control.reads import Answers, Replies
 from bgd.daemon.job_actions import Orders
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
+from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
 from bgd.daemon.retention import Retention, kept_after
 from bgd.daemon.storage.records import Controls
-from bgd.daemon.supervisor import Supervisor, with_pause, with_slots_of_queue, without_queue
+from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
 from bgd.escape import as_utf8
 from bgd.wire.launching import LAUNCHING_PROTOCOL
@@ -410,15 +411,15 @@ def _controlled(controls: Controls, request: Controlling) -> Controls:
         case SetSlots():
             return replace(controls, slots=request.slots)
         case SetQueue():
-            return with_slots_of_queue(controls, request.queue, request.slots)
+            return set_queue_slots(controls, request.queue, request.slots)
         case RemoveQueue():
             if request.repeated and request.queue not in controls.queues:
                 return controls
-            return without_queue(controls, request.queue)
+            return reset_queue(controls, request.queue)
         case Pause():
-            return with_pause(controls, request.queue, paused=True)
+            return set_paused(controls, request.queue, paused=True)
         case Resume():
-            return with_pause(controls, request.queue, paused=False)
+            return set_paused(controls, request.queue, paused=False)
 
 
 def _as_batch(request: Submit) -> SubmitMany:

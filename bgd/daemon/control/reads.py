@@ -17,8 +17,9 @@ from bgd.core.job import FINAL, JobId
 from bgd.daemon.access import Actor
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.logs import LogFile, written_by
+from bgd.daemon.queue_controls import known_queues, queue_views, unknown_queue
 from bgd.daemon.storage.store import Readings
-from bgd.daemon.supervisor import Supervisor, known_queues, no_queue, views_of
+from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.connection import Site
 from bgd.errors import NoSuchJob, Refused
 from bgd.escape import as_utf8
@@ -318,7 +319,7 @@ class Answers:
             configured_slots=supervisor.config.daemon.slots,
             taken=supervisor.taken,
             paused=supervisor.controls.paused,
-            queues=views_of(supervisor.config, supervisor.controls, counts),
+            queues=queue_views(supervisor.config, supervisor.controls, counts),
             obstacle=self._link.obstacle,
         )
 
@@ -334,7 +335,7 @@ class Answers:
         await supervisor.shown()
         if not await self._store.has_jobs_in(name):
             counts = await self._store.queue_counts()
-            raise no_queue(name, known_queues(supervisor.config, supervisor.controls) | counts.keys())
+            raise unknown_queue(name, known_queues(supervisor.config, supervisor.controls) | counts.keys())
 
     async def _list(self, request: List, actor: Actor, replies: Replies) -> None:
         await self._supervisor.shown()  # what this client was told of before must be in the list

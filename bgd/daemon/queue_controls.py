@@ -1,0 +1,121 @@
+"""Slots and queues in force: what the configuration says, and what people have set at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from bgd.config import Config
+from bgd.core.queues import QueueRule
+from bgd.core.spec import DEFAULT_QUEUE
+from bgd.daemon.storage.records import Controls, QueueSetting
+from bgd.errors import Full, Refused
+from bgd.settings import nearest
+from bgd.wire.views import QueueView
+
+MAX_SET_QUEUES = 1_000  # the Scheduler looks at each of them whenever it starts a job
+
+
+def total_slots(config: Config, controls: Controls) -> int:
+    """Return the number of slots in force."""
+    return config.daemon.slots if controls.slots is None else controls.slots
+
+
+def queue_rules(config: Config, controls: Controls) -> dict[str, QueueRule]:
+    """Return the rules of all queues that are limited or paused."""
+    queues = config.queues.keys() | controls.queues.keys()
+    rules = {queue: _rule(queue, config, controls) for queue in queues}
+    return {queue: rule for queue, rule in rules.items() if rule != QueueRule()}
+
+
+def set_queue_slots(controls: Controls, queue: str, slots: int | None) -> Controls:
+    """Return the controls with another number of slots for a queue; None means no limit.
+
+    Raises:
+        Full: too many queues are set.
+    """
+    setting = replace(_setting(queue, controls), has_slots=True, slots=slots)
+    return _with_setting(controls, queue, setting)
+
+
+def set_paused(controls: Controls, queue: str | None, *, paused: bool) -> Controls:
+    """Return the controls with a queue paused or resumed; None means the daemon as a whole.
+
+    Raises:
+        Full: too many queues are set.
+    """
+    if queue is None:
+        return replace(controls, paused=paused)
+    return _with_setting(controls, queue, replace(_setting(queue, controls), paused=paused))
+
+
+def reset_queue(controls: Controls, queue: str) -> Controls:
+    """Return the controls without anything that was set for a queue.
+
+    Raises:
+        Refused: nothing was set for it.
+    """
+    if queue not in controls.queues:
+        raise Refused(f"queue {queue!r} was neither set nor paused: there is nothing to remove")
+    return _with_setting(controls, queue, QueueSetting())
+
+
+def known_queues(config: Config, controls: Controls) -> set[str]:
+    """Return the default queue and all queues that are configured, set or paused."""
+    return {DEFAULT_QUEUE, *config.queues, *controls.queues}
+
+
+def unknown_queue(name: str, known: Iterable[str]) -> Refused:
+    """Return the error for a queue that does not exist; it suggests the name that was probably meant."""
+    if name.isdecimal():
+        return Refused(
+            f"there is no queue {name}; of job {name}: `bgctl hold {name}` keeps it from starting, "
+            f"`bgctl suspend {name}` stops what runs"
+        )
+    return Refused(
+        f"there is no queue {name} ({nearest(name, known)}): `bgctl queue set {name} --slots N` makes it"
+    )
+
+
+def queue_views(config: Config, controls: Controls, counts: dict[str, dict[str, int]]) -> list[QueueView]:
+    """Return what clients see of every queue: the known ones and those in use, sorted by name.
+
+    `counts`: number of unfinished jobs by queue and state.
+    """
+    queues = known_queues(config, controls) | counts.keys()
+    return [_view(queue, config, controls, counts) for queue in sorted(queues)]
+
+
+def _view(queue: str, config: Config, controls: Controls, counts: dict[str, dict[str, int]]) -> QueueView:
+    rule = _rule(queue, config, controls)
+    return QueueView(
+        name=queue,
+        slots=rule.slots,
+        configured_slots=_configured_slots(queue, config),
+        paused=rule.paused,
+        counts=counts.get(queue, {}),
+    )
+
+
+def _rule(queue: str, config: Config, controls: Controls) -> QueueRule:
+    setting = _setting(queue, controls)
+    slots = setting.slots if setting.has_slots else _configured_slots(queue, config)
+    return QueueRule(slots=slots, paused=setting.paused)
+
+
+def _configured_slots(queue: str, config: Config) -> int | None:
+    return config.queues[queue].slots if queue in config.queues else None
+
+
+def _with_setting(controls: Controls, queue: str, setting: QueueSetting) -> Controls:
+    others = {name: each for name, each in controls.queues.items() if name != queue}
+    if setting == QueueSetting():
+        return replace(controls, queues=others)
+    if len(others) >= MAX_SET_QUEUES:
+        raise Full(f"{MAX_SET_QUEUES} queues are set or paused already: `bgctl queue remove` some")
+    return replace(controls, queues={**others, queue: setting})
+
+
+def _setting(queue: str, controls: Controls) -> QueueSetting:
+    return controls.queues.get(queue, QueueSetting())
