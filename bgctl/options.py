@@ -15,7 +15,8 @@ import msgspec
 from msgspec import Meta
 
 from bgd import Client, State
-from bgd.client.limits import (
+from bgd.client.specs import JobOptions
+from bgd.core.spec import (
     MAX_BYTES,
     MAX_DURATION,
     MAX_NAME,
@@ -39,7 +40,6 @@ from bgd.client.limits import (
     Share,
     SlotCount,
 )
-from bgd.client.options import JobOptions
 from bgd.units import format_duration, parse_duration, parse_size
 from bgd.wire.requests import MAX_IDS
 

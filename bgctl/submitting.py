@@ -15,9 +15,8 @@ from bgctl.options import ARGUMENT, job_options, with_call_options, with_command
 from bgctl.programs import problem_with_command, problem_with_input
 from bgctl.show import print_json
 from bgd import Client, Job, Refused
-from bgd.client.caller import Caller, unspeakable_names
-from bgd.client.limits import MAX_INPUT
-from bgd.client.options import JobOptions
+from bgd.client.specs import Caller, JobOptions, undecodable_names
+from bgd.core.spec import MAX_INPUT
 
 T = TypeVar("T")
 
@@ -138,8 +137,8 @@ def _submit(
     options = job_options(daemon, given)
     caller = Caller()
     passed = options.get("env_pass", "all")
-    if passed == "all" and (names := unspeakable_names()):
-        say(f"not passed on, being no UTF-8: {', '.join(names)}")
+    if passed == "all" and (names := undecodable_names()):
+        say(f"not passed on, because not UTF-8: {', '.join(names)}")
         warnings.simplefilter("ignore", UserWarning)  # which would say it again, as for a program
     if given["stdin"] == "-":
         options["input"] = _own_input()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from bgd.client.asynchronous import AsyncJob
     from bgd.client.blocking import Job
-    from bgd.client.options import JobOptions
+    from bgd.client.specs import JobOptions
     from bgd.core.spec import JobSpec
 
 P = ParamSpec("P")
@@ -88,8 +88,7 @@ class Background(Generic[P, R_co]):
         return Background(self._function, {**self._options, **changed})
 
     def _spec(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobSpec:
-        from bgd.client.caller import Caller  # noqa: PLC0415 - see `job`
-        from bgd.client.specs import class_spec  # noqa: PLC0415
+        from bgd.client.specs import Caller, class_spec  # noqa: PLC0415 - see `job`
 
         return class_spec(self._checked(args, kwargs), args, kwargs, self._options, Caller())
 

@@ -81,7 +81,7 @@ ROOMS = {
     "bgd/client/calls.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    f" {VERSION} {CONFIGURATION} bgd.client bgd.errors bgd.escape bgd.streams"
+    f" {VERSION} {CONFIGURATION} bgd.client bgd.core.spec bgd.errors bgd.escape bgd.streams"
     " bgd.formatting"
     " bgd.wire.replies bgd.wire.requests bgd.wire.steering bgd.wire.views bgd.wire.launching.NotStarted",
 }

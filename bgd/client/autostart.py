@@ -19,7 +19,7 @@ from msgspec import Struct
 
 import bgd.config
 from bgd.client.blocking.door import opened
-from bgd.client.caller import public_environment
+from bgd.client.specs import public_environment
 from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
 from bgd.paths import lock_error, make_private_folder, obstacle_at

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 from bgd.client.blocking import Client, Job
-from bgd.client.options import FurtherOptions
+from bgd.client.specs import FurtherOptions
 from bgd.core.target import target_of_class
 
 TIMEOUT = 5.0  # seconds; a web request cannot wait longer for a daemon that is dead

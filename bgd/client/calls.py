@@ -9,9 +9,7 @@ from typing import Any, TypeVar, cast
 
 from msgspec.structs import replace
 
-from bgd.client.caller import Caller
-from bgd.client.options import JobOptions, MapOptions
-from bgd.client.specs import class_spec
+from bgd.client.specs import Caller, JobOptions, MapOptions, class_spec
 from bgd.core.spec import JobSpec
 from bgd.errors import Refused
 from bgd.jobfunction import Background, background_of

@@ -1,74 +1,250 @@
-"""Specs: what a caller writes, as keywords or as flat JSON keys, made into JobSpecs or refused."""
+"""Turns what callers ask for, such as job options, into specs and frames that can be sent, or refuses it."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict, TypeVar, cast
 
+import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.caller import Caller, system_text
-from bgd.client.options import EditOptions, JobOptions, plain_values, words_of
-from bgd.client.wording import converted
-from bgd.core.spec import MAX_WORK, JobSpec
-from bgd.errors import Refused
+from bgd.client.idempotency import Mark
+from bgd.client.session import UNNUMBERED, framed
+from bgd.core.job import State
+from bgd.core.spec import MAX_WORK, QUEUE_NAME, JobSpec
+from bgd.errors import Full, Refused
+from bgd.escape import one_line
 from bgd.settings import nearest
-from bgd.wire.requests import Changes
+from bgd.wire.framing import HEADER, MAX_FRAME, frame
+from bgd.wire.messages import encode
+from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, MAX_IDS, Changes, Submit, SubmitMany
 
-_SHELL = ("/bin/sh", "-c")
 
-_OPTIONS = JobOptions.__optional_keys__
-_KEYS = _OPTIONS | {"argv", "target", "args", "kwargs"}
+class HasId(Protocol):
+    """Anything with a job's id: a Job, an AsyncJob, a JobView."""
+
+    @property
+    def id(self) -> int: ...
+
+
+JobReference = int | HasId
+"""A job's id, or an object that has one."""
+
+
+class ProcessOptions(TypedDict, total=False):
+    """Options for the processes of a job, both when it is submitted and while it waits.
+
+    * `isolation`: how a class job is run: "fork", "spawn" or "reuse".
+    * `keep_leftovers`: leave alone what the job leaves running when it ends by itself.
+    * `nice`, `memory_max`, `cpu_max`, `pids_max`, `open_files`, `core_max`: limits. Sizes are bytes,
+      `cpu_max` is percent of one processor.
+    """
+
+    isolation: Literal["fork", "spawn", "reuse"] | None
+    keep_leftovers: bool
+    nice: int | None
+    memory_max: int | None
+    cpu_max: int | None
+    pids_max: int | None
+    open_files: int | None
+    core_max: int | None
+
+
+class FurtherOptions(ProcessOptions, total=False):
+    """Options of any job. The daemon's configuration decides what is left out.
+
+    Durations are seconds.
+
+    * `retry_on`, `no_retry_on`: the only exit codes to retry after, and those never to retry after.
+    * `at`: do not start before then. A datetime without a time zone is local, a number is epoch seconds.
+    * `expires`: give the job up if its first attempt has not started within this time.
+    * `after`, `after_any`: jobs that must succeed, or must finish with any outcome, before this one starts.
+    * `key`: return the unfinished job with this key, if there is one, and make no new job.
+    * `slots`: how many slots of its queue and of the daemon the job takes.
+    * `hold`: wait until the job is released.
+    * `env`: variables added to those of the caller that `env_pass` lets through: "all" (default for
+      commands), "none" (default for class jobs) or a list of names.
+    * `stdin`, `input`: the file that a command reads, or the bytes themselves. Text is sent as UTF-8.
+    * `pty`: give a command a terminal.
+    * `shell`: argv is one string for /bin/sh.
+    """
+
+    queue: str
+    name: str | None
+    tags: Sequence[str]
+    retries: int | None
+    retry_delay: float | None
+    backoff: float | None
+    max_delay: float | None
+    jitter: float | None
+    retry_on: Sequence[int] | None
+    no_retry_on: Sequence[int] | None
+    rerun: bool | None
+    at: float | datetime | None
+    expires: float | None
+    after: Sequence[JobReference]
+    after_any: Sequence[JobReference]
+    key: str | None
+    slots: int
+    hold: bool
+    cwd: str | os.PathLike[str] | None
+    env: Mapping[str, str] | None
+    env_pass: str | Sequence[str]
+    umask: int | None
+    stdin: str | os.PathLike[str] | None
+    input: bytes | str | None
+    pty: bool
+    shell: bool
+
+
+class JobOptions(FurtherOptions, total=False):
+    """All options of a job. `run_background_job` has these three as parameters of its own."""
+
+    priority: int
+    delay: float
+    timeout: float | None
+
+
+class MapOptions(FurtherOptions, total=False):
+    """Options of the jobs of a map, and of the map itself. A `key` is refused.
+
+    * `time_limit`: seconds for each attempt; other jobs call this `timeout`.
+    * `timeout`: seconds for all results, counted from the first step. None: no limit.
+    * `buffersize`: how many jobs may be queued whose results were not taken yet.
+    * `progress`: draw a bar on stderr. None: only if stderr is a terminal.
+    """
+
+    priority: int
+    delay: float
+    time_limit: float | None
+    timeout: float | None
+    buffersize: int
+    progress: bool | None
+
+
+class EditOptions(ProcessOptions, total=False):
+    """Options that can change while a job waits; they mean what they mean in JobOptions.
+
+    An option that is left out stays as it is. None resets an option to the daemon's default. `delay` and
+    `expires` count from now; `env` adds variables.
+    """
+
+    argv: Sequence[str | os.PathLike[str]]
+    queue: str
+    priority: int
+    name: str | None
+    tags: Sequence[str]
+    retries: int | None
+    retry_delay: float | None
+    backoff: float | None
+    max_delay: float | None
+    jitter: float | None
+    retry_on: Sequence[int] | None
+    no_retry_on: Sequence[int] | None
+    rerun: bool | None
+    timeout: float | None
+    delay: float
+    at: float | datetime | None
+    expires: float | None
+    after: Sequence[JobReference]
+    after_any: Sequence[JobReference]
+    slots: int
+    cwd: str | os.PathLike[str]
+    env: Mapping[str, str]
+    stdin: str | os.PathLike[str] | None
+    pty: bool
+
 
 Item = JobSpec | Sequence[str] | Mapping[str, Any]
 """One job of a batch: a spec, the argv of a command, or a mapping with the keys of JSON."""
 
+_OPTIONS = JobOptions.__optional_keys__
+_KEYS = _OPTIONS | {"argv", "target", "args", "kwargs"}
+_SHELL = ("/bin/sh", "-c")
+
+_LONGEST_SHOWN = 60  # characters of a wrong value that an error message repeats
+
+S = TypeVar("S", bound=Struct)
+
+
+# --- specs ----------------------------------------------------------------------------------------------
+
 
 def command_spec(argv: Sequence[str | os.PathLike[str]], options: JobOptions, caller: Caller) -> JobSpec:
-    """Return the spec of a command. Its `env` None stands for the caller's whole environment.
+    """Return the spec of a command. Its `env` is None if it gets the caller's whole environment.
 
     Raises:
-        Refused: a value is out of range or of the wrong kind.
-        TypeError: there is no such option, or argv is one text where words are due, or the other way round.
+        Refused: a value is out of range or of the wrong type.
+        TypeError: an option is unknown, or argv is a string without `shell`, or a list with it.
     """
-    values = _values(options, caller, usual_env="all")
-    values["argv"] = _shell_words(argv) if values.pop("shell", False) else words_of(argv)
+    values = _given_values(options, caller, default_env="all")
+    values["argv"] = _shell_words(argv) if values.pop("shell", False) else _words_of(argv)
     if "cwd" not in values:
         values["cwd"] = caller.folder_text
     if "umask" not in values:
         values["umask"] = caller.umask
-    return converted(values, JobSpec)
+    return _converted(values, JobSpec)
 
 
 def class_spec(
     target: str, args: Sequence[object], kwargs: Mapping[str, object], options: JobOptions, caller: Caller
 ) -> JobSpec:
-    """Return the spec of a class job; `env`, `cwd` and `umask` None stand for the daemon's own.
+    """Return the spec of a class job. An `env`, `cwd` or `umask` of None means the daemon's own.
 
     Raises:
-        Refused: a value is out of range or of the wrong kind.
-        TypeError: there is no such option, the target is no text, or an argument that JSON cannot say.
+        Refused: a value is out of range or of the wrong type.
+        TypeError: an option is unknown, the target is not a string, or JSON cannot represent an argument.
     """
-    values = _values(options, caller, usual_env="none")
+    values = _given_values(options, caller, default_env="none")
     if values.pop("shell", False):
         raise Refused("shell is for commands, not for class jobs")
     if not isinstance(target, str):
-        raise TypeError(f"a target is text, as package.module:function, not {target!r}")
+        raise TypeError(f"a target is a string such as 'package.module:function', not {target!r}")
     values["target"] = target
     values["arguments"] = _arguments(args, kwargs)
-    return converted(values, JobSpec)
+    return _converted(values, JobSpec)
+
+
+def specs_of(items: Iterable[Item], caller: Caller) -> list[JobSpec]:
+    """Return the specs of a batch.
+
+    Raises:
+        Refused, TypeError: as `command_spec` and `class_spec`, with the number of the job in front. An
+            unknown key is Refused.
+    """
+    specs: list[JobSpec] = []
+    for number, item in enumerate(items):
+        try:
+            specs.append(spec_of(item, caller))
+        except (TypeError, Refused) as error:
+            raise type(error)(f"job {number} of the batch: {error}") from error
+    return specs
+
+
+def changes_of(options: EditOptions, caller: Caller) -> Changes:
+    """Return the changes to a job.
+
+    Raises:
+        Refused: a value is out of range or of the wrong type, or no option is given.
+        TypeError: an option is unknown.
+    """
+    if not options:
+        raise Refused("nothing to change: name at least one option")
+    return _converted(_plain_values(options, EditOptions.__optional_keys__, caller), Changes)
 
 
 def spec_of(item: Item, caller: Caller) -> JobSpec:
-    """Return the spec of one job of a batch.
-
-    Raises:
-        Refused, TypeError: as `command_spec` and `class_spec`; a key that is unknown is Refused.
-    """
+    """Return the spec of one job of a batch; raises as `specs_of` does."""
     if isinstance(item, JobSpec):
-        return _at_home(item, caller)
+        return _completed(item, caller)
     if not isinstance(item, Mapping):
         return command_spec(item, {}, caller)
     if unknown := item.keys() - _KEYS:
@@ -81,54 +257,8 @@ def spec_of(item: Item, caller: Caller) -> JobSpec:
     return class_spec(item["target"], item.get("args") or (), item.get("kwargs") or {}, options, caller)
 
 
-def specs_of(items: Iterable[Item], caller: Caller) -> list[JobSpec]:
-    """Return the specs of a batch.
-
-    Raises:
-        Refused, TypeError: as `spec_of`, with the number of the job in front.
-    """
-    specs: list[JobSpec] = []
-    for number, item in enumerate(items):
-        try:
-            specs.append(spec_of(item, caller))
-        except (TypeError, Refused) as error:
-            raise type(error)(f"job {number} of the batch: {error}") from error
-    return specs
-
-
-def changes_of(options: EditOptions, caller: Caller) -> Changes:
-    """Return what is to become other in a job.
-
-    Raises:
-        Refused: a value is out of range or of the wrong kind, or there is none.
-        TypeError: there is no such option.
-    """
-    if not options:
-        raise Refused("nothing to change: name what is to become other")
-    return converted(plain_values(options, EditOptions.__optional_keys__, caller), Changes)
-
-
-def _values(options: JobOptions, caller: Caller, usual_env: str) -> dict[str, Any]:
-    """Return what was given, None as if it was not, with the environment worked out."""
-    values = {
-        key: value for key, value in plain_values(options, _OPTIONS, caller).items() if value is not None
-    }
-    passed, extra = values.pop("env_pass", usual_env), values.pop("env", None)
-    if passed != usual_env or extra is not None:
-        chosen = {} if passed in ("all", "none") else caller.chosen_environment(passed)
-        values["env"] = caller.chosen_environment(passed) | dict(extra or {})
-        values["explicit_env"] = tuple(chosen | dict(extra or {}))
-    return values
-
-
-def _shell_words(line: object) -> list[str]:
-    if not isinstance(line, str):
-        raise TypeError(f"for a shell, argv is one text, not {line!r}")
-    return [*_SHELL, system_text(line)]
-
-
-def _at_home(spec: JobSpec, caller: Caller) -> JobSpec:
-    """Give a command the caller's folder and umask, if it names none; its own variables count as chosen."""
+def _completed(spec: JobSpec, caller: Caller) -> JobSpec:
+    """Give a command the caller's folder and umask where it names none; its own variables count as chosen."""
     if spec.argv is None:
         return spec
     return replace(
@@ -139,17 +269,84 @@ def _at_home(spec: JobSpec, caller: Caller) -> JobSpec:
     )
 
 
+def _given_values(options: JobOptions, caller: Caller, default_env: str) -> dict[str, Any]:
+    """Return the options that are not None, with the environment worked out."""
+    values = {
+        key: value for key, value in _plain_values(options, _OPTIONS, caller).items() if value is not None
+    }
+    passed, extra = values.pop("env_pass", default_env), values.pop("env", None)
+    if passed != default_env or extra is not None:
+        chosen = {} if passed in ("all", "none") else caller.chosen_environment(passed)
+        values["env"] = caller.chosen_environment(passed) | dict(extra or {})
+        values["explicit_env"] = tuple(chosen | dict(extra or {}))
+    return values
+
+
+def _plain_values(options: Mapping[str, Any], allowed: Iterable[str], caller: Caller) -> dict[str, Any]:
+    """Return the options as values that can be sent; relative paths start at the caller's folder.
+
+    Raises:
+        TypeError: an option is not `allowed`.
+    """
+    if unknown := options.keys() - set(allowed):
+        raise TypeError(f"no option {min(unknown)!r}: {nearest(min(unknown), allowed)}")
+    return {key: None if value is None else _plain(key, value, caller) for key, value in options.items()}
+
+
+def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a line for each kind
+    match key:
+        case "argv":
+            return _words_of(value)
+        case "cwd" | "stdin":
+            path = Path(value)
+            return system_text(str(path if path.is_absolute() else caller.folder / path))
+        case "env" if isinstance(value, Mapping):
+            return {_as_sent(name): _as_sent(word) for name, word in value.items()}
+        case "input" if isinstance(value, str):
+            return value.encode()
+        case "at" if isinstance(value, datetime):
+            return value.timestamp()
+        case "retry_on" | "no_retry_on" if isinstance(value, range):
+            return list(value)
+        case "after" | "after_any":
+            return ids_of(value, key)
+        case _:
+            return value
+
+
+def _as_sent(value: Any) -> Any:
+    return system_text(value) if isinstance(value, str) else value
+
+
+def _words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
+    if isinstance(argv, str):
+        raise TypeError(f"argv is a list of words, not {argv!r}; for a line of shell, set shell=True")
+    if not isinstance(argv, Iterable):
+        raise TypeError(f"argv is a list of words, not {argv!r}")
+    words = list(argv)
+    for word in words:
+        if not isinstance(word, str | os.PathLike):
+            raise TypeError(f"argv is a list of words, and {word!r} is not a string: convert it with str()")
+    return [system_text(os.fspath(word)) for word in words]
+
+
+def _shell_words(line: object) -> list[str]:
+    if not isinstance(line, str):
+        raise TypeError(f"with shell=True, argv is one string, not {line!r}")
+    return [*_SHELL, system_text(line)]
+
+
 def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
     if isinstance(args, str):
-        raise TypeError(f"args is a list, not the text {args!r}")
+        raise TypeError(f"args is a list, not the string {args!r}")
     if isinstance(args, Mapping) or not isinstance(args, Iterable):
         raise TypeError(f"args is a list, not {args!r}: named arguments go into kwargs")
     given = {"args": list(args), "kwargs": dict(kwargs)}
     try:
         text = json.dumps(given, allow_nan=False)
-        _check([given])
+        _check_json([given])
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"args and kwargs must be what JSON can say: {error}") from error
+        raise TypeError(f"args and kwargs must be JSON values: {error}") from error
     if len(text) > MAX_WORK:
         raise Refused(
             f"args and kwargs have {len(text)} bytes of JSON, the limit is {MAX_WORK}: "
@@ -158,16 +355,307 @@ def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
     return text
 
 
-def _check(values: list[object]) -> None:
-    """Refuse what json takes and would not arrive as it is: keys that are no text, halves of characters."""
+def _check_json(values: list[object]) -> None:
+    """Refuse what json.dumps accepts and changes: keys that are not strings, and lone surrogates."""
     while values:
         value = values.pop()
         if isinstance(value, dict):
             for key in value:
                 if not isinstance(key, str):
-                    raise TypeError(f"keys are text, not {key!r}")
+                    raise TypeError(f"keys are strings, not {key!r}")
             values += [*value, *value.values()]
         elif isinstance(value, list | tuple):
             values.extend(value)
         elif isinstance(value, str) and not value.isascii():
             value.encode()
+
+
+# --- requests ---------------------------------------------------------------------------------------------
+
+
+def submit_frames(request_id: int, *, spec: JobSpec, mark: Mark) -> bytes:
+    """Return the frame of a Submit; raises Refused as `framed` does."""
+    return framed(Submit(UNNUMBERED, spec, mark.token, mark.again), request_id)
+
+
+def batch_frames(request_id: int, *, specs: Sequence[JobSpec], env: dict[str, str], mark: Mark) -> bytes:
+    """Return a SubmitMany in as many frames as it takes.
+
+    Raises:
+        Full: the batch is more than a daemon takes at once.
+        Refused: one job is too large for a frame.
+    """
+    if len(specs) > MAX_BATCH:
+        raise Full(f"{len(specs)} jobs at once are too many: at most {MAX_BATCH}, submit them in portions")
+    frames = [frame(payload) for payload in _payloads(request_id, specs, env, mark)]
+    if (size := sum(map(len, frames))) > MAX_BATCH_BYTES:
+        raise Full(
+            f"{size} bytes at once are too many: at most {MAX_BATCH_BYTES}, submit the jobs in portions"
+        )
+    return b"".join(frames)
+
+
+def portions(job_ids: Sequence[int]) -> Iterator[list[int]]:
+    """Cut a list of ids into lists that fit into one request each."""
+    for start in range(0, len(job_ids), MAX_IDS):
+        yield list(job_ids[start : start + MAX_IDS])
+
+
+def ids_of(jobs: Iterable[JobReference], name: str = "jobs") -> list[int]:
+    """Return the ids of jobs. `name` is what an error message calls the list.
+
+    Raises:
+        TypeError: `jobs` is not a list of jobs.
+    """
+    if isinstance(jobs, str | bytes) or not isinstance(jobs, Iterable):
+        raise TypeError(f"{name} is a list of jobs such as [5, job], not {jobs!r}")
+    return [_id_of(job, name) for job in jobs]
+
+
+def states_of(states: Iterable[State | str]) -> list[State]:
+    """Return states given by name.
+
+    Raises:
+        TypeError: `states` is one string.
+        Refused: a name is unknown.
+    """
+    if isinstance(states, str):
+        raise TypeError(f"states is a list such as ['failed', 'cancelled'], not {str(states)!r}")
+    known = dict.fromkeys(State)
+    for state in states:
+        if state not in known:
+            raise Refused(f"no state {state!r}: {nearest(str(state), known)}")
+    return [State(state) for state in states]
+
+
+def checked(request: S) -> S:
+    """Return a request whose values are in range.
+
+    Raises:
+        Refused: a value is out of range or of the wrong type. The message names it and says what is allowed.
+    """
+    return _converted(msgspec.to_builtins(request, builtin_types=(bytes,)), type(request))
+
+
+def _payloads(request_id: int, specs: Sequence[JobSpec], env: dict[str, str], mark: Mark) -> Iterator[bytes]:
+    start, count = 0, len(specs)
+    while True:
+        end = min(start + count, len(specs))
+        part = list(specs[start:end])
+        inherits = any(spec.env is None and spec.argv is not None for spec in part)
+        payload = encode(
+            SubmitMany(
+                id=request_id,
+                specs=part,
+                env=env if inherits else None,
+                more=end < len(specs),
+                token=mark.token,
+                again=mark.again,
+            )
+        )
+        if len(payload) > MAX_FRAME and len(part) > 1:
+            # a count that is likely to fit; specs differ, so it may take another try
+            count = max(1, len(part) * (MAX_FRAME - HEADER) // (len(payload) + len(payload) // 8))
+            continue
+        if len(payload) > MAX_FRAME:
+            raise Refused(f"job {start} of the batch takes {len(payload)} bytes: at most {MAX_FRAME}")
+        yield payload
+        start = end
+        if start == len(specs):
+            return
+
+
+def _id_of(job: object, name: str) -> int:
+    job_id = job if isinstance(job, int) else getattr(job, "id", None)
+    if not isinstance(job_id, int):
+        raise TypeError(f"{name} is a list of jobs, and {job!r} is neither a job nor an id")
+    return job_id
+
+
+# --- checking values ------------------------------------------------------------------------------------
+
+
+def _converted(values: dict[str, Any], kind: type[S]) -> S:
+    """Return the struct with these values; raises Refused as `checked` does."""
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise Refused(_problem(str(error), values, kind)) from error
+
+
+def _problem(message: str, values: dict[str, Any], kind: type[Struct]) -> str:
+    """Return msgspec's error message in plain words."""
+    from msgspec import inspect  # noqa: PLC0415 - only callers that made a mistake pay for this import
+
+    explanation, _, path = message.partition(" - at `$.")
+    name = path.rstrip("`").partition("[")[0].partition(".")[0]
+    for field in inspect.type_info(kind).fields:  # type: ignore[attr-defined]  # the info of a struct has them
+        if field.encode_name == name and isinstance(values[name], dict):
+            return f"{name}: {_requirement(field.type)}{_wrong_variable(values[name])}"
+        if field.encode_name == name and (index := path.rstrip("`")[len(name) :].strip("[]")).isdecimal():
+            value, item = values[name][int(index)], _item_type(field.type)
+            return f"{name}[{index}]: {_requirement(item)}, not {_shown(value)}"
+        if field.encode_name == name:
+            return f"{name}: {_requirement(field.type)}, not {_shown(values[name])}"
+    return explanation
+
+
+def _requirement(kind: Any) -> str:  # noqa: C901, PLR0911 - a line for each type
+    """Return in words which values a field of this type takes."""
+    from msgspec import inspect  # noqa: PLC0415 - as above
+
+    match kind:
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType(ge=int(least), le=int(most)):
+            return f"a whole number from {least} to {most}"
+        case inspect.FloatType(gt=None, ge=least, le=most):
+            return f"a number from {least:g} to {most:.0f}"
+        case inspect.FloatType(gt=least, le=most):
+            return f"a number above {least:g} and at most {most:.0f}"
+        case inspect.StrType(pattern=str()):  # the only pattern is that of a queue's name
+            return QUEUE_NAME
+        case inspect.StrType(min_length=least, max_length=most):
+            return f"text of {least or 0} to {most} characters" if most else "text"
+        case inspect.BytesType(max_length=most):
+            return f"at most {most} bytes"
+        case (
+            inspect.ListType(item_type=item, max_length=most)
+            | inspect.VarTupleType(item_type=item, max_length=most)
+        ):
+            return f"a list of at most {most}, each {_requirement(item)}"
+        case inspect.DictType(max_length=most):
+            return f"at most {most} names, each with a text"
+        case inspect.UnionType(types=kinds):
+            some = [each for each in kinds if not isinstance(each, inspect.NoneType)]
+            return " or ".join(map(_requirement, some)) + (" or None" if len(some) < len(kinds) else "")
+        case inspect.EnumType(cls=words):
+            return f"one of {', '.join(words)}"
+        case _:
+            return f"a {type(kind).__name__.removesuffix('Type').lower()}"
+
+
+def _item_type(kind: Any) -> Any:
+    """Return the type of the items of a list, also where the list is part of a union."""
+    for each in getattr(kind, "types", (kind,)):
+        if hasattr(each, "item_type"):
+            return each.item_type
+    return kind
+
+
+def _wrong_variable(values: dict[Any, Any]) -> str:
+    """Name the variable that is wrong. The values of environment variables may be secret, so show none."""
+    wrong = [name for name, value in values.items() if not (isinstance(name, str) and isinstance(value, str))]
+    return f", not {_shown(wrong[0])}: {type(values[wrong[0]]).__name__}" if wrong else f", not {len(values)}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
+# --- the calling process ----------------------------------------------------------------------------------
+
+# Meant for this process alone: about its service manager, its sockets, its journal and its own job
+_PRIVATE_NAMES = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})
+_PRIVATE_PREFIXES = ("LISTEN_", "WATCHDOG_")
+_OWN_PREFIX = "BGD_"
+
+
+class Caller:
+    """What a command inherits from this process. Each thing is read once, when it is first needed."""
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """The environment of a command by default: all variables except those meant for the caller alone.
+
+        Warns about variables that are not UTF-8, because they are left out.
+        """
+        if names := undecodable_names():
+            warnings.warn(f"not passed on, because not UTF-8: {', '.join(names)}", stacklevel=2)
+        return {
+            name: value
+            for name, value in _texts().items()
+            if not name.startswith(_OWN_PREFIX) and _is_text(name) and _is_text(value)
+        }
+
+    def chosen_environment(self, wanted: str | Iterable[str]) -> dict[str, str]:
+        """Return the `wanted` part of the environment: "all", "none" or names."""
+        if wanted == "all":
+            return self.environment
+        if wanted == "none":
+            return {}
+        names = {wanted} if isinstance(wanted, str) else set(wanted)
+        return {name: value for name, value in self.environment.items() if name in names}
+
+    @property
+    def folder_text(self) -> str:
+        """The working directory as `system_text`."""
+        return system_text(str(self.folder))
+
+    @cached_property
+    def folder(self) -> Path:
+        """The working directory.
+
+        Raises:
+            Refused: it no longer exists.
+        """
+        try:
+            return Path.cwd()
+        except OSError as error:
+            problem = "is gone" if isinstance(error, FileNotFoundError) else f"has no path: {error.strerror}"
+            raise Refused(
+                f"the working directory {problem}: name another with --cwd DIR (cwd=...)"
+            ) from error
+
+    @cached_property
+    def umask(self) -> int:
+        # os.umask() can only tell it by setting it, which other threads would notice
+        for line in Path("/proc/self/status").read_bytes().splitlines():
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+        raise Refused("/proc/self/status does not show the umask: that takes Linux 4.7 or newer")
+
+
+def public_environment() -> dict[str, str]:
+    """Return this process's environment without what its service manager told it alone."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _PRIVATE_NAMES and not name.startswith(_PRIVATE_PREFIXES)
+    }
+
+
+def undecodable_names() -> list[str]:
+    """Return the names of variables that no command gets because they are not UTF-8, escaped for display."""
+    return [
+        one_line(name.encode("utf-8", "backslashreplace").decode())
+        for name, value in _texts().items()
+        if not (_is_text(name) and _is_text(value))
+    ]
+
+
+def system_text(text: str) -> str:
+    """Return a word, a path or a variable as the UTF-8 text of the bytes that this process means by it.
+
+    If those bytes are not UTF-8, the text has lone surrogates, as Python's own text for the system has, and
+    cannot be sent.
+
+    Raises:
+        Refused: this process's encoding cannot represent the text.
+    """
+    if text.isascii() or sys.getfilesystemencoding() == "utf-8":
+        return text
+    try:
+        return os.fsencode(text).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise Refused(f"{text!r} has no bytes in the encoding of this process, {error.encoding}") from error
+
+
+def _texts() -> dict[str, str]:
+    return {system_text(name): system_text(value) for name, value in public_environment().items()}
+
+
+def _is_text(text: str) -> bool:
+    """Tell whether the system's bytes were UTF-8; Python's text has lone surrogates for other bytes."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

@@ -113,7 +113,7 @@ def test_a_program_in_another_locale_sends_the_bytes_it_was_given_and_warns_of_o
     done = python(daemon, variables, "-c", SUBMITS, "größe".encode())
 
     assert done.returncode == 0, done.stderr
-    assert b"UserWarning: not passed on, being no UTF-8: CAFE" in done.stderr
+    assert b"UserWarning: not passed on, because not UTF-8: CAFE" in done.stderr
     job = done.stdout.decode().strip()
     assert bgctl(daemon, {}, "wait", job).returncode == 0
     assert bgctl(daemon, {}, "logs", job).stdout == "größe".encode()

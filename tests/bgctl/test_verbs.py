@@ -76,7 +76,7 @@ def test_a_variable_that_is_not_utf8_is_named_and_left_behind(daemon):
     done = daemon.bgctl("submit", "true", env={"CAFE": os.fsdecode(b"caf\xe9")})
 
     assert done.returncode == 0
-    assert done.stderr == "bgctl: not passed on, being no UTF-8: CAFE\n"
+    assert done.stderr == "bgctl: not passed on, because not UTF-8: CAFE\n"
 
 
 def test_a_job_runs_in_the_callers_folder_with_its_umask(daemon, tmp_path):

@@ -143,14 +143,14 @@ def test_the_result_of_a_command_that_failed_is_an_exception_that_says_how(
 
 @pytest.mark.parametrize("verb", ["jobs", "prune"])
 def test_states_that_are_none_are_an_error_that_names_them(client, verb):
-    with pytest.raises(Refused, match=r"'faild' is no state: did you mean failed\?"):
+    with pytest.raises(Refused, match=r"no state 'faild': did you mean failed\?"):
         getattr(client, verb)(states=["faild"])
-    with pytest.raises(TypeError, match=r"states is a list, as \['failed', 'cancelled'\], not 'failed'"):
+    with pytest.raises(TypeError, match=r"states is a list such as \['failed', 'cancelled'\], not 'failed'"):
         getattr(client, verb)(states="failed")
 
 
 def test_one_job_where_jobs_are_due_is_an_error_that_says_what_to_write(client):
-    with pytest.raises(TypeError, match=r"jobs is a list of jobs, as \[5, job\], not 7"):
+    with pytest.raises(TypeError, match=r"jobs is a list of jobs such as \[5, job\], not 7"):
         client.wait(7)
 
 

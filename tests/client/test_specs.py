@@ -13,10 +13,17 @@ import msgspec
 import pytest
 
 from bgd import Client, Job, JobSpec
-from bgd.client.batch import batch_frames
-from bgd.client.caller import Caller, unspeakable_names
 from bgd.client.idempotency import NO_MARK
-from bgd.client.specs import changes_of, class_spec, command_spec, spec_of, specs_of
+from bgd.client.specs import (
+    Caller,
+    batch_frames,
+    changes_of,
+    class_spec,
+    command_spec,
+    spec_of,
+    specs_of,
+    undecodable_names,
+)
 from bgd.errors import Full, Refused
 from bgd.wire.framing import MAX_FRAME, FrameReader
 from bgd.wire.messages import decode_request
@@ -79,12 +86,12 @@ def test_variables_that_are_not_utf8_stay_behind_with_a_warning_and_can_be_named
     monkeypatch.setenv("CAFE", os.fsdecode(b"caf\xe9"))
     monkeypatch.setenv("KAFFEE", "Käffchen")
 
-    with pytest.warns(UserWarning, match="not passed on, being no UTF-8: CAFE"):
+    with pytest.warns(UserWarning, match="not passed on, because not UTF-8: CAFE"):
         environment = Caller().environment
 
     assert "CAFE" not in environment
     assert environment["KAFFEE"] == "Käffchen"
-    assert unspeakable_names() == ["CAFE"]
+    assert undecodable_names() == ["CAFE"]
 
 
 @pytest.mark.parametrize(
@@ -152,13 +159,13 @@ def test_an_unknown_option_is_an_error_that_names_the_nearest():
     "argument", [math.nan, object(), b"bytes", {1, 2}, Path("/tmp")], ids=lambda value: type(value).__name__
 )
 def test_an_argument_that_json_cannot_say_is_a_type_error(argument):
-    with pytest.raises(TypeError, match="must be what JSON can say"):
+    with pytest.raises(TypeError, match="must be JSON values"):
         class_spec("app:run", [argument], {}, {}, Caller())
 
 
 @pytest.mark.parametrize("given", ["\udc80", ["\udc80"], {"\udc80": 1}])
 def test_half_of_a_character_is_a_type_error(given):
-    with pytest.raises(TypeError, match=r"must be what JSON can say: .*surrogates not allowed"):
+    with pytest.raises(TypeError, match=r"must be JSON values: .*surrogates not allowed"):
         class_spec("app:run", [given], {}, {}, Caller())
 
 
@@ -174,7 +181,7 @@ def test_arguments_over_the_limit_are_refused_by_their_size():
 
 
 def test_a_function_in_the_place_of_a_target_is_a_type_error():
-    with pytest.raises(TypeError, match=r"a target is text, as package.module:function, not <built-in"):
+    with pytest.raises(TypeError, match=r"a target is a string such as 'package.module:function', not <"):
         class_spec(len, (), {}, {}, Caller())  # type: ignore[arg-type]  # the point
 
 
@@ -186,9 +193,9 @@ def test_a_class_job_is_told_which_isolations_there_are():
 @pytest.mark.parametrize(
     ("after", "message"),
     [
-        (5, "after is a list of jobs, as [5, job], not 5"),
-        ("5", "after is a list of jobs, as [5, job], not '5'"),
-        (["5"], "after is a list of jobs, and '5' is neither one nor its id"),
+        (5, "after is a list of jobs such as [5, job], not 5"),
+        ("5", "after is a list of jobs such as [5, job], not '5'"),
+        (["5"], "after is a list of jobs, and '5' is neither a job nor an id"),
     ],
 )
 def test_jobs_to_wait_for_are_a_list_of_jobs(after, message):
@@ -198,7 +205,7 @@ def test_jobs_to_wait_for_are_a_list_of_jobs(after, message):
 
 @pytest.mark.parametrize("key", [1, 1.5, None, True])
 def test_a_key_that_json_would_turn_into_text_is_a_type_error(key):
-    with pytest.raises(TypeError, match=rf"JSON can say: keys are text, not {key!r}"):
+    with pytest.raises(TypeError, match=rf"JSON values: keys are strings, not {key!r}"):
         class_spec("app:run", [], {"x": [({key: 1},)]}, {}, Caller())
 
 
@@ -241,7 +248,7 @@ def test_text_for_a_command_to_read_is_sent_as_bytes():
 
 def test_a_line_for_the_shell_is_one_text():
     assert command_spec("cd /; ls", {"shell": True}, Caller()).argv == ("/bin/sh", "-c", "cd /; ls")
-    with pytest.raises(TypeError, match="for a shell, argv is one text"):
+    with pytest.raises(TypeError, match="with shell=True, argv is one string"):
         command_spec(["ls"], {"shell": True}, Caller())
     with pytest.raises(Refused, match="shell is for commands"):
         class_spec("app:run", (), {}, {"shell": True}, Caller())
@@ -275,9 +282,9 @@ def test_a_change_that_is_unknown_is_an_error_that_names_the_nearest():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("make -j2", "not 'make -j2'; a line for the shell takes shell=True"),
+        ("make -j2", "not 'make -j2'; for a line of shell, set shell=True"),
         (5, "not 5"),
-        (["make", 5], "and 5 is none: make it a text"),
+        (["make", 5], "and 5 is not a string: convert it with str()"),
     ],
 )
 def test_a_command_that_is_no_list_of_words_is_an_error_that_says_what_to_write(argv, message):

@@ -6,11 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Unpack
 
 from bgd.client.asynchronous.channel import Channel
-from bgd.client.caller import Caller
-from bgd.client.options import EditOptions, JobReference, ids_of, portions
 from bgd.client.session import UNNUMBERED
-from bgd.client.specs import changes_of
-from bgd.client.wording import checked
+from bgd.client.specs import Caller, EditOptions, JobReference, changes_of, checked, ids_of, portions
 from bgd.core.job import State
 from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult

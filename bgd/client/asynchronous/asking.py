@@ -12,10 +12,9 @@ from typing import Any, TypeVar, overload
 from bgd.client.asynchronous.acting import AsyncActing
 from bgd.client.asynchronous.job import AsyncJob
 from bgd.client.failure import failure_of
-from bgd.client.options import JobReference, ids_of, portions, states_of
 from bgd.client.resume import EventRemainder, LogRemainder, WaitRemainder
 from bgd.client.session import UNNUMBERED, expected
-from bgd.client.wording import checked
+from bgd.client.specs import JobReference, checked, ids_of, portions, states_of
 from bgd.core.job import State
 from bgd.wire import replies, requests
 from bgd.wire.replies import LogPart

@@ -17,11 +17,18 @@ from bgd.client.asynchronous.job import AsyncJob
 from bgd.client.asynchronous.results import Results
 from bgd.client.asynchronous.runtime import closed_at_exit
 from bgd.client.asynchronous.steering import AsyncSteering
-from bgd.client.batch import batch_frames, submit_frames
-from bgd.client.caller import Caller
 from bgd.client.calls import Awaited, Called, Calls, Target
-from bgd.client.options import JobOptions, MapOptions
-from bgd.client.specs import Item, class_spec, command_spec, specs_of
+from bgd.client.specs import (
+    Caller,
+    Item,
+    JobOptions,
+    MapOptions,
+    batch_frames,
+    class_spec,
+    command_spec,
+    specs_of,
+    submit_frames,
+)
 from bgd.core.spec import JobSpec
 from bgd.errors import JobFailed
 

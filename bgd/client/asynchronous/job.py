@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Generic, Self, Unpack
 
 from bgd.client.asynchronous.runtime import first_view
-from bgd.client.options import EditOptions
 from bgd.client.session import state_of
+from bgd.client.specs import EditOptions
 from bgd.core.job import Outcome, State
 from bgd.wire.replies import ActResult, LogPart
 from bgd.wire.views import AttemptView, JobView, Progress

@@ -11,7 +11,6 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
-from bgd.client.batch import batch_frames, submit_frames
 from bgd.client.blocking.asking import Asking
 from bgd.client.blocking.channel import Channel
 from bgd.client.blocking.door import Door
@@ -19,10 +18,18 @@ from bgd.client.blocking.job import Job
 from bgd.client.blocking.results import Results
 from bgd.client.blocking.runtime import closed_at_exit
 from bgd.client.blocking.steering import Steering
-from bgd.client.caller import Caller
 from bgd.client.calls import Awaited, Called, Calls, Target
-from bgd.client.options import JobOptions, MapOptions
-from bgd.client.specs import Item, class_spec, command_spec, specs_of
+from bgd.client.specs import (
+    Caller,
+    Item,
+    JobOptions,
+    MapOptions,
+    batch_frames,
+    class_spec,
+    command_spec,
+    specs_of,
+    submit_frames,
+)
 from bgd.core.spec import JobSpec
 from bgd.errors import JobFailed
 

@@ -16,8 +16,8 @@ from bgd.client.bar import Tell, bar
 from bgd.client.blocking.channel import Channel
 from bgd.client.blocking.job import Job
 from bgd.client.calls import Calls
-from bgd.client.options import MapOptions
 from bgd.client.sockets import left
+from bgd.client.specs import MapOptions
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, DaemonUnreachable, JobFailed
 

@@ -8,9 +8,8 @@ from contextlib import closing
 
 from bgd.client.blocking.channel import Channel
 from bgd.client.blocking.ending import shut_down
-from bgd.client.options import states_of
 from bgd.client.session import UNNUMBERED, expected
-from bgd.client.wording import checked
+from bgd.client.specs import checked, states_of
 from bgd.core.job import State
 from bgd.errors import DaemonUnreachable
 from bgd.wire import replies, steering
