@@ -1,4 +1,4 @@
-"""The options of jobs, and the types of what people write for an option or an argument of any verb."""
+"""Options of jobs, and the parameter types of all verbs."""
 
 from __future__ import annotations
 
@@ -48,26 +48,26 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-JobIdRanges = tuple[tuple[range, ...], ...]  # ids as they were written: words, and what is in each
+JobIdRanges = tuple[tuple[range, ...], ...]  # one tuple a word of the command line, one range an item in it
 
 WAITING = (State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED)
 UNFINISHED = (*WAITING, State.RUNNING, State.STOPPING)
 FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
-LAST = range(0)  # stands for the caller's latest job, whichever that is
+LAST = range(0)  # stands for the caller's latest job
 
 
 def with_command_options(function: F) -> F:
-    """Give a verb the options of a new command."""
+    """Add the options of a new command to a verb."""
     return _with(function, _CHANGEABLE + _OF_NEW_JOBS + _OF_NEW_COMMANDS)
 
 
 def with_call_options(function: F) -> F:
-    """Give a verb the options of a new class job, likewise."""
+    """Add the options of a new class job to a verb."""
     return _with(function, [*_CHANGEABLE, *_OF_NEW_JOBS, _ISOLATION])
 
 
 def with_changeable_options(function: F) -> F:
-    """Give a verb the options that can change while a job waits."""
+    """Add the options that can change while a job waits to a verb."""
     return _with(function, [*_CHANGEABLE, *_OF_COMMANDS, _ISOLATION])
 
 
@@ -78,10 +78,10 @@ def _with(function: F, options: Sequence[Callable[[F], F]]) -> F:
 
 
 def job_options(daemon: Client, given: dict[str, Any]) -> JobOptions:
-    """Return what was given, as the client takes it; what was not given is left out.
+    """Return the options that were given, in the form that the client takes.
 
     Raises:
-        NoSuchJob: it is to wait for the latest job, and there is none.
+        NoSuchJob: `--after last` was given, and the caller has no job.
     """
     options = {key: value for key, value in given.items() if _is_given(value)}
     for one, other in (("delay", "at"), ("retry_on", "no_retry_on")):
@@ -103,10 +103,12 @@ def _spelled(key: str) -> str:
 
 
 def chosen_ids(daemon: Client, words: JobIdRanges) -> list[int]:
-    """Return the ids that were named, each once, in this order; if none was, the caller's latest job's.
+    """Return the ids that were named, in order and without duplicates.
+
+    Without words, return the id of the caller's latest job.
 
     Raises:
-        NoSuchJob: the latest was asked for, and there is none.
+        NoSuchJob: the latest job is meant, and the caller has none.
     """
     ids: dict[int, None] = {}
     for word in words or ((LAST,),):
@@ -115,14 +117,14 @@ def chosen_ids(daemon: Client, words: JobIdRanges) -> list[int]:
     return list(ids)
 
 
-# --- types of options and arguments ---------------------------------------------------------------------
+# --- parameter types -------------------------------------------------------------------------------------
 
 
 class JobIdsType(click.ParamType[tuple[range, ...]]):
-    """One word of ids.
+    """Job ids in one word: "12", "3-9", "last", or several of these separated by commas.
 
     Args:
-        states: in which jobs are that a shell offers; None: any.
+        states: shell completion offers only jobs in these states; None means any state.
     """
 
     name = "id"
@@ -133,7 +135,7 @@ class JobIdsType(click.ParamType[tuple[range, ...]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[range, ...]:
-        """Read "12", "3-9", "last", or several of these with commas between them."""
+        """Parse the word into one range for each item."""
         if isinstance(value, tuple):
             return value
         return tuple(self._converted(each.strip(), param, ctx) for each in value.split(","))
@@ -141,7 +143,7 @@ class JobIdsType(click.ParamType[tuple[range, ...]]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Offer the latest jobs of the daemon, if one answers."""
+        """Offer the latest jobs, if a daemon answers."""
         del param
         from bgctl.completing import jobs_like  # noqa: PLC0415 - only a shell that completes needs it
 
@@ -152,10 +154,12 @@ class JobIdsType(click.ParamType[tuple[range, ...]]):
             return LAST
         match = re.fullmatch(_ID, word)
         if match is None:
-            self.fail(f"{word!r} is no job id: write 12, 3-9 or last", param, ctx)
+            self.fail(f"{word!r} is not a job id: write 12, 3-9 or last", param, ctx)
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last < first + MAX_IDS:
-            self.fail(f"{word!r} is no range of at most {MAX_IDS} ids, the smaller first", param, ctx)
+            self.fail(
+                f"{word!r} is not a range of at most {MAX_IDS} ids with the lower one first", param, ctx
+            )
         return range(first, last + 1)
 
 
@@ -163,12 +167,12 @@ _ID = r"([1-9][0-9]{0,17})(?:-([1-9][0-9]{0,17}))?"
 
 
 class PastTimeType(click.ParamType[float]):
-    """A point in the past: how long ago, or a date."""
+    """A point in the past, as epoch seconds: an age or a date."""
 
     name = "when"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read "2h", "2026-10-01" or "2026-10-01 14:30", local unless it says otherwise."""
+        """Parse "2h", "2026-10-01" or "2026-10-01 14:30"; local time unless a zone is given."""
         if isinstance(value, float):
             return value
         try:
@@ -180,7 +184,7 @@ class PastTimeType(click.ParamType[float]):
             instant = at.timestamp()
         except (ValueError, OverflowError):
             self.fail(
-                f"{value!r} is neither how long ago, as 2h, nor a date, as 2026-10-01 14:30", param, ctx
+                f"{value!r} is neither an age such as 2h nor a date such as 2026-10-01 14:30", param, ctx
             )
         if problem := _problem_with_zone_of(at):
             self.fail(f"{value!r} {problem}", param, ctx)
@@ -188,12 +192,12 @@ class PastTimeType(click.ParamType[float]):
 
 
 class FutureTimeType(click.ParamType[float]):
-    """A point in the future: a date, or the next time that a clock shows this."""
+    """A point in the future, as epoch seconds: a date, or the next occurrence of a time of day."""
 
     name = "when"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read "14:30", "tomorrow 9:00", "2026-10-01 14:30", local unless it says otherwise."""
+        """Parse "14:30", "tomorrow 9:00" or "2026-10-01 14:30"; local time unless a zone is given."""
         if isinstance(value, float):
             return value
         try:
@@ -201,27 +205,27 @@ class FutureTimeType(click.ParamType[float]):
             instant = at.timestamp()
         except (ValueError, OverflowError):
             self.fail(
-                f"{value!r} is no time: write 14:30, tomorrow 9:00, 2026-10-01 14:30 or 2026-10-01T14:30Z",
+                f"{value!r} is not a time: write 14:30, tomorrow 9:00, 2026-10-01 14:30 or 2026-10-01T14:30Z",
                 param,
                 ctx,
             )
         if problem := _problem_with_zone_of(at):
             self.fail(f"{value!r} {problem}", param, ctx)
         if instant <= time.time():
-            self.fail(f"{value!r} is over: name a time to come", param, ctx)
+            self.fail(f"{value!r} is in the past: give a time in the future", param, ctx)
         return instant
 
 
 def _time_of_day(text: str) -> datetime | None:
-    """Return the next local time at which clocks show this; None if the text is of another kind.
+    """Return the next local occurrence of a time of day; None if the text is not a time of day.
 
     Raises:
-        ValueError: no clock shows this.
+        ValueError: no such time of day exists, for example 25:00.
     """
     match = re.fullmatch(_TIME_OF_DAY, text)
     if match is None:
         return None
-    now = datetime.now()  # noqa: DTZ005 - naive is local: the day after has the same time of day in any zone
+    now = datetime.now()  # noqa: DTZ005 - naive local time: adding a day keeps the time of day in any zone
     at = now.replace(hour=int(match[2]), minute=int(match[3]), second=int(match[4] or 0), microsecond=0)
     return at + timedelta(days=1) if match[1] or at <= now else at
 
@@ -230,21 +234,21 @@ _TIME_OF_DAY = r"(tomorrow )?([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?"
 
 
 def _problem_with_zone_of(at: datetime) -> str | None:
-    """Say what is wrong where a local time cannot be told: C libraries take an unknown TZ for UTC."""
+    """Return why local time is unreliable; None if it is fine. The C library reads an unknown TZ as UTC."""
     zone = os.environ.get("TZ", "").removeprefix(":")
     if at.tzinfo is not None or not zone or zone in _UTC or re.match(_RULE, zone):
         return None
     if Path(os.environ.get("TZDIR", "/usr/share/zoneinfo"), zone).is_file():
         return None
-    return f"is a local time, and TZ is {zone!r}, which is no known time zone: correct TZ, or add Z or +01:00"
+    return f"is a local time, but TZ={zone!r} is not a known time zone: correct TZ, or add Z or +01:00"
 
 
-_UTC = frozenset({"UTC", "GMT", "Etc/UTC", "Etc/GMT"})  # true also where no time zones are installed
-_RULE = r"([A-Za-z]{3,}|<[A-Za-z0-9+-]+>)[+-]?[0-9]"  # of tzset(3), as CET-1CEST
+_UTC = frozenset({"UTC", "GMT", "Etc/UTC", "Etc/GMT"})  # valid even where no time zones are installed
+_RULE = r"([A-Za-z]{3,}|<[A-Za-z0-9+-]+>)[+-]?[0-9]"  # the format of tzset(3), for example CET-1CEST
 
 
 class DurationType(click.ParamType[float]):
-    """A duration as in the configuration, in seconds."""
+    """A duration in the format of the configuration, as seconds."""
 
     name = "duration"
 
@@ -252,7 +256,7 @@ class DurationType(click.ParamType[float]):
         self._may_be_zero = may_be_zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read "90", "5s" or "1h30m"."""
+        """Parse "90", "5s" or "1h30m"."""
         if isinstance(value, float):
             return value
         try:
@@ -260,19 +264,19 @@ class DurationType(click.ParamType[float]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if seconds > MAX_DURATION:
-            self.fail(f"{value!r} is too long: at most {format_duration(MAX_DURATION)}", param, ctx)
+            self.fail(f"{value!r} is too long: the limit is {format_duration(MAX_DURATION)}", param, ctx)
         if not (seconds or self._may_be_zero):
-            self.fail("it must be more than 0; without the option there is no limit", param, ctx)
+            self.fail("it must be greater than 0; omit the option for no limit", param, ctx)
         return seconds
 
 
 class SizeType(click.ParamType[int]):
-    """A number of bytes as in the configuration."""
+    """A number of bytes in the format of the configuration."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read "500kB", "100MB" or "64MiB"."""
+        """Parse "500kB", "100MB" or "64MiB"."""
         if isinstance(value, int):
             return value
         try:
@@ -282,11 +286,11 @@ class SizeType(click.ParamType[int]):
 
 
 class BoundedType(click.ParamType[Any]):
-    """What must be as a job's own type says.
+    """A value that msgspec validates against the type of a job's field.
 
     Args:
-        kind: that type.
-        rule: what it wants, in words.
+        kind: the type of the field.
+        rule: the constraint in words, for the error message.
     """
 
     name = "bounded"
@@ -296,57 +300,58 @@ class BoundedType(click.ParamType[Any]):
         self._rule = rule
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value as a job takes it."""
+        """Return the validated value."""
         try:
-            return msgspec.convert(value, self._kind, strict=False)  # a number comes as text
+            return msgspec.convert(value, self._kind, strict=False)  # numbers arrive as text
         except msgspec.ValidationError:
             self.fail(f"{value!r} is not {self._rule}", param, ctx)
 
 
 class BoundedSizeType(BoundedType):
-    """A number of bytes that must be as a job's own type says."""
+    """A number of bytes that msgspec validates against the type of a job's field."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read "64MB", "1.5GiB" or "4096"."""
+        """Parse "64MB", "1.5GiB" or "4096"."""
         return super().convert(SizeType().convert(value, param, ctx), param, ctx)
 
 
 class PercentType(BoundedType):
-    """Percent of one processor, with or without the sign."""
+    """A percentage of one processor, with or without the percent sign."""
 
     name = "percent"
 
     def __init__(self) -> None:
         super().__init__(
-            Percent, f"percent of one processor: a whole number from 1 to {MAX_PERCENT}, as 50 or 150%"
+            Percent,
+            f"a percentage of one processor: a whole number from 1 to {MAX_PERCENT}, such as 50 or 150%",
         )
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read "50" or "50%"."""
+        """Parse "50" or "50%"."""
         return super().convert(value.removesuffix("%") if isinstance(value, str) else value, param, ctx)
 
 
 def whole_number(least: int, most: int) -> BoundedType:
-    """Return the kind of whole numbers from `least` to `most`, both included."""
+    """Return the type of whole numbers from `least` to `most`, both included."""
     return BoundedType(Annotated[int, Meta(ge=least, le=most)], f"a whole number from {least} to {most}")
 
 
 class QueueNameType(BoundedType):
-    """A queue's name; a shell is offered those of the queues there are."""
+    """A queue name; shell completion offers existing queues."""
 
     name = "queue"
 
     def __init__(self) -> None:
         super().__init__(
-            QueueName, "a queue's name: letters, digits, . _ -, at most 64, first a letter or digit"
+            QueueName, "a queue name: at most 64 letters, digits, . _ -, starting with a letter or digit"
         )
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Offer the queues of the daemon, if one answers."""
+        """Offer the names of queues, if a daemon answers."""
         del param
         from bgctl.completing import queues_like  # noqa: PLC0415 - only a shell that completes needs it
 
@@ -354,7 +359,7 @@ class QueueNameType(BoundedType):
 
 
 class SlotsType(click.ParamType[Any]):
-    """A number of slots, or a word that stands for None."""
+    """A number of slots, or one word that means None."""
 
     name = "slots"
 
@@ -362,7 +367,7 @@ class SlotsType(click.ParamType[Any]):
         self.word = word
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Return the number, or the word itself: None would look as if nothing had been given."""
+        """Return the number or the word itself; None would mean that nothing was given."""
         if value == self.word:
             return self.word
         try:
@@ -370,41 +375,45 @@ class SlotsType(click.ParamType[Any]):
         except msgspec.ValidationError:
             self.fail(
                 f"{value!r} is neither a number of slots from 1 to {MAX_SLOTS} nor {self.word!r}; "
-                "`bgctl pause` lets nothing start",
+                "use `bgctl pause` to start nothing",
                 param,
                 ctx,
             )
 
 
 class ExitCodesType(click.ParamType[tuple[int, ...]]):
-    """Exit codes, each once, in order."""
+    """Exit codes, sorted and without duplicates."""
 
     name = "codes"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        """Read "1,2,70-79"."""
+        """Parse "1,2,70-79"."""
         if isinstance(value, tuple):
             return value
         codes: set[int] = set()
         for word in value.split(","):
             match = re.fullmatch(_CODES, word.strip())
             if match is None:
-                self.fail(f"{word!r} is no exit code: write them as 1,2,70-79", param, ctx)
+                self.fail(f"{word!r} is not an exit code: write for example 1,2,70-79", param, ctx)
             first, last = int(match[1]), int(match[2] or match[1])
             if not first <= last <= _MAX_CODE:
-                self.fail(f"{word!r} are no exit codes from 0 to {_MAX_CODE}, the smaller first", param, ctx)
+                self.fail(
+                    f"{word!r} is not a range of exit codes from 0 to {_MAX_CODE} with the lower one first",
+                    param,
+                    ctx,
+                )
             codes.update(range(first, last + 1))
         return tuple(sorted(codes))
 
 
 _CODES = r"([0-9]{1,3})(?:-([0-9]{1,3}))?"
-_MAX_CODE = 255  # a byte of what wait(2) tells
+_MAX_CODE = 255  # wait(2) reports one byte
 
 
 class PathType(click.ParamType[str]):
-    """A file, or a folder ("dir"), that a shell completes by itself."""
+    """The path of a file ("file") or a folder ("dir"); the shell itself completes it."""
 
     name = "path"
 
@@ -413,30 +422,32 @@ class PathType(click.ParamType[str]):
         self._may_be_empty = may_be_empty
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Take any name but an empty one, as of a script whose variable is: it would mean the folder."""
+        """Refuse an empty path: scripts pass one when a variable is unset, and it would mean the folder."""
         if not (value or self._may_be_empty):
-            self.fail("the name is empty", param, ctx)
+            self.fail("the path is empty", param, ctx)
         return str(value)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Leave it to the shell."""
+        """Let the shell complete paths."""
         del ctx, param
         from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
 
         return [CompletionItem(incomplete, type=self._kind)]
 
 
-# --- the ones that several verbs or options share --------------------------------------------------------
+# --- shared instances of them ----------------------------------------------------------------------------
 
 ARGUMENT = PathType("file", may_be_empty=True)
 BACKOFF = BoundedType(Backoff, "a number from 1 to 100")
-CORE_SIZE = BoundedSizeType(FileBytes, f"a size of a core file, as 0 or 100MB: at most {MAX_BYTES} bytes")
+CORE_SIZE = BoundedSizeType(
+    FileBytes, f"the size of a core file: 0 or for example 100MB, at most {MAX_BYTES} bytes"
+)
 DURATION = DurationType()
 FILE = PathType("file")
 FOLDER = PathType("dir")
-MEMORY = BoundedSizeType(MemoryBytes, f"a size of memory: 1MB or more, at most {MAX_BYTES} bytes")
+MEMORY = BoundedSizeType(MemoryBytes, f"an amount of memory: at least 1MB, at most {MAX_BYTES} bytes")
 NAME = BoundedType(Name, f"a text of 1 to {MAX_NAME} characters")
 NICE = BoundedType(Nice, "a whole number from -20 to 19")
 OPEN_FILES = BoundedType(OpenFiles, f"a number of descriptors: a whole number from 16 to {MAX_OPEN_FILES}")
@@ -460,7 +471,7 @@ def _assignments(
     pairs = [value.partition("=") for value in values]
     for name, equals, _ in pairs:
         if not equals or not name:
-            raise click.BadParameter(f"{name!r} is no NAME=VALUE", context, parameter)
+            raise click.BadParameter(f"{name!r} is not NAME=VALUE", context, parameter)
     return {name: value for name, _, value in pairs} or None
 
 

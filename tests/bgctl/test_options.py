@@ -51,9 +51,9 @@ def test_limits_reach_the_job_and_are_shown(daemon):
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--memory-max", "10kB", "is not a size of memory: 1MB or more"),
+        ("--memory-max", "10kB", "is not an amount of memory: at least 1MB"),
         ("--memory-max", "much", "'much' is not a size"),
-        ("--cpu-max", "0%", "is not percent of one processor"),
+        ("--cpu-max", "0%", "is not a percentage of one processor"),
         ("--pids-max", "0", "'0' is not a number of processes"),
         ("--nice", "20", "'20' is not a whole number from -20 to 19"),
         ("--open-files", "3", "'3' is not a number of descriptors: a whole number from 16 to 1073741824"),

@@ -47,19 +47,19 @@ def test_a_date_is_local_unless_it_has_a_zone():
 
 @pytest.mark.parametrize("text", ["", "soon", "25:00", "9:60", "9", "tomorrow", "2099-13-01", "9999999999"])
 def test_anything_else_is_refused_with_examples(text):
-    with pytest.raises(click.BadParameter, match="is no time: write 14:30, tomorrow 9:00"):
+    with pytest.raises(click.BadParameter, match="is not a time: write 14:30, tomorrow 9:00"):
         meant(text)
 
 
-def test_what_is_over_is_refused():
-    with pytest.raises(click.BadParameter, match="is over"):
+def test_a_time_in_the_past_is_refused():
+    with pytest.raises(click.BadParameter, match="is in the past"):
         meant("2020-01-01")
 
 
 @pytest.mark.parametrize("kind", [FutureTimeType, PastTimeType])
 def test_a_local_time_is_refused_where_the_time_zone_is_unknown(monkeypatch, kind):
     monkeypatch.setenv("TZ", "Mars/Phobos")
-    with pytest.raises(click.BadParameter, match="TZ is 'Mars/Phobos', which is no known time zone"):
+    with pytest.raises(click.BadParameter, match="TZ='Mars/Phobos' is not a known time zone"):
         kind().convert("2999-10-01 14:30", None, None)
     assert kind().convert("2999-10-01 14:30Z", None, None) == 32_495_783_400.0
     for known in ("", "UTC", ":Europe/Paris", "CET-1CEST", "<+03>-3"):
