@@ -21,7 +21,7 @@ from bgd.daemon.backups import recover
 from bgd.daemon.doctor import look_as_json
 from bgd.daemon.folder import PRIVATE, check_python
 from bgd.daemon.serving import Surroundings, serve
-from bgd.daemon.storage.store import StoreBroken
+from bgd.daemon.storage.database import StoreBroken
 from bgd.errors import BgdError, ConfigError, leaves_of
 from bgd.escape import one_line
 from bgd.startup import DAEMON_LIMITS, check_limits

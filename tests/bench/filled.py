@@ -9,7 +9,7 @@ from pathlib import Path
 from bgd import clock
 from bgd.core.job import Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
-from bgd.daemon.storage.store import (
+from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
     Batch,
@@ -18,8 +18,8 @@ from bgd.daemon.storage.store import (
     NewAttempt,
     NewJob,
     SavedJob,
-    Store,
 )
+from bgd.daemon.storage.store import Store
 from tests.bench.harness import ENVIRONMENT
 
 RARE = 100_000  # one job in so many is in the rare queue, has the rare tag, failed

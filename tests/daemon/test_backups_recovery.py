@@ -18,9 +18,10 @@ from bgd.__main__ import main
 from bgd.core.job import JobId, State, Terms
 from bgd.daemon.backups import recover
 from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.records import Batch
 from bgd.daemon.storage.recovery import MARGIN
 from bgd.daemon.storage.schema import VERSION
-from bgd.daemon.storage.store import Batch, Store
+from bgd.daemon.storage.store import Store
 from bgd.errors import Refused
 from bgd.wire.launching import log_name
 from tests.daemon.storage.filling import NOW, a_job, first_attempt, new, put, restored, saves, sql

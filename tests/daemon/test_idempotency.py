@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from bgd.core.job import JobId, Now, State
 from bgd.daemon import idempotency
 from bgd.daemon.storage import write
-from bgd.daemon.storage.records import Submission
-from bgd.daemon.storage.store import Batch, Store
+from bgd.daemon.storage.records import Batch, Submission
+from bgd.daemon.storage.store import Store
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
 from bgd.wire.requests import Cancel, Remove, Submit, SubmitMany

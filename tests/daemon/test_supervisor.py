@@ -6,7 +6,7 @@ import pytest
 
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.retry import NOT_RERUN
-from bgd.daemon.storage.store import StoreBroken
+from bgd.daemon.storage.database import StoreBroken
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, Grew, Key, Launch, Started, Stop, Watch
 from bgd.wire.steering import ShutdownMode

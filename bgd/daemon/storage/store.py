@@ -14,17 +14,10 @@ from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import copying, read, recovery, write
 from bgd.daemon.storage.database import DAMAGED, Database, StoreBroken, transaction
 from bgd.daemon.storage.records import (
-    AttemptEnd,
-    AttemptPid,
     Batch,
     Controls,
-    Event,
     Figures,
-    NewAttempt,
-    NewJob,
-    QueueSetting,
     Restored,
-    SavedJob,
     StoredSpec,
     Submission,
 )
@@ -198,24 +191,6 @@ class Readings:
     async def event_bounds(self) -> tuple[int, int]:
         """Return the oldest event id that is kept (none: the newest + 1), and the newest ever given out."""
         return await self._reader.call(write.event_bounds)
-
-
-__all__ = [
-    "AttemptEnd",
-    "AttemptPid",
-    "Batch",
-    "Controls",
-    "Event",
-    "Figures",
-    "NewAttempt",
-    "NewJob",
-    "QueueSetting",
-    "Restored",
-    "SavedJob",
-    "Store",
-    "StoreBroken",
-    "StoredSpec",
-]
 
 
 class Store(Readings):

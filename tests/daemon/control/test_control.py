@@ -19,7 +19,7 @@ from bgd.daemon.control import connection as connection_module
 from bgd.daemon.control import connection as control_module
 from bgd.daemon.control import connection as flow_module
 from bgd.daemon.control.connection import HIGH_WATER, MAX_IN_FLIGHT
-from bgd.daemon.storage.store import StoreBroken
+from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.streams import Feeds
 from bgd.errors import MAX_MESSAGE
 from bgd.wire.framing import MAX_FRAME, frame

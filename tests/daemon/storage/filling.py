@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bgd.core.job import USUAL_TERMS, Job, JobId, Now, RetryPolicy, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
-from bgd.daemon.storage.store import Batch, NewAttempt, NewJob, SavedJob
+from bgd.daemon.storage.records import Batch, NewAttempt, NewJob, SavedJob
 from bgd.wire.requests import List
 
 NOW = Now(elapsed=5_000.0, wall=1_700_000_000.0)

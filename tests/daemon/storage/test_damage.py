@@ -15,7 +15,8 @@ from bgd.config import load
 from bgd.core.job import JobId, Outcome, State, Terms
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.store import AttemptEnd, Batch, Event, Store
+from bgd.daemon.storage.records import AttemptEnd, Batch, Event
+from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.requests import List
 from tests.daemon.storage.filling import BOOT, NOW, UID, a_job, first_attempt, new, put, saves

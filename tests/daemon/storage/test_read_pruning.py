@@ -6,7 +6,8 @@ import pytest
 
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.daemon.storage.read import Due, Keep
-from bgd.daemon.storage.store import AttemptEnd, Batch, Store
+from bgd.daemon.storage.records import AttemptEnd, Batch
+from bgd.daemon.storage.store import Store
 from tests.daemon.storage.filling import BOOT, NOW, a_job, first_attempt, new, put, saves, sql
 from tests.daemon.storage.test_store_versions import lay_down
 

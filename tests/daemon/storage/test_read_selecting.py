@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bgd.core.job import FINAL, JobId, State
 from bgd.daemon.storage import read, schema, write
-from bgd.daemon.storage.store import Batch
+from bgd.daemon.storage.records import Batch
 from bgd.wire.requests import List
 from tests.daemon.storage.filling import NOW, UID, a_job, ids, new, put, saves
 

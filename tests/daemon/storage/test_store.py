@@ -22,17 +22,10 @@ from bgd.clock import elapsed
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import read
+from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Batch, NewAttempt, Restored, StoredSpec
 from bgd.daemon.storage.schema import VERSION
-from bgd.daemon.storage.store import (
-    AttemptEnd,
-    AttemptPid,
-    Batch,
-    NewAttempt,
-    Restored,
-    Store,
-    StoreBroken,
-    StoredSpec,
-)
+from bgd.daemon.storage.store import Store
 from bgd.errors import Full
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
@@ -699,7 +692,9 @@ WRITER = """
 import asyncio, sys
 from bgd.core.job import Job, JobId, Now, RetryPolicy, State
 from bgd.core.spec import JobSpec
-from bgd.daemon.storage.store import Batch, NewJob, Store, StoreBroken
+from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.records import Batch, NewJob
+from bgd.daemon.storage.store import Store
 
 async def main():
     store = await Store.open(sys.argv[1])

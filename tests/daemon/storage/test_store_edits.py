@@ -4,7 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon.storage.store import AttemptEnd, Batch, Controls, QueueSetting, Store, StoredSpec
+from bgd.daemon.storage.records import AttemptEnd, Batch, Controls, QueueSetting, StoredSpec
+from bgd.daemon.storage.store import Store
 from bgd.wire.views import JobError
 from tests.daemon.storage.filling import (
     NOW,

@@ -5,7 +5,8 @@ import sqlite3
 import pytest
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon.storage.store import AttemptEnd, AttemptPid, Batch, Event, Figures, NewAttempt, Store
+from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Batch, Event, Figures, NewAttempt
+from bgd.daemon.storage.store import Store
 from bgd.daemon.storage.write import EVENTS_KEPT
 from bgd.wire.views import EventView
 from tests.daemon.storage.filling import BOOT, NOW, a_job, move, new, put, saves

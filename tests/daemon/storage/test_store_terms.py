@@ -4,7 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, Now, RetryPolicy, State, Terms
-from bgd.daemon.storage.store import Batch, Restored, Store
+from bgd.daemon.storage.records import Batch, Restored
+from bgd.daemon.storage.store import Store
 from tests.daemon.storage.filling import (
     BOOT,
     NOW,

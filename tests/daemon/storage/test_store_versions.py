@@ -17,8 +17,9 @@ import pytest
 from bgd.core.job import FINAL, JobId, Outcome, RetryPolicy, State, Terms
 from bgd.daemon.storage import schema
 from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.records import AttemptEnd, Batch, Controls, Event, QueueSetting, Restored
 from bgd.daemon.storage.schema import VERSION
-from bgd.daemon.storage.store import AttemptEnd, Batch, Controls, Event, QueueSetting, Restored, Store
+from bgd.daemon.storage.store import Store
 from bgd.wire.views import JobError, JobProgress, Progress
 from tests.daemon.storage.filling import (
     NOW,
