@@ -18,9 +18,9 @@ from bgd.config import Config
 from bgd.daemon import folder
 from bgd.daemon.logs import highest_job
 from bgd.daemon.storage import copying, recovery
-from bgd.daemon.storage.copying import Copy
+from bgd.daemon.storage.copying import DatabaseCopy
 from bgd.daemon.storage.database import StoreBroken, StoreTooNew
-from bgd.daemon.storage.recovery import Recovered
+from bgd.daemon.storage.recovery import RecoveryResult
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.threads import to_its_end
@@ -147,7 +147,7 @@ class Backups:
         """Write a copy to `path`, under that name or none; return a descriptor to read it."""
         async with self._writing:
             await self._supervisor.saved()
-            needed = await self._store.size_of_copy()
+            needed = await self._store.copy_size()
             try:
                 await asyncio.to_thread(_make_room, path, needed)
                 part = path if path.endswith(_PART) else f"{path}{_PART}"
@@ -268,7 +268,7 @@ def _recover(config: Config, wanted: str | None) -> Iterator[str]:
     yield from _told(backup, restored, highest)
 
 
-def _told(backup: Copy, restored: Recovered, highest: int) -> Iterator[str]:
+def _told(backup: DatabaseCopy, restored: RecoveryResult, highest: int) -> Iterator[str]:
     written = f"{datetime.fromtimestamp(backup.written_at).astimezone():%Y-%m-%d %H:%M:%S}"
     age = format_duration(max(now().wall - backup.written_at, 0) // 1)
     lost = f"any job after {backup.last_id}"

@@ -22,7 +22,7 @@ from bgd.daemon.backups import backups_in
 from bgd.daemon.dispatch import what_is_gone
 from bgd.daemon.space import BALLAST_NAME, least_on
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.recovery import examine, newest_good
+from bgd.daemon.storage.recovery import check_database, newest_good
 from bgd.daemon.storage.schema import VERSION
 from bgd.errors import BgdError
 from bgd.escape import as_utf8
@@ -216,7 +216,7 @@ def database(config: Config, patience: float = PATIENCE) -> Finding:
     subject = "database"
     path = f"{config.daemon.state_dir}/bgd.db"
     try:
-        found = examine(path, patience)
+        found = check_database(path, patience)
     except FileNotFoundError:
         remedy = "the first start makes it"
         if backups_in(config.backup.folder):

@@ -20,7 +20,7 @@ from bgd.core.spec import JobSpec, problem_with
 from bgd.core.target import parse_target
 from bgd.daemon.access import check_may_run, check_variables
 from bgd.daemon.idempotency import Repeats
-from bgd.daemon.storage.read import Due
+from bgd.daemon.storage.read import PrunableJob
 from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -270,7 +270,7 @@ class Orders:
             self._supervisor.remove(job)
             return job.state
 
-    async def let_go(self, due: list[Due]) -> list[JobId]:
+    async def let_go(self, due: list[PrunableJob]) -> list[JobId]:
         """Delete those of these jobs that have not been run again; return them once they are off the disk."""
         async with self._looking:
             await self._supervisor.saved()  # who was run again is so on the disk, too

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from bgd.config import Config
 from bgd.core.queues import QueueRule
 from bgd.core.spec import DEFAULT_QUEUE
-from bgd.daemon.storage.records import Controls, QueueSetting
+from bgd.daemon.storage.records import QueueControls, QueueSetting
 from bgd.errors import Full, Refused
 from bgd.settings import nearest
 from bgd.wire.views import QueueView
@@ -17,19 +17,19 @@ from bgd.wire.views import QueueView
 MAX_SET_QUEUES = 1_000  # the Scheduler looks at each of them whenever it starts a job
 
 
-def total_slots(config: Config, controls: Controls) -> int:
+def total_slots(config: Config, controls: QueueControls) -> int:
     """Return the number of slots in force."""
     return config.daemon.slots if controls.slots is None else controls.slots
 
 
-def queue_rules(config: Config, controls: Controls) -> dict[str, QueueRule]:
+def queue_rules(config: Config, controls: QueueControls) -> dict[str, QueueRule]:
     """Return the rules of all queues that are limited or paused."""
     queues = config.queues.keys() | controls.queues.keys()
     rules = {queue: _rule(queue, config, controls) for queue in queues}
     return {queue: rule for queue, rule in rules.items() if rule != QueueRule()}
 
 
-def set_queue_slots(controls: Controls, queue: str, slots: int | None) -> Controls:
+def set_queue_slots(controls: QueueControls, queue: str, slots: int | None) -> QueueControls:
     """Return the controls with another number of slots for a queue; None means no limit.
 
     Raises:
@@ -39,7 +39,7 @@ def set_queue_slots(controls: Controls, queue: str, slots: int | None) -> Contro
     return _with_setting(controls, queue, setting)
 
 
-def set_paused(controls: Controls, queue: str | None, *, paused: bool) -> Controls:
+def set_paused(controls: QueueControls, queue: str | None, *, paused: bool) -> QueueControls:
     """Return the controls with a queue paused or resumed; None means the daemon as a whole.
 
     Raises:
@@ -50,7 +50,7 @@ def set_paused(controls: Controls, queue: str | None, *, paused: bool) -> Contro
     return _with_setting(controls, queue, replace(_setting(queue, controls), paused=paused))
 
 
-def reset_queue(controls: Controls, queue: str) -> Controls:
+def reset_queue(controls: QueueControls, queue: str) -> QueueControls:
     """Return the controls without anything that was set for a queue.
 
     Raises:
@@ -61,7 +61,7 @@ def reset_queue(controls: Controls, queue: str) -> Controls:
     return _with_setting(controls, queue, QueueSetting())
 
 
-def known_queues(config: Config, controls: Controls) -> set[str]:
+def known_queues(config: Config, controls: QueueControls) -> set[str]:
     """Return the default queue and all queues that are configured, set or paused."""
     return {DEFAULT_QUEUE, *config.queues, *controls.queues}
 
@@ -78,7 +78,9 @@ def unknown_queue(name: str, known: Iterable[str]) -> Refused:
     )
 
 
-def queue_views(config: Config, controls: Controls, counts: dict[str, dict[str, int]]) -> list[QueueView]:
+def queue_views(
+    config: Config, controls: QueueControls, counts: dict[str, dict[str, int]]
+) -> list[QueueView]:
     """Return what clients see of every queue: the known ones and those in use, sorted by name.
 
     `counts`: number of unfinished jobs by queue and state.
@@ -87,7 +89,9 @@ def queue_views(config: Config, controls: Controls, counts: dict[str, dict[str, 
     return [_view(queue, config, controls, counts) for queue in sorted(queues)]
 
 
-def _view(queue: str, config: Config, controls: Controls, counts: dict[str, dict[str, int]]) -> QueueView:
+def _view(
+    queue: str, config: Config, controls: QueueControls, counts: dict[str, dict[str, int]]
+) -> QueueView:
     rule = _rule(queue, config, controls)
     return QueueView(
         name=queue,
@@ -98,7 +102,7 @@ def _view(queue: str, config: Config, controls: Controls, counts: dict[str, dict
     )
 
 
-def _rule(queue: str, config: Config, controls: Controls) -> QueueRule:
+def _rule(queue: str, config: Config, controls: QueueControls) -> QueueRule:
     setting = _setting(queue, controls)
     slots = setting.slots if setting.has_slots else _configured_slots(queue, config)
     return QueueRule(slots=slots, paused=setting.paused)
@@ -108,7 +112,7 @@ def _configured_slots(queue: str, config: Config) -> int | None:
     return config.queues[queue].slots if queue in config.queues else None
 
 
-def _with_setting(controls: Controls, queue: str, setting: QueueSetting) -> Controls:
+def _with_setting(controls: QueueControls, queue: str, setting: QueueSetting) -> QueueControls:
     others = {name: each for name, each in controls.queues.items() if name != queue}
     if setting == QueueSetting():
         return replace(controls, queues=others)
@@ -117,5 +121,5 @@ def _with_setting(controls: Controls, queue: str, setting: QueueSetting) -> Cont
     return replace(controls, queues={**others, queue: setting})
 
 
-def _setting(queue: str, controls: Controls) -> QueueSetting:
+def _setting(queue: str, controls: QueueControls) -> QueueSetting:
     return controls.queues.get(queue, QueueSetting())

@@ -13,7 +13,7 @@ from bgd.clock import now
 from bgd.config import Config
 from bgd.core.job import FINAL, State
 from bgd.daemon.job_actions import Orders
-from bgd.daemon.storage.read import Keep
+from bgd.daemon.storage.read import RetentionLimits
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
@@ -58,20 +58,20 @@ class Retention:
                 self._stirred_at = None
                 async for _ in self.prune(kept(self._supervisor.config)):
                     pass
-                next_at = await self._store.next_due_at(kept(self._supervisor.config))
+                next_at = await self._store.next_prunable_at(kept(self._supervisor.config))
                 await self._supervisor.space.press_on(partial(self._store.note_age, now()))
                 self._arm(next_at)
         finally:
             self._alarm.close()
 
-    async def prune(self, keep: Keep) -> AsyncGenerator[tuple[int, int], None]:
+    async def prune(self, keep: RetentionLimits) -> AsyncGenerator[tuple[int, int], None]:
         """Delete what is not to be kept; yield how many jobs have gone so far, with bytes of their logs."""
         elapsed = now().elapsed
         jobs = log_bytes = 0
         portion = FIRST
         async with self._pruning:
             try:
-                while due := await self._store.due(keep, elapsed, portion):
+                while due := await self._store.prunable_jobs(keep, elapsed, portion):
                     began = time.monotonic()
                     gone = set(await self._orders.let_go(due))
                     took = time.monotonic() - began
@@ -86,10 +86,10 @@ class Retention:
                 if jobs:
                     logger.info("removed %d finished jobs, with %s of logs", jobs, format_size(log_bytes))
 
-    async def rehearse(self, keep: Keep) -> tuple[int, int]:
+    async def rehearse(self, keep: RetentionLimits) -> tuple[int, int]:
         """Return how many jobs `prune` would delete now, and the bytes of their logs."""
         await self._supervisor.saved()
-        return await self._store.total_due(keep, now().elapsed)
+        return await self._store.total_prunable(keep, now().elapsed)
 
     def _stir(self) -> None:
         """See to a pass: there may be too many finished jobs by now."""
@@ -107,10 +107,10 @@ class Retention:
         self._alarm.set(min(at for at in times if at is not None))
 
 
-def kept(config: Config) -> Keep:
+def kept(config: Config) -> RetentionLimits:
     """Return what the configuration keeps."""
     said = config.retention
-    return Keep(
+    return RetentionLimits(
         seconds={
             State.SUCCEEDED: said.succeeded_for,
             State.FAILED: said.failed_for,
@@ -121,7 +121,7 @@ def kept(config: Config) -> Keep:
     )
 
 
-def kept_after(request: Prune, config: Config) -> Keep:
+def kept_after(request: Prune, config: Config) -> RetentionLimits:
     """Return what a request leaves: what it says, or if it says nothing what is configured.
 
     Raises:
@@ -134,7 +134,7 @@ def kept_after(request: Prune, config: Config) -> Keep:
     configured = kept(config)
     if request.older_than is None and request.keep is None and request.logs_total is None:
         seconds = {state: configured.seconds[state] for state in states}
-        return Keep(seconds=seconds, most=configured.most, log_bytes=configured.log_bytes)
-    return Keep(
+        return RetentionLimits(seconds=seconds, most=configured.most, log_bytes=configured.log_bytes)
+    return RetentionLimits(
         seconds=dict.fromkeys(states, request.older_than), most=request.keep, log_bytes=request.logs_total
     )

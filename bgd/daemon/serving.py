@@ -27,9 +27,9 @@ from bgd.config import Config
 from bgd.core.job import WAITING, JobId
 from bgd.daemon import doctor, folder, threads
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.connection import Control
-from bgd.daemon.control.handlers import Upkeep, Verbs
-from bgd.daemon.control.reads import Answers
+from bgd.daemon.control.connection import ControlServer
+from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler
+from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import Orders
 from bgd.daemon.launching import DatabaseOutdated, LauncherLink
 from bgd.daemon.logs import highest_job
@@ -155,10 +155,10 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
         # an older copy of the database is noticed by the launcher's answer, and must give out no id before
         await link.tried(_FIRST_ANSWER)
         site = await open_site(config, store, lambda: link.is_connected, tasks)
-        answers = Answers(supervisor, store, link, site)
-        upkeep = Upkeep(supervisor, link, retention, backups)
-        verbs = Verbs(supervisor, orders, upkeep, answers, shut_down, reload=reload)
-        control = Control(verbs, os.geteuid(), tasks)
+        answers = ReadHandler(supervisor, store, link, site)
+        upkeep = MaintenanceHandler(supervisor, link, retention, backups)
+        verbs = RequestHandler(supervisor, orders, upkeep, answers, shut_down, reload=reload)
+        control = ControlServer(verbs, os.geteuid(), tasks)
         door = _Door(config, control.connection, tasks)
         await door.open(surroundings.sockets)
         watch = StateWatch(
@@ -266,7 +266,7 @@ async def _saved(config: Config, store: Store) -> str:
     await asyncio.to_thread(place.mkdir, mode=0o700, parents=True, exist_ok=True)
     path = place / f"bgd.db.saved-{datetime.fromtimestamp(now().wall, UTC):%Y%m%dT%H%M%SZ}"
     try:
-        await store.save_nameless(str(path))
+        await store.copy_unlinked(str(path))
     except (OSError, sqlite3.Error) as error:
         raise StoreBroken(f"the database was removed, and cannot be saved as {path}: {error}") from error
     return str(path)
@@ -318,7 +318,7 @@ async def _keep_ids_apart(config: Config, store: Store) -> None:
             last_id,
             highest,
         )
-        await store.begin_after(highest)
+        await store.reserve_ids(highest)
 
 
 async def _until_stopped(

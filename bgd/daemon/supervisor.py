@@ -28,13 +28,13 @@ from bgd.daemon.space import Space
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
-    Batch,
-    Controls,
-    Event,
+    JobEvent,
     NewJob,
+    QueueControls,
     SavedJob,
     StoredSpec,
     Submission,
+    WriteBatch,
 )
 from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import Feed, Feeds, ProgressBook
@@ -57,7 +57,7 @@ class Pending(Struct):
     edited: dict[JobId, JobSpec] = {}
     removed: list[Job] = []
     cleared: list[JobId] = []
-    controls: Controls | None = None
+    controls: QueueControls | None = None
     progress: dict[JobId, JobProgress] = {}
     submissions: list[Submission] = []
     pids: dict[JobId, AttemptPid] = {}
@@ -84,7 +84,7 @@ class Settlement:
     def __init__(
         self, pending: Pending, at: Now, launcher: str, job_of: Callable[[JobId], Job | None]
     ) -> None:
-        self.batch = Batch(
+        self.batch = WriteBatch(
             now=at,
             pids=list(pending.pids.values()),
             ends=pending.ends,
@@ -111,7 +111,7 @@ class Settlement:
                 self.batch.events.append(_event(effect, outcomes))
         for job in self._removed:
             at = self.batch.now.wall
-            self.batch.events.append(Event(at, job.id, _REMOVE, job.state, job.attempt, None, None))
+            self.batch.events.append(JobEvent(at, job.id, _REMOVE, job.state, job.attempt, None, None))
         self._hand_on(attempts)
         self.batch.wanted.extend(job.id for job in self.launches if job.id not in self._specs)
 
@@ -138,11 +138,11 @@ class Settlement:
             self.launches.append(job)
 
 
-def _event(save: Save, outcomes: dict[tuple[JobId, int], Outcome]) -> Event:
+def _event(save: Save, outcomes: dict[tuple[JobId, int], Outcome]) -> JobEvent:
     """Tell what happened; each outcome goes to the one move that follows it, and is taken out of these."""
     job = save.job
     outcome = outcomes.pop((job.id, job.attempt), None) if save.what in _ENDS else None
-    return Event(save.at, job.id, save.what, job.state, job.attempt, outcome, save.reason)
+    return JobEvent(save.at, job.id, save.what, job.state, job.attempt, outcome, save.reason)
 
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class Supervisor:
 
     def __init__(self, config: Config, store: Store, link: LauncherLink) -> None:
         self.config = config
-        self.controls = Controls()
+        self.controls = QueueControls()
         self.space = Space(config.daemon.state_dir, config.daemon.min_free, lambda: store.unused)
         self.newest = 0  # id of the newest job on disk, or that ever was there
         self._store = store
@@ -317,7 +317,7 @@ class Supervisor:
         """Whether the daemon is about to end, and starts nothing more."""
         return self._is_draining
 
-    def control(self, controls: Controls) -> None:
+    def control(self, controls: QueueControls) -> None:
         """Take other controls of slots and queues; they are on disk once `saved` says so."""
         self.controls = self._pending.controls = controls
         self._steer()

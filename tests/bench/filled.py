@@ -12,12 +12,12 @@ from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
-    Batch,
-    Controls,
-    Event,
+    JobEvent,
     NewAttempt,
     NewJob,
+    QueueControls,
     SavedJob,
+    WriteBatch,
 )
 from bgd.daemon.storage.store import Store
 from tests.bench.harness import ENVIRONMENT
@@ -33,14 +33,14 @@ async def fill(path: Path, jobs: int, *, finished: bool, uid: int) -> float:
     """Put so many jobs into a new database; return how many a second the store took while they were new."""
     store = await Store.open(str(path))
     await store.adopt_boot(clock_now(), clock.boot_id())
-    await store.commit(Batch(now=clock_now(), controls=Controls(paused=True)))  # none is to start
+    await store.commit(WriteBatch(now=clock_now(), controls=QueueControls(paused=True)))  # none is to start
     began_at = time.time() - jobs * SPACING
     taking = 0.0
     for numbers in _portions(jobs):
         new = [_new(number, began_at + number * SPACING, uid) for number in numbers]
-        told = [Event(item.at, item.job.id, "submit", item.job.state, 0, None, None) for item in new]
+        told = [JobEvent(item.at, item.job.id, "submit", item.job.state, 0, None, None) for item in new]
         began = time.perf_counter()
-        await store.commit(Batch(now=clock_now(), new=new, events=told))
+        await store.commit(WriteBatch(now=clock_now(), new=new, events=told))
         taking += time.perf_counter() - began
         if finished:
             await store.commit(_ran([item.job for item in new], new[-1].at))
@@ -74,17 +74,17 @@ def _new(number: int, at: float, uid: int) -> NewJob:
     return NewJob(job, spec, uid, at)
 
 
-def _ran(jobs: list[Job], at: float) -> Batch:
+def _ran(jobs: list[Job], at: float) -> WriteBatch:
     """Return that these jobs have run once, and how it went."""
     ends = [_end(job.id, at) for job in jobs]
     saves = {job.id: SavedJob(_after(job, end), at) for job, end in zip(jobs, ends, strict=True)}
-    return Batch(
+    return WriteBatch(
         now=clock_now(),
         saves=saves,
         attempts=[NewAttempt(job.id, 1, 1, "launcher", at - 0.2) for job in jobs],
         pids=[AttemptPid(job.id, 1, 4711, at - 0.1) for job in jobs],
         ends=ends,
-        events=[Event(at, end.job, "end", saves[end.job].job.state, 1, end.outcome, None) for end in ends],
+        events=[JobEvent(at, end.job, "end", saves[end.job].job.state, 1, end.outcome, None) for end in ends],
     )
 
 

@@ -14,13 +14,13 @@ from bgd.core.job import JobId
 from bgd.core.spec import JobSpec
 from bgd.daemon import folder
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.connection import Control
-from bgd.daemon.control.handlers import Upkeep, Verbs
-from bgd.daemon.control.reads import Answers
+from bgd.daemon.control.connection import ControlServer
+from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler
+from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import Orders
 from bgd.daemon.launching import LauncherLink, Snapshot
 from bgd.daemon.retention import Retention
-from bgd.daemon.storage.records import Batch, StoredSpec
+from bgd.daemon.storage.records import StoredSpec, WriteBatch
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire import messages as wire_messages
@@ -75,7 +75,7 @@ class GatedStore:
         self.commits = 0
         self.failure: Exception | None = None
 
-    async def __call__(self, batch: Batch) -> dict[JobId, StoredSpec]:
+    async def __call__(self, batch: WriteBatch) -> dict[JobId, StoredSpec]:
         self.commits += 1
         self.reached.set()
         await self.gate.wait()
@@ -184,17 +184,19 @@ class Stage:
 class Served(Stage):
     """A supervisor's life with its control socket; a launcher has greeted it."""
 
-    control: Control
+    control: ControlServer
     shutdowns: list[ShutdownMode | None]
 
     def serve(self) -> None:
         self.shutdowns = []
-        answers = Answers(self.supervisor, self.store, self.link)
+        answers = ReadHandler(self.supervisor, self.store, self.link)
         retention = Retention(self.supervisor, self.orders, self.store)
         self.backups = Backups(self.supervisor, self.store)
-        upkeep = Upkeep(self.supervisor, self.link, retention, self.backups)
-        verbs = Verbs(self.supervisor, self.orders, upkeep, answers, self.shutdowns.append, reload=list)
-        self.control = Control(verbs, os.geteuid(), self.tasks)
+        upkeep = MaintenanceHandler(self.supervisor, self.link, retention, self.backups)
+        verbs = RequestHandler(
+            self.supervisor, self.orders, upkeep, answers, self.shutdowns.append, reload=list
+        )
+        self.control = ControlServer(verbs, os.geteuid(), self.tasks)
         self._callers: list[Caller] = []
 
     async def call(self, *, greet: bool = True) -> Caller:

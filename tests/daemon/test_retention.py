@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bgd.core.job import State
 from bgd.daemon import retention
 from bgd.daemon.retention import Retention, kept, kept_after
-from bgd.daemon.storage.read import Keep
+from bgd.daemon.storage.read import RetentionLimits
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
 from bgd.wire.steering import Prune
@@ -51,7 +51,7 @@ async def test_pruned_jobs_are_gone_with_their_logs_in_portions(config, launcher
     async with stage(config, launcher) as life:
         jobs = await ended(life, launcher, 5)
 
-        passes = await prune(life, Keep(seconds=ANY_AGE, most=1))
+        passes = await prune(life, RetentionLimits(seconds=ANY_AGE, most=1))
 
         assert passes == [(2, 10), (4, 20)]
         assert [line for line in caplog.messages if "removed" in line] == [
@@ -71,7 +71,7 @@ async def test_pruned_jobs_are_gone_with_their_logs_in_portions(config, launcher
 async def test_job_that_is_being_run_again_is_left_alone(config, launcher):
     async with stage(config, launcher) as life:
         [job] = await ended(life, launcher, 1)
-        due = await life.store.due(Keep(seconds=ANY_AGE, most=0), 0.0, 10)
+        due = await life.store.prunable_jobs(RetentionLimits(seconds=ANY_AGE, most=0), 0.0, 10)
         assert [each.job for each in due] == [job]
         await life.orders.revive(job)
 
@@ -120,15 +120,15 @@ async def _until_gone(life, jobs):
 
 
 def test_what_is_kept_is_as_configured_unless_it_is_said(config):
-    assert kept(config) == Keep(
+    assert kept(config) == RetentionLimits(
         seconds={State.SUCCEEDED: 7 * 86400, State.FAILED: 30 * 86400, State.CANCELLED: 30 * 86400},
         most=100_000,
         log_bytes=5_000_000_000,
     )
     assert kept_after(Prune(id=1), config) == kept(config)
     assert kept_after(Prune(id=1, states=[State.FAILED]), config).seconds == {State.FAILED: 30 * 86400}
-    assert kept_after(Prune(id=1, keep=3), config) == Keep(seconds=ANY_AGE, most=3)
-    assert kept_after(Prune(id=1, older_than=3.0, states=[State.FAILED]), config) == Keep(
+    assert kept_after(Prune(id=1, keep=3), config) == RetentionLimits(seconds=ANY_AGE, most=3)
+    assert kept_after(Prune(id=1, older_than=3.0, states=[State.FAILED]), config) == RetentionLimits(
         seconds={State.FAILED: 3.0}
     )
     with pytest.raises(Refused, match="none that is running: cancel it first"):

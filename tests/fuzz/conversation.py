@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import UNSET
 
 from bgd.daemon.access import Actor
-from bgd.daemon.control.connection import ClientConnection, new_rooms
+from bgd.daemon.control.connection import ClientConnection, new_budgets
 from bgd.wire.framing import frame
 from bgd.wire.messages import PROTOCOL, Hello, encode
 from bgd.wire.replies import Done, Reply
@@ -61,7 +61,7 @@ class _Control:
         self.uid = 0
         self.connections: set[ClientConnection] = set()
         self.most_connections = 10
-        self.rooms = new_rooms()
+        self.rooms = new_budgets()
         self.verbs = self
         self.newest = 0
         self.spawn: Callable[[Coroutine[Any, Any, None]], object] = loop.create_task

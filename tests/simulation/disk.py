@@ -35,7 +35,7 @@ class HasDisk(Protocol):
 
 
 class SimulatedDatabase:
-    """Stands for bgd.daemon.storage.database.Database: a thread that does one call after the other."""
+    """Stands for a DatabaseConnection: one thread, which runs its calls one after the other."""
 
     def __init__(self, machine: HasDisk, loop: SimulatedLoop) -> None:
         self._machine = machine

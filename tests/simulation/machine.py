@@ -1,7 +1,7 @@
 """A simulated machine: bgd's own supervisor on it, over a disk, a launcher and clocks that are simulated.
 
-Real are the Scheduler, the Supervisor with its settlements, attempts and dispatch, Orders and Verbs, the
-storage with its SQL (in memory), and the supervisor's end of the launcher's socket with every message on it.
+Real are the Scheduler, the Supervisor with its settlements, attempts and dispatch, Orders and RequestHandler,
+the storage with its SQL (in memory), and the supervisor's end of the launcher's socket with every message.
 Simulated are time, the thread that a database is on, sockets, the launcher and the jobs.
 """
 
@@ -20,13 +20,13 @@ from msgspec.structs import replace
 
 from bgd.config import Config, QueueConfig, load
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.handlers import Upkeep, Verbs
-from bgd.daemon.control.reads import Answers
+from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler
+from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import Orders
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.retention import Retention
 from bgd.daemon.storage import write
-from bgd.daemon.storage.database import Database
+from bgd.daemon.storage.database import DatabaseConnection
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.steering import ShutdownMode
@@ -57,7 +57,7 @@ class Life(Struct):
     """One life of a supervisor; `verbs` None: it has yet to read what is on disk."""
 
     loop: SimulatedLoop
-    verbs: Verbs | None = None
+    verbs: RequestHandler | None = None
     supervisor: Supervisor | None = None
     tasks: list[asyncio.Task[None]] = []
 
@@ -169,7 +169,9 @@ class Machine:
         return life
 
     async def _live(self, life: Life) -> None:
-        writer, reader, searcher = (cast(Database, SimulatedDatabase(self, life.loop)) for _ in range(3))
+        writer, reader, searcher = (
+            cast(DatabaseConnection, SimulatedDatabase(self, life.loop)) for _ in range(3)
+        )
         (store_id,) = self.disk.execute("SELECT store_id FROM meta").fetchone()
         store = Store(writer, reader, searcher, store_id, path="/nowhere")
         store.position = write.newest_event(self.disk)
@@ -178,11 +180,11 @@ class Machine:
         await supervisor.restore()
         life.tasks += [life.loop.create_task(each) for each in (supervisor.run(), link.run(supervisor))]
         life.supervisor = supervisor
-        answers = Answers(supervisor, store, link)
+        answers = ReadHandler(supervisor, store, link)
         orders = Orders(supervisor, store)
         retention = Retention(supervisor, orders, store)
-        upkeep = Upkeep(supervisor, link, retention, Backups(supervisor, store))
-        life.verbs = Verbs(supervisor, orders, upkeep, answers, self.shut_down, reload=list)
+        upkeep = MaintenanceHandler(supervisor, link, retention, Backups(supervisor, store))
+        life.verbs = RequestHandler(supervisor, orders, upkeep, answers, self.shut_down, reload=list)
 
     async def _drain(self, life: Life, mode: ShutdownMode) -> None:
         assert life.supervisor is not None

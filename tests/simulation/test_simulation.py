@@ -12,7 +12,7 @@ from bgd.core.queues import Queues
 from bgd.core.scheduler import Book, Save, Scheduler
 from bgd.daemon.dispatch import Attempts, Verdict
 from bgd.daemon.idempotency import Repeats
-from bgd.daemon.storage.records import Controls
+from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Settlement, Supervisor
 from bgd.wire.launching import Acknowledge
@@ -120,7 +120,7 @@ def forget_keys(monkeypatch):
 
 def forget_pauses(monkeypatch):
     async def controls(_):
-        return Controls()
+        return QueueControls()
 
     monkeypatch.setattr(Store, "controls", controls)
 

@@ -20,8 +20,8 @@ from msgspec import Struct
 import bgd
 from bgd.core.spec import JobSpec
 from bgd.daemon.access import Actor, may_connect, peer_of
-from bgd.daemon.control.handlers import Verbs
-from bgd.daemon.control.reads import Replies
+from bgd.daemon.control.handlers import RequestHandler
+from bgd.daemon.control.reads import ReplySender
 from bgd.errors import BgdError, Full, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode, request_id_of
@@ -39,10 +39,10 @@ from bgd.wire.requests import (
     Wait,
 )
 
-# --- Rooms: memory that all clients share, so that what they send has a bound, however many they are.
+# --- Budgets: memory that all clients share, so that what they send has a bound, however many they are.
 
 
-class Room:
+class Budget:
     """Memory, `size` bytes of it, that is refused to whoever finds none; `refusal` says so."""
 
     def __init__(self, size: int, refusal: str) -> None:
@@ -64,7 +64,7 @@ class Room:
         self._taken -= count
 
 
-class Hall:
+class FairBudget:
     """Memory, about `size` bytes of it, for which clients wait in line: it is for what ends by itself."""
 
     def __init__(self, size: int) -> None:
@@ -109,10 +109,10 @@ SPEC_BYTES = 512  # about what a spec takes in memory beyond its bytes on the wi
 WORD_BYTES = 64  # likewise one of its words, or of the jobs it waits for
 
 
-class Batch:
+class PartialBatch:
     """The parts of one submit_many that have come so far. Whoever is done with it calls `drop`."""
 
-    def __init__(self, request_id: int, room: Room) -> None:
+    def __init__(self, request_id: int, room: Budget) -> None:
         self.request_id = request_id
         self.parts: list[SubmitMany] = []
         self._room = room
@@ -160,45 +160,45 @@ STREAM_BYTES = 4096  # about what one takes
 FOLLOWED_BYTES = 512  # and each job that it waits for
 
 
-class Rooms(Struct, frozen=True):
+class Budgets(Struct, frozen=True):
     """What all connections share."""
 
-    batches: Room
-    streams: Room
-    unsaved: Hall
-    unread: Hall
+    batches: Budget
+    streams: Budget
+    unsaved: FairBudget
+    unread: FairBudget
 
 
-def new_rooms() -> Rooms:
+def new_budgets() -> Budgets:
     """Return rooms with nobody in them."""
-    return Rooms(
-        batches=Room(
+    return Budgets(
+        batches=Budget(
             MAX_BATCH_BYTES, "the unfinished batches of all clients are too large together: try again later"
         ),
-        streams=Room(
+        streams=Budget(
             MAX_STREAM_BYTES,
             "clients wait for too many jobs at once, or follow too much: end some of it, or try again later",
         ),
-        unsaved=Hall(MAX_UNSAVED_BYTES),
-        unread=Hall(MAX_UNREAD_BYTES),
+        unsaved=FairBudget(MAX_UNSAVED_BYTES),
+        unread=FairBudget(MAX_UNREAD_BYTES),
     )
 
 
-class Flow:
+class FlowControl:
     """Counts what the daemon holds for one client, and owes it.
 
     Args:
         changed: called whenever the client is served from now on, or is not.
     """
 
-    def __init__(self, rooms: Rooms, changed: Callable[[], None]) -> None:
+    def __init__(self, rooms: Budgets, changed: Callable[[], None]) -> None:
         self._rooms = rooms
         self._changed = changed
         self._in_flight = 0
         self._questions = 0
         self._unsaved = 0
         self._reserved = 0  # of the hall of what is unread
-        self._line: Hall | None = None  # in which it stands
+        self._line: FairBudget | None = None  # in which it stands
         self._was_called = False
         self._is_over = False
         self.is_serving = True
@@ -287,7 +287,7 @@ class Flow:
         self._rooms.unsaved.call()
         self._rooms.unread.call()
 
-    def _may_enter(self, hall: Hall, size: int) -> bool:
+    def _may_enter(self, hall: FairBudget, size: int) -> bool:
         if hall.has_room(size) and (self._was_called or not hall.has_line):
             self._was_called = False
             return True
@@ -322,7 +322,7 @@ class Flow:
 logger = logging.getLogger(__name__)
 
 
-class Requests:
+class RequestDispatcher:
     """Several at a time, each by its id.
 
     Args:
@@ -334,7 +334,12 @@ class Requests:
     """
 
     def __init__(
-        self, control: Control, actor: Actor, flow: Flow, replies: Replies, hang_up: Callable[[], None]
+        self,
+        control: ControlServer,
+        actor: Actor,
+        flow: FlowControl,
+        replies: ReplySender,
+        hang_up: Callable[[], None],
     ) -> None:
         self._verbs = control.verbs
         self._rooms = control.rooms
@@ -344,7 +349,7 @@ class Requests:
         self._replies = replies
         self._hang_up = hang_up
         self._streams: dict[int, asyncio.Task[None]] = {}
-        self._batch: Batch | None = None
+        self._batch: PartialBatch | None = None
         self._unreadable_id = -1  # of the last request that could not be read
 
     def refuse_unreadable(self, request_id: int, error: ProtocolError) -> None:
@@ -400,7 +405,7 @@ class Requests:
         if request.id == self._unreadable_id:
             raise ProtocolError(f"a part of submit_many {request.id} could not be read: none of it is taken")
         if self._batch is None:
-            self._batch = Batch(request.id, self._rooms.batches)
+            self._batch = PartialBatch(request.id, self._rooms.batches)
         try:
             self._batch.add(request, size)
         except BgdError as error:
@@ -415,7 +420,7 @@ class Requests:
                 batch.drop()
                 raise
 
-    def _submit_batch(self, request: SubmitMany, batch: Batch) -> None:
+    def _submit_batch(self, request: SubmitMany, batch: PartialBatch) -> None:
         """Take all parts of a batch, which keeps its room until they are on disk."""
         if self._verbs.may_have_come(batch.parts[0]) or any(
             _waits(spec) for part in batch.parts for spec in part.specs
@@ -531,7 +536,7 @@ _landing = memoryview(bytearray(MOST_AT_ONCE))  # of all connections: what is re
 class ClientConnection(asyncio.BufferedProtocol):
     """One client: Hello each way, then requests, several at a time."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: ControlServer) -> None:
         self._control = control
         self._reader = FrameReader()
         self._transport: asyncio.Transport
@@ -539,8 +544,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._heard_at = 0.0  # on the clock of the loop
         self._look: asyncio.TimerHandle | None = None  # whether others wait for a client that stands still
-        self._flow = Flow(control.rooms, self._serve_or_not)
-        self._requests: Requests
+        self._flow = FlowControl(control.rooms, self._serve_or_not)
+        self._requests: RequestDispatcher
         self._is_ended = False  # by this side; what the other sent before it hung up is taken all the same
         self._payloads: Iterator[bytes] = iter(())  # arrived, and not yet taken
         self._held_back: bytes | None = None  # the first of these, for which there was no room
@@ -552,7 +557,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self._control.connections.add(self)
         actor = peer_of(transport)
-        self._requests = Requests(self._control, actor, self._flow, self, self.close)
+        self._requests = RequestDispatcher(self._control, actor, self._flow, self, self.close)
         most = self._control.most_connections
         if len(self._control.connections) > most:
             told = f"too many connections: the daemon serves {most}: close some, or try again later"
@@ -748,7 +753,7 @@ MAX_CONNECTIONS = 1000
 SPARE_DESCRIPTORS = 64  # for files, logs that are read, the launcher, and for refusing one connection more
 
 
-class Control:
+class ControlServer:
     """Everything the connections share.
 
     Args:
@@ -757,12 +762,12 @@ class Control:
         tasks: owns the streams and slower requests.
     """
 
-    def __init__(self, verbs: Verbs, uid: int, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, verbs: RequestHandler, uid: int, tasks: asyncio.TaskGroup) -> None:
         self.verbs = verbs
         self.uid = uid
         self.connections: set[ClientConnection] = set()
         self.most_connections = _most_connections()
-        self.rooms = new_rooms()
+        self.rooms = new_budgets()
         self._tasks = tasks
 
     def connection(self) -> ClientConnection:

@@ -16,12 +16,12 @@ from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.reads import Answers, Replies
+from bgd.daemon.control.reads import ReadHandler, ReplySender
 from bgd.daemon.job_actions import Orders
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
 from bgd.daemon.retention import Retention, kept_after
-from bgd.daemon.storage.records import Controls
+from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
 from bgd.escape import as_utf8
@@ -79,13 +79,13 @@ from bgd.wire.steering import (
 )
 from bgd.wire.views import Finding, JobProgress, Level, Progress
 
-# --- Upkeep: what is asked about the daemon's disk, old jobs and backups.
+# --- Maintenance: what is asked about the daemon's disk, old jobs and backups.
 
 
 Keeping = Prune | GetBackup | GetCheckup
 
 
-class Upkeep:
+class MaintenanceHandler:
     """Answers what takes its time, while others are served."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Upkeep:
         self._backups = backups
         self._looking = asyncio.Lock()  # a look may take its time, and a thread of the few there are
 
-    async def answer(self, request: Keeping, replies: Replies) -> None:
+    async def answer(self, request: Keeping, replies: ReplySender) -> None:
         """Answer one request, with one reply or a stream of them.
 
         Raises:
@@ -119,7 +119,7 @@ class Upkeep:
         lost = self._supervisor.lost_output.findings()
         return [*found, *lost, *_failed_backup(self._backups), _launcher(self._link)]
 
-    async def _prune(self, request: Prune, replies: Replies) -> None:
+    async def _prune(self, request: Prune, replies: ReplySender) -> None:
         keep = kept_after(request, self._supervisor.config)
         if request.dry_run:
             replies.send(Pruned(request.id, *await self._retention.rehearse(keep)))
@@ -129,7 +129,7 @@ class Upkeep:
             async for jobs, log_bytes in passes:
                 await replies.send_in_step(Pruned(request.id, jobs, log_bytes))
 
-    async def _send_backup(self, request: GetBackup, replies: Replies) -> None:
+    async def _send_backup(self, request: GetBackup, replies: ReplySender) -> None:
         async with self._backups.sent() as (size, pieces), aclosing(pieces):
             async for data in pieces:
                 await replies.send_in_step(BackupPart(request.id, size, data))
@@ -183,7 +183,7 @@ def _stands_still(pid: int | None) -> bool:
     return False
 
 
-# --- What each request does: orders go to Orders, questions to Answers, and the replies to the client.
+# --- What each request does: orders go to Orders, questions to ReadHandler, and the replies to the client.
 
 
 AT_ONCE = 200  # jobs of a request that are changed in one transaction
@@ -191,7 +191,7 @@ AT_ONCE = 200  # jobs of a request that are changed in one transaction
 Order = Callable[[JobId], Awaitable[State]]
 
 
-class Verbs:
+class RequestHandler:
     """Answers requests of actors that may connect.
 
     Args:
@@ -204,8 +204,8 @@ class Verbs:
         self,
         supervisor: Supervisor,
         orders: Orders,
-        upkeep: Upkeep,
-        answers: Answers,
+        upkeep: MaintenanceHandler,
+        answers: ReadHandler,
         shut_down: Callable[[ShutdownMode | None], None],
         *,
         reload: Callable[[], list[str]],
@@ -287,7 +287,7 @@ class Verbs:
 
     # --- the rest -------------------------------------------------------------------------------------
 
-    async def answer(self, request: Request, actor: Actor, replies: Replies) -> None:
+    async def answer(self, request: Request, actor: Actor, replies: ReplySender) -> None:
         """Answer one request, with one reply or a stream of them.
 
         Raises:
@@ -406,7 +406,7 @@ def _is_repeated(request: Acting | Controlling) -> bool:
     return getattr(request, "repeated", False)
 
 
-def _controlled(controls: Controls, request: Controlling) -> Controls:
+def _controlled(controls: QueueControls, request: Controlling) -> QueueControls:
     match request:
         case SetSlots():
             return replace(controls, slots=request.slots)

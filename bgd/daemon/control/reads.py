@@ -18,7 +18,7 @@ from bgd.daemon.access import Actor
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.logs import LogFile, written_by
 from bgd.daemon.queue_controls import known_queues, queue_views, unknown_queue
-from bgd.daemon.storage.store import Readings
+from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.connection import Site
 from bgd.errors import NoSuchJob, Refused
@@ -47,7 +47,7 @@ from bgd.wire.views import EventView, JobProgress, JobView
 # --- Replying: how whoever answers a request reaches the client that sent it.
 
 
-class Replies(Protocol):
+class ReplySender(Protocol):
     """Where replies go: the connection.
 
     A reply is sent; one of many is sent in step with the client's reading. What is large is read and sent
@@ -68,7 +68,9 @@ EVENTS_AT_ONCE = 200
 PROGRESS = "progress"  # what such an event is called
 
 
-async def send_events(request: GetEvents, supervisor: Supervisor, store: Readings, replies: Replies) -> None:
+async def send_events(
+    request: GetEvents, supervisor: Supervisor, store: StoreReader, replies: ReplySender
+) -> None:
     """Send what happened after the event that was asked for; with `follow` for ever.
 
     The first part comes at once, even without events: it tells from where the stream goes on.
@@ -122,7 +124,12 @@ PIECE = 64 * 1024  # bytes of a log in one reply
 
 
 async def send_logs(
-    request: Logs, view: JobView, supervisor: Supervisor, store: Readings, log_dir: str, replies: Replies
+    request: Logs,
+    view: JobView,
+    supervisor: Supervisor,
+    store: StoreReader,
+    log_dir: str,
+    replies: ReplySender,
 ) -> None:
     """Send what the asked attempts have written so far, oldest first."""
     for attempt in _asked_attempts(request, view):
@@ -135,7 +142,12 @@ async def send_logs(
 
 
 async def follow_logs(
-    request: Logs, view: JobView, supervisor: Supervisor, store: Readings, log_dir: str, replies: Replies
+    request: Logs,
+    view: JobView,
+    supervisor: Supervisor,
+    store: StoreReader,
+    log_dir: str,
+    replies: ReplySender,
 ) -> None:
     """Send what there is and what is written from now on, attempt after attempt, until the job has finished.
 
@@ -171,7 +183,7 @@ async def follow_logs(
             await feed.changed.wait()
 
 
-async def _seen_again(store: Readings, job_id: JobId) -> JobView:
+async def _seen_again(store: StoreReader, job_id: JobId) -> JobView:
     view = await store.view(job_id)
     if view is None:
         raise NoSuchJob(f"job {job_id} has been removed")
@@ -204,7 +216,7 @@ async def _first_offset(request: Logs, log: LogFile) -> int:
     return await asyncio.to_thread(log.tail_offset, request.tail)
 
 
-async def _send_from(request: Logs, log: LogFile, attempt: int, offset: int, replies: Replies) -> int:
+async def _send_from(request: Logs, log: LogFile, attempt: int, offset: int, replies: ReplySender) -> int:
     """Send the log from an offset to its present end; return that end."""
     while True:
         async with replies.in_turn():
@@ -219,7 +231,7 @@ async def _send_from(request: Logs, log: LogFile, attempt: int, offset: int, rep
         offset = piece.offset + len(piece.data)
 
 
-async def _written(supervisor: Supervisor, store: Readings, job: int, attempt: int) -> int:
+async def _written(supervisor: Supervisor, store: StoreReader, job: int, attempt: int) -> int:
     """Return the least that an attempt has written, its last words included if it has ended."""
     found = await store.attempts(JobId(job), attempt - 1, 1)
     if not found or found[0].attempt != attempt:
@@ -230,7 +242,7 @@ async def _written(supervisor: Supervisor, store: Readings, job: int, attempt: i
 
 
 async def _send_missing(
-    request: Logs, log: LogFile, attempt: int, offset: int, written: int, replies: Replies
+    request: Logs, log: LogFile, attempt: int, offset: int, written: int, replies: ReplySender
 ) -> None:
     """Say how much the attempt wrote beyond the end of its log, if it wrote more."""
     piece = await asyncio.to_thread(log.missing, offset, written)
@@ -257,7 +269,7 @@ AskingOnce = GetQueues | GetStats | GetInfo | GetLogin
 Asking = List | Show | Logs | Wait | GetEvents | GetResult | AskingOnce
 
 
-class Answers:
+class ReadHandler:
     """Reads the store, the logs and the Supervisor's feeds; changes no job.
 
     Args:
@@ -265,7 +277,7 @@ class Answers:
     """
 
     def __init__(
-        self, supervisor: Supervisor, store: Readings, link: LauncherLink, site: Site | None = None
+        self, supervisor: Supervisor, store: StoreReader, link: LauncherLink, site: Site | None = None
     ) -> None:
         self._supervisor = supervisor
         self._store = store
@@ -273,7 +285,7 @@ class Answers:
         self._site = site
         self._started_at = time.time()
 
-    async def answer(self, request: Asking, actor: Actor, replies: Replies) -> None:
+    async def answer(self, request: Asking, actor: Actor, replies: ReplySender) -> None:
         """Answer one question, with one reply or a stream of them.
 
         Raises:
@@ -337,24 +349,24 @@ class Answers:
             counts = await self._store.queue_counts()
             raise unknown_queue(name, known_queues(supervisor.config, supervisor.controls) | counts.keys())
 
-    async def _list(self, request: List, actor: Actor, replies: Replies) -> None:
+    async def _list(self, request: List, actor: Actor, replies: ReplySender) -> None:
         await self._supervisor.shown()  # what this client was told of before must be in the list
         async with replies.in_turn():
-            views, rest = await self._store.begin_list(request, actor.uid)
+            views, rest = await self._store.first_views(request, actor.uid)
             await self._send_jobs(request.id, views, replies)
         while rest:
             async with replies.in_turn():
-                views, rest = await self._store.some_views(rest)
+                views, rest = await self._store.next_views(rest)
                 if request.states is not None:  # which some may have left meanwhile
                     views = [view for view in views if view.state in request.states]
                 await self._send_jobs(request.id, views, replies)
         replies.send(End(request.id))
 
-    async def _send_jobs(self, request_id: int, views: list[JobView], replies: Replies) -> None:
+    async def _send_jobs(self, request_id: int, views: list[JobView], replies: ReplySender) -> None:
         for part in _portions(views, partial(JobsPart, request_id)):
             await replies.send_in_step(part)
 
-    async def _show(self, request: Show, actor: Actor, replies: Replies) -> None:
+    async def _show(self, request: Show, actor: Actor, replies: ReplySender) -> None:
         job_id = request.job
         if job_id is None:
             job_id = await self._store.latest(actor.uid)
@@ -380,7 +392,7 @@ class Answers:
         # without its arguments: a frame has no room for both at their limits
         return Result(request.id, replace(view, arguments=None), value, error)
 
-    async def _logs(self, request: Logs, replies: Replies) -> None:
+    async def _logs(self, request: Logs, replies: ReplySender) -> None:
         view = await self._view(request.job)
         log_dir = self._supervisor.config.log_dir
         if request.follow:
@@ -389,7 +401,7 @@ class Answers:
             await send_logs(request, view, self._supervisor, self._store, log_dir, replies)
         replies.send(End(request.id))
 
-    async def _wait(self, request: Wait, replies: Replies) -> None:
+    async def _wait(self, request: Wait, replies: ReplySender) -> None:
         waiting = set(map(JobId, request.jobs))
         with self._supervisor.following(waiting, progress=request.progress) as feed:
             if request.progress:
@@ -411,7 +423,7 @@ class Answers:
                     await asyncio.sleep(GATHERING)
         replies.send(End(request.id))
 
-    async def _send_progress(self, request_id: int, told: list[JobProgress], replies: Replies) -> None:
+    async def _send_progress(self, request_id: int, told: list[JobProgress], replies: ReplySender) -> None:
         for part in _portions(told, partial(ProgressPart, request_id)):
             await replies.send_in_step(part)
 
@@ -420,7 +432,7 @@ class Answers:
 
         While an end is being written the job has not finished: it moves once more when that is done.
         """
-        views, rest = await self._store.some_views(job_ids)
+        views, rest = await self._store.next_views(job_ids)
         looked_at = job_ids[: len(job_ids) - len(rest)]
         if missing := set(looked_at) - {view.id for view in views}:
             raise NoSuchJob(f"no job {min(missing)}")

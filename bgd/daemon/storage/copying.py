@@ -15,7 +15,7 @@ from bgd.daemon.storage.database import StoreBroken, StoreTooNew, limited
 from bgd.daemon.storage.schema import APPLICATION_ID, OTHER_TABLES, VERSION, has_sound_tables, open_readable
 
 
-class Copy(Struct, frozen=True, kw_only=True):
+class DatabaseCopy(Struct, frozen=True, kw_only=True):
     """What a checked copy holds."""
 
     path: str
@@ -38,7 +38,7 @@ def unused(db: sqlite3.Connection) -> int:
     return int(free * size)
 
 
-def write_copy(db: sqlite3.Connection, path: str) -> Copy:
+def write_copy(db: sqlite3.Connection, path: str) -> DatabaseCopy:
     """Write all that is committed now to a new file, for its owner alone, and check it; it is on disk then.
 
     Others read and write meanwhile.
@@ -58,7 +58,7 @@ def write_copy(db: sqlite3.Connection, path: str) -> Copy:
     return copy
 
 
-def checked(path: str, seconds: float | None = None) -> Copy:
+def checked(path: str, seconds: float | None = None) -> DatabaseCopy:
     """Look through a copy that nobody writes to, for so long; None: to its end.
 
     Raises:
@@ -78,7 +78,7 @@ def checked(path: str, seconds: float | None = None) -> Copy:
         raise StoreBroken(f"{path} is damaged ({error})") from error
 
 
-def _checked(db: sqlite3.Connection, path: str) -> Copy:
+def _checked(db: sqlite3.Connection, path: str) -> DatabaseCopy:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
@@ -93,7 +93,7 @@ def _checked(db: sqlite3.Connection, path: str) -> Copy:
     read.prepare(db)
     (jobs,) = db.execute("SELECT count(*) FROM jobs").fetchone()
     last_id = read.last_id(db)
-    return Copy(path=path, written_at=Path(path).stat().st_mtime, jobs=jobs, last_id=JobId(last_id))
+    return DatabaseCopy(path=path, written_at=Path(path).stat().st_mtime, jobs=jobs, last_id=JobId(last_id))
 
 
 def sync_folder(folder: str) -> None:

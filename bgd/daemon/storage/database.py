@@ -40,7 +40,7 @@ class DiskFull(StoreBroken):
     """There is no room for what was to be written. None of it was; it can be tried again."""
 
 
-class Database:
+class DatabaseConnection:
     """One connection and its thread. `connect` makes the connection, on that thread.
 
     aiosqlite has no public call that runs a whole transaction on its thread: several awaited calls would let

@@ -21,14 +21,21 @@ from bgd.core.job import FINAL, WAITING, Job, JobId, Outcome, State, Terms
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.storage import write
 from bgd.daemon.storage.database import transaction
-from bgd.daemon.storage.records import Controls, Figures, QueueSetting, Restored, unpack_policy, unpack_waits
+from bgd.daemon.storage.records import (
+    QueueControls,
+    QueueSetting,
+    RecentStats,
+    UnfinishedJob,
+    unpack_policy,
+    unpack_waits,
+)
 from bgd.daemon.storage.write import unpack_spec
 from bgd.policies import words_of
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, JobError, JobProgress, JobView, Progress
 
-# --- Figures of all jobs together: how many there are, how attempts ended of late, and what they took.
+# --- RecentStats of all jobs together: how many there are, how attempts ended of late, and what they took.
 
 
 _MOST_TIMED = 10_000  # attempts, the newest; 20 ms of reading
@@ -55,7 +62,7 @@ def has_jobs_in(db: sqlite3.Connection, queue: str) -> bool:
     return db.execute(sql, (queue,)).fetchone() is not None
 
 
-def figures(db: sqlite3.Connection, since: float) -> Figures:
+def recent_stats(db: sqlite3.Connection, since: float) -> RecentStats:
     """Return what the events that are kept tell of the attempts that ended at or after this epoch time."""
     with transaction(db, "DEFERRED"):
         ended = [
@@ -69,7 +76,7 @@ def figures(db: sqlite3.Connection, since: float) -> Figures:
         oldest = db.execute(_OLDEST_QUEUED, (State.QUEUED.value,)).fetchone()
     waits = sorted(wait for wait, _ in times if wait is not None)
     runs = sorted(run for _, run in times if run is not None)
-    return Figures(
+    return RecentStats(
         outcomes=Counter(event.outcome.value for event in ended if event.outcome is not None),
         wait_median=_at_most(waits, 0.5),
         wait_p95=_at_most(waits, 0.95),
@@ -119,7 +126,7 @@ _MOST_TERMS = 1024  # most jobs have the usual ones, and many of the rest those 
 _STATES = {state.value: state for state in State}
 
 
-def unfinished_jobs(db: sqlite3.Connection, state: State, after: int) -> list[Restored]:
+def unfinished_jobs(db: sqlite3.Connection, state: State, after: int) -> list[UnfinishedJob]:
     """Return the first jobs in this state with ids above `after`, the smallest first; [] at the end."""
     cursor = db.cursor()
     cursor.row_factory = None  # plain tuples: a start may read a million, and has no use for names
@@ -132,14 +139,14 @@ def last_id(db: sqlite3.Connection) -> int:
     return int(number)
 
 
-def controls(db: sqlite3.Connection) -> Controls:
+def controls(db: sqlite3.Connection) -> QueueControls:
     with transaction(db, "DEFERRED"):
         slots, paused = db.execute("SELECT slots, paused FROM meta").fetchone()
         queues = {
             name: QueueSetting(has_slots=bool(has_slots), slots=of_queue, paused=bool(is_paused))
             for name, has_slots, of_queue, is_paused in db.execute(_QUEUES)
         }
-    return Controls(slots=slots, paused=bool(paused), queues=queues)
+    return QueueControls(slots=slots, paused=bool(paused), queues=queues)
 
 
 def finished_job(db: sqlite3.Connection, job_id: JobId) -> Job | None:
@@ -160,8 +167,8 @@ def states(db: sqlite3.Connection, job_ids: list[JobId]) -> dict[JobId, State]:
     return found
 
 
-def _restored(row: Sequence[Any]) -> Restored:
-    return Restored(_job(row), row[-2], row[-1])
+def _restored(row: Sequence[Any]) -> UnfinishedJob:
+    return UnfinishedJob(_job(row), row[-2], row[-1])
 
 
 def _job(row: Sequence[Any]) -> Job:
@@ -238,7 +245,7 @@ _QUEUES = "SELECT name, has_slots, slots, paused FROM queues"
 # --- Which finished jobs are let go: by age, number and bytes of logs, the longest finished first.
 
 
-class Keep(Struct, frozen=True, kw_only=True):
+class RetentionLimits(Struct, frozen=True, kw_only=True):
     """What stays of the finished jobs; a job goes as soon as one of these does not let it stay.
 
     Attributes:
@@ -252,7 +259,7 @@ class Keep(Struct, frozen=True, kw_only=True):
     log_bytes: int | None = None
 
 
-class Due(Struct, frozen=True, gc=False):
+class PrunableJob(Struct, frozen=True, gc=False):
     """A job that is to go; `logged`: bytes of its logs."""
 
     aged_from: float  # its end, on retention's clock
@@ -260,13 +267,15 @@ class Due(Struct, frozen=True, gc=False):
     logged: int
 
 
-def jobs_due(db: sqlite3.Connection, keep: Keep, elapsed: float, limit: int) -> list[Due]:
+def prunable_jobs(
+    db: sqlite3.Connection, keep: RetentionLimits, elapsed: float, limit: int
+) -> list[PrunableJob]:
     """Return at most `limit` of the jobs that are to go at this time of this boot's elapsed clock."""
     with transaction(db, "DEFERRED"):
         return list(islice(_due(db, keep, elapsed), limit))
 
 
-def total_due(db: sqlite3.Connection, keep: Keep, elapsed: float) -> tuple[int, int]:
+def total_prunable(db: sqlite3.Connection, keep: RetentionLimits, elapsed: float) -> tuple[int, int]:
     """Return how many jobs are to go, and the bytes of their logs. Costs some 2 s for a million."""
     jobs = log_bytes = 0
     with transaction(db, "DEFERRED"):
@@ -276,7 +285,7 @@ def total_due(db: sqlite3.Connection, keep: Keep, elapsed: float) -> tuple[int, 
     return jobs, log_bytes
 
 
-def next_due_at(db: sqlite3.Connection, keep: Keep) -> float | None:
+def next_prunable_at(db: sqlite3.Connection, keep: RetentionLimits) -> float | None:
     """Return the elapsed time at which the next job will have been kept long enough, None: none ever will."""
     ahead = _age_ahead(db)
     ends = [
@@ -288,7 +297,7 @@ def next_due_at(db: sqlite3.Connection, keep: Keep) -> float | None:
     return min(ends, default=None)
 
 
-def still_finished(db: sqlite3.Connection, wanted: Iterable[Due]) -> list[Job]:
+def still_finished(db: sqlite3.Connection, wanted: Iterable[PrunableJob]) -> list[Job]:
     """Return those of these jobs that have not been run again since."""
     jobs: list[Job] = []
     with transaction(db, "DEFERRED"):
@@ -305,12 +314,12 @@ def leftovers(db: sqlite3.Connection) -> list[JobId]:
     return [JobId(job_id) for (job_id,) in db.execute("SELECT job FROM leftovers")]
 
 
-def _due(db: sqlite3.Connection, keep: Keep, elapsed: float) -> Iterator[Due]:
+def _due(db: sqlite3.Connection, keep: RetentionLimits, elapsed: float) -> Iterator[PrunableJob]:
     at = elapsed + _age_ahead(db)
     (logged,) = db.execute("SELECT logged FROM meta").fetchone()
-    rests: list[Iterator[Due]] = []
+    rests: list[Iterator[PrunableJob]] = []
     for state, seconds in keep.seconds.items():
-        finished = (Due(*row) for row in db.execute(_OLDEST, (state.value,)))
+        finished = (PrunableJob(*row) for row in db.execute(_OLDEST, (state.value,)))
         left = _count(db, state)
         for each in finished:
             is_old = seconds is not None and each.aged_from <= at - seconds
@@ -357,7 +366,7 @@ _BY_INTEREST: tuple[tuple[State, ...], ...] = (
 _FEW = 10_000  # jobs that are read one by one; 10 ms
 
 
-def select(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobId]:
+def select_ids(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobId]:
     """Return the newest jobs that the query selects, newest first; `uid` None: of any user.
 
     Costs at most some 0.1 s for each million jobs in these states, 0.2 s where very many have the tag.
@@ -476,7 +485,7 @@ def prepare(db: sqlite3.Connection) -> str:
 def list_jobs(db: sqlite3.Connection, query: List, uid: int | None) -> list[JobView]:
     """Return the newest jobs that the query selects; `uid` None: of any user."""
     with transaction(db, "DEFERRED"):
-        views = [view(db, job_id) for job_id in select(db, query, uid)]
+        views = [view(db, job_id) for job_id in select_ids(db, query, uid)]
     return [found for found in views if found is not None]
 
 
@@ -485,13 +494,13 @@ def view(db: sqlite3.Connection, job_id: JobId) -> JobView | None:
     return None if row is None else _view(row)
 
 
-def begin_list(db: sqlite3.Connection, query: List, uid: int | None) -> tuple[list[JobView], list[JobId]]:
+def first_views(db: sqlite3.Connection, query: List, uid: int | None) -> tuple[list[JobView], list[JobId]]:
     """Return the first of what `list_jobs` would, and the ids of the rest, which may be large."""
     with transaction(db, "DEFERRED"):
-        return some_views(db, select(db, query, uid))
+        return next_views(db, select_ids(db, query, uid))
 
 
-def some_views(db: sqlite3.Connection, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:
+def next_views(db: sqlite3.Connection, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:
     """Return those of the first of these jobs that exist, and the ids of the rest."""
     found: list[JobView] = []
     size = count = 0

@@ -63,7 +63,7 @@ class SavedJob(Struct, frozen=True):
     reason: str | None = None
 
 
-class Event(Struct, frozen=True, array_like=True, gc=False):
+class JobEvent(Struct, frozen=True, array_like=True, gc=False):
     """What happened to a job: a piece of the change stream (see `bgd.wire.views.EventView`).
 
     Packed on disk field by field, so new ones go to the end and have a default.
@@ -86,7 +86,7 @@ class QueueSetting(Struct, frozen=True, kw_only=True):
     paused: bool = False
 
 
-class Controls(Struct, frozen=True, kw_only=True):
+class QueueControls(Struct, frozen=True, kw_only=True):
     """What was said of slots and queues while the daemon ran; `slots` None: as configured."""
 
     slots: int | None = None
@@ -156,7 +156,7 @@ class Submission(Struct, frozen=True):
     found: list[int]
 
 
-class Batch(Struct, kw_only=True):
+class WriteBatch(Struct, kw_only=True):
     """Everything one transaction writes, and the specs it reads back.
 
     `relaunched`: attempts already stored that go to another launcher. `wanted`: jobs whose specs are read
@@ -175,11 +175,11 @@ class Batch(Struct, kw_only=True):
     pids: list[AttemptPid] = []
     ends: list[AttemptEnd] = []
     wanted: list[JobId] = []
-    events: list[Event] = []
+    events: list[JobEvent] = []
     edited: dict[JobId, JobSpec] = {}
     removed: list[JobId] = []
     cleared: list[JobId] = []
-    controls: Controls | None = None
+    controls: QueueControls | None = None
     progress: dict[JobId, JobProgress] = {}
     submissions: list[Submission] = []
 
@@ -212,7 +212,7 @@ class StoredSpec(Struct, frozen=True):
     created_at: float
 
 
-class Restored(Struct, frozen=True, gc=False):
+class UnfinishedJob(Struct, frozen=True, gc=False):
     """An unfinished job; slot and launcher's instance id of its attempt if it is active, else None."""
 
     job: Job
@@ -220,7 +220,7 @@ class Restored(Struct, frozen=True, gc=False):
     launcher: str | None
 
 
-class Figures(Struct, frozen=True, kw_only=True):
+class RecentStats(Struct, frozen=True, kw_only=True):
     """What happened of late: the fields of these names in `bgd.wire.replies.Stats`."""
 
     outcomes: dict[str, int]

@@ -15,9 +15,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, State
-from bgd.daemon.storage.copying import Copy, checked, sync_folder
+from bgd.daemon.storage.copying import DatabaseCopy, checked, sync_folder
 from bgd.daemon.storage.database import StoreBroken, StoreTooNew, broken_by, limited, transaction
-from bgd.daemon.storage.records import Event, pack_policy, unpack_policy
+from bgd.daemon.storage.records import JobEvent, pack_policy, unpack_policy
 from bgd.daemon.storage.schema import check, open_readable, open_writable, version_of
 from bgd.daemon.storage.write import NO_EVENTS, append_events, newest_event
 
@@ -35,7 +35,7 @@ _WAITING = (State.QUEUED, State.SCHEDULED, State.BLOCKED)
 _ACTIVE = (State.RUNNING, State.STOPPING)
 
 
-class Recovered(Struct, frozen=True, kw_only=True):
+class RecoveryResult(Struct, frozen=True, kw_only=True):
     """What was restored: `held` jobs waited then, `lost` of `running` ones the end may not be known."""
 
     held: int
@@ -60,7 +60,7 @@ def problem_with(path: str) -> str | None:
     return None
 
 
-def newest_good(paths: Iterable[str], seconds: float | None = None) -> tuple[Copy | None, list[str]]:
+def newest_good(paths: Iterable[str], seconds: float | None = None) -> tuple[DatabaseCopy | None, list[str]]:
     """Return the first backup that is sound, and why those before it are not.
 
     Raises:
@@ -98,7 +98,7 @@ def last_id_in(path: str) -> int:
     return highest
 
 
-def restore(backup: Copy, path: str, last_id: int, launcher: str, at: float) -> Recovered:
+def restore(backup: DatabaseCopy, path: str, last_id: int, launcher: str, at: float) -> RecoveryResult:
     """Put a copy of the backup in the database's place, so that nothing in it runs unasked.
 
     Jobs that waited are held: they may have run since. Attempts that ran are given to `launcher`, an
@@ -120,10 +120,10 @@ def restore(backup: Copy, path: str, last_id: int, launcher: str, at: float) -> 
     _sync(new)
     Path(new).rename(path)
     sync_folder(str(Path(path).parent))
-    return Recovered(held=held, running=running, last_id=last_id + MARGIN)
+    return RecoveryResult(held=held, running=running, last_id=last_id + MARGIN)
 
 
-def hold_as_outdated(db: sqlite3.Connection, position: int, launcher: str, at: float) -> Recovered:
+def hold_as_outdated(db: sqlite3.Connection, position: int, launcher: str, at: float) -> RecoveryResult:
     """Treat the database that is in use like a backup that `restore` puts in its place.
 
     `position`: the highest id of an event that was given out.
@@ -133,7 +133,7 @@ def hold_as_outdated(db: sqlite3.Connection, position: int, launcher: str, at: f
         running = _disown(db, launcher)
         db.execute("UPDATE meta SET last_id = last_id + ?", (MARGIN,))
         (last_id,) = db.execute("SELECT last_id FROM meta").fetchone()
-    return Recovered(held=held, running=running, last_id=last_id)
+    return RecoveryResult(held=held, running=running, last_id=last_id)
 
 
 def _hold(db: sqlite3.Connection, left_out: int, at: float) -> int:
@@ -148,7 +148,8 @@ def _hold(db: sqlite3.Connection, left_out: int, at: float) -> int:
         waiting = db.execute("SELECT id, attempt FROM jobs WHERE state = ?", (state.value,))
         while rows := waiting.fetchmany(_PORTION):
             jobs = [
-                Event(at, JobId(number), "hold", State.HELD, attempt, None, _HELD) for number, attempt in rows
+                JobEvent(at, JobId(number), "hold", State.HELD, attempt, None, _HELD)
+                for number, attempt in rows
             ]
             last = append_events(db, jobs, last)
             held += len(jobs)
@@ -183,14 +184,14 @@ def _sync(path: str) -> None:
 # --- A look through the database by the checks of a start, beside a daemon or without one: it only reads.
 
 
-class Examined(Struct, frozen=True, kw_only=True):
+class CheckResult(Struct, frozen=True, kw_only=True):
     """A file in which no damage was found: in all of it, or in what there was time for."""
 
     version: int  # of its tables
     is_whole: bool
 
 
-def examine(path: str, seconds: float) -> Examined:
+def check_database(path: str, seconds: float) -> CheckResult:
     """Look through the database for at most about so long.
 
     No descriptor of the file is opened but SQLite's: closing another one would drop the daemon's locks.
@@ -211,11 +212,11 @@ def examine(path: str, seconds: float) -> Examined:
         raise broken_by(error, path) or StoreBroken(f"database {path}: {error}") from error
 
 
-def _examined(db: sqlite3.Connection, path: str, seconds: float) -> Examined:
+def _examined(db: sqlite3.Connection, path: str, seconds: float) -> CheckResult:
     version = version_of(db, path)
     try:
         with limited(db, seconds):
             check(db, path, version)
     except TimeoutError:
-        return Examined(version=version, is_whole=False)
-    return Examined(version=version, is_whole=True)
+        return CheckResult(version=version, is_whole=False)
+    return CheckResult(version=version, is_whole=True)

@@ -128,7 +128,7 @@ MIGRATIONS: tuple[str, ...] = (
     -- MessagePack of all ids that were answered and of those of them that were not new, NULL: only `first`.
     CREATE TABLE submissions (first INTEGER PRIMARY KEY, token BLOB NOT NULL, jobs BLOB, at REAL NOT NULL);
 
-    -- Figures of an attempt's control group, where it had one of its own.
+    -- RecentStats of an attempt's control group, where it had one of its own.
     ALTER TABLE attempts ADD COLUMN whole_tree INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE attempts ADD COLUMN memory_peak_bytes INTEGER;
     """,

@@ -12,18 +12,18 @@ from pathlib import Path
 from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import copying, read, recovery, write
-from bgd.daemon.storage.database import DAMAGED, Database, StoreBroken, transaction
+from bgd.daemon.storage.database import DAMAGED, DatabaseConnection, StoreBroken, transaction
 from bgd.daemon.storage.records import (
-    Batch,
-    Controls,
-    Figures,
-    Restored,
+    QueueControls,
+    RecentStats,
     StoredSpec,
     Submission,
+    UnfinishedJob,
+    WriteBatch,
 )
-from bgd.daemon.storage.recovery import Recovered
+from bgd.daemon.storage.recovery import RecoveryResult
 from bgd.daemon.storage.schema import open_readable, open_writable
-from bgd.daemon.storage.write import Saver, read_spec
+from bgd.daemon.storage.write import BatchWriter, read_spec
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, EventView, JobError, JobProgress, JobView
 
@@ -115,7 +115,7 @@ _REDATE = """
 # --- What can be read of the store: whoever answers questions, and changes nothing, is given only this.
 
 
-class Readings:
+class StoreReader:
     """Two connections that can only read.
 
     Args:
@@ -124,7 +124,7 @@ class Readings:
         store_id: the database's own.
     """
 
-    def __init__(self, reader: Database, searcher: Database, store_id: str) -> None:
+    def __init__(self, reader: DatabaseConnection, searcher: DatabaseConnection, store_id: str) -> None:
         self.store_id = store_id
         self._reader = reader
         self._searcher = searcher
@@ -137,17 +137,17 @@ class Readings:
         """
         return await self._searcher.call(read.list_jobs, query, uid if query.mine else None)
 
-    async def begin_list(
+    async def first_views(
         self, query: List, uid: int | None
     ) -> tuple[builtins.list[JobView], builtins.list[JobId]]:
-        """Return the first of these, and the ids of the rest, which `some_views` reads: jobs may be large."""
-        return await self._searcher.call(read.begin_list, query, uid if query.mine else None)
+        """Return the first of these, and the ids of the rest, which `next_views` reads: jobs may be large."""
+        return await self._searcher.call(read.first_views, query, uid if query.mine else None)
 
-    async def some_views(
+    async def next_views(
         self, job_ids: builtins.list[JobId]
     ) -> tuple[builtins.list[JobView], builtins.list[JobId]]:
         """Return those of the first of these jobs that exist, and the ids of the rest."""
-        return await self._searcher.call(read.some_views, job_ids)
+        return await self._searcher.call(read.next_views, job_ids)
 
     async def view(self, job_id: JobId) -> JobView | None:
         return await self._reader.call(read.view, job_id)
@@ -180,9 +180,9 @@ class Readings:
         """Tell whether any job, finished ones too, is in this queue, which is not the default one."""
         return await self._reader.call(read.has_jobs_in, queue)
 
-    async def stats(self, since: float) -> Figures:
+    async def stats(self, since: float) -> RecentStats:
         """Return what the kept events tell of attempts that ended at or after `since`, in epoch time."""
-        return await self._searcher.call(read.figures, since)
+        return await self._searcher.call(read.recent_stats, since)
 
     async def events(self, after: int, limit: int) -> builtins.list[EventView]:
         """Return at most `limit` events after the one with the id `after`, oldest first."""
@@ -193,7 +193,7 @@ class Readings:
         return await self._reader.call(write.event_bounds)
 
 
-class Store(Readings):
+class Store(StoreReader):
     """One database file.
 
     There is exactly one Store a file, in the one process that holds the state folder's lock: SQLite before
@@ -202,14 +202,19 @@ class Store(Readings):
     """
 
     def __init__(
-        self, writer: Database, reader: Database, searcher: Database, store_id: str, path: str
+        self,
+        writer: DatabaseConnection,
+        reader: DatabaseConnection,
+        searcher: DatabaseConnection,
+        store_id: str,
+        path: str,
     ) -> None:
         super().__init__(reader, searcher, store_id)
         self._path = path
         self.unused = 0  # bytes inside the file that are free, as of the last commit
         self.position = 0  # id of the newest event on disk: no two states of the database have the same
         self._writer = writer
-        self._saver = Saver()
+        self._saver = BatchWriter()
 
     @classmethod
     async def open(cls, path: str) -> Store:
@@ -252,7 +257,7 @@ class Store(Readings):
         """Return the generation that was committed last."""
         return await self._reader.call(_generation)
 
-    async def hold_as_outdated(self, position: int, launcher: str, at: float) -> Recovered:
+    async def hold_as_outdated(self, position: int, launcher: str, at: float) -> RecoveryResult:
         """Keep an old copy of the database from running anything twice, in one transaction.
 
         `position`: up to which its events were known to somebody. The rest is as in `recovering.restore`.
@@ -280,7 +285,7 @@ class Store(Readings):
         """
         return await self._writer.call(redate, now, state, after)
 
-    async def unfinished(self) -> AsyncIterator[list[Restored]]:
+    async def unfinished(self) -> AsyncIterator[list[UnfinishedJob]]:
         """Yield all unfinished jobs, some thousand at a time: state by state, in the order of their ids."""
         for state in State:
             after = 0
@@ -294,11 +299,11 @@ class Store(Readings):
         """Return the highest id ever given out."""
         return await self._reader.call(read.last_id)
 
-    async def controls(self) -> Controls:
+    async def controls(self) -> QueueControls:
         """Return what was last said of slots and queues."""
         return await self._reader.call(read.controls)
 
-    async def commit(self, batch: Batch) -> dict[JobId, StoredSpec]:
+    async def commit(self, batch: WriteBatch) -> dict[JobId, StoredSpec]:
         """Write the batch in one transaction and return the specs it wants; when this returns it is on disk.
 
         A cancelled caller leaves the transaction to run to its end.
@@ -323,20 +328,22 @@ class Store(Readings):
 
     # --- for who lets finished jobs go ----------------------------------------------------------------------
 
-    async def due(self, keep: read.Keep, elapsed: float, limit: int) -> list[read.Due]:
+    async def prunable_jobs(
+        self, keep: read.RetentionLimits, elapsed: float, limit: int
+    ) -> list[read.PrunableJob]:
         """Return at most `limit` of the finished jobs that are to go at this time of the elapsed clock."""
-        return await self._searcher.call(read.jobs_due, keep, elapsed, limit)
+        return await self._searcher.call(read.prunable_jobs, keep, elapsed, limit)
 
-    async def next_due_at(self, keep: read.Keep) -> float | None:
+    async def next_prunable_at(self, keep: read.RetentionLimits) -> float | None:
         """Return the elapsed time when the next job will have been kept long enough; None: none ever will."""
-        return await self._reader.call(read.next_due_at, keep)
+        return await self._reader.call(read.next_prunable_at, keep)
 
-    async def total_due(self, keep: read.Keep, elapsed: float) -> tuple[int, int]:
+    async def total_prunable(self, keep: read.RetentionLimits, elapsed: float) -> tuple[int, int]:
         """Return how many finished jobs are to go, and the bytes of their logs; it holds nobody up."""
         async with self._aside() as database:
-            return await database.call(read.total_due, keep, elapsed)
+            return await database.call(read.total_prunable, keep, elapsed)
 
-    async def still_finished(self, wanted: list[read.Due]) -> list[Job]:
+    async def still_finished(self, wanted: list[read.PrunableJob]) -> list[Job]:
         """Return those of these jobs that have not been run again since."""
         return await self._reader.call(read.still_finished, wanted)
 
@@ -346,11 +353,11 @@ class Store(Readings):
 
     # --- for who copies it --------------------------------------------------------------------------------
 
-    async def size_of_copy(self) -> int:
+    async def copy_size(self) -> int:
         """Return about how many bytes a copy will have."""
         return await self._reader.call(copying.needed)
 
-    async def copy_to(self, path: str) -> copying.Copy:
+    async def copy_to(self, path: str) -> copying.DatabaseCopy:
         """Write all that is committed to a new file and check it, while others read and write.
 
         Raises:
@@ -363,11 +370,11 @@ class Store(Readings):
             Path(path).unlink(missing_ok=True)  # noqa: ASYNC240 - there may be no thread to be had for it
             raise
 
-    async def save_nameless(self, path: str) -> copying.Copy:
+    async def copy_unlinked(self, path: str) -> copying.DatabaseCopy:
         """Do the same with the connection that is open, as nobody else can open what has lost its name."""
         return await self._writer.call(copying.write_copy, path)
 
-    async def begin_after(self, job_id: int) -> None:
+    async def reserve_ids(self, job_id: int) -> None:
         """Give out no id up to this one."""
         await self._writer.call(_raise_last_id, job_id)
 
@@ -376,9 +383,9 @@ class Store(Readings):
         return await self._searcher.call(write.find_submission, token, newest)
 
     @asynccontextmanager
-    async def _aside(self) -> AsyncIterator[Database]:
+    async def _aside(self) -> AsyncIterator[DatabaseConnection]:
         """Give a connection of its own to what takes seconds."""
-        database = Database(self._path, partial(open_readable, self._path))
+        database = DatabaseConnection(self._path, partial(open_readable, self._path))
         await database.open()
         try:
             yield database
@@ -387,7 +394,7 @@ class Store(Readings):
 
     # --- on the writer's thread -----------------------------------------------------------------------------
 
-    def _commit(self, db: sqlite3.Connection, batch: Batch) -> dict[JobId, StoredSpec]:
+    def _commit(self, db: sqlite3.Connection, batch: WriteBatch) -> dict[JobId, StoredSpec]:
         try:
             with transaction(db):
                 specs = self._saver.save(db, batch)
@@ -402,8 +409,8 @@ class Store(Readings):
 
 async def _opened(
     path: str, connect: Callable[[str], sqlite3.Connection], opened: AsyncExitStack
-) -> Database:
-    database = Database(path, partial(connect, path))
+) -> DatabaseConnection:
+    database = DatabaseConnection(path, partial(connect, path))
     await database.open()
     opened.push_async_callback(database.close)
     return database

@@ -16,12 +16,12 @@ from bgd.daemon.storage.database import change
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
-    Batch,
-    Controls,
-    Event,
+    JobEvent,
     NewJob,
+    QueueControls,
     StoredSpec,
     Submission,
+    WriteBatch,
     pack_policy,
     pack_waits,
 )
@@ -34,12 +34,12 @@ EVENTS_KEPT = 100_000  # some 5 MB, and the last twenty seconds of the busiest d
 _BLOCK = 1_000  # events in a row at most; and the oldest are deleted each time so many have been added
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_events = msgspec.msgpack.Decoder(list[Event]).decode
+_decode_events = msgspec.msgpack.Decoder(list[JobEvent]).decode
 
 NO_EVENTS = _encode([])  # packed: a row of it only says which id was the last
 
 
-def append_events(db: sqlite3.Connection, events: list[Event], last: int | None) -> int:
+def append_events(db: sqlite3.Connection, events: list[JobEvent], last: int | None) -> int:
     """Write events inside the caller's transaction, and delete those that are too old by then.
 
     `last`: the newest id before, as this returns it; None: to be looked up.
@@ -65,7 +65,7 @@ def read_events(db: sqlite3.Connection, after: int, limit: int) -> list[EventVie
     return views[:limit]
 
 
-def latest_events(db: sqlite3.Connection) -> Iterator[Event]:
+def latest_events(db: sqlite3.Connection) -> Iterator[JobEvent]:
     """Yield all that are kept, the newest first."""
     for (packed,) in db.execute("SELECT packed FROM events ORDER BY last DESC"):
         yield from reversed(_decode_events(packed))
@@ -85,7 +85,7 @@ def newest_event(db: sqlite3.Connection) -> int:
     return last or 0
 
 
-def _view(number: int, event: Event) -> EventView:
+def _view(number: int, event: JobEvent) -> EventView:
     return EventView(
         id=number,
         at=event.at,
@@ -98,7 +98,7 @@ def _view(number: int, event: Event) -> EventView:
     )
 
 
-# --- Specs on disk: each job's own, and each environment once for all jobs that share it.
+# --- SpecWriter on disk: each job's own, and each environment once for all jobs that share it.
 
 
 _MOST_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
@@ -108,7 +108,7 @@ _decode_spec = msgspec.msgpack.Decoder(JobSpec).decode
 _decode_variables = msgspec.msgpack.Decoder(dict[str, str]).decode
 
 
-class Specs:
+class SpecWriter:
     """Writes specs, each time inside the caller's transaction.
 
     It remembers environments it has stored, so that a known one costs no SQL; `forget` after a rollback,
@@ -297,14 +297,14 @@ _ONE_THAT_MAY_BE_OLD = "SELECT first, at FROM submissions ORDER BY first LIMIT 1
 _encode_json = msgspec.json.Encoder().encode
 
 
-class Saver:
+class BatchWriter:
     """Writes batches, each inside the caller's transaction; `forget` after one that was rolled back."""
 
     def __init__(self) -> None:
-        self._specs = Specs()
+        self._specs = SpecWriter()
         self.newest_event: int | None = None  # None: not known
 
-    def save(self, db: sqlite3.Connection, batch: Batch) -> dict[JobId, StoredSpec]:
+    def save(self, db: sqlite3.Connection, batch: WriteBatch) -> dict[JobId, StoredSpec]:
         """Write the batch and return the specs it wants; an unknown id is absent."""
         if batch.new:
             _insert_jobs(db, batch.new, batch.now)
@@ -347,7 +347,7 @@ def _new_row(item: NewJob, now: Now) -> tuple[object, ...]:
     return (*_columns(item.job, now), item.uid, item.spec.name, item.at, now.elapsed, item.job.id)
 
 
-def _save_jobs(db: sqlite3.Connection, batch: Batch) -> None:
+def _save_jobs(db: sqlite3.Connection, batch: WriteBatch) -> None:
     """Write jobs as they stand now, each with what its attempt's start or end says of it: a row each.
 
     Every statement costs a hand-over between this thread and the loop's, so one that finds nothing to do is
@@ -406,7 +406,7 @@ def _epoch_time(elapsed: float | None, now: Now) -> float | None:
     return None if elapsed is None else now.wall + (elapsed - now.elapsed)
 
 
-def _save_attempts(db: sqlite3.Connection, batch: Batch) -> None:
+def _save_attempts(db: sqlite3.Connection, batch: WriteBatch) -> None:
     """Write how attempts go; what that says of their jobs is written with the jobs."""
     if batch.attempts:
         since = batch.now.elapsed
@@ -454,7 +454,7 @@ def _save_progress(db: sqlite3.Connection, told: Iterable[JobProgress]) -> None:
     db.executemany(_SAVE_PROGRESS, rows)
 
 
-def _save_controls(db: sqlite3.Connection, controls: Controls) -> None:
+def _save_controls(db: sqlite3.Connection, controls: QueueControls) -> None:
     db.execute("UPDATE meta SET slots = ?, paused = ?", (controls.slots, controls.paused))
     db.execute("DELETE FROM queues")
     rows = [(name, of.has_slots, of.slots, of.paused) for name, of in controls.queues.items()]

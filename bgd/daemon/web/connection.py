@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bgd.addresses import MAX_PORT, Address, TcpAddress, UnixAddress
 from bgd.config import Config
 from bgd.daemon.folder import is_listened_on
-from bgd.daemon.storage.store import Readings
+from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.web.auth import Ends, Entrance
 from bgd.daemon.web.pages import Answer, Pages, Routes
 from bgd.errors import BgdError
@@ -275,7 +275,7 @@ class Site:
         listening: socket.socket,
         address: Address,
         config: Config,
-        store: Readings,
+        store: StoreReader,
         is_ready: Callable[[], bool],
         tasks: asyncio.TaskGroup,
     ) -> None:
@@ -342,7 +342,7 @@ class Site:
 
 
 async def open_site(
-    config: Config, store: Readings, is_ready: Callable[[], bool], tasks: asyncio.TaskGroup
+    config: Config, store: StoreReader, is_ready: Callable[[], bool], tasks: asyncio.TaskGroup
 ) -> Site | None:
     """Serve the pages where the configuration says; None: nowhere.
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, State
 from bgd.daemon.logs import LogFile, written_by
-from bgd.daemon.storage.store import Readings
+from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.web.auth import Ends, Entrance
 from bgd.daemon.web.views import Row, Tail, attempt_sheet_of, pieces_of, row_of, sheet_of, tail_of
 from bgd.formatting import attempt_as_json, job_as_json
@@ -171,7 +171,7 @@ EARLIER_TAIL = 4 * 1024
 class Pages:
     """Answers what an entrance has let in. Never asks the Supervisor: what is not on disk is not shown."""
 
-    def __init__(self, store: Readings, log_dir: str) -> None:
+    def __init__(self, store: StoreReader, log_dir: str) -> None:
         self._store = store
         self._log_dir = log_dir
 

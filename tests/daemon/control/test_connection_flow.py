@@ -210,7 +210,7 @@ async def test_large_jobs_are_read_and_sent_some_at_a_time(config, launcher, mon
             most = max(most, len(views))
             return views, rest
 
-        for name in "some_views", "begin_list":
+        for name in "next_views", "first_views":
             monkeypatch.setattr(life.store, name, partial(counted, getattr(life.store, name)))
         parts = await caller.stream(ask, JobsPart)
         assert sorted(view.id for part in parts for view in part.jobs) == jobs

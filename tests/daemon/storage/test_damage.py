@@ -15,7 +15,7 @@ from bgd.config import load
 from bgd.core.job import JobId, Outcome, State, Terms
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.records import AttemptEnd, Batch, Event
+from bgd.daemon.storage.records import AttemptEnd, JobEvent, WriteBatch
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.requests import List
@@ -53,17 +53,19 @@ async def fill(path):
         state = State.BLOCKED if number % 5 == 1 else State.QUEUED
         item = new(number, name=f"job-{number}", tags=("t",), env={"A": "x" * 300, "B": str(number % 7)})
         job = a_job(number, state, terms=terms)
-        event = Event(NOW.wall, job.id, "submit", state, 0, None, None)
-        await store.commit(Batch(now=NOW, new=[type(item)(job, item.spec, UID, NOW.wall)], events=[event]))
+        event = JobEvent(NOW.wall, job.id, "submit", state, 0, None, None)
+        await store.commit(
+            WriteBatch(now=NOW, new=[type(item)(job, item.spec, UID, NOW.wall)], events=[event])
+        )
         if number % 5 > 2:
             running = saves(a_job(number, State.RUNNING, attempt=1))
-            await store.commit(Batch(now=NOW, saves=running, attempts=[first_attempt(number)]))
+            await store.commit(WriteBatch(now=NOW, saves=running, attempts=[first_attempt(number)]))
         if number % 5 == 4:
             end = AttemptEnd(
                 job=job.id, attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall, result="1"
             )
             done = saves(a_job(number, State.SUCCEEDED, attempt=1))
-            await store.commit(Batch(now=NOW, saves=done, ends=[end]))
+            await store.commit(WriteBatch(now=NOW, saves=done, ends=[end]))
     return store  # for whoever wants to go on; a process that ends here is as one that was killed
 
 

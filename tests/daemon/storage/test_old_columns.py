@@ -18,7 +18,7 @@ from bgd.core.decision import Aim, Wish
 from bgd.core.job import JobId, Outcome, RetryPolicy, State, Terms
 from bgd.core.spec import Isolation, JobSpec
 from bgd.daemon.storage import records, schema, write
-from bgd.daemon.storage.records import Event, Submission
+from bgd.daemon.storage.records import JobEvent, Submission
 from bgd.wire.views import EventView
 from tests.support import has_all_of
 
@@ -84,8 +84,8 @@ CALL = JobSpec(
 )
 VARIABLES = {"LANG": "C.UTF-8", "PATH": "/usr/bin"}
 EVENTS = [
-    Event(1_790_000_002.75, JobId(17), "give up", State.FAILED, 4, Outcome.EXIT, "größer"),
-    Event(1_790_000_003.0, JobId(18), "submit", State.QUEUED, 0, None, None),
+    JobEvent(1_790_000_002.75, JobId(17), "give up", State.FAILED, 4, Outcome.EXIT, "größer"),
+    JobEvent(1_790_000_003.0, JobId(18), "submit", State.QUEUED, 0, None, None),
 ]
 SUBMISSION = Submission(JobId(17), bytes(range(16)), [17, 9], [9])
 
@@ -124,7 +124,7 @@ def stored_now() -> dict[str, bytes]:
             "INSERT INTO samples VALUES (?, ?)", (records.pack_policy(POLICY), records.pack_waits(WAITS))
         )
         command = msgspec.structs.replace(COMMAND, env=VARIABLES)
-        write.Specs().insert(db, {JobId(1): command, JobId(2): CALL})
+        write.SpecWriter().insert(db, {JobId(1): command, JobId(2): CALL})
         write.append_events(db, EVENTS, None)
         write.add_submissions(db, [SUBMISSION], 12.5)
         return {name: db.execute(query).fetchone()[0] for name, query in COLUMNS}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import JobId, Now, Outcome, State
-from bgd.daemon.storage.read import Due, Keep
-from bgd.daemon.storage.records import AttemptEnd, Batch
+from bgd.daemon.storage.read import PrunableJob, RetentionLimits
+from bgd.daemon.storage.records import AttemptEnd, WriteBatch
 from bgd.daemon.storage.store import Store
 from tests.daemon.storage.filling import BOOT, NOW, a_job, first_attempt, new, put, saves, sql
 from tests.daemon.storage.test_store_versions import lay_down
@@ -23,7 +23,7 @@ async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
     """Put a job that finished so many seconds ago, with so many bytes of logs."""
     await store.adopt_boot(NOW, BOOT)
     await put(store, new(number, env=env, tags=("all", f"tag-{number}")))
-    await store.commit(Batch(now=NOW, attempts=[first_attempt(number)]))
+    await store.commit(WriteBatch(now=NOW, attempts=[first_attempt(number)]))
     end = AttemptEnd(
         job=JobId(number),
         attempt=1,
@@ -35,12 +35,12 @@ async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
     )
     ended = saves(a_job(number, state, attempt=1), at=NOW.wall - ago)
     then = Now(NOW.elapsed - ago, NOW.wall - ago)
-    await store.commit(Batch(now=then, saves=ended, ends=[end]))
+    await store.commit(WriteBatch(now=then, saves=ended, ends=[end]))
 
 
 async def due(store, limit=100, **keep):
     await store.adopt_boot(NOW, BOOT)  # of an earlier bgd's database
-    found = await store.due(Keep(**{"seconds": ANY_AGE, **keep}), NOW.elapsed, limit)
+    found = await store.prunable_jobs(RetentionLimits(**{"seconds": ANY_AGE, **keep}), NOW.elapsed, limit)
     return [each.job for each in found]
 
 
@@ -53,9 +53,9 @@ async def test_jobs_go_once_they_have_been_kept_long_enough(store):
 
     assert await due(store, seconds=keep) == [2, 4]
     assert await due(store, seconds=keep, limit=1) == [2]
-    assert await store.next_due_at(Keep(seconds=keep)) == NOW.elapsed - 10
+    assert await store.next_prunable_at(RetentionLimits(seconds=keep)) == NOW.elapsed - 10
     assert await due(store, seconds=dict.fromkeys(keep, None)) == []
-    assert await store.next_due_at(Keep(seconds=dict.fromkeys(keep, None))) is None
+    assert await store.next_prunable_at(RetentionLimits(seconds=dict.fromkeys(keep, None))) is None
 
 
 async def test_of_each_state_the_latest_stay(store):
@@ -79,13 +79,13 @@ async def test_the_longest_finished_go_until_their_logs_fit(store):
     assert await due(store, log_bytes=1149) == [2]
     assert await due(store, log_bytes=1000) == [2, 3, 1]
     assert await due(store, log_bytes=1100, seconds={State.SUCCEEDED: 10}) == [3, 1]
-    assert await store.total_due(Keep(seconds=ANY_AGE, log_bytes=0), NOW.elapsed) == (4, 1150)
+    assert await store.total_prunable(RetentionLimits(seconds=ANY_AGE, log_bytes=0), NOW.elapsed) == (4, 1150)
 
 
 async def test_what_has_not_finished_is_never_due(store):
     await put(store, *(new(number) for number in range(1, 4)))
     await store.commit(
-        Batch(
+        WriteBatch(
             now=NOW,
             saves=saves(a_job(1, State.RUNNING, attempt=1), a_job(2, State.HELD)),
             attempts=[first_attempt(1)],
@@ -98,18 +98,23 @@ async def test_what_has_not_finished_is_never_due(store):
 async def test_job_that_was_run_again_is_not_due_any_more(store):
     await finish(store, 1, ago=10)
     await finish(store, 2, ago=10)
-    wanted = await store.due(Keep(seconds=ANY_AGE, most=0), NOW.elapsed, 10)
-    await store.commit(Batch(now=NOW, saves=saves(a_job(1, State.QUEUED, attempt=1))))
+    wanted = await store.prunable_jobs(RetentionLimits(seconds=ANY_AGE, most=0), NOW.elapsed, 10)
+    await store.commit(WriteBatch(now=NOW, saves=saves(a_job(1, State.QUEUED, attempt=1))))
 
     assert [job.id for job in await store.still_finished(wanted)] == [2]
-    assert await store.still_finished([Due(NOW.wall - 11, JobId(2), 0), Due(NOW.wall, JobId(9), 0)]) == []
+    assert (
+        await store.still_finished(
+            [PrunableJob(NOW.wall - 11, JobId(2), 0), PrunableJob(NOW.wall, JobId(9), 0)]
+        )
+        == []
+    )
 
 
 async def test_all_rows_of_a_removed_job_go_and_its_bytes_are_no_longer_counted(store):
     await finish(store, 1, ago=10, logged=100, env={"A": "1"})
     await finish(store, 2, ago=10, logged=10)
 
-    await store.commit(Batch(now=NOW, removed=[JobId(1), JobId(1)]))
+    await store.commit(WriteBatch(now=NOW, removed=[JobId(1), JobId(1)]))
 
     for table in ("jobs", "specs", "attempts", "results", "tags"):
         column = "id" if table == "jobs" else "job"
@@ -118,7 +123,7 @@ async def test_all_rows_of_a_removed_job_go_and_its_bytes_are_no_longer_counted(
     assert await sql(store, "SELECT logged FROM meta") == [(10,)]
     assert (await store.counts())["succeeded"] == 1
     assert await store.leftovers() == [1]
-    await store.commit(Batch(now=NOW, cleared=[JobId(1)]))
+    await store.commit(WriteBatch(now=NOW, cleared=[JobId(1)]))
     assert await store.leftovers() == []
 
 
@@ -127,12 +132,12 @@ async def test_environment_stays_until_the_last_job_that_has_it_goes(store):
     for number in (1, 2, 3):
         await finish(store, number, ago=10, env=env)
 
-    await store.commit(Batch(now=NOW, removed=[JobId(1), JobId(3)]))
+    await store.commit(WriteBatch(now=NOW, removed=[JobId(1), JobId(3)]))
     stored = await store.spec(JobId(2))
     assert stored is not None
     assert stored.spec.env == env
 
-    await store.commit(Batch(now=NOW, removed=[JobId(2)]))
+    await store.commit(WriteBatch(now=NOW, removed=[JobId(2)]))
     assert await sql(store, "SELECT count(*) FROM environments") == [(0,)]
     await put(store, new(4, env=env))  # it was known, and has to be stored again
     stored = await store.spec(JobId(4))
@@ -143,7 +148,7 @@ async def test_environment_stays_until_the_last_job_that_has_it_goes(store):
 async def test_environment_of_a_job_that_was_edited_goes_if_no_other_has_it(store):
     await put(store, new(1, env={"A": "1"}), new(2, env={"A": "2"}))
 
-    await store.commit(Batch(now=NOW, edited={JobId(1): new(1, env={"A": "2"}).spec}))
+    await store.commit(WriteBatch(now=NOW, edited={JobId(1): new(1, env={"A": "2"}).spec}))
 
     assert await sql(store, "SELECT jobs FROM sharing") == [(2,)]
     assert await sql(store, "SELECT count(*) FROM environments") == [(1,)]
@@ -157,7 +162,7 @@ async def test_finished_jobs_of_version_2_are_counted_and_go(path):
     assert await sql(store, "SELECT logged FROM meta") == [(1017,)]
     assert await sql(store, "SELECT environment, jobs FROM sharing") == [(1, 4), (2, 1)]
     assert await due(store, most=0) == [4, 5, 6]
-    await store.commit(Batch(now=NOW, removed=[JobId(4), JobId(5), JobId(6)]))
+    await store.commit(WriteBatch(now=NOW, removed=[JobId(4), JobId(5), JobId(6)]))
     assert await sql(store, "SELECT logged FROM meta") == [(0,)]
     assert await sql(store, "SELECT environment, jobs FROM sharing") == [(1, 3)]
     await store.close()
@@ -182,13 +187,13 @@ YEARS = 50 * 365 * 86_400.0
 @pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["ahead", "back"])
 async def test_jobs_do_not_age_when_the_clock_is_set(store, jump):
     await finish(store, 1, ago=10)
-    await store.commit(Batch(now=Now(NOW.elapsed + 5, NOW.wall + jump)))
+    await store.commit(WriteBatch(now=Now(NOW.elapsed + 5, NOW.wall + jump)))
     await store.note_age(Now(NOW.elapsed + 5, NOW.wall + jump))  # at its worst: while the clock is wrong
 
-    assert await store.due(Keep(seconds=WEEK), NOW.elapsed + 5, 10) == []
-    assert await store.total_due(Keep(seconds=WEEK), NOW.elapsed + 5) == (0, 0)
-    assert await store.next_due_at(Keep(seconds=WEEK)) == NOW.elapsed - 10 + 7 * 86_400.0
-    [gone] = await store.due(Keep(seconds=WEEK), NOW.elapsed + 7 * 86_400.0, 10)
+    assert await store.prunable_jobs(RetentionLimits(seconds=WEEK), NOW.elapsed + 5, 10) == []
+    assert await store.total_prunable(RetentionLimits(seconds=WEEK), NOW.elapsed + 5) == (0, 0)
+    assert await store.next_prunable_at(RetentionLimits(seconds=WEEK)) == NOW.elapsed - 10 + 7 * 86_400.0
+    [gone] = await store.prunable_jobs(RetentionLimits(seconds=WEEK), NOW.elapsed + 7 * 86_400.0, 10)
     assert gone.job == 1
 
 
@@ -200,17 +205,17 @@ async def test_across_a_boot_jobs_age_by_a_day_at_most_and_the_rest_is_told(stor
     ignored = await store.adopt_boot(Now(20.0, NOW.wall + off), "second-boot")
 
     assert ignored == max(off - counted, 0)
-    assert await store.next_due_at(Keep(seconds=WEEK)) == 20.0 + 7 * 86_400.0 - counted
+    assert await store.next_prunable_at(RetentionLimits(seconds=WEEK)) == 20.0 + 7 * 86_400.0 - counted
 
 
 async def test_jobs_that_finished_before_a_board_got_its_time_are_the_older_ones(store):
     await finish(store, 1, ago=0)
     await put(store, new(2))
-    await store.commit(Batch(now=NOW, attempts=[first_attempt(2)]))
+    await store.commit(WriteBatch(now=NOW, attempts=[first_attempt(2)]))
     later = Now(NOW.elapsed + 60, NOW.wall - YEARS)
     end = AttemptEnd(job=JobId(2), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=later.wall)
     ended = saves(a_job(2, State.SUCCEEDED, attempt=1), at=later.wall)
-    await store.commit(Batch(now=later, saves=ended, ends=[end]))
+    await store.commit(WriteBatch(now=later, saves=ended, ends=[end]))
 
     assert await due(store, most=1) == [1]
 
@@ -219,7 +224,7 @@ async def test_jobs_of_an_earlier_bgd_age_from_their_end_and_from_now_if_that_is
     await store.adopt_boot(NOW, BOOT)
     await put(store, new(1), new(2))
     for number, ended_at in ((1, NOW.wall - 100), (2, NOW.wall + YEARS)):
-        await store.commit(Batch(now=NOW, saves=saves(a_job(number, State.SUCCEEDED), at=ended_at)))
+        await store.commit(WriteBatch(now=NOW, saves=saves(a_job(number, State.SUCCEEDED), at=ended_at)))
     await store._writer.call(
         lambda db: db.executescript(
             "UPDATE jobs SET aged_from = finished_at; UPDATE meta SET age_ahead = NULL"
@@ -228,5 +233,5 @@ async def test_jobs_of_an_earlier_bgd_age_from_their_end_and_from_now_if_that_is
 
     await store.adopt_boot(NOW, BOOT)
 
-    found = await store.due(Keep(seconds={State.SUCCEEDED: 0.0}), NOW.elapsed, 10)
+    found = await store.prunable_jobs(RetentionLimits(seconds={State.SUCCEEDED: 0.0}), NOW.elapsed, 10)
     assert [(each.job, each.aged_from) for each in found] == [(1, NOW.wall - 100), (2, NOW.wall)]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bgd.core.job import FINAL, JobId, State
 from bgd.daemon.storage import read, schema, write
-from bgd.daemon.storage.records import Batch
+from bgd.daemon.storage.records import WriteBatch
 from bgd.wire.requests import List
 from tests.daemon.storage.filling import NOW, UID, a_job, ids, new, put, saves
 
@@ -89,8 +89,8 @@ def written(db, known):
     db.execute("BEGIN IMMEDIATE")
     try:
         if items:
-            write.Saver().save(db, Batch(now=NOW, new=items))
-            write.Saver().save(db, Batch(now=NOW, saves=moved))
+            write.BatchWriter().save(db, WriteBatch(now=NOW, new=items))
+            write.BatchWriter().save(db, WriteBatch(now=NOW, saves=moved))
         yield
     finally:
         db.execute("ROLLBACK")
@@ -106,7 +106,7 @@ def test_list_is_what_a_plain_filter_leaves(path, monkeypatch, few):
             known = [job | {"id": number} for number, job in enumerate(known, start=1)]
             with written(db, known):
                 for query in asked:
-                    found = read.select(db, query, UID if query.mine else None)
+                    found = read.select_ids(db, query, UID if query.mine else None)
                     assert found == plainly_filtered(known, query)
 
         try_out()

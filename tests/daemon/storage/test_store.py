@@ -23,7 +23,14 @@ from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import read
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Batch, NewAttempt, Restored, StoredSpec
+from bgd.daemon.storage.records import (
+    AttemptEnd,
+    AttemptPid,
+    NewAttempt,
+    StoredSpec,
+    UnfinishedJob,
+    WriteBatch,
+)
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import Store
 from bgd.errors import Full
@@ -219,7 +226,7 @@ async def test_jobs_come_back_as_they_were_written(path):
     await put(store, *(new(number) for number in range(1, 5)))
     await store.adopt_boot(NOW, BOOT)
     await store.commit(
-        Batch(now=NOW, saves=saves(*jobs), attempts=[first_attempt(3), first_attempt(4, slot=2)])
+        WriteBatch(now=NOW, saves=saves(*jobs), attempts=[first_attempt(3), first_attempt(4, slot=2)])
     )
     await store.close()
 
@@ -228,10 +235,10 @@ async def test_jobs_come_back_as_they_were_written(path):
     await store.close()
 
     assert found == [
-        Restored(jobs[0], None, None),
-        Restored(jobs[1], None, None),
-        Restored(jobs[2], 1, "boot:launcher"),
-        Restored(jobs[3], 2, "boot:launcher"),
+        UnfinishedJob(jobs[0], None, None),
+        UnfinishedJob(jobs[1], None, None),
+        UnfinishedJob(jobs[2], 1, "boot:launcher"),
+        UnfinishedJob(jobs[3], 2, "boot:launcher"),
     ]
     assert last_id == 4
 
@@ -281,14 +288,14 @@ async def test_unfinished_jobs_are_read_by_pages(store, monkeypatch):
 async def test_batch_that_fails_leaves_nothing_and_the_next_one_is_unaffected(store):
     env = {"A": "1"}
     with pytest.raises(LookupError, match="1 of 1 rows"):
-        await store.commit(Batch(now=NOW, new=[new(1, env=env)], saves=saves(a_job(99))))
+        await store.commit(WriteBatch(now=NOW, new=[new(1, env=env)], saves=saves(a_job(99))))
     assert await restored(store) == []
 
     await put(store, new(2, env=env))
 
-    found = await store.commit(Batch(now=NOW, wanted=[JobId(2)]))
+    found = await store.commit(WriteBatch(now=NOW, wanted=[JobId(2)]))
     assert found[JobId(2)].spec.env == env
-    assert (await unfinished(store), await store.last_id()) == ([Restored(new(2).job, None, None)], 2)
+    assert (await unfinished(store), await store.last_id()) == ([UnfinishedJob(new(2).job, None, None)], 2)
 
 
 async def test_cancelled_commit_is_done_all_the_same(store):
@@ -390,7 +397,7 @@ async def test_spec_is_read_back_in_the_transaction_that_starts_the_job(store):
     item = new(1, env={"PATH": "/bin"}, name="büro ☕", tags=("a", "b"), timeout=3.5, umask=0o27)
     await put(store, item)
 
-    found = await store.commit(Batch(now=NOW, attempts=[first_attempt(1)], wanted=[JobId(1), JobId(99)]))
+    found = await store.commit(WriteBatch(now=NOW, attempts=[first_attempt(1)], wanted=[JobId(1), JobId(99)]))
 
     assert found == {1: StoredSpec(item.spec, UID, NOW.wall)}
 
@@ -398,7 +405,7 @@ async def test_spec_is_read_back_in_the_transaction_that_starts_the_job(store):
 async def test_no_environment_is_not_an_empty_one(store):
     await put(store, new(1), new(2, env={}))
 
-    found = await store.commit(Batch(now=NOW, wanted=[JobId(1), JobId(2)]))
+    found = await store.commit(WriteBatch(now=NOW, wanted=[JobId(1), JobId(2)]))
 
     assert found[JobId(1)].spec.env is None
     assert found[JobId(2)].spec.env == {}
@@ -468,12 +475,12 @@ async def test_user_without_a_name_is_shown_by_number(store):
 async def test_life_of_a_job_is_seen_in_its_view_and_its_attempts(store):
     await put(store, new(1))
     await store.commit(
-        Batch(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
+        WriteBatch(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
     )
     view = await store.view(JobId(1))
     assert (view.state, view.attempt, view.started_at, view.outcome) == (State.RUNNING, 1, NOW.wall + 1, None)
 
-    await store.commit(Batch(now=NOW, pids=[AttemptPid(JobId(1), 1, 4711, NOW.wall + 2)]))
+    await store.commit(WriteBatch(now=NOW, pids=[AttemptPid(JobId(1), 1, 4711, NOW.wall + 2)]))
     (attempt,) = await store.attempts(JobId(1), 0, 10)
     assert (attempt.pid, attempt.started_at, attempt.outcome) == (4711, NOW.wall + 2, None)
     assert attempt.log_path == log_name(1, 1)
@@ -493,7 +500,7 @@ async def test_life_of_a_job_is_seen_in_its_view_and_its_attempts(store):
     )
     failed = a_job(1, State.FAILED, attempt=1)
     await store.commit(
-        Batch(now=NOW, ends=[end], saves=saves(failed, at=NOW.wall + 40, reason="as an example"))
+        WriteBatch(now=NOW, ends=[end], saves=saves(failed, at=NOW.wall + 40, reason="as an example"))
     )
     view = await store.view(JobId(1))
     assert (view.state, view.outcome, view.exit_code, view.signal) == (State.FAILED, Outcome.SIGNAL, None, 9)
@@ -517,11 +524,11 @@ async def test_life_of_a_job_is_seen_in_its_view_and_its_attempts(store):
 async def test_attempt_handed_to_another_launcher_keeps_its_slot(store):
     running = a_job(1, State.RUNNING, attempt=1)
     await put(store, new(1))
-    await store.commit(Batch(now=NOW, saves=saves(running), attempts=[first_attempt(1, slot=3)]))
+    await store.commit(WriteBatch(now=NOW, saves=saves(running), attempts=[first_attempt(1, slot=3)]))
 
-    await store.commit(Batch(now=NOW, relaunched=[first_attempt(1, slot=3, launcher="boot:other")]))
+    await store.commit(WriteBatch(now=NOW, relaunched=[first_attempt(1, slot=3, launcher="boot:other")]))
 
-    assert (await unfinished(store), await store.last_id()) == ([Restored(running, 3, "boot:other")], 1)
+    assert (await unfinished(store), await store.last_id()) == ([UnfinishedJob(running, 3, "boot:other")], 1)
 
 
 async def test_ended_attempt_belongs_to_no_launcher(store):
@@ -529,7 +536,7 @@ async def test_ended_attempt_belongs_to_no_launcher(store):
     end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 2, pid=4711)
     done = a_job(1, State.SUCCEEDED, attempt=1)
 
-    await store.commit(Batch(now=NOW, saves=saves(done), attempts=[first_attempt(1)], ends=[end]))
+    await store.commit(WriteBatch(now=NOW, saves=saves(done), attempts=[first_attempt(1)], ends=[end]))
 
     assert await sql(store, "SELECT slot, launcher, pid FROM attempts") == [(1, None, 4711)]
 
@@ -539,7 +546,7 @@ async def test_end_of_an_attempt_whose_job_stays_as_it_was_is_a_bug_that_is_told
     end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 2)
 
     with pytest.raises(LookupError, match="its job was not moved"):
-        await store.commit(Batch(now=NOW, attempts=[first_attempt(1)], ends=[end]))
+        await store.commit(WriteBatch(now=NOW, attempts=[first_attempt(1)], ends=[end]))
 
     assert await sql(store, "SELECT slot FROM attempts") == []
 
@@ -547,7 +554,7 @@ async def test_end_of_an_attempt_whose_job_stays_as_it_was_is_a_bug_that_is_told
 async def test_attempts_are_read_in_parts(store):
     await put(store, new(1))
     attempts = [NewAttempt(JobId(1), number, 1, "launcher", NOW.wall) for number in range(1, 6)]
-    await store.commit(Batch(now=NOW, attempts=attempts))
+    await store.commit(WriteBatch(now=NOW, attempts=attempts))
 
     assert [attempt.attempt for attempt in await store.attempts(JobId(1), 0, 2)] == [1, 2]
     assert [attempt.attempt for attempt in await store.attempts(JobId(1), 2, 10)] == [3, 4, 5]
@@ -568,7 +575,7 @@ async def test_result_is_of_the_latest_attempt_while_errors_stay_with_theirs(sto
         )
         attempts = [NewAttempt(JobId(1), attempt, 1, "launcher", NOW.wall)]
         job = a_job(1, State.QUEUED, attempt=attempt)
-        await store.commit(Batch(now=NOW, saves=saves(job), attempts=attempts, ends=[end]))
+        await store.commit(WriteBatch(now=NOW, saves=saves(job), attempts=attempts, ends=[end]))
         assert await store.result(JobId(1)) == (result, raised)
 
     assert [attempt.error for attempt in await store.attempts(JobId(1), 0, 10)] == [error, None]
@@ -693,7 +700,7 @@ import asyncio, sys
 from bgd.core.job import Job, JobId, Now, RetryPolicy, State
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.records import Batch, NewJob
+from bgd.daemon.storage.records import WriteBatch, NewJob
 from bgd.daemon.storage.store import Store
 
 async def main():
@@ -703,7 +710,7 @@ async def main():
         jobs = [Job(JobId(number + step), State.QUEUED, "default", 0, RetryPolicy()) for step in range(3)]
         new = [NewJob(job, JobSpec(argv=("true", "x" * 500)), 0, 0.0) for job in jobs]
         try:
-            await store.commit(Batch(now=Now(0.0, 0.0), new=new))
+            await store.commit(WriteBatch(now=Now(0.0, 0.0), new=new))
         except StoreBroken as broken:
             failures += 1
             print("broken:", broken, flush=True)
@@ -778,11 +785,11 @@ async def test_that_there_is_no_thread_is_said_in_a_line(tmp_path, monkeypatch):
 async def test_waits_and_runs_are_on_a_clock_that_nobody_sets_also_in_the_next_boot(store):
     began = elapsed()
     await store.adopt_boot(Now(began - 60, NOW.wall), BOOT)
-    await store.commit(Batch(now=Now(began - 60, NOW.wall), new=[new(1), new(2)]))
+    await store.commit(WriteBatch(now=Now(began - 60, NOW.wall), new=[new(1), new(2)]))
     await store.adopt_boot(Now(began - 30, NOW.wall + 30), "second-boot")
     start = NewAttempt(JobId(1), 1, 1, "boot:launcher", 0.0)
     running = saves(a_job(1, State.RUNNING, attempt=1))
-    await store.commit(Batch(now=Now(began - 20, 0.0), saves=running, attempts=[start]))
+    await store.commit(WriteBatch(now=Now(began - 20, 0.0), saves=running, attempts=[start]))
 
     job, waiting = await store.view(JobId(1)), await store.view(JobId(2))
     (attempt,) = await store.attempts(JobId(1), 0, 10)
@@ -797,13 +804,13 @@ async def test_waits_and_runs_are_on_a_clock_that_nobody_sets_also_in_the_next_b
 async def test_a_run_begins_when_the_launcher_says_and_is_not_known_if_nobody_saw_its_end(store):
     now = Now(elapsed(), NOW.wall)
     await store.adopt_boot(now, BOOT)
-    await store.commit(Batch(now=now, new=[new(1)]))
+    await store.commit(WriteBatch(now=now, new=[new(1)]))
     running, pid = saves(a_job(1, State.RUNNING, attempt=1)), AttemptPid(JobId(1), 1, 7, 0.0, now.elapsed - 9)
-    await store.commit(Batch(now=now, saves=running, attempts=[first_attempt(1)]))
-    await store.commit(Batch(now=now, pids=[pid]))
+    await store.commit(WriteBatch(now=now, saves=running, attempts=[first_attempt(1)]))
+    await store.commit(WriteBatch(now=now, pids=[pid]))
     assert (await store.view(JobId(1))).run_seconds >= 9
 
     end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.UNKNOWN, finished_at=NOW.wall)
-    await store.commit(Batch(now=now, saves=saves(a_job(1, State.FAILED, attempt=1)), ends=[end]))
+    await store.commit(WriteBatch(now=now, saves=saves(a_job(1, State.FAILED, attempt=1)), ends=[end]))
 
     assert (await store.view(JobId(1))).run_seconds is None

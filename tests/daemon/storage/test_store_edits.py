@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon.storage.records import AttemptEnd, Batch, Controls, QueueSetting, StoredSpec
+from bgd.daemon.storage.records import AttemptEnd, QueueControls, QueueSetting, StoredSpec, WriteBatch
 from bgd.daemon.storage.store import Store
 from bgd.wire.views import JobError
 from tests.daemon.storage.filling import (
@@ -42,7 +42,7 @@ async def put_finished(store, number, **fields):
     )
     await put(store, new(number, **fields))
     await store.commit(
-        Batch(
+        WriteBatch(
             now=NOW,
             saves=saves(a_job(number, State.FAILED, attempt=1)),
             attempts=[first_attempt(number)],
@@ -56,7 +56,7 @@ async def test_edited_job_is_read_and_found_as_it_is_now(store):
     after = replace(before, argv=("/bin/true",), name="fresh", tags=("b", "c", "c"), env=ENV)
     await put(store, new(1, name="old", tags=("a", "b"), env={"B": "2"}), new(2, tags=("a",), env=ENV))
 
-    found = await store.commit(Batch(now=NOW, edited={JobId(1): after}, wanted=[JobId(1)]))
+    found = await store.commit(WriteBatch(now=NOW, edited={JobId(1): after}, wanted=[JobId(1)]))
 
     assert found == {1: StoredSpec(after, UID, NOW.wall)}
     assert await store.spec(JobId(1)) == StoredSpec(after, UID, NOW.wall)
@@ -72,7 +72,7 @@ async def test_job_is_taken_and_edited_in_one_batch(store):
     item = new(1, name="old")
     edited = replace(item.spec, name="fresh")
 
-    await store.commit(Batch(now=NOW, new=[item], edited={JobId(1): edited}))
+    await store.commit(WriteBatch(now=NOW, new=[item], edited={JobId(1): edited}))
 
     assert (await store.spec(JobId(1))).spec == edited
     assert await store.spec(JobId(2)) is None
@@ -83,10 +83,12 @@ async def test_edit_of_a_job_that_is_not_there_is_refused_whole(store):
     fresh = replace(new(1).spec, name="fresh", env=ENV)
 
     with pytest.raises(LookupError, match="1 of 2 rows"):
-        await store.commit(Batch(now=NOW, edited={JobId(1): fresh, JobId(99): fresh}))
+        await store.commit(WriteBatch(now=NOW, edited={JobId(1): fresh, JobId(99): fresh}))
 
     assert (await store.view(JobId(1))).name == "old"
-    await store.commit(Batch(now=NOW, edited={JobId(1): fresh}))  # the environment is not taken for stored
+    await store.commit(
+        WriteBatch(now=NOW, edited={JobId(1): fresh})
+    )  # the environment is not taken for stored
     assert (await store.spec(JobId(1))).spec == fresh
 
 
@@ -95,7 +97,7 @@ async def test_removed_job_leaves_nothing_and_its_neighbours_untouched(store):
     await put_finished(store, 2, tags=("a",), env=ENV)
     assert await rows_of(store, 1) == set(TABLES)
 
-    found = await store.commit(Batch(now=NOW, removed=[JobId(1)], wanted=[JobId(1)]))
+    found = await store.commit(WriteBatch(now=NOW, removed=[JobId(1)], wanted=[JobId(1)]))
 
     assert list(found) == [1]  # what is wanted is read before it goes
     assert await rows_of(store, 1) == set()
@@ -109,14 +111,14 @@ async def test_removed_job_leaves_nothing_and_its_neighbours_untouched(store):
 async def test_job_may_be_removed_twice(store):
     await put_finished(store, 1)
 
-    await store.commit(Batch(now=NOW, removed=[JobId(1), JobId(1)]))
-    await store.commit(Batch(now=NOW, removed=[JobId(1)]))
+    await store.commit(WriteBatch(now=NOW, removed=[JobId(1), JobId(1)]))
+    await store.commit(WriteBatch(now=NOW, removed=[JobId(1)]))
 
     assert (await store.counts())["failed"] == 0
 
 
 async def test_controls_are_what_was_said_last(path):
-    first = Controls(
+    first = QueueControls(
         slots=7,
         paused=True,
         queues={
@@ -125,12 +127,12 @@ async def test_controls_are_what_was_said_last(path):
             "later": QueueSetting(paused=True),
         },
     )
-    last = Controls(queues={"later": QueueSetting(has_slots=True, slots=2, paused=True)})
+    last = QueueControls(queues={"later": QueueSetting(has_slots=True, slots=2, paused=True)})
     store = await Store.open(path)
-    assert await store.controls() == Controls()
+    assert await store.controls() == QueueControls()
     for said in (first, last):
-        await store.commit(Batch(now=NOW, controls=said))
-        await store.commit(Batch(now=NOW))  # which says nothing of them
+        await store.commit(WriteBatch(now=NOW, controls=said))
+        await store.commit(WriteBatch(now=NOW))  # which says nothing of them
         await store.close()
         store = await Store.open(path)
         assert await store.controls() == said
@@ -142,7 +144,7 @@ async def test_edit_goes_with_the_saved_job(store):
     spec = replace(new(1).spec, queue="quick", name="fresh")
 
     await store.commit(
-        Batch(now=NOW, saves=saves(a_job(1, State.HELD, queue="quick")), edited={JobId(1): spec})
+        WriteBatch(now=NOW, saves=saves(a_job(1, State.HELD, queue="quick")), edited={JobId(1): spec})
     )
 
     view = await store.view(JobId(1))

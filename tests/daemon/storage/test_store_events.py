@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon.storage.records import AttemptEnd, AttemptPid, Batch, Event, Figures, NewAttempt
+from bgd.daemon.storage.records import AttemptEnd, AttemptPid, JobEvent, NewAttempt, RecentStats, WriteBatch
 from bgd.daemon.storage.store import Store
 from bgd.daemon.storage.write import EVENTS_KEPT
 from bgd.wire.views import EventView
@@ -13,11 +13,11 @@ from tests.daemon.storage.filling import BOOT, NOW, a_job, move, new, put, saves
 
 
 def event(number, what="submit", state=State.QUEUED, *, at=NOW.wall, attempt=0, outcome=None):
-    return Event(at, JobId(number), what, state, attempt, outcome, None)
+    return JobEvent(at, JobId(number), what, state, attempt, outcome, None)
 
 
 async def tell(store, *events):
-    await store.commit(Batch(now=NOW, events=list(events)))
+    await store.commit(WriteBatch(now=NOW, events=list(events)))
 
 
 async def ids_of_events(store, after=0, limit=10):
@@ -32,7 +32,7 @@ async def run(store, number, *, waited, took, outcome=Outcome.SUCCEEDED, attempt
     )
     state = State.SUCCEEDED if outcome is Outcome.SUCCEEDED else State.FAILED
     await store.commit(
-        Batch(
+        WriteBatch(
             now=NOW,
             saves=saves(a_job(number, state, attempt=attempt)),
             attempts=[NewAttempt(job, attempt, 1, "launcher", NOW.wall)],
@@ -45,7 +45,9 @@ async def run(store, number, *, waited, took, outcome=Outcome.SUCCEEDED, attempt
 
 async def test_events_are_read_in_their_order_and_in_parts(store):
     await tell(store, event(7), event(8, at=NOW.wall + 1))
-    await tell(store, Event(NOW.wall + 2, JobId(7), "give up", State.FAILED, 2, Outcome.EXIT, "an example"))
+    await tell(
+        store, JobEvent(NOW.wall + 2, JobId(7), "give up", State.FAILED, 2, Outcome.EXIT, "an example")
+    )
 
     assert await ids_of_events(store) == [1, 2, 3]
     assert await ids_of_events(store, limit=2) == [1, 2]
@@ -67,7 +69,7 @@ async def test_events_are_read_in_their_order_and_in_parts(store):
 async def test_events_of_a_batch_that_failed_never_were(store):
     await tell(store, event(1))
     with pytest.raises(sqlite3.IntegrityError):
-        await store.commit(Batch(now=NOW, events=[event(98)], new=[new(7), new(7)]))
+        await store.commit(WriteBatch(now=NOW, events=[event(98)], new=[new(7), new(7)]))
 
     await tell(store, event(2))
 
@@ -132,7 +134,7 @@ async def test_figures_are_of_what_ended_within_the_window(store):
 
     found = await store.stats(NOW.wall)
 
-    assert found == Figures(
+    assert found == RecentStats(
         outcomes={"succeeded": 20, "timeout": 1},
         wait_median=10.0,
         wait_p95=19.0,
@@ -143,7 +145,7 @@ async def test_figures_are_of_what_ended_within_the_window(store):
 
 
 async def test_figures_of_an_empty_store_are_none(store):
-    assert await store.stats(0.0) == Figures(
+    assert await store.stats(0.0) == RecentStats(
         outcomes={},
         wait_median=None,
         wait_p95=None,
@@ -157,7 +159,7 @@ async def test_attempt_of_a_removed_job_is_counted_still(store):
     await put(store, new(1))
     await run(store, 1, waited=1, took=1)
 
-    await store.commit(Batch(now=NOW, removed=[JobId(1)]))
+    await store.commit(WriteBatch(now=NOW, removed=[JobId(1)]))
 
     found = await store.stats(NOW.wall)
     assert (found.outcomes, found.run_median) == ({"succeeded": 1}, None)

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, Now, RetryPolicy, State, Terms
-from bgd.daemon.storage.records import Batch, Restored
+from bgd.daemon.storage.records import UnfinishedJob, WriteBatch
 from bgd.daemon.storage.store import Store
 from tests.daemon.storage.filling import (
     BOOT,
@@ -38,15 +38,15 @@ async def test_terms_come_back_as_they_were_written_and_as_they_were_changed(pat
     await put(store, new(4), new(5), new(6, terms=EVERYTHING))
     assert [job.terms for job in await restored(store)] == [Terms(), Terms(), EVERYTHING]
 
-    await store.commit(Batch(now=NOW, saves=saves(held, blocked, running), attempts=[first_attempt(6)]))
+    await store.commit(WriteBatch(now=NOW, saves=saves(held, blocked, running), attempts=[first_attempt(6)]))
     await store.close()
 
     store = await Store.open(path)
     assert (await unfinished(store), await store.last_id()) == (
         [
-            Restored(held, None, None),
-            Restored(blocked, None, None),
-            Restored(running, 1, "boot:launcher"),
+            UnfinishedJob(held, None, None),
+            UnfinishedJob(blocked, None, None),
+            UnfinishedJob(running, 1, "boot:launcher"),
         ],
         6,
     )

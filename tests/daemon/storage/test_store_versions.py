@@ -17,7 +17,14 @@ import pytest
 from bgd.core.job import FINAL, JobId, Outcome, RetryPolicy, State, Terms
 from bgd.daemon.storage import schema
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.records import AttemptEnd, Batch, Controls, Event, QueueSetting, Restored
+from bgd.daemon.storage.records import (
+    AttemptEnd,
+    JobEvent,
+    QueueControls,
+    QueueSetting,
+    UnfinishedJob,
+    WriteBatch,
+)
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import Store
 from bgd.wire.views import JobError, JobProgress, Progress
@@ -99,15 +106,15 @@ async def test_jobs_of_version_1_are_all_there(path):
 
     assert (await unfinished(store), await store.last_id()) == (
         [
-            Restored(of(1, State.SCHEDULED, due=NOW.elapsed + 60), None, None),
-            Restored(of(2, State.QUEUED, queue="slow", priority=7), None, None),
-            Restored(of(3, State.RUNNING, attempt=1), 3, "first-boot:launcher"),
-            Restored(of(4, State.STOPPING, attempt=1, making_way=True), 4, "first-boot:launcher"),
+            UnfinishedJob(of(1, State.SCHEDULED, due=NOW.elapsed + 60), None, None),
+            UnfinishedJob(of(2, State.QUEUED, queue="slow", priority=7), None, None),
+            UnfinishedJob(of(3, State.RUNNING, attempt=1), 3, "first-boot:launcher"),
+            UnfinishedJob(of(4, State.STOPPING, attempt=1, making_way=True), 4, "first-boot:launcher"),
         ],
         7,
     )
     assert await store.finished(JobId(6)) == of(6, State.FAILED, attempt=1, failures=1)
-    assert await store.controls() == Controls()
+    assert await store.controls() == QueueControls()
     seven = [State.SCHEDULED, State.QUEUED, State.RUNNING, State.STOPPING, *FINAL]
     assert await store.counts() == {str(state): int(state in seven) for state in State}
     view = await store.view(JobId(1))
@@ -142,13 +149,13 @@ async def test_jobs_of_version_1_run_on(path):
 
     end = AttemptEnd(job=JobId(3), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 20)
     await store.commit(
-        Batch(
+        WriteBatch(
             now=NOW,
             new=[new(8, env=ENV)],
             saves=saves(a_job(2, State.RUNNING, attempt=1), a_job(3, State.SUCCEEDED, attempt=1)),
             attempts=[first_attempt(2)],
             ends=[end],
-            events=[Event(NOW.wall, JobId(8), "submit", State.QUEUED, 0, None, None)],
+            events=[JobEvent(NOW.wall, JobId(8), "submit", State.QUEUED, 0, None, None)],
         )
     )
 
@@ -170,19 +177,19 @@ async def test_jobs_of_version_2_are_all_there_and_run_on(path):
 
     assert (await unfinished(store), await store.last_id()) == (
         [
-            Restored(a_job(1, State.SCHEDULED, due=NOW.elapsed + 60), None, None),
-            Restored(a_job(2, State.BLOCKED, terms=blocked), None, None),
-            Restored(a_job(3, State.RUNNING, attempt=1), 3, "first-boot:launcher"),
+            UnfinishedJob(a_job(1, State.SCHEDULED, due=NOW.elapsed + 60), None, None),
+            UnfinishedJob(a_job(2, State.BLOCKED, terms=blocked), None, None),
+            UnfinishedJob(a_job(3, State.RUNNING, attempt=1), 3, "first-boot:launcher"),
         ],
         4,
     )
     queues = {"slow": QueueSetting(has_slots=True, slots=1)}
-    assert await store.controls() == Controls(slots=3, paused=True, queues=queues)
+    assert await store.controls() == QueueControls(slots=3, paused=True, queues=queues)
     assert await store.event_bounds() == (1, 4)
     told = JobProgress(3, 1, Progress(0.5, "half"))
-    await store.commit(Batch(now=NOW, progress={JobId(3): told}))
+    await store.commit(WriteBatch(now=NOW, progress={JobId(3): told}))
     assert await store.progress([JobId(1), JobId(3), JobId(9)]) == [told]
-    assert [view.progress for view in (await store.some_views([JobId(1), JobId(3)]))[0]] == [
+    assert [view.progress for view in (await store.next_views([JobId(1), JobId(3)]))[0]] == [
         None,
         told.progress,
     ]
