@@ -1,10 +1,8 @@
 """A spec: what is asked of a job, within limits on what a stranger may send."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -71,68 +69,157 @@ class Isolation(StrEnum):
     REUSE = "reuse"  # none of its own: it runs in one that runs one job after the other
 
 
+class Option(Struct, frozen=True):
+    """What people may do with one field of a JobSpec.
+
+    The options of `bgctl`, the keywords of the client, what an edit and a class policy may set, what
+    `bgctl show` and the pages print, and the table in docs/jobs.md are made from it.
+
+    * `help`: what it does, in at most ten words.
+    * `only`: the kind of job that takes it. None: commands and class jobs do.
+    * `can_edit`: it may change while the job waits.
+    * `can_unset`: an edit may take it away again.
+    * `in_policy`: `[classes."PATTERN"]` of the configuration may set it.
+    * `limit`, `label`: its name among the limits of a job, or in a line of its own. Both None: people are
+      shown it in another way.
+    """
+
+    help: str
+    only: Literal["command", "class"] | None = None
+    can_edit: bool = True
+    can_unset: bool = True
+    in_policy: bool = False
+    limit: str | None = None
+    label: str | None = None
+
+
 class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was asked for. Either `argv` or `target` is given; `problem_with` checks what types cannot.
 
     None means: as the daemon's configuration says (retries and their timing, `rerun`; `queue`, `priority`,
     `timeout`, limits), the daemon's own (`cwd`, `umask`, `env`). Durations are seconds.
+
+    A field that people may ask for carries its Option. Adding one here is most of adding it to bgd:
+    docs/development.md tells the rest.
     """
 
     argv: Argv | None = None
     target: Annotated[str, Meta(max_length=500)] | None = None
     arguments: Annotated[str, Meta(max_length=MAX_WORK)] | None = None
     """JSON text {"args": [...], "kwargs": {...}} of a class job: text, so that no number loses a digit."""
-    queue: QueueName | None = None
-    priority: Priority | None = None
-    name: Name | None = None
-    tags: Tags = ()
-    retries: Retries | None = None
-    retry_delay: Duration | None = None
-    backoff: Backoff | None = None
-    max_delay: Duration | None = None
-    jitter: Share | None = None
-    retry_on: ExitCodes | None = None
-    """Codes, as `exit_code_of` counts them, after which alone it is tried again."""
-    no_retry_on: ExitCodes | None = None
-    rerun: bool | None = None
-    timeout: Timeout | None = None
-    delay: Duration = 0.0
-    at: Instant | None = None
-    expires: Timeout | None = None
-    """Seconds from now, within which its first attempt starts or never."""
-    after: JobNumbers = ()
-    """Jobs that have to succeed before."""
-    after_any: JobNumbers = ()
-    """Jobs that have to finish before, however."""
-    key: Name | None = None
+    queue: Annotated[QueueName | None, Option("The queue to wait in", can_unset=False, in_policy=True)] = None
+    priority: Annotated[
+        Priority | None,
+        Option(
+            f"Higher starts first: -{MAX_PRIORITY} to {MAX_PRIORITY}, usually 0",
+            can_unset=False,
+            in_policy=True,
+        ),
+    ] = None
+    name: Annotated[Name | None, Option("A name to find the job by")] = None
+    tags: Annotated[Tags, Option("A tag to find jobs by; may be repeated")] = ()
+    retries: Annotated[
+        Retries | None, Option("Number of attempts after a failed first one", in_policy=True)
+    ] = None
+    retry_delay: Annotated[
+        Duration | None, Option("Pause before a retry, for example 5s or 2m", in_policy=True)
+    ] = None
+    backoff: Annotated[Backoff | None, Option("Make each pause F times the one before", in_policy=True)] = (
+        None
+    )
+    max_delay: Annotated[Duration | None, Option("Limit on the pause before a retry", in_policy=True)] = None
+    jitter: Annotated[
+        Share | None, Option("Spread pauses by this share, for example 0.1", in_policy=True)
+    ] = None
+    retry_on: Annotated[
+        ExitCodes | None, Option("Retry only after these exit codes; 124 is the time limit")
+    ] = None
+    """Codes as `exit_code_of` counts them."""
+    no_retry_on: Annotated[ExitCodes | None, Option("Retry after all exit codes except these")] = None
+    rerun: Annotated[bool | None, Option("Run again an attempt whose end nobody saw")] = None
+    timeout: Annotated[Timeout | None, Option("End an attempt that takes longer", in_policy=True)] = None
+    delay: Annotated[Duration, Option("Start no sooner than this from now")] = 0.0
+    at: Annotated[
+        Instant | None, Option("Start no sooner than at 14:30, 'tomorrow 9:00' or 2026-10-01T14:30Z")
+    ] = None
+    expires: Annotated[Timeout | None, Option("Start within this time from now, or never")] = None
+    """Seconds from now, within which the first attempt starts or none does."""
+    after: Annotated[JobNumbers, Option("Start after these jobs have succeeded")] = ()
+    after_any: Annotated[JobNumbers, Option("Start after these jobs have ended, in any way")] = ()
+    key: Annotated[Name | None, Option("Queue only one unfinished job with this key", can_edit=False)] = None
     """While an unfinished job has this key, no other one is taken with it."""
-    slots: SlotCount = 1
-    hold: bool = False
-    cwd: Folder | None = None
-    umask: Umask | None = None
-    env: Environment | None = None
-    stdin: Folder | None = None
+    slots: Annotated[SlotCount, Option("Number of slots to occupy while running", can_unset=False)] = 1
+    hold: Annotated[bool, Option("Wait until the job is released", can_edit=False)] = False
+    cwd: Annotated[Folder | None, Option("Run in this folder", can_unset=False)] = None
+    umask: Annotated[Umask | None, Option("File mode creation mask", can_edit=False)] = None
+    env: Annotated[Environment | None, Option("Set an environment variable", can_unset=False)] = None
+    stdin: Annotated[Folder | None, Option("Read this file as standard input", only="command")] = None
     """The file that a command reads; None and no `input`: nothing."""
-    input: Annotated[bytes, Meta(max_length=MAX_INPUT)] | None = None
-    """What a command reads."""
-    pty: bool = False
-    isolation: Isolation | None = None
-    """Of a class job."""
-    keep_leftovers: bool = False
-    """What its first process leaves running when it ends by itself is left alone."""
-    nice: Nice | None = None
-    memory_max: MemoryBytes | None = None
+    input: Annotated[
+        Annotated[bytes, Meta(max_length=MAX_INPUT)] | None,
+        Option("Bytes to read as standard input", only="command", can_edit=False),
+    ] = None
+    pty: Annotated[bool, Option("Give the job a terminal of its own", only="command")] = False
+    isolation: Annotated[
+        Isolation | None,
+        Option("Fork from a warm interpreter, spawn one, or reuse one", only="class"),
+    ] = None
+    keep_leftovers: Annotated[bool, Option("Keep processes the job leaves when it ends by itself")] = False
+    """Leave running what the first process leaves running when it ends by itself."""
+    nice: Annotated[
+        Nice | None, Option("Niceness, -20 to 19; higher yields to others", in_policy=True, limit="nice")
+    ] = None
+    memory_max: Annotated[
+        MemoryBytes | None,
+        Option("Limit on memory of all its processes, for example 2G", in_policy=True, limit="memory"),
+    ] = None
     """Bytes that all its processes may use together, swap included."""
-    cpu_max: Percent | None = None
+    cpu_max: Annotated[
+        Percent | None,
+        Option("Limit on processor time; 150 is one and a half", in_policy=True, limit="processor"),
+    ] = None
     """Percent of one processor that all its processes may use together."""
-    pids_max: ProcessCount | None = None
+    pids_max: Annotated[
+        ProcessCount | None,
+        Option("Limit on the number of processes and threads", in_policy=True, limit="processes"),
+    ] = None
     """Processes and threads that it may have at a time."""
-    open_files: OpenFiles | None = None
+    open_files: Annotated[
+        OpenFiles | None,
+        Option("Limit on open files of each process", in_policy=True, limit="open files"),
+    ] = None
     """Descriptors that each of its processes may have."""
-    core_max: FileBytes | None = None
+    core_max: Annotated[
+        FileBytes | None,
+        Option("Limit on the size of core files; 0: none", in_policy=True, limit="core file"),
+    ] = None
     """Bytes of a core file of each of its processes; 0: none is written."""
     explicit_env: Annotated[tuple[str, ...], Meta(max_length=MAX_ENV)] = ()
     """Names of the variables in `env` that a person or program chose, not those of a captured environment."""
+
+
+OPTIONS: dict[str, Option] = {
+    name: each
+    for name, kind in JobSpec.__annotations__.items()
+    for each in getattr(kind, "__metadata__", ())
+    if isinstance(each, Option)
+}
+"""The options by the names of their fields, in their order."""
+
+
+def kind_of(name: str) -> Any:
+    """Return the type of the values of an option, without None, limits included: for example `Nice`."""
+    kind, *said = get_args(JobSpec.__annotations__[name])
+    kinds = [each for each in get_args(kind) if each is not type(None)]
+    if len(kinds) < len(get_args(kind)):
+        return kinds[0]
+    bounds = [each for each in said if not isinstance(each, Option)]
+    return Annotated[kind, *bounds] if bounds else kind
+
+
+def may_be_nil(name: str) -> bool:
+    """Tell whether None takes the option away from a job that waits."""
+    return OPTIONS[name].can_unset and getattr(JobSpec(), name) is None
 
 
 def problem_with(spec: JobSpec) -> str | None:

@@ -5,37 +5,20 @@ An arrow in a docstring names the replies: one, or a stream of them that ends wi
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
 from bgd.core.job import State
 from bgd.core.spec import (
+    OPTIONS,
     Argv,
-    Backoff,
-    Duration,
     Environment,
-    ExitCodes,
-    FileBytes,
-    Folder,
-    Instant,
-    Isolation,
     JobNumber,
-    JobNumbers,
     JobSpec,
-    MemoryBytes,
-    Name,
-    Nice,
-    OpenFiles,
-    Percent,
-    Priority,
-    ProcessCount,
     QueueName,
-    Retries,
-    Share,
-    SlotCount,
-    Tags,
-    Timeout,
+    kind_of,
+    may_be_nil,
 )
 from bgd.wire.steering import (
     GetBackup,
@@ -227,52 +210,38 @@ class Remove(Struct, frozen=True, tag="remove"):
     jobs: Jobs
 
 
+if TYPE_CHECKING:
+
+    class Changes(Struct, frozen=True, kw_only=True):
+        """Changes of a job that waits: `argv`, and the options that can be edited. What is absent stays.
+
+        None takes an option away. `delay` and `expires` count from now. `env` sets variables in addition.
+        """
+
+        def __init__(self, **changes: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    Changes = defstruct(
+        "Changes",
+        [("argv", Argv | UnsetType, UNSET)]
+        + [
+            (name, kind_of(name) | UnsetType | (None if may_be_nil(name) else UnsetType), UNSET)
+            for name, option in OPTIONS.items()
+            if option.can_edit
+        ],
+        frozen=True,
+        kw_only=True,
+        omit_defaults=True,
+    )
+
+
 class Edit(Struct, frozen=True, tag="edit"):
     """-> Acted: jobs that wait are changed."""
 
     id: RequestId
     jobs: Jobs
     changes: Changes
-
-
-class Changes(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What becomes other in a job that waits. What is absent stays; nil is what nil means in a spec.
-
-    `delay` and `expires` count from now. `env`: variables that are set in addition.
-    """
-
-    argv: Argv | UnsetType = UNSET
-    queue: QueueName | UnsetType = UNSET
-    priority: Priority | UnsetType = UNSET
-    name: Name | UnsetType | None = UNSET
-    tags: Tags | UnsetType = UNSET
-    retries: Retries | UnsetType | None = UNSET
-    retry_delay: Duration | UnsetType | None = UNSET
-    backoff: Backoff | UnsetType | None = UNSET
-    max_delay: Duration | UnsetType | None = UNSET
-    jitter: Share | UnsetType | None = UNSET
-    retry_on: ExitCodes | UnsetType | None = UNSET
-    no_retry_on: ExitCodes | UnsetType | None = UNSET
-    rerun: bool | UnsetType | None = UNSET
-    timeout: Timeout | UnsetType | None = UNSET
-    delay: Duration | UnsetType = UNSET
-    at: Instant | UnsetType | None = UNSET
-    expires: Timeout | UnsetType | None = UNSET
-    after: JobNumbers | UnsetType = UNSET
-    after_any: JobNumbers | UnsetType = UNSET
-    slots: SlotCount | UnsetType = UNSET
-    cwd: Folder | UnsetType = UNSET
-    env: Environment | UnsetType = UNSET
-    stdin: Folder | UnsetType | None = UNSET
-    pty: bool | UnsetType = UNSET
-    isolation: Isolation | UnsetType | None = UNSET
-    keep_leftovers: bool | UnsetType = UNSET
-    nice: Nice | UnsetType | None = UNSET
-    memory_max: MemoryBytes | UnsetType | None = UNSET
-    cpu_max: Percent | UnsetType | None = UNSET
-    pids_max: ProcessCount | UnsetType | None = UNSET
-    open_files: OpenFiles | UnsetType | None = UNSET
-    core_max: FileBytes | UnsetType | None = UNSET
 
 
 class SetProgress(Struct, frozen=True, tag="set_progress", kw_only=True):
