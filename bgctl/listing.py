@@ -11,10 +11,10 @@ import click
 from bgctl.common import client, common, is_terminal, say, verb
 from bgctl.options import FINISHED, whole_number
 from bgctl.selecting import with_filters
-from bgctl.show import brief, command_line, job_as_json, print_columns, print_json, progress_line
+from bgctl.show import command_line, job_as_json, print_columns, print_json, progress_line, short_duration
 from bgd import Client, Job, State
 from bgd.escape import one_line
-from bgd.formatting import progress_of, ran
+from bgd.formatting import progress_of, run_time
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
 _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
@@ -140,7 +140,7 @@ def _row(job: Job, now: float) -> tuple[str, ...]:
         str(job.priority),
         job.queue,
         f"{job.attempt}/{max(job.attempt, job.retries + 1)}",
-        brief(now - job.created_at),
+        short_duration(now - job.created_at),
         _time_of(job, now) or "-",
         one_line(job.name or "-"),
         command_line(job.view),
@@ -152,8 +152,8 @@ def _time_of(job: Job, now: float) -> str:
     if job.state is State.BLOCKED and job.waits_for:
         return f"after:{_few(job.waits_for)}"
     if job.state is State.SCHEDULED and job.due_at is not None:
-        return f"in:{brief(job.due_at - now)}"
-    return ran(job.view)
+        return f"in:{short_duration(job.due_at - now)}"
+    return run_time(job.view)
 
 
 def _few(things: Sequence[object]) -> str:

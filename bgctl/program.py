@@ -10,7 +10,7 @@ import click
 from bgctl import codes
 from bgctl.common import COMPLETION_VARIABLE, Common
 from bgctl.verbs import bgctl
-from bgd.errors import BgdError, in_short
+from bgd.errors import BgdError, shorten
 from bgd.escape import one_line
 
 
@@ -84,5 +84,5 @@ _WAITING = ("--wait", "--follow", "-f")
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"bgctl: {in_short(one_line(' '.join(message.split())))}", err=True)
+    click.echo(f"bgctl: {shorten(one_line(' '.join(message.split())))}", err=True)
     return code

@@ -9,18 +9,17 @@ import click
 
 from bgd.formatting import (
     attempt_as_json,
-    brief,
     command_line,
     iso_time,
     job_as_json,
     progress_as_json,
     progress_line,
+    short_duration,
 )
 
 __all__ = [
     "STATE_COLORS",
     "attempt_as_json",
-    "brief",
     "command_line",
     "iso_time",
     "job_as_json",
@@ -29,6 +28,7 @@ __all__ = [
     "print_json",
     "progress_as_json",
     "progress_line",
+    "short_duration",
 ]
 
 _VISIBLE_BLANK = "\N{OPEN BOX}"
@@ -62,5 +62,5 @@ def local_time(at: float | None, now: float) -> str:
     """Return an instant for people: local, and how long ago or ahead it is."""
     if at is None:
         return "-"
-    distance = f"{brief(now - at)} ago" if at <= now else f"in {brief(at - now)}"
+    distance = f"{short_duration(now - at)} ago" if at <= now else f"in {short_duration(at - now)}"
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S} ({distance})"

@@ -22,7 +22,7 @@ from bgctl.show import (
 )
 from bgctl.terminal import HarmlessText, one_line
 from bgd import Client, Job, JobFailed, NoSuchJob, State
-from bgd.formatting import limits_of, memory_of, progress_of, retries_line, rules_line, took
+from bgd.formatting import limits_of, memory_of, progress_of, retries_line, rules_line, short_duration
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView
 
@@ -114,7 +114,7 @@ def _attempt(attempt: AttemptView, now: float) -> Iterator[str]:
     yield f"Attempt {attempt.attempt}: {_how(attempt)}"
     yield from _lines(
         ("started", local_time(attempt.started_at, now) if attempt.started_at else ""),
-        ("took", took(attempt.run_seconds)),
+        ("took", short_duration(attempt.run_seconds)),
         ("process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
         ("used", _use(attempt)),
         ("log", _log(attempt)),

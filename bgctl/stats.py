@@ -9,7 +9,7 @@ import click
 
 from bgctl.common import client, common, verb
 from bgctl.options import TIME_LIMIT
-from bgctl.show import brief, iso_time, local_time, print_json
+from bgctl.show import iso_time, local_time, print_json, short_duration
 from bgd.units import format_duration
 from bgd.wire.replies import Stats
 
@@ -61,4 +61,4 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _times(median: float | None, p95: float | None) -> str:
     if median is None or p95 is None:
         return "-"
-    return f"half up to {brief(median)}, 95 % up to {brief(p95)}"
+    return f"half up to {short_duration(median)}, 95 % up to {short_duration(p95)}"

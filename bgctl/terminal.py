@@ -5,14 +5,14 @@ from __future__ import annotations
 import codecs
 import re
 
-from bgd.escape import CONTROL, CONTROL_OF_ORDER, one_line, symbol_of
+from bgd.escape import BIDI_CONTROL, CONTROL, one_line, visible_symbol
 
 __all__ = ["HarmlessText", "in_passing", "one_line", "without_colors"]
 
 # ESC [ ... m sets colours and is let through; any other sequence could move, hide, retitle or answer
 _COLOR = r"\x1b\[[0-9;:]{0,64}m"
 _BEGUN = re.compile(r"(?:\x1b(?:\[[0-9;:]{0,64})?|\r)\Z")
-_SPECIAL = re.compile(rf"{_COLOR}|\r\n|[{CONTROL}{CONTROL_OF_ORDER}]")
+_SPECIAL = re.compile(rf"{_COLOR}|\r\n|[{CONTROL}{BIDI_CONTROL}]")
 _MOST_IN_PASSING = 300  # characters
 
 
@@ -50,7 +50,7 @@ def _shown(match: re.Match[str]) -> str:
         return "\n"
     if len(found) > 1 and not _conceals(found):
         return found  # a colour
-    return symbol_of(found[0]) + found[1:]
+    return visible_symbol(found[0]) + found[1:]
 
 
 def _conceals(sequence: str) -> bool:

@@ -22,7 +22,7 @@ from bgd.daemon.doctor import look_as_json
 from bgd.daemon.folder import PRIVATE, check_python
 from bgd.daemon.serving import Surroundings, serve
 from bgd.daemon.storage.database import StoreBroken
-from bgd.errors import BgdError, ConfigError, leaves_of
+from bgd.errors import BgdError, ConfigError, leaf_errors
 from bgd.escape import one_line
 from bgd.startup import DAEMON_LIMITS, check_limits
 from bgd.streams import open_closed_streams, use_utf_8
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         _serve(config, options, starter, sockets)
     except (BgdError, BaseExceptionGroup) as error:
-        causes = list(leaves_of(error))
+        causes = list(leaf_errors(error))
         if not all(isinstance(cause, BgdError) for cause in causes):
             raise  # a bug: crash loudly
         return starter.fail(causes)

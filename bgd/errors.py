@@ -1,4 +1,4 @@
-"""What a caller of bgd may catch. The name says whose fault it is; the message says what to do."""
+"""The errors that callers of bgd may catch: the class says whose fault it is, the message what to do."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Iterator
 
 from bgd.escape import one_line
 
-MAX_MESSAGE = 2000  # characters; its end says what to do
+MAX_MESSAGE = 2000  # characters; the end is kept because it says what to do
 
 
 class BgdError(Exception):
-    """Anything bgd reports on purpose. Its message is a line that shows control characters and obeys none."""
+    """Any error that bgd reports on purpose. Its message is one line with control characters escaped."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(in_short(one_line(" ".join(message.splitlines()))))
+        super().__init__(shorten(one_line(" ".join(message.splitlines()))))
 
 
 class Refused(BgdError):
-    """The request was understood and turned down: a value out of range, a state that does not allow it."""
+    """The request was understood and refused: a value is out of range, or the state does not allow it."""
 
 
 class NotAllowed(Refused):
-    """The caller, or the configuration, does not permit it."""
+    """The caller may not do this, or the configuration does not allow it."""
 
 
 class NoSuchJob(Refused):
-    """There is no job of that id that the caller may see."""
+    """There is no job with this id that the caller may see."""
 
 
 class Full(Refused):
-    """There is no room for it now: too many jobs, connections or bytes. Trying again later may work."""
+    """There is no room for it now: too many jobs, connections or bytes. It may work later."""
 
 
 class DaemonUnreachable(BgdError):
@@ -38,7 +38,7 @@ class DaemonUnreachable(BgdError):
 
 
 class ProtocolError(BgdError):
-    """The other side of a socket does not speak as docs/protocol.md says."""
+    """The other side of a socket does not follow docs/protocol.md."""
 
 
 class ConfigError(BgdError):
@@ -50,7 +50,7 @@ class JobFailed(BgdError):
 
     Attributes:
         outcome: how its last attempt ended (see bgd.Outcome), None if it never ran.
-        exit_code: what its process returned, None if there is no such number.
+        exit_code: exit code of its process, None if it has none.
         error_type: qualified name of the exception a class job raised, else None.
         error_message: that exception's text, or why the job was not started, else None.
         traceback: that exception's traceback as text, else None.
@@ -67,7 +67,8 @@ class JobFailed(BgdError):
         traceback: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.args = (message,)  # words of the job, which may be many
+        self.args = (message,)  # the job's own words, which are not cut
+
         self.outcome = outcome
         self.exit_code = exit_code
         self.error_type = error_type
@@ -75,11 +76,11 @@ class JobFailed(BgdError):
         self.traceback = traceback
 
 
-def in_short(message: str) -> str:
-    """Return the message of an error with what it quotes cut, so that it stays a line for people."""
-    if len(message) <= _MOST_QUOTED:
+def shorten(message: str) -> str:
+    """Return an error message with the values that it quotes cut, so that it stays a readable line."""
+    if len(message) <= _MAX_QUOTED:
         return message
-    message = _without_middle(message, _MOST_READ)
+    message = _without_middle(message, _MAX_SEARCHED)
     message = _QUOTE.sub(_cut, message)
     message = _LONG_WORD.sub(r"\1…\2", message)
     return _without_middle(message, MAX_MESSAGE)
@@ -87,8 +88,8 @@ def in_short(message: str) -> str:
 
 def _cut(quote: re.Match[str]) -> str:
     mark, text = quote.groups()
-    most = _MOST_OF_A_WORD if text.startswith("/") else _MOST_QUOTED
-    return quote[0] if len(text) <= most else f"{mark}{text[:_MOST_QUOTED]}…{mark}"
+    most = _MAX_WORD if text.startswith("/") else _MAX_QUOTED
+    return quote[0] if len(text) <= most else f"{mark}{text[:_MAX_QUOTED]}…{mark}"
 
 
 def _without_middle(message: str, most: int) -> str:
@@ -96,19 +97,19 @@ def _without_middle(message: str, most: int) -> str:
     return message if len(message) <= most else f"{message[:half]}…{message[-half:]}"
 
 
-_MOST_READ = 20_000  # characters: a stranger's megabyte is not worth the time
-_MOST_QUOTED = 80  # of a value
-_MOST_OF_A_WORD = 256  # without quotes or space, as paths are, which are of use only whole
+_MAX_SEARCHED = 20_000  # characters: more of a stranger's megabyte is not worth the time
+_MAX_QUOTED = 80  # characters of a value
+_MAX_WORD = 256  # characters without quotes or spaces, such as a path, which is only useful as a whole
 
-# as Python quotes a text; an apostrophe inside of a word begins none. Its time is linear in the text
+# A text as Python quotes it; an apostrophe inside a word begins none. The time is linear in the text
 _QUOTE = re.compile(r"""(?<![\w\\])(['"])((?:(?!\1)[^\\]|\\.)++)\1""", re.DOTALL)
-_LONG_WORD = re.compile(rf"(\S{{{_MOST_QUOTED}}})\S{{{_MOST_OF_A_WORD - _MOST_QUOTED},}}?([:;,)]*)(?!\S)")
+_LONG_WORD = re.compile(rf"(\S{{{_MAX_QUOTED}}})\S{{{_MAX_WORD - _MAX_QUOTED},}}?([:;,)]*)(?!\S)")
 
 
-def leaves_of(error: BaseException) -> Iterator[BaseException]:
+def leaf_errors(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors that a TaskGroup has gathered, or the one error itself."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from leaves_of(inner)
+            yield from leaf_errors(inner)
     else:
         yield error

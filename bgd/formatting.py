@@ -1,4 +1,4 @@
-"""Formatting: jobs as JSON with the keys that programs rely on, durations and command lines for people."""
+"""Format jobs: as JSON for programs, and in words for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
 def job_as_json(view: JobView) -> dict[str, object]:
-    """Return a job with the keys that programs rely on."""
+    """Return a job as JSON objects; programs rely on its keys."""
     arguments = json.loads(view.arguments) if view.arguments else {}
     fields: dict[str, object] = {}
     for name in view.__struct_fields__:
@@ -32,6 +32,7 @@ def job_as_json(view: JobView) -> dict[str, object]:
 
 
 def attempt_as_json(attempt: AttemptView) -> dict[str, object]:
+    """Return an attempt as JSON objects; programs rely on its keys."""
     fields = {name: _for_json(name, getattr(attempt, name)) for name in attempt.__struct_fields__}
     if attempt.error is not None:
         fields["error"] = {name: getattr(attempt.error, name) for name in attempt.error.__struct_fields__}
@@ -45,12 +46,12 @@ def progress_as_json(progress: Progress | None) -> dict[str, object] | None:
 
 
 def progress_of(view: JobView) -> Progress | None:
-    """Return how far a job said it is, None once it has succeeded: what it said last is out of date then."""
+    """Return the progress that a job has reported; None once it has succeeded and the report is outdated."""
     return None if view.state is State.SUCCEEDED else view.progress
 
 
 def progress_line(progress: Progress | None) -> str:
-    """Return how far a job is, as "40% reading", on one line; nothing if it does not say."""
+    """Return progress on one line, for example "40% reading"; empty if the job reports none."""
     if progress is None:
         return ""
     share = "" if progress.fraction is None else f"{percent(progress.fraction)}%"
@@ -58,17 +59,17 @@ def progress_line(progress: Progress | None) -> str:
 
 
 def percent(fraction: float) -> int:
-    """Return so many whole percents as are done: not 100 of what has yet to be completed."""
+    """Return the whole percents that are done, rounded down: 100 only when all is done."""
     return math.floor(fraction * 100 + _ROUNDING)
 
 
 def memory_of(attempt: AttemptView) -> int | None:
-    """Return the most memory it had, in bytes: all its processes where that is known, else the largest."""
+    """Return peak memory in bytes: of all its processes if that is known, else of the largest."""
     return attempt.max_rss_bytes if attempt.memory_peak_bytes is None else attempt.memory_peak_bytes
 
 
 def limits_of(view: JobView) -> str:
-    """Return what a job is held to, as "memory 64MB, processes 100"; empty if it is to nothing."""
+    """Return a job's limits, for example "memory 64MB, processes 100"; empty if it has none."""
     limits = [
         f"nice {view.nice}" if view.nice is not None else "",
         f"memory {format_size(view.memory_max)}" if view.memory_max else "",
@@ -81,14 +82,16 @@ def limits_of(view: JobView) -> str:
 
 
 def iso_time(at: float | None) -> str | None:
-    """Return an instant as ISO 8601 in UTC, to the millisecond."""
+    """Return an instant as ISO 8601 in UTC, to the millisecond; None stays None."""
     if at is None:
         return None
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def brief(seconds: float) -> str:
-    """Return a duration in its two largest units, as "2h5m"; a short one as "12ms" or "3.5s"."""
+def short_duration(seconds: float | None) -> str:
+    """Return a duration in its two largest units, for example "2h5m", "3.5s" or "12ms"; empty for None."""
+    if seconds is None:
+        return ""
     if seconds < 1:
         return f"{max(0.0, seconds) * 1000:.0f}ms"
     if seconds < _SHORT:
@@ -103,18 +106,13 @@ def brief(seconds: float) -> str:
     return "".join(words[:2])
 
 
-def ran(view: JobView) -> str:
+def run_time(view: JobView) -> str:
     """Return how long the latest attempt took or has been running; empty while the job waits."""
-    return "" if view.state in WAITING else took(view.run_seconds)
-
-
-def took(seconds: float | None) -> str:
-    """Return a duration that may be unknown, and is empty then."""
-    return "" if seconds is None else brief(seconds)
+    return "" if view.state in WAITING else short_duration(view.run_seconds)
 
 
 def retries_line(view: JobView) -> str:
-    """Return after what, how often and at what distance a job is run again, as "3, 5s apart"."""
+    """Return how often, how far apart and after which exit codes a job is retried: "3, 5s apart"."""
     if view.retries == 0:
         return "none, but run again if nobody sees its end" if view.rerun else "none"
     longest = format_duration(view.max_delay)
@@ -126,12 +124,12 @@ def retries_line(view: JobView) -> str:
 
 
 def rules_line(view: JobView) -> str:
-    """Return what follows after which exceptions of a class job, on one line; nothing if no rule says so."""
+    """Return what happens after which exceptions of a class job, on one line; empty if it has no rules."""
     return one_line(", ".join(f"{name}: {then}" for name, then in view.on_exceptions.items()))
 
 
 def number_ranges(numbers: Iterable[int]) -> str:
-    """Return ids or exit codes as people write them: "3-9, 12"."""
+    """Return ids or exit codes with runs joined: "3-9, 12"."""
     ranges: list[range] = []
     for number in sorted(numbers):
         if ranges and ranges[-1].stop == number:
@@ -144,9 +142,9 @@ def number_ranges(numbers: Iterable[int]) -> str:
 
 
 def command_line(view: JobView, enough: int | None = None) -> str:
-    """Return what the job runs, on one line, so that a shell would understand it.
+    """Return what the job runs, on one line and quoted for a shell.
 
-    `enough`: so many characters will do, the rest may be left out: a job may have a million of them.
+    `enough` is the number of characters after which the rest may be left out: a job may have a million.
     """
     return one_line(_command(view, enough)[:enough])
 

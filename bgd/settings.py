@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from bgd.errors import ConfigError, in_short
+from bgd.errors import ConfigError, shorten
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Setting(Struct, frozen=True):
 
     def problem(self, text: str) -> ConfigError:
         """Return the error for a value that does not do, `text` saying what would."""
-        return ConfigError(f"{self.origin} = {_shortened(in_short(repr(self.value)))}: {text}")
+        return ConfigError(f"{self.origin} = {_shortened(shorten(repr(self.value)))}: {text}")
 
 
 def from_file(path: str, schema: Schema) -> dict[str, Setting]:

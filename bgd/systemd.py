@@ -1,4 +1,4 @@
-"""The service manager that started us: what it hands over (sd_listen_fds(3)) and is told (sd_notify(3))."""
+"""Talk to the service manager: take its sockets (sd_listen_fds(3)) and notify it (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -12,40 +12,42 @@ from collections.abc import MutableMapping
 
 logger = logging.getLogger(__name__)
 
-FIRST_FD = 3  # of those that are handed over
-TELLING_SECONDS = 1.0  # for a manager that does not listen, and whose queue is full
-PINGS = 2  # within the time of the watchdog, as sd_watchdog_enabled(3) advises
+FIRST_FD = 3  # of the sockets that are handed over
+SEND_SECONDS = 1.0  # to wait for a manager that does not read while its queue is full
+PINGS = 2  # per watchdog interval, as sd_watchdog_enabled(3) advises
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Return the sockets that were opened for us; nobody started by us inherits them."""
+    """Return the sockets that the manager opened for this process; its children do not inherit them."""
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
     fds = range(FIRST_FD, FIRST_FD + int(count))
-    for fd in fds:  # before anything is started: a job that held a listening socket would answer clients
+    for fd in fds:  # before anything is started: a job with the listening socket would answer clients
         os.set_inheritable(fd, False)
     return [socket.socket(fileno=fd) for fd in fds]
 
 
 class ServiceManager:
-    """Listens at a datagram socket, a path or an abstract name after "@"; None: there is no manager.
+    """The service manager that started this process, if there is one.
 
-    `watchdog` is how many seconds it lets pass without hearing from our loop; None: any number.
+    Args:
+        address: its datagram socket, a path or an abstract name after "@"; None if there is no manager.
+        watchdog: seconds that it waits for a sign of life from the event loop; None if it does not watch.
     """
 
     def __init__(self, address: str | None, watchdog: float | None) -> None:
         self._address = address and (f"\0{address[1:]}" if address[0] == "@" else address)
         self._watchdog = watchdog
-        # open from the start: a service that is short of descriptors must not seem to hang
+        # opened at once: a service that runs out of descriptors later must not seem to hang
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
         if self._socket is not None:
-            self._socket.settimeout(TELLING_SECONDS)
+            self._socket.settimeout(SEND_SECONDS)
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> ServiceManager:
-        """Return who the environment names, and take the names out: nobody started by us inherits them."""
+        """Return the manager that the environment names, and remove its variables: children get none."""
         address = environ.pop("NOTIFY_SOCKET", None)
         microseconds = environ.pop("WATCHDOG_USEC", "")
         pid = environ.pop("WATCHDOG_PID", None)
@@ -57,29 +59,31 @@ class ServiceManager:
             self._socket.close()
 
     def ready(self, status: str) -> None:
-        """Say that the service does its work, at first or after a reload."""
-        self._tell("READY=1", f"STATUS={status}")
+        """Report that the service works, after its start or after a reload."""
+        self._notify("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
+        """Report that a reload has begun; `ready` ends it."""
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
+        self._notify("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
 
     def stopping(self, status: str) -> None:
-        self._tell("STOPPING=1", f"STATUS={status}")
+        """Report that the service is shutting down."""
+        self._notify("STOPPING=1", f"STATUS={status}")
 
-    async def keep_informed(self) -> None:
-        """Say for ever that the loop turns; return at once if nobody listens for that."""
+    async def ping_watchdog(self) -> None:
+        """Send signs of life forever while the event loop runs; return at once if there is no watchdog."""
         if self._socket is None or not self._watchdog:
             return
-        faulthandler.enable()  # so that the watchdog's SIGABRT puts into the log where the loop hung
+        faulthandler.enable()  # the watchdog's SIGABRT then logs where the loop hung
         while True:
-            self._tell("WATCHDOG=1")
+            self._notify("WATCHDOG=1")
             await asyncio.sleep(self._watchdog / PINGS)
 
-    def _tell(self, *assignments: str) -> None:
+    def _notify(self, *assignments: str) -> None:
         if self._socket is None:
             return
         try:
             self._socket.sendto("\n".join(assignments).encode(), self._address or "")
         except OSError as error:
-            logger.warning("the service manager cannot be told %s: %s", assignments[0], error)
+            logger.warning("cannot notify the service manager of %s: %s", assignments[0], error)

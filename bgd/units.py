@@ -1,4 +1,4 @@
-"""Units: durations and sizes as people write them, in the configuration and on the command line."""
+"""Durations and sizes as people write them in the configuration and on the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BYTES = {
     "tib": 2**40,
 }
 
-# so many digits at most: what is too large is said to be so, but with more of them it would end as infinity
+# At most 60 digits: a number of more would become infinity instead of being refused as too large
 _NUMBER = r"[0-9]{1,60}(?:\.[0-9]{1,15})?"
 _PART = re.compile(rf"({_NUMBER})(ms|[dhms])")
 _WHOLE_DURATION = re.compile(rf"(?:{_PART.pattern})+")
@@ -27,10 +27,10 @@ _WHOLE_NUMBER = re.compile(_NUMBER)
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of "500ms", "5s", "10m", "2h", "1d" or "1h30m"; a bare number is seconds.
+    """Return the seconds in "500ms", "5s", "10m", "2h", "1d" or "1h30m"; a bare number is seconds.
 
     Raises:
-        ValueError: the text is none of these; the message says what is.
+        ValueError: the text is not a duration; the message says how to write one.
     """
     if _WHOLE_NUMBER.fullmatch(text):
         return float(text)
@@ -42,7 +42,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration, to the millisecond, as `parse_duration` reads it: "1h30m", "2.5s", "20ms"."""
+    """Return a duration to the millisecond, as `parse_duration` reads it: "1h30m", "2.5s", "20ms"."""
     milliseconds = round(seconds * 1000)
     if milliseconds < 1000:  # noqa: PLR2004 - a second
         return f"{milliseconds}ms" if milliseconds else "0s"
@@ -54,10 +54,10 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of "100MB", "1.5GB" (powers of ten) or "64KiB" (of two); a bare number is bytes.
+    """Return the bytes in "100MB", "1.5GB" (powers of ten) or "64KiB" (of two); a bare number is bytes.
 
     Raises:
-        ValueError: the text is none of these; the message says what is.
+        ValueError: the text is not a size; the message says how to write one.
     """
     match = _WHOLE_SIZE.fullmatch(text)
     unit = _BYTES.get(match[2].lower()) if match else None
@@ -67,7 +67,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(count: int) -> str:
-    """Return bytes as `parse_size` reads them, to three digits: "999B", "1.5kB", "20MB"."""
+    """Return a size to three digits, in a form that `parse_size` reads: "999B", "1.5kB", "20MB"."""
     size, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if size < 999.5:  # noqa: PLR2004 - rounded, it would have four digits

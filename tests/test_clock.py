@@ -157,11 +157,11 @@ def test_alarm_that_rang_may_be_set_to_the_same_time_again(loop, alarm, rings):
 def test_an_alarm_that_is_set_the_moment_after_the_clock_was_set_rings_for_that_and_later(
     loop, rings, monkeypatch
 ):
-    """The kernel arms it, and answers so; nobody may set the clock here to have it do that."""
+    """The kernel arms it, and answers so; nobody may set the clock here to provoke that."""
     arm = clock._arm
 
-    def answer(fd, at, *, is_told):
-        arm(fd, at, is_told=is_told)
+    def answer(fd, at, *, reports_changes):
+        arm(fd, at, reports_changes=reports_changes)
         raise OSError(errno.ECANCELED, "as the clock was set")
 
     def ring():

@@ -6,7 +6,7 @@ import pytest
 
 from bgctl.program import run
 from bgd.config import load
-from bgd.errors import MAX_MESSAGE, BgdError, ConfigError, JobFailed, in_short
+from bgd.errors import MAX_MESSAGE, BgdError, ConfigError, JobFailed, shorten
 
 LONG = "x" * 100_000
 CUT = "x" * 80 + "…"
@@ -27,14 +27,14 @@ CUT = "x" * 80 + "…"
     ids=lambda text: text[:40],
 )
 def test_what_is_long_is_cut_and_what_is_said_of_it_stays(message, short):
-    assert in_short(message) == short
+    assert shorten(message) == short
 
 
 @pytest.mark.parametrize(
     "text", ["a " * 100_000, "['one', " * 100_000, LONG, "' " * 100_000, r"\'" * 100_000]
 )
 def test_message_is_never_long_and_ends_as_it_was(text):
-    short = in_short(f"beginning {text} end")
+    short = shorten(f"beginning {text} end")
 
     assert len(short) <= MAX_MESSAGE
     assert short.startswith("beginning ")

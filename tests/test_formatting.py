@@ -12,14 +12,14 @@ from msgspec.structs import replace
 from bgctl.show import local_time
 from bgd.core.job import State
 from bgd.formatting import (
-    brief,
     iso_time,
     number_ranges,
     percent,
     progress_line,
-    ran,
     retries_line,
     rules_line,
+    run_time,
+    short_duration,
 )
 from bgd.wire.views import Progress
 from tests.client.scripted import view_of
@@ -42,12 +42,12 @@ from tests.client.scripted import view_of
     ],
 )
 def test_a_duration_is_said_in_its_two_largest_units(seconds, words):
-    assert brief(seconds) == words
+    assert short_duration(seconds) == words
 
 
 @given(st.floats(min_value=0, max_value=1e9))
 def test_every_duration_is_said_in_a_few_characters(seconds):
-    assert re.fullmatch(r"(\d+(\.\d)?(ms|[dhms])){1,2}", brief(seconds))
+    assert re.fullmatch(r"(\d+(\.\d)?(ms|[dhms])){1,2}", short_duration(seconds))
 
 
 def test_an_instant_is_local_and_relative_for_people_and_utc_for_programs():
@@ -100,9 +100,9 @@ def test_retries_are_said_with_all_that_decides_on_them(policy, line):
 def test_a_run_is_said_as_it_was_measured_whatever_its_instants_are():
     set_back = {"started_at": 1_790_000_000.0, "finished_at": 1.0, "run_seconds": 90.0}
 
-    assert ran(replace(view_of(1), **set_back)) == "1m30s"
-    assert ran(replace(view_of(1), **set_back | {"run_seconds": None})) == ""  # nobody knows
-    assert ran(replace(view_of(1, State.SCHEDULED), **set_back)) == ""  # between two attempts
+    assert run_time(replace(view_of(1), **set_back)) == "1m30s"
+    assert run_time(replace(view_of(1), **set_back | {"run_seconds": None})) == ""  # nobody knows
+    assert run_time(replace(view_of(1, State.SCHEDULED), **set_back)) == ""  # between two attempts
 
 
 def test_rules_are_said_on_one_line():

@@ -84,13 +84,13 @@ def test_variables_are_taken_out_of_the_environment_and_others_stay(listener):
 
 async def test_watchdog_of_another_process_is_not_ours(listener):
     with closing(ServiceManager.from_environment(variables(listener, WATCHDOG_PID="1"))) as manager:
-        await manager.keep_informed()  # for ever, if it were
+        await manager.ping_watchdog()  # for ever, if it were
 
 
 async def test_nobody_is_told_where_there_is_no_manager():
     with closing(ServiceManager.from_environment({"WATCHDOG_USEC": "100000"})) as manager:
         manager.ready("up")
-        await manager.keep_informed()
+        await manager.ping_watchdog()
 
 
 def test_manager_may_listen_at_an_abstract_name():
@@ -103,17 +103,17 @@ def test_manager_may_listen_at_an_abstract_name():
 
 def test_manager_that_reads_nothing_holds_nobody_up_for_long(listener, caplog):
     with closing(ServiceManager.from_environment(variables(listener))) as manager:
-        while "cannot be told" not in caplog.text:  # its queue is full
+        while "cannot notify" not in caplog.text:  # its queue is full
             manager.ready("up")
 
-    assert "cannot be told READY=1: timed out" in caplog.text
+    assert "cannot notify the service manager of READY=1: timed out" in caplog.text
 
 
 def test_manager_that_is_gone_is_a_warning(tmp_path, caplog):
     with closing(ServiceManager(str(tmp_path / "nobody"), None)) as manager:
         manager.ready("up")
 
-    assert "cannot be told READY=1: [Errno 2] No such file" in caplog.text
+    assert "cannot notify the service manager of READY=1: [Errno 2] No such file" in caplog.text
 
 
 def test_daemon_tells_what_it_does(daemon, listener):

@@ -41,7 +41,7 @@ from bgd.daemon.storage.database import DiskFull, StoreBroken
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.connection import open_site
-from bgd.errors import BgdError, ConfigError, leaves_of
+from bgd.errors import BgdError, ConfigError, leaf_errors
 from bgd.startup import check_system_calls, ignore_stray_signals
 from bgd.systemd import ServiceManager
 from bgd.wire.steering import ShutdownMode
@@ -86,7 +86,7 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
             if watch := await _serve(config, store, surroundings):
                 saved = await _saved(config, store)
         except BaseExceptionGroup as group:
-            for error in leaves_of(group):
+            for error in leaf_errors(group):
                 if isinstance(error, DatabaseOutdated):  # only now does nobody write to it any more
                     raise await _hold_as_outdated(config, store, error.position) from group
             raise
@@ -149,7 +149,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
             backups.run(),
             follow_wall_clock(store),
             link.run(supervisor),
-            manager.keep_informed(),
+            manager.ping_watchdog(),
         )
         work = [tasks.create_task(part) for part in parts]
         # an older copy of the database is noticed by the launcher's answer, and must give out no id before

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bgd.clock import boot_id
-from bgd.errors import BgdError, leaves_of
+from bgd.errors import BgdError, leaf_errors
 from bgd.launcher.cgroup import abilities, delegation
 from bgd.launcher.children import Children, Loop, Readers, close_all_but
 from bgd.launcher.context import Tools
@@ -63,7 +63,7 @@ def main() -> int:
                 idle = None if options.stay else options.idle
                 runner.run(_serve(listener, state, logs, idle, manager, children))
     except (OSError, Busy, BgdError, ExceptionGroup) as error:
-        causes = list(leaves_of(error))
+        causes = list(leaf_errors(error))
         if not all(isinstance(cause, OSError | Busy | BgdError) for cause in causes):
             raise  # a bug: crash loudly
         return _fail(causes[0], state)
@@ -123,7 +123,7 @@ async def _serve(
         )
         departure.oversee(attempts, masters)
         _listen_for_signals(loop, leave)
-        informing = group.create_task(manager.keep_informed())
+        informing = group.create_task(manager.ping_watchdog())
         # whoever comes now waits for the sweep; without a socket there would seem to be no launcher
         server = await loop.create_unix_server(lambda: Visitor(masters), sock=listener, **_never_unlink)
         attempts.remember(await sweep(left, tools))

@@ -10,12 +10,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bgd.escape import CONTROL, CONTROL_OF_ORDER, one_line, symbol_of
+from bgd.escape import BIDI_CONTROL, CONTROL, one_line, visible_symbol
 
 # --- Colours of a terminal as classes of a page, out of a closed set; what else is special in a log is seen.
 
 
-_SEQUENCE = re.compile(rf"(?P<color>\x1b\[[0-9;:]{{0,64}}m)|\r\n|[{CONTROL}{CONTROL_OF_ORDER}]")
+_SEQUENCE = re.compile(rf"(?P<color>\x1b\[[0-9;:]{{0,64}}m)|\r\n|[{CONTROL}{BIDI_CONTROL}]")
 
 _RESET = 0
 _STYLES = {1: "bold", 2: "dim", 3: "italic", 4: "underlined"}
@@ -41,7 +41,7 @@ def _pieces(text: str) -> Iterator[Markup]:
         if found["color"]:
             pen.turn(found["color"][2:-1])
         else:
-            yield pen.draw("\n" if found.group() == "\r\n" else symbol_of(found.group()))
+            yield pen.draw("\n" if found.group() == "\r\n" else visible_symbol(found.group()))
     yield pen.draw(text[begin:])
 
 

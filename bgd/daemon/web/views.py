@@ -12,17 +12,16 @@ from msgspec import Struct
 from bgd.core.job import ACTIVE, FINAL, Outcome, State
 from bgd.daemon.logs import MAX_PIECE, LogFile, Piece
 from bgd.formatting import (
-    brief,
     command_line,
     iso_time,
     limits_of,
     memory_of,
     progress_line,
     progress_of,
-    ran,
     retries_line,
     rules_line,
-    took,
+    run_time,
+    short_duration,
 )
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView, JobView
@@ -165,7 +164,7 @@ def row_of(view: JobView, now: float) -> Row:
         priority=view.priority,
         attempts=_attempts(view),
         waited=_waited(view, now),
-        ran=ran(view),
+        ran=run_time(view),
         submitted=_instant(view.created_at, now),
     )
 
@@ -185,7 +184,7 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
         ("Expires", _instant(view.expires_at, now) if view.expires_at else ""),
         ("Waits for", ", ".join(f"job {job}" for job in view.waits_for)),
         ("Waited", _waited(view, now)),
-        ("Ran", ran(view)),
+        ("Ran", run_time(view)),
         ("Finished", _instant(view.finished_at, now) if view.finished_at else ""),
         ("Suspended", "its processes are stopped" if view.suspended else ""),
         ("Slots", str(view.slots) if view.slots > 1 else ""),
@@ -214,7 +213,7 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
 def attempt_sheet_of(attempt: AttemptView, tail: Tail, now: float) -> AttemptSheet:
     facts: list[Fact] = [
         ("Started", _instant(attempt.started_at, now) if attempt.started_at else ""),
-        ("Took" if attempt.outcome else "Running for", took(attempt.run_seconds)),
+        ("Took" if attempt.outcome else "Running for", short_duration(attempt.run_seconds)),
         ("Processor", _processor(attempt)),
         ("Memory", _size(memory) if (memory := memory_of(attempt)) else ""),
         ("Process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
@@ -248,8 +247,8 @@ def _attempts(view: JobView) -> str:
 def _waited(view: JobView, now: float) -> str:
     """Return how long it was, or has been, from the submission to the latest start, or when it is due."""
     if view.state is State.SCHEDULED and view.due_at is not None:
-        return f"due in {brief(view.due_at - now)}"
-    return took(view.waited_seconds)
+        return f"due in {short_duration(view.due_at - now)}"
+    return short_duration(view.waited_seconds)
 
 
 def _state_of(attempt: AttemptView) -> str:
@@ -288,7 +287,7 @@ def _size(count: int) -> str:
 
 def _instant(at: float, now: float) -> Instant:
     local = f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
-    distance = f"{brief(now - at)} ago" if at <= now else f"in {brief(at - now)}"
+    distance = f"{short_duration(now - at)} ago" if at <= now else f"in {short_duration(at - now)}"
     return Instant(local, distance, iso_time(at) or "")
 
 

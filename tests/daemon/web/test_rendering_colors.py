@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from bgd.daemon.web.rendering import as_markup
-from bgd.escape import CONTROL, CONTROL_OF_ORDER
+from bgd.escape import BIDI_CONTROL, CONTROL
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_only_colours_do_anything(output, markup):
 def test_whatever_a_job_writes_nothing_is_in_the_page_but_text_and_spans_of_the_set(output):
     markup = str(as_markup(output))
 
-    assert not re.search(f"[{CONTROL}{CONTROL_OF_ORDER}]", markup)
+    assert not re.search(f"[{CONTROL}{BIDI_CONTROL}]", markup)
     text = re.sub(r'<span class="[a-z0-7 ]+">|</span>', "", markup)
     assert not re.search(r"[<>\"']", text)
     assert set(
@@ -56,5 +56,5 @@ def test_whatever_a_job_writes_nothing_is_in_the_page_but_text_and_spans_of_the_
 
 @given(st.text())
 def test_no_text_is_lost(text):
-    plain = re.sub(f"[{CONTROL}{CONTROL_OF_ORDER}]", "", text)
+    plain = re.sub(f"[{CONTROL}{BIDI_CONTROL}]", "", text)
     assert Markup(as_markup(plain)).unescape() == plain
