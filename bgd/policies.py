@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from bgd import values
-from bgd.core.classes import ClassPolicy
+from bgd.core.classes import POLICY_KEYS, ClassPolicy
 from bgd.core.decision import Aim, Rules, Wish
-from bgd.core.spec import (
-    Backoff,
-    FileBytes,
-    MemoryBytes,
-    Nice,
-    OpenFiles,
-    Percent,
-    Priority,
-    ProcessCount,
-    Retries,
-    Share,
-    Timeout,
-)
+from bgd.core.spec import Duration, FileBytes, MemoryBytes, QueueName, Timeout, kind_of
 from bgd.core.target import is_dotted_name, problem_with_entry
 from bgd.errors import ConfigError
 from bgd.settings import Setting, named_in, read
 from bgd.units import format_duration, parse_duration
 
 SECTION = "classes"
-KEYS = ClassPolicy.__struct_fields__
+KEYS = (*POLICY_KEYS, "on_exceptions")
 
 MAX_RULES = 100  # exceptions of one policy; every job that it is for carries them
 MAX_TYPE = 200  # characters of an exception's name
@@ -54,23 +43,26 @@ def words_of(wish: Wish) -> str:
 
 
 def _policy(found: Mapping[str, Setting], section: str) -> ClassPolicy:
-    return ClassPolicy(
-        retries=read(found, f"{section}.retries", values.whole_number(Retries), None),
-        delay=read(found, f"{section}.delay", values.seconds, None),
-        backoff=read(found, f"{section}.backoff", values.number(Backoff), None),
-        max_delay=read(found, f"{section}.max_delay", values.seconds, None),
-        jitter=read(found, f"{section}.jitter", values.number(Share), None),
-        timeout=read(found, f"{section}.timeout", values.seconds_of(Timeout), None),
-        queue=read(found, f"{section}.queue", values.queue_name, None),
-        priority=read(found, f"{section}.priority", values.whole_number(Priority), None),
-        nice=read(found, f"{section}.nice", values.whole_number(Nice), None),
-        memory_max=read(found, f"{section}.memory_max", values.size(MemoryBytes), None),
-        cpu_max=read(found, f"{section}.cpu_max", values.whole_number(Percent), None),
-        pids_max=read(found, f"{section}.pids_max", values.whole_number(ProcessCount), None),
-        open_files=read(found, f"{section}.open_files", values.whole_number(OpenFiles), None),
-        core_max=read(found, f"{section}.core_max", values.size(FileBytes), None),
-        on_exceptions=read(found, f"{section}.on_exceptions", _rules, None),
-    )
+    options = {
+        name: read(found, f"{section}.{key}", _reader_of(kind_of(name)), None)
+        for key, name in POLICY_KEYS.items()
+        if f"{section}.{key}" in found
+    }
+    return ClassPolicy(options, read(found, f"{section}.on_exceptions", _rules, None))
+
+
+def _reader_of(kind: Any) -> values.Reader[object]:
+    """Return what reads an option of this type; a type that is read in no special way is read as its base."""
+    readers: dict[Any, values.Reader[object]] = {
+        QueueName: values.queue_name,
+        Duration: values.seconds,
+        Timeout: values.seconds_of(Timeout),
+        MemoryBytes: values.size(MemoryBytes),
+        FileBytes: values.size(FileBytes),
+    }
+    if kind in readers:
+        return readers[kind]
+    return values.whole_number(kind) if kind.__origin__ is int else values.number(kind)
 
 
 def _rules(setting: Setting) -> Rules:

@@ -264,7 +264,7 @@ def test_classes_of_other_languages_may_be_listed_and_have_policies(written):
 
     assert config.security.allowed_classes == ("php::App\\Jobs\\*", "node::mailer.send")
     assert config.classes == {
-        "php::App\\Jobs\\SendMail": ClassPolicy(retries=5),
+        "php::App\\Jobs\\SendMail": ClassPolicy({"retries": 5}),
         "node::mailer.*": ClassPolicy(
             on_exceptions=(
                 ("App\\Exceptions\\Busy", Wish(Aim.SNOOZE, 300.0)),
@@ -336,20 +336,22 @@ def test_policies_of_classes_are_read_by_their_patterns(written):
 
     assert config.classes == {
         "app.services.*": ClassPolicy(
-            retries=5,
-            delay=30.0,
-            backoff=2.0,
-            max_delay=3600.0,
-            jitter=0.0,
-            timeout=600.0,
-            queue="services",
-            priority=-5,
-            nice=5,
-            memory_max=64_000_000,
-            cpu_max=150,
-            pids_max=200,
-            open_files=100,
-            core_max=0,
+            {
+                "retries": 5,
+                "retry_delay": 30.0,
+                "backoff": 2.0,
+                "max_delay": 3600.0,
+                "jitter": 0.0,
+                "timeout": 600.0,
+                "queue": "services",
+                "priority": -5,
+                "nice": 5,
+                "memory_max": 64_000_000,
+                "cpu_max": 150,
+                "pids_max": 200,
+                "open_files": 100,
+                "core_max": 0,
+            }
         ),
         "app.services.Report": ClassPolicy(
             on_exceptions=(
@@ -369,7 +371,8 @@ def test_documented_policy_can_be_read(written):
     config = written(re.sub("^# *", "", example[0], flags=re.MULTILINE))
 
     policy = config.classes["app.services.*"]
-    assert (policy.retries, policy.timeout, policy.queue, policy.priority) == (5, 600.0, "services", 5)
+    named = [policy.options[name] for name in ("retries", "timeout", "queue", "priority")]
+    assert named == [5, 600.0, "services", 5]
     assert [name for name, _ in policy.on_exceptions or ()] == [
         "ValueError",
         "app.errors.Busy",

@@ -3,88 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from bgd.core.decision import Rules
-from bgd.core.spec import (
-    Backoff,
-    Duration,
-    FileBytes,
-    JobSpec,
-    MemoryBytes,
-    Nice,
-    OpenFiles,
-    Percent,
-    Priority,
-    ProcessCount,
-    QueueName,
-    Retries,
-    Share,
-    Timeout,
-)
+from bgd.core.spec import OPTIONS, JobSpec
 from bgd.core.target import Target, patterns_for
 
+POLICY_KEYS = {
+    {"retry_delay": "delay"}.get(name, name): name for name, option in OPTIONS.items() if option.in_policy
+}
+"""The keys of `[classes."PATTERN"]` that set an option of a job, each with the option's name."""
 
-class ClassPolicy(Struct, frozen=True, kw_only=True):
-    """What goes for a job that does not say it itself. None: nothing is said; of the rest see JobSpec."""
 
-    retries: Retries | None = None
-    delay: Duration | None = None
-    backoff: Backoff | None = None
-    max_delay: Duration | None = None
-    jitter: Share | None = None
-    timeout: Timeout | None = None
-    queue: QueueName | None = None
-    priority: Priority | None = None
-    nice: Nice | None = None
-    memory_max: MemoryBytes | None = None
-    cpu_max: Percent | None = None
-    pids_max: ProcessCount | None = None
-    open_files: OpenFiles | None = None
-    core_max: FileBytes | None = None
+class ClassPolicy(Struct, frozen=True):
+    """What goes for a job that does not say it itself: options by their names in JobSpec, and rules.
+
+    `on_exceptions` None: no pattern has rules.
+    """
+
+    options: dict[str, Any] = {}
     on_exceptions: Rules | None = None
 
 
 NOTHING_SAID = ClassPolicy()
 
-_IN_THE_SPEC = {  # what it is called there, and what here
-    "retries": "retries",
-    "retry_delay": "delay",
-    "backoff": "backoff",
-    "max_delay": "max_delay",
-    "jitter": "jitter",
-    "timeout": "timeout",
-    "queue": "queue",
-    "priority": "priority",
-    "nice": "nice",
-    "memory_max": "memory_max",
-    "cpu_max": "cpu_max",
-    "pids_max": "pids_max",
-    "open_files": "open_files",
-    "core_max": "core_max",
-}
-
 
 def class_policy(target: Target, policies: Mapping[str, ClassPolicy]) -> ClassPolicy:
-    """Return what is said of a target: each key by the longest pattern that has it."""
-    said: dict[str, object] = {}
+    """Return what the configuration says of a target: each key by the longest pattern that has it."""
+    merged = NOTHING_SAID
     for pattern in reversed(patterns_for(target)):
-        policy = policies.get(pattern, NOTHING_SAID)
-        said |= {name: value for name, value in asdict(policy).items() if value is not None}
-    return replace(NOTHING_SAID, **said)
+        if pattern in policies:
+            policy = policies[pattern]
+            rules = merged.on_exceptions if policy.on_exceptions is None else policy.on_exceptions
+            merged = ClassPolicy(merged.options | policy.options, rules)
+    return merged
 
 
-def under_policy(
-    spec: JobSpec, policy: ClassPolicy, among: Collection[str] = frozenset(_IN_THE_SPEC)
-) -> JobSpec:
-    """Return the spec with what the policy says, where it is silent itself; `among`: only of these fields."""
+def under_policy(spec: JobSpec, policy: ClassPolicy, among: Collection[str] | None = None) -> JobSpec:
+    """Return the spec with the options of the policy that it does not have itself.
+
+    `among`: set only these options. None: all.
+    """
     if policy is NOTHING_SAID:
         return spec
-    said = {
-        name: getattr(policy, key)
-        for name, key in _IN_THE_SPEC.items()
-        if name in among and getattr(spec, name) is None
-    }
-    return replace(spec, **said)
+    return replace(
+        spec,
+        **{
+            name: value
+            for name, value in policy.options.items()
+            if getattr(spec, name) is None and (among is None or name in among)
+        },
+    )

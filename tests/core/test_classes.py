@@ -13,47 +13,47 @@ RULES = (("ValueError", Wish(Aim.FAIL)), ("app.Busy", Wish(Aim.SNOOZE, 5.0)))
 
 def test_of_several_patterns_the_longest_that_has_a_key_says_it():
     policies = {
-        "app.services.*": ClassPolicy(retries=1, priority=1, queue="services"),
-        "app.services.Report": ClassPolicy(retries=0, timeout=60.0),
-        "app.services.Other": ClassPolicy(retries=9),
-        "app.*": ClassPolicy(jitter=1.0),
+        "app.services.*": ClassPolicy({"retries": 1, "priority": 1, "queue": "services"}),
+        "app.services.Report": ClassPolicy({"retries": 0, "timeout": 60.0}),
+        "app.services.Other": ClassPolicy({"retries": 9}),
+        "app.*": ClassPolicy({"jitter": 1.0}),
     }
 
     assert class_policy(REPORT, policies) == ClassPolicy(
-        retries=0, priority=1, queue="services", timeout=60.0
+        {"retries": 0, "priority": 1, "queue": "services", "timeout": 60.0}
     )
 
 
 def test_nothing_is_said_of_what_no_pattern_has():
-    assert class_policy(REPORT, {"app.other.*": ClassPolicy(retries=1)}) == NOTHING_SAID
+    assert class_policy(REPORT, {"app.other.*": ClassPolicy({"retries": 1})}) == NOTHING_SAID
 
 
 @pytest.mark.parametrize(
-    ("field", "key", "said", "own"),
+    ("name", "said", "own"),
     [
-        ("retries", "retries", 7, 0),
-        ("retry_delay", "delay", 7.0, 0.0),
-        ("backoff", "backoff", 7.0, 1.0),
-        ("max_delay", "max_delay", 7.0, 0.0),
-        ("jitter", "jitter", 0.7, 0.0),
-        ("timeout", "timeout", 7.0, 1.0),
-        ("queue", "queue", "seven", "default"),
-        ("priority", "priority", 7, 0),
-        ("nice", "nice", 7, 0),
-        ("memory_max", "memory_max", 7_000_000, 2**62),
-        ("cpu_max", "cpu_max", 7, 100),
-        ("pids_max", "pids_max", 7, 1),
-        ("open_files", "open_files", 77, 16),
-        ("core_max", "core_max", 7, 0),
+        ("retries", 7, 0),
+        ("retry_delay", 7.0, 0.0),
+        ("backoff", 7.0, 1.0),
+        ("max_delay", 7.0, 0.0),
+        ("jitter", 0.7, 0.0),
+        ("timeout", 7.0, 1.0),
+        ("queue", "seven", "default"),
+        ("priority", 7, 0),
+        ("nice", 7, 0),
+        ("memory_max", 7_000_000, 2**62),
+        ("cpu_max", 7, 100),
+        ("pids_max", 7, 1),
+        ("open_files", 77, 16),
+        ("core_max", 7, 0),
     ],
 )
-def test_what_a_job_says_itself_goes_before_its_policy(field, key, said, own):
-    policy = ClassPolicy(**{key: said})
-    silent, outspoken = JobSpec(target=str(REPORT)), JobSpec(target=str(REPORT), **{field: own})
+def test_what_a_job_says_itself_goes_before_its_policy(name, said, own):
+    policy = ClassPolicy({name: said})
+    silent, outspoken = JobSpec(target=str(REPORT)), JobSpec(target=str(REPORT), **{name: own})
 
-    assert under_policy(silent, policy) == JobSpec(target=str(REPORT), **{field: said})
+    assert under_policy(silent, policy) == JobSpec(target=str(REPORT), **{name: said})
     assert under_policy(outspoken, policy) == outspoken
-    assert under_policy(silent, policy, among={"name"}) == silent
+    assert under_policy(silent, policy, among={"tags"}) == silent
 
 
 def test_what_nobody_speaks_of_is_left_alone():
