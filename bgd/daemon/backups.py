@@ -23,7 +23,7 @@ from bgd.daemon.storage.database import StoreBroken, StoreTooNew
 from bgd.daemon.storage.recovery import RecoveryResult
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.threads import to_its_end
+from bgd.daemon.threads import run_to_completion
 from bgd.errors import Full, Refused
 from bgd.paths import obstacle_at
 from bgd.units import format_duration, format_size
@@ -152,7 +152,7 @@ class Backups:
                 await asyncio.to_thread(_make_room, path, needed)
                 part = path if path.endswith(_PART) else f"{path}{_PART}"
                 await self._store.copy_to(part)
-                return await to_its_end(os.close, _finished, part, path if keep else None)
+                return await run_to_completion(os.close, _finished, part, path if keep else None)
             except OSError as error:
                 reason = obstacle_at(Path(path).parent) or error.strerror
                 raise Refused(f"no backup: {path}: {reason}") from error
@@ -218,7 +218,7 @@ def _written_at(folder: str) -> float | None:
 
 
 async def _pieces(descriptor: int) -> AsyncGenerator[bytes, None]:
-    while piece := await to_its_end(None, os.read, descriptor, PIECE):
+    while piece := await run_to_completion(None, os.read, descriptor, PIECE):
         yield piece
 
 

@@ -1,4 +1,4 @@
-"""Dispatch: what the launcher is sent, once it has been saved and as far as it is still wanted."""
+"""Dispatcher: what the launcher is sent, once it has been saved and as far as it is still wanted."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from bgd.core.scheduler import Continue, Stop, Suspend
 from bgd.core.spec import Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import check_may_run, passing_environment, restricts_commands
-from bgd.daemon.launching import LauncherLink, Snapshot
+from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, StoredSpec
-from bgd.daemon.streams import Feeds
+from bgd.daemon.streams import Subscriptions
 from bgd.errors import Refused
 from bgd.wire import calls, launching
 from bgd.wire.launching import (
@@ -46,7 +46,7 @@ from bgd.worker import WORKER
 NEVER_STARTED = "stopped before it was started"
 
 
-class Verdict(Struct, frozen=True):
+class Reconciliation(Struct, frozen=True):
     """What to do about an active attempt after a launcher has told what it knows.
 
     `adopt`: it runs there. `outcome`: it is over, for the reason `why`. Neither: it is handed on with the
@@ -59,7 +59,7 @@ class Verdict(Struct, frozen=True):
     why: str = ""
 
 
-class Attempts:
+class AttemptTable:
     """Active attempts by job, from START to their end.
 
     An attempt's Launch is sent only to the launcher it was *saved* for (R3): so what the database says
@@ -111,11 +111,14 @@ class Attempts:
     def slot_of(self, job_id: JobId) -> int:
         return self._slot[job_id]
 
-    def compare(self, jobs: Iterable[Job], snapshot: Snapshot, store_id: str, boot_id: str) -> list[Verdict]:
+    def reconcile(
+        self, jobs: Iterable[Job], snapshot: LauncherSnapshot, store_id: str, boot_id: str
+    ) -> list[Reconciliation]:
         """Judge every active attempt by what a launcher knows of it (R3).
 
-        Ends in the snapshot are not judged here: they are taken as any other end. Nor are attempts that were
-        decided while a transaction was being written: the next one saves them for the launcher of its time.
+        Ends in the snapshot are left out: they are handled like any other end. Attempts that were decided
+        while a transaction was being written are left out too: the next transaction saves them for the
+        launcher of its time.
         """
         ended = {end.key for end in snapshot.ended}
         verdicts = []
@@ -126,25 +129,25 @@ class Attempts:
             if key in snapshot.started:
                 self._launcher[job.id] = snapshot.instance
                 self._unsent.discard(job.id)
-                verdicts.append(Verdict(job, adopt=True))
+                verdicts.append(Reconciliation(job, adopt=True))
             else:
                 verdicts.append(self._judge_absent(job, snapshot, boot_id))
         return verdicts
 
-    def _judge_absent(self, job: Job, snapshot: Snapshot, boot_id: str) -> Verdict:
+    def _judge_absent(self, job: Job, snapshot: LauncherSnapshot, boot_id: str) -> Reconciliation:
         launcher = self._launcher[job.id]
         was_never_started = (
             job.id in self._unsent or launcher == snapshot.instance or launcher in snapshot.covers
         )
         if was_never_started and job.state is State.STOPPING:
-            return Verdict(job, outcome=Outcome.CANCELLED, why=NEVER_STARTED)
+            return Reconciliation(job, outcome=Outcome.CANCELLED, why=NEVER_STARTED)
         if was_never_started:
             self._unsent.add(job.id)
             self._to_hand_on.add(job.id)
-            return Verdict(job)
+            return Reconciliation(job)
         if launcher.partition(":")[0] != boot_id:
-            return Verdict(job, outcome=Outcome.INTERRUPTED, why="the machine went down while it ran")
-        return Verdict(job, outcome=Outcome.UNKNOWN, why="its launcher died and nobody saw it end")
+            return Reconciliation(job, outcome=Outcome.INTERRUPTED, why="the machine went down while it ran")
+        return Reconciliation(job, outcome=Outcome.UNKNOWN, why="its launcher died and nobody saw it end")
 
     def _saved_for(self, job: Job, launcher: str, at: float) -> NewAttempt:
         self._launcher[job.id] = launcher
@@ -157,7 +160,7 @@ class Attempts:
 DEFAULT_UMASK = 0o022
 
 
-def launch_of(key: Key, job: Job, spec: JobSpec, slot: int, config: Config, position: int = 0) -> Launch:
+def build_launch(key: Key, job: Job, spec: JobSpec, slot: int, config: Config, position: int = 0) -> Launch:
     """Say to the launcher what to run: a command as it stands, a class job as the program that runs it."""
     marks = {
         "BGD_JOB_ID": str(job.id),
@@ -209,7 +212,7 @@ def limits_of(spec: JobSpec) -> Limits:
     )
 
 
-def end_of(ended: Ended) -> AttemptEnd:
+def reported_end(ended: Ended) -> AttemptEnd:
     """Read the launcher's report; a class job's own account of itself refines the outcome."""
     account = calls.Account(ended.outcome)
     if ended.result is not None:  # it had a result file, so it was a class job
@@ -252,7 +255,7 @@ def _run_seconds(ended: Ended) -> float | None:
     return None if was_unseen or took < 0 else took
 
 
-def judged(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:
+def apply_exception_rules(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:
     """Let the policy say what follows an exception, where the job itself has not."""
     wish = end.wish or wish_for(end.lineage, policy.on_exceptions)
     if wish is None:
@@ -260,7 +263,7 @@ def judged(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:
     return replace(end, wish=wish, outcome=Outcome.SNOOZED if wish.aim is Aim.SNOOZE else end.outcome)
 
 
-def what_is_gone(python: PythonConfig) -> str | None:
+def missing_installation(python: PythonConfig) -> str | None:
     """Say what of bgd's own installation a class job would miss; None: nothing.
 
     It was there when the daemon started. Another interpreter that the configuration names is for the launcher
@@ -275,7 +278,7 @@ def what_is_gone(python: PythonConfig) -> str | None:
     )
 
 
-def end_for_now(job: Job, at: float, why: str) -> AttemptEnd:
+def postponed_end(job: Job, at: float, why: str) -> AttemptEnd:
     """Write up an attempt that could not start, which is not its job's fault: it uses up no retry."""
     wish = Wish(Aim.SNOOZE, after=_UNTIL_REPAIRED)
     return AttemptEnd(
@@ -288,7 +291,7 @@ def end_for_now(job: Job, at: float, why: str) -> AttemptEnd:
     )
 
 
-def end_without_report(job: Job, outcome: Outcome, at: float, why: str) -> AttemptEnd:
+def unreported_end(job: Job, outcome: Outcome, at: float, why: str) -> AttemptEnd:
     """Write up an end that no launcher reports: refused at the start, or seen by nobody."""
     return AttemptEnd(
         job=job.id,
@@ -411,13 +414,13 @@ OLD_LAUNCHER = (
 logger = logging.getLogger(__name__)
 
 
-class Dispatch:
+class Dispatcher:
     """The way to the launcher.
 
     Args:
         link: the connection to it.
         attempts: which launcher was given what.
-        feeds: who follows which log.
+        subscriptions: who follows which log.
         store_id: of the database, in whose name it is asked.
         job_of: returns the unfinished job of an id, None for any other.
     """
@@ -425,14 +428,14 @@ class Dispatch:
     def __init__(
         self,
         link: LauncherLink,
-        attempts: Attempts,
-        feeds: Feeds,
+        attempts: AttemptTable,
+        subscriptions: Subscriptions,
         store_id: str,
         job_of: Callable[[JobId], Job | None],
     ) -> None:
         self._link = link
         self._attempts = attempts
-        self._feeds = feeds
+        self._subscriptions = subscriptions
         self._store_id = store_id
         self._job_of = job_of
         self._gone: str | None = None  # as it was last said
@@ -445,51 +448,51 @@ class Dispatch:
         `position`: the id of the newest event on disk. Returns its end, if it need not or may not be started
         any more.
         """
-        current = self.active(self.key(job))
+        current = self.active_job(self.key_of(job))
         if current is None or not self._attempts.may_send(job, self._link.instance):
             return None  # over; or the next snapshot finds it absent and unsent, and hands it on
         if current.state is State.STOPPING:  # asked while the start was being saved
-            return end_without_report(job, Outcome.CANCELLED, now().wall, NEVER_STARTED)
+            return unreported_end(job, Outcome.CANCELLED, now().wall, NEVER_STARTED)
         stored = specs[job.id]
         try:
             check_may_run(stored.spec, config)
         except Refused as refusal:
-            return end_without_report(job, Outcome.REFUSED, now().wall, str(refusal))
+            return unreported_end(job, Outcome.REFUSED, now().wall, str(refusal))
         if stored.spec.target is not None and not isinstance(parse_target(stored.spec.target), RunnerTarget):
-            gone = what_is_gone(config.python)
-            self._complain(gone)
+            gone = missing_installation(config.python)
+            self._report_missing(gone)
             if gone is not None:
-                return end_for_now(job, now().wall, gone)
+                return postponed_end(job, now().wall, gone)
         slot = self._attempts.slot_of(job.id)
-        launch = launch_of(self.key(job), job, stored.spec, slot, config, position)
-        if not self._link.can(launch):
-            return end_without_report(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
+        launch = build_launch(self.key_of(job), job, stored.spec, slot, config, position)
+        if not self._link.supports(launch):
+            return unreported_end(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
         if self._link.send(launch):
             self._attempts.sent(job.id)
             self.watch_log(job.id)
             if current.suspended:
-                self.give(Suspend(current), config.daemon.grace)
+                self.send_command(Suspend(current), config.daemon.grace)
         return None
 
-    def give(self, order: Stop | Suspend | Continue, grace: float) -> None:
+    def send_command(self, command: Stop | Suspend | Continue, grace: float) -> None:
         """Send an order for an attempt, which may have been over before the order was saved."""
-        key = self.key(order.job)
-        if self.active(key) is None:
+        key = self.key_of(command.job)
+        if self.active_job(key) is None:
             return
-        match order:
+        match command:
             case Stop():
                 self._link.send(launching.Stop(key, grace))
             case Suspend():
-                self._send_if_known(launching.Suspend(key))
+                self._send_if_supported(launching.Suspend(key))
             case Continue():
-                self._send_if_known(launching.Continue(key))
+                self._send_if_supported(launching.Continue(key))
 
-    def repeat_orders(self, job: Job, started: Started, grace: float) -> None:
+    def resend_commands(self, job: Job, started: Started, grace: float) -> None:
         """Say again of an adopted attempt what may have been saved and not sent before."""
         if job.state is State.STOPPING:
-            self.give(Stop(job), grace)
+            self.send_command(Stop(job), grace)
         elif job.suspended is not started.suspended:
-            self.give(Suspend(job) if job.suspended else Continue(job), grace)
+            self.send_command(Suspend(job) if job.suspended else Continue(job), grace)
 
     def check_limits(self, spec: JobSpec) -> None:
         """See whether jobs can be held to such limits, as far as that is known.
@@ -506,7 +509,7 @@ class Dispatch:
 
     def stop_stray(self, key: Key, grace: float) -> None:
         """Stop what runs and should not: an attempt that this database does not have as running."""
-        if self.active(key) is None:
+        if self.active_job(key) is None:
             logger.warning(
                 "stopping attempt %d of job %d: the database has no such run", key.attempt, key.job
             )
@@ -515,8 +518,8 @@ class Dispatch:
     def watch_log(self, job_id: JobId, *, on: bool = True) -> None:
         """Ask the launcher to tell when an active attempt writes, if somebody follows; or no longer to."""
         job = self._job_of(job_id)
-        if job is not None and job.state in ACTIVE and self._feeds.has_log_followers(job_id) == on:
-            self._link.send(Watch(self.key(job), on))
+        if job is not None and job.state in ACTIVE and self._subscriptions.has_log_subscribers(job_id) == on:
+            self._link.send(Watch(self.key_of(job), on))
 
     def tell(self, job: Job, message_of: Callable[[Key], ToLauncher]) -> None:
         """Send a message about an active job's attempt.
@@ -524,30 +527,30 @@ class Dispatch:
         Raises:
             Refused: there is no launcher just now, or it is too old to know what is meant.
         """
-        message = message_of(self.key(job))
-        self.check_known(job, message_of)
+        message = message_of(self.key_of(job))
+        self.check_supported(job, message_of)
         if not self._link.send(message):
             raise Refused(f"job {job.id} cannot be told anything just now: no launcher is connected")
 
-    def check_known(self, job: Job, message_of: Callable[[Key], ToLauncher]) -> None:
+    def check_supported(self, job: Job, message_of: Callable[[Key], ToLauncher]) -> None:
         """See whether the launcher knows such a message.
 
         Raises:
             Refused: it is too old.
         """
-        if not self._link.can(message_of(self.key(job))):
+        if not self._link.supports(message_of(self.key_of(job))):
             raise Refused(f"this cannot be done to job {job.id}: {OLD_LAUNCHER}")
 
-    def active(self, key: Key) -> Job | None:
+    def active_job(self, key: Key) -> Job | None:
         """Return the job whose active attempt this is, None if there is none."""
         job = self._job_of(JobId(key.job))
-        return job if job is not None and job.state in ACTIVE and key == self.key(job) else None
+        return job if job is not None and job.state in ACTIVE and key == self.key_of(job) else None
 
-    def key(self, job: Job) -> Key:
+    def key_of(self, job: Job) -> Key:
         """Return the name of the job's latest attempt."""
         return Key(self._store_id, job.id, job.attempt)
 
-    def _complain(self, gone: str | None) -> None:
+    def _report_missing(self, gone: str | None) -> None:
         """Say once that class jobs cannot start, and once that they can again."""
         if gone == self._gone:
             return
@@ -557,6 +560,6 @@ class Dispatch:
         else:
             logger.error("class jobs cannot start and are tried again every minute: %s", gone)
 
-    def _send_if_known(self, message: ToLauncher) -> None:
-        if self._link.can(message):  # one that does not know it was never asked for it, either
+    def _send_if_supported(self, message: ToLauncher) -> None:
+        if self._link.supports(message):  # one that does not know it was never asked for it, either
             self._link.send(message)

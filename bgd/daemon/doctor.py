@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from bgd.config import Config
 from bgd.core.job import ballast_on
 from bgd.daemon.backups import backups_in
-from bgd.daemon.dispatch import what_is_gone
+from bgd.daemon.dispatch import missing_installation
 from bgd.daemon.space import BALLAST_NAME, least_on
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.recovery import check_database, newest_good
@@ -482,7 +482,7 @@ def _interpreter(config: Config) -> Finding:
     program = config.python.interpreter
     if not config.security.allowed_classes:
         return Finding("class jobs", Level.OK, "none are allowed")
-    gone = what_is_gone(config.python)
+    gone = missing_installation(config.python)
     if gone is not None:
         return Finding(
             "class jobs",

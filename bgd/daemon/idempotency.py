@@ -16,14 +16,14 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.errors import BgdError, Refused
 from bgd.wire.requests import Submit, SubmitMany
 
-Taken = list[tuple[JobId, bool]]
+SubmittedJobs = list[tuple[JobId, bool]]
 """Jobs in the order in which they were asked for, and of each whether it is new."""
 
 _REFUSED, _FOUND = JobId(0), JobId(-1)  # in the place of the first job; _FOUND: it made none, but found some
-MOST_KNOWN = 4096  # latest requests, some 150 bytes each
+MAX_REMEMBERED = 4096  # latest requests, some 150 bytes each
 
 
-class Repeats:
+class IdempotencyTokens:
     """Knows requests by their tokens.
 
     What is on the disk tells of a request that is said to be sent again. Memory tells of the latest ones,
@@ -37,15 +37,15 @@ class Repeats:
         self._repeated: dict[bytes, JobId] = {}
         self._in_hand: dict[bytes, asyncio.Event] = {}
 
-    def may_have_come(self, request: Submit | SubmitMany) -> bool:
-        """Tell whether a request has to be taken `alone`, and `recall` asked about it."""
+    def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
+        """Tell whether a request has to be taken `exclusive`, and `recall` asked about it."""
         token = request.token
         return token is not UNSET and (
             request.again is not UNSET or token in self._in_hand or self._first_of(token) is not None
         )
 
     @asynccontextmanager
-    async def alone(self, request: Submit | SubmitMany) -> AsyncIterator[None]:
+    async def exclusive(self, request: Submit | SubmitMany) -> AsyncIterator[None]:
         """Wait for whoever has the same request in hand; what is refused when it comes again stays so."""
         token = request.token
         if token is UNSET:
@@ -64,7 +64,7 @@ class Repeats:
             del self._in_hand[token]
             done.set()
 
-    async def recall(self, request: Submit | SubmitMany) -> Taken | None:
+    async def recall(self, request: Submit | SubmitMany) -> SubmittedJobs | None:
         """Return what the request made when it came before; None if it has not.
 
         Raises:
@@ -93,7 +93,7 @@ class Repeats:
             raise Refused("the token was used too long ago to say for what: choose another for each request")
         return _taken(submission)
 
-    def remember(self, request: Submit | SubmitMany, taken: Taken) -> None:
+    def remember(self, request: Submit | SubmitMany, taken: SubmittedJobs) -> None:
         """Keep what the request makes, on disk along with it."""
         token = request.token
         if token is UNSET:
@@ -114,14 +114,14 @@ class Repeats:
 
 def _note(known: dict[bytes, JobId], token: bytes, first: JobId) -> None:
     known[token] = first
-    if len(known) > MOST_KNOWN:
+    if len(known) > MAX_REMEMBERED:
         del known[next(iter(known))]
 
 
-def _taken(submission: Submission) -> Taken:
+def _taken(submission: Submission) -> SubmittedJobs:
     """Return the jobs of an answer; of those that are in it more often only the first is new, if any is."""
     found = Counter(submission.found)
-    taken: Taken = []
+    taken: SubmittedJobs = []
     for job in reversed(submission.jobs):
         taken.append((JobId(job), not found[job]))
         found[job] -= found[job] > 0

@@ -19,7 +19,7 @@ from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import JobSpec, problem_with
 from bgd.core.target import parse_target
 from bgd.daemon.access import check_may_run, check_variables
-from bgd.daemon.idempotency import Repeats
+from bgd.daemon.idempotency import IdempotencyTokens
 from bgd.daemon.storage.read import PrunableJob
 from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
@@ -64,19 +64,19 @@ def edited(spec: JobSpec, changes: Changes) -> JobSpec:
     return replace(spec, **wanted, explicit_env=tuple(changes.env or ()))
 
 
-# --- Orders: what people have done to jobs, judged here before the Supervisor decides.
+# --- JobActions: what people have done to jobs, judged here before the Supervisor decides.
 
 
 _START = {"delay", "at", "expires"}  # what says when a job may start, and when no more
 
 
-class Orders:
+class JobActions:
     """Everything that may be asked to be done to jobs; each is on disk once `Supervisor.saved` says so."""
 
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
         self._supervisor = supervisor
         self._store = store
-        self.repeats = Repeats(supervisor, store)  # what was asked for before
+        self.idempotency = IdempotencyTokens(supervisor, store)  # what was asked for before
         self._looking = asyncio.Lock()  # of who looks at the store, and then acts on what it said
 
     # --- new jobs -------------------------------------------------------------------------------------
@@ -99,12 +99,12 @@ class Orders:
             raise Refused(problem)
         if self._supervisor.is_draining:
             raise Refused("the daemon is shutting down and takes no jobs")
-        self.check_waits([spec])
+        self.check_dependency_limit([spec])
         check_may_run(spec, self._supervisor.config)
         check_variables(spec, self._supervisor.config)
-        self._supervisor.check_limits(under_policy(spec, self._class_policy(spec)))
+        self._supervisor.dispatcher.check_limits(under_policy(spec, self._class_policy(spec)))
 
-    def check_waits(self, specs: Iterable[JobSpec]) -> None:
+    def check_dependency_limit(self, specs: Iterable[JobSpec]) -> None:
         """See whether jobs of these specs may wait for others as they want to.
 
         Raises:
@@ -126,7 +126,7 @@ class Orders:
     ) -> tuple[JobId, bool]:
         """Take a checked spec as a new job, unless an unfinished one has its key.
 
-        `finished`, `at`: what `finished_by_now` says of the jobs it is to wait for. Returns its id, and
+        `finished`, `at`: what `finished_dependencies` says of the jobs it is to wait for. Returns its id, and
         whether the job is new.
         """
         holder = None if spec.key is None else self._supervisor.holder_of(spec.key)
@@ -142,7 +142,7 @@ class Orders:
         self._supervisor.pending.specs[job_id] = stored
         return job_id, True
 
-    async def finished_by_now(self, job_ids: Iterable[int]) -> tuple[dict[JobId, State], Now]:
+    async def finished_dependencies(self, job_ids: Iterable[int]) -> tuple[dict[JobId, State], Now]:
         """Return what `finished_among` does, and the instant at which it is so: no job expires then any more.
 
         So the first of many jobs that are submitted at it does not end what the next one would wait for.
@@ -194,7 +194,7 @@ class Orders:
             Refused: it does not wait, or cannot be as it is wanted; NoSuchJob likewise of one it waits for.
         """
         async with self._looking:
-            self._check_waits(await self._unfinished(job_id))
+            self._check_waiting(await self._unfinished(job_id))
             await self._supervisor.saved()  # its spec may still be on its way to the disk
             stored = await self._store.spec(job_id)
             if stored is None:
@@ -204,7 +204,7 @@ class Orders:
             others = {*(changes.after or ()), *(changes.after_any or ())}
             finished = await self.finished_among(others)
             job = await self._unfinished(job_id)
-            self._check_waits(job)  # it may have started meanwhile
+            self._check_waiting(job)  # it may have started meanwhile
             if changed & _START:
                 at = now()
                 wanted = conditions.edited(job, spec, changed, at)
@@ -217,11 +217,11 @@ class Orders:
     # --- jobs that run --------------------------------------------------------------------------------
 
     async def suspend(self, job_id: JobId) -> State:
-        self._supervisor.check_launcher(await self._running(job_id, "suspended"), Suspend)
+        self._supervisor.dispatcher.check_supported(await self._running(job_id, "suspended"), Suspend)
         self._supervisor.decide(lambda scheduler, at: scheduler.stand_still(job_id, at, suspended=True))
         return State.RUNNING
 
-    async def go_on(self, job_id: JobId) -> State:
+    async def continue_(self, job_id: JobId) -> State:
         job = await self._running(job_id, "continued")
         if job.suspended:
             self._supervisor.decide(lambda scheduler, at: scheduler.stand_still(job_id, at, suspended=False))
@@ -235,7 +235,7 @@ class Orders:
         job = await self._unfinished(job_id)
         if job.state not in ACTIVE:
             raise Refused(f"job {job_id} is {job.state}: only what runs can be sent a signal")
-        self._supervisor.tell_launcher(job, lambda key: Signal(key, number, whole_tree))
+        self._supervisor.dispatcher.tell(job, lambda key: Signal(key, number, whole_tree))
         return job.state
 
     async def cancel(self, job_id: JobId) -> State:
@@ -270,7 +270,7 @@ class Orders:
             self._supervisor.remove(job)
             return job.state
 
-    async def let_go(self, due: list[PrunableJob]) -> list[JobId]:
+    async def remove_due(self, due: list[PrunableJob]) -> list[JobId]:
         """Delete those of these jobs that have not been run again; return them once they are off the disk."""
         async with self._looking:
             await self._supervisor.saved()  # who was run again is so on the disk, too
@@ -318,7 +318,7 @@ class Orders:
             raise NoSuchJob(f"no job {job_id}")
         return job
 
-    def _check_waits(self, job: Job) -> None:
+    def _check_waiting(self, job: Job) -> None:
         if job.state not in WAITING:
             raise Refused(f"job {job.id} is {job.state}: only what waits can be edited")
 

@@ -51,7 +51,7 @@ LAUNCHER_PATIENCE = 10.0  # seconds that a launcher may take before its absence 
 PARTING_SECONDS = 5.0  # for what was sent to get out
 
 
-class Snapshot(Struct, frozen=True):
+class LauncherSnapshot(Struct, frozen=True):
     """What a launcher knows at the moment it is greeted."""
 
     instance: str
@@ -68,10 +68,10 @@ class DatabaseOutdated(BgdError):
         self.position = position
 
 
-class Listener(Protocol):
+class LauncherListener(Protocol):
     """Who is told what the launcher says: the Supervisor."""
 
-    def launcher_ready(self, snapshot: Snapshot) -> None: ...
+    def launcher_ready(self, snapshot: LauncherSnapshot) -> None: ...
     def launcher_lost(self) -> None: ...
     def attempt_started(self, started: Started) -> None: ...
     def attempt_ended(self, ended: Ended) -> None: ...
@@ -116,7 +116,7 @@ class LauncherLink:
             return None
         return f"there is no launcher: {self.problem}"
 
-    async def absent(self) -> None:
+    async def wait_until_absent(self) -> None:
         """Return once there has been no launcher for so long that none is to be expected."""
         while True:
             if self.is_connected and (connection := self._connection) is not None:
@@ -126,7 +126,7 @@ class LauncherLink:
                 return
             await asyncio.sleep(max(left, FIRST_PAUSE))
 
-    async def run(self, listener: Listener) -> None:
+    async def run(self, listener: LauncherListener) -> None:
         """Keep a launcher connected; whenever there is none, start one, or wait for the service."""
         pause = FIRST_PAUSE
         longest = LONGEST_WAIT if self._is_service else LONGEST_PAUSE
@@ -146,14 +146,14 @@ class LauncherLink:
         self._connection.send(message)
         return True
 
-    def can(self, message: ToLauncher) -> bool:
+    def supports(self, message: ToLauncher) -> bool:
         """Say whether the launcher last greeted would do as the message says; an older one might not (R7).
 
         A launcher is replaced only when bgd is started while no job runs.
         """
         return protocol_of(message) <= self.protocol
 
-    async def end_launcher(self) -> None:
+    async def stop_launcher(self) -> None:
         """Tell the launcher to end, which ends all jobs first; return once it has told how they ended."""
         self._is_ending = True
         connection = self._connection
@@ -163,7 +163,7 @@ class LauncherLink:
             os.kill(self.pid, signal.SIGTERM)
         await connection.lost.wait()
 
-    async def part(self) -> None:
+    async def say_goodbye(self) -> None:
         """Tell the launcher that this daemon ends in good order, and hang up once it is told.
 
         Only after `run` was cancelled. A launcher that is stopped is not waited for.
@@ -175,13 +175,13 @@ class LauncherLink:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(connection.lost.wait(), PARTING_SECONDS)
 
-    async def _serve(self, listener: Listener) -> bool:
+    async def _serve(self, listener: LauncherListener) -> bool:
         """Greet one launcher and pass on what it says until it is gone. False: it never answered."""
         connection = _Connection(self, listener)
         try:
             await self._connect(connection)
         except (OSError, BgdError) as error:
-            self._complain(str(error))
+            self._report_problem(str(error))
             return False
         self._connection = connection
         connection.send(self._greeting())
@@ -194,9 +194,9 @@ class LauncherLink:
         elif connection.position > self._position:
             raise DatabaseOutdated(connection.position)
         elif connection.declined is not None:
-            await self._outbid(connection.declined)
+            await self._raise_generation(connection.declined)
         else:
-            self._complain("it hung up without an answer")
+            self._report_problem("it hung up without an answer")
         return connection.is_ready
 
     def _greeting(self) -> Greeting:
@@ -207,24 +207,26 @@ class LauncherLink:
     def _position(self) -> int:
         return self._store.position if self._first_position is None else self._first_position
 
-    def may_serve(self, position: int) -> bool:
+    def accept_position(self, position: int) -> bool:
         """Say whether the database holds all events up to this position, the highest a launcher heard of."""
         if position > self._position:
             return False
         self._first_position = None
         return True
 
-    async def _outbid(self, declined: Declined) -> None:
+    async def _raise_generation(self, declined: Declined) -> None:
         """Take a higher generation than that of whoever greeted the launcher, unless it is a younger bgd.
 
         Nothing else than a supervisor of this database should have: but any process of this user can.
         """
         if declined.generation < self._generation:  # it is another reason, or an older launcher
-            self._complain(f"it declined: {declined.problem}{'' if declined.generation else _OF_OLD}")
+            self._report_problem(f"it declined: {declined.problem}{'' if declined.generation else _OF_OLD}")
         elif await self._store.generation() > self._generation:
-            self._complain("it works for another bgd, which has this database open as well: stop one of them")
+            self._report_problem(
+                "it works for another bgd that has this database open as well: stop one of them"
+            )
         elif declined.generation > MAX_GENERATION:
-            self._complain(f"it obeys generation {declined.generation}, and there is no higher one")
+            self._report_problem(f"it obeys generation {declined.generation}, and there is no higher one")
         else:
             self._generation = await self._store.begin_generation(declined.generation)
             logger.warning(
@@ -233,16 +235,16 @@ class LauncherLink:
                 self._generation,
             )
 
-    def note_answer(self) -> None:
+    def launcher_answered(self) -> None:
         """Take it that a launcher has answered, and knows nothing later than the database."""
         self._has_tried.set()
 
-    async def tried(self, seconds: float) -> None:
+    async def wait_until_tried(self, seconds: float) -> None:
         """Return when a launcher has answered or cannot be reached, or after so many seconds."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._has_tried.wait(), seconds)
 
-    def _complain(self, problem: str) -> None:
+    def _report_problem(self, problem: str) -> None:
         """Say why no launcher is connected; once, however often it is tried."""
         self._has_tried.set()
         if problem != self.problem:
@@ -302,7 +304,7 @@ _OF_OLD = (
 class _Connection(asyncio.Protocol):
     """One connection: collects the snapshot, then passes each message on."""
 
-    def __init__(self, link: LauncherLink, listener: Listener) -> None:
+    def __init__(self, link: LauncherLink, listener: LauncherListener) -> None:
         self._link = link
         self._listener = listener
         self._reader = FrameReader(MAX_LAUNCHING_FRAME)
@@ -378,17 +380,19 @@ class _Connection(asyncio.Protocol):
     def _be_ready(self) -> None:
         if self._welcome is None:
             raise ProtocolError("it is ready without a welcome")
-        if not self._link.may_serve(self._welcome.position):
+        if not self._link.accept_position(self._welcome.position):
             self.position = self._welcome.position
             raise ProtocolError("it has heard of later events than the database holds")
         self.is_ready = True
-        self._link.note_answer()
+        self._link.launcher_answered()
         self._link.instance = self._welcome.instance
         self._link.pid = self._welcome.pid
         self._link.protocol = self._welcome.protocol
         self._link.abilities = self._welcome.abilities
         covers = frozenset(self._welcome.covers)
-        self._listener.launcher_ready(Snapshot(self._welcome.instance, covers, self._started, self._ended))
+        self._listener.launcher_ready(
+            LauncherSnapshot(self._welcome.instance, covers, self._started, self._ended)
+        )
 
 
 def _listen(path: str) -> socket.socket:

@@ -23,14 +23,14 @@ from bgd.wire.views import AttemptView, Finding, Level
 
 logger = logging.getLogger(__name__)
 
-MAX_PIECE = 64 * 1024  # bytes read at once
+MAX_CHUNK = 64 * 1024  # bytes read at once
 MAX_MARKS = 4096  # marks read at once: 64 KiB too
 CLEANED_AT_ONCE = 1000  # jobs whose logs one call on a thread deletes
 
 _MARK = Packing(">QQ")  # an offset, and when the bytes from there on arrived, in microseconds of the epoch
 
 
-class Piece(Struct, frozen=True, kw_only=True):
+class LogChunk(Struct, frozen=True, kw_only=True):
     """Some output. Without data: there is no more, yet.
 
     `times`: (offset in data, epoch seconds), from which offset on the bytes arrived at that time.
@@ -45,15 +45,15 @@ class Piece(Struct, frozen=True, kw_only=True):
     missing: str = ""
 
 
-class LogFile:
+class LogReader:
     """The log of one attempt, below the folder of all logs. A file that is missing reads as empty."""
 
     def __init__(self, folder: str, job: int, attempt: int) -> None:
         self.path = Path(folder, log_name(job, attempt))
 
-    def read(self, offset: int, limit: int) -> Piece:
-        """Return at most `limit` bytes, nor more than MAX_PIECE, from `offset` on or from the gap's end."""
-        limit = min(limit, MAX_PIECE)
+    def read(self, offset: int, limit: int) -> LogChunk:
+        """Return at most `limit` bytes, nor more than MAX_CHUNK, from `offset` on or from the gap's end."""
+        limit = min(limit, MAX_CHUNK)
         data = _read(self.path, offset, limit)
         if data:  # most logs are no more than a head: spare them the listing
             return _piece(self.path, offset, data, left_out=0)
@@ -68,14 +68,14 @@ class LogFile:
                 return replace(piece, missing=self._removed()) if piece.left_out else piece
         if any(not path.exists() for _, path in segments):  # removed since, so there are newer ones
             return self.read(offset, limit)
-        return Piece(offset=offset, data=b"")
+        return LogChunk(offset=offset, data=b"")
 
-    def missing(self, offset: int, written: int) -> Piece | None:
+    def missing(self, offset: int, written: int) -> LogChunk | None:
         """Return what follows the last byte there is, `offset`, if the attempt wrote more; None if not."""
         if written <= offset:
             return None
         why = self._removed() or f"{self.path} could not be written"
-        return Piece(offset=written, data=b"", left_out=written - offset, missing=why)
+        return LogChunk(offset=written, data=b"", left_out=written - offset, missing=why)
 
     def _removed(self) -> str:
         """Say that somebody removed the log, or nothing if that is not so."""
@@ -94,7 +94,7 @@ class LogFile:
         for start, size, path in reversed(extents):
             end = size
             while wanted and end:
-                length = min(end, MAX_PIECE)
+                length = min(end, MAX_CHUNK)
                 block = _read(path, end - length, length) or b""
                 # the newline that ends the log begins no line
                 searched = len(block) - (is_last and block.endswith(b"\n"))
@@ -120,7 +120,7 @@ class LogFile:
         return [(start, _size(path), path) for start, path in self._files()]
 
 
-def written_by(attempt: AttemptView) -> int:
+def expected_log_bytes(attempt: AttemptView) -> int:
     """Return how many bytes the log of an attempt that has ended should reach to, 0: nothing is known."""
     # a log that ended its job is cut where it was told to be
     is_known = attempt.outcome not in {None, Outcome.LOG_LIMIT}
@@ -245,7 +245,7 @@ def highest_job(folder: str) -> int:
     return 0
 
 
-def _piece(path: Path, offset: int, data: bytes, left_out: int) -> Piece:
+def _piece(path: Path, offset: int, data: bytes, left_out: int) -> LogChunk:
     marks = _marks(path, offset)
     if len(marks) == MAX_MARKS and offset < marks[-1][0]:  # later marks were not read: leave their bytes too
         data = data[: marks[-1][0] - offset]
@@ -254,7 +254,7 @@ def _piece(path: Path, offset: int, data: bytes, left_out: int) -> Piece:
         for begin, microseconds in marks
         if begin < offset + len(data)
     ]
-    return Piece(offset=offset, data=data, times=times, left_out=left_out)
+    return LogChunk(offset=offset, data=data, times=times, left_out=left_out)
 
 
 def _marks(path: Path, offset: int) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import ControlServer
 from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler
 from bgd.daemon.control.reads import ReadHandler
-from bgd.daemon.job_actions import Orders
+from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import DatabaseOutdated, LauncherLink
 from bgd.daemon.logs import highest_job
 from bgd.daemon.retention import Retention
@@ -79,7 +79,7 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
         if finding.level is not Level.OK:
             logger.warning("%s: %s: %s", finding.subject, finding.message, finding.remedy)
     folder.prepare(config)
-    with folder.locked(config), threads.at_hand(asyncio.get_running_loop()):
+    with folder.locked(config), threads.thread_pool(asyncio.get_running_loop()):
         store = await _opened(config)
         saved = None
         try:
@@ -139,8 +139,8 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
         signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(_reap))
     ignore_stray_signals(lambda name: loop.call_soon_threadsafe(logger.warning, _STRAY, name))
     async with asyncio.TaskGroup() as tasks:
-        orders = Orders(supervisor, store)
-        retention = Retention(supervisor, orders, store)
+        actions = JobActions(supervisor, store)
+        retention = Retention(supervisor, actions, store)
         backups = Backups(supervisor, store)
         parts = (
             supervisor.run(),
@@ -153,11 +153,11 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
         )
         work = [tasks.create_task(part) for part in parts]
         # an older copy of the database is noticed by the launcher's answer, and must give out no id before
-        await link.tried(_FIRST_ANSWER)
+        await link.wait_until_tried(_FIRST_ANSWER)
         site = await open_site(config, store, lambda: link.is_connected, tasks)
         answers = ReadHandler(supervisor, store, link, site)
         upkeep = MaintenanceHandler(supervisor, link, retention, backups)
-        verbs = RequestHandler(supervisor, orders, upkeep, answers, shut_down, reload=reload)
+        verbs = RequestHandler(supervisor, actions, upkeep, answers, shut_down, reload=reload)
         control = ControlServer(verbs, os.geteuid(), tasks)
         door = _Door(config, control.connection, tasks)
         await door.open(surroundings.sockets)
@@ -183,7 +183,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
             site.close()
         for task in work:
             task.cancel()  # before the parting, or the link would look for another launcher
-        await link.part()
+        await link.say_goodbye()
     logger.info("bgd has stopped")
     return watch if watch.is_lost else None
 
@@ -335,7 +335,7 @@ async def _until_stopped(
     is_init = mode is ShutdownMode.LEAVE and os.getpid() == 1
     drain = tasks.create_task(_interrupt(supervisor, link) if is_init else supervisor.drain(mode))
     again = tasks.create_task(stops.get())
-    absent = tasks.create_task(link.absent())
+    absent = tasks.create_task(link.wait_until_absent())
     await asyncio.wait({drain, again, absent}, return_when=asyncio.FIRST_COMPLETED)
     if not drain.done():
         why = "asked again to stop" if again.done() else (link.obstacle or "there is no launcher")
@@ -350,7 +350,7 @@ async def _interrupt(supervisor: Supervisor, link: LauncherLink) -> None:
     if supervisor.running:
         logger.info("bgd is process 1, so the jobs end with it: they are interrupted")
     await supervisor.drain(ShutdownMode.LEAVE)
-    await link.end_launcher()
+    await link.stop_launcher()
     await supervisor.saved()
 
 

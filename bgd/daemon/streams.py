@@ -11,10 +11,10 @@ from bgd.core.job import ACTIVE, Job, JobId
 from bgd.errors import Refused
 from bgd.wire.views import JobProgress
 
-# --- Feeds: who waits for something to happen to which job.
+# --- Subscriptions: who waits for something to happen to which job.
 
 
-class Feed:
+class Subscription:
     """Tells one follower that jobs of his changed; what has become of them he finds out by looking.
 
     Attributes:
@@ -37,7 +37,7 @@ class Feed:
         told, self._progress = self._progress, {}
         return list(told.values())
 
-    def hear(self, told: Iterable[tuple[JobId, JobProgress]], ended: Iterable[JobId]) -> None:
+    def add_progress(self, told: Iterable[tuple[JobId, JobProgress]], ended: Iterable[JobId]) -> None:
         """Take what jobs said, in place of what they said before; nothing is kept of those that ended."""
         for job_id, progress in told:
             self._progress[job_id] = progress
@@ -46,90 +46,96 @@ class Feed:
             self._progress.pop(job_id, None)
 
 
-class Feeds:
-    """All feeds by job: a job that nobody follows costs one look-up."""
+class Subscriptions:
+    """All subscriptions by job: a job that nobody follows costs one look-up."""
 
     def __init__(self) -> None:
-        self._of_state: dict[JobId, set[Feed]] = {}
-        self._of_log: dict[JobId, set[Feed]] = {}
-        self._of_all: set[Feed] = set()
-        self._of_progress: dict[Feed, set[JobId] | None] = {}  # and of which jobs, None: of all
+        self._of_state: dict[JobId, set[Subscription]] = {}
+        self._of_log: dict[JobId, set[Subscription]] = {}
+        self._of_all: set[Subscription] = set()
+        self._of_progress: dict[Subscription, set[JobId] | None] = {}  # and of which jobs, None: of all
 
     @contextmanager
-    def following(self, job_ids: Iterable[JobId], *, progress: bool = False) -> Iterator[Feed]:
-        """Give a Feed of the states of these jobs, and of their progress if that is wanted."""
+    def subscribe(self, job_ids: Iterable[JobId], *, progress: bool = False) -> Iterator[Subscription]:
+        """Give a Subscription of the states of these jobs, and of their progress if that is wanted."""
         ids = set(job_ids)
-        feed = Feed(ids)
-        _enter(self._of_state, ids, feed)
+        subscription = Subscription(ids)
+        _enter(self._of_state, ids, subscription)
         if progress:
-            self._of_progress[feed] = ids
+            self._of_progress[subscription] = ids
         try:
-            yield feed
+            yield subscription
         finally:
-            self._of_progress.pop(feed, None)
-            _leave(self._of_state, ids, feed)
+            self._of_progress.pop(subscription, None)
+            _leave(self._of_state, ids, subscription)
 
     @contextmanager
-    def following_log(self, job_id: JobId) -> Iterator[Feed]:
-        """Give a Feed of a job's state and of its growing log."""
-        with self.following({job_id}) as feed:
-            _enter(self._of_log, {job_id}, feed)
+    def subscribe_to_log(self, job_id: JobId) -> Iterator[Subscription]:
+        """Give a Subscription of a job's state and of its growing log."""
+        with self.subscribe({job_id}) as subscription:
+            _enter(self._of_log, {job_id}, subscription)
             try:
-                yield feed
+                yield subscription
             finally:
-                _leave(self._of_log, {job_id}, feed)
+                _leave(self._of_log, {job_id}, subscription)
 
     @contextmanager
-    def following_all(self, *, progress: bool = False) -> Iterator[Feed]:
-        """Give a Feed that rings whenever anything has happened to any job, and names none.
+    def subscribe_to_all(self, *, progress: bool = False) -> Iterator[Subscription]:
+        """Give a Subscription that rings whenever anything has happened to any job, and names none.
 
         `progress`: and whenever jobs said how far they are, with what they said.
         """
-        feed = Feed(())
-        self._of_all.add(feed)
+        subscription = Subscription(())
+        self._of_all.add(subscription)
         if progress:
-            self._of_progress[feed] = None
+            self._of_progress[subscription] = None
         try:
-            yield feed
+            yield subscription
         finally:
-            self._of_progress.pop(feed, None)
-            self._of_all.discard(feed)
+            self._of_progress.pop(subscription, None)
+            self._of_all.discard(subscription)
 
-    def has_log_followers(self, job_id: JobId) -> bool:
+    def has_log_subscribers(self, job_id: JobId) -> bool:
         return job_id in self._of_log
 
-    def moved(self, job_ids: Iterable[JobId]) -> None:
+    def notify_moved(self, job_ids: Iterable[JobId]) -> None:
         """Ring for jobs whose change is on disk."""
-        for feed in self._of_all:
-            feed.changed.set()
+        for subscription in self._of_all:
+            subscription.changed.set()
         if not self._of_state:
             return
         for job_id in job_ids:
-            for feed in self._of_state.get(job_id, ()):
-                feed.moved.add(job_id)
-                feed.changed.set()
+            for subscription in self._of_state.get(job_id, ()):
+                subscription.moved.add(job_id)
+                subscription.changed.set()
 
-    def progressed(self, told: Mapping[JobId, JobProgress], ended: Collection[JobId]) -> None:
+    def notify_progress(self, told: Mapping[JobId, JobProgress], ended: Collection[JobId]) -> None:
         """Ring for what jobs said of themselves and is on disk, unless they ended meanwhile."""
-        for feed, wanted in self._of_progress.items():
-            feed.hear((item for item in told.items() if wanted is None or item[0] in wanted), ended)
+        for subscription, wanted in self._of_progress.items():
+            subscription.add_progress(
+                (item for item in told.items() if wanted is None or item[0] in wanted), ended
+            )
 
-    def grew(self, job_id: JobId) -> None:
+    def notify_log_grew(self, job_id: JobId) -> None:
         """Ring for a log that has grown."""
-        for feed in self._of_log.get(job_id, ()):
-            feed.changed.set()
+        for subscription in self._of_log.get(job_id, ()):
+            subscription.changed.set()
 
 
-def _enter(feeds: dict[JobId, set[Feed]], job_ids: set[JobId], feed: Feed) -> None:
+def _enter(
+    subscriptions: dict[JobId, set[Subscription]], job_ids: set[JobId], subscription: Subscription
+) -> None:
     for job_id in job_ids:
-        feeds.setdefault(job_id, set()).add(feed)
+        subscriptions.setdefault(job_id, set()).add(subscription)
 
 
-def _leave(feeds: dict[JobId, set[Feed]], job_ids: set[JobId], feed: Feed) -> None:
+def _leave(
+    subscriptions: dict[JobId, set[Subscription]], job_ids: set[JobId], subscription: Subscription
+) -> None:
     for job_id in job_ids:
-        feeds[job_id].discard(feed)
-        if not feeds[job_id]:
-            del feeds[job_id]
+        subscriptions[job_id].discard(subscription)
+        if not subscriptions[job_id]:
+            del subscriptions[job_id]
 
 
 # --- The book of progress: what attempts say of themselves, from the report until it is written down.
@@ -139,7 +145,7 @@ INTERVAL = 1.0  # seconds between two transactions that what jobs say of themsel
 ANSWERED_AT_ONCE = 20  # reports of one job within that; for answers to more of them it has to wait
 
 
-class ProgressBook:
+class ProgressBuffer:
     """The latest report of each job, until the next transaction that is due or that takes the attempt's end.
 
     A report in a quiet second is written at once. After that one timer lets all further ones of all jobs
@@ -178,9 +184,9 @@ class ProgressBook:
         else:
             self._late_answers.append(answer)
         if self._timer is None:
-            self.hurry()
+            self.flush()
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         """Have everything taken with the next transaction."""
         if self._unsaved:
             self._is_ripe = True
@@ -193,7 +199,7 @@ class ProgressBook:
         self._is_ripe = False
         taken, self._unsaved = self._unsaved, {}
         self.close()
-        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._come_due)
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._on_timer)
         return taken
 
     def close(self) -> None:
@@ -202,10 +208,10 @@ class ProgressBook:
             self._timer.cancel()
             self._timer = None
 
-    def _come_due(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         self._counts.clear()
         answers, self._late_answers = self._late_answers, []
-        self.hurry()
+        self.flush()
         for answer in answers:
             answer()

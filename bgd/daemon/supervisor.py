@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -20,8 +20,8 @@ from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import Continue, Effect, Pause, Save, Scheduler, Start, Stop, Suspend
 from bgd.core.spec import JobSpec
-from bgd.daemon.dispatch import Attempts, Dispatch, end_of, end_without_report, judged
-from bgd.daemon.launching import LauncherLink, Snapshot
+from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, unreported_end
+from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
 from bgd.daemon.queue_controls import queue_rules, total_slots
 from bgd.daemon.space import Space
@@ -37,9 +37,9 @@ from bgd.daemon.storage.records import (
     WriteBatch,
 )
 from bgd.daemon.storage.store import Store
-from bgd.daemon.streams import Feed, Feeds, ProgressBook
+from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
 from bgd.units import format_duration
-from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Renew, Started, ToLauncher
+from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Renew, Started
 from bgd.wire.steering import ShutdownMode
 from bgd.wire.views import JobProgress
 
@@ -50,7 +50,7 @@ _ENDS = frozenset({Move.SUCCEED, Move.RETRY, Move.GIVE_UP, Move.REQUEUE, Move.SN
 _REMOVE = "remove"
 
 
-class Pending(Struct):
+class PendingChanges(Struct):
     """What has gathered since the last transaction and belongs into the next one, or after it."""
 
     specs: dict[JobId, StoredSpec] = {}
@@ -66,7 +66,7 @@ class Pending(Struct):
     answers: list[Callable[[], object]] = []
 
 
-class Settlement:
+class TransactionPlan:
     """Draws up one batch for the store from what is pending and what the Scheduler has decided.
 
     Args:
@@ -82,7 +82,7 @@ class Settlement:
     """
 
     def __init__(
-        self, pending: Pending, at: Now, launcher: str, job_of: Callable[[JobId], Job | None]
+        self, pending: PendingChanges, at: Now, launcher: str, job_of: Callable[[JobId], Job | None]
     ) -> None:
         self.batch = WriteBatch(
             now=at,
@@ -96,13 +96,13 @@ class Settlement:
             submissions=pending.submissions,
         )
         self.launches: list[Job] = []
-        self.orders: list[Stop | Suspend | Continue] = []
+        self.commands: list[Stop | Suspend | Continue] = []
         self._specs = pending.specs
         self._removed = pending.removed
         self._launcher = launcher
         self._job_of = job_of
 
-    def draw_up(self, effects: Iterable[Effect], attempts: Attempts) -> None:
+    def add_effects(self, effects: Iterable[Effect], attempts: AttemptTable) -> None:
         """Put all of it into the batch, and see which specs have to be read back for the launches."""
         outcomes = {(end.job, end.attempt): end.outcome for end in self.batch.ends}
         for effect in effects:
@@ -115,7 +115,7 @@ class Settlement:
         self._hand_on(attempts)
         self.batch.wanted.extend(job.id for job in self.launches if job.id not in self._specs)
 
-    def _take(self, effect: Effect, attempts: Attempts) -> None:
+    def _take(self, effect: Effect, attempts: AttemptTable) -> None:
         match effect:
             case Save(job, at, spec=JobSpec()):
                 stored = self._specs[job.id]
@@ -128,9 +128,9 @@ class Settlement:
                 if current is not None:
                     self.launches.append(current)
             case Stop() | Suspend() | Continue():
-                self.orders.append(effect)
+                self.commands.append(effect)
 
-    def _hand_on(self, attempts: Attempts) -> None:
+    def _hand_on(self, attempts: AttemptTable) -> None:
         """Save attempts for this launcher that were saved for another and never sent to it."""
         waiting = [self._job_of(job_id) for job_id in attempts.to_hand_on]
         for job, row in attempts.hand_on(waiting, self._launcher, self.batch.now.wall):
@@ -162,24 +162,24 @@ class Supervisor:
         self.config = config
         self.controls = QueueControls()
         self.space = Space(config.daemon.state_dir, config.daemon.min_free, lambda: store.unused)
-        self.newest = 0  # id of the newest job on disk, or that ever was there
+        self.newest_id = 0  # id of the newest job on disk, or that ever was there
         self._store = store
         self._link = link
         self._scheduler = self._new_scheduler(last_id=0)
-        self._attempts = Attempts()
-        self._feeds = Feeds()
+        self._attempts = AttemptTable()
+        self.subscriptions = Subscriptions()
         self.lost_output = LostOutput()
-        self._dispatch = Dispatch(link, self._attempts, self._feeds, store.store_id, self.get)
-        self._pending = Pending()
+        self.dispatcher = Dispatcher(link, self._attempts, self.subscriptions, store.store_id, self.get)
+        self.pending = PendingChanges()
         self._changed = asyncio.Event()
-        self.progress = ProgressBook(self.get, self._changed.set)
+        self.progress = ProgressBuffer(self.get, self._changed.set)
         loop = asyncio.get_running_loop()
-        self._timer = clock.Alarm(loop, self._come_due)
-        self._wall_timer = clock.Alarm(loop, self._come_due, on_wall_clock=True)
-        self.log_cleaner = LogCleaner(store, config.log_dir, self._clear)
+        self._timer = clock.Alarm(loop, self._advance)
+        self._wall_timer = clock.Alarm(loop, self._advance, on_wall_clock=True)
+        self.log_cleaner = LogCleaner(store, config.log_dir, self._logs_deleted)
         self._on_finished: Callable[[], None] = lambda: None
         self._on_configured: list[Callable[[], None]] = []
-        self._is_draining = False
+        self.is_draining = False
         self._is_idle = asyncio.Event()
 
     # --- life -----------------------------------------------------------------------------------------
@@ -194,8 +194,8 @@ class Supervisor:
                 format_duration(ignored // 1),
             )
         self.controls = await self._store.controls()
-        self.newest = await self._store.last_id()
-        self._scheduler = self._new_scheduler(self.newest)
+        self.newest_id = await self._store.last_id()
+        self._scheduler = self._new_scheduler(self.newest_id)
         async for page in self._store.unfinished():
             for restored in page:
                 try:
@@ -227,15 +227,15 @@ class Supervisor:
     async def drain(self, mode: ShutdownMode) -> None:
         """Prepare to end: start nothing more, and return when what runs has ended, or at once to leave it."""
         self._scheduler.pause(Pause.DRAINING)
-        self._is_draining = True
+        self.is_draining = True
         at = now()
         for job in self._scheduler.active_jobs():
             if mode is ShutdownMode.REQUEUE:
                 self._scheduler.make_way(job.id, at)
             elif mode is ShutdownMode.CANCEL:
                 self._scheduler.cancel(job.id, at)
-        self.progress.hurry()
-        await self.shown()
+        self.progress.flush()
+        await self.saved_unless_stuck()
         if mode is not ShutdownMode.LEAVE:
             await self._is_idle.wait()
             await self.saved()  # the last end may have come while an earlier transaction was being written
@@ -243,10 +243,10 @@ class Supervisor:
     def configure(self, config: Config) -> None:
         """Take another configuration; what runs is not touched, but what waits for jobs is started anew."""
         self.config = config
-        if self._link.can(renew := Renew()):
+        if self._link.supports(renew := Renew()):
             self._link.send(renew)
         self.space.configure(config.daemon.min_free)
-        self._steer()
+        self._apply_controls()
         for callback in self._on_configured:
             callback()
 
@@ -294,14 +294,9 @@ class Supervisor:
         """Return the unfinished job that has this key."""
         return self._scheduler.holder_of(key)
 
-    @property
-    def pending(self) -> Pending:
-        """What goes into the next transaction, along with what the Scheduler decides."""
-        return self._pending
-
     def remove(self, job: Job) -> None:
         """Delete a finished job, and its logs once it is off the disk."""
-        self._pending.removed.append(job)
+        self.pending.removed.append(job)
         self._changed.set()
 
     def when_finished(self, callback: Callable[[], None]) -> None:
@@ -312,31 +307,14 @@ class Supervisor:
         """Call back, cheaply, when the configuration is another."""
         self._on_configured.append(callback)
 
-    @property
-    def is_draining(self) -> bool:
-        """Whether the daemon is about to end, and starts nothing more."""
-        return self._is_draining
-
-    def control(self, controls: QueueControls) -> None:
+    def set_controls(self, controls: QueueControls) -> None:
         """Take other controls of slots and queues; they are on disk once `saved` says so."""
-        self.controls = self._pending.controls = controls
-        self._steer()
-
-    def tell_launcher(self, job: Job, message_of: Callable[[Key], ToLauncher]) -> None:
-        """Send a message about an active job's attempt, at once; Refused if that is not possible."""
-        self._dispatch.tell(job, message_of)
-
-    def check_launcher(self, job: Job, message_of: Callable[[Key], ToLauncher]) -> None:
-        """See whether the launcher knows such a message; Refused if it is too old."""
-        self._dispatch.check_known(job, message_of)
-
-    def check_limits(self, spec: JobSpec) -> None:
-        """See whether the launcher can set such limits; Refused if it cannot."""
-        self._dispatch.check_limits(spec)
+        self.controls = self.pending.controls = controls
+        self._apply_controls()
 
     def when_saved(self, callback: Callable[[], object]) -> None:
         """Call back, cheaply, when everything decided so far is on disk."""
-        self._pending.answers.append(callback)
+        self.pending.answers.append(callback)
         self._changed.set()
 
     async def saved(self) -> None:
@@ -345,49 +323,41 @@ class Supervisor:
         self.when_saved(done.set)
         await done.wait()
 
-    async def shown(self) -> None:
+    async def saved_unless_stuck(self) -> None:
         """Return when everything decided so far can be read, or at once while it cannot be written."""
         done = asyncio.Event()
         self.when_saved(done.set)
         with self.space.ringing_when_stuck(done):
             await done.wait()
 
-    def following(self, job_ids: Iterable[JobId], *, progress: bool = False) -> AbstractContextManager[Feed]:
-        """Give a Feed that rings at every change of state of these jobs; `progress`: and of that."""
-        return self._feeds.following(job_ids, progress=progress)
-
-    def following_all(self, *, progress: bool = False) -> AbstractContextManager[Feed]:
-        """Give a Feed that rings whenever something has happened to any job; `progress`: likewise."""
-        return self._feeds.following_all(progress=progress)
-
     @contextmanager
-    def following_log(self, job_id: JobId) -> Iterator[Feed]:
-        """Give a Feed that rings at every change of a job's state, and when a running attempt writes."""
+    def subscribe_to_log(self, job_id: JobId) -> Iterator[Subscription]:
+        """Yield a Subscription that is notified of every change of a job's state and when its log grows."""
         try:
-            with self._feeds.following_log(job_id) as feed:
-                self._dispatch.watch_log(job_id)
-                yield feed
+            with self.subscriptions.subscribe_to_log(job_id) as subscription:
+                self.dispatcher.watch_log(job_id)
+                yield subscription
         finally:
-            self._dispatch.watch_log(job_id, on=False)
+            self.dispatcher.watch_log(job_id, on=False)
 
     # --- facts from the launcher --------------------------------------------------------------------------
 
-    def launcher_ready(self, snapshot: Snapshot) -> None:
+    def launcher_ready(self, snapshot: LauncherSnapshot) -> None:
         """Bring what is written down and what the launcher knows together, then start again."""
         active = self._scheduler.active_jobs()
-        for verdict in self._attempts.compare(active, snapshot, self._store.store_id, clock.boot_id()):
+        for verdict in self._attempts.reconcile(active, snapshot, self._store.store_id, clock.boot_id()):
             job = verdict.job
             if verdict.outcome is not None:
-                self._take_end(end_without_report(job, verdict.outcome, now().wall, verdict.why))
+                self._end_attempt(unreported_end(job, verdict.outcome, now().wall, verdict.why))
             elif verdict.adopt:
-                started = snapshot.started[self._dispatch.key(job)]
+                started = snapshot.started[self.dispatcher.key_of(job)]
                 self.attempt_started(started)
-                self._dispatch.watch_log(job.id)
-                self._dispatch.repeat_orders(job, started, self.config.daemon.grace)
+                self.dispatcher.watch_log(job.id)
+                self.dispatcher.resend_commands(job, started, self.config.daemon.grace)
         for end in snapshot.ended:
             self.attempt_ended(end)
         for key in snapshot.started:
-            self._dispatch.stop_stray(key, self.config.daemon.grace)
+            self.dispatcher.stop_stray(key, self.config.daemon.grace)
         self._scheduler.resume(Pause.NO_LAUNCHER, now())
         self._changed.set()
 
@@ -396,12 +366,12 @@ class Supervisor:
 
     def attempt_started(self, started: Started) -> None:
         """Take the number of a process, for people to see."""
-        job = self._dispatch.active(started.key)
+        job = self.dispatcher.active_job(started.key)
         if job is not None and started.pid is not None:
             # only people want it, so it waits for the next transaction, but not for long
-            if not self._pending.pids:
+            if not self.pending.pids:
                 asyncio.get_running_loop().call_later(PID_PATIENCE, self._changed.set)
-            self._pending.pids[job.id] = AttemptPid(
+            self.pending.pids[job.id] = AttemptPid(
                 job.id, job.attempt, started.pid, started.started_at, started.since
             )
 
@@ -409,63 +379,63 @@ class Supervisor:
         """Take an end; it is acknowledged after the next commit, also if it was already known (R4)."""
         if ended.key.store == self._store.store_id:
             self.lost_output.ended(ended)
-            self._take_end(end_of(ended))
-        self._pending.acknowledge.append(ended.key)
+            self._end_attempt(reported_end(ended))
+        self.pending.acknowledge.append(ended.key)
         self._changed.set()
 
     def log_grew(self, grew: Grew) -> None:
         if grew.key.store == self._store.store_id:
             self.lost_output.grew(grew)
-        self._feeds.grew(JobId(grew.key.job))
+        self.subscriptions.notify_log_grew(JobId(grew.key.job))
 
     # --- settling -------------------------------------------------------------------------------------------
 
     async def _settle(self) -> None:
-        pending, self._pending = self._pending, Pending()
+        pending, self.pending = self.pending, PendingChanges()
         pending.progress = self.progress.take([end.job for end in pending.ends])
-        settlement = Settlement(pending, now(), self._link.instance, self._scheduler.get)
-        settlement.draw_up(self._scheduler.take_effects(), self._attempts)
-        batch = settlement.batch
+        plan = TransactionPlan(pending, now(), self._link.instance, self._scheduler.get)
+        plan.add_effects(self._scheduler.take_effects(), self._attempts)
+        batch = plan.batch
         specs: dict[JobId, StoredSpec] = {}
         if not batch.is_empty:
             specs = pending.specs | await self.space.press_on(partial(self._store.commit, batch))
         if batch.new:
-            self.newest = batch.new[-1].job.id
+            self.newest_id = batch.new[-1].job.id
         for answer in pending.answers:
             answer()
-        for job in settlement.launches:
-            end = self._dispatch.launch(job, specs, self.config, self._store.position)
+        for job in plan.launches:
+            end = self.dispatcher.launch(job, specs, self.config, self._store.position)
             if end is not None:
-                self._take_end(end)
-        for order in settlement.orders:
-            self._dispatch.give(order, self.config.daemon.grace)
+                self._end_attempt(end)
+        for command in plan.commands:
+            self.dispatcher.send_command(command, self.config.daemon.grace)
         for key in pending.acknowledge:
             self._link.send(Acknowledge(key, self._store.position))
-        self._feeds.progressed(batch.progress, [end.job for end in batch.ends])
-        self._feeds.moved(batch.saves)
+        self.subscriptions.notify_progress(batch.progress, [end.job for end in batch.ends])
+        self.subscriptions.notify_moved(batch.saves)
         if any(save.job.state in FINAL for save in batch.saves.values()):
             self._on_finished()
         if batch.removed:
             self.log_cleaner.add(batch.removed)
 
-    def _take_end(self, end: AttemptEnd) -> None:
+    def _end_attempt(self, end: AttemptEnd) -> None:
         job = self.get(end.job)
         if job is not None:
-            end = judged(end, job.policy)
+            end = apply_exception_rules(end, job.policy)
         code = exit_code_of(end.outcome, end.exit_code, end.signal)
         if self._scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.wish):
             self._attempts.end(end.job)
             cap = self.config.logs.max_bytes  # the launcher counts what it threw away, too
             end = replace(end, log_kept=min(end.log_kept, cap))
-            started = self._pending.pids.pop(end.job, None)
+            started = self.pending.pids.pop(end.job, None)
             if started is not None:  # and has not been written: of a short job both go in one
                 end = replace(end, pid=started.pid, started_at=end.started_at or started.started_at)
-            self._pending.ends.append(end)
+            self.pending.ends.append(end)
             self._changed.set()
 
-    def _clear(self, jobs: Iterable[JobId]) -> None:
+    def _logs_deleted(self, jobs: Iterable[JobId]) -> None:
         """Note that nothing is left of removed jobs: it goes along with whatever is written next."""
-        self._pending.cleared += jobs
+        self.pending.cleared += jobs
 
     def _new_scheduler(self, last_id: int) -> Scheduler:
         slots, rules = total_slots(self.config, self.controls), queue_rules(self.config, self.controls)
@@ -475,7 +445,7 @@ class Supervisor:
             scheduler.pause(Pause.ASKED)
         return scheduler
 
-    def _steer(self) -> None:
+    def _apply_controls(self) -> None:
         """Bring the Scheduler under the configuration and the controls as they are now."""
         slots, rules = total_slots(self.config, self.controls), queue_rules(self.config, self.controls)
         self._scheduler.resize(slots, rules, now())
@@ -485,6 +455,6 @@ class Supervisor:
             self._scheduler.resume(Pause.ASKED, now())
         self._changed.set()
 
-    def _come_due(self) -> None:
+    def _advance(self) -> None:
         self._scheduler.advance(now())
         self._changed.set()

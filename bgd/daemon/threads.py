@@ -21,7 +21,7 @@ THREADS = 8  # of the daemon, for files: what is asked of more waits
 
 
 @contextmanager
-def at_hand(loop: asyncio.AbstractEventLoop, count: int = THREADS) -> Iterator[None]:
+def thread_pool(loop: asyncio.AbstractEventLoop, count: int = THREADS) -> Iterator[None]:
     """Have `asyncio.to_thread` served by threads that run already, for the time of the block.
 
     A pool that starts them when they are needed fails then, where the user has as many processes as may be:
@@ -39,7 +39,7 @@ def at_hand(loop: asyncio.AbstractEventLoop, count: int = THREADS) -> Iterator[N
         loop.set_default_executor(None)  # type: ignore[arg-type]  # or the loop starts a thread to end the pool
 
 
-async def to_its_end(
+async def run_to_completion(
     discard: Callable[[R], object] | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
     """Run a function on a thread; if the caller is cancelled, wait until the function has returned.
@@ -60,7 +60,7 @@ async def to_its_end(
         raise
 
 
-def no_thread(error: Exception) -> Full:
+def cannot_start_thread(error: Exception) -> Full:
     """Return what is to be said where Python says "can't start new thread"."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     remedy = "let the user have more processes (ulimit -u, TasksMax=)"
@@ -78,5 +78,5 @@ def _started(count: int) -> ThreadPoolExecutor:
     except RuntimeError as error:
         all_there.abort()
         pool.shutdown()
-        raise no_thread(error) from error
+        raise cannot_start_thread(error) from error
     return pool

@@ -17,8 +17,8 @@ from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import ControlServer
 from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler
 from bgd.daemon.control.reads import ReadHandler
-from bgd.daemon.job_actions import Orders
-from bgd.daemon.launching import LauncherLink, Snapshot
+from bgd.daemon.job_actions import JobActions
+from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.retention import Retention
 from bgd.daemon.storage.records import StoredSpec, WriteBatch
 from bgd.daemon.storage.store import Store
@@ -102,7 +102,7 @@ class Stage:
         self.link = link
         self.launcher = launcher
         self.supervisor = Supervisor(config, store, link)
-        self.orders = Orders(self.supervisor, store)
+        self.actions = JobActions(self.supervisor, store)
         self.is_met = asyncio.Event()  # a launcher is there and has told all it knows
         self.is_lost = asyncio.Event()
         self._notice(self.supervisor)
@@ -113,7 +113,7 @@ class Stage:
 
     def take(self, spec: JobSpec | None = None) -> JobId:
         """Take a new job that has yet to be saved."""
-        job_id, is_new = self.orders.submit(spec or command(), UID)
+        job_id, is_new = self.actions.submit(spec or command(), UID)
         assert is_new
         return job_id
 
@@ -167,7 +167,7 @@ class Stage:
     def _notice(self, supervisor: Supervisor) -> None:
         ready, lost = supervisor.launcher_ready, supervisor.launcher_lost
 
-        def be_met(snapshot: Snapshot) -> None:
+        def be_met(snapshot: LauncherSnapshot) -> None:
             ready(snapshot)
             self.is_lost.clear()
             self.is_met.set()
@@ -190,11 +190,11 @@ class Served(Stage):
     def serve(self) -> None:
         self.shutdowns = []
         answers = ReadHandler(self.supervisor, self.store, self.link)
-        retention = Retention(self.supervisor, self.orders, self.store)
+        retention = Retention(self.supervisor, self.actions, self.store)
         self.backups = Backups(self.supervisor, self.store)
         upkeep = MaintenanceHandler(self.supervisor, self.link, retention, self.backups)
         verbs = RequestHandler(
-            self.supervisor, self.orders, upkeep, answers, self.shutdowns.append, reload=list
+            self.supervisor, self.actions, upkeep, answers, self.shutdowns.append, reload=list
         )
         self.control = ControlServer(verbs, os.geteuid(), self.tasks)
         self._callers: list[Caller] = []

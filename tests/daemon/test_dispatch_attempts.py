@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
-from bgd.daemon.dispatch import Attempts, Verdict
-from bgd.daemon.launching import Snapshot
+from bgd.daemon.dispatch import AttemptTable, Reconciliation
+from bgd.daemon.launching import LauncherSnapshot
 from bgd.daemon.storage.records import NewAttempt
 from bgd.wire.launching import Ended, Key, Started
 
@@ -24,23 +24,23 @@ def key_of(job):
 def snapshot(*started, covers=(), ended=()):
     known = {key: Started(key, 10, 1.0) for key in started}
     ends = [Ended(key=key, outcome=Outcome.SUCCEEDED, finished_at=2.0) for key in ended]
-    return Snapshot(HERE, frozenset(covers), known, ends)
+    return LauncherSnapshot(HERE, frozenset(covers), known, ends)
 
 
 def restored(job, launcher):
-    attempts = Attempts()
+    attempts = AttemptTable()
     attempts.restore(job.id, 1, launcher)
     return attempts
 
 
 def judge(attempts, job, seen):
-    verdicts = attempts.compare([job], seen, STORE, BOOT)
+    verdicts = attempts.reconcile([job], seen, STORE, BOOT)
     return verdicts[0] if verdicts else None
 
 
 def test_attempt_that_runs_is_adopted():
     job = a_job()
-    assert judge(restored(job, BEFORE), job, snapshot(key_of(job))) == Verdict(job, adopt=True)
+    assert judge(restored(job, BEFORE), job, snapshot(key_of(job))) == Reconciliation(job, adopt=True)
 
 
 def test_attempt_whose_end_is_known_is_not_judged():
@@ -51,14 +51,14 @@ def test_attempt_whose_end_is_known_is_not_judged():
 def test_attempt_absent_from_its_own_launcher_was_never_started():
     job = a_job()
     attempts = restored(job, HERE)
-    assert judge(attempts, job, snapshot()) == Verdict(job)
+    assert judge(attempts, job, snapshot()) == Reconciliation(job)
     assert list(attempts.to_hand_on) == [job.id]
 
 
 def test_attempt_absent_from_a_launcher_that_covers_its_own_was_never_started():
     job = a_job()
     attempts = restored(job, BEFORE)
-    assert judge(attempts, job, snapshot(covers=[BEFORE])) == Verdict(job)
+    assert judge(attempts, job, snapshot(covers=[BEFORE])) == Reconciliation(job)
     assert list(attempts.to_hand_on) == [job.id]
 
 
@@ -84,29 +84,29 @@ def test_stopping_attempt_that_was_never_started_is_cancelled():
 
 def test_another_attempt_of_the_same_job_in_the_snapshot_is_not_this_one():
     job = a_job(attempt=2)
-    assert judge(restored(job, HERE), job, snapshot(Key(STORE, job.id, 1))) == Verdict(job)
+    assert judge(restored(job, HERE), job, snapshot(Key(STORE, job.id, 1))) == Reconciliation(job)
 
 
 def test_attempt_of_another_store_in_the_snapshot_is_not_this_one():
     job = a_job()
-    assert judge(restored(job, HERE), job, snapshot(Key("other", job.id, 1))) == Verdict(job)
+    assert judge(restored(job, HERE), job, snapshot(Key("other", job.id, 1))) == Reconciliation(job)
 
 
 def test_attempt_decided_but_not_yet_saved_is_not_judged():
     job = a_job()
-    assert judge(Attempts(), job, snapshot()) is None
+    assert judge(AttemptTable(), job, snapshot()) is None
 
 
 def test_unsent_attempt_of_a_dead_launcher_was_never_started_whatever_the_database_says():
     job = a_job()
-    attempts = Attempts()
+    attempts = AttemptTable()
     attempts.start(job, 1, BEFORE, 5.0)
-    assert judge(attempts, job, snapshot()) == Verdict(job)
+    assert judge(attempts, job, snapshot()) == Reconciliation(job)
 
 
 def test_sent_attempt_of_a_dead_launcher_is_unknown():
     job = a_job()
-    attempts = Attempts()
+    attempts = AttemptTable()
     attempts.start(job, 1, BEFORE, 5.0)
     attempts.sent(job.id)
     assert judge(attempts, job, snapshot()).outcome is Outcome.UNKNOWN
@@ -114,7 +114,7 @@ def test_sent_attempt_of_a_dead_launcher_is_unknown():
 
 def test_new_attempt_may_be_sent_once_and_only_to_the_launcher_it_was_saved_for():
     job = a_job()
-    attempts = Attempts()
+    attempts = AttemptTable()
     assert attempts.start(job, 3, HERE, 5.0) == NewAttempt(job.id, 1, 3, HERE, 5.0)
     assert not attempts.may_send(job, BEFORE)
     assert attempts.may_send(job, HERE)
@@ -133,7 +133,7 @@ def test_attempt_is_handed_on_once():
 
 def test_adopted_attempt_is_never_sent():
     job = a_job()
-    attempts = Attempts()
+    attempts = AttemptTable()
     attempts.start(job, 1, HERE, 5.0)
     judge(attempts, job, snapshot(key_of(job)))
     assert not attempts.may_send(job, HERE)

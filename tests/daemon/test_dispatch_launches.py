@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
 from bgd.core.spec import Isolation, JobSpec
 from bgd.daemon import dispatch
-from bgd.daemon.dispatch import end_of, end_without_report, launch_of
+from bgd.daemon.dispatch import build_launch, reported_end, unreported_end
 from bgd.wire.launching import Ended, Key, encode
 from bgd.wire.views import JobError
 from bgd.worker import WORKER
@@ -26,11 +26,11 @@ def _no_environment_of_another_test():
 
 
 def launch(folder, spec, **configured):
-    return launch_of(KEY, JOB, spec, 3, configure(folder, **configured))
+    return build_launch(KEY, JOB, spec, 3, configure(folder, **configured))
 
 
 def ended(outcome=Outcome.SUCCEEDED, **fields):
-    return end_of(Ended(key=KEY, outcome=outcome, finished_at=2.0, **fields))
+    return reported_end(Ended(key=KEY, outcome=outcome, finished_at=2.0, **fields))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_job_of_a_runner_is_launched_as_the_configuration_says(folder):
 
     assert (got.argv, got.cwd, got.result) == (["php", "artisan"], "/srv/shop", True)
     assert got.stdin == b'{"id":7,"attempt":2,"target":"Job@run","args":[1e400],"kwargs":{}}'
-    assert end_of(
+    assert reported_end(
         Ended(key=KEY, outcome=Outcome.SUCCEEDED, finished_at=2.0, result=got.usual_result)
     ).result == ("null")
 
@@ -189,7 +189,7 @@ def test_daemon_whose_folder_was_removed_launches_in_the_root(folder, monkeypatc
     config = configure(folder)
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert launch_of(KEY, JOB, JobSpec(target="app:f"), 1, config).cwd == "/"
+    assert build_launch(KEY, JOB, JobSpec(target="app:f"), 1, config).cwd == "/"
 
 
 def test_daemon_whose_folder_is_no_text_launches_in_the_root(folder, monkeypatch):
@@ -228,6 +228,6 @@ def test_reason_for_not_starting_becomes_the_attempts_error():
 
 
 def test_end_that_nobody_reports_says_why():
-    got = end_without_report(JOB, Outcome.UNKNOWN, 9.0, "gone")
+    got = unreported_end(JOB, Outcome.UNKNOWN, 9.0, "gone")
     assert (got.job, got.attempt, got.finished_at) == (7, 2, 9.0)
     assert got.error == JobError("unknown", "gone")

@@ -143,7 +143,7 @@ async def test_requests_with_other_tokens_make_jobs_of_their_own(config, launche
 
 
 async def test_memory_holds_the_latest_requests_only(config, launcher, monkeypatch):
-    monkeypatch.setattr(idempotency, "MOST_KNOWN", 2)
+    monkeypatch.setattr(idempotency, "MAX_REMEMBERED", 2)
     async with served(config, launcher) as life:
         caller = await life.call()
         for number in range(5):

@@ -84,7 +84,7 @@ async def test_what_was_edited_and_held_is_so_after_a_restart(config, launcher):
         assert (view.key, view.slots) == ("nightly", 2)
         blocked, _ = await (await life.call()).show(Show(1, other))
         assert (blocked.state, blocked.waits_for) == (State.BLOCKED, [job])
-        await life.orders.cancel(job)
+        await life.actions.cancel(job)
         assert (await life.view(other)).state is State.CANCELLED
 
 
@@ -239,7 +239,7 @@ async def test_there_is_a_limit_to_all_that_jobs_wait_for(config, launcher, monk
 
         assert (await caller.ask(Submit(2, both), Failed)).code is ErrorCode.FULL
 
-        await life.orders.cancel(JobId(waiting))
+        await life.actions.cancel(JobId(waiting))
         one = command(after=(first,))
         batch = await caller.ask(SubmitMany(id=3, specs=[one] * 3), Failed)
         assert (batch.code, life.supervisor.waits) == (ErrorCode.FULL, 0)
@@ -267,7 +267,7 @@ async def test_same_key_gives_the_unfinished_job_until_it_has_finished(config, l
         assert (await caller.ask(Submit(3, command(key="once", hold=True)), Submitted)).created
 
         with pytest.raises(Refused, match="has the key of job"):
-            await life.orders.revive(JobId(key.job))
+            await life.actions.revive(JobId(key.job))
 
 
 # --- jobs that run ------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ async def test_a_job_that_was_not_suspended_here_is_continued_all_the_same(confi
 async def test_adopted_attempt_is_told_again_what_it_may_have_missed(config, launcher):
     async with served(config, launcher) as life:
         suspended, going = await life.launched(), await life.launched()
-        await life.orders.suspend(JobId(suspended.job))
+        await life.actions.suspend(JobId(suspended.job))
         await soon(life.supervisor.saved())
         runs = [Started(suspended, 1, 1.0), Started(going, 2, 1.0, suspended=True)]
 
@@ -313,7 +313,7 @@ async def test_adopted_attempt_is_told_again_what_it_may_have_missed(config, lau
 async def test_suspended_attempt_that_already_stands_still_is_left_alone(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
-        await life.orders.suspend(JobId(key.job))
+        await life.actions.suspend(JobId(key.job))
         await soon(life.supervisor.saved())
 
         await launcher.greet(Started(key, 1, 1.0, suspended=True), instance=SECOND)
@@ -327,7 +327,7 @@ async def test_attempt_suspended_before_it_was_sent_is_suspended_when_it_is(conf
         life.commits.close()
         job = life.take()
         await soon(life.commits.reached.wait())
-        await life.orders.suspend(job)
+        await life.actions.suspend(job)
         life.commits.open()
 
         assert [type(message) for message in await life.told()] == [
@@ -356,7 +356,7 @@ async def test_signal_follows_a_start_that_is_still_being_saved(config, launcher
         life.commits.close()
         job = life.take()
         await soon(life.commits.reached.wait())
-        signalling = asyncio.ensure_future(life.orders.signal(job, signal.SIGTERM, whole_tree=False))
+        signalling = asyncio.ensure_future(life.actions.signal(job, signal.SIGTERM, whole_tree=False))
         life.commits.open()
 
         await soon(signalling)
@@ -370,7 +370,7 @@ async def test_without_a_launcher_a_signal_is_refused(config, launcher):
         await soon(life.is_lost.wait())
 
         with pytest.raises(Refused, match="no launcher is connected"):
-            await life.orders.signal(JobId(key.job), 15, whole_tree=False)
+            await life.actions.signal(JobId(key.job), 15, whole_tree=False)
 
 
 async def test_old_launcher_is_not_asked_for_what_it_does_not_know(config, launcher):
@@ -379,9 +379,9 @@ async def test_old_launcher_is_not_asked_for_what_it_does_not_know(config, launc
         life.link.protocol = 1
 
         with pytest.raises(Refused, match="of an older bgd"):
-            await life.orders.suspend(JobId(key.job))
+            await life.actions.suspend(JobId(key.job))
         with pytest.raises(Refused, match="of an older bgd"):
-            await life.orders.signal(JobId(key.job), 15, whole_tree=False)
+            await life.actions.signal(JobId(key.job), 15, whole_tree=False)
         terminal = await life.submit(command(pty=True))
         view = await life.view(terminal)
         assert (view.state, view.outcome) == (State.FAILED, Outcome.REFUSED)
@@ -395,9 +395,9 @@ async def test_limits_that_the_launcher_cannot_set_are_refused_at_once(config, l
         await life.submit(command(hold=True, cpu_max=50))
 
         with pytest.raises(Refused, match="memory_max takes the memory controller of cgroup v2: no memory"):
-            life.orders.check(command(memory_max=2**30))
+            life.actions.check(command(memory_max=2**30))
         with pytest.raises(Refused, match="memory_max takes"):
-            await life.orders.edit(job, Changes(memory_max=2**30))
+            await life.actions.edit(job, Changes(memory_max=2**30))
 
 
 async def test_limits_of_a_class_are_judged_where_its_jobs_are_submitted(folder, launcher):
@@ -407,7 +407,7 @@ async def test_limits_of_a_class_are_judged_where_its_jobs_are_submitted(folder,
         await life.submit(command(hold=True))
 
         with pytest.raises(Refused, match="pids_max takes the pids controller"):
-            life.orders.check(JobSpec(target="app:f"))
+            life.actions.check(JobSpec(target="app:f"))
 
 
 async def test_limits_reach_the_launcher_and_an_old_one_is_not_sent_them(config, launcher):
@@ -433,8 +433,8 @@ async def test_all_jobs_get_a_control_group_where_that_is_configured(folder, lau
 async def test_stopping_ends_a_suspension(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
-        await life.orders.suspend(JobId(key.job))
-        await life.orders.cancel(JobId(key.job))
+        await life.actions.suspend(JobId(key.job))
+        await life.actions.cancel(JobId(key.job))
 
         assert [type(message) for message in await life.told()] == [launching.Suspend, Stop]
         assert not (await life.view(key.job)).suspended
@@ -453,7 +453,7 @@ async def test_removed_job_is_gone_with_its_logs_and_its_id_is_not_given_out_aga
 
         assert await life.store.view(job) is None
         with pytest.raises(NoSuchJob):
-            await life.orders.remove(job)
+            await life.actions.remove(job)
         assert await life.submit(command(**SCHEDULED)) == job + 1
         await until(lambda: not list(log.parent.iterdir()))
 

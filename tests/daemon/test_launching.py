@@ -31,7 +31,7 @@ async def test_a_launcher_of_the_version_before_serves_as_far_as_it_can(config, 
 
         assert greeting.protocol == OLDEST_LAUNCHING_PROTOCOL
         for message in (Signal(KEY, 15), Suspend(KEY), Continue(KEY), ON_TERMINAL):
-            assert life.link.can(message) is is_able
+            assert life.link.supports(message) is is_able
 
 
 async def test_what_is_said_in_the_moment_a_launcher_goes_is_not_sent_and_breaks_nothing(config, launcher):

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.daemon.logs import MAX_MARKS, MAX_PIECE, LogFile, highest_job, remove_logs
+from bgd.daemon.logs import MAX_CHUNK, MAX_MARKS, LogReader, highest_job, remove_logs
 from bgd.wire.launching import log_name
 
 
 @pytest.fixture
 def log(tmp_path):
-    found = LogFile(str(tmp_path), 1234, 2)
+    found = LogReader(str(tmp_path), 1234, 2)
     found.path.parent.mkdir()
     return found
 
@@ -31,11 +31,11 @@ def write_marks(piece: Path, *marks: tuple[int, float]) -> None:
     marks_path(piece).write_bytes(b"".join(packed))
 
 
-def segment_path(log: LogFile, offset: int) -> Path:
+def segment_path(log: LogReader, offset: int) -> Path:
     return log.path.with_name(f"{log.path.name}.{offset}")
 
 
-def read_all(log: LogFile, limit: int = MAX_PIECE) -> list[tuple[int, bytes]]:
+def read_all(log: LogReader, limit: int = MAX_CHUNK) -> list[tuple[int, bytes]]:
     """Read as a follower does, piece by piece, until there is no more."""
     offset, pieces = 0, []
     while (piece := log.read(offset, limit)).data:
@@ -50,7 +50,7 @@ def test_log_stands_where_the_launcher_writes_it(log, tmp_path):
 
 
 def test_missing_log_reads_as_empty(tmp_path):
-    log = LogFile(str(tmp_path / "nowhere"), 1, 1)
+    log = LogReader(str(tmp_path / "nowhere"), 1, 1)
 
     assert log.read(0, 100).data == b""
     assert log.size() == 0
@@ -68,9 +68,9 @@ def test_reading_on_from_the_end_sees_what_was_written_since(log):
 
 
 def test_piece_is_bounded_whatever_is_asked_for(log):
-    log.path.write_bytes(b"x" * (MAX_PIECE + 5))
+    log.path.write_bytes(b"x" * (MAX_CHUNK + 5))
 
-    assert len(log.read(0, 1 << 30).data) == MAX_PIECE
+    assert len(log.read(0, 1 << 30).data) == MAX_CHUNK
     assert log.read(0, 3).data == b"xxx"
 
 
@@ -87,7 +87,7 @@ def test_what_stood_in_the_gap_is_told_as_left_out(log):
 def test_other_logs_and_other_files_are_no_segments(log):
     log.path.write_bytes(b"head")
     log.path.with_name(f"{log.path.name}.notes").write_bytes(b"not output")
-    LogFile(str(log.path.parent.parent), 1234, 22).path.write_bytes(b"another attempt")
+    LogReader(str(log.path.parent.parent), 1234, 22).path.write_bytes(b"another attempt")
 
     assert read_all(log) == [(0, b"head")]
 
@@ -279,7 +279,7 @@ OUTPUTS = st.lists(st.sampled_from([b"\n", b"a", b"bc\n", b"\n\n", b"longer\n"])
 def test_log_reads_like_the_bytes_that_were_kept(head, gap, segments, data):
     kept = dict(enumerate(head))
     with TemporaryDirectory() as folder:
-        log = LogFile(folder, 7, 1)
+        log = LogReader(folder, 7, 1)
         log.path.parent.mkdir()
         log.path.write_bytes(head)
         start = len(head) + gap

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import State
 from bgd.daemon import retention
-from bgd.daemon.retention import Retention, kept, kept_after
+from bgd.daemon.retention import Retention, configured_limits, requested_limits
 from bgd.daemon.storage.read import RetentionLimits
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
@@ -39,15 +39,15 @@ async def ended(life, launcher, jobs):
 
 
 async def prune(life, keep):
-    async with aclosing(Retention(life.supervisor, life.orders, life.store).prune(keep)) as passes:
+    async with aclosing(Retention(life.supervisor, life.actions, life.store).prune(keep)) as passes:
         return [each async for each in passes]
 
 
 async def test_pruned_jobs_are_gone_with_their_logs_in_portions(config, launcher, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(retention, "FIRST", 2)
-    monkeypatch.setattr(retention, "MOST", 2)
-    monkeypatch.setattr(retention, "LONG", 60.0)  # however busy the machine is
+    monkeypatch.setattr(retention, "FIRST_PORTION", 2)
+    monkeypatch.setattr(retention, "MAX_PORTION", 2)
+    monkeypatch.setattr(retention, "LONG_TRANSACTION", 60.0)  # however busy the machine is
     async with stage(config, launcher) as life:
         jobs = await ended(life, launcher, 5)
 
@@ -61,7 +61,7 @@ async def test_pruned_jobs_are_gone_with_their_logs_in_portions(config, launcher
         assert (await life.view(jobs[4])).state is State.SUCCEEDED
         assert (await life.store.counts())["succeeded"] == 1
         with pytest.raises(NoSuchJob):
-            await life.orders.revive(jobs[0])
+            await life.actions.revive(jobs[0])
         events = await life.store.events(0, 1000)
         assert [event.job for event in events if event.what == "remove"] == jobs[:4]
         kept_log = Path(config.log_dir, log_name(jobs[4], 1))
@@ -73,9 +73,9 @@ async def test_job_that_is_being_run_again_is_left_alone(config, launcher):
         [job] = await ended(life, launcher, 1)
         due = await life.store.prunable_jobs(RetentionLimits(seconds=ANY_AGE, most=0), 0.0, 10)
         assert [each.job for each in due] == [job]
-        await life.orders.revive(job)
+        await life.actions.revive(job)
 
-        assert await life.orders.let_go(due) == []
+        assert await life.actions.remove_due(due) == []
         assert (await life.view(job)).state in {State.QUEUED, State.RUNNING}
 
 
@@ -83,7 +83,7 @@ async def test_logs_that_a_crash_left_behind_are_deleted_at_the_next_start(confi
     async with stage(config, launcher) as life:
         [job] = await ended(life, launcher, 1)
         life.supervisor.log_cleaner.add = set  # type: ignore[assignment, method-assign]  # as if it died before they went
-        await life.orders.remove(job)
+        await life.actions.remove(job)
         await soon(life.supervisor.saved())
     log = Path(config.log_dir, log_name(job, 1))
     assert await asyncio.to_thread(log.exists)
@@ -106,7 +106,7 @@ async def test_retention_lets_jobs_go_when_they_are_too_many_and_when_they_are_o
     monkeypatch.setattr(retention, "GATHERING", 0.05)
     config = configure(folder, rest="[retention]\nmax_finished = 2\nsucceeded_for = '2s'")
     async with stage(config, launcher) as life:
-        keeper = life.tasks.create_task(Retention(life.supervisor, life.orders, life.store).run())
+        keeper = life.tasks.create_task(Retention(life.supervisor, life.actions, life.store).run())
         jobs = await ended(life, launcher, 4)
 
         await soon(_until_gone(life, jobs[:2]))
@@ -120,16 +120,16 @@ async def _until_gone(life, jobs):
 
 
 def test_what_is_kept_is_as_configured_unless_it_is_said(config):
-    assert kept(config) == RetentionLimits(
+    assert configured_limits(config) == RetentionLimits(
         seconds={State.SUCCEEDED: 7 * 86400, State.FAILED: 30 * 86400, State.CANCELLED: 30 * 86400},
         most=100_000,
         log_bytes=5_000_000_000,
     )
-    assert kept_after(Prune(id=1), config) == kept(config)
-    assert kept_after(Prune(id=1, states=[State.FAILED]), config).seconds == {State.FAILED: 30 * 86400}
-    assert kept_after(Prune(id=1, keep=3), config) == RetentionLimits(seconds=ANY_AGE, most=3)
-    assert kept_after(Prune(id=1, older_than=3.0, states=[State.FAILED]), config) == RetentionLimits(
+    assert requested_limits(Prune(id=1), config) == configured_limits(config)
+    assert requested_limits(Prune(id=1, states=[State.FAILED]), config).seconds == {State.FAILED: 30 * 86400}
+    assert requested_limits(Prune(id=1, keep=3), config) == RetentionLimits(seconds=ANY_AGE, most=3)
+    assert requested_limits(Prune(id=1, older_than=3.0, states=[State.FAILED]), config) == RetentionLimits(
         seconds={State.FAILED: 3.0}
     )
     with pytest.raises(Refused, match="none that is running: cancel it first"):
-        kept_after(Prune(id=1, states=[State.RUNNING]), config)
+        requested_limits(Prune(id=1, states=[State.RUNNING]), config)

@@ -129,10 +129,10 @@ async def test_while_nothing_can_be_written_lists_are_answered_and_nothing_else(
     async with stage(config, launcher) as life:
         held = await life.submit(command(hold=True))
         life.commits.failure = DiskFull("disk full")
-        await life.orders.cancel(held)
+        await life.actions.cancel(held)
         saved = asyncio.ensure_future(life.supervisor.saved())
-        await soon(life.supervisor.shown())  # it waits until it is sure
-        await soon(life.supervisor.shown())
+        await soon(life.supervisor.saved_unless_stuck())  # it waits until it is sure
+        await soon(life.supervisor.saved_unless_stuck())
         view = await life.store.view(held)
         assert view is not None
         assert view.state is State.HELD
@@ -149,4 +149,4 @@ async def test_refusal_for_want_of_room_says_so_to_the_client(config, launcher, 
         await life.submit()
         disk.free = 1000
         with pytest.raises(Full, match="disk full"):
-            life.orders.check(command())
+            life.actions.check(command())

@@ -327,6 +327,6 @@ async def test_nothing_is_kept_of_a_job_that_has_ended(config, launcher):
         await launcher.hear(Acknowledge)
 
         assert not book._unsaved
-        book._come_due()  # a second later
+        book._on_timer()  # a second later
         assert not book._counts
         assert book._timer is None

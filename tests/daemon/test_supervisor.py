@@ -84,7 +84,7 @@ async def test_stop_is_said_again_to_an_adopted_attempt(config, launcher):
     async with stage(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-        await life.orders.cancel(JobId(key.job))
+        await life.actions.cancel(JobId(key.job))
         assert await life.told() == [Stop(key, config.daemon.grace)]
     async with stage(config, launcher) as life:
         await launcher.greet(runs(key))
@@ -154,7 +154,7 @@ async def test_attempt_that_was_to_stop_and_never_started_is_cancelled(config, l
     async with stage(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-        await life.orders.cancel(JobId(key.job))
+        await life.actions.cancel(JobId(key.job))
         await launcher.hear(Stop)
     async with stage(config, launcher) as life:
         await launcher.greet()
@@ -419,7 +419,7 @@ async def test_more_slots_start_more_at_once(folder, launcher):
 async def test_job_that_waits_is_cancelled_at_once(config, launcher, delay):
     async with stage(config, launcher) as life:
         job = await life.submit(command(delay=delay))
-        assert await life.orders.cancel(job) is State.CANCELLED
+        assert await life.actions.cancel(job) is State.CANCELLED
         assert (await life.view(job)).state is State.CANCELLED
         await launcher.greet()
         assert await life.told() == []
@@ -429,8 +429,8 @@ async def test_job_that_runs_is_stopped_and_then_cancelled(config, launcher):
     async with stage(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command(retries=3))
-        assert await life.orders.cancel(JobId(key.job)) is State.STOPPING
-        assert await life.orders.cancel(JobId(key.job)) is State.STOPPING
+        assert await life.actions.cancel(JobId(key.job)) is State.STOPPING
+        assert await life.actions.cancel(JobId(key.job)) is State.STOPPING
         assert await life.told() == [Stop(key, config.daemon.grace)]
         launcher.say(end(key, Outcome.CANCELLED, None))
         await launcher.hear(Acknowledge)
@@ -443,7 +443,7 @@ async def test_job_cancelled_while_its_start_is_being_saved_never_starts(config,
         life.commits.close()
         job = life.take()
         await soon(life.commits.reached.wait())
-        assert await life.orders.cancel(job) is State.STOPPING
+        assert await life.actions.cancel(job) is State.STOPPING
         life.commits.open()
         assert await life.told() == []
         view = await life.view(job)
@@ -456,7 +456,7 @@ async def test_job_cancelled_while_no_launcher_is_there_is_stopped_when_one_is_b
         key = await life.launched()
         launcher.hang_up()
         await soon(life.is_lost.wait())
-        await life.orders.cancel(JobId(key.job))
+        await life.actions.cancel(JobId(key.job))
         assert (await life.view(key.job)).state is State.STOPPING
         await launcher.greet(runs(key))
         assert await life.told() == [Stop(key, config.daemon.grace)]
@@ -468,7 +468,7 @@ async def test_finished_job_is_retried_with_its_attempts_counted_on(config, laun
         key = await life.launched()
         launcher.say(end(key, Outcome.EXIT, 1))
         await launcher.hear(Acknowledge)
-        assert await soon(life.orders.revive(JobId(key.job))) is State.QUEUED
+        assert await soon(life.actions.revive(JobId(key.job))) is State.QUEUED
         assert (await launcher.hear(Launch)).key == life.key(key.job, attempt=2)
 
 
@@ -480,7 +480,7 @@ async def test_end_still_on_its_way_to_the_disk_does_not_keep_a_job_from_being_r
         launcher.say(end(key))
         await soon(life.commits.reached.wait())
         async with asyncio.TaskGroup() as tasks:
-            revived = tasks.create_task(life.orders.revive(JobId(key.job)))
+            revived = tasks.create_task(life.actions.revive(JobId(key.job)))
             await life.told_so_far()
             life.commits.open()
         assert revived.result() is State.QUEUED
@@ -492,7 +492,7 @@ async def test_job_retried_twice_at_once_is_queued_once(config, launcher):
         key = await life.launched()
         launcher.say(end(key))
         await launcher.hear(Acknowledge)
-        revive = life.orders.revive
+        revive = life.actions.revive
         both = await soon(
             asyncio.gather(revive(JobId(key.job)), revive(JobId(key.job)), return_exceptions=True)
         )
@@ -505,9 +505,9 @@ async def test_unfinished_and_unknown_jobs_are_not_retried(config, launcher):
     async with stage(config, launcher) as life:
         job = await life.submit()
         with pytest.raises(Refused, match="has not finished"):
-            await soon(life.orders.revive(job))
+            await soon(life.actions.revive(job))
         with pytest.raises(NoSuchJob, match="no job 99"):
-            await soon(life.orders.revive(JobId(99)))
+            await soon(life.actions.revive(JobId(99)))
 
 
 # --- draining -----------------------------------------------------------------------------------------
@@ -529,7 +529,7 @@ async def test_draining_daemon_takes_no_jobs(config, launcher):
     async with stage(config, launcher) as life:
         await soon(life.supervisor.drain(ShutdownMode.LEAVE))
         with pytest.raises(Refused, match="shutting down"):
-            life.orders.check(command())
+            life.actions.check(command())
 
 
 async def test_waiting_returns_when_what_runs_has_ended(folder, launcher):
@@ -602,11 +602,11 @@ async def test_launcher_is_asked_to_tell_of_a_log_while_somebody_follows_it(conf
     async with stage(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-        with life.supervisor.following_log(JobId(key.job)) as feed:
+        with life.supervisor.subscribe_to_log(JobId(key.job)) as subscription:
             assert await life.told() == [Watch(key)]
-            feed.take_moved()
+            subscription.take_moved()
             launcher.say(Grew(key, 10))
-            await soon(feed.changed.wait())
+            await soon(subscription.changed.wait())
         assert await life.told() == [Watch(key, on=False)]
 
 
@@ -614,12 +614,12 @@ async def test_log_is_watched_until_its_last_follower_leaves_in_whatever_way(con
     async with stage(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-        with life.supervisor.following_log(JobId(key.job)):
-            with pytest.raises(asyncio.CancelledError), life.supervisor.following_log(JobId(key.job)):
+        with life.supervisor.subscribe_to_log(JobId(key.job)):
+            with pytest.raises(asyncio.CancelledError), life.supervisor.subscribe_to_log(JobId(key.job)):
                 raise asyncio.CancelledError
             assert Watch(key, on=False) not in await life.told()
         assert await life.told() == [Watch(key, on=False)]
-        with pytest.raises(asyncio.CancelledError), life.supervisor.following_log(JobId(key.job)):
+        with pytest.raises(asyncio.CancelledError), life.supervisor.subscribe_to_log(JobId(key.job)):
             raise asyncio.CancelledError
         assert await life.told() == [Watch(key), Watch(key, on=False)]
 
@@ -628,7 +628,7 @@ async def test_attempt_that_starts_while_its_job_is_followed_is_watched_from_its
     async with stage(config, launcher) as life:
         await launcher.greet()
         job = await life.submit(command(delay=0.05))
-        with life.supervisor.following_log(job):
+        with life.supervisor.subscribe_to_log(job):
             await launcher.hear(Launch)
             assert await launcher.hear(Watch) == Watch(life.key(job))
 
@@ -637,7 +637,7 @@ async def test_adopted_attempt_is_watched_again_for_its_follower(config, launche
     async with stage(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-        with life.supervisor.following_log(JobId(key.job)):
+        with life.supervisor.subscribe_to_log(JobId(key.job)):
             await launcher.hear(Watch)
             launcher.hang_up()
             await launcher.greet(runs(key))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from bgd.core.job import Now, Outcome, RetryPolicy
 from bgd.core.scheduler import Scheduler
 from bgd.core.spec import JobSpec
-from bgd.daemon.dispatch import Attempts
+from bgd.daemon.dispatch import AttemptTable
 from bgd.daemon.storage.records import AttemptEnd
-from bgd.daemon.supervisor import Pending, Settlement
+from bgd.daemon.supervisor import PendingChanges, TransactionPlan
 
 NOW = Now(elapsed=100.0, wall=1_700_000_000.0)
 
@@ -19,9 +19,9 @@ def test_the_outcome_of_an_attempt_is_told_once_and_not_of_a_cancel_that_came_af
     scheduler.ended(job, 1, Outcome.EXIT, NOW, 1)
     scheduler.cancel(job, NOW)
     end = AttemptEnd(job=job, attempt=1, outcome=Outcome.EXIT, exit_code=1, finished_at=NOW.wall)
-    settlement = Settlement(Pending(ends=[end]), NOW, "launcher", scheduler.get)
+    plan = TransactionPlan(PendingChanges(ends=[end]), NOW, "launcher", scheduler.get)
 
-    settlement.draw_up(scheduler.take_effects(), Attempts())
+    plan.add_effects(scheduler.take_effects(), AttemptTable())
 
-    told = [(event.what, event.outcome, event.reason) for event in settlement.batch.events]
+    told = [(event.what, event.outcome, event.reason) for event in plan.batch.events]
     assert told == [("retry", Outcome.EXIT, None), ("cancel", None, "cancelled before it started")]

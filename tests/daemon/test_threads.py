@@ -38,7 +38,7 @@ def run_as_stranger(imports, code, folder):
 def test_threads_are_there_when_no_more_can_be_started(folder):
     code = f"""
 async def many():
-    with at_hand(asyncio.get_running_loop()):
+    with thread_pool(asyncio.get_running_loop()):
         limit(1)
         try:
             threading.Thread(target=print).start()
@@ -51,7 +51,7 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 print("well")
 """
     done = run_as_stranger(
-        "import asyncio, threading, uvloop; from bgd.daemon.threads import at_hand", code, folder
+        "import asyncio, threading, uvloop; from bgd.daemon.threads import thread_pool", code, folder
     )
 
     assert (done.stdout, done.stderr) == (f"{3 * THREADS}\nwell\n", "")

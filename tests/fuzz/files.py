@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bgd.config import load
 from bgd.core.job import Outcome
-from bgd.daemon.logs import LogFile
+from bgd.daemon.logs import LogReader
 from bgd.errors import ConfigError
 from bgd.launcher.journal import Began, Finished, FirstProcess, Forgotten, Journal, Recollection, Record, read
 from bgd.wire.launching import Ended, Key, log_name
@@ -118,7 +118,7 @@ def logs(data: bytes) -> None:
     for name, content in names.items():
         if content:
             Path(f"{log}{name}").write_bytes(content)
-    reader = LogFile(str(FOLDER), 1, 1)
+    reader = LogReader(str(FOLDER), 1, 1)
     offset, got = 0, b""
     while (piece := reader.read(offset, 1 + len(data) // 3)).data:
         assert piece.offset >= offset

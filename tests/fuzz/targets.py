@@ -12,7 +12,7 @@ from bgctl.options import FutureTimeType, PastTimeType
 from bgd.core.job import Outcome
 from bgd.core.spec import problem_with
 from bgd.core.target import is_allowed, parse_target, patterns_for, problem_with_entry
-from bgd.daemon.dispatch import end_of
+from bgd.daemon.dispatch import reported_end
 from bgd.daemon.web import pages
 from bgd.daemon.web.pages import Routes
 from bgd.errors import ProtocolError
@@ -61,9 +61,9 @@ def launcher_messages(data: bytes) -> None:
             again = launching.encode(message)
             assert launching.encode(decode(again)) == again
             if isinstance(message, Ended):
-                end_of(message)
+                reported_end(message)
     for outcome in (Outcome.SUCCEEDED, Outcome.EXIT):
-        end_of(Ended(key=Key("store", 1, 1), outcome=outcome, finished_at=1.0, result=data))
+        reported_end(Ended(key=Key("store", 1, 1), outcome=outcome, finished_at=1.0, result=data))
 
 
 def http(data: bytes) -> None:

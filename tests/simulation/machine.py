@@ -1,8 +1,8 @@
 """A simulated machine: bgd's own supervisor on it, over a disk, a launcher and clocks that are simulated.
 
-Real are the Scheduler, the Supervisor with its settlements, attempts and dispatch, Orders and RequestHandler,
-the storage with its SQL (in memory), and the supervisor's end of the launcher's socket with every message.
-Simulated are time, the thread that a database is on, sockets, the launcher and the jobs.
+The Scheduler, the Supervisor with its transactions and dispatch, JobActions and RequestHandler are real, and
+so are the storage with its SQL (in memory) and all messages on the supervisor's end of the launcher's socket.
+Time, the database threads, sockets, the launcher and the jobs are simulated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bgd.config import Config, QueueConfig, load
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler
 from bgd.daemon.control.reads import ReadHandler
-from bgd.daemon.job_actions import Orders
+from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.retention import Retention
 from bgd.daemon.storage import write
@@ -181,10 +181,10 @@ class Machine:
         life.tasks += [life.loop.create_task(each) for each in (supervisor.run(), link.run(supervisor))]
         life.supervisor = supervisor
         answers = ReadHandler(supervisor, store, link)
-        orders = Orders(supervisor, store)
-        retention = Retention(supervisor, orders, store)
+        actions = JobActions(supervisor, store)
+        retention = Retention(supervisor, actions, store)
         upkeep = MaintenanceHandler(supervisor, link, retention, Backups(supervisor, store))
-        life.verbs = RequestHandler(supervisor, orders, upkeep, answers, self.shut_down, reload=list)
+        life.verbs = RequestHandler(supervisor, actions, upkeep, answers, self.shut_down, reload=list)
 
     async def _drain(self, life: Life, mode: ShutdownMode) -> None:
         assert life.supervisor is not None

@@ -66,7 +66,7 @@ class Person:
         request = replace(request, id=next(self._numbers))
         if isinstance(request, MAKES_JOBS):
             assert life.supervisor is not None
-            self._known = life.supervisor.newest
+            self._known = life.supervisor.newest_id
             request = replace(request, token=self._machine.dice.randbytes(16))
         self._asked = request, self._machine.agenda.now().wall, life
         # over a connection that breaks it may be read late, after what is sent over the next one
@@ -173,14 +173,14 @@ class Person:
 
     def _give(self, life: Life, request: Request) -> None:
         assert life.verbs is not None
-        actor, hear, may_have_come = Actor(uid=0), _Hearing(self._heard), life.verbs.may_have_come
+        actor, hear, may_be_duplicate = Actor(uid=0), _Hearing(self._heard), life.verbs.may_be_duplicate
         try:
             match request:
                 case requests.Submit(spec=spec) if not (
-                    spec.after or spec.after_any or may_have_come(request)
+                    spec.after or spec.after_any or may_be_duplicate(request)
                 ):
                     life.verbs.submit(request, actor, hear.send)
-                case requests.SubmitMany(specs=specs) if may_have_come(request) or any(
+                case requests.SubmitMany(specs=specs) if may_be_duplicate(request) or any(
                     spec.after or spec.after_any for spec in specs
                 ):
                     work = partial(life.verbs.submit_after, [request], actor)

@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from bgd.core.job import Move, State
 from bgd.core.queues import Queues
 from bgd.core.scheduler import Book, Save, Scheduler
-from bgd.daemon.dispatch import Attempts, Verdict
-from bgd.daemon.idempotency import Repeats
+from bgd.daemon.dispatch import AttemptTable, Reconciliation
+from bgd.daemon.idempotency import IdempotencyTokens
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.storage.store import Store
-from bgd.daemon.supervisor import Settlement, Supervisor
+from bgd.daemon.supervisor import Supervisor, TransactionPlan
 from bgd.wire.launching import Acknowledge
 from tests.simulation.story import Story
 
@@ -69,13 +69,13 @@ def acknowledge_nothing_known(monkeypatch):
 
 
 def forget_to_save(monkeypatch, move):
-    take = Settlement._take
+    take = TransactionPlan._take
 
     def lose(self, effect, attempts):
         if not (isinstance(effect, Save) and effect.what == move):
             take(self, effect, attempts)
 
-    monkeypatch.setattr(Settlement, "_take", lose)
+    monkeypatch.setattr(TransactionPlan, "_take", lose)
 
 
 def forget_to_save_a_start(monkeypatch):
@@ -91,9 +91,9 @@ def start_again_what_a_dead_launcher_ran(monkeypatch):
         del snapshot, boot_id
         self._unsent.add(job.id)
         self._to_hand_on.add(job.id)
-        return Verdict(job)
+        return Reconciliation(job)
 
-    monkeypatch.setattr(Attempts, "_judge_absent", judge)
+    monkeypatch.setattr(AttemptTable, "_judge_absent", judge)
 
 
 def crowd_queues(monkeypatch):
@@ -104,7 +104,7 @@ def forget_requests(monkeypatch):
     async def recall(*_):
         return None
 
-    monkeypatch.setattr(Repeats, "recall", recall)
+    monkeypatch.setattr(IdempotencyTokens, "recall", recall)
 
 
 def forget_requests_at_a_restart(monkeypatch):

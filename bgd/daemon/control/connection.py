@@ -370,7 +370,7 @@ class RequestDispatcher:
             ProtocolError: it cannot come now; nothing after it can be understood.
         """
         match request:
-            case Submit() if not _waits(request.spec) and not self._verbs.may_have_come(request):
+            case Submit() if not _waits(request.spec) and not self._verbs.may_be_duplicate(request):
                 self._submit(request, size)
             case SubmitMany():
                 self._gather(request, size)
@@ -422,7 +422,7 @@ class RequestDispatcher:
 
     def _submit_batch(self, request: SubmitMany, batch: PartialBatch) -> None:
         """Take all parts of a batch, which keeps its room until they are on disk."""
-        if self._verbs.may_have_come(batch.parts[0]) or any(
+        if self._verbs.may_be_duplicate(batch.parts[0]) or any(
             _waits(spec) for part in batch.parts for spec in part.specs
         ):
             self._start(request, partial(self._answer_batch, batch.parts), batch.drop)

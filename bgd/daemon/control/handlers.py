@@ -17,10 +17,10 @@ from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.reads import ReadHandler, ReplySender
-from bgd.daemon.job_actions import Orders
+from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
-from bgd.daemon.retention import Retention, kept_after
+from bgd.daemon.retention import Retention, requested_limits
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ProtocolError, Refused
@@ -120,9 +120,9 @@ class MaintenanceHandler:
         return [*found, *lost, *_failed_backup(self._backups), _launcher(self._link)]
 
     async def _prune(self, request: Prune, replies: ReplySender) -> None:
-        keep = kept_after(request, self._supervisor.config)
+        keep = requested_limits(request, self._supervisor.config)
         if request.dry_run:
-            replies.send(Pruned(request.id, *await self._retention.rehearse(keep)))
+            replies.send(Pruned(request.id, *await self._retention.dry_run(keep)))
             return
         replies.send(Pruned(request.id, 0, 0))
         async with aclosing(self._retention.prune(keep)) as passes:
@@ -183,12 +183,12 @@ def _stands_still(pid: int | None) -> bool:
     return False
 
 
-# --- What each request does: orders go to Orders, questions to ReadHandler, and the replies to the client.
+# --- What each request does: actions go to JobActions, reads to ReadHandler.
 
 
 AT_ONCE = 200  # jobs of a request that are changed in one transaction
 
-Order = Callable[[JobId], Awaitable[State]]
+Action = Callable[[JobId], Awaitable[State]]
 
 
 class RequestHandler:
@@ -203,7 +203,7 @@ class RequestHandler:
     def __init__(
         self,
         supervisor: Supervisor,
-        orders: Orders,
+        actions: JobActions,
         upkeep: MaintenanceHandler,
         answers: ReadHandler,
         shut_down: Callable[[ShutdownMode | None], None],
@@ -211,29 +211,29 @@ class RequestHandler:
         reload: Callable[[], list[str]],
     ) -> None:
         self._supervisor = supervisor
-        self._orders = orders
+        self._actions = actions
         self._upkeep = upkeep
-        self._repeats = orders.repeats
+        self._idempotency = actions.idempotency
         self._answers = answers
         self._shut_down = shut_down
         self._reload = reload
-        self._simple_orders: dict[type, Order] = {
-            Cancel: orders.cancel,
-            Retry: orders.revive,
-            Hold: orders.hold,
-            Release: orders.release,
-            Suspend: orders.suspend,
-            Continue: orders.go_on,
-            Remove: orders.remove,
+        self._simple_actions: dict[type, Action] = {
+            Cancel: actions.cancel,
+            Retry: actions.revive,
+            Hold: actions.hold,
+            Release: actions.release,
+            Suspend: actions.suspend,
+            Continue: actions.continue_,
+            Remove: actions.remove,
         }
 
     # --- the hot path: no task, no await --------------------------------------------------------------
 
     def submit(self, request: Submit, actor: Actor, reply: Callable[[Reply], None]) -> None:
         """Take one job that waits for no other; `reply` is called when it is on disk."""
-        self._orders.check(request.spec)
-        taken = [self._orders.submit(request.spec, actor.uid)]
-        self._repeats.remember(request, taken)
+        self._actions.check(request.spec)
+        taken = [self._actions.submit(request.spec, actor.uid)]
+        self._idempotency.remember(request, taken)
         self._supervisor.when_saved(lambda: reply(self._submitted(request.id, taken)))
 
     def submit_many(
@@ -241,8 +241,8 @@ class RequestHandler:
     ) -> None:
         """Take all of them or none, in one transaction; none waits for another job."""
         specs = self._checked(parts)
-        taken = [self._orders.submit(spec, actor.uid) for spec in specs]
-        self._repeats.remember(parts[0], taken)
+        taken = [self._actions.submit(spec, actor.uid) for spec in specs]
+        self._idempotency.remember(parts[0], taken)
         self._supervisor.when_saved(lambda: reply(self._submitted(request_id, taken)))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
@@ -255,23 +255,23 @@ class RequestHandler:
     @property
     def newest(self) -> int:
         """The newest job that is on disk."""
-        return self._supervisor.newest
+        return self._supervisor.newest_id
 
-    def may_have_come(self, request: Submit | SubmitMany) -> bool:
+    def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
         """Tell whether a request is, or may be, one that is sent again: `submit_after` knows what to do."""
-        return self._repeats.may_have_come(request)
+        return self._idempotency.may_be_duplicate(request)
 
     async def submit_after(self, parts: list[SubmitMany], actor: Actor) -> Reply:
         """Take jobs as `submit_many`, if they have not come before; return the reply once all are saved."""
-        async with self._repeats.alone(parts[0]):
-            taken = await self._repeats.recall(parts[0])
+        async with self._idempotency.exclusive(parts[0]):
+            taken = await self._idempotency.recall(parts[0])
             if taken is None:
                 specs = self._checked(parts)
                 others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
-                finished, at = await self._orders.finished_by_now(others)
-                self._orders.check_waits(specs)  # of all together, and of who was faster meanwhile
-                taken = [self._orders.submit(spec, actor.uid, _of(spec, finished), at) for spec in specs]
-                self._repeats.remember(parts[0], taken)
+                finished, at = await self._actions.finished_dependencies(others)
+                self._actions.check_dependency_limit(specs)  # others may have been faster
+                taken = [self._actions.submit(spec, actor.uid, _of(spec, finished), at) for spec in specs]
+                self._idempotency.remember(parts[0], taken)
         await self._supervisor.saved()
         return self._submitted(parts[0].id, taken)
 
@@ -316,7 +316,7 @@ class RequestHandler:
                     and not _is_repeated(request)
                 ):
                     await self._answers.check_queue(request.queue)
-                self._supervisor.control(_controlled(self._supervisor.controls, request))
+                self._supervisor.set_controls(_controlled(self._supervisor.controls, request))
                 await self._supervisor.saved()
                 replies.send(await self._answers.queues(request.id))
             case Prune() | GetBackup() | GetCheckup():
@@ -344,24 +344,24 @@ class RequestHandler:
             case _:
                 raise ProtocolError(f"{type(request).__name__} is not answered here")
 
-    def _order_of(self, request: Acting) -> Order:
+    def _action_for(self, request: Acting) -> Action:
         if isinstance(request, SendSignal):
-            return partial(self._orders.signal, number=request.signal, whole_tree=request.whole_tree)
+            return partial(self._actions.signal, number=request.signal, whole_tree=request.whole_tree)
         if isinstance(request, Edit):
-            return partial(self._orders.edit, changes=request.changes)
-        return self._simple_orders[type(request)]
+            return partial(self._actions.edit, changes=request.changes)
+        return self._simple_actions[type(request)]
 
     async def _act(self, request: Acting) -> list[ActResult]:
         """Do one thing to each of several jobs; what is refused for one does not keep the others from it."""
-        order = self._order_of(request)
+        action = self._action_for(request)
         results: list[ActResult] = []
         for job_id in request.jobs:
             if len(results) % AT_ONCE == AT_ONCE - 1:  # in one transaction: others wait for it
                 await self._supervisor.saved()
             try:
-                results.append(ActResult(job_id, state=await order(JobId(job_id))))
+                results.append(ActResult(job_id, state=await action(JobId(job_id))))
             except Refused as error:
-                state = await self._orders.state(JobId(job_id)) if _is_repeated(request) else None
+                state = await self._actions.state(JobId(job_id)) if _is_repeated(request) else None
                 if state in _AS_ASKED.get(type(request), ()):
                     results.append(ActResult(job_id, state=state))
                 else:
@@ -383,7 +383,7 @@ class RequestHandler:
         self._supervisor.space.check(given)
         for index, spec in enumerate(given):
             try:
-                self._orders.check(spec)
+                self._actions.check(spec)
             except Refused as error:
                 raise (
                     type(error)(f"job {index} of the batch: {error}") if len(given) > 1 else error

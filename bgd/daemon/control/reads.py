@@ -16,7 +16,7 @@ import bgd
 from bgd.core.job import FINAL, JobId
 from bgd.daemon.access import Actor
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.logs import LogFile, written_by
+from bgd.daemon.logs import LogReader, expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, queue_views, unknown_queue
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
@@ -75,15 +75,17 @@ async def send_events(
 
     The first part comes at once, even without events: it tells from where the stream goes on.
     """
-    with supervisor.following_all(progress=request.progress and request.follow) as feed:
-        await supervisor.shown()  # what this client was told of before has happened
+    with supervisor.subscriptions.subscribe_to_all(
+        progress=request.progress and request.follow
+    ) as subscription:
+        await supervisor.saved_unless_stuck()  # what this client was told of before has happened
         oldest, newest = await store.event_bounds()
         since = request.since
         if since is None:
             since = newest if request.follow else oldest - 1
         await replies.send_in_step(EventsPart(request.id, [], last=since, lost=since < oldest - 1))
         while True:
-            feed.changed.clear()
+            subscription.changed.clear()
             events = None
             while events is None or events:
                 async with replies.in_turn():
@@ -93,12 +95,12 @@ async def send_events(
                         await replies.send_in_step(EventsPart(request.id, events, last=since))
             if not request.follow:
                 return
-            told = list(_progress_events(feed.take_progress(), supervisor, since))
+            told = list(_progress_events(subscription.take_progress(), supervisor, since))
             for start in range(0, len(told), EVENTS_AT_ONCE):
                 await replies.send_in_step(
                     EventsPart(request.id, told[start : start + EVENTS_AT_ONCE], last=since)
                 )
-            await feed.changed.wait()
+            await subscription.changed.wait()
 
 
 def _progress_events(told: Iterable[JobProgress], supervisor: Supervisor, since: int) -> Iterator[EventView]:
@@ -133,7 +135,7 @@ async def send_logs(
 ) -> None:
     """Send what the asked attempts have written so far, oldest first."""
     for attempt in _asked_attempts(request, view):
-        log = LogFile(log_dir, view.id, attempt)
+        log = LogReader(log_dir, view.id, attempt)
         is_later = request.offset is not None and attempt != request.attempt
         offset = 0 if is_later else await _first_offset(request, log)
         written = await _written(supervisor, store, view.id, attempt)  # first: it may end meanwhile
@@ -151,7 +153,7 @@ async def follow_logs(
 ) -> None:
     """Send what there is and what is written from now on, attempt after attempt, until the job has finished.
 
-    Nothing is missed and nothing is polled: the feed is there before the first look.
+    Nothing is missed and nothing is polled: the subscription is there before the first look.
 
     Raises:
         NoSuchJob: it was removed before all of it was sent.
@@ -160,15 +162,15 @@ async def follow_logs(
     attempts = _asked_attempts(request, view)
     attempt = attempts[0] if attempts else view.attempt + 1
     offset = None if attempts else 0  # of an attempt that is yet to come nothing is left out
-    with supervisor.following_log(job_id) as feed:
+    with supervisor.subscribe_to_log(job_id) as subscription:
         if request.tail is not None:  # whoever has to ask once more must know where it began
-            offset = await _first_offset(request, LogFile(log_dir, view.id, attempt)) if attempts else 0
+            offset = await _first_offset(request, LogReader(log_dir, view.id, attempt)) if attempts else 0
             await replies.send_in_step(LogPart(request.id, attempt, b"", offset=offset))
         while True:
-            if feed.take_moved():
+            if subscription.take_moved():
                 view = await _seen_again(store, job_id)
             while attempt <= view.attempt:
-                log = LogFile(log_dir, view.id, attempt)
+                log = LogReader(log_dir, view.id, attempt)
                 if offset is None:
                     offset = await _first_offset(request, log)
                 offset = await _send_from(request, log, attempt, offset, replies)
@@ -180,7 +182,7 @@ async def follow_logs(
                 attempt, offset = attempt + 1, 0
             if view.state in FINAL:
                 return
-            await feed.changed.wait()
+            await subscription.changed.wait()
 
 
 async def _seen_again(store: StoreReader, job_id: JobId) -> JobView:
@@ -208,7 +210,7 @@ def _asked_attempts(request: Logs, view: JobView) -> range:
     return range(request.attempt, request.attempt + 1 if request.offset is None else view.attempt + 1)
 
 
-async def _first_offset(request: Logs, log: LogFile) -> int:
+async def _first_offset(request: Logs, log: LogReader) -> int:
     if request.offset is not None:
         return request.offset
     if request.tail is None:
@@ -216,7 +218,7 @@ async def _first_offset(request: Logs, log: LogFile) -> int:
     return await asyncio.to_thread(log.tail_offset, request.tail)
 
 
-async def _send_from(request: Logs, log: LogFile, attempt: int, offset: int, replies: ReplySender) -> int:
+async def _send_from(request: Logs, log: LogReader, attempt: int, offset: int, replies: ReplySender) -> int:
     """Send the log from an offset to its present end; return that end."""
     while True:
         async with replies.in_turn():
@@ -238,11 +240,11 @@ async def _written(supervisor: Supervisor, store: StoreReader, job: int, attempt
         return 0
     if found[0].outcome is None:
         return supervisor.lost_output.written(Key(store.store_id, job, attempt))
-    return written_by(found[0])
+    return expected_log_bytes(found[0])
 
 
 async def _send_missing(
-    request: Logs, log: LogFile, attempt: int, offset: int, written: int, replies: ReplySender
+    request: Logs, log: LogReader, attempt: int, offset: int, written: int, replies: ReplySender
 ) -> None:
     """Say how much the attempt wrote beyond the end of its log, if it wrote more."""
     piece = await asyncio.to_thread(log.missing, offset, written)
@@ -270,7 +272,7 @@ Asking = List | Show | Logs | Wait | GetEvents | GetResult | AskingOnce
 
 
 class ReadHandler:
-    """Reads the store, the logs and the Supervisor's feeds; changes no job.
+    """Reads the store, the logs and the Supervisor's subscriptions; changes no job.
 
     Args:
         site: the pages for browsers, None: there are none.
@@ -323,7 +325,7 @@ class ReadHandler:
     async def queues(self, request_id: int) -> Queues:
         """Return slots and queues as they are now."""
         supervisor = self._supervisor
-        await supervisor.shown()  # what this client was told of before must be counted
+        await supervisor.saved_unless_stuck()  # what this client was told of before must be counted
         counts = await self._store.queue_counts()
         return Queues(
             id=request_id,
@@ -344,13 +346,13 @@ class ReadHandler:
         supervisor = self._supervisor
         if name in known_queues(supervisor.config, supervisor.controls):
             return
-        await supervisor.shown()
+        await supervisor.saved_unless_stuck()
         if not await self._store.has_jobs_in(name):
             counts = await self._store.queue_counts()
             raise unknown_queue(name, known_queues(supervisor.config, supervisor.controls) | counts.keys())
 
     async def _list(self, request: List, actor: Actor, replies: ReplySender) -> None:
-        await self._supervisor.shown()  # what this client was told of before must be in the list
+        await self._supervisor.saved_unless_stuck()  # what this client was told of before must be in the list
         async with replies.in_turn():
             views, rest = await self._store.first_views(request, actor.uid)
             await self._send_jobs(request.id, views, replies)
@@ -403,22 +405,22 @@ class ReadHandler:
 
     async def _wait(self, request: Wait, replies: ReplySender) -> None:
         waiting = set(map(JobId, request.jobs))
-        with self._supervisor.following(waiting, progress=request.progress) as feed:
+        with self._supervisor.subscriptions.subscribe(waiting, progress=request.progress) as subscription:
             if request.progress:
                 await self._send_progress(request.id, await self._store.progress(list(waiting)), replies)
             while waiting:
-                moved = feed.take_moved() & waiting
+                moved = subscription.take_moved() & waiting
                 finished = [job for job in moved if not self._supervisor.is_unfinished(job)]
                 while finished:
                     async with replies.in_turn():
                         views, finished = await self._ended(finished)
                         await self._send_jobs(request.id, views, replies)
                     waiting.difference_update(JobId(view.id) for view in views)
-                await self._send_progress(request.id, feed.take_progress(), replies)
+                await self._send_progress(request.id, subscription.take_progress(), replies)
                 if request.only_now:
                     break
                 if waiting:
-                    await feed.changed.wait()
+                    await subscription.changed.wait()
                 if len(waiting) > MANY:  # to read and tell each end by itself costs a tenth of a short job
                     await asyncio.sleep(GATHERING)
         replies.send(End(request.id))
@@ -439,7 +441,7 @@ class ReadHandler:
         return [view for view in views if view.state in FINAL], rest
 
     async def _stats(self, request: GetStats) -> Stats:
-        await self._supervisor.shown()
+        await self._supervisor.saved_unless_stuck()
         figures = await self._store.stats(time.time() - request.window)
         return Stats(
             id=request.id,

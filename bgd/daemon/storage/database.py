@@ -14,7 +14,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import aiosqlite
 import msgspec
 
-from bgd.daemon.threads import no_thread
+from bgd.daemon.threads import cannot_start_thread
 from bgd.errors import BgdError
 from bgd.startup import file_size_limit
 from bgd.units import format_size
@@ -65,7 +65,7 @@ class DatabaseConnection:
             await self._connection
         except Exception as error:
             if self._thread is None:  # Python says "can't start new thread"
-                raise no_thread(error) from error
+                raise cannot_start_thread(error) from error
             # aiosqlite does not wait for its thread, which says good-bye to a loop that may be closed by then
             await asyncio.to_thread(self._thread.join)
             raise

@@ -101,7 +101,7 @@ def last_id_in(path: str) -> int:
 def restore(backup: DatabaseCopy, path: str, last_id: int, launcher: str, at: float) -> RecoveryResult:
     """Put a copy of the backup in the database's place, so that nothing in it runs unasked.
 
-    Jobs that waited are held: they may have run since. Attempts that ran are given to `launcher`, an
+    Jobs that waited are held: they may have run since. AttemptTable that ran are given to `launcher`, an
     instance that is no more: unless the one that runs knows them, nobody saw their end. Those jobs are not
     run again by themselves. Events go on with ids that nobody has seen: the first say which jobs are held.
     `at`: now, in epoch seconds.

@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, State
-from bgd.daemon.logs import LogFile, written_by
+from bgd.daemon.logs import LogReader, expected_log_bytes
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.web.auth import Ends, Entrance
 from bgd.daemon.web.views import Row, Tail, attempt_sheet_of, pieces_of, row_of, sheet_of, tail_of
@@ -206,8 +206,8 @@ class Pages:
         name = f'attachment; filename="bgd-{view.id}.{attempt}.log"'
         headers = (("Content-Disposition", name),) if query.download else ()
         found = await self._store.attempts(JobId(view.id), int(attempt) - 1, 1)
-        written = written_by(found[0]) if found and found[0].attempt == int(attempt) else 0
-        pieces = pieces_of(LogFile(self._log_dir, view.id, int(attempt)), query.tail, written)
+        written = expected_log_bytes(found[0]) if found and found[0].attempt == int(attempt) else 0
+        pieces = pieces_of(LogReader(self._log_dir, view.id, int(attempt)), query.tail, written)
         return Answer(Response(content_type=TEXT, body=None, headers=headers), pieces)
 
     async def _portions(self, query: List) -> AsyncGenerator[list[JobView], None]:
@@ -251,7 +251,7 @@ class Pages:
 
     def _tail(self, view: JobView, attempt: AttemptView) -> Tail:
         most = LATEST_TAIL if attempt.attempt == view.attempt else EARLIER_TAIL
-        return tail_of(LogFile(self._log_dir, view.id, attempt.attempt), most)
+        return tail_of(LogReader(self._log_dir, view.id, attempt.attempt), most)
 
 
 def _rows(views: list[JobView]) -> list[Row]:

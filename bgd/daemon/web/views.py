@@ -10,7 +10,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from bgd.core.job import ACTIVE, FINAL, Outcome, State
-from bgd.daemon.logs import MAX_PIECE, LogFile, Piece
+from bgd.daemon.logs import MAX_CHUNK, LogChunk, LogReader
 from bgd.formatting import (
     command_line,
     iso_time,
@@ -36,7 +36,7 @@ class Tail(Struct, frozen=True):
     before: int
 
 
-def tail_of(log: LogFile, most: int) -> Tail:
+def tail_of(log: LogReader, most: int) -> Tail:
     """Return about so many bytes of a log's end, from the beginning of a line on. Reads files."""
     end = log.size()
     begin = max(end - most, 0)
@@ -56,7 +56,7 @@ def tail_of(log: LogFile, most: int) -> Tail:
     return Tail(data.decode(errors="replace"), begin)
 
 
-async def pieces_of(log: LogFile, last: int | None, written: int = 0) -> AsyncGenerator[bytes, None]:
+async def pieces_of(log: LogReader, last: int | None, written: int = 0) -> AsyncGenerator[bytes, None]:
     """Yield a log from its beginning, or its last bytes, to its present end.
 
     `written`: bytes that the attempt wrote; what the log does not reach to is told as missing.
@@ -64,7 +64,7 @@ async def pieces_of(log: LogFile, last: int | None, written: int = 0) -> AsyncGe
     end = await asyncio.to_thread(log.size)
     offset = 0 if last is None else max(end - last, 0)
     while offset < end:
-        piece = await asyncio.to_thread(log.read, offset, min(end - offset, MAX_PIECE))
+        piece = await asyncio.to_thread(log.read, offset, min(end - offset, MAX_CHUNK))
         if not piece.data:
             break
         if piece.left_out:
@@ -76,7 +76,7 @@ async def pieces_of(log: LogFile, last: int | None, written: int = 0) -> AsyncGe
         yield _gap(missing)
 
 
-def _gap(piece: Piece) -> bytes:
+def _gap(piece: LogChunk) -> bytes:
     why = f"missing: {piece.missing}" if piece.missing else "left out, over the log's limit"
     return f"\n==> {piece.left_out} bytes {why} <==\n".encode(errors="backslashreplace")
 
@@ -174,7 +174,7 @@ def sheet_of(view: JobView, result: str | None, now: float) -> JobSheet:
     facts: list[Fact] = [
         ("Queue", view.queue),
         ("Priority", str(view.priority)),
-        ("Attempts", _attempts(view)),
+        ("AttemptTable", _attempts(view)),
         ("Retries", retries_line(view)),
         ("On errors", rules_line(view)),
         ("Snoozed", f"{view.snoozes} times" if view.snoozes > 1 else "once" * view.snoozes),

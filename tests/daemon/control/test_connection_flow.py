@@ -200,7 +200,7 @@ async def test_large_jobs_are_read_and_sent_some_at_a_time(config, launcher, mon
         caller = await life.call()
         jobs = [await life.submit(LARGE) for _ in range(30)]
         for job in jobs:
-            await life.orders.cancel(job)
+            await life.actions.cancel(job)
         await soon(life.supervisor.saved())
         most = 0
 

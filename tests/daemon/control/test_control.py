@@ -20,7 +20,7 @@ from bgd.daemon.control import connection as control_module
 from bgd.daemon.control import connection as flow_module
 from bgd.daemon.control.connection import HIGH_WATER, MAX_IN_FLIGHT
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.streams import Feeds
+from bgd.daemon.streams import Subscriptions
 from bgd.errors import MAX_MESSAGE
 from bgd.wire.framing import MAX_FRAME, frame
 from bgd.wire.launching import Acknowledge, Ended, Launch, Stop, Watch, log_name
@@ -621,7 +621,7 @@ async def test_client_that_vanishes_leaves_no_stream_behind(config, launcher):
         assert await launcher.hear(Watch) == Watch(key, on=False)
         assert await is_alive(await life.call())
         assert len(life.control.connections) == 1
-        assert life.supervisor._feeds.__dict__ == Feeds().__dict__
+        assert life.supervisor.subscriptions.__dict__ == Subscriptions().__dict__
         assert set(life.tasks._tasks) == tasks
 
 
@@ -773,7 +773,7 @@ async def test_cancel_answers_for_each_job_whatever_its_state(folder, launcher):
         launcher.say(end(done))
         await launcher.hear(Acknowledge)
         running, stopping = await life.launched(), await life.launched()
-        await life.orders.cancel(JobId(stopping.job))
+        await life.actions.cancel(JobId(stopping.job))
         queued, scheduled = await life.submit(), await life.submit(command(delay=300.0))
         caller = await life.call()
         jobs = [done.job, running.job, stopping.job, queued, scheduled, 404]

@@ -24,9 +24,9 @@ async def test_events_tell_all_that_happened_in_order(config, launcher):
         key = await life.launched(command(retries=1, retry_delay=300.0))
         launcher.say(end(key, Outcome.EXIT, 1))
         await launcher.hear(Acknowledge)
-        await life.orders.hold(JobId(key.job))
-        await life.orders.cancel(JobId(key.job))
-        await life.orders.remove(JobId(key.job))
+        await life.actions.hold(JobId(key.job))
+        await life.actions.cancel(JobId(key.job))
+        await life.actions.remove(JobId(key.job))
 
         events = await happened(await life.call())
 
@@ -49,7 +49,7 @@ async def test_stream_goes_on_where_it_left_off_also_in_the_next_life(config, la
         seen = await happened(await life.call())
         assert [event.job for event in seen] == [first, second, third]
     async with served(config, launcher) as life:
-        await life.orders.cancel(second)
+        await life.actions.cancel(second)
 
         events = await happened(await life.call(), since=seen[1].id)
 

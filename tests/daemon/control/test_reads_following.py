@@ -216,7 +216,7 @@ async def test_follower_ends_when_the_job_is_cancelled(config, launcher, delay):
         caller.send(Logs(id=1, job=job, follow=True))
         if not delay:
             assert await next_watch(life) == Watch(life.key(job))
-        await life.orders.cancel(job)
+        await life.actions.cancel(job)
         if not delay:
             launcher.say(end(life.key(job), Outcome.CANCELLED, None))
         assert await rest(caller) == {}
@@ -314,7 +314,7 @@ async def test_follower_of_a_job_that_is_removed_before_he_has_read_it_is_told_s
 
         life.launcher.say(end(key))
         await life.launcher.hear(Acknowledge)
-        await life.orders.remove(JobId(key.job))
+        await life.actions.remove(JobId(key.job))
         await soon(life.supervisor.saved())
 
         while isinstance(reply := await caller.next(), LogPart):

@@ -155,11 +155,11 @@ async def test_pattern_is_a_shells(store, pattern, name, is_like_it):
 
 async def test_list_that_looks_at_many_jobs_holds_nobody_else_up(store):
     await put(store, new(1))
-    began, go_on = threading.Event(), threading.Event()
+    began, continue_ = threading.Event(), threading.Event()
 
     def look_on(_):
         began.set()
-        assert go_on.wait(30)
+        assert continue_.wait(30)
 
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         group.create_task(store._searcher.call(look_on))
@@ -168,5 +168,5 @@ async def test_list_that_looks_at_many_jobs_holds_nobody_else_up(store):
         assert (await store.view(JobId(1))).id == 1
         assert await store.spec(JobId(1)) is not None
         assert not asked_later.done()
-        go_on.set()
+        continue_.set()
     assert [view.id for view in asked_later.result()] == [1]

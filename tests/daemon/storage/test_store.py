@@ -299,11 +299,11 @@ async def test_batch_that_fails_leaves_nothing_and_the_next_one_is_unaffected(st
 
 
 async def test_cancelled_commit_is_done_all_the_same(store):
-    began, go_on = threading.Event(), threading.Event()
+    began, continue_ = threading.Event(), threading.Event()
 
     def hold_up(_):
         began.set()
-        assert go_on.wait(30)
+        assert continue_.wait(30)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(store._writer.call(hold_up))
@@ -311,7 +311,7 @@ async def test_cancelled_commit_is_done_all_the_same(store):
         await asyncio.to_thread(began.wait, 30)
         running.cancel()
         later = group.create_task(put(store, new(2)))
-        go_on.set()
+        continue_.set()
     assert running.cancelled()
     assert later.done()
     assert [job.id for job in await restored(store)] == [1, 2]
@@ -669,13 +669,13 @@ async def test_counts_follow_every_change_of_state(store):
 
 async def test_reads_answer_while_a_transaction_is_being_written(store):
     await put(store, new(1))
-    began, go_on = threading.Event(), threading.Event()
+    began, continue_ = threading.Event(), threading.Event()
 
     def write_slowly(db):
         db.execute("BEGIN IMMEDIATE")
         db.execute("UPDATE jobs SET state = 'failed'")
         began.set()
-        assert go_on.wait(30)
+        assert continue_.wait(30)
         db.execute("COMMIT")
 
     async with asyncio.TaskGroup() as group:
@@ -684,7 +684,7 @@ async def test_reads_answer_while_a_transaction_is_being_written(store):
         async with asyncio.timeout(10):
             assert (await store.view(JobId(1))).state is State.QUEUED
             assert await ids(store, states=[State.QUEUED]) == [1]
-        go_on.set()
+        continue_.set()
     assert (await store.view(JobId(1))).state is State.FAILED
 
 
