@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from bgd.core.job import Outcome
 from bgd.core.target import python_target
 from bgd.wire.calls import MAX_DOCUMENT, Account, read_result, request
-from bgd.worker import helpers, process
-from bgd.worker.job import carry_out, read
+from bgd.worker import process
+from bgd.worker.job import carry_out, provide_bgd_job, read
 
 _INTERRUPTED = "KeyboardInterrupt"
 
@@ -37,7 +37,7 @@ def run(
     """
     import bgd_job  # type: ignore[import-not-found]  # noqa: PLC0415 - it is there since provide_helpers
 
-    process.begin()  # this may be a child that was forked since
+    process.become_job_process()  # this may be a child that was forked since
     heard_before = bgd_job.hearer.set(hear)
     try:
         document, exit_code = (_apart if _has_loop() else _run)(target, arguments, allowed)
@@ -52,7 +52,7 @@ def run(
 def provide_helpers() -> None:
     """Let jobs import bgd_job, as they can under a daemon."""
     if _PROVIDED.acquire(blocking=False):  # once, and for good: modules keep what they have imported
-        helpers.provide()
+        provide_bgd_job()
 
 
 def _run(target: str, arguments: str | None, allowed: Sequence[str] | None) -> tuple[bytes, int]:

@@ -1,4 +1,4 @@
-"""From a name to what it names: the function or method that a job is to call, or why it may not."""
+"""Find the function or method that a job names, or say why the job may not call it."""
 
 from __future__ import annotations
 
@@ -6,37 +6,41 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from .process import leave_if_forked
+from .process import exit_if_forked
 
-TYPE_CHECKING = False  # as typing's, whose import is a tenth of an interpreter's start
+TYPE_CHECKING = False  # not typing's: importing that takes a tenth of an interpreter's start
 if TYPE_CHECKING:
     from typing import Any
 
 
 class Refusal(Exception):
-    """What was found under the name is not what the name says."""
+    """The job must not run: it cannot be read, or its target is not what its name says."""
 
 
-def resolved(
+def resolve(
     module: str, name: str, method: str | None, allowed: Sequence[str] | None = None
 ) -> Callable[..., object]:
     """Return the function, or the method of a class.
 
-    The name was allowed as text, so what it leads to must have been defined under just that name: an
-    imported `subprocess.run` was not. An inherited method must be in `allowed` by its own name or by
-    the class that defines it; None: every method of the class may be called.
+    The configuration allowed the name as text, so the object must have been defined under exactly that name:
+    an imported `subprocess.run` was not. An inherited method must be in `allowed`, by its own name or by the
+    class that defines it. With `allowed` None every method of the class may be called.
+
+    Raises:
+        Refusal: the target is private, of the wrong kind, or defined elsewhere, or it is not allowed.
+        Exception: whatever the import of the module raises.
     """
     if name.startswith("_") or (method or "").startswith("_"):
         raise Refusal(f"{name}.{method}: names that begin with an underscore are private")
     found = _attribute(module, name)
     if isinstance(found, type):
         if method is None:
-            raise Refusal(f"{module}:{name} is a class: say which method, as {module}:{name}.METHOD")
+            raise Refusal(f"{module}:{name} is a class: name a method too, as {module}:{name}.METHOD")
         _check_name(found, module, name)
         _check_entry(module, name, method, allowed)
         return _method(found, module, method, allowed)
     if method is not None or not callable(found) or not hasattr(found, "__qualname__"):
-        raise Refusal(f"{module}:{name} is no {'class' if method else 'function'}")
+        raise Refusal(f"{module}:{name} is not a {'class' if method else 'function'}")
     _check_name(found, module, name)
     _check_code(found, module, name, home=module)
     return found
@@ -48,9 +52,9 @@ def _attribute(module: str, name: str) -> object:
     try:
         __import__(module)
     except ModuleNotFoundError as error:
-        error.msg = f"{error}{_where_it_was_looked_for(module, error.name or '')}"
+        error.msg = f"{error}{_where_it_was_searched(module, error.name or '')}"
         raise
-    leave_if_forked(0)
+    exit_if_forked(0)
     try:
         return getattr(sys.modules[module], name)
     except AttributeError:
@@ -58,7 +62,7 @@ def _attribute(module: str, name: str) -> object:
         raise AttributeError(f"module {module!r} has no {name!r}{nearest}") from None
 
 
-def _where_it_was_looked_for(module: str, missing: str) -> str:
+def _where_it_was_searched(module: str, missing: str) -> str:
     if f"{module}.".startswith(f"{missing}."):
         return (
             f" on the path {os.pathsep.join(sys.path)} of {sys.executable}: set [python] path or interpreter"
@@ -67,10 +71,10 @@ def _where_it_was_looked_for(module: str, missing: str) -> str:
 
 
 def _nearest(name: str, *owners: object) -> str:
-    """Ask whether another name was meant, if one of these has one that is much like it."""
-    import difflib  # noqa: PLC0415  only who made a slip pays for it
+    """Return a question that suggests a similar public name of these objects, "" if there is none."""
+    import difflib  # noqa: PLC0415  only a misspelt name pays for it
 
-    # what stands in the place of a module may be anything
+    # sys.modules may hold anything in the place of a module
     found = [each for owner in owners for each in getattr(owner, "__dict__", ())]
     known = {each for each in found if isinstance(each, str) and not each.startswith("_")}
     alike = difflib.get_close_matches(name, sorted(known), n=1)
@@ -78,7 +82,7 @@ def _nearest(name: str, *owners: object) -> str:
 
 
 def _method(owner: type, module: str, method: str, allowed: Sequence[str] | None) -> Callable[..., object]:
-    """Return a class's own or inherited method, bound to a new instance unless it is one of the class."""
+    """Return a method, bound to a new instance unless it is a class or static method."""
     named = f"{owner.__qualname__}.{method}"
     home = next((base for base in owner.__mro__ if method in vars(base)), None)
     if home is None:
@@ -88,12 +92,12 @@ def _method(owner: type, module: str, method: str, allowed: Sequence[str] | None
     is_of_class = isinstance(definition, (classmethod, staticmethod))
     function = definition.__func__ if is_of_class else definition
     if isinstance(function, type) or not callable(function):
-        raise Refusal(f"{module}:{named} is no method")
+        raise Refusal(f"{module}:{named} is not a method")
     is_by_name = home is not owner and _is_inherited_by_name(home, f"{module}.{named}", method, allowed)
-    # libraries name the modules of their classes as they like; an inherited method is known by its own name
+    # libraries give their classes any __module__, so an inherited method is recognized by its own name
     if not is_by_name or getattr(function, "__qualname__", None) != f"{home.__qualname__}.{method}":
         _check_code(function, module, named, home=module if home is owner else home.__module__)
-    # by what was judged, not by its name: an object may hold something else under that
+    # bind the checked object itself: a lookup by name on an instance might find another one
     bind = getattr(type(definition), "__get__", None)
     bound: Callable[..., object] = (
         bind(definition, None if is_of_class else owner(), owner) if bind else function
@@ -102,9 +106,12 @@ def _method(owner: type, module: str, method: str, allowed: Sequence[str] | None
 
 
 def _is_inherited_by_name(home: type, named: str, method: str, allowed: Sequence[str] | None) -> bool:
-    """Tell whether an entry names an inherited method or its class; False: one names the module of the class.
+    """Return True if an entry names the inherited method or its class, False if one names its whole module.
 
-    Who lists a class need not know what its bases can do: a parser of theirs may unpickle its argument.
+    Whoever lists a class may not know what its bases can do: a parser in a base may unpickle its argument.
+
+    Raises:
+        Refusal: no entry covers the method.
     """
     defining = f"{home.__module__}.{home.__qualname__}"
     if allowed is None or named in allowed or defining in allowed or f"{defining}.{method}" in allowed:
@@ -118,7 +125,7 @@ def _is_inherited_by_name(home: type, named: str, method: str, allowed: Sequence
 
 
 def _check_entry(module: str, name: str, method: str, allowed: Sequence[str] | None) -> None:
-    """Refuse a method if the entry that reads like its name means what a module of the class's name holds."""
+    """Refuse a method whose only entry could also name a function in a module called like the class."""
     entry = f"{module}.{name}.{method}"
     if allowed is None or entry not in allowed or {f"{module}.{name}", f"{module}.*"} & {*allowed}:
         return
@@ -130,7 +137,7 @@ def _check_entry(module: str, name: str, method: str, allowed: Sequence[str] | N
 
 
 def _is_module(name: str, parent: object) -> bool:
-    """Tell whether there is a module inside a package, imported or not."""
+    """Return whether a package has this module, imported or not."""
     if name in sys.modules:
         return True
     if not hasattr(parent, "__path__"):
@@ -141,10 +148,10 @@ def _is_module(name: str, parent: object) -> bool:
 
 
 def _check_name(found: Any, module: str, name: str) -> None:
-    if "<" in str(found.__qualname__):  # a lambda, or one of the locals of a function
+    if "<" in str(found.__qualname__):  # a lambda, or a local of a function
         raise Refusal(
-            f"{module}:{name} is {found.__module__}:{found.__qualname__}, which has no name to be called by: "
-            "make it a function with def, and have its decorators use functools.wraps"
+            f"{module}:{name} is {found.__module__}:{found.__qualname__}, which cannot be called by name: "
+            "define it with def, and use functools.wraps in its decorators"
         )
     if (found.__module__, found.__qualname__) != (module, name):
         raise Refusal(
@@ -153,23 +160,23 @@ def _check_name(found: Any, module: str, name: str) -> None:
 
 
 def _check_code(function: object, module: str, name: str, home: str) -> None:
-    """Refuse what is not of the module `home`, even if its __module__ was overwritten to say otherwise."""
+    """Refuse a function that is not from the module `home`, even if its __module__ claims that."""
     function = _unwrapped(function, f"{module}:{name}")
-    # what is not written in Python has no globals, only a word of where it is from
+    # only functions written in Python have globals; others just name their module
     says = getattr(function, "__module__", None) or home
-    says = getattr(getattr(function, "__objclass__", None), "__module__", says)  # as dict.pop has
+    says = getattr(getattr(function, "__objclass__", None), "__module__", says)  # for example dict.pop
     found = getattr(function, "__globals__", {"__name__": says}).get("__name__", home)
     if found != home:
         raise Refusal(f"{module}:{name} is defined in {found}: allow and call that")
 
 
 def _unwrapped(function: object, target: str) -> object:
-    """Return what is below all that decorators put around it."""
-    for _ in range(_MOST_WRAPPERS):
+    """Return the function inside all decorators that used functools.wraps."""
+    for _ in range(_MAX_WRAPPERS):
         if "__wrapped__" not in getattr(function, "__dict__", {}):
             return function
         function = vars(function)["__wrapped__"]
-    raise Refusal(f"{target} is wrapped around itself, or more than {_MOST_WRAPPERS} times")
+    raise Refusal(f"{target} is wrapped around itself, or more than {_MAX_WRAPPERS} times")
 
 
-_MOST_WRAPPERS = 100
+_MAX_WRAPPERS = 100

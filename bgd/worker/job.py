@@ -1,62 +1,126 @@
-"""One job, from its description to its result file."""
+"""Run one job: from its description in JSON to the JSON document in its result file."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import traceback  # imported here, before the job's own folders come first on sys.path
+from types import TracebackType
 
-from .account import capped, json_of, told, wished
-from .callables import Refusal, resolved
-from .helpers import say_the_rest
-from .notation import decoded
-from .process import leave_if_forked
-from .streams import flush, log
+from .callables import Refusal, resolve
+from .process import exit_if_forked, flush, log, redirect_to_null
 
-TYPE_CHECKING = False  # as typing's, whose import is a tenth of an interpreter's start
+TYPE_CHECKING = False  # not typing's: importing that takes a tenth of an interpreter's start
 if TYPE_CHECKING:
     from typing import Any, Union
 
-    Job = Union[dict[str, Any], Refusal]  # noqa: UP007 - as Python 3.9 has it
+    Job = Union[dict[str, Any], Refusal]  # noqa: UP007 - Python 3.9 needs Union
+
+# bgd.core.spec has these too, and cannot be imported here; a test compares them.
+MAX_RESULT = 1_000_000  # bytes of JSON
+MAX_DEPTH = 200  # of nested lists and objects in a result; many JSON readers take little more
+MAX_TEXT = 65_536  # bytes of an error's message, and of its traceback
+
+_MAX_LINE = 1000  # characters of an error on one line
+_MAX_BASES = 100  # base classes named for an error
+_MAX_BASE_NAME = 200  # characters; names in the configuration are shorter
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().raw_decode
+
+_WORKER = os.path.dirname(__file__)  # noqa: PTH120  pathlib is slow to import
+_BGD_JOB = __file__.rpartition("/")[0] + "/../inside/bgd_job/__init__.py"
+
+
+def main() -> int:
+    """Run the job that standard input describes, in an interpreter of its own; return the exit code.
+
+    Raises:
+        SystemExit: the job chose its own exit code.
+    """
+    result_fd = int(os.environ.pop("BGD_RESULT_FD"))
+    os.set_inheritable(result_fd, False)
+    with os.fdopen(0, "rb", closefd=False) as stdin:
+        text = stdin.read()
+    redirect_to_null(os.O_RDONLY, 0)
+    return carry_out(read(text), result_fd)
 
 
 def read(text: str | bytes) -> Job:
-    """Return what the text says, or why it cannot be read, which is for `carry_out` to tell."""
+    """Return the described job, or a Refusal that says why it cannot be read; `carry_out` reports that."""
     try:
-        job: dict[str, Any] = decoded(text)
-    except (ValueError, RecursionError) as error:  # no JSON, a number of too many digits; nested too deep
+        job: dict[str, Any] = decode(text)
+    except (ValueError, RecursionError) as error:  # not JSON, a number with too many digits; nested too deep
         return Refusal(f"the job cannot be read: {error}")
     return job
 
 
 def carry_out(job: Job, result_fd: int) -> int:
-    """Do the job, write what became of it to the file; return 1 after an error, else 0.
+    """Run the job and write its result or its error to the file; return 1 after an error, else 0.
 
     Raises:
-        SystemExit: the job chose its own exit code; there is no document then.
+        SystemExit: the job chose its own exit code; no document is written then.
     """
     result_file = os.fstat(result_fd)
     exit_code = 1
     try:
-        document = b'{"ok":' + json_of(_run(job)) + b"}"
+        document = b'{"ok":' + encode_result(_run(job)) + b"}"
         exit_code = 0
     except SystemExit:
         raise
     except Refusal as refusal:
-        document = json.dumps({"refused": capped(str(refusal))}).encode()
+        document = json.dumps({"refused": _capped(str(refusal))}).encode()
         log(f"refused: {refusal}\n")
     except BaseException as error:  # noqa: BLE001 - whatever the job raised is its outcome
         document, exit_code = _after_exception(error)
-    say_the_rest()
+    _send_held_progress()
     flush()
-    leave_if_forked(exit_code)
+    exit_if_forked(exit_code)
     if not _is_still(result_fd, result_file):
         raise OSError("the job closed the file for its result, so the result is lost")
     written = 0
     while written < len(document):
-        # where the file stands is the launcher's business: see forking
+        # pwrite, because the file offset tells the launcher whether the job began: see forking.py
         written += os.pwrite(result_fd, document[written:], written)
     return exit_code
+
+
+def _run(job: Job) -> object:
+    """Import, resolve and call the target; await what it returns if that is awaitable."""
+    if isinstance(job, Refusal):
+        raise job
+    path = job["path"]
+    if sys.path[: len(path)] != path:  # a warm worker has set it already
+        sys.path[:0] = path
+    function = resolve(job["module"], job["name"], job["method"], job.get("allowed"))
+    given = job["arguments"]
+    result = function(*given.get("args", ()), **given.get("kwargs", {}))
+    # isinstance(result, Awaitable) would do a search and cache it, and a new process has nothing cached
+    is_awaitable = getattr(type(result), "__await__", None) is not None
+    return _awaited(result) if is_awaitable else result
+
+
+def _awaited(result: Any) -> object:
+    import asyncio  # noqa: PLC0415 - slower to import than everything before it, and most jobs do without
+
+    async def wait() -> object:
+        return await result
+
+    return asyncio.run(wait())
+
+
+def _after_exception(error: BaseException) -> tuple[bytes, int]:
+    """Log an exception; return the result document for it, and the exit code."""
+    account, wish = _describe(error), _wish_of(error)
+    if wish is None:
+        log(account["traceback"])
+        return json.dumps({"error": account}).encode(), 1
+    if wish.get("aim") == "snooze":  # not a failure, so a traceback would only mislead
+        log("snoozed: " + (account["message"] or "no reason given") + "\n")
+        return json.dumps({"wish": {**wish, "message": account["message"]}}).encode(), 0
+    log(account["traceback"])
+    return json.dumps({"wish": {**wish, **account}}).encode(), 1
 
 
 def _is_still(fd: int, file: os.stat_result) -> bool:
@@ -66,38 +130,140 @@ def _is_still(fd: int, file: os.stat_result) -> bool:
         return False
 
 
-def _after_exception(error: BaseException) -> tuple[bytes, int]:
-    """Log an exception; return the document that tells of it, and the exit code."""
-    account, wish = told(error), wished(error)
-    if wish is None:
-        log(account["traceback"])
-        return json.dumps({"error": account}).encode(), 1
-    if wish.get("aim") == "snooze":  # no failure, and so nothing to look into
-        log("snoozed: " + (account["message"] or "no reason given") + "\n")
-        return json.dumps({"wish": {**wish, "message": account["message"]}}).encode(), 0
-    log(account["traceback"])
-    return json.dumps({"wish": {**wish, **account}}).encode(), 1
+# --- JSON: what a job is told, and what becomes of it.
 
 
-def _run(job: Job) -> object:
-    """Import, resolve and call; wait for the result if it is to be awaited."""
-    if isinstance(job, Refusal):
-        raise job
-    path = job["path"]
-    if sys.path[: len(path)] != path:  # else it stands there since the worker began
-        sys.path[:0] = path
-    function = resolved(job["module"], job["name"], job["method"], job.get("allowed"))
-    given = job["arguments"]
-    result = function(*given.get("args", ()), **given.get("kwargs", {}))
-    # isinstance(result, Awaitable) would look for this and remember it, of which a new process has nothing
-    is_awaitable = getattr(type(result), "__await__", None) is not None
-    return _waited_for(result) if is_awaitable else result
+def decode(text: str | bytes) -> Any:
+    """Return the JSON value at the start of the text.
+
+    bgd writes no spaces around a document, and looking for them would cost as much as reading the rest.
+
+    Raises:
+        ValueError, RecursionError: not JSON, or a number has too many digits; nested too deep.
+    """
+    return _decode(text if isinstance(text, str) else text.decode())[0]
 
 
-def _waited_for(result: Any) -> object:
-    import asyncio  # noqa: PLC0415 - it takes longer than the rest of the start, and most jobs do without
+def encode_result(value: object) -> bytes:
+    """Return a job's result as JSON.
 
-    async def wait() -> object:
-        return await result
+    Raises:
+        TypeError, ValueError: JSON cannot hold it, or it exceeds a limit.
+    """
+    if value is None:  # the result of most jobs
+        return b"null"
+    _check_shape(value)
+    try:
+        text = _encode(value).encode()
+    except TypeError as error:
+        raise TypeError(f"the result is not JSON: {error}") from None
+    except ValueError as error:  # NaN, infinity, lone surrogates, integers with too many digits
+        raise ValueError(f"the result is not JSON: {error}") from None
+    if len(text) > MAX_RESULT:
+        raise ValueError(f"the result has {len(text)} bytes of JSON, the limit is {MAX_RESULT}")
+    return text
 
-    return asyncio.run(wait())
+
+def _check_shape(value: object) -> None:
+    """Refuse keys that json would silently turn into text, and cycles and depths before json meets them."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"the result is nested deeper than the limit of {MAX_DEPTH}")
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                for key in item:
+                    if not isinstance(key, str):
+                        raise TypeError(f"the result has the key {key!r}: JSON allows only text as a key")
+                below.extend(item.values())
+            elif isinstance(item, (list, tuple)):
+                below.extend(item)
+            if len(below) > MAX_RESULT:
+                raise ValueError(f"the result has more than the limit of {MAX_RESULT} bytes of JSON")
+        level = below
+
+
+def _wish_of(error: BaseException) -> dict[str, object] | None:
+    """Return what an exception of bgd_job asks for next (retry, fail, snooze); None if it asks for nothing.
+
+    The class is not compared, so the exception may come from any copy of bgd_job.
+    """
+    wish = getattr(error, "bgd_wish", None) if hasattr(type(error), "bgd_wish") else None
+    return wish if isinstance(wish, dict) else None
+
+
+def error_line(error: BaseException) -> str:
+    """Return type and message of an error on one line of limited length."""
+    account = _describe(error)
+    return " ".join(f"{account['type']}: {account['message']}".split())[:_MAX_LINE]
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    """Return type, message, traceback and names of base classes (nearest first) of an exception."""
+    kind = type(error)
+    try:
+        message = str(error)
+    except Exception as second:  # noqa: BLE001 - the job's own __str__ failed
+        message = f"(its text could not be made: {type(second).__name__})"
+    lines = traceback.format_exception(kind, error, _below_the_worker(error.__traceback__))
+    return {
+        "type": _capped(_name_of(kind)),
+        "message": _capped(message),
+        "traceback": _capped("".join(lines)),
+        "bases": [_name_of(base)[:_MAX_BASE_NAME] for base in kind.__mro__[1:-1]][:_MAX_BASES],
+    }
+
+
+def _name_of(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _below_the_worker(frames: TracebackType | None) -> TracebackType | None:
+    """Return only the job's own frames: those below the last frame of the worker."""
+    below = frames
+    while frames is not None:
+        if os.path.dirname(frames.tb_frame.f_code.co_filename) == _WORKER:  # noqa: PTH120  pathlib is slow to import
+            below = frames.tb_next
+        frames = frames.tb_next
+    return below
+
+
+def _capped(text: str) -> str:
+    """Return the text with lone surrogates escaped, and without its middle if it exceeds MAX_TEXT."""
+    data = text.encode(errors="backslashreplace")
+    if len(data) <= MAX_TEXT:
+        return data.decode()
+    half = MAX_TEXT // 2
+    head, tail = data[:half].decode(errors="ignore"), data[-half:].decode(errors="ignore")
+    return f"{head}\n... {len(data) - 2 * half} bytes left out ...\n{tail}"
+
+
+# --- bgd_job: every class job can import it, whether its interpreter has it installed or not.
+
+
+def provide_bgd_job() -> None:
+    """Let `import bgd_job` find bgd's own copy, at no cost until a job imports it.
+
+    No folder is added to sys.path: that would offer whatever else lies in it too.
+    """
+    sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]  # a class works as well as an instance
+
+
+def _send_held_progress() -> None:
+    """Send the progress that `bgd_job` still holds back, if the job has reported any."""
+    reporter = sys.modules.get("bgd_job._reporter")
+    if reporter is not None:
+        reporter.end()
+
+
+class _Finder:
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> object:
+        del path, target
+        if name != "bgd_job" or not os.path.exists(_BGD_JOB):  # noqa: PTH110  pathlib is slow to import
+            return None
+        from importlib.util import spec_from_file_location  # noqa: PLC0415 - most jobs do without
+
+        return spec_from_file_location(name, _BGD_JOB)

@@ -1,10 +1,11 @@
 """A warm worker: an interpreter that has imported what jobs need before they come.
 
-The launcher sits at the other end of the line, whose descriptor is the only argument. It says first what to
-import: {"protocol", "path", "preload"}, with "recycle" for a worker that is to run the jobs itself. The
-answer is {"importing": MODULE} before each, and in the end {"ready": PID, "unfit": "why it must not fork" |
-null}, or {"failed": "why"} before it exits, or {"ready", "skew"} where it speaks another protocol. What
-follows is of jobs: see forking.py and reusing.py. Once the launcher is gone, or hangs up, the worker ends.
+The launcher is at the other end of the channel, whose descriptor is the only argument. It first says what to
+import: {"protocol", "path", "preload"}, and "recycle" if the worker is to run the jobs in its own process.
+The worker sends {"importing": MODULE} before each import. Then it sends {"ready": PID, "unfit": "why it must
+not fork" | null}; or {"failed": "why"}, and exits; or {"ready", "skew"} if it speaks another protocol. All
+further messages are about jobs: see forking.py and reusing.py. The worker ends when the launcher ends or
+closes the channel.
 """
 
 from __future__ import annotations
@@ -15,60 +16,58 @@ import os
 import signal
 import sys
 
-from .account import line_of
-from .forking import serve_by_forks
-from .hazards import hazards
-from .link import PROTOCOL, Link
-from .pages import gather, keep_together
+from .channel import PROTOCOL, LauncherChannel
+from .forking import avoid_gaps, collapse_huge_pages, fork_hazards, serve_by_forks
+from .job import error_line
+from .process import flush, log_traceback, redirect_to_null
 from .reusing import serve_in_turn
-from .streams import flush, log_traceback, point_to_nothing
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FAILED = 1
 
 
 def main() -> int:
-    """Work for the launcher until it wants nothing more; return the exit code."""
-    # the kernel is to end this process when the launcher ends, even in the midst of an import; if that was
-    # before now, the line is closed
+    """Serve the launcher until it closes the channel; return the exit code."""
+    # let the kernel end this process with the launcher, even in the middle of an import; a launcher that
+    # ended before this call has closed the channel
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    link = Link(int(sys.argv.pop()))
-    told = link.hear()
-    if told is None:
+    channel = LauncherChannel(int(sys.argv.pop()))
+    received = channel.receive()
+    if received is None:
         return 0
-    beginning = told[0]
+    beginning = received[0]
     if beginning["protocol"] != PROTOCOL:
-        link.tell(ready=os.getpid(), skew=True)
+        channel.send(ready=os.getpid(), skew=True)
         return 0
     if "recycle" not in beginning:
-        keep_together()
+        avoid_gaps()
     sys.path[:0] = beginning["path"]
-    if not _imported(beginning["preload"], link):
+    if not _imported(beginning["preload"], channel):
         return _FAILED
     flush()
-    point_to_nothing(os.O_WRONLY, 1, 2)
+    redirect_to_null(os.O_WRONLY, 1, 2)
     if "recycle" in beginning:
-        link.tell(ready=os.getpid())
-        serve_in_turn(link, beginning["recycle"])
+        channel.send(ready=os.getpid())
+        serve_in_turn(channel, beginning["recycle"])
         return 0
     gc.collect()
-    unfit = hazards()
-    gc.freeze()  # a collection in a child would touch, and so copy, all that it shares with this process
-    gather()
-    link.tell(ready=os.getpid(), unfit=unfit)
+    unfit = fork_hazards()
+    gc.freeze()  # a garbage collection in a child would write to all memory shared with it, and so copy it
+    collapse_huge_pages()
+    channel.send(ready=os.getpid(), unfit=unfit)
     if unfit is None:
-        serve_by_forks(link)
+        serve_by_forks(channel)
     return 0
 
 
-def _imported(modules: list[str], link: Link) -> bool:
-    """Import the modules to be preloaded; False: one failed, and the launcher was told so."""
+def _imported(modules: list[str], channel: LauncherChannel) -> bool:
+    """Import the modules to preload; if one fails, tell the launcher and return False."""
     for module in modules:
-        link.tell(importing=module)
+        channel.send(importing=module)
         try:
             __import__(module)
-        except BaseException as error:  # noqa: BLE001 - SystemExit too: the worker's end would say less
+        except BaseException as error:  # noqa: BLE001 - SystemExit too: the exit alone would say less
             log_traceback(error)
-            link.tell(failed=f"{module} cannot be imported: {line_of(error)}")
+            channel.send(failed=f"{module} cannot be imported: {error_line(error)}")
             return False
     return True

@@ -145,7 +145,7 @@ def test_who_waits_in_another_thread_is_told_of_the_end(tmp_path):
 @pytest.mark.usefixtures("jobs")
 def test_arguments_and_results_go_through_json():
     assert tasks.echo.submit((1, (2,))).result() == [1, [2]]
-    with pytest.raises(JobFailed, match="the result is no JSON"):
+    with pytest.raises(JobFailed, match="the result is not JSON"):
         Client().call(f"{TASKS}:a_set").result()
     with pytest.raises(TypeError, match="JSON"):
         tasks.echo.submit({1, 2})
@@ -155,7 +155,7 @@ def test_arguments_and_results_go_through_json():
     ("target", "error"),
     [
         ("os:system", "os:system is another name of posix:system"),
-        (f"{TASKS}:Path", "is a class: say which method"),
+        (f"{TASKS}:Path", "is a class: name a method too"),
         (f"{TASKS}:alias", "is another name of .*:square"),
         (f"{TASKS}:nothing", "has no 'nothing'"),
         ("tests.functions.missing:run", "No module named"),

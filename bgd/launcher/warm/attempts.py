@@ -148,7 +148,7 @@ class WorkerLine:
             self._loop.remove_writer(self._socket)
 
 
-WORKER_PROTOCOL = 1  # bgd/worker/link.py has it too, and the next
+WORKER_PROTOCOL = 1  # bgd/worker/channel.py has it too, and the next
 _MAX_PACKET = 65_536  # bytes
 _ROOM = socket.CMSG_SPACE(4)
 # plain numbers, as an operation on an enum's takes as long as a system call

@@ -21,7 +21,7 @@ from bgd.launcher.process import read_process
 from bgd.launcher.warm.attempts import _MAX_PACKET, WORKER_PROTOCOL, Said, WorkerLine
 from bgd.launcher.warm.worker import Jobs, Workers
 from bgd.wire.launching import Warm
-from bgd.worker import WORKER, link
+from bgd.worker import WORKER, channel
 from tests.launcher.host import Host, Supervisor, launch_of, needs_strace
 from tests.launcher.warm.calls import FORK, Calls, value_of
 
@@ -95,7 +95,7 @@ def test_what_the_kernel_has_no_room_to_send_is_sent_a_moment_later(forked: Call
 
 
 def test_both_ends_of_the_line_to_a_worker_have_the_same_protocol_and_limit():
-    assert (link.PROTOCOL, link.MAX_PACKET) == (WORKER_PROTOCOL, _MAX_PACKET)
+    assert (channel.PROTOCOL, channel.MAX_PACKET) == (WORKER_PROTOCOL, _MAX_PACKET)
 
 
 def test_a_worker_of_another_protocol_leaves_the_jobs_to_fresh_interpreters(host, supervisor, tmp_path):
@@ -132,7 +132,7 @@ def calls_of_a_copy(host: Host, supervisor: Supervisor, folder: Path) -> Calls:
 
 def upgrade(calls: Calls) -> None:
     """Put a worker in its place that speaks another protocol."""
-    file = calls.worker.with_name("link.py")
+    file = calls.worker.with_name("channel.py")
     this = f"PROTOCOL = {WORKER_PROTOCOL} "
     text = file.read_text()
     assert this in text

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from bgd.core.spec import MAX_RESULT
-from bgd.worker import WORKER, account
+from bgd.worker import WORKER, job
 
 # --- results --------------------------------------------------------------------------------------------
 
@@ -42,13 +42,13 @@ def test_tuple_is_returned_as_a_list(call, module):
 @pytest.mark.parametrize(
     ("expression", "kind", "words"),
     [
-        ("float('nan')", "ValueError", "the result is no JSON"),
-        ("[float('inf')]", "ValueError", "the result is no JSON"),
-        ("{1, 2}", "TypeError", "the result is no JSON: Object of type set"),
-        ("object()", "TypeError", "the result is no JSON: Object of type object"),
-        ("{1: 2}", "TypeError", "the result has the key 1: keys of JSON are text"),
+        ("float('nan')", "ValueError", "the result is not JSON"),
+        ("[float('inf')]", "ValueError", "the result is not JSON"),
+        ("{1, 2}", "TypeError", "the result is not JSON: Object of type set"),
+        ("object()", "TypeError", "the result is not JSON: Object of type object"),
+        ("{1: 2}", "TypeError", "the result has the key 1: JSON allows only text as a key"),
         ("[{None: 2}]", "TypeError", "the result has the key None"),
-        ("'\\ud800'", "ValueError", "the result is no JSON"),
+        ("'\\ud800'", "ValueError", "the result is not JSON"),
         ("'x' * 1_000_000", "ValueError", "1000002 bytes of JSON, the limit is 1000000"),
         ("[0] * 2_000_000", "ValueError", "the limit of 1000000 bytes"),
         ("[[0] * 1000] * 2000", "ValueError", "the limit of 1000000 bytes"),
@@ -91,11 +91,11 @@ def test_result_at_the_limits_is_taken(call, module):
     module("job", "def big(n): return 'x' * n\ndef deep(n): return [deep(n - 1)] if n > 1 else []")
 
     assert len(call("job:big", MAX_RESULT - 2).told["ok"]) == MAX_RESULT - 2
-    assert call("job:deep", account.MAX_DEPTH).code == 0
+    assert call("job:deep", job.MAX_DEPTH).code == 0
 
 
 def test_worker_and_daemon_agree_on_the_limit_of_results():
-    assert account.MAX_RESULT == MAX_RESULT
+    assert job.MAX_RESULT == MAX_RESULT
 
 
 @pytest.mark.parametrize("stdin", [b"", b"{", b"[" * 100_000, b'{"x": ' + b"9" * 5000 + b"}"])
@@ -159,7 +159,7 @@ def test_endless_recursion_is_an_error(call, module):
     error = call("job:fail").error
 
     assert error["type"] == "RecursionError"
-    assert len(error["traceback"]) < account.MAX_TEXT
+    assert len(error["traceback"]) < job.MAX_TEXT
 
 
 def test_huge_message_loses_its_middle(call, module):
@@ -168,7 +168,7 @@ def test_huge_message_loses_its_middle(call, module):
     error = call("job:fail").error
 
     for text in (error["message"], error["traceback"]):
-        assert len(text.encode()) < account.MAX_TEXT + 100
+        assert len(text.encode()) < job.MAX_TEXT + 100
         assert "bytes left out" in text
         assert text.rstrip().endswith("end")
     assert error["message"].startswith("begin")

@@ -19,7 +19,7 @@ LINUX = tuple(map(int, re.findall("[0-9]+", os.uname().release)[:2]))
 SHARED = """
 import mmap, sys
 from pathlib import Path
-from bgd.worker import pages
+from bgd.worker import forking
 
 HUGE = 2 << 20
 
@@ -33,7 +33,7 @@ held = mmap.mmap(-1, 8 * HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 held.write(b"x" * len(held))
 held.seek(0)
 before = figure("AnonHugePages:")
-pages.gather()
+forking.collapse_huge_pages()
 assert held.read() == b"x" * len(held)
 print(figure("AnonHugePages:") - before)
 """
@@ -43,21 +43,21 @@ held = mmap.mmap(-1, 64 * HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for place in range(0, len(held), HUGE // 2):
     held[place] = 1
 before = figure("Rss:")
-pages.gather()
+forking.collapse_huge_pages()
 print(figure("Rss:") - before)
 """
 
 TOGETHER = f"""{SHARED}
-pages.keep_together()
+forking.avoid_gaps()
 held = [[f"number {{number}}"] for number in range(300_000)]  # a list that grows leaves gaps behind
-pages.gather()
+forking.collapse_huge_pages()
 print(figure("AnonHugePages:") / figure("Anonymous:"))
 """
 
 UNWANTED = f"""{SHARED}
-pages._SETTINGS = sys.argv[1]
-pages._gather = None  # nobody may call it
-pages.gather()
+forking._SETTINGS = sys.argv[1]
+forking._collapse = None  # nobody may call it
+forking.collapse_huge_pages()
 """
 
 
