@@ -7,8 +7,10 @@ import math
 import shlex
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 from bgd.core.job import WAITING, State
+from bgd.core.spec import OPTIONS, FileBytes, MemoryBytes, Percent, kind_of
 from bgd.escape import one_line
 from bgd.units import format_duration, format_size
 from bgd.wire.views import AttemptView, JobView, Progress
@@ -69,16 +71,28 @@ def memory_of(attempt: AttemptView) -> int | None:
 
 
 def limits_of(view: JobView) -> str:
-    """Return a job's limits, for example "memory 64MB, processes 100"; empty if it has none."""
-    limits = [
-        f"nice {view.nice}" if view.nice is not None else "",
-        f"memory {format_size(view.memory_max)}" if view.memory_max else "",
-        f"processor {view.cpu_max}%" if view.cpu_max else "",
-        f"processes {view.pids_max}" if view.pids_max else "",
-        f"open files {view.open_files}" if view.open_files else "",
-        f"core file {format_size(view.core_max)}" if view.core_max is not None else "",
+    """Return the limits of a job, as "memory 64MB, processes 100"; empty if it has none."""
+    return ", ".join(
+        f"{option.limit} {_option_text(name, value)}"
+        for name, option in OPTIONS.items()
+        if option.limit is not None and (value := getattr(view, name)) is not None
+    )
+
+
+def labelled_options(view: JobView) -> list[tuple[str, str]]:
+    """Return the options of a job that are shown in a line of their own, by their labels."""
+    return [
+        (option.label, _option_text(name, value))
+        for name, option in OPTIONS.items()
+        if option.label is not None and (value := getattr(view, name)) is not None
     ]
-    return ", ".join(filter(None, limits))
+
+
+def _option_text(name: str, value: Any) -> str:
+    kind = kind_of(name)
+    if kind in (MemoryBytes, FileBytes):
+        return format_size(value)
+    return f"{value}%" if kind is Percent else str(value)
 
 
 def iso_time(at: float | None) -> str | None:

@@ -59,8 +59,8 @@ ROOMS = {
     "bgd/startup.py": f"{STANDARD} msgspec bgd.errors bgd.units",
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
     "bgd/escape.py": STANDARD,
-    "bgd/formatting.py": f"{STANDARD} bgd.core.job.State bgd.core.job.WAITING bgd.escape bgd.units"
-    " bgd.wire.views",
+    "bgd/formatting.py": f"{STANDARD} bgd.core.job.State bgd.core.job.WAITING bgd.core.spec bgd.escape"
+    " bgd.units bgd.wire.views",
     **dict.fromkeys(
         [
             "bgd/addresses.py",

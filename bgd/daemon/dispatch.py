@@ -17,7 +17,7 @@ from bgd.config import Config, PythonConfig
 from bgd.core.decision import Aim, Wish, wish_for
 from bgd.core.job import ACTIVE, Job, JobId, Outcome, RetryPolicy, State
 from bgd.core.scheduler import Continue, Stop, Suspend
-from bgd.core.spec import Isolation, JobSpec
+from bgd.core.spec import OPTIONS, Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import check_may_run, passing_environment, restricts_commands
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
@@ -185,31 +185,30 @@ def build_launch(key: Key, job: Job, spec: JobSpec, slot: int, config: Config, p
         umask=DEFAULT_UMASK if spec.umask is None else spec.umask,
         stdin=work.stdin,
         stdin_path=spec.stdin,
-        pty=spec.pty,
         result=spec.target is not None,
         usual_result=work.usual_result,
-        timeout=spec.timeout,
         grace=config.daemon.grace,
         log_cap=config.logs.max_bytes,
         log_kill=config.logs.on_limit == "kill",
         warm=_warm(work.isolation, {name: own.get(name) for name in added}, config.python),
         limits=limits_of(spec),
-        keep_leftovers=spec.keep_leftovers,
         own_group=config.daemon.cgroups == "all",
         position=position,
+        **{name: getattr(spec, name) for name in _PASSED_ON},
     )
 
 
 def limits_of(spec: JobSpec) -> Limits:
-    """Return what every attempt of such a job is held to."""
-    return Limits(
-        nice=spec.nice,
-        memory_max=spec.memory_max,
-        cpu_max=spec.cpu_max,
-        pids_max=spec.pids_max,
-        open_files=spec.open_files,
-        core_max=spec.core_max,
-    )
+    """Return the limits that every attempt of such a job is held to."""
+    return Limits(**{name: getattr(spec, name) for name in Limits.__struct_fields__})
+
+
+# Options that mean the same in a Launch as in a JobSpec: they are passed on as they are
+_PASSED_ON = [
+    name
+    for name in OPTIONS
+    if name in Launch.__struct_fields__ and name not in {"env", "cwd", "umask", "stdin", "key"}
+]
 
 
 def reported_end(ended: Ended) -> AttemptEnd:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from heapq import merge
 from itertools import chain, islice
 from math import ceil
+from operator import attrgetter
 from sys import intern
 from typing import Any
 
@@ -18,7 +19,7 @@ from msgspec import Struct
 
 from bgd import clock
 from bgd.core.job import FINAL, WAITING, Job, JobId, Outcome, State, Terms
-from bgd.core.spec import DEFAULT_QUEUE
+from bgd.core.spec import DEFAULT_QUEUE, OPTIONS
 from bgd.daemon.storage import write
 from bgd.daemon.storage.database import transaction
 from bgd.daemon.storage.records import (
@@ -546,7 +547,6 @@ def _view(row: sqlite3.Row) -> JobView:
         argv=None if spec.argv is None else list(spec.argv),
         target=spec.target,
         arguments=spec.arguments,
-        cwd=spec.cwd,
         user=_user(row["uid"]),
         state=State(row["state"]),
         outcome=_outcome(row["outcome"]),
@@ -555,7 +555,6 @@ def _view(row: sqlite3.Row) -> JobView:
         reason=row["reason"],
         queue=row["queue"],
         priority=row["priority"],
-        name=spec.name,
         tags=list(spec.tags),
         retries=policy.retries,
         retry_delay=policy.delay,
@@ -563,9 +562,6 @@ def _view(row: sqlite3.Row) -> JobView:
         max_delay=policy.max_delay,
         jitter=policy.jitter,
         rerun=policy.rerun,
-        timeout=spec.timeout,
-        delay=spec.delay,
-        umask=spec.umask,
         attempt=row["attempt"],
         created_at=row["created_at"],
         due_at=_due_at(row),
@@ -573,31 +569,32 @@ def _view(row: sqlite3.Row) -> JobView:
         finished_at=row["finished_at"],
         retry_on=None if policy.retry_on is None else list(policy.retry_on),
         no_retry_on=None if policy.no_retry_on is None else list(policy.no_retry_on),
-        at=spec.at,
-        expires=spec.expires,
         expires_at=row["expires_at"] if row["attempt"] == 0 else None,
         after=list(spec.after),
         after_any=list(spec.after_any),
         waits_for=list(dict.fromkeys(after + after_any)),
         key=row["key"],
         slots=row["slots"],
-        stdin=spec.stdin,
-        pty=spec.pty,
-        isolation=spec.isolation,
         suspended=bool(row["suspended"]),
         snoozes=row["snoozes"],
         on_exceptions={name: words_of(wish) for name, wish in policy.on_exceptions},
         progress=_progress(row),
-        keep_leftovers=spec.keep_leftovers,
-        nice=spec.nice,
-        memory_max=spec.memory_max,
-        cpu_max=spec.cpu_max,
-        pids_max=spec.pids_max,
-        open_files=spec.open_files,
-        core_max=spec.core_max,
         waited_seconds=_waited_seconds(row),
         run_seconds=_run_seconds(row),
+        **dict(zip(_AS_ASKED, _asked(spec), strict=True)),
     )
+
+
+# Options that a JobView has as its spec does; the others have columns of their own, or are made into lists
+_AS_ASKED = [
+    name
+    for name in OPTIONS
+    if name in JobView.__struct_fields__
+    and name not in {"queue", "priority", "tags", "after", "after_any", "key", "slots"}
+    and name
+    not in {"retries", "retry_delay", "backoff", "max_delay", "jitter", "rerun", "retry_on", "no_retry_on"}
+]
+_asked = attrgetter(*_AS_ASKED)
 
 
 def _progress(row: sqlite3.Row) -> Progress | None:
