@@ -11,10 +11,9 @@ import click
 from msgspec import Struct
 
 from bgctl import codes
-from bgctl.common import client, common, say, verb
+from bgctl.common import client, global_options, print_json, say, verb
 from bgctl.options import FINISHED, UNFINISHED, WAITING, chosen_ids
 from bgctl.selecting import Selection, with_selection
-from bgctl.show import print_json
 from bgd import Client, Job, State
 from bgd.client.session import error_in
 from bgd.formatting import number_ranges
@@ -225,7 +224,7 @@ def is_confirmed(
 
 
 def _rehearse(action: Action, jobs: Sequence[Job]) -> int:
-    if common().json:
+    if global_options().json:
         print_json([{"id": job.id, "state": job.state, "error": None} for job in jobs])
     elif jobs:
         are = "job" if len(jobs) == 1 else "jobs"
@@ -238,7 +237,7 @@ def _rehearse(action: Action, jobs: Sequence[Job]) -> int:
 def _report(action: Action, results: Sequence[ActResult]) -> int:
     """Say what became of each; return 0 if it was done to all, else the code of the first refusal."""
     errors = [error for result in results if (error := error_in(result))]
-    if common().json:
+    if global_options().json:
         print_json([{"id": each.job, "state": each.state, "error": each.message} for each in results])
     elif not results:
         say("no jobs match")

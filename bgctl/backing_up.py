@@ -10,9 +10,8 @@ from stat import S_ISREG
 
 import click
 
-from bgctl.common import client, common, say, verb
+from bgctl.common import client, global_options, print_json, say, verb
 from bgctl.options import FILE
-from bgctl.show import print_json
 from bgd.errors import Refused
 from bgd.units import format_size
 
@@ -37,7 +36,7 @@ def backup_command(file: str) -> int:
             size = _write(path, pieces)
         except OSError as error:
             raise Refused(f"cannot write {path}: {error.strerror}") from error
-    if common().json:
+    if global_options().json:
         print_json({"path": str(path), "bytes": size})
     else:
         say(f"backup written: {path} ({format_size(size)})")

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bgctl.common import has_colors
-from bgctl.show import progress_line
-from bgctl.terminal import one_line
 from bgctl.verdict import words_for
 from bgd import Job
+from bgd.escape import one_line
+from bgd.formatting import progress_line
 from bgd.wire.views import JobProgress
 from bgd.wire.views import Progress as Said
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 import click
 from click.shell_completion import CompletionItem, get_completion_class, shell_complete
 
-from bgctl.common import COMPLETION_VARIABLE, Common, verb
-from bgctl.show import command_line
-from bgctl.terminal import one_line
+from bgctl.common import COMPLETION_VARIABLE, GlobalOptions, verb
 from bgd import BgdError, Client, Job, State
+from bgd.escape import one_line
+from bgd.formatting import command_line
 
 _PROGRAM = "bgctl"
 _SECONDS = 1.0  # for the daemon to answer: who typed a tab waits for it
@@ -42,7 +42,7 @@ def completion_command(shell: str) -> int:
 def complete(command: click.Command, instruction: str) -> int:
     """Answer what a shell asks by the script; return the exit code."""
     with suppress(click.ClickException):  # half a line may be any mistake, and no message is wanted
-        return shell_complete(command, {"obj": Common()}, _PROGRAM, COMPLETION_VARIABLE, instruction)
+        return shell_complete(command, {"obj": GlobalOptions()}, _PROGRAM, COMPLETION_VARIABLE, instruction)
     return 1
 
 

@@ -10,11 +10,9 @@ from collections.abc import Iterator, Mapping
 import click
 from msgspec import Struct
 
-from bgctl.common import common, verb
-from bgctl.families import family
-from bgctl.show import print_json
-from bgctl.terminal import one_line
+from bgctl.common import global_options, print_json, verb, verb_group
 from bgd import config, settings
+from bgd.escape import one_line
 from bgd.policies import words_of
 from bgd.settings import ANY, Schema, Setting
 from bgd.units import format_duration, parse_duration
@@ -44,7 +42,7 @@ def show_command() -> int:
     It is TOML, and would do as a configuration itself. A comment says where each value comes from
     that is not the default.
     """
-    given = common()
+    given = global_options()
     loaded = config.load(given.config, system=given.system)
     if given.json:
         print_json(_as_json(loaded))
@@ -54,7 +52,7 @@ def show_command() -> int:
     return 0
 
 
-config_command = family("config", "Show the configuration.", show_command)
+config_command = verb_group("config", "Show the configuration.", show_command)
 
 
 def _as_json(loaded: config.Config) -> dict[str, object]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from bgctl.codes import REFUSED
-from bgctl.common import client, common, say, verb
-from bgctl.show import iso_time, local_time, print_json
+from bgctl.common import client, global_options, local_time, print_json, say, verb
 from bgd.errors import ConfigError
+from bgd.formatting import iso_time
 from bgd.paths import make_private_folder, user_paths
 from bgd.wire.replies import Info
 from bgd.wire.steering import ShutdownMode
@@ -32,7 +32,7 @@ def info_command(*, pid: bool) -> int:
     """Show the daemon, its places and how many jobs it has."""
     with client() as daemon:
         info = daemon.info()
-    if common().json:
+    if global_options().json:
         print_json(_as_json(info))
     elif pid:
         click.echo(info.pid)
@@ -55,7 +55,7 @@ def dashboard_command(*, is_to_open: bool) -> int:
     """
     with client() as daemon:
         link = daemon.login_link()
-    if common().json:
+    if global_options().json:
         print_json({"url": link})
     else:
         click.echo(link)
@@ -73,7 +73,7 @@ def reload_command() -> int:
     """
     with client() as daemon:
         reloaded = daemon.reload()
-    if common().json:
+    if global_options().json:
         print_json({"config": reloaded.config, "postponed": reloaded.postponed})
     else:
         say(f"the daemon has read {reloaded.config or 'the built-in defaults'}")
@@ -101,7 +101,7 @@ def shutdown_command(**modes: bool) -> int:
     with client() as daemon:
         pid = daemon.info().pid
         daemon.shutdown(ShutdownMode(chosen[0]) if chosen else None)
-    if common().json:
+    if global_options().json:
         print_json({"pid": pid, "ended": True})
     else:
         say(f"the daemon (pid {pid}) has ended")

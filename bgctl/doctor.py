@@ -9,11 +9,10 @@ import click
 import msgspec
 
 from bgctl import codes
-from bgctl.common import client, common, has_colors, verb
-from bgctl.show import print_json
-from bgctl.terminal import one_line
+from bgctl.common import client, global_options, has_colors, print_json, verb
 from bgd import BgdError
 from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed
+from bgd.escape import one_line
 from bgd.wire.views import Finding, Level
 
 _COLORS = {Level.OK: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "red"}
@@ -32,7 +31,7 @@ def doctor_command() -> int:
     is a warning or a problem.
     """
     findings = _findings()
-    if common().json:
+    if global_options().json:
         print_json([{name: getattr(each, name) for name in each.__struct_fields__} for each in findings])
     else:
         for each in findings:
@@ -55,7 +54,7 @@ def _findings() -> list[Finding]:
 
 def _without_a_daemon() -> list[Finding]:
     """Have a bgd look at what it would find; it ends at once, and starts nothing."""
-    options = common()
+    options = global_options()
     command = [sys.executable, "-P", "-m", "bgd", "--findings"]
     if options.config is not None:
         command += ["--config", options.config]

@@ -6,10 +6,9 @@ from datetime import datetime
 
 import click
 
-from bgctl.common import client, common, is_terminal, verb
+from bgctl.common import client, excerpt, global_options, is_terminal, print_json, verb
 from bgctl.options import whole_number
-from bgctl.show import iso_time, print_json, progress_as_json, progress_line
-from bgctl.terminal import in_passing
+from bgd.formatting import iso_time, progress_as_json, progress_line
 from bgd.wire.requests import MAX_EVENT
 from bgd.wire.views import EventView
 
@@ -32,7 +31,7 @@ def events_command(*, follow: bool, since: int | None) -> int:
     Each is a JSON object on a line; a terminal gets plainer lines. Without --since: all that is kept, or
     with -f what is to come, and also how far jobs say they are, which is not kept.
     """
-    is_for_people = is_terminal() and not common().json
+    is_for_people = is_terminal() and not global_options().json
     with client() as daemon:
         for event in daemon.events(since=since, follow=follow, progress=True):
             if is_for_people:
@@ -54,5 +53,5 @@ def _line(event: EventView) -> str:
     if event.attempt:
         words.append(f"(attempt {event.attempt}{f', {event.outcome}' if event.outcome else ''})")
     if event.reason:
-        words.append(in_passing(event.reason))
+        words.append(excerpt(event.reason))
     return " ".join(words)

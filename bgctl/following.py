@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 
 from bgctl import codes
-from bgctl.common import common, is_terminal, say
+from bgctl.common import global_options, is_terminal, print_json, say
 from bgctl.output import Output
 from bgctl.reasons import say_if_waiting
-from bgctl.show import job_as_json, print_json
 from bgctl.verdict import exit_code_of, words_for
 from bgd import Client, DaemonUnreachable, Job
+from bgd.formatting import job_as_json
 
 _SECOND_THOUGHT_SECONDS = 2.0  # for a second Ctrl-C
 
@@ -55,7 +55,7 @@ def _followed(daemon: Client, job: Job, output: Output) -> int:
 
 
 def _told(job: Job) -> int:
-    if common().json:
+    if global_options().json:
         print_json(job_as_json(job.view))
     elif code := exit_code_of(job):
         say(f"job {job.id} {words_for(job)}")

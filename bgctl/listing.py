@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 
-from bgctl.common import client, common, is_terminal, say, verb
+from bgctl.common import client, global_options, is_terminal, print_columns, print_json, say, verb
 from bgctl.options import FINISHED, whole_number
 from bgctl.selecting import with_filters
-from bgctl.show import command_line, job_as_json, print_columns, print_json, progress_line, short_duration
 from bgd import Client, Job, State
 from bgd.escape import one_line
-from bgd.formatting import progress_of, run_time
+from bgd.formatting import command_line, job_as_json, progress_line, progress_of, run_time, short_duration
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
 _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
@@ -62,7 +61,7 @@ def list_command(
         jobs = _jobs(daemon, filters, limit=limit, before=before, sort=sort)
         pause = _pause(daemon, jobs) if is_terminal() else None
     is_cut = len(jobs) == limit
-    if common().json:
+    if global_options().json:
         print_json([job_as_json(job.view) for job in jobs])
     elif quiet:
         for job in jobs:

@@ -7,13 +7,12 @@ import os
 import click
 
 from bgctl import codes
-from bgctl.common import client, common, is_terminal, say, verb
+from bgctl.common import client, global_options, is_terminal, print_json, say, verb
 from bgctl.options import JobIdRanges, JobIdsType, chosen_ids, whole_number
 from bgctl.output import Output
 from bgctl.reasons import say_if_waiting
-from bgctl.show import print_json
-from bgctl.terminal import one_line
 from bgd import Client, Outcome, Refused
+from bgd.escape import one_line
 from bgd.wire.requests import MAX_ATTEMPT, MAX_TAIL
 
 
@@ -56,6 +55,7 @@ def logs_command(  # noqa: PLR0913 - one parameter an option
     if attempt is not None and all_attempts:
         raise click.UsageError("--attempt and --all exclude each other")
     wanted = 0 if all_attempts else attempt
+    with_times = timestamps or global_options().json
     code = 0
     with client() as daemon:
         job_ids = chosen_ids(daemon, ids)
@@ -67,11 +67,15 @@ def logs_command(  # noqa: PLR0913 - one parameter an option
                 say_if_waiting(daemon, job_id)
             output = Output(job_id, raw=raw, timestamps=timestamps, headers=all_attempts or len(job_ids) > 1)
             for part in daemon.logs(
-                job_id, attempt=wanted, follow=follow, tail=lines, timestamps=timestamps or common().json
+                job_id,
+                attempt=wanted,
+                follow=follow,
+                tail=lines,
+                timestamps=with_times,
             ):
                 output.write(part)
             output.end()
-            if output.is_empty and lines != 0 and not common().json:
+            if output.is_empty and lines != 0 and not global_options().json:
                 say(_why_empty(daemon, job_id, attempt))
     return code
 
@@ -99,7 +103,7 @@ def _print_path(daemon: Client, job_id: int, attempt: int | None) -> int:
         wrote = f"wrote {shown.log_bytes} bytes, and {shown.log_path} is not there" if shown.log_bytes else ""
         say(f"job {job_id} {wrote or 'wrote nothing: it has no log'}")
         return codes.REFUSED
-    if common().json:
+    if global_options().json:
         print_json({"job": job_id, "attempt": shown.attempt, "log_path": shown.log_path})
     else:
         click.echo(shown.log_path)

@@ -10,9 +10,10 @@ from itertools import pairwise
 
 import click
 
-from bgctl.common import common, is_terminal
-from bgctl.show import iso_time, print_json
-from bgctl.terminal import HarmlessText, one_line, without_colors
+from bgctl.common import global_options, is_terminal, print_json
+from bgctl.terminal import HarmlessText, without_colors
+from bgd.escape import one_line
+from bgd.formatting import iso_time
 from bgd.wire.replies import LogPart
 
 _RESET = "\x1b[0m"  # a job may end in the middle of its colours
@@ -33,7 +34,7 @@ class Output:
     ) -> None:
         self._job_id = job_id
         self._stamps = _Stamps() if timestamps else None
-        self._is_json = common().json
+        self._is_json = global_options().json
         self._is_raw = raw
         self._is_seen = is_terminal()
         self._is_harmless = self._is_seen and not raw

@@ -8,7 +8,7 @@ import sys
 import click
 
 from bgctl import codes
-from bgctl.common import COMPLETION_VARIABLE, Common
+from bgctl.common import COMPLETION_VARIABLE, GlobalOptions
 from bgctl.verbs import bgctl
 from bgd.errors import BgdError, shorten
 from bgd.escape import one_line
@@ -52,7 +52,7 @@ def _invoke(arguments: list[str]) -> int:
         from bgctl.completing import complete  # noqa: PLC0415 - only a shell that completes needs it
 
         return complete(bgctl, instruction)
-    with bgctl.make_context("bgctl", arguments, obj=Common()) as context:
+    with bgctl.make_context("bgctl", arguments, obj=GlobalOptions()) as context:
         return bgctl.invoke(context) or 0
 
 

@@ -7,8 +7,8 @@ import re
 
 import click
 
-from bgctl.common import client, common, verb
-from bgctl.show import print_json, progress_as_json
+from bgctl.common import client, global_options, print_json, verb
+from bgd.formatting import progress_as_json
 from bgd.wire.requests import MAX_PROGRESS_MESSAGE
 from bgd.wire.views import Progress
 
@@ -39,7 +39,7 @@ def progress_command(fraction: str, message: str | None) -> int:
     said = Progress(None if fraction == _NONE else _share(fraction), _cut(message or "") or None)
     with client() as daemon:
         daemon.set_progress(job, attempt, said.fraction, said.message)
-    if common().json:
+    if global_options().json:
         print_json({"job": job, "attempt": attempt, "progress": progress_as_json(said)})
     return 0
 

@@ -8,9 +8,8 @@ import click
 
 from bgctl import codes
 from bgctl.acting import FOREVER, is_confirmed
-from bgctl.common import client, common, say, verb
+from bgctl.common import client, global_options, print_json, say, verb
 from bgctl.options import DURATION, FINISHED, SIZE, whole_number
-from bgctl.show import print_json
 from bgd.units import format_size
 from bgd.wire.replies import Pruned
 from bgd.wire.steering import MAX_KEPT
@@ -65,7 +64,7 @@ def prune_command(
                 say("nothing was done")
                 return codes.REFUSED
             pruned = prune()
-    if common().json:
+    if global_options().json:
         print_json({"jobs": pruned.jobs, "log_bytes": pruned.log_bytes})
     else:
         click.echo(_in_words(pruned, dry_run=dry_run))

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import click
 
-from bgctl.common import client, common, say, verb
-from bgctl.families import family
+from bgctl.common import client, global_options, print_columns, print_json, say, verb, verb_group
 from bgctl.options import QUEUE_NAME, SlotsType
-from bgctl.show import print_columns, print_json
 from bgd import State
 from bgd.wire.replies import Queues
 
@@ -38,7 +36,7 @@ def slots_command(slots: int | str | None) -> int:
     """
     with client() as daemon:
         queues = daemon.queues() if slots is None else daemon.set_slots(_number(slots))
-    if common().json:
+    if global_options().json:
         print_json({name: getattr(queues, name) for name in ("slots", "configured_slots", "taken")})
     else:
         usual = "" if queues.slots == queues.configured_slots else f" (configured: {queues.configured_slots})"
@@ -97,7 +95,7 @@ def list_command() -> int:
     """
     with client() as daemon:
         queues = daemon.queues()
-    if common().json:
+    if global_options().json:
         return _tell(queues, "")
     print_columns(_HEADINGS, list(_rows(queues)))
     if queues.paused:
@@ -143,14 +141,14 @@ def remove_command(name: str) -> int:
     return _tell(queues, f"queue {name} is as configured")
 
 
-queue_command = family(
+queue_command = verb_group(
     "queue", "List queues, and say how many slots they have.", list_command, set_command, remove_command
 )
 
 
 def _tell(queues: Queues, message: str) -> int:
     """Print all queues as JSON if that is wanted, else say what was done."""
-    if common().json:
+    if global_options().json:
         fields = {name: getattr(queues, name) for name in queues.__struct_fields__ if name != "id"}
         fields["queues"] = [
             {name: getattr(queue, name) for name in queue.__struct_fields__} for queue in queues.queues

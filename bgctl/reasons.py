@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bgctl.common import say
-from bgctl.show import local_time
+from bgctl.common import local_time, say
 from bgd import Client, Job, State
 from bgd.wire.replies import Queues
 

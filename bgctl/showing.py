@@ -8,21 +8,24 @@ from collections.abc import Iterator
 
 import click
 
-from bgctl.common import client, common, has_colors, say, verb
+from bgctl.common import STATE_COLORS, client, global_options, has_colors, local_time, print_json, say, verb
 from bgctl.options import JobIdRanges, JobIdsType, chosen_ids
 from bgctl.reasons import why_waiting
-from bgctl.show import (
-    STATE_COLORS,
+from bgctl.terminal import HarmlessText
+from bgd import Client, Job, JobFailed, NoSuchJob, State
+from bgd.escape import one_line
+from bgd.formatting import (
     attempt_as_json,
     command_line,
     job_as_json,
-    local_time,
-    print_json,
+    limits_of,
+    memory_of,
     progress_line,
+    progress_of,
+    retries_line,
+    rules_line,
+    short_duration,
 )
-from bgctl.terminal import HarmlessText, one_line
-from bgd import Client, Job, JobFailed, NoSuchJob, State
-from bgd.formatting import limits_of, memory_of, progress_of, retries_line, rules_line, short_duration
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView
 
@@ -49,7 +52,7 @@ def show_command(ids: JobIdRanges) -> int:
             except NoSuchJob as error:
                 missing.append(error)
                 continue
-            if common().json:
+            if global_options().json:
                 print_json(_as_json(daemon, job, attempts))
             else:
                 click.echo(("\n" if index else "") + "\n".join(_sheet(daemon, job, attempts)))

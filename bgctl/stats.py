@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import click
 
-from bgctl.common import client, common, verb
+from bgctl.common import client, global_options, local_time, print_json, verb
 from bgctl.options import TIME_LIMIT
-from bgctl.show import iso_time, local_time, print_json, short_duration
+from bgd.formatting import iso_time, short_duration
 from bgd.units import format_duration
 from bgd.wire.replies import Stats
 
@@ -28,7 +28,7 @@ def stats_command(*, window: float) -> int:
     """Show how much there is to do, and how it went lately."""
     with client() as daemon:
         stats = daemon.stats(window=window)
-    if common().json:
+    if global_options().json:
         print_json(_as_json(stats))
     else:
         for label, value in _sheet(stats):

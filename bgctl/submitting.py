@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
-from bgctl.common import client, common, say, verb
+from bgctl.common import client, global_options, print_json, say, verb
 from bgctl.options import ARGUMENT, job_options, with_call_options, with_command_options
 from bgctl.programs import problem_with_command, problem_with_input
-from bgctl.show import print_json
 from bgd import Client, Job, Refused
 from bgd.client.specs import Caller, JobOptions, undecodable_names
 from bgd.core.spec import MAX_INPUT
@@ -116,7 +115,7 @@ def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, **given: 
     """
     with client(autostart=True) as daemon:
         job = _submit(daemon, argv, given, shell=shell, no_check=no_check)
-        if common().json:
+        if global_options().json:
             _print_id(job)
         _say_if_found(job)
         # a job's own terminal is of use only if this one obeys it, as if the program had been started here
@@ -170,14 +169,14 @@ def _own_input() -> bytes:
 
 
 def _print_id(job: Job) -> None:
-    if common().json:
+    if global_options().json:
         print_json({"id": job.id, "created": job.is_new})
     else:
         click.echo(job.id)
 
 
 def _say_if_found(job: Job) -> None:
-    if not job.is_new and not common().json:
+    if not job.is_new and not global_options().json:
         say(f"job {job.id} has this key already: nothing was queued")
 
 

@@ -6,8 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bgctl.common import has_colors
-from bgctl.show import STATE_COLORS
+from bgctl.common import STATE_COLORS, has_colors
 
 _GAP = 2  # blanks between columns
 _LEAST = 10  # cells; a narrower command says nothing

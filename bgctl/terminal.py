@@ -5,15 +5,12 @@ from __future__ import annotations
 import codecs
 import re
 
-from bgd.escape import BIDI_CONTROL, CONTROL, one_line, visible_symbol
-
-__all__ = ["HarmlessText", "in_passing", "one_line", "without_colors"]
+from bgd.escape import BIDI_CONTROL, CONTROL, visible_symbol
 
 # ESC [ ... m sets colours and is let through; any other sequence could move, hide, retitle or answer
 _COLOR = r"\x1b\[[0-9;:]{0,64}m"
 _BEGUN = re.compile(r"(?:\x1b(?:\[[0-9;:]{0,64})?|\r)\Z")
 _SPECIAL = re.compile(rf"{_COLOR}|\r\n|[{CONTROL}{BIDI_CONTROL}]")
-_MOST_IN_PASSING = 300  # characters
 
 
 class HarmlessText:
@@ -31,12 +28,6 @@ class HarmlessText:
             self._begun = begun.group()
             text = text[: begun.start()]
         return _SPECIAL.sub(_shown, text)
-
-
-def in_passing(text: str) -> str:
-    """Return a text of strangers for a place within a sentence: visible, and cut if it is long."""
-    text = one_line(text)
-    return text if len(text) <= _MOST_IN_PASSING else f"{text[:_MOST_IN_PASSING]}..."
 
 
 def without_colors(text: str) -> str:

@@ -7,8 +7,7 @@ from importlib import import_module
 import click
 
 import bgd
-from bgctl.common import with_common_options
-from bgctl.families import Family
+from bgctl.common import VerbGroup, with_global_options
 
 _HOME = {
     "submit": "submitting",
@@ -67,7 +66,7 @@ _OTHER_WORDS = {  # as other programs say it; only for a hint
 }
 
 
-class Verbs(Family):
+class Verbs(VerbGroup):
     """Finds commands by name without importing the others."""
 
     other_words = _OTHER_WORDS
@@ -100,7 +99,7 @@ class Verbs(Family):
     epilog="Options stand before the verb or after it. No verb means list. 'bgctl VERB --help' has examples.",
 )
 @click.version_option(bgd.__version__, prog_name="bgctl", message="%(prog)s %(version)s")
-@with_common_options(hidden=False)
+@with_global_options(hidden=False)
 @click.pass_context
 def bgctl(context: click.Context) -> int:
     """Hand jobs to bgd, see what became of them, and steer them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bgctl.terminal import in_passing
+from bgctl.common import excerpt
 from bgd import Job, Outcome, State
 from bgd.wire.launching import NotStarted
 
@@ -68,7 +68,7 @@ def _daemons_reason(job: Job) -> str:
     """Return why the daemon itself cancelled a job, as one that expired; empty if a person did."""
     if job.state is not State.CANCELLED or job.reason is None or job.reason.startswith(_BY_A_PERSON):
         return ""
-    return in_passing(job.reason)
+    return excerpt(job.reason)
 
 
 def _code_of_problem(job: Job) -> int:
@@ -79,4 +79,4 @@ def _code_of_problem(job: Job) -> int:
 def _problem(job: Job) -> str:
     """Return what went wrong in the latest attempt, for one line; `show` has all of it."""
     error = job.attempts()[-1].error
-    return "" if error is None else in_passing(error.in_words(job.outcome))
+    return "" if error is None else excerpt(error.in_words(job.outcome))

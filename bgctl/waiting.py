@@ -7,12 +7,12 @@ from typing import Protocol
 
 import click
 
-from bgctl.common import client, common, is_terminal, say, verb
+from bgctl.common import client, global_options, is_terminal, print_json, say, verb
 from bgctl.options import DURATION, UNFINISHED, chosen_ids
 from bgctl.selecting import Selection, with_selection
-from bgctl.show import job_as_json, print_json, progress_as_json, progress_line
 from bgctl.verdict import FAILED, exit_code_of, words_for
 from bgd import Job
+from bgd.formatting import job_as_json, progress_as_json, progress_line
 from bgd.wire.views import JobProgress
 
 
@@ -65,14 +65,14 @@ class _Lines:
     """Tells it by a line each time."""
 
     def hear(self, told: JobProgress) -> None:
-        if common().json:
+        if global_options().json:
             progress = progress_as_json(told.progress)
             print_json({"job": told.job, "attempt": told.attempt, "progress": progress})
         elif line := progress_line(told.progress):
             click.echo(f"{told.job} {line}")
 
     def finish(self, job: Job) -> None:
-        if common().json:
+        if global_options().json:
             print_json(job_as_json(job.view))
         else:
             click.echo(f"{job.id} {words_for(job)}")
@@ -80,7 +80,7 @@ class _Lines:
 
 def _teller(jobs: int, *, has_bars: bool) -> AbstractContextManager[Teller]:
     """Return lines, or bars where a person wants them."""
-    if not has_bars or common().json or not is_terminal():
+    if not has_bars or global_options().json or not is_terminal():
         return nullcontext(_Lines())
     from bgctl.bars import bars  # noqa: PLC0415 - it is slow to import
 

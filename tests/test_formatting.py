@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bgctl.show import local_time
+from bgctl.common import local_time
 from bgd.core.job import State
 from bgd.formatting import (
     iso_time,

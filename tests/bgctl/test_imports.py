@@ -24,7 +24,7 @@ NEEDED = {
     "locale": "says in which language click is to speak",
 }
 
-SHARED = {"codes", "common", "families", "options", "program", "show", "verbs"}
+SHARED = {"codes", "common", "options", "program", "verbs"}
 OWN = {
     "submit true": SHARED | {"programs", "submitting"},
     "list": SHARED | {"listing", "selecting"},

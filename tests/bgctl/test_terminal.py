@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgctl.terminal import HarmlessText, one_line
+from bgctl.terminal import HarmlessText
+from bgd.escape import one_line
 
 
 def shown(*pieces: bytes) -> str:
