@@ -10,7 +10,7 @@ from typing import Any
 import click
 from msgspec import Struct
 
-from bgctl import codes
+from bgctl import exit_codes
 from bgctl.common import client, global_options, print_json, say, verb
 from bgctl.options import FINISHED, UNFINISHED, WAITING, chosen_ids
 from bgctl.selecting import Selection, with_selection
@@ -184,7 +184,7 @@ def act(action: Action, target: Target, do: Do) -> int:
             ids = [job.id for job in _suitable(action, selection, daemon)]
             if len(ids) > 1 and not target.yes and not is_confirmed(action.done, len(ids), action.forever):
                 say("nothing was done")
-                return codes.REFUSED
+                return exit_codes.REFUSED
         else:
             ids = chosen_ids(daemon, selection.ids)
         return _report(action, do(daemon, ids) if ids else [])
@@ -247,4 +247,4 @@ def _report(action: Action, results: Sequence[ActResult]) -> int:
                 click.echo(f"{result.job} {result.state if action.tells_state else action.done}")
     for error in errors:
         say(str(error))
-    return codes.of_error(errors[0]) if errors else 0
+    return exit_codes.exit_code_for(errors[0]) if errors else 0

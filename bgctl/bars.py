@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bgctl.common import has_colors
-from bgctl.verdict import words_for
+from bgctl.exit_codes import describe_end
 from bgd import Job
 from bgd.escape import one_line
 from bgd.formatting import progress_line
@@ -61,7 +61,7 @@ class Bars:
 
     def finish(self, job: Job) -> None:
         """Take the job's bar away, count it, and say above the bars how it ended."""
-        self._display.console.print(f"{job.id} {words_for(job)}", markup=False, soft_wrap=True)
+        self._display.console.print(f"{job.id} {describe_end(job)}", markup=False, soft_wrap=True)
         self._finished += 1
         if self._all is not None:
             self._display.update(self._all, completed=self._finished, said=self._count())

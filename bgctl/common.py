@@ -75,7 +75,7 @@ def verb_group(name: str, purpose: str, *verbs: click.Command) -> VerbGroup:
 class VerbGroup(click.Group):
     """Finds the verb that was typed, or names the nearest."""
 
-    other_words: Mapping[str, str] = {}  # as other programs say it; only for a hint
+    synonyms: Mapping[str, str] = {}  # words of other programs, for hints only
 
     def known_words(self) -> Iterable[str]:
         """Return what may be typed."""
@@ -94,7 +94,7 @@ class VerbGroup(click.Group):
             from bgd.settings import nearest  # noqa: PLC0415 - needed only to word an error
 
             _, *above = ctx.command_path.split()
-            meant = self.other_words.get(args[0], args[0])
+            meant = self.synonyms.get(args[0], args[0])
             raise click.UsageError(
                 f"no verb {' '.join([*above, args[0]])!r}: {nearest(meant, self.known_words())}"
             )

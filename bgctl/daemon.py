@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from bgctl.codes import REFUSED
 from bgctl.common import client, global_options, local_time, print_json, say, verb
+from bgctl.exit_codes import REFUSED
 from bgd.errors import ConfigError
 from bgd.formatting import iso_time
 from bgd.paths import make_private_folder, user_paths

@@ -8,7 +8,7 @@ import sys
 import click
 import msgspec
 
-from bgctl import codes
+from bgctl import exit_codes
 from bgctl.common import client, global_options, has_colors, print_json, verb
 from bgd import BgdError
 from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed
@@ -39,7 +39,7 @@ def doctor_command() -> int:
             if each.remedy is not None:
                 click.echo(f"{'':9}{one_line(each.remedy)}")
     is_well = all(each.level in {Level.OK, Level.NOTE} for each in findings)
-    return 0 if is_well else codes.REFUSED
+    return 0 if is_well else exit_codes.REFUSED
 
 
 def _findings() -> list[Finding]:

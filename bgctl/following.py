@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 
-from bgctl import codes
+from bgctl import exit_codes
 from bgctl.common import global_options, is_terminal, print_json, say
+from bgctl.exit_codes import describe_end, exit_code_of
 from bgctl.output import Output
 from bgctl.reasons import say_if_waiting
-from bgctl.verdict import exit_code_of, words_for
 from bgd import Client, DaemonUnreachable, Job
 from bgd.formatting import job_as_json
 
@@ -31,7 +31,7 @@ def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
         output.leave_line()
         if not _is_to_be_cancelled(job):
             say(f"job {job.id} runs on: {_way_back(job)}")
-            return codes.INTERRUPTED
+            return exit_codes.INTERRUPTED
     say(f"cancelling job {job.id}")
     daemon.cancel([job.id])  # if it has just finished, its end is told all the same
     return wait_for_job(job)
@@ -58,7 +58,7 @@ def _told(job: Job) -> int:
     if global_options().json:
         print_json(job_as_json(job.view))
     elif code := exit_code_of(job):
-        say(f"job {job.id} {words_for(job)}")
+        say(f"job {job.id} {describe_end(job)}")
         return code
     return exit_code_of(job)
 

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from bgctl import codes
+from bgctl import exit_codes
 from bgctl.common import client, global_options, is_terminal, print_json, say, verb
 from bgctl.options import JobIdRanges, JobIdsType, chosen_ids, whole_number
 from bgctl.output import Output
@@ -102,7 +102,7 @@ def _print_path(daemon: Client, job_id: int, attempt: int | None) -> int:
     if not is_there and shown.outcome is not None:
         wrote = f"wrote {shown.log_bytes} bytes, and {shown.log_path} is not there" if shown.log_bytes else ""
         say(f"job {job_id} {wrote or 'wrote nothing: it has no log'}")
-        return codes.REFUSED
+        return exit_codes.REFUSED
     if global_options().json:
         print_json({"job": job_id, "attempt": shown.attempt, "log_path": shown.log_path})
     else:

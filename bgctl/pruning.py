@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from bgctl import codes
+from bgctl import exit_codes
 from bgctl.acting import FOREVER, is_confirmed
 from bgctl.common import client, global_options, print_json, say, verb
 from bgctl.options import DURATION, FINISHED, SIZE, whole_number
@@ -62,7 +62,7 @@ def prune_command(
                 and not is_confirmed("removed", pruned.jobs, FOREVER, rehearsal="")
             ):
                 say("nothing was done")
-                return codes.REFUSED
+                return exit_codes.REFUSED
             pruned = prune()
     if global_options().json:
         print_json({"jobs": pruned.jobs, "log_bytes": pruned.log_bytes})

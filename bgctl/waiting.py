@@ -8,9 +8,9 @@ from typing import Protocol
 import click
 
 from bgctl.common import client, global_options, is_terminal, print_json, say, verb
+from bgctl.exit_codes import FAILED, describe_end, exit_code_of
 from bgctl.options import DURATION, UNFINISHED, chosen_ids
 from bgctl.selecting import Selection, with_selection
-from bgctl.verdict import FAILED, exit_code_of, words_for
 from bgd import Job
 from bgd.formatting import job_as_json, progress_as_json, progress_line
 from bgd.wire.views import JobProgress
@@ -75,7 +75,7 @@ class _Lines:
         if global_options().json:
             print_json(job_as_json(job.view))
         else:
-            click.echo(f"{job.id} {words_for(job)}")
+            click.echo(f"{job.id} {describe_end(job)}")
 
 
 def _teller(jobs: int, *, has_bars: bool) -> AbstractContextManager[Teller]:

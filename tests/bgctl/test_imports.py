@@ -24,7 +24,7 @@ NEEDED = {
     "locale": "says in which language click is to speak",
 }
 
-SHARED = {"codes", "common", "options", "program", "verbs"}
+SHARED = {"exit_codes", "common", "options", "program"}
 OWN = {
     "submit true": SHARED | {"programs", "submitting"},
     "list": SHARED | {"listing", "selecting"},

@@ -6,7 +6,7 @@ import click
 import pytest
 
 import bgd
-from bgctl.verbs import bgctl as command
+from bgctl.program import cli as command
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,10 @@ from bgctl.verbs import bgctl as command
         (["run", "--kw", "a=b", "true"], "--kw is for class jobs: see 'bgctl call --help'"),
         (["call", "--stdin", "x", "app:run"], "--stdin is for commands: see 'bgctl submit --help'"),
         (["call", "app:run", "--shell"], "--shell is for commands: see 'bgctl submit --help'"),
-        (["run", "--wait", "true"], "--wait is for submit: run shows the output and waits for the end"),
+        (
+            ["run", "--wait", "true"],
+            "--wait is for submit: run always shows the output and waits",
+        ),
         (["submit", "-p", "high", "true"], "'high' is not a whole number from -1000 to 1000"),
         (["submit", "--timeout", "soon", "true"], "'soon' is not a duration: write 500ms, 5s"),
         (["submit", "-p", "1001", "true"], "'1001' is not a whole number from -1000 to 1000"),

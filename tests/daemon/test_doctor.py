@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from bgctl.common import Common
+from bgctl.common import GlobalOptions
 from bgctl.doctor import doctor_command
 from bgd.daemon import doctor
 from bgd.daemon.doctor import look, sqlite_is_fixed
@@ -242,7 +242,8 @@ def test_doctor_looks_at_what_it_can_where_the_socket_may_not_be_used(home, monk
 
     monkeypatch.setattr("bgctl.doctor.client", no_client)
     home.configure(f'[daemon]\nstate_dir = "{home.state_dir}"\n')
-    done = CliRunner().invoke(doctor_command, obj=Common(config=str(home.folder / ".config/bgd/bgd.toml")))
+    options = GlobalOptions(config=str(home.folder / ".config/bgd/bgd.toml"))
+    done = CliRunner().invoke(doctor_command, obj=options)
 
     assert done.stdout.startswith("problem  daemon: you may not use the daemon at /x/bgd.sock: Permission")
     assert "file system: " in done.stdout

@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-import bgctl.codes
-import bgctl.verdict
-from bgctl.verbs import bgctl as command
+from bgctl import exit_codes
+from bgctl.program import cli as command
 from bgd import __main__ as bgd_command
 from tests.docs.pages import first_cells, page, section
 
@@ -24,7 +23,7 @@ def test_bgctl_page_says_what_the_exit_codes_are():
     table = section(BGCTL, "### Exit codes of bgctl")
     said = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
 
-    assert said == {0} | constants(bgctl.codes) | constants(bgctl.verdict) - {bgctl.verdict.SIGNALLED}
+    assert said == {0} | constants(exit_codes) - {exit_codes.SIGNALLED}
     assert {bgd_command.EX_IOERR, bgd_command.EX_CONFIG} <= set(map(int, re.findall(r"\b\d+\b", table)))
 
 

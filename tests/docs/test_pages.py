@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from bgctl.common import Common
-from bgctl.verbs import bgctl as command
+from bgctl.common import GlobalOptions
+from bgctl.program import cli as command
 from bgd import __main__ as bgd_command
 from bgd.config import load
 from tests.docs.pages import PAGES, blocks, name_of
@@ -53,7 +53,7 @@ def test_commands_can_be_read(path, monkeypatch):
         # one is only named, without what it takes; another prints its help and exits
         with (
             suppress(click.MissingParameter, click.exceptions.Exit),
-            command.make_context("bgctl", list(words), obj=Common()) as context,
+            command.make_context("bgctl", list(words), obj=GlobalOptions()) as context,
         ):
             command.invoke(context)
 
