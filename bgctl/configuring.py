@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 
@@ -11,20 +10,12 @@ import click
 from msgspec import Struct
 
 from bgctl.common import global_options, print_json, verb, verb_group
-from bgd import config, settings
+from bgd import config
 from bgd.escape import one_line
-from bgd.policies import words_of
-from bgd.settings import ANY, Schema, Setting
+from bgd.settings import ANY, Key, Schema, Setting
 from bgd.units import format_duration, parse_duration
 
 _DURATIONS = {"grace", "delay", "max_delay", "timeout", "succeeded_for", "failed_for", "every"}
-_WORDS_FOR_NONE = {
-    "slots": "unlimited",
-    "listen": "",
-    "min_free": "auto",
-    "every": "never",
-    **dict.fromkeys(("succeeded_for", "failed_for", "max_finished", "logs_total"), "unlimited"),
-}
 _BARE_KEY = r"[A-Za-z0-9_-]+"
 
 Path = tuple[str, ...]
@@ -68,8 +59,7 @@ def _as_json(loaded: config.Config) -> dict[str, object]:
 
 
 def _toml(loaded: config.Config) -> Iterator[str]:
-    found = settings.from_file(loaded.source, config.SCHEMA) if loaded.source else {}
-    found |= settings.from_environment(os.environ, config.SCHEMA)
+    found = config.settings_of(loaded.source)
     yield f"# {one_line(loaded.source)}" if loaded.source else "# built-in defaults: there is no file"
     for path, values in _sections(loaded):
         yield ""
@@ -82,27 +72,31 @@ def _toml(loaded: config.Config) -> Iterator[str]:
 def _sections(loaded: config.Config) -> Iterator[tuple[Path, dict[str, object]]]:
     """Yield each section with its keys, those of a section within another after it."""
     for path, schema in _paths(config.SCHEMA):
-        keys = [key for key, below in schema.items() if below is None]
+        keys = {name: below for name, below in schema.items() if isinstance(below, Key)}
         if path[-1] == ANY:
             for name, section in getattr(loaded, path[0]).items():
-                yield (*path[:-1], name), {key: _plain(key, getattr(section, key)) for key in keys}
+                yield (*path[:-1], name), _plain_values(section, keys)
         elif keys:
             section = getattr(loaded, "_".join(path))
-            yield path, {key: _plain(key, getattr(section, key)) for key in keys}
+            yield path, _plain_values(section, keys)
 
 
 def _paths(schema: Schema, above: Path = ()) -> Iterator[tuple[Path, Schema]]:
     for name, below in schema.items():
-        if below is not None:
+        if not isinstance(below, Key):
             yield (*above, name), below
             yield from _paths(below, (*above, name))
 
 
-def _plain(key: str, value: object) -> object:
+def _plain_values(section: Struct, keys: Mapping[str, Key[object]]) -> dict[str, object]:
+    return {name: _plain(key, config.value_of(section, name)) for name, key in keys.items()}
+
+
+def _plain(key: Key[object], value: object) -> object:
     if value is None:
-        return _WORDS_FOR_NONE.get(key)
-    if key == "on_exceptions" and isinstance(value, tuple):
-        return {name: words_of(wish) for name, wish in value}
+        return key.none
+    if key.reader is config.exception_rules and isinstance(value, tuple):
+        return {name: config.rule_text(wish) for name, wish in value}
     return str(value) if isinstance(value, Struct) else value  # as an address
 
 

@@ -1,75 +1,89 @@
-"""Configuration: read once from a file and the environment into a frozen Config, or refused in one line."""
+"""Configuration: every key with its type, default and meaning, and how a daemon and its clients read them.
+
+Clients import this module at every start, to learn where the socket is. So tomllib, ipaddress and others are
+imported only where a value needs them.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
-from bgd import policies, runners, values
-from bgd.addresses import MAX_SOCKET_PATH, PORTS, HttpConfig, http_config
-from bgd.core.classes import ClassPolicy
+from bgd.core.classes import POLICY_KEYS, ClassPolicy
+from bgd.core.decision import Aim, Rules, Wish
 from bgd.core.job import RetryPolicy
-from bgd.core.spec import QUEUE_NAME, Backoff, QueueName, Retries, Share
-from bgd.core.target import problem_with_entry
+from bgd.core.spec import (
+    MAX_DURATION,
+    QUEUE_NAME,
+    Backoff,
+    Duration,
+    FileBytes,
+    Isolation,
+    MemoryBytes,
+    QueueName,
+    Retries,
+    Share,
+    SlotCount,
+    Timeout,
+    kind_of,
+)
+from bgd.core.target import is_dotted_name, is_module, is_runner_name, problem_with_entry
 from bgd.errors import ConfigError
-from bgd.interpreters import PythonConfig, python_config
-from bgd.keeping import BackupConfig, Bytes, RetentionConfig, backup_config, retention_config
 from bgd.paths import SYSTEM_PATHS, DaemonPaths, home_folder, paths_in, user_paths
-from bgd.runners import RunnerConfig
-from bgd.settings import ANY, Schema, Setting, from_environment, from_file, read
+from bgd.settings import (
+    ANY,
+    MAX_SOCKET_PATH,
+    Address,
+    Key,
+    Reader,
+    Schema,
+    Setting,
+    TcpAddress,
+    absolute_path,
+    absolute_paths,
+    address,
+    as_program,
+    checked_duration,
+    duration,
+    duration_within,
+    from_environment,
+    from_file,
+    key,
+    keys_of,
+    names_in,
+    number,
+    one_of,
+    or_word,
+    program,
+    queue_name,
+    read_section,
+    size,
+    texts,
+    texts_without,
+    whole_number,
+)
+from bgd.units import format_duration
 from bgd.wire.steering import ShutdownMode
 
-__all__ = [
-    "BackupConfig",
-    "ClientSocket",
-    "Config",
-    "DaemonConfig",
-    "LogsConfig",
-    "PythonConfig",
-    "QueueConfig",
-    "RetentionConfig",
-    "SecurityConfig",
-    "client_sockets",
-    "load",
-]
-
-MAX_SLOTS = 10_000
-MIN_LOG = 1_000  # bytes; less would keep no line whole
 ANY_COMMAND = "*"
+MIN_LOG = 1_000  # bytes; less would keep no line whole
+MIN_REUSE_MEMORY = 10_000_000  # bytes; a bare interpreter takes more, and would never be used twice
+MAX_RUNNER_WORDS = 100  # a program with its arguments; a longer one belongs in a file
+MAX_RULES = 100  # exceptions in one policy; each of its jobs carries them
+MAX_EXCEPTION_NAME = 200  # characters
+PORTS = 20  # that a user's daemon tries, from the one in http.listen on
+DAY = 86_400.0  # seconds
 
-Slots = Annotated[int, Meta(ge=1, le=MAX_SLOTS)]
-LogBytes = Annotated[int, Meta(ge=MIN_LOG, le=2**62)]
-
-
-class DaemonConfig(Struct, frozen=True, kw_only=True):
-    state_dir: str
-    socket: str
-    slots: int
-    grace: float  # seconds between TERM and KILL
-    min_free: int | None  # bytes on its disk below which new jobs are refused; None: by the disk's size
-    on_stop: ShutdownMode  # what SIGTERM does to running jobs; never CANCEL
-    cgroups: Literal["limits", "all"]  # which attempts get a control group, where that can be had
-
-
-class SecurityConfig(Struct, frozen=True, kw_only=True):
-    allowed_classes: tuple[str, ...]
-    allowed_commands: tuple[str, ...]
-    allowed_env: tuple[str, ...]  # variables that commands may bring where allowed_commands is not "*"
-
-
-class LogsConfig(Struct, frozen=True, kw_only=True):
-    max_bytes: int  # of one attempt
-    on_limit: Literal["truncate", "kill"]
-
-
-class QueueConfig(Struct, frozen=True, kw_only=True):
-    slots: int | None  # None: no limit but the daemon's
+S = TypeVar("S", bound=Struct)
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -86,15 +100,16 @@ class Config(Struct, frozen=True, kw_only=True):
     retention: RetentionConfig
     backup: BackupConfig
     queues: dict[str, QueueConfig]
-    classes: dict[str, ClassPolicy]  # by patterns, as in allowed_classes
+    classes: dict[str, ClassPolicy]  # by patterns, like those in allowed_classes
     log_dir: str
-    source: str | None  # the file read, None: built-in defaults
+    source: str | None  # the file that was read; None: built-in defaults
 
 
 class ClientSocket(Struct, frozen=True):
-    """A socket a client may try. `is_own`: it is the caller's own daemon's, who may start it.
+    """A socket a client may try.
 
-    `is_explicit`: the caller named it, so whoever serves it is trusted.
+    `is_own`: it is that of the caller's own daemon, which the client may start. `is_explicit`: the caller
+    named it, so the client trusts whoever serves it.
     """
 
     path: str
@@ -103,25 +118,35 @@ class ClientSocket(Struct, frozen=True):
 
 
 def load(path: str | None = None, *, system: bool = False, environ: Mapping[str, str] = os.environ) -> Config:
-    """Read `path`, else $BGD_CONFIG, else the usual file if there is one, and what the environment overrides.
+    """Read `path`, else $BGD_CONFIG, else the usual file if there is one; the environment overrides it.
 
     `system` picks the machine's usual places instead of the caller's own.
 
     Raises:
-        ConfigError: in one line, which file and key, and what would do.
+        ConfigError: in one line, the file and key that are wrong, and what is allowed.
     """
     named = path or environ.get("BGD_CONFIG")
     places = SYSTEM_PATHS if system else user_paths(environ)
-    file = str(Path(named or places.config).absolute())
-    source: str | None = file
+    source: str | None = str(Path(named or places.config).absolute())
     try:
-        found = from_file(file, SCHEMA)
+        found = settings_of(source, environ)
     except FileNotFoundError:
         if named:
-            raise ConfigError(f"there is no configuration file {file}") from None
-        source, found = None, {}
-    found |= from_environment(environ, SCHEMA)
-    return _config(found, places, home_folder(environ), source)
+            raise ConfigError(f"there is no configuration file {source}") from None
+        source, found = None, settings_of(None, environ)
+    return _config(found, places, source)
+
+
+def settings_of(source: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, Setting]:
+    """Return by dotted name what a file, if it is not None, and the environment say.
+
+    Raises:
+        ConfigError: as from `load`.
+        FileNotFoundError: there is no such file.
+    """
+    home = home_folder(environ)
+    in_file = {} if source is None else from_file(source, SCHEMA, home)
+    return in_file | from_environment(environ, SCHEMA, home)
 
 
 def client_sockets(
@@ -132,14 +157,14 @@ def client_sockets(
     system: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> Iterator[ClientSocket]:
-    """Yield the sockets a client tries, the first that answers wins.
+    """Yield the sockets that a client tries; it uses the first that answers.
 
-    `explicit` (--socket), else $BGD_SOCKET, else the caller's own daemon's, then the system's; `user` and
-    `system` leave only the one, as does a configuration that is named. Each is worked out only when it is
-    asked for, so a system's configuration that is broken does not trouble who runs a daemon of their own.
+    `explicit` (--socket), else $BGD_SOCKET, else that of the caller's own daemon, then the system's. `user`
+    and `system` leave only the one, and so does a named configuration. Each is worked out only when it is
+    asked for: a broken system configuration does not trouble the user of another daemon.
 
     Raises:
-        ConfigError: as `load`.
+        ConfigError: as from `load`.
     """
     given = explicit or (None if user or system or config else environ.get("BGD_SOCKET"))
     if given:
@@ -156,114 +181,303 @@ def client_sockets(
             yield ClientSocket(shared, is_own=False)
 
 
-# --- from settings to values ------------------------------------------------------------------------------
-
-_RETRY_KEYS = dict.fromkeys(("retries", "delay", "backoff", "max_delay", "jitter"))  # the rest is a job's own
-
-SCHEMA: Schema = {
-    "daemon": dict.fromkeys(DaemonConfig.__struct_fields__),
-    "http": {"listen": None, "auth": None},
-    "retry": {**_RETRY_KEYS, "commands": _RETRY_KEYS},
-    "security": dict.fromkeys(SecurityConfig.__struct_fields__),
-    "python": dict.fromkeys(PythonConfig.__struct_fields__),
-    "logs": dict.fromkeys(LogsConfig.__struct_fields__),
-    "backup": dict.fromkeys(BackupConfig.__struct_fields__),
-    "retention": dict.fromkeys(RetentionConfig.__struct_fields__),
-    "queues": {ANY: dict.fromkeys(QueueConfig.__struct_fields__)},
-    policies.SECTION: {ANY: dict.fromkeys(policies.KEYS)},
-    runners.SECTION: {ANY: dict.fromkeys(runners.KEYS)},
-}
-
-_ON_STOP = {mode.value: mode for mode in ShutdownMode if mode is not ShutdownMode.CANCEL}
-_CGROUPS: dict[str, Literal["limits", "all"]] = {"limits": "limits", "all": "all"}
-_ON_LIMIT: dict[str, Literal["truncate", "kill"]] = {"truncate": "truncate", "kill": "kill"}
+def value_of(section: Struct, key: str) -> object:
+    """Return the value of a key in a section of a Config."""
+    if isinstance(section, ClassPolicy) and key in POLICY_KEYS:
+        return section.options.get(POLICY_KEYS[key])
+    value: object = getattr(section, key)
+    return value
 
 
-def _config(found: Mapping[str, Setting], places: DaemonPaths, home: str, source: str | None) -> Config:
-    ports = 1 if places is SYSTEM_PATHS else PORTS  # who looks for the machine's pages, as a proxy, knows one
-    state_dir = read(found, "daemon.state_dir", values.path(home), places.state_dir)
-    if state_dir != places.state_dir:
-        places = paths_in(state_dir, places)
-    retry = _retry_policy(found, "retry", RetryPolicy(retries=3))
-    return Config(
-        daemon=_daemon_config(found, state_dir, places.socket, home),
-        http=http_config(found, ports),
-        retry=retry,
-        retry_commands=_retry_policy(found, "retry.commands", replace(retry, retries=0)),
-        security=SecurityConfig(
-            allowed_classes=read(
-                found, "security.allowed_classes", values.texts_without(problem_with_entry), ()
-            ),
-            allowed_commands=read(
-                found,
-                "security.allowed_commands",
-                values.texts_without(_problem_with_command),
-                (ANY_COMMAND,),
-            ),
-            allowed_env=read(
-                found, "security.allowed_env", values.texts_without(values.problem_with_variable), ()
-            ),
-        ),
-        python=python_config(found, home),
-        runners=runners.runners(found, home),
-        logs=LogsConfig(
-            max_bytes=read(found, "logs.max_bytes", values.size(LogBytes), 100_000_000),
-            on_limit=read(found, "logs.on_limit", values.one_of(_ON_LIMIT), "truncate"),
-        ),
-        retention=retention_config(found),
-        backup=backup_config(found, state_dir, home),
-        queues=dict(_queues(found)),
-        classes=policies.class_policies(found),
-        log_dir=places.log_dir,
-        source=source,
-    )
+def rule_text(wish: Wish) -> str:
+    """Return what follows an exception, in the words of `on_exceptions`."""
+    return wish.aim if wish.after is None else f"{wish.aim} {format_duration(wish.after)}"
 
 
-def _daemon_config(found: Mapping[str, Setting], state_dir: str, socket: str, home: str) -> DaemonConfig:
-    socket = read(found, "daemon.socket", values.path(home), socket)
-    _check_socket(socket, "set [daemon] socket to a shorter path")
-    _check_socket(f"{state_dir}/launcher.sock", "set [daemon] state_dir to a shorter path")
-    min_free: int | None = None
-    processors = len(os.sched_getaffinity(0))
-    return DaemonConfig(
-        state_dir=state_dir,
-        socket=socket,
-        slots=read(found, "daemon.slots", values.number_or("auto", processors, Slots), processors),
-        grace=read(found, "daemon.grace", values.seconds, 10.0),
-        min_free=read(found, "daemon.min_free", values.unless("auto", values.size(Bytes)), min_free),
-        on_stop=read(found, "daemon.on_stop", values.one_of(_ON_STOP), ShutdownMode.LEAVE),
-        cgroups=read(found, "daemon.cgroups", values.one_of(_CGROUPS), "limits"),
-    )
+# --- values that only one key has -------------------------------------------------------------------------
 
 
-def _retry_policy(found: Mapping[str, Setting], section: str, default: RetryPolicy) -> RetryPolicy:
-    return RetryPolicy(
-        retries=read(found, f"{section}.retries", values.whole_number(Retries), default.retries),
-        delay=read(found, f"{section}.delay", values.seconds, default.delay),
-        backoff=read(found, f"{section}.backoff", values.number(Backoff), default.backoff),
-        max_delay=read(found, f"{section}.max_delay", values.seconds, default.max_delay),
-        jitter=read(found, f"{section}.jitter", values.number(Share), default.jitter),
-    )
+class Auth(StrEnum):
+    """How readers of the pages show who they are."""
+
+    TOKEN = "token"  # noqa: S105 - a word of the configuration
+    NONE = "none"
 
 
-def _queues(found: Mapping[str, Setting]) -> Iterator[tuple[str, QueueConfig]]:
-    for name, setting in found.items():
-        if name.startswith("queues."):
-            queue = name.removeprefix("queues.").removesuffix(".slots")
-            try:
-                msgspec.convert(queue, QueueName)
-            except msgspec.ValidationError as error:
-                raise ConfigError(f"{setting.origin}: no name for a queue, which is {QUEUE_NAME}") from error
-            yield (
-                queue,
-                QueueConfig(slots=read(found, name, values.number_or("unlimited", None, Slots), None)),
+def _processors() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _interpreter(setting: Setting) -> str:
+    return program(setting) or sys.executable
+
+
+def _runner_argv(setting: Setting) -> tuple[str, ...]:
+    words = texts(setting)
+    if not words or not words[0]:
+        raise ValueError(_NAME_A_PROGRAM)
+    if len(words) > MAX_RUNNER_WORDS:
+        raise ValueError(f"has {len(words)} words, the limit is {MAX_RUNNER_WORDS}")
+    return (as_program(words[0], setting), *words[1:])
+
+
+_NAME_A_PROGRAM = 'name a program and its arguments, for example ["php", "artisan", "bgd:run"]'
+
+
+def exception_rules(setting: Setting) -> Rules:
+    table = setting.value
+    if not isinstance(table, dict):
+        raise ValueError(  # noqa: TRY004 - what readers raise
+            f'must be a table, for example {{ "app.errors.Busy" = "snooze 5m" }}; {_SAY_WHAT_FOLLOWS}'
+        )
+    if len(table) > MAX_RULES:
+        raise ValueError(f"has {len(table)} exceptions, the limit is {MAX_RULES}")
+    for name in table:
+        if len(name) > MAX_EXCEPTION_NAME or not is_dotted_name(name):
+            raise ValueError(
+                f"{name!r} is not the name of an exception: write ValueError or package.module.Class, quoted"
             )
+    return tuple((name, _rule(text)) for name, text in table.items())
+
+
+def _rule(text: object) -> Wish:
+    aim, _, after = str(text).partition(" ")
+    if aim not in set(Aim) or (aim == Aim.FAIL and after) or (aim == Aim.SNOOZE and not after):
+        raise ValueError(f"{text!r} does not say what follows: {_SAY_WHAT_FOLLOWS}")
+    return Wish(Aim(aim), checked_duration(after) if after else None)
+
+
+_SAY_WHAT_FOLLOWS = 'write "retry", "retry 30s", "fail" or "snooze 5m"'
+
+
+def _option(name: str, setting: Setting) -> object:
+    """Read an option of a job, as its field in a JobSpec is typed."""
+    kind = kind_of(name)  # not before it is needed: it would make each client start later
+    readers: dict[Any, Reader[Any]] = {
+        QueueName: queue_name,
+        Duration: duration,
+        Timeout: duration_within(Timeout),
+        MemoryBytes: size(MemoryBytes),
+        FileBytes: size(FileBytes),
+    }
+    reader = readers.get(kind) or (whole_number(kind) if kind.__origin__ is int else number(kind))
+    return reader(setting)
 
 
 def _problem_with_command(entry: str) -> str | None:
     if entry == ANY_COMMAND or entry.startswith("/"):
         return None
     return f'{entry!r} must be "{ANY_COMMAND}" or the absolute path of a program'
+
+
+def _problem_with_variable(name: str) -> str | None:
+    if name and "=" not in name and "\0" not in name:
+        return None
+    return f"{name!r} is not the name of a variable: it is not empty and holds no '=' or NUL"
+
+
+def _problem_with_module(name: str) -> str | None:
+    return None if is_module(name) else f"{name!r} must be a module, for example package.module"
+
+
+# --- the keys ---------------------------------------------------------------------------------------------
+
+UNLIMITED = "unlimited"
+
+LogBytes = Annotated[int, Meta(ge=MIN_LOG, le=2**62)]
+Bytes = Annotated[int, Meta(ge=0, le=2**62)]
+ReuseMemory = Annotated[int, Meta(ge=MIN_REUSE_MEMORY, le=2**62)]
+JobCount = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+KeptJobs = Annotated[int, Meta(ge=0, le=2**53)]
+BackupCount = Annotated[int, Meta(ge=1, le=1000)]
+BackupInterval = Annotated[float, Meta(ge=60.0, le=MAX_DURATION)]
+
+
+class DaemonConfig(Struct, frozen=True, kw_only=True):
+    """[daemon]."""
+
+    state_dir: str = key(absolute_path)
+    socket: str = key(absolute_path)
+    slots: int = key(or_word("auto", _processors, whole_number(SlotCount)))
+    grace: float = key(duration, 10.0)  # seconds between TERM and KILL
+    min_free: int | None = key(size(Bytes), None, none="auto")
+    """Bytes on its disk below which the daemon refuses new jobs; None: by the size of the disk."""
+    on_stop: ShutdownMode = key(
+        one_of(ShutdownMode.LEAVE, ShutdownMode.REQUEUE, ShutdownMode.WAIT), ShutdownMode.LEAVE
+    )
+    """What SIGTERM does to running jobs."""
+    cgroups: Literal["limits", "all"] = key(one_of("limits", "all"), "limits")
+    """Which attempts get a control group of their own, where the system allows that."""
+
+
+class HttpConfig(Struct, frozen=True, kw_only=True):
+    """[http]: `ports` is how many the daemon tries, from the one in `listen` on."""
+
+    ports: int
+    listen: Address | None = key(address, TcpAddress("127.0.0.1", 8643), none="")  # None: no pages
+    auth: Auth = key(one_of(*Auth), Auth.TOKEN)
+
+
+class SecurityConfig(Struct, frozen=True, kw_only=True):
+    """[security]."""
+
+    allowed_classes: tuple[str, ...] = key(texts_without(problem_with_entry), ())
+    allowed_commands: tuple[str, ...] = key(texts_without(_problem_with_command), (ANY_COMMAND,))
+    allowed_env: tuple[str, ...] = key(texts_without(_problem_with_variable), ())
+    """Variables that commands may bring where allowed_commands is not "*"."""
+
+
+class PythonConfig(Struct, frozen=True, kw_only=True):
+    """[python]: the interpreters that class jobs run in."""
+
+    interpreter: str = key(_interpreter)
+    path: tuple[str, ...] = key(absolute_paths, ())  # in front of sys.path of class jobs
+    preload: tuple[str, ...] = key(texts_without(_problem_with_module), ())
+    env: tuple[str, ...] = key(texts_without(_problem_with_variable), ())  # variables a class job may bring
+    isolation: Isolation = key(one_of(*Isolation), Isolation.FORK)  # where a job does not say
+    recycle_jobs: int = key(whole_number(JobCount), 10_000)
+    """After this many jobs a reused worker gives way to a new one."""
+    recycle_memory: int = key(size(ReuseMemory), 500_000_000)
+    """Bytes; a reused worker that takes more gives way to a new one."""
+
+
+class LogsConfig(Struct, frozen=True, kw_only=True):
+    """[logs]."""
+
+    max_bytes: int = key(size(LogBytes), 100_000_000)  # of one attempt
+    on_limit: Literal["truncate", "kill"] = key(one_of("truncate", "kill"), "truncate")
+
+
+class RetentionConfig(Struct, frozen=True, kw_only=True):
+    """[retention]: how long finished jobs are kept; None: for ever, or any number of them."""
+
+    succeeded_for: float | None = key(duration, 7 * DAY, none=UNLIMITED)  # seconds since they ended
+    failed_for: float | None = key(duration, 30 * DAY, none=UNLIMITED)  # of failed and cancelled ones
+    max_finished: int | None = key(whole_number(KeptJobs), 100_000, none=UNLIMITED)  # in each state
+    logs_total: int | None = key(size(Bytes), 5_000_000_000, none=UNLIMITED)  # bytes of all logs
+
+
+class BackupConfig(Struct, frozen=True, kw_only=True):
+    """[backup]: copies of the database that the daemon writes by itself."""
+
+    every: float | None = key(duration_within(BackupInterval), DAY, none="never")  # seconds
+    keep: int = key(whole_number(BackupCount), 3)
+    folder: str = key(absolute_path)
+
+
+class QueueConfig(Struct, frozen=True, kw_only=True):
+    """[queues.NAME]."""
+
+    slots: int | None = key(whole_number(SlotCount), None, none=UNLIMITED)
+    """None: no limit except that of the daemon."""
+
+
+class RunnerConfig(Struct, frozen=True, kw_only=True):
+    """[runners.NAME]: a program that runs class jobs of another language."""
+
+    argv: tuple[str, ...] = key(_runner_argv)  # the program, a path or a name on PATH, and its arguments
+    cwd: str | None = key(absolute_path, None)  # the folder it starts in; None: the daemon's
+
+
+_RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from a job
+    "retries": Key(whole_number(Retries), 3),
+    "delay": Key(duration, 5.0),
+    "backoff": Key(number(Backoff), 1.0),
+    "max_delay": Key(duration, 3600.0),
+    "jitter": Key(number(Share), 0.1),
+}
+
+_CLASSES: dict[str, Key[object]] = {  # a ClassPolicy; None: the policy does not say
+    **{key: Key(partial(_option, name), None) for key, name in POLICY_KEYS.items()},
+    "on_exceptions": Key(exception_rules, None),
+}
+
+SCHEMA: Schema = {
+    "daemon": keys_of(DaemonConfig),
+    "http": keys_of(HttpConfig),
+    "retry": {**_RETRY, "commands": _RETRY},
+    "security": keys_of(SecurityConfig),
+    "python": keys_of(PythonConfig),
+    "logs": keys_of(LogsConfig),
+    "backup": keys_of(BackupConfig),
+    "retention": keys_of(RetentionConfig),
+    "queues": {ANY: keys_of(QueueConfig)},
+    "classes": {ANY: _CLASSES},
+    "runners": {ANY: keys_of(RunnerConfig)},
+}
+
+
+# --- from settings to a Config ----------------------------------------------------------------------------
+
+
+def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | None) -> Config:
+    ports = (
+        1 if places is SYSTEM_PATHS else PORTS
+    )  # whoever looks for the machine's pages, such as a proxy, knows one
+    daemon = _section(
+        found, "daemon", DaemonConfig, state_dir=places.state_dir, socket="", slots=_processors()
+    )
+    if daemon.state_dir != places.state_dir:
+        places = paths_in(daemon.state_dir, places)
+    if not daemon.socket:
+        daemon = replace(daemon, socket=places.socket)
+    _check_socket(daemon.socket, "set [daemon] socket to a shorter path")
+    _check_socket(f"{daemon.state_dir}/launcher.sock", "set [daemon] state_dir to a shorter path")
+    retry = RetryPolicy(**read_section(found, "retry", _RETRY))
+    of_commands = read_section(found, "retry.commands", _RETRY, **{**asdict(retry), "retries": 0})
+    return Config(
+        daemon=daemon,
+        http=_section(found, "http", HttpConfig, ports=ports),
+        retry=retry,
+        retry_commands=RetryPolicy(**of_commands),
+        security=_section(found, "security", SecurityConfig),
+        python=_section(found, "python", PythonConfig, interpreter=sys.executable),
+        runners=dict(_runners(found)),
+        logs=_section(found, "logs", LogsConfig),
+        retention=_section(found, "retention", RetentionConfig),
+        backup=_section(found, "backup", BackupConfig, folder=f"{daemon.state_dir}/backups"),
+        queues=dict(_queues(found)),
+        classes=dict(_class_policies(found)),
+        log_dir=places.log_dir,
+        source=source,
+    )
+
+
+def _section(found: Mapping[str, Setting], name: str, kind: type[S], **given: object) -> S:
+    """Return a section; `given` are its defaults that depend on something, and fields that are not keys."""
+    return kind(**{**given, **read_section(found, name, keys_of(kind), **given)})
+
+
+def _queues(found: Mapping[str, Setting]) -> Iterator[tuple[str, QueueConfig]]:
+    for name, setting in names_in(found, "queues").items():
+        try:
+            msgspec.convert(name, QueueName)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{setting.origin}: not the name of a queue, which is {QUEUE_NAME}") from error
+        yield name, _section(found, f"queues.{name}", QueueConfig)
+
+
+def _class_policies(found: Mapping[str, Setting]) -> Iterator[tuple[str, ClassPolicy]]:
+    for pattern, setting in names_in(found, "classes").items():
+        problem = problem_with_entry(pattern)
+        if problem is not None:
+            raise ConfigError(f"{setting.origin}: {problem}")
+        values = read_section(found, f"classes.{pattern}", _CLASSES)
+        options = {name: values[key] for key, name in POLICY_KEYS.items() if values[key] is not None}
+        yield pattern, ClassPolicy(options, values["on_exceptions"])
+
+
+def _runners(found: Mapping[str, Setting]) -> Iterator[tuple[str, RunnerConfig]]:
+    for name, setting in names_in(found, "runners").items():
+        if not is_runner_name(name):
+            raise ConfigError(
+                f"{setting.origin}: {name!r} is not the name of a runner: "
+                "a small letter, then small letters, digits, _ and -, at most 32"
+            )
+        runner = _section(found, f"runners.{name}", RunnerConfig, argv=())
+        if not runner.argv:
+            raise ConfigError(f"{setting.origin}: [runners.{name}] has no argv: {_NAME_A_PROGRAM}")
+        yield name, runner
 
 
 def _check_socket(path: str, remedy: str) -> None:

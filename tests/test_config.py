@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bgd.addresses import PORTS, Auth, HttpConfig, TcpAddress, UnixAddress
 from bgd.config import (
+    PORTS,
     SCHEMA,
+    Auth,
     ClientSocket,
     Config,
+    HttpConfig,
     QueueConfig,
     RetentionConfig,
+    RunnerConfig,
     client_sockets,
     load,
 )
@@ -27,8 +30,7 @@ from bgd.core.decision import Aim, Wish
 from bgd.core.job import RetryPolicy
 from bgd.errors import ConfigError
 from bgd.paths import SYSTEM_PATHS
-from bgd.runners import RunnerConfig
-from bgd.settings import MAX_FILE, names_of
+from bgd.settings import MAX_FILE, TcpAddress, UnixAddress, names_of
 from bgd.wire.steering import ShutdownMode
 
 DOCUMENTED = Path(__file__).parent.parent / "etc" / "bgd.toml"
@@ -415,7 +417,7 @@ def test_finished_jobs_may_be_kept_for_ever(written):
         ("[classes.'app.*']\nqueue = 'a b'", ["queue = 'a b'", "at most 64 letters"]),
         ("[classes.'app.*']\npriority = 1001", ["priority = 1001: must be at most 1000"]),
         ("[classes.'app.*']\non_exceptions = 'fail'", ["must be a table", "snooze 5m"]),
-        ("[classes.'app.*'.on_exceptions]\n'a b' = 'fail'", ["'a b' is no exception"]),
+        ("[classes.'app.*'.on_exceptions]\n'a b' = 'fail'", ["'a b' is not the name of an exception"]),
         ("[classes.'app.*'.on_exceptions]\nx = 'ignore'", ["'ignore' does not say", "snooze 5m"]),
         ("[classes.'app.*'.on_exceptions]\nx = 'snooze'", ["'snooze' does not say"]),
         ("[classes.'app.*'.on_exceptions]\nx = 'fail 5s'", ["'fail 5s' does not say"]),
@@ -503,14 +505,17 @@ def test_pages_are_at_a_port_of_this_machine_at_a_socket_or_nowhere(written, tex
         (f"runners.php.argv = {['x'] * 101}", ["runners.php.argv", "has 101 words, the limit is 100"]),
         ("runners.php.cwd = '/'", ["[runners.php] has no argv", "name a program"]),
         ("runners.php.args = ['php']", ["runners.php.args is not a key", "did you mean argv?"]),
-        ("runners.PHP.argv = ['php']", ["runners.PHP.argv: 'PHP' is no name for a runner", "small letter"]),
-        ("runners.'a.b'.argv = ['php']", ["'a.b' is no name for a runner"]),
+        (
+            "runners.PHP.argv = ['php']",
+            ["runners.PHP.argv: 'PHP' is not the name of a runner", "small letter"],
+        ),
+        ("runners.'a.b'.argv = ['php']", ["'a.b' is not the name of a runner"]),
         ("[runner.php]\nargv = ['php']", ["runner is not a section", "did you mean runners?"]),
         ("logs.max_bytes = '100 parsecs'", ["logs.max_bytes", "not a size", "100MB"]),
         ("logs.max_bytes = 10", ["logs.max_bytes = 10: must be at least 1kB"]),
         ("logs.on_limit = 'stop'", ["logs.on_limit = 'stop'", "truncate, kill"]),
-        ("http.listen = '0.0.0.0:80'", ["http.listen", "this machine only", "a proxy that speaks TLS"]),
-        ("http.listen = '[::]:80'", ["http.listen", "this machine only"]),
+        ("http.listen = '0.0.0.0:80'", ["http.listen", "to this machine only", "a proxy that speaks TLS"]),
+        ("http.listen = '[::]:80'", ["http.listen", "to this machine only"]),
         ("http.listen = 'localhost:80'", ["http.listen", '"127.0.0.1:8643"']),
         ("http.listen = '127.0.0.1'", ["http.listen", '"127.0.0.1:8643"']),
         ("http.listen = '127.0.0.1:65536'", ["http.listen", '"127.0.0.1:8643"']),
@@ -518,7 +523,7 @@ def test_pages_are_at_a_port_of_this_machine_at_a_socket_or_nowhere(written, tex
         ("http.listen = 'unix:here'", ["http.listen", "absolute path"]),
         ("http.listen = 'unix:/" + "a" * 107 + "'", ["http.listen", "107 bytes"]),
         ("http.auth = 'password'", ["http.auth", "token, none"]),
-        ("[queues.'a b']\nslots = 1", ["queues.a b.slots", "no name for a queue", "at most 64 letters"]),
+        ("[queues.'a b']\nslots = 1", ["queues.a b.slots", "not the name of a queue", "at most 64 letters"]),
         ("[queues.a]\nslots = 'all'", ["queues.a.slots = 'all'", '"unlimited"']),
         ("daemon.socket = '/" + "a" * 107 + "'", ["108 bytes", "107", "[daemon] socket"]),
         ("daemon.state_dir = '/" + "a" * 95 + "'", ["110 bytes", "107", "[daemon] state_dir"]),

@@ -18,10 +18,7 @@ TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")
 STANDARD = " ".join(sys.stdlib_module_names)
 # Of it, what deals in values only: nothing that knows the machine, the time or chance
 PURE = "__future__ collections dataclasses enum functools heapq itertools json keyword math re typing"
-CONFIGURATION = (
-    "bgd.addresses bgd.config bgd.interpreters bgd.keeping bgd.paths bgd.policies bgd.runners bgd.settings"
-    " bgd.units bgd.values"
-)
+CONFIGURATION = "bgd.config bgd.paths bgd.settings bgd.units"
 VERSION = "bgd bgd.__version__"
 
 WORKER_MODULES = sorted(path.stem for path in (ROOT / "bgd/worker").glob("*.py"))
@@ -62,18 +59,7 @@ ROOMS = {
     "bgd/formatting.py": f"{STANDARD} bgd.core.job.State bgd.core.job.WAITING bgd.core.spec bgd.escape"
     " bgd.units bgd.wire.views",
     **dict.fromkeys(
-        [
-            "bgd/addresses.py",
-            "bgd/config.py",
-            "bgd/interpreters.py",
-            "bgd/keeping.py",
-            "bgd/paths.py",
-            "bgd/policies.py",
-            "bgd/runners.py",
-            "bgd/settings.py",
-            "bgd/units.py",
-            "bgd/values.py",
-        ],
+        ["bgd/config.py", "bgd/paths.py", "bgd/settings.py", "bgd/units.py"],
         f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.steering.ShutdownMode",
     ),
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.escape"

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd import clock
+from bgd.config import rule_text
 from bgd.core.job import FINAL, WAITING, Job, JobId, Outcome, State, Terms
 from bgd.core.spec import DEFAULT_QUEUE, OPTIONS
 from bgd.daemon.storage import write
@@ -31,7 +32,6 @@ from bgd.daemon.storage.records import (
     unpack_waits,
 )
 from bgd.daemon.storage.write import unpack_spec
-from bgd.policies import words_of
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, JobError, JobProgress, JobView, Progress
@@ -577,7 +577,7 @@ def _view(row: sqlite3.Row) -> JobView:
         slots=row["slots"],
         suspended=bool(row["suspended"]),
         snoozes=row["snoozes"],
-        on_exceptions={name: words_of(wish) for name, wish in policy.on_exceptions},
+        on_exceptions={name: rule_text(wish) for name, wish in policy.on_exceptions},
         progress=_progress(row),
         waited_seconds=_waited_seconds(row),
         run_seconds=_run_seconds(row),

@@ -20,8 +20,9 @@ from struct import unpack_from
 from msgspec import Struct
 
 from bgd import clock
-from bgd.addresses import Address, Auth, TcpAddress, UnixAddress
+from bgd.config import Auth
 from bgd.daemon.access import Actor, may_connect
+from bgd.settings import Address, TcpAddress, UnixAddress
 from bgd.wire.http import Request, RequestRefused
 
 # --- Peers: which user has the other end of a connection over the loopback.

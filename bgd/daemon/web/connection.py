@@ -13,13 +13,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bgd.addresses import MAX_PORT, Address, TcpAddress, UnixAddress
 from bgd.config import Config
 from bgd.daemon.folder import is_listened_on
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.web.auth import Ends, Entrance
 from bgd.daemon.web.pages import Answer, Pages, Routes
 from bgd.errors import BgdError
+from bgd.settings import MAX_PORT, Address, TcpAddress, UnixAddress
 from bgd.wire.http import Exchange, Request, RequestRefused, Response, refusal
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from bgd.addresses import MAX_PORT, TcpAddress, UnixAddress
 from bgd.daemon.web.connection import CannotListen, listen
+from bgd.settings import MAX_PORT, TcpAddress, UnixAddress
 
 
 @pytest.fixture
