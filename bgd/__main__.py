@@ -18,8 +18,8 @@ import uvloop
 import bgd
 from bgd import config as configuration
 from bgd.daemon.backups import recover
-from bgd.daemon.doctor import look_as_json
-from bgd.daemon.folder import PRIVATE, check_python
+from bgd.daemon.doctor import check_python, findings_as_json
+from bgd.daemon.folder import PRIVATE
 from bgd.daemon.serving import Surroundings, serve
 from bgd.daemon.storage.database import StoreBroken
 from bgd.errors import BgdError, ConfigError, leaf_errors
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(line)  # noqa: T201 - what --recover is for
             return 0
         if options.findings:
-            print(look_as_json(config))  # noqa: T201 - what --findings is for
+            print(findings_as_json(config))  # noqa: T201 - what --findings is for
             return 0
         if options.check:
             check_python(config)

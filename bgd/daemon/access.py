@@ -89,7 +89,7 @@ def check_variables(spec: JobSpec, config: Config) -> None:
         )
 
 
-def passing_environment(spec: JobSpec, config: Config) -> dict[str, str]:
+def allowed_environment(spec: JobSpec, config: Config) -> dict[str, str]:
     """Return the variables that a job brings and may bring; any can steer the code of a program."""
     given = spec.env or {}
     if spec.target is not None:

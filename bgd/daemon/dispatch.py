@@ -19,7 +19,7 @@ from bgd.core.job import ACTIVE, Job, JobId, Outcome, RetryPolicy, State
 from bgd.core.scheduler import Continue, Stop, Suspend
 from bgd.core.spec import OPTIONS, Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target
-from bgd.daemon.access import check_may_run, passing_environment, restricts_commands
+from bgd.daemon.access import allowed_environment, check_may_run, restricts_commands
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, StoredSpec
 from bgd.daemon.streams import Subscriptions
@@ -175,7 +175,7 @@ def build_launch(key: Key, job: Job, spec: JobSpec, slot: int, config: Config, p
         own = _least_environment()
     else:  # a command gets just what it was sent with
         own = {} if spec.env is not None else _own_environment()
-    added = {**passing_environment(spec, config), **marks}
+    added = {**allowed_environment(spec, config), **marks}
     work = _work_of(job, spec, config)
     return Launch(
         key=key,

@@ -61,7 +61,7 @@ class Retention:
                 async for _ in self.prune(configured_limits(self._supervisor.config)):
                     pass
                 next_at = await self._store.next_prunable_at(configured_limits(self._supervisor.config))
-                await self._supervisor.space.press_on(partial(self._store.note_age, now()))
+                await self._supervisor.space.retry_while_full(partial(self._store.note_age, now()))
                 self._arm(next_at)
         finally:
             self._alarm.close()

@@ -30,12 +30,12 @@ from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import ControlServer
 from bgd.daemon.control.handlers import MaintenanceHandler, RequestHandler
 from bgd.daemon.control.reads import ReadHandler
+from bgd.daemon.folder import FolderWatch
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import DatabaseOutdated, LauncherLink
 from bgd.daemon.logs import highest_job
 from bgd.daemon.retention import Retention
-from bgd.daemon.space import Space
-from bgd.daemon.state_watch import StateWatch
+from bgd.daemon.space import DiskSpace
 from bgd.daemon.storage.copying import sync_folder
 from bgd.daemon.storage.database import DiskFull, StoreBroken
 from bgd.daemon.storage.store import Store
@@ -75,7 +75,7 @@ async def serve(config: Config, surroundings: Surroundings) -> None:
         raise BgdError("/proc is not mounted, and bgd cannot watch jobs without it: mount -t proc proc /proc")
     if not surroundings.has_launcher_service:  # whose surroundings are those of this process
         check_system_calls()
-    for finding in (doctor.open_files(config.daemon.slots), doctor.file_size()):
+    for finding in (doctor.check_open_files(config.daemon.slots), doctor.check_file_size()):
         if finding.level is not Level.OK:
             logger.warning("%s: %s: %s", finding.subject, finding.message, finding.remedy)
     folder.prepare(config)
@@ -102,16 +102,16 @@ async def _opened(config: Config) -> Store:
     try:
         return await Store.open(path)
     except DiskFull:
-        if not Space(config.daemon.state_dir, config.daemon.min_free).give_up():
+        if not DiskSpace(config.daemon.state_dir, config.daemon.min_free).release_ballast():
             raise
         return await Store.open(path)
 
 
-async def _serve(config: Config, store: Store, surroundings: Surroundings) -> StateWatch | None:
+async def _serve(config: Config, store: Store, surroundings: Surroundings) -> FolderWatch | None:
     """Serve until told to stop; return who has seen that the database has lost its name, None: it has not."""
     manager = surroundings.manager
-    space = Space(config.daemon.state_dir, config.daemon.min_free)
-    generation = await space.press_on(store.begin_generation)
+    space = DiskSpace(config.daemon.state_dir, config.daemon.min_free)
+    generation = await space.retry_while_full(store.begin_generation)
     link = LauncherLink(
         config.daemon.state_dir,
         config.log_dir,
@@ -123,7 +123,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
     supervisor = Supervisor(config, store, link)
     await supervisor.restore()
     if not surroundings.sockets:
-        folder.check_socket_place(config)  # before a launcher is started for nothing
+        folder.check_socket_path(config)  # before a launcher is started for nothing
     stops: asyncio.Queue[ShutdownMode] = asyncio.Queue()
 
     def shut_down(mode: ShutdownMode | None) -> None:
@@ -161,7 +161,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
         control = ControlServer(verbs, os.geteuid(), tasks)
         door = _Door(config, control.connection, tasks)
         await door.open(surroundings.sockets)
-        watch = StateWatch(
+        watch = FolderWatch(
             config.daemon.state_dir,
             config.daemon.socket,
             # without its files the launcher is lost to the next bgd, and with it what runs: let that end
@@ -171,7 +171,7 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> St
             bind=None if surroundings.sockets else door.bind_again,
         )
         watch.begin()
-        supervisor.space.look_out = watch.check
+        supervisor.space.check_folder = watch.check
         logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())
         surroundings.ready()
         manager.ready(f"serving {config.daemon.socket}")

@@ -1,4 +1,4 @@
-"""Space on the database's disk: jobs are refused before it is full, and then there is ballast to give up."""
+"""Watch the disk of the database: refuse jobs before it is full, and keep ballast to free when it is."""
 
 from __future__ import annotations
 
@@ -23,56 +23,57 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-LOOK_EVERY = 1.0  # seconds in which the disk is looked at once, however many jobs come, while there is room
-TRY_EVERY = 1.0  # seconds until what finds no room is tried again
+CHECK_EVERY = 1.0  # seconds between two looks at the disk, however many jobs come, while there is room
+RETRY_EVERY = 1.0  # seconds until a write that found no room is tried again
 BALLAST_NAME = "ballast"
-_AUTO_FLOOR = 200_000_000  # bytes kept free, but on a small disk
-_AUTO_SHARE = 20  # a twentieth of it
-_WRITTEN = 4  # times a job's bytes, at most: in the -wal file, the database and its indices
+_AUTO_FLOOR = 200_000_000  # bytes kept free, except on a small disk
+_AUTO_SHARE = 20  # there it is a twentieth of the disk
+_WRITE_FACTOR = 4  # a job takes at most so many times its bytes: -wal file, database and indices
 _TIGHT = 100_000_000  # bytes above the floor that a large transaction may take
-_PLENTY = 1 << 30  # bytes above the floor that no batch takes
+_PLENTY = 1 << 30  # bytes above the floor, more than any batch takes
 
 
-class Space:
-    """Watches one disk for as little as it takes: when work comes in, and when a write found no room.
+class DiskSpace:
+    """Free space on the disk of one folder; looked at only when work comes in or a write found no room.
 
     Args:
-        floor: bytes to be left free; None: by the size of the disk.
-        unused: says how many bytes inside the database are free: new jobs take those first.
+        floor: bytes to leave free; None to derive it from the size of the disk.
+        unused: returns the free bytes inside the database, which new jobs take first.
 
     Attributes:
-        is_stuck: whether what was decided cannot be written now.
+        is_stuck: whether decisions cannot be written now.
+        check_folder: raises Refused if the folder is not in its place.
     """
 
     def __init__(self, folder: str, floor: int | None, unused: Callable[[], int] = int) -> None:
         self._folder = folder
         self._floor = floor
         self._unused = unused
-        self._ballast_size = 0  # bytes, 0: it is not there
+        self._ballast_size = 0  # bytes; 0 while there is none
         self._ballast = Path(folder, BALLAST_NAME)
-        self._looked_at = -LOOK_EVERY
+        self._looked_at = -CHECK_EVERY
         self._free = self._least = 0
         self.is_stuck = False
-        self.look_out: Callable[[], None] = lambda: None  # raises Refused if the folder is not in its place
-        self._impatient: set[asyncio.Event] = set()
+        self.check_folder: Callable[[], None] = lambda: None
+        self._stuck_events: set[asyncio.Event] = set()
 
     def configure(self, floor: int | None) -> None:
-        """Take another floor."""
+        """Set another floor."""
         self._floor = floor
-        self._looked_at = -LOOK_EVERY
+        self._looked_at = -CHECK_EVERY
 
     def check(self, specs: Iterable[JobSpec] = ()) -> None:
-        """See that there is room for new jobs.
+        """Check that there is room for new jobs.
 
         Raises:
             Full: there is not.
-            Refused: what is written would not be found again.
+            Refused: the state folder is not in its place, so the jobs would not be found again.
         """
-        self.look_out()
+        self.check_folder()
         if self._room() >= _PLENTY:
             return
-        wanted = _WRITTEN * sum(map(_bytes_of, specs))
-        if self._room() < wanted:  # by what was taken since it was looked at
+        wanted = _WRITE_FACTOR * sum(map(_bytes_of, specs))
+        if self._room() < wanted:  # an estimate: what was taken is subtracted since the last look
             self._look()
         if self._room() < wanted:
             raise Full(
@@ -85,9 +86,9 @@ class Space:
         """Tell whether a large transaction may find no room."""
         return self._room() < _TIGHT
 
-    def give_up(self) -> bool:
-        """Give the ballast to what has to be written; False: it has been given before."""
-        self._looked_at = -LOOK_EVERY
+    def release_ballast(self) -> bool:
+        """Delete the ballast to make room for what has to be written; return False if there is none."""
+        self._looked_at = -CHECK_EVERY
         try:
             self._ballast.unlink()
         except FileNotFoundError:
@@ -95,20 +96,20 @@ class Space:
         logger.warning("disk full: %s; new jobs are refused until there is room again", self._folder)
         return True
 
-    async def press_on(self, write: Callable[[], Awaitable[R]]) -> R:
-        """Return what `write` does, which may have to be tried until somebody makes room."""
+    async def retry_while_full(self, write: Callable[[], Awaitable[R]]) -> R:
+        """Call `write` until the disk has room for it, and return its result."""
         while True:
             try:
                 result = await write()
             except DiskFull as error:
-                if self.give_up():
+                if self.release_ballast():
                     continue
                 if not self.is_stuck:
-                    logger.error("%s; nothing is lost, and nothing goes on until then", error)  # noqa: TRY400 - no bug
+                    logger.error("%s; nothing is lost, but bgd waits until then", error)  # noqa: TRY400 - no bug
                 self.is_stuck = True
-                for event in self._impatient:
+                for event in self._stuck_events:
                     event.set()
-                await asyncio.sleep(TRY_EVERY)
+                await asyncio.sleep(RETRY_EVERY)
             else:
                 if self.is_stuck:
                     logger.warning("there is room again in %s: bgd goes on", self._folder)
@@ -116,39 +117,39 @@ class Space:
                 return result
 
     @contextmanager
-    def ringing_when_stuck(self, event: asyncio.Event) -> Iterator[None]:
-        """Have the event set as soon as nothing can be written, while the block lasts."""
-        self._impatient.add(event)
+    def set_when_stuck(self, event: asyncio.Event) -> Iterator[None]:
+        """Set the event as soon as nothing can be written, for the duration of the block."""
+        self._stuck_events.add(event)
         if self.is_stuck:
             event.set()
         try:
             yield
         finally:
-            self._impatient.discard(event)
+            self._stuck_events.discard(event)
 
     def _room(self) -> int:
         """Return the bytes that new jobs may take."""
-        if time.monotonic() - self._looked_at >= LOOK_EVERY:
+        if time.monotonic() - self._looked_at >= CHECK_EVERY:
             self._look()
-        unused = self._unused() if self._ballast_size else 0  # without ballast, nothing is written unasked
+        unused = self._unused() if self._ballast_size else 0  # without ballast, only what must be written is
         return self._free - self._least + unused
 
     def _look(self) -> None:
         self._looked_at = time.monotonic()
         try:
             disk = os.statvfs(self._folder)
-        except OSError:  # what is wrong with the folder is for others to say
+        except OSError:  # others report what is wrong with the folder
             self._free, self._least = 2 * _PLENTY, 0
             return
         size = disk.f_blocks * disk.f_frsize
         self._free = disk.f_bavail * disk.f_frsize
-        self._least = least_on(size, self._floor)
+        self._least = min_free_on(size, self._floor)
         self._ballast_size = ballast_on(size)
         if not self._ballast.exists():
             if self._free > self._ballast_size:
                 self._put_back(self._ballast_size)
             else:
-                self._least += self._ballast_size  # it comes first
+                self._least += self._ballast_size  # it is put back first
                 self._ballast_size = 0
 
     def _put_back(self, size: int) -> None:
@@ -160,13 +161,13 @@ class Space:
                 os.close(fd)
         except OSError as error:
             self._ballast.unlink(missing_ok=True)
-            logger.warning("no room is kept for a full disk: %s: %s", self._ballast, error.strerror)
+            logger.warning("no ballast is kept for a full disk: %s: %s", self._ballast, error.strerror)
         else:
             self._free -= size
 
 
-def least_on(size: int, floor: int | None) -> int:
-    """Return the bytes that new jobs leave free on a disk of this size; `floor` None: by that size."""
+def min_free_on(size: int, floor: int | None) -> int:
+    """Return the bytes that new jobs leave free: `floor`, or if that is None, a share of the disk's size."""
     return min(_AUTO_FLOOR, size // _AUTO_SHARE) if floor is None else floor
 
 

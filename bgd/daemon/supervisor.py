@@ -24,7 +24,7 @@ from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules,
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
 from bgd.daemon.queue_controls import queue_rules, total_slots
-from bgd.daemon.space import Space
+from bgd.daemon.space import DiskSpace
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -161,7 +161,7 @@ class Supervisor:
     def __init__(self, config: Config, store: Store, link: LauncherLink) -> None:
         self.config = config
         self.controls = QueueControls()
-        self.space = Space(config.daemon.state_dir, config.daemon.min_free, lambda: store.unused)
+        self.space = DiskSpace(config.daemon.state_dir, config.daemon.min_free, lambda: store.unused)
         self.newest_id = 0  # id of the newest job on disk, or that ever was there
         self._store = store
         self._link = link
@@ -327,7 +327,7 @@ class Supervisor:
         """Return when everything decided so far can be read, or at once while it cannot be written."""
         done = asyncio.Event()
         self.when_saved(done.set)
-        with self.space.ringing_when_stuck(done):
+        with self.space.set_when_stuck(done):
             await done.wait()
 
     @contextmanager
@@ -398,7 +398,7 @@ class Supervisor:
         batch = plan.batch
         specs: dict[JobId, StoredSpec] = {}
         if not batch.is_empty:
-            specs = pending.specs | await self.space.press_on(partial(self._store.commit, batch))
+            specs = pending.specs | await self.space.retry_while_full(partial(self._store.commit, batch))
         if batch.new:
             self.newest_id = batch.new[-1].job.id
         for answer in pending.answers:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from bgctl.common import GlobalOptions
 from bgctl.doctor import doctor_command
 from bgd.daemon import doctor
-from bgd.daemon.doctor import look, sqlite_is_fixed
+from bgd.daemon.doctor import check_all, sqlite_is_fixed
 from bgd.errors import NotAllowed
 from bgd.wire.replies import Checkup
 from bgd.wire.steering import GetCheckup
@@ -26,7 +26,7 @@ from tests.support import wait_until
 
 
 def found(config, subject):
-    (finding,) = [each for each in look(config) if each.subject == subject]
+    (finding,) = [each for each in check_all(config) if each.subject == subject]
     assert (finding.remedy is None) == (finding.level is Level.OK)
     return finding
 
@@ -59,7 +59,7 @@ def test_versions_of_sqlite_are_told_apart(version, fixed):
     ],
 )
 def test_file_system_is_judged_by_what_becomes_of_a_sync(config, monkeypatch, kind, options, level, words):
-    monkeypatch.setattr(doctor, "_mount_of", lambda _folder: (kind, options))
+    monkeypatch.setattr(doctor, "_file_system_of", lambda _folder: (kind, options))
 
     finding = found(config, "file system")
 
@@ -68,7 +68,7 @@ def test_file_system_is_judged_by_what_becomes_of_a_sync(config, monkeypatch, ki
 
 
 def test_own_file_system_is_found(config):
-    kind, options = doctor._mount_of(config.daemon.state_dir)
+    kind, options = doctor._file_system_of(config.daemon.state_dir)
     assert kind != "unknown"
     assert options.startswith("rw")
 
@@ -158,7 +158,7 @@ def test_interpreter_that_is_none_is_named(folder):
     config = configure(
         folder, rest='[security]\nallowed_classes = ["app.*"]\n[python]\ninterpreter = "/nowhere/python"'
     )
-    assert found(config, "class jobs").message == "/nowhere/python is no program that can be run"
+    assert found(config, "class jobs").message == "/nowhere/python is not a program that can be run"
 
 
 def test_socket_that_is_none_is_a_problem(folder, config):

@@ -283,7 +283,7 @@ def test_what_stands_in_the_sockets_place_and_is_none_is_left_alone(config, kind
         path.write_text("precious")
     else:
         path.mkdir()
-    with pytest.raises(ConfigError, match=f"socket {path} exists and is no socket"):
+    with pytest.raises(ConfigError, match=f"socket {path} exists and is not a socket"):
         state_folder.listen(config)
     assert path.exists()
 

@@ -10,7 +10,7 @@ import pytest
 
 from bgd.core.job import BALLAST, State
 from bgd.daemon import space
-from bgd.daemon.space import Space
+from bgd.daemon.space import DiskSpace
 from bgd.daemon.storage.database import DiskFull
 from bgd.errors import Full
 from tests.daemon.patience import soon
@@ -23,7 +23,7 @@ class Disk:
     def __init__(self, monkeypatch, size, free):
         self.size, self.free, self.asked = size, free, 0
         monkeypatch.setattr("bgd.daemon.space.os.statvfs", self)
-        monkeypatch.setattr(space, "LOOK_EVERY", 0.0)
+        monkeypatch.setattr(space, "CHECK_EVERY", 0.0)
 
     def __call__(self, _folder):
         self.asked += 1
@@ -36,7 +36,7 @@ class Disk:
 )
 def test_new_jobs_are_refused_below_the_floor(tmp_path, monkeypatch, size, floor, least):
     disk = Disk(monkeypatch, size, least + BALLAST + 10_000)
-    room = Space(str(tmp_path), floor)
+    room = DiskSpace(str(tmp_path), floor)
     room.check([command()])
     assert (tmp_path / "ballast").stat().st_size == BALLAST
 
@@ -49,7 +49,7 @@ def test_new_jobs_are_refused_below_the_floor(tmp_path, monkeypatch, size, floor
 
 def test_batch_that_would_not_fit_is_refused_before_it_is_taken(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**9, 500_000_000)
-    room = Space(str(tmp_path), None)
+    room = DiskSpace(str(tmp_path), None)
     big = command("/bin/echo", "x" * 100_000)
     room.check([big] * 10)
     disk.free = 50_000_000 + 1_000_000
@@ -62,7 +62,7 @@ def test_batch_that_would_not_fit_is_refused_before_it_is_taken(tmp_path, monkey
 def test_what_is_free_inside_the_database_is_room_too(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**12, 10**12)
     unused = [0]
-    room = Space(str(tmp_path), None, lambda: unused[0])
+    room = DiskSpace(str(tmp_path), None, lambda: unused[0])
     room.check()
     disk.free = 100_000_000
     with pytest.raises(Full):
@@ -74,9 +74,9 @@ def test_what_is_free_inside_the_database_is_room_too(tmp_path, monkeypatch):
 
 def test_disk_is_looked_at_once_a_second(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**12, 10**12)
-    monkeypatch.setattr(space, "LOOK_EVERY", 1.0)
+    monkeypatch.setattr(space, "CHECK_EVERY", 1.0)
     monkeypatch.setattr("bgd.daemon.space.time.monotonic", lambda: 5.0)
-    room = Space(str(tmp_path), None)
+    room = DiskSpace(str(tmp_path), None)
     for _ in range(100):
         room.check()
 
@@ -85,10 +85,10 @@ def test_disk_is_looked_at_once_a_second(tmp_path, monkeypatch):
 
 def test_ballast_that_was_given_up_is_put_back_before_a_job_is_taken(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**12, 10**12)
-    room = Space(str(tmp_path), 1000)
+    room = DiskSpace(str(tmp_path), 1000)
     room.check()
-    assert room.give_up()
-    assert not room.give_up()
+    assert room.release_ballast()
+    assert not room.release_ballast()
 
     disk.free = BALLAST
     with pytest.raises(Full):
@@ -100,14 +100,14 @@ def test_ballast_that_was_given_up_is_put_back_before_a_job_is_taken(tmp_path, m
 
 def test_small_disk_has_a_small_ballast(tmp_path, monkeypatch):
     Disk(monkeypatch, 4_000_000, 3_000_000)
-    Space(str(tmp_path), None).check()
+    DiskSpace(str(tmp_path), None).check()
 
     assert (tmp_path / "ballast").stat().st_size == 250_000
 
 
 async def test_write_that_finds_no_room_is_tried_until_there_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(space, "TRY_EVERY", 0.0)
-    room = Space(str(tmp_path), None)
+    monkeypatch.setattr(space, "RETRY_EVERY", 0.0)
+    room = DiskSpace(str(tmp_path), None)
     (tmp_path / "ballast").touch()
     states = []
 
@@ -117,7 +117,7 @@ async def test_write_that_finds_no_room_is_tried_until_there_is(tmp_path, monkey
             raise DiskFull("disk full")
         return 7
 
-    assert await soon(room.press_on(write)) == 7
+    assert await soon(room.retry_while_full(write)) == 7
     assert states == [(False, True), (False, False), (True, False), (True, False)]
     assert not room.is_stuck
 
@@ -125,7 +125,7 @@ async def test_write_that_finds_no_room_is_tried_until_there_is(tmp_path, monkey
 async def test_while_nothing_can_be_written_lists_are_answered_and_nothing_else(
     config, launcher, monkeypatch
 ):
-    monkeypatch.setattr(space, "TRY_EVERY", 0.01)
+    monkeypatch.setattr(space, "RETRY_EVERY", 0.01)
     async with stage(config, launcher) as life:
         held = await life.submit(command(hold=True))
         life.commits.failure = DiskFull("disk full")

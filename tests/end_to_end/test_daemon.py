@@ -292,7 +292,7 @@ def test_file_in_the_sockets_place_is_left_alone(machine):
     machine.socket.write_text("precious")
     done = machine.run()
     assert done.returncode == 78
-    assert f"socket {machine.socket} exists and is no socket" in done.stderr
+    assert f"socket {machine.socket} exists and is not a socket" in done.stderr
     assert machine.socket.read_text() == "precious"
     assert machine.launchers() == []
 

@@ -115,7 +115,7 @@ class MaintenanceHandler:
 
     async def _findings(self) -> list[Finding]:
         async with self._looking:
-            found = await asyncio.to_thread(doctor.look, self._supervisor.config)
+            found = await asyncio.to_thread(doctor.check_all, self._supervisor.config)
         lost = self._supervisor.lost_output.findings()
         return [*found, *lost, *_failed_backup(self._backups), _launcher(self._link)]
 

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.daemon.backups import recover
-from bgd.daemon.doctor import backups, database
+from bgd.daemon.doctor import check_backups, check_database
 from bgd.daemon.storage import schema
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import MIGRATIONS, VERSION, open_writable
@@ -58,7 +58,7 @@ def set_version(path, version):
 def test_sound_database_of_this_version_is_well_and_stays_as_it_was(config, path):
     before = path.read_bytes()
 
-    finding = database(config)
+    finding = check_database(config)
 
     assert (finding.level, finding.remedy) == (Level.OK, None)
     assert finding.message == f"{path} is sound, version {VERSION} of its tables"
@@ -66,12 +66,12 @@ def test_sound_database_of_this_version_is_well_and_stays_as_it_was(config, path
 
 
 def test_database_that_is_not_there_is_made_or_taken_from_a_backup(config, backup):
-    finding = database(config)
+    finding = check_database(config)
     assert finding.level is Level.NOTE
-    assert "`bgd --recover` puts the newest backup in its place" in str(finding.remedy)
+    assert "`bgd --recover` restores the newest backup" in str(finding.remedy)
 
     backup.unlink()
-    assert database(config).remedy == "the first start makes it"
+    assert check_database(config).remedy == "the first start makes it"
 
 
 @pytest.mark.parametrize("version", range(1, VERSION))
@@ -83,7 +83,7 @@ def test_database_of_an_earlier_bgd_is_upgraded_by_the_next_start(config, path, 
         db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     set_version(path, version)
 
-    finding = database(config)
+    finding = check_database(config)
 
     assert finding.level is Level.NOTE
     assert f"(version {version} of its tables, this bgd makes {VERSION})" in finding.message
@@ -95,7 +95,7 @@ def test_database_of_an_earlier_bgd_is_upgraded_by_the_next_start(config, path, 
 def test_database_of_a_newer_bgd_takes_that_one(config, path):
     set_version(path, VERSION + 1)
 
-    finding = database(config)
+    finding = check_database(config)
 
     assert finding.level is Level.PROBLEM
     assert f"by a newer bgd (version {VERSION + 1} of its tables, this bgd knows up to" in finding.message
@@ -109,7 +109,7 @@ def test_damaged_database_is_found_in_the_words_of_a_start(config, path):
         file.seek(size // 2)
         file.write(b"\xff" * (size // 4))
 
-    finding = database(config)
+    finding = check_database(config)
 
     assert finding.level is Level.PROBLEM
     assert "`bgd --recover` puts the newest backup in its place" in str(finding.remedy)
@@ -122,16 +122,16 @@ def test_tables_that_no_bgd_made_are_damage(config, path):
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP INDEX jobs_by_state")
 
-    assert "its tables are not as bgd made them" in database(config).message
+    assert "its tables are not as bgd made them" in check_database(config).message
 
 
 def test_database_that_takes_too_long_is_said_to_be_looked_at_in_part(config, path):
     fill(path)
 
-    finding = database(config, patience=0)
+    finding = check_database(config, patience=0)
 
     assert finding.level is Level.NOTE
-    assert "no damage found in 0 s, which was too short for all of it" in finding.message
+    assert "no damage found in 0 s, which was too short to check all of it" in finding.message
     assert "bgctl backup FILE" in str(finding.remedy)
 
 
@@ -139,7 +139,7 @@ def test_what_is_no_regular_file_is_not_opened(config, path):
     path.unlink()
     os.mkfifo(path)
 
-    finding = database(config)
+    finding = check_database(config)
 
     assert (finding.level, finding.message) == (Level.PROBLEM, f"{path} is no regular file")
 
@@ -147,14 +147,14 @@ def test_what_is_no_regular_file_is_not_opened(config, path):
 def test_database_that_may_not_be_read_is_said_to_be_so(config, path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_arguments, **_more: False)  # root may read everything
 
-    finding = database(config)
+    finding = check_database(config)
 
     assert (finding.level, finding.message) == (Level.PROBLEM, f"{path} may not be read")
 
 
 async def test_database_is_looked_at_beside_the_daemon_that_has_it_open(config, path):
     store = await Store.open(str(path))
-    assert database(config).level is Level.OK
+    assert check_database(config).level is Level.OK
     assert await store.begin_generation() == 1
     await store.close()
     assert sorted(each.name for each in path.parent.iterdir()) == ["bgd.db"]
@@ -183,9 +183,9 @@ def test_doctor_finds_a_damaged_database_where_no_daemon_starts(home):
 
 
 def test_that_there_are_no_backups_is_told(config):
-    assert "none yet" in backups(config).message
+    assert "none yet" in check_backups(config).message
     never = replace(config, backup=replace(config.backup, every=None))
-    assert backups(never).message == "none are written"
+    assert check_backups(never).message == "none are written"
 
 
 def test_folder_in_which_no_backup_can_be_written_is_a_problem(folder, tmp_path):
@@ -193,7 +193,7 @@ def test_folder_in_which_no_backup_can_be_written_is_a_problem(folder, tmp_path)
     file.write_text("")
     config = configure(folder, rest=f"[backup]\nfolder = '{file}/deep'")
 
-    finding = backups(config)
+    finding = check_backups(config)
 
     assert finding.level is Level.PROBLEM
     assert finding.message == f"none can be written: {file} is a file, not a folder: move it away"
@@ -203,22 +203,22 @@ def test_folder_in_which_no_backup_can_be_written_is_a_problem(folder, tmp_path)
 def test_folder_of_backups_that_may_not_be_written_to_is_a_problem(config, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
 
-    finding = backups(config)
+    finding = check_backups(config)
 
     assert finding.level is Level.PROBLEM
     assert finding.message.endswith(" may not be written to")
 
 
 def test_age_of_the_newest_good_backup_is_told_and_whether_it_is_late(config, backup):
-    assert backups(config).message == "1, the newest 0s old and sound"
+    assert check_backups(config).message == "1, the newest 0s old and sound"
     os.utime(backup, (1, 1))
-    assert backups(config).level is Level.WARNING
+    assert check_backups(config).level is Level.WARNING
 
 
 def test_a_backup_of_a_time_to_come_is_new(config, backup):
     ahead = time.time() + 3600  # as the clock said, before it was set back
     os.utime(backup, (ahead, ahead))
-    assert backups(config).message == "1, the newest 0s old and sound"
+    assert check_backups(config).message == "1, the newest 0s old and sound"
 
 
 def test_damaged_backup_is_passed_over_as_recovery_does(config, backup, path):
@@ -227,23 +227,23 @@ def test_damaged_backup_is_passed_over_as_recovery_does(config, backup, path):
     hour_ago = time.time() - 3600
     os.utime(backup, (hour_ago, hour_ago))
 
-    finding = backups(config)
+    finding = check_backups(config)
 
     assert finding.level is Level.WARNING
-    assert finding.message.startswith(f"2, the newest 1h old of the good ones: {newer} is damaged")
+    assert finding.message.startswith(f"2, the newest 1h old of the sound ones: {newer} is damaged")
     path.unlink()
     assert f"passed over: {newer} is damaged" in "\n".join(recover(config))
 
     backup.unlink()
-    finding = backups(config)
+    finding = check_backups(config)
     assert finding.level is Level.PROBLEM
-    assert finding.message.startswith(f"none is good: {newer} is damaged")
+    assert finding.message.startswith(f"none is sound: {newer} is damaged")
 
 
 def test_backup_that_takes_too_long_is_said_to_be_looked_at_in_part(config, backup):
     fill(backup)
 
-    finding = backups(config, patience=0)
+    finding = check_backups(config, patience=0)
 
     assert finding.level is Level.NOTE
-    assert "1, the newest 0s old; it could not be checked to its end in 0 s" in finding.message
+    assert "1, the newest 0s old; it could not be checked completely in 0 s" in finding.message
