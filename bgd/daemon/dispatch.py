@@ -70,7 +70,7 @@ class AttemptTable:
         self._launcher: dict[JobId, str] = {}  # instance it was saved for
         self._slot: dict[JobId, int] = {}
         self._unsent: set[JobId] = set()
-        self._to_hand_on: set[JobId] = set()
+        self._to_reassign: set[JobId] = set()
 
     def restore(self, job_id: JobId, slot: int, launcher: str) -> None:
         """Take an attempt as it was written down."""
@@ -83,16 +83,16 @@ class AttemptTable:
         self._unsent.add(job.id)
         return self._saved_for(job, launcher, at)
 
-    def hand_on(self, jobs: Iterable[Job | None], launcher: str, at: float) -> list[tuple[Job, NewAttempt]]:
+    def reassign(self, jobs: Iterable[Job | None], launcher: str, at: float) -> list[tuple[Job, NewAttempt]]:
         """Return the rows of attempts that go to another launcher than the one they were saved for."""
-        waiting, self._to_hand_on = self._to_hand_on, set()
+        waiting, self._to_reassign = self._to_reassign, set()
         return [
             (job, self._saved_for(job, launcher, at)) for job in jobs if job is not None and job.id in waiting
         ]
 
     @property
-    def to_hand_on(self) -> Iterable[JobId]:
-        return self._to_hand_on
+    def to_reassign(self) -> Iterable[JobId]:
+        return self._to_reassign
 
     def may_send(self, job: Job, launcher: str) -> bool:
         """Tell whether this launcher is the one the attempt was saved for, and has not been sent it yet."""
@@ -106,7 +106,7 @@ class AttemptTable:
         self._launcher.pop(job_id, None)
         self._slot.pop(job_id, None)
         self._unsent.discard(job_id)
-        self._to_hand_on.discard(job_id)
+        self._to_reassign.discard(job_id)
 
     def slot_of(self, job_id: JobId) -> int:
         return self._slot[job_id]
@@ -143,7 +143,7 @@ class AttemptTable:
             return Reconciliation(job, outcome=Outcome.CANCELLED, why=NEVER_STARTED)
         if was_never_started:
             self._unsent.add(job.id)
-            self._to_hand_on.add(job.id)
+            self._to_reassign.add(job.id)
             return Reconciliation(job)
         if launcher.partition(":")[0] != boot_id:
             return Reconciliation(job, outcome=Outcome.INTERRUPTED, why="the machine went down while it ran")

@@ -52,14 +52,14 @@ def test_attempt_absent_from_its_own_launcher_was_never_started():
     job = a_job()
     attempts = restored(job, HERE)
     assert judge(attempts, job, snapshot()) == Reconciliation(job)
-    assert list(attempts.to_hand_on) == [job.id]
+    assert list(attempts.to_reassign) == [job.id]
 
 
 def test_attempt_absent_from_a_launcher_that_covers_its_own_was_never_started():
     job = a_job()
     attempts = restored(job, BEFORE)
     assert judge(attempts, job, snapshot(covers=[BEFORE])) == Reconciliation(job)
-    assert list(attempts.to_hand_on) == [job.id]
+    assert list(attempts.to_reassign) == [job.id]
 
 
 def test_attempt_of_a_dead_launcher_is_unknown():
@@ -79,7 +79,7 @@ def test_stopping_attempt_that_was_never_started_is_cancelled():
     attempts = restored(job, HERE)
     verdict = judge(attempts, job, snapshot())
     assert verdict.outcome is Outcome.CANCELLED
-    assert list(attempts.to_hand_on) == []
+    assert list(attempts.to_reassign) == []
 
 
 def test_another_attempt_of_the_same_job_in_the_snapshot_is_not_this_one():
@@ -126,8 +126,8 @@ def test_attempt_is_handed_on_once():
     job = a_job()
     attempts = restored(job, BEFORE)
     judge(attempts, job, snapshot(covers=[BEFORE]))
-    assert attempts.hand_on([job], HERE, 6.0) == [(job, NewAttempt(job.id, 1, 1, HERE, 6.0))]
-    assert attempts.hand_on([job], HERE, 7.0) == []
+    assert attempts.reassign([job], HERE, 6.0) == [(job, NewAttempt(job.id, 1, 1, HERE, 6.0))]
+    assert attempts.reassign([job], HERE, 7.0) == []
     assert attempts.may_send(job, HERE)
 
 
@@ -144,5 +144,5 @@ def test_attempt_that_ended_is_not_handed_on():
     attempts = restored(job, HERE)
     judge(attempts, job, snapshot())
     attempts.end(job.id)
-    assert attempts.hand_on([None], HERE, 6.0) == []
-    assert list(attempts.to_hand_on) == []
+    assert attempts.reassign([None], HERE, 6.0) == []
+    assert list(attempts.to_reassign) == []

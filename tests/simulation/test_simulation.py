@@ -69,13 +69,13 @@ def acknowledge_nothing_known(monkeypatch):
 
 
 def forget_to_save(monkeypatch, move):
-    take = TransactionPlan._take
+    take = TransactionPlan._add_effect
 
     def lose(self, effect, attempts):
         if not (isinstance(effect, Save) and effect.what == move):
             take(self, effect, attempts)
 
-    monkeypatch.setattr(TransactionPlan, "_take", lose)
+    monkeypatch.setattr(TransactionPlan, "_add_effect", lose)
 
 
 def forget_to_save_a_start(monkeypatch):
@@ -90,7 +90,7 @@ def start_again_what_a_dead_launcher_ran(monkeypatch):
     def judge(self, job, snapshot, boot_id):
         del snapshot, boot_id
         self._unsent.add(job.id)
-        self._to_hand_on.add(job.id)
+        self._to_reassign.add(job.id)
         return Reconciliation(job)
 
     monkeypatch.setattr(AttemptTable, "_judge_absent", judge)

@@ -1,4 +1,4 @@
-"""What one transaction tells of jobs to which several things have happened since the last one."""
+"""The events that one transaction saves when several things have happened to a job since the last one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bgd.daemon.supervisor import PendingChanges, TransactionPlan
 NOW = Now(elapsed=100.0, wall=1_700_000_000.0)
 
 
-def test_the_outcome_of_an_attempt_is_told_once_and_not_of_a_cancel_that_came_after_it():
+def test_an_outcome_is_in_one_event_only_and_not_in_that_of_a_later_cancel():
     scheduler = Scheduler(slots=1, rules={}, last_id=0, roll=lambda: 0.5)
     job = scheduler.submit(JobSpec(argv=("false",)), RetryPolicy(retries=1), NOW)
     scheduler.take_effects()
@@ -23,5 +23,5 @@ def test_the_outcome_of_an_attempt_is_told_once_and_not_of_a_cancel_that_came_af
 
     plan.add_effects(scheduler.take_effects(), AttemptTable())
 
-    told = [(event.what, event.outcome, event.reason) for event in plan.batch.events]
-    assert told == [("retry", Outcome.EXIT, None), ("cancel", None, "cancelled before it started")]
+    saved = [(event.what, event.outcome, event.reason) for event in plan.batch.events]
+    assert saved == [("retry", Outcome.EXIT, None), ("cancel", None, "cancelled before it started")]
