@@ -22,7 +22,7 @@ KEY = Key("store", 7, 2)
 @pytest.fixture(autouse=True)
 def _no_environment_of_another_test():
     dispatch._own_environment.cache_clear()
-    dispatch._environment_of_calls.cache_clear()
+    dispatch._class_job_environment.cache_clear()
 
 
 def launch(folder, spec, **configured):

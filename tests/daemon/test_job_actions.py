@@ -378,9 +378,9 @@ async def test_old_launcher_is_not_asked_for_what_it_does_not_know(config, launc
         key = await life.launched()
         life.link.protocol = 1
 
-        with pytest.raises(Refused, match="of an older bgd"):
+        with pytest.raises(Refused, match="from an older bgd"):
             await life.actions.suspend(JobId(key.job))
-        with pytest.raises(Refused, match="of an older bgd"):
+        with pytest.raises(Refused, match="from an older bgd"):
             await life.actions.signal(JobId(key.job), 15, whole_tree=False)
         terminal = await life.submit(command(pty=True))
         view = await life.view(terminal)

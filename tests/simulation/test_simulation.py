@@ -90,10 +90,10 @@ def start_again_what_a_dead_launcher_ran(monkeypatch):
     def judge(self, job, snapshot, boot_id):
         del snapshot, boot_id
         self._unsent.add(job.id)
-        self._to_reassign.add(job.id)
+        self.to_reassign.add(job.id)
         return Reconciliation(job)
 
-    monkeypatch.setattr(AttemptTable, "_judge_absent", judge)
+    monkeypatch.setattr(AttemptTable, "_reconcile_absent", judge)
 
 
 def crowd_queues(monkeypatch):
