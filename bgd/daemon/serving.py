@@ -155,11 +155,11 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> Fo
         # an older copy of the database is noticed by the launcher's answer, and must give out no id before
         await link.wait_until_tried(_FIRST_ANSWER)
         site = await open_site(config, store, lambda: link.is_connected, tasks)
-        answers = ReadHandler(supervisor, store, link, site)
-        upkeep = MaintenanceHandler(supervisor, link, retention, backups)
-        verbs = RequestHandler(supervisor, actions, upkeep, answers, shut_down, reload=reload)
-        control = ControlServer(verbs, os.geteuid(), tasks)
-        door = _Door(config, control.connection, tasks)
+        reads = ReadHandler(supervisor, store, link, site)
+        maintenance = MaintenanceHandler(supervisor, link, retention, backups)
+        handler = RequestHandler(supervisor, actions, maintenance, reads, shut_down, reload=reload)
+        control = ControlServer(handler, os.geteuid(), tasks)
+        door = _Door(config, control.new_connection, tasks)
         await door.open(surroundings.sockets)
         watch = FolderWatch(
             config.daemon.state_dir,

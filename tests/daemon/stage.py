@@ -189,14 +189,14 @@ class Served(Stage):
 
     def serve(self) -> None:
         self.shutdowns = []
-        answers = ReadHandler(self.supervisor, self.store, self.link)
+        reads = ReadHandler(self.supervisor, self.store, self.link)
         retention = Retention(self.supervisor, self.actions, self.store)
         self.backups = Backups(self.supervisor, self.store)
-        upkeep = MaintenanceHandler(self.supervisor, self.link, retention, self.backups)
-        verbs = RequestHandler(
-            self.supervisor, self.actions, upkeep, answers, self.shutdowns.append, reload=list
+        maintenance = MaintenanceHandler(self.supervisor, self.link, retention, self.backups)
+        handler = RequestHandler(
+            self.supervisor, self.actions, maintenance, reads, self.shutdowns.append, reload=list
         )
-        self.control = ControlServer(verbs, os.geteuid(), self.tasks)
+        self.control = ControlServer(handler, os.geteuid(), self.tasks)
         self._callers: list[Caller] = []
 
     async def call(self, *, greet: bool = True) -> Caller:
@@ -231,7 +231,7 @@ async def served(config: Config, launcher: ScriptedLauncher) -> AsyncIterator[Se
         await launcher.greet()
         life.serve()
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(life.control.connection, sock=folder.listen(config))
+        server = await loop.create_unix_server(life.control.new_connection, sock=folder.listen(config))
         try:
             yield life
         finally:

@@ -8,7 +8,7 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.daemon import streams as progress_module
-from bgd.daemon.control.connection import MAX_IN_FLIGHT
+from bgd.daemon.control.limits import MAX_IN_FLIGHT
 from bgd.daemon.streams import ANSWERED_AT_ONCE
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, Done, ErrorCode, EventsPart, Failed, Info, JobsPart, ProgressPart

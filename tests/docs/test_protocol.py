@@ -14,11 +14,10 @@ from bgd.client.resume import LogRemainder
 from bgd.core import spec
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
-from bgd.daemon.control import connection
-from bgd.daemon.control import connection as control
-from bgd.daemon.control.connection import (
+from bgd.daemon.control.connection import FRAME_SECONDS, HELLO_SECONDS, MAX_CONNECTIONS, STILL_SECONDS
+from bgd.daemon.control.limits import (
     MAX_IN_FLIGHT,
-    MAX_QUESTIONS,
+    MAX_SHORT_TASKS,
     MAX_STREAM_BYTES,
     MAX_UNREAD_BYTES,
     MAX_UNSAVED_BYTES,
@@ -91,12 +90,12 @@ def test_protocol_page_says_what_the_limits_are():
 
     assert said == [
         framing.MAX_FRAME,
-        connection.HELLO_SECONDS,
-        connection.FRAME_SECONDS,
-        connection.STILL_SECONDS,
-        control.MAX_CONNECTIONS,
+        HELLO_SECONDS,
+        FRAME_SECONDS,
+        STILL_SECONDS,
+        MAX_CONNECTIONS,
         MAX_IN_FLIGHT,
-        MAX_QUESTIONS,
+        MAX_SHORT_TASKS,
         MAX_UNSAVED_BYTES,
         MAX_UNREAD_BYTES,
         MAX_STREAM_BYTES,

@@ -10,7 +10,8 @@ from typing import Any
 from msgspec import UNSET
 
 from bgd.daemon.access import Actor
-from bgd.daemon.control.connection import ClientConnection, new_budgets
+from bgd.daemon.control.connection import ClientConnection
+from bgd.daemon.control.limits import new_budgets
 from bgd.wire.framing import frame
 from bgd.wire.messages import PROTOCOL, Hello, encode
 from bgd.wire.replies import Done, Reply
@@ -50,23 +51,23 @@ def converse(data: bytes) -> None:
     if loop.failure is not None:
         raise loop.failure
     assert not control.connections
-    for room in control.rooms.__struct_fields__:
-        assert getattr(control.rooms, room)._taken == 0, room
+    for name in control.budgets.__struct_fields__:
+        assert getattr(control.budgets, name)._used == 0, name
 
 
 class _Control:
-    """What connections share; its verbs take everything, at once or in a turn of the loop."""
+    """What connections share; it handles every request, at once or in a turn of the loop."""
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self.uid = 0
         self.connections: set[ClientConnection] = set()
-        self.most_connections = 10
-        self.rooms = new_budgets()
-        self.verbs = self
+        self.max_connections = 10
+        self.budgets = new_budgets()
+        self.handler = self
         self.newest = 0
         self.spawn: Callable[[Coroutine[Any, Any, None]], object] = loop.create_task
 
-    def may_have_come(self, request: Submit | SubmitMany) -> bool:
+    def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
         return request.again is not UNSET
 
     def submit(self, request: Submit, actor: Actor, reply: Callable[[Reply], None]) -> None:
@@ -82,13 +83,13 @@ class _Control:
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
         reply(Done(request.id))
 
-    async def submit_after(self, parts: list[SubmitMany], actor: Actor) -> Reply:
+    async def submit_once(self, parts: list[SubmitMany], actor: Actor) -> Reply:
         del actor
         return Done(parts[0].id)
 
     async def answer(self, request: Any, actor: Actor, replies: ClientConnection) -> None:
         del actor
-        await replies.send_in_step(Done(request.id))
+        await replies.send_and_drain(Done(request.id))
 
 
 class _Wire(asyncio.Transport):

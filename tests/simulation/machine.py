@@ -54,10 +54,10 @@ class SimulatedLink(LauncherLink):
 
 
 class Life(Struct):
-    """One life of a supervisor; `verbs` None: it has yet to read what is on disk."""
+    """One life of a supervisor; `handler` is None until it has read what is on disk."""
 
     loop: SimulatedLoop
-    verbs: RequestHandler | None = None
+    handler: RequestHandler | None = None
     supervisor: Supervisor | None = None
     tasks: list[asyncio.Task[None]] = []
 
@@ -180,11 +180,11 @@ class Machine:
         await supervisor.restore()
         life.tasks += [life.loop.create_task(each) for each in (supervisor.run(), link.run(supervisor))]
         life.supervisor = supervisor
-        answers = ReadHandler(supervisor, store, link)
+        reads = ReadHandler(supervisor, store, link)
         actions = JobActions(supervisor, store)
         retention = Retention(supervisor, actions, store)
-        upkeep = MaintenanceHandler(supervisor, link, retention, Backups(supervisor, store))
-        life.verbs = RequestHandler(supervisor, actions, upkeep, answers, self.shut_down, reload=list)
+        maintenance = MaintenanceHandler(supervisor, link, retention, Backups(supervisor, store))
+        life.handler = RequestHandler(supervisor, actions, maintenance, reads, self.shut_down, reload=list)
 
     async def _drain(self, life: Life, mode: ShutdownMode) -> None:
         assert life.supervisor is not None

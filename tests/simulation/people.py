@@ -61,7 +61,7 @@ class Person:
     def ask(self, request: Request) -> None:
         """Ask for it, if the daemon is up; the answer may come later."""
         life = self._machine.life
-        if life.verbs is None or self.is_waiting:
+        if life.handler is None or self.is_waiting:
             return
         request = replace(request, id=next(self._numbers))
         if isinstance(request, MAKES_JOBS):
@@ -76,7 +76,7 @@ class Person:
     def lose_answer(self) -> None:
         """Ask for jobs again over another connection: nothing more comes over the one before."""
         life = self._machine.life
-        if self._asked is not None and isinstance(self._asked[0], MAKES_JOBS) and life.verbs is not None:
+        if self._asked is not None and isinstance(self._asked[0], MAKES_JOBS) and life.handler is not None:
             request = replace(self._asked[0], id=next(self._numbers), again=self._known)
             self._asked = request, self._asked[1], life
             life.loop.run(self._give, life, request)
@@ -172,24 +172,24 @@ class Person:
     # --- asking, as a connection hands on what a client says ------------------------------------------------
 
     def _give(self, life: Life, request: Request) -> None:
-        assert life.verbs is not None
-        actor, hear, may_be_duplicate = Actor(uid=0), _Hearing(self._heard), life.verbs.may_be_duplicate
+        assert life.handler is not None
+        actor, hear, may_be_duplicate = Actor(uid=0), _Hearing(self._heard), life.handler.may_be_duplicate
         try:
             match request:
                 case requests.Submit(spec=spec) if not (
                     spec.after or spec.after_any or may_be_duplicate(request)
                 ):
-                    life.verbs.submit(request, actor, hear.send)
+                    life.handler.submit(request, actor, hear.send)
                 case requests.SubmitMany(specs=specs) if may_be_duplicate(request) or any(
                     spec.after or spec.after_any for spec in specs
                 ):
-                    work = partial(life.verbs.submit_after, [request], actor)
+                    work = partial(life.handler.submit_once, [request], actor)
                     life.loop.create_task(self._await(request, work, hear))
                 case requests.SubmitMany():
-                    life.verbs.submit_many(request.id, [request], actor, hear.send)
+                    life.handler.submit_many(request.id, [request], actor, hear.send)
                 case _:
                     life.loop.create_task(
-                        self._await(request, partial(life.verbs.answer, request, actor, hear), hear)
+                        self._await(request, partial(life.handler.answer, request, actor, hear), hear)
                     )
         except BgdError as error:
             hear.send(Failed(request.id, ErrorCode.REFUSED, str(error)))
@@ -228,7 +228,7 @@ class _Hearing:
         if not isinstance(reply, JobsPart):
             self._heard(reply)
 
-    async def send_in_step(self, reply: Reply) -> None:
+    async def send_and_drain(self, reply: Reply) -> None:
         self.send(reply)
 
     @asynccontextmanager

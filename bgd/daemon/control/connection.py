@@ -1,4 +1,4 @@
-"""One client's connection: frames become requests, requests become replies, within a stranger's limits."""
+"""The control socket: frames from clients become requests, and replies become frames."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ import logging
 import os
 import resource
 import sys
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, suppress
 from fcntl import ioctl
 from functools import partial
 from termios import FIONREAD
 from typing import Any
 
-from msgspec import Struct
-
 import bgd
 from bgd.core.spec import JobSpec
 from bgd.daemon.access import Actor, may_connect, peer_of
 from bgd.daemon.control.handlers import RequestHandler
+from bgd.daemon.control.limits import FOLLOWED_BYTES, STREAM_BYTES, Budget, FlowControl, new_budgets
 from bgd.daemon.control.reads import ReplySender
 from bgd.errors import BgdError, Full, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
@@ -28,7 +26,6 @@ from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, enc
 from bgd.wire.replies import End, ErrorCode, Failed, Reply, code_of
 from bgd.wire.requests import (
     MAX_BATCH,
-    MAX_BATCH_BYTES,
     Forget,
     GetEvents,
     Logs,
@@ -39,378 +36,382 @@ from bgd.wire.requests import (
     Wait,
 )
 
-# --- Budgets: memory that all clients share, so that what they send has a bound, however many they are.
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 1000
+SPARE_DESCRIPTORS = 64  # for files, logs that are read, the launcher, and for refusing one connection more
+HELLO_SECONDS = 5.0  # from connecting to a complete hello
+FRAME_SECONDS = 10.0  # from the first to the last byte of a frame
+STILL_SECONDS = 1.0  # without a byte of a large frame, while others wait for its room
+WAKE_SECONDS = 0.1  # that a client gets to send more after it had to wait for room
+HIGH_WATER = 64 * 1024  # bytes that wait for a slow reader, above which it gets and sends no more
+MAX_READ_BYTES = 256 * 1024  # in one call
+SPEC_BYTES = 512  # estimate for the memory of a spec beyond its bytes on the wire, which may be a single one
+WORD_BYTES = 64  # likewise for one of its words, and for each job that it waits for
+
+# One buffer for all connections: whatever is read into it is copied at once
+_read_buffer = memoryview(bytearray(MAX_READ_BYTES))
 
 
-class Budget:
-    """Memory, `size` bytes of it, that is refused to whoever finds none; `refusal` says so."""
-
-    def __init__(self, size: int, refusal: str) -> None:
-        self._size = size
-        self._refusal = refusal
-        self._taken = 0
-
-    def take(self, count: int) -> None:
-        """Take so many bytes.
-
-        Raises:
-            Full: there are not so many left.
-        """
-        if self._taken + count > self._size:
-            raise Full(self._refusal)
-        self._taken += count
-
-    def give_back(self, count: int) -> None:
-        self._taken -= count
-
-
-class FairBudget:
-    """Memory, about `size` bytes of it, for which clients wait in line: it is for what ends by itself."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._taken = 0
-        self._line: deque[tuple[int, Callable[[], None]]] = deque()
-
-    def has_room(self, count: int) -> bool:
-        """Tell whether so many bytes are left, or all of them, which has to do for anybody."""
-        return self._taken == 0 or self._taken + count <= self._size
-
-    @property
-    def has_line(self) -> bool:
-        """Whether others have come first."""
-        return bool(self._line)
-
-    def take(self, count: int) -> None:
-        self._taken += count
-
-    def give_back(self, count: int) -> None:
-        self._taken -= count
-        self.call()
-
-    def line_up(self, count: int, called: Callable[[], None], *, first: bool) -> None:
-        """Call back when so many bytes are left; who was called in vain comes first the next time."""
-        if first:
-            self._line.appendleft((count, called))
-        else:
-            self._line.append((count, called))
-
-    def call(self) -> None:
-        """Call the next in line if there is room for it; once served it does this for the one behind it."""
-        if self._line and self.has_room(self._line[0][0]):
-            _, called = self._line.popleft()
-            asyncio.get_running_loop().call_soon(called)
-
-
-# --- Batches that are not yet on disk, or of which not every part has come.
-
-
-SPEC_BYTES = 512  # about what a spec takes in memory beyond its bytes on the wire, which may be a single one
-WORD_BYTES = 64  # likewise one of its words, or of the jobs it waits for
-
-
-class PartialBatch:
-    """The parts of one submit_many that have come so far. Whoever is done with it calls `drop`."""
-
-    def __init__(self, request_id: int, room: Budget) -> None:
-        self.request_id = request_id
-        self.parts: list[SubmitMany] = []
-        self._room = room
-        self._taken = 0
-        self._jobs = 0
-
-    def add(self, part: SubmitMany, size: int) -> None:
-        """Take a part of `size` bytes.
-
-        Raises:
-            ProtocolError: it belongs to another batch.
-            Full: the batch is over a limit, or all batches together are.
-        """
-        if part.id != self.request_id:
-            raise ProtocolError(f"submit_many {self.request_id} is not complete: one at a time")
-        self._jobs += len(part.specs)
-        if self._jobs > MAX_BATCH:
-            raise Full(f"a batch holds at most {MAX_BATCH} jobs: split it")
-        words = sum(len(spec.argv or ()) + len(spec.after) + len(spec.after_any) for spec in part.specs)
-        count = size + SPEC_BYTES * len(part.specs) + WORD_BYTES * words
-        self._room.take(count)
-        self._taken += count
-        self.parts.append(part)
-
-    def drop(self) -> None:
-        """Give back the room it took."""
-        self._room.give_back(self._taken)
-        self._taken = 0
-        self.parts = []
-
-
-# --- The flow of one connection: when its client is served, and when what it sends is left in the socket.
-
-
-MAX_IN_FLIGHT = 1024  # requests of one connection; more are left unread in the socket until some are done
-MAX_QUESTIONS = 64  # of these, such as take a turn or more of the loop and then end
-SMALL = 8 * 1024  # bytes of a request that is taken in without asking for room
-MODEST = (
-    64 * 1024
-)  # bytes of one connection that are not yet on disk, up to which small ones are always taken
-MAX_UNSAVED_BYTES = 16 << 20  # of new jobs of all clients that are not yet on disk
-MAX_UNREAD_BYTES = 4 << 20  # of requests of all clients, larger than small, of which a part has come
-MAX_STREAM_BYTES = 128 << 20  # that all streams take, about
-STREAM_BYTES = 4096  # about what one takes
-FOLLOWED_BYTES = 512  # and each job that it waits for
-
-
-class Budgets(Struct, frozen=True):
-    """What all connections share."""
-
-    batches: Budget
-    streams: Budget
-    unsaved: FairBudget
-    unread: FairBudget
-
-
-def new_budgets() -> Budgets:
-    """Return rooms with nobody in them."""
-    return Budgets(
-        batches=Budget(
-            MAX_BATCH_BYTES, "the unfinished batches of all clients are too large together: try again later"
-        ),
-        streams=Budget(
-            MAX_STREAM_BYTES,
-            "clients wait for too many jobs at once, or follow too much: end some of it, or try again later",
-        ),
-        unsaved=FairBudget(MAX_UNSAVED_BYTES),
-        unread=FairBudget(MAX_UNREAD_BYTES),
-    )
-
-
-class FlowControl:
-    """Counts what the daemon holds for one client, and owes it.
+class ControlServer:
+    """What all connections of clients share.
 
     Args:
-        changed: called whenever the client is served from now on, or is not.
+        handler: answers the requests.
+        uid: the daemon's own user.
+        tasks: owns the tasks of streams and slower requests.
     """
 
-    def __init__(self, rooms: Budgets, changed: Callable[[], None]) -> None:
-        self._rooms = rooms
-        self._changed = changed
-        self._in_flight = 0
-        self._questions = 0
-        self._unsaved = 0
-        self._reserved = 0  # of the hall of what is unread
-        self._line: FairBudget | None = None  # in which it stands
-        self._was_called = False
-        self._is_over = False
-        self.is_serving = True
-        self.writable = asyncio.Event()
-        self.writable.set()
-        self._turn = asyncio.Lock()
+    def __init__(self, handler: RequestHandler, uid: int, tasks: asyncio.TaskGroup) -> None:
+        self.handler = handler
+        self.uid = uid
+        self.connections: set[ClientConnection] = set()
+        self.max_connections = _max_connections()
+        self.budgets = new_budgets()
+        self._tasks = tasks
 
-    @asynccontextmanager
-    async def in_turn(self) -> AsyncGenerator[None, None]:
-        """Give a turn to read something and send it, once the client has read what others sent in theirs."""
-        async with self._turn:
-            await self.writable.wait()
-            yield
+    def new_connection(self) -> ClientConnection:
+        """Return the protocol for a connection that a client has just made."""
+        return ClientConnection(self)
 
-    def pause(self) -> None:
-        """Note that the client reads too slowly."""
-        self.writable.clear()
-        self._regulate()
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that ends with the daemon at the latest."""
+        return self._tasks.create_task(work)
 
-    def resume(self) -> None:
-        self.writable.set()
-        self._regulate()
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in list(self.connections):
+            connection.close()
 
-    # --- requests in flight -----------------------------------------------------------------------------
 
-    def begin(self, unsaved: int = 0, *, question: bool = False) -> None:
-        """Note a request in flight; `unsaved`: bytes of new jobs that wait for the disk."""
-        self._in_flight += 1
-        self._questions += question
-        self._unsaved += unsaved
-        self._rooms.unsaved.take(unsaved)
-        self._regulate()
+def _max_connections() -> int:
+    """Return how many connections leave enough descriptors for the rest of the daemon."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MAX_CONNECTIONS, max(descriptors - SPARE_DESCRIPTORS, descriptors // 4))
 
-    def finish(self, unsaved: int = 0, *, question: bool = False) -> None:
-        """Note that such a request has been answered."""
-        self._in_flight -= 1
-        self._questions -= question
-        self._unsaved -= unsaved
-        self._rooms.unsaved.give_back(unsaved)
-        self._regulate()
 
-    # --- requests that come -----------------------------------------------------------------------------
+class ClientConnection(asyncio.BufferedProtocol):
+    """One client: a hello each way, then requests, several at a time."""
 
-    def admits(self, size: int) -> bool:
-        """Tell whether a request of this size is taken now; if not it is to wait until served again."""
-        is_small = size <= SMALL and self._unsaved < MODEST
-        return is_small or self._may_enter(self._rooms.unsaved, size)
+    def __init__(self, server: ControlServer) -> None:
+        self._server = server
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport
+        self._is_greeted = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._last_read_at = 0.0  # on the loop's clock
+        self._stall_check: asyncio.TimerHandle | None = None
+        self._flow = FlowControl(server.budgets, self._pause_or_resume)
+        self._dispatcher: RequestDispatcher
+        self._is_ended = False  # by the daemon; what a client sent before it hung up is still handled
+        self._payloads: Iterator[bytes] = iter(())  # that have arrived and are not handled yet
+        self._held_back: bytes | None = None  # the first of these, if it has to wait for room
 
-    def expects(self, announced: int, missing: int) -> bool:
-        """Tell whether the rest of a request may come now; if not, likewise."""
-        if announced <= SMALL or self._reserved:
-            return True
-        if not self._may_enter(self._rooms.unread, missing):
+    # --- called by the loop -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a stream
+        """Admit the client, or refuse it."""
+        self._transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._server.connections.add(self)
+        actor = peer_of(transport)
+        self._dispatcher = RequestDispatcher(self._server, actor, self._flow, self, self.close)
+        limit = self._server.max_connections
+        if len(self._server.connections) > limit:
+            message = f"too many connections: the daemon serves {limit}: close some, or try again later"
+            self._refuse(ErrorCode.FULL, message)
+            return
+        if not may_connect(actor, self._server.uid):
+            self._refuse(ErrorCode.NOT_ALLOWED, f"this daemon serves uid {self._server.uid} and root only")
+            return
+        self._set_deadline(HELLO_SECONDS, "no hello came")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the client."""
+        del exc
+        self._server.connections.discard(self)
+        self._clear_deadline()
+        self._dispatcher.cancel()
+        self._dispatcher.drop_batch()
+        self._flow.close()
+        self._reader = FrameReader()  # the rest of a partial frame will never come
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to put the next bytes, and so how many to read."""
+        del sizehint
+        return _read_buffer[: self._flow.read_size(self._reader.missing)]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Handle bytes that have arrived."""
+        self._last_read_at = asyncio.get_running_loop().time()
+        self._payloads = self._reader.feed(bytes(_read_buffer[:nbytes]))
+        self._handle_payloads()
+
+    def pause_writing(self) -> None:
+        """Note that too many bytes wait for the client to read them."""
+        self._flow.pause_writing()
+        if self._flow.has_reserved:  # a client must not keep this room for ever by reading nothing
+            self._set_deadline(
+                FRAME_SECONDS, "a request has begun, and its client does not read what it was sent"
+            )
+
+    def resume_writing(self) -> None:
+        """Note that the client has read enough of them."""
+        self._clear_deadline()
+        self._flow.resume_writing()
+
+    # --- ReplySender --------------------------------------------------------------------------------
+
+    def send(self, reply: Reply) -> None:
+        """Send one reply; do nothing if the client is gone."""
+        if not self._transport.is_closing():
+            self._transport.write(frame(encode(reply)))
+
+    async def send_and_drain(self, reply: Reply) -> None:
+        """Send one of many replies, no faster than the client reads."""
+        self.send(reply)
+        await self._flow.writable.wait()
+
+    def in_turn(self) -> AbstractAsyncContextManager[None]:
+        """Let one of the client's requests at a time load something large and send it."""
+        return self._flow.in_turn()
+
+    def close(self) -> None:
+        """Hang up once everything is sent; cancel streams, as a slow reader must not keep them alive."""
+        self._is_ended = True
+        self._dispatcher.cancel()
+        self._transport.close()
+
+    # --- requests -----------------------------------------------------------------------------------
+
+    def _handle_payloads(self) -> None:
+        """Handle what has arrived, as far as flow control allows."""
+        try:
+            while self._flow.is_reading and not self._is_ended:
+                payload = self._held_back if self._held_back is not None else next(self._payloads, None)
+                self._held_back = None
+                if payload is None:
+                    self._expect_rest()
+                    return
+                if not self._flow.admit(len(payload)):
+                    self._held_back = payload
+                    return
+                self._clear_deadline()
+                self._handle(payload)
+                self._flow.release()
+        except ProtocolError as error:
+            self._refuse(ErrorCode.PROTOCOL, str(error))
+
+    def _handle(self, payload: bytes) -> None:
+        if not self._is_greeted:
+            self._greet(decode_hello(payload))
+            return
+        try:
+            request = decode_request(payload)
+        except ProtocolError as error:
+            request_id = request_id_of(payload)
+            if request_id is None:
+                raise
+            self._dispatcher.refuse_unreadable(request_id, error)  # the frames are sound, so go on
+        else:
+            self._dispatcher.dispatch(request, len(payload))
+
+    def _greet(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
+            raise ProtocolError(
+                f"this daemon (bgd {bgd.__version__}) speaks protocol {PROTOCOL}, "
+                f"{hello.program or 'the client'} {hello.version} speaks {hello.protocol}: "
+                "install the same version of both"
+            )
+        self._is_greeted = True
+        newest = self._server.handler.newest
+        self._transport.write(frame(encode(Hello(PROTOCOL, bgd.__version__, "bgd", newest))))
+
+    def _expect_rest(self) -> None:
+        """Give a partial frame some time to end."""
+        reader = self._reader
+        if reader.is_mid_frame and self._flow.reserve(reader.announced, reader.missing):
+            self._set_deadline(FRAME_SECONDS, "half a frame, and the rest did not come")
+            self._schedule_stall_check()
+
+    # --- backpressure -------------------------------------------------------------------------------
+
+    def _pause_or_resume(self) -> None:
+        """Leave what the client sends in the socket, or go on reading it, as flow control says."""
+        if self._transport.is_closing():
+            return
+        if self._flow.is_reading:
+            asyncio.get_running_loop().call_soon(self._resume)
+        else:
+            self._transport.pause_reading()
+            if self._is_greeted:
+                self._clear_deadline()
+
+    def _resume(self) -> None:
+        """Handle what had arrived before the pause, then read on."""
+        self._handle_payloads()
+        if self._flow.is_reading and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._flow.wake_others()
+
+    def _schedule_stall_check(self) -> None:
+        if self._stall_check is None and self._flow.has_reserved:
+            loop = asyncio.get_running_loop()
+            check_at = max(self._last_read_at + STILL_SECONDS, loop.time() + WAKE_SECONDS)
+            self._stall_check = loop.call_at(check_at, self._check_stall)
+
+    def _check_stall(self) -> None:
+        """Hang up if others wait for room that a client holds while it sends nothing."""
+        self._stall_check = None
+        if self._transport.is_closing():
+            return
+        if self._flow.blocks_others and self._is_stalled():
+            waited = f"nothing came of a large request for {STILL_SECONDS:g} s"
+            self._refuse(ErrorCode.FULL, f"{waited}, and others wait: send it again")
+        else:
+            self._schedule_stall_check()
+
+    def _is_stalled(self) -> bool:
+        if asyncio.get_running_loop().time() - self._last_read_at < STILL_SECONDS:
             return False
-        self._reserved = missing
-        self._rooms.unread.take(missing)
-        return True
+        if not self._flow.is_reading:
+            return not self._flow.writable.is_set()  # otherwise it is the daemon that does not read
+        socket = self._transport.get_extra_info("socket")
+        unread = int.from_bytes(ioctl(socket.fileno(), FIONREAD, bytes(4)), sys.byteorder)
+        return unread == 0
 
-    def at_once(self, missing: int) -> int:
-        """Return how many bytes may be read at once, where the request that has begun lacks so many."""
-        return missing if self._reserved and missing else SMALL
+    # --- refusals and deadlines ---------------------------------------------------------------------
 
-    @property
-    def holds_room(self) -> bool:
-        """Whether others may wait for room that this client has, as it has begun a request."""
-        return self._reserved > 0
+    def _refuse(self, code: ErrorCode, message: str) -> None:
+        """Say why, and hang up. Id 0: the message answers no particular request."""
+        self._clear_deadline()
+        self.send(Failed(0, code, message))
+        self._is_ended = True
+        self._drop_unread()
+        # closing a socket with unread bytes resets it, which keeps many clients from reading the message
+        with suppress(OSError):
+            os.read(self._transport.get_extra_info("socket").fileno(), MAX_READ_BYTES)
+        if self._flow.writable.is_set():
+            self._transport.close()
+        else:  # closing would wait for ever for a client that reads nothing
+            self._transport.abort()
 
-    @property
-    def keeps_others_waiting(self) -> bool:
-        """Whether it does."""
-        return self.holds_room and self._rooms.unread.has_line
+    def _drop_unread(self) -> None:
+        """Free what will not be handled: it may be large, and Python frees a dead connection late."""
+        self._reader, self._payloads, self._held_back = FrameReader(), iter(()), None
 
-    def take(self) -> None:
-        """Note that the request that came was taken in hand."""
-        if self._reserved:
-            reserved, self._reserved = self._reserved, 0
-            self._rooms.unread.give_back(reserved)
+    def _set_deadline(self, seconds: float, message: str) -> None:
+        """Refuse the client with this message after so many seconds, unless a deadline is set already."""
+        if self._deadline is None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(seconds, self._refuse, ErrorCode.PROTOCOL, message)
 
-    def end(self) -> None:
-        """Note that the client is gone."""
-        self._is_over = True
-        self.take()
-
-    def pass_on(self) -> None:
-        """Let the next in line come, after this client was served as far as it can be now."""
-        self._rooms.unsaved.call()
-        self._rooms.unread.call()
-
-    def _may_enter(self, hall: FairBudget, size: int) -> bool:
-        if hall.has_room(size) and (self._was_called or not hall.has_line):
-            self._was_called = False
-            return True
-        self._line = hall
-        hall.line_up(size, self._be_called, first=self._was_called)
-        self._regulate()
-        return False
-
-    def _be_called(self) -> None:
-        self._line = None
-        self._was_called = True
-        self._regulate()
-        if self._is_over or not self.is_serving:
-            self.pass_on()
-
-    def _regulate(self) -> None:
-        """Leave what the client sends where it is while it is owed too much, reads nothing, or is in line."""
-        is_serving = (
-            self._in_flight < MAX_IN_FLIGHT
-            and self._questions < MAX_QUESTIONS
-            and self._line is None
-            and self.writable.is_set()
-        )
-        if is_serving is not self.is_serving:
-            self.is_serving = is_serving
-            self._changed()
-
-
-# --- The requests of one client: each is taken, answered, and counted in the flow until it is.
-
-
-logger = logging.getLogger(__name__)
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class RequestDispatcher:
-    """Several at a time, each by its id.
+    """Passes one client's requests to the handler and counts them until they are answered.
 
     Args:
-        control: what all clients share.
+        server: what all clients share.
         actor: who asks.
         flow: of the client's connection.
         replies: the way back to the client.
-        hang_up: ends the connection, once what was sent is out.
+        hang_up: ends the connection once everything is sent.
     """
 
     def __init__(
         self,
-        control: ControlServer,
+        server: ControlServer,
         actor: Actor,
         flow: FlowControl,
         replies: ReplySender,
         hang_up: Callable[[], None],
     ) -> None:
-        self._verbs = control.verbs
-        self._rooms = control.rooms
-        self._spawn = control.spawn
+        self._handler = server.handler
+        self._budgets = server.budgets
+        self._spawn = server.spawn
         self._actor = actor
         self._flow = flow
         self._replies = replies
         self._hang_up = hang_up
-        self._streams: dict[int, asyncio.Task[None]] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by request id
         self._batch: PartialBatch | None = None
-        self._unreadable_id = -1  # of the last request that could not be read
+        self._unreadable_id = -1  # of the last request that could not be decoded
+
+    def dispatch(self, request: Request, size: int) -> None:
+        """Begin to answer a request of `size` bytes.
+
+        Raises:
+            ProtocolError: it is not allowed at this point; nothing after it can be understood.
+        """
+        match request:
+            case Submit() if not _has_dependencies(request.spec) and not self._handler.may_be_duplicate(
+                request
+            ):
+                self._submit(request, size)
+            case SubmitMany():
+                self._add_to_batch(request, size)
+            case SetProgress():
+                self._report(request)
+            case Forget():
+                task = self._tasks.get(request.request)
+                if task is not None and task.cancel():
+                    self._replies.send(End(request.request))
+            case _:
+                self._start_task(request, size)
 
     def refuse_unreadable(self, request_id: int, error: ProtocolError) -> None:
-        """Say that a request of this id cannot be read, nor a batch of which it was a part."""
-        self.fail(request_id, error)
+        """Refuse a request that cannot be decoded, and with it the batch that it is a part of."""
+        self._fail(request_id, error)
         self._unreadable_id = request_id
         if self._batch is not None and self._batch.request_id == request_id:
             self.drop_batch()
 
-    def fail(self, request_id: int, error: BgdError) -> None:
-        """Say why a request is not answered otherwise."""
-        self._replies.send(Failed(request_id, code_of(error), str(error)))
+    def drop_batch(self) -> None:
+        """Forget the parts of an unfinished batch."""
+        if self._batch is not None:
+            self._batch.drop()
+            self._batch = None
 
-    def take(self, request: Request, size: int) -> None:
-        """Begin to answer a request that took `size` bytes.
+    def cancel(self) -> None:
+        """Cancel all requests that are answered by tasks."""
+        for task in self._tasks.values():
+            task.cancel()
 
-        Raises:
-            ProtocolError: it cannot come now; nothing after it can be understood.
-        """
-        match request:
-            case Submit() if not _waits(request.spec) and not self._verbs.may_be_duplicate(request):
-                self._submit(request, size)
-            case SubmitMany():
-                self._gather(request, size)
-            case SetProgress():
-                self._report(request)
-            case Forget():
-                task = self._streams.get(request.request)
-                if task is not None and task.cancel():
-                    self._replies.send(End(request.request))
-            case _:
-                self._answer_in_time(request, size)
+    # --- without a task -----------------------------------------------------------------------------
 
     def _submit(self, request: Submit, size: int) -> None:
-        """Answer without a task: this is the path that thousands a second take."""
+        """Answer without a task: thousands of requests a second come this way."""
         try:
-            self._verbs.submit(request, self._actor, partial(self._send_and_finish, size))
+            self._handler.submit(request, self._actor, partial(self._send_and_finish, size))
         except BgdError as error:
-            self.fail(request.id, error)
+            self._fail(request.id, error)
         else:
             self._flow.begin(size)
 
     def _report(self, request: SetProgress) -> None:
         self._flow.begin()
         try:
-            self._verbs.report(request, partial(self._send_and_finish, 0))
+            self._handler.report(request, partial(self._send_and_finish, 0))
         except BgdError as error:
-            self.fail(request.id, error)
+            self._fail(request.id, error)
             self._flow.finish()
 
-    def _gather(self, request: SubmitMany, size: int) -> None:
-        """Take a part of a batch; with the last one submit them all."""
+    def _add_to_batch(self, request: SubmitMany, size: int) -> None:
+        """Take a part of a batch; submit all of it with the last part."""
         if request.id == self._unreadable_id:
             raise ProtocolError(f"a part of submit_many {request.id} could not be read: none of it is taken")
         if self._batch is None:
-            self._batch = PartialBatch(request.id, self._rooms.batches)
+            self._batch = PartialBatch(request.id, self._budgets.batches)
         try:
             self._batch.add(request, size)
         except BgdError as error:
-            self.fail(request.id, error)
-            self._hang_up()  # the parts still to come would be taken for another batch
+            self._fail(request.id, error)
+            self._hang_up()  # otherwise the parts still to come would be taken for another batch
             return
         if not request.more:
             batch, self._batch = self._batch, None
@@ -421,52 +422,55 @@ class RequestDispatcher:
                 raise
 
     def _submit_batch(self, request: SubmitMany, batch: PartialBatch) -> None:
-        """Take all parts of a batch, which keeps its room until they are on disk."""
-        if self._verbs.may_be_duplicate(batch.parts[0]) or any(
-            _waits(spec) for part in batch.parts for spec in part.specs
+        """Submit a complete batch, which keeps its memory until it is on disk."""
+        if self._handler.may_be_duplicate(batch.parts[0]) or any(
+            _has_dependencies(spec) for part in batch.parts for spec in part.specs
         ):
-            self._start(request, partial(self._answer_batch, batch.parts), batch.drop)
+            self._start(request, partial(self._submit_batch_once, batch.parts), batch.drop)
             return
 
-        def answer(reply: Reply) -> None:
+        def finish(reply: Reply) -> None:
             batch.drop()
             self._send_and_finish(0, reply)
 
         try:
-            self._verbs.submit_many(request.id, batch.parts, self._actor, answer)
+            self._handler.submit_many(request.id, batch.parts, self._actor, finish)
         except BgdError as error:
-            self.fail(request.id, error)
+            self._fail(request.id, error)
             batch.drop()
         else:
             self._flow.begin()
 
-    def drop_batch(self) -> None:
-        """Forget the parts of a batch that have come."""
-        if self._batch is not None:
-            self._batch.drop()
-            self._batch = None
+    def _send_and_finish(self, unsaved: int, reply: Reply) -> None:
+        self._replies.send(reply)
+        self._flow.finish(unsaved)
 
-    async def _answer_batch(self, parts: list[SubmitMany]) -> None:
-        self._replies.send(await self._verbs.submit_after(parts, self._actor))
+    def _fail(self, request_id: int, error: BgdError) -> None:
+        self._replies.send(Failed(request_id, code_of(error), str(error)))
 
-    def _answer_in_time(self, request: Request, size: int) -> None:
-        """Begin what takes more than one turn of the loop: new jobs, a stream, or one question of a few."""
-        work = partial(self._verbs.answer, request, self._actor, self._replies)
+    # --- by a task ----------------------------------------------------------------------------------
+
+    async def _submit_batch_once(self, parts: list[SubmitMany]) -> None:
+        self._replies.send(await self._handler.submit_once(parts, self._actor))
+
+    def _start_task(self, request: Request, size: int) -> None:
+        """Begin what takes more than one turn of the loop."""
+        work = partial(self._handler.answer, request, self._actor, self._replies)
         match request:
             case Submit():
                 self._start(request, work, lambda: None, unsaved=size)
             case Wait() | Logs() | GetEvents():
-                taken = STREAM_BYTES + (
-                    FOLLOWED_BYTES * len(request.jobs) if isinstance(request, Wait) else 0
-                )
+                memory = STREAM_BYTES
+                if isinstance(request, Wait):
+                    memory += FOLLOWED_BYTES * len(request.jobs)
                 try:
-                    self._rooms.streams.take(taken)
+                    self._budgets.streams.acquire(memory)
                 except BgdError as error:
-                    self.fail(request.id, error)
+                    self._fail(request.id, error)
                     return
-                self._start(request, work, partial(self._rooms.streams.give_back, taken))
+                self._start(request, work, partial(self._budgets.streams.release, memory))
             case _:
-                self._start(request, work, lambda: None, question=True)
+                self._start(request, work, lambda: None, short_task=True)
 
     def _start(
         self,
@@ -475,22 +479,22 @@ class RequestDispatcher:
         done: Callable[[], None],
         *,
         unsaved: int = 0,
-        question: bool = False,
+        short_task: bool = False,
     ) -> None:
-        """Begin it as a task; `done` is called when that has ended, however it has."""
-        if request.id in self._streams:
+        """Begin it as a task; call `done` when the task ends, however it ends."""
+        if request.id in self._tasks:
             done()
             raise ProtocolError(f"request id {request.id} is in use")
-        self._flow.begin(unsaved, question=question)
+        self._flow.begin(unsaved, short_task=short_task)
         task = self._spawn(self._answer(request, work))
-        self._streams[request.id] = task
+        self._tasks[request.id] = task
 
         def end(_: object) -> None:
-            """Clear up, also after one that was cancelled before its first step."""
-            if self._streams.get(request.id) is task:
-                del self._streams[request.id]
+            """Clean up, also after a task that was cancelled before its first step."""
+            if self._tasks.get(request.id) is task:
+                del self._tasks[request.id]
             done()
-            self._flow.finish(unsaved, question=question)
+            self._flow.finish(unsaved, short_task=short_task)
 
         task.add_done_callback(end)
 
@@ -498,290 +502,52 @@ class RequestDispatcher:
         try:
             await work()
         except BgdError as error:
-            self.fail(request.id, error)
-        except OSError as error:  # a log that cannot be read, descriptors that have run out
-            self.fail(request.id, Refused(f"this cannot be done now: {error}"))
-        except Exception:  # one request must not take down what serves all others
-            logger.exception("a bug, in the answer to a request of type %s", type(request).__name__)
-            self.fail(request.id, BgdError("a bug in bgd: the daemon's log has the details"))
+            self._fail(request.id, error)
+        except OSError as error:  # a log cannot be read, or no descriptor is left
+            self._fail(request.id, Refused(f"this cannot be done now: {error}"))
+        except Exception:  # one request must not end the daemon that serves all others
+            logger.exception("a bug in the answer to a request of type %s", type(request).__name__)
+            self._fail(request.id, BgdError("a bug in bgd: the daemon's log has the details"))
         finally:
-            # in the same turn as the last reply: whoever has read it may use the id again
-            self._streams.pop(request.id, None)
-
-    def cancel(self) -> None:
-        """Answer no request any further."""
-        for task in self._streams.values():
-            task.cancel()
-
-    def _send_and_finish(self, unsaved: int, reply: Reply) -> None:
-        self._replies.send(reply)
-        self._flow.finish(unsaved)
+            # in the same turn as the last reply: a client that has read it may use the id again
+            self._tasks.pop(request.id, None)
 
 
-def _waits(spec: JobSpec) -> bool:
-    """Whether a job waits for others, which may have to be looked up on disk."""
+class PartialBatch:
+    """The parts of one submit_many that have arrived; its owner calls `drop` in the end."""
+
+    def __init__(self, request_id: int, budget: Budget) -> None:
+        self.request_id = request_id
+        self.parts: list[SubmitMany] = []
+        self._budget = budget
+        self._acquired = 0
+        self._jobs = 0
+
+    def add(self, part: SubmitMany, size: int) -> None:
+        """Add a part of `size` bytes.
+
+        Raises:
+            ProtocolError: it belongs to another batch.
+            Full: this batch is over a limit, or all batches together are.
+        """
+        if part.id != self.request_id:
+            raise ProtocolError(f"submit_many {self.request_id} is not complete: one at a time")
+        self._jobs += len(part.specs)
+        if self._jobs > MAX_BATCH:
+            raise Full(f"a batch holds at most {MAX_BATCH} jobs: split it")
+        words = sum(len(spec.argv or ()) + len(spec.after) + len(spec.after_any) for spec in part.specs)
+        memory = size + SPEC_BYTES * len(part.specs) + WORD_BYTES * words
+        self._budget.acquire(memory)
+        self._acquired += memory
+        self.parts.append(part)
+
+    def drop(self) -> None:
+        """Forget the parts and give back their memory."""
+        self._budget.release(self._acquired)
+        self._acquired = 0
+        self.parts = []
+
+
+def _has_dependencies(spec: JobSpec) -> bool:
+    """Return whether a job waits for others, which may have to be looked up on disk."""
     return bool(spec.after or spec.after_any)
-
-
-HELLO_SECONDS = 5.0  # a connection says who it is within this
-FRAME_SECONDS = 10.0  # and sends a frame it began within this
-STILL_SECONDS = 1.0  # nor may it send nothing for so long while others wait for its room
-MOMENT = 0.1  # seconds in which who had to wait for room shows that it has more to send
-HIGH_WATER = 64 * 1024  # bytes waiting for a slow reader before its streams pause, and its requests
-MOST_AT_ONCE = 256 * 1024  # bytes that are read at once
-
-_landing = memoryview(bytearray(MOST_AT_ONCE))  # of all connections: what is read into it is taken at once
-
-
-class ClientConnection(asyncio.BufferedProtocol):
-    """One client: Hello each way, then requests, several at a time."""
-
-    def __init__(self, control: ControlServer) -> None:
-        self._control = control
-        self._reader = FrameReader()
-        self._transport: asyncio.Transport
-        self._is_greeted = False
-        self._deadline: asyncio.TimerHandle | None = None
-        self._heard_at = 0.0  # on the clock of the loop
-        self._look: asyncio.TimerHandle | None = None  # whether others wait for a client that stands still
-        self._flow = FlowControl(control.rooms, self._serve_or_not)
-        self._requests: RequestDispatcher
-        self._is_ended = False  # by this side; what the other sent before it hung up is taken all the same
-        self._payloads: Iterator[bytes] = iter(())  # arrived, and not yet taken
-        self._held_back: bytes | None = None  # the first of these, for which there was no room
-
-    # --- what the loop tells ------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a stream
-        self._transport = transport
-        transport.set_write_buffer_limits(high=HIGH_WATER)
-        self._control.connections.add(self)
-        actor = peer_of(transport)
-        self._requests = RequestDispatcher(self._control, actor, self._flow, self, self.close)
-        most = self._control.most_connections
-        if len(self._control.connections) > most:
-            told = f"too many connections: the daemon serves {most}: close some, or try again later"
-            self._refuse(ErrorCode.FULL, told)
-            return
-        if not may_connect(actor, self._control.uid):
-            self._refuse(ErrorCode.NOT_ALLOWED, f"this daemon serves uid {self._control.uid} and root only")
-            return
-        self._expect(HELLO_SECONDS, "no hello came")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._control.connections.discard(self)
-        self._expect_nothing()
-        self._requests.cancel()
-        self._requests.drop_batch()
-        self._flow.end()
-        self._reader = FrameReader()  # the rest of a frame that has begun does not come any more
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        del sizehint
-        return _landing[: self._flow.at_once(self._reader.missing)]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
-        self._payloads = self._reader.feed(bytes(_landing[:nbytes]))
-        self._take_payloads()
-
-    def pause_writing(self) -> None:
-        self._flow.pause()
-        if self._flow.holds_room:  # which is not for ever, only because its client reads nothing
-            self._expect(FRAME_SECONDS, "a request has begun, and its client does not read what it was sent")
-
-    def resume_writing(self) -> None:
-        self._expect_nothing()
-        self._flow.resume()
-
-    # --- what the verbs use -------------------------------------------------------------------------
-
-    def send(self, reply: Reply) -> None:
-        """Send one reply; nothing happens if the client is gone."""
-        if not self._transport.is_closing():
-            self._transport.write(frame(encode(reply)))
-
-    async def send_in_step(self, reply: Reply) -> None:
-        """Send one of many replies, no faster than the client reads."""
-        self.send(reply)
-        await self._flow.writable.wait()
-
-    def in_turn(self) -> AbstractAsyncContextManager[None]:
-        """Give a turn to read something and send it: one of a client's many requests has it at a time."""
-        return self._flow.in_turn()
-
-    def close(self) -> None:
-        """Hang up once what was sent is out; a client that does not read keeps no stream alive by that."""
-        self._is_ended = True
-        self._requests.cancel()
-        self._transport.close()
-
-    # --- requests -------------------------------------------------------------------------------------
-
-    def _take_payloads(self) -> None:
-        """Take what has arrived, as far as the client may be served now."""
-        try:
-            while self._flow.is_serving and not self._is_ended:
-                payload = self._held_back if self._held_back is not None else next(self._payloads, None)
-                self._held_back = None
-                if payload is None:
-                    self._expect_rest()
-                    return
-                if not self._flow.admits(len(payload)):
-                    self._held_back = payload
-                    return
-                self._expect_nothing()
-                self._take(payload)
-                self._flow.take()
-        except ProtocolError as error:
-            self._refuse(ErrorCode.PROTOCOL, str(error))
-
-    def _take(self, payload: bytes) -> None:
-        if not self._is_greeted:
-            self._greet(decode_hello(payload))
-            return
-        try:
-            request = decode_request(payload)
-        except ProtocolError as error:
-            request_id = request_id_of(payload)
-            if request_id is None:
-                raise
-            self._requests.refuse_unreadable(request_id, error)  # framing still holds, so all else goes on
-        else:
-            self._requests.take(request, len(payload))
-
-    def _greet(self, hello: Hello) -> None:
-        if hello.protocol != PROTOCOL:
-            raise ProtocolError(
-                f"this daemon (bgd {bgd.__version__}) speaks protocol {PROTOCOL}, "
-                f"{hello.program or 'the client'} {hello.version} speaks {hello.protocol}: "
-                "install the same version of both"
-            )
-        self._is_greeted = True
-        self._transport.write(
-            frame(encode(Hello(PROTOCOL, bgd.__version__, "bgd", self._control.verbs.newest)))
-        )
-
-    # --- backpressure ---------------------------------------------------------------------------------
-
-    def _serve_or_not(self) -> None:
-        """Go on to serve the client, or leave what it sends where it is, as the flow says."""
-        if self._transport.is_closing():
-            return
-        if self._flow.is_serving:
-            asyncio.get_running_loop().call_soon(self._go_on)
-        else:
-            self._transport.pause_reading()
-            if self._is_greeted:
-                self._expect_nothing()
-
-    def _go_on(self) -> None:
-        """Take what had arrived before the pause, then read on."""
-        self._take_payloads()
-        if self._flow.is_serving and not self._transport.is_closing():
-            self._transport.resume_reading()
-        self._flow.pass_on()
-
-    # --- refusals ---------------------------------------------------------------------------------------
-
-    def _refuse(self, code: ErrorCode, message: str) -> None:
-        """Say why and hang up. Id 0: it answers no request in particular."""
-        self._expect_nothing()
-        self.send(Failed(0, code, message))
-        self._is_ended = True
-        self._drop_unread()
-        # a socket that is closed with something unread resets, and to many that hides what they were told
-        with suppress(OSError):
-            os.read(self._transport.get_extra_info("socket").fileno(), MOST_AT_ONCE)
-        if self._flow.writable.is_set():
-            self._transport.close()
-        else:  # who reads nothing would never let it end
-            self._transport.abort()
-
-    def _drop_unread(self) -> None:
-        """Let go of what will not be taken: it may be large, and a dead connection is not freed at once."""
-        self._reader, self._payloads, self._held_back = FrameReader(), iter(()), None
-
-    def _expect_rest(self) -> None:
-        """Give a frame that has begun some time to end."""
-        reader = self._reader
-        if reader.is_mid_frame and self._flow.expects(reader.announced, reader.missing):
-            self._expect(FRAME_SECONDS, "half a frame, and the rest did not come")
-            self._look_later()
-
-    def _look_later(self) -> None:
-        if self._look is None and self._flow.holds_room:
-            loop = asyncio.get_running_loop()
-            look_at = max(self._heard_at + STILL_SECONDS, loop.time() + MOMENT)
-            self._look = loop.call_at(look_at, self._go_if_still)
-
-    def _go_if_still(self) -> None:
-        """Hang up if others wait for the room of a client from which nothing comes."""
-        self._look = None
-        if self._transport.is_closing():
-            return
-        if self._flow.keeps_others_waiting and self._stands_still():
-            told = f"nothing came of a large request for {STILL_SECONDS:g} s, and others wait: send it again"
-            self._refuse(ErrorCode.FULL, told)
-        else:
-            self._look_later()
-
-    def _stands_still(self) -> bool:
-        if asyncio.get_running_loop().time() - self._heard_at < STILL_SECONDS:
-            return False
-        if not self._flow.is_serving:
-            return not self._flow.writable.is_set()  # or else it is the daemon that does not read
-        socket = self._transport.get_extra_info("socket")
-        return not int.from_bytes(ioctl(socket.fileno(), FIONREAD, bytes(4)), sys.byteorder)
-
-    def _expect(self, seconds: float, otherwise: str) -> None:
-        if self._deadline is None:
-            loop = asyncio.get_running_loop()
-            self._deadline = loop.call_later(seconds, self._refuse, ErrorCode.PROTOCOL, otherwise)
-
-    def _expect_nothing(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
-# --- The control socket: what all connections of clients share, and how many there may be.
-
-
-MAX_CONNECTIONS = 1000
-SPARE_DESCRIPTORS = 64  # for files, logs that are read, the launcher, and for refusing one connection more
-
-
-class ControlServer:
-    """Everything the connections share.
-
-    Args:
-        verbs: what requests do.
-        uid: the daemon's own user.
-        tasks: owns the streams and slower requests.
-    """
-
-    def __init__(self, verbs: RequestHandler, uid: int, tasks: asyncio.TaskGroup) -> None:
-        self.verbs = verbs
-        self.uid = uid
-        self.connections: set[ClientConnection] = set()
-        self.most_connections = _most_connections()
-        self.rooms = new_budgets()
-        self._tasks = tasks
-
-    def connection(self) -> ClientConnection:
-        return ClientConnection(self)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return self._tasks.create_task(work)
-
-    def close(self) -> None:
-        for connection in list(self.connections):
-            connection.close()
-
-
-def _most_connections() -> int:
-    """Return how many connections leave room for the daemon's other descriptors."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(MAX_CONNECTIONS, max(descriptors - SPARE_DESCRIPTORS, descriptors // 4))

@@ -1,4 +1,4 @@
-"""What each request does: actions on jobs, reads, and what is asked about the daemon itself."""
+"""Answers to requests: new jobs, actions on jobs, settings of queues, and maintenance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
-from bgd.daemon.control.reads import ReadHandler, ReplySender
+from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
@@ -43,30 +43,20 @@ from bgd.wire.requests import (
     Cancel,
     Continue,
     Edit,
-    GetEvents,
-    GetResult,
     Hold,
-    List,
-    Logs,
     Release,
     Remove,
     Request,
     Retry,
     SendSignal,
     SetProgress,
-    Show,
     Submit,
     SubmitMany,
     Suspend,
-    Wait,
 )
 from bgd.wire.steering import (
     GetBackup,
     GetCheckup,
-    GetInfo,
-    GetLogin,
-    GetQueues,
-    GetStats,
     Pause,
     Prune,
     Reload,
@@ -79,145 +69,41 @@ from bgd.wire.steering import (
 )
 from bgd.wire.views import Finding, JobProgress, Level, Progress
 
-# --- Maintenance: what is asked about the daemon's disk, old jobs and backups.
+ACTIONS_PER_TRANSACTION = 200  # of one request: everybody else waits for the transaction
 
+QueueRequest = SetSlots | SetQueue | RemoveQueue | Pause | Resume
+JobActionRequest = Cancel | Retry | Hold | Release | Suspend | Continue | SendSignal | Remove | Edit
+MaintenanceRequest = Prune | GetBackup | GetCheckup
 
-Keeping = Prune | GetBackup | GetCheckup
-
-
-class MaintenanceHandler:
-    """Answers what takes its time, while others are served."""
-
-    def __init__(
-        self, supervisor: Supervisor, link: LauncherLink, retention: Retention, backups: Backups
-    ) -> None:
-        self._supervisor = supervisor
-        self._link = link
-        self._retention = retention
-        self._backups = backups
-        self._looking = asyncio.Lock()  # a look may take its time, and a thread of the few there are
-
-    async def answer(self, request: Keeping, replies: ReplySender) -> None:
-        """Answer one request, with one reply or a stream of them.
-
-        Raises:
-            Refused: it cannot be done.
-        """
-        match request:
-            case Prune():
-                await self._prune(request, replies)
-                replies.send(End(request.id))
-            case GetBackup():
-                await self._send_backup(request, replies)
-                replies.send(End(request.id))
-            case GetCheckup():
-                replies.send(Checkup(request.id, await self._findings()))
-
-    async def _findings(self) -> list[Finding]:
-        async with self._looking:
-            found = await asyncio.to_thread(doctor.check_all, self._supervisor.config)
-        lost = self._supervisor.lost_output.findings()
-        return [*found, *lost, *_failed_backup(self._backups), _launcher(self._link)]
-
-    async def _prune(self, request: Prune, replies: ReplySender) -> None:
-        keep = requested_limits(request, self._supervisor.config)
-        if request.dry_run:
-            replies.send(Pruned(request.id, *await self._retention.dry_run(keep)))
-            return
-        replies.send(Pruned(request.id, 0, 0))
-        async with aclosing(self._retention.prune(keep)) as passes:
-            async for jobs, log_bytes in passes:
-                await replies.send_in_step(Pruned(request.id, jobs, log_bytes))
-
-    async def _send_backup(self, request: GetBackup, replies: ReplySender) -> None:
-        async with self._backups.sent() as (size, pieces), aclosing(pieces):
-            async for data in pieces:
-                await replies.send_in_step(BackupPart(request.id, size, data))
-
-
-def _failed_backup(backups: Backups) -> list[Finding]:
-    if backups.problem is None:
-        return []
-    return [
-        Finding(
-            "backups",
-            Level.PROBLEM,
-            f"the last try: {backups.problem}",
-            "make that possible: it is tried again within the hour",
-        )
-    ]
-
-
-def _launcher(link: LauncherLink) -> Finding:
-    if not link.is_connected:
-        if not link.problem and clock.elapsed() - link.looking_since < LAUNCHER_PATIENCE:
-            return Finding(
-                "launcher", Level.NOTE, "none has answered yet: it is being started", "ask again in a moment"
-            )
-        return Finding(
-            "launcher",
-            Level.PROBLEM,
-            f"there is none, so nothing starts{': ' if link.problem else ''}{link.problem}",
-            "the daemon's log says why; as a service: systemctl status bgd-launcher",
-        )
-    if _stands_still(link.pid):
-        return Finding(
-            "launcher",
-            Level.PROBLEM,
-            f"somebody has stopped it, so nothing starts, and no end is seen (pid {link.pid})",
-            f"kill -CONT {link.pid}",
-        )
-    if link.protocol < LAUNCHING_PROTOCOL:
-        return Finding(
-            "launcher",
-            Level.NOTE,
-            f"it is of an earlier bgd (protocol {link.protocol}, this bgd speaks {LAUNCHING_PROTOCOL})",
-            "when no job runs, end it (kill the pid that bgctl info names): what is new needs a new one",
-        )
-    return Finding("launcher", Level.OK, f"pid {link.pid}, protocol {link.protocol}")
-
-
-def _stands_still(pid: int | None) -> bool:
-    with suppress(OSError):  # it has gone, or may not be looked at
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].startswith("T")
-    return False
-
-
-# --- What each request does: actions go to JobActions, reads to ReadHandler.
-
-
-AT_ONCE = 200  # jobs of a request that are changed in one transaction
-
-Action = Callable[[JobId], Awaitable[State]]
+JobAction = Callable[[JobId], Awaitable[State]]
 
 
 class RequestHandler:
     """Answers requests of actors that may connect.
 
     Args:
-        shut_down: ends the daemon in the given way, None: as configured.
-        reload: reads the configuration again; returns what of it takes effect at the next start.
-        site: the pages, None: there are none.
+        shut_down: ends the daemon in the given way; None means as configured.
+        reload: reads the configuration again; returns what takes effect only at the next start.
     """
 
     def __init__(
         self,
         supervisor: Supervisor,
         actions: JobActions,
-        upkeep: MaintenanceHandler,
-        answers: ReadHandler,
+        maintenance: MaintenanceHandler,
+        reads: ReadHandler,
         shut_down: Callable[[ShutdownMode | None], None],
         *,
         reload: Callable[[], list[str]],
     ) -> None:
         self._supervisor = supervisor
         self._actions = actions
-        self._upkeep = upkeep
+        self._maintenance = maintenance
         self._idempotency = actions.idempotency
-        self._answers = answers
+        self._reads = reads
         self._shut_down = shut_down
         self._reload = reload
-        self._simple_actions: dict[type, Action] = {
+        self._simple_actions: dict[type, JobAction] = {
             Cancel: actions.cancel,
             Retry: actions.revive,
             Hold: actions.hold,
@@ -227,10 +113,19 @@ class RequestHandler:
             Remove: actions.remove,
         }
 
+    @property
+    def newest(self) -> int:
+        """The id of the newest job on disk."""
+        return self._supervisor.newest_id
+
     # --- the hot path: no task, no await --------------------------------------------------------------
 
     def submit(self, request: Submit, actor: Actor, reply: Callable[[Reply], None]) -> None:
-        """Take one job that waits for no other; `reply` is called when it is on disk."""
+        """Submit one job that waits for no other; call `reply` when the job is on disk.
+
+        Raises:
+            Refused: it cannot be a job.
+        """
         self._actions.check(request.spec)
         taken = [self._actions.submit(request.spec, actor.uid)]
         self._idempotency.remember(request, taken)
@@ -239,53 +134,46 @@ class RequestHandler:
     def submit_many(
         self, request_id: int, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]
     ) -> None:
-        """Take all of them or none, in one transaction; none waits for another job."""
+        """Submit all jobs of a batch in one transaction, or none; none of them waits for another job.
+
+        Raises:
+            Refused: one of them cannot be a job.
+        """
         specs = self._checked(parts)
         taken = [self._actions.submit(spec, actor.uid) for spec in specs]
         self._idempotency.remember(parts[0], taken)
         self._supervisor.when_saved(lambda: reply(self._submitted(request_id, taken)))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
-        """Take what an attempt says of itself; `reply` is called at once, or later if it says very much."""
+        """Record the progress of an attempt; call `reply` at once, or later if it reports very often."""
         told = JobProgress(request.job, request.attempt, Progress(request.fraction, request.message))
         self._supervisor.progress.report(told, lambda: reply(Done(request.id)))
 
-    # --- jobs that wait for others, and requests that have come before: these have to be looked up ----
-
-    @property
-    def newest(self) -> int:
-        """The newest job that is on disk."""
-        return self._supervisor.newest_id
+    # --- jobs that wait for others, and requests that are sent again: these have to be looked up --------
 
     def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
-        """Tell whether a request is, or may be, one that is sent again: `submit_after` knows what to do."""
+        """Return whether the request may have been answered before; if so, `submit_once` has to handle it."""
         return self._idempotency.may_be_duplicate(request)
 
-    async def submit_after(self, parts: list[SubmitMany], actor: Actor) -> Reply:
-        """Take jobs as `submit_many`, if they have not come before; return the reply once all are saved."""
+    async def submit_once(self, parts: list[SubmitMany], actor: Actor) -> Reply:
+        """Submit a batch unless that has been done before; return the reply once all is on disk.
+
+        Raises:
+            Refused: one of them cannot be a job.
+        """
         async with self._idempotency.exclusive(parts[0]):
             taken = await self._idempotency.recall(parts[0])
             if taken is None:
                 specs = self._checked(parts)
                 others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
                 finished, at = await self._actions.finished_dependencies(others)
-                self._actions.check_dependency_limit(specs)  # others may have been faster
+                self._actions.check_dependency_limit(specs)  # all together, with those submitted meanwhile
                 taken = [self._actions.submit(spec, actor.uid, _of(spec, finished), at) for spec in specs]
                 self._idempotency.remember(parts[0], taken)
         await self._supervisor.saved()
         return self._submitted(parts[0].id, taken)
 
-    def _submitted(self, request_id: int, taken: list[tuple[JobId, bool]]) -> Submitted:
-        found = [int(job_id) for job_id, is_new in taken if not is_new]
-        return Submitted(
-            request_id,
-            [job_id for job_id, _ in taken],
-            created=not found,
-            found=found,
-            obstacle=self._supervisor.obstacle,
-        )
-
-    # --- the rest -------------------------------------------------------------------------------------
+    # --- everything else --------------------------------------------------------------------------------
 
     async def answer(self, request: Request, actor: Actor, replies: ReplySender) -> None:
         """Answer one request, with one reply or a stream of them.
@@ -293,87 +181,67 @@ class RequestHandler:
         Raises:
             BgdError: the request is refused; the caller tells the client.
         """
-        match request:
-            case Submit():
-                replies.send(await self.submit_after([_as_batch(request)], actor))
-            case (
-                List()
-                | Show()
-                | GetResult()
-                | Logs()
-                | Wait()
-                | GetQueues()
-                | GetEvents()
-                | GetStats()
-                | GetInfo()
-                | GetLogin()
-            ):
-                await self._answers.answer(request, actor, replies)
-            case SetSlots() | SetQueue() | RemoveQueue() | Pause() | Resume():
-                if (
-                    isinstance(request, Pause | Resume)
-                    and request.queue is not None
-                    and not _is_repeated(request)
-                ):
-                    await self._answers.check_queue(request.queue)
-                self._supervisor.set_controls(_controlled(self._supervisor.controls, request))
-                await self._supervisor.saved()
-                replies.send(await self._answers.queues(request.id))
-            case Prune() | GetBackup() | GetCheckup():
-                await self._upkeep.answer(request, replies)
-            case Reload():
-                postponed = self._reload()
-                await self._supervisor.saved()  # what it decided about jobs that wait
-                source = self._supervisor.config.source
-                replies.send(Reloaded(request.id, source and as_utf8(source), postponed))
-            case Shutdown():
-                replies.send(Done(request.id))
-                self._shut_down(request.mode)
-            case (
-                Cancel()
-                | Retry()
-                | Hold()
-                | Release()
-                | Suspend()
-                | Continue()
-                | SendSignal()
-                | Remove()
-                | Edit()
-            ):
-                replies.send(Acted(request.id, await self._act(request)))
-            case _:
-                raise ProtocolError(f"{type(request).__name__} is not answered here")
+        if isinstance(request, ReadRequest):
+            await self._reads.answer(request, actor, replies)
+        elif isinstance(request, JobActionRequest):
+            replies.send(Acted(request.id, await self._act(request)))
+        elif isinstance(request, QueueRequest):
+            replies.send(await self._set_queues(request))
+        elif isinstance(request, MaintenanceRequest):
+            await self._maintenance.answer(request, replies)
+        elif isinstance(request, Submit):
+            replies.send(await self.submit_once([_as_batch(request)], actor))
+        elif isinstance(request, Reload):
+            replies.send(await self._reload_configuration(request))
+        elif isinstance(request, Shutdown):
+            replies.send(Done(request.id))
+            self._shut_down(request.mode)
+        else:
+            raise ProtocolError(f"{type(request).__name__} is not answered here")
 
-    def _action_for(self, request: Acting) -> Action:
-        if isinstance(request, SendSignal):
-            return partial(self._actions.signal, number=request.signal, whole_tree=request.whole_tree)
-        if isinstance(request, Edit):
-            return partial(self._actions.edit, changes=request.changes)
-        return self._simple_actions[type(request)]
-
-    async def _act(self, request: Acting) -> list[ActResult]:
-        """Do one thing to each of several jobs; what is refused for one does not keep the others from it."""
+    async def _act(self, request: JobActionRequest) -> list[ActResult]:
+        """Do one thing to each of several jobs; a refusal for one does not affect the others."""
         action = self._action_for(request)
         results: list[ActResult] = []
         for job_id in request.jobs:
-            if len(results) % AT_ONCE == AT_ONCE - 1:  # in one transaction: others wait for it
+            if len(results) % ACTIONS_PER_TRANSACTION == ACTIONS_PER_TRANSACTION - 1:
                 await self._supervisor.saved()
             try:
                 results.append(ActResult(job_id, state=await action(JobId(job_id))))
             except Refused as error:
                 state = await self._actions.state(JobId(job_id)) if _is_repeated(request) else None
-                if state in _AS_ASKED.get(type(request), ()):
+                if state in _DONE_BEFORE.get(type(request), ()):
                     results.append(ActResult(job_id, state=state))
                 else:
                     results.append(ActResult(job_id, code=code_of(error), message=str(error)))
         await self._supervisor.saved()
         return results
 
+    def _action_for(self, request: JobActionRequest) -> JobAction:
+        if isinstance(request, SendSignal):
+            return partial(self._actions.signal, number=request.signal, whole_tree=request.whole_tree)
+        if isinstance(request, Edit):
+            return partial(self._actions.edit, changes=request.changes)
+        return self._simple_actions[type(request)]
+
+    async def _set_queues(self, request: QueueRequest) -> Reply:
+        if isinstance(request, Pause | Resume) and request.queue is not None and not _is_repeated(request):
+            await self._reads.check_queue(request.queue)
+        self._supervisor.set_controls(_with_request(self._supervisor.controls, request))
+        await self._supervisor.saved()
+        return await self._reads.queues(request.id)
+
+    async def _reload_configuration(self, request: Reload) -> Reply:
+        postponed = self._reload()
+        await self._supervisor.saved()  # the new configuration may have changed jobs that wait
+        source = self._supervisor.config.source
+        return Reloaded(request.id, source and as_utf8(source), postponed)
+
     def _checked(self, parts: list[SubmitMany]) -> list[JobSpec]:
-        """Return the specs of a batch, of which none is wrong.
+        """Return the specs of a batch.
 
         Raises:
-            Refused: one is; the message says which.
+            Refused: one of them cannot be a job; the message says which.
         """
         for part in parts:  # each environment once, not once for every job that gets it
             problem = problem_with_environment(part.env or {})
@@ -390,23 +258,29 @@ class RequestHandler:
                 ) from error
         return [_with_environment(spec, part.env) for part in parts for spec in part.specs]
 
+    def _submitted(self, request_id: int, taken: list[tuple[JobId, bool]]) -> Submitted:
+        found = [int(job_id) for job_id, is_new in taken if not is_new]
+        return Submitted(
+            request_id,
+            [job_id for job_id, _ in taken],
+            created=not found,
+            found=found,
+            obstacle=self._supervisor.obstacle,
+        )
 
-Acting = Cancel | Retry | Hold | Release | Suspend | Continue | SendSignal | Remove | Edit
-Controlling = SetSlots | SetQueue | RemoveQueue | Pause | Resume
 
-
-# the states in which jobs already are as a request asks that refuses them, as it was taken before
-_AS_ASKED: dict[type, Collection[State]] = {
+# States of jobs to which a request was done before, so that it is refused when it is sent again
+_DONE_BEFORE: dict[type, Collection[State]] = {
     Cancel: {State.CANCELLED},
     Release: set(State) - {State.HELD},
 }
 
 
-def _is_repeated(request: Acting | Controlling) -> bool:
+def _is_repeated(request: JobActionRequest | QueueRequest) -> bool:
     return getattr(request, "repeated", False)
 
 
-def _controlled(controls: QueueControls, request: Controlling) -> QueueControls:
+def _with_request(controls: QueueControls, request: QueueRequest) -> QueueControls:
     match request:
         case SetSlots():
             return replace(controls, slots=request.slots)
@@ -433,5 +307,103 @@ def _of(spec: JobSpec, finished: dict[JobId, State]) -> dict[JobId, State]:
 
 
 def _with_environment(spec: JobSpec, env: dict[str, str] | None) -> JobSpec:
-    """Give a command of a batch the batch's environment, where it has none of its own."""
+    """Give a command the environment of its batch if it has none of its own."""
     return spec if env is None or spec.env is not None or spec.target is not None else replace(spec, env=env)
+
+
+class MaintenanceHandler:
+    """Deletes old jobs, sends backups and runs checks, while others are served."""
+
+    def __init__(
+        self, supervisor: Supervisor, link: LauncherLink, retention: Retention, backups: Backups
+    ) -> None:
+        self._supervisor = supervisor
+        self._link = link
+        self._retention = retention
+        self._backups = backups
+        self._checking = asyncio.Lock()  # a check may take long, and there are few threads
+
+    async def answer(self, request: MaintenanceRequest, replies: ReplySender) -> None:
+        """Answer one request, with one reply or a stream of them.
+
+        Raises:
+            Refused: it cannot be done.
+        """
+        match request:
+            case Prune():
+                await self._prune(request, replies)
+                replies.send(End(request.id))
+            case GetBackup():
+                await self._send_backup(request, replies)
+                replies.send(End(request.id))
+            case GetCheckup():
+                replies.send(Checkup(request.id, await self._findings()))
+
+    async def _prune(self, request: Prune, replies: ReplySender) -> None:
+        keep = requested_limits(request, self._supervisor.config)
+        if request.dry_run:
+            replies.send(Pruned(request.id, *await self._retention.dry_run(keep)))
+            return
+        replies.send(Pruned(request.id, 0, 0))
+        async with aclosing(self._retention.prune(keep)) as passes:
+            async for jobs, log_bytes in passes:
+                await replies.send_and_drain(Pruned(request.id, jobs, log_bytes))
+
+    async def _send_backup(self, request: GetBackup, replies: ReplySender) -> None:
+        async with self._backups.sent() as (size, pieces), aclosing(pieces):
+            async for data in pieces:
+                await replies.send_and_drain(BackupPart(request.id, size, data))
+
+    async def _findings(self) -> list[Finding]:
+        async with self._checking:
+            found = await asyncio.to_thread(doctor.check_all, self._supervisor.config)
+        lost = self._supervisor.lost_output.findings()
+        return [*found, *lost, *_backup_findings(self._backups), _launcher_finding(self._link)]
+
+
+def _backup_findings(backups: Backups) -> list[Finding]:
+    if backups.problem is None:
+        return []
+    return [
+        Finding(
+            "backups",
+            Level.PROBLEM,
+            f"the last try: {backups.problem}",
+            "make that possible: it is tried again within the hour",
+        )
+    ]
+
+
+def _launcher_finding(link: LauncherLink) -> Finding:
+    if not link.is_connected:
+        if not link.problem and clock.elapsed() - link.looking_since < LAUNCHER_PATIENCE:
+            return Finding(
+                "launcher", Level.NOTE, "none has answered yet: it is being started", "ask again in a moment"
+            )
+        return Finding(
+            "launcher",
+            Level.PROBLEM,
+            f"there is none, so nothing starts{': ' if link.problem else ''}{link.problem}",
+            "the daemon's log says why; as a service: systemctl status bgd-launcher",
+        )
+    if _is_stopped(link.pid):
+        return Finding(
+            "launcher",
+            Level.PROBLEM,
+            f"somebody has stopped it, so nothing starts, and no end is seen (pid {link.pid})",
+            f"kill -CONT {link.pid}",
+        )
+    if link.protocol < LAUNCHING_PROTOCOL:
+        return Finding(
+            "launcher",
+            Level.NOTE,
+            f"it is of an earlier bgd (protocol {link.protocol}, this bgd speaks {LAUNCHING_PROTOCOL})",
+            "when no job runs, end it (kill the pid that bgctl info names): what is new needs a new one",
+        )
+    return Finding("launcher", Level.OK, f"pid {link.pid}, protocol {link.protocol}")
+
+
+def _is_stopped(pid: int | None) -> bool:
+    with suppress(OSError):  # the process is gone, or belongs to another user
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].startswith("T")
+    return False

@@ -55,7 +55,7 @@ class ReplySender(Protocol):
     """
 
     def send(self, reply: Reply) -> None: ...
-    async def send_in_step(self, reply: Reply) -> None: ...
+    async def send_and_drain(self, reply: Reply) -> None: ...
     def in_turn(self) -> AbstractAsyncContextManager[None]: ...
 
 
@@ -83,7 +83,7 @@ async def send_events(
         since = request.since
         if since is None:
             since = newest if request.follow else oldest - 1
-        await replies.send_in_step(EventsPart(request.id, [], last=since, lost=since < oldest - 1))
+        await replies.send_and_drain(EventsPart(request.id, [], last=since, lost=since < oldest - 1))
         while True:
             subscription.changed.clear()
             events = None
@@ -92,12 +92,12 @@ async def send_events(
                     events = await store.events(since, EVENTS_AT_ONCE)
                     if events:
                         since = events[-1].id
-                        await replies.send_in_step(EventsPart(request.id, events, last=since))
+                        await replies.send_and_drain(EventsPart(request.id, events, last=since))
             if not request.follow:
                 return
             told = list(_progress_events(subscription.take_progress(), supervisor, since))
             for start in range(0, len(told), EVENTS_AT_ONCE):
-                await replies.send_in_step(
+                await replies.send_and_drain(
                     EventsPart(request.id, told[start : start + EVENTS_AT_ONCE], last=since)
                 )
             await subscription.changed.wait()
@@ -165,7 +165,7 @@ async def follow_logs(
     with supervisor.subscribe_to_log(job_id) as subscription:
         if request.tail is not None:  # whoever has to ask once more must know where it began
             offset = await _first_offset(request, LogReader(log_dir, view.id, attempt)) if attempts else 0
-            await replies.send_in_step(LogPart(request.id, attempt, b"", offset=offset))
+            await replies.send_and_drain(LogPart(request.id, attempt, b"", offset=offset))
         while True:
             if subscription.take_moved():
                 view = await _seen_again(store, job_id)
@@ -229,7 +229,7 @@ async def _send_from(request: Logs, log: LogReader, attempt: int, offset: int, r
             part = LogPart(
                 request.id, attempt, piece.data, times, piece.left_out, piece.offset, piece.missing
             )
-            await replies.send_in_step(part)
+            await replies.send_and_drain(part)
         offset = piece.offset + len(piece.data)
 
 
@@ -249,7 +249,7 @@ async def _send_missing(
     """Say how much the attempt wrote beyond the end of its log, if it wrote more."""
     piece = await asyncio.to_thread(log.missing, offset, written)
     if piece is not None:
-        await replies.send_in_step(
+        await replies.send_and_drain(
             LogPart(
                 request.id, attempt, b"", left_out=piece.left_out, offset=piece.offset, missing=piece.missing
             )
@@ -267,8 +267,8 @@ PART_BYTES = 512 * 1024  # of a list in one reply, unless it is a single thing
 T = TypeVar("T")
 R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart)
 
-AskingOnce = GetQueues | GetStats | GetInfo | GetLogin
-Asking = List | Show | Logs | Wait | GetEvents | GetResult | AskingOnce
+SingleReadRequest = GetQueues | GetStats | GetInfo | GetLogin
+ReadRequest = List | Show | Logs | Wait | GetEvents | GetResult | SingleReadRequest
 
 
 class ReadHandler:
@@ -287,7 +287,7 @@ class ReadHandler:
         self._site = site
         self._started_at = time.time()
 
-    async def answer(self, request: Asking, actor: Actor, replies: ReplySender) -> None:
+    async def answer(self, request: ReadRequest, actor: Actor, replies: ReplySender) -> None:
         """Answer one question, with one reply or a stream of them.
 
         Raises:
@@ -311,7 +311,7 @@ class ReadHandler:
             case _:
                 replies.send(await self._reply(request, actor))
 
-    async def _reply(self, request: AskingOnce, actor: Actor) -> Reply:
+    async def _reply(self, request: SingleReadRequest, actor: Actor) -> Reply:
         match request:
             case GetQueues():
                 return await self.queues(request.id)
@@ -366,7 +366,7 @@ class ReadHandler:
 
     async def _send_jobs(self, request_id: int, views: list[JobView], replies: ReplySender) -> None:
         for part in _portions(views, partial(JobsPart, request_id)):
-            await replies.send_in_step(part)
+            await replies.send_and_drain(part)
 
     async def _show(self, request: Show, actor: Actor, replies: ReplySender) -> None:
         job_id = request.job
@@ -384,7 +384,7 @@ class ReadHandler:
                 views = await self._store.attempts(JobId(job_id), after, ATTEMPTS_AT_ONCE)
                 located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
                 for part in _portions(located, partial(AttemptsPart, request.id)):
-                    await replies.send_in_step(part)
+                    await replies.send_and_drain(part)
             after = views[-1].attempt if views else after
         replies.send(End(request.id))
 
@@ -427,7 +427,7 @@ class ReadHandler:
 
     async def _send_progress(self, request_id: int, told: list[JobProgress], replies: ReplySender) -> None:
         for part in _portions(told, partial(ProgressPart, request_id)):
-            await replies.send_in_step(part)
+            await replies.send_and_drain(part)
 
     async def _ended(self, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:
         """Return those of the first of these jobs that have finished, and the ids of the rest.

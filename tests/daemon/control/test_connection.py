@@ -14,11 +14,10 @@ import pytest
 import bgd
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.spec import JobSpec
-from bgd.daemon.control import connection as batches_module
 from bgd.daemon.control import connection as connection_module
-from bgd.daemon.control import connection as control_module
-from bgd.daemon.control import connection as flow_module
-from bgd.daemon.control.connection import HIGH_WATER, MAX_IN_FLIGHT
+from bgd.daemon.control import limits
+from bgd.daemon.control.connection import HIGH_WATER
+from bgd.daemon.control.limits import MAX_IN_FLIGHT
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.streams import Subscriptions
 from bgd.errors import MAX_MESSAGE
@@ -251,7 +250,7 @@ async def test_another_user_is_refused_whatever_the_socket_lets_through(config, 
 
 
 async def test_one_connection_too_many_is_told_so_until_another_one_ends(config, launcher, monkeypatch):
-    monkeypatch.setattr(control_module, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(connection_module, "MAX_CONNECTIONS", 2)
     async with served(config, launcher) as life:
         first, second = await life.call(), await life.call()
         turned_away = await life.call(greet=False)
@@ -270,7 +269,7 @@ def test_connections_leave_room_for_other_descriptors():
     try:
         for descriptors, connections in ((5000, 1000), (1024, 960), (256, 192), (100, 36), (64, 16)):
             resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
-            assert control_module._most_connections() == connections
+            assert connection_module._max_connections() == connections
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -301,7 +300,7 @@ async def test_submit_is_not_answered_when_the_store_breaks(config, launcher):
 
 
 async def test_more_requests_than_may_be_in_flight_stay_in_the_socket(config, launcher, monkeypatch):
-    monkeypatch.setattr(flow_module, "MAX_IN_FLIGHT", 4)
+    monkeypatch.setattr(limits, "MAX_IN_FLIGHT", 4)
     async with served(config, launcher) as life:
         caller, other = await life.call(), await life.call()
         life.commits.close()
@@ -318,7 +317,7 @@ async def test_more_requests_than_may_be_in_flight_stay_in_the_socket(config, la
 async def test_nobody_is_blamed_for_half_a_frame_that_the_daemon_leaves_in_the_socket(
     config, launcher, monkeypatch
 ):
-    monkeypatch.setattr(flow_module, "MAX_IN_FLIGHT", 2)
+    monkeypatch.setattr(limits, "MAX_IN_FLIGHT", 2)
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.05)
     async with served(config, launcher) as life:
         caller, late = await life.call(), await life.call()
@@ -343,7 +342,7 @@ async def test_nobody_is_blamed_for_half_a_frame_while_answers_are_not_yet_read(
         caller, late, other = [await life.call() for _ in range(3)]
         begun = raw_submit({"argv": ["true"]}, 2)
         caller.send_raw(frame(encode(Logs(id=1, job=key.job))) + begun[:-1])
-        while all(each._flow.is_serving for each in life.control.connections):
+        while all(each._flow.is_reading for each in life.control.connections):
             assert await is_alive(other)
         late.send_raw(begun[:1])
         await late.refusal()  # so the time is over for the other one, too
@@ -435,7 +434,7 @@ async def test_part_of_another_batch_in_between_ends_the_connection_and_nothing_
 
 @pytest.mark.parametrize(
     ("module", "limit", "most"),
-    [(batches_module, "MAX_BATCH", 3), (flow_module, "MAX_BATCH_BYTES", 2 * 2 * 512)],
+    [(connection_module, "MAX_BATCH", 3), (limits, "MAX_BATCH_BYTES", 2 * 2 * 512)],
 )
 async def test_batch_over_a_limit_is_refused_and_its_last_part_is_not_taken_for_a_batch(
     config, launcher, monkeypatch, module, limit, most
@@ -470,7 +469,7 @@ async def test_batch_with_a_part_that_cannot_be_read_is_not_taken_without_it(con
 
 
 async def test_unfinished_batches_of_all_clients_share_one_room(config, launcher, monkeypatch):
-    monkeypatch.setattr(flow_module, "MAX_BATCH_BYTES", 10 * 1024)
+    monkeypatch.setattr(limits, "MAX_BATCH_BYTES", 10 * 1024)
     async with served(config, launcher) as life:
         first, second = await life.call(), await life.call()
         part = SubmitMany(id=BATCH_OF, specs=[command()] * 10, more=True)
@@ -600,7 +599,7 @@ async def test_forgetting_what_is_unknown_or_over_does_nothing(config, launcher)
 
 
 async def test_stream_forgotten_before_it_began_makes_room_for_others(config, launcher, monkeypatch):
-    monkeypatch.setattr(flow_module, "MAX_IN_FLIGHT", 4)
+    monkeypatch.setattr(limits, "MAX_IN_FLIGHT", 4)
     async with served(config, launcher) as life:
         job = await life.submit()
         caller = await life.call()
@@ -658,7 +657,7 @@ async def test_bug_in_one_answer_fails_that_request_and_is_logged(config, launch
         raise RuntimeError("can't start new thread")
 
     async with served(config, launcher) as life:
-        monkeypatch.setattr(life.control.verbs._answers, "_show", broken)
+        monkeypatch.setattr(life.control.handler._reads, "_show", broken)
         caller = await life.call()
 
         assert "bug in bgd" in (await caller.ask(Show(1), Failed)).message

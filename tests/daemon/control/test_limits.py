@@ -10,8 +10,8 @@ from functools import partial
 import pytest
 
 from bgd.daemon.control import connection as connection_module
-from bgd.daemon.control import connection as flow_module
-from bgd.daemon.control.connection import FOLLOWED_BYTES, STREAM_BYTES
+from bgd.daemon.control import limits
+from bgd.daemon.control.limits import FOLLOWED_BYTES, STREAM_BYTES
 from bgd.wire.framing import frame
 from bgd.wire.messages import encode
 from bgd.wire.replies import End, ErrorCode, Failed, Info, JobsPart, Submitted
@@ -38,7 +38,7 @@ async def asked_until(caller, condition):
 def begin(caller, life):
     """Send all of a large request but its end; return a condition: it has its room."""
     caller.send_raw(frame(encode(Submit(100, LARGE)))[:-1])
-    return lambda: life.control.rooms.unread._taken > 0
+    return lambda: life.control.budgets.unread._used > 0
 
 
 def later(seconds):
@@ -50,7 +50,7 @@ def later(seconds):
 async def test_new_jobs_for_which_there_is_no_room_wait_and_small_ones_of_others_do_not(
     config, launcher, monkeypatch
 ):
-    monkeypatch.setattr(flow_module, "MAX_UNSAVED_BYTES", 100_000)
+    monkeypatch.setattr(limits, "MAX_UNSAVED_BYTES", 100_000)
     async with served(config, launcher) as life:
         greedy, waiting, modest = [await life.call() for _ in range(3)]
         life.commits.close()
@@ -69,9 +69,9 @@ async def test_new_jobs_for_which_there_is_no_room_wait_and_small_ones_of_others
 
 
 async def test_small_jobs_of_one_client_wait_too_when_it_is_owed_much(config, launcher, monkeypatch):
-    monkeypatch.setattr(flow_module, "MAX_UNSAVED_BYTES", 10)
+    monkeypatch.setattr(limits, "MAX_UNSAVED_BYTES", 10)
     size = len(encode(Submit(1, SMALL)))
-    monkeypatch.setattr(flow_module, "MODEST", 2 * size)
+    monkeypatch.setattr(limits, "MAX_SMALL_UNSAVED_BYTES", 2 * size)
     async with served(config, launcher) as life:
         caller, other = [await life.call() for _ in range(2)]
         life.commits.close()
@@ -85,7 +85,7 @@ async def test_small_jobs_of_one_client_wait_too_when_it_is_owed_much(config, la
 
 
 async def test_a_large_request_waits_unread_for_room_and_is_not_blamed_for_it(config, launcher, monkeypatch):
-    monkeypatch.setattr(flow_module, "MAX_UNREAD_BYTES", 70_000)
+    monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.2)
     async with served(config, launcher) as life:
         slow, patient, late = [await life.call() for _ in range(3)]
@@ -95,34 +95,34 @@ async def test_a_large_request_waits_unread_for_room_and_is_not_blamed_for_it(co
         assert "half a frame" in (await slow.refusal()).message
         await patient.hear(Submitted)
         await late.hear(Submitted)
-        assert life.control.rooms.unread._taken == 0
+        assert life.control.budgets.unread._used == 0
 
 
 async def test_who_sends_nothing_more_of_a_large_request_goes_when_others_wait(config, launcher, monkeypatch):
-    monkeypatch.setattr(flow_module, "MAX_UNREAD_BYTES", 70_000)
+    monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
     monkeypatch.setattr(connection_module, "STILL_SECONDS", 0.2)
     async with served(config, launcher) as life:
         still, waiting = [await life.call() for _ in range(2)]
         await asked_until(waiting, begin(still, life))
         await asked_until(waiting, later(0.5))
-        assert life.control.rooms.unread._taken > 0  # nobody waits, and it may take its time
+        assert life.control.budgets.unread._used > 0  # nobody waits, and it may take its time
 
         waiting.send(Submit(1, LARGE))
         refusal = await still.refusal()
         assert refusal.code is ErrorCode.FULL
         assert "nothing came of a large request for 0.2 s, and others wait" in refusal.message
         await waiting.hear(Submitted)
-        assert life.control.rooms.unread._taken == 0
+        assert life.control.budgets.unread._used == 0
 
 
 async def test_who_sends_a_large_request_slowly_is_waited_for(config, launcher, monkeypatch):
-    monkeypatch.setattr(flow_module, "MAX_UNREAD_BYTES", 70_000)
+    monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
     monkeypatch.setattr(connection_module, "STILL_SECONDS", 1.0)
     async with served(config, launcher) as life:
         slow, waiting, other = [await life.call() for _ in range(3)]
         request = frame(encode(Submit(100, LARGE)))
         slow.send_raw(request[:20_000])
-        await asked_until(other, lambda: life.control.rooms.unread._taken > 0)
+        await asked_until(other, lambda: life.control.budgets.unread._used > 0)
         waiting.send(Submit(1, LARGE))
         for start in range(20_000, len(request), len(request) // 5):
             await asked_until(other, later(0.3))
@@ -134,7 +134,7 @@ async def test_who_sends_a_large_request_slowly_is_waited_for(config, launcher, 
 async def test_who_reads_nothing_does_not_keep_the_room_of_a_request_that_has_begun(
     config, launcher, monkeypatch
 ):
-    monkeypatch.setattr(flow_module, "MAX_UNREAD_BYTES", 70_000)
+    monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.2)
     async with served(config, launcher) as life:
         other = await life.call()
@@ -144,25 +144,25 @@ async def test_who_reads_nothing_does_not_keep_the_room_of_a_request_that_has_be
         await asked_until(other, begin(deaf, life))
         other.send(Submit(2, LARGE))
         assert (await other.hear(Submitted)).id == 2
-        assert life.control.rooms.unread._taken == 0
+        assert life.control.budgets.unread._used == 0
 
 
 async def test_who_goes_while_in_line_keeps_nobody_waiting(config, launcher, monkeypatch):
-    monkeypatch.setattr(flow_module, "MAX_UNREAD_BYTES", 70_000)
+    monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
     async with served(config, launcher) as life:
         slow, leaving, last = [await life.call() for _ in range(3)]
         await asked_until(last, begin(slow, life))
         leaving.send(Submit(1, LARGE))
-        await asked_until(last, lambda: life.control.rooms.unread.has_line)
+        await asked_until(last, lambda: life.control.budgets.unread.has_waiters)
         await leaving.hang_up()
         last.send(Submit(1, LARGE))
         await slow.hang_up()
         await last.hear(Submitted)
-        assert life.control.rooms.unread._taken == 0
+        assert life.control.budgets.unread._used == 0
 
 
 async def test_one_stream_too_many_is_refused_and_takes_room_that_another_left(config, launcher, monkeypatch):
-    monkeypatch.setattr(flow_module, "MAX_STREAM_BYTES", 2 * STREAM_BYTES + 2 * FOLLOWED_BYTES)
+    monkeypatch.setattr(limits, "MAX_STREAM_BYTES", 2 * STREAM_BYTES + 2 * FOLLOWED_BYTES)
     async with served(config, launcher) as life:
         job = await life.submit(SMALL)
         caller, other = [await life.call() for _ in range(2)]
@@ -178,14 +178,14 @@ async def test_one_stream_too_many_is_refused_and_takes_room_that_another_left(c
 
 
 async def test_more_questions_than_are_answered_at_a_time_stay_in_the_socket(config, launcher, monkeypatch):
-    monkeypatch.setattr(flow_module, "MAX_QUESTIONS", 2)
+    monkeypatch.setattr(limits, "MAX_SHORT_TASKS", 2)
     async with served(config, launcher) as life:
         caller, other = [await life.call() for _ in range(2)]
         life.commits.close()
         life.take(SMALL)
         caller.send(*(List(id=number) for number in range(5)))
         await soon(life.commits.reached.wait())
-        assert max(each._flow._questions for each in life.control.connections) == 2
+        assert max(each._flow._short_tasks for each in life.control.connections) == 2
         await other.ask(Wait(1, [10**9]), Failed)  # a stream is none
         life.commits.open()
         ended: set[int] = set()
@@ -218,7 +218,7 @@ async def test_large_jobs_are_read_and_sent_some_at_a_time(config, launcher, mon
 
 
 async def test_a_batch_keeps_its_room_until_it_is_on_disk(config, launcher, monkeypatch):
-    monkeypatch.setattr(flow_module, "MAX_BATCH_BYTES", 2000)
+    monkeypatch.setattr(limits, "MAX_BATCH_BYTES", 2000)
     async with served(config, launcher) as life:
         caller, other = [await life.call() for _ in range(2)]
         life.commits.close()
@@ -263,7 +263,7 @@ async def test_who_is_gone_leaves_no_large_request_behind(config, launcher, is_w
                 if is_whole:
                     assert (await caller.hear(Failed)).code is ErrorCode.PROTOCOL
                 else:
-                    await until(lambda: any(each._flow.holds_room for each in life.control.connections))
+                    await until(lambda: any(each._flow.has_reserved for each in life.control.connections))
                 await caller.hang_up()
                 await until(lambda: not life.control.connections)
             assert tracemalloc.get_traced_memory()[0] < len(nonsense) * GONE / 2
