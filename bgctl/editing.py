@@ -8,24 +8,11 @@ import click
 
 from bgctl.acting import Action, Target, act, with_target
 from bgctl.common import client, verb
-from bgctl.options import WAITING, job_options, with_changeable_options
+from bgctl.options import WAITING, job_options, unset_options, with_changeable_options
+from bgd.core.spec import JobSpec
 
 _EDIT = Action(done="changed", states=WAITING)
-
-_EMPTY: dict[str, object] = {
-    "tags": (),
-    "delay": 0.0,
-    "after": (),
-    "after_any": (),
-    "pty": False,
-    "keep_leftovers": False,
-}
-_OPTIONAL = (
-    *("name", "tag", "retries", "retry-delay", "backoff", "max-delay", "jitter", "retry-on", "no-retry-on"),
-    *("rerun", "timeout", "delay", "at", "expires", "after", "after-any", "stdin", "pty"),
-    "isolation",
-    *("nice", "memory-max", "cpu-max", "pids-max", "open-files", "core-max", "keep-leftovers"),
-)
+_UNSET = unset_options()
 
 
 class CommandWithProgram(click.Command):
@@ -49,7 +36,7 @@ class CommandWithProgram(click.Command):
 @with_changeable_options
 @click.option(
     "--unset",
-    type=click.Choice(_OPTIONAL),
+    type=click.Choice(list(_UNSET)),
     multiple=True,
     metavar="OPTION",
     help="As if this option, as timeout, had never been given; several may be named.",
@@ -65,8 +52,7 @@ def edit_command(target: Target, *, argv: tuple[str, ...], unset: tuple[str, ...
     with client() as daemon:
         changes: dict[str, Any] = dict(job_options(daemon, given))
     for option in unset:
-        name = {"tag": "tags"}.get(option, option.replace("-", "_"))
-        changes[name] = _EMPTY.get(name)
+        changes[_UNSET[option]] = getattr(JobSpec(), _UNSET[option])
     if argv:
         changes["argv"] = argv
     if not changes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
+from enum import EnumType
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -26,12 +27,18 @@ from bgd.core.spec import (
     MAX_PROCESSES,
     MAX_RETRIES,
     MAX_SLOTS,
+    OPTIONS,
     Backoff,
+    Duration,
+    ExitCodes,
     FileBytes,
+    Folder,
+    Instant,
     MemoryBytes,
     Name,
     Nice,
     OpenFiles,
+    Option,
     Percent,
     Priority,
     ProcessCount,
@@ -39,6 +46,9 @@ from bgd.core.spec import (
     Retries,
     Share,
     SlotCount,
+    Tags,
+    Timeout,
+    kind_of,
 )
 from bgd.units import format_duration, parse_duration, parse_size
 from bgd.wire.requests import MAX_IDS
@@ -58,21 +68,31 @@ LAST = range(0)  # stands for the caller's latest job
 
 def with_command_options(function: F) -> F:
     """Add the options of a new command to a verb."""
-    return _with(function, _CHANGEABLE + _OF_NEW_JOBS + _OF_NEW_COMMANDS)
+    return _with(function, lambda option: option.only != "class", _ENV_PASS)
 
 
 def with_call_options(function: F) -> F:
     """Add the options of a new class job to a verb."""
-    return _with(function, [*_CHANGEABLE, *_OF_NEW_JOBS, _ISOLATION])
+    return _with(function, lambda option: option.only != "command", _ENV_PASS)
 
 
 def with_changeable_options(function: F) -> F:
     """Add the options that can change while a job waits to a verb."""
-    return _with(function, [*_CHANGEABLE, *_OF_COMMANDS, _ISOLATION])
+    return _with(function, lambda option: option.can_edit)
 
 
-def _with(function: F, options: Sequence[Callable[[F], F]]) -> F:
-    for add in reversed(options):
+def unset_options() -> dict[str, str]:
+    """Return the options that an edit can take away: as they are typed, with their names in a spec."""
+    return {
+        _SPELLINGS.get(name, [_spelled(name)])[:2][-1].removeprefix("--"): name
+        for name in _TYPED
+        if OPTIONS[name].can_edit and OPTIONS[name].can_unset
+    }
+
+
+def _with(function: F, is_wanted: Callable[[Option], bool], *others: Callable[[F], F]) -> F:
+    wanted = [_option(name) for name in _TYPED if is_wanted(OPTIONS[name])]
+    for add in reversed(wanted + list(others)):
         function = add(function)
     return function
 
@@ -480,117 +500,64 @@ def _passed(context: click.Context, parameter: click.Parameter, value: str | Non
     return value if value in (None, "all", "none") else value.split(",")
 
 
-_CHANGEABLE = [
-    click.option(
-        "-p",
-        "--priority",
-        type=PRIORITY,
-        metavar="N",
-        help=f"Higher runs first: -{MAX_PRIORITY} to {MAX_PRIORITY}, usually 0.",
-    ),
-    click.option("-q", "--queue", type=QUEUE_NAME, metavar="NAME", help="The lane it waits in."),
-    click.option("-n", "--name", type=NAME, metavar="TEXT", help="A name to find it by."),
-    click.option(
-        "-t", "--tag", "tags", type=NAME, multiple=True, metavar="TEXT", help="A tag; there may be several."
-    ),
-    click.option("--retries", type=RETRIES, metavar="N", help="Attempts after the first that failed."),
-    click.option("--retry-delay", type=DURATION, metavar="D", help="Pause before a retry, as 5s or 2m."),
-    click.option("--backoff", type=BACKOFF, metavar="F", help="Each pause is F times the one before."),
-    click.option("--max-delay", type=DURATION, metavar="D", help="No pause is longer."),
-    click.option("--jitter", type=SHARE, metavar="SHARE", help="Spread pauses by so much, as 0.1."),
-    click.option(
-        "--retry-on",
-        type=ExitCodesType(),
-        metavar="CODES",
-        help="Retry only after these exit codes, as 1,70-79; 128+N: signal N, 124: time limit.",
-    ),
-    click.option(
-        "--no-retry-on", type=ExitCodesType(), metavar="CODES", help="Retry after all but these exit codes."
-    ),
-    click.option(
-        "--rerun", type=click.Choice(["yes", "no"]), help="Run it again if nobody saw how it ended."
-    ),
-    click.option("--timeout", type=TIME_LIMIT, metavar="D", help="End an attempt that takes longer."),
-    click.option("--delay", type=DURATION, metavar="D", help="Start no sooner than this from now."),
-    click.option(
-        "--at",
-        type=FutureTimeType(),
-        metavar="WHEN",
-        help="Start no sooner than at 14:30, 'tomorrow 9:00' or '2026-10-01 14:30'; local time, or as in"
-        " 2026-10-01T14:30Z. 14:30 is the next one to come.",
-    ),
-    click.option("--expires", type=TIME_LIMIT, metavar="D", help="Start within this from now, or never run."),
-    click.option(
-        "--after",
-        type=JobIdsType(UNFINISHED),
-        multiple=True,
-        metavar="ID,...",
-        help="Start when these have succeeded.",
-    ),
-    click.option(
-        "--after-any",
-        type=JobIdsType(UNFINISHED),
-        multiple=True,
-        metavar="ID,...",
-        help="Start when these have ended, however.",
-    ),
-    click.option("--slots", type=SLOTS, metavar="N", help="It takes up N slots while it runs."),
-    click.option(
-        "--cwd",
-        type=FOLDER,
-        metavar="DIR",
-        help="Where it runs; else here, or for a class job where bgd runs.",
-    ),
-    click.option(
-        "-e", "--env", multiple=True, callback=_assignments, metavar="K=V", help="Set a variable for it."
-    ),
-]
+def _option(name: str) -> Callable[[F], F]:
+    """Return the option of a verb by which people ask for this option of a job."""
+    kind = kind_of(name)
+    settings: dict[str, Any] = {"help": f"{OPTIONS[name].help}."}
+    if kind is bool:
+        settings["is_flag"] = True
+    elif kind in _TYPES:
+        settings["type"], settings["metavar"] = _TYPES[kind]
+    elif isinstance(kind, EnumType):
+        settings["type"] = click.Choice(list(map(str, kind)))
+    return click.option(*_SPELLINGS.get(name, [_spelled(name)]), **(settings | _SETTINGS.get(name, {})))
 
 
-_CHANGEABLE += [
-    click.option("--nice", type=NICE, metavar="N", help="-20 to 19: higher leaves more time to others."),
-    click.option(
-        "--memory-max", type=MEMORY, metavar="SIZE", help="All its processes together may use so much."
-    ),
-    click.option(
-        "--cpu-max",
-        type=PERCENT,
-        metavar="PERCENT",
-        help="Likewise, of one processor: 150 is one and a half.",
-    ),
-    click.option("--pids-max", type=PROCESSES, metavar="N", help="So many processes and threads at a time."),
-    click.option("--open-files", type=OPEN_FILES, metavar="N", help="Descriptors of each process."),
-    click.option("--core-max", type=CORE_SIZE, metavar="SIZE", help="Of a core file; 0: none is written."),
-    click.option(
-        "--keep-leftovers", is_flag=True, help="Leave running what it leaves running when it ends by itself."
-    ),
-]
+# How values are read from the command line, by their types, and what stands for them in a help text
+_TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
+    Backoff: (BACKOFF, "F"),
+    Duration: (DURATION, "D"),
+    ExitCodes: (ExitCodesType(), "CODES"),
+    FileBytes: (CORE_SIZE, "SIZE"),
+    Folder: (FOLDER, "DIR"),
+    Instant: (FutureTimeType(), "WHEN"),
+    MemoryBytes: (MEMORY, "SIZE"),
+    Name: (NAME, "TEXT"),
+    Nice: (NICE, "N"),
+    OpenFiles: (OPEN_FILES, "N"),
+    Percent: (PERCENT, "PERCENT"),
+    Priority: (PRIORITY, "N"),
+    ProcessCount: (PROCESSES, "N"),
+    QueueName: (QUEUE_NAME, "NAME"),
+    Retries: (RETRIES, "N"),
+    Share: (SHARE, "SHARE"),
+    SlotCount: (SLOTS, "N"),
+    Tags: (NAME, "TEXT"),
+    Timeout: (TIME_LIMIT, "D"),
+}
 
-_OF_NEW_JOBS = [
-    click.option(
-        "--env-pass", callback=_passed, metavar="all|none|NAMES", help="Which of your variables it gets."
-    ),
-    click.option("--hold", is_flag=True, help="It waits until it is released."),
-    click.option(
-        "--key",
-        type=NAME,
-        metavar="TEXT",
-        help="While an unfinished job has this key, name that one; queue no other.",
-    ),
-]
+_SPELLINGS = {
+    "priority": ["-p", "--priority"],
+    "queue": ["-q", "--queue"],
+    "name": ["-n", "--name"],
+    "tags": ["-t", "--tag", "tags"],
+    "env": ["-e", "--env"],
+}
 
-_ISOLATION = click.option(
-    "--isolation",
-    type=click.Choice(["fork", "spawn", "reuse"]),
-    help="Fork it from a warm interpreter, start a fresh one, or run it in one that is reused.",
+# What is special about an option on the command line
+_UNFINISHED_IDS = {"type": JobIdsType(UNFINISHED), "multiple": True, "metavar": "ID,..."}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "tags": {"multiple": True},
+    "rerun": {"is_flag": False, "type": click.Choice(["yes", "no"])},
+    "after": _UNFINISHED_IDS,
+    "after_any": _UNFINISHED_IDS,
+    "env": {"multiple": True, "callback": _assignments, "metavar": "K=V"},
+    "stdin": {"type": FILE, "metavar": "FILE|-"},
+}
+
+# The umask is the caller's, and the input is what `--stdin -` reads
+_TYPED = [name for name in OPTIONS if name not in {"umask", "input"}]
+
+_ENV_PASS = click.option(
+    "--env-pass", callback=_passed, metavar="all|none|NAMES", help="Pass on these of your variables."
 )
-
-_PTY = click.option("--pty", is_flag=True, help="It gets a terminal of its own.")
-_OF_NEW_COMMANDS = [
-    click.option(
-        "--stdin", type=FILE, metavar="FILE|-", help="It reads this file; -: what bgctl can read now."
-    ),
-    _PTY,
-]
-
-_OF_COMMANDS = [click.option("--stdin", type=FILE, metavar="FILE", help="It reads this file."), _PTY]

@@ -119,7 +119,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: Annotated[Name | None, Option("A name to find the job by")] = None
     tags: Annotated[Tags, Option("A tag to find jobs by; may be repeated")] = ()
     retries: Annotated[
-        Retries | None, Option("Number of attempts after a failed first one", in_policy=True)
+        Retries | None, Option("Number of times to try again after a failure", in_policy=True)
     ] = None
     retry_delay: Annotated[
         Duration | None, Option("Pause before a retry, for example 5s or 2m", in_policy=True)
@@ -137,7 +137,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Codes as `exit_code_of` counts them."""
     no_retry_on: Annotated[ExitCodes | None, Option("Retry after all exit codes except these")] = None
     rerun: Annotated[bool | None, Option("Run again an attempt whose end nobody saw")] = None
-    timeout: Annotated[Timeout | None, Option("End an attempt that takes longer", in_policy=True)] = None
+    timeout: Annotated[Timeout | None, Option("Limit on the time of each attempt", in_policy=True)] = None
     delay: Annotated[Duration, Option("Start no sooner than this from now")] = 0.0
     at: Annotated[
         Instant | None, Option("Start no sooner than at 14:30, 'tomorrow 9:00' or 2026-10-01T14:30Z")
