@@ -1,4 +1,4 @@
-"""Reads: what is told of jobs, queues, logs, events and the daemon to those who ask."""
+"""Answers to requests that change nothing: jobs, queues, logs, events, and the daemon itself."""
 
 from __future__ import annotations
 
@@ -44,14 +44,28 @@ from bgd.wire.requests import GetEvents, GetResult, List, Logs, Show, Wait
 from bgd.wire.steering import GetInfo, GetLogin, GetQueues, GetStats
 from bgd.wire.views import EventView, JobProgress, JobView
 
-# --- Replying: how whoever answers a request reaches the client that sent it.
+ATTEMPTS_AT_ONCE = 20  # read from the store; a result file has a million bytes at most
+# Each event takes half a KiB while it waits for a slow reader, and many clients may follow events
+EVENTS_AT_ONCE = 200
+LOG_PART_BYTES = 64 * 1024  # of a log in one reply
+PART_BYTES = 512 * 1024  # of a list in one reply, unless a single item is larger
+MANY_JOBS = 100  # a client that waits for more jobs than this hears of their ends in groups
+GROUP_SECONDS = 0.01  # in which the ends of a group are collected
+PROGRESS = "progress"  # EventView.what of an event that reports progress
+
+SingleReadRequest = GetQueues | GetStats | GetInfo | GetLogin
+ReadRequest = List | Show | Logs | Wait | GetEvents | GetResult | SingleReadRequest
+
+T = TypeVar("T")
+R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart)
 
 
 class ReplySender(Protocol):
-    """Where replies go: the connection.
+    """The way from a handler to the client: its connection.
 
-    A reply is sent; one of many is sent in step with the client's reading. What is large is read and sent
-    in turn: of all requests of a client one at a time holds such a thing, and none while it does not read.
+    Use `send` for a single reply, and `send_and_drain` for one of many, so that they do not pile up while the
+    client reads slowly. Load and send what is large inside `in_turn`: it lets one request of a client at a
+    time hold such a thing, and none while the client does not read.
     """
 
     def send(self, reply: Reply) -> None: ...
@@ -59,223 +73,11 @@ class ReplySender(Protocol):
     def in_turn(self) -> AbstractAsyncContextManager[None]: ...
 
 
-# --- Events: the change stream, from where a client left off to its end, or on and on.
-
-
-# each costs half a KiB while it waits for somebody who reads slowly, and there may be many of these
-EVENTS_AT_ONCE = 200
-
-PROGRESS = "progress"  # what such an event is called
-
-
-async def send_events(
-    request: GetEvents, supervisor: Supervisor, store: StoreReader, replies: ReplySender
-) -> None:
-    """Send what happened after the event that was asked for; with `follow` for ever.
-
-    The first part comes at once, even without events: it tells from where the stream goes on.
-    """
-    with supervisor.subscriptions.subscribe_to_all(
-        progress=request.progress and request.follow
-    ) as subscription:
-        await supervisor.saved_unless_stuck()  # what this client was told of before has happened
-        oldest, newest = await store.event_bounds()
-        since = request.since
-        if since is None:
-            since = newest if request.follow else oldest - 1
-        await replies.send_and_drain(EventsPart(request.id, [], last=since, lost=since < oldest - 1))
-        while True:
-            subscription.changed.clear()
-            events = None
-            while events is None or events:
-                async with replies.in_turn():
-                    events = await store.events(since, EVENTS_AT_ONCE)
-                    if events:
-                        since = events[-1].id
-                        await replies.send_and_drain(EventsPart(request.id, events, last=since))
-            if not request.follow:
-                return
-            told = list(_progress_events(subscription.take_progress(), supervisor, since))
-            for start in range(0, len(told), EVENTS_AT_ONCE):
-                await replies.send_and_drain(
-                    EventsPart(request.id, told[start : start + EVENTS_AT_ONCE], last=since)
-                )
-            await subscription.changed.wait()
-
-
-def _progress_events(told: Iterable[JobProgress], supervisor: Supervisor, since: int) -> Iterator[EventView]:
-    """Word as events what jobs said that have not ended since; they bear the id of the one before them."""
-    for each in told:
-        job = supervisor.get(JobId(each.job))
-        if job is not None and job.attempt == each.attempt:
-            yield EventView(
-                id=since,
-                at=time.time(),
-                job=each.job,
-                what=PROGRESS,
-                state=job.state,
-                attempt=each.attempt,
-                progress=each.progress,
-            )
-
-
-# --- Sending the output of a job's attempts: what there is, or on and on until the job has finished.
-
-
-PIECE = 64 * 1024  # bytes of a log in one reply
-
-
-async def send_logs(
-    request: Logs,
-    view: JobView,
-    supervisor: Supervisor,
-    store: StoreReader,
-    log_dir: str,
-    replies: ReplySender,
-) -> None:
-    """Send what the asked attempts have written so far, oldest first."""
-    for attempt in _asked_attempts(request, view):
-        log = LogReader(log_dir, view.id, attempt)
-        is_later = request.offset is not None and attempt != request.attempt
-        offset = 0 if is_later else await _first_offset(request, log)
-        written = await _written(supervisor, store, view.id, attempt)  # first: it may end meanwhile
-        offset = await _send_from(request, log, attempt, offset, replies)
-        await _send_missing(request, log, attempt, offset, written, replies)
-
-
-async def follow_logs(
-    request: Logs,
-    view: JobView,
-    supervisor: Supervisor,
-    store: StoreReader,
-    log_dir: str,
-    replies: ReplySender,
-) -> None:
-    """Send what there is and what is written from now on, attempt after attempt, until the job has finished.
-
-    Nothing is missed and nothing is polled: the subscription is there before the first look.
-
-    Raises:
-        NoSuchJob: it was removed before all of it was sent.
-    """
-    job_id = JobId(view.id)
-    attempts = _asked_attempts(request, view)
-    attempt = attempts[0] if attempts else view.attempt + 1
-    offset = None if attempts else 0  # of an attempt that is yet to come nothing is left out
-    with supervisor.subscribe_to_log(job_id) as subscription:
-        if request.tail is not None:  # whoever has to ask once more must know where it began
-            offset = await _first_offset(request, LogReader(log_dir, view.id, attempt)) if attempts else 0
-            await replies.send_and_drain(LogPart(request.id, attempt, b"", offset=offset))
-        while True:
-            if subscription.take_moved():
-                view = await _seen_again(store, job_id)
-            while attempt <= view.attempt:
-                log = LogReader(log_dir, view.id, attempt)
-                if offset is None:
-                    offset = await _first_offset(request, log)
-                offset = await _send_from(request, log, attempt, offset, replies)
-                if attempt < view.attempt or view.state in FINAL:
-                    written = await _written(supervisor, store, view.id, attempt)
-                    await _send_missing(request, log, attempt, offset, written, replies)
-                if attempt == view.attempt:
-                    break  # it may write more
-                attempt, offset = attempt + 1, 0
-            if view.state in FINAL:
-                return
-            await subscription.changed.wait()
-
-
-async def _seen_again(store: StoreReader, job_id: JobId) -> JobView:
-    view = await store.view(job_id)
-    if view is None:
-        raise NoSuchJob(f"job {job_id} has been removed")
-    return view
-
-
-def _asked_attempts(request: Logs, view: JobView) -> range:
-    """Return the numbers of the attempts that were asked for and exist.
-
-    Raises:
-        Refused: a certain attempt was asked for and there is none of that number; or an offset, of none.
-    """
-    if request.offset is not None and not request.attempt:
-        raise Refused("an offset is of a certain attempt: ask for its number too")
-    if request.attempt is None:
-        return range(max(view.attempt, 1), view.attempt + 1)
-    if request.attempt == 0:
-        return range(1, view.attempt + 1)
-    is_next = request.offset == 0 and request.attempt == view.attempt + 1
-    if request.attempt > view.attempt and not is_next:
-        raise Refused(f"job {view.id} has no attempt {request.attempt}: it has had {view.attempt}")
-    return range(request.attempt, request.attempt + 1 if request.offset is None else view.attempt + 1)
-
-
-async def _first_offset(request: Logs, log: LogReader) -> int:
-    if request.offset is not None:
-        return request.offset
-    if request.tail is None:
-        return 0
-    return await asyncio.to_thread(log.tail_offset, request.tail)
-
-
-async def _send_from(request: Logs, log: LogReader, attempt: int, offset: int, replies: ReplySender) -> int:
-    """Send the log from an offset to its present end; return that end."""
-    while True:
-        async with replies.in_turn():
-            piece = await asyncio.to_thread(log.read, offset, PIECE)
-            if not piece.data:
-                return offset
-            times = piece.times if request.timestamps else []
-            part = LogPart(
-                request.id, attempt, piece.data, times, piece.left_out, piece.offset, piece.missing
-            )
-            await replies.send_and_drain(part)
-        offset = piece.offset + len(piece.data)
-
-
-async def _written(supervisor: Supervisor, store: StoreReader, job: int, attempt: int) -> int:
-    """Return the least that an attempt has written, its last words included if it has ended."""
-    found = await store.attempts(JobId(job), attempt - 1, 1)
-    if not found or found[0].attempt != attempt:
-        return 0
-    if found[0].outcome is None:
-        return supervisor.lost_output.written(Key(store.store_id, job, attempt))
-    return expected_log_bytes(found[0])
-
-
-async def _send_missing(
-    request: Logs, log: LogReader, attempt: int, offset: int, written: int, replies: ReplySender
-) -> None:
-    """Say how much the attempt wrote beyond the end of its log, if it wrote more."""
-    piece = await asyncio.to_thread(log.missing, offset, written)
-    if piece is not None:
-        await replies.send_and_drain(
-            LogPart(
-                request.id, attempt, b"", left_out=piece.left_out, offset=piece.offset, missing=piece.missing
-            )
-        )
-
-
-# --- Answers: what is told of jobs, queues and the daemon to those who ask.
-
-
-ATTEMPTS_AT_ONCE = 20  # read from the store, at most a result file's million bytes each
-MANY = 100  # jobs: who waits for more of them hears of their ends in company
-GATHERING = 0.01  # seconds until they are told then
-PART_BYTES = 512 * 1024  # of a list in one reply, unless it is a single thing
-
-T = TypeVar("T")
-R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart)
-
-SingleReadRequest = GetQueues | GetStats | GetInfo | GetLogin
-ReadRequest = List | Show | Logs | Wait | GetEvents | GetResult | SingleReadRequest
-
-
 class ReadHandler:
-    """Reads the store, the logs and the Supervisor's subscriptions; changes no job.
+    """Answers requests from the store, the logs and the Supervisor's subscriptions; changes no job.
 
     Args:
-        site: the pages for browsers, None: there are none.
+        site: the pages for browsers; None if the daemon serves none.
     """
 
     def __init__(
@@ -288,7 +90,7 @@ class ReadHandler:
         self._started_at = time.time()
 
     async def answer(self, request: ReadRequest, actor: Actor, replies: ReplySender) -> None:
-        """Answer one question, with one reply or a stream of them.
+        """Answer one request, with one reply or a stream of them.
 
         Raises:
             BgdError: it cannot be answered; the caller tells the client.
@@ -306,26 +108,15 @@ class ReadHandler:
                 async with replies.in_turn():
                     replies.send(await self._result(request))
             case GetEvents():
-                await send_events(request, self._supervisor, self._store, replies)
+                await _send_events(request, self._supervisor, self._store, replies)
                 replies.send(End(request.id))
             case _:
                 replies.send(await self._reply(request, actor))
 
-    async def _reply(self, request: SingleReadRequest, actor: Actor) -> Reply:
-        match request:
-            case GetQueues():
-                return await self.queues(request.id)
-            case GetStats():
-                return await self._stats(request)
-            case GetInfo():
-                return await self._info(request)
-            case GetLogin():
-                return Login(request.id, self._link_for(actor))
-
     async def queues(self, request_id: int) -> Queues:
-        """Return slots and queues as they are now."""
+        """Return slots and queues as they are now, with everything that this client was told before."""
         supervisor = self._supervisor
-        await supervisor.saved_unless_stuck()  # what this client was told of before must be counted
+        await supervisor.saved_unless_stuck()
         counts = await self._store.queue_counts()
         return Queues(
             id=request_id,
@@ -338,10 +129,10 @@ class ReadHandler:
         )
 
     async def check_queue(self, name: str) -> None:
-        """Refuse a queue that is not configured, was never set and has no jobs: it may be mistyped.
+        """Refuse the name of a queue that nobody configured or set and that has no jobs: it may be mistyped.
 
         Raises:
-            Refused: there is none of that name; the message says what was probably meant.
+            Refused: there is no such queue; the message suggests the name that was probably meant.
         """
         supervisor = self._supervisor
         if name in known_queues(supervisor.config, supervisor.controls):
@@ -351,21 +142,32 @@ class ReadHandler:
             counts = await self._store.queue_counts()
             raise unknown_queue(name, known_queues(supervisor.config, supervisor.controls) | counts.keys())
 
+    async def _reply(self, request: SingleReadRequest, actor: Actor) -> Reply:
+        match request:
+            case GetQueues():
+                return await self.queues(request.id)
+            case GetStats():
+                return await self._stats(request)
+            case GetInfo():
+                return await self._info(request)
+            case GetLogin():
+                return Login(request.id, self._link_for(actor))
+
     async def _list(self, request: List, actor: Actor, replies: ReplySender) -> None:
-        await self._supervisor.saved_unless_stuck()  # what this client was told of before must be in the list
+        await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
         async with replies.in_turn():
             views, rest = await self._store.first_views(request, actor.uid)
             await self._send_jobs(request.id, views, replies)
         while rest:
             async with replies.in_turn():
                 views, rest = await self._store.next_views(rest)
-                if request.states is not None:  # which some may have left meanwhile
+                if request.states is not None:  # some jobs may have left these states meanwhile
                     views = [view for view in views if view.state in request.states]
                 await self._send_jobs(request.id, views, replies)
         replies.send(End(request.id))
 
     async def _send_jobs(self, request_id: int, views: list[JobView], replies: ReplySender) -> None:
-        for part in _portions(views, partial(JobsPart, request_id)):
+        for part in _parts(views, partial(JobsPart, request_id)):
             await replies.send_and_drain(part)
 
     async def _show(self, request: Show, actor: Actor, replies: ReplySender) -> None:
@@ -383,7 +185,7 @@ class ReadHandler:
             async with replies.in_turn():
                 views = await self._store.attempts(JobId(job_id), after, ATTEMPTS_AT_ONCE)
                 located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
-                for part in _portions(located, partial(AttemptsPart, request.id)):
+                for part in _parts(located, partial(AttemptsPart, request.id)):
                     await replies.send_and_drain(part)
             after = views[-1].attempt if views else after
         replies.send(End(request.id))
@@ -391,16 +193,13 @@ class ReadHandler:
     async def _result(self, request: GetResult) -> Result:
         view = await self._view(request.job)
         value, error = await self._store.result(JobId(request.job))
-        # without its arguments: a frame has no room for both at their limits
+        # without the arguments: at their limits both do not fit into a frame
         return Result(request.id, replace(view, arguments=None), value, error)
 
     async def _logs(self, request: Logs, replies: ReplySender) -> None:
         view = await self._view(request.job)
-        log_dir = self._supervisor.config.log_dir
-        if request.follow:
-            await follow_logs(request, view, self._supervisor, self._store, log_dir, replies)
-        else:
-            await send_logs(request, view, self._supervisor, self._store, log_dir, replies)
+        send = _follow_logs if request.follow else _send_logs
+        await send(request, view, self._supervisor, self._store, replies)
         replies.send(End(request.id))
 
     async def _wait(self, request: Wait, replies: ReplySender) -> None:
@@ -421,18 +220,18 @@ class ReadHandler:
                     break
                 if waiting:
                     await subscription.changed.wait()
-                if len(waiting) > MANY:  # to read and tell each end by itself costs a tenth of a short job
-                    await asyncio.sleep(GATHERING)
+                if len(waiting) > MANY_JOBS:  # a reply for each end costs a tenth of a short job
+                    await asyncio.sleep(GROUP_SECONDS)
         replies.send(End(request.id))
 
     async def _send_progress(self, request_id: int, told: list[JobProgress], replies: ReplySender) -> None:
-        for part in _portions(told, partial(ProgressPart, request_id)):
+        for part in _parts(told, partial(ProgressPart, request_id)):
             await replies.send_and_drain(part)
 
     async def _ended(self, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:
-        """Return those of the first of these jobs that have finished, and the ids of the rest.
+        """Return the views of those of these jobs that have finished, and the ids that it did not look at.
 
-        While an end is being written the job has not finished: it moves once more when that is done.
+        A job whose end is still being written has not finished; it moves once more when that is done.
         """
         views, rest = await self._store.next_views(job_ids)
         looked_at = job_ids[: len(job_ids) - len(rest)]
@@ -442,17 +241,17 @@ class ReadHandler:
 
     async def _stats(self, request: GetStats) -> Stats:
         await self._supervisor.saved_unless_stuck()
-        figures = await self._store.stats(time.time() - request.window)
+        recent = await self._store.stats(time.time() - request.window)
         return Stats(
             id=request.id,
             window=request.window,
             counts=await self._store.counts(),
-            outcomes=figures.outcomes,
-            wait_median=figures.wait_median,
-            wait_p95=figures.wait_p95,
-            run_median=figures.run_median,
-            run_p95=figures.run_p95,
-            oldest_queued_at=figures.oldest_queued_at,
+            outcomes=recent.outcomes,
+            wait_median=recent.wait_median,
+            wait_p95=recent.wait_p95,
+            run_median=recent.run_median,
+            run_p95=recent.run_p95,
+            oldest_queued_at=recent.oldest_queued_at,
         )
 
     async def _info(self, request: GetInfo) -> Info:
@@ -486,16 +285,197 @@ class ReadHandler:
         return view
 
 
-def _portions(items: list[T], part_of: Callable[[list[T]], R]) -> Iterator[R]:
-    """Cut a list into replies that fit a frame."""
-    portion: list[T] = []
+def _parts(items: list[T], part_of: Callable[[list[T]], R]) -> Iterator[R]:
+    """Yield the items in as many replies as it takes to fit each into a frame."""
+    part_items: list[T] = []
     size = 0
     for item in items:
-        bulk = len(encode(part_of([item])))
-        if portion and size + bulk > PART_BYTES:
-            yield part_of(portion)
-            portion, size = [], 0
-        portion.append(item)
-        size += bulk
-    if portion:
-        yield part_of(portion)
+        item_size = len(encode(part_of([item])))
+        if part_items and size + item_size > PART_BYTES:
+            yield part_of(part_items)
+            part_items, size = [], 0
+        part_items.append(item)
+        size += item_size
+    if part_items:
+        yield part_of(part_items)
+
+
+# --- events
+
+
+async def _send_events(
+    request: GetEvents, supervisor: Supervisor, store: StoreReader, replies: ReplySender
+) -> None:
+    """Send the events after `request.since`; with `request.follow` also those to come, for ever.
+
+    Send the first part at once, even without events: it says where the stream begins.
+    """
+    with supervisor.subscriptions.subscribe_to_all(
+        progress=request.progress and request.follow
+    ) as subscription:
+        await supervisor.saved_unless_stuck()  # so that all that this client was told has happened
+        oldest, newest = await store.event_bounds()
+        since = request.since
+        if since is None:
+            since = newest if request.follow else oldest - 1
+        await replies.send_and_drain(EventsPart(request.id, [], last=since, lost=since < oldest - 1))
+        while True:
+            subscription.changed.clear()
+            events = None
+            while events is None or events:
+                async with replies.in_turn():
+                    events = await store.events(since, EVENTS_AT_ONCE)
+                    if events:
+                        since = events[-1].id
+                        await replies.send_and_drain(EventsPart(request.id, events, last=since))
+            if not request.follow:
+                return
+            told = list(_progress_events(subscription.take_progress(), supervisor, since))
+            for start in range(0, len(told), EVENTS_AT_ONCE):
+                await replies.send_and_drain(
+                    EventsPart(request.id, told[start : start + EVENTS_AT_ONCE], last=since)
+                )
+            await subscription.changed.wait()
+
+
+def _progress_events(told: Iterable[JobProgress], supervisor: Supervisor, since: int) -> Iterator[EventView]:
+    """Yield progress as events, unless its attempt has ended; their id is that of the event before them."""
+    for each in told:
+        job = supervisor.get(JobId(each.job))
+        if job is not None and job.attempt == each.attempt:
+            yield EventView(
+                id=since,
+                at=time.time(),
+                job=each.job,
+                what=PROGRESS,
+                state=job.state,
+                attempt=each.attempt,
+                progress=each.progress,
+            )
+
+
+# --- logs
+
+
+async def _send_logs(
+    request: Logs, view: JobView, supervisor: Supervisor, store: StoreReader, replies: ReplySender
+) -> None:
+    """Send what the requested attempts have written so far, oldest first."""
+    log_dir = supervisor.config.log_dir
+    for attempt in _requested_attempts(request, view):
+        log = LogReader(log_dir, view.id, attempt)
+        is_later = request.offset is not None and attempt != request.attempt
+        offset = 0 if is_later else await _first_offset(request, log)
+        # before the log is read: the attempt may end meanwhile
+        written = await _written(supervisor, store, view.id, attempt)
+        offset = await _send_from(request, log, attempt, offset, replies)
+        await _send_missing(request, log, attempt, offset, written, replies)
+
+
+async def _follow_logs(
+    request: Logs, view: JobView, supervisor: Supervisor, store: StoreReader, replies: ReplySender
+) -> None:
+    """Send what attempts have written and will write, one after the other, until the job has finished.
+
+    It misses nothing and polls nothing, because it subscribes before it looks for the first time.
+
+    Raises:
+        NoSuchJob: the job was removed before everything was sent.
+    """
+    log_dir = supervisor.config.log_dir
+    job_id = JobId(view.id)
+    attempts = _requested_attempts(request, view)
+    attempt = attempts[0] if attempts else view.attempt + 1
+    offset = None if attempts else 0  # an attempt that is yet to come is sent whole
+    with supervisor.subscribe_to_log(job_id) as subscription:
+        if request.tail is not None:  # a client that has to ask again needs to know where it began
+            offset = await _first_offset(request, LogReader(log_dir, view.id, attempt)) if attempts else 0
+            await replies.send_and_drain(LogPart(request.id, attempt, b"", offset=offset))
+        while True:
+            if subscription.take_moved():
+                view = await _view_again(store, job_id)
+            while attempt <= view.attempt:
+                log = LogReader(log_dir, view.id, attempt)
+                if offset is None:
+                    offset = await _first_offset(request, log)
+                offset = await _send_from(request, log, attempt, offset, replies)
+                if attempt < view.attempt or view.state in FINAL:
+                    written = await _written(supervisor, store, view.id, attempt)
+                    await _send_missing(request, log, attempt, offset, written, replies)
+                if attempt == view.attempt:
+                    break  # it may write more
+                attempt, offset = attempt + 1, 0
+            if view.state in FINAL:
+                return
+            await subscription.changed.wait()
+
+
+async def _view_again(store: StoreReader, job_id: JobId) -> JobView:
+    view = await store.view(job_id)
+    if view is None:
+        raise NoSuchJob(f"job {job_id} has been removed")
+    return view
+
+
+def _requested_attempts(request: Logs, view: JobView) -> range:
+    """Return the numbers of those requested attempts that exist.
+
+    Raises:
+        Refused: the job has no attempt of the requested number; or an offset comes without a number.
+    """
+    if request.offset is not None and not request.attempt:
+        raise Refused("an offset needs the number of an attempt: ask for that too")
+    if request.attempt is None:
+        return range(max(view.attempt, 1), view.attempt + 1)
+    if request.attempt == 0:
+        return range(1, view.attempt + 1)
+    is_next = request.offset == 0 and request.attempt == view.attempt + 1
+    if request.attempt > view.attempt and not is_next:
+        raise Refused(f"job {view.id} has no attempt {request.attempt}: it has had {view.attempt}")
+    return range(request.attempt, request.attempt + 1 if request.offset is None else view.attempt + 1)
+
+
+async def _first_offset(request: Logs, log: LogReader) -> int:
+    if request.offset is not None:
+        return request.offset
+    if request.tail is None:
+        return 0
+    return await asyncio.to_thread(log.tail_offset, request.tail)
+
+
+async def _send_from(request: Logs, log: LogReader, attempt: int, offset: int, replies: ReplySender) -> int:
+    """Send the log from an offset to its present end; return that end."""
+    while True:
+        async with replies.in_turn():
+            chunk = await asyncio.to_thread(log.read, offset, LOG_PART_BYTES)
+            if not chunk.data:
+                return offset
+            times = chunk.times if request.timestamps else []
+            part = LogPart(
+                request.id, attempt, chunk.data, times, chunk.left_out, chunk.offset, chunk.missing
+            )
+            await replies.send_and_drain(part)
+        offset = chunk.offset + len(chunk.data)
+
+
+async def _written(supervisor: Supervisor, store: StoreReader, job: int, attempt: int) -> int:
+    """Return how many bytes an attempt has written at least, or in all if it has ended."""
+    found = await store.attempts(JobId(job), attempt - 1, 1)
+    if not found or found[0].attempt != attempt:
+        return 0
+    if found[0].outcome is None:
+        return supervisor.lost_output.written(Key(store.store_id, job, attempt))
+    return expected_log_bytes(found[0])
+
+
+async def _send_missing(
+    request: Logs, log: LogReader, attempt: int, offset: int, written: int, replies: ReplySender
+) -> None:
+    """Tell the client how many bytes are missing at the end of the log, if any are."""
+    chunk = await asyncio.to_thread(log.missing, offset, written)
+    if chunk is not None:
+        await replies.send_and_drain(
+            LogPart(
+                request.id, attempt, b"", left_out=chunk.left_out, offset=chunk.offset, missing=chunk.missing
+            )
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import JobId, Outcome
-from bgd.daemon.control.reads import PIECE
+from bgd.daemon.control.reads import LOG_PART_BYTES
 from bgd.wire.launching import Acknowledge, Grew, Launch, Watch, log_name
 from bgd.wire.replies import End, ErrorCode, Failed, LogPart
 from bgd.wire.requests import Logs
@@ -121,7 +121,7 @@ async def test_output_longer_than_a_frame_comes_in_pieces(config, launcher):
         key = await finished(life, output)
         parts = await (await life.call()).stream(Logs(id=1, job=key.job), LogPart)
         assert b"".join(part.data for part in parts) == output
-        assert max(len(part.data) for part in parts) <= PIECE
+        assert max(len(part.data) for part in parts) <= LOG_PART_BYTES
 
 
 async def test_times_of_the_output_are_sent_to_those_who_ask(config, launcher):
