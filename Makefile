@@ -46,7 +46,7 @@ check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy --explicit-package-bases bgd bgctl tests
 
-client: $(INSTALLED)  ## make the blocking client from the asynchronous one
+client: $(INSTALLED)  ## generate the blocking client from the asynchronous one
 	$(BIN)/python tests/client/blocking.py
 
 # Two processes, as most tests wait for other processes most of their time. By another name than $(MAKE), whose line

@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgctl.options import FILE
-from bgd.client import Client
+from bgd import Client
 from bgd.escape import one_line
 from bgd.formatting import short_duration
 

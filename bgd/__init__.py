@@ -1,4 +1,4 @@
-"""bgd runs jobs in the background of one Linux machine. These are its public names."""
+"""bgd runs jobs in the background of one Linux machine. This module has its public names."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bgd.client import Client, Job, run_background_job
-    from bgd.client.asynchronous import AsyncClient, AsyncJob
-    from bgd.client.default import using
+    from bgd.client.async_ import AsyncClient, AsyncJob
+    from bgd.client.background import run_background_job, using
+    from bgd.client.blocking import Client, Job
     from bgd.core.job import Outcome, State
     from bgd.core.spec import JobSpec
     from bgd.errors import (
@@ -48,13 +48,13 @@ __all__ = [
     "using",
 ]
 
-_HOME = {
-    "AsyncClient": "bgd.client.asynchronous",
-    "AsyncJob": "bgd.client.asynchronous",
-    "Client": "bgd.client",
-    "Job": "bgd.client",
-    "run_background_job": "bgd.client",
-    "using": "bgd.client.default",
+_MODULES = {
+    "AsyncClient": "bgd.client.async_",
+    "AsyncJob": "bgd.client.async_",
+    "Client": "bgd.client.blocking",
+    "Job": "bgd.client.blocking",
+    "run_background_job": "bgd.client.background",
+    "using": "bgd.client.background",
     "job": "bgd.jobfunction",
     "JobFunction": "bgd.jobfunction",
     "JobSpec": "bgd.core.spec",
@@ -64,7 +64,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used: the launcher must not carry the client's modules."""
+    """Import a public name when it is first used, because the launcher must not load the client."""
     if name not in __all__:
         raise AttributeError(f"module 'bgd' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME.get(name, "bgd.errors")), name)
+    return getattr(importlib.import_module(_MODULES.get(name, "bgd.errors")), name)

@@ -10,7 +10,7 @@ from bgd.functions import check_call, target_of
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from bgd.client.asynchronous import AsyncJob
+    from bgd.client.async_ import AsyncJob
     from bgd.client.blocking import Job
     from bgd.client.specs import JobOptions
     from bgd.core.spec import JobSpec
@@ -33,7 +33,7 @@ class Background(Generic[P, R_co]):
     where JSON cannot say them, or where no worker would find the function. A tuple arrives as a list. What a
     coroutine function's job returns is what it returns when it was awaited.
 
-    Jobs go by `bgd.client.default.using`, else over one connection of the process, which forked children
+    Jobs go by `bgd.using`, else over one connection of the process, which forked children
     and threads need not think about; all verbs raise what `Client.call` does.
     """
 
@@ -47,7 +47,7 @@ class Background(Generic[P, R_co]):
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]: ...
     def submit(self, *args: Any, **kwargs: Any) -> Job[Any]:
         """Queue a call of the function; returns when it is on disk."""
-        from bgd.client.default import default_client  # noqa: PLC0415 - see `job`
+        from bgd.client.background import default_client  # noqa: PLC0415 - see `job`
 
         return default_client().call(self._checked(args, kwargs), args, kwargs, **self._options)
 
@@ -59,7 +59,7 @@ class Background(Generic[P, R_co]):
     async def submit_async(self, *args: P.args, **kwargs: P.kwargs) -> AsyncJob[R_co]: ...
     async def submit_async(self, *args: Any, **kwargs: Any) -> AsyncJob[Any]:
         """Queue a call of the function, from an event loop."""
-        from bgd.client.default import default_async_client  # noqa: PLC0415 - see `job`
+        from bgd.client.background import default_async_client  # noqa: PLC0415 - see `job`
 
         return await default_async_client().call(self._checked(args, kwargs), args, kwargs, **self._options)
 
@@ -75,7 +75,7 @@ class Background(Generic[P, R_co]):
         Args:
             calls: of each call a tuple of its positional arguments, or a mapping of named ones.
         """
-        from bgd.client.default import default_client  # noqa: PLC0415 - see `job`
+        from bgd.client.background import default_client  # noqa: PLC0415 - see `job`
 
         return default_client().submit_many([self._spec(*_split(call)) for call in calls])
 

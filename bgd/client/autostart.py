@@ -18,7 +18,7 @@ from typing import BinaryIO
 from msgspec import Struct
 
 import bgd.config
-from bgd.client.blocking.door import opened
+from bgd.client.blocking.channel import open_connection
 from bgd.client.specs import public_environment
 from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
@@ -81,7 +81,7 @@ def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: f
 
 def _answers(own: ClientSocket, deadline: float) -> bool:
     try:
-        opened(own, deadline).close()
+        open_connection(own, deadline).close()
     except OSError:
         return False
     return True

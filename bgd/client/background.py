@@ -1,15 +1,37 @@
-"""The one call for programs that only hand over: a method of a class, to be run in the background."""
+"""The default client of the process, and `run_background_job`, for callers that have no client at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Unpack
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Unpack
 
 from bgd.client.blocking import Client, Job
 from bgd.client.specs import FurtherOptions
 from bgd.core.target import target_of_class
 
+if TYPE_CHECKING:
+    import asyncio
+
+    from bgd.client.async_ import AsyncClient
+
 TIMEOUT = 5.0  # seconds; a web request cannot wait longer for a daemon that is dead
+
+# the environment variables that say where the daemon is
+_LOCATION_VARIABLES = (
+    "BGD_SOCKET",
+    "BGD_CONFIG",
+    "BGD_DAEMON_SOCKET",
+    "BGD_DAEMON_STATE_DIR",
+    "HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_STATE_HOME",
+)
+
+_Location = tuple[str | None, ...]
 
 
 def run_background_job(
@@ -22,28 +44,102 @@ def run_background_job(
     timeout: float = TIMEOUT,
     **options: Unpack[FurtherOptions],
 ) -> Job:
-    """Queue a method of a class for the background.
+    """Queue a call of a class's method.
 
     Args:
         class_path: `package.module.Class`.
         method: its name.
         params: positional arguments, or a mapping of named ones.
         priority: higher runs first.
-        delay: seconds before which it does not start.
-        timeout: seconds to wait for the daemon; the job itself is not waited for.
+        delay: seconds to wait before the job may start.
+        timeout: seconds to wait for the daemon, not for the job.
         options: as of `Client.call`.
 
     Raises:
         DaemonUnreachable: no daemon answered in time.
-        Refused: the daemon does not take the job.
-        TypeError: `params` is not what JSON can say, or class or method are no texts.
+        Refused: the daemon does not accept the job.
+        TypeError: JSON cannot represent `params`, or the class or the method is not a string.
     """
     if not (isinstance(class_path, str) and isinstance(method, str)):
         raise TypeError(
-            f"class and method are texts, as 'package.module.Class' and 'method', "
+            f"class and method are strings such as 'package.module.Class' and 'method', "
             f"not {class_path!r} and {method!r}"
         )
     target = target_of_class(class_path, method)
     args, kwargs = ((), params) if isinstance(params, Mapping) else (params or (), {})
     with Client(timeout=timeout) as client:
         return client.call(target, args, kwargs, priority=priority, delay=delay, **options)
+
+
+@contextmanager
+def using(client: Client | AsyncClient) -> Iterator[None]:
+    """Set the default client of this thread or task, which `bgd.job` functions and executors use.
+
+    A Client serves `submit`, an AsyncClient `submit_async`.
+    """
+    if isinstance(client, Client):
+        token = _chosen.set(client)
+        try:
+            yield
+        finally:
+            _chosen.reset(token)
+    else:
+        async_token = _chosen_async.set(client)
+        try:
+            yield
+        finally:
+            _chosen_async.reset(async_token)
+
+
+def chosen_client() -> Client | None:
+    """Return the Client set by `using`, None outside of it."""
+    return _chosen.get()
+
+
+def default_client() -> Client:
+    """Return the Client set by `using`, else the process's own, which waits only TIMEOUT seconds."""
+    if (chosen := chosen_client()) is not None:
+        return chosen
+    location = _location()
+    # two threads may both make one, and the first is kept: the other has not connected yet
+    return _clients.get(location) or _clients.setdefault(location, Client(timeout=TIMEOUT))
+
+
+def default_async_client() -> AsyncClient:
+    """Return the AsyncClient set by `using`, else that of this thread's event loop."""
+    # programs that do not await need not import an event loop
+    import asyncio  # noqa: PLC0415
+
+    from bgd.client.async_ import AsyncClient  # noqa: PLC0415
+
+    if (chosen := _chosen_async.get()) is not None:
+        return chosen
+    owner = (asyncio.get_running_loop(), _location())
+    if _per_thread.client is None or _per_thread.owner != owner:
+        _per_thread.owner, _per_thread.client = owner, AsyncClient(timeout=TIMEOUT)
+    return _per_thread.client
+
+
+class _PerThread(threading.local):
+    """The AsyncClient of a thread. One is enough because a thread runs one loop at a time."""
+
+    owner: tuple[asyncio.AbstractEventLoop, _Location] | None = None
+    client: AsyncClient | None = None
+
+
+def _location() -> _Location:
+    """Return where to look for the daemon now; a test may change it between two calls."""
+    return tuple(map(os.environ.get, _LOCATION_VARIABLES))
+
+
+def _forget_clients() -> None:
+    """Drop the clients of the parent, and their connections, in a forked child."""
+    _clients.clear()
+    _per_thread.owner = _per_thread.client = None
+
+
+_chosen: ContextVar[Client | None] = ContextVar("bgd client", default=None)
+_chosen_async: ContextVar[AsyncClient | None] = ContextVar("bgd async client", default=None)
+_clients: dict[_Location, Client] = {}
+_per_thread = _PerThread()
+os.register_at_fork(after_in_child=_forget_clients)

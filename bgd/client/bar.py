@@ -1,4 +1,4 @@
-"""The bar: how far many jobs have come, for who looks at a terminal."""
+"""A progress bar on the terminal that counts finished jobs."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from contextlib import contextmanager
 
 from bgd.core.job import State
 
-Tell = Callable[[State], None]
-"""It is told in which state a job has finished."""
+Advance = Callable[[State], None]
+"""Counts one finished job, given its state."""
 
 
 @contextmanager
-def bar(title: str, total: int | None, *, wanted: bool | None) -> Iterator[Tell]:
-    """Draw a bar on stderr, until the block ends; what it yields moves it on.
+def progress_bar(title: str, total: int | None, *, wanted: bool | None) -> Iterator[Advance]:
+    """Draw a bar on stderr until the block ends, and give the function that advances it.
 
     Args:
-        title: what stands in front of it.
-        total: how many jobs there will be, None: nobody knows.
-        wanted: None: if stderr is a terminal.
+        title: what the bar begins with.
+        total: number of jobs, None: unknown.
+        wanted: whether to draw it. None: if stderr is a terminal.
     """
     if wanted is None:
         wanted = sys.stderr is not None and sys.stderr.isatty()
     if wanted:
-        with _drawn(title, total) as tell:
-            yield tell
+        with _drawn(title, total) as advance:
+            yield advance
     else:
-        yield _tell_nobody
+        yield _ignore
 
 
-def _tell_nobody(_: State) -> None: ...
+def _ignore(_: State) -> None: ...
 
 
 @contextmanager
-def _drawn(title: str, total: int | None) -> Iterator[Tell]:
-    # who looks at no bar shall not wait for its import
+def _drawn(title: str, total: int | None) -> Iterator[Advance]:
+    # programs without a bar need not wait for this import
     from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
     from rich.progress import (  # noqa: PLC0415
@@ -50,16 +50,16 @@ def _drawn(title: str, total: int | None) -> Iterator[Tell]:
     time_column = TimeElapsedColumn() if total is None else TimeRemainingColumn(elapsed_when_finished=True)
     failed_column = TextColumn("[red]{task.fields[failed]}")
     columns = (TextColumn(escape(title)), BarColumn(), MofNCompleteColumn(), failed_column, time_column)
-    # what the program prints goes above the bar, unless it goes elsewhere
+    # rich prints the program's own output above the bar, which is wrong if that output goes to a file
     is_shown = sys.stdout is not None and sys.stdout.isatty()
     console = Console(stderr=True)
     with Progress(*columns, console=console, redirect_stdout=is_shown) as progress:
         task = progress.add_task("", total=total, failed="")
         failed = 0
 
-        def tell(state: State) -> None:
+        def advance(state: State) -> None:
             nonlocal failed
             failed += state is not State.SUCCEEDED
             progress.update(task, advance=1, failed=f"{failed} failed" if failed else "")
 
-        yield tell
+        yield advance

@@ -1,4 +1,4 @@
-"""Calls: one call of a function or target for each of many items, read as they are wanted."""
+"""The calls of a `map`: one spec for each item, made when it is needed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bgd.core.spec import JobSpec
 from bgd.errors import Refused
 from bgd.jobfunction import Background, background_of
 
-_PORTION_BYTES = 8 << 20  # of arguments in one transaction: all clients of a daemon share what it takes
-_PORTION_SECONDS = 0.1  # that a call waits for others to come with it, where the items take their time
+_PORTION_BYTES = 8 << 20  # of arguments in one transaction: all clients of a daemon share its memory
+_PORTION_SECONDS = 0.1  # that a call waits for more calls, if reading the items takes time
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -29,9 +29,9 @@ class Calls:
     """The calls for the items of an iterable.
 
     Attributes:
-        name: of what is called.
-        total: how many there will be, None: the iterable does not say.
-        are_all_read: whether the iterable came to its end.
+        name: the target's name.
+        total: number of items, None: unknown.
+        are_all_read: whether the iterable has ended.
     """
 
     def __init__(self, target: Target, items: Iterable[object], options: MapOptions) -> None:
@@ -39,15 +39,15 @@ class Calls:
         self.total = len(items) if isinstance(items, Sized) else None
         self.are_all_read = False
         self._items = enumerate(items)
-        self._spec = _maker_of(target, options)
-        # with a key each, they can be sent again when nobody knows whether a daemon has taken them
-        self._mark = f"map-{os.urandom(8).hex()}"
+        self._spec = _spec_maker(target, options)
+        # each job gets a key, so that it can be submitted again if the answer was lost
+        self._key_prefix = f"map-{os.urandom(8).hex()}"
 
     def portion(self, most: int) -> list[JobSpec]:
-        """Read and return the next ones: at most so many, and what goes well into one transaction.
+        """Read the next items, at most `most` and only as many as suit one transaction; return their specs.
 
         Raises:
-            TypeError, Refused: an item is no argument, which the message names.
+            TypeError, Refused: an item cannot be an argument. The message names it.
         """
         specs: list[JobSpec] = []
         size, began_at = 0, time.monotonic()
@@ -68,17 +68,19 @@ class Calls:
             raise type(error)(f"item {number}: {error}") from error
         if spec.key is not None:
             raise Refused("map gives each job a key of its own: one key would make one job of all items")
-        return replace(spec, key=f"{self._mark}-{number}")
+        return replace(spec, key=f"{self._key_prefix}-{number}")
 
 
-def _maker_of(target: Target, options: MapOptions) -> Callable[[object], JobSpec]:
-    of_each = {_JOBS_NAME.get(name, name): value for name, value in options.items() if name not in _OF_ALL}
-    given = cast(JobOptions, of_each)
+def _spec_maker(target: Target, options: MapOptions) -> Callable[[object], JobSpec]:
+    job_options = {
+        _JOB_OPTION_NAMES.get(name, name): value for name, value in options.items() if name not in _OF_THE_MAP
+    }
+    given = cast(JobOptions, job_options)
     if not isinstance(target, str):
         return background_of(target, given).spec
     caller = Caller()
     return lambda item: class_spec(target, [item], {}, given, caller)
 
 
-_OF_ALL = {"timeout", "buffersize", "progress"}
-_JOBS_NAME = {"time_limit": "timeout"}  # as a job's own option is called
+_OF_THE_MAP = {"timeout", "buffersize", "progress"}
+_JOB_OPTION_NAMES = {"time_limit": "timeout"}

@@ -1,52 +1,70 @@
-"""A connection's side of the protocol without any I/O: it numbers requests and keeps their replies apart.
+"""The client's side of the protocol without I/O: numbered requests, repeated submits, resumed streams.
 
-A shell around it moves the bytes: bgd.client.blocking.connection, bgd.client.asynchronous.connection.
+`bgd.client.blocking.connection` and `bgd.client.async_.connection` move the bytes.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 import bgd
-from bgd.core.job import State
-from bgd.errors import BgdError, DaemonUnreachable, ProtocolError, Refused
+from bgd.core.job import Outcome, State
+from bgd.errors import BgdError, DaemonUnreachable, JobFailed, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
-from bgd.wire.replies import ActResult, ErrorCode, Failed, Reply, Submitted, error_of
-from bgd.wire.requests import Forget, Request
+from bgd.wire.replies import (
+    ActResult,
+    ErrorCode,
+    EventsPart,
+    Failed,
+    JobsPart,
+    LogPart,
+    ProgressPart,
+    Reply,
+    Submitted,
+    error_of,
+)
+from bgd.wire.requests import Forget, GetEvents, Logs, Request, Wait
+from bgd.wire.views import EventView, JobError, JobProgress, JobView
 
 R = TypeVar("R")
 
 UNNUMBERED = 0  # the id of a request that has not been sent yet
+REPEATABLE_SECONDS = 300.0  # a daemon recognises requests for twice that time
+_TOKEN_BYTES = 16  # random ones, so no two tokens are alike
 
 
 class NotSent(DaemonUnreachable):
-    """The connection broke before the request was sent whole, so it was surely not taken."""
+    """The connection broke before the whole request was sent, so the daemon has not taken it."""
 
 
 class Broken(DaemonUnreachable):
-    """The connection broke after the request was sent, so nobody knows whether it was taken."""
+    """The connection broke after the request was sent, so the daemon may or may not have taken it."""
 
 
 class Session:
-    """Bytes received go in with `feed`, the replies to each request come out of `take`."""
+    """The requests of one connection. `feed` takes received bytes, `take` returns replies to a request."""
 
     def __init__(self) -> None:
         self._frames = FrameReader()
         self._ids = itertools.count(1)
         self._inboxes: dict[int, deque[Reply]] = {}
         self.is_greeted = False
-        self.newest: int | None = None  # job that the daemon told of; None: it knows no request again
+        self.newest: int | None = (
+            None  # newest job the daemon told of; None: it recognises no repeated request
+        )
 
     def hello(self) -> bytes:
-        """Return what has to be sent first."""
+        """Return the frame that must be sent first."""
         return frame(encode(Hello(PROTOCOL, bgd.__version__, "bgd client")))
 
     def open(self) -> int:
@@ -56,24 +74,24 @@ class Session:
         return request_id
 
     def close(self, request_id: int) -> None:
-        """Forget a request: replies that still come are dropped."""
+        """Forget a request; drop replies that still arrive."""
         self._inboxes.pop(request_id, None)
 
     def forget(self, request_id: int) -> bytes:
-        """Close a request whose stream still runs; return what tells the daemon so."""
+        """Close a request whose stream has not ended; return the frame that tells the daemon."""
         self.close(request_id)
         return framed(Forget(UNNUMBERED, request_id), next(self._ids))
 
     def take(self, request_id: int) -> Reply | None:
-        """Return the next reply to a request, None if it has not come yet."""
+        """Return the next reply to a request, None if it has not arrived yet."""
         inbox = self._inboxes[request_id]
         return inbox.popleft() if inbox else None
 
     def feed(self, data: bytes) -> None:
-        """Sort what arrived into the inboxes.
+        """Sort received bytes into the inboxes of the requests.
 
         Raises:
-            BgdError: the daemon turns the connection away, or does not speak this protocol; all is over.
+            BgdError: the daemon refuses the connection or does not speak this protocol. The session is over.
         """
         for payload in self._frames.feed(data):
             if self.is_greeted:
@@ -82,7 +100,7 @@ class Session:
                 self._greet(payload)
 
     def end(self, path: str) -> Callable[[], DaemonUnreachable]:
-        """Return what makes the error for a daemon that hung up."""
+        """Return a function that makes the error for a daemon that closed the connection."""
         if not self.is_greeted:
             words = f"the daemon at {path} hung up without a word: its log should say why"
             return partial(DaemonUnreachable, words)
@@ -96,7 +114,7 @@ class Session:
         try:
             hello = decode_hello(payload)
         except ProtocolError:
-            self._sort(decode_reply(payload))  # turned away before the greeting, and told why
+            self._sort(decode_reply(payload))  # refused before the hello, with a reason
             return
         if hello.protocol != PROTOCOL:
             raise ProtocolError(
@@ -112,46 +130,214 @@ class Session:
         inbox = self._inboxes.get(reply.id)
         if inbox is not None:
             inbox.append(reply)
-        elif isinstance(reply, Failed) and reply.id == 0:  # of the connection, not of a request
+        elif isinstance(reply, Failed) and reply.id == 0:  # about the connection, not about a request
             raise error_of(reply.code, reply.message)
 
 
-def expected(reply: Reply, kind: type[R]) -> R:
-    """Return a reply that must be of one kind.
-
-    Raises:
-        ProtocolError: it is of another.
-    """
-    if not isinstance(reply, kind):
-        raise ProtocolError(f"the daemon answered {type(reply).__name__} where {kind.__name__} was due")
-    return reply
-
-
-def error_in(result: ActResult) -> BgdError | None:
-    """Return why an action was not done to a job; None if it was."""
-    if result.state is not None:
-        return None
-    return error_of(result.code or ErrorCode.REFUSED, result.message or f"job {result.job}: refused")
-
-
-def state_of(result: ActResult) -> State:
-    """Return the state that an action brought a job to.
-
-    Raises:
-        Refused: it was not done.
-    """
-    if result.state is None:
-        raise error_in(result) or Refused(f"job {result.job}: refused")
-    return result.state
+# --- requests and replies -------------------------------------------------------------------------------
 
 
 def framed(request: Request, request_id: int) -> bytes:
-    """Return a request as it is sent, under its number.
+    """Return the frame of a request with this id.
 
     Raises:
-        Refused: it is too long, or holds text that is not UTF-8: both are in what the caller asked for.
+        Refused: the request is too long or has text that is not UTF-8. Both come from the caller.
     """
     try:
         return frame(encode(replace(request, id=request_id)))
     except ProtocolError as error:
         raise Refused(f"the request cannot be sent: {error}") from error
+
+
+def expected(reply: Reply, kind: type[R]) -> R:
+    """Return a reply that must be of one type.
+
+    Raises:
+        ProtocolError: it is of another.
+    """
+    if not isinstance(reply, kind):
+        raise ProtocolError(f"the daemon answered with {type(reply).__name__} instead of {kind.__name__}")
+    return reply
+
+
+def error_in(result: ActResult) -> BgdError | None:
+    """Return why an action on a job was refused; None if it was done."""
+    if result.state is not None:
+        return None
+    return error_of(result.code or ErrorCode.REFUSED, result.message or f"job {result.job}: refused")
+
+
+def failure_of(view: JobView, error: JobError | None) -> JobFailed:
+    """Return the exception that `result` raises for a job that did not succeed."""
+    return JobFailed(
+        f"job {view.id} {_how_it_failed(view)}" + (f": {error.in_words(view.outcome)}" if error else ""),
+        outcome=view.outcome,
+        exit_code=view.exit_code,
+        error_type=None if error is None or error.type == Outcome.NOT_STARTED else error.type,
+        error_message=error.message if error else None,
+        traceback=error.traceback if error else None,
+    )
+
+
+def _how_it_failed(view: JobView) -> str:
+    if view.state is State.CANCELLED:
+        return "was cancelled"
+    if view.outcome is Outcome.EXIT:
+        return f"failed with exit code {view.exit_code}"
+    if view.outcome is Outcome.SIGNAL:
+        return f"was killed by signal {view.signal}"
+    return f"failed ({view.outcome})"
+
+
+# --- idempotency: submits carry a token, so that the daemon recognises one that is sent again -----------
+
+
+class SubmitToken(Struct, frozen=True):
+    """The fields `token` and `again` of `bgd.wire.requests.Submit`."""
+
+    token: bytes | UnsetType = UNSET
+    again: int | UnsetType = UNSET
+
+
+NO_TOKEN = SubmitToken()
+
+
+class SubmitFrames(Protocol):
+    """A function that makes the frames of a submit, given its id and token."""
+
+    def __call__(self, request_id: int, *, token: SubmitToken) -> bytes: ...
+
+
+class Idempotency:
+    """The tokens of one submit, over all the connections that it is sent over.
+
+    `has_keys`: all its jobs have keys, so that even a daemon that does not recognise it makes no job twice.
+    """
+
+    def __init__(self, *, has_keys: bool) -> None:
+        self._has_keys = has_keys
+        self._first = NO_TOKEN
+        self._known: int | None = None  # the newest job when the submit was first sent
+        self._sent_at = 0.0
+        self.lost: Broken | None = (
+            None  # how the first answer was lost; None: the submit was surely not taken
+        )
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether the submit may be sent again although the daemon may have taken it."""
+        is_recent = time.monotonic() < self._sent_at + REPEATABLE_SECONDS
+        return self._has_keys or (self._known is not None and is_recent)
+
+    def next_token(self, newest: int | None) -> SubmitToken:
+        """Return the token for a daemon whose hello named its `newest` job; None: it recognises no request.
+
+        Raises:
+            Broken: the submit may have been taken, and this daemon would take it a second time.
+        """
+        if self.lost is None:
+            self._known, self._sent_at = newest, time.monotonic()
+            self._first = NO_TOKEN if newest is None else SubmitToken(os.urandom(_TOKEN_BYTES))
+            return self._first
+        if self._known is not None and newest is not None:
+            return SubmitToken(self._first.token, self._known)
+        if self._has_keys:
+            return NO_TOKEN
+        self._known = None
+        raise self.lost
+
+
+# --- resume: what to ask the next daemon for when a stream broke off ------------------------------------
+
+ProgressCallback = Callable[[JobProgress], object]
+
+
+class ResumableLogs:
+    """A request for output that can be resumed; every byte arrives once."""
+
+    def __init__(self, request: Logs) -> None:
+        self._rest = request
+        # the resumed request names a place, after which the daemon goes on to later attempts
+        self._is_one_attempt = request.attempt != 0 and not request.follow
+        self._is_complete = False
+
+    def request(self) -> Logs | None:
+        """Return the request for the rest, None if nothing is left."""
+        return None if self._is_complete else self._rest
+
+    def take(self, reply: Reply) -> LogPart | None:
+        """Return the next piece of output, None if the reply has none."""
+        part = expected(reply, LogPart)
+        if self._is_one_attempt and self._rest.offset is not None and part.attempt != self._rest.attempt:
+            self._is_complete = True
+            return None
+        self._rest = replace(self._rest, attempt=part.attempt, offset=part.offset + len(part.data), tail=None)
+        return part if part.data or part.left_out else None
+
+
+class ResumableWait:
+    """A request for the end of jobs that can be resumed.
+
+    Args:
+        job_ids: the jobs to wait for.
+        on_progress: called with what running jobs report; None: do not ask for it.
+        only_now: return the jobs that have finished already, and do not wait for the others.
+    """
+
+    def __init__(
+        self, job_ids: Iterable[int], on_progress: ProgressCallback | None = None, *, only_now: bool = False
+    ) -> None:
+        self._waiting: dict[int, None] = dict.fromkeys(job_ids)
+        self._on_progress = on_progress
+        self._only_now = only_now
+
+    @property
+    def first(self) -> int | None:
+        """The first unfinished job, None if all have finished."""
+        return next(iter(self._waiting), None)
+
+    def request(self) -> Wait | None:
+        """Return the request for the rest, None if nothing is left."""
+        if not self._waiting:
+            return None
+        return Wait(
+            UNNUMBERED, list(self._waiting), progress=self._on_progress is not None, only_now=self._only_now
+        )
+
+    def take(self, reply: Reply) -> list[JobView]:
+        """Return the jobs that the reply reports as finished."""
+        if isinstance(reply, ProgressPart) and self._on_progress is not None:
+            for progress in reply.jobs:
+                self._on_progress(progress)
+            return []
+        views = expected(reply, JobsPart).jobs
+        for view in views:
+            self._waiting.pop(view.id, None)
+        return views
+
+
+class ResumableEvents:
+    """A request for events that can be resumed; every event arrives once."""
+
+    def __init__(self, request: GetEvents) -> None:
+        self._rest = request
+
+    def request(self) -> GetEvents:
+        """Return the request for the rest."""
+        return self._rest
+
+    def take(self, reply: Reply) -> list[EventView]:
+        """Return the events in a reply.
+
+        Raises:
+            Refused: some of the events asked for are no longer kept.
+        """
+        part = expected(reply, EventsPart)
+        # since=0 comes before all events: it asks for those that are kept
+        if part.lost and self._rest.since:
+            raise Refused(
+                f"events after {self._rest.since} are no longer kept: look at the jobs, "
+                "then ask for events from now on, without since"
+            )
+        self._rest = replace(self._rest, since=part.last)
+        return part.events

@@ -16,8 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.idempotency import Mark
-from bgd.client.session import UNNUMBERED, framed
+from bgd.client.session import UNNUMBERED, SubmitToken, framed
 from bgd.core.job import State
 from bgd.core.spec import MAX_WORK, QUEUE_NAME, JobSpec
 from bgd.errors import Full, Refused
@@ -373,12 +372,14 @@ def _check_json(values: list[object]) -> None:
 # --- requests ---------------------------------------------------------------------------------------------
 
 
-def submit_frames(request_id: int, *, spec: JobSpec, mark: Mark) -> bytes:
+def submit_frames(request_id: int, *, spec: JobSpec, token: SubmitToken) -> bytes:
     """Return the frame of a Submit; raises Refused as `framed` does."""
-    return framed(Submit(UNNUMBERED, spec, mark.token, mark.again), request_id)
+    return framed(Submit(UNNUMBERED, spec, token.token, token.again), request_id)
 
 
-def batch_frames(request_id: int, *, specs: Sequence[JobSpec], env: dict[str, str], mark: Mark) -> bytes:
+def batch_frames(
+    request_id: int, *, specs: Sequence[JobSpec], env: dict[str, str], token: SubmitToken
+) -> bytes:
     """Return a SubmitMany in as many frames as it takes.
 
     Raises:
@@ -387,7 +388,7 @@ def batch_frames(request_id: int, *, specs: Sequence[JobSpec], env: dict[str, st
     """
     if len(specs) > MAX_BATCH:
         raise Full(f"{len(specs)} jobs at once are too many: at most {MAX_BATCH}, submit them in portions")
-    frames = [frame(payload) for payload in _payloads(request_id, specs, env, mark)]
+    frames = [frame(payload) for payload in _payloads(request_id, specs, env, token)]
     if (size := sum(map(len, frames))) > MAX_BATCH_BYTES:
         raise Full(
             f"{size} bytes at once are too many: at most {MAX_BATCH_BYTES}, submit the jobs in portions"
@@ -437,7 +438,9 @@ def checked(request: S) -> S:
     return _converted(msgspec.to_builtins(request, builtin_types=(bytes,)), type(request))
 
 
-def _payloads(request_id: int, specs: Sequence[JobSpec], env: dict[str, str], mark: Mark) -> Iterator[bytes]:
+def _payloads(
+    request_id: int, specs: Sequence[JobSpec], env: dict[str, str], token: SubmitToken
+) -> Iterator[bytes]:
     start, count = 0, len(specs)
     while True:
         end = min(start + count, len(specs))
@@ -449,8 +452,8 @@ def _payloads(request_id: int, specs: Sequence[JobSpec], env: dict[str, str], ma
                 specs=part,
                 env=env if inherits else None,
                 more=end < len(specs),
-                token=mark.token,
-                again=mark.again,
+                token=token.token,
+                again=token.again,
             )
         )
         if len(payload) > MAX_FRAME and len(part) > 1:

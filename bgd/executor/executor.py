@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar, Unpack
 
+from bgd.client.background import chosen_client
 from bgd.client.blocking import Client
-from bgd.client.default import chosen_client
 from bgd.client.specs import JobOptions
 from bgd.executor.futures import JobFuture
 from bgd.executor.watch import Watch

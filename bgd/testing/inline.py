@@ -9,8 +9,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bgd.client.failure import failure_of
-from bgd.client.standin import standing_in
+from bgd.client.session import failure_of
+from bgd.client.transport import install_backend
 from bgd.config import Config, load
 from bgd.core.job import State
 from bgd.functions import target_of
@@ -71,7 +71,7 @@ def inline(*, allowed: Sequence[str] | None = None, may_fail: bool = False) -> I
     provide_helpers()
     stage = Stage(_config(allowed), allows_all=allowed is None)
     try:
-        with standing_in(stage):
+        with install_backend(stage):
             yield InlineJobs(stage)
     finally:
         stage.end()

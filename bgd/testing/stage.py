@@ -9,7 +9,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from bgd.client.standin import Pause
+from bgd.client.transport import Pause
 from bgd.config import Config
 from bgd.core.job import FINAL, Move, Outcome, State
 from bgd.core.spec import JobSpec, problem_with
@@ -71,7 +71,7 @@ class Stage:
         self._is_over = False
 
     def answer(self, frames: bytes) -> Answer:
-        """Yield the replies to a request; see `bgd.client.standin`."""
+        """Yield the replies to a request; see `bgd.client.transport`."""
         parts = [decode_request(payload) for payload in FrameReader().feed(frames)]
         try:
             yield from self._answer(parts)

@@ -1,6 +1,6 @@
-"""The blocking client, made from the asynchronous one: the same words without what has to do with awaiting.
+"""Generates the blocking client from the asynchronous one, by removing what has to do with awaiting.
 
-`make client` writes it; a test holds what is committed against what this would write.
+`make client` writes it; a test compares what is committed with what this would write.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "bgd/client/asynchronous"
+SOURCE = ROOT / "bgd/client/async_"
 TARGET = ROOT / "bgd/client/blocking"
-# The other modules there are written by hand
-MADE = ["acting", "asking", "channel", "client", "door", "ending", "job", "rehearsal", "results", "steering"]
+# connection.py is written by hand
+GENERATED = ["channel", "client", "job", "mapping"]
 
-HEADER = "# Made from bgd/client/asynchronous/{name}.py by `make client`: change that.\n"
+HEADER = "# Generated from bgd/client/async_/{name}.py by `make client`: edit that file.\n"
 
-# Replaced in turn, so the longer stand before the shorter
+# Replaced in this order, longer ones before shorter ones
 PATTERNS = [
     (r"AsyncGenerator\[(.+), None\]", r"Generator[\1, None, None]"),
     (r"AsyncGenerator", "Generator"),
@@ -30,25 +30,25 @@ PATTERNS = [
     (r"aclosing", "closing"),
     (r"__a(enter|exit)__", r"__\1__"),
     (r"\ban Async", "a Async"),
-    (r"Async(Acting|Asking|Client|Job|Steering)", r"\1"),
-    (r"bgd\.client\.asynchronous", "bgd.client.blocking"),
+    (r"Async(Client|Job)", r"\1"),
+    (r"bgd\.client\.async_", "bgd.client.blocking"),
 ]
 
-# Where the two are not alike
+# Where the two differ in more than that
 PASSAGES = {
     "The tasks of one event loop may share an AsyncClient; a": "Threads may share a Client; a",
     """
-    A job that was just submitted knows its `id`, and whether it `is_new` or was there with the same key. What
-    else there is to know, `refresh` and `wait` find out; before that other attributes raise BgdError.
+    A job that was just submitted knows its `id`, and whether it `is_new` or existed with the same key.
+    `refresh` and `wait` look up the rest; before that, other attributes raise BgdError.
 """: """
-    A job that was just submitted knows its `id`, and whether it `is_new` or was there with the same key. When
-    more is asked for it is looked at; `refresh` and `wait` look again.
+    A job that was just submitted knows its `id`, and whether it `is_new` or existed with the same key. It
+    is looked up when another attribute is read; `refresh` and `wait` look it up again.
 """,
 }
 
 
 def blocking(name: str) -> str:
-    """Return the blocking form of a module of the asynchronous client."""
+    """Return the source of a module of the blocking client."""
     text = (SOURCE / f"{name}.py").read_text()
     for passage, other in PASSAGES.items():
         text = text.replace(passage, other)
@@ -72,8 +72,8 @@ def _tidy(text: str, name: str) -> str:
 
 
 def main() -> None:
-    """Write all of it."""
-    for name in MADE:
+    """Write all generated modules."""
+    for name in GENERATED:
         (TARGET / f"{name}.py").write_text(blocking(name))
 
 

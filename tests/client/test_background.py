@@ -31,7 +31,7 @@ def test_no_parameters_are_none(play, monkeypatch):
 
 @pytest.mark.parametrize(("class_path", "method"), [(len, "run"), ("app.Service", ["param"])])
 def test_a_class_or_a_method_that_is_no_text_is_an_error_that_says_so(class_path, method):
-    with pytest.raises(TypeError, match=r"class and method are texts, as 'package.module.Class'"):
+    with pytest.raises(TypeError, match=r"class and method are strings such as 'package.module.Class'"):
         run_background_job(class_path, method)
 
 

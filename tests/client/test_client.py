@@ -15,6 +15,7 @@ from bgd import (
     AsyncJob,
     Client,
     DaemonUnreachable,
+    Job,
     JobFailed,
     JobSpec,
     NoSuchJob,
@@ -23,7 +24,6 @@ from bgd import (
     Refused,
     State,
 )
-from bgd.client import Job
 from bgd.wire.views import EventView, JobView, Progress
 from tests.support import DEADLINE, Daemon, wait_until
 
@@ -71,7 +71,7 @@ def test_a_command_runs_and_its_end_can_be_asked_for(client):
 def test_a_job_offers_just_the_fields_of_its_view():
     for kind in (Job, AsyncJob):
         assert set(kind.__annotations__) == set(JobView.__struct_fields__) - {"id"}
-    with pytest.raises(AttributeError, match="a job has no 'colour'"):
+    with pytest.raises(AttributeError, match="a job has no attribute 'colour'"):
         _ = Job(Client("/nowhere"), 1).colour  # type: ignore[attr-defined]  # the point
 
 

@@ -117,8 +117,8 @@ def test_nobody_at_the_socket_is_an_error_that_names_it(client_at, tmp_path):
 
 def test_nobody_at_the_machines_socket_is_told_how_to_start_its_daemon(client_at, monkeypatch, tmp_path):
     path = str(tmp_path / "bgd.sock")
-    for door in ("asynchronous", "blocking"):
-        monkeypatch.setattr(f"bgd.client.{door}.door.SYSTEM_PATHS", replace(SYSTEM_PATHS, socket=path))
+    for kind in ("async_", "blocking"):
+        monkeypatch.setattr(f"bgd.client.{kind}.channel.SYSTEM_PATHS", replace(SYSTEM_PATHS, socket=path))
 
     with pytest.raises(DaemonUnreachable, match="start it with `systemctl restart bgd`"):
         client_at(path).submit(["true"])
@@ -192,7 +192,7 @@ def test_an_answer_of_the_wrong_kind_is_a_protocol_error(client_at, play):
 
     with (
         client_at(play(script)) as client,
-        pytest.raises(ProtocolError, match="Done where Submitted was due"),
+        pytest.raises(ProtocolError, match="answered with Done instead of Submitted"),
     ):
         client.submit(["true"])
 

@@ -1,4 +1,4 @@
-"""The blocking client is what is made of the asynchronous one, and costs no event loop."""
+"""The blocking client is generated from the asynchronous one, and imports no event loop."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bgd import AsyncClient, AsyncJob, Client, Job
 from tests.client import blocking
 
 
-@pytest.mark.parametrize("name", blocking.MADE)
-def test_what_is_committed_is_what_would_be_made(name):
+@pytest.mark.parametrize("name", blocking.GENERATED)
+def test_what_is_committed_is_what_would_be_generated(name):
     committed = (blocking.TARGET / f"{name}.py").read_text()
 
-    assert committed == blocking.blocking(name), "`make client` makes it anew"
+    assert committed == blocking.blocking(name), "run `make client`"
 
 
 def test_every_passage_that_differs_is_there():
-    sources = "".join((blocking.SOURCE / f"{name}.py").read_text() for name in blocking.MADE)
+    sources = "".join((blocking.SOURCE / f"{name}.py").read_text() for name in blocking.GENERATED)
 
     assert [passage for passage in blocking.PASSAGES if passage not in sources] == []
 

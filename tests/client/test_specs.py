@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from bgd import Client, Job, JobSpec
-from bgd.client.idempotency import NO_MARK
+from bgd.client.session import NO_TOKEN
 from bgd.client.specs import (
     Caller,
     batch_frames,
@@ -334,7 +334,7 @@ def test_a_wrong_job_of_a_batch_is_named_by_its_place(wrong):
 def test_parts_of_a_batch_fit_a_frame_and_carry_the_environment_where_it_is_needed():
     specs = [JobSpec(argv=("echo", "x" * 100_000)) for _ in range(20)] + [JobSpec(target="app:run")] * 5
 
-    parts = parts_of(batch_frames(3, specs=specs, env={"A": "1"}, mark=NO_MARK))
+    parts = parts_of(batch_frames(3, specs=specs, env={"A": "1"}, token=NO_TOKEN))
 
     assert [spec for part in parts for spec in part.specs] == specs
     assert [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
@@ -346,12 +346,12 @@ def test_a_job_over_the_frame_limit_is_refused_by_its_place():
     specs = [JobSpec(argv=("true",)), JobSpec(argv=("echo", *["x" * 100_000] * 11))]
 
     with pytest.raises(Refused, match=f"job 1 of the batch takes .* at most {MAX_FRAME}"):
-        batch_frames(1, specs=specs, env={}, mark=NO_MARK)
+        batch_frames(1, specs=specs, env={}, token=NO_TOKEN)
 
 
 def test_more_jobs_than_a_daemon_takes_at_once_are_not_sent():
     with pytest.raises(Full, match=f"at most {MAX_BATCH}"):
-        batch_frames(1, specs=[JobSpec(argv=("true",))] * (MAX_BATCH + 1), env={}, mark=NO_MARK)
+        batch_frames(1, specs=[JobSpec(argv=("true",))] * (MAX_BATCH + 1), env={}, token=NO_TOKEN)
 
 
 def parts_of(data: bytes) -> list[SubmitMany]:

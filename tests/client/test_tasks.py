@@ -130,9 +130,9 @@ def test_a_job_that_nobody_has_looked_at_says_what_to_do(play, run):
     job = run(submit())
 
     assert (job.id, job.is_new, repr(job)) == (7, True, "<AsyncJob 7>")
-    with pytest.raises(BgdError, match=r"job 7 has not been looked at yet: `await job\.refresh\(\)`"):
+    with pytest.raises(BgdError, match=r"nothing is known of job 7 yet: `await job\.refresh\(\)`"):
         _ = job.state
-    with pytest.raises(AttributeError, match="a job has no 'colour'"):
+    with pytest.raises(AttributeError, match="a job has no attribute 'colour'"):
         _ = job.colour
 
 
@@ -143,7 +143,7 @@ def test_a_client_belongs_to_one_loop(play, run):
         return await client.submit(["true"])
 
     run(submit())
-    with pytest.raises(BgdError, match="at home on another event loop"):
+    with pytest.raises(BgdError, match="belongs to another event loop"):
         asyncio.run(submit())
     run(client.close())
 

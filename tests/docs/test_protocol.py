@@ -10,7 +10,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from bgd.client.resume import LogRemainder
+from bgd.client.session import ResumableLogs
 from bgd.core import spec
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
@@ -127,7 +127,7 @@ def test_bytes_of_a_stream_on_the_protocol_page_are_what_they_are_said_to_be():
         payload_of(block(PROTOCOL, name)) for name in ("follow", "log", "resume", "end")
     )
     part = replies.LogPart(2, 1, b"hi\n")
-    rest = LogRemainder(requests.Logs(id=2, job=7, attempt=0, follow=True))
+    rest = ResumableLogs(requests.Logs(id=2, job=7, attempt=0, follow=True))
 
     assert messages.decode_request(follow) == rest.request()
     assert messages.decode_reply(log) == rest.take(part)

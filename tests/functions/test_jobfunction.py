@@ -14,7 +14,7 @@ import pytest
 
 import bgd
 from bgd import AsyncClient, Client, DaemonUnreachable, JobFailed, NotAllowed, Refused
-from bgd.client.default import default_async_client, default_client
+from bgd.client.background import default_async_client, default_client
 from tests.functions import tasks
 from tests.support import DEADLINE
 

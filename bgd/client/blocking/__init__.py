@@ -1,4 +1,4 @@
-"""The client for programs that wait in threads; most of it is made from bgd.client.asynchronous."""
+"""The client for programs that wait in threads; most of it is generated from `bgd.client.async_`."""
 
 from __future__ import annotations
 

@@ -1,66 +1,80 @@
-# Made from bgd/client/asynchronous/channel.py by `make client`: change that.
-"""The channel between a client and the daemon: opened when first used, and renewed after it broke."""
+# Generated from bgd/client/async_/channel.py by `make client`: edit that file.
+"""The channel from a client to the daemon: connects when first used, and again after the connection broke."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.blocking.connection import Connection
-from bgd.client.blocking.door import Door
-from bgd.client.blocking.rehearsal import Rehearsal
-from bgd.client.blocking.runtime import Home, Lock, pause
-from bgd.client.idempotency import Frames, Marks
-from bgd.client.session import Broken, NotSent, expected, framed
-from bgd.client.sockets import left
-from bgd.client.standin import stand_in
-from bgd.errors import DaemonUnreachable
-from bgd.wire.replies import Reply, Submitted
+from bgd.client.blocking.connection import Affinity, Connection, Lock, run_blocking, sleep
+from bgd.client.session import (
+    UNNUMBERED,
+    Broken,
+    Idempotency,
+    NotSent,
+    SubmitFrames,
+    expected,
+    framed,
+)
+from bgd.client.transport import Backend, installed_backend, seconds_left
+from bgd.config import ClientSocket, client_sockets
+from bgd.errors import DaemonUnreachable, NotAllowed, Refused
+from bgd.paths import SYSTEM_PATHS
+from bgd.wire.replies import End, Failed, Reply, Submitted, error_of
 from bgd.wire.requests import Request
 
 R = TypeVar("R")
 
-_SHORTEST_PAUSE = 0.05  # seconds between two looks for a daemon that went away; each is twice the one before
-_LONGEST_PAUSE = 1.0
-_LONGEST_PAUSE_OF_A_REQUEST = 0.2  # it has only some seconds
-_OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may start it again, before we do
+_MIN_PAUSE = 0.05  # seconds between two attempts to connect again; each pause is twice the one before
+_MAX_PAUSE = 1.0
+_MAX_PAUSE_OF_REQUEST = 0.2  # a request has only some seconds
+_OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may restart the daemon before we do
+
+_NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 
 class Channel:
     """Requests and streams that outlive a connection.
 
-    While there is time, a request that was surely not taken is sent again over a new connection. One that may
+    Until its deadline, a request that was surely not taken is sent again over a new connection. One that may
     have been taken is sent again only if that does no harm.
     """
 
-    def __init__(self, door: Door, timeout: float) -> None:
-        self._door = door
+    def __init__(self, connector: Connector, timeout: float) -> None:
+        self._connector = connector
         self.timeout = timeout
-        self._home = Home()
+        self._affinity = Affinity()
         self._connecting = Lock()
         self._connection: Connection | None = None
 
     def ask(self, request: Request, kind: type[R], *, repeatable: bool = False) -> R:
-        """Send a request and return its one reply.
+        """Send a request and return its only reply.
 
-        `repeatable`: it may be taken twice, so it is sent again if the daemon goes away before it answers. If
-        the daemon needs to know that, to judge what it finds done already, the request has `repeated`.
+        Args:
+            request: if it has the field `repeated`, that is set when the request is sent again: the daemon
+                needs it to judge what it finds done already.
+            kind: the type of the reply.
+            repeatable: the request may be taken twice, so send it again if the daemon goes away before it
+                answers.
 
         Raises:
-            DaemonUnreachable: nobody knows whether it was taken.
+            DaemonUnreachable: the request may or may not have been taken.
         """
         was_lost = False
 
-        def send(connection: Connection | Rehearsal, deadline: float) -> Reply:
+        def send(connection: Connection | InlineConnection, deadline: float) -> Reply:
             nonlocal was_lost
-            marked = was_lost and "repeated" in request.__struct_fields__
+            is_repeat = was_lost and "repeated" in request.__struct_fields__
             try:
-                sent = replace(request, repeated=True) if marked else request
+                sent = replace(request, repeated=True) if is_repeat else request
                 return connection.exchange(partial(framed, sent), deadline)
             except Broken:
                 was_lost = True
@@ -68,35 +82,35 @@ class Channel:
 
         return expected(self._answered(send, lambda: repeatable), kind)
 
-    def submit(self, frames: Frames, *, has_keys: bool) -> Submitted:
-        """Send a request for new jobs, again and again if its answer is lost and the daemon recognises it.
+    def submit(self, frames: SubmitFrames, *, has_keys: bool) -> Submitted:
+        """Send a request for new jobs, again if its answer is lost and the daemon recognises it.
 
-        `has_keys`: all of its jobs have, so no daemon takes them twice while they have not finished.
+        `has_keys`: all its jobs have keys, so no daemon makes them twice while they are unfinished.
 
         Raises:
-            DaemonUnreachable: nobody knows whether it was taken.
+            DaemonUnreachable: the jobs may or may not have been taken.
         """
-        marks = Marks(has_keys=has_keys)
+        idempotency = Idempotency(has_keys=has_keys)
 
-        def send(connection: Connection | Rehearsal, deadline: float) -> Reply:
-            mark = marks.next(connection.newest)
+        def send(connection: Connection | InlineConnection, deadline: float) -> Reply:
+            token = idempotency.next_token(connection.newest)
             try:
-                return connection.exchange(partial(frames, mark=mark), deadline)
+                return connection.exchange(partial(frames, token=token), deadline)
             except Broken as error:
-                marks.lost = marks.lost or error
+                idempotency.lost = idempotency.lost or error
                 raise
 
         try:
-            return expected(self._answered(send, lambda: marks.are_recognised), Submitted)
+            return expected(self._answered(send, lambda: idempotency.may_repeat), Submitted)
         except DaemonUnreachable as error:
-            if marks.lost is None:
+            if idempotency.lost is None:
                 raise
-            raise marks.lost from error  # even of NotSent: it may have been taken the first time
+            raise idempotency.lost from error  # also of NotSent: it may have been taken the first time
 
     def collect(self, request: Request) -> list[Reply]:
         """Return all replies of a stream that only reads and is expected to end soon."""
 
-        def send(connection: Connection | Rehearsal, deadline: float) -> list[Reply]:
+        def send(connection: Connection | InlineConnection, deadline: float) -> list[Reply]:
             return [reply for reply in connection.stream(request, deadline)]
 
         return self._answered(send, lambda: True)
@@ -107,17 +121,17 @@ class Channel:
         """Yield the replies of a stream over as many connections as it takes.
 
         Args:
-            rest: what to ask for, asked once more whenever the daemon went away: it then takes into account
-                what was yielded. None: nothing is left.
-            deadline: on the monotonic clock, None: never.
-            alone: over a connection of its own. The daemon sends a long stream no faster than it is taken,
-                and answers to other requests must not wait for that.
+            rest: returns the request for what was not yielded yet, None if nothing is left. Called again
+                whenever the daemon went away.
+            deadline: on the monotonic clock, None: no limit.
+            alone: use a connection of its own. The daemon sends a long stream no faster than it is read, and
+                the answers to other requests must not wait for that.
 
         Raises:
-            TimeoutError: the deadline has come.
-            DaemonUnreachable: the daemon went away, and none has answered for as long as a client is patient.
+            TimeoutError: the deadline has passed.
+            DaemonUnreachable: the daemon went away, and none came back within `timeout`.
         """
-        connect = self._opened if alone else self.connection
+        connect = self._open if alone else self.connection
         connection = connect()
         pauses = _growing_pauses()
         was_asked = False
@@ -142,56 +156,56 @@ class Channel:
             if alone:
                 connection.close()
 
-    def connection(self, *, may_start: bool = True) -> Connection | Rehearsal:
+    def connection(self, *, may_start: bool = True) -> Connection | InlineConnection:
         """Return the connection, a new one if there is none or it broke."""
-        self._home.check()
-        if (answerer := stand_in()) is not None:
-            return Rehearsal(answerer)
+        self._affinity.check()
+        if (backend := installed_backend()) is not None:
+            return InlineConnection(backend)
         with self._connecting:
             if self._connection is not None and self._connection.is_broken:
                 self._connection.close()
                 self._connection = None
             if self._connection is None:
-                self._connection = self._connected(may_start=may_start)
+                self._connection = self._connect(may_start=may_start)
             return self._connection
 
-    def regain(self) -> None:
-        """Return as soon as there is a connection, for which this is as patient as a stream that broke off.
+    def reconnect(self) -> None:
+        """Return as soon as there is a connection; waits for a daemon as a stream that broke off does.
 
         Raises:
-            DaemonUnreachable: no daemon has answered for as long as a client is patient.
+            DaemonUnreachable: no daemon came back within `timeout`.
         """
         self._connected_again(self.connection, _growing_pauses(), None)
 
-    def persist(self, ask: Callable[[], R]) -> R:
-        """Ask what may be asked twice; if the daemon goes away, once more when it is back.
+    def ask_patiently(self, ask: Callable[[], R]) -> R:
+        """Call `ask`, which may be repeated; if the daemon goes away, once more when it is back.
 
         Raises:
-            DaemonUnreachable: as `regain`, or it went away once more.
+            DaemonUnreachable: as `reconnect`, or the daemon went away a second time.
         """
         try:
             return ask()
         except DaemonUnreachable:
-            self.regain()
+            self.reconnect()
             return ask()
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None and self._home.is_here:
+        if connection is not None and self._affinity.is_same_process:
             connection.close()
 
     def _answered(
         self,
-        send: Callable[[Connection | Rehearsal, float], R],
-        is_repeatable: Callable[[], bool],
+        send: Callable[[Connection | InlineConnection, float], R],
+        may_repeat: Callable[[], bool],
     ) -> R:
-        """Send a request over one connection after another until it is answered or the time is over.
+        """Send a request over one connection after another until it is answered or `timeout` has passed.
 
-        `is_repeatable`: whether it may be sent again although it may have been taken.
+        `may_repeat`: whether it may be sent again although it may have been taken.
         """
         deadline = time.monotonic() + self.timeout
         connection = self.connection()
-        pauses = _growing_pauses(_LONGEST_PAUSE_OF_A_REQUEST)
+        pauses = _growing_pauses(_MAX_PAUSE_OF_REQUEST)
         failures = 0
         may_be_taken = False
         try:
@@ -199,10 +213,10 @@ class Channel:
                 try:
                     return send(connection, deadline)
                 except NotSent:
-                    if not may_be_taken and left(deadline) == 0:
+                    if not may_be_taken and seconds_left(deadline) == 0:
                         raise
                 except Broken:
-                    if not is_repeatable():
+                    if not may_repeat():
                         raise
                     may_be_taken = True
                 failures += 1
@@ -211,37 +225,41 @@ class Channel:
                 else:
                     connection = self._connected_again(self.connection, pauses, deadline)
         except TimeoutError as error:
-            raise self._unanswered() from error
+            raise DaemonUnreachable(
+                f"the daemon did not answer within {self.timeout:g} s: "
+                "the request may or may not have been taken"
+            ) from error
 
-    def _opened(self, *, may_start: bool = True) -> Connection | Rehearsal:
+    def _open(self, *, may_start: bool = True) -> Connection | InlineConnection:
         """Return a connection for one stream alone."""
-        self._home.check()
-        if (answerer := stand_in()) is not None:
-            return Rehearsal(answerer)
-        return self._connected(may_start=may_start)
+        self._affinity.check()
+        if (backend := installed_backend()) is not None:
+            return InlineConnection(backend)
+        return self._connect(may_start=may_start)
 
-    def _connected(self, *, may_start: bool) -> Connection:
-        return self._door.connect(time.monotonic() + self.timeout, may_start=may_start)
+    def _connect(self, *, may_start: bool) -> Connection:
+        return self._connector.connect(time.monotonic() + self.timeout, may_start=may_start)
 
     def _connected_again(
         self,
-        connect: Callable[..., Connection | Rehearsal],
+        connect: Callable[..., Connection | InlineConnection],
         pauses: Iterator[float],
         deadline: float | None,
         *,
         was_away: bool = False,
-    ) -> Connection | Rehearsal:
-        """Connect to the daemon that comes after one that went away.
+    ) -> Connection | InlineConnection:
+        """Connect to the daemon that follows one that went away.
 
-        `was_away`: before it was asked for anything. Nobody else is known to start it, so this does, at once.
+        `was_away`: it went away before it was asked anything. Nobody else is known to restart it, so this
+        does, at once.
         """
         began_at = time.monotonic()
         while True:
-            remaining = left(deadline)
+            remaining = seconds_left(deadline)
             if remaining == 0:
                 raise TimeoutError
             seconds = next(pauses)
-            pause(seconds if remaining is None else min(seconds, remaining))
+            sleep(seconds if remaining is None else min(seconds, remaining))
             waited = time.monotonic() - began_at
             try:
                 return connect(may_start=was_away or waited > _OTHERS_FIRST)
@@ -249,15 +267,147 @@ class Channel:
                 if waited > self.timeout:
                     raise
 
-    def _unanswered(self) -> DaemonUnreachable:
-        return DaemonUnreachable(
-            f"the daemon did not answer within {self.timeout:g} s: the request may or may not have been taken"
-        )
 
-
-def _growing_pauses(longest: float = _LONGEST_PAUSE) -> Iterator[float]:
+def _growing_pauses(longest: float = _MAX_PAUSE) -> Iterator[float]:
     yield 0.0
-    seconds = _SHORTEST_PAUSE
+    seconds = _MIN_PAUSE
     while True:
         yield seconds
         seconds = min(2 * seconds, longest)
+
+
+# --- finding the daemon ---------------------------------------------------------------------------------
+
+
+class Connector(Struct, frozen=True, kw_only=True):
+    """Where to look for a daemon: see `bgd.config.client_sockets`.
+
+    `autostart`: start the caller's own daemon if none answers, and call `on_autostart` with its pid and log.
+    """
+
+    socket: str | None = None
+    config: str | None = None
+    user: bool = False
+    system: bool = False
+    autostart: bool = True
+    on_autostart: Callable[[int, str], None] | None = None
+
+    def connect(self, deadline: float, *, may_start: bool = True) -> Connection:
+        """Connect to the first daemon that answers. Without `may_start`, do not start one this time.
+
+        Raises:
+            DaemonUnreachable: no daemon answers, and none was to be started or it did not start.
+            NotAllowed: there is a daemon that this user may not use.
+            ConfigError: the configuration that names the socket cannot be used.
+        """
+        failed: list[tuple[ClientSocket, OSError]] = []
+        places = client_sockets(self.socket, config=self.config, user=self.user, system=self.system)
+        while (place := run_blocking(next, places, None)) is not None:
+            try:
+                return open_connection(place, deadline)
+            except (*_NOBODY_THERE, PermissionError) as error:
+                failed.append((place, error))
+        own = next((place for place, _ in failed if place.is_own), None)
+        if not (self.autostart and may_start) or own is None:
+            raise _unreachable(failed)
+        self._start(own, deadline)
+        try:
+            return open_connection(own, deadline)
+        except OSError as error:
+            raise _unreachable([(own, error)]) from error
+
+    def _start(self, own: ClientSocket, deadline: float) -> None:
+        from bgd.client.autostart import start_daemon  # noqa: PLC0415 - few calls need what it imports
+
+        started = run_blocking(start_daemon, self.config, own, deadline)
+        if started is not None and self.on_autostart is not None:
+            self.on_autostart(started.pid, started.log)
+
+
+def open_connection(place: ClientSocket, deadline: float) -> Connection:
+    """Connect to a daemon's socket.
+
+    Raises:
+        OSError: nobody listens there, or the caller may not use it.
+        NotAllowed: an unexpected user serves a socket that the caller did not name.
+        DaemonUnreachable: somebody listens, but does not answer as a daemon does.
+    """
+    try:
+        return Connection.open(place.path, deadline, _trusted_uids(place))
+    except (*_NOBODY_THERE, PermissionError):
+        raise
+    except (BlockingIOError, TimeoutError) as error:
+        raise DaemonUnreachable(
+            f"the daemon at {place.path} does not answer: it is stopped or very busy"
+        ) from error
+    except OSError as error:
+        raise DaemonUnreachable(f"{place.path} is no daemon's socket: {error.strerror}") from error
+
+
+def _trusted_uids(place: ClientSocket) -> set[int] | None:
+    """Return the users that may serve a socket; None: any user, because the caller named the socket."""
+    if place.is_explicit:
+        return None
+    if place.is_own:
+        return {0, os.geteuid()}
+    return {0, Path(place.path).parent.stat().st_uid}  # the system's daemon owns its folder in /run
+
+
+def _unreachable(failed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachable | NotAllowed:
+    for place, error in failed:
+        if isinstance(error, PermissionError):
+            return NotAllowed(f"you may not use the daemon at {place.path}: {error.strerror}")
+    paths = " or ".join(place.path for place, _ in failed)
+    if failed[0][0].is_own:
+        remedy = "start it with `bgd`"
+    elif failed[0][0].path == SYSTEM_PATHS.socket:
+        remedy = "start it with `systemctl restart bgd`"
+    else:
+        remedy = "is the daemon running, and is that its socket?"
+    return DaemonUnreachable(f"no daemon answers at {paths}: {remedy}")
+
+
+# --- a backend in this process ---------------------------------------------------------------------------
+
+
+class InlineConnection:
+    """Replaces a Connection while a backend is installed. It never breaks, and ignores deadlines."""
+
+    is_broken = False
+    newest = None
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def exchange(self, frames: Callable[[int], bytes], deadline: float | None) -> Reply:
+        """Send a request, and return its only reply."""
+        del deadline
+        replies = run_blocking(list, self._backend.answer(frames(UNNUMBERED)))
+        return _checked_reply(replies[0])
+
+    def stream(self, request: Request, deadline: float | None) -> Generator[Reply, None, None]:
+        """Send a request and yield its replies up to the end mark."""
+        del deadline
+        for reply in self._backend.answer(framed(request, UNNUMBERED)):
+            if callable(reply):
+                run_blocking(reply)
+            elif isinstance(reply, End):
+                return
+            else:
+                yield _checked_reply(reply)
+
+    def wait_for_end(self, deadline: float | None) -> None:
+        """Raise Refused, because there is no daemon to wait for."""
+        del deadline
+        raise Refused("there is no daemon that could end: jobs are run inline")
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+
+def _checked_reply(reply: object) -> Reply:
+    if isinstance(reply, Failed):
+        raise error_of(reply.code, reply.message)
+    if not isinstance(reply, Reply):
+        raise TypeError(f"{reply!r} is not a reply")
+    return reply

@@ -1,60 +1,88 @@
-# Made from bgd/client/asynchronous/client.py by `make client`: change that.
-"""Client: hands jobs to the daemon, asks about them, and says what shall become of them."""
+# Generated from bgd/client/async_/client.py by `make client`: edit that file.
+"""The client: submits jobs, looks at them, waits for them, acts on them, and steers the daemon."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
-from bgd.client.blocking.asking import Asking
-from bgd.client.blocking.channel import Channel
-from bgd.client.blocking.door import Door
+from bgd.client.blocking.channel import Channel, Connector
+from bgd.client.blocking.connection import closed_at_exit, wait_readable
 from bgd.client.blocking.job import Job
-from bgd.client.blocking.results import Results
-from bgd.client.blocking.runtime import closed_at_exit
-from bgd.client.blocking.steering import Steering
+from bgd.client.blocking.mapping import Mapper
 from bgd.client.calls import Awaited, Called, Calls, Target
+from bgd.client.session import (
+    UNNUMBERED,
+    ResumableEvents,
+    ResumableLogs,
+    ResumableWait,
+    expected,
+    failure_of,
+)
 from bgd.client.specs import (
     Caller,
+    EditOptions,
     Item,
     JobOptions,
+    JobReference,
     MapOptions,
     batch_frames,
+    changes_of,
+    checked,
     class_spec,
     command_spec,
+    ids_of,
+    portions,
     specs_of,
+    states_of,
     submit_frames,
 )
+from bgd.core.job import State
 from bgd.core.spec import JobSpec
-from bgd.errors import JobFailed
+from bgd.errors import DaemonUnreachable, JobFailed
+from bgd.wire import replies, requests, steering
+from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
+from bgd.wire.requests import Request
+from bgd.wire.steering import ShutdownMode
+from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
 
 A = TypeVar("A")
 R = TypeVar("R")
 
 TIMEOUT = 30.0  # seconds; a daemon answers in milliseconds, but may have a full disk or a long queue to write
+STATS_WINDOW = 3600.0  # seconds that figures cover by default
+_EXIT_SECONDS = 5.0  # between the end of a daemon's last connection and that of its process
+
+# Actions that can be sent twice. Not those whose second time does more than the first (a signal; a retry of a
+# job that has failed again by then), nor those that are refused once they are done, for a reason that would
+# mislead (remove, edit).
+_REPEATABLE = (requests.Cancel, requests.Hold, requests.Release, requests.Suspend, requests.Continue)
 
 
-class Client(Asking, Steering):
-    """A way to one daemon. It connects when it is first used, and again when the daemon was restarted.
+class Client:
+    """A client of one daemon. It connects when it is first used, and again after the daemon was restarted.
 
-    Threads may share a Client; a forked child makes its own. After `close` it may
-    be used again. Jobs are named by their ids, or by themselves.
+    Threads may share a Client; a forked child makes its own. A closed client can be
+    used again. Methods take jobs as ids or as objects with an id.
 
     Args:
         socket: the daemon's socket; None: $BGD_SOCKET, else the caller's own daemon, else the system's.
-        timeout: seconds that connecting and each answer may take, and that a stream bears to be without a
-            daemon; then DaemonUnreachable.
-        autostart: start the caller's own daemon when none answers, and `socket` names none. A stream that
-            lost its daemon leaves that to others for some seconds, as to a service manager.
-        config: configuration that says where the daemon is; None: the usual one.
+        timeout: seconds that connecting and each answer may take, and that a stream waits for a daemon that
+            went away; then DaemonUnreachable is raised.
+        autostart: start the caller's own daemon when none answers and `socket` is None. A stream that lost
+            its daemon waits some seconds first, because a service manager may restart it.
+        config: the configuration file that says where the daemon is; None: the usual one.
         user: only the caller's own daemon.
-        system: only the system's.
-        on_autostart: is told the pid of a daemon that was started, and the file it logs to.
+        system: only the system's daemon.
+        on_autostart: called with the pid and the log file of a daemon that was started.
     """
 
     def __init__(
@@ -68,7 +96,7 @@ class Client(Asking, Steering):
         system: bool = False,
         on_autostart: Callable[[int, str], None] | None = None,
     ) -> None:
-        door = Door(
+        connector = Connector(
             socket=socket,
             config=config,
             user=user,
@@ -76,9 +104,21 @@ class Client(Asking, Steering):
             autostart=autostart,
             on_autostart=on_autostart,
         )
-        self._channel = Channel(door, timeout)
+        self._channel = Channel(connector, timeout)
 
-    # --- handing over jobs ----------------------------------------------------------------------------
+    def close(self) -> None:
+        """Close the connection; the client opens another when it is used again."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- submitting jobs ------------------------------------------------------------------------------
 
     def submit(self, argv: Sequence[str | os.PathLike[str]], **options: Unpack[JobOptions]) -> Job:
         """Queue a command; returns when it is on disk.
@@ -86,9 +126,9 @@ class Client(Asking, Steering):
         The command gets this process's environment, working directory and umask, unless told otherwise.
 
         Raises:
-            Refused: a value is out of range, or the daemon does not take it.
-            DaemonUnreachable: nobody answers; or, after an answer was awaited in vain, nobody knows. When the
-                connection breaks before the answer it is asked for again, once, and no second job is made.
+            Refused: a value is out of range, or the daemon does not accept it.
+            DaemonUnreachable: no daemon answers. If the connection breaks before the answer, the client asks
+                once more, which makes no second job; if that fails too, nobody knows whether there is a job.
         """
         caller = Caller()
         spec = command_spec(argv, options, caller)
@@ -104,7 +144,7 @@ class Client(Asking, Steering):
         """Queue a class job: `package.module:Class.method` or `package.module:function`.
 
         Raises:
-            TypeError: an argument is not what JSON can say.
+            TypeError: JSON cannot represent an argument.
             Refused, DaemonUnreachable: as `submit`.
         """
         return self._submit(class_spec(target, args, kwargs or {}, options, Caller()))
@@ -117,7 +157,7 @@ class Client(Asking, Steering):
                 options of `submit`).
 
         Raises:
-            Refused: one of them is not taken, which the message names, so none is.
+            Refused: one of them is not accepted, which the message names, so none is queued.
             Full: they are too many for one transaction.
             DaemonUnreachable: as `submit`.
         """
@@ -188,43 +228,452 @@ class Client(Asking, Steering):
     ) -> Generator[Any, None, None]:
         """Queue a class job for each of many items; yield their results in the order of the items.
 
-        Each item is the one argument of a call. Nothing is read or queued before the first step; from then
-        on up to `buffersize` jobs are on hand, which are those whose results were not yielded yet. It goes on
-        when the daemon was restarted. When it ends early, by an error or because it is closed, those of its
-        jobs that do not run are cancelled.
+        Each item is the only argument of a call. Nothing is read or queued before the first step. From then
+        on, up to `buffersize` jobs are queued or have results that were not yielded yet. The map continues
+        when the daemon was restarted. When it ends early, by an error or because it is closed, it cancels its
+        jobs that are not running.
 
         Args:
             target: as of `call`, or the function itself, with or without `bgd.job`.
-            items: they may be endless, and are read where the results are asked for.
-            return_exceptions: yield the JobFailed of a job that did not succeed in the place of its result.
-            options: of each job, as of `call`, and those of all: see MapOptions.
+            items: may be endless. They are read in the thread or task that asks for the results.
+            return_exceptions: yield the JobFailed of a job that did not succeed in place of its result.
+            options: of each job, as of `call`, and those of the map: see MapOptions.
 
         Raises:
             JobFailed: the job whose turn it is did not succeed.
             TimeoutError: not all results have come in time.
             TypeError: a worker would not find the function, or an item is no argument for it.
-            Refused, DaemonUnreachable: as `submit_many`; and if no daemon came back within the client's
+            Refused, DaemonUnreachable: as `submit_many`; also if no daemon came back within the client's
                 timeout.
         """
         calls = Calls(target, items, options)
-        results = Results(self, self._channel, calls, options)
-        return closed_at_exit(results.in_order(return_exceptions=return_exceptions))
-
-    # --- being one --------------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Close the connection; the client opens another when it is used again."""
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        mapper = Mapper(self, self._channel, calls, options)
+        return closed_at_exit(mapper.results(return_exceptions=return_exceptions))
 
     def _submit(self, spec: JobSpec) -> Job:
         frames = partial(submit_frames, spec=spec)
         reply = self._channel.submit(frames, has_keys=spec.key is not None)
         return Job(self, reply.jobs[0], is_new=reply.created, obstacle=reply.obstacle)
+
+    # --- looking at jobs and waiting for them ---------------------------------------------------------
+
+    def job(self, job_id: int | None = None) -> Job:
+        """Look up a job; None: the caller's latest.
+
+        Raises:
+            NoSuchJob: there is no such job.
+        """
+        view = self.view(job_id)
+        return Job(self, view.id, view)
+
+    def jobs(
+        self,
+        *,
+        states: Iterable[State | str] | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        tag: str | None = None,
+        since: float | None = None,
+        before: int | None = None,
+        limit: int = requests.DEFAULT_LIST,
+    ) -> list[Job]:
+        """List at most `limit` jobs, newest first.
+
+        To read on, pass the last id of a list as `before`. A list without `states` and `before` begins with
+        all unfinished jobs, however old: read on with its oldest finished one.
+
+        Args:
+            states: only jobs in these states; None: the unfinished and the latest finished ones.
+            queue: only jobs of this queue.
+            name: only jobs whose name matches this shell pattern.
+            tag: only jobs with this tag.
+            since: only jobs submitted at or after this instant, in epoch seconds.
+            before: only jobs with ids below this one.
+            limit: the length of the list.
+        """
+        request = requests.List(
+            id=UNNUMBERED,
+            states=states_of(states) if states else None,
+            queue=queue,
+            name=name,
+            tag=tag,
+            since=since,
+            before=before,
+            limit=limit,
+        )
+        parts = self._channel.collect(checked(request))
+        views = [view for part in parts for view in expected(part, replies.JobsPart).jobs]
+        return [Job(self, view.id, view) for view in views]
+
+    def wait(self, jobs: Iterable[JobReference], *, timeout: float | None = None) -> list[Job]:
+        """Wait until all of these jobs have finished; return them in this order.
+
+        Raises:
+            TimeoutError, NoSuchJob, DaemonUnreachable: as `as_finished`.
+        """
+        wanted = ids_of(jobs)
+        finished = {job.id: job for job in self.as_finished(wanted, timeout=timeout)}
+        return [finished[job_id] for job_id in wanted]
+
+    def as_finished(
+        self,
+        jobs: Iterable[JobReference],
+        *,
+        timeout: float | None = None,
+        on_progress: Callable[[JobProgress], object] | None = None,
+    ) -> Generator[Job, None, None]:
+        """Yield jobs as they finish, finished ones at once; continues when the daemon was restarted.
+
+        Args:
+            jobs: the jobs to wait for.
+            timeout: seconds from the first step in which all must finish; 0: they must have finished by now.
+            on_progress: called with the progress that running jobs report: first with their latest reports,
+                then at most once a second.
+
+        Raises:
+            TimeoutError: not all have finished within `timeout` seconds.
+            NoSuchJob: one of them does not exist.
+            DaemonUnreachable: there is no daemon, or none came back within the client's timeout.
+        """
+        only_now = timeout is not None and timeout <= 0
+        patience = self._channel.timeout if only_now else timeout  # even then an answer takes its time
+        deadline = None if patience is None else time.monotonic() + patience
+        wanted = list(dict.fromkeys(ids_of(jobs)))
+        count, late = len(wanted), None
+        try:
+            for portion in portions(wanted):
+                rest = ResumableWait(portion, on_progress, only_now=only_now)
+                with closing(self._channel.follow(rest.request, deadline)) as parts:
+                    for part in parts:
+                        for view in rest.take(part):
+                            count -= 1
+                            yield Job(self, view.id, view)
+                late = rest.first if late is None else late
+        except TimeoutError:
+            raise _unfinished(rest.first, count, timeout) from None
+        if late is not None:  # with `only_now`, the daemon does not wait for it
+            raise _unfinished(late, count, timeout)
+
+    @overload
+    def result(self, job: Job[R], *, timeout: float | None = None) -> R: ...
+    @overload
+    def result(self, job: JobReference, *, timeout: float | None = None) -> object: ...
+    def result(self, job: JobReference, *, timeout: float | None = None) -> object:
+        """Wait for a job, then return the value of a class job, or 0 for a command.
+
+        Raises:
+            JobFailed: it did not succeed.
+            TimeoutError, NoSuchJob, DaemonUnreachable: as `as_finished`.
+        """
+        [finished] = self.wait([job], timeout=timeout)
+        return self.returned(finished.id)
+
+    def logs(
+        self,
+        job: JobReference,
+        *,
+        attempt: int | None = None,
+        follow: bool = False,
+        tail: int | None = None,
+        timestamps: bool = False,
+    ) -> Generator[LogPart, None, None]:
+        """Yield a job's output in pieces; continues when the daemon was restarted, every byte once.
+
+        Args:
+            job: whose output.
+            attempt: None: the latest one; 0: all of them, oldest first.
+            follow: go on until the job has finished, across attempts.
+            tail: only this many last lines of the output so far.
+            timestamps: tell in `LogPart.times` when the bytes came.
+        """
+        [job_id] = ids_of([job])
+        request = requests.Logs(
+            id=UNNUMBERED, job=job_id, attempt=attempt, follow=follow, tail=tail, timestamps=timestamps
+        )
+        rest = ResumableLogs(checked(request))
+        with closing(self._channel.follow(rest.request, alone=True)) as parts:
+            for part in parts:
+                if (piece := rest.take(part)) is not None:
+                    yield piece
+
+    def events(
+        self, since: int | None = None, *, follow: bool = True, progress: bool = False
+    ) -> Generator[EventView, None, None]:
+        """Yield what happens to jobs; continues when the daemon was restarted, every event once.
+
+        Args:
+            since: only events after this id; 0: from the oldest that is kept; None: from the first step on,
+                or without `follow` from the oldest.
+            follow: do not end, but wait for events to come.
+            progress: with `follow`, also yield what jobs report of their progress, at most once a second, as
+                events whose `what` is "progress". These are not kept, and have the id of the event before.
+
+        Raises:
+            Refused: events after `since` are no longer kept.
+        """
+        request = requests.GetEvents(id=UNNUMBERED, since=since, follow=follow, progress=progress)
+        rest = ResumableEvents(checked(request))
+        with closing(self._channel.follow(rest.request, alone=True)) as parts:
+            for part in parts:
+                for event in rest.take(part):
+                    yield event
+
+    def last_event(self) -> int:
+        """Return the id of the latest event: pass it to `events` to get all that happens from now on."""
+        request = requests.GetEvents(id=UNNUMBERED, follow=True)
+        with closing(self._channel.follow(lambda: request)) as parts:
+            return expected(next(parts), replies.EventsPart).last
+
+    def view(self, job_id: int | None = None) -> JobView:
+        """Return a job as the daemon shows it; None: the caller's latest."""
+        [shown, *_] = self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
+        return expected(shown, replies.Shown).job
+
+    def attempts(self, job_id: int) -> list[AttemptView]:
+        """Return all attempts of a job, oldest first."""
+        [_, *parts] = self._channel.collect(checked(requests.Show(UNNUMBERED, job_id)))
+        return [attempt for part in parts for attempt in expected(part, replies.AttemptsPart).attempts]
+
+    def returned(self, job_id: int) -> Any:
+        """Return what a finished job returned, also if the daemon is being restarted; see `result`."""
+        request = requests.GetResult(UNNUMBERED, job_id)
+        ask = partial(self._channel.ask, request, replies.Result, repeatable=True)
+        reply = self._channel.ask_patiently(ask)
+        if reply.job.state is not State.SUCCEEDED:
+            raise failure_of(reply.job, reply.error)
+        if reply.job.target is None:
+            return 0
+        return None if reply.value is None else json.loads(reply.value)
+
+    # --- acting on jobs: the entry of a job that an action was refused for says why ---------------------
+
+    def cancel(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Cancel jobs; running ones are asked to end, and killed after the grace time."""
+        return self._act(jobs, requests.Cancel)
+
+    def cancel_waiting(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Cancel those of the jobs that wait; the entries of running ones say that they still run."""
+        results = self.hold(jobs)  # a held job is not started between this and the next request
+        cancelled = iter(self.cancel(result.job for result in results if result.state is State.HELD))
+        return [next(cancelled) if result.state is State.HELD else result for result in results]
+
+    def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Queue finished jobs again, with all their retries."""
+        return self._act(jobs, requests.Retry)
+
+    def hold(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Keep waiting jobs from starting until they are released."""
+        return self._act(jobs, requests.Hold)
+
+    def release(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Let held jobs start when their turn comes."""
+        return self._act(jobs, requests.Release)
+
+    def suspend(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Stop the processes of running jobs; their time limits pause, and they keep their slots."""
+        return self._act(jobs, requests.Suspend)
+
+    def continue_(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Continue running jobs that were suspended or that stopped by themselves."""
+        return self._act(jobs, requests.Continue)
+
+    def signal(
+        self, jobs: Iterable[JobReference], signum: int, *, whole_tree: bool = False
+    ) -> list[ActResult]:
+        """Send a signal to the first process of running jobs, or to all of their processes."""
+        return self._act(jobs, requests.SendSignal, signal=signum, whole_tree=whole_tree)
+
+    def remove(self, jobs: Iterable[JobReference]) -> list[ActResult]:
+        """Delete finished jobs and their logs; their ids are not used again."""
+        return self._act(jobs, requests.Remove)
+
+    def edit(self, jobs: Iterable[JobReference], **changes: Unpack[EditOptions]) -> list[ActResult]:
+        """Change waiting jobs.
+
+        Raises:
+            Refused: a value is out of range, or there is nothing to change.
+        """
+        return self._act(jobs, requests.Edit, changes=changes_of(changes, Caller()))
+
+    def set_progress(
+        self, job: JobReference, attempt: int, fraction: float | None = None, message: str | None = None
+    ) -> None:
+        """Replace the progress of a running attempt. Code inside a job calls bgd_job instead.
+
+        `fraction` is from 0 to 1; None: unknown.
+
+        Raises:
+            Refused: this attempt is not running, or a value is out of range.
+        """
+        [job_id] = ids_of([job])
+        request = requests.SetProgress(
+            id=UNNUMBERED, job=job_id, attempt=attempt, fraction=fraction, message=message
+        )
+        self._channel.ask(checked(request), replies.Done, repeatable=True)
+
+    def _act(
+        self, jobs: Iterable[JobReference], kind: Callable[..., Request], **fields: object
+    ) -> list[ActResult]:
+        results: list[ActResult] = []
+        for portion in portions(ids_of(jobs)):
+            request = checked(kind(id=UNNUMBERED, jobs=portion, **fields))
+            reply = self._channel.ask(request, replies.Acted, repeatable=kind in _REPEATABLE)
+            results += reply.results
+        return results
+
+    # --- slots and queues: each method returns how they are now; what is set is kept over restarts ------
+
+    def queues(self) -> Queues:
+        return self._channel.ask(steering.GetQueues(UNNUMBERED), Queues, repeatable=True)
+
+    def set_slots(self, slots: int | None) -> Queues:
+        """Set the number of the daemon's slots; None: as configured."""
+        return self._channel.ask(checked(steering.SetSlots(UNNUMBERED, slots)), Queues, repeatable=True)
+
+    def set_queue(self, name: str, slots: int | None) -> Queues:
+        """Set the number of a queue's slots; None: no limit except the daemon's."""
+        return self._channel.ask(checked(steering.SetQueue(UNNUMBERED, name, slots)), Queues, repeatable=True)
+
+    def remove_queue(self, name: str) -> Queues:
+        """Forget what was set for a queue, so that the configuration counts again."""
+        return self._channel.ask(checked(steering.RemoveQueue(UNNUMBERED, name)), Queues, repeatable=True)
+
+    def pause(self, queue: str | None = None) -> Queues:
+        """Start no job of a queue, None: of any queue, until it is resumed."""
+        return self._channel.ask(checked(steering.Pause(UNNUMBERED, queue)), Queues, repeatable=True)
+
+    def resume(self, queue: str | None = None) -> Queues:
+        """Undo `pause`. None undoes only `pause(None)`; queues paused by name stay paused."""
+        return self._channel.ask(checked(steering.Resume(UNNUMBERED, queue)), Queues, repeatable=True)
+
+    # --- the daemon itself ----------------------------------------------------------------------------
+
+    def info(self) -> Info:
+        return self._channel.ask(steering.GetInfo(UNNUMBERED), Info, repeatable=True)
+
+    def stats(self, window: float = STATS_WINDOW) -> Stats:
+        """Return figures of the last `window` seconds, and of all jobs that wait or run."""
+        return self._channel.ask(checked(steering.GetStats(UNNUMBERED, window)), Stats, repeatable=True)
+
+    def login_link(self) -> str:
+        """Return a link that logs this user's browser in to the dashboard, once and within a minute.
+
+        Raises:
+            Refused: the daemon serves no dashboard.
+        """
+        login = self._channel.ask(steering.GetLogin(UNNUMBERED), replies.Login, repeatable=True)
+        return login.url
+
+    def reload(self) -> Reloaded:
+        """Make the daemon read its configuration again.
+
+        Raises:
+            ConfigError: the configuration cannot be used; the daemon keeps the old one.
+        """
+        return self._channel.ask(steering.Reload(UNNUMBERED), Reloaded, repeatable=True)
+
+    def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: float | None = None) -> None:
+        """End the daemon and wait until it is gone, so that the next one finds the state folder free.
+
+        Args:
+            mode: what happens to running jobs (see ShutdownMode); None: as configured.
+            timeout: seconds to wait, None: no limit.
+
+        Raises:
+            TimeoutError: the daemon has not ended in time. It goes on shutting down.
+        """
+        chosen = None if mode is None else ShutdownMode(mode)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with _process_descriptor((self.info()).pid) as process:
+            connection = self._channel.connection()
+            self._channel.ask(steering.Shutdown(UNNUMBERED, chosen), replies.Done)
+            try:
+                connection.wait_for_end(deadline)
+            except TimeoutError:
+                raise TimeoutError(f"the daemon has not ended within {timeout:g} s") from None
+            if process is not None:
+                wait_readable(process, _EXIT_SECONDS)
+
+    def prune(
+        self,
+        *,
+        states: Iterable[State | str] | None = None,
+        older_than: float | None = None,
+        keep: int | None = None,
+        logs_total: int | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Delete finished jobs and their logs, those that finished first before others; return their count.
+
+        Without `older_than`, `keep` and `logs_total`, the retention rules of the configuration apply.
+
+        Args:
+            states: only jobs in these final states.
+            older_than: delete jobs that finished more than this many seconds ago.
+            keep: delete all but this many of the latest jobs of each state.
+            logs_total: delete jobs until all logs together have at most this many bytes.
+            dry_run: only count the jobs.
+        """
+        request = checked(
+            steering.Prune(
+                id=UNNUMBERED,
+                states=None if states is None else states_of(states),
+                older_than=older_than,
+                keep=keep,
+                logs_total=logs_total,
+                dry_run=dry_run,
+            )
+        )
+        pruned = Pruned(UNNUMBERED, 0, 0)
+        with closing(self._channel.follow(lambda: request)) as parts:
+            for part in parts:
+                pruned = expected(part, Pruned)
+        return pruned
+
+    def backup(self) -> Generator[bytes, None, None]:
+        """Yield a verified copy of the daemon's database in pieces: a file for `bgd --recover`.
+
+        Raises:
+            Refused: the daemon cannot write a backup.
+            Full: the daemon has no space for one.
+            DaemonUnreachable: the backup broke off; the pieces so far are useless.
+        """
+        size, received = 1, 0
+        request = steering.GetBackup(UNNUMBERED)
+        # a backup that broke off is not resumed
+        with closing(self._channel.follow(lambda: None if received else request, alone=True)) as parts:
+            for part in parts:
+                piece = expected(part, replies.BackupPart)
+                size, received = piece.size, received + len(piece.data)
+                yield piece.data
+        if received != size:
+            raise DaemonUnreachable(
+                f"the daemon went away after {received} bytes of a backup: ask for it again"
+            )
+
+    def checkup(self) -> list[Finding]:
+        """Return the problems that the daemon finds in its installation, with remedies."""
+        reply = self._channel.ask(steering.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True)
+        return reply.findings
+
+
+def _unfinished(first: int | None, count: int, timeout: float | None) -> TimeoutError:
+    jobs = f"job {first} has" if count == 1 else f"{count} jobs have"
+    return TimeoutError(f"{jobs} not finished within {timeout or 0:g} s")
+
+
+@contextmanager
+def _process_descriptor(pid: int) -> Iterator[int | None]:
+    """Give a descriptor that becomes readable when the process is gone.
+
+    None if there is no such process here, for example because the daemon runs in a container.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

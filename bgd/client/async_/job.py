@@ -1,21 +1,22 @@
-"""A job as a program holds it: what was last heard of it, and what can be done with it."""
+"""A job object: what the daemon last told about a job, and the actions on it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Generic, Self, Unpack
 
-from bgd.client.asynchronous.runtime import first_view
-from bgd.client.session import state_of
+from bgd.client.async_.connection import first_view
+from bgd.client.session import error_in
 from bgd.client.specs import EditOptions
 from bgd.core.job import Outcome, State
+from bgd.errors import Refused
 from bgd.wire.replies import ActResult, LogPart
 from bgd.wire.views import AttemptView, JobView, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    from bgd.client.asynchronous.asking import AsyncAsking
+    from bgd.client.async_.client import AsyncClient
 
     R_co = TypeVar("R_co", covariant=True, default=object)
 else:
@@ -25,13 +26,13 @@ else:
 
 
 class AsyncJob(Generic[R_co]):
-    """One job. Its attributes are those of `JobView`, as they were when the job was last looked at.
+    """One job. Its attributes are those of `JobView`, as they were when the job was last looked up.
 
-    A job that was just submitted knows its `id`, and whether it `is_new` or was there with the same key. What
-    else there is to know, `refresh` and `wait` find out; before that other attributes raise BgdError.
+    A job that was just submitted knows its `id`, and whether it `is_new` or existed with the same key.
+    `refresh` and `wait` look up the rest; before that, other attributes raise BgdError.
 
     `obstacle`: why no job could start when it was submitted, None: no reason was known.
-    Instants are epoch seconds, durations seconds, None where there is nothing.
+    Instants are epoch seconds, durations are seconds; None where there is no value.
     """
 
     kind: str
@@ -92,7 +93,7 @@ class AsyncJob(Generic[R_co]):
 
     def __init__(
         self,
-        client: AsyncAsking,
+        client: AsyncClient,
         job_id: int,
         view: JobView | None = None,
         *,
@@ -107,7 +108,7 @@ class AsyncJob(Generic[R_co]):
 
     @property
     def view(self) -> JobView:
-        """What was last heard of the job, as one value that does not change."""
+        """What the daemon last told about the job, as an immutable value."""
         if self._view is None:
             self._view = first_view(self.id, self._client.view)
         return self._view
@@ -116,26 +117,26 @@ class AsyncJob(Generic[R_co]):
 
         def __getattr__(self, name):
             if name not in JobView.__struct_fields__:
-                raise AttributeError(f"a job has no {name!r}")
+                raise AttributeError(f"a job has no attribute {name!r}")
             return getattr(self.view, name)
 
     async def refresh(self) -> Self:
-        """Look again; returns the job itself."""
+        """Look the job up again; returns the job itself."""
         self._view = await self._client.view(self.id)
         return self
 
     async def wait(self, timeout: float | None = None) -> Self:
-        """Wait until the job has finished, over restarts of the daemon too; returns the job itself.
+        """Wait until the job has finished, also over restarts of the daemon; returns the job itself.
 
         Raises:
-            TimeoutError: it has not within `timeout` seconds.
+            TimeoutError: it has not finished within `timeout` seconds.
         """
         [finished] = await self._client.wait([self.id], timeout=timeout)
         self._view = finished.view
         return self
 
     async def result(self, timeout: float | None = None) -> R_co:
-        """Wait, then return what a class job returned, for a command 0.
+        """Wait, then return the value of a class job, or 0 for a command.
 
         Raises:
             JobFailed: it did not succeed.
@@ -157,43 +158,43 @@ class AsyncJob(Generic[R_co]):
         """Yield the job's output; see `AsyncClient.logs`."""
         return self._client.logs(self.id, attempt=attempt, follow=follow, tail=tail, timestamps=timestamps)
 
-    # --- each of these returns the job's new state, and raises Refused where the state does not allow it ---
+    # --- actions: each returns the new state, and raises Refused if the old state does not allow it -------
 
     async def cancel(self) -> State:
-        """Cancel the job: it is cancelled at once, or stopping while it is made to end."""
-        return _state_of(await self._client.cancel([self.id]))
+        """Cancel the job. A running one is `stopping` until its processes have ended."""
+        return _new_state(await self._client.cancel([self.id]))
 
     async def retry(self) -> State:
-        """Queue the finished job again, with its retries unused."""
-        return _state_of(await self._client.retry([self.id]))
+        """Queue the finished job again, with all its retries."""
+        return _new_state(await self._client.retry([self.id]))
 
     async def hold(self) -> State:
-        """Let the waiting job wait until it is released."""
-        return _state_of(await self._client.hold([self.id]))
+        """Keep the waiting job from starting until it is released."""
+        return _new_state(await self._client.hold([self.id]))
 
     async def release(self) -> State:
-        """Let the held job wait for its turn again."""
-        return _state_of(await self._client.release([self.id]))
+        """Let the held job start when its turn comes."""
+        return _new_state(await self._client.release([self.id]))
 
     async def suspend(self) -> State:
-        """Stop the processes of the running job; its time limit stands still, its slot stays taken."""
-        return _state_of(await self._client.suspend([self.id]))
+        """Stop the processes of the running job; its time limit pauses, and it keeps its slot."""
+        return _new_state(await self._client.suspend([self.id]))
 
     async def continue_(self) -> State:
-        """Let the suspended job go on."""
-        return _state_of(await self._client.continue_([self.id]))
+        """Continue the suspended job."""
+        return _new_state(await self._client.continue_([self.id]))
 
     async def send_signal(self, signum: int, *, whole_tree: bool = False) -> State:
         """Send a signal to the running job's first process, or to all of its processes."""
-        return _state_of(await self._client.signal([self.id], signum, whole_tree=whole_tree))
+        return _new_state(await self._client.signal([self.id], signum, whole_tree=whole_tree))
 
     async def edit(self, **changes: Unpack[EditOptions]) -> Self:
-        """Change the waiting job; returns the job itself, looked at again.
+        """Change the waiting job; returns the job itself, looked up again.
 
         Raises:
-            Refused: it does not wait, or a value is out of range.
+            Refused: it is not waiting, or a value is out of range.
         """
-        _state_of(await self._client.edit([self.id], **changes))
+        _new_state(await self._client.edit([self.id], **changes))
         return await self.refresh()
 
     async def remove(self) -> None:
@@ -202,12 +203,14 @@ class AsyncJob(Generic[R_co]):
         Raises:
             Refused: it has not finished.
         """
-        _state_of(await self._client.remove([self.id]))
+        _new_state(await self._client.remove([self.id]))
 
     def __repr__(self) -> str:
         return f"<AsyncJob {self.id}>" if self._view is None else f"<AsyncJob {self.id} {self._view.state}>"
 
 
-def _state_of(results: list[ActResult]) -> State:
+def _new_state(results: list[ActResult]) -> State:
     [result] = results
-    return state_of(result)
+    if result.state is None:
+        raise error_in(result) or Refused(f"job {result.job}: refused")
+    return result.state

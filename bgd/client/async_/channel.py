@@ -1,0 +1,412 @@
+"""The channel from a client to the daemon: connects when first used, and again after the connection broke."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from bgd.client.async_.connection import Affinity, Connection, Lock, run_blocking, sleep
+from bgd.client.session import (
+    UNNUMBERED,
+    Broken,
+    Idempotency,
+    NotSent,
+    SubmitFrames,
+    expected,
+    framed,
+)
+from bgd.client.transport import Backend, installed_backend, seconds_left
+from bgd.config import ClientSocket, client_sockets
+from bgd.errors import DaemonUnreachable, NotAllowed, Refused
+from bgd.paths import SYSTEM_PATHS
+from bgd.wire.replies import End, Failed, Reply, Submitted, error_of
+from bgd.wire.requests import Request
+
+R = TypeVar("R")
+
+_MIN_PAUSE = 0.05  # seconds between two attempts to connect again; each pause is twice the one before
+_MAX_PAUSE = 1.0
+_MAX_PAUSE_OF_REQUEST = 0.2  # a request has only some seconds
+_OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may restart the daemon before we do
+
+_NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
+
+
+class Channel:
+    """Requests and streams that outlive a connection.
+
+    Until its deadline, a request that was surely not taken is sent again over a new connection. One that may
+    have been taken is sent again only if that does no harm.
+    """
+
+    def __init__(self, connector: Connector, timeout: float) -> None:
+        self._connector = connector
+        self.timeout = timeout
+        self._affinity = Affinity()
+        self._connecting = Lock()
+        self._connection: Connection | None = None
+
+    async def ask(self, request: Request, kind: type[R], *, repeatable: bool = False) -> R:
+        """Send a request and return its only reply.
+
+        Args:
+            request: if it has the field `repeated`, that is set when the request is sent again: the daemon
+                needs it to judge what it finds done already.
+            kind: the type of the reply.
+            repeatable: the request may be taken twice, so send it again if the daemon goes away before it
+                answers.
+
+        Raises:
+            DaemonUnreachable: the request may or may not have been taken.
+        """
+        was_lost = False
+
+        async def send(connection: Connection | InlineConnection, deadline: float) -> Reply:
+            nonlocal was_lost
+            is_repeat = was_lost and "repeated" in request.__struct_fields__
+            try:
+                sent = replace(request, repeated=True) if is_repeat else request
+                return await connection.exchange(partial(framed, sent), deadline)
+            except Broken:
+                was_lost = True
+                raise
+
+        return expected(await self._answered(send, lambda: repeatable), kind)
+
+    async def submit(self, frames: SubmitFrames, *, has_keys: bool) -> Submitted:
+        """Send a request for new jobs, again if its answer is lost and the daemon recognises it.
+
+        `has_keys`: all its jobs have keys, so no daemon makes them twice while they are unfinished.
+
+        Raises:
+            DaemonUnreachable: the jobs may or may not have been taken.
+        """
+        idempotency = Idempotency(has_keys=has_keys)
+
+        async def send(connection: Connection | InlineConnection, deadline: float) -> Reply:
+            token = idempotency.next_token(connection.newest)
+            try:
+                return await connection.exchange(partial(frames, token=token), deadline)
+            except Broken as error:
+                idempotency.lost = idempotency.lost or error
+                raise
+
+        try:
+            return expected(await self._answered(send, lambda: idempotency.may_repeat), Submitted)
+        except DaemonUnreachable as error:
+            if idempotency.lost is None:
+                raise
+            raise idempotency.lost from error  # also of NotSent: it may have been taken the first time
+
+    async def collect(self, request: Request) -> list[Reply]:
+        """Return all replies of a stream that only reads and is expected to end soon."""
+
+        async def send(connection: Connection | InlineConnection, deadline: float) -> list[Reply]:
+            return [reply async for reply in connection.stream(request, deadline)]
+
+        return await self._answered(send, lambda: True)
+
+    async def follow(
+        self, rest: Callable[[], Request | None], deadline: float | None = None, *, alone: bool = False
+    ) -> AsyncGenerator[Reply, None]:
+        """Yield the replies of a stream over as many connections as it takes.
+
+        Args:
+            rest: returns the request for what was not yielded yet, None if nothing is left. Called again
+                whenever the daemon went away.
+            deadline: on the monotonic clock, None: no limit.
+            alone: use a connection of its own. The daemon sends a long stream no faster than it is read, and
+                the answers to other requests must not wait for that.
+
+        Raises:
+            TimeoutError: the deadline has passed.
+            DaemonUnreachable: the daemon went away, and none came back within `timeout`.
+        """
+        connect = self._open if alone else self.connection
+        connection = await connect()
+        pauses = _growing_pauses()
+        was_asked = False
+        try:
+            request = rest()
+            while request is not None:
+                try:
+                    async with aclosing(connection.stream(request, deadline)) as replies:
+                        async for reply in replies:
+                            pauses = _growing_pauses()
+                            yield reply
+                except (NotSent, Broken) as error:
+                    await connection.close()
+                    if (request := rest()) is None:
+                        return
+                    was_away = not was_asked and isinstance(error, NotSent)  # before it was asked
+                    was_asked = True
+                    connection = await self._connected_again(connect, pauses, deadline, was_away=was_away)
+                else:
+                    return
+        finally:
+            if alone:
+                await connection.close()
+
+    async def connection(self, *, may_start: bool = True) -> Connection | InlineConnection:
+        """Return the connection, a new one if there is none or it broke."""
+        self._affinity.check()
+        if (backend := installed_backend()) is not None:
+            return InlineConnection(backend)
+        async with self._connecting:
+            if self._connection is not None and self._connection.is_broken:
+                await self._connection.close()
+                self._connection = None
+            if self._connection is None:
+                self._connection = await self._connect(may_start=may_start)
+            return self._connection
+
+    async def reconnect(self) -> None:
+        """Return as soon as there is a connection; waits for a daemon as a stream that broke off does.
+
+        Raises:
+            DaemonUnreachable: no daemon came back within `timeout`.
+        """
+        await self._connected_again(self.connection, _growing_pauses(), None)
+
+    async def ask_patiently(self, ask: Callable[[], Awaitable[R]]) -> R:
+        """Call `ask`, which may be repeated; if the daemon goes away, once more when it is back.
+
+        Raises:
+            DaemonUnreachable: as `reconnect`, or the daemon went away a second time.
+        """
+        try:
+            return await ask()
+        except DaemonUnreachable:
+            await self.reconnect()
+            return await ask()
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and self._affinity.is_same_process:
+            await connection.close()
+
+    async def _answered(
+        self,
+        send: Callable[[Connection | InlineConnection, float], Awaitable[R]],
+        may_repeat: Callable[[], bool],
+    ) -> R:
+        """Send a request over one connection after another until it is answered or `timeout` has passed.
+
+        `may_repeat`: whether it may be sent again although it may have been taken.
+        """
+        deadline = time.monotonic() + self.timeout
+        connection = await self.connection()
+        pauses = _growing_pauses(_MAX_PAUSE_OF_REQUEST)
+        failures = 0
+        may_be_taken = False
+        try:
+            while True:
+                try:
+                    return await send(connection, deadline)
+                except NotSent:
+                    if not may_be_taken and seconds_left(deadline) == 0:
+                        raise
+                except Broken:
+                    if not may_repeat():
+                        raise
+                    may_be_taken = True
+                failures += 1
+                if failures == 1 and not may_be_taken:  # the daemon went away before it was asked
+                    connection = await self.connection()
+                else:
+                    connection = await self._connected_again(self.connection, pauses, deadline)
+        except TimeoutError as error:
+            raise DaemonUnreachable(
+                f"the daemon did not answer within {self.timeout:g} s: "
+                "the request may or may not have been taken"
+            ) from error
+
+    async def _open(self, *, may_start: bool = True) -> Connection | InlineConnection:
+        """Return a connection for one stream alone."""
+        self._affinity.check()
+        if (backend := installed_backend()) is not None:
+            return InlineConnection(backend)
+        return await self._connect(may_start=may_start)
+
+    async def _connect(self, *, may_start: bool) -> Connection:
+        return await self._connector.connect(time.monotonic() + self.timeout, may_start=may_start)
+
+    async def _connected_again(
+        self,
+        connect: Callable[..., Awaitable[Connection | InlineConnection]],
+        pauses: Iterator[float],
+        deadline: float | None,
+        *,
+        was_away: bool = False,
+    ) -> Connection | InlineConnection:
+        """Connect to the daemon that follows one that went away.
+
+        `was_away`: it went away before it was asked anything. Nobody else is known to restart it, so this
+        does, at once.
+        """
+        began_at = time.monotonic()
+        while True:
+            remaining = seconds_left(deadline)
+            if remaining == 0:
+                raise TimeoutError
+            seconds = next(pauses)
+            await sleep(seconds if remaining is None else min(seconds, remaining))
+            waited = time.monotonic() - began_at
+            try:
+                return await connect(may_start=was_away or waited > _OTHERS_FIRST)
+            except DaemonUnreachable:
+                if waited > self.timeout:
+                    raise
+
+
+def _growing_pauses(longest: float = _MAX_PAUSE) -> Iterator[float]:
+    yield 0.0
+    seconds = _MIN_PAUSE
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, longest)
+
+
+# --- finding the daemon ---------------------------------------------------------------------------------
+
+
+class Connector(Struct, frozen=True, kw_only=True):
+    """Where to look for a daemon: see `bgd.config.client_sockets`.
+
+    `autostart`: start the caller's own daemon if none answers, and call `on_autostart` with its pid and log.
+    """
+
+    socket: str | None = None
+    config: str | None = None
+    user: bool = False
+    system: bool = False
+    autostart: bool = True
+    on_autostart: Callable[[int, str], None] | None = None
+
+    async def connect(self, deadline: float, *, may_start: bool = True) -> Connection:
+        """Connect to the first daemon that answers. Without `may_start`, do not start one this time.
+
+        Raises:
+            DaemonUnreachable: no daemon answers, and none was to be started or it did not start.
+            NotAllowed: there is a daemon that this user may not use.
+            ConfigError: the configuration that names the socket cannot be used.
+        """
+        failed: list[tuple[ClientSocket, OSError]] = []
+        places = client_sockets(self.socket, config=self.config, user=self.user, system=self.system)
+        while (place := await run_blocking(next, places, None)) is not None:
+            try:
+                return await open_connection(place, deadline)
+            except (*_NOBODY_THERE, PermissionError) as error:
+                failed.append((place, error))
+        own = next((place for place, _ in failed if place.is_own), None)
+        if not (self.autostart and may_start) or own is None:
+            raise _unreachable(failed)
+        await self._start(own, deadline)
+        try:
+            return await open_connection(own, deadline)
+        except OSError as error:
+            raise _unreachable([(own, error)]) from error
+
+    async def _start(self, own: ClientSocket, deadline: float) -> None:
+        from bgd.client.autostart import start_daemon  # noqa: PLC0415 - few calls need what it imports
+
+        started = await run_blocking(start_daemon, self.config, own, deadline)
+        if started is not None and self.on_autostart is not None:
+            self.on_autostart(started.pid, started.log)
+
+
+async def open_connection(place: ClientSocket, deadline: float) -> Connection:
+    """Connect to a daemon's socket.
+
+    Raises:
+        OSError: nobody listens there, or the caller may not use it.
+        NotAllowed: an unexpected user serves a socket that the caller did not name.
+        DaemonUnreachable: somebody listens, but does not answer as a daemon does.
+    """
+    try:
+        return await Connection.open(place.path, deadline, _trusted_uids(place))
+    except (*_NOBODY_THERE, PermissionError):
+        raise
+    except (BlockingIOError, TimeoutError) as error:
+        raise DaemonUnreachable(
+            f"the daemon at {place.path} does not answer: it is stopped or very busy"
+        ) from error
+    except OSError as error:
+        raise DaemonUnreachable(f"{place.path} is no daemon's socket: {error.strerror}") from error
+
+
+def _trusted_uids(place: ClientSocket) -> set[int] | None:
+    """Return the users that may serve a socket; None: any user, because the caller named the socket."""
+    if place.is_explicit:
+        return None
+    if place.is_own:
+        return {0, os.geteuid()}
+    return {0, Path(place.path).parent.stat().st_uid}  # the system's daemon owns its folder in /run
+
+
+def _unreachable(failed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachable | NotAllowed:
+    for place, error in failed:
+        if isinstance(error, PermissionError):
+            return NotAllowed(f"you may not use the daemon at {place.path}: {error.strerror}")
+    paths = " or ".join(place.path for place, _ in failed)
+    if failed[0][0].is_own:
+        remedy = "start it with `bgd`"
+    elif failed[0][0].path == SYSTEM_PATHS.socket:
+        remedy = "start it with `systemctl restart bgd`"
+    else:
+        remedy = "is the daemon running, and is that its socket?"
+    return DaemonUnreachable(f"no daemon answers at {paths}: {remedy}")
+
+
+# --- a backend in this process ---------------------------------------------------------------------------
+
+
+class InlineConnection:
+    """Replaces a Connection while a backend is installed. It never breaks, and ignores deadlines."""
+
+    is_broken = False
+    newest = None
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def exchange(self, frames: Callable[[int], bytes], deadline: float | None) -> Reply:
+        """Send a request, and return its only reply."""
+        del deadline
+        replies = await run_blocking(list, self._backend.answer(frames(UNNUMBERED)))
+        return _checked_reply(replies[0])
+
+    async def stream(self, request: Request, deadline: float | None) -> AsyncGenerator[Reply, None]:
+        """Send a request and yield its replies up to the end mark."""
+        del deadline
+        for reply in self._backend.answer(framed(request, UNNUMBERED)):
+            if callable(reply):
+                await run_blocking(reply)
+            elif isinstance(reply, End):
+                return
+            else:
+                yield _checked_reply(reply)
+
+    async def wait_for_end(self, deadline: float | None) -> None:
+        """Raise Refused, because there is no daemon to wait for."""
+        del deadline
+        raise Refused("there is no daemon that could end: jobs are run inline")
+
+    async def close(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+
+def _checked_reply(reply: object) -> Reply:
+    if isinstance(reply, Failed):
+        raise error_of(reply.code, reply.message)
+    if not isinstance(reply, Reply):
+        raise TypeError(f"{reply!r} is not a reply")
+    return reply

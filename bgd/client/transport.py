@@ -1,0 +1,116 @@
+"""Ways to a daemon: its Unix socket, and a backend in this process that answers in place of every daemon."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from bgd.errors import NotAllowed
+from bgd.wire.replies import Reply
+
+_UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
+_MIN_TIMEOUT = 0.001  # seconds; the kernel takes 0 for no timeout
+
+
+class Socket(socket.socket):
+    """A Unix socket that closes without a warning when its last reference goes.
+
+    A job object may outlive the block of its client and open a connection that nobody closes. In a reference
+    cycle, a plain socket would warn about that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def connected_socket(path: str, deadline: float | None) -> Socket:
+    """Return a connected socket; blocks while the listener's queue is full.
+
+    Raises:
+        OSError: nobody listens there, or the queue was full until the deadline.
+    """
+    connection = Socket()
+    try:
+        _connect(connection, path, deadline)
+        while not _is_connected(connection):  # after a signal, Python takes connect() to be in progress
+            _connect(connection, path, deadline)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def check_server(connection: socket.socket, path: str, trusted_uids: Collection[int]) -> None:
+    """Refuse a server of an untrusted user, which could read and forge everything.
+
+    Raises:
+        NotAllowed: the message names the user.
+    """
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, _ = _UCRED.unpack(credentials)  # of the process that called listen()
+    if uid not in trusted_uids:
+        trusted = " or ".join(map(str, sorted(trusted_uids)))
+        raise NotAllowed(
+            f"{path} is served by uid {uid}, not by uid {trusted}, so nothing was sent: "
+            "if you trust that user, name the socket with --socket or BGD_SOCKET"
+        )
+
+
+def seconds_left(deadline: float | None) -> float | None:
+    """Return the seconds until a deadline on the monotonic clock, None if there is no deadline."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _connect(connection: socket.socket, path: str, deadline: float | None) -> None:
+    if (seconds := seconds_left(deadline)) is not None:
+        # With a timeout of Python's, connect() to a busy Unix socket fails at once with EAGAIN.
+        # The kernel's own timeout waits until the listener's queue has room.
+        timeval = struct.pack("@ll", int(seconds), int(max(seconds % 1, _MIN_TIMEOUT) * 1_000_000))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+    connection.connect(path)
+
+
+def _is_connected(connection: socket.socket) -> bool:
+    try:
+        connection.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+# --- a backend in this process, which bgd.testing.inline installs -----------------------------------------
+
+Pause = Callable[[], None]
+"""Blocks until there is more to reply, or never will be."""
+
+
+class Backend(Protocol):
+    """Answers requests in the place of a daemon: in frames, but over no socket."""
+
+    def answer(self, frames: bytes) -> Iterator[Reply | Pause]:
+        """Yield the replies to a request, including a stream's end mark, and a Pause before each wait."""
+
+
+def installed_backend() -> Backend | None:
+    """Return the backend that answers in this process, None if clients connect to daemons."""
+    return _backends[-1] if _backends else None
+
+
+@contextmanager
+def install_backend(backend: Backend) -> Iterator[None]:
+    """Let a backend answer all clients of this process, in all threads; the latest one wins."""
+    _backends.append(backend)
+    try:
+        yield
+    finally:
+        _backends.remove(backend)
+
+
+_backends: list[Backend] = []
