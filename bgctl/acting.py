@@ -1,27 +1,43 @@
-"""cancel, retry, hold and their like: what is done to jobs, by id or to all that are selected."""
+"""cancel, retry, hold, edit, signal, prune and the like: act on jobs by id or selection."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import Struct
 
 from bgctl import exit_codes
 from bgctl.common import client, global_options, print_json, say, verb
-from bgctl.options import FINISHED, UNFINISHED, WAITING, chosen_ids
+from bgctl.options import (
+    DURATION,
+    FINISHED,
+    SIZE,
+    UNFINISHED,
+    WAITING,
+    chosen_ids,
+    job_options,
+    unset_options,
+    whole_number,
+    with_changeable_options,
+)
 from bgctl.selecting import Selection, with_selection
 from bgd import Client, Job, State
 from bgd.client.session import error_in
+from bgd.core.spec import JobSpec
 from bgd.formatting import number_ranges
-from bgd.wire.replies import ActResult
+from bgd.settings import nearest
+from bgd.units import format_size
+from bgd.wire.replies import ActResult, Pruned
+from bgd.wire.requests import MAX_SIGNAL
+from bgd.wire.steering import MAX_KEPT
 
-FOREVER = " and their logs for good"
-
-Do = Callable[[Client, list[int]], list[ActResult]]
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class Action(Struct, frozen=True, kw_only=True):
@@ -55,15 +71,6 @@ class Target(Struct, frozen=True, kw_only=True):
     yes: bool
 
 
-_CANCEL = Action(done="cancelled", states=UNFINISHED[:-1])
-_RETRY = Action(done="retried", states=FINISHED, usual=(State.FAILED,))
-_HOLD = Action(done="held", states=WAITING[1:])
-_RELEASE = Action(done="released", states=(State.HELD,))
-_SUSPEND = Action(done="suspended", states=(State.RUNNING,), suspended=False, tells_state=False)
-_CONTINUE = Action(done="continued", states=(State.RUNNING,), suspended=True, tells_state=False)
-_REMOVE = Action(done="removed", states=FINISHED, tells_state=False, forever=FOREVER)
-
-
 def with_target(
     action: Action, *, has_own_options: bool = False
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -79,6 +86,19 @@ def with_target(
         return with_selection(action.states, has_own_options=has_own_options)(dry_run(yes(acting)))
 
     return decorate
+
+
+FOREVER = " and their logs for good"
+Do = Callable[[Client, list[int]], list[ActResult]]
+_CANCEL = Action(done="cancelled", states=UNFINISHED[:-1])
+_RETRY = Action(done="retried", states=FINISHED, usual=(State.FAILED,))
+_HOLD = Action(done="held", states=WAITING[1:])
+_RELEASE = Action(done="released", states=(State.HELD,))
+_EDIT = Action(done="changed", states=WAITING)
+_SUSPEND = Action(done="suspended", states=(State.RUNNING,), suspended=False, tells_state=False)
+_CONTINUE = Action(done="continued", states=(State.RUNNING,), suspended=True, tells_state=False)
+_SIGNAL = Action(done="signalled", states=(State.RUNNING, State.STOPPING), tells_state=False)
+_REMOVE = Action(done="removed", states=FINISHED, tells_state=False, forever=FOREVER)
 
 
 @verb(
@@ -135,6 +155,54 @@ def release_command(target: Target) -> int:
     return act(_RELEASE, target, Client.release)
 
 
+class CommandWithProgram(click.Command):
+    """A verb after whose arguments and `--` a program may stand: its `argv`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set the program aside, which would be taken for more arguments."""
+        end = args.index("--") if "--" in args else len(args)
+        ctx.params["argv"] = tuple(args[end + 1 :])
+        return super().parse_args(ctx, args[:end])
+
+
+_UNSET = unset_options()
+
+
+@verb(
+    "edit",
+    "bgctl edit 12 --priority 10 --queue mail",
+    "bgctl edit 12 --unset timeout -- make -j4 all",
+    "bgctl edit --state held --tagged import --retries 5 --yes",
+    cls=CommandWithProgram,
+)
+@with_target(_EDIT, has_own_options=True)
+@with_changeable_options
+@click.option(
+    "--unset",
+    type=click.Choice(list(_UNSET)),
+    multiple=True,
+    metavar="OPTION",
+    help="As if this option, as timeout, had never been given; several may be named.",
+)
+def edit_command(target: Target, *, argv: tuple[str, ...], unset: tuple[str, ...], **given: Any) -> int:
+    """Change jobs that wait.
+
+    Options take the place of what the jobs had, and what stands after -- that of their program. --delay and
+    --expires count from now; --env sets variables in addition.
+    """
+    if given["stdin"] == "-":
+        raise click.UsageError("--stdin - is for new jobs only: name a file")
+    with client() as daemon:
+        changes: dict[str, Any] = dict(job_options(daemon, given))
+    for option in unset:
+        changes[_UNSET[option]] = getattr(JobSpec(), _UNSET[option])
+    if argv:
+        changes["argv"] = argv
+    if not changes:
+        raise click.UsageError("nothing to change: give options, or a program after --")
+    return act(_EDIT, target, lambda daemon, ids: daemon.edit(ids, **changes))
+
+
 @verb(
     "suspend",
     "bgctl suspend 12",
@@ -160,6 +228,57 @@ def continue_command(target: Target) -> int:
     return act(_CONTINUE, target, Client.continue_)
 
 
+class Signal(click.ParamType[int]):
+    """A signal by its name or its number."""
+
+    name = "signal"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read "HUP", "SIGHUP" or "1"."""
+        if isinstance(value, int):
+            return value
+        if value.isascii() and value.isdigit() and 1 <= int(value) <= MAX_SIGNAL:
+            return int(value)
+        name = value.upper().removeprefix("SIG")
+        if name not in _NAMES:
+            self.fail(
+                f"{value!r} is no signal, nor a number from 1 to {MAX_SIGNAL}; {nearest(name, _NAMES)}",
+                param,
+                ctx,
+            )
+        return _NAMES[name]
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the names."""
+        del ctx, param
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
+
+        return [CompletionItem(name) for name in _NAMES if name.startswith(incomplete.upper())]
+
+
+_NAMES = {each.name.removeprefix("SIG"): int(each) for each in signal.Signals}
+
+
+@verb(
+    "signal",
+    "bgctl signal 12 -s USR1",
+    "bgctl signal --tree -s INT 3-9",
+)
+@with_target(_SIGNAL)
+@click.option(
+    "-s", "--signal", "number", type=Signal(), default="TERM", show_default=True, metavar="SIG", help="Which."
+)
+@click.option("--tree", is_flag=True, help="For all processes of the job, not for its first alone.")
+def signal_command(target: Target, *, number: int, tree: bool) -> int:
+    """Send running jobs a signal.
+
+    A job that ends by it has failed, and is retried if it has retries left; `bgctl cancel` ends it for good.
+    """
+    return act(_SIGNAL, target, lambda daemon, ids: daemon.signal(ids, number, whole_tree=tree))
+
+
 @verb(
     "remove",
     "bgctl remove 12",
@@ -172,6 +291,69 @@ def remove_command(target: Target) -> int:
     Their ids are never given out again.
     """
     return act(_REMOVE, target, Client.remove)
+
+
+@verb(
+    "prune",
+    "bgctl prune --dry-run",
+    "bgctl prune --older-than 2d",
+    "bgctl prune --state succeeded --keep 1000 --yes",
+)
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([str(state) for state in FINISHED]),
+    metavar="STATE",
+    help="Only jobs in this state; several may be given.",
+)
+@click.option("--older-than", type=DURATION, metavar="D", help="That finished longer ago, as 2d.")
+@click.option(
+    "--keep", type=whole_number(0, MAX_KEPT), metavar="N", help="All but the latest N of each state."
+)
+@click.option("--logs-total", type=SIZE, metavar="SIZE", help="Until all logs take no more, as 1GB.")
+@click.option("--dry-run", is_flag=True, help="Only say how many they are.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before it is done to several.")
+def prune_command(
+    *,
+    states: tuple[str, ...],
+    older_than: float | None,
+    keep: int | None,
+    logs_total: int | None,
+    dry_run: bool,
+    yes: bool,
+) -> int:
+    """Delete finished jobs and their logs, the longest finished first.
+
+    Without --older-than, --keep and --logs-total it does at once what the daemon does by itself as
+    [retention] of its configuration says. Of several, each takes its share. Ids are never given out again.
+    """
+    with client() as daemon:
+        prune = partial(
+            daemon.prune, states=states or None, older_than=older_than, keep=keep, logs_total=logs_total
+        )
+        pruned = prune(dry_run=True)
+        if not dry_run and pruned.jobs:
+            if (
+                pruned.jobs > 1
+                and not yes
+                and not is_confirmed("removed", pruned.jobs, FOREVER, rehearsal="")
+            ):
+                say("nothing was done")
+                return exit_codes.REFUSED
+            pruned = prune()
+    if global_options().json:
+        print_json({"jobs": pruned.jobs, "log_bytes": pruned.log_bytes})
+    else:
+        click.echo(_in_words(pruned, dry_run=dry_run))
+    return 0
+
+
+def _in_words(pruned: Pruned, *, dry_run: bool) -> str:
+    if not pruned.jobs:
+        return "no job would be removed" if dry_run else "no job was removed"
+    jobs = "1 job" if pruned.jobs == 1 else f"{pruned.jobs} jobs"
+    return f"{jobs}{' would be' if dry_run else ''} removed, with {format_size(pruned.log_bytes)} of logs"
 
 
 def act(action: Action, target: Target, do: Do) -> int:

@@ -1,20 +1,45 @@
-"""list: the jobs there are."""
+"""list, stats and events: what jobs there are, figures about them, and what happens to them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import click
 
-from bgctl.common import client, global_options, is_terminal, print_columns, print_json, say, verb
-from bgctl.options import FINISHED, whole_number
+from bgctl.common import (
+    STATE_COLORS,
+    client,
+    excerpt,
+    global_options,
+    has_colors,
+    is_terminal,
+    local_time,
+    print_columns,
+    print_json,
+    say,
+    verb,
+)
+from bgctl.options import FINISHED, TIME_LIMIT, whole_number
 from bgctl.selecting import with_filters
 from bgd import Client, Job, State
 from bgd.escape import one_line
-from bgd.formatting import command_line, job_as_json, progress_line, progress_of, run_time, short_duration
-from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
+from bgd.formatting import (
+    command_line,
+    iso_time,
+    job_as_json,
+    progress_as_json,
+    progress_line,
+    progress_of,
+    run_time,
+    short_duration,
+)
+from bgd.units import format_duration
+from bgd.wire.replies import Stats
+from bgd.wire.requests import DEFAULT_LIST, MAX_EVENT, MAX_LIST
+from bgd.wire.views import EventView
 
 _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "id": lambda job: (job.id,),
@@ -26,11 +51,6 @@ _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "started": lambda job: (job.started_at or 0.0, job.id),
     "finished": lambda job: (job.finished_at or 0.0, job.id),
 }
-
-_MOST_NAMED = 3  # jobs or queues, where there is little room
-
-HEADINGS = ("ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TIME", "NAME", "COMMAND")
-PROGRESS = "PROGRESS"  # before the command, where a job has any
 
 
 @verb(
@@ -125,11 +145,13 @@ def _print_jobs(jobs: list[Job]) -> None:
         said = [progress_line(progress_of(job.view)) or "-" for job in jobs]
         rows = [(*row[:-1], how_far, row[-1]) for row, how_far in zip(rows, said, strict=True)]
     if is_terminal():
-        from bgctl.table import print_table  # noqa: PLC0415 - it is slow to import
-
         print_table(headings, rows)
     else:
         print_columns(headings, rows)
+
+
+HEADINGS = ("ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TIME", "NAME", "COMMAND")
+PROGRESS = "PROGRESS"  # before the command, where a job has any
 
 
 def _row(job: Job, now: float) -> tuple[str, ...]:
@@ -159,3 +181,157 @@ def _few(things: Sequence[object]) -> str:
     named = ",".join(map(str, things[:_MOST_NAMED]))
     more = len(things) - _MOST_NAMED
     return f"{named},+{more}" if more > 0 else named
+
+
+_MOST_NAMED = 3  # jobs or queues, where there is little room
+
+
+def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print one job a line; names, and commands by what is left, are cut and end in an ellipsis.
+
+    A column of names in which there is none is left out, and others where the terminal is too narrow for
+    them: first what says nothing, then what is missed least. Ids and states are always whole.
+    """
+    # slow to import, and columns for programs do not need them
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    columns = {heading: [row[index] for row in rows] for index, heading in enumerate(headings)}
+    if not set(columns["NAME"]) - {"-"}:
+        del columns["NAME"]
+    console = Console(color_system="auto" if has_colors() else None, highlight=False)
+    widths = _fitting(columns, console.width)
+    # a terminal that is narrower still has to wrap: rich would cut ids
+    console.width = max(console.width, sum(widths.values()) + _GAP * (len(widths) - 1))
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    for heading in widths:
+        table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
+    for cells in zip(*(columns[heading] for heading in widths), strict=True):
+        row = []
+        for heading, cell in zip(widths, cells, strict=True):
+            text = Text(cell, style=STATE_COLORS.get(cell, "") if heading == "STATE" else "")
+            text.truncate(widths[heading], overflow="ellipsis")
+            row.append(text)
+        table.add_row(*row)
+    console.print(table)
+
+
+def _fitting(columns: dict[str, list[str]], width: int) -> dict[str, int]:
+    """Return the columns for which there is room, in order, and how wide each is."""
+    widths = {heading: max(map(len, [heading, *cells])) for heading, cells in columns.items()}
+    for heading in widths.keys() & _LONGEST:
+        widths[heading] = min(widths[heading], _LONGEST[heading])
+    longest = widths.pop("COMMAND")
+    silent = [heading for heading, usual in _USUAL.items() if set(columns[heading]) == {usual}]
+    wanted = [(heading, _ENOUGH) for heading in (*silent, "ATTEMPT")]
+    for heading, cells in (*wanted, *((heading, _LEAST) for heading in _EXPENDABLE)):
+        if _left(widths, width) < min(cells, longest):
+            widths.pop(heading, None)
+    return widths | {"COMMAND": max(_left(widths, width), _LEAST)}
+
+
+def _left(widths: dict[str, int], width: int) -> int:
+    return width - sum(widths.values()) - _GAP * len(widths)
+
+
+_GAP = 2  # blanks between columns
+_LEAST = 10  # cells; a narrower command says nothing
+_ENOUGH = 20  # cells; a narrower one says little
+_LONGEST = {"NAME": 20, "PROGRESS": 24}
+_RIGHT = {"ID", "PRIORITY", "ATTEMPT", "AGE", "TIME"}
+_USUAL = {"QUEUE": "default", "PRIORITY": "0"}
+_EXPENDABLE = ("AGE", "TIME", "PRIORITY", "QUEUE", "NAME", "PROGRESS")  # the first is missed least
+_USUAL_WINDOW = 3600.0  # seconds
+
+
+@verb(
+    "stats",
+    "bgctl stats",
+    "bgctl stats --window 1d --json",
+)
+@click.option(
+    "--window", type=TIME_LIMIT, default=_USUAL_WINDOW, metavar="D", help="Look back so far; else 1h."
+)
+def stats_command(*, window: float) -> int:
+    """Show how much there is to do, and how it went lately."""
+    with client() as daemon:
+        stats = daemon.stats(window=window)
+    if global_options().json:
+        print_json(_stats_as_json(stats))
+    else:
+        for label, value in _stats_lines(stats):
+            click.echo(f"{label:<11}{value}")
+    return 0
+
+
+def _stats_as_json(stats: Stats) -> dict[str, object]:
+    fields: dict[str, object] = {
+        name: getattr(stats, name) for name in stats.__struct_fields__ if name != "id"
+    }
+    return fields | {"oldest_queued_at": iso_time(stats.oldest_queued_at)}
+
+
+def _stats_lines(stats: Stats) -> list[tuple[str, str]]:
+    oldest = stats.oldest_queued_at
+    return [
+        ("jobs", _counts(stats.counts)),
+        ("ended", f"{_counts(stats.outcomes)} in the last {format_duration(stats.window)}"),
+        ("waited", _times(stats.wait_median, stats.wait_p95)),
+        ("ran", _times(stats.run_median, stats.run_p95)),
+        ("oldest", "none is queued" if oldest is None else f"queued {local_time(oldest, time.time())}"),
+    ]
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+
+
+def _times(median: float | None, p95: float | None) -> str:
+    if median is None or p95 is None:
+        return "-"
+    return f"half up to {short_duration(median)}, 95 % up to {short_duration(p95)}"
+
+
+@verb(
+    "events",
+    "bgctl events -f",
+    "bgctl events --since 1200 | jq -c 'select(.state == \"failed\")'",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is to come, until Ctrl-C.")
+@click.option(
+    "--since",
+    type=whole_number(0, MAX_EVENT),
+    metavar="ID",
+    help="After the event with this id; 0: all there are.",
+)
+def events_command(*, follow: bool, since: int | None) -> int:
+    """Print what happened to jobs.
+
+    Each is a JSON object on a line; a terminal gets plainer lines. Without --since: all that is kept, or
+    with -f what is to come, and also how far jobs say they are, which is not kept.
+    """
+    is_for_people = is_terminal() and not global_options().json
+    with client() as daemon:
+        for event in daemon.events(since=since, follow=follow, progress=True):
+            if is_for_people:
+                click.echo(_event_line(event))
+            else:
+                print_json(_event_as_json(event))
+    return 0
+
+
+def _event_as_json(event: EventView) -> dict[str, object]:
+    fields: dict[str, object] = {name: getattr(event, name) for name in event.__struct_fields__}
+    return fields | {"at": iso_time(event.at), "progress": progress_as_json(event.progress)}
+
+
+def _event_line(event: EventView) -> str:
+    at = datetime.fromtimestamp(event.at).astimezone()
+    is_of = event.state if event.progress is None else progress_line(event.progress)
+    words = [f"{at:%H:%M:%S}", f"job {event.job}", f"{event.what}:", is_of]
+    if event.attempt:
+        words.append(f"(attempt {event.attempt}{f', {event.outcome}' if event.outcome else ''})")
+    if event.reason:
+        words.append(excerpt(event.reason))
+    return " ".join(words)

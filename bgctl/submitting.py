@@ -1,10 +1,12 @@
-"""submit, call and run: new jobs."""
+"""submit, call and run: create jobs."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,19 +14,28 @@ import click
 
 from bgctl.common import client, global_options, print_json, say, verb
 from bgctl.options import ARGUMENT, job_options, with_call_options, with_command_options
-from bgctl.programs import problem_with_command, problem_with_input
 from bgd import Client, Job, Refused
 from bgd.client.specs import Caller, JobOptions, undecodable_names
 from bgd.core.spec import MAX_INPUT
+from bgd.paths import find_program
 
 T = TypeVar("T")
 
+
 _program = click.argument("argv", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=ARGUMENT)
+
+
 _no_check = click.option(
     "--no-check", is_flag=True, help="Queue it even if its program or folder is not there."
 )
+
+
 _shell = click.option("--shell", is_flag=True, help="PROGRAM is one text for sh: quote it.")
+
+
 _wait = click.option("--wait", is_flag=True, help="Wait for the end, and exit with the job's code.")
+
+
 _follow = click.option("-f", "--follow", is_flag=True, help="Show its output, and exit with the job's code.")
 
 
@@ -147,6 +158,15 @@ def _submit(
     return daemon.submit(argv, **options)
 
 
+def _own_input() -> bytes:
+    data = sys.stdin.buffer.read(MAX_INPUT + 1)
+    if len(data) > MAX_INPUT:
+        raise click.UsageError(
+            f"more than {MAX_INPUT} bytes came: put them into a file, and name it with --stdin FILE"
+        )
+    return data
+
+
 def _problem_with(argv: tuple[str, ...], options: JobOptions, caller: Caller) -> str | None:
     """Say why a command could not be run if it were its turn now; None if it could."""
     env = caller.chosen_environment(options.get("env_pass", "all")) | dict(options.get("env") or {})
@@ -159,13 +179,49 @@ def _problem_with(argv: tuple[str, ...], options: JobOptions, caller: Caller) ->
     return problem_with_input(caller.folder / source) if source else None
 
 
-def _own_input() -> bytes:
-    data = sys.stdin.buffer.read(MAX_INPUT + 1)
-    if len(data) > MAX_INPUT:
-        raise click.UsageError(
-            f"more than {MAX_INPUT} bytes came: put them into a file, and name it with --stdin FILE"
-        )
-    return data
+def problem_with_command(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> str | None:
+    """Say why a command cannot be run with this environment in this folder; None if it can."""
+    try:
+        if not folder.is_dir():
+            return f"there is no folder {folder}"
+        problem = _problem_with_program(argv[0], env, folder)
+    except OSError as error:  # as in a folder that may not be entered
+        return f"{error.filename}: {error.strerror}"
+    if problem and len(argv) == 1 and " " in argv[0].strip():
+        return f"{problem}: write the words apart, or put --shell before them"
+    return problem
+
+
+def _problem_with_program(name: str, env: Mapping[str, str], folder: Path) -> str | None:
+    """Say why a program cannot be run; None if it can."""
+    try:
+        find_program(name, env, str(folder))
+    except FileNotFoundError:
+        if "/" not in name:
+            return f"no program {name!r} on its PATH"
+        return f"{folder / name} is no program: there is no such file"
+    except PermissionError as error:
+        return _problem_with_file(Path(error.filename))
+    return None
+
+
+def _problem_with_file(path: Path) -> str:
+    try:
+        is_folder = path.is_dir()
+    except PermissionError as error:
+        return f"{path} may not be looked at: {error.strerror}"
+    if is_folder:
+        return f"{path} is no program: it is a folder"
+    return f"{path} is not executable (chmod +x makes it so)"
+
+
+def problem_with_input(path: Path) -> str | None:
+    """Say why a command cannot read this file; None if it can."""
+    if not path.exists():
+        return f"there is no file {path}"
+    if path.is_dir():
+        return f"{path} is a folder: name a file to read"
+    return None if os.access(path, os.R_OK) else f"{path} may not be read by you"
 
 
 def _print_id(job: Job) -> None:
@@ -187,7 +243,7 @@ def _see_it_through(
         say(f"job {job.id} is queued, and nothing starts: {job.obstacle}")
     if not (wait or follow):
         return 0
-    from bgctl.following import follow_job, wait_for_job  # noqa: PLC0415 - most who submit do not wait
+    from bgctl.logs import follow_job, wait_for_job  # noqa: PLC0415 - most who submit do not wait
 
     return follow_job(daemon, job, raw=raw) if follow else wait_for_job(job)
 

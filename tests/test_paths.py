@@ -16,7 +16,7 @@ from tests.launcher.unprivileged import NOBODY
 
 AS_NOBODY = f"""
 import os, sys
-from bgctl.programs import problem_with_command
+from bgctl.submitting import problem_with_command
 from pathlib import Path
 if not os.getuid():
     os.setgroups([])

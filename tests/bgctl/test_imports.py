@@ -26,7 +26,7 @@ NEEDED = {
 
 SHARED = {"exit_codes", "common", "options", "program"}
 OWN = {
-    "submit true": SHARED | {"programs", "submitting"},
+    "submit true": SHARED | {"submitting"},
     "list": SHARED | {"listing", "selecting"},
 }
 

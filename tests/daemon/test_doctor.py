@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from bgctl.common import GlobalOptions
-from bgctl.doctor import doctor_command
+from bgctl.daemon import doctor_command
 from bgd.daemon import doctor
 from bgd.daemon.doctor import check_all, sqlite_is_fixed
 from bgd.errors import NotAllowed
@@ -240,7 +240,7 @@ def test_doctor_looks_at_what_it_can_where_the_socket_may_not_be_used(home, monk
         raise NotAllowed("you may not use the daemon at /x/bgd.sock: Permission denied")
         yield
 
-    monkeypatch.setattr("bgctl.doctor.client", no_client)
+    monkeypatch.setattr("bgctl.daemon.client", no_client)
     home.configure(f'[daemon]\nstate_dir = "{home.state_dir}"\n')
     options = GlobalOptions(config=str(home.folder / ".config/bgd/bgd.toml"))
     done = CliRunner().invoke(doctor_command, obj=options)
