@@ -1,4 +1,4 @@
-"""Streams: who waits for something to happen to which job, and what attempts say of their progress."""
+"""Streams: tell followers that jobs changed, that logs grew, and what attempts report of their progress."""
 
 from __future__ import annotations
 
@@ -11,79 +11,48 @@ from bgd.core.job import ACTIVE, Job, JobId
 from bgd.errors import Refused
 from bgd.wire.views import JobProgress
 
-# --- Subscriptions: who waits for something to happen to which job.
-
-
-class Subscription:
-    """Tells one follower that jobs of his changed; what has become of them he finds out by looking.
-
-    Attributes:
-        changed: set at every change; the follower clears it before he looks.
-        moved: jobs whose state or attempt changed since he last emptied it; at first all of his.
-    """
-
-    def __init__(self, job_ids: Iterable[JobId]) -> None:
-        self.changed = asyncio.Event()
-        self.moved = set(job_ids)
-        self._progress: dict[JobId, JobProgress] = {}
-
-    def take_moved(self) -> set[JobId]:
-        self.changed.clear()
-        moved, self.moved = self.moved, set()
-        return moved
-
-    def take_progress(self) -> list[JobProgress]:
-        """Return what jobs that run said last, as far as it is news."""
-        told, self._progress = self._progress, {}
-        return list(told.values())
-
-    def add_progress(self, told: Iterable[tuple[JobId, JobProgress]], ended: Iterable[JobId]) -> None:
-        """Take what jobs said, in place of what they said before; nothing is kept of those that ended."""
-        for job_id, progress in told:
-            self._progress[job_id] = progress
-            self.changed.set()
-        for job_id in ended:
-            self._progress.pop(job_id, None)
+PROGRESS_INTERVAL = 1.0  # seconds between two transactions that are written because of progress alone
+MAX_PROMPT_ANSWERS = 20  # reports of one job in that interval that are answered at once
 
 
 class Subscriptions:
-    """All subscriptions by job: a job that nobody follows costs one look-up."""
+    """All subscriptions by job; a change of a job that nobody follows costs one look-up."""
 
     def __init__(self) -> None:
         self._of_state: dict[JobId, set[Subscription]] = {}
         self._of_log: dict[JobId, set[Subscription]] = {}
         self._of_all: set[Subscription] = set()
-        self._of_progress: dict[Subscription, set[JobId] | None] = {}  # and of which jobs, None: of all
+        self._of_progress: dict[Subscription, set[JobId] | None] = {}  # the jobs it follows; None: all
 
     @contextmanager
     def subscribe(self, job_ids: Iterable[JobId], *, progress: bool = False) -> Iterator[Subscription]:
-        """Give a Subscription of the states of these jobs, and of their progress if that is wanted."""
+        """Yield a Subscription to the states of these jobs, and to their progress if that is wanted."""
         ids = set(job_ids)
         subscription = Subscription(ids)
-        _enter(self._of_state, ids, subscription)
+        _add(self._of_state, ids, subscription)
         if progress:
             self._of_progress[subscription] = ids
         try:
             yield subscription
         finally:
             self._of_progress.pop(subscription, None)
-            _leave(self._of_state, ids, subscription)
+            _discard(self._of_state, ids, subscription)
 
     @contextmanager
     def subscribe_to_log(self, job_id: JobId) -> Iterator[Subscription]:
-        """Give a Subscription of a job's state and of its growing log."""
+        """Yield a Subscription to a job's state and to the growth of its log."""
         with self.subscribe({job_id}) as subscription:
-            _enter(self._of_log, {job_id}, subscription)
+            _add(self._of_log, {job_id}, subscription)
             try:
                 yield subscription
             finally:
-                _leave(self._of_log, {job_id}, subscription)
+                _discard(self._of_log, {job_id}, subscription)
 
     @contextmanager
     def subscribe_to_all(self, *, progress: bool = False) -> Iterator[Subscription]:
-        """Give a Subscription that rings whenever anything has happened to any job, and names none.
+        """Yield a Subscription to all jobs; it tells that something changed, but not which jobs.
 
-        `progress`: and whenever jobs said how far they are, with what they said.
+        `progress`: it also holds what jobs report of their progress.
         """
         subscription = Subscription(())
         self._of_all.add(subscription)
@@ -96,10 +65,11 @@ class Subscriptions:
             self._of_all.discard(subscription)
 
     def has_log_subscribers(self, job_id: JobId) -> bool:
+        """Return whether anybody follows the log of this job."""
         return job_id in self._of_log
 
     def notify_moved(self, job_ids: Iterable[JobId]) -> None:
-        """Ring for jobs whose change is on disk."""
+        """Notify followers of jobs whose change of state is on disk."""
         for subscription in self._of_all:
             subscription.changed.set()
         if not self._of_state:
@@ -109,77 +79,99 @@ class Subscriptions:
                 subscription.moved.add(job_id)
                 subscription.changed.set()
 
-    def notify_progress(self, told: Mapping[JobId, JobProgress], ended: Collection[JobId]) -> None:
-        """Ring for what jobs said of themselves and is on disk, unless they ended meanwhile."""
+    def notify_progress(self, reports: Mapping[JobId, JobProgress], ended: Collection[JobId]) -> None:
+        """Notify followers of progress that is on disk; drop unread progress of jobs that ended."""
         for subscription, wanted in self._of_progress.items():
-            subscription.add_progress(
-                (item for item in told.items() if wanted is None or item[0] in wanted), ended
-            )
+            news = (item for item in reports.items() if wanted is None or item[0] in wanted)
+            subscription.add_progress(news, ended)
 
     def notify_log_grew(self, job_id: JobId) -> None:
-        """Ring for a log that has grown."""
+        """Notify followers of a log that has grown."""
         for subscription in self._of_log.get(job_id, ()):
             subscription.changed.set()
 
 
-def _enter(
-    subscriptions: dict[JobId, set[Subscription]], job_ids: set[JobId], subscription: Subscription
-) -> None:
+class Subscription:
+    """Tells one follower that jobs changed; the follower then looks up what became of them.
+
+    Attributes:
+        changed: set at every change; the follower clears it before looking.
+        moved: jobs whose state or attempt changed since the follower last took them; at first all of them.
+    """
+
+    def __init__(self, job_ids: Iterable[JobId]) -> None:
+        self.changed = asyncio.Event()
+        self.moved = set(job_ids)
+        self._progress: dict[JobId, JobProgress] = {}
+
+    def take_moved(self) -> set[JobId]:
+        """Return `moved` and empty it; clear `changed`."""
+        self.changed.clear()
+        moved, self.moved = self.moved, set()
+        return moved
+
+    def take_progress(self) -> list[JobProgress]:
+        """Return the latest progress of each running job that has reported since the last call."""
+        reports, self._progress = self._progress, {}
+        return list(reports.values())
+
+    def add_progress(self, reports: Iterable[tuple[JobId, JobProgress]], ended: Iterable[JobId]) -> None:
+        """Replace what these jobs reported earlier; forget what jobs reported that ended."""
+        for job_id, progress in reports:
+            self._progress[job_id] = progress
+            self.changed.set()
+        for job_id in ended:
+            self._progress.pop(job_id, None)
+
+
+def _add(by_job: dict[JobId, set[Subscription]], job_ids: set[JobId], subscription: Subscription) -> None:
     for job_id in job_ids:
-        subscriptions.setdefault(job_id, set()).add(subscription)
+        by_job.setdefault(job_id, set()).add(subscription)
 
 
-def _leave(
-    subscriptions: dict[JobId, set[Subscription]], job_ids: set[JobId], subscription: Subscription
-) -> None:
+def _discard(by_job: dict[JobId, set[Subscription]], job_ids: set[JobId], subscription: Subscription) -> None:
     for job_id in job_ids:
-        subscriptions[job_id].discard(subscription)
-        if not subscriptions[job_id]:
-            del subscriptions[job_id]
-
-
-# --- The book of progress: what attempts say of themselves, from the report until it is written down.
-
-
-INTERVAL = 1.0  # seconds between two transactions that what jobs say of themselves may cause
-ANSWERED_AT_ONCE = 20  # reports of one job within that; for answers to more of them it has to wait
+        by_job[job_id].discard(subscription)
+        if not by_job[job_id]:
+            del by_job[job_id]
 
 
 class ProgressBuffer:
-    """The latest report of each job, until the next transaction that is due or that takes the attempt's end.
+    """Holds the latest progress report of each job until a transaction saves it.
 
-    A report in a quiet second is written at once. After that one timer lets all further ones of all jobs
-    wait for the same transaction, a second later; while nobody reports it is not set.
+    A report after a quiet second is saved at once. Later ones, of all jobs, wait for one transaction a second
+    later, or for the one that saves their attempt's end. While nobody reports, no timer is set.
 
     Args:
-        job_of: returns the unfinished job of an id, None for any other.
-        ripe: is called when there is something to be taken.
+        job_of: returns the unfinished job with an id, or None.
+        wake: called when the next transaction should save the reports.
     """
 
-    def __init__(self, job_of: Callable[[JobId], Job | None], ripe: Callable[[], object]) -> None:
+    def __init__(self, job_of: Callable[[JobId], Job | None], wake: Callable[[], object]) -> None:
         self._job_of = job_of
-        self._ripe = ripe
+        self._wake = wake
         self._unsaved: dict[JobId, JobProgress] = {}
-        self._counts: Counter[JobId] = Counter()  # reports since the last transaction
+        self._counts: Counter[JobId] = Counter()  # reports in this interval
         self._late_answers: list[Callable[[], object]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._is_ripe = False
+        self._is_due = False
 
-    def report(self, told: JobProgress, answer: Callable[[], object]) -> None:
-        """Take a report; `answer` is called at once, or with the next transaction for a job that floods.
+    def report(self, progress: JobProgress, answer: Callable[[], object]) -> None:
+        """Take a report; call `answer` at once, or at the end of the interval if the job reports too often.
 
         Raises:
             Refused: this attempt does not run.
         """
-        job_id = JobId(told.job)
+        job_id = JobId(progress.job)
         job = self._job_of(job_id)
-        if job is None or job.state not in ACTIVE or job.attempt != told.attempt:
+        if job is None or job.state not in ACTIVE or job.attempt != progress.attempt:
             raise Refused(
-                f"attempt {told.attempt} of job {told.job} does not run: only what runs reports progress"
+                f"attempt {progress.attempt} of job {progress.job} does not run: only what runs reports"
+                " progress"
             )
-        self._unsaved[job_id] = told
+        self._unsaved[job_id] = progress
         self._counts[job_id] += 1
-        if self._counts[job_id] <= ANSWERED_AT_ONCE:
+        if self._counts[job_id] <= MAX_PROMPT_ANSWERS:
             answer()
         else:
             self._late_answers.append(answer)
@@ -187,23 +179,23 @@ class ProgressBuffer:
             self.flush()
 
     def flush(self) -> None:
-        """Have everything taken with the next transaction."""
+        """Have the next transaction save everything."""
         if self._unsaved:
-            self._is_ripe = True
-            self._ripe()
+            self._is_due = True
+            self._wake()
 
     def take(self, ended: Iterable[JobId]) -> dict[JobId, JobProgress]:
-        """Return what belongs into the transaction that begins now, and that takes these jobs' ends."""
-        if not self._is_ripe:
+        """Return the reports to save in the transaction that begins now and saves the ends of `ended`."""
+        if not self._is_due:
             return {job_id: self._unsaved.pop(job_id) for job_id in ended if job_id in self._unsaved}
-        self._is_ripe = False
+        self._is_due = False
         taken, self._unsaved = self._unsaved, {}
         self.close()
-        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._on_timer)
+        self._timer = asyncio.get_running_loop().call_later(PROGRESS_INTERVAL, self._on_timer)
         return taken
 
     def close(self) -> None:
-        """Set no timer any more."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,3 +1,5 @@
+"""Who follows which jobs is notified of their changes, of growing logs and of progress."""
+
 from __future__ import annotations
 
 import pytest
@@ -9,13 +11,13 @@ from bgd.wire.views import JobProgress, Progress
 ONE, TWO = JobId(1), JobId(2)
 
 
-def test_feed_begins_with_a_first_look_at_all_its_jobs():
+def test_subscription_starts_with_all_its_jobs_as_moved():
     with Subscriptions().subscribe([ONE, TWO]) as subscription:
         assert subscription.take_moved() == {ONE, TWO}
         assert subscription.take_moved() == set()
 
 
-def test_feed_rings_for_its_jobs_and_for_no_others():
+def test_subscription_is_notified_of_its_jobs_and_of_no_others():
     subscriptions = Subscriptions()
     with subscriptions.subscribe([ONE]) as subscription:
         subscription.take_moved()
@@ -26,7 +28,7 @@ def test_feed_rings_for_its_jobs_and_for_no_others():
         assert subscription.take_moved() == {ONE}
 
 
-def test_change_between_two_looks_is_not_missed():
+def test_changes_between_two_reads_are_not_missed():
     subscriptions = Subscriptions()
     with subscriptions.subscribe([ONE]) as subscription:
         subscription.take_moved()
@@ -37,7 +39,7 @@ def test_change_between_two_looks_is_not_missed():
         assert not subscription.changed.is_set()
 
 
-def test_every_follower_of_a_job_hears_of_it():
+def test_every_follower_of_a_job_is_notified():
     subscriptions = Subscriptions()
     with subscriptions.subscribe([ONE]) as first, subscriptions.subscribe([ONE, TWO]) as second:
         first.take_moved()
@@ -47,7 +49,7 @@ def test_every_follower_of_a_job_hears_of_it():
         assert second.changed.is_set()
 
 
-def test_growing_log_rings_only_for_those_who_follow_the_log():
+def test_growing_log_notifies_only_followers_of_the_log():
     subscriptions = Subscriptions()
     with subscriptions.subscribe([ONE]) as state, subscriptions.subscribe_to_log(ONE) as log:
         state.take_moved()
@@ -58,7 +60,7 @@ def test_growing_log_rings_only_for_those_who_follow_the_log():
         assert log.take_moved() == set()
 
 
-def test_follower_of_a_log_hears_of_the_state_too():
+def test_follower_of_a_log_is_notified_of_the_state_too():
     subscriptions = Subscriptions()
     with subscriptions.subscribe_to_log(ONE) as subscription:
         subscription.take_moved()
@@ -67,7 +69,7 @@ def test_follower_of_a_log_hears_of_the_state_too():
 
 
 @pytest.mark.parametrize("kind", ["subscribe", "subscribe_to_log"])
-def test_follower_who_leaves_in_whatever_way_leaves_nothing_behind(kind):
+def test_nothing_remains_of_a_follower_that_fails(kind):
     subscriptions = Subscriptions()
     jobs = [ONE] if kind == "subscribe" else ONE
     with pytest.raises(KeyboardInterrupt), getattr(subscriptions, kind)(jobs):
@@ -109,7 +111,7 @@ def test_progress_is_told_to_those_who_asked_for_that_of_the_job():
             assert subscription.take_progress() == []
 
 
-def test_of_each_job_only_its_latest_progress_waits_for_a_slow_follower():
+def test_slow_follower_gets_only_the_latest_progress_of_each_job():
     subscriptions = Subscriptions()
     with subscriptions.subscribe_to_all(progress=True) as subscription:
         for fraction in (0.1, 0.2, 0.3):
@@ -119,7 +121,7 @@ def test_of_each_job_only_its_latest_progress_waits_for_a_slow_follower():
         assert subscription.take_progress() == [*told(ONE, 0.4).values()]
 
 
-def test_progress_is_told_to_nobody_who_has_left():
+def test_nobody_who_has_left_gets_progress():
     subscriptions = Subscriptions()
     with (
         subscriptions.subscribe([ONE], progress=True) as one,

@@ -1,4 +1,4 @@
-"""What attempts say of themselves: taken, written once a second at most, told, and another's never."""
+"""Progress of attempts is accepted from running attempts only, saved once a second at most, and streamed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.daemon import streams as progress_module
+from bgd.daemon import streams
 from bgd.daemon.control.limits import MAX_IN_FLIGHT
-from bgd.daemon.streams import ANSWERED_AT_ONCE
+from bgd.daemon.streams import MAX_PROMPT_ANSWERS
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, Done, ErrorCode, EventsPart, Failed, Info, JobsPart, ProgressPart
 from bgd.wire.requests import Cancel, GetEvents, SetProgress, Wait
@@ -25,13 +25,13 @@ RETRIED = command(retries=5, retry_delay=0.0)
 
 @pytest.fixture
 def once(monkeypatch):
-    """Let no second transaction come due by itself."""
-    monkeypatch.setattr(progress_module, "INTERVAL", NEVER)
+    """Let no second transaction become due by itself."""
+    monkeypatch.setattr(streams, "PROGRESS_INTERVAL", NEVER)
 
 
 @pytest.fixture
 def often(monkeypatch):
-    monkeypatch.setattr(progress_module, "INTERVAL", 0.01)
+    monkeypatch.setattr(streams, "PROGRESS_INTERVAL", 0.01)
 
 
 def report(key, fraction=None, message=None, request_id=1):
@@ -42,7 +42,7 @@ async def say(caller, key, fraction=None, message=None):
     assert await caller.ask(report(key, fraction, message), Done) == Done(1)
 
 
-async def test_what_an_attempt_says_is_seen(config, launcher):
+async def test_reported_progress_is_shown(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         assert (await life.view(key.job)).progress is None
@@ -70,7 +70,7 @@ async def test_reports_within_a_second_share_a_transaction(config, launcher):
 
 
 @pytest.mark.usefixtures("often")
-async def test_what_came_within_the_second_is_written_after_it(config, launcher):
+async def test_reports_within_the_second_are_saved_after_it(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller = await life.call()
@@ -88,7 +88,7 @@ async def test_what_came_within_the_second_is_written_after_it(config, launcher)
 
 
 @pytest.mark.usefixtures("once")
-async def test_the_end_takes_the_last_report_along(config, launcher):
+async def test_the_end_of_an_attempt_saves_its_last_report(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller = await life.call()
@@ -103,7 +103,7 @@ async def test_the_end_takes_the_last_report_along(config, launcher):
 
 
 @pytest.mark.usefixtures("once")
-async def test_an_orderly_stop_takes_the_last_report_along(config, launcher):
+async def test_a_shutdown_saves_the_last_report(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller = await life.call()
@@ -117,7 +117,7 @@ async def test_an_orderly_stop_takes_the_last_report_along(config, launcher):
 
 
 @pytest.mark.usefixtures("once")
-async def test_the_next_attempt_begins_without(config, launcher):
+async def test_the_next_attempt_starts_without_progress(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched(RETRIED)
         caller = await life.call()
@@ -134,7 +134,7 @@ async def test_the_next_attempt_begins_without(config, launcher):
 
 
 @pytest.mark.usefixtures("often")
-async def test_nothing_said_is_no_progress(config, launcher):
+async def test_a_job_that_reported_nothing_has_no_progress(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller = await life.call()
@@ -148,14 +148,14 @@ async def test_nothing_said_is_no_progress(config, launcher):
 
 
 async def told_events(caller):
-    """Return the events of the next part that has any."""
+    """Return the events of the next part that is not empty."""
     while not (isinstance(reply := await caller.next(), EventsPart) and reply.events):
         pass
     return reply.events
 
 
 @pytest.mark.parametrize("change", [{"attempt": 2}, {"job": 99}])
-async def test_what_does_not_run_cannot_report(config, launcher, change):
+async def test_an_attempt_that_does_not_run_cannot_report(config, launcher, change):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller = await life.call()
@@ -170,7 +170,7 @@ async def test_what_does_not_run_cannot_report(config, launcher, change):
         assert (await life.view(key.job)).progress is None
 
 
-async def test_what_has_ended_or_waits_cannot_report(config, launcher):
+async def test_finished_and_waiting_jobs_cannot_report(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         launcher.say(end(key))
@@ -182,7 +182,7 @@ async def test_what_has_ended_or_waits_cannot_report(config, launcher):
             assert (await caller.ask(report(each, 0.5), Failed)).code is ErrorCode.REFUSED
 
 
-async def test_what_is_about_to_stop_still_may(config, launcher):
+async def test_a_stopping_attempt_can_report(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller = await life.call()
@@ -194,7 +194,7 @@ async def test_what_is_about_to_stop_still_may(config, launcher):
 
 
 @pytest.mark.parametrize("fields", [{"fraction": 1.01}, {"fraction": float("nan")}, {"message": "x" * 201}])
-async def test_what_is_out_of_range_is_refused(config, launcher, fields):
+async def test_values_out_of_range_are_refused(config, launcher, fields):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller = await life.call()
@@ -206,23 +206,23 @@ async def test_what_is_out_of_range_is_refused(config, launcher, fields):
 
 
 @pytest.mark.usefixtures("once")
-async def test_a_flood_waits_for_its_answers_and_nobody_else_does(config, launcher):
+async def test_only_the_job_that_floods_waits_for_its_answers(config, launcher):
     async with served(config, launcher) as life:
         keys = [await life.launched() for _ in range(2)]
         flooding, other = await life.call(), await life.call()
 
         flooding.send(*(report(keys[0], request_id=number) for number in range(2 * MAX_IN_FLIGHT)))
-        answered = [(await flooding.hear(Done)).id for _ in range(ANSWERED_AT_ONCE)]
+        answered = [(await flooding.hear(Done)).id for _ in range(MAX_PROMPT_ANSWERS)]
         await say(other, keys[1], 0.5)
         assert isinstance(await other.ask(GetInfo(2), Info), Info)
 
-        assert answered == list(range(ANSWERED_AT_ONCE))
+        assert answered == list(range(MAX_PROMPT_ANSWERS))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(flooding.next(), 0.2)
 
 
 @pytest.mark.usefixtures("often")
-async def test_a_flood_is_answered_in_the_end(config, launcher):
+async def test_a_flood_is_answered_after_the_interval(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller = await life.call()
@@ -233,11 +233,11 @@ async def test_a_flood_is_answered_in_the_end(config, launcher):
         assert [(await caller.hear(Done)).id for _ in range(many)] == list(range(many))
 
 
-# --- those who are told ---------------------------------------------------------------------------------
+# --- followers -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("often")
-async def test_who_waits_is_told_what_was_said_before_and_what_is_said(config, launcher):
+async def test_a_waiting_client_gets_the_progress_so_far_and_all_later_progress(config, launcher):
     async with served(config, launcher) as life:
         key, other = await life.launched(), await life.launched()
         caller, waiting = await life.call(), await life.call()
@@ -257,7 +257,7 @@ async def test_who_waits_is_told_what_was_said_before_and_what_is_said(config, l
 
 
 @pytest.mark.usefixtures("often")
-async def test_who_did_not_ask_for_it_is_not_told(config, launcher):
+async def test_a_client_that_did_not_ask_for_progress_gets_none(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller, waiting, watching = [await life.call() for _ in range(3)]
@@ -275,7 +275,7 @@ async def test_who_did_not_ask_for_it_is_not_told(config, launcher):
 
 
 @pytest.mark.usefixtures("often")
-async def test_events_tell_it_live_and_keep_none_of_it(config, launcher):
+async def test_the_event_stream_carries_progress_live_and_keeps_none(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller, watching = await life.call(), await life.call()
@@ -292,7 +292,7 @@ async def test_events_tell_it_live_and_keep_none_of_it(config, launcher):
 
 
 @pytest.mark.usefixtures("once")
-async def test_of_what_has_ended_no_progress_is_told(config, launcher):
+async def test_no_progress_is_sent_of_a_job_that_has_ended(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller, watching = await life.call(), await life.call()
@@ -313,20 +313,20 @@ async def test_of_what_has_ended_no_progress_is_told(config, launcher):
 
 
 @pytest.mark.usefixtures("once")
-async def test_nothing_is_kept_of_a_job_that_has_ended(config, launcher):
+async def test_the_buffer_keeps_nothing_of_a_job_that_has_ended(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         caller = await life.call()
         for fraction in (0.1, 0.5):
             await say(caller, key, fraction)
             await life.view(key.job)
-        book = life.supervisor.progress
-        assert book._unsaved
+        progress = life.supervisor.progress
+        assert progress._unsaved
 
         launcher.say(end(key))
         await launcher.hear(Acknowledge)
 
-        assert not book._unsaved
-        book._on_timer()  # a second later
-        assert not book._counts
-        assert book._timer is None
+        assert not progress._unsaved
+        progress._on_timer()  # a second later
+        assert not progress._counts
+        assert progress._timer is None
