@@ -1,4 +1,4 @@
-"""What people do to jobs, judged here before the Supervisor decides."""
+"""Job actions: submit, hold, edit, cancel, retry, remove; each is checked before the Supervisor decides."""
 
 from __future__ import annotations
 
@@ -28,64 +28,28 @@ from bgd.errors import Full, NoSuchJob, Refused
 from bgd.wire.launching import Signal, Suspend
 from bgd.wire.requests import Changes
 
-# --- Edits: a spec as it becomes under a person's changes.
-
-
-# Of two that exclude each other, the one that is asked for puts the other one out of force
-_RIVALS: dict[str, tuple[str, object]] = {
-    "at": ("delay", 0.0),
-    "delay": ("at", None),
-    "retry_on": ("no_retry_on", None),
-    "no_retry_on": ("retry_on", None),
-    "stdin": ("input", None),
-}
-
-
-def changes_in(changes: Changes) -> set[str]:
-    """Return the names of what is to become other."""
-    return {name for name in changes.__struct_fields__ if getattr(changes, name) is not UNSET}
-
-
-def edited(spec: JobSpec, changes: Changes) -> JobSpec:
-    """Return the spec under changes; `env` adds to the variables there are.
-
-    Raises:
-        Refused: a class job was to become a command.
-    """
-    if spec.target is not None and changes.argv is not UNSET:
-        raise Refused("a class job cannot become a command: submit that as a job of its own")
-    wanted = {name: getattr(changes, name) for name in changes_in(changes)}
-    for name in wanted.keys() & _RIVALS.keys():
-        rival, none = _RIVALS[name]
-        wanted.setdefault(rival, none)
-    if "env" in wanted:
-        wanted["env"] = {**(spec.env or {}), **wanted["env"]}
-    # only what is added now was chosen now: a variable that the lists allowed earlier blocks no edit
-    return replace(spec, **wanted, explicit_env=tuple(changes.env or ()))
-
-
-# --- JobActions: what people have done to jobs, judged here before the Supervisor decides.
-
-
-_START = {"delay", "at", "expires"}  # what says when a job may start, and when no more
-
 
 class JobActions:
-    """Everything that may be asked to be done to jobs; each is on disk once `Supervisor.saved` says so."""
+    """Does to jobs what people ask for; `Supervisor.saved` tells when it is on disk.
+
+    Actions that return a State return the job's new one. They raise NoSuchJob for a job that does not exist,
+    and Refused if the job's state or the configuration does not allow the action.
+    """
 
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
         self._supervisor = supervisor
         self._store = store
-        self.idempotency = IdempotencyTokens(supervisor, store)  # what was asked for before
-        self._looking = asyncio.Lock()  # of who looks at the store, and then acts on what it said
+        self.idempotency = IdempotencyTokens(supervisor, store)
+        self._lock = asyncio.Lock()  # held from reading the store until acting on what was read
 
     # --- new jobs -------------------------------------------------------------------------------------
 
     def check(self, spec: JobSpec) -> None:
-        """Judge the spec of a new job before anything is done with it.
+        """Check the spec of a new job.
 
         Raises:
-            Refused: it cannot be a job, or the configuration does not allow it.
+            Refused: the spec is not valid, or the configuration does not allow it.
+            Full: the disk or a limit is.
         """
         self._supervisor.space.check([spec])
         self._check_spec(spec)
@@ -105,16 +69,16 @@ class JobActions:
         self._supervisor.dispatcher.check_limits(under_policy(spec, self._class_policy(spec)))
 
     def check_dependency_limit(self, specs: Iterable[JobSpec]) -> None:
-        """See whether jobs of these specs may wait for others as they want to.
+        """Check that there is room for the dependencies of these specs.
 
         Raises:
-            Full: too many already do.
+            Full: all jobs together would have too many.
         """
         wanted = sum(len({*spec.after, *spec.after_any}) for spec in specs)
         if wanted and self._supervisor.waits + wanted > limits.MAX_ALL_WAITS:
             raise Full(
-                f"jobs may wait for others {limits.MAX_ALL_WAITS} times in all, and do so "
-                f"{self._supervisor.waits} times: try again when some have ended"
+                f"all jobs together may have {limits.MAX_ALL_WAITS} dependencies, and have "
+                f"{self._supervisor.waits}: try again when some jobs have ended"
             )
 
     def submit(
@@ -124,17 +88,17 @@ class JobActions:
         finished: dict[JobId, State] | None = None,
         at: Now | None = None,
     ) -> tuple[JobId, bool]:
-        """Take a checked spec as a new job, unless an unfinished one has its key.
+        """Make a job of a checked spec, unless an unfinished job has its key.
 
-        `finished`, `at`: what `finished_dependencies` says of the jobs it is to wait for. Returns its id, and
-        whether the job is new.
+        `finished`, `at`: what `finished_dependencies` returned for the jobs it waits for. Returns the id of
+        the job, and whether the job is new.
         """
         holder = None if spec.key is None else self._supervisor.holder_of(spec.key)
         if holder is not None:
             return holder, False
-        said = self._class_policy(spec)
-        spec = under_policy(spec, said)
-        policy = self._policy_of(spec, said.on_exceptions or ())
+        of_class = self._class_policy(spec)
+        spec = under_policy(spec, of_class)
+        policy = self._policy_of(spec, of_class.on_exceptions or ())
         job_id = self._supervisor.decide(
             lambda scheduler, then: scheduler.submit(spec, policy, then, finished), at
         )
@@ -143,11 +107,12 @@ class JobActions:
         return job_id, True
 
     async def finished_dependencies(self, job_ids: Iterable[int]) -> tuple[dict[JobId, State], Now]:
-        """Return what `finished_among` does, and the instant at which it is so: no job expires then any more.
+        """Return what `finished_among` returns, and an instant at which all due expiries have happened.
 
-        So the first of many jobs that are submitted at it does not end what the next one would wait for.
+        Many jobs can be submitted at that instant: the first does not make a job expire that the next one
+        depends on.
         """
-        others = _others(job_ids)
+        others = _unique(job_ids)
         while True:
             finished = await self.finished_among(others)
             at = now()
@@ -156,14 +121,16 @@ class JobActions:
                 return finished, at
 
     async def finished_among(self, job_ids: Iterable[int]) -> dict[JobId, State]:
-        """Tell which of these jobs have finished, and how; the others had not when this returned.
+        """Return the final states of those jobs that have finished; the others were unfinished on return.
 
         Raises:
-            NoSuchJob: one of them does not exist.
+            NoSuchJob: one of the jobs does not exist.
         """
         finished: dict[JobId, State] = {}
-        while unknown := [each for each in _others(job_ids) if self._is_over(each) and each not in finished]:
-            await self._supervisor.saved()  # their ends may still be on their way to the disk
+        others = _unique(job_ids)
+        is_unfinished = self._supervisor.is_unfinished
+        while unknown := [each for each in others if each not in finished and not is_unfinished(each)]:
+            await self._supervisor.saved()  # their ends may not be on disk yet
             states = await self._store.states(unknown)
             for job_id in unknown:
                 if job_id not in states:
@@ -174,14 +141,16 @@ class JobActions:
     # --- jobs that wait -------------------------------------------------------------------------------
 
     async def hold(self, job_id: JobId) -> State:
+        """Keep a waiting job from starting until it is released."""
         job = await self._unfinished(job_id)
         if job.state not in WAITING:
             raise Refused(
-                f"job {job_id} is {job.state}: only what waits can be held (suspend stops what runs)"
+                f"job {job_id} is {job.state}: only a waiting job can be held (suspend stops a running one)"
             )
         return self._supervisor.decide(lambda scheduler, at: scheduler.hold(job_id, at))
 
     async def release(self, job_id: JobId) -> State:
+        """Let a held job start when it is its turn."""
         job = await self._unfinished(job_id)
         if job.state is not State.HELD:
             raise Refused(f"job {job_id} is {job.state}: it is not held")
@@ -191,11 +160,12 @@ class JobActions:
         """Change a waiting job.
 
         Raises:
-            Refused: it does not wait, or cannot be as it is wanted; NoSuchJob likewise of one it waits for.
+            Refused: it does not wait, or the changed spec is not valid.
+            NoSuchJob: the job, or one it is to wait for, does not exist.
         """
-        async with self._looking:
+        async with self._lock:
             self._check_waiting(await self._unfinished(job_id))
-            await self._supervisor.saved()  # its spec may still be on its way to the disk
+            await self._supervisor.saved()  # its spec may not be on disk yet
             stored = await self._store.spec(job_id)
             if stored is None:
                 raise NoSuchJob(f"no job {job_id}")
@@ -205,7 +175,7 @@ class JobActions:
             finished = await self.finished_among(others)
             job = await self._unfinished(job_id)
             self._check_waiting(job)  # it may have started meanwhile
-            if changed & _START:
+            if changed & _START_OPTIONS:
                 at = now()
                 wanted = conditions.edited(job, spec, changed, at)
                 _check_expiry(wanted.due, wanted.terms, at)
@@ -217,41 +187,39 @@ class JobActions:
     # --- jobs that run --------------------------------------------------------------------------------
 
     async def suspend(self, job_id: JobId) -> State:
+        """Stop the processes of a running job without ending them."""
         self._supervisor.dispatcher.check_supported(await self._running(job_id, "suspended"), Suspend)
         self._supervisor.decide(lambda scheduler, at: scheduler.stand_still(job_id, at, suspended=True))
         return State.RUNNING
 
     async def continue_(self, job_id: JobId) -> State:
+        """Let the processes of a suspended job run again."""
         job = await self._running(job_id, "continued")
         if job.suspended:
             self._supervisor.decide(lambda scheduler, at: scheduler.stand_still(job_id, at, suspended=False))
             return State.RUNNING
-        # its processes may have stopped without us; to those that run SIGCONT does nothing
+        # bgd did not stop its processes, but somebody else may have; running ones ignore SIGCONT
         return await self.signal(job_id, SIGCONT, whole_tree=True)
 
     async def signal(self, job_id: JobId, number: int, *, whole_tree: bool) -> State:
-        """Send a signal to what runs; it is on its way when this returns."""
-        await self._supervisor.saved()  # the launcher knows no attempt whose start is still being saved
+        """Send a signal to a running job; the launcher has been told when this returns."""
+        await self._supervisor.saved()  # an attempt is launched only after its start is saved
         job = await self._unfinished(job_id)
         if job.state not in ACTIVE:
-            raise Refused(f"job {job_id} is {job.state}: only what runs can be sent a signal")
+            raise Refused(f"job {job_id} is {job.state}: only a running job can be sent a signal")
         self._supervisor.dispatcher.tell(job, lambda key: Signal(key, number, whole_tree))
         return job.state
 
     async def cancel(self, job_id: JobId) -> State:
-        """Cancel an unfinished job; return its state, cancelled or stopping."""
+        """Cancel an unfinished job; it is then cancelled or, if it runs, stopping."""
         await self._unfinished(job_id)
         return self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job_id, at))
 
     # --- jobs that have finished ----------------------------------------------------------------------
 
     async def revive(self, job_id: JobId) -> State:
-        """Queue a finished job again.
-
-        Raises:
-            Refused: it cannot be, or the configuration allows it no longer; NoSuchJob: there is none.
-        """
-        async with self._looking:  # or two of them could both find it finished
+        """Queue a finished job again."""
+        async with self._lock:  # or two requests could both find it finished
             job = await self._finished(job_id, "there is nothing to retry")
             stored = await self._store.spec(job_id)
             if stored is None:
@@ -264,16 +232,16 @@ class JobActions:
             return State.QUEUED
 
     async def remove(self, job_id: JobId) -> State:
-        """Delete a finished job; return the state it was in. Its logs go once it is off the disk."""
-        async with self._looking:
+        """Delete a finished job; return the state it was in. Its logs go once its rows are off the disk."""
+        async with self._lock:
             job = await self._finished(job_id, "cancel it first")
             self._supervisor.remove(job)
             return job.state
 
     async def remove_due(self, due: list[PrunableJob]) -> list[JobId]:
-        """Delete those of these jobs that have not been run again; return them once they are off the disk."""
-        async with self._looking:
-            await self._supervisor.saved()  # who was run again is so on the disk, too
+        """Delete those of these jobs that were not retried meanwhile; return them once that is on disk."""
+        async with self._lock:
+            await self._supervisor.saved()  # a job that is retried must be so on disk, too
             gone = await self._store.still_finished(due)
             for job in gone:
                 self._supervisor.remove(job)
@@ -283,11 +251,11 @@ class JobActions:
     # --- finding them ---------------------------------------------------------------------------------
 
     async def state(self, job_id: JobId) -> State | None:
-        """Return the state of a job, None: there is no such job."""
+        """Return the state of a job, or None if it does not exist."""
         job = self._supervisor.get(job_id)
         if job is not None:
             return job.state
-        await self._supervisor.saved()  # its end may still be on its way to the disk
+        await self._supervisor.saved()  # its end may not be on disk yet
         return (await self._store.states([job_id])).get(job_id)
 
     async def _unfinished(self, job_id: JobId) -> Job:
@@ -296,7 +264,7 @@ class JobActions:
             return job
         await self._supervisor.saved()
         states = await self._store.states([job_id])
-        job = self._supervisor.get(job_id)  # it may have been revived meanwhile
+        job = self._supervisor.get(job_id)  # it may have been retried meanwhile
         if job is not None:
             return job
         if job_id not in states:
@@ -306,13 +274,13 @@ class JobActions:
     async def _running(self, job_id: JobId, wanted: str) -> Job:
         job = await self._unfinished(job_id)
         if job.state is not State.RUNNING:
-            raise Refused(f"job {job_id} is {job.state}: only what runs can be {wanted}")
+            raise Refused(f"job {job_id} is {job.state}: only a running job can be {wanted}")
         return job
 
-    async def _finished(self, job_id: JobId, otherwise: str) -> Job:
+    async def _finished(self, job_id: JobId, remedy: str) -> Job:
         if self._supervisor.is_unfinished(job_id):
-            raise Refused(f"job {job_id} has not finished: {otherwise}")
-        await self._supervisor.saved()  # its end may still be on its way to the disk
+            raise Refused(f"job {job_id} has not finished: {remedy}")
+        await self._supervisor.saved()  # its end may not be on disk yet
         job = await self._store.finished(job_id)
         if job is None:
             raise NoSuchJob(f"no job {job_id}")
@@ -320,10 +288,7 @@ class JobActions:
 
     def _check_waiting(self, job: Job) -> None:
         if job.state not in WAITING:
-            raise Refused(f"job {job.id} is {job.state}: only what waits can be edited")
-
-    def _is_over(self, job_id: JobId) -> bool:
-        return not self._supervisor.is_unfinished(job_id)
+            raise Refused(f"job {job.id} is {job.state}: only a waiting job can be edited")
 
     def _policy_of(self, spec: JobSpec, on_exceptions: Rules) -> RetryPolicy:
         config = self._supervisor.config
@@ -335,7 +300,7 @@ class JobActions:
 
     def _edit(self, job: Job, spec: JobSpec, changed: Collection[str], finished: dict[JobId, State]) -> State:
         spec = under_policy(spec, self._class_policy(spec), among=changed)
-        policy = self._policy_of(spec, job.policy.on_exceptions)  # those it was submitted under
+        policy = self._policy_of(spec, job.policy.on_exceptions)  # keep the rules it was submitted under
         self._supervisor.pending.edited[job.id] = with_policy(spec, policy)
         return self._supervisor.decide(
             lambda scheduler, at: scheduler.edit(job.id, spec, policy, changed, at, finished)
@@ -347,5 +312,43 @@ def _check_expiry(due: float | None, wanted: Terms, at: Now) -> None:
         raise Refused("it would expire before it may start: expires counts from now, too")
 
 
-def _others(job_ids: Iterable[int]) -> list[JobId]:
+def _unique(job_ids: Iterable[int]) -> list[JobId]:
     return list(map(JobId, dict.fromkeys(job_ids)))
+
+
+# --- Edits: apply changes to a spec.
+
+
+def changes_in(changes: Changes) -> set[str]:
+    """Return the names of the options to change."""
+    return {name for name in changes.__struct_fields__ if getattr(changes, name) is not UNSET}
+
+
+def edited(spec: JobSpec, changes: Changes) -> JobSpec:
+    """Return the spec with the changes applied; variables in `env` are added to those of the spec.
+
+    Raises:
+        Refused: a class job would become a command.
+    """
+    if spec.target is not None and changes.argv is not UNSET:
+        raise Refused("a class job cannot become a command: submit the command as a new job")
+    wanted = {name: getattr(changes, name) for name in changes_in(changes)}
+    for name in wanted.keys() & _EXCLUDED_BY.keys():
+        other, unset = _EXCLUDED_BY[name]
+        wanted.setdefault(other, unset)
+    if "env" in wanted:
+        wanted["env"] = {**(spec.env or {}), **wanted["env"]}
+    # check only variables that are added now: one that the lists allowed earlier must not block an edit
+    return replace(spec, **wanted, explicit_env=tuple(changes.env or ()))
+
+
+# Of two options that exclude each other, setting one unsets the other: its name and its unset value
+_EXCLUDED_BY: dict[str, tuple[str, object]] = {
+    "at": ("delay", 0.0),
+    "delay": ("at", None),
+    "retry_on": ("no_retry_on", None),
+    "no_retry_on": ("retry_on", None),
+    "stdin": ("input", None),
+}
+
+_START_OPTIONS = {"delay", "at", "expires"}  # options that say when a job may start

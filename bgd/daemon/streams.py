@@ -166,8 +166,8 @@ class ProgressBuffer:
         job = self._job_of(job_id)
         if job is None or job.state not in ACTIVE or job.attempt != progress.attempt:
             raise Refused(
-                f"attempt {progress.attempt} of job {progress.job} does not run: only what runs reports"
-                " progress"
+                f"attempt {progress.attempt} of job {progress.job} does not run: only a running attempt"
+                " reports progress"
             )
         self._unsaved[job_id] = progress
         self._counts[job_id] += 1

@@ -1,4 +1,4 @@
-"""Threads: what works beside the loop. All are there from the start, so that none can be missing later."""
+"""Threads: the pool for blocking calls, whose threads all start with the daemon."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from bgd.units import format_size
 P = ParamSpec("P")
 R = TypeVar("R")
 
-THREADS = 8  # of the daemon, for files: what is asked of more waits
+THREADS = 8  # for reading and writing files; further calls wait
 
 
 @contextmanager
 def thread_pool(loop: asyncio.AbstractEventLoop, count: int = THREADS) -> Iterator[None]:
-    """Have `asyncio.to_thread` served by threads that run already, for the time of the block.
+    """Give `asyncio.to_thread` a pool whose threads all run already, while the block lasts.
 
-    A pool that starts them when they are needed fails then, where the user has as many processes as may be:
-    in the midst of an answer, or of the daemon's own work.
+    A pool that starts threads on demand fails in the middle of a request once the user has as many processes
+    as the system allows.
 
     Raises:
-        Full: they cannot be started now.
+        Full: the threads cannot be started now.
     """
-    pool = _started(count)
+    pool = _start_pool(count)
     loop.set_default_executor(pool)
     try:
         yield
     finally:
         pool.shutdown()
-        loop.set_default_executor(None)  # type: ignore[arg-type]  # or the loop starts a thread to end the pool
+        loop.set_default_executor(None)  # type: ignore[arg-type]  # else the loop starts a thread to shut the pool down
 
 
 async def run_to_completion(
     discard: Callable[[R], object] | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
-    """Run a function on a thread; if the caller is cancelled, wait until the function has returned.
+    """Run a function on a thread; if the caller is cancelled, still wait until the function has returned.
 
-    For a function that returns or uses a descriptor: `asyncio.to_thread` would drop the result, or let the
-    caller close the descriptor while the thread still reads it. `discard` gets the result that a cancelled
-    caller cannot take.
+    Use it for a function that returns or uses a descriptor: `asyncio.to_thread` would drop the result, or let
+    the caller close the descriptor while the thread still reads it. `discard` is called with the result that
+    a cancelled caller cannot take.
     """
     running = asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         while not running.done():
-            with suppress(asyncio.CancelledError):  # it is raised below, once
+            with suppress(asyncio.CancelledError):  # raised once, below
                 await asyncio.wait([running])
         if running.exception() is None and discard is not None:
             discard(running.result())
@@ -61,22 +61,22 @@ async def run_to_completion(
 
 
 def cannot_start_thread(error: Exception) -> Full:
-    """Return what is to be said where Python says "can't start new thread"."""
+    """Return the error to raise when Python says "can't start new thread"."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     remedy = "let the user have more processes (ulimit -u, TasksMax=)"
     if soft != resource.RLIM_INFINITY:
-        remedy += f" or bgd more than {format_size(soft)} of addresses (ulimit -v)"
+        remedy += f" or bgd more than {format_size(soft)} of address space (ulimit -v)"
     return Full(f"no thread can be started ({error}): try again later, or {remedy}")
 
 
-def _started(count: int) -> ThreadPoolExecutor:
+def _start_pool(count: int) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(count, thread_name_prefix="beside")
-    all_there = Barrier(count)  # a thread that waits here is not idle, so each one is started
+    all_started = Barrier(count)  # each thread waits here, so the pool starts another for each call
     try:
         for _ in range(count):
-            pool.submit(all_there.wait)
+            pool.submit(all_started.wait)
     except RuntimeError as error:
-        all_there.abort()
+        all_started.abort()
         pool.shutdown()
         raise cannot_start_thread(error) from error
     return pool

@@ -223,7 +223,7 @@ def test_only_what_waits_is_cancelled_if_it_is_asked_for_so(client):
 
     assert (first.state, third.state) == (State.CANCELLED, State.CANCELLED)
     assert second.state is None
-    assert "only what waits" in second.message
+    assert "only a waiting job" in second.message
     assert running.refresh().state is State.RUNNING
     running.cancel()
     client.wait([running])  # its end is no event of another test
@@ -321,7 +321,7 @@ def test_verbs_that_act_take_jobs_and_ids_and_say_what_became_of_each(client):
         first, second, missing = act(everyone)
         assert first.state is second.state is not None
         assert "no job 999999" in missing.message
-    assert "only what runs" in client.signal([client.submit(["true"], hold=True)], 9)[0].message
+    assert "only a running job" in client.signal([client.submit(["true"], hold=True)], 9)[0].message
 
 
 def test_what_jobs_wait_for_is_asked_for_with_them(client):

@@ -1,4 +1,4 @@
-"""Requests that are sent again: they make no second job, whatever has happened since."""
+"""A submit that is sent again makes no second job, whatever has happened since."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def ids_of(life):
     return await life.store.states(range(1, 100))
 
 
-async def test_a_request_that_is_sent_again_is_answered_as_before(config, launcher):
+async def test_repeated_request_is_answered_as_before(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         first = await caller.ask(Submit(1, command(), token=TOKEN), Submitted)
@@ -41,9 +41,7 @@ async def test_a_request_that_is_sent_again_is_answered_as_before(config, launch
         assert await ids_of(life) == dict.fromkeys(first.jobs, (await ids_of(life))[first.jobs[0]])
 
 
-async def test_it_is_known_when_its_job_has_finished_and_is_gone_and_the_daemon_was_restarted(
-    config, launcher
-):
+async def test_repeated_request_is_known_after_its_job_was_removed_and_the_daemon_restarted(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         first = await caller.ask(Submit(1, command(), token=TOKEN), Submitted)
@@ -57,7 +55,7 @@ async def test_it_is_known_when_its_job_has_finished_and_is_gone_and_the_daemon_
         assert await ids_of(life) == {}
 
 
-async def test_a_request_that_comes_after_it_was_sent_again_makes_no_job(config, launcher):
+async def test_first_copy_that_arrives_after_the_second_makes_no_job(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         first = await caller.ask(Submit(1, command(), token=TOKEN, again=0), Submitted)
@@ -68,7 +66,7 @@ async def test_a_request_that_comes_after_it_was_sent_again_makes_no_job(config,
         assert len(await ids_of(life)) == 1
 
 
-async def test_both_at_once_make_one_job(config, launcher):
+async def test_both_copies_at_once_make_one_job(config, launcher):
     async with served(config, launcher) as life:
         other = await life.submit()
         callers = [await life.call(), await life.call()]
@@ -89,7 +87,7 @@ async def test_both_at_once_make_one_job(config, launcher):
         assert len(await ids_of(life)) == 2
 
 
-async def test_a_batch_that_is_sent_again_is_answered_with_all_of_its_jobs(config, launcher):
+async def test_repeated_batch_is_answered_with_all_of_its_jobs(config, launcher):
     specs = [command(hold=True), command(key="one", hold=True), command(key="one"), command(hold=True)]
     async with served(config, launcher) as life:
         first = await (await life.call()).ask(SubmitMany(id=1, specs=specs, token=TOKEN), Submitted)
@@ -101,7 +99,7 @@ async def test_a_batch_that_is_sent_again_is_answered_with_all_of_its_jobs(confi
         assert len(await ids_of(life)) == 3
 
 
-async def test_what_is_refused_when_it_is_sent_again_makes_no_job_later(config, launcher):
+async def test_first_copy_makes_no_job_after_the_second_was_refused(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         refused = await caller.ask(Submit(1, command(after=(99,)), token=TOKEN, again=0), Failed)
@@ -109,11 +107,11 @@ async def test_what_is_refused_when_it_is_sent_again_makes_no_job_later(config, 
 
         late = await caller.ask(Submit(1, command(), token=TOKEN), Failed)
 
-        assert "sent again meanwhile, and refused" in late.message
+        assert "sent again meanwhile and refused" in late.message
         assert await ids_of(life) == {}
 
 
-async def test_what_found_a_job_of_its_key_when_it_was_sent_again_makes_none_later(config, launcher):
+async def test_first_copy_makes_no_job_after_the_second_found_one_with_its_key(config, launcher):
     mine, asked = command(key="one", hold=True), Submit(1, command(key="one"), token=TOKEN)
     async with served(config, launcher) as life:
         caller = await life.call()
@@ -122,17 +120,17 @@ async def test_what_found_a_job_of_its_key_when_it_was_sent_again_makes_none_lat
         assert (found.jobs, found.found) == ([job], [job])
         await caller.ask(Cancel(2, [job]), Acted)
 
-        late = await caller.ask(asked, Failed)  # over the connection that broke, say
+        late = await caller.ask(asked, Failed)  # for example over the connection that broke
 
-        assert "sent again meanwhile, and answered" in late.message
+        assert "sent again meanwhile and answered" in late.message
         assert await ids_of(life) == {job: State.CANCELLED}
-        # who asks once more has not heard the answer, and that job has finished
-        anew = await caller.ask(replace(asked, again=0), Submitted)
-        assert anew.created
-        assert (await caller.ask(asked, Submitted)).jobs == anew.jobs
+        # a client that asks once more has not received the answer, and that job has finished
+        third = await caller.ask(replace(asked, again=0), Submitted)
+        assert third.created
+        assert (await caller.ask(asked, Submitted)).jobs == third.jobs
 
 
-async def test_requests_with_other_tokens_make_jobs_of_their_own(config, launcher):
+async def test_requests_with_different_tokens_make_their_own_jobs(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         jobs = [
@@ -142,7 +140,7 @@ async def test_requests_with_other_tokens_make_jobs_of_their_own(config, launche
         assert jobs == [1, 2]
 
 
-async def test_memory_holds_the_latest_requests_only(config, launcher, monkeypatch):
+async def test_memory_holds_only_the_latest_requests(config, launcher, monkeypatch):
     monkeypatch.setattr(idempotency, "MAX_REMEMBERED", 2)
     async with served(config, launcher) as life:
         caller = await life.call()
@@ -154,7 +152,7 @@ async def test_memory_holds_the_latest_requests_only(config, launcher, monkeypat
         assert again.jobs == [1]  # from the disk
 
 
-async def test_requests_are_forgotten_on_disk_when_they_are_too_old(config, launcher, monkeypatch):
+async def test_old_requests_are_deleted_from_the_disk(config, launcher, monkeypatch):
     monkeypatch.setattr(write, "KEPT_SECONDS", -1.0)
     async with served(config, launcher) as life:
         caller = await life.call()
@@ -170,7 +168,7 @@ async def test_requests_are_forgotten_on_disk_when_they_are_too_old(config, laun
 
 
 @pytest.mark.parametrize("jump", [2 * write.KEPT_SECONDS, -2 * write.KEPT_SECONDS])
-async def test_requests_are_not_forgotten_because_the_clock_is_set(tmp_path, jump):
+async def test_requests_are_not_deleted_because_the_clock_was_set(tmp_path, jump):
     store = await Store.open(str(tmp_path / "bgd.db"))
     for start, at in ((1, NOW), (MANY + 1, Now(NOW.elapsed + 1, NOW.wall + jump))):
         await store.commit(WriteBatch(now=at, submissions=list(map(a_request, range(start, start + MANY)))))

@@ -91,9 +91,9 @@ async def test_what_was_edited_and_held_is_so_after_a_restart(config, launcher):
 @pytest.mark.parametrize(
     ("request_of", "message"),
     [
-        (Hold, "is running: only what waits can be held (suspend stops what runs)"),
+        (Hold, "is running: only a waiting job can be held (suspend stops a running one)"),
         (Release, "is running: it is not held"),
-        (lambda number, jobs: Edit(number, jobs, Changes(priority=1)), "is running: only what waits"),
+        (lambda number, jobs: Edit(number, jobs, Changes(priority=1)), "is running: only a waiting job"),
         (Remove, "has not finished: cancel it first"),
     ],
 )
@@ -347,7 +347,7 @@ async def test_signal_goes_to_what_runs_and_nowhere_else(config, launcher):
 
         assert await launcher.hear(launching.Signal) == launching.Signal(key, signal.SIGHUP, whole_tree=True)
         refused = await act(caller, SendSignal(id=2, jobs=[waiting], signal=signal.SIGHUP))
-        assert refused == f"job {waiting} is scheduled: only what runs can be sent a signal"
+        assert refused == f"job {waiting} is scheduled: only a running job can be sent a signal"
 
 
 async def test_signal_follows_a_start_that_is_still_being_saved(config, launcher):

@@ -165,7 +165,8 @@ async def test_an_attempt_that_does_not_run_cannot_report(config, launcher, chan
 
         assert failed.code is ErrorCode.REFUSED
         assert failed.message == (
-            f"attempt {given['attempt']} of job {given['job']} does not run: only what runs reports progress"
+            f"attempt {given['attempt']} of job {given['job']} does not run: only a running attempt"
+            " reports progress"
         )
         assert (await life.view(key.job)).progress is None
 

@@ -1,4 +1,4 @@
-"""Threads that work beside the loop are all there, or the daemon says in a line that they cannot be."""
+"""All threads of the pool run from the start, or the daemon says in one line that they cannot start."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from bgd.daemon.threads import THREADS
 from tests.support import DEADLINE, ROOT
 
-STRANGER = 4_000_077  # uid of nobody here, not even of another test: its processes are counted
-OF_THE_STORE = 3  # threads
+STRANGER = 4_000_077  # a uid that nobody has, not even another test: its processes are counted
+STORE_THREADS = 3
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="NOT RUN: the limit of processes does not bind root"
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def run_as_stranger(imports, code, folder):
-    """Run code as a user of whom there is no other process; all it imports is there before."""
+    """Run code as a user without any other process; its imports run before, as this user."""
     os.chown(folder, STRANGER, STRANGER)
     become = f"os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})"
     limit = "def limit(most): resource.setrlimit(resource.RLIMIT_NPROC, (most, most))"
@@ -35,7 +35,7 @@ def run_as_stranger(imports, code, folder):
     )
 
 
-def test_threads_are_there_when_no_more_can_be_started(folder):
+def test_calls_find_threads_when_no_more_can_be_started(folder):
     code = f"""
 async def many():
     with thread_pool(asyncio.get_running_loop()):
@@ -57,7 +57,7 @@ print("well")
     assert (done.stdout, done.stderr) == (f"{3 * THREADS}\nwell\n", "")
 
 
-@pytest.mark.parametrize("most", [2, OF_THE_STORE + 1, OF_THE_STORE + 2, THREADS + OF_THE_STORE])
+@pytest.mark.parametrize("most", [2, STORE_THREADS + 1, STORE_THREADS + 2, THREADS + STORE_THREADS])
 def test_daemon_without_its_threads_ends_with_a_line(folder, most):
     done = run_as_stranger(
         "from bgd.__main__ import main", f"limit({most}); raise SystemExit(main([]))", folder
