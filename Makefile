@@ -46,8 +46,9 @@ check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy --explicit-package-bases bgd bgctl tests
 
-client: $(INSTALLED)  ## generate the blocking client from the asynchronous one
+client: $(INSTALLED)  ## generate the blocking client and the types of job options
 	$(BIN)/python tests/client/blocking.py
+	$(BIN)/python tests/client/options.py
 
 # Two processes, as most tests wait for other processes most of their time. By another name than $(MAKE), whose line
 # `make --dry-run` would carry out; and the shell lets what runs beside it ignore Ctrl-C, so it is ended by hand.

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from bgd import Client, State
-from bgd.client.specs import JobOptions
+from bgd.client.options import JobOptions
 from bgd.core.spec import (
     MAX_BYTES,
     MAX_DURATION,

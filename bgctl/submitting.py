@@ -15,7 +15,8 @@ import click
 from bgctl.common import client, global_options, print_json, say, verb
 from bgctl.options import ARGUMENT, job_options, with_call_options, with_command_options
 from bgd import Client, Job, Refused
-from bgd.client.specs import Caller, JobOptions, undecodable_names
+from bgd.client.options import JobOptions
+from bgd.client.specs import Caller, undecodable_names
 from bgd.core.spec import MAX_INPUT
 from bgd.paths import find_program
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from bgd.client.async_ import AsyncJob
     from bgd.client.blocking import Job
-    from bgd.client.specs import JobOptions
+    from bgd.client.options import JobOptions
     from bgd.core.spec import JobSpec
 
 P = ParamSpec("P")

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Unpack
 
 from bgd.client.blocking import Client, Job
-from bgd.client.specs import FurtherOptions
+from bgd.client.options import FurtherOptions
 from bgd.core.target import target_of_class
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar, cast
 
 from msgspec.structs import replace
 
-from bgd.client.specs import Caller, JobOptions, MapOptions, class_spec
+from bgd.client.options import JobOptions, MapOptions
+from bgd.client.specs import Caller, class_spec
 from bgd.core.spec import JobSpec
 from bgd.errors import Refused
 from bgd.jobfunction import Background, background_of

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgd.client.options import EditOptions, JobOptions, JobReference
 from bgd.client.session import UNNUMBERED, SubmitToken, framed
 from bgd.core.job import State
 from bgd.core.spec import MAX_WORK, QUEUE_NAME, JobSpec
@@ -25,142 +26,6 @@ from bgd.settings import nearest
 from bgd.wire.framing import HEADER, MAX_FRAME, frame
 from bgd.wire.messages import encode
 from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, MAX_IDS, Changes, Submit, SubmitMany
-
-
-class HasId(Protocol):
-    """Anything with a job's id: a Job, an AsyncJob, a JobView."""
-
-    @property
-    def id(self) -> int: ...
-
-
-JobReference = int | HasId
-"""A job's id, or an object that has one."""
-
-
-class ProcessOptions(TypedDict, total=False):
-    """Options for the processes of a job, both when it is submitted and while it waits.
-
-    * `isolation`: how a class job is run: "fork", "spawn" or "reuse".
-    * `keep_leftovers`: leave alone what the job leaves running when it ends by itself.
-    * `nice`, `memory_max`, `cpu_max`, `pids_max`, `open_files`, `core_max`: limits. Sizes are bytes,
-      `cpu_max` is percent of one processor.
-    """
-
-    isolation: Literal["fork", "spawn", "reuse"] | None
-    keep_leftovers: bool
-    nice: int | None
-    memory_max: int | None
-    cpu_max: int | None
-    pids_max: int | None
-    open_files: int | None
-    core_max: int | None
-
-
-class FurtherOptions(ProcessOptions, total=False):
-    """Options of any job. The daemon's configuration decides what is left out.
-
-    Durations are seconds.
-
-    * `retry_on`, `no_retry_on`: the only exit codes to retry after, and those never to retry after.
-    * `at`: do not start before then. A datetime without a time zone is local, a number is epoch seconds.
-    * `expires`: give the job up if its first attempt has not started within this time.
-    * `after`, `after_any`: jobs that must succeed, or must finish with any outcome, before this one starts.
-    * `key`: return the unfinished job with this key, if there is one, and make no new job.
-    * `slots`: how many slots of its queue and of the daemon the job takes.
-    * `hold`: wait until the job is released.
-    * `env`: variables added to those of the caller that `env_pass` lets through: "all" (default for
-      commands), "none" (default for class jobs) or a list of names.
-    * `stdin`, `input`: the file that a command reads, or the bytes themselves. Text is sent as UTF-8.
-    * `pty`: give a command a terminal.
-    * `shell`: argv is one string for /bin/sh.
-    """
-
-    queue: str
-    name: str | None
-    tags: Sequence[str]
-    retries: int | None
-    retry_delay: float | None
-    backoff: float | None
-    max_delay: float | None
-    jitter: float | None
-    retry_on: Sequence[int] | None
-    no_retry_on: Sequence[int] | None
-    rerun: bool | None
-    at: float | datetime | None
-    expires: float | None
-    after: Sequence[JobReference]
-    after_any: Sequence[JobReference]
-    key: str | None
-    slots: int
-    hold: bool
-    cwd: str | os.PathLike[str] | None
-    env: Mapping[str, str] | None
-    env_pass: str | Sequence[str]
-    umask: int | None
-    stdin: str | os.PathLike[str] | None
-    input: bytes | str | None
-    pty: bool
-    shell: bool
-
-
-class JobOptions(FurtherOptions, total=False):
-    """All options of a job. `run_background_job` has these three as parameters of its own."""
-
-    priority: int
-    delay: float
-    timeout: float | None
-
-
-class MapOptions(FurtherOptions, total=False):
-    """Options of the jobs of a map, and of the map itself. A `key` is refused.
-
-    * `time_limit`: seconds for each attempt; other jobs call this `timeout`.
-    * `timeout`: seconds for all results, counted from the first step. None: no limit.
-    * `buffersize`: how many jobs may be queued whose results were not taken yet.
-    * `progress`: draw a bar on stderr. None: only if stderr is a terminal.
-    """
-
-    priority: int
-    delay: float
-    time_limit: float | None
-    timeout: float | None
-    buffersize: int
-    progress: bool | None
-
-
-class EditOptions(ProcessOptions, total=False):
-    """Options that can change while a job waits; they mean what they mean in JobOptions.
-
-    An option that is left out stays as it is. None resets an option to the daemon's default. `delay` and
-    `expires` count from now; `env` adds variables.
-    """
-
-    argv: Sequence[str | os.PathLike[str]]
-    queue: str
-    priority: int
-    name: str | None
-    tags: Sequence[str]
-    retries: int | None
-    retry_delay: float | None
-    backoff: float | None
-    max_delay: float | None
-    jitter: float | None
-    retry_on: Sequence[int] | None
-    no_retry_on: Sequence[int] | None
-    rerun: bool | None
-    timeout: float | None
-    delay: float
-    at: float | datetime | None
-    expires: float | None
-    after: Sequence[JobReference]
-    after_any: Sequence[JobReference]
-    slots: int
-    cwd: str | os.PathLike[str]
-    env: Mapping[str, str]
-    stdin: str | os.PathLike[str] | None
-    pty: bool
-
 
 Item = JobSpec | Sequence[str] | Mapping[str, Any]
 """One job of a batch: a spec, the argv of a command, or a mapping with the keys of JSON."""

@@ -139,9 +139,9 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rerun: Annotated[bool | None, Option("Run again an attempt whose end nobody saw")] = None
     timeout: Annotated[Timeout | None, Option("Limit on the time of each attempt", in_policy=True)] = None
     delay: Annotated[Duration, Option("Start no sooner than this from now")] = 0.0
-    at: Annotated[
-        Instant | None, Option("Start no sooner than at 14:30, 'tomorrow 9:00' or 2026-10-01T14:30Z")
-    ] = None
+    at: Annotated[Instant | None, Option("Start no earlier than this time, for example 'tomorrow 9:00'")] = (
+        None
+    )
     expires: Annotated[Timeout | None, Option("Start within this time from now, or never")] = None
     """Seconds from now, within which the first attempt starts or none does."""
     after: Annotated[JobNumbers, Option("Start after these jobs have succeeded")] = ()

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack
 
 from bgd.client.background import chosen_client
 from bgd.client.blocking import Client
-from bgd.client.specs import JobOptions
+from bgd.client.options import JobOptions
 from bgd.executor.futures import JobFuture
 from bgd.executor.watch import Watch
 from bgd.jobfunction import background_of

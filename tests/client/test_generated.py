@@ -11,7 +11,7 @@ from types import FunctionType
 import pytest
 
 from bgd import AsyncClient, AsyncJob, Client, Job
-from tests.client import blocking
+from tests.client import blocking, options
 
 
 @pytest.mark.parametrize("name", blocking.GENERATED)
@@ -19,6 +19,10 @@ def test_what_is_committed_is_what_would_be_generated(name):
     committed = (blocking.TARGET / f"{name}.py").read_text()
 
     assert committed == blocking.blocking(name), "run `make client`"
+
+
+def test_the_types_of_job_options_are_what_would_be_generated():
+    assert options.TARGET.read_text() == options.options(), "JobSpec or JobView has changed: `make client`"
 
 
 def test_every_passage_that_differs_is_there():

@@ -18,6 +18,7 @@ from bgd.client.async_.connection import closed_at_exit, wait_readable
 from bgd.client.async_.job import AsyncJob
 from bgd.client.async_.mapping import Mapper
 from bgd.client.calls import Awaited, Called, Calls, Target
+from bgd.client.options import EditOptions, JobOptions, JobReference, MapOptions
 from bgd.client.session import (
     UNNUMBERED,
     ResumableEvents,
@@ -28,11 +29,7 @@ from bgd.client.session import (
 )
 from bgd.client.specs import (
     Caller,
-    EditOptions,
     Item,
-    JobOptions,
-    JobReference,
-    MapOptions,
     batch_frames,
     changes_of,
     checked,

@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Generic, Self, Unpack
 
 from bgd.client.async_.connection import first_view
+from bgd.client.options import EditOptions, JobAttributes
 from bgd.client.session import error_in
-from bgd.client.specs import EditOptions
-from bgd.core.job import Outcome, State
+from bgd.core.job import State
 from bgd.errors import Refused
 from bgd.wire.replies import ActResult, LogPart
-from bgd.wire.views import AttemptView, JobView, Progress
+from bgd.wire.views import AttemptView, JobView
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -25,7 +25,7 @@ else:
     R_co = TypeVar("R_co", covariant=True)  # `default` is new in Python 3.13
 
 
-class AsyncJob(Generic[R_co]):
+class AsyncJob(JobAttributes, Generic[R_co]):
     """One job. Its attributes are those of `JobView`, as they were when the job was last looked up.
 
     A job that was just submitted knows its `id`, and whether it `is_new` or existed with the same key.
@@ -34,62 +34,6 @@ class AsyncJob(Generic[R_co]):
     `obstacle`: why no job could start when it was submitted, None: no reason was known.
     Instants are epoch seconds, durations are seconds; None where there is no value.
     """
-
-    kind: str
-    argv: list[str] | None
-    target: str | None
-    arguments: str | None
-    cwd: str | None
-    user: str
-    state: State
-    outcome: Outcome | None
-    exit_code: int | None
-    signal: int | None
-    reason: str | None
-    queue: str
-    priority: int
-    name: str | None
-    tags: list[str]
-    retries: int
-    retry_delay: float
-    backoff: float
-    max_delay: float
-    jitter: float
-    rerun: bool | None
-    timeout: float | None
-    delay: float
-    umask: int | None
-    attempt: int
-    created_at: float
-    due_at: float | None
-    started_at: float | None
-    finished_at: float | None
-    retry_on: list[int] | None
-    no_retry_on: list[int] | None
-    at: float | None
-    expires: float | None
-    expires_at: float | None
-    after: list[int]
-    after_any: list[int]
-    waits_for: list[int]
-    key: str | None
-    slots: int
-    stdin: str | None
-    pty: bool
-    suspended: bool
-    isolation: str | None
-    snoozes: int
-    on_exceptions: dict[str, str]
-    progress: Progress | None
-    keep_leftovers: bool
-    nice: int | None
-    memory_max: int | None
-    cpu_max: int | None
-    pids_max: int | None
-    open_files: int | None
-    core_max: int | None
-    waited_seconds: float | None
-    run_seconds: float | None
 
     def __init__(
         self,
@@ -113,7 +57,7 @@ class AsyncJob(Generic[R_co]):
             self._view = first_view(self.id, self._client.view)
         return self._view
 
-    if not TYPE_CHECKING:  # the annotations above say which there are
+    if not TYPE_CHECKING:  # JobAttributes declares them
 
         def __getattr__(self, name):
             if name not in JobView.__struct_fields__:

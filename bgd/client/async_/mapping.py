@@ -15,7 +15,7 @@ from bgd.client.async_.channel import Channel
 from bgd.client.async_.job import AsyncJob
 from bgd.client.bar import Advance, progress_bar
 from bgd.client.calls import Calls
-from bgd.client.specs import MapOptions
+from bgd.client.options import MapOptions
 from bgd.client.transport import seconds_left
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, DaemonUnreachable, JobFailed

@@ -19,6 +19,7 @@ from bgd.client.blocking.connection import closed_at_exit, wait_readable
 from bgd.client.blocking.job import Job
 from bgd.client.blocking.mapping import Mapper
 from bgd.client.calls import Awaited, Called, Calls, Target
+from bgd.client.options import EditOptions, JobOptions, JobReference, MapOptions
 from bgd.client.session import (
     UNNUMBERED,
     ResumableEvents,
@@ -29,11 +30,7 @@ from bgd.client.session import (
 )
 from bgd.client.specs import (
     Caller,
-    EditOptions,
     Item,
-    JobOptions,
-    JobReference,
-    MapOptions,
     batch_frames,
     changes_of,
     checked,

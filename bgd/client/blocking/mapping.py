@@ -16,7 +16,7 @@ from bgd.client.bar import Advance, progress_bar
 from bgd.client.blocking.channel import Channel
 from bgd.client.blocking.job import Job
 from bgd.client.calls import Calls
-from bgd.client.specs import MapOptions
+from bgd.client.options import MapOptions
 from bgd.client.transport import seconds_left
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, DaemonUnreachable, JobFailed

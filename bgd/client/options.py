@@ -1,0 +1,233 @@
+"""The keywords and attributes of a job, for type checkers and editors."""
+
+# Made by tests/client/options.py from the fields of JobSpec and JobView: `make client` writes it.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal, Protocol, TypedDict
+
+from bgd.core.job import Outcome, State
+from bgd.core.spec import Isolation
+from bgd.wire.views import Progress
+
+
+class HasId(Protocol):
+    """Anything with a job's id: a Job, an AsyncJob, a JobView."""
+
+    @property
+    def id(self) -> int: ...
+
+
+JobReference = int | HasId
+"""A job's id, or an object that has one."""
+
+
+class FurtherOptions(TypedDict, total=False):
+    """Options of any job. The daemon's configuration decides what is left out.
+
+    Durations are seconds, sizes are bytes. A datetime without a time zone is local, a number is epoch
+    seconds.
+
+    * `env_pass`: variables of the caller to pass on: "all" (default for commands), "none" (default for class
+      jobs) or a list of names. `env` adds to them.
+    * `shell`: argv is one string for /bin/sh.
+    * `queue`: the queue to wait in.
+    * `priority`: higher starts first: -1000 to 1000, usually 0.
+    * `name`: a name to find the job by.
+    * `tags`: a tag to find jobs by; may be repeated.
+    * `retries`: number of times to try again after a failure.
+    * `retry_delay`: pause before a retry.
+    * `backoff`: make each pause F times the one before.
+    * `max_delay`: limit on the pause before a retry.
+    * `jitter`: spread pauses by this share.
+    * `retry_on`: retry only after these exit codes; 124 is the time limit.
+    * `no_retry_on`: retry after all exit codes except these.
+    * `rerun`: run again an attempt whose end nobody saw.
+    * `timeout`: limit on the time of each attempt.
+    * `delay`: start no sooner than this from now.
+    * `at`: start no earlier than this time.
+    * `expires`: start within this time from now, or never.
+    * `after`: start after these jobs have succeeded.
+    * `after_any`: start after these jobs have ended, in any way.
+    * `key`: queue only one unfinished job with this key.
+    * `slots`: number of slots to occupy while running.
+    * `hold`: wait until the job is released.
+    * `cwd`: run in this folder.
+    * `umask`: file mode creation mask.
+    * `env`: set an environment variable.
+    * `stdin`: read this file as standard input.
+    * `input`: bytes to read as standard input.
+    * `pty`: give the job a terminal of its own.
+    * `isolation`: fork from a warm interpreter, spawn one, or reuse one.
+    * `keep_leftovers`: keep processes the job leaves when it ends by itself.
+    * `nice`: niceness, -20 to 19; higher yields to others.
+    * `memory_max`: limit on memory of all its processes.
+    * `cpu_max`: limit on processor time; 150 is one and a half.
+    * `pids_max`: limit on the number of processes and threads.
+    * `open_files`: limit on open files of each process.
+    * `core_max`: limit on the size of core files; 0: none.
+    """
+
+    env_pass: str | Sequence[str]
+    shell: bool
+    queue: str | None
+    name: str | None
+    tags: Sequence[str]
+    retries: int | None
+    retry_delay: float | None
+    backoff: float | None
+    max_delay: float | None
+    jitter: float | None
+    retry_on: Sequence[int] | None
+    no_retry_on: Sequence[int] | None
+    rerun: bool | None
+    at: float | datetime | None
+    expires: float | None
+    after: Sequence[JobReference]
+    after_any: Sequence[JobReference]
+    key: str | None
+    slots: int
+    hold: bool
+    cwd: str | os.PathLike[str] | None
+    umask: int | None
+    env: Mapping[str, str] | None
+    stdin: str | os.PathLike[str] | None
+    input: bytes | str | None
+    pty: bool
+    isolation: Literal["fork", "spawn", "reuse"] | None
+    keep_leftovers: bool
+    nice: int | None
+    memory_max: int | None
+    cpu_max: int | None
+    pids_max: int | None
+    open_files: int | None
+    core_max: int | None
+
+
+class JobOptions(FurtherOptions, total=False):
+    """All options of a job. `run_background_job` has these three as parameters of its own."""
+
+    priority: int | None
+    delay: float
+    timeout: float | None
+
+
+class MapOptions(FurtherOptions, total=False):
+    """Options of the jobs of a map, and of the map itself. A `key` is refused.
+
+    * `time_limit`: seconds for each attempt; other jobs call this `timeout`.
+    * `timeout`: seconds for all results, counted from the first step. None: no limit.
+    * `buffersize`: how many jobs may be queued whose results were not taken yet.
+    * `progress`: draw a bar on stderr. None: only if stderr is a terminal.
+    """
+
+    priority: int | None
+    delay: float
+    timeout: float | None
+    time_limit: float | None
+    buffersize: int
+    progress: bool | None
+
+
+class EditOptions(TypedDict, total=False):
+    """Options that can change while a job waits; they mean what they mean in JobOptions.
+
+    An option that is left out stays as it is. None takes an option away. `delay` and `expires` count from
+    now; `env` adds variables.
+    """
+
+    argv: Sequence[str | os.PathLike[str]]
+    queue: str
+    priority: int
+    name: str | None
+    tags: Sequence[str]
+    retries: int | None
+    retry_delay: float | None
+    backoff: float | None
+    max_delay: float | None
+    jitter: float | None
+    retry_on: Sequence[int] | None
+    no_retry_on: Sequence[int] | None
+    rerun: bool | None
+    timeout: float | None
+    delay: float
+    at: float | datetime | None
+    expires: float | None
+    after: Sequence[JobReference]
+    after_any: Sequence[JobReference]
+    slots: int
+    cwd: str | os.PathLike[str]
+    env: Mapping[str, str]
+    stdin: str | os.PathLike[str] | None
+    pty: bool
+    isolation: Literal["fork", "spawn", "reuse"] | None
+    keep_leftovers: bool
+    nice: int | None
+    memory_max: int | None
+    cpu_max: int | None
+    pids_max: int | None
+    open_files: int | None
+    core_max: int | None
+
+
+class JobAttributes:
+    """The attributes of a job, which are those of a JobView."""
+
+    kind: str
+    argv: list[str] | None
+    target: str | None
+    arguments: str | None
+    cwd: str | None
+    user: str
+    state: State
+    outcome: Outcome | None
+    exit_code: int | None
+    signal: int | None
+    reason: str | None
+    queue: str
+    priority: int
+    name: str | None
+    tags: list[str]
+    retries: int
+    retry_delay: float
+    backoff: float
+    max_delay: float
+    jitter: float
+    rerun: bool | None
+    timeout: float | None
+    delay: float
+    umask: int | None
+    attempt: int
+    created_at: float
+    due_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    retry_on: list[int] | None
+    no_retry_on: list[int] | None
+    at: float | None
+    expires: float | None
+    expires_at: float | None
+    after: list[int]
+    after_any: list[int]
+    waits_for: list[int]
+    key: str | None
+    slots: int
+    stdin: str | None
+    pty: bool
+    suspended: bool
+    isolation: Isolation | None
+    snoozes: int
+    on_exceptions: dict[str, str]
+    progress: Progress | None
+    keep_leftovers: bool
+    nice: int | None
+    memory_max: int | None
+    cpu_max: int | None
+    pids_max: int | None
+    open_files: int | None
+    core_max: int | None
+    waited_seconds: float | None
+    run_seconds: float | None

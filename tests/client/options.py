@@ -1,0 +1,177 @@
+"""Writes the types of the keywords and attributes of jobs, from the fields of JobSpec and JobView.
+
+`make client` writes them; a test compares what is committed with what this would write.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bgd.core import spec
+from bgd.core.spec import OPTIONS, JobSpec, kind_of, may_be_nil
+from bgd.wire import views
+
+TARGET = Path(__file__).parents[2] / "bgd/client/options.py"
+
+# How a caller may write values of these types; of all others it is their base type
+WRITTEN: dict[Any, str] = {
+    spec.Environment: "Mapping[str, str]",
+    spec.ExitCodes: "Sequence[int]",
+    spec.Folder: "str | os.PathLike[str]",
+    spec.Instant: "float | datetime",
+    spec.JobNumbers: "Sequence[JobReference]",
+    spec.Tags: "Sequence[str]",
+}
+
+BEGINNING = '''"""The keywords and attributes of a job, for type checkers and editors."""
+
+# Made by tests/client/options.py from the fields of JobSpec and JobView: `make client` writes it.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal, Protocol, TypedDict
+
+from bgd.core.job import Outcome, State
+from bgd.core.spec import Isolation
+from bgd.wire.views import Progress
+
+
+class HasId(Protocol):
+    """Anything with a job's id: a Job, an AsyncJob, a JobView."""
+
+    @property
+    def id(self) -> int: ...
+
+
+JobReference = int | HasId
+"""A job's id, or an object that has one."""
+
+
+'''
+
+FURTHER = '''
+class FurtherOptions(TypedDict, total=False):
+    """Options of any job. The daemon's configuration decides what is left out.
+
+    Durations are seconds, sizes are bytes. A datetime without a time zone is local, a number is epoch
+    seconds.
+
+    * `env_pass`: variables of the caller to pass on: "all" (default for commands), "none" (default for class
+      jobs) or a list of names. `env` adds to them.
+    * `shell`: argv is one string for /bin/sh.
+{described}
+    """
+
+    env_pass: str | Sequence[str]
+    shell: bool
+{fields}
+
+
+class JobOptions(FurtherOptions, total=False):
+    """All options of a job. `run_background_job` has these three as parameters of its own."""
+
+{first}
+
+
+class MapOptions(FurtherOptions, total=False):
+    """Options of the jobs of a map, and of the map itself. A `key` is refused.
+
+    * `time_limit`: seconds for each attempt; other jobs call this `timeout`.
+    * `timeout`: seconds for all results, counted from the first step. None: no limit.
+    * `buffersize`: how many jobs may be queued whose results were not taken yet.
+    * `progress`: draw a bar on stderr. None: only if stderr is a terminal.
+    """
+
+{first}
+    time_limit: float | None
+    buffersize: int
+    progress: bool | None
+
+
+class EditOptions(TypedDict, total=False):
+    """Options that can change while a job waits; they mean what they mean in JobOptions.
+
+    An option that is left out stays as it is. None takes an option away. `delay` and `expires` count from
+    now; `env` adds variables.
+    """
+
+    argv: Sequence[str | os.PathLike[str]]
+{changes}
+
+
+class JobAttributes:
+    """The attributes of a job, which are those of a JobView."""
+
+{attributes}
+'''
+
+# Parameters of their own where the others are keywords
+FIRST = ("priority", "delay", "timeout")
+
+
+def written(name: str) -> str:
+    """Return the type of an option as callers write it, without None."""
+    kind = kind_of(name)
+    if kind in WRITTEN:
+        return WRITTEN[kind]
+    base = getattr(kind, "__origin__", kind)
+    if hasattr(base, "__members__"):
+        return f"Literal[{', '.join(repr(each.value) for each in base)}]"
+    return "bytes | str" if base is bytes else str(base.__name__)
+
+
+def options() -> str:
+    """Return the text of the module."""
+    usual = JobSpec()
+    fields = {
+        name: f"    {name}: {written(name)}{' | None' if getattr(usual, name) is None else ''}"
+        for name in OPTIONS
+    }
+    changes = [
+        f"    {name}: {written(name)}{' | None' if may_be_nil(name) else ''}"
+        for name, option in OPTIONS.items()
+        if option.can_edit
+    ]
+    text = BEGINNING + FURTHER.format(
+        described="\n".join(f"    * `{name}`: {_lowered(option.help)}." for name, option in OPTIONS.items()),
+        fields="\n".join(line for name, line in fields.items() if name not in FIRST),
+        first="\n".join(fields[name] for name in FIRST),
+        changes="\n".join(changes),
+        attributes="\n".join(
+            f"    {name}: {kind}" for name, kind in _annotations(views.JobView) if name != "id"
+        ),
+    )
+    command = [sys.executable, "-m", "ruff", "format", "--quiet", f"--stdin-filename={TARGET}", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+
+def _lowered(text: str) -> str:
+    text = text.partition(", for example ")[0]  # examples are of the command line
+    return text[0].lower() + text[1:]
+
+
+def _annotations(kind: type) -> list[tuple[str, str]]:
+    [definition] = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(definition, ast.ClassDef)
+    return [
+        (ast.unparse(line.target), ast.unparse(line.annotation))
+        for line in definition.body
+        if isinstance(line, ast.AnnAssign)
+    ]
+
+
+def main() -> None:
+    """Write the module."""
+    TARGET.write_text(options())
+
+
+if __name__ == "__main__":
+    main()
