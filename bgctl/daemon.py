@@ -251,7 +251,7 @@ def _plain(key: Key[object], value: object) -> object:
     if value is None:
         return key.none
     if key.reader is config.exception_rules and isinstance(value, tuple):
-        return {name: config.rule_text(wish) for name, wish in value}
+        return {name: config.rule_text(decision) for name, decision in value}
     return str(value) if isinstance(value, Struct) else value  # as an address
 
 

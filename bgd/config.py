@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from bgd.core.classes import POLICY_KEYS, ClassPolicy
-from bgd.core.decision import Aim, Rules, Wish
+from bgd.core.decision import Decision, ExceptionRules, NextStep
 from bgd.core.job import RetryPolicy
 from bgd.core.spec import (
     MAX_DURATION,
@@ -189,9 +189,9 @@ def value_of(section: Struct, key: str) -> object:
     return value
 
 
-def rule_text(wish: Wish) -> str:
+def rule_text(decision: Decision) -> str:
     """Return what follows an exception, in the words of `on_exceptions`."""
-    return wish.aim if wish.after is None else f"{wish.aim} {format_duration(wish.after)}"
+    return decision.step if decision.after is None else f"{decision.step} {format_duration(decision.after)}"
 
 
 # --- values that only one key has -------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def _runner_argv(setting: Setting) -> tuple[str, ...]:
 _NAME_A_PROGRAM = 'name a program and its arguments, for example ["php", "artisan", "bgd:run"]'
 
 
-def exception_rules(setting: Setting) -> Rules:
+def exception_rules(setting: Setting) -> ExceptionRules:
     table = setting.value
     if not isinstance(table, dict):
         raise ValueError(  # noqa: TRY004 - what readers raise
@@ -240,11 +240,11 @@ def exception_rules(setting: Setting) -> Rules:
     return tuple((name, _rule(text)) for name, text in table.items())
 
 
-def _rule(text: object) -> Wish:
+def _rule(text: object) -> Decision:
     aim, _, after = str(text).partition(" ")
-    if aim not in set(Aim) or (aim == Aim.FAIL and after) or (aim == Aim.SNOOZE and not after):
+    if aim not in set(NextStep) or (aim == NextStep.FAIL and after) or (aim == NextStep.SNOOZE and not after):
         raise ValueError(f"{text!r} does not say what follows: {_SAY_WHAT_FOLLOWS}")
-    return Wish(Aim(aim), checked_duration(after) if after else None)
+    return Decision(NextStep(aim), checked_duration(after) if after else None)
 
 
 _SAY_WHAT_FOLLOWS = 'write "retry", "retry 30s", "fail" or "snooze 5m"'

@@ -26,7 +26,7 @@ from bgd.config import (
     load,
 )
 from bgd.core.classes import ClassPolicy
-from bgd.core.decision import Aim, Wish
+from bgd.core.decision import Decision, NextStep
 from bgd.core.job import RetryPolicy
 from bgd.errors import ConfigError
 from bgd.paths import SYSTEM_PATHS
@@ -269,8 +269,8 @@ def test_classes_of_other_languages_may_be_listed_and_have_policies(written):
         "php::App\\Jobs\\SendMail": ClassPolicy({"retries": 5}),
         "node::mailer.*": ClassPolicy(
             on_exceptions=(
-                ("App\\Exceptions\\Busy", Wish(Aim.SNOOZE, 300.0)),
-                ("Net::Timeout", Wish(Aim.FAIL)),
+                ("App\\Exceptions\\Busy", Decision(NextStep.SNOOZE, 300.0)),
+                ("Net::Timeout", Decision(NextStep.FAIL)),
             )
         ),
     }
@@ -357,10 +357,10 @@ def test_policies_of_classes_are_read_by_their_patterns(written):
         ),
         "app.services.Report": ClassPolicy(
             on_exceptions=(
-                ("app.errors.Busy", Wish(Aim.RETRY, 120.0)),
-                ("ValueError", Wish(Aim.FAIL)),
-                ("OSError", Wish(Aim.RETRY)),
-                ("app.errors.Locked", Wish(Aim.SNOOZE, 30.0)),
+                ("app.errors.Busy", Decision(NextStep.RETRY, 120.0)),
+                ("ValueError", Decision(NextStep.FAIL)),
+                ("OSError", Decision(NextStep.RETRY)),
+                ("app.errors.Locked", Decision(NextStep.SNOOZE, 30.0)),
             )
         ),
     }

@@ -16,7 +16,7 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.systemd import ServiceManager, take_sockets
-from bgd.wire.launching import Ended, Goodbye
+from bgd.wire.launching import AttemptEnded, Goodbye
 from tests.launcher.host import PATIENCE, Host
 from tests.support import DEADLINE, ROOT, Daemon, wait_until
 
@@ -152,7 +152,7 @@ def test_launcher_that_is_a_service_stays_until_it_is_told_to_end_and_ends_its_j
 
     assert listener.hear("WATCHDOG=1")["STOPPING"] == "1"
     ended = second.hear()
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, AttemptEnded)
     assert ended.outcome is Outcome.INTERRUPTED
     assert launcher.wait(PATIENCE) == 0
 

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.decision import Rules
+from bgd.core.decision import ExceptionRules
 from bgd.core.spec import OPTIONS, JobSpec
 from bgd.core.target import Target, patterns_for
 
@@ -25,7 +25,7 @@ class ClassPolicy(Struct, frozen=True):
     """
 
     options: dict[str, Any] = {}
-    on_exceptions: Rules | None = None
+    on_exceptions: ExceptionRules | None = None
 
 
 NOTHING_SAID = ClassPolicy()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from msgspec.structs import replace
 
 from bgd.core.heaps import DueHeap
-from bgd.core.job import USUAL_TERMS, WAITING, Job, JobId, Move, Now, State, Terms
+from bgd.core.job import NO_CONDITIONS, WAITING, Conditions, Job, JobId, Move, Now, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 
 # --- The conditions of one job
@@ -17,10 +17,10 @@ _MAY_STILL_WAIT = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED})
 _TO_THE_QUEUE = {State.HELD: Move.RELEASE, State.BLOCKED: Move.UNBLOCK, State.SCHEDULED: Move.COME_DUE}
 
 
-def terms_of(spec: JobSpec, now: Now) -> Terms:
-    """Return the terms of a new job; all jobs that ask for nothing share one object."""
+def conditions_of(spec: JobSpec, now: Now) -> Conditions:
+    """Return the conditions of a new job; all jobs that ask for nothing share one object."""
     return _shared(
-        Terms(
+        Conditions(
             at=spec.at,
             expires=None if spec.expires is None else now.elapsed + spec.expires,
             after=_unique(spec.after),
@@ -41,40 +41,42 @@ def edited(job: Job, spec: JobSpec, changed: Collection[str], now: Now) -> Job:
 
     A delay and an expiry count from now, if they are among them. A job that has run cannot expire.
     """
-    fresh, due = terms_of(spec, now), job.due
+    fresh, due = conditions_of(spec, now), job.due
     kept = {"at", "expires", "after", "after_any"}.difference(changed)
     if "delay" in changed or "at" in changed:  # one takes the other's place
         due = due_of(spec, now)
         kept.discard("at")
     if job.attempt > 0:
         kept.add("expires")
-    terms = _shared(replace(fresh, key=job.terms.key, **{name: getattr(job.terms, name) for name in kept}))
+    conditions = _shared(
+        replace(fresh, key=job.conditions.key, **{name: getattr(job.conditions, name) for name in kept})
+    )
     queue, priority = spec.queue or DEFAULT_QUEUE, spec.priority or 0
-    return replace(job, queue=queue, priority=priority, due=due, terms=terms)
+    return replace(job, queue=queue, priority=priority, due=due, conditions=conditions)
 
 
-def place_of(due: float | None, terms: Terms, now: Now) -> State:
+def waiting_state(due: float | None, conditions: Conditions, now: Now) -> State:
     """Return the state in which a job waits that nobody holds back; `due` as of Job."""
-    if terms.after or terms.after_any:
+    if conditions.after or conditions.after_any:
         return State.BLOCKED
     if due is not None and due > now.elapsed:
         return State.SCHEDULED
-    if terms.at is not None and terms.at > now.wall:
+    if conditions.at is not None and conditions.at > now.wall:
         return State.SCHEDULED
     return State.QUEUED
 
 
-def expires_first(due: float | None, terms: Terms, now: Now) -> bool:
+def expires_first(due: float | None, conditions: Conditions, now: Now) -> bool:
     """Tell whether a job will have expired when it may start; `due` as of Job."""
-    if terms.expires is None:
+    if conditions.expires is None:
         return False
     until_due = 0.0 if due is None else due - now.elapsed
-    until_date = 0.0 if terms.at is None else terms.at - now.wall
-    return max(until_due, until_date) >= terms.expires - now.elapsed
+    until_date = 0.0 if conditions.at is None else conditions.at - now.wall
+    return max(until_due, until_date) >= conditions.expires - now.elapsed
 
 
 def move_to(place: State, job: Job) -> Move:
-    """Return the move that brings a waiting job to another place, as `place_of` gave it."""
+    """Return the move that brings a waiting job to another place, as `waiting_state` gave it."""
     match place:
         case State.BLOCKED:
             return Move.BLOCK
@@ -84,26 +86,26 @@ def move_to(place: State, job: Job) -> Move:
             return _TO_THE_QUEUE[job.state]
 
 
-def without(job: Job, other: JobId) -> Job:
+def without_dependency(job: Job, other: JobId) -> Job:
     """Return a job that no longer waits for another one."""
-    terms = replace(
-        job.terms,
-        after=tuple(each for each in job.terms.after if each != other),
-        after_any=tuple(each for each in job.terms.after_any if each != other),
+    conditions = replace(
+        job.conditions,
+        after=tuple(each for each in job.conditions.after if each != other),
+        after_any=tuple(each for each in job.conditions.after_any if each != other),
     )
-    return replace(job, terms=_shared(terms))
+    return replace(job, conditions=_shared(conditions))
 
 
-def settled(job: Job) -> Job:
-    """Return a job without those of its terms that its state has made good."""
-    if (job.terms is USUAL_TERMS and job.due is None) or job.state in _MAY_STILL_WAIT:
+def without_met_conditions(job: Job) -> Job:
+    """Return a job without the conditions that its state shows to be met."""
+    if (job.conditions is NO_CONDITIONS and job.due is None) or job.state in _MAY_STILL_WAIT:
         return job
-    expires = job.terms.expires if job.state is State.QUEUED else None
-    terms = Terms(expires=expires, key=job.terms.key, slots=job.terms.slots)
-    return replace(job, due=None, terms=_shared(terms))
+    expires = job.conditions.expires if job.state is State.QUEUED else None
+    conditions = Conditions(expires=expires, key=job.conditions.key, slots=job.conditions.slots)
+    return replace(job, due=None, conditions=_shared(conditions))
 
 
-def waits_for(job_id: JobId, others: Iterable[int], job_of: Callable[[JobId], Job | None]) -> JobId | None:
+def find_cycle(job_id: JobId, others: Iterable[int], job_of: Callable[[JobId], Job | None]) -> JobId | None:
     """Return one of the others that itself waits for the job, directly or not; None if none does.
 
     Looks once at each job that they wait for, so it takes as long as there are such.
@@ -118,7 +120,7 @@ def waits_for(job_id: JobId, others: Iterable[int], job_of: Callable[[JobId], Jo
             job = job_of(current)
             if job is not None and current not in seen:
                 seen.add(current)
-                ahead += (*job.terms.after, *job.terms.after_any)
+                ahead += (*job.conditions.after, *job.conditions.after_any)
     return None
 
 
@@ -126,15 +128,15 @@ def _unique(numbers: Collection[int]) -> tuple[JobId, ...]:
     return tuple(map(JobId, dict.fromkeys(numbers))) if numbers else ()
 
 
-def _shared(terms: Terms) -> Terms:
+def _shared(conditions: Conditions) -> Conditions:
     """Return the one object for all jobs that ask for nothing."""
-    return USUAL_TERMS if terms == USUAL_TERMS else terms
+    return NO_CONDITIONS if conditions == NO_CONDITIONS else conditions
 
 
 # --- Who waits for a time or for other jobs, and who must have started by when
 
 
-class Waiting:
+class WaitingJobs:
     """Finds the jobs for which something has come: their time, the end of another job, or too late an hour.
 
     Args:
@@ -154,17 +156,17 @@ class Waiting:
 
     def begin(self, job: Job) -> None:
         """Take a waiting job that is new, or that was edited, with all that it waits for."""
-        if job.terms.expires is not None:
-            self._expiring.push(job.id, job.terms.expires)
-        for other in {*job.terms.after, *job.terms.after_any}:
+        if job.conditions.expires is not None:
+            self._expiring.push(job.id, job.conditions.expires)
+        for other in {*job.conditions.after, *job.conditions.after_any}:
             self._dependents.setdefault(other, set()).add(job.id)
             self.waits += 1
 
     def end(self, job: Job) -> None:
         """Forget a job that starts, is cancelled or is about to be edited."""
-        if job.terms.expires is not None:
+        if job.conditions.expires is not None:
             self._expiring.forget()
-        for other in {*job.terms.after, *job.terms.after_any}:
+        for other in {*job.conditions.after, *job.conditions.after_any}:
             self.end_wait(job.id, other)
 
     def schedule(self, job: Job) -> None:
@@ -175,8 +177,8 @@ class Waiting:
         """
         if job.due is not None:
             self._delayed.push(job.id, job.due)
-        elif job.terms.at is not None:
-            self._dated.push(job.id, job.terms.at)
+        elif job.conditions.at is not None:
+            self._dated.push(job.id, job.conditions.at)
         else:
             raise ValueError(f"job {job.id} is scheduled for no time")
 
@@ -228,8 +230,10 @@ class Waiting:
 
     def _is_dated(self, job_id: JobId, at: float) -> bool:
         job = self._job_of(job_id)
-        return job is not None and job.state is State.SCHEDULED and job.due is None and job.terms.at == at
+        return (
+            job is not None and job.state is State.SCHEDULED and job.due is None and job.conditions.at == at
+        )
 
     def _is_expiring(self, job_id: JobId, expires: float) -> bool:
         job = self._job_of(job_id)
-        return job is not None and job.state in WAITING and job.terms.expires == expires
+        return job is not None and job.state in WAITING and job.conditions.expires == expires

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from bgd.core.spec import Duration, Instant
 
 
-class Aim(StrEnum):
+class NextStep(StrEnum):
     """Each but SNOOZE is of an attempt that failed."""
 
     RETRY = "retry"  # try again, as far as there are retries
@@ -19,27 +19,27 @@ class Aim(StrEnum):
     SNOOZE = "snooze"  # run again later, which uses up no retry
 
 
-class Wish(Struct, frozen=True, omit_defaults=True):
+class Decision(Struct, frozen=True, omit_defaults=True):
     """What is to follow. `after`: seconds until then, None: as the retry policy says, or at once.
 
     `until`: not before this epoch time, of a SNOOZE. `rule`: the exception of which the configuration says
     so; None: the job does.
     """
 
-    aim: Aim
+    step: NextStep = field(name="aim")
     after: Duration | None = None
     until: Instant | None = None
     rule: str | None = None
 
 
-Rules = tuple[tuple[str, Wish], ...]
+ExceptionRules = tuple[tuple[str, Decision], ...]
 """What is to follow an exception, by the qualified name of its type or of a base of that."""
 
 
-def wish_for(names: Iterable[str], rules: Rules) -> Wish | None:
+def decision_for(names: Iterable[str], rules: ExceptionRules) -> Decision | None:
     """Return what the rules say of an exception, by the first of its `names` of which they say something.
 
-    These are of its type and its bases, the nearest first. The wish names the one as its rule.
+    These are of its type and its bases, the nearest first. The decision names the one as its rule.
     """
     said = dict(rules)
     return next((replace(said[name], rule=name) for name in names if name in said), None)

@@ -14,7 +14,7 @@ from bgd.core.job import JobId
 _WORTH_SWEEPING = 64  # dead entries below this are cheaper to keep than to sweep
 
 
-class ReadyLane:
+class ReadyHeap:
     """Queued jobs by priority, the highest first, and by id (that is, in submit order) among equals.
 
     `is_live(id, priority)` says whether an entry still stands for a queued job of that priority.
@@ -113,7 +113,7 @@ class DueHeap:
         return len(self._heap)
 
 
-class SlotNumbers:
+class SlotPool:
     """Which numbers from 1 up are taken; hands out the smallest free one."""
 
     def __init__(self) -> None:

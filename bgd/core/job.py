@@ -7,7 +7,7 @@ from typing import NewType
 
 from msgspec import Struct
 
-from bgd.core.decision import Rules
+from bgd.core.decision import ExceptionRules
 from bgd.core.spec import Backoff, Duration, Retries, Share
 
 # --- The disk
@@ -132,10 +132,10 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False):
     rerun: bool | None = None
     retry_on: tuple[int, ...] | None = None
     no_retry_on: tuple[int, ...] | None = None
-    on_exceptions: Rules = ()
+    on_exceptions: ExceptionRules = ()
 
 
-class Terms(Struct, frozen=True, kw_only=True, gc=False):
+class Conditions(Struct, frozen=True, kw_only=True, gc=False):
     """What only some jobs ask for beyond their turn.
 
     `at`: not before this epoch time. `expires`: when the first attempt must have started, on the elapsed
@@ -150,7 +150,7 @@ class Terms(Struct, frozen=True, kw_only=True, gc=False):
     slots: int = 1
 
 
-USUAL_TERMS = Terms()
+NO_CONDITIONS = Conditions()
 
 
 class Job(Struct, frozen=True, gc=False):
@@ -166,7 +166,7 @@ class Job(Struct, frozen=True, gc=False):
     unseen: int = 0  # attempts in a row whose end nobody saw
     due: float | None = None  # on the elapsed clock, while it waits and a delay is not over
     making_way: bool = False  # stopping in order to run again later, not to be cancelled
-    terms: Terms = USUAL_TERMS
+    conditions: Conditions = NO_CONDITIONS
     suspended: bool = False  # running, its processes stopped
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from msgspec import Struct
 
-from bgd.core.heaps import ReadyLane, SlotNumbers
+from bgd.core.heaps import ReadyHeap, SlotPool
 from bgd.core.job import Job, JobId, State
 
 
@@ -18,7 +18,7 @@ class QueueRule(Struct, frozen=True, kw_only=True):
     paused: bool = False
 
 
-class Queues:
+class ReadyQueues:
     """Chooses among queued jobs, within the queues' rules.
 
     Queues without a rule share one lane, named None, so choosing costs one look per queue that has a rule, or
@@ -35,7 +35,7 @@ class Queues:
 
     def __init__(self, rules: Mapping[str, QueueRule], job_of: Callable[[JobId], Job | None]) -> None:
         self._job_of = job_of
-        self._lanes: dict[str | None, ReadyLane] = {None: ReadyLane(partial(self._is_live, None))}
+        self._lanes: dict[str | None, ReadyHeap] = {None: ReadyHeap(partial(self._is_live, None))}
         self._promising: set[str | None] = set()  # lanes out of which a job might be taken
         self._taken: dict[str, int] = {}  # slots of active jobs by queue
         self.set_rules(rules)
@@ -46,7 +46,7 @@ class Queues:
             if self._top(queue) is None:
                 del self._lanes[queue]
         for queue in rules.keys() - self._lanes.keys():
-            self._lanes[queue] = ReadyLane(partial(self._is_live, queue))
+            self._lanes[queue] = ReadyHeap(partial(self._is_live, queue))
         self._promising = set(self._lanes)
 
     def push(self, job: Job) -> None:
@@ -151,8 +151,8 @@ class Room:
     ) -> None:
         self.taken = 0  # slots
         self._slots = slots
-        self._queues = Queues(rules, job_of)
-        self._numbers = SlotNumbers()
+        self._queues = ReadyQueues(rules, job_of)
+        self._numbers = SlotPool()
         self._held: dict[JobId, tuple[int, int]] = {}  # of active jobs: slot number, slots they take
 
     def resize(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
@@ -207,4 +207,4 @@ class Room:
 
     def _size_of(self, job: Job) -> int:
         """Return how many slots a job takes: all there are, if it asks for more."""
-        return min(job.terms.slots, self._slots)
+        return min(job.conditions.slots, self._slots)

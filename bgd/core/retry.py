@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from bgd.core.decision import Aim, Rules, Wish
+from bgd.core.decision import Decision, ExceptionRules, NextStep
 from bgd.core.job import UNSEEN, Job, Move, Now, Outcome, RetryPolicy, State
 from bgd.core.spec import JobSpec
 
@@ -41,11 +41,11 @@ def exit_code_of(outcome: Outcome, exit_code: int | None, signal: int | None) ->
 
 
 def move_after_end(
-    job: Job, outcome: Outcome, code: int | None, wish: Wish | None = None
+    job: Job, outcome: Outcome, code: int | None, decision: Decision | None = None
 ) -> tuple[Move, str | None]:
     """Choose the move after an attempt of an active `job` ended with `outcome`.
 
-    `code`: as `exit_code_of` tells it; `wish`: the job's own. Returns the move, and for people the reason
+    `code`: as `exit_code_of` tells it; `decision`: the job's own. Returns the move, and for people the reason
     where it is not plain from the outcome.
     """
     if outcome is Outcome.SUCCEEDED:
@@ -56,19 +56,19 @@ def move_after_end(
         return Move.REQUEUE, None
     if outcome in UNSEEN:
         return _move_after_unseen_end(job, outcome)
-    return _move_after_seen_end(job, outcome, code, wish)
+    return _move_after_seen_end(job, outcome, code, decision)
 
 
 def wait_after(
-    move: Move, job: Job, now: Now, roll: float, wish: Wish | None
+    move: Move, job: Job, now: Now, roll: float, decision: Decision | None
 ) -> tuple[float | None, float | None]:
     """Return until when the job waits after this move: on the elapsed clock, or on the wall clock.
 
     `job.failures` counts the attempt that has just failed; `roll`: as of `retry_delay`. None: not on that.
     """
-    after = None if wish is None else wish.after
-    if move is Move.SNOOZE and wish is not None and wish.until is not None:
-        return None, max(wish.until, now.wall + SHORTEST_SNOOZE)
+    after = None if decision is None else decision.after
+    if move is Move.SNOOZE and decision is not None and decision.until is not None:
+        return None, max(decision.until, now.wall + SHORTEST_SNOOZE)
     if move is Move.SNOOZE:
         return now.elapsed + max(after or 0.0, SHORTEST_SNOOZE), None
     if move is not Move.RETRY:
@@ -91,7 +91,7 @@ def retry_delay(policy: RetryPolicy, failures: int, roll: float) -> float:
     return min(base * (1 + policy.jitter * (2 * roll - 1)), policy.max_delay)
 
 
-def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: Rules = ()) -> RetryPolicy:
+def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules = ()) -> RetryPolicy:
     """Return the policy of a job: what its spec says, and `default` where it is silent.
 
     Of exceptions a spec says nothing: what these mean is for the configuration to say.
@@ -123,21 +123,21 @@ def with_policy(spec: JobSpec, policy: RetryPolicy) -> JobSpec:
 
 
 def _move_after_seen_end(
-    job: Job, outcome: Outcome, code: int | None, wish: Wish | None
+    job: Job, outcome: Outcome, code: int | None, decision: Decision | None
 ) -> tuple[Move, str | None]:
     if outcome in {Outcome.REFUSED, Outcome.CANCELLED}:  # cancelled unasked: a person's kill at the launcher
         return Move.GIVE_UP, None
     if outcome is Outcome.SNOOZED:
         return Move.SNOOZE, None
-    return _move_after_failure(job, code, wish)
+    return _move_after_failure(job, code, decision)
 
 
-def _move_after_failure(job: Job, code: int | None, wish: Wish | None) -> tuple[Move, str | None]:
-    if wish is not None and wish.aim is Aim.FAIL:
-        return Move.GIVE_UP, NO_USE if wish.rule is None else NO_USE_AFTER.format(wish.rule)
+def _move_after_failure(job: Job, code: int | None, decision: Decision | None) -> tuple[Move, str | None]:
+    if decision is not None and decision.step is NextStep.FAIL:
+        return Move.GIVE_UP, NO_USE if decision.rule is None else NO_USE_AFTER.format(decision.rule)
     if job.failures >= job.policy.retries:
         return Move.GIVE_UP, None
-    if wish is not None:  # the job knows better than its exit code
+    if decision is not None:  # the job knows better than its exit code
         return Move.RETRY, None
     return (Move.RETRY, None) if _is_worth_it(job.policy, code) else (Move.GIVE_UP, NOT_WORTH_IT)
 

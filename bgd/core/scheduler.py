@@ -10,14 +10,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core import conditions
-from bgd.core.conditions import Waiting
-from bgd.core.decision import Wish
+from bgd.core.conditions import WaitingJobs
+from bgd.core.decision import Decision
 from bgd.core.job import (
     ACTIVE,
     FINAL,
     MOVES,
+    NO_CONDITIONS,
     UNSEEN,
-    USUAL_TERMS,
     WAITING,
     Job,
     JobId,
@@ -37,7 +37,7 @@ from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 _MOST_POLICIES = 1000  # a stranger may send a new one with each job
 
 
-class Book:
+class JobTable:
     """Unfinished jobs by id; `room` has those in line and at work, `waiting` what others wait for.
 
     Args:
@@ -47,7 +47,7 @@ class Book:
     def __init__(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
         self._jobs: dict[JobId, Job] = {}
         self.room = Room(slots, rules, self._jobs.get)
-        self.waiting = Waiting(self._jobs.get)
+        self.waiting = WaitingJobs(self._jobs.get)
         self._keys: dict[str, JobId] = {}
         self._policies: dict[RetryPolicy, RetryPolicy] = {}
 
@@ -82,9 +82,9 @@ class Book:
         self._jobs[job.id] = job
         if old is not None:
             self._leave_place(old, came_up=came_up)
-        if job.terms.key is not None:
-            self._keys.setdefault(job.terms.key, job.id)  # whoever had it first keeps it
-        if job.terms is not USUAL_TERMS and job.state not in ACTIVE:
+        if job.conditions.key is not None:
+            self._keys.setdefault(job.conditions.key, job.id)  # whoever had it first keeps it
+        if job.conditions is not NO_CONDITIONS and job.state not in ACTIVE:
             self.waiting.begin(job)
         if job.state is State.QUEUED:
             self.room.push(job)
@@ -94,8 +94,8 @@ class Book:
     def strike(self, job: Job) -> None:
         """Forget a job that is finished now."""
         old = self._jobs.pop(job.id)
-        if old.terms.key is not None and self._keys.get(old.terms.key) == job.id:
-            del self._keys[old.terms.key]
+        if old.conditions.key is not None and self._keys.get(old.conditions.key) == job.id:
+            del self._keys[old.conditions.key]
         self._leave_place(old, came_up=False)
 
     def note(self, job: Job) -> None:
@@ -109,7 +109,7 @@ class Book:
         return self._policies.setdefault(policy, policy)
 
     def _leave_place(self, job: Job, *, came_up: bool) -> None:
-        if job.terms is not USUAL_TERMS:
+        if job.conditions is not NO_CONDITIONS:
             self.waiting.end(job)
         if job.state is State.QUEUED and not came_up:
             self.room.forget(job)
@@ -124,7 +124,7 @@ SUBMIT = "submit"
 NOTE = "note"
 
 
-class Save(Struct, frozen=True):
+class SaveJob(Struct, frozen=True):
     """Write the job down. `at` is epoch time; `reason` says for people why, where the outcome does not.
 
     `what` happened: SUBMIT, a Move, or NOTE where the state stays.
@@ -137,32 +137,32 @@ class Save(Struct, frozen=True):
     spec: JobSpec | None = None  # of a job that is new
 
 
-class Start(Struct, frozen=True):
+class StartAttempt(Struct, frozen=True):
     """Launch the job's attempt number `job.attempt`, in slot `slot`."""
 
     job: Job
     slot: int
 
 
-class Stop(Struct, frozen=True):
+class StopAttempt(Struct, frozen=True):
     """End the job's running attempt: politely, then certainly."""
 
     job: Job
 
 
-class Suspend(Struct, frozen=True):
+class SuspendAttempt(Struct, frozen=True):
     """Make the processes of the job's running attempt stand still."""
 
     job: Job
 
 
-class Continue(Struct, frozen=True):
+class ContinueAttempt(Struct, frozen=True):
     """Let them go on."""
 
     job: Job
 
 
-Effect = Save | Start | Stop | Suspend | Continue
+Effect = SaveJob | StartAttempt | StopAttempt | SuspendAttempt | ContinueAttempt
 
 
 EXPIRED = "expired: it could not start in time"
@@ -171,7 +171,7 @@ BEFORE_START = "cancelled before it started"
 _ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "was cancelled"}
 
 
-class Pause(StrEnum):
+class PauseReason(StrEnum):
     """Why nothing is started; each reason ends by itself."""
 
     NO_LAUNCHER = "no launcher"
@@ -192,12 +192,12 @@ class Scheduler:
     def __init__(
         self, slots: int, rules: Mapping[str, QueueRule], last_id: int, roll: Callable[[], float]
     ) -> None:
-        self._book = Book(slots, rules)
+        self._book = JobTable(slots, rules)
         self._last_id = last_id
         self._roll = roll
         self._effects: list[Effect] = []
         self._finished: deque[tuple[JobId, State]] = deque()  # those that wait for them are not told yet
-        self._pauses: set[Pause] = set()
+        self._pauses: set[PauseReason] = set()
 
     # --- asks ---------------------------------------------------------------------------------------
 
@@ -226,9 +226,9 @@ class Scheduler:
         """Return the jobs that hold a slot."""
         return self._book.active_jobs()
 
-    def waits_for(self, job_id: JobId, others: Collection[int]) -> JobId | None:
+    def find_cycle(self, job_id: JobId, others: Collection[int]) -> JobId | None:
         """Return one of the others that waits for this job, which must not wait for it then; else None."""
-        return conditions.waits_for(job_id, others, self.get)
+        return conditions.find_cycle(job_id, others, self.get)
 
     @property
     def running(self) -> int:
@@ -270,20 +270,20 @@ class Scheduler:
         `finished`: of the jobs it is to wait for, those that have finished already.
         """
         self._last_id += 1
-        due, wanted = conditions.due_of(spec, now), conditions.terms_of(spec, now)
-        job = conditions.settled(
+        due, wanted = conditions.due_of(spec, now), conditions.conditions_of(spec, now)
+        job = conditions.without_met_conditions(
             Job(
                 id=JobId(self._last_id),
-                state=State.HELD if spec.hold else conditions.place_of(due, wanted, now),
+                state=State.HELD if spec.hold else conditions.waiting_state(due, wanted, now),
                 queue=spec.queue or DEFAULT_QUEUE,
                 priority=spec.priority or 0,
                 policy=self._book.shared(policy),
                 due=due,
-                terms=wanted,
+                conditions=wanted,
             )
         )
         self._book.enter(job)
-        self._effects.append(Save(job, now.wall, SUBMIT, spec=spec))
+        self._effects.append(SaveJob(job, now.wall, SUBMIT, spec=spec))
         if finished:
             self._hear_all(job.id, finished, now)
         self._settle(now)
@@ -307,11 +307,13 @@ class Scheduler:
         """
         old = self._in_waiting(job_id)
         job = replace(conditions.edited(old, spec, changed, now), policy=self._book.shared(policy))
-        place = State.HELD if job.state is State.HELD else conditions.place_of(job.due, job.terms, now)
+        place = (
+            State.HELD if job.state is State.HELD else conditions.waiting_state(job.due, job.conditions, now)
+        )
         if place is job.state:
-            job = conditions.settled(job)
+            job = conditions.without_met_conditions(job)
             self._book.enter(job)
-            self._effects.append(Save(job, now.wall, NOTE))
+            self._effects.append(SaveJob(job, now.wall, NOTE))
         else:
             self._move(job, conditions.move_to(place, job), now)
         if finished:
@@ -340,7 +342,7 @@ class Scheduler:
         job = self._in_waiting(job_id)
         if job.state is not State.HELD:
             raise KeyError(job_id)
-        self._move(job, conditions.move_to(conditions.place_of(job.due, job.terms, now), job), now)
+        self._move(job, conditions.move_to(conditions.waiting_state(job.due, job.conditions, now), job), now)
         self._settle(now)
         return self._state_of(job_id)
 
@@ -400,7 +402,7 @@ class Scheduler:
         if job.suspended is not suspended:
             job = replace(job, suspended=suspended)
             self._note(job, now)
-            self._effects.append(Suspend(job) if suspended else Continue(job))
+            self._effects.append(SuspendAttempt(job) if suspended else ContinueAttempt(job))
 
     def ended(
         self,
@@ -409,23 +411,23 @@ class Scheduler:
         outcome: Outcome,
         now: Now,
         code: int | None = None,
-        wish: Wish | None = None,
+        decision: Decision | None = None,
     ) -> bool:
         """Take the end of an attempt. False, and no effect, if that end is not the one waited for.
 
-        `code`: as `bgd.core.retry.exit_code_of` tells it; `wish`: the job's own.
+        `code`: as `bgd.core.retry.exit_code_of` tells it; `decision`: the job's own.
         """
         job = self.get(job_id)
         if job is None or job.state not in ACTIVE or job.attempt != attempt:
             return False
-        move, reason = move_after_end(job, outcome, code, wish)
+        move, reason = move_after_end(job, outcome, code, decision)
         unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
         self._book.room.vacate(job)
         job = replace(job, failures=failures, unseen=unseen, making_way=False, suspended=False)
-        due, at = wait_after(move, job, now, self._roll(), wish)
+        due, at = wait_after(move, job, now, self._roll(), decision)
         if at is not None:
-            job = replace(job, terms=replace(job.terms, at=at))
+            job = replace(job, conditions=replace(job.conditions, at=at))
         self._move(job, move, now, reason, due=due)
         self._settle(now)
         return True
@@ -436,11 +438,11 @@ class Scheduler:
         """Take the passing of time."""
         self._settle(now)
 
-    def pause(self, why: Pause) -> None:
+    def pause(self, why: PauseReason) -> None:
         """Start nothing until this reason has ended."""
         self._pauses.add(why)
 
-    def resume(self, why: Pause, now: Now) -> None:
+    def resume(self, why: PauseReason, now: Now) -> None:
         self._pauses.discard(why)
         self._settle(now)
 
@@ -462,23 +464,23 @@ class Scheduler:
         **changes: object,
     ) -> Job:
         """Move a job, with some changes; `came_up`: it was taken out of its line just now."""
-        new = conditions.settled(replace(job, state=MOVES[job.state][move], **changes))
+        new = conditions.without_met_conditions(replace(job, state=MOVES[job.state][move], **changes))
         if new.state in FINAL:
             self._book.strike(new)
             self._finished.append((new.id, new.state))
         else:
             self._book.enter(new, came_up=came_up)
-        self._effects.append(Save(new, now.wall, move, reason))
+        self._effects.append(SaveJob(new, now.wall, move, reason))
         return new
 
     def _note(self, job: Job, now: Now) -> None:
         """Write down a job whose state stays."""
         self._book.note(job)
-        self._effects.append(Save(job, now.wall, NOTE))
+        self._effects.append(SaveJob(job, now.wall, NOTE))
 
     def _stop(self, job: Job, now: Now, *, making_way: bool) -> Job:
         job = self._move(job, Move.STOP, now, making_way=making_way, suspended=False)
-        self._effects.append(Stop(job))
+        self._effects.append(StopAttempt(job))
         return job
 
     # --- what has come --------------------------------------------------------------------------------
@@ -499,7 +501,7 @@ class Scheduler:
                 break
         while not self._pauses and (job := self._book.room.take_next()) is not None:
             job = self._move(job, Move.START, now, came_up=True, attempt=job.attempt + 1)
-            self._effects.append(Start(job, self._book.room.seat(job)))
+            self._effects.append(StartAttempt(job, self._book.room.seat(job)))
 
     def _hear_all(self, job_id: JobId, finished: Mapping[JobId, State], now: Now) -> None:
         for other, state in finished.items():
@@ -508,14 +510,14 @@ class Scheduler:
     def _hear(self, job_id: JobId, other: JobId, state: State, now: Now) -> None:
         """Tell a job that another one, for which it may be waiting, has finished."""
         job = self.get(job_id)
-        if job is None or (other not in job.terms.after and other not in job.terms.after_any):
+        if job is None or (other not in job.conditions.after and other not in job.conditions.after_any):
             return
-        if other in job.terms.after and state is not State.SUCCEEDED:
+        if other in job.conditions.after and state is not State.SUCCEEDED:
             self._move(job, Move.CANCEL, now, f"job {other}, which had to succeed before, {_ENDS[state]}")
             return
         self._book.waiting.end_wait(job_id, other)
-        job = conditions.without(job, other)
-        place = conditions.place_of(job.due, job.terms, now)
+        job = conditions.without_dependency(job, other)
+        place = conditions.waiting_state(job.due, job.conditions, now)
         if job.state is State.BLOCKED and place is not State.BLOCKED:
             self._move(job, conditions.move_to(place, job), now)
         else:

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from bgd.clock import now
 from bgd.config import Config, PythonConfig
-from bgd.core.decision import Aim, Wish, wish_for
+from bgd.core.decision import Decision, NextStep, decision_for
 from bgd.core.job import ACTIVE, Job, JobId, Outcome, RetryPolicy, State
-from bgd.core.scheduler import Continue, Stop, Suspend
+from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
 from bgd.core.spec import OPTIONS, Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import allowed_environment, check_may_run, restricts_commands
@@ -27,14 +27,14 @@ from bgd.errors import Refused
 from bgd.wire import calls, launching
 from bgd.wire.launching import (
     NO_LIMITS,
-    Ended,
-    Key,
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
     Launch,
     Limits,
-    Started,
     ToLauncher,
     Warm,
-    Watch,
+    WatchLog,
     problem_with_limits,
 )
 from bgd.wire.views import JobError
@@ -102,28 +102,28 @@ class Dispatcher:
             self._attempts.sent(job.id)
             self.watch_log(job.id)
             if current.suspended:
-                self.send_command(Suspend(current), config.daemon.grace)
+                self.send_command(SuspendAttempt(current), config.daemon.grace)
         return None
 
-    def send_command(self, command: Stop | Suspend | Continue, grace: float) -> None:
+    def send_command(self, command: StopAttempt | SuspendAttempt | ContinueAttempt, grace: float) -> None:
         """Stop, suspend or continue an attempt, unless it ended before the command was saved."""
         key = self.key_of(command.job)
         if self.active_job(key) is None:
             return
         match command:
-            case Stop():
-                self._link.send(launching.Stop(key, grace))
-            case Suspend():
-                self._send_if_supported(launching.Suspend(key))
-            case Continue():
-                self._send_if_supported(launching.Continue(key))
+            case StopAttempt():
+                self._link.send(launching.StopProcesses(key, grace))
+            case SuspendAttempt():
+                self._send_if_supported(launching.SuspendProcesses(key))
+            case ContinueAttempt():
+                self._send_if_supported(launching.ContinueProcesses(key))
 
-    def resend_commands(self, job: Job, started: Started, grace: float) -> None:
+    def resend_commands(self, job: Job, started: AttemptStarted, grace: float) -> None:
         """Send an adopted attempt the commands that may have been saved but not sent."""
         if job.state is State.STOPPING:
-            self.send_command(Stop(job), grace)
+            self.send_command(StopAttempt(job), grace)
         elif job.suspended is not started.suspended:
-            self.send_command(Suspend(job) if job.suspended else Continue(job), grace)
+            self.send_command(SuspendAttempt(job) if job.suspended else ContinueAttempt(job), grace)
 
     def check_limits(self, spec: JobSpec) -> None:
         """Check that the launcher can enforce the limits of a spec, as far as its abilities are known.
@@ -138,7 +138,7 @@ class Dispatcher:
         if problem is not None:
             raise Refused(problem)
 
-    def stop_stray(self, key: Key, grace: float) -> None:
+    def stop_stray(self, key: AttemptKey, grace: float) -> None:
         """Stop an attempt that runs although this database does not have it as running."""
         if self.active_job(key) is None:
             logger.warning(
@@ -146,15 +146,15 @@ class Dispatcher:
                 key.attempt,
                 key.job,
             )
-            self._link.send(launching.Stop(key, grace))
+            self._link.send(launching.StopProcesses(key, grace))
 
     def watch_log(self, job_id: JobId, *, on: bool = True) -> None:
         """Have the launcher report the growth of a followed log; with `on` False, no longer."""
         job = self._job_of(job_id)
         if job is not None and job.state in ACTIVE and self._subscriptions.has_log_subscribers(job_id) == on:
-            self._link.send(Watch(self.key_of(job), on))
+            self._link.send(WatchLog(self.key_of(job), on))
 
-    def tell(self, job: Job, message_of: Callable[[Key], ToLauncher]) -> None:
+    def tell(self, job: Job, message_of: Callable[[AttemptKey], ToLauncher]) -> None:
         """Send a message about an active job's attempt.
 
         Raises:
@@ -165,7 +165,7 @@ class Dispatcher:
         if not self._link.send(message):
             raise Refused(f"job {job.id} cannot be reached just now: no launcher is connected")
 
-    def check_supported(self, job: Job, message_of: Callable[[Key], ToLauncher]) -> None:
+    def check_supported(self, job: Job, message_of: Callable[[AttemptKey], ToLauncher]) -> None:
         """Check that the launcher knows a message.
 
         Raises:
@@ -174,14 +174,14 @@ class Dispatcher:
         if not self._link.supports(message_of(self.key_of(job))):
             raise Refused(f"job {job.id} does not support this: {OLD_LAUNCHER}")
 
-    def active_job(self, key: Key) -> Job | None:
+    def active_job(self, key: AttemptKey) -> Job | None:
         """Return the job whose active attempt has this key, or None."""
         job = self._job_of(JobId(key.job))
         return job if job is not None and job.state in ACTIVE and key == self.key_of(job) else None
 
-    def key_of(self, job: Job) -> Key:
+    def key_of(self, job: Job) -> AttemptKey:
         """Return the key of the job's latest attempt."""
-        return Key(self._store_id, job.id, job.attempt)
+        return AttemptKey(self._store_id, job.id, job.attempt)
 
     def _report_missing(self, missing: str | None) -> None:
         """Log once that class jobs cannot start, and once that they can again."""
@@ -266,7 +266,7 @@ class AttemptTable:
         ended = {end.key for end in snapshot.ended}
         found = []
         for job in jobs:
-            key = Key(store_id, job.id, job.attempt)
+            key = AttemptKey(store_id, job.id, job.attempt)
             if key in ended or job.id not in self._launcher:
                 continue
             if key in snapshot.started:
@@ -316,7 +316,9 @@ class Reconciliation(Struct, frozen=True):
 DEFAULT_UMASK = 0o022
 
 
-def build_launch(key: Key, job: Job, spec: JobSpec, slot: int, config: Config, position: int = 0) -> Launch:
+def build_launch(
+    key: AttemptKey, job: Job, spec: JobSpec, slot: int, config: Config, position: int = 0
+) -> Launch:
     """Build the Launch of an attempt: a command as it stands, a class job as the program that runs it."""
     variables = {
         "BGD_JOB_ID": str(job.id),
@@ -367,9 +369,9 @@ _PASSED_ON = [
 ]
 
 
-def reported_end(ended: Ended) -> AttemptEnd:
+def reported_end(ended: AttemptEnded) -> AttemptEnd:
     """Return the end that the launcher reports; a class job's result file refines the outcome."""
-    account = calls.Account(ended.outcome)
+    account = calls.AttemptReport(ended.outcome)
     if ended.result is not None:  # only class jobs have a result file
         account = calls.read_result(ended.result, ended.outcome)
     error = account.error
@@ -393,12 +395,12 @@ def reported_end(ended: Ended) -> AttemptEnd:
         run_seconds=_run_seconds(ended),
         error=error,
         result=account.value,
-        wish=account.wish,
+        decision=account.decision,
         lineage=account.lineage,
     )
 
 
-def _run_seconds(ended: Ended) -> float | None:
+def _run_seconds(ended: AttemptEnded) -> float | None:
     """Return how many seconds an attempt ran, by the wall clock if its launcher is too old to measure it.
 
     None if nobody can know: the end was not seen, or the clock was set back.
@@ -412,10 +414,12 @@ def _run_seconds(ended: Ended) -> float | None:
 
 def apply_exception_rules(end: AttemptEnd, policy: RetryPolicy) -> AttemptEnd:
     """Let the retry policy decide what follows an exception, unless the job itself has decided."""
-    wish = end.wish or wish_for(end.lineage, policy.on_exceptions)
-    if wish is None:
+    decision = end.decision or decision_for(end.lineage, policy.on_exceptions)
+    if decision is None:
         return end
-    return replace(end, wish=wish, outcome=Outcome.SNOOZED if wish.aim is Aim.SNOOZE else end.outcome)
+    return replace(
+        end, decision=decision, outcome=Outcome.SNOOZED if decision.step is NextStep.SNOOZE else end.outcome
+    )
 
 
 def missing_installation(python: PythonConfig) -> str | None:
@@ -434,14 +438,14 @@ def missing_installation(python: PythonConfig) -> str | None:
 
 def postponed_end(job: Job, at: float, why: str) -> AttemptEnd:
     """Return the end of an attempt that cannot start now through no fault of its job: it costs no retry."""
-    wish = Wish(Aim.SNOOZE, after=_RETRY_INTERVAL)
+    decision = Decision(NextStep.SNOOZE, after=_RETRY_INTERVAL)
     return AttemptEnd(
         job=job.id,
         attempt=job.attempt,
         outcome=Outcome.SNOOZED,
         finished_at=at,
         error=JobError(type=Outcome.NOT_STARTED.value, message=why),
-        wish=wish,
+        decision=decision,
     )
 
 

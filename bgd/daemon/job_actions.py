@@ -13,8 +13,8 @@ from bgd.clock import now
 from bgd.core import conditions
 from bgd.core import spec as limits
 from bgd.core.classes import NOTHING_SAID, ClassPolicy, class_policy, under_policy
-from bgd.core.decision import Rules
-from bgd.core.job import ACTIVE, FINAL, WAITING, Job, JobId, Now, RetryPolicy, State, Terms
+from bgd.core.decision import ExceptionRules
+from bgd.core.job import ACTIVE, FINAL, WAITING, Conditions, Job, JobId, Now, RetryPolicy, State
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import JobSpec, problem_with
 from bgd.core.target import parse_target
@@ -25,7 +25,7 @@ from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, Refused
-from bgd.wire.launching import Signal, Suspend
+from bgd.wire.launching import SignalProcesses, SuspendProcesses
 from bgd.wire.requests import Changes
 
 
@@ -55,7 +55,7 @@ class JobActions:
         self._check_spec(spec)
         if spec.expires is not None:
             at = now()
-            _check_expiry(conditions.due_of(spec, at), conditions.terms_of(spec, at), at)
+            _check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
 
     def _check_spec(self, spec: JobSpec) -> None:
         problem = problem_with(spec)
@@ -178,8 +178,8 @@ class JobActions:
             if changed & _START_OPTIONS:
                 at = now()
                 wanted = conditions.edited(job, spec, changed, at)
-                _check_expiry(wanted.due, wanted.terms, at)
-            circular = self._supervisor.decide(lambda scheduler, _: scheduler.waits_for(job_id, others))
+                _check_expiry(wanted.due, wanted.conditions, at)
+            circular = self._supervisor.decide(lambda scheduler, _: scheduler.find_cycle(job_id, others))
             if circular is not None:
                 raise Refused(f"job {job_id} cannot wait for job {circular}, which waits for it")
             return self._edit(job, spec, changed, finished)
@@ -188,7 +188,9 @@ class JobActions:
 
     async def suspend(self, job_id: JobId) -> State:
         """Stop the processes of a running job without ending them."""
-        self._supervisor.dispatcher.check_supported(await self._running(job_id, "suspended"), Suspend)
+        self._supervisor.dispatcher.check_supported(
+            await self._running(job_id, "suspended"), SuspendProcesses
+        )
         self._supervisor.decide(lambda scheduler, at: scheduler.stand_still(job_id, at, suspended=True))
         return State.RUNNING
 
@@ -207,7 +209,7 @@ class JobActions:
         job = await self._unfinished(job_id)
         if job.state not in ACTIVE:
             raise Refused(f"job {job_id} is {job.state}: only a running job can be sent a signal")
-        self._supervisor.dispatcher.tell(job, lambda key: Signal(key, number, whole_tree))
+        self._supervisor.dispatcher.tell(job, lambda key: SignalProcesses(key, number, whole_tree))
         return job.state
 
     async def cancel(self, job_id: JobId) -> State:
@@ -225,7 +227,7 @@ class JobActions:
             if stored is None:
                 raise NoSuchJob(f"no job {job_id}")
             check_may_run(stored.spec, self._supervisor.config)
-            holder = None if job.terms.key is None else self._supervisor.holder_of(job.terms.key)
+            holder = None if job.conditions.key is None else self._supervisor.holder_of(job.conditions.key)
             if holder is not None:
                 raise Refused(f"job {job_id} has the key of job {holder}, which has not finished")
             self._supervisor.decide(lambda scheduler, at: scheduler.revive(job, at))
@@ -290,7 +292,7 @@ class JobActions:
         if job.state not in WAITING:
             raise Refused(f"job {job.id} is {job.state}: only a waiting job can be edited")
 
-    def _policy_of(self, spec: JobSpec, on_exceptions: Rules) -> RetryPolicy:
+    def _policy_of(self, spec: JobSpec, on_exceptions: ExceptionRules) -> RetryPolicy:
         config = self._supervisor.config
         return policy_of(spec, config.retry if spec.target else config.retry_commands, on_exceptions)
 
@@ -307,7 +309,7 @@ class JobActions:
         )
 
 
-def _check_expiry(due: float | None, wanted: Terms, at: Now) -> None:
+def _check_expiry(due: float | None, wanted: Conditions, at: Now) -> None:
     if conditions.expires_first(due, wanted, at):
         raise Refused("it would expire before it may start: expires counts from now, too")
 

@@ -26,15 +26,15 @@ from bgd.wire.launching import (
     MAX_LAUNCHING_FRAME,
     OLDEST_LAUNCHING_PROTOCOL,
     Abilities,
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
     Declined,
-    Ended,
     FromLauncher,
     Goodbye,
     Greeting,
-    Grew,
-    Key,
+    LogGrew,
     Ready,
-    Started,
     ToLauncher,
     Welcome,
     decode_from_launcher,
@@ -56,8 +56,8 @@ class LauncherSnapshot(Struct, frozen=True):
 
     instance: str
     covers: frozenset[str]
-    started: dict[Key, Started]
-    ended: list[Ended]
+    started: dict[AttemptKey, AttemptStarted]
+    ended: list[AttemptEnded]
 
 
 class DatabaseOutdated(BgdError):
@@ -73,9 +73,9 @@ class LauncherListener(Protocol):
 
     def launcher_ready(self, snapshot: LauncherSnapshot) -> None: ...
     def launcher_lost(self) -> None: ...
-    def attempt_started(self, started: Started) -> None: ...
-    def attempt_ended(self, ended: Ended) -> None: ...
-    def log_grew(self, grew: Grew) -> None: ...
+    def attempt_started(self, started: AttemptStarted) -> None: ...
+    def attempt_ended(self, ended: AttemptEnded) -> None: ...
+    def log_grew(self, grew: LogGrew) -> None: ...
 
 
 class LauncherLink:
@@ -311,8 +311,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._unsaid: list[bytes] = []
         self._welcome: Welcome | None = None
-        self._started: dict[Key, Started] = {}
-        self._ended: list[Ended] = []
+        self._started: dict[AttemptKey, AttemptStarted] = {}
+        self._ended: list[AttemptEnded] = []
         self.declined: Declined | None = None
         self.position = 0  # the highest that the launcher has heard of, where it is too high
         self.is_ready = False
@@ -366,15 +366,15 @@ class _Connection(asyncio.Protocol):
                 self.position = message.position
             case Ready():
                 self._be_ready()
-            case Started() if self.is_ready:
+            case AttemptStarted() if self.is_ready:
                 self._listener.attempt_started(message)
-            case Started():
+            case AttemptStarted():
                 self._started[message.key] = message
-            case Ended() if self.is_ready:
+            case AttemptEnded() if self.is_ready:
                 self._listener.attempt_ended(message)
-            case Ended():
+            case AttemptEnded():
                 self._ended.append(message)
-            case Grew():
+            case LogGrew():
                 self._listener.log_grew(message)
 
     def _be_ready(self) -> None:

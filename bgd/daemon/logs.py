@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from bgd.core.job import JobId, Outcome
 from bgd.daemon.storage.store import Store
 from bgd.units import format_size
-from bgd.wire.launching import Ended, Grew, Key, log_name
+from bgd.wire.launching import AttemptEnded, AttemptKey, LogGrew, log_name
 from bgd.wire.views import AttemptView, Finding, Level
 
 logger = logging.getLogger(__name__)
@@ -134,14 +134,14 @@ class LostOutput:
         self._attempts = self._bytes = 0  # of attempts that have ended
         self._latest = ""
         self._is_going_on = False
-        self._running: dict[Key, int] = {}  # bytes written so far, of attempts that lose output
+        self._running: dict[AttemptKey, int] = {}  # bytes written so far, of attempts that lose output
 
-    def grew(self, grew: Grew) -> None:
+    def grew(self, grew: LogGrew) -> None:
         if grew.log_problem is not None:
             self._running[grew.key] = grew.log_bytes
             self._say(grew.key, grew.log_problem)
 
-    def ended(self, ended: Ended) -> None:
+    def ended(self, ended: AttemptEnded) -> None:
         self._running.pop(ended.key, None)
         if ended.log_problem is not None:
             self._attempts += 1
@@ -150,7 +150,7 @@ class LostOutput:
         elif ended.log_bytes:
             self._is_going_on = False  # a log could be written
 
-    def written(self, key: Key) -> int:
+    def written(self, key: AttemptKey) -> int:
         """Return how much a running attempt wrote that loses output, 0 for any other."""
         return self._running.get(key, 0)
 
@@ -165,7 +165,7 @@ class LostOutput:
         )
         return [Finding("output", level, message, "see that the log folder is there and its disk has room")]
 
-    def _say(self, key: Key, problem: str) -> None:
+    def _say(self, key: AttemptKey, problem: str) -> None:
         """Say it once for all attempts, until a log can be written again."""
         self._latest = f"job {key.job}: {problem}"
         if not self._is_going_on:

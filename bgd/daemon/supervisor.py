@@ -18,7 +18,16 @@ from bgd.clock import now
 from bgd.config import Config
 from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome
 from bgd.core.retry import exit_code_of
-from bgd.core.scheduler import Continue, Effect, Pause, Save, Scheduler, Start, Stop, Suspend
+from bgd.core.scheduler import (
+    ContinueAttempt,
+    Effect,
+    PauseReason,
+    SaveJob,
+    Scheduler,
+    StartAttempt,
+    StopAttempt,
+    SuspendAttempt,
+)
 from bgd.core.spec import JobSpec
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, unreported_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
@@ -39,7 +48,7 @@ from bgd.daemon.storage.records import (
 from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
 from bgd.units import format_duration
-from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Renew, Started
+from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, AttemptStarted, LogGrew, Renew
 from bgd.wire.steering import ShutdownMode
 from bgd.wire.views import JobProgress
 
@@ -131,7 +140,7 @@ class Supervisor:
 
     async def drain(self, mode: ShutdownMode) -> None:
         """Start nothing more, and return when no attempt runs; with LEAVE do not wait for attempts."""
-        self._scheduler.pause(Pause.DRAINING)
+        self._scheduler.pause(PauseReason.DRAINING)
         self.is_draining = True
         at = now()
         for job in self._scheduler.active_jobs():
@@ -266,14 +275,14 @@ class Supervisor:
             self.attempt_ended(end)
         for key in snapshot.started:
             self.dispatcher.stop_stray(key, self.config.daemon.grace)
-        self._scheduler.resume(Pause.NO_LAUNCHER, now())
+        self._scheduler.resume(PauseReason.NO_LAUNCHER, now())
         self._changed.set()
 
     def launcher_lost(self) -> None:
         """Start nothing until the next launcher is ready."""
-        self._scheduler.pause(Pause.NO_LAUNCHER)
+        self._scheduler.pause(PauseReason.NO_LAUNCHER)
 
-    def attempt_started(self, started: Started) -> None:
+    def attempt_started(self, started: AttemptStarted) -> None:
         """Record the pid of an attempt's process."""
         job = self.dispatcher.active_job(started.key)
         if job is not None and started.pid is not None:
@@ -284,7 +293,7 @@ class Supervisor:
                 job.id, job.attempt, started.pid, started.started_at, started.since
             )
 
-    def attempt_ended(self, ended: Ended) -> None:
+    def attempt_ended(self, ended: AttemptEnded) -> None:
         """Record the end of an attempt; acknowledge it after the next commit, even if it was known (R4)."""
         if ended.key.store == self._store.store_id:
             self.lost_output.ended(ended)
@@ -292,7 +301,7 @@ class Supervisor:
         self.pending.acknowledge.append(ended.key)
         self._changed.set()
 
-    def log_grew(self, grew: Grew) -> None:
+    def log_grew(self, grew: LogGrew) -> None:
         """Tell the followers of a log that it has grown."""
         if grew.key.store == self._store.store_id:
             self.lost_output.grew(grew)
@@ -335,7 +344,7 @@ class Supervisor:
         if job is not None:
             end = apply_exception_rules(end, job.policy)
         code = exit_code_of(end.outcome, end.exit_code, end.signal)
-        if self._scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.wish):
+        if self._scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.decision):
             self._attempts.end(end.job)
             cap = self.config.logs.max_bytes  # the launcher also counts output beyond the cap
             end = replace(end, log_kept=min(end.log_kept, cap))
@@ -352,9 +361,9 @@ class Supervisor:
     def _new_scheduler(self, last_id: int) -> Scheduler:
         slots, rules = total_slots(self.config, self.controls), queue_rules(self.config, self.controls)
         scheduler = Scheduler(slots, rules, last_id, random.random)
-        scheduler.pause(Pause.NO_LAUNCHER)
+        scheduler.pause(PauseReason.NO_LAUNCHER)
         if self.controls.paused:
-            scheduler.pause(Pause.ASKED)
+            scheduler.pause(PauseReason.ASKED)
         return scheduler
 
     def _apply_controls(self) -> None:
@@ -362,9 +371,9 @@ class Supervisor:
         slots, rules = total_slots(self.config, self.controls), queue_rules(self.config, self.controls)
         self._scheduler.resize(slots, rules, now())
         if self.controls.paused:
-            self._scheduler.pause(Pause.ASKED)
+            self._scheduler.pause(PauseReason.ASKED)
         else:
-            self._scheduler.resume(Pause.ASKED, now())
+            self._scheduler.resume(PauseReason.ASKED, now())
         self._changed.set()
 
     def _advance(self) -> None:
@@ -391,7 +400,7 @@ class PendingChanges(Struct):
     submissions: list[Submission] = []
     pids: dict[JobId, AttemptPid] = {}
     ends: list[AttemptEnd] = []
-    acknowledge: list[Key] = []
+    acknowledge: list[AttemptKey] = []
     answers: list[Callable[[], object]] = []
 
 
@@ -425,7 +434,7 @@ class TransactionPlan:
             submissions=pending.submissions,
         )
         self.launches: list[Job] = []
-        self.commands: list[Stop | Suspend | Continue] = []
+        self.commands: list[StopAttempt | SuspendAttempt | ContinueAttempt] = []
         self._specs = pending.specs
         self._removed = pending.removed
         self._launcher = launcher
@@ -436,7 +445,7 @@ class TransactionPlan:
         outcomes = {(end.job, end.attempt): end.outcome for end in self.batch.ends}
         for effect in effects:
             self._add_effect(effect, attempts)
-            if isinstance(effect, Save):
+            if isinstance(effect, SaveJob):
                 self.batch.events.append(_event(effect, outcomes))
         for job in self._removed:
             at = self.batch.now.wall
@@ -446,17 +455,17 @@ class TransactionPlan:
 
     def _add_effect(self, effect: Effect, attempts: AttemptTable) -> None:
         match effect:
-            case Save(job, at, spec=JobSpec()):
+            case SaveJob(job, at, spec=JobSpec()):
                 stored = self._specs[job.id]
                 self.batch.new.append(NewJob(job, stored.spec, stored.uid, at))
-            case Save(job, at, _, reason):
+            case SaveJob(job, at, _, reason):
                 self.batch.saves[job.id] = SavedJob(job, at, reason)
-            case Start(job, slot):
+            case StartAttempt(job, slot):
                 self.batch.attempts.append(attempts.start(job, slot, self._launcher, self.batch.now.wall))
                 current = self._job_of(job.id)
                 if current is not None:
                     self.launches.append(current)
-            case Stop() | Suspend() | Continue():
+            case StopAttempt() | SuspendAttempt() | ContinueAttempt():
                 self.commands.append(effect)
 
     def _reassign(self, attempts: AttemptTable) -> None:
@@ -467,7 +476,7 @@ class TransactionPlan:
             self.launches.append(job)
 
 
-def _event(save: Save, outcomes: dict[tuple[JobId, int], Outcome]) -> JobEvent:
+def _event(save: SaveJob, outcomes: dict[tuple[JobId, int], Outcome]) -> JobEvent:
     """Return the event of a move, with the outcome that led to it; remove that outcome from `outcomes`."""
     job = save.job
     outcome = outcomes.pop((job.id, job.attempt), None) if save.what in _ENDS else None

@@ -28,10 +28,10 @@ from bgd.units import format_size
 from bgd.wire.calls import MAX_DOCUMENT
 from bgd.wire.launching import (
     NO_LIMITS,
-    Ended,
+    AttemptEnded,
+    AttemptStarted,
     Launch,
     NotStarted,
-    Started,
     Warm,
     log_name,
     problem_with_limits,
@@ -150,7 +150,7 @@ class Running:
             self._limit.go_on()
             self._begin(self._suspension.carry_out())
 
-    async def end(self) -> Ended:
+    async def end(self) -> AttemptEnded:
         """Return how the first process ended, when nothing of the tree is left but what is to be kept."""
         code = await self._execution.wait()
         # who ends the launcher may have sent the same signal to its jobs, as `systemctl kill` does
@@ -252,12 +252,12 @@ class Running:
 
     def _ended(
         self, code: int, finished_at: float, run_seconds: float, figures: GroupFigures | None
-    ) -> Ended:
+    ) -> AttemptEnded:
         usage = self._execution.usage()
         outcome = self._outcome(code, figures)
         result = None if self._result is None else _read_result(self._result) or self._launch.usual_result
         self._close_result()
-        return Ended(
+        return AttemptEnded(
             key=self._launch.key,
             outcome=outcome,
             exit_code=code if code >= 0 else None,
@@ -586,7 +586,7 @@ class Attempt:
         launch: Launch,
         tools: Tools,
         workers: Workers,
-        started: Callable[[Started], None],
+        started: Callable[[AttemptStarted], None],
         grew: Callable[[], None],
     ) -> None:
         self.launch = launch
@@ -597,10 +597,10 @@ class Attempt:
         self._running: Running | None = None
 
     @property
-    def state(self) -> Started:
+    def state(self) -> AttemptStarted:
         pid = self._running.pid if self._running else None
         starting, is_suspended = self._starting, self._orders.is_suspended
-        return Started(self.launch.key, pid, starting.started_at, is_suspended, starting.since)
+        return AttemptStarted(self.launch.key, pid, starting.started_at, is_suspended, starting.since)
 
     @property
     def log_bytes(self) -> int:
@@ -637,7 +637,7 @@ class Attempt:
         if self._running is not None:
             self._running.go_on()
 
-    async def live(self) -> Ended:
+    async def live(self) -> AttemptEnded:
         """Return how it ended, when nothing of it is left."""
         try:
             running = await self._start()
@@ -653,14 +653,14 @@ class Attempt:
         self._orders.hand_over(running)
         return await running.end()
 
-    def abandon(self, problem: str) -> Ended:
+    def abandon(self, problem: str) -> AttemptEnded:
         """Return the end nobody saw, after an error of the launcher's own; its processes are killed."""
         if self._running is not None:
             try:
                 self._running.abandon()
             except Exception:  # one job's trouble must not end the others with the launcher
                 log.exception("job %d: something of it could not be given back", self.launch.key.job)
-        return Ended(
+        return AttemptEnded(
             key=self.launch.key,
             outcome=Outcome.UNKNOWN,
             started_at=self._starting.started_at,
@@ -685,8 +685,8 @@ class Attempt:
             pause = min(pause * 2, _LONGEST_PAUSE)
         return None
 
-    def _never_ran(self, outcome: Outcome, problem: str | None, log_bytes: int = 0) -> Ended:
-        return Ended(
+    def _never_ran(self, outcome: Outcome, problem: str | None, log_bytes: int = 0) -> AttemptEnded:
+        return AttemptEnded(
             key=self.launch.key,
             outcome=outcome,
             finished_at=time.time(),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bgd.wire.launching import CONTROLLERS, Abilities, Key, Limits
+from bgd.wire.launching import CONTROLLERS, Abilities, AttemptKey, Limits
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ class Delegation:
         self.problem = problem
         self._made = 0
 
-    def new_group(self, key: Key, limits: Limits) -> Group | None:
+    def new_group(self, key: AttemptKey, limits: Limits) -> Group | None:
         """Return a new group for an attempt, None where groups cannot be made.
 
         Raises:

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from bgd.errors import ProtocolError
 from bgd.launcher.process import Process
 from bgd.wire.framing import FrameReader, frame
-from bgd.wire.launching import MAX_LAUNCHING_FRAME, Ended, Key
+from bgd.wire.launching import MAX_LAUNCHING_FRAME, AttemptEnded, AttemptKey
 
 # --- What the journal holds, record by record, and what the records say when they are read together.
 
@@ -58,7 +58,7 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     the highest that a supervisor of its store had named.
     """
 
-    key: Key
+    key: AttemptKey
     pipe: int
     since: float
     started_at: float
@@ -70,7 +70,7 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
 class FirstProcess(Struct, frozen=True, tag="first_process"):
     """Its first process. `ticks`: that process's start time as /proc/PID/stat tells it."""
 
-    key: Key
+    key: AttemptKey
     pid: int
     ticks: int
 
@@ -78,13 +78,13 @@ class FirstProcess(Struct, frozen=True, tag="first_process"):
 class Finished(Struct, frozen=True, tag="finished"):
     """What is to be told until it is acknowledged (R4)."""
 
-    ended: Ended
+    ended: AttemptEnded
 
 
 class Forgotten(Struct, frozen=True, tag="forgotten"):
     """The end is on the supervisor's disk. `position`: as in Began."""
 
-    key: Key
+    key: AttemptKey
     position: int = 0
 
 
@@ -110,7 +110,7 @@ class Recollection(Struct):
     instance: Instance | None = None
     generations: dict[str, int] = {}
     positions: dict[str, int] = {}
-    traces: dict[Key, Trace] = {}
+    traces: dict[AttemptKey, Trace] = {}
     is_whole: bool = True  # False: something in it could not be read, so absence proves nothing
 
     def add(self, record: Record) -> None:
@@ -134,11 +134,11 @@ class Recollection(Struct):
     def _pass(self, store: str, position: int) -> None:
         self.positions[store] = max(self.positions.get(store, 0), position)
 
-    def _trace(self, key: Key) -> Trace:
+    def _trace(self, key: AttemptKey) -> Trace:
         return self.traces.setdefault(key, Trace())
 
 
-def key_of(record: Began | FirstProcess | Finished) -> Key:
+def key_of(record: Began | FirstProcess | Finished) -> AttemptKey:
     return record.ended.key if isinstance(record, Finished) else record.key
 
 
@@ -208,9 +208,11 @@ class Journal:
         self._positions = dict(recollection.positions)
         self._fd = -1
         self._size = 0
-        self._places: dict[Key, list[tuple[int, int]]] = {}  # the living: where their records start and end
+        self._places: dict[
+            AttemptKey, list[tuple[int, int]]
+        ] = {}  # the living: where their records start and end
         self._living = 0  # bytes
-        self._unsynced: set[Key] = set()  # ends that a power cut would take
+        self._unsynced: set[AttemptKey] = set()  # ends that a power cut would take
         self._synced = {key for key, trace in recollection.traces.items() if trace.finished is not None}
         self._is_moved = True  # the folder may not yet name this file on disk
         self._is_doubtful = False  # the kernel may have dropped something of this file
@@ -264,7 +266,7 @@ class Journal:
             record = replace(record, position=self.position(record.key.store))
         self._keep(record)
 
-    def finish(self, ended: Ended, *, durable: bool) -> None:
+    def finish(self, ended: AttemptEnded, *, durable: bool) -> None:
         """Remember an end until it is forgotten; `durable`: even if the power fails now.
 
         Raises:
@@ -275,7 +277,7 @@ class Journal:
         if durable:
             self.sync()
 
-    def forget(self, key: Key) -> None:
+    def forget(self, key: AttemptKey) -> None:
         """Drop an attempt.
 
         Raises:
@@ -339,12 +341,12 @@ class Journal:
             durable=durable,
         )
 
-    def _rewrite(self, kept: list[tuple[Key, list[bytes]]], *, durable: bool) -> None:
+    def _rewrite(self, kept: list[tuple[AttemptKey, list[bytes]]], *, durable: bool) -> None:
         data = bytearray(_framed(self.instance))
         for store, number in self._generations.items():
             data += _framed(Generation(store, number, self.position(store)))
         header = len(data)
-        places: dict[Key, list[tuple[int, int]]] = {}
+        places: dict[AttemptKey, list[tuple[int, int]]] = {}
         for key, frames in kept:
             places[key] = []
             for each in frames:
@@ -359,7 +361,7 @@ class Journal:
         self._is_doubtful = False
 
 
-_LIMIT = MAX_LAUNCHING_FRAME + 1024  # an Ended with what surrounds it
+_LIMIT = MAX_LAUNCHING_FRAME + 1024  # an AttemptEnded with what surrounds it
 _LARGE = 1 << 20  # bytes from which a journal that is mostly dead is rewritten
 _SMALL = 1 << 16  # likewise when all of it is dead
 _MOST_COVERED = 64  # predecessors named; a Launch on its way to an older one was given up long ago

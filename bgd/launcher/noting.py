@@ -8,7 +8,7 @@ import logging
 from bgd.launcher.journal import FirstProcess, Journal
 from bgd.launcher.process import UNKNOWN_TICKS
 from bgd.launcher.tree import Execution, Looker
-from bgd.wire.launching import Key
+from bgd.wire.launching import AttemptKey
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +24,15 @@ class Noting:
         self._group = group
         self._looker = looker
         self._journal = journal
-        self._waiting: dict[Key, tuple[float, Execution]] = {}  # until when, the longest waiting first
+        self._waiting: dict[AttemptKey, tuple[float, Execution]] = {}  # until when, the longest waiting first
         self._is_timed = False
 
-    def begin(self, key: Key, execution: Execution) -> None:
+    def begin(self, key: AttemptKey, execution: Execution) -> None:
         """Take it that an attempt runs in this now."""
         self._waiting[key] = self._loop.time() + _LASTING, execution
         self._time()
 
-    def end(self, key: Key) -> None:
+    def end(self, key: AttemptKey) -> None:
         """Take it that the attempt's first process has ended, or that nobody cares any more."""
         self._waiting.pop(key, None)
 
@@ -45,7 +45,7 @@ class Noting:
     def _note(self) -> None:
         self._is_timed = False
         now = self._loop.time()
-        lasting: list[tuple[Key, Execution]] = []
+        lasting: list[tuple[AttemptKey, Execution]] = []
         for key, (due_at, execution) in self._waiting.items():
             if due_at > now:
                 break
@@ -56,7 +56,7 @@ class Noting:
             self._group.create_task(self._note_all(lasting))
         self._time()
 
-    async def _note_all(self, lasting: list[tuple[Key, Execution]]) -> None:
+    async def _note_all(self, lasting: list[tuple[AttemptKey, Execution]]) -> None:
         try:
             seen = await self._looker.see([execution.pid for _, execution in lasting])
         except OSError as error:
@@ -68,7 +68,7 @@ class Noting:
             if first is not None and first.ticks != UNKNOWN_TICKS and not execution.is_over:
                 self._note_one(key, first.pid, first.ticks)
 
-    def _note_one(self, key: Key, pid: int, ticks: int) -> None:
+    def _note_one(self, key: AttemptKey, pid: int, ticks: int) -> None:
         try:
             self._journal.note(FirstProcess(key, pid, ticks))
         except OSError as error:

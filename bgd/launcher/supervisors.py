@@ -27,23 +27,23 @@ from bgd.wire.launching import (
     MAX_LAUNCHING_FRAME,
     Abilities,
     Acknowledge,
-    Continue,
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
+    ContinueProcesses,
     Declined,
-    Ended,
     FromLauncher,
     Goodbye,
     Greeting,
-    Grew,
-    Key,
     Launch,
+    LogGrew,
     Ready,
     Renew,
-    Signal,
-    Started,
-    Stop,
-    Suspend,
+    SignalProcesses,
+    StopProcesses,
+    SuspendProcesses,
     ToLauncher,
-    Watch,
+    WatchLog,
     Welcome,
     decode_to_launcher,
     encode,
@@ -130,31 +130,31 @@ class Attempts:
         self._workers = workers
         self._line = line
         self._idle = idle
-        self._known: dict[Key, Attempt | Ended] = {}
+        self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
         self._running = 0
         self._is_closing = False
-        self._unbegun: set[Key] = set()  # asked for while closing
-        self._watched: set[Key] = set()
-        self._grown: set[Key] = set()
+        self._unbegun: set[AttemptKey] = set()  # asked for while closing
+        self._watched: set[AttemptKey] = set()
+        self._grown: set[AttemptKey] = set()
 
     @property
     def running(self) -> int:
         """How many have not ended."""
         return self._running
 
-    def remember(self, ends: Iterable[Ended]) -> None:
+    def remember(self, ends: Iterable[AttemptEnded]) -> None:
         """Take over ends that a predecessor left to be told."""
         self._known.update((ended.key, ended) for ended in ends)
 
-    def snapshot(self) -> Iterator[Started | Ended]:
+    def snapshot(self) -> Iterator[AttemptStarted | AttemptEnded]:
         for known in self._known.values():
-            yield known if isinstance(known, Ended) else known.state
+            yield known if isinstance(known, AttemptEnded) else known.state
 
     def launch(self, launch: Launch) -> None:
         """Start an attempt, once: if its key is known, say again how it stands (R2)."""
         known = self._known.get(launch.key)
         if known is not None:
-            self._line.tell(known if isinstance(known, Ended) else known.state)
+            self._line.tell(known if isinstance(known, AttemptEnded) else known.state)
             return
         attempt = Attempt(
             launch, self._tools, self._workers, self._line.tell_soon, lambda: self._note_growth(launch.key)
@@ -167,22 +167,22 @@ class Attempts:
         else:
             self._begin(attempt)
 
-    def stop(self, key: Key, grace: float) -> None:
+    def stop(self, key: AttemptKey, grace: float) -> None:
         if attempt := self._unended(key):
             attempt.stop(Outcome.CANCELLED, grace)
             if key in self._unbegun:
                 self._unbegun.remove(key)
                 self._begin(attempt)  # so that it ends
 
-    def signal(self, key: Key, signum: int, *, whole_tree: bool) -> None:
+    def signal(self, key: AttemptKey, signum: int, *, whole_tree: bool) -> None:
         if attempt := self._unended(key):
             attempt.signal(signum, whole_tree=whole_tree)
 
-    def suspend(self, key: Key) -> None:
+    def suspend(self, key: AttemptKey) -> None:
         if attempt := self._unended(key):
             attempt.suspend()
 
-    def go_on(self, key: Key) -> None:
+    def go_on(self, key: AttemptKey) -> None:
         if attempt := self._unended(key):
             attempt.go_on()
 
@@ -197,9 +197,9 @@ class Attempts:
             if isinstance(known, Attempt):
                 known.stop(Outcome.INTERRUPTED, known.launch.grace)
 
-    def acknowledge(self, key: Key) -> None:
+    def acknowledge(self, key: AttemptKey) -> None:
         """Forget an attempt that has ended (R4)."""
-        if not isinstance(self._known.get(key), Ended):
+        if not isinstance(self._known.get(key), AttemptEnded):
             return
         del self._known[key]
         self._watched.discard(key)
@@ -208,7 +208,7 @@ class Attempts:
         except OSError as error:  # told again after a restart, and acknowledged again
             log.warning("the journal cannot forget job %d: %s", key.job, error.strerror)
 
-    def watch(self, key: Key, *, on: bool) -> None:
+    def watch(self, key: AttemptKey, *, on: bool) -> None:
         if not on:
             self._watched.discard(key)
             self._grown.discard(key)
@@ -226,7 +226,7 @@ class Attempts:
             return
         for key in self._grown:
             if known := self._known.get(key):
-                self._line.tell(Grew(key, known.log_bytes, known.log_problem))
+                self._line.tell(LogGrew(key, known.log_bytes, known.log_problem))
         self._grown.clear()
 
     def _begin(self, attempt: Attempt) -> None:
@@ -249,11 +249,11 @@ class Attempts:
         if not self._running:
             self._idle()
 
-    def _unended(self, key: Key) -> Attempt | None:
+    def _unended(self, key: AttemptKey) -> Attempt | None:
         known = self._known.get(key)
         return known if isinstance(known, Attempt) else None
 
-    def _note_growth(self, key: Key) -> None:
+    def _note_growth(self, key: AttemptKey) -> None:
         known = self._known[key]
         if key in self._watched or known.log_problem is not None:
             if not self._grown:
@@ -469,24 +469,33 @@ class Masters:
             log.warning("the journal cannot take a supervisor's generation: %s", error.strerror)
 
     def _obey(
-        self, message: Launch | Stop | Signal | Suspend | Continue | Acknowledge | Watch | Renew | Goodbye
+        self,
+        message: Launch
+        | StopProcesses
+        | SignalProcesses
+        | SuspendProcesses
+        | ContinueProcesses
+        | Acknowledge
+        | WatchLog
+        | Renew
+        | Goodbye,
     ) -> None:
         match message:
             case Launch():
                 self._journal.pass_position(message.key.store, message.position)
                 self._attempts.launch(message)
-            case Stop():
+            case StopProcesses():
                 self._attempts.stop(message.key, message.grace)
-            case Signal():
+            case SignalProcesses():
                 self._attempts.signal(message.key, message.signum, whole_tree=message.whole_tree)
-            case Suspend():
+            case SuspendProcesses():
                 self._attempts.suspend(message.key)
-            case Continue():
+            case ContinueProcesses():
                 self._attempts.go_on(message.key)
             case Acknowledge():
                 self._journal.pass_position(message.key.store, message.position)
                 self._attempts.acknowledge(message.key)
-            case Watch():
+            case WatchLog():
                 self._attempts.watch(message.key, on=message.on)
             case Renew():
                 self._attempts.renew_workers()

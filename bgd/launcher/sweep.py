@@ -22,7 +22,7 @@ from bgd.launcher.output import bytes_logged
 from bgd.launcher.process import hold, read_process
 from bgd.launcher.tree import Ladder, Look, Tree, key_of
 from bgd.paths import lock_error
-from bgd.wire.launching import Ended, Key, log_name
+from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 
 # --- Lock and socket: there is one launcher of a state folder, and one place to meet it (R6).
 
@@ -131,7 +131,7 @@ _PARTING = 2.0  # seconds
 log = logging.getLogger(__name__)
 
 
-async def sweep(left: Recollection, tools: Tools) -> list[Ended]:
+async def sweep(left: Recollection, tools: Tools) -> list[AttemptEnded]:
     """Return every end that is still to be told, those the predecessor saw and those nobody saw."""
     ends = [trace.finished.ended for trace in left.traces.values() if trace.finished]
     unfinished = {key: trace for key, trace in left.traces.items() if not trace.finished}
@@ -203,11 +203,11 @@ async def _end(tree: Tree, tools: Tools) -> None:
         tree.kill_unseen()
 
 
-def _marked_tree(key: Key) -> Tree:
+def _marked_tree(key: AttemptKey) -> Tree:
     return Tree(key, channel=None, since=0.0, pid=None)
 
 
-def _tree_of(key: Key, trace: Trace) -> Tree | None:
+def _tree_of(key: AttemptKey, trace: Trace) -> Tree | None:
     began, first = trace.began, trace.first_process
     if began is None:
         return None
@@ -216,8 +216,8 @@ def _tree_of(key: Key, trace: Trace) -> Tree | None:
     return Tree(key, began.pipe, began.since, pid, ticks, stamp=began.stamp, group=group)
 
 
-def _unseen(key: Key, trace: Trace, logs: str, *, is_same_boot: bool) -> Ended:
-    return Ended(
+def _unseen(key: AttemptKey, trace: Trace, logs: str, *, is_same_boot: bool) -> AttemptEnded:
+    return AttemptEnded(
         key=key,
         outcome=Outcome.UNKNOWN if is_same_boot else Outcome.INTERRUPTED,
         started_at=trace.began.started_at if trace.began else None,

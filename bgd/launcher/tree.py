@@ -46,7 +46,7 @@ from bgd.launcher.process import (
     send,
     stamp_of,
 )
-from bgd.wire.launching import Key
+from bgd.wire.launching import AttemptKey
 
 # --- A scan of all processes of the machine, one for all who ask at the same time.
 
@@ -327,15 +327,15 @@ _PATIENCE = 1.0  # seconds until it is taken for silent
 _MOST_THREADS = 64
 
 
-def mark(key: Key) -> str:
+def mark(key: AttemptKey) -> str:
     """Return what stands in BGD_RUN of every process of the attempt."""
     return f"{key.store}.{key.job}.{key.attempt}"
 
 
-def key_of(mark: str) -> Key | None:
+def key_of(mark: str) -> AttemptKey | None:
     """Return the attempt that a mark names, None if it is not one of ours."""
     found = _MARK.fullmatch(mark)
-    return found and Key(found[1], int(found[2]), int(found[3]))
+    return found and AttemptKey(found[1], int(found[2]), int(found[3]))
 
 
 class Tree:
@@ -349,7 +349,7 @@ class Tree:
 
     def __init__(
         self,
-        key: Key,
+        key: AttemptKey,
         channel: Channel | None,
         since: float,
         pid: int | None,

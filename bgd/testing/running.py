@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from bgd.core.job import Outcome
 from bgd.core.target import python_target
-from bgd.wire.calls import MAX_DOCUMENT, Account, read_result, request
+from bgd.wire.calls import MAX_DOCUMENT, AttemptReport, read_result, request
 from bgd.worker import process
 from bgd.worker.job import carry_out, provide_bgd_job, read
 
@@ -23,7 +23,7 @@ def run(
     arguments: str | None,
     allowed: Sequence[str] | None,
     hear: Callable[[float | None, str | None], object],
-) -> tuple[Account, int]:
+) -> tuple[AttemptReport, int]:
     """Run a job to its end, once; return its account of itself, and its exit code.
 
     `allowed` are the entries by which an inherited method is judged, None: it may be called.

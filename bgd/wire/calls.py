@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from bgd.core.decision import Aim, Wish
+from bgd.core.decision import Decision, NextStep
 from bgd.core.job import Outcome
 from bgd.core.spec import MAX_RESULT, Duration, Instant
 from bgd.core.target import PythonTarget, RunnerTarget
@@ -20,7 +20,7 @@ MAX_BASES = 100  # of an exception's type
 NOTHING = b'{"ok":null}'  # what a program of another language may leave unsaid
 NO_RESULT = "no_result"  # type of the error of a process that ended well and left no result
 
-_DEFAULT_TYPES = {Aim.RETRY: "retry", Aim.FAIL: "fail", Aim.SNOOZE: Outcome.SNOOZED.value}
+_DEFAULT_TYPES = {NextStep.RETRY: "retry", NextStep.FAIL: "fail", NextStep.SNOOZE: Outcome.SNOOZED.value}
 _ENDED_BY_ITSELF = frozenset({Outcome.SUCCEEDED, Outcome.EXIT})
 
 
@@ -55,63 +55,65 @@ def runner_request(target: RunnerTarget, job: int, attempt: int, arguments: str 
     return msgspec.json.encode(_RunnerRequest(job, attempt, target.words, given.args, given.kwargs))
 
 
-class Account(Struct, frozen=True):
+class AttemptReport(Struct, frozen=True):
     """What became of a class job: by its own account, as far as that is to be believed.
 
-    `value`: JSON text of what the method returned. `error`: what it raised. `wish`: what is to follow.
+    `value`: JSON text of what the method returned. `error`: what it raised. `decision`: what is to follow.
     `lineage`: names of the type of an exception that says nothing of that, and of its bases, nearest first.
     """
 
     outcome: Outcome
     value: str | None = None
     error: JobError | None = None
-    wish: Wish | None = None
+    decision: Decision | None = None
     lineage: tuple[str, ...] = ()
 
 
-def read_result(raw: bytes | None, outcome: Outcome) -> Account:
+def read_result(raw: bytes | None, outcome: Outcome) -> AttemptReport:
     """Judge a class job by what it wrote to its result file (None or empty: nothing) and how it ended.
 
     A process that was ended by others keeps the outcome the launcher saw, whatever it had written by then.
     """
     if outcome not in _ENDED_BY_ITSELF:
-        return Account(outcome)
+        return AttemptReport(outcome)
     try:
         told, value = _read_document(raw or b"")
         if value is None:
-            return _account_of(told)
+            return _report_of(told)
     except ValueError as error:
         # an exit code of the job's own choice says enough, and is not hidden
         is_silent = outcome is Outcome.EXIT
         return (
-            Account(outcome) if is_silent else Account(Outcome.ERROR, error=JobError(NO_RESULT, str(error)))
+            AttemptReport(outcome)
+            if is_silent
+            else AttemptReport(Outcome.ERROR, error=JobError(NO_RESULT, str(error)))
         )
-    return Account(outcome, value if outcome is Outcome.SUCCEEDED else None)
+    return AttemptReport(outcome, value if outcome is Outcome.SUCCEEDED else None)
 
 
-def _account_of(told: _Document) -> Account:
+def _report_of(told: _Document) -> AttemptReport:
     """Return the account of a job that says of itself that it returned nothing."""
     if told.wish is not None:
-        return _account_of_wish(told.wish)
+        return _report_of_decision(told.wish)
     if told.refused is not None:
-        return Account(Outcome.REFUSED, error=JobError(Outcome.REFUSED, told.refused))
+        return AttemptReport(Outcome.REFUSED, error=JobError(Outcome.REFUSED, told.refused))
     if told.error is None:
         raise ValueError("the result file holds no result: nothing of what it may say")
     error = told.error
-    return Account(
+    return AttemptReport(
         Outcome.ERROR,
         error=JobError(error.type, error.message, error.traceback),
         lineage=(error.type, *error.bases),
     )
 
 
-def _account_of_wish(told: _Wish) -> Account:
-    is_snooze = told.aim is Aim.SNOOZE
+def _report_of_decision(told: _Decision) -> AttemptReport:
+    is_snooze = told.aim is NextStep.SNOOZE
     error = JobError(told.type or _DEFAULT_TYPES[told.aim], told.message, told.traceback)
-    return Account(
+    return AttemptReport(
         Outcome.SNOOZED if is_snooze else Outcome.ERROR,
         error=error if told.message or not is_snooze else None,
-        wish=Wish(told.aim, told.after, told.until),
+        decision=Decision(told.aim, told.after, told.until),
     )
 
 
@@ -173,8 +175,8 @@ class _Error(Struct):
     bases: Annotated[list[str], Meta(max_length=MAX_BASES)] = []
 
 
-class _Wish(Struct):
-    aim: Aim
+class _Decision(Struct):
+    aim: NextStep
     after: Duration | None = None
     until: Instant | None = None
     type: str | None = None
@@ -186,7 +188,7 @@ class _Document(Struct):
     ok: Raw | UnsetType = UNSET
     error: _Error | None = None
     refused: str | None = None
-    wish: _Wish | None = None
+    wish: _Decision | None = None
 
 
 _decode_arguments = msgspec.json.Decoder(_Arguments).decode

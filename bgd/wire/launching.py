@@ -1,7 +1,8 @@
 """What the supervisor and the launcher say to each other: MessagePack frames, a protocol of its own.
 
 The supervisor begins with Greeting; the launcher drops any older supervisor, then answers Welcome, one
-Started or Ended for every attempt it knows (the snapshot), and Ready. After that each says what happens.
+AttemptStarted or AttemptEnded for every attempt it knows (the snapshot), and Ready. After that each says what
+happens.
 Version N of the supervisor speaks N - 1 too; messages and fields are only ever added, fields with a default.
 """
 
@@ -25,7 +26,7 @@ MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours; a spec with arguments and 
 JOBS_PER_FOLDER = 1000
 
 
-class Key(Struct, frozen=True, array_like=True):
+class AttemptKey(Struct, frozen=True, array_like=True):
     """Names one attempt on this machine for ever: `store` is the database's own id."""
 
     store: str
@@ -87,19 +88,23 @@ CONTROLLERS = {"memory_max": "memory", "cpu_max": "cpu", "pids_max": "pids"}
 
 
 class Launch(Struct, frozen=True, tag="launch", kw_only=True):
-    """Start an attempt, unless its key is known: then its state is repeated (R2).
+    """Start an attempt. If the launcher knows its key, it only repeats the state of that attempt (R2).
 
-    Durations are seconds, None: no limit. `stdin`: what the process reads, `stdin_path`: a file it reads, at
-    most one of the two; both None: nothing. `pty`: its output is a terminal of 80 columns, and what it reads
-    too unless that is given; TERM is xterm unless `env` says otherwise. `result`: give it a file for its
-    result, whose descriptor's number stands in BGD_RESULT_FD; `usual_result`: what its Ended says if nothing
-    was written there. `log_cap`: bytes kept. `warm`: how to do without a fresh interpreter; who cannot runs
-    `argv` with `stdin`, which comes to the same. `keep_leftovers`: what the first process leaves running is
-    left alone, if that ends by itself. `own_group`: put it into a control group of its own, where that can be
-    had, also if no limit takes one. `position`: as in Greeting.
+    * Durations are seconds; None: no limit.
+    * `stdin`, `stdin_path`: what the process reads, or a file that it reads; at most one. Both None: nothing.
+    * `pty`: its output is a terminal of 80 columns, and so is its input unless one of these is given. TERM is
+      xterm unless `env` has another.
+    * `result`: give the process a file for its result, with the descriptor's number in BGD_RESULT_FD.
+    * `usual_result`: the result that AttemptEnded reports if the process wrote none.
+    * `log_cap`: bytes that are kept.
+    * `warm`: how to start without a fresh interpreter. A launcher that cannot do this runs `argv` with
+      `stdin`, to the same effect.
+    * `keep_leftovers`: if the first process ends by itself, leave alone what it leaves running.
+    * `own_group`: use a control group for this attempt where possible, even if no limit needs one.
+    * `position`: as in Greeting.
     """
 
-    key: Key
+    key: AttemptKey
     argv: list[str]
     env: dict[str, str]
     cwd: str
@@ -120,47 +125,47 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     position: int = 0
 
 
-class Stop(Struct, frozen=True, tag="stop"):
+class StopProcesses(Struct, frozen=True, tag="stop"):
     """End an attempt: TERM to its whole process tree, after `grace` seconds KILL. May be said again."""
 
-    key: Key
+    key: AttemptKey
     grace: float
 
 
-class Signal(Struct, frozen=True, tag="signal"):
+class SignalProcesses(Struct, frozen=True, tag="signal"):
     """Send a signal to an attempt's first process, or to its whole process tree; nothing if it has ended.
 
     One that is starting gets it as soon as it runs.
     """
 
-    key: Key
+    key: AttemptKey
     signum: int
     whole_tree: bool = False
 
 
-class Suspend(Struct, frozen=True, tag="suspend"):
+class SuspendProcesses(Struct, frozen=True, tag="suspend"):
     """Stop (SIGSTOP) an attempt's whole process tree, and its time limit with it. May be said again."""
 
-    key: Key
+    key: AttemptKey
 
 
-class Continue(Struct, frozen=True, tag="continue"):
-    """Let an attempt go on that was suspended by Suspend; nothing to any other."""
+class ContinueProcesses(Struct, frozen=True, tag="continue"):
+    """Let an attempt go on that SuspendProcesses stopped; nothing to any other."""
 
-    key: Key
+    key: AttemptKey
 
 
 class Acknowledge(Struct, frozen=True, tag="acknowledge"):
     """The end of this attempt is on the supervisor's disk: forget it (R4). `position`: as in Greeting."""
 
-    key: Key
+    key: AttemptKey
     position: int = 0
 
 
-class Watch(Struct, frozen=True, tag="watch"):
-    """Say Grew as the attempt's log grows; `on` False: no longer."""
+class WatchLog(Struct, frozen=True, tag="watch"):
+    """Say LogGrew as the attempt's log grows; `on` False: no longer."""
 
-    key: Key
+    key: AttemptKey
     on: bool = True
 
 
@@ -172,7 +177,18 @@ class Goodbye(Struct, frozen=True, tag="goodbye"):
     """The supervisor ends in good order: a launcher started by hand ends too, once nothing is left (R6)."""
 
 
-ToLauncher = Greeting | Launch | Stop | Signal | Suspend | Continue | Acknowledge | Watch | Renew | Goodbye
+ToLauncher = (
+    Greeting
+    | Launch
+    | StopProcesses
+    | SignalProcesses
+    | SuspendProcesses
+    | ContinueProcesses
+    | Acknowledge
+    | WatchLog
+    | Renew
+    | Goodbye
+)
 
 
 def protocol_of(message: ToLauncher) -> int:
@@ -181,7 +197,7 @@ def protocol_of(message: ToLauncher) -> int:
     An earlier one closes the connection over a message it does not know, and ignores a field.
     """
     match message:
-        case Signal() | Suspend() | Continue():
+        case SignalProcesses() | SuspendProcesses() | ContinueProcesses():
             return 2
         case Renew():
             return 3
@@ -189,7 +205,7 @@ def protocol_of(message: ToLauncher) -> int:
             return 3
         case Launch():
             return 2 if message.pty or message.stdin_path is not None else 1
-        case Greeting() | Stop() | Acknowledge() | Watch() | Goodbye():
+        case Greeting() | StopProcesses() | Acknowledge() | WatchLog() | Goodbye():
             return 1
         case _:
             assert_never(message)
@@ -228,20 +244,20 @@ class Abilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
     most_core: int | None = None
 
 
-class Started(Struct, frozen=True, tag="started"):
+class AttemptStarted(Struct, frozen=True, tag="started"):
     """The attempt's process runs. pid None: it is about to. `suspended`: its processes stand still.
 
     `since`: when it started, on the elapsed clock; None: the launcher is too old to say.
     """
 
-    key: Key
+    key: AttemptKey
     pid: int | None
     started_at: float
     suspended: bool = False
     since: float | None = None
 
 
-class Ended(Struct, frozen=True, tag="ended", kw_only=True):
+class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
     """How an attempt ended. Repeated at every connection until it is acknowledged.
 
     `exit_code` or `signal` is None where there is no such thing; `result`: what a class job wrote to its
@@ -251,7 +267,7 @@ class Ended(Struct, frozen=True, tag="ended", kw_only=True):
     its start to the end of its first process, on the elapsed clock; None: it did not run, or it is not known.
     """
 
-    key: Key
+    key: AttemptKey
     outcome: Outcome
     exit_code: int | None = None
     signal: int | None = None
@@ -289,13 +305,13 @@ class Ready(Struct, frozen=True, tag="ready"):
     """The snapshot is complete."""
 
 
-class Grew(Struct, frozen=True, tag="grew"):
+class LogGrew(Struct, frozen=True, tag="grew"):
     """A watched log, or one that cannot be written any more, has got so many bytes by now.
 
     `log_problem`: why output is missing from it, one line; None: none is.
     """
 
-    key: Key
+    key: AttemptKey
     log_bytes: int
     log_problem: str | None = None
 
@@ -312,7 +328,7 @@ class Declined(Struct, frozen=True, tag="declined"):
     position: int = 0
 
 
-FromLauncher = Welcome | Started | Ended | Ready | Grew | Declined
+FromLauncher = Welcome | AttemptStarted | AttemptEnded | Ready | LogGrew | Declined
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from bgd.core.decision import Aim
+from bgd.core.decision import NextStep
 from bgd.core.job import ACTIVE, FINAL, MOVES, UNSEEN, WAITING, Job, JobId, Move, Now, Outcome, State
 from bgd.core.queues import QueueRule
 from bgd.core.retry import MOST_UNSEEN, SHORTEST_SNOOZE
@@ -16,14 +16,14 @@ from bgd.core.scheduler import (
     EXPIRED,
     NOTE,
     SUBMIT,
-    Continue,
+    ContinueAttempt,
     Effect,
-    Pause,
-    Save,
+    PauseReason,
+    SaveJob,
     Scheduler,
-    Start,
-    Stop,
-    Suspend,
+    StartAttempt,
+    StopAttempt,
+    SuspendAttempt,
 )
 from bgd.core.spec import JobSpec
 from tests.core.dependencies import Dependencies
@@ -59,7 +59,7 @@ class Referee:
 
     def __init__(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
         self.seats = Seats(slots, rules)
-        self.pauses: set[Pause] = set()
+        self.pauses: set[PauseReason] = set()
         self.settled: Now | None = None  # the last instant after which nothing that had come may be left
         self.jobs: dict[JobId, Job] = {}
         self.specs: dict[JobId, JobSpec] = {}
@@ -88,18 +88,18 @@ class Referee:
         wanted: Counter[tuple[JobId, type[Effect]]] = Counter()
         ordered: Counter[tuple[JobId, type[Effect]]] = Counter()
         for effect in effects:
-            if isinstance(effect, Save):
+            if isinstance(effect, SaveJob):
                 is_asked = asked is not None and asked.job_id == effect.job.id
                 wanted.update(self._saw_save(effect, now, asked if is_asked else None))
                 asked = None if is_asked else asked  # what follows is not what was asked for
                 continue
             assert effect.job == self.jobs[effect.job.id]
             ordered[effect.job.id, type(effect)] += 1
-            if isinstance(effect, Start):
+            if isinstance(effect, StartAttempt):
                 self._saw_start(effect)
         assert ordered == wanted, "one order for each move that needs one"
 
-    def _saw_save(self, save: Save, now: Now, asked: Asked | None) -> Iterable[tuple[JobId, type[Effect]]]:
+    def _saw_save(self, save: SaveJob, now: Now, asked: Asked | None) -> Iterable[tuple[JobId, type[Effect]]]:
         """Return the orders that have to come with it."""
         old, new = self.jobs.get(save.job.id), save.job
         self._check_step(save, old, asked)
@@ -118,7 +118,7 @@ class Referee:
         self._follow_dependencies(old, new, asked)
         return _orders(old, new)
 
-    def _check_step(self, save: Save, old: Job | None, asked: Asked | None) -> None:
+    def _check_step(self, save: SaveJob, old: Job | None, asked: Asked | None) -> None:
         new = save.job
         assert (save.what == SUBMIT) is (save.spec is not None) is (old is None)
         if old is None:
@@ -143,21 +143,21 @@ class Referee:
         elif old.state in ACTIVE and new.state is State.SCHEDULED:
             due, date = self._time_after_end(new, now)
         else:
-            due, date = old.due, old.terms.at
+            due, date = old.due, old.conditions.at
         has_come = (due is None or due <= now.elapsed) and (date is None or date <= now.wall)
         assert has_come or new.state is not State.QUEUED, "queued before its time"
         is_kept = new.state in WAITS_FOR_MORE_THAN_A_SLOT
-        assert (new.due, new.terms.at) == ((due, date) if is_kept else (None, None))
+        assert (new.due, new.conditions.at) == ((due, date) if is_kept else (None, None))
 
-        expires = None if old is None else old.terms.expires
+        expires = None if old is None else old.conditions.expires
         if old is None or ("expires" in changed and new.attempt == 0):
             expires = None if spec.expires is None else now.elapsed + spec.expires
-        assert new.terms.expires == (expires if new.state in WAITING else None)
+        assert new.conditions.expires == (expires if new.state in WAITING else None)
 
     def _check_what_it_asks(self, old: Job | None, new: Job, asked: Asked | None) -> None:
         spec = self.specs[new.id]
         assert (new.queue, new.priority) == (spec.queue, spec.priority)
-        assert (new.terms.key, new.terms.slots) == (spec.key, spec.slots)
+        assert (new.conditions.key, new.conditions.slots) == (spec.key, spec.slots)
         if old is not None and old.state in ACTIVE and new.state not in ACTIVE:
             (last, _, _) = self.ends[new.id][-1]
             was_killed_unasked = old.state is State.RUNNING and last is Outcome.CANCELLED
@@ -168,7 +168,7 @@ class Referee:
                 assert not self._is_spent(old), "not given up in time"
         assert asked is None or asked.what != "edit" or new.state in WAITING
 
-    def _check_who_may(self, save: Save, old: Job | None, now: Now, asked: Asked | None) -> None:
+    def _check_who_may(self, save: SaveJob, old: Job | None, now: Now, asked: Asked | None) -> None:
         """Object to what only a person may do, and to what not even time or other jobs may."""
         new, what = save.job, None if asked is None else asked.what
         if old is None or old.state is new.state:
@@ -178,7 +178,7 @@ class Referee:
         elif new.state is State.HELD:
             assert what == "hold"
         elif new.state is State.CANCELLED and old.state in WAITING:
-            has_expired = old.terms.expires is not None and old.terms.expires <= now.elapsed
+            has_expired = old.conditions.expires is not None and old.conditions.expires <= now.elapsed
             assert (save.reason == EXPIRED) <= has_expired
             assert what == "cancel" or has_expired or new.id in self.dependencies.doomed
         elif old.state is State.HELD:
@@ -186,7 +186,7 @@ class Referee:
         elif new.state is State.STOPPING:
             assert what in {"cancel", "make_way"}
         elif new.state is State.RUNNING:
-            assert old.terms.expires is None or old.terms.expires > now.elapsed, "started too late"
+            assert old.conditions.expires is None or old.conditions.expires > now.elapsed, "started too late"
 
     def _follow_dependencies(self, old: Job | None, new: Job, asked: Asked | None) -> None:
         changed = {"after", "after_any"} if old is None else set() if asked is None else asked.changed
@@ -194,7 +194,7 @@ class Referee:
         if new.state in FINAL:
             self.dependencies.saw_finish(new.id, new.state)
 
-    def _saw_start(self, start: Start) -> None:
+    def _saw_start(self, start: StartAttempt) -> None:
         job = start.job
         assert job.state is State.RUNNING
         assert not self.pauses
@@ -211,14 +211,16 @@ class Referee:
         unfinished = {job.id: job for job in self.unfinished()}
         assert {job_id: scheduler.get(job_id) for job_id in unfinished} == unfinished
         assert len(scheduler) == len(unfinished), "nothing finished is kept in memory"
-        others = ({*job.terms.after, *job.terms.after_any} for job in unfinished.values())
+        others = ({*job.conditions.after, *job.conditions.after_any} for job in unfinished.values())
         assert scheduler.waits == sum(map(len, others)), "what was waited for is forgotten"
 
         active = {job_id for job_id, job in unfinished.items() if job.state in ACTIVE}
         assert {job.id for job in scheduler.active_jobs()} == set(self.seats.taken) == active
         assert (scheduler.running, scheduler.taken) == (len(active), self.seats.taken_slots)
 
-        holders = {job.terms.key: job.id for job in unfinished.values() if job.terms.key is not None}
+        holders = {
+            job.conditions.key: job.id for job in unfinished.values() if job.conditions.key is not None
+        }
         keys = {spec.key for spec in self.specs.values() if spec.key is not None}
         assert {key: scheduler.holder_of(key) for key in keys} == {key: holders.get(key) for key in keys}
 
@@ -230,8 +232,8 @@ class Referee:
         waiting = [job for job in self.jobs.values() if job.state in WAITING]
         scheduled = [job for job in waiting if job.state is State.SCHEDULED]
         times = [job.due for job in scheduled if job.due is not None]
-        times += [job.terms.expires for job in waiting if job.terms.expires is not None]
-        dates = [job.terms.at for job in scheduled if job.terms.at is not None]
+        times += [job.conditions.expires for job in waiting if job.conditions.expires is not None]
+        dates = [job.conditions.at for job in scheduled if job.conditions.at is not None]
         assert scheduler.next_timer_at() == min(times, default=None)
         assert scheduler.next_wall_timer_at() == min(dates, default=None)
         if self.settled is not None:
@@ -239,33 +241,33 @@ class Referee:
             assert all(date > self.settled.wall for date in dates), "a date has come and is not seen"
         for job in waiting:
             assert job.id not in self.dependencies.doomed, "it waits for what cannot come"
-            assert {*job.terms.after, *job.terms.after_any} == self.dependencies.of(job.id)
+            assert {*job.conditions.after, *job.conditions.after_any} == self.dependencies.of(job.id)
             assert not self.dependencies.of(job.id) or job.state in {State.HELD, State.BLOCKED}
             assert self.dependencies.of(job.id) or job.state is not State.BLOCKED
 
     def _time_after_end(self, job: Job, now: Now) -> tuple[float | None, float | None]:
         """Return when a job that has just run is due, on either clock; look at how that was chosen."""
-        last, _, wish = self.ends[job.id][-1]
-        after = None if wish is None else wish.after
+        last, _, decision = self.ends[job.id][-1]
+        after = None if decision is None else decision.after
         if last is not Outcome.SNOOZED and after is not None:
             return now.elapsed + after, None
         if last is not Outcome.SNOOZED:
             assert job.due is not None
             assert now.elapsed <= job.due <= now.elapsed + job.policy.max_delay
             return job.due, None
-        if wish is not None and wish.until is not None:
-            return None, max(wish.until, now.wall + SHORTEST_SNOOZE)
+        if decision is not None and decision.until is not None:
+            return None, max(decision.until, now.wall + SHORTEST_SNOOZE)
         return now.elapsed + max(after or 0.0, SHORTEST_SNOOZE), None
 
     def _is_spent(self, job: Job) -> bool:
         """Tell whether the latest end was the last that the job's policy allows."""
         ends = [outcome for outcome, _, _ in self.ends[job.id]]
-        last, code, wish = self.ends[job.id][-1]
+        last, code, decision = self.ends[job.id][-1]
         has_used_up = sum(outcome in USES_UP_A_RETRY for outcome in ends) > job.policy.retries
         if last is Outcome.SNOOZED:
             return False
-        if last in FAILURES and wish is not None:
-            return has_used_up or wish.aim is Aim.FAIL
+        if last in FAILURES and decision is not None:
+            return has_used_up or decision.step is NextStep.FAIL
         if last not in UNSEEN:
             is_not_worth_it = (job.policy.retry_on is not None and code not in job.policy.retry_on) or (
                 job.policy.no_retry_on is not None and code in job.policy.no_retry_on
@@ -282,7 +284,7 @@ def _orders(old: Job | None, new: Job) -> list[tuple[JobId, type[Effect]]]:
     if old is None:
         return []
     if new.state in ACTIVE and new.state is not old.state:
-        return [(new.id, Start if new.state is State.RUNNING else Stop)]
+        return [(new.id, StartAttempt if new.state is State.RUNNING else StopAttempt)]
     if new.state is old.state and new.suspended is not old.suspended:
-        return [(new.id, Suspend if new.suspended else Continue)]
+        return [(new.id, SuspendAttempt if new.suspended else ContinueAttempt)]
     return []

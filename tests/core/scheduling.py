@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bgd.core.job import Now, Outcome, RetryPolicy
 from bgd.core.queues import QueueRule
-from bgd.core.scheduler import Save, Scheduler, Start
+from bgd.core.scheduler import SaveJob, Scheduler, StartAttempt
 from bgd.core.spec import JobSpec
 
 NO_RETRIES = RetryPolicy()
@@ -39,7 +39,7 @@ def started(decider):
     return [
         (effect.job.id, effect.job.attempt, effect.slot)
         for effect in decider.take_effects()
-        if isinstance(effect, Start)
+        if isinstance(effect, StartAttempt)
     ]
 
 
@@ -51,7 +51,7 @@ def end(decider, job_id, outcome=Outcome.SUCCEEDED, now=NOW):
     """End the job's attempt and return what is written down of that."""
     decider.take_effects()
     assert decider.ended(job_id, decider.get(job_id).attempt, outcome, now)
-    return next(effect for effect in decider.take_effects() if isinstance(effect, Save))
+    return next(effect for effect in decider.take_effects() if isinstance(effect, SaveJob))
 
 
 def dead_weight(decider):

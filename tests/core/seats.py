@@ -66,7 +66,7 @@ class Seats:
         return has_room and not rule.paused
 
     def _size(self, job: Job) -> int:
-        return min(job.terms.slots, self.slots)
+        return min(job.conditions.slots, self.slots)
 
 
 def _urgency(job: Job) -> tuple[int, JobId]:

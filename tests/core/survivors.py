@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from bgd.core.decision import Wish
+from bgd.core.decision import Decision
 from bgd.core.job import FINAL, Job, JobId, Now, Outcome
-from bgd.core.scheduler import Effect, Save, Start
+from bgd.core.scheduler import Effect, SaveJob, StartAttempt
 
 Key = tuple[JobId, int]  # job and number of the attempt
-End = tuple[Outcome, int | None, Wish | None]  # and the code that stands for it, and what the job wants
+End = tuple[Outcome, int | None, Decision | None]  # and the code that stands for it, and what the job wants
 
 
 class Disk:
@@ -27,15 +27,15 @@ class Disk:
         self.end: dict[Key, End] = {}
 
     def write(self, effects: list[Effect], ends: Mapping[Key, End], launcher: int, now: Now) -> None:
-        last_saves = {effect.job.id: effect.job for effect in effects if isinstance(effect, Save)}
+        last_saves = {effect.job.id: effect.job for effect in effects if isinstance(effect, SaveJob)}
         self.jobs.update(last_saves)
         for job in last_saves.values():
             if job.due is not None:
                 self.due_at[job.id] = now.wall + job.due - now.elapsed
-            if job.terms.expires is not None:
-                self.expires_at[job.id] = now.wall + job.terms.expires - now.elapsed
+            if job.conditions.expires is not None:
+                self.expires_at[job.id] = now.wall + job.conditions.expires - now.elapsed
         for effect in effects:
-            if isinstance(effect, Start):
+            if isinstance(effect, StartAttempt):
                 key = effect.job.id, effect.job.attempt
                 assert key not in self.slot, "an attempt is started once"
                 self.slot[key] = effect.slot
@@ -47,9 +47,9 @@ class Disk:
         """Return a job with its instants moved to another boot's clock, which runs since 0."""
         if job.due is not None:
             job = replace(job, due=now.elapsed + max(0.0, self.due_at[job.id] - now.wall))
-        if job.terms.expires is not None:
+        if job.conditions.expires is not None:
             expires = now.elapsed + max(0.0, self.expires_at[job.id] - now.wall)
-            job = replace(job, terms=replace(job.terms, expires=expires))
+            job = replace(job, conditions=replace(job.conditions, expires=expires))
         return job
 
     def unfinished(self) -> list[Job]:

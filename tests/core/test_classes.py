@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.classes import NOTHING_SAID, ClassPolicy, class_policy, under_policy
-from bgd.core.decision import Aim, Wish, wish_for
+from bgd.core.decision import Decision, NextStep, decision_for
 from bgd.core.spec import JobSpec
 from bgd.core.target import parse_target
 
 REPORT = parse_target("app.services:Report.build")
-RULES = (("ValueError", Wish(Aim.FAIL)), ("app.Busy", Wish(Aim.SNOOZE, 5.0)))
+RULES = (("ValueError", Decision(NextStep.FAIL)), ("app.Busy", Decision(NextStep.SNOOZE, 5.0)))
 
 
 def test_of_several_patterns_the_longest_that_has_a_key_says_it():
@@ -63,14 +63,14 @@ def test_what_nobody_speaks_of_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("names", "wish"),
+    ("names", "decision"),
     [
-        (("ValueError", "Exception"), Wish(Aim.FAIL, rule="ValueError")),
-        (("app.TooBusy", "app.Busy", "ValueError"), Wish(Aim.SNOOZE, 5.0, rule="app.Busy")),
-        (("UnicodeDecodeError", "UnicodeError", "ValueError"), Wish(Aim.FAIL, rule="ValueError")),
+        (("ValueError", "Exception"), Decision(NextStep.FAIL, rule="ValueError")),
+        (("app.TooBusy", "app.Busy", "ValueError"), Decision(NextStep.SNOOZE, 5.0, rule="app.Busy")),
+        (("UnicodeDecodeError", "UnicodeError", "ValueError"), Decision(NextStep.FAIL, rule="ValueError")),
         (("KeyError", "LookupError", "Exception"), None),
         ((), None),
     ],
 )
-def test_the_nearest_type_of_an_exception_that_is_listed_decides(names, wish):
-    assert wish_for(names, RULES) == wish
+def test_the_nearest_type_of_an_exception_that_is_listed_decides(names, decision):
+    assert decision_for(names, RULES) == decision

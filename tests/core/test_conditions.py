@@ -25,6 +25,6 @@ def test_what_may_start_only_later_expires_first(options, never_starts):
     spec = JobSpec(argv=("true",), **options)
 
     assert (
-        conditions.expires_first(conditions.due_of(spec, NOW), conditions.terms_of(spec, NOW), NOW)
+        conditions.expires_first(conditions.due_of(spec, NOW), conditions.conditions_of(spec, NOW), NOW)
         is never_starts
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from bgd.core.heaps import DueHeap, ReadyLane, SlotNumbers
+from bgd.core.heaps import DueHeap, ReadyHeap, SlotPool
 from bgd.core.job import JobId
 
 MANY = 10_000
@@ -29,7 +29,7 @@ class ReadyLanes(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.queued: dict[JobId, int] = {}
-        self.lane = ReadyLane(lambda job_id, priority: self.queued.get(job_id) == priority)
+        self.lane = ReadyHeap(lambda job_id, priority: self.queued.get(job_id) == priority)
 
     @rule(job_ids=crowds, priority=st.integers(-2, 2))
     def queue(self, job_ids, priority):
@@ -115,7 +115,7 @@ class Slots(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.slots = SlotNumbers()
+        self.slots = SlotPool()
         self.taken = set()
 
     @rule()
@@ -146,7 +146,7 @@ TestSlots = Slots.TestCase
 
 
 def test_a_slot_given_back_and_taken_by_number_is_not_handed_out():
-    slots = SlotNumbers()
+    slots = SlotPool()
     slots.give_back(slots.take_smallest())
     slots.take(1)
 
@@ -157,7 +157,7 @@ def test_a_slot_given_back_and_taken_by_number_is_not_handed_out():
 
 
 def test_jobs_that_left_the_queue_do_not_pile_up():
-    lane = ReadyLane(lambda _id, _priority: False)
+    lane = ReadyHeap(lambda _id, _priority: False)
 
     for job_id in map(JobId, range(MANY)):
         lane.push(job_id, job_id % 5)
@@ -168,7 +168,7 @@ def test_jobs_that_left_the_queue_do_not_pile_up():
 
 
 def test_a_job_that_leaves_and_comes_back_does_not_pile_up():
-    lane = ReadyLane(lambda _id, _priority: True)
+    lane = ReadyHeap(lambda _id, _priority: True)
     lane.push(JobId(1), 0)
 
     for _ in range(MANY):
@@ -197,7 +197,7 @@ def test_the_living_are_not_swept_for_the_sake_of_a_few_dead():
         asked.append(job_id)
         return True
 
-    lane = ReadyLane(is_live)
+    lane = ReadyHeap(is_live)
     for job_id in map(JobId, range(MANY)):
         lane.push(job_id, 0)
 
@@ -210,7 +210,7 @@ def test_the_living_are_not_swept_for_the_sake_of_a_few_dead():
 @given(st.lists(st.tuples(st.integers(1, 200).map(JobId), st.integers(-3, 3)), unique_by=lambda job: job[0]))
 def test_jobs_come_by_priority_and_then_in_the_order_they_were_submitted(jobs):
     waiting = dict(jobs)
-    lane = ReadyLane(lambda job_id, _priority: job_id in waiting)
+    lane = ReadyHeap(lambda job_id, _priority: job_id in waiting)
     for job_id, priority in jobs:
         lane.push(job_id, priority)
 

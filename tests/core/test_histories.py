@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
-from bgd.core.decision import Aim, Wish
+from bgd.core.decision import Decision, NextStep
 from bgd.core.job import FINAL, WAITING, Outcome, RetryPolicy, State
 from bgd.core.queues import QueueRule
 from bgd.core.retry import exit_code_of
-from bgd.core.scheduler import Pause
+from bgd.core.scheduler import PauseReason
 from bgd.core.spec import JobSpec
 from tests.core.world import World
 
@@ -32,8 +32,8 @@ ends = st.builds(
     st.sampled_from(Outcome),
     st.integers(1, 2),
 )
-wishes = st.builds(
-    Wish, st.sampled_from(Aim), st.sampled_from([None, 0.0, 9.0]), st.sampled_from([None, -5.0, 6.0])
+decisions = st.builds(
+    Decision, st.sampled_from(NextStep), st.sampled_from([None, 0.0, 9.0]), st.sampled_from([None, -5.0, 6.0])
 )
 policies = st.builds(
     RetryPolicy,
@@ -63,7 +63,7 @@ jobs = st.fixed_dictionaries(
 changes_of_fields = st.fixed_dictionaries({}, optional=fields)
 names_of_waits = st.lists(st.sampled_from(["after", "after_any"]), max_size=2, unique=True)
 # One rule for all of these: a daemon disturbed at every other step never gets old
-pauses = st.sampled_from([Pause.ASKED, Pause.DRAINING])
+pauses = st.sampled_from([PauseReason.ASKED, PauseReason.DRAINING])
 disturbances = st.one_of(
     st.builds(lambda why: lambda world: world.pause(why), pauses),
     st.builds(lambda why: lambda world: world.resume(why), pauses),
@@ -135,13 +135,13 @@ class Histories(RuleBasedStateMachine):
         self.go_on(progress)
 
     @precondition(lambda self: self.world.launcher.running)
-    @rule(data=st.data(), wish=wishes, progress=progress)
-    def one_says_how_it_ends(self, data, wish, progress):
-        if wish.until is not None:
-            wish = replace(wish, until=self.world.now.wall + wish.until)
-        outcome = Outcome.SNOOZED if wish.aim is Aim.SNOOZE else Outcome.ERROR
+    @rule(data=st.data(), decision=decisions, progress=progress)
+    def one_says_how_it_ends(self, data, decision, progress):
+        if decision.until is not None:
+            decision = replace(decision, until=self.world.now.wall + decision.until)
+        outcome = Outcome.SNOOZED if decision.step is NextStep.SNOOZE else Outcome.ERROR
         key = data.draw(st.sampled_from(sorted(self.world.launcher.running)))
-        self.world.end(key, (outcome, exit_code_of(outcome, None, None), wish))
+        self.world.end(key, (outcome, exit_code_of(outcome, None, None), decision))
         self.go_on(progress)
 
     @precondition(lambda self: self.world.launcher.running)

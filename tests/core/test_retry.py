@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bgd.core.decision import Aim, Wish
+from bgd.core.decision import Decision, NextStep
 from bgd.core.job import Job, JobId, Move, Now, Outcome, RetryPolicy, State
 from bgd.core.retry import (
     NO_USE,
@@ -25,7 +25,7 @@ from bgd.core.retry import (
 from bgd.core.spec import MAX_DURATION, MAX_RETRIES, JobSpec
 
 MIDDLE = 0.5  # the roll that leaves a delay as it is
-RETRY = Wish(Aim.RETRY)
+RETRY = Decision(NextStep.RETRY)
 
 durations = st.floats(0, MAX_DURATION)
 failures = st.integers(1, MAX_RETRIES)
@@ -214,11 +214,11 @@ def test_a_job_that_asks_for_a_retry_gets_no_more_of_them():
 
 
 def test_a_job_that_says_it_is_of_no_use_is_not_retried():
-    assert move_after_end(running(), Outcome.ERROR, 1, Wish(Aim.FAIL)) == (Move.GIVE_UP, NO_USE)
+    assert move_after_end(running(), Outcome.ERROR, 1, Decision(NextStep.FAIL)) == (Move.GIVE_UP, NO_USE)
 
 
 def test_a_job_given_up_by_a_rule_is_not_said_to_have_wished_it():
-    move, reason = move_after_end(running(), Outcome.ERROR, 1, Wish(Aim.FAIL, rule="ValueError"))
+    move, reason = move_after_end(running(), Outcome.ERROR, 1, Decision(NextStep.FAIL, rule="ValueError"))
 
     assert move is Move.GIVE_UP
     assert reason == "its on_exceptions say that no other attempt is of use after ValueError"
@@ -226,37 +226,37 @@ def test_a_job_given_up_by_a_rule_is_not_said_to_have_wished_it():
 
 @pytest.mark.parametrize("job", [running(failures=2), stopping(making_way=True)])
 def test_a_job_that_snoozes_runs_again_whether_it_has_retries_or_not(job):
-    assert move_after_end(job, Outcome.SNOOZED, None, Wish(Aim.SNOOZE)) == (Move.SNOOZE, None)
+    assert move_after_end(job, Outcome.SNOOZED, None, Decision(NextStep.SNOOZE)) == (Move.SNOOZE, None)
 
 
-@pytest.mark.parametrize("aim", Aim)
+@pytest.mark.parametrize("aim", NextStep)
 def test_a_job_asked_to_cancel_is_cancelled_whatever_it_wishes(aim):
-    outcome = Outcome.SNOOZED if aim is Aim.SNOOZE else Outcome.ERROR
+    outcome = Outcome.SNOOZED if aim is NextStep.SNOOZE else Outcome.ERROR
 
-    assert move_after_end(stopping(making_way=False), outcome, 1, Wish(aim)) == (Move.CANCEL, None)
+    assert move_after_end(stopping(making_way=False), outcome, 1, Decision(aim)) == (Move.CANCEL, None)
 
 
 @pytest.mark.parametrize(
-    ("move", "wish", "until"),
+    ("move", "decision", "until"),
     [
         (Move.RETRY, None, (15.0, None)),
-        (Move.RETRY, Wish(Aim.RETRY), (15.0, None)),
-        (Move.RETRY, Wish(Aim.RETRY, after=0.0), (10.0, None)),
-        (Move.RETRY, Wish(Aim.RETRY, after=7200.0), (7210.0, None)),  # it may be over max_delay
-        (Move.SNOOZE, Wish(Aim.SNOOZE, after=60.0), (70.0, None)),
-        (Move.SNOOZE, Wish(Aim.SNOOZE, after=0.0), (11.0, None)),
-        (Move.SNOOZE, Wish(Aim.SNOOZE), (11.0, None)),
-        (Move.SNOOZE, Wish(Aim.SNOOZE, until=1e9 + 60), (None, 1e9 + 60)),
-        (Move.SNOOZE, Wish(Aim.SNOOZE, until=5.0), (None, 1e9 + 1)),
+        (Move.RETRY, Decision(NextStep.RETRY), (15.0, None)),
+        (Move.RETRY, Decision(NextStep.RETRY, after=0.0), (10.0, None)),
+        (Move.RETRY, Decision(NextStep.RETRY, after=7200.0), (7210.0, None)),  # it may be over max_delay
+        (Move.SNOOZE, Decision(NextStep.SNOOZE, after=60.0), (70.0, None)),
+        (Move.SNOOZE, Decision(NextStep.SNOOZE, after=0.0), (11.0, None)),
+        (Move.SNOOZE, Decision(NextStep.SNOOZE), (11.0, None)),
+        (Move.SNOOZE, Decision(NextStep.SNOOZE, until=1e9 + 60), (None, 1e9 + 60)),
+        (Move.SNOOZE, Decision(NextStep.SNOOZE, until=5.0), (None, 1e9 + 1)),
         (Move.SNOOZE, None, (11.0, None)),
-        (Move.GIVE_UP, Wish(Aim.FAIL), (None, None)),
+        (Move.GIVE_UP, Decision(NextStep.FAIL), (None, None)),
         (Move.SUCCEED, None, (None, None)),
     ],
 )
-def test_a_job_waits_as_long_as_it_says(move, wish, until):
+def test_a_job_waits_as_long_as_it_says(move, decision, until):
     job = running(policy=RetryPolicy(retries=2, delay=5.0, jitter=0.0), failures=1)
 
-    assert wait_after(move, job, Now(elapsed=10.0, wall=1e9), MIDDLE, wish) == until
+    assert wait_after(move, job, Now(elapsed=10.0, wall=1e9), MIDDLE, decision) == until
 
 
 def test_codes_say_nothing_once_the_retries_are_used_up():

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from bgd.core.job import Job, JobId, Move, Outcome, State
-from bgd.core.scheduler import SUBMIT, Pause, Save, Scheduler, Start
+from bgd.core.scheduler import SUBMIT, PauseReason, SaveJob, Scheduler, StartAttempt
 from tests.core.scheduling import NO_RETRIES, NOW, at, limits, scheduler, spec, started, started_ids, submit
 
 # --- submitting and starting ---------------------------------------------------------------------------
@@ -14,10 +14,10 @@ def test_a_job_is_written_down_before_it_starts():
     job_id = decider.submit(wanted, NO_RETRIES, at(7.0))
 
     first, second, start = decider.take_effects()
-    assert first == Save(Job(job_id, State.QUEUED, "default", 0, NO_RETRIES), 1007.0, SUBMIT, spec=wanted)
+    assert first == SaveJob(Job(job_id, State.QUEUED, "default", 0, NO_RETRIES), 1007.0, SUBMIT, spec=wanted)
     assert (second.job.state, second.job.attempt) == (State.RUNNING, 1)
     assert (second.what, second.spec) == (Move.START, None)
-    assert start == Start(second.job, slot=1)
+    assert start == StartAttempt(second.job, slot=1)
 
 
 def test_effects_are_handed_over_once():
@@ -36,7 +36,7 @@ def test_running_counts_those_that_hold_a_slot_and_are_not_yet_over():
     decider.cancel(first, NOW)
     assert decider.running == 2  # it is only asked to end
 
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     decider.ended(first, 1, Outcome.CANCELLED, NOW)
     assert decider.running == 1
 
@@ -56,10 +56,10 @@ def test_ids_go_on_after_the_highest_restored():
 
 def test_the_most_urgent_starts_first_and_the_oldest_among_equals():
     decider = scheduler(slots=4)
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     low, first, second, high = (submit(decider, priority=priority) for priority in (-5, 0, 0, 1000))
 
-    decider.resume(Pause.ASKED, NOW)
+    decider.resume(PauseReason.ASKED, NOW)
 
     assert started_ids(decider) == [high, first, second, low]
 
@@ -95,11 +95,11 @@ def test_a_full_queue_lets_less_urgent_jobs_of_others_pass():
 
 def test_urgency_counts_across_queues():
     decider = scheduler(slots=1, narrow=1)
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     submit(decider, priority=1)
     urgent = submit(decider, queue="narrow", priority=2)
 
-    decider.resume(Pause.ASKED, NOW)
+    decider.resume(PauseReason.ASKED, NOW)
 
     assert started_ids(decider) == [urgent]
 
@@ -153,14 +153,14 @@ def test_a_queue_that_loses_its_limit_shares_the_slots_of_the_daemon():
 
 def test_while_paused_nothing_starts_and_the_rest_goes_on():
     decider = scheduler()
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     job_id = submit(decider, delay=5.0)
 
     decider.advance(at(5.0))
     assert decider.get(job_id).state is State.QUEUED
     assert started(decider) == []
 
-    decider.resume(Pause.ASKED, at(5.0))
+    decider.resume(PauseReason.ASKED, at(5.0))
     assert started_ids(decider) == [job_id]
 
 

@@ -4,9 +4,16 @@ import itertools
 
 import pytest
 
-from bgd.core.job import FINAL, WAITING, Job, Outcome, RetryPolicy, State, Terms
+from bgd.core.job import FINAL, WAITING, Conditions, Job, Outcome, RetryPolicy, State
 from bgd.core.queues import QueueRule
-from bgd.core.scheduler import BEFORE_START, Continue, Pause, Save, Start, Suspend
+from bgd.core.scheduler import (
+    BEFORE_START,
+    ContinueAttempt,
+    PauseReason,
+    SaveJob,
+    StartAttempt,
+    SuspendAttempt,
+)
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
@@ -33,7 +40,7 @@ def edit(decider, job_id, now=NOW, finished=None, **changes):
 
 
 def saves(decider):
-    return {effect.job.id: effect for effect in decider.take_effects() if isinstance(effect, Save)}
+    return {effect.job.id: effect for effect in decider.take_effects() if isinstance(effect, SaveJob)}
 
 
 # --- holding -------------------------------------------------------------------------------------------
@@ -107,11 +114,11 @@ def test_a_job_that_stands_still_keeps_its_slot_and_is_told_once():
         decider.stand_still(job_id, NOW, suspended=True)
     save, suspend = decider.take_effects()
     assert save.job.suspended
-    assert suspend == Suspend(save.job)
+    assert suspend == SuspendAttempt(save.job)
 
     decider.stand_still(job_id, NOW, suspended=False)
     save, go_on = decider.take_effects()
-    assert go_on == Continue(save.job)
+    assert go_on == ContinueAttempt(save.job)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.UNKNOWN])
@@ -129,13 +136,13 @@ def test_the_next_attempt_does_not_stand_still(outcome):
 def test_an_edited_job_stands_where_it_belongs_now_and_nowhere_else():
     decider = scheduler(slots=2, narrow=1, shut=1)
     decider.resize(2, {}, NOW)
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     job_id, other = submit(decider), submit(decider, queue="narrow")
     for queue, priority in [("narrow", 3), ("default", 0), ("shut", 3), ("narrow", 0), ("narrow", -1)]:
         assert edit(decider, job_id, queue=queue, priority=priority) is State.QUEUED
     decider.take_effects()
 
-    decider.resume(Pause.ASKED, NOW)
+    decider.resume(PauseReason.ASKED, NOW)
 
     assert started_ids(decider) == [other, job_id]
     assert decider.get(job_id).queue == "narrow"
@@ -179,7 +186,7 @@ def test_an_edited_job_waits_for_what_it_says_now(before, changes, state):
     assert edit(decider, job_id, **changes) is state
 
     job = decider.get(job_id)
-    assert (job.due, job.terms.at) == (
+    assert (job.due, job.conditions.at) == (
         5.0 if changes.get("delay") else None,
         2_000.0 if changes.get("at") == 2_000.0 else None,
     )
@@ -193,7 +200,7 @@ def test_an_edit_keeps_the_key_and_takes_the_policy():
 
     assert decider.holder_of("nightly") == job_id
     assert decider.get(job_id) == Job(
-        job_id, State.QUEUED, "default", 0, THREE_RETRIES, terms=Terms(key="nightly")
+        job_id, State.QUEUED, "default", 0, THREE_RETRIES, conditions=Conditions(key="nightly")
     )
 
 
@@ -254,12 +261,15 @@ def test_a_blocked_job_comes_out_right_in_every_order(order):
         if verb not in MAY or (job is not None and job.state in MAY[verb]):
             verbs[verb]()
         effects += decider.take_effects()
-    last = [effect.job for effect in effects if isinstance(effect, Save) and effect.job.id == job_id][-1]
+    last = [effect.job for effect in effects if isinstance(effect, SaveJob) and effect.job.id == job_id][-1]
     if last.state is State.STOPPING:
         last = end(decider, job_id, Outcome.CANCELLED).job
 
     assert last.state is State.CANCELLED
-    assert sum(isinstance(effect, Start) and effect.job.id == job_id for effect in effects) == last.attempt
+    assert (
+        sum(isinstance(effect, StartAttempt) and effect.job.id == job_id for effect in effects)
+        == last.attempt
+    )
     decider.revive(last, NOW)
     assert started_ids(decider) == [job_id]
 
@@ -271,7 +281,7 @@ def test_a_blocked_job_comes_out_right_in_every_order(order):
 )
 def test_jobs_that_are_held_edited_and_cancelled_over_and_over_do_not_pile_up(options):
     decider = scheduler(narrow=1)
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     submit(decider)
     job_id = submit(decider, **options)
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.decision import Aim, Wish
+from bgd.core.decision import Decision, NextStep
 from bgd.core.job import JobId, Outcome, RetryPolicy, State
-from bgd.core.scheduler import Pause, Stop
+from bgd.core.scheduler import PauseReason, StopAttempt
 from tests.core.scheduling import (
     NOW,
     THREE_RETRIES,
@@ -56,9 +56,9 @@ def test_a_job_that_snoozes_until_a_date_waits_for_it_on_the_wall_clock():
     decider = scheduler()
     job_id = submit(decider)
     decider.take_effects()
-    wish = Wish(Aim.SNOOZE, until=1060.0)
+    decision = Decision(NextStep.SNOOZE, until=1060.0)
 
-    decider.ended(job_id, 1, Outcome.SNOOZED, NOW, None, wish)
+    decider.ended(job_id, 1, Outcome.SNOOZED, NOW, None, decision)
 
     assert (decider.next_timer_at(), decider.next_wall_timer_at()) == (None, 1060.0)
     decider.advance(at(59.9))
@@ -137,7 +137,7 @@ def test_the_end_of_a_job_that_does_not_run_changes_nothing():
 @pytest.mark.parametrize("options", [{}, {"delay": 5.0}])
 def test_a_waiting_job_is_cancelled_at_once(options):
     decider = scheduler()
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     job_id = submit(decider, **options)
     decider.take_effects()
 
@@ -146,7 +146,7 @@ def test_a_waiting_job_is_cancelled_at_once(options):
     (save,) = decider.take_effects()
     assert (save.job.state, save.job.due, save.at) == (State.CANCELLED, None, 1001.0)
     assert decider.next_timer_at() is None
-    decider.resume(Pause.ASKED, at(9.0))
+    decider.resume(PauseReason.ASKED, at(9.0))
     assert started(decider) == []
 
 
@@ -158,7 +158,7 @@ def test_a_running_job_is_stopped_and_cancelled_when_it_has_ended():
     assert decider.cancel(job_id, NOW) is State.STOPPING
 
     save, stop = decider.take_effects()
-    assert stop == Stop(save.job)
+    assert stop == StopAttempt(save.job)
     assert end(decider, job_id, Outcome.SIGNAL).job.state is State.CANCELLED
 
 
@@ -207,7 +207,7 @@ def test_a_job_that_makes_way_runs_again():
     decider.make_way(job_id, NOW)
     save, stop = decider.take_effects()
     assert (save.job.state, save.job.making_way) == (State.STOPPING, True)
-    assert stop == Stop(save.job)
+    assert stop == StopAttempt(save.job)
 
     decider.ended(job_id, 1, Outcome.CANCELLED, NOW)
     assert not decider.get(job_id).making_way
@@ -229,7 +229,7 @@ def test_a_job_that_makes_way_can_be_cancelled_after_all():
 
 def test_only_running_jobs_make_way():
     decider = scheduler()
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     waiting = submit(decider)
     decider.take_effects()
 
@@ -240,7 +240,7 @@ def test_only_running_jobs_make_way():
 
 def test_cancelled_jobs_do_not_pile_up():
     decider = scheduler()
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     submit(decider, priority=9)
     submit(decider, delay=1.0)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
-from bgd.core.scheduler import Pause
+from bgd.core.scheduler import PauseReason
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
@@ -55,13 +55,13 @@ def test_a_job_cannot_be_revived_twice():
 
 def test_a_job_cancelled_and_revived_in_the_queue_starts_once():
     decider = scheduler(slots=2)
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     job_id = submit(decider)
     job = decider.get(job_id)
     decider.cancel(job_id, NOW)
     decider.revive(Job(job_id, State.CANCELLED, job.queue, job.priority, job.policy), NOW)
 
-    decider.resume(Pause.ASKED, NOW)
+    decider.resume(PauseReason.ASKED, NOW)
 
     assert started_ids(decider) == [job_id]
 
@@ -86,7 +86,7 @@ def test_the_time_of_a_cancelled_wait_does_not_count_for_the_next():
 
 def test_restored_jobs_are_as_they_were_and_need_no_writing():
     decider = scheduler(slots=2)
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     jobs = [
         Job(JobId(1), State.QUEUED, "default", 0, NO_RETRIES),
         Job(JobId(2), State.SCHEDULED, "default", 0, NO_RETRIES, due=50.0),
@@ -144,7 +144,7 @@ def test_jobs_of_equal_policies_share_one():
 
 def test_a_new_policy_each_time_does_not_pile_up():
     decider = scheduler()
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
 
     for number in range(3_000):
         decider.cancel(submit(decider, RetryPolicy(delay=float(number))), NOW)

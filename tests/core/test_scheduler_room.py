@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.job import Job, JobId, Outcome, State, Terms
-from bgd.core.queues import QueueRule, Queues
-from bgd.core.scheduler import Pause
+from bgd.core.job import Conditions, Job, JobId, Outcome, State
+from bgd.core.queues import QueueRule, ReadyQueues
+from bgd.core.scheduler import PauseReason
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
@@ -93,7 +93,8 @@ def test_what_runs_keeps_the_slots_it_took_when_there_are_more():
 def test_a_restored_job_takes_as_many_slots_as_it_asks_for():
     decider = scheduler(slots=3)
     decider.restore(
-        Job(JobId(1), State.RUNNING, "default", 0, NO_RETRIES, attempt=1, terms=Terms(slots=2)), slot=3
+        Job(JobId(1), State.RUNNING, "default", 0, NO_RETRIES, attempt=1, conditions=Conditions(slots=2)),
+        slot=3,
     )
 
     ids = [submit(decider) for _ in range(2)]
@@ -181,14 +182,14 @@ def test_jobs_cancelled_after_their_queue_got_a_rule_do_not_pile_up():
 # --- pauses --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("last", Pause)
+@pytest.mark.parametrize("last", PauseReason)
 def test_nothing_starts_until_the_last_reason_to_pause_has_ended(last):
     decider = scheduler()
-    for why in Pause:
+    for why in PauseReason:
         decider.pause(why)
     job_id = submit(decider)
 
-    for why in set(Pause) - {last}:
+    for why in set(PauseReason) - {last}:
         decider.resume(why, NOW)
     assert started_ids(decider) == []
     decider.resume(last, NOW)
@@ -212,7 +213,7 @@ def test_a_new_job_costs_no_look_at_queues_where_nothing_can_start():
         JobId(number): Job(JobId(number), State.QUEUED, name, 0, NO_RETRIES)
         for number, name in enumerate(names, start=1)
     }
-    queues = Queues(dict.fromkeys(names, PAUSED), look)
+    queues = ReadyQueues(dict.fromkeys(names, PAUSED), look)
     for job in jobs.values():
         queues.push(job)
     assert queues.take_next(lambda _: 1, free=1) is None

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.job import JobId, Now, Outcome, State, Terms
-from bgd.core.scheduler import EXPIRED, Pause, Save
+from bgd.core.job import Conditions, JobId, Now, Outcome, State
+from bgd.core.scheduler import EXPIRED, PauseReason, SaveJob
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
@@ -29,7 +29,7 @@ def edit(decider, job_id, now=NOW, finished=None, **changes):
 
 
 def saves(decider):
-    return {effect.job.id: effect for effect in decider.take_effects() if isinstance(effect, Save)}
+    return {effect.job.id: effect for effect in decider.take_effects() if isinstance(effect, SaveJob)}
 
 
 # --- other jobs ----------------------------------------------------------------------------------------
@@ -45,11 +45,11 @@ def test_a_diamond_of_jobs_runs_from_top_to_bottom():
     decider.ended(top, 1, Outcome.SUCCEEDED, NOW)
     assert started_ids(decider) == [left, right]
     decider.ended(right, 1, Outcome.EXIT, NOW)
-    assert decider.get(bottom).terms.after_any == ()
+    assert decider.get(bottom).conditions.after_any == ()
     decider.ended(left, 1, Outcome.SUCCEEDED, NOW)
 
     assert started_ids(decider) == [bottom]
-    assert decider.get(bottom).terms == Terms()
+    assert decider.get(bottom).conditions == Conditions()
 
 
 def test_a_failure_cancels_all_that_had_to_come_after_it_however_far():
@@ -116,9 +116,9 @@ def test_a_circle_of_jobs_is_seen_whatever_its_length():
     third = submit(decider, after_any=(second, first))
     apart = submit(decider, hold=True)
 
-    assert decider.waits_for(first, [apart, third]) == third
-    assert decider.waits_for(first, [first]) == first
-    assert decider.waits_for(third, [apart, second]) is None
+    assert decider.find_cycle(first, [apart, third]) == third
+    assert decider.find_cycle(first, [first]) == first
+    assert decider.find_cycle(third, [apart, second]) is None
 
 
 # --- expiring ------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_a_job_that_has_started_does_not_expire_before_its_retry():
 
 def test_a_job_that_expired_waits_for_ever_once_it_is_revived():
     decider = scheduler()
-    decider.pause(Pause.ASKED)
+    decider.pause(PauseReason.ASKED)
     job_id = submit(decider, expires=1.0)
     decider.advance(at(1.0))
     expired = saves(decider)[job_id].job

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, FINAL, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.queues import QueueRule
-from bgd.core.scheduler import Effect, Pause, Scheduler, Start
+from bgd.core.scheduler import Effect, PauseReason, Scheduler, StartAttempt
 from bgd.core.spec import JobSpec
 from tests.core.referee import Asked, Referee
 from tests.core.survivors import Disk, End, Key, Launcher
@@ -62,7 +62,7 @@ class World:
         spec = replace(self.referee.specs[job_id], **changes)
         others = (*spec.after, *spec.after_any)
         is_circle = self.referee.dependencies.closes_circle(job_id, others)
-        assert (self.scheduler.waits_for(job_id, others) is not None) == is_circle
+        assert (self.scheduler.find_cycle(job_id, others) is not None) == is_circle
         if is_circle:
             return
         changed = frozenset(changes)
@@ -96,7 +96,7 @@ class World:
 
     def revive(self, job_id: JobId) -> None:
         job = self.referee.jobs[job_id]
-        if job.terms.key is not None and self.scheduler.holder_of(job.terms.key) is not None:
+        if job.conditions.key is not None and self.scheduler.holder_of(job.conditions.key) is not None:
             return
         self.scheduler.revive(job, self.now)
         self._decided(Asked(job_id=job_id, what="revive"))
@@ -106,12 +106,12 @@ class World:
         self.scheduler.resize(slots, rules, self.now)
         self._decided()
 
-    def pause(self, why: Pause) -> None:
+    def pause(self, why: PauseReason) -> None:
         self.referee.pauses.add(why)
         self.scheduler.pause(why)
         self._decided(is_settled=False)
 
-    def resume(self, why: Pause) -> None:
+    def resume(self, why: PauseReason) -> None:
         self.referee.pauses.discard(why)
         self.scheduler.resume(why, self.now)
         self._decided()
@@ -146,7 +146,7 @@ class World:
     def act(self) -> None:
         effects, self._to_do = self._to_do, []
         for effect in effects:
-            if isinstance(effect, Start):
+            if isinstance(effect, StartAttempt):
                 self._launch((effect.job.id, effect.job.attempt))
         for key in self._to_acknowledge:
             self.launcher.acknowledge(key)
@@ -202,7 +202,7 @@ class World:
 
     def _meet_launcher(self) -> None:
         """Bring what is written down and what the launcher knows together (R3)."""
-        self.pause(Pause.NO_LAUNCHER)
+        self.pause(PauseReason.NO_LAUNCHER)
         self.write()  # having no launcher keeps nobody from writing
         for job in self.scheduler.active_jobs():
             key = job.id, job.attempt
@@ -218,14 +218,14 @@ class World:
         for key, end in self.launcher.ended.items():
             if key not in self.disk.end and key not in self._unwritten_ends:
                 self._take_end(key, end)
-        self.resume(Pause.NO_LAUNCHER)
+        self.resume(PauseReason.NO_LAUNCHER)
 
     # --- following ----------------------------------------------------------------------------------------
 
     def _take_end(self, key: Key, end: End) -> None:
-        outcome, code, wish = end
+        outcome, code, decision = end
         self.referee.saw_end(key[0], end)
-        assert self.scheduler.ended(*key, outcome, self.now, code, wish)
+        assert self.scheduler.ended(*key, outcome, self.now, code, decision)
         self._unwritten_ends[key] = end
         self._decided()
 

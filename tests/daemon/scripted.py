@@ -16,12 +16,12 @@ from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     MAX_LAUNCHING_FRAME,
     Abilities,
-    Ended,
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
     FromLauncher,
     Greeting,
-    Key,
     Ready,
-    Started,
     ToLauncher,
     Welcome,
     decode_to_launcher,
@@ -59,7 +59,7 @@ class ScriptedLauncher:
 
     async def greet(
         self,
-        *known: Started | Ended,
+        *known: AttemptStarted | AttemptEnded,
         instance: str = FIRST,
         covers: Iterable[str] = (),
         protocol: int = LAUNCHING_PROTOCOL,
@@ -112,5 +112,5 @@ class ScriptedLauncher:
         os.close(self._lock)
 
 
-def end(key: Key, outcome: Outcome = Outcome.SUCCEEDED, exit_code: int | None = 0) -> Ended:
-    return Ended(key=key, outcome=outcome, exit_code=exit_code, started_at=1.0, finished_at=2.0)
+def end(key: AttemptKey, outcome: Outcome = Outcome.SUCCEEDED, exit_code: int | None = 0) -> AttemptEnded:
+    return AttemptEnded(key=key, outcome=outcome, exit_code=exit_code, started_at=1.0, finished_at=2.0)

@@ -26,10 +26,10 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.wire import messages as wire_messages
 from bgd.wire.launching import (
     Acknowledge,
-    Key,
+    AttemptKey,
     Launch,
     ToLauncher,
-    Watch,
+    WatchLog,
     log_name,
 )
 from bgd.wire.messages import PROTOCOL, Hello
@@ -54,7 +54,7 @@ def command(*argv: str, **fields: object) -> JobSpec:
     return JobSpec(argv=argv or ("/bin/true",), **known)  # type: ignore[arg-type]  # tests
 
 
-def write_log(config: Config, key: Key, data: bytes = b"", *, zeros: int = 0) -> None:
+def write_log(config: Config, key: AttemptKey, data: bytes = b"", *, zeros: int = 0) -> None:
     """Append to an attempt's log as the launcher would; `zeros`: so many bytes that fill no disk."""
     path = Path(config.log_dir, log_name(key.job, key.attempt))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,8 +108,8 @@ class Stage:
         self._notice(self.supervisor)
         self.tasks: asyncio.TaskGroup
 
-    def key(self, job_id: int, attempt: int = 1) -> Key:
-        return Key(self.store.store_id, job_id, attempt)
+    def key(self, job_id: int, attempt: int = 1) -> AttemptKey:
+        return AttemptKey(self.store.store_id, job_id, attempt)
 
     def take(self, spec: JobSpec | None = None) -> JobId:
         """Take a new job that has yet to be saved."""
@@ -122,7 +122,7 @@ class Stage:
         await soon(self.supervisor.saved())
         return job_id
 
-    async def launched(self, spec: JobSpec | None = None) -> Key:
+    async def launched(self, spec: JobSpec | None = None) -> AttemptKey:
         """Submit a job that starts at once, and return the key it was launched under."""
         job_id = await self.submit(spec)
         launch = await self.launcher.hear(Launch)
@@ -148,7 +148,7 @@ class Stage:
     async def told_so_far(self) -> list[ToLauncher]:
         """Return the same while no commit gets through."""
         await soon(self.is_met.wait())
-        mark = Watch(Key("mark", 0, 0))
+        mark = WatchLog(AttemptKey("mark", 0, 0))
         assert self.link.send(mark)
         messages = []
         while (message := await self.launcher.next()) != mark:
@@ -157,7 +157,7 @@ class Stage:
 
     async def heard(self) -> list[ToLauncher]:
         """Return what the launcher was told until the supervisor had heard all that it has said."""
-        stray = end(Key("mark", 0, 0))  # an end that is nobody's is acknowledged and changes nothing
+        stray = end(AttemptKey("mark", 0, 0))  # an end that is nobody's is acknowledged and changes nothing
         self.launcher.say(stray)
         messages = []
         while not isinstance(message := await self.launcher.next(), Acknowledge) or message.key != stray.key:

@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.__main__ import main
-from bgd.core.job import JobId, State, Terms
+from bgd.core.job import Conditions, JobId, State
 from bgd.daemon.backups import recover
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import WriteBatch
@@ -40,9 +40,9 @@ async def fill(config):
     """Leave jobs 1 to 5 in the backup, one in each kind of state, and 6 and 7 out of it."""
     store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
     await store.begin_generation()
-    blocked = Terms(after=(JobId(2),))
+    blocked = Conditions(after=(JobId(2),))
     await put(store, new(1), new(2), new(3, due=NOW.elapsed + 60), new(5))
-    await put(store, replace(new(4), job=a_job(4, State.BLOCKED, terms=blocked)))
+    await put(store, replace(new(4), job=a_job(4, State.BLOCKED, conditions=blocked)))
     await store.commit(
         WriteBatch(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
     )
@@ -83,7 +83,7 @@ def test_a_lost_database_is_recovered_and_nothing_runs_twice(config, path):
     jobs, launchers, held, last_id, generation = asyncio.run(look_into(path))
     assert [jobs[number].state for number in sorted(jobs)] == [State.RUNNING, *[State.HELD] * 3]
     assert jobs[1].policy.rerun is False
-    assert (jobs[3].due, jobs[4].terms.after) == (NOW.elapsed + 60, (2,))
+    assert (jobs[3].due, jobs[4].conditions.after) == (NOW.elapsed + 60, (2,))
     assert launchers[0].endswith(":before-recovery")
     assert held == 3
     assert last_id == 11 + MARGIN

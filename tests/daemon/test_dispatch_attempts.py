@@ -4,7 +4,7 @@ from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
 from bgd.daemon.dispatch import AttemptTable, Reconciliation
 from bgd.daemon.launching import LauncherSnapshot
 from bgd.daemon.storage.records import NewAttempt
-from bgd.wire.launching import Ended, Key, Started
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted
 
 STORE = "store"
 BOOT = "boot"
@@ -18,12 +18,12 @@ def a_job(number=1, state=State.RUNNING, attempt=1):
 
 
 def key_of(job):
-    return Key(STORE, job.id, job.attempt)
+    return AttemptKey(STORE, job.id, job.attempt)
 
 
 def snapshot(*started, covers=(), ended=()):
-    known = {key: Started(key, 10, 1.0) for key in started}
-    ends = [Ended(key=key, outcome=Outcome.SUCCEEDED, finished_at=2.0) for key in ended]
+    known = {key: AttemptStarted(key, 10, 1.0) for key in started}
+    ends = [AttemptEnded(key=key, outcome=Outcome.SUCCEEDED, finished_at=2.0) for key in ended]
     return LauncherSnapshot(HERE, frozenset(covers), known, ends)
 
 
@@ -84,12 +84,12 @@ def test_stopping_attempt_that_was_never_started_is_cancelled():
 
 def test_another_attempt_of_the_same_job_in_the_snapshot_is_not_this_one():
     job = a_job(attempt=2)
-    assert judge(restored(job, HERE), job, snapshot(Key(STORE, job.id, 1))) == Reconciliation(job)
+    assert judge(restored(job, HERE), job, snapshot(AttemptKey(STORE, job.id, 1))) == Reconciliation(job)
 
 
 def test_attempt_of_another_store_in_the_snapshot_is_not_this_one():
     job = a_job()
-    assert judge(restored(job, HERE), job, snapshot(Key("other", job.id, 1))) == Reconciliation(job)
+    assert judge(restored(job, HERE), job, snapshot(AttemptKey("other", job.id, 1))) == Reconciliation(job)
 
 
 def test_attempt_decided_but_not_yet_saved_is_not_judged():

@@ -10,13 +10,13 @@ from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
 from bgd.core.spec import Isolation, JobSpec
 from bgd.daemon import dispatch
 from bgd.daemon.dispatch import build_launch, reported_end, unreported_end
-from bgd.wire.launching import Ended, Key, encode
+from bgd.wire.launching import AttemptEnded, AttemptKey, encode
 from bgd.wire.views import JobError
 from bgd.worker import WORKER
 from tests.daemon.stage import configure
 
 JOB = Job(JobId(7), State.RUNNING, "mail", 0, RetryPolicy(), attempt=2)
-KEY = Key("store", 7, 2)
+KEY = AttemptKey("store", 7, 2)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def launch(folder, spec, **configured):
 
 
 def ended(outcome=Outcome.SUCCEEDED, **fields):
-    return reported_end(Ended(key=KEY, outcome=outcome, finished_at=2.0, **fields))
+    return reported_end(AttemptEnded(key=KEY, outcome=outcome, finished_at=2.0, **fields))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_job_of_a_runner_is_launched_as_the_configuration_says(folder):
     assert (got.argv, got.cwd, got.result) == (["php", "artisan"], "/srv/shop", True)
     assert got.stdin == b'{"id":7,"attempt":2,"target":"Job@run","args":[1e400],"kwargs":{}}'
     assert reported_end(
-        Ended(key=KEY, outcome=Outcome.SUCCEEDED, finished_at=2.0, result=got.usual_result)
+        AttemptEnded(key=KEY, outcome=Outcome.SUCCEEDED, finished_at=2.0, result=got.usual_result)
     ).result == ("null")
 
 

@@ -14,7 +14,7 @@ from bgd.core.spec import JobSpec
 from bgd.daemon import queue_controls
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
-from bgd.wire.launching import Abilities, Acknowledge, Launch, Limits, Started, Stop
+from bgd.wire.launching import Abilities, Acknowledge, AttemptStarted, Launch, Limits, StopProcesses
 from bgd.wire.replies import Acted, ErrorCode, Failed, Queues, Submitted
 from bgd.wire.requests import (
     Cancel,
@@ -278,13 +278,13 @@ async def test_suspended_job_says_so_and_goes_on(config, launcher):
         caller = await life.call()
         key = await life.launched()
         assert await act(caller, Suspend(1, [key.job])) is State.RUNNING
-        assert await launcher.hear(launching.Suspend) == launching.Suspend(key)
+        assert await launcher.hear(launching.SuspendProcesses) == launching.SuspendProcesses(key)
         assert (await life.view(key.job)).suspended
         assert await act(caller, Suspend(2, [key.job])) is State.RUNNING
 
         assert await act(caller, Continue(3, [key.job])) is State.RUNNING
 
-        assert await launcher.hear(launching.Continue) == launching.Continue(key)
+        assert await launcher.hear(launching.ContinueProcesses) == launching.ContinueProcesses(key)
         assert not (await life.view(key.job)).suspended
 
 
@@ -295,7 +295,9 @@ async def test_a_job_that_was_not_suspended_here_is_continued_all_the_same(confi
 
         assert await act(caller, Continue(1, [key.job])) is State.RUNNING
 
-        assert await launcher.hear(launching.Signal) == launching.Signal(key, signal.SIGCONT, whole_tree=True)
+        assert await launcher.hear(launching.SignalProcesses) == launching.SignalProcesses(
+            key, signal.SIGCONT, whole_tree=True
+        )
 
 
 async def test_adopted_attempt_is_told_again_what_it_may_have_missed(config, launcher):
@@ -303,11 +305,14 @@ async def test_adopted_attempt_is_told_again_what_it_may_have_missed(config, lau
         suspended, going = await life.launched(), await life.launched()
         await life.actions.suspend(JobId(suspended.job))
         await soon(life.supervisor.saved())
-        runs = [Started(suspended, 1, 1.0), Started(going, 2, 1.0, suspended=True)]
+        runs = [AttemptStarted(suspended, 1, 1.0), AttemptStarted(going, 2, 1.0, suspended=True)]
 
         await launcher.greet(*runs, instance=SECOND)
 
-        assert set(await life.told()) == {launching.Suspend(suspended), launching.Continue(going)}
+        assert set(await life.told()) == {
+            launching.SuspendProcesses(suspended),
+            launching.ContinueProcesses(going),
+        }
 
 
 async def test_suspended_attempt_that_already_stands_still_is_left_alone(config, launcher):
@@ -316,7 +321,7 @@ async def test_suspended_attempt_that_already_stands_still_is_left_alone(config,
         await life.actions.suspend(JobId(key.job))
         await soon(life.supervisor.saved())
 
-        await launcher.greet(Started(key, 1, 1.0, suspended=True), instance=SECOND)
+        await launcher.greet(AttemptStarted(key, 1, 1.0, suspended=True), instance=SECOND)
 
         assert await life.told() == []
 
@@ -332,8 +337,8 @@ async def test_attempt_suspended_before_it_was_sent_is_suspended_when_it_is(conf
 
         assert [type(message) for message in await life.told()] == [
             Launch,
-            launching.Suspend,
-            launching.Suspend,
+            launching.SuspendProcesses,
+            launching.SuspendProcesses,
         ]
 
 
@@ -345,7 +350,9 @@ async def test_signal_goes_to_what_runs_and_nowhere_else(config, launcher):
         hup = SendSignal(id=1, jobs=[key.job], signal=signal.SIGHUP, whole_tree=True)
         assert await act(caller, hup) is State.RUNNING
 
-        assert await launcher.hear(launching.Signal) == launching.Signal(key, signal.SIGHUP, whole_tree=True)
+        assert await launcher.hear(launching.SignalProcesses) == launching.SignalProcesses(
+            key, signal.SIGHUP, whole_tree=True
+        )
         refused = await act(caller, SendSignal(id=2, jobs=[waiting], signal=signal.SIGHUP))
         assert refused == f"job {waiting} is scheduled: only a running job can be sent a signal"
 
@@ -360,7 +367,7 @@ async def test_signal_follows_a_start_that_is_still_being_saved(config, launcher
         life.commits.open()
 
         await soon(signalling)
-        assert [type(message) for message in await life.told()] == [Launch, launching.Signal]
+        assert [type(message) for message in await life.told()] == [Launch, launching.SignalProcesses]
 
 
 async def test_without_a_launcher_a_signal_is_refused(config, launcher):
@@ -436,7 +443,7 @@ async def test_stopping_ends_a_suspension(config, launcher):
         await life.actions.suspend(JobId(key.job))
         await life.actions.cancel(JobId(key.job))
 
-        assert [type(message) for message in await life.told()] == [launching.Suspend, Stop]
+        assert [type(message) for message in await life.told()] == [launching.SuspendProcesses, StopProcesses]
         assert not (await life.view(key.job)).suspended
 
 

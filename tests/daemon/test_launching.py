@@ -7,16 +7,16 @@ import pytest
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     OLDEST_LAUNCHING_PROTOCOL,
-    Continue,
-    Key,
+    AttemptKey,
+    ContinueProcesses,
     Launch,
-    Signal,
-    Suspend,
+    SignalProcesses,
+    SuspendProcesses,
 )
 from tests.daemon.patience import soon
 from tests.daemon.stage import stage
 
-KEY = Key("store", 17, 1)
+KEY = AttemptKey("store", 17, 1)
 ON_TERMINAL = Launch(key=KEY, argv=["true"], env={}, cwd="/", pty=True)
 
 
@@ -30,7 +30,7 @@ async def test_a_launcher_of_the_version_before_serves_as_far_as_it_can(config, 
         await life.launched()
 
         assert greeting.protocol == OLDEST_LAUNCHING_PROTOCOL
-        for message in (Signal(KEY, 15), Suspend(KEY), Continue(KEY), ON_TERMINAL):
+        for message in (SignalProcesses(KEY, 15), SuspendProcesses(KEY), ContinueProcesses(KEY), ON_TERMINAL):
             assert life.link.supports(message) is is_able
 
 
@@ -45,8 +45,8 @@ async def test_what_is_said_in_the_moment_a_launcher_goes_is_not_sent_and_breaks
 
         def lose_while_speaking(exc: Exception | None) -> None:
             lose(exc)
-            said.append(life.link.send(Suspend(KEY)))
-            connection.send(Suspend(KEY))
+            said.append(life.link.send(SuspendProcesses(KEY)))
+            connection.send(SuspendProcesses(KEY))
 
         connection.connection_lost = lose_while_speaking  # type: ignore[method-assign]  # a turn of the loop earlier
         launcher.hang_up()

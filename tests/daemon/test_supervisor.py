@@ -8,7 +8,15 @@ from bgd.core.job import JobId, Outcome, State
 from bgd.core.retry import NOT_RERUN
 from bgd.daemon.storage.database import StoreBroken
 from bgd.errors import NoSuchJob, Refused
-from bgd.wire.launching import Acknowledge, Grew, Key, Launch, Started, Stop, Watch
+from bgd.wire.launching import (
+    Acknowledge,
+    AttemptKey,
+    AttemptStarted,
+    Launch,
+    LogGrew,
+    StopProcesses,
+    WatchLog,
+)
 from bgd.wire.steering import ShutdownMode
 from tests.daemon.patience import soon
 from tests.daemon.scripted import EARLIER_BOOT, FIRST, SECOND, end
@@ -18,7 +26,7 @@ RUNS = 4711  # pid of what is said to run
 
 
 def runs(key):
-    return Started(key, RUNS, 1.0)
+    return AttemptStarted(key, RUNS, 1.0)
 
 
 async def stored_launchers(life):
@@ -85,10 +93,10 @@ async def test_stop_is_said_again_to_an_adopted_attempt(config, launcher):
         await launcher.greet()
         key = await life.launched()
         await life.actions.cancel(JobId(key.job))
-        assert await life.told() == [Stop(key, config.daemon.grace)]
+        assert await life.told() == [StopProcesses(key, config.daemon.grace)]
     async with stage(config, launcher) as life:
         await launcher.greet(runs(key))
-        assert await life.told() == [Stop(key, config.daemon.grace)]
+        assert await life.told() == [StopProcesses(key, config.daemon.grace)]
         assert (await life.view(key.job)).state is State.STOPPING
 
 
@@ -155,7 +163,7 @@ async def test_attempt_that_was_to_stop_and_never_started_is_cancelled(config, l
         await launcher.greet()
         key = await life.launched()
         await life.actions.cancel(JobId(key.job))
-        await launcher.hear(Stop)
+        await launcher.hear(StopProcesses)
     async with stage(config, launcher) as life:
         await launcher.greet()
         assert await life.told() == []
@@ -165,10 +173,10 @@ async def test_attempt_that_was_to_stop_and_never_started_is_cancelled(config, l
 
 async def test_attempt_that_the_database_does_not_know_is_stopped(config, launcher):
     async with stage(config, launcher) as life:
-        stray, foreign = life.key(99), Key("another store", 1, 1)
+        stray, foreign = life.key(99), AttemptKey("another store", 1, 1)
         await launcher.greet(runs(stray), runs(foreign))
         grace = config.daemon.grace
-        assert await life.told() == [Stop(stray, grace), Stop(foreign, grace)]
+        assert await life.told() == [StopProcesses(stray, grace), StopProcesses(foreign, grace)]
 
 
 async def test_attempt_that_has_ended_for_the_database_is_stopped_if_it_runs(config, launcher):
@@ -181,7 +189,7 @@ async def test_attempt_that_has_ended_for_the_database_is_stopped_if_it_runs(con
         assert (await life.view(key.job)).outcome is Outcome.UNKNOWN
     async with stage(config, launcher) as life:
         await launcher.greet(runs(key))
-        assert await life.told() == [Stop(key, config.daemon.grace)]
+        assert await life.told() == [StopProcesses(key, config.daemon.grace)]
 
 
 async def test_delay_is_kept_over_a_restart(config, launcher):
@@ -225,7 +233,7 @@ async def test_end_of_what_nobody_knows_is_acknowledged(config, launcher):
     async with stage(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-        strays = [Key("another store", key.job, 1), life.key(99), life.key(key.job, attempt=2)]
+        strays = [AttemptKey("another store", key.job, 1), life.key(99), life.key(key.job, attempt=2)]
         launcher.say(*map(end, strays))
         assert [(await launcher.hear(Acknowledge)).key for _ in strays] == strays
         assert (await life.view(key.job)).state is State.RUNNING
@@ -431,7 +439,7 @@ async def test_job_that_runs_is_stopped_and_then_cancelled(config, launcher):
         key = await life.launched(command(retries=3))
         assert await life.actions.cancel(JobId(key.job)) is State.STOPPING
         assert await life.actions.cancel(JobId(key.job)) is State.STOPPING
-        assert await life.told() == [Stop(key, config.daemon.grace)]
+        assert await life.told() == [StopProcesses(key, config.daemon.grace)]
         launcher.say(end(key, Outcome.CANCELLED, None))
         await launcher.hear(Acknowledge)
         assert (await life.view(key.job)).state is State.CANCELLED
@@ -459,7 +467,7 @@ async def test_job_cancelled_while_no_launcher_is_there_is_stopped_when_one_is_b
         await life.actions.cancel(JobId(key.job))
         assert (await life.view(key.job)).state is State.STOPPING
         await launcher.greet(runs(key))
-        assert await life.told() == [Stop(key, config.daemon.grace)]
+        assert await life.told() == [StopProcesses(key, config.daemon.grace)]
 
 
 async def test_finished_job_is_retried_with_its_attempts_counted_on(config, launcher):
@@ -557,7 +565,7 @@ async def test_what_makes_way_is_stopped_and_queued_again(config, launcher):
         await launcher.greet()
         key = await life.launched()
         drain = life.tasks.create_task(life.supervisor.drain(ShutdownMode.REQUEUE))
-        assert await launcher.hear(Stop) == Stop(key, config.daemon.grace)
+        assert await launcher.hear(StopProcesses) == StopProcesses(key, config.daemon.grace)
         launcher.say(end(key, Outcome.CANCELLED, None))
         await launcher.hear(Acknowledge)
         await soon(drain)
@@ -573,7 +581,7 @@ async def test_cancelling_all_cancels_what_runs_and_leaves_what_waits(folder, la
         key = await life.launched()
         waiting = await life.submit()
         drain = life.tasks.create_task(life.supervisor.drain(ShutdownMode.CANCEL))
-        await launcher.hear(Stop)
+        await launcher.hear(StopProcesses)
         launcher.say(end(key, Outcome.CANCELLED, None))
         await soon(drain)
         assert (await life.view(key.job)).state is State.CANCELLED
@@ -603,11 +611,11 @@ async def test_launcher_is_asked_to_tell_of_a_log_while_somebody_follows_it(conf
         await launcher.greet()
         key = await life.launched()
         with life.supervisor.subscribe_to_log(JobId(key.job)) as subscription:
-            assert await life.told() == [Watch(key)]
+            assert await life.told() == [WatchLog(key)]
             subscription.take_moved()
-            launcher.say(Grew(key, 10))
+            launcher.say(LogGrew(key, 10))
             await soon(subscription.changed.wait())
-        assert await life.told() == [Watch(key, on=False)]
+        assert await life.told() == [WatchLog(key, on=False)]
 
 
 async def test_log_is_watched_until_its_last_follower_leaves_in_whatever_way(config, launcher):
@@ -617,11 +625,11 @@ async def test_log_is_watched_until_its_last_follower_leaves_in_whatever_way(con
         with life.supervisor.subscribe_to_log(JobId(key.job)):
             with pytest.raises(asyncio.CancelledError), life.supervisor.subscribe_to_log(JobId(key.job)):
                 raise asyncio.CancelledError
-            assert Watch(key, on=False) not in await life.told()
-        assert await life.told() == [Watch(key, on=False)]
+            assert WatchLog(key, on=False) not in await life.told()
+        assert await life.told() == [WatchLog(key, on=False)]
         with pytest.raises(asyncio.CancelledError), life.supervisor.subscribe_to_log(JobId(key.job)):
             raise asyncio.CancelledError
-        assert await life.told() == [Watch(key), Watch(key, on=False)]
+        assert await life.told() == [WatchLog(key), WatchLog(key, on=False)]
 
 
 async def test_attempt_that_starts_while_its_job_is_followed_is_watched_from_its_first_byte(config, launcher):
@@ -630,7 +638,7 @@ async def test_attempt_that_starts_while_its_job_is_followed_is_watched_from_its
         job = await life.submit(command(delay=0.05))
         with life.supervisor.subscribe_to_log(job):
             await launcher.hear(Launch)
-            assert await launcher.hear(Watch) == Watch(life.key(job))
+            assert await launcher.hear(WatchLog) == WatchLog(life.key(job))
 
 
 async def test_adopted_attempt_is_watched_again_for_its_follower(config, launcher):
@@ -638,7 +646,7 @@ async def test_adopted_attempt_is_watched_again_for_its_follower(config, launche
         await launcher.greet()
         key = await life.launched()
         with life.supervisor.subscribe_to_log(JobId(key.job)):
-            await launcher.hear(Watch)
+            await launcher.hear(WatchLog)
             launcher.hang_up()
             await launcher.greet(runs(key))
-            assert await life.told() == [Watch(key)]
+            assert await life.told() == [WatchLog(key)]

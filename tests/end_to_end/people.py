@@ -159,12 +159,12 @@ class People:
 
 
 def _wish_for_queue(lane: str, dice: random.Random) -> Request:
-    wishes: list[Request] = [
+    decisions: list[Request] = [
         SetQueue(1, lane, dice.randint(1, MOST_IN_LANE)),
         Pause(1, lane),
         Resume(1, lane),
     ]
-    return dice.choices(wishes, [1, 1, 2])[0]
+    return dice.choices(decisions, [1, 1, 2])[0]
 
 
 def is_done(deed: Deed, job: int | None = None) -> bool:

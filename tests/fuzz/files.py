@@ -12,7 +12,7 @@ from bgd.core.job import Outcome
 from bgd.daemon.logs import LogReader
 from bgd.errors import ConfigError
 from bgd.launcher.journal import Began, Finished, FirstProcess, Forgotten, Journal, Recollection, Record, read
-from bgd.wire.launching import Ended, Key, log_name
+from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 
 _MEMORY = Path("/dev/shm")  # where a file costs least
 FOLDER = Path(tempfile.mkdtemp(prefix="bgd-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None))
@@ -82,14 +82,14 @@ def _tear(path: Path, data: bytes) -> None:
 
 
 def _record(number: int) -> Record:
-    key = Key("store", number >> 4, 1)
+    key = AttemptKey("store", number >> 4, 1)
     match number & 3:
         case 0:
             return Began(key, number, 1.0, 2.0)
         case 1:
             return FirstProcess(key, number, 3)
         case 2:
-            return Finished(Ended(key=key, outcome=Outcome.EXIT, exit_code=number, finished_at=4.0))
+            return Finished(AttemptEnded(key=key, outcome=Outcome.EXIT, exit_code=number, finished_at=4.0))
         case _:
             return Forgotten(key)
 

@@ -21,7 +21,7 @@ from bgd.units import format_duration, parse_duration, parse_size
 from bgd.wire import launching, messages
 from bgd.wire.framing import FrameReader
 from bgd.wire.http import Exchange, Request, RequestRefused, Response
-from bgd.wire.launching import Ended, Key
+from bgd.wire.launching import AttemptEnded, AttemptKey
 from bgd.wire.requests import Submit
 from tests.fuzz.conversation import converse
 from tests.fuzz.files import configuration, journal, logs
@@ -60,10 +60,12 @@ def launcher_messages(data: bytes) -> None:
             message = decode(data)
             again = launching.encode(message)
             assert launching.encode(decode(again)) == again
-            if isinstance(message, Ended):
+            if isinstance(message, AttemptEnded):
                 reported_end(message)
     for outcome in (Outcome.SUCCEEDED, Outcome.EXIT):
-        reported_end(Ended(key=Key("store", 1, 1), outcome=outcome, finished_at=1.0, result=data))
+        reported_end(
+            AttemptEnded(key=AttemptKey("store", 1, 1), outcome=outcome, finished_at=1.0, result=data)
+        )
 
 
 def http(data: bytes) -> None:

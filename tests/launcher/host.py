@@ -21,13 +21,13 @@ from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     MAX_LAUNCHING_FRAME,
     Acknowledge,
-    Ended,
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
     FromLauncher,
     Greeting,
-    Key,
     Launch,
     Ready,
-    Started,
     ToLauncher,
     Welcome,
     decode_from_launcher,
@@ -122,10 +122,10 @@ class Host:
     def journal(self) -> Path:
         return self.state / "launcher.journal"
 
-    def log(self, key: Key) -> Path:
+    def log(self, key: AttemptKey) -> Path:
         return self.logs / log_name(key.job, key.attempt)
 
-    def output(self, key: Key) -> bytes:
+    def output(self, key: AttemptKey) -> bytes:
         """Return what an attempt wrote; nothing, if it has no file."""
         path = self.log(key)
         return path.read_bytes() if path.exists() else b""
@@ -144,7 +144,7 @@ class Host:
 def launch_of(*argv: str, **options: Any) -> Launch:
     """Return what asks for an attempt of a new job."""
     defaults: dict[str, Any] = {"env": {"PATH": os.environ["PATH"]}, "cwd": "/"}
-    return Launch(key=Key(STORE, next(_job_ids), 1), argv=list(argv), **{**defaults, **options})
+    return Launch(key=AttemptKey(STORE, next(_job_ids), 1), argv=list(argv), **{**defaults, **options})
 
 
 class Supervisor:
@@ -183,44 +183,44 @@ class Supervisor:
         welcome = self.hear()
         assert isinstance(welcome, Welcome), welcome
         self.welcome = welcome
-        self.snapshot: dict[Key, Started | Ended] = {}
+        self.snapshot: dict[AttemptKey, AttemptStarted | AttemptEnded] = {}
         while not isinstance(message := self.hear(), Ready):
-            assert isinstance(message, Started | Ended), message
+            assert isinstance(message, AttemptStarted | AttemptEnded), message
             self.snapshot[message.key] = message
 
-    def launch(self, *argv: str, **options: Any) -> Key:
+    def launch(self, *argv: str, **options: Any) -> AttemptKey:
         """Ask for an attempt of a new job."""
         self.say(request := launch_of(*argv, **self.usual, **options))
         return request.key
 
-    def started(self, key: Key) -> Started:
-        while not (isinstance(message := self.hear(), Started) and message.key == key):
+    def started(self, key: AttemptKey) -> AttemptStarted:
+        while not (isinstance(message := self.hear(), AttemptStarted) and message.key == key):
             assert message is not None, "the launcher hung up"
-            assert not (isinstance(message, Ended) and message.key == key), message
+            assert not (isinstance(message, AttemptEnded) and message.key == key), message
         return message
 
-    def ended(self, key: Key) -> Ended:
+    def ended(self, key: AttemptKey) -> AttemptEnded:
         """Wait for the attempt's end and acknowledge it."""
-        while not (isinstance(message := self.hear(), Ended) and message.key == key):
+        while not (isinstance(message := self.hear(), AttemptEnded) and message.key == key):
             assert message is not None, "the launcher hung up"
         self.say(Acknowledge(key))
         return message
 
-    def all_ended(self, keys: list[Key]) -> list[Ended]:
+    def all_ended(self, keys: list[AttemptKey]) -> list[AttemptEnded]:
         """Wait for the ends of these, in whatever order they come, and acknowledge them."""
-        ends: dict[Key, Ended] = {}
+        ends: dict[AttemptKey, AttemptEnded] = {}
         while not ends.keys() >= set(keys):
             message = self.hear()
             assert message is not None, "the launcher hung up"
-            if isinstance(message, Ended):
+            if isinstance(message, AttemptEnded):
                 ends[message.key] = message
                 self.say(Acknowledge(message.key))
         return [ends[key] for key in keys]
 
-    def run(self, *argv: str, **options: Any) -> Ended:
+    def run(self, *argv: str, **options: Any) -> AttemptEnded:
         return self.ended(self.launch(*argv, **options))
 
-    def shell(self, script: str, **options: Any) -> Ended:
+    def shell(self, script: str, **options: Any) -> AttemptEnded:
         return self.run("/bin/sh", "-c", script, **options)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Continue, Signal, Stop, Suspend
+from bgd.wire.launching import ContinueProcesses, SignalProcesses, StopProcesses, SuspendProcesses
 from tests.launcher.host import PATIENCE, is_alive, launch_of, pids_in, written
 from tests.support import wait_until
 
@@ -50,12 +50,12 @@ def test_a_signal_reaches_the_first_process_or_the_whole_tree(host, supervisor, 
     key = supervisor.launch("sh", "-c", parent)
     written(tmp_path / "here")
 
-    supervisor.say(Signal(key, signal.SIGUSR1))
+    supervisor.say(SignalProcesses(key, signal.SIGUSR1))
     wait_until(lambda: host.output(key) == b"parent\n")
-    supervisor.say(Signal(key, signal.SIGUSR1, whole_tree=True))
+    supervisor.say(SignalProcesses(key, signal.SIGUSR1, whole_tree=True))
     wait_until(lambda: sorted(host.output(key).split()) == [b"child", b"parent", b"parent"])
 
-    supervisor.say(Signal(key, 99))
+    supervisor.say(SignalProcesses(key, 99))
     (tmp_path / "enough").touch()
     assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
     assert "cannot send signal 99" in host.said
@@ -64,7 +64,7 @@ def test_a_signal_reaches_the_first_process_or_the_whole_tree(host, supervisor, 
 def test_a_signal_for_a_job_that_is_starting_reaches_it(supervisor):
     keys = [supervisor.launch("sleep", "100") for _ in range(6)]
     for number, key in enumerate(keys):  # hardly one of them has a process yet
-        supervisor.say(Signal(key, signal.SIGTERM, whole_tree=number % 2 == 0))
+        supervisor.say(SignalProcesses(key, signal.SIGTERM, whole_tree=number % 2 == 0))
 
     assert {end.signal for end in supervisor.all_ended(keys)} == {signal.SIGTERM}
 
@@ -73,11 +73,13 @@ def test_a_job_that_a_person_s_signal_ended_ended_by_that_signal(supervisor):
     key = supervisor.launch("sleep", "100")
     supervisor.started(key)
 
-    supervisor.say(Signal(key, signal.SIGTERM))
+    supervisor.say(SignalProcesses(key, signal.SIGTERM))
 
     end = supervisor.ended(key)
     assert (end.outcome, end.signal) == (Outcome.SIGNAL, signal.SIGTERM)
-    supervisor.say(Signal(key, signal.SIGTERM), Suspend(key), Continue(key))  # to nobody
+    supervisor.say(
+        SignalProcesses(key, signal.SIGTERM), SuspendProcesses(key), ContinueProcesses(key)
+    )  # to nobody
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
 
 
@@ -87,14 +89,14 @@ def test_a_job_that_a_person_s_signal_ended_ended_by_that_signal(supervisor):
 def test_a_suspended_tree_stands_still_until_it_is_let_go_on(host, supervisor, tmp_path):
     key, pids = start_tree(supervisor, tmp_path)
 
-    supervisor.say(Suspend(key))
+    supervisor.say(SuspendProcesses(key))
     wait_until(lambda: all_stopped(pids))
     successor = host.supervise(generation=2)
-    successor.say(Suspend(key))  # as adopting it does
+    successor.say(SuspendProcesses(key))  # as adopting it does
     assert successor.run("true").outcome is Outcome.SUCCEEDED
     assert all_stopped(pids)
 
-    successor.say(Continue(key))
+    successor.say(ContinueProcesses(key))
     wait_until(lambda: none_stopped(pids))
     (tmp_path / "enough").touch()
     assert successor.ended(key).outcome is Outcome.SUCCEEDED
@@ -106,25 +108,25 @@ def test_a_job_that_keeps_forking_is_suspended_to_the_last_process(supervisor, t
     key = supervisor.launch("sh", "-c", f"exec 2> /dev/null; echo > {tmp_path}/here; {forks}; wait")
     written(tmp_path / "here")
 
-    supervisor.say(Suspend(key))
+    supervisor.say(SuspendProcesses(key))
 
     # whoever waits for a child between vfork and exec, which is stopped there, cannot run and shows a D
     wait_until(lambda: all(state_of(pid) in "TD" for pid in pids_in(word)))
     assert len(pids_in(word)) < 1000
-    supervisor.say(Stop(key, 0.0))
+    supervisor.say(StopProcesses(key, 0.0))
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
 
 
 def test_a_signal_to_a_suspended_tree_is_acted_on_when_it_goes_on(supervisor, tmp_path):
     key, pids = start_tree(supervisor, tmp_path)
-    supervisor.say(Suspend(key))
+    supervisor.say(SuspendProcesses(key))
     wait_until(lambda: all_stopped(pids))
 
-    supervisor.say(Signal(key, signal.SIGTERM, whole_tree=True))
+    supervisor.say(SignalProcesses(key, signal.SIGTERM, whole_tree=True))
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
     assert all_stopped(pids)
 
-    supervisor.say(Continue(key))
+    supervisor.say(ContinueProcesses(key))
     assert supervisor.ended(key).signal == signal.SIGTERM
 
 
@@ -137,7 +139,7 @@ def test_who_ends_politely_is_not_hung_up_by_the_end_of_its_parent(supervisor, t
     key = supervisor.launch("sh", "-c", f'{crowd}; timeout 1000 sh -c "{polite}"; echo > {tmp_path}/next')
     written(tmp_path / "here")
 
-    supervisor.say(Stop(key, PATIENCE))
+    supervisor.say(StopProcesses(key, PATIENCE))
 
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
     assert (tmp_path / "end").exists()
@@ -150,13 +152,13 @@ def test_a_shell_with_job_control_does_not_see_that_its_child_was_suspended(supe
     key = supervisor.launch("bash", "-c", f"{crowd}; set -m; {child}; echo > {tmp_path}/next")
     pids = [supervisor.started(key).pid, int(written(tmp_path / "pid"))]
     for _ in range(5):
-        supervisor.say(Suspend(key))
+        supervisor.say(SuspendProcesses(key))
         wait_until(lambda: all_stopped(pids))
-        supervisor.say(Continue(key))
+        supervisor.say(ContinueProcesses(key))
         wait_until(lambda: none_stopped(pids))
         assert supervisor.run("true").outcome is Outcome.SUCCEEDED
 
-    supervisor.say(Stop(key, PATIENCE))
+    supervisor.say(StopProcesses(key, PATIENCE))
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
     assert not (tmp_path / "next").exists()
 
@@ -164,24 +166,24 @@ def test_a_shell_with_job_control_does_not_see_that_its_child_was_suspended(supe
 def test_the_time_limit_stands_still_with_the_job(supervisor):
     key = supervisor.launch("sleep", "100", timeout=0.4)
     pid = supervisor.started(key).pid
-    supervisor.say(Suspend(key))
+    supervisor.say(SuspendProcesses(key))
     wait_until(lambda: all_stopped([pid]))
 
     assert supervisor.run("sleep", "0.6").outcome is Outcome.SUCCEEDED
     assert is_alive(pid)
 
-    supervisor.say(Continue(key))
+    supervisor.say(ContinueProcesses(key))
     assert supervisor.ended(key).outcome is Outcome.TIMEOUT
 
 
 def test_a_job_that_is_suspended_before_it_runs_does_not_begin(host, supervisor):
     launches = [launch_of("echo", "ran") for _ in range(6)]
     keys = [launch.key for launch in launches]
-    supervisor.say(*launches, *map(Suspend, keys))  # in one breath: none of them has a process yet
+    supervisor.say(*launches, *map(SuspendProcesses, keys))  # in one breath: none of them has a process yet
     assert supervisor.run("sleep", "0.2").outcome is Outcome.SUCCEEDED
     assert [host.output(key) for key in keys] == [b""] * 6
 
-    supervisor.say(Stop(keys[0], 0.0), *map(Continue, keys[1:]))
+    supervisor.say(StopProcesses(keys[0], 0.0), *map(ContinueProcesses, keys[1:]))
     ends = supervisor.all_ended(keys)
     assert [end.outcome for end in ends] == [Outcome.CANCELLED, *[Outcome.SUCCEEDED] * 5]
 
@@ -191,14 +193,14 @@ def test_a_job_that_is_suspended_while_it_waits_for_its_fifo_reads_when_it_is_le
 ):
     os.mkfifo(fifo := tmp_path / "fifo")
     key = supervisor.launch("head", "-n", "1", stdin_path=str(fifo), timeout=0.4)
-    supervisor.say(Suspend(key))
+    supervisor.say(SuspendProcesses(key))
 
     with fifo.open("r+b", buffering=0) as writer:
         writer.write(b"hello\n")
         assert supervisor.run("sleep", "0.6").outcome is Outcome.SUCCEEDED
         assert host.output(key) == b""
 
-        supervisor.say(Continue(key))
+        supervisor.say(ContinueProcesses(key))
         assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
     assert host.output(key) == b"hello\n"
 
@@ -208,10 +210,10 @@ def test_a_suspended_job_that_is_stopped_can_act_on_it(host, supervisor, tmp_pat
     key = supervisor.launch("sh", "-c", script)
     written(tmp_path / "here")
     pid = supervisor.started(key).pid
-    supervisor.say(Suspend(key))
+    supervisor.say(SuspendProcesses(key))
     wait_until(lambda: all_stopped([pid]))
 
-    supervisor.say(Stop(key, PATIENCE), Suspend(key))  # who is being ended is not suspended
+    supervisor.say(StopProcesses(key, PATIENCE), SuspendProcesses(key))  # who is being ended is not suspended
 
     end = supervisor.ended(key)
     assert (end.outcome, end.exit_code) == (Outcome.CANCELLED, 3)
@@ -223,11 +225,11 @@ def test_who_was_stopped_by_somebody_else_is_not_let_go_on(supervisor, tmp_path)
     os.kill(pids[0], signal.SIGSTOP)
     wait_until(lambda: all_stopped(pids[:1]))
 
-    supervisor.say(Continue(key))
+    supervisor.say(ContinueProcesses(key))
 
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
     assert state_of(pids[0]) == "T"
-    supervisor.say(Stop(key, 0.0))
+    supervisor.say(StopProcesses(key, 0.0))
     supervisor.ended(key)
 
 
@@ -238,7 +240,7 @@ def test_suspended_jobs_do_not_outlive_their_launcher_s_successor_s_sweep(host, 
         start_tree(supervisor, tmp_path / "plain"),
         start_tree(supervisor, tmp_path / "terminal", pty=True),
     ]
-    supervisor.say(*(Suspend(key) for key, _ in trees))
+    supervisor.say(*(SuspendProcesses(key) for key, _ in trees))
     wait_until(lambda: all(all_stopped(pids) for _, pids in trees))
 
     host.kill()

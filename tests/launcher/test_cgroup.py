@@ -18,7 +18,7 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.launcher.cgroup import Group, own_group
-from bgd.wire.launching import Ended, Limits, Stop
+from bgd.wire.launching import AttemptEnded, Limits, StopProcesses
 from tests.faults.figures import record, times
 from tests.launcher.host import OWN_GROUP as OWN
 from tests.launcher.host import PATIENCE, Host, Supervisor, is_alive, needs_groups, written
@@ -170,7 +170,7 @@ def test_nobody_hides_from_a_stop_in_a_group(supervisor, tmp_path):
     key = supervisor.launch("sh", "-c", script, own_group=True)
     pid = int(written(tmp_path / "pid"))
 
-    supervisor.say(Stop(key, 5.0))
+    supervisor.say(StopProcesses(key, 5.0))
 
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
     assert not is_alive(pid)
@@ -310,7 +310,7 @@ def test_a_job_that_closes_its_group_to_all_troubles_nobody_else(nobodys):
     for number in range(2):
         written(nobodys.state / str(number))
 
-    supervisor.say(Stop(closing[0], 5.0))
+    supervisor.say(StopProcesses(closing[0], 5.0))
     assert supervisor.ended(closing[0]).outcome is Outcome.CANCELLED
     [complaint] = nobodys.said.splitlines()
     assert f"/{closing[0].job}.{closing[0].attempt}.1 cannot be used (Permission denied)" in complaint
@@ -319,7 +319,7 @@ def test_a_job_that_closes_its_group_to_all_troubles_nobody_else(nobodys):
     nobodys.kill()
     successor = start_in_group(nobodys)
     ended = successor.snapshot[closing[1]]
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, AttemptEnded)
     assert ended.outcome is Outcome.UNKNOWN
     assert pid is not None
     assert not is_alive(pid)
@@ -375,7 +375,7 @@ def test_a_job_that_takes_too_much_memory_is_oom_and_its_neighbours_live(limitin
         assert "64MB of memory" in end.problem
         assert 32_000_000 < end.memory_peak_bytes <= 64_000_000
 
-    limiting.say(Stop(neighbour, 5.0))
+    limiting.say(StopProcesses(neighbour, 5.0))
     assert limiting.ended(neighbour).outcome is Outcome.CANCELLED
     record("jobs take 200 MB, and may take 64 MB", jobs=HOGS, ends_oom=HOGS, neighbours_killed=0)
 
@@ -395,7 +395,7 @@ def test_a_fork_bomb_stays_within_its_number_of_processes(limiting):
     wait_until(lambda: "max 0" not in (group / "pids.events").read_text())
     assert len(Group(str(group)).pids()) <= 50
 
-    limiting.say(Stop(key, 0.1))
+    limiting.say(StopProcesses(key, 0.1))
 
     assert limiting.ended(key).outcome is Outcome.CANCELLED
     assert not group.exists()

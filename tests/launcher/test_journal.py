@@ -11,12 +11,12 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.launcher.journal import Began, Finished, FirstProcess, Journal, Recollection, Trace, read
-from bgd.wire.launching import Ended, Key
+from bgd.wire.launching import AttemptEnded, AttemptKey
 
-KEY = Key("store", 7, 1)
+KEY = AttemptKey("store", 7, 1)
 BEGAN = Began(KEY, 4711, 12.5, 1_700_000_000.0)
 FIRST = FirstProcess(KEY, 99, 1250)
-ENDED = Ended(key=KEY, outcome=Outcome.EXIT, exit_code=3, finished_at=1_700_000_001.0, result=b"{}")
+ENDED = AttemptEnded(key=KEY, outcome=Outcome.EXIT, exit_code=3, finished_at=1_700_000_001.0, result=b"{}")
 ENDED_RECORD = Finished(ENDED)
 
 
@@ -133,9 +133,9 @@ def test_it_is_private(path, journal):
 
 def test_it_shrinks_when_all_in_it_is_dead(path, journal):
     for job in range(2000):
-        key = Key("store", job, 1)
+        key = AttemptKey("store", job, 1)
         journal.note(Began(key, 1, 1.0, 1.0))
-        journal.finish(Ended(key=key, outcome=Outcome.SUCCEEDED, finished_at=1.0), durable=False)
+        journal.finish(AttemptEnded(key=key, outcome=Outcome.SUCCEEDED, finished_at=1.0), durable=False)
         journal.forget(key)
 
     assert path.stat().st_size < 100_000
@@ -147,7 +147,7 @@ def test_it_shrinks_around_the_living_and_keeps_them(path, journal):
     journal.note(BEGAN)
     journal.note(FIRST)
     for job in range(100, 20_100):
-        key = Key("store", job, 1)
+        key = AttemptKey("store", job, 1)
         journal.note(Began(key, 1, 1.0, 1.0))
         journal.forget(key)
     journal.finish(ENDED, durable=False)

@@ -15,13 +15,13 @@ import pytest
 from bgd.core.job import Outcome
 from bgd.launcher import journal
 from bgd.launcher.journal import Began, Finished, FirstProcess, Forgotten, Generation, Instance, Record
-from bgd.wire.launching import Ended, Key
+from bgd.wire.launching import AttemptEnded, AttemptKey
 from tests.support import has_all_of
 
 SAMPLES = Path(__file__).parent / "samples"
 
-KEY = Key("9f2c", 17, 4)
-ENDED = Ended(
+KEY = AttemptKey("9f2c", 17, 4)
+ENDED = AttemptEnded(
     key=KEY,
     outcome=Outcome.EXIT,
     exit_code=2,

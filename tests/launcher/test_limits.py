@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Limits, Stop
+from bgd.wire.launching import Limits, StopProcesses
 from tests.launcher.host import Host, is_alive, needs_root, written
 from tests.launcher.unprivileged import NOBODY, UnprivilegedHost
 from tests.support import wait_until
@@ -162,7 +162,7 @@ def test_a_cancelled_job_keeps_nothing(supervisor, tmp_path):
     )
     pid = int(written(tmp_path / "pid"))
 
-    supervisor.say(Stop(key, 5.0))
+    supervisor.say(StopProcesses(key, 5.0))
 
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
     assert not is_alive(pid)

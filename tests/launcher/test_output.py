@@ -15,7 +15,7 @@ from itertools import pairwise
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Acknowledge, Ended, Grew, Key, Launch, Stop, Watch
+from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, Launch, LogGrew, StopProcesses, WatchLog
 from tests.launcher.host import STORE, is_alive, launch_of, needs_root, needs_strace, written
 from tests.support import wait_until
 
@@ -146,7 +146,7 @@ def test_logs_are_private(host, supervisor):
 
 
 def test_the_log_of_another_history_is_begun_anew(host, supervisor):
-    key = Key(STORE, 900_000_000, 1)
+    key = AttemptKey(STORE, 900_000_000, 1)
     old = host.log(key)
     old.parent.mkdir(parents=True)
     for name in ("", ".times", ".500", ".500.times"):
@@ -201,7 +201,7 @@ def test_while_it_writes_the_pieces_never_exceed_the_cap(host, supervisor):
         return len(seen) > 50
 
     wait_until(has_been_watched)
-    supervisor.say(Stop(key, 0.0))
+    supervisor.say(StopProcesses(key, 0.0))
     supervisor.ended(key)
     assert max(seen) <= 1_000_000
 
@@ -356,7 +356,7 @@ def test_lost_output_of_a_running_job_is_told_though_nobody_watches(host, superv
 
     grew = supervisor.hear()
 
-    assert grew == Grew(key, 5, f"output is missing from the log: {host.log(key)}: Not a directory")
+    assert grew == LogGrew(key, 5, f"output is missing from the log: {host.log(key)}: Not a directory")
     go.write_text("\n")
     assert supervisor.ended(key).log_lost == 5
 
@@ -410,25 +410,25 @@ def test_growth_is_told_to_who_watches_and_to_nobody_else(host, supervisor, tmp_
     supervisor.started(key)
     wait_until(lambda: host.output(key) == b"one")
 
-    supervisor.say(Watch(key))
-    assert supervisor.hear() == Grew(key, 3)
+    supervisor.say(WatchLog(key))
+    assert supervisor.hear() == LogGrew(key, 3)
     go.write_text("\n")
-    assert supervisor.hear() == Grew(key, 6)
-    supervisor.say(Watch(key, on=False))
+    assert supervisor.hear() == LogGrew(key, 6)
+    supervisor.say(WatchLog(key, on=False))
     assert supervisor.run("true").log_bytes == 0  # so the launcher has heard that
     end.write_text("\n")
 
-    assert isinstance(supervisor.hear(), Ended)
+    assert isinstance(supervisor.hear(), AttemptEnded)
 
 
 def test_a_supervisor_that_does_not_listen_is_not_told_of_every_growth(supervisor):
     key = supervisor.launch("sh", "-c", "yes | head -c 300000000", log_cap=1_000_000)
     pid = supervisor.started(key).pid
-    supervisor.say(Watch(key))
+    supervisor.say(WatchLog(key))
     wait_until(lambda: not is_alive(pid))
 
     growths = []
-    while not isinstance(message := supervisor.hear(), Ended):
+    while not isinstance(message := supervisor.hear(), AttemptEnded):
         growths.append(message.log_bytes)
 
     assert message.log_bytes == 300_000_000
@@ -440,10 +440,10 @@ def test_the_watches_of_an_earlier_supervisor_are_forgotten(host, supervisor, tm
     go = tmp_path / "go"
     os.mkfifo(go)
     key = supervisor.launch("sh", "-c", f"read x < {go}; echo hello")
-    supervisor.say(Watch(key))
+    supervisor.say(WatchLog(key))
     supervisor.started(key)
     younger = host.supervise(2)
 
     go.write_text("\n")
 
-    assert isinstance(younger.hear(), Ended)
+    assert isinstance(younger.hear(), AttemptEnded)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import NotStarted, Stop
+from bgd.wire.launching import NotStarted, StopProcesses
 from tests.launcher.host import PATIENCE, is_alive, needs_strace, written
 from tests.support import wait_until
 
@@ -68,7 +68,7 @@ def test_what_fits_into_no_piece_of_the_log_is_in_the_next_at_once(host, supervi
 
     wait_until(lambda: sum(piece.stat().st_size for piece in pieces_of(host.log(key))) == 3000)
 
-    supervisor.say(Stop(key, 0.0))
+    supervisor.say(StopProcesses(key, 0.0))
     supervisor.ended(key)
 
 
@@ -77,7 +77,7 @@ def test_nobody_types_and_a_stop_is_as_for_any_job(host, supervisor, tmp_path):
     key = supervisor.launch("sh", "-c", script, pty=True)
     written(tmp_path / "here")
 
-    supervisor.say(Stop(key, PATIENCE))
+    supervisor.say(StopProcesses(key, PATIENCE))
 
     end = supervisor.ended(key)
     assert (end.outcome, end.exit_code) == (Outcome.CANCELLED, 3)

@@ -19,14 +19,14 @@ from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     OLDEST_LAUNCHING_PROTOCOL,
     Acknowledge,
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
     Declined,
-    Ended,
     Goodbye,
     Greeting,
-    Key,
     Launch,
-    Started,
-    Stop,
+    StopProcesses,
 )
 from tests.launcher.host import (
     PATIENCE,
@@ -54,7 +54,7 @@ def test_a_younger_supervisor_takes_over_and_the_older_is_cut_off(host, supervis
 
     assert supervisor.hear() is None
     assert younger.snapshot[key].pid is not None
-    younger.say(Stop(key, 0.0))
+    younger.say(StopProcesses(key, 0.0))
     assert younger.ended(key).outcome is Outcome.CANCELLED
 
 
@@ -75,7 +75,7 @@ def test_a_supervisor_that_dies_while_it_is_answered_fills_no_log(host, supervis
     successor = host.supervise(generation=3)
     assert successor.snapshot.keys() == set(running)
     assert host.said == ""
-    successor.say(*(Stop(key, 0.0) for key in running))
+    successor.say(*(StopProcesses(key, 0.0) for key in running))
     successor.all_ended(running)
 
 
@@ -174,7 +174,7 @@ def test_a_launch_said_again_starts_nothing_and_says_how_it_stands(supervisor, t
     go = tmp_path / "go"
     os.mkfifo(go)
     launch = Launch(
-        key=Key(STORE, 1, 1),
+        key=AttemptKey(STORE, 1, 1),
         argv=["sh", "-c", f"echo ran >> {tmp_path}/runs; read x < {go}; exit 3"],
         env=ENV,
         cwd="/",
@@ -195,7 +195,9 @@ def test_a_launch_said_again_starts_nothing_and_says_how_it_stands(supervisor, t
 
 
 def test_launches_in_one_breath_start_one_process(supervisor, tmp_path):
-    launch = Launch(key=Key(STORE, 1, 1), argv=["sh", "-c", f"echo ran >> {tmp_path}/runs"], env=ENV, cwd="/")
+    launch = Launch(
+        key=AttemptKey(STORE, 1, 1), argv=["sh", "-c", f"echo ran >> {tmp_path}/runs"], env=ENV, cwd="/"
+    )
 
     supervisor.say(launch, launch, launch)
 
@@ -204,9 +206,11 @@ def test_launches_in_one_breath_start_one_process(supervisor, tmp_path):
 
 
 def test_an_end_that_is_still_to_be_told_keeps_its_attempt_from_running_again(host, supervisor, tmp_path):
-    launch = Launch(key=Key(STORE, 1, 1), argv=["sh", "-c", f"echo ran >> {tmp_path}/runs"], env=ENV, cwd="/")
+    launch = Launch(
+        key=AttemptKey(STORE, 1, 1), argv=["sh", "-c", f"echo ran >> {tmp_path}/runs"], env=ENV, cwd="/"
+    )
     supervisor.say(launch)
-    while not isinstance(end := supervisor.hear(), Ended):
+    while not isinstance(end := supervisor.hear(), AttemptEnded):
         pass
     host.kill()
     host.start()
@@ -273,14 +277,14 @@ def test_a_job_lives_on_without_a_supervisor_and_its_end_is_told_to_the_next(hos
     next_one = host.supervise(generation=2)
 
     end = next_one.snapshot.get(key)
-    end = end if isinstance(end, Ended) else next_one.ended(key)
+    end = end if isinstance(end, AttemptEnded) else next_one.ended(key)
     assert (end.outcome, end.exit_code) == (Outcome.EXIT, 4)
     assert host.log(key).read_text() == "hello\n"
 
 
 def test_an_end_outlives_the_launcher_until_it_is_acknowledged(host, supervisor):
     key = supervisor.launch("sh", "-c", "exit 5")
-    while not isinstance(end := supervisor.hear(), Ended):
+    while not isinstance(end := supervisor.hear(), AttemptEnded):
         pass
     for _ in range(2):
         host.kill()
@@ -298,7 +302,7 @@ def test_an_end_outlives_the_launcher_until_it_is_acknowledged(host, supervisor)
 
 def test_a_result_outlives_the_launcher(host, supervisor):
     supervisor.launch("sh", "-c", "printf 42 > /dev/fd/$BGD_RESULT_FD", result=True)
-    while not isinstance(end := supervisor.hear(), Ended):
+    while not isinstance(end := supervisor.hear(), AttemptEnded):
         pass
     host.kill()
     host.start()
@@ -331,7 +335,10 @@ def test_acknowledging_what_runs_or_is_unknown_changes_nothing(supervisor):
     supervisor.started(key)
 
     supervisor.say(
-        Acknowledge(key), Acknowledge(Key(STORE, 99, 1)), Stop(Key(STORE, 99, 1), 0.0), Stop(key, 0.0)
+        Acknowledge(key),
+        Acknowledge(AttemptKey(STORE, 99, 1)),
+        StopProcesses(AttemptKey(STORE, 99, 1), 0.0),
+        StopProcesses(key, 0.0),
     )
 
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
@@ -408,7 +415,7 @@ def test_the_sweep_finds_a_first_process_that_shed_mark_and_pipe(host, superviso
 def test_the_process_of_a_short_job_is_not_looked_at(host, supervisor):
     key = supervisor.launch("true")
     supervisor.started(key)
-    while not isinstance(supervisor.hear(), Ended):
+    while not isinstance(supervisor.hear(), AttemptEnded):
         pass
 
     trace = read(host.journal).traces[key]
@@ -528,7 +535,7 @@ def test_after_another_boot_there_is_nothing_to_kill_and_attempts_were_interrupt
 
 def test_a_kill_in_the_middle_of_a_record_loses_that_record_and_proves_nothing(host, supervisor):
     key = supervisor.launch("sh", "-c", "exit 5")
-    while not isinstance(end := supervisor.hear(), Ended):
+    while not isinstance(end := supervisor.hear(), AttemptEnded):
         pass
     host.kill()
     with host.journal.open("ab") as journal:
@@ -756,19 +763,19 @@ def test_a_time_limit_holds_while_there_is_no_supervisor(host, supervisor):
     next_one = host.supervise(2)
 
     end = next_one.snapshot[key]
-    end = end if isinstance(end, Ended) else next_one.ended(key)
+    end = end if isinstance(end, AttemptEnded) else next_one.ended(key)
     assert (end.outcome, end.signal) == (Outcome.TIMEOUT, signal.SIGTERM)
 
 
 def test_a_stop_may_be_said_again_by_the_next_supervisor_with_less_grace(host, supervisor, tmp_path):
     key = supervisor.launch("sh", "-c", f"trap '' TERM; echo > {tmp_path}/ready; while :; do sleep 1; done")
     written(tmp_path / "ready")
-    supervisor.say(Stop(key, 1000.0))
+    supervisor.say(StopProcesses(key, 1000.0))
     supervisor.close()
     next_one = host.supervise(2)
-    assert isinstance(next_one.snapshot[key], Started)
+    assert isinstance(next_one.snapshot[key], AttemptStarted)
 
-    next_one.say(Stop(key, 0.0))
+    next_one.say(StopProcesses(key, 0.0))
 
     end = next_one.ended(key)
     assert (end.outcome, end.signal) == (Outcome.CANCELLED, signal.SIGKILL)
@@ -801,10 +808,10 @@ def test_told_to_end_it_begins_nothing_more_and_the_next_one_knows_nothing_of_it
     written(tmp_path / "told")
 
     late, unwanted = supervisor.launch("true"), supervisor.launch("true")
-    supervisor.say(Stop(unwanted, 0.0))
+    supervisor.say(StopProcesses(unwanted, 0.0))
 
     assert supervisor.ended(unwanted).outcome is Outcome.CANCELLED
-    supervisor.say(Stop(stubborn, 0.0))
+    supervisor.say(StopProcesses(stubborn, 0.0))
     assert host.launchers[-1].wait(PATIENCE) == 0
     host.start()
     successor = host.supervise()
@@ -838,7 +845,7 @@ def bystander() -> Iterator[Callable[[dict[str, str]], int]]:
 # --- what the tests above write into a journal ----------------------------------------------------------
 
 
-def wait_until_noted(host: Host, key: Key) -> None:
+def wait_until_noted(host: Host, key: AttemptKey) -> None:
     """Return when the journal names the attempt's first process."""
     wait_until(lambda: read(host.journal).traces[key].first_process is not None)
 

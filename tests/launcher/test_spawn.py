@@ -14,7 +14,7 @@ import pytest
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.wire.calls import MAX_DOCUMENT
-from bgd.wire.launching import Stop
+from bgd.wire.launching import StopProcesses
 from tests.launcher.host import STORE, needs_strace
 from tests.support import wait_until
 
@@ -149,7 +149,7 @@ def test_a_fifo_is_waited_for_and_holds_up_nobody_else(host, supervisor, tmp_pat
     waiting = supervisor.launch("head", "-n", "1", stdin_path=str(fifo))
     never = supervisor.launch("cat", stdin_path=str(fifo))
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
-    supervisor.say(Stop(never, 0.0))
+    supervisor.say(StopProcesses(never, 0.0))
     assert supervisor.ended(never).outcome is Outcome.CANCELLED
 
     with fifo.open("r+b", buffering=0) as writer:  # as a reader too, so as not to wait for one
@@ -373,7 +373,7 @@ def test_a_job_that_waits_for_the_machine_can_be_cancelled(host, supervisor, for
     snapshot = host.supervise(2)
     assert snapshot.snapshot[key].pid is None
 
-    snapshot.say(Stop(key, 10.0))
+    snapshot.say(StopProcesses(key, 10.0))
 
     assert snapshot.ended(key).outcome is Outcome.CANCELLED
 
@@ -385,7 +385,7 @@ def test_a_stop_in_the_middle_of_a_start_is_not_forgotten(host, supervisor, fork
     key = supervisor.launch("sleep", "100")
     wait_until(lambda: Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
-    supervisor.say(Stop(key, 10.0))
+    supervisor.say(StopProcesses(key, 10.0))
 
     end = supervisor.ended(key)
     assert (end.outcome, end.signal) == (Outcome.CANCELLED, signal.SIGTERM)

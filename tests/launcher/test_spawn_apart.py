@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Ended, Limits, Stop
+from bgd.wire.launching import AttemptEnded, Limits, StopProcesses
 from tests.launcher.host import PATIENCE, STORE, is_alive, needs_groups
 from tests.launcher.silent_mount import silent_mount
 from tests.support import wait_until
@@ -93,7 +93,7 @@ def test_a_launcher_whose_job_waits_for_a_file_system_tells_systemd_that_it_live
         listener.settimeout(PATIENCE)
 
         assert listener.recv(1000) == listener.recv(1000) == b"WATCHDOG=1"
-        supervisor.say(Stop(key, 0.0))
+        supervisor.say(StopProcesses(key, 0.0))
         supervisor.ended(key)
 
 
@@ -101,7 +101,7 @@ def test_a_job_that_waits_for_a_file_system_can_be_cancelled(supervisor, silent)
     key = supervisor.launch("true", cwd=str(silent.point))
     wait_until(silent.is_asked)
 
-    supervisor.say(Stop(key, 10.0))
+    supervisor.say(StopProcesses(key, 10.0))
 
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
 
@@ -144,7 +144,7 @@ def test_an_input_file_that_cannot_be_closed_does_not_hang_the_start(host, super
     wait_until(lambda: host.output(key) == b"runs\n")
     assert not silent.is_asked()
 
-    supervisor.say(Stop(key, 0.0))
+    supervisor.say(StopProcesses(key, 0.0))
     wait_until(silent.is_asked)
     silent.end()
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
@@ -157,7 +157,7 @@ def test_a_launcher_that_is_told_to_end_does_not_wait_for_a_file_system(host, su
     host.launchers[-1].terminate()
 
     host.launchers[-1].wait(PATIENCE)
-    ends = [each for each in iter(supervisor.hear, None) if isinstance(each, Ended)]
+    ends = [each for each in iter(supervisor.hear, None) if isinstance(each, AttemptEnded)]
     assert [(each.key, each.outcome) for each in ends] == [(key, Outcome.INTERRUPTED)]
 
 

@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from bgd.core.job import Outcome
 from bgd.launcher.supervisors import Line
 from bgd.wire.framing import FrameReader
-from bgd.wire.launching import Ended, FromLauncher, Key, Started, decode_from_launcher
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, FromLauncher, decode_from_launcher
 
-KEY = Key("store", 17, 1)
-STARTED = Started(KEY, 4711, 1.0)
-ENDED = Ended(key=KEY, outcome=Outcome.SUCCEEDED, finished_at=2.0)
+KEY = AttemptKey("store", 17, 1)
+STARTED = AttemptStarted(KEY, 4711, 1.0)
+ENDED = AttemptEnded(key=KEY, outcome=Outcome.SUCCEEDED, finished_at=2.0)
 
 
 class Master:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Key, Launch, Stop
+from bgd.wire.launching import AttemptKey, Launch, StopProcesses
 from tests.launcher.host import PATIENCE, STORE, Host, is_alive, needs_root, needs_strace, pids_in, written
 from tests.support import wait_until
 
@@ -27,7 +27,7 @@ def test_a_stopped_job_is_cancelled_and_its_own_last_word_stands_beside_it(super
     )
     written(tmp_path / "ready")
 
-    supervisor.say(Stop(key, 10.0))
+    supervisor.say(StopProcesses(key, 10.0))
 
     end = supervisor.ended(key)
     assert (end.outcome, end.exit_code, end.signal) == (Outcome.CANCELLED, 42, None)
@@ -48,7 +48,7 @@ def test_the_end_of_a_job_that_ended_by_itself_just_before_the_stop_is_its_own(s
     first = int(written(tmp_path / "pid"))
     wait_until(lambda: not is_alive(first))
 
-    supervisor.say(Stop(key, 0.0))
+    supervisor.say(StopProcesses(key, 0.0))
 
     end = supervisor.ended(key)
     assert (end.outcome, end.exit_code) == (Outcome.EXIT, 7)
@@ -64,16 +64,16 @@ def test_the_first_reason_to_end_is_the_one_that_counts(supervisor, tmp_path):
     )
     written(tmp_path / "told")
 
-    supervisor.say(Stop(key, 0.0))
+    supervisor.say(StopProcesses(key, 0.0))
 
     assert supervisor.ended(key).outcome is Outcome.TIMEOUT
 
 
 def test_a_stop_in_the_same_breath_as_the_launch_keeps_it_from_starting(supervisor, tmp_path):
-    key = Key(STORE, 1_000_000, 1)
+    key = AttemptKey(STORE, 1_000_000, 1)
     launch = Launch(key=key, argv=["touch", f"{tmp_path}/ran"], env=ENV, cwd="/")
 
-    supervisor.say(launch, Stop(key, 10.0))
+    supervisor.say(launch, StopProcesses(key, 10.0))
 
     end = supervisor.ended(key)
     assert (end.outcome, end.started_at) == (Outcome.CANCELLED, None)
@@ -95,7 +95,7 @@ def test_who_ignores_term_is_killed_when_the_grace_is_over(supervisor, tmp_path)
     )
     written(tmp_path / "ready")
 
-    supervisor.say(Stop(key, 0.3))
+    supervisor.say(StopProcesses(key, 0.3))
 
     end = supervisor.ended(key)
     assert (end.outcome, end.signal) == (Outcome.CANCELLED, signal.SIGKILL)
@@ -109,7 +109,7 @@ def test_who_is_stopped_can_still_act_on_term(supervisor, tmp_path):
     written(tmp_path / "ready")
     os.kill(pid, signal.SIGSTOP)
 
-    supervisor.say(Stop(key, 100.0))
+    supervisor.say(StopProcesses(key, 100.0))
 
     assert supervisor.ended(key).exit_code == 3
 
@@ -131,7 +131,7 @@ def test_term_is_said_once_to_each_process(supervisor, tmp_path):
     key = supervisor.launch("sh", "-c", script)
     written(tmp_path / "ready")
 
-    supervisor.say(Stop(key, 0.6), Stop(key, 0.6), Stop(key, 0.5))
+    supervisor.say(StopProcesses(key, 0.6), StopProcesses(key, 0.6), StopProcesses(key, 0.5))
 
     supervisor.ended(key)
     assert (tmp_path / "told").read_text() == "told\n"
@@ -143,7 +143,7 @@ def test_term_is_said_once_in_a_large_tree_too(supervisor, tmp_path):
     key = supervisor.launch("sh", "-c", f'for i in $(seq 40); do sleep 100 & done; sh -c "{last}" & wait')
     written(tmp_path / "ready")
 
-    supervisor.say(Stop(key, 0.6))
+    supervisor.say(StopProcesses(key, 0.6))
 
     supervisor.ended(key)
     assert (tmp_path / "told").read_text() == "told\n"
@@ -155,7 +155,7 @@ def test_what_a_job_starts_to_clear_up_is_let_finish(supervisor, tmp_path):
     key = supervisor.launch("sh", "-c", script)
     written(tmp_path / "ready")
 
-    supervisor.say(Stop(key, 30.0))
+    supervisor.say(StopProcesses(key, 30.0))
 
     supervisor.ended(key)
     assert (tmp_path / "cleared").exists()
@@ -182,7 +182,7 @@ def test_a_stop_reaches(supervisor, tmp_path, script):
     key = supervisor.launch("sh", "-c", script.replace("PID", f"{tmp_path}/pid"))
     escaped = int(written(tmp_path / "pid"))
 
-    supervisor.say(Stop(key, 0.3))
+    supervisor.say(StopProcesses(key, 0.3))
 
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
     assert not is_alive(escaped)
@@ -194,7 +194,7 @@ def test_a_job_that_keeps_forking_is_gone_when_its_end_is_told(supervisor, tmp_p
     key = supervisor.launch("sh", "-c", script)
     written(tmp_path / "ready")
 
-    supervisor.say(Stop(key, 0.1))
+    supervisor.say(StopProcesses(key, 0.1))
 
     supervisor.ended(key)
     assert not pids_in(f"sleep\x0077.{os.getpid()}")
@@ -208,7 +208,7 @@ def test_many_trees_are_stopped_at_once(supervisor, tmp_path):
     for number in range(20):
         written(tmp_path / str(number))
 
-    supervisor.say(*(Stop(key, 5.0) for key in keys))
+    supervisor.say(*(StopProcesses(key, 5.0) for key in keys))
 
     ends = supervisor.all_ended(keys)
     assert {end.outcome for end in ends} == {Outcome.CANCELLED}
@@ -226,7 +226,7 @@ def test_many_trees_are_stopped_at_once_by_a_launcher_short_of_descriptors(host,
         written(tmp_path / str(number))
     limit_descriptors(pid, highest_descriptor(pid) + 10)
 
-    supervisor.say(*(Stop(key, 5.0) for key in keys))
+    supervisor.say(*(StopProcesses(key, 5.0) for key in keys))
 
     ends = supervisor.all_ended(keys)
     assert {end.outcome for end in ends} == {Outcome.CANCELLED}
@@ -239,7 +239,7 @@ def test_a_stop_without_a_free_descriptor_is_carried_out_when_there_is_one(host,
     escaped = int(written(tmp_path / "pid"))
     soft, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     limit_descriptors(pid, 0)
-    supervisor.say(Stop(key, 0.0))
+    supervisor.say(StopProcesses(key, 0.0))
     wait_until(lambda: "Too many open files" in host.said)
     assert is_alive(escaped)
 
@@ -261,7 +261,7 @@ def test_a_failure_to_stop_one_job_harms_no_other(tmp_path):
     with subprocess.Popen(argv, stderr=subprocess.PIPE) as tracer:
         assert tracer.stderr is not None
         assert b"attached" in tracer.stderr.readline()
-        supervisor.say(Stop(key, 5.0))
+        supervisor.say(StopProcesses(key, 5.0))
         end = supervisor.ended(key)
         tracer.terminate()
         tracer.communicate(timeout=PATIENCE)
@@ -271,7 +271,7 @@ def test_a_failure_to_stop_one_job_harms_no_other(tmp_path):
     assert first is not None
     assert not is_alive(first)
     assert host.said.count("Traceback") == 1
-    supervisor.say(Stop(other, 5.0))
+    supervisor.say(StopProcesses(other, 5.0))
     assert supervisor.ended(other).outcome is Outcome.CANCELLED
     host.clear_up()
 
@@ -283,7 +283,7 @@ def test_a_process_of_another_user_in_the_tree_is_ended_by_root(supervisor, tmp_
     key = supervisor.launch("sh", "-c", f'{sys.executable} -c "{code}" & echo $! > {tmp_path}/pid; wait')
     pid = int(written(tmp_path / "pid"))
 
-    supervisor.say(Stop(key, 5.0))
+    supervisor.say(StopProcesses(key, 5.0))
 
     supervisor.ended(key)
     assert not is_alive(pid)
@@ -328,7 +328,7 @@ def test_what_a_job_leaves_behind_is_not_taken_for_another_s(supervisor, tmp_pat
 
     assert end.exit_code == 5
     assert is_alive(pid)
-    supervisor.say(Stop(other, 1.0))
+    supervisor.say(StopProcesses(other, 1.0))
     supervisor.ended(other)
 
 

@@ -15,7 +15,7 @@ import pytest
 from bgd.core.job import Outcome
 from bgd.launcher.process import UNKNOWN_TICKS, read_process, read_silent, send
 from bgd.launcher.tree import Scan
-from bgd.wire.launching import Signal, Stop
+from bgd.wire.launching import SignalProcesses, StopProcesses
 from tests.launcher.host import is_alive
 from tests.launcher.silent_mount import silent_mount
 from tests.support import wait_until
@@ -58,11 +58,15 @@ def test_a_job_that_hangs_in_an_exec_holds_up_no_other(supervisor, silent):
     key = supervisor.launch(*hanging(silent))
     wait_until_it_hangs(silent, pid := supervisor.started(key).pid)
 
-    supervisor.say(Stop(other, 1.0))
+    supervisor.say(StopProcesses(other, 1.0))
 
     assert supervisor.ended(other).outcome is Outcome.CANCELLED
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
-    supervisor.say(Signal(key, signal.SIGURG, whole_tree=True), Signal(key, signal.SIGURG), Stop(key, 0.0))
+    supervisor.say(
+        SignalProcesses(key, signal.SIGURG, whole_tree=True),
+        SignalProcesses(key, signal.SIGURG),
+        StopProcesses(key, 0.0),
+    )
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
     wait_until(lambda: is_killed(pid))
     silent.end()
@@ -85,7 +89,7 @@ def test_processes_of_others_that_hang_in_an_exec_are_named_once_and_hold_up_no_
             wait_until_it_hangs(mount, process.pid)
 
         for key in keys:
-            supervisor.say(Stop(key, 1.0))
+            supervisor.say(StopProcesses(key, 1.0))
             assert supervisor.ended(key).outcome is Outcome.CANCELLED
         assert supervisor.run("true").outcome is Outcome.SUCCEEDED
 
@@ -107,7 +111,7 @@ def test_a_process_that_hangs_in_an_exec_is_found_by_its_stamp_and_killed(host, 
     pid = int(host.output(key))
     wait_until_it_hangs(silent, pid)
 
-    supervisor.say(Stop(key, 0.0))
+    supervisor.say(StopProcesses(key, 0.0))
 
     wait_until(lambda: is_killed(pid))
     silent.end()

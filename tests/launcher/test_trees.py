@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Stop
+from bgd.wire.launching import StopProcesses
 from tests.faults.figures import SHARE, record, times
 from tests.launcher.host import Host, Supervisor, is_alive, needs_groups, needs_root, pids_in, written
 from tests.launcher.unprivileged import NOBODY, UnprivilegedHost
@@ -72,7 +72,7 @@ def test_cancelled_jobs_leave_nothing_however_it_was_sent_away(tree_host, master
         keys = [master.launch("sh", "-c", f"{DAEMON.replace('PID', str(path))}; sleep 100") for path in paths]
         pids = [int(written(path)) for path in paths]
 
-        master.say(*(Stop(key, 5.0) for key in keys))
+        master.say(*(StopProcesses(key, 5.0) for key in keys))
 
         assert {end.outcome for end in master.all_ended(keys)} == {Outcome.CANCELLED}
         assert not [pid for pid in pids if is_alive(pid)]
@@ -108,7 +108,7 @@ def test_a_cancelled_fork_bomb_is_gone(tree_host, master, rights):
     key = master.launch("sh", str(bomb), str(GENERATIONS))
     wait_until(lambda: len(pids_in(f"sleep\x00{seconds}")) == processes)
 
-    master.say(Stop(key, 0.1))
+    master.say(StopProcesses(key, 0.1))
 
     assert master.ended(key).outcome is Outcome.CANCELLED
     assert not pids_in(f"sleep\x00{seconds}")

@@ -11,22 +11,22 @@ from bgd.core.job import Outcome
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     Acknowledge,
-    Continue,
+    AttemptEnded,
+    AttemptKey,
+    AttemptStarted,
+    ContinueProcesses,
     Declined,
-    Ended,
     FromLauncher,
     Goodbye,
     Greeting,
-    Key,
     Launch,
     Ready,
     Renew,
-    Signal,
-    Started,
-    Stop,
-    Suspend,
+    SignalProcesses,
+    StopProcesses,
+    SuspendProcesses,
     ToLauncher,
-    Watch,
+    WatchLog,
     Welcome,
 )
 from tests.end_to_end.truth import Truth
@@ -59,9 +59,9 @@ class Journal(Struct):
     covers: list[str] = []
     generation: int = 0
     position: int = 0
-    runs: dict[Key, Run] = {}
-    ended: dict[Key, Ended] = {}
-    synced: set[Key] = set()
+    runs: dict[AttemptKey, Run] = {}
+    ended: dict[AttemptKey, AttemptEnded] = {}
+    synced: set[AttemptKey] = set()
 
 
 class Launcher:
@@ -108,7 +108,7 @@ class Launcher:
         is_same_boot = journal.instance.startswith(journal.boot + ":")
         journal.covers = [*journal.covers, journal.instance] if is_same_boot else []
         for key, run in journal.runs.items():
-            journal.ended[key] = Ended(
+            journal.ended[key] = AttemptEnded(
                 key=key,
                 outcome=Outcome.UNKNOWN if is_same_boot else Outcome.INTERRUPTED,
                 started_at=run.started_at,
@@ -127,7 +127,7 @@ class Launcher:
         self._master = speaker
         speaker(Welcome(LAUNCHING_PROTOCOL, self._journal.instance, 1, self._journal.covers, None, position))
         for key, run in self._journal.runs.items():
-            speaker(Started(key, 1, run.started_at, run.suspended))
+            speaker(AttemptStarted(key, 1, run.started_at, run.suspended))
         for ended in self._journal.ended.values():
             speaker(ended)
         speaker(Ready())
@@ -139,19 +139,28 @@ class Launcher:
             case Launch():
                 self._pass(message.position)
                 self._launch(message)
-            case Stop(key, grace) if key in self._journal.runs:
+            case StopProcesses(key, grace) if key in self._journal.runs:
                 self._stop(self._journal.runs[key], grace)
-            case Signal(key) if key in self._journal.runs:
+            case SignalProcesses(key) if key in self._journal.runs:
                 self._end_in(self._journal.runs[key], 0.0, Outcome.SIGNAL)
-            case Suspend(key) if key in self._journal.runs:
+            case SuspendProcesses(key) if key in self._journal.runs:
                 self._stand_still(self._journal.runs[key])
-            case Continue(key) if key in self._journal.runs:
+            case ContinueProcesses(key) if key in self._journal.runs:
                 self._go_on(self._journal.runs[key])
             case Acknowledge(key, position):
                 self._pass(position)
                 self._journal.ended.pop(key, None)
                 self._journal.synced.discard(key)
-            case Stop() | Signal() | Suspend() | Continue() | Watch() | Renew() | Goodbye() | Greeting():
+            case (
+                StopProcesses()
+                | SignalProcesses()
+                | SuspendProcesses()
+                | ContinueProcesses()
+                | WatchLog()
+                | Renew()
+                | Goodbye()
+                | Greeting()
+            ):
                 pass
 
     def _pass(self, position: int) -> int:
@@ -161,7 +170,7 @@ class Launcher:
     def _launch(self, launch: Launch) -> None:
         key, runs = launch.key, self._journal.runs
         if key in runs:
-            self._say(Started(key, 1, runs[key].started_at, runs[key].suspended))
+            self._say(AttemptStarted(key, 1, runs[key].started_at, runs[key].suspended))
             return
         if key in self._journal.ended:
             self._say(self._journal.ended[key])
@@ -181,7 +190,7 @@ class Launcher:
             return
         now = self._agenda.now()
         run = runs[key] = Run(launch, now.wall, float(seconds), self._agenda.time)
-        self._say(Started(key, 1, run.started_at))
+        self._say(AttemptStarted(key, 1, run.started_at))
         self._go_on(run)
 
     def _stop(self, run: Run, grace: float) -> None:
@@ -227,9 +236,9 @@ class Launcher:
         self._truth.codes[key.job, key.attempt] = code
         self._finish(key, Outcome.EXIT if code else Outcome.SUCCEEDED, code, run.started_at)
 
-    def _finish(self, key: Key, outcome: Outcome, code: int | None, started_at: float | None) -> None:
+    def _finish(self, key: AttemptKey, outcome: Outcome, code: int | None, started_at: float | None) -> None:
         """Keep an end until it is acknowledged, and tell it (R4)."""
-        self._journal.ended[key] = ended = Ended(
+        self._journal.ended[key] = ended = AttemptEnded(
             key=key,
             outcome=outcome,
             exit_code=code,

@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import Move, State
-from bgd.core.queues import Queues
-from bgd.core.scheduler import Book, Save, Scheduler
+from bgd.core.queues import ReadyQueues
+from bgd.core.scheduler import JobTable, SaveJob, Scheduler
 from bgd.daemon.dispatch import AttemptTable, Reconciliation
 from bgd.daemon.idempotency import IdempotencyTokens
 from bgd.daemon.storage.records import QueueControls
@@ -72,7 +72,7 @@ def forget_to_save(monkeypatch, move):
     take = TransactionPlan._add_effect
 
     def lose(self, effect, attempts):
-        if not (isinstance(effect, Save) and effect.what == move):
+        if not (isinstance(effect, SaveJob) and effect.what == move):
             take(self, effect, attempts)
 
     monkeypatch.setattr(TransactionPlan, "_add_effect", lose)
@@ -97,7 +97,7 @@ def start_again_what_a_dead_launcher_ran(monkeypatch):
 
 
 def crowd_queues(monkeypatch):
-    monkeypatch.setattr(Queues, "_has_room", lambda *_: True)
+    monkeypatch.setattr(ReadyQueues, "_has_room", lambda *_: True)
 
 
 def forget_requests(monkeypatch):
@@ -115,7 +115,7 @@ def forget_requests_at_a_restart(monkeypatch):
 
 
 def forget_keys(monkeypatch):
-    monkeypatch.setattr(Book, "holder_of", lambda *_: None)
+    monkeypatch.setattr(JobTable, "holder_of", lambda *_: None)
 
 
 def forget_pauses(monkeypatch):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bgd.core.decision import Aim, Wish
+from bgd.core.decision import Decision, NextStep
 from bgd.core.job import Outcome
 from bgd.core.spec import MAX_RESULT
 from bgd.core.target import PythonTarget, RunnerTarget
@@ -14,7 +14,7 @@ from bgd.wire.calls import (
     MAX_DOCUMENT,
     NO_RESULT,
     NOTHING,
-    Account,
+    AttemptReport,
     problem_with_arguments,
     read_result,
     request,
@@ -111,19 +111,19 @@ def test_arguments_of_another_form_are_refused_in_one_line(arguments):
 def test_value_of_a_method_that_returned_is_kept_as_its_json_text(value):
     raw = f'{{"ok": {value}}}'.encode()
 
-    assert read_result(raw, Outcome.SUCCEEDED) == Account(Outcome.SUCCEEDED, value)
+    assert read_result(raw, Outcome.SUCCEEDED) == AttemptReport(Outcome.SUCCEEDED, value)
 
 
 def test_nothing_is_the_value_of_a_runner_that_said_none_and_ended_well():
-    assert read_result(NOTHING, Outcome.SUCCEEDED) == Account(Outcome.SUCCEEDED, "null")
-    assert read_result(NOTHING, Outcome.EXIT) == Account(Outcome.EXIT)
+    assert read_result(NOTHING, Outcome.SUCCEEDED) == AttemptReport(Outcome.SUCCEEDED, "null")
+    assert read_result(NOTHING, Outcome.EXIT) == AttemptReport(Outcome.EXIT)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.SUCCEEDED])
 def test_exception_is_an_error_with_its_account(outcome):
     told = JobError("ValueError", "no", "Traceback...")
 
-    assert read_result(ERROR, outcome) == Account(Outcome.ERROR, error=told, lineage=("ValueError",))
+    assert read_result(ERROR, outcome) == AttemptReport(Outcome.ERROR, error=told, lineage=("ValueError",))
 
 
 def test_exception_is_told_with_the_bases_of_its_type():
@@ -133,7 +133,7 @@ def test_exception_is_told_with_the_bases_of_its_type():
 
 
 def test_refusal_of_what_was_resolved_is_a_refusal():
-    assert read_result(b'{"refused": "an alias"}', Outcome.EXIT) == Account(
+    assert read_result(b'{"refused": "an alias"}', Outcome.EXIT) == AttemptReport(
         Outcome.REFUSED, error=JobError("refused", "an alias")
     )
 
@@ -143,23 +143,31 @@ def test_refusal_of_what_was_resolved_is_a_refusal():
     [
         (
             b'{"wish": {"aim": "retry", "after": 30, "type": "Busy", "message": "no", "traceback": "T"}}',
-            Account(Outcome.ERROR, error=JobError("Busy", "no", "T"), wish=Wish(Aim.RETRY, after=30.0)),
+            AttemptReport(
+                Outcome.ERROR,
+                error=JobError("Busy", "no", "T"),
+                decision=Decision(NextStep.RETRY, after=30.0),
+            ),
         ),
         (
             b'{"wish": {"aim": "retry"}}',
-            Account(Outcome.ERROR, error=JobError("retry", ""), wish=Wish(Aim.RETRY)),
+            AttemptReport(Outcome.ERROR, error=JobError("retry", ""), decision=Decision(NextStep.RETRY)),
         ),
         (
             b'{"wish": {"aim": "fail", "message": "no use"}}',
-            Account(Outcome.ERROR, error=JobError("fail", "no use"), wish=Wish(Aim.FAIL)),
+            AttemptReport(Outcome.ERROR, error=JobError("fail", "no use"), decision=Decision(NextStep.FAIL)),
         ),
         (
             b'{"wish": {"aim": "snooze", "until": 1e9, "message": "locked"}}',
-            Account(Outcome.SNOOZED, error=JobError("snoozed", "locked"), wish=Wish(Aim.SNOOZE, until=1e9)),
+            AttemptReport(
+                Outcome.SNOOZED,
+                error=JobError("snoozed", "locked"),
+                decision=Decision(NextStep.SNOOZE, until=1e9),
+            ),
         ),
         (
             b'{"wish": {"aim": "snooze", "after": 0}}',
-            Account(Outcome.SNOOZED, wish=Wish(Aim.SNOOZE, after=0.0)),
+            AttemptReport(Outcome.SNOOZED, decision=Decision(NextStep.SNOOZE, after=0.0)),
         ),
     ],
 )
@@ -204,19 +212,21 @@ def test_forged_or_broken_result_is_no_success(raw, words):
 
 @pytest.mark.parametrize("raw", [None, b"garbage", b'{"ok": 1}'])
 def test_exit_code_of_the_jobs_own_choice_is_not_hidden(raw):
-    assert read_result(raw, Outcome.EXIT) == Account(Outcome.EXIT)
+    assert read_result(raw, Outcome.EXIT) == AttemptReport(Outcome.EXIT)
 
 
 @pytest.mark.parametrize("raw", [None, b'{"ok": 1}', ERROR, b"garbage"])
 @pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.SUCCEEDED, Outcome.EXIT}))
 def test_process_ended_by_others_keeps_the_outcome_that_was_seen(raw, outcome):
-    assert read_result(raw, outcome) == Account(outcome)
+    assert read_result(raw, outcome) == AttemptReport(outcome)
 
 
 def test_result_at_the_limit_is_taken():
     value = '"' + "x" * (MAX_RESULT - 2) + '"'
 
-    assert read_result(f'{{"ok":{value}}}'.encode(), Outcome.SUCCEEDED) == Account(Outcome.SUCCEEDED, value)
+    assert read_result(f'{{"ok":{value}}}'.encode(), Outcome.SUCCEEDED) == AttemptReport(
+        Outcome.SUCCEEDED, value
+    )
 
 
 def test_arguments_that_python_cannot_read_are_refused_at_the_door():

@@ -9,15 +9,15 @@ from bgd.wire.launching import (
     MAX_LAUNCHING_FRAME,
     OLDEST_LAUNCHING_PROTOCOL,
     Acknowledge,
-    Continue,
-    Key,
+    AttemptKey,
+    AttemptStarted,
+    ContinueProcesses,
     Launch,
     Limits,
     Renew,
-    Signal,
-    Started,
-    Stop,
-    Suspend,
+    SignalProcesses,
+    StopProcesses,
+    SuspendProcesses,
     Warm,
     decode_from_launcher,
     decode_to_launcher,
@@ -26,7 +26,7 @@ from bgd.wire.launching import (
     protocol_of,
 )
 
-KEY = Key("store", 17, 2)
+KEY = AttemptKey("store", 17, 2)
 NOT_UTF_8 = "caf\udce9"  # as Python reads an environment of other bytes
 
 
@@ -34,7 +34,7 @@ def test_each_side_hears_only_the_other():
     with pytest.raises(ProtocolError, match=r"not a message of launching protocol \d"):
         decode_from_launcher(encode(Acknowledge(KEY)))
     with pytest.raises(ProtocolError, match=r"not a message of launching protocol \d"):
-        decode_to_launcher(encode(Started(KEY, 1, 0.0)))
+        decode_to_launcher(encode(AttemptStarted(KEY, 1, 0.0)))
 
 
 def test_a_key_of_a_later_version_may_be_longer():
@@ -44,7 +44,7 @@ def test_a_key_of_a_later_version_may_be_longer():
 
 
 def test_keys_of_equal_values_are_one():
-    assert {KEY: "known"}[Key("store", 17, 2)] == "known"
+    assert {KEY: "known"}[AttemptKey("store", 17, 2)] == "known"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ OWN_GROUP = msgspec.structs.replace(LAUNCH, own_group=True)  # without one it ru
 WARM = msgspec.structs.replace(LAUNCH, warm=Warm(preload=["app.models"]))
 
 
-@pytest.mark.parametrize("message", [LAUNCH, WARM, OWN_GROUP, Acknowledge(KEY), Stop(KEY, 1.0)])
+@pytest.mark.parametrize("message", [LAUNCH, WARM, OWN_GROUP, Acknowledge(KEY), StopProcesses(KEY, 1.0)])
 def test_the_oldest_launcher_understands_what_it_always_did(message):
     assert protocol_of(message) == OLDEST_LAUNCHING_PROTOCOL
 
@@ -88,9 +88,9 @@ def test_the_oldest_launcher_understands_what_it_always_did(message):
 @pytest.mark.parametrize(
     "message",
     [
-        Signal(KEY, 10),
-        Suspend(KEY),
-        Continue(KEY),
+        SignalProcesses(KEY, 10),
+        SuspendProcesses(KEY),
+        ContinueProcesses(KEY),
         Renew(),
         msgspec.structs.replace(LAUNCH, pty=True),
         msgspec.structs.replace(LAUNCH, stdin_path="/etc/motd"),

@@ -128,7 +128,7 @@ CHANGES = requests.Changes(
     stdin=None,
     pty=False,
 )
-KEY = launching.Key("9f2c", 17, 4)
+KEY = launching.AttemptKey("9f2c", 17, 4)
 WARM_LAUNCH = launching.Launch(
     key=KEY,
     argv=["/usr/bin/python3", "/opt/bgd/worker/run.py"],
@@ -289,19 +289,19 @@ SENT: dict[str, list[Message]] = {
             log_cap=1_000_000,
             log_kill=True,
         ),
-        launching.Stop(KEY, 5.0),
-        launching.Signal(KEY, 10, whole_tree=True),
-        launching.Suspend(KEY),
-        launching.Continue(KEY),
+        launching.StopProcesses(KEY, 5.0),
+        launching.SignalProcesses(KEY, 10, whole_tree=True),
+        launching.SuspendProcesses(KEY),
+        launching.ContinueProcesses(KEY),
         launching.Acknowledge(KEY),
-        launching.Watch(KEY, on=False),
+        launching.WatchLog(KEY, on=False),
         launching.Renew(),
         launching.Goodbye(),
     ],
     "from_launcher": [
         launching.Welcome(1, "boot:random", 4243, ["boot:older"]),
-        launching.Started(KEY, 4244, 1_790_000_001.5),
-        launching.Ended(
+        launching.AttemptStarted(KEY, 4244, 1_790_000_001.5),
+        launching.AttemptEnded(
             key=KEY,
             outcome=Outcome.NOT_STARTED,
             exit_code=2,
@@ -316,7 +316,7 @@ SENT: dict[str, list[Message]] = {
             result=b'{"ok":1}',
         ),
         launching.Ready(),
-        launching.Grew(KEY, 240),
+        launching.LogGrew(KEY, 240),
         launching.Declined("protocol 7 is unknown"),
     ],
 }
@@ -375,7 +375,7 @@ GROWN |= {
     "ended_with_figures": ("from_launcher", replace(ENDED, outcome=Outcome.OOM, **FIGURES)),
 }
 GROWN |= {
-    "started_since": ("from_launcher", launching.Started(KEY, 4244, 1_790_000_001.5, since=12.5)),
+    "started_since": ("from_launcher", launching.AttemptStarted(KEY, 4244, 1_790_000_001.5, since=12.5)),
     "ended_with_run_seconds": ("from_launcher", replace(ENDED, run_seconds=1.25)),
     "jobs_with_durations": (
         "reply",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.decision import Aim, Wish
+from bgd.core.decision import Decision, NextStep
 from bgd.core.job import Outcome
 from bgd.wire.calls import read_result
 
@@ -36,19 +36,19 @@ def _job(module):
 
 
 @pytest.mark.parametrize(
-    ("function", "wish", "kind", "message"),
+    ("function", "decision", "kind", "message"),
     [
-        ("retry", Wish(Aim.RETRY, after=30.0), "bgd_job.Retry", "busy"),
-        ("retry_as_configured", Wish(Aim.RETRY), "bgd_job.Retry", ""),
-        ("own", Wish(Aim.RETRY, after=60.0), "job.RateLimited", "slow down"),
-        ("give_up", Wish(Aim.FAIL), "bgd_job.Fail", "no such customer"),
+        ("retry", Decision(NextStep.RETRY, after=30.0), "bgd_job.Retry", "busy"),
+        ("retry_as_configured", Decision(NextStep.RETRY), "bgd_job.Retry", ""),
+        ("own", Decision(NextStep.RETRY, after=60.0), "job.RateLimited", "slow down"),
+        ("give_up", Decision(NextStep.FAIL), "bgd_job.Fail", "no such customer"),
     ],
 )
-def test_exceptions_of_bgd_job_fail_the_attempt_and_say_what_follows(call, function, wish, kind, message):
+def test_exceptions_of_bgd_job_fail_the_attempt_and_say_what_follows(call, function, decision, kind, message):
     run = call(f"job:{function}")
 
     account = read_result(run.raw, Outcome.EXIT)
-    assert (account.outcome, account.wish) == (Outcome.ERROR, wish)
+    assert (account.outcome, account.decision) == (Outcome.ERROR, decision)
     assert account.error is not None
     assert (account.error.type, account.error.message) == (kind, message)
     assert account.error.traceback == run.log
@@ -56,17 +56,17 @@ def test_exceptions_of_bgd_job_fail_the_attempt_and_say_what_follows(call, funct
 
 
 @pytest.mark.parametrize(
-    ("function", "wish", "log"),
+    ("function", "decision", "log"),
     [
-        ("snooze", Wish(Aim.SNOOZE, after=300.0), "snoozed: locked\n"),
-        ("snooze_until", Wish(Aim.SNOOZE, until=2e9), "snoozed: no reason given\n"),
+        ("snooze", Decision(NextStep.SNOOZE, after=300.0), "snoozed: locked\n"),
+        ("snooze_until", Decision(NextStep.SNOOZE, until=2e9), "snoozed: no reason given\n"),
     ],
 )
-def test_snooze_is_no_failure(call, function, wish, log):
+def test_snooze_is_no_failure(call, function, decision, log):
     run = call(f"job:{function}")
 
     account = read_result(run.raw, Outcome.SUCCEEDED)
-    assert (account.outcome, account.wish) == (Outcome.SNOOZED, wish)
+    assert (account.outcome, account.decision) == (Outcome.SNOOZED, decision)
     assert (run.code, run.log) == (0, log)
 
 
@@ -89,4 +89,4 @@ def test_copy_of_bgd_job_under_another_name_does_as_well(call, module):
 
     account = read_result(call("other:f").raw, Outcome.SUCCEEDED)
 
-    assert account.wish == Wish(Aim.SNOOZE, after=9.0)
+    assert account.decision == Decision(NextStep.SNOOZE, after=9.0)

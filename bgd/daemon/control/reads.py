@@ -23,7 +23,7 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.connection import Site
 from bgd.errors import NoSuchJob, Refused
 from bgd.escape import as_utf8
-from bgd.wire.launching import Key
+from bgd.wire.launching import AttemptKey
 from bgd.wire.messages import encode
 from bgd.wire.replies import (
     AttemptsPart,
@@ -464,7 +464,7 @@ async def _written(supervisor: Supervisor, store: StoreReader, job: int, attempt
     if not found or found[0].attempt != attempt:
         return 0
     if found[0].outcome is None:
-        return supervisor.lost_output.written(Key(store.store_id, job, attempt))
+        return supervisor.lost_output.written(AttemptKey(store.store_id, job, attempt))
     return expected_log_bytes(found[0])
 
 

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from bgd import clock
 from bgd.config import rule_text
-from bgd.core.job import FINAL, WAITING, Job, JobId, Outcome, State, Terms
+from bgd.core.job import FINAL, WAITING, Conditions, Job, JobId, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE, OPTIONS
 from bgd.daemon.storage import write
 from bgd.daemon.storage.database import transaction
@@ -205,7 +205,7 @@ def _job(row: Sequence[Any]) -> Job:
         unseen=unseen,
         due=due,
         making_way=bool(making_way),
-        terms=_terms(slots, key, at, expires, waits),
+        conditions=_job_conditions(slots, key, at, expires, waits),
         suspended=bool(suspended),
     )
 
@@ -218,11 +218,11 @@ def _known_state(number: int, state: str) -> State:
 
 
 @lru_cache(_MOST_TERMS)
-def _terms(
+def _job_conditions(
     slots: int, key: str | None, at: float | None, expires: float | None, waits: bytes | None
-) -> Terms:
+) -> Conditions:
     after, after_any = unpack_waits(waits)
-    return Terms(at=at, expires=expires, after=after, after_any=after_any, key=key, slots=slots)
+    return Conditions(at=at, expires=expires, after=after, after_any=after_any, key=key, slots=slots)
 
 
 _COLUMNS = """
@@ -577,7 +577,7 @@ def _view(row: sqlite3.Row) -> JobView:
         slots=row["slots"],
         suspended=bool(row["suspended"]),
         snoozes=row["snoozes"],
-        on_exceptions={name: rule_text(wish) for name, wish in policy.on_exceptions},
+        on_exceptions={name: rule_text(decision) for name, decision in policy.on_exceptions},
         progress=_progress(row),
         waited_seconds=_waited_seconds(row),
         run_seconds=_run_seconds(row),

@@ -7,15 +7,15 @@ from functools import lru_cache
 import msgspec
 from msgspec import Struct
 
-from bgd.core.decision import Wish
-from bgd.core.job import Job, JobId, Now, Outcome, RetryPolicy, State, Terms
+from bgd.core.decision import Decision
+from bgd.core.job import Conditions, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.spec import JobSpec
 from bgd.wire.views import JobError, JobProgress
 
 # --- What one column of the database holds of a structured value: retry policies, and what a job waits for.
 
 
-Waits = tuple[tuple[JobId, ...], tuple[JobId, ...]]  # Terms.after and Terms.after_any
+Waits = tuple[tuple[JobId, ...], tuple[JobId, ...]]  # Conditions.after and Conditions.after_any
 
 NO_WAITS: Waits = ((), ())
 
@@ -37,9 +37,13 @@ def unpack_policy(packed: bytes) -> RetryPolicy:
     return _decode_policy(packed)
 
 
-def pack_waits(terms: Terms) -> bytes | None:
+def pack_waits(conditions: Conditions) -> bytes | None:
     """Return what the job waits for, None where that is nothing."""
-    return _encode((terms.after, terms.after_any)) if terms.after or terms.after_any else None
+    return (
+        _encode((conditions.after, conditions.after_any))
+        if conditions.after or conditions.after_any
+        else None
+    )
 
 
 def unpack_waits(packed: bytes | None) -> Waits:
@@ -119,7 +123,7 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
 
     `log_bytes` is what it wrote, `log_kept` what of that is on disk.
 
-    `wish` and `lineage`, as of an Account, are not kept: they have done their work by the time this is saved.
+    `decision` and `lineage`, as in an AttemptReport, are not saved: nothing needs them after this.
     """
 
     job: JobId
@@ -140,7 +144,7 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     run_seconds: float | None = None
     error: JobError | None = None
     result: str | None = None
-    wish: Wish | None = None
+    decision: Decision | None = None
     lineage: tuple[str, ...] = ()
 
 

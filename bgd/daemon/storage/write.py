@@ -380,7 +380,7 @@ def _last_words(end: AttemptEnd) -> tuple[object, ...]:
 
 
 def _columns(job: Job, now: Now) -> tuple[object, ...]:
-    terms = job.terms
+    conditions = job.conditions
     return (
         job.state.value,
         job.queue,
@@ -392,12 +392,12 @@ def _columns(job: Job, now: Now) -> tuple[object, ...]:
         job.due,
         _epoch_time(job.due, now),
         job.making_way,
-        terms.at,
-        terms.expires,
-        _epoch_time(terms.expires, now),
-        pack_waits(terms),
-        terms.key,
-        terms.slots,
+        conditions.at,
+        conditions.expires,
+        _epoch_time(conditions.expires, now),
+        pack_waits(conditions),
+        conditions.key,
+        conditions.slots,
         job.suspended,
     )
 

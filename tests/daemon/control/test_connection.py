@@ -22,7 +22,7 @@ from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.streams import Subscriptions
 from bgd.errors import MAX_MESSAGE
 from bgd.wire.framing import MAX_FRAME, frame
-from bgd.wire.launching import Acknowledge, Ended, Launch, Stop, Watch, log_name
+from bgd.wire.launching import Acknowledge, AttemptEnded, Launch, StopProcesses, WatchLog, log_name
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, encode
 from bgd.wire.replies import (
     Acted,
@@ -615,9 +615,9 @@ async def test_client_that_vanishes_leaves_no_stream_behind(config, launcher):
         tasks = set(life.tasks._tasks)
         caller = await life.call()
         caller.send(Logs(id=1, job=key.job, follow=True), Wait(2, [key.job]))
-        assert await launcher.hear(Watch) == Watch(key)
+        assert await launcher.hear(WatchLog) == WatchLog(key)
         await caller.hang_up()
-        assert await launcher.hear(Watch) == Watch(key, on=False)
+        assert await launcher.hear(WatchLog) == WatchLog(key, on=False)
         assert await is_alive(await life.call())
         assert len(life.control.connections) == 1
         assert life.supervisor.subscriptions.__dict__ == Subscriptions().__dict__
@@ -698,7 +698,7 @@ async def test_reader_that_does_not_read_cannot_keep_the_daemon_from_ending(conf
         write_log(config, key, zeros=8 << 20)
         caller = await life.call()
         caller.send(Logs(id=1, job=key.job, follow=True))
-        await launcher.hear(Watch)
+        await launcher.hear(WatchLog)
         assert await is_alive(await life.call())
 
 
@@ -795,7 +795,7 @@ async def test_cancel_answers_for_each_job_whatever_its_state(folder, launcher):
             ErrorCode.NO_SUCH_JOB,
         ]
         assert acted.results[0].message == f"job {done.job} has already finished: it is succeeded"
-        stops = [message.key for message in await life.told() if isinstance(message, Stop)]
+        stops = [message.key for message in await life.told() if isinstance(message, StopProcesses)]
         assert set(stops) == {running, stopping}
 
 
@@ -876,7 +876,9 @@ async def test_show_tells_of_every_attempt_however_much_they_have_to_say(folder,
         )
         for attempt in range(1, 6):
             key = life.key(key.job, attempt)
-            report = Ended(key=key, outcome=Outcome.EXIT, exit_code=1, finished_at=2.0, result=error.encode())
+            report = AttemptEnded(
+                key=key, outcome=Outcome.EXIT, exit_code=1, finished_at=2.0, result=error.encode()
+            )
             launcher.say(report)
             while not isinstance(await launcher.next(), Launch):
                 pass
@@ -902,7 +904,7 @@ async def test_result_at_its_limit_comes_whole_also_for_arguments_at_theirs(fold
         arguments = json.dumps({"args": ["x" * 900_000]})
         key = await life.launched(JobSpec(target="app:f", arguments=arguments))
         value = json.dumps("y" * 999_998)
-        report = Ended(
+        report = AttemptEnded(
             key=key,
             outcome=Outcome.SUCCEEDED,
             exit_code=0,

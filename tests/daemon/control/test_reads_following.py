@@ -8,7 +8,7 @@ import pytest
 
 from bgd.core.job import JobId, Outcome
 from bgd.daemon.control.reads import LOG_PART_BYTES
-from bgd.wire.launching import Acknowledge, Grew, Launch, Watch, log_name
+from bgd.wire.launching import Acknowledge, Launch, LogGrew, WatchLog, log_name
 from bgd.wire.replies import End, ErrorCode, Failed, LogPart
 from bgd.wire.requests import Logs
 from tests.daemon.patience import soon
@@ -34,7 +34,7 @@ async def next_launch(life):
 
 
 async def next_watch(life):
-    while not isinstance(message := await life.launcher.next(), Watch):
+    while not isinstance(message := await life.launcher.next(), WatchLog):
         pass
     return message
 
@@ -151,7 +151,7 @@ async def test_follower_gets_every_byte_of_every_attempt_and_ends_with_the_job(c
         caller.send(Logs(id=1, job=first.job, follow=True))
         assert await until(caller, b"before, ") == b"before, "
         write_log(config, first, b"during, ")
-        launcher.say(Grew(first, 16))
+        launcher.say(LogGrew(first, 16))
         assert await until(caller, b"during, ") == b"during, "
         write_log(config, first, b"and at its end")  # nobody says that it grew
         launcher.say(end(first, Outcome.EXIT, 1))
@@ -182,7 +182,7 @@ async def test_follower_of_a_job_that_has_not_begun_misses_nothing_of_it(config,
         caller.send(Logs(id=1, job=job, follow=True, tail=1))
         key = await next_launch(life)
         write_log(config, key, b"one\ntwo\nthree\n")
-        launcher.say(Grew(key, 14))
+        launcher.say(LogGrew(key, 14))
         assert await until(caller, b"three\n") == b"one\ntwo\nthree\n"
         launcher.say(end(key))
         assert await rest(caller) == {}
@@ -215,7 +215,7 @@ async def test_follower_ends_when_the_job_is_cancelled(config, launcher, delay):
         caller = await life.call()
         caller.send(Logs(id=1, job=job, follow=True))
         if not delay:
-            assert await next_watch(life) == Watch(life.key(job))
+            assert await next_watch(life) == WatchLog(life.key(job))
         await life.actions.cancel(job)
         if not delay:
             launcher.say(end(life.key(job), Outcome.CANCELLED, None))
@@ -229,12 +229,12 @@ async def test_every_follower_gets_everything_and_one_who_leaves_disturbs_no_oth
         for caller in callers:
             caller.send(Logs(id=1, job=key.job, follow=True))
         write_log(config, key, b"one\n")
-        launcher.say(Grew(key, 4))
+        launcher.say(LogGrew(key, 4))
         for caller in callers:
             assert await until(caller, b"one\n") == b"one\n"
         await callers.pop().hang_up()
         write_log(config, key, b"two\n")
-        launcher.say(Grew(key, 8))
+        launcher.say(LogGrew(key, 8))
         for caller in callers:
             assert await until(caller, b"two\n") == b"two\n"
         launcher.say(end(key))
@@ -251,7 +251,7 @@ async def test_follower_lives_through_the_loss_of_a_launcher(config, launcher):
         launcher.hang_up()
         await launcher.greet(instance="another boot:and launcher")
         second = await next_launch(life)
-        assert await next_watch(life) == Watch(second)
+        assert await next_watch(life) == WatchLog(second)
         write_log(config, second, b"second")
         launcher.say(end(second))
         assert await rest(caller) == {2: b"second"}
@@ -269,7 +269,7 @@ async def test_random_writes_and_followers_at_any_moment_lose_and_double_nothing
                 output = b"%d.%d\n" % (attempt, line)
                 expected[attempt] += output
                 write_log(config, key, output)
-                launcher.say(Grew(key, len(expected[attempt])))
+                launcher.say(LogGrew(key, len(expected[attempt])))
                 if line % 7 == attempt % 7:
                     caller = await life.call()
                     caller.send(Logs(id=1, job=key.job, attempt=0, follow=True))
@@ -310,7 +310,7 @@ async def test_follower_of_a_job_that_is_removed_before_he_has_read_it_is_told_s
         write_log(config, key, b"x" * 8_000_000)  # more than waits for a client who does not read
         caller = await life.call()
         await caller.ask(Logs(id=1, job=key.job, follow=True), LogPart)
-        await life.launcher.hear(Watch)
+        await life.launcher.hear(WatchLog)
 
         life.launcher.say(end(key))
         await life.launcher.hear(Acknowledge)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bgd.core.job import USUAL_TERMS, Job, JobId, Now, RetryPolicy, State
+from bgd.core.job import NO_CONDITIONS, Job, JobId, Now, RetryPolicy, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 from bgd.daemon.storage.records import NewAttempt, NewJob, SavedJob, WriteBatch
 from bgd.wire.requests import List
@@ -18,11 +18,11 @@ def a_job(number, state=State.QUEUED, **fields):
     return Job(id=JobId(number), state=state, **known)
 
 
-def new(number, *, uid=UID, at=NOW.wall, due=None, terms=USUAL_TERMS, **fields):
+def new(number, *, uid=UID, at=NOW.wall, due=None, conditions=NO_CONDITIONS, **fields):
     spec = JobSpec(**{"argv": ("/bin/echo", str(number)), "cwd": "/tmp", "retries": 2, **fields})
     state = State.QUEUED if due is None else State.SCHEDULED
     return NewJob(
-        a_job(number, state, due=due, queue=spec.queue or DEFAULT_QUEUE, terms=terms), spec, uid, at
+        a_job(number, state, due=due, queue=spec.queue or DEFAULT_QUEUE, conditions=conditions), spec, uid, at
     )
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from bgd.config import load
-from bgd.core.job import JobId, Outcome, State, Terms
+from bgd.core.job import Conditions, JobId, Outcome, State
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import AttemptEnd, JobEvent, WriteBatch
@@ -49,10 +49,10 @@ async def fill(path):
     store = await Store.open(path)
     await store.adopt_boot(NOW, BOOT)
     for number in range(1, JOBS + 1):
-        terms = Terms(key=f"key-{number}", after=(JobId(1),)) if number % 5 == 1 else Terms()
+        conditions = Conditions(key=f"key-{number}", after=(JobId(1),)) if number % 5 == 1 else Conditions()
         state = State.BLOCKED if number % 5 == 1 else State.QUEUED
         item = new(number, name=f"job-{number}", tags=("t",), env={"A": "x" * 300, "B": str(number % 7)})
-        job = a_job(number, state, terms=terms)
+        job = a_job(number, state, conditions=conditions)
         event = JobEvent(NOW.wall, job.id, "submit", state, 0, None, None)
         await store.commit(
             WriteBatch(now=NOW, new=[type(item)(job, item.spec, UID, NOW.wall)], events=[event])

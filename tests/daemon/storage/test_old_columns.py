@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bgd.core.decision import Aim, Wish
-from bgd.core.job import JobId, Outcome, RetryPolicy, State, Terms
+from bgd.core.decision import Decision, NextStep
+from bgd.core.job import Conditions, JobId, Outcome, RetryPolicy, State
 from bgd.core.spec import Isolation, JobSpec
 from bgd.daemon.storage import records, schema, write
 from bgd.daemon.storage.records import JobEvent, Submission
@@ -25,9 +25,9 @@ from tests.support import has_all_of
 SAMPLES = Path(__file__).parent / "samples"
 
 RULES = (
-    ("app.errors.Busy", Wish(Aim.RETRY, after=2.5)),
-    ("app.errors.Wrong", Wish(Aim.FAIL, rule="app.errors.Wrong")),
-    ("app.errors.Later", Wish(Aim.SNOOZE, until=1_790_000_100.5)),
+    ("app.errors.Busy", Decision(NextStep.RETRY, after=2.5)),
+    ("app.errors.Wrong", Decision(NextStep.FAIL, rule="app.errors.Wrong")),
+    ("app.errors.Later", Decision(NextStep.SNOOZE, until=1_790_000_100.5)),
 )
 POLICY = RetryPolicy(
     retries=3,
@@ -40,7 +40,7 @@ POLICY = RetryPolicy(
     no_retry_on=(2,),
     on_exceptions=RULES,
 )
-WAITS = Terms(after=(JobId(15), JobId(16)), after_any=(JobId(14),))
+WAITS = Conditions(after=(JobId(15), JobId(16)), after_any=(JobId(14),))
 COMMAND = JobSpec(
     argv=("make", "-j2", "größer"),
     queue="narrow",

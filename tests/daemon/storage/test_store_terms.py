@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from bgd.core.job import JobId, Now, RetryPolicy, State, Terms
+from bgd.core.job import Conditions, JobId, Now, RetryPolicy, State
 from bgd.daemon.storage.records import UnfinishedJob, WriteBatch
 from bgd.daemon.storage.store import Store
 from tests.daemon.storage.filling import (
@@ -20,7 +20,7 @@ from tests.daemon.storage.filling import (
     unfinished,
 )
 
-EVERYTHING = Terms(
+EVERYTHING = Conditions(
     at=NOW.wall + 3600,
     expires=NOW.elapsed + 7200,
     after=(JobId(1), JobId(2)),
@@ -31,12 +31,12 @@ EVERYTHING = Terms(
 
 
 async def test_terms_come_back_as_they_were_written_and_as_they_were_changed(path):
-    held = a_job(4, State.HELD, terms=EVERYTHING, due=NOW.elapsed + 60)
-    blocked = a_job(5, State.BLOCKED, terms=Terms(after_any=(JobId(4),)))
-    running = a_job(6, State.RUNNING, attempt=1, terms=Terms(slots=2), suspended=True)
+    held = a_job(4, State.HELD, conditions=EVERYTHING, due=NOW.elapsed + 60)
+    blocked = a_job(5, State.BLOCKED, conditions=Conditions(after_any=(JobId(4),)))
+    running = a_job(6, State.RUNNING, attempt=1, conditions=Conditions(slots=2), suspended=True)
     store = await Store.open(path)
-    await put(store, new(4), new(5), new(6, terms=EVERYTHING))
-    assert [job.terms for job in await restored(store)] == [Terms(), Terms(), EVERYTHING]
+    await put(store, new(4), new(5), new(6, conditions=EVERYTHING))
+    assert [job.conditions for job in await restored(store)] == [Conditions(), Conditions(), EVERYTHING]
 
     await store.commit(WriteBatch(now=NOW, saves=saves(held, blocked, running), attempts=[first_attempt(6)]))
     await store.close()
@@ -54,12 +54,12 @@ async def test_terms_come_back_as_they_were_written_and_as_they_were_changed(pat
 
 
 async def test_revived_job_keeps_its_slots_and_its_key_and_waits_for_nothing(store):
-    await put(store, new(9, terms=EVERYTHING))
-    await move(store, 9, State.CANCELLED, terms=EVERYTHING)
+    await put(store, new(9, conditions=EVERYTHING))
+    await move(store, 9, State.CANCELLED, conditions=EVERYTHING)
 
     found = await store.finished(JobId(9))
 
-    assert found == a_job(9, State.CANCELLED, terms=Terms(key="nightly-backup", slots=3))
+    assert found == a_job(9, State.CANCELLED, conditions=Conditions(key="nightly-backup", slots=3))
 
 
 async def test_view_tells_all_limits(store):
@@ -82,10 +82,10 @@ async def test_view_tells_all_limits(store):
 async def test_view_tells_all_terms(store):
     policy = RetryPolicy(retry_on=(75,), no_retry_on=(1, 2))
     asked = {"expires": 7200.0, "after": (1, 2), "after_any": (2, 3), "stdin": "/tmp/in", "pty": True}
-    item = new(9, terms=EVERYTHING, **asked)
+    item = new(9, conditions=EVERYTHING, **asked)
     await put(store, replace(item, spec=replace(item.spec, at=NOW.wall + 3600)))
-    left = Terms(expires=NOW.elapsed + 7200, after=(JobId(2),), after_any=(JobId(2),), key="k", slots=4)
-    await move(store, 9, State.BLOCKED, policy=policy, terms=left)
+    left = Conditions(expires=NOW.elapsed + 7200, after=(JobId(2),), after_any=(JobId(2),), key="k", slots=4)
+    await move(store, 9, State.BLOCKED, policy=policy, conditions=left)
 
     view = await store.view(JobId(9))
 
@@ -94,14 +94,14 @@ async def test_view_tells_all_terms(store):
     assert (view.key, view.slots, view.stdin, view.pty) == ("k", 4, "/tmp/in", True)
     assert (view.retry_on, view.no_retry_on, view.suspended) == ([75], [1, 2], False)
 
-    await move(store, 9, State.RUNNING, attempt=1, terms=left, suspended=True)
+    await move(store, 9, State.RUNNING, attempt=1, conditions=left, suspended=True)
     view = await store.view(JobId(9))
     assert (view.expires_at, view.suspended) == (None, True)
 
 
 async def test_job_is_shown_due_when_its_delay_and_its_date_are_both_over(store):
     async def due_at(state, due, at):
-        await move(store, 1, state, due=due, terms=Terms(at=at))
+        await move(store, 1, state, due=due, conditions=Conditions(at=at))
         return (await store.view(JobId(1))).due_at
 
     await put(store, new(1))
@@ -114,13 +114,13 @@ async def test_job_is_shown_due_when_its_delay_and_its_date_are_both_over(store)
 
 
 async def test_times_of_another_boot_are_carried_over_in_every_state_that_waits(path):
-    terms = Terms(expires=NOW.elapsed + 100, at=NOW.wall + 50)
+    conditions = Conditions(expires=NOW.elapsed + 100, at=NOW.wall + 50)
     waiting = [State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED]
     store = await Store.open(path)
     await store.adopt_boot(NOW, BOOT)
     await put(store, *(new(number) for number in range(1, 5)))
     for number, state in enumerate(waiting, start=1):
-        await move(store, number, state, due=NOW.elapsed + 60, terms=terms)
+        await move(store, number, state, due=NOW.elapsed + 60, conditions=conditions)
     await store.close()
     store = await Store.open(path)
 
@@ -130,19 +130,19 @@ async def test_times_of_another_boot_are_carried_over_in_every_state_that_waits(
     assert [item.job.state for item in found] == waiting
     for item in found:
         assert item.job.due == pytest.approx(20 + 50)
-        assert item.job.terms.expires == pytest.approx(20 + 90)
-        assert item.job.terms.at == NOW.wall + 50
+        assert item.job.conditions.expires == pytest.approx(20 + 90)
+        assert item.job.conditions.at == NOW.wall + 50
     await store.close()
 
 
 @pytest.mark.parametrize("jump", [1e8, -1e8, 0.5])
 async def test_times_are_told_and_carried_over_by_the_clock_as_it_was_set(path, jump):
-    terms = Terms(expires=NOW.elapsed + 100, at=NOW.wall + 50)
+    conditions = Conditions(expires=NOW.elapsed + 100, at=NOW.wall + 50)
     store = await Store.open(path)
     await store.adopt_boot(NOW, BOOT)
     await put(store, new(1), new(2))
     await move(store, 1, State.SCHEDULED, due=NOW.elapsed + 60)
-    await move(store, 2, State.HELD, terms=terms)
+    await move(store, 2, State.HELD, conditions=conditions)
     later = Now(elapsed=NOW.elapsed + 10, wall=NOW.wall + 10 + jump)
 
     for state in (State.SCHEDULED, State.HELD):
@@ -155,7 +155,7 @@ async def test_times_are_told_and_carried_over_by_the_clock_as_it_was_set(path, 
     assert second.expires_at == pytest.approx(later.wall + 90, abs=1.0)
     assert second.due_at == NOW.wall + 50  # a date stays
     await store.adopt_boot(Now(elapsed=20.0, wall=later.wall + 10), "second-boot")
-    due, expires = [(job.due, job.terms.expires) for job in await restored(store)]
+    due, expires = [(job.due, job.conditions.expires) for job in await restored(store)]
     assert due == (pytest.approx(20 + 40, abs=1.0), None)
     assert expires == (None, pytest.approx(20 + 80, abs=1.0))
     await store.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bgd.core.job import FINAL, JobId, Outcome, RetryPolicy, State, Terms
+from bgd.core.job import FINAL, Conditions, JobId, Outcome, RetryPolicy, State
 from bgd.daemon.storage import schema
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import (
@@ -171,14 +171,14 @@ async def test_jobs_of_version_1_run_on(path):
 
 async def test_jobs_of_version_2_are_all_there_and_run_on(path):
     lay_down(path, "version-2.sql")
-    blocked = Terms(after=(JobId(3),), key="größe", slots=2)
+    blocked = Conditions(after=(JobId(3),), key="größe", slots=2)
 
     store = await Store.open(path)
 
     assert (await unfinished(store), await store.last_id()) == (
         [
             UnfinishedJob(a_job(1, State.SCHEDULED, due=NOW.elapsed + 60), None, None),
-            UnfinishedJob(a_job(2, State.BLOCKED, terms=blocked), None, None),
+            UnfinishedJob(a_job(2, State.BLOCKED, conditions=blocked), None, None),
             UnfinishedJob(a_job(3, State.RUNNING, attempt=1), 3, "first-boot:launcher"),
         ],
         4,

@@ -13,7 +13,7 @@ import msgspec
 from bgd.core.spec import Isolation
 from bgd.core.target import python_target
 from bgd.wire.calls import request
-from bgd.wire.launching import Ended, Key, Launch, Warm
+from bgd.wire.launching import AttemptEnded, AttemptKey, Launch, Warm
 from bgd.worker import WORKER
 from tests.launcher.host import Host, Supervisor, launch_of
 
@@ -42,7 +42,7 @@ class Calls:
         file.write_text(source)
         return file
 
-    def launch(self, target: str, *args: object, **options: Any) -> Key:
+    def launch(self, target: str, *args: object, **options: Any) -> AttemptKey:
         self.supervisor.say(launch := self.launch_of(target, *args, **options))
         return launch.key
 
@@ -65,14 +65,14 @@ class Calls:
             **options,
         )
 
-    def run(self, target: str, *args: object, **options: Any) -> Ended:
+    def run(self, target: str, *args: object, **options: Any) -> AttemptEnded:
         return self.supervisor.ended(self.launch(target, *args, **options))
 
     def value(self, target: str, *args: object, **options: Any) -> Any:
         """Run it and return what it returned."""
         return value_of(self.run(target, *args, **options))
 
-    def output(self, ended: Ended) -> str:
+    def output(self, ended: AttemptEnded) -> str:
         return self.host.output(ended.key).decode()
 
     def workers(self) -> list[int]:
@@ -90,7 +90,7 @@ def is_worker(pid: int | str) -> bool:
     return str(WORKER).encode() in words[:-2]  # and behind it stands its line
 
 
-def value_of(ended: Ended) -> Any:
+def value_of(ended: AttemptEnded) -> Any:
     assert ended.result, ended
     document = msgspec.json.decode(ended.result)
     assert "ok" in document, document

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Continue, Signal, Stop, Suspend
+from bgd.wire.launching import ContinueProcesses, SignalProcesses, StopProcesses, SuspendProcesses
 from tests.launcher.host import is_alive, needs_strace, written
 from tests.launcher.warm.calls import Calls
 from tests.support import wait_until
@@ -101,7 +101,7 @@ def test_cancelled_it_is_ended_with_all_its_processes(every, tmp_path, told, nam
     key = every.launch(f"job:{name}", str(tmp_path))
     pids = told()
 
-    every.supervisor.say(Stop(key, 0.2))
+    every.supervisor.say(StopProcesses(key, 0.2))
 
     end = every.supervisor.ended(key)
     assert (end.outcome, end.signal) == (Outcome.CANCELLED, {"stay": 15, "hide": 9}[name])
@@ -121,12 +121,12 @@ def test_what_it_leaves_behind_is_ended(every, tmp_path, told, name):
 def test_it_hears_signals_and_stands_still_when_it_is_suspended(every, tmp_path, told):
     key = every.launch("job:wait", str(tmp_path), timeout=1.0)
     first, _ = told()
-    every.supervisor.say(Suspend(key))
+    every.supervisor.say(SuspendProcesses(key))
     wait_until(lambda: state_of(first) == "T")
 
     (tmp_path / "enough").touch()
-    every.supervisor.say(Signal(key, signal.SIGUSR1))
-    every.supervisor.say(Continue(key))
+    every.supervisor.say(SignalProcesses(key, signal.SIGUSR1))
+    every.supervisor.say(ContinueProcesses(key))
 
     end = every.supervisor.ended(key)
     assert (end.outcome, end.result) == (Outcome.SUCCEEDED, b'{"ok":"done"}')
@@ -144,7 +144,7 @@ def test_its_log_has_a_cap_and_may_be_the_end_of_it(every):
 def test_stopped_in_the_same_breath_it_never_runs(every, tmp_path):
     every.run("job:ok")  # so that a worker waits for it
     launch = every.launch_of("job:leave", str(tmp_path))
-    every.supervisor.say(launch, Stop(launch.key, 1.0))
+    every.supervisor.say(launch, StopProcesses(launch.key, 1.0))
 
     end = every.supervisor.ended(launch.key)
 
@@ -155,11 +155,11 @@ def test_stopped_in_the_same_breath_it_never_runs(every, tmp_path):
 def test_suspended_in_the_same_breath_it_begins_when_it_is_let_go(every, tmp_path):
     every.run("job:ok")
     launch = every.launch_of("job:leave", str(tmp_path))
-    every.supervisor.say(launch, Suspend(launch.key))
+    every.supervisor.say(launch, SuspendProcesses(launch.key))
     every.run("job:ok")
     assert not (tmp_path / "told").exists()
 
-    every.supervisor.say(Continue(launch.key))
+    every.supervisor.say(ContinueProcesses(launch.key))
 
     assert every.supervisor.ended(launch.key).result == b'{"ok":5}'
 
@@ -201,7 +201,7 @@ def test_a_forked_job_takes_little_memory_of_its_own(forked, tmp_path):
 
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     kilobytes = {line.split()[0]: int(line.split()[1]) for line in rollup.splitlines()[1:]}
-    forked.supervisor.say(Stop(key, 0.0))
+    forked.supervisor.say(StopProcesses(key, 0.0))
     forked.supervisor.ended(key)
 
     assert kilobytes["Rss:"] > 30_000

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Stop
+from bgd.wire.launching import StopProcesses
 from tests.launcher.host import is_alive, written
 from tests.launcher.warm.calls import Calls
 from tests.support import wait_until
@@ -167,7 +167,7 @@ def test_a_job_over_its_time_or_cancelled_takes_its_worker_along_and_no_other(re
     key = reused.launch("job:wait", str(tmp_path), **options)
     pid = int(written(tmp_path / "told"))
     if not options:
-        reused.supervisor.say(Stop(key, 5.0))
+        reused.supervisor.say(StopProcesses(key, 5.0))
 
     end = reused.supervisor.ended(key)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Stop
+from bgd.wire.launching import StopProcesses
 from tests.launcher.silent_mount import silent_mount
 from tests.support import wait_until
 
@@ -29,7 +29,7 @@ def test_a_job_whose_folder_does_not_answer_holds_up_no_other_of_the_same_kind(e
     wait_until(silent.is_asked)
 
     others = [every.run("job:folder") for _ in range(2)]
-    every.supervisor.say(Stop(stuck, 1.0))
+    every.supervisor.say(StopProcesses(stuck, 1.0))
 
     assert [each.outcome for each in others] == [Outcome.SUCCEEDED] * 2
     assert every.supervisor.ended(stuck).outcome is Outcome.CANCELLED

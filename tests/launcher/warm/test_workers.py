@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Continue, Renew, Stop, Suspend
+from bgd.wire.launching import ContinueProcesses, Renew, StopProcesses, SuspendProcesses
 from tests.launcher.host import PATIENCE, is_alive, written
 from tests.launcher.warm.calls import SPAWN, Calls
 from tests.support import wait_until
@@ -132,7 +132,7 @@ def test_while_it_imports_jobs_keep_their_time_and_can_be_stopped_and_suspended(
     forked.write("slow", f"open('{tmp_path}/gate').read()")
     forked.preload = ["slow"]
     late, stopped, suspended = (forked.launch("job:parent", timeout=timeout) for timeout in (0.3, None, None))
-    forked.supervisor.say(Suspend(suspended), Stop(stopped, 0.0))
+    forked.supervisor.say(SuspendProcesses(suspended), StopProcesses(stopped, 0.0))
     assert forked.supervisor.ended(stopped).outcome is Outcome.CANCELLED
     end = forked.supervisor.ended(late)
     assert (end.outcome, end.problem) == (Outcome.TIMEOUT, "its warm worker took all of its time")
@@ -140,7 +140,7 @@ def test_while_it_imports_jobs_keep_their_time_and_can_be_stopped_and_suspended(
     with (tmp_path / "gate").open("w"):  # and so it is ready
         wait_until(forked.workers)
     other = forked.run("job:parent")
-    forked.supervisor.say(Continue(suspended))
+    forked.supervisor.say(ContinueProcesses(suspended))
 
     assert forked.supervisor.ended(suspended).result == other.result
 
@@ -206,7 +206,7 @@ def test_a_job_ends_in_time_when_its_worker_stands_still(forked, limit):
     if limit is None:
         forked.isolation = SPAWN
         forked.run("job:parent")  # what came before it is handed over by now
-        forked.supervisor.say(Stop(key, 0.0))
+        forked.supervisor.say(StopProcesses(key, 0.0))
 
     outcome = Outcome.CANCELLED if limit is None else Outcome.TIMEOUT
     assert forked.supervisor.ended(key).outcome is outcome
@@ -218,7 +218,7 @@ def test_a_job_can_be_cancelled_when_its_worker_is_dead(forked, tmp_path):
     pids = running(tmp_path)
     os.kill(forked.workers()[0], signal.SIGKILL)
 
-    forked.supervisor.say(Stop(key, 1.0))
+    forked.supervisor.say(StopProcesses(key, 1.0))
 
     assert forked.supervisor.ended(key).outcome is Outcome.CANCELLED
     assert not is_alive(pids[0])
