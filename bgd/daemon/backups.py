@@ -17,9 +17,9 @@ from bgd.clock import now
 from bgd.config import Config
 from bgd.daemon import folder
 from bgd.daemon.logs import highest_job
-from bgd.daemon.storage import copying, recovery
+from bgd.daemon.storage import recovery
 from bgd.daemon.storage.copying import DatabaseCopy
-from bgd.daemon.storage.database import StoreBroken, StoreTooNew
+from bgd.daemon.storage.database import StoreBroken, StoreTooNew, fsync_path
 from bgd.daemon.storage.recovery import RecoveryResult
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -184,7 +184,7 @@ def _finished(part: str, path: str | None) -> int:
             Path(part).unlink()
         else:
             Path(part).rename(path)
-            copying.sync_folder(str(Path(path).parent))
+            fsync_path(str(Path(path).parent))
     except BaseException:
         os.close(descriptor)
         raise
@@ -254,14 +254,14 @@ def _recover(config: Config, wanted: str | None) -> Iterator[str]:
         raise Refused(
             f"database {path} is sound, so nothing is restored: move it away to have a backup instead"
         )
-    backup, problems = recovery.newest_good([wanted] if wanted else backups_in(config.backup.folder))
+    backup, problems = recovery.newest_sound_copy([wanted] if wanted else backups_in(config.backup.folder))
     if backup is None:
         tried = "; ".join(problems) or f"{config.backup.folder} has none"
         raise StoreBroken(f"{problem}; there is no good backup: {tried}")
-    highest = max(backup.last_id, recovery.last_id_in(path), highest_job(config.log_dir))
+    highest = max(backup.last_id, recovery.highest_id_in(path), highest_job(config.log_dir))
     at = now().wall
     stamp = datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside = recovery.put_aside(path, stamp)
+    aside = recovery.move_aside(path, stamp)
     restored = recovery.restore(backup, path, highest, f"{clock.boot_id()}:before-recovery", at)
     yield f"{problem}" + (f"; it is kept as {aside}" if aside else "")
     yield from (f"passed over: {each}" for each in problems)

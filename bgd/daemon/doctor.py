@@ -432,7 +432,7 @@ def check_database(config: Config, patience: float = PATIENCE) -> Finding:
     subject = "database"
     path = f"{config.daemon.state_dir}/bgd.db"
     try:
-        found = recovery.check_database(path, patience)
+        found = recovery.check_file(path, patience)
     except FileNotFoundError:
         remedy = "the first start makes it"
         if backups_in(config.backup.folder):
@@ -491,7 +491,7 @@ def _obstacle_to(folder: str) -> str | None:
 def _check_copies(paths: list[str], every: float, patience: float) -> Finding:
     subject = "backups"
     try:
-        good, problems = recovery.newest_good(paths, patience)
+        good, problems = recovery.newest_sound_copy(paths, patience)
     except TimeoutError:
         return Finding(
             subject,

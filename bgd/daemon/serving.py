@@ -36,8 +36,7 @@ from bgd.daemon.launching import DatabaseOutdated, LauncherLink
 from bgd.daemon.logs import highest_job
 from bgd.daemon.retention import Retention
 from bgd.daemon.space import DiskSpace
-from bgd.daemon.storage.copying import sync_folder
-from bgd.daemon.storage.database import DiskFull, StoreBroken
+from bgd.daemon.storage.database import DiskFull, StoreBroken, fsync_path
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.connection import open_site
@@ -290,7 +289,7 @@ def _put_back(config: Config, saved: str, *, is_free: bool) -> StoreBroken:
     for end in ("-wal", "-shm"):  # of the lost one
         Path(path + end).unlink(missing_ok=True)
     Path(saved).unlink()
-    sync_folder(config.daemon.state_dir)
+    fsync_path(config.daemon.state_dir)
     return StoreBroken(f"{path} was removed while bgd ran; bgd has written it anew", "start bgd again")
 
 

@@ -84,7 +84,7 @@ class Supervisor:
         self._link = link
         self._scheduler = self._new_scheduler(last_id=0)
         self._attempts = AttemptTable()
-        self.space = DiskSpace(config.daemon.state_dir, config.daemon.min_free, lambda: store.unused)
+        self.space = DiskSpace(config.daemon.state_dir, config.daemon.min_free, lambda: store.free_bytes)
         self.subscriptions = Subscriptions()
         self.progress = ProgressBuffer(self.get, self._changed.set)
         self.lost_output = LostOutput()

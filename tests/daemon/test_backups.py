@@ -51,7 +51,7 @@ async def test_who_asks_is_sent_a_sound_copy_and_nothing_of_it_is_left(config, l
         assert await asyncio.to_thread(os.listdir, config.backup.folder) == []
         copy = Path(config.daemon.state_dir, "copy.db")
         await asyncio.to_thread(copy.write_bytes, data)
-        assert copying.checked(str(copy)).jobs == 1
+        assert copying.check_copy(str(copy)).jobs == 1
         await life.submit()  # the daemon goes on
 
 
@@ -76,7 +76,7 @@ async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, lau
     assert len(paths) == 2
     assert not half.exists()
     assert none.exists()
-    assert copying.checked(paths[0]).jobs == 1
+    assert copying.check_copy(paths[0]).jobs == 1
     assert stat.S_IMODE(os.stat(paths[0]).st_mode) == 0o600  # noqa: PTH116 - one call
 
 
@@ -154,7 +154,7 @@ async def test_a_clock_that_was_ahead_for_a_while_takes_no_backup_that_is_writte
 
         await until(lambda: not any(path.exists() for path in ahead))
         task.cancel()
-    assert copying.checked(backups_in(config.backup.folder)[0])
+    assert copying.check_copy(backups_in(config.backup.folder)[0])
 
 
 async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
@@ -305,7 +305,7 @@ def test_damaged_copy_is_never_taken_for_a_good_one(path, damage):
         await store.close()
 
     asyncio.run(write())
-    assert copying.checked(path).jobs == 299
+    assert copying.check_copy(path).jobs == 299
     data = Path(path).read_bytes()
     match damage:
         case "cut":
@@ -319,5 +319,5 @@ def test_damaged_copy_is_never_taken_for_a_good_one(path, damage):
         case _:
             Path(path).unlink()
 
-    with pytest.raises(StoreBroken, match=r"bgd\.db (is damaged|is no database of bgd|cannot be read)"):
-        copying.checked(path)
+    with pytest.raises(StoreBroken, match=r"bgd\.db (is damaged|is not a database of bgd|cannot be read)"):
+        copying.check_copy(path)

@@ -297,8 +297,8 @@ def test_backup_that_cannot_be_read_is_not_called_damaged(path, config, tmp_path
     os.mkfifo(pipe)
     for file, reason in (
         (missing, "cannot be read: No such file or directory"),
-        (tmp_path, "is no regular file"),
-        (pipe, "is no regular file"),
+        (tmp_path, "is not a regular file"),
+        (pipe, "is not a regular file"),
     ):
         with pytest.raises(StoreBroken, match=f"{file} {reason}"):
             recover(config, str(file))

@@ -141,7 +141,7 @@ def test_what_is_no_regular_file_is_not_opened(config, path):
 
     finding = check_database(config)
 
-    assert (finding.level, finding.message) == (Level.PROBLEM, f"{path} is no regular file")
+    assert (finding.level, finding.message) == (Level.PROBLEM, f"{path} is not a regular file")
 
 
 def test_database_that_may_not_be_read_is_said_to_be_so(config, path, monkeypatch):

@@ -211,7 +211,7 @@ class Store(StoreReader):
     ) -> None:
         super().__init__(reader, searcher, store_id)
         self._path = path
-        self.unused = 0  # bytes inside the file that are free, as of the last commit
+        self.free_bytes = 0  # bytes inside the file that are free, as of the last commit
         self.position = 0  # id of the newest event on disk: no two states of the database have the same
         self._writer = writer
         self._saver = BatchWriter()
@@ -228,12 +228,12 @@ class Store(StoreReader):
             reader = await _opened(path, open_readable, opened)
             searcher = await _opened(path, open_readable, opened)
             store_id = await reader.call(read.prepare)
-            unused = await reader.call(copying.unused)
+            free_bytes = await reader.call(copying.free_bytes)
             position = await reader.call(write.newest_event)
             await searcher.call(read.prepare)
             opened.pop_all()
         store = cls(writer, reader, searcher, store_id, path)
-        store.unused = unused
+        store.free_bytes = free_bytes
         store.position = position
         return store
 
@@ -355,7 +355,7 @@ class Store(StoreReader):
 
     async def copy_size(self) -> int:
         """Return about how many bytes a copy will have."""
-        return await self._reader.call(copying.needed)
+        return await self._reader.call(copying.copy_size)
 
     async def copy_to(self, path: str) -> copying.DatabaseCopy:
         """Write all that is committed to a new file and check it, while others read and write.
@@ -402,8 +402,8 @@ class Store(StoreReader):
             self._saver.forget()
             raise
         self.position = self._saver.newest_event or self.position
-        if self.unused or batch.removed:
-            self.unused = copying.unused(db)
+        if self.free_bytes or batch.removed:
+            self.free_bytes = copying.free_bytes(db)
         return specs
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import FINAL, Job, JobId, Now, Outcome
 from bgd.core.spec import JobSpec
-from bgd.daemon.storage.database import change
+from bgd.daemon.storage.database import update_rows
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -129,10 +129,12 @@ class SpecWriter:
         _remove_tags(db, specs)
         rows = self._rows(db, specs)
         before = _environments_of(db, specs)
-        change(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", rows)
+        update_rows(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", rows)
         _share(db, rows)
         self._part_with(db, before)
-        change(db, "UPDATE jobs SET name = ? WHERE id = ?", [(spec.name, job) for job, spec in specs.items()])
+        update_rows(
+            db, "UPDATE jobs SET name = ? WHERE id = ?", [(spec.name, job) for job, spec in specs.items()]
+        )
         _insert_tags(db, specs)
 
     def remove(self, db: sqlite3.Connection, job_ids: list[JobId]) -> None:
@@ -370,9 +372,9 @@ def _save_jobs(db: sqlite3.Connection, batch: WriteBatch) -> None:
         elif end is None:
             finish = (save.at, batch.now.elapsed) if job.state in FINAL else (None, None)
             plain.append((*columns, *finish, save.reason, job.id))
-    change(db, _SAVE_JOB, plain)
-    change(db, _END_JOB, ended)
-    change(db, _START_JOB, started)
+    update_rows(db, _SAVE_JOB, plain)
+    update_rows(db, _END_JOB, ended)
+    update_rows(db, _START_JOB, started)
 
 
 def _last_words(end: AttemptEnd) -> tuple[object, ...]:
@@ -412,9 +414,9 @@ def _save_attempts(db: sqlite3.Connection, batch: WriteBatch) -> None:
         since = batch.now.elapsed
         rows = [(item.job, item.attempt, item.slot, item.launcher, item.at, since) for item in batch.attempts]
         db.executemany(_INSERT_ATTEMPT, rows)
-    change(db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in batch.relaunched])
-    change(db, _SAVE_PID, [_pid_row(item) for item in batch.pids])
-    change(db, _END_ATTEMPT, [_end_row(end) for end in batch.ends])
+    update_rows(db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in batch.relaunched])
+    update_rows(db, _SAVE_PID, [_pid_row(item) for item in batch.pids])
+    update_rows(db, _END_ATTEMPT, [_end_row(end) for end in batch.ends])
     kept = sum(end.log_kept for end in batch.ends)
     if kept:
         db.execute("UPDATE meta SET logged = logged + ?", (kept,))

@@ -86,7 +86,7 @@ async def test_failed_migration_leaves_the_file_as_it_was(path, monkeypatch):
     assert str(refused.value) == (
         f"database {path} cannot be brought to version {VERSION + 1} of its tables (no such table: nowhere), "
         "and is as it was: start the earlier bgd again, or `bgd --recover` puts the newest backup in its "
-        "place; or move it away to begin anew"
+        "place; or move it away to start with an empty one"
     )
 
     store = await Store.open(path)
