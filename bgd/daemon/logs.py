@@ -1,4 +1,4 @@
-"""Reading an attempt's log while the launcher writes it."""
+"""Logs of attempts: read them while the launcher writes, count lost output, delete them after their jobs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from bgd.wire.views import AttemptView, Finding, Level
 logger = logging.getLogger(__name__)
 
 MAX_CHUNK = 64 * 1024  # bytes read at once
-MAX_MARKS = 4096  # marks read at once: 64 KiB too
+MAX_MARKS = 4096  # marks read at once, also 64 KiB
 CLEANED_AT_ONCE = 1000  # jobs whose logs one call on a thread deletes
 
-_MARK = Packing(">QQ")  # an offset, and when the bytes from there on arrived, in microseconds of the epoch
+# A mark: an offset, and the time when the bytes from there on arrived, in microseconds of the epoch
+_MARK = Packing(">QQ")
 
 
 class LogChunk(Struct, frozen=True, kw_only=True):
-    """Some output. Without data: there is no more, yet.
+    """A piece of output; empty `data` means that there is no more yet.
 
-    `times`: (offset in data, epoch seconds), from which offset on the bytes arrived at that time.
-    `left_out`: so many bytes were asked for, stood just before `offset`, and are gone. `missing`: why, if not
-    because the log was over its limit.
+    `times`: pairs of an offset in `data` and the epoch time at which the bytes from there on arrived.
+    `left_out`: number of bytes just before `offset` that were asked for and are gone. `missing`: why they are
+    gone, unless the log was over its limit.
     """
 
     offset: int
@@ -46,47 +47,50 @@ class LogChunk(Struct, frozen=True, kw_only=True):
 
 
 class LogReader:
-    """The log of one attempt, below the folder of all logs. A file that is missing reads as empty."""
+    """Reads the log of one attempt. A missing file reads as empty.
+
+    A log is its head, the file `path`, and behind a gap the newest segments, each named by its offset.
+    """
 
     def __init__(self, folder: str, job: int, attempt: int) -> None:
         self.path = Path(folder, log_name(job, attempt))
 
     def read(self, offset: int, limit: int) -> LogChunk:
-        """Return at most `limit` bytes, nor more than MAX_CHUNK, from `offset` on or from the gap's end."""
+        """Return at most min(limit, MAX_CHUNK) bytes from `offset` on, or from the end of the gap on."""
         limit = min(limit, MAX_CHUNK)
         data = _read(self.path, offset, limit)
-        if data:  # most logs are no more than a head: spare them the listing
-            return _piece(self.path, offset, data, left_out=0)
+        if data:  # most logs have only a head: do not list the folder for them
+            return _chunk(self.path, offset, data, left_out=0)
         head, *segments = self._files()
-        # The head once more: where a segment was seen the head is complete, so what it lacks is a gap.
+        # Read the head again: once a segment exists the head is complete, so what it lacks is in the gap.
         for start, path in [head, *segments]:
             position = max(offset, start)
             data = _read(path, position - start, limit)
             if data:
-                piece = _piece(path, position, data, left_out=position - offset)
-                # the head is removed only with the whole log: somebody else removed it
-                return replace(piece, missing=self._removed()) if piece.left_out else piece
-        if any(not path.exists() for _, path in segments):  # removed since, so there are newer ones
+                chunk = _chunk(path, position, data, left_out=position - offset)
+                # bgd removes the head only with the whole log, so somebody else did
+                return replace(chunk, missing=self._removed()) if chunk.left_out else chunk
+        if any(not path.exists() for _, path in segments):  # removed meanwhile, so there are newer ones
             return self.read(offset, limit)
         return LogChunk(offset=offset, data=b"")
 
     def missing(self, offset: int, written: int) -> LogChunk | None:
-        """Return what follows the last byte there is, `offset`, if the attempt wrote more; None if not."""
+        """Return an empty chunk that says what the log lacks after its end, `offset`; None: nothing."""
         if written <= offset:
             return None
         why = self._removed() or f"{self.path} could not be written"
         return LogChunk(offset=written, data=b"", left_out=written - offset, missing=why)
 
     def _removed(self) -> str:
-        """Say that somebody removed the log, or nothing if that is not so."""
+        """Return the message that the log was removed, or an empty string if it is there."""
         return "" if self.path.exists() else f"{self.path} is not there"
 
     def size(self) -> int:
-        """Return the offset behind the last byte there is."""
+        """Return the offset after the last byte."""
         return max(start + size for start, size, _ in self._extents())
 
     def tail_offset(self, lines: int) -> int:
-        """Return the offset where the last `lines` lines begin, 0 if there are no more."""
+        """Return the offset where the last `lines` lines begin; 0 if the log has no more lines."""
         extents = self._extents()
         start, size, _ = extents[-1]
         begin, wanted = start + size, lines
@@ -96,16 +100,16 @@ class LogReader:
             while wanted and end:
                 length = min(end, MAX_CHUNK)
                 block = _read(path, end - length, length) or b""
-                # the newline that ends the log begins no line
+                # no line begins after the newline that ends the log
                 searched = len(block) - (is_last and block.endswith(b"\n"))
                 found, wanted = _lines_back(block[:searched], wanted)
                 end, is_last = end - length, False
-                if found < length:  # else it begins with the next extent, behind a gap perhaps
+                if found < length:  # else it begins with the next file, perhaps behind the gap
                     begin = start + end + found
         return begin
 
     def _files(self) -> list[tuple[int, Path]]:
-        """Return the head and the segments there are, each with the offset where it starts, in order."""
+        """Return the offset and path of the head and of each segment, in order."""
         prefix = f"{self.path.name}."
         try:
             with os.scandir(self.path.parent) as entries:
@@ -116,48 +120,51 @@ class LogReader:
         return [(0, self.path), *segments]
 
     def _extents(self) -> list[tuple[int, int, Path]]:
-        """Return the same files, each with its start and size."""
+        """Return the offset, size and path of each of these files."""
         return [(start, _size(path), path) for start, path in self._files()]
 
 
 def expected_log_bytes(attempt: AttemptView) -> int:
-    """Return how many bytes the log of an attempt that has ended should reach to, 0: nothing is known."""
-    # a log that ended its job is cut where it was told to be
+    """Return the number of bytes that an ended attempt wrote; 0 if that is not known."""
+    # a log at its limit is cut on purpose
     is_known = attempt.outcome not in {None, Outcome.LOG_LIMIT}
     return attempt.log_bytes or 0 if is_known else 0
 
 
 class LostOutput:
-    """Count the output that logs could not take since the daemon started, and report it once."""
+    """Counts output that could not be written to logs since the daemon started, and reports it once."""
 
     def __init__(self) -> None:
-        self._attempts = self._bytes = 0  # of attempts that have ended
+        self._attempts = self._bytes = 0  # of ended attempts
         self._latest = ""
-        self._is_going_on = False
-        self._running: dict[AttemptKey, int] = {}  # bytes written so far, of attempts that lose output
+        self._is_losing = False
+        self._running: dict[AttemptKey, int] = {}  # bytes written so far by running attempts that lose output
 
     def grew(self, grew: LogGrew) -> None:
+        """Take note of a running attempt whose log cannot be written."""
         if grew.log_problem is not None:
             self._running[grew.key] = grew.log_bytes
-            self._say(grew.key, grew.log_problem)
+            self._warn(grew.key, grew.log_problem)
 
     def ended(self, ended: AttemptEnded) -> None:
+        """Add up what an ended attempt lost."""
         self._running.pop(ended.key, None)
         if ended.log_problem is not None:
             self._attempts += 1
             self._bytes += ended.log_lost
-            self._say(ended.key, ended.log_problem)
+            self._warn(ended.key, ended.log_problem)
         elif ended.log_bytes:
-            self._is_going_on = False  # a log could be written
+            self._is_losing = False  # a log could be written
 
     def written(self, key: AttemptKey) -> int:
-        """Return how much a running attempt wrote that loses output, 0 for any other."""
+        """Return the bytes written by a running attempt that loses output; 0 for any other attempt."""
         return self._running.get(key, 0)
 
     def findings(self) -> list[Finding]:
+        """Return what `bgctl doctor` reports of lost output; empty if there is none."""
         if not self._latest:
             return []
-        level = Level.WARNING if self._is_going_on else Level.NOTE
+        level = Level.WARNING if self._is_losing else Level.NOTE
         running = f", and {len(self._running)} that run lose more" if self._running else ""
         message = (
             f"since bgd started {self._attempts} attempts lost {format_size(self._bytes)} of their output"
@@ -165,12 +172,12 @@ class LostOutput:
         )
         return [Finding("output", level, message, "see that the log folder is there and its disk has room")]
 
-    def _say(self, key: AttemptKey, problem: str) -> None:
-        """Say it once for all attempts, until a log can be written again."""
+    def _warn(self, key: AttemptKey, problem: str) -> None:
+        """Warn once for all attempts, until a log can be written again."""
         self._latest = f"job {key.job}: {problem}"
-        if not self._is_going_on:
+        if not self._is_losing:
             logger.warning("%s; bgctl doctor counts what is lost from now on", self._latest)
-        self._is_going_on = True
+        self._is_losing = True
 
 
 class LogCleaner:
@@ -209,7 +216,7 @@ class LogCleaner:
 def remove_logs(folder: str, jobs: Collection[int]) -> set[int]:
     """Delete the logs of all attempts of these jobs.
 
-    Returns those whose logs cannot be deleted, for a reason that is said in the daemon's log.
+    Returns the jobs whose logs cannot be deleted; the daemon's log says why.
     """
     left: set[int] = set()
     for path in {Path(folder, log_name(job, 1)).parent for job in jobs}:
@@ -220,7 +227,7 @@ def remove_logs(folder: str, jobs: Collection[int]) -> set[int]:
                 job, dot, _ = name.partition(".")
                 if dot and job.isdecimal() and int(job) in jobs:
                     (path / name).unlink(missing_ok=True)
-        except FileNotFoundError:  # none of them ever wrote a word
+        except FileNotFoundError:  # none of them ever wrote anything
             continue
         except OSError as error:
             logger.warning("logs of removed jobs are left in %s: %s", path, error.strerror)
@@ -229,7 +236,7 @@ def remove_logs(folder: str, jobs: Collection[int]) -> set[int]:
 
 
 def highest_job(folder: str) -> int:
-    """Return the highest id of a job that has a log; 0 if none has."""
+    """Return the highest id of a job that has a log; 0 if no job has one."""
     try:
         names = [path.name for path in Path(folder).iterdir()]
     except FileNotFoundError:
@@ -237,7 +244,7 @@ def highest_job(folder: str) -> int:
     for thousand in sorted(map(int, filter(str.isdecimal, names)), reverse=True):
         try:
             inside = [path.name.partition(".")[0] for path in Path(folder, str(thousand)).iterdir()]
-        except (FileNotFoundError, NotADirectoryError):  # removed meanwhile, or no folder of ours
+        except (FileNotFoundError, NotADirectoryError):  # removed meanwhile, or not a folder of bgd
             continue
         jobs = [int(name) for name in inside if name.isdecimal()]
         if jobs:
@@ -245,9 +252,9 @@ def highest_job(folder: str) -> int:
     return 0
 
 
-def _piece(path: Path, offset: int, data: bytes, left_out: int) -> LogChunk:
+def _chunk(path: Path, offset: int, data: bytes, left_out: int) -> LogChunk:
     marks = _marks(path, offset)
-    if len(marks) == MAX_MARKS and offset < marks[-1][0]:  # later marks were not read: leave their bytes too
+    if len(marks) == MAX_MARKS and offset < marks[-1][0]:  # later marks were not read
         data = data[: marks[-1][0] - offset]
     times = [
         (max(begin - offset, 0), microseconds / 1e6)
@@ -258,7 +265,7 @@ def _piece(path: Path, offset: int, data: bytes, left_out: int) -> LogChunk:
 
 
 def _marks(path: Path, offset: int) -> list[tuple[int, int]]:
-    """Return the mark of the file `path` that is in force at `offset`, and those that follow."""
+    """Return the mark that applies at `offset` of the file `path`, and at most MAX_MARKS in all."""
     descriptor = _open(_marks_path(path))
     if descriptor is None:
         return []
@@ -268,7 +275,7 @@ def _marks(path: Path, offset: int) -> list[tuple[int, int]]:
         packed = os.pread(descriptor, MAX_MARKS * _MARK.size, max(later - 1, 0) * _MARK.size)
     finally:
         os.close(descriptor)
-    whole = len(packed) - len(packed) % _MARK.size  # the last one may be half written
+    whole = len(packed) - len(packed) % _MARK.size  # the last mark may be half written
     return [(begin, microseconds) for begin, microseconds in _MARK.iter_unpack(packed[:whole])]
 
 
@@ -284,7 +291,7 @@ def _marks_path(path: Path) -> Path:
 def _lines_back(block: bytes, wanted: int) -> tuple[int, int]:
     """Go back `wanted` lines from the end of a block.
 
-    Returns the index where the last of them begins and 0, or 0 and how many of them begin before the block.
+    Returns the index where the first of them begins, and how many more begin before the block.
     """
     newlines = block.count(b"\n")
     if newlines < wanted:
@@ -307,13 +314,13 @@ def _read(path: Path, position: int, length: int) -> bytes:
 
 def _open(path: Path) -> int | None:
     try:
-        # not blocking: something that only looks like a log, as a FIFO, must not hold up a thread for ever
+        # O_NONBLOCK: something in the place of a log, such as a FIFO, must not block a thread forever
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "no regular file stands in the log's place", str(path))
+        raise OSError(errno.EINVAL, "the log is not a regular file", str(path))
     return descriptor
 
 

@@ -1,4 +1,4 @@
-"""Retention: finished jobs are kept as configured, and then deleted without holding anyone up."""
+"""Retention: keep finished jobs as configured, then delete them without making anybody wait."""
 
 from __future__ import annotations
 
@@ -22,21 +22,19 @@ from bgd.wire.steering import Prune
 
 logger = logging.getLogger(__name__)
 
-GATHERING = 10.0  # seconds between two passes: jobs that end one by one go together
-FIRST_PORTION = 10  # jobs in the first transaction of a pass, and in any where the disk is short of room
-MAX_PORTION = 200
-AGE_SAVE_INTERVAL = 3600.0  # seconds between two passes at most: a power cut loses no more of the jobs' ages
-LONG_TRANSACTION = (
-    0.01  # seconds of a transaction, beyond which the next one is smaller: whoever submits waits for it
-)
+PASS_DELAY = 10.0  # seconds between two passes, so that jobs that end one by one are deleted together
+FIRST_PORTION = 10  # jobs in the first transaction of a pass, and in each while disk space is short
+MAX_PORTION = 200  # jobs in one transaction
+MAX_PASS_INTERVAL = 3600.0  # seconds: each pass saves the clock of ages, and a power cut loses what follows
+LONG_TRANSACTION = 0.01  # seconds; after a longer one the next is smaller, because submits wait for it
 
 
 class Retention:
-    """Deletes finished jobs in small transactions, with a pause after each that is as long as it took.
+    """Deletes finished jobs in small transactions; after each it pauses for as long as that one took.
 
-    There is a pass at the start, one when the next job has been kept long enough, and one soon after jobs
-    have finished, as there may now be too many of them. Jobs age on the elapsed clock, and from one boot to
-    the next as `adopt_boot` says: a wall clock that is wrong for a moment must not delete all history.
+    A pass runs at the start, when the next job has been kept long enough, and soon after jobs have finished,
+    because there may be too many now. Jobs age on the elapsed clock; `adopt_boot` carries their age from one
+    boot to the next. A wall clock that is wrong for a moment must not delete all history.
     """
 
     def __init__(self, supervisor: Supervisor, actions: JobActions, store: Store) -> None:
@@ -52,7 +50,7 @@ class Retention:
         supervisor.when_configured(self._schedule_pass)
 
     async def run(self) -> None:
-        """Keep finished jobs as configured, for ever."""
+        """Delete finished jobs as configured, forever."""
         try:
             while True:
                 await self._due.wait()
@@ -62,12 +60,12 @@ class Retention:
                     pass
                 next_at = await self._store.next_prunable_at(configured_limits(self._supervisor.config))
                 await self._supervisor.space.retry_while_full(partial(self._store.note_age, now()))
-                self._arm(next_at)
+                self._set_alarm(next_at)
         finally:
             self._alarm.close()
 
     async def prune(self, keep: RetentionLimits) -> AsyncGenerator[tuple[int, int], None]:
-        """Delete what is not to be kept; yield how many jobs have gone so far, with bytes of their logs."""
+        """Delete jobs beyond these limits; yield the number of jobs and bytes of logs deleted so far."""
         elapsed = now().elapsed
         jobs = log_bytes = 0
         portion = FIRST_PORTION
@@ -80,9 +78,8 @@ class Retention:
                     jobs += len(gone)
                     log_bytes += sum(each.logged for each in due if each.job in gone)
                     yield jobs, log_bytes
-                    portion = (
-                        max(portion // 2, 1) if took > LONG_TRANSACTION else min(2 * portion, MAX_PORTION)
-                    )
+                    is_long = took > LONG_TRANSACTION
+                    portion = max(portion // 2, 1) if is_long else min(2 * portion, MAX_PORTION)
                     if self._supervisor.space.is_short():
                         portion = min(portion, FIRST_PORTION)
                     await asyncio.sleep(took)
@@ -91,50 +88,51 @@ class Retention:
                     logger.info("removed %d finished jobs, with %s of logs", jobs, format_size(log_bytes))
 
     async def dry_run(self, keep: RetentionLimits) -> tuple[int, int]:
-        """Return how many jobs `prune` would delete now, and the bytes of their logs."""
+        """Return the number of jobs that `prune` would delete now, and the bytes of their logs."""
         await self._supervisor.saved()
         return await self._store.total_prunable(keep, now().elapsed)
 
     def _schedule_pass(self) -> None:
-        """See to a pass: there may be too many finished jobs by now."""
+        """Start a pass soon: there may be too many finished jobs now."""
         if self._pass_at is None:
-            self._pass_at = now().elapsed + GATHERING
+            self._pass_at = now().elapsed + PASS_DELAY
             self._alarm.set(self._pass_at)
 
-    def _arm(self, next_at: float | None) -> None:
+    def _set_alarm(self, next_at: float | None) -> None:
+        """Start the next pass when the next job has been kept long enough, or earlier if one is scheduled."""
         elapsed = now().elapsed
         times = [
-            elapsed + AGE_SAVE_INTERVAL,
+            elapsed + MAX_PASS_INTERVAL,
             self._pass_at,
-            None if next_at is None else max(next_at, elapsed + GATHERING),
+            None if next_at is None else max(next_at, elapsed + PASS_DELAY),
         ]
         self._alarm.set(min(at for at in times if at is not None))
 
 
 def configured_limits(config: Config) -> RetentionLimits:
-    """Return what the configuration keeps."""
-    said = config.retention
+    """Return the limits of the configuration."""
+    retention = config.retention
     return RetentionLimits(
         seconds={
-            State.SUCCEEDED: said.succeeded_for,
-            State.FAILED: said.failed_for,
-            State.CANCELLED: said.failed_for,
+            State.SUCCEEDED: retention.succeeded_for,
+            State.FAILED: retention.failed_for,
+            State.CANCELLED: retention.failed_for,
         },
-        most=said.max_finished,
-        log_bytes=said.logs_total,
+        most=retention.max_finished,
+        log_bytes=retention.logs_total,
     )
 
 
 def requested_limits(request: Prune, config: Config) -> RetentionLimits:
-    """Return what a request leaves: what it says, or if it says nothing what is configured.
+    """Return the limits that a request names, or if it names none the configured ones.
 
     Raises:
-        Refused: it is about jobs that have not finished.
+        Refused: it names a state of unfinished jobs.
     """
     states = request.states or sorted(FINAL)
     unfinished = set(states) - FINAL
     if unfinished:
-        raise Refused(f"only finished jobs can be pruned, none that is {min(unfinished)}: cancel it first")
+        raise Refused(f"only finished jobs can be pruned, not {min(unfinished)} ones: cancel them first")
     configured = configured_limits(config)
     if request.older_than is None and request.keep is None and request.logs_total is None:
         seconds = {state: configured.seconds[state] for state in states}

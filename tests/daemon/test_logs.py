@@ -1,3 +1,5 @@
+"""A log is read as it was written, chunk by chunk, also while it grows, rotates or is removed."""
+
 from __future__ import annotations
 
 import os
@@ -22,13 +24,13 @@ def log(tmp_path):
     return found
 
 
-def marks_path(piece: Path) -> Path:
-    return piece.with_name(f"{piece.name}.times")
+def marks_path(file: Path) -> Path:
+    return file.with_name(f"{file.name}.times")
 
 
-def write_marks(piece: Path, *marks: tuple[int, float]) -> None:
+def write_marks(file: Path, *marks: tuple[int, float]) -> None:
     packed = [struct.pack(">QQ", offset, round(at * 1e6)) for offset, at in marks]
-    marks_path(piece).write_bytes(b"".join(packed))
+    marks_path(file).write_bytes(b"".join(packed))
 
 
 def segment_path(log: LogReader, offset: int) -> Path:
@@ -36,16 +38,16 @@ def segment_path(log: LogReader, offset: int) -> Path:
 
 
 def read_all(log: LogReader, limit: int = MAX_CHUNK) -> list[tuple[int, bytes]]:
-    """Read as a follower does, piece by piece, until there is no more."""
-    offset, pieces = 0, []
-    while (piece := log.read(offset, limit)).data:
-        assert piece.left_out == piece.offset - offset
-        pieces.append((piece.offset, piece.data))
-        offset = piece.offset + len(piece.data)
-    return pieces
+    """Read like a follower, chunk by chunk, until there is no more."""
+    offset, chunks = 0, []
+    while (chunk := log.read(offset, limit)).data:
+        assert chunk.left_out == chunk.offset - offset
+        chunks.append((chunk.offset, chunk.data))
+        offset = chunk.offset + len(chunk.data)
+    return chunks
 
 
-def test_log_stands_where_the_launcher_writes_it(log, tmp_path):
+def test_log_is_read_where_the_launcher_writes_it(log, tmp_path):
     assert log.path == tmp_path / log_name(1234, 2)
 
 
@@ -67,24 +69,24 @@ def test_reading_on_from_the_end_sees_what_was_written_since(log):
     assert log.read(4, 100).data == b"two\n"
 
 
-def test_piece_is_bounded_whatever_is_asked_for(log):
+def test_chunk_is_bounded_whatever_is_asked_for(log):
     log.path.write_bytes(b"x" * (MAX_CHUNK + 5))
 
     assert len(log.read(0, 1 << 30).data) == MAX_CHUNK
     assert log.read(0, 3).data == b"xxx"
 
 
-def test_what_stood_in_the_gap_is_told_as_left_out(log):
+def test_bytes_of_the_gap_are_counted_as_left_out(log):
     log.path.write_bytes(b"head")
     segment_path(log, 104).write_bytes(b"tail")
 
-    piece = log.read(4, 100)
+    chunk = log.read(4, 100)
 
-    assert (piece.offset, piece.data, piece.left_out) == (104, b"tail", 100)
+    assert (chunk.offset, chunk.data, chunk.left_out) == (104, b"tail", 100)
     assert log.size() == 108
 
 
-def test_other_logs_and_other_files_are_no_segments(log):
+def test_other_logs_and_other_files_are_not_segments(log):
     log.path.write_bytes(b"head")
     log.path.with_name(f"{log.path.name}.notes").write_bytes(b"not output")
     LogReader(str(log.path.parent.parent), 1234, 22).path.write_bytes(b"another attempt")
@@ -99,16 +101,16 @@ def test_segment_removed_while_reading_is_a_gap(log, monkeypatch):
 
     def list_then_rotate():
         listed = list_files()
-        if segment_path(log, 4).exists():  # the launcher goes on between the listing and the reading
+        if segment_path(log, 4).exists():  # the launcher goes on between listing and reading
             segment_path(log, 4).unlink()
             segment_path(log, 7).write_bytes(b"new")
         return listed
 
     monkeypatch.setattr(log, "_files", list_then_rotate)
 
-    piece = log.read(4, 100)
+    chunk = log.read(4, 100)
 
-    assert (piece.offset, piece.data, piece.left_out) == (7, b"new", 3)
+    assert (chunk.offset, chunk.data, chunk.left_out) == (7, b"new", 3)
 
 
 def test_head_that_grows_before_the_first_segment_appears_loses_nothing(log, monkeypatch):
@@ -122,9 +124,9 @@ def test_head_that_grows_before_the_first_segment_appears_loses_nothing(log, mon
 
     monkeypatch.setattr(log, "_files", grow_then_list)
 
-    piece = log.read(2, 100)
+    chunk = log.read(2, 100)
 
-    assert (piece.offset, piece.data, piece.left_out) == (2, b"ad", 0)
+    assert (chunk.offset, chunk.data, chunk.left_out) == (2, b"ad", 0)
 
 
 def test_follower_beside_a_rotating_writer_sees_every_byte_in_its_place(log):
@@ -142,11 +144,11 @@ def test_follower_beside_a_rotating_writer_sees_every_byte_in_its_place(log):
     offset = 0
     while True:
         is_complete = not writer.is_alive()
-        piece = log.read(offset, 777)
-        if piece.data:
-            assert piece.data == output[piece.offset : piece.offset + len(piece.data)]
-            assert piece.left_out == piece.offset - offset
-            offset = piece.offset + len(piece.data)
+        chunk = log.read(offset, 777)
+        if chunk.data:
+            assert chunk.data == output[chunk.offset : chunk.offset + len(chunk.data)]
+            assert chunk.left_out == chunk.offset - offset
+            offset = chunk.offset + len(chunk.data)
         elif is_complete:
             break
     writer.join()
@@ -173,7 +175,7 @@ def test_each_byte_has_the_time_of_the_last_mark_before_it(log):
     assert log.read(3, 3).times == [(0, 200.5)]
 
 
-def test_segment_has_marks_of_its_own(log):
+def test_segment_has_its_own_marks(log):
     log.path.write_bytes(b"head")
     segment_path(log, 104).write_bytes(b"aaabbb")
     write_marks(log.path, (0, 100.0))
@@ -198,7 +200,7 @@ def test_half_written_mark_is_not_read(log):
     assert log.read(0, 100).times == [(0, 100.0)]
 
 
-def test_piece_ends_where_its_marks_become_too_many(log):
+def test_chunk_ends_where_its_marks_become_too_many(log):
     log.path.write_bytes(b"x" * 2 * MAX_MARKS)
     write_marks(log.path, *((offset, 1000.0 + offset) for offset in range(2 * MAX_MARKS)))
 
@@ -244,7 +246,7 @@ def test_tail_reaches_over_the_gap_into_the_head(log):
 
 def test_tail_of_very_long_lines_is_whole_lines(log):
     size = 70_000_000
-    with log.path.open("wb") as file:  # zeros that fill no disk
+    with log.path.open("wb") as file:  # a hole takes no disk space
         file.write(b"one\n")
         file.truncate(4 + size)
         file.seek(4 + size)
@@ -289,11 +291,11 @@ def test_log_reads_like_the_bytes_that_were_kept(head, gap, segments, data):
             start += len(segment)
         limit = data.draw(st.integers(1, 20))
 
-        pieces = read_all(log, limit)
+        chunks = read_all(log, limit)
 
-        assert {offset + index: byte for offset, piece in pieces for index, byte in enumerate(piece)} == kept
-        assert all(len(piece) <= limit for _, piece in pieces)
-        assert all(before + len(piece) <= after for (before, piece), (after, _) in pairwise(pieces))
+        assert {offset + index: byte for offset, chunk in chunks for index, byte in enumerate(chunk)} == kept
+        assert all(len(chunk) <= limit for _, chunk in chunks)
+        assert all(before + len(chunk) <= after for (before, chunk), (after, _) in pairwise(chunks))
 
         lines = data.draw(st.integers(0, 8))
         text = bytes(byte for _, byte in sorted(kept.items()))
@@ -303,7 +305,7 @@ def test_log_reads_like_the_bytes_that_were_kept(head, gap, segments, data):
         assert tail == b"".join(text.splitlines(keepends=True)[-lines:] if lines else [])
 
 
-def test_what_is_no_folder_of_logs_has_no_ids(tmp_path):
+def test_files_and_folders_that_are_not_logs_have_no_job_ids(tmp_path):
     (tmp_path / "0").mkdir()
     (tmp_path / "0/17.1.log").touch()
     (tmp_path / "5").touch()

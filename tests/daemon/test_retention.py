@@ -1,4 +1,4 @@
-"""Finished jobs are let go while others are served: by age, by number, and when somebody says so."""
+"""Finished jobs are deleted while others are served: by age, by number, and on request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANY_AGE = dict.fromkeys((State.SUCCEEDED, State.FAILED, State.CANCELLED))
 
 
 async def ended(life, launcher, jobs):
-    """Run so many jobs to their end; return their ids."""
+    """Run this many jobs to their end; return their ids."""
     await launcher.greet()
     keys = []
     for _ in range(jobs):
@@ -43,7 +43,7 @@ async def prune(life, keep):
         return [each async for each in passes]
 
 
-async def test_pruned_jobs_are_gone_with_their_logs_in_portions(config, launcher, monkeypatch, caplog):
+async def test_jobs_are_pruned_with_their_logs_in_portions(config, launcher, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(retention, "FIRST_PORTION", 2)
     monkeypatch.setattr(retention, "MAX_PORTION", 2)
@@ -68,7 +68,7 @@ async def test_pruned_jobs_are_gone_with_their_logs_in_portions(config, launcher
         await until(lambda: list(kept_log.parent.iterdir()) == [kept_log])
 
 
-async def test_job_that_is_being_run_again_is_left_alone(config, launcher):
+async def test_job_that_is_retried_is_not_pruned(config, launcher):
     async with stage(config, launcher) as life:
         [job] = await ended(life, launcher, 1)
         due = await life.store.prunable_jobs(RetentionLimits(seconds=ANY_AGE, most=0), 0.0, 10)
@@ -79,10 +79,10 @@ async def test_job_that_is_being_run_again_is_left_alone(config, launcher):
         assert (await life.view(job)).state in {State.QUEUED, State.RUNNING}
 
 
-async def test_logs_that_a_crash_left_behind_are_deleted_at_the_next_start(config, launcher):
+async def test_logs_that_a_crash_left_are_deleted_at_the_next_start(config, launcher):
     async with stage(config, launcher) as life:
         [job] = await ended(life, launcher, 1)
-        life.supervisor.log_cleaner.add = set  # type: ignore[assignment, method-assign]  # as if it died before they went
+        life.supervisor.log_cleaner.add = set  # type: ignore[assignment, method-assign]  # as if it died before it deleted them
         await life.actions.remove(job)
         await soon(life.supervisor.saved())
     log = Path(config.log_dir, log_name(job, 1))
@@ -90,7 +90,7 @@ async def test_logs_that_a_crash_left_behind_are_deleted_at_the_next_start(confi
 
     async with stage(config, launcher) as life:
         await until(lambda: not log.exists())
-        await life.submit()  # what is cleared goes along with the next transaction
+        await life.submit()  # the next transaction forgets the removed jobs
         await soon(_until_cleared(life))
 
 
@@ -100,26 +100,24 @@ async def _until_cleared(life):
         await asyncio.sleep(0.01)
 
 
-async def test_retention_lets_jobs_go_when_they_are_too_many_and_when_they_are_old(
-    folder, launcher, monkeypatch
-):
-    monkeypatch.setattr(retention, "GATHERING", 0.05)
+async def test_retention_deletes_jobs_that_are_too_many_or_too_old(folder, launcher, monkeypatch):
+    monkeypatch.setattr(retention, "PASS_DELAY", 0.05)
     config = configure(folder, rest="[retention]\nmax_finished = 2\nsucceeded_for = '2s'")
     async with stage(config, launcher) as life:
         keeper = life.tasks.create_task(Retention(life.supervisor, life.actions, life.store).run())
         jobs = await ended(life, launcher, 4)
 
         await soon(_until_gone(life, jobs[:2]))
-        await soon(_until_gone(life, jobs))  # no job ends any more: its own alarm tells it
+        await soon(_until_gone(life, jobs))  # no job ends any more, so only its own alarm starts a pass
         keeper.cancel()
 
 
 async def _until_gone(life, jobs):
-    while any([await life.store.view(job) for job in jobs]):  # noqa: ASYNC110 - nobody is told
+    while any([await life.store.view(job) for job in jobs]):  # noqa: ASYNC110 - nobody is notified
         await asyncio.sleep(0.01)
 
 
-def test_what_is_kept_is_as_configured_unless_it_is_said(config):
+def test_limits_are_the_configured_ones_unless_a_request_names_others(config):
     assert configured_limits(config) == RetentionLimits(
         seconds={State.SUCCEEDED: 7 * 86400, State.FAILED: 30 * 86400, State.CANCELLED: 30 * 86400},
         most=100_000,
@@ -131,5 +129,5 @@ def test_what_is_kept_is_as_configured_unless_it_is_said(config):
     assert requested_limits(Prune(id=1, older_than=3.0, states=[State.FAILED]), config) == RetentionLimits(
         seconds={State.FAILED: 3.0}
     )
-    with pytest.raises(Refused, match="none that is running: cancel it first"):
+    with pytest.raises(Refused, match="not running ones: cancel them first"):
         requested_limits(Prune(id=1, states=[State.RUNNING]), config)
