@@ -1,4 +1,4 @@
-"""cancel, retry, hold, edit, signal, prune and the like: act on jobs by id or selection."""
+"""The verbs that act on existing jobs, by id or by selection: cancel, retry, hold, edit and others."""
 
 from __future__ import annotations
 
@@ -44,61 +44,63 @@ class Action(Struct, frozen=True, kw_only=True):
     """What a verb does to jobs.
 
     Args:
-        done: what jobs are after it, in a word.
-        states: in which jobs are to which it can be done.
-        usual: of these states, those of the jobs selected unless the selection says in which; None: all.
-        suspended: whether jobs are to which it can be done; None: either.
-        tells_state: the word to say of each job is its new state, not `done`.
-        forever: what a person who is asked is told besides, as it cannot be undone.
+        done: past participle of the action, for example "held".
+        states: states of the jobs to which the action applies.
+        default_states: states to select if the user names none; None means `states`.
+        suspended: whether the action applies to suspended jobs or to others; None means both.
+        tells_state: report the new state of each job instead of `done`.
+        also_lost: what to add to the question to the user, because it cannot be undone.
     """
 
     done: str
     states: tuple[State, ...]
-    usual: tuple[State, ...] | None = None
+    default_states: tuple[State, ...] | None = None
     suspended: bool | None = None
     tells_state: bool = True
-    forever: str = ""
+    also_lost: str = ""
 
-    def suits(self, job: Job) -> bool:
+    def applies_to(self, job: Job) -> bool:
         return job.state in self.states and self.suspended in {None, job.suspended}
 
 
-class Target(Struct, frozen=True, kw_only=True):
-    """The jobs that something is to be done to, and with how much care."""
+class ActionOptions(Struct, frozen=True, kw_only=True):
+    """The options that all these verbs have: which jobs, and how careful to be."""
 
     selection: Selection
     dry_run: bool
     yes: bool
 
 
-def with_target(
+def with_action_options(
     action: Action, *, has_own_options: bool = False
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Give a verb ids or a selection, --dry-run and --yes; it takes them as one `target`."""
+    """Add ids, a selection, --dry-run and --yes to a verb, which receives them as `options`."""
 
     def decorate(function: Callable[..., int]) -> Callable[..., int]:
         @wraps(function)
         def acting(selection: Selection, *, dry_run: bool, yes: bool, **given: Any) -> int:
-            return function(target=Target(selection=selection, dry_run=dry_run, yes=yes), **given)
+            return function(options=ActionOptions(selection=selection, dry_run=dry_run, yes=yes), **given)
 
-        dry_run = click.option("--dry-run", is_flag=True, help="Only say to which jobs it would be done.")
-        yes = click.option("-y", "--yes", is_flag=True, help="Do not ask before it is done to several.")
+        dry_run = click.option(
+            "--dry-run", is_flag=True, help="Show which jobs would be affected, change nothing."
+        )
+        yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
         return with_selection(action.states, has_own_options=has_own_options)(dry_run(yes(acting)))
 
     return decorate
 
 
-FOREVER = " and their logs for good"
-Do = Callable[[Client, list[int]], list[ActResult]]
+_AND_LOGS = " and their logs for good"
+Call = Callable[[Client, list[int]], list[ActResult]]
 _CANCEL = Action(done="cancelled", states=UNFINISHED[:-1])
-_RETRY = Action(done="retried", states=FINISHED, usual=(State.FAILED,))
+_RETRY = Action(done="retried", states=FINISHED, default_states=(State.FAILED,))
 _HOLD = Action(done="held", states=WAITING[1:])
 _RELEASE = Action(done="released", states=(State.HELD,))
 _EDIT = Action(done="changed", states=WAITING)
 _SUSPEND = Action(done="suspended", states=(State.RUNNING,), suspended=False, tells_state=False)
 _CONTINUE = Action(done="continued", states=(State.RUNNING,), suspended=True, tells_state=False)
 _SIGNAL = Action(done="signalled", states=(State.RUNNING, State.STOPPING), tells_state=False)
-_REMOVE = Action(done="removed", states=FINISHED, tells_state=False, forever=FOREVER)
+_REMOVE = Action(done="removed", states=FINISHED, tells_state=False, also_lost=_AND_LOGS)
 
 
 @verb(
@@ -107,13 +109,13 @@ _REMOVE = Action(done="removed", states=FINISHED, tells_state=False, forever=FOR
     "bgctl cancel 3-9 last",
     "bgctl cancel --queue mail --dry-run",
 )
-@with_target(_CANCEL)
-def cancel_command(target: Target) -> int:
+@with_action_options(_CANCEL)
+def cancel_command(options: ActionOptions) -> int:
     """Cancel jobs.
 
-    One that waits never starts; one that runs is made to end, first politely, then by force.
+    A waiting job never starts. A running job is asked to end, then killed after the grace time.
     """
-    return act(_CANCEL, target, Client.cancel)
+    return perform(_CANCEL, options, Client.cancel)
 
 
 @verb(
@@ -121,13 +123,13 @@ def cancel_command(target: Target) -> int:
     "bgctl retry 12",
     "bgctl retry --state failed --since 1d",
 )
-@with_target(_RETRY)
-def retry_command(target: Target) -> int:
+@with_action_options(_RETRY)
+def retry_command(options: ActionOptions) -> int:
     """Run finished jobs again.
 
-    All their retries are before them. A selection without --state means those that failed.
+    They get all their retries again. A selection without --state means failed jobs.
     """
-    return act(_RETRY, target, Client.retry)
+    return perform(_RETRY, options, Client.retry)
 
 
 @verb(
@@ -135,10 +137,10 @@ def retry_command(target: Target) -> int:
     "bgctl hold 12",
     "bgctl hold --queue mail --yes",
 )
-@with_target(_HOLD)
-def hold_command(target: Target) -> int:
+@with_action_options(_HOLD)
+def hold_command(options: ActionOptions) -> int:
     """Keep waiting jobs from starting until they are released."""
-    return act(_HOLD, target, Client.hold)
+    return perform(_HOLD, options, Client.hold)
 
 
 @verb(
@@ -146,20 +148,20 @@ def hold_command(target: Target) -> int:
     "bgctl release 12",
     "bgctl release --state held --tag checked",
 )
-@with_target(_RELEASE)
-def release_command(target: Target) -> int:
-    """Let held jobs go on.
+@with_action_options(_RELEASE)
+def release_command(options: ActionOptions) -> int:
+    """Release held jobs.
 
-    They wait for their turn, or for what else they were told to.
+    They then wait for their turn, their start time or the jobs that they depend on.
     """
-    return act(_RELEASE, target, Client.release)
+    return perform(_RELEASE, options, Client.release)
 
 
-class CommandWithProgram(click.Command):
-    """A verb after whose arguments and `--` a program may stand: its `argv`."""
+class CommandWithArgv(click.Command):
+    """A command that takes a program after `--` and receives it as `argv`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Set the program aside, which would be taken for more arguments."""
+        """Set the program aside, because click would read it as more arguments."""
         end = args.index("--") if "--" in args else len(args)
         ctx.params["argv"] = tuple(args[end + 1 :])
         return super().parse_args(ctx, args[:end])
@@ -173,25 +175,27 @@ _UNSET = unset_options()
     "bgctl edit 12 --priority 10 --queue mail",
     "bgctl edit 12 --unset timeout -- make -j4 all",
     "bgctl edit --state held --tagged import --retries 5 --yes",
-    cls=CommandWithProgram,
+    cls=CommandWithArgv,
 )
-@with_target(_EDIT, has_own_options=True)
+@with_action_options(_EDIT, has_own_options=True)
 @with_changeable_options
 @click.option(
     "--unset",
     type=click.Choice(list(_UNSET)),
     multiple=True,
     metavar="OPTION",
-    help="As if this option, as timeout, had never been given; several may be named.",
+    help="Reset an option, for example timeout; may be repeated.",
 )
-def edit_command(target: Target, *, argv: tuple[str, ...], unset: tuple[str, ...], **given: Any) -> int:
-    """Change jobs that wait.
+def edit_command(
+    options: ActionOptions, *, argv: tuple[str, ...], unset: tuple[str, ...], **given: Any
+) -> int:
+    """Change waiting jobs.
 
-    Options take the place of what the jobs had, and what stands after -- that of their program. --delay and
-    --expires count from now; --env sets variables in addition.
+    Options replace the values that the jobs have, and the words after -- replace their program. --delay and
+    --expires count from now. --env adds variables.
     """
     if given["stdin"] == "-":
-        raise click.UsageError("--stdin - is for new jobs only: name a file")
+        raise click.UsageError("--stdin - is for new jobs only: give the name of a file")
     with client() as daemon:
         changes: dict[str, Any] = dict(job_options(daemon, given))
     for option in unset:
@@ -199,8 +203,8 @@ def edit_command(target: Target, *, argv: tuple[str, ...], unset: tuple[str, ...
     if argv:
         changes["argv"] = argv
     if not changes:
-        raise click.UsageError("nothing to change: give options, or a program after --")
-    return act(_EDIT, target, lambda daemon, ids: daemon.edit(ids, **changes))
+        raise click.UsageError("nothing to change: give options or a program after --")
+    return perform(_EDIT, options, lambda daemon, ids: daemon.edit(ids, **changes))
 
 
 @verb(
@@ -208,13 +212,13 @@ def edit_command(target: Target, *, argv: tuple[str, ...], unset: tuple[str, ...
     "bgctl suspend 12",
     "bgctl suspend --queue render --yes",
 )
-@with_target(_SUSPEND)
-def suspend_command(target: Target) -> int:
-    """Stop the processes of running jobs, to go on later.
+@with_action_options(_SUSPEND)
+def suspend_command(options: ActionOptions) -> int:
+    """Stop the processes of running jobs until `bgctl continue`.
 
-    Their time limits stand still meanwhile; they keep their slots.
+    Meanwhile their time limits do not run, and they keep their slots.
     """
-    return act(_SUSPEND, target, Client.suspend)
+    return perform(_SUSPEND, options, Client.suspend)
 
 
 @verb(
@@ -222,43 +226,44 @@ def suspend_command(target: Target) -> int:
     "bgctl continue 12",
     "bgctl continue --queue render --yes",
 )
-@with_target(_CONTINUE)
-def continue_command(target: Target) -> int:
-    """Continue jobs that were suspended or stopped themselves."""
-    return act(_CONTINUE, target, Client.continue_)
+@with_action_options(_CONTINUE)
+def continue_command(options: ActionOptions) -> int:
+    """Continue jobs that were suspended or that stopped themselves."""
+    return perform(_CONTINUE, options, Client.continue_)
 
 
-class Signal(click.ParamType[int]):
-    """A signal by its name or its number."""
+class SignalType(click.ParamType[int]):
+    """A signal, by name or number."""
 
     name = "signal"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read "HUP", "SIGHUP" or "1"."""
+        """Parse "HUP", "SIGHUP" or "1"."""
         if isinstance(value, int):
             return value
         if value.isascii() and value.isdigit() and 1 <= int(value) <= MAX_SIGNAL:
             return int(value)
         name = value.upper().removeprefix("SIG")
-        if name not in _NAMES:
+        if name not in _SIGNALS:
             self.fail(
-                f"{value!r} is no signal, nor a number from 1 to {MAX_SIGNAL}; {nearest(name, _NAMES)}",
+                f"{value!r} is neither a signal nor a number from 1 to {MAX_SIGNAL};"
+                f" {nearest(name, _SIGNALS)}",
                 param,
                 ctx,
             )
-        return _NAMES[name]
+        return _SIGNALS[name]
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Offer the names."""
+        """Offer the names of signals."""
         del ctx, param
         from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
 
-        return [CompletionItem(name) for name in _NAMES if name.startswith(incomplete.upper())]
+        return [CompletionItem(name) for name in _SIGNALS if name.startswith(incomplete.upper())]
 
 
-_NAMES = {each.name.removeprefix("SIG"): int(each) for each in signal.Signals}
+_SIGNALS = {each.name.removeprefix("SIG"): int(each) for each in signal.Signals}
 
 
 @verb(
@@ -266,17 +271,25 @@ _NAMES = {each.name.removeprefix("SIG"): int(each) for each in signal.Signals}
     "bgctl signal 12 -s USR1",
     "bgctl signal --tree -s INT 3-9",
 )
-@with_target(_SIGNAL)
+@with_action_options(_SIGNAL)
 @click.option(
-    "-s", "--signal", "number", type=Signal(), default="TERM", show_default=True, metavar="SIG", help="Which."
+    "-s",
+    "--signal",
+    "number",
+    type=SignalType(),
+    default="TERM",
+    show_default=True,
+    metavar="SIG",
+    help="Signal to send.",
 )
-@click.option("--tree", is_flag=True, help="For all processes of the job, not for its first alone.")
-def signal_command(target: Target, *, number: int, tree: bool) -> int:
-    """Send running jobs a signal.
+@click.option("--tree", is_flag=True, help="Signal all processes of the job, not only the first.")
+def signal_command(options: ActionOptions, *, number: int, tree: bool) -> int:
+    """Send a signal to running jobs.
 
-    A job that ends by it has failed, and is retried if it has retries left; `bgctl cancel` ends it for good.
+    A job that ends because of it has failed, and is retried if it has retries left. Use `bgctl cancel` to
+    end a job for good.
     """
-    return act(_SIGNAL, target, lambda daemon, ids: daemon.signal(ids, number, whole_tree=tree))
+    return perform(_SIGNAL, options, lambda daemon, ids: daemon.signal(ids, number, whole_tree=tree))
 
 
 @verb(
@@ -284,13 +297,13 @@ def signal_command(target: Target, *, number: int, tree: bool) -> int:
     "bgctl remove 12",
     "bgctl remove --state succeeded --name 'nightly-*' --dry-run",
 )
-@with_target(_REMOVE)
-def remove_command(target: Target) -> int:
+@with_action_options(_REMOVE)
+def remove_command(options: ActionOptions) -> int:
     """Delete finished jobs and their logs.
 
-    Their ids are never given out again.
+    Their ids are never used again.
     """
-    return act(_REMOVE, target, Client.remove)
+    return perform(_REMOVE, options, Client.remove)
 
 
 @verb(
@@ -305,15 +318,19 @@ def remove_command(target: Target) -> int:
     multiple=True,
     type=click.Choice([str(state) for state in FINISHED]),
     metavar="STATE",
-    help="Only jobs in this state; several may be given.",
+    help="Delete only jobs in this state; may be repeated.",
 )
-@click.option("--older-than", type=DURATION, metavar="D", help="That finished longer ago, as 2d.")
 @click.option(
-    "--keep", type=whole_number(0, MAX_KEPT), metavar="N", help="All but the latest N of each state."
+    "--older-than", type=DURATION, metavar="D", help="Delete jobs that finished longer ago, for example 2d."
 )
-@click.option("--logs-total", type=SIZE, metavar="SIZE", help="Until all logs take no more, as 1GB.")
-@click.option("--dry-run", is_flag=True, help="Only say how many they are.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before it is done to several.")
+@click.option(
+    "--keep", type=whole_number(0, MAX_KEPT), metavar="N", help="Keep the latest N jobs of each state."
+)
+@click.option(
+    "--logs-total", type=SIZE, metavar="SIZE", help="Delete until all logs fit, for example into 1GB."
+)
+@click.option("--dry-run", is_flag=True, help="Show how many jobs would be deleted.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def prune_command(
     *,
     states: tuple[str, ...],
@@ -323,10 +340,10 @@ def prune_command(
     dry_run: bool,
     yes: bool,
 ) -> int:
-    """Delete finished jobs and their logs, the longest finished first.
+    """Delete finished jobs and their logs, oldest first.
 
-    Without --older-than, --keep and --logs-total it does at once what the daemon does by itself as
-    [retention] of its configuration says. Of several, each takes its share. Ids are never given out again.
+    Without --older-than, --keep and --logs-total, apply the [retention] section of the daemon's configuration
+    now. With several of them, a job is deleted if any applies. Ids are never used again.
     """
     with client() as daemon:
         prune = partial(
@@ -334,90 +351,100 @@ def prune_command(
         )
         pruned = prune(dry_run=True)
         if not dry_run and pruned.jobs:
-            if (
-                pruned.jobs > 1
-                and not yes
-                and not is_confirmed("removed", pruned.jobs, FOREVER, rehearsal="")
-            ):
-                say("nothing was done")
+            if pruned.jobs > 1 and not yes and not _is_confirmed("removed", pruned.jobs, _AND_LOGS, hint=""):
+                say("nothing changed")
                 return exit_codes.REFUSED
             pruned = prune()
     if global_options().json:
         print_json({"jobs": pruned.jobs, "log_bytes": pruned.log_bytes})
     else:
-        click.echo(_in_words(pruned, dry_run=dry_run))
+        click.echo(_describe_pruned(pruned, dry_run=dry_run))
     return 0
 
 
-def _in_words(pruned: Pruned, *, dry_run: bool) -> str:
+def _describe_pruned(pruned: Pruned, *, dry_run: bool) -> str:
     if not pruned.jobs:
         return "no job would be removed" if dry_run else "no job was removed"
     jobs = "1 job" if pruned.jobs == 1 else f"{pruned.jobs} jobs"
     return f"{jobs}{' would be' if dry_run else ''} removed, with {format_size(pruned.log_bytes)} of logs"
 
 
-def act(action: Action, target: Target, do: Do) -> int:
-    """Do something to jobs and say what became of each, or only say to which it would be done."""
-    selection = target.selection
+def perform(action: Action, options: ActionOptions, call: Call) -> int:
+    """Apply an action to jobs and report each result, or only show the jobs; return the exit code.
+
+    Args:
+        action: what the verb does.
+        options: what the user gave.
+        call: the method of the client that applies the action.
+    """
+    selection = options.selection
     with client() as daemon:
-        if target.dry_run:
-            return _rehearse(action, _suitable(action, selection, daemon))
+        if options.dry_run:
+            return _print_dry_run(action, _jobs_for(action, selection, daemon))
         if selection.is_by_filter:
-            ids = [job.id for job in _suitable(action, selection, daemon)]
-            if len(ids) > 1 and not target.yes and not is_confirmed(action.done, len(ids), action.forever):
-                say("nothing was done")
+            ids = [job.id for job in _jobs_for(action, selection, daemon)]
+            if (
+                len(ids) > 1
+                and not options.yes
+                and not _is_confirmed(action.done, len(ids), action.also_lost)
+            ):
+                say("nothing changed")
                 return exit_codes.REFUSED
         else:
             ids = chosen_ids(daemon, selection.ids)
-        return _report(action, do(daemon, ids) if ids else [])
+        return _report(action, call(daemon, ids) if ids else [])
 
 
-def _suitable(action: Action, selection: Selection, daemon: Client) -> list[Job]:
-    """Return the jobs that are meant and that it can be done to; those selected oldest first.
+def _jobs_for(action: Action, selection: Selection, daemon: Client) -> list[Job]:
+    """Return the jobs that are meant and to which the action applies; selected ones oldest first.
 
     Raises:
-        NoSuchJob: one that was named does not exist.
+        NoSuchJob: an id does not exist.
     """
     if selection.is_by_filter:
-        jobs = selection.jobs_in(daemon, action.usual or action.states)
+        jobs = selection.jobs_in(daemon, action.default_states or action.states)
     else:
         jobs = [daemon.job(job_id) for job_id in chosen_ids(daemon, selection.ids)]
-    return [job for job in jobs if action.suits(job)]
+    return [job for job in jobs if action.applies_to(job)]
 
 
-def is_confirmed(
-    done: str, count: int, forever: str = "", *, rehearsal: str = ", --dry-run says which they are"
+def _is_confirmed(
+    done: str, count: int, also_lost: str = "", *, hint: str = "; --dry-run lists them"
 ) -> bool:
-    """Ask the person at the terminal whether so many jobs are to be `done`, as "removed".
+    """Ask the user at the terminal to confirm an action on several jobs.
 
-    `forever` says what cannot be undone of it, `rehearsal` how to learn more first.
+    Args:
+        done: past participle of the action, for example "removed".
+        count: number of jobs.
+        also_lost: what to add to the question.
+        hint: what to add to the error, for example how to see the jobs first.
 
     Raises:
-        UsageError: there is no person to ask.
+        UsageError: stdin is not a terminal.
     """
     name = click.get_current_context().info_name or ""
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{count} jobs would be {done}: --yes does it{rehearsal}")
+        raise click.UsageError(f"{count} jobs would be {done}: confirm with --yes{hint}")
     try:
-        return click.confirm(f"{name.capitalize()} {count} jobs{forever}?", err=True)
-    except click.Abort:  # Ctrl-C, or the end of what can be read
+        return click.confirm(f"{name.capitalize()} {count} jobs{also_lost}?", err=True)
+    except click.Abort:  # Ctrl-C or end of input
         click.echo(err=True)
         return False
 
 
-def _rehearse(action: Action, jobs: Sequence[Job]) -> int:
+def _print_dry_run(action: Action, jobs: Sequence[Job]) -> int:
     if global_options().json:
         print_json([{"id": job.id, "state": job.state, "error": None} for job in jobs])
     elif jobs:
-        are = "job" if len(jobs) == 1 else "jobs"
-        click.echo(f"{len(jobs)} {are} would be {action.done}: {number_ranges(job.id for job in jobs)}")
+        noun = "job" if len(jobs) == 1 else "jobs"
+        click.echo(f"{len(jobs)} {noun} would be {action.done}: {number_ranges(job.id for job in jobs)}")
     else:
         say(f"no job would be {action.done}")
     return 0
 
 
 def _report(action: Action, results: Sequence[ActResult]) -> int:
-    """Say what became of each; return 0 if it was done to all, else the code of the first refusal."""
+    """Print the result for each job; return 0, or the exit code of the first error."""
     errors = [error for result in results if (error := error_in(result))]
     if global_options().json:
         print_json([{"id": each.job, "state": each.state, "error": each.message} for each in results])

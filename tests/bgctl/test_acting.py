@@ -151,7 +151,7 @@ def test_several_selected_jobs_need_a_yes(daemon, waiting_jobs):
     told = daemon.bgctl("cancel", *selection, "--yes", "--json")
 
     assert (asked.returncode, asked.stdout) == (2, "")
-    assert "3 jobs would be cancelled: --yes does it, --dry-run says which" in asked.stderr
+    assert "3 jobs would be cancelled: confirm with --yes; --dry-run lists them" in asked.stderr
     assert json.loads(told.stdout) == [
         {"id": int(each), "state": "cancelled", "error": None} for each in job_ids
     ]
@@ -171,7 +171,7 @@ def test_a_person_is_asked(daemon, terminal, waiting_jobs, answer, state, code):
 
     child.sendline(answer)
 
-    assert ("nothing was done" in seen(child)) == (answer == "n")
+    assert ("nothing changed" in seen(child)) == (answer == "n")
     assert child.exitstatus == code
     assert states(daemon, job_ids) == [state] * 3
 
@@ -185,7 +185,7 @@ def test_a_person_is_told_that_jobs_are_deleted_for_good(daemon, terminal, verb,
 
     child.sendline("n")
 
-    assert "nothing was done" in seen(child)
+    assert "nothing changed" in seen(child)
 
 
 def test_ctrl_c_at_the_question_means_no(daemon, terminal, waiting_jobs):
@@ -195,7 +195,7 @@ def test_ctrl_c_at_the_question_means_no(daemon, terminal, waiting_jobs):
 
     child.sendintr()
 
-    assert "bgctl: nothing was done" in seen(child)
+    assert "bgctl: nothing changed" in seen(child)
     assert states(daemon, job_ids) == ["scheduled"] * 3
 
 
