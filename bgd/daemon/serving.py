@@ -39,7 +39,7 @@ from bgd.daemon.space import DiskSpace
 from bgd.daemon.storage.database import DiskFull, StoreBroken, fsync_path
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.connection import open_site
+from bgd.daemon.web.connection import start_web_server
 from bgd.errors import BgdError, ConfigError, leaf_errors
 from bgd.startup import check_system_calls, ignore_stray_signals
 from bgd.systemd import ServiceManager
@@ -153,8 +153,8 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> Fo
         work = [tasks.create_task(part) for part in parts]
         # an older copy of the database is noticed by the launcher's answer, and must give out no id before
         await link.wait_until_tried(_FIRST_ANSWER)
-        site = await open_site(config, store, lambda: link.is_connected, tasks)
-        reads = ReadHandler(supervisor, store, link, site)
+        web = await start_web_server(config, store, lambda: link.is_connected, tasks)
+        reads = ReadHandler(supervisor, store, link, web.authenticator if web else None)
         maintenance = MaintenanceHandler(supervisor, link, retention, backups)
         handler = RequestHandler(supervisor, actions, maintenance, reads, shut_down, reload=reload)
         control = ControlServer(handler, os.geteuid(), tasks)
@@ -178,8 +178,8 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> Fo
         watch.close()
         door.close()
         control.close()
-        if site is not None:
-            site.close()
+        if web is not None:
+            web.close()
         for task in work:
             task.cancel()  # before the parting, or the link would look for another launcher
         await link.say_goodbye()

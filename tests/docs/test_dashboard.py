@@ -23,5 +23,5 @@ def test_dashboard_page_says_what_the_limits_are():
         connection.MAX_CONNECTIONS,
         pages.MAX_ROWS,
         web_pages.ATTEMPTS_ON_A_PAGE,
-        *(web_pages.LATEST_TAIL, web_pages.EARLIER_TAIL),
+        *(web_pages.LATEST_LOG, web_pages.EARLIER_LOG),
     ]

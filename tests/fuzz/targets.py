@@ -14,7 +14,7 @@ from bgd.core.spec import problem_with
 from bgd.core.target import is_allowed, parse_target, patterns_for, problem_with_entry
 from bgd.daemon.dispatch import reported_end
 from bgd.daemon.web import pages
-from bgd.daemon.web.pages import Routes
+from bgd.daemon.web.pages import Router
 from bgd.errors import ProtocolError
 from bgd.escape import one_line
 from bgd.units import format_duration, parse_duration, parse_size
@@ -27,7 +27,7 @@ from tests.fuzz.conversation import converse
 from tests.fuzz.files import configuration, journal, logs
 
 SMALL_FRAME = 200  # bytes; so that the limit is met
-ROUTES = Routes(mock.Mock(), mock.Mock(), bool)
+ROUTER = Router(mock.Mock(), mock.Mock(), bool)
 
 
 def frames(data: bytes) -> None:
@@ -84,9 +84,9 @@ def http(data: bytes) -> None:
         with suppress(RequestRefused):
             read(expected.query)
     with suppress(RequestRefused):
-        pages.address_of(pages.list_query(expected.query))
+        pages.list_url(pages.list_query(expected.query))
     with suppress(RequestRefused):
-        ROUTES._find(expected.path)
+        ROUTER._find(expected.path)
     whole.begin(Response(body=b"page"))
 
 

@@ -20,7 +20,7 @@ from bgd.daemon.logs import LogReader, expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, queue_views, unknown_queue
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.connection import Site
+from bgd.daemon.web.auth import Authenticator
 from bgd.errors import NoSuchJob, Refused
 from bgd.escape import as_utf8
 from bgd.wire.launching import AttemptKey
@@ -77,16 +77,20 @@ class ReadHandler:
     """Answers requests from the store, the logs and the Supervisor's subscriptions; changes no job.
 
     Args:
-        site: the pages for browsers; None if the daemon serves none.
+        authenticator: lets browsers see the pages; None if the daemon serves none.
     """
 
     def __init__(
-        self, supervisor: Supervisor, store: StoreReader, link: LauncherLink, site: Site | None = None
+        self,
+        supervisor: Supervisor,
+        store: StoreReader,
+        link: LauncherLink,
+        authenticator: Authenticator | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._store = store
         self._link = link
-        self._site = site
+        self._authenticator = authenticator
         self._started_at = time.time()
 
     async def answer(self, request: ReadRequest, actor: Actor, replies: ReplySender) -> None:
@@ -269,14 +273,14 @@ class ReadHandler:
             counts=await self._store.counts(),
             launcher_pid=self._link.pid,
             store_id=self._store.store_id,
-            http=None if self._site is None else self._site.place,
+            http=None if self._authenticator is None else self._authenticator.url,
             obstacle=self._link.obstacle,
         )
 
     def _link_for(self, actor: Actor) -> str:
-        if self._site is None:
+        if self._authenticator is None:
             raise Refused("this daemon serves no pages: see [http] listen, and the daemon's log")
-        return self._site.invite(actor.uid)
+        return self._authenticator.login_link(actor.uid)
 
     async def _view(self, job_id: int) -> JobView:
         view = await self._store.view(JobId(job_id))

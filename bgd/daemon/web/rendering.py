@@ -1,4 +1,4 @@
-"""Rendering: values become HTML, in one place that lets no text of a stranger be anything but text."""
+"""Render values as HTML, in one place where no text of a stranger can become markup."""
 
 from __future__ import annotations
 
@@ -12,64 +12,85 @@ from markupsafe import Markup, escape
 
 from bgd.escape import BIDI_CONTROL, CONTROL, one_line, visible_symbol
 
-# --- Colours of a terminal as classes of a page, out of a closed set; what else is special in a log is seen.
+
+def render(template: str, values: dict[str, object]) -> bytes:
+    """Return a page rendered from a template. Takes some milliseconds, so call it on a thread."""
+    text = _environment().get_template(template).render(values)
+    return text.encode(errors="replace")
 
 
-_SEQUENCE = re.compile(rf"(?P<color>\x1b\[[0-9;:]{{0,64}}m)|\r\n|[{CONTROL}{BIDI_CONTROL}]")
+@cache
+def _environment() -> Environment:
+    """Compile all templates at once: when the next page is due, their files may be of another version."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_escape_text,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["colored"] = as_markup
+    for name in environment.list_templates():
+        environment.get_template(name)
+    return environment
 
-_RESET = 0
-_STYLES = {1: "bold", 2: "dim", 3: "italic", 4: "underlined"}
-_NO_STYLES = {22: {"bold", "dim"}, 23: {"italic"}, 24: {"underlined"}}
-# usual and bright ones look the same; the last of each means none
-_FORES = {first + number: f"fore{number}" for first in (30, 90) for number in range(8)} | {39: ""}
-_BACKS = {first + number: f"back{number}" for first in (40, 100) for number in range(8)} | {49: ""}
-_PALETTE = {38, 48, 58}  # followed by 5 and an index, or by 2 and three shares
-_ARGUMENTS = {"5": 1, "2": 3}
+
+def _escape_text(value: object) -> object:
+    """Make the special characters of any text visible; markup was made here, and stays."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+# --- Output: colours of a terminal become classes of a closed set, other control characters become visible
 
 
 def as_markup(text: str) -> Markup:
-    """Return output with its colours as spans, and everything else in it as text."""
-    return Markup("").join(_pieces(text))
+    """Return output with its colours as spans and everything else as text."""
+    return Markup("").join(_spans(text))
 
 
-def _pieces(text: str) -> Iterator[Markup]:
-    pen = _Pen()
+def _spans(text: str) -> Iterator[Markup]:
+    style = _TextStyle()
     begin = 0
     for found in _SEQUENCE.finditer(text):
-        yield pen.draw(text[begin : found.start()])
+        yield style.wrap(text[begin : found.start()])
         begin = found.end()
         if found["color"]:
-            pen.turn(found["color"][2:-1])
+            style.apply(found["color"][2:-1])
         else:
-            yield pen.draw("\n" if found.group() == "\r\n" else visible_symbol(found.group()))
-    yield pen.draw(text[begin:])
+            yield style.wrap("\n" if found.group() == "\r\n" else visible_symbol(found.group()))
+    yield style.wrap(text[begin:])
 
 
-class _Pen:
-    """The colours and styles in force. What would hide text is none of them."""
+class _TextStyle:
+    """The colours and styles in effect. Styles that hide text are ignored."""
 
     def __init__(self) -> None:
         self._fore = self._back = ""
         self._styles: set[str] = set()
 
-    def draw(self, text: str) -> Markup:
+    def wrap(self, text: str) -> Markup:
         classes = sorted(filter(None, {self._fore, self._back, *self._styles}))
         if not (text and classes):
             return escape(text)
         return Markup('<span class="{}">{}</span>').format(" ".join(classes), text)
 
-    def turn(self, parameters: str) -> None:
-        """Take the numbers of one sequence (ECMA-48, and xterm's ctlseqs)."""
+    def apply(self, parameters: str) -> None:
+        """Apply the parameters of one SGR sequence (ECMA-48, and xterm's ctlseqs)."""
         numbers = iter(parameters.split(";"))
         for number in numbers:
-            # with colons a number carries its own arguments, as 4:3 and 38:5:1
+            # a number with colons has its own arguments, for example 4:3 and 38:5:1
             code = int(number.partition(":")[0] or 0)
             if code in _PALETTE and ":" not in number:
                 for _ in range(_ARGUMENTS.get(next(numbers, ""), 0)):
                     next(numbers, "")
-            self._take(code)
+            self._set(code)
 
-    def _take(self, code: int) -> None:
+    def _set(self, code: int) -> None:
         if code == _RESET:
             self._fore = self._back = ""
             self._styles.clear()
@@ -83,33 +104,12 @@ class _Pen:
             self._back = _BACKS[code]
 
 
-_TEMPLATES = Path(__file__).parent / "templates"
-
-
-def render(template: str, values: dict[str, object]) -> bytes:
-    """Return a page. Takes some milliseconds, so it belongs on a thread."""
-    text = _environment().get_template(template).render(values)
-    return text.encode(errors="replace")
-
-
-@cache
-def _environment() -> Environment:
-    """Compile all templates at once: their files may be another version's by the time of the next page."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_harmless,
-        auto_reload=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["colored"] = as_markup
-    for name in environment.list_templates():
-        environment.get_template(name)
-    return environment
-
-
-def _harmless(value: object) -> object:
-    """Make what is special in a text visible, wherever it stands; markup is made here, and stays."""
-    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+_SEQUENCE = re.compile(rf"(?P<color>\x1b\[[0-9;:]{{0,64}}m)|\r\n|[{CONTROL}{BIDI_CONTROL}]")
+_RESET = 0
+_STYLES = {1: "bold", 2: "dim", 3: "italic", 4: "underlined"}
+_NO_STYLES = {22: {"bold", "dim"}, 23: {"italic"}, 24: {"underlined"}}
+# normal and bright ones look the same; the last of each means none
+_FORES = {first + number: f"fore{number}" for first in (30, 90) for number in range(8)} | {39: ""}
+_BACKS = {first + number: f"back{number}" for first in (40, 100) for number in range(8)} | {49: ""}
+_PALETTE = {38, 48, 58}  # followed by 5 and an index, or by 2 and three components
+_ARGUMENTS = {"5": 1, "2": 3}

@@ -21,7 +21,7 @@ stranger.recv(1)
 """
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can become somebody else")
-ways = pytest.mark.parametrize("ask", [auth._uid_by_netlink, auth._uid_by_table, auth.uid_of])
+ways = pytest.mark.parametrize("ask", [auth._uid_from_netlink, auth._uid_from_proc, auth.peer_uid])
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])

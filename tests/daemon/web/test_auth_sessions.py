@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.daemon.web.auth import LINK_SECONDS, MAX_KEPT, SESSION_SECONDS, Sessions
+from bgd.daemon.web.auth import LINK_SECONDS, MAX_SECRETS, SESSION_SECONDS, Sessions
 
 UID = 4_000_000
 
@@ -13,7 +13,7 @@ def sessions():
 
 
 def test_a_link_works_once(sessions):
-    token = sessions.invite(UID, at=0)
+    token = sessions.issue_link(UID, at=0)
     secret = sessions.log_in(token, at=1)
 
     assert sessions.uid_of(secret, at=2) == UID
@@ -21,7 +21,7 @@ def test_a_link_works_once(sessions):
 
 
 def test_links_and_sessions_end_in_time(sessions):
-    late, token = sessions.invite(UID, at=0), sessions.invite(UID, at=0)
+    late, token = sessions.issue_link(UID, at=0), sessions.issue_link(UID, at=0)
     secret = sessions.log_in(token, at=LINK_SECONDS - 1)
 
     assert sessions.log_in(late, at=LINK_SECONDS) is None
@@ -30,7 +30,7 @@ def test_links_and_sessions_end_in_time(sessions):
 
 
 def test_neither_a_guess_nor_a_link_is_a_session(sessions):
-    token = sessions.invite(UID, at=0)
+    token = sessions.issue_link(UID, at=0)
 
     assert sessions.uid_of(token, at=0) is None
     assert sessions.uid_of("x" * 43, at=0) is None
@@ -38,17 +38,17 @@ def test_neither_a_guess_nor_a_link_is_a_session(sessions):
 
 
 def test_the_oldest_link_and_the_oldest_session_fall_out(sessions):
-    tokens = [sessions.invite(UID, at=0) for _ in range(MAX_KEPT + 1)]
+    tokens = [sessions.issue_link(UID, at=0) for _ in range(MAX_SECRETS + 1)]
     assert sessions.log_in(tokens[0], at=0) is None
 
     secrets = [sessions.log_in(token, at=0) for token in tokens[1:]]
-    last = sessions.log_in(sessions.invite(UID, at=0), at=0)
-    assert [sessions.uid_of(secret, at=0) for secret in [*secrets, last]] == [None] + [UID] * MAX_KEPT
+    last = sessions.log_in(sessions.issue_link(UID, at=0), at=0)
+    assert [sessions.uid_of(secret, at=0) for secret in [*secrets, last]] == [None] + [UID] * MAX_SECRETS
 
 
 def test_what_opens_a_door_is_kept_nowhere(sessions):
-    token = sessions.invite(UID, at=0)
-    secret = sessions.log_in(sessions.invite(UID, at=0), at=0)
+    token = sessions.issue_link(UID, at=0)
+    secret = sessions.log_in(sessions.issue_link(UID, at=0), at=0)
 
     kept = repr([vars(each) for each in vars(sessions).values()])
     assert token not in kept

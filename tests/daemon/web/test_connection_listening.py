@@ -64,7 +64,7 @@ def test_a_socket_is_for_its_owner_and_group(folder):
 def test_a_socket_that_nobody_listens_on_is_replaced_and_no_other(folder):
     address = UnixAddress(str(folder / "http.sock"))
     listening, _ = listen(address, 1)
-    with pytest.raises(CannotListen, match="somebody listens there"):
+    with pytest.raises(CannotListen, match="another process listens there"):
         listen(address, 1)
     listening.close()
     listen(address, 1)[0].close()
@@ -73,7 +73,7 @@ def test_a_socket_that_nobody_listens_on_is_replaced_and_no_other(folder):
 def test_what_is_no_socket_is_left_alone(folder):
     path = folder / "notes"
     path.write_text("mine")
-    with pytest.raises(CannotListen, match="something stands there that is no socket"):
+    with pytest.raises(CannotListen, match="something that is not a socket has this name"):
         listen(UnixAddress(str(path)), 1)
     assert path.read_text() == "mine"
 

@@ -148,7 +148,7 @@ def test_a_long_log_is_shown_by_its_end_and_streamed_in_full(browser, client):
     page = browser.get(f"/job-logs/{job.id}").text
     assert "<code>999999\n" not in page
     assert "999999\n1000000\n</code>" in page
-    assert "without the 6.8 MB before" in page
+    assert "without the first 6.8 MB" in page
     raw = browser.get(f"/job-logs/{job.id}/1")
     assert raw.body == whole
     assert raw.headers["content-type"] == "text/plain; charset=utf-8"
@@ -168,10 +168,10 @@ def test_a_running_job_shows_what_it_has_written_so_far(browser, client, tmp_pat
     assert "begun</code>" in page
     (blocked,) = client.submit_many([JobSpec(argv=("/bin/true",), after=(job.id,), hold=True)])
     assert f"<dt>Waits for</dt><dd>job {job.id}</dd>" in browser.get(f"/job-logs/{blocked.id}").text
-    assert "It has not started yet." in browser.get(f"/job-logs/{waiting.id}").text
+    assert "This job has not started yet." in browser.get(f"/job-logs/{waiting.id}").text
     assert "due in " in browser.get("/job-logs?state=scheduled").text
     client.cancel([job.id, waiting.id, blocked.id])
-    assert "It was never started." in browser.get(f"/job-logs/{waiting.id}").text
+    assert "This job was never started." in browser.get(f"/job-logs/{waiting.id}").text
 
 
 def test_a_log_that_cannot_be_read_is_one_pages_trouble_and_nobody_elses(browser, client):

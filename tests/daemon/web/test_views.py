@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from bgd.core.job import Outcome, State
-from bgd.daemon.web.views import Bar, Tail, attempt_sheet_of, row_of, sheet_of
+from bgd.daemon.web.views import LogTail, ProgressBar, attempt_details, job_details, job_row
 from bgd.wire.views import AttemptView, JobError, Progress
 from tests.client.scripted import view_of
 
@@ -19,16 +19,16 @@ ODD = "\N{RIGHT-TO-LEFT OVERRIDE}"
 def test_a_command_of_a_million_characters_is_cut():
     job = replace(view_of(1), argv=["/bin/echo", *[ODD * 10] * 9_999])
 
-    assert len(row_of(job, now=2.0).command) == 301
-    assert row_of(job, now=2.0).command.startswith("/bin/echo '<U+202E>")
-    assert 20_000 < len(sheet_of(job, None, now=2.0).command) < LIMIT
+    assert len(job_row(job, now=2.0).command) == 301
+    assert job_row(job, now=2.0).command.startswith("/bin/echo '<U+202E>")
+    assert 20_000 < len(job_details(job, None, now=2.0).command) < LIMIT
 
 
 def test_a_result_that_is_nested_deep_takes_no_more_room_than_is_shown():
     result = "[" * 200 + "1," * 100_000 + "1" + "]" * 200  # 40 MB, if each number had its line
 
     tracemalloc.start()
-    shown = sheet_of(view_of(1), result, now=2.0).result
+    shown = job_details(view_of(1), result, now=2.0).result
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -47,21 +47,21 @@ def test_of_a_long_error_the_beginning_is_shown_and_of_its_traceback_the_end():
         "log_path": "1.1",
     }
 
-    sheet = attempt_sheet_of(AttemptView(**ended), Tail("", 0), now=2.0)
+    details = attempt_details(AttemptView(**ended), LogTail("", 0), now=2.0)
 
-    assert sheet.error is not None
-    assert sheet.traceback is not None
-    assert sheet.error.startswith("ValueError: first ")
-    assert sheet.traceback.endswith(" last")
-    assert (len(sheet.error), len(sheet.traceback)) == (20_001, 20_001)
+    assert details.error is not None
+    assert details.traceback is not None
+    assert details.error.startswith("ValueError: first ")
+    assert details.traceback.endswith(" last")
+    assert (len(details.error), len(details.traceback)) == (20_001, 20_001)
 
 
 def test_a_list_has_bars_of_running_jobs_and_a_jobs_page_keeps_the_last_unless_it_succeeded():
     said = Progress(0.425, "the fourth\nfile")
-    bar = Bar(0.425, "42% the fourth\N{SYMBOL FOR LINE FEED}file")
+    bar = ProgressBar(0.425, "42% the fourth\N{SYMBOL FOR LINE FEED}file")
     for state in State:
         job = replace(view_of(1), state=state, progress=said)
 
-        assert row_of(job, now=2.0).bar == (bar if state in {State.RUNNING, State.STOPPING} else None)
-        assert sheet_of(job, None, now=2.0).bar == (None if state is State.SUCCEEDED else bar)
-    assert sheet_of(view_of(1), None, now=2.0).bar is None
+        assert job_row(job, now=2.0).bar == (bar if state in {State.RUNNING, State.STOPPING} else None)
+        assert job_details(job, None, now=2.0).bar == (None if state is State.SUCCEEDED else bar)
+    assert job_details(view_of(1), None, now=2.0).bar is None
