@@ -43,7 +43,7 @@ class FurtherOptions(TypedDict, total=False):
     * `backoff`: make each pause F times the one before.
     * `max_delay`: limit on the pause before a retry.
     * `jitter`: spread pauses by this share.
-    * `retry_on`: retry only after these exit codes; 124 is the time limit.
+    * `retry_on`: retry only after these codes; 124 is the time limit.
     * `no_retry_on`: retry after all exit codes except these.
     * `rerun`: run again an attempt whose end nobody saw.
     * `timeout`: limit on the time of each attempt.

@@ -132,7 +132,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
         Share | None, Option("Spread pauses by this share, for example 0.1", in_policy=True)
     ] = None
     retry_on: Annotated[
-        ExitCodes | None, Option("Retry only after these exit codes; 124 is the time limit")
+        ExitCodes | None, Option("Retry only after these codes; 124 is the time limit")
     ] = None
     """Codes as `exit_code_of` counts them."""
     no_retry_on: Annotated[ExitCodes | None, Option("Retry after all exit codes except these")] = None
