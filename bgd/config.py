@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
+from enum import EnumType, StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -260,6 +260,8 @@ def _option(name: str, setting: Setting) -> object:
         MemoryBytes: size(MemoryBytes),
         FileBytes: size(FileBytes),
     }
+    if isinstance(kind, EnumType):
+        return one_of(*kind)(setting)
     reader = readers.get(kind) or (whole_number(kind) if kind.__origin__ is int else number(kind))
     return reader(setting)
 

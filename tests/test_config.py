@@ -329,6 +329,7 @@ def test_policies_of_classes_are_read_by_their_patterns(written):
         pids_max = 200
         open_files = 100
         core_max = 0
+        isolation = "reuse"
         [classes."app.services.Report".on_exceptions]
         "app.errors.Busy" = "retry 2m"
         "ValueError" = "fail"
@@ -353,6 +354,7 @@ def test_policies_of_classes_are_read_by_their_patterns(written):
                 "pids_max": 200,
                 "open_files": 100,
                 "core_max": 0,
+                "isolation": "reuse",
             }
         ),
         "app.services.Report": ClassPolicy(
@@ -411,6 +413,7 @@ def test_finished_jobs_may_be_kept_for_ever(written):
         ("[classes.'app.*.Report']\nretries = 1", ["'app.*.Report'", "package.module.Class"]),
         ("[classes.'app.*']\nretry = 1", ["app.*.retry is not a key", "did you mean retries?"]),
         ("[classes.'app.*']\ntimeout = 0", ["timeout = 0: must be more than 0s"]),
+        ("[classes.'app.*']\nisolation = 'thread'", ["isolation = 'thread'", "one of fork, spawn, reuse"]),
         ("[classes.'app.*']\nmemory_max = '1kB'", ["memory_max = '1kB'", "must be at least 1MB"]),
         ("[classes.'app.*']\nnice = 20", ["nice = 20: must be at most 19"]),
         ("[daemon]\ncgroups = 'none'", ["cgroups", "must be one of limits, all"]),

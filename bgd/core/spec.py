@@ -131,9 +131,9 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     jitter: Annotated[
         Share | None, Option("Spread pauses by this share, for example 0.1", in_policy=True)
     ] = None
-    retry_on: Annotated[
-        ExitCodes | None, Option("Retry only after these codes; 124 is the time limit")
-    ] = None
+    retry_on: Annotated[ExitCodes | None, Option("Retry only after these codes; 124 is the time limit")] = (
+        None
+    )
     """Codes as `exit_code_of` counts them."""
     no_retry_on: Annotated[ExitCodes | None, Option("Retry after all exit codes except these")] = None
     rerun: Annotated[bool | None, Option("Run again an attempt whose end nobody saw")] = None
@@ -162,7 +162,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     pty: Annotated[bool, Option("Give the job a terminal of its own", only="command")] = False
     isolation: Annotated[
         Isolation | None,
-        Option("Fork from a warm interpreter, spawn one, or reuse one", only="class"),
+        Option("Fork from a warm interpreter, spawn one, or reuse one", only="class", in_policy=True),
     ] = None
     keep_leftovers: Annotated[bool, Option("Keep processes the job leaves when it ends by itself")] = False
     """Leave running what the first process leaves running when it ends by itself."""

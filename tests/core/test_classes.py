@@ -45,6 +45,7 @@ def test_nothing_is_said_of_what_no_pattern_has():
         ("pids_max", 7, 1),
         ("open_files", 77, 16),
         ("core_max", 7, 0),
+        ("isolation", "reuse", "spawn"),
     ],
 )
 def test_what_a_job_says_itself_goes_before_its_policy(name, said, own):
