@@ -1,4 +1,4 @@
-"""The supervisor's end of the launcher's socket: finds the launcher or starts one, greets it, hears it."""
+"""Launching: the daemon's connection to the launcher, which it finds or starts, greets and listens to."""
 
 from __future__ import annotations
 
@@ -44,80 +44,62 @@ from bgd.wire.launching import (
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE = 0.1  # seconds before a launcher that ended at once is started again, doubled each time
+FIRST_PAUSE = 0.1  # seconds until the next try to reach or start a launcher, doubled after each try
 LONGEST_PAUSE = 30.0
-LONGEST_WAIT = 1.0  # before a launcher is looked for again that somebody else starts
-LAUNCHER_PATIENCE = 10.0  # seconds that a launcher may take before its absence is a problem
-PARTING_SECONDS = 5.0  # for what was sent to get out
-
-
-class LauncherSnapshot(Struct, frozen=True):
-    """What a launcher knows at the moment it is greeted."""
-
-    instance: str
-    covers: frozenset[str]
-    started: dict[AttemptKey, AttemptStarted]
-    ended: list[AttemptEnded]
-
-
-class DatabaseOutdated(BgdError):
-    """The launcher has heard of later events than the database holds: it is an older copy."""
-
-    def __init__(self, position: int) -> None:
-        super().__init__(f"the launcher has heard of event {position}, which the database does not have")
-        self.position = position
-
-
-class LauncherListener(Protocol):
-    """Who is told what the launcher says: the Supervisor."""
-
-    def launcher_ready(self, snapshot: LauncherSnapshot) -> None: ...
-    def launcher_lost(self) -> None: ...
-    def attempt_started(self, started: AttemptStarted) -> None: ...
-    def attempt_ended(self, ended: AttemptEnded) -> None: ...
-    def log_grew(self, grew: LogGrew) -> None: ...
+LONGEST_SERVICE_PAUSE = 1.0  # likewise, if a service manager starts the launcher
+LAUNCHER_PATIENCE = 10.0  # seconds without a launcher until its absence is a problem
+GOODBYE_SECONDS = 5.0  # for the last messages to be read
+_RESTART_SECONDS = 2.0  # in which a service manager starts the next launcher
 
 
 class LauncherLink:
-    """The connection to the one launcher of a state folder, for as long as the daemon lives."""
+    """The connection to the one launcher of a state folder, for the daemon's whole life.
+
+    Attributes:
+        problem: why no launcher is connected, as last logged; empty if nothing was logged.
+        looking_since: the elapsed time since which no launcher is connected.
+        instance, pid, protocol: of the launcher that was greeted last.
+        abilities: the limits it can enforce; None if it is unknown or there are none.
+    """
 
     def __init__(
         self, state_dir: str, log_dir: str, store: Store, generation: int, *, is_service: bool = False
     ) -> None:
-        """Serve a store's folders; `is_service`: the launcher is waited for, and never started from here."""
+        """Take the folders of a store; with `is_service`, wait for the launcher and never start one."""
         self._state_dir = Path(state_dir)
         self._is_service = is_service
         self._log_dir = log_dir
         self._store = store
         self._generation = generation
-        # until a launcher has been found to know nothing later: what is submitted meanwhile proves nothing
+        # The store's position at the start, until a launcher has shown that it knows nothing later: jobs that
+        # are submitted meanwhile move the store's position, but do not prove that it is up to date
         self._first_position: int | None = store.position
         self._connection: _Connection | None = None
         self._is_ending = False
         self._child: subprocess.Popen[bytes] | None = None
-        self.problem = ""  # why no launcher is connected, as it was last said
-        self.looking_since = clock.elapsed()  # for one that answers, unless it is connected
-        self._has_tried = asyncio.Event()  # to reach one, with whatever success
-        self.instance = ""  # of the launcher last greeted
+        self._has_tried = asyncio.Event()  # to reach a launcher, with or without success
+        self.problem = ""
+        self.looking_since = clock.elapsed()
+        self.instance = ""
         self.pid: int | None = None
-        self.protocol = OLDEST_LAUNCHING_PROTOCOL  # that it speaks
-        self.abilities: Abilities | None = None  # None: not known, or it can set no limits
+        self.protocol = OLDEST_LAUNCHING_PROTOCOL
+        self.abilities: Abilities | None = None
 
     @property
     def is_connected(self) -> bool:
-        """Whether a launcher is there to be told."""
+        """Whether a launcher is connected and ready."""
         connection = self._connection
         return connection is not None and connection.is_ready and not connection.is_closing
 
     @property
     def obstacle(self) -> str | None:
-        """Why nothing can start; None: there is or was a moment ago a launcher, or one is being started."""
-        if not self.problem or self.is_connected or clock.elapsed() - self.looking_since < _A_MOMENT:
+        """Why nothing can start; None if a launcher is there, was there a moment ago, or is being started."""
+        if not self.problem or self.is_connected or clock.elapsed() - self.looking_since < _RESTART_SECONDS:
             return None
         return f"there is no launcher: {self.problem}"
 
     async def wait_until_absent(self) -> None:
-        """Return once there has been no launcher for so long that none is to be expected."""
+        """Return once there has been no launcher for so long that none can be expected."""
         while True:
             if self.is_connected and (connection := self._connection) is not None:
                 await connection.lost.wait()
@@ -127,9 +109,9 @@ class LauncherLink:
             await asyncio.sleep(max(left, FIRST_PAUSE))
 
     async def run(self, listener: LauncherListener) -> None:
-        """Keep a launcher connected; whenever there is none, start one, or wait for the service."""
+        """Keep a launcher connected; if there is none, start one or wait for the service."""
         pause = FIRST_PAUSE
-        longest = LONGEST_WAIT if self._is_service else LONGEST_PAUSE
+        longest = LONGEST_SERVICE_PAUSE if self._is_service else LONGEST_PAUSE
         while not self._is_ending:
             if await self._serve(listener):
                 pause = FIRST_PAUSE
@@ -140,21 +122,21 @@ class LauncherLink:
                 pause = min(pause * 2, longest)
 
     def send(self, message: ToLauncher) -> bool:
-        """Send, and say whether there is somebody to send to."""
+        """Send a message; return False if no launcher is ready to receive it."""
         if self._connection is None or not self.is_connected:
             return False
         self._connection.send(message)
         return True
 
     def supports(self, message: ToLauncher) -> bool:
-        """Say whether the launcher last greeted would do as the message says; an older one might not (R7).
+        """Return whether the launcher that was greeted last knows this message; an older one may not (R7).
 
-        A launcher is replaced only when bgd is started while no job runs.
+        A launcher is replaced only when bgd starts while no job runs.
         """
         return protocol_of(message) <= self.protocol
 
     async def stop_launcher(self) -> None:
-        """Tell the launcher to end, which ends all jobs first; return once it has told how they ended."""
+        """Stop the launcher, which first ends all jobs; return once it has reported how they ended."""
         self._is_ending = True
         connection = self._connection
         if connection is None or self.pid is None:
@@ -164,19 +146,36 @@ class LauncherLink:
         await connection.lost.wait()
 
     async def say_goodbye(self) -> None:
-        """Tell the launcher that this daemon ends in good order, and hang up once it is told.
+        """Tell the launcher that this daemon ends in good order, then close the connection.
 
-        Only after `run` was cancelled. A launcher that is stopped is not waited for.
+        Call it only after `run` was cancelled. A launcher that is stopped and does not read delays this
+        by GOODBYE_SECONDS at most.
         """
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.send(Goodbye())  # also to one that has not answered yet: it reads in order
+            connection.send(Goodbye())  # a launcher that has not answered yet gets it, too: it reads in order
             connection.hang_up()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(connection.lost.wait(), PARTING_SECONDS)
+                await asyncio.wait_for(connection.lost.wait(), GOODBYE_SECONDS)
+
+    def accept_position(self, position: int) -> bool:
+        """Return whether the database holds all events up to `position`, the highest a launcher knows."""
+        if position > self._position:
+            return False
+        self._first_position = None
+        return True
+
+    def launcher_answered(self) -> None:
+        """Note that a launcher has answered and knows nothing later than the database."""
+        self._has_tried.set()
+
+    async def wait_until_tried(self, seconds: float) -> None:
+        """Return when a launcher has answered or could not be reached, or after this many seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._has_tried.wait(), seconds)
 
     async def _serve(self, listener: LauncherListener) -> bool:
-        """Greet one launcher and pass on what it says until it is gone. False: it never answered."""
+        """Greet one launcher and pass on its messages until it is gone; return False if it never answered."""
         connection = _Connection(self, listener)
         try:
             await self._connect(connection)
@@ -207,20 +206,15 @@ class LauncherLink:
     def _position(self) -> int:
         return self._store.position if self._first_position is None else self._first_position
 
-    def accept_position(self, position: int) -> bool:
-        """Say whether the database holds all events up to this position, the highest a launcher heard of."""
-        if position > self._position:
-            return False
-        self._first_position = None
-        return True
-
     async def _raise_generation(self, declined: Declined) -> None:
-        """Take a higher generation than that of whoever greeted the launcher, unless it is a younger bgd.
+        """Take a higher generation than the one the launcher obeys, unless that one is a newer bgd's.
 
-        Nothing else than a supervisor of this database should have: but any process of this user can.
+        Only a supervisor of this database should have greeted the launcher, but any process of this user can.
         """
-        if declined.generation < self._generation:  # it is another reason, or an older launcher
-            self._report_problem(f"it declined: {declined.problem}{'' if declined.generation else _OF_OLD}")
+        if declined.generation < self._generation:  # another reason, or an older launcher
+            self._report_problem(
+                f"it declined: {declined.problem}{'' if declined.generation else _OLD_COPY_HINT}"
+            )
         elif await self._store.generation() > self._generation:
             self._report_problem(
                 "it works for another bgd that has this database open as well: stop one of them"
@@ -230,22 +224,13 @@ class LauncherLink:
         else:
             self._generation = await self._store.begin_generation(declined.generation)
             logger.warning(
-                "launcher: somebody else greeted it as generation %d; going on as generation %d",
+                "launcher: another process greeted it as generation %d; going on as generation %d",
                 declined.generation,
                 self._generation,
             )
 
-    def launcher_answered(self) -> None:
-        """Take it that a launcher has answered, and knows nothing later than the database."""
-        self._has_tried.set()
-
-    async def wait_until_tried(self, seconds: float) -> None:
-        """Return when a launcher has answered or cannot be reached, or after so many seconds."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._has_tried.wait(), seconds)
-
     def _report_problem(self, problem: str) -> None:
-        """Say why no launcher is connected; once, however often it is tried."""
+        """Log why no launcher is connected, once until the reason changes."""
         self._has_tried.set()
         if problem != self.problem:
             logger.error("launcher: %s; trying until one answers", problem)
@@ -258,7 +243,7 @@ class LauncherLink:
             await loop.create_unix_connection(lambda: connection, path)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             if self._is_service:
-                raise BgdError(f"none listens at {path}: is bgd-launcher.service running?") from error
+                raise BgdError(f"no launcher listens at {path}: is bgd-launcher.service running?") from error
             self._start(path)
             await loop.create_unix_connection(lambda: connection, path)
 
@@ -270,7 +255,7 @@ class LauncherLink:
                 fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BgdError(
-                    "launcher.lock is held by a launcher that does not listen any more: it is ending"
+                    "launcher.lock is held by a launcher that no longer listens: it is ending"
                 ) from None
             except OSError as error:
                 raise lock_error(self._state_dir / "launcher.lock", error) from error
@@ -287,34 +272,57 @@ class LauncherLink:
             os.close(lock_fd)
 
     def _argv(self, lock_fd: int, listen_fd: int) -> list[str]:
-        # -P: the folder it happens to be started in must not provide modules
+        # -P: the current folder must not provide modules
         program = [sys.executable, "-P", "-m", "bgd.launcher"]
         folders = ["--state", str(self._state_dir), "--logs", self._log_dir]
         return [*program, *folders, "--lock-fd", str(lock_fd), "--listen-fd", str(listen_fd)]
 
 
-_A_MOMENT = 2.0  # seconds in which a service manager has started another launcher
+class LauncherSnapshot(Struct, frozen=True):
+    """What a launcher knows when it is greeted.
 
-_OF_OLD = (
-    " (a launcher of an earlier bgd cannot tell whether the database is an older copy; if it is, stop bgd,"
-    " rename it, and restore it with bgd --recover FILE)"
-)
+    `instance`: its id. `covers`: ids of earlier launchers whose attempts it knows. `started`: attempts that
+    run. `ended`: ends that were not acknowledged.
+    """
+
+    instance: str
+    covers: frozenset[str]
+    started: dict[AttemptKey, AttemptStarted]
+    ended: list[AttemptEnded]
+
+
+class DatabaseOutdated(BgdError):
+    """The launcher has heard of later events than the database holds: the database is an older copy."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"the launcher knows event {position}, which the database does not have")
+        self.position = position
+
+
+class LauncherListener(Protocol):
+    """What hears the launcher's messages: the Supervisor, which imports this module."""
+
+    def launcher_ready(self, snapshot: LauncherSnapshot) -> None: ...
+    def launcher_lost(self) -> None: ...
+    def attempt_started(self, started: AttemptStarted) -> None: ...
+    def attempt_ended(self, ended: AttemptEnded) -> None: ...
+    def log_grew(self, grew: LogGrew) -> None: ...
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: collects the snapshot, then passes each message on."""
+    """One connection to a launcher: collects the snapshot, then passes each message on."""
 
     def __init__(self, link: LauncherLink, listener: LauncherListener) -> None:
         self._link = link
         self._listener = listener
         self._reader = FrameReader(MAX_LAUNCHING_FRAME)
         self._transport: asyncio.Transport | None = None
-        self._unsaid: list[bytes] = []
+        self._outgoing: list[bytes] = []
         self._welcome: Welcome | None = None
         self._started: dict[AttemptKey, AttemptStarted] = {}
         self._ended: list[AttemptEnded] = []
         self.declined: Declined | None = None
-        self.position = 0  # the highest that the launcher has heard of, where it is too high
+        self.position = 0  # the highest that the launcher knows, if that is too high
         self.is_ready = False
         self.lost = asyncio.Event()
 
@@ -340,22 +348,22 @@ class _Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def send(self, message: ToLauncher) -> None:
-        """Send, with all else that is sent in this turn of the loop: each write wakes the launcher up."""
-        if not self._unsaid:
-            asyncio.get_running_loop().call_soon(self._speak)
-        self._unsaid.append(frame(encode(message), MAX_LAUNCHING_FRAME))
+        """Send a message, in one write with others of this loop turn: each write wakes the launcher up."""
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing.append(frame(encode(message), MAX_LAUNCHING_FRAME))
 
     def hang_up(self) -> None:
-        """Say no more; the other end closes once it has read everything, so nothing of it is lost."""
-        self._speak()
+        """End the sending side; the launcher closes once it has read everything, so nothing is lost."""
+        self._flush()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
 
-    def _speak(self) -> None:
-        unsaid, self._unsaid = self._unsaid, []
-        # it may be gone a moment before anybody hears of it, and uvloop raises at a write to what is closed
-        if unsaid and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(unsaid))
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        # the other end may be gone already, and uvloop raises on writes to a closed transport
+        if outgoing and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(outgoing))
 
     def _take(self, message: FromLauncher) -> None:
         match message:
@@ -379,10 +387,10 @@ class _Connection(asyncio.Protocol):
 
     def _be_ready(self) -> None:
         if self._welcome is None:
-            raise ProtocolError("it is ready without a welcome")
+            raise ProtocolError("it sent Ready before Welcome")
         if not self._link.accept_position(self._welcome.position):
             self.position = self._welcome.position
-            raise ProtocolError("it has heard of later events than the database holds")
+            raise ProtocolError("it knows later events than the database holds")
         self.is_ready = True
         self._link.launcher_answered()
         self._link.instance = self._welcome.instance
@@ -396,7 +404,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _listen(path: str) -> socket.socket:
-    """Bind a fresh listening socket, private from its birth; the caller holds the lock that allows it."""
+    """Bind a new listening socket, private from the start; the caller must hold launcher.lock."""
     Path(path).unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
@@ -409,3 +417,9 @@ def _listen(path: str) -> socket.socket:
     finally:
         os.umask(before)
     return listening
+
+
+_OLD_COPY_HINT = (
+    " (a launcher of an earlier bgd cannot tell whether the database is an older copy; if it is, stop bgd,"
+    " rename the database, and restore it with bgd --recover FILE)"
+)

@@ -1,4 +1,4 @@
-"""The supervisor's end of the launcher's socket, where launchers of several versions may be met (R7)."""
+"""The connection to the launcher, which may be of an earlier version (R7) and may go at any moment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ON_TERMINAL = Launch(key=KEY, argv=["true"], env={}, cwd="/", pty=True)
 @pytest.mark.parametrize(
     ("protocol", "is_able"), [(OLDEST_LAUNCHING_PROTOCOL, False), (LAUNCHING_PROTOCOL, True)]
 )
-async def test_a_launcher_of_the_version_before_serves_as_far_as_it_can(config, launcher, protocol, is_able):
+async def test_launcher_of_an_earlier_version_gets_only_known_messages(config, launcher, protocol, is_able):
     async with stage(config, launcher) as life:
         greeting = await launcher.greet(protocol=protocol)
         await soon(life.is_met.wait())
@@ -34,8 +34,8 @@ async def test_a_launcher_of_the_version_before_serves_as_far_as_it_can(config, 
             assert life.link.supports(message) is is_able
 
 
-async def test_what_is_said_in_the_moment_a_launcher_goes_is_not_sent_and_breaks_nothing(config, launcher):
-    said: list[bool] = []
+async def test_sending_while_the_launcher_goes_sends_nothing_and_breaks_nothing(config, launcher):
+    sent: list[bool] = []
     async with stage(config, launcher) as life:
         await launcher.greet()
         await soon(life.is_met.wait())
@@ -43,13 +43,13 @@ async def test_what_is_said_in_the_moment_a_launcher_goes_is_not_sent_and_breaks
         assert connection is not None
         lose = connection.connection_lost
 
-        def lose_while_speaking(exc: Exception | None) -> None:
+        def lose_while_sending(exc: Exception | None) -> None:
             lose(exc)
-            said.append(life.link.send(SuspendProcesses(KEY)))
+            sent.append(life.link.send(SuspendProcesses(KEY)))
             connection.send(SuspendProcesses(KEY))
 
-        connection.connection_lost = lose_while_speaking  # type: ignore[method-assign]  # a turn of the loop earlier
+        connection.connection_lost = lose_while_sending  # type: ignore[method-assign]  # a turn of the loop earlier
         launcher.hang_up()
         await launcher.greet()
 
-    assert said == [False]
+    assert sent == [False]
