@@ -20,7 +20,7 @@ from bgd.core.spec import JobSpec, problem_with
 from bgd.core.target import parse_target
 from bgd.daemon.access import check_may_run, check_variables
 from bgd.daemon.idempotency import IdempotencyTokens
-from bgd.daemon.storage.read import PrunableJob
+from bgd.daemon.storage.pruning import PrunableJob
 from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor

@@ -13,7 +13,7 @@ from bgd.clock import now
 from bgd.config import Config
 from bgd.core.job import FINAL, State
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.storage.read import RetentionLimits
+from bgd.daemon.storage.pruning import RetentionLimits
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
@@ -113,13 +113,13 @@ def configured_limits(config: Config) -> RetentionLimits:
     """Return the limits of the configuration."""
     retention = config.retention
     return RetentionLimits(
-        seconds={
+        max_age={
             State.SUCCEEDED: retention.succeeded_for,
             State.FAILED: retention.failed_for,
             State.CANCELLED: retention.failed_for,
         },
-        most=retention.max_finished,
-        log_bytes=retention.logs_total,
+        max_jobs=retention.max_finished,
+        max_log_bytes=retention.logs_total,
     )
 
 
@@ -135,8 +135,12 @@ def requested_limits(request: Prune, config: Config) -> RetentionLimits:
         raise Refused(f"only finished jobs can be pruned, not {min(unfinished)} ones: cancel them first")
     configured = configured_limits(config)
     if request.older_than is None and request.keep is None and request.logs_total is None:
-        seconds = {state: configured.seconds[state] for state in states}
-        return RetentionLimits(seconds=seconds, most=configured.most, log_bytes=configured.log_bytes)
+        max_age = {state: configured.max_age[state] for state in states}
+        return RetentionLimits(
+            max_age=max_age, max_jobs=configured.max_jobs, max_log_bytes=configured.max_log_bytes
+        )
     return RetentionLimits(
-        seconds=dict.fromkeys(states, request.older_than), most=request.keep, log_bytes=request.logs_total
+        max_age=dict.fromkeys(states, request.older_than),
+        max_jobs=request.keep,
+        max_log_bytes=request.logs_total,
     )

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bgd.core.job import State
 from bgd.daemon import retention
 from bgd.daemon.retention import Retention, configured_limits, requested_limits
-from bgd.daemon.storage.read import RetentionLimits
+from bgd.daemon.storage.pruning import RetentionLimits
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
 from bgd.wire.steering import Prune
@@ -51,7 +51,7 @@ async def test_jobs_are_pruned_with_their_logs_in_portions(config, launcher, mon
     async with stage(config, launcher) as life:
         jobs = await ended(life, launcher, 5)
 
-        passes = await prune(life, RetentionLimits(seconds=ANY_AGE, most=1))
+        passes = await prune(life, RetentionLimits(max_age=ANY_AGE, max_jobs=1))
 
         assert passes == [(2, 10), (4, 20)]
         assert [line for line in caplog.messages if "removed" in line] == [
@@ -71,7 +71,7 @@ async def test_jobs_are_pruned_with_their_logs_in_portions(config, launcher, mon
 async def test_job_that_is_retried_is_not_pruned(config, launcher):
     async with stage(config, launcher) as life:
         [job] = await ended(life, launcher, 1)
-        due = await life.store.prunable_jobs(RetentionLimits(seconds=ANY_AGE, most=0), 0.0, 10)
+        due = await life.store.prunable_jobs(RetentionLimits(max_age=ANY_AGE, max_jobs=0), 0.0, 10)
         assert [each.job for each in due] == [job]
         await life.actions.revive(job)
 
@@ -119,15 +119,15 @@ async def _until_gone(life, jobs):
 
 def test_limits_are_the_configured_ones_unless_a_request_names_others(config):
     assert configured_limits(config) == RetentionLimits(
-        seconds={State.SUCCEEDED: 7 * 86400, State.FAILED: 30 * 86400, State.CANCELLED: 30 * 86400},
-        most=100_000,
-        log_bytes=5_000_000_000,
+        max_age={State.SUCCEEDED: 7 * 86400, State.FAILED: 30 * 86400, State.CANCELLED: 30 * 86400},
+        max_jobs=100_000,
+        max_log_bytes=5_000_000_000,
     )
     assert requested_limits(Prune(id=1), config) == configured_limits(config)
-    assert requested_limits(Prune(id=1, states=[State.FAILED]), config).seconds == {State.FAILED: 30 * 86400}
-    assert requested_limits(Prune(id=1, keep=3), config) == RetentionLimits(seconds=ANY_AGE, most=3)
+    assert requested_limits(Prune(id=1, states=[State.FAILED]), config).max_age == {State.FAILED: 30 * 86400}
+    assert requested_limits(Prune(id=1, keep=3), config) == RetentionLimits(max_age=ANY_AGE, max_jobs=3)
     assert requested_limits(Prune(id=1, older_than=3.0, states=[State.FAILED]), config) == RetentionLimits(
-        seconds={State.FAILED: 3.0}
+        max_age={State.FAILED: 3.0}
     )
     with pytest.raises(Refused, match="not running ones: cancel them first"):
         requested_limits(Prune(id=1, states=[State.RUNNING]), config)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.core.spec import MAX_DURATION
-from bgd.daemon.storage import copying, read, recovery, write
+from bgd.daemon.storage import copying, pruning, read, recovery, write
 from bgd.daemon.storage.database import DAMAGED, DatabaseConnection, StoreBroken, transaction
 from bgd.daemon.storage.records import (
     QueueControls,
@@ -329,27 +329,27 @@ class Store(StoreReader):
     # --- for who lets finished jobs go ----------------------------------------------------------------------
 
     async def prunable_jobs(
-        self, keep: read.RetentionLimits, elapsed: float, limit: int
-    ) -> list[read.PrunableJob]:
+        self, limits: pruning.RetentionLimits, elapsed: float, limit: int
+    ) -> list[pruning.PrunableJob]:
         """Return at most `limit` of the finished jobs that are to go at this time of the elapsed clock."""
-        return await self._searcher.call(read.prunable_jobs, keep, elapsed, limit)
+        return await self._searcher.call(pruning.prunable_jobs, limits, elapsed, limit)
 
-    async def next_prunable_at(self, keep: read.RetentionLimits) -> float | None:
+    async def next_prunable_at(self, limits: pruning.RetentionLimits) -> float | None:
         """Return the elapsed time when the next job will have been kept long enough; None: none ever will."""
-        return await self._reader.call(read.next_prunable_at, keep)
+        return await self._reader.call(pruning.next_prunable_at, limits)
 
-    async def total_prunable(self, keep: read.RetentionLimits, elapsed: float) -> tuple[int, int]:
+    async def total_prunable(self, limits: pruning.RetentionLimits, elapsed: float) -> tuple[int, int]:
         """Return how many finished jobs are to go, and the bytes of their logs; it holds nobody up."""
         async with self._aside() as database:
-            return await database.call(read.total_prunable, keep, elapsed)
+            return await database.call(pruning.total_prunable, limits, elapsed)
 
-    async def still_finished(self, wanted: list[read.PrunableJob]) -> list[Job]:
+    async def still_finished(self, wanted: list[pruning.PrunableJob]) -> list[Job]:
         """Return those of these jobs that have not been run again since."""
-        return await self._reader.call(read.still_finished, wanted)
+        return await self._reader.call(pruning.still_finished, wanted)
 
     async def leftovers(self) -> list[JobId]:
         """Return jobs that were removed, and whose logs may still be there."""
-        return await self._reader.call(read.leftovers)
+        return await self._reader.call(pruning.leftovers)
 
     # --- for who copies it --------------------------------------------------------------------------------
 

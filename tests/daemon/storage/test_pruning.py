@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import JobId, Now, Outcome, State
-from bgd.daemon.storage.read import PrunableJob, RetentionLimits
+from bgd.daemon.storage.pruning import PrunableJob, RetentionLimits
 from bgd.daemon.storage.records import AttemptEnd, WriteBatch
 from bgd.daemon.storage.store import Store
 from tests.daemon.storage.filling import BOOT, NOW, a_job, first_attempt, new, put, saves, sql
@@ -40,7 +40,7 @@ async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
 
 async def due(store, limit=100, **keep):
     await store.adopt_boot(NOW, BOOT)  # of an earlier bgd's database
-    found = await store.prunable_jobs(RetentionLimits(**{"seconds": ANY_AGE, **keep}), NOW.elapsed, limit)
+    found = await store.prunable_jobs(RetentionLimits(**{"max_age": ANY_AGE, **keep}), NOW.elapsed, limit)
     return [each.job for each in found]
 
 
@@ -51,11 +51,11 @@ async def test_jobs_go_once_they_have_been_kept_long_enough(store):
     await finish(store, 4, ago=20)
     keep = {State.SUCCEEDED: 20, State.FAILED: 30}
 
-    assert await due(store, seconds=keep) == [2, 4]
-    assert await due(store, seconds=keep, limit=1) == [2]
-    assert await store.next_prunable_at(RetentionLimits(seconds=keep)) == NOW.elapsed - 10
-    assert await due(store, seconds=dict.fromkeys(keep, None)) == []
-    assert await store.next_prunable_at(RetentionLimits(seconds=dict.fromkeys(keep, None))) is None
+    assert await due(store, max_age=keep) == [2, 4]
+    assert await due(store, max_age=keep, limit=1) == [2]
+    assert await store.next_prunable_at(RetentionLimits(max_age=keep)) == NOW.elapsed - 10
+    assert await due(store, max_age=dict.fromkeys(keep, None)) == []
+    assert await store.next_prunable_at(RetentionLimits(max_age=dict.fromkeys(keep, None))) is None
 
 
 async def test_of_each_state_the_latest_stay(store):
@@ -64,9 +64,9 @@ async def test_of_each_state_the_latest_stay(store):
     for number, ago in enumerate((9, 7), start=11):
         await finish(store, number, ago, state=State.CANCELLED)
 
-    assert await due(store, most=2) == [1, 3, 5]
-    assert await due(store, most=1) == [1, 3, 5, 4, 11]
-    assert await due(store, most=1, seconds={State.CANCELLED: None}) == [11]
+    assert await due(store, max_jobs=2) == [1, 3, 5]
+    assert await due(store, max_jobs=1) == [1, 3, 5, 4, 11]
+    assert await due(store, max_jobs=1, max_age={State.CANCELLED: None}) == [11]
 
 
 async def test_the_longest_finished_go_until_their_logs_fit(store):
@@ -75,11 +75,14 @@ async def test_the_longest_finished_go_until_their_logs_fit(store):
     await finish(store, 3, ago=20, logged=0)
     await finish(store, 4, ago=5, logged=1000)
 
-    assert await due(store, log_bytes=1150) == []
-    assert await due(store, log_bytes=1149) == [2]
-    assert await due(store, log_bytes=1000) == [2, 3, 1]
-    assert await due(store, log_bytes=1100, seconds={State.SUCCEEDED: 10}) == [3, 1]
-    assert await store.total_prunable(RetentionLimits(seconds=ANY_AGE, log_bytes=0), NOW.elapsed) == (4, 1150)
+    assert await due(store, max_log_bytes=1150) == []
+    assert await due(store, max_log_bytes=1149) == [2]
+    assert await due(store, max_log_bytes=1000) == [2, 3, 1]
+    assert await due(store, max_log_bytes=1100, max_age={State.SUCCEEDED: 10}) == [3, 1]
+    assert await store.total_prunable(RetentionLimits(max_age=ANY_AGE, max_log_bytes=0), NOW.elapsed) == (
+        4,
+        1150,
+    )
 
 
 async def test_what_has_not_finished_is_never_due(store):
@@ -92,13 +95,13 @@ async def test_what_has_not_finished_is_never_due(store):
         )
     )
 
-    assert await due(store, most=0, log_bytes=0, seconds=dict.fromkeys(ANY_AGE, 0)) == []
+    assert await due(store, max_jobs=0, max_log_bytes=0, max_age=dict.fromkeys(ANY_AGE, 0)) == []
 
 
 async def test_job_that_was_run_again_is_not_due_any_more(store):
     await finish(store, 1, ago=10)
     await finish(store, 2, ago=10)
-    wanted = await store.prunable_jobs(RetentionLimits(seconds=ANY_AGE, most=0), NOW.elapsed, 10)
+    wanted = await store.prunable_jobs(RetentionLimits(max_age=ANY_AGE, max_jobs=0), NOW.elapsed, 10)
     await store.commit(WriteBatch(now=NOW, saves=saves(a_job(1, State.QUEUED, attempt=1))))
 
     assert [job.id for job in await store.still_finished(wanted)] == [2]
@@ -161,7 +164,7 @@ async def test_finished_jobs_of_version_2_are_counted_and_go(path):
 
     assert await sql(store, "SELECT logged FROM meta") == [(1017,)]
     assert await sql(store, "SELECT environment, jobs FROM sharing") == [(1, 4), (2, 1)]
-    assert await due(store, most=0) == [4, 5, 6]
+    assert await due(store, max_jobs=0) == [4, 5, 6]
     await store.commit(WriteBatch(now=NOW, removed=[JobId(4), JobId(5), JobId(6)]))
     assert await sql(store, "SELECT logged FROM meta") == [(0,)]
     assert await sql(store, "SELECT environment, jobs FROM sharing") == [(1, 3)]
@@ -190,10 +193,10 @@ async def test_jobs_do_not_age_when_the_clock_is_set(store, jump):
     await store.commit(WriteBatch(now=Now(NOW.elapsed + 5, NOW.wall + jump)))
     await store.note_age(Now(NOW.elapsed + 5, NOW.wall + jump))  # at its worst: while the clock is wrong
 
-    assert await store.prunable_jobs(RetentionLimits(seconds=WEEK), NOW.elapsed + 5, 10) == []
-    assert await store.total_prunable(RetentionLimits(seconds=WEEK), NOW.elapsed + 5) == (0, 0)
-    assert await store.next_prunable_at(RetentionLimits(seconds=WEEK)) == NOW.elapsed - 10 + 7 * 86_400.0
-    [gone] = await store.prunable_jobs(RetentionLimits(seconds=WEEK), NOW.elapsed + 7 * 86_400.0, 10)
+    assert await store.prunable_jobs(RetentionLimits(max_age=WEEK), NOW.elapsed + 5, 10) == []
+    assert await store.total_prunable(RetentionLimits(max_age=WEEK), NOW.elapsed + 5) == (0, 0)
+    assert await store.next_prunable_at(RetentionLimits(max_age=WEEK)) == NOW.elapsed - 10 + 7 * 86_400.0
+    [gone] = await store.prunable_jobs(RetentionLimits(max_age=WEEK), NOW.elapsed + 7 * 86_400.0, 10)
     assert gone.job == 1
 
 
@@ -205,7 +208,7 @@ async def test_across_a_boot_jobs_age_by_a_day_at_most_and_the_rest_is_told(stor
     ignored = await store.adopt_boot(Now(20.0, NOW.wall + off), "second-boot")
 
     assert ignored == max(off - counted, 0)
-    assert await store.next_prunable_at(RetentionLimits(seconds=WEEK)) == 20.0 + 7 * 86_400.0 - counted
+    assert await store.next_prunable_at(RetentionLimits(max_age=WEEK)) == 20.0 + 7 * 86_400.0 - counted
 
 
 async def test_jobs_that_finished_before_a_board_got_its_time_are_the_older_ones(store):
@@ -217,7 +220,7 @@ async def test_jobs_that_finished_before_a_board_got_its_time_are_the_older_ones
     ended = saves(a_job(2, State.SUCCEEDED, attempt=1), at=later.wall)
     await store.commit(WriteBatch(now=later, saves=ended, ends=[end]))
 
-    assert await due(store, most=1) == [1]
+    assert await due(store, max_jobs=1) == [1]
 
 
 async def test_jobs_of_an_earlier_bgd_age_from_their_end_and_from_now_if_that_is_yet_to_come(store):
@@ -233,5 +236,5 @@ async def test_jobs_of_an_earlier_bgd_age_from_their_end_and_from_now_if_that_is
 
     await store.adopt_boot(NOW, BOOT)
 
-    found = await store.prunable_jobs(RetentionLimits(seconds={State.SUCCEEDED: 0.0}), NOW.elapsed, 10)
+    found = await store.prunable_jobs(RetentionLimits(max_age={State.SUCCEEDED: 0.0}), NOW.elapsed, 10)
     assert [(each.job, each.aged_from) for each in found] == [(1, NOW.wall - 100), (2, NOW.wall)]

@@ -1,0 +1,123 @@
+"""Which finished jobs to delete: by age, number and bytes of logs, those that finished first."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import merge
+from itertools import chain, islice
+
+from msgspec import Struct
+
+from bgd.core.job import Job, JobId, State
+from bgd.daemon.storage.database import transaction
+from bgd.daemon.storage.read import finished_job
+
+
+class RetentionLimits(Struct, frozen=True, kw_only=True):
+    """Which finished jobs are kept; a job is deleted as soon as one limit does not let it stay.
+
+    Attributes:
+        max_age: seconds since its end, by state; None means for ever. Jobs in other states are not touched.
+        max_jobs: the latest of each of these states; None means all.
+        max_log_bytes: of all logs together; None means any number.
+    """
+
+    max_age: Mapping[State, float | None]
+    max_jobs: int | None = None
+    max_log_bytes: int | None = None
+
+
+class PrunableJob(Struct, frozen=True, gc=False):
+    """A job to delete: when it ended, on retention's clock, and how many bytes its logs have."""
+
+    aged_from: float
+    job: JobId
+    logged: int
+
+
+def prunable_jobs(
+    db: sqlite3.Connection, limits: RetentionLimits, elapsed: float, limit: int
+) -> list[PrunableJob]:
+    """Return at most `limit` jobs to delete at this time of this boot's elapsed clock."""
+    with transaction(db, "DEFERRED"):
+        return list(islice(_prunable(db, limits, elapsed), limit))
+
+
+def total_prunable(db: sqlite3.Connection, limits: RetentionLimits, elapsed: float) -> tuple[int, int]:
+    """Return how many jobs there are to delete, and the bytes of their logs; takes 2 s for a million."""
+    jobs = log_bytes = 0
+    with transaction(db, "DEFERRED"):
+        for each in _prunable(db, limits, elapsed):
+            jobs += 1
+            log_bytes += each.logged
+    return jobs, log_bytes
+
+
+def next_prunable_at(db: sqlite3.Connection, limits: RetentionLimits) -> float | None:
+    """Return the elapsed time at which the next job reaches its age limit; None if none ever will."""
+    ahead = _age_ahead(db)
+    ends = [
+        aged_from + max_age - ahead
+        for state, max_age in limits.max_age.items()
+        if max_age is not None
+        for (aged_from, *_) in db.execute(f"{_OLDEST} LIMIT 1", (state.value,))
+    ]
+    return min(ends, default=None)
+
+
+def still_finished(db: sqlite3.Connection, wanted: Iterable[PrunableJob]) -> list[Job]:
+    """Return those of these jobs that have not been run again since."""
+    jobs: list[Job] = []
+    with transaction(db, "DEFERRED"):
+        for each in wanted:
+            row = db.execute("SELECT aged_from FROM jobs WHERE id = ?", (each.job,)).fetchone()
+            job = finished_job(db, each.job)
+            if row is not None and job is not None and row[0] == each.aged_from:
+                jobs.append(job)
+    return jobs
+
+
+def leftovers(db: sqlite3.Connection) -> list[JobId]:
+    """Return the jobs that were deleted and whose logs may still be on disk."""
+    return [JobId(job_id) for (job_id,) in db.execute("SELECT job FROM leftovers")]
+
+
+def _prunable(db: sqlite3.Connection, limits: RetentionLimits, elapsed: float) -> Iterator[PrunableJob]:
+    at = elapsed + _age_ahead(db)
+    (logged,) = db.execute("SELECT logged FROM meta").fetchone()
+    rests: list[Iterator[PrunableJob]] = []
+    for state, max_age in limits.max_age.items():
+        finished = (PrunableJob(*row) for row in db.execute(_OLDEST, (state.value,)))
+        left = _count(db, state)
+        for each in finished:
+            is_old = max_age is not None and each.aged_from <= at - max_age
+            is_too_many = limits.max_jobs is not None and left > limits.max_jobs
+            if not (is_old or is_too_many):
+                rests.append(chain([each], finished))
+                break
+            yield each
+            left -= 1
+            logged -= each.logged
+    for each in merge(*rests, key=lambda rest: rest.aged_from):
+        if limits.max_log_bytes is None or logged <= limits.max_log_bytes:
+            return
+        yield each
+        logged -= each.logged
+
+
+def _age_ahead(db: sqlite3.Connection) -> float:
+    """Return how far retention's clock is ahead of this boot's elapsed clock."""
+    (ahead,) = db.execute("SELECT age_ahead FROM meta").fetchone()
+    return float(ahead)
+
+
+def _count(db: sqlite3.Connection, state: State) -> int:
+    (count,) = db.execute("SELECT jobs FROM counts WHERE state = ?", (state.value,)).fetchone()
+    return int(count)
+
+
+_OLDEST = """
+    SELECT aged_from, id, logged FROM jobs INDEXED BY jobs_by_end
+    WHERE state = ? AND aged_from IS NOT NULL ORDER BY aged_from, id
+"""
