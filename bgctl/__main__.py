@@ -1,4 +1,4 @@
-"""bgctl: what people type. Begins and ends the process fast: scripts call it by the thousand."""
+"""Start and end the bgctl process fast, because scripts run it thousands of times."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import NoReturn
 
 from bgd.streams import open_closed_streams
 
-_GARBAGE = 50_000  # objects that may come before garbage is looked for: imports make more than the usual 700
+_GC_THRESHOLD = 50_000  # new objects before a collection; imports alone exceed the default of 700
 
 
 def main() -> NoReturn:
-    """Run bgctl and end this process with its code."""
+    """Run bgctl and exit with its code."""
     open_closed_streams()
-    gc.set_threshold(_GARBAGE)
-    from bgctl.program import run  # noqa: PLC0415 - after that
+    gc.set_threshold(_GC_THRESHOLD)
+    from bgctl.program import run  # noqa: PLC0415 - after setting the threshold
 
-    os._exit(run(sys.argv[1:]))  # tidying up first, as sys.exit would, takes a seventh of the time
+    os._exit(run(sys.argv[1:]))  # sys.exit would tear down the interpreter, a seventh of the run time
 
 
 if __name__ == "__main__":

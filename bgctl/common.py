@@ -1,4 +1,4 @@
-"""What all verbs share: the global options, the connection to the daemon, and ways to print."""
+"""What all verbs share: declaring verbs, global options, connecting to the daemon, and printing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bgd.escape import one_line
 from bgd.formatting import short_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
-COMPLETION_VARIABLE = "_BGCTL_COMPLETE"  # in which a shell says what it wants completed
+COMPLETION_VARIABLE = "_BGCTL_COMPLETE"  # set by the shell; says what to complete
 STATE_COLORS = {
     "running": "blue",
     "stopping": "magenta",
@@ -33,9 +33,13 @@ STATE_COLORS = {
 def verb(
     name: str, *examples: str, ends_options: bool = False, cls: type[click.Command] = click.Command
 ) -> Callable[[Callable[..., int]], click.Command]:
-    """Make a function a verb: the global options are taken care of, its result is the exit code.
+    """Turn a function that returns an exit code into a verb with the global options.
 
-    `ends_options`: what follows the first argument is that program's own, options included.
+    Args:
+        name: the verb.
+        examples: command lines for the help.
+        ends_options: leave everything after the first argument to the program that it names.
+        cls: class of the command.
     """
     settings: dict[str, object] = {"allow_interspersed_args": not ends_options}
     epilog = "\n  ".join(["\b\nExamples:", *examples]) + f"\n\n{_SEE_ALSO}"
@@ -47,11 +51,11 @@ def verb(
     return decorate
 
 
-_SEE_ALSO = "Global options too: --socket, --config, --user, --system, --json, --color; see 'bgctl --help'."
+_SEE_ALSO = "Global options: --socket, --config, --user, --system, --json, --color; see 'bgctl --help'."
 
 
 def verb_group(name: str, purpose: str, *verbs: click.Command) -> VerbGroup:
-    """Return the group of these verbs, of which the first is meant where none is named."""
+    """Return a group of verbs; the first one is the default."""
 
     def choose() -> int:
         context = click.get_current_context()
@@ -68,30 +72,30 @@ def verb_group(name: str, purpose: str, *verbs: click.Command) -> VerbGroup:
         params=with_global_options(hidden=True)(click.Command(name)).params,
         invoke_without_command=True,
         subcommand_metavar="VERB ...",
-        epilog=f"No verb means {verbs[0].name}.",
+        epilog=f"The default verb is {verbs[0].name}.",
     )
 
 
 class VerbGroup(click.Group):
-    """Finds the verb that was typed, or names the nearest."""
+    """A group that suggests the nearest verb if there is none of that name."""
 
     synonyms: Mapping[str, str] = {}  # words of other programs, for hints only
 
     def known_words(self) -> Iterable[str]:
-        """Return what may be typed."""
+        """Return the verbs and aliases that a suggestion may name."""
         return self.commands
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb; "help" as a verb stands for the option."""
+        """Find the verb; read the verb "help" as the option --help."""
         if not ctx.resilient_parsing and args == ["help"]:
             click.echo(ctx.get_help())
             ctx.exit()
         if args[0] == "help":
             args = [*args[1:], "--help"]
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
-            from bgd.settings import nearest  # noqa: PLC0415 - needed only to word an error
+            from bgd.settings import nearest  # noqa: PLC0415 - only for an error
 
             _, *above = ctx.command_path.split()
             meant = self.synonyms.get(args[0], args[0])
@@ -102,24 +106,24 @@ class VerbGroup(click.Group):
 
 
 def with_global_options(*, hidden: bool) -> Callable[[F], F]:
-    """Give a command the global options; `hidden` keeps them out of its help."""
+    """Add the global options to a command; `hidden` keeps them out of its help."""
     option = partial(click.option, expose_value=False, callback=_remember, hidden=hidden)
     options = [
         option(
             "--socket",
             type=FILE,
             metavar="PATH",
-            help="The daemon's socket; else $BGD_SOCKET, else the usual places.",
+            help="Socket of the daemon; default: $BGD_SOCKET, then the standard paths.",
         ),
-        option("--config", type=FILE, metavar="FILE", help="Configuration that says where the daemon is."),
-        option("--user", is_flag=True, help="Only your own daemon."),
-        option("--system", is_flag=True, help="Only the system's daemon."),
+        option("--config", type=FILE, metavar="FILE", help="Configuration file of the daemon."),
+        option("--user", is_flag=True, help="Use only your own daemon."),
+        option("--system", is_flag=True, help="Use only the system daemon."),
         option(
             "--json",
             is_flag=True,
-            help="JSON on stdout, one document, or one a line where things come in turn.",
+            help="Print JSON: one document, or one per line for streams.",
         ),
-        option("--color", type=click.Choice(["auto", "always", "never"]), help="When to use colours."),
+        option("--color", type=click.Choice(["auto", "always", "never"]), help="When to use colors."),
     ]
 
     def decorate(function: F) -> F:
@@ -131,13 +135,13 @@ def with_global_options(*, hidden: bool) -> Callable[[F], F]:
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:
-    if value and parameter.name:  # not given here: what stood before the verb stays
+    if value and parameter.name:  # otherwise keep what was given before the verb
         root = context.find_root()
         root.obj = replace(root.obj, **{parameter.name: value})
 
 
 class GlobalOptions(Struct, frozen=True, kw_only=True):
-    """The global options as they were given, before the verb or after it."""
+    """The global options, from before or after the verb."""
 
     socket: str | None = None
     config: str | None = None
@@ -148,16 +152,16 @@ class GlobalOptions(Struct, frozen=True, kw_only=True):
 
 
 def global_options() -> GlobalOptions:
-    """Return the global options of this call."""
+    """Return the global options of this command line."""
     options = click.get_current_context().find_root().obj
-    assert isinstance(options, GlobalOptions)  # noqa: S101 - bgctl.__main__ puts it there
+    assert isinstance(options, GlobalOptions)  # noqa: S101 - bgctl.program puts it there
     return options
 
 
 def client(*, autostart: bool = False) -> Client:
-    """Return the way to the daemon that the global options name.
+    """Return a client of the daemon that the global options select.
 
-    `autostart`: the caller's own daemon is started if it is down.
+    `autostart`: start the caller's own daemon if it is down.
     """
     options = global_options()
     if options.user and options.system:
@@ -173,17 +177,17 @@ def client(*, autostart: bool = False) -> Client:
 
 
 def say(message: str) -> None:
-    """Tell the person something that is no data."""
+    """Print a message, which is not data, to stderr."""
     click.echo(f"bgctl: {one_line(message)}", err=True)
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document on one line, in ASCII: valid in any locale, and harmless on a terminal."""
+    """Print a JSON document on one line, in ASCII: valid in any locale and safe on a terminal."""
     click.echo(json.dumps(value).replace("\x7f", "\\u007f"))
 
 
 def print_columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print aligned columns for programs: split at blanks, all but the last hold none."""
+    """Print aligned columns for programs; only the last column may contain blanks."""
     lines = [
         headings,
         *((*(cell.replace(" ", _VISIBLE_BLANK) for cell in row[:-1]), row[-1]) for row in rows),
@@ -197,12 +201,12 @@ _VISIBLE_BLANK = "\N{OPEN BOX}"
 
 
 def is_terminal() -> bool:
-    """Tell whether a person reads stdout: tables are for people, columns for programs."""
+    """Return whether stdout is a terminal: people get tables, programs get columns."""
     return sys.stdout.isatty()
 
 
 def has_colors() -> bool:
-    """Tell whether colours may go to stdout."""
+    """Return whether to print colors to stdout."""
     match global_options().color:
         case "always":
             return True
@@ -213,7 +217,7 @@ def has_colors() -> bool:
 
 
 def local_time(at: float | None, now: float) -> str:
-    """Return an instant for people: local, and how long ago or ahead it is."""
+    """Return an instant for people: local time and distance from `now`; "-" for None."""
     if at is None:
         return "-"
     distance = f"{short_duration(now - at)} ago" if at <= now else f"in {short_duration(at - now)}"
@@ -221,7 +225,7 @@ def local_time(at: float | None, now: float) -> str:
 
 
 def excerpt(text: str) -> str:
-    """Return a text of strangers for a place within a sentence: visible, and cut if it is long."""
+    """Return untrusted text for use within a sentence: escaped, on one line, and cut if it is long."""
     text = one_line(text)
     return text if len(text) <= _LONGEST_EXCERPT else f"{text[:_LONGEST_EXCERPT]}..."
 

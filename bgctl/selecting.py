@@ -1,4 +1,4 @@
-"""Selections: the jobs that a verb is about, named by id or by what they have in common."""
+"""Select jobs by id or by filters such as --state and --queue."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from bgd.wire.requests import MAX_LIST
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILTERS = ("states", "queue", "name", "tag", "since")
-_PREFIX = "only_"  # of what click calls them: a verb may have options of its own that are called the same
+_PREFIX = "only_"  # of the parameter names, because a verb may have its own option with the same name
 
-_USUAL_OPTIONS = {"queue": "--queue", "name": "--name", "tag": "--tag"}
-# of a verb whose --queue, --name and --tag say what jobs are to have
-_OTHER_OPTIONS = {"queue": "--in-queue", "name": "--named", "tag": "--tagged"}
+_FILTER_OPTIONS = {"queue": "--queue", "name": "--name", "tag": "--tag"}
+# for verbs whose --queue, --name and --tag set properties of jobs
+_ALTERNATIVE_FILTER_OPTIONS = {"queue": "--in-queue", "name": "--named", "tag": "--tagged"}
 
 
 class Selection(Struct, frozen=True):
-    """Jobs by id, or by the filters of `list`; never both."""
+    """Jobs selected by ids or by filters, never by both."""
 
     ids: JobIdRanges
     filters: dict[str, Any]
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was said at all."""
+        """Whether the user gave neither ids nor filters."""
         return not (self.ids or self.is_by_filter)
 
     @property
@@ -39,9 +39,9 @@ class Selection(Struct, frozen=True):
         return any(self.filters.values())
 
     def jobs_in(self, daemon: Client, states: Collection[State]) -> list[Job]:
-        """Return the jobs selected, oldest first, however many there are.
+        """Return all selected jobs, oldest first.
 
-        `states`: in which they are, unless the selection says in which.
+        `states`: the states to select if the user gave no --state.
         """
         filters = self.filters | {"states": self.filters["states"] or states}
         jobs: list[Job] = []
@@ -53,9 +53,9 @@ class Selection(Struct, frozen=True):
 
 
 def with_filters(
-    function: Callable[..., int], *, options: Mapping[str, str] = _USUAL_OPTIONS
+    function: Callable[..., int], *, options: Mapping[str, str] = _FILTER_OPTIONS
 ) -> Callable[..., int]:
-    """Give a verb the options that select jobs; it takes them as one `filters`, by what `jobs` calls them."""
+    """Add the options that filter jobs to a verb, which receives them as `filters` for Client.jobs."""
 
     @wraps(function)
     def filtering(**given: Any) -> int:
@@ -68,26 +68,26 @@ def with_filters(
 
 
 def with_selection(
-    states: Collection[State], *, may_be_nothing: bool = False, has_own_options: bool = False
+    states: Collection[State], *, may_be_empty: bool = False, has_own_options: bool = False
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Give a verb ids or the options that select jobs; it takes them as one `selection`.
+    """Add ids and the options that filter jobs to a verb, which receives them as `selection`.
 
     Args:
-        states: in which are jobs that a shell offers.
-        may_be_nothing: naming no job is no mistake.
-        has_own_options: the verb's own --queue, --name and --tag mean something else.
+        states: shell completion offers jobs in these states.
+        may_be_empty: allow a command line that selects no jobs.
+        has_own_options: the verb has its own --queue, --name and --tag.
     """
-    options = _OTHER_OPTIONS if has_own_options else _USUAL_OPTIONS
+    options = _ALTERNATIVE_FILTER_OPTIONS if has_own_options else _FILTER_OPTIONS
 
     def decorate(function: Callable[..., int]) -> Callable[..., int]:
         @wraps(function)
         def selecting(ids: JobIdRanges, filters: dict[str, Any], **given: Any) -> int:
             selection = Selection(ids, filters)
             if selection.ids and selection.is_by_filter:
-                raise click.UsageError("ids and a selection exclude each other: give either")
-            if selection.is_empty and not may_be_nothing:
+                raise click.UsageError("ids and filters exclude each other: give one or the other")
+            if selection.is_empty and not may_be_empty:
                 choice = ", ".join(["--state", *options.values(), "--since"])
-                raise click.UsageError(f"name jobs by ID (12, 3-9, last) or select them: {choice}")
+                raise click.UsageError(f"name jobs by ID (12, 3-9, last) or select them with {choice}")
             return function(selection=selection, **given)
 
         argument = click.argument("ids", nargs=-1, type=JobIdsType(states), metavar="[ID]...")
@@ -104,23 +104,27 @@ def _filter_options(options: Mapping[str, str]) -> list[Callable[[F], F]]:
             multiple=True,
             type=click.Choice([str(state) for state in State]),
             metavar="STATE",
-            help="In this state, as failed; several may be given.",
+            help="Select jobs in this state; may be repeated.",
         ),
         click.option(
-            options["queue"], f"{_PREFIX}queue", type=QUEUE_NAME, metavar="NAME", help="In this queue."
+            options["queue"],
+            f"{_PREFIX}queue",
+            type=QUEUE_NAME,
+            metavar="NAME",
+            help="Select jobs in this queue.",
         ),
         click.option(
             options["name"],
             f"{_PREFIX}name",
             metavar="GLOB",
-            help="Whose name is like this: * and ? stand for anything.",
+            help="Select jobs by name; * and ? are wildcards.",
         ),
-        click.option(options["tag"], f"{_PREFIX}tag", metavar="TEXT", help="With this tag."),
+        click.option(options["tag"], f"{_PREFIX}tag", metavar="TEXT", help="Select jobs with this tag."),
         click.option(
             "--since",
             f"{_PREFIX}since",
             type=PastTimeType(),
             metavar="WHEN",
-            help="Submitted since 2h ago, or since 2026-10-01.",
+            help="Select jobs submitted since, for example 2h or 2026-10-01.",
         ),
     ]

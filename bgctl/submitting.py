@@ -22,22 +22,11 @@ from bgd.paths import find_program
 
 T = TypeVar("T")
 
-
 _program = click.argument("argv", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=ARGUMENT)
-
-
-_no_check = click.option(
-    "--no-check", is_flag=True, help="Queue it even if its program or folder is not there."
-)
-
-
-_shell = click.option("--shell", is_flag=True, help="PROGRAM is one text for sh: quote it.")
-
-
-_wait = click.option("--wait", is_flag=True, help="Wait for the end, and exit with the job's code.")
-
-
-_follow = click.option("-f", "--follow", is_flag=True, help="Show its output, and exit with the job's code.")
+_no_check = click.option("--no-check", is_flag=True, help="Queue it even if program or folder are missing.")
+_shell = click.option("--shell", is_flag=True, help="Run PROGRAM, one quoted text, with /bin/sh.")
+_wait = click.option("--wait", is_flag=True, help="Wait for the job and exit with its code.")
+_follow = click.option("-f", "--follow", is_flag=True, help="Show the output and exit with the job's code.")
 
 
 @verb(
@@ -59,13 +48,13 @@ def submit_command(
 ) -> int:
     """Queue a command and print its id.
 
-    Without --stdin it reads nothing.
+    The command reads nothing unless --stdin is given.
     """
     with client(autostart=True) as daemon:
         job = _submit(daemon, argv, given, shell=shell, no_check=no_check)
         _print_id(job)
-        _say_if_found(job)
-        return _see_it_through(daemon, job, wait=wait, follow=follow)
+        _say_if_exists(job)
+        return _wait_or_follow(daemon, job, wait=wait, follow=follow)
 
 
 @verb(
@@ -77,9 +66,9 @@ def submit_command(
 @with_call_options
 @_wait
 @_follow
-@click.option("--kw", "named", multiple=True, metavar="K=V", help="A named argument, a text.")
-@click.option("--args", "args_text", metavar="JSON", help="Positional arguments as a JSON array.")
-@click.option("--kwargs", "kwargs_text", metavar="JSON", help="Named arguments as a JSON object.")
+@click.option("--kw", "named", multiple=True, metavar="K=V", help="Pass a named argument, as text.")
+@click.option("--args", "args_text", metavar="JSON", help="Pass positional arguments as a JSON array.")
+@click.option("--kwargs", "kwargs_text", metavar="JSON", help="Pass named arguments as a JSON object.")
 @click.argument("target")
 @click.argument("args", nargs=-1)
 def call_command(
@@ -95,16 +84,16 @@ def call_command(
 ) -> int:
     """Queue a class job and print its id.
 
-    TARGET is package.module:Class.method or package.module:function, or in another language runner::name or
-    runner::name@method. ARGS are texts.
+    TARGET is package.module:Class.method or package.module:function; in another language it is runner::name
+    or runner::name@method. ARGS are passed as text.
     """
     positional = [*_json_option("--args", args_text, list), *args]
     keywords = _json_option("--kwargs", kwargs_text, dict) | _keywords(named)
     with client(autostart=True) as daemon:
         job = daemon.call(target, positional, keywords, **job_options(daemon, given))
         _print_id(job)
-        _say_if_found(job)
-        return _see_it_through(daemon, job, wait=wait, follow=follow)
+        _say_if_exists(job)
+        return _wait_or_follow(daemon, job, wait=wait, follow=follow)
 
 
 @verb(
@@ -120,28 +109,28 @@ def call_command(
 def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, **given: Any) -> int:
     """Queue a command, show its output, and exit with its code.
 
-    Without --stdin it reads nothing. With --pty this terminal gets its output as it is.
+    The command reads nothing unless --stdin is given. With --pty its output goes to this terminal unchanged.
 
-    Ctrl-C leaves the job running; twice cancels it. The exit code is the job's own; 128+N after signal N,
-    124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, 125 otherwise.
+    Ctrl-C leaves the job running; a second Ctrl-C cancels it. The exit code is the job's own, or 128+N after
+    signal N, 124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, else 125.
     """
     with client(autostart=True) as daemon:
         job = _submit(daemon, argv, given, shell=shell, no_check=no_check)
         if global_options().json:
             _print_id(job)
-        _say_if_found(job)
-        # a job's own terminal is of use only if this one obeys it, as if the program had been started here
-        return _see_it_through(daemon, job, follow=True, raw=given["pty"])
+        _say_if_exists(job)
+        # with its own terminal the job expects this one to obey its control characters
+        return _wait_or_follow(daemon, job, follow=True, raw=given["pty"])
 
 
 def _submit(
     daemon: Client, argv: tuple[str, ...], given: dict[str, Any], *, shell: bool, no_check: bool
 ) -> Job:
     if not argv[0]:
-        raise click.UsageError("the program's name is empty")
+        raise click.UsageError("the name of the program is empty")
     if shell and len(argv) > 1:
         raise click.UsageError(
-            f"--shell takes one text, not {len(argv)} words: put its options before it, and it in quotes"
+            f"--shell takes one text, not {len(argv)} words: quote the text, and put options before it"
         )
     if shell:
         argv = ("/bin/sh", "-c", *argv)
@@ -150,26 +139,26 @@ def _submit(
     passed = options.get("env_pass", "all")
     if passed == "all" and (names := undecodable_names()):
         say(f"not passed on, because not UTF-8: {', '.join(names)}")
-        warnings.simplefilter("ignore", UserWarning)  # which would say it again, as for a program
+        warnings.simplefilter("ignore", UserWarning)  # the client would warn again
     if given["stdin"] == "-":
-        options["input"] = _own_input()
+        options["input"] = _read_stdin()
         del options["stdin"]
     if not no_check and (problem := _problem_with(argv, options, caller)):
-        raise Refused(f"{problem}; --no-check queues it all the same")
+        raise Refused(f"{problem}; use --no-check to queue it anyway")
     return daemon.submit(argv, **options)
 
 
-def _own_input() -> bytes:
+def _read_stdin() -> bytes:
     data = sys.stdin.buffer.read(MAX_INPUT + 1)
     if len(data) > MAX_INPUT:
         raise click.UsageError(
-            f"more than {MAX_INPUT} bytes came: put them into a file, and name it with --stdin FILE"
+            f"more than {MAX_INPUT} bytes arrived: write them to a file and use --stdin FILE"
         )
     return data
 
 
 def _problem_with(argv: tuple[str, ...], options: JobOptions, caller: Caller) -> str | None:
-    """Say why a command could not be run if it were its turn now; None if it could."""
+    """Return why a command could not be run now; None if it could."""
     env = caller.chosen_environment(options.get("env_pass", "all")) | dict(options.get("env") or {})
     folder = Path(options.get("cwd") or ".")
     if not folder.is_absolute():
@@ -181,26 +170,26 @@ def _problem_with(argv: tuple[str, ...], options: JobOptions, caller: Caller) ->
 
 
 def problem_with_command(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> str | None:
-    """Say why a command cannot be run with this environment in this folder; None if it can."""
+    """Return why a command cannot be run with this environment in this folder; None if it can."""
     try:
         if not folder.is_dir():
-            return f"there is no folder {folder}"
+            return f"folder {folder} does not exist"
         problem = _problem_with_program(argv[0], env, folder)
-    except OSError as error:  # as in a folder that may not be entered
+    except OSError as error:  # for example a folder without search permission
         return f"{error.filename}: {error.strerror}"
     if problem and len(argv) == 1 and " " in argv[0].strip():
-        return f"{problem}: write the words apart, or put --shell before them"
+        return f"{problem}: quote each word separately, or use --shell"
     return problem
 
 
 def _problem_with_program(name: str, env: Mapping[str, str], folder: Path) -> str | None:
-    """Say why a program cannot be run; None if it can."""
+    """Return why a program cannot be run; None if it can."""
     try:
         find_program(name, env, str(folder))
     except FileNotFoundError:
         if "/" not in name:
             return f"no program {name!r} on its PATH"
-        return f"{folder / name} is no program: there is no such file"
+        return f"{folder / name} does not exist"
     except PermissionError as error:
         return _problem_with_file(Path(error.filename))
     return None
@@ -210,19 +199,19 @@ def _problem_with_file(path: Path) -> str:
     try:
         is_folder = path.is_dir()
     except PermissionError as error:
-        return f"{path} may not be looked at: {error.strerror}"
+        return f"{path} cannot be inspected: {error.strerror}"
     if is_folder:
-        return f"{path} is no program: it is a folder"
-    return f"{path} is not executable (chmod +x makes it so)"
+        return f"{path} is a folder, not a program"
+    return f"{path} is not executable (try chmod +x)"
 
 
 def problem_with_input(path: Path) -> str | None:
-    """Say why a command cannot read this file; None if it can."""
+    """Return why a command cannot read this file; None if it can."""
     if not path.exists():
-        return f"there is no file {path}"
+        return f"file {path} does not exist"
     if path.is_dir():
-        return f"{path} is a folder: name a file to read"
-    return None if os.access(path, os.R_OK) else f"{path} may not be read by you"
+        return f"{path} is a folder, not a file"
+    return None if os.access(path, os.R_OK) else f"{path} is not readable for you"
 
 
 def _print_id(job: Job) -> None:
@@ -232,37 +221,39 @@ def _print_id(job: Job) -> None:
         click.echo(job.id)
 
 
-def _say_if_found(job: Job) -> None:
+def _say_if_exists(job: Job) -> None:
     if not job.is_new and not global_options().json:
-        say(f"job {job.id} has this key already: nothing was queued")
+        say(f"job {job.id} already has this key: nothing was queued")
 
 
-def _see_it_through(
+def _wait_or_follow(
     daemon: Client, job: Job, *, wait: bool = False, follow: bool = False, raw: bool = False
 ) -> int:
+    """Wait for a job or follow its output if asked to; return the exit code."""
     if job.obstacle is not None:
-        say(f"job {job.id} is queued, and nothing starts: {job.obstacle}")
+        say(f"job {job.id} is queued, but nothing starts: {job.obstacle}")
     if not (wait or follow):
         return 0
-    from bgctl.logs import follow_job, wait_for_job  # noqa: PLC0415 - most who submit do not wait
+    from bgctl.logs import follow_job, wait_for_job  # noqa: PLC0415 - most submits do not wait
 
     return follow_job(daemon, job, raw=raw) if follow else wait_for_job(job)
 
 
 def _json_option(option: str, text: str | None, kind: type[T]) -> T:
+    """Parse the JSON array or object of an option; return an empty one if it was not given."""
     if text is None:
         return kind()
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{option} is no JSON: {error}") from error
+        raise click.UsageError(f"{option} is not valid JSON: {error}") from error
     if not isinstance(value, kind):
         raise click.UsageError(f"{option} takes a JSON {'array' if kind is list else 'object'}, not {text}")
     return value
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number there")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _keywords(words: tuple[str, ...]) -> dict[str, str]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "bgctl wait --queue mail",
     "bgctl wait --progress 12",
 )
-@with_selection(UNFINISHED, may_be_nothing=True)
+@with_selection(UNFINISHED, may_be_empty=True)
 @click.option("--any", "any_of_them", is_flag=True, help="Only for the first of them.")
 @click.option("--progress", "is_to_tell", is_flag=True, help="Tell meanwhile how far they say they are.")
 @click.option("--timeout", type=DURATION, metavar="D", help="Give up after so long, and exit with 75.")

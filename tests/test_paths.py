@@ -63,7 +63,7 @@ def test_a_folder_that_may_not_be_searched_hides_nothing_that_comes_later(folder
 def test_a_folder_that_may_not_be_searched_is_named_if_nothing_else_is_found(folder):
     said = as_nobody("nowhere", f"{folder}/secret:{folder}/files")
 
-    assert said == f"{folder}/secret/nowhere may not be looked at: Permission denied\n"
+    assert said == f"{folder}/secret/nowhere cannot be inspected: Permission denied\n"
 
 
 @pytest.mark.parametrize("name", ["text", "folder"])

@@ -100,11 +100,11 @@ def test_a_class_that_is_not_allowed_is_77(daemon):
     ("arguments", "message"),
     [
         (["no-such-program"], "no program 'no-such-program' on its PATH"),
-        (["./no/such/file"], "there is no such file"),
-        (["/"], "it is a folder"),
-        (["echo hi | wc"], "'echo hi | wc' on its PATH: write the words apart, or put --shell before them;"),
-        (["-e", "A=1", "--cwd", "/usr", "./no-such"], "/usr/no-such is no program"),
-        (["--cwd", "/no/such", "true"], "there is no folder /no/such; --no-check queues it all the same"),
+        (["./no/such/file"], "/no/such/file does not exist"),
+        (["/"], "is a folder, not a program"),
+        (["echo hi | wc"], "'echo hi | wc' on its PATH: quote each word separately, or use --shell;"),
+        (["-e", "A=1", "--cwd", "/usr", "./no-such"], "/usr/no-such does not exist"),
+        (["--cwd", "/no/such", "true"], "folder /no/such does not exist; use --no-check to queue it anyway"),
         (["-n", "a\tb", "true"], "name, key and tags are printable text"),
     ],
 )
@@ -136,7 +136,7 @@ def test_arguments_that_are_no_json_are_a_mistake_of_usage(daemon, text):
     done = daemon.bgctl("call", "app:f", "--args", text)
 
     assert done.returncode == 2
-    assert "--args is no JSON" in done.stderr
+    assert "--args is not valid JSON" in done.stderr
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])

@@ -147,7 +147,7 @@ def test_a_key_names_the_job_that_has_it(daemon, terminal):
     assert json.loads(again.stdout) == {"id": int(job_id), "created": False}
     assert to_a_person.split("\r\n") == [
         job_id,
-        f"bgctl: job {job_id} has this key already: nothing was queued",
+        f"bgctl: job {job_id} already has this key: nothing was queued",
         "",
     ]
 
@@ -162,19 +162,19 @@ def test_more_input_than_goes_with_a_job_is_refused(daemon):
     done = daemon.bgctl("submit", "--stdin", "-", "cat", read="x" * 500_001)
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert "more than 500000 bytes came" in done.stderr
+    assert "more than 500000 bytes arrived" in done.stderr
     assert "--stdin FILE" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("source", "message"), [("no-such-file", "there is no file"), ("/", "is a folder: name a file")]
+    ("source", "message"), [("no-such-file", "does not exist"), ("/", "is a folder, not a file")]
 )
 def test_a_file_that_cannot_be_read_is_refused_before_it_is_queued(daemon, source, message):
     done = daemon.bgctl("submit", "--stdin", source, "cat")
 
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
-    assert "--no-check queues it all the same" in done.stderr
+    assert "use --no-check to queue it anyway" in done.stderr
 
 
 def test_a_line_for_the_shell_is_one_word(daemon):

@@ -18,7 +18,7 @@ from bgctl.program import cli as command
         (["ps"], "no verb 'ps': did you mean list?"),
         (["log"], "no verb 'log': did you mean logs?"),
         (["submit"], "Missing argument 'PROGRAM"),
-        (["submit", ""], "the program's name is empty"),
+        (["submit", ""], "the name of the program is empty"),
         (["submit", "--prioritty", "3", "true"], "Did you mean one of: '--priority'"),
         (
             ["submit", "--isolation", "reuse", "true"],
@@ -48,11 +48,11 @@ from bgctl.program import cli as command
         (["submit", "-e", "NAME", "true"], "'NAME' is not NAME=VALUE"),
         (["call"], "Missing argument 'TARGET'"),
         (["call", "app:run", "--args", "{}"], "--args takes a JSON array, not {}"),
-        (["call", "app:run", "--kwargs", "[1"], "--kwargs is no JSON"),
+        (["call", "app:run", "--kwargs", "[1"], "--kwargs is not valid JSON"),
         (["call", "app:run", "--kw", "x"], "--kw takes NAME=VALUE, not 'x'"),
-        (["cancel"], "name jobs by ID (12, 3-9, last) or select them: --state, --queue, --name"),
-        (["edit", "-p", "3"], "select them: --state, --in-queue, --named, --tagged, --since"),
-        (["cancel", "3", "--tag", "x"], "ids and a selection exclude each other"),
+        (["cancel"], "name jobs by ID (12, 3-9, last) or select them with --state, --queue, --name"),
+        (["edit", "-p", "3"], "select them with --state, --in-queue, --named, --tagged, --since"),
+        (["cancel", "3", "--tag", "x"], "ids and filters exclude each other"),
         (["edit", "3"], "nothing to change: give options or a program after --"),
         (["edit", "3", "--stdin", "-"], "--stdin - is for new jobs only"),
         (
@@ -70,7 +70,7 @@ from bgctl.program import cli as command
         (["submit", "--slots", "0", "true"], "'0' is not a whole number from 1 to 10000"),
         (
             ["submit", "--shell", "echo", "a"],
-            "--shell takes one text, not 2 words: put its options before it",
+            "--shell takes one text, not 2 words: quote the text, and put options before it",
         ),
         (["slots", "0"], "neither a number of slots from 1 to 10000 nor 'auto'"),
         (["queue", "lst"], "no verb 'queue lst': did you mean list?"),

@@ -235,7 +235,7 @@ def test_a_key_that_a_live_job_has_is_told_to_a_script_too(own_daemon):
     second = own_daemon.bgctl("submit", "--key", "nightly", "true")
 
     assert second.stdout == first.stdout
-    assert "has this key already: nothing was queued" in second.stderr
+    assert "already has this key: nothing was queued" in second.stderr
 
 
 def test_list_shows_in_which_state_a_suspended_job_is(own_daemon):
