@@ -1,13 +1,13 @@
-"""The decorator `bgd.job`: a function that stays what it is, and can be handed to the background as well."""
+"""The decorator `bgd.job`: gives a function, which stays as it is, methods that queue calls of it."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from bgd.functions import check_call, target_of
-
 if TYPE_CHECKING:
+    from inspect import Signature
     from typing import Unpack
 
     from bgd.client.async_ import AsyncJob
@@ -21,20 +21,46 @@ R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 Arguments = Sequence[object] | Mapping[str, object]
-"""Of one call: positional ones, or named ones."""
+"""The arguments of one call: positional or named ones."""
 
 _ADDED = ("submit", "submit_async", "submit_many", "spec", "options")
+_MAIN = "__main__"
+
+
+@overload
+def job(function: Callable[P, R_co], /) -> JobFunction[P, R_co]: ...
+@overload
+def job(**options: Unpack[JobOptions]) -> Callable[[Callable[P, R_co]], JobFunction[P, R_co]]: ...
+def job(function: Any = None, /, **options: Any) -> Any:
+    """Give a function `submit`, `submit_many`, `submit_async`, `spec` and `options`.
+
+    It stays the same function: a call of it runs here, and a worker finds it by its name if the daemon's
+    configuration allows that. Because a worker imports this module for each job, what submitting needs is
+    imported when something is submitted.
+
+    Args:
+        function: one at the top of a module, or a method of a class there. For each job of a method, the
+            class is called without arguments to make the object. `staticmethod` and `classmethod` go above
+            this decorator.
+        options: of its jobs, as of `Client.call`.
+
+    Raises:
+        TypeError: it is not such a function.
+    """
+    if function is None:
+        return lambda function: _with_background(function, options)
+    return _with_background(function, options)
 
 
 class Background(Generic[P, R_co]):
-    """A function's way to the background, with the options that its jobs get there.
+    """Queues calls of a function, with options for its jobs.
 
-    Each verb checks the arguments as a call would, and raises TypeError where they do not fit the function,
-    where JSON cannot say them, or where no worker would find the function. A tuple arrives as a list. What a
-    coroutine function's job returns is what it returns when it was awaited.
+    Each method checks the arguments as a call would. It raises TypeError if they do not fit the function, if
+    JSON cannot represent them, or if no worker would find the function. A tuple arrives as a list. The job of
+    a coroutine function returns what awaiting it returns.
 
-    Jobs go by `bgd.using`, else over one connection of the process, which forked children
-    and threads need not think about; all verbs raise what `Client.call` does.
+    Jobs go to the client of `bgd.using`, else over one connection of the process, which also works in forked
+    children and in threads. All methods raise what `Client.call` raises.
     """
 
     def __init__(self, function: Callable[P, R_co], options: JobOptions) -> None:
@@ -73,18 +99,18 @@ class Background(Generic[P, R_co]):
         """Queue many calls in one transaction: all of them, or none.
 
         Args:
-            calls: of each call a tuple of its positional arguments, or a mapping of named ones.
+            calls: for each call a tuple of positional arguments, or a mapping of named ones.
         """
         from bgd.client.background import default_client  # noqa: PLC0415 - see `job`
 
         return default_client().submit_many([self._spec(*_split(call)) for call in calls])
 
     def spec(self, *args: P.args, **kwargs: P.kwargs) -> JobSpec:
-        """Return a call of the function as `submit_many` of any client takes it, among others."""
+        """Return a call of the function as a JobSpec, which any client's `submit_many` takes."""
         return self._spec(args, kwargs)
 
     def options(self, **changed: Unpack[JobOptions]) -> Background[P, R_co]:
-        """Return the way to the background with other options, those of `Client.call`."""
+        """Return a Background with these options of `Client.call` changed."""
         return Background(self._function, {**self._options, **changed})
 
     def _spec(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobSpec:
@@ -93,7 +119,7 @@ class Background(Generic[P, R_co]):
         return class_spec(self._checked(args, kwargs), args, kwargs, self._options, Caller())
 
     def _checked(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
-        """Return the function's target, if a call would fit it."""
+        """Return the function's target; raises TypeError if the arguments do not fit."""
         target = target_of(self._function)
         check_call(self._function, args, kwargs)
         return target
@@ -102,7 +128,7 @@ class Background(Generic[P, R_co]):
 class JobFunction(Background[P, R_co]):
     """What type checkers see of a function under `bgd.job`: the function itself, and its `Background`.
 
-    Of a method it is what is left to say when object or class are left out.
+    For a method, its arguments are without object or class.
     """
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -120,34 +146,10 @@ class JobFunction(Background[P, R_co]):
         def __get__(self, instance: object, owner: type | None = None) -> Any: ...
 
 
-@overload
-def job(function: Callable[P, R_co], /) -> JobFunction[P, R_co]: ...
-@overload
-def job(**options: Unpack[JobOptions]) -> Callable[[Callable[P, R_co]], JobFunction[P, R_co]]: ...
-def job(function: Any = None, /, **options: Any) -> Any:
-    """Give a function `submit`, `submit_many`, `submit_async`, `spec` and `options`.
-
-    It stays the very function: a call of it runs here, and a worker finds it under its own name, if the
-    daemon's configuration allows that. As a worker imports it for each job, what it takes to submit is
-    imported when something is submitted.
-
-    Args:
-        function: one at the top of a module, or a method of a class there, whose object is made anew, without
-            arguments, for each job. `staticmethod` and `classmethod` stand above this decorator.
-        options: of its jobs, as of `Client.call`.
-
-    Raises:
-        TypeError: it is none.
-    """
-    if function is None:
-        return lambda function: _with_background(function, options)
-    return _with_background(function, options)
-
-
 def background_of(
     function: Callable[P, R_co] | Background[P, R_co], options: JobOptions
 ) -> Background[P, R_co]:
-    """Return a function's way to the background with these options, over those of `bgd.job` if it has it."""
+    """Return the Background of a function, with or without `bgd.job`; these options override its own."""
     if isinstance(function, Background):
         return function.options(**options)
     given = getattr(getattr(function, "options", None), "__self__", None)
@@ -176,3 +178,79 @@ def _split(call: Arguments) -> tuple[Sequence[object], Mapping[str, object]]:
     if isinstance(call, str | bytes) or not isinstance(call, Sequence):
         raise TypeError(f"the arguments of each call are a tuple or a mapping, not {call!r}")
     return call, {}
+
+
+# --- functions as targets -------------------------------------------------------------------------------
+
+
+def target_of(function: Callable[..., Any]) -> str:
+    """Return the target by which a worker finds a function: `package.module:function` or `:Class.method`.
+
+    Raises:
+        TypeError: no worker would find it. The message says what to do.
+    """
+    names = _qualified_name(function)
+    module = _module_of(function)
+    if "<lambda>" in names:
+        raise TypeError(f"a lambda of {module} has no name to be called by: make it a function with def")
+    if "<locals>" in names:
+        raise TypeError(f"{module}:{names} is defined inside a function: move it to the top of its module")
+    if names.count(".") > 1:
+        raise TypeError(f"{module}:{names} is in a class within a class: move it to the top of its module")
+    if module == _MAIN:
+        raise TypeError(
+            f"{names} is defined in the program that runs as __main__, where no worker finds it: "
+            "move it to a module, or run the program with `python -m MODULE`"
+        )
+    return f"{module}:{names}"
+
+
+def check_call(function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+    """Raise TypeError if the function does not take these arguments; one without a signature takes all.
+
+    The arguments are without the object or class that a worker passes to a method.
+    """
+    signature = _signature_of(function)
+    if signature is None:
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{_qualified_name(function)}{signature}: {error}") from None
+
+
+def _qualified_name(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", None)
+    if not isinstance(name, str) or isinstance(function, type) or not callable(function):
+        raise TypeError(f"a job is a function or a method, not {function!r}")
+    return name
+
+
+def _module_of(function: Callable[..., Any]) -> str:
+    module = getattr(function, "__module__", None)
+    if not isinstance(module, str):
+        raise TypeError(f"{function!r} has no module, by which a worker could find it")
+    if module != _MAIN:
+        return module
+    # a program that runs by `python -m app.jobs` is __main__ here, and app.jobs in a worker
+    spec = getattr(sys.modules[_MAIN], "__spec__", None)
+    return _MAIN if spec is None else str(spec.name)
+
+
+def _signature_of(function: Callable[..., Any]) -> Signature | None:
+    import inspect  # noqa: PLC0415 - a worker imports this module for each job, and calls nothing in it
+
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions that are not written in Python have none
+        return None
+    if inspect.ismethod(function) or not _takes_object(function):
+        return signature
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _takes_object(function: Callable[..., Any]) -> bool:
+    """Tell whether it is a method, whose first argument is an object or a class."""
+    owner, _, name = _qualified_name(function).rpartition(".")
+    kind = getattr(sys.modules.get(function.__module__), owner, None) if owner else None
+    return isinstance(kind, type) and not isinstance(vars(kind).get(name), staticmethod)

@@ -40,13 +40,12 @@ ROOMS = {
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/inside": f"{STANDARD} ._reporter .Job",
     "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
-    "bgd/functions.py": STANDARD,  # like the next, a worker imports it for each job: what it calls is late
-    "bgd/jobfunction.py": f"{STANDARD} bgd.client bgd.core.spec.JobSpec bgd.functions",
-    "bgd/executor": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.executor"
-    " bgd.jobfunction",
+    # a worker imports it for each job, so what it calls is imported late
+    "bgd/jobfunction.py": f"{STANDARD} bgd.client bgd.core.spec.JobSpec",
+    "bgd/executor.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
     # it stands for the daemon and for the worker, and judges and runs a job by their own code
     "bgd/testing": f"{STANDARD} msgspec {CONFIGURATION} bgd.client bgd.core bgd.daemon.access bgd.errors"
-    " bgd.functions bgd.testing bgd.wire bgd.worker bgd_job",
+    " bgd.jobfunction bgd.testing bgd.wire bgd.worker bgd_job",
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
     "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",

@@ -1,4 +1,4 @@
-"""Autostart: a daemon of the caller's own, started when none answers."""
+"""Starts the caller's own daemon when none answers."""
 
 from __future__ import annotations
 
@@ -26,57 +26,55 @@ from bgd.paths import lock_error, make_private_folder, obstacle_at
 
 LOG_NAME = "bgd.log"
 LOCK_NAME = "autostart.lock"
-_LONGEST_WORD = 4096  # bytes of what a daemon says on the pipe: a PIPE_BUF, so it comes in one piece
+_MAX_STATUS = 4096  # bytes that a daemon writes to the pipe: PIPE_BUF, so they arrive in one piece
 
 
-class Started(Struct, frozen=True):
-    """The daemon that was started, and where it writes what it has to say."""
+class StartedDaemon(Struct, frozen=True):
+    """A daemon that was started, and its log file."""
 
     pid: int
     log: str
 
 
-def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> Started | None:
-    """Start the caller's own daemon and wait until it serves; None: somebody else did meanwhile.
-
-    It blocks for as long as that takes.
+def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> StartedDaemon | None:
+    """Start the caller's own daemon and wait until it serves; None: somebody else has started one.
 
     Args:
         config: the configuration file, None: the usual one.
-        own: where one answers that is up.
+        own: the socket of the caller's own daemon.
         deadline: on the monotonic clock.
 
     Raises:
-        DaemonUnreachable: it would not start; the message says why.
-        ConfigError: the configuration cannot be used, or its state_dir, in which nothing was written then.
+        DaemonUnreachable: the daemon does not start. The message says why.
+        ConfigError: the configuration cannot be used, or its state_dir, which is then left as it is.
     """
     state_dir = Path(bgd.config.load(config).daemon.state_dir)
     is_up = partial(_answers, own, deadline)
     try:
         make_private_folder(state_dir)
         with _locked(state_dir / LOCK_NAME, deadline):
-            # who had to wait for the lock finds the daemon of who held it
+            # after a wait for the lock, its last holder has started a daemon
             return None if is_up() else _start(config, state_dir / LOG_NAME, is_up, deadline)
     except OSError as error:
         reason = obstacle_at(state_dir) or error.strerror
         raise DaemonUnreachable(f"no daemon could be started for you in {state_dir}: {reason}") from error
 
 
-def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: float) -> Started | None:
+def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: float) -> StartedDaemon | None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         try:
             process = _spawn(config, log, writing)
         finally:
             os.close(writing)
-        word = _word_from(pipe.fileno(), deadline)
-    # a thread only to reap it, should it end before this program
+        status = _read_status(pipe.fileno(), deadline)
+    # this thread reaps the daemon if it ends before this program
     threading.Thread(target=process.wait, name="bgd reaper", daemon=True).start()
-    if word == "ready":
-        return Started(process.pid, str(log))
-    if is_up():  # one that was started by hand was faster
+    if status == "ready":
+        return StartedDaemon(process.pid, str(log))
+    if is_up():  # somebody started one by hand, and won the race
         return None
-    raise DaemonUnreachable(f"the daemon started for you ended ({word or 'without a word'}): see {log}")
+    raise DaemonUnreachable(f"the daemon started for you ended ({status or 'without a word'}): see {log}")
 
 
 def _answers(own: ClientSocket, deadline: float) -> bool:
@@ -88,38 +86,38 @@ def _answers(own: ClientSocket, deadline: float) -> bool:
 
 
 def _spawn(config: str | None, log: Path, ready_fd: int) -> subprocess.Popen[bytes]:
-    # -P: what lies in the folder where it starts must not be taken for a module
+    # -P: do not import modules from the folder where it starts
     command = [sys.executable, "-P", "-m", "bgd", "--ready-fd", str(ready_fd)]
     if named := config or os.environ.get("BGD_CONFIG"):
-        command += ["--config", str(Path(named).absolute())]  # which may be relative to the caller's folder
+        command += ["--config", str(Path(named).absolute())]  # the daemon starts in another folder
     with _appending(log) as output:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            cwd=log.parent,  # it outlives the caller and must not keep the caller's folder in use
-            env={name: value for name, value in public_environment().items() if name not in _OF_A_JOB},
+            cwd=log.parent,  # it outlives the caller and must not keep a file system of the caller's busy
+            env={name: value for name, value in public_environment().items() if name not in _JOB_VARIABLES},
             pass_fds=[ready_fd],
             start_new_session=True,
         )
 
 
-def _word_from(pipe: int, deadline: float) -> str:
-    """Return what the new daemon says: "ready", or why not; empty if it ended or said nothing in time."""
+def _read_status(pipe: int, deadline: float) -> str:
+    """Return what the new daemon writes: "ready", or why it is not; empty if it ended without a word."""
     poller = select.poll()
     poller.register(pipe, select.POLLIN)
     if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
         return "not ready in time"
-    return os.read(pipe, _LONGEST_WORD).decode(errors="replace").strip()
+    return os.read(pipe, _MAX_STATUS).decode(errors="replace").strip()
 
 
 @contextmanager
 def _locked(path: Path, deadline: float) -> Iterator[None]:
-    """Let one caller at a time start a daemon; the lock goes with its holder's death.
+    """Let one caller at a time start a daemon. The lock is released when its holder dies.
 
     Raises:
-        DaemonUnreachable: another had it until the deadline.
+        DaemonUnreachable: another program held it until the deadline.
         ConfigError: its file system has no locks.
     """
     with _appending(path) as file:
@@ -133,7 +131,7 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
 
 
 def _wait_for_lock(path: Path, fd: int, deadline: float) -> None:
-    # flock has no timeout, so a thread waits; its own descriptor stays open when the caller has given up
+    # flock has no timeout, so a thread waits, with a descriptor that stays open after the caller gives up
     waiting = threading.Thread(target=_lock_and_close, args=[os.dup(fd)], name="bgd autostart", daemon=True)
     waiting.start()
     waiting.join(max(0.0, deadline - time.monotonic()))
@@ -145,7 +143,7 @@ def _wait_for_lock(path: Path, fd: int, deadline: float) -> None:
 
 def _lock_and_close(fd: int) -> None:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # of the open file, which the caller's descriptor shares
+        fcntl.flock(fd, fcntl.LOCK_EX)  # locks the open file, which the caller's descriptor shares
     finally:
         os.close(fd)
 
@@ -154,7 +152,7 @@ def _appending(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab")
 
 
-# what a job is told of itself; a daemon started from inside one must not be taken for part of that job
-_OF_A_JOB = frozenset(
+# variables that tell a job about itself; a daemon started from inside a job is not part of that job
+_JOB_VARIABLES = frozenset(
     {"BGD_RUN", "BGD_JOB_ID", "BGD_ATTEMPT", "BGD_QUEUE", "BGD_SLOT", "BGD_SOCKET", "BGD_RESULT_FD"}
 )

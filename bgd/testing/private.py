@@ -1,4 +1,4 @@
-"""A private daemon: a real one in a folder of its own, that goes with all it has started."""
+"""A real daemon in a temporary folder, which ends with everything that it has started."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from bgd.client.blocking import Client
 from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
 
-PATIENCE = 30.0  # seconds for its start, and for its end
+PATIENCE = 30.0  # seconds for the daemon's start, and for its end
 
-# what pidfd_open says of a number that is nobody's; on some kernels, of a process being reaped (EINVAL);
-# and of a thread that has the number by now (EINVAL or ENOENT)
+# errors of pidfd_open if there is no process of this number: ESRCH; on some kernels EINVAL for a process that
+# is being reaped; EINVAL or ENOENT if the number belongs to a thread by now
 _NO_PROCESS = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
 
 Settings = Mapping[str, object]
-"""Keys of the configuration with their values, tables with further ones."""
+"""Keys of the configuration and their values; a table is a mapping."""
 
 
 class PrivateDaemon(Struct, frozen=True):
     """A daemon that runs for a test.
 
     Attributes:
-        folder: its own; the configuration is in it, and the state with database, logs and socket.
+        folder: its folder, with the configuration, database, logs and socket.
         config: its configuration file.
-        socket: where it listens; $BGD_SOCKET says so as well.
+        socket: where it listens, as in $BGD_SOCKET.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class PrivateDaemon(Struct, frozen=True):
     socket: Path
 
     def client(self, timeout: float = PATIENCE) -> Client:
-        """Return a new client of it."""
+        """Return a new client of this daemon."""
         return Client(str(self.socket), timeout=timeout)
 
 
@@ -55,23 +55,23 @@ def private_daemon(
     path: Sequence[str | os.PathLike[str]] | None = None,
     settings: Settings | None = None,
 ) -> Iterator[PrivateDaemon]:
-    """Run a daemon of its own for the block, and end it then with its launcher and all jobs.
+    """Run a private daemon during the block; at its end, end the daemon, its launcher and all jobs.
 
-    Meanwhile $BGD_SOCKET names it, so whoever names no daemon finds this one: in all threads of this process,
-    in programs that it starts and in the jobs. Other variables of bgd are put away.
+    During the block $BGD_SOCKET names the daemon, and other BGD_* variables are unset. So clients without a
+    socket find this daemon: in all threads of this process, in programs that it starts and in the jobs.
 
     Args:
-        allowed: `[security] allowed_classes`; nothing listed: class jobs are refused.
-        path: `[python] path` of class jobs; None: what can be imported here and does not belong to Python.
-        settings: the rest of the configuration, as {"daemon": {"slots": 2}, "retry": {"delay": "0s"}}; they
-            come before what is usual here: no pages, and one second for jobs to end.
+        allowed: `[security] allowed_classes`; if empty, class jobs are refused.
+        path: `[python] path` of class jobs; None: the folders of sys.path that are not Python's own.
+        settings: the rest of the configuration, such as {"daemon": {"slots": 2}, "retry": {"delay": "0s"}}.
+            They override the defaults here: no dashboard, and a grace time of one second.
 
     Raises:
         ConfigError: the settings cannot be used.
-        DaemonUnreachable: it does not start; the message says why.
-        TimeoutError: it does not end.
+        DaemonUnreachable: the daemon does not start. The message says why.
+        TimeoutError: the daemon does not end.
     """
-    with tempfile.TemporaryDirectory(prefix="bgd-") as name:  # short: the path of a socket has 107 bytes
+    with tempfile.TemporaryDirectory(prefix="bgd-") as name:  # short: a socket's path has 107 bytes
         folder = Path(name)
         daemon = PrivateDaemon(folder, folder / "bgd.toml", folder / "state/bgd.sock")
         usual = {
@@ -98,7 +98,7 @@ def _end(daemon: PrivateDaemon) -> None:
     with daemon.client() as client:
         try:
             info = client.info()
-        except DaemonUnreachable:  # the test has killed it, which ended no job
+        except DaemonUnreachable:  # the test killed it, which ended no job: a new daemon takes the jobs over
             _start(daemon)
             info = client.info()
         with _watched(info.launcher_pid) as launcher:
@@ -109,7 +109,7 @@ def _end(daemon: PrivateDaemon) -> None:
 
 @contextmanager
 def _watched(pid: int | None) -> Iterator[int | None]:
-    """Give a descriptor that can be read when the process is gone, None if there is no process."""
+    """Give a descriptor that becomes readable when the process is gone, None if there is no process."""
     try:
         descriptor = None if pid is None else os.pidfd_open(pid)
     except OSError as error:
@@ -125,7 +125,7 @@ def _watched(pid: int | None) -> Iterator[int | None]:
 
 @contextmanager
 def _environment(daemon: PrivateDaemon) -> Iterator[None]:
-    """Have the environment name this daemon and no other."""
+    """Let the environment name this daemon and no other."""
     before = {name: value for name, value in os.environ.items() if name.startswith("BGD_")}
     for name in before:
         del os.environ[name]
@@ -142,7 +142,7 @@ def _absolute(path: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def _importable() -> list[str]:
-    """Return what there is on sys.path but Python's own folders, which a worker has too."""
+    """Return sys.path without Python's own folders, which a worker has too."""
     own = {os.path.realpath(each) for each in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     folders = dict.fromkeys(os.path.realpath(each) for each in sys.path)
     return [each for each in folders if Path(each).is_dir() and not any(_is_below(each, top) for top in own)]
@@ -164,7 +164,7 @@ def _merged(usual: Settings, settings: Settings) -> dict[str, object]:
 
 
 def _toml(settings: Settings, table: str = "") -> str:
-    """Return settings as a configuration is written: JSON's texts, numbers and lists are TOML's too."""
+    """Return settings as TOML, in which strings, numbers and lists are written as in JSON."""
     plain = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
     lines = [f"[{table}]\n"] if table and plain else []
     lines += [f"{json.dumps(key)} = {json.dumps(value)}\n" for key, value in plain.items()]

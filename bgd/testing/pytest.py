@@ -1,4 +1,4 @@
-"""Fixtures for pytest. A project that wants them says so: `pytest_plugins = ["bgd.testing.pytest"]`."""
+"""Fixtures for pytest. A project gets them by `pytest_plugins = ["bgd.testing.pytest"]`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def bgd_inline() -> Iterator[InlineJobs]:
 
 @pytest.fixture(scope="module")
 def bgd_allowed() -> Sequence[str]:
-    """What jobs of `bgd_daemon` may call; a project's fixture of the same name takes its place."""
+    """What jobs of `bgd_daemon` may call. A project overrides this by a fixture of the same name."""
     return ()
 
 
 @pytest.fixture(scope="module")
 def bgd_settings() -> Settings:
-    """The rest of the configuration of `bgd_daemon`, to be replaced likewise."""
+    """The rest of the configuration of `bgd_daemon`. A project may override this too."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def bgd_daemon(bgd_allowed: Sequence[str], bgd_settings: Settings) -> Iterator[PrivateDaemon]:
-    """Have a daemon of its own for the tests of one module: see `bgd.testing.private_daemon`."""
+    """Run a private daemon for the tests of one module: see `bgd.testing.private_daemon`."""
     with private_daemon(allowed=bgd_allowed, settings=bgd_settings) as daemon:
         yield daemon

@@ -246,4 +246,4 @@ def test_a_worker_that_only_runs_it_imports_no_client():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
-    assert done.stdout == "['bgd.functions', 'bgd.jobfunction']\n"
+    assert done.stdout == "['bgd.jobfunction']\n"

@@ -217,7 +217,7 @@ def test_all_or_none_of_many_run():
 @pytest.mark.usefixtures("jobs")
 def test_what_takes_a_daemon_says_so():
     with Client() as client:
-        with pytest.raises(Refused, match=r"for commands, have a private_daemon\(\)"):
+        with pytest.raises(Refused, match=r"for commands, use a private_daemon\(\)"):
             client.submit(["true"])
         with pytest.raises(Refused, match="List is not for jobs that are run inline"):
             client.jobs()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bgd.functions import check_call, target_of
+from bgd.jobfunction import check_call, target_of
 from tests.functions import tasks
 
 
@@ -45,7 +45,7 @@ class Outer:
         (Outer, "a job is a function or a method, not <class"),
         ("app:run", "a job is a function or a method, not 'app:run'"),
         (SimpleNamespace(__qualname__="run"), "a job is a function or a method, not"),
-        ([].append, "is of no module"),
+        ([].append, "has no module"),
     ],
 )
 def test_what_no_worker_would_find_is_refused_with_what_to_do(function, problem):
@@ -61,7 +61,7 @@ def test_a_function_within_a_function_is_refused():
 
 
 PROGRAM = """
-from bgd.functions import target_of
+from bgd.jobfunction import target_of
 def run(): ...
 try:
     print(target_of(run))
