@@ -12,7 +12,7 @@ import pytest
 from bgd.client.autostart import LOCK_NAME, start_daemon
 from bgd.config import ClientSocket
 from bgd.errors import ConfigError, DaemonUnreachable
-from tests.daemon.stage import configure
+from tests.daemon.harness import configure
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A client of the control socket that speaks in raw frames."""
+"""A client of the control socket that sends and receives raw frames."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from bgd.wire.messages import Hello, decode_reply, encode
 from bgd.wire.replies import AttemptsPart, End, Failed, Reply, Shown
 from bgd.wire.requests import Request, Show
 from bgd.wire.views import AttemptView, JobView
-from tests.daemon.patience import soon
+from tests.daemon.waiting import soon
 
 T = TypeVar("T")
 
 
 class Caller:
-    """A client that speaks in raw frames."""
+    """Sends requests in raw frames and decodes replies."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     def send(self, *requests: Request | Hello) -> None:
-        """Send all of them at once."""
+        """Send all messages in one write."""
         self.send_raw(b"".join(frame(encode(request)) for request in requests))
 
     def send_raw(self, data: bytes) -> None:
@@ -38,7 +38,7 @@ class Caller:
         return decode_reply(await self.next_payload())
 
     async def hear(self, kind: type[T]) -> T:
-        """Return the next reply, which is of this kind."""
+        """Return the next reply, which must be of this kind."""
         reply = await self.next()
         assert isinstance(reply, kind), reply
         return reply
@@ -48,7 +48,7 @@ class Caller:
         return await self.hear(kind)
 
     async def stream(self, request: Request, kind: type[T]) -> list[T]:
-        """Return the replies before the end mark, which are of this kind."""
+        """Return the replies before End, which must be of this kind."""
         self.send(request)
         replies: list[T] = []
         while not isinstance(reply := await self.next(), End):
@@ -65,12 +65,12 @@ class Caller:
         return shown.job, attempts
 
     async def refusal(self) -> Failed:
-        """Return why the daemon hangs up, after it has."""
+        """Return the error of a daemon that then hangs up, and wait until it has."""
         failed = await self.hear(Failed)
-        assert await soon(self._reader.read()) == b"", "the daemon goes on talking"
+        assert await soon(self._reader.read()) == b"", "the daemon sends more"
         return failed
 
     async def hang_up(self) -> None:
         self._writer.close()
-        with contextlib.suppress(ConnectionError):  # the daemon was faster
+        with contextlib.suppress(ConnectionError):  # the daemon hung up first
             await soon(self._writer.wait_closed())

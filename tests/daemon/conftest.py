@@ -1,4 +1,4 @@
-"""What the daemon's tests start with. All of them run on uvloop, as the daemon does."""
+"""Fixtures of the daemon's tests, which all run on uvloop like the daemon."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import uvloop
 
 from bgd.config import Config
 from bgd.daemon.storage.store import Store
-from tests.daemon.scripted import ScriptedLauncher
-from tests.daemon.stage import configure
+from tests.daemon.harness import configure
+from tests.daemon.scripted_launcher import ScriptedLauncher
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], uvloop.Loop]]:
@@ -21,14 +21,14 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], uvloop.Loop]]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder with a short name: a socket's path has 107 bytes."""
+    """A folder with a short name: a socket's path may have 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as path:
         yield Path(path)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """Where a database may be made."""
+    """The path of a database that does not exist yet."""
     return str(tmp_path / "bgd.db")
 
 

@@ -5,7 +5,7 @@ import pytest
 from bgd.core.spec import Isolation, JobSpec
 from bgd.daemon.access import Actor, check_may_run, check_variables, may_connect
 from bgd.errors import NotAllowed, Refused
-from tests.daemon.stage import command, configure
+from tests.daemon.harness import command, configure
 
 DAEMON = 1000
 CLASSES = '[security]\nallowed_classes = ["app.services.Report", "app.tasks.*"]'

@@ -23,9 +23,9 @@ from bgd.errors import Full, Refused
 from bgd.wire.replies import BackupPart, Checkup, End
 from bgd.wire.steering import GetBackup, GetCheckup
 from bgd.wire.views import Level
-from tests.daemon.patience import until
-from tests.daemon.stage import command, configure, served, stage
+from tests.daemon.harness import command, configure, running_supervisor, served
 from tests.daemon.storage.filling import new, put
+from tests.daemon.waiting import until
 from tests.support import DEADLINE
 
 
@@ -66,7 +66,7 @@ async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, lau
     for path in (*old, half):
         path.write_text("")
         os.utime(path, (1, 1))
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await life.submit()
         task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
 
@@ -91,7 +91,7 @@ async def test_a_backup_of_a_time_yet_to_come_keeps_no_other_from_being_written(
     ahead.parent.mkdir()
     ahead.write_text("")
     os.utime(ahead, (3.8e9, 3.8e9))
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
 
         await until(lambda: len(backups_in(config.backup.folder)) == 2)
@@ -111,7 +111,7 @@ async def test_other_times_and_another_folder_for_backups_hold_from_the_reload_o
             planned.append(at)
             super().set(at)
 
-    async with stage(never, launcher) as life:
+    async with running_supervisor(never, launcher) as life:
         monkeypatch.setattr(clock, "Alarm", Watched)
         task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
         await until(lambda: planned == [None])
@@ -131,7 +131,7 @@ async def test_reloads_do_not_put_off_the_first_backup(folder, launcher, monkeyp
         life.supervisor.configure(config)
         return backups_in(config.backup.folder)
 
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
 
         await until(lambda: reload_until_written(life))
@@ -149,7 +149,7 @@ async def test_a_clock_that_was_ahead_for_a_while_takes_no_backup_that_is_writte
     for path in ahead:
         path.write_text("")
         os.utime(path, (3.8e9, 3.8e9))
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
 
         await until(lambda: not any(path.exists() for path in ahead))
@@ -163,7 +163,7 @@ async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
     monkeypatch.setattr(backups, "PATIENCE", 0.05)
     config = configure(folder, rest="[backup]\nfolder = 'elsewhere'")
     (folder / "elsewhere").write_text("")
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         task = life.tasks.create_task(Backups(life.supervisor, life.store).run())
 
         await until(lambda: caplog.text.count("elsewhere/bgd-") >= 2)
@@ -194,7 +194,7 @@ async def test_doctor_says_that_the_last_backup_that_was_due_was_not_written(con
 
 async def test_backup_that_has_no_room_is_refused(config, launcher, monkeypatch):
     monkeypatch.setattr(backups, "SPARE", 1 << 60)
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         with pytest.raises(
             Full, match=r"no backup: it takes .*, and .*/backups has .* free: make room there"
         ):
@@ -204,7 +204,7 @@ async def test_backup_that_has_no_room_is_refused(config, launcher, monkeypatch)
 
 async def test_backup_that_cannot_be_written_is_refused_and_leaves_nothing(config, launcher, monkeypatch):
     monkeypatch.setattr(copying, "VERSION", 0)
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         with pytest.raises(Refused, match=r"no backup: .* was written by a newer bgd"):
             async with Backups(life.supervisor, life.store).sent():
                 pass
@@ -254,7 +254,7 @@ async def cancel_at(gate, task, *, times=1):
 async def test_cancelled_backup_keeps_no_descriptor_of_its_copy(config, launcher, monkeypatch):
     gate = Gate(backups._finished)
     monkeypatch.setattr(backups, "_finished", gate.after)
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
 
         async def send():
             async with Backups(life.supervisor, life.store).sent():
@@ -269,7 +269,7 @@ async def test_cancelled_backup_keeps_no_descriptor_of_its_copy(config, launcher
 async def test_descriptor_of_a_backup_is_open_while_a_thread_reads_it(config, launcher, monkeypatch):
     """A number that was free could belong to a socket by then, whose bytes the thread would take."""
     gate = Gate(os.read)
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
 
         async def send():
             async with Backups(life.supervisor, life.store).sent() as (_, pieces), aclosing(pieces):
@@ -285,7 +285,7 @@ async def test_descriptor_of_a_backup_is_open_while_a_thread_reads_it(config, la
 async def test_backup_that_is_cancelled_while_it_is_written_leaves_no_file(config, launcher, monkeypatch):
     gate = Gate(copying.write_copy)
     monkeypatch.setattr(copying, "write_copy", gate.before)
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
 
         async def send():
             async with Backups(life.supervisor, life.store).sent():

@@ -13,7 +13,7 @@ from bgd.daemon.dispatch import build_launch, reported_end, unreported_end
 from bgd.wire.launching import AttemptEnded, AttemptKey, encode
 from bgd.wire.views import JobError
 from bgd.worker import WORKER
-from tests.daemon.stage import configure
+from tests.daemon.harness import configure
 
 JOB = Job(JobId(7), State.RUNNING, "mail", 0, RetryPolicy(), attempt=2)
 KEY = AttemptKey("store", 7, 2)

@@ -21,7 +21,7 @@ from bgd.errors import NotAllowed
 from bgd.wire.replies import Checkup
 from bgd.wire.steering import GetCheckup
 from bgd.wire.views import Level
-from tests.daemon.stage import configure, served
+from tests.daemon.harness import configure, served
 from tests.support import wait_until
 
 

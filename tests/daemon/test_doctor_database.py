@@ -19,7 +19,7 @@ from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import MIGRATIONS, VERSION, open_writable
 from bgd.daemon.storage.store import Store
 from bgd.wire.views import Level
-from tests.daemon.stage import configure
+from tests.daemon.harness import configure
 
 
 @pytest.fixture

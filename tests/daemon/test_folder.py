@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from bgd.daemon import folder as state_folder
 from bgd.daemon.folder import AlreadyRunning
 from bgd.errors import ConfigError
-from tests.daemon.stage import configure
+from tests.daemon.harness import configure
 
 STRANGER = 4_000_000  # uid of nobody here
 

@@ -15,10 +15,10 @@ from bgd.daemon.storage.store import Store
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
 from bgd.wire.requests import Cancel, Remove, Submit, SubmitMany
-from tests.daemon.patience import soon
-from tests.daemon.scripted import end
-from tests.daemon.stage import command, served
+from tests.daemon.harness import command, served
+from tests.daemon.scripted_launcher import end
 from tests.daemon.storage.filling import NOW
+from tests.daemon.waiting import soon
 
 TOKEN, OTHER = b"t" * 16, b"o" * 16
 MANY = 3_000

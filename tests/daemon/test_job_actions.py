@@ -31,9 +31,9 @@ from bgd.wire.requests import (
     Suspend,
 )
 from bgd.wire.steering import GetQueues, Pause, RemoveQueue, Resume, SetQueue, SetSlots
-from tests.daemon.patience import soon, until
-from tests.daemon.scripted import SECOND, end
-from tests.daemon.stage import command, configure, served, write_log
+from tests.daemon.harness import command, configure, served, write_log
+from tests.daemon.scripted_launcher import SECOND, end
+from tests.daemon.waiting import soon, until
 
 SCHEDULED = {"delay": 300.0}
 

@@ -13,8 +13,8 @@ from bgd.wire.launching import (
     SignalProcesses,
     SuspendProcesses,
 )
-from tests.daemon.patience import soon
-from tests.daemon.stage import stage
+from tests.daemon.harness import running_supervisor
+from tests.daemon.waiting import soon
 
 KEY = AttemptKey("store", 17, 1)
 ON_TERMINAL = Launch(key=KEY, argv=["true"], env={}, cwd="/", pty=True)
@@ -24,7 +24,7 @@ ON_TERMINAL = Launch(key=KEY, argv=["true"], env={}, cwd="/", pty=True)
     ("protocol", "is_able"), [(OLDEST_LAUNCHING_PROTOCOL, False), (LAUNCHING_PROTOCOL, True)]
 )
 async def test_launcher_of_an_earlier_version_gets_only_known_messages(config, launcher, protocol, is_able):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         greeting = await launcher.greet(protocol=protocol)
         await soon(life.is_met.wait())
         await life.launched()
@@ -36,7 +36,7 @@ async def test_launcher_of_an_earlier_version_gets_only_known_messages(config, l
 
 async def test_sending_while_the_launcher_goes_sends_nothing_and_breaks_nothing(config, launcher):
     sent: list[bool] = []
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         await soon(life.is_met.wait())
         connection = life.link._connection

@@ -18,9 +18,9 @@ from bgd.daemon.storage.pruning import RetentionLimits
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
 from bgd.wire.steering import Prune
-from tests.daemon.patience import soon, until
-from tests.daemon.scripted import end
-from tests.daemon.stage import configure, stage, write_log
+from tests.daemon.harness import configure, running_supervisor, write_log
+from tests.daemon.scripted_launcher import end
+from tests.daemon.waiting import soon, until
 
 ANY_AGE = dict.fromkeys((State.SUCCEEDED, State.FAILED, State.CANCELLED))
 
@@ -48,7 +48,7 @@ async def test_jobs_are_pruned_with_their_logs_in_portions(config, launcher, mon
     monkeypatch.setattr(retention, "FIRST_PORTION", 2)
     monkeypatch.setattr(retention, "MAX_PORTION", 2)
     monkeypatch.setattr(retention, "LONG_TRANSACTION", 60.0)  # however busy the machine is
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         jobs = await ended(life, launcher, 5)
 
         passes = await prune(life, RetentionLimits(max_age=ANY_AGE, max_jobs=1))
@@ -69,7 +69,7 @@ async def test_jobs_are_pruned_with_their_logs_in_portions(config, launcher, mon
 
 
 async def test_job_that_is_retried_is_not_pruned(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         [job] = await ended(life, launcher, 1)
         due = await life.store.prunable_jobs(RetentionLimits(max_age=ANY_AGE, max_jobs=0), 0.0, 10)
         assert [each.job for each in due] == [job]
@@ -80,7 +80,7 @@ async def test_job_that_is_retried_is_not_pruned(config, launcher):
 
 
 async def test_logs_that_a_crash_left_are_deleted_at_the_next_start(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         [job] = await ended(life, launcher, 1)
         life.supervisor.log_cleaner.add = set  # type: ignore[assignment, method-assign]  # as if it died before it deleted them
         await life.actions.remove(job)
@@ -88,7 +88,7 @@ async def test_logs_that_a_crash_left_are_deleted_at_the_next_start(config, laun
     log = Path(config.log_dir, log_name(job, 1))
     assert await asyncio.to_thread(log.exists)
 
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await until(lambda: not log.exists())
         await life.submit()  # the next transaction forgets the removed jobs
         await soon(_until_cleared(life))
@@ -103,7 +103,7 @@ async def _until_cleared(life):
 async def test_retention_deletes_jobs_that_are_too_many_or_too_old(folder, launcher, monkeypatch):
     monkeypatch.setattr(retention, "PASS_DELAY", 0.05)
     config = configure(folder, rest="[retention]\nmax_finished = 2\nsucceeded_for = '2s'")
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         keeper = life.tasks.create_task(Retention(life.supervisor, life.actions, life.store).run())
         jobs = await ended(life, launcher, 4)
 

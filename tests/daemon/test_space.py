@@ -13,8 +13,8 @@ from bgd.daemon import space
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.storage.database import DiskFull
 from bgd.errors import Full
-from tests.daemon.patience import soon
-from tests.daemon.stage import command, served, stage
+from tests.daemon.harness import command, running_supervisor, served
+from tests.daemon.waiting import soon
 
 
 class Disk:
@@ -126,7 +126,7 @@ async def test_while_nothing_can_be_written_lists_are_answered_and_nothing_else(
     config, launcher, monkeypatch
 ):
     monkeypatch.setattr(space, "RETRY_EVERY", 0.01)
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         held = await life.submit(command(hold=True))
         life.commits.failure = DiskFull("disk full")
         await life.actions.cancel(held)

@@ -15,9 +15,9 @@ from bgd.wire.replies import Acted, Done, ErrorCode, EventsPart, Failed, Info, J
 from bgd.wire.requests import Cancel, GetEvents, SetProgress, Wait
 from bgd.wire.steering import GetInfo, ShutdownMode
 from bgd.wire.views import JobProgress, Progress
-from tests.daemon.patience import soon
-from tests.daemon.scripted import end
-from tests.daemon.stage import command, served
+from tests.daemon.harness import command, served
+from tests.daemon.scripted_launcher import end
+from tests.daemon.waiting import soon
 
 NEVER = 3600.0
 RETRIED = command(retries=5, retry_delay=0.0)

@@ -18,9 +18,9 @@ from bgd.wire.launching import (
     WatchLog,
 )
 from bgd.wire.steering import ShutdownMode
-from tests.daemon.patience import soon
-from tests.daemon.scripted import EARLIER_BOOT, FIRST, SECOND, end
-from tests.daemon.stage import command, configure, stage
+from tests.daemon.harness import command, configure, running_supervisor
+from tests.daemon.scripted_launcher import EARLIER_BOOT, FIRST, SECOND, end
+from tests.daemon.waiting import soon
 
 RUNS = 4711  # pid of what is said to run
 
@@ -49,13 +49,13 @@ def launches(messages):
 async def test_generation_grows_with_every_start(config, launcher):
     generations = []
     for _ in range(3):
-        async with stage(config, launcher):
+        async with running_supervisor(config, launcher):
             generations.append((await launcher.greet()).generation)
     assert generations == [1, 2, 3]
 
 
 async def test_nothing_starts_before_a_launcher_has_told_what_it_knows(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         job = await life.submit()
         assert (await life.view(job)).state is State.QUEUED
         await launcher.greet()
@@ -63,10 +63,10 @@ async def test_nothing_starts_before_a_launcher_has_told_what_it_knows(config, l
 
 
 async def test_attempt_that_runs_is_adopted_and_not_started_again(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet(runs(key))
         assert await life.told() == []
         assert (await life.attempts(key.job))[0].pid == RUNS
@@ -77,11 +77,11 @@ async def test_attempt_that_runs_is_adopted_and_not_started_again(config, launch
 
 async def test_adopted_attempt_holds_its_slot(folder, launcher):
     config = configure(folder, "slots = 1")
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         second = await life.submit()
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet(runs(key))
         assert await life.told() == []
         launcher.say(end(key))
@@ -89,22 +89,22 @@ async def test_adopted_attempt_holds_its_slot(folder, launcher):
 
 
 async def test_stop_is_said_again_to_an_adopted_attempt(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         await life.actions.cancel(JobId(key.job))
         assert await life.told() == [StopProcesses(key, config.daemon.grace)]
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet(runs(key))
         assert await life.told() == [StopProcesses(key, config.daemon.grace)]
         assert (await life.view(key.job)).state is State.STOPPING
 
 
 async def test_attempt_its_launcher_never_got_is_sent_again(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         assert launches(await life.told()) == [key]
         assert len(await life.attempts(key.job)) == 1
@@ -113,10 +113,10 @@ async def test_attempt_its_launcher_never_got_is_sent_again(config, launcher):
 async def test_attempt_a_dead_launcher_never_got_is_handed_on_and_stored_so_before_it_is_sent(
     config, launcher
 ):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         life.commits.close()
         await launcher.greet(instance=SECOND, covers=[FIRST])
         await soon(life.commits.reached.wait())
@@ -128,10 +128,10 @@ async def test_attempt_a_dead_launcher_never_got_is_handed_on_and_stored_so_befo
 
 
 async def test_attempt_of_a_dead_launcher_is_unknown_and_not_run_again_unasked(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet(instance=SECOND)
         assert launches(await life.told()) == []
         view = await life.view(key.job)
@@ -139,19 +139,19 @@ async def test_attempt_of_a_dead_launcher_is_unknown_and_not_run_again_unasked(c
 
 
 async def test_attempt_of_a_dead_launcher_is_followed_by_another_where_that_is_asked_for(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command(rerun=True, retry_delay=0.0))
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet(instance=SECOND)
         assert (await launcher.hear(Launch)).key == life.key(key.job, attempt=2)
 
 
 async def test_attempt_of_an_earlier_boot_is_interrupted_and_uses_up_no_retry(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet(instance=EARLIER_BOOT)
         key = await life.launched(command(retries=1, retry_delay=300.0))
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet(instance=SECOND)
         assert (await launcher.hear(Launch)).key == life.key(key.job, attempt=2)
         first, second = await life.attempts(key.job)
@@ -159,12 +159,12 @@ async def test_attempt_of_an_earlier_boot_is_interrupted_and_uses_up_no_retry(co
 
 
 async def test_attempt_that_was_to_stop_and_never_started_is_cancelled(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         await life.actions.cancel(JobId(key.job))
         await launcher.hear(StopProcesses)
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         assert await life.told() == []
         view = await life.view(key.job)
@@ -172,7 +172,7 @@ async def test_attempt_that_was_to_stop_and_never_started_is_cancelled(config, l
 
 
 async def test_attempt_that_the_database_does_not_know_is_stopped(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         stray, foreign = life.key(99), AttemptKey("another store", 1, 1)
         await launcher.greet(runs(stray), runs(foreign))
         grace = config.daemon.grace
@@ -180,24 +180,24 @@ async def test_attempt_that_the_database_does_not_know_is_stopped(config, launch
 
 
 async def test_attempt_that_has_ended_for_the_database_is_stopped_if_it_runs(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet(instance=SECOND)
         await life.told()
         assert (await life.view(key.job)).outcome is Outcome.UNKNOWN
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet(runs(key))
         assert await life.told() == [StopProcesses(key, config.daemon.grace)]
 
 
 async def test_delay_is_kept_over_a_restart(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         soon_due = await life.submit(command(delay=0.3))
         long = await life.submit(command(delay=300.0))
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         assert (await launcher.hear(Launch)).key == life.key(soon_due)
         assert (await life.view(long)).state is State.SCHEDULED
@@ -207,7 +207,7 @@ async def test_delay_is_kept_over_a_restart(config, launcher):
 
 
 async def test_end_is_acknowledged_only_after_its_commit(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         life.commits.close()
@@ -220,7 +220,7 @@ async def test_end_is_acknowledged_only_after_its_commit(config, launcher):
 
 
 async def test_end_told_again_is_acknowledged_again_and_changes_nothing(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command(retries=3))
         launcher.say(end(key), end(key, Outcome.EXIT, 5), end(key))
@@ -230,7 +230,7 @@ async def test_end_told_again_is_acknowledged_again_and_changes_nothing(config, 
 
 
 async def test_end_of_what_nobody_knows_is_acknowledged(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         strays = [AttemptKey("another store", key.job, 1), life.key(99), life.key(key.job, attempt=2)]
@@ -240,10 +240,10 @@ async def test_end_of_what_nobody_knows_is_acknowledged(config, launcher):
 
 
 async def test_end_that_was_spooled_while_nobody_listened_is_taken_at_the_greeting(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet(end(key, Outcome.EXIT, 3))
         assert [told.key for told in await life.told() if isinstance(told, Acknowledge)] == [key]
         view = await life.view(key.job)
@@ -251,7 +251,7 @@ async def test_end_that_was_spooled_while_nobody_listened_is_taken_at_the_greeti
 
 
 async def test_failed_attempt_is_followed_by_another_after_its_delay(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command(retries=1, retry_delay=0.05))
         launcher.say(end(key, Outcome.EXIT, 1))
@@ -263,7 +263,7 @@ async def test_failed_attempt_is_followed_by_another_after_its_delay(config, lau
 
 
 async def test_nothing_is_answered_or_started_before_the_commit(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         life.commits.close()
         job = life.take()
@@ -280,18 +280,18 @@ async def test_nothing_is_answered_or_started_before_the_commit(config, launcher
 async def test_store_that_breaks_ends_the_supervisor_and_nothing_is_answered(config, launcher):
     answered = asyncio.Event()
     with pytest.RaisesGroup(StoreBroken):
-        async with stage(config, launcher) as life:
+        async with running_supervisor(config, launcher) as life:
             life.commits.failure = StoreBroken("the disk is gone")
             life.take()
             life.supervisor.when_saved(answered.set)
             await asyncio.Event().wait()
     assert not answered.is_set()
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         assert await life.store.view(JobId(1)) is None
 
 
 async def test_facts_that_gather_during_a_commit_share_the_next_one(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await life.submit()
         before = life.commits.commits
         life.commits.close()
@@ -305,7 +305,7 @@ async def test_facts_that_gather_during_a_commit_share_the_next_one(config, laun
 
 
 async def test_question_without_a_change_costs_no_commit(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await life.submit()
         before = life.commits.commits
         await soon(life.supervisor.saved())
@@ -313,7 +313,7 @@ async def test_question_without_a_change_costs_no_commit(config, launcher):
 
 
 async def test_delayed_job_starts_by_itself(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         job = await life.submit(command(delay=0.05))
         assert (await launcher.hear(Launch)).key == life.key(job)
@@ -324,7 +324,7 @@ async def test_delayed_job_starts_by_itself(config, launcher):
 
 @pytest.mark.parametrize("back", [FIRST, SECOND], ids=["the same", "another"])
 async def test_launcher_lost_and_back_while_a_start_is_being_saved(config, launcher, back):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         life.commits.close()
         job = life.take()
@@ -340,7 +340,7 @@ async def test_launcher_lost_and_back_while_a_start_is_being_saved(config, launc
 
 @pytest.mark.parametrize("back", [FIRST, SECOND], ids=["the same", "another"])
 async def test_launcher_lost_and_back_before_a_start_is_even_being_saved(config, launcher, back):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         life.commits.close()
         first = life.take()
@@ -357,7 +357,7 @@ async def test_launcher_lost_and_back_before_a_start_is_even_being_saved(config,
 
 
 async def test_nothing_starts_while_there_is_no_launcher(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         launcher.hang_up()
@@ -369,7 +369,7 @@ async def test_nothing_starts_while_there_is_no_launcher(config, launcher):
 
 
 async def test_start_that_could_not_be_sent_goes_to_the_next_launcher(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         life.commits.close()
         job = life.take()
@@ -383,7 +383,7 @@ async def test_start_that_could_not_be_sent_goes_to_the_next_launcher(config, la
 
 
 async def test_launcher_that_talks_nonsense_is_hung_up_on_and_greeted_again(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         launcher.say_raw(b"\0\0\0\1\xc1")
@@ -396,7 +396,7 @@ async def test_launcher_that_talks_nonsense_is_hung_up_on_and_greeted_again(conf
 
 async def test_job_that_the_configuration_allows_no_more_is_refused_at_its_start(folder, launcher):
     config = configure(folder, "slots = 1")
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         first = await life.launched()
         waiting = await life.submit(command("/bin/echo", retries=5))
@@ -412,7 +412,7 @@ async def test_job_that_the_configuration_allows_no_more_is_refused_at_its_start
 
 
 async def test_more_slots_start_more_at_once(folder, launcher):
-    async with stage(configure(folder, "slots = 1"), launcher) as life:
+    async with running_supervisor(configure(folder, "slots = 1"), launcher) as life:
         await launcher.greet()
         await life.launched()
         second = await life.submit()
@@ -425,7 +425,7 @@ async def test_more_slots_start_more_at_once(folder, launcher):
 
 @pytest.mark.parametrize("delay", [0.0, 300.0])
 async def test_job_that_waits_is_cancelled_at_once(config, launcher, delay):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         job = await life.submit(command(delay=delay))
         assert await life.actions.cancel(job) is State.CANCELLED
         assert (await life.view(job)).state is State.CANCELLED
@@ -434,7 +434,7 @@ async def test_job_that_waits_is_cancelled_at_once(config, launcher, delay):
 
 
 async def test_job_that_runs_is_stopped_and_then_cancelled(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command(retries=3))
         assert await life.actions.cancel(JobId(key.job)) is State.STOPPING
@@ -446,7 +446,7 @@ async def test_job_that_runs_is_stopped_and_then_cancelled(config, launcher):
 
 
 async def test_job_cancelled_while_its_start_is_being_saved_never_starts(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         life.commits.close()
         job = life.take()
@@ -459,7 +459,7 @@ async def test_job_cancelled_while_its_start_is_being_saved_never_starts(config,
 
 
 async def test_job_cancelled_while_no_launcher_is_there_is_stopped_when_one_is_back(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         launcher.hang_up()
@@ -471,7 +471,7 @@ async def test_job_cancelled_while_no_launcher_is_there_is_stopped_when_one_is_b
 
 
 async def test_finished_job_is_retried_with_its_attempts_counted_on(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         launcher.say(end(key, Outcome.EXIT, 1))
@@ -481,7 +481,7 @@ async def test_finished_job_is_retried_with_its_attempts_counted_on(config, laun
 
 
 async def test_end_still_on_its_way_to_the_disk_does_not_keep_a_job_from_being_retried(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         life.commits.close()
@@ -495,7 +495,7 @@ async def test_end_still_on_its_way_to_the_disk_does_not_keep_a_job_from_being_r
 
 
 async def test_job_retried_twice_at_once_is_queued_once(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         launcher.say(end(key))
@@ -510,7 +510,7 @@ async def test_job_retried_twice_at_once_is_queued_once(config, launcher):
 
 
 async def test_unfinished_and_unknown_jobs_are_not_retried(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         job = await life.submit()
         with pytest.raises(Refused, match="has not finished"):
             await soon(life.actions.revive(job))
@@ -522,7 +522,7 @@ async def test_unfinished_and_unknown_jobs_are_not_retried(config, launcher):
 
 
 async def test_leaving_returns_at_once_and_starts_nothing_more(folder, launcher):
-    async with stage(configure(folder, "slots = 1"), launcher) as life:
+    async with running_supervisor(configure(folder, "slots = 1"), launcher) as life:
         await launcher.greet()
         key = await life.launched()
         waiting = await life.submit()
@@ -534,14 +534,14 @@ async def test_leaving_returns_at_once_and_starts_nothing_more(folder, launcher)
 
 
 async def test_draining_daemon_takes_no_jobs(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await soon(life.supervisor.drain(ShutdownMode.LEAVE))
         with pytest.raises(Refused, match="shutting down"):
             life.actions.check(command())
 
 
 async def test_waiting_returns_when_what_runs_has_ended(folder, launcher):
-    async with stage(configure(folder, "slots = 2"), launcher) as life:
+    async with running_supervisor(configure(folder, "slots = 2"), launcher) as life:
         await launcher.greet()
         keys = [await life.launched(), await life.launched()]
         waiting = await life.submit()
@@ -556,12 +556,12 @@ async def test_waiting_returns_when_what_runs_has_ended(folder, launcher):
 
 
 async def test_waiting_for_nothing_returns_at_once(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await soon(life.supervisor.drain(ShutdownMode.WAIT))
 
 
 async def test_what_makes_way_is_stopped_and_queued_again(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         drain = life.tasks.create_task(life.supervisor.drain(ShutdownMode.REQUEUE))
@@ -570,13 +570,13 @@ async def test_what_makes_way_is_stopped_and_queued_again(config, launcher):
         await launcher.hear(Acknowledge)
         await soon(drain)
         assert (await life.view(key.job)).state is State.QUEUED
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         assert launches(await life.told()) == [life.key(key.job, attempt=2)]
 
 
 async def test_cancelling_all_cancels_what_runs_and_leaves_what_waits(folder, launcher):
-    async with stage(configure(folder, "slots = 1"), launcher) as life:
+    async with running_supervisor(configure(folder, "slots = 1"), launcher) as life:
         await launcher.greet()
         key = await life.launched()
         waiting = await life.submit()
@@ -589,7 +589,7 @@ async def test_cancelling_all_cancels_what_runs_and_leaves_what_waits(folder, la
 
 
 async def test_launcher_that_comes_back_while_draining_is_given_nothing_new(folder, launcher):
-    async with stage(configure(folder, "slots = 1"), launcher) as life:
+    async with running_supervisor(configure(folder, "slots = 1"), launcher) as life:
         await launcher.greet()
         key = await life.launched()
         waiting = await life.submit()
@@ -607,7 +607,7 @@ async def test_launcher_that_comes_back_while_draining_is_given_nothing_new(fold
 
 
 async def test_launcher_is_asked_to_tell_of_a_log_while_somebody_follows_it(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         with life.supervisor.subscribe_to_log(JobId(key.job)) as subscription:
@@ -619,7 +619,7 @@ async def test_launcher_is_asked_to_tell_of_a_log_while_somebody_follows_it(conf
 
 
 async def test_log_is_watched_until_its_last_follower_leaves_in_whatever_way(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         with life.supervisor.subscribe_to_log(JobId(key.job)):
@@ -633,7 +633,7 @@ async def test_log_is_watched_until_its_last_follower_leaves_in_whatever_way(con
 
 
 async def test_attempt_that_starts_while_its_job_is_followed_is_watched_from_its_first_byte(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         job = await life.submit(command(delay=0.05))
         with life.supervisor.subscribe_to_log(job):
@@ -642,7 +642,7 @@ async def test_attempt_that_starts_while_its_job_is_followed_is_watched_from_its
 
 
 async def test_adopted_attempt_is_watched_again_for_its_follower(config, launcher):
-    async with stage(config, launcher) as life:
+    async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
         with life.supervisor.subscribe_to_log(JobId(key.job)):

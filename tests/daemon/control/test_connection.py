@@ -39,9 +39,9 @@ from bgd.wire.replies import (
 )
 from bgd.wire.requests import Cancel, Forget, GetResult, List, Logs, Retry, Show, Submit, SubmitMany, Wait
 from bgd.wire.steering import GetInfo, Shutdown, ShutdownMode
-from tests.daemon.patience import soon
-from tests.daemon.scripted import end
-from tests.daemon.stage import command, configure, served, write_log
+from tests.daemon.harness import command, configure, served, write_log
+from tests.daemon.scripted_launcher import end
+from tests.daemon.waiting import soon
 
 BATCH_OF = 7  # id of a batch in these tests
 CLASSES = '[security]\nallowed_classes = ["app.*"]'

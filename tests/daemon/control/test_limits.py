@@ -17,8 +17,8 @@ from bgd.wire.messages import encode
 from bgd.wire.replies import End, ErrorCode, Failed, Info, JobsPart, Submitted
 from bgd.wire.requests import Forget, List, Show, Submit, SubmitMany, Wait
 from bgd.wire.steering import GetInfo
-from tests.daemon.patience import soon, until
-from tests.daemon.stage import command, served
+from tests.daemon.harness import command, served
+from tests.daemon.waiting import soon, until
 
 LARGE = command("/bin/true", "x" * 60_000, hold=True)
 SMALL = command(hold=True)

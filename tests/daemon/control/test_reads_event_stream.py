@@ -6,8 +6,8 @@ from bgd.wire.launching import Acknowledge
 from bgd.wire.replies import End, EventsPart, Stats
 from bgd.wire.requests import Forget, GetEvents
 from bgd.wire.steering import GetStats
-from tests.daemon.scripted import end
-from tests.daemon.stage import command, served
+from tests.daemon.harness import command, served
+from tests.daemon.scripted_launcher import end
 
 
 async def happened(caller, **since):

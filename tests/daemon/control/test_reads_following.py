@@ -11,9 +11,9 @@ from bgd.daemon.control.reads import LOG_PART_BYTES
 from bgd.wire.launching import Acknowledge, Launch, LogGrew, WatchLog, log_name
 from bgd.wire.replies import End, ErrorCode, Failed, LogPart
 from bgd.wire.requests import Logs
-from tests.daemon.patience import soon
-from tests.daemon.scripted import end
-from tests.daemon.stage import command, served, write_log
+from tests.daemon.harness import command, served, write_log
+from tests.daemon.scripted_launcher import end
+from tests.daemon.waiting import soon
 
 RETRIED = command(retries=5, retry_delay=0.0)
 

@@ -1,4 +1,4 @@
-"""Waiting with a deadline."""
+"""Wait with a deadline."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 async def soon(awaited: Awaitable[T]) -> T:
-    """Await with a deadline."""
+    """Await with a deadline; return the result."""
     return await asyncio.wait_for(awaited, DEADLINE)
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait with a deadline for what tells nobody that it has happened, as a thread that deletes files."""
+    """Poll a condition, with a deadline, that nothing announces: a thread has deleted files, for example."""
     async with asyncio.timeout(DEADLINE):
         while not condition():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.01)

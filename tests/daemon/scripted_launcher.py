@@ -1,4 +1,4 @@
-"""A scripted launcher behind the launcher's real socket: every message is encoded and decoded."""
+"""A scripted launcher on the launcher's real socket; every message is encoded and decoded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bgd.wire.launching import (
     decode_to_launcher,
     encode,
 )
-from tests.daemon.patience import soon
+from tests.daemon.waiting import soon
 
 BOOT = clock.boot_id()
 FIRST = f"{BOOT}:first"  # ids of launchers
@@ -38,24 +38,24 @@ T = TypeVar("T")
 
 
 class ScriptedLauncher:
-    """Says what the test says and hands over what it is told. It has the lock, so no real one is started."""
+    """Sends what the test says and returns what it receives; it holds the lock, so no real one starts."""
 
     def __init__(self, state_dir: str) -> None:
         self._path = Path(state_dir, "launcher.sock")
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(self._path.with_name("launcher.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._visitors: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-        self._came: list[asyncio.StreamWriter] = []
+        self._waiting: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+        self._connected: list[asyncio.StreamWriter] = []
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter | None = None
 
     async def start(self) -> None:
-        async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self._came.append(writer)
-            self._visitors.put_nowait((reader, writer))
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._connected.append(writer)
+            self._waiting.put_nowait((reader, writer))
 
-        self._server = await asyncio.start_unix_server(visit, self._path)
+        self._server = await asyncio.start_unix_server(accept, self._path)
 
     async def greet(
         self,
@@ -65,9 +65,9 @@ class ScriptedLauncher:
         protocol: int = LAUNCHING_PROTOCOL,
         abilities: Abilities | None = None,
     ) -> Greeting:
-        """Take the next supervisor that comes and tell it what is known."""
+        """Answer the next supervisor that connects, and report the `known` attempts to it."""
         self.hang_up()
-        self._reader, self._writer = await soon(self._visitors.get())
+        self._reader, self._writer = await soon(self._waiting.get())
         greeting = await self.hear(Greeting)
         self.say(Welcome(protocol, instance, os.getpid(), list(covers), abilities), *known, Ready())
         return greeting
@@ -82,7 +82,7 @@ class ScriptedLauncher:
         self._writer.write(data)
 
     async def hear(self, kind: type[T]) -> T:
-        """Return the next message, which is of this kind."""
+        """Return the next message, which must be of this kind."""
         message = await self.next()
         assert isinstance(message, kind), message
         return message
@@ -97,14 +97,14 @@ class ScriptedLauncher:
             self._writer = None
 
     async def hang_up_on_all(self) -> None:
-        """Hang up, also on those that were never greeted, and return when they are gone."""
+        """Hang up on all supervisors, also on those that got no answer, and wait until they are gone."""
         self.hang_up()
-        while self._came:
-            writer = self._came.pop()
+        while self._connected:
+            writer = self._connected.pop()
             writer.close()
             await soon(writer.wait_closed())
-        while not self._visitors.empty():
-            self._visitors.get_nowait()
+        while not self._waiting.empty():
+            self._waiting.get_nowait()
 
     async def close(self) -> None:
         await self.hang_up_on_all()

@@ -1,4 +1,4 @@
-"""Stages: lives of the daemon's inner parts, all real; only the launcher is scripted."""
+"""Run the daemon's inner parts in a test: all of them are real, except the launcher, which is scripted."""
 
 from __future__ import annotations
 
@@ -36,26 +36,27 @@ from bgd.wire.messages import PROTOCOL, Hello
 from bgd.wire.steering import ShutdownMode
 from bgd.wire.views import AttemptView, JobView
 from tests.daemon.caller import Caller
-from tests.daemon.patience import soon
-from tests.daemon.scripted import ScriptedLauncher, end
+from tests.daemon.scripted_launcher import ScriptedLauncher, end
+from tests.daemon.waiting import soon
 
-UID = 4_000_000  # of nobody here
+UID = 4_000_000  # a uid that nobody has
 
 
 def configure(folder: Path, daemon: str = "slots = 4", rest: str = "") -> Config:
-    """Write and read a configuration whose daemon lives in the folder; `rest`: further sections."""
+    """Write and load a configuration with everything in `folder`; `daemon`, `rest`: further TOML."""
     file = folder / "bgd.toml"
     file.write_text(f'[daemon]\nstate_dir = "{folder}/state"\n{daemon}\n{rest}\n')
     return load(str(file), environ={"HOME": str(folder)})
 
 
 def command(*argv: str, **fields: object) -> JobSpec:
+    """Return the spec of a command that succeeds; `fields`: its options."""
     known: dict[str, object] = {"env": {}, "cwd": "/", **fields}
     return JobSpec(argv=argv or ("/bin/true",), **known)  # type: ignore[arg-type]  # tests
 
 
 def write_log(config: Config, key: AttemptKey, data: bytes = b"", *, zeros: int = 0) -> None:
-    """Append to an attempt's log as the launcher would; `zeros`: so many bytes that fill no disk."""
+    """Append to an attempt's log like the launcher; `zeros`: bytes of a hole, which takes no disk space."""
     path = Path(config.log_dir, log_name(key.job, key.attempt))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as log:
@@ -64,7 +65,7 @@ def write_log(config: Config, key: AttemptKey, data: bytes = b"", *, zeros: int 
 
 
 class GatedStore:
-    """Holds commits back while the gate is closed, and counts them."""
+    """Delays commits while the gate is closed, and counts them."""
 
     def __init__(self, store: Store) -> None:
         self._commit = store.commit
@@ -84,7 +85,7 @@ class GatedStore:
         return await self._commit(batch)
 
     def close(self) -> None:
-        """Close the gate; what is decided next comes to stand before it."""
+        """Close the gate: the next commit waits at it."""
         self.reached.clear()
         self.gate.clear()
 
@@ -92,8 +93,8 @@ class GatedStore:
         self.gate.set()
 
 
-class Stage:
-    """One life of a supervisor, from its restore to the end of the block, which is sudden."""
+class Harness:
+    """A supervisor from `restore` to its end, which is as sudden as a crash."""
 
     def __init__(self, config: Config, store: Store, link: LauncherLink, launcher: ScriptedLauncher) -> None:
         self.config = config
@@ -103,16 +104,16 @@ class Stage:
         self.launcher = launcher
         self.supervisor = Supervisor(config, store, link)
         self.actions = JobActions(self.supervisor, store)
-        self.is_met = asyncio.Event()  # a launcher is there and has told all it knows
+        self.is_met = asyncio.Event()  # a launcher is connected and has reported all it knows
         self.is_lost = asyncio.Event()
-        self._notice(self.supervisor)
+        self._wrap(self.supervisor)
         self.tasks: asyncio.TaskGroup
 
     def key(self, job_id: int, attempt: int = 1) -> AttemptKey:
         return AttemptKey(self.store.store_id, job_id, attempt)
 
     def take(self, spec: JobSpec | None = None) -> JobId:
-        """Take a new job that has yet to be saved."""
+        """Submit a job without waiting until it is saved."""
         job_id, is_new = self.actions.submit(spec or command(), UID)
         assert is_new
         return job_id
@@ -123,7 +124,7 @@ class Stage:
         return job_id
 
     async def launched(self, spec: JobSpec | None = None) -> AttemptKey:
-        """Submit a job that starts at once, and return the key it was launched under."""
+        """Submit a job that starts at once; return the key of its attempt."""
         job_id = await self.submit(spec)
         launch = await self.launcher.hear(Launch)
         assert launch.key == self.key(job_id)
@@ -140,13 +141,13 @@ class Stage:
         return await self.store.attempts(JobId(job_id), 0, 100)
 
     async def told(self) -> list[ToLauncher]:
-        """Return everything that the launcher was told up to now."""
+        """Return all messages to the launcher so far, after everything is saved."""
         await soon(self.is_met.wait())
         await soon(self.supervisor.saved())
         return await self.told_so_far()
 
     async def told_so_far(self) -> list[ToLauncher]:
-        """Return the same while no commit gets through."""
+        """Return all messages to the launcher so far, also while the gate is closed."""
         await soon(self.is_met.wait())
         mark = WatchLog(AttemptKey("mark", 0, 0))
         assert self.link.send(mark)
@@ -156,15 +157,15 @@ class Stage:
         return messages
 
     async def heard(self) -> list[ToLauncher]:
-        """Return what the launcher was told until the supervisor had heard all that it has said."""
-        stray = end(AttemptKey("mark", 0, 0))  # an end that is nobody's is acknowledged and changes nothing
+        """Return all messages to the launcher until the supervisor has handled all that the launcher sent."""
+        stray = end(AttemptKey("mark", 0, 0))  # of an unknown attempt: acknowledged, but nothing changes
         self.launcher.say(stray)
         messages = []
         while not isinstance(message := await self.launcher.next(), Acknowledge) or message.key != stray.key:
             messages.append(message)
         return messages
 
-    def _notice(self, supervisor: Supervisor) -> None:
+    def _wrap(self, supervisor: Supervisor) -> None:
         ready, lost = supervisor.launcher_ready, supervisor.launcher_lost
 
         def be_met(snapshot: LauncherSnapshot) -> None:
@@ -177,12 +178,12 @@ class Stage:
             self.is_met.clear()
             self.is_lost.set()
 
-        supervisor.launcher_ready = be_met  # type: ignore[method-assign]  # listened in on
+        supervisor.launcher_ready = be_met  # type: ignore[method-assign]  # wrapped
         supervisor.launcher_lost = be_lost  # type: ignore[method-assign]  # likewise
 
 
-class Served(Stage):
-    """A supervisor's life with its control socket; a launcher has greeted it."""
+class ServedHarness(Harness):
+    """A supervisor with its control socket, connected to a launcher."""
 
     control: ControlServer
     shutdowns: list[ShutdownMode | None]
@@ -200,7 +201,7 @@ class Served(Stage):
         self._callers: list[Caller] = []
 
     async def call(self, *, greet: bool = True) -> Caller:
-        """Return a client, that has exchanged hellos if it is to greet."""
+        """Connect a client; with `greet`, exchange hellos first."""
         caller = Caller(*await asyncio.open_unix_connection(self.config.daemon.socket))
         self._callers.append(caller)
         if greet:
@@ -213,21 +214,21 @@ class Served(Stage):
             await caller.hang_up()
 
 
-AnyStage = TypeVar("AnyStage", bound=Stage)
+AnyHarness = TypeVar("AnyHarness", bound=Harness)
 
 
 @asynccontextmanager
-async def stage(config: Config, launcher: ScriptedLauncher) -> AsyncIterator[Stage]:
-    """Live a supervisor's life with a launcher that has yet to greet it."""
-    async with _living(Stage, config, launcher) as life:
+async def running_supervisor(config: Config, launcher: ScriptedLauncher) -> AsyncIterator[Harness]:
+    """Run a supervisor; the launcher has not answered it yet."""
+    async with _running(Harness, config, launcher) as life:
         yield life
 
 
 @asynccontextmanager
-async def served(config: Config, launcher: ScriptedLauncher) -> AsyncIterator[Served]:
-    """Live a supervisor's life behind its control socket, with a launcher that has greeted it."""
+async def served(config: Config, launcher: ScriptedLauncher) -> AsyncIterator[ServedHarness]:
+    """Run a supervisor with its control socket, connected to a launcher."""
     folder.prepare(config)
-    async with _living(Served, config, launcher) as life:
+    async with _running(ServedHarness, config, launcher) as life:
         await launcher.greet()
         life.serve()
         loop = asyncio.get_running_loop()
@@ -241,9 +242,9 @@ async def served(config: Config, launcher: ScriptedLauncher) -> AsyncIterator[Se
 
 
 @asynccontextmanager
-async def _living(
-    kind: type[AnyStage], config: Config, launcher: ScriptedLauncher
-) -> AsyncIterator[AnyStage]:
+async def _running(
+    kind: type[AnyHarness], config: Config, launcher: ScriptedLauncher
+) -> AsyncIterator[AnyHarness]:
     store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
     try:
         generation = await store.begin_generation()
