@@ -432,6 +432,21 @@ _CODES = r"([0-9]{1,3})(?:-([0-9]{1,3}))?"
 _MAX_CODE = 255  # wait(2) reports one byte
 
 
+class WordType(click.Choice[str]):
+    """A word of the StrEnum `kind`, or another spelling that the enum accepts for one."""
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__([str(word) for word in kind])
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word; let click name all words if there is no such word."""
+        try:
+            return str(self._kind(value))
+        except ValueError:
+            return super().convert(value, param, ctx)
+
+
 class PathType(click.ParamType[str]):
     """The path of a file ("file") or a folder ("dir"); the shell itself completes it."""
 
@@ -509,7 +524,7 @@ def _option(name: str) -> Callable[[F], F]:
     elif kind in _TYPES:
         settings["type"], settings["metavar"] = _TYPES[kind]
     elif isinstance(kind, EnumType):
-        settings["type"] = click.Choice(list(map(str, kind)))
+        settings["type"] = WordType(kind)
     return click.option(*_SPELLINGS.get(name, [_spelled(name)]), **(settings | _SETTINGS.get(name, {})))
 
 

@@ -67,6 +67,7 @@ from bgd.settings import (
     queue_name,
     read_section,
     size,
+    text,
     texts,
     texts_without,
     whole_number,
@@ -261,9 +262,17 @@ def _option(name: str, setting: Setting) -> object:
         FileBytes: size(FileBytes),
     }
     if isinstance(kind, EnumType):
-        return one_of(*kind)(setting)
+        return _word(kind, text(setting))
     reader = readers.get(kind) or (whole_number(kind) if kind.__origin__ is int else number(kind))
     return reader(setting)
+
+
+def _word(kind: EnumType, word: str) -> object:
+    """Return a member of a StrEnum, also for another spelling that the enum accepts."""
+    try:
+        return kind(word)
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(map(str, kind))}") from None
 
 
 def _problem_with_command(entry: str) -> str | None:

@@ -40,7 +40,7 @@ from datetime import datetime
 from typing import Literal, Protocol, TypedDict
 
 from bgd.core.job import Outcome, State
-from bgd.core.spec import Isolation
+from bgd.core.spec import {kinds}
 from bgd.wire.views import Progress
 
 
@@ -140,14 +140,14 @@ def options() -> str:
         for name, option in OPTIONS.items()
         if option.can_edit
     ]
-    text = BEGINNING + FURTHER.format(
+    attributes = [(name, kind) for name, kind in _annotations(views.JobView) if name != "id"]
+    kinds = sorted({kind.partition(" ")[0] for _, kind in attributes} & set(vars(spec)))
+    text = BEGINNING.format(kinds=", ".join(kinds)) + FURTHER.format(
         described="\n".join(f"    * `{name}`: {_lowered(option.help)}." for name, option in OPTIONS.items()),
         fields="\n".join(line for name, line in fields.items() if name not in FIRST),
         first="\n".join(fields[name] for name in FIRST),
         changes="\n".join(changes),
-        attributes="\n".join(
-            f"    {name}: {kind}" for name, kind in _annotations(views.JobView) if name != "id"
-        ),
+        attributes="\n".join(f"    {name}: {kind}" for name, kind in attributes),
     )
     command = [sys.executable, "-m", "ruff", "format", "--quiet", f"--stdin-filename={TARGET}", "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
