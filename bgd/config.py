@@ -19,8 +19,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from bgd.core.classes import POLICY_KEYS, ClassPolicy
-from bgd.core.decision import Decision, ExceptionRules, NextStep
-from bgd.core.job import RetryPolicy
+from bgd.core.job import Decision, ExceptionRules, NextStep, RetryPolicy
 from bgd.core.spec import (
     MAX_DURATION,
     QUEUE_NAME,

@@ -26,8 +26,7 @@ from bgd.config import (
     load,
 )
 from bgd.core.classes import ClassPolicy
-from bgd.core.decision import Decision, NextStep
-from bgd.core.job import RetryPolicy
+from bgd.core.job import Decision, NextStep, RetryPolicy
 from bgd.errors import ConfigError
 from bgd.paths import SYSTEM_PATHS
 from bgd.settings import MAX_FILE, TcpAddress, UnixAddress, names_of

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.decision import ExceptionRules
+from bgd.core.job import ExceptionRules
 from bgd.core.spec import OPTIONS, JobSpec
 from bgd.core.target import Target, patterns_for
 

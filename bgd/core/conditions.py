@@ -1,4 +1,4 @@
-"""Conditions: what a job waits for besides its turn: times, other jobs, a person."""
+"""Conditions: what a job waits for besides its turn: a delay, a date, other jobs or a person."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ from bgd.core.heaps import DueHeap
 from bgd.core.job import NO_CONDITIONS, WAITING, Conditions, Job, JobId, Move, Now, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 
-# --- The conditions of one job
-
-
-_MAY_STILL_WAIT = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED})
-_TO_THE_QUEUE = {State.HELD: Move.RELEASE, State.BLOCKED: Move.UNBLOCK, State.SCHEDULED: Move.COME_DUE}
+# --- the conditions of one job ----------------------------------------------------------------------------
 
 
 def conditions_of(spec: JobSpec, now: Now) -> Conditions:
-    """Return the conditions of a new job; all jobs that ask for nothing share one object."""
+    """Return the conditions of a new job. All jobs without any share one object."""
     return _shared(
         Conditions(
             at=spec.at,
@@ -37,9 +33,9 @@ def due_of(spec: JobSpec, now: Now) -> float | None:
 
 
 def edited(job: Job, spec: JobSpec, changed: Collection[str], now: Now) -> Job:
-    """Return a waiting job as an edited spec has it, in its old state; `changed`: names of its new fields.
+    """Return a waiting job in its old state with what an edited spec says; `changed`: its changed fields.
 
-    A delay and an expiry count from now, if they are among them. A job that has run cannot expire.
+    A changed delay or expiry counts from now. A job that has run cannot expire.
     """
     fresh, due = conditions_of(spec, now), job.due
     kept = {"at", "expires", "after", "after_any"}.difference(changed)
@@ -48,15 +44,14 @@ def edited(job: Job, spec: JobSpec, changed: Collection[str], now: Now) -> Job:
         kept.discard("at")
     if job.attempt > 0:
         kept.add("expires")
-    conditions = _shared(
-        replace(fresh, key=job.conditions.key, **{name: getattr(job.conditions, name) for name in kept})
-    )
+    old = {name: getattr(job.conditions, name) for name in kept}
+    conditions = _shared(replace(fresh, key=job.conditions.key, **old))
     queue, priority = spec.queue or DEFAULT_QUEUE, spec.priority or 0
     return replace(job, queue=queue, priority=priority, due=due, conditions=conditions)
 
 
 def waiting_state(due: float | None, conditions: Conditions, now: Now) -> State:
-    """Return the state in which a job waits that nobody holds back; `due` as of Job."""
+    """Return the state in which a job waits unless somebody holds it; `due` as in Job."""
     if conditions.after or conditions.after_any:
         return State.BLOCKED
     if due is not None and due > now.elapsed:
@@ -66,8 +61,22 @@ def waiting_state(due: float | None, conditions: Conditions, now: Now) -> State:
     return State.QUEUED
 
 
+def move_to(state: State, job: Job) -> Move:
+    """Return the move that brings a waiting job to a state that `waiting_state` returned."""
+    match state:
+        case State.BLOCKED:
+            return Move.BLOCK
+        case State.SCHEDULED:
+            return Move.DEFER
+        case _:
+            return _TO_THE_QUEUE[job.state]
+
+
+_TO_THE_QUEUE = {State.HELD: Move.RELEASE, State.BLOCKED: Move.UNBLOCK, State.SCHEDULED: Move.COME_DUE}
+
+
 def expires_first(due: float | None, conditions: Conditions, now: Now) -> bool:
-    """Tell whether a job will have expired when it may start; `due` as of Job."""
+    """Tell whether a job expires before it may start; `due` as in Job."""
     if conditions.expires is None:
         return False
     until_due = 0.0 if due is None else due - now.elapsed
@@ -75,15 +84,16 @@ def expires_first(due: float | None, conditions: Conditions, now: Now) -> bool:
     return max(until_due, until_date) >= conditions.expires - now.elapsed
 
 
-def move_to(place: State, job: Job) -> Move:
-    """Return the move that brings a waiting job to another place, as `waiting_state` gave it."""
-    match place:
-        case State.BLOCKED:
-            return Move.BLOCK
-        case State.SCHEDULED:
-            return Move.DEFER
-        case _:
-            return _TO_THE_QUEUE[job.state]
+def without_met_conditions(job: Job) -> Job:
+    """Return a job without the conditions that, by its state, are met."""
+    if (job.conditions is NO_CONDITIONS and job.due is None) or job.state in _HAS_CONDITIONS:
+        return job
+    expires = job.conditions.expires if job.state is State.QUEUED else None
+    conditions = Conditions(expires=expires, key=job.conditions.key, slots=job.conditions.slots)
+    return replace(job, due=None, conditions=_shared(conditions))
+
+
+_HAS_CONDITIONS = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED})
 
 
 def without_dependency(job: Job, other: JobId) -> Job:
@@ -96,19 +106,10 @@ def without_dependency(job: Job, other: JobId) -> Job:
     return replace(job, conditions=_shared(conditions))
 
 
-def without_met_conditions(job: Job) -> Job:
-    """Return a job without the conditions that its state shows to be met."""
-    if (job.conditions is NO_CONDITIONS and job.due is None) or job.state in _MAY_STILL_WAIT:
-        return job
-    expires = job.conditions.expires if job.state is State.QUEUED else None
-    conditions = Conditions(expires=expires, key=job.conditions.key, slots=job.conditions.slots)
-    return replace(job, due=None, conditions=_shared(conditions))
-
-
 def find_cycle(job_id: JobId, others: Iterable[int], job_of: Callable[[JobId], Job | None]) -> JobId | None:
-    """Return one of the others that itself waits for the job, directly or not; None if none does.
+    """Return one of `others` that itself waits for the job, directly or not; None if none does.
 
-    Looks once at each job that they wait for, so it takes as long as there are such.
+    Looks once at each job that they wait for.
     """
     seen: set[JobId] = set()
     for other in map(JobId, others):
@@ -129,21 +130,21 @@ def _unique(numbers: Collection[int]) -> tuple[JobId, ...]:
 
 
 def _shared(conditions: Conditions) -> Conditions:
-    """Return the one object for all jobs that ask for nothing."""
+    """Return the one object for all jobs without conditions."""
     return NO_CONDITIONS if conditions == NO_CONDITIONS else conditions
 
 
-# --- Who waits for a time or for other jobs, and who must have started by when
+# --- the conditions of all jobs ---------------------------------------------------------------------------
 
 
 class WaitingJobs:
-    """Finds the jobs for which something has come: their time, the end of another job, or too late an hour.
+    """Finds the jobs whose time has come, that waited for a job that ended, or that have expired.
 
     Args:
-        job_of: returns the unfinished job of an id, None for any other.
+        job_of: returns the unfinished job with an id, None if there is none.
 
     Attributes:
-        waits: how many times a job waits for another one.
+        waits: how many pairs there are of a job and another one that it waits for.
     """
 
     def __init__(self, job_of: Callable[[JobId], Job | None]) -> None:
@@ -155,7 +156,7 @@ class WaitingJobs:
         self.waits = 0
 
     def begin(self, job: Job) -> None:
-        """Take a waiting job that is new, or that was edited, with all that it waits for."""
+        """Add a waiting job that is new or was edited, with all that it waits for."""
         if job.conditions.expires is not None:
             self._expiring.push(job.id, job.conditions.expires)
         for other in {*job.conditions.after, *job.conditions.after_any}:
@@ -170,10 +171,10 @@ class WaitingJobs:
             self.end_wait(job.id, other)
 
     def schedule(self, job: Job) -> None:
-        """Take a job that is scheduled from now on.
+        """Add a job that is scheduled from now on.
 
         Raises:
-            ValueError: it is scheduled for no time.
+            ValueError: it has neither a delay nor a date.
         """
         if job.due is not None:
             self._delayed.push(job.id, job.due)
@@ -183,16 +184,16 @@ class WaitingJobs:
             raise ValueError(f"job {job.id} is scheduled for no time")
 
     def unschedule(self, job: Job) -> None:
-        """Note that a scheduled job does not wait for its time any more."""
+        """Note that a scheduled job no longer waits for its time."""
         (self._dated if job.due is None else self._delayed).forget()
 
     def take_due(self, now: Now) -> JobId | None:
-        """Take a scheduled job whose time has come, None when there is none."""
+        """Remove and return a scheduled job whose time has come; None if there is none."""
         job_id = self._delayed.pop_due(now.elapsed)
         return self._dated.pop_due(now.wall) if job_id is None else job_id
 
     def take_expired(self, now: Now) -> JobId | None:
-        """Take a waiting job that should have started by now, None when there is none."""
+        """Remove and return a waiting job that has expired; None if there is none."""
         return self._expiring.pop_due(now.elapsed)
 
     def dependents_of(self, job_id: JobId) -> list[JobId]:
@@ -211,16 +212,16 @@ class WaitingJobs:
             del self._dependents[other]
 
     def next_at(self) -> float | None:
-        """Return when something comes next, on the elapsed clock; None: nothing does."""
+        """Return when the next job is due or expires, on the elapsed clock; None: none does."""
         times = (self._delayed.next_at(), self._expiring.next_at())
         return min((time for time in times if time is not None), default=None)
 
     def next_wall_at(self) -> float | None:
-        """Return when something comes next, on the wall clock; None: nothing does."""
+        """Return when the next job is due on the wall clock; None: none is."""
         return self._dated.next_at()
 
     def __len__(self) -> int:
-        """Return how many entries there are, the dead ones that are not yet swept too."""
+        """Return how many entries there are, including dead ones that are not swept yet."""
         entries = len(self._delayed) + len(self._dated) + len(self._expiring)
         return entries + self.waits
 
@@ -230,9 +231,9 @@ class WaitingJobs:
 
     def _is_dated(self, job_id: JobId, at: float) -> bool:
         job = self._job_of(job_id)
-        return (
-            job is not None and job.state is State.SCHEDULED and job.due is None and job.conditions.at == at
-        )
+        if job is None or job.state is not State.SCHEDULED:
+            return False
+        return job.due is None and job.conditions.at == at
 
     def _is_expiring(self, job_id: JobId, expires: float) -> bool:
         job = self._job_of(job_id)

@@ -1,7 +1,7 @@
-"""Orders: what runs next, what is due next, which slot is free.
+"""Heaps: which queued job is next, which job is due next, and which slot number is the smallest free one.
 
-Heaps forget lazily: an entry whose job has moved on stays until it comes up, or until so many died that a
-sweep is worth it, so that no operation is linear in the number of jobs.
+Heaps forget lazily. An entry whose job has moved on stays until it comes to the top, or until so many entries
+died that a sweep is worth it. So no operation takes time in proportion to the number of jobs.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from collections.abc import Callable
 
 from bgd.core.job import JobId
 
-_WORTH_SWEEPING = 64  # dead entries below this are cheaper to keep than to sweep
+_WORTH_SWEEPING = 64  # dead entries; fewer are cheaper to keep than to sweep
 
 
 class ReadyHeap:
-    """Queued jobs by priority, the highest first, and by id (that is, in submit order) among equals.
+    """Queued jobs, highest priority first; among equals lowest id first, which is the order of submission.
 
-    `is_live(id, priority)` says whether an entry still stands for a queued job of that priority.
+    `is_live(id, priority)` tells whether an entry still stands for a queued job of that priority.
     """
 
     def __init__(self, is_live: Callable[[JobId, int], bool]) -> None:
         self._is_live = is_live
         self._ids: dict[int, list[JobId]] = {}  # one small heap a priority: an entry costs 8 bytes
-        self._priorities: list[int] = []  # heap of the negated keys of _ids
+        self._priorities: list[int] = []  # a heap of the negated keys of _ids
         self._entries = 0
-        self._dead = 0  # since the last sweep, those that came up by themselves included
+        self._dead = 0  # since the last sweep, including those that came to the top by themselves
 
     def push(self, job_id: JobId, priority: int) -> None:
+        """Add a queued job."""
         ids = self._ids.get(priority)
         if ids is None:
             ids = self._ids[priority] = []
@@ -36,7 +37,7 @@ class ReadyHeap:
         self._entries += 1
 
     def top(self) -> tuple[int, JobId] | None:
-        """Return (-priority, id) of the job that runs next, smaller is sooner; None when empty."""
+        """Return (-priority, id) of the next job, where smaller means sooner; None if there is none."""
         while self._priorities:
             priority = -self._priorities[0]
             ids = self._ids[priority]
@@ -50,7 +51,7 @@ class ReadyHeap:
         return None
 
     def pop(self) -> None:
-        """Take the top away; only after `top` returned one."""
+        """Remove the top. Call this only after `top` returned one."""
         heapq.heappop(self._ids[-self._priorities[0]])
         self._entries -= 1
 
@@ -66,27 +67,28 @@ class ReadyHeap:
     def _sweep(self) -> None:
         for priority, ids in list(self._ids.items()):
             living = sorted({job_id for job_id in ids if self._is_live(job_id, priority)})
-            self._ids[priority] = living  # sorted is a heap
+            self._ids[priority] = living  # a sorted list is a heap
         self._entries = sum(map(len, self._ids.values()))
         self._dead = 0
 
 
 class DueHeap:
-    """Scheduled jobs by the time they are due on the elapsed clock.
+    """Jobs by the time at which something happens to them, earliest first.
 
-    `is_live(id, due)` says whether the job is still scheduled for just that time.
+    `is_live(id, due)` tells whether that time is still the job's.
     """
 
     def __init__(self, is_live: Callable[[JobId, float], bool]) -> None:
         self._is_live = is_live
         self._heap: list[tuple[float, JobId]] = []
-        self._dead = 0  # as above
+        self._dead = 0  # as in ReadyHeap
 
     def push(self, job_id: JobId, due: float) -> None:
+        """Add a job."""
         heapq.heappush(self._heap, (due, job_id))
 
     def next_at(self) -> float | None:
-        """Return when the next job is due, None when none waits."""
+        """Return when the next job is due, None if there is none."""
         while self._heap:
             due, job_id = self._heap[0]
             if self._is_live(job_id, due):
@@ -94,16 +96,17 @@ class DueHeap:
             heapq.heappop(self._heap)
         return None
 
-    def pop_due(self, elapsed: float) -> JobId | None:
-        """Take the next job that is due at `elapsed`, None when none is."""
-        if not self._heap or self._heap[0][0] > elapsed:
+    def pop_due(self, time: float) -> JobId | None:
+        """Remove and return the next job that is due at `time`, None if none is."""
+        if not self._heap or self._heap[0][0] > time:
             return None
         due = self.next_at()
-        if due is None or due > elapsed:
+        if due is None or due > time:
             return None
         return heapq.heappop(self._heap)[1]
 
     def forget(self) -> None:
+        """Note that an entry died; sweep when half of them may be dead."""
         self._dead += 1
         if self._dead > _WORTH_SWEEPING and self._dead * 2 > len(self._heap):
             self._heap = sorted({(due, job_id) for due, job_id in self._heap if self._is_live(job_id, due)})
@@ -114,14 +117,15 @@ class DueHeap:
 
 
 class SlotPool:
-    """Which numbers from 1 up are taken; hands out the smallest free one."""
+    """Slot numbers, counted from 1: which are taken, and which is the smallest free one."""
 
     def __init__(self) -> None:
         self._taken: set[int] = set()
-        self._returned: list[int] = []  # heap; may name numbers that `take` has taken since
+        self._returned: list[int] = []  # a heap; may hold numbers that `take` has taken since
         self._unused = 1
 
     def take_smallest(self) -> int:
+        """Take the smallest free number and return it."""
         while self._returned:
             slot = heapq.heappop(self._returned)
             if slot not in self._taken:
@@ -135,10 +139,11 @@ class SlotPool:
         return slot
 
     def take(self, slot: int) -> None:
-        """Take a certain number, as one that a restored job holds."""
+        """Take a certain number, for example that of a restored job."""
         self._taken.add(slot)
 
     def give_back(self, slot: int) -> None:
+        """Make a number free again."""
         self._taken.discard(slot)
         if slot < self._unused:
             heapq.heappush(self._returned, slot)

@@ -1,50 +1,39 @@
-"""A job: the states of its life, the one table of moves between them, and how its attempts may end."""
+"""A job: its states, the one table of moves between them, and how its attempts may end."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import NewType
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from bgd.core.decision import ExceptionRules
-from bgd.core.spec import Backoff, Duration, Retries, Share
-
-# --- The disk
-
-
-BALLAST = 8 << 20  # bytes
-_SHARE = 16  # of a small disk a sixteenth
-
-
-def ballast_on(size: int) -> int:
-    """Return how many bytes that is on a disk of `size` bytes; logs leave as many free."""
-    return min(BALLAST, size // _SHARE)
-
+from bgd.core.spec import Backoff, Duration, Instant, Retries, Share
 
 JobId = NewType("JobId", int)
 
 
 class State(StrEnum):
+    """Where a job is in its life; MOVES says which states follow which."""
+
     HELD = "held"  # waits for a person
     BLOCKED = "blocked"  # waits for other jobs
-    SCHEDULED = "scheduled"  # waits for a time: a delay, or the pause before a retry
+    SCHEDULED = "scheduled"  # waits for a time: a delay, a date, or the pause before a retry
     QUEUED = "queued"  # waits for a slot
     RUNNING = "running"
-    STOPPING = "stopping"  # still running, asked to end: to be cancelled, or to make way and run later
+    STOPPING = "stopping"  # still running, but asked to end, to be cancelled or to run again later
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
-FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
-ACTIVE = frozenset({State.RUNNING, State.STOPPING})  # has a process, or is about to get one
-
-
 WAITING = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED})  # may be held and edited
+ACTIVE = frozenset({State.RUNNING, State.STOPPING})  # has a process, or is about to get one
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 
 class Move(StrEnum):
+    """What takes a job from one state to another."""
+
     HOLD = "hold"
     RELEASE = "release"
     BLOCK = "block"  # it has to wait for other jobs
@@ -53,11 +42,11 @@ class Move(StrEnum):
     COME_DUE = "come due"
     START = "start"
     SUCCEED = "succeed"
-    RETRY = "retry"  # the attempt failed; another one after a pause
+    RETRY = "retry"  # the attempt failed; another one follows after a pause
     GIVE_UP = "give up"
     SNOOZE = "snooze"  # the job asked to run again later
     STOP = "stop"
-    REQUEUE = "requeue"  # not the job's fault: another attempt at once
+    REQUEUE = "requeue"  # not the job's fault; another attempt follows at once
     CANCEL = "cancel"
     REVIVE = "revive"
 
@@ -99,14 +88,14 @@ class Outcome(StrEnum):
 
     SUCCEEDED = "succeeded"
     EXIT = "exit"  # ended with another code than 0
-    SIGNAL = "signal"
+    SIGNAL = "signal"  # ended by a signal
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"  # host or launcher went down in a known way; uses up no retry
+    INTERRUPTED = "interrupted"  # the host or the launcher went down in a known way; uses up no retry
     UNKNOWN = "unknown"  # nobody saw it end; uses up a retry
     NOT_STARTED = "not_started"  # no such program or directory, not permitted
-    OOM = "oom"  # it took more memory than it may, and was killed for it
-    LOG_LIMIT = "log_limit"
+    OOM = "oom"  # killed because it took more memory than it may
+    LOG_LIMIT = "log_limit"  # killed because it wrote more output than it may
     REFUSED = "refused"  # no longer allowed by the configuration
     ERROR = "error"  # a class job raised
     SNOOZED = "snoozed"  # a class job asked to run again later; uses up no retry
@@ -115,13 +104,40 @@ class Outcome(StrEnum):
 UNSEEN = frozenset({Outcome.INTERRUPTED, Outcome.UNKNOWN})
 
 
-class RetryPolicy(Struct, frozen=True, array_like=True, gc=False):
-    """When a failed attempt is followed by another. Many jobs share one object.
+class NextStep(StrEnum):
+    """What follows an attempt. All except SNOOZE are for attempts that failed."""
 
-    Delays are seconds from the end of one attempt to the start of the next: `delay`, each `backoff`
-    times the one before, at most `max_delay`, spread by plus or minus the share `jitter`.
-    `rerun` None: an attempt whose end nobody saw is run again only if `retries` > 0. `retry_on` and
-    `no_retry_on` are as in a JobSpec. `on_exceptions`: what a class job's exceptions mean, unless it says so.
+    RETRY = "retry"  # try again if retries are left
+    FAIL = "fail"  # give up, whatever retries are left
+    SNOOZE = "snooze"  # run again later, without using up a retry
+
+
+class Decision(Struct, frozen=True, omit_defaults=True):
+    """What a class job decides about its next step, which an exit code alone cannot say.
+
+    `after`: seconds until then; None: as the retry policy says, or at once. `until`: not before this epoch
+    time, for SNOOZE only. `rule`: the exception whose rule in the configuration says so; None: the job does.
+    """
+
+    step: NextStep = field(name="aim")
+    after: Duration | None = None
+    until: Instant | None = None
+    rule: str | None = None
+
+
+ExceptionRules = tuple[tuple[str, Decision], ...]
+"""What follows an exception, by the qualified name of its type or of one of its base classes."""
+
+
+class RetryPolicy(Struct, frozen=True, array_like=True, gc=False):
+    """When another attempt follows a failed one. Many jobs share one object.
+
+    Delays are seconds from the end of one attempt to the start of the next. The first is `delay`, each later
+    one `backoff` times the one before, but at most `max_delay`. Each is spread by plus or minus the share
+    `jitter`. `rerun` None: run an attempt again whose end nobody saw only if `retries` > 0. `retry_on` and
+    `no_retry_on` are as in a JobSpec. `on_exceptions`: what follows an exception, unless the job decides.
+
+    The database holds it as an array, so the order of its fields stays.
     """
 
     retries: Retries = 0
@@ -136,10 +152,10 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Conditions(Struct, frozen=True, kw_only=True, gc=False):
-    """What only some jobs ask for beyond their turn.
+    """What a job waits for besides its turn, and what else only some jobs ask for.
 
-    `at`: not before this epoch time. `expires`: when the first attempt must have started, on the elapsed
-    clock. `after`, `after_any`: the unfinished jobs that still have to succeed, or to finish, before.
+    `at`: do not start before this epoch time. `expires`: when the first attempt must have started, on the
+    elapsed clock. `after`, `after_any`: unfinished jobs that have to succeed first, or to finish.
     """
 
     at: float | None = None
@@ -154,7 +170,7 @@ NO_CONDITIONS = Conditions()
 
 
 class Job(Struct, frozen=True, gc=False):
-    """What deciding about an unfinished job needs: a million of these are held in memory, so no more."""
+    """What decisions about an unfinished job need, and nothing else: a million of these fit in memory."""
 
     id: JobId
     state: State
@@ -162,19 +178,19 @@ class Job(Struct, frozen=True, gc=False):
     priority: int
     policy: RetryPolicy
     attempt: int = 0  # number of the latest attempt, 0 before the first
-    failures: int = 0  # attempts that used up a retry since submit or the last revival
+    failures: int = 0  # attempts that used up a retry since the job was submitted or revived
     unseen: int = 0  # attempts in a row whose end nobody saw
     due: float | None = None  # on the elapsed clock, while it waits and a delay is not over
-    making_way: bool = False  # stopping in order to run again later, not to be cancelled
+    making_way: bool = False  # stopping in order to run again later, rather than to be cancelled
     conditions: Conditions = NO_CONDITIONS
-    suspended: bool = False  # running, its processes stopped
+    suspended: bool = False  # running, but its processes are stopped
 
 
 class Now(Struct, frozen=True):
     """One instant on two clocks, both in seconds.
 
-    `elapsed` never jumps and counts suspend (CLOCK_BOOTTIME): decisions use it. `wall` is epoch time: it is
-    written down for people, and decides only what was asked for at a date.
+    `elapsed` never jumps and goes on while the machine sleeps (CLOCK_BOOTTIME): decisions use it. `wall` is
+    epoch time: people see it, and it decides only about jobs that should start at a date.
     """
 
     elapsed: float

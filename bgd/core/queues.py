@@ -1,4 +1,4 @@
-"""Queues: lanes of queued jobs, and the room that queues with a rule of their own have left."""
+"""Queues: which queued job starts next, within the slots of the daemon and the rules of its queues."""
 
 from __future__ import annotations
 
@@ -12,199 +12,170 @@ from bgd.core.job import Job, JobId, State
 
 
 class QueueRule(Struct, frozen=True, kw_only=True):
-    """What holds for one queue: slots that its jobs may take at once, None: no limit; whether any starts."""
+    """What holds for one queue.
+
+    `slots`: how many its jobs may take at once, None: no limit. `paused`: none of its jobs start.
+    """
 
     slots: int | None = None
     paused: bool = False
 
 
 class ReadyQueues:
-    """Chooses among queued jobs, within the queues' rules.
+    """Queued jobs, and the slots of active ones.
 
-    Queues without a rule share one lane, named None, so choosing costs one look per queue that has a rule, or
-    had one and still has jobs that stand in its lane. A lane where nothing could start is not looked at again
-    before something has changed in it: else each new job would cost a look at every queue that is full or
-    paused. What was in the shared lane before its queue got one changes lanes when it comes up. So a rule may
-    change at any time at the price of nothing, but a pause of what stands first in the shared lane moves all
+    Each queue with a rule has a heap of its own; all others share one heap, named None. So choosing a job
+    looks once at each heap. A heap from which nothing could start is skipped until something in it changes:
+    otherwise each new job would cost a look at every queue that is full or paused.
+
+    A rule may change at any time at no cost. Jobs that were in the shared heap before their queue got a rule
+    move to its own heap when they come to the top. Only a pause of what is first in the shared heap moves all
     of it at once.
 
     Args:
+        slots: how many slots active jobs may take together.
         rules: of each queue that has one.
-        job_of: returns the unfinished job of an id, None for any other.
-    """
+        job_of: returns the unfinished job with an id, None if there is none.
 
-    def __init__(self, rules: Mapping[str, QueueRule], job_of: Callable[[JobId], Job | None]) -> None:
-        self._job_of = job_of
-        self._lanes: dict[str | None, ReadyHeap] = {None: ReadyHeap(partial(self._is_live, None))}
-        self._promising: set[str | None] = set()  # lanes out of which a job might be taken
-        self._taken: dict[str, int] = {}  # slots of active jobs by queue
-        self.set_rules(rules)
-
-    def set_rules(self, rules: Mapping[str, QueueRule]) -> None:
-        self._rules = dict(rules)
-        for queue in self._lanes.keys() - rules.keys() - {None}:
-            if self._top(queue) is None:
-                del self._lanes[queue]
-        for queue in rules.keys() - self._lanes.keys():
-            self._lanes[queue] = ReadyHeap(partial(self._is_live, queue))
-        self._promising = set(self._lanes)
-
-    def push(self, job: Job) -> None:
-        """Let a queued job stand in line."""
-        name = self._name_of_lane(job.queue)
-        self._lanes[name].push(job.id, job.priority)
-        self._promising.add(name)
-
-    def forget(self, job: Job) -> None:
-        """Note that a job left the line without its turn."""
-        for name in {None, job.queue} & self._lanes.keys():  # it may have come before its queue got a lane
-            self._lanes[name].forget()
-            self._promising.add(name)  # a smaller one may have stood behind it
-
-    def take_next(self, size_of: Callable[[Job], int], free: int) -> Job | None:
-        """Take the most urgent queued job whose queue has room for it; None if there is none.
-
-        `size_of` tells how many slots a job takes. A job that is larger than its queue may run alone in it.
-        One that takes more than the `free` slots there are is waited for, not overtaken: else it might wait
-        for ever.
-        """
-        best: tuple[int, JobId] | None = None
-        chosen: Job | None = None
-        self._top(None)  # what it sends on makes other lanes promising
-        for name in list(self._promising):
-            top = self._top(name)
-            if top is not None and best is not None and top >= best:
-                continue
-            job = None if top is None else self._job_of(top[1])
-            if job is not None and self._has_room(job, size_of(job)):
-                best, chosen = top, job
-            else:
-                self._promising.remove(name)
-        if chosen is None or size_of(chosen) > free:
-            return None
-        self._lanes[self._name_of_lane(chosen.queue)].pop()
-        return chosen
-
-    def occupy(self, job: Job, size: int) -> None:
-        """Count an attempt of this job's queue that has begun, and takes `size` slots."""
-        self._taken[job.queue] = self._taken.get(job.queue, 0) + size
-
-    def vacate(self, job: Job, size: int) -> None:
-        """Count it no longer."""
-        left = self._taken[job.queue] - size
-        if left:
-            self._taken[job.queue] = left
-        else:
-            del self._taken[job.queue]
-        self._promising.add(self._name_of_lane(job.queue))
-
-    def __len__(self) -> int:
-        """Return how many entries the lanes hold, the dead ones that are not yet swept too."""
-        return sum(map(len, self._lanes.values()))
-
-    def _name_of_lane(self, queue: str) -> str | None:
-        return queue if queue in self._lanes else None
-
-    def _top(self, name: str | None) -> tuple[int, JobId] | None:
-        """Return the top of a lane, after sending on what stands in the shared one and has its own."""
-        lane = self._lanes[name]
-        while (top := lane.top()) is not None and name is None:
-            job = self._job_of(top[1])
-            if job is None or job.queue not in self._lanes:
-                break
-            lane.pop()
-            self.push(job)
-        return top
-
-    def _has_room(self, job: Job, size: int) -> bool:
-        rule = self._rules.get(job.queue)
-        if rule is None or rule.paused:
-            return rule is None
-        taken = self._taken.get(job.queue, 0)
-        return rule.slots is None or taken == 0 or taken + size <= rule.slots
-
-    def _is_live(self, lane: str | None, job_id: JobId, priority: int) -> bool:
-        """Tell whether an entry still stands for a queued job; one that changed queues stands elsewhere."""
-        job = self._job_of(job_id)
-        return (
-            job is not None
-            and job.state is State.QUEUED
-            and job.priority == priority
-            and lane in {None, job.queue}
-        )
-
-
-# --- Slots
-
-
-class Room:
-    """Queued jobs and active ones.
-
-    Args:
-        slots: how many active jobs may take at once.
-        rules: of the queues that have any.
-        job_of: returns the unfinished job of an id, None for any other.
+    Attributes:
+        taken: how many slots active jobs take.
     """
 
     def __init__(
         self, slots: int, rules: Mapping[str, QueueRule], job_of: Callable[[JobId], Job | None]
     ) -> None:
-        self.taken = 0  # slots
-        self._slots = slots
-        self._queues = ReadyQueues(rules, job_of)
+        self.taken = 0
+        self._job_of = job_of
+        self._heaps: dict[str | None, ReadyHeap] = {None: ReadyHeap(partial(self._is_live, None))}
+        self._promising: set[str | None] = set()  # heaps from which a job might start
+        self._taken_in: dict[str, int] = {}  # slots that active jobs take, by queue
         self._numbers = SlotPool()
-        self._held: dict[JobId, tuple[int, int]] = {}  # of active jobs: slot number, slots they take
+        self._active: dict[JobId, tuple[int, int]] = {}  # slot number, and how many slots the job takes
+        self.resize(slots, rules)
 
     def resize(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
-        """Take another number of slots and other rules. What is active beyond them stays so."""
+        """Take another number of slots and other rules. Active jobs beyond them stay active."""
         self._slots = slots
-        self._queues.set_rules(rules)
+        self._rules = dict(rules)
+        for queue in self._heaps.keys() - rules.keys() - {None}:
+            if self._top(queue) is None:
+                del self._heaps[queue]
+        for queue in rules.keys() - self._heaps.keys():
+            self._heaps[queue] = ReadyHeap(partial(self._is_live, queue))
+        self._promising = set(self._heaps)
 
     def push(self, job: Job) -> None:
-        """Let a queued job stand in line."""
-        self._queues.push(job)
+        """Add a queued job."""
+        name = self._heap_name(job.queue)
+        self._heaps[name].push(job.id, job.priority)
+        self._promising.add(name)
 
     def forget(self, job: Job) -> None:
-        """Note that a job left the line without its turn."""
-        self._queues.forget(job)
+        """Note that a job stopped being queued without having been taken."""
+        for name in {None, job.queue} & self._heaps.keys():  # it may be older than its queue's own heap
+            self._heaps[name].forget()
+            self._promising.add(name)  # a smaller job may have been behind it
 
     def take_next(self) -> Job | None:
-        """Take the most urgent queued job out of the line, if there is room for it."""
-        free = self._slots - self.taken
-        return self._queues.take_next(self._size_of, free) if free > 0 else None
+        """Take the most urgent queued job whose queue has room for it; None if there is none.
 
-    def seat(self, job: Job) -> int:
-        """Give an active job the smallest free slot number; return it."""
+        A job that is larger than its queue may run alone in it. If the most urgent job takes more slots than
+        are free, it is waited for, not overtaken: otherwise it might wait for ever.
+        """
+        free = self._slots - self.taken
+        if free <= 0:
+            return None
+        best: tuple[int, JobId] | None = None
+        chosen: Job | None = None
+        self._top(None)  # moves jobs to other heaps, which makes those promising
+        for name in list(self._promising):
+            top = self._top(name)
+            if top is not None and best is not None and top >= best:
+                continue
+            job = None if top is None else self._job_of(top[1])
+            if job is not None and self._has_room(job):
+                best, chosen = top, job
+            else:
+                self._promising.remove(name)
+        if chosen is None or self._size_of(chosen) > free:
+            return None
+        self._heaps[self._heap_name(chosen.queue)].pop()
+        return chosen
+
+    def occupy(self, job: Job) -> int:
+        """Give an active job the smallest free slot number, and return it."""
         number = self._numbers.take_smallest()
         self._occupy(job, number)
         return number
 
-    def reseat(self, job: Job, number: int) -> None:
-        """Give an active job a certain slot number, the one it had."""
+    def reoccupy(self, job: Job, number: int) -> None:
+        """Give an active job the slot number that it had before."""
         self._numbers.take(number)
         self._occupy(job, number)
 
     def vacate(self, job: Job) -> None:
-        """Take back what an active job had."""
-        number, size = self._held.pop(job.id)
+        """Take back the slots of a job that is no longer active."""
+        number, size = self._active.pop(job.id)
         self._numbers.give_back(number)
-        self._queues.vacate(job, size)
         self.taken -= size
+        left = self._taken_in[job.queue] - size
+        if left:
+            self._taken_in[job.queue] = left
+        else:
+            del self._taken_in[job.queue]
+        self._promising.add(self._heap_name(job.queue))
 
     @property
     def active(self) -> Iterable[JobId]:
-        return self._held.keys()
+        """The jobs that hold a slot."""
+        return self._active.keys()
+
+    @property
+    def running(self) -> int:
+        """How many jobs hold a slot."""
+        return len(self._active)
 
     def __len__(self) -> int:
-        """Return how many jobs are active."""
-        return len(self._held)
+        """Return how many entries the heaps hold, including dead ones that are not swept yet."""
+        return sum(map(len, self._heaps.values()))
 
     def _occupy(self, job: Job, number: int) -> None:
         size = self._size_of(job)
-        self._held[job.id] = number, size
-        self._queues.occupy(job, size)
+        self._active[job.id] = number, size
+        self._taken_in[job.queue] = self._taken_in.get(job.queue, 0) + size
         self.taken += size
+
+    def _top(self, name: str | None) -> tuple[int, JobId] | None:
+        """Return the top of a heap, after moving jobs from the shared heap to their queue's own."""
+        heap = self._heaps[name]
+        while (top := heap.top()) is not None and name is None:
+            job = self._job_of(top[1])
+            if job is None or job.queue not in self._heaps:
+                break
+            heap.pop()
+            self.push(job)
+        return top
+
+    def _has_room(self, job: Job) -> bool:
+        rule = self._rules.get(job.queue)
+        if rule is None or rule.paused:
+            return rule is None
+        taken = self._taken_in.get(job.queue, 0)
+        return rule.slots is None or taken == 0 or taken + self._size_of(job) <= rule.slots
 
     def _size_of(self, job: Job) -> int:
         """Return how many slots a job takes: all there are, if it asks for more."""
         return min(job.conditions.slots, self._slots)
+
+    def _heap_name(self, queue: str) -> str | None:
+        return queue if queue in self._heaps else None
+
+    def _is_live(self, heap: str | None, job_id: JobId, priority: int) -> bool:
+        """Tell whether an entry still stands for a queued job; a job that changed queues is elsewhere."""
+        job = self._job_of(job_id)
+        return (
+            job is not None
+            and job.state is State.QUEUED
+            and job.priority == priority
+            and heap in {None, job.queue}
+        )

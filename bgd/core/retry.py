@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec.structs import replace
 
-from bgd.core.decision import Decision, ExceptionRules, NextStep
-from bgd.core.job import UNSEEN, Job, Move, Now, Outcome, RetryPolicy, State
+from bgd.core.job import (
+    UNSEEN,
+    Decision,
+    ExceptionRules,
+    Job,
+    Move,
+    NextStep,
+    Now,
+    Outcome,
+    RetryPolicy,
+    State,
+)
 from bgd.core.spec import JobSpec
 
 SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze for ever, so it must not do so a thousand times a second
@@ -89,6 +101,15 @@ def retry_delay(policy: RetryPolicy, failures: int, roll: float) -> float:
     except OverflowError:  # 100.0 ** 999 is beyond a float, and so beyond any max_delay
         base = policy.max_delay
     return min(base * (1 + policy.jitter * (2 * roll - 1)), policy.max_delay)
+
+
+def decision_for(names: Iterable[str], rules: ExceptionRules) -> Decision | None:
+    """Return what the rules say about an exception, with the name by which they say it; None: nothing.
+
+    `names` are those of its type and its base classes, nearest first. The first that has a rule counts.
+    """
+    by_name = dict(rules)
+    return next((replace(by_name[name], rule=name) for name in names if name in by_name), None)
 
 
 def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules = ()) -> RetryPolicy:

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from bgd.clock import now
 from bgd.config import Config, PythonConfig
-from bgd.core.decision import Decision, NextStep, decision_for
-from bgd.core.job import ACTIVE, Job, JobId, Outcome, RetryPolicy, State
+from bgd.core.job import ACTIVE, Decision, Job, JobId, NextStep, Outcome, RetryPolicy, State
+from bgd.core.retry import decision_for
 from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
 from bgd.core.spec import OPTIONS, Isolation, JobSpec
 from bgd.core.target import RunnerTarget, parse_target

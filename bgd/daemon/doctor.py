@@ -17,7 +17,6 @@ import msgspec
 from msgspec.structs import replace
 
 from bgd.config import Config
-from bgd.core.job import ballast_on
 from bgd.daemon.backups import backups_in
 from bgd.daemon.dispatch import missing_installation
 from bgd.daemon.space import BALLAST_NAME, min_free_on
@@ -29,6 +28,7 @@ from bgd.escape import as_utf8
 from bgd.paths import obstacle_at
 from bgd.startup import check_system_calls, file_size_limit
 from bgd.units import format_duration, format_size
+from bgd.wire.launching import ballast_on
 from bgd.wire.views import Finding, Level
 
 

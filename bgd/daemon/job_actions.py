@@ -13,8 +13,18 @@ from bgd.clock import now
 from bgd.core import conditions
 from bgd.core import spec as limits
 from bgd.core.classes import NOTHING_SAID, ClassPolicy, class_policy, under_policy
-from bgd.core.decision import ExceptionRules
-from bgd.core.job import ACTIVE, FINAL, WAITING, Conditions, Job, JobId, Now, RetryPolicy, State
+from bgd.core.job import (
+    ACTIVE,
+    FINAL,
+    WAITING,
+    Conditions,
+    ExceptionRules,
+    Job,
+    JobId,
+    Now,
+    RetryPolicy,
+    State,
+)
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import JobSpec, problem_with
 from bgd.core.target import parse_target
@@ -191,14 +201,16 @@ class JobActions:
         self._supervisor.dispatcher.check_supported(
             await self._running(job_id, "suspended"), SuspendProcesses
         )
-        self._supervisor.decide(lambda scheduler, at: scheduler.stand_still(job_id, at, suspended=True))
+        self._supervisor.decide(lambda scheduler, at: scheduler.set_suspended(job_id, at, suspended=True))
         return State.RUNNING
 
     async def continue_(self, job_id: JobId) -> State:
         """Let the processes of a suspended job run again."""
         job = await self._running(job_id, "continued")
         if job.suspended:
-            self._supervisor.decide(lambda scheduler, at: scheduler.stand_still(job_id, at, suspended=False))
+            self._supervisor.decide(
+                lambda scheduler, at: scheduler.set_suspended(job_id, at, suspended=False)
+            )
             return State.RUNNING
         # bgd did not stop its processes, but somebody else may have; running ones ignore SIGCONT
         return await self.signal(job_id, SIGCONT, whole_tree=True)

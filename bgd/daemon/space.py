@@ -13,11 +13,11 @@ from typing import TypeVar
 
 import msgspec
 
-from bgd.core.job import ballast_on
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage.database import DiskFull
 from bgd.errors import Full
 from bgd.units import format_size
+from bgd.wire.launching import ballast_on
 
 logger = logging.getLogger(__name__)
 

@@ -145,7 +145,7 @@ class Supervisor:
         at = now()
         for job in self._scheduler.active_jobs():
             if mode is ShutdownMode.REQUEUE:
-                self._scheduler.make_way(job.id, at)
+                self._scheduler.requeue(job.id, at)
             elif mode is ShutdownMode.CANCEL:
                 self._scheduler.cancel(job.id, at)
         self.progress.flush()

@@ -19,11 +19,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from bgd.core.job import ballast_on
 from bgd.launcher.children import Readers
 from bgd.launcher.problems import SHORTAGES, CannotStart
 from bgd.launcher.process import Channel
-from bgd.wire.launching import NotStarted
+from bgd.wire.launching import NotStarted, ballast_on
 
 # --- An attempt's output on disk: pieces of one stream, never more than the cap, and when each byte came.
 

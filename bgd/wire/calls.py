@@ -9,8 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from bgd.core.decision import Decision, NextStep
-from bgd.core.job import Outcome
+from bgd.core.job import Decision, NextStep, Outcome
 from bgd.core.spec import MAX_RESULT, Duration, Instant
 from bgd.core.target import PythonTarget, RunnerTarget
 from bgd.wire.views import JobError

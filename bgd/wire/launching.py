@@ -24,6 +24,7 @@ OLDEST_LAUNCHING_PROTOCOL = 1  # that a supervisor still speaks to a launcher
 MAX_GENERATION = 2**62  # SQLite takes twice that: there is always one for the supervisor to go on with
 MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours; a spec with arguments and environment fits amply
 JOBS_PER_FOLDER = 1000
+MAX_BALLAST = 8 << 20  # bytes
 
 
 class AttemptKey(Struct, frozen=True, array_like=True):
@@ -374,6 +375,14 @@ def _problems_with_limits(limits: Limits, able: Abilities) -> Iterator[str]:
     ):
         if asked is not None and most is not None and asked > most:
             yield f"{field} {asked} is not permitted: the launcher's own hard limit is {most}"
+
+
+def ballast_on(size: int) -> int:
+    """Return how many bytes the daemon keeps in reserve on a disk of `size` bytes.
+
+    It frees them to go on writing when the disk is full. Logs leave as many bytes free.
+    """
+    return min(MAX_BALLAST, size // 16)
 
 
 def log_name(job: int, attempt: int) -> str:

@@ -8,8 +8,20 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from bgd.core.decision import NextStep
-from bgd.core.job import ACTIVE, FINAL, MOVES, UNSEEN, WAITING, Job, JobId, Move, Now, Outcome, State
+from bgd.core.job import (
+    ACTIVE,
+    FINAL,
+    MOVES,
+    UNSEEN,
+    WAITING,
+    Job,
+    JobId,
+    Move,
+    NextStep,
+    Now,
+    Outcome,
+    State,
+)
 from bgd.core.queues import QueueRule
 from bgd.core.retry import MOST_UNSEEN, SHORTEST_SNOOZE
 from bgd.core.scheduler import (
@@ -184,7 +196,7 @@ class Referee:
         elif old.state is State.HELD:
             assert what == "release"
         elif new.state is State.STOPPING:
-            assert what in {"cancel", "make_way"}
+            assert what in {"cancel", "requeue"}
         elif new.state is State.RUNNING:
             assert old.conditions.expires is None or old.conditions.expires > now.elapsed, "started too late"
 

@@ -55,5 +55,5 @@ def end(decider, job_id, outcome=Outcome.SUCCEEDED, now=NOW):
 
 
 def dead_weight(decider):
-    """Return how many entries of lanes and heaps stand for nothing, if no job waits."""
-    return len(decider._book.room._queues) + len(decider._book.waiting)
+    """Return how many entries of heaps stand for nothing if no job waits."""
+    return len(decider._table.queues) + len(decider._table.waiting)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from bgd.core.decision import Decision
-from bgd.core.job import FINAL, Job, JobId, Now, Outcome
+from bgd.core.job import FINAL, Decision, Job, JobId, Now, Outcome
 from bgd.core.scheduler import Effect, SaveJob, StartAttempt
 
 Key = tuple[JobId, int]  # job and number of the attempt

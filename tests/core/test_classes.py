@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.classes import NOTHING_SAID, ClassPolicy, class_policy, under_policy
-from bgd.core.decision import Decision, NextStep, decision_for
+from bgd.core.job import Decision, NextStep
+from bgd.core.retry import decision_for
 from bgd.core.spec import JobSpec
 from bgd.core.target import parse_target
 

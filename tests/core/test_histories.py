@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
-from bgd.core.decision import Decision, NextStep
-from bgd.core.job import FINAL, WAITING, Outcome, RetryPolicy, State
+from bgd.core.job import FINAL, WAITING, Decision, NextStep, Outcome, RetryPolicy, State
 from bgd.core.queues import QueueRule
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import PauseReason
@@ -124,8 +123,8 @@ class Histories(RuleBasedStateMachine):
 
     @jobs_that_are({State.RUNNING})
     @rule(data=st.data(), suspended=st.booleans(), progress=progress)
-    def stand_still(self, data, suspended, progress):
-        self.world.stand_still(self.one_of(data, {State.RUNNING}), suspended=suspended)
+    def set_suspended(self, data, suspended, progress):
+        self.world.set_suspended(self.one_of(data, {State.RUNNING}), suspended=suspended)
         self.go_on(progress)
 
     @precondition(lambda self: self.world.launcher.running)
@@ -164,8 +163,8 @@ class Histories(RuleBasedStateMachine):
 
     @jobs_that_are(UNFINISHED)
     @rule(data=st.data(), progress=progress)
-    def make_way(self, data, progress):
-        self.world.make_way(self.one_of(data, UNFINISHED))
+    def requeue(self, data, progress):
+        self.world.requeue(self.one_of(data, UNFINISHED))
         self.go_on(progress)
 
     @jobs_that_are(FINAL)

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bgd.core.decision import Decision, NextStep
-from bgd.core.job import Job, JobId, Move, Now, Outcome, RetryPolicy, State
+from bgd.core.job import Decision, Job, JobId, Move, NextStep, Now, Outcome, RetryPolicy, State
 from bgd.core.retry import (
     NO_USE,
     NOT_RERUN,

@@ -7,7 +7,7 @@ import pytest
 from bgd.core.job import FINAL, WAITING, Conditions, Job, Outcome, RetryPolicy, State
 from bgd.core.queues import QueueRule
 from bgd.core.scheduler import (
-    BEFORE_START,
+    CANCELLED_BEFORE_START,
     ContinueAttempt,
     PauseReason,
     SaveJob,
@@ -77,7 +77,7 @@ def test_who_stood_behind_a_held_job_starts_at_once():
     assert started_ids(decider) == [small]
 
 
-@pytest.mark.parametrize("verb", ["hold", "release", "edit", "stand_still"])
+@pytest.mark.parametrize("verb", ["hold", "release", "edit", "set_suspended"])
 def test_what_a_verb_is_not_for_is_refused(verb):
     decider = scheduler()
     running, waiting = submit(decider), submit(decider)
@@ -85,7 +85,7 @@ def test_what_a_verb_is_not_for_is_refused(verb):
         "hold": lambda: decider.hold(running, NOW),
         "release": lambda: decider.release(waiting, NOW),
         "edit": lambda: edit(decider, running, priority=1),
-        "stand_still": lambda: decider.stand_still(waiting, NOW, suspended=True),
+        "set_suspended": lambda: decider.set_suspended(waiting, NOW, suspended=True),
     }
 
     with pytest.raises(KeyError):
@@ -111,12 +111,12 @@ def test_a_job_that_stands_still_keeps_its_slot_and_is_told_once():
     decider.take_effects()
 
     for _ in range(2):
-        decider.stand_still(job_id, NOW, suspended=True)
+        decider.set_suspended(job_id, NOW, suspended=True)
     save, suspend = decider.take_effects()
     assert save.job.suspended
     assert suspend == SuspendAttempt(save.job)
 
-    decider.stand_still(job_id, NOW, suspended=False)
+    decider.set_suspended(job_id, NOW, suspended=False)
     save, go_on = decider.take_effects()
     assert go_on == ContinueAttempt(save.job)
 
@@ -125,7 +125,7 @@ def test_a_job_that_stands_still_keeps_its_slot_and_is_told_once():
 def test_the_next_attempt_does_not_stand_still(outcome):
     decider = scheduler()
     job_id = submit(decider, THREE_RETRIES)
-    decider.stand_still(job_id, NOW, suspended=True)
+    decider.set_suspended(job_id, NOW, suspended=True)
 
     assert not end(decider, job_id, outcome).job.suspended
 
@@ -146,7 +146,7 @@ def test_an_edited_job_stands_where_it_belongs_now_and_nowhere_else():
 
     assert started_ids(decider) == [other, job_id]
     assert decider.get(job_id).queue == "narrow"
-    assert len(decider._book.room._queues) == 0
+    assert len(decider._table.queues) == 0
 
 
 def test_a_job_that_left_its_queue_stands_in_nobodys_way_there():
@@ -296,7 +296,7 @@ def test_jobs_that_are_held_edited_and_cancelled_over_and_over_do_not_pile_up(op
     decider.take_effects()
     decider.cancel(job_id, NOW)
     (save,) = decider.take_effects()
-    assert (save.reason, save.job.state in FINAL) == (BEFORE_START, True)
+    assert (save.reason, save.job.state in FINAL) == (CANCELLED_BEFORE_START, True)
 
 
 def test_policies_are_taken_over_by_an_edit_of_what_is_to_be_tried_again():

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.decision import Decision, NextStep
-from bgd.core.job import JobId, Outcome, RetryPolicy, State
+from bgd.core.job import Decision, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.scheduler import PauseReason, StopAttempt
 from tests.core.scheduling import (
     NOW,
@@ -204,7 +203,7 @@ def test_a_job_that_makes_way_runs_again():
     job_id = submit(decider)
     decider.take_effects()
 
-    decider.make_way(job_id, NOW)
+    decider.requeue(job_id, NOW)
     save, stop = decider.take_effects()
     assert (save.job.state, save.job.making_way) == (State.STOPPING, True)
     assert stop == StopAttempt(save.job)
@@ -217,7 +216,7 @@ def test_a_job_that_makes_way_runs_again():
 def test_a_job_that_makes_way_can_be_cancelled_after_all():
     decider = scheduler()
     job_id = submit(decider)
-    decider.make_way(job_id, NOW)
+    decider.requeue(job_id, NOW)
     decider.take_effects()
 
     assert decider.cancel(job_id, NOW) is State.STOPPING
@@ -233,7 +232,7 @@ def test_only_running_jobs_make_way():
     waiting = submit(decider)
     decider.take_effects()
 
-    decider.make_way(waiting, NOW)
+    decider.requeue(waiting, NOW)
 
     assert decider.take_effects() == []
 

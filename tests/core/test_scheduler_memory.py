@@ -149,7 +149,7 @@ def test_a_new_policy_each_time_does_not_pile_up():
     for number in range(3_000):
         decider.cancel(submit(decider, RetryPolicy(delay=float(number))), NOW)
 
-    assert len(decider._book._policies) <= 1001
+    assert len(decider._table._policies) <= 1001
 
 
 def test_restored_jobs_of_equal_policies_share_one():

@@ -158,7 +158,7 @@ def test_rules_that_come_and_go_leave_nothing_behind():
     for number in range(MANY):
         decider.resize(1, {"a": PAUSED, f"queue-{number}": PAUSED}, NOW)
         decider.resize(1, {}, NOW)
-    assert len(decider._book.room._queues._lanes) < 5
+    assert len(decider._table.queues._heaps) < 5
     for job_id in [running, *ids]:
         finish(decider, job_id)
 
@@ -213,12 +213,12 @@ def test_a_new_job_costs_no_look_at_queues_where_nothing_can_start():
         JobId(number): Job(JobId(number), State.QUEUED, name, 0, NO_RETRIES)
         for number, name in enumerate(names, start=1)
     }
-    queues = ReadyQueues(dict.fromkeys(names, PAUSED), look)
+    queues = ReadyQueues(1, dict.fromkeys(names, PAUSED), look)
     for job in jobs.values():
         queues.push(job)
-    assert queues.take_next(lambda _: 1, free=1) is None
+    assert queues.take_next() is None
 
     looks = 0
     queues.push(jobs[JobId(1)])
-    assert queues.take_next(lambda _: 1, free=1) is None
+    assert queues.take_next() is None
     assert looks < 10

@@ -70,8 +70,8 @@ class World:
         self._decided(Asked(job_id=job_id, what="edit", spec=spec, changed=changed))
         assert state is self.referee.jobs[job_id].state
 
-    def stand_still(self, job_id: JobId, *, suspended: bool) -> None:
-        self.scheduler.stand_still(job_id, self.now, suspended=suspended)
+    def set_suspended(self, job_id: JobId, *, suspended: bool) -> None:
+        self.scheduler.set_suspended(job_id, self.now, suspended=suspended)
         self._decided(is_settled=False)
         assert self.referee.jobs[job_id].suspended is suspended
 
@@ -82,9 +82,9 @@ class World:
         assert state is self.referee.jobs[job_id].state
         assert not self.referee.jobs[job_id].making_way
 
-    def make_way(self, job_id: JobId) -> None:
-        self.scheduler.make_way(job_id, self.now)
-        self._decided(Asked(job_id=job_id, what="make_way"), is_settled=False)
+    def requeue(self, job_id: JobId) -> None:
+        self.scheduler.requeue(job_id, self.now)
+        self._decided(Asked(job_id=job_id, what="requeue"), is_settled=False)
 
     def end(self, key: Key, end: End) -> None:
         self.launcher.end(key, end)

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from bgd.core.job import BALLAST, State
+from bgd.core.job import State
 from bgd.daemon import space
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.storage.database import DiskFull
 from bgd.errors import Full
+from bgd.wire.launching import MAX_BALLAST
 from tests.daemon.harness import command, running_supervisor, served
 from tests.daemon.waiting import soon
 
@@ -35,10 +36,10 @@ class Disk:
     [(10**12, None, 200_000_000), (10**9, None, 50_000_000), (10**12, 5_000_000_000, 5_000_000_000)],
 )
 def test_new_jobs_are_refused_below_the_floor(tmp_path, monkeypatch, size, floor, least):
-    disk = Disk(monkeypatch, size, least + BALLAST + 10_000)
+    disk = Disk(monkeypatch, size, least + MAX_BALLAST + 10_000)
     room = DiskSpace(str(tmp_path), floor)
     room.check([command()])
-    assert (tmp_path / "ballast").stat().st_size == BALLAST
+    assert (tmp_path / "ballast").stat().st_size == MAX_BALLAST
 
     disk.free = least - 1
     with pytest.raises(Full, match=r"disk full: .* has .* free, and new jobs need more than the .* min_free"):
@@ -90,10 +91,10 @@ def test_ballast_that_was_given_up_is_put_back_before_a_job_is_taken(tmp_path, m
     assert room.release_ballast()
     assert not room.release_ballast()
 
-    disk.free = BALLAST
+    disk.free = MAX_BALLAST
     with pytest.raises(Full):
         room.check()
-    disk.free = 1000 + 2 * BALLAST
+    disk.free = 1000 + 2 * MAX_BALLAST
     room.check()
     assert (tmp_path / "ballast").exists()
 

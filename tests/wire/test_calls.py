@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from bgd.core.decision import Decision, NextStep
-from bgd.core.job import Outcome
+from bgd.core.job import Decision, NextStep, Outcome
 from bgd.core.spec import MAX_RESULT
 from bgd.core.target import PythonTarget, RunnerTarget
 from bgd.wire.calls import (

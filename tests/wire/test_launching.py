@@ -6,6 +6,7 @@ import pytest
 from bgd.errors import ProtocolError
 from bgd.wire.framing import frame
 from bgd.wire.launching import (
+    MAX_BALLAST,
     MAX_LAUNCHING_FRAME,
     OLDEST_LAUNCHING_PROTOCOL,
     Acknowledge,
@@ -19,6 +20,7 @@ from bgd.wire.launching import (
     StopProcesses,
     SuspendProcesses,
     Warm,
+    ballast_on,
     decode_from_launcher,
     decode_to_launcher,
     encode,
@@ -114,3 +116,9 @@ def test_the_oldest_launcher_would_misunderstand_what_came_later(message):
 )
 def test_logs_lie_in_folders_of_a_thousand_jobs(job, attempt, name):
     assert log_name(job, attempt) == name
+
+
+def test_a_large_disk_keeps_the_ballast_and_a_small_one_its_share():
+    assert ballast_on(1 << 40) == MAX_BALLAST
+    assert ballast_on(16 * MAX_BALLAST) == MAX_BALLAST
+    assert ballast_on(4 << 20) == 256 << 10

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.core.decision import Decision, NextStep
-from bgd.core.job import Outcome
+from bgd.core.job import Decision, NextStep, Outcome
 from bgd.wire.calls import read_result
 
 JOB = """

@@ -7,8 +7,7 @@ from functools import lru_cache
 import msgspec
 from msgspec import Struct
 
-from bgd.core.decision import Decision
-from bgd.core.job import Conditions, Job, JobId, Now, Outcome, RetryPolicy, State
+from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.spec import JobSpec
 from bgd.wire.views import JobError, JobProgress
 

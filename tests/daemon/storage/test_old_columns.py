@@ -14,8 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bgd.core.decision import Decision, NextStep
-from bgd.core.job import Conditions, JobId, Outcome, RetryPolicy, State
+from bgd.core.job import Conditions, Decision, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.spec import Isolation, JobSpec
 from bgd.daemon.storage import records, schema, write
 from bgd.daemon.storage.records import JobEvent, Submission
