@@ -59,7 +59,9 @@ class Retention:
                 async for _ in self.prune(configured_limits(self._supervisor.config)):
                     pass
                 next_at = await self._store.next_prunable_at(configured_limits(self._supervisor.config))
-                await self._supervisor.space.retry_while_full(partial(self._store.note_age, now()))
+                await self._supervisor.space.retry_while_full(
+                    partial(self._store.save_retention_clock, now())
+                )
                 self._set_alarm(next_at)
         finally:
             self._alarm.close()

@@ -153,7 +153,7 @@ async def test_memory_holds_only_the_latest_requests(config, launcher, monkeypat
 
 
 async def test_old_requests_are_deleted_from_the_disk(config, launcher, monkeypatch):
-    monkeypatch.setattr(write, "KEPT_SECONDS", -1.0)
+    monkeypatch.setattr(write, "SUBMISSION_SECONDS", -1.0)
     async with served(config, launcher) as life:
         caller = await life.call()
         for number in range(MANY):
@@ -167,7 +167,7 @@ async def test_old_requests_are_deleted_from_the_disk(config, launcher, monkeypa
         assert kept[1] is not None
 
 
-@pytest.mark.parametrize("jump", [2 * write.KEPT_SECONDS, -2 * write.KEPT_SECONDS])
+@pytest.mark.parametrize("jump", [2 * write.SUBMISSION_SECONDS, -2 * write.SUBMISSION_SECONDS])
 async def test_requests_are_not_deleted_because_the_clock_was_set(tmp_path, jump):
     store = await Store.open(str(tmp_path / "bgd.db"))
     for start, at in ((1, NOW), (MANY + 1, Now(NOW.elapsed + 1, NOW.wall + jump))):

@@ -1,4 +1,4 @@
-"""What the store takes and gives: one struct a fact about a job or an attempt."""
+"""Structs that the store takes and returns: one for each kind of fact about jobs and attempts."""
 
 from __future__ import annotations
 
@@ -11,46 +11,9 @@ from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPo
 from bgd.core.spec import JobSpec
 from bgd.wire.views import JobError, JobProgress
 
-# --- What one column of the database holds of a structured value: retry policies, and what a job waits for.
-
-
-Waits = tuple[tuple[JobId, ...], tuple[JobId, ...]]  # Conditions.after and Conditions.after_any
-
-NO_WAITS: Waits = ((), ())
-
-_MOST_POLICIES = 1024
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_policy = msgspec.msgpack.Decoder(RetryPolicy).decode
-_decode_waits = msgspec.msgpack.Decoder(Waits).decode
-
-
-@lru_cache(_MOST_POLICIES)
-def pack_policy(policy: RetryPolicy) -> bytes:
-    return _encode(policy)
-
-
-@lru_cache(_MOST_POLICIES)
-def unpack_policy(packed: bytes) -> RetryPolicy:
-    """Return the policy; of equal ones the same object, which a million jobs may share."""
-    return _decode_policy(packed)
-
-
-def pack_waits(conditions: Conditions) -> bytes | None:
-    """Return what the job waits for, None where that is nothing."""
-    return (
-        _encode((conditions.after, conditions.after_any))
-        if conditions.after or conditions.after_any
-        else None
-    )
-
-
-def unpack_waits(packed: bytes | None) -> Waits:
-    return NO_WAITS if packed is None else _decode_waits(packed)
-
 
 class NewJob(Struct, frozen=True, gc=False):
-    """A job that was just taken. Its environment is stored apart, once for all jobs that share it."""
+    """A job that was just submitted, at the epoch time `at` by the user `uid`."""
 
     job: Job
     spec: JobSpec
@@ -59,7 +22,7 @@ class NewJob(Struct, frozen=True, gc=False):
 
 
 class SavedJob(Struct, frozen=True):
-    """A job as it stands since `at`; `reason` says why where state and outcome do not."""
+    """A job as it is since the epoch time `at`; `reason` says why if state and outcome do not."""
 
     job: Job
     at: float
@@ -67,9 +30,9 @@ class SavedJob(Struct, frozen=True):
 
 
 class JobEvent(Struct, frozen=True, array_like=True, gc=False):
-    """What happened to a job: a piece of the change stream (see `bgd.wire.views.EventView`).
+    """What happened to a job: an item of the change stream (see `bgd.wire.views.EventView`).
 
-    Packed on disk field by field, so new ones go to the end and have a default.
+    The database stores the fields by position, so new fields go to the end and need a default.
     """
 
     at: float
@@ -82,7 +45,7 @@ class JobEvent(Struct, frozen=True, array_like=True, gc=False):
 
 
 class QueueSetting(Struct, frozen=True, kw_only=True):
-    """What was said of a queue while the daemon ran; `slots` counts only if `has_slots`, None: no limit."""
+    """What people have set for a queue; `slots` counts only if `has_slots`, and None means no limit."""
 
     has_slots: bool = False
     slots: int | None = None
@@ -90,7 +53,7 @@ class QueueSetting(Struct, frozen=True, kw_only=True):
 
 
 class QueueControls(Struct, frozen=True, kw_only=True):
-    """What was said of slots and queues while the daemon ran; `slots` None: as configured."""
+    """What people have set for all slots and for queues; `slots` None means as configured."""
 
     slots: int | None = None
     paused: bool = False
@@ -98,7 +61,7 @@ class QueueControls(Struct, frozen=True, kw_only=True):
 
 
 class NewAttempt(Struct, frozen=True):
-    """An attempt about to be sent to the launcher whose instance id is `launcher`."""
+    """An attempt that will be sent to the launcher with the instance id `launcher`."""
 
     job: JobId
     attempt: int
@@ -108,7 +71,7 @@ class NewAttempt(Struct, frozen=True):
 
 
 class AttemptPid(Struct, frozen=True):
-    """The attempt's process runs; pid None: it is about to. `since`: its start on the elapsed clock."""
+    """An attempt runs, or is about to if pid is None; `since` is its start on the elapsed clock."""
 
     job: JobId
     attempt: int
@@ -118,11 +81,13 @@ class AttemptPid(Struct, frozen=True):
 
 
 class AttemptEnd(Struct, frozen=True, kw_only=True):
-    """How an attempt ended. `result` is JSON text; None where there is nothing, or where it is known already.
+    """How an attempt ended; None means that there is no such value, or that it is stored already.
 
-    `log_bytes` is what it wrote, `log_kept` what of that is on disk.
-
-    `decision` and `lineage`, as in an AttemptReport, are not saved: nothing needs them after this.
+    Attributes:
+        result: what a class job returned, as JSON text.
+        log_bytes: that it wrote.
+        log_kept: how many of these are on disk.
+        decision, lineage: as in an AttemptReport; not stored, because nothing needs them after this.
     """
 
     job: JobId
@@ -148,9 +113,9 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
 
 
 class Submission(Struct, frozen=True):
-    """A request that made jobs: its token, and its answer. `first` is the id of its first new job.
+    """A request that made jobs: its token, the id of its first new job, and its answer.
 
-    `jobs` and `found` as of `bgd.wire.replies.Submitted`.
+    `jobs` and `found` are those of `bgd.wire.replies.Submitted`.
     """
 
     first: JobId
@@ -160,14 +125,19 @@ class Submission(Struct, frozen=True):
 
 
 class WriteBatch(Struct, kw_only=True):
-    """Everything one transaction writes, and the specs it reads back.
+    """Everything that one transaction writes, and the specs that it reads back.
 
-    `relaunched`: attempts already stored that go to another launcher. `wanted`: jobs whose specs are read
-    back in the same transaction. `now`: the instant that turns due times of the elapsed clock into epoch
-    time. `edited`: jobs whose specs are replaced. `removed`: finished jobs of which all rows go. `cleared`:
-    jobs removed earlier, whose logs are off the disk. `controls`: all that is said of slots and queues from
-    now on, None: nothing has changed. `progress`: what attempts have said of themselves. `submissions`: in
-    the order of their jobs.
+    Attributes:
+        now: the instant that turns due times of the elapsed clock into epoch time.
+        saves: jobs as they are now.
+        relaunched: attempts stored earlier that now belong to another launcher.
+        wanted: jobs whose specs are read back in the same transaction.
+        edited: jobs whose specs are replaced.
+        removed: finished jobs whose rows are all deleted.
+        cleared: jobs removed earlier whose logs are off the disk.
+        controls: all that people have set for slots and queues; None if nothing has changed.
+        progress: what attempts have reported last.
+        submissions: requests that made jobs, in the order of their jobs.
     """
 
     now: Now
@@ -189,26 +159,11 @@ class WriteBatch(Struct, kw_only=True):
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write and nothing to read back."""
-        return not (
-            self.new
-            or self.saves
-            or self.attempts
-            or self.relaunched
-            or self.pids
-            or self.ends
-            or self.wanted
-            or self.events
-            or self.edited
-            or self.removed
-            or self.cleared
-            or self.controls
-            or self.progress
-            or self.submissions
-        )
+        return not any(getattr(self, name) for name in self.__struct_fields__ if name != "now")
 
 
 class StoredSpec(Struct, frozen=True):
-    """What was asked for, with its environment filled in (None if it had none)."""
+    """A job's spec as it was submitted, with its environment (None if it had none)."""
 
     spec: JobSpec
     uid: int
@@ -216,7 +171,7 @@ class StoredSpec(Struct, frozen=True):
 
 
 class UnfinishedJob(Struct, frozen=True, gc=False):
-    """An unfinished job; slot and launcher's instance id of its attempt if it is active, else None."""
+    """An unfinished job; if it is active, with the slot of its attempt and the launcher's instance id."""
 
     job: Job
     slot: int | None
@@ -224,7 +179,7 @@ class UnfinishedJob(Struct, frozen=True, gc=False):
 
 
 class RecentStats(Struct, frozen=True, kw_only=True):
-    """What happened of late: the fields of these names in `bgd.wire.replies.Stats`."""
+    """Statistics of recent attempts: the fields of the same names in `bgd.wire.replies.Stats`."""
 
     outcomes: dict[str, int]
     wait_median: float | None
@@ -232,3 +187,37 @@ class RecentStats(Struct, frozen=True, kw_only=True):
     run_median: float | None
     run_p95: float | None
     oldest_queued_at: float | None
+
+
+# --- columns that hold a structured value
+
+Waits = tuple[tuple[JobId, ...], tuple[JobId, ...]]  # Conditions.after and Conditions.after_any
+
+_MAX_CACHED = 1024  # policies
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_policy = msgspec.msgpack.Decoder(RetryPolicy).decode
+_decode_waits = msgspec.msgpack.Decoder(Waits).decode
+
+
+@lru_cache(_MAX_CACHED)
+def pack_policy(policy: RetryPolicy) -> bytes:
+    """Return a retry policy as the database stores it."""
+    return _encode(policy)
+
+
+@lru_cache(_MAX_CACHED)
+def unpack_policy(packed: bytes) -> RetryPolicy:
+    """Return a stored retry policy; equal ones are the same object, which a million jobs may share."""
+    return _decode_policy(packed)
+
+
+def pack_waits(conditions: Conditions) -> bytes | None:
+    """Return the ids of the jobs that a job waits for as the database stores them; None if there are none."""
+    waits = (conditions.after, conditions.after_any)
+    return _encode(waits) if any(waits) else None
+
+
+def unpack_waits(packed: bytes | None) -> Waits:
+    """Return the ids of the jobs that a job waits for, with `after` and with `after_any`."""
+    return ((), ()) if packed is None else _decode_waits(packed)

@@ -1,4 +1,7 @@
-"""What is written to the database: a batch of facts becomes rows."""
+"""Write to the database: job and attempt rows, specs, the change stream, and requests that made jobs.
+
+What only this module can read back, because it also packs it, is read here too.
+"""
 
 from __future__ import annotations
 
@@ -27,287 +30,33 @@ from bgd.daemon.storage.records import (
 )
 from bgd.wire.views import EventView, JobProgress
 
-# --- The change stream on disk: what happened to jobs, the newest part of it.
-
-
 EVENTS_KEPT = 100_000  # some 5 MB, and the last twenty seconds of the busiest daemon
-_BLOCK = 1_000  # events in a row at most; and the oldest are deleted each time so many have been added
+SUBMISSION_SECONDS = 600.0  # submissions are kept twice as long as a client sends a request again
+_EVENTS_PER_ROW = 1_000  # at most; and the oldest events are deleted each time so many have been added
+_SUBMISSIONS_AT_ONCE = 1_000  # added before old ones are looked for, and twice as many are deleted then
+_MAX_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_events = msgspec.msgpack.Decoder(list[JobEvent]).decode
-
-NO_EVENTS = _encode([])  # packed: a row of it only says which id was the last
-
-
-def append_events(db: sqlite3.Connection, events: list[JobEvent], last: int | None) -> int:
-    """Write events inside the caller's transaction, and delete those that are too old by then.
-
-    `last`: the newest id before, as this returns it; None: to be looked up.
-    """
-    last = newest_event(db) if last is None else last
-    for start in range(0, len(events), _BLOCK):
-        packed = events[start : start + _BLOCK]
-        db.execute("INSERT INTO events VALUES (?, ?)", (last + start + len(packed), _encode(packed)))
-    if (last + len(events)) // _BLOCK > last // _BLOCK:
-        # never all of them: the newest row tells which id is the next
-        db.execute("DELETE FROM events WHERE last <= ?", (last + len(events) - EVENTS_KEPT,))
-    return last + len(events)
-
-
-def read_events(db: sqlite3.Connection, after: int, limit: int) -> list[EventView]:
-    views: list[EventView] = []
-    for last, packed in db.execute("SELECT last, packed FROM events WHERE last > ? ORDER BY last", (after,)):
-        events = _decode_events(packed)
-        first = last - len(events) + 1
-        views += [_view(first + index, event) for index, event in enumerate(events) if first + index > after]
-        if len(views) >= limit:
-            break
-    return views[:limit]
-
-
-def latest_events(db: sqlite3.Connection) -> Iterator[JobEvent]:
-    """Yield all that are kept, the newest first."""
-    for (packed,) in db.execute("SELECT packed FROM events ORDER BY last DESC"):
-        yield from reversed(_decode_events(packed))
-
-
-def event_bounds(db: sqlite3.Connection) -> tuple[int, int]:
-    """Return the oldest id that is kept, and the newest ever given out: before there is any, 1 and 0."""
-    row = db.execute("SELECT last, packed FROM events ORDER BY last LIMIT 1").fetchone()
-    if row is None:
-        return 1, 0
-    return row["last"] - len(_decode_events(row["packed"])) + 1, newest_event(db)
-
-
-def newest_event(db: sqlite3.Connection) -> int:
-    """Return the newest id ever given out; 0 before there is any."""
-    (last,) = db.execute("SELECT max(last) FROM events").fetchone()
-    return last or 0
-
-
-def _view(number: int, event: JobEvent) -> EventView:
-    return EventView(
-        id=number,
-        at=event.at,
-        job=event.job,
-        what=event.what,
-        state=event.state,
-        attempt=event.attempt,
-        outcome=event.outcome,
-        reason=event.reason,
-    )
-
-
-# --- SpecWriter on disk: each job's own, and each environment once for all jobs that share it.
-
-
-_MOST_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
 _encode_sorted = msgspec.msgpack.Encoder(order="sorted").encode
-# a limit of JobSpec may be widened, never narrowed: what was stored under it is read through it
-_decode_spec = msgspec.msgpack.Decoder(JobSpec).decode
+_encode_json = msgspec.json.Encoder().encode
+_decode_events = msgspec.msgpack.Decoder(list[JobEvent]).decode
+_decode_jobs = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
+# Without the environment. A limit of JobSpec may be widened, never narrowed: stored specs are read through it
+unpack_spec = msgspec.msgpack.Decoder(JobSpec).decode
 _decode_variables = msgspec.msgpack.Decoder(dict[str, str]).decode
 
-
-class SpecWriter:
-    """Writes specs, each time inside the caller's transaction.
-
-    It remembers environments it has stored, so that a known one costs no SQL; `forget` after a rollback,
-    which may have taken some of them away.
-    """
-
-    def __init__(self) -> None:
-        self._environments: dict[bytes, int] = {}
-
-    def insert(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
-        rows = self._rows(db, specs)
-        db.executemany("INSERT INTO specs (spec, environment, job) VALUES (?, ?, ?)", rows)
-        _share(db, rows)
-        _insert_tags(db, specs)
-
-    def edit(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
-        """Put these in place of what the jobs had, also where lists select by it."""
-        _remove_tags(db, specs)
-        rows = self._rows(db, specs)
-        before = _environments_of(db, specs)
-        update_rows(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", rows)
-        _share(db, rows)
-        self._part_with(db, before)
-        update_rows(
-            db, "UPDATE jobs SET name = ? WHERE id = ?", [(spec.name, job) for job, spec in specs.items()]
-        )
-        _insert_tags(db, specs)
-
-    def remove(self, db: sqlite3.Connection, job_ids: list[JobId]) -> None:
-        """Remove specs and tags, and the environments that no other job has."""
-        _remove_tags(db, job_ids)
-        before = _environments_of(db, job_ids)
-        db.executemany("DELETE FROM specs WHERE job = ?", [(job_id,) for job_id in job_ids])
-        self._part_with(db, before)
-
-    def forget(self) -> None:
-        self._environments.clear()
-
-    def _part_with(self, db: sqlite3.Connection, before: Counter[int]) -> None:
-        """Let so many jobs no longer share each of these environments."""
-        db.executemany(_UNSHARE, [(jobs, environment) for environment, jobs in before.items()])
-        marks = [(environment,) for environment in before]
-        if db.executemany(_DROP_UNSHARED, marks).rowcount > 0:
-            db.executemany("DELETE FROM sharing WHERE environment = ? AND jobs = 0", marks)
-            self.forget()
-
-    def _rows(
-        self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]
-    ) -> list[tuple[bytes, int | None, JobId]]:
-        rows: list[tuple[bytes, int | None, JobId]] = []
-        seen: dict[int, int] = {}  # jobs of one request share one dict: hash it once
-        for job_id, spec in specs.items():
-            if spec.env is None:
-                rows.append((_encode(spec), None, job_id))
-                continue
-            environment = seen.get(id(spec.env))
-            if environment is None:
-                environment = seen[id(spec.env)] = self._environment_id(db, spec.env)
-            rows.append((_encode(replace(spec, env=None)), environment, job_id))
-        return rows
-
-    def _environment_id(self, db: sqlite3.Connection, env: dict[str, str]) -> int:
-        variables = _encode_sorted(env)
-        content = hashlib.blake2b(variables, digest_size=32).digest()
-        known = self._environments.get(content)
-        if known is not None:
-            return known
-        row = db.execute("SELECT id FROM environments WHERE hash = ?", (content,)).fetchone()
-        if row is None:
-            db.execute("INSERT INTO environments (hash, variables) VALUES (?, ?)", (content, variables))
-            row = db.execute("SELECT last_insert_rowid()").fetchone()
-        if len(self._environments) >= _MOST_KNOWN:
-            self._environments.clear()
-        known = self._environments[content] = int(row[0])
-        return known
-
-
-def read_spec(db: sqlite3.Connection, job_id: JobId) -> StoredSpec | None:
-    row = db.execute(_READ, (job_id,)).fetchone()
-    if row is None:
-        return None
-    packed, variables, uid, created_at = row
-    spec = _decode_spec(packed)
-    if variables is not None:
-        spec = replace(spec, env=_decode_variables(variables))
-    return StoredSpec(spec, uid, created_at)
-
-
-def unpack_spec(packed: bytes) -> JobSpec:
-    """Return a spec as its own row has it, without its environment."""
-    return _decode_spec(packed)
-
-
-def _share(db: sqlite3.Connection, rows: list[tuple[bytes, int | None, JobId]]) -> None:
-    shared = Counter(environment for _, environment, _ in rows if environment is not None)
-    db.executemany(_SHARE, shared.items())
-
-
-def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[int]:
-    """Return how many of these jobs have each environment."""
-    found: Counter[int] = Counter()
-    for job_id in dict.fromkeys(job_ids):  # two people may have asked for the same
-        row = db.execute("SELECT environment FROM specs WHERE job = ?", (job_id,)).fetchone()
-        if row is not None and row[0] is not None:
-            found[row[0]] += 1
-    return found
-
-
-def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
-    tags = [(tag, job_id) for job_id, spec in specs.items() for tag in dict.fromkeys(spec.tags)]
-    if tags:
-        db.executemany("INSERT INTO tags VALUES (?, ?)", tags)
-
-
-def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> None:
-    """Remove the tags that the stored specs name: the table finds jobs by tag, not tags by job."""
-    for job_id in job_ids:
-        row = db.execute("SELECT spec FROM specs WHERE job = ?", (job_id,)).fetchone()
-        if row is not None:
-            tags = [(tag, job_id) for tag in _decode_spec(row[0]).tags]
-            db.executemany("DELETE FROM tags WHERE tag = ? AND job = ?", tags)
-
-
-_SHARE = "INSERT INTO sharing VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
-_UNSHARE = "UPDATE sharing SET jobs = jobs - ? WHERE environment = ?"
-_DROP_UNSHARED = """
-    DELETE FROM environments
-    WHERE id = ? AND (SELECT jobs FROM sharing WHERE environment = environments.id) = 0
-"""
-
-_READ = """
-    SELECT spec, variables, uid, created_at
-    FROM specs JOIN jobs ON jobs.id = specs.job LEFT JOIN environments ON environments.id = specs.environment
-    WHERE specs.job = ?
-"""
-
-
-# --- Which requests made which jobs: kept for a while, so that one that is sent again makes none.
-
-
-KEPT_SECONDS = 600.0  # twice the time in which a client sends a request again
-_AT_ONCE = 1_000  # as many are added before old ones are looked for, and twice as many deleted then
-_decode_jobs = msgspec.msgpack.Decoder(tuple[list[int], list[int]]).decode
-
-
-def find_submission(db: sqlite3.Connection, token: bytes, newest: int) -> Submission | None:
-    """Return the request with this token, whose first new job is newer than the job `newest`.
-
-    There is no index of tokens, which would cost every submit: this reads the requests since `newest`.
-    """
-    row = db.execute(_FIND, (newest, token)).fetchone()
-    if row is None:
-        return None
-    first = JobId(row["first"])
-    jobs, found = ([int(first)], []) if row["jobs"] is None else _decode_jobs(row["jobs"])
-    return Submission(first, token, jobs, found)
-
-
-def add_submissions(db: sqlite3.Connection, submissions: Sequence[Submission], at: float) -> None:
-    """Add requests inside the caller's transaction, and delete some of those that are too old by now.
-
-    `at` is on the elapsed clock, which never jumps: whoever sends again lives no longer than this boot.
-    """
-    db.executemany("INSERT INTO submissions VALUES (?, ?, ?, ?)", [_row(each, at) for each in submissions])
-    if (submissions[0].first - 1) // _AT_ONCE < submissions[-1].first // _AT_ONCE:
-        _delete_old(db, at)
-
-
-def _row(submission: Submission, at: float) -> tuple[object, ...]:
-    is_plain = submission.jobs == [submission.first]
-    jobs = None if is_plain else _encode((submission.jobs, submission.found))
-    return (submission.first, submission.token, jobs, at)
-
-
-def _delete_old(db: sqlite3.Connection, at: float) -> None:
-    row = db.execute(_ONE_THAT_MAY_BE_OLD, (2 * _AT_ONCE,)).fetchone()
-    if row is not None and abs(at - row[1]) > KEPT_SECONDS:  # or of another boot
-        db.execute("DELETE FROM submissions WHERE first <= ?", (row[0],))
-
-
-_FIND = "SELECT first, jobs FROM submissions WHERE first > ? AND token = ? ORDER BY first LIMIT 1"
-_ONE_THAT_MAY_BE_OLD = "SELECT first, at FROM submissions ORDER BY first LIMIT 1 OFFSET ?"
-
-
-# --- The writing half of the store: a batch of facts becomes rows.
-
-
-_encode_json = msgspec.json.Encoder().encode
+NO_EVENTS = _encode([])  # packed: such a row only says which id was the last
 
 
 class BatchWriter:
-    """Writes batches, each inside the caller's transaction; `forget` after one that was rolled back."""
+    """Writes batches inside the caller's transaction; call `forget` after a rollback."""
 
     def __init__(self) -> None:
         self._specs = SpecWriter()
-        self.newest_event: int | None = None  # None: not known
+        self.newest_event: int | None = None  # None: to be looked up
 
     def save(self, db: sqlite3.Connection, batch: WriteBatch) -> dict[JobId, StoredSpec]:
-        """Write the batch and return the specs it wants; an unknown id is absent."""
+        """Write the batch, and return the specs of `batch.wanted`, except for jobs that do not exist."""
         if batch.new:
             _insert_jobs(db, batch.new, batch.now)
             self._specs.insert(db, {item.job.id: item.spec for item in batch.new})
@@ -332,6 +81,7 @@ class BatchWriter:
         return {job_id: spec for job_id, spec in specs if spec is not None}
 
     def forget(self) -> None:
+        """Forget what is stored."""
         self._specs.forget()
         self.newest_event = None
 
@@ -350,10 +100,10 @@ def _new_row(item: NewJob, now: Now) -> tuple[object, ...]:
 
 
 def _save_jobs(db: sqlite3.Connection, batch: WriteBatch) -> None:
-    """Write jobs as they stand now, each with what its attempt's start or end says of it: a row each.
+    """Write jobs as they are now, each together with the start or end of its attempt, in one UPDATE.
 
-    Every statement costs a hand-over between this thread and the loop's, so one that finds nothing to do is
-    none. Of a job whose attempt has ended and that starts again in one batch the start is written last.
+    Every statement costs a switch between this thread and the loop's, so statements without rows are skipped.
+    If a job's attempt ends and another starts in one batch, the start is written last.
     """
     ends = {end.job: end for end in batch.ends}
     if not ends.keys() <= batch.saves.keys():
@@ -364,9 +114,9 @@ def _save_jobs(db: sqlite3.Connection, batch: WriteBatch) -> None:
         job, columns = save.job, _columns(save.job, batch.now)
         end, start = ends.get(job.id), starts.get(job.id)
         if end is not None:
-            # it finished when its attempt did: perhaps long before there was anybody to save it
+            # the job finished when its attempt did, perhaps long before a daemon could save that
             finish = (end.finished_at, batch.now.elapsed) if job.state in FINAL else (None, None)
-            ended.append((*columns, *finish, save.reason, *_last_words(end), job.id))
+            ended.append((*columns, *finish, save.reason, *_outcome_columns(end), job.id))
         if start is not None:
             started.append((*columns, None, None, save.reason, start, job.id))
         elif end is None:
@@ -377,7 +127,7 @@ def _save_jobs(db: sqlite3.Connection, batch: WriteBatch) -> None:
     update_rows(db, _START_JOB, started)
 
 
-def _last_words(end: AttemptEnd) -> tuple[object, ...]:
+def _outcome_columns(end: AttemptEnd) -> tuple[object, ...]:
     return (end.outcome.value, end.exit_code, end.signal, end.outcome is Outcome.SNOOZED, end.log_kept)
 
 
@@ -409,7 +159,7 @@ def _epoch_time(elapsed: float | None, now: Now) -> float | None:
 
 
 def _save_attempts(db: sqlite3.Connection, batch: WriteBatch) -> None:
-    """Write how attempts go; what that says of their jobs is written with the jobs."""
+    """Write starts and ends of attempts; what these mean for the jobs is written with the jobs."""
     if batch.attempts:
         since = batch.now.elapsed
         rows = [(item.job, item.attempt, item.slot, item.launcher, item.at, since) for item in batch.attempts]
@@ -451,7 +201,7 @@ def _end_row(end: AttemptEnd) -> tuple[object, ...]:
 
 
 def _save_progress(db: sqlite3.Connection, told: Iterable[JobProgress]) -> None:
-    """Write what attempts said; of one that another has followed meanwhile nothing is to be seen."""
+    """Write what attempts have reported, unless another attempt has followed."""
     rows = [(each.progress.fraction, each.progress.message, each.job, each.attempt) for each in told]
     db.executemany(_SAVE_PROGRESS, rows)
 
@@ -464,9 +214,9 @@ def _save_controls(db: sqlite3.Connection, controls: QueueControls) -> None:
 
 
 def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
-    """Remove all rows of the jobs; one that is gone already is no fault, two people may have asked for it.
+    """Delete all rows of the jobs; a job may be gone already, because two clients have removed it.
 
-    Their logs are deleted after this is on disk, and looked for again at a start until that is known.
+    Their logs are deleted once this is on disk; a start deletes what was left of them.
     """
     rows = [(job_id,) for job_id in job_ids]
     db.executemany("INSERT OR IGNORE INTO leftovers VALUES (?)", rows)
@@ -482,18 +232,18 @@ _INSERT_JOB = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)
 """
 
-_AS_IT_STANDS = """
+_UPDATE_JOB = """
     UPDATE jobs SET state = ?, queue = ?, priority = ?, policy = ?, attempt = ?, failures = ?, unseen = ?,
                     due_elapsed = ?, due_at = ?, making_way = ?, wall_due = ?, expires_elapsed = ?,
                     expires_at = ?, waits = ?, key = ?, slots = ?, suspended = ?, finished_at = ?,
                     aged_from = ? + (SELECT age_ahead FROM meta), reason = ?
 """
-_SAVE_JOB = f"{_AS_IT_STANDS} WHERE id = ?"
+_SAVE_JOB = f"{_UPDATE_JOB} WHERE id = ?"
 _END_JOB = f"""
-    {_AS_IT_STANDS}, outcome = ?, exit_code = ?, signal = ?, snoozes = snoozes + ?, logged = logged + ?
+    {_UPDATE_JOB}, outcome = ?, exit_code = ?, signal = ?, snoozes = snoozes + ?, logged = logged + ?
     WHERE id = ?
 """
-_START_JOB = f"{_AS_IT_STANDS}, started_at = ?, progress = NULL, progress_message = NULL WHERE id = ?"
+_START_JOB = f"{_UPDATE_JOB}, started_at = ?, progress = NULL, progress_message = NULL WHERE id = ?"
 
 _INSERT_ATTEMPT = """
     INSERT INTO attempts (job, attempt, slot, launcher, launched_at, started_aged)
@@ -517,3 +267,248 @@ _END_ATTEMPT = """
                         run_seconds = ?, launcher = NULL
     WHERE job = ? AND attempt = ?
 """
+
+
+# --- specs: each job has its own, and jobs share environments
+
+
+class SpecWriter:
+    """Writes specs inside the caller's transaction: each job's own, and each environment once for all jobs.
+
+    It remembers the environments that it has stored, so that a known one costs no SQL. Call `forget` after a
+    rollback, which may have removed some of them.
+    """
+
+    def __init__(self) -> None:
+        self._environments: dict[bytes, int] = {}
+
+    def insert(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
+        """Write the specs of new jobs."""
+        rows = self._rows(db, specs)
+        db.executemany("INSERT INTO specs (spec, environment, job) VALUES (?, ?, ?)", rows)
+        _share(db, rows)
+        _insert_tags(db, specs)
+
+    def edit(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
+        """Replace the specs of jobs, and the names and tags by which lists select."""
+        _remove_tags(db, specs)
+        rows = self._rows(db, specs)
+        before = _environments_of(db, specs)
+        update_rows(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", rows)
+        _share(db, rows)
+        self._unshare(db, before)
+        update_rows(
+            db, "UPDATE jobs SET name = ? WHERE id = ?", [(spec.name, job) for job, spec in specs.items()]
+        )
+        _insert_tags(db, specs)
+
+    def remove(self, db: sqlite3.Connection, job_ids: list[JobId]) -> None:
+        """Delete specs and tags, and the environments that no other job has."""
+        _remove_tags(db, job_ids)
+        before = _environments_of(db, job_ids)
+        db.executemany("DELETE FROM specs WHERE job = ?", [(job_id,) for job_id in job_ids])
+        self._unshare(db, before)
+
+    def forget(self) -> None:
+        """Forget which environments are stored."""
+        self._environments.clear()
+
+    def _unshare(self, db: sqlite3.Connection, before: Counter[int]) -> None:
+        """Count the jobs that no longer have each of these environments; delete those that nobody has."""
+        db.executemany(_UNSHARE, [(jobs, environment) for environment, jobs in before.items()])
+        marks = [(environment,) for environment in before]
+        if db.executemany(_DROP_UNSHARED, marks).rowcount > 0:
+            db.executemany("DELETE FROM sharing WHERE environment = ? AND jobs = 0", marks)
+            self.forget()
+
+    def _rows(
+        self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]
+    ) -> list[tuple[bytes, int | None, JobId]]:
+        rows: list[tuple[bytes, int | None, JobId]] = []
+        seen: dict[int, int] = {}  # jobs of one request share one dict, which is hashed once
+        for job_id, spec in specs.items():
+            if spec.env is None:
+                rows.append((_encode(spec), None, job_id))
+                continue
+            environment = seen.get(id(spec.env))
+            if environment is None:
+                environment = seen[id(spec.env)] = self._environment_id(db, spec.env)
+            rows.append((_encode(replace(spec, env=None)), environment, job_id))
+        return rows
+
+    def _environment_id(self, db: sqlite3.Connection, env: dict[str, str]) -> int:
+        variables = _encode_sorted(env)
+        content = hashlib.blake2b(variables, digest_size=32).digest()
+        known = self._environments.get(content)
+        if known is not None:
+            return known
+        row = db.execute("SELECT id FROM environments WHERE hash = ?", (content,)).fetchone()
+        if row is None:
+            db.execute("INSERT INTO environments (hash, variables) VALUES (?, ?)", (content, variables))
+            row = db.execute("SELECT last_insert_rowid()").fetchone()
+        if len(self._environments) >= _MAX_KNOWN:
+            self._environments.clear()
+        known = self._environments[content] = int(row[0])
+        return known
+
+
+def read_spec(db: sqlite3.Connection, job_id: JobId) -> StoredSpec | None:
+    """Return a job's spec with its environment; None if the job does not exist."""
+    row = db.execute(_READ, (job_id,)).fetchone()
+    if row is None:
+        return None
+    packed, variables, uid, created_at = row
+    spec = unpack_spec(packed)
+    if variables is not None:
+        spec = replace(spec, env=_decode_variables(variables))
+    return StoredSpec(spec, uid, created_at)
+
+
+def _share(db: sqlite3.Connection, rows: list[tuple[bytes, int | None, JobId]]) -> None:
+    shared = Counter(environment for _, environment, _ in rows if environment is not None)
+    db.executemany(_SHARE, shared.items())
+
+
+def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[int]:
+    """Return how many of these jobs have each environment."""
+    found: Counter[int] = Counter()
+    for job_id in dict.fromkeys(job_ids):  # a request may name a job twice
+        row = db.execute("SELECT environment FROM specs WHERE job = ?", (job_id,)).fetchone()
+        if row is not None and row[0] is not None:
+            found[row[0]] += 1
+    return found
+
+
+def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
+    tags = [(tag, job_id) for job_id, spec in specs.items() for tag in dict.fromkeys(spec.tags)]
+    if tags:
+        db.executemany("INSERT INTO tags VALUES (?, ?)", tags)
+
+
+def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> None:
+    """Delete the tags that the stored specs name: the table finds jobs by tag, not tags by job."""
+    for job_id in job_ids:
+        row = db.execute("SELECT spec FROM specs WHERE job = ?", (job_id,)).fetchone()
+        if row is not None:
+            tags = [(tag, job_id) for tag in unpack_spec(row[0]).tags]
+            db.executemany("DELETE FROM tags WHERE tag = ? AND job = ?", tags)
+
+
+_SHARE = "INSERT INTO sharing VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
+_UNSHARE = "UPDATE sharing SET jobs = jobs - ? WHERE environment = ?"
+_DROP_UNSHARED = """
+    DELETE FROM environments
+    WHERE id = ? AND (SELECT jobs FROM sharing WHERE environment = environments.id) = 0
+"""
+
+_READ = """
+    SELECT spec, variables, uid, created_at
+    FROM specs JOIN jobs ON jobs.id = specs.job LEFT JOIN environments ON environments.id = specs.environment
+    WHERE specs.job = ?
+"""
+
+
+# --- the change stream: the newest events
+
+
+def append_events(db: sqlite3.Connection, events: list[JobEvent], last: int | None) -> int:
+    """Write events inside the caller's transaction, and delete those that are too old.
+
+    `last` is the newest id so far, as this returned it before; None looks it up. Return the new one.
+    """
+    last = newest_event(db) if last is None else last
+    for start in range(0, len(events), _EVENTS_PER_ROW):
+        packed = events[start : start + _EVENTS_PER_ROW]
+        db.execute("INSERT INTO events VALUES (?, ?)", (last + start + len(packed), _encode(packed)))
+    if (last + len(events)) // _EVENTS_PER_ROW > last // _EVENTS_PER_ROW:
+        # never all rows: the newest one says which id is the next
+        db.execute("DELETE FROM events WHERE last <= ?", (last + len(events) - EVENTS_KEPT,))
+    return last + len(events)
+
+
+def read_events(db: sqlite3.Connection, after: int, limit: int) -> list[EventView]:
+    """Return at most `limit` events after the one with the id `after`, oldest first."""
+    views: list[EventView] = []
+    for last, packed in db.execute("SELECT last, packed FROM events WHERE last > ? ORDER BY last", (after,)):
+        events = _decode_events(packed)
+        first = last - len(events) + 1
+        views += [_view(first + index, event) for index, event in enumerate(events) if first + index > after]
+        if len(views) >= limit:
+            break
+    return views[:limit]
+
+
+def latest_events(db: sqlite3.Connection) -> Iterator[JobEvent]:
+    """Yield all events on disk, newest first."""
+    for (packed,) in db.execute("SELECT packed FROM events ORDER BY last DESC"):
+        yield from reversed(_decode_events(packed))
+
+
+def event_bounds(db: sqlite3.Connection) -> tuple[int, int]:
+    """Return the oldest event id on disk, and the newest ever given out: 1 and 0 before the first event."""
+    row = db.execute("SELECT last, packed FROM events ORDER BY last LIMIT 1").fetchone()
+    if row is None:
+        return 1, 0
+    return row["last"] - len(_decode_events(row["packed"])) + 1, newest_event(db)
+
+
+def newest_event(db: sqlite3.Connection) -> int:
+    """Return the newest event id ever given out; 0 before the first event."""
+    (last,) = db.execute("SELECT max(last) FROM events").fetchone()
+    return last or 0
+
+
+def _view(number: int, event: JobEvent) -> EventView:
+    return EventView(
+        id=number,
+        at=event.at,
+        job=event.job,
+        what=event.what,
+        state=event.state,
+        attempt=event.attempt,
+        outcome=event.outcome,
+        reason=event.reason,
+    )
+
+
+# --- submissions: which requests made which jobs, so that one that is sent again makes none
+
+
+def find_submission(db: sqlite3.Connection, token: bytes, newest: int) -> Submission | None:
+    """Return the request with this token whose first new job is newer than job `newest`; None if none is.
+
+    An index of tokens would slow down every submit, so this reads all requests since `newest`.
+    """
+    row = db.execute(_FIND, (newest, token)).fetchone()
+    if row is None:
+        return None
+    first = JobId(row["first"])
+    jobs, found = ([int(first)], []) if row["jobs"] is None else _decode_jobs(row["jobs"])
+    return Submission(first, token, jobs, found)
+
+
+def add_submissions(db: sqlite3.Connection, submissions: Sequence[Submission], at: float) -> None:
+    """Add requests inside the caller's transaction, and delete some of those that are too old.
+
+    `at` is on the elapsed clock, which never jumps: a client that sends a request again does so in this boot.
+    """
+    rows = [_submission_row(each, at) for each in submissions]
+    db.executemany("INSERT INTO submissions VALUES (?, ?, ?, ?)", rows)
+    if (submissions[0].first - 1) // _SUBMISSIONS_AT_ONCE < submissions[-1].first // _SUBMISSIONS_AT_ONCE:
+        _delete_old_submissions(db, at)
+
+
+def _submission_row(submission: Submission, at: float) -> tuple[object, ...]:
+    is_plain = submission.jobs == [submission.first]
+    jobs = None if is_plain else _encode((submission.jobs, submission.found))
+    return (submission.first, submission.token, jobs, at)
+
+
+def _delete_old_submissions(db: sqlite3.Connection, at: float) -> None:
+    row = db.execute(_FIND_OLD, (2 * _SUBMISSIONS_AT_ONCE,)).fetchone()
+    if row is not None and abs(at - row[1]) > SUBMISSION_SECONDS:  # or it is of another boot
+        db.execute("DELETE FROM submissions WHERE first <= ?", (row[0],))
+
+
+_FIND = "SELECT first, jobs FROM submissions WHERE first > ? AND token = ? ORDER BY first LIMIT 1"
+_FIND_OLD = "SELECT first, at FROM submissions ORDER BY first LIMIT 1 OFFSET ?"

@@ -191,7 +191,9 @@ YEARS = 50 * 365 * 86_400.0
 async def test_jobs_do_not_age_when_the_clock_is_set(store, jump):
     await finish(store, 1, ago=10)
     await store.commit(WriteBatch(now=Now(NOW.elapsed + 5, NOW.wall + jump)))
-    await store.note_age(Now(NOW.elapsed + 5, NOW.wall + jump))  # at its worst: while the clock is wrong
+    await store.save_retention_clock(
+        Now(NOW.elapsed + 5, NOW.wall + jump)
+    )  # at its worst: while the clock is wrong
 
     assert await store.prunable_jobs(RetentionLimits(max_age=WEEK), NOW.elapsed + 5, 10) == []
     assert await store.total_prunable(RetentionLimits(max_age=WEEK), NOW.elapsed + 5) == (0, 0)
@@ -203,7 +205,7 @@ async def test_jobs_do_not_age_when_the_clock_is_set(store, jump):
 @pytest.mark.parametrize(("off", "counted"), [(3600.0, 3600.0), (YEARS, 86_400.0), (-YEARS, 0.0)])
 async def test_across_a_boot_jobs_age_by_a_day_at_most_and_the_rest_is_told(store, off, counted):
     await finish(store, 1, ago=0)
-    await store.note_age(NOW)
+    await store.save_retention_clock(NOW)
 
     ignored = await store.adopt_boot(Now(20.0, NOW.wall + off), "second-boot")
 
