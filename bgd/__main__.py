@@ -1,4 +1,4 @@
-"""The daemon's command: reads options and configuration, sets up the log, and serves on uvloop."""
+"""The command `bgd`: read options and configuration, set up the log, and run the daemon on uvloop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bgd import config as configuration
 from bgd.daemon.backups import recover
 from bgd.daemon.doctor import check_python, findings_as_json
 from bgd.daemon.folder import PRIVATE
-from bgd.daemon.serving import Surroundings, serve
+from bgd.daemon.serving import StartupContext, serve
 from bgd.daemon.storage.database import StoreBroken
 from bgd.errors import BgdError, ConfigError, leaf_errors
 from bgd.escape import one_line
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_log(options.log_level, options.log_format)
     os.umask(PRIVATE)
     sockets = take_sockets(os.environ)
-    starter = _Starter(options.ready_fd)
+    report = _StartupReport(options.ready_fd)
     try:
         config = _load(options)
         if options.recover is not None:
@@ -59,12 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_python(config)
             print(f"{config.source or 'built-in defaults'}: good")  # noqa: T201 - what --check is for
             return 0
-        _serve(config, options, starter, sockets)
+        _serve(config, options, report, sockets)
     except (BgdError, BaseExceptionGroup) as error:
         causes = list(leaf_errors(error))
         if not all(isinstance(cause, BgdError) for cause in causes):
             raise  # a bug: crash loudly
-        return starter.fail(causes)
+        return report.fail(causes)
     return 0
 
 
@@ -78,7 +78,7 @@ def set_up_log(level: str, style: str) -> None:
 def _serve(
     config: configuration.Config,
     options: argparse.Namespace,
-    starter: _Starter,
+    report: _StartupReport,
     sockets: list[socket.socket],
 ) -> None:
     check_limits(DAEMON_LIMITS)  # first: without descriptors not even an event loop can be made
@@ -86,41 +86,41 @@ def _serve(
         contextlib.closing(ServiceManager.from_environment(os.environ)) as manager,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        surroundings = Surroundings(
+        context = StartupContext(
             reload=lambda: _load(options),
-            ready=starter.ready,
+            ready=report.ready,
             manager=manager,
             has_launcher_service=options.await_launcher,
             sockets=sockets,
         )
-        runner.run(serve(config, surroundings))
+        runner.run(serve(config, context))
 
 
 def _load(options: argparse.Namespace) -> configuration.Config:
     return configuration.load(options.config, system=options.system)
 
 
-class _Starter:
-    """Who started the daemon and waits on a pipe to hear whether it came up."""
+class _StartupReport:
+    """Tells whoever started the daemon, and waits on a pipe, whether it came up."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
 
     def ready(self) -> None:
-        self._tell("ready\n")
+        self._write("ready\n")
 
     def fail(self, causes: list[BaseException]) -> int:
-        """Report every cause in a line, and return the exit code that the first one asks for."""
+        """Report each cause on a line, and return the exit code for the first one."""
         for cause in causes:
             logger.error("%s", cause)
-            self._tell(f"error: {cause}\n")
+            self._write(f"error: {cause}\n")
         return _exit_code(causes[0])
 
-    def _tell(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         if self._fd is None:
             return
-        with contextlib.suppress(BrokenPipeError):  # whoever started us has gone: nobody waits
-            os.write(self._fd, line.encode(errors="backslashreplace"))  # it may quote a file's name
+        with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+            os.write(self._fd, line.encode(errors="backslashreplace"))  # it may quote the name of a file
         os.close(self._fd)
         self._fd = None
 
@@ -146,14 +146,14 @@ def _parser() -> argparse.ArgumentParser:
         help="configuration; default: $BGD_CONFIG or the usual places",
     )
     parser.add_argument(
-        "--system", action="store_true", help="serve the machine, with /etc/bgd and /var/lib/bgd"
+        "--system", action="store_true", help="serve the whole machine, from /etc/bgd and /var/lib/bgd"
     )
     parser.add_argument(
         "--await-launcher",
         action="store_true",
-        help="wait for the launcher that is a service of its own, and never start one",
+        help="wait for a launcher that runs as its own service, never start one",
     )
-    parser.add_argument("--check", action="store_true", help="check the configuration and end")
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
     parser.add_argument("--findings", action="store_true", help=argparse.SUPPRESS)  # for bgctl doctor
     parser.add_argument(
         "--recover",
@@ -161,12 +161,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_file,
         const=_NEWEST,
         metavar="FILE",
-        help="put the newest good backup, or FILE, in the place of a lost database, and end",
+        help="restore a lost database from FILE or the newest sound backup, and exit",
     )
     parser.add_argument("--log-level", choices=LOG_LEVELS, default="info")
     parser.add_argument("--log-format", choices=LOG_FORMATS, default="text")
     parser.add_argument(
-        "--ready-fd", type=int, metavar="N", help="say on this descriptor that the socket answers"
+        "--ready-fd", type=int, metavar="N", help="write to this descriptor when the socket answers"
     )
     parser.add_argument("--version", action="version", version=f"bgd {bgd.__version__}")
     return parser
@@ -203,14 +203,13 @@ def _message_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     return message.encode(errors="backslashreplace").decode()
 
 
-_NEWEST = object()  # backup
+_NEWEST = object()  # the argument of --recover without a file
 
 
 def _file(name: str) -> str:
-    if not name:  # as a script says it whose variable is empty
-        raise argparse.ArgumentTypeError(
-            "no file has an empty name; without the option or the name it takes the usual one"
-        )
+    if not name:  # for example from a script whose variable is empty
+        raise argparse.ArgumentTypeError("the name of the file is empty: give one, or leave it out")
+
     return name
 
 

@@ -1,4 +1,4 @@
-"""Who may do what, and which jobs may run at all: every door asks here."""
+"""Decide who may do what, and which jobs may run: both sockets and the pages ask here."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ ANY_COMMAND = "*"
 
 
 class Actor(Struct, frozen=True):
-    """Who asks: the uid that the kernel told of the other end of a socket, never what a message says."""
+    """The user who asks: the uid that the kernel reports for a socket's other end, not a message."""
 
     uid: int
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Actor:
-    """Return who the kernel says connected; a user that nobody is if it will not say."""
+    """Return the user who connected, according to the kernel; uid -1, which is nobody, if it does not say."""
     peer = transport.get_extra_info("socket")
     try:
         _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     except OSError:
-        logger.exception("the kernel does not name the other end of a connection")
+        logger.exception("the kernel does not name the user at the other end of a connection")
         return Actor(uid=-1)
     return Actor(uid)
 
 
 def may_connect(actor: Actor, daemon_uid: int) -> bool:
-    """Tell whether `actor` is let in; who is let in may do everything to every job.
+    """Tell whether `actor` may use the daemon; whoever may use it may do everything to every job.
 
-    The daemon serves its own user, and root, who could take its files anyway; nobody else.
+    The daemon serves only its own user, and root, who could take its files anyway.
     """
     return actor.uid in (daemon_uid, 0)
 
 
 def check_may_run(spec: JobSpec, config: Config) -> None:
-    """Judge a job's text against the configuration, before anything of it is imported or started.
+    """Check a job's spec against the configuration, before any of its code is imported or started.
 
     Raises:
-        Refused: the target is none, or its arguments are.
-        NotAllowed: it is not on the list; the message names the key and the file.
+        Refused: the target or its arguments are malformed.
+        NotAllowed: the job is not on the list; the message names the key and the file.
     """
     if spec.target is not None:
         _check_call(spec.target, spec, config)
@@ -62,18 +62,18 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
         if restricts_commands(config) and spec.argv[0] not in allowed:
             raise NotAllowed(
                 f"{spec.argv[0]!r} is not in [security] allowed_commands of {_file(config)}: "
-                "programs stand there by their absolute path, and are submitted by it"
+                "list programs there by absolute path, and submit them by that path"
             )
 
 
 def check_variables(spec: JobSpec, config: Config) -> None:
-    """Refuse a variable that the job may not bring, if somebody chose it.
+    """Refuse environment variables that somebody set for the job, but that it may not have.
 
-    That is every variable of a class job. A command may have brought its caller's whole environment: of this,
-    what does not pass is dropped when an attempt starts.
+    All variables of a class job are set on purpose. A command may come with its caller's whole environment:
+    variables of that which are not allowed are dropped when an attempt starts.
 
     Raises:
-        NotAllowed: the message names the variable and the key.
+        NotAllowed: a variable is not allowed; the message names it and the key.
     """
     if spec.target is not None:
         foreign, kind, key = set(spec.env or ()) - set(config.python.env), "class job", "[python] env"
@@ -90,7 +90,7 @@ def check_variables(spec: JobSpec, config: Config) -> None:
 
 
 def allowed_environment(spec: JobSpec, config: Config) -> dict[str, str]:
-    """Return the variables that a job brings and may bring; any can steer the code of a program."""
+    """Return the job's variables that are allowed; any other could change what code a program runs."""
     given = spec.env or {}
     if spec.target is not None:
         allowed = config.python.env
@@ -102,6 +102,7 @@ def allowed_environment(spec: JobSpec, config: Config) -> dict[str, str]:
 
 
 def restricts_commands(config: Config) -> bool:
+    """Tell whether only listed commands may run."""
     return ANY_COMMAND not in config.security.allowed_commands
 
 
@@ -128,17 +129,17 @@ def _check_runner(target: RunnerTarget, spec: JobSpec, config: Config) -> None:
         known = nearest(target.runner, config.runners) if config.runners else "it names no runner"
         raise NotAllowed(f"{target}: there is no [runners.{target.runner}] in {_file(config)}; {known}")
     if spec.isolation is not None:
-        raise Refused(f"{target}: isolation is for class jobs of Python, and this is one of a runner")
+        raise Refused(f"{target}: isolation is for Python class jobs, and this is a runner's job")
     given = "cwd" if spec.cwd is not None else next(iter(spec.env or ()), None)
-    if given is not None:  # in each language others of them decide what is loaded
+    if given is not None:  # which of these decide what is loaded differs from language to language
         raise NotAllowed(
-            f"a job of a runner takes no {given} from outside: it may decide what code is run, "
-            f"which is for [runners.{target.runner}] of the configuration to say"
+            f"a runner's job takes no {given} from outside, because it may decide what code runs: "
+            f"set it in [runners.{target.runner}] of the configuration"
         )
 
 
 def _in_toml(entry: str) -> str:
-    """Return a text of TOML in which a backslash is one."""
+    """Return a TOML string in which a backslash stands for itself."""
     return f"'{entry}'" if "\\" in entry else f'"{entry}"'
 
 

@@ -30,21 +30,21 @@ from bgd.units import format_duration, format_size
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 3600.0  # seconds until a backup that failed is tried again, and until the first one
-SPARE = 8 << 20  # bytes that a backup leaves free
-MOST_SENT = 4  # at a time: each takes its room on the disk
-PIECE = 256 << 10  # bytes of a backup that are read at once
+RETRY_SECONDS = 3600.0  # until a failed backup is tried again, and until the first one
+SPARE = 8 << 20  # bytes that a backup leaves free on the disk
+MAX_DOWNLOADS = 4  # at a time, because each needs room on the disk
+CHUNK = 256 << 10  # bytes of a backup that are read at once
 
 _NAME = re.compile(r"bgd-\d{8}T\d{6}Z\.db")
 _NAME_AT = "bgd-%Y%m%dT%H%M%SZ.db"
-_PART = ".part"  # the end of the name of what is not whole
+_PART = ".part"  # suffix of incomplete copies
 
 
 def backups_in(folder: str) -> list[str]:
-    """Return the paths of the backups there, the newest first.
+    """Return the paths of the backups in a folder, newest first.
 
-    One of a time that is yet to come was written before the clock was set back, so it comes last: those that
-    are written from then on are newer, and would be thinned out as soon as they are there.
+    A backup with a time in the future was written before the clock was set back, so it comes last. If it came
+    first, newer backups would be deleted as soon as they are written.
     """
     try:
         with os.scandir(folder) as entries:
@@ -57,22 +57,26 @@ def backups_in(folder: str) -> list[str]:
 
 
 class Backups:
-    """Writes backups into the configured folder, and only there: who asks for one is sent it."""
+    """Writes backups into the configured folder, and sends copies to clients that ask for one.
+
+    Attributes:
+        problem: why the last backup that was due was not written; None if it was.
+    """
 
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
         self._supervisor = supervisor
         self._store = store
         self._writing = asyncio.Lock()
-        self._sending = 0
+        self._downloads = 0
         self._due = asyncio.Event()
         self._alarm = clock.Alarm(asyncio.get_running_loop(), self._due.set, on_wall_clock=True)
         self._began_at = now().wall
         self._tried_at: float | None = None
-        self.problem: str | None = None  # why the last one that was due was not written
+        self.problem: str | None = None
         supervisor.when_configured(self._reconsider)
 
     async def run(self) -> None:
-        """Write a backup whenever one is due, for ever."""
+        """Write a backup whenever one is due, forever."""
         try:
             await asyncio.to_thread(_clear_up, self._config.backup.folder)
             next_at = await self._next_at()
@@ -80,7 +84,7 @@ class Backups:
                 self._alarm.set(next_at)
                 await self._due.wait()
                 self._due.clear()
-                is_due = next_at is not None and next_at <= now().wall  # or something else was set
+                is_due = next_at is not None and next_at <= now().wall  # or something changed
                 if is_due and self._config.backup.every is not None:
                     await self._back_up()
                     self._tried_at = now().wall
@@ -89,43 +93,43 @@ class Backups:
             self._alarm.close()
 
     @asynccontextmanager
-    async def sent(self) -> AsyncGenerator[tuple[int, AsyncGenerator[bytes, None]], None]:
-        """Give the size of a new copy, and what yields its bytes. It is not kept.
+    async def download(self) -> AsyncGenerator[tuple[int, AsyncGenerator[bytes, None]], None]:
+        """Yield the size of a new copy and a generator of its bytes. The copy is not kept.
 
         Raises:
-            Refused: it cannot be written; Full: there is no room for it.
+            Refused: the copy cannot be written.
+            Full: there is no room for it, or there are too many downloads.
         """
-        if self._sending >= MOST_SENT:
-            raise Full(f"no backup: {MOST_SENT} are being sent already: try again when one of them has been")
+        if self._downloads >= MAX_DOWNLOADS:
+            raise Full(f"no backup: {MAX_DOWNLOADS} are being sent already: try again when one is done")
         path = f"{self._config.backup.folder}/sent-{os.urandom(8).hex()}{_PART}"
-        self._sending += 1
+        self._downloads += 1
         try:
             descriptor = await self._write(path, keep=False)
             try:
-                yield os.fstat(descriptor).st_size, _pieces(descriptor)
+                yield os.fstat(descriptor).st_size, _chunks(descriptor)
             finally:
                 os.close(descriptor)
         finally:
-            self._sending -= 1
+            self._downloads -= 1
 
     @property
     def _config(self) -> Config:
         return self._supervisor.config
 
     def _reconsider(self) -> None:
-        self.problem = None  # of a configuration that is no more
+        self.problem = None  # it was a problem of the old configuration
         self._due.set()
 
     async def _next_at(self) -> float | None:
-        """Return when the next one is due: the first not at once, nor another try soon after the last one."""
+        """Return when the next backup is due: not at once after the start or after a failure."""
         every = self._config.backup.every
         if every is None:
             return None
         newest = await asyncio.to_thread(_written_at, self._config.backup.folder)
-        # a time that is yet to come is one before the clock was set back
-        present = now().wall
+        present = now().wall  # times in the future are from before the clock was set back
         since = min(self._began_at if self._tried_at is None else self._tried_at, present)
-        soonest = since + min(PATIENCE, every)
+        soonest = since + min(RETRY_SECONDS, every)
         if newest is None:
             return soonest
         due = min(newest, present) + every
@@ -135,24 +139,24 @@ class Backups:
         path = f"{self._config.backup.folder}/{_name_at(now().wall)}"
         try:
             os.close(await self._write(path, keep=True))
-            await asyncio.to_thread(_thin_out, self._config.backup.folder, self._config.backup.keep)
+            await asyncio.to_thread(_delete_oldest, self._config.backup.folder, self._config.backup.keep)
         except Refused as error:
             self.problem = str(error)
-            logger.warning("%s; it is tried again within the hour", error)
+            logger.warning("%s; bgd tries again within the hour", error)
         else:
             self.problem = None
             logger.info("backup written: %s", path)
 
     async def _write(self, path: str, *, keep: bool) -> int:
-        """Write a copy to `path`, under that name or none; return a descriptor to read it."""
+        """Write a copy to `path`, and unlink it unless `keep`; return a descriptor to read it."""
         async with self._writing:
             await self._supervisor.saved()
             needed = await self._store.copy_size()
             try:
-                await asyncio.to_thread(_make_room, path, needed)
+                await asyncio.to_thread(_prepare_folder, path, needed)
                 part = path if path.endswith(_PART) else f"{path}{_PART}"
                 await self._store.copy_to(part)
-                return await run_to_completion(os.close, _finished, part, path if keep else None)
+                return await run_to_completion(os.close, _open_finished, part, path if keep else None)
             except OSError as error:
                 reason = obstacle_at(Path(path).parent) or error.strerror
                 raise Refused(f"no backup: {path}: {reason}") from error
@@ -164,20 +168,21 @@ def _name_at(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime(_NAME_AT)
 
 
-def _make_room(path: str, needed: int) -> None:
+def _prepare_folder(path: str, needed: int) -> None:
+    """Make the folder of a backup, and raise Full if its disk has no room for `needed` bytes."""
     folder = Path(path).parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     space = os.statvfs(folder)
     free = space.f_bavail * space.f_frsize
     if free < needed + SPARE:
         raise Full(
-            f"no backup: it takes {format_size(needed)}, and {folder} has {format_size(free)} free: "
+            f"no backup: it needs {format_size(needed)}, and {folder} has {format_size(free)} free: "
             "make room there"
         )
 
 
-def _finished(part: str, path: str | None) -> int:
-    """Give a copy that is whole its name, or none at all; return a descriptor."""
+def _open_finished(part: str, path: str | None) -> int:
+    """Rename a complete copy to `path`, or unlink it if that is None; return a descriptor to read it."""
     descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if path is None:
@@ -191,7 +196,7 @@ def _finished(part: str, path: str | None) -> int:
     return descriptor
 
 
-def _thin_out(folder: str, keep: int) -> None:
+def _delete_oldest(folder: str, keep: int) -> None:
     try:
         for path in backups_in(folder)[keep:]:
             Path(path).unlink(missing_ok=True)
@@ -200,16 +205,16 @@ def _thin_out(folder: str, keep: int) -> None:
 
 
 def _clear_up(folder: str) -> None:
-    """Remove what was not whole when its daemon ended."""
+    """Remove copies that were incomplete when their daemon ended."""
     try:
         for path in Path(folder).glob(f"*{_PART}"):
             path.unlink(missing_ok=True)
     except OSError as error:
-        logger.warning("the folder of backups cannot be read: %s", error)
+        logger.warning("the backup folder cannot be read: %s", error)
 
 
 def _written_at(folder: str) -> float | None:
-    """Return when the newest was written, None: there is none to be seen, and writing one says why."""
+    """Return when the newest backup was written; None if none can be seen, and writing one will say why."""
     with suppress(OSError):
         for path in backups_in(folder):
             with suppress(FileNotFoundError):
@@ -217,20 +222,20 @@ def _written_at(folder: str) -> float | None:
     return None
 
 
-async def _pieces(descriptor: int) -> AsyncGenerator[bytes, None]:
-    while piece := await run_to_completion(None, os.read, descriptor, PIECE):
-        yield piece
+async def _chunks(descriptor: int) -> AsyncGenerator[bytes, None]:
+    while chunk := await run_to_completion(None, os.read, descriptor, CHUNK):
+        yield chunk
 
 
-# --- Recovery: put a backup in the place of a lost database.
+# --- Recovery: restore a lost database from a backup
 
 
 def recover(config: Config, wanted: str | None = None) -> list[str]:
-    """Restore the newest good backup, or the file `wanted`; return what to tell, line by line.
+    """Restore the newest sound backup, or the file `wanted`; return a report as lines.
 
     Raises:
         Refused: the database is sound.
-        StoreBroken: there is no good backup.
+        StoreBroken: there is no sound backup.
         BgdError: a daemon runs, or the folders cannot be used.
     """
     folder.prepare(config)
@@ -247,35 +252,33 @@ def _recover(config: Config, wanted: str | None) -> Iterator[str]:
         problem = recovery.problem_with(path)
     except StoreTooNew as error:
         raise Refused(
-            f"database {error}, so nothing is restored: install that bgd again, or move it away to have a"
-            " backup instead"
+            f"database {error}, so nothing is restored: install that bgd again, or move the database away to"
+            " restore a backup"
         ) from error
     if problem is None:
-        raise Refused(
-            f"database {path} is sound, so nothing is restored: move it away to have a backup instead"
-        )
+        raise Refused(f"database {path} is sound, so nothing is restored: move it away to restore a backup")
     backup, problems = recovery.newest_sound_copy([wanted] if wanted else backups_in(config.backup.folder))
     if backup is None:
         tried = "; ".join(problems) or f"{config.backup.folder} has none"
-        raise StoreBroken(f"{problem}; there is no good backup: {tried}")
+        raise StoreBroken(f"{problem}; there is no sound backup: {tried}")
     highest = max(backup.last_id, recovery.highest_id_in(path), highest_job(config.log_dir))
     at = now().wall
     stamp = datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
     aside = recovery.move_aside(path, stamp)
     restored = recovery.restore(backup, path, highest, f"{clock.boot_id()}:before-recovery", at)
     yield f"{problem}" + (f"; it is kept as {aside}" if aside else "")
-    yield from (f"passed over: {each}" for each in problems)
-    yield from _told(backup, restored, highest)
+    yield from (f"skipped: {each}" for each in problems)
+    yield from _report(backup, restored, highest)
 
 
-def _told(backup: DatabaseCopy, restored: RecoveryResult, highest: int) -> Iterator[str]:
+def _report(backup: DatabaseCopy, restored: RecoveryResult, highest: int) -> Iterator[str]:
     written = f"{datetime.fromtimestamp(backup.written_at).astimezone():%Y-%m-%d %H:%M:%S}"
     age = format_duration(max(now().wall - backup.written_at, 0) // 1)
     lost = f"any job after {backup.last_id}"
     if highest > backup.last_id:
         lost = f"jobs {backup.last_id + 1} to {highest}, and perhaps later ones"
     yield f"restored from {backup.path}, which is sound: {_jobs(backup.jobs)}"
-    yield f"missing is what happened since {written} ({age} ago): {lost}, and how older ones went on"
+    yield f"lost is what happened since {written} ({age} ago): {lost}, and changes of earlier ones"
     if restored.held:
         yield (
             f"held: {_jobs(restored.held)} that waited then and may have run since; "
@@ -283,10 +286,11 @@ def _told(backup: DatabaseCopy, restored: RecoveryResult, highest: int) -> Itera
         )
     if restored.running:
         yield (
-            f"unsure: {_jobs(restored.running)} that ran then; what still runs is taken over, of the rest"
-            " nobody saw the end, and nothing is run again by itself"
+            f"unsure: {_jobs(restored.running)} that ran then; bgd takes over what still runs, nobody saw the"
+            " others end, and none is rerun automatically"
         )
-    yield f"new jobs get ids from {restored.last_id + 1} on, so that none is given out twice"
+    yield f"new jobs get ids from {restored.last_id + 1} on, so that no id is used twice"
+
     yield "start bgd as usual"
 
 

@@ -1,4 +1,4 @@
-"""A daemon's life: open the store, restore, serve until told to stop, and stop cleanly."""
+"""Run the daemon: open the store, restore the jobs, serve until told to stop, and stop cleanly."""
 
 from __future__ import annotations
 
@@ -49,12 +49,15 @@ from bgd.wire.views import Level
 logger = logging.getLogger(__name__)
 
 
-class Surroundings(Struct, frozen=True, kw_only=True):
-    """What the daemon finds around it.
+class StartupContext(Struct, frozen=True, kw_only=True):
+    """What the daemon gets from the program that starts it.
 
-    `reload` reads the configuration again, on SIGHUP; `ready` is called once the socket answers, and
-    `manager` told; `has_launcher_service` says that the launcher is not the daemon's to start. `sockets` are
-    listened at already; if there are any, the control socket has to be among them.
+    Attributes:
+        reload: reads the configuration again.
+        ready: is called once the control socket answers.
+        manager: the service manager, which is notified too.
+        has_launcher_service: whether the launcher is a service of its own, so that the daemon starts none.
+        sockets: listening sockets from systemd; if there are any, the control socket has to be among them.
     """
 
     reload: Callable[[], Config]
@@ -64,39 +67,39 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     sockets: list[socket.socket]
 
 
-async def serve(config: Config, surroundings: Surroundings) -> None:
-    """Serve with the configuration as it was read at the start, until a signal or a request says stop.
+async def serve(config: Config, context: StartupContext) -> None:
+    """Serve with this configuration until a signal or a request says stop.
 
     Raises:
-        BgdError: it cannot start, or the store broke under it.
+        BgdError: the daemon cannot start, or the store broke while it ran.
     """
-    if not os.path.exists("/proc/self/stat"):  # noqa: ASYNC240, PTH110 - in memory, if it is there
+    if not os.path.exists("/proc/self/stat"):  # noqa: ASYNC240, PTH110 - no disk is read
         raise BgdError("/proc is not mounted, and bgd cannot watch jobs without it: mount -t proc proc /proc")
-    if not surroundings.has_launcher_service:  # whose surroundings are those of this process
+    if not context.has_launcher_service:  # a launcher that we start is under the same seccomp filter
         check_system_calls()
     for finding in (doctor.check_open_files(config.daemon.slots), doctor.check_file_size()):
         if finding.level is not Level.OK:
             logger.warning("%s: %s: %s", finding.subject, finding.message, finding.remedy)
     folder.prepare(config)
     with folder.locked(config), threads.thread_pool(asyncio.get_running_loop()):
-        store = await _opened(config)
+        store = await _open_store(config)
         saved = None
         try:
-            if watch := await _serve(config, store, surroundings):
-                saved = await _saved(config, store)
+            if watch := await _serve(config, store, context):
+                saved = await _save_unlinked(config, store)
         except BaseExceptionGroup as group:
             for error in leaf_errors(group):
-                if isinstance(error, DatabaseOutdated):  # only now does nobody write to it any more
-                    raise await _hold_as_outdated(config, store, error.position) from group
+                if isinstance(error, DatabaseOutdated):  # only now has all writing to it ended
+                    raise await _hold_outdated_jobs(config, store, error.position) from group
             raise
         finally:
             await store.close()
         if saved is not None and watch is not None:
-            raise _put_back(config, saved, is_free=watch.is_own("bgd.db"))
+            raise _restore_name(config, saved, is_free=watch.is_own("bgd.db"))
 
 
-async def _opened(config: Config) -> Store:
-    """Open the store, also on a full disk if there is something to give up."""
+async def _open_store(config: Config) -> Store:
+    """Open the store; if the disk is full, release the ballast first."""
     path = f"{config.daemon.state_dir}/bgd.db"
     try:
         return await Store.open(path)
@@ -106,9 +109,66 @@ async def _opened(config: Config) -> Store:
         return await Store.open(path)
 
 
-async def _serve(config: Config, store: Store, surroundings: Surroundings) -> FolderWatch | None:
-    """Serve until told to stop; return who has seen that the database has lost its name, None: it has not."""
-    manager = surroundings.manager
+async def _serve(config: Config, store: Store, context: StartupContext) -> FolderWatch | None:
+    """Serve until told to stop; return the watch if it has seen the database lose its name, else None."""
+    link, supervisor = await _restore(config, store, context)
+    stops: asyncio.Queue[ShutdownMode] = asyncio.Queue()
+
+    def shut_down(mode: ShutdownMode | None) -> None:
+        stops.put_nowait(mode or supervisor.config.daemon.on_stop)
+
+    reload = partial(_reload, supervisor, context)
+    _handle_signals(shut_down, reload)
+    async with asyncio.TaskGroup() as tasks:
+        actions = JobActions(supervisor, store)
+        retention = Retention(supervisor, actions, store)
+        backups = Backups(supervisor, store)
+        services = (
+            supervisor.run(),
+            supervisor.log_cleaner.run(),
+            retention.run(),
+            backups.run(),
+            follow_wall_clock(store),
+            link.run(supervisor),
+            context.manager.ping_watchdog(),
+        )
+        background = [tasks.create_task(service) for service in services]
+        # the launcher's answer reveals an older copy of the database, which must not give out ids before
+        await link.wait_until_tried(_FIRST_ANSWER)
+        web = await start_web_server(config, store, lambda: link.is_connected, tasks)
+        reads = ReadHandler(supervisor, store, link, web.authenticator if web else None)
+        maintenance = MaintenanceHandler(supervisor, link, retention, backups)
+        handler = RequestHandler(supervisor, actions, maintenance, reads, shut_down, reload=reload)
+        control = ControlServer(handler, os.geteuid(), tasks)
+        control_socket = _ControlSocket(config, control.new_connection, tasks)
+        await control_socket.open(context.sockets)
+        watch = FolderWatch(
+            config.daemon.state_dir,
+            config.daemon.socket,
+            # without its files, the next bgd cannot find the launcher or its jobs: let the jobs end
+            stop=lambda has_launcher: stops.put_nowait(
+                ShutdownMode.LEAVE if has_launcher else ShutdownMode.WAIT
+            ),
+            bind=None if context.sockets else control_socket.bind_again,
+        )
+        watch.begin()
+        supervisor.space.check_folder = watch.check
+        logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())
+        context.ready()
+        context.manager.ready(f"serving {config.daemon.socket}")
+        await _wait_until_stopped(supervisor, link, stops, tasks, context.manager)
+        for part in (watch, control_socket, control, web):
+            if part is not None:
+                part.close()
+        for task in background:
+            task.cancel()  # before the goodbye, or the link would look for another launcher
+        await link.say_goodbye()
+    logger.info("bgd has stopped")
+    return watch if watch.is_lost else None
+
+
+async def _restore(config: Config, store: Store, context: StartupContext) -> tuple[LauncherLink, Supervisor]:
+    """Load all jobs from the store, with nothing started yet."""
     space = DiskSpace(config.daemon.state_dir, config.daemon.min_free)
     generation = await space.retry_while_full(store.begin_generation)
     link = LauncherLink(
@@ -116,80 +176,28 @@ async def _serve(config: Config, store: Store, surroundings: Surroundings) -> Fo
         config.log_dir,
         store,
         generation,
-        is_service=surroundings.has_launcher_service,
+        is_service=context.has_launcher_service,
     )
-    await _keep_ids_apart(config, store)
+    await _reserve_logged_ids(config, store)
     supervisor = Supervisor(config, store, link)
     await supervisor.restore()
-    if not surroundings.sockets:
+    if not context.sockets:
         folder.check_socket_path(config)  # before a launcher is started for nothing
-    stops: asyncio.Queue[ShutdownMode] = asyncio.Queue()
+    return link, supervisor
 
-    def shut_down(mode: ShutdownMode | None) -> None:
-        stops.put_nowait(mode or supervisor.config.daemon.on_stop)
 
+def _handle_signals(shut_down: Callable[[ShutdownMode | None], None], reload: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, shut_down, None)
-    reload = partial(_reload, supervisor, surroundings)
     loop.add_signal_handler(signal.SIGHUP, _reload_if_good, reload)
     if os.getpid() == 1:
-        # uvloop keeps this one for itself
-        signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(_reap))
-    ignore_stray_signals(lambda name: loop.call_soon_threadsafe(logger.warning, _STRAY, name))
-    async with asyncio.TaskGroup() as tasks:
-        actions = JobActions(supervisor, store)
-        retention = Retention(supervisor, actions, store)
-        backups = Backups(supervisor, store)
-        parts = (
-            supervisor.run(),
-            supervisor.log_cleaner.run(),
-            retention.run(),
-            backups.run(),
-            follow_wall_clock(store),
-            link.run(supervisor),
-            manager.ping_watchdog(),
-        )
-        work = [tasks.create_task(part) for part in parts]
-        # an older copy of the database is noticed by the launcher's answer, and must give out no id before
-        await link.wait_until_tried(_FIRST_ANSWER)
-        web = await start_web_server(config, store, lambda: link.is_connected, tasks)
-        reads = ReadHandler(supervisor, store, link, web.authenticator if web else None)
-        maintenance = MaintenanceHandler(supervisor, link, retention, backups)
-        handler = RequestHandler(supervisor, actions, maintenance, reads, shut_down, reload=reload)
-        control = ControlServer(handler, os.geteuid(), tasks)
-        door = _Door(config, control.new_connection, tasks)
-        await door.open(surroundings.sockets)
-        watch = FolderWatch(
-            config.daemon.state_dir,
-            config.daemon.socket,
-            # without its files the launcher is lost to the next bgd, and with it what runs: let that end
-            stop=lambda has_launcher: stops.put_nowait(
-                ShutdownMode.LEAVE if has_launcher else ShutdownMode.WAIT
-            ),
-            bind=None if surroundings.sockets else door.bind_again,
-        )
-        watch.begin()
-        supervisor.space.check_folder = watch.check
-        logger.info("bgd %s serves %s, pid %d", bgd.__version__, config.daemon.socket, os.getpid())
-        surroundings.ready()
-        manager.ready(f"serving {config.daemon.socket}")
-        await _until_stopped(supervisor, link, stops, tasks, manager)
-        watch.close()
-        door.close()
-        control.close()
-        if web is not None:
-            web.close()
-        for task in work:
-            task.cancel()  # before the parting, or the link would look for another launcher
-        await link.say_goodbye()
-    logger.info("bgd has stopped")
-    return watch if watch.is_lost else None
+        # uvloop keeps add_signal_handler for this one to itself
+        signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(_reap_orphans))
+    ignore_stray_signals(lambda name: loop.call_soon_threadsafe(logger.warning, _STRAY_SIGNAL, name))
 
 
-REDATE_REST = (
-    9  # times as long as a transaction took: a clock that is set all the time takes a tenth of the store
-)
+REDATE_REST = 9  # pause after a transaction, in times its length: a busy clock gets a tenth of the store
 
 
 async def follow_wall_clock(store: Store) -> None:
@@ -205,7 +213,7 @@ async def follow_wall_clock(store: Store) -> None:
         while True:
             await was_set.wait()
             was_set.clear()
-            alarm.set(inf)  # it rings all the same when the clock is set
+            alarm.set(inf)  # it still rings when the clock is set
             try:
                 await _redate_waiting(store)
             except DiskFull as error:  # jobs that run or wait now are not affected
@@ -223,8 +231,8 @@ async def _redate_waiting(store: Store) -> None:
             await asyncio.sleep(REDATE_REST * (time.monotonic() - began))
 
 
-class _Door:
-    """The control socket while it is served."""
+class _ControlSocket:
+    """The control socket, which is bound again if somebody removes it."""
 
     def __init__(
         self, config: Config, connection: Callable[[], asyncio.BaseProtocol], tasks: asyncio.TaskGroup
@@ -235,7 +243,7 @@ class _Door:
         self._server: asyncio.Server | None = None
 
     async def open(self, handed: Sequence[socket.socket] = ()) -> None:
-        """Listen; who is connected stays so."""
+        """Listen; existing connections are kept."""
         listening = folder.listen(self._config, handed)
         self.close()
         self._server = await asyncio.get_running_loop().create_unix_server(
@@ -259,11 +267,11 @@ class _Door:
             logger.warning("the socket %s was removed: bound again", path)
 
 
-async def _saved(config: Config, store: Store) -> str:
-    """Write the database that has no name any more to a new file; return its path."""
-    place = Path(config.daemon.state_dir)
-    await asyncio.to_thread(place.mkdir, mode=0o700, parents=True, exist_ok=True)
-    path = place / f"bgd.db.saved-{datetime.fromtimestamp(now().wall, UTC):%Y%m%dT%H%M%SZ}"
+async def _save_unlinked(config: Config, store: Store) -> str:
+    """Write the database, which has lost its name, to a new file; return its path."""
+    state_dir = Path(config.daemon.state_dir)
+    await asyncio.to_thread(state_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
+    path = state_dir / f"bgd.db.saved-{datetime.fromtimestamp(now().wall, UTC):%Y%m%dT%H%M%SZ}"
     try:
         await store.copy_unlinked(str(path))
     except (OSError, sqlite3.Error) as error:
@@ -271,10 +279,10 @@ async def _saved(config: Config, store: Store) -> str:
     return str(path)
 
 
-def _put_back(config: Config, saved: str, *, is_free: bool) -> StoreBroken:
-    """Give what was saved the database's name, unless another file has it; return what to say.
+def _restore_name(config: Config, saved: str, *, is_free: bool) -> StoreBroken:
+    """Give the saved database its name back, unless another file has it; return the error that reports it.
 
-    `is_free`: the database itself still has it, and only lost what belongs to it.
+    `is_free` says that the old database still has the name, and only its -wal or -shm file was lost.
     """
     path = f"{config.daemon.state_dir}/bgd.db"
     if is_free:
@@ -283,30 +291,30 @@ def _put_back(config: Config, saved: str, *, is_free: bool) -> StoreBroken:
         os.link(saved, path)
     except FileExistsError:
         return StoreBroken(
-            f"{path} was replaced while bgd ran, and what bgd had is in {saved}",
-            f"to go on with that, rename it to {path} and remove {path}-wal; then start bgd again",
+            f"{path} was replaced while bgd ran, and bgd's own database is in {saved}",
+            f"to go on with it, rename it to {path} and remove {path}-wal; then start bgd again",
         )
-    for end in ("-wal", "-shm"):  # of the lost one
+    for end in ("-wal", "-shm"):  # of the lost database
         Path(path + end).unlink(missing_ok=True)
     Path(saved).unlink()
     fsync_path(config.daemon.state_dir)
-    return StoreBroken(f"{path} was removed while bgd ran; bgd has written it anew", "start bgd again")
+    return StoreBroken(f"{path} was removed while bgd ran; bgd has written it again", "start bgd again")
 
 
-async def _hold_as_outdated(config: Config, store: Store, position: int) -> StoreBroken:
-    """Hold all that waits in an old copy of the database, as it may have run since; return what to say."""
+async def _hold_outdated_jobs(config: Config, store: Store, position: int) -> StoreBroken:
+    """Hold what waits in an old copy of the database, because it may have run since; return the error."""
     launcher = f"{clock.boot_id()}:before-recovery"
     held = await store.hold_as_outdated(position, launcher, now().wall)
     return StoreBroken(
-        f"database {config.daemon.state_dir}/bgd.db is an older copy: the launcher has seen jobs run that it"
-        f" does not know of. Jobs that may have run since, and are held now: {held.held}. Jobs that ran then,"
-        f" and are not run again by themselves: {held.running}. New jobs get ids from {held.last_id + 1} on",
+        f"database {config.daemon.state_dir}/bgd.db is an older copy: the launcher has run jobs that it does"
+        f" not know. Jobs that may have run since, and are held now: {held.held}. Jobs that ran then, and are"
+        f" not rerun automatically: {held.running}. New jobs get ids from {held.last_id + 1} on",
         "start bgd again, then see bgctl list --state held, and bgctl release or cancel",
     )
 
 
-async def _keep_ids_apart(config: Config, store: Store) -> None:
-    """Give out no id again that a log shows: the database is new, or has lost its latest changes."""
+async def _reserve_logged_ids(config: Config, store: Store) -> None:
+    """Never give out an id that has a log: the database may be new, or have lost its latest changes."""
     highest = await asyncio.to_thread(highest_job, config.log_dir)
     last_id = await store.last_id()
     if highest > last_id:
@@ -320,19 +328,19 @@ async def _keep_ids_apart(config: Config, store: Store) -> None:
         await store.reserve_ids(highest)
 
 
-async def _until_stopped(
+async def _wait_until_stopped(
     supervisor: Supervisor,
     link: LauncherLink,
     stops: asyncio.Queue[ShutdownMode],
     tasks: asyncio.TaskGroup,
     manager: ServiceManager,
 ) -> None:
-    """Return when the daemon may end: what runs has ended as asked, or somebody asked a second time."""
+    """Return when the daemon may end: its jobs have ended as asked, or somebody asked a second time."""
     mode = await stops.get()
     logger.info("stopping: running jobs %d, mode %s", supervisor.running, mode.value)
     manager.stopping(f"stopping, mode {mode.value}")
     is_init = mode is ShutdownMode.LEAVE and os.getpid() == 1
-    drain = tasks.create_task(_interrupt(supervisor, link) if is_init else supervisor.drain(mode))
+    drain = tasks.create_task(_interrupt_jobs(supervisor, link) if is_init else supervisor.drain(mode))
     again = tasks.create_task(stops.get())
     absent = tasks.create_task(link.wait_until_absent())
     await asyncio.wait({drain, again, absent}, return_when=asyncio.FIRST_COMPLETED)
@@ -344,8 +352,8 @@ async def _until_stopped(
     absent.cancel()
 
 
-async def _interrupt(supervisor: Supervisor, link: LauncherLink) -> None:
-    """End all jobs in order: with the first process of a container the kernel kills all others."""
+async def _interrupt_jobs(supervisor: Supervisor, link: LauncherLink) -> None:
+    """End all jobs in order, because the kernel kills them when the first process of a container ends."""
     if supervisor.running:
         logger.info("bgd is process 1, so the jobs end with it: they are interrupted")
     await supervisor.drain(ShutdownMode.LEAVE)
@@ -353,49 +361,49 @@ async def _interrupt(supervisor: Supervisor, link: LauncherLink) -> None:
     await supervisor.saved()
 
 
-def _reap() -> None:
-    """Reap whatever has ended: to process 1 the kernel gives all processes whose parents have ended."""
+def _reap_orphans() -> None:
+    """Reap ended processes: the kernel gives process 1 all processes whose parents have ended."""
     with suppress(ChildProcessError):  # no more children
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
 
 
 def _reload_if_good(reload: Callable[[], object]) -> None:
-    with suppress(ConfigError):  # the log and the manager have been told
+    with suppress(ConfigError):  # the log and the manager have it already
         reload()
 
 
-def _reload(supervisor: Supervisor, surroundings: Surroundings) -> list[str]:
-    """Read the configuration again; return what of it takes effect at the next start.
+def _reload(supervisor: Supervisor, context: StartupContext) -> list[str]:
+    """Read the configuration again; return the keys that only take effect at the next start.
 
     Raises:
-        ConfigError: it cannot be used, and the old one stays.
+        ConfigError: the new configuration cannot be used, and the old one stays in effect.
     """
-    surroundings.manager.reloading()
+    context.manager.reloading()
     old = supervisor.config
     try:
-        new = surroundings.reload()
+        new = context.reload()
     except ConfigError as error:
-        logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - a person's slip
-        surroundings.manager.ready(f"serving with the old configuration: {error}")
+        logger.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - no bug
+        context.manager.ready(f"serving with the old configuration: {error}")
         raise
-    # the places are locked, bound and written to as they are
+    # folders and sockets are in use: these stay until the next start
     daemon = replace(new.daemon, state_dir=old.daemon.state_dir, socket=old.daemon.socket)
     supervisor.configure(replace(new, daemon=daemon, http=old.http, log_dir=old.log_dir))
-    postponed = _places_that_differ(old, new)
-    for place in postponed:
-        logger.warning("%s has changed: that takes effect at the next start", place)
+    postponed = _postponed_changes(old, new)
+    for key in postponed:
+        logger.warning("%s has changed: that takes effect at the next start", key)
     logger.info("configuration reloaded from %s", new.source or "built-in defaults")
-    surroundings.manager.ready(f"serving {old.daemon.socket}")
+    context.manager.ready(f"serving {old.daemon.socket}")
     return postponed
 
 
-def _places_that_differ(old: Config, new: Config) -> list[str]:
+def _postponed_changes(old: Config, new: Config) -> list[str]:
     keys = [key for key in ("state_dir", "socket") if getattr(new.daemon, key) != getattr(old.daemon, key)]
     return [f"[daemon] {key}" for key in keys] + (["[http]"] if new.http != old.http else [])
 
 
-_FIRST_ANSWER = 1.0  # seconds: a launcher that runs answers at once, one that is started in 0.2 s
-_STRAY = "ignored %s, and will again without a word: SIGTERM ends bgd"
-# A server of Python 3.13 would unlink its socket, which may be systemd's; a stale one is removed at the start
+_FIRST_ANSWER = 1.0  # seconds; a running launcher answers at once, one that is started in 0.2 s
+_STRAY_SIGNAL = "ignored %s, and will ignore it again without a message: SIGTERM ends bgd"
+# Python 3.13 would unlink the socket, which may be systemd's; a stale one is removed at the next start
 _never_unlink: dict[str, Any] = {"cleanup_socket": False}

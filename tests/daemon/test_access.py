@@ -115,7 +115,7 @@ def test_nobody_outside_says_where_and_in_what_environment_a_runner_runs(folder,
 def test_a_job_of_a_runner_takes_no_isolation(folder):
     spec = JobSpec(target="php::App\\Jobs\\SendMail", isolation=Isolation.FORK)
 
-    with pytest.raises(Refused, match="isolation is for class jobs of Python"):
+    with pytest.raises(Refused, match="isolation is for Python class jobs"):
         check_may_run(spec, configure(folder, rest=RUNNERS))
 
 

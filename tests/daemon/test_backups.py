@@ -56,7 +56,7 @@ async def test_who_asks_is_sent_a_sound_copy_and_nothing_of_it_is_left(config, l
 
 
 async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, launcher, monkeypatch):
-    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     config = configure(folder, rest="[backup]\nkeep = 2\nfolder = 'elsewhere'")
     config = replace(config, backup=replace(config.backup, every=0.05))
     old = [folder / f"elsewhere/bgd-2020010{day}T000000Z.db" for day in (1, 2)]
@@ -84,7 +84,7 @@ async def test_a_backup_of_a_time_yet_to_come_keeps_no_other_from_being_written(
     folder, launcher, monkeypatch
 ):
     """The clock was ahead when it was written, and was then set back."""
-    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     config = configure(folder, rest="[backup]\nkeep = 2\nfolder = 'elsewhere'")
     config = replace(config, backup=replace(config.backup, every=0.05))
     ahead = folder / "elsewhere/bgd-20900101T000000Z.db"
@@ -102,7 +102,7 @@ async def test_a_backup_of_a_time_yet_to_come_keeps_no_other_from_being_written(
 async def test_other_times_and_another_folder_for_backups_hold_from_the_reload_on(
     folder, launcher, monkeypatch
 ):
-    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     never = configure(folder, rest="[backup]\nevery = 'never'")
     planned = []
 
@@ -124,7 +124,7 @@ async def test_other_times_and_another_folder_for_backups_hold_from_the_reload_o
 
 
 async def test_reloads_do_not_put_off_the_first_backup(folder, launcher, monkeypatch):
-    monkeypatch.setattr(backups, "PATIENCE", 1.0)
+    monkeypatch.setattr(backups, "RETRY_SECONDS", 1.0)
     config = configure(folder, rest="[backup]\nfolder = 'elsewhere'")
 
     def reload_until_written(life):
@@ -141,7 +141,7 @@ async def test_reloads_do_not_put_off_the_first_backup(folder, launcher, monkeyp
 async def test_a_clock_that_was_ahead_for_a_while_takes_no_backup_that_is_written_since(
     folder, launcher, monkeypatch
 ):
-    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     config = configure(folder, rest="[backup]\nkeep = 2\nfolder = 'elsewhere'")
     config = replace(config, backup=replace(config.backup, every=0.05))
     ahead = [folder / f"elsewhere/bgd-2090010{day}T000000Z.db" for day in (1, 2)]
@@ -160,7 +160,7 @@ async def test_a_clock_that_was_ahead_for_a_while_takes_no_backup_that_is_writte
 async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
     folder, launcher, monkeypatch, caplog
 ):
-    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     config = configure(folder, rest="[backup]\nfolder = 'elsewhere'")
     (folder / "elsewhere").write_text("")
     async with running_supervisor(config, launcher) as life:
@@ -175,7 +175,7 @@ async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
 
 
 async def test_doctor_says_that_the_last_backup_that_was_due_was_not_written(config, launcher, monkeypatch):
-    monkeypatch.setattr(backups, "PATIENCE", 0.05)
+    monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr(backups, "SPARE", 1 << 60)
     async with served(config, launcher) as life:
         task = life.tasks.create_task(life.backups.run())
@@ -186,7 +186,7 @@ async def test_doctor_says_that_the_last_backup_that_was_due_was_not_written(con
 
         (finding,) = [each for each in reply.findings if "the last try" in each.message]
         assert (finding.subject, finding.level) == ("backups", Level.PROBLEM)
-        assert finding.message.startswith("the last try: no backup: it takes ")
+        assert finding.message.startswith("the last try: no backup: it needs ")
         monkeypatch.setattr(backups, "SPARE", 0)
         await until(lambda: life.backups.problem is None)
         task.cancel()
@@ -196,9 +196,9 @@ async def test_backup_that_has_no_room_is_refused(config, launcher, monkeypatch)
     monkeypatch.setattr(backups, "SPARE", 1 << 60)
     async with running_supervisor(config, launcher) as life:
         with pytest.raises(
-            Full, match=r"no backup: it takes .*, and .*/backups has .* free: make room there"
+            Full, match=r"no backup: it needs .*, and .*/backups has .* free: make room there"
         ):
-            async with Backups(life.supervisor, life.store).sent():
+            async with Backups(life.supervisor, life.store).download():
                 pass
 
 
@@ -206,7 +206,7 @@ async def test_backup_that_cannot_be_written_is_refused_and_leaves_nothing(confi
     monkeypatch.setattr(copying, "VERSION", 0)
     async with running_supervisor(config, launcher) as life:
         with pytest.raises(Refused, match=r"no backup: .* was written by a newer bgd"):
-            async with Backups(life.supervisor, life.store).sent():
+            async with Backups(life.supervisor, life.store).download():
                 pass
     assert await asyncio.to_thread(os.listdir, config.backup.folder) == []
 
@@ -252,12 +252,12 @@ async def cancel_at(gate, task, *, times=1):
 
 
 async def test_cancelled_backup_keeps_no_descriptor_of_its_copy(config, launcher, monkeypatch):
-    gate = Gate(backups._finished)
-    monkeypatch.setattr(backups, "_finished", gate.after)
+    gate = Gate(backups._open_finished)
+    monkeypatch.setattr(backups, "_open_finished", gate.after)
     async with running_supervisor(config, launcher) as life:
 
         async def send():
-            async with Backups(life.supervisor, life.store).sent():
+            async with Backups(life.supervisor, life.store).download():
                 pass
 
         await cancel_at(gate, asyncio.create_task(send()), times=2)
@@ -272,7 +272,7 @@ async def test_descriptor_of_a_backup_is_open_while_a_thread_reads_it(config, la
     async with running_supervisor(config, launcher) as life:
 
         async def send():
-            async with Backups(life.supervisor, life.store).sent() as (_, pieces), aclosing(pieces):
+            async with Backups(life.supervisor, life.store).download() as (_, pieces), aclosing(pieces):
                 monkeypatch.setattr(os, "read", gate.before)
                 await anext(pieces)
 
@@ -288,7 +288,7 @@ async def test_backup_that_is_cancelled_while_it_is_written_leaves_no_file(confi
     async with running_supervisor(config, launcher) as life:
 
         async def send():
-            async with Backups(life.supervisor, life.store).sent():
+            async with Backups(life.supervisor, life.store).download():
                 pass
 
         task = asyncio.create_task(send())

@@ -105,7 +105,7 @@ def test_a_database_of_a_newer_bgd_is_never_replaced(config, path):
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
 
     with pytest.raises(
-        Refused, match=r"was written by a newer bgd .*: install that bgd again, or move it away"
+        Refused, match=r"was written by a newer bgd .*: install that bgd again, or move the database away"
     ):
         recover(config)
 
@@ -185,7 +185,7 @@ def test_damaged_backups_are_passed_over_and_said(config, path):
     told = recover(config)
 
     assert told[0] == f"database {path} is not there"
-    assert told[1].startswith(f"passed over: {config.backup.folder}/bgd-20251126T030000Z.db is damaged")
+    assert told[1].startswith(f"skipped: {config.backup.folder}/bgd-20251126T030000Z.db is damaged")
 
 
 @pytest.mark.parametrize("wanted", [None, "/nowhere/bgd.db"])
@@ -193,7 +193,7 @@ def test_without_a_good_backup_everything_stays_as_it_is(config, path, wanted):
     path.write_bytes(b"damaged")
     Path(config.backup.folder, "bgd-20251125T030000Z.db").unlink()
 
-    with pytest.raises(StoreBroken, match="there is no good backup"):
+    with pytest.raises(StoreBroken, match="there is no sound backup"):
         recover(config, wanted)
 
     assert path.read_bytes() == b"damaged"
@@ -254,7 +254,7 @@ def test_daemon_starts_on_what_was_recovered_from_a_file_of_bgctl(own_daemon):
 def test_an_empty_name_is_not_taken_for_the_usual_file(capsys, option):
     with pytest.raises(SystemExit, match="2"):
         main([option, ""])
-    assert "no file has an empty name" in capsys.readouterr().err
+    assert "the name of the file is empty" in capsys.readouterr().err
 
 
 def test_backup_that_cannot_be_written_is_said_in_a_line(own_daemon):

@@ -232,7 +232,7 @@ def test_damaged_backup_is_passed_over_as_recovery_does(config, backup, path):
     assert finding.level is Level.WARNING
     assert finding.message.startswith(f"2, the newest 1h old of the sound ones: {newer} is damaged")
     path.unlink()
-    assert f"passed over: {newer} is damaged" in "\n".join(recover(config))
+    assert f"skipped: {newer} is damaged" in "\n".join(recover(config))
 
     backup.unlink()
     finding = check_backups(config)

@@ -52,7 +52,7 @@ def test_a_database_that_is_replaced_is_kept_under_another_name(home):
     assert home.process.wait(DEADLINE) == 74
 
     (saved,) = home.state_dir.glob("bgd.db.saved-*")
-    assert f"what bgd had is in {saved}" in log_of(home)
+    assert f"bgd's own database is in {saved}" in log_of(home)
     assert (home.state_dir / "bgd.db").read_bytes() == b"something else"
     saved.rename(home.state_dir / "bgd.db")
     for end in ("-wal", "-shm"):

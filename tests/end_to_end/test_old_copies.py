@@ -79,7 +79,7 @@ def test_jobs_of_an_older_copy_of_the_database_are_held_and_not_run_again(home, 
         client.submit(["true"]).wait(DEADLINE)
     put_back(home, copy)
     log = refused_start(home)
-    assert "is an older copy: the launcher has seen jobs run that it does not know of" in log
+    assert "is an older copy: the launcher has run jobs that it does not know" in log
     assert "Traceback" not in log
 
     home.start()

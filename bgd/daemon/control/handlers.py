@@ -350,7 +350,7 @@ class MaintenanceHandler:
                 await replies.send_and_drain(Pruned(request.id, jobs, log_bytes))
 
     async def _send_backup(self, request: GetBackup, replies: ReplySender) -> None:
-        async with self._backups.sent() as (size, pieces), aclosing(pieces):
+        async with self._backups.download() as (size, pieces), aclosing(pieces):
             async for data in pieces:
                 await replies.send_and_drain(BackupPart(request.id, size, data))
 
