@@ -1,4 +1,4 @@
-"""A lost database: a backup takes its place, nothing in it runs unasked, and no id is given out twice."""
+"""A backup replaces a lost database: no job in it runs by itself, and no id is given out twice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.daemon.storage.filling import NOW, a_job, first_attempt, new, put, re
 
 @pytest.fixture
 def path(config):
-    """The database of a daemon that has gone on after its last backup."""
+    """The database of a daemon that has run on after its last backup."""
     Path(config.daemon.state_dir).mkdir(mode=0o700)
     Path(config.backup.folder).mkdir(mode=0o700, parents=True)
     asyncio.run(fill(config))
@@ -37,7 +37,7 @@ def path(config):
 
 
 async def fill(config):
-    """Leave jobs 1 to 5 in the backup, one in each kind of state, and 6 and 7 out of it."""
+    """Put jobs 1 to 5 into the backup, one in each kind of state; 6 and 7 come later."""
     store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
     await store.begin_generation()
     blocked = Conditions(after=(JobId(2),))
@@ -100,7 +100,7 @@ def test_a_sound_database_is_never_replaced(config, path):
 
 
 def test_a_database_of_a_newer_bgd_is_never_replaced(config, path):
-    """Who went back to an older bgd has lost nothing yet: the newer one can read it."""
+    """A user who went back to an older bgd has lost nothing: the newer bgd can read the database."""
     with closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
 
@@ -121,8 +121,8 @@ async def events_in(path, since):
     return found
 
 
-def test_events_after_a_recovery_have_ids_that_nobody_has_seen_and_say_which_jobs_are_held(config, path):
-    """Who asks since the last one of the lost database would else miss as many as that had."""
+def test_events_after_a_recovery_have_new_ids_and_name_the_held_jobs(config, path):
+    """A client that asks for events since the last one it saw would otherwise miss the new ones."""
     _, lost = asyncio.run(events_in(path, 0))
     path.unlink()
 
@@ -138,7 +138,7 @@ def test_events_after_a_recovery_have_ids_that_nobody_has_seen_and_say_which_job
     assert newest == events[-1].id > lost + MARGIN / 2
 
 
-def test_events_after_another_recovery_from_the_same_backup_have_other_ids_again(config, path):
+def test_events_after_a_second_recovery_from_the_same_backup_have_new_ids(config, path):
     path.unlink()
     recover(config)
     _, before = asyncio.run(events_in(path, 0))
@@ -153,7 +153,7 @@ def test_events_after_another_recovery_from_the_same_backup_have_other_ids_again
     assert newest > before + MARGIN / 2
 
 
-def test_events_go_on_after_a_recovery_also_where_no_job_waited(config, path, tmp_path):
+def test_event_ids_are_new_after_a_recovery_without_waiting_jobs(config, path, tmp_path):
     empty = tmp_path / "empty.db"
     asyncio.run(fill_nothing(empty))
     path.unlink()
@@ -170,7 +170,7 @@ async def fill_nothing(path):
 
 def test_a_database_without_one_of_its_indices_is_replaced(config, path):
     with closing(sqlite3.connect(path)) as db:
-        db.execute("DROP INDEX jobs_by_user")  # a start refuses it, though every page is sound
+        db.execute("DROP INDEX jobs_by_user")  # every page is sound, but a daemon refuses to start
 
     told = recover(config)
 
@@ -178,7 +178,7 @@ def test_a_database_without_one_of_its_indices_is_replaced(config, path):
     assert asyncio.run(look_into(path))[0].keys() == {1, 2, 3, 4}
 
 
-def test_damaged_backups_are_passed_over_and_said(config, path):
+def test_damaged_backups_are_skipped_and_reported(config, path):
     path.unlink()
     Path(config.backup.folder, "bgd-20251126T030000Z.db").write_bytes(b"nothing good")
 
@@ -189,7 +189,7 @@ def test_damaged_backups_are_passed_over_and_said(config, path):
 
 
 @pytest.mark.parametrize("wanted", [None, "/nowhere/bgd.db"])
-def test_without_a_good_backup_everything_stays_as_it_is(config, path, wanted):
+def test_nothing_changes_without_a_good_backup(config, path, wanted):
     path.write_bytes(b"damaged")
     Path(config.backup.folder, "bgd-20251125T030000Z.db").unlink()
 
@@ -199,8 +199,8 @@ def test_without_a_good_backup_everything_stays_as_it_is(config, path, wanted):
     assert path.read_bytes() == b"damaged"
 
 
-def test_ids_that_a_damaged_database_still_shows_are_not_given_out_again(config, path):
-    with closing(sqlite3.connect(path)) as db:  # a page of a table that nothing leads to any more
+def test_ids_that_a_damaged_database_still_shows_are_not_reused(config, path):
+    with closing(sqlite3.connect(path)) as db:  # the pages of the table stay, but nothing refers to them
         db.execute("PRAGMA writable_schema = ON")
         db.execute("DELETE FROM sqlite_master WHERE name = 'counts'")
         db.commit()
@@ -210,7 +210,7 @@ def test_ids_that_a_damaged_database_still_shows_are_not_given_out_again(config,
     assert "jobs 6 to 7, and perhaps later ones" in told
 
 
-def test_new_database_beside_logs_of_earlier_jobs_gives_out_no_id_of_theirs(own_daemon):
+def test_new_database_reuses_no_id_that_has_a_log(own_daemon):
     first = own_daemon.submit("--wait", "echo", "one")
     own_daemon.stop()
     for end in ("", "-wal", "-shm"):
@@ -224,7 +224,7 @@ def test_new_database_beside_logs_of_earlier_jobs_gives_out_no_id_of_theirs(own_
     )
 
 
-def test_daemon_starts_on_what_was_recovered_from_a_file_of_bgctl(own_daemon):
+def test_daemon_starts_after_recovery_from_a_backup_that_bgctl_wrote(own_daemon):
     own_daemon.submit("--wait", "echo", "one")
     own_daemon.submit("--hold", "echo", "two")
     copy = own_daemon.folder / "copy.db"
@@ -251,19 +251,19 @@ def test_daemon_starts_on_what_was_recovered_from_a_file_of_bgctl(own_daemon):
 
 
 @pytest.mark.parametrize("option", ["--recover", "--config"])
-def test_an_empty_name_is_not_taken_for_the_usual_file(capsys, option):
+def test_empty_file_name_is_refused(capsys, option):
     with pytest.raises(SystemExit, match="2"):
         main([option, ""])
     assert "the name of the file is empty" in capsys.readouterr().err
 
 
-def test_backup_that_cannot_be_written_is_said_in_a_line(own_daemon):
+def test_backup_that_cannot_be_written_is_reported_in_one_line(own_daemon):
     done = own_daemon.bgctl("backup", "/nowhere/bgd.db")
     assert done.returncode == 1
     assert done.stderr == "bgctl: cannot write /nowhere/bgd.db: No such file or directory\n"
 
 
-def test_backup_takes_the_place_of_no_device_and_of_no_file_of_the_daemon(own_daemon):
+def test_backup_replaces_no_device_and_no_file_of_the_daemon(own_daemon):
     pipe, link, folder = (own_daemon.folder / name for name in ("pipe", "link", "folder"))
     os.mkfifo(pipe)
     link.symlink_to("/dev/null")
@@ -282,7 +282,7 @@ def test_backup_takes_the_place_of_no_device_and_of_no_file_of_the_daemon(own_da
     assert "bgd.db is among the daemon's own files, and is left as it is" in done.stderr
 
 
-def test_a_backup_takes_the_place_of_the_one_before(own_daemon):
+def test_backup_replaces_an_earlier_backup(own_daemon):
     copy = own_daemon.folder / "copy.db"
     assert own_daemon.bgctl("backup", str(copy)).returncode == 0
     first = copy.stat().st_ino
@@ -325,5 +325,5 @@ def test_daemon_on_a_damaged_database_says_what_to_do_and_ends_with_74(own_daemo
     last = done.stderr.splitlines()[-1]
     assert f"database {database}" in last
     assert "`bgd --recover` puts the newest backup in its place" in last
-    database.unlink()  # so that the end of the test finds a daemon
+    database.unlink()  # or the fixture finds no daemon at the end
     own_daemon.start()

@@ -1,3 +1,5 @@
+"""The attempt table reconciles active attempts with what a launcher knows (R3)."""
+
 from __future__ import annotations
 
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
@@ -33,75 +35,77 @@ def restored(job, launcher):
     return attempts
 
 
-def judge(attempts, job, seen):
-    verdicts = attempts.reconcile([job], seen, STORE, BOOT)
-    return verdicts[0] if verdicts else None
+def reconcile(attempts, job, seen):
+    found = attempts.reconcile([job], seen, STORE, BOOT)
+    return found[0] if found else None
 
 
-def test_attempt_that_runs_is_adopted():
+def test_running_attempt_is_adopted():
     job = a_job()
-    assert judge(restored(job, BEFORE), job, snapshot(key_of(job))) == Reconciliation(job, adopt=True)
+    assert reconcile(restored(job, BEFORE), job, snapshot(key_of(job))) == Reconciliation(job, adopt=True)
 
 
-def test_attempt_whose_end_is_known_is_not_judged():
+def test_attempt_whose_end_is_in_the_snapshot_is_left_out():
     job = a_job()
-    assert judge(restored(job, HERE), job, snapshot(ended=[key_of(job)])) is None
+    assert reconcile(restored(job, HERE), job, snapshot(ended=[key_of(job)])) is None
 
 
 def test_attempt_absent_from_its_own_launcher_was_never_started():
     job = a_job()
     attempts = restored(job, HERE)
-    assert judge(attempts, job, snapshot()) == Reconciliation(job)
+    assert reconcile(attempts, job, snapshot()) == Reconciliation(job)
     assert list(attempts.to_reassign) == [job.id]
 
 
 def test_attempt_absent_from_a_launcher_that_covers_its_own_was_never_started():
     job = a_job()
     attempts = restored(job, BEFORE)
-    assert judge(attempts, job, snapshot(covers=[BEFORE])) == Reconciliation(job)
+    assert reconcile(attempts, job, snapshot(covers=[BEFORE])) == Reconciliation(job)
     assert list(attempts.to_reassign) == [job.id]
 
 
 def test_attempt_of_a_dead_launcher_is_unknown():
     job = a_job()
-    verdict = judge(restored(job, BEFORE), job, snapshot())
-    assert verdict.outcome is Outcome.UNKNOWN
+    result = reconcile(restored(job, BEFORE), job, snapshot())
+    assert result.outcome is Outcome.UNKNOWN
 
 
 def test_attempt_of_an_earlier_boot_is_interrupted():
     job = a_job()
-    verdict = judge(restored(job, OTHER_BOOT), job, snapshot())
-    assert verdict.outcome is Outcome.INTERRUPTED
+    result = reconcile(restored(job, OTHER_BOOT), job, snapshot())
+    assert result.outcome is Outcome.INTERRUPTED
 
 
 def test_stopping_attempt_that_was_never_started_is_cancelled():
     job = a_job(state=State.STOPPING)
     attempts = restored(job, HERE)
-    verdict = judge(attempts, job, snapshot())
-    assert verdict.outcome is Outcome.CANCELLED
+    result = reconcile(attempts, job, snapshot())
+    assert result.outcome is Outcome.CANCELLED
     assert list(attempts.to_reassign) == []
 
 
-def test_another_attempt_of_the_same_job_in_the_snapshot_is_not_this_one():
+def test_other_attempts_of_the_same_job_in_the_snapshot_do_not_count():
     job = a_job(attempt=2)
-    assert judge(restored(job, HERE), job, snapshot(AttemptKey(STORE, job.id, 1))) == Reconciliation(job)
+    assert reconcile(restored(job, HERE), job, snapshot(AttemptKey(STORE, job.id, 1))) == Reconciliation(job)
 
 
-def test_attempt_of_another_store_in_the_snapshot_is_not_this_one():
+def test_attempts_of_another_store_in_the_snapshot_do_not_count():
     job = a_job()
-    assert judge(restored(job, HERE), job, snapshot(AttemptKey("other", job.id, 1))) == Reconciliation(job)
+    assert reconcile(restored(job, HERE), job, snapshot(AttemptKey("other", job.id, 1))) == Reconciliation(
+        job
+    )
 
 
-def test_attempt_decided_but_not_yet_saved_is_not_judged():
+def test_attempt_that_is_not_saved_yet_is_left_out():
     job = a_job()
-    assert judge(AttemptTable(), job, snapshot()) is None
+    assert reconcile(AttemptTable(), job, snapshot()) is None
 
 
 def test_unsent_attempt_of_a_dead_launcher_was_never_started_whatever_the_database_says():
     job = a_job()
     attempts = AttemptTable()
     attempts.start(job, 1, BEFORE, 5.0)
-    assert judge(attempts, job, snapshot()) == Reconciliation(job)
+    assert reconcile(attempts, job, snapshot()) == Reconciliation(job)
 
 
 def test_sent_attempt_of_a_dead_launcher_is_unknown():
@@ -109,7 +113,7 @@ def test_sent_attempt_of_a_dead_launcher_is_unknown():
     attempts = AttemptTable()
     attempts.start(job, 1, BEFORE, 5.0)
     attempts.sent(job.id)
-    assert judge(attempts, job, snapshot()).outcome is Outcome.UNKNOWN
+    assert reconcile(attempts, job, snapshot()).outcome is Outcome.UNKNOWN
 
 
 def test_new_attempt_may_be_sent_once_and_only_to_the_launcher_it_was_saved_for():
@@ -122,10 +126,10 @@ def test_new_attempt_may_be_sent_once_and_only_to_the_launcher_it_was_saved_for(
     assert not attempts.may_send(job, HERE)
 
 
-def test_attempt_is_handed_on_once():
+def test_attempt_is_reassigned_once():
     job = a_job()
     attempts = restored(job, BEFORE)
-    judge(attempts, job, snapshot(covers=[BEFORE]))
+    reconcile(attempts, job, snapshot(covers=[BEFORE]))
     assert attempts.reassign([job], HERE, 6.0) == [(job, NewAttempt(job.id, 1, 1, HERE, 6.0))]
     assert attempts.reassign([job], HERE, 7.0) == []
     assert attempts.may_send(job, HERE)
@@ -135,14 +139,14 @@ def test_adopted_attempt_is_never_sent():
     job = a_job()
     attempts = AttemptTable()
     attempts.start(job, 1, HERE, 5.0)
-    judge(attempts, job, snapshot(key_of(job)))
+    reconcile(attempts, job, snapshot(key_of(job)))
     assert not attempts.may_send(job, HERE)
 
 
-def test_attempt_that_ended_is_not_handed_on():
+def test_attempt_that_ended_is_not_reassigned():
     job = a_job()
     attempts = restored(job, HERE)
-    judge(attempts, job, snapshot())
+    reconcile(attempts, job, snapshot())
     attempts.end(job.id)
     assert attempts.reassign([None], HERE, 6.0) == []
     assert list(attempts.to_reassign) == []

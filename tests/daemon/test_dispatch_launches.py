@@ -20,7 +20,7 @@ KEY = AttemptKey("store", 7, 2)
 
 
 @pytest.fixture(autouse=True)
-def _no_environment_of_another_test():
+def _no_cached_environment():
     dispatch._own_environment.cache_clear()
     dispatch._class_job_environment.cache_clear()
 
@@ -45,7 +45,7 @@ def ended(outcome=Outcome.SUCCEEDED, **fields):
     ],
     ids=["measured", "by the wall clock", "clock set back", "unseen", "machine went down", "not started"],
 )
-def test_an_attempt_took_what_was_measured_or_else_what_the_wall_clock_tells(said, run_seconds):
+def test_run_time_is_the_measured_one_or_else_that_of_the_wall_clock(said, run_seconds):
     assert ended(**said).run_seconds == run_seconds
 
 
@@ -57,7 +57,7 @@ def test_command_is_launched_as_it_stands(folder):
     assert (got.stdin, got.result) == (None, False)
 
 
-def test_job_sees_who_and_where_it_is_whatever_its_environment_claims(folder):
+def test_bgd_variables_override_those_of_the_job(folder):
     got = launch(folder, JobSpec(argv=("true",), env={"A": "1", "BGD_JOB_ID": "1"}))
     assert got.env == {
         "A": "1",
@@ -69,7 +69,7 @@ def test_job_sees_who_and_where_it_is_whatever_its_environment_claims(folder):
     }
 
 
-def test_class_job_is_launched_as_the_worker_with_its_call_on_standard_input(folder):
+def test_class_job_is_launched_as_the_worker_with_its_call_on_stdin(folder):
     spec = JobSpec(target="app.tasks:Mail.send", arguments='{"args": [1e400], "kwargs": {}}')
     got = launch(folder, spec, rest=f'[python]\npath = ["{folder}"]')
     assert got.argv == [sys.executable, str(WORKER)]
@@ -85,7 +85,7 @@ def test_class_job_is_launched_as_the_worker_with_its_call_on_standard_input(fol
 
 
 @pytest.mark.parametrize("name", ["PATH", "PYTHONPATH", "LD_LIBRARY_PATH"])
-def test_no_search_for_code_begins_in_the_folder_of_a_class_job(folder, monkeypatch, name):
+def test_search_paths_of_a_class_job_do_not_include_its_folder(folder, monkeypatch, name):
     monkeypatch.setenv(name, ":lib:/usr/bin:$ORIGIN/lib")
     monkeypatch.chdir(folder)
 
@@ -96,7 +96,7 @@ def test_no_search_for_code_begins_in_the_folder_of_a_class_job(folder, monkeypa
     assert command.env[name] == ":lib:/usr/bin:$ORIGIN/lib"
 
 
-def test_class_job_is_for_a_warm_worker_unless_it_or_the_configuration_says_otherwise(folder, monkeypatch):
+def test_class_job_uses_a_warm_worker_unless_it_or_the_configuration_says_otherwise(folder, monkeypatch):
     monkeypatch.setenv("BOTH", "ours")
     spec = JobSpec(target="app.tasks:Mail.send", env={"BOTH": "sent", "OWN": "1"})
     rest = f'[python]\nenv = ["BOTH", "OWN"]\npath = ["{folder}"]\npreload = ["app.models"]'
@@ -117,7 +117,7 @@ def test_class_job_is_for_a_warm_worker_unless_it_or_the_configuration_says_othe
     assert (warm.isolation, warm.recycle_jobs, warm.recycle_memory) == (Isolation.REUSE, 9, 64_000_000)
 
 
-def test_job_of_a_runner_is_launched_as_the_configuration_says(folder):
+def test_job_of_a_runner_is_launched_as_configured(folder):
     rest = '[runners.php]\nargv = ["php", "artisan"]\ncwd = "/srv/shop"'
     got = launch(folder, JobSpec(target="php::Job@run", arguments='{"args": [1e400]}'), rest=rest)
 
@@ -128,13 +128,13 @@ def test_job_of_a_runner_is_launched_as_the_configuration_says(folder):
     ).result == ("null")
 
 
-def test_runner_without_a_folder_runs_in_the_daemons(folder, monkeypatch):
+def test_runner_without_a_folder_runs_in_the_folder_of_the_daemon(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
     assert launch(folder, JobSpec(target="a::b"), rest='[runners.a]\nargv = ["a"]').cwd == str(folder)
 
 
-def test_class_job_gets_what_it_was_sent_with_beside_the_daemons_environment(folder, monkeypatch):
+def test_class_job_gets_its_own_variables_in_addition_to_those_of_the_daemon(folder, monkeypatch):
     monkeypatch.setenv("OURS", "1")
     monkeypatch.setenv("BOTH", "ours")
 
@@ -145,7 +145,7 @@ def test_class_job_gets_what_it_was_sent_with_beside_the_daemons_environment(fol
     assert (got.env["OURS"], got.env["BOTH"]) == ("1", "sent")
 
 
-def test_variables_that_the_lists_no_longer_name_are_left_out_of_an_attempt(folder, monkeypatch):
+def test_variables_that_are_no_longer_allowed_are_left_out(folder, monkeypatch):
     monkeypatch.setenv("OURS", "1")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     env = {"BASH_FUNC_date%%": "() { evil; }", "LD_PRELOAD": "/evil.so", "PATH": "/evil", "LEVEL": "2"}
@@ -162,7 +162,7 @@ def test_variables_that_the_lists_no_longer_name_are_left_out_of_an_attempt(fold
     assert command == {**bare, "LEVEL": "2"}
 
 
-def test_class_job_gets_the_daemons_environment_without_what_is_the_daemons_alone(folder, monkeypatch):
+def test_class_job_gets_no_variables_that_concern_only_the_daemon(folder, monkeypatch):
     monkeypatch.setenv("KEPT", "yes")
     for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "WATCHDOG_USEC", "BGD_CONFIG", "INVOCATION_ID"):
         monkeypatch.setenv(name, "x")
@@ -171,19 +171,19 @@ def test_class_job_gets_the_daemons_environment_without_what_is_the_daemons_alon
     assert not {"NOTIFY_SOCKET", "LISTEN_FDS", "WATCHDOG_USEC", "BGD_CONFIG", "INVOCATION_ID"} & env.keys()
 
 
-def test_variable_of_the_daemon_that_is_no_text_breaks_no_launch(folder, monkeypatch):
+def test_variable_of_the_daemon_that_is_not_utf_8_is_left_out(folder, monkeypatch):
     monkeypatch.setenv("LATIN", "caf\udce9")
     got = launch(folder, JobSpec(target="app:f"))
     assert "LATIN" not in got.env
     assert encode(got)
 
 
-def test_job_without_a_folder_runs_in_the_daemons(folder, monkeypatch):
+def test_job_without_a_folder_runs_in_the_folder_of_the_daemon(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert launch(folder, JobSpec(target="app:f")).cwd == str(folder)
 
 
-def test_daemon_whose_folder_was_removed_launches_in_the_root(folder, monkeypatch):
+def test_jobs_run_in_the_root_if_the_folder_of_the_daemon_was_removed(folder, monkeypatch):
     gone = folder / "gone"
     gone.mkdir()
     config = configure(folder)
@@ -192,42 +192,42 @@ def test_daemon_whose_folder_was_removed_launches_in_the_root(folder, monkeypatc
     assert build_launch(KEY, JOB, JobSpec(target="app:f"), 1, config).cwd == "/"
 
 
-def test_daemon_whose_folder_is_no_text_launches_in_the_root(folder, monkeypatch):
+def test_jobs_run_in_the_root_if_the_folder_of_the_daemon_is_not_utf_8(folder, monkeypatch):
     odd = folder / "caf\udce9"
     odd.mkdir()
     monkeypatch.chdir(odd)
     assert launch(folder, JobSpec(target="app:f")).cwd == "/"
 
 
-def test_report_of_a_command_is_kept_as_it_is():
+def test_report_of_a_command_is_saved_unchanged():
     got = ended(Outcome.EXIT, exit_code=3, started_at=1.0, user_seconds=0.5, max_rss_bytes=9, log_bytes=4)
     assert (got.job, got.attempt, got.outcome, got.exit_code) == (7, 2, Outcome.EXIT, 3)
     assert (got.started_at, got.finished_at, got.user_seconds, got.log_bytes) == (1.0, 2.0, 0.5, 4)
     assert (got.error, got.result) == (None, None)
 
 
-def test_value_that_a_class_job_returned_is_kept_as_text():
+def test_value_that_a_class_job_returned_is_saved_as_json_text():
     assert ended(exit_code=0, result=b'{"ok": [1e400, "\xc3\xa9"]}').result == '[1e400, "é"]'
 
 
-def test_what_a_class_job_raised_makes_its_outcome_an_error():
+def test_exception_of_a_class_job_makes_its_outcome_an_error():
     raised = b'{"error": {"type": "app.Broken", "message": "no", "traceback": "..."}}'
     got = ended(Outcome.EXIT, exit_code=1, result=raised)
     assert got.outcome is Outcome.ERROR
     assert got.error == JobError("app.Broken", "no", "...")
 
 
-def test_class_job_that_was_ended_by_others_keeps_the_launchers_outcome():
+def test_class_job_that_was_stopped_keeps_the_outcome_of_the_launcher():
     got = ended(Outcome.TIMEOUT, result=b'{"ok": 1}')
     assert (got.outcome, got.result) == (Outcome.TIMEOUT, None)
 
 
-def test_reason_for_not_starting_becomes_the_attempts_error():
+def test_reason_for_not_starting_becomes_the_error_of_the_attempt():
     got = ended(Outcome.NOT_STARTED, problem="program not found: nope")
     assert got.error == JobError("not_started", "program not found: nope")
 
 
-def test_end_that_nobody_reports_says_why():
+def test_unreported_end_says_why():
     got = unreported_end(JOB, Outcome.UNKNOWN, 9.0, "gone")
     assert (got.job, got.attempt, got.finished_at) == (7, 2, 9.0)
     assert got.error == JobError("unknown", "gone")

@@ -1,3 +1,5 @@
+"""What people do to jobs, over the control socket with a scripted launcher."""
+
 from __future__ import annotations
 
 import asyncio
@@ -11,13 +13,11 @@ from bgd import clock
 from bgd.core import spec as limits
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.spec import JobSpec
-from bgd.daemon import queue_controls
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
 from bgd.wire.launching import Abilities, Acknowledge, AttemptStarted, Launch, Limits, StopProcesses
-from bgd.wire.replies import Acted, ErrorCode, Failed, Queues, Submitted
+from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
 from bgd.wire.requests import (
-    Cancel,
     Changes,
     Continue,
     Edit,
@@ -30,7 +30,6 @@ from bgd.wire.requests import (
     SubmitMany,
     Suspend,
 )
-from bgd.wire.steering import GetQueues, Pause, RemoveQueue, Resume, SetQueue, SetSlots
 from tests.daemon.harness import command, configure, served, write_log
 from tests.daemon.scripted_launcher import SECOND, end
 from tests.daemon.waiting import soon, until
@@ -46,7 +45,7 @@ async def finished(life, launcher, outcome=Outcome.SUCCEEDED, **fields):
 
 
 async def act(caller, request):
-    """Return what became of the one job that the request names: its state, or why not."""
+    """Return the new state of the one job in the request, or why it was refused."""
     (result,) = (await caller.ask(request, Acted)).results
     return result.state or result.message
 
@@ -54,7 +53,7 @@ async def act(caller, request):
 # --- jobs that wait -----------------------------------------------------------------------------------
 
 
-async def test_held_job_starts_only_after_its_release_and_with_its_changes(config, launcher):
+async def test_held_job_starts_after_its_release_and_with_its_changes(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         job = await life.submit(command("before", hold=True, env={"KEPT": "1", "OLD": "1"}))
@@ -71,7 +70,7 @@ async def test_held_job_starts_only_after_its_release_and_with_its_changes(confi
         assert (launch.env["KEPT"], launch.env["OLD"]) == ("1", "2")
 
 
-async def test_what_was_edited_and_held_is_so_after_a_restart(config, launcher):
+async def test_edited_and_held_jobs_stay_so_after_a_restart(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         job = await life.submit(command(**SCHEDULED, key="nightly"))
@@ -97,7 +96,7 @@ async def test_what_was_edited_and_held_is_so_after_a_restart(config, launcher):
         (Remove, "has not finished: cancel it first"),
     ],
 )
-async def test_running_job_refuses_what_is_for_others(config, launcher, request_of, message):
+async def test_running_job_refuses_actions_for_other_states(config, launcher, request_of, message):
     async with served(config, launcher) as life:
         key = await life.launched()
 
@@ -108,7 +107,7 @@ async def test_running_job_refuses_what_is_for_others(config, launcher, request_
     "request_of",
     [Hold, Release, Suspend, Continue, lambda number, jobs: SendSignal(id=number, jobs=jobs, signal=10)],
 )
-async def test_finished_and_unknown_jobs_are_told_apart(config, launcher, request_of):
+async def test_errors_of_finished_and_unknown_jobs_differ(config, launcher, request_of):
     async with served(config, launcher) as life:
         job = await finished(life, launcher)
         acted = await (await life.call()).ask(request_of(1, [job, 404]), Acted)
@@ -134,10 +133,10 @@ async def test_edit_that_makes_no_sense_changes_nothing(config, launcher, change
         assert message in await act(await life.call(), Edit(1, [job], changes))
 
         after = await life.view(job)
-        assert replace(after, waited_seconds=before.waited_seconds) == before  # that goes on
+        assert replace(after, waited_seconds=before.waited_seconds) == before  # that keeps growing
 
 
-async def test_of_two_options_that_exclude_each_other_the_edited_one_counts(config, launcher):
+async def test_edited_option_replaces_the_one_it_excludes(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         job = await life.submit(command(**SCHEDULED, retries=1, retry_on=(1,), input=b"given"))
@@ -195,12 +194,12 @@ async def test_job_after_one_that_failed_is_cancelled_at_once_and_says_why(confi
         assert (await life.view(submitted.jobs[1])).state is State.RUNNING
 
 
-async def test_no_job_of_a_batch_waits_for_one_that_expires_as_the_batch_comes(config, launcher, monkeypatch):
+async def test_job_of_a_batch_does_not_wait_for_one_that_expires_now(config, launcher, monkeypatch):
     async with served(config, launcher) as life:
         caller = await life.call()
         late = await life.submit(command(hold=True, expires=30.0))
         then = clock.elapsed()
-        monkeypatch.setattr(clock, "elapsed", lambda: then + 60.0)  # and its timer has yet to ring
+        monkeypatch.setattr(clock, "elapsed", lambda: then + 60.0)  # and its timer has not fired yet
 
         reply = await caller.ask(SubmitMany(id=1, specs=[command(), command(after_any=(late,))]), Submitted)
 
@@ -208,7 +207,7 @@ async def test_no_job_of_a_batch_waits_for_one_that_expires_as_the_batch_comes(c
         assert launched == reply.jobs
 
 
-async def test_nobody_can_wait_for_a_job_that_does_not_exist(config, launcher):
+async def test_job_cannot_wait_for_one_that_does_not_exist(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         assert (await caller.ask(Submit(1, command(after=(404,))), Failed)).message == "no job 404"
@@ -217,7 +216,7 @@ async def test_nobody_can_wait_for_a_job_that_does_not_exist(config, launcher):
         assert await life.store.counts() | {"queued": 0, "running": 0} == await life.store.counts()
 
 
-async def test_jobs_cannot_come_to_wait_for_each_other(config, launcher):
+async def test_jobs_cannot_wait_for_each_other(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         first = await life.submit(command(**SCHEDULED))
@@ -229,7 +228,7 @@ async def test_jobs_cannot_come_to_wait_for_each_other(config, launcher):
         assert await act(caller, Edit(2, [third], Changes(after_any=(), delay=0.0))) is State.RUNNING
 
 
-async def test_there_is_a_limit_to_all_that_jobs_wait_for(config, launcher, monkeypatch):
+async def test_number_of_all_dependencies_is_limited(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_ALL_WAITS", 2)
     async with served(config, launcher) as life:
         caller = await life.call()
@@ -249,7 +248,7 @@ async def test_there_is_a_limit_to_all_that_jobs_wait_for(config, launcher, monk
 # --- keys ---------------------------------------------------------------------------------------------
 
 
-async def test_same_key_gives_the_unfinished_job_until_it_has_finished(config, launcher):
+async def test_submit_with_the_key_of_an_unfinished_job_returns_that_job(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         key = await life.launched(command(key="once"))
@@ -273,7 +272,7 @@ async def test_same_key_gives_the_unfinished_job_until_it_has_finished(config, l
 # --- jobs that run ------------------------------------------------------------------------------------
 
 
-async def test_suspended_job_says_so_and_goes_on(config, launcher):
+async def test_suspended_job_is_shown_so_and_can_be_continued(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         key = await life.launched()
@@ -288,7 +287,7 @@ async def test_suspended_job_says_so_and_goes_on(config, launcher):
         assert not (await life.view(key.job)).suspended
 
 
-async def test_a_job_that_was_not_suspended_here_is_continued_all_the_same(config, launcher):
+async def test_job_that_bgd_did_not_suspend_can_be_continued(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         key = await life.launched()
@@ -300,7 +299,7 @@ async def test_a_job_that_was_not_suspended_here_is_continued_all_the_same(confi
         )
 
 
-async def test_adopted_attempt_is_told_again_what_it_may_have_missed(config, launcher):
+async def test_adopted_attempt_gets_the_commands_it_may_have_missed(config, launcher):
     async with served(config, launcher) as life:
         suspended, going = await life.launched(), await life.launched()
         await life.actions.suspend(JobId(suspended.job))
@@ -315,7 +314,7 @@ async def test_adopted_attempt_is_told_again_what_it_may_have_missed(config, lau
         }
 
 
-async def test_suspended_attempt_that_already_stands_still_is_left_alone(config, launcher):
+async def test_adopted_attempt_that_is_suspended_already_gets_no_command(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         await life.actions.suspend(JobId(key.job))
@@ -326,7 +325,7 @@ async def test_suspended_attempt_that_already_stands_still_is_left_alone(config,
         assert await life.told() == []
 
 
-async def test_attempt_suspended_before_it_was_sent_is_suspended_when_it_is(config, launcher):
+async def test_attempt_suspended_before_its_launch_is_suspended_after_it(config, launcher):
     async with served(config, launcher) as life:
         await life.told()
         life.commits.close()
@@ -342,7 +341,7 @@ async def test_attempt_suspended_before_it_was_sent_is_suspended_when_it_is(conf
         ]
 
 
-async def test_signal_goes_to_what_runs_and_nowhere_else(config, launcher):
+async def test_only_running_jobs_get_signals(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         key, waiting = await life.launched(), await life.submit(command(**SCHEDULED))
@@ -357,7 +356,7 @@ async def test_signal_goes_to_what_runs_and_nowhere_else(config, launcher):
         assert refused == f"job {waiting} is scheduled: only a running job can be sent a signal"
 
 
-async def test_signal_follows_a_start_that_is_still_being_saved(config, launcher):
+async def test_signal_waits_for_a_start_that_is_being_saved(config, launcher):
     async with served(config, launcher) as life:
         await life.told()
         life.commits.close()
@@ -380,7 +379,7 @@ async def test_without_a_launcher_a_signal_is_refused(config, launcher):
             await life.actions.signal(JobId(key.job), 15, whole_tree=False)
 
 
-async def test_old_launcher_is_not_asked_for_what_it_does_not_know(config, launcher):
+async def test_old_launcher_gets_no_message_that_it_does_not_know(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         life.link.protocol = 1
@@ -407,7 +406,7 @@ async def test_limits_that_the_launcher_cannot_set_are_refused_at_once(config, l
             await life.actions.edit(job, Changes(memory_max=2**30))
 
 
-async def test_limits_of_a_class_are_judged_where_its_jobs_are_submitted(folder, launcher):
+async def test_limits_of_a_class_are_checked_when_its_jobs_are_submitted(folder, launcher):
     config = configure(folder, '[security]\nallowed_classes = ["app.*"]\n[classes."app.*"]\npids_max = 5\n')
     async with served(config, launcher) as life:
         await launcher.greet(abilities=Abilities(problem="none"))
@@ -417,7 +416,7 @@ async def test_limits_of_a_class_are_judged_where_its_jobs_are_submitted(folder,
             life.actions.check(JobSpec(target="app:f"))
 
 
-async def test_limits_reach_the_launcher_and_an_old_one_is_not_sent_them(config, launcher):
+async def test_limits_reach_the_launcher_unless_it_is_too_old(config, launcher):
     async with served(config, launcher) as life:
         await life.submit(command(nice=5, memory_max=2**30, keep_leftovers=True))
         launch = await launcher.hear(Launch)
@@ -430,7 +429,7 @@ async def test_limits_reach_the_launcher_and_an_old_one_is_not_sent_them(config,
         assert (await life.view(job)).outcome is Outcome.REFUSED
 
 
-async def test_all_jobs_get_a_control_group_where_that_is_configured(folder, launcher):
+async def test_all_jobs_get_a_control_group_if_that_is_configured(folder, launcher):
     async with served(configure(folder, 'cgroups = "all"'), launcher) as life:
         await life.submit()
 
@@ -450,7 +449,7 @@ async def test_stopping_ends_a_suspension(config, launcher):
 # --- jobs that have finished --------------------------------------------------------------------------
 
 
-async def test_removed_job_is_gone_with_its_logs_and_its_id_is_not_given_out_again(config, launcher):
+async def test_removed_job_is_gone_with_its_logs_and_its_id_is_not_reused(config, launcher):
     async with served(config, launcher) as life:
         job = await finished(life, launcher, tags=("t",))
         write_log(config, life.key(job), b"its words")
@@ -463,92 +462,3 @@ async def test_removed_job_is_gone_with_its_logs_and_its_id_is_not_given_out_aga
             await life.actions.remove(job)
         assert await life.submit(command(**SCHEDULED)) == job + 1
         await until(lambda: not list(log.parent.iterdir()))
-
-
-# --- slots and queues ---------------------------------------------------------------------------------
-
-
-async def test_slots_and_queues_are_set_while_it_runs_and_stay_so(folder, launcher):
-    config = configure(folder, "slots = 1", "[queues.mail]\nslots = 2")
-    async with served(config, launcher) as life:
-        caller = await life.call()
-        assert (await caller.ask(SetSlots(1, 3), Queues)).slots == 3
-        await caller.ask(SetQueue(2, "slow", 1), Queues)
-        await caller.ask(SetQueue(3, "mail", None), Queues)
-        await caller.ask(SetQueue(4, "held-up", None), Queues)
-        await caller.ask(Pause(5, "held-up"), Queues)
-        await life.launched(command(queue="slow"))
-        await life.submit(command(queue="slow"))
-    async with served(config, launcher) as life:
-        queues = await (await life.call()).ask(GetQueues(1), Queues)
-        assert (queues.slots, queues.configured_slots, queues.paused) == (3, 1, False)
-        found = {each.name: (each.slots, each.configured_slots, each.paused) for each in queues.queues}
-        assert found == {
-            "default": (None, None, False),
-            "held-up": (None, None, True),
-            "mail": (None, 2, False),
-            "slow": (1, None, False),
-        }
-        (slow,) = [each for each in queues.queues if each.name == "slow"]
-        assert sum(slow.counts.values()) == 2
-
-        caller = await life.call()
-        await caller.ask(SetSlots(1, None), Queues)
-        queues = await caller.ask(RemoveQueue(2, "mail"), Queues)
-        assert queues.slots == 1
-        assert {each.name: each.slots for each in queues.queues}["mail"] == 2
-
-
-async def test_paused_queue_starts_nothing_until_it_is_resumed(config, launcher):
-    async with served(config, launcher) as life:
-        caller = await life.call()
-        await caller.ask(SetQueue(1, "slow", None), Queues)
-        assert not (await caller.ask(Pause(1, "slow"), Queues)).paused
-        waiting = await life.submit(command(queue="slow"))
-        await life.launched(command(queue="fast"))
-        assert (await life.view(waiting)).state is State.QUEUED
-
-        await caller.ask(Resume(2, "slow"), Queues)
-
-        assert (await launcher.hear(Launch)).key == life.key(waiting)
-
-
-@pytest.mark.parametrize("kind", [Pause, Resume])
-async def test_queue_that_nobody_used_or_set_cannot_be_paused_or_resumed(folder, launcher, kind):
-    async with served(configure(folder, rest="[queues.mail]\nslots = 2"), launcher) as life:
-        caller = await life.call()
-        failed = await caller.ask(kind(1, "mial"), Failed)
-        assert failed.code is ErrorCode.REFUSED
-        assert failed.message == (
-            "there is no queue mial (did you mean mail?): `bgctl queue set mial --slots N` makes it"
-        )
-        queues = (await caller.ask(GetQueues(2), Queues)).queues
-        assert [queue.name for queue in queues] == ["default", "mail"]
-
-        await caller.ask(SetQueue(3, "set", None), Queues)
-        await caller.ask(Cancel(4, [await life.submit(command(queue="used", hold=True))]), Acted)
-        for queue in ("default", "mail", "set", "used"):
-            await caller.ask(kind(5, queue), Queues)
-
-
-async def test_pause_of_all_outlives_the_daemon(config, launcher):
-    async with served(config, launcher) as life:
-        assert (await (await life.call()).ask(Pause(1), Queues)).paused
-        job = await life.submit()
-    async with served(config, launcher) as life:
-        assert await life.told() == []
-
-        assert not (await (await life.call()).ask(Resume(1), Queues)).paused
-
-        assert (await launcher.hear(Launch)).key == life.key(job)
-
-
-async def test_there_is_a_limit_to_queues_that_are_set(config, launcher, monkeypatch):
-    monkeypatch.setattr(queue_controls, "MAX_SET_QUEUES", 2)
-    async with served(config, launcher) as life:
-        caller = await life.call()
-        for number, queue in enumerate(["one", "two", "two"]):
-            await caller.ask(SetQueue(number, queue, 1), Queues)
-        await life.submit(command(queue="three"))
-        assert (await caller.ask(Pause(9, "three"), Failed)).code is ErrorCode.FULL
-        assert "neither set nor paused" in (await caller.ask(RemoveQueue(9, "three"), Failed)).message

@@ -1,4 +1,4 @@
-"""A daemon whose own files were moved away while it ran."""
+"""The files of bgd are moved away while the daemon runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support import ROOT, Daemon, wait_until
 JOBS = "class Area:\n    def submit(self, side):\n        return side\n"
 
 
-def test_class_jobs_wait_with_all_their_retries_while_the_installation_is_gone():
+def test_class_jobs_wait_and_keep_their_retries_while_the_installation_is_gone():
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         copied, moved = running.folder / "installed", running.folder / "moved"

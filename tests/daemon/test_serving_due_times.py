@@ -47,7 +47,7 @@ def clocks(monkeypatch):
 
 
 async def test_due_times_follow_the_clock_at_the_start_and_when_it_is_set(store, clocks, monkeypatch):
-    monkeypatch.setattr(serving, "inf", time.time())  # it rings as it does when the clock is set
+    monkeypatch.setattr(serving, "inf", time.time())  # the alarm fires as if the clock were set
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(follow_wall_clock(store))
         await wait_until_due(store, NOW.wall + 1e8 + WAIT)
@@ -57,7 +57,7 @@ async def test_due_times_follow_the_clock_at_the_start_and_when_it_is_set(store,
 
 
 @pytest.mark.usefixtures("clocks")
-async def test_jobs_are_dated_a_few_at_a_time_until_all_are(store, monkeypatch):
+async def test_all_jobs_are_updated_a_few_at_a_time(store, monkeypatch):
     monkeypatch.setattr(store_module, "AT_ONCE", 2)
     await put(store, *(new(number) for number in range(2, 6)))
     for number in range(2, 6):
@@ -69,7 +69,7 @@ async def test_jobs_are_dated_a_few_at_a_time_until_all_are(store, monkeypatch):
         task.cancel()
 
 
-async def test_a_clock_that_is_set_all_the_time_leaves_the_store_to_others(store, clocks, monkeypatch):
+async def test_clock_that_is_set_all_the_time_leaves_the_store_to_others(store, clocks, monkeypatch):
     monkeypatch.setattr(serving, "inf", time.time())
     redate, busy, enough = store.redate, [], asyncio.Event()
 
@@ -92,7 +92,7 @@ async def test_a_clock_that_is_set_all_the_time_leaves_the_store_to_others(store
 
 
 @pytest.mark.usefixtures("clocks")
-async def test_a_full_disk_is_told_and_ends_nothing(store, monkeypatch, caplog):
+async def test_full_disk_is_logged_and_ends_nothing(store, monkeypatch, caplog):
     monkeypatch.setattr(serving, "inf", time.time())
     redate, calls = store.redate, []
 

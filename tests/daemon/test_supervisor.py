@@ -22,15 +22,15 @@ from tests.daemon.harness import command, configure, running_supervisor
 from tests.daemon.scripted_launcher import EARLIER_BOOT, FIRST, SECOND, end
 from tests.daemon.waiting import soon
 
-RUNS = 4711  # pid of what is said to run
+PID = 4711  # of every attempt that the launcher reports as running
 
 
 def runs(key):
-    return AttemptStarted(key, RUNS, 1.0)
+    return AttemptStarted(key, PID, 1.0)
 
 
 async def stored_launchers(life):
-    """Return the launcher each active attempt is written down for."""
+    """Return the launcher that each active attempt is saved for."""
     return {
         item.job.id: item.launcher
         async for page in life.store.unfinished()
@@ -43,7 +43,7 @@ def launches(messages):
     return [message.key for message in messages if isinstance(message, Launch)]
 
 
-# --- R1, R3: starting again ---------------------------------------------------------------------------
+# --- R1, R3: restarts ---------------------------------------------------------------------------------
 
 
 async def test_generation_grows_with_every_start(config, launcher):
@@ -54,7 +54,7 @@ async def test_generation_grows_with_every_start(config, launcher):
     assert generations == [1, 2, 3]
 
 
-async def test_nothing_starts_before_a_launcher_has_told_what_it_knows(config, launcher):
+async def test_nothing_starts_before_a_launcher_has_reported_what_it_knows(config, launcher):
     async with running_supervisor(config, launcher) as life:
         job = await life.submit()
         assert (await life.view(job)).state is State.QUEUED
@@ -62,14 +62,14 @@ async def test_nothing_starts_before_a_launcher_has_told_what_it_knows(config, l
         assert launches(await life.told()) == [life.key(job)]
 
 
-async def test_attempt_that_runs_is_adopted_and_not_started_again(config, launcher):
+async def test_running_attempt_is_adopted_and_not_started_again(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
     async with running_supervisor(config, launcher) as life:
         await launcher.greet(runs(key))
         assert await life.told() == []
-        assert (await life.attempts(key.job))[0].pid == RUNS
+        assert (await life.attempts(key.job))[0].pid == PID
         launcher.say(end(key))
         assert (await launcher.hear(Acknowledge)).key == key
         assert (await life.view(key.job)).state is State.SUCCEEDED
@@ -88,7 +88,7 @@ async def test_adopted_attempt_holds_its_slot(folder, launcher):
         assert launches(await life.heard()) == [life.key(second)]
 
 
-async def test_stop_is_said_again_to_an_adopted_attempt(config, launcher):
+async def test_adopted_attempt_that_should_stop_is_stopped_again(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -100,7 +100,7 @@ async def test_stop_is_said_again_to_an_adopted_attempt(config, launcher):
         assert (await life.view(key.job)).state is State.STOPPING
 
 
-async def test_attempt_its_launcher_never_got_is_sent_again(config, launcher):
+async def test_attempt_that_its_launcher_never_received_is_sent_again(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -110,7 +110,7 @@ async def test_attempt_its_launcher_never_got_is_sent_again(config, launcher):
         assert len(await life.attempts(key.job)) == 1
 
 
-async def test_attempt_a_dead_launcher_never_got_is_handed_on_and_stored_so_before_it_is_sent(
+async def test_attempt_that_a_dead_launcher_never_received_is_saved_for_the_next_before_it_is_sent(
     config, launcher
 ):
     async with running_supervisor(config, launcher) as life:
@@ -127,7 +127,7 @@ async def test_attempt_a_dead_launcher_never_got_is_handed_on_and_stored_so_befo
         assert await stored_launchers(life) == {key.job: SECOND}
 
 
-async def test_attempt_of_a_dead_launcher_is_unknown_and_not_run_again_unasked(config, launcher):
+async def test_attempt_of_a_dead_launcher_is_unknown_and_not_run_again_by_itself(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -138,7 +138,7 @@ async def test_attempt_of_a_dead_launcher_is_unknown_and_not_run_again_unasked(c
         assert (view.state, view.outcome, view.reason) == (State.FAILED, Outcome.UNKNOWN, NOT_RERUN)
 
 
-async def test_attempt_of_a_dead_launcher_is_followed_by_another_where_that_is_asked_for(config, launcher):
+async def test_attempt_of_a_dead_launcher_is_followed_by_another_if_the_job_allows_it(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command(rerun=True, retry_delay=0.0))
@@ -147,7 +147,7 @@ async def test_attempt_of_a_dead_launcher_is_followed_by_another_where_that_is_a
         assert (await launcher.hear(Launch)).key == life.key(key.job, attempt=2)
 
 
-async def test_attempt_of_an_earlier_boot_is_interrupted_and_uses_up_no_retry(config, launcher):
+async def test_attempt_of_an_earlier_boot_is_interrupted_and_costs_no_retry(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet(instance=EARLIER_BOOT)
         key = await life.launched(command(retries=1, retry_delay=300.0))
@@ -158,7 +158,7 @@ async def test_attempt_of_an_earlier_boot_is_interrupted_and_uses_up_no_retry(co
         assert (first.outcome, second.outcome) == (Outcome.INTERRUPTED, None)
 
 
-async def test_attempt_that_was_to_stop_and_never_started_is_cancelled(config, launcher):
+async def test_stopping_attempt_that_never_started_is_cancelled(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -179,7 +179,7 @@ async def test_attempt_that_the_database_does_not_know_is_stopped(config, launch
         assert await life.told() == [StopProcesses(stray, grace), StopProcesses(foreign, grace)]
 
 
-async def test_attempt_that_has_ended_for_the_database_is_stopped_if_it_runs(config, launcher):
+async def test_running_attempt_that_has_ended_in_the_database_is_stopped(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -192,7 +192,7 @@ async def test_attempt_that_has_ended_for_the_database_is_stopped_if_it_runs(con
         assert await life.told() == [StopProcesses(key, config.daemon.grace)]
 
 
-async def test_delay_is_kept_over_a_restart(config, launcher):
+async def test_delay_continues_after_a_restart(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         soon_due = await life.submit(command(delay=0.3))
@@ -219,7 +219,7 @@ async def test_end_is_acknowledged_only_after_its_commit(config, launcher):
         assert (await life.attempts(key.job))[0].outcome is Outcome.SUCCEEDED
 
 
-async def test_end_told_again_is_acknowledged_again_and_changes_nothing(config, launcher):
+async def test_repeated_end_is_acknowledged_again_and_changes_nothing(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command(retries=3))
@@ -229,7 +229,7 @@ async def test_end_told_again_is_acknowledged_again_and_changes_nothing(config, 
         assert (view.state, view.exit_code, view.attempt) == (State.SUCCEEDED, 0, 1)
 
 
-async def test_end_of_what_nobody_knows_is_acknowledged(config, launcher):
+async def test_end_of_an_unknown_attempt_is_acknowledged(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -239,7 +239,7 @@ async def test_end_of_what_nobody_knows_is_acknowledged(config, launcher):
         assert (await life.view(key.job)).state is State.RUNNING
 
 
-async def test_end_that_was_spooled_while_nobody_listened_is_taken_at_the_greeting(config, launcher):
+async def test_end_that_the_launcher_kept_is_recorded_when_it_is_greeted(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -277,7 +277,7 @@ async def test_nothing_is_answered_or_started_before_the_commit(config, launcher
         assert (await launcher.hear(Launch)).key == life.key(job)
 
 
-async def test_store_that_breaks_ends_the_supervisor_and_nothing_is_answered(config, launcher):
+async def test_broken_store_ends_the_supervisor_and_nothing_is_answered(config, launcher):
     answered = asyncio.Event()
     with pytest.RaisesGroup(StoreBroken):
         async with running_supervisor(config, launcher) as life:
@@ -290,7 +290,7 @@ async def test_store_that_breaks_ends_the_supervisor_and_nothing_is_answered(con
         assert await life.store.view(JobId(1)) is None
 
 
-async def test_facts_that_gather_during_a_commit_share_the_next_one(config, launcher):
+async def test_facts_that_arrive_during_a_commit_share_the_next_one(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await life.submit()
         before = life.commits.commits
@@ -304,7 +304,7 @@ async def test_facts_that_gather_during_a_commit_share_the_next_one(config, laun
         assert (await life.store.counts())["queued"] == len(jobs) + 1
 
 
-async def test_question_without_a_change_costs_no_commit(config, launcher):
+async def test_read_without_a_change_costs_no_commit(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await life.submit()
         before = life.commits.commits
@@ -319,7 +319,7 @@ async def test_delayed_job_starts_by_itself(config, launcher):
         assert (await launcher.hear(Launch)).key == life.key(job)
 
 
-# --- a launcher that goes and comes -------------------------------------------------------------------
+# --- a launcher that is lost and back -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("back", [FIRST, SECOND], ids=["the same", "another"])
@@ -351,7 +351,7 @@ async def test_launcher_lost_and_back_before_a_start_is_even_being_saved(config,
         await life.told_so_far()
         life.commits.open()
         told = launches(await life.told())
-        assert len(told) == 2  # each once
+        assert len(told) == 2  # one for each attempt
         assert set(told) == {life.key(first), life.key(second)}
         assert await stored_launchers(life) == {first: back, second: back}
 
@@ -382,7 +382,7 @@ async def test_start_that_could_not_be_sent_goes_to_the_next_launcher(config, la
         assert launches(await life.told()) == [life.key(job)]
 
 
-async def test_launcher_that_talks_nonsense_is_hung_up_on_and_greeted_again(config, launcher):
+async def test_launcher_that_sends_invalid_bytes_is_disconnected_and_greeted_again(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -394,7 +394,7 @@ async def test_launcher_that_talks_nonsense_is_hung_up_on_and_greeted_again(conf
 # --- refusals -----------------------------------------------------------------------------------------
 
 
-async def test_job_that_the_configuration_allows_no_more_is_refused_at_its_start(folder, launcher):
+async def test_job_that_is_no_longer_allowed_is_refused_at_its_start(folder, launcher):
     config = configure(folder, "slots = 1")
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
@@ -411,7 +411,7 @@ async def test_job_that_the_configuration_allows_no_more_is_refused_at_its_start
         assert "allowed_commands" in attempt.error.message
 
 
-async def test_more_slots_start_more_at_once(folder, launcher):
+async def test_more_slots_start_waiting_jobs_at_once(folder, launcher):
     async with running_supervisor(configure(folder, "slots = 1"), launcher) as life:
         await launcher.greet()
         await life.launched()
@@ -424,7 +424,7 @@ async def test_more_slots_start_more_at_once(folder, launcher):
 
 
 @pytest.mark.parametrize("delay", [0.0, 300.0])
-async def test_job_that_waits_is_cancelled_at_once(config, launcher, delay):
+async def test_waiting_job_is_cancelled_at_once(config, launcher, delay):
     async with running_supervisor(config, launcher) as life:
         job = await life.submit(command(delay=delay))
         assert await life.actions.cancel(job) is State.CANCELLED
@@ -433,7 +433,7 @@ async def test_job_that_waits_is_cancelled_at_once(config, launcher, delay):
         assert await life.told() == []
 
 
-async def test_job_that_runs_is_stopped_and_then_cancelled(config, launcher):
+async def test_running_job_is_stopped_and_then_cancelled(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command(retries=3))
@@ -458,7 +458,7 @@ async def test_job_cancelled_while_its_start_is_being_saved_never_starts(config,
         assert (view.state, view.outcome) == (State.CANCELLED, Outcome.CANCELLED)
 
 
-async def test_job_cancelled_while_no_launcher_is_there_is_stopped_when_one_is_back(config, launcher):
+async def test_job_cancelled_without_a_launcher_is_stopped_when_one_is_back(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -470,7 +470,7 @@ async def test_job_cancelled_while_no_launcher_is_there_is_stopped_when_one_is_b
         assert await life.told() == [StopProcesses(key, config.daemon.grace)]
 
 
-async def test_finished_job_is_retried_with_its_attempts_counted_on(config, launcher):
+async def test_retried_job_continues_to_count_its_attempts(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -480,7 +480,7 @@ async def test_finished_job_is_retried_with_its_attempts_counted_on(config, laun
         assert (await launcher.hear(Launch)).key == life.key(key.job, attempt=2)
 
 
-async def test_end_still_on_its_way_to_the_disk_does_not_keep_a_job_from_being_retried(config, launcher):
+async def test_job_whose_end_is_being_saved_can_be_retried(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -521,7 +521,7 @@ async def test_unfinished_and_unknown_jobs_are_not_retried(config, launcher):
 # --- draining -----------------------------------------------------------------------------------------
 
 
-async def test_leaving_returns_at_once_and_starts_nothing_more(folder, launcher):
+async def test_drain_that_leaves_jobs_returns_at_once_and_starts_nothing_more(folder, launcher):
     async with running_supervisor(configure(folder, "slots = 1"), launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -540,7 +540,7 @@ async def test_draining_daemon_takes_no_jobs(config, launcher):
             life.actions.check(command())
 
 
-async def test_waiting_returns_when_what_runs_has_ended(folder, launcher):
+async def test_drain_that_waits_returns_when_all_attempts_have_ended(folder, launcher):
     async with running_supervisor(configure(folder, "slots = 2"), launcher) as life:
         await launcher.greet()
         keys = [await life.launched(), await life.launched()]
@@ -555,12 +555,12 @@ async def test_waiting_returns_when_what_runs_has_ended(folder, launcher):
         assert (await life.view(waiting)).state is State.QUEUED
 
 
-async def test_waiting_for_nothing_returns_at_once(config, launcher):
+async def test_drain_that_waits_returns_at_once_if_nothing_runs(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await soon(life.supervisor.drain(ShutdownMode.WAIT))
 
 
-async def test_what_makes_way_is_stopped_and_queued_again(config, launcher):
+async def test_drain_that_requeues_stops_jobs_and_queues_them_again(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -575,7 +575,7 @@ async def test_what_makes_way_is_stopped_and_queued_again(config, launcher):
         assert launches(await life.told()) == [life.key(key.job, attempt=2)]
 
 
-async def test_cancelling_all_cancels_what_runs_and_leaves_what_waits(folder, launcher):
+async def test_drain_that_cancels_leaves_waiting_jobs(folder, launcher):
     async with running_supervisor(configure(folder, "slots = 1"), launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -588,7 +588,7 @@ async def test_cancelling_all_cancels_what_runs_and_leaves_what_waits(folder, la
         assert (await life.view(waiting)).state is State.QUEUED
 
 
-async def test_launcher_that_comes_back_while_draining_is_given_nothing_new(folder, launcher):
+async def test_launcher_that_is_back_while_draining_gets_nothing_new(folder, launcher):
     async with running_supervisor(configure(folder, "slots = 1"), launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -606,7 +606,7 @@ async def test_launcher_that_comes_back_while_draining_is_given_nothing_new(fold
 # --- logs ---------------------------------------------------------------------------------------------
 
 
-async def test_launcher_is_asked_to_tell_of_a_log_while_somebody_follows_it(config, launcher):
+async def test_launcher_reports_the_growth_of_a_log_while_somebody_follows_it(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -618,7 +618,7 @@ async def test_launcher_is_asked_to_tell_of_a_log_while_somebody_follows_it(conf
         assert await life.told() == [WatchLog(key, on=False)]
 
 
-async def test_log_is_watched_until_its_last_follower_leaves_in_whatever_way(config, launcher):
+async def test_log_is_watched_until_its_last_follower_leaves_or_fails(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched()
@@ -632,7 +632,7 @@ async def test_log_is_watched_until_its_last_follower_leaves_in_whatever_way(con
         assert await life.told() == [WatchLog(key), WatchLog(key, on=False)]
 
 
-async def test_attempt_that_starts_while_its_job_is_followed_is_watched_from_its_first_byte(config, launcher):
+async def test_attempt_of_a_followed_job_is_watched_from_its_first_byte(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         job = await life.submit(command(delay=0.05))

@@ -1,0 +1,101 @@
+"""Slots and queues are set, paused and resumed at run time."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgd.core.job import State
+from bgd.daemon import queue_controls
+from bgd.wire.launching import Launch
+from bgd.wire.replies import Acted, ErrorCode, Failed, Queues
+from bgd.wire.requests import (
+    Cancel,
+)
+from bgd.wire.steering import GetQueues, Pause, RemoveQueue, Resume, SetQueue, SetSlots
+from tests.daemon.harness import command, configure, served
+
+
+async def test_slots_and_queues_set_at_run_time_survive_a_restart(folder, launcher):
+    config = configure(folder, "slots = 1", "[queues.mail]\nslots = 2")
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        assert (await caller.ask(SetSlots(1, 3), Queues)).slots == 3
+        await caller.ask(SetQueue(2, "slow", 1), Queues)
+        await caller.ask(SetQueue(3, "mail", None), Queues)
+        await caller.ask(SetQueue(4, "held-up", None), Queues)
+        await caller.ask(Pause(5, "held-up"), Queues)
+        await life.launched(command(queue="slow"))
+        await life.submit(command(queue="slow"))
+    async with served(config, launcher) as life:
+        queues = await (await life.call()).ask(GetQueues(1), Queues)
+        assert (queues.slots, queues.configured_slots, queues.paused) == (3, 1, False)
+        found = {each.name: (each.slots, each.configured_slots, each.paused) for each in queues.queues}
+        assert found == {
+            "default": (None, None, False),
+            "held-up": (None, None, True),
+            "mail": (None, 2, False),
+            "slow": (1, None, False),
+        }
+        (slow,) = [each for each in queues.queues if each.name == "slow"]
+        assert sum(slow.counts.values()) == 2
+
+        caller = await life.call()
+        await caller.ask(SetSlots(1, None), Queues)
+        queues = await caller.ask(RemoveQueue(2, "mail"), Queues)
+        assert queues.slots == 1
+        assert {each.name: each.slots for each in queues.queues}["mail"] == 2
+
+
+async def test_paused_queue_starts_nothing_until_it_is_resumed(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await caller.ask(SetQueue(1, "slow", None), Queues)
+        assert not (await caller.ask(Pause(1, "slow"), Queues)).paused
+        waiting = await life.submit(command(queue="slow"))
+        await life.launched(command(queue="fast"))
+        assert (await life.view(waiting)).state is State.QUEUED
+
+        await caller.ask(Resume(2, "slow"), Queues)
+
+        assert (await launcher.hear(Launch)).key == life.key(waiting)
+
+
+@pytest.mark.parametrize("kind", [Pause, Resume])
+async def test_unknown_queue_cannot_be_paused_or_resumed(folder, launcher, kind):
+    async with served(configure(folder, rest="[queues.mail]\nslots = 2"), launcher) as life:
+        caller = await life.call()
+        failed = await caller.ask(kind(1, "mial"), Failed)
+        assert failed.code is ErrorCode.REFUSED
+        assert failed.message == (
+            "there is no queue mial (did you mean mail?): `bgctl queue set mial --slots N` makes it"
+        )
+        queues = (await caller.ask(GetQueues(2), Queues)).queues
+        assert [queue.name for queue in queues] == ["default", "mail"]
+
+        await caller.ask(SetQueue(3, "set", None), Queues)
+        await caller.ask(Cancel(4, [await life.submit(command(queue="used", hold=True))]), Acted)
+        for queue in ("default", "mail", "set", "used"):
+            await caller.ask(kind(5, queue), Queues)
+
+
+async def test_pause_of_everything_survives_a_restart(config, launcher):
+    async with served(config, launcher) as life:
+        assert (await (await life.call()).ask(Pause(1), Queues)).paused
+        job = await life.submit()
+    async with served(config, launcher) as life:
+        assert await life.told() == []
+
+        assert not (await (await life.call()).ask(Resume(1), Queues)).paused
+
+        assert (await launcher.hear(Launch)).key == life.key(job)
+
+
+async def test_number_of_set_queues_is_limited(config, launcher, monkeypatch):
+    monkeypatch.setattr(queue_controls, "MAX_SET_QUEUES", 2)
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        for number, queue in enumerate(["one", "two", "two"]):
+            await caller.ask(SetQueue(number, queue, 1), Queues)
+        await life.submit(command(queue="three"))
+        assert (await caller.ask(Pause(9, "three"), Failed)).code is ErrorCode.FULL
+        assert "neither set nor paused" in (await caller.ask(RemoveQueue(9, "three"), Failed)).message
