@@ -33,8 +33,7 @@ from bgd.formatting import number_ranges
 from bgd.settings import nearest
 from bgd.units import format_size
 from bgd.wire.replies import ActResult, Pruned
-from bgd.wire.requests import MAX_SIGNAL
-from bgd.wire.steering import MAX_KEPT
+from bgd.wire.requests import MAX_KEPT, MAX_SIGNAL
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -28,7 +28,7 @@ from bgd.paths import make_private_folder, user_paths
 from bgd.settings import ANY, Key, Schema, Setting
 from bgd.units import format_duration, format_size, parse_duration
 from bgd.wire.replies import Info
-from bgd.wire.steering import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import Finding, Level
 
 

@@ -72,7 +72,7 @@ from bgd.settings import (
     whole_number,
 )
 from bgd.units import format_duration
-from bgd.wire.steering import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 
 ANY_COMMAND = "*"
 MIN_LOG = 1_000  # bytes; less would keep no line whole

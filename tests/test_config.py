@@ -30,7 +30,7 @@ from bgd.core.job import Decision, NextStep, RetryPolicy
 from bgd.errors import ConfigError
 from bgd.paths import SYSTEM_PATHS
 from bgd.settings import MAX_FILE, TcpAddress, UnixAddress, names_of
-from bgd.wire.steering import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 
 DOCUMENTED = Path(__file__).parent.parent / "etc" / "bgd.toml"
 HOME = {"HOME": "/home/ada"}

@@ -59,7 +59,7 @@ ROOMS = {
     " bgd.units bgd.wire.views",
     **dict.fromkeys(
         ["bgd/config.py", "bgd/paths.py", "bgd/settings.py", "bgd/units.py"],
-        f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.steering.ShutdownMode",
+        f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.requests.ShutdownMode",
     ),
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.escape"
     " bgd.wire typing_extensions.TypeVar",  # for types only: who checks them brings it along
@@ -68,7 +68,7 @@ ROOMS = {
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     f" {VERSION} {CONFIGURATION} bgd.client bgd.core.spec bgd.errors bgd.escape bgd.streams"
     " bgd.formatting"
-    " bgd.wire.replies bgd.wire.requests bgd.wire.steering bgd.wire.views bgd.wire.launching.NotStarted",
+    " bgd.wire.replies bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
 }
 
 TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names they go by

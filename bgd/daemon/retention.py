@@ -18,7 +18,7 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
 from bgd.units import format_size
-from bgd.wire.steering import Prune
+from bgd.wire.requests import Prune
 
 logger = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from bgd.daemon.web.connection import start_web_server
 from bgd.errors import BgdError, ConfigError, leaf_errors
 from bgd.startup import check_system_calls, ignore_stray_signals
 from bgd.systemd import ServiceManager
-from bgd.wire.steering import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import Level
 
 logger = logging.getLogger(__name__)

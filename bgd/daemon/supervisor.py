@@ -49,7 +49,7 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
 from bgd.units import format_duration
 from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, AttemptStarted, LogGrew, Renew
-from bgd.wire.steering import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import JobProgress
 
 logger = logging.getLogger(__name__)

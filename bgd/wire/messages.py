@@ -14,8 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bgd.errors import ProtocolError
 from bgd.wire.replies import Reply
-from bgd.wire.requests import NewestJob, Request
-from bgd.wire.steering import RequestId
+from bgd.wire.requests import NewestJob, Request, RequestId
 
 PROTOCOL = 1
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from bgd.core.job import State
 from bgd.errors import BgdError, ConfigError, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
-from bgd.wire.steering import RequestId
+from bgd.wire.requests import RequestId
 from bgd.wire.views import AttemptView, EventView, Finding, JobError, JobProgress, JobView, QueueView
 
 

@@ -1,41 +1,28 @@
-"""What a client asks: one struct a request, each with the id that its replies repeat; here those about jobs.
+"""Requests: what a client asks the daemon, one Struct a request. `id` is repeated by all its replies.
 
-An arrow in a docstring names the replies: one, or a stream of them that ends with End. Failed ends either.
+An arrow in a docstring names the replies: one of them, or a stream that ends with End. Failed ends both.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
 from bgd.core.job import State
 from bgd.core.spec import (
+    MAX_DURATION,
     OPTIONS,
     Argv,
+    Duration,
     Environment,
     JobNumber,
     JobSpec,
     QueueName,
+    SlotCount,
     kind_of,
     may_be_nil,
-)
-from bgd.wire.steering import (
-    GetBackup,
-    GetCheckup,
-    GetInfo,
-    GetLogin,
-    GetQueues,
-    GetStats,
-    Pause,
-    Prune,
-    Reload,
-    RemoveQueue,
-    RequestId,
-    Resume,
-    SetQueue,
-    SetSlots,
-    Shutdown,
 )
 
 MAX_BATCH = 100_000  # jobs of one submit_many, over all its parts
@@ -43,22 +30,27 @@ MAX_BATCH_BYTES = 256 << 20  # of the unfinished batches of all clients together
 MAX_IDS = 10_000  # jobs named in one request
 MAX_LIST = 10_000
 DEFAULT_LIST = 50
-MAX_PROGRESS_MESSAGE = 200  # characters: a line of a list
+MAX_PROGRESS_MESSAGE = 200  # characters: one line of a list
 MAX_SIGNAL = 64  # SIGRTMAX of Linux
 MAX_ATTEMPT = 2**31
 MAX_TAIL = 1_000_000  # lines
-MAX_EVENT = 2**63 - 1  # what SQLite holds
+MAX_EVENT = 2**63 - 1  # the largest integer of SQLite
+MAX_KEPT = 2**53  # jobs
 
-NewestJob = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # an id, 0: there has been none
+RequestId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+NewestJob = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # an id; 0: there has been no job
 Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Jobs = Annotated[list[JobNumber], Meta(min_length=1, max_length=MAX_IDS)]
 
+# --- about jobs -------------------------------------------------------------------------------------------
+
 
 class Submit(Struct, frozen=True, tag="submit"):
-    """-> Submitted, after the job is on disk.
+    """-> Submitted, when the job is on disk.
 
-    `token`: of this request alone, chosen by chance, so that it may be sent again if its answer was lost:
-    with `again`, the newest job that was known before it was first sent. It is answered as it was then.
+    `token`: random bytes of this request alone. They let a client that lost the answer send the request
+    again, then with `again`: the newest job that it knew of before it first sent it. The daemon answers as it
+    did the first time.
     """
 
     id: RequestId
@@ -68,11 +60,11 @@ class Submit(Struct, frozen=True, tag="submit"):
 
 
 class SubmitMany(Struct, frozen=True, tag="submit_many", kw_only=True):
-    """-> Submitted, when all of them are on disk: all or none.
+    """-> Submitted, when all of the jobs are on disk: all or none.
 
-    More jobs than a frame holds are sent as several of these with one id, all but the last with `more`.
-    `env` is the environment of the specs in this part that have none. `token` and `again`, as of Submit,
-    count in the first part.
+    If a frame cannot hold all jobs, the client sends several of these with one id, all except the last with
+    `more`. `env` is the environment of those specs in this part that have none. `token` and `again`, as in
+    Submit, count in the first part.
     """
 
     id: RequestId
@@ -86,7 +78,7 @@ class SubmitMany(Struct, frozen=True, tag="submit_many", kw_only=True):
 class List(Struct, frozen=True, tag="list", kw_only=True, omit_defaults=True):
     """-> JobsPart..., End. Newest first.
 
-    Without `states`: unfinished jobs, and the latest finished ones, `limit` in all.
+    Without `states`: unfinished jobs and the latest finished ones, `limit` in all.
     """
 
     id: RequestId
@@ -97,7 +89,7 @@ class List(Struct, frozen=True, tag="list", kw_only=True, omit_defaults=True):
     since: float | None = None  # submitted at or after this epoch time
     limit: Annotated[int, Meta(ge=1, le=MAX_LIST)] = DEFAULT_LIST
     mine: bool = False  # only jobs of the caller's user
-    before: JobNumber | None = None  # only ids below this one: the next page
+    before: JobNumber | None = None  # only lower ids than this one: the next page
 
 
 class Show(Struct, frozen=True, tag="show"):
@@ -108,18 +100,20 @@ class Show(Struct, frozen=True, tag="show"):
 
 
 class GetResult(Struct, frozen=True, tag="result"):
-    """-> Result: what the class job's latest attempt returned or raised."""
+    """-> Result: what the latest attempt of a class job returned or raised."""
 
     id: RequestId
     job: JobNumber
 
 
 class Logs(Struct, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
-    """-> LogPart..., End: output of one attempt, or of all, oldest first.
+    """-> LogPart..., End: the output of one attempt, or of all, oldest first.
 
-    `attempt` None: the latest; 0: all. `tail`: only so many last lines of what there is. `follow`: go on
-    until the job is finished, across attempts. `offset`: begin with this byte of the attempt, as where an
-    earlier stream broke off; with it `attempt` is a certain one, and all later ones follow it.
+    * `attempt`: None: the latest; 0: all.
+    * `tail`: only this many of the last lines there are.
+    * `follow`: go on until the job has finished, across attempts.
+    * `offset`: begin with this byte of the attempt, for example where an earlier stream broke off. `attempt`
+      is then a certain one, and all later ones follow it.
     """
 
     id: RequestId
@@ -132,10 +126,10 @@ class Logs(Struct, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
 
 
 class Wait(Struct, frozen=True, tag="wait"):
-    """-> JobsPart for each job as it finishes (at once if it has), End after the last.
+    """-> JobsPart for each job as it finishes (at once if it has finished), and End after the last.
 
-    With `progress` also ProgressPart: what those that run said last, and then each time they say more.
-    With `only_now` End follows those that have finished by now.
+    With `progress` also ProgressPart: what running jobs last reported, then each time they report more. With
+    `only_now` End follows the jobs that have finished by now.
     """
 
     id: RequestId
@@ -147,7 +141,7 @@ class Wait(Struct, frozen=True, tag="wait"):
 class Cancel(Struct, frozen=True, tag="cancel"):
     """-> Acted: one entry a job, on disk.
 
-    `repeated`: the answer to the same request was lost. Jobs that are already as asked count as done.
+    `repeated`: the answer to the same request was lost; jobs that are already cancelled count as done.
     """
 
     id: RequestId
@@ -156,23 +150,23 @@ class Cancel(Struct, frozen=True, tag="cancel"):
 
 
 class Retry(Struct, frozen=True, tag="retry"):
-    """-> Acted: finished jobs are queued again with their retries unused."""
+    """-> Acted: queue finished jobs again, with all their retries."""
 
     id: RequestId
     jobs: Jobs
 
 
 class Hold(Struct, frozen=True, tag="hold"):
-    """-> Acted: jobs that wait do so until they are released."""
+    """-> Acted: keep waiting jobs from starting until they are released."""
 
     id: RequestId
     jobs: Jobs
 
 
 class Release(Struct, frozen=True, tag="release"):
-    """-> Acted: held jobs wait again for what they waited for before, or for their turn.
+    """-> Acted: let held jobs wait again for what they waited for before, or for their turn.
 
-    `repeated` as of Cancel.
+    `repeated` as in Cancel.
     """
 
     id: RequestId
@@ -181,21 +175,21 @@ class Release(Struct, frozen=True, tag="release"):
 
 
 class Suspend(Struct, frozen=True, tag="suspend"):
-    """-> Acted: the processes of running jobs are stopped; time limits stand still, slots stay taken."""
+    """-> Acted: stop the processes of running jobs. Their time limits stand still; they keep their slots."""
 
     id: RequestId
     jobs: Jobs
 
 
 class Continue(Struct, frozen=True, tag="continue"):
-    """-> Acted: jobs go on that were suspended, or stopped by themselves."""
+    """-> Acted: let jobs go on that were suspended, or that stopped by themselves."""
 
     id: RequestId
     jobs: Jobs
 
 
 class SendSignal(Struct, frozen=True, tag="signal", kw_only=True):
-    """-> Acted: a signal for the first process of running jobs, or for all of their processes."""
+    """-> Acted: send a signal to the first process of running jobs, or to all of their processes."""
 
     id: RequestId
     jobs: Jobs
@@ -204,7 +198,7 @@ class SendSignal(Struct, frozen=True, tag="signal", kw_only=True):
 
 
 class Remove(Struct, frozen=True, tag="remove"):
-    """-> Acted: finished jobs and their logs are deleted; their ids are not given out again."""
+    """-> Acted: delete finished jobs and their logs. Their ids are never used again."""
 
     id: RequestId
     jobs: Jobs
@@ -237,7 +231,7 @@ else:
 
 
 class Edit(Struct, frozen=True, tag="edit"):
-    """-> Acted: jobs that wait are changed."""
+    """-> Acted: change waiting jobs."""
 
     id: RequestId
     jobs: Jobs
@@ -245,9 +239,9 @@ class Edit(Struct, frozen=True, tag="edit"):
 
 
 class SetProgress(Struct, frozen=True, tag="set_progress", kw_only=True):
-    """-> Done. How far an attempt that runs is, in place of what it said before; on disk within a second.
+    """-> Done. Replace what a running attempt last reported about its progress; on disk within a second.
 
-    Who reports very often is answered only then.
+    A job that reports very often gets its answers no sooner than that.
     """
 
     id: RequestId
@@ -260,8 +254,9 @@ class SetProgress(Struct, frozen=True, tag="set_progress", kw_only=True):
 class GetEvents(Struct, frozen=True, tag="events", kw_only=True):
     """-> EventsPart..., End: what happened after the event `since`, oldest first.
 
-    `since` None: from now on if `follow`, else from the oldest that is kept. `follow`: never ends by itself.
-    `progress`: with `follow`, tell also what jobs say of themselves, which is not kept.
+    * `since`: None: from now on with `follow`, otherwise from the oldest event that is kept.
+    * `follow`: the stream never ends by itself.
+    * `progress`: with `follow`, also send what jobs report, which is not kept.
     """
 
     id: RequestId
@@ -271,10 +266,132 @@ class GetEvents(Struct, frozen=True, tag="events", kw_only=True):
 
 
 class Forget(Struct, frozen=True, tag="forget"):
-    """End the stream of the request `request` early; that stream's End is sent. No reply of its own."""
+    """End the stream of the request `request` early; End follows in that stream. No reply of its own."""
 
     id: RequestId
     request: RequestId
+
+
+# --- about the daemon -------------------------------------------------------------------------------------
+
+
+class GetInfo(Struct, frozen=True, tag="info"):
+    """-> Info."""
+
+    id: RequestId
+
+
+class GetStats(Struct, frozen=True, tag="stats"):
+    """-> Stats: figures of the last `window` seconds, and of all jobs that wait or run."""
+
+    id: RequestId
+    window: Annotated[float, Meta(gt=0, le=MAX_DURATION)] = 3600.0
+
+
+class GetLogin(Struct, frozen=True, tag="login"):
+    """-> Login: a link that logs a browser in."""
+
+    id: RequestId
+
+
+class Reload(Struct, frozen=True, tag="reload"):
+    """-> Reloaded: read the configuration again. One that cannot be used changes nothing."""
+
+    id: RequestId
+
+
+class ShutdownMode(StrEnum):
+    """What becomes of running jobs when the daemon ends."""
+
+    LEAVE = "leave"  # they run on, and the next daemon adopts them
+    REQUEUE = "requeue"  # they are stopped, and run again under the next daemon
+    WAIT = "wait"  # no more jobs start, and the daemon ends when these have ended
+    CANCEL = "cancel"  # they are cancelled
+
+
+class Shutdown(Struct, frozen=True, tag="shutdown"):
+    """-> Done when the daemon has begun to end; the connection ends with it. `mode` None: as configured."""
+
+    id: RequestId
+    mode: ShutdownMode | None = None
+
+
+class GetCheckup(Struct, frozen=True, tag="checkup"):
+    """-> Checkup: what is wrong with the installation."""
+
+    id: RequestId
+
+
+class GetQueues(Struct, frozen=True, tag="queues"):
+    """-> Queues."""
+
+    id: RequestId
+
+
+class SetSlots(Struct, frozen=True, tag="slots"):
+    """-> Queues. Set how many slots the daemon has; None: as configured. Kept over restarts."""
+
+    id: RequestId
+    slots: SlotCount | None
+
+
+class SetQueue(Struct, frozen=True, tag="set_queue"):
+    """-> Queues. Set how many slots a queue has; None: no limit. Kept over restarts."""
+
+    id: RequestId
+    queue: QueueName
+    slots: SlotCount | None
+
+
+class RemoveQueue(Struct, frozen=True, tag="remove_queue"):
+    """-> Queues. Forget what SetQueue and Pause said about a queue: it is as configured again.
+
+    `repeated`: the answer to the same request was lost; it is no error if there is nothing to forget.
+    """
+
+    id: RequestId
+    queue: QueueName
+    repeated: bool = False
+
+
+class Pause(Struct, frozen=True, tag="pause"):
+    """-> Queues. Start no job of a queue until it is resumed; None: no job at all. Kept over restarts."""
+
+    id: RequestId
+    queue: QueueName | None = None
+
+
+class Resume(Struct, frozen=True, tag="resume"):
+    """-> Queues. Undo a Pause. None undoes that of all queues together, not those of single queues.
+
+    `repeated`: the answer to the same request was lost; it is no error if there is no such queue now.
+    """
+
+    id: RequestId
+    queue: QueueName | None = None
+    repeated: bool = False
+
+
+class Prune(Struct, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
+    """-> Pruned..., End: delete finished jobs and their logs, starting with the one that finished first.
+
+    It deletes those that finished more than `older_than` seconds ago, that are not among the latest `keep` of
+    their state, or whose logs make all logs together larger than `logs_total` bytes. None of the three: as
+    configured. `states`: only jobs in these; None: in any final state. `dry_run`: only tell what would go.
+    """
+
+    id: RequestId
+    states: Annotated[list[State], Meta(min_length=1, max_length=3)] | None = None
+    older_than: Duration | None = None
+    keep: Annotated[int, Meta(ge=0, le=MAX_KEPT)] | None = None
+    logs_total: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    dry_run: bool = False
+
+
+class GetBackup(Struct, frozen=True, tag="backup"):
+    """-> BackupPart..., End: a copy of the database as it was at one instant."""
+
+    id: RequestId
 
 
 Request = (

@@ -13,8 +13,7 @@ from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
 
 from bgd.core.job import State
 from bgd.wire.replies import End, Login
-from bgd.wire.requests import List, Request
-from bgd.wire.steering import GetLogin, GetQueues, GetStats
+from bgd.wire.requests import GetLogin, GetQueues, GetStats, List, Request
 from tests.bench.filled import RARE, fill
 from tests.bench.harness import BareClient, Daemon, daemon, percentiles, report, submit
 

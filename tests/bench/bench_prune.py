@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event, Thread, Timer
 
 from bgd.wire.replies import End, Pruned
-from bgd.wire.steering import Prune
+from bgd.wire.requests import Prune
 from tests.bench.filled import fill
 from tests.bench.harness import Daemon, daemon, percentiles, report, submit, submitted
 

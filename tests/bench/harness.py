@@ -22,8 +22,7 @@ from bgd.core.spec import JobSpec
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
 from bgd.wire.replies import AttemptsPart, End, Info, Reply, Submitted
-from bgd.wire.requests import Request, Show, Submit, Wait
-from bgd.wire.steering import GetInfo, Shutdown, ShutdownMode
+from bgd.wire.requests import GetInfo, Request, Show, Shutdown, ShutdownMode, Submit, Wait
 from bgd.wire.views import AttemptView
 
 # what a shell really exports weighs about this

@@ -33,7 +33,7 @@ from bgd.wire.launching import (
     log_name,
 )
 from bgd.wire.messages import PROTOCOL, Hello
-from bgd.wire.steering import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import AttemptView, JobView
 from tests.daemon.caller import Caller
 from tests.daemon.scripted_launcher import ScriptedLauncher, end

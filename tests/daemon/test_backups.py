@@ -21,7 +21,7 @@ from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.store import Store
 from bgd.errors import Full, Refused
 from bgd.wire.replies import BackupPart, Checkup, End
-from bgd.wire.steering import GetBackup, GetCheckup
+from bgd.wire.requests import GetBackup, GetCheckup
 from bgd.wire.views import Level
 from tests.daemon.harness import command, configure, running_supervisor, served
 from tests.daemon.storage.filling import new, put

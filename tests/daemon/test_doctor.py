@@ -19,7 +19,7 @@ from bgd.daemon import doctor
 from bgd.daemon.doctor import check_all, sqlite_is_fixed
 from bgd.errors import NotAllowed
 from bgd.wire.replies import Checkup
-from bgd.wire.steering import GetCheckup
+from bgd.wire.requests import GetCheckup
 from bgd.wire.views import Level
 from tests.daemon.harness import configure, served
 from tests.support import wait_until

@@ -10,8 +10,13 @@ from bgd.wire.launching import Launch
 from bgd.wire.replies import Acted, ErrorCode, Failed, Queues
 from bgd.wire.requests import (
     Cancel,
+    GetQueues,
+    Pause,
+    RemoveQueue,
+    Resume,
+    SetQueue,
+    SetSlots,
 )
-from bgd.wire.steering import GetQueues, Pause, RemoveQueue, Resume, SetQueue, SetSlots
 from tests.daemon.harness import command, configure, served
 
 

@@ -17,7 +17,7 @@ from bgd.daemon.retention import Retention, configured_limits, requested_limits
 from bgd.daemon.storage.pruning import RetentionLimits
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
-from bgd.wire.steering import Prune
+from bgd.wire.requests import Prune
 from tests.daemon.harness import configure, running_supervisor, write_log
 from tests.daemon.scripted_launcher import end
 from tests.daemon.waiting import soon, until

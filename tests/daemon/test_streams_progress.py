@@ -12,8 +12,7 @@ from bgd.daemon.control.limits import MAX_IN_FLIGHT
 from bgd.daemon.streams import MAX_PROMPT_ANSWERS
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, Done, ErrorCode, EventsPart, Failed, Info, JobsPart, ProgressPart
-from bgd.wire.requests import Cancel, GetEvents, SetProgress, Wait
-from bgd.wire.steering import GetInfo, ShutdownMode
+from bgd.wire.requests import Cancel, GetEvents, GetInfo, SetProgress, ShutdownMode, Wait
 from bgd.wire.views import JobProgress, Progress
 from tests.daemon.harness import command, served
 from tests.daemon.scripted_launcher import end

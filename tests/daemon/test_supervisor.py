@@ -17,7 +17,7 @@ from bgd.wire.launching import (
     StopProcesses,
     WatchLog,
 )
-from bgd.wire.steering import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 from tests.daemon.harness import command, configure, running_supervisor
 from tests.daemon.scripted_launcher import EARLIER_BOOT, FIRST, SECOND, end
 from tests.daemon.waiting import soon

@@ -22,7 +22,7 @@ from bgd.daemon.control.limits import (
     MAX_UNREAD_BYTES,
     MAX_UNSAVED_BYTES,
 )
-from bgd.wire import framing, messages, replies, requests, steering, views
+from bgd.wire import framing, messages, replies, requests, views
 from tests.docs.pages import block, first_cells, page, rows_of, section
 from tests.support import DEADLINE
 
@@ -41,7 +41,7 @@ VALUES = [
     views.JobError,
     replies.ActResult,
 ]
-ENUMERATIONS = [State, Outcome, steering.ShutdownMode, replies.ErrorCode, views.Level]
+ENUMERATIONS = [State, Outcome, requests.ShutdownMode, replies.ErrorCode, views.Level]
 
 
 def test_protocol_page_names_every_message():

@@ -18,8 +18,7 @@ from bgd import __version__
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
 from bgd.wire.replies import AttemptsPart, End, Info, JobsPart, Reply, Shown
-from bgd.wire.requests import Request, Show, Wait
-from bgd.wire.steering import GetInfo
+from bgd.wire.requests import GetInfo, Request, Show, Wait
 from bgd.wire.views import AttemptView, JobView
 from tests.support import ROOT, wait_until
 

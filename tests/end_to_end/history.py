@@ -11,8 +11,19 @@ from msgspec import UNSET
 from bgd.core.job import FINAL, MOVES, WAITING, Move, State
 from bgd.core.spec import JobSpec
 from bgd.wire.replies import Submitted
-from bgd.wire.requests import Cancel, Edit, Hold, Release, Remove, Retry, Submit, SubmitMany
-from bgd.wire.steering import Pause, RemoveQueue, Resume
+from bgd.wire.requests import (
+    Cancel,
+    Edit,
+    Hold,
+    Pause,
+    Release,
+    Remove,
+    RemoveQueue,
+    Resume,
+    Retry,
+    Submit,
+    SubmitMany,
+)
 from bgd.wire.views import EventView, JobView
 from tests.end_to_end.people import Deed, is_done
 from tests.end_to_end.truth import Truth

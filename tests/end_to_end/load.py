@@ -12,8 +12,7 @@ from msgspec.structs import replace
 
 from bgd.core.spec import Isolation, JobSpec
 from bgd.wire.replies import Info, Submitted
-from bgd.wire.requests import Submit
-from bgd.wire.steering import GetInfo
+from bgd.wire.requests import GetInfo, Submit
 from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
 
 # Every attempt takes a lock of its job (two at once would show), writes that it began, and with which code

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from bgd.core.job import FINAL, State
 from bgd.wire.replies import EventsPart, JobsPart
-from bgd.wire.requests import MAX_LIST, Continue, GetEvents, List, Release
-from bgd.wire.steering import Resume, SetSlots
+from bgd.wire.requests import MAX_LIST, Continue, GetEvents, List, Release, Resume, SetSlots
 from bgd.wire.views import JobView
 from tests.end_to_end.chaos import Caller, Rig
 from tests.end_to_end.people import LANES

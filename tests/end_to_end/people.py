@@ -18,14 +18,17 @@ from bgd.wire.requests import (
     Continue,
     Edit,
     Hold,
+    Pause,
     Release,
     Remove,
     Request,
+    Resume,
     Retry,
+    SetQueue,
+    SetSlots,
     Submit,
     Suspend,
 )
-from bgd.wire.steering import Pause, Resume, SetQueue, SetSlots
 from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
 from tests.end_to_end.load import SCRIPT
 

@@ -24,8 +24,7 @@ from bgd.clock import elapsed
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.wire.replies import End, ErrorCode, Failed, Stats, Submitted
-from bgd.wire.requests import Show, SubmitMany
-from bgd.wire.steering import GetStats
+from bgd.wire.requests import GetStats, Show, SubmitMany
 from tests.end_to_end.chaos import Caller, Rig
 from tests.faults.figures import record
 from tests.faults.wall_clock import HOUR, MAY_SET, WAIT, mark, marks, submit

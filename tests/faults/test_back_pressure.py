@@ -14,8 +14,7 @@ from bgd.core.spec import JobSpec
 from bgd.wire.framing import frame
 from bgd.wire.messages import encode
 from bgd.wire.replies import Submitted
-from bgd.wire.requests import GetEvents, List, Logs, Request, Show, Submit, SubmitMany, Wait
-from bgd.wire.steering import GetInfo
+from bgd.wire.requests import GetEvents, GetInfo, List, Logs, Request, Show, Submit, SubmitMany, Wait
 from tests.end_to_end.chaos import Caller, Rig
 from tests.faults.figures import record, seconds, times
 from tests.faults.watching import HELD, Bystander, connected, injected

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bgd.wire.replies import Info
-from bgd.wire.steering import GetInfo
+from bgd.wire.requests import GetInfo
 from tests.end_to_end.chaos import Caller, Rig
 from tests.faults.figures import record, times
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.wire.replies import Reloaded, Submitted
-from bgd.wire.requests import SubmitMany
-from bgd.wire.steering import Reload
+from bgd.wire.requests import Reload, SubmitMany
 from tests.end_to_end.chaos import Caller, Rig
 from tests.end_to_end.test_leaks import DRIFT, figures_of, has_at_most
 from tests.faults.figures import record, seconds, times

@@ -11,8 +11,7 @@ from pathlib import Path
 from bgd.core.spec import JobSpec
 from bgd.wire.framing import MAX_FRAME, frame
 from bgd.wire.messages import encode
-from bgd.wire.requests import GetEvents, Submit
-from bgd.wire.steering import GetInfo
+from bgd.wire.requests import GetEvents, GetInfo, Submit
 from tests.end_to_end.chaos import Rig
 from tests.faults.figures import record, times
 from tests.faults.watching import Bystander, connected, push, rest_of, say

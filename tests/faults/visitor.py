@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from bgd.wire.replies import Info
-from bgd.wire.steering import GetInfo
+from bgd.wire.requests import GetInfo
 from tests.end_to_end.chaos import Caller, Gone
 from tests.support import DEADLINE
 

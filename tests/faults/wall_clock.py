@@ -17,8 +17,7 @@ from bgd.clock import Alarm, elapsed
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.wire.replies import Stats, Submitted
-from bgd.wire.requests import Submit
-from bgd.wire.steering import GetStats
+from bgd.wire.requests import GetStats, Submit
 from tests.end_to_end.chaos import Caller, Rig
 from tests.faults.figures import record
 from tests.support import DEADLINE, wait_until

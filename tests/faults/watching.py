@@ -19,8 +19,7 @@ from bgd.core.spec import JobSpec
 from bgd.wire.framing import frame
 from bgd.wire.messages import PROTOCOL, Hello, encode
 from bgd.wire.replies import Info, Submitted
-from bgd.wire.requests import Submit
-from bgd.wire.steering import GetInfo
+from bgd.wire.requests import GetInfo, Submit
 from tests.end_to_end.chaos import Caller, Rig
 
 HELLO = frame(encode(Hello(PROTOCOL, "1")))

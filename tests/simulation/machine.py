@@ -29,7 +29,7 @@ from bgd.daemon.storage import write
 from bgd.daemon.storage.database import DatabaseConnection
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.wire.steering import ShutdownMode
+from bgd.wire.requests import ShutdownMode
 from tests.end_to_end.truth import Truth
 from tests.simulation.agenda import Agenda
 from tests.simulation.cable import Cable

@@ -14,7 +14,7 @@ from bgd.core.job import ACTIVE, WAITING, JobId, State
 from bgd.core.spec import JobSpec
 from bgd.daemon.access import Actor
 from bgd.errors import BgdError
-from bgd.wire import requests, steering
+from bgd.wire import requests
 from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Reply, Submitted
 from bgd.wire.requests import Changes, Request
 from tests.end_to_end.people import Deed
@@ -117,20 +117,20 @@ class Person:
     def _wish_for_queues(self, dice: random.Random) -> Request:
         if self.number >= len(LANES):
             asks: list[Request] = [
-                steering.SetSlots(ASKS, dice.randint(1, SLOTS)),
-                steering.GetQueues(ASKS),
+                requests.SetSlots(ASKS, dice.randint(1, SLOTS)),
+                requests.GetQueues(ASKS),
                 requests.List(id=ASKS),
                 requests.Show(ASKS, self.own[-1]),
                 requests.GetEvents(id=ASKS, since=0),
-                steering.GetStats(ASKS),
+                requests.GetStats(ASKS),
             ]
             return dice.choice(asks)
         lane = LANES[self.number]  # whose it is: nobody else changes it
         wishes: list[Request] = [
-            steering.SetQueue(ASKS, lane, dice.randint(1, MOST_IN_LANE)),
-            steering.Pause(ASKS, lane),
-            steering.Resume(ASKS, lane),
-            steering.RemoveQueue(ASKS, lane),
+            requests.SetQueue(ASKS, lane, dice.randint(1, MOST_IN_LANE)),
+            requests.Pause(ASKS, lane),
+            requests.Resume(ASKS, lane),
+            requests.RemoveQueue(ASKS, lane),
         ]
         return dice.choices(wishes, [2, 1, 3, 1])[0]
 

@@ -11,8 +11,7 @@ import msgspec
 
 from bgd.core.job import FINAL, State
 from bgd.daemon.storage import read, write
-from bgd.wire.requests import Continue, Release, Request
-from bgd.wire.steering import Resume, SetQueue, SetSlots
+from bgd.wire.requests import Continue, Release, Request, Resume, SetQueue, SetSlots
 from bgd.wire.views import EventView
 from tests.end_to_end.history import History
 from tests.simulation.launcher import LANES, MOST_IN_LANE

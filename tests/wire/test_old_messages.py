@@ -14,7 +14,7 @@ from msgspec.structs import asdict, replace
 
 from bgd.core.job import Outcome, State
 from bgd.core.spec import Isolation, JobSpec
-from bgd.wire import launching, messages, replies, requests, steering, views
+from bgd.wire import launching, messages, replies, requests, views
 from tests.support import has_all_of
 from tests.wire.speech import DIRECTIONS, KINDS, Message, tag_of
 
@@ -202,25 +202,25 @@ SENT: dict[str, list[Message]] = {
         requests.Continue(16, [17]),
         requests.SendSignal(id=17, jobs=[17], signal=10, whole_tree=True),
         requests.Remove(18, [17]),
-        steering.Prune(
+        requests.Prune(
             id=28, states=[State.FAILED], older_than=60.0, keep=10, logs_total=1_000_000, dry_run=True
         ),
         requests.Edit(19, [17], CHANGES),
-        steering.GetBackup(29),
+        requests.GetBackup(29),
         requests.SetProgress(id=28, job=17, attempt=4, fraction=0.25, message="größer"),
-        steering.GetCheckup(30),
-        steering.GetQueues(20),
-        steering.SetSlots(21, 4),
-        steering.SetQueue(22, "narrow", None),
-        steering.RemoveQueue(23, "narrow"),
-        steering.Pause(24, "narrow"),
-        steering.Resume(25),
+        requests.GetCheckup(30),
+        requests.GetQueues(20),
+        requests.SetSlots(21, 4),
+        requests.SetQueue(22, "narrow", None),
+        requests.RemoveQueue(23, "narrow"),
+        requests.Pause(24, "narrow"),
+        requests.Resume(25),
         requests.GetEvents(id=26, since=98, follow=True),
-        steering.GetStats(27, 60.0),
-        steering.GetInfo(10),
-        steering.GetLogin(13),
-        steering.Reload(14),
-        steering.Shutdown(11, steering.ShutdownMode.REQUEUE),
+        requests.GetStats(27, 60.0),
+        requests.GetInfo(10),
+        requests.GetLogin(13),
+        requests.Reload(14),
+        requests.Shutdown(11, requests.ShutdownMode.REQUEUE),
         requests.Forget(12, 6),
     ],
     "reply": [

@@ -44,10 +44,9 @@ from bgd.client.specs import (
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed
-from bgd.wire import replies, requests, steering
+from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
-from bgd.wire.requests import Request
-from bgd.wire.steering import ShutdownMode
+from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
 
 A = TypeVar("A")
@@ -521,40 +520,40 @@ class AsyncClient:
     # --- slots and queues: each method returns how they are now; what is set is kept over restarts ------
 
     async def queues(self) -> Queues:
-        return await self._channel.ask(steering.GetQueues(UNNUMBERED), Queues, repeatable=True)
+        return await self._channel.ask(requests.GetQueues(UNNUMBERED), Queues, repeatable=True)
 
     async def set_slots(self, slots: int | None) -> Queues:
         """Set the number of the daemon's slots; None: as configured."""
-        return await self._channel.ask(checked(steering.SetSlots(UNNUMBERED, slots)), Queues, repeatable=True)
+        return await self._channel.ask(checked(requests.SetSlots(UNNUMBERED, slots)), Queues, repeatable=True)
 
     async def set_queue(self, name: str, slots: int | None) -> Queues:
         """Set the number of a queue's slots; None: no limit except the daemon's."""
         return await self._channel.ask(
-            checked(steering.SetQueue(UNNUMBERED, name, slots)), Queues, repeatable=True
+            checked(requests.SetQueue(UNNUMBERED, name, slots)), Queues, repeatable=True
         )
 
     async def remove_queue(self, name: str) -> Queues:
         """Forget what was set for a queue, so that the configuration counts again."""
         return await self._channel.ask(
-            checked(steering.RemoveQueue(UNNUMBERED, name)), Queues, repeatable=True
+            checked(requests.RemoveQueue(UNNUMBERED, name)), Queues, repeatable=True
         )
 
     async def pause(self, queue: str | None = None) -> Queues:
         """Start no job of a queue, None: of any queue, until it is resumed."""
-        return await self._channel.ask(checked(steering.Pause(UNNUMBERED, queue)), Queues, repeatable=True)
+        return await self._channel.ask(checked(requests.Pause(UNNUMBERED, queue)), Queues, repeatable=True)
 
     async def resume(self, queue: str | None = None) -> Queues:
         """Undo `pause`. None undoes only `pause(None)`; queues paused by name stay paused."""
-        return await self._channel.ask(checked(steering.Resume(UNNUMBERED, queue)), Queues, repeatable=True)
+        return await self._channel.ask(checked(requests.Resume(UNNUMBERED, queue)), Queues, repeatable=True)
 
     # --- the daemon itself ----------------------------------------------------------------------------
 
     async def info(self) -> Info:
-        return await self._channel.ask(steering.GetInfo(UNNUMBERED), Info, repeatable=True)
+        return await self._channel.ask(requests.GetInfo(UNNUMBERED), Info, repeatable=True)
 
     async def stats(self, window: float = STATS_WINDOW) -> Stats:
         """Return figures of the last `window` seconds, and of all jobs that wait or run."""
-        return await self._channel.ask(checked(steering.GetStats(UNNUMBERED, window)), Stats, repeatable=True)
+        return await self._channel.ask(checked(requests.GetStats(UNNUMBERED, window)), Stats, repeatable=True)
 
     async def login_link(self) -> str:
         """Return a link that logs this user's browser in to the dashboard, once and within a minute.
@@ -562,7 +561,7 @@ class AsyncClient:
         Raises:
             Refused: the daemon serves no dashboard.
         """
-        login = await self._channel.ask(steering.GetLogin(UNNUMBERED), replies.Login, repeatable=True)
+        login = await self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login, repeatable=True)
         return login.url
 
     async def reload(self) -> Reloaded:
@@ -571,7 +570,7 @@ class AsyncClient:
         Raises:
             ConfigError: the configuration cannot be used; the daemon keeps the old one.
         """
-        return await self._channel.ask(steering.Reload(UNNUMBERED), Reloaded, repeatable=True)
+        return await self._channel.ask(requests.Reload(UNNUMBERED), Reloaded, repeatable=True)
 
     async def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: float | None = None) -> None:
         """End the daemon and wait until it is gone, so that the next one finds the state folder free.
@@ -587,7 +586,7 @@ class AsyncClient:
         deadline = None if timeout is None else time.monotonic() + timeout
         with _process_descriptor((await self.info()).pid) as process:
             connection = await self._channel.connection()
-            await self._channel.ask(steering.Shutdown(UNNUMBERED, chosen), replies.Done)
+            await self._channel.ask(requests.Shutdown(UNNUMBERED, chosen), replies.Done)
             try:
                 await connection.wait_for_end(deadline)
             except TimeoutError:
@@ -616,7 +615,7 @@ class AsyncClient:
             dry_run: only count the jobs.
         """
         request = checked(
-            steering.Prune(
+            requests.Prune(
                 id=UNNUMBERED,
                 states=None if states is None else states_of(states),
                 older_than=older_than,
@@ -640,7 +639,7 @@ class AsyncClient:
             DaemonUnreachable: the backup broke off; the pieces so far are useless.
         """
         size, received = 1, 0
-        request = steering.GetBackup(UNNUMBERED)
+        request = requests.GetBackup(UNNUMBERED)
         # a backup that broke off is not resumed
         async with aclosing(self._channel.follow(lambda: None if received else request, alone=True)) as parts:
             async for part in parts:
@@ -654,7 +653,7 @@ class AsyncClient:
 
     async def checkup(self) -> list[Finding]:
         """Return the problems that the daemon finds in its installation, with remedies."""
-        reply = await self._channel.ask(steering.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True)
+        reply = await self._channel.ask(requests.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True)
         return reply.findings
 
 

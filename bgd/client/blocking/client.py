@@ -45,10 +45,9 @@ from bgd.client.specs import (
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed
-from bgd.wire import replies, requests, steering
+from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
-from bgd.wire.requests import Request
-from bgd.wire.steering import ShutdownMode
+from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
 
 A = TypeVar("A")
@@ -521,36 +520,36 @@ class Client:
     # --- slots and queues: each method returns how they are now; what is set is kept over restarts ------
 
     def queues(self) -> Queues:
-        return self._channel.ask(steering.GetQueues(UNNUMBERED), Queues, repeatable=True)
+        return self._channel.ask(requests.GetQueues(UNNUMBERED), Queues, repeatable=True)
 
     def set_slots(self, slots: int | None) -> Queues:
         """Set the number of the daemon's slots; None: as configured."""
-        return self._channel.ask(checked(steering.SetSlots(UNNUMBERED, slots)), Queues, repeatable=True)
+        return self._channel.ask(checked(requests.SetSlots(UNNUMBERED, slots)), Queues, repeatable=True)
 
     def set_queue(self, name: str, slots: int | None) -> Queues:
         """Set the number of a queue's slots; None: no limit except the daemon's."""
-        return self._channel.ask(checked(steering.SetQueue(UNNUMBERED, name, slots)), Queues, repeatable=True)
+        return self._channel.ask(checked(requests.SetQueue(UNNUMBERED, name, slots)), Queues, repeatable=True)
 
     def remove_queue(self, name: str) -> Queues:
         """Forget what was set for a queue, so that the configuration counts again."""
-        return self._channel.ask(checked(steering.RemoveQueue(UNNUMBERED, name)), Queues, repeatable=True)
+        return self._channel.ask(checked(requests.RemoveQueue(UNNUMBERED, name)), Queues, repeatable=True)
 
     def pause(self, queue: str | None = None) -> Queues:
         """Start no job of a queue, None: of any queue, until it is resumed."""
-        return self._channel.ask(checked(steering.Pause(UNNUMBERED, queue)), Queues, repeatable=True)
+        return self._channel.ask(checked(requests.Pause(UNNUMBERED, queue)), Queues, repeatable=True)
 
     def resume(self, queue: str | None = None) -> Queues:
         """Undo `pause`. None undoes only `pause(None)`; queues paused by name stay paused."""
-        return self._channel.ask(checked(steering.Resume(UNNUMBERED, queue)), Queues, repeatable=True)
+        return self._channel.ask(checked(requests.Resume(UNNUMBERED, queue)), Queues, repeatable=True)
 
     # --- the daemon itself ----------------------------------------------------------------------------
 
     def info(self) -> Info:
-        return self._channel.ask(steering.GetInfo(UNNUMBERED), Info, repeatable=True)
+        return self._channel.ask(requests.GetInfo(UNNUMBERED), Info, repeatable=True)
 
     def stats(self, window: float = STATS_WINDOW) -> Stats:
         """Return figures of the last `window` seconds, and of all jobs that wait or run."""
-        return self._channel.ask(checked(steering.GetStats(UNNUMBERED, window)), Stats, repeatable=True)
+        return self._channel.ask(checked(requests.GetStats(UNNUMBERED, window)), Stats, repeatable=True)
 
     def login_link(self) -> str:
         """Return a link that logs this user's browser in to the dashboard, once and within a minute.
@@ -558,7 +557,7 @@ class Client:
         Raises:
             Refused: the daemon serves no dashboard.
         """
-        login = self._channel.ask(steering.GetLogin(UNNUMBERED), replies.Login, repeatable=True)
+        login = self._channel.ask(requests.GetLogin(UNNUMBERED), replies.Login, repeatable=True)
         return login.url
 
     def reload(self) -> Reloaded:
@@ -567,7 +566,7 @@ class Client:
         Raises:
             ConfigError: the configuration cannot be used; the daemon keeps the old one.
         """
-        return self._channel.ask(steering.Reload(UNNUMBERED), Reloaded, repeatable=True)
+        return self._channel.ask(requests.Reload(UNNUMBERED), Reloaded, repeatable=True)
 
     def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: float | None = None) -> None:
         """End the daemon and wait until it is gone, so that the next one finds the state folder free.
@@ -583,7 +582,7 @@ class Client:
         deadline = None if timeout is None else time.monotonic() + timeout
         with _process_descriptor((self.info()).pid) as process:
             connection = self._channel.connection()
-            self._channel.ask(steering.Shutdown(UNNUMBERED, chosen), replies.Done)
+            self._channel.ask(requests.Shutdown(UNNUMBERED, chosen), replies.Done)
             try:
                 connection.wait_for_end(deadline)
             except TimeoutError:
@@ -612,7 +611,7 @@ class Client:
             dry_run: only count the jobs.
         """
         request = checked(
-            steering.Prune(
+            requests.Prune(
                 id=UNNUMBERED,
                 states=None if states is None else states_of(states),
                 older_than=older_than,
@@ -636,7 +635,7 @@ class Client:
             DaemonUnreachable: the backup broke off; the pieces so far are useless.
         """
         size, received = 1, 0
-        request = steering.GetBackup(UNNUMBERED)
+        request = requests.GetBackup(UNNUMBERED)
         # a backup that broke off is not resumed
         with closing(self._channel.follow(lambda: None if received else request, alone=True)) as parts:
             for part in parts:
@@ -650,7 +649,7 @@ class Client:
 
     def checkup(self) -> list[Finding]:
         """Return the problems that the daemon finds in its installation, with remedies."""
-        reply = self._channel.ask(steering.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True)
+        reply = self._channel.ask(requests.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True)
         return reply.findings
 
 

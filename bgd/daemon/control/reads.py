@@ -40,8 +40,18 @@ from bgd.wire.replies import (
     Shown,
     Stats,
 )
-from bgd.wire.requests import GetEvents, GetResult, List, Logs, Show, Wait
-from bgd.wire.steering import GetInfo, GetLogin, GetQueues, GetStats
+from bgd.wire.requests import (
+    GetEvents,
+    GetInfo,
+    GetLogin,
+    GetQueues,
+    GetResult,
+    GetStats,
+    List,
+    Logs,
+    Show,
+    Wait,
+)
 from bgd.wire.views import EventView, JobProgress, JobView
 
 ATTEMPTS_AT_ONCE = 20  # read from the store; a result file has a million bytes at most

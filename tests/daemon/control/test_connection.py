@@ -37,8 +37,21 @@ from bgd.wire.replies import (
     Result,
     Submitted,
 )
-from bgd.wire.requests import Cancel, Forget, GetResult, List, Logs, Retry, Show, Submit, SubmitMany, Wait
-from bgd.wire.steering import GetInfo, Shutdown, ShutdownMode
+from bgd.wire.requests import (
+    Cancel,
+    Forget,
+    GetInfo,
+    GetResult,
+    List,
+    Logs,
+    Retry,
+    Show,
+    Shutdown,
+    ShutdownMode,
+    Submit,
+    SubmitMany,
+    Wait,
+)
 from tests.daemon.harness import command, configure, served, write_log
 from tests.daemon.scripted_launcher import end
 from tests.daemon.waiting import soon

@@ -15,8 +15,7 @@ from bgd.daemon.control.limits import FOLLOWED_BYTES, STREAM_BYTES
 from bgd.wire.framing import frame
 from bgd.wire.messages import encode
 from bgd.wire.replies import End, ErrorCode, Failed, Info, JobsPart, Submitted
-from bgd.wire.requests import Forget, List, Show, Submit, SubmitMany, Wait
-from bgd.wire.steering import GetInfo
+from bgd.wire.requests import Forget, GetInfo, List, Show, Submit, SubmitMany, Wait
 from tests.daemon.harness import command, served
 from tests.daemon.waiting import soon, until
 

@@ -4,8 +4,7 @@ from bgd.core.job import JobId, Outcome, State
 from bgd.daemon.control import reads
 from bgd.wire.launching import Acknowledge
 from bgd.wire.replies import End, EventsPart, Stats
-from bgd.wire.requests import Forget, GetEvents
-from bgd.wire.steering import GetStats
+from bgd.wire.requests import Forget, GetEvents, GetStats
 from tests.daemon.harness import command, served
 from tests.daemon.scripted_launcher import end
 
