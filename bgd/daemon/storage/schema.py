@@ -1,4 +1,4 @@
-"""The database file: its tables, and how a file of any earlier version becomes one of this."""
+"""The database file: its tables, how it is created, and how an earlier version is upgraded."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, PRIMARY, StoreBroken
+from bgd.daemon.storage.database import DAMAGED, FORBIDDEN, PRIMARY, StoreBroken, fsync_path
 
-APPLICATION_ID = int.from_bytes(b"bgd\0", "big")  # in the file's header: tells our files from others
+APPLICATION_ID = int.from_bytes(b"bgd\0", "big")  # in the file's header: distinguishes our files from others
 
-# MIGRATIONS[n] turns version n into n + 1. What was released is never edited: add the next one.
+# MIGRATIONS[n] turns version n into n + 1. Never edit one that was released: add the next one. SQLite also
+# stores comments inside a CREATE statement.
 MIGRATIONS: tuple[str, ...] = (
     """
-    -- One row. last_id outlives the rows of jobs, so that no id is given out twice.
+    -- One row. last_id stays when the rows of jobs are deleted, so that no id is given out twice.
     CREATE TABLE meta (
         store_id TEXT NOT NULL, generation INTEGER NOT NULL, last_id INTEGER NOT NULL, boot_id TEXT NOT NULL
     );
     INSERT INTO meta VALUES (lower(hex(randomblob(16))), 0, 0, '');
 
-    -- Hot and narrow: what the Scheduler decides by, and what a list selects by. due_elapsed is on the clock
-    -- of the boot meta.boot_id, every ..._at is epoch time. started_at is of the latest attempt; outcome,
-    -- exit_code and signal are of the latest that ended.
+    -- Hot and narrow: what the Scheduler decides by and what lists select by. due_elapsed is on the clock of
+    -- the boot meta.boot_id; every ..._at is epoch time. started_at is that of the latest attempt; outcome,
+    -- exit_code and signal are those of the latest attempt that has ended.
     CREATE TABLE jobs (
         id INTEGER PRIMARY KEY, state TEXT NOT NULL, queue TEXT NOT NULL, priority INTEGER NOT NULL,
         policy BLOB NOT NULL, attempt INTEGER NOT NULL, failures INTEGER NOT NULL, unseen INTEGER NOT NULL,
@@ -31,16 +32,16 @@ MIGRATIONS: tuple[str, ...] = (
         uid INTEGER NOT NULL, name TEXT, created_at REAL NOT NULL, due_at REAL, started_at REAL,
         finished_at REAL, outcome TEXT, exit_code INTEGER, signal INTEGER, reason TEXT
     );
-    -- Every index ends in the id: newest first within a state, and within one user's jobs of a state.
+    -- Every index ends in the id: it gives the newest first, within a state or a user's jobs of a state.
     CREATE INDEX jobs_by_state ON jobs (state);
     CREATE INDEX jobs_by_user ON jobs (uid, state);
 
-    -- Cold: written once, read when the job starts and when somebody looks. spec is a JobSpec without env.
+    -- Cold: written once, read when the job starts and when somebody asks. spec is a JobSpec without env.
     CREATE TABLE specs (job INTEGER PRIMARY KEY, spec BLOB NOT NULL, environment INTEGER);
     CREATE TABLE environments (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, variables BLOB NOT NULL);
     CREATE TABLE tags (tag TEXT NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (tag, job)) WITHOUT ROWID;
 
-    -- launcher is emptied at the attempt's end: its only use is to tell whose unfinished attempt it is.
+    -- launcher becomes NULL when the attempt ends: it only says which launcher has an unfinished attempt.
     CREATE TABLE attempts (
         job INTEGER NOT NULL, attempt INTEGER NOT NULL, slot INTEGER NOT NULL, launcher TEXT,
         launched_at REAL NOT NULL, pid INTEGER, started_at REAL, outcome TEXT, exit_code INTEGER,
@@ -51,8 +52,8 @@ MIGRATIONS: tuple[str, ...] = (
         job INTEGER NOT NULL, attempt INTEGER NOT NULL, result TEXT, error TEXT, PRIMARY KEY (job, attempt)
     );
 
-    -- Counted as they change: a million finished jobs are too many to count each time somebody asks. New jobs
-    -- are counted where they are inserted, thousands in one statement.
+    -- Triggers count jobs as they change state: there may be a million, too many to count for each request.
+    -- New jobs are counted by the code that inserts them, thousands in one statement.
     CREATE TABLE counts (state TEXT PRIMARY KEY, jobs INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO counts VALUES ('scheduled', 0), ('queued', 0), ('running', 0), ('stopping', 0),
                               ('succeeded', 0), ('failed', 0), ('cancelled', 0);
@@ -65,8 +66,9 @@ MIGRATIONS: tuple[str, ...] = (
     END;
     """,
     """
-    -- What only some jobs ask for: wall_due is Terms.at, expires_elapsed and expires_at are to each other as
-    -- due_elapsed and due_at, waits is MessagePack of [after, after_any], NULL where both are empty.
+    -- What only some jobs have. wall_due is Conditions.at. expires_elapsed and expires_at are one instant on
+    -- two clocks, like due_elapsed and due_at. waits is MessagePack of [after, after_any], NULL if both are
+    -- empty.
     ALTER TABLE jobs ADD COLUMN wall_due REAL;
     ALTER TABLE jobs ADD COLUMN expires_elapsed REAL;
     ALTER TABLE jobs ADD COLUMN expires_at REAL;
@@ -77,20 +79,20 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE jobs ADD COLUMN snoozes INTEGER NOT NULL DEFAULT 0; -- attempts that ended so, for people
     INSERT INTO counts VALUES ('held', 0), ('blocked', 0);
 
-    -- All that lists select by, the newest first within a state: whatever is asked for, nothing else is read.
-    -- An index of all queues would slow down every move of a job, so the default queue is not in it.
+    -- Everything that lists select by, newest first within a state, so that a list reads nothing else. An
+    -- index of all queues would slow down every change of a job, so the default queue is not in it.
     DROP INDEX jobs_by_state;
     CREATE INDEX jobs_by_state ON jobs (state, id, name, queue, created_at, uid);
     DROP INDEX jobs_by_user;
     CREATE INDEX jobs_by_user ON jobs (uid);
     CREATE INDEX jobs_by_queue ON jobs (queue, state) WHERE queue <> 'default';
 
-    -- The change stream. A row is what one transaction told: a MessagePack array of events, of which the last
-    -- has this id and those before it the ids before it. There is always a row once there has been one.
+    -- The change stream. A row holds the events of one transaction as a MessagePack array. The last of them
+    -- has this id, and those before it have the ids before it. Once there is a row, the newest one stays.
     CREATE TABLE events (last INTEGER PRIMARY KEY, packed BLOB NOT NULL);
 
-    -- What was said while the daemon ran. meta.slots NULL: as configured; queues.slots counts if has_slots,
-    -- and NULL is then no limit.
+    -- What people have set. meta.slots NULL means as configured; queues.slots counts only if has_slots, and
+    -- NULL then means no limit.
     ALTER TABLE meta ADD COLUMN slots INTEGER;
     ALTER TABLE meta ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
     CREATE TABLE queues (
@@ -98,7 +100,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     """,
     """
-    -- Finished jobs are let go, the longest finished first. logged: bytes of logs on disk, of one job or all.
+    -- Finished jobs are deleted, those that finished first. logged: bytes of logs on disk, of one job or all.
     ALTER TABLE jobs ADD COLUMN logged INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE meta ADD COLUMN logged INTEGER NOT NULL DEFAULT 0;
     UPDATE jobs SET logged = (SELECT total(log_bytes) FROM attempts WHERE job = jobs.id)
@@ -111,31 +113,31 @@ MIGRATIONS: tuple[str, ...] = (
         UPDATE meta SET logged = logged - old.logged WHERE old.logged <> 0;
     END;
 
-    -- Jobs that are removed, and whose logs may still be on disk.
+    -- Jobs that were deleted and whose logs may still be on disk.
     CREATE TABLE leftovers (job INTEGER PRIMARY KEY);
 
-    -- How many jobs share an environment: it goes with the last of them.
+    -- How many jobs share an environment: it is deleted with the last of them.
     CREATE TABLE sharing (environment INTEGER PRIMARY KEY, jobs INTEGER NOT NULL);
     INSERT INTO sharing
         SELECT environment, count(*) FROM specs WHERE environment IS NOT NULL GROUP BY environment;
     DELETE FROM environments WHERE id NOT IN (SELECT environment FROM sharing);
 
-    -- What the latest attempt said of itself: a fraction of 1, and what it is at.
+    -- Progress of the latest attempt: a fraction of 1, and a message.
     ALTER TABLE jobs ADD COLUMN progress REAL;
     ALTER TABLE jobs ADD COLUMN progress_message TEXT;
 
-    -- Requests that made jobs, by the first of them, for a while: one that is sent again makes none. jobs is
-    -- MessagePack of all ids that were answered and of those of them that were not new, NULL: only `first`.
+    -- Recent requests that made jobs, by the first new job: one that is sent again makes no job. jobs is
+    -- MessagePack of all ids in the answer and of those that were not new; NULL means only `first`.
     CREATE TABLE submissions (first INTEGER PRIMARY KEY, token BLOB NOT NULL, jobs BLOB, at REAL NOT NULL);
 
-    -- RecentStats of an attempt's control group, where it had one of its own.
+    -- From an attempt's control group, if it had one of its own.
     ALTER TABLE attempts ADD COLUMN whole_tree INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE attempts ADD COLUMN memory_peak_bytes INTEGER;
     """,
     """
     -- Retention's own clock, which nobody can set: elapsed time of the boot meta.boot_id, plus age_ahead.
-    -- aged_from is when a finished job ended on it; age_noted and wall_noted are one moment on it and on the
-    -- wall clock, from which the next boot continues. For what finished earlier it was the wall clock.
+    -- aged_from is when a job ended on this clock. age_noted and wall_noted are one moment on it and on the
+    -- wall clock, from which the next boot continues. Jobs that had finished before keep the wall clock.
     ALTER TABLE jobs ADD COLUMN aged_from REAL;
     ALTER TABLE meta ADD COLUMN age_ahead REAL;
     ALTER TABLE meta ADD COLUMN age_noted REAL;
@@ -145,8 +147,8 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX jobs_by_end ON jobs (state, aged_from) WHERE aged_from IS NOT NULL;
     """,
     """
-    -- How long jobs wait and run, whatever is done to the wall clock: created_aged and started_aged are on
-    -- retention's clock, run_seconds is as the launcher measured it. Of earlier jobs the wall clock is all.
+    -- How long jobs wait and run, even if the wall clock is set: created_aged and started_aged are on
+    -- retention's clock; run_seconds is what the launcher measured. Earlier jobs have only the wall clock.
     ALTER TABLE jobs ADD COLUMN created_aged REAL;
     ALTER TABLE attempts ADD COLUMN started_aged REAL;
     ALTER TABLE attempts ADD COLUMN run_seconds REAL;
@@ -159,22 +161,23 @@ VERSION = len(MIGRATIONS)
 
 OTHER_TABLES = "its tables are not as bgd made them"
 
-_OF_CONTENT = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}  # not of the disk
+# These are problems with the content, not with the disk
+_CONTENT_ERRORS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
 _PAGE = 4096  # bytes
-_WAL_SHARE = 32  # of a small disk the -wal file takes about so much a part
+_WAL_SHARE = 32  # on a small disk the -wal file takes about 1/32 of it
 
 
 def open_writable(path: str) -> sqlite3.Connection:
-    """Open the one connection that writes; creates the file, or brings it to this version.
+    """Open the one connection that writes; create the file, or upgrade it to this version.
 
     Raises:
-        StoreBroken: the file is of another program or of a newer bgd, or it is damaged.
+        StoreBroken: the file belongs to another program or a newer bgd, or it is damaged.
         sqlite3.Error: SQLite cannot use it.
     """
     _create(path)
     db = sqlite3.connect(path, isolation_level=None)
     try:
-        version = version_of(db, path)  # before anything changes a file that may not be ours
+        version = version_of(db, path)  # before changing anything: the file may not be ours
         _set_up(db, path)
         _migrate(db, path, version)
         check(db, path, VERSION)
@@ -185,23 +188,23 @@ def open_writable(path: str) -> sqlite3.Connection:
 
 
 def open_readable(path: str) -> sqlite3.Connection:
-    """Open a connection that can only read, beside the one that writes."""
+    """Open a connection that can only read, besides the one that writes."""
     db = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None)
     db.execute("PRAGMA trusted_schema = OFF")
     return db
 
 
 def version_of(db: sqlite3.Connection, path: str) -> int:
-    """Return the version of its tables.
+    """Return the version of the file's tables.
 
     Raises:
-        StoreBroken: it is empty, of another program, or of a newer bgd.
+        StoreBroken: the file is empty, or belongs to another program or a newer bgd.
     """
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not (application or version or tables):
-        raise StoreBroken(f"database {path} is empty, and bgd leaves none so", DAMAGED)
+        raise StoreBroken(f"database {path} is empty; bgd never leaves an empty database", DAMAGED)
     if application != APPLICATION_ID:
         raise StoreBroken(
             f"database {path} belongs to another program", "move it away, or choose another state_dir"
@@ -216,23 +219,28 @@ def version_of(db: sqlite3.Connection, path: str) -> int:
 
 
 def check(db: sqlite3.Connection, path: str, version: int) -> None:
-    """Look through the file, which takes a second for some hundred megabytes.
+    """Check the whole file; takes a second for some hundred megabytes.
 
     Raises:
         StoreBroken: it is damaged, or its tables are not those of this version.
     """
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        first_words = " ".join(verdict.split())  # of a verdict of several lines
-        raise StoreBroken(f"database {path} is damaged ({first_words})", DAMAGED)
+        on_one_line = " ".join(verdict.split())
+        raise StoreBroken(f"database {path} is damaged ({on_one_line})", DAMAGED)
     if not has_sound_tables(db, version):
         raise StoreBroken(f"database {path} is damaged ({OTHER_TABLES})", DAMAGED)
 
 
-def _create(path: str) -> None:
-    """Create the file, private from its first moment; SQLite gives -wal and -shm the same mode.
+def has_sound_tables(db: sqlite3.Connection, version: int) -> bool:
+    """Return whether tables and indices are those of this version: sound pages may still hold wrong ones."""
+    return _schema_of(db) == _sound_schema(version)
 
-    Only while no connection is open: closing any descriptor of the file drops SQLite's locks on it.
+
+def _create(path: str) -> None:
+    """Create the file with mode 0600, which SQLite gives to the -wal and the -shm as well.
+
+    Call this only while no connection is open: closing any descriptor of the file drops SQLite's locks on it.
     """
     if os.path.exists(path):  # noqa: PTH110 - a plain string here
         return
@@ -240,15 +248,11 @@ def _create(path: str) -> None:
     try:
         Path(new).unlink(missing_ok=True)
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        # a file that bears bgd's name from the first: an empty one in its place is a lost database
+        # the header has bgd's id from the first moment on, so an empty file in its place is a lost database
         with closing(sqlite3.connect(new)) as db:
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         Path(new).replace(path)
-        folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)  # else the whole file may be gone after a power cut, whatever it holds
-        finally:
-            os.close(folder)
+        fsync_path(str(Path(path).parent))  # otherwise a power cut may remove the file, whatever it holds
     except OSError as error:
         raise StoreBroken(f"database {path} cannot be created: {error.strerror}; {FORBIDDEN}") from error
 
@@ -257,39 +261,34 @@ def _set_up(db: sqlite3.Connection, path: str) -> None:
     (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise StoreBroken(f"database {path}: its file system has no shared memory; choose a local state_dir")
-    db.execute("PRAGMA synchronous = FULL")  # NORMAL loses commits that were already answered in a power cut
+    db.execute("PRAGMA synchronous = FULL")  # with NORMAL a power cut loses commits that were answered
     db.execute(f"PRAGMA wal_autocheckpoint = {_pages_between_checkpoints(path)}")
-    db.execute("PRAGMA journal_size_limit = 67108864")  # bytes the -wal file keeps after a burst
+    db.execute("PRAGMA journal_size_limit = 67108864")  # bytes that the -wal file keeps after a burst
     db.execute("PRAGMA trusted_schema = OFF")
     db.execute("PRAGMA cell_size_check = ON")
 
 
 def _pages_between_checkpoints(path: str) -> int:
-    """Return SQLite's own 1000, or less where the -wal file would take too much of a small disk."""
+    """Return SQLite's default 1000, or less if the -wal file would take too much of a small disk."""
     disk = os.statvfs(Path(path).parent)
     return max(min(1000, disk.f_blocks * disk.f_frsize // _WAL_SHARE // _PAGE), 16)
 
 
 def _migrate(db: sqlite3.Connection, path: str, version: int) -> None:
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
+        header = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};"
         try:
-            db.executescript(f"BEGIN IMMEDIATE; {script} {marks} COMMIT;")
+            db.executescript(f"BEGIN IMMEDIATE; {script} {header} COMMIT;")
         except BaseException as error:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            # other codes are of the disk or the file, and have words of their own
-            if getattr(error, "sqlite_errorcode", -1) & PRIMARY in _OF_CONTENT:
+            # other codes mean the disk or the file, and have messages of their own
+            if getattr(error, "sqlite_errorcode", -1) & PRIMARY in _CONTENT_ERRORS:
                 raise StoreBroken(
-                    f"database {path} cannot be brought to version {number} of its tables ({error}), and is"
-                    f" as it was: start the earlier bgd again, or {DAMAGED}"
+                    f"database {path} cannot be upgraded to version {number} of its tables ({error}), and is"
+                    f" unchanged: start the earlier bgd again, or {DAMAGED}"
                 ) from error
             raise
-
-
-def has_sound_tables(db: sqlite3.Connection, version: int) -> bool:
-    """Tell whether tables and indices are of this version: a sound page may say what is wrong of them."""
-    return _schema_of(db) == _sound_schema(version)
 
 
 def _schema_of(db: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
@@ -298,7 +297,7 @@ def _schema_of(db: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
 
 
 def _sound_schema(version: int) -> set[tuple[str, str, str | None]]:
-    """Return what the migrations up to this version make; some milliseconds."""
+    """Return the schema that the migrations up to this version make; takes some milliseconds."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         for script in MIGRATIONS[:version]:
             db.executescript(script)

@@ -84,9 +84,9 @@ async def test_failed_migration_leaves_the_file_as_it_was(path, monkeypatch):
         with pytest.raises(StoreBroken) as refused:
             await Store.open(path)
     assert str(refused.value) == (
-        f"database {path} cannot be brought to version {VERSION + 1} of its tables (no such table: nowhere), "
-        "and is as it was: start the earlier bgd again, or `bgd --recover` puts the newest backup in its "
-        "place; or move it away to start with an empty one"
+        f"database {path} cannot be upgraded to version {VERSION + 1} of its tables (no such table: nowhere),"
+        " and is unchanged: start the earlier bgd again, or `bgd --recover` puts the newest backup in its"
+        " place; or move it away to start with an empty one"
     )
 
     store = await Store.open(path)
