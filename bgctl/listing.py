@@ -1,4 +1,4 @@
-"""list, stats and events: what jobs there are, figures about them, and what happens to them."""
+"""The verbs list, stats and events: jobs, statistics about them, and their events."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
 @click.option(
     "--before", type=whole_number(1, 2**63 - 1), metavar="ID", help="List only jobs with lower ids."
 )
-@click.option("--sort", type=click.Choice(list(_SORT_KEYS)), help="In this order; else the newest first.")
-@click.option("-q", "--quiet", is_flag=True, help="Only ids.")
+@click.option("--sort", type=click.Choice(list(_SORT_KEYS)), help="Sort by this key; default: newest first.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only ids.")
 def list_command(
     *, filters: dict[str, Any], limit: int, before: int | None, sort: str | None, quiet: bool
 ) -> int:
-    """List unfinished and the latest finished jobs."""
+    """List unfinished and latest finished jobs."""
     with client() as daemon:
         jobs = _jobs(daemon, filters, limit=limit, before=before, sort=sort)
-        pause = _pause(daemon, jobs) if is_terminal() else None
+        pause = _why_paused(daemon, jobs) if is_terminal() else None
     is_cut = len(jobs) == limit
     if global_options().json:
         print_json([job_as_json(job.view) for job in jobs])
@@ -91,8 +91,8 @@ def list_command(
     else:
         _print_jobs(jobs)
         if is_cut and is_terminal():
-            way_on = _way_on(jobs, is_by_id=bool(before or filters["states"]))
-            say(f"these are {len(jobs)}; there may be more: {way_on}")
+            options = _options_for_rest(jobs, is_by_id=bool(before or filters["states"]))
+            say(f"showing {len(jobs)} jobs; there may be more: {options}")
         if pause is not None:
             say(pause)
     return 0
@@ -101,7 +101,7 @@ def list_command(
 def _jobs(
     daemon: Client, filters: dict[str, Any], *, limit: int, before: int | None, sort: str | None
 ) -> list[Job]:
-    """Return the first `limit` jobs, newest first or in the order asked for."""
+    """Return the first `limit` jobs, newest first or in the requested order."""
     if sort is None:
         return daemon.jobs(**filters, limit=limit, before=before)
     jobs: list[Job] = []
@@ -112,18 +112,18 @@ def _jobs(
     return sorted(jobs, key=_SORT_KEYS[sort])[:limit]
 
 
-def _way_on(jobs: list[Job], *, is_by_id: bool) -> str:
-    """Return the options that list the rest.
+def _options_for_rest(jobs: list[Job], *, is_by_id: bool) -> str:
+    """Return the options that list the remaining jobs.
 
-    A list that is not by ids alone begins with all that runs or waits, however old: its oldest finished job
-    leads on.
+    A list that is not ordered by id alone starts with all running and waiting jobs, however old. Its next
+    page starts below the oldest finished job.
     """
     ids = [job.id for job in jobs if is_by_id or job.state in FINISHED]
     return f"--limit N, --before {min(ids)}" if ids else "--limit N"
 
 
-def _pause(daemon: Client, jobs: list[Job]) -> str | None:
-    """Say which pause keeps queued ones of these jobs from starting; None if none does."""
+def _why_paused(daemon: Client, jobs: list[Job]) -> str | None:
+    """Return which pause keeps any of these jobs from starting; None if there is none."""
     waiting = {job.queue for job in jobs if job.state is State.QUEUED}
     if not waiting:
         return None
@@ -131,9 +131,9 @@ def _pause(daemon: Client, jobs: list[Job]) -> str | None:
     if queues.obstacle is not None:
         return f"nothing starts: {queues.obstacle}"
     if queues.paused:
-        return "all queues are paused: `bgctl resume` lets jobs start"
+        return "all queues are paused: `bgctl resume` starts jobs again"
     paused = [queue.name for queue in queues.queues if queue.paused and queue.name in waiting]
-    return f"paused: {_few(paused)}: `bgctl resume QUEUE` lets its jobs start" if paused else None
+    return f"paused: {_first_of(paused)}: `bgctl resume QUEUE` starts its jobs again" if paused else None
 
 
 def _print_jobs(jobs: list[Job]) -> None:
@@ -141,17 +141,17 @@ def _print_jobs(jobs: list[Job]) -> None:
     headings: tuple[str, ...] = HEADINGS
     rows = [_row(job, now) for job in jobs]
     if any(progress_of(job.view) for job in jobs):
-        headings = (*headings[:-1], PROGRESS, headings[-1])
-        said = [progress_line(progress_of(job.view)) or "-" for job in jobs]
-        rows = [(*row[:-1], how_far, row[-1]) for row, how_far in zip(rows, said, strict=True)]
+        headings = (*headings[:-1], _PROGRESS, headings[-1])
+        cells = [progress_line(progress_of(job.view)) or "-" for job in jobs]
+        rows = [(*row[:-1], cell, row[-1]) for row, cell in zip(rows, cells, strict=True)]
     if is_terminal():
-        print_table(headings, rows)
+        _print_table(headings, rows)
     else:
         print_columns(headings, rows)
 
 
 HEADINGS = ("ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TIME", "NAME", "COMMAND")
-PROGRESS = "PROGRESS"  # before the command, where a job has any
+_PROGRESS = "PROGRESS"  # column before the command, if any job reports progress
 
 
 def _row(job: Job, now: float) -> tuple[str, ...]:
@@ -162,37 +162,39 @@ def _row(job: Job, now: float) -> tuple[str, ...]:
         job.queue,
         f"{job.attempt}/{max(job.attempt, job.retries + 1)}",
         short_duration(now - job.created_at),
-        _time_of(job, now) or "-",
+        _time_cell(job, now) or "-",
         one_line(job.name or "-"),
         command_line(job.view),
     )
 
 
-def _time_of(job: Job, now: float) -> str:
-    """Return what the next attempt waits for, or how long the latest took or has been running."""
+def _time_cell(job: Job, now: float) -> str:
+    """Return what the next attempt waits for, or the run time of the latest attempt."""
     if job.state is State.BLOCKED and job.waits_for:
-        return f"after:{_few(job.waits_for)}"
+        return f"after:{_first_of(job.waits_for)}"
     if job.state is State.SCHEDULED and job.due_at is not None:
         return f"in:{short_duration(job.due_at - now)}"
     return run_time(job.view)
 
 
-def _few(things: Sequence[object]) -> str:
-    named = ",".join(map(str, things[:_MOST_NAMED]))
-    more = len(things) - _MOST_NAMED
+def _first_of(things: Sequence[object]) -> str:
+    """Return the first few things and the number of others."""
+    named = ",".join(map(str, things[:_MAX_NAMED]))
+    more = len(things) - _MAX_NAMED
     return f"{named},+{more}" if more > 0 else named
 
 
-_MOST_NAMED = 3  # jobs or queues, where there is little room
+_MAX_NAMED = 3  # jobs or queues in a narrow cell
 
 
-def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print one job a line; names, and commands by what is left, are cut and end in an ellipsis.
+def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print a table that fits the terminal, one job per line.
 
-    A column of names in which there is none is left out, and others where the terminal is too narrow for
-    them: first what says nothing, then what is missed least. Ids and states are always whole.
+    Cut long names and commands, with an ellipsis. Omit the column NAME if no job has a name. If the terminal
+    is too narrow, omit other columns: first those with only default values, then the least useful. Never cut
+    ids and states.
     """
-    # slow to import, and columns for programs do not need them
+    # rich is slow to import, and columns for programs do not need it
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
@@ -201,12 +203,12 @@ def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     if not set(columns["NAME"]) - {"-"}:
         del columns["NAME"]
     console = Console(color_system="auto" if has_colors() else None, highlight=False)
-    widths = _fitting(columns, console.width)
-    # a terminal that is narrower still has to wrap: rich would cut ids
+    widths = _column_widths(columns, console.width)
+    # let an even narrower terminal wrap lines, because rich would cut ids
     console.width = max(console.width, sum(widths.values()) + _GAP * (len(widths) - 1))
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
     for heading in widths:
-        table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
+        table.add_column(heading, justify="right" if heading in _RIGHT_ALIGNED else "left", no_wrap=True)
     for cells in zip(*(columns[heading] for heading in widths), strict=True):
         row = []
         for heading, cell in zip(widths, cells, strict=True):
@@ -217,32 +219,32 @@ def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     console.print(table)
 
 
-def _fitting(columns: dict[str, list[str]], width: int) -> dict[str, int]:
-    """Return the columns for which there is room, in order, and how wide each is."""
+def _column_widths(columns: dict[str, list[str]], width: int) -> dict[str, int]:
+    """Return the columns that fit, in order, with their widths."""
     widths = {heading: max(map(len, [heading, *cells])) for heading, cells in columns.items()}
-    for heading in widths.keys() & _LONGEST:
-        widths[heading] = min(widths[heading], _LONGEST[heading])
-    longest = widths.pop("COMMAND")
-    silent = [heading for heading, usual in _USUAL.items() if set(columns[heading]) == {usual}]
-    wanted = [(heading, _ENOUGH) for heading in (*silent, "ATTEMPT")]
-    for heading, cells in (*wanted, *((heading, _LEAST) for heading in _EXPENDABLE)):
-        if _left(widths, width) < min(cells, longest):
+    for heading in widths.keys() & _MAX_WIDTHS:
+        widths[heading] = min(widths[heading], _MAX_WIDTHS[heading])
+    longest_command = widths.pop("COMMAND")
+    uniform = [heading for heading, usual in _DEFAULT_VALUES.items() if set(columns[heading]) == {usual}]
+    wanted = [(heading, _GOOD_COMMAND_WIDTH) for heading in (*uniform, "ATTEMPT")]
+    for heading, cells in (*wanted, *((heading, _MIN_COMMAND_WIDTH) for heading in _DROP_ORDER)):
+        if _space_left(widths, width) < min(cells, longest_command):
             widths.pop(heading, None)
-    return widths | {"COMMAND": max(_left(widths, width), _LEAST)}
+    return widths | {"COMMAND": max(_space_left(widths, width), _MIN_COMMAND_WIDTH)}
 
 
-def _left(widths: dict[str, int], width: int) -> int:
+def _space_left(widths: dict[str, int], width: int) -> int:
     return width - sum(widths.values()) - _GAP * len(widths)
 
 
 _GAP = 2  # blanks between columns
-_LEAST = 10  # cells; a narrower command says nothing
-_ENOUGH = 20  # cells; a narrower one says little
-_LONGEST = {"NAME": 20, "PROGRESS": 24}
-_RIGHT = {"ID", "PRIORITY", "ATTEMPT", "AGE", "TIME"}
-_USUAL = {"QUEUE": "default", "PRIORITY": "0"}
-_EXPENDABLE = ("AGE", "TIME", "PRIORITY", "QUEUE", "NAME", "PROGRESS")  # the first is missed least
-_USUAL_WINDOW = 3600.0  # seconds
+_MIN_COMMAND_WIDTH = 10  # cells; a narrower command is useless
+_GOOD_COMMAND_WIDTH = 20  # cells; a narrower command says little
+_MAX_WIDTHS = {"NAME": 20, "PROGRESS": 24}
+_RIGHT_ALIGNED = {"ID", "PRIORITY", "ATTEMPT", "AGE", "TIME"}
+_DEFAULT_VALUES = {"QUEUE": "default", "PRIORITY": "0"}
+_DROP_ORDER = ("AGE", "TIME", "PRIORITY", "QUEUE", "NAME", "PROGRESS")  # least useful first
+_DEFAULT_WINDOW = 3600.0  # seconds
 
 
 @verb(
@@ -251,10 +253,10 @@ _USUAL_WINDOW = 3600.0  # seconds
     "bgctl stats --window 1d --json",
 )
 @click.option(
-    "--window", type=TIME_LIMIT, default=_USUAL_WINDOW, metavar="D", help="Look back so far; else 1h."
+    "--window", type=TIME_LIMIT, default=_DEFAULT_WINDOW, metavar="D", help="Look back this far; default: 1h."
 )
 def stats_command(*, window: float) -> int:
-    """Show how much there is to do, and how it went lately."""
+    """Show the number of jobs, and recent outcomes and times."""
     with client() as daemon:
         stats = daemon.stats(window=window)
     if global_options().json:
@@ -298,23 +300,23 @@ def _times(median: float | None, p95: float | None) -> str:
     "bgctl events -f",
     "bgctl events --since 1200 | jq -c 'select(.state == \"failed\")'",
 )
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is to come, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Continue with new events until Ctrl-C.")
 @click.option(
     "--since",
     type=whole_number(0, MAX_EVENT),
     metavar="ID",
-    help="After the event with this id; 0: all there are.",
+    help="Start after this event; 0 means all kept events.",
 )
 def events_command(*, follow: bool, since: int | None) -> int:
-    """Print what happened to jobs.
+    """Print events of jobs.
 
-    Each is a JSON object on a line; a terminal gets plainer lines. Without --since: all that is kept, or
-    with -f what is to come, and also how far jobs say they are, which is not kept.
+    Each event is one line: a JSON object or, on a terminal, plain text. Without --since, print all kept
+    events, or with -f only new ones. Progress is not kept, so only -f shows it.
     """
-    is_for_people = is_terminal() and not global_options().json
+    as_text = is_terminal() and not global_options().json
     with client() as daemon:
         for event in daemon.events(since=since, follow=follow, progress=True):
-            if is_for_people:
+            if as_text:
                 click.echo(_event_line(event))
             else:
                 print_json(_event_as_json(event))
@@ -328,8 +330,8 @@ def _event_as_json(event: EventView) -> dict[str, object]:
 
 def _event_line(event: EventView) -> str:
     at = datetime.fromtimestamp(event.at).astimezone()
-    is_of = event.state if event.progress is None else progress_line(event.progress)
-    words = [f"{at:%H:%M:%S}", f"job {event.job}", f"{event.what}:", is_of]
+    status = event.state if event.progress is None else progress_line(event.progress)
+    words = [f"{at:%H:%M:%S}", f"job {event.job}", f"{event.what}:", status]
     if event.attempt:
         words.append(f"(attempt {event.attempt}{f', {event.outcome}' if event.outcome else ''})")
     if event.reason:

@@ -1,4 +1,4 @@
-"""show: everything about one job, and why a job waits."""
+"""The verb show: everything about a job, including why it waits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from bgctl.common import STATE_COLORS, client, global_options, has_colors, local_time, print_json, say, verb
 from bgctl.options import JobIdRanges, JobIdsType, chosen_ids
-from bgctl.terminal import HarmlessText
+from bgctl.terminal import TerminalEscaper
 from bgd import Client, Job, JobFailed, NoSuchJob, State
 from bgd.escape import one_line
 from bgd.formatting import (
@@ -38,9 +38,9 @@ from bgd.wire.views import AttemptView
 )
 @click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
 def show_command(ids: JobIdRanges) -> int:
-    """Show all about jobs, their results and attempts.
+    """Show everything about jobs, with results and attempts.
 
-    Without an ID your latest job is meant.
+    The default is your latest job.
     """
     missing: list[NoSuchJob] = []
     with client() as daemon:
@@ -54,7 +54,7 @@ def show_command(ids: JobIdRanges) -> int:
             if global_options().json:
                 print_json(_as_json(daemon, job, attempts))
             else:
-                click.echo(("\n" if index else "") + "\n".join(_sheet(daemon, job, attempts)))
+                click.echo(("\n" if index else "") + "\n".join(_job_lines(daemon, job, attempts)))
     for earlier in missing[:-1]:
         say(str(earlier))
     if missing:
@@ -70,20 +70,20 @@ def _as_json(daemon: Client, job: Job, attempts: list[AttemptView]) -> dict[str,
 
 
 def _result(daemon: Client, job: Job) -> object:
-    """Return what a class job returned, None where there is nothing."""
+    """Return the result of a class job; None if there is none."""
     if job.target is None or job.state is not State.SUCCEEDED:
         return None
     try:
         return daemon.result(job.id)
-    except JobFailed:  # it was retried by hand meanwhile
+    except JobFailed:  # someone retried it in the meantime
         return None
 
 
-def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[str]:
+def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[str]:
     now = time.time()
     reason = f" ({one_line(job.reason)})" if job.reason else ""
     yield f"Job {job.id}: {_colored(job.state)}{reason}"
-    yield from _lines(
+    yield from _labelled_lines(
         ("command" if job.argv is not None else "calls", command_line(job.view)),
         ("name", one_line(job.name or "")),
         ("tags", one_line(", ".join(job.tags))),
@@ -107,30 +107,32 @@ def _sheet(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[st
         ("progress", progress_line(progress_of(job.view))),
     )
     if job.target is not None and job.state is State.SUCCEEDED:
-        yield from _lines(("result", one_line(json.dumps(_result(daemon, job), ensure_ascii=False))))
+        yield from _labelled_lines(("result", one_line(json.dumps(_result(daemon, job), ensure_ascii=False))))
     for attempt in attempts:
         yield ""
-        yield from _attempt(attempt, now)
+        yield from _attempt_lines(attempt, now)
 
 
-def _attempt(attempt: AttemptView, now: float) -> Iterator[str]:
-    yield f"Attempt {attempt.attempt}: {_how(attempt)}"
-    yield from _lines(
+def _attempt_lines(attempt: AttemptView, now: float) -> Iterator[str]:
+    yield f"Attempt {attempt.attempt}: {_describe_outcome(attempt)}"
+    yield from _labelled_lines(
         ("started", local_time(attempt.started_at, now) if attempt.started_at else ""),
         ("took", short_duration(attempt.run_seconds)),
         ("process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
-        ("used", _use(attempt)),
-        ("log", _log(attempt)),
+        ("used", _describe_usage(attempt)),
+        ("log", _describe_log(attempt)),
     )
     if attempt.error is not None:
-        told = attempt.error.in_words(attempt.outcome)
-        yield from _lines(("error", one_line(told)))
+        message = attempt.error.in_words(attempt.outcome)
+        yield from _labelled_lines(("error", one_line(message)))
         traceback = attempt.error.traceback or ""
-        for line in traceback.splitlines() if traceback.strip() != told else ():  # nothing is told twice
-            yield f"    {HarmlessText().feed(line.encode(), is_last=True)}"
+        for line in (
+            traceback.splitlines() if traceback.strip() != message else ()
+        ):  # do not repeat the message
+            yield f"    {TerminalEscaper().feed(line.encode(), is_last=True)}"
 
 
-def _how(attempt: AttemptView) -> str:
+def _describe_outcome(attempt: AttemptView) -> str:
     if attempt.outcome is None:
         return "running"
     if attempt.exit_code:
@@ -138,14 +140,14 @@ def _how(attempt: AttemptView) -> str:
     return f"{attempt.outcome} ({attempt.signal})" if attempt.signal else attempt.outcome
 
 
-def _log(attempt: AttemptView) -> str:
-    """Return where the output is; nothing if there was none."""
-    if attempt.log_bytes:  # more than the file has, if the log's limit was reached
+def _describe_log(attempt: AttemptView) -> str:
+    """Return the path and size of the log; "" if there was no output."""
+    if attempt.log_bytes:  # may exceed the size of the file if the log's limit was reached
         return f"{attempt.log_path} ({attempt.log_bytes} bytes written)"
     return attempt.log_path if attempt.outcome is None else ""
 
 
-def _use(attempt: AttemptView) -> str:
+def _describe_usage(attempt: AttemptView) -> str:
     parts = [
         "" if attempt.user_seconds is None else f"{attempt.user_seconds:.2f}s user",
         "" if attempt.system_seconds is None else f"{attempt.system_seconds:.2f}s system",
@@ -154,7 +156,7 @@ def _use(attempt: AttemptView) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _lines(*pairs: tuple[str, str]) -> Iterator[str]:
+def _labelled_lines(*pairs: tuple[str, str]) -> Iterator[str]:
     for label, value in pairs:
         if value:
             yield f"  {label:<{_LABEL_WIDTH}}{value}"
@@ -168,21 +170,21 @@ def _colored(state: State) -> str:
 
 
 def say_if_waiting(daemon: Client, job_id: int) -> None:
-    """Tell a person who would else look at nothing that it may take a while."""
+    """Tell the user why there is no output yet, if a job waits for anything besides its turn."""
     job = daemon.job(job_id)
     reason = why_waiting(daemon, job)
-    if reason not in {"", _NEXT}:
+    if reason not in {"", _ITS_TURN}:
         say(f"job {job_id} is {job.state}: it waits {reason}")
 
 
 def why_waiting(daemon: Client, job: Job) -> str:
-    """Say for what a job waits, as "until ..." or "for ..."; empty if it runs or has finished."""
+    """Return what a job waits for, as "until ..." or "for ..."; "" if it runs or has finished."""
     match job.state:
         case State.HELD:
             return f"until `bgctl release {job.id}`"
         case State.BLOCKED:
-            named = ", ".join(map(str, job.waits_for[:_MOST_NAMED]))
-            more = len(job.waits_for) - _MOST_NAMED
+            named = ", ".join(map(str, job.waits_for[:_MAX_NAMED]))
+            more = len(job.waits_for) - _MAX_NAMED
             jobs = "job" if len(job.waits_for) == 1 else "jobs"
             return f"for {jobs} {named}" + (f" and {more} more" if more > 0 else "")
         case State.SCHEDULED:
@@ -205,11 +207,11 @@ def _why_queued(queues: Queues, job: Job) -> str:
         return f"until `bgctl resume {job.queue}`: its queue is paused"
     if own is not None and own.slots is not None and own.counts.get(State.RUNNING, 0) >= own.slots:
         return f"for a slot of queue {job.queue}: {own.slots} of {own.slots} are taken"
-    wanted = min(job.slots, queues.slots)  # one that asks for more than there are gets all
+    wanted = min(job.slots, queues.slots)  # a job that asks for more slots than there are gets all of them
     if queues.taken + wanted > queues.slots:
         return f"for {wanted} of {queues.slots} slots: {queues.taken} are taken"
-    return _NEXT
+    return _ITS_TURN
 
 
-_MOST_NAMED = 20  # jobs that another one waits for
-_NEXT = "for its turn"  # which may be now
+_MAX_NAMED = 20  # jobs in one line
+_ITS_TURN = "for its turn"  # it may start at any moment

@@ -1,4 +1,4 @@
-"""A terminal obeys what is written to it; this makes the words of strangers harmless."""
+"""Escape untrusted output for a terminal, which would obey control sequences in it."""
 
 from __future__ import annotations
 
@@ -7,47 +7,49 @@ import re
 
 from bgd.escape import BIDI_CONTROL, CONTROL, visible_symbol
 
-# ESC [ ... m sets colours and is let through; any other sequence could move, hide, retitle or answer
+# ESC [ ... m sets colors and passes. Other sequences could move the cursor, hide text, set the title or make
+# the terminal send an answer.
 _COLOR = r"\x1b\[[0-9;:]{0,64}m"
-_BEGUN = re.compile(r"(?:\x1b(?:\[[0-9;:]{0,64})?|\r)\Z")
+_INCOMPLETE = re.compile(r"(?:\x1b(?:\[[0-9;:]{0,64})?|\r)\Z")
 _SPECIAL = re.compile(rf"{_COLOR}|\r\n|[{CONTROL}{BIDI_CONTROL}]")
 
 
-class HarmlessText:
-    """Turns output into text that a terminal of this encoding may be given, whatever pieces it comes in."""
+class TerminalEscaper:
+    """Turns bytes, in pieces of any size, into text that is safe on a terminal of this encoding."""
 
     def __init__(self, encoding: str = "utf-8") -> None:
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-        self._begun = ""
+        self._incomplete = ""
 
     def feed(self, data: bytes, *, is_last: bool = False) -> str:
-        """Return what can be shown by now; what may be the beginning of a sequence waits for its end."""
-        text = self._begun + self._decoder.decode(data, is_last)
-        self._begun = ""
-        if not is_last and (begun := _BEGUN.search(text)):
-            self._begun = begun.group()
-            text = text[: begun.start()]
-        return _SPECIAL.sub(_shown, text)
+        """Return the text that can be shown now; keep an incomplete sequence for the next call."""
+        text = self._incomplete + self._decoder.decode(data, is_last)
+        self._incomplete = ""
+        if not is_last and (incomplete := _INCOMPLETE.search(text)):
+            self._incomplete = incomplete.group()
+            text = text[: incomplete.start()]
+        return _SPECIAL.sub(_replacement, text)
 
 
 def without_colors(text: str) -> str:
-    """Return harmless text as it is seen in black and white."""
+    """Return escaped text without its color sequences."""
     return re.sub(_COLOR, "", text)
 
 
-def _shown(match: re.Match[str]) -> str:
+def _replacement(match: re.Match[str]) -> str:
     found = match.group()
     if found == "\r\n":
         return "\n"
-    if len(found) > 1 and not _conceals(found):
-        return found  # a colour
+    if len(found) > 1 and not _hides_text(found):
+        return found  # a color
     return visible_symbol(found[0]) + found[1:]
 
 
-def _conceals(sequence: str) -> bool:
-    """Whether a colour sequence makes what follows invisible (8), not counting the numbers of colours.
+def _hides_text(sequence: str) -> bool:
+    """Return whether a color sequence contains attribute 8, which makes the following text invisible.
 
-    Those come after 38, 48 or 58: 5 and an index, or 2 and three shares (ECMA-48, and xterm's ctlseqs).
+    Skip the parameters of colors: after 38, 48 or 58 come 5 and an index, or 2 and three components (ECMA-48,
+    xterm's ctlseqs).
     """
     numbers = iter(sequence[2:-1].split(";"))
     for number in numbers:

@@ -1,4 +1,4 @@
-"""wait and progress: how far jobs are, and how they end."""
+"""The verbs wait and progress: wait for jobs, and show or report how far they are."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ if TYPE_CHECKING:
     "bgctl wait --progress 12",
 )
 @with_selection(UNFINISHED, may_be_empty=True)
-@click.option("--any", "any_of_them", is_flag=True, help="Only for the first of them.")
-@click.option("--progress", "is_to_tell", is_flag=True, help="Tell meanwhile how far they say they are.")
-@click.option("--timeout", type=DURATION, metavar="D", help="Give up after so long, and exit with 75.")
-def wait_command(selection: Selection, *, any_of_them: bool, is_to_tell: bool, timeout: float | None) -> int:
-    """Wait until jobs have finished, and say how.
+@click.option("--any", "any_of_them", is_flag=True, help="Wait only for the first job that finishes.")
+@click.option("--progress", "shows_progress", is_flag=True, help="Show the progress of the jobs meanwhile.")
+@click.option("--timeout", type=DURATION, metavar="D", help="Give up after D and exit with 75.")
+def wait_command(
+    selection: Selection, *, any_of_them: bool, shows_progress: bool, timeout: float | None
+) -> int:
+    """Wait until jobs have finished, and print how they ended.
 
-    Without an ID your latest job is meant. A selection means those that have not finished now. With one
-    job the exit code is its own, with several 0 if all succeeded, else 1.
+    The default is your latest job. Filters select jobs that are unfinished now. For one job, exit with its
+    code; for several, exit with 0 if all succeeded, else 1.
     """
     with client() as daemon:
         if selection.is_by_filter:
@@ -51,10 +53,10 @@ def wait_command(selection: Selection, *, any_of_them: bool, is_to_tell: bool, t
         if not job_ids:
             say("no jobs match")
         finished = []
-        with _teller(len(job_ids), has_bars=is_to_tell) as teller:
-            hear = teller.hear if is_to_tell else None
-            for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=hear):
-                teller.finish(job)
+        with _reporter(len(job_ids), shows_progress=shows_progress) as reporter:
+            show_progress = reporter.show_progress if shows_progress else None
+            for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=show_progress):
+                reporter.show_end(job)
                 finished.append(exit_code_of(job))
                 if any_of_them:
                     break
@@ -63,31 +65,31 @@ def wait_command(selection: Selection, *, any_of_them: bool, is_to_tell: bool, t
     return FAILED if any(finished) else 0
 
 
-def _teller(jobs: int, *, has_bars: bool) -> AbstractContextManager[Teller]:
-    """Return lines, or bars where a person wants them."""
-    if not has_bars or global_options().json or not is_terminal():
-        return nullcontext(_Lines())
-    return bars(jobs)
+def _reporter(jobs: int, *, shows_progress: bool) -> AbstractContextManager[WaitReporter]:
+    """Return a reporter: bars if the user wants progress on a terminal, else lines."""
+    if not shows_progress or global_options().json or not is_terminal():
+        return nullcontext(_LineReporter())
+    return _bar_reporter(jobs)
 
 
-class Teller(Protocol):
-    """Tells how far jobs are, and how they ended."""
+class WaitReporter(Protocol):
+    """Reports the progress of jobs and how they ended."""
 
-    def hear(self, told: JobProgress) -> None: ...
-    def finish(self, job: Job) -> None: ...
+    def show_progress(self, update: JobProgress) -> None: ...
+    def show_end(self, job: Job) -> None: ...
 
 
-class _Lines:
-    """Tells it by a line each time."""
+class _LineReporter:
+    """Prints one line or JSON document for each report."""
 
-    def hear(self, told: JobProgress) -> None:
+    def show_progress(self, update: JobProgress) -> None:
         if global_options().json:
-            progress = progress_as_json(told.progress)
-            print_json({"job": told.job, "attempt": told.attempt, "progress": progress})
-        elif line := progress_line(told.progress):
-            click.echo(f"{told.job} {line}")
+            progress = progress_as_json(update.progress)
+            print_json({"job": update.job, "attempt": update.attempt, "progress": progress})
+        elif line := progress_line(update.progress):
+            click.echo(f"{update.job} {line}")
 
-    def finish(self, job: Job) -> None:
+    def show_end(self, job: Job) -> None:
         if global_options().json:
             print_json(job_as_json(job.view))
         else:
@@ -95,9 +97,9 @@ class _Lines:
 
 
 @contextmanager
-def bars(jobs: int) -> Iterator[Bars]:
-    """Show bars below what is printed meanwhile, and take them away in the end."""
-    # slow to import, and no other output needs them
+def _bar_reporter(jobs: int) -> Iterator[_BarReporter]:
+    """Show progress bars below everything that is printed meanwhile; remove them at the end."""
+    # rich is slow to import, and no other output needs it
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, TextColumn  # noqa: PLC0415
     from rich.progress import Progress as ProgressDisplay  # noqa: PLC0415
@@ -105,58 +107,59 @@ def bars(jobs: int) -> Iterator[Bars]:
     columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[said]}", markup=False),
+        TextColumn("{task.fields[text]}", markup=False),
     ]
     console = Console(color_system="auto" if has_colors() else None, highlight=False)
-    # whoever else writes to the terminal meanwhile would be written into the bars: nobody does
+    # nothing else writes to stdout meanwhile, so rich need not redirect it
     with ProgressDisplay(*columns, console=console, transient=True, redirect_stdout=False) as display:
-        yield Bars(display, jobs)
+        yield _BarReporter(display, jobs)
 
 
-class Bars:
-    """A bar for each job that says how far it is, and one for all of them if there are several.
+class _BarReporter:
+    """Shows a bar for each job that reports progress, and one for all jobs if there are several.
 
     Args:
-        jobs: how many are waited for.
+        display: draws the bars.
+        jobs: number of jobs to wait for.
     """
 
     def __init__(self, display: ProgressDisplay, jobs: int) -> None:
         self._display = display
         self._jobs = jobs
         self._finished = 0
-        self._all = display.add_task("all", total=jobs, said=self._count()) if jobs > 1 else None
-        self._bars: dict[int, TaskID] = {}
+        self._all = display.add_task("all", total=jobs, text=self._count()) if jobs > 1 else None
+        self._bar_of: dict[int, TaskID] = {}
 
-    def hear(self, told: JobProgress) -> None:
-        """Show what a job says; of very many that do so only some are shown."""
-        said = told.progress
-        if told.job not in self._bars:
-            if len(self._bars) >= _MOST_BARS:
+    def show_progress(self, update: JobProgress) -> None:
+        """Update the bar of a job; only the first few jobs get one."""
+        progress = update.progress
+        if update.job not in self._bar_of:
+            if len(self._bar_of) >= _MAX_BARS:
                 return
-            self._bars[told.job] = self._display.add_task(f"job {told.job}", total=None, said="")
-        bar = self._bars[told.job]
-        # without a fraction the bar moves to and fro
-        total = None if said.fraction is None else 1.0
-        self._display.update(bar, total=total, completed=said.fraction or 0.0, said=_words(said))
+            self._bar_of[update.job] = self._display.add_task(f"job {update.job}", total=None, text="")
+        bar = self._bar_of[update.job]
+        # without a fraction the bar pulses
+        total = None if progress.fraction is None else 1.0
+        self._display.update(bar, total=total, completed=progress.fraction or 0.0, text=_bar_text(progress))
 
-    def finish(self, job: Job) -> None:
-        """Take the job's bar away, count it, and say above the bars how it ended."""
+    def show_end(self, job: Job) -> None:
+        """Remove the bar of a job, count it, and print above the bars how it ended."""
         self._display.console.print(f"{job.id} {describe_end(job)}", markup=False, soft_wrap=True)
         self._finished += 1
         if self._all is not None:
-            self._display.update(self._all, completed=self._finished, said=self._count())
-        if job.id in self._bars:
-            self._display.remove_task(self._bars.pop(job.id))
+            self._display.update(self._all, completed=self._finished, text=self._count())
+        if job.id in self._bar_of:
+            self._display.remove_task(self._bar_of.pop(job.id))
 
     def _count(self) -> str:
         return f"{self._finished} of {self._jobs} jobs"
 
 
-def _words(said: Progress) -> str:
-    return progress_line(said) if said.fraction is not None else one_line(said.message or "")
+def _bar_text(progress: Progress) -> str:
+    return progress_line(progress) if progress.fraction is not None else one_line(progress.message or "")
 
 
-_MOST_BARS = 10  # of single jobs; a screen has to hold them, beside what is printed above
+_MAX_BARS = 10  # a screen must hold them and the lines above
 
 
 @verb(
@@ -169,50 +172,52 @@ _MOST_BARS = 10  # of single jobs; a screen has to hold them, beside what is pri
 @click.argument("fraction", metavar="FRACTION")
 @click.argument("message", required=False)
 def progress_command(fraction: str, message: str | None) -> int:
-    """Say, in a job, how far it is.
+    """Report, from within a job, how far it is.
 
-    FRACTION is 0.4, 40% or 4/10, or - where nobody knows. What is said takes the place of what was said
-    before. It prints nothing, unless JSON is asked for.
+    FRACTION is 0.4, 40% or 4/10, or - if it is unknown. Each report replaces the one before. Nothing is
+    printed, unless JSON is requested.
     """
-    job, attempt = _own_attempt()
-    if message is None and fraction != _NONE and not _LOOKS_LIKE_A_NUMBER.match(fraction):
-        fraction, message = _NONE, fraction
-    said = Progress(None if fraction == _NONE else _share(fraction), _cut(message or "") or None)
+    job, attempt = _attempt_of_caller()
+    if message is None and fraction != _UNKNOWN and not _LOOKS_LIKE_A_NUMBER.match(fraction):
+        fraction, message = _UNKNOWN, fraction
+    progress = Progress(
+        None if fraction == _UNKNOWN else _parse_fraction(fraction), _shortened(message or "") or None
+    )
     with client() as daemon:
-        daemon.set_progress(job, attempt, said.fraction, said.message)
+        daemon.set_progress(job, attempt, progress.fraction, progress.message)
     if global_options().json:
-        print_json({"job": job, "attempt": attempt, "progress": progress_as_json(said)})
+        print_json({"job": job, "attempt": attempt, "progress": progress_as_json(progress)})
     return 0
 
 
-def _own_attempt() -> tuple[int, int]:
+def _attempt_of_caller() -> tuple[int, int]:
     try:
         return int(os.environ["BGD_JOB_ID"]), int(os.environ["BGD_ATTEMPT"])
     except (KeyError, ValueError):
         raise click.UsageError(
-            "this is no job: progress is told from inside one, which has BGD_JOB_ID and BGD_ATTEMPT"
+            "not inside a job: `bgctl progress` needs the BGD_JOB_ID and BGD_ATTEMPT that jobs get"
         ) from None
 
 
-def _share(text: str) -> float:
-    found = _SHARE.fullmatch(text)
+def _parse_fraction(text: str) -> float:
+    found = _FRACTION.fullmatch(text)
     if found is None:
-        raise click.UsageError(f"{text!r} is no fraction: write 0.4, 40% or 4/10, and - before a message")
+        raise click.UsageError(f"{text!r} is not a fraction: write 0.4, 40% or 4/10, or - before a message")
     whole = float(found["of"] or (100 if found["percent"] else 1))
     if not whole:
-        raise click.UsageError(f"{text!r} is no fraction: nothing is a part of 0")
-    share = float(found["number"]) / whole
-    if share > 1:
-        raise click.UsageError(f"{text!r} is more than all of it: write 0.4, 40% or 4/10")
-    return share
+        raise click.UsageError(f"{text!r} is not a fraction: it divides by 0")
+    value = float(found["number"]) / whole
+    if value > 1:
+        raise click.UsageError(f"{text!r} is more than 1: write 0.4, 40% or 4/10")
+    return value
 
 
-_NONE = "-"
+_UNKNOWN = "-"
 _LOOKS_LIKE_A_NUMBER = re.compile(r"[+-]?\.?[0-9]")
 _NUMBER = r"[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18}"
-_SHARE = re.compile(rf"(?P<number>{_NUMBER})(?:(?P<percent>%)|/(?P<of>{_NUMBER}))?")
+_FRACTION = re.compile(rf"(?P<number>{_NUMBER})(?:(?P<percent>%)|/(?P<of>{_NUMBER}))?")
 
 
-def _cut(message: str) -> str:
-    """Return the beginning of a message that is too long; what is not UTF-8 is made visible."""
+def _shortened(message: str) -> str:
+    """Cut a message to the maximum length, with bytes that are not UTF-8 escaped."""
     return message.encode(errors="backslashreplace").decode()[:MAX_PROGRESS_MESSAGE]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bgctl.terminal import HarmlessText
+from bgctl.terminal import TerminalEscaper
 from tests.support import DEADLINE, Daemon
 
 LATIN_1 = "de_DE.ISO-8859-1"
@@ -167,4 +167,4 @@ def test_errors_show_what_would_steer_a_terminal(daemon, words):
 
 
 def test_a_terminal_is_shown_output_in_its_own_encoding():
-    assert HarmlessText("iso8859-1").feed(b"gr\xf6\xdfe\x9b\n") == "größe<U+009B>\n"
+    assert TerminalEscaper("iso8859-1").feed(b"gr\xf6\xdfe\x9b\n") == "größe<U+009B>\n"

@@ -115,9 +115,9 @@ def test_list_tells_a_person_which_pause_keeps_its_jobs_from_starting(daemon, te
     daemon.bgctl("pause", "night")
     job_id = daemon.submit("--queue", "night", "true")
 
-    assert "bgctl: paused: night: `bgctl resume QUEUE` lets its jobs start" in seen(terminal("list"))
+    assert "bgctl: paused: night: `bgctl resume QUEUE` starts its jobs again" in seen(terminal("list"))
     daemon.bgctl("pause")
-    assert "bgctl: all queues are paused: `bgctl resume` lets jobs start" in seen(terminal("list"))
+    assert "bgctl: all queues are paused: `bgctl resume` starts jobs again" in seen(terminal("list"))
     assert daemon.bgctl("list").stderr == ""
 
     daemon.bgctl("resume")

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgctl.terminal import HarmlessText
+from bgctl.terminal import TerminalEscaper
 from bgd.escape import one_line
 
 
 def shown(*pieces: bytes) -> str:
-    text = HarmlessText()
+    text = TerminalEscaper()
     return "".join(text.feed(piece) for piece in pieces) + text.feed(b"", is_last=True)
 
 
@@ -62,7 +62,7 @@ def test_the_pieces_output_comes_in_make_no_difference(pieces):
 
 
 def test_text_is_shown_at_once_and_not_at_the_next_piece():
-    assert HarmlessText().feed(b"prompt> ") == "prompt> "
+    assert TerminalEscaper().feed(b"prompt> ") == "prompt> "
 
 
 def test_a_name_stays_on_its_line():

@@ -106,7 +106,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(daemon, termina
 
     child.expect(r"Ctrl-C again within 2 s cancels job (\d+)")
     job_id = child.match[1]
-    assert f"`bgctl logs -f {job_id}` shows it, `bgctl cancel {job_id}` ends it" in seen(child)
+    assert f"`bgctl logs -f {job_id}` follows it, `bgctl cancel {job_id}` cancels it" in seen(child)
     assert child.exitstatus == 130
     assert f"Job {job_id}: running" in daemon.bgctl("show", job_id).stdout
     daemon.bgctl("cancel", job_id)

@@ -59,13 +59,13 @@ def test_a_fraction_is_written_in_several_ways(daemon, words, fraction, message)
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("40", "'40' is more than all of it: write 0.4, 40% or 4/10"),
-        ("140%", "'140%' is more than all of it"),
-        ("11/10", "'11/10' is more than all of it"),
-        ("3/0", "'3/0' is no fraction: nothing is a part of 0"),
-        ("0.4.1", "'0.4.1' is no fraction: write 0.4, 40% or 4/10, and - before a message"),
-        ("'3 files'", "'3 files' is no fraction"),
-        ("1e999", "'1e999' is no fraction"),
+        ("40", "'40' is more than 1: write 0.4, 40% or 4/10"),
+        ("140%", "'140%' is more than 1"),
+        ("11/10", "'11/10' is more than 1"),
+        ("3/0", "'3/0' is not a fraction: it divides by 0"),
+        ("0.4.1", "'0.4.1' is not a fraction: write 0.4, 40% or 4/10, or - before a message"),
+        ("'3 files'", "'3 files' is not a fraction"),
+        ("1e999", "'1e999' is not a fraction"),
         ("", "Missing argument 'FRACTION'"),
     ],
 )
@@ -85,7 +85,7 @@ def test_outside_of_a_job_there_is_no_progress(daemon, env):
 
     assert done.returncode == 2
     assert done.stderr == (
-        "bgctl: this is no job: progress is told from inside one, which has BGD_JOB_ID and BGD_ATTEMPT\n"
+        "bgctl: not inside a job: `bgctl progress` needs the BGD_JOB_ID and BGD_ATTEMPT that jobs get\n"
     )
 
 
