@@ -334,21 +334,21 @@ def build_launch(
     else:  # a command gets exactly the environment it was sent with
         own = {} if spec.env is not None else _own_environment()
     added = {**allowed_environment(spec, config), **variables}
-    work = _work_of(job, spec, config)
+    program = _program_of(job, spec, config)
     return Launch(
         key=key,
-        argv=work.argv,
+        argv=program.argv,
         env={**own, **added},
-        cwd=work.cwd or spec.cwd or _own_folder(),
+        cwd=program.cwd or spec.cwd or _own_folder(),
         umask=DEFAULT_UMASK if spec.umask is None else spec.umask,
-        stdin=work.stdin,
+        stdin=program.stdin,
         stdin_path=spec.stdin,
         result=spec.target is not None,
-        usual_result=work.usual_result,
+        usual_result=program.usual_result,
         grace=config.daemon.grace,
         log_cap=config.logs.max_bytes,
         log_kill=config.logs.on_limit == "kill",
-        warm=_warm(work.isolation, {name: own.get(name) for name in added}, config.python),
+        warm=_warm(program.isolation, {name: own.get(name) for name in added}, config.python),
         limits=limits_of(spec),
         own_group=config.daemon.cgroups == "all",
         position=position,
@@ -371,16 +371,16 @@ _PASSED_ON = [
 
 def reported_end(ended: AttemptEnded) -> AttemptEnd:
     """Return the end that the launcher reports; a class job's result file refines the outcome."""
-    account = calls.AttemptReport(ended.outcome)
+    report = calls.AttemptReport(ended.outcome)
     if ended.result is not None:  # only class jobs have a result file
-        account = calls.read_result(ended.result, ended.outcome)
-    error = account.error
+        report = calls.read_result(ended.result, ended.outcome)
+    error = report.error
     if error is None and ended.problem is not None:
-        error = JobError(type=account.outcome.value, message=ended.problem)
+        error = JobError(type=report.outcome.value, message=ended.problem)
     return AttemptEnd(
         job=JobId(ended.key.job),
         attempt=ended.key.attempt,
-        outcome=account.outcome,
+        outcome=report.outcome,
         exit_code=ended.exit_code,
         signal=ended.signal,
         started_at=ended.started_at,
@@ -394,9 +394,9 @@ def reported_end(ended: AttemptEnded) -> AttemptEnd:
         memory_peak_bytes=ended.memory_peak_bytes,
         run_seconds=_run_seconds(ended),
         error=error,
-        result=account.value,
-        decision=account.decision,
-        lineage=account.lineage,
+        result=report.value,
+        decision=report.decision,
+        lineage=report.lineage,
     )
 
 
@@ -460,7 +460,7 @@ def unreported_end(job: Job, outcome: Outcome, at: float, why: str) -> AttemptEn
     )
 
 
-class _Work(Struct):
+class _Program(Struct):
     """What the launcher runs, and its stdin; `cwd` None: the job's own folder."""
 
     argv: list[str]
@@ -470,17 +470,17 @@ class _Work(Struct):
     isolation: Isolation = Isolation.SPAWN
 
 
-def _work_of(job: Job, spec: JobSpec, config: Config) -> _Work:
+def _program_of(job: Job, spec: JobSpec, config: Config) -> _Program:
     if spec.target is None:
-        return _Work(list(spec.argv or ()), spec.input)
+        return _Program(list(spec.argv or ()), spec.input)
     target = parse_target(spec.target)
     if isinstance(target, RunnerTarget):
         runner = config.runners[target.runner]
         document = calls.runner_request(target, job.id, job.attempt, spec.arguments)
-        return _Work(list(runner.argv), document, runner.cwd, calls.NOTHING)
+        return _Program(list(runner.argv), document, runner.cwd, calls.NOTHING)
     document = calls.request(target, spec.arguments, config.python.path, config.security.allowed_classes)
     isolation = spec.isolation or config.python.isolation
-    return _Work([config.python.interpreter, str(WORKER)], document, isolation=isolation)
+    return _Program([config.python.interpreter, str(WORKER)], document, isolation=isolation)
 
 
 def _warm(isolation: Isolation, base: dict[str, str | None], python: PythonConfig) -> Warm | None:
