@@ -1,4 +1,4 @@
-"""What every test may count on."""
+"""Fixtures for all tests."""
 
 import os
 import sys
@@ -20,8 +20,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 @pytest.fixture(scope="module")
 def daemon():
-    """A daemon in a home of its own, for all tests of one module."""
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:  # short: a socket's path has 107 bytes
+    """A daemon in its own home, shared by the tests of one module."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:  # a short path, as sockets need
         running = Daemon(Path(folder))
         running.start()
         yield running
@@ -30,7 +30,7 @@ def daemon():
 
 @pytest.fixture
 def own_daemon():
-    """A daemon of the test's own, to be killed and started again."""
+    """A daemon for one test, which may kill and restart it."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         running.start()
@@ -40,7 +40,7 @@ def own_daemon():
 
 @pytest.fixture
 def home():
-    """A home in which nothing runs; what a test starts there is ended."""
+    """A home in which nothing runs; a daemon that the test starts there is stopped afterwards."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         empty = Home(Path(folder))
         yield empty
@@ -49,7 +49,7 @@ def home():
 
 @pytest.fixture
 def terminal(daemon: Daemon):
-    """Start bgctl on a terminal; what is still running at the end is killed."""
+    """Start bgctl on a terminal; kill what still runs after the test."""
     children: list[pexpect.spawn] = []
 
     def start(*arguments: str, width: int = WIDTH, **env: str) -> pexpect.spawn:

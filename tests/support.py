@@ -1,4 +1,4 @@
-"""Real parts for tests: a daemon in a home of its own, bgctl against it, and waiting with a deadline."""
+"""Run a daemon in its own home for tests, run bgctl against it, and wait with a deadline."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bgd import Client
 from bgd.errors import DaemonUnreachable
 
 ROOT = Path(__file__).parents[1]
-SLOWNESS = float(os.environ.get("TESTS_SLOWNESS", "1"))  # 1: any machine; more: one that is emulated
-DEADLINE = 20.0 * SLOWNESS  # seconds; far more than anything takes, so that a busy machine fails no test
+SLOWNESS = float(os.environ.get("TESTS_SLOWNESS", "1"))  # more than 1 on an emulated machine
+DEADLINE = 20.0 * SLOWNESS  # seconds; far more than anything takes, so that tests pass on a busy machine
 
-WIDTH = 80  # columns of a terminal, unless it is told otherwise
+WIDTH = 80  # columns of a terminal, by default
 
 
 class Home:
-    """A user's home folder with nothing in it but bgd's own."""
+    """The home folder of a user, which holds only files of bgd."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,7 +35,7 @@ class Home:
         self.socket = self.state_dir / "bgd.sock"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("BGD_", "XDG_"))}
         self.env = kept | {"HOME": str(folder), "PYTHONPATH": str(ROOT), "TERM": "xterm", "LANG": "C.UTF-8"}
-        self.env["BGD_HTTP_LISTEN"] = "127.0.0.1:0"  # any free port: other daemons may have the usual one
+        self.env["BGD_HTTP_LISTEN"] = "127.0.0.1:0"  # any free port: another daemon may have the default one
 
     def configure(self, text: str) -> None:
         path = self.folder / ".config/bgd/bgd.toml"
@@ -45,7 +45,7 @@ class Home:
     def bgctl(
         self, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None, read: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run bgctl to its end in a pipe, in which it can read `read`."""
+        """Run bgctl to its end, with pipes for its streams and `read` as its stdin."""
         return subprocess.run(
             [sys.executable, "-m", "bgctl", *arguments],
             env=self.env | (env or {}),
@@ -64,16 +64,16 @@ class Home:
         return done.stdout.strip()
 
     def shown(self, job_id: str) -> dict[str, Any]:
-        """Return what `bgctl show --json` says of a job."""
+        """Return what `bgctl show --json` prints about a job."""
         job: dict[str, Any] = json.loads(self.bgctl("show", "--json", job_id).stdout)
         return job
 
     def client(self, timeout: float = DEADLINE) -> Client:
-        """Return a Client of this home's daemon; it starts none."""
+        """Return a Client of this home's daemon; the client never starts one."""
         return Client(str(self.socket), timeout=timeout)
 
     def shut_down(self) -> None:
-        """End what daemon there is, with its jobs and its launcher."""
+        """Stop the daemon if there is one, with its jobs and its launcher."""
         try:
             with self.client() as client:
                 client.shutdown("cancel", timeout=DEADLINE)
@@ -82,12 +82,12 @@ class Home:
 
 
 class Daemon(Home):
-    """A home whose daemon runs as a child of the test."""
+    """A home whose daemon is a child process of the test."""
 
     process: subprocess.Popen[bytes]
 
     def start(self, *options: str) -> None:
-        """Start it and wait until it serves."""
+        """Start the daemon and wait until it serves."""
         reading, writing = os.pipe()
         with (self.folder / "bgd.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -112,7 +112,7 @@ class Daemon(Home):
 
 @contextmanager
 def serving(configuration: str, files: Mapping[str, str]) -> Iterator[Daemon]:
-    """Run a daemon in a new home that has these files; in both "{folder}" may stand for the home."""
+    """Run a daemon in a new home with these files; "{folder}" is replaced by the home's path in all texts."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         for name, text in files.items():
@@ -126,7 +126,7 @@ def serving(configuration: str, files: Mapping[str, str]) -> Iterator[Daemon]:
 
 
 def seen(child: pexpect.spawn) -> str:
-    """Return all that a program wrote to its terminal since it was last looked at, after its end."""
+    """Wait for the end of a program; return what it wrote to its terminal since the last look."""
     child.expect(pexpect.EOF)
     child.wait()
     text = child.before
@@ -135,18 +135,18 @@ def seen(child: pexpect.spawn) -> str:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Return as soon as the condition holds; fail if it does not within the deadline.
+    """Return as soon as the condition holds; fail if that takes longer than the deadline.
 
-    For what tells nobody that it has happened; everything else is waited for.
+    Use this only for events that nothing reports; wait for all others.
     """
     deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, "it has not come about in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         select.select([], [], [], 0.01)
 
 
 def has_all_of(now: Any, then: Any) -> bool:
-    """Tell whether decoded MessagePack has all that an older one had; more may have been added at the end."""
+    """Tell whether decoded MessagePack holds everything that an older version held, and perhaps more."""
     if isinstance(then, dict):
         return isinstance(now, dict) and all(key in now and has_all_of(now[key], then[key]) for key in then)
     if isinstance(then, list):

@@ -110,7 +110,7 @@ def test_alarm_for_the_far_future_does_not_ring(loop, alarm, rings, at):
 
 
 def test_alarm_set_to_none_costs_nothing_while_nothing_is_due(loop, alarm):
-    """A timer that is only thought to be off wakes its loop for ever."""
+    """A timer that is off only in theory would wake its loop forever."""
     alarm.set(None)
 
     began = time.process_time()
@@ -136,7 +136,7 @@ def test_alarm_may_be_set_again_by_its_own_callback(loop):
 
 def test_a_ring_that_was_taken_back_before_its_turn_is_not_heard(loop, alarm, rings):
     alarm.set(0.0)
-    loop.call_soon(alarm.set, None)  # before the loop looks at descriptors
+    loop.call_soon(alarm.set, None)  # before the loop checks its descriptors
 
     run_for(loop, 0.05)
 
@@ -157,7 +157,7 @@ def test_alarm_that_rang_may_be_set_to_the_same_time_again(loop, alarm, rings):
 def test_an_alarm_that_is_set_the_moment_after_the_clock_was_set_rings_for_that_and_later(
     loop, rings, monkeypatch
 ):
-    """The kernel arms it, and answers so; nobody may set the clock here to provoke that."""
+    """The kernel reports this after it arms the timer; a test may not set the clock to provoke it."""
     arm = clock._arm
 
     def answer(fd, at, *, reports_changes):

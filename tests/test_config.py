@@ -1,4 +1,4 @@
-"""The configuration: defaults, files, the environment, and what is refused in which words."""
+"""The configuration: defaults, files, the environment, and error messages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _without_a_file_of_this_machine(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def written(tmp_path: Path):
-    """Load a configuration of this text."""
+    """Load a configuration from this text."""
 
     def load_text(text: str | bytes, **environ: str) -> Config:
         file = tmp_path / "bgd.toml"

@@ -1,4 +1,4 @@
-"""The messages of errors: what they quote is cut, what they say is not."""
+"""Error messages: long quotes are cut, the rest is kept."""
 
 from __future__ import annotations
 

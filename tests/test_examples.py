@@ -1,4 +1,4 @@
-"""The examples: their configuration allows them, and they do what their README says."""
+"""The examples are allowed by their configuration and do what their README says."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_watcher_tells_every_end_once_also_of_what_it_did_not_see(own_daemon):
 
 @contextmanager
 def running(home: Home, program: str, *arguments: str) -> Iterator[IO[str]]:
-    """Run an example at home; what it prints is to be read, and it is told to stop in the end."""
+    """Run an example in the home; yield its output, and interrupt it in the end."""
     with subprocess.Popen(
         [sys.executable, str(EXAMPLES / program), *arguments],
         env=home.env,

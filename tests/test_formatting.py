@@ -1,4 +1,4 @@
-"""Replies in words for people."""
+"""Jobs in words for people."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_run_is_said_as_it_was_measured_whatever_its_instants_are():
     set_back = {"started_at": 1_790_000_000.0, "finished_at": 1.0, "run_seconds": 90.0}
 
     assert run_time(replace(view_of(1), **set_back)) == "1m30s"
-    assert run_time(replace(view_of(1), **set_back | {"run_seconds": None})) == ""  # nobody knows
+    assert run_time(replace(view_of(1), **set_back | {"run_seconds": None})) == ""  # unknown
     assert run_time(replace(view_of(1, State.SCHEDULED), **set_back)) == ""  # between two attempts
 
 

@@ -16,12 +16,12 @@ from tests.docs.options import table
 from tests.docs.pages import page
 from tests.support import ROOT
 
-# What a job is, and not how people want it to run
+# What a job is, not how people want it to run
 NO_OPTIONS = {"argv", "target", "arguments", "explicit_env"}
 
-NOT_TYPED = {"umask", "input"}  # bgctl sends its own umask, and as input what --stdin - reads
-NOT_VIEWED = {"hold", "input", "env"}  # a state, and what may be long or secret
-# Told as a date or as what the job waits for, or of no interest to people
+NOT_TYPED = {"umask", "input"}  # bgctl sends its own umask, and what `--stdin -` reads as input
+NOT_VIEWED = {"hold", "input", "env"}  # a state, and values that may be long or secret
+# Shown as a date or as what the job waits for, or not interesting to people
 NOT_SHOWN = NOT_VIEWED | {"after", "after_any", "at", "delay", "expires", "jitter", "umask"}
 
 MOST_WORDS = 10

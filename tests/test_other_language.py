@@ -1,4 +1,4 @@
-"""A client in another language, written from docs/protocol.md alone, does what ours does."""
+"""A client in Perl, written from docs/protocol.md alone, behaves like ours."""
 
 from __future__ import annotations
 

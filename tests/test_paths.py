@@ -33,7 +33,7 @@ except OSError as error:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that nobody may search, beside one with a program and a file that is none."""
+    """A folder with `secret`, which nobody may search, and `files`, with a program and a plain file."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The runners in examples: Node and Laravel's console run jobs of their languages under a real daemon."""
+"""The runners in examples: Node and Laravel's console run jobs in their languages under a real daemon."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ either = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def daemon():
-    """A daemon under the configuration of the examples, that may call some more of them."""
+    """A daemon with the configuration of the examples, which also allows some more of their classes."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         (running.folder / "words").write_text("a bb bb größe")

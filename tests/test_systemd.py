@@ -1,4 +1,4 @@
-"""What a service manager is told, by whom, and what a launcher does that is a service of its own."""
+"""What daemon and launcher tell the service manager, and how a launcher runs as its own service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bgd.wire.launching import AttemptEnded, Goodbye
 from tests.launcher.host import PATIENCE, Host
 from tests.support import DEADLINE, ROOT, Daemon, wait_until
 
-# Puts a socket where systemd would, and shows what is taken
+# Puts a socket where systemd would, and prints what take_sockets takes
 TAKE = """
 import os, sys
 from bgd.systemd import take_sockets
@@ -32,7 +32,7 @@ print(taken.getsockname(), os.get_inheritable(3), environ)
 
 
 class Listener:
-    """A service manager's end of the socket."""
+    """The service manager's end of the notification socket."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -40,7 +40,7 @@ class Listener:
         self.socket.bind(address)
 
     def hear(self, *besides: str) -> dict[str, str]:
-        """Return the next message that is not one of `besides`."""
+        """Return the next message that does not begin with one of `besides`."""
         while True:
             lines = self.socket.recv(4096).decode().splitlines()
             if lines[0] not in besides:
@@ -60,7 +60,7 @@ def variables(listener: Listener, **more: str) -> dict[str, str]:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
-    """A place for launchers; what they start is over after the test."""
+    """A folder for launchers; what they start is ended after the test."""
     host = Host(tmp_path)
     yield host
     host.clear_up()
@@ -68,7 +68,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    """A daemon that is yet to be started."""
+    """A daemon that the test starts."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         daemon = Daemon(Path(folder))
         yield daemon
@@ -84,7 +84,7 @@ def test_variables_are_taken_out_of_the_environment_and_others_stay(listener):
 
 async def test_watchdog_of_another_process_is_not_ours(listener):
     with closing(ServiceManager.from_environment(variables(listener, WATCHDOG_PID="1"))) as manager:
-        await manager.ping_watchdog()  # for ever, if it were
+        await manager.ping_watchdog()  # would never return if it were
 
 
 async def test_nobody_is_told_where_there_is_no_manager():
@@ -103,7 +103,7 @@ def test_manager_may_listen_at_an_abstract_name():
 
 def test_manager_that_reads_nothing_holds_nobody_up_for_long(listener, caplog):
     with closing(ServiceManager.from_environment(variables(listener))) as manager:
-        while "cannot notify" not in caplog.text:  # its queue is full
+        while "cannot notify" not in caplog.text:  # until its queue is full
             manager.ready("up")
 
     assert "cannot notify the service manager of READY=1: timed out" in caplog.text

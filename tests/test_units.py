@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them."""
+"""Durations and sizes as people write them are parsed and formatted."""
 
 from __future__ import annotations
 

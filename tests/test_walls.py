@@ -1,4 +1,4 @@
-"""The walls between the rooms, read off the syntax trees: who may import whom, and who may do what."""
+"""The walls between the rooms: syntax trees show who imports whom, and who does what only some may."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SOURCES = sorted(path.relative_to(ROOT) for room in ("bgd", "bgctl") for path in
 TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py"))
 
 STANDARD = " ".join(sys.stdlib_module_names)
-# Of it, what deals in values only: nothing that knows the machine, the time or chance
+# Modules of the standard library that deal in values only, not in the machine, the time or chance
 PURE = "__future__ collections dataclasses enum functools heapq itertools json keyword math re typing"
 CONFIGURATION = "bgd.config bgd.paths bgd.settings bgd.units"
 VERSION = "bgd bgd.__version__"
 
 WORKER_MODULES = sorted(path.stem for path in (ROOT / "bgd/worker").glob("*.py"))
 
-# What a room may import. A name stands for itself and all below it, but `bgd` for the package alone.
-# Of several rooms that a module is in, the innermost counts.
+# What each room may import. A name includes everything below it, except `bgd`, which is the package alone.
+# If a module is in several rooms, the innermost counts.
 ROOMS = {
     "bgd/core": f"{PURE} msgspec bgd.core",
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
@@ -36,14 +36,14 @@ ROOMS = {
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.job bgd.core.spec"
     " bgd.errors bgd.launcher bgd.paths bgd.startup bgd.streams bgd.systemd"
     " bgd.units bgd.wire",
-    # it runs in interpreters that have nothing else, where its own folder goes by another name
+    # it runs in interpreters that have nothing else, where its package has another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/inside": f"{STANDARD} ._reporter .Job",
     "bgd/__init__.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
     # a worker imports it for each job, so what it calls is imported late
     "bgd/jobfunction.py": f"{STANDARD} bgd.client bgd.core.spec.JobSpec",
     "bgd/executor.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
-    # it stands for the daemon and for the worker, and judges and runs a job by their own code
+    # it stands in for daemon and worker, and checks and runs jobs with their code
     "bgd/testing": f"{STANDARD} msgspec {CONFIGURATION} bgd.client bgd.core bgd.daemon.access bgd.errors"
     " bgd.jobfunction bgd.testing bgd.wire bgd.worker bgd_job",
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
@@ -62,7 +62,7 @@ ROOMS = {
         f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.wire.requests.ShutdownMode",
     ),
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.escape"
-    " bgd.wire typing_extensions.TypeVar",  # for types only: who checks them brings it along
+    " bgd.wire typing_extensions.TypeVar",  # for types only: type checkers bring it along
     "bgd/client/calls.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
@@ -71,7 +71,7 @@ ROOMS = {
     " bgd.wire.replies bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
 }
 
-TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names they go by
+TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names of variables that hold one
 HOLDERS_OF_THE_SCHEDULER = {Path("bgd/core/scheduler.py"), Path("bgd/daemon/supervisor.py")}
 
 by_source = pytest.mark.parametrize("path", SOURCES, ids=str)
@@ -222,7 +222,7 @@ def module_of(path: Path) -> str:
 
 
 def imported_at_start(tree: ast.Module, path: Path) -> set[str]:
-    """Return what is imported before any function is called, as modules and as what may be one."""
+    """Return what is imported before any function is called: modules, and names that may be modules."""
     package = path.parent.parts
     found: set[str] = set()
     for node in tree.body:
@@ -261,7 +261,7 @@ def calls_in(tree: ast.Module) -> Iterator[ast.Call]:
 def calls_by_function(
     node: ast.AST, inside: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], ast.Call]]:
-    """Yield each call with the names of the classes and functions around it, the outermost first."""
+    """Yield each call with the names of the classes and functions around it, outermost first."""
     if isinstance(node, ast.Call):
         yield inside, node
     if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -271,12 +271,12 @@ def calls_by_function(
 
 
 def last_name(node: ast.AST) -> str:
-    """Return `c` of `a.b.c` and of `c`, and "" of anything else."""
+    """Return `c` for `a.b.c` and for `c`, and "" for anything else."""
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def owner_of(node: ast.expr) -> str:
-    """Return `b` of `a.b.c`, and "" where there is no such thing."""
+    """Return `b` for `a.b.c`, and "" for anything else."""
     return last_name(node.value) if isinstance(node, ast.Attribute) else ""

@@ -1,4 +1,4 @@
-"""Backups: whole and checked or not there, while others are served."""
+"""Backups are complete and checked, or they do not exist; clients are served meanwhile."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_who_asks_is_sent_a_sound_copy_and_nothing_of_it_is_left(config, l
         copy = Path(config.daemon.state_dir, "copy.db")
         await asyncio.to_thread(copy.write_bytes, data)
         assert copying.check_copy(str(copy)).jobs == 1
-        await life.submit()  # the daemon goes on
+        await life.submit()  # the daemon keeps running
 
 
 async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, launcher, monkeypatch):
@@ -83,7 +83,7 @@ async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, lau
 async def test_a_backup_of_a_time_yet_to_come_keeps_no_other_from_being_written(
     folder, launcher, monkeypatch
 ):
-    """The clock was ahead when it was written, and was then set back."""
+    """The clock was ahead when the backup was written, and was set back afterwards."""
     monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     config = configure(folder, rest="[backup]\nkeep = 2\nfolder = 'elsewhere'")
     config = replace(config, backup=replace(config.backup, every=0.05))
@@ -212,7 +212,7 @@ async def test_backup_that_cannot_be_written_is_refused_and_leaves_nothing(confi
 
 
 class Gate:
-    """A function that goes through a gate before, or after, it does its work on a thread."""
+    """Wraps a function that runs on a thread, so that it waits at a gate before or after its work."""
 
     def __init__(self, function):
         self._function = function
@@ -267,7 +267,7 @@ async def test_cancelled_backup_keeps_no_descriptor_of_its_copy(config, launcher
 
 
 async def test_descriptor_of_a_backup_is_open_while_a_thread_reads_it(config, launcher, monkeypatch):
-    """A number that was free could belong to a socket by then, whose bytes the thread would take."""
+    """If the number were free, a socket could get it, and the thread would read the socket's bytes."""
     gate = Gate(os.read)
     async with running_supervisor(config, launcher) as life:
 
@@ -276,7 +276,7 @@ async def test_descriptor_of_a_backup_is_open_while_a_thread_reads_it(config, la
                 monkeypatch.setattr(os, "read", gate.before)
                 await anext(pieces)
 
-        await cancel_at(gate, asyncio.create_task(send()))  # the gate is left only if the read succeeded
+        await cancel_at(gate, asyncio.create_task(send()))  # the gate is passed only if the read succeeded
         monkeypatch.undo()
 
         assert await asyncio.to_thread(files_open_below, config.backup.folder) == []

@@ -53,7 +53,7 @@ async def fill(config):
 
 
 async def look_into(path):
-    """Return what a daemon finds: jobs by id, launchers of attempts, held jobs, last id and generation."""
+    """Return what a daemon would find: jobs by id, launchers of attempts, held jobs, last id, generation."""
     store = await Store.open(str(path))
     found = (
         {job.id: job for job in await restored(store)},
@@ -114,7 +114,7 @@ def test_a_database_of_a_newer_bgd_is_never_replaced(config, path):
 
 
 async def events_in(path, since):
-    """Return the events after this one, and the newest id."""
+    """Return the events after this id, and the newest id."""
     store = await Store.open(str(path))
     found = await store.events(since, 1000), (await store.event_bounds())[1]
     await store.close()
@@ -143,7 +143,7 @@ def test_events_after_a_second_recovery_from_the_same_backup_have_new_ids(config
     recover(config)
     _, before = asyncio.run(events_in(path, 0))
     path.unlink()
-    log = Path(config.log_dir, log_name(JobId(MARGIN + 8), 1))  # of a job submitted meanwhile
+    log = Path(config.log_dir, log_name(JobId(MARGIN + 8), 1))  # that of a job submitted meanwhile
     log.parent.mkdir(parents=True)
     log.write_text("")
 

@@ -1,4 +1,4 @@
-"""What bgctl doctor finds: each thing that is wrong is named, with what to do about it."""
+"""bgctl doctor names each problem and what to do about it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_folder_that_is_open_to_others_is_named(folder, config):
 
 def test_folder_that_may_not_be_written_to_is_a_problem(folder, config, monkeypatch):
     (folder / "state").mkdir(mode=0o500)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
 
     finding = found(config, "state folder")
 

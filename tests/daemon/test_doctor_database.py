@@ -1,4 +1,4 @@
-"""What bgctl doctor finds of the database and its backups, beside a daemon and without one."""
+"""What bgctl doctor says about the database and its backups, with and without a running daemon."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.daemon.harness import configure
 
 @pytest.fixture
 def path(config):
-    """A database that its daemon has closed."""
+    """The path of a database that its daemon has closed."""
     Path(config.daemon.state_dir).mkdir(mode=0o700, exist_ok=True)
     path = Path(config.daemon.state_dir, "bgd.db")
     open_writable(str(path)).close()
@@ -33,7 +33,7 @@ def path(config):
 
 @pytest.fixture
 def backup(config):
-    """A backup, as good as new."""
+    """The path of a sound backup."""
     path = Path(config.backup.folder, "bgd-20260101T000000Z.db")
     path.parent.parent.mkdir(mode=0o700, exist_ok=True)
     path.parent.mkdir()
@@ -201,7 +201,7 @@ def test_folder_in_which_no_backup_can_be_written_is_a_problem(folder, tmp_path)
 
 
 def test_folder_of_backups_that_may_not_be_written_to_is_a_problem(config, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
 
     finding = check_backups(config)
 
@@ -216,7 +216,7 @@ def test_age_of_the_newest_good_backup_is_told_and_whether_it_is_late(config, ba
 
 
 def test_a_backup_of_a_time_to_come_is_new(config, backup):
-    ahead = time.time() + 3600  # as the clock said, before it was set back
+    ahead = time.time() + 3600  # the time before the clock was set back
     os.utime(backup, (ahead, ahead))
     assert check_backups(config).message == "1, the newest 0s old and sound"
 

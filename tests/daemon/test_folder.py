@@ -15,7 +15,7 @@ from bgd.daemon.folder import AlreadyRunning
 from bgd.errors import ConfigError
 from tests.daemon.harness import configure
 
-STRANGER = 4_000_000  # uid of nobody here
+STRANGER = 4_000_000  # a uid that nobody has
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give a file away")
 
@@ -134,7 +134,7 @@ def test_sockets_folder_may_be_somebody_elses(folder):
 
 @needs_root
 def test_folder_that_cannot_be_written_is_refused(folder):
-    """In a process that has given root away: root may write everywhere."""
+    """This runs in a process that has dropped root, who may write everywhere."""
     config = configure(folder)
     Path(config.daemon.state_dir).mkdir(mode=0o500)
     os.chown(config.daemon.state_dir, STRANGER, STRANGER)
@@ -256,7 +256,7 @@ def test_socket_that_a_daemon_of_another_folder_listens_on_is_left_alone(config)
     with state_folder.listen(config) as first:
         with pytest.raises(AlreadyRunning, match=f"another daemon listens on {config.daemon.socket}"):
             state_folder.listen(config)
-        first.accept()[0].close()  # the look at it
+        first.accept()[0].close()  # the probe
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(config.daemon.socket)
 

@@ -1,4 +1,4 @@
-"""What a running daemon needs is removed or moved: it notices, and nothing acknowledged is lost."""
+"""A running daemon notices that its files are removed or moved, and loses nothing acknowledged."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_move_of_a_folder_further_up_is_noticed_when_jobs_come_in(home):
 
 
 def is_removed(folder):
-    """Remove a folder in which bgd may make its socket again meanwhile; return whether it is gone."""
+    """Try to remove a folder, in which bgd may bind its socket again meanwhile; tell whether it is gone."""
     shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()
 
@@ -116,7 +116,7 @@ def test_a_socket_that_is_removed_is_bound_again(home):
         client.submit(["true"]).wait(DEADLINE)
         home.socket.unlink()
         wait_until(lambda: "was removed: bound again" in log_of(home))
-        client.submit(["true"]).wait(DEADLINE)  # on the connection that was there
+        client.submit(["true"]).wait(DEADLINE)  # on the connection that existed before
     with home.client() as client:
         client.submit(["true"]).wait(DEADLINE)
     with socket.socket(socket.AF_UNIX) as connection:

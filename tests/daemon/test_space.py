@@ -1,4 +1,4 @@
-"""A disk that fills up: new jobs are refused in time, and what has to be written is."""
+"""A disk fills up: new jobs are refused in time, and what must be written still is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.daemon.waiting import soon
 
 
 class Disk:
-    """What statvfs says, and how often it was asked."""
+    """Answers statvfs, and counts the calls."""
 
     def __init__(self, monkeypatch, size, free):
         self.size, self.free, self.asked = size, free, 0
@@ -37,65 +37,65 @@ class Disk:
 )
 def test_new_jobs_are_refused_below_the_floor(tmp_path, monkeypatch, size, floor, least):
     disk = Disk(monkeypatch, size, least + MAX_BALLAST + 10_000)
-    room = DiskSpace(str(tmp_path), floor)
-    room.check([command()])
+    disk_space = DiskSpace(str(tmp_path), floor)
+    disk_space.check([command()])
     assert (tmp_path / "ballast").stat().st_size == MAX_BALLAST
 
     disk.free = least - 1
     with pytest.raises(Full, match=r"disk full: .* has .* free, and new jobs need more than the .* min_free"):
-        room.check()
+        disk_space.check()
     disk.free = least + 1
-    room.check()
+    disk_space.check()
 
 
 def test_batch_that_would_not_fit_is_refused_before_it_is_taken(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**9, 500_000_000)
-    room = DiskSpace(str(tmp_path), None)
+    disk_space = DiskSpace(str(tmp_path), None)
     big = command("/bin/echo", "x" * 100_000)
-    room.check([big] * 10)
+    disk_space.check([big] * 10)
     disk.free = 50_000_000 + 1_000_000
 
-    room.check([big])
+    disk_space.check([big])
     with pytest.raises(Full):
-        room.check([big] * 10)
+        disk_space.check([big] * 10)
 
 
 def test_what_is_free_inside_the_database_is_room_too(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**12, 10**12)
     unused = [0]
-    room = DiskSpace(str(tmp_path), None, lambda: unused[0])
-    room.check()
+    disk_space = DiskSpace(str(tmp_path), None, lambda: unused[0])
+    disk_space.check()
     disk.free = 100_000_000
     with pytest.raises(Full):
-        room.check([command()])
+        disk_space.check([command()])
     unused[0] = 150_000_000
 
-    room.check([command()])
+    disk_space.check([command()])
 
 
 def test_disk_is_looked_at_once_a_second(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**12, 10**12)
     monkeypatch.setattr(space, "CHECK_EVERY", 1.0)
     monkeypatch.setattr("bgd.daemon.space.time.monotonic", lambda: 5.0)
-    room = DiskSpace(str(tmp_path), None)
+    disk_space = DiskSpace(str(tmp_path), None)
     for _ in range(100):
-        room.check()
+        disk_space.check()
 
     assert disk.asked == 1
 
 
 def test_ballast_that_was_given_up_is_put_back_before_a_job_is_taken(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**12, 10**12)
-    room = DiskSpace(str(tmp_path), 1000)
-    room.check()
-    assert room.release_ballast()
-    assert not room.release_ballast()
+    disk_space = DiskSpace(str(tmp_path), 1000)
+    disk_space.check()
+    assert disk_space.release_ballast()
+    assert not disk_space.release_ballast()
 
     disk.free = MAX_BALLAST
     with pytest.raises(Full):
-        room.check()
+        disk_space.check()
     disk.free = 1000 + 2 * MAX_BALLAST
-    room.check()
+    disk_space.check()
     assert (tmp_path / "ballast").exists()
 
 
@@ -108,19 +108,19 @@ def test_small_disk_has_a_small_ballast(tmp_path, monkeypatch):
 
 async def test_write_that_finds_no_room_is_tried_until_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr(space, "RETRY_EVERY", 0.0)
-    room = DiskSpace(str(tmp_path), None)
+    disk_space = DiskSpace(str(tmp_path), None)
     (tmp_path / "ballast").touch()
     states = []
 
     async def write():
-        states.append((room.is_stuck, os.path.exists(tmp_path / "ballast")))  # noqa: PTH110, ASYNC240 - a test
+        states.append((disk_space.is_stuck, os.path.exists(tmp_path / "ballast")))  # noqa: PTH110, ASYNC240 - a test
         if len(states) < 4:
             raise DiskFull("disk full")
         return 7
 
-    assert await soon(room.retry_while_full(write)) == 7
+    assert await soon(disk_space.retry_while_full(write)) == 7
     assert states == [(False, True), (False, False), (True, False), (True, False)]
-    assert not room.is_stuck
+    assert not disk_space.is_stuck
 
 
 async def test_while_nothing_can_be_written_lists_are_answered_and_nothing_else(
@@ -132,7 +132,7 @@ async def test_while_nothing_can_be_written_lists_are_answered_and_nothing_else(
         life.commits.failure = DiskFull("disk full")
         await life.actions.cancel(held)
         saved = asyncio.ensure_future(life.supervisor.saved())
-        await soon(life.supervisor.saved_unless_stuck())  # it waits until it is sure
+        await soon(life.supervisor.saved_unless_stuck())  # waits until the disk is known to be full
         await soon(life.supervisor.saved_unless_stuck())
         view = await life.store.view(held)
         assert view is not None

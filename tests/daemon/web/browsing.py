@@ -1,4 +1,4 @@
-"""A browser of bytes: what it sends is what it is told to send."""
+"""A browser that sends exactly the bytes that a test gives it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Answered(NamedTuple):
 
     @property
     def ids(self) -> list[int]:
-        """Return the jobs of a list, as they stand."""
+        """Return the ids in a list of jobs, in its order."""
         return [int(found) for found in re.findall(r'class="number id"><a href="/job-logs/(\d+)"', self.text)]
 
 
 class Browser:
-    """Speaks to the pages of one daemon, logged in if told so."""
+    """Requests pages of one daemon; `log_in` gives it a session."""
 
     def __init__(self, daemon: Daemon) -> None:
         with daemon.client() as client:
@@ -45,7 +45,7 @@ class Browser:
         self._daemon = daemon
 
     def link(self) -> str:
-        """Return the path of a fresh login link."""
+        """Return the path of a new login link."""
         with self._daemon.client() as client:
             return re.sub("^http://[^/]*", "", client.login_link())
 
@@ -63,7 +63,7 @@ class Browser:
         return self.get(target, "Accept: application/json").json
 
     def say(self, data: bytes) -> Answered:
-        """Send these bytes, and return what is answered up to the end."""
+        """Send these bytes; return the complete answer."""
         with self.connect() as connection:
             connection.sendall(data)
             return heard(connection)
@@ -76,7 +76,7 @@ class Browser:
 
 
 def heard(connection: socket.socket) -> Answered:
-    """Return what is answered on a connection, when all of it is there."""
+    """Read the answer on a connection to its end and return it."""
     data = bytearray()
     while piece := connection.recv(65536):
         data += piece
@@ -99,7 +99,7 @@ def _unchunked(body: bytes) -> bytes:
 
 
 def configure_pages(daemon: Daemon, listen: str, rest: str = "") -> None:
-    """Give a daemon that is yet to start an address for its pages."""
+    """Configure the address of the pages of a daemon that has not started yet."""
     daemon.env.pop("BGD_HTTP_LISTEN")
     daemon.configure(f'[http]\nlisten = "{listen}"\n{rest}\n')
 

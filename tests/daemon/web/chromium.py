@@ -1,4 +1,4 @@
-"""A real browser, Debian's chromium, without a screen."""
+"""Run a real browser, Debian's Chromium, without a screen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROGRAM = shutil.which("chromium")
 @contextmanager
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        options = ["--no-sandbox"] if os.geteuid() == 0 else []  # its sandbox will not have root
+        options = ["--no-sandbox"] if os.geteuid() == 0 else []  # its sandbox refuses root
         browser = playwright.chromium.launch(executable_path=PROGRAM, args=options)
         yield browser
         browser.close()

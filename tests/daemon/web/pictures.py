@@ -1,6 +1,6 @@
-"""Take the pictures of the pages in docs/pictures: a private daemon at work, seen by a real browser.
+"""Take the screenshots in docs/pictures: a real browser shows the pages of a private daemon at work.
 
-`make pictures` runs this. They look best where the fonts Inter and JetBrains Mono are installed.
+`make pictures` runs this. The pictures look best if the fonts Inter and JetBrains Mono are installed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def work_through_a_morning(client: Client, folder: str) -> Job:
-    """Queue jobs that end, and wait, in many ways; return one that was tried twice."""
+    """Queue jobs that end or wait in many ways; return one that was tried twice."""
     submit = partial(client.submit, cwd=folder)
     done = [
         client.call(f"{SERVICES}:Archive.compress", ["photos", "photos"], name="archive", tags=["nightly"]),
@@ -92,7 +92,7 @@ def work_through_a_morning(client: Client, folder: str) -> Job:
 
 
 def take(client: Client, pages: dict[str, str]) -> None:
-    """Take a picture of each page, by name."""
+    """Take a screenshot of each page; `pages` maps the picture's name to the end of the page's path."""
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 400})
         page.goto(client.login_link())

@@ -10,8 +10,8 @@ import pytest
 from bgd.daemon.web import auth
 from tests.support import DEADLINE
 
-STRANGER = 4_000_000  # uid of nobody here
-# all modules are loaded by root: its folders may be closed to a stranger
+STRANGER = 4_000_000  # a uid that nobody has
+# modules are loaded as root, whose folders may be closed to others
 CONNECT = """
 import os, socket, sys
 os.setuid(int(sys.argv[1]))
@@ -56,7 +56,7 @@ def test_the_kernel_tells_that_it_is_a_strangers(ask, listening):
 
 @ways
 def test_a_connection_that_its_owner_has_closed_is_nobodys(ask, listening):
-    """The kernel calls such a socket root's."""
+    """The kernel says that root owns such a socket."""
     other = socket.create_connection(listening.getsockname()[:2])
     with listening.accept()[0] as connection:
         ends = ends_of(connection)

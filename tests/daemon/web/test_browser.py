@@ -1,4 +1,4 @@
-"""The pages in a real browser: logging in, finding a job, and jobs that would like to be more than text."""
+"""The pages in a real browser: logging in, finding a job, and jobs whose texts contain markup."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PAYLOADS = [
     "<textarea>",
     "<plaintext>",
 ]
-RAW = [  # of which a name may not consist, but arguments and output may
+RAW = [  # not allowed in names, but in arguments and output
     "\x1b]0;owned\x07",
     "\x1b]8;;http://evil.example/\x07click\x1b]8;;\x07",
     "\x1b]52;c;aGVsbG8=\x07",
@@ -64,7 +64,7 @@ def client(daemon):
 
 @pytest.fixture
 def tab(browser):
-    """A tab that knows nobody yet; whatever it has to complain about fails the test."""
+    """A tab without cookies; any error, console message or dialog in it fails the test."""
     context = browser.new_context()
     tab = context.new_page()
     complaints: list[str] = []
@@ -78,7 +78,7 @@ def tab(browser):
 
 @pytest.fixture
 def jobs_page(tab, client):
-    """The list, in a tab that has logged in."""
+    """A tab that has logged in and shows the list of jobs."""
     tab.goto(client.login_link())
     tab.wait_for_url("**/job-logs")
     return tab
@@ -86,7 +86,7 @@ def jobs_page(tab, client):
 
 @pytest.fixture
 def other_site(client):
-    """The address of another site's page, on another port of this host, with a link that logs in."""
+    """The address of a page on another site and another port of this host, with a login link."""
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -171,7 +171,7 @@ def test_whatever_a_job_says_is_only_text(jobs_page, client):
 
 
 def assert_harmless(page):
-    """Assert that there is nothing on a page that our own templates have not put there."""
+    """Assert that a page contains no markup except that of our own templates."""
     assert page.locator("script, iframe, base, style, svg, plaintext, textarea, pre img").count() == 0
     assert (
         page.evaluate(

@@ -12,7 +12,7 @@ from bgd.settings import MAX_PORT, TcpAddress, UnixAddress
 
 @pytest.fixture
 def taken():
-    """Two ports in a row, the first of which somebody listens on."""
+    """The first of two consecutive ports; a socket listens on the first, and the second is free."""
     while True:
         with socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", 0))

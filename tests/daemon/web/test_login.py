@@ -1,4 +1,4 @@
-"""Who is let in to the pages, and who is not, at a port and behind a unix socket."""
+"""Who may see the pages and who may not, on a port and behind a unix socket."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from tests.daemon.web.browsing import Browser, configure_pages, log_of
 from tests.support import DEADLINE, Daemon
 
-STRANGER = 4_000_000  # uid of nobody here
-# all modules are loaded by root: its folders may be closed to a stranger
+STRANGER = 4_000_000  # a uid that nobody has
+# modules are loaded as root, whose folders may be closed to others
 ASK = """
 import os, socket, sys
 os.setuid(int(sys.argv[1]))
@@ -33,7 +33,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root
 
 @pytest.fixture(scope="module", autouse=True)
 def _job(daemon):
-    """Leave something that a stranger could see."""
+    """Run a job whose output a stranger could see."""
     with daemon.client() as client:
         client.wait([client.submit(["/bin/echo", "the secret output"]).id])
 
@@ -45,7 +45,7 @@ def browser(daemon):
 
 @pytest.fixture
 def machine():
-    """A daemon whose pages are where the test says; it is yet to start."""
+    """A daemon that the test configures and starts."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         machine = Daemon(Path(folder))
         yield machine
@@ -53,7 +53,7 @@ def machine():
 
 
 def asked_by_stranger(browser, target):
-    """Return what another user of this machine gets, with the same cookie."""
+    """Return what another user of this machine is answered, with the same cookie."""
     request = f"GET {target} HTTP/1.1\r\nHost: {browser.host}\r\nCookie: {browser.cookie}\r\n\r\n"
     done = subprocess.run(
         [sys.executable, "-c", ASK, str(STRANGER), str(browser.port), request],
@@ -175,7 +175,7 @@ def test_bgctl_prints_the_link(daemon, browser):
 
 
 class Opening:
-    """A program that is opened as a browser: it notes its arguments, as others could, and reads its file."""
+    """A program in place of the browser: it records its arguments, which others could see, and its file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -245,7 +245,7 @@ def test_pages_for_browsers_are_removed_when_their_links_no_longer_work(daemon, 
     opening.ask(daemon)
     first = opening.page
     opening.ask(daemon)
-    assert first.exists()  # its browser may be slow
+    assert first.exists()  # the browser may be slow
     os.utime(first, (1, 1))
 
     opening.ask(daemon)

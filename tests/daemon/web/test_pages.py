@@ -1,4 +1,4 @@
-"""What the pages show: lists, jobs, logs, and the same in JSON."""
+"""What the pages show: lists, jobs and logs, as HTML and as JSON."""
 
 from __future__ import annotations
 

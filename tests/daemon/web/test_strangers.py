@@ -1,4 +1,4 @@
-"""What strangers send to the pages: each gets the status it deserves, nothing of a job, and never a 500."""
+"""Malformed and hostile requests get the right status, never data of a job, and never a 500."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _nothing_breaks(daemon):
 
 
 def said(browser, line=b"GET /job-logs HTTP/1.1", *headers, host=True):
-    """Return the bytes of a request with the cookie of somebody who is logged in."""
+    """Return the bytes of a request with the cookie of a user who is logged in."""
     own = [f"Host: {browser.host}".encode()] if host else []
     return b"\r\n".join([line, *own, f"Cookie: {browser.cookie}".encode(), *headers, b"", b""])
 
@@ -111,7 +111,7 @@ def test_who_says_little_is_asked_to_hurry_and_keeps_nobody_waiting(browser):
 
 
 def test_who_takes_nothing_of_a_long_log_is_hung_up_on(daemon, browser):
-    """The log is longer than what the kernel keeps for a reader."""
+    """The log is larger than the kernel's buffer for a reader."""
     with daemon.client() as client:
         job = client.submit(["/bin/sh", "-c", "head -c 30000000 /dev/zero"])
         client.wait([job.id])
@@ -131,7 +131,7 @@ def test_who_takes_nothing_of_a_long_log_is_hung_up_on(daemon, browser):
         (["Sec-Fetch-Site: none", "Origin: http://{host}"], 403),
         (["Origin: http://127.0.0.1:1"], 403),
         (["Origin: null"], 403),
-        (["Sec-Fetch-Site: same-origin"], 405),  # nothing can be changed yet
+        (["Sec-Fetch-Site: same-origin"], 405),  # pages cannot change anything yet
         (["Origin: http://{host}"], 405),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a page says of a job stays small, whatever the job has."""
+"""Pages stay small, however large the job's texts are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bgd.daemon.web.views import LogTail, ProgressBar, attempt_details, job_deta
 from bgd.wire.views import AttemptView, JobError, Progress
 from tests.client.scripted import view_of
 
-LIMIT = 200_000  # characters: some thousand for each thing, each seen as up to eight
+LIMIT = 200_000  # characters: about 20,000 for each text, each shown as up to eight
 ODD = "\N{RIGHT-TO-LEFT OVERRIDE}"
 
 
@@ -25,7 +25,7 @@ def test_a_command_of_a_million_characters_is_cut():
 
 
 def test_a_result_that_is_nested_deep_takes_no_more_room_than_is_shown():
-    result = "[" * 200 + "1," * 100_000 + "1" + "]" * 200  # 40 MB, if each number had its line
+    result = "[" * 200 + "1," * 100_000 + "1" + "]" * 200  # 40 MB if each number had its own line
 
     tracemalloc.start()
     shown = job_details(view_of(1), result, now=2.0).result
