@@ -1,4 +1,4 @@
-"""Daemons for the client's tests, and the ways to them."""
+"""Scripted daemons for the client's tests, and clients of each kind."""
 
 import asyncio
 from contextlib import ExitStack
@@ -13,7 +13,7 @@ from tests.client.scripted import ScriptedDaemon
 
 @pytest.fixture
 def play(tmp_path):
-    """Start a scripted daemon; at the end of the test it must have come to the end of its scripts."""
+    """Start a scripted daemon, which must have finished its scripts at the end of the test."""
     daemons: list[ScriptedDaemon] = []
 
     def start(*scripts):
@@ -27,7 +27,7 @@ def play(tmp_path):
 
 @pytest.fixture(params=["blocking", "asyncio", "uvloop"])
 def client_at(request, play):
-    """Make clients of each kind: what holds for one holds for all."""
+    """Make clients of each kind, so that a test holds for all of them."""
     del play  # its daemons wait for the clients' end
     loops = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     with asyncio.Runner(loop_factory=loops.get(request.param)) as runner, ExitStack() as clients:

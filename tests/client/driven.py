@@ -1,4 +1,4 @@
-"""An AsyncClient that can be called like a Client, so that both are held to the same tests."""
+"""An AsyncClient that is called like a Client, so that both pass the same tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bgd import AsyncJob
 
 
 class Driven:
-    """A client or a job, each of whose awaitables is awaited on one event loop."""
+    """A client or a job whose awaitables are awaited on one event loop."""
 
     def __init__(self, runner: asyncio.Runner, thing: Any) -> None:
         self._runner = runner

@@ -1,4 +1,4 @@
-"""A daemon that does what a test tells it: a real socket, a thread, and one script for each connection."""
+"""A daemon that follows a test's scripts, one for each connection, on a real socket and in a thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bgd.wire.replies import Reply
 from bgd.wire.requests import Request
 
 DEADLINE = 10.0
-FULL_SECONDS = 0.2  # in which a socket takes nothing, if nobody reads
+FULL_SECONDS = 0.2  # a socket that accepts no data for this long is full
 
 
 class Peer:
@@ -46,7 +46,7 @@ class Peer:
         self._connection.sendall(data)
 
     def flood(self, reply: Reply, limit: int) -> list[Reply]:
-        """Send a reply over and over, until the socket takes no more; return what it took."""
+        """Send a reply again and again until the socket is full; return what was sent."""
         sent: list[Reply] = []
         poller = select.poll()
         poller.register(self._connection, select.POLLOUT)
@@ -74,7 +74,7 @@ Script = Callable[[Peer], None]
 
 
 class ScriptedDaemon:
-    """Plays one script after another, one a connection, and keeps what went wrong in them."""
+    """Plays one script after another, each on one connection, and keeps their errors."""
 
     def __init__(self, path: str, scripts: tuple[Script, ...]) -> None:
         self.path = path
@@ -123,7 +123,7 @@ def view_of(job_id: int, state: State = State.SUCCEEDED) -> views.JobView:
 
 
 def serve(*job_ids: int) -> Script:
-    """Return a script that greets and takes so many jobs."""
+    """Return a script that greets and accepts this many jobs."""
 
     def script(peer: Peer) -> None:
         peer.greet()

@@ -1,4 +1,4 @@
-"""What autostart does before it starts anything."""
+"""What autostart checks before it starts a daemon."""
 
 from __future__ import annotations
 

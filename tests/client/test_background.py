@@ -1,4 +1,4 @@
-"""The one call: a method of a class for the background."""
+"""`run_background_job`: what it sends."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def test_positional_parameters_priority_and_delay_reach_the_daemon(play, monkeyp
     assert (request.spec.priority, request.spec.delay, request.spec.queue) == (5, 2.0, "mail")
 
 
-def test_a_mapping_names_its_parameters(play, monkeypatch):
+def test_a_mapping_gives_named_parameters(play, monkeypatch):
     _, request = submitted(play, monkeypatch, {"x": 1})
 
     assert request.spec.arguments == '{"args": [], "kwargs": {"x": 1}}'
 
 
-def test_no_parameters_are_none(play, monkeypatch):
+def test_parameters_may_be_left_out(play, monkeypatch):
     _, request = submitted(play, monkeypatch)
 
     assert request.spec.arguments == '{"args": [], "kwargs": {}}'
 
 
 @pytest.mark.parametrize(("class_path", "method"), [(len, "run"), ("app.Service", ["param"])])
-def test_a_class_or_a_method_that_is_no_text_is_an_error_that_says_so(class_path, method):
+def test_a_class_or_a_method_must_be_a_string(class_path, method):
     with pytest.raises(TypeError, match=r"class and method are strings such as 'package.module.Class'"):
         run_background_job(class_path, method)
 
 
-def test_a_daemon_that_does_not_answer_is_not_waited_for_long(play, monkeypatch):
+def test_a_silent_daemon_is_given_up_after_a_short_time(play, monkeypatch):
     monkeypatch.setenv("BGD_SOCKET", play(lambda peer: peer.wait_for_end()))
 
     with pytest.raises(DaemonUnreachable):

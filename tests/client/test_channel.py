@@ -1,4 +1,4 @@
-"""Who may serve a socket that a client found by itself."""
+"""Which users may serve a socket that the client was not told about."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from bgd.errors import BgdError, DaemonUnreachable, NotAllowed
 from tests.support import DEADLINE, Home
 
-STRANGER = 4_000_000  # uid of nobody here
+STRANGER = 4_000_000  # a uid that nobody has
 IMPOSTOR = """
 import os, socket, sys
 os.setuid(int(sys.argv[2]))
@@ -59,7 +59,7 @@ def config(tmp_path):
     return path
 
 
-def test_own_socket_that_another_user_serves_gets_nothing(client_at, config, tmp_path):
+def test_nothing_is_sent_to_the_own_socket_if_another_user_serves_it(client_at, config, tmp_path):
     path = tmp_path / "run/bgd.sock"
     with impostor(path) as process:
         client = client_at(config=str(config), timeout=DEADLINE)
@@ -68,7 +68,7 @@ def test_own_socket_that_another_user_serves_gets_nothing(client_at, config, tmp
         assert received(process) == 0
 
 
-def test_systems_socket_may_be_served_by_the_owner_of_its_folder(client_at, config, tmp_path):
+def test_the_owner_of_its_folder_may_serve_the_systems_socket(client_at, config, tmp_path):
     with impostor(tmp_path / "run/bgd.sock") as process:
         os.chown(tmp_path / "run", STRANGER, STRANGER)
         with pytest.raises(DaemonUnreachable, match="hung up"):
@@ -76,7 +76,7 @@ def test_systems_socket_may_be_served_by_the_owner_of_its_folder(client_at, conf
         assert received(process) > 0
 
 
-def test_systems_socket_that_yet_another_user_serves_gets_nothing(client_at, config, tmp_path):
+def test_nothing_is_sent_to_the_systems_socket_if_another_user_serves_it(client_at, config, tmp_path):
     with impostor(tmp_path / "run/bgd.sock", STRANGER + 1) as process:
         os.chown(tmp_path / "run", STRANGER, STRANGER)
         with pytest.raises(
@@ -86,14 +86,14 @@ def test_systems_socket_that_yet_another_user_serves_gets_nothing(client_at, con
         assert received(process) == 0
 
 
-def test_explicit_socket_is_trusted_whoever_serves_it(client_at, tmp_path):
+def test_any_user_may_serve_a_named_socket(client_at, tmp_path):
     with impostor(tmp_path / "run/bgd.sock") as process:
         with pytest.raises(BgdError, match="hung up"):
             client_at(str(tmp_path / "run/bgd.sock"), timeout=DEADLINE).info()
         assert received(process) > 0
 
 
-def test_bgctl_says_in_one_line_who_serves_a_socket_that_is_not_its_own(tmp_path):
+def test_bgctl_says_in_one_line_which_user_serves_the_socket(tmp_path):
     home = Home(tmp_path)
     with impostor(home.socket) as process:
         done = home.bgctl("submit", "true", env={"SECRET": "of the caller"})

@@ -1,4 +1,4 @@
-"""The client against the daemon itself."""
+"""The client with a real daemon."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from bgd import (
     Refused,
     State,
 )
+from bgd.client.options import JobAttributes
 from bgd.wire.views import EventView, JobView, Progress
 from tests.support import DEADLINE, Daemon, wait_until
 
@@ -39,7 +40,7 @@ class Greeter:
 
 @pytest.fixture(scope="module")
 def daemon(daemon: Daemon):
-    """The module's daemon, which may run one class."""
+    """The module's daemon, which allows one class."""
     modules = daemon.folder / "modules"
     modules.mkdir()
     (modules / "greetings.py").write_text(MODULE)
@@ -57,7 +58,7 @@ def client(daemon, client_at):
     return client_at(str(daemon.socket), timeout=DEADLINE)
 
 
-def test_a_command_runs_and_its_end_can_be_asked_for(client):
+def test_a_command_runs_and_can_be_waited_for(client):
     job = client.submit(["sh", "-c", "echo out; echo err >&2"], name="first", tags=["a"])
 
     assert job.wait(20).state is State.SUCCEEDED
@@ -68,14 +69,15 @@ def test_a_command_runs_and_its_end_can_be_asked_for(client):
     assert attempt.log_bytes == 8
 
 
-def test_a_job_offers_just_the_fields_of_its_view():
-    for kind in (Job, AsyncJob):
-        assert set(kind.__annotations__) == set(JobView.__struct_fields__) - {"id"}
+def test_a_job_has_exactly_the_fields_of_its_view():
+    assert issubclass(Job, JobAttributes)
+    assert issubclass(AsyncJob, JobAttributes)
+    assert set(JobAttributes.__annotations__) == set(JobView.__struct_fields__) - {"id"}
     with pytest.raises(AttributeError, match="a job has no attribute 'colour'"):
         _ = Job(Client("/nowhere"), 1).colour  # type: ignore[attr-defined]  # the point
 
 
-def test_a_job_is_as_far_as_its_attempt_says(client):
+def test_progress_of_a_job_is_what_its_attempt_reports(client):
     job = client.submit(["sleep", "60"])
     wait_until(lambda: job.refresh().state is State.RUNNING)
     assert job.progress is None
@@ -98,7 +100,7 @@ def test_a_class_job_returns_its_value(client):
     assert job.result(20) == {"text": "Hello world?", "big": 2**70}
 
 
-def test_a_class_job_that_raises_fails_with_what_it_raised(client):
+def test_a_class_job_that_raises_fails_with_its_exception(client):
     job = client.call("greetings:Greeter.fail")
 
     with pytest.raises(JobFailed, match="no such luck") as raised:
@@ -130,7 +132,7 @@ def test_a_class_that_is_not_listed_is_not_allowed(client):
     ],
     ids=["exit", "signal", "timeout", "not started"],
 )
-def test_the_result_of_a_command_that_failed_is_an_exception_that_says_how(
+def test_the_result_of_a_failed_command_is_an_exception_with_the_reason(
     client, argv, options, words, attributes
 ):
     job = client.submit(argv, **options)
@@ -142,14 +144,14 @@ def test_the_result_of_a_command_that_failed_is_an_exception_that_says_how(
 
 
 @pytest.mark.parametrize("verb", ["jobs", "prune"])
-def test_states_that_are_none_are_an_error_that_names_them(client, verb):
+def test_an_unknown_state_is_an_error_that_names_it(client, verb):
     with pytest.raises(Refused, match=r"no state 'faild': did you mean failed\?"):
         getattr(client, verb)(states=["faild"])
     with pytest.raises(TypeError, match=r"states is a list such as \['failed', 'cancelled'\], not 'failed'"):
         getattr(client, verb)(states="failed")
 
 
-def test_one_job_where_jobs_are_due_is_an_error_that_says_what_to_write(client):
+def test_one_job_instead_of_a_list_is_an_error_with_an_example(client):
     with pytest.raises(TypeError, match=r"jobs is a list of jobs such as \[5, job\], not 7"):
         client.wait(7)
 
@@ -172,7 +174,7 @@ def test_a_finished_job_can_be_run_again(client):
     assert job.wait(20).attempt == 2
 
 
-def test_waiting_ends_with_the_callers_patience(client):
+def test_waiting_ends_after_the_timeout(client):
     job = client.submit(["true"], delay=3600)
 
     with pytest.raises(TimeoutError, match="has not finished within"):
@@ -181,7 +183,7 @@ def test_waiting_ends_with_the_callers_patience(client):
     assert job.refresh().state is State.SCHEDULED
 
 
-def test_many_jobs_are_taken_together_in_their_order(client):
+def test_many_jobs_are_queued_together_in_order(client):
     jobs = client.submit_many(
         [["true"], {"argv": ["sh", "-c", "exit 2"], "priority": 9}, JobSpec(argv=("sh", "-c", "exit 3"))]
     )
@@ -190,7 +192,7 @@ def test_many_jobs_are_taken_together_in_their_order(client):
     assert [job.id for job in jobs] == list(range(jobs[0].id, jobs[0].id + 3))
 
 
-def test_one_bad_job_and_none_is_taken(client):
+def test_no_job_of_a_batch_is_queued_if_one_is_refused(client):
     last = client.submit(["true"]).id
 
     with pytest.raises(Refused, match="job 1 of the batch"):
@@ -214,7 +216,7 @@ def test_thousands_of_jobs_fit_one_call(client):
     assert all(result.state is State.CANCELLED for result in client.cancel([job.id for job in jobs]))
 
 
-def test_only_what_waits_is_cancelled_if_it_is_asked_for_so(client):
+def test_cancel_waiting_leaves_running_jobs_alone(client):
     running = client.submit(["sleep", "60"])
     waiting = [client.submit(["true"], delay=3600), client.submit(["true"], hold=True)]
     wait_until(lambda: running.refresh().state is State.RUNNING)
@@ -226,10 +228,10 @@ def test_only_what_waits_is_cancelled_if_it_is_asked_for_so(client):
     assert "only a waiting job" in second.message
     assert running.refresh().state is State.RUNNING
     running.cancel()
-    client.wait([running])  # its end is no event of another test
+    client.wait([running])  # so that its end is not an event of another test
 
 
-def test_events_since_the_last_one_are_those_that_come(client):
+def test_events_since_the_last_one_are_the_new_ones(client):
     job = client.submit(["true"], hold=True)
     last = client.last_event()
     job.cancel()
@@ -239,7 +241,7 @@ def test_events_since_the_last_one_are_those_that_come(client):
     ]
 
 
-def test_what_is_refused_for_one_job_stands_in_its_entry(client):
+def test_the_entry_of_a_job_says_why_an_action_was_refused(client):
     job = client.submit(["true"], delay=3600)
 
     missing, cancelled = client.cancel([999_999, job.id])
@@ -248,17 +250,17 @@ def test_what_is_refused_for_one_job_stands_in_its_entry(client):
     assert cancelled.state is State.CANCELLED
 
 
-def test_a_client_that_is_part_of_a_cycle_goes_without_complaint(daemon):
+def test_a_client_in_a_reference_cycle_is_collected_without_a_warning(daemon):
     client = daemon.client()
     client.info()
     cycle = [client]
     cycle.append(cycle)
     del client, cycle
 
-    gc.collect()  # of a socket that is not closed pytest makes an error
+    gc.collect()  # pytest reports an unclosed socket as an error
 
 
-def test_a_job_that_is_not_there_is_an_error(client):
+def test_an_unknown_job_is_an_error(client):
     for ask in (client.job, client.result, client.attempts, lambda job_id: next(client.logs(job_id))):
         with pytest.raises(NoSuchJob, match="999999"):
             ask(999_999)
@@ -268,7 +270,7 @@ def test_the_latest_job_needs_no_id(client):
     assert client.submit(["true"]).id == client.job().id
 
 
-def test_jobs_are_listed_by_what_they_are(client):
+def test_jobs_are_listed_by_state_queue_name_and_tag(client):
     mark = secrets.token_hex(4)
     wanted = client.submit(["true"], delay=3600, name=f"{mark}-1", queue=mark, tags=[mark])
 
@@ -288,7 +290,7 @@ def test_a_log_can_be_followed_while_other_requests_go_on(client):
     assert list(pieces) == []
 
 
-def test_a_job_that_waits_can_be_held_changed_and_released(client):
+def test_a_waiting_job_can_be_held_changed_and_released(client):
     job = client.submit(["false"], hold=True, priority=1)
 
     assert job.refresh().state is State.HELD
@@ -302,7 +304,7 @@ def test_a_job_that_waits_can_be_held_changed_and_released(client):
         job.refresh()
 
 
-def test_a_job_that_runs_can_be_suspended_continued_and_signalled(client):
+def test_a_running_job_can_be_suspended_continued_and_signalled(client):
     job = client.submit(["sh", "-c", "trap 'exit 3' USR1; echo ready; while :; do sleep 0.01; done"])
     assert next(job.logs(follow=True)).data == b"ready\n"
 
@@ -313,7 +315,7 @@ def test_a_job_that_runs_can_be_suspended_continued_and_signalled(client):
     assert job.wait(20).exit_code == 3
 
 
-def test_verbs_that_act_take_jobs_and_ids_and_say_what_became_of_each(client):
+def test_actions_take_jobs_and_ids_and_report_each_result(client):
     jobs = [client.submit(["true"], delay=3600) for _ in range(2)]
     everyone = [jobs[0], jobs[1].id, 999_999]
 
@@ -324,7 +326,7 @@ def test_verbs_that_act_take_jobs_and_ids_and_say_what_became_of_each(client):
     assert "only a running job" in client.signal([client.submit(["true"], hold=True)], 9)[0].message
 
 
-def test_what_jobs_wait_for_is_asked_for_with_them(client):
+def test_a_job_can_wait_for_other_jobs(client):
     first = client.submit(["true"], hold=True)
     soon = datetime.now(UTC) + timedelta(days=1)
     after, later = client.submit(["true"], after=[first]), client.submit(["true"], at=soon, expires=99_999)
@@ -336,7 +338,7 @@ def test_what_jobs_wait_for_is_asked_for_with_them(client):
     later.cancel()
 
 
-def test_a_key_stands_for_one_unfinished_job(client):
+def test_only_one_unfinished_job_has_a_key(client):
     first, again = (client.submit(["true"], key="the one", hold=True) for _ in range(2))
 
     assert (first.is_new, again.is_new, again.id) == (True, False, first.id)
@@ -346,7 +348,7 @@ def test_a_key_stands_for_one_unfinished_job(client):
     third.wait(20)
 
 
-def test_a_command_reads_what_it_is_given(client, tmp_path, monkeypatch):
+def test_a_command_reads_its_input(client, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.txt").write_text("from a file")
     asked = [
@@ -361,7 +363,7 @@ def test_a_command_reads_what_it_is_given(client, tmp_path, monkeypatch):
     assert [job.result(20) for job in asked] == [0, 0, 0]
 
 
-def test_slots_and_queues_are_set_and_told(client):
+def test_slots_and_queues_can_be_set_and_read(client):
     try:
         assert client.set_slots(3).slots == 3
         assert client.set_slots(None).slots == 4
@@ -391,7 +393,7 @@ def test_values_out_of_range_are_refused_before_they_are_sent(client):
             ask()
 
 
-def test_what_happens_is_told_as_events_and_in_figures(client):
+def test_jobs_show_in_events_and_figures(client):
     client.submit(["true"])
     since = list(client.events(follow=False))[-1].id
     events = client.events(since)
@@ -435,7 +437,7 @@ def test_after_shutdown_the_daemon_is_gone(own_daemon, client_at):
     assert own_daemon.process.wait(0.5) == 0
 
 
-def test_a_wait_of_no_time_returns_a_job_that_has_finished(daemon):
+def test_a_wait_of_zero_seconds_returns_a_finished_job(daemon):
     with daemon.client() as client:
         done = client.submit(["true"]).wait(20)
         assert client.job(done.id).wait(timeout=0).state == "succeeded"

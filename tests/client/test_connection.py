@@ -1,4 +1,4 @@
-"""What a client makes of a daemon's behaviour on the socket, good and bad."""
+"""What a client does when a daemon behaves well or badly on the socket."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_another_protocol_is_an_error_that_names_both_versions(client_at, play):
         client.submit(["true"])
 
 
-def test_who_is_turned_away_at_the_door_learns_why(client_at, play):
+def test_a_client_that_is_refused_before_the_hello_learns_why(client_at, play):
     client = client_at(
         play(lambda peer: peer.send(replies.Failed(0, ErrorCode.FULL, "too many connections")))
     )
@@ -62,7 +62,7 @@ def test_garbage_is_a_protocol_error(client_at, play, garbage):
         client_at(play(script)).submit(["true"])
 
 
-def test_a_daemon_that_goes_away_before_it_answers_leaves_it_open_whether_the_job_was_taken(client_at, play):
+def test_a_daemon_that_goes_away_before_it_answers_may_have_taken_the_job(client_at, play):
     def script(peer):
         peer.greet()
         peer.receive()
@@ -115,7 +115,7 @@ def test_nobody_at_the_socket_is_an_error_that_names_it(client_at, tmp_path):
         client_at(str(tmp_path / "none.sock")).submit(["true"])
 
 
-def test_nobody_at_the_machines_socket_is_told_how_to_start_its_daemon(client_at, monkeypatch, tmp_path):
+def test_the_error_at_the_systems_socket_says_how_to_start_its_daemon(client_at, monkeypatch, tmp_path):
     path = str(tmp_path / "bgd.sock")
     for kind in ("async_", "blocking"):
         monkeypatch.setattr(f"bgd.client.{kind}.channel.SYSTEM_PATHS", replace(SYSTEM_PATHS, socket=path))
@@ -124,7 +124,7 @@ def test_nobody_at_the_machines_socket_is_told_how_to_start_its_daemon(client_at
         client_at(path).submit(["true"])
 
 
-def test_another_kind_of_socket_is_no_daemon(client_at, tmp_path):
+def test_another_kind_of_socket_is_an_error(client_at, tmp_path):
     path = str(tmp_path / "datagrams.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(path)
@@ -133,7 +133,7 @@ def test_another_kind_of_socket_is_no_daemon(client_at, tmp_path):
             client_at(path).submit(["true"])
 
 
-def test_a_socket_that_may_not_be_used_is_not_allowed(client_at, tmp_path):
+def test_a_socket_without_permission_is_not_allowed(client_at, tmp_path):
     path = tmp_path / "private.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -185,7 +185,7 @@ def test_each_failure_has_its_exception_and_the_connection_goes_on(client_at, pl
         assert client.submit(["true"]).id == 5
 
 
-def test_an_answer_of_the_wrong_kind_is_a_protocol_error(client_at, play):
+def test_a_reply_of_the_wrong_type_is_a_protocol_error(client_at, play):
     def script(peer):
         peer.greet()
         peer.send(replies.Done(peer.receive().id))
@@ -216,7 +216,7 @@ def test_waiting_too_long_is_a_timeout_and_ends_the_stream(client_at, play):
     assert stream == forgot
 
 
-def test_jobs_come_as_they_finish_and_in_the_order_asked_for(client_at, play):
+def test_as_finished_yields_in_order_of_ends_and_wait_returns_in_the_given_order(client_at, play):
     def script(peer):
         peer.greet()
         for _ in range(2):
@@ -229,7 +229,7 @@ def test_jobs_come_as_they_finish_and_in_the_order_asked_for(client_at, play):
         assert [job.id for job in client.wait([4, 9])] == [4, 9]
 
 
-def test_a_log_has_a_connection_of_its_own_and_leaves_it_when_no_more_is_wanted(client_at, play):
+def test_a_log_has_its_own_connection_and_closes_it_early(client_at, play):
     def log(peer):
         peer.greet()
         request = peer.receive()
@@ -264,7 +264,7 @@ def test_a_batch_over_the_frame_limit_is_sent_in_parts_of_one_request(client_at,
     assert [spec.argv[1] for part in parts for spec in part.specs] == [str(number) for number in range(300)]
 
 
-def test_every_error_of_a_client_can_be_caught_as_one():
+def test_every_error_of_a_client_is_a_bgd_error():
     assert all(issubclass(error, BgdError) for error in (DaemonUnreachable, Refused, ProtocolError))
 
 

@@ -25,14 +25,14 @@ def test_the_types_of_job_options_are_what_would_be_generated():
     assert options.TARGET.read_text() == options.options(), "JobSpec or JobView has changed: `make client`"
 
 
-def test_every_passage_that_differs_is_there():
+def test_every_passage_to_replace_exists():
     sources = "".join((blocking.SOURCE / f"{name}.py").read_text() for name in blocking.GENERATED)
 
     assert [passage for passage in blocking.PASSAGES if passage not in sources] == []
 
 
 @pytest.mark.parametrize(("one", "other"), [(Client, AsyncClient), (Job, AsyncJob)])
-def test_both_clients_have_the_same_verbs_with_the_same_arguments_and_words(one, other):
+def test_both_clients_have_the_same_methods_parameters_and_docstrings(one, other):
     verbs, others = verbs_of(one), verbs_of(other)
 
     assert verbs.keys() == others.keys()
@@ -42,7 +42,7 @@ def test_both_clients_have_the_same_verbs_with_the_same_arguments_and_words(one,
         assert not inspect.iscoroutinefunction(verb)
 
 
-def test_who_does_not_await_imports_no_event_loop():
+def test_the_blocking_client_imports_no_event_loop():
     program = "import sys, bgd; bgd.Client; bgd.run_background_job; print('asyncio' in sys.modules)"
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

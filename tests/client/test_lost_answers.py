@@ -1,4 +1,4 @@
-"""Answers that are lost on their way: what was asked for is there, and once."""
+"""Lost answers: what was asked for is done, and only once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bgd.wire import replies, requests
 from bgd.wire.framing import FrameReader, frame
 from tests.support import DEADLINE, Daemon, wait_until
 
-# --- what a client says, to daemons that do what the test tells them ------------------------------------
+# --- what a client sends to scripted daemons ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def heard():
 
 @pytest.fixture
 def daemon_that(play, heard):
-    """Start a daemon that takes one request a connection, of which it answers the last one."""
+    """Start a daemon that reads one request per connection, and answers only the last."""
 
     def start(*newest, answer=lambda request: replies.Submitted(request.id, [9])):
         def script(peer, told, is_last):
@@ -48,7 +48,7 @@ def daemon_that(play, heard):
     return start
 
 
-def test_a_request_whose_answer_was_lost_is_sent_again_as_the_same(client_at, daemon_that, heard):
+def test_a_submit_whose_answer_was_lost_is_sent_again_with_its_token(client_at, daemon_that, heard):
     job = client_at(daemon_that(7, 8)).submit(["true"])
 
     assert job.id == 9
@@ -57,14 +57,14 @@ def test_a_request_whose_answer_was_lost_is_sent_again_as_the_same(client_at, da
     assert heard[1] == replace(heard[0], again=7)
 
 
-def test_many_jobs_are_sent_again_as_the_same(client_at, daemon_that, heard):
+def test_a_batch_is_sent_again_with_its_token(client_at, daemon_that, heard):
     [job] = client_at(daemon_that(7, 8)).submit_many([["true"]])
 
     assert job.id == 9
     assert heard[1] == replace(heard[0], again=7)
 
 
-def test_each_request_has_a_token_of_its_own(client_at, play, heard):
+def test_each_submit_has_its_own_token(client_at, play, heard):
     def script(peer):
         peer.greet(newest=0)
         for _ in range(2):
@@ -78,7 +78,7 @@ def test_each_request_has_a_token_of_its_own(client_at, play, heard):
     assert heard[0].token != heard[1].token
 
 
-def test_the_newest_job_is_the_last_that_the_daemon_told_of(client_at, play, heard):
+def test_the_newest_job_is_the_last_one_in_any_reply(client_at, play, heard):
     def first(peer):
         peer.greet(newest=3)
         peer.send(replies.Submitted(peer.receive().id, [5, 6]))
@@ -97,7 +97,7 @@ def test_the_newest_job_is_the_last_that_the_daemon_told_of(client_at, play, hea
 
 
 @pytest.mark.parametrize("newest", [(UNSET,), (7, UNSET)])
-def test_a_daemon_that_knows_no_tokens_is_not_asked_again(client_at, play, newest):
+def test_a_submit_is_not_repeated_to_a_daemon_without_tokens(client_at, play, newest):
     def script(told):
         def play_it(peer):
             peer.greet(newest=told)
@@ -114,14 +114,14 @@ def test_a_daemon_that_knows_no_tokens_is_not_asked_again(client_at, play, newes
     client.close()
 
 
-def test_a_request_is_sent_again_as_the_same_however_often_its_answer_is_lost(client_at, daemon_that, heard):
+def test_a_submit_is_repeated_with_its_token_however_often_its_answer_is_lost(client_at, daemon_that, heard):
     job = client_at(daemon_that(7, 8, 8, 9)).submit(["true"])
 
     assert job.id == 9
     assert heard[1:] == [replace(heard[0], again=7)] * 3
 
 
-def test_an_answer_that_is_lost_until_the_time_is_over_is_an_error(client_at, play):
+def test_an_answer_that_is_lost_until_the_timeout_is_an_error(client_at, play):
     def script(peer):
         peer.greet(newest=1)
         peer.receive()
@@ -130,7 +130,7 @@ def test_an_answer_that_is_lost_until_the_time_is_over_is_an_error(client_at, pl
         client_at(play(script, script), timeout=0.3).submit(["true"])
 
 
-def test_a_look_is_repeated_however_often_its_answer_is_lost(client_at, play):
+def test_a_request_that_only_reads_is_repeated_however_often_its_answer_is_lost(client_at, play):
     def lose(peer):
         peer.greet()
         peer.receive()
@@ -143,7 +143,7 @@ def test_a_look_is_repeated_however_often_its_answer_is_lost(client_at, play):
     assert client_at(play(lose, lose, lose, answer)).jobs() == []
 
 
-def test_only_requests_for_jobs_have_tokens(client_at, play):
+def test_only_submits_have_tokens(client_at, play):
     def script(peer):
         peer.greet(newest=1)
         request = peer.receive()
@@ -163,9 +163,7 @@ def test_only_requests_for_jobs_have_tokens(client_at, play):
         ("continue_", requests.Continue),
     ],
 )
-def test_actions_whose_answers_are_lost_are_asked_for_until_there_is_one(
-    client_at, daemon_that, heard, verb, kind
-):
+def test_repeatable_actions_are_sent_until_they_are_answered(client_at, daemon_that, heard, verb, kind):
     client = client_at(daemon_that(1, 1, 1, answer=acted_on))
 
     [result] = getattr(client, verb)([5])
@@ -178,27 +176,27 @@ def acted_on(request):
     return replies.Acted(request.id, [replies.ActResult(job, state=State.RUNNING) for job in request.jobs])
 
 
-def test_only_a_request_that_was_sent_before_says_that_it_is_repeated(client_at, daemon_that, heard):
+def test_only_a_repeated_action_says_so(client_at, daemon_that, heard):
     client_at(daemon_that(1, 1, 1, answer=acted_on)).cancel([5])
 
     assert [request.repeated for request in heard] == [False, True, True]
 
 
 @pytest.mark.parametrize("verb", ["retry", "remove"])
-def test_actions_that_do_harm_when_repeated_are_asked_for_once(client_at, daemon_that, heard, verb):
+def test_actions_that_must_not_be_repeated_are_sent_once(client_at, daemon_that, heard, verb):
     client = client_at(daemon_that(1, 1, answer=acted_on))
     with pytest.raises(DaemonUnreachable, match="may or may not have been taken"):
         getattr(client, verb)([5])
     assert len(heard) == 1
 
-    client.retry([6])  # the script that is left
+    client.retry([6])  # for the script that is left
 
 
-# --- real daemons, behind a wire that breaks ------------------------------------------------------------
+# --- real daemons behind a proxy that loses answers -----------------------------------------------------
 
 
-class BreakingWire:
-    """Leads to a daemon; the first connection breaks when the daemon's answer to a request is on it."""
+class LossyProxy:
+    """A proxy to a daemon that breaks its first connection instead of passing on an answer."""
 
     def __init__(self, path: Path, daemon: Path, then: Callable[[], None]) -> None:
         self._daemon = str(daemon)
@@ -245,19 +243,19 @@ class BreakingWire:
 
 
 @pytest.fixture
-def behind_a_wire(own_daemon: Daemon, client_at):
+def behind_a_proxy(own_daemon: Daemon, client_at):
     """Make a client whose first connection breaks after the daemon has answered a request."""
-    wires: list[BreakingWire] = []
+    proxies: list[LossyProxy] = []
 
     def start(then):
-        path = own_daemon.folder / "wire.sock"
-        wires.append(BreakingWire(path, own_daemon.socket, then))
+        path = own_daemon.folder / "proxy.sock"
+        proxies.append(LossyProxy(path, own_daemon.socket, then))
         return client_at(str(path), timeout=DEADLINE)
 
     yield start
-    for wire in wires:
-        wire.close()
-        assert wire.answers >= 2, "nothing was lost"
+    for proxy in proxies:
+        proxy.close()
+        assert proxy.answers >= 2, "nothing was lost"
 
 
 def finish(daemon: Daemon) -> None:
@@ -265,8 +263,8 @@ def finish(daemon: Daemon) -> None:
         wait_until(lambda: all(job.state == "succeeded" for job in client.jobs()))
 
 
-def test_a_job_whose_answer_was_lost_is_there_once(behind_a_wire, own_daemon: Daemon):
-    client = behind_a_wire(lambda: finish(own_daemon))
+def test_a_job_whose_answer_was_lost_is_queued_once(behind_a_proxy, own_daemon: Daemon):
+    client = behind_a_proxy(lambda: finish(own_daemon))
 
     job = client.submit(["true"])
     client.close()
@@ -275,8 +273,8 @@ def test_a_job_whose_answer_was_lost_is_there_once(behind_a_wire, own_daemon: Da
         assert [each.id for each in plain.jobs()] == [job.id]
 
 
-def test_jobs_whose_answer_was_lost_are_there_once(behind_a_wire, own_daemon: Daemon):
-    client = behind_a_wire(lambda: finish(own_daemon))
+def test_a_batch_whose_answer_was_lost_is_queued_once(behind_a_proxy, own_daemon: Daemon):
+    client = behind_a_proxy(lambda: finish(own_daemon))
 
     jobs = client.submit_many([["true"]] * 50)
     client.close()
@@ -285,27 +283,27 @@ def test_jobs_whose_answer_was_lost_are_there_once(behind_a_wire, own_daemon: Da
         assert sorted(each.id for each in plain.jobs(limit=1000)) == [job.id for job in jobs]
 
 
-def test_a_job_whose_answer_a_killed_daemon_owed_is_there_once(behind_a_wire, own_daemon: Daemon):
+def test_a_job_is_queued_once_if_the_daemon_was_killed_before_it_answered(behind_a_proxy, own_daemon: Daemon):
     def restart():
         finish(own_daemon)
         own_daemon.process.kill()
         own_daemon.process.wait()
         own_daemon.start()
 
-    client = behind_a_wire(restart)
+    client = behind_a_proxy(restart)
 
-    job = client.submit(["true"], key="one")  # a key alone would not help, as the first has finished
+    job = client.submit(["true"], key="one")  # a key alone is no help: the first job has finished
     client.close()
 
     with own_daemon.client() as plain:
         assert [each.id for each in plain.jobs()] == [job.id]
 
 
-def test_job_is_not_reported_as_refused_by_the_cancel_that_cancelled_it(behind_a_wire, own_daemon: Daemon):
+def test_a_repeated_cancel_does_not_report_its_own_work_as_refused(behind_a_proxy, own_daemon: Daemon):
     with own_daemon.client() as plain:
         held, other = plain.submit(["true"], hold=True), plain.submit(["true"])
         other.wait(DEADLINE)
-    client = behind_a_wire(lambda: None)
+    client = behind_a_proxy(lambda: None)
 
     results = client.cancel([held, other, 999])
     client.close()
@@ -315,10 +313,10 @@ def test_job_is_not_reported_as_refused_by_the_cancel_that_cancelled_it(behind_a
     assert results[2].message == "no job 999"
 
 
-def test_job_is_not_reported_as_refused_by_the_release_that_released_it(behind_a_wire, own_daemon: Daemon):
+def test_a_repeated_release_does_not_report_its_own_work_as_refused(behind_a_proxy, own_daemon: Daemon):
     with own_daemon.client() as plain:
         held = plain.submit(["true"], hold=True)
-    client = behind_a_wire(lambda: finish(own_daemon))
+    client = behind_a_proxy(lambda: finish(own_daemon))
 
     [result] = client.release([held])
     client.close()
@@ -326,10 +324,10 @@ def test_job_is_not_reported_as_refused_by_the_release_that_released_it(behind_a
     assert result.state is State.SUCCEEDED
 
 
-def test_queue_is_not_refused_after_the_request_that_forgot_it(behind_a_wire, own_daemon: Daemon):
+def test_a_repeated_remove_queue_is_not_refused(behind_a_proxy, own_daemon: Daemon):
     with own_daemon.client() as plain:
         plain.set_queue("night", 1)
-    client = behind_a_wire(lambda: None)
+    client = behind_a_proxy(lambda: None)
 
     queues = client.remove_queue("night").queues
     client.close()
@@ -337,11 +335,11 @@ def test_queue_is_not_refused_after_the_request_that_forgot_it(behind_a_wire, ow
     assert [queue.name for queue in queues] == ["default"]
 
 
-def test_queue_is_not_refused_after_the_resume_that_ended_its_pause(behind_a_wire, own_daemon: Daemon):
+def test_a_repeated_resume_is_not_refused(behind_a_proxy, own_daemon: Daemon):
     with own_daemon.client() as plain:
         plain.set_queue("night", 1)
         plain.pause("night")
-    client = behind_a_wire(lambda: forget(own_daemon))
+    client = behind_a_proxy(lambda: forget(own_daemon))
 
     assert not [queue for queue in client.resume("night").queues if queue.paused]
     client.close()
@@ -352,8 +350,8 @@ def forget(daemon: Daemon) -> None:
         client.remove_queue("night")
 
 
-class LosingWire:
-    """Leads to a daemon, and breaks a connection in place of every fourth answer."""
+class LosingProxy:
+    """A proxy to a daemon that breaks a connection instead of passing on every fourth answer."""
 
     def __init__(self, path: Path, daemon: Path) -> None:
         self._daemon = str(daemon)
@@ -403,18 +401,18 @@ class LosingWire:
             return is_lost
 
 
-def test_threads_that_share_a_client_get_every_job_once_though_every_fourth_answer_is_lost(
+def test_threads_that_share_a_client_queue_every_job_once_though_every_fourth_answer_is_lost(
     own_daemon: Daemon,
 ):
     path = own_daemon.folder / "losing.sock"
-    wire = LosingWire(path, own_daemon.socket)
+    proxy = LosingProxy(path, own_daemon.socket)
     try:
         with Client(str(path), timeout=DEADLINE) as client, ThreadPoolExecutor(8) as pool:
             ids = list(pool.map(lambda _: client.submit(["true"], hold=True).id, range(160)))
     finally:
-        wire.close()
+        proxy.close()
 
-    assert wire.lost > 20
+    assert proxy.lost > 20
     with own_daemon.client() as plain:
         assert sorted(job.id for job in plain.jobs(limit=1000)) == sorted(ids)
     assert len(set(ids)) == len(ids)

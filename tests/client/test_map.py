@@ -1,4 +1,4 @@
-"""Map over a connection that breaks: what was sent is sent again as the same, and nothing is left over."""
+"""`map` over a connection that breaks: jobs are submitted once, and none is left over."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def keys_in(request):
 
 
 def finish(peer, *job_ids):
-    """Say of jobs, when asked, that they have finished; the client wants no more of that stream then."""
+    """Answer a Wait: these jobs have finished. The client needs no more of that stream."""
     waiting = peer.receive()
     assert isinstance(waiting, requests.Wait)
     peer.send(replies.JobsPart(waiting.id, [view_of(job_id) for job_id in job_ids]))
@@ -33,7 +33,7 @@ def tell_result(peer, text):
     peer.send(replies.Result(asked.id, replace(view_of(asked.job), target=TARGET), text, None))
 
 
-def test_jobs_that_were_not_answered_for_are_sent_again_under_the_same_keys(client_at, play):
+def test_unanswered_jobs_are_sent_again_with_the_same_keys(client_at, play):
     keys = []
 
     def break_off(peer):
@@ -71,7 +71,7 @@ def test_a_result_is_asked_for_again_when_the_daemon_is_back(client_at, play):
     assert list(client_at(play(break_off, answer), timeout=2).map(TARGET, [1])) == [2]
 
 
-async def test_who_stops_before_jobs_were_answered_for_still_cancels_them(play):
+async def test_a_map_that_stops_before_an_answer_still_cancels_its_jobs(play):
     is_sent = threading.Event()
 
     def script(peer):
@@ -80,7 +80,7 @@ async def test_who_stops_before_jobs_were_answered_for_still_cancels_them(play):
         is_sent.set()
         again = peer.receive()
         assert keys_in(again) == keys
-        assert [spec.hold for spec in again.specs] == [True, True]  # if one is new, it shall not start
+        assert [spec.hold for spec in again.specs] == [True, True]  # so that a new one does not start
         peer.send(replies.Submitted(again.id, [7, 8], found=[7]))
         for kind, state in ((requests.Hold, State.HELD), (requests.Cancel, State.CANCELLED)):
             asked = peer.receive()

@@ -1,4 +1,4 @@
-"""What a caller writes and what is sent for it."""
+"""What a caller writes, and what is sent for it."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def test_a_command_gets_the_callers_folder_and_umask(tmp_path, monkeypatch):
     assert (spec.cwd, spec.umask) == (str(tmp_path), 0o027)
 
 
-def test_a_class_job_gets_the_daemons_own_place():
+def test_a_class_job_gets_the_daemons_folder_and_umask():
     spec = class_spec("app:run", (), {}, {}, Caller())
 
     assert (spec.cwd, spec.umask, spec.env) == (None, None, None)
 
 
-def test_a_relative_folder_is_the_callers(tmp_path, monkeypatch):
+def test_a_relative_folder_starts_at_the_callers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     assert command_spec(["make"], {"cwd": "sub"}, Caller()).cwd == str(tmp_path / "sub")
 
 
-def test_a_folder_that_is_gone_is_refused_only_if_it_is_needed(tmp_path, monkeypatch):
+def test_a_deleted_working_directory_is_refused_only_if_it_is_needed(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -64,7 +64,7 @@ def test_a_folder_that_is_gone_is_refused_only_if_it_is_needed(tmp_path, monkeyp
         command_spec(["make"], {}, Caller())
 
 
-def test_what_the_service_manager_said_to_the_caller_stays_with_it(monkeypatch):
+def test_variables_of_the_service_manager_are_not_passed_on(monkeypatch):
     private = [
         "NOTIFY_SOCKET",
         "LISTEN_FDS",
@@ -82,7 +82,7 @@ def test_what_the_service_manager_said_to_the_caller_stays_with_it(monkeypatch):
     assert environment["LISTENER"] == "x"
 
 
-def test_variables_that_are_not_utf8_stay_behind_with_a_warning_and_can_be_named(monkeypatch):
+def test_variables_that_are_not_utf8_are_left_out_with_a_warning(monkeypatch):
     monkeypatch.setenv("CAFE", os.fsdecode(b"caf\xe9"))
     monkeypatch.setenv("KAFFEE", "Käffchen")
 
@@ -105,14 +105,14 @@ def test_variables_that_are_not_utf8_stay_behind_with_a_warning_and_can_be_named
         ({"env_pass": ["A"], "env": {"A": "2"}}, {"A": "2"}),
     ],
 )
-def test_the_environment_is_what_passes_and_what_is_set(monkeypatch, options, expected):
+def test_the_environment_is_what_env_pass_lets_through_and_env_sets(monkeypatch, options, expected):
     monkeypatch.setenv("A", "1")
     monkeypatch.setenv("B", "2")
 
     assert command_spec(["env"], options, Caller()).env == expected
 
 
-def test_a_variable_that_is_set_comes_on_top_of_the_callers(monkeypatch):
+def test_a_variable_that_is_set_is_added_to_the_callers(monkeypatch):
     monkeypatch.setenv("A", "1")
 
     env = command_spec(["env"], {"env": {"B": "2"}}, Caller()).env
@@ -158,34 +158,34 @@ def test_an_unknown_option_is_an_error_that_names_the_nearest():
 @pytest.mark.parametrize(
     "argument", [math.nan, object(), b"bytes", {1, 2}, Path("/tmp")], ids=lambda value: type(value).__name__
 )
-def test_an_argument_that_json_cannot_say_is_a_type_error(argument):
+def test_an_argument_that_is_not_json_is_a_type_error(argument):
     with pytest.raises(TypeError, match="must be JSON values"):
         class_spec("app:run", [argument], {}, {}, Caller())
 
 
 @pytest.mark.parametrize("given", ["\udc80", ["\udc80"], {"\udc80": 1}])
-def test_half_of_a_character_is_a_type_error(given):
+def test_a_lone_surrogate_is_a_type_error(given):
     with pytest.raises(TypeError, match=r"must be JSON values: .*surrogates not allowed"):
         class_spec("app:run", [given], {}, {}, Caller())
 
 
 @pytest.mark.parametrize("args", ["abc", {"x": 1}, 5, None])
-def test_arguments_that_are_no_list_are_an_error_that_says_so(args):
+def test_arguments_must_be_a_list(args):
     with pytest.raises(TypeError, match="args is a list, not "):
         class_spec("app:run", args, {}, {}, Caller())
 
 
-def test_arguments_over_the_limit_are_refused_by_their_size():
+def test_arguments_over_the_limit_are_refused():
     with pytest.raises(Refused, match="args and kwargs have 1000028 bytes of JSON, the limit is 1000000"):
         class_spec("app:run", ["x" * 1_000_000], {}, {}, Caller())
 
 
-def test_a_function_in_the_place_of_a_target_is_a_type_error():
+def test_a_function_as_target_is_a_type_error():
     with pytest.raises(TypeError, match=r"a target is a string such as 'package.module:function', not <"):
         class_spec(len, (), {}, {}, Caller())  # type: ignore[arg-type]  # the point
 
 
-def test_a_class_job_is_told_which_isolations_there_are():
+def test_an_unknown_isolation_is_refused_with_the_known_ones():
     with pytest.raises(Refused, match="isolation: one of fork, spawn, reuse or None, not 'thread'"):
         class_spec("app:run", (), {}, {"isolation": "thread"}, Caller())  # type: ignore[typeddict-item]
 
@@ -204,7 +204,7 @@ def test_jobs_to_wait_for_are_a_list_of_jobs(after, message):
 
 
 @pytest.mark.parametrize("key", [1, 1.5, None, True])
-def test_a_key_that_json_would_turn_into_text_is_a_type_error(key):
+def test_a_key_that_json_would_turn_into_a_string_is_a_type_error(key):
     with pytest.raises(TypeError, match=rf"JSON values: keys are strings, not {key!r}"):
         class_spec("app:run", [], {"x": [({key: 1},)]}, {}, Caller())
 
@@ -241,12 +241,12 @@ def test_a_date_without_a_time_zone_is_local(monkeypatch):
     assert spec.at == datetime(2030, 6, 1, tzinfo=UTC).timestamp()
 
 
-def test_text_for_a_command_to_read_is_sent_as_bytes():
+def test_input_text_is_sent_as_bytes():
     assert command_spec(["cat"], {"input": "é"}, Caller()).input == "é".encode()
     assert command_spec(["cat"], {"input": b"\0"}, Caller()).input == b"\0"
 
 
-def test_a_line_for_the_shell_is_one_text():
+def test_a_line_of_shell_is_one_string():
     assert command_spec("cd /; ls", {"shell": True}, Caller()).argv == ("/bin/sh", "-c", "cd /; ls")
     with pytest.raises(TypeError, match="with shell=True, argv is one string"):
         command_spec(["ls"], {"shell": True}, Caller())
@@ -254,7 +254,7 @@ def test_a_line_for_the_shell_is_one_text():
         class_spec("app:run", (), {}, {"shell": True}, Caller())
 
 
-def test_changes_are_what_was_named_and_none_is_a_value():
+def test_changes_are_the_named_options_and_none_is_a_value():
     changes = changes_of({"timeout": None, "argv": ["make", Path("all")], "after": [3]}, Caller())
 
     assert msgspec.to_builtins(changes) == {"timeout": None, "argv": ("make", "all"), "after": (3,)}
@@ -269,12 +269,12 @@ def test_changes_are_what_was_named_and_none_is_a_value():
     ],
     ids=["none", "priority", "slots"],
 )
-def test_changes_that_cannot_be_are_refused(changes, message):
+def test_impossible_changes_are_refused(changes, message):
     with pytest.raises(Refused, match=message):
         changes_of(changes, Caller())
 
 
-def test_a_change_that_is_unknown_is_an_error_that_names_the_nearest():
+def test_an_unknown_change_is_an_error_that_names_the_nearest():
     with pytest.raises(TypeError, match=r"no option 'slot': did you mean slots\?"):
         changes_of({"slot": 1}, Caller())  # type: ignore[typeddict-unknown-key]  # the point
 
@@ -287,7 +287,7 @@ def test_a_change_that_is_unknown_is_an_error_that_names_the_nearest():
         (["make", 5], "and 5 is not a string: convert it with str()"),
     ],
 )
-def test_a_command_that_is_no_list_of_words_is_an_error_that_says_what_to_write(argv, message):
+def test_argv_must_be_a_list_of_words(argv, message):
     with pytest.raises(TypeError, match=f"argv is a list of words, {message}"):
         command_spec(argv, {}, Caller())
 
@@ -320,18 +320,18 @@ def test_a_mapping_may_be_a_class_job():
         ({"argv": ["true"], "target": "app:run"}, "either argv .* or target"),
     ],
 )
-def test_a_mapping_that_makes_no_job_is_refused(item, message):
+def test_a_mapping_that_is_not_a_job_is_refused(item, message):
     with pytest.raises(Refused, match=message):
         spec_of(item, Caller())
 
 
 @pytest.mark.parametrize("wrong", [5, {"argv": ["true"], "retrys": 1}, {"target": "app:run", "args": 5}])
-def test_a_wrong_job_of_a_batch_is_named_by_its_place(wrong):
+def test_a_wrong_job_of_a_batch_is_named_by_its_number(wrong):
     with pytest.raises((TypeError, Refused), match=r"^job 1 of the batch: "):
         specs_of([["true"], wrong], Caller())
 
 
-def test_parts_of_a_batch_fit_a_frame_and_carry_the_environment_where_it_is_needed():
+def test_parts_of_a_batch_fit_a_frame_and_have_the_environment_if_needed():
     specs = [JobSpec(argv=("echo", "x" * 100_000)) for _ in range(20)] + [JobSpec(target="app:run")] * 5
 
     parts = parts_of(batch_frames(3, specs=specs, env={"A": "1"}, token=NO_TOKEN))
@@ -342,7 +342,7 @@ def test_parts_of_a_batch_fit_a_frame_and_carry_the_environment_where_it_is_need
     assert all((part.env is not None) == any(spec.argv for spec in part.specs) for part in parts)
 
 
-def test_a_job_over_the_frame_limit_is_refused_by_its_place():
+def test_a_job_over_the_frame_limit_is_refused_by_its_number():
     specs = [JobSpec(argv=("true",)), JobSpec(argv=("echo", *["x" * 100_000] * 11))]
 
     with pytest.raises(Refused, match=f"job 1 of the batch takes .* at most {MAX_FRAME}"):
@@ -360,7 +360,7 @@ def parts_of(data: bytes) -> list[SubmitMany]:
     return [part for part in parts if isinstance(part, SubmitMany)]
 
 
-def test_a_variable_that_is_no_text_is_named_and_no_other_is_told(monkeypatch):
+def test_an_error_names_the_wrong_variable_and_shows_no_other(monkeypatch):
     monkeypatch.setenv("API_TOKEN", "very secret")
     with pytest.raises(Refused) as refused:
         command_spec(["true"], {"env": {"A": 1}}, Caller())  # type: ignore[dict-item]  # that is the mistake

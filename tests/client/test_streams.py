@@ -1,4 +1,4 @@
-"""Streams that outlive the daemon they began with: what is asked of the next one, and what comes of it."""
+"""Streams that are resumed with the next daemon: what is asked of it, and what arrives."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.client.scripted import view_of
 
 
 class Conversation:
-    """Scripts that answer one request each, and the requests that came."""
+    """Makes scripts that answer one request each, and records the requests."""
 
     def __init__(self):
         self.heard = []
 
     def answer(self, *answers, is_last=False):
-        """Return a script: it sends the answers, then the end of the stream or nothing more at all."""
+        """Return a script that sends the answers, and with `is_last` the end of the stream."""
 
         def script(peer):
             peer.greet()
@@ -62,7 +62,7 @@ def data_of(pieces):
 # --- logs ------------------------------------------------------------------------------------------------
 
 
-def test_a_log_goes_on_behind_the_last_byte_that_came(client_at, play, talk):
+def test_a_log_is_resumed_after_the_last_byte(client_at, play, talk):
     client = client_at(
         play(
             talk.answer(piece(b"one\n", 2), piece(b"two\n", 2, offset=4)),
@@ -77,14 +77,14 @@ def test_a_log_goes_on_behind_the_last_byte_that_came(client_at, play, talk):
     assert [(other.attempt, other.offset, other.follow) for other in others] == [(2, 8, True)] * 2
 
 
-def test_a_log_of_which_nothing_came_is_asked_for_as_before(client_at, play, talk):
+def test_a_log_of_which_nothing_came_is_requested_unchanged(client_at, play, talk):
     client = client_at(play(talk.answer(), talk.answer(piece(b"x"), is_last=True)))
 
     assert data_of(client.logs(5, tail=3, timestamps=True)) == [b"x"]
     assert talk.heard[0] == talk.heard[1]
 
 
-def test_the_last_lines_are_not_counted_anew_once_some_have_come(client_at, play, talk):
+def test_tail_is_not_counted_again_when_a_log_is_resumed(client_at, play, talk):
     client = client_at(
         play(talk.answer(piece(b"", offset=70)), talk.answer(piece(b"x", offset=70), is_last=True))
     )
@@ -93,7 +93,7 @@ def test_the_last_lines_are_not_counted_anew_once_some_have_come(client_at, play
     assert (talk.heard[1].tail, talk.heard[1].offset) == (None, 70)
 
 
-def test_what_a_log_left_out_counts_when_it_is_taken_up_again(client_at, play, talk):
+def test_left_out_bytes_count_when_a_log_is_resumed(client_at, play, talk):
     client = client_at(
         play(
             talk.answer(piece(b"head"), piece(b"tail", offset=104, left_out=100)),
@@ -105,7 +105,7 @@ def test_what_a_log_left_out_counts_when_it_is_taken_up_again(client_at, play, t
     assert talk.heard[1].offset == 108
 
 
-def test_one_attempt_stays_one_attempt_when_its_log_is_taken_up_again(client_at, play, talk):
+def test_the_log_of_one_attempt_ends_with_it_when_it_is_resumed(client_at, play, talk):
     client = client_at(
         play(
             talk.answer(piece(b"mine")),
@@ -129,7 +129,7 @@ def test_a_log_that_is_refused_is_an_error(client_at, play):
 # --- jobs ------------------------------------------------------------------------------------------------
 
 
-def test_only_jobs_that_have_not_finished_are_waited_for_again(client_at, play, talk):
+def test_a_resumed_wait_is_for_the_unfinished_jobs(client_at, play, talk):
     client = client_at(
         play(talk.answer(finished(2)), talk.answer(), talk.answer(finished(3), finished(1), is_last=True))
     )
@@ -138,13 +138,13 @@ def test_only_jobs_that_have_not_finished_are_waited_for_again(client_at, play, 
     assert [request.jobs for request in talk.heard] == [[1, 2, 3], [1, 3], [1, 3]]
 
 
-def test_nothing_is_asked_when_the_daemon_goes_after_the_last_job(client_at, play, talk):
+def test_nothing_is_requested_when_the_daemon_goes_after_the_last_job(client_at, play, talk):
     client = client_at(play(talk.answer(finished(1))))
 
     assert [job.id for job in client.wait([1])] == [1]
 
 
-def test_a_result_whose_answer_was_lost_is_asked_for_again(client_at, play, talk):
+def test_a_result_whose_answer_was_lost_is_requested_again(client_at, play, talk):
     lost, succeeded = [], view_of(1)
 
     def script(peer):
@@ -159,13 +159,13 @@ def test_a_result_whose_answer_was_lost_is_asked_for_again(client_at, play, talk
     assert [type(request) for request in (*lost, *talk.heard)] == [requests.GetResult] * 2
 
 
-def test_patience_for_a_job_ends_while_there_is_no_daemon_too(client_at, play, talk):
+def test_a_timeout_ends_a_wait_while_there_is_no_daemon(client_at, play, talk):
     with pytest.raises(TimeoutError, match=r"job 1 has not finished within 0\.2 s"):
         client_at(play(talk.answer())).wait([1], timeout=0.2)
 
 
-def test_a_wait_of_no_time_is_late_even_if_the_daemon_waits_all_the_same(client_at, play):
-    """An older one does not know that it is asked for what has finished by now."""
+def test_a_wait_of_zero_seconds_ends_though_an_old_daemon_waits(client_at, play):
+    """An old daemon does not know `only_now`."""
 
     def script(peer):
         peer.greet()
@@ -185,7 +185,7 @@ def test_a_daemon_that_stays_away_is_unreachable_after_the_timeout(client_at, pl
         next(pieces)
 
 
-def test_progress_is_told_meanwhile_and_asked_for_again(client_at, play, talk):
+def test_progress_is_reported_and_requested_again(client_at, play, talk):
     client = client_at(
         play(
             talk.answer(said(1, 0.25), finished(2), said(1, 0.5)),
@@ -199,7 +199,7 @@ def test_progress_is_told_meanwhile_and_asked_for_again(client_at, play, talk):
     assert [(request.jobs, request.progress) for request in talk.heard] == [([1, 2], True), ([1], True)]
 
 
-def test_who_does_not_want_to_know_of_progress_does_not_ask(client_at, play, talk):
+def test_progress_is_not_requested_without_a_callback(client_at, play, talk):
     client = client_at(play(talk.answer(finished(1), is_last=True)))
 
     client.wait([1])
@@ -210,14 +210,14 @@ def test_who_does_not_want_to_know_of_progress_does_not_ask(client_at, play, tal
 # --- events ----------------------------------------------------------------------------------------------
 
 
-def test_events_go_on_after_the_last_that_came(client_at, play, talk):
+def test_events_are_resumed_after_the_last_one(client_at, play, talk):
     client = client_at(play(talk.answer(happened(4, 6)), talk.answer(happened(9), is_last=True)))
 
     assert [event.id for event in client.events(3)] == [4, 6, 9]
     assert [(request.since, request.follow) for request in talk.heard] == [(3, True), (6, True)]
 
 
-def test_events_of_progress_are_only_told_to_those_who_ask(client_at, play, talk):
+def test_progress_events_are_requested_only_if_wanted(client_at, play, talk):
     client = client_at(play(talk.answer(happened(4), is_last=True), talk.answer(is_last=True)))
 
     list(client.events(3, progress=True))
@@ -226,20 +226,20 @@ def test_events_of_progress_are_only_told_to_those_who_ask(client_at, play, talk
     assert [request.progress for request in talk.heard] == [True, False]
 
 
-def test_events_that_are_no_longer_kept_are_not_passed_over_in_silence(client_at, play, talk):
+def test_events_that_are_no_longer_kept_are_an_error(client_at, play, talk):
     client = client_at(play(talk.answer(happened(9, lost=True))))
 
     with pytest.raises(Refused, match="events after 3 are no longer kept"):
         list(client.events(3, follow=False))
 
 
-def test_who_wants_all_events_gets_those_that_are_kept(client_at, play, talk):
+def test_all_events_are_those_that_are_kept(client_at, play, talk):
     client = client_at(play(talk.answer(happened(lost=True), happened(9), is_last=True)))
 
     assert [event.id for event in client.events(0, follow=False)] == [9]
 
 
-# --- what may be taken twice -------------------------------------------------------------------------------
+# --- submits with keys ------------------------------------------------------------------------------------
 
 
 def test_a_job_with_a_key_is_sent_again_when_the_answer_was_lost(client_at, play, talk):
@@ -258,7 +258,7 @@ def test_many_jobs_are_sent_again_only_if_each_has_a_key(client_at, play, talk):
 
     def answer_the_first_of_two(
         peer,
-    ):  # on one connection: of another the client may not know yet that it ended
+    ):  # on one connection, because the client may not know yet that another has ended
         talk.answer(submitted)(peer)
         peer.receive()
 

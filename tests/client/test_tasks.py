@@ -1,4 +1,4 @@
-"""An AsyncClient that tasks share: none waits for another, and who stops waiting leaves nothing behind."""
+"""An AsyncClient that tasks share: none waits for another, and a cancelled one leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TASKS = 8
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request, play):
-    """Run coroutines on a loop of each kind."""
+    """Run coroutines on each kind of event loop."""
     del play  # its daemons wait for the clients' end
     loops = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     with asyncio.Runner(loop_factory=loops[request.param]) as runner:
@@ -41,7 +41,7 @@ def test_tasks_that_wait_at_once_each_get_their_own_answer(play, run):
     assert [job.id for [job] in run(wait_for_all())] == list(range(1, TASKS + 1))
 
 
-def test_a_task_that_is_cancelled_ends_its_stream_and_leaves_the_reading_to_another(play, run):
+def test_a_cancelled_task_ends_its_stream_and_another_reads_on(play, run):
     both_are_waiting = threading.Event()
 
     def script(peer):
@@ -82,7 +82,7 @@ def test_nothing_follows_half_a_request_over_the_same_connection(play, run):
     assert run(submit_twice()).id == 2
 
 
-def test_closing_a_client_wakes_the_task_that_waits_at_it(play, run):
+def test_closing_a_client_wakes_its_waiting_task(play, run):
     def script(peer):
         peer.greet()
         peer.send(replies.JobsPart(peer.receive().id, [view_of(1)]))
@@ -103,7 +103,7 @@ def test_closing_a_client_wakes_the_task_that_waits_at_it(play, run):
     assert raised.group_contains(DaemonUnreachable, match="was closed")
 
 
-def test_a_log_that_nobody_takes_stays_in_the_socket(play, run):
+def test_a_log_that_is_not_read_stays_in_the_socket(play, run):
     sent = []
 
     def script(peer):
@@ -122,7 +122,7 @@ def test_a_log_that_nobody_takes_stays_in_the_socket(play, run):
     assert len(sent) < 100
 
 
-def test_a_job_that_nobody_has_looked_at_says_what_to_do(play, run):
+def test_an_attribute_before_the_first_look_is_an_error_with_a_remedy(play, run):
     async def submit():
         async with AsyncClient(play(serve(7))) as client:
             return await client.submit(["true"])
@@ -148,7 +148,7 @@ def test_a_client_belongs_to_one_loop(play, run):
     run(client.close())
 
 
-def test_a_loop_goes_on_while_a_daemon_is_too_busy_to_accept(play, run, tmp_path):
+def test_the_loop_runs_on_while_a_daemon_is_too_busy_to_accept(play, run, tmp_path):
     del play
     path = str(tmp_path / "busy.sock")
 

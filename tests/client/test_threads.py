@@ -1,4 +1,4 @@
-"""A client that threads share, and one that a forked child finds in its memory."""
+"""A Client that threads share, and one that a forked child inherits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_threads_that_wait_at_once_each_get_their_own_answer(play):
     assert answers == list(client_ids)
 
 
-def test_a_thread_whose_patience_ends_leaves_the_reading_to_another(play):
+def test_when_a_thread_times_out_another_reads_on(play):
     impatient_left = threading.Event()
 
     def script(peer):
@@ -57,7 +57,7 @@ def test_a_thread_whose_patience_ends_leaves_the_reading_to_another(play):
         impatience.result()
 
 
-def test_closing_a_client_wakes_the_thread_that_waits_at_it(play):
+def test_closing_a_client_wakes_its_waiting_thread(play):
     is_waiting = threading.Event()
 
     def script(peer):

@@ -1,4 +1,4 @@
-"""What a type checker makes of programs that use bgd, as it is installed."""
+"""What a type checker says about programs that use an installed bgd."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support import ROOT
 HERE = Path(__file__).parent
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_is_marked_as_typed():
     assert (Path(bgd.__file__).parent / "py.typed").exists()
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """A Python of its own with bgd as a package from outside, of which only a marked one's types count."""
+    """A Python with bgd as an installed package, whose types count only if it is marked as typed."""
     folder = tmp_path_factory.mktemp("python")
     venv.create(folder, symlinks=True)
     [packages] = folder.glob("lib/python*/site-packages")
@@ -31,11 +31,11 @@ def python(tmp_path_factory):
     return folder / "bin/python"
 
 
-def test_a_program_that_is_right_passes(python, tmp_path):
+def test_a_correct_program_passes(python, tmp_path):
     assert complaints(HERE / "typed_use.py", python, tmp_path) == []
 
 
-def test_a_program_that_is_wrong_is_told_so_on_each_line(python, tmp_path):
+def test_each_wrong_line_of_a_program_is_an_error(python, tmp_path):
     lines = enumerate((HERE / "typed_misuse.py").read_text().splitlines(), 1)
     wrong = [(number, code) for number, line in lines for code in re.findall(r"# E: ([\w-]+)", line)]
 
@@ -44,7 +44,7 @@ def test_a_program_that_is_wrong_is_told_so_on_each_line(python, tmp_path):
 
 
 def complaints(program: Path, python: Path, folder: Path) -> list[tuple[int, str]]:
-    """Return the lines that mypy complains about, each with the code of its first complaint."""
+    """Return the lines with errors, each with the code of its first error."""
     options = ["--strict", "--config-file=", "--no-error-summary", f"--python-executable={python}"]
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *options, str(program)],

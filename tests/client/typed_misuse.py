@@ -1,4 +1,4 @@
-"""A program that is wrong on each line that says so, with the code of mypy's complaint. It is never run."""
+"""A program whose marked lines are wrong, with the codes of mypy's errors. It is never run."""
 
 import bgd
 from bgd import AsyncClient, AsyncJob, Client, Job

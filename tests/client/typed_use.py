@@ -1,4 +1,4 @@
-"""A program as users write it: every verb of both clients, and what each gives. It is checked, never run."""
+"""A program that uses every method of both clients, with the types they return. It is never run."""
 
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future

@@ -1,4 +1,4 @@
-"""A daemon that allows the functions of tests/functions/tasks.py, and is the one that clients find."""
+"""A daemon that allows the functions of tests/functions/tasks.py, and that clients find."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def _running():
 
 @pytest.fixture
 def served(_running: Daemon, monkeypatch: pytest.MonkeyPatch):
-    """The daemon, found by who names none."""
+    """The daemon that clients without a socket find."""
     monkeypatch.setenv("BGD_SOCKET", str(_running.socket))
     return _running
 
 
 @pytest.fixture
 def own_served():
-    """One of the test's own, to be killed and started again; who names none does not find it."""
+    """A daemon of this test, which may kill and restart it. Clients find it only by its socket."""
     with _daemon() as running:
         yield running

@@ -1,4 +1,4 @@
-"""Functions of an application, as its authors write them with bgd."""
+"""Functions of an application that uses bgd."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def refuse_odd(number: int) -> int:
 
 
 def wait_for(path: str) -> str:
-    """Read what somebody writes into a pipe: a job that ends when a test wants it to."""
+    """Read from a pipe: a job that ends when the test writes to it."""
     return Path(path).read_text()
 
 

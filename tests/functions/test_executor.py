@@ -1,4 +1,4 @@
-"""The executor: what the standard says of one, with jobs in the place of threads."""
+"""The executor: what `concurrent.futures` promises, with jobs instead of threads."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def held():
 
 @pytest.fixture
 def pipe(tmp_path):
-    """The path of a pipe that nobody has written to."""
+    """The path of an empty pipe."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     return path
@@ -62,20 +62,20 @@ def test_a_call_is_a_job_with_a_future(executor):
     assert future.job.refresh().state == "succeeded"
 
 
-def test_functions_need_not_know_of_it_and_methods_are_as_good(executor):
+def test_undecorated_functions_and_methods_can_be_called(executor):
     futures = [executor.submit(tasks.square, 3), executor.submit(tasks.Report().text, 3)]
 
     assert [future.result(DEADLINE) for future in futures] == [9, "made anew, 3 pages"]
 
 
-def test_options_of_the_executor_come_before_those_of_the_function():
+def test_options_of_the_executor_override_those_of_the_function():
     with Executor(queue="night", priority=5) as executor:
         job = executor.submit(tasks.send, "ada").job
 
         assert (job.queue, job.priority, job.tags, job.retries) == ("night", 5, ["letter"], 0)
 
 
-def test_an_error_is_told_as_that_of_a_job(executor):
+def test_an_error_is_a_job_failed(executor):
     future = executor.submit(tasks.fail, "no such letter")
 
     error = future.exception(DEADLINE)
@@ -105,20 +105,20 @@ def test_a_future_runs_until_the_last_attempt_has_ended():
         (tasks.add, ({1: 2},)),
     ],
 )
-def test_what_cannot_be_a_job_is_a_type_error_at_once(executor, function, args):
+def test_an_impossible_job_is_a_type_error_at_once(executor, function, args):
     with pytest.raises(TypeError):
         executor.submit(function, *args)
 
 
 @pytest.mark.parametrize("function", [os.system, print, wait_until])
-def test_what_the_configuration_does_not_allow_is_refused_at_once(executor, function):
+def test_a_function_that_is_not_allowed_is_refused_at_once(executor, function):
     with pytest.raises(NotAllowed):
         executor.submit(function, "true")
     with pytest.raises(NotAllowed):
         executor.map(function, ["true"])
 
 
-def test_it_goes_by_the_client_that_was_named(served, monkeypatch):
+def test_it_uses_the_client_of_using(served, monkeypatch):
     monkeypatch.setenv("BGD_SOCKET", "/nonexistent/bgd.sock")
     with served.client() as client:
         with Executor(client) as executor:
@@ -136,7 +136,7 @@ async def test_an_event_loop_can_use_it(executor):
 # --- waiting ------------------------------------------------------------------------------------------------
 
 
-def test_futures_are_waited_for_as_the_standard_has_it(executor, pipe):
+def test_the_wait_functions_of_concurrent_futures_work(executor, pipe):
     slow, quick = executor.submit(tasks.wait_for, str(pipe)), executor.submit(tasks.square, 3)
 
     first = wait([slow, quick], DEADLINE, FIRST_COMPLETED)
@@ -148,7 +148,7 @@ def test_futures_are_waited_for_as_the_standard_has_it(executor, pipe):
     assert slow.result() == "written"
 
 
-def test_who_waits_too_long_is_told_and_the_job_goes_on(executor, pipe):
+def test_a_result_timeout_leaves_the_job_running(executor, pipe):
     future = executor.submit(tasks.wait_for, str(pipe))
     with pytest.raises(TimeoutError):
         future.result(0.01)
@@ -157,7 +157,7 @@ def test_who_waits_too_long_is_told_and_the_job_goes_on(executor, pipe):
     assert future.result(DEADLINE) == "written"
 
 
-def test_a_future_says_that_it_runs(executor, pipe):
+def test_a_future_is_running_while_its_job_runs(executor, pipe):
     future = executor.submit(tasks.wait_for, str(pipe))
     wait_until(future.running)
     pipe.write_text("written")
@@ -166,7 +166,7 @@ def test_a_future_says_that_it_runs(executor, pipe):
     assert not future.running()
 
 
-def test_callbacks_are_called_and_may_submit_more(executor):
+def test_callbacks_are_called_and_may_submit_jobs(executor):
     called: list[Future[int]] = []
     done = threading.Event()
 
@@ -186,7 +186,7 @@ def test_callbacks_are_called_and_may_submit_more(executor):
 # --- cancelling ---------------------------------------------------------------------------------------------
 
 
-def test_what_has_not_run_is_cancelled_with_its_job(held):
+def test_cancelling_a_waiting_future_cancels_its_job(held):
     future = held.submit(tasks.square, 3)
 
     assert future.cancel()
@@ -199,7 +199,7 @@ def test_what_has_not_run_is_cancelled_with_its_job(held):
     assert wait([future], DEADLINE).done == {future}
 
 
-def test_what_runs_is_not_cancelled_but_its_job_can_be(executor, pipe):
+def test_a_running_future_is_not_cancelled_but_its_job_can_be(executor, pipe):
     future = executor.submit(tasks.wait_for, str(pipe))
     wait_until(future.running)
 
@@ -211,14 +211,14 @@ def test_what_runs_is_not_cancelled_but_its_job_can_be(executor, pipe):
     assert not future.cancelled()
 
 
-def test_what_is_done_is_not_cancelled(executor):
+def test_a_finished_future_is_not_cancelled(executor):
     future = executor.submit(tasks.square, 3)
     future.result(DEADLINE)
 
     assert not future.cancel()
 
 
-def test_a_job_that_a_person_cancels_before_it_runs_is_a_cancelled_future(held):
+def test_a_future_is_cancelled_if_somebody_cancels_its_waiting_job(held):
     future = held.submit(tasks.square, 3)
     future.job.cancel()
 
@@ -235,7 +235,7 @@ def test_results_come_in_the_order_of_the_items(executor):
     assert list(executor.map(tasks.square, [])) == []
 
 
-def test_all_items_are_queued_before_the_first_result_is_asked_for(held, served):
+def test_map_queues_all_items_before_the_first_result(held, served):
     results = held.map(tasks.square, [1, 2, 3])
     with served.client() as client:
         [third, *_] = client.jobs(limit=1)
@@ -244,7 +244,7 @@ def test_all_items_are_queued_before_the_first_result_is_asked_for(held, served)
     assert list(results) == [1, 4, 9]
 
 
-def test_the_first_error_is_raised_where_it_is_and_the_rest_is_cancelled(served):
+def test_the_first_error_is_raised_in_its_place_and_the_rest_is_cancelled(served):
     with served.client() as client, Executor(retries=0, queue="narrow") as executor:
         client.set_queue("narrow", 1)
         results = executor.map(tasks.refuse_odd, [2, 3, *range(4, 200)])
@@ -258,7 +258,7 @@ def test_the_first_error_is_raised_where_it_is_and_the_rest_is_cancelled(served)
         assert last.state == "cancelled"
 
 
-def test_a_map_that_takes_too_long_raises_and_cancels_what_has_not_run(held, served):
+def test_a_map_that_times_out_cancels_waiting_jobs(held, served):
     results = held.map(tasks.square, [1, 2], timeout=0.05)
 
     with pytest.raises(TimeoutError):
@@ -267,7 +267,7 @@ def test_a_map_that_takes_too_long_raises_and_cancels_what_has_not_run(held, ser
         assert [job.state for job in client.jobs(limit=2)] == ["cancelled", "cancelled"]
 
 
-def test_nothing_stays_queued_of_a_map_of_which_one_call_does_not_fit(held, served):
+def test_no_job_of_a_map_stays_queued_if_one_call_does_not_fit(held, served):
     with pytest.raises(TypeError, match="JSON"):
         held.map(tasks.square, [1, 2, {3}], chunksize=1)
 
@@ -275,12 +275,12 @@ def test_nothing_stays_queued_of_a_map_of_which_one_call_does_not_fit(held, serv
         assert [job.state for job in client.jobs(limit=2)] == ["cancelled", "cancelled"]
 
 
-def test_a_chunk_holds_at_least_one_call(executor):
+def test_a_chunk_has_at_least_one_call(executor):
     with pytest.raises(ValueError, match="chunksize must be >= 1"):
         executor.map(tasks.square, [1], chunksize=0)
 
 
-def test_ten_thousand_futures_cost_one_thread(held):
+def test_ten_thousand_futures_need_one_thread(held):
     before = threading.active_count()
     futures = [held.submit(tasks.square, 0)]
     results = held.map(tasks.square, range(10_000))
@@ -295,7 +295,7 @@ def test_ten_thousand_futures_cost_one_thread(held):
 # --- the end ------------------------------------------------------------------------------------------------
 
 
-def test_after_a_shutdown_nothing_is_taken():
+def test_a_shut_down_executor_takes_no_calls():
     executor = Executor()
     executor.shutdown()
 
@@ -305,14 +305,14 @@ def test_after_a_shutdown_nothing_is_taken():
         executor.map(tasks.square, [3])
 
 
-def test_the_end_of_the_block_waits_for_what_was_taken():
+def test_the_end_of_the_block_waits_for_all_calls():
     with Executor() as executor:
         futures = [executor.submit(tasks.square, number) for number in range(4)]
 
     assert [future.done() for future in futures] == [True] * 4
 
 
-def test_a_shutdown_that_does_not_wait_leaves_the_jobs_to_their_ends(pipe):
+def test_jobs_go_on_after_a_shutdown_that_does_not_wait(pipe):
     executor = Executor()
     future = executor.submit(tasks.wait_for, str(pipe))
     executor.shutdown(wait=False)
@@ -322,14 +322,14 @@ def test_a_shutdown_that_does_not_wait_leaves_the_jobs_to_their_ends(pipe):
     assert future.result(DEADLINE) == "written"
 
 
-def test_a_shutdown_can_cancel_what_has_not_run(held):
+def test_a_shutdown_can_cancel_waiting_jobs(held):
     futures = [held.submit(tasks.square, number) for number in range(3)]
     held.shutdown(cancel_futures=True)
 
     assert [future.cancelled() for future in futures] == [True] * 3
 
 
-def test_there_is_no_thread_when_nothing_is_awaited():
+def test_there_is_no_thread_without_unfinished_futures():
     before = threading.active_count()
     executor = Executor()
     executor.submit(tasks.square, 3).result(DEADLINE)
@@ -338,7 +338,7 @@ def test_there_is_no_thread_when_nothing_is_awaited():
     assert threading.active_count() == before
 
 
-def test_a_callback_that_would_wait_for_itself_is_told_so(executor):
+def test_a_callback_that_would_wait_for_itself_raises(executor):
     told: list[str] = []
     done = threading.Event()
 
@@ -358,7 +358,7 @@ def test_a_callback_that_would_wait_for_itself_is_told_so(executor):
 # --- the daemon ---------------------------------------------------------------------------------------------
 
 
-def test_futures_live_through_a_restart_of_the_daemon(own_served, pipe):
+def test_futures_survive_a_restart_of_the_daemon(own_served, pipe):
     with Executor(Client(str(own_served.socket)), retries=0) as executor:
         slow = executor.submit(tasks.wait_for, str(pipe))
         waiting = executor.submit(tasks.square, 3)
@@ -374,7 +374,7 @@ def test_futures_live_through_a_restart_of_the_daemon(own_served, pipe):
 
 
 class KillingClient(Client):
-    """It kills the daemon when it is about to ask for a result, and has it started again."""
+    """A client that kills and restarts the daemon just before it asks for a result."""
 
     daemon: Daemon
 
@@ -388,7 +388,7 @@ class KillingClient(Client):
         return result
 
 
-def test_a_future_lives_through_a_restart_between_the_end_of_its_job_and_its_result(own_served):
+def test_a_future_survives_a_restart_between_the_end_of_its_job_and_its_result(own_served):
     client = KillingClient(str(own_served.socket))
     client.daemon = own_served
     with Executor(client, retries=0) as executor:
@@ -409,7 +409,7 @@ def test_futures_fail_if_the_daemon_stays_away(own_served, pipe):
     pipe.write_text("written")
 
 
-def test_futures_are_told_the_ends_of_which_the_events_are_no_longer_kept(own_served, pipe):
+def test_futures_finish_though_the_events_are_no_longer_kept(own_served, pipe):
     client = own_served.client()
     client.set_slots(1)
     with Executor(client, retries=0) as executor:

@@ -1,4 +1,4 @@
-"""The decorator: a function that is called here, or handed to a daemon that may or may not allow it."""
+"""The decorator `bgd.job`: a function that can be called here or queued."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_a_call_runs_here():
     assert tasks.add(1) == 3
     assert tasks.Report().text(3) == "made anew, 3 pages"
     assert tasks.Report.name("s") == "Reports"
-    assert tasks.Report.size(3) == 30  # type: ignore[call-arg]  # of a staticmethod checkers know less
+    assert tasks.Report.size(3) == 30  # type: ignore[call-arg]  # type checkers know less about a staticmethod
 
 
-def test_it_stays_the_very_function():
+def test_it_stays_the_same_function():
     def function() -> None:
         """Do nothing."""
 
@@ -44,7 +44,7 @@ def test_a_worker_runs_it_under_its_own_name():
     assert job.target == "tests.functions.tasks:add"
 
 
-def test_methods_run_on_an_object_made_anew_and_classmethods_and_staticmethods_without():
+def test_methods_run_on_a_new_object_and_classmethods_and_staticmethods_without():
     jobs = [
         tasks.Report.text.submit(3),
         tasks.Report().text.submit(pages=4),
@@ -60,7 +60,7 @@ def test_methods_run_on_an_object_made_anew_and_classmethods_and_staticmethods_w
     ]
 
 
-def test_a_coroutine_function_is_awaited_and_a_decorated_one_runs_with_its_decorators():
+def test_coroutine_functions_are_awaited_and_other_decorators_work():
     assert tasks.length.submit("word").result(DEADLINE) == 4
     assert tasks.next_one.submit(2).result(DEADLINE) == 6
 
@@ -69,7 +69,7 @@ def test_a_tuple_arrives_as_a_list():
     assert tasks.echo.submit((1, ("a", None))).result(DEADLINE) == [1, ["a", None]]
 
 
-def test_options_are_those_of_the_decorator_and_then_those_that_are_changed():
+def test_options_of_the_decorator_can_be_changed():
     usual = tasks.send.submit("ada", copies=2)
     other = tasks.send.options(queue="night", priority=5).options(priority=7, delay=3600).submit("ada")
 
@@ -79,13 +79,13 @@ def test_options_are_those_of_the_decorator_and_then_those_that_are_changed():
     assert usual.result(DEADLINE) == "2 for ada"
 
 
-def test_many_are_queued_in_their_order():
+def test_many_calls_are_queued_in_order():
     jobs = tasks.send.submit_many([("ada",), {"address": "bob", "copies": 3}, ["eve"]])
 
     assert [job.result(DEADLINE) for job in jobs] == ["1 for ada", "3 for bob", "1 for eve"]
 
 
-def test_none_of_many_is_queued_if_one_does_not_fit():
+def test_no_call_is_queued_if_one_does_not_fit():
     before = tasks.add.submit(1).id
     with pytest.raises(TypeError, match="missing a required argument: 'first'"):
         tasks.add.submit_many([(1,), ()])
@@ -103,8 +103,8 @@ def test_specs_of_several_functions_go_into_one_transaction():
 
 
 @pytest.mark.parametrize("arguments", [(), (1, 2, 3), ({1, 2},), ({1: "one"},), (float("nan"),)])
-def test_what_does_not_fit_fails_where_it_is_submitted(monkeypatch, arguments):
-    monkeypatch.setenv("BGD_SOCKET", "/nonexistent")  # nobody has to be asked
+def test_wrong_arguments_fail_where_they_are_submitted(monkeypatch, arguments):
+    monkeypatch.setenv("BGD_SOCKET", "/nonexistent")  # no daemon is asked
 
     with pytest.raises(TypeError):
         tasks.add.submit(*arguments)
@@ -115,19 +115,19 @@ def test_an_unknown_option_is_named_when_something_is_submitted():
         tasks.add.options(priorty=5).submit(1)  # type: ignore[call-arg]  # the point
 
 
-def test_an_error_of_the_job_is_raised_for_its_result():
+def test_the_result_raises_the_error_of_the_job():
     with pytest.raises(JobFailed, match="LookupError: no such letter"):
         tasks.fail.submit("no such letter").result(DEADLINE)
 
 
-def test_what_the_configuration_does_not_allow_is_refused():
+def test_a_function_that_is_not_allowed_is_refused():
     with pytest.raises(NotAllowed, match="allowed_classes"):
         not_listed.submit()
     with pytest.raises(Refused, match="names that do not begin with an underscore"):
         tasks._private.submit()
 
 
-def test_a_name_that_was_forged_leads_nowhere():
+def test_a_forged_name_is_refused():
     def forged(command: str) -> None:
         os.system(command)
 
@@ -143,13 +143,13 @@ def not_listed() -> None: ...
 
 
 @pytest.mark.parametrize("thing", [tasks.Report, 3, len])
-def test_what_is_no_function_is_refused_at_once(thing):
+def test_anything_but_a_function_is_refused_at_once(thing):
     with pytest.raises(TypeError, match=r"@bgd\.job"):
         bgd.job(thing)
 
 
 @pytest.mark.parametrize("kind", [staticmethod, classmethod])
-def test_the_order_of_decorators_is_told(kind):
+def test_the_wrong_order_of_decorators_is_an_error_with_a_remedy(kind):
     with pytest.raises(TypeError, match=rf"put @bgd\.job below @{kind.__name__}"):
         bgd.job(kind(not_listed))
 
@@ -165,7 +165,7 @@ async def test_it_is_submitted_from_an_event_loop():
     assert await again.result(DEADLINE) == 4
 
 
-def test_each_event_loop_has_its_client_and_keeps_it():
+def test_each_event_loop_keeps_its_own_client():
     async def clients() -> list[AsyncClient]:
         await tasks.add.submit_async(1)
         return [default_async_client(), default_async_client()]
@@ -176,7 +176,7 @@ def test_each_event_loop_has_its_client_and_keeps_it():
     assert second[0] is second[1] is not first[0]
 
 
-def test_a_client_can_be_named_for_a_while(served, monkeypatch):
+def test_using_sets_the_client_for_a_block(served, monkeypatch):
     monkeypatch.setenv("BGD_SOCKET", "/nonexistent/bgd.sock")
     with served.client() as client:
         with bgd.using(client):
@@ -187,7 +187,7 @@ def test_a_client_can_be_named_for_a_while(served, monkeypatch):
             tasks.add.submit(1)
 
 
-async def test_an_async_client_can_be_named_too(served):
+async def test_using_sets_an_async_client_too(served):
     async with AsyncClient(str(served.socket)) as client:
         with bgd.using(client):
             assert default_async_client() is client
@@ -202,7 +202,7 @@ def test_threads_share_the_default_client():
     assert len({job.id for job in jobs}) == 40
 
 
-def test_a_thread_does_not_see_the_client_that_another_one_named(served):
+def test_a_thread_does_not_see_the_client_of_another_thread(served):
     seen = []
     with served.client() as client, bgd.using(client):
         thread = threading.Thread(target=lambda: seen.append(default_client()))
@@ -212,7 +212,7 @@ def test_a_thread_does_not_see_the_client_that_another_one_named(served):
     assert seen[0] is not client
 
 
-def test_a_forked_child_has_a_connection_of_its_own():
+def test_a_forked_child_has_its_own_connection():
     tasks.add.submit(1)
     reading, writing = os.pipe()
     child = os.fork()
@@ -230,7 +230,7 @@ def test_a_forked_child_has_a_connection_of_its_own():
     assert tasks.add.submit(2).result(DEADLINE) == 4
 
 
-def test_another_place_in_the_environment_is_another_client(served, monkeypatch):
+def test_another_socket_in_the_environment_is_another_client(served, monkeypatch):
     first = default_client()
     monkeypatch.setenv("BGD_SOCKET", "/nonexistent/bgd.sock")
     other = default_client()
@@ -239,7 +239,7 @@ def test_another_place_in_the_environment_is_another_client(served, monkeypatch)
     assert default_client() is first is not other
 
 
-def test_a_worker_that_only_runs_it_imports_no_client():
+def test_a_worker_imports_no_client():
     program = (
         "import sys, tests.functions.tasks; print([name for name in sys.modules "
         "if name.startswith('bgd.') or name in {'msgspec', 'asyncio', 'inspect'}])"

@@ -1,4 +1,4 @@
-"""Functions as targets: their names, and whether a call fits."""
+"""Functions as targets: their names, and whether arguments fit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_target_is_the_module_and_the_name_in_it(function, target):
     assert target_of(function) == f"tests.functions.tasks:{target}"
 
 
-def test_what_is_not_written_in_python_has_a_target_too():
+def test_functions_that_are_not_written_in_python_have_targets():
     assert target_of(math.sqrt) == "math:sqrt"
 
 
@@ -48,7 +48,7 @@ class Outer:
         ([].append, "has no module"),
     ],
 )
-def test_what_no_worker_would_find_is_refused_with_what_to_do(function, problem):
+def test_functions_that_no_worker_would_find_are_refused_with_a_remedy(function, problem):
     with pytest.raises(TypeError, match=problem):
         target_of(function)
 
@@ -70,14 +70,14 @@ except TypeError as error:
 """
 
 
-def test_a_program_that_is_run_as_a_module_has_that_modules_name(tmp_path):
+def test_the_target_of_a_program_run_as_a_module_has_the_modules_name(tmp_path):
     (tmp_path / "app").mkdir()
     (tmp_path / "app/jobs.py").write_text(PROGRAM)
 
     assert printed(tmp_path, "-m", "app.jobs") == "app.jobs:run\n"
 
 
-def test_a_program_that_is_run_as_a_file_has_no_name_that_a_worker_knows(tmp_path):
+def test_functions_of_a_program_run_as_a_file_are_refused(tmp_path):
     (tmp_path / "jobs.py").write_text(PROGRAM)
 
     assert "run is defined in the program that runs as __main__" in printed(tmp_path, "jobs.py")
@@ -93,7 +93,7 @@ def test_a_program_that_is_run_as_a_file_has_no_name_that_a_worker_knows(tmp_pat
         (tasks.Report.name, ("s",), {}),
         (tasks.Report().name, ("s",), {}),
         (tasks.Report.size, (3,), {}),
-        (dict, (1, 2, 3), {}),  # which cannot say what it takes
+        (dict, (1, 2, 3), {}),  # which has no signature
     ],
 )
 def test_arguments_that_fit_pass(function, args, kwargs):

@@ -1,4 +1,4 @@
-"""Map: a job for each item, and the results in the order of the items, from either client."""
+"""`map`: a job for each item, and results in the order of the items, with either client."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def test_results_come_in_the_order_of_the_items(client, target):
     assert list(client.map(target, (number for number in range(5)))) == [0, 1, 4, 9, 16]
 
 
-def test_an_item_is_the_one_argument_whatever_it_is(client):
+def test_an_item_is_the_only_argument_of_any_type(client):
     assert list(client.map(tasks.echo, [(1, 2), {"a": None}, "text"])) == [[1, 2], {"a": None}, "text"]
 
 
-def test_options_are_those_of_every_job_and_come_before_those_of_the_function(client):
+def test_options_apply_to_every_job_and_override_those_of_the_function(client):
     assert list(client.map(tasks.send, ["ada"], queue="night", priority=5, time_limit=60)) == ["1 for ada"]
     [job] = client.jobs(limit=1, queue="night")
 
     assert (job.priority, job.timeout, job.retries, job.tags) == (5, 60, 0, ["letter"])
 
 
-def test_of_no_items_nothing_comes_and_nobody_is_asked(tmp_path):
+def test_no_items_give_no_results_and_no_request(tmp_path):
     with closing(Client(str(tmp_path / "nobody.sock"))) as client:
         assert list(client.map(tasks.square, [])) == []
 
@@ -86,7 +86,7 @@ def test_nothing_is_read_before_the_first_step(client):
     assert list(items) == [3]
 
 
-def test_jobs_on_hand_are_no_more_than_was_asked_for(client):
+def test_no_more_jobs_are_buffered_than_buffersize(client):
     read: list[int] = []
 
     def items() -> Iterator[int]:
@@ -102,11 +102,11 @@ def test_jobs_on_hand_are_no_more_than_was_asked_for(client):
 
 
 @pytest.mark.parametrize("buffersize", [1, 2, 3, 5])
-def test_none_is_left_out_however_few_are_on_hand(client, buffersize):
+def test_no_item_is_left_out_with_any_buffersize(client, buffersize):
     assert list(client.map(tasks.square, range(7), buffersize=buffersize)) == [n**2 for n in range(7)]
 
 
-# --- what is refused ----------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -118,12 +118,12 @@ def test_none_is_left_out_however_few_are_on_hand(client, buffersize):
         (TypeError, tasks.thread_id, "item 0: .*thread_id"),
     ],
 )
-def test_what_cannot_be_a_job_is_told_at_the_first_step(client, error, target, words):
+def test_an_impossible_job_is_an_error_at_the_first_step(client, error, target, words):
     with pytest.raises(error, match=words):
         next(client.map(target, [{1}] if target is tasks.process_id else ["true"]))
 
 
-def test_options_that_make_no_sense_for_many_are_refused(client):
+def test_options_that_make_no_sense_for_a_map_are_refused(client):
     with pytest.raises(Refused, match="key"):
         next(client.map(tasks.square, [1], key="one"))
     with pytest.raises(TypeError, match="no option 'prority'"):
@@ -132,14 +132,14 @@ def test_options_that_make_no_sense_for_many_are_refused(client):
         client.map(tasks.square, [1], buffersize=0)
 
 
-def test_an_item_that_is_no_argument_is_named_and_what_waits_is_cancelled(client, narrow):
+def test_an_impossible_item_is_named_and_waiting_jobs_are_cancelled(client, narrow):
     with pytest.raises(TypeError, match=r"item 2: .*JSON"):
         list(client.map(tasks.square, [1, 2, {3}], buffersize=4, hold=True, **narrow))
 
     assert set(states(client, queue="narrow")) <= {"cancelled", "succeeded"}
 
 
-def test_an_error_of_the_items_is_raised_as_it_is(client):
+def test_an_error_of_the_iterable_is_raised_unchanged(client):
     def items():
         yield 1
         raise TimeoutError("they took too long")
@@ -151,7 +151,7 @@ def test_an_error_of_the_items_is_raised_as_it_is(client):
 # --- failures, and an early end -----------------------------------------------------------------------------
 
 
-def test_the_first_failure_is_raised_where_it_is_and_what_waits_is_cancelled(client, narrow):
+def test_the_first_failure_is_raised_in_its_place_and_waiting_jobs_are_cancelled(client, narrow):
     results = client.map(tasks.refuse_odd, [2, 3, *range(4, 200)], **narrow)
 
     assert next(results) == 2
@@ -162,7 +162,7 @@ def test_the_first_failure_is_raised_where_it_is_and_what_waits_is_cancelled(cli
     assert not set(states(client, queue="narrow")) & {"queued", "held"}
 
 
-def test_failures_come_in_the_place_of_results_if_asked_for(client):
+def test_return_exceptions_yields_failures_in_place_of_results(client):
     two, three, four = client.map(tasks.refuse_odd, [2, 3, 4], retries=0, return_exceptions=True)
 
     assert (two, four) == (2, 4)
@@ -170,7 +170,7 @@ def test_failures_come_in_the_place_of_results_if_asked_for(client):
     assert (three.error_type, three.error_message) == ("ValueError", "3 is odd")
 
 
-def test_an_endless_map_is_closed_early_and_what_waits_is_cancelled(client, narrow):
+def test_closing_an_endless_map_cancels_waiting_jobs(client, narrow):
     items = itertools.count()
     results = client.map(tasks.square, items, **narrow)
     some = [next(results) for _ in range(3)]
@@ -181,7 +181,7 @@ def test_an_endless_map_is_closed_early_and_what_waits_is_cancelled(client, narr
     assert not set(states(client, queue="narrow")) & {"queued", "held", "scheduled"}
 
 
-def test_a_map_that_takes_too_long_says_how_far_it_came_and_cancels_what_waits(client, narrow):
+def test_a_map_that_times_out_says_how_far_it_got_and_cancels_waiting_jobs(client, narrow):
     results = client.map(tasks.square, [1, 2], hold=True, timeout=0.05, **narrow)
 
     with pytest.raises(TimeoutError, match=r"^0 of 2 results came within 0\.05 s$"):
@@ -216,7 +216,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_who_is_interrupted_leaves_nothing_that_waits(kind, served):
+def test_an_interrupted_map_leaves_no_waiting_jobs(kind, served):
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAMS[kind], str(served.socket)],
         cwd=ROOT,
@@ -247,7 +247,7 @@ print(next(results))
 """
 
 
-def test_a_map_that_is_left_open_is_closed_with_the_program(served, tmp_path):
+def test_an_open_map_is_closed_when_the_program_ends(served, tmp_path):
     os.mkfifo(nobody_writes := tmp_path / "fifo")
     command = [sys.executable, "-X", "dev", "-c", LEFT_OPEN, str(served.socket), str(nobody_writes)]
     done = subprocess.run(command, cwd=ROOT, env=served.env, capture_output=True, text=True, check=False)
@@ -263,13 +263,13 @@ def test_a_map_that_is_left_open_is_closed_with_the_program(served, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_a_daemon_that_is_told_at_once(kind, tmp_path):
+def test_without_a_daemon_a_map_fails_at_once(kind, tmp_path):
     with client_of(kind, tmp_path / "nobody.sock") as client, pytest.raises(DaemonUnreachable):
         next(client.map(tasks.square, [1]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_daemon_that_does_not_come_back_is_told_when_patience_has_ended(kind, own_served):
+def test_a_daemon_that_does_not_come_back_is_an_error_after_the_timeout(kind, own_served):
     with client_of(kind, own_served.socket, timeout=0.5) as client:
         results = client.map(tasks.square, itertools.chain([1], itertools.repeat(2)), buffersize=2)
         assert next(results) == 1
@@ -282,7 +282,7 @@ def test_a_daemon_that_does_not_come_back_is_told_when_patience_has_ended(kind, 
 
 
 @pytest.mark.parametrize(("kind", "count", "buffersize"), [("blocking", 500, 500), ("asynchronous", 100, 8)])
-def test_a_daemon_may_be_killed_on_the_way_again_and_again(kind, count, buffersize, own_served):
+def test_a_map_survives_repeated_kills_of_the_daemon(kind, count, buffersize, own_served):
     wanted = [number if number % 50 else "a round one" for number in range(count)]
     options = {"buffersize": buffersize, "return_exceptions": True, "retries": 0}
     came: list[object] = []
@@ -290,7 +290,7 @@ def test_a_daemon_may_be_killed_on_the_way_again_and_again(kind, count, buffersi
     with client_of(kind, own_served.socket) as client, ThreadPoolExecutor(1) as starter:
         for result in client.map(tasks.refuse_fifties, range(count), **options):
             came.append(result.error_message if isinstance(result, JobFailed) else result)
-            if len(came) % (count // 4) == 5:  # where results are asked for, and soon jobs handed over
+            if len(came) % (count // 4) == 5:  # when results are read and new jobs are about to be submitted
                 [start.result() for start in starts]
                 own_served.process.kill()
                 own_served.process.wait()
@@ -321,7 +321,7 @@ def drawing(items="range(5)", progress=None):
 
 
 def on_a_terminal(served, command):
-    """Return what a command shows on a terminal, each line as it was last."""
+    """Return what a command shows on a terminal: the last state of each line."""
     child = pexpect.spawn(
         "/bin/sh",
         ["-c", command],
@@ -334,7 +334,7 @@ def on_a_terminal(served, command):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen(child))
 
 
-def test_who_looks_at_a_terminal_sees_how_far_it_is(served, tmp_path):
+def test_a_terminal_shows_progress(served, tmp_path):
     (tmp_path / "drawing.py").write_text(drawing())
     shown = on_a_terminal(served, f"{sys.executable} {tmp_path}/drawing.py $SOCKET")
 
@@ -342,14 +342,14 @@ def test_who_looks_at_a_terminal_sees_how_far_it_is(served, tmp_path):
     assert "came: 4\r\n" in shown
 
 
-def test_of_items_without_a_number_only_those_that_are_done_are_counted(served, tmp_path):
+def test_an_iterable_without_length_counts_only_finished_items(served, tmp_path):
     (tmp_path / "drawing.py").write_text(drawing("iter([2, 4])"))
     shown = on_a_terminal(served, f"{sys.executable} {tmp_path}/drawing.py $SOCKET")
 
     assert re.search(r"refuse_odd \S+ 2/\?\s+0:00:\d\d\s*$", shown)
 
 
-def test_what_is_printed_stays_where_it_is_sent_while_there_is_a_bar(served, tmp_path):
+def test_printed_text_goes_where_it_is_sent_while_a_bar_is_drawn(served, tmp_path):
     (tmp_path / "drawing.py").write_text(drawing())
     shown = on_a_terminal(served, f"{sys.executable} {tmp_path}/drawing.py $SOCKET > {tmp_path}/printed")
 
@@ -359,7 +359,7 @@ def test_what_is_printed_stays_where_it_is_sent_while_there_is_a_bar(served, tmp
 
 
 @pytest.mark.parametrize("progress", [None, False])
-def test_there_is_no_bar_where_none_is_wanted(served, tmp_path, progress):
+def test_no_bar_is_drawn_where_none_is_wanted(served, tmp_path, progress):
     (tmp_path / "drawing.py").write_text(drawing(progress=progress))
     away = " 2> $HOME/errors" if progress is None else ""
     shown = on_a_terminal(served, f"{sys.executable} {tmp_path}/drawing.py $SOCKET{away}")
@@ -370,7 +370,7 @@ def test_there_is_no_bar_where_none_is_wanted(served, tmp_path, progress):
         assert (served.folder / "errors").read_text() == ""
 
 
-def test_who_wants_a_bar_in_a_file_gets_its_last_state(served, tmp_path):
+def test_a_bar_in_a_file_shows_its_last_state(served, tmp_path):
     (tmp_path / "drawing.py").write_text(drawing(progress=True))
     done = subprocess.run(
         [sys.executable, str(tmp_path / "drawing.py"), str(served.socket)],
@@ -385,7 +385,7 @@ def test_who_wants_a_bar_in_a_file_gets_its_last_state(served, tmp_path):
     assert done.stderr.count("5/5 2 failed") == 1
 
 
-def test_who_sees_no_bar_does_not_wait_for_the_import_of_what_draws_it(served):
+def test_without_a_bar_rich_is_not_imported(served):
     program = (
         "import sys; from bgd import Client; from tests.functions import tasks;"
         "print(list(Client(sys.argv[1]).map(tasks.square, [3])), 'rich' in sys.modules)"

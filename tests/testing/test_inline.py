@@ -1,4 +1,4 @@
-"""Inline: every way to hand over a job runs it here, and what does not fit fails as with a daemon."""
+"""`inline()`: every way to submit a job runs it here, and mistakes fail as with a daemon."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def jobs():
         yield running
 
 
-# --- the ways ---------------------------------------------------------------------------------------------
+# --- ways to submit ---------------------------------------------------------------------------------------
 
 
 def test_a_function_runs_where_it_is_submitted(jobs):
@@ -45,7 +45,7 @@ def test_a_function_runs_where_it_is_submitted(jobs):
     assert jobs.submitted[0].result == 5
 
 
-def test_the_seeds_call_runs_it(jobs):
+def test_run_background_job_runs_it(jobs):
     job = run_background_job(f"{TASKS}.Report", "text", [3], priority=5)
 
     assert job.result() == "made anew, 3 pages"
@@ -62,7 +62,7 @@ def test_a_client_runs_it_in_the_callers_own_process_and_thread():
 
 
 @pytest.mark.usefixtures("jobs")
-def test_many_run_in_their_order():
+def test_many_jobs_run_in_order():
     with Client() as client:
         handed = client.submit_many([tasks.add.spec(1), tasks.add.spec(2), tasks.length.spec("word")])
 
@@ -71,7 +71,7 @@ def test_many_run_in_their_order():
 
 
 @pytest.mark.usefixtures("jobs")
-async def test_an_async_client_runs_it_while_its_loop_goes_on():
+async def test_an_async_client_runs_it_while_its_loop_runs_on():
     async with AsyncClient() as client:
         job = await client.call(f"{TASKS}:length", ["word"])
 
@@ -81,7 +81,7 @@ async def test_an_async_client_runs_it_while_its_loop_goes_on():
 
 
 @pytest.mark.usefixtures("jobs")
-async def test_what_blocks_runs_coroutines_under_a_loop_too():
+async def test_a_blocking_client_runs_coroutines_under_a_running_loop():
     assert tasks.length.submit("word").result() == 4
 
 
@@ -96,7 +96,7 @@ def test_an_executor_runs_it():
         assert isinstance(executor.submit(tasks.fail, "why").exception(DEADLINE), JobFailed)
 
 
-def test_a_client_that_was_in_use_before_is_caught_too_and_let_go_again(daemon):
+def test_a_client_that_was_connected_before_runs_jobs_inline_too(daemon):
     with daemon.client() as client:
         last = client.last_event()
         with inline():
@@ -113,7 +113,7 @@ def test_a_job_may_submit_another(jobs):
 
 
 @pytest.mark.usefixtures("jobs")
-def test_who_waits_in_another_thread_is_told_of_the_end(tmp_path):
+def test_a_wait_in_another_thread_sees_the_end(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     results = []
@@ -162,12 +162,12 @@ def test_arguments_and_results_go_through_json():
     ],
 )
 @pytest.mark.usefixtures("jobs")
-def test_a_name_is_found_only_as_a_worker_finds_it(target, error):
+def test_a_target_is_found_only_as_a_worker_finds_it(target, error):
     with pytest.raises(JobFailed, match=error):
         Client().call(target).result()
 
 
-def test_what_cannot_be_a_target_is_refused(jobs):
+def test_an_impossible_target_is_refused(jobs):
     with pytest.raises(Refused, match="do not begin with an underscore"):
         Client().call(f"{TASKS}:_private")
     with pytest.raises(Refused, match=r"must be package\.module"):
@@ -175,7 +175,7 @@ def test_what_cannot_be_a_target_is_refused(jobs):
     assert jobs.submitted == []
 
 
-def test_a_list_of_what_is_allowed_is_kept():
+def test_only_allowed_targets_run():
     with inline(allowed=[f"{TASKS}.square"]) as jobs:
         assert Client().call(f"{TASKS}:square", [3]).result() == 9
         with pytest.raises(NotAllowed, match=r"not in \[security\] allowed_classes of inline\(allowed="):
@@ -185,7 +185,7 @@ def test_a_list_of_what_is_allowed_is_kept():
         assert [job.target for job in jobs.submitted] == [f"{TASKS}:square"]
 
 
-def test_inherited_method_is_refused_as_by_a_daemon(tmp_path, monkeypatch):
+def test_an_inherited_method_is_refused_as_by_a_daemon(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "inheriting.py").write_text("import json\nclass Report(json.JSONDecoder): pass\n")
     target = "inheriting:Report.decode"
@@ -207,7 +207,7 @@ async def awaited(target: str, args: list[str]) -> object:
         return await job.result()
 
 
-def test_all_or_none_of_many_run():
+def test_all_or_none_of_a_batch_run():
     with inline(allowed=[f"{TASKS}.square"]) as jobs:
         with pytest.raises(NotAllowed):
             Client().submit_many([{"target": f"{TASKS}:square", "args": [3]}, tasks.add.spec(1)])
@@ -215,7 +215,7 @@ def test_all_or_none_of_many_run():
 
 
 @pytest.mark.usefixtures("jobs")
-def test_what_takes_a_daemon_says_so():
+def test_requests_that_need_a_daemon_are_refused():
     with Client() as client:
         with pytest.raises(Refused, match=r"for commands, use a private_daemon\(\)"):
             client.submit(["true"])
@@ -235,7 +235,7 @@ def test_what_takes_a_daemon_says_so():
 # --- the record -------------------------------------------------------------------------------------------
 
 
-def test_what_was_submitted_is_recorded_with_its_options(jobs):
+def test_jobs_are_recorded_with_their_options(jobs):
     tasks.send.options(delay=60.0, priority=9).submit("ada", copies=2)
     [job] = jobs.of(tasks.send)
 
@@ -245,7 +245,7 @@ def test_what_was_submitted_is_recorded_with_its_options(jobs):
     assert jobs.of(tasks.add) == []
 
 
-def test_what_should_have_been_submitted_can_be_asserted(jobs):
+def test_assert_submitted_finds_the_latest_job_with_these_arguments(jobs):
     tasks.send.submit("ada", copies=2)
     tasks.echo.submit((1, 2))
 
@@ -259,7 +259,7 @@ def test_what_should_have_been_submitted_can_be_asserted(jobs):
     )
 
 
-def test_that_nothing_was_submitted_is_told(jobs):
+def test_assert_submitted_says_that_nothing_was_submitted(jobs):
     with pytest.raises(AssertionError, match=r"add\(1\) was not submitted; what was: nothing"):
         jobs.assert_submitted(tasks.add, 1)
 
@@ -267,7 +267,7 @@ def test_that_nothing_was_submitted_is_told(jobs):
 # --- failures ---------------------------------------------------------------------------------------------
 
 
-def test_an_error_is_that_of_a_job_and_kept(jobs):
+def test_an_error_is_a_job_failed_and_is_recorded(jobs):
     job = tasks.fail.submit("no such letter")
 
     with pytest.raises(JobFailed, match="LookupError: no such letter") as raised:
@@ -278,7 +278,7 @@ def test_an_error_is_that_of_a_job_and_kept(jobs):
     assert job.attempt == 1
 
 
-def test_a_failure_that_nobody_looked_at_is_raised_at_the_end():
+def test_a_failure_that_nobody_asked_for_is_raised_at_the_end():
     def look_at_the_first_alone() -> None:
         with inline():
             with pytest.raises(JobFailed):
@@ -289,7 +289,7 @@ def test_a_failure_that_nobody_looked_at_is_raised_at_the_end():
         look_at_the_first_alone()
 
 
-def test_a_failure_may_be_what_is_wanted():
+def test_failures_are_not_raised_with_may_fail():
     with inline(may_fail=True) as jobs:
         tasks.fail.submit("why")
 
@@ -307,7 +307,7 @@ def test_an_error_of_the_block_itself_comes_first():
 
 
 @pytest.mark.usefixtures("jobs")
-def test_a_job_that_leaves_has_an_exit_code():
+def test_a_job_that_exits_has_an_exit_code():
     job = Client().call(f"{TASKS}:leave", [3])
 
     with pytest.raises(JobFailed, match="failed with exit code 3"):
@@ -316,14 +316,14 @@ def test_a_job_that_leaves_has_an_exit_code():
         Client().call(f"{TASKS}:leave", [0]).result()
 
 
-def test_a_job_may_say_what_is_to_follow(jobs):
+def test_a_job_may_choose_its_next_step(jobs):
     with pytest.raises(JobFailed, match="snoozed"):
         Client().call(f"{TASKS}:snooze").result()
 
     assert jobs.submitted[0].outcome == "snoozed"
 
 
-def test_what_a_job_says_of_how_far_it_is_can_be_looked_at(jobs):
+def test_progress_of_a_job_is_recorded(jobs):
     told, silent = Client().call(f"{TASKS}:halfway", ["a", "b"]), Client().call(f"{TASKS}:halfway", [])
 
     assert jobs.submitted[0].said == [Progress(0.5, "a"), Progress(0.5, "b")]
@@ -332,7 +332,7 @@ def test_what_a_job_says_of_how_far_it_is_can_be_looked_at(jobs):
     assert Client().call(f"{TASKS}:halfway", ["a", None]).progress is None
 
 
-def test_what_a_coroutine_says_is_heard_too(jobs):
+def test_progress_of_a_coroutine_is_recorded(jobs):
     async def submit_it() -> None:
         async with AsyncClient() as client:
             await client.call(f"{TASKS}:halfway_awaited", ["below a loop"])
@@ -344,7 +344,7 @@ def test_what_a_coroutine_says_is_heard_too(jobs):
 
 
 @pytest.mark.usefixtures("jobs")
-def test_who_ends_the_tests_is_heard():
+def test_ctrl_c_in_a_job_ends_the_tests():
     with pytest.raises(KeyboardInterrupt):
         Client().call(f"{TASKS}:interrupt")
 
@@ -366,7 +366,7 @@ def _in_child(queue) -> None:
         queue.put(tasks.add.submit(1).result())
 
 
-def test_blocks_may_stand_within_each_other():
+def test_blocks_may_be_nested():
     with inline() as outer:
         tasks.add.submit(1)
         with inline() as inner:
@@ -386,7 +386,7 @@ def test_after_the_block_daemons_are_asked_again(monkeypatch):
         tasks.add.submit(1)
 
 
-async def test_maps_run_inline_and_read_no_further_than_they_are_asked_to():
+async def test_maps_run_inline_and_read_only_what_is_needed():
     items = iter(range(100))
     with inline() as jobs:
         some = Client().map(tasks.square, items, buffersize=4)

@@ -1,4 +1,4 @@
-"""A private daemon: real, found by everybody, and gone with all it has started."""
+"""`private_daemon()`: a real daemon that all clients find, and that ends with everything it started."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import DEADLINE, wait_until
 TASKS = "tests.functions.tasks"
 
 
-def test_jobs_run_in_processes_of_their_own_and_find_what_can_be_imported_here():
+def test_jobs_run_in_their_own_processes_with_this_import_path():
     with private_daemon(allowed=[f"{TASKS}.*"]) as daemon:
         assert run_background_job(f"{TASKS}.Report", "text", [3]).result(DEADLINE) == "made anew, 3 pages"
         assert tasks.add.submit(1).result(DEADLINE) == 3
@@ -30,7 +30,7 @@ def test_jobs_run_in_processes_of_their_own_and_find_what_can_be_imported_here()
             )
 
 
-def test_nothing_is_allowed_unless_it_is_said():
+def test_nothing_is_allowed_by_default():
     with private_daemon(), pytest.raises(NotAllowed):
         tasks.add.submit(1)
 
@@ -62,7 +62,7 @@ def test_policies_of_classes_are_settings_too(tmp_path):
     assert (job.queue, job.attempt) == ("night", 2)
 
 
-def test_programs_that_are_started_find_it_and_no_other(monkeypatch):
+def test_child_programs_find_this_daemon_and_no_other(monkeypatch):
     monkeypatch.setenv("BGD_SOCKET", "/nonexistent/bgd.sock")
     monkeypatch.setenv("BGD_DAEMON_SLOTS", "7")
     with private_daemon(settings={"daemon": {"slots": 2}}):
@@ -75,7 +75,7 @@ def test_programs_that_are_started_find_it_and_no_other(monkeypatch):
 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["running", "killed"])
-def test_at_the_end_all_is_gone(is_killed, tmp_path):
+def test_nothing_is_left_at_the_end(is_killed, tmp_path):
     with private_daemon() as daemon:
         client = daemon.client()
         stubborn = client.submit(
@@ -97,15 +97,15 @@ def test_at_the_end_all_is_gone(is_killed, tmp_path):
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="NO CALL HAS FAILED: strace is not installed")
 @pytest.mark.parametrize("error", ["EINVAL", "ENOENT", "ESRCH"])
-def test_its_end_bears_a_launcher_that_is_going_already(error):
-    """Kernels have several words for it."""
+def test_the_end_works_though_the_launcher_is_ending_already(error):
+    """Kernels report several errors for this."""
     program = """
 from bgd.testing import private_daemon
 with private_daemon() as daemon, daemon.client() as client:
     client.submit(["true"]).wait()  # so there is a launcher
     print(daemon.folder)
 """
-    inject = ["-e", "trace=pidfd_open", "-e", f"inject=pidfd_open:error={error}"]  # in that program alone
+    inject = ["-e", "trace=pidfd_open", "-e", f"inject=pidfd_open:error={error}"]  # only in that program
     done = subprocess.run(
         ["strace", "-o", "/dev/null", *inject, sys.executable, "-c", program],
         capture_output=True,
@@ -118,14 +118,14 @@ with private_daemon() as daemon, daemon.client() as client:
     assert not Path(done.stdout.strip()).exists()
 
 
-def test_it_goes_too_when_the_block_fails():
+def test_the_daemon_ends_when_the_block_fails():
     with pytest.raises(ZeroDivisionError), private_daemon() as daemon:
         _ = 1 / 0
 
     assert not daemon.folder.exists()
 
 
-def test_one_that_does_not_start_says_why():
+def test_a_daemon_that_does_not_start_says_why():
     with (
         pytest.raises(ConfigError, match=r"daemon\.slots = 'many'"),
         private_daemon(settings={"daemon": {"slots": "many"}}),
@@ -133,13 +133,13 @@ def test_one_that_does_not_start_says_why():
         pass
 
 
-def test_several_may_run_at_once():
+def test_several_daemons_may_run_at_once():
     with private_daemon() as first, private_daemon() as second:
         assert Client().info().pid == second.client().info().pid != first.client().info().pid
 
 
 def _runs(pid: int) -> bool:
-    """Tell whether a process is there, and not only its number, until somebody asks for its end."""
+    """Tell whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The fixtures for pytest, in a project that has asked for them."""
+"""The fixtures for pytest, in a project that uses them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-def test_jobs_run_inline_and_each_test_sees_its_own(project):
+def test_jobs_run_inline_and_each_test_sees_its_own_jobs(project):
     project.makepyfile("""
         import os
         import letters
@@ -48,7 +48,7 @@ def test_jobs_run_inline_and_each_test_sees_its_own(project):
     project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
-def test_a_test_whose_job_failed_unseen_is_in_error(project):
+def test_a_test_is_in_error_if_a_job_failed_unseen(project):
     project.makepyfile("""
         import letters
 
@@ -94,7 +94,7 @@ def bgd_settings():
     project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
-def test_a_daemon_allows_nothing_unless_the_project_says_so(project):
+def test_a_daemon_allows_nothing_by_default(project):
     project.makepyfile("""
         import bgd
         import letters
