@@ -1,4 +1,4 @@
-"""completion: what a shell offers while a bgctl command is typed."""
+"""The verb completion, and the answers to a shell that completes a bgctl command."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bgd.escape import one_line
 from bgd.formatting import command_line
 
 _PROGRAM = "bgctl"
-_SECONDS = 1.0  # for the daemon to answer: who typed a tab waits for it
-_MOST_JOBS = 100  # offered; a longer list is no help
-_WIDTH = 60  # characters of a command that help to tell it from others
+_TIMEOUT = 1.0  # seconds; the user waits after pressing Tab
+_MAX_JOBS = 100  # a longer list does not help
+_MAX_WIDTH = 60  # characters of a command
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -28,59 +28,59 @@ _SHELLS = ("bash", "zsh", "fish")
 )
 @click.argument("shell", type=click.Choice(_SHELLS))
 def completion_command(shell: str) -> int:
-    """Print what makes a shell complete bgctl commands.
+    """Print a script that makes a shell complete bgctl commands.
 
-    It offers verbs, options, the ids of jobs to which the verb can be done, and queues.
+    The shell then completes verbs, options, ids of jobs to which the verb applies, and queues.
     """
     kind = get_completion_class(shell)
-    assert kind is not None  # noqa: S101 - click has all three
+    assert kind is not None  # noqa: S101 - click supports all three
     root = click.get_current_context().find_root().command
     click.echo(kind(root, {}, _PROGRAM, COMPLETION_VARIABLE).source())
     return 0
 
 
 def complete(command: click.Command, instruction: str) -> int:
-    """Answer what a shell asks by the script; return the exit code."""
-    with suppress(click.ClickException):  # half a line may be any mistake, and no message is wanted
+    """Answer the completion script of a shell; return the exit code."""
+    with suppress(click.ClickException):  # an incomplete line may be wrong, and nobody wants a message
         return shell_complete(command, {"obj": GlobalOptions()}, _PROGRAM, COMPLETION_VARIABLE, instruction)
     return 1
 
 
-def jobs_like(
-    context: click.Context, beginning: str, states: Collection[State] | None
+def complete_job_ids(
+    context: click.Context, prefix: str, states: Collection[State] | None
 ) -> list[CompletionItem[str]]:
-    """Return the ids that begin so of the latest jobs in these states, and what those jobs are."""
-    before, comma, word = beginning.rpartition(",")
+    """Return the ids with this prefix among the latest jobs in these states, with their commands."""
+    before, comma, word = prefix.rpartition(",")
     with suppress(BgdError, OSError), _client(context) as daemon:
         return [
-            CompletionItem(f"{before}{comma}{job.id}", help=_words_for(job))
-            for job in daemon.jobs(states=states, limit=_MOST_JOBS)
+            CompletionItem(f"{before}{comma}{job.id}", help=_describe(job))
+            for job in daemon.jobs(states=states, limit=_MAX_JOBS)
             if str(job.id).startswith(word)
         ]
     return []
 
 
-def queues_like(context: click.Context, beginning: str) -> list[CompletionItem[str]]:
-    """Return the names of queues that begin so, and how many jobs of each are unfinished."""
+def complete_queue_names(context: click.Context, prefix: str) -> list[CompletionItem[str]]:
+    """Return the names of queues with this prefix, with their numbers of unfinished jobs."""
     with suppress(BgdError, OSError), _client(context) as daemon:
         return [
             CompletionItem(queue.name, help=f"{sum(queue.counts.values())} jobs")
             for queue in daemon.queues().queues
-            if queue.name.startswith(beginning)
+            if queue.name.startswith(prefix)
         ]
     return []
 
 
-def _words_for(job: Job) -> str:
-    return f"{job.state}  {one_line(job.name or '') or command_line(job.view)}"[:_WIDTH]
+def _describe(job: Job) -> str:
+    return f"{job.state}  {one_line(job.name or '') or command_line(job.view)}"[:_MAX_WIDTH]
 
 
 def _client(context: click.Context) -> Client:
-    """Return the way to the daemon that the words so far name; none is ever started."""
+    """Return a client of the daemon that the line so far selects; never start one."""
     options = context.find_root().obj
     return Client(
         options.socket,
-        timeout=_SECONDS,
+        timeout=_TIMEOUT,
         autostart=False,
         config=options.config,
         user=options.user,

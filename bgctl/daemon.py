@@ -1,4 +1,4 @@
-"""info, dashboard, config, reload, shutdown, backup and doctor: the daemon itself."""
+"""The verbs for the daemon itself: info, dashboard, config, reload, shutdown, backup and doctor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from msgspec import Struct
 
 from bgctl import exit_codes
 from bgctl.common import client, global_options, has_colors, local_time, print_json, say, verb, verb_group
-from bgctl.exit_codes import REFUSED
 from bgctl.options import FILE
 from bgd import BgdError, config
 from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed, Refused
@@ -37,9 +36,9 @@ from bgd.wire.views import Finding, Level
     "bgctl info",
     "bgctl info --pid",
 )
-@click.option("--pid", is_flag=True, help="Only the daemon's process id.")
+@click.option("--pid", is_flag=True, help="Print only the process id of the daemon.")
 def info_command(*, pid: bool) -> int:
-    """Show the daemon, its places and how many jobs it has."""
+    """Show the daemon, its paths and the number of jobs."""
     with client() as daemon:
         info = daemon.info()
     if global_options().json:
@@ -62,7 +61,7 @@ def _info_lines(info: Info) -> list[tuple[str, object]]:
     return [
         ("version", info.version),
         ("pid", info.pid),
-        ("launcher", _launcher(info)),
+        ("launcher", _launcher_text(info)),
         ("started", local_time(info.started_at, time.time())),
         ("socket", info.socket),
         ("state", info.state_dir),
@@ -73,7 +72,7 @@ def _info_lines(info: Info) -> list[tuple[str, object]]:
     ]
 
 
-def _launcher(info: Info) -> str:
+def _launcher_text(info: Info) -> str:
     if info.obstacle is not None:
         return f"nothing starts: {info.obstacle}"
     return str(info.launcher_pid or "not running")
@@ -84,11 +83,11 @@ def _launcher(info: Info) -> str:
     "bgctl dashboard",
     "bgctl dashboard --open",
 )
-@click.option("--open", "is_to_open", is_flag=True, help="Open it in your browser.")
-def dashboard_command(*, is_to_open: bool) -> int:
-    """Print a link that logs your browser in to the daemon's pages.
+@click.option("--open", "opens", is_flag=True, help="Open the link in your browser.")
+def dashboard_command(*, opens: bool) -> int:
+    """Print a link that logs your browser in to the dashboard.
 
-    It works once, and for a minute; the browser stays logged in for eight hours.
+    The link works once, within a minute. The browser stays logged in for eight hours.
     """
     with client() as daemon:
         link = daemon.login_link()
@@ -96,33 +95,33 @@ def dashboard_command(*, is_to_open: bool) -> int:
         print_json({"url": link})
     else:
         click.echo(link)
-    return _open(link) if is_to_open else 0
+    return _open_in_browser(link) if opens else 0
 
 
-def _open(link: str) -> int:
+def _open_in_browser(link: str) -> int:
     """Open the link in a browser; return the exit code.
 
     Every user of the machine can read the arguments of a process, and whoever follows the link first is
-    logged in. So the browser gets the address of a file that only its user can read, which leads to the link.
+    logged in. Therefore pass the browser a file that only its user can read and that redirects to the link.
     """
     import webbrowser  # noqa: PLC0415 - it is slow to import
 
     _remove_old_pages()
     try:
-        page = _write_page(link)
+        page = _write_login_page(link)
     except (OSError, ConfigError) as error:
-        say(f"no browser was opened: no file for it can be written ({error}): open the link yourself")
-        return REFUSED
+        say(f"no browser was opened, because its page cannot be written ({error}): open the link yourself")
+        return exit_codes.REFUSED
     if not webbrowser.open(page.as_uri()):
         page.unlink(missing_ok=True)
-        say("no browser can be opened here: open the link yourself")
-        return REFUSED
-    say(f"the browser was given {page}; if it cannot read that (snap, flatpak), open the link yourself")
+        say("no browser can be started here: open the link yourself")
+        return exit_codes.REFUSED
+    say(f"the browser opens {page}; if it cannot read that file (snap, flatpak), open the link yourself")
     return 0
 
 
-def _write_page(link: str) -> Path:
-    """Write a page that leads to the link, for this user alone."""
+def _write_login_page(link: str) -> Path:
+    """Write a page that redirects to the link and that only this user can read."""
     import html  # noqa: PLC0415 - slow to import
 
     address = html.escape(link)
@@ -131,7 +130,7 @@ def _write_page(link: str) -> Path:
         f'<meta http-equiv="refresh" content="0; url={address}"><title>bgd</title>'
         f'<p><a href="{address}">Log in to the pages of bgd</a></p>\n'
     )
-    page = _private_folder() / f"{_PAGE}{os.urandom(8).hex()}.html"
+    page = _private_folder() / f"{_PAGE_PREFIX}{os.urandom(8).hex()}.html"
     descriptor = os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
@@ -139,12 +138,12 @@ def _write_page(link: str) -> Path:
 
 
 def _private_folder() -> Path:
-    """Return a folder that no other user can look into.
+    """Return a folder that no other user can read.
 
     Raises:
-        ConfigError, OSError: there is none.
+        ConfigError, OSError: no such folder can be created.
     """
-    *others, last = _folders()
+    *others, last = _page_folders()
     for folder in others:
         with suppress(ConfigError, OSError):
             make_private_folder(folder)
@@ -153,24 +152,24 @@ def _private_folder() -> Path:
     return last
 
 
-def _folders() -> list[Path]:
-    """Return where such a file may be: a folder that goes with the user's login, then the state folder."""
+def _page_folders() -> list[Path]:
+    """Return the folders for login pages: one that ends with the login session, then the state folder."""
     state, runtime = Path(user_paths(os.environ).state_dir), os.environ.get("XDG_RUNTIME_DIR", "")
-    is_there = runtime.startswith("/") and Path(runtime).is_dir()
-    return [Path(runtime, "bgd"), state] if is_there else [state]
+    exists = runtime.startswith("/") and Path(runtime).is_dir()
+    return [Path(runtime, "bgd"), state] if exists else [state]
 
 
 def _remove_old_pages() -> None:
-    """Remove the pages of earlier calls whose links have expired."""
+    """Remove login pages whose links have expired."""
     with suppress(ConfigError, OSError):
-        for folder in _folders():
-            for page in folder.glob(f"{_PAGE}*.html"):
-                if page.lstat().st_mtime < time.time() - _LINK_SECONDS:
+        for folder in _page_folders():
+            for page in folder.glob(f"{_PAGE_PREFIX}*.html"):
+                if page.lstat().st_mtime < time.time() - _LINK_LIFETIME:
                     page.unlink(missing_ok=True)
 
 
-_PAGE = "login-"  # how the names of files begin that lead a browser to a login link
-_LINK_SECONDS = 60.0  # that a link works
+_PAGE_PREFIX = "login-"  # prefix of the file names of login pages
+_LINK_LIFETIME = 60.0  # seconds
 
 
 @verb(
@@ -182,15 +181,15 @@ _LINK_SECONDS = 60.0  # that a link works
 def config_show_command() -> int:
     """Show the configuration as a daemon would read it.
 
-    It is TOML, and would do as a configuration itself. A comment says where each value comes from
-    that is not the default.
+    The output is TOML and valid as a configuration file. A comment names the origin of each value that is not
+    the default.
     """
     given = global_options()
     loaded = config.load(given.config, system=given.system)
     if given.json:
         print_json(_config_as_json(loaded))
     else:
-        for line in _toml(loaded):
+        for line in _toml_lines(loaded):
             click.echo(one_line(line))
     return 0
 
@@ -204,29 +203,29 @@ def _config_as_json(loaded: config.Config) -> dict[str, object]:
         table = document
         for name in path:
             below = table.setdefault(name, {})
-            assert isinstance(below, dict)  # noqa: S101 - no section is called like a key
+            assert isinstance(below, dict)  # noqa: S101 - no section has the name of a key
             table = below
         table |= values
     return document
 
 
-def _toml(loaded: config.Config) -> Iterator[str]:
+def _toml_lines(loaded: config.Config) -> Iterator[str]:
     found = config.settings_of(loaded.source)
     yield f"# {one_line(loaded.source)}" if loaded.source else "# built-in defaults: there is no file"
     for path, values in _sections(loaded):
         yield ""
-        yield f"[{'.'.join(map(_key, path))}]"
+        yield f"[{'.'.join(map(_toml_key, path))}]"
         for key, value in values.items():
-            if value is not None:  # which TOML cannot say; a key that is missing does
-                yield f"{key} = {_value(key, value)}{_origin(found, (*path, key))}"
+            if value is not None:  # TOML has no null; a missing key means the same
+                yield f"{key} = {_toml_value(key, value)}{_origin_comment(found, (*path, key))}"
 
 
 KeyPath = tuple[str, ...]
 
 
 def _sections(loaded: config.Config) -> Iterator[tuple[KeyPath, dict[str, object]]]:
-    """Yield each section with its keys, those of a section within another after it."""
-    for path, schema in _paths(config.SCHEMA):
+    """Yield the path and the values of each section, subsections after their section."""
+    for path, schema in _section_paths(config.SCHEMA):
         keys = {name: below for name, below in schema.items() if isinstance(below, Key)}
         if path[-1] == ANY:
             for name, section in getattr(loaded, path[0]).items():
@@ -236,42 +235,42 @@ def _sections(loaded: config.Config) -> Iterator[tuple[KeyPath, dict[str, object
             yield path, _plain_values(section, keys)
 
 
-def _paths(schema: Schema, above: KeyPath = ()) -> Iterator[tuple[KeyPath, Schema]]:
+def _section_paths(schema: Schema, above: KeyPath = ()) -> Iterator[tuple[KeyPath, Schema]]:
     for name, below in schema.items():
         if not isinstance(below, Key):
             yield (*above, name), below
-            yield from _paths(below, (*above, name))
+            yield from _section_paths(below, (*above, name))
 
 
 def _plain_values(section: Struct, keys: Mapping[str, Key[object]]) -> dict[str, object]:
-    return {name: _plain(key, config.value_of(section, name)) for name, key in keys.items()}
+    return {name: _plain_value(key, config.value_of(section, name)) for name, key in keys.items()}
 
 
-def _plain(key: Key[object], value: object) -> object:
+def _plain_value(key: Key[object], value: object) -> object:
     if value is None:
         return key.none
     if key.reader is config.exception_rules and isinstance(value, tuple):
         return {name: config.rule_text(decision) for name, decision in value}
-    return str(value) if isinstance(value, Struct) else value  # as an address
+    return str(value) if isinstance(value, Struct) else value  # for example an address
 
 
-def _origin(found: Mapping[str, Setting], path: KeyPath) -> str:
+def _origin_comment(found: Mapping[str, Setting], path: KeyPath) -> str:
     setting = found.get(".".join(path))
     return "" if setting is None else f"  # {one_line(setting.origin)}"
 
 
-def _key(name: str) -> str:
+def _toml_key(name: str) -> str:
     return name if re.fullmatch(_BARE_KEY, name) else json.dumps(name)
 
 
-def _value(key: str, value: object) -> str:
+def _toml_value(key: str, value: object) -> str:
     if key in _DURATIONS and isinstance(value, float):
         text = format_duration(value)
         return json.dumps(text) if parse_duration(text) == value else repr(value)
     if isinstance(value, dict):
         pairs = (f"{json.dumps(name)} = {json.dumps(below)}" for name, below in value.items())
         return f"{{ {', '.join(pairs)} }}"
-    # what JSON says of texts, numbers and lists means the same in TOML
+    # strings, numbers and lists are the same in JSON and TOML
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -284,9 +283,9 @@ _BARE_KEY = r"[A-Za-z0-9_-]+"
     "bgctl reload",
 )
 def reload_command() -> int:
-    """Let the daemon read its configuration again.
+    """Make the daemon read its configuration again.
 
-    One that cannot be used changes nothing, and says why.
+    An invalid configuration changes nothing; the error says why.
     """
     with client() as daemon:
         reloaded = daemon.reload()
@@ -304,13 +303,14 @@ def reload_command() -> int:
     "bgctl shutdown",
     "bgctl shutdown --wait",
 )
-@click.option("--wait", is_flag=True, help="Start nothing more; end when what runs has ended.")
-@click.option("--requeue", is_flag=True, help="Stop what runs, and run it again next time.")
-@click.option("--cancel", is_flag=True, help="Cancel what runs.")
+@click.option("--wait", is_flag=True, help="Start no more jobs, end after the running ones.")
+@click.option("--requeue", is_flag=True, help="Stop running jobs and run them again next time.")
+@click.option("--cancel", is_flag=True, help="Cancel running jobs.")
 def shutdown_command(**modes: bool) -> int:
-    """End the daemon, and wait until it is gone.
+    """Stop the daemon and wait until it has ended.
 
-    What runs is treated as configured (daemon.on_stop): usually it runs on under the next daemon.
+    What happens to running jobs depends on daemon.on_stop in the configuration. By default they keep running,
+    and the next daemon takes them over.
     """
     chosen = [mode for mode, is_chosen in modes.items() if is_chosen]
     if len(chosen) > 1:
@@ -332,17 +332,17 @@ def shutdown_command(**modes: bool) -> int:
 )
 @click.argument("file", type=FILE, metavar="FILE")
 def backup_command(file: str) -> int:
-    """Write a copy of the daemon's database to FILE, while it goes on.
+    """Write a copy of the daemon's database to FILE while the daemon runs.
 
-    It is checked before it is sent, and takes FILE's place only when all of it is on disk.
-    `bgd --recover FILE` puts it in the place of a database that is lost. Logs of jobs are not in it.
+    The copy is checked before it is sent, and replaces FILE only when all of it is on disk. It does not
+    contain the logs of jobs. `bgd --recover FILE` restores a lost database from it.
     """
     path = Path(file).absolute()
     with client() as daemon, closing(daemon.backup()) as pieces:
-        if reason := _why_not(path, Path(daemon.info().state_dir)):
-            raise Refused(f"{reason}: name another file")
+        if reason := _why_not_replaceable(path, Path(daemon.info().state_dir)):
+            raise Refused(f"{reason}: choose another file")
         try:
-            size = _write(path, pieces)
+            size = _write_atomically(path, pieces)
         except OSError as error:
             raise Refused(f"cannot write {path}: {error.strerror}") from error
     if global_options().json:
@@ -352,18 +352,18 @@ def backup_command(file: str) -> int:
     return 0
 
 
-def _why_not(path: Path, state_dir: Path) -> str | None:
-    """Say why nothing may take the place of what is at the path: root would lose /dev/null for good."""
-    with suppress(OSError):  # nothing is there, or nobody may know: the write tells
+def _why_not_replaceable(path: Path, state_dir: Path) -> str | None:
+    """Return why the file at the path must not be replaced; None if it may. Root could replace /dev/null."""
+    with suppress(OSError):  # missing or not accessible: writing will tell
         if not S_ISREG(path.stat().st_mode):
-            return f"{path} is no regular file, and is left as it is"
+            return f"{path} is not a regular file, so it was left unchanged"
         if path.parent.samefile(state_dir):
-            return f"{path} is among the daemon's own files, and is left as it is"
+            return f"{path} is in the folder of the daemon's own files, so it was left unchanged"
     return None
 
 
-def _write(path: Path, pieces: Iterator[bytes]) -> int:
-    """Write the pieces to the file, all or none of them; return how many bytes they are."""
+def _write_atomically(path: Path, pieces: Iterator[bytes]) -> int:
+    """Write all pieces to the file or none; return the number of bytes."""
     new = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -378,7 +378,7 @@ def _write(path: Path, pieces: Iterator[bytes]) -> int:
         raise
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)  # else the new name may be gone after a power cut
+        os.fsync(folder)  # or the new name may be lost in a power cut
     finally:
         os.close(folder)
     return size
@@ -390,10 +390,10 @@ def _write(path: Path, pieces: Iterator[bytes]) -> int:
     "bgctl --system doctor --json",
 )
 def doctor_command() -> int:
-    """Check the installation, and say what to do for each finding.
+    """Check the installation and suggest a remedy for each finding.
 
-    The daemon looks at itself; where none answers, what it would find is looked at. Exits with 1 if there
-    is a warning or a problem.
+    The daemon checks itself. If no daemon answers, check what a daemon would find. Exit with 1 if there is a
+    warning or a problem.
     """
     findings = _findings()
     if global_options().json:
@@ -412,13 +412,17 @@ def _findings() -> list[Finding]:
         with client() as daemon:
             return daemon.checkup()
     except (DaemonUnreachable, NotAllowed) as error:
-        return [Finding("daemon", Level.PROBLEM, str(error)), *_without_a_daemon()]
+        return [Finding("daemon", Level.PROBLEM, str(error)), *_findings_without_daemon()]
     except ConfigError as error:
-        return [Finding("configuration", Level.PROBLEM, str(error), "correct it: bgd does not start with it")]
+        return [
+            Finding(
+                "configuration", Level.PROBLEM, str(error), "correct it, because bgd does not start with it"
+            )
+        ]
 
 
-def _without_a_daemon() -> list[Finding]:
-    """Have a bgd look at what it would find; it ends at once, and starts nothing."""
+def _findings_without_daemon() -> list[Finding]:
+    """Run bgd to check what it would find; it ends at once and starts no jobs."""
     import subprocess  # noqa: PLC0415 - slow to import
 
     options = global_options()
@@ -428,25 +432,21 @@ def _without_a_daemon() -> list[Finding]:
     if options.system:
         command.append("--system")
     try:
-        looked = subprocess.run(command, capture_output=True, check=False, timeout=_CHECK_SECONDS)
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_CHECK_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise BgdError(
-            f"the look around did not end in {_CHECK_SECONDS:g} s: is the disk that slow?"
-        ) from None
-    if looked.returncode:
-        raise BgdError(looked.stderr.decode(errors="replace").strip().rpartition("\n")[2])
-    return msgspec.json.decode(looked.stdout, type=list[Finding])
+        raise BgdError(f"the check did not end within {_CHECK_TIMEOUT:g} s: is the disk slow?") from None
+    if done.returncode:
+        raise BgdError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
+    return msgspec.json.decode(done.stdout, type=list[Finding])
 
 
-_CHECK_SECONDS = (
-    60.0  # that a look without a daemon may take: it gives itself 20 for the database and a backup
-)
+_CHECK_TIMEOUT = 60.0  # seconds; bgd allows itself 20 for the database and a backup
 
 
 def _finding_line(finding: Finding) -> str:
     word = f"{finding.level.value:<9}"
-    colored = click.style(word, fg=_COLORS[finding.level]) if has_colors() else word
+    colored = click.style(word, fg=_LEVEL_COLORS[finding.level]) if has_colors() else word
     return f"{colored}{finding.subject}: {one_line(finding.message)}"
 
 
-_COLORS = {Level.OK: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "red"}
+_LEVEL_COLORS = {Level.OK: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.PROBLEM: "red"}

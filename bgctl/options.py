@@ -165,9 +165,9 @@ class JobIdsType(click.ParamType[tuple[range, ...]]):
     ) -> list[CompletionItem]:
         """Offer the latest jobs, if a daemon answers."""
         del param
-        from bgctl.completing import jobs_like  # noqa: PLC0415 - only a shell that completes needs it
+        from bgctl.completing import complete_job_ids  # noqa: PLC0415 - only a shell that completes needs it
 
-        return jobs_like(ctx, incomplete, self._states)
+        return complete_job_ids(ctx, incomplete, self._states)
 
     def _converted(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> range:
         if word == "last":
@@ -373,9 +373,9 @@ class QueueNameType(BoundedType):
     ) -> list[CompletionItem]:
         """Offer the names of queues, if a daemon answers."""
         del param
-        from bgctl.completing import queues_like  # noqa: PLC0415 - only a shell that completes needs it
+        from bgctl.completing import complete_queue_names  # noqa: PLC0415 - only a shell that completes needs it
 
-        return queues_like(ctx, incomplete)
+        return complete_queue_names(ctx, incomplete)
 
 
 class SlotsType(click.ParamType[Any]):

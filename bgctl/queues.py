@@ -1,4 +1,4 @@
-"""slots, pause, resume and queue: how many jobs run at once, and of which queues."""
+"""The verbs slots, pause, resume and queue: limits on running jobs, and the state of queues."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bgctl.options import QUEUE_NAME, SlotsType
 from bgd import State
 from bgd.wire.replies import Queues
 
-_ALL_PAUSED = "all queues are paused together: `bgctl resume` goes on"
+_ALL_PAUSED = "all queues are paused together: `bgctl resume` starts jobs again"
 
 _UNLIMITED = "unlimited"
 _AUTO = "auto"
 
 _HEADINGS = ("QUEUE", "SLOTS", "STARTS", "RUNNING", "QUEUED", "SCHEDULED", "BLOCKED", "HELD")
-_COUNTED = (State.RUNNING, State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD)
+_COUNTED_STATES = (State.RUNNING, State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD)
 
-_queue = click.argument("queue", required=False, type=QUEUE_NAME)
+_queue_argument = click.argument("queue", required=False, type=QUEUE_NAME)
 
 
 @verb(
@@ -30,12 +30,12 @@ _queue = click.argument("queue", required=False, type=QUEUE_NAME)
 )
 @click.argument("slots", required=False, type=SlotsType(_AUTO), metavar="[N|auto]")
 def slots_command(slots: int | str | None) -> int:
-    """Show or set how many slots there are.
+    """Show or set the number of slots.
 
-    auto: as configured. What runs already runs on.
+    auto restores the configured number. Running jobs keep running.
     """
     with client() as daemon:
-        queues = daemon.queues() if slots is None else daemon.set_slots(_number(slots))
+        queues = daemon.queues() if slots is None else daemon.set_slots(_slots_or_none(slots))
     if global_options().json:
         print_json({name: getattr(queues, name) for name in ("slots", "configured_slots", "taken")})
     else:
@@ -51,16 +51,16 @@ def slots_command(slots: int | str | None) -> int:
     "bgctl pause",
     "bgctl pause mail",
 )
-@_queue
+@_queue_argument
 def pause_command(queue: str | None) -> int:
-    """Start no more jobs, of a queue or of any.
+    """Stop starting jobs, of one queue or of all.
 
-    `bgctl resume` undoes it. What runs already runs on; `bgctl suspend` stops it. `bgctl hold` is for
-    single jobs.
+    `bgctl resume` undoes it. Running jobs keep running; use `bgctl suspend` to stop them, and `bgctl hold`
+    for single jobs.
     """
     with client() as daemon:
         queues = daemon.pause(queue)
-    return _tell(queues, f"{_named(queue)} paused")
+    return _report(queues, f"{_queue_is(queue)} paused")
 
 
 @verb(
@@ -68,11 +68,11 @@ def pause_command(queue: str | None) -> int:
     "bgctl resume",
     "bgctl resume mail",
 )
-@_queue
+@_queue_argument
 def resume_command(queue: str | None) -> int:
     """Undo `bgctl pause`.
 
-    Without QUEUE the pause of all together is undone, not that of single queues.
+    Without QUEUE, undo only the pause of all queues together, not of single queues.
     """
     with client() as daemon:
         queues = daemon.resume(queue)
@@ -80,7 +80,7 @@ def resume_command(queue: str | None) -> int:
     rest = f"; still paused: {paused}" if queue is None and paused else ""
     if queue is not None and queues.paused:
         rest = "; but all queues are paused together: `bgctl resume`"
-    return _tell(queues, f"{_named(queue)} resumed{rest}")
+    return _report(queues, f"{_queue_is(queue)} resumed{rest}")
 
 
 @verb(
@@ -91,12 +91,12 @@ def resume_command(queue: str | None) -> int:
 def list_command() -> int:
     """List queues.
 
-    These are those that are configured, set or paused, and those with unfinished jobs.
+    The list contains queues that are configured, set or paused, and queues with unfinished jobs.
     """
     with client() as daemon:
         queues = daemon.queues()
     if global_options().json:
-        return _tell(queues, "")
+        return _report(queues, "")
     print_columns(_HEADINGS, list(_rows(queues)))
     if queues.paused:
         say(_ALL_PAUSED)
@@ -114,16 +114,16 @@ def list_command() -> int:
     required=True,
     type=SlotsType(_UNLIMITED),
     metavar="N|unlimited",
-    help="How many of its jobs may run at once, within the daemon's slots.",
+    help="Limit on its running jobs, within the daemon's slots.",
 )
 def set_command(name: str, *, slots: int | str) -> int:
-    """Say how many slots a queue has.
+    """Set the number of slots of a queue.
 
-    This is kept over restarts, whatever the configuration says, until `bgctl queue remove`.
+    The number survives restarts and overrides the configuration until `bgctl queue remove`.
     """
     with client() as daemon:
-        queues = daemon.set_queue(name, _number(slots))
-    return _tell(queues, f"queue {name} has {slots} {'slot' if slots == 1 else 'slots'}")
+        queues = daemon.set_queue(name, _slots_or_none(slots))
+    return _report(queues, f"queue {name} has {slots} {'slot' if slots == 1 else 'slots'}")
 
 
 @verb(
@@ -132,22 +132,22 @@ def set_command(name: str, *, slots: int | str) -> int:
 )
 @click.argument("name", type=QUEUE_NAME)
 def remove_command(name: str) -> int:
-    """Forget what was set of a queue.
+    """Reset a queue to its configuration.
 
-    It is as configured again, and not paused. Its jobs stay.
+    It is no longer paused. Its jobs stay.
     """
     with client() as daemon:
         queues = daemon.remove_queue(name)
-    return _tell(queues, f"queue {name} is as configured")
+    return _report(queues, f"queue {name} is as configured")
 
 
 queue_command = verb_group(
-    "queue", "List queues, and say how many slots they have.", list_command, set_command, remove_command
+    "queue", "List queues and set their slots.", list_command, set_command, remove_command
 )
 
 
-def _tell(queues: Queues, message: str) -> int:
-    """Print all queues as JSON if that is wanted, else say what was done."""
+def _report(queues: Queues, message: str) -> int:
+    """Print all queues as JSON if requested, else a message."""
     if global_options().json:
         fields = {name: getattr(queues, name) for name in queues.__struct_fields__ if name != "id"}
         fields["queues"] = [
@@ -159,11 +159,11 @@ def _tell(queues: Queues, message: str) -> int:
     return 0
 
 
-def _number(slots: int | str) -> int | None:
+def _slots_or_none(slots: int | str) -> int | None:
     return slots if isinstance(slots, int) else None
 
 
-def _named(queue: str | None) -> str:
+def _queue_is(queue: str | None) -> str:
     return "all queues are" if queue is None else f"queue {queue} is"
 
 
@@ -173,5 +173,5 @@ def _rows(queues: Queues) -> Iterator[tuple[str, ...]]:
             queue.name,
             _UNLIMITED if queue.slots is None else str(queue.slots),
             "paused" if queue.paused or queues.paused else "yes",
-            *(str(queue.counts.get(state, 0)) for state in _COUNTED),
+            *(str(queue.counts.get(state, 0)) for state in _COUNTED_STATES),
         )

@@ -31,7 +31,7 @@ def test_verbs_and_options_are_offered(home):
         "resume",
         "reload",
     ]
-    assert "set\tSay how many slots a queue has." in offered(home, "queue", "")
+    assert "set\tSet the number of slots of a queue." in offered(home, "queue", "")
     assert [line.partition("\t")[0] for line in offered(home, "submit", "--retry-")] == [
         "--retry-delay",
         "--retry-on",

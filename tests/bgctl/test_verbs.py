@@ -382,7 +382,7 @@ def test_logs_path_names_no_file_that_is_not_there(daemon):
     assert (of_removed.returncode, of_removed.stdout) == (1, "")
     assert of_removed.stderr == f"bgctl: job {removed} wrote 5 bytes, but {path} does not exist\n"
     assert (of_running.returncode, of_running.stdout) == (0, f"{path.with_name(running)}.1.log\n")
-    assert "its first output makes the file" in of_running.stderr
+    assert "its first output creates the file" in of_running.stderr
     daemon.bgctl("cancel", running)
 
 

@@ -271,7 +271,10 @@ def test_backup_replaces_no_device_and_no_file_of_the_daemon(own_daemon):
     for path in (pipe, link, folder):
         done = own_daemon.bgctl("backup", str(path))
         assert done.returncode == 1
-        assert done.stderr == f"bgctl: {path} is no regular file, and is left as it is: name another file\n"
+        assert (
+            done.stderr
+            == f"bgctl: {path} is not a regular file, so it was left unchanged: choose another file\n"
+        )
     assert pipe.is_fifo()
     assert link.is_symlink()
 
@@ -279,7 +282,7 @@ def test_backup_replaces_no_device_and_no_file_of_the_daemon(own_daemon):
     inode = database.stat().st_ino
     done = own_daemon.bgctl("backup", str(database))
     assert (done.returncode, database.stat().st_ino) == (1, inode)
-    assert "bgd.db is among the daemon's own files, and is left as it is" in done.stderr
+    assert "bgd.db is in the folder of the daemon's own files, so it was left unchanged" in done.stderr
 
 
 def test_backup_replaces_an_earlier_backup(own_daemon):

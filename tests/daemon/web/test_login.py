@@ -224,7 +224,10 @@ def test_browser_that_bgctl_opens_is_led_to_the_link_and_others_cannot_read_it(d
     assert "script" not in opening.text
     answered = browser.get(opening.link.removeprefix(f"http://{browser.host}"))
     assert answered.headers["set-cookie"].startswith("bgd")
-    assert f"given {opening.page}; if it cannot read that (snap, flatpak), open the link" in opened.stderr
+    assert (
+        f"the browser opens {opening.page}; if it cannot read that file (snap, flatpak), open the link"
+        in opened.stderr
+    )
 
 
 def test_page_for_a_browser_is_in_the_state_folder_where_there_is_no_other(daemon, tmp_path):
@@ -262,7 +265,7 @@ def test_link_is_left_to_the_user_where_no_file_for_a_browser_can_be_written(dae
 
     assert opened.returncode == 1
     assert opened.stdout.startswith("http://")
-    assert "no browser was opened: no file for it can be written (" in opened.stderr
+    assert "no browser was opened, because its page cannot be written (" in opened.stderr
     assert opened.stderr.endswith("open the link yourself\n")
     assert opened.stderr.count("\n") == 1
     assert not (tmp_path / "seen").exists()
