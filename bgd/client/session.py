@@ -102,12 +102,12 @@ class Session:
     def end(self, path: str) -> Callable[[], DaemonUnreachable]:
         """Return a function that makes the error for a daemon that closed the connection."""
         if not self.is_greeted:
-            words = f"the daemon at {path} hung up without a word: its log should say why"
+            words = f"the daemon at {path} hung up without a word: see its log"
             return partial(DaemonUnreachable, words)
         return partial(
             Broken,
-            f"the daemon at {path} went away before it answered; running jobs run on, "
-            "and what was asked of it may or may not have been taken",
+            f"the daemon at {path} went away before it answered; running jobs continue, "
+            "and the request may or may not have been taken",
         )
 
     def _greet(self, payload: bytes) -> None:

@@ -54,7 +54,7 @@ from bgd.worker.job import carry_out, provide_bgd_job, read
 
 _NO_HOME = "/nonexistent"  # a home without a configuration
 _INTERRUPTED = "KeyboardInterrupt"
-_NOT_INLINE = "{} is not for jobs that are run inline: use a private_daemon()"
+_NOT_INLINE = "{} is not for jobs that run inline: use a private_daemon()"
 _TOO_LATE = "the job has finished: inline() runs it while it is submitted"
 
 _ACTIONS = (

@@ -129,7 +129,7 @@ def test_another_kind_of_socket_is_an_error(client_at, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(path)
 
-        with pytest.raises(DaemonUnreachable, match=r"datagrams\.sock is no daemon's socket"):
+        with pytest.raises(DaemonUnreachable, match=r"datagrams\.sock is not a daemon's socket"):
             client_at(path).submit(["true"])
 
 

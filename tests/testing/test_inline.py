@@ -219,7 +219,7 @@ def test_requests_that_need_a_daemon_are_refused():
     with Client() as client:
         with pytest.raises(Refused, match=r"for commands, use a private_daemon\(\)"):
             client.submit(["true"])
-        with pytest.raises(Refused, match="List is not for jobs that are run inline"):
+        with pytest.raises(Refused, match="List is not for jobs that run inline"):
             client.jobs()
         with pytest.raises(Refused):
             client.shutdown()

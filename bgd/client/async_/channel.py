@@ -340,7 +340,7 @@ async def open_connection(place: ClientSocket, deadline: float) -> Connection:
             f"the daemon at {place.path} does not answer: it is stopped or very busy"
         ) from error
     except OSError as error:
-        raise DaemonUnreachable(f"{place.path} is no daemon's socket: {error.strerror}") from error
+        raise DaemonUnreachable(f"{place.path} is not a daemon's socket: {error.strerror}") from error
 
 
 def _trusted_uids(place: ClientSocket) -> set[int] | None:
@@ -398,7 +398,7 @@ class InlineConnection:
     async def wait_for_end(self, deadline: float | None) -> None:
         """Raise Refused, because there is no daemon to wait for."""
         del deadline
-        raise Refused("there is no daemon that could end: jobs are run inline")
+        raise Refused("there is no daemon to shut down: jobs run inline")
 
     async def close(self) -> None:
         """Do nothing: there is nothing to close."""

@@ -238,7 +238,7 @@ class Client:
         Raises:
             JobFailed: the job whose turn it is did not succeed.
             TimeoutError: not all results have come in time.
-            TypeError: a worker would not find the function, or an item is no argument for it.
+            TypeError: a worker would not find the function, or an item does not fit it.
             Refused, DaemonUnreachable: as `submit_many`; also if no daemon came back within the client's
                 timeout.
         """
