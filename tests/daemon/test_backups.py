@@ -24,7 +24,7 @@ from bgd.wire.replies import BackupPart, Checkup, End
 from bgd.wire.requests import GetBackup, GetCheckup
 from bgd.wire.views import Level
 from tests.daemon.harness import command, configure, running_supervisor, served
-from tests.daemon.storage.filling import new, put
+from tests.daemon.storage.builders import new, put
 from tests.daemon.waiting import until
 from tests.support import DEADLINE
 

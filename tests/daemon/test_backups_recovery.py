@@ -24,7 +24,7 @@ from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import Store
 from bgd.errors import Refused
 from bgd.wire.launching import log_name
-from tests.daemon.storage.filling import NOW, a_job, first_attempt, new, put, restored, saves, sql
+from tests.daemon.storage.builders import NOW, a_job, first_attempt, new, put, restored, saves, sql
 
 
 @pytest.fixture

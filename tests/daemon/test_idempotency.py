@@ -17,7 +17,7 @@ from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
 from bgd.wire.requests import Cancel, Remove, Submit, SubmitMany
 from tests.daemon.harness import command, served
 from tests.daemon.scripted_launcher import end
-from tests.daemon.storage.filling import NOW
+from tests.daemon.storage.builders import NOW
 from tests.daemon.waiting import soon
 
 TOKEN, OTHER = b"t" * 16, b"o" * 16

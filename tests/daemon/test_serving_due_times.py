@@ -14,7 +14,7 @@ from bgd.daemon.serving import REDATE_REST, follow_wall_clock
 from bgd.daemon.storage import store as store_module
 from bgd.daemon.storage.database import DiskFull
 from bgd.daemon.storage.store import Store
-from tests.daemon.storage.filling import BOOT, NOW, move, new, put
+from tests.daemon.storage.builders import BOOT, NOW, move, new, put
 from tests.support import DEADLINE
 
 WAIT = 60.0  # seconds

@@ -1,7 +1,8 @@
+"""Connections to the control socket: hellos, frames, batches, streams, and what is refused."""
+
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import resource
 import socket
@@ -12,7 +13,6 @@ import msgspec
 import pytest
 
 import bgd
-from bgd.core.job import JobId, Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.daemon.control import connection as connection_module
 from bgd.daemon.control import limits
@@ -22,47 +22,20 @@ from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.streams import Subscriptions
 from bgd.errors import MAX_MESSAGE
 from bgd.wire.framing import MAX_FRAME, frame
-from bgd.wire.launching import Acknowledge, AttemptEnded, Launch, StopProcesses, WatchLog, log_name
+from bgd.wire.launching import Launch, WatchLog, log_name
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, encode
-from bgd.wire.replies import (
-    Acted,
-    Done,
-    End,
-    ErrorCode,
-    Failed,
-    Info,
-    JobsPart,
-    LogPart,
-    Reply,
-    Result,
-    Submitted,
-)
-from bgd.wire.requests import (
-    Cancel,
-    Forget,
-    GetInfo,
-    GetResult,
-    List,
-    Logs,
-    Retry,
-    Show,
-    Shutdown,
-    ShutdownMode,
-    Submit,
-    SubmitMany,
-    Wait,
-)
+from bgd.wire.replies import End, ErrorCode, Failed, Info, JobsPart, LogPart, Reply, Submitted
+from bgd.wire.requests import Forget, GetInfo, List, Logs, Show, ShutdownMode, Submit, SubmitMany, Wait
 from tests.daemon.harness import command, configure, served, write_log
-from tests.daemon.scripted_launcher import end
 from tests.daemon.waiting import soon
 
 BATCH_OF = 7  # id of a batch in these tests
 CLASSES = '[security]\nallowed_classes = ["app.*"]'
-STRANGER = 4_000_000  # uid of nobody here
+STRANGER = 4_000_000  # a uid that no user here has
 
 
 def raw(**message):
-    """Return a frame of whatever one likes to say."""
+    """Return a frame with any content."""
     return frame(msgspec.msgpack.encode(message))
 
 
@@ -95,7 +68,7 @@ async def test_hello_is_answered_with_protocol_and_version(config, launcher):
 
 
 @pytest.mark.parametrize("begun", [b"", b"\0\0", frame(b"\x81\xa4type")[:-1]])
-async def test_whoever_does_not_say_hello_in_time_is_hung_up_on(config, launcher, monkeypatch, begun):
+async def test_client_that_does_not_say_hello_in_time_is_disconnected(config, launcher, monkeypatch, begun):
     monkeypatch.setattr(connection_module, "HELLO_SECONDS", 0.05)
     async with served(config, launcher) as life:
         caller = await life.call(greet=False)
@@ -103,7 +76,7 @@ async def test_whoever_does_not_say_hello_in_time_is_hung_up_on(config, launcher
         assert await caller.refusal() == Failed(0, ErrorCode.PROTOCOL, "no hello came")
 
 
-async def test_whoever_said_hello_may_be_silent(config, launcher, monkeypatch):
+async def test_client_that_has_said_hello_may_be_silent(config, launcher, monkeypatch):
     monkeypatch.setattr(connection_module, "HELLO_SECONDS", 0.05)
     async with served(config, launcher) as life:
         silent = await life.call()
@@ -136,7 +109,7 @@ async def test_second_hello_is_refused(config, launcher):
         assert (await caller.refusal()).code is ErrorCode.PROTOCOL
 
 
-# --- bytes that are no requests -----------------------------------------------------------------------
+# --- bytes that are not requests ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,7 +142,7 @@ async def test_second_hello_is_refused(config, launcher):
     ],
 )
 @pytest.mark.parametrize("greet", [False, True], ids=["at once", "after hello"])
-async def test_garbage_is_answered_once_and_hung_up_on_and_the_daemon_lives(config, launcher, data, greet):
+async def test_garbage_is_answered_once_and_disconnected_and_the_daemon_lives(config, launcher, data, greet):
     async with served(config, launcher) as life:
         caller = await life.call(greet=greet)
         caller.send_raw(data)
@@ -179,7 +152,7 @@ async def test_garbage_is_answered_once_and_hung_up_on_and_the_daemon_lives(conf
         assert await jobs_in(life) == 0
 
 
-async def test_half_a_frame_whose_rest_does_not_come_is_hung_up_on(config, launcher, monkeypatch):
+async def test_client_whose_frame_stays_incomplete_is_disconnected(config, launcher, monkeypatch):
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.05)
     async with served(config, launcher) as life:
         caller = await life.call()
@@ -187,7 +160,7 @@ async def test_half_a_frame_whose_rest_does_not_come_is_hung_up_on(config, launc
         assert "half a frame" in (await caller.refusal()).message
 
 
-async def test_frame_that_comes_byte_by_byte_gets_no_more_time(config, launcher, monkeypatch):
+async def test_frame_that_arrives_byte_by_byte_gets_no_more_time(config, launcher, monkeypatch):
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.3)
     async with served(config, launcher) as life:
         slow = await life.call()
@@ -196,7 +169,7 @@ async def test_frame_that_comes_byte_by_byte_gets_no_more_time(config, launcher,
         slow.send_raw(b"\0\1\0\0")
         while not connection._transport.is_closing():
             slow.send_raw(b"\x91")
-            assert await is_alive(other)  # a breath between two bytes
+            assert await is_alive(other)  # gives the daemon some turns between two bytes
         assert "half a frame" in (await slow.refusal()).message
 
 
@@ -229,7 +202,7 @@ async def test_frame_in_pieces_is_one_request(config, launcher):
     ],
     ids=lambda request: f"{request['type']} {str(request)[20:60]}",
 )
-async def test_request_that_says_nothing_possible_is_refused_and_the_next_one_is_served(
+async def test_request_with_impossible_values_is_refused_and_the_next_one_is_served(
     config, launcher, request_of
 ):
     async with served(config, launcher) as life:
@@ -241,11 +214,11 @@ async def test_request_that_says_nothing_possible_is_refused_and_the_next_one_is
         assert await jobs_in(life) == 0
 
 
-# --- who may ------------------------------------------------------------------------------------------
+# --- access -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can become somebody else")
-async def test_another_user_is_refused_whatever_the_socket_lets_through(config, launcher):
+async def test_another_user_is_refused_whatever_the_mode_of_the_socket(config, launcher):
     async with served(config, launcher) as life:
         let_everybody_through(config)
         code = (
@@ -262,7 +235,7 @@ async def test_another_user_is_refused_whatever_the_socket_lets_through(config, 
         assert await is_alive(await life.call())
 
 
-async def test_one_connection_too_many_is_told_so_until_another_one_ends(config, launcher, monkeypatch):
+async def test_one_connection_too_many_is_refused_until_another_one_ends(config, launcher, monkeypatch):
     monkeypatch.setattr(connection_module, "MAX_CONNECTIONS", 2)
     async with served(config, launcher) as life:
         first, second = await life.call(), await life.call()
@@ -327,7 +300,7 @@ async def test_more_requests_than_may_be_in_flight_stay_in_the_socket(config, la
         assert [(await caller.hear(Submitted)).id for _ in range(10)] == list(range(10))
 
 
-async def test_nobody_is_blamed_for_half_a_frame_that_the_daemon_leaves_in_the_socket(
+async def test_deadline_of_a_frame_stops_while_the_daemon_leaves_it_in_the_socket(
     config, launcher, monkeypatch
 ):
     monkeypatch.setattr(limits, "MAX_IN_FLIGHT", 2)
@@ -339,15 +312,13 @@ async def test_nobody_is_blamed_for_half_a_frame_that_the_daemon_leaves_in_the_s
         caller.send_raw(frames[:-1])
         await soon(life.commits.reached.wait())
         late.send_raw(frames[:1])
-        await late.refusal()  # so the time is over for the other one, too
+        await late.refusal()  # so the time of the other client is over, too
         caller.send_raw(frames[-1:])
         life.commits.open()
         assert [(await caller.hear(Submitted)).id for _ in range(3)] == [0, 1, 2]
 
 
-async def test_nobody_is_blamed_for_half_a_frame_while_answers_are_not_yet_read(
-    config, launcher, monkeypatch
-):
+async def test_deadline_of_a_frame_stops_while_the_client_has_answers_to_read(config, launcher, monkeypatch):
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.05)
     async with served(config, launcher) as life:
         key = await life.launched()
@@ -358,7 +329,7 @@ async def test_nobody_is_blamed_for_half_a_frame_while_answers_are_not_yet_read(
         while all(each._flow.is_reading for each in life.control.connections):
             assert await is_alive(other)
         late.send_raw(begun[:1])
-        await late.refusal()  # so the time is over for the other one, too
+        await late.refusal()  # so the time of the other client is over, too
         caller.send_raw(begun[-1:])
         others: list[Reply] = []
         while len(others) < 2:
@@ -368,7 +339,7 @@ async def test_nobody_is_blamed_for_half_a_frame_while_answers_are_not_yet_read(
         assert {type(reply) for reply in others} == {End, Submitted}
 
 
-async def test_client_that_reads_no_answers_is_not_listened_to(config, launcher):
+async def test_requests_of_a_client_that_reads_no_answers_are_not_read(config, launcher):
     async with served(config, launcher) as life:
         caller, other = await life.call(), await life.call()
         count = 30_000
@@ -384,7 +355,7 @@ async def test_client_that_reads_no_answers_is_not_listened_to(config, launcher)
 # --- batches ------------------------------------------------------------------------------------------
 
 
-async def test_batch_in_parts_is_taken_in_one_transaction_and_in_order(config, launcher):
+async def test_batch_in_parts_is_submitted_in_one_transaction_and_in_order(config, launcher):
     async with served(configure(Path(config.source).parent, "slots = 1"), launcher) as life:
         await life.launched()
         before = life.commits.commits
@@ -398,7 +369,7 @@ async def test_batch_in_parts_is_taken_in_one_transaction_and_in_order(config, l
         assert (await life.view(502)).argv == ["/bin/10"]
 
 
-async def test_environment_of_a_batch_is_that_of_its_commands_that_have_none(config, launcher):
+async def test_commands_without_an_environment_get_that_of_their_batch(config, launcher):
     async with served(configure(Path(config.source).parent, rest=CLASSES), launcher) as life:
         caller = await life.call()
         own, none, of_class = (
@@ -420,7 +391,7 @@ async def test_other_requests_may_come_between_the_parts_of_a_batch(config, laun
         assert (await caller.ask(SubmitMany(id=BATCH_OF, specs=[command()]), Submitted)).jobs == [2, 3]
 
 
-async def test_one_job_that_cannot_be_keeps_the_whole_batch_out_and_is_named(config, launcher):
+async def test_batch_with_one_invalid_job_is_refused_and_the_job_is_named(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         specs = [command(), command("/bin/true\0"), command()]
@@ -431,7 +402,9 @@ async def test_one_job_that_cannot_be_keeps_the_whole_batch_out_and_is_named(con
         assert await jobs_in(life) == 0
 
 
-async def test_part_of_another_batch_in_between_ends_the_connection_and_nothing_is_taken(config, launcher):
+async def test_part_of_another_batch_in_between_ends_the_connection_and_nothing_is_submitted(
+    config, launcher
+):
     async with served(config, launcher) as life:
         caller = await life.call()
         caller.send(
@@ -449,7 +422,7 @@ async def test_part_of_another_batch_in_between_ends_the_connection_and_nothing_
     ("module", "limit", "most"),
     [(connection_module, "MAX_BATCH", 3), (limits, "MAX_BATCH_BYTES", 2 * 2 * 512)],
 )
-async def test_batch_over_a_limit_is_refused_and_its_last_part_is_not_taken_for_a_batch(
+async def test_batch_over_a_limit_is_refused_and_its_last_part_is_not_a_batch_of_its_own(
     config, launcher, monkeypatch, module, limit, most
 ):
     monkeypatch.setattr(module, limit, most)
@@ -464,7 +437,7 @@ async def test_batch_over_a_limit_is_refused_and_its_last_part_is_not_taken_for_
 
 
 @pytest.mark.parametrize("bad", [0, 1, 2])
-async def test_batch_with_a_part_that_cannot_be_read_is_not_taken_without_it(config, launcher, bad):
+async def test_batch_with_an_unreadable_part_is_not_submitted_without_it(config, launcher, bad):
     async with served(config, launcher) as life:
         caller = await life.call()
         for number in range(3):
@@ -481,13 +454,13 @@ async def test_batch_with_a_part_that_cannot_be_read_is_not_taken_without_it(con
             assert "none of it is taken" in (await caller.refusal()).message
 
 
-async def test_unfinished_batches_of_all_clients_share_one_room(config, launcher, monkeypatch):
+async def test_unfinished_batches_of_all_clients_share_one_budget(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_BATCH_BYTES", 10 * 1024)
     async with served(config, launcher) as life:
         first, second = await life.call(), await life.call()
         part = SubmitMany(id=BATCH_OF, specs=[command()] * 10, more=True)
         first.send(part)
-        await first.ask(GetInfo(1), Info)  # so the first has its room
+        await first.ask(GetInfo(1), Info)  # so the first part has been counted
 
         second.send(part)
         refused = await second.refusal()
@@ -499,7 +472,7 @@ async def test_unfinished_batches_of_all_clients_share_one_room(config, launcher
         assert len((await third.ask(SubmitMany(id=BATCH_OF, specs=[]), Submitted)).jobs) == 10
 
 
-async def test_batch_whose_client_vanishes_is_not_taken(config, launcher):
+async def test_batch_whose_client_vanishes_is_not_submitted(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         caller.send(SubmitMany(id=BATCH_OF, specs=[command()] * 10, more=True))
@@ -509,7 +482,7 @@ async def test_batch_whose_client_vanishes_is_not_taken(config, launcher):
         assert await jobs_in(life) == 0
 
 
-# --- specs that cannot be -----------------------------------------------------------------------------
+# --- specs that are refused ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -591,7 +564,7 @@ async def test_request_id_may_be_used_again_after_its_end(config, launcher):
             assert await caller.stream(List(id=5), JobsPart) == []
 
 
-async def test_stream_that_is_forgotten_ends_at_once(config, launcher):
+async def test_forgotten_stream_ends_at_once(config, launcher):
     async with served(config, launcher) as life:
         job = await life.submit()
         caller = await life.call()
@@ -611,7 +584,7 @@ async def test_forgetting_what_is_unknown_or_over_does_nothing(config, launcher)
         assert (await caller.hear(Info)).id == 8
 
 
-async def test_stream_forgotten_before_it_began_makes_room_for_others(config, launcher, monkeypatch):
+async def test_stream_that_is_forgotten_before_it_began_no_longer_counts(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_IN_FLIGHT", 4)
     async with served(config, launcher) as life:
         job = await life.submit()
@@ -638,7 +611,7 @@ async def test_client_that_vanishes_leaves_no_stream_behind(config, launcher):
 
 
 def spoil(path, how):
-    """Put something in a log's place."""
+    """Put something else in the place of a log."""
     path.parent.mkdir(parents=True, exist_ok=True)
     match how:
         case "symlink":
@@ -653,7 +626,7 @@ def spoil(path, how):
 
 
 @pytest.mark.parametrize("how", ["symlink", "directory", "fifo", "file for a folder"])
-async def test_log_that_is_no_file_fails_the_one_request_and_nothing_else(config, launcher, how):
+async def test_log_that_is_not_a_file_fails_one_request_and_nothing_else(config, launcher, how):
     async with served(config, launcher) as life:
         key = await life.launched()
         spoil(Path(config.log_dir, log_name(key.job, key.attempt)), how)
@@ -665,7 +638,7 @@ async def test_log_that_is_no_file_fails_the_one_request_and_nothing_else(config
         assert await is_alive(caller)
 
 
-async def test_bug_in_one_answer_fails_that_request_and_is_logged(config, launcher, monkeypatch, caplog):
+async def test_bug_in_one_answer_fails_only_that_request_and_is_logged(config, launcher, monkeypatch, caplog):
     async def broken(*_):
         raise RuntimeError("can't start new thread")
 
@@ -715,242 +688,7 @@ async def test_reader_that_does_not_read_cannot_keep_the_daemon_from_ending(conf
         assert await is_alive(await life.call())
 
 
-# --- wait ---------------------------------------------------------------------------------------------
-
-
-async def test_wait_for_a_finished_job_is_over_at_once(config, launcher):
-    async with served(config, launcher) as life:
-        key = await life.launched()
-        launcher.say(end(key))
-        await launcher.hear(Acknowledge)
-        caller = await life.call()
-        (part,) = await caller.stream(Wait(1, [key.job]), JobsPart)
-        assert [view.state for view in part.jobs] == [State.SUCCEEDED]
-
-
-async def test_wait_for_an_unknown_job_fails(config, launcher):
-    async with served(config, launcher) as life:
-        caller = await life.call()
-        assert await caller.ask(Wait(1, [404]), Failed) == Failed(1, ErrorCode.NO_SUCH_JOB, "no job 404")
-
-
-async def test_wait_for_many_tells_each_as_it_finishes_and_ends_with_the_last(config, launcher):
-    async with served(configure(Path(config.source).parent, "slots = 50"), launcher) as life:
-        keys = [await life.launched() for _ in range(50)]
-        caller = await life.call()
-        caller.send(Wait(1, [key.job for key in keys] * 2))
-        for key in reversed(keys):
-            launcher.say(end(key, Outcome.EXIT, 4))
-            (view,) = (await caller.hear(JobsPart)).jobs
-            assert (view.id, view.state, view.exit_code) == (key.job, State.FAILED, 4)
-        assert await caller.hear(End) == End(1)
-
-
-async def test_wait_for_very_many_tells_of_ends_in_company(folder, launcher):
-    async with served(configure(folder, "slots = 150"), launcher) as life:
-        keys = [await life.launched() for _ in range(150)]
-        caller = await life.call()
-        caller.send(Wait(1, [key.job for key in keys]))
-
-        launcher.say(*(end(key) for key in keys))
-
-        parts = [await caller.hear(JobsPart)]
-        while sum(len(part.jobs) for part in parts) < len(keys):
-            parts.append(await caller.hear(JobsPart))
-        assert len(parts) < len(keys) / 2
-        assert sorted(view.id for part in parts for view in part.jobs) == [key.job for key in keys]
-        assert await caller.hear(End) == End(1)
-
-
-async def test_wait_is_not_over_between_two_attempts(config, launcher):
-    async with served(config, launcher) as life:
-        key = await life.launched(command(retries=1, retry_delay=0.0))
-        caller = await life.call()
-        caller.send(Wait(1, [key.job]))
-        launcher.say(end(key, Outcome.EXIT, 1))
-        while not isinstance(message := await launcher.next(), Launch):
-            pass
-        assert message.key == life.key(key.job, attempt=2)
-        launcher.say(end(message.key))
-        (view,) = (await caller.hear(JobsPart)).jobs
-        assert (view.state, view.attempt) == (State.SUCCEEDED, 2)
-
-
-# --- acting -------------------------------------------------------------------------------------------
-
-
-async def test_cancel_answers_for_each_job_whatever_its_state(folder, launcher):
-    async with served(configure(folder, "slots = 2"), launcher) as life:
-        done = await life.launched()
-        launcher.say(end(done))
-        await launcher.hear(Acknowledge)
-        running, stopping = await life.launched(), await life.launched()
-        await life.actions.cancel(JobId(stopping.job))
-        queued, scheduled = await life.submit(), await life.submit(command(delay=300.0))
-        caller = await life.call()
-        jobs = [done.job, running.job, stopping.job, queued, scheduled, 404]
-        acted = await caller.ask(Cancel(1, jobs), Acted)
-        assert [result.job for result in acted.results] == jobs
-        assert [result.state for result in acted.results] == [
-            None,
-            State.STOPPING,
-            State.STOPPING,
-            State.CANCELLED,
-            State.CANCELLED,
-            None,
-        ]
-        assert [result.code for result in acted.results] == [
-            ErrorCode.REFUSED,
-            None,
-            None,
-            None,
-            None,
-            ErrorCode.NO_SUCH_JOB,
-        ]
-        assert acted.results[0].message == f"job {done.job} has already finished: it is succeeded"
-        stops = [message.key for message in await life.told() if isinstance(message, StopProcesses)]
-        assert set(stops) == {running, stopping}
-
-
-async def test_retry_answers_for_each_job_after_they_are_on_disk(config, launcher):
-    async with served(config, launcher) as life:
-        done, running = await life.launched(), await life.launched()
-        launcher.say(end(done))
-        await launcher.hear(Acknowledge)
-        caller = await life.call()
-        acted = await caller.ask(Retry(1, [done.job, done.job, running.job, 404]), Acted)
-        assert [result.state for result in acted.results] == [State.QUEUED, None, None, None]
-        assert [result.code for result in acted.results] == [
-            None,
-            ErrorCode.REFUSED,
-            ErrorCode.REFUSED,
-            ErrorCode.NO_SUCH_JOB,
-        ]
-        view = await life.store.view(JobId(done.job))
-        assert view is not None
-        assert (view.state, view.attempt) == (State.RUNNING, 2)
-
-
-async def test_answer_to_a_cancel_waits_for_the_commit(config, launcher):
-    async with served(config, launcher) as life:
-        job = await life.submit(command(delay=300.0))
-        caller, other = await life.call(), await life.call()
-        life.commits.close()
-        caller.send(Cancel(1, [job]))
-        answer = asyncio.ensure_future(caller.hear(Acted))
-        await soon(life.commits.reached.wait())
-        assert await is_alive(other)
-        assert not answer.done()
-        life.commits.open()
-        assert (await soon(answer)).results[0].state is State.CANCELLED
-
-
-async def test_shutdown_is_answered_and_passed_on(config, launcher):
-    async with served(config, launcher) as life:
-        caller = await life.call()
-        await caller.ask(Shutdown(1, ShutdownMode.WAIT), Done)
-        await caller.ask(Shutdown(2), Done)
-        assert life.shutdowns == [ShutdownMode.WAIT, None]
-
-
-# --- showing ------------------------------------------------------------------------------------------
-
-
-async def test_list_shows_what_this_client_was_told_of_before(config, launcher):
-    async with served(config, launcher) as life:
-        caller = await life.call()
-        await caller.ask(Submit(1, command(delay=5.0)), Submitted)
-        (part,) = await caller.stream(List(id=2), JobsPart)
-        assert [view.state for view in part.jobs] == [State.SCHEDULED]
-
-
-async def test_list_of_jobs_with_much_to_tell_comes_in_parts_that_fit_frames(config, launcher):
-    tags = tuple(f"{number:02}" + "é" * 198 for number in range(20))
-    specs = [command("x" * 2000, cwd="/" + "é" * 2000, tags=tags, name="é" * 200) for _ in range(50)]
-    async with served(config, launcher) as life:
-        caller = await life.call()
-        for batch in range(6):
-            await caller.ask(SubmitMany(id=batch, specs=specs), Submitted)
-        parts = await caller.stream(List(id=9, limit=300), JobsPart)
-        assert len(parts) > 1
-        assert sum(len(part.jobs) for part in parts) == 300
-
-
-async def test_list_without_jobs_is_an_end_alone(config, launcher):
-    async with served(config, launcher) as life:
-        assert await (await life.call()).stream(List(id=1), JobsPart) == []
-
-
-async def test_show_tells_of_every_attempt_however_much_they_have_to_say(folder, launcher):
-    async with served(configure(folder, rest=CLASSES), launcher) as life:
-        key = await life.launched(JobSpec(target="app:f", retries=30, retry_delay=0.0))
-        error = json.dumps(
-            {"error": {"type": "app.Long", "message": "x" * 400_000, "traceback": "y" * 500_000}}
-        )
-        for attempt in range(1, 6):
-            key = life.key(key.job, attempt)
-            report = AttemptEnded(
-                key=key, outcome=Outcome.EXIT, exit_code=1, finished_at=2.0, result=error.encode()
-            )
-            launcher.say(report)
-            while not isinstance(await launcher.next(), Launch):
-                pass
-        _, attempts = await (await life.call()).show(Show(1, key.job))
-        assert [attempt.attempt for attempt in attempts] == [1, 2, 3, 4, 5, 6]
-        assert attempts[0].outcome is Outcome.ERROR
-
-
-async def test_show_without_an_id_is_of_the_callers_latest_job(config, launcher):
-    async with served(config, launcher) as life:
-        caller = await life.call()
-        assert await caller.ask(Show(1), Failed) == Failed(1, ErrorCode.NO_SUCH_JOB, "you have no jobs yet")
-        await life.submit()  # somebody else's
-        await caller.ask(Submit(2, command()), Submitted)
-        await life.submit()
-        view, _ = await caller.show(Show(3))
-        assert view.id == 2
-        assert await caller.ask(Show(4, 404), Failed) == Failed(4, ErrorCode.NO_SUCH_JOB, "no job 404")
-
-
-async def test_result_at_its_limit_comes_whole_also_for_arguments_at_theirs(folder, launcher):
-    async with served(configure(folder, rest=CLASSES), launcher) as life:
-        arguments = json.dumps({"args": ["x" * 900_000]})
-        key = await life.launched(JobSpec(target="app:f", arguments=arguments))
-        value = json.dumps("y" * 999_998)
-        report = AttemptEnded(
-            key=key,
-            outcome=Outcome.SUCCEEDED,
-            exit_code=0,
-            finished_at=2.0,
-            result=b'{"ok":' + value.encode() + b"}",
-        )
-        launcher.say(report)
-        await launcher.hear(Acknowledge)
-        result = await (await life.call()).ask(GetResult(1, key.job), Result)
-        assert (result.value, result.job.state, result.error) == (value, State.SUCCEEDED, None)
-
-
-async def test_result_of_a_job_that_has_none_says_how_it_stands(config, launcher):
-    async with served(config, launcher) as life:
-        job = await life.submit()
-        caller = await life.call()
-        result = await caller.ask(GetResult(1, job), Result)
-        assert (result.value, result.job.state, result.error) == (None, State.RUNNING, None)
-        assert (await caller.ask(GetResult(1, 404), Failed)).code is ErrorCode.NO_SUCH_JOB
-
-
-async def test_info_says_what_serves_where(config, launcher):
-    async with served(config, launcher) as life:
-        await life.launched()
-        info = await (await life.call()).ask(GetInfo(1), Info)
-        assert (info.version, info.pid, info.launcher_pid) == (bgd.__version__, os.getpid(), os.getpid())
-        assert (info.state_dir, info.socket) == (config.daemon.state_dir, config.daemon.socket)
-        assert (info.config, info.slots, info.running) == (config.source, config.daemon.slots, 1)
-        assert info.counts["running"] == 1
-        assert info.store_id == life.store.store_id
-
-
-async def test_what_a_client_sent_before_it_hung_up_is_taken(config, launcher):
+async def test_what_a_client_sent_before_it_hung_up_is_handled(config, launcher):
     sent: list[Hello | Submit] = [Hello(PROTOCOL, "1"), *(Submit(number, command()) for number in (1, 2))]
     async with served(config, launcher) as life:
         with socket.socket(socket.AF_UNIX) as caller:

@@ -1,4 +1,4 @@
-"""What clients send, and do not read, takes a bounded share of memory; who waits for room gets it in turn."""
+"""Limits on memory: what clients send and do not read is bounded, and clients get room in turn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.daemon.waiting import soon, until
 
 LARGE = command("/bin/true", "x" * 60_000, hold=True)
 SMALL = command(hold=True)
-GONE = 8  # clients, one after the other
+GONE = 8  # clients that come and go, one after the other
 
 
 async def taken(life):
@@ -29,26 +29,24 @@ async def taken(life):
 
 
 async def asked_until(caller, condition):
-    """Return once the condition holds, which it does after a few of the daemon's turns."""
+    """Ask until the condition holds, which it does after a few turns of the daemon."""
     while not condition():
         await caller.ask(GetInfo(1), Info)
 
 
 def begin(caller, life):
-    """Send all of a large request but its end; return a condition: it has its room."""
+    """Send a large request without its last byte; return the condition that it has room."""
     caller.send_raw(frame(encode(Submit(100, LARGE)))[:-1])
     return lambda: life.control.budgets.unread._used > 0
 
 
 def later(seconds):
-    """Return a condition: so much time has passed."""
+    """Return the condition that so much time has passed."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() > end
 
 
-async def test_new_jobs_for_which_there_is_no_room_wait_and_small_ones_of_others_do_not(
-    config, launcher, monkeypatch
-):
+async def test_large_new_jobs_wait_for_room_and_small_ones_of_others_do_not(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_UNSAVED_BYTES", 100_000)
     async with served(config, launcher) as life:
         greedy, waiting, modest = [await life.call() for _ in range(3)]
@@ -67,7 +65,7 @@ async def test_new_jobs_for_which_there_is_no_room_wait_and_small_ones_of_others
         await modest.hear(Submitted)
 
 
-async def test_small_jobs_of_one_client_wait_too_when_it_is_owed_much(config, launcher, monkeypatch):
+async def test_small_jobs_of_one_client_wait_too_when_it_has_much_unsaved(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_UNSAVED_BYTES", 10)
     size = len(encode(Submit(1, SMALL)))
     monkeypatch.setattr(limits, "MAX_SMALL_UNSAVED_BYTES", 2 * size)
@@ -83,7 +81,7 @@ async def test_small_jobs_of_one_client_wait_too_when_it_is_owed_much(config, la
         assert [(await caller.hear(Submitted)).id for _ in range(9)] == list(range(9))
 
 
-async def test_a_large_request_waits_unread_for_room_and_is_not_blamed_for_it(config, launcher, monkeypatch):
+async def test_deadline_of_a_large_request_stops_while_it_waits_for_room(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.2)
     async with served(config, launcher) as life:
@@ -97,14 +95,16 @@ async def test_a_large_request_waits_unread_for_room_and_is_not_blamed_for_it(co
         assert life.control.budgets.unread._used == 0
 
 
-async def test_who_sends_nothing_more_of_a_large_request_goes_when_others_wait(config, launcher, monkeypatch):
+async def test_client_that_stops_in_a_large_request_is_disconnected_when_others_wait(
+    config, launcher, monkeypatch
+):
     monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
     monkeypatch.setattr(connection_module, "STILL_SECONDS", 0.2)
     async with served(config, launcher) as life:
         still, waiting = [await life.call() for _ in range(2)]
         await asked_until(waiting, begin(still, life))
         await asked_until(waiting, later(0.5))
-        assert life.control.budgets.unread._used > 0  # nobody waits, and it may take its time
+        assert life.control.budgets.unread._used > 0  # it may take its time while nobody waits
 
         waiting.send(Submit(1, LARGE))
         refusal = await still.refusal()
@@ -114,7 +114,7 @@ async def test_who_sends_nothing_more_of_a_large_request_goes_when_others_wait(c
         assert life.control.budgets.unread._used == 0
 
 
-async def test_who_sends_a_large_request_slowly_is_waited_for(config, launcher, monkeypatch):
+async def test_client_that_sends_a_large_request_slowly_is_not_disconnected(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
     monkeypatch.setattr(connection_module, "STILL_SECONDS", 1.0)
     async with served(config, launcher) as life:
@@ -130,9 +130,7 @@ async def test_who_sends_a_large_request_slowly_is_waited_for(config, launcher, 
         await waiting.hear(Submitted)
 
 
-async def test_who_reads_nothing_does_not_keep_the_room_of_a_request_that_has_begun(
-    config, launcher, monkeypatch
-):
+async def test_client_that_reads_nothing_loses_the_room_of_its_partial_request(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.2)
     async with served(config, launcher) as life:
@@ -146,7 +144,7 @@ async def test_who_reads_nothing_does_not_keep_the_room_of_a_request_that_has_be
         assert life.control.budgets.unread._used == 0
 
 
-async def test_who_goes_while_in_line_keeps_nobody_waiting(config, launcher, monkeypatch):
+async def test_client_that_leaves_while_in_line_keeps_nobody_waiting(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
     async with served(config, launcher) as life:
         slow, leaving, last = [await life.call() for _ in range(3)]
@@ -160,7 +158,7 @@ async def test_who_goes_while_in_line_keeps_nobody_waiting(config, launcher, mon
         assert life.control.budgets.unread._used == 0
 
 
-async def test_one_stream_too_many_is_refused_and_takes_room_that_another_left(config, launcher, monkeypatch):
+async def test_one_stream_too_many_is_refused_until_another_one_ends(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_STREAM_BYTES", 2 * STREAM_BYTES + 2 * FOLLOWED_BYTES)
     async with served(config, launcher) as life:
         job = await life.submit(SMALL)
@@ -176,7 +174,7 @@ async def test_one_stream_too_many_is_refused_and_takes_room_that_another_left(c
         assert (await other.next()).id == 3
 
 
-async def test_more_questions_than_are_answered_at_a_time_stay_in_the_socket(config, launcher, monkeypatch):
+async def test_more_requests_than_are_answered_at_a_time_stay_in_the_socket(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_SHORT_TASKS", 2)
     async with served(config, launcher) as life:
         caller, other = [await life.call() for _ in range(2)]
@@ -185,7 +183,7 @@ async def test_more_questions_than_are_answered_at_a_time_stay_in_the_socket(con
         caller.send(*(List(id=number) for number in range(5)))
         await soon(life.commits.reached.wait())
         assert max(each._flow._short_tasks for each in life.control.connections) == 2
-        await other.ask(Wait(1, [10**9]), Failed)  # a stream is none
+        await other.ask(Wait(1, [10**9]), Failed)  # streams do not count
         life.commits.open()
         ended: set[int] = set()
         while len(ended) < 5:
@@ -194,7 +192,7 @@ async def test_more_questions_than_are_answered_at_a_time_stay_in_the_socket(con
 
 
 @pytest.mark.parametrize("ask", [List(id=1, limit=100), Wait(1, list(range(1, 31)))])
-async def test_large_jobs_are_read_and_sent_some_at_a_time(config, launcher, monkeypatch, ask):
+async def test_large_jobs_are_read_and_sent_a_few_at_a_time(config, launcher, monkeypatch, ask):
     async with served(config, launcher) as life:
         caller = await life.call()
         jobs = [await life.submit(LARGE) for _ in range(30)]
@@ -216,7 +214,7 @@ async def test_large_jobs_are_read_and_sent_some_at_a_time(config, launcher, mon
         assert 0 < most < 10
 
 
-async def test_a_batch_keeps_its_room_until_it_is_on_disk(config, launcher, monkeypatch):
+async def test_batch_keeps_its_memory_until_it_is_on_disk(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_BATCH_BYTES", 2000)
     async with served(config, launcher) as life:
         caller, other = [await life.call() for _ in range(2)]
@@ -230,7 +228,7 @@ async def test_a_batch_keeps_its_room_until_it_is_on_disk(config, launcher, monk
         await caller.ask(SubmitMany(id=2, specs=[SMALL, SMALL]), Submitted)
 
 
-async def test_a_client_that_does_not_read_has_one_large_answer_made_at_a_time(config, launcher):
+async def test_client_that_does_not_read_holds_one_large_answer_at_a_time(config, launcher):
     async with served(config, launcher) as life:
         for _ in range(20):
             await life.submit(LARGE)
@@ -248,8 +246,8 @@ async def test_a_client_that_does_not_read_has_one_large_answer_made_at_a_time(c
 
 
 @pytest.mark.parametrize("is_whole", [True, False], ids=["refused", "broken off"])
-async def test_who_is_gone_leaves_no_large_request_behind(config, launcher, is_whole):
-    """Connections are in cycles, so Python frees one only when it next looks for these."""
+async def test_client_that_is_gone_leaves_no_large_request_behind(config, launcher, is_whole):
+    """Python frees a connection late, because it is in a reference cycle."""
     nonsense = frame(b"\xc1" * 1_000_000)
     async with served(config, launcher) as life:
         gc.collect()

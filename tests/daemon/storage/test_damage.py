@@ -1,4 +1,4 @@
-"""A damaged database: refused in a line that says what to do, or read; never taken for an empty one."""
+"""A damaged database is read, or refused in one line that says what to do; it never counts as empty."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bgd.daemon.storage.records import AttemptEnd, JobEvent, WriteBatch
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.requests import List
-from tests.daemon.storage.filling import BOOT, NOW, UID, a_job, first_attempt, new, put, saves
+from tests.daemon.storage.builders import BOOT, NOW, UID, a_job, first_attempt, new, put, saves
 from tests.faults.figures import record
 from tests.support import DEADLINE, ROOT
 
@@ -31,7 +31,7 @@ _PAGE = 4096
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A database and its -wal file, as a daemon that was killed leaves them, and one of another daemon."""
+    """Return a folder with a database and its -wal as a killed daemon leaves them, and with another one."""
     folder = tmp_path_factory.mktemp("sound")
     for name in ("bgd.db", "other.db"):
         fill = f"""
@@ -45,7 +45,7 @@ os._exit(0)  # the -wal file stays as it is
 
 
 async def fill(path):
-    """Leave a store open behind that holds a job in every state."""
+    """Fill a store with jobs in several states, and leave it open."""
     store = await Store.open(path)
     await store.adopt_boot(NOW, BOOT)
     for number in range(1, JOBS + 1):
@@ -66,7 +66,7 @@ async def fill(path):
             )
             done = saves(a_job(number, State.SUCCEEDED, attempt=1))
             await store.commit(WriteBatch(now=NOW, saves=done, ends=[end]))
-    return store  # for whoever wants to go on; a process that ends here is as one that was killed
+    return store  # a process that ends here leaves the files as if it had been killed
 
 
 def overwrite(dice, path):
@@ -98,7 +98,7 @@ DAMAGE = (overwrite, overwrite, overwrite, cut, blank, swap)
 
 @pytest.fixture(scope="module")
 def tally():
-    """Count what the damaged databases came to."""
+    """Count how many damaged databases were read and how many refused."""
     tally: Counter[str] = Counter()
     yield tally
     if tally.total() == DAMAGES:
@@ -123,7 +123,7 @@ async def test_damaged_database_is_refused_or_read(sound, tmp_path, tally, seed)
 
 
 async def judged(path):
-    """Return why a daemon refuses the file, or how many jobs it finds there."""
+    """Return why a daemon refuses the file, or how many jobs it finds in it."""
     try:
         return "", await look_through(path)
     except StoreBroken as refusal:
@@ -131,7 +131,7 @@ async def judged(path):
 
 
 async def look_through(path):
-    """Do what a daemon does at its start, and what people ask for; return how many jobs there are."""
+    """Do what a daemon does at its start and on requests; return how many jobs there are."""
     store = await Store.open(path)
     try:
         generation = await store.begin_generation()

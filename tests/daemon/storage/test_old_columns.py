@@ -1,4 +1,4 @@
-"""What one column holds of a structured value stays readable, whichever bgd stored it.
+"""Columns that hold a structured value stay readable, whichever bgd wrote them.
 
 The samples are bytes that were once stored: they are never changed. For a column that is new, run
 `python -m tests.daemon.storage.test_old_columns`, which writes the samples that are missing.
@@ -88,7 +88,7 @@ EVENTS = [
 ]
 SUBMISSION = Submission(JobId(17), bytes(range(16)), [17, 9], [9])
 
-Column = tuple[str, str]  # a sample's name, and the query for the column that it is of
+Column = tuple[str, str]  # the name of a sample, and the query for its column
 
 COLUMNS: list[Column] = [
     ("policy", "SELECT policy FROM samples"),
@@ -107,7 +107,7 @@ def sample(name: str) -> bytes:
 
 @contextmanager
 def tables() -> Iterator[sqlite3.Connection]:
-    """An empty database of today."""
+    """Open an empty database of this version."""
     with closing(sqlite3.connect(":memory:")) as db:
         db.row_factory = sqlite3.Row
         for script in schema.MIGRATIONS:
@@ -116,7 +116,7 @@ def tables() -> Iterator[sqlite3.Connection]:
 
 
 def stored_now() -> dict[str, bytes]:
-    """Return each column as it is stored today."""
+    """Return each column as this version stores it."""
     with tables() as db:
         db.execute("CREATE TABLE samples (policy BLOB, waits BLOB)")
         db.execute(
@@ -129,12 +129,12 @@ def stored_now() -> dict[str, bytes]:
         return {name: db.execute(query).fetchone()[0] for name, query in COLUMNS}
 
 
-def test_policies_and_waits_are_still_understood():
+def test_policies_and_waits_are_still_readable():
     assert records.unpack_policy(sample("policy")) == POLICY
     assert records.unpack_waits(sample("waits")) == (WAITS.after, WAITS.after_any)
 
 
-def test_specs_are_still_understood():
+def test_specs_are_still_readable():
     assert write.unpack_spec(sample("spec")) == COMMAND
     assert write.unpack_spec(sample("spec_of_call")) == CALL
 
@@ -155,7 +155,7 @@ def test_a_job_still_gets_its_environment():
     assert stored.spec.env == VARIABLES
 
 
-def test_events_are_still_understood():
+def test_events_are_still_readable():
     with tables() as db:
         db.execute("INSERT INTO events VALUES (99, ?)", (sample("events"),))
 
@@ -166,7 +166,7 @@ def test_events_are_still_understood():
     ]
 
 
-def test_submissions_are_still_understood():
+def test_submissions_are_still_readable():
     with tables() as db:
         db.execute(
             "INSERT INTO submissions VALUES (17, ?, ?, 12.5)", (SUBMISSION.token, sample("submission"))
@@ -176,7 +176,7 @@ def test_submissions_are_still_understood():
 
 
 @pytest.mark.parametrize("name", [name for name, _ in COLUMNS])
-def test_a_column_is_still_stored_in_the_shape_it_had(name):
+def test_column_is_still_stored_in_its_old_shape(name):
     assert has_all_of(msgspec.msgpack.decode(stored_now()[name]), msgspec.msgpack.decode(sample(name)))
 
 

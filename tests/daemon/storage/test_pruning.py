@@ -1,4 +1,4 @@
-"""Which finished jobs are let go, and what goes with them."""
+"""Which finished jobs are deleted, and what is deleted with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bgd.core.job import JobId, Now, Outcome, State
 from bgd.daemon.storage.pruning import PrunableJob, RetentionLimits
 from bgd.daemon.storage.records import AttemptEnd, WriteBatch
 from bgd.daemon.storage.store import Store
-from tests.daemon.storage.filling import BOOT, NOW, a_job, first_attempt, new, put, saves, sql
+from tests.daemon.storage.builders import BOOT, NOW, a_job, first_attempt, new, put, saves, sql
 from tests.daemon.storage.test_store_versions import lay_down
 
 ANY_AGE = dict.fromkeys((State.SUCCEEDED, State.FAILED, State.CANCELLED))
@@ -20,7 +20,7 @@ _OUTCOMES = {
 
 
 async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
-    """Put a job that finished so many seconds ago, with so many bytes of logs."""
+    """Add a job that finished `ago` seconds ago, with `logged` bytes of logs."""
     await store.adopt_boot(NOW, BOOT)
     await put(store, new(number, env=env, tags=("all", f"tag-{number}")))
     await store.commit(WriteBatch(now=NOW, attempts=[first_attempt(number)]))
@@ -39,12 +39,12 @@ async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
 
 
 async def due(store, limit=100, **keep):
-    await store.adopt_boot(NOW, BOOT)  # of an earlier bgd's database
+    await store.adopt_boot(NOW, BOOT)  # converts the database of an earlier bgd
     found = await store.prunable_jobs(RetentionLimits(**{"max_age": ANY_AGE, **keep}), NOW.elapsed, limit)
     return [each.job for each in found]
 
 
-async def test_jobs_go_once_they_have_been_kept_long_enough(store):
+async def test_jobs_are_due_once_they_reach_their_age_limit(store):
     await finish(store, 1, ago=10)
     await finish(store, 2, ago=30)
     await finish(store, 3, ago=20, state=State.FAILED)
@@ -58,7 +58,7 @@ async def test_jobs_go_once_they_have_been_kept_long_enough(store):
     assert await store.next_prunable_at(RetentionLimits(max_age=dict.fromkeys(keep, None))) is None
 
 
-async def test_of_each_state_the_latest_stay(store):
+async def test_latest_jobs_of_each_state_stay(store):
     for number, ago in enumerate((5, 1, 4, 2, 3), start=1):
         await finish(store, number, ago)
     for number, ago in enumerate((9, 7), start=11):
@@ -69,7 +69,7 @@ async def test_of_each_state_the_latest_stay(store):
     assert await due(store, max_jobs=1, max_age={State.CANCELLED: None}) == [11]
 
 
-async def test_the_longest_finished_go_until_their_logs_fit(store):
+async def test_oldest_finished_jobs_are_due_until_the_logs_fit(store):
     await finish(store, 1, ago=10, logged=100)
     await finish(store, 2, ago=30, logged=50, state=State.FAILED)
     await finish(store, 3, ago=20, logged=0)
@@ -85,7 +85,7 @@ async def test_the_longest_finished_go_until_their_logs_fit(store):
     )
 
 
-async def test_what_has_not_finished_is_never_due(store):
+async def test_unfinished_job_is_never_due(store):
     await put(store, *(new(number) for number in range(1, 4)))
     await store.commit(
         WriteBatch(
@@ -98,7 +98,7 @@ async def test_what_has_not_finished_is_never_due(store):
     assert await due(store, max_jobs=0, max_log_bytes=0, max_age=dict.fromkeys(ANY_AGE, 0)) == []
 
 
-async def test_job_that_was_run_again_is_not_due_any_more(store):
+async def test_job_that_was_run_again_is_no_longer_due(store):
     await finish(store, 1, ago=10)
     await finish(store, 2, ago=10)
     wanted = await store.prunable_jobs(RetentionLimits(max_age=ANY_AGE, max_jobs=0), NOW.elapsed, 10)
@@ -113,7 +113,7 @@ async def test_job_that_was_run_again_is_not_due_any_more(store):
     )
 
 
-async def test_all_rows_of_a_removed_job_go_and_its_bytes_are_no_longer_counted(store):
+async def test_removing_a_job_deletes_all_its_rows_and_no_longer_counts_its_bytes(store):
     await finish(store, 1, ago=10, logged=100, env={"A": "1"})
     await finish(store, 2, ago=10, logged=10)
 
@@ -130,7 +130,7 @@ async def test_all_rows_of_a_removed_job_go_and_its_bytes_are_no_longer_counted(
     assert await store.leftovers() == []
 
 
-async def test_environment_stays_until_the_last_job_that_has_it_goes(store):
+async def test_environment_is_deleted_with_the_last_job_that_has_it(store):
     env = {"PATH": "/usr/bin"}
     for number in (1, 2, 3):
         await finish(store, number, ago=10, env=env)
@@ -142,13 +142,13 @@ async def test_environment_stays_until_the_last_job_that_has_it_goes(store):
 
     await store.commit(WriteBatch(now=NOW, removed=[JobId(2)]))
     assert await sql(store, "SELECT count(*) FROM environments") == [(0,)]
-    await put(store, new(4, env=env))  # it was known, and has to be stored again
+    await put(store, new(4, env=env))  # the store knew it, and has to store it again
     stored = await store.spec(JobId(4))
     assert stored is not None
     assert stored.spec.env == env
 
 
-async def test_environment_of_a_job_that_was_edited_goes_if_no_other_has_it(store):
+async def test_environment_of_an_edited_job_is_deleted_if_no_other_job_has_it(store):
     await put(store, new(1, env={"A": "1"}), new(2, env={"A": "2"}))
 
     await store.commit(WriteBatch(now=NOW, edited={JobId(1): new(1, env={"A": "2"}).spec}))
@@ -157,7 +157,7 @@ async def test_environment_of_a_job_that_was_edited_goes_if_no_other_has_it(stor
     assert await sql(store, "SELECT count(*) FROM environments") == [(1,)]
 
 
-async def test_finished_jobs_of_version_2_are_counted_and_go(path):
+async def test_finished_jobs_of_version_2_are_counted_and_removed(path):
     lay_down(path, "version-2-finished.sql")
 
     store = await Store.open(path)
@@ -191,9 +191,8 @@ YEARS = 50 * 365 * 86_400.0
 async def test_jobs_do_not_age_when_the_clock_is_set(store, jump):
     await finish(store, 1, ago=10)
     await store.commit(WriteBatch(now=Now(NOW.elapsed + 5, NOW.wall + jump)))
-    await store.save_retention_clock(
-        Now(NOW.elapsed + 5, NOW.wall + jump)
-    )  # at its worst: while the clock is wrong
+    # the worst moment: the clock is wrong
+    await store.save_retention_clock(Now(NOW.elapsed + 5, NOW.wall + jump))
 
     assert await store.prunable_jobs(RetentionLimits(max_age=WEEK), NOW.elapsed + 5, 10) == []
     assert await store.total_prunable(RetentionLimits(max_age=WEEK), NOW.elapsed + 5) == (0, 0)
@@ -203,7 +202,7 @@ async def test_jobs_do_not_age_when_the_clock_is_set(store, jump):
 
 
 @pytest.mark.parametrize(("off", "counted"), [(3600.0, 3600.0), (YEARS, 86_400.0), (-YEARS, 0.0)])
-async def test_across_a_boot_jobs_age_by_a_day_at_most_and_the_rest_is_told(store, off, counted):
+async def test_across_a_boot_jobs_age_by_a_day_at_most_and_the_rest_is_returned(store, off, counted):
     await finish(store, 1, ago=0)
     await store.save_retention_clock(NOW)
 
@@ -213,7 +212,7 @@ async def test_across_a_boot_jobs_age_by_a_day_at_most_and_the_rest_is_told(stor
     assert await store.next_prunable_at(RetentionLimits(max_age=WEEK)) == 20.0 + 7 * 86_400.0 - counted
 
 
-async def test_jobs_that_finished_before_a_board_got_its_time_are_the_older_ones(store):
+async def test_jobs_that_finished_before_a_machine_learned_the_time_are_older(store):
     await finish(store, 1, ago=0)
     await put(store, new(2))
     await store.commit(WriteBatch(now=NOW, attempts=[first_attempt(2)]))
@@ -225,7 +224,7 @@ async def test_jobs_that_finished_before_a_board_got_its_time_are_the_older_ones
     assert await due(store, max_jobs=1) == [1]
 
 
-async def test_jobs_of_an_earlier_bgd_age_from_their_end_and_from_now_if_that_is_yet_to_come(store):
+async def test_jobs_of_an_earlier_bgd_age_from_their_end_or_from_now_if_it_is_in_the_future(store):
     await store.adopt_boot(NOW, BOOT)
     await put(store, new(1), new(2))
     for number, ended_at in ((1, NOW.wall - 100), (2, NOW.wall + YEARS)):

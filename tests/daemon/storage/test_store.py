@@ -1,3 +1,5 @@
+"""The store: its file, transactions, due times, views, crashes and failing disks."""
+
 from __future__ import annotations
 
 import ast
@@ -37,7 +39,7 @@ from bgd.errors import Full
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import JobError
-from tests.daemon.storage.filling import (
+from tests.daemon.storage.builders import (
     BOOT,
     NOW,
     UID,
@@ -75,14 +77,14 @@ def write(path, content):
 # --- the file --------------------------------------------------------------------------------------------
 
 
-async def test_new_file_is_private_and_stays_so(store, path):
+async def test_new_file_is_private_and_so_are_its_wal_and_shm(store, path):
     await put(store, new(1))
 
     for file in (path, f"{path}-wal", f"{path}-shm"):
         assert mode_of(file) == 0o600
 
 
-async def test_store_id_is_the_files_own(path, tmp_path):
+async def test_every_file_has_a_store_id_of_its_own(path, tmp_path):
     found = []
     for file in (path, path, str(tmp_path / "other.db")):
         store = await Store.open(file)
@@ -122,7 +124,7 @@ async def test_commits_are_synced_before_they_are_answered(store):
     assert await of(store._writer, "synchronous") == 2  # FULL
 
 
-async def test_database_that_was_emptied_is_refused_and_not_begun_anew(path):
+async def test_database_that_was_emptied_is_refused_and_left_alone(path):
     store = await Store.open(path)
     await put(store, new(1))
     await store.close()
@@ -134,7 +136,7 @@ async def test_database_that_was_emptied_is_refused_and_not_begun_anew(path):
     assert content_of(path) == b""
 
 
-async def test_row_that_no_bgd_wrote_is_damage_and_others_are_read_on(path):
+async def test_row_that_no_bgd_wrote_is_damage_and_others_stay_readable(path):
     store = await Store.open(path)
     await put(store, new(1), new(2))
     await store.close()
@@ -160,7 +162,7 @@ async def refusal_of(path):
     return message
 
 
-async def test_file_of_a_newer_bgd_is_refused_and_not_touched(path):
+async def test_file_of_a_newer_bgd_is_refused_and_unchanged(path):
     store = await Store.open(path)
     await store.close()
     db = sqlite3.connect(path)
@@ -173,7 +175,7 @@ async def test_file_of_a_newer_bgd_is_refused_and_not_touched(path):
     assert content_of(path) == before
 
 
-async def test_database_of_another_program_is_refused_and_not_touched(path):
+async def test_database_of_another_program_is_refused_and_unchanged(path):
     db = sqlite3.connect(path)
     db.execute("CREATE TABLE customers (name TEXT)")
     db.close()
@@ -184,7 +186,7 @@ async def test_database_of_another_program_is_refused_and_not_touched(path):
     assert content_of(path) == before
 
 
-async def test_file_that_is_no_database_is_refused(path):
+async def test_file_that_is_not_a_database_is_refused(path):
     write(path, b"# my notes\n" * 100)
 
     assert "file is not a database; `bgd --recover` puts the newest backup in its place" in await refusal_of(
@@ -192,7 +194,7 @@ async def test_file_that_is_no_database_is_refused(path):
     )
 
 
-async def test_folder_that_is_missing_is_refused(tmp_path):
+async def test_missing_folder_is_refused(tmp_path):
     assert "cannot be created: No such file" in await refusal_of(str(tmp_path / "nowhere" / "bgd.db"))
 
 
@@ -261,7 +263,7 @@ async def test_finished_jobs_are_not_restored_but_can_be_revived(store):
     assert await store.finished(JobId(3)) is None
 
 
-async def test_ids_are_never_given_out_again_though_the_rows_are_gone(path):
+async def test_ids_are_never_given_out_again_even_if_the_rows_are_gone(path):
     store = await Store.open(path)
     await put(store, new(1), new(7))
     await put(store, new(3))
@@ -298,7 +300,7 @@ async def test_batch_that_fails_leaves_nothing_and_the_next_one_is_unaffected(st
     assert (await unfinished(store), await store.last_id()) == ([UnfinishedJob(new(2).job, None, None)], 2)
 
 
-async def test_cancelled_commit_is_done_all_the_same(store):
+async def test_cancelled_commit_is_still_done(store):
     began, continue_ = threading.Event(), threading.Event()
 
     def hold_up(_):
@@ -331,7 +333,7 @@ async def test_one_commit_of_many_jobs_is_many_times_cheaper_than_one_each(store
     assert together < single / 3  # measured: a twentieth
 
 
-async def test_private_name_of_aiosqlite_is_used_in_one_place_and_is_what_we_take_it_for():
+async def test_private_name_of_aiosqlite_is_used_once_and_has_the_expected_signature():
     uses = [
         path.name
         for path in (ROOT / "bgd").rglob("*.py")
@@ -359,20 +361,20 @@ async def due_after(path, due, now, boot):
     await put(store, new(1, due=due))
     await store.close()
     store = await Store.open(path)
-    for _ in range(2):  # the second time it is this boot's already
+    for _ in range(2):  # the second time the database is of this boot already
         await store.adopt_boot(now, boot)
         (job,) = await unfinished(store)
     await store.close()
     return job.job.due
 
 
-async def test_due_time_of_the_same_boot_stays_though_the_wall_clock_jumps(path):
+async def test_due_time_of_the_same_boot_stays_when_the_wall_clock_jumps(path):
     later = Now(elapsed=NOW.elapsed + 10, wall=NOW.wall - 1e9)
 
     assert await due_after(path, NOW.elapsed + 60, later, BOOT) == NOW.elapsed + 60
 
 
-async def test_due_time_of_another_boot_is_where_the_wall_clock_puts_it(path):
+async def test_due_time_of_another_boot_is_converted_by_the_wall_clock(path):
     later = Now(elapsed=20.0, wall=NOW.wall + 10)
 
     assert await due_after(path, NOW.elapsed + 60, later, "second-boot") == pytest.approx(20 + 50)
@@ -384,7 +386,7 @@ async def test_due_time_that_passed_while_the_machine_was_off_is_now(path):
     assert await due_after(path, NOW.elapsed + 60, later, "second-boot") == 20.0
 
 
-async def test_due_time_is_never_further_than_the_longest_delay(path):
+async def test_due_time_is_never_further_away_than_the_longest_delay(path):
     long_ago = Now(elapsed=20.0, wall=0.0)
 
     assert await due_after(path, NOW.elapsed + 60, long_ago, "second-boot") == 20.0 + MAX_DURATION
@@ -402,7 +404,7 @@ async def test_spec_is_read_back_in_the_transaction_that_starts_the_job(store):
     assert found == {1: StoredSpec(item.spec, UID, NOW.wall)}
 
 
-async def test_no_environment_is_not_an_empty_one(store):
+async def test_no_environment_differs_from_an_empty_one(store):
     await put(store, new(1), new(2, env={}))
 
     found = await store.commit(WriteBatch(now=NOW, wanted=[JobId(1), JobId(2)]))
@@ -417,7 +419,7 @@ async def test_equal_environments_are_stored_once(path):
     await put(store, new(1, env=shared), new(2, env=shared), new(3, env={"B": "2", "A": "1"}))
     await put(store, new(4, env=dict(shared)), new(5, env={"A": "2", "B": "1"}))
     await store.close()
-    store = await Store.open(path)  # which knows no environment by heart
+    store = await Store.open(path)  # which remembers no environment
 
     await put(store, new(6, env=dict(shared)))
 
@@ -430,7 +432,7 @@ async def test_equal_environments_are_stored_once(path):
 # --- what people see -------------------------------------------------------------------------------------
 
 
-async def test_view_tells_everything_about_a_new_job(store):
+async def test_view_has_everything_about_a_new_job(store):
     spec = {
         "name": "nightly",
         "tags": ("x",),
@@ -465,14 +467,14 @@ async def test_class_job_shows_its_target_and_arguments(store):
     )
 
 
-async def test_user_without_a_name_is_shown_by_number(store):
+async def test_user_without_a_name_is_shown_as_a_number(store):
     await put(store, new(1, uid=os.getuid()), new(2, uid=UID))
 
     assert (await store.view(JobId(1))).user == pwd.getpwuid(os.getuid()).pw_name
     assert (await store.view(JobId(2))).user == str(UID)
 
 
-async def test_life_of_a_job_is_seen_in_its_view_and_its_attempts(store):
+async def test_view_and_attempts_follow_the_life_of_a_job(store):
     await put(store, new(1))
     await store.commit(
         WriteBatch(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
@@ -521,7 +523,7 @@ async def test_life_of_a_job_is_seen_in_its_view_and_its_attempts(store):
     )
 
 
-async def test_attempt_handed_to_another_launcher_keeps_its_slot(store):
+async def test_attempt_reassigned_to_another_launcher_keeps_its_slot(store):
     running = a_job(1, State.RUNNING, attempt=1)
     await put(store, new(1))
     await store.commit(WriteBatch(now=NOW, saves=saves(running), attempts=[first_attempt(1, slot=3)]))
@@ -541,7 +543,7 @@ async def test_ended_attempt_belongs_to_no_launcher(store):
     assert await sql(store, "SELECT slot, launcher, pid FROM attempts") == [(1, None, 4711)]
 
 
-async def test_end_of_an_attempt_whose_job_stays_as_it_was_is_a_bug_that_is_told(store):
+async def test_end_of_an_attempt_without_a_move_of_its_job_raises(store):
     await put(store, new(1))
     end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 2)
 
@@ -637,7 +639,7 @@ async def test_list_selects_by_each_condition_and_by_all_together(store):
     assert await ids(store, states=[State.QUEUED], **everything) == [1]
 
 
-async def test_pattern_full_of_stars_is_answered_at_once(store):
+async def test_pattern_full_of_stars_is_quick(store):
     await put(store, *(new(number, name="a" * 200) for number in range(1, 20)))
 
     async with asyncio.timeout(5):
@@ -751,7 +753,7 @@ async def test_killed_writer_loses_nothing_it_acknowledged(path, commits):
     await check_nothing_acknowledged_is_lost(path, acknowledged[-1])
 
 
-async def test_disk_that_takes_no_more_breaks_the_store_for_good_and_loses_nothing(path):
+async def test_disk_that_takes_no_more_breaks_the_store_for_good_without_loss(path):
     with start_writer(path, most_bytes=300_000) as writer:
         lines = writer.stdout.read().splitlines()
 
@@ -763,7 +765,7 @@ async def test_disk_that_takes_no_more_breaks_the_store_for_good_and_loses_nothi
     await check_nothing_acknowledged_is_lost(path, acknowledged[-1])
 
 
-async def test_that_there_is_no_thread_is_said_in_a_line(tmp_path, monkeypatch):
+async def test_lack_of_threads_is_reported_in_one_line(tmp_path, monkeypatch):
     def start(_thread):
         raise RuntimeError("can't start new thread")
 
@@ -782,7 +784,7 @@ async def test_that_there_is_no_thread_is_said_in_a_line(tmp_path, monkeypatch):
 # --- durations ------------------------------------------------------------------------------------------
 
 
-async def test_waits_and_runs_are_on_a_clock_that_nobody_sets_also_in_the_next_boot(store):
+async def test_durations_are_on_a_clock_that_nobody_sets_even_in_the_next_boot(store):
     began = elapsed()
     await store.adopt_boot(Now(began - 60, NOW.wall), BOOT)
     await store.commit(WriteBatch(now=Now(began - 60, NOW.wall), new=[new(1), new(2)]))
@@ -801,7 +803,7 @@ async def test_waits_and_runs_are_on_a_clock_that_nobody_sets_also_in_the_next_b
     assert waiting.run_seconds is None
 
 
-async def test_a_run_begins_when_the_launcher_says_and_is_not_known_if_nobody_saw_its_end(store):
+async def test_run_begins_when_the_launcher_says_and_is_unknown_if_nobody_saw_its_end(store):
     now = Now(elapsed(), NOW.wall)
     await store.adopt_boot(now, BOOT)
     await store.commit(WriteBatch(now=now, new=[new(1)]))

@@ -1,3 +1,5 @@
+"""Jobs that are edited or removed, and settings of queues, as the store keeps them."""
+
 from __future__ import annotations
 
 import pytest
@@ -7,7 +9,7 @@ from bgd.core.job import JobId, Outcome, State
 from bgd.daemon.storage.records import AttemptEnd, QueueControls, QueueSetting, StoredSpec, WriteBatch
 from bgd.daemon.storage.store import Store
 from bgd.wire.views import JobError
-from tests.daemon.storage.filling import (
+from tests.daemon.storage.builders import (
     NOW,
     UID,
     a_job,
@@ -26,7 +28,7 @@ TABLES = {"jobs": "id", "specs": "job", "tags": "job", "attempts": "job", "resul
 
 
 async def rows_of(store, number):
-    """Return the names of the tables that still know the job."""
+    """Return the names of the tables that have rows of the job."""
     found = set()
     for table, column in TABLES.items():
         if await sql(store, f"SELECT 1 FROM {table} WHERE {column} = {number}"):
@@ -35,7 +37,7 @@ async def rows_of(store, number):
 
 
 async def put_finished(store, number, **fields):
-    """Put a job there with an attempt, an error and all."""
+    """Add a failed job with an attempt and an error."""
     error = JobError("ValueError", "no such file", None)
     end = AttemptEnd(
         job=JobId(number), attempt=1, outcome=Outcome.ERROR, finished_at=NOW.wall + 2, error=error
@@ -51,7 +53,7 @@ async def put_finished(store, number, **fields):
     )
 
 
-async def test_edited_job_is_read_and_found_as_it_is_now(store):
+async def test_edited_job_is_read_and_listed_by_its_new_spec(store):
     before = new(1, name="old", tags=("a", "b"), env={"B": "2"}).spec
     after = replace(before, argv=("/bin/true",), name="fresh", tags=("b", "c", "c"), env=ENV)
     await put(store, new(1, name="old", tags=("a", "b"), env={"B": "2"}), new(2, tags=("a",), env=ENV))
@@ -68,7 +70,7 @@ async def test_edited_job_is_read_and_found_as_it_is_now(store):
     assert await sql(store, "SELECT environment FROM specs") == [(2,), (2,)]
 
 
-async def test_job_is_taken_and_edited_in_one_batch(store):
+async def test_job_can_be_new_and_edited_in_one_batch(store):
     item = new(1, name="old")
     edited = replace(item.spec, name="fresh")
 
@@ -78,7 +80,7 @@ async def test_job_is_taken_and_edited_in_one_batch(store):
     assert await store.spec(JobId(2)) is None
 
 
-async def test_edit_of_a_job_that_is_not_there_is_refused_whole(store):
+async def test_batch_that_edits_a_missing_job_changes_nothing(store):
     await put(store, new(1, name="old"))
     fresh = replace(new(1).spec, name="fresh", env=ENV)
 
@@ -86,20 +88,18 @@ async def test_edit_of_a_job_that_is_not_there_is_refused_whole(store):
         await store.commit(WriteBatch(now=NOW, edited={JobId(1): fresh, JobId(99): fresh}))
 
     assert (await store.view(JobId(1))).name == "old"
-    await store.commit(
-        WriteBatch(now=NOW, edited={JobId(1): fresh})
-    )  # the environment is not taken for stored
+    await store.commit(WriteBatch(now=NOW, edited={JobId(1): fresh}))  # the environment counts as not stored
     assert (await store.spec(JobId(1))).spec == fresh
 
 
-async def test_removed_job_leaves_nothing_and_its_neighbours_untouched(store):
+async def test_removed_job_leaves_no_rows_and_others_keep_theirs(store):
     await put_finished(store, 1, tags=("a", "b"), env=ENV)
     await put_finished(store, 2, tags=("a",), env=ENV)
     assert await rows_of(store, 1) == set(TABLES)
 
     found = await store.commit(WriteBatch(now=NOW, removed=[JobId(1)], wanted=[JobId(1)]))
 
-    assert list(found) == [1]  # what is wanted is read before it goes
+    assert list(found) == [1]  # the wanted spec is read before it is deleted
     assert await rows_of(store, 1) == set()
     assert await rows_of(store, 2) == set(TABLES)
     assert (await store.counts())["failed"] == 1
@@ -108,7 +108,7 @@ async def test_removed_job_leaves_nothing_and_its_neighbours_untouched(store):
     assert (await unfinished(store), await store.last_id()) == ([], 2)
 
 
-async def test_job_may_be_removed_twice(store):
+async def test_job_can_be_removed_twice(store):
     await put_finished(store, 1)
 
     await store.commit(WriteBatch(now=NOW, removed=[JobId(1), JobId(1)]))
@@ -117,7 +117,7 @@ async def test_job_may_be_removed_twice(store):
     assert (await store.counts())["failed"] == 0
 
 
-async def test_controls_are_what_was_said_last(path):
+async def test_controls_are_those_that_were_saved_last(path):
     first = QueueControls(
         slots=7,
         paused=True,
@@ -132,14 +132,14 @@ async def test_controls_are_what_was_said_last(path):
     assert await store.controls() == QueueControls()
     for said in (first, last):
         await store.commit(WriteBatch(now=NOW, controls=said))
-        await store.commit(WriteBatch(now=NOW))  # which says nothing of them
+        await store.commit(WriteBatch(now=NOW))  # without controls
         await store.close()
         store = await Store.open(path)
         assert await store.controls() == said
     await store.close()
 
 
-async def test_edit_goes_with_the_saved_job(store):
+async def test_edit_and_the_saved_job_are_written_together(store):
     await put(store, new(1, queue="slow"))
     spec = replace(new(1).spec, queue="quick", name="fresh")
 

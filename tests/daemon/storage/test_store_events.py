@@ -1,3 +1,5 @@
+"""The change stream and the statistics made from it, as the store keeps them."""
+
 from __future__ import annotations
 
 import sqlite3
@@ -9,7 +11,7 @@ from bgd.daemon.storage.records import AttemptEnd, AttemptPid, JobEvent, NewAtte
 from bgd.daemon.storage.store import Store
 from bgd.daemon.storage.write import EVENTS_KEPT
 from bgd.wire.views import EventView
-from tests.daemon.storage.filling import BOOT, NOW, a_job, move, new, put, saves
+from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves
 
 
 def event(number, what="submit", state=State.QUEUED, *, at=NOW.wall, attempt=0, outcome=None):
@@ -25,7 +27,7 @@ async def ids_of_events(store, after=0, limit=10):
 
 
 async def run(store, number, *, waited, took, outcome=Outcome.SUCCEEDED, attempt=1, at=NOW.wall):
-    """Let an attempt end at `at`, with the event that tells of it."""
+    """Start and end an attempt, with the event of its end at `at`."""
     job, started_at = JobId(number), NOW.wall + waited
     end = AttemptEnd(
         job=job, attempt=attempt, outcome=outcome, finished_at=started_at + took, run_seconds=took
@@ -43,7 +45,7 @@ async def run(store, number, *, waited, took, outcome=Outcome.SUCCEEDED, attempt
     )
 
 
-async def test_events_are_read_in_their_order_and_in_parts(store):
+async def test_events_are_read_in_order_and_in_parts(store):
     await tell(store, event(7), event(8, at=NOW.wall + 1))
     await tell(
         store, JobEvent(NOW.wall + 2, JobId(7), "give up", State.FAILED, 2, Outcome.EXIT, "an example")
@@ -66,7 +68,7 @@ async def test_events_are_read_in_their_order_and_in_parts(store):
     ]
 
 
-async def test_events_of_a_batch_that_failed_never_were(store):
+async def test_events_of_a_failed_batch_do_not_exist(store):
     await tell(store, event(1))
     with pytest.raises(sqlite3.IntegrityError):
         await store.commit(WriteBatch(now=NOW, events=[event(98)], new=[new(7), new(7)]))
@@ -76,7 +78,7 @@ async def test_events_of_a_batch_that_failed_never_were(store):
     assert [(found.id, found.job) for found in await store.events(0, 10)] == [(1, 1), (2, 2)]
 
 
-async def test_ids_of_events_go_on_after_a_restart(path):
+async def test_ids_of_events_continue_after_a_restart(path):
     store = await Store.open(path)
     assert await store.event_bounds() == (1, 0)
     await tell(store, event(1), event(2))
@@ -95,14 +97,14 @@ async def test_only_the_newest_events_are_kept(store):
     assert await store.event_bounds() == (1, EVENTS_KEPT)
 
     await tell(store, *(event(1) for _ in range(999)))
-    assert await store.event_bounds() == (1, EVENTS_KEPT + 999)  # in blocks: deleting costs a statement
+    assert await store.event_bounds() == (1, EVENTS_KEPT + 999)  # not each one: deleting costs a statement
     await tell(store, event(1), event(1))
 
     assert await store.event_bounds() == (1_001, EVENTS_KEPT + 1_001)  # whole blocks
     assert len(await store.events(0, 2 * EVENTS_KEPT)) == EVENTS_KEPT + 1
 
 
-async def test_the_most_events_of_one_transaction_do_not_empty_the_stream(store):
+async def test_many_events_of_one_transaction_do_not_empty_the_stream(store):
     await tell(store, event(1))
     await tell(store, *(event(2) for _ in range(EVENTS_KEPT + 500)))
     await tell(store, event(3))
@@ -112,7 +114,7 @@ async def test_the_most_events_of_one_transaction_do_not_empty_the_stream(store)
     assert [found.job for found in await store.events(newest - 2, 10)] == [2, 3]
 
 
-async def test_parts_begin_and_end_within_what_a_transaction_told(store):
+async def test_parts_begin_and_end_inside_the_events_of_a_transaction(store):
     await tell(store, *(event(number) for number in range(1, 6)))
     await tell(store, *(event(number) for number in range(6, 8)))
 
@@ -122,14 +124,16 @@ async def test_parts_begin_and_end_within_what_a_transaction_told(store):
     assert await ids_of_events(store, after=7) == []
 
 
-async def test_figures_are_of_what_ended_within_the_window(store):
+async def test_stats_are_of_attempts_that_ended_within_the_window(store):
     await store.adopt_boot(NOW, BOOT)
     await put(store, *(new(number) for number in range(1, 25)))
     await move(store, 24, State.HELD)
     await run(store, 21, waited=900, took=900, at=NOW.wall - 1)  # before the window
     for number in range(1, 21):
         await run(store, number, waited=number, took=10 * number)
-    await run(store, 22, waited=1e6, took=5, attempt=2, outcome=Outcome.TIMEOUT)  # no job's first attempt
+    await run(
+        store, 22, waited=1e6, took=5, attempt=2, outcome=Outcome.TIMEOUT
+    )  # not a first attempt, so it has not waited
     await tell(store, event(23, "note"))
 
     found = await store.stats(NOW.wall)
@@ -144,7 +148,7 @@ async def test_figures_are_of_what_ended_within_the_window(store):
     )
 
 
-async def test_figures_of_an_empty_store_are_none(store):
+async def test_stats_of_an_empty_store_are_none(store):
     assert await store.stats(0.0) == RecentStats(
         outcomes={},
         wait_median=None,
@@ -155,7 +159,7 @@ async def test_figures_of_an_empty_store_are_none(store):
     )
 
 
-async def test_attempt_of_a_removed_job_is_counted_still(store):
+async def test_attempt_of_a_removed_job_still_counts(store):
     await put(store, new(1))
     await run(store, 1, waited=1, took=1)
 

@@ -1,4 +1,4 @@
-"""Databases of every version there was become one of this, whole or not at all.
+"""Databases of every earlier version are upgraded as a whole or not at all.
 
 `samples/version-N.sql` is what a released bgd of that version wrote: it is never changed.
 """
@@ -28,7 +28,7 @@ from bgd.daemon.storage.records import (
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import Store
 from bgd.wire.views import JobError, JobProgress, Progress
-from tests.daemon.storage.filling import (
+from tests.daemon.storage.builders import (
     NOW,
     a_job,
     first_attempt,
@@ -58,7 +58,7 @@ def content_of(path):
 
 
 @pytest.mark.parametrize("version", range(VERSION))
-async def test_file_of_every_earlier_version_is_brought_up(path, version):
+async def test_file_of_every_earlier_version_is_upgraded(path, version):
     db = sqlite3.connect(path)
     for script in schema.MIGRATIONS[:version]:
         db.executescript(script)
@@ -74,7 +74,7 @@ async def test_file_of_every_earlier_version_is_brought_up(path, version):
     await store.close()
 
 
-async def test_failed_migration_leaves_the_file_as_it_was(path, monkeypatch):
+async def test_failed_migration_leaves_the_file_unchanged(path, monkeypatch):
     store = await Store.open(path)
     await put(store, new(1))
     await store.close()
@@ -214,7 +214,7 @@ schema.open_writable(sys.argv[1])
 def kill_in_the_middle(command, log):
     with subprocess.Popen(command, cwd=ROOT) as migrating:
         try:
-            wait_until(lambda: log.exists() and log.stat().st_size > 4 << 20)  # a part of it is on disk
+            wait_until(lambda: log.exists() and log.stat().st_size > 4 << 20)  # so a part of it is on disk
         finally:
             migrating.kill()
 
@@ -234,7 +234,7 @@ async def test_killed_migration_leaves_the_earlier_version(path):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of its own, with room for little."""
+    """Mount a small disk; return its folder."""
     if os.geteuid() != 0:
         pytest.skip("NOT RUN: a disk of its own takes root")
     (folder := tmp_path / "disk").mkdir()
@@ -244,7 +244,7 @@ def disk(tmp_path):
 
 
 @pytest.mark.parametrize("room", [0, 48 << 10])  # bytes: not even for the shared memory; not for the log
-async def test_migration_that_finds_no_room_leaves_the_earlier_version(disk, room):
+async def test_migration_on_a_full_disk_leaves_the_earlier_version(disk, room):
     path = str(disk / "bgd.db")
     lay_down(path, "version-1.sql")
     with closing(sqlite3.connect(path)) as db:
@@ -263,7 +263,7 @@ async def test_migration_that_finds_no_room_leaves_the_earlier_version(disk, roo
 
 
 def fill(path, leaving):
-    """Fill the file's disk but for so many bytes."""
+    """Fill the file's disk, except for `leaving` bytes."""
     with path.open("wb", buffering=0) as file:
         with suppress(OSError):
             while file.write(bytes(4096)):

@@ -1,4 +1,4 @@
-"""Lists: whatever is asked for, by whatever index it is found, a plain filter in memory finds the same."""
+"""A list finds what a filter in memory finds, whatever is asked for and whichever index is used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bgd.core.job import FINAL, JobId, State
 from bgd.daemon.storage import read, schema, write
 from bgd.daemon.storage.records import WriteBatch
 from bgd.wire.requests import List
-from tests.daemon.storage.filling import NOW, UID, a_job, ids, new, put, saves
+from tests.daemon.storage.builders import NOW, UID, a_job, ids, new, put, saves
 
 LETTERS = "ab*?[]!^"
 QUEUES = ("default", "builds", "mail")
@@ -38,9 +38,8 @@ jobs = st.fixed_dictionaries(
         "at": st.integers(0, 5).map(float),
     }
 )
-patterns = st.text(LETTERS, max_size=6).filter(
-    lambda text: "[^" not in text
-)  # this too is a [!, but not in fnmatch
+# In SQLite and in the shell [^ means [!, but not in fnmatch
+patterns = st.text(LETTERS, max_size=6).filter(lambda text: "[^" not in text)
 queries = st.fixed_dictionaries(
     {},
     optional={
@@ -80,7 +79,7 @@ def plainly_filtered(known, query):
 
 @contextmanager
 def written(db, known):
-    """Let the database hold these jobs while the block lasts."""
+    """Fill the database with these jobs for the duration of the block."""
     items = [
         new(job["id"], uid=job["uid"], at=job["at"], queue=job["queue"], name=job["name"], tags=job["tags"])
         for job in known
@@ -97,8 +96,8 @@ def written(db, known):
 
 
 @pytest.mark.parametrize("few", [0, 3, read._FEW])
-def test_list_is_what_a_plain_filter_leaves(path, monkeypatch, few):
-    monkeypatch.setattr(read, "_FEW", few)  # so that every way is gone, with a handful of jobs
+def test_list_is_what_a_filter_in_memory_finds(path, monkeypatch, few):
+    monkeypatch.setattr(read, "_FEW", few)  # so that a handful of jobs is enough for every index
     with closing(schema.open_writable(path)) as db:
 
         @given(st.lists(jobs, max_size=20), st.lists(queries, min_size=1, max_size=5))
@@ -112,7 +111,7 @@ def test_list_is_what_a_plain_filter_leaves(path, monkeypatch, few):
         try_out()
 
 
-def test_unfinished_jobs_are_counted_by_queue_as_if_one_by_one(path):
+def test_counts_by_queue_and_state_are_what_counting_one_by_one_gives(path):
     with closing(schema.open_writable(path)) as db:
         read.prepare(db)
 
@@ -147,13 +146,13 @@ def test_unfinished_jobs_are_counted_by_queue_as_if_one_by_one(path):
         ("Build", "build", False),
     ],
 )
-async def test_pattern_is_a_shells(store, pattern, name, is_like_it):
+async def test_pattern_matches_as_in_a_shell(store, pattern, name, is_like_it):
     await put(store, new(1, name=name))
 
     assert await ids(store, name=pattern) == ([1] if is_like_it else [])
 
 
-async def test_list_that_looks_at_many_jobs_holds_nobody_else_up(store):
+async def test_list_that_reads_many_jobs_does_not_delay_other_reads(store):
     await put(store, new(1))
     began, continue_ = threading.Event(), threading.Event()
 

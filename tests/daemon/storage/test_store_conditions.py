@@ -1,3 +1,5 @@
+"""Conditions and limits of jobs, as the store keeps them."""
+
 from __future__ import annotations
 
 import pytest
@@ -6,7 +8,7 @@ from msgspec.structs import replace
 from bgd.core.job import Conditions, JobId, Now, RetryPolicy, State
 from bgd.daemon.storage.records import UnfinishedJob, WriteBatch
 from bgd.daemon.storage.store import Store
-from tests.daemon.storage.filling import (
+from tests.daemon.storage.builders import (
     BOOT,
     NOW,
     a_job,
@@ -30,7 +32,7 @@ EVERYTHING = Conditions(
 )
 
 
-async def test_terms_come_back_as_they_were_written_and_as_they_were_changed(path):
+async def test_conditions_come_back_as_they_were_written_and_changed(path):
     held = a_job(4, State.HELD, conditions=EVERYTHING, due=NOW.elapsed + 60)
     blocked = a_job(5, State.BLOCKED, conditions=Conditions(after_any=(JobId(4),)))
     running = a_job(6, State.RUNNING, attempt=1, conditions=Conditions(slots=2), suspended=True)
@@ -62,7 +64,7 @@ async def test_revived_job_keeps_its_slots_and_its_key_and_waits_for_nothing(sto
     assert found == a_job(9, State.CANCELLED, conditions=Conditions(key="nightly-backup", slots=3))
 
 
-async def test_view_tells_all_limits(store):
+async def test_view_has_all_limits(store):
     limits = {
         "nice": -5,
         "memory_max": 64 << 20,
@@ -79,7 +81,7 @@ async def test_view_tells_all_limits(store):
     assert view.keep_leftovers
 
 
-async def test_view_tells_all_terms(store):
+async def test_view_has_all_conditions(store):
     policy = RetryPolicy(retry_on=(75,), no_retry_on=(1, 2))
     asked = {"expires": 7200.0, "after": (1, 2), "after_any": (2, 3), "stdin": "/tmp/in", "pty": True}
     item = new(9, conditions=EVERYTHING, **asked)
@@ -113,7 +115,7 @@ async def test_job_is_shown_due_when_its_delay_and_its_date_are_both_over(store)
     assert await due_at(State.QUEUED, None, NOW.wall - 10) is None
 
 
-async def test_times_of_another_boot_are_carried_over_in_every_state_that_waits(path):
+async def test_times_of_another_boot_are_converted_in_every_state_that_waits(path):
     conditions = Conditions(expires=NOW.elapsed + 100, at=NOW.wall + 50)
     waiting = [State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED]
     store = await Store.open(path)
@@ -136,7 +138,7 @@ async def test_times_of_another_boot_are_carried_over_in_every_state_that_waits(
 
 
 @pytest.mark.parametrize("jump", [1e8, -1e8, 0.5])
-async def test_times_are_told_and_carried_over_by_the_clock_as_it_was_set(path, jump):
+async def test_times_are_shown_and_converted_by_the_clock_as_it_was_set(path, jump):
     conditions = Conditions(expires=NOW.elapsed + 100, at=NOW.wall + 50)
     store = await Store.open(path)
     await store.adopt_boot(NOW, BOOT)
@@ -161,7 +163,7 @@ async def test_times_are_told_and_carried_over_by_the_clock_as_it_was_set(path, 
     await store.close()
 
 
-async def test_held_and_blocked_jobs_are_listed_among_what_waits(store):
+async def test_held_and_blocked_jobs_are_listed_among_waiting_ones(store):
     await put(store, *(new(number) for number in range(1, 5)))
     await move(store, 1, State.HELD)
     await move(store, 2, State.BLOCKED)
@@ -172,7 +174,7 @@ async def test_held_and_blocked_jobs_are_listed_among_what_waits(store):
     assert await ids(store, states=[State.BLOCKED, State.HELD]) == [2, 1]
 
 
-async def test_states_are_told_of_those_jobs_that_exist(store):
+async def test_states_are_those_of_the_jobs_that_exist(store):
     await put(store, *(new(number) for number in range(1, 1_200)))
     await move(store, 1_100, State.HELD)
 

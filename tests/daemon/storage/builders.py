@@ -1,4 +1,4 @@
-"""What the store's tests fill a store with, and how they look into it."""
+"""Builders for jobs, specs and attempts in a store, and ways to look into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bgd.wire.requests import List
 NOW = Now(elapsed=5_000.0, wall=1_700_000_000.0)
 BOOT = "first-boot"
 POLICY = RetryPolicy(retries=2, delay=1.5, rerun=True)
-UID = 4_000_000  # of nobody here
+UID = 4_000_000  # that no user here has
 
 
 def a_job(number, state=State.QUEUED, **fields):
@@ -51,7 +51,7 @@ async def restored(store):
 
 
 async def unfinished(store):
-    """Return all that a start reads of unfinished jobs, by their ids."""
+    """Return all unfinished jobs as a start reads them, by their ids."""
     found = [item async for page in store.unfinished() for item in page]
     return sorted(found, key=lambda item: item.job.id)
 

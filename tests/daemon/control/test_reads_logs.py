@@ -1,3 +1,5 @@
+"""Logs, as clients read and follow them."""
+
 from __future__ import annotations
 
 import asyncio
@@ -19,7 +21,7 @@ RETRIED = command(retries=5, retry_delay=0.0)
 
 
 async def finished(life, output, outcome=Outcome.SUCCEEDED):
-    """Return the key of an attempt that wrote this and ended."""
+    """Run an attempt that writes this and ends; return its key."""
     key = await life.launched()
     write_log(life.config, key, output)
     life.launcher.say(end(key, outcome))
@@ -40,7 +42,7 @@ async def next_watch(life):
 
 
 async def until(caller, text):
-    """Read output until it ends in this text."""
+    """Read output until it ends with this text."""
     got = b""
     while not got.endswith(text):
         got += (await caller.hear(LogPart)).data
@@ -48,7 +50,7 @@ async def until(caller, text):
 
 
 async def rest(caller):
-    """Return what each attempt wrote, from now to the end of the stream."""
+    """Return what each attempt writes, from now to the end of the stream."""
     written: dict[int, bytes] = {}
     while isinstance(part := await caller.next(), LogPart):
         if part.data:
@@ -68,7 +70,7 @@ async def two_attempts(life):
     return key.job
 
 
-# --- what there is --------------------------------------------------------------------------------------
+# --- past output ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,18 +86,20 @@ async def two_attempts(life):
     ids=str,
 )
 @pytest.mark.parametrize("follow", [False, True], ids=["once", "followed"])
-async def test_output_of_the_asked_attempts_is_sent(config, launcher, asked, written, follow):
+async def test_output_of_the_requested_attempts_is_sent(config, launcher, asked, written, follow):
     async with served(config, launcher) as life:
         job = await two_attempts(life)
         caller = await life.call()
         caller.send(Logs(id=1, job=job, follow=follow, **asked))
-        if follow and asked.get("attempt") is not None:  # goes on across attempts, and cuts only the first
+        if (
+            follow and asked.get("attempt") is not None
+        ):  # following goes on to later attempts, and sends those whole
             written = {1: written[1], 2: b"three\nfour\n"}
         assert await rest(caller) == written
 
 
 @pytest.mark.parametrize("follow", [False, True], ids=["once", "followed"])
-async def test_attempt_that_there_was_not_is_refused(config, launcher, follow):
+async def test_attempt_that_does_not_exist_is_refused(config, launcher, follow):
     async with served(config, launcher) as life:
         key = await finished(life, b"")
         caller = await life.call()
@@ -124,7 +128,7 @@ async def test_output_longer_than_a_frame_comes_in_pieces(config, launcher):
         assert max(len(part.data) for part in parts) <= LOG_PART_BYTES
 
 
-async def test_times_of_the_output_are_sent_to_those_who_ask(config, launcher):
+async def test_times_of_the_output_are_sent_on_request(config, launcher):
     async with served(config, launcher) as life:
         key = await finished(life, b"one\ntwo\n")
         write_marks(config, key, (0, 1.5), (4, 2.5))
@@ -140,7 +144,7 @@ def write_marks(config, key, *marks):
     path.write_bytes(b"".join(struct.pack(">QQ", offset, int(at * 1e6)) for offset, at in marks))
 
 
-# --- what is yet to come --------------------------------------------------------------------------------
+# --- output to come -------------------------------------------------------------------------------------
 
 
 async def test_follower_gets_every_byte_of_every_attempt_and_ends_with_the_job(config, launcher):
@@ -153,7 +157,7 @@ async def test_follower_gets_every_byte_of_every_attempt_and_ends_with_the_job(c
         write_log(config, first, b"during, ")
         launcher.say(LogGrew(first, 16))
         assert await until(caller, b"during, ") == b"during, "
-        write_log(config, first, b"and at its end")  # nobody says that it grew
+        write_log(config, first, b"and at its end")  # without a message that it grew
         launcher.say(end(first, Outcome.EXIT, 1))
         second = await next_launch(life)
         write_log(config, second, b"second")
@@ -161,7 +165,7 @@ async def test_follower_gets_every_byte_of_every_attempt_and_ends_with_the_job(c
         assert await rest(caller) == {1: b"and at its end", 2: b"second"}
 
 
-async def test_follower_who_comes_between_two_attempts_gets_the_first_and_the_second(config, launcher):
+async def test_follower_that_begins_between_two_attempts_gets_both(config, launcher):
     async with served(config, launcher) as life:
         first = await life.launched(command(retries=1, retry_delay=0.2))
         write_log(config, first, b"first")
@@ -222,7 +226,7 @@ async def test_follower_ends_when_the_job_is_cancelled(config, launcher, delay):
         assert await rest(caller) == {}
 
 
-async def test_every_follower_gets_everything_and_one_who_leaves_disturbs_no_other(config, launcher):
+async def test_every_follower_gets_everything_even_if_another_one_leaves(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         callers = [await life.call() for _ in range(5)]
@@ -241,7 +245,7 @@ async def test_every_follower_gets_everything_and_one_who_leaves_disturbs_no_oth
         assert [await rest(caller) for caller in callers] == [{}] * 4
 
 
-async def test_follower_lives_through_the_loss_of_a_launcher(config, launcher):
+async def test_follower_continues_after_the_loss_of_a_launcher(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched(command(rerun=True, retry_delay=0.0))
         write_log(config, key, b"first")
@@ -257,8 +261,8 @@ async def test_follower_lives_through_the_loss_of_a_launcher(config, launcher):
         assert await rest(caller) == {2: b"second"}
 
 
-async def test_random_writes_and_followers_at_any_moment_lose_and_double_nothing(config, launcher):
-    """Followers come in the middle of ten attempts that write all the time."""
+async def test_followers_that_begin_at_any_moment_lose_and_double_nothing(config, launcher):
+    """Followers begin in the middle of ten attempts that write all the time."""
     async with served(config, launcher) as life:
         key = await life.launched(command(retries=20, retry_delay=0.0))
         callers = []
@@ -281,7 +285,7 @@ async def test_random_writes_and_followers_at_any_moment_lose_and_double_nothing
         assert got == [expected] * len(callers)
 
 
-async def test_follower_of_the_last_lines_is_told_where_they_begin(config, launcher):
+async def test_follower_of_the_last_lines_learns_where_they_begin(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
         write_log(config, key, b"one\ntwo\n")
@@ -293,7 +297,7 @@ async def test_follower_of_the_last_lines_is_told_where_they_begin(config, launc
             assert await caller.hear(LogPart) == LogPart(number, 1, b"", offset=offset)
 
 
-async def test_follower_may_name_the_first_byte_of_an_attempt_that_is_yet_to_come(config, launcher):
+async def test_follower_may_ask_for_the_first_byte_of_an_attempt_to_come(config, launcher):
     async with served(config, launcher) as life:
         job = await life.submit(command(delay=0.1))
         caller = await life.call()
@@ -304,10 +308,10 @@ async def test_follower_may_name_the_first_byte_of_an_attempt_that_is_yet_to_com
         assert await rest(caller) == {1: b"all"}
 
 
-async def test_follower_of_a_job_that_is_removed_before_he_has_read_it_is_told_so(config, launcher):
+async def test_follower_of_a_job_that_is_removed_too_early_is_told_so(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
-        write_log(config, key, b"x" * 8_000_000)  # more than waits for a client who does not read
+        write_log(config, key, b"x" * 8_000_000)  # more than is sent to a client that does not read
         caller = await life.call()
         await caller.ask(Logs(id=1, job=key.job, follow=True), LogPart)
         await life.launcher.hear(WatchLog)

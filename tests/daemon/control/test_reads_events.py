@@ -1,3 +1,5 @@
+"""Events and statistics, as clients ask for them."""
+
 from __future__ import annotations
 
 from bgd.core.job import JobId, Outcome, State
@@ -18,7 +20,7 @@ def told(events):
     return [(event.job, event.what, event.state, event.outcome) for event in events]
 
 
-async def test_events_tell_all_that_happened_in_order(config, launcher):
+async def test_events_report_everything_that_happened_in_order(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched(command(retries=1, retry_delay=300.0))
         launcher.say(end(key, Outcome.EXIT, 1))
@@ -41,7 +43,7 @@ async def test_events_tell_all_that_happened_in_order(config, launcher):
         assert sorted(event.id for event in events) == [event.id for event in events]
 
 
-async def test_stream_goes_on_where_it_left_off_also_in_the_next_life(config, launcher, monkeypatch):
+async def test_stream_continues_where_it_left_off_even_after_a_restart(config, launcher, monkeypatch):
     monkeypatch.setattr(reads, "EVENTS_AT_ONCE", 2)
     async with served(config, launcher) as life:
         first, second, third = [await life.submit(command(delay=300.0)) for _ in range(3)]
@@ -56,7 +58,7 @@ async def test_stream_goes_on_where_it_left_off_also_in_the_next_life(config, la
         assert events[0] == seen[2]
 
 
-async def test_follower_is_told_from_where_it_began_and_then_what_happens(config, launcher):
+async def test_follower_learns_where_the_stream_begins_and_then_what_happens(config, launcher):
     async with served(config, launcher) as life:
         await life.submit(command(delay=300.0))
         caller = await life.call()
@@ -72,7 +74,7 @@ async def test_follower_is_told_from_where_it_began_and_then_what_happens(config
         assert await caller.hear(End) == End(1)
 
 
-async def test_who_asks_for_what_is_no_longer_kept_is_told_so(config, launcher):
+async def test_request_for_events_that_are_no_longer_kept_says_so(config, launcher):
     async with served(config, launcher) as life:
         await life.submit(command(delay=300.0))
         await life.submit(command(delay=300.0))
@@ -83,7 +85,7 @@ async def test_who_asks_for_what_is_no_longer_kept_is_told_so(config, launcher):
         assert part.lost
 
 
-async def test_figures_count_what_ended_and_how_long_it_took(config, launcher):
+async def test_stats_count_ended_attempts_and_how_long_they_took(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         empty = await caller.ask(GetStats(1), Stats)

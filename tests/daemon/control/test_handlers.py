@@ -1,0 +1,87 @@
+"""Actions on jobs, and the shutdown, as clients ask for them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bgd.core.job import JobId, State
+from bgd.wire.launching import Acknowledge, StopProcesses
+from bgd.wire.replies import Acted, Done, ErrorCode, Info
+from bgd.wire.requests import Cancel, GetInfo, Retry, Shutdown, ShutdownMode
+from tests.daemon.harness import command, configure, served
+from tests.daemon.scripted_launcher import end
+from tests.daemon.waiting import soon
+
+
+async def test_cancel_answers_for_each_job_whatever_its_state(folder, launcher):
+    async with served(configure(folder, "slots = 2"), launcher) as life:
+        done = await life.launched()
+        launcher.say(end(done))
+        await launcher.hear(Acknowledge)
+        running, stopping = await life.launched(), await life.launched()
+        await life.actions.cancel(JobId(stopping.job))
+        queued, scheduled = await life.submit(), await life.submit(command(delay=300.0))
+        caller = await life.call()
+        jobs = [done.job, running.job, stopping.job, queued, scheduled, 404]
+        acted = await caller.ask(Cancel(1, jobs), Acted)
+        assert [result.job for result in acted.results] == jobs
+        assert [result.state for result in acted.results] == [
+            None,
+            State.STOPPING,
+            State.STOPPING,
+            State.CANCELLED,
+            State.CANCELLED,
+            None,
+        ]
+        assert [result.code for result in acted.results] == [
+            ErrorCode.REFUSED,
+            None,
+            None,
+            None,
+            None,
+            ErrorCode.NO_SUCH_JOB,
+        ]
+        assert acted.results[0].message == f"job {done.job} has already finished: it is succeeded"
+        stops = [message.key for message in await life.told() if isinstance(message, StopProcesses)]
+        assert set(stops) == {running, stopping}
+
+
+async def test_retry_answers_for_each_job_after_they_are_on_disk(config, launcher):
+    async with served(config, launcher) as life:
+        done, running = await life.launched(), await life.launched()
+        launcher.say(end(done))
+        await launcher.hear(Acknowledge)
+        caller = await life.call()
+        acted = await caller.ask(Retry(1, [done.job, done.job, running.job, 404]), Acted)
+        assert [result.state for result in acted.results] == [State.QUEUED, None, None, None]
+        assert [result.code for result in acted.results] == [
+            None,
+            ErrorCode.REFUSED,
+            ErrorCode.REFUSED,
+            ErrorCode.NO_SUCH_JOB,
+        ]
+        view = await life.store.view(JobId(done.job))
+        assert view is not None
+        assert (view.state, view.attempt) == (State.RUNNING, 2)
+
+
+async def test_answer_to_a_cancel_waits_for_the_commit(config, launcher):
+    async with served(config, launcher) as life:
+        job = await life.submit(command(delay=300.0))
+        caller, other = await life.call(), await life.call()
+        life.commits.close()
+        caller.send(Cancel(1, [job]))
+        answer = asyncio.ensure_future(caller.hear(Acted))
+        await soon(life.commits.reached.wait())
+        assert isinstance(await other.ask(GetInfo(1), Info), Info)
+        assert not answer.done()
+        life.commits.open()
+        assert (await soon(answer)).results[0].state is State.CANCELLED
+
+
+async def test_shutdown_is_answered_and_done_in_the_requested_mode(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await caller.ask(Shutdown(1, ShutdownMode.WAIT), Done)
+        await caller.ask(Shutdown(2), Done)
+        assert life.shutdowns == [ShutdownMode.WAIT, None]
