@@ -1,4 +1,4 @@
-"""A daemon that can be killed and started again, and clients that bear it."""
+"""A daemon that a test can kill and restart, and clients that survive that."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ MOST_WAITED_FOR = 10_000  # jobs in one request
 
 
 class Gone(Exception):
-    """The daemon went away in the middle."""
+    """The daemon went away before it answered."""
 
 
 class Caller:
-    """One connection of plain blocking calls: no client library stands between test and daemon."""
+    """A connection with plain blocking calls, so that no client library is between test and daemon."""
 
     def __init__(self, path: Path) -> None:
         import socket
@@ -68,7 +68,7 @@ class Caller:
         return shown.job, attempts
 
     def wait(self, jobs: list[int]) -> None:
-        """Return when all of these have finished."""
+        """Return when all these jobs have finished."""
         for start in range(0, len(jobs), MOST_WAITED_FOR):
             reply = self.ask(Wait(1, jobs[start : start + MOST_WAITED_FOR]))
             while not isinstance(reply, End):
@@ -92,7 +92,7 @@ class Caller:
 
 
 class Rig:
-    """A daemon in a folder of its own that can be killed and started again."""
+    """A daemon in its own folder, which the test can kill and restart."""
 
     def __init__(self, folder: Path, slots: int = 16, more: str = "", state: Path | None = None) -> None:
         state = state or folder / "state"
@@ -107,12 +107,12 @@ class Rig:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, source: Path = ROOT) -> None:
-        """Start the bgd whose source is in this folder, and return when it serves."""
+        """Start the bgd whose source is in this folder; return when it serves."""
         ready, told = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bgd", "--config", str(self.config), "--ready-fd", str(told)],
             cwd=source,
-            env=os.environ | {"PYTHONPATH": str(source)},  # its launcher finds it by this
+            env=os.environ | {"PYTHONPATH": str(source)},  # for its launcher
             pass_fds=[told],
             stderr=self._log,
         )
@@ -127,13 +127,13 @@ class Rig:
         self._process.wait()
 
     def stop(self) -> None:
-        """End the daemon in good order; what runs runs on."""
+        """Stop the daemon cleanly; its jobs keep running."""
         assert self._process is not None
         self._process.terminate()
         assert self._process.wait(WAIT_SECONDS) == 0
 
     def take(self, process: subprocess.Popen[bytes]) -> None:
-        """Take a daemon that was started otherwise, and return when it answers."""
+        """Adopt a daemon that somebody else started; return when it answers."""
         self._process = process
         while True:
             try:
@@ -150,12 +150,12 @@ class Rig:
         return self._process.pid
 
     def launcher_pid(self) -> int:
-        """Return the launcher's pid, waiting until the daemon has one."""
+        """Wait until the daemon has a launcher; return the launcher's pid."""
         with closing(Caller(self.socket)) as caller:
             return self._launcher_pid(caller)
 
     def come_to_work(self) -> None:
-        """Return once a job runs, which on a slow machine takes a while."""
+        """Return once a job runs, which takes a while on a slow machine."""
         with closing(Caller(self.socket)) as caller:
             wait_until(lambda: self._info(caller).running > 0)
 
@@ -174,7 +174,7 @@ class Rig:
         raise AssertionError("no launcher came up")
 
     def close(self) -> None:
-        """End everything, whatever state it is in."""
+        """End daemon and launcher, whatever state they are in."""
         if self._process is not None and self._process.poll() is None:
             pid = self.launcher_pid()
             self.kill()
@@ -183,7 +183,7 @@ class Rig:
 
 
 class Crowd:
-    """Runs what each client does in a thread of its own, which is to end when its Event is set."""
+    """Runs each client on its own thread until the block ends; then each client's Event is set."""
 
     def __init__(self, clients: Iterable[Callable[[threading.Event], None]]) -> None:
         self._stop = threading.Event()
@@ -200,5 +200,5 @@ class Crowd:
             thread.join()
 
     def run_for(self, seconds: float) -> None:
-        """Let them go on: the moment of a kill is drawn, not waited for."""
+        """Let the clients run: the time of a kill is random, so nothing can be waited for."""
         self._stop.wait(seconds)

@@ -1,4 +1,4 @@
-"""Holds what people asked for, and were told, against what the daemon says has happened to each job."""
+"""Compare what people asked for and were told with the daemon's events and jobs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from bgd.wire.requests import (
     SubmitMany,
 )
 from bgd.wire.views import EventView, JobView
-from tests.end_to_end.people import Deed, is_done
+from tests.end_to_end.people import Action, is_done
 from tests.end_to_end.truth import Truth
 
-OVER = {Move.SUCCEED, Move.GIVE_UP, Move.CANCEL, Move.RETRY, Move.REQUEUE}  # an attempt ends by these
+OVER = {Move.SUCCEED, Move.GIVE_UP, Move.CANCEL, Move.RETRY, Move.REQUEUE}  # each of these ends an attempt
 
 UNDOES: dict[type, tuple[type, ...]] = {
     Hold: (Release, Cancel, Retry, Remove),
@@ -38,19 +38,19 @@ UNDOES: dict[type, tuple[type, ...]] = {
 
 
 class History:
-    """All that was asked, and all that happened.
+    """Everything that was asked, and everything that happened.
 
     Args:
-        deeds: of all people, each person's in order.
-        events: all there were.
-        jobs: as they are at the end, by id; removed ones are absent.
-        rest_at: when whatever still waited was let go, so that all would finish.
-        has_times: the wall clock was not set meanwhile, so that times can be compared.
+        actions: the requests of all people, those of each person in order.
+        events: all events.
+        jobs: all jobs as they are at the end, by id, without those that were removed.
+        rest_at: when held jobs and queues were released, so that all jobs would finish.
+        has_times: whether times can be compared, because nobody set the wall clock meanwhile.
     """
 
     def __init__(
         self,
-        deeds: list[Deed],
+        actions: list[Action],
         events: list[EventView],
         jobs: dict[int, JobView],
         rest_at: float,
@@ -65,25 +65,25 @@ class History:
         for event in events:
             self.of_job[event.job].append(event)
         self.specs: dict[int, JobSpec] = {}
-        self.deeds = deeds
-        self.deeds_to: dict[int, list[Deed]] = defaultdict(list)
-        for deed in deeds:
-            if isinstance(deed.request, Submit | SubmitMany):
-                self._take_new(deed)
+        self.actions = actions
+        self.actions_on: dict[int, list[Action]] = defaultdict(list)
+        for action in actions:
+            if isinstance(action.request, Submit | SubmitMany):
+                self._take_new(action)
             else:
-                for job in getattr(deed.request, "jobs", ()):
-                    self.deeds_to[job].append(deed)
+                for job in getattr(action.request, "jobs", ()):
+                    self.actions_on[job].append(action)
 
     def edited_jobs(self) -> set[int]:
-        """Return the jobs that may be other than they were submitted."""
+        """Return the jobs that may differ from what was submitted."""
         return {
             job
-            for job, deeds in self.deeds_to.items()
-            if any(isinstance(deed.request, Edit) for deed in deeds)
+            for job, actions in self.actions_on.items()
+            if any(isinstance(action.request, Edit) for action in actions)
         }
 
     def check(self, truth: Truth) -> Counter[str]:
-        """Check all of it; return what there was, for a look at whether it was worth it."""
+        """Check everything; return counts of requests and events, to see whether the run covered enough."""
         for before, after in pairwise(self.events):
             assert before.id < after.id
         for job in self.of_job:
@@ -94,33 +94,33 @@ class History:
             if self._has_times:
                 self._check_expiry(job, spec)
         if self._has_times:
-            for job in self.deeds_to:
-                self._check_deeds(job)
+            for job in self.actions_on:
+                self._check_actions(job)
             self._check_pauses()
         self._check_keys()
         self._check_starts(truth)
-        done = Counter(type(deed.request).__name__ for deed in self.deeds if is_done(deed))
+        done = Counter(type(action.request).__name__ for action in self.actions if is_done(action))
         return done + Counter(event.what for event in self.events)
 
-    def _take_new(self, deed: Deed) -> None:
-        """Remember what the jobs of a deed were to be that made new ones, and said so."""
-        if isinstance(deed.reply, Submitted):
-            request = deed.request
+    def _take_new(self, action: Action) -> None:
+        """Remember the specs of the new jobs, if the request was answered."""
+        if isinstance(action.reply, Submitted):
+            request = action.request
             specs = [request.spec] if isinstance(request, Submit) else getattr(request, "specs", [])
-            for job, spec in zip(deed.reply.jobs, specs, strict=True):
-                # of two with one key in a batch the first may be new, and found for the second
+            for job, spec in zip(action.reply.jobs, specs, strict=True):
+                # if two jobs of a batch have one key, the first may be new, and found for the second
                 if (
-                    deed.reply.jobs.count(job) > deed.reply.found.count(job)
+                    action.reply.jobs.count(job) > action.reply.found.count(job)
                     and self.specs.get(job) is not spec
                 ):
-                    others = self.specs.keys() - deed.reply.jobs
+                    others = self.specs.keys() - action.reply.jobs
                     assert job not in others, "an id was given out twice"
                     self.specs.setdefault(job, spec)
 
-    # --- what holds for every job ---------------------------------------------------------------------
+    # --- invariants of each job -----------------------------------------------------------------------
 
     def _check_life(self, job: int) -> None:
-        """Every step is a move that the table has, each attempt starts once and ends once."""
+        """Each step is a move in the table; each attempt starts once and ends once."""
         first, *others = self.of_job[job]
         assert first.what == "submit"
         assert first.state in WAITING
@@ -143,11 +143,11 @@ class History:
         assert state in FINAL, f"job {job} has not finished"
 
     def _check_waits(self, job: int, spec: JobSpec) -> None:
-        """No job has started before what it had to wait for; `after` means success."""
+        """No job starts before the jobs it waits for have ended; with `after` they have succeeded."""
         after_any = set(spec.after_any)
-        for deed in self.deeds_to[job]:
-            if isinstance(deed.request, Edit) and deed.request.changes.after_any is not UNSET:
-                after_any = set()  # it may have been asked before, or after, it was too late
+        for action in self.actions_on[job]:
+            if isinstance(action.request, Edit) and action.request.changes.after_any is not UNSET:
+                after_any = set()  # the request may have come too late
         for start in self._first_start_unasked(job):
             for other in {*spec.after, *after_any}:
                 ends = [event for event in self.of_job[other] if event.id < start.id and event.state in FINAL]
@@ -158,16 +158,16 @@ class History:
     def _check_expiry(self, job: int, spec: JobSpec) -> None:
         for start in self._first_start_unasked(job):
             if spec.expires is not None:
-                assert start.at <= self.of_job[job][0].at + spec.expires + 0.01  # s; two clocks are read
+                assert start.at <= self.of_job[job][0].at + spec.expires + 0.01  # for two clocks
 
-    # --- what was asked, and said to be done ----------------------------------------------------------
+    # --- requests that were acknowledged ------------------------------------------------------------
 
-    def _check_deeds(self, job: int) -> None:
-        """Nothing happened to a job between what was done and what may have undone it."""
-        for deed, undone_at in self._done(job):
-            meanwhile = [event for event in self.of_job[job] if deed.answered_at < event.at < undone_at]
+    def _check_actions(self, job: int) -> None:
+        """Nothing contrary happens to a job until another request may have undone the first."""
+        for action, undone_at in self._done(job):
+            meanwhile = [event for event in self.of_job[job] if action.answered_at < event.at < undone_at]
             whats = {event.what for event in meanwhile}
-            match deed.request:
+            match action.request:
                 case Hold():
                     assert whats <= {"note", Move.CANCEL}, f"job {job} was held, and then: {meanwhile}"
                 case Cancel():
@@ -184,19 +184,19 @@ class History:
                 case _:
                     pass
 
-    def _done(self, job: int) -> Iterator[tuple[Deed, float]]:
-        """Give each deed to a job that was done, and when the next one was asked that may undo it."""
-        deeds = self.deeds_to[job]
-        for index, deed in enumerate(deeds):
-            if is_done(deed, job):
-                undo = UNDOES.get(type(deed.request), ())
-                later = (each.asked_at for each in deeds[index + 1 :] if isinstance(each.request, undo))
-                yield deed, next(later, self.rest_at)
+    def _done(self, job: int) -> Iterator[tuple[Action, float]]:
+        """Yield each acknowledged request for a job, and when the next one that may undo it was sent."""
+        actions = self.actions_on[job]
+        for index, action in enumerate(actions):
+            if is_done(action, job):
+                undo = UNDOES.get(type(action.request), ())
+                later = (each.asked_at for each in actions[index + 1 :] if isinstance(each.request, undo))
+                yield action, next(later, self.rest_at)
 
-    # --- what holds between jobs ----------------------------------------------------------------------
+    # --- invariants between jobs ------------------------------------------------------------------------
 
     def _check_keys(self) -> None:
-        """No two unfinished jobs have one key at any time."""
+        """No two unfinished jobs ever have the same key."""
         holders: dict[str, int] = {}
         for event in self.events:
             spec = self.specs.get(event.job)
@@ -210,26 +210,26 @@ class History:
                 assert holders.setdefault(key, event.job) == event.job, f"two unfinished jobs have {key!r}"
 
     def _check_pauses(self) -> None:
-        """No job of a queue starts while it is paused."""
+        """No job starts while its queue is paused."""
         starts = [event for event in self.events if event.what == Move.START]
         edited = self.edited_jobs()
-        for lane in {deed.request.queue for deed in self.deeds if isinstance(deed.request, Pause)}:
+        for lane in {action.request.queue for action in self.actions if isinstance(action.request, Pause)}:
             turns = [
-                deed
-                for deed in self.deeds
-                if isinstance(deed.request, Pause | Resume | RemoveQueue) and deed.request.queue == lane
+                action
+                for action in self.actions
+                if isinstance(action.request, Pause | Resume | RemoveQueue) and action.request.queue == lane
             ]
             ends = [*turns[1:], None]
-            for deed, following in zip(turns, ends, strict=True):
-                if isinstance(deed.request, Pause) and is_done(deed):
+            for action, following in zip(turns, ends, strict=True):
+                if isinstance(action.request, Pause) and is_done(action):
                     until = self.rest_at if following is None else following.asked_at
                     for start in starts:
-                        if deed.answered_at < start.at < until:
+                        if action.answered_at < start.at < until:
                             spec = self.specs.get(start.job) if start.job not in edited else None
                             assert spec is None or spec.queue != lane, f"{start} in the paused {lane}"
 
     def _check_starts(self, truth: Truth) -> None:
-        """What the attempts wrote down themselves has been started, and their codes are the true ones."""
+        """Each attempt that wrote a record was started, and its recorded exit code is the reported one."""
         decided = {(event.job, event.attempt) for event in self.events if event.what == Move.START}
         assert truth.starts.keys() <= decided
         for event in self.events:
@@ -239,10 +239,10 @@ class History:
             elif event.outcome == "exit":
                 assert code not in {0, None}, f"{event}, but its script ended with {code}"
 
-    # --- looking things up ----------------------------------------------------------------------------
+    # --- lookups ------------------------------------------------------------------------------
 
     def _first_start_unasked(self, job: int) -> list[EventView]:
-        """Return the first start, or nothing: who revives a job does not want it to wait any more."""
+        """Return the first start, or nothing if the job was retried before: then it no longer had to wait."""
         steps = (event for event in self.of_job[job] if event.what in {Move.START, Move.REVIVE})
         return [event for event in islice(steps, 1) if event.what == Move.START]
 

@@ -1,4 +1,4 @@
-"""A load of jobs that write down their own truth: clients submit them, and remember what they were told."""
+"""Clients that submit jobs and remember the answers; each job records its own starts and ends in a file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bgd.wire.replies import Info, Submitted
 from bgd.wire.requests import GetInfo, Submit
 from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
 
-# Every attempt takes a lock of its job (two at once would show), writes that it began, and with which code
-# it is about to end. $1: folder, $2: seconds to sleep, $3: exit code, $4: code of the first attempt.
+# Each attempt takes its job's lock, which reveals two at once, and records its start and the code with which
+# it will exit. $1: folder, $2: seconds to sleep, $3: exit code, $4: exit code of the first attempt.
 SCRIPT = """
 exec 9>"$1/lock.$BGD_JOB_ID"
 flock -n 9 || echo "overlap $BGD_JOB_ID $BGD_ATTEMPT" >> "$1/truth"
@@ -62,20 +62,20 @@ preload = ["truth"]
 delay = "100ms"
 """
 
-# What is drawn how often, of 100 jobs
+# Of 100 jobs, how many are of each kind
 KINDS = {"quick": 60, "long": 10, "fails once": 15, "fails": 10, "too slow": 5}
-DEPENDENT = 0.2  # of all jobs; each waits for one of the latest
+DEPENDENT = 0.2  # share of jobs that wait for one of the latest
 RECENT = 30
-MOST_WAITING = 200  # a client submits no more while so many wait: what piles up only takes time at the end
+MOST_WAITING = 200  # a client pauses while so many wait: a longer queue only takes time at the end
 
 
 class Load:
-    """Clients that submit all the time, and remember only what they were told."""
+    """Clients that submit all the time and remember which jobs were acknowledged."""
 
     def __init__(
         self, rig: Rig, clients: int = 4, seed: int = 0, isolations: tuple[Isolation, ...] = ()
     ) -> None:
-        """`isolations`: of class jobs, which all jobs then are; none: all are commands."""
+        """Submit class jobs with these `isolations`, or commands if there are none."""
         self._rig = rig
         self._dice = random.Random(seed)
         self._isolations = isolations
@@ -109,7 +109,7 @@ class Load:
                 self.acknowledged[reply.jobs[0]] = spec
 
     def _spec(self) -> JobSpec:
-        """Draw a job: mostly quick, some longer than a daemon lives, some failing once, some too slow."""
+        """Return a random job: most are quick, some outlive a daemon, some fail once, some are too slow."""
         with self._lock:
             [kind] = self._dice.choices(list(KINDS), list(KINDS.values()))
             seconds = self._dice.uniform(0.0, 0.1) if kind != "long" else self._dice.uniform(0.5, 1.5)

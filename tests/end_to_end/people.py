@@ -1,4 +1,4 @@
-"""People who do everything at once to their jobs and queues, and remember what they asked and were told."""
+"""People who do everything to their jobs and queues at once, and remember each request and its answer."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
 from tests.end_to_end.load import SCRIPT
 
 PEOPLE = 8
-LANES = 3  # queues; each belongs to one person, who alone changes it
-MOST_IN_LANE = 2  # slots that a queue ever has
-MOST_SLOTS = 12  # that there ever are
+LANES = 3  # queues; each is changed by one person only
+MOST_IN_LANE = 2  # most slots that a queue ever has
+MOST_SLOTS = 12  # in all queues together
 KEYS = 6
 EXPIRES = 0.4  # seconds
-MEMORY = 8  # of their latest jobs that people do something to
+MEMORY = 8  # number of their latest jobs that people act on
 
-# What is done to a job, and how often
+# Requests for jobs, with their weights
 VERBS: dict[type[Hold | Release | Suspend | Continue | Cancel | Retry | Remove], int] = {
     Hold: 4,
     Release: 5,
@@ -53,8 +53,8 @@ VERBS: dict[type[Hold | Release | Suspend | Continue | Cancel | Retry | Remove],
 
 ALL_VERBS = (*VERBS, Submit, Edit, SetSlots, SetQueue, Pause, Resume)
 
-# A slot's number belongs to one attempt at a time, and so do the places of a queue. These locks are let go by
-# the death of whoever has them, however it comes.
+# Only one attempt at a time may have a slot's number, or one of a queue's places. The kernel releases these
+# locks whenever their holder dies.
 CROWD = f"""
 exec 8>"$1/slot.$BGD_SLOT"
 flock -n 8 || echo "overlap $BGD_JOB_ID slot-$BGD_SLOT" >> "$1/truth"
@@ -67,8 +67,8 @@ fi
 """
 
 
-class Deed(Struct, frozen=True):
-    """What somebody asked for, and the answer; `reply` None: the daemon died first, so nobody knows."""
+class Action(Struct, frozen=True):
+    """A request and its answer; `reply` is None if the daemon died first, so that the outcome is unknown."""
 
     person: int
     request: Request
@@ -78,21 +78,21 @@ class Deed(Struct, frozen=True):
 
 
 class People:
-    """Some clients, each with jobs of its own, that do something to them all the time."""
+    """Clients that act on their own jobs all the time."""
 
     def __init__(self, rig: Rig, seed: int) -> None:
-        self.deeds: list[Deed] = []
+        self.actions: list[Action] = []
         self._rig = rig
-        self._submitted: list[int] = []  # by all of them
-        self._suspended: dict[int, list[int]] = {}  # by person, those among which there is one
+        self._submitted: list[int] = []  # by all people
+        self._suspended: dict[int, list[int]] = {}  # by person: jobs of which at least one was suspended
         self.crowd = Crowd(
             partial(self._live, person, random.Random(f"{seed} {person}")) for person in range(PEOPLE)
         )
 
     @property
     def undone(self) -> set[str]:
-        """The verbs with which nobody has done anything yet."""
-        done = {type(deed.request).__name__ for deed in list(self.deeds) if is_done(deed)}
+        """The verbs that have not had any effect yet."""
+        done = {type(action.request).__name__ for action in list(self.actions) if is_done(action)}
         return {verb.__name__ for verb in ALL_VERBS} - done
 
     def _live(self, person: int, dice: random.Random, stop: threading.Event) -> None:
@@ -107,9 +107,9 @@ class People:
                 reply = caller.ask(request)
             except Gone:
                 caller = None
-            deed = Deed(person, request, asked_at, time.time(), reply)
-            self.deeds.append(deed)
-            if isinstance(request, Suspend) and is_done(deed):
+            action = Action(person, request, asked_at, time.time(), reply)
+            self.actions.append(action)
+            if isinstance(request, Suspend) and is_done(action):
                 self._suspended[person] = request.jobs
             if isinstance(reply, Submitted) and reply.created:
                 own.append(reply.jobs[0])
@@ -118,7 +118,7 @@ class People:
             caller.close()
 
     def _wish(self, person: int, own: list[int], dice: random.Random) -> Request:
-        """Draw what this person wants next: a job, something done to a job, or to a queue."""
+        """Return a random request of this person: for a new job, a job or a queue."""
         if len(own) < MEMORY or dice.random() < 0.3:
             return Submit(1, self._spec(dice))
         if person < LANES and dice.random() < 0.2:
@@ -170,8 +170,8 @@ def _wish_for_queue(lane: str, dice: random.Random) -> Request:
     return dice.choices(decisions, [1, 1, 2])[0]
 
 
-def is_done(deed: Deed, job: int | None = None) -> bool:
-    """Tell whether what was asked has been done, and said so: to this job, None: to one at least."""
-    if isinstance(deed.reply, Acted):
-        return any(result.code is None for result in deed.reply.results if job in {None, result.job})
-    return deed.reply is not None and not isinstance(deed.reply, Failed)
+def is_done(action: Action, job: int | None = None) -> bool:
+    """Tell whether a request was acknowledged as done: for this job, or if that is None, for any."""
+    if isinstance(action.reply, Acted):
+        return any(result.code is None for result in action.reply.results if job in {None, result.job})
+    return action.reply is not None and not isinstance(action.reply, Failed)

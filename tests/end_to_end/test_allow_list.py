@@ -1,4 +1,4 @@
-"""The list of allowed classes, at every door there is to a daemon, and at every moment of a job's life."""
+"""The lists of allowed classes and commands hold for every way to submit, at every time of a job's life."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def _other(_: object = None) -> str:
     return "here"
 
 
-_other.__module__, _other.__qualname__ = "work", "Other.run"  # as the worker would know what is not listed
+_other.__module__, _other.__qualname__ = (
+    "work",
+    "Other.run",
+)  # a class that is not listed
 other = bgd.job(_other)
 
 
@@ -50,7 +53,7 @@ def narrow(daemon: Daemon) -> None:
 
 @pytest.fixture
 def wide():
-    """A daemon that allows all of the module."""
+    """A daemon that allows everything in the module."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         (running.folder / "work.py").write_text(MODULE.format(folder=folder))
@@ -62,7 +65,7 @@ def wide():
 
 @pytest.fixture(scope="module")
 def narrowed():
-    """A daemon that allows one class alone."""
+    """A daemon that allows only one class."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         (running.folder / "work.py").write_text(MODULE.format(folder=folder))
@@ -169,7 +172,7 @@ def test_no_variable_decides_what_code_a_listed_class_is(narrowed, name):
 
 @pytest.fixture
 def scripted():
-    """A daemon that allows one bash script alone, and one variable."""
+    """A daemon that allows only one bash script and one variable."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         running = Daemon(Path(folder))
         script = running.folder / "script"
@@ -247,7 +250,7 @@ def test_no_folder_decides_what_code_a_listed_class_is(isolation):
                 f"class Listed:\n def run(self): return '{word}'\n"
             )
         daemon.configure(f"[security]\nallowed_classes = {NARROW}\n")
-        daemon.env["PYTHONPATH"] = f":{daemon.env['PYTHONPATH']}"  # as `$PYTHONPATH:/more` makes it
+        daemon.env["PYTHONPATH"] = f":{daemon.env['PYTHONPATH']}"  # from an empty entry
         daemon.start()
         try:
             with daemon.client() as client:

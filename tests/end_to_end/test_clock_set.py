@@ -1,4 +1,4 @@
-"""How long jobs waited and ran is right after the wall clock was set by years, in either direction."""
+"""The times that jobs waited and ran stay right when the wall clock is set by years, either way."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 from bgd.clock import elapsed
 from tests.support import DEADLINE, Daemon, wait_until
 
-YEARS = 50 * 365 * 86_400  # seconds, as from 1970 to the present
+YEARS = 50 * 365 * 86_400  # seconds, about the time from 1970 to the present
 
-# a machine has one wall clock, so only what these processes read is set
+# a machine has only one wall clock, so this one is only wrong for the processes of the test
 WRONG_CLOCK = """
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -56,7 +56,7 @@ def set_clock(tmp_path: Path) -> SetClock:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """A daemon, and programs beside it, that read a clock which the test sets."""
+    """A daemon that reads, like the programs beside it, a clock that the test sets."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("NO CLOCK WAS SET: there is no C compiler")
@@ -83,7 +83,7 @@ def test_durations_are_right_after_the_clock_was_set(
     )
     wait_until(lambda: all(daemon.shown(job)["attempts"] for job in (ended, running)))
     all_run_since = elapsed()
-    wait_until(lambda: elapsed() - all_run_since > 1)  # so that durations are of seconds
+    wait_until(lambda: elapsed() - all_run_since > 1)  # so that durations are seconds
 
     set_clock(jump)
     (tmp_path / "a").touch()
@@ -108,7 +108,7 @@ def test_durations_are_right_after_the_clock_was_set(
 
 
 def shown_clock_is_ahead_by(daemon: Daemon) -> float:
-    """Return by how much the clock that the programs read is ahead."""
+    """Return how many seconds the programs' clock is ahead."""
     code = "import time; print(time.time())"
     read = subprocess.run(
         ["python3", "-c", code], env=os.environ | daemon.env, capture_output=True, text=True, check=True

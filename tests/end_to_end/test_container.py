@@ -1,4 +1,4 @@
-"""bgd as the first process of a container: the kernel kills all others when it ends."""
+"""bgd as the first process of a container, with which the kernel kills all others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def home(tmp_path: Path) -> Home:
 
 @contextmanager
 def container(home: Home, *prelude: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run bgd as process 1, and end it in order."""
+    """Run bgd as process 1, and stop it cleanly."""
     with (home.folder / "log").open("ab") as log:
         running = subprocess.Popen(
             [*NAMESPACE, *prelude, sys.executable, "-P", "-m", "bgd"],
@@ -102,7 +102,7 @@ def test_no_zombie_stays_of_what_a_launcher_left_that_was_killed(home):
 
 
 def children_of(pid: str) -> list[str]:
-    """Return the children of a process, also those that its threads started."""
+    """Return the children of a process, including those of its threads."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [child for task in tasks for child in (task / "children").read_text().split()]
 

@@ -1,4 +1,4 @@
-"""The daemon as people run it: its options, its folder, its signals, and its jobs when it is away."""
+"""The daemon as people run it: options, folder, signals, and jobs that run while it is away."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from bgd import Client, ConfigError, DaemonUnreachable, Job, Refused, State
 from bgd.startup import DAEMON_LIMITS
 from tests.support import DEADLINE, Daemon, wait_until
 
-LIMITS = ("nofile", "fsize", "as", "data")  # as prlimit(1) calls those of DAEMON_LIMITS
-STRANGER = 4_000_000  # uid of nobody here
+LIMITS = ("nofile", "fsize", "as", "data")  # prlimit(1)'s names for DAEMON_LIMITS
+STRANGER = 4_000_000  # a uid that nobody has
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can give a folder away")
 
 
 class Machine(Daemon):
-    """A home whose daemon comes and goes, and whose jobs wait at a gate."""
+    """A home whose daemon is started and stopped, and whose jobs wait at a gate."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -39,11 +39,11 @@ class Machine(Daemon):
 
     @property
     def log(self) -> str:
-        """What the daemon has said."""
+        """What the daemon has logged."""
         return (self.folder / "bgd.log").read_text()
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a daemon that ends by itself."""
+        """Run a daemon that exits by itself."""
         return subprocess.run(
             [sys.executable, "-P", "-m", "bgd", *arguments],
             env=self.env | env,
@@ -62,7 +62,7 @@ class Machine(Daemon):
         return self.process.wait(DEADLINE)
 
     def submit_gated(self, client: Client) -> Job:
-        """Return a job that runs, and will until the gate is opened with its exit code."""
+        """Return a job that runs until the gate is opened with its exit code."""
         job = client.submit(["/bin/sh", "-c", f"echo began; read code < {self.gate}; exit $code"])
         wait_until(lambda: b"".join(part.data for part in client.logs(job.id)) == b"began\n")
         return job
@@ -71,7 +71,7 @@ class Machine(Daemon):
         self.gate.write_text(f"{code}\n")
 
     def launchers(self) -> list[int]:
-        """Return the pids of all launchers of this home."""
+        """Return the pids of this home's launchers."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -84,7 +84,7 @@ class Machine(Daemon):
         return found
 
     def clear_up(self) -> None:
-        """End the daemon, its launcher and its jobs, however the test has left them."""
+        """Stop the daemon, its launcher and its jobs, whatever state the test has left them in."""
         if self.launchers() and (not hasattr(self, "process") or self.process.poll() is not None):
             self.start()
         if hasattr(self, "process"):
@@ -100,13 +100,13 @@ def machine() -> Iterator[Machine]:
 
 
 def connections_to(path: str) -> int:
-    """Return how many clients the daemon with this socket has accepted."""
+    """Return how many connections the daemon with this socket has accepted."""
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     return sum(fields[5:] == ["03", fields[6], path] for fields in lines if len(fields) == 8)
 
 
 def launcher_of(client: Client) -> int:
-    """Return the pid of the launcher, once there is one."""
+    """Wait for a launcher; return its pid."""
     wait_until(lambda: client.info().launcher_pid)
     pid = client.info().launcher_pid
     assert pid is not None
@@ -114,7 +114,7 @@ def launcher_of(client: Client) -> int:
 
 
 def pid_of(client: Client, job: Job) -> int:
-    """Return the pid of a job's first attempt, once the daemon knows it."""
+    """Wait until the daemon knows the pid of a job's first attempt; return it."""
     wait_until(lambda: client.attempts(job.id)[0].pid)
     pid = client.attempts(job.id)[0].pid
     assert pid is not None
@@ -137,7 +137,7 @@ def test_a_daemon_whose_standard_streams_are_closed_runs_jobs_and_ends_in_order(
     )
     wait_until(machine.socket.exists)
     for fd in range(3):
-        target = os.readlink(f"/proc/{machine.process.pid}/fd/{fd}")  # noqa: PTH115 - a socket's is no path
+        target = os.readlink(f"/proc/{machine.process.pid}/fd/{fd}")  # noqa: PTH115 - the link of a socket is not a path
         assert target.startswith("/"), f"{fd} is {target}"
 
     done = machine.bgctl("run", "echo", "hello")
@@ -207,11 +207,11 @@ def test_environment_overrides_the_file(machine):
         assert client.info().slots == 5
 
 
-# --- coming up ------------------------------------------------------------------------------------------
+# --- starting ------------------------------------------------------------------------------------------
 
 
 def start_and_listen(machine: Machine, *arguments: str) -> tuple[int, str]:
-    """Run a daemon that fails; return its exit code and what it tells whoever started it."""
+    """Run a daemon that fails; return its exit code and what it writes to the ready descriptor."""
     reading, writing = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "bgd", "--ready-fd", str(writing), *arguments],
@@ -333,7 +333,7 @@ def test_database_of_another_program_is_refused_and_left_alone(machine):
     assert database.read_bytes() == b"no database at all" * 100
 
 
-# --- going, and coming back -----------------------------------------------------------------------------
+# --- stopping and restarting -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -365,7 +365,7 @@ def test_daemon_without_jobs_takes_its_launcher_along(machine):
 
 
 def test_daemon_told_to_end_as_soon_as_it_is_ready_takes_its_launcher_along(machine):
-    for _ in range(3):  # the launcher may be anywhere in its own start
+    for _ in range(3):  # the launcher may be at any point of its start
         machine.start()
 
         machine.signal(signal.SIGTERM)
@@ -472,7 +472,7 @@ def test_whoever_follows_learns_the_jobs_end_from_the_next_daemon_and_not_from_t
         job = machine.submit_gated(client)
         follows = threads.submit(list, client.logs(job.id, follow=True))
         waits = threads.submit(waiting.wait, [job.id], timeout=DEADLINE)
-        wait_until(lambda: connections_to(client.info().socket) == 3)  # who first comes later is turned away
+        wait_until(lambda: connections_to(client.info().socket) == 3)  # later ones are refused
         machine.signal(signal.SIGTERM)
         assert machine.ended() == 0
         machine.open_gate(7)
@@ -505,7 +505,7 @@ def test_job_whose_launcher_was_killed_is_unknown_and_another_launcher_is_starte
         assert (view.state, str(view.outcome)) == (State.FAILED, "unknown")
         assert client.submit(["/bin/true"]).wait(DEADLINE).state is State.SUCCEEDED
         assert launcher_of(client) != launcher
-        wait_until(lambda: not is_alive(launcher))  # no zombie is left of it
+        wait_until(lambda: not is_alive(launcher))  # leaves no zombie
 
 
 def test_queued_jobs_bear_that_the_launcher_is_told_to_end(machine):
@@ -515,7 +515,7 @@ def test_queued_jobs_bear_that_the_launcher_is_told_to_end(machine):
         client.set_slots(2)
         told, here = machine.folder / "told", machine.folder / "here"
         script = f"trap 'echo > {told}' TERM; echo > {here}; while :; do sleep 0.05; done"
-        stubborn = client.submit(["/bin/sh", "-c", script])  # keeps the launcher until its grace is over
+        stubborn = client.submit(["/bin/sh", "-c", script])  # keeps the launcher alive for its grace
         wait_until(here.exists)
         again = client.submit(["/bin/sh", "-c", f"test -e {told} || exec sleep 100"], retries=1)
         wait_until(lambda: again.refresh().state is State.RUNNING)
@@ -544,7 +544,7 @@ def test_delayed_job_starts_after_a_restart(machine):
 
 
 def submitted_until_the_end(client: Client) -> list[int]:
-    """Submit until the daemon goes; return the ids that it has told."""
+    """Submit until the daemon ends; return the ids that it acknowledged."""
     told: list[int] = []
     while True:
         try:
@@ -612,7 +612,7 @@ def test_reload_does_not_move_the_daemon(machine):
         assert (info.slots, info.state_dir) == (9, str(machine.state_dir))
         job = client.submit(["/bin/echo", "$BGD_SOCKET"]).wait(DEADLINE)
         assert b"".join(part.data for part in client.logs(job.id)) == b"$BGD_SOCKET\n"
-    machine.configure("")  # so that the end of the test finds it
+    machine.configure("")  # so that the fixture finds the socket
 
 
 @pytest.mark.parametrize(
@@ -673,7 +673,7 @@ def test_a_limit_that_is_too_small_to_work_with_is_refused_at_the_start_by_name(
         assert said in done.stderr
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         if limit.startswith(("--as", "--data")):
-            break  # the launcher works with these, and its jobs may be meant by them
+            break  # the launcher can work with these, which may be meant for its jobs
 
 
 def test_with_the_least_limits_jobs_of_both_kinds_run_and_the_log_says_what_is_short(machine):

@@ -1,4 +1,4 @@
-"""The demo does what it says, and leaves nothing behind, also when something goes wrong."""
+"""The demo does what it says and leaves nothing behind, even if something goes wrong."""
 
 import os
 import shutil
@@ -11,13 +11,13 @@ import pytest
 
 from tests.support import ROOT
 
-PATIENCE = 120.0  # seconds; a busy machine fails no test
+PATIENCE = 120.0  # seconds, enough for a busy machine
 WHAT_IT_RUNS = ("echo", "head", "sh", "sleep", "true", "wc")
 
 
 @pytest.fixture
 def folder():
-    with tempfile.TemporaryDirectory(prefix="bgd-") as name:  # short: a socket's path has 107 bytes
+    with tempfile.TemporaryDirectory(prefix="bgd-") as name:  # a short path, as sockets need
         yield Path(name)
 
 
@@ -45,7 +45,7 @@ def test_demo_that_goes_wrong_says_so_and_leaves_nothing(folder: Path):
 
 
 def demo(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the demo with its temporary files, and so the mark of all its processes, in `folder`."""
+    """Run the demo with TMPDIR set to `folder`, by which its processes can be found."""
     return subprocess.run(
         [sys.executable, str(ROOT / "examples/demo.py")],
         env=os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)} | environment,
@@ -59,7 +59,7 @@ def demo(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Return the command lines of what runs with this folder for its temporary files."""
+    """Return the command lines of all processes whose TMPDIR is this folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -68,5 +68,5 @@ def processes_of(folder: Path) -> list[str]:
             if f"TMPDIR={folder}\0".encode() in (entry / "environ").read_bytes():
                 found.append((entry / "cmdline").read_text().replace("\0", " "))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it has ended, or is another user's
+            continue  # it has ended or belongs to another user
     return found

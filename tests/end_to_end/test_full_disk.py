@@ -1,4 +1,4 @@
-"""Real disks that are full: of the database (case 9), and of the logs (case 10)."""
+"""Real disks that are full: that of the database (case 9), and that of the logs (case 10)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECOVERS = 5.0  # seconds at most
 
 @contextmanager
 def small_disk(folder, size, inodes=0):
-    """Mount a disk of its own there."""
+    """Mount a small disk there."""
     if os.geteuid() != 0:
         pytest.skip("NOT RUN: a disk of its own takes root")
     folder.mkdir(mode=0o700, parents=True)
@@ -44,14 +44,14 @@ def machine():
 
 
 def fill(path):
-    """Fill the file's disk to the last byte."""
+    """Fill the disk of the file to the last byte."""
     with path.open("ab", buffering=0) as file, suppress(OSError):
         while file.write(bytes(4096)):
             pass
 
 
 def submit_until_refused(client):
-    """Submit until there is no room; return the ids that were told."""
+    """Submit until the disk is full; return the ids that were acknowledged."""
     told = []
     while True:
         try:
@@ -74,7 +74,7 @@ def test_full_disk_refuses_new_jobs_and_nothing_else_and_recovers_by_itself(mach
             assert refused.stderr.count("\n") == 1
 
             filler = machine.state_dir / "filler"
-            fill(filler)  # others take the rest
+            fill(filler)  # other programs take the rest
             assert [job.id for job in client.jobs(limit=10_000)][::-1] == [running.id, *told]
             for job_id in told[:50]:
                 assert client.cancel([job_id])[0].state is State.CANCELLED
@@ -111,7 +111,7 @@ def test_logs_leave_to_the_database_what_it_needs_of_a_full_disk(machine):
             noise = f"read go < {gate}; head -c 4000000 /dev/zero; touch {written}; exec sleep 600"
             noisy = client.submit(["/bin/sh", "-c", noise])
             fill(machine.state_dir / "filler")
-            for job_id in told[:50]:  # for which the ballast is given up
+            for job_id in told[:50]:  # this releases the ballast
                 assert client.cancel([job_id])[0].state is State.CANCELLED
             gate.write_text("go\n")
             wait_until(written.exists)

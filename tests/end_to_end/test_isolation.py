@@ -1,4 +1,4 @@
-"""Class jobs in processes of each kind, under a real daemon, by all doors that choose one."""
+"""Class jobs with each isolation, under a real daemon, chosen in all possible ways."""
 
 from __future__ import annotations
 

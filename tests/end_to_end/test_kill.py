@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing starts twice, whoever is killed: bgd, the launcher, or both."""
+"""Nothing is lost and nothing starts twice if bgd, the launcher or both are killed."""
 
 import os
 import random
@@ -12,9 +12,9 @@ import pytest
 
 from bgd.core.spec import Isolation
 from tests.end_to_end.chaos import Rig
+from tests.end_to_end.checks import check_suspended, check_waits, come_to_rest
 from tests.end_to_end.history import History
 from tests.end_to_end.load import CLASSES, MODULE, Load
-from tests.end_to_end.looking import check_suspended, check_waits, come_to_rest
 from tests.end_to_end.people import LANES, MOST_IN_LANE, MOST_SLOTS, PEOPLE, People
 from tests.end_to_end.truth import IN_VAIN, Truth, check_history
 from tests.end_to_end.watcher import Watcher
@@ -28,17 +28,17 @@ KILLS = {
     "in turn": times(100, 15),
 }
 SHORTEST_LIFE = 0.15  # s
-# s; a launcher takes a while until all slots are taken again
+# seconds; a launcher needs a while to fill all slots again
 LONGEST_LIFE = {
     "bgd": 0.5,
     "launcher": seconds(2.0, 0.5),
     "both": seconds(0.8, 0.5),
     "in turn": seconds(0.8, 0.5),
 }
-LONGEST_REST = 0.4  # s of a launcher without a daemon; many of its jobs end meanwhile
+LONGEST_REST = 0.4  # seconds of a launcher without a daemon; many of its jobs end meanwhile
 STOPS = times(20, 3)
 STOPPED = seconds(3.0, 0.5)  # s
-BUSY_CYCLES = times(100, 10)  # each takes longer
+BUSY_CYCLES = times(100, 10)  # each takes longer than a kill
 CLIENTS = 8 if SHARE else 4
 WHO = {
     "bgd": "bgd",
@@ -116,7 +116,7 @@ def test_standing_still_for_a_while_loses_nothing_and_starts_nothing_twice(rig: 
 
 
 def told(what: str, load: Load, outcomes: Counter[str], how_often: dict[str, int], **more: int) -> None:
-    """Record a series that was checked: whatever is counted as 0 here would have failed before."""
+    """Record a series that was checked: any other count than 0 of what is 0 here has failed before."""
     in_vain = outcomes.pop(IN_VAIN, 0)
     ends = {f"ends_{outcome}": count for outcome, count in sorted(outcomes.items())}
     never = {"lost": 0, "started_twice": 0, "ended_twice": 0, "wrong_codes": 0}
@@ -162,7 +162,7 @@ def test_class_jobs_bear_kills_as_commands_do(class_rig: Rig, victim: str):
 
 
 def workers_of(rig: Rig) -> list[int]:
-    """Return the pids of the launcher's warm workers, waiting until it has some."""
+    """Wait until the launcher has warm workers; return their pids."""
     found: list[int] = []
     while not found:
         launcher = rig.launcher_pid()
@@ -189,7 +189,7 @@ def test_whatever_was_done_to_jobs_and_queues_stays_done_through_kills(busy_rig:
     people = People(rig, seed=11)
     kills = 0
     with people.crowd:
-        # on a slow machine it takes longer until everything has been done once
+        # on a slow machine it takes longer until each verb has been used
         while kills < BUSY_CYCLES or (people.undone and kills < 20 * BUSY_CYCLES):
             kills += 1
             people.crowd.run_for(dice.uniform(0.2, 0.5))
@@ -203,15 +203,15 @@ def test_whatever_was_done_to_jobs_and_queues_stays_done_through_kills(busy_rig:
     check_suspended(rig)
     jobs, last = come_to_rest(rig)
     watcher.finish(last)
-    found = History(people.deeds, watcher.events, jobs, rest_at).check(Truth.read(rig.folder / "truth"))
+    found = History(people.actions, watcher.events, jobs, rest_at).check(Truth.read(rig.folder / "truth"))
     assert processes_of(rig.folder) == []
     assert people.undone == set(), f"not all was done: {found}"
     what = f"kill -9 of {WHO[victim]} while {PEOPLE} people do everything to their jobs and queues"
-    record(what, kills=kills, things_done=len(people.deeds), undone=0, started_twice=0)
+    record(what, kills=kills, things_done=len(people.actions), undone=0, started_twice=0)
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Return the command lines of jobs of the load that are still alive."""
+    """Return the command lines of the load's jobs that are still alive."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -1,4 +1,4 @@
-"""Jobs, followers, streams and pages come and go, and leave nothing behind."""
+"""Jobs, followers, streams and pages leave no memory, descriptor or process behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DRIFT = 5 << 10  # KiB
 
 
 class Figures(NamedTuple):
-    """What a process holds: descriptors, KiB of its own memory, dead children."""
+    """What a process uses: descriptors, KiB of its own memory, dead children."""
 
     descriptors: int
     memory: int
@@ -43,7 +43,7 @@ async def run_short_jobs(path: str, count: int) -> None:
 
 
 async def follow_and_leave(path: str, count: int) -> None:
-    """Follow the output of a job that goes on, and leave in the middle of it."""
+    """Follow the output of a running job, and hang up in the middle of it."""
     async with AsyncClient(path) as client:
         job = await client.submit(["sh", "-c", "while echo more; do sleep 0.05; done"])
         for _ in range(count // 20):
@@ -86,7 +86,7 @@ def test_what_comes_and_goes_leaves_nothing_behind(own_daemon: Daemon):
         asyncio.run(read_events_and_leave(path, scale))
         look_at_pages(browser, 2 * scale)
 
-    come_and_go(40)  # what is loaded and kept once
+    come_and_go(40)  # modules and caches that are loaded once
     with own_daemon.client() as client:
         launcher = client.info().launcher_pid
     assert launcher is not None
@@ -110,9 +110,9 @@ def test_who_does_not_read_what_he_asked_for_costs_little(own_daemon: Daemon):
 
     callers = [Caller(own_daemon.socket) for _ in range(100)]
     for caller in callers:
-        caller.ask(GetEvents(id=1, since=0))  # of the 20,000 events to come nothing is read
+        caller.ask(GetEvents(id=1, since=0))  # none of the 20,000 events to come is read
 
-    with own_daemon.client() as client:  # meanwhile all others have been sent what they are sent
+    with own_daemon.client() as client:  # meanwhile all others were sent theirs
         assert sum(1 for _ in client.events(since=0, follow=False)) == 20_000
     grown = figures_of(own_daemon.process.pid).memory - before
     for caller in callers:

@@ -1,4 +1,4 @@
-"""A launcher that cannot be had: everybody who asks is told, and a shutdown does not wait for it."""
+"""Without a launcher, whoever asks is told the reason, and a shutdown does not wait."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROBLEM = "it declined: its generation is 2, and one of generation 9 has taken o
 
 
 def decline_all(listening):
-    """Answer each supervisor as a launcher of an earlier bgd does that obeys a higher generation."""
+    """Answer each supervisor like a launcher of an earlier bgd that obeys a higher generation."""
     with suppress(OSError):  # the test has closed the socket
         while True:
             connection, _ = listening.accept()
@@ -32,7 +32,7 @@ def decline_all(listening):
 
 @pytest.fixture
 def home(tmp_path):
-    """Give a daemon that has a running job, and a launcher that does nothing for it."""
+    """A daemon with a running job, and with a launcher that declines to work for it."""
     running = Daemon(tmp_path)
     running.start()
     with running.client() as client:

@@ -1,4 +1,4 @@
-"""An older copy of the database in its place, and strangers who greet the launcher: nothing runs twice."""
+"""An older copy of the database is put in its place, or strangers greet the launcher: nothing runs twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def runs_of(home):
 
 
 def put_back(home, copy):
-    """Stop bgd and put a backup in the place of the database, as people do by hand."""
+    """Stop bgd and replace the database with a backup, as people do by hand."""
     home.process.send_signal(signal.SIGTERM)
     home.process.wait(DEADLINE)
     for end in ("-wal", "-shm"):
@@ -48,7 +48,7 @@ def backed_up(home):
 
 
 def refused_start(home):
-    """Start bgd, which is not to serve; return what it says."""
+    """Start a bgd that refuses to serve; return its messages."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "bgd"],
         env=home.env,
@@ -65,7 +65,7 @@ def refused_start(home):
 @pytest.mark.parametrize("restarts", [0, 5])
 def test_jobs_of_an_older_copy_of_the_database_are_held_and_not_run_again(home, restarts):
     with home.client() as client:
-        # it keeps the launcher alive, and with it what that remembers
+        # keeps the launcher, which remembers the jobs it ran, alive
         client.submit(["sleep", "600"])
         waiting = client.submit(["sh", "-c", "echo $BGD_JOB_ID >> runs"], cwd=str(home.folder), hold=True)
         copy = backed_up(home)

@@ -1,4 +1,4 @@
-"""Policies of classes: what the configuration says of jobs that say nothing, under a real daemon."""
+"""Class policies set the options that a job does not set itself, under a real daemon."""
 
 from __future__ import annotations
 

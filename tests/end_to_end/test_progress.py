@@ -1,4 +1,4 @@
-"""How far jobs say they are, in all the places where it is seen, and through the death of the daemon."""
+"""Progress that jobs report is seen everywhere, and survives the death of the daemon."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def one_thing_and_gone(number):
 
 @pytest.fixture
 def daemon(own_daemon):
-    """A daemon that may run the module above."""
+    """A daemon that allows the module above."""
     modules = own_daemon.folder / "modules"
     modules.mkdir()
     (modules / "slowly.py").write_text(MODULE)

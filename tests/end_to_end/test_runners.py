@@ -1,4 +1,4 @@
-"""Runners: jobs of other languages, here of the shell, under a real daemon."""
+"""Runners: jobs in other languages, here in shell, under a real daemon."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from bgd import JobFailed, NotAllowed, Outcome, State, run_background_job
 from tests.support import DEADLINE, serving, wait_until
 
-# What it is told decides what it does: the last of its names is a function of this program
+# The target chooses what it does: the last part of its name is a function of this program
 PROGRAM = """
 told=$(cat)
 result() { printf '%s' "$1" > "/dev/fd/$BGD_RESULT_FD"; }

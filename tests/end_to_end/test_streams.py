@@ -1,4 +1,4 @@
-"""Whoever follows a job goes on when the daemon is killed and started again: all of it comes, and once."""
+"""A follower continues when the daemon is killed and restarted, and gets all output exactly once."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_who_lost_a_daemon_of_ones_own_starts_another_if_nobody_else_does(home: 
 
 
 def test_others_may_start_a_lost_daemon_first(home: Home):
-    done = run(home, FOLLOWER, "60", "5")  # in which a daemon is up even on a slow machine
+    done = run(home, FOLLOWER, "60", "5")  # seconds, enough for a daemon to start on a slow machine
 
     assert "DaemonUnreachable: no daemon answers" in done.stderr
     assert done.stdout.count("started") == 1

@@ -1,4 +1,4 @@
-"""What waits, and what was said of slots and queues, through the sudden end of the daemon."""
+"""Waiting jobs and the settings of slots and queues survive a kill of the daemon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import DEADLINE, Daemon, wait_until
 
 
 class Mortal(Daemon):
-    """A daemon that is killed, and followed by another."""
+    """A daemon that is killed and replaced by another."""
 
     def die_and_live_again(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -31,7 +31,7 @@ def mortal(tmp_path):
 
 
 def gated(client: Client, daemon: Daemon, name: str):
-    """Return a job that runs until the gate of this name is opened with its exit code."""
+    """Return a job that runs until the gate of this name is opened with its exit code, and the opener."""
     gate = daemon.folder / name
     os.mkfifo(gate)
     job = client.submit(["/bin/sh", "-c", f"echo began; read code < {gate}; exit $code"])
@@ -75,7 +75,7 @@ def test_what_waits_goes_on_waiting_and_then_runs(mortal):
 
 def test_a_job_that_stands_still_does_so_until_it_is_continued(mortal):
     with mortal.client() as client:
-        # a shell that is stopped while it starts a program does not count as stopped, so this one ends
+        # a shell that is stopped while it starts a program does not count as stopped, so it execs
         job = client.submit(["sh", "-c", "echo tick; exec sleep 60"], timeout=3600)
         wait_until(lambda: b"tick" in b"".join(part.data for part in client.logs(job.id)))
         job.suspend()
@@ -110,5 +110,5 @@ def test_jobs_after_one_that_fails_while_the_daemon_is_away_are_cancelled(mortal
 
 
 def _is_stopped(pid: int | None) -> bool:
-    """Tell whether a process stands still; the daemon may not know its number yet."""
+    """Tell whether a process is stopped; `pid` is None while the daemon does not know it."""
     return pid is not None and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

@@ -1,4 +1,4 @@
-"""The judge: what a daemon says of every job of a load, against what the jobs wrote down themselves."""
+"""Compare what a daemon says about each job of a load with what the jobs recorded themselves."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from bgd.core.job import FINAL, Move, Outcome, State
 from bgd.core.spec import JobSpec
 from bgd.wire.views import AttemptView, EventView, JobView
 from tests.end_to_end.chaos import Caller, Rig
+from tests.end_to_end.checks import last_event
 from tests.end_to_end.load import Load
-from tests.end_to_end.looking import last_event
 from tests.end_to_end.watcher import Watcher
 
-CLOCKS = 0.01  # s; two are read, by supervisor and launcher
-IN_VAIN = "waited_in_vain"  # counted beside the outcomes: jobs cancelled as what they waited for had failed
+CLOCKS = 0.01  # seconds; supervisor and launcher read clocks of their own
+IN_VAIN = "waited_in_vain"  # counted with the outcomes: jobs cancelled because a job they waited for failed
 
 Shown = tuple[JobView, list[AttemptView]]
 
 
 class Truth:
-    """What the attempts wrote down themselves: starts, codes, and whom they should not have met."""
+    """What the attempts recorded themselves: starts, exit codes, and overlaps, which must not happen."""
 
     def __init__(self) -> None:
         self.starts: Counter[tuple[int, int]] = Counter()
@@ -48,10 +48,10 @@ class Truth:
 def check_history(
     rig: Rig, load: Load, watcher: Watcher, *, may_be_unseen: bool, may_be_killed: bool = False
 ) -> Counter[str]:
-    """Hold what the daemon says of every acknowledged job against what the jobs wrote down themselves.
+    """Compare what the daemon says about each acknowledged job with what the jobs recorded themselves.
 
-    `may_be_unseen`: the launcher was killed too, so attempts may have ended `unknown`. `may_be_killed`: warm
-    workers were, which take along what they are just starting, or run themselves.
+    `may_be_unseen` means that the launcher was killed too, so that attempts may have ended `unknown`.
+    `may_be_killed` means that warm workers were killed, with the attempts that they ran or were starting.
     """
     jobs = sorted(load.acknowledged)
     allowed = {Outcome.UNKNOWN} if may_be_unseen else set()
@@ -92,8 +92,8 @@ def _check_attempt(
             assert attempt.exit_code == code
             assert spec.timeout is None, (
                 f"a time limit was not kept: {attempt}"
-            )  # nobody ends by himself then
-        case Outcome.TIMEOUT:  # on a busy machine perhaps before its first line
+            )  # such jobs never end by themselves
+        case Outcome.TIMEOUT:  # on a busy machine perhaps before the script's first line
             assert code is None
             assert spec.timeout is not None
         case Outcome.UNKNOWN | Outcome.SIGNAL if attempt.outcome in allowed:
@@ -105,7 +105,7 @@ def _check_attempt(
 
 
 def _check_wait(job: int, spec: JobSpec, shown: Mapping[int, Shown]) -> list[str]:
-    """No job has started before what it waits for had finished; after a failure it starts only if it may."""
+    """Check that no job started before the jobs it waits for had finished, or succeeded if it needs that."""
     view, attempts = shown[job]
     for other in (*spec.after, *spec.after_any):
         before, _ = shown[other]
@@ -120,7 +120,7 @@ def _check_wait(job: int, spec: JobSpec, shown: Mapping[int, Shown]) -> list[str
 
 
 def _check_events(events: list[EventView], shown: Mapping[int, Shown]) -> None:
-    """Every attempt was started once and ended once, and each job finished once."""
+    """Check that each attempt started once and ended once, and that each job finished once."""
     starts, ends, finishes = Counter[tuple[int, int]](), Counter[tuple[int, int]](), Counter[int]()
     for event in events:
         starts[event.job, event.attempt] += event.what == Move.START

@@ -1,4 +1,4 @@
-"""A watcher who misses nothing of what happens to jobs, whoever is killed meanwhile."""
+"""A watcher that reads every event, whoever is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from bgd.wire.requests import GetEvents
 from bgd.wire.views import EventView
 from tests.end_to_end.chaos import Caller, Gone, Rig
 
-PAUSE = 0.05  # s between two looks, so that he is no load himself
+PAUSE = 0.05  # seconds between two reads, so that the watcher is no load
 
 
 class Watcher:
-    """Reads all events, over all deaths of the daemon."""
+    """Reads all events, across all deaths of the daemon."""
 
     def __init__(self, rig: Rig) -> None:
         self.events: list[EventView] = []
         self._rig = rig
         self._finishing = threading.Event()
         self._until: int | None = None
-        self._thread = threading.Thread(target=self._watch, daemon=True)  # a test that fails leaves it
+        self._thread = threading.Thread(target=self._watch, daemon=True)  # a failing test leaves it behind
         self._thread.start()
 
     def finish(self, last: int) -> None:
-        """Return when the event `last` was read; nobody is killed any more."""
+        """Return when the event `last` was read; call this when nothing is killed any more."""
         self._until = last
         self._finishing.set()
         self._thread.join(20)

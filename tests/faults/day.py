@@ -20,7 +20,7 @@ from bgd.wire.replies import Submitted
 from bgd.wire.requests import SubmitMany
 from bgd.wire.views import JobView
 from tests.end_to_end.chaos import Caller, Rig
-from tests.end_to_end.looking import listed
+from tests.end_to_end.checks import listed
 from tests.support import wait_until
 
 SLOTS = 4

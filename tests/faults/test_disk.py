@@ -14,7 +14,7 @@ from bgd.core.spec import JobSpec
 from bgd.wire.replies import Submitted
 from bgd.wire.requests import Submit
 from tests.end_to_end.chaos import Caller, Gone, Rig
-from tests.end_to_end.looking import listed
+from tests.end_to_end.checks import listed
 from tests.faults.figures import SHARE, record
 from tests.support import DEADLINE, wait_until
 

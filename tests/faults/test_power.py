@@ -19,7 +19,7 @@ from bgd.wire.replies import JobsPart, Submitted
 from bgd.wire.requests import Submit, Wait
 from bgd.wire.views import JobView
 from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
-from tests.end_to_end.looking import listed
+from tests.end_to_end.checks import listed
 from tests.faults.figures import record, seconds, times
 from tests.faults.power import Disk, why_not
 

@@ -17,7 +17,7 @@ from bgd.errors import BgdError
 from bgd.wire import requests
 from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Reply, Submitted
 from bgd.wire.requests import Changes, Request
-from tests.end_to_end.people import Deed
+from tests.end_to_end.people import Action
 from tests.simulation.launcher import KILLED, LANES, MOST_IN_LANE, NO_PROGRAM, SLOTS
 from tests.simulation.machine import Life, Machine
 
@@ -52,7 +52,7 @@ class Person:
         self._known = 0  # the newest job when it last asked
         self._asked: tuple[Request, float, Life] | None = None
         self._numbers = itertools.count(1)
-        self.deeds: list[Deed] = []
+        self.actions: list[Action] = []
 
     @property
     def is_waiting(self) -> bool:
@@ -211,7 +211,7 @@ class Person:
         assert self._asked is not None
         request, asked_at, _ = self._asked
         self._asked = None
-        self.deeds.append(Deed(self.number, request, asked_at, self._machine.agenda.now().wall, reply))
+        self.actions.append(Action(self.number, request, asked_at, self._machine.agenda.now().wall, reply))
         if isinstance(reply, Submitted):
             new = [job for job in reply.jobs if job not in reply.found]
             self.own += new

@@ -147,8 +147,8 @@ class Story:
         assert not journal.runs, f"nobody knows that these run: {journal.runs.keys()}"
         assert not journal.ended, f"these ends were never acknowledged: {journal.ended.keys()}"
         assert not any(person.is_waiting for person in self._people), "somebody was never answered"
-        deeds = [deed for person in self._people for deed in person.deeds]
-        history = History(deeds, stream, views, rest_at, has_times=not self._is_set)
+        actions = [action for person in self._people for action in person.actions]
+        history = History(actions, stream, views, rest_at, has_times=not self._is_set)
         found = history.check(self._machine.truth)
         unknown = {event.job for event in stream} - history.specs.keys()
         assert not unknown, f"nobody asked for these jobs: {unknown}"

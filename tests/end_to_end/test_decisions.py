@@ -1,4 +1,4 @@
-"""Class jobs that say what is to follow, under a real daemon."""
+"""Class jobs that decide what happens after them, under a real daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks at all jobs of a daemon: between two kills, and when everything has come to rest."""
+"""Check all jobs of a daemon, between two kills and after everything has finished."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support import wait_until
 
 
 def listed(rig: Rig, states: list[State] | None) -> list[JobView]:
-    """Return all jobs in these states, None: in all."""
+    """Return all jobs in these states; None means all states."""
     with closing(Caller(rig.socket)) as caller:
         views: list[JobView] = []
         while page := page_of(caller, states or list(State), before=views[-1].id if views else None):
@@ -25,7 +25,7 @@ def listed(rig: Rig, states: list[State] | None) -> list[JobView]:
 
 
 def page_of(caller: Caller, states: list[State], before: int | None) -> list[JobView]:
-    """Return as many jobs as one answer may have, as they stood at one instant."""
+    """Return as many jobs as one answer may have, all as of the same instant."""
     views: list[JobView] = []
     reply = caller.ask(List(id=1, states=states, limit=MAX_LIST, before=before))
     while isinstance(reply, JobsPart):
@@ -35,7 +35,7 @@ def page_of(caller: Caller, states: list[State], before: int | None) -> list[Job
 
 
 def check_waits(rig: Rig) -> None:
-    """No job waits for one that has finished, among the newest: these are listed at one instant."""
+    """Check that none of the newest jobs waits for one that has finished; they are listed at one instant."""
     with closing(Caller(rig.socket)) as caller:
         views = {view.id: view for view in page_of(caller, list(State), before=None)}
     for view in views.values():
@@ -46,7 +46,7 @@ def check_waits(rig: Rig) -> None:
 
 
 def check_suspended(rig: Rig) -> None:
-    """Who is said to stand still does, and who is said to run does not."""
+    """Check that suspended jobs are stopped and all others are not."""
     with closing(Caller(rig.socket)) as caller:
         for view in listed(rig, [State.RUNNING]):
             wait_until(partial(is_as_told, caller, view.id))
@@ -57,7 +57,7 @@ def is_as_told(caller: Caller, job: int) -> bool:
     if view.state is not State.RUNNING:
         return True
     pid = attempts[-1].pid
-    if pid is None:  # what was suspended before it ran has no process
+    if pid is None:  # a job that was suspended before it ran has no process
         return view.suspended
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
@@ -67,7 +67,7 @@ def is_as_told(caller: Caller, job: int) -> bool:
 
 
 def come_to_rest(rig: Rig) -> tuple[dict[int, JobView], int]:
-    """Let all end that waits; return all jobs, and the id of the last event."""
+    """Release everything that waits, and let it finish; return all jobs and the id of the last event."""
     with closing(Caller(rig.socket)) as caller:
         caller.ask(SetSlots(1, None))
         for lane in range(LANES):
@@ -80,7 +80,7 @@ def come_to_rest(rig: Rig) -> tuple[dict[int, JobView], int]:
 
 
 def last_event(rig: Rig) -> int:
-    """Return the id of the newest event there is."""
+    """Return the id of the newest event."""
     with closing(Caller(rig.socket)) as caller:
         part = caller.ask(GetEvents(id=1, follow=True))  # from now on
         assert isinstance(part, EventsPart)
