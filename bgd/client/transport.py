@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import time
@@ -61,6 +62,24 @@ def check_server(connection: socket.socket, path: str, trusted_uids: Collection[
             f"{path} is served by uid {uid}, not by uid {trusted}, so nothing was sent: "
             "if you trust that user, name the socket with --socket or BGD_SOCKET"
         )
+
+
+@contextmanager
+def process_descriptor(pid: int | None) -> Iterator[int | None]:
+    """Give a descriptor that becomes readable when a process ends.
+
+    None if there is no such process here: `pid` is None, the process has ended, or it runs in a container.
+    """
+    try:
+        descriptor = None if pid is None else os.pidfd_open(pid)
+    except OSError:
+        # ESRCH; on some kernels EINVAL while it is reaped; EINVAL or ENOENT if a thread has the number by now
+        descriptor = None
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def seconds_left(deadline: float | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import select
@@ -17,14 +16,11 @@ from msgspec import Struct
 
 from bgd.client.autostart import start_daemon
 from bgd.client.blocking import Client
+from bgd.client.transport import process_descriptor
 from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
 
 PATIENCE = 30.0  # seconds for the daemon's start, and for its end
-
-# errors of pidfd_open if there is no process of this number: ESRCH; on some kernels EINVAL for a process that
-# is being reaped; EINVAL or ENOENT if the number belongs to a thread by now
-_NO_PROCESS = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
 
 Settings = Mapping[str, object]
 """Keys of the configuration and their values; a table is a mapping."""
@@ -101,26 +97,10 @@ def _end(daemon: PrivateDaemon) -> None:
         except DaemonUnreachable:  # the test killed it, which ended no job: a new daemon takes the jobs over
             _start(daemon)
             info = client.info()
-        with _watched(info.launcher_pid) as launcher:
+        with process_descriptor(info.launcher_pid) as launcher:
             client.shutdown("cancel", timeout=PATIENCE)
             if launcher is not None and not select.select([launcher], [], [], PATIENCE)[0]:
                 raise TimeoutError(f"the launcher of a private daemon has not ended within {PATIENCE:g} s")
-
-
-@contextmanager
-def _watched(pid: int | None) -> Iterator[int | None]:
-    """Give a descriptor that becomes readable when the process is gone, None if there is no process."""
-    try:
-        descriptor = None if pid is None else os.pidfd_open(pid)
-    except OSError as error:
-        if error.errno not in _NO_PROCESS:
-            raise
-        descriptor = None
-    try:
-        yield descriptor
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
@@ -41,6 +41,7 @@ from bgd.client.specs import (
     states_of,
     submit_frames,
 )
+from bgd.client.transport import process_descriptor
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
 from bgd.errors import DaemonUnreachable, JobFailed
@@ -584,7 +585,7 @@ class AsyncClient:
         """
         chosen = None if mode is None else ShutdownMode(mode)
         deadline = None if timeout is None else time.monotonic() + timeout
-        with _process_descriptor((await self.info()).pid) as process:
+        with process_descriptor((await self.info()).pid) as process:
             connection = await self._channel.connection()
             await self._channel.ask(requests.Shutdown(UNNUMBERED, chosen), replies.Done)
             try:
@@ -660,20 +661,3 @@ class AsyncClient:
 def _unfinished(first: int | None, count: int, timeout: float | None) -> TimeoutError:
     jobs = f"job {first} has" if count == 1 else f"{count} jobs have"
     return TimeoutError(f"{jobs} not finished within {timeout or 0:g} s")
-
-
-@contextmanager
-def _process_descriptor(pid: int) -> Iterator[int | None]:
-    """Give a descriptor that becomes readable when the process is gone.
-
-    None if there is no such process here, for example because the daemon runs in a container.
-    """
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
-        yield None
-        return
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
