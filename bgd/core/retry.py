@@ -1,4 +1,4 @@
-"""Policy: which move follows an attempt's end, and how long a retry waits."""
+"""Retries: which move follows the end of an attempt, and how long a retry waits."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from bgd.core.job import (
 )
 from bgd.core.spec import JobSpec
 
-SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze for ever, so it must not do so a thousand times a second
-MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that takes the machine down each time must stop
+SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze for ever, but not a thousand times a second
+MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that brings down the machine each time must stop
 
-SIGNALLED = 128  # and the signal's number
+SIGNALLED = 128  # plus the number of the signal
 _CODES = {
     Outcome.SUCCEEDED: 0,
     Outcome.ERROR: 1,
@@ -33,17 +33,17 @@ _CODES = {
     Outcome.CANCELLED: SIGNALLED + 15,  # SIGTERM
 }
 
-NOT_WORTH_IT = "an end of this kind is not tried again (retry_on, no_retry_on)"
-NO_USE = "the job said that no other attempt is of use"
-NO_USE_AFTER = "its on_exceptions say that no other attempt is of use after {}"
-PUT_ASIDE = f"put aside: the end of {MOST_UNSEEN} attempts in a row was not seen"
-NOT_RERUN = "nobody saw its end, and only a job with retries or with rerun yes is run again then"
+NOT_WORTH_IT = "not retried after an end of this kind (retry_on, no_retry_on)"
+NO_USE = "the job said that another attempt would not help"
+NO_USE_AFTER = "its on_exceptions say that another attempt would not help after {}"
+UNSEEN_TOO_OFTEN = f"given up: nobody saw the end of {MOST_UNSEEN} attempts in a row"
+NOT_RERUN = "nobody saw its end; only a job with retries or with rerun yes runs again then"
 
 
 def exit_code_of(outcome: Outcome, exit_code: int | None, signal: int | None) -> int | None:
-    """Return the one number that stands for how an attempt ended, as shells and timeout(1) count.
+    """Return the exit code that stands for how an attempt ended, as shells and timeout(1) count.
 
-    None: it has no such number, because it never ran or nobody saw its end.
+    None: it has none, because it never ran or nobody saw its end.
     """
     if outcome is Outcome.EXIT:
         return exit_code
@@ -55,10 +55,10 @@ def exit_code_of(outcome: Outcome, exit_code: int | None, signal: int | None) ->
 def move_after_end(
     job: Job, outcome: Outcome, code: int | None, decision: Decision | None = None
 ) -> tuple[Move, str | None]:
-    """Choose the move after an attempt of an active `job` ended with `outcome`.
+    """Return the move after an attempt of an active job ended, and a reason for people.
 
-    `code`: as `exit_code_of` tells it; `decision`: the job's own. Returns the move, and for people the reason
-    where it is not plain from the outcome.
+    `code`: as from `exit_code_of`. `decision`: the job's own, or that of a rule. The reason is None where the
+    outcome says enough.
     """
     if outcome is Outcome.SUCCEEDED:
         return Move.SUCCEED, None
@@ -74,9 +74,10 @@ def move_after_end(
 def wait_after(
     move: Move, job: Job, now: Now, roll: float, decision: Decision | None
 ) -> tuple[float | None, float | None]:
-    """Return until when the job waits after this move: on the elapsed clock, or on the wall clock.
+    """Return until when the job waits after this move, on the elapsed clock and on the wall clock.
 
-    `job.failures` counts the attempt that has just failed; `roll`: as of `retry_delay`. None: not on that.
+    At most one of the two is not None. `job.failures` counts the attempt that has just failed; `roll` as in
+    `retry_delay`.
     """
     after = None if decision is None else decision.after
     if move is Move.SNOOZE and decision is not None and decision.until is not None:
@@ -91,14 +92,14 @@ def wait_after(
 def retry_delay(policy: RetryPolicy, failures: int, roll: float) -> float:
     """Return the seconds to wait after the `failures`-th failed attempt (counted from 1).
 
-    delay * backoff**(failures - 1), at most max_delay, spread by +-jitter; `roll` in [0, 1) picks the
-    place in that spread.
+    It is delay * backoff**(failures - 1), at most max_delay, spread by plus or minus jitter; `roll` in [0, 1)
+    picks the place in that spread.
     """
     if policy.delay == 0:
         return 0.0
     try:
         base = min(policy.delay * policy.backoff ** (failures - 1), policy.max_delay)
-    except OverflowError:  # 100.0 ** 999 is beyond a float, and so beyond any max_delay
+    except OverflowError:  # 100.0 ** 999 is too large for a float, so it is over any max_delay
         base = policy.max_delay
     return min(base * (1 + policy.jitter * (2 * roll - 1)), policy.max_delay)
 
@@ -113,9 +114,9 @@ def decision_for(names: Iterable[str], rules: ExceptionRules) -> Decision | None
 
 
 def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules = ()) -> RetryPolicy:
-    """Return the policy of a job: what its spec says, and `default` where it is silent.
+    """Return the policy of a job: what its spec says, or else `default`.
 
-    Of exceptions a spec says nothing: what these mean is for the configuration to say.
+    A spec says nothing about exceptions; the configuration does.
     """
     return RetryPolicy(
         retries=default.retries if spec.retries is None else spec.retries,
@@ -131,7 +132,7 @@ def policy_of(spec: JobSpec, default: RetryPolicy, on_exceptions: ExceptionRules
 
 
 def with_policy(spec: JobSpec, policy: RetryPolicy) -> JobSpec:
-    """Write the policy into the spec: a later change of the configuration does not change this job."""
+    """Return the spec with the policy in it, so that a later configuration does not change this job."""
     return replace(
         spec,
         retries=policy.retries,
@@ -146,7 +147,10 @@ def with_policy(spec: JobSpec, policy: RetryPolicy) -> JobSpec:
 def _move_after_seen_end(
     job: Job, outcome: Outcome, code: int | None, decision: Decision | None
 ) -> tuple[Move, str | None]:
-    if outcome in {Outcome.REFUSED, Outcome.CANCELLED}:  # cancelled unasked: a person's kill at the launcher
+    if outcome in {
+        Outcome.REFUSED,
+        Outcome.CANCELLED,
+    }:  # cancelled, but not by bgd: somebody ended it at the launcher
         return Move.GIVE_UP, None
     if outcome is Outcome.SNOOZED:
         return Move.SNOOZE, None
@@ -171,7 +175,7 @@ def _is_worth_it(policy: RetryPolicy, code: int | None) -> bool:
 
 def _move_after_unseen_end(job: Job, outcome: Outcome) -> tuple[Move, str | None]:
     if job.unseen + 1 >= MOST_UNSEEN:
-        return Move.GIVE_UP, PUT_ASIDE
+        return Move.GIVE_UP, UNSEEN_TOO_OFTEN
     asked = job.policy.rerun is True or (job.policy.rerun is None and job.policy.retries > 0)
     if not asked:
         return Move.GIVE_UP, NOT_RERUN

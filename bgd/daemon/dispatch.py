@@ -33,7 +33,7 @@ from bgd.wire.launching import (
     Launch,
     Limits,
     ToLauncher,
-    Warm,
+    WarmStart,
     WatchLog,
     problem_with_limits,
 )
@@ -483,7 +483,7 @@ def _program_of(job: Job, spec: JobSpec, config: Config) -> _Program:
     return _Program([config.python.interpreter, str(WORKER)], document, isolation=isolation)
 
 
-def _warm(isolation: Isolation, base: dict[str, str | None], python: PythonConfig) -> Warm | None:
+def _warm(isolation: Isolation, base: dict[str, str | None], python: PythonConfig) -> WarmStart | None:
     """Return the kind of warm worker that a job needs, or None for a fresh interpreter.
 
     `base`: the worker's own values of the variables that the job sets; None: it has none.
@@ -491,7 +491,7 @@ def _warm(isolation: Isolation, base: dict[str, str | None], python: PythonConfi
     if isolation is Isolation.SPAWN:
         return None
     is_reused = isolation is Isolation.REUSE
-    return Warm(
+    return WarmStart(
         isolation=isolation,
         path=list(python.path),
         preload=list(python.preload),

@@ -48,7 +48,7 @@ from bgd.daemon.storage.records import (
 from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
 from bgd.units import format_duration
-from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, AttemptStarted, LogGrew, Renew
+from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, AttemptStarted, LogGrew, RenewWorkers
 from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import JobProgress
 
@@ -157,7 +157,7 @@ class Supervisor:
     def configure(self, config: Config) -> None:
         """Apply a new configuration. Running attempts keep the old one; idle warm workers are replaced."""
         self.config = config
-        if self._link.supports(renew := Renew()):
+        if self._link.supports(renew := RenewWorkers()):
             self._link.send(renew)
         self.space.configure(config.daemon.min_free)
         self._apply_controls()

@@ -32,7 +32,7 @@ from bgd.wire.launching import (
     AttemptStarted,
     Launch,
     NotStarted,
-    Warm,
+    WarmStart,
     log_name,
     problem_with_limits,
 )
@@ -446,7 +446,7 @@ class Starting:
             output.close()
         return output.log.total
 
-    async def _in_worker(self, warm: Warm) -> Running | None:
+    async def _in_worker(self, warm: WarmStart) -> Running | None:
         while True:
             with self._limited():
                 worker = await self._workers.lease(self._launch, warm, self._orders.asked)

@@ -38,7 +38,7 @@ from bgd.wire.launching import (
     Launch,
     LogGrew,
     Ready,
-    Renew,
+    RenewWorkers,
     SignalProcesses,
     StopProcesses,
     SuspendProcesses,
@@ -477,7 +477,7 @@ class Masters:
         | ContinueProcesses
         | Acknowledge
         | WatchLog
-        | Renew
+        | RenewWorkers
         | Goodbye,
     ) -> None:
         match message:
@@ -497,7 +497,7 @@ class Masters:
                 self._attempts.acknowledge(message.key)
             case WatchLog():
                 self._attempts.watch(message.key, on=message.on)
-            case Renew():
+            case RenewWorkers():
                 self._attempts.renew_workers()
             case Goodbye():
                 self.has_goodbye = True

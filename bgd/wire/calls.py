@@ -1,4 +1,4 @@
-"""Calls: what the worker program is told to run, and what it says became of it, both as JSON."""
+"""Calls of class jobs: what a worker is told to run, and what it reports about it, both as JSON."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from bgd.core.spec import MAX_RESULT, Duration, Instant
 from bgd.core.target import PythonTarget, RunnerTarget
 from bgd.wire.views import JobError
 
-MAX_DOCUMENT = MAX_RESULT + 100  # bytes of a result file: a result at its limit, and what stands around it
-MAX_BASES = 100  # of an exception's type
-NOTHING = b'{"ok":null}'  # what a program of another language may leave unsaid
-NO_RESULT = "no_result"  # type of the error of a process that ended well and left no result
+MAX_DOCUMENT = MAX_RESULT + 100  # bytes of a result file: a result at its limit, and what surrounds it
+MAX_BASES = 100  # classes of an exception
+NOTHING = b'{"ok":null}'  # assumed where a program of another language writes nothing
+NO_RESULT = "no_result"  # type of the error if a process ended well without a result
 
 _DEFAULT_TYPES = {NextStep.RETRY: "retry", NextStep.FAIL: "fail", NextStep.SNOOZE: Outcome.SNOOZED.value}
 _ENDED_BY_ITSELF = frozenset({Outcome.SUCCEEDED, Outcome.EXIT})
 
 
 def problem_with_arguments(arguments: str) -> str | None:
-    """Say in one line what is wrong with the JSON text of a class job's arguments, or None."""
+    """Return in one line what is wrong with the JSON text of a class job's arguments; None: nothing."""
     try:
         _decode_arguments(arguments)
     except _UNDECODABLE as error:
         return f'the arguments must be JSON, {{"args": [...], "kwargs": {{...}}}}: {error}'
     problem = _problem_for_python(arguments)
-    return f"the arguments cannot be read by Python: {problem}" if problem else None
+    return f"Python cannot read the arguments: {problem}" if problem else None
 
 
 def request(
     target: PythonTarget, arguments: str | None, path: Sequence[str], allowed: Sequence[str] | None = None
 ) -> bytes:
-    """Return what the worker reads from its standard input.
+    """Return what a worker reads from its standard input.
 
-    `arguments` is JSON text in which `problem_with_arguments` finds none, None: there are none. It is
-    handed on as it is, so no number loses a digit. `path` goes in front of sys.path.
-    `allowed` are the entries by which an inherited method is judged, None: it may be called.
+    * `arguments`: JSON text in which `problem_with_arguments` finds no problem; None: no arguments. It is
+      passed on unchanged, so that no number loses a digit.
+    * `path`: goes in front of sys.path.
+    * `allowed`: the entries that decide whether an inherited method may be called; None: it may.
     """
     given = Raw((arguments or "{}").encode())
     return msgspec.json.encode(
@@ -49,16 +50,19 @@ def request(
 
 
 def runner_request(target: RunnerTarget, job: int, attempt: int, arguments: str | None) -> bytes:
-    """Return what the program of another language reads from standard input, `arguments` as of `request`."""
+    """Return what a program of another language reads from standard input; `arguments` as in `request`."""
     given = _decode_arguments(arguments or "{}")
     return msgspec.json.encode(_RunnerRequest(job, attempt, target.words, given.args, given.kwargs))
 
 
 class AttemptReport(Struct, frozen=True):
-    """What became of a class job: by its own account, as far as that is to be believed.
+    """What became of an attempt of a class job, by its own report as far as that can be believed.
 
-    `value`: JSON text of what the method returned. `error`: what it raised. `decision`: what is to follow.
-    `lineage`: names of the type of an exception that says nothing of that, and of its bases, nearest first.
+    * `value`: JSON text of what the method returned.
+    * `error`: what it raised.
+    * `decision`: what it decides about the next step.
+    * `lineage`: if it raised an exception without a decision, the names of its type and base classes, nearest
+      first.
     """
 
     outcome: Outcome
@@ -69,9 +73,9 @@ class AttemptReport(Struct, frozen=True):
 
 
 def read_result(raw: bytes | None, outcome: Outcome) -> AttemptReport:
-    """Judge a class job by what it wrote to its result file (None or empty: nothing) and how it ended.
+    """Return what became of a class job, from its result file (None or empty: nothing) and its outcome.
 
-    A process that was ended by others keeps the outcome the launcher saw, whatever it had written by then.
+    If somebody else ended the process, the outcome that the launcher saw stays, whatever it had written.
     """
     if outcome not in _ENDED_BY_ITSELF:
         return AttemptReport(outcome)
@@ -80,7 +84,7 @@ def read_result(raw: bytes | None, outcome: Outcome) -> AttemptReport:
         if value is None:
             return _report_of(told)
     except ValueError as error:
-        # an exit code of the job's own choice says enough, and is not hidden
+        # an exit code that the job chose says enough, and must not be hidden
         is_silent = outcome is Outcome.EXIT
         return (
             AttemptReport(outcome)
@@ -91,13 +95,13 @@ def read_result(raw: bytes | None, outcome: Outcome) -> AttemptReport:
 
 
 def _report_of(told: _Document) -> AttemptReport:
-    """Return the account of a job that says of itself that it returned nothing."""
+    """Return the report of a job whose result file holds no value."""
     if told.wish is not None:
         return _report_of_decision(told.wish)
     if told.refused is not None:
         return AttemptReport(Outcome.REFUSED, error=JobError(Outcome.REFUSED, told.refused))
     if told.error is None:
-        raise ValueError("the result file holds no result: nothing of what it may say")
+        raise ValueError("the result file holds no result, error or decision")
     error = told.error
     return AttemptReport(
         Outcome.ERROR,
@@ -117,7 +121,7 @@ def _report_of_decision(told: _Decision) -> AttemptReport:
 
 
 def _read_document(raw: bytes) -> tuple[_Document, str | None]:
-    """Return what a result file says, and the text of the value in it."""
+    """Return what a result file says, and the JSON text of the value in it."""
     if not raw:
         raise ValueError("the process ended before the method returned")
     if len(raw) > MAX_DOCUMENT:
@@ -129,14 +133,14 @@ def _read_document(raw: bytes) -> tuple[_Document, str | None]:
         raise ValueError(f"the result file holds no result: {error}") from error
     problem = None if value is None else _problem_for_python(value)
     if problem is not None:
-        raise ValueError(f"the result cannot be read by Python: {problem}")
+        raise ValueError(f"Python cannot read the result: {problem}")
     return told, value
 
 
 def _problem_for_python(text: str) -> str | None:
-    """Say why Python's json takes no such JSON, or None: all who are to read it do so with that.
+    """Return why Python's json module, which every reader uses, refuses this JSON; None: it does not.
 
-    It refuses whole numbers of some thousand digits, and what is nested too deep.
+    It refuses integers with thousands of digits, and what is nested too deep.
     """
     try:
         json.loads(text)
@@ -193,5 +197,5 @@ class _Document(Struct):
 _decode_arguments = msgspec.json.Decoder(_Arguments).decode
 _decode_document = msgspec.json.Decoder(_Document).decode
 
-# MsgspecError alone is not enough: deep nesting and what is not Unicode raise their own
+# MsgspecError alone is not enough: deep nesting and what is not Unicode raise errors of their own
 _UNDECODABLE = (msgspec.MsgspecError, RecursionError, UnicodeError)

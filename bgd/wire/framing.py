@@ -1,4 +1,4 @@
-"""Frames: a 4-byte big-endian length, then so many bytes."""
+"""Frames: a length in 4 bytes, big-endian, then as many bytes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 from bgd.errors import ProtocolError
 
-MAX_FRAME = 1 << 20  # bytes, of the clients' socket: what a stranger can make the daemon hold
+MAX_FRAME = 1 << 20  # bytes, on the clients' socket: a stranger can make the daemon hold this much
 HEADER = 4
 
 
 def frame(payload: bytes, limit: int = MAX_FRAME) -> bytes:
-    """Return the payload as one frame.
+    """Return a payload as one frame.
 
     Raises:
-        ProtocolError: it is longer than `limit` bytes.
+        ProtocolError: the payload is longer than `limit` bytes.
     """
     if len(payload) > limit:
         raise ProtocolError(f"a message of {len(payload)} bytes is over the limit of {limit}")
@@ -22,17 +22,17 @@ def frame(payload: bytes, limit: int = MAX_FRAME) -> bytes:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into payloads, whatever pieces it arrives in."""
+    """Cuts a stream of bytes into payloads, whatever the pieces in which it arrives."""
 
     def __init__(self, limit: int = MAX_FRAME) -> None:
         self._limit = limit
         self._buffer = bytearray()
 
     def feed(self, data: bytes | bytearray) -> Iterator[bytes]:
-        """Yield the payloads that are complete with `data`.
+        """Yield the payloads that `data` completes.
 
         Raises:
-            ProtocolError: a frame announces more than the limit; nothing after it can be read.
+            ProtocolError: a frame is longer than the limit; nothing after it can be read.
         """
         self._buffer += data
         start = 0
@@ -52,17 +52,17 @@ class FrameReader:
 
     @property
     def is_mid_frame(self) -> bool:
-        """Whether the stream would be cut inside a frame if it ended now."""
+        """Whether the stream would end inside a frame if it ended now."""
         return bool(self._buffer)
 
     @property
     def announced(self) -> int:
-        """How long the frame is that has begun, with its header; 0: none has, or that is not yet known."""
+        """The length of the frame that has begun, with its header; 0: none has, or it is not known yet."""
         if len(self._buffer) < HEADER:
             return 0
         return HEADER + int.from_bytes(self._buffer[:HEADER], "big")
 
     @property
     def missing(self) -> int:
-        """How many bytes of that are yet to come; 0 likewise."""
+        """How many bytes of that frame are still to come; 0: none has begun, or it is not known yet."""
         return max(self.announced - len(self._buffer), 0)

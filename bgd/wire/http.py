@@ -1,7 +1,7 @@
-"""HTTP/1.1 as bgd speaks it, as bytes: one request without a body, one answer, and the connection ends.
+"""HTTP/1.1 as bgd speaks it, as bytes: one request without a body, one answer, then the connection ends.
 
-h11 reads and writes the syntax. What it lets through and could be read in two ways is refused here: without
-bodies, line ends of other kinds and second requests, request smuggling has nothing to hold on to.
+h11 reads and writes the syntax. This module refuses what h11 accepts although two readers may understand it
+differently. Without bodies, unusual line ends and second requests, request smuggling has nothing to use.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from msgspec import Struct
 from bgd.errors import ProtocolError
 
 MAX_LINE = 4 * 1024  # bytes of the request line
-MAX_HEADERS = 16 * 1024  # bytes of all headers together, as nginx and h11 have it
+MAX_HEADERS = 16 * 1024  # bytes of all headers together, as in nginx and h11
 MAX_COUNT = 64  # headers
 
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
 
-# On every answer. Nothing is loaded but the daemon's own style and icon; there is no script to be let run.
+# On every answer. Pages load only the style and icon of the daemon, and need no script.
 SECURITY_HEADERS = (
     (
         "Content-Security-Policy",
@@ -42,27 +42,27 @@ READING = ("GET", "HEAD")  # methods that change nothing
 _METHODS = (b"GET", b"HEAD", b"POST")
 _VERSIONS = (b"1.0", b"1.1")
 _END = b"\r\n\r\n"
-# A line that ends otherwise, or goes on in the next one: two readers may see two different requests in it
+# A line that ends in another way, or continues in the next: two readers may see two different requests
 _AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\n[ \t]")
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """A request's head. `path` and `query` are as they were sent, still with their percent signs."""
+    """The head of a request. `path` and `query` are as they were sent, still percent-encoded."""
 
     is_head: bool
     method: str = "GET"
     path: str
     query: str
-    headers: dict[str, str]  # names in small letters; several of one name are joined by a comma
+    headers: dict[str, str]  # names in lower case; several of one name are joined by commas
 
     def cookies(self, name: str) -> list[str]:
-        """Return the values of all cookies of this name: any page of this host, on any port, may set one."""
+        """Return the values of all cookies with this name. Pages on other ports of this host may set some."""
         pairs = self.headers.get("cookie", "").replace(",", ";").split(";")
         return [value for found, _, value in (pair.strip().partition("=") for pair in pairs) if found == name]
 
 
 class Response(Struct, frozen=True, kw_only=True):
-    """An answer. `body` None: it is sent in parts, and its length is not known yet."""
+    """An answer. `body` None: the body is sent in parts, and its length is not known yet."""
 
     status: HTTPStatus = HTTPStatus.OK
     content_type: str = TEXT
@@ -71,7 +71,7 @@ class Response(Struct, frozen=True, kw_only=True):
 
 
 class RequestRefused(ProtocolError):
-    """What came is no request that is served; `response` says so, and why."""
+    """The client sent something that is not served; `response` tells it why."""
 
     def __init__(self, status: HTTPStatus, message: str, *headers: tuple[str, str]) -> None:
         super().__init__(message)
@@ -79,7 +79,7 @@ class RequestRefused(ProtocolError):
 
 
 def refusal(status: HTTPStatus, message: str, *headers: tuple[str, str]) -> Response:
-    """Return an answer of one plain line."""
+    """Return an answer of one line of plain text."""
     return Response(status=status, body=f"{message}\n".encode(), headers=headers)
 
 
@@ -92,12 +92,10 @@ class Exchange:
         self._is_head = False
 
     def receive(self, data: bytes) -> Request | None:
-        """Take some bytes; return the request once its head is complete.
-
-        What comes behind the head is never looked at.
+        """Take some bytes, and return the request once its head is complete. Ignore what follows the head.
 
         Raises:
-            RequestRefused: it is none that is served.
+            RequestRefused: such a request is not served.
         """
         looked_at = max(len(self._received) - len(_END), 0)
         self._received += data
@@ -105,13 +103,13 @@ class Exchange:
         head = self._received if end < 0 else self._received[: end + len(_END)]
         _check_size(head)
         if _AMBIGUOUS.search(head, looked_at):
-            raise RequestRefused(HTTPStatus.BAD_REQUEST, "a line of the request does not end as lines do")
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, "a line of the request does not end with CR LF")
         if end < 0:
             return None
         return self._parsed(bytes(head))
 
     def begin(self, response: Response) -> bytes:
-        """Return the bytes of an answer: all of them, or its head if the body comes in parts."""
+        """Return the bytes of an answer, or of its head if the body comes in parts."""
         headers = [("Content-Type", response.content_type), *response.headers, *SECURITY_HEADERS]
         if response.body is not None:
             headers.append(("Content-Length", str(len(response.body))))
@@ -122,10 +120,11 @@ class Exchange:
         return head if response.body is None else head + self.more(response.body) + self.end()
 
     def more(self, data: bytes) -> bytes:
-        """Return the bytes of one part of the body; a request for the head alone gets none."""
+        """Return the bytes of one part of the body: none if the client asked for the head alone."""
         return b"" if self._is_head else self._send(h11.Data(data=data))
 
     def end(self) -> bytes:
+        """Return the bytes that end a body that came in parts."""
         return self._send(h11.EndOfMessage())
 
     def _parsed(self, head: bytes) -> Request:
@@ -163,16 +162,16 @@ def _check_size(head: bytes | bytearray) -> None:
 
 
 def _check(event: h11.Request, headers: dict[str, str]) -> None:
-    """Refuse what h11 lets through."""
+    """Refuse what h11 accepts and bgd does not."""
     if event.http_version not in _VERSIONS:
         raise RequestRefused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "this server speaks HTTP/1.1")
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, "requests have no body here")
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "requests may not have a body")
     if event.method not in _METHODS:
         raise RequestRefused(
-            HTTPStatus.METHOD_NOT_ALLOWED, "pages can only be read: GET and HEAD", ("Allow", "GET, HEAD")
+            HTTPStatus.METHOD_NOT_ALLOWED, "pages can only be read, with GET or HEAD", ("Allow", "GET, HEAD")
         )
-    if "host" not in headers:  # h11 has looked after those of HTTP/1.1, and after doubled ones
+    if "host" not in headers:  # h11 refuses this in HTTP/1.1, and two of them
         raise RequestRefused(HTTPStatus.BAD_REQUEST, "the Host header is missing")
     if not event.target.startswith(b"/"):
         raise RequestRefused(HTTPStatus.BAD_REQUEST, "the target must be a path")

@@ -1,9 +1,9 @@
-"""What the supervisor and the launcher say to each other: MessagePack frames, a protocol of its own.
+"""Launching: what the supervisor and the launcher say to each other, as MessagePack frames.
 
-The supervisor begins with Greeting; the launcher drops any older supervisor, then answers Welcome, one
-AttemptStarted or AttemptEnded for every attempt it knows (the snapshot), and Ready. After that each says what
-happens.
-Version N of the supervisor speaks N - 1 too; messages and fields are only ever added, fields with a default.
+The supervisor begins with Greeting. The launcher drops any older supervisor and answers with Welcome, one
+AttemptStarted or AttemptEnded for every attempt it knows (the snapshot), and Ready. After that each side says
+what happens. Version N of the supervisor also speaks N - 1. Messages and fields are only ever added, fields
+with a default. R1 to R8 are the rules in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from bgd.core.spec import Isolation
 from bgd.errors import ProtocolError
 
 LAUNCHING_PROTOCOL = 3
-OLDEST_LAUNCHING_PROTOCOL = 1  # that a supervisor still speaks to a launcher
-MAX_GENERATION = 2**62  # SQLite takes twice that: there is always one for the supervisor to go on with
-MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours; a spec with arguments and environment fits amply
+OLDEST_LAUNCHING_PROTOCOL = 1  # of a launcher that a supervisor still understands
+MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
+MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours, and any spec fits with its arguments and environment
 JOBS_PER_FOLDER = 1000
 MAX_BALLAST = 8 << 20  # bytes
 
 
 class AttemptKey(Struct, frozen=True, array_like=True):
-    """Names one attempt on this machine for ever: `store` is the database's own id."""
+    """Names one attempt on this machine for ever. `store` is the id of the database."""
 
     store: str
     job: int
@@ -39,11 +39,13 @@ class AttemptKey(Struct, frozen=True, array_like=True):
 
 
 class Greeting(Struct, frozen=True, tag="greeting"):
-    """`generation` grows with every start of a supervisor: the launcher obeys the highest only (R1).
+    """Introduce the supervisor.
 
-    `protocol`: the oldest the supervisor speaks. A launcher of that one or any later will do (R7), and says
-    which it is in its Welcome. `position`: the id of the newest event in the database. The launcher remembers
-    the highest that a supervisor named, and so knows a database that is older than what it was asked to do.
+    * `protocol`: the oldest that the supervisor speaks. Any launcher of this or a later one will do (R7); it
+      names its own in Welcome.
+    * `generation`: grows with every start of a supervisor. The launcher obeys the highest only (R1).
+    * `position`: the id of the newest event in the database. The launcher remembers the highest it was told,
+      so it recognizes a database that is older than what it was asked to do.
     """
 
     protocol: int
@@ -52,12 +54,14 @@ class Greeting(Struct, frozen=True, tag="greeting"):
     position: int = 0
 
 
-class Warm(Struct, frozen=True, kw_only=True):
-    """Fork the attempt's process from a warm worker, which is `argv` with further words, or run it in one.
+class WarmStart(Struct, frozen=True, kw_only=True):
+    """How to start an attempt in a warm worker: a process that runs `argv` of the Launch with more arguments.
 
-    It has put `path` in front of sys.path and imported `preload` before. `base`: how its environment differs
-    from the attempt's, None: it has no such variable. `isolation`: FORK, or REUSE, where a worker runs
-    `recycle_jobs` jobs, and none once it takes more than `recycle_memory` bytes; None: no limit.
+    * `path`, `preload`: the worker puts `path` in front of sys.path and imports `preload` beforehand.
+    * `base`: how the worker's environment differs from that of the attempt; None: it lacks the variable.
+    * `isolation`: FORK forks a process for the attempt; REUSE runs the attempt in the worker itself.
+    * `recycle_jobs`, `recycle_memory`: a reused worker takes no further job after this many, or once it uses
+      more than this many bytes; None: no limit.
     """
 
     path: list[str] = []
@@ -69,7 +73,7 @@ class Warm(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an attempt may have, as in a JobSpec; None: what the launcher itself may."""
+    """Limits of an attempt, as in a JobSpec. None: the launcher's own."""
 
     nice: int | None = None
     memory_max: int | None = None
@@ -80,7 +84,7 @@ class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def controllers(self) -> list[str]:
-        """The controllers of cgroup v2 that it takes."""
+        """The controllers of cgroup v2 that these limits need."""
         return [name for field, name in CONTROLLERS.items() if getattr(self, field) is not None]
 
 
@@ -119,7 +123,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     stdin_path: str | None = None
     pty: bool = False
     usual_result: bytes = b""
-    warm: Warm | None = None
+    warm: WarmStart | None = None
     limits: Limits = NO_LIMITS
     keep_leftovers: bool = False
     own_group: bool = False
@@ -127,16 +131,16 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
 
 
 class StopProcesses(Struct, frozen=True, tag="stop"):
-    """End an attempt: TERM to its whole process tree, after `grace` seconds KILL. May be said again."""
+    """End an attempt: TERM to its whole process tree, and KILL after `grace` seconds. May be repeated."""
 
     key: AttemptKey
     grace: float
 
 
 class SignalProcesses(Struct, frozen=True, tag="signal"):
-    """Send a signal to an attempt's first process, or to its whole process tree; nothing if it has ended.
+    """Send a signal to the first process of an attempt, or to its whole process tree.
 
-    One that is starting gets it as soon as it runs.
+    An attempt that is starting gets it as soon as it runs; one that has ended gets none.
     """
 
     key: AttemptKey
@@ -145,37 +149,37 @@ class SignalProcesses(Struct, frozen=True, tag="signal"):
 
 
 class SuspendProcesses(Struct, frozen=True, tag="suspend"):
-    """Stop (SIGSTOP) an attempt's whole process tree, and its time limit with it. May be said again."""
+    """Stop (SIGSTOP) the whole process tree of an attempt, and its time limit. May be repeated."""
 
     key: AttemptKey
 
 
 class ContinueProcesses(Struct, frozen=True, tag="continue"):
-    """Let an attempt go on that SuspendProcesses stopped; nothing to any other."""
+    """Let an attempt go on that SuspendProcesses stopped. Any other is left alone."""
 
     key: AttemptKey
 
 
 class Acknowledge(Struct, frozen=True, tag="acknowledge"):
-    """The end of this attempt is on the supervisor's disk: forget it (R4). `position`: as in Greeting."""
+    """Forget an attempt, because its end is on the supervisor's disk (R4). `position`: as in Greeting."""
 
     key: AttemptKey
     position: int = 0
 
 
 class WatchLog(Struct, frozen=True, tag="watch"):
-    """Say LogGrew as the attempt's log grows; `on` False: no longer."""
+    """Report with LogGrew when the log of an attempt grows; `on` False: stop doing so."""
 
     key: AttemptKey
     on: bool = True
 
 
-class Renew(Struct, frozen=True, tag="renew"):
-    """Give the warm workers there are no further attempt: others take their place when they are needed."""
+class RenewWorkers(Struct, frozen=True, tag="renew"):
+    """Give the present warm workers no further attempt; new ones take their place when needed."""
 
 
 class Goodbye(Struct, frozen=True, tag="goodbye"):
-    """The supervisor ends in good order: a launcher started by hand ends too, once nothing is left (R6)."""
+    """Announce an orderly end of the supervisor. A launcher started by hand then ends too, when idle (R6)."""
 
 
 ToLauncher = (
@@ -187,20 +191,20 @@ ToLauncher = (
     | ContinueProcesses
     | Acknowledge
     | WatchLog
-    | Renew
+    | RenewWorkers
     | Goodbye
 )
 
 
 def protocol_of(message: ToLauncher) -> int:
-    """Return the first launching protocol in which a launcher does as the message says.
+    """Return the first launching protocol whose launchers do what the message says.
 
-    An earlier one closes the connection over a message it does not know, and ignores a field.
+    Earlier launchers close the connection when they get a message they do not know, and ignore a field.
     """
     match message:
         case SignalProcesses() | SuspendProcesses() | ContinueProcesses():
             return 2
-        case Renew():
+        case RenewWorkers():
             return 3
         case Launch() if message.usual_result or message.limits != NO_LIMITS or message.keep_leftovers:
             return 3
@@ -216,11 +220,14 @@ def protocol_of(message: ToLauncher) -> int:
 
 
 class Welcome(Struct, frozen=True, tag="welcome"):
-    """`instance`: this launcher's id, BOOT_ID:RANDOM. `covers`: earlier instances whose journal it has read.
+    """Introduce the launcher.
 
-    An attempt sent to one of these and absent from the snapshot was never started (R3). `abilities`: what
-    limits it can set, None: it is of an earlier protocol and can set none. `position`: the highest that a
-    supervisor of this store named; 0 as well if the launcher is too old to remember it.
+    * `instance`: the id of this launcher, BOOT_ID:RANDOM.
+    * `covers`: earlier instances whose journal it has read. An attempt that was sent to one of them and is
+      not in the snapshot was never started (R3).
+    * `abilities`: what limits it can set; None: none, because it is of an earlier protocol.
+    * `position`: the highest that a supervisor of this store named; 0 also if the launcher is too old to
+      remember it.
     """
 
     protocol: int
@@ -234,8 +241,8 @@ class Welcome(Struct, frozen=True, tag="welcome"):
 class Abilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What limits a launcher can set.
 
-    `controllers`: of cgroup v2; `problem`: why not all of them, and what to do. `least_nice`: the lowest
-    niceness; `most_open_files`, `most_core`: the highest of those limits, None: there is no end.
+    `controllers`: those of cgroup v2 that it has. `problem`: why it does not have all, and what to do.
+    `least_nice`: the lowest niceness. `most_open_files`, `most_core`: the highest of these limits; None: any.
     """
 
     controllers: list[str] = []
@@ -246,7 +253,7 @@ class Abilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AttemptStarted(Struct, frozen=True, tag="started"):
-    """The attempt's process runs. pid None: it is about to. `suspended`: its processes stand still.
+    """The process of the attempt runs; `pid` None: it is about to. `suspended`: its processes are stopped.
 
     `since`: when it started, on the elapsed clock; None: the launcher is too old to say.
     """
@@ -259,13 +266,16 @@ class AttemptStarted(Struct, frozen=True, tag="started"):
 
 
 class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
-    """How an attempt ended. Repeated at every connection until it is acknowledged.
+    """How an attempt ended. Repeated on every connection until it is acknowledged.
 
-    `exit_code` or `signal` is None where there is no such thing; `result`: what a class job wrote to its
-    result file; `problem`: why it was not started, one line. `whole_tree`: processor times are those of all
-    its processes. `memory_peak_bytes`: most that all of them had together, with the files they cached.
-    `log_lost`: bytes that its log should hold and does not; `log_problem`: why, one line. `run_seconds`: from
-    its start to the end of its first process, on the elapsed clock; None: it did not run, or it is not known.
+    * `exit_code`, `signal`: None where there is none.
+    * `result`: what a class job wrote to its result file.
+    * `problem`: why it did not start, in one line.
+    * `whole_tree`: processor times are those of all its processes.
+    * `memory_peak_bytes`: the most that all its processes used together, including the files they cached.
+    * `log_lost`: bytes that are missing from its log; `log_problem`: why, in one line.
+    * `run_seconds`: from its start to the end of its first process, on the elapsed clock; None: it did not
+      run, or the time is not known.
     """
 
     key: AttemptKey
@@ -288,17 +298,17 @@ class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
 
 
 class NotStarted(StrEnum):
-    """How the `problem` of an attempt that was not started begins; a colon and the details follow."""
+    """How the `problem` of an attempt begins that did not start; a colon and details follow."""
 
     NO_PROGRAM = "program not found"
-    NO_INTERPRETER = "interpreter not found"  # the program is there, what its first line names is not
+    NO_INTERPRETER = "interpreter not found"  # the program exists, but not what its first line names
     NOT_EXECUTABLE = "not executable"
     NOT_PERMITTED = "not permitted"
     NO_DIRECTORY = "no such directory"
     NOT_A_DIRECTORY = "not a directory"
     TOO_LONG = "argument list too long"
-    NO_INPUT = "no input"  # the file that was to be its standard input cannot be opened
-    NO_LIMIT = "cannot be limited"  # as asked: this launcher has not what it takes
+    NO_INPUT = "no input"  # the file for its standard input cannot be opened
+    NO_LIMIT = "cannot be limited"  # this launcher cannot set the limits
     OTHER = "cannot start"
 
 
@@ -307,9 +317,9 @@ class Ready(Struct, frozen=True, tag="ready"):
 
 
 class LogGrew(Struct, frozen=True, tag="grew"):
-    """A watched log, or one that cannot be written any more, has got so many bytes by now.
+    """How many bytes a watched log has now, or a log that can no longer be written.
 
-    `log_problem`: why output is missing from it, one line; None: none is.
+    `log_problem`: why output is missing from it, in one line; None: none is missing.
     """
 
     key: AttemptKey
@@ -318,9 +328,9 @@ class LogGrew(Struct, frozen=True, tag="grew"):
 
 
 class Declined(Struct, frozen=True, tag="declined"):
-    """The launcher will not work for this supervisor (older generation, unknown protocol), and closes.
+    """The launcher does not work for this supervisor (older generation, unknown protocol), and disconnects.
 
-    `generation`: the highest that it has obeyed, if that is why; 0 as well if the launcher is too old to say.
+    `generation`: the highest that it has obeyed, if that is why; 0 also if the launcher is too old to say.
     `position`: as in Welcome.
     """
 
@@ -342,7 +352,7 @@ def encode(message: ToLauncher | FromLauncher) -> bytes:
     """Return the bytes of a message.
 
     Raises:
-        ProtocolError: a text holds what UTF-8 cannot, as an environment of other bytes.
+        ProtocolError: a text is not UTF-8, for example in an environment of other bytes.
     """
     try:
         return _encoder.encode(message)
@@ -351,24 +361,26 @@ def encode(message: ToLauncher | FromLauncher) -> bytes:
 
 
 def decode_to_launcher(payload: bytes) -> ToLauncher:
+    """Return the message of a supervisor; raise ProtocolError if it is none."""
     return _decoded(_to_launcher_decoder, payload)
 
 
 def decode_from_launcher(payload: bytes) -> FromLauncher:
+    """Return the message of a launcher; raise ProtocolError if it is none."""
     return _decoded(_from_launcher_decoder, payload)
 
 
 def problem_with_limits(limits: Limits, abilities: Abilities) -> str | None:
-    """Say in one line why a launcher of these abilities cannot set these limits, or None."""
+    """Return in one line why a launcher with these abilities cannot set these limits; None: it can."""
     return next(_problems_with_limits(limits, abilities), None)
 
 
 def _problems_with_limits(limits: Limits, able: Abilities) -> Iterator[str]:
     for field, name in CONTROLLERS.items():
         if getattr(limits, field) is not None and name not in able.controllers:
-            yield f"{field} takes the {name} controller of cgroup v2: {able.problem}"
+            yield f"{field} needs the {name} controller of cgroup v2: {able.problem}"
     if limits.nice is not None and limits.nice < able.least_nice:
-        yield f"nice {limits.nice} is not permitted: bgd may go down to {able.least_nice}"
+        yield f"nice {limits.nice} is not permitted: the lowest for bgd is {able.least_nice}"
     for field, asked, most in (
         ("open_files", limits.open_files, able.most_open_files),
         ("core_max", limits.core_max, able.most_core),
@@ -386,9 +398,9 @@ def ballast_on(size: int) -> int:
 
 
 def log_name(job: int, attempt: int) -> str:
-    """Return an attempt's log file relative to the log folder: a folder a thousand jobs, so none grows huge.
+    """Return the log file of an attempt, relative to the log folder. Each subfolder has at most 1000 jobs.
 
-    Beside it stand NAME.times (see bgd.launcher.output) and, once the cap is passed, NAME.OFFSET: later
+    Beside it are NAME.times (see bgd.launcher.output) and, once the log is over its limit, NAME.OFFSET: later
     pieces of the output, each named by the offset of its first byte.
     """
     return f"{job // JOBS_PER_FOLDER}/{job}.{attempt}.log"

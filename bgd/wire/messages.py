@@ -1,7 +1,7 @@
-"""What clients and the daemon say to each other, as bytes: MessagePack maps tagged `type`.
+"""Messages between clients and the daemon as bytes: MessagePack maps with their tag in `type`.
 
-Each side first sends a Hello; what follows stands in bgd.wire.requests and bgd.wire.replies.
-docs/protocol.md is for writers of clients in other languages; a test holds it against these files.
+Each side first sends a Hello; bgd.wire.requests and bgd.wire.replies have what follows. docs/protocol.md
+describes it for clients in other languages, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PROTOCOL = 1
 
 
 class Hello(Struct, frozen=True, tag="hello"):
-    """The first message each way."""
+    """The first message in each direction."""
 
     protocol: int
     version: Annotated[str, Meta(max_length=100)]  # of the program
     program: Annotated[str, Meta(max_length=100)] = ""
-    newest: NewestJob | UnsetType = UNSET  # a daemon's that remembers tokens
+    newest: NewestJob | UnsetType = UNSET  # of a daemon that remembers tokens
 
 
 T = TypeVar("T")
@@ -39,31 +39,33 @@ def encode(message: Hello | Request | Reply) -> bytes:
     """Return the bytes of a message.
 
     Raises:
-        ProtocolError: a text holds what UTF-8 cannot, as a file name that is not UTF-8, or a number is
-            beyond 64 bits.
+        ProtocolError: a text, such as a file name, is not UTF-8, or a number has more than 64 bits.
     """
     try:
         return _encoder.encode(message)
     except UnicodeEncodeError as error:
         raise ProtocolError(f"not UTF-8 text: {error.object!r}") from error
     except OverflowError as error:
-        raise ProtocolError(f"a number is beyond 64 bits: {error}") from error
+        raise ProtocolError(f"a number has more than 64 bits: {error}") from error
 
 
 def decode_hello(payload: bytes) -> Hello:
+    """Return a Hello; raise ProtocolError if these bytes are none."""
     return _decoded(_hello_decoder, payload)
 
 
 def decode_request(payload: bytes) -> Request:
+    """Return a request; raise ProtocolError if these bytes are none."""
     return _decoded(_request_decoder(), payload)
 
 
 def decode_reply(payload: bytes) -> Reply:
+    """Return a reply; raise ProtocolError if these bytes are none."""
     return _decoded(_reply_decoder, payload)
 
 
 def request_id_of(payload: bytes) -> int | None:
-    """Return the id of a request that does not decode, None if even that is missing."""
+    """Return the id of a request that does not decode; None if even that is missing."""
     try:
         return _decode_id(payload).id
     except _UNDECODABLE:
@@ -72,7 +74,7 @@ def request_id_of(payload: bytes) -> int | None:
 
 @cache
 def _request_decoder() -> msgspec.msgpack.Decoder[Request]:
-    """Return what only a daemon needs: a client, which starts often, would wait two milliseconds for it."""
+    """Return a decoder that only daemons need: making it would cost each client two milliseconds."""
     return msgspec.msgpack.Decoder(Request)
 
 
@@ -82,7 +84,7 @@ class _OnlyId(Struct):
 
 _decode_id = msgspec.msgpack.Decoder(_OnlyId).decode
 
-# MsgspecError alone is not enough: deep nesting and bad UTF-8 raise their own
+# MsgspecError alone is not enough: deep nesting and bad UTF-8 raise errors of their own
 _UNDECODABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 

@@ -1,4 +1,4 @@
-"""What the daemon answers: one struct a reply, each with the id of the request it is for."""
+"""Replies: what the daemon answers, one Struct a reply, each with the `id` of its request."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from bgd.wire.views import AttemptView, EventView, Finding, JobError, JobProgres
 
 
 class ErrorCode(StrEnum):
-    PROTOCOL = "protocol"  # not a message this daemon knows; the connection is closed
+    """Why a request was refused."""
+
+    PROTOCOL = "protocol"  # not a message that this daemon knows; it closes the connection
     REFUSED = "refused"
     NOT_ALLOWED = "not_allowed"
     NO_SUCH_JOB = "no_such_job"
     FULL = "full"
-    CONFIG = "config"  # answers reload alone
+    CONFIG = "config"  # in answers to Reload only
 
 
 class Submitted(Struct, frozen=True, tag="submitted"):
-    """The jobs' ids, in the order of their specs.
+    """The ids of the jobs, in the order of their specs.
 
-    `found`: those that were there already, unfinished and with the same key, and stand for the new ones.
-    `created`: there are none of these. `obstacle`: why no job can start now, None: nothing is known to be in
-    the way.
+    `found`: those that already were there, unfinished and with the same key, and stand for new ones.
+    `created`: nothing was found, all jobs are new. `obstacle`: why no job can start now; None: none is known.
     """
 
     id: RequestId
@@ -37,27 +38,35 @@ class Submitted(Struct, frozen=True, tag="submitted"):
 
 
 class JobsPart(Struct, frozen=True, tag="jobs"):
+    """Some jobs of a list, or a job that has finished."""
+
     id: RequestId
     jobs: list[JobView]
 
 
 class ProgressPart(Struct, frozen=True, tag="progress"):
+    """What running jobs last reported about their progress."""
+
     id: RequestId
     jobs: list[JobProgress]
 
 
 class Shown(Struct, frozen=True, tag="shown"):
+    """One job; its attempts follow."""
+
     id: RequestId
     job: JobView
 
 
 class AttemptsPart(Struct, frozen=True, tag="attempts"):
+    """Some attempts of a job."""
+
     id: RequestId
     attempts: list[AttemptView]
 
 
 class Result(Struct, frozen=True, tag="result"):
-    """`value`: JSON text of a class job's result, None if there is none. `view`: the job as it stands."""
+    """The job, and the JSON text of its result in `value`; None: it has none."""
 
     id: RequestId
     job: JobView
@@ -68,10 +77,12 @@ class Result(Struct, frozen=True, tag="result"):
 class LogPart(Struct, frozen=True, tag="log"):
     """A piece of an attempt's output.
 
-    `times`: with `timestamps`, (offset in data, epoch seconds) from which offset on the bytes arrived at
-    that time. `left_out`: so many bytes before this piece are gone: they were over the log's limit, unless
-    `missing` says another reason. `offset`: of the first byte in the attempt's output; to go on after this
-    piece ask for `offset` and its length.
+    * `times`: with `timestamps`, pairs of an offset in `data` and the epoch time when the bytes from there on
+      arrived.
+    * `left_out`: how many bytes are missing before this piece. They were over the limit of the log, unless
+      `missing` names another reason.
+    * `offset`: the place of its first byte in the output of the attempt. To go on after this piece, ask for
+      `offset` plus its length.
     """
 
     id: RequestId
@@ -84,7 +95,7 @@ class LogPart(Struct, frozen=True, tag="log"):
 
 
 class ActResult(Struct, frozen=True):
-    """What became of one job: its new state, or the code and text of a refusal."""
+    """The new state of one job, or the code and text of a refusal."""
 
     job: int
     state: State | None = None
@@ -93,12 +104,14 @@ class ActResult(Struct, frozen=True):
 
 
 class Acted(Struct, frozen=True, tag="acted"):
+    """What became of each job that a request named."""
+
     id: RequestId
     results: list[ActResult]
 
 
 class Pruned(Struct, frozen=True, tag="pruned"):
-    """So many jobs have gone so far, with so many bytes of logs; or would go."""
+    """How many jobs, and bytes of their logs, are deleted so far; or would be."""
 
     id: RequestId
     jobs: int
@@ -106,7 +119,7 @@ class Pruned(Struct, frozen=True, tag="pruned"):
 
 
 class BackupPart(Struct, frozen=True, tag="backup"):
-    """A piece of a copy of the database; the pieces of a whole one have `size` bytes together."""
+    """A piece of a copy of the database. All pieces of a copy have `size` bytes together."""
 
     id: RequestId
     size: int
@@ -114,14 +127,17 @@ class BackupPart(Struct, frozen=True, tag="backup"):
 
 
 class Checkup(Struct, frozen=True, tag="checkup"):
+    """What a checkup of the installation found."""
+
     id: RequestId
     findings: list[Finding]
 
 
 class Queues(Struct, frozen=True, tag="queues", kw_only=True):
-    """`configured_slots`: what `slots` is without SetSlots. `paused`: nothing is started at all.
+    """The slots of the daemon, and its queues.
 
-    `obstacle`: as in Submitted.
+    `configured_slots`: what `slots` is without SetSlots. `paused`: no job starts at all. `obstacle`: as in
+    Submitted.
     """
 
     id: RequestId
@@ -134,9 +150,10 @@ class Queues(Struct, frozen=True, tag="queues", kw_only=True):
 
 
 class EventsPart(Struct, frozen=True, tag="events"):
-    """The first part comes at once, without events. `last`: to go on after this part, ask since this event.
+    """Some events. The first part comes at once and holds none.
 
-    `lost`: events after the asked one are no longer kept; look at the jobs themselves.
+    `last`: to go on after this part, ask for what happened since this event. `lost`: events after the one in
+    the request are no longer kept; look at the jobs themselves.
     """
 
     id: RequestId
@@ -148,11 +165,13 @@ class EventsPart(Struct, frozen=True, tag="events"):
 class Stats(Struct, frozen=True, tag="stats", kw_only=True):
     """Figures; None where nothing happened.
 
-    `counts`: jobs by state. `outcomes`: attempts that ended within the window, by outcome. `wait` and `run`:
-    seconds a job waited for its first attempt, and an attempt took, of those that ended within the window:
-    half of them at most so long, and nineteen of twenty, by the newest 10,000 of them. All of it reaches
-    back only as far as events are kept: the newest 100,000. `oldest_queued_at`: submit time of the queued
-    job with the lowest id.
+    * `counts`: jobs by state.
+    * `outcomes`: attempts that ended within the window, by outcome.
+    * `wait_...`, `run_...`: seconds that jobs waited for their first attempt, and that attempts took, among
+      those that ended within the window: the median and the 95th percentile of the newest 10,000.
+    * `oldest_queued_at`: when the queued job with the lowest id was submitted.
+
+    Figures of the window reach back only as far as events are kept: the newest 100,000.
     """
 
     id: RequestId
@@ -167,31 +186,33 @@ class Stats(Struct, frozen=True, tag="stats", kw_only=True):
 
 
 class Info(Struct, frozen=True, tag="info", kw_only=True):
+    """The daemon itself."""
+
     id: RequestId
     version: str
     pid: int
     started_at: float
     state_dir: str
     socket: str
-    config: str | None  # the file read, None: built-in defaults
+    config: str | None  # the file that was read; None: built-in defaults
     slots: int
     running: int
     counts: dict[str, int]  # jobs by state
     launcher_pid: int | None
     store_id: str
-    http: str | None = None  # where the pages are, None: there are none
+    http: str | None = None  # where the pages are; None: there are none
     obstacle: str | None = None  # as in Submitted
 
 
 class Login(Struct, frozen=True, tag="login"):
-    """A link for a browser of the same user: it works once, and for a minute."""
+    """A link for a browser of the same user. It works once, within a minute."""
 
     id: RequestId
     url: str
 
 
 class Reloaded(Struct, frozen=True, tag="reloaded"):
-    """`config`: the file that was read, None: there is none. `postponed`: what changes at the next start."""
+    """`config`: the file that was read, None: there is none. `postponed`: keys that wait for a restart."""
 
     id: RequestId
     config: str | None
@@ -199,6 +220,8 @@ class Reloaded(Struct, frozen=True, tag="reloaded"):
 
 
 class Done(Struct, frozen=True, tag="done"):
+    """The request is carried out."""
+
     id: RequestId
 
 
@@ -209,6 +232,8 @@ class End(Struct, frozen=True, tag="end"):
 
 
 class Failed(Struct, frozen=True, tag="failed"):
+    """The request is refused; this also ends a stream."""
+
     id: RequestId
     code: ErrorCode
     message: str
@@ -239,7 +264,7 @@ Reply = (
 
 
 def code_of(error: BgdError) -> ErrorCode:
-    """Return what a refusal is called on the wire: what it is, or else what the nearest of its kind is."""
+    """Return the code of an error on the wire: that of its class, or of its nearest base class with one."""
     for kind in type(error).__mro__:
         if kind in _CODES:
             return _CODES[kind]
@@ -247,7 +272,7 @@ def code_of(error: BgdError) -> ErrorCode:
 
 
 def error_of(code: ErrorCode, message: str) -> BgdError:
-    """Return a refusal from the wire as the exception that callers know."""
+    """Return the exception for a code and message from the wire."""
     return _ERRORS[code](message)
 
 

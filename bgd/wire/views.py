@@ -1,4 +1,4 @@
-"""Jobs and attempts as people see them."""
+"""Views: jobs, attempts, queues and events as people see them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bgd.core.spec import Isolation
 
 
 class Progress(Struct, frozen=True):
-    """How far a job says it is: `fraction` of 1, and what it is at; None: it does not say."""
+    """How far a job is, as it reports: `fraction` of 1, and what it is doing; None: it does not say."""
 
     fraction: float | None = None
     message: str | None = None
@@ -79,7 +79,7 @@ class JobView(Struct, frozen=True, kw_only=True):
 
 
 class JobProgress(Struct, frozen=True):
-    """What an attempt that runs last said of itself."""
+    """What a running attempt last reported about its progress."""
 
     job: int
     attempt: int
@@ -89,8 +89,8 @@ class JobProgress(Struct, frozen=True):
 class AttemptView(Struct, frozen=True, kw_only=True):
     """An attempt as people see it.
 
-    `run_seconds` is not the difference of its instants: it is measured on a clock that nobody can set. While
-    the attempt runs it is the time until now. None: it did not run, or nobody saw its end.
+    `run_seconds` is measured on a clock that nobody can set, so it may differ from the difference of its
+    instants. While the attempt runs it is the time until now. None: it did not run, or nobody saw its end.
     """
 
     attempt: int
@@ -106,13 +106,13 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     log_bytes: int | None
     log_path: str
     pid: int | None
-    whole_tree: bool = False  # processor time is that of all processes, not of those that were waited for
-    memory_peak_bytes: int | None = None  # of all processes together, with the files they cached
+    whole_tree: bool = False  # processor times include processes that nobody waited for
+    memory_peak_bytes: int | None = None  # of all processes together, including the files they cached
     run_seconds: float | None = None
 
 
 class QueueView(Struct, frozen=True, kw_only=True):
-    """The default queue, or one that is configured, was set or paused, or is in use. slots None: no limit."""
+    """A queue that is the default, configured, set, paused or in use. `slots` None: no limit."""
 
     name: str
     slots: int | None
@@ -122,9 +122,10 @@ class QueueView(Struct, frozen=True, kw_only=True):
 
 
 class EventView(Struct, frozen=True, kw_only=True):
-    """One thing that happened to a job. Ids grow, with gaps. `what`: submit, a Move, note, or remove.
+    """One thing that happened to a job. Ids grow, with gaps.
 
-    Or "progress", which is told as it comes and not kept: its id is that of the event before it.
+    `what` is "submit", a Move, "note" or "remove". Or it is "progress", which is sent as it comes and not
+    kept: its id is that of the event before it.
     """
 
     id: int
@@ -133,12 +134,14 @@ class EventView(Struct, frozen=True, kw_only=True):
     what: str
     state: State  # after it
     attempt: int
-    outcome: Outcome | None = None  # of the attempt that ended by it
+    outcome: Outcome | None = None  # of the attempt that ended
     reason: str | None = None
     progress: Progress | None = None  # where `what` is progress
 
 
 class Level(StrEnum):
+    """How serious a finding is."""
+
     OK = "ok"
     NOTE = "note"  # good to know
     WARNING = "warning"  # something may be lost or fail
@@ -146,7 +149,7 @@ class Level(StrEnum):
 
 
 class Finding(Struct, frozen=True):
-    """One thing that was looked at: what it is like, and what to do about it, None: nothing."""
+    """One thing that a checkup looked at: its state, and what to do about it; None: nothing."""
 
     subject: str
     level: Level
@@ -155,14 +158,14 @@ class Finding(Struct, frozen=True):
 
 
 class JobError(Struct, frozen=True):
-    """What a class job raised, or why an attempt was not started (then `type` is "not_started")."""
+    """What a class job raised, or why an attempt did not start (then `type` is "not_started")."""
 
     type: str
     message: str
     traceback: str | None = None
 
     def in_words(self, outcome: str | None) -> str:
-        """Return it for people who are told the outcome beside it."""
+        """Return the error for people who see the outcome beside it."""
         if self.type == outcome:
             return self.message
         return f"{self.type}: {self.message}" if self.message else self.type

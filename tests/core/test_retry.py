@@ -13,7 +13,7 @@ from bgd.core.retry import (
     NO_USE,
     NOT_RERUN,
     NOT_WORTH_IT,
-    PUT_ASIDE,
+    UNSEEN_TOO_OFTEN,
     exit_code_of,
     move_after_end,
     policy_of,
@@ -183,7 +183,7 @@ def test_the_third_unseen_end_in_a_row_puts_the_job_aside(policy, outcome):
     moves = [move_after_end(running(policy=policy, unseen=count), outcome, None) for count in range(3)]
 
     assert [move is Move.GIVE_UP for move, _ in moves] == [False, False, True]
-    assert moves[-1] == (Move.GIVE_UP, PUT_ASIDE)
+    assert moves[-1] == (Move.GIVE_UP, UNSEEN_TOO_OFTEN)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_job_given_up_by_a_rule_is_not_said_to_have_wished_it():
     move, reason = move_after_end(running(), Outcome.ERROR, 1, Decision(NextStep.FAIL, rule="ValueError"))
 
     assert move is Move.GIVE_UP
-    assert reason == "its on_exceptions say that no other attempt is of use after ValueError"
+    assert reason == "its on_exceptions say that another attempt would not help after ValueError"
 
 
 @pytest.mark.parametrize("job", [running(failures=2), stopping(making_way=True)])

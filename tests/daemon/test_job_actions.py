@@ -400,7 +400,7 @@ async def test_limits_that_the_launcher_cannot_set_are_refused_at_once(config, l
         await launcher.greet(abilities=Abilities(controllers=["cpu"], problem="no memory"))
         await life.submit(command(hold=True, cpu_max=50))
 
-        with pytest.raises(Refused, match="memory_max takes the memory controller of cgroup v2: no memory"):
+        with pytest.raises(Refused, match="memory_max needs the memory controller of cgroup v2: no memory"):
             life.actions.check(command(memory_max=2**30))
         with pytest.raises(Refused, match="memory_max takes"):
             await life.actions.edit(job, Changes(memory_max=2**30))

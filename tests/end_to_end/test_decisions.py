@@ -93,7 +93,7 @@ def test_job_that_says_it_is_of_no_use_is_given_up_at_once(daemon):
         assert caught.value.error_type == "bgd_job.Fail"
         assert 'raise bgd_job.Fail("no such customer")' in (caught.value.traceback or "")
         assert job.refresh().attempt == 1
-        assert "the job said that no other attempt is of use" in daemon.bgctl("show", str(job.id)).stdout
+        assert "the job said that another attempt would not help" in daemon.bgctl("show", str(job.id)).stdout
 
 
 def test_snoozing_job_waits_in_sight_and_can_be_cancelled(daemon):

@@ -67,7 +67,7 @@ def test_exception_of_a_listed_base_is_given_up(daemon):
         assert (job.state, job.attempt, job.outcome) == (State.FAILED, 1, Outcome.ERROR)
         assert job.attempts()[0].error.type == "json.decoder.JSONDecodeError"
         shown = daemon.bgctl("show", str(job.id)).stdout
-        assert "its on_exceptions say that no other attempt is of use after ValueError" in shown
+        assert "its on_exceptions say that another attempt would not help after ValueError" in shown
 
 
 def test_exception_may_mean_a_pause_that_uses_up_no_retry(daemon):

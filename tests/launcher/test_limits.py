@@ -90,7 +90,7 @@ def test_what_takes_rights_is_refused_without_them(nobody):
     supervisor = nobody.supervise()
 
     assert supervisor.run("true", limits=Limits(nice=-5)).problem == (
-        f"cannot be limited: nice -5 is not permitted: bgd may go down to {os.nice(0)}"
+        f"cannot be limited: nice -5 is not permitted: the lowest for bgd is {os.nice(0)}"
     )
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert supervisor.run("true", limits=Limits(open_files=hard + 1)).problem == (
@@ -107,7 +107,7 @@ def test_a_launcher_to_which_nothing_is_delegated_says_so_and_what_to_do(nobody)
     end = supervisor.run("touch", str(nobody.state / "ran"), limits=Limits(memory_max=2**30))
 
     assert end.outcome is Outcome.NOT_STARTED
-    assert end.problem.startswith("cannot be limited: memory_max takes the memory controller of cgroup v2: ")
+    assert end.problem.startswith("cannot be limited: memory_max needs the memory controller of cgroup v2: ")
     assert end.problem.count("\n") == 0
     assert not (nobody.state / "ran").exists()
     assert supervisor.run("true", own_group=True).outcome is Outcome.SUCCEEDED  # it goes without

@@ -21,7 +21,7 @@ from bgd.wire.launching import (
     Greeting,
     Launch,
     Ready,
-    Renew,
+    RenewWorkers,
     SignalProcesses,
     StopProcesses,
     SuspendProcesses,
@@ -157,7 +157,7 @@ class Launcher:
                 | SuspendProcesses()
                 | ContinueProcesses()
                 | WatchLog()
-                | Renew()
+                | RenewWorkers()
                 | Goodbye()
                 | Greeting()
             ):

@@ -232,7 +232,7 @@ def test_arguments_that_python_cannot_read_are_refused_at_the_door():
     problem = problem_with_arguments('{"args": [' + "9" * 5000 + "]}")
 
     assert problem is not None
-    assert problem.startswith("the arguments cannot be read by Python")
+    assert problem.startswith("Python cannot read the arguments")
     assert "\n" not in problem
 
 
@@ -241,4 +241,4 @@ def test_result_that_python_cannot_read_is_an_error():
 
     assert (got.outcome, got.value) == (Outcome.ERROR, None)
     assert got.error is not None
-    assert "cannot be read by Python" in got.error.message
+    assert "Python cannot read the result" in got.error.message

@@ -15,11 +15,11 @@ from bgd.wire.launching import (
     ContinueProcesses,
     Launch,
     Limits,
-    Renew,
+    RenewWorkers,
     SignalProcesses,
     StopProcesses,
     SuspendProcesses,
-    Warm,
+    WarmStart,
     ballast_on,
     decode_from_launcher,
     decode_to_launcher,
@@ -79,7 +79,7 @@ OWN_GROUP = msgspec.structs.replace(LAUNCH, own_group=True)  # without one it ru
 
 
 # a launcher that knows no warm workers ignores the field, and runs the program that stands in argv
-WARM = msgspec.structs.replace(LAUNCH, warm=Warm(preload=["app.models"]))
+WARM = msgspec.structs.replace(LAUNCH, warm=WarmStart(preload=["app.models"]))
 
 
 @pytest.mark.parametrize("message", [LAUNCH, WARM, OWN_GROUP, Acknowledge(KEY), StopProcesses(KEY, 1.0)])
@@ -93,7 +93,7 @@ def test_the_oldest_launcher_understands_what_it_always_did(message):
         SignalProcesses(KEY, 10),
         SuspendProcesses(KEY),
         ContinueProcesses(KEY),
-        Renew(),
+        RenewWorkers(),
         msgspec.structs.replace(LAUNCH, pty=True),
         msgspec.structs.replace(LAUNCH, stdin_path="/etc/motd"),
         msgspec.structs.replace(LAUNCH, usual_result=b"{}"),

@@ -26,11 +26,11 @@ def test_what_every_process_may_set_takes_nothing(limits):
     [
         (
             Limits(memory_max=2**30),
-            "memory_max takes the memory controller of cgroup v2: there is none",
+            "memory_max needs the memory controller of cgroup v2: there is none",
         ),
-        (Limits(cpu_max=50), "cpu_max takes the cpu controller of cgroup v2: there is none"),
-        (Limits(pids_max=1), "pids_max takes the pids controller of cgroup v2: there is none"),
-        (Limits(nice=4), "nice 4 is not permitted: bgd may go down to 5"),
+        (Limits(cpu_max=50), "cpu_max needs the cpu controller of cgroup v2: there is none"),
+        (Limits(pids_max=1), "pids_max needs the pids controller of cgroup v2: there is none"),
+        (Limits(nice=4), "nice 4 is not permitted: the lowest for bgd is 5"),
         (Limits(open_files=1025), "open_files 1025 is not permitted: the launcher's own hard limit is 1024"),
         (Limits(core_max=1), "core_max 1 is not permitted: the launcher's own hard limit is 0"),
     ],

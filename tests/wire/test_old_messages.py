@@ -136,7 +136,7 @@ WARM_LAUNCH = launching.Launch(
     cwd="/srv",
     stdin=b"{}",
     result=True,
-    warm=launching.Warm(
+    warm=launching.WarmStart(
         path=["/srv/app"],
         preload=["app.models"],
         base={"BGD_JOB_ID": None, "LANG": "C.UTF-8"},
@@ -144,7 +144,7 @@ WARM_LAUNCH = launching.Launch(
 )
 REUSE_LAUNCH = replace(
     WARM_LAUNCH,
-    warm=launching.Warm(isolation=Isolation.REUSE, recycle_jobs=100, recycle_memory=64_000_000),
+    warm=launching.WarmStart(isolation=Isolation.REUSE, recycle_jobs=100, recycle_memory=64_000_000),
 )
 QUEUE = views.QueueView(name="narrow", slots=2, configured_slots=None, paused=True, counts={"queued": 3})
 EVENT = views.EventView(
@@ -295,7 +295,7 @@ SENT: dict[str, list[Message]] = {
         launching.ContinueProcesses(KEY),
         launching.Acknowledge(KEY),
         launching.WatchLog(KEY, on=False),
-        launching.Renew(),
+        launching.RenewWorkers(),
         launching.Goodbye(),
     ],
     "from_launcher": [

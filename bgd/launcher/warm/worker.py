@@ -23,7 +23,7 @@ from bgd.launcher.process import MARK, Process, read_process
 from bgd.launcher.spawn import Apart, Command, environment_of, started, unnamed
 from bgd.launcher.tree import mark
 from bgd.launcher.warm.attempts import WORKER_PROTOCOL, Forked, Reused, Said, Totals, WorkerLine, child_of
-from bgd.wire.launching import Launch, NotStarted, Warm
+from bgd.wire.launching import Launch, NotStarted, WarmStart
 
 # --- The attempts that one warm worker was given, from being handed over to their ends.
 
@@ -205,7 +205,7 @@ class WarmKey(Struct, frozen=True):
     startup: tuple[tuple[str, str], ...]
 
 
-def key_of(launch: Launch, warm: Warm, waits_for: str | None) -> WarmKey:
+def key_of(launch: Launch, warm: WarmStart, waits_for: str | None) -> WarmKey:
     return WarmKey(
         isolation=warm.isolation,
         argv=tuple(launch.argv),
@@ -218,7 +218,7 @@ def key_of(launch: Launch, warm: Warm, waits_for: str | None) -> WarmKey:
     )
 
 
-def environment_of_worker(launch: Launch, warm: Warm) -> dict[str, str]:
+def environment_of_worker(launch: Launch, warm: WarmStart) -> dict[str, str]:
     """Return what a worker is started with to run this attempt, and others of its key."""
     environment = {MARK: ROOM_FOR_MARK, "PYTHONUNBUFFERED": "1", **launch.env}
     for name, value in warm.base.items():
@@ -361,7 +361,7 @@ class Worker:
         self._doing = "started"
         self._failure: str | None = None
 
-    async def live(self, launch: Launch, warm: Warm) -> None:
+    async def live(self, launch: Launch, warm: WarmStart) -> None:
         """Start it for an attempt, and return when it has ended."""
         patience = self._tools.deadlines.after(_PATIENCE, self._lose_patience)
         self.settled.add_done_callback(lambda _: patience.cancel())
@@ -437,7 +437,7 @@ class Worker:
         if self.key.isolation is not Isolation.REUSE or self._jobs is None or not self._jobs.is_running:
             self.kill()
 
-    async def _work(self, launch: Launch, warm: Warm) -> None:
+    async def _work(self, launch: Launch, warm: WarmStart) -> None:
         environment = environment_of_worker(launch, warm)
         try:
             command = Command(
@@ -538,7 +538,7 @@ class Worker:
         self.kill()
 
 
-def _beginning(warm: Warm) -> dict[str, object]:
+def _beginning(warm: WarmStart) -> dict[str, object]:
     beginning: dict[str, object] = {
         "protocol": WORKER_PROTOCOL,
         "path": warm.path,
@@ -566,7 +566,7 @@ class Workers:
         self._unfit: dict[WarmKey, str] = {}
         tools.children.hear_of_orphans = self._hear
 
-    async def lease(self, launch: Launch, warm: Warm, asked: asyncio.Future[None]) -> Worker | None:
+    async def lease(self, launch: Launch, warm: WarmStart, asked: asyncio.Future[None]) -> Worker | None:
         """Return a worker that is ready, to be released later; None: `asked` was done before there was one.
 
         Raises:
@@ -617,14 +617,14 @@ class Workers:
                 return worker
         return None
 
-    def _begin(self, key: WarmKey, launch: Launch, warm: Warm) -> Worker:
+    def _begin(self, key: WarmKey, launch: Launch, warm: WarmStart) -> Worker:
         worker = Worker(key, self._tools, self._consider)
         self._living.add(worker)
         self._by_key.setdefault(key, []).append(worker)
         self._tools.group.create_task(self._see_to_its_end(worker, launch, warm))
         return worker
 
-    async def _see_to_its_end(self, worker: Worker, launch: Launch, warm: Warm) -> None:
+    async def _see_to_its_end(self, worker: Worker, launch: Launch, warm: WarmStart) -> None:
         try:
             await worker.live(launch, warm)
         finally:

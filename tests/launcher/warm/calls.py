@@ -13,7 +13,7 @@ import msgspec
 from bgd.core.spec import Isolation
 from bgd.core.target import python_target
 from bgd.wire.calls import request
-from bgd.wire.launching import AttemptEnded, AttemptKey, Launch, Warm
+from bgd.wire.launching import AttemptEnded, AttemptKey, Launch, WarmStart
 from bgd.worker import WORKER
 from tests.launcher.host import Host, Supervisor, launch_of
 
@@ -23,7 +23,7 @@ INTERPRETERS = [sys.executable, *([str(SYSTEM_PYTHON)] if SYSTEM_PYTHON.exists()
 
 
 class Calls:
-    """Launches class jobs of one isolation; `preload` and further fields of Warm are those of all."""
+    """Launches class jobs of one isolation; `preload` and further fields of WarmStart are those of all."""
 
     def __init__(self, host: Host, supervisor: Supervisor, isolation: Isolation) -> None:
         self.host = host
@@ -55,7 +55,9 @@ class Calls:
         warm = None
         if self.isolation is not SPAWN:
             base = dict.fromkeys(own)
-            warm = Warm(isolation=self.isolation, path=path, preload=self.preload, base=base, **self.further)
+            warm = WarmStart(
+                isolation=self.isolation, path=path, preload=self.preload, base=base, **self.further
+            )
         return launch_of(
             *(self.interpreter, str(self.worker)),
             stdin=text,

@@ -20,7 +20,7 @@ from bgd.launcher.problems import CannotStart
 from bgd.launcher.process import read_process
 from bgd.launcher.warm.attempts import _MAX_PACKET, WORKER_PROTOCOL, Said, WorkerLine
 from bgd.launcher.warm.worker import Jobs, Workers
-from bgd.wire.launching import Warm
+from bgd.wire.launching import WarmStart
 from bgd.worker import WORKER, channel
 from tests.launcher.host import Host, Supervisor, launch_of, needs_strace
 from tests.launcher.warm.calls import FORK, Calls, value_of
@@ -38,7 +38,7 @@ async def test_it_ends_no_other_job(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         with pytest.raises(CannotStart, match="its launcher failed it: LookupError: what nobody expected"):
-            await workers.lease(launch_of("python"), Warm(), asked)
+            await workers.lease(launch_of("python"), WarmStart(), asked)
 
         assert caplog.messages == ["a warm worker failed"]
         assert caplog.records[0].levelno == logging.ERROR

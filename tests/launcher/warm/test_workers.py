@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import ContinueProcesses, Renew, StopProcesses, SuspendProcesses
+from bgd.wire.launching import ContinueProcesses, RenewWorkers, StopProcesses, SuspendProcesses
 from tests.launcher.host import PATIENCE, is_alive, written
 from tests.launcher.warm.calls import SPAWN, Calls
 from tests.support import wait_until
@@ -335,7 +335,7 @@ def test_renewed_workers_finish_what_they_have_and_the_next_job_gets_another(for
     running(tmp_path)
     (old,) = forked.workers()
 
-    forked.supervisor.say(Renew())
+    forked.supervisor.say(RenewWorkers())
 
     assert forked.value("job:parent") != old
     (tmp_path / "enough").touch()
@@ -354,7 +354,7 @@ def test_what_a_preload_was_unfit_for_is_looked_at_again_after_a_renewal(forked,
     (tmp_path / "mended").touch()
     assert forked.value("job:parent") == launcher
 
-    forked.supervisor.say(Renew())
+    forked.supervisor.say(RenewWorkers())
 
     assert forked.value("job:parent") != launcher
 
