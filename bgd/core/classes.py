@@ -1,4 +1,4 @@
-"""Class policies: what the configuration says of the jobs of some targets, before it says it of all."""
+"""Class policies: what the configuration says about the jobs of certain targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLICY_KEYS = {
 
 
 class ClassPolicy(Struct, frozen=True):
-    """What goes for a job that does not say it itself: options by their names in JobSpec, and rules.
+    """What applies to a job that does not say otherwise: options by their names in JobSpec, and rules.
 
     `on_exceptions` None: no pattern has rules.
     """
@@ -32,7 +32,7 @@ NOTHING_SAID = ClassPolicy()
 
 
 def class_policy(target: Target, policies: Mapping[str, ClassPolicy]) -> ClassPolicy:
-    """Return what the configuration says of a target: each key by the longest pattern that has it."""
+    """Return what the configuration says about a target: each key from the longest pattern that has it."""
     merged = NOTHING_SAID
     for pattern in reversed(patterns_for(target)):
         if pattern in policies:

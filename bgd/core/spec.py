@@ -1,4 +1,4 @@
-"""A spec: what is asked of a job, within limits on what a stranger may send."""
+"""Job specs: what somebody asks for, within limits on what a stranger may send."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -12,19 +12,19 @@ MAX_WORD = 131_071  # bytes of one argument or NAME=VALUE: MAX_ARG_STRLEN of lin
 MAX_ARGV = 10_000
 MAX_ENV = 4_096
 MAX_PATH = 4_095  # PATH_MAX of linux/limits.h, less its NUL
-MAX_WORK = 1_000_000  # bytes of argv together, or of a class job's arguments: a frame holds them and the rest
+MAX_WORK = 1_000_000  # bytes of a whole argv, or of a class job's arguments: a frame holds them and the rest
 MAX_NAME = 200
 MAX_TAGS = 20
 MAX_RESULT = 1_000_000  # bytes of a class job's JSON result
 MAX_PRIORITY = 1_000
 MAX_RETRIES = 1_000
-MAX_DURATION = 366 * 86_400.0  # seconds; a longer timer is a slip of the pen
-MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999, beyond which no date can be shown
-MAX_WAITS = 1_000  # other jobs that one job waits for
+MAX_DURATION = 366 * 86_400.0  # seconds; a longer one is a typing error
+MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999, the last that dates can show
+MAX_WAITS = 1_000  # jobs that one job waits for
 MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
 MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs into a file
 MAX_SLOTS = 10_000
-MIN_MEMORY = 1_000_000  # bytes; with less hardly a program begins
+MIN_MEMORY = 1_000_000  # bytes; hardly any program starts with less
 MIN_OPEN_FILES = 16  # likewise
 MAX_BYTES = 2**62
 MAX_PERCENT = 1_000_000  # of one processor: ten thousand of them
@@ -62,11 +62,11 @@ DEFAULT_QUEUE = "default"
 
 
 class Isolation(StrEnum):
-    """Where a class job gets its process from."""
+    """Where the process of a class job comes from."""
 
-    FORK = "fork"  # from an interpreter that has imported what it needs
+    FORK = "fork"  # forked from an interpreter that has imported what it needs
     SPAWN = "spawn"  # a fresh interpreter
-    REUSE = "reuse"  # none of its own: it runs in one that runs one job after the other
+    REUSE = "reuse"  # no process of its own: an interpreter runs one job after another
 
 
 class Option(Struct, frozen=True):
@@ -223,19 +223,19 @@ def may_be_nil(name: str) -> bool:
 
 
 def problem_with(spec: JobSpec) -> str | None:
-    r"""Say in one sentence what is wrong with a spec whose types are right, or None.
+    r"""Return in one sentence what is wrong with a spec whose types are right; None: nothing.
 
-    NUL matters most: at the kernel's border it ends a string, so "safe\0; evil" would pass an
-    allow-list as one thing and run as another.
+    NUL matters most. It ends a string for the kernel, so "safe\0; evil" would pass an allow-list as one
+    program and run as another.
     """
     if (spec.argv is None) == (spec.target is None):
         return "a job needs either argv (a command) or target (a class job)"
     if spec.argv is not None:
         if spec.arguments is not None or spec.isolation is not None:
-            return "arguments and isolation belong to a class job: a command's words stand in argv"
+            return "arguments and isolation belong to a class job: a command has its arguments in argv"
         return _problem_with_argv(spec.argv) or _problem_with_choices(spec) or _problem_with_place(spec)
     if spec.stdin is not None or spec.input is not None or spec.pty:
-        return "stdin, input and pty belong to a command: a class job is told its arguments"
+        return "stdin, input and pty belong to a command: a class job gets its arguments"
     if spec.arguments is not None and _is_too_long(spec.arguments, MAX_WORK):
         return f"the arguments are longer than {MAX_WORK} bytes of JSON"
     return _problem_with_choices(spec) or _problem_with_place(spec)
@@ -243,7 +243,7 @@ def problem_with(spec: JobSpec) -> str | None:
 
 def _problem_with_choices(spec: JobSpec) -> str | None:
     if spec.delay and spec.at is not None:
-        return "delay and at exclude each other: both say when it may start"
+        return "delay and at exclude each other: both say when the job may start"
     if spec.retry_on is not None and spec.no_retry_on is not None:
         return "retry_on and no_retry_on exclude each other"
     if spec.stdin is not None and spec.input is not None:
@@ -260,24 +260,24 @@ def _problem_with_argv(argv: tuple[str, ...]) -> str | None:
         if _is_too_long(word):
             return f"argv[{index}] is longer than {MAX_WORD} bytes, the kernel's limit"
     if _is_too_long("".join(argv), MAX_WORK):
-        return f"argv is longer than {MAX_WORK} bytes altogether"
+        return f"argv is longer than {MAX_WORK} bytes in all"
     return None
 
 
 def _problem_with_place(spec: JobSpec) -> str | None:
-    if spec.cwd is not None and _is_no_path(spec.cwd):
+    if spec.cwd is not None and _is_not_a_path(spec.cwd):
         return f"cwd must be an absolute path without NUL, of at most {MAX_PATH} bytes"
-    if spec.stdin is not None and _is_no_path(spec.stdin):
+    if spec.stdin is not None and _is_not_a_path(spec.stdin):
         return f"stdin must be an absolute path without NUL, of at most {MAX_PATH} bytes"
     for text in (spec.name or "", spec.key or "", *spec.tags):
         if not text.isprintable():
-            return f"name, key and tags are printable text on one line, not {text!r}"
+            return f"name, key and tags must be printable text on one line, not {text!r}"
     return problem_with_environment(spec.env or {})
 
 
 def problem_with_environment(env: Mapping[str, str]) -> str | None:
-    """Say in one sentence what is wrong with variables for a job, or None."""
-    if _is_plainly_right(env):
+    """Return in one sentence what is wrong with environment variables for a job; None: nothing."""
+    if _is_obviously_right(env):
         return None
     for key, value in env.items():
         if not key or "=" in key or "\0" in key:
@@ -289,19 +289,19 @@ def problem_with_environment(env: Mapping[str, str]) -> str | None:
     return None
 
 
-def _is_plainly_right(env: Mapping[str, str]) -> bool:
-    """Look at all variables at once, a quarter of the time of looking at each, and at every submit."""
+def _is_obviously_right(env: Mapping[str, str]) -> bool:
+    """Check all variables at once, because every submit does so and it takes a quarter of the time."""
     names, values = "".join(env), "".join(env.values())
     if "" in env or "=" in names or "\0" in names or "\0" in values:
         return False
-    return 4 * (len(names) + len(values)) < MAX_WORD  # all of them together are shorter than one may be
+    return 4 * (len(names) + len(values)) < MAX_WORD  # all of them together are shorter than the limit of one
 
 
-def _is_no_path(text: str) -> bool:
+def _is_not_a_path(text: str) -> bool:
     return not text.startswith("/") or "\0" in text or _is_too_long(text, MAX_PATH)
 
 
 def _is_too_long(text: str, most: int = MAX_WORD) -> bool:
-    # A character is at most four bytes, so most texts need no encoding to be known short. Surrogates stand
-    # for bytes that are not UTF-8: whoever encodes the text will refuse them, here they are only counted.
+    # A character has at most four bytes, so most texts are short without need to encode them. Surrogates
+    # stand for bytes that are not UTF-8: whoever encodes the text refuses them, here they are only counted.
     return len(text) * 4 > most and len(text.encode(errors="surrogatepass")) > most

@@ -1,4 +1,4 @@
-"""What a class job runs, as text, and the list of what is allowed: both are judged before any import."""
+"""Targets: what a class job runs, and the list of what is allowed. Both are judged before any import."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PythonTarget(Struct, frozen=True):
 
 
 class RunnerTarget(Struct, frozen=True):
-    """`runner::name` or `runner::name@method`: what a program of another language makes of it is its own."""
+    """`runner::name` or `runner::name@method`, which a program of another language interprets."""
 
     runner: str
     name: str
@@ -30,7 +30,7 @@ class RunnerTarget(Struct, frozen=True):
 
     @property
     def words(self) -> str:
-        """What the runner is told."""
+        """The part that the runner is told."""
         return self.name + (f"@{self.method}" if self.method else "")
 
     def __str__(self) -> str:
@@ -41,52 +41,53 @@ Target = PythonTarget | RunnerTarget
 
 _MARK = "::"
 _RUNNER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_BETWEEN_NAMES = re.compile(r"::|[:.\\/]")  # as other languages have it
+_BETWEEN_NAMES = re.compile(r"::|[:.\\/]")  # as in other languages
 _NAME = re.compile(r"[\w$][\w$!?-]*")
 
 
-@lru_cache(maxsize=1000)  # the same few are read at every submit, and at every start
+@lru_cache(maxsize=1000)  # every submit and every start reads the same few
 def parse_target(text: str) -> Target:
     """Read a target.
 
     Raises:
-        ValueError: the text is none; the message says what it must look like.
+        ValueError: the text is not a target; the message says what one looks like.
     """
     runner, mark, words = text.partition(_MARK)
     return _runner_target(runner, words) if mark and is_runner_name(runner) else python_target(text)
 
 
 def python_target(text: str) -> PythonTarget:
-    """Read a target that is of Python; ValueError likewise."""
+    """Read a target in Python; raise ValueError as in `parse_target`."""
     module, colon, path = text.partition(":")
     names = path.split(".")
     if not colon or len(names) > 2 or not all(map(_is_public_name, names)) or not is_module(module):  # noqa: PLR2004
         raise ValueError(
             f"target {text!r} must be package.module:Class.method or package.module:function, "
-            f"of names that do not begin with an underscore{_with_a_colon(text)}"
+            f"with names that do not begin with an underscore{_with_a_colon(text)}"
         )
     return PythonTarget(module, names[0], names[1] if len(names) == 2 else None)  # noqa: PLR2004
 
 
 def target_of_class(class_path: str, method: str) -> str:
-    """Return the target of a class and one of its methods, as the first design named them.
+    """Return the target for a method of a class.
 
     The class is `package.module.Class`, or `runner::Class` in another language.
     """
     if _MARK in class_path:
         return f"{class_path}@{method}"
-    module, _, name = class_path.replace(":", ".").rpartition(".")  # written as in a target it is plain, too
+    module, _, name = class_path.replace(":", ".").rpartition(".")  # package.module:Class is also understood
     return f"{module}:{name}.{method}"
 
 
 def is_allowed(target: Target, allowed: Iterable[str]) -> bool:
-    """Tell whether a list such as ["app.services.ReportService", "app.tasks.*"] has the target.
+    """Tell whether a list such as ["app.services.ReportService", "app.tasks.*"] allows the target.
 
-    An entry is a class or function by its full dotted name, one method of a class (`module.Class.method`), or
-    `module.*` for every class and function of that module, not of the modules below it. Who defines a method
-    is known only after the import: the worker then refuses an inherited one that no entry covers.
-    Of a runner it is `runner::name`, which has all its methods,
-    `runner::name@method`, or with `*` in the place of the last of its names.
+    An entry is the full dotted name of a class or function, one method of a class (`module.Class.method`), or
+    `module.*` for every class and function of that module, but not of modules below it. Only after the import
+    is it known which class defines a method: the worker then refuses an inherited one that no entry covers.
+
+    An entry for a runner is `runner::name`, which allows all its methods, or `runner::name@method`. `*` may
+    stand for the last part of the name.
     """
     patterns = patterns_for(target)
     if isinstance(target, PythonTarget) and target.method:
@@ -95,7 +96,7 @@ def is_allowed(target: Target, allowed: Iterable[str]) -> bool:
 
 
 def patterns_for(target: Target) -> tuple[str, ...]:
-    """Return the entries that would have the target, the longest first."""
+    """Return the entries that would allow the target, longest first."""
     if isinstance(target, PythonTarget):
         return f"{target.module}.{target.name}", f"{target.module}.*"
     space = f"{target.runner}{_MARK}"
@@ -104,31 +105,32 @@ def patterns_for(target: Target) -> tuple[str, ...]:
 
 
 def problem_with_entry(entry: str) -> str | None:
-    """Say what is wrong with an entry of the list of allowed classes, or None."""
+    """Return what is wrong with an entry of the list of allowed classes; None: nothing."""
     if _is_python_entry(entry) or _is_runner_entry(entry):
         return None
     return (
         f"{entry!r} must be package.module.Class, package.module.Class.method, package.module.function "
         "or package.module.*, "
-        f"or of a runner runner::name, runner::name@method or runner::space.*{_with_a_dot(entry)}"
+        f"or for a runner runner::name, runner::name@method or runner::space.*{_with_a_dot(entry)}"
     )
 
 
 def is_runner_name(text: str) -> bool:
+    """Tell whether a text can be the name of a runner."""
     return _RUNNER.fullmatch(text) is not None
 
 
 def is_dotted_name(text: str) -> bool:
-    """Tell whether it is a name such as Python and other languages give to their classes."""
+    """Tell whether a text can be the name of a class or exception, in Python or another language."""
     return all(_NAME.fullmatch(name) for name in _BETWEEN_NAMES.split(text))
 
 
 def _runner_target(runner: str, words: str) -> RunnerTarget:
     name, at, method = words.partition("@")
     if not is_dotted_name(name) or name[len(_above(name))] == "_":
-        problem = f"{name!r} is no name"
+        problem = f"{name!r} is not a name"
     elif at and not (_NAME.fullmatch(method) and method[0] != "_"):
-        problem = f"{method!r} is no method"
+        problem = f"{method!r} is not a method"
     else:
         return RunnerTarget(runner, name, method if at else None)
     target = f"{runner}{_MARK}{words}"
@@ -139,7 +141,7 @@ def _runner_target(runner: str, words: str) -> RunnerTarget:
 
 
 def _above(name: str) -> str:
-    """Return all of a name but its last part: the namespace, with what stands after it."""
+    """Return a name without its last part: the namespace with the separator after it."""
     return name[: len(name) - len(_BETWEEN_NAMES.split(name)[-1])]
 
 
@@ -159,7 +161,7 @@ def _is_runner_entry(entry: str) -> bool:
 
 
 def _with_a_colon(text: str) -> str:
-    """Ask whether another target was meant, where all that is wrong is a dot in the colon's place."""
+    """Return a hint if only a dot is wrong that should be a colon."""
     if ":" in text or not is_module(text):
         return ""
     words = text.split(".")
@@ -171,7 +173,7 @@ def _with_a_colon(text: str) -> str:
 
 
 def _with_a_dot(entry: str) -> str:
-    """Ask whether another entry was meant, where it is written as a target is."""
+    """Return a hint if an entry is written like a target."""
     try:
         target = python_target(entry)
     except ValueError:
@@ -180,7 +182,7 @@ def _with_a_dot(entry: str) -> str:
 
 
 def is_module(text: str) -> bool:
-    """Tell whether a text can be the name of a module, as `package.module`."""
+    """Tell whether a text can be the name of a module, for example `package.module`."""
     return all(part.isidentifier() and not keyword.iskeyword(part) for part in text.split("."))
 
 

@@ -52,7 +52,7 @@ def test_a_sound_spec_has_no_problem(spec):
         (JobSpec(argv=("echo", "a", "b\0")), r"argv\[2\] contains a NUL"),
         (JobSpec(argv=("echo", "x" * (MAX_WORD + 1))), rf"argv\[1\] is longer than {MAX_WORD} bytes"),
         (JobSpec(argv=("echo", "€" * (MAX_WORD // 3 + 1))), rf"argv\[1\] is longer than {MAX_WORD} bytes"),
-        (JobSpec(argv=("echo", *["x" * 100_000] * 10)), f"longer than {MAX_WORK} bytes altogether"),
+        (JobSpec(argv=("echo", *["x" * 100_000] * 10)), f"longer than {MAX_WORK} bytes in all"),
         (JobSpec(target="a:b", arguments="€" * (MAX_WORK // 3 + 1)), f"longer than {MAX_WORK} bytes of JSON"),
         (command(cwd="relative/path"), "cwd must be an absolute path"),
         (command(cwd="/a\0b"), "cwd must be an absolute path"),

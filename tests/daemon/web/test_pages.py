@@ -182,7 +182,7 @@ def test_a_log_that_cannot_be_read_is_one_pages_trouble_and_nobody_elses(browser
     log.mkdir()
 
     page = browser.get(f"/job-logs/{job.id}")
-    assert (page.status, "no regular file stands in the log's place" in page.text) == (500, True)
+    assert (page.status, "the log is not a regular file" in page.text) == (500, True)
     assert not browser.get(f"/job-logs/{job.id}/1").body
     assert browser.get("/job-logs").status == 200
 
