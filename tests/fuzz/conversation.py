@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import UNSET
@@ -65,7 +65,7 @@ class _Control:
         self.budgets = new_budgets()
         self.handler = self
         self.newest = 0
-        self.spawn: Callable[[Coroutine[Any, Any, None]], object] = loop.create_task
+        self.tasks = loop
 
     def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
         return request.again is not UNSET

@@ -7,12 +7,11 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from fcntl import ioctl
 from functools import partial
 from termios import FIONREAD
-from typing import Any
 
 import bgd
 from bgd.core.spec import JobSpec
@@ -68,15 +67,11 @@ class ControlServer:
         self.connections: set[ClientConnection] = set()
         self.max_connections = _max_connections()
         self.budgets = new_budgets()
-        self._tasks = tasks
+        self.tasks = tasks
 
     def new_connection(self) -> ClientConnection:
         """Return the protocol for a connection that a client has just made."""
         return ClientConnection(self)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task that ends with the daemon at the latest."""
-        return self._tasks.create_task(work)
 
     def close(self) -> None:
         """Close all connections."""
@@ -333,7 +328,7 @@ class RequestDispatcher:
     ) -> None:
         self._handler = server.handler
         self._budgets = server.budgets
-        self._spawn = server.spawn
+        self._group = server.tasks
         self._actor = actor
         self._flow = flow
         self._replies = replies
@@ -486,7 +481,7 @@ class RequestDispatcher:
             done()
             raise ProtocolError(f"request id {request.id} is in use")
         self._flow.begin(unsaved, short_task=short_task)
-        task = self._spawn(self._answer(request, work))
+        task = self._group.create_task(self._answer(request, work))
         self._tasks[request.id] = task
 
         def end(_: object) -> None:

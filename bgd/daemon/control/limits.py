@@ -135,6 +135,7 @@ class FlowControl:
     # --- waiting in line --------------------------------------------------------------------------------
 
     def _may_enter(self, budget: FairBudget, size: int) -> bool:
+        """Return whether there is room now; if not, wait in line and stop reading from the client."""
         if budget.fits(size) and (self._was_woken or not budget.has_waiters):
             self._was_woken = False
             return True

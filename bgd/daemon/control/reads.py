@@ -63,8 +63,7 @@ MANY_JOBS = 100  # a client that waits for more jobs than this hears of their en
 GROUP_SECONDS = 0.01  # in which the ends of a group are collected
 PROGRESS = "progress"  # EventView.what of an event that reports progress
 
-SingleReadRequest = GetQueues | GetStats | GetInfo | GetLogin
-ReadRequest = List | Show | Logs | Wait | GetEvents | GetResult | SingleReadRequest
+ReadRequest = List | Show | GetResult | Logs | Wait | GetEvents | GetQueues | GetStats | GetInfo | GetLogin
 
 T = TypeVar("T")
 R = TypeVar("R", JobsPart, AttemptsPart, ProgressPart)
@@ -103,7 +102,9 @@ class ReadHandler:
         self._authenticator = authenticator
         self._started_at = time.time()
 
-    async def answer(self, request: ReadRequest, actor: Actor, replies: ReplySender) -> None:
+    async def answer(  # noqa: C901 (a flat list of cases)
+        self, request: ReadRequest, actor: Actor, replies: ReplySender
+    ) -> None:
         """Answer one request, with one reply or a stream of them.
 
         Raises:
@@ -124,8 +125,14 @@ class ReadHandler:
             case GetEvents():
                 await _send_events(request, self._supervisor, self._store, replies)
                 replies.send(End(request.id))
-            case _:
-                replies.send(await self._reply(request, actor))
+            case GetQueues():
+                replies.send(await self.queues(request.id))
+            case GetStats():
+                replies.send(await self._stats(request))
+            case GetInfo():
+                replies.send(await self._info(request))
+            case GetLogin():
+                replies.send(Login(request.id, self._login_link(actor)))
 
     async def queues(self, request_id: int) -> Queues:
         """Return slots and queues as they are now, with everything that this client was told before."""
@@ -155,17 +162,6 @@ class ReadHandler:
         if not await self._store.has_jobs_in(name):
             counts = await self._store.queue_counts()
             raise unknown_queue(name, known_queues(supervisor.config, supervisor.controls) | counts.keys())
-
-    async def _reply(self, request: SingleReadRequest, actor: Actor) -> Reply:
-        match request:
-            case GetQueues():
-                return await self.queues(request.id)
-            case GetStats():
-                return await self._stats(request)
-            case GetInfo():
-                return await self._info(request)
-            case GetLogin():
-                return Login(request.id, self._link_for(actor))
 
     async def _list(self, request: List, actor: Actor, replies: ReplySender) -> None:
         await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
@@ -287,7 +283,7 @@ class ReadHandler:
             obstacle=self._link.obstacle,
         )
 
-    def _link_for(self, actor: Actor) -> str:
+    def _login_link(self, actor: Actor) -> str:
         if self._authenticator is None:
             raise Refused("this daemon serves no pages: see [http] listen, and the daemon's log")
         return self._authenticator.login_link(actor.uid)
