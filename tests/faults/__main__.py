@@ -1,7 +1,7 @@
-"""Tries faults at the full figures, or a share of them, and writes what came of it to docs/faults.md.
+"""Try faults in full numbers, or a share of them, and write the results to docs/faults.md.
 
-make faults              all of it: hours
-make faults SHARE=0.1    a tenth of each
+make faults              everything, which takes hours
+make faults SHARE=0.1    a tenth of each series
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _row(line: str, share: float, day: str) -> Row:
 
 
 def _whole(cases: list[str]) -> set[str]:
-    """Return the files all of whose series were asked for."""
+    """Return the files of which all series were asked for."""
     paths = [ROOT / case for case in cases if "::" not in case]
     files = [file for path in paths for file in (path.glob("test_*.py") if path.is_dir() else [path])]
     return {str(file.relative_to(ROOT)) for file in files}

@@ -1,6 +1,6 @@
-"""The machine is suspended to memory while bgd runs and jobs wait and run: in one of its own, of in_a_guest.
+"""The machine is suspended to memory while jobs wait and run: in a virtual machine, started by in_a_guest.
 
-No test run finds this file by itself, and it does nothing where it is not told that it may suspend it.
+No test run collects this file, and it does nothing unless it is told that it may suspend the machine.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tests.faults.wall_clock import mark, marks, submit
 from tests.support import wait_until
 
 MAY_SUSPEND = "TESTS_MAY_SUSPEND"
-MIDDLE = 60.0  # seconds from the beginning: meanwhile the machine is suspended
+MIDDLE = 60.0  # seconds from the start, while the machine is suspended
 WAKING = 90.0
 AFTER = 120.0
-NARROW = 0.01  # seconds: the clock that jobs read has hundredths
-LATE = 30.0  # seconds: the machine is emulated, and much comes at once
+NARROW = 0.01  # seconds; the clock that jobs read has a resolution of 0.01 s
+LATE = 30.0  # seconds; the machine is emulated, and much is due at once
 ENDED = 'trap "cut -d\\" \\" -f1 /proc/uptime >> $0; exit" TERM; sleep 1000 & wait'
 
 
 class Awaited(NamedTuple):
-    """A job that writes down when its time had come. `begun`: when it was submitted, on the elapsed clock."""
+    """A job that records when it was due; `begun` is the elapsed time at which it was submitted."""
 
     job: int
     file: Path
@@ -42,7 +42,7 @@ class Awaited(NamedTuple):
         return marks(self.file)[-1]
 
     def waited(self) -> float:
-        """Return for how long: since the attempt before, if there was one."""
+        """Return how long it waited: since the attempt before, if there was one."""
         *before, last = marks(self.file)
         return last - (before[0] if before else self.begun)
 
@@ -53,7 +53,7 @@ def test_what_comes_while_the_machine_is_suspended_comes_when_it_wakes_up(tmp_pa
     rig.start()
     try:
         with closing(Caller(rig.socket)) as caller:
-            caller.wait([submit(caller, ("true",))])  # the launcher is there
+            caller.wait([submit(caller, ("true",))])  # wait for the launcher
             begun = elapsed()
             middle, after = (submit_all(caller, tmp_path, wait) for wait in (MIDDLE, AFTER))
             expired = submit(caller, ("true",), hold=True, expires=MIDDLE)
@@ -88,7 +88,7 @@ def test_what_comes_while_the_machine_is_suspended_comes_when_it_wakes_up(tmp_pa
 
 
 def submit_all(caller: Caller, folder: Path, wait: float) -> list[Awaited]:
-    """Submit what waits for a time in each way there is: a retry and a limit are the last two."""
+    """Submit jobs that wait for a time in each possible way; a retry and a time limit are the last two."""
     return [
         submit_one(caller, folder / f"delayed-{wait:g}", lambda file: mark(file, 0), delay=wait),
         submit_one(caller, folder / f"dated-{wait:g}", lambda file: mark(file, 0), at=time.time() + wait),
@@ -117,11 +117,11 @@ def submit_one(
 
 
 def suspend(until: float) -> float:
-    """Suspend the machine to memory until some time of the elapsed clock; return for how long it was."""
-    before = elapsed() - time.monotonic()  # the one counts it, and the other does not
+    """Suspend the machine to memory until a time of the elapsed clock; return for how many seconds."""
+    before = elapsed() - time.monotonic()  # only the elapsed clock counts suspend
     alarm = Path("/sys/class/rtc/rtc0/wakealarm")
     Path("/sys/power/mem_sleep").write_text("deep")
-    alarm.write_text("0")  # or else another one could not be set
+    alarm.write_text("0")  # otherwise a new alarm could not be set
     alarm.write_text(f"+{math.ceil(until - elapsed())}")
     Path("/sys/power/state").write_text("mem")
     return elapsed() - time.monotonic() - before

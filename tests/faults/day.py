@@ -1,7 +1,7 @@
-"""A day in the life of a daemon on a virtual machine, which ends by a reset.
+"""A day in the life of a daemon on a virtual machine; a reset ends it.
 
-python -m tests.faults.day FOLDER        looks at what the day before has left, works, and resets the machine
-python -m tests.faults.day FOLDER last   only looks
+python -m tests.faults.day FOLDER        check what the day before has left, work, and reset the machine
+python -m tests.faults.day FOLDER last   only check
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from tests.support import wait_until
 SLOTS = 4
 DONE = 5
 QUEUED = 10
-# $1: where attempts are written down, $2: the exit code; one that has to last does so in its first attempt
+# $1: file that records attempts, $2: exit code; a lasting job lasts in its first attempt
 QUICK = 'echo "start $BGD_JOB_ID $BGD_ATTEMPT" >> "$1"; exit "$2"'
 LASTING = f'[ "$BGD_ATTEMPT" = 2 ] || sleep 10000; {QUICK}'
 
 
 class Told(Struct):
-    """What clients know in the evening, and have on the disk."""
+    """What clients know in the evening, saved on disk."""
 
-    done: list[JobView] = []  # as they were told
-    running: list[int] = []  # not to be run again
-    again: list[int] = []  # running, to be run again
+    done: list[JobView] = []  # as they were reported
+    running: list[int] = []  # without retries
+    again: list[int] = []  # running, with a retry
     queued: list[int] = []
 
 
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def look(rig: Rig, told: Told, truth: Path) -> None:
-    """Hold what there is against what was told before the reset."""
+    """Compare the jobs with what was reported before the reset."""
     with closing(Caller(rig.socket)) as caller:
         caller.wait([*told.running, *told.again, *told.queued])
         for view in told.done:
@@ -75,7 +75,7 @@ def look(rig: Rig, told: Told, truth: Path) -> None:
 
 
 def work(rig: Rig, truth: Path) -> Told:
-    """Leave jobs of all kinds: done, running, and queued behind those."""
+    """Leave jobs that are done, running, and queued."""
     quick = [
         JobSpec(argv=("/bin/sh", "-c", QUICK, "job", str(truth), str(code)), cwd="/") for code in range(DONE)
     ]
@@ -99,7 +99,7 @@ def submit(caller: Caller, specs: list[JobSpec]) -> list[int]:
 
 
 def save(path: Path, data: bytes) -> None:
-    """Write a file that a reset leaves there."""
+    """Write a file that survives a reset."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()

@@ -1,7 +1,7 @@
-"""The wall clock runs 3,600 times as fast while jobs wait and run: in a machine of its own, of in_a_guest.
+"""The wall clock runs 3,600 times too fast while jobs wait and run: in a virtual machine of in_a_guest.
 
-It is set ahead again and again: nothing else makes it run so for whoever waits on it in the kernel. No test
-run finds this file by itself, and it does nothing where it is not told that it may set the clock.
+The clock is set ahead again and again; nothing else makes it fast for those who wait on it in the kernel. No
+test run collects this file, and it does nothing unless it is told that it may set the clock.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from tests.support import DEADLINE, ROOT, wait_until
 TIMES = 3600
 EVERY = 0.1  # seconds
 WAITING = 10_000
-MANY = 1000  # in one request
-LONG = 1e6  # seconds, of jobs that only wait
+MANY = 1000  # jobs in one request
+LONG = 1e6  # seconds that jobs wait which never start
 DAY = 24 * HOUR
 DATE = 10 * HOUR
-NARROW = 0.01  # seconds: the clock that jobs read has hundredths
+NARROW = 0.01  # seconds; the clock that jobs read has a resolution of 0.01 s
 LATE = WAIT / 2  # the machine is emulated
 CONFIGURATION = """
 [retention]
@@ -51,12 +51,12 @@ NEGATIVE = re.compile(r"(?<![\w-])-\d+(\.\d+)?(ms|s|m|h|d)\b")
 
 
 class FastClock:
-    """Lets the wall clock run that fast, and puts it right again."""
+    """Makes the wall clock run TIMES too fast, and sets it right afterwards."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
-        self._shown: list[tuple[float, float]] = []  # on the elapsed clock, on the wall clock
+        self._shown: list[tuple[float, float]] = []  # elapsed time, wall time
 
     def __enter__(self) -> Self:
         self._right = time.time() - elapsed()
@@ -69,7 +69,7 @@ class FastClock:
         time.clock_settime(time.CLOCK_REALTIME, self._right + elapsed())
 
     def showed(self, wall: float) -> float:
-        """Return when this clock showed a time, on the elapsed clock."""
+        """Return the elapsed time at which the wall clock reached `wall`."""
         return next(at for at, shown in self._shown if shown >= wall)
 
     def _run(self) -> None:
@@ -110,8 +110,8 @@ def test_a_clock_that_runs_fast_hurries_dates_and_nothing_else(tmp_path: Path):
                 assert caller.show(running)[0].outcome is Outcome.SUCCEEDED
                 wait_until(lambda: caller.show(expired)[0].state is State.CANCELLED)
                 show_no_time_below_zero(rig, caller, retried)
-                wait_until(lambda: is_gone(caller, done))  # it was kept for two days
-                wait_until(lambda: len(list((rig.socket.parent / "backups").glob("*.db"))) > 1)  # one a day
+                wait_until(lambda: is_gone(caller, done))  # retention keeps it for two days
+                wait_until(lambda: len(list((rig.socket.parent / "backups").glob("*.db"))) > 1)  # daily
                 used = processor_seconds(rig.pid) - used_before
                 took = elapsed() - begun
     finally:
@@ -130,7 +130,7 @@ def test_a_clock_that_runs_fast_hurries_dates_and_nothing_else(tmp_path: Path):
 
 
 def fill(caller: Caller) -> None:
-    """Have many jobs wait."""
+    """Submit many jobs that only wait."""
     spec = JobSpec(argv=("true",), env={}, cwd="/", delay=LONG)
     for _ in range(0, WAITING, MANY):
         assert isinstance(caller.ask(SubmitMany(id=1, specs=[spec] * MANY)), Submitted)
@@ -146,7 +146,7 @@ def is_gone(caller: Caller, job: int) -> bool:
 
 
 def show_no_time_below_zero(rig: Rig, caller: Caller, job: int) -> None:
-    """See that nobody is shown a negative duration, neither in a terminal nor on a page."""
+    """Check that no negative duration is shown, neither in a terminal nor on a page."""
     stats = caller.ask(GetStats(id=1, window=300 * DAY))
     assert isinstance(stats, Stats)
     assert min(each or 0.0 for each in (stats.wait_median, stats.run_median, stats.run_p95)) >= 0
@@ -161,7 +161,7 @@ def show_no_time_below_zero(rig: Rig, caller: Caller, job: int) -> None:
 
 
 def page(file: Path, path: str) -> str:
-    """Return an answer of the pages. They are at a unix socket: a port takes a module of the kernel."""
+    """Return a page. Pages are on a unix socket, because a port would need a kernel module."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(DEADLINE)
         connection.connect(str(file))

@@ -1,4 +1,4 @@
-"""How often a fault is tried: a few times in tests, at full figures by `make faults`; and what came of it."""
+"""How often a fault is tried, a few times in tests and in full numbers by `make faults`, and the results."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import os
 from pathlib import Path
 
-SHARE = float(os.environ.get("BGD_FAULTS", "0"))  # of the full figures; 1: all of them
-REPORT = os.environ.get("BGD_FAULTS_REPORT")  # a file that takes a line of JSON for each series
+SHARE = float(os.environ.get("BGD_FAULTS", "0"))  # of the full numbers; 1 for all
+REPORT = os.environ.get("BGD_FAULTS_REPORT")  # a file that gets a line of JSON for each series
 
 
 def times(full: int, short: int) -> int:
-    """Return how often to try: at least `short`."""
+    """Return how often to try: SHARE of `full`, but at least `short`."""
     return max(short, round(full * SHARE))
 
 
@@ -20,7 +20,7 @@ def seconds(full: float, short: float) -> float:
 
 
 def record(what: str, **found: int | str) -> None:
-    """Keep what a series came to, for docs/faults.md; called after all of it was checked."""
+    """Record the result of a series for docs/faults.md; call this after everything was checked."""
     file = os.environ["PYTEST_CURRENT_TEST"].partition("::")[0]
     line = json.dumps({"file": file, "what": what, "found": found})
     print(line)

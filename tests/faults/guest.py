@@ -1,8 +1,7 @@
-"""A virtual machine: its root is this machine's, read-only; its kernel is Debian's, with all of cgroup v2.
+"""A virtual machine with this machine's root, read-only, and Debian's kernel, with all of cgroup v2.
 
-It is emulated, which makes it some twenty times slower. It can be reset at any moment; only what its kernel
-has written to its disk is there when it is booted again. Or it has all that it needs in its memory, and no
-disk: then it can be suspended.
+It is emulated, and about twenty times slower. It can be reset at any moment; only what its kernel has written
+to its disk survives that. A machine that has everything in memory and no disk can be suspended instead.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from tests.support import ROOT, wait_until
 KERNEL = ROOT / "build/kernel"  # downloaded once
 QEMU = "qemu-system-x86_64"
 VIRTIOFSD = "/usr/libexec/virtiofsd"
-_PACKAGE = "linux-image-cloud-amd64"  # depends on the kernel of the day
+_PACKAGE = "linux-image-cloud-amd64"  # its name contains the kernel's version
 _INIT = Path(__file__).with_name("guest.sh")
 _DISK_BYTES = 400 << 20
-_LONGEST_LIFE = 3600  # seconds of one boot
+_LONGEST_LIFE = 3600  # seconds for one boot
 _FILES = f"{VIRTIOFSD} --shared-dir / --socket-path {{socket}} --sandbox none --cache always"
 _MACHINE = f"""
 timeout --signal=KILL {_LONGEST_LIFE}
 {QEMU} -nodefaults -no-user-config -no-reboot -display none -serial file:{{console}}
 -accel tcg,thread=multi -cpu max -smp 2 -m 1536M
 """
-# sharing files takes memory that is shared, too
+# sharing files needs shared memory
 _SHARING = """
 -object memory-backend-memfd,id=memory,size=1536M,share=on -numa node,memdev=memory
 -chardev socket,id=files,path={socket} -device vhost-user-fs-pci,chardev=files,tag=root
@@ -45,11 +44,11 @@ _ENDED_WELL = "guest: ended well"
 
 
 class Died(Exception):
-    """What was run in the machine did not end well. The text is that of its console."""
+    """The program in the machine failed; the text is what the console showed."""
 
 
 def why_not() -> str | None:
-    """Return what is missing here for a virtual machine."""
+    """Return what this machine lacks for a virtual machine; None if nothing."""
     if platform.machine() != "x86_64":
         return "the virtual machine is one for x86_64"
     if os.geteuid() != 0:
@@ -63,7 +62,7 @@ def why_not() -> str | None:
 
 
 class Guest:
-    """A machine with a disk of its own, switched off at first; or one `in_memory`."""
+    """Make a machine, which is off at first, with its own disk or all `in_memory`."""
 
     def __init__(self, *, in_memory: bool = False) -> None:
         self._is_in_memory = in_memory
@@ -81,10 +80,10 @@ class Guest:
         shutil.rmtree(self._folder)
 
     def run(self, *argv: str, **environ: str) -> str:
-        """Boot, run a program in this tree, and return what the console showed, after its end or a reset.
+        """Boot and run a program of this tree; return what the console showed, after its end or a reset.
 
         Raises:
-            Died: the program did not end with 0, and did not reset the machine.
+            Died: the program neither exited with 0 nor reset the machine.
         """
         script = self._folder / "script"
         words = [*(f"{name}={value}" for name, value in environ.items()), *argv]
@@ -126,7 +125,7 @@ class Guest:
 
 
 def _kernel() -> tuple[Path, Path]:
-    """Return the kernel and its driver for the disk, which it has as a module only."""
+    """Return the kernel and its disk driver, which is a module."""
     if not KERNEL.exists():
         KERNEL.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=KERNEL.parent) as folder:
@@ -138,7 +137,7 @@ def _kernel() -> tuple[Path, Path]:
 
 
 def _download(folder: Path) -> None:
-    """Fetch the package of the kernel, and lay its files to `files`."""
+    """Download the kernel's package, and unpack it to `files`."""
     asked = subprocess.run(["apt-cache", "depends", _PACKAGE], capture_output=True, text=True, check=True)
     lines = asked.stdout.splitlines()
     name = next(line.split()[-1] for line in lines if "Depends: linux-image-" in line)

@@ -1,7 +1,7 @@
-"""What takes a machine of its own: reset, suspended, its clock set; or with all controllers of cgroup v2.
+"""Tests that need a virtual machine: to reset or suspend it, to set its clock, or for all of cgroup v2.
 
-No test run finds this file by itself: it takes minutes, qemu, and a kernel that is downloaded. It has to be
-named, as `make faults` does.
+No test run collects this file, because it needs minutes, qemu and a downloaded kernel. Name it to run it, as
+`make faults` does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.faults.guest import Guest, why_not
 
 RESETS = times(5, 1)
 SLOWNESS = "20"
-JOBS = 19  # that a day leaves
+JOBS = 19  # jobs that a day leaves
 DAY = (sys.executable, "-m", "tests.faults.day", "/run/disk")
 _ROW = re.compile(r'\{"file": .*\}\}')
 

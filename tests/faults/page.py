@@ -1,4 +1,4 @@
-"""docs/faults.md: a row for each series of faults, with the day of its latest good run, and how to run it."""
+"""docs/faults.md: a row for each series of faults, with the day of its latest good run and its command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FILE = re.compile(r"CASES=(\S+)")
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """A series of faults. `command` is what runs it, with the other series of its file."""
+    """A series of faults. `command` runs it, with the other series of its file."""
 
     what: str
     found: str
@@ -50,25 +50,25 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 def rows_of(text: str) -> list[Row]:
-    """Return the rows of a page; of one that is none, none."""
+    """Return the rows of a page; none if the text is not such a page."""
     return [Row(**found.groupdict()) for found in map(_ROW.fullmatch, text.splitlines()) if found is not None]
 
 
 def command_for(file: str, share: float) -> str:
-    """Return what is typed to run the series of a file again."""
+    """Return the command that runs the series of a file again."""
     return " ".join(["make faults", *([f"SHARE={share:g}"] if share != 1 else []), f"CASES={file}"])
 
 
 def worded(found: dict[str, int | str]) -> str:
-    """Return figures as a cell of the table has them."""
+    """Return figures as the text of a table cell."""
     cells = (f"{count:,}" if isinstance(count, int) else count for count in found.values())
     return ", ".join(f"{what.replace('_', ' ')} {cell}" for what, cell in zip(found, cells, strict=True))
 
 
 def merged(old: Iterable[Row], new: Iterable[Row], whole_files: Iterable[str]) -> list[Row]:
-    """Put the rows of a run among those of the page: what was not run keeps its row.
+    """Merge the rows of a run into those of the page; series that were not run keep their rows.
 
-    A file that was run as a whole has no other rows than it has now.
+    If a whole file was run, its old rows are dropped.
     """
     new, whole = list(new), set(whole_files)
     again = {(row.file, row.what) for row in new}
@@ -77,7 +77,7 @@ def merged(old: Iterable[Row], new: Iterable[Row], whole_files: Iterable[str]) -
 
 
 def write(path: Path, rows: list[Row], not_tried: dict[str, str]) -> None:
-    """Write the page; `not_tried` are reasons by file, of which those that have no row are told."""
+    """Write the page; `not_tried` has reasons by file, and those of files without rows are shown."""
     files = {row.file for row in rows}
     reasons = sorted({reason for file, reason in not_tried.items() if file not in files})
     page = HEAD + "".join(map(str, rows))

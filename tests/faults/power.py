@@ -1,7 +1,7 @@
-"""A disk whose power can be cut, without a machine of its own.
+"""A disk whose power can be cut, without a virtual machine.
 
-A file is formatted as ext4 and mounted; the ioctl EXT4_IOC_SHUTDOWN without a flush of the log makes all that
-was not synced disappear, and everything after it fail, as a power cut does.
+A file is formatted as ext4 and mounted. Like a power cut, the ioctl EXT4_IOC_SHUTDOWN without a flush of the
+journal makes everything that was not synced disappear, and everything after it fail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MEGABYTES = 400
 
 
 def why_not() -> str | None:
-    """Return why no such disk can be had here."""
+    """Return why this machine cannot have such a disk; None if it can."""
     if os.geteuid() != 0:
         return "only root can mount a disk"
     missing = [program for program in ("mkfs.ext4", "mount", "umount") if shutil.which(program) is None]
@@ -38,7 +38,7 @@ def why_not() -> str | None:
 
 
 class Disk:
-    """`path` is its folder, while it has power."""
+    """A disk that is mounted at `path` while it has power."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="bgd-power-"))
@@ -69,7 +69,7 @@ class Disk:
             os.close(folder)
 
     def restore(self) -> None:
-        """Mount what is left; whoever had files open on it is dead by now."""
+        """Mount what is left; all processes with open files on it must have ended."""
         self._unmount()
         self._mount()
 

@@ -1,6 +1,6 @@
-"""A root in memory for a virtual machine: this tree, its interpreter, what both need, and some programs.
+"""A root file system in memory for a virtual machine: this tree, its interpreter, and some programs.
 
-A machine whose root is shared with its host cannot be suspended: the kernel's driver for that refuses.
+A machine that shares its root with its host cannot be suspended, because the kernel's driver refuses.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import BinaryIO
 from tests.support import ROOT
 
 PROGRAMS = ("sh", "cut", "env", "ip", "mkdir", "mount", "sleep", "true")
-_PACKAGES = ("bgd", "hypothesis", "pexpect", "pytest", "pytest-asyncio")  # with all that they need
+_PACKAGES = ("bgd", "hypothesis", "pexpect", "pytest", "pytest-asyncio")  # and everything that they need
 _MOUNTED = ("/dev", "/proc", "/run", "/sys", "/tmp")
-_MERGED = ("/bin", "/lib", "/lib64", "/sbin")  # into /usr, by links
+_MERGED = ("/bin", "/lib", "/lib64", "/sbin")  # links into /usr
 _OF_THE_TREE = ("bgd", "bgctl", "tests", "pyproject.toml")
 _NOT_NEEDED = {"site-packages", "test", "idlelib", "tkinter", "ensurepip", "lib2to3"}
 _LIBRARY = re.compile(r"(/\S+) \(0x")
 
 
 def write(path: Path, *more: Path) -> None:
-    """Write an archive (cpio, "newc") of which the kernel makes its root; `more`: files to put there, too."""
+    """Write the archive (cpio, "newc") from which the kernel makes its root; `more` are extra files."""
     files = [*_programs(), *_standard_library(), *_packages(), *_tree(), *more]
     libraries = _libraries(file for file in files if file.suffix in {"", ".so"} and not file.is_dir())
     found: set[Path] = set()
@@ -64,7 +64,7 @@ def _packages() -> Iterator[Path]:
             known.add(name)
             try:
                 package = distribution(name)
-            except PackageNotFoundError:  # needed by another Python
+            except PackageNotFoundError:  # only needed by another Python
                 continue
             needs = [each for each in package.requires or [] if "extra ==" not in each]
             names += [re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in needs]
@@ -79,13 +79,13 @@ def _tree() -> Iterator[Path]:
 
 
 def _libraries(files: Iterable[Path]) -> list[Path]:
-    """Return what the loader takes along for these; of what is no program, nothing."""
+    """Return the libraries that the loader needs for these programs."""
     done = subprocess.run(["ldd", *files], capture_output=True, text=True, check=False)
     return [Path(path) for path in sorted(set(_LIBRARY.findall(done.stdout)))]
 
 
 def _add(found: set[Path], path: Path) -> None:
-    """Add a path with its folders, and if it is a link what that leads to."""
+    """Add a path with its folders, and the target if it is a link."""
     path = path.parent.resolve() / path.name
     if path in found or path == path.parent:
         return
@@ -104,7 +104,7 @@ def _content(path: Path) -> bytes:
 def _append(archive: BinaryIO, name: str, status: os.stat_result | None, number: int, content: bytes) -> None:
     mode, at = (0, 0) if status is None else (status.st_mode, int(status.st_mtime))
     encoded = name.encode() + b"\0"
-    # number of the file, mode, owner, group, links, time, size, two devices, size of the name, no checksum
+    # inode, mode, owner, group, links, time, size, two devices, size of the name, no checksum
     fields = (number, mode, 0, 0, 1, at, len(content), 0, 0, 0, 0, len(encoded), 0)
     head = b"070701" + b"".join(b"%08x" % field for field in fields) + encoded
     archive.write(head + bytes(-len(head) % 4) + content + bytes(-len(content) % 4))

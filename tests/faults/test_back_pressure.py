@@ -1,4 +1,4 @@
-"""Clients that ask for more than can be done, or do not read what they asked for: memory stays bounded."""
+"""Memory stays bounded if clients ask for more than can be done, or do not read the answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.faults.watching import HELD, Bystander, connected, injected
 LARGE = JobSpec(argv=("/bin/true", *["x" * 100_000] * 9), env={}, cwd="/", hold=True)
 SMALL = JobSpec(argv=("/bin/true", "x" * 4000), env={}, cwd="/", hold=True)
 LOUD = JobSpec(argv=("/bin/sh", "-c", "yes | head -c 20000000"), env={"PATH": "/usr/bin:/bin"}, cwd="/")
-MOST_GROWN = 200  # MiB; without bounds it is some gigabytes. The figure is for docs/faults.md
+MOST_GROWN = 200  # MiB; without bounds it would be gigabytes. docs/faults.md has the measured figure
 SECONDS = seconds(15.0, 3.0)
 CLIENTS = 64
 SLOW = "delay_enter=300000"  # microseconds
@@ -37,7 +37,7 @@ def rig(tmp_path):
 
 
 def flood(rig: Rig, clients: int, request: Callable[[int], Request], *, reads: bool) -> int:
-    """Send requests for a while, one behind the other and as fast as they are taken; return how many."""
+    """Send requests for a while, as fast as the daemon takes them; return how many."""
     sent = 0
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         rests: dict[socket.socket, bytes] = {}

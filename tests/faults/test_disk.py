@@ -1,4 +1,4 @@
-"""The disk fails at a sync, whichever it is: no acknowledged job is lost, and the daemon says why it ends."""
+"""Any sync of the disk may fail: no acknowledged job is lost, and the daemon says why it ends."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.faults.figures import SHARE, record
 from tests.support import DEADLINE, wait_until
 
 POSITIONS = range(1, 31) if SHARE else (1, 2, 12, 20)
-BROKEN = 74  # the exit code that says that the disk failed
+BROKEN = 74  # exit code of a daemon whose disk has failed
 HELD = JobSpec(argv=("/bin/true",), env={}, cwd="/", hold=True)
-MOST = 200  # submits, by which each of the syncs has come
+MOST = 200  # submits after which each of the syncs has happened
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_a_sync_that_fails_ends_the_daemon_and_takes_no_acknowledged_job(tmp_pat
 
 
 def fail_at(position: int, folder: Path) -> int:
-    """Let a sync and all after it fail; return how many jobs were acknowledged, and are there after."""
+    """Let a sync and all later ones fail; return how many jobs were acknowledged and still exist after it."""
     rig = Rig(folder)
     inject = f"inject=fdatasync:error=EIO:when={position}+"
     command = ["strace", "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject]
@@ -74,7 +74,7 @@ def fail_at(position: int, folder: Path) -> int:
 
 
 def submitted(rig: Rig, daemon: subprocess.Popen[bytes]) -> list[int]:
-    """Submit until the daemon ends; return what it has acknowledged."""
+    """Submit until the daemon ends; return the ids that it acknowledged."""
     told: list[int] = []
     wait_until(lambda: answers(rig) or daemon.poll() is not None)
     try:
@@ -89,7 +89,7 @@ def submitted(rig: Rig, daemon: subprocess.Popen[bytes]) -> list[int]:
 
 
 def answers(rig: Rig) -> bool:
-    """Tell whether somebody listens: the socket is there a moment before."""
+    """Tell whether a daemon listens; its socket exists a moment earlier."""
     try:
         Caller(rig.socket).close()
     except Gone:

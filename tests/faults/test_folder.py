@@ -1,4 +1,4 @@
-"""A second daemon on the folder of another: it says who has it, and takes nothing."""
+"""A second daemon on the same folder says who has it, and changes nothing."""
 
 from __future__ import annotations
 

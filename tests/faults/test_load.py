@@ -1,4 +1,4 @@
-"""Very many jobs, retries and reloads: nothing is left behind or lost, and others are served meanwhile."""
+"""Very many jobs, retries and reloads: nothing leaks, nothing is lost, and others are served meanwhile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_ten_thousand_jobs_leave_nothing_behind(tmp_path: Path):
     try:
         pids = rig.pid, rig.launcher_pid()
         with closing(Caller(rig.socket)) as caller:
-            finish(caller, [TRUE] * ONCE)  # what is loaded and kept once
+            finish(caller, [TRUE] * ONCE)  # modules and caches that are loaded once
             before = [figures_of(pid) for pid in pids]
             count = times(10_000, ONCE)
             for _ in range(count // ONCE):
@@ -70,7 +70,7 @@ def test_what_fails_at_the_same_time_is_not_tried_again_at_the_same_time(tmp_pat
     shortest, longest = min(pauses), max(pauses)
     assert shortest >= delay * (1 - JITTER)
     spread = sorted(pauses)[count * 9 // 10] - sorted(pauses)[count // 10]
-    assert spread > delay * JITTER  # of the middle eight tenths; jitter spreads all over twice that
+    assert spread > delay * JITTER  # of the middle 80 %; jitter spreads all over twice that
     record(
         f"jobs fail together and are tried again after {delay:g} s, spread by {JITTER:g} of that",
         jobs=count,
@@ -114,7 +114,7 @@ def test_a_thousand_class_jobs_at_once(tmp_path: Path):
 
 @contextmanager
 def classes(folder: Path) -> Iterator[Rig]:
-    """Run a daemon in whose folder there is a class job's module."""
+    """A daemon whose folder has the module of a class job."""
     (folder / "work.py").write_text("def f():\n    return 1\n")
     rig = Rig(folder, slots=8, more=CLASSES.format(folder=folder))
     rig.start()
@@ -137,7 +137,7 @@ def ends_of(caller: Caller, job: int) -> tuple[State, int]:
 
 
 def pause_of(caller: Caller, job: int) -> float:
-    """Return the seconds between the two attempts of a job."""
+    """Return the seconds between a job's two attempts."""
     first, second = caller.show(job)[1]
     assert first.finished_at is not None
     assert second.started_at is not None

@@ -1,4 +1,4 @@
-"""A job writes without end: its log keeps what it may, and nobody else notices."""
+"""A job writes without end: its log keeps only its limit, and nobody else notices."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.faults.figures import record, seconds
 from tests.faults.watching import memory, processor_seconds
 
 CAP = 100 << 20  # bytes of output that are kept
-BESIDE = 1 << 20  # bytes beside them: when they were written, and what is written now
+BESIDE = 1 << 20  # bytes for the times of the output, and for output that is just written
 AT_ONCE = 2.0  # seconds
 MOST_GROWN = 5 << 10  # KiB
-MOST_BUSY = 0.1  # of a processor; the figure is for docs/faults.md
-PAUSE = 0.02  # seconds between two questions
+MOST_BUSY = 0.1  # of a processor; docs/faults.md has the measured figure
+PAUSE = 0.02  # seconds between two requests
 
 
 def test_a_job_that_writes_without_end_costs_its_log_only(tmp_path: Path):
@@ -81,7 +81,7 @@ def lists(caller: Caller, job: int) -> Iterator[float]:
     """List jobs again and again until this one has finished; yield how many seconds each list took."""
     state = None
     while state not in FINAL:
-        select.select([], [], [], PAUSE)  # the pace of somebody who looks
+        select.select([], [], [], PAUSE)  # the pace of somebody who watches
         began = time.monotonic()
         reply = caller.ask(List(id=1))
         while not isinstance(reply, End):

@@ -1,4 +1,4 @@
-"""The page of faults: what was not run keeps its row, and what was run has the rows of that run."""
+"""docs/faults.md: series that were not run keep their rows, and those that were run get new ones."""
 
 from __future__ import annotations
 

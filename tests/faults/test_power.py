@@ -1,4 +1,4 @@
-"""The power is cut while clients submit and jobs finish: what they were told is there."""
+"""The power is cut while clients submit and jobs finish: everything acknowledged survives."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.faults.figures import record, seconds, times
 from tests.faults.power import Disk, why_not
 
 CUTS = times(100, 4)
-LONGEST = seconds(1.0, 0.5)  # s until the next one
+LONGEST = seconds(1.0, 0.5)  # seconds until the next cut
 CLIENTS = 4
 HELD = JobSpec(argv=("/bin/true",), env={}, cwd="/", hold=True)
 QUICK = JobSpec(argv=("/bin/true",), env={}, cwd="/")
 
 
 class Told(Struct):
-    """What clients were told: of each job the view when it had finished, None: only that it is taken."""
+    """What clients were told: for each job, its view after it finished, or None if it was only accepted."""
 
     jobs: dict[int, JobView | None] = {}
 
@@ -78,7 +78,7 @@ def test_what_was_told_before_a_power_cut_is_there_after_it(disk: Disk, tmp_path
 
 
 def kill_launchers(folder: Path) -> None:
-    """Kill whoever serves this folder: bgd may have started another when the first one saw its disk fail."""
+    """Kill all launchers of this folder: bgd may have started another when the first saw its disk fail."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if "bgd.launcher" in words and any(word.startswith(str(folder)) for word in words):
@@ -86,14 +86,14 @@ def kill_launchers(folder: Path) -> None:
 
 
 def submit(rig: Rig, told: Told, stop: threading.Event) -> None:
-    """Submit until the daemon dies, or says that its disk has."""
+    """Submit until the daemon dies or reports that its disk has failed."""
     with contextlib.suppress(Gone), contextlib.closing(Caller(rig.socket)) as caller:
         while not stop.is_set() and isinstance(reply := caller.ask(Submit(1, HELD)), Submitted):
             told.jobs[reply.jobs[0]] = None
 
 
 def finish(rig: Rig, told: Told, stop: threading.Event) -> None:
-    """Run quick jobs likewise, and remember what is said of their ends."""
+    """Run quick jobs until then, and remember what is reported about their ends."""
     with contextlib.suppress(Gone), contextlib.closing(Caller(rig.socket)) as caller:
         while not stop.is_set() and isinstance(reply := caller.ask(Submit(1, QUICK)), Submitted):
             told.jobs[reply.jobs[0]] = None
@@ -109,7 +109,7 @@ def check_whole(path: Path) -> None:
 
 
 def check(rig: Rig, told: Told) -> None:
-    """Look at every job that somebody was told of."""
+    """Check every job that a client was told about."""
     found = {view.id: view for view in listed(rig, None)}
     for job, view in told.jobs.items():
         assert job in found, f"job {job} was acknowledged and is lost"

@@ -1,4 +1,4 @@
-"""Descriptors or processes run out: who is too many is told so, jobs wait, and all goes on by itself."""
+"""Descriptors or processes run out: clients beyond the limit are told, jobs wait, and all recovers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_jobs_wait_while_no_process_can_be_started(tmp_path: Path):
                 began, lines = time.monotonic(), lines_in(rig)
                 submitted = caller.ask(SubmitMany(id=1, specs=jobs))
                 assert isinstance(submitted, Submitted)
-                select.select([], [], [], seconds(10.0, 2.5))  # the time for which nothing can be started
+                select.select([], [], [], seconds(10.0, 2.5))  # the time in which nothing can be started
                 assert not truth.exists()
                 assert {caller.show(job)[0].state for job in submitted.jobs} <= {State.RUNNING, State.QUEUED}
             over_at = time.monotonic()
@@ -98,7 +98,7 @@ def test_jobs_wait_while_no_process_can_be_started(tmp_path: Path):
 
 
 def told(connection: socket.socket) -> bool:
-    """Tell whether a client that is silent is told something at once, and so is too many."""
+    """Tell whether the daemon says something to a silent client at once: that there are too many."""
     return bool(select.select([connection], [], [], 0.05)[0])
 
 

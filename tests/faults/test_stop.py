@@ -1,4 +1,4 @@
-"""A stop reaches a whole process tree as if at one instant: no script goes on with its next command."""
+"""A stop reaches a whole process tree as if at one instant: no script runs its next command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever arrives at the socket, and however slowly: memory and time are bounded, and others are served."""
+"""Whatever arrives at the socket, however slowly, memory and time are bounded, and others are served."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.end_to_end.chaos import Rig
 from tests.faults.figures import record, times
 from tests.faults.watching import Bystander, connected, push, rest_of, say
 
-MOST_GROWN = 40  # MiB; the figure is for docs/faults.md
+MOST_GROWN = 40  # MiB; docs/faults.md has the measured figure
 LARGE = frame(encode(Submit(1, JobSpec(argv=("/bin/true", *["x" * 100_000] * 9), env={}, cwd="/"))))
 STALLED = (
     b"half a frame",
     b"nothing came of a large request",
-)  # where nobody waits for its room, and where others do
-LIST_WITH = b"\x83\xa4type\xa4list\xa2id\x01\xa1z"  # and a field that it does not have
+)  # without others that wait for memory, and with some
+LIST_WITH = b"\x83\xa4type\xa4list\xa2id\x01\xa1z"  # and an unknown field
 
 
 def test_whatever_strangers_send_others_are_served(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The machine is suspended, as its clock tells; and how late comes what waits for a time: never too early."""
+"""Jobs that wait for a time are never early and hardly late, even if the machine is suspended meanwhile."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tests.faults.wall_clock import mark, marks, submit
 from tests.support import DEADLINE, ROOT, wait_until
 
 SUSPENDED = 3600.0  # seconds
-LITTLE = 10.0  # seconds of a wait that are left after it: bgd has started again by then
-NEXT = 30.0  # seconds: the launcher itself has nothing to do as soon
-NARROW = 0.01  # seconds: the clock that jobs read has hundredths
-SLEW = 0.001  # seconds: what is told is on the wall clock, whose pace may be corrected
-SPREAD = 0.02  # seconds between two of many that come one after the other
-LATEST = 5.0  # seconds: no machine is as busy as that
+LITTLE = 10.0  # seconds of a wait that are left after it, when bgd runs again
+NEXT = 30.0  # seconds; all other timers of the launcher are later
+NARROW = 0.01  # seconds; the clock that jobs read has a resolution of 0.01 s
+SLEW = 0.001  # seconds; reported times are wall times, and the clock may be slewed
+SPREAD = 0.02  # seconds between two of many events in a row
+LATEST = 5.0  # seconds; more than on any busy machine
 
 
 def test_what_became_due_while_the_machine_was_suspended_comes_as_it_would_have(tmp_path: Path):
@@ -56,7 +56,7 @@ def test_what_became_due_while_the_machine_was_suspended_comes_as_it_would_have(
             wait_until(lambda: caller.show(retried)[0].state is State.SCHEDULED)
             launcher = rig.launcher_pid()
         rig.stop()
-        wait_until(lambda: not Path(f"/proc/{launcher}").exists())  # it would live on as before
+        wait_until(lambda: not Path(f"/proc/{launcher}").exists())  # it would keep its old clock
         rig.take(bgd(rig, asleep))
         with closing(Caller(rig.socket)) as caller:
             limited = submit(caller, ("sleep", "1000"), timeout=1.0)
@@ -68,12 +68,12 @@ def test_what_became_due_while_the_machine_was_suspended_comes_as_it_would_have(
             assert caller.show(expired)[0].state is State.CANCELLED
             assert caller.show(limited)[0].outcome is Outcome.TIMEOUT
             assert [caller.show(job)[0].state for job in (later, kept)] == [State.SCHEDULED, State.HELD]
-            assert caller.show(dated)[0].state is State.SCHEDULED  # the wall clock stayed
+            assert caller.show(dated)[0].state is State.SCHEDULED  # the wall clock has not changed
     finally:
         rig.close()
     assert min(errors) >= -NARROW
     assert max(errors) < DEADLINE
-    assert 0 < overdue < DEADLINE  # not another delay after it
+    assert 0 < overdue < DEADLINE  # not yet another delay later
     record(
         f"the machine is suspended for {SUSPENDED:.0f} s (a time namespace) while bgd is down and jobs wait",
         late_by_at_most_s=f"{max(errors):.2f}",
@@ -82,9 +82,9 @@ def test_what_became_due_while_the_machine_was_suspended_comes_as_it_would_have(
 
 
 def test_what_is_due_is_awaited_on_a_clock_that_counts_suspend(tmp_path: Path):
-    """The kernel says which: no running process can be put into another time namespace.
+    """The kernel tells which clock, because no running process can be put into another time namespace.
 
-    Dates, and only they, are awaited on the wall clock.
+    Only dates are awaited on the wall clock.
     """
     rig = Rig(tmp_path)
     rig.start()
@@ -134,7 +134,7 @@ def test_nothing_comes_too_early_or_much_too_late(
 ):
     count = times(300, 30)
     waits = [1.0 + SPREAD * number for number in range(count)]
-    rig = Rig(tmp_path, slots=count)  # nobody waits for one
+    rig = Rig(tmp_path, slots=count)  # no job waits for a slot
     rig.start()
     try:
         with closing(Caller(rig.socket)) as caller:
@@ -155,7 +155,7 @@ def test_nothing_comes_too_early_or_much_too_late(
 
 
 def need_namespace(asleep: list[str]) -> None:
-    """Skip the test where nobody can have a clock that is ahead."""
+    """Skip the test if the kernel cannot give a process another clock."""
     reason = "NOTHING WAS SUSPENDED: unshare is not installed"
     if shutil.which("unshare") is not None:
         done = subprocess.run([*asleep, "cat", "/proc/uptime"], capture_output=True, text=True, check=False)
@@ -166,7 +166,7 @@ def need_namespace(asleep: list[str]) -> None:
 
 
 def bgd(rig: Rig, command: list[str]) -> subprocess.Popen[bytes]:
-    """Start the daemon of a rig by a command that becomes it."""
+    """Start a rig's daemon through a command that executes it."""
     return subprocess.Popen(
         [*command, sys.executable, "-m", "bgd", "--config", str(rig.config)],
         cwd=ROOT,
@@ -180,10 +180,10 @@ def is_set_to_ring(pid: int, clock: int, within: float) -> bool:
 
 
 def armed(pid: int) -> list[tuple[int, float]]:
-    """Return clock and seconds left of each timer of a process that is to ring."""
+    """Return clock and seconds left for each armed timer of a process."""
     found = []
     for file in Path(f"/proc/{pid}/fdinfo").iterdir():
-        with suppress(FileNotFoundError):  # closed since it was listed
+        with suppress(FileNotFoundError):  # it was closed meanwhile
             fields = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
             if "it_value" in fields:
                 seconds, nanoseconds = fields["it_value"].strip(" ()").split(",")

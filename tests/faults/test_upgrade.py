@@ -1,4 +1,4 @@
-"""An upgrade while jobs run: from the releases before, and to one that changes the tables, or fails to."""
+"""An upgrade while jobs run: from earlier releases, and to one that changes the tables or fails to."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from bgd.wire.replies import Submitted
 from bgd.wire.requests import SubmitMany
 from tests.end_to_end.chaos import Caller, Rig
 from tests.faults.figures import record, times
-from tests.faults.visitor import Visitor
+from tests.faults.prober import Prober
 from tests.support import DEADLINE, ROOT, wait_until
 
 RUNNING = 20
 WAITING = 5
 
-# The last commit of the history that had this version of the tables
+# The last commit with this version of the tables
 RELEASES = {1: "2442b3a", 2: "c9324ef"}
-LAUNCHER = "0634bcb"  # the commit whose launcher and journal every later bgd has to work with
+LAUNCHER = "0634bcb"  # every later bgd has to work with the launcher and journal of this commit
 KILLS = times(50, 5)
-LONGEST_START = 0.5  # s until it is killed
+LONGEST_START = 0.5  # seconds until it is killed
 JOB = 'echo began >> "$1"; until test -e "$2"; do sleep 0.05; done; exit "$3"'
 
-# The program as it may be after the next release, with one step more for the tables
+# The program of a future release, which changes the tables once more
 NEXT = """
 import sys
 from bgd.daemon.storage import schema
@@ -54,7 +54,7 @@ def test_jobs_run_on_through_an_upgrade_that_changes_the_tables(tmp_path: Path):
         failed = next_version(rig, BAD)
         assert failed.wait(DEADLINE) != 0
         assert "no_such_table" in (tmp_path / "log").read_text()
-        rig.start()  # the old one again, on the file as it was
+        rig.start()  # the old release again, on the unchanged file
         assert states(rig, jobs) == [State.RUNNING] * RUNNING
         rig.stop()
         rig.take(next_version(rig, GOOD))
@@ -74,7 +74,7 @@ def test_jobs_run_on_through_an_upgrade_that_changes_the_tables(tmp_path: Path):
 
 @pytest.fixture(params=RELEASES, ids="tables of version {}".format)
 def release(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[int, Path]:
-    """An older bgd: the version of its tables, and the folder of its source."""
+    """An older bgd: its version of the tables, and the folder of its source."""
     return request.param, source_at(RELEASES[request.param], tmp_path / "release")
 
 
@@ -85,7 +85,7 @@ def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, re
     try:
         jobs = start_jobs(rig, tmp_path, RUNNING + WAITING)
         assert (version_of(rig), source_of(rig.launcher_pid())) == (tables, str(source))
-        with Visitor(rig.socket) as visitor:
+        with Prober(rig.socket) as prober:
             rig.stop()
             rig.start()
             assert version_of(rig) == VERSION
@@ -94,7 +94,7 @@ def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, re
     finally:
         (tmp_path / "gate").touch()
         rig.close()
-    assert visitor.answered > 0
+    assert prober.answered > 0
     record(
         f"an upgrade from the release with version {tables} of the tables to that with version {VERSION}",
         jobs_running=RUNNING,
@@ -102,9 +102,9 @@ def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, re
         jobs_queued=WAITING,
         lost=0,
         started_twice=0,
-        connects_answered=visitor.answered,
-        connects_refused=visitor.refused,
-        without_an_answer=f"{visitor.longest_gap * 1000:.0f} ms",
+        connects_answered=prober.answered,
+        connects_refused=prober.refused,
+        without_an_answer=f"{prober.longest_gap * 1000:.0f} ms",
     )
 
 
@@ -116,7 +116,7 @@ def test_an_upgrade_that_is_killed_on_its_way_is_made_in_the_end(tmp_path: Path,
         jobs = start_jobs(rig, tmp_path)
         rig.stop()
         before = 0  # kills that came before the tables had changed
-        for number in range(KILLS):  # each time it comes a little further
+        for number in range(KILLS):  # each one gets a little further
             starting = begin(rig, "-m", "bgd")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 starting.wait(LONGEST_START * number / KILLS)
@@ -211,7 +211,7 @@ def test_the_launcher_of_an_earlier_release_runs_what_a_new_bgd_gives_it(tmp_pat
 
 
 def source_at(commit: str, folder: Path) -> Path:
-    """Lay the source of a commit of the history down in a new folder."""
+    """Write the source of a commit to a new folder."""
     folder.mkdir()
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
     if archive.returncode:
@@ -221,7 +221,7 @@ def source_at(commit: str, folder: Path) -> Path:
 
 
 def start_jobs(rig: Rig, folder: Path, number: int = RUNNING) -> list[int]:
-    """Submit jobs that end when they may; return when as many run as there are slots."""
+    """Submit jobs that wait at a gate; return when all slots are taken."""
     specs = [
         JobSpec(
             argv=("/bin/sh", "-c", JOB, "job", str(folder / "began"), str(folder / "gate"), str(code)),
@@ -239,7 +239,7 @@ def start_jobs(rig: Rig, folder: Path, number: int = RUNNING) -> list[int]:
 
 
 def finish(rig: Rig, folder: Path, jobs: list[int]) -> None:
-    """Let jobs end, and see that each began once and ended as it was to."""
+    """Open the gate; check that each job started once and ended as expected."""
     (folder / "gate").touch()
     with contextlib.closing(Caller(rig.socket)) as caller:
         caller.wait(jobs)
@@ -250,7 +250,7 @@ def finish(rig: Rig, folder: Path, jobs: list[int]) -> None:
 
 
 def version_of(rig: Rig) -> int:
-    """Return the version of the tables, as the file has it."""
+    """Return the version of the tables in the file."""
     with contextlib.closing(
         sqlite3.connect(f"file:{rig.socket.with_name('bgd.db')}?mode=ro", uri=True)
     ) as db:
@@ -259,7 +259,7 @@ def version_of(rig: Rig) -> int:
 
 
 def source_of(pid: int) -> str:
-    """Return where a process was told to find bgd."""
+    """Return the folder in which a process looks for bgd."""
     variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
     return dict(variable.split("=", 1) for variable in variables if variable)["PYTHONPATH"]
 
@@ -269,7 +269,7 @@ def next_version(rig: Rig, step: str) -> subprocess.Popen[bytes]:
 
 
 def begin(rig: Rig, *program: str) -> subprocess.Popen[bytes]:
-    """Start a daemon of this folder, and do not wait for it."""
+    """Start a daemon for this folder without waiting for it."""
     command = [sys.executable, *program, "--config", str(rig.config)]
     with (rig.folder / "log").open("ab") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)

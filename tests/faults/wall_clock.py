@@ -1,6 +1,6 @@
-"""The wall clock is set years ahead and back while jobs wait and run: in a machine of its own, of in_a_guest.
+"""The wall clock is set years ahead and back while jobs wait and run: in a virtual machine of in_a_guest.
 
-No test run finds this file by itself, and it does nothing where it is not told that it may set the clock.
+No test run collects this file, and it does nothing unless it is told that it may set the clock.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tests.support import DEADLINE, wait_until
 
 MAY_SET = "TESTS_MAY_SET_THE_CLOCK"
 YEARS = 10 * 365 * 86400.0  # seconds
-WAIT = 20.0  # seconds, of all that waits and all that runs
+WAIT = 20.0  # seconds that jobs wait, and that they run
 HOUR = 3600.0
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
-MARK = 'cut -d" " -f1 /proc/uptime >> "$0"; exit "$1"'  # on the elapsed clock
+MARK = 'cut -d" " -f1 /proc/uptime >> "$0"; exit "$1"'  # elapsed time
 
 
 @pytest.mark.skipif(MAY_SET not in os.environ, reason="NO CLOCK WAS SET: it is everybody's")
@@ -37,7 +37,7 @@ def test_what_waits_for_a_duration_does_not_care_for_the_wall_clock(tmp_path: Pa
     rig.start()
     try:
         with closing(Caller(rig.socket)) as caller:
-            caller.wait([submit(caller, ("true",))])  # the launcher is there
+            caller.wait([submit(caller, ("true",))])  # wait for the launcher
             delayed_at = elapsed()
             delayed = submit(caller, mark(tmp_path / "delayed", 0), delay=WAIT)
             retried = submit(caller, mark(tmp_path / "retried", 1), retries=1, retry_delay=WAIT, jitter=0.0)
@@ -53,7 +53,7 @@ def test_what_waits_for_a_duration_does_not_care_for_the_wall_clock(tmp_path: Pa
             assert caller.show(limited)[0].outcome is Outcome.TIMEOUT
             assert caller.show(running)[0].outcome is Outcome.SUCCEEDED
             if jump > 0:
-                caller.wait([dated])  # whose date is past now
+                caller.wait([dated])  # its date is in the past now
             else:
                 assert caller.show(dated)[0].state is State.SCHEDULED
                 time.clock_settime(time.CLOCK_REALTIME, time.time() - jump + HOUR)
@@ -63,7 +63,7 @@ def test_what_waits_for_a_duration_does_not_care_for_the_wall_clock(tmp_path: Pa
             assert min(each or 0.0 for each in (stats.wait_median, stats.run_median, stats.run_p95)) >= 0
     finally:
         rig.close()
-    assert min(errors) >= -0.01  # the clock that jobs read has hundredths
+    assert min(errors) >= -0.01  # the clock that jobs read has a resolution of 0.01 s
     record(
         f"the clock is set 10 years {'ahead' if jump > 0 else 'back'} while jobs wait and run",
         waits_of_s=f"{WAIT:g}",

@@ -1,4 +1,4 @@
-"""What a fault costs the others: a client that goes on asking meanwhile, and the daemon's memory."""
+"""Measure what a fault costs others: answers to another client, and the daemon's memory."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from tests.end_to_end.chaos import Caller, Rig
 
 HELLO = frame(encode(Hello(PROTOCOL, "1")))
 HELD = JobSpec(argv=("/bin/true",), env={}, cwd="/", hold=True)
-PAUSE = 0.005  # seconds between two questions of the good client
-NO_LONGER = 60.0  # seconds that anybody is waited for
+PAUSE = 0.005  # seconds between two rounds of the bystander
+NO_LONGER = 60.0  # seconds to wait for the other side
 
 
 class Bystander:
-    """Asks and submits while the block lasts; afterwards it tells how that went.
+    """A client that asks and submits for the duration of the block, and measures how it is served.
 
     Attributes:
-        grown: MiB by which the daemon grew at the most.
-        served: how often it was answered.
+        grown: MiB by which the daemon grew at most.
+        served: number of answers.
     """
 
     def __init__(self, rig: Rig) -> None:
@@ -50,12 +50,12 @@ class Bystander:
 
     @property
     def p99(self) -> int:
-        """Milliseconds, in which 99 of 100 of its questions were answered; rounded up."""
+        """99th percentile of the time until an answer, in milliseconds, rounded up."""
         return int(1000 * sorted(self._waited)[self.served * 99 // 100]) + 1
 
     def __enter__(self) -> Self:
         self._before = memory(self._rig.pid, "VmRSS")
-        Path(f"/proc/{self._rig.pid}/clear_refs").write_text("5")  # the peak is counted anew
+        Path(f"/proc/{self._rig.pid}/clear_refs").write_text("5")  # resets the peak
         self._thread.start()
         return self
 
@@ -74,24 +74,24 @@ class Bystander:
                     assert isinstance(caller.ask(GetInfo(1)), Info)
                     assert isinstance(caller.ask(Submit(2, HELD)), Submitted)
                     self._waited += [(time.monotonic() - began) / 2] * 2
-        except Exception as error:  # noqa: BLE001  told by the test, whose thread this is not
+        except Exception as error:  # noqa: BLE001  raised again on the thread of the test
             self._failure = error
 
 
 def memory(pid: int, what: str) -> int:
-    """Return KiB, as /proc/PID/status counts them."""
+    """Return a field of /proc/PID/status, in KiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
 
 
 def processor_seconds(pid: int) -> float:
-    """Return how much processor time a process has had."""
+    """Return the processor time of a process."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def connected(rig: Rig, *, greet: bool = True) -> socket.socket:
-    """Return a connection that says what the test likes; greeted, unless it is to say nothing."""
+    """Return a raw connection to the daemon, greeted unless the test wants to send everything itself."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(rig.socket))
     connection.settimeout(NO_LONGER)
@@ -102,26 +102,26 @@ def connected(rig: Rig, *, greet: bool = True) -> socket.socket:
 
 
 def push(connection: socket.socket, data: bytes) -> int:
-    """Send as much as is taken now; return how much that is."""
+    """Send as much as the socket takes now; return the number of bytes."""
     taken = 0
     connection.setblocking(False)
     try:
         while taken < len(data):
             taken += connection.send(data[taken:])
-    except OSError:  # it takes no more, or has hung up
+    except OSError:  # it is full, or the daemon has hung up
         pass
     connection.settimeout(NO_LONGER)
     return taken
 
 
 def say(connection: socket.socket, data: bytes) -> None:
-    """Send all of it, or as much as is heard."""
+    """Send everything, or as much as the daemon reads."""
     with suppress(OSError):
         connection.sendall(data)
 
 
 def rest_of(connection: socket.socket) -> bytes:
-    """Return all that comes until the other side hangs up."""
+    """Return everything that comes until the daemon hangs up."""
     received = b""
     try:
         while data := connection.recv(1 << 16):
@@ -133,9 +133,9 @@ def rest_of(connection: socket.socket) -> bytes:
 
 @contextmanager
 def injected(pid: int, calls: str, fault: str, otherwise: str) -> Iterator[None]:
-    """Do this to system calls of a process, and of those it starts, by strace.
+    """Inject a fault into system calls of a process and its children, with strace.
 
-    `otherwise`: what has not been tried where that is not possible.
+    If strace cannot do that, skip the test and say `otherwise`, which names what was not tried.
     """
     if shutil.which("strace") is None:
         pytest.skip(f"{otherwise}: strace is not installed")

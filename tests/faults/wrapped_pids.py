@@ -1,7 +1,7 @@
-"""Cancels jobs whose children have lower process numbers than the shell that waits for them.
+"""Cancel jobs whose children have lower pids than the shell that waits for them.
 
 Needs root and a PID namespace: `unshare -pf --mount-proc python -m tests.faults.wrapped_pids FOLDER ROUNDS`.
-Prints how many of the scripts went on with their next command.
+It prints how many scripts ran their next command.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from tests.end_to_end.chaos import Rig
 from tests.support import DEADLINE, wait_until
 
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
-HIGH = 20_000  # of the shell
-LOW = 600  # of the child that it waits for
-CROWD = 40  # more processes, whose numbers lie between the two
+HIGH = 20_000  # pid of the shell
+LOW = 600  # pid of the child that it waits for
+CROWD = 40  # further processes, with pids between the two
 SCRIPT = """
 echo $(({low} + 100)) > {last_pid}
 number=0
@@ -28,7 +28,7 @@ echo next > {went_on}
 
 
 def main(folder: Path, rounds: int) -> int:
-    """Return how many scripts went on."""
+    """Return how many scripts ran their next command."""
     rig = Rig(folder)
     rig.start()
     went_on = 0

@@ -1,4 +1,4 @@
-"""Fuzzes all targets, or one, for some seconds; what breaks one is left in a file, to be replayed.
+"""Fuzz all targets, or one, for some seconds; write each input that breaks one to a file for replay.
 
 make fuzz                        every target, ten minutes in all
 make fuzz TIME=60 TARGET=http    one of them
@@ -19,11 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-TIME = 600.0  # seconds, of all targets together
-MOST_BYTES = 8192  # of one input
-MOST_SECONDS = 10  # that one input may take, and
-MOST_MEGABYTES = 512  # this much memory: more is a fault too
-NO_ATHERIS = 3  # exit code; libFuzzer has others
+TIME = 600.0  # seconds for all targets together
+MOST_BYTES = 8192  # size of one input
+MOST_SECONDS = 10  # that one input may take
+MOST_MEGABYTES = 512  # of memory; more is a failure too
+NO_ATHERIS = 3  # exit code, none of libFuzzer's
 
 
 def main() -> int:
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def _fuzz_all(names: list[str], seconds: float, processes: int) -> int:
-    """Give each target its share of the time, some at once."""
+    """Fuzz each target for its share of the time, some of them in parallel."""
     processes = min(processes, len(names))
     share = max(1, round(seconds * processes / len(names)))
     with ThreadPoolExecutor(processes) as pool:
@@ -52,7 +52,7 @@ def _fuzz_all(names: list[str], seconds: float, processes: int) -> int:
 
 
 def _fuzz_apart(name: str, seconds: int) -> int:
-    """Fuzz in a process of its own; say in a line what came of it, and all of it if that was bad."""
+    """Fuzz in a new process; print the result on a line, and all of its output if it failed."""
     command = [sys.executable, "-m", "tests.fuzz", "--inside", "--target", name, "--time", str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     words = [line for line in done.stderr.splitlines() if line.startswith(("Done ", "artifact_prefix"))]
@@ -63,7 +63,7 @@ def _fuzz_apart(name: str, seconds: int) -> int:
 
 
 def _fuzz(name: str, seconds: int) -> int:
-    """Fuzz one target in this process, which libFuzzer ends."""
+    """Fuzz one target in this process, which libFuzzer will end."""
     import atheris
 
     logging.disable(logging.CRITICAL)
@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--target", action="append", help="only this one")
-    parser.add_argument("--time", type=float, default=TIME, help="seconds, of all together")
+    parser.add_argument("--target", action="append", help="fuzz only this target")
+    parser.add_argument("--time", type=float, default=TIME, help="seconds for all targets together")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--replay", nargs=2, metavar=("TARGET", "FILE"), help="try one input again")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)

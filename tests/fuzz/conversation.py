@@ -1,4 +1,4 @@
-"""A client that says anything at all to the daemon's end of its connection."""
+"""A client that sends any bytes to the daemon's end of its connection."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.simulation.agenda import Agenda
 from tests.simulation.loop import SimulatedLoop
 
 HELLO = frame(encode(Hello(PROTOCOL, "1")))
-ENDS = socket.socketpair()  # whose peer the kernel can name
+ENDS = socket.socketpair()  # the kernel can name its peer
 ENDS[0].setblocking(False)
-MOST = 10_000  # steps until a conversation has come to its end
+MOST = 10_000  # steps until the end of a conversation
 
 
 def converse(data: bytes) -> None:
-    """Say it in pieces, then hang up; nothing may be left of the connection then."""
+    """Send the data in pieces, then hang up; nothing may be left of the connection."""
     agenda = Agenda()
     loop = SimulatedLoop(agenda, lambda _: asyncio.Transport())  # type: ignore[abstract]  # all that is asked for is there
     control = _Control(loop)
@@ -93,7 +93,7 @@ class _Control:
 
 
 class _Wire(asyncio.Transport):
-    """A transport that takes everything."""
+    """A transport that accepts everything."""
 
     is_closed = False
     is_paused = False

@@ -1,4 +1,4 @@
-"""Files that hold anything at all: a configuration, a launcher's journal, an attempt's log."""
+"""Files with any content: a configuration, a launcher's journal, an attempt's log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bgd.errors import ConfigError
 from bgd.launcher.journal import Began, Finished, FirstProcess, Forgotten, Journal, Recollection, Record, read
 from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 
-_MEMORY = Path("/dev/shm")  # where a file costs least
+_MEMORY = Path("/dev/shm")  # the cheapest place for files
 FOLDER = Path(tempfile.mkdtemp(prefix="bgd-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None))
 ENVIRONMENT = {"HOME": "/home/somebody"}
 
@@ -24,9 +24,9 @@ def remove_folder() -> None:
 
 
 def configuration(data: bytes) -> None:
-    """A file or variables make a configuration, or are refused in one line."""
+    """A file or variables give a configuration, or are refused in one line."""
     path = FOLDER / "bgd.toml"
-    if data[:1] == b"$":  # NAME=VALUE, ended by NUL, as variables are
+    if data[:1] == b"$":  # variables: NAME=VALUE, separated by NUL
         pairs = [pair.partition("=") for pair in data[1:].decode(errors="surrogateescape").split("\0")]
         environ = ENVIRONMENT | {f"BGD_{name}": value for name, _, value in pairs}
         environ.pop("BGD_CONFIG", None)
@@ -39,11 +39,11 @@ def configuration(data: bytes) -> None:
         load(str(path), environ=environ)
     except ConfigError as error:
         refusal = str(error)
-    assert len(refusal.splitlines()) == 1, "no line, or more than one"
+    assert len(refusal.splitlines()) == 1, "the error is not one line"
 
 
 def journal(data: bytes) -> None:
-    """Whatever stands in a journal is read, and taken over; one that is cut short loses its end alone."""
+    """Any journal is read and continued; one that is cut short loses only its end."""
     path = FOLDER / "launcher.journal"
     if data[:1] == b"!":
         _tear(path, data[1:])
@@ -58,14 +58,14 @@ def journal(data: bytes) -> None:
 
 
 def _tear(path: Path, data: bytes) -> None:
-    """Write a true journal, cut it, and read what is left."""
+    """Write a valid journal, cut it, and read what is left."""
     path.unlink(missing_ok=True)
     written = Journal(path, "boot:1", Recollection())
     header = path.stat().st_size
     sizes: list[tuple[int, Record]] = []
     for number in data[2:100]:
         record = _record(number)
-        with suppress(KeyError):  # of an end of nothing that began
+        with suppress(KeyError):  # the end of an attempt that never began
             _write(written, record)
             sizes.append((path.stat().st_size, record))
     written.close()
@@ -107,7 +107,7 @@ def _write(written: Journal, record: Record) -> None:
 
 
 def logs(data: bytes) -> None:
-    """A log, its times and its later pieces are read to their end, whatever they hold."""
+    """A log, its times and its later files are read to their end, whatever they hold."""
     head, times, later, later_times = (*data.split(b"\xff\xfe\xfd", 3), b"", b"", b"")[:4]
     log = FOLDER / log_name(1, 1)
     log.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Seeds: what the fuzzer begins with, so that it need not find out by itself what bgd understands."""
+"""Seeds: inputs that bgd understands, for the fuzzer to begin with."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from bgd.wire.framing import frame
 from tests.fuzz.conversation import HELLO
 
 ROOT = Path(__file__).parents[2]
-SAMPLES = ROOT / "tests/wire/samples"  # a message of every kind, as earlier versions wrote it
-CRASHES = Path(__file__).parent / "crashes"  # TARGET-ANYTHING: inputs that once showed a fault
+SAMPLES = ROOT / "tests/wire/samples"  # messages of each kind, as earlier versions wrote them
+CRASHES = Path(__file__).parent / "crashes"  # TARGET-ANYTHING: inputs that once revealed a bug
 
 WORDS = [b"5s", b"1h30m", b"2.5MiB", b"100MB", b"app.tasks:Class.method", b"app.tasks:run", b"app.tasks.*"]
 WORDS += [b"php::App\\Mail@send", b"node::lib/mail.send", b"ruby::Mail::Queue@push!", b"php::App\\*"]
@@ -26,7 +26,7 @@ REQUESTS = [
 
 
 def seeds_of(target: str) -> Iterator[bytes]:
-    """Yield the seeds of a target, its old crashes among them."""
+    """Yield the seeds of a target, including its old crashes."""
     match target:
         case "client_messages":
             yield from _samples("hello", "request", "reply")
@@ -62,7 +62,7 @@ def _samples(*folders: str) -> Iterator[bytes]:
 
 
 def _sections() -> Iterator[list[bytes]]:
-    """Yield the sections of the documented configuration, each with its keys."""
+    """Yield the lines of each section of the documented configuration."""
     section: list[bytes] = []
     for line in (ROOT / "etc/bgd.toml").read_bytes().splitlines():
         if line.startswith(b"[") and section:

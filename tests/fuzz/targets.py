@@ -1,4 +1,4 @@
-"""What is fuzzed: each function takes any bytes, and raises only if bgd is wrong."""
+"""The fuzz targets: each function takes any bytes, and raises only if bgd has a bug."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from bgd.wire.requests import Submit
 from tests.fuzz.conversation import converse
 from tests.fuzz.files import configuration, journal, logs
 
-SMALL_FRAME = 200  # bytes; so that the limit is met
+SMALL_FRAME = 200  # bytes, so small that inputs exceed it
 ROUTER = Router(mock.Mock(), mock.Mock(), bool)
 
 
 def frames(data: bytes) -> None:
-    """Payloads are the same in whatever pieces they arrive, and none is over the limit."""
+    """Payloads do not depend on the pieces in which they arrive, and none exceeds the limit."""
     cut = data[0] if data else 0
     whole, pieces = FrameReader(SMALL_FRAME), FrameReader(SMALL_FRAME)
     expected, is_refused = _fed(whole, [data])
@@ -42,7 +42,7 @@ def frames(data: bytes) -> None:
 
 
 def client_messages(data: bytes) -> None:
-    """What is read of a client's socket is refused as such, or says the same when it is written again."""
+    """A message from a client's socket is refused, or is the same after encoding and decoding it."""
     for decode in (messages.decode_hello, messages.decode_request, messages.decode_reply):
         with suppress(ProtocolError):
             message = decode(data)
@@ -54,7 +54,7 @@ def client_messages(data: bytes) -> None:
 
 
 def launcher_messages(data: bytes) -> None:
-    """Likewise of the launcher's socket; and what a class job says of itself does no harm either."""
+    """The same holds for the launcher's socket, and any result of a class job is handled."""
     for decode in (launching.decode_to_launcher, launching.decode_from_launcher):
         with suppress(ProtocolError):
             message = decode(data)
@@ -69,7 +69,7 @@ def launcher_messages(data: bytes) -> None:
 
 
 def http(data: bytes) -> None:
-    """A request is the same in whatever pieces it arrives, and each refusal can be said."""
+    """A request does not depend on the pieces in which it arrives, and every refusal can be sent."""
     whole, pieces = Exchange(), Exchange()
     cut = len(data) // 3
     expected = _received(whole, [data])
@@ -91,7 +91,7 @@ def http(data: bytes) -> None:
 
 
 def words(data: bytes) -> None:
-    """Targets, patterns and units are read, or refused in one line; what is read can be written again."""
+    """Targets, patterns and units are parsed or refused; what is parsed can be written and parsed again."""
     text = data.decode(errors="replace")
     with suppress(ValueError):
         seconds = parse_duration(text)

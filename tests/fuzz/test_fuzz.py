@@ -1,4 +1,4 @@
-"""Each target takes what it is seeded with, and is fuzzed for a moment where that is possible."""
+"""Each target accepts its seeds, and is fuzzed briefly if atheris is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fuzz.files import remove_folder
 from tests.fuzz.seeds import ROOT, seeds_of
 from tests.fuzz.targets import TARGETS
 
-SECONDS = 9  # of all targets together
+SECONDS = 9  # for all targets together
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -130,7 +130,7 @@ def hold_nothing(monkeypatch):
 
 
 def tell_nobody_of_ends(monkeypatch):
-    monkeypatch.setattr(Scheduler, "_hear", lambda *_: None)
+    monkeypatch.setattr(Scheduler, "_tell", lambda *_: None)
 
 
 def set_no_timer(monkeypatch):

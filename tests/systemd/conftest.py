@@ -1,4 +1,4 @@
-"""What is tested on a real systemd: one machine, booted once, on which `make install` has put bgd."""
+"""Fixtures for tests on a real systemd: one machine, booted once, with bgd from `make install`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.systemd.machine import Machine, why_not
 
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Path]:
-    """What `make install` makes, staged for its place below /usr/local."""
+    """The files that `make install` writes below /usr/local, in a staging folder."""
     with tempfile.TemporaryDirectory(prefix="bgd-stage-") as folder:
         subprocess.run(["make", "install", f"DESTDIR={folder}"], cwd=ROOT, check=True, capture_output=True)
         yield Path(folder)
@@ -23,7 +23,7 @@ def stage() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A machine on which the commands that `make install` names have been followed."""
+    """A machine on which the commands that `make install` prints have been run."""
     reason = why_not()
     if reason is not None:
         pytest.skip(f"NOT RUN ON A REAL SYSTEMD: {reason}")

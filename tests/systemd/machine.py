@@ -1,4 +1,4 @@
-"""A machine of the tests' own: this one's files under a real systemd, in namespaces, with bgd installed."""
+"""A machine for tests: this machine's files under a real systemd in namespaces, with bgd installed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.support import DEADLINE, wait_until
 BOOT = Path(__file__).with_name("boot.sh")
 SYSTEMD = "/usr/lib/systemd/systemd"
 NAMESPACES = ["--pid", "--mount", "--uts", "--ipc", "--net", "--cgroup"]
-LONGEST_LIFE = 300  # seconds: it ends even if the tests are killed
+LONGEST_LIFE = 300  # seconds, so that it ends even if the tests are killed
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 USERS = {"root": 0, "ada": 1777}
 
 
 def why_not() -> str | None:
-    """Return what is missing here for a machine; None if nothing is."""
+    """Return why no such machine can run here; None if it can."""
     if os.geteuid() != 0:
         return "only root can boot systemd"
     if "overlay" not in Path("/proc/filesystems").read_text():
@@ -37,10 +37,10 @@ def why_not() -> str | None:
 
 
 class Machine:
-    """Runs from the start; root and a user named ada are there."""
+    """A machine that is booted when it is made, with the users root and ada."""
 
     def __init__(self, folder: Path, stage: Path) -> None:
-        """Boot, with what is in `stage` installed; `folder` is an empty one."""
+        """Boot with the files from `stage`; `folder` is empty and becomes the root."""
         self._cgroup = Path(f"{_cgroups()}/bgd-test-{os.getpid()}")
         self._cgroup.mkdir()
         self._console = folder.with_suffix(".console")
@@ -59,14 +59,14 @@ class Machine:
             raise
 
     def run(self, *command: str, user: str = "root", code: int = 0) -> str:
-        """Run a command that has to end with `code`; return what it said."""
+        """Run a command that must exit with `code`; return its output."""
         done = self.attempt(*command, user=user)
         assert done.returncode == code, f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}"
         return (done.stdout + done.stderr).strip()
 
     def attempt(self, *command: str, user: str = "root") -> subprocess.CompletedProcess[str]:
-        """Run a command to whatever end."""
-        # only what is inside is seen of the first process: its number out here is that of unshare's child
+        """Run a command; it may fail."""
+        # enters the namespaces of the first process, which out here is the child of unshare
         enter = ["nsenter", "--target", str(self._first_pid()), "-m", "-u", "-i", "-n", "-p", "-C"]
         home = "/root" if user == "root" else f"/home/{user}"
         return subprocess.run(
@@ -85,11 +85,11 @@ class Machine:
         )
 
     def unit(self, name: str, field: str) -> str:
-        """Return what systemd says of a unit."""
+        """Return a property of a unit."""
         return self.run("systemctl", "show", "--property", field, "--value", name)
 
     def write(self, path: str, text: str) -> None:
-        """Write a file, and its folder if need be."""
+        """Write a file, and make its folder if needed."""
         self.run("install", "-D", "/dev/null", path)
         self.run("sh", "-c", 'printf %s "$2" > "$1"', "sh", path, text)
 
@@ -103,7 +103,7 @@ class Machine:
 
     def _is_up(self) -> bool:
         assert self._process.poll() is None, f"systemd ended: {self._console.read_text()}"
-        with suppress(IndexError, FileNotFoundError):  # no first process yet
+        with suppress(IndexError, FileNotFoundError):  # there is no first process yet
             return self.attempt("systemctl", "is-system-running").stdout.strip() in {"running", "degraded"}
         return False
 

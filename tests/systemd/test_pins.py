@@ -1,4 +1,4 @@
-"""What `make install` takes from an index: nothing but what it names by version and hash."""
+"""`make install` takes only packages from an index that are pinned by version and hash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PIN = re.compile(
 
 
 def pins():
-    """Return the pinned versions by name; everything else in the file is a comment."""
+    """Return the pinned versions by name; everything else in the file is comments."""
     text = (ROOT / "systemd/requirements.txt").read_text()
     assert re.sub("^#.*\n", "", PIN.sub("", text), flags=re.MULTILINE) == ""
     return {canonicalize_name(name): version for name, version, _ in PIN.findall(text)}

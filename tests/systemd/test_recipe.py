@@ -1,4 +1,4 @@
-"""The unit of an application on docs/recipes.md: it finds the system's daemon, and stays without it."""
+"""The application's unit in docs/recipes.md finds the system's daemon, and runs on without it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.docs.pages import block, page
 from tests.support import wait_until
 
 UNIT = "/etc/systemd/system/shop.service"
-# In the place of a web server: one that hands a job over and stays
+# Instead of a web server: a program that submits a job and keeps running
 SERVER = "#!/bin/sh\n/usr/local/bin/bgctl submit --wait --cwd / --name shop id -un && exec sleep infinity\n"
 
 

@@ -1,4 +1,4 @@
-"""bgd as two services: what start, stop, restart, kill and hang do to it, and what they do not do to jobs."""
+"""bgd as two services is started, stopped, restarted, killed and hung; its jobs survive."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ BOTH = pytest.mark.parametrize("unit", ["bgd", "bgd-launcher"])
 
 @pytest.fixture(autouse=True)
 def _starts_are_counted_anew(machine):
-    """Keep one test's starts from another's limit of starts."""
+    """Reset systemd's limit on starts before each test."""
     machine.run("systemctl", "reset-failed", "bgd", "bgd-launcher")
 
 
 @pytest.fixture
 def waiting(machine):
-    """A job that runs until `finish` says with which code to end."""
+    """A job that runs until `finish` gives it an exit code."""
     job = machine.run("bgctl", "submit", "sh", "-c", WAIT)
     wait_until(lambda: machine.attempt("test", "-p", f"/tmp/{job}").returncode == 0)
     yield job
@@ -38,7 +38,7 @@ def waiting(machine):
 
 
 def finish(machine: Machine, job: str, code: int) -> None:
-    """Let a waiting job end, and see that its code is known."""
+    """Let a waiting job end; check that its exit code is known."""
     machine.run("sh", "-c", f"echo {code} > /tmp/{job}")
     machine.run("bgctl", "wait", job, code=code)
 
@@ -49,7 +49,7 @@ def attempts(machine: Machine, job: str) -> list[dict[str, Any]]:
 
 
 def kill(machine: Machine, unit: str, signal: str) -> None:
-    """Send a signal to the unit's main process, and wait until another one has taken its place."""
+    """Send a signal to the unit's main process; wait until another one has replaced it."""
     before = machine.unit(unit, "MainPID")
     machine.run("kill", f"-{signal}", before)
     wait_until(lambda: machine.unit(unit, "MainPID") not in {before, "0"})
@@ -57,13 +57,13 @@ def kill(machine: Machine, unit: str, signal: str) -> None:
 
 
 def said(machine: Machine) -> str:
-    """Return what the daemon that runs now has said."""
+    """Return what the present daemon has logged."""
     invocation = machine.unit("bgd", "InvocationID")
     return machine.run("journalctl", "--output", "cat", f"_SYSTEMD_INVOCATION_ID={invocation}")
 
 
 def browse(machine: Machine, *pages: str) -> str:
-    """Open pages in turn, and return the text of the last."""
+    """Open pages in turn; return the text of the last one."""
     return machine.run("/usr/local/lib/bgd/bin/python", "-c", BROWSE, *pages)
 
 
@@ -192,7 +192,7 @@ def test_watchdog_replaces_a_service_that_hangs(machine, unit):
 
     journal = machine.run("journalctl", "--unit", unit)
     assert "Watchdog timeout (limit 1s)!" in journal
-    assert "Fatal Python error: Aborted" in journal  # and where it hung
+    assert "Fatal Python error: Aborted" in journal  # the place where it hung
     machine.run("rm", drop_in)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", unit)

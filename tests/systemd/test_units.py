@@ -1,4 +1,4 @@
-"""The unit files as `make install` leaves them, and what it puts where."""
+"""The unit files that `make install` writes, and where it puts its files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.support import ROOT, wait_until
 from tests.systemd.machine import USERS
 
-EXPOSURE = 15  # tenths, of 100; systemd-analyze security has the parts
+EXPOSURE = 15  # in tenths, at most 100; systemd-analyze security lists the parts
 
 
 @pytest.mark.parametrize(("kind", "user"), [("system", "root"), ("user", "ada")])

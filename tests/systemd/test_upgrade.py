@@ -1,4 +1,4 @@
-"""An upgrade of bgd as a service: with a socket unit no client is turned away meanwhile."""
+"""bgd is upgraded as a service: with a socket unit, no client is turned away meanwhile."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.systemd.machine import Machine
 
 CONNECTS = 100
 RUNNING = 20
-RESTARTS = 3  # while they come
+RESTARTS = 3  # while clients connect
 GATE = "until test -e /tmp/gate; do sleep 0.1; done; exit $BGD_JOB_ID"
 PYTHON = "/usr/local/lib/bgd/bin/python"
 
-# Says how many were answered, refused and hung up on, and how long the slowest took; argv: how many
+# Prints how many connections were answered, refused and hung up, and the slowest time; argv: how many to make
 CLIENTS = """
 import json, socket, sys, time
 from bgd import __version__

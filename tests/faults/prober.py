@@ -1,4 +1,4 @@
-"""A visitor who knocks at a daemon's socket all the time, and counts how often somebody opens."""
+"""Connect to a daemon's socket all the time, and count how often it answers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bgd.wire.requests import GetInfo
 from tests.end_to_end.chaos import Caller, Gone
 from tests.support import DEADLINE
 
-PAUSE = 0.01  # s between two visits
+PAUSE = 0.01  # seconds between two connections
 
 
-class Visitor:
-    """Connects and asks something, again and again.
+class Prober:
+    """A client that connects and asks again and again.
 
     Attributes:
-        answered, refused: how often.
+        answered, refused: number of connections.
         longest_gap: seconds between two answers with a refusal in between.
     """
 
@@ -29,7 +29,7 @@ class Visitor:
         self.longest_gap = 0.0
         self._socket = socket
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._visit)
+        self._thread = threading.Thread(target=self._probe)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -39,9 +39,9 @@ class Visitor:
         self._stop.set()
         self._thread.join()
 
-    def _visit(self) -> None:
+    def _probe(self) -> None:
         answered_at, was_refused = time.monotonic(), False
-        # he stays until somebody opens again, so that the last gap counts too
+        # goes on until the daemon answers again, so that the last gap counts too
         while not self._stop.wait(PAUSE) or (was_refused and time.monotonic() < answered_at + DEADLINE):
             try:
                 with closing(Caller(self._socket)) as caller:
