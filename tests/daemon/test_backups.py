@@ -184,9 +184,9 @@ async def test_doctor_says_that_the_last_backup_that_was_due_was_not_written(con
 
         reply = await caller.ask(GetCheckup(1), Checkup)
 
-        (finding,) = [each for each in reply.findings if "the last try" in each.message]
+        (finding,) = [each for each in reply.findings if "the last attempt failed" in each.message]
         assert (finding.subject, finding.level) == ("backups", Level.PROBLEM)
-        assert finding.message.startswith("the last try: no backup: it needs ")
+        assert finding.message.startswith("the last attempt failed: no backup: it needs ")
         monkeypatch.setattr(backups, "SPARE", 0)
         await until(lambda: life.backups.problem is None)
         task.cancel()

@@ -176,13 +176,13 @@ async def test_daemon_says_what_it_finds_of_its_launcher(config, launcher):
 
         life.link.protocol = 1
         reply = await caller.ask(GetCheckup(4), Checkup)
-        assert "of an earlier bgd" in reply.findings[-1].message
+        assert "from an earlier bgd" in reply.findings[-1].message
 
         launcher.hang_up()
         await life.is_lost.wait()
         reply = await caller.ask(GetCheckup(5), Checkup)
         assert reply.findings[-1].level is Level.NOTE
-        assert reply.findings[-1].message == "none has answered yet: it is being started"
+        assert reply.findings[-1].message == "it has not answered yet: it is being started"
 
         life.link.looking_since -= 60
         reply = await caller.ask(GetCheckup(6), Checkup)
@@ -190,7 +190,9 @@ async def test_daemon_says_what_it_finds_of_its_launcher(config, launcher):
 
         life.link.problem = "launcher.lock is held"
         reply = await caller.ask(GetCheckup(7), Checkup)
-        assert reply.findings[-1].message == "there is none, so nothing starts: launcher.lock is held"
+        assert (
+            reply.findings[-1].message == "no launcher is connected, so nothing starts: launcher.lock is held"
+        )
 
 
 def test_launcher_that_was_stopped_is_a_problem(own_daemon):
@@ -202,7 +204,7 @@ def test_launcher_that_was_stopped_is_a_problem(own_daemon):
         shown = own_daemon.bgctl("doctor").stdout
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert f"so nothing starts, and no end is seen (pid {pid})" in shown
+    assert f"so no job starts, and no end of a job is noticed (pid {pid})" in shown
     assert f"kill -CONT {pid}" in shown
 
 

@@ -296,7 +296,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._reader, self._payloads, self._held_back = FrameReader(), iter(()), None
 
     def _set_deadline(self, seconds: float, message: str) -> None:
-        """Refuse the client with this message after so many seconds, unless a deadline is set already."""
+        """Refuse the client with this message after `seconds`, unless a deadline is set already."""
         if self._deadline is None:
             loop = asyncio.get_running_loop()
             self._deadline = loop.call_later(seconds, self._refuse, ErrorCode.PROTOCOL, message)
@@ -312,7 +312,7 @@ class RequestDispatcher:
 
     Args:
         server: what all clients share.
-        actor: who asks.
+        actor: the user of the client.
         flow: of the client's connection.
         replies: the way back to the client.
         hang_up: ends the connection once everything is sent.

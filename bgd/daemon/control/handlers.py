@@ -144,8 +144,8 @@ class RequestHandler:
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
         """Record the progress of an attempt; call `reply` at once, or later if it reports very often."""
-        told = JobProgress(request.job, request.attempt, Progress(request.fraction, request.message))
-        self._supervisor.progress.report(told, lambda: reply(Done(request.id)))
+        progress = JobProgress(request.job, request.attempt, Progress(request.fraction, request.message))
+        self._supervisor.progress.report(progress, lambda: reply(Done(request.id)))
 
     # --- jobs that wait for others, and requests that are sent again: these have to be looked up --------
 
@@ -366,8 +366,8 @@ def _backup_findings(backups: Backups) -> list[Finding]:
         Finding(
             "backups",
             Level.PROBLEM,
-            f"the last try: {backups.problem}",
-            "make that possible: it is tried again within the hour",
+            f"the last attempt failed: {backups.problem}",
+            "remove the cause: bgd tries again within the hour",
         )
     ]
 
@@ -376,27 +376,30 @@ def _launcher_finding(link: LauncherLink) -> Finding:
     if not link.is_connected:
         if not link.problem and clock.elapsed() - link.looking_since < LAUNCHER_PATIENCE:
             return Finding(
-                "launcher", Level.NOTE, "none has answered yet: it is being started", "ask again in a moment"
+                "launcher",
+                Level.NOTE,
+                "it has not answered yet: it is being started",
+                "ask again in a moment",
             )
         return Finding(
             "launcher",
             Level.PROBLEM,
-            f"there is none, so nothing starts{': ' if link.problem else ''}{link.problem}",
+            f"no launcher is connected, so nothing starts{': ' if link.problem else ''}{link.problem}",
             "the daemon's log says why; as a service: systemctl status bgd-launcher",
         )
     if _is_stopped(link.pid):
         return Finding(
             "launcher",
             Level.PROBLEM,
-            f"somebody has stopped it, so nothing starts, and no end is seen (pid {link.pid})",
+            f"it is stopped, so no job starts, and no end of a job is noticed (pid {link.pid})",
             f"kill -CONT {link.pid}",
         )
     if link.protocol < LAUNCHING_PROTOCOL:
         return Finding(
             "launcher",
             Level.NOTE,
-            f"it is of an earlier bgd (protocol {link.protocol}, this bgd speaks {LAUNCHING_PROTOCOL})",
-            "when no job runs, end it (kill the pid that bgctl info names): what is new needs a new one",
+            f"it is from an earlier bgd (protocol {link.protocol}, this bgd speaks {LAUNCHING_PROTOCOL})",
+            "when no job runs, kill the pid that bgctl info shows: new features need a new launcher",
         )
     return Finding("launcher", Level.OK, f"pid {link.pid}, protocol {link.protocol}")
 

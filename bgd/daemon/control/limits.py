@@ -114,12 +114,12 @@ class FlowControl:
 
     @property
     def has_reserved(self) -> bool:
-        """Whether the client holds room for a partial request."""
+        """Whether room is reserved for a partial request."""
         return self._reserved > 0
 
     @property
     def blocks_others(self) -> bool:
-        """Whether others wait while the client holds such room."""
+        """Whether others wait for that room."""
         return self.has_reserved and self._budgets.unread.has_waiters
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ class Budgets(Struct, frozen=True):
     """Bytes that all connections share.
 
     Attributes:
-        batches: for batches of which parts are still to come, or that are not on disk yet.
+        batches: for batches that are still incomplete or not on disk yet.
         streams: for requests that stay open.
         unsaved: for new jobs that are not on disk yet.
         unread: for large requests that have arrived in part.
@@ -181,7 +181,7 @@ class Budgets(Struct, frozen=True):
 
 
 def new_budgets() -> Budgets:
-    """Return budgets of which nothing is used."""
+    """Return unused budgets."""
     return Budgets(
         batches=Budget(
             MAX_BATCH_BYTES, "the unfinished batches of all clients are too large together: try again later"
@@ -230,7 +230,7 @@ class FairBudget:
         self._waiters: deque[tuple[int, Callable[[], None]]] = deque()
 
     def fits(self, count: int) -> bool:
-        """Return whether so many bytes are left; a request larger than the budget fits when all of it is."""
+        """Return whether `count` bytes are left; more than `size` bytes fit when none are used."""
         return self._used == 0 or self._used + count <= self._size
 
     @property
@@ -248,14 +248,14 @@ class FairBudget:
         self.wake_next()
 
     def wait(self, count: int, callback: Callable[[], None], *, first: bool) -> None:
-        """Call back once so many bytes are left; `first`: ahead of all others, after waking in vain."""
+        """Call back once `count` bytes are left; `first`: ahead of all others, after waking in vain."""
         if first:
             self._waiters.appendleft((count, callback))
         else:
             self._waiters.append((count, callback))
 
     def wake_next(self) -> None:
-        """Wake the next in line if there is room; it calls this again for the one behind it."""
+        """Wake the next in line if there is room; it calls this again for the next one."""
         if self._waiters and self.fits(self._waiters[0][0]):
             _, callback = self._waiters.popleft()
             asyncio.get_running_loop().call_soon(callback)

@@ -234,8 +234,8 @@ class ReadHandler:
                     await asyncio.sleep(GROUP_SECONDS)
         replies.send(End(request.id))
 
-    async def _send_progress(self, request_id: int, told: list[JobProgress], replies: ReplySender) -> None:
-        for part in _parts(told, partial(ProgressPart, request_id)):
+    async def _send_progress(self, request_id: int, reports: list[JobProgress], replies: ReplySender) -> None:
+        for part in _parts(reports, partial(ProgressPart, request_id)):
             await replies.send_and_drain(part)
 
     async def _ended(self, job_ids: list[JobId]) -> tuple[list[JobView], list[JobId]]:
@@ -340,17 +340,19 @@ async def _send_events(
                         await replies.send_and_drain(EventsPart(request.id, events, last=since))
             if not request.follow:
                 return
-            told = list(_progress_events(subscription.take_progress(), supervisor, since))
-            for start in range(0, len(told), EVENTS_AT_ONCE):
+            reports = list(_progress_events(subscription.take_progress(), supervisor, since))
+            for start in range(0, len(reports), EVENTS_AT_ONCE):
                 await replies.send_and_drain(
-                    EventsPart(request.id, told[start : start + EVENTS_AT_ONCE], last=since)
+                    EventsPart(request.id, reports[start : start + EVENTS_AT_ONCE], last=since)
                 )
             await subscription.changed.wait()
 
 
-def _progress_events(told: Iterable[JobProgress], supervisor: Supervisor, since: int) -> Iterator[EventView]:
+def _progress_events(
+    reports: Iterable[JobProgress], supervisor: Supervisor, since: int
+) -> Iterator[EventView]:
     """Yield progress as events, unless its attempt has ended; their id is that of the event before them."""
-    for each in told:
+    for each in reports:
         job = supervisor.get(JobId(each.job))
         if job is not None and job.attempt == each.attempt:
             yield EventView(

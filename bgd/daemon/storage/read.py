@@ -33,7 +33,7 @@ from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, JobError, JobProgress, JobView, Progress
 
-_MAX_TIMED = 10_000  # attempts, the newest, of which statistics are made; reading them takes 20 ms
+_MAX_TIMED = 10_000  # the newest attempts, for statistics; reading these takes 20 ms
 _PAGE = 5_000  # jobs read at a time: a million read at once would make the process grow
 _IDS_PER_QUERY = 500  # SQLite takes 999 values even in its oldest form
 _MAX_VIEWS = 500  # at a time
@@ -98,8 +98,8 @@ def next_views(db: sqlite3.Connection, job_ids: list[JobId]) -> tuple[list[JobVi
 def progress_of(db: sqlite3.Connection, job_ids: list[JobId]) -> list[JobProgress]:
     """Return the last progress of those of these jobs that run and have reported any."""
     rows = (db.execute(_PROGRESS, (job_id,)).fetchone() for job_id in job_ids)
-    told = ((row, _progress(row)) for row in rows if row is not None)
-    return [JobProgress(row["id"], row["attempt"], said) for row, said in told if said is not None]
+    reported = ((row, _progress(row)) for row in rows if row is not None)
+    return [JobProgress(row["id"], row["attempt"], last) for row, last in reported if last is not None]
 
 
 def latest(db: sqlite3.Connection, uid: int) -> JobId | None:

@@ -32,7 +32,7 @@ from bgd.wire.views import EventView, JobProgress
 
 EVENTS_KEPT = 100_000  # some 5 MB, and the last twenty seconds of the busiest daemon
 SUBMISSION_SECONDS = 600.0  # submissions are kept twice as long as a client sends a request again
-_EVENTS_PER_ROW = 1_000  # at most; and the oldest events are deleted each time so many have been added
+_EVENTS_PER_ROW = 1_000  # at most; and the oldest events are deleted whenever this many have been added
 _SUBMISSIONS_AT_ONCE = 1_000  # added before old ones are looked for, and twice as many are deleted then
 _MAX_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
 
@@ -200,9 +200,9 @@ def _end_row(end: AttemptEnd) -> tuple[object, ...]:
     )
 
 
-def _save_progress(db: sqlite3.Connection, told: Iterable[JobProgress]) -> None:
+def _save_progress(db: sqlite3.Connection, reports: Iterable[JobProgress]) -> None:
     """Write what attempts have reported, unless another attempt has followed."""
-    rows = [(each.progress.fraction, each.progress.message, each.job, each.attempt) for each in told]
+    rows = [(each.progress.fraction, each.progress.message, each.job, each.attempt) for each in reports]
     db.executemany(_SAVE_PROGRESS, rows)
 
 

@@ -18,7 +18,7 @@ def event(number, what="submit", state=State.QUEUED, *, at=NOW.wall, attempt=0, 
     return JobEvent(at, JobId(number), what, state, attempt, outcome, None)
 
 
-async def tell(store, *events):
+async def append(store, *events):
     await store.commit(WriteBatch(now=NOW, events=list(events)))
 
 
@@ -46,8 +46,8 @@ async def run(store, number, *, waited, took, outcome=Outcome.SUCCEEDED, attempt
 
 
 async def test_events_are_read_in_order_and_in_parts(store):
-    await tell(store, event(7), event(8, at=NOW.wall + 1))
-    await tell(
+    await append(store, event(7), event(8, at=NOW.wall + 1))
+    await append(
         store, JobEvent(NOW.wall + 2, JobId(7), "give up", State.FAILED, 2, Outcome.EXIT, "an example")
     )
 
@@ -69,11 +69,11 @@ async def test_events_are_read_in_order_and_in_parts(store):
 
 
 async def test_events_of_a_failed_batch_do_not_exist(store):
-    await tell(store, event(1))
+    await append(store, event(1))
     with pytest.raises(sqlite3.IntegrityError):
         await store.commit(WriteBatch(now=NOW, events=[event(98)], new=[new(7), new(7)]))
 
-    await tell(store, event(2))
+    await append(store, event(2))
 
     assert [(found.id, found.job) for found in await store.events(0, 10)] == [(1, 1), (2, 2)]
 
@@ -81,33 +81,33 @@ async def test_events_of_a_failed_batch_do_not_exist(store):
 async def test_ids_of_events_continue_after_a_restart(path):
     store = await Store.open(path)
     assert await store.event_bounds() == (1, 0)
-    await tell(store, event(1), event(2))
+    await append(store, event(1), event(2))
     assert await store.event_bounds() == (1, 2)
     await store.close()
 
     store = await Store.open(path)
-    await tell(store, event(3))
+    await append(store, event(3))
     assert await ids_of_events(store) == [1, 2, 3]
     assert await store.event_bounds() == (1, 3)
     await store.close()
 
 
 async def test_only_the_newest_events_are_kept(store):
-    await tell(store, *(event(number) for number in range(1, EVENTS_KEPT + 1)))
+    await append(store, *(event(number) for number in range(1, EVENTS_KEPT + 1)))
     assert await store.event_bounds() == (1, EVENTS_KEPT)
 
-    await tell(store, *(event(1) for _ in range(999)))
+    await append(store, *(event(1) for _ in range(999)))
     assert await store.event_bounds() == (1, EVENTS_KEPT + 999)  # not each one: deleting costs a statement
-    await tell(store, event(1), event(1))
+    await append(store, event(1), event(1))
 
     assert await store.event_bounds() == (1_001, EVENTS_KEPT + 1_001)  # whole blocks
     assert len(await store.events(0, 2 * EVENTS_KEPT)) == EVENTS_KEPT + 1
 
 
 async def test_many_events_of_one_transaction_do_not_empty_the_stream(store):
-    await tell(store, event(1))
-    await tell(store, *(event(2) for _ in range(EVENTS_KEPT + 500)))
-    await tell(store, event(3))
+    await append(store, event(1))
+    await append(store, *(event(2) for _ in range(EVENTS_KEPT + 500)))
+    await append(store, event(3))
 
     oldest, newest = await store.event_bounds()
     assert newest - EVENTS_KEPT - 999 <= oldest <= newest - EVENTS_KEPT + 1
@@ -115,8 +115,8 @@ async def test_many_events_of_one_transaction_do_not_empty_the_stream(store):
 
 
 async def test_parts_begin_and_end_inside_the_events_of_a_transaction(store):
-    await tell(store, *(event(number) for number in range(1, 6)))
-    await tell(store, *(event(number) for number in range(6, 8)))
+    await append(store, *(event(number) for number in range(1, 6)))
+    await append(store, *(event(number) for number in range(6, 8)))
 
     assert await ids_of_events(store, after=2, limit=2) == [3, 4]
     assert await ids_of_events(store, after=3, limit=3) == [4, 5, 6]
@@ -134,7 +134,7 @@ async def test_stats_are_of_attempts_that_ended_within_the_window(store):
     await run(
         store, 22, waited=1e6, took=5, attempt=2, outcome=Outcome.TIMEOUT
     )  # not a first attempt, so it has not waited
-    await tell(store, event(23, "note"))
+    await append(store, event(23, "note"))
 
     found = await store.stats(NOW.wall)
 
