@@ -81,7 +81,7 @@ def test_alarm_for_the_past_rings_at_once(loop, alarm, rings, at):
     assert len(rings) == 1
 
 
-def test_alarm_set_anew_forgets_the_earlier_time(loop, alarm, rings):
+def test_alarm_that_is_set_again_forgets_the_earlier_time(loop, alarm, rings):
     at = elapsed() + 0.1
     alarm.set(elapsed() + 0.01)
 
@@ -134,7 +134,7 @@ def test_alarm_may_be_set_again_by_its_own_callback(loop):
     assert len(rings) == 3
 
 
-def test_a_ring_that_was_taken_back_before_its_turn_is_not_heard(loop, alarm, rings):
+def test_alarm_that_is_unset_just_before_it_rings_does_not_ring(loop, alarm, rings):
     alarm.set(0.0)
     loop.call_soon(alarm.set, None)  # before the loop checks its descriptors
 
@@ -154,9 +154,7 @@ def test_alarm_that_rang_may_be_set_to_the_same_time_again(loop, alarm, rings):
     assert len(rings) == 2
 
 
-def test_an_alarm_that_is_set_the_moment_after_the_clock_was_set_rings_for_that_and_later(
-    loop, rings, monkeypatch
-):
+def test_alarm_set_just_after_the_clock_was_set_rings_for_that_and_again_later(loop, rings, monkeypatch):
     """The kernel reports this after it arms the timer; a test may not set the clock to provoke it."""
     arm = clock._arm
 

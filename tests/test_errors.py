@@ -26,14 +26,14 @@ CUT = "x" * 80 + "…"
     ],
     ids=lambda text: text[:40],
 )
-def test_what_is_long_is_cut_and_what_is_said_of_it_stays(message, short):
+def test_long_values_are_cut_and_the_rest_of_a_message_is_kept(message, short):
     assert shorten(message) == short
 
 
 @pytest.mark.parametrize(
     "text", ["a " * 100_000, "['one', " * 100_000, LONG, "' " * 100_000, r"\'" * 100_000]
 )
-def test_message_is_never_long_and_ends_as_it_was(text):
+def test_message_is_never_long_and_keeps_its_end(text):
     short = shorten(f"beginning {text} end")
 
     assert len(short) <= MAX_MESSAGE
@@ -41,12 +41,12 @@ def test_message_is_never_long_and_ends_as_it_was(text):
     assert short.endswith(" end")
 
 
-def test_words_of_a_job_are_left_as_they_are():
+def test_words_of_a_job_are_not_cut():
     assert str(JobFailed(f"failed: '{LONG}'")) == f"failed: '{LONG}'"
     assert str(BgdError(f"failed: '{LONG}'")) == f"failed: '{CUT}'"
 
 
-def test_slip_at_the_keyboard_is_quoted_in_short(capsys):
+def test_bad_argument_is_quoted_in_short(capsys):
     assert run(["submit", "-n", LONG, "true"]) == 2
     said = capsys.readouterr().err
     assert said.endswith(f"'{CUT}' is not a text of 1 to 200 characters\n")

@@ -38,7 +38,7 @@ def test_configuration_finds_the_application():
 
 
 @pytest.mark.parametrize("text", TARGETS)
-def test_every_target_of_the_readme_is_there_and_allowed(services, text):
+def test_every_target_of_the_readme_exists_and_is_allowed(services, text):
     target = parse_target(text)
 
     assert is_allowed(target, CONFIG.security.allowed_classes)
@@ -95,7 +95,7 @@ def test_lines_are_counted(services, tmp_path):
     assert services.count_lines(str(tmp_path / "log")) == 2
 
 
-def test_web_request_hands_over_and_another_asks_how_it_stands(home):
+def test_web_request_submits_a_job_and_another_asks_for_its_state(home):
     home.configure(f'[security]\nallowed_classes = ["app.services.*"]\n[python]\npath = ["{EXAMPLES}"]')
     (home.folder / "words").write_text("one two two three three three")
 
@@ -129,7 +129,7 @@ def test_parts_are_sorted_and_then_merged(daemon):
     assert (daemon.folder / "sorted").read_text() == "".join(sorted(lines))
 
 
-def test_watcher_tells_every_end_once_also_of_what_it_did_not_see(own_daemon):
+def test_watcher_reports_every_end_once_even_those_it_missed(own_daemon):
     with own_daemon.client() as client:
         client.submit(["true"]).wait(DEADLINE)
         with running(own_daemon, "watch.py", "place") as watcher:

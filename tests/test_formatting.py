@@ -41,12 +41,12 @@ from tests.client.scripted import view_of
         (86_400 * 400, "400d"),
     ],
 )
-def test_a_duration_is_said_in_its_two_largest_units(seconds, words):
+def test_a_duration_is_formatted_in_its_two_largest_units(seconds, words):
     assert short_duration(seconds) == words
 
 
 @given(st.floats(min_value=0, max_value=1e9))
-def test_every_duration_is_said_in_a_few_characters(seconds):
+def test_every_duration_takes_a_few_characters(seconds):
     assert re.fullmatch(r"(\d+(\.\d)?(ms|[dhms])){1,2}", short_duration(seconds))
 
 
@@ -68,14 +68,14 @@ def test_an_instant_is_local_and_relative_for_people_and_utc_for_programs():
         (Progress(0.0), "0%"),
     ],
 )
-def test_progress_is_said_on_one_line(progress, line):
+def test_progress_is_formatted_on_one_line(progress, line):
     assert progress_line(progress) == line
 
 
 @pytest.mark.parametrize(
     ("fraction", "whole"), [(0.0, 0), (0.29, 29), (0.57, 57), (0.999, 99), (1.0, 100), (1 / 3, 33)]
 )
-def test_only_whole_percents_are_said_and_not_100_before_the_end(fraction, whole):
+def test_percents_are_rounded_down(fraction, whole):
     assert percent(fraction) == whole
 
 
@@ -93,11 +93,11 @@ def test_only_whole_percents_are_said_and_not_100_before_the_end(fraction, whole
         ({"retries": 1, "retry_on": []}, "1, 5s apart, only after none"),
     ],
 )
-def test_retries_are_said_with_all_that_decides_on_them(policy, line):
+def test_retries_are_formatted_with_all_their_conditions(policy, line):
     assert retries_line(replace(view_of(1), retry_delay=5.0, **policy)) == line
 
 
-def test_a_run_is_said_as_it_was_measured_whatever_its_instants_are():
+def test_run_time_is_the_measured_one_whatever_the_wall_clock_says():
     set_back = {"started_at": 1_790_000_000.0, "finished_at": 1.0, "run_seconds": 90.0}
 
     assert run_time(replace(view_of(1), **set_back)) == "1m30s"
@@ -105,13 +105,13 @@ def test_a_run_is_said_as_it_was_measured_whatever_its_instants_are():
     assert run_time(replace(view_of(1, State.SCHEDULED), **set_back)) == ""  # between two attempts
 
 
-def test_rules_are_said_on_one_line():
+def test_rules_are_formatted_on_one_line():
     job = replace(view_of(1), on_exceptions={"OSError": "retry", "app.Gone": "fail"})
 
     assert rules_line(job) == "OSError: retry, app.Gone: fail"
     assert rules_line(view_of(1)) == ""
 
 
-def test_numbers_in_a_row_are_said_as_a_range():
+def test_consecutive_numbers_become_a_range():
     assert number_ranges([12, 3, 4, 5, 9]) == "3-5, 9, 12"
     assert number_ranges([]) == ""

@@ -33,7 +33,7 @@ def ended(daemon, *arguments: str, **env: str) -> tuple[int, bytes, bytes]:
     return client.returncode, output, errors
 
 
-def test_a_command_is_run_where_the_caller_is_and_its_code_comes_back(daemon):
+def test_a_command_runs_in_the_callers_folder_and_returns_its_exit_code(daemon):
     command = 'pwd; echo "$NAME 12" >&2; exit 7'
 
     assert ended(daemon, "run", "sh", "-c", command, NAME="Käffchen") == (
@@ -49,7 +49,7 @@ def test_output_of_many_frames_arrives_as_it_was_written(daemon):
     assert (code, output) == (0, bytes(3_000_000))
 
 
-def test_what_the_daemon_refuses_is_said_in_its_words(daemon):
+def test_refusals_are_shown_in_the_daemons_words(daemon):
     code, _, errors = ended(daemon, "logs", "999")
 
     assert code != 0
@@ -62,7 +62,7 @@ def test_a_job_is_submitted_and_waited_for(daemon):
     assert ended(daemon, "wait", job.decode().strip())[0] == 128 + signal.SIGKILL
 
 
-def test_a_log_goes_on_through_a_kill_of_the_daemon(own_daemon):
+def test_a_followed_log_continues_after_a_kill_of_the_daemon(own_daemon):
     with own_daemon.client() as client:
         job = client.submit(COUNT, shell=True, retries=1, retry_delay=0.2)
         with started(own_daemon, "logs", str(job.id)) as follower:

@@ -56,7 +56,7 @@ def as_nobody(name: str, path: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_folder_that_may_not_be_searched_hides_nothing_that_comes_later(folder):
+def test_a_folder_that_may_not_be_searched_hides_no_later_one(folder):
     assert as_nobody("there", f"{folder}/secret:{folder}/files:/usr/bin") == "it runs\n"
 
 
@@ -67,7 +67,7 @@ def test_a_folder_that_may_not_be_searched_is_named_if_nothing_else_is_found(fol
 
 
 @pytest.mark.parametrize("name", ["text", "folder"])
-def test_what_is_no_program_hides_none_that_comes_later(folder, name):
+def test_a_file_that_cannot_be_run_hides_no_later_program(folder, name):
     later = folder / "later"
     later.mkdir()
     (later / name).symlink_to(folder / "files" / "there")
@@ -78,7 +78,7 @@ def test_what_is_no_program_hides_none_that_comes_later(folder, name):
     assert refused.value.filename == f"{folder}/files/{name}"
 
 
-def test_an_empty_entry_and_a_path_are_taken_from_the_folder(folder):
+def test_an_empty_entry_and_a_relative_path_are_looked_up_in_the_folder(folder):
     assert find_program("there", {"PATH": "/nowhere:"}, f"{folder}/files") == f"{folder}/files/there"
     assert find_program("files/there", {"PATH": ""}, str(folder)) == f"{folder}/files/there"
     assert find_program("sh", {}, "/") in {f"{entry}/sh" for entry in os.defpath.split(":")}

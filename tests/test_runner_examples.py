@@ -71,7 +71,7 @@ def test_job_gets_positional_and_named_arguments_and_returns_a_value(daemon, tar
         pytest.param("php::App\\Support\\Text@words", "UnderflowException", marks=needs_laravel),
     ],
 )
-def test_exception_is_told_with_its_type_and_traceback(daemon, target, kind):
+def test_exception_is_reported_with_its_type_and_traceback(daemon, target, kind):
     with daemon.client() as client:
         with pytest.raises(JobFailed, match="there are no words in /dev/null") as failure:
             client.call(target, ["/dev/null"]).result(DEADLINE)
@@ -104,7 +104,7 @@ def test_exception_is_told_with_its_type_and_traceback(daemon, target, kind):
         ),
     ],
 )
-def test_runner_refuses_what_was_not_made_to_be_called(daemon, target, words):
+def test_runner_refuses_what_is_not_meant_to_be_called(daemon, target, words):
     with daemon.client() as client:
         job = client.call(target)
         with pytest.raises(JobFailed, match=words):
@@ -148,7 +148,7 @@ def test_arguments_go_to_handle_where_the_constructor_takes_nothing(tmp_path):
 
 
 @needs_laravel
-def test_php_hands_a_job_over_and_learns_its_id_or_why_not(daemon):
+def test_php_submits_a_job_and_learns_its_id_or_why_it_was_refused(daemon):
     assert PHP is not None
     program = """
         require 'app/Support/Background.php';

@@ -75,7 +75,7 @@ def daemon() -> Iterator[Daemon]:
         daemon.stop()
 
 
-def test_variables_are_taken_out_of_the_environment_and_others_stay(listener):
+def test_only_variables_of_the_manager_are_removed_from_the_environment(listener):
     environ = variables(listener, WATCHDOG_PID=str(os.getpid()), PATH="/bin")
 
     with closing(ServiceManager.from_environment(environ)):
@@ -87,13 +87,13 @@ async def test_watchdog_of_another_process_is_not_ours(listener):
         await manager.ping_watchdog()  # would never return if it were
 
 
-async def test_nobody_is_told_where_there_is_no_manager():
+async def test_without_a_manager_nothing_is_sent():
     with closing(ServiceManager.from_environment({"WATCHDOG_USEC": "100000"})) as manager:
         manager.ready("up")
         await manager.ping_watchdog()
 
 
-def test_manager_may_listen_at_an_abstract_name():
+def test_manager_may_listen_on_an_abstract_name():
     listener = Listener(f"\0bgd-test-{os.getpid()}")
 
     with listener.socket, closing(ServiceManager(f"@bgd-test-{os.getpid()}", None)) as manager:
@@ -101,7 +101,7 @@ def test_manager_may_listen_at_an_abstract_name():
         assert listener.hear() == {"READY": "1", "STATUS": "up"}
 
 
-def test_manager_that_reads_nothing_holds_nobody_up_for_long(listener, caplog):
+def test_manager_that_does_not_read_blocks_only_briefly(listener, caplog):
     with closing(ServiceManager.from_environment(variables(listener))) as manager:
         while "cannot notify" not in caplog.text:  # until its queue is full
             manager.ready("up")
@@ -109,14 +109,14 @@ def test_manager_that_reads_nothing_holds_nobody_up_for_long(listener, caplog):
     assert "cannot notify the service manager of READY=1: timed out" in caplog.text
 
 
-def test_manager_that_is_gone_is_a_warning(tmp_path, caplog):
+def test_missing_manager_is_a_warning(tmp_path, caplog):
     with closing(ServiceManager(str(tmp_path / "nobody"), None)) as manager:
         manager.ready("up")
 
     assert "cannot notify the service manager of READY=1: [Errno 2] No such file" in caplog.text
 
 
-def test_daemon_tells_what_it_does(daemon, listener):
+def test_daemon_notifies_the_manager(daemon, listener):
     daemon.env |= variables(listener)
     daemon.start()
 
@@ -134,9 +134,7 @@ def test_daemon_tells_what_it_does(daemon, listener):
     assert listener.hear("WATCHDOG=1") == {"STOPPING": "1", "STATUS": "stopping, mode leave"}
 
 
-def test_launcher_that_is_a_service_stays_until_it_is_told_to_end_and_ends_its_jobs(
-    host, listener, monkeypatch
-):
+def test_launcher_service_stays_until_it_is_stopped_and_ends_its_jobs(host, listener, monkeypatch):
     for name, value in variables(listener).items():
         monkeypatch.setenv(name, value)
     launcher = host.start("--stay")
@@ -157,7 +155,7 @@ def test_launcher_that_is_a_service_stays_until_it_is_told_to_end_and_ends_its_j
     assert launcher.wait(PATIENCE) == 0
 
 
-def test_daemon_that_awaits_a_launcher_starts_none_and_takes_the_one_that_comes(daemon):
+def test_daemon_that_awaits_a_launcher_starts_none_and_uses_the_one_that_comes(daemon):
     daemon.start("--await-launcher")
     log = daemon.folder / "bgd.log"
     with daemon.client() as client:
@@ -174,7 +172,7 @@ def test_daemon_that_awaits_a_launcher_starts_none_and_takes_the_one_that_comes(
     service.clear_up()
 
 
-def test_socket_that_was_handed_over_is_ours_and_nobody_inherits_it(tmp_path):
+def test_socket_from_systemd_is_taken_and_not_inherited(tmp_path):
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "sock"))
         fd = listening.fileno()
@@ -190,7 +188,7 @@ def test_socket_that_was_handed_over_is_ours_and_nobody_inherits_it(tmp_path):
     assert taken.stdout.split() == [str(tmp_path / "sock"), "False", "{}"]
 
 
-def test_sockets_that_are_not_for_this_process_are_left_alone():
+def test_sockets_for_another_process_are_left_alone():
     environ = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "bgd"}
 
     assert take_sockets(environ) == []

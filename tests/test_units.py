@@ -22,12 +22,12 @@ from bgd.units import format_duration, format_size, parse_duration, parse_size
         ("7", 7),
     ],
 )
-def test_durations_are_read(text, seconds):
+def test_durations_are_parsed(text, seconds):
     assert parse_duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "s", "5x", "5 s", "-5s", "1e3", "inf", "nan", "٣s", "9" * 61, "5s\n"])
-def test_what_is_no_duration_is_refused(text):
+def test_malformed_duration_is_refused(text):
     with pytest.raises(ValueError, match="is not a duration: write 500ms"):
         parse_duration(text)
 
@@ -44,12 +44,12 @@ def test_what_is_no_duration_is_refused(text):
         (90061.5, "1d1h1m1.5s"),
     ],
 )
-def test_durations_are_written(seconds, text):
+def test_durations_are_formatted(seconds, text):
     assert format_duration(seconds) == text
 
 
 @given(st.floats(min_value=0, max_value=1e9))
-def test_written_duration_is_read_as_itself_to_the_millisecond(seconds):
+def test_formatted_duration_is_parsed_back_to_the_millisecond(seconds):
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, abs=0.000_51)
 
 
@@ -66,12 +66,12 @@ def test_written_duration_is_read_as_itself_to_the_millisecond(seconds):
         ("1mib", 2**20),
     ],
 )
-def test_sizes_are_read(text, size):
+def test_sizes_are_parsed(text, size):
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "MB", "5 parsecs", "-1", "5M", "1e6", "5\n"])
-def test_what_is_no_size_is_refused(text):
+def test_malformed_size_is_refused(text):
     with pytest.raises(ValueError, match="is not a size: write 500kB"):
         parse_size(text)
 
@@ -90,6 +90,6 @@ def test_what_is_no_size_is_refused(text):
         (4_200_000_000_000_000, "4200TB"),
     ],
 )
-def test_sizes_are_written_as_they_are_read(count, text):
+def test_formatted_sizes_are_parsed_back(count, text):
     assert format_size(count) == text
     assert parse_size(text) == pytest.approx(count, rel=0.005)

@@ -117,7 +117,7 @@ def test_every_task_belongs_to_a_group(path):
 
 
 @pytest.mark.parametrize("path", SOURCES + TESTS, ids=str)
-def test_nobody_sleeps_away_the_time(path):
+def test_nothing_calls_time_sleep(path):
     assert not [
         ast.unparse(call) for call in calls_in(tree_of(path)) if ast.unparse(call.func) == "time.sleep"
     ]
@@ -158,11 +158,11 @@ def test_public_names_are_a_short_list():
     ]
 
 
-def test_public_names_are_there():
+def test_public_names_exist():
     assert [name for name in bgd.__all__ if getattr(bgd, name, None) is None] == []
 
 
-def test_other_names_are_not_there():
+def test_other_names_do_not_exist():
     with pytest.raises(AttributeError, match="has no attribute 'Scheduler'"):
         _ = bgd.Scheduler
 
@@ -178,7 +178,7 @@ def test_other_names_are_not_there():
         ("from ..core.job import State", {"..core.job.State"}),
     ],
 )
-def test_imports_are_found_wherever_they_hide(source, names):
+def test_imports_are_found_everywhere(source, names):
     assert set(imports_of(ast.parse(source))) == names
 
 
@@ -191,7 +191,7 @@ def test_imports_are_found_wherever_they_hide(source, names):
         ("from bgd.core.scheduler import Save", False),
     ],
 )
-def test_a_name_is_found_unless_it_is_there_for_types_only(source, is_found):
+def test_a_name_is_found_unless_it_is_for_types_only(source, is_found):
     assert any("Scheduler" in names_in(node) for node in run_time_nodes(ast.parse(source))) is is_found
 
 

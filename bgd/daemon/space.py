@@ -28,7 +28,7 @@ RETRY_EVERY = 1.0  # seconds until a write that found no room is tried again
 BALLAST_NAME = "ballast"
 _AUTO_FLOOR = 200_000_000  # bytes kept free, except on a small disk
 _AUTO_SHARE = 20  # there it is a twentieth of the disk
-_WRITE_FACTOR = 4  # a job takes at most so many times its bytes: -wal file, database and indices
+_WRITE_FACTOR = 4  # times its own size that a job takes at most: -wal file, database and indices
 _TIGHT = 100_000_000  # bytes above the floor that a large transaction may take
 _PLENTY = 1 << 30  # bytes above the floor, more than any batch takes
 

@@ -36,7 +36,7 @@ def test_listed_class_may_run(folder, target):
 
 
 @pytest.mark.parametrize("target", ["app.services:Other.run", "app.tasks.below:x", "app:services.Other"])
-def test_class_that_is_not_listed_is_refused_with_key_and_file(folder, target):
+def test_unlisted_class_is_refused_with_key_and_file(folder, target):
     with pytest.raises(NotAllowed, match=rf"allowed_classes of {folder}/bgd.toml: add "):
         check_may_run(JobSpec(target=target), configure(folder, rest=CLASSES))
 
@@ -54,7 +54,7 @@ def test_class_that_is_not_listed_is_refused_with_key_and_file(folder, target):
         "OPENSSL_CONF",
     ],
 )
-def test_variable_that_the_list_does_not_name_is_refused_for_a_class_job(folder, name):
+def test_unlisted_variable_is_refused_for_a_class_job(folder, name):
     spec = JobSpec(target="app.tasks:anything", env={"FINE": "1", name: "/evil"})
 
     with pytest.raises(NotAllowed, match=f"takes no {name} from outside"):
@@ -75,7 +75,7 @@ def test_listed_class_of_a_runner_may_run(folder, target):
         ("php::App.other", 'add "php::App.other" there, or "php::App.*",'),
     ],
 )
-def test_class_of_a_runner_that_is_not_listed_is_refused_with_what_to_add(folder, target, add):
+def test_unlisted_class_of_a_runner_is_refused_with_what_to_add(folder, target, add):
     with pytest.raises(NotAllowed) as refusal:
         check_may_run(JobSpec(target=target), configure(folder, rest=RUNNERS))
 
@@ -89,12 +89,12 @@ def test_class_of_a_runner_that_is_not_listed_is_refused_with_what_to_add(folder
         ("phpp::App", r"there is no \[runners.phpp\] in .*bgd.toml; did you mean php\?"),
     ],
 )
-def test_runner_that_is_not_configured_runs_nothing(folder, target, words):
+def test_unknown_runner_is_refused_with_the_known_ones(folder, target, words):
     with pytest.raises(NotAllowed, match=words):
         check_may_run(JobSpec(target=target), configure(folder, rest=RUNNERS))
 
 
-def test_without_any_runner_it_is_said_that_there_is_none(folder):
+def test_refusal_says_if_no_runner_is_configured(folder):
     with pytest.raises(NotAllowed, match=r"no \[runners.app\] in .*bgd.toml; it names no runner"):
         check_may_run(JobSpec(target="app::f"), configure(folder))
 
@@ -107,7 +107,7 @@ def test_without_any_runner_it_is_said_that_there_is_none(folder):
         ("A", {"env": {"A": ""}}),
     ],
 )
-def test_nobody_outside_says_where_and_in_what_environment_a_runner_runs(folder, name, given):
+def test_runner_takes_no_folder_and_no_environment_from_outside(folder, name, given):
     with pytest.raises(NotAllowed, match=f"takes no {name} from outside"):
         check_may_run(JobSpec(target="php::App\\Jobs\\SendMail", **given), configure(folder, rest=RUNNERS))
 
@@ -124,7 +124,7 @@ def test_default_allows_no_class(folder):
         check_may_run(JobSpec(target="app:f"), configure(folder))
 
 
-def test_what_is_no_target_is_refused_before_any_list_is_looked_at(folder):
+def test_malformed_target_is_refused_before_any_list_is_checked(folder):
     with pytest.raises(Refused, match=r"must be package\.module:Class\.method"):
         check_may_run(JobSpec(target="app.tasks:__import__"), configure(folder, rest=CLASSES))
 
@@ -132,7 +132,7 @@ def test_what_is_no_target_is_refused_before_any_list_is_looked_at(folder):
 @pytest.mark.parametrize(
     "arguments", ["", "[", '{"args": 1}', "[1]", "\ud800", '{"args": [NaN]}', "[" * 100_000]
 )
-def test_arguments_that_are_no_json_are_refused(folder, arguments):
+def test_arguments_that_are_not_json_are_refused(folder, arguments):
     with pytest.raises(Refused, match="arguments must be JSON") as caught:
         check_may_run(JobSpec(target="app.tasks:f", arguments=arguments), configure(folder, rest=CLASSES))
     assert not isinstance(caught.value, NotAllowed)

@@ -42,7 +42,7 @@ async def sent(life):
     return data
 
 
-async def test_who_asks_is_sent_a_sound_copy_and_nothing_of_it_is_left(config, launcher):
+async def test_a_download_is_a_sound_copy_and_leaves_no_file(config, launcher):
     async with served(config, launcher) as life:
         await life.submit(command("/bin/echo", "x" * 600_000))
 
@@ -55,7 +55,7 @@ async def test_who_asks_is_sent_a_sound_copy_and_nothing_of_it_is_left(config, l
         await life.submit()  # the daemon keeps running
 
 
-async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, launcher, monkeypatch):
+async def test_backups_are_written_when_due_and_the_oldest_are_deleted(folder, launcher, monkeypatch):
     monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     config = configure(folder, rest="[backup]\nkeep = 2\nfolder = 'elsewhere'")
     config = replace(config, backup=replace(config.backup, every=0.05))
@@ -80,9 +80,7 @@ async def test_backups_are_written_as_they_are_due_and_the_oldest_go(folder, lau
     assert stat.S_IMODE(os.stat(paths[0]).st_mode) == 0o600  # noqa: PTH116 - one call
 
 
-async def test_a_backup_of_a_time_yet_to_come_keeps_no_other_from_being_written(
-    folder, launcher, monkeypatch
-):
+async def test_a_backup_from_the_future_does_not_stop_new_ones(folder, launcher, monkeypatch):
     """The clock was ahead when the backup was written, and was set back afterwards."""
     monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     config = configure(folder, rest="[backup]\nkeep = 2\nfolder = 'elsewhere'")
@@ -99,9 +97,7 @@ async def test_a_backup_of_a_time_yet_to_come_keeps_no_other_from_being_written(
     assert ahead.exists()
 
 
-async def test_other_times_and_another_folder_for_backups_hold_from_the_reload_on(
-    folder, launcher, monkeypatch
-):
+async def test_a_reload_changes_times_and_folder_of_backups(folder, launcher, monkeypatch):
     monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     never = configure(folder, rest="[backup]\nevery = 'never'")
     planned = []
@@ -123,7 +119,7 @@ async def test_other_times_and_another_folder_for_backups_hold_from_the_reload_o
         task.cancel()
 
 
-async def test_reloads_do_not_put_off_the_first_backup(folder, launcher, monkeypatch):
+async def test_reloads_do_not_delay_the_first_backup(folder, launcher, monkeypatch):
     monkeypatch.setattr(backups, "RETRY_SECONDS", 1.0)
     config = configure(folder, rest="[backup]\nfolder = 'elsewhere'")
 
@@ -138,9 +134,7 @@ async def test_reloads_do_not_put_off_the_first_backup(folder, launcher, monkeyp
         task.cancel()
 
 
-async def test_a_clock_that_was_ahead_for_a_while_takes_no_backup_that_is_written_since(
-    folder, launcher, monkeypatch
-):
+async def test_a_clock_that_was_ahead_deletes_no_newer_backup(folder, launcher, monkeypatch):
     monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     config = configure(folder, rest="[backup]\nkeep = 2\nfolder = 'elsewhere'")
     config = replace(config, backup=replace(config.backup, every=0.05))
@@ -157,9 +151,7 @@ async def test_a_clock_that_was_ahead_for_a_while_takes_no_backup_that_is_writte
     assert copying.check_copy(backups_in(config.backup.folder)[0])
 
 
-async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
-    folder, launcher, monkeypatch, caplog
-):
+async def test_unreadable_backup_folder_is_reported(folder, launcher, monkeypatch, caplog):
     monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     config = configure(folder, rest="[backup]\nfolder = 'elsewhere'")
     (folder / "elsewhere").write_text("")
@@ -174,7 +166,7 @@ async def test_backups_whose_folder_cannot_be_read_are_said_not_to_be_written(
     assert f"{folder}/elsewhere is a file, not a folder: move it away" in caplog.text
 
 
-async def test_doctor_says_that_the_last_backup_that_was_due_was_not_written(config, launcher, monkeypatch):
+async def test_doctor_reports_that_the_last_backup_failed(config, launcher, monkeypatch):
     monkeypatch.setattr(backups, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr(backups, "SPARE", 1 << 60)
     async with served(config, launcher) as life:
@@ -192,7 +184,7 @@ async def test_doctor_says_that_the_last_backup_that_was_due_was_not_written(con
         task.cancel()
 
 
-async def test_backup_that_has_no_room_is_refused(config, launcher, monkeypatch):
+async def test_backup_without_room_on_the_disk_is_refused(config, launcher, monkeypatch):
     monkeypatch.setattr(backups, "SPARE", 1 << 60)
     async with running_supervisor(config, launcher) as life:
         with pytest.raises(
@@ -298,7 +290,7 @@ async def test_backup_that_is_cancelled_while_it_is_written_leaves_no_file(confi
 
 
 @pytest.mark.parametrize("damage", ["cut", "zeros", "other", "missing"])
-def test_damaged_copy_is_never_taken_for_a_good_one(path, damage):
+def test_damaged_copy_never_counts_as_sound(path, damage):
     async def write():
         store = await Store.open(path)
         await put(store, *(new(number, env={"A": "1" * 900}) for number in range(1, 300)))

@@ -45,7 +45,7 @@ def found(config, subject):
         ((3, 45, 9), False),
     ],
 )
-def test_versions_of_sqlite_are_told_apart(version, fixed):
+def test_fixed_versions_of_sqlite_are_recognized(version, fixed):
     assert sqlite_is_fixed(version) is fixed
 
 
@@ -58,7 +58,7 @@ def test_versions_of_sqlite_are_told_apart(version, fixed):
         ("ext4", "rw,nobarrier", Level.WARNING, "is mounted with nobarrier"),
     ],
 )
-def test_file_system_is_judged_by_what_becomes_of_a_sync(config, monkeypatch, kind, options, level, words):
+def test_file_system_is_rated_by_how_safe_a_sync_is(config, monkeypatch, kind, options, level, words):
     monkeypatch.setattr(doctor, "_file_system_of", lambda _folder: (kind, options))
 
     finding = found(config, "file system")
@@ -73,7 +73,7 @@ def test_own_file_system_is_found(config):
     assert options.startswith("rw")
 
 
-def test_folder_that_is_open_to_others_is_named(folder, config):
+def test_folder_that_is_open_to_others_is_reported(folder, config):
     assert found(config, "state folder").level is Level.NOTE
     (folder / "state").mkdir(mode=0o755)
     (folder / "state").chmod(0o755)
@@ -104,7 +104,7 @@ def test_file_in_place_of_a_folder_is_a_problem(folder, config):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: to give a folder away takes root")
-def test_folder_of_another_user_is_named(folder, config):
+def test_folder_of_another_user_is_reported(folder, config):
     (folder / "state").mkdir(mode=0o700)
     os.chown(folder / "state", 4_000_000, -1)
     finding = found(config, "state folder")
@@ -119,7 +119,7 @@ def test_configuration_that_others_can_write_is_a_problem(folder, config):
     assert found(config, "configuration").level is Level.PROBLEM
 
 
-def test_limits_that_are_too_low_are_named(config, monkeypatch):
+def test_limits_that_are_too_low_are_reported(config, monkeypatch):
     limits = {resource.RLIMIT_NOFILE: (256, 4096), resource.RLIMIT_FSIZE: (1_000_000, -1)}
     monkeypatch.setattr("bgd.daemon.doctor.resource.getrlimit", limits.__getitem__)
 
@@ -136,7 +136,7 @@ def test_disk_that_is_low_is_a_problem(config, monkeypatch):
     assert "10kB free" in finding.message
 
 
-def test_disk_without_room_for_the_ballast_that_was_given_up_is_a_problem(config, monkeypatch):
+def test_disk_without_room_for_released_ballast_is_a_problem(config, monkeypatch):
     disk = SimpleNamespace(
         f_files=0, f_favail=0, f_bavail=5500, f_blocks=10**5, f_frsize=1000
     )  # a twentieth of it is 5 MB
@@ -154,21 +154,21 @@ def test_clock_that_was_never_set_is_a_problem(config, monkeypatch):
     assert found(config, "clock").level is Level.PROBLEM
 
 
-def test_interpreter_that_is_none_is_named(folder):
+def test_missing_interpreter_is_reported(folder):
     config = configure(
         folder, rest='[security]\nallowed_classes = ["app.*"]\n[python]\ninterpreter = "/nowhere/python"'
     )
     assert found(config, "class jobs").message == "/nowhere/python is not a program that can be run"
 
 
-def test_socket_that_is_none_is_a_problem(folder, config):
+def test_file_in_place_of_the_socket_is_a_problem(folder, config):
     assert found(config, "socket").level is Level.NOTE
     (folder / "state").mkdir()
     (folder / "state/bgd.sock").touch()
     assert found(config, "socket").level is Level.PROBLEM
 
 
-async def test_daemon_says_what_it_finds_of_its_launcher(config, launcher):
+async def test_daemon_reports_on_its_launcher(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
         reply = await caller.ask(GetCheckup(3), Checkup)
@@ -208,7 +208,7 @@ def test_launcher_that_was_stopped_is_a_problem(own_daemon):
     assert f"kill -CONT {pid}" in shown
 
 
-def test_every_finding_is_on_a_line_and_can_be_read_by_programs(daemon):
+def test_every_finding_is_one_line_and_available_as_json(daemon):
     done = daemon.bgctl("doctor", "--json")
     findings = json.loads(done.stdout)
     assert {"SQLite", "disk", "launcher", "state folder"} <= {each["subject"] for each in findings}
@@ -224,7 +224,7 @@ def test_doctor_works_without_a_daemon(home):
     assert "file system: " in done.stdout
 
 
-def test_doctor_goes_on_where_a_folder_cannot_be_looked_at(home):
+def test_doctor_continues_if_a_folder_cannot_be_searched(home):
     folder = home.folder / "no-folder"
     folder.write_bytes(b"")
     home.configure(f'[daemon]\nstate_dir = "{folder}/state"\n')
@@ -236,7 +236,7 @@ def test_doctor_goes_on_where_a_folder_cannot_be_looked_at(home):
     assert "file system: " in done.stdout
 
 
-def test_doctor_looks_at_what_it_can_where_the_socket_may_not_be_used(home, monkeypatch):
+def test_doctor_checks_what_it_can_if_the_socket_may_not_be_used(home, monkeypatch):
     @contextmanager
     def no_client():
         raise NotAllowed("you may not use the daemon at /x/bgd.sock: Permission denied")
@@ -251,7 +251,7 @@ def test_doctor_looks_at_what_it_can_where_the_socket_may_not_be_used(home, monk
     assert "file system: " in done.stdout
 
 
-def test_doctor_names_a_configuration_that_does_not_do(home):
+def test_doctor_reports_an_invalid_configuration(home):
     home.configure("[daemon]\nslots = 0\n")
     done = home.bgctl("doctor")
     assert done.returncode == 1

@@ -55,7 +55,7 @@ def set_version(path, version):
 # --- the database ----------------------------------------------------------------------------------------
 
 
-def test_sound_database_of_this_version_is_well_and_stays_as_it_was(config, path):
+def test_sound_database_is_ok_and_not_changed(config, path):
     before = path.read_bytes()
 
     finding = check_database(config)
@@ -65,7 +65,7 @@ def test_sound_database_of_this_version_is_well_and_stays_as_it_was(config, path
     assert path.read_bytes() == before
 
 
-def test_database_that_is_not_there_is_made_or_taken_from_a_backup(config, backup):
+def test_missing_database_is_reported_with_both_remedies(config, backup):
     finding = check_database(config)
     assert finding.level is Level.NOTE
     assert "`bgd --recover` restores the newest backup" in str(finding.remedy)
@@ -92,7 +92,7 @@ def test_database_of_an_earlier_bgd_is_upgraded_by_the_next_start(config, path, 
         assert db.execute("PRAGMA user_version").fetchone() == (version,)
 
 
-def test_database_of_a_newer_bgd_takes_that_one(config, path):
+def test_database_of_a_newer_bgd_is_a_problem(config, path):
     set_version(path, VERSION + 1)
 
     finding = check_database(config)
@@ -102,7 +102,7 @@ def test_database_of_a_newer_bgd_takes_that_one(config, path):
     assert str(finding.remedy).startswith("install that bgd again")
 
 
-def test_damaged_database_is_found_in_the_words_of_a_start(config, path):
+def test_damaged_database_is_reported_in_the_words_of_a_start(config, path):
     fill(path)
     size = path.stat().st_size
     with path.open("r+b") as file:
@@ -118,14 +118,14 @@ def test_damaged_database_is_found_in_the_words_of_a_start(config, path):
     assert str(refused.value) == f"{finding.message}; {finding.remedy}"
 
 
-def test_tables_that_no_bgd_made_are_damage(config, path):
+def test_foreign_tables_count_as_damage(config, path):
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP INDEX jobs_by_state")
 
     assert "its tables are not as bgd made them" in check_database(config).message
 
 
-def test_database_that_takes_too_long_is_said_to_be_looked_at_in_part(config, path):
+def test_database_that_takes_too_long_is_reported_as_partly_checked(config, path):
     fill(path)
 
     finding = check_database(config, patience=0)
@@ -135,7 +135,7 @@ def test_database_that_takes_too_long_is_said_to_be_looked_at_in_part(config, pa
     assert "bgctl backup FILE" in str(finding.remedy)
 
 
-def test_what_is_no_regular_file_is_not_opened(config, path):
+def test_database_that_is_not_a_regular_file_is_not_opened(config, path):
     path.unlink()
     os.mkfifo(path)
 
@@ -144,7 +144,7 @@ def test_what_is_no_regular_file_is_not_opened(config, path):
     assert (finding.level, finding.message) == (Level.PROBLEM, f"{path} is not a regular file")
 
 
-def test_database_that_may_not_be_read_is_said_to_be_so(config, path, monkeypatch):
+def test_unreadable_database_is_reported(config, path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_arguments, **_more: False)  # root may read everything
 
     finding = check_database(config)
@@ -152,7 +152,7 @@ def test_database_that_may_not_be_read_is_said_to_be_so(config, path, monkeypatc
     assert (finding.level, finding.message) == (Level.PROBLEM, f"{path} may not be read")
 
 
-async def test_database_is_looked_at_beside_the_daemon_that_has_it_open(config, path):
+async def test_database_is_checked_while_a_daemon_has_it_open(config, path):
     store = await Store.open(str(path))
     assert check_database(config).level is Level.OK
     assert await store.begin_generation() == 1
@@ -160,14 +160,14 @@ async def test_database_is_looked_at_beside_the_daemon_that_has_it_open(config, 
     assert sorted(each.name for each in path.parent.iterdir()) == ["bgd.db"]
 
 
-def test_daemon_looks_at_its_database(daemon):
+def test_daemon_checks_its_own_database(daemon):
     daemon.submit("true")
     done = daemon.bgctl("doctor", "--json")
     (finding,) = [each for each in json.loads(done.stdout) if each["subject"] == "database"]
     assert finding["level"] == "ok"
 
 
-def test_doctor_finds_a_damaged_database_where_no_daemon_starts(home):
+def test_doctor_finds_a_damaged_database_without_a_daemon(home):
     home.state_dir.mkdir(parents=True, mode=0o700)
     path = home.state_dir / "bgd.db"
     open_writable(str(path)).close()
@@ -182,7 +182,7 @@ def test_doctor_finds_a_damaged_database_where_no_daemon_starts(home):
 # --- the backups -----------------------------------------------------------------------------------------
 
 
-def test_that_there_are_no_backups_is_told(config):
+def test_missing_backups_are_reported(config):
     assert "none yet" in check_backups(config).message
     never = replace(config, backup=replace(config.backup, every=None))
     assert check_backups(never).message == "none are written"
@@ -200,7 +200,7 @@ def test_folder_in_which_no_backup_can_be_written_is_a_problem(folder, tmp_path)
     assert finding.remedy == "see [backup] folder"
 
 
-def test_folder_of_backups_that_may_not_be_written_to_is_a_problem(config, monkeypatch):
+def test_read_only_backup_folder_is_a_problem(config, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
 
     finding = check_backups(config)
@@ -209,19 +209,19 @@ def test_folder_of_backups_that_may_not_be_written_to_is_a_problem(config, monke
     assert finding.message.endswith(" may not be written to")
 
 
-def test_age_of_the_newest_good_backup_is_told_and_whether_it_is_late(config, backup):
+def test_age_of_the_newest_sound_backup_is_reported_and_a_late_one_warned_about(config, backup):
     assert check_backups(config).message == "1, the newest 0s old and sound"
     os.utime(backup, (1, 1))
     assert check_backups(config).level is Level.WARNING
 
 
-def test_a_backup_of_a_time_to_come_is_new(config, backup):
+def test_a_backup_from_the_future_counts_as_new(config, backup):
     ahead = time.time() + 3600  # the time before the clock was set back
     os.utime(backup, (ahead, ahead))
     assert check_backups(config).message == "1, the newest 0s old and sound"
 
 
-def test_damaged_backup_is_passed_over_as_recovery_does(config, backup, path):
+def test_damaged_backup_is_skipped_by_doctor_and_recovery(config, backup, path):
     newer = backup.with_name("bgd-20260102T000000Z.db")
     newer.write_bytes(b"x" * 5000)
     hour_ago = time.time() - 3600
@@ -240,7 +240,7 @@ def test_damaged_backup_is_passed_over_as_recovery_does(config, backup, path):
     assert finding.message.startswith(f"none is sound: {newer} is damaged")
 
 
-def test_backup_that_takes_too_long_is_said_to_be_looked_at_in_part(config, backup):
+def test_backup_that_takes_too_long_is_reported_as_partly_checked(config, backup):
     fill(backup)
 
     finding = check_backups(config, patience=0)

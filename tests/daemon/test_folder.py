@@ -46,7 +46,7 @@ def test_folder_that_others_may_read_is_made_private(config):
 
 
 @pytest.mark.parametrize(("mode", "name"), [(0o755, "precious"), (0o1777, None)])
-def test_folder_that_others_use_is_refused_and_stays_open_to_them(config, mode, name):
+def test_shared_folder_is_refused_and_left_as_it_is(config, mode, name):
     path = Path(config.daemon.state_dir)
     path.mkdir()
     path.chmod(mode)
@@ -69,7 +69,7 @@ def test_folder_of_somebody_else_is_refused_and_left_alone(config):
 
 
 @pytest.mark.parametrize("umask", [0, 0o077, 0o177])
-def test_folders_above_are_made_so_that_only_their_owner_writes_whatever_the_umask(folder, umask):
+def test_parent_folders_are_writable_only_by_their_owner_whatever_the_umask(folder, umask):
     config = in_state_dir(configure(folder), f"{folder}/local/state/bgd")
     before = os.umask(umask)
     try:
@@ -83,7 +83,7 @@ def test_folders_above_are_made_so_that_only_their_owner_writes_whatever_the_uma
     ]
 
 
-def test_log_proves_nothing_about_a_shared_folder_and_the_message_names_mode_and_entry(config):
+def test_shared_folder_with_only_a_log_of_bgd_is_refused_with_mode_and_entry(config):
     path = Path(config.daemon.state_dir)
     path.mkdir()
     path.chmod(0o755)
@@ -98,7 +98,7 @@ def test_log_proves_nothing_about_a_shared_folder_and_the_message_names_mode_and
 
 @needs_root
 @pytest.mark.parametrize("kind", ["folder", "link"])
-def test_folder_that_is_reached_through_another_users_is_refused(folder, kind):
+def test_folder_below_one_of_another_user_is_refused(folder, kind):
     (folder / "real").mkdir()
     (folder / "way").mkdir() if kind == "folder" else (folder / "way").symlink_to("real")
     os.chown(folder / "way", STRANGER, STRANGER, follow_symlinks=False)
@@ -110,7 +110,7 @@ def test_folder_that_is_reached_through_another_users_is_refused(folder, kind):
     assert not (folder / "way/bgd").exists()
 
 
-def test_folder_below_one_that_everybody_may_write_is_refused_unless_that_is_sticky(folder):
+def test_folder_below_a_world_writable_one_is_refused_unless_that_is_sticky(folder):
     config = in_state_dir(configure(folder), f"{folder}/open/bgd")
     (folder / "open").mkdir()
     (folder / "open").chmod(0o777)
@@ -122,7 +122,7 @@ def test_folder_below_one_that_everybody_may_write_is_refused_unless_that_is_sti
 
 
 @needs_root
-def test_sockets_folder_may_be_somebody_elses(folder):
+def test_folder_of_the_socket_may_belong_to_another_user(folder):
     shared = folder / "run"
     shared.mkdir(mode=0o755)
     os.chown(shared, STRANGER, STRANGER)
@@ -184,7 +184,7 @@ def test_launcher_names_a_file_in_place_of_its_folder(folder):
     assert done.stderr.endswith(f"{folder}/state is a file, not a folder: move it away\n")
 
 
-def test_link_that_leads_nowhere_is_named_and_so_is_what_is_no_folder_above(folder, config):
+def test_dangling_link_and_non_folder_parent_are_named(folder, config):
     (folder / "state").symlink_to("/nowhere/at/all")
     with pytest.raises(ConfigError, match=f"{folder}/state is a dangling link: remove it"):
         state_folder.prepare(config)
@@ -195,7 +195,7 @@ def test_link_that_leads_nowhere_is_named_and_so_is_what_is_no_folder_above(fold
         state_folder.prepare(above)
 
 
-def test_second_lock_is_refused_and_says_who_holds_the_first(config):
+def test_second_lock_is_refused_and_names_the_holder(config):
     state_folder.prepare(config)
     refused = pytest.raises(
         AlreadyRunning, match=f"pid {os.getpid()} already serves {config.daemon.state_dir}"
@@ -206,7 +206,7 @@ def test_second_lock_is_refused_and_says_who_holds_the_first(config):
         pass
 
 
-def test_folder_whose_lock_file_was_deleted_is_locked_all_the_same(config):
+def test_folder_stays_locked_if_its_lock_file_is_deleted(config):
     state_folder.prepare(config)
     refused = pytest.raises(AlreadyRunning, match="pid unknown already serves")
     with state_folder.locked(config):
@@ -223,7 +223,7 @@ def test_lock_names_only_its_latest_holder(config):
         assert lock.read_text() == f"{os.getpid()}\n"
 
 
-def test_lock_does_not_follow_a_link_that_somebody_laid(config, folder):
+def test_lock_file_that_is_a_link_is_not_followed(config, folder):
     state_folder.prepare(config)
     target = folder / "target"
     target.write_text("precious")
@@ -251,7 +251,7 @@ def test_stale_socket_is_replaced(config):
         client.connect(config.daemon.socket)
 
 
-def test_socket_that_a_daemon_of_another_folder_listens_on_is_left_alone(config):
+def test_socket_with_another_listening_daemon_is_left_alone(config):
     state_folder.prepare(config)
     with state_folder.listen(config) as first:
         with pytest.raises(AlreadyRunning, match=f"another daemon listens on {config.daemon.socket}"):
@@ -261,13 +261,13 @@ def test_socket_that_a_daemon_of_another_folder_listens_on_is_left_alone(config)
             client.connect(config.daemon.socket)
 
 
-def test_socket_that_was_handed_over_is_the_one_of_the_configuration(config):
+def test_socket_from_systemd_is_used_if_it_is_the_configured_one(config):
     state_folder.prepare(config)
     with state_folder.listen(config) as handed:
         assert state_folder.listen(config, [handed]) is handed
 
 
-def test_other_sockets_that_were_handed_over_are_refused(config, folder):
+def test_other_sockets_from_systemd_are_refused(config, folder):
     with socket.socket(socket.AF_UNIX) as handed:
         handed.bind(str(folder / "other.sock"))
 
@@ -276,7 +276,7 @@ def test_other_sockets_that_were_handed_over_are_refused(config, folder):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_stands_in_the_sockets_place_and_is_none_is_left_alone(config, kind):
+def test_file_or_folder_in_place_of_the_socket_is_left_alone(config, kind):
     state_folder.prepare(config)
     path = Path(config.daemon.socket)
     if kind == "file":
@@ -288,6 +288,6 @@ def test_what_stands_in_the_sockets_place_and_is_none_is_left_alone(config, kind
     assert path.exists()
 
 
-def test_socket_in_a_folder_that_is_gone_is_refused(config):
+def test_socket_in_a_missing_folder_is_refused(config):
     with pytest.raises(ConfigError, match=f"cannot listen on {config.daemon.socket}: No such file"):
         state_folder.listen(config)

@@ -26,7 +26,7 @@ def log_of(home):
 
 
 @pytest.mark.parametrize("removed", [["bgd.db"], ["bgd.db-wal"], ["bgd.db", "bgd.db-wal", "bgd.db-shm"]])
-def test_a_database_that_is_removed_is_written_anew_and_what_runs_goes_on(home, removed):
+def test_a_removed_database_is_written_again_and_jobs_run_on(home, removed):
     with home.client() as client:
         sleeper = client.submit(["sleep", "600"])
         done = client.submit(["true"])
@@ -44,7 +44,7 @@ def test_a_database_that_is_removed_is_written_anew_and_what_runs_goes_on(home, 
     assert not list(home.state_dir.glob("bgd.db.saved-*"))
 
 
-def test_a_database_that_is_replaced_is_kept_under_another_name(home):
+def test_a_replaced_database_is_kept_under_another_name(home):
     with home.client() as client:
         client.submit(["true"]).wait(DEADLINE)
     (home.folder / "another").write_bytes(b"something else")
@@ -62,7 +62,7 @@ def test_a_database_that_is_replaced_is_kept_under_another_name(home):
         assert [job.state for job in client.jobs()] == ["succeeded"]
 
 
-def test_no_job_is_taken_while_the_state_folder_is_elsewhere(home):
+def test_no_job_is_accepted_while_the_state_folder_is_moved(home):
     elsewhere = home.folder / "elsewhere"
     with home.client() as client:
         client.submit(["true"]).wait(DEADLINE)
@@ -75,7 +75,7 @@ def test_no_job_is_taken_while_the_state_folder_is_elsewhere(home):
         client.submit(["true"]).wait(DEADLINE)
 
 
-def test_the_move_of_a_folder_further_up_is_noticed_when_jobs_come_in(home):
+def test_a_moved_parent_folder_is_noticed_when_jobs_come_in(home):
     with home.client() as client:
         client.submit(["true"]).wait(DEADLINE)
         (home.folder / ".local").rename(home.folder / "local")
@@ -97,7 +97,7 @@ def is_removed(folder):
     return not folder.exists()
 
 
-def test_a_state_folder_that_is_removed_is_made_anew_once_no_job_runs(home):
+def test_a_removed_state_folder_is_made_again_once_no_job_runs(home):
     with home.client() as client:
         job = client.submit(["sh", "-c", "until [ -e go ]; do sleep 0.05; done"], cwd=str(home.folder))
         wait_until(lambda: job.refresh().state == "running" and job.attempts()[0].pid)
@@ -111,7 +111,7 @@ def test_a_state_folder_that_is_removed_is_made_anew_once_no_job_runs(home):
         assert client.job(job.id).state == "succeeded"
 
 
-def test_a_socket_that_is_removed_is_bound_again(home):
+def test_a_removed_socket_is_bound_again(home):
     with home.client() as client:
         client.submit(["true"]).wait(DEADLINE)
         home.socket.unlink()

@@ -48,7 +48,7 @@ def test_new_jobs_are_refused_below_the_floor(tmp_path, monkeypatch, size, floor
     disk_space.check()
 
 
-def test_batch_that_would_not_fit_is_refused_before_it_is_taken(tmp_path, monkeypatch):
+def test_batch_that_would_not_fit_is_refused(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**9, 500_000_000)
     disk_space = DiskSpace(str(tmp_path), None)
     big = command("/bin/echo", "x" * 100_000)
@@ -60,7 +60,7 @@ def test_batch_that_would_not_fit_is_refused_before_it_is_taken(tmp_path, monkey
         disk_space.check([big] * 10)
 
 
-def test_what_is_free_inside_the_database_is_room_too(tmp_path, monkeypatch):
+def test_free_pages_of_the_database_count_as_room(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**12, 10**12)
     unused = [0]
     disk_space = DiskSpace(str(tmp_path), None, lambda: unused[0])
@@ -73,7 +73,7 @@ def test_what_is_free_inside_the_database_is_room_too(tmp_path, monkeypatch):
     disk_space.check([command()])
 
 
-def test_disk_is_looked_at_once_a_second(tmp_path, monkeypatch):
+def test_disk_is_checked_once_a_second(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**12, 10**12)
     monkeypatch.setattr(space, "CHECK_EVERY", 1.0)
     monkeypatch.setattr("bgd.daemon.space.time.monotonic", lambda: 5.0)
@@ -84,7 +84,7 @@ def test_disk_is_looked_at_once_a_second(tmp_path, monkeypatch):
     assert disk.asked == 1
 
 
-def test_ballast_that_was_given_up_is_put_back_before_a_job_is_taken(tmp_path, monkeypatch):
+def test_released_ballast_is_restored_before_a_job_is_accepted(tmp_path, monkeypatch):
     disk = Disk(monkeypatch, 10**12, 10**12)
     disk_space = DiskSpace(str(tmp_path), 1000)
     disk_space.check()
@@ -106,7 +106,7 @@ def test_small_disk_has_a_small_ballast(tmp_path, monkeypatch):
     assert (tmp_path / "ballast").stat().st_size == 250_000
 
 
-async def test_write_that_finds_no_room_is_tried_until_there_is(tmp_path, monkeypatch):
+async def test_write_without_room_is_retried_until_there_is_room(tmp_path, monkeypatch):
     monkeypatch.setattr(space, "RETRY_EVERY", 0.0)
     disk_space = DiskSpace(str(tmp_path), None)
     (tmp_path / "ballast").touch()
@@ -123,9 +123,7 @@ async def test_write_that_finds_no_room_is_tried_until_there_is(tmp_path, monkey
     assert not disk_space.is_stuck
 
 
-async def test_while_nothing_can_be_written_lists_are_answered_and_nothing_else(
-    config, launcher, monkeypatch
-):
+async def test_while_nothing_can_be_written_only_lists_are_answered(config, launcher, monkeypatch):
     monkeypatch.setattr(space, "RETRY_EVERY", 0.01)
     async with running_supervisor(config, launcher) as life:
         held = await life.submit(command(hold=True))
@@ -144,7 +142,7 @@ async def test_while_nothing_can_be_written_lists_are_answered_and_nothing_else(
         assert (await life.view(held)).state is State.CANCELLED
 
 
-async def test_refusal_for_want_of_room_says_so_to_the_client(config, launcher, monkeypatch):
+async def test_client_is_told_that_the_disk_is_full(config, launcher, monkeypatch):
     disk = Disk(monkeypatch, 10**12, 10**12)
     async with served(config, launcher) as life:
         await life.submit()

@@ -39,14 +39,14 @@ def ends_of(connection):
 
 
 @ways
-def test_the_kernel_tells_whose_a_connection_is(ask, listening):
+def test_the_owner_of_a_connection_is_found(ask, listening):
     with socket.create_connection(listening.getsockname()[:2]), listening.accept()[0] as connection:
         assert ask(*ends_of(connection)) == os.getuid()
 
 
 @needs_root
 @ways
-def test_the_kernel_tells_that_it_is_a_strangers(ask, listening):
+def test_a_connection_of_another_user_is_recognized(ask, listening):
     host, port = listening.getsockname()[:2]
     stranger = subprocess.Popen([sys.executable, "-c", CONNECT, str(STRANGER), host, str(port)])
     with listening.accept()[0] as connection:
@@ -55,7 +55,7 @@ def test_the_kernel_tells_that_it_is_a_strangers(ask, listening):
 
 
 @ways
-def test_a_connection_that_its_owner_has_closed_is_nobodys(ask, listening):
+def test_a_closed_connection_has_no_owner(ask, listening):
     """The kernel says that root owns such a socket."""
     other = socket.create_connection(listening.getsockname()[:2])
     with listening.accept()[0] as connection:
@@ -66,6 +66,6 @@ def test_a_connection_that_its_owner_has_closed_is_nobodys(ask, listening):
 
 
 @ways
-def test_where_somebody_only_listens_nobody_is_connected(ask, listening):
+def test_a_listening_socket_is_not_a_connection(ask, listening):
     own = listening.getsockname()[:2]
     assert ask(own, (own[0], 1)) is None

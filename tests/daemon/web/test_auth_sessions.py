@@ -20,7 +20,7 @@ def test_a_link_works_once(sessions):
     assert sessions.log_in(token, at=2) is None
 
 
-def test_links_and_sessions_end_in_time(sessions):
+def test_links_and_sessions_expire(sessions):
     late, token = sessions.issue_link(UID, at=0), sessions.issue_link(UID, at=0)
     secret = sessions.log_in(token, at=LINK_SECONDS - 1)
 
@@ -29,7 +29,7 @@ def test_links_and_sessions_end_in_time(sessions):
     assert sessions.uid_of(secret, at=LINK_SECONDS - 1 + SESSION_SECONDS) is None
 
 
-def test_neither_a_guess_nor_a_link_is_a_session(sessions):
+def test_neither_a_guess_nor_a_link_token_is_a_session(sessions):
     token = sessions.issue_link(UID, at=0)
 
     assert sessions.uid_of(token, at=0) is None
@@ -37,7 +37,7 @@ def test_neither_a_guess_nor_a_link_is_a_session(sessions):
     assert sessions.uid_of("", at=0) is None
 
 
-def test_the_oldest_link_and_the_oldest_session_fall_out(sessions):
+def test_the_oldest_link_and_the_oldest_session_are_dropped(sessions):
     tokens = [sessions.issue_link(UID, at=0) for _ in range(MAX_SECRETS + 1)]
     assert sessions.log_in(tokens[0], at=0) is None
 
@@ -46,7 +46,7 @@ def test_the_oldest_link_and_the_oldest_session_fall_out(sessions):
     assert [sessions.uid_of(secret, at=0) for secret in [*secrets, last]] == [None] + [UID] * MAX_SECRETS
 
 
-def test_what_opens_a_door_is_kept_nowhere(sessions):
+def test_secrets_themselves_are_not_kept(sessions):
     token = sessions.issue_link(UID, at=0)
     secret = sessions.log_in(sessions.issue_link(UID, at=0), at=0)
 

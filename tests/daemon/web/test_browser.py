@@ -134,7 +134,7 @@ def test_a_job_is_found_by_a_filter_and_opened(jobs_page, client):
 
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_sticks_out_of_a_narrow_page(jobs_page, client, width, scheme):
+def test_nothing_overflows_a_narrow_page(jobs_page, client, width, scheme):
     job = client.submit(["/bin/echo", "x" * 2000], name="long-" + "x" * 190, tags=["y" * 200])
     client.wait([job.id])
     jobs_page.set_viewport_size({"width": width, "height": 700})
@@ -145,7 +145,7 @@ def test_nothing_sticks_out_of_a_narrow_page(jobs_page, client, width, scheme):
         assert jobs_page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_whatever_a_job_says_is_only_text(jobs_page, client):
+def test_texts_of_jobs_never_become_markup(jobs_page, client):
     origin = jobs_page.url
     jobs = [
         client.submit(["/usr/bin/printf", "%s\\n", text], name=text if text.isprintable() else None)
@@ -183,7 +183,7 @@ def assert_harmless(page):
     assert page.locator("form").count() <= 1
 
 
-def test_a_job_has_a_bar_as_far_as_it_says_it_is(jobs_page, daemon, client):
+def test_a_progress_bar_shows_what_a_job_reports(jobs_page, daemon, client):
     script = f"{BGCTL} progress 1/4 {shlex.quote(PAYLOADS[0])}; echo said; sleep 60"
     job = client.submit(script, shell=True, env=daemon.env)
     wait_until(lambda: job.refresh().progress is not None)

@@ -28,14 +28,14 @@ def taken():
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_any_free_port_is_told(host):
+def test_port_0_takes_any_free_port(host):
     listening, address = listen(TcpAddress(host, 0), 1)
     with listening:
         assert address == TcpAddress(host, listening.getsockname()[1])
         socket.create_connection((host, address.port)).close()
 
 
-def test_the_next_port_is_taken_if_one_may_be(taken):
+def test_the_next_port_is_used_if_the_configuration_allows_it(taken):
     listening, address = listen(TcpAddress("127.0.0.1", taken), 2)
     with listening:
         assert address == TcpAddress("127.0.0.1", taken + 1)
@@ -46,7 +46,7 @@ def test_the_next_port_is_taken_if_one_may_be(taken):
         listen(TcpAddress("127.0.0.1", taken), 1)
 
 
-def test_there_is_no_port_behind_the_last():
+def test_no_port_after_the_last_is_tried():
     with socket.socket() as last:
         last.bind(("127.0.0.1", MAX_PORT))
         last.listen()
@@ -61,7 +61,7 @@ def test_a_socket_is_for_its_owner_and_group(folder):
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
 
 
-def test_a_socket_that_nobody_listens_on_is_replaced_and_no_other(folder):
+def test_only_a_socket_without_a_listener_is_replaced(folder):
     address = UnixAddress(str(folder / "http.sock"))
     listening, _ = listen(address, 1)
     with pytest.raises(CannotListen, match="another process listens there"):
@@ -70,7 +70,7 @@ def test_a_socket_that_nobody_listens_on_is_replaced_and_no_other(folder):
     listen(address, 1)[0].close()
 
 
-def test_what_is_no_socket_is_left_alone(folder):
+def test_a_file_that_is_not_a_socket_is_left_alone(folder):
     path = folder / "notes"
     path.write_text("mine")
     with pytest.raises(CannotListen, match="something that is not a socket has this name"):
@@ -78,7 +78,7 @@ def test_what_is_no_socket_is_left_alone(folder):
     assert path.read_text() == "mine"
 
 
-def test_a_folder_that_is_not_there_is_said(folder):
+def test_a_missing_folder_is_reported(folder):
     umask = os.umask(0o022)
     os.umask(umask)
     with pytest.raises(CannotListen, match="No such file or directory"):

@@ -65,7 +65,7 @@ def asked_by_stranger(browser, target):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_who_is_not_logged_in_is_told_what_to_type(browser, page):
+def test_a_visitor_without_login_is_told_what_to_type(browser, page):
     answered = browser.get(page)
 
     assert answered.status == 401
@@ -74,7 +74,7 @@ def test_who_is_not_logged_in_is_told_what_to_type(browser, page):
     assert browser.get(page, "Accept: application/json").json == {"error": "You are not logged in."}
 
 
-def test_a_link_works_once_and_a_look_at_its_head_does_not_use_it_up(browser):
+def test_a_link_works_once_and_a_head_request_does_not_use_it_up(browser):
     link = browser.link()
     assert browser.get(link, method="HEAD").status == 200
     assert "set-cookie" not in browser.get(link, method="HEAD").headers
@@ -89,16 +89,16 @@ def test_a_link_works_once_and_a_look_at_its_head_does_not_use_it_up(browser):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_who_has_a_cookie_of_ours_is_let_in(browser, page):
+def test_a_valid_cookie_opens_the_pages(browser, page):
     assert browser.log_in().get(page).status == 200
 
 
-def test_nobody_is_shut_out_by_a_cookie_of_the_same_name_from_another_port(browser):
+def test_a_cookie_of_the_same_name_from_another_port_does_no_harm(browser):
     browser.log_in()
     assert browser.get("/job-logs", f"Cookie: bgd_{browser.port}=from-another-port").status == 200
 
 
-def test_a_wrong_cookie_is_none(browser):
+def test_a_wrong_cookie_is_refused(browser):
     browser.log_in()
     browser.cookie = browser.cookie[:-1] + ("x" if browser.cookie[-1] != "x" else "y")
     assert browser.get("/job-logs").status == 401
@@ -106,7 +106,7 @@ def test_a_wrong_cookie_is_none(browser):
 
 @needs_root
 @pytest.mark.parametrize("page", [*PAGES, "login"])
-def test_another_user_is_refused_whatever_he_shows(browser, page):
+def test_another_user_is_refused_even_with_a_valid_cookie_or_link(browser, page):
     browser.log_in()
     said = asked_by_stranger(browser, browser.link() if page == "login" else page)
 
@@ -117,17 +117,17 @@ def test_another_user_is_refused_whatever_he_shows(browser, page):
 
 
 @needs_root
-def test_anybody_may_ask_whether_the_daemon_is_well(browser):
+def test_any_user_may_ask_whether_the_daemon_is_well(browser):
     assert asked_by_stranger(browser, "/healthz").endswith(b"\r\n\r\nok\n")
     assert asked_by_stranger(browser, "/readyz").endswith(b"\r\n\r\nready\n")
 
 
-def test_the_way_in_leads_to_the_list(browser):
+def test_the_root_redirects_to_the_list(browser):
     answered = browser.get("/")
     assert (answered.status, answered.headers["location"]) == (303, "/job-logs")
 
 
-def test_behind_a_socket_the_login_alone_counts(machine):
+def test_behind_a_unix_socket_only_the_login_counts(machine):
     configure_pages(machine, f"unix:{machine.folder}/http.sock")
     machine.start()
     browser = Browser(machine)
@@ -140,7 +140,7 @@ def test_behind_a_socket_the_login_alone_counts(machine):
 
 
 @needs_root
-def test_without_login_the_own_user_reads_and_another_does_not(machine):
+def test_without_login_only_the_own_user_may_read(machine):
     configure_pages(machine, "127.0.0.1:0", 'auth = "none"')
     machine.start()
     browser = Browser(machine)
@@ -160,7 +160,7 @@ def test_a_daemon_without_pages_says_so(machine):
     assert refused.stderr == "bgctl: this daemon serves no pages: see [http] listen, and the daemon's log\n"
 
 
-def test_jobs_do_not_wait_for_a_place_of_the_pages(machine):
+def test_jobs_run_even_if_the_pages_cannot_listen(machine):
     configure_pages(machine, f"unix:{machine.folder}/gone/http.sock")
     machine.start()
 
@@ -208,7 +208,7 @@ class Opening:
         return (self._folder / "read").read_text()
 
 
-def test_browser_that_bgctl_opens_is_led_to_the_link_and_others_cannot_read_it(daemon, browser, tmp_path):
+def test_browser_that_bgctl_opens_gets_a_link_that_other_users_cannot_read(daemon, browser, tmp_path):
     opening = Opening(tmp_path)
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
@@ -230,7 +230,7 @@ def test_browser_that_bgctl_opens_is_led_to_the_link_and_others_cannot_read_it(d
     )
 
 
-def test_page_for_a_browser_is_in_the_state_folder_where_there_is_no_other(daemon, tmp_path):
+def test_page_for_a_browser_is_in_the_state_folder_if_there_is_no_runtime_folder(daemon, tmp_path):
     opening = Opening(tmp_path)
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o777)
@@ -257,7 +257,7 @@ def test_pages_for_browsers_are_removed_when_their_links_no_longer_work(daemon, 
     assert opening.page.exists()
 
 
-def test_link_is_left_to_the_user_where_no_file_for_a_browser_can_be_written(daemon, tmp_path):
+def test_link_is_printed_if_no_file_for_a_browser_can_be_written(daemon, tmp_path):
     (tmp_path / "state").write_text("")
 
     state = str(tmp_path / "state")
@@ -271,7 +271,7 @@ def test_link_is_left_to_the_user_where_no_file_for_a_browser_can_be_written(dae
     assert not (tmp_path / "seen").exists()
 
 
-def test_a_daemon_ends_beside_browsers_that_stay(machine):
+def test_a_daemon_stops_although_browsers_stay_connected(machine):
     configure_pages(machine, "127.0.0.1:0")
     machine.start()
     with machine.client() as client:

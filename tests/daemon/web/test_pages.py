@@ -38,7 +38,7 @@ def jobs(client):
     return client.wait([job.id for job in submitted])
 
 
-def test_the_list_has_the_newest_jobs_first_with_all_that_is_asked_at_a_glance(browser, jobs):
+def test_the_list_shows_the_newest_jobs_first_with_their_facts(browser, jobs):
     page = browser.get("/job-logs")
 
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -68,13 +68,13 @@ def test_the_list_has_the_newest_jobs_first_with_all_that_is_asked_at_a_glance(b
         ("state=running", []),
     ],
 )
-def test_filters_choose(browser, jobs, query, chosen):
+def test_filters_select_jobs(browser, jobs, query, chosen):
     expected = [jobs[index].id for index in chosen]
     assert browser.get(f"/job-logs?{query}").ids == expected
     assert [job["id"] for job in browser.json(f"/job-logs?{query}")] == expected
 
 
-def test_a_value_that_cannot_be_used_is_named_in_words_of_the_page(browser):
+def test_a_bad_value_in_the_address_is_named(browser):
     state, limit = browser.get("/job-logs?state=bogus"), browser.get("/job-logs?limit=many")
 
     assert (state.status, limit.status) == (400, 400)
@@ -85,7 +85,7 @@ def test_a_value_that_cannot_be_used_is_named_in_words_of_the_page(browser):
     assert "$." not in limit.text
 
 
-def test_pages_lead_through_all_jobs_once(browser, jobs):
+def test_paging_shows_every_job_once(browser, jobs):
     page = browser.get("/job-logs?queue=mail&limit=2")
     seen = page.ids
     while older := re.search(r'href="([^"]*)">Older', page.text):
@@ -97,7 +97,7 @@ def test_pages_lead_through_all_jobs_once(browser, jobs):
     assert 'href="/job-logs?queue=mail&amp;limit=2">← Newest' in page.text
 
 
-def test_json_is_what_bgctl_says(daemon, browser, jobs):
+def test_json_equals_that_of_bgctl(daemon, browser, jobs):
     listed = json.loads(daemon.bgctl("list", "--json").stdout)
     assert browser.json("/job-logs") == listed
 
@@ -107,7 +107,7 @@ def test_json_is_what_bgctl_says(daemon, browser, jobs):
         )
 
 
-def test_a_job_has_its_attempts_with_their_ends_and_output(browser, client):
+def test_a_jobs_page_shows_its_attempts_with_outcome_and_output(browser, client):
     script = 'printf "\\033[31mtry\\033[0m $BGD_ATTEMPT <b>\\n"; exit $((3 - BGD_ATTEMPT))'
     job = client.submit(["/bin/sh", "-c", script], retries=5, retry_delay=0, name="third")
     client.wait([job.id])
@@ -120,7 +120,7 @@ def test_a_job_has_its_attempts_with_their_ends_and_output(browser, client):
     assert "3 of 6" in page
 
 
-def test_what_could_not_start_says_why(browser, client):
+def test_a_job_that_could_not_start_says_why(browser, client):
     job = client.submit(["/nowhere/program"])
     client.wait([job.id])
     page = browser.get(f"/job-logs/{job.id}").text
@@ -130,7 +130,7 @@ def test_what_could_not_start_says_why(browser, client):
     assert "No output." in page
 
 
-def test_many_attempts_are_several_pages(browser, client):
+def test_many_attempts_are_split_into_pages(browser, client):
     job = client.submit(["/bin/false"], retries=24, retry_delay=0)
     client.wait([job.id])
 
@@ -140,7 +140,7 @@ def test_many_attempts_are_several_pages(browser, client):
     assert f'href="/job-logs/{job.id}?before=6">Earlier attempts' in browser.get(f"/job-logs/{job.id}").text
 
 
-def test_a_long_log_is_shown_by_its_end_and_streamed_in_full(browser, client):
+def test_a_page_shows_the_end_of_a_long_log_and_raw_streams_all_of_it(browser, client):
     job = client.submit(["/bin/sh", "-c", "seq 1000000"])
     client.wait([job.id])
     whole = "".join(f"{number}\n" for number in range(1, 1_000_001)).encode()
@@ -174,7 +174,7 @@ def test_a_running_job_shows_what_it_has_written_so_far(browser, client, tmp_pat
     assert "This job was never started." in browser.get(f"/job-logs/{waiting.id}").text
 
 
-def test_a_log_that_cannot_be_read_is_one_pages_trouble_and_nobody_elses(browser, client):
+def test_an_unreadable_log_only_breaks_its_own_page(browser, client):
     job = client.submit(["/bin/echo", "hello"])
     client.wait([job.id])
     log = Path(client.attempts(job.id)[0].log_path)
@@ -196,7 +196,7 @@ def test_a_log_that_is_gone_says_how_much_is_missing(browser, client):
     assert browser.get(f"/job-logs/{job.id}/1").text == f"\n==> 6 bytes missing: {log} is not there <==\n"
 
 
-def test_ten_thousand_jobs_are_listed_at_once(browser, client):
+def test_a_list_of_ten_thousand_jobs_is_served(browser, client):
     jobs = client.submit_many([{"argv": ["/bin/true"], "delay": 3600, "queue": "crowd"}] * 10_000)
     page = browser.get("/job-logs?queue=crowd&limit=10000")
 

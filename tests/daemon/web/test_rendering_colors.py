@@ -35,12 +35,12 @@ from bgd.escape import BIDI_CONTROL, CONTROL
         ('\x1b[31m"><img src=x>', '<span class="fore1">&#34;&gt;&lt;img src=x&gt;</span>'),
     ],
 )
-def test_only_colours_do_anything(output, markup):
+def test_only_colour_sequences_have_an_effect(output, markup):
     assert as_markup(output) == markup
 
 
 @given(st.text(st.sampled_from("ax<>&\"'\x1b[;:m0123489\r\n\t\x07\u202e"), max_size=60))
-def test_whatever_a_job_writes_nothing_is_in_the_page_but_text_and_spans_of_the_set(output):
+def test_any_output_becomes_text_and_known_spans_only(output):
     markup = str(as_markup(output))
 
     assert not re.search(f"[{CONTROL}{BIDI_CONTROL}]", markup)

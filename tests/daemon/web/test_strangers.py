@@ -40,7 +40,7 @@ def assert_refused(answered, *statuses):
     assert answered.headers["x-content-type-options"] == "nosniff"
 
 
-def test_who_is_logged_in_sees_the_jobs(browser):
+def test_a_logged_in_user_sees_the_jobs(browser):
     assert SECRET in browser.say(said(browser)).text
 
 
@@ -77,19 +77,19 @@ def test_who_is_logged_in_sees_the_jobs(browser):
         (b"GET /job-logs HTTP/1.1", [b"Sec-Fetch-Site: cross-site", b"Sec-Fetch-Mode: navigate"], 401),
     ],
 )
-def test_a_bad_request_is_refused_even_of_who_is_logged_in(browser, line, headers, status):
+def test_a_bad_request_is_refused_even_with_a_valid_cookie(browser, line, headers, status):
     assert_refused(browser.say(said(browser, line, *headers)), status)
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "localhost."]
 )
-def test_a_host_that_was_made_to_lead_here_is_refused(browser, host):
+def test_a_foreign_host_name_is_refused(browser, host):
     assert_refused(browser.get("/job-logs", host=host.format(port=browser.port)), 421)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:{port}", "LOCALHOST:{port}", "[::1]:{port}"])
-def test_a_host_of_our_own_is_served(browser, host):
+def test_our_own_host_names_are_served(browser, host):
     assert browser.get("/job-logs", host=host.format(port=browser.port)).status == 200
 
 
@@ -98,7 +98,7 @@ def test_a_request_without_host_is_refused(browser, line):
     assert_refused(browser.say(said(browser, line, host=False)), 400)
 
 
-def test_who_says_little_is_asked_to_hurry_and_keeps_nobody_waiting(browser):
+def test_slow_requests_time_out_and_keep_nobody_waiting(browser):
     slow = [browser.connect() for _ in range(200)]
     for each in slow[-64:]:
         each.sendall(b"GET /job-logs HTTP/1.1\r\nHost:")
@@ -110,7 +110,7 @@ def test_who_says_little_is_asked_to_hurry_and_keeps_nobody_waiting(browser):
         each.close()
 
 
-def test_who_takes_nothing_of_a_long_log_is_hung_up_on(daemon, browser):
+def test_a_client_that_does_not_read_a_long_log_is_disconnected(daemon, browser):
     """The log is larger than the kernel's buffer for a reader."""
     with daemon.client() as client:
         job = client.submit(["/bin/sh", "-c", "head -c 30000000 /dev/zero"])

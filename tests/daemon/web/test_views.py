@@ -24,7 +24,7 @@ def test_a_command_of_a_million_characters_is_cut():
     assert 20_000 < len(job_details(job, None, now=2.0).command) < LIMIT
 
 
-def test_a_result_that_is_nested_deep_takes_no_more_room_than_is_shown():
+def test_a_deeply_nested_result_takes_only_the_memory_of_what_is_shown():
     result = "[" * 200 + "1," * 100_000 + "1" + "]" * 200  # 40 MB if each number had its own line
 
     tracemalloc.start()
@@ -38,7 +38,7 @@ def test_a_result_that_is_nested_deep_takes_no_more_room_than_is_shown():
     assert peak < 10_000_000
 
 
-def test_of_a_long_error_the_beginning_is_shown_and_of_its_traceback_the_end():
+def test_a_long_error_shows_its_beginning_and_the_end_of_its_traceback():
     error = JobError("ValueError", f"first {ODD * 500_000}", f"{ODD * 500_000} last")
     ended: dict[str, Any] = dict.fromkeys(AttemptView.__struct_fields__) | {
         "attempt": 1,
@@ -56,7 +56,7 @@ def test_of_a_long_error_the_beginning_is_shown_and_of_its_traceback_the_end():
     assert (len(details.error), len(details.traceback)) == (20_001, 20_001)
 
 
-def test_a_list_has_bars_of_running_jobs_and_a_jobs_page_keeps_the_last_unless_it_succeeded():
+def test_lists_show_progress_of_running_jobs_and_pages_that_of_all_but_succeeded_ones():
     said = Progress(0.425, "the fourth\nfile")
     bar = ProgressBar(0.425, "42% the fourth\N{SYMBOL FOR LINE FEED}file")
     for state in State:
