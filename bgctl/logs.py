@@ -63,15 +63,11 @@ def logs_command(  # noqa: PLR0913 - one parameter per option
     """
     if attempt is not None and all_attempts:
         raise click.UsageError("--attempt and --all exclude each other")
-    wanted = 0 if all_attempts else attempt
-    with_times = timestamps or global_options().json
-    code = 0
     with client() as daemon:
         job_ids = chosen_ids(daemon, ids)
+        if path:
+            return max([_print_path(daemon, job_id, attempt) for job_id in job_ids])
         for job_id in job_ids:
-            if path:
-                code = _print_path(daemon, job_id, attempt) or code
-                continue
             if follow and is_terminal():
                 say_if_waiting(daemon, job_id)
             printer = LogPrinter(
@@ -79,16 +75,16 @@ def logs_command(  # noqa: PLR0913 - one parameter per option
             )
             for part in daemon.logs(
                 job_id,
-                attempt=wanted,
+                attempt=0 if all_attempts else attempt,
                 follow=follow,
                 tail=lines,
-                timestamps=with_times,
+                timestamps=timestamps or global_options().json,
             ):
                 printer.write(part)
             printer.end()
             if printer.is_empty and lines != 0 and not global_options().json:
                 say(_why_empty(daemon, job_id, attempt))
-    return code
+    return 0
 
 
 def _why_empty(daemon: Client, job_id: int, attempt: int | None) -> str:

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-JobIdRanges = tuple[tuple[range, ...], ...]  # one tuple a word of the command line, one range an item in it
+JobIdRanges = tuple[tuple[range, ...], ...]  # a tuple per word of the command line, a range per item
 
 WAITING = (State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED)
 UNFINISHED = (*WAITING, State.RUNNING, State.STOPPING)
@@ -68,30 +68,30 @@ LAST = range(0)  # stands for the caller's latest job
 
 def with_command_options(function: F) -> F:
     """Add the options of a new command to a verb."""
-    return _with(function, lambda option: option.only != "class", _ENV_PASS)
+    return _add_options(function, lambda option: option.only != "class", _ENV_PASS)
 
 
 def with_call_options(function: F) -> F:
     """Add the options of a new class job to a verb."""
-    return _with(function, lambda option: option.only != "command", _ENV_PASS)
+    return _add_options(function, lambda option: option.only != "command", _ENV_PASS)
 
 
 def with_changeable_options(function: F) -> F:
     """Add the options that can change while a job waits to a verb."""
-    return _with(function, lambda option: option.can_edit)
+    return _add_options(function, lambda option: option.can_edit)
 
 
 def unset_options() -> dict[str, str]:
-    """Return the options that an edit can take away: as they are typed, with their names in a spec."""
+    """Return the options that `edit --unset` accepts, each with the name of its field in JobSpec."""
     return {
-        _SPELLINGS.get(name, [_spelled(name)])[:2][-1].removeprefix("--"): name
-        for name in _TYPED
+        _SPELLINGS.get(name, [_flag(name)])[:2][-1].removeprefix("--"): name
+        for name in _COMMAND_LINE_OPTIONS
         if OPTIONS[name].can_edit and OPTIONS[name].can_unset
     }
 
 
-def _with(function: F, is_wanted: Callable[[Option], bool], *others: Callable[[F], F]) -> F:
-    wanted = [_option(name) for name in _TYPED if is_wanted(OPTIONS[name])]
+def _add_options(function: F, is_wanted: Callable[[Option], bool], *others: Callable[[F], F]) -> F:
+    wanted = [_click_option(name) for name in _COMMAND_LINE_OPTIONS if is_wanted(OPTIONS[name])]
     for add in reversed(wanted + list(others)):
         function = add(function)
     return function
@@ -106,7 +106,7 @@ def job_options(daemon: Client, given: dict[str, Any]) -> JobOptions:
     options = {key: value for key, value in given.items() if _is_given(value)}
     for one, other in (("delay", "at"), ("retry_on", "no_retry_on")):
         if one in options and other in options:
-            raise click.UsageError(f"{_spelled(one)} and {_spelled(other)} exclude each other")
+            raise click.UsageError(f"{_flag(one)} and {_flag(other)} exclude each other")
     if "rerun" in options:
         options["rerun"] = options["rerun"] == "yes"
     for key in options.keys() & {"after", "after_any"}:
@@ -118,7 +118,7 @@ def _is_given(value: object) -> bool:
     return value is not None and value is not False and value != ()
 
 
-def _spelled(key: str) -> str:
+def _flag(key: str) -> str:
     return f"--{key.replace('_', '-')}"
 
 
@@ -440,7 +440,7 @@ class WordType(click.Choice[str]):
         self._kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the word; let click name all words if there is no such word."""
+        """Return the word; click names all words in the error if there is no such word."""
         try:
             return str(self._kind(value))
         except ValueError:
@@ -500,7 +500,7 @@ TIME_LIMIT = DurationType(may_be_zero=False)
 # --- the options of jobs ---------------------------------------------------------------------------------
 
 
-def _assignments(
+def _parse_assignments(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, str] | None:
     pairs = [value.partition("=") for value in values]
@@ -510,13 +510,15 @@ def _assignments(
     return {name: value for name, _, value in pairs} or None
 
 
-def _passed(context: click.Context, parameter: click.Parameter, value: str | None) -> str | list[str] | None:
+def _parse_env_pass(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | list[str] | None:
     del context, parameter
     return value if value in (None, "all", "none") else value.split(",")
 
 
-def _option(name: str) -> Callable[[F], F]:
-    """Return the option of a verb by which people ask for this option of a job."""
+def _click_option(name: str) -> Callable[[F], F]:
+    """Return the command-line option for a field of JobSpec."""
     kind = kind_of(name)
     settings: dict[str, Any] = {"help": f"{OPTIONS[name].help}."}
     if kind is bool:
@@ -525,10 +527,10 @@ def _option(name: str) -> Callable[[F], F]:
         settings["type"], settings["metavar"] = _TYPES[kind]
     elif isinstance(kind, EnumType):
         settings["type"] = WordType(kind)
-    return click.option(*_SPELLINGS.get(name, [_spelled(name)]), **(settings | _SETTINGS.get(name, {})))
+    return click.option(*_SPELLINGS.get(name, [_flag(name)]), **(settings | _SETTINGS.get(name, {})))
 
 
-# How values are read from the command line, by their types, and what stands for them in a help text
+# Parameter type and metavar for each type of a field
 _TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
     Backoff: (BACKOFF, "F"),
     Duration: (DURATION, "D"),
@@ -559,20 +561,20 @@ _SPELLINGS = {
     "env": ["-e", "--env"],
 }
 
-# What is special about an option on the command line
+# Further settings of click.option
 _UNFINISHED_IDS = {"type": JobIdsType(UNFINISHED), "multiple": True, "metavar": "ID,..."}
 _SETTINGS: dict[str, dict[str, Any]] = {
     "tags": {"multiple": True},
     "rerun": {"is_flag": False, "type": click.Choice(["yes", "no"])},
     "after": _UNFINISHED_IDS,
     "after_any": _UNFINISHED_IDS,
-    "env": {"multiple": True, "callback": _assignments, "metavar": "K=V"},
+    "env": {"multiple": True, "callback": _parse_assignments, "metavar": "K=V"},
     "stdin": {"type": FILE, "metavar": "FILE|-"},
 }
 
-# The umask is the caller's, and the input is what `--stdin -` reads
-_TYPED = [name for name in OPTIONS if name not in {"umask", "input"}]
+# Not the umask, which is the caller's, and not the input, which `--stdin -` reads
+_COMMAND_LINE_OPTIONS = [name for name in OPTIONS if name not in {"umask", "input"}]
 
 _ENV_PASS = click.option(
-    "--env-pass", callback=_passed, metavar="all|none|NAMES", help="Pass on these of your variables."
+    "--env-pass", callback=_parse_env_pass, metavar="all|none|NAMES", help="Environment variables to pass on."
 )
