@@ -63,6 +63,10 @@ class Home:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def finished_job(self, *arguments: str) -> str:
+        """Queue a job with bgctl and wait for its end; return its id."""
+        return self.bgctl("submit", "--wait", *arguments).stdout.strip()
+
     def shown(self, job_id: str) -> dict[str, Any]:
         """Return what `bgctl show --json` prints about a job."""
         job: dict[str, Any] = json.loads(self.bgctl("show", "--json", job_id).stdout)

@@ -1,4 +1,4 @@
-"""What is done to jobs: by id, and to all that are selected."""
+"""The verbs that act on jobs, by id and by selection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LATER = ["--delay", "1h", "true"]
 
 @pytest.fixture
 def waiting_jobs(daemon, request):
-    """Three jobs with a tag of the test's own, and the options that select them."""
+    """Return three waiting jobs with a tag of this test, and the options that select them."""
     tag = request.node.name[:200]
     return [daemon.submit("--tag", tag, *LATER) for _ in range(3)], ["--tag", tag]
 
@@ -25,7 +25,7 @@ def states(daemon: Daemon, job_ids: list[str]) -> list[str]:
 
 
 def running_job(daemon: Daemon, script: str, *options: str) -> str:
-    """Queue a job for the shell; return its id once it has said that it is ready."""
+    """Submit a shell script; return the id of the job once the script has created the file `ready`."""
     mark = daemon.folder / "ready"
     mark.unlink(missing_ok=True)
     job_id = daemon.submit(*options, "sh", "-c", script)
@@ -44,7 +44,7 @@ def test_a_held_job_waits_until_it_is_released(daemon):
     assert daemon.bgctl("release", job_id).stdout == f"{job_id} scheduled\n"
 
 
-def test_a_job_that_is_held_between_two_attempts_is_not_listed_as_one_that_runs_on(daemon):
+def test_a_job_held_between_attempts_shows_no_run_time_in_list(daemon):
     job_id = daemon.submit("--retries", "1", "--retry-delay", "1h", "-n", "flaky", "false")
     wait_until(lambda: states(daemon, [job_id]) == ["scheduled"])
 
@@ -54,7 +54,7 @@ def test_a_job_that_is_held_between_two_attempts_is_not_listed_as_one_that_runs_
     assert row.split()[6:] == ["-", "flaky", "false"]
 
 
-def test_a_suspended_job_stands_still_until_it_is_continued(daemon):
+def test_a_suspended_job_stops_until_it_is_continued(daemon):
     job_id = running_job(daemon, "touch ready; exec sleep 60")
     status = Path(f"/proc/{daemon.shown(job_id)['attempts'][0]['pid']}/status")
 
@@ -76,8 +76,8 @@ def test_a_signal_reaches_the_job(daemon, name):
     assert daemon.bgctl("wait", job_id).returncode == 7
 
 
-def test_a_signal_for_the_tree_reaches_the_children_too(daemon):
-    # the shell itself ignores what ends its child
+def test_signal_tree_reaches_child_processes(daemon):
+    # the shell ignores the signal, its child does not
     job_id = running_job(
         daemon, "trap '' USR1; (trap 'exit 9' USR1; touch ready; while :; do sleep 0.1; done)"
     )
@@ -86,7 +86,7 @@ def test_a_signal_for_the_tree_reaches_the_children_too(daemon):
     assert daemon.bgctl("wait", job_id).returncode == 9
 
 
-def test_what_is_removed_is_gone_with_its_log(daemon):
+def test_remove_deletes_a_job_and_its_log(daemon):
     job_id = daemon.bgctl("submit", "--wait", "echo", "hallo").stdout.strip()
     log = Path(daemon.bgctl("logs", "--path", job_id).stdout.strip())
 
@@ -96,7 +96,7 @@ def test_what_is_removed_is_gone_with_its_log(daemon):
     wait_until(lambda: not log.exists())
 
 
-def test_a_job_that_waits_can_become_another(daemon):
+def test_edit_changes_options_and_program_of_a_waiting_job(daemon):
     job_id = daemon.submit("--name", "old", "--timeout", "5m", *LATER)
 
     done = daemon.bgctl(
@@ -110,7 +110,7 @@ def test_a_job_that_waits_can_become_another(daemon):
     assert (job["timeout"], job["name"], job["argv"]) == (None, None, ["echo", "-p", "9"])
 
 
-def test_what_runs_or_has_finished_cannot_be_edited(daemon):
+def test_a_finished_job_cannot_be_edited(daemon):
     job_id = daemon.bgctl("submit", "--wait", "true").stdout.strip()
 
     done = daemon.bgctl("edit", job_id, "-p", "7")
@@ -119,10 +119,41 @@ def test_what_runs_or_has_finished_cannot_be_edited(daemon):
     assert f"job {job_id}" in done.stderr
 
 
+def test_cancel_ends_a_running_job_and_retry_runs_it_again(daemon):
+    mark = daemon.folder / "mark"
+    job_id = daemon.submit("sh", "-c", f"touch {mark}; exec sleep 60")
+    wait_until(mark.exists)
+
+    assert daemon.bgctl("cancel", job_id).stdout == f"{job_id} stopping\n"
+    assert daemon.bgctl("wait", job_id).returncode == 143
+    assert daemon.bgctl("cancel", job_id).returncode == 1
+    assert daemon.bgctl("retry", job_id).stdout in {f"{job_id} queued\n", f"{job_id} running\n"}
+    daemon.bgctl("cancel", job_id)
+
+
+def test_an_error_for_one_job_does_not_stop_the_others(daemon):
+    job_id = daemon.submit("--delay", "1h", "true")
+
+    done = daemon.bgctl("cancel", "--json", "999999", job_id)
+
+    assert done.returncode == 66
+    assert "no job 999999" in done.stderr
+    assert [(each["id"], each["state"]) for each in json.loads(done.stdout)] == [
+        (999999, None),
+        (int(job_id), "cancelled"),
+    ]
+
+
+def test_a_range_means_all_its_jobs(daemon):
+    first, last = (int(daemon.submit("--delay", "1h", "true")) for _ in range(2))
+
+    assert daemon.bgctl("cancel", f"{first}-{last}").stdout == f"{first} cancelled\n{last} cancelled\n"
+
+
 # --- selections --------------------------------------------------------------------------------------------
 
 
-def test_a_selection_is_done_to_the_jobs_it_can_be_done_to(daemon, waiting_jobs):
+def test_a_selection_skips_jobs_to_which_the_verb_does_not_apply(daemon, waiting_jobs):
     job_ids, selection = waiting_jobs
     daemon.bgctl("cancel", job_ids[0])
 
@@ -132,7 +163,7 @@ def test_a_selection_is_done_to_the_jobs_it_can_be_done_to(daemon, waiting_jobs)
     assert done.stdout == "".join(f"{job_id} held\n" for job_id in job_ids[1:])
 
 
-def test_a_dry_run_tells_what_would_be_done_and_does_nothing(daemon, waiting_jobs):
+def test_a_dry_run_lists_the_jobs_and_changes_nothing(daemon, waiting_jobs):
     job_ids, selection = waiting_jobs
     first, *_, last = job_ids
 
@@ -144,7 +175,7 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(daemon, waiting_job
     assert states(daemon, job_ids) == ["scheduled"] * 3
 
 
-def test_several_selected_jobs_need_a_yes(daemon, waiting_jobs):
+def test_several_selected_jobs_need_yes_without_a_terminal(daemon, waiting_jobs):
     job_ids, selection = waiting_jobs
 
     asked = daemon.bgctl("cancel", *selection)
@@ -157,14 +188,14 @@ def test_several_selected_jobs_need_a_yes(daemon, waiting_jobs):
     ]
 
 
-def test_one_selected_job_needs_no_yes(daemon):
+def test_one_selected_job_needs_no_confirmation(daemon):
     job_id = daemon.submit("--name", "the-only-one", *LATER)
 
     assert daemon.bgctl("cancel", "--name", "the-only-*").stdout == f"{job_id} cancelled\n"
 
 
 @pytest.mark.parametrize(("answer", "state", "code"), [("y", "cancelled", 0), ("n", "scheduled", 1)])
-def test_a_person_is_asked(daemon, terminal, waiting_jobs, answer, state, code):
+def test_a_user_at_a_terminal_is_asked_to_confirm(daemon, terminal, waiting_jobs, answer, state, code):
     job_ids, selection = waiting_jobs
     child = terminal("cancel", *selection)
     child.expect_exact("Cancel 3 jobs? [y/N]: ")
@@ -177,7 +208,7 @@ def test_a_person_is_asked(daemon, terminal, waiting_jobs, answer, state, code):
 
 
 @pytest.mark.parametrize(("verb", "options"), [("remove", []), ("prune", ["--keep", "0"])])
-def test_a_person_is_told_that_jobs_are_deleted_for_good(daemon, terminal, verb, options):
+def test_the_question_warns_that_logs_are_deleted_for_good(daemon, terminal, verb, options):
     for _ in range(2):
         daemon.bgctl("run", "true")
     child = terminal(verb, "--state", "succeeded", *options)
@@ -209,7 +240,7 @@ def test_without_a_state_only_failed_jobs_are_retried(daemon):
     )
 
 
-def test_edit_selects_by_other_names(daemon, waiting_jobs):
+def test_edit_has_other_options_to_select_jobs(daemon, waiting_jobs):
     job_ids, (_, tag) = waiting_jobs
 
     daemon.bgctl("edit", "--tagged", tag, "--tag", "new", "--yes")
@@ -218,13 +249,13 @@ def test_edit_selects_by_other_names(daemon, waiting_jobs):
 
 
 @pytest.mark.parametrize("verb", ["cancel", "wait", "remove"])
-def test_a_selection_of_nothing_is_no_error(daemon, verb):
+def test_an_empty_selection_is_not_an_error(daemon, verb):
     done = daemon.bgctl(verb, "--tag", "nobody-has-this")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "bgctl: no jobs match\n")
 
 
-def test_wait_takes_the_unfinished_ones_of_a_queue(daemon):
+def test_wait_with_a_queue_waits_for_its_unfinished_jobs(daemon):
     daemon.bgctl("submit", "--wait", "-q", "waited", "true")
     job_id = daemon.submit("-q", "waited", "--hold", "true")
 
@@ -234,7 +265,7 @@ def test_wait_takes_the_unfinished_ones_of_a_queue(daemon):
     assert f"job {job_id} has not finished" in waited.stderr
 
 
-def test_more_jobs_are_selected_than_one_list_holds(daemon):
+def test_a_selection_may_exceed_one_page_of_a_list(daemon):
     with daemon.client() as client:
         client.submit_many([{"argv": ["true"], "delay": 3600.0, "tags": ["legion"]}] * 10_001)
 

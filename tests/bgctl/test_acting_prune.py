@@ -1,4 +1,4 @@
-"""prune: what it says, what it asks, and what goes."""
+"""The verb prune: which jobs it deletes, and what it prints and asks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bgd import NoSuchJob
 
 @pytest.fixture
 def jobs(own_daemon):
-    """Three jobs that have finished, the last of which failed."""
+    """Return a daemon with three finished jobs; the last one failed."""
     for word in ("one", "two"):
         own_daemon.submit("--wait", "echo", word)
     own_daemon.bgctl("submit", "--wait", "false")
@@ -19,8 +19,8 @@ def jobs(own_daemon):
 
 
 def test_jobs_are_pruned_by_number_age_and_state(jobs):
-    rehearsed = jobs.bgctl("prune", "--keep", "1", "--dry-run")
-    assert rehearsed.stdout == "1 job would be removed, with 4B of logs\n"
+    dry_run = jobs.bgctl("prune", "--keep", "1", "--dry-run")
+    assert dry_run.stdout == "1 job would be removed, with 4B of logs\n"
     assert jobs.bgctl("prune", "--keep", "1").stdout == "1 job removed, with 4B of logs\n"
     assert jobs.bgctl("prune", "--older-than", "1d").stdout == "no job was removed\n"
     assert jobs.bgctl("prune").stdout == "no job was removed\n"
@@ -31,7 +31,7 @@ def test_jobs_are_pruned_by_number_age_and_state(jobs):
         client.job(1)
 
 
-def test_several_jobs_are_pruned_only_if_it_is_said(jobs):
+def test_pruning_several_jobs_needs_confirmation(jobs):
     refused = jobs.bgctl("prune", "--logs-total", "0")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == "bgctl: 2 jobs would be removed: confirm with --yes\n"
@@ -40,7 +40,7 @@ def test_several_jobs_are_pruned_only_if_it_is_said(jobs):
     assert jobs.submit("true") == "4"
 
 
-def test_what_cannot_be_pruned_is_said_in_a_line(daemon):
+def test_invalid_options_of_prune_are_usage_errors(daemon):
     for arguments, words in [
         (("--older-than", "soon"), "'soon' is not a duration"),
         (("--logs-total", "much"), "'much' is not a size"),
@@ -52,7 +52,7 @@ def test_what_cannot_be_pruned_is_said_in_a_line(daemon):
         assert words in done.stderr
 
 
-def test_a_client_prunes(jobs):
+def test_the_python_client_prunes(jobs):
     with jobs.client() as client:
         assert client.prune(keep=0, dry_run=True).jobs == 3
         assert client.prune(keep=1, states=["succeeded"]).jobs == 1

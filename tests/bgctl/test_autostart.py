@@ -1,4 +1,4 @@
-"""The caller's own daemon comes up with the first job, once, and goes down when it is told to."""
+"""Autostart: the first job starts the caller's own daemon, once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_first_job_starts_the_daemon_and_says_so_once(home):
     assert stat.S_IMODE(home.state_dir.stat().st_mode) == 0o700
 
 
-def test_a_started_daemon_is_on_its_own(home):
+def test_a_started_daemon_is_detached_from_its_starter(home):
     home.bgctl(
         "submit", "true", env={"NOTIFY_SOCKET": "/run/notify", "BGD_LOGS_MAX_BYTES": "1MB"}, cwd=home.folder
     )
@@ -39,7 +39,7 @@ def test_a_started_daemon_is_on_its_own(home):
     assert "BGD_LOGS_MAX_BYTES" in names
 
 
-def test_callers_that_race_end_up_at_the_same_daemon(home):
+def test_concurrent_callers_start_only_one_daemon(home):
     command = [sys.executable, "-m", "bgctl", "submit", "true"]
     racers = [
         subprocess.Popen(
@@ -55,7 +55,7 @@ def test_callers_that_race_end_up_at_the_same_daemon(home):
     assert sum("started a daemon" in err for (_, err), _ in ends) == 1
 
 
-def test_a_daemon_that_will_not_start_is_an_error_that_says_why(home):
+def test_a_daemon_that_fails_to_start_is_an_error_with_the_reason(home):
     home.state_dir.mkdir(parents=True, mode=0o700)
     (home.state_dir / "bgd.db").mkdir()
 
@@ -78,7 +78,7 @@ def test_a_file_in_place_of_the_state_folder_is_named(home):
     home.state_dir.unlink()
 
 
-def test_a_home_that_does_not_exist_is_not_missed_where_there_is_a_state_folder(home):
+def test_a_missing_home_does_not_matter_if_a_state_folder_is_configured(home):
     elsewhere = home.env | {"HOME": "/nonexistent", "BGD_DAEMON_STATE_DIR": str(home.state_dir)}
 
     done = home.bgctl("run", "--cwd", "/", "pwd", env=elsewhere)
@@ -108,7 +108,7 @@ def test_a_configuration_in_a_home_that_is_not_utf_8_is_read(home):
     assert home.bgctl("reload", env=odd).returncode == 0
 
 
-def test_a_daemon_that_cannot_read_its_configuration_says_so_to_autostart_in_any_bytes(home):
+def test_autostart_reports_a_broken_configuration_with_non_utf_8_bytes(home):
     folder = home.folder / os.fsdecode(b"\xff")
     (folder / ".config/bgd").mkdir(parents=True)
     (folder / ".config/bgd/bgd.toml").write_text("[daemon]\nslots = 0\n")
@@ -144,12 +144,12 @@ def test_after_shutdown_the_next_job_starts_another_daemon(home):
 @pytest.mark.parametrize(
     "shutdown", ["client.shutdown()", "run([executable, '-m', 'bgctl', 'shutdown'], check=True)"]
 )
-def test_a_result_asked_for_after_shutdown_starts_a_daemon_at_once(home, shutdown):
+def test_asking_for_a_result_after_shutdown_starts_a_daemon_at_once(home, shutdown):
     program = (
         "from subprocess import run\n"
         "from sys import executable\n"
         "from bgd import Client\n"
-        "with Client(timeout=4) as client:\n"  # less than clients leave to others to start it again
+        "with Client(timeout=4) as client:\n"  # less than the time that clients leave to others to restart it
         "    job = client.submit(['true']).wait(20)\n"
         f"    {shutdown}\n"
         "    print(job.result())\n"

@@ -1,4 +1,4 @@
-"""What shells offer while a command is typed: asked as their scripts ask, and typed into real ones."""
+"""Shell completion: the answers to completion scripts, and real shells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPT = "ready> "
 
 
 def offered(home: Home, *words: str, shell: str = "fish") -> list[str]:
-    """Return what a shell would be told about the last word, after all that stands before it."""
+    """Return the completions of the last word, each with its help."""
     *before, last = words
     env = {"_BGCTL_COMPLETE": f"{shell}_complete", "COMP_WORDS": " ".join(["bgctl", *before, last])}
     position = last if shell == "fish" else str(len(words))
@@ -41,7 +41,7 @@ def test_verbs_and_options_are_offered(home):
     assert offered(home, "submit", "ma") == ["file,ma"]
 
 
-def test_jobs_that_the_verb_can_act_on_are_offered_and_described(daemon):
+def test_only_jobs_to_which_the_verb_applies_are_offered(daemon):
     held = daemon.submit("--hold", "--name", "check: this", "true")
     waiting = daemon.submit("--delay", "1h", "echo", "a\nb")
 
@@ -62,7 +62,7 @@ def test_queues_are_offered(daemon):
 
 
 @pytest.mark.parametrize("words", [["cancel", ""], ["submit", "-q", ""], ["logs", "x"]])
-def test_without_an_answer_nothing_is_offered_said_or_started(home, words):
+def test_without_a_daemon_nothing_is_offered_printed_or_started(home, words):
     assert offered(home, *words) == []
     assert not home.state_dir.exists()
 
@@ -79,7 +79,7 @@ SHELLS = {
 
 @pytest.fixture(params=SHELLS)
 def shell(request, daemon: Daemon):
-    """A real shell at its prompt, with the script read."""
+    """Start a real shell that has read the completion script; yield it at its prompt."""
     program = shutil.which(request.param)
     if program is None:
         pytest.skip(f"*** {request.param} IS NOT INSTALLED: its completion is NOT TESTED ***")

@@ -1,4 +1,4 @@
-"""The configuration as a daemon would read it."""
+"""The verb config: it shows the configuration as a daemon would read it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ argv = ["node"]
 """
 
 
-def test_what_is_shown_reads_as_what_it_was_read_from(home):
+def test_the_shown_configuration_reads_back_as_the_same(home):
     home.configure(WRITTEN)
     source = home.folder / ".config/bgd/bgd.toml"
 
@@ -64,7 +64,7 @@ def test_every_key_is_shown(home):
     assert as_json["retry"]["commands"]["retries"] == 0
 
 
-def test_what_is_kept_for_ever_is_shown_as_it_is_written(home):
+def test_unlimited_values_are_shown_as_words(home):
     text = """
         [daemon]
         min_free = "1GB"
@@ -84,11 +84,11 @@ def test_what_is_kept_for_ever_is_shown_as_it_is_written(home):
     assert shown["backup"]["every"] == "never"
 
 
-def test_the_machines_configuration_has_other_places(home):
+def test_the_system_configuration_has_other_paths(home):
     assert 'state_dir = "/var/lib/bgd"\n' in home.bgctl("config", "show", "--system").stdout
 
 
-def test_a_configuration_that_cannot_be_used_is_named(home):
+def test_an_invalid_configuration_is_named_in_the_error(home):
     home.configure("[daemon]\nslots = 0\n")
 
     done = home.bgctl("config", "show")

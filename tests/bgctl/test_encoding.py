@@ -1,4 +1,4 @@
-"""Other encodings than UTF-8: bytes pass unchanged or are refused, and JSON is valid in any locale."""
+"""Encodings besides UTF-8: bytes pass unchanged or are refused, and JSON is valid in any locale."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ with Client() as client:
 
 @pytest.fixture(scope="module")
 def latin_1(tmp_path_factory) -> dict[str, str]:
-    """Return the variables that give a program a locale in Latin-1."""
+    """Return the variables that give a program a Latin-1 locale."""
     folder = tmp_path_factory.mktemp("locales")
     if shutil.which("localedef") is None:
         pytest.skip("NOT RUN IN LATIN-1: there is no localedef")
@@ -65,7 +65,7 @@ def python(
     )
 
 
-def test_bytes_of_jobs_pass_unchanged(daemon, locale):
+def test_output_bytes_pass_unchanged(daemon, locale):
     script = r"printf '\351\303\251\377\000\r\n'"
     ran = bgctl(daemon, locale, "run", "sh", "-c", script)
 
@@ -73,7 +73,7 @@ def test_bytes_of_jobs_pass_unchanged(daemon, locale):
     assert bgctl(daemon, locale, "logs").stdout == ran.stdout
 
 
-def test_words_variables_and_folders_reach_a_job_with_the_bytes_they_had(daemon, locale):
+def test_arguments_variables_and_folders_reach_a_job_with_their_bytes(daemon, locale):
     word = "größe".encode()
     folder = os.fsencode(daemon.folder) + b"/" + word
     Path(os.fsdecode(folder)).mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ def test_words_variables_and_folders_reach_a_job_with_the_bytes_they_had(daemon,
     assert ran.stdout == 3 * word + folder + b"\n", ran.stderr
 
 
-def test_words_that_are_not_utf_8_are_refused(daemon, locale):
+def test_arguments_that_are_not_utf_8_are_refused(daemon, locale):
     ran = bgctl(daemon, locale, "run", "printf", "%s", b"caf\xe9")
 
     assert ran.returncode not in {0, 70}
@@ -95,7 +95,7 @@ def test_words_that_are_not_utf_8_are_refused(daemon, locale):
     assert ran.stderr.count(b"\n") == 1
 
 
-def test_a_daemon_in_another_locale_gives_jobs_the_bytes_that_were_sent(latin_1, own_daemon):
+def test_a_daemon_in_another_locale_passes_the_same_bytes_to_jobs(latin_1, own_daemon):
     own_daemon.stop()
     own_daemon.env |= latin_1
     own_daemon.start()
@@ -107,7 +107,7 @@ def test_a_daemon_in_another_locale_gives_jobs_the_bytes_that_were_sent(latin_1,
     assert ran.stdout == word, ran.stderr
 
 
-def test_a_program_in_another_locale_sends_the_bytes_it_was_given_and_warns_of_others(daemon, locale):
+def test_a_client_in_another_locale_sends_its_bytes_and_warns_about_invalid_ones(daemon, locale):
     variables = locale | {"BGD_SOCKET": str(daemon.socket), "CAFE": os.fsdecode(b"caf\xe9")}
 
     done = python(daemon, variables, "-c", SUBMITS, "größe".encode())
@@ -158,7 +158,7 @@ def test_json_of_output_is_ascii_and_valid(daemon, locale):
         ["edit", "--after", STEERING, "1"],
     ],
 )
-def test_errors_show_what_would_steer_a_terminal(daemon, words):
+def test_errors_escape_control_characters(daemon, words):
     done = bgctl(daemon, {"LC_ALL": "C.UTF-8"}, *(word.encode() for word in words))
 
     text = done.stderr.decode()
@@ -166,5 +166,5 @@ def test_errors_show_what_would_steer_a_terminal(daemon, words):
     assert not set(text.rstrip("\n")) & set("\x1b\x07\x9b\u202e\x7f\n"), text
 
 
-def test_a_terminal_is_shown_output_in_its_own_encoding():
+def test_a_terminal_gets_output_in_its_own_encoding():
     assert TerminalEscaper("iso8859-1").feed(b"gr\xf6\xdfe\x9b\n") == "größe<U+009B>\n"

@@ -1,4 +1,4 @@
-"""How a job ended is what run, wait and submit --wait exit with."""
+"""Exit codes of bgctl: its own, and those that pass on how a job ended."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def folder(daemon):
 
 
 @pytest.mark.parametrize(("arguments", "code"), ENDS, ids=[" ".join(arguments) for arguments, _ in ENDS])
-def test_run_exits_as_the_job_did(daemon, folder, arguments, code):
+def test_run_exits_with_the_code_of_the_job(daemon, folder, arguments, code):
     assert daemon.bgctl("run", *arguments, cwd=folder).returncode == code
 
 
-def test_submit_wait_and_wait_exit_as_the_job_did(daemon):
+def test_submit_wait_and_wait_exit_with_the_code_of_the_job(daemon):
     waited = daemon.bgctl("submit", "--wait", *SCRIPT, "exit 4")
     job_id = waited.stdout.strip()
 
@@ -63,7 +63,7 @@ def test_a_cancelled_job_is_143(daemon):
     assert (waited.returncode, waited.stdout) == (143, f"{job_id} cancelled\n")
 
 
-def test_waiting_in_vain_is_75(daemon):
+def test_a_timeout_of_wait_is_75(daemon):
     job_id = daemon.bgctl("submit", "--delay", "1h", "true").stdout.strip()
 
     waited = daemon.bgctl("wait", "--timeout", "50ms", job_id)
@@ -72,7 +72,7 @@ def test_waiting_in_vain_is_75(daemon):
     assert f"job {job_id} has not finished within 0.05 s" in waited.stderr
 
 
-def test_wait_any_returns_with_the_first(daemon):
+def test_wait_any_returns_after_the_first_job(daemon):
     slow = daemon.bgctl("submit", "--delay", "1h", "true").stdout.strip()
     quick = daemon.bgctl("submit", "true").stdout.strip()
 
@@ -108,7 +108,7 @@ def test_a_class_that_is_not_allowed_is_77(daemon):
         (["-n", "a\tb", "true"], "name, key and tags are printable text"),
     ],
 )
-def test_what_cannot_be_run_is_refused_before_it_is_queued(daemon, arguments, message):
+def test_a_command_that_cannot_run_is_refused_before_it_is_queued(daemon, arguments, message):
     before = json.loads(daemon.bgctl("list", "--json", "--limit", "1").stdout)
 
     done = daemon.bgctl("submit", *arguments)
@@ -121,7 +121,7 @@ def test_what_cannot_be_run_is_refused_before_it_is_queued(daemon, arguments, me
     assert [job["id"] for job in before] == [job["id"] for job in after]
 
 
-def test_ways_to_shut_down_exclude_each_other(daemon):
+def test_modes_of_shutdown_exclude_each_other(daemon):
     done = daemon.bgctl("shutdown", "--wait", "--cancel")
 
     assert (done.returncode, done.stderr) == (
@@ -132,7 +132,7 @@ def test_ways_to_shut_down_exclude_each_other(daemon):
 
 
 @pytest.mark.parametrize("text", ["[NaN]", "[Infinity]", "[" * 100_000])
-def test_arguments_that_are_no_json_are_a_mistake_of_usage(daemon, text):
+def test_arguments_that_are_not_json_are_a_usage_error(daemon, text):
     done = daemon.bgctl("call", "app:f", "--args", text)
 
     assert done.returncode == 2
@@ -152,7 +152,7 @@ def test_closed_streams_do_not_keep_a_job_from_running(daemon, tmp_path, closed)
     assert b"Traceback" not in done.stderr
 
 
-def test_a_failed_class_job_says_what_it_raised(own_daemon):
+def test_a_failed_class_job_shows_its_exception(own_daemon):
     (own_daemon.folder / "quarrel.py").write_text(
         "def f():\n    raise ValueError('no \\x1b[31mluck\\n' + 'x' * 1000)\n"
     )
@@ -168,4 +168,4 @@ def test_a_failed_class_job_says_what_it_raised(own_daemon):
     assert done.stderr.endswith("xxx...)\n")
 
     missing = own_daemon.bgctl("call", "--wait", "--retries", "0", "quarrel:g").stdout.strip()
-    assert own_daemon.bgctl("show", missing).stdout.count("has no 'g'") == 1  # there is no traceback
+    assert own_daemon.bgctl("show", missing).stdout.count("has no 'g'") == 1  # no traceback repeats it

@@ -1,4 +1,4 @@
-"""What the verbs that scripts call by the thousand import: every call waits for each of these modules."""
+"""Modules that the most frequent verbs import: every call of a script waits for each of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import DEADLINE, Daemon
 
-# Besides bgd's own: these, and whatever they import themselves. Not among them: rich, asyncio, subprocess
+# Allowed besides bgd's own modules, with all that they import themselves. Not rich, asyncio or subprocess.
 NEEDED = {
     "click": "parses the words",
     "msgspec": "reads and writes what goes over the socket",
@@ -32,7 +32,7 @@ OWN = {
 
 
 @pytest.mark.parametrize("arguments", OWN)
-def test_a_hot_verb_imports_no_more_than_it_needs(daemon, arguments):
+def test_a_frequent_verb_imports_only_what_it_needs(daemon, arguments):
     imported = modules_after(
         daemon,
         "import os, sys; os._exit = lambda code: print(code, *sys.modules, file=sys.stderr)\n"
@@ -43,7 +43,7 @@ def test_a_hot_verb_imports_no_more_than_it_needs(daemon, arguments):
     )
 
     foreign = {name for name in imported if name.partition(".")[0] not in {"bgd", "bgctl"}}
-    # where no bytecode is kept, Python's compiler needs unicodedata
+    # without cached bytecode, Python's compiler needs unicodedata
     assert foreign - allowed - {"unicodedata"} == set()
     assert foreign >= NEEDED.keys()
     assert {name.removeprefix("bgctl.") for name in imported if name.startswith("bgctl.")} == {
@@ -53,7 +53,7 @@ def test_a_hot_verb_imports_no_more_than_it_needs(daemon, arguments):
 
 
 def modules_after(daemon: Daemon, code: str) -> set[str]:
-    """Return the names of the modules that are there after this code, which prints 0 and them to stderr."""
+    """Run code that prints 0 and the names of its modules to stderr; return the names."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=daemon.env,

@@ -1,4 +1,4 @@
-"""What happened, and how much of it there was."""
+"""The verbs events and stats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from tests.support import DEADLINE, seen
 
 
-def test_events_tell_the_life_of_a_job_and_have_a_cursor(own_daemon):
+def test_events_show_the_life_of_a_job_and_have_a_cursor(own_daemon):
     job_id = int(own_daemon.bgctl("submit", "--wait", "sh", "-c", "exit 3").stdout)
 
     events = [json.loads(line) for line in own_daemon.bgctl("events").stdout.splitlines()]
@@ -26,7 +26,7 @@ def test_events_tell_the_life_of_a_job_and_have_a_cursor(own_daemon):
     assert [json.loads(line) for line in rest.splitlines()] == events[2:]
 
 
-def test_followed_events_come_as_they_happen(daemon):
+def test_followed_events_arrive_as_they_happen(daemon):
     command = [sys.executable, "-m", "bgctl", "events", "-f", "--since", "0"]
     with subprocess.Popen(command, env=daemon.env, cwd=daemon.folder, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -39,7 +39,7 @@ def test_followed_events_come_as_they_happen(daemon):
         process.wait(DEADLINE)
 
 
-def test_a_person_gets_a_line_for_each_event(daemon, terminal):
+def test_a_terminal_gets_one_text_line_per_event(daemon, terminal):
     job_id = daemon.bgctl("submit", "--wait", "false").stdout.strip()
 
     text = seen(terminal("events"))
@@ -47,7 +47,7 @@ def test_a_person_gets_a_line_for_each_event(daemon, terminal):
     assert re.search(rf"\d\d:\d\d:\d\d job {job_id} give up: failed \(attempt 1, exit\)", text)
 
 
-def test_stats_tell_how_much_there_was(own_daemon):
+def test_stats_count_jobs_and_outcomes(own_daemon):
     for program in ("true", "true", "false"):
         own_daemon.bgctl("submit", "--wait", program)
     own_daemon.submit("--hold", "true")

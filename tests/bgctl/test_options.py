@@ -1,4 +1,4 @@
-"""The options of new jobs: each reaches the job, and those that need an answer get it."""
+"""Options of jobs: each reaches the job and takes effect."""
 
 from __future__ import annotations
 
@@ -60,20 +60,20 @@ def test_limits_reach_the_job_and_are_shown(daemon):
         ("--core-max", "-1", "'-1' is not a size"),
     ],
 )
-def test_a_limit_that_cannot_be_is_refused_in_one_line(daemon, option, value, said):
+def test_an_invalid_limit_is_refused_in_one_line(daemon, option, value, said):
     done = daemon.bgctl("submit", option, value, "true")
 
     assert done.returncode == 2
     assert said in done.stderr.splitlines()[-1]
 
 
-def test_a_job_is_held_to_its_limits(daemon):
+def test_limits_apply_to_the_job(daemon):
     done = daemon.bgctl("run", "--nice", "7", "--open-files", "99", "sh", "-c", "nice; ulimit -n")
 
     assert done.stdout.split() == ["7", "99"]
 
 
-def test_a_class_job_takes_the_options_that_are_not_for_commands_alone(own_daemon):
+def test_a_class_job_takes_all_options_but_those_of_commands(own_daemon):
     own_daemon.configure('[security]\nallowed_classes = ["app.*"]\n')
     own_daemon.stop()
     own_daemon.start()
@@ -84,15 +84,15 @@ def test_a_class_job_takes_the_options_that_are_not_for_commands_alone(own_daemo
     assert (job["state"], job["no_retry_on"], job["slots"]) == ("held", [3], 2)
 
 
-def test_a_job_starts_at_the_time_of_day_that_comes_next(daemon):
+def test_at_means_the_next_occurrence_of_a_time_of_day(daemon):
     job = daemon.shown(daemon.submit("--at", "04:05", "true"))
 
     at = datetime.fromisoformat(job["at"]).astimezone()
     assert (at.hour, at.minute, job["state"]) == (4, 5, "scheduled")
-    assert 0 < at.timestamp() - time.time() <= 86_400 + 3_600  # a day may have an hour more
+    assert 0 < at.timestamp() - time.time() <= 86_400 + 3_600  # a day may have 25 hours
 
 
-def test_a_job_waits_for_those_it_names(daemon):
+def test_after_waits_for_the_named_jobs(daemon):
     first, second = (int(daemon.submit("--hold", "true")) for _ in range(2))
 
     waiting = daemon.submit("--after", f"{first}-{second}", "--after-any", "last", "true")
@@ -104,7 +104,7 @@ def test_a_job_waits_for_those_it_names(daemon):
     assert f" after:{first},{second} " in row
 
 
-def test_a_job_whose_other_failed_was_not_run(daemon):
+def test_a_job_whose_dependency_failed_never_runs(daemon):
     failing = daemon.submit("--delay", "1h", "false")
     waiting = daemon.submit("--after", failing, "true")
 
@@ -115,7 +115,7 @@ def test_a_job_whose_other_failed_was_not_run(daemon):
     assert f"{waiting} cancelled (job {failing}, which had to succeed before, was cancelled)" in waited.stdout
 
 
-def test_a_job_that_expired_was_not_run(daemon):
+def test_an_expired_job_never_runs(daemon):
     daemon.bgctl("queue", "set", "closed", "--slots", "1")
     daemon.bgctl("pause", "closed")
     job_id = daemon.submit("--queue", "closed", "--expires", "50ms", "true")
@@ -127,7 +127,7 @@ def test_a_job_that_expired_was_not_run(daemon):
 
 
 @pytest.mark.parametrize("start", [("--delay", "2h"), ("--at", "2199-01-01")])
-def test_a_job_that_could_only_expire_is_refused(daemon, start):
+def test_a_job_that_must_expire_before_its_start_is_refused(daemon, start):
     refused = daemon.bgctl("submit", *start, "--expires", "1h", "true")
     waiting = daemon.submit("--delay", "2h", "true")
     edited = daemon.bgctl("edit", waiting, "--expires", "1h")
@@ -138,7 +138,7 @@ def test_a_job_that_could_only_expire_is_refused(daemon, start):
     assert daemon.bgctl("edit", waiting, "--delay", "30m", "--expires", "1h").returncode == 0
 
 
-def test_a_key_names_the_job_that_has_it(daemon, terminal):
+def test_a_second_submit_with_a_key_prints_the_job_that_has_it(daemon, terminal):
     job_id = daemon.submit("--hold", "--key", "nightly", "true")
 
     again = daemon.bgctl("submit", "--key", "nightly", "--json", "true")
@@ -152,13 +152,13 @@ def test_a_key_names_the_job_that_has_it(daemon, terminal):
     ]
 
 
-def test_a_command_reads_what_bgctl_can_read(daemon):
+def test_stdin_dash_passes_the_input_of_bgctl_to_the_job(daemon):
     done = daemon.bgctl("run", "--stdin", "-", "tr", "a-z", "A-Z", read="for the job\n")
 
     assert (done.returncode, done.stdout) == (0, "FOR THE JOB\n")
 
 
-def test_more_input_than_goes_with_a_job_is_refused(daemon):
+def test_input_over_the_limit_is_refused(daemon):
     done = daemon.bgctl("submit", "--stdin", "-", "cat", read="x" * 500_001)
 
     assert (done.returncode, done.stdout) == (2, "")
@@ -169,7 +169,7 @@ def test_more_input_than_goes_with_a_job_is_refused(daemon):
 @pytest.mark.parametrize(
     ("source", "message"), [("no-such-file", "does not exist"), ("/", "is a folder, not a file")]
 )
-def test_a_file_that_cannot_be_read_is_refused_before_it_is_queued(daemon, source, message):
+def test_an_unreadable_input_file_is_refused_before_the_job_is_queued(daemon, source, message):
     done = daemon.bgctl("submit", "--stdin", source, "cat")
 
     assert (done.returncode, done.stdout) == (1, "")
@@ -177,12 +177,12 @@ def test_a_file_that_cannot_be_read_is_refused_before_it_is_queued(daemon, sourc
     assert "use --no-check to queue it anyway" in done.stderr
 
 
-def test_a_line_for_the_shell_is_one_word(daemon):
+def test_shell_runs_one_text_with_sh(daemon):
     done = daemon.bgctl("run", "--shell", "echo a | tr a b; exit 3")
 
     assert (done.returncode, done.stdout) == (3, "b\n")
 
 
-def test_a_job_has_a_terminal_if_it_wants_one(daemon):
+def test_pty_gives_the_job_a_terminal(daemon):
     assert daemon.bgctl("run", "--pty", "tty").stdout.startswith("/dev/")
     assert daemon.bgctl("run", "tty").stdout == "not a tty\n"

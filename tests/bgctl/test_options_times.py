@@ -1,4 +1,4 @@
-"""Instants that people write: which moment is meant, wherever the clock stands."""
+"""Times on the command line: which moment they mean."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def local(at: float) -> datetime:
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Paris", "America/St_Johns"])
 @pytest.mark.parametrize("minutes", [-1, 1])
-def test_a_time_of_day_is_the_next_one(monkeypatch, zone, minutes):
+def test_a_time_of_day_means_its_next_occurrence(monkeypatch, zone, minutes):
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     clock = datetime.now().astimezone() + timedelta(minutes=minutes)
@@ -31,7 +31,7 @@ def test_a_time_of_day_is_the_next_one(monkeypatch, zone, minutes):
     at = meant(f"{clock:%H:%M:%S}")
 
     assert f"{local(at):%H:%M:%S}" == f"{clock:%H:%M:%S}"
-    assert 0 < at - time.time() <= 90_000  # a day, and an hour more where summer time ends
+    assert 0 < at - time.time() <= 90_000  # a day has 25 hours when summer time ends
     monkeypatch.undo()
     time.tzset()
 
@@ -46,7 +46,7 @@ def test_a_date_is_local_unless_it_has_a_zone():
 
 
 @pytest.mark.parametrize("text", ["", "soon", "25:00", "9:60", "9", "tomorrow", "2099-13-01", "9999999999"])
-def test_anything_else_is_refused_with_examples(text):
+def test_other_text_is_refused_with_examples(text):
     with pytest.raises(click.BadParameter, match="is not a time: write 14:30, tomorrow 9:00"):
         meant(text)
 

@@ -1,4 +1,4 @@
-"""Slots and queues: shown and set, and kept."""
+"""The verbs slots, pause, resume and queue."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from tests.support import seen
 
 
-def test_slots_are_shown_and_set_and_given_back_to_the_configuration(own_daemon):
+def test_slots_are_shown_set_and_reset_to_the_configuration(own_daemon):
     usual = json.loads(own_daemon.bgctl("slots", "--json").stdout)["configured_slots"]
 
     assert own_daemon.bgctl("slots", "77").stdout == f"77 slots (configured: {usual}), 0 taken\n"
@@ -26,7 +26,7 @@ def test_a_paused_queue_starts_nothing_until_it_is_resumed(daemon):
     assert daemon.bgctl("wait", job_id).returncode == 0
 
 
-def test_a_queue_that_does_not_exist_is_refused_and_not_made(own_daemon):
+def test_an_unknown_queue_is_refused_and_not_created(own_daemon):
     own_daemon.bgctl("queue", "set", "mail", "--slots", "2")
 
     number = own_daemon.bgctl("pause", "371")
@@ -45,7 +45,7 @@ def test_a_queue_that_does_not_exist_is_refused_and_not_made(own_daemon):
     ]
 
 
-def test_all_queues_are_paused_together_and_resumed_but_for_single_ones(own_daemon):
+def test_resume_of_all_queues_leaves_single_queues_paused(own_daemon):
     assert own_daemon.bgctl("pause").stderr == "bgctl: all queues are paused\n"
     own_daemon.bgctl("queue", "set", "night", "--slots", "9")
     own_daemon.bgctl("pause", "night")
@@ -87,7 +87,7 @@ def test_queues_are_listed_with_their_slots_and_jobs(own_daemon):
     assert (queue["name"], queue["slots"], queue["paused"]) == ("mail", 3, False)
 
 
-def test_a_full_queue_is_why_a_job_waits(own_daemon):
+def test_show_names_a_full_queue_as_the_reason_to_wait(own_daemon):
     said = own_daemon.bgctl("queue", "set", "mail", "--slots", "1").stderr
     assert said == "bgctl: queue mail has 1 slot\n"
     own_daemon.submit("-q", "mail", "sleep", "60")
@@ -101,7 +101,7 @@ def test_a_full_queue_is_why_a_job_waits(own_daemon):
     assert own_daemon.bgctl("wait", job_id).returncode == 0
 
 
-def test_what_was_set_of_a_queue_is_forgotten(own_daemon):
+def test_queue_remove_resets_a_queue(own_daemon):
     own_daemon.bgctl("queue", "set", "mail", "--slots", "1")
 
     assert own_daemon.bgctl("queue", "remove", "mail").returncode == 0
@@ -110,7 +110,7 @@ def test_what_was_set_of_a_queue_is_forgotten(own_daemon):
     assert queue["name"] == "default"
 
 
-def test_list_tells_a_person_which_pause_keeps_its_jobs_from_starting(daemon, terminal):
+def test_list_on_a_terminal_names_the_pause_that_stops_its_jobs(daemon, terminal):
     daemon.bgctl("queue", "set", "night", "--slots", "9")
     daemon.bgctl("pause", "night")
     job_id = daemon.submit("--queue", "night", "true")
@@ -125,7 +125,7 @@ def test_list_tells_a_person_which_pause_keeps_its_jobs_from_starting(daemon, te
     daemon.bgctl("wait", job_id)
 
 
-def test_following_a_job_that_waits_tells_a_person_why(daemon, terminal):
+def test_following_a_waiting_job_on_a_terminal_says_why_it_waits(daemon, terminal):
     job_id = daemon.submit("--delay", "1h", "true")
     child = terminal("logs", "-f", job_id)
 
@@ -135,7 +135,7 @@ def test_following_a_job_that_waits_tells_a_person_why(daemon, terminal):
     assert "was never started" in seen(child)
 
 
-def test_run_tells_a_person_which_pause_it_waits_for(daemon, terminal):
+def test_run_on_a_terminal_names_the_pause_it_waits_for(daemon, terminal):
     daemon.bgctl("queue", "set", "night", "--slots", "9")
     daemon.bgctl("pause", "night")
     child = terminal("run", "-q", "night", "echo", "hallo")

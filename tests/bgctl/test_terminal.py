@@ -1,4 +1,4 @@
-"""What a terminal is given of a stranger's words."""
+"""Escaping of untrusted output for a terminal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shown(*pieces: bytes) -> str:
         (b"ends in \xe4\xb8", "ends in \N{REPLACEMENT CHARACTER}"),
     ],
 )
-def test_only_text_newlines_and_colours_reach_a_terminal(data, expected):
+def test_only_text_newlines_and_colors_reach_a_terminal(data, expected):
     assert shown(data) == expected
 
 
@@ -48,7 +48,7 @@ def test_text_cannot_be_hidden(sequence):
 
 
 @pytest.mark.parametrize("sequence", ["38;5;8", "48;5;8", "38;2;8;8;8", "58;5;8", "38:5:8", "18", "28", ""])
-def test_colours_numbered_8_are_colours(sequence):
+def test_a_color_with_number_8_is_a_color(sequence):
     assert shown(f"\x1b[{sequence}mred".encode()) == f"\x1b[{sequence}mred"
 
 
@@ -57,11 +57,11 @@ def test_colours_numbered_8_are_colours(sequence):
         st.sampled_from([b"\x1b", b"[", b"31", b"m", b"\r", b"\n", b"\xe4", b"\xb8\x96", b"x"]), max_size=12
     )
 )
-def test_the_pieces_output_comes_in_make_no_difference(pieces):
+def test_the_result_does_not_depend_on_how_output_is_split(pieces):
     assert shown(*pieces) == shown(b"".join(pieces))
 
 
-def test_text_is_shown_at_once_and_not_at_the_next_piece():
+def test_text_is_shown_at_once():
     assert TerminalEscaper().feed(b"prompt> ") == "prompt> "
 
 

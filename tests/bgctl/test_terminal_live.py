@@ -1,4 +1,4 @@
-"""What a person at a terminal sees, and what Ctrl-C does."""
+"""bgctl on a real terminal: tables, colors, escaping and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import re
 
 import pytest
 
-from tests.support import WIDTH, Daemon, seen
+from tests.support import WIDTH, seen
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def finished_job(daemon: Daemon, *command: str) -> str:
-    done = daemon.bgctl("submit", "--wait", *command)
-    return done.stdout.strip()
-
-
 def test_list_is_a_table_that_fits_the_terminal(daemon, terminal):
-    finished_job(daemon, "echo", "long " * 50)
+    daemon.finished_job("echo", "long " * 50)
 
     lines = seen(terminal("list")).splitlines()
 
@@ -35,7 +30,7 @@ def test_list_is_a_table_that_fits_the_terminal(daemon, terminal):
     ],
 )
 def test_a_narrow_terminal_gets_fewer_columns_but_whole_ids_and_states(own_daemon, terminal, width, headings):
-    job_ids = [finished_job(own_daemon, "-n", name, "echo", "word " * 50) for name in ("a" * 30, "b")]
+    job_ids = [own_daemon.finished_job("-n", name, "echo", "word " * 50) for name in ("a" * 30, "b")]
 
     text = seen(terminal("list", width=width, HOME=str(own_daemon.folder)))
 
@@ -45,8 +40,8 @@ def test_a_narrow_terminal_gets_fewer_columns_but_whole_ids_and_states(own_daemo
     assert [line[:2] for line in lines[1:]] == [[job_id, "succeeded"] for job_id in reversed(job_ids)]
 
 
-def test_a_tiny_terminal_wraps_rather_than_cut_an_id(daemon, terminal):
-    job_id = finished_job(daemon, "true")
+def test_a_tiny_terminal_wraps_lines_instead_of_cutting_ids(daemon, terminal):
+    job_id = daemon.finished_job("true")
 
     lines = seen(terminal("list", width=16)).splitlines()
 
@@ -54,8 +49,8 @@ def test_a_tiny_terminal_wraps_rather_than_cut_an_id(daemon, terminal):
     assert "succeeded" in "".join(lines)
 
 
-def test_the_state_has_a_colour_unless_none_is_wanted(daemon, terminal):
-    finished_job(daemon, "true")
+def test_states_are_colored_unless_no_color_is_requested(daemon, terminal):
+    daemon.finished_job("true")
 
     assert "\x1b[32msucceeded" in seen(terminal("list"))
     assert "\x1b" not in seen(terminal("list", NO_COLOR="1"))
@@ -70,8 +65,8 @@ def test_json_is_the_same_on_a_terminal(terminal):
 EVIL = r"\033]0;owned\007\033[2J\033]52;c;eA==\033\\\302\233H100%%\rdone\377\342\200\256"
 
 
-def test_output_cannot_steer_the_terminal(daemon, terminal):
-    job_id = finished_job(daemon, "printf", EVIL)
+def test_output_cannot_control_the_terminal(daemon, terminal):
+    job_id = daemon.finished_job("printf", EVIL)
 
     text = seen(terminal("logs", job_id))
 
@@ -79,26 +74,26 @@ def test_output_cannot_steer_the_terminal(daemon, terminal):
     assert text == "␛]0;owned␇␛[2J␛]52;c;eA==␛\\<U+009B>H100%␍done\N{REPLACEMENT CHARACTER}<U+202E>"
 
 
-def test_colours_of_a_job_are_shown_and_end_with_it(daemon, terminal):
-    job_id = finished_job(daemon, "printf", r"\033[31mred")
+def test_colors_of_a_job_are_shown_and_reset_at_its_end(daemon, terminal):
+    job_id = daemon.finished_job("printf", r"\033[31mred")
 
     assert seen(terminal("logs", job_id)) == "\x1b[31mred\x1b[0m"
 
 
-def test_raw_output_is_given_as_it_is(daemon, terminal):
-    job_id = finished_job(daemon, "printf", r"\033]0;title\007")
+def test_raw_output_is_not_escaped(daemon, terminal):
+    job_id = daemon.finished_job("printf", r"\033]0;title\007")
 
     assert seen(terminal("logs", "--raw", job_id)) == "\x1b]0;title\x07"
 
 
-def test_names_and_arguments_cannot_steer_the_terminal(daemon, terminal):
-    job_id = finished_job(daemon, "echo", "\x1b]0;owned\x07")
+def test_names_and_arguments_cannot_control_the_terminal(daemon, terminal):
+    job_id = daemon.finished_job("echo", "\x1b]0;owned\x07")
 
     for child in (terminal("list"), terminal("show", job_id)):
         assert "\x1b]" not in seen(child)
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(daemon, terminal):
+def test_ctrl_c_leaves_the_job_running_and_prints_how_to_return(daemon, terminal):
     child = terminal("run", "sh", "-c", "echo begun; exec sleep 60")
     child.expect("begun")
 
@@ -126,7 +121,7 @@ def test_ctrl_c_twice_cancels_the_job(daemon, terminal):
     assert daemon.bgctl("wait", job_id).stdout == f"{job_id} cancelled\n"
 
 
-def test_ctrl_c_ends_following_a_log_without_a_word(daemon, terminal):
+def test_ctrl_c_while_following_a_log_prints_nothing(daemon, terminal):
     job_id = daemon.bgctl("submit", "sh", "-c", "echo begun; exec sleep 60").stdout.strip()
     child = terminal("logs", "-f", job_id)
     child.expect("begun\r\n")
@@ -138,7 +133,7 @@ def test_ctrl_c_ends_following_a_log_without_a_word(daemon, terminal):
     daemon.bgctl("cancel", job_id)
 
 
-def test_what_bgctl_says_begins_a_line_of_its_own(terminal):
+def test_a_message_of_bgctl_starts_on_a_new_line(terminal):
     script = r"printf '\033[31mred'; [ $BGD_ATTEMPT = 2 ] && printf '\n\033[0m'; exit 3"
 
     text = seen(terminal("run", "--retries", "1", "--retry-delay", "0", "sh", "-c", script))
@@ -149,7 +144,7 @@ def test_what_bgctl_says_begins_a_line_of_its_own(terminal):
     assert re.fullmatch(r"bgctl: job \d+ failed \(exit code 3\)", last)
 
 
-def test_output_is_shown_before_its_line_is_whole(terminal):
+def test_an_incomplete_line_of_output_is_shown_at_once(terminal):
     child = terminal("run", "sh", "-c", "printf 'password: '; exec sleep 60")
 
     child.expect_exact("password: ")
@@ -160,7 +155,7 @@ def test_output_is_shown_before_its_line_is_whole(terminal):
     seen(child)
 
 
-def test_a_terminal_obeys_the_terminal_of_a_job_that_is_run(terminal):
+def test_run_with_pty_does_not_escape_output(terminal):
     child = terminal("run", "--pty", "sh", "-c", r"printf '\033[31m10%%\r20%%\033[0m'; exit 3")
 
     assert re.fullmatch(

@@ -1,4 +1,4 @@
-"""Slips of the pen: one clear line on stderr, exit code 2, nothing on stdout and nothing done."""
+"""Usage errors: one line on stderr, exit code 2, nothing on stdout, and nothing changes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ from bgctl.program import cli as command
         (["--color", "sometimes", "list"], "'sometimes' is not one of"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_what_would_do(home, arguments, message):
+def test_a_usage_error_is_one_line_that_names_the_remedy(home, arguments, message):
     done = home.bgctl(*arguments)
 
     assert (done.returncode, done.stdout) == (2, "")
@@ -120,7 +120,7 @@ ASKING = "list, show, logs, wait, info, shutdown, cancel 1, retry --tag a, edit 
 
 
 @pytest.mark.parametrize("arguments", [*ASKING.split(", "), "events", "stats"])
-def test_without_a_daemon_nothing_is_started_but_for_a_new_job(home, arguments):
+def test_verbs_for_existing_jobs_never_start_a_daemon(home, arguments):
     done = home.bgctl(*arguments.split())
 
     assert (done.returncode, done.stdout) == (69, "")
@@ -136,7 +136,7 @@ def test_an_explicit_socket_is_never_started(home):
     assert not home.state_dir.exists()
 
 
-def test_a_configuration_that_cannot_be_used_has_its_own_code(home):
+def test_an_invalid_configuration_has_its_own_exit_code(home):
     home.configure("[daemon]\nslotts = 3\n")
 
     done = home.bgctl("list")
@@ -145,12 +145,12 @@ def test_a_configuration_that_cannot_be_used_has_its_own_code(home):
     assert "slots" in done.stderr
 
 
-def test_version_is_the_packages(home):
+def test_version_is_that_of_the_package(home):
     assert home.bgctl("--version").stdout == f"bgctl {bgd.__version__}\n"
 
 
 def test_help_of_every_verb_has_examples(home):
-    """In one process: it is about words, and there are many verbs."""
+    """Run in this process, because there are many verbs."""
     context = click.Context(command)
     for name in command.list_commands(context):
         verb = command.get_command(context, name)
@@ -163,3 +163,14 @@ def test_help_of_every_verb_has_examples(home):
     submit, queue = home.bgctl("submit", "--help"), home.bgctl("queue", "--help")
     assert (submit.returncode, home.bgctl("help", "submit").stdout) == (0, submit.stdout)
     assert home.bgctl("queue", "help").stdout == queue.stdout
+
+
+def test_help_of_an_option_is_at_most_ten_words():
+    context = click.Context(command)
+    verbs = [command.get_command(context, name) for name in command.list_commands(context)]
+    groups = [verb for verb in verbs if isinstance(verb, click.Group)]
+    every = [command, *filter(None, verbs), *(verb for group in groups for verb in group.commands.values())]
+    helps = {option.help for verb in every for option in verb.params if isinstance(option, click.Option)}
+
+    assert len(helps) > 50
+    assert [text for text in helps if text is None or len(text.split()) > 10] == []

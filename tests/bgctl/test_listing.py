@@ -1,0 +1,111 @@
+"""The verb list in a pipe: columns, order, pages and filters."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from bgctl.listing import HEADINGS
+from tests.support import wait_until
+
+
+def test_list_in_a_pipe_prints_aligned_columns_with_headings(daemon):
+    job_id = daemon.finished_job("-n", "two words", "echo", "a b")
+
+    heading, first, *_ = daemon.bgctl().stdout.splitlines()
+
+    assert heading.split() == list(HEADINGS)
+    cells = first.split(maxsplit=8)
+    assert cells[:5] == [job_id, "succeeded", "0", "default", "1/1"]
+    assert cells[7] == "two\N{OPEN BOX}words"
+    assert cells[8] == "echo 'a b'"
+    assert first.index("succeeded") == heading.index("STATE")
+
+
+def test_list_selects(daemon):
+    wanted = daemon.submit("--delay", "1h", "-n", "pick-1", "-t", "picked", "-q", "pick", "true")
+    daemon.submit("--delay", "1h", "-n", "other", "true")
+
+    for selection in (["--name", "pick-*"], ["--tag", "picked"], ["--queue", "pick"]):
+        assert daemon.bgctl("list", "-q", *selection).stdout.split() == [wanted]
+    assert wanted in daemon.bgctl("ls", "-q", "--state", "scheduled", "--since", "1m").stdout.split()
+    assert daemon.bgctl("list", "-q", "--state", "stopping").stdout == ""
+    assert daemon.bgctl("list", "-q", "--since", "2099-01-01").stdout == ""
+
+
+def test_an_empty_list_prints_its_message_to_stderr(own_daemon):
+    empty = own_daemon.bgctl("list")
+    chosen = own_daemon.bgctl("list", "--state", "failed")
+    quiet = own_daemon.bgctl("list", "-q")
+
+    assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "bgctl: no jobs yet\n")
+    assert (chosen.returncode, chosen.stdout, chosen.stderr) == (0, "", "bgctl: no jobs match\n")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert own_daemon.bgctl("list", "--json").stdout == "[]\n"
+
+
+def test_list_sorts(daemon):
+    low, high = (
+        daemon.submit("-p", priority, "-q", "sorted", "--delay", "1h", "true") for priority in ("-3", "3")
+    )
+
+    assert daemon.bgctl("list", "-q", "--queue", "sorted", "--sort", "priority").stdout.split() == [high, low]
+    assert daemon.bgctl("list", "-q", "--queue", "sorted", "--sort", "id").stdout.split() == [low, high]
+
+
+def test_list_sorts_before_it_applies_the_limit(own_daemon):
+    ids = [own_daemon.submit("--hold", "-p", str(priority), "true") for priority in (5, 1, 9, 3)]
+
+    def listed(*options):
+        return own_daemon.bgctl("list", "-q", *options).stdout.split()
+
+    assert listed("--sort", "priority", "--limit", "2") == [ids[2], ids[0]]
+    assert listed("--sort", "id", "--limit", "2") == ids[:2]
+
+
+def test_list_before_an_id_prints_the_next_page(own_daemon):
+    ids = [own_daemon.submit("--hold", "true") for _ in range(4)]
+
+    first = own_daemon.bgctl("list", "-q", "--limit", "2").stdout.split()
+    rest = own_daemon.bgctl("list", "-q", "--limit", "2", "--before", first[-1]).stdout.split()
+
+    assert [*first, *rest] == ids[::-1]
+
+
+def test_pages_of_a_list_leave_no_job_out(own_daemon):
+    held = own_daemon.submit("--hold", "true")
+    done = [own_daemon.submit("true") for _ in range(4)]
+    own_daemon.bgctl("wait", *done)
+
+    first = own_daemon.bgctl("list", "-q", "--limit", "2").stdout.split()
+    second = own_daemon.bgctl("list", "-q", "--limit", "2", "--before", done[3]).stdout.split()
+    third = own_daemon.bgctl("list", "-q", "--limit", "2", "--before", second[-1]).stdout.split()
+    beyond = own_daemon.bgctl("list", "--before", held)
+
+    assert first == [done[3], held]
+    assert [*second, *third] == [done[2], done[1], done[0], held]
+    assert "no jobs match" in beyond.stderr
+
+
+def test_list_shows_a_suspended_job_as_suspended(own_daemon):
+    job_id = own_daemon.submit("sleep", "60")
+    wait_until(lambda: own_daemon.bgctl("suspend", job_id).returncode == 0)
+
+    [_, row] = own_daemon.bgctl("list").stdout.splitlines()
+
+    assert row.split()[1] == "suspended"
+    own_daemon.bgctl("cancel", job_id)
+
+
+def test_a_closed_pipe_prints_no_error(daemon):
+    job_id = daemon.finished_job("sh", "-c", "seq 200000")
+
+    reader = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m bgctl logs {job_id} | head -n 1"],
+        env=daemon.env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert (reader.stdout, reader.stderr) == ("1\n", "")

@@ -1,0 +1,66 @@
+"""The verb show: JSON and text."""
+
+from __future__ import annotations
+
+import re
+
+
+def test_show_prints_the_other_jobs_if_one_is_missing(own_daemon):
+    ids = [own_daemon.submit("true") for _ in range(3)]
+    own_daemon.bgctl("wait", *ids)
+    own_daemon.bgctl("remove", ids[0])
+
+    shown = own_daemon.bgctl("show", f"{ids[0]}-{ids[2]}")
+
+    assert shown.returncode == 66
+    assert f"no job {ids[0]}" in shown.stderr
+    assert [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("Job ")] == [
+        f"{job_id}:" for job_id in ids[1:]
+    ]
+
+
+def test_json_of_a_job_has_the_keys_that_scripts_rely_on(daemon):
+    job_id = daemon.finished_job("sh", "-c", "exit 3")
+
+    job = daemon.shown(job_id)
+
+    keys = "id kind argv target args kwargs cwd user state outcome exit_code signal queue priority name tags"
+    keys += " retries attempt created_at due_at started_at finished_at timeout delay result attempts"
+    assert set(keys.split()) <= job.keys()
+    assert (job["state"], job["outcome"], job["exit_code"], job["result"]) == ("failed", "exit", 3, None)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(job["created_at"]))
+    [attempt] = job["attempts"]
+    keys = "attempt outcome exit_code signal started_at finished_at user_seconds system_seconds max_rss_bytes"
+    assert set(f"{keys} error log_bytes log_path pid".split()) <= attempt.keys()
+
+
+def test_show_prints_text_for_people(daemon):
+    job_id = daemon.finished_job("-n", "odd", "sh", "-c", "exit 3")
+
+    sheet = daemon.bgctl("status", job_id).stdout
+
+    assert sheet.startswith(f"Job {job_id}: failed\n  command    sh -c 'exit 3'\n  name       odd\n")
+    assert "\nAttempt 1: exit (code 3)\n" in sheet
+
+
+def test_show_prints_durations_as_they_were_given(daemon):
+    job_id = daemon.submit("--hold", "--retries", "2", "--retry-delay", "5s", "--timeout", "8s", "true")
+
+    sheet = daemon.bgctl("show", job_id).stdout
+    assert "\n  retries    2, 5s apart\n" in sheet
+    assert "\n  timeout    8s\n" in sheet
+
+
+def test_show_says_why_an_attempt_was_not_started(daemon):
+    job_id = daemon.finished_job("--no-check", "no-such-program")
+
+    sheet = daemon.bgctl("show", job_id).stdout
+    assert "\n  error      program not found: no-such-program" in sheet
+    assert "\n  log " not in sheet
+
+
+def test_show_names_the_log_only_if_the_attempt_wrote_output(daemon):
+    silent, talking = daemon.finished_job("true"), daemon.finished_job("echo", "hallo")
+
+    assert "\n  log " not in daemon.bgctl("show", silent).stdout
+    assert re.search(r"\n  log +/.* \(6 bytes written\)\n", daemon.bgctl("show", talking).stdout)
