@@ -58,7 +58,7 @@ async def test_due_times_follow_the_clock_at_the_start_and_when_it_is_set(store,
 
 @pytest.mark.usefixtures("clocks")
 async def test_all_jobs_are_updated_a_few_at_a_time(store, monkeypatch):
-    monkeypatch.setattr(store_module, "AT_ONCE", 2)
+    monkeypatch.setattr(store_module, "REDATED_AT_ONCE", 2)
     await put(store, *(new(number) for number in range(2, 6)))
     for number in range(2, 6):
         await move(store, number, State.SCHEDULED, due=NOW.elapsed + WAIT)

@@ -27,7 +27,7 @@ from bgd.daemon.storage.write import BatchWriter, read_spec
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, EventView, JobError, JobProgress, JobView
 
-_REDATED_AT_ONCE = 2_000  # jobs in one transaction: some milliseconds
+REDATED_AT_ONCE = 2_000  # jobs in one transaction: some milliseconds
 _MAX_DOWNTIME = 86_400.0  # seconds that jobs age while the machine is off, which only the wall clock measures
 _TOLERANCE = 1.0  # seconds between the clocks that nobody notices, and that a clock which is never set drifts
 
@@ -399,7 +399,7 @@ def redate(db: sqlite3.Connection, now: Now, state: State, after: JobId) -> JobI
     Do so for some jobs of this state with ids above `after`. Return the last of them; None if there are none.
     """
     with transaction(db):
-        (last,) = db.execute(_LAST, (state.value, after, _REDATED_AT_ONCE)).fetchone()
+        (last,) = db.execute(_LAST, (state.value, after, REDATED_AT_ONCE)).fetchone()
         if last is None:
             return None
         ahead = now.wall - now.elapsed
