@@ -53,7 +53,7 @@ def written(tmp_path: Path):
     return load_text
 
 
-def test_a_byte_order_mark_at_the_beginning_is_passed_over(written):
+def test_a_byte_order_mark_at_the_beginning_is_ignored(written):
     assert written(b"\xef\xbb\xbf[daemon]\nslots = 7\n").daemon.slots == 7
 
 
@@ -79,7 +79,7 @@ def test_defaults_need_no_file():
     assert config.http == HttpConfig(listen=TcpAddress("127.0.0.1", 8643), auth=Auth.TOKEN, ports=PORTS)
 
 
-def test_system_daemon_has_the_machines_places():
+def test_system_daemon_uses_the_paths_of_the_machine():
     config = load(system=True, environ=HOME)
 
     assert config.daemon.state_dir == "/var/lib/bgd"
@@ -96,7 +96,7 @@ def test_xdg_folders_are_respected_unless_relative():
     assert config.daemon.state_dir == "/home/ada/.local/state/bgd"
 
 
-def test_home_is_that_of_the_user_where_the_environment_does_not_say(monkeypatch):
+def test_home_comes_from_the_database_of_users_if_the_environment_has_none(monkeypatch):
     monkeypatch.setenv("HOME", "")  # of this process, which is not asked
 
     home = pwd.getpwuid(os.getuid()).pw_dir
@@ -117,7 +117,7 @@ def test_user_without_a_home_is_told_so(monkeypatch):
         load(environ={})
 
 
-def test_home_that_is_no_absolute_path_is_refused():
+def test_home_that_is_not_an_absolute_path_is_refused():
     with pytest.raises(ConfigError, match="HOME is 'ada', which is not an absolute path: correct it"):
         load(environ={"HOME": "ada"})
 
@@ -140,7 +140,7 @@ def test_environment_names_the_file(tmp_path):
     assert load(environ={**HOME, "BGD_CONFIG": str(file)}).daemon.slots == 3
 
 
-def test_logs_and_socket_go_along_with_the_state_folder(written):
+def test_logs_and_socket_move_with_the_state_folder(written):
     config = written("[daemon]\nstate_dir = '/data/bgd'")
 
     assert config.daemon.socket == "/data/bgd/bgd.sock"
@@ -165,7 +165,7 @@ def test_documented_file_equals_the_built_in_defaults():
     assert load(str(DOCUMENTED), environ=HOME).queues == {"default": QueueConfig(slots=None)}
 
 
-def test_documented_file_has_every_key_and_its_commented_defaults_are_true(written):
+def test_documented_file_has_every_key_and_right_defaults(written):
     text = re.sub(r"^# (?=\w+ = )", "", DOCUMENTED.read_text(), flags=re.MULTILINE)
     keys = {  # which load refuses to exceed; policies of classes and runners have no defaults
         name for name in names_of(SCHEMA) if not name.startswith(("classes.", "runners."))
@@ -184,7 +184,7 @@ def test_documented_file_has_every_key_and_its_commented_defaults_are_true(writt
 # --- values ---------------------------------------------------------------------------------------
 
 
-def test_every_key_of_a_file_is_obeyed(written, tmp_path):
+def test_every_key_of_a_file_has_its_effect(written, tmp_path):
     config = written("""
         [daemon]
         state_dir = "state"
@@ -246,13 +246,13 @@ def test_runner_is_a_program_with_its_arguments_in_a_folder(written, tmp_path):
     }
 
 
-def test_runner_may_stand_in_the_environment(written):
+def test_runner_may_come_from_the_environment(written):
     config = written("", BGD_RUNNERS_PHP_ARGV="/usr/bin/php, artisan", BGD_RUNNERS_PHP_CWD="/srv/shop")
 
     assert config.runners == {"php": RunnerConfig(argv=("/usr/bin/php", "artisan"), cwd="/srv/shop")}
 
 
-def test_classes_of_other_languages_may_be_listed_and_have_policies(written):
+def test_classes_of_other_languages_may_be_allowed_and_have_policies(written):
     config = written(r"""
         [security]
         allowed_classes = ['php::App\Jobs\*', "node::mailer.send"]
@@ -275,7 +275,7 @@ def test_classes_of_other_languages_may_be_listed_and_have_policies(written):
     }
 
 
-def test_bare_interpreter_is_left_to_the_search_path(written):
+def test_interpreter_without_a_folder_is_left_to_the_search_path(written):
     assert written("python.interpreter = 'python3.12'").python.interpreter == "python3.12"
 
 
@@ -302,7 +302,7 @@ def test_environment_overrides_the_file(written, tmp_path, monkeypatch):
     assert config.queues == {"gpu": QueueConfig(slots=2)}
 
 
-def test_variables_of_jobs_are_no_settings():
+def test_variables_of_jobs_are_not_settings():
     names = ("SOCKET", "JOB_ID", "ATTEMPT", "QUEUE", "SLOT", "RUN", "RESULT_FD")
 
     assert load(environ=HOME | {f"BGD_{name}": "17" for name in names}) == load(environ=HOME)
@@ -432,7 +432,7 @@ def test_finished_jobs_may_be_kept_for_ever(written):
         ),
     ],
 )
-def test_policy_that_will_not_do_is_refused_in_one_line(written, text, words):
+def test_invalid_policy_is_refused_in_one_line(written, text, words):
     with pytest.raises(ConfigError) as refusal:
         written(text)
 
@@ -451,7 +451,7 @@ def test_policy_that_will_not_do_is_refused_in_one_line(written, text, words):
         ("", None),
     ],
 )
-def test_pages_are_at_a_port_of_this_machine_at_a_socket_or_nowhere(written, text, address):
+def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address):
     config = written(f"http.listen = '{text}'")
 
     assert config.http.listen == address
@@ -535,7 +535,7 @@ def test_pages_are_at_a_port_of_this_machine_at_a_socket_or_nowhere(written, tex
         (" " * (MAX_FILE + 1), ["over the limit of 1048576 bytes"]),
     ],
 )
-def test_what_will_not_do_is_refused_in_one_line(written, text, words):
+def test_invalid_value_is_refused_in_one_line(written, text, words):
     with pytest.raises(ConfigError) as refusal:
         written(text)
 
@@ -557,7 +557,7 @@ def test_what_will_not_do_is_refused_in_one_line(written, text, words):
         ("BGD_PYTHON_PATH", "[1", ["environment: BGD_PYTHON_PATH = '[1'"]),
     ],
 )
-def test_refusal_of_the_environment_names_the_variable(variable, value, words):
+def test_refusal_of_a_variable_names_it(variable, value, words):
     with pytest.raises(ConfigError) as refusal:
         load(environ={**HOME, variable: value})
 
@@ -610,7 +610,7 @@ def sockets(explicit: str | None = None, environ: dict[str, str] = HOME, **optio
     return list(client_sockets(explicit, environ=environ, **options))
 
 
-def test_own_daemon_is_tried_before_the_systems():
+def test_own_daemon_is_tried_before_that_of_the_system():
     assert sockets() == [OWN, SHARED]
     assert sockets(user=True) == [OWN]
     assert sockets(system=True) == [SHARED]

@@ -1,4 +1,4 @@
-"""A Scheduler at hand: made, fed and read in a line each."""
+"""Short ways to make a Scheduler, give it facts and read its effects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def submit(decider, policy=NO_RETRIES, now=NOW, **options):
 
 
 def started(decider):
-    """Take the effects; return what is to be started, as (job, attempt, slot)."""
+    """Take the effects; return those that start attempts, as (job, attempt, slot)."""
     return [
         (effect.job.id, effect.job.attempt, effect.slot)
         for effect in decider.take_effects()
@@ -48,7 +48,7 @@ def started_ids(decider):
 
 
 def end(decider, job_id, outcome=Outcome.SUCCEEDED, now=NOW):
-    """End the job's attempt and return what is written down of that."""
+    """End the attempt of a job and return the SaveJob of that."""
     decider.take_effects()
     assert decider.ended(job_id, decider.get(job_id).attempt, outcome, now)
     return next(effect for effect in decider.take_effects() if isinstance(effect, SaveJob))

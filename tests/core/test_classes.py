@@ -12,7 +12,7 @@ REPORT = parse_target("app.services:Report.build")
 RULES = (("ValueError", Decision(NextStep.FAIL)), ("app.Busy", Decision(NextStep.SNOOZE, 5.0)))
 
 
-def test_of_several_patterns_the_longest_that_has_a_key_says_it():
+def test_the_longest_pattern_that_has_a_key_decides_it():
     policies = {
         "app.services.*": ClassPolicy({"retries": 1, "priority": 1, "queue": "services"}),
         "app.services.Report": ClassPolicy({"retries": 0, "timeout": 60.0}),
@@ -25,7 +25,7 @@ def test_of_several_patterns_the_longest_that_has_a_key_says_it():
     )
 
 
-def test_nothing_is_said_of_what_no_pattern_has():
+def test_a_target_that_no_pattern_matches_has_no_policy():
     assert class_policy(REPORT, {"app.other.*": ClassPolicy({"retries": 1})}) == NOTHING_SAID
 
 
@@ -49,7 +49,7 @@ def test_nothing_is_said_of_what_no_pattern_has():
         ("isolation", "reuse", "spawn"),
     ],
 )
-def test_what_a_job_says_itself_goes_before_its_policy(name, said, own):
+def test_a_job_overrides_its_policy(name, said, own):
     policy = ClassPolicy({name: said})
     silent, outspoken = JobSpec(target=str(REPORT)), JobSpec(target=str(REPORT), **{name: own})
 
@@ -58,7 +58,7 @@ def test_what_a_job_says_itself_goes_before_its_policy(name, said, own):
     assert under_policy(silent, policy, among={"tags"}) == silent
 
 
-def test_what_nobody_speaks_of_is_left_alone():
+def test_an_option_that_nobody_sets_stays_unset():
     spec = JobSpec(target=str(REPORT))
 
     assert under_policy(spec, NOTHING_SAID) is spec
@@ -74,5 +74,5 @@ def test_what_nobody_speaks_of_is_left_alone():
         ((), None),
     ],
 )
-def test_the_nearest_type_of_an_exception_that_is_listed_decides(names, decision):
+def test_the_nearest_listed_type_of_an_exception_decides(names, decision):
     assert decision_for(names, RULES) == decision

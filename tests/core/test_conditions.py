@@ -21,7 +21,7 @@ NOW = Now(elapsed=100.0, wall=1_790_000_000.0)
         ({"expires": 60.0, "at": NOW.wall + 61}, True),
     ],
 )
-def test_what_may_start_only_later_expires_first(options, never_starts):
+def test_a_job_expires_first_if_it_may_start_only_later(options, never_starts):
     spec = JobSpec(argv=("true",), **options)
 
     assert (

@@ -1,4 +1,4 @@
-"""Each order is held against the plainest thing that does the same: sort everything, every time."""
+"""Each heap is compared with the simplest thing that does the same: sort everything, every time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bgd.core.heaps import DueHeap, ReadyHeap, SlotPool
 from bgd.core.job import JobId
 
 MANY = 10_000
-FEW = 200  # entries that may be kept for nothing, at most, when nothing lives
+FEW = 200  # dead entries that may remain when nothing lives
 
-# Many at once, or there would never be enough of the dead to sweep
+# Many at once: otherwise there would never be enough dead entries to sweep
 crowds = st.builds(
     lambda first, count: {JobId(first + number) for number in range(count)},
     st.integers(1, 100),
@@ -23,29 +23,29 @@ crowds = st.builds(
 )
 
 
-class ReadyLanes(RuleBasedStateMachine):
-    """Jobs that queue, leave and come back, as cancelled and revived ones do, with another priority too."""
+class ReadyHeaps(RuleBasedStateMachine):
+    """Jobs that are queued, leave and come back, perhaps with another priority, as cancelled jobs do."""
 
     def __init__(self):
         super().__init__()
         self.queued: dict[JobId, int] = {}
-        self.lane = ReadyHeap(lambda job_id, priority: self.queued.get(job_id) == priority)
+        self.heap = ReadyHeap(lambda job_id, priority: self.queued.get(job_id) == priority)
 
     @rule(job_ids=crowds, priority=st.integers(-2, 2))
     def queue(self, job_ids, priority):
         for job_id in job_ids - self.queued.keys():
             self.queued[job_id] = priority
-            self.lane.push(job_id, priority)
+            self.heap.push(job_id, priority)
 
     @rule(job_ids=crowds)
     def leave(self, job_ids):
         for job_id in job_ids & self.queued.keys():
             del self.queued[job_id]
-            self.lane.forget()
+            self.heap.forget()
 
     @rule()
     def look(self):
-        assert self.lane.top() == min(
+        assert self.heap.top() == min(
             ((-priority, job_id) for job_id, priority in self.queued.items()), default=None
         )
 
@@ -53,22 +53,22 @@ class ReadyLanes(RuleBasedStateMachine):
     @rule()
     def take(self):
         self.look()
-        _, job_id = self.lane.top() or pytest.fail("nothing to take")
-        self.lane.pop()
+        _, job_id = self.heap.top() or pytest.fail("nothing to take")
+        self.heap.pop()
         del self.queued[job_id]
 
     def teardown(self):
         while self.queued:
             self.take()
-        assert self.lane.top() is None
-        assert len(self.lane) == 0
+        assert self.heap.top() is None
+        assert len(self.heap) == 0
 
 
-TestReadyLanes = ReadyLanes.TestCase
+TestReadyHeaps = ReadyHeaps.TestCase
 
 
 class DueHeaps(RuleBasedStateMachine):
-    """Jobs that wait for a time, stop waiting, and wait anew for the same or another one."""
+    """Jobs that wait for a time, stop waiting, and wait again for the same time or another."""
 
     def __init__(self):
         super().__init__()
@@ -111,7 +111,7 @@ TestDueHeaps = DueHeaps.TestCase
 
 
 class Slots(RuleBasedStateMachine):
-    """Slots that are taken in turn, taken by number, as restored jobs do, and given back."""
+    """Slots that are taken in turn or, for restored jobs, by number, and given back."""
 
     def __init__(self):
         super().__init__()
@@ -145,7 +145,7 @@ class Slots(RuleBasedStateMachine):
 TestSlots = Slots.TestCase
 
 
-def test_a_slot_given_back_and_taken_by_number_is_not_handed_out():
+def test_a_returned_slot_that_was_taken_by_number_is_not_handed_out():
     slots = SlotPool()
     slots.give_back(slots.take_smallest())
     slots.take(1)
@@ -157,26 +157,26 @@ def test_a_slot_given_back_and_taken_by_number_is_not_handed_out():
 
 
 def test_jobs_that_left_the_queue_do_not_pile_up():
-    lane = ReadyHeap(lambda _id, _priority: False)
+    heap = ReadyHeap(lambda _id, _priority: False)
 
     for job_id in map(JobId, range(MANY)):
-        lane.push(job_id, job_id % 5)
-        lane.forget()
+        heap.push(job_id, job_id % 5)
+        heap.forget()
 
-    assert len(lane) < FEW
-    assert lane.top() is None
+    assert len(heap) < FEW
+    assert heap.top() is None
 
 
 def test_a_job_that_leaves_and_comes_back_does_not_pile_up():
-    lane = ReadyHeap(lambda _id, _priority: True)
-    lane.push(JobId(1), 0)
+    heap = ReadyHeap(lambda _id, _priority: True)
+    heap.push(JobId(1), 0)
 
     for _ in range(MANY):
-        lane.forget()
-        lane.push(JobId(1), 0)
+        heap.forget()
+        heap.push(JobId(1), 0)
 
-    assert len(lane) < FEW
-    assert lane.top() == (0, 1)
+    assert len(heap) < FEW
+    assert heap.top() == (0, 1)
 
 
 def test_jobs_that_stopped_waiting_for_a_time_do_not_pile_up():
@@ -190,34 +190,34 @@ def test_jobs_that_stopped_waiting_for_a_time_do_not_pile_up():
     assert heap.next_at() is None
 
 
-def test_the_living_are_not_swept_for_the_sake_of_a_few_dead():
+def test_few_dead_entries_do_not_cause_a_sweep():
     asked = []
 
     def is_live(job_id, _priority):
         asked.append(job_id)
         return True
 
-    lane = ReadyHeap(is_live)
+    heap = ReadyHeap(is_live)
     for job_id in map(JobId, range(MANY)):
-        lane.push(job_id, 0)
+        heap.push(job_id, 0)
 
     for _ in range(MANY // 2):
-        lane.forget()
+        heap.forget()
 
     assert asked == []
 
 
 @given(st.lists(st.tuples(st.integers(1, 200).map(JobId), st.integers(-3, 3)), unique_by=lambda job: job[0]))
-def test_jobs_come_by_priority_and_then_in_the_order_they_were_submitted(jobs):
+def test_jobs_come_by_priority_and_then_in_order_of_submission(jobs):
     waiting = dict(jobs)
-    lane = ReadyHeap(lambda job_id, _priority: job_id in waiting)
+    heap = ReadyHeap(lambda job_id, _priority: job_id in waiting)
     for job_id, priority in jobs:
-        lane.push(job_id, priority)
+        heap.push(job_id, priority)
 
     order = []
-    while (top := lane.top()) is not None:
+    while (top := heap.top()) is not None:
         order.append(top)
-        lane.pop()
+        heap.pop()
         del waiting[top[1]]
 
     assert order == sorted((-priority, job_id) for job_id, priority in jobs)

@@ -1,4 +1,4 @@
-"""Random lives of a busy daemon: whatever can happen, in any order, a loss between any two steps."""
+"""Random histories of a busy daemon: anything in any order, with a loss between any two steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bgd.core.queues import QueueRule
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import PauseReason
 from bgd.core.spec import JobSpec
-from tests.core.world import World
+from tests.core.machine import SimulatedMachine
 
 UNFINISHED = set(State) - FINAL
 
@@ -47,7 +47,7 @@ choosy_policies = st.builds(RetryPolicy, retries=st.just(2), retry_on=code_lists
     RetryPolicy, retries=st.just(2), no_retry_on=code_lists
 )
 any_policies = policies | choosy_policies
-# What may be asked for and, later, otherwise; a date is so many seconds from now
+# What a spec may have and an edit may change; a date is in seconds from now
 fields = {
     "queue": queue_names,
     "priority": st.integers(-2, 2),
@@ -61,27 +61,27 @@ jobs = st.fixed_dictionaries(
 )
 changes_of_fields = st.fixed_dictionaries({}, optional=fields)
 names_of_waits = st.lists(st.sampled_from(["after", "after_any"]), max_size=2, unique=True)
-# One rule for all of these: a daemon disturbed at every other step never gets old
+# One rule for all of these: a daemon that is disturbed at every other step does not get far
 pauses = st.sampled_from([PauseReason.ASKED, PauseReason.DRAINING])
 disturbances = st.one_of(
-    st.builds(lambda why: lambda world: world.pause(why), pauses),
-    st.builds(lambda why: lambda world: world.resume(why), pauses),
-    st.builds(lambda *room: lambda world: world.resize(*room), slot_counts, rules_of_queues),
+    st.builds(lambda why: lambda machine: machine.pause(why), pauses),
+    st.builds(lambda why: lambda machine: machine.resume(why), pauses),
+    st.builds(lambda *limits: lambda machine: machine.resize(*limits), slot_counts, rules_of_queues),
     st.sampled_from(
         [
-            World.lose_supervisor,
-            World.lose_launcher,
-            World.lose_launcher_and_its_records,
-            World.lose_power,
+            SimulatedMachine.lose_supervisor,
+            SimulatedMachine.lose_launcher,
+            SimulatedMachine.lose_launcher_and_its_records,
+            SimulatedMachine.lose_power,
         ]
     ),
 )
-# How far the supervisor gets with what was decided before the next thing happens
+# How far the supervisor gets with its decisions before the next thing happens
 progress = st.sampled_from(["acted", "acted", "acted", "written", "decided"])
 
 
 def jobs_that_are(states):
-    return precondition(lambda self: self.world.ids(states))
+    return precondition(lambda self: self.machine.ids(states))
 
 
 class Histories(RuleBasedStateMachine):
@@ -91,7 +91,7 @@ class Histories(RuleBasedStateMachine):
         rolls=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=5),
     )
     def begin(self, slots, rules, rolls):
-        self.world = World(slots, rules, itertools.cycle(rolls).__next__)
+        self.machine = SimulatedMachine(slots, rules, itertools.cycle(rolls).__next__)
 
     @rule(
         data=st.data(),
@@ -100,120 +100,120 @@ class Histories(RuleBasedStateMachine):
     )
     def submit(self, data, jobs, progress):
         for options, policy in jobs:
-            self.world.submit(JobSpec(argv=("true",), **self.completed(data, options)), policy)
+            self.machine.submit(JobSpec(argv=("true",), **self.completed(data, options)), policy)
         self.go_on(progress)
 
     @jobs_that_are(WAITING)
     @rule(data=st.data(), changes=changes_of_fields, policy=any_policies, progress=progress)
     def edit(self, data, changes, policy, progress):
-        self.world.edit(self.one_of(data, WAITING), self.completed(data, changes), policy)
+        self.machine.edit(self.one_of(data, WAITING), self.completed(data, changes), policy)
         self.go_on(progress)
 
     @jobs_that_are(WAITING)
     @rule(data=st.data(), progress=progress)
     def hold(self, data, progress):
-        self.world.hold(self.one_of(data, WAITING))
+        self.machine.hold(self.one_of(data, WAITING))
         self.go_on(progress)
 
     @jobs_that_are({State.HELD})
     @rule(data=st.data(), progress=progress)
     def release(self, data, progress):
-        self.world.release(self.one_of(data, {State.HELD}))
+        self.machine.release(self.one_of(data, {State.HELD}))
         self.go_on(progress)
 
     @jobs_that_are({State.RUNNING})
     @rule(data=st.data(), suspended=st.booleans(), progress=progress)
     def set_suspended(self, data, suspended, progress):
-        self.world.set_suspended(self.one_of(data, {State.RUNNING}), suspended=suspended)
+        self.machine.set_suspended(self.one_of(data, {State.RUNNING}), suspended=suspended)
         self.go_on(progress)
 
-    @precondition(lambda self: self.world.launcher.running)
+    @precondition(lambda self: self.machine.launcher.running)
     @rule(data=st.data(), end=ends, progress=progress)
     def one_ends(self, data, end, progress):
-        self.world.end(data.draw(st.sampled_from(sorted(self.world.launcher.running))), end)
+        self.machine.end(data.draw(st.sampled_from(sorted(self.machine.launcher.running))), end)
         self.go_on(progress)
 
-    @precondition(lambda self: self.world.launcher.running)
+    @precondition(lambda self: self.machine.launcher.running)
     @rule(data=st.data(), decision=decisions, progress=progress)
     def one_says_how_it_ends(self, data, decision, progress):
         if decision.until is not None:
-            decision = replace(decision, until=self.world.now.wall + decision.until)
+            decision = replace(decision, until=self.machine.now.wall + decision.until)
         outcome = Outcome.SNOOZED if decision.step is NextStep.SNOOZE else Outcome.ERROR
-        key = data.draw(st.sampled_from(sorted(self.world.launcher.running)))
-        self.world.end(key, (outcome, exit_code_of(outcome, None, None), decision))
+        key = data.draw(st.sampled_from(sorted(self.machine.launcher.running)))
+        self.machine.end(key, (outcome, exit_code_of(outcome, None, None), decision))
         self.go_on(progress)
 
-    @precondition(lambda self: self.world.launcher.running)
+    @precondition(lambda self: self.machine.launcher.running)
     @rule(end=ends, progress=progress)
     def all_end(self, end, progress):
-        for key in sorted(self.world.launcher.running):
-            self.world.end(key, end)
+        for key in sorted(self.machine.launcher.running):
+            self.machine.end(key, end)
         self.go_on(progress)
 
-    @precondition(lambda self: self.world.disk.end)
+    @precondition(lambda self: self.machine.disk.end)
     @rule(data=st.data(), outcome=st.sampled_from(Outcome))
     def repeat_end(self, data, outcome):
-        self.world.repeat_end(data.draw(st.sampled_from(sorted(self.world.disk.end))), outcome)
+        self.machine.repeat_end(data.draw(st.sampled_from(sorted(self.machine.disk.end))), outcome)
 
     @jobs_that_are(UNFINISHED)
     @rule(data=st.data(), progress=progress)
     def cancel(self, data, progress):
-        self.world.cancel(self.one_of(data, UNFINISHED))
+        self.machine.cancel(self.one_of(data, UNFINISHED))
         self.go_on(progress)
 
     @jobs_that_are(UNFINISHED)
     @rule(data=st.data(), progress=progress)
     def requeue(self, data, progress):
-        self.world.requeue(self.one_of(data, UNFINISHED))
+        self.machine.requeue(self.one_of(data, UNFINISHED))
         self.go_on(progress)
 
     @jobs_that_are(FINAL)
     @rule(data=st.data(), progress=progress)
     def revive(self, data, progress):
-        self.world.revive(self.one_of(data, FINAL))
+        self.machine.revive(self.one_of(data, FINAL))
         self.go_on(progress)
 
     @rule(seconds=seconds, jump=jumps, is_noticed=st.booleans(), progress=progress)
     def time_passes(self, seconds, jump, is_noticed, progress):
-        self.world.let_pass(seconds, jump)
+        self.machine.let_pass(seconds, jump)
         if is_noticed:
-            self.world.advance()
+            self.machine.advance()
         self.go_on(progress)
 
     @rule(disturbance=disturbances, progress=progress)
     def disturb(self, disturbance, progress):
-        disturbance(self.world)
+        disturbance(self.machine)
         self.go_on(progress)
 
     # --- what always holds ----------------------------------------------------------------------------
 
     @invariant()
     def effects_and_memory_agree(self):
-        self.world.referee.check(self.world.scheduler)
+        self.machine.checker.check(self.machine.scheduler)
 
     @invariant()
     def only_wanted_attempts_run(self):
-        active = {(job.id, job.attempt) for job in self.world.scheduler.active_jobs()}
-        assert self.world.launcher.running <= active
+        active = {(job.id, job.attempt) for job in self.machine.scheduler.active_jobs()}
+        assert self.machine.launcher.running <= active
 
     # --- steps ------------------------------------------------------------------------------------------
 
     def go_on(self, progress):
         if progress != "decided":
-            self.world.write()
+            self.machine.write()
         if progress == "acted":
-            self.world.act()
+            self.machine.act()
 
     def one_of(self, data, states):
-        return data.draw(st.sampled_from(self.world.ids(states)))
+        return data.draw(st.sampled_from(self.machine.ids(states)))
 
     def completed(self, data, fields):
-        """Return the fields of a spec with a real date, of two starting times only one, and other jobs."""
+        """Return fields of a spec with a real date, at most one starting time, and jobs to wait for."""
         if fields.get("at") is not None:
-            fields = {**fields, "at": self.world.now.wall + fields["at"], "delay": 0.0}
+            fields = {**fields, "at": self.machine.now.wall + fields["at"], "delay": 0.0}
         elif fields.get("delay"):
             fields = {**fields, "at": None}
-        ids = self.world.ids(set(State))
+        ids = self.machine.ids(set(State))
         waits = data.draw(names_of_waits) if ids else []
         return fields | {name: tuple(data.draw(st.lists(st.sampled_from(ids), max_size=2))) for name in waits}
 

@@ -23,7 +23,7 @@ from bgd.core.retry import (
 )
 from bgd.core.spec import MAX_DURATION, MAX_RETRIES, JobSpec
 
-MIDDLE = 0.5  # the roll that leaves a delay as it is
+MIDDLE = 0.5  # the roll that does not change a delay
 RETRY = Decision(NextStep.RETRY)
 
 durations = st.floats(0, MAX_DURATION)
@@ -52,17 +52,17 @@ def stopping(*, making_way, **fields):
 
 
 @given(policies, failures, rolls)
-def test_a_delay_is_never_negative_nor_over_the_longest(policy, failures, roll):
+def test_a_delay_is_never_negative_nor_over_max_delay(policy, failures, roll):
     assert 0 <= retry_delay(policy, failures, roll) <= policy.max_delay
 
 
 @given(policies, failures, rolls)
-def test_jitter_spreads_by_its_share(policy, failures, roll):
+def test_jitter_spreads_a_delay_by_its_share(policy, failures, roll):
     middle = retry_delay(policy, failures, MIDDLE)
 
     spread = abs(retry_delay(policy, failures, roll) - middle)
 
-    rounding = 4 * sys.float_info.epsilon  # of the two products and their difference
+    rounding = 4 * sys.float_info.epsilon  # of two products and their difference
     assert spread <= middle * (policy.jitter + rounding)
 
 
@@ -74,30 +74,30 @@ def test_delays_grow_from_failure_to_failure(policy):
 
 
 @pytest.mark.parametrize("delay", [5e-324, 1e-308, 1e-300, 1.0, MAX_DURATION])
-def test_the_most_retries_of_the_steepest_backoff_wait_the_longest_delay(delay):
+def test_the_last_retry_of_the_steepest_backoff_waits_max_delay(delay):
     policy = RetryPolicy(retries=MAX_RETRIES, delay=delay, backoff=100.0, max_delay=MAX_DURATION)
 
     assert retry_delay(policy, MAX_RETRIES, MIDDLE) == MAX_DURATION
 
 
-def test_each_delay_is_so_many_times_the_one_before():
+def test_each_delay_is_backoff_times_the_one_before():
     policy = RetryPolicy(retries=5, delay=5.0, backoff=2.0, max_delay=30.0, jitter=0.0)
 
     assert [retry_delay(policy, count, 0.9) for count in range(1, 6)] == [5.0, 10.0, 20.0, 30.0, 30.0]
 
 
-def test_the_dice_reach_both_ends_of_the_spread():
+def test_the_roll_reaches_both_ends_of_the_spread():
     policy = RetryPolicy(delay=10.0, jitter=0.1)
 
     assert retry_delay(policy, 1, 0.0) == pytest.approx(9.0)
     assert retry_delay(policy, 1, 1 - 1e-12) == pytest.approx(11.0)
 
 
-def test_no_delay_stays_none_whatever_the_backoff():
+def test_a_delay_of_zero_stays_zero_whatever_the_backoff():
     assert retry_delay(RetryPolicy(delay=0.0, backoff=100.0), MAX_RETRIES, 0.9) == 0.0
 
 
-def test_the_longest_delay_counts_from_the_first_retry_on():
+def test_max_delay_applies_to_the_first_retry_too():
     assert retry_delay(RetryPolicy(delay=5.0, max_delay=1.0, jitter=0.0), 1, MIDDLE) == 1.0
 
 
@@ -116,7 +116,7 @@ UNSEEN = [Outcome.UNKNOWN, Outcome.INTERRUPTED]
 
 
 @pytest.mark.parametrize("job", [running(), stopping(making_way=True), stopping(making_way=False)])
-def test_success_counts_even_when_it_was_to_be_stopped(job):
+def test_success_counts_even_if_the_job_was_to_be_stopped(job):
     assert move_after_end(job, Outcome.SUCCEEDED, None) == (Move.SUCCEED, None)
 
 
@@ -128,23 +128,23 @@ def test_a_failure_is_retried_until_the_retries_are_used_up(outcome):
 
 
 @pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.CANCELLED])
-def test_what_was_refused_or_killed_by_hand_is_not_retried(outcome):
+def test_a_refused_job_or_one_killed_by_hand_is_not_retried(outcome):
     assert move_after_end(running(), outcome, None) == (Move.GIVE_UP, None)
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.SUCCEEDED])
-def test_a_job_asked_to_cancel_is_cancelled_however_it_ended(outcome):
+def test_a_job_that_should_be_cancelled_is_cancelled_however_it_ends(outcome):
     assert move_after_end(stopping(making_way=False), outcome, None) == (Move.CANCEL, None)
 
 
-def test_a_job_that_made_way_runs_again_at_once_though_its_retries_are_used_up():
+def test_a_requeued_job_runs_again_at_once_even_without_retries():
     job = stopping(making_way=True, failures=2)
 
     assert move_after_end(job, Outcome.CANCELLED, None) == (Move.REQUEUE, None)
 
 
 @pytest.mark.parametrize("outcome", FAILURES)
-def test_a_job_that_failed_by_itself_while_making_way_has_failed(outcome):
+def test_a_job_that_fails_by_itself_while_it_is_requeued_has_failed(outcome):
     assert move_after_end(stopping(making_way=True), outcome, None) == (Move.RETRY, None)
 
 
@@ -152,7 +152,7 @@ def test_a_job_that_failed_by_itself_while_making_way_has_failed(outcome):
 @pytest.mark.parametrize(
     "policy", [RetryPolicy(), RetryPolicy(rerun=False), RetryPolicy(retries=3, rerun=False)]
 )
-def test_an_unseen_end_is_not_run_again_unasked(policy, outcome):
+def test_an_attempt_with_an_unseen_end_is_not_run_again_unasked(policy, outcome):
     assert move_after_end(running(policy=policy), outcome, None) == (Move.GIVE_UP, NOT_RERUN)
 
 
@@ -171,7 +171,7 @@ def test_an_unknown_end_uses_up_a_retry():
     assert moves == [(Move.RETRY, None), (Move.RETRY, None), (Move.GIVE_UP, None)]
 
 
-def test_an_unknown_end_is_run_again_beyond_the_retries_when_rerun_says_so():
+def test_an_unknown_end_is_run_again_beyond_the_retries_if_rerun_says_so():
     job = running(policy=RetryPolicy(rerun=True), failures=7)
 
     assert move_after_end(job, Outcome.UNKNOWN, None) == (Move.RETRY, None)
@@ -179,7 +179,7 @@ def test_an_unknown_end_is_run_again_beyond_the_retries_when_rerun_says_so():
 
 @pytest.mark.parametrize("outcome", UNSEEN)
 @pytest.mark.parametrize("policy", [RetryPolicy(retries=9), RetryPolicy(rerun=True)])
-def test_the_third_unseen_end_in_a_row_puts_the_job_aside(policy, outcome):
+def test_a_job_is_given_up_after_three_unseen_ends_in_a_row(policy, outcome):
     moves = [move_after_end(running(policy=policy, unseen=count), outcome, None) for count in range(3)]
 
     assert [move is Move.GIVE_UP for move, _ in moves] == [False, False, True]
@@ -194,7 +194,7 @@ def test_the_third_unseen_end_in_a_row_puts_the_job_aside(policy, outcome):
         (RetryPolicy(retries=1, retry_on=()), [], [1, 75, None]),
     ],
 )
-def test_codes_say_whether_a_failure_is_worth_another_attempt(policy, again, no_more):
+def test_exit_codes_decide_whether_a_failure_is_retried(policy, again, no_more):
     def move(code):
         return move_after_end(running(policy=policy), Outcome.EXIT, code)
 
@@ -202,21 +202,21 @@ def test_codes_say_whether_a_failure_is_worth_another_attempt(policy, again, no_
     assert {move(code) for code in no_more} == {(Move.GIVE_UP, NOT_WORTH_IT)}
 
 
-def test_a_job_that_says_so_is_retried_though_its_code_says_it_is_not_worth_it():
+def test_a_job_that_asks_for_a_retry_gets_it_whatever_its_exit_code():
     job = running(policy=RetryPolicy(retries=1, retry_on=(75,)))
 
     assert move_after_end(job, Outcome.ERROR, 1, RETRY) == (Move.RETRY, None)
 
 
-def test_a_job_that_asks_for_a_retry_gets_no_more_of_them():
+def test_a_job_that_asks_for_a_retry_gets_no_additional_one():
     assert move_after_end(running(failures=2), Outcome.ERROR, 1, RETRY) == (Move.GIVE_UP, None)
 
 
-def test_a_job_that_says_it_is_of_no_use_is_not_retried():
+def test_a_job_that_decides_to_fail_is_not_retried():
     assert move_after_end(running(), Outcome.ERROR, 1, Decision(NextStep.FAIL)) == (Move.GIVE_UP, NO_USE)
 
 
-def test_a_job_given_up_by_a_rule_is_not_said_to_have_wished_it():
+def test_a_job_that_a_rule_gives_up_is_not_said_to_have_decided_it():
     move, reason = move_after_end(running(), Outcome.ERROR, 1, Decision(NextStep.FAIL, rule="ValueError"))
 
     assert move is Move.GIVE_UP
@@ -224,12 +224,12 @@ def test_a_job_given_up_by_a_rule_is_not_said_to_have_wished_it():
 
 
 @pytest.mark.parametrize("job", [running(failures=2), stopping(making_way=True)])
-def test_a_job_that_snoozes_runs_again_whether_it_has_retries_or_not(job):
+def test_a_job_that_snoozes_runs_again_with_or_without_retries(job):
     assert move_after_end(job, Outcome.SNOOZED, None, Decision(NextStep.SNOOZE)) == (Move.SNOOZE, None)
 
 
 @pytest.mark.parametrize("aim", NextStep)
-def test_a_job_asked_to_cancel_is_cancelled_whatever_it_wishes(aim):
+def test_a_job_that_should_be_cancelled_is_cancelled_whatever_it_decides(aim):
     outcome = Outcome.SNOOZED if aim is NextStep.SNOOZE else Outcome.ERROR
 
     assert move_after_end(stopping(making_way=False), outcome, 1, Decision(aim)) == (Move.CANCEL, None)
@@ -258,7 +258,7 @@ def test_a_job_waits_as_long_as_it_says(move, decision, until):
     assert wait_after(move, job, Now(elapsed=10.0, wall=1e9), MIDDLE, decision) == until
 
 
-def test_codes_say_nothing_once_the_retries_are_used_up():
+def test_exit_codes_do_not_matter_once_the_retries_are_used_up():
     job = running(policy=RetryPolicy(retries=2, retry_on=(75,)), failures=2)
 
     assert move_after_end(job, Outcome.EXIT, 1) == (Move.GIVE_UP, None)
@@ -296,7 +296,7 @@ def test_every_outcome_has_a_move_in_every_active_state():
 DEFAULT = RetryPolicy(retries=3, delay=5.0, backoff=2.0, max_delay=60.0, jitter=0.5, rerun=True)
 
 
-def test_a_silent_spec_takes_the_default_policy():
+def test_a_spec_without_retry_options_takes_the_default_policy():
     assert policy_of(JobSpec(argv=("true",)), DEFAULT) == DEFAULT
 
 
@@ -313,7 +313,7 @@ def test_a_silent_spec_takes_the_default_policy():
         ({"no_retry_on": ()}, "no_retry_on"),
     ],
 )
-def test_what_a_spec_says_overrides_the_default_though_it_be_nothing(options, field):
+def test_a_spec_overrides_the_default_even_with_zero(options, field):
     (value,) = options.values()
 
     assert policy_of(JobSpec(argv=("true",), **options), DEFAULT) == replace(DEFAULT, **{field: value})

@@ -7,7 +7,7 @@ from tests.core.scheduling import NO_RETRIES, NOW, at, limits, scheduler, spec, 
 # --- submitting and starting ---------------------------------------------------------------------------
 
 
-def test_a_job_is_written_down_before_it_starts():
+def test_a_job_is_saved_before_it_starts():
     decider = scheduler()
     wanted = spec()
 
@@ -20,7 +20,7 @@ def test_a_job_is_written_down_before_it_starts():
     assert start == StartAttempt(second.job, slot=1)
 
 
-def test_effects_are_handed_over_once():
+def test_effects_are_returned_once():
     decider = scheduler()
     submit(decider)
 
@@ -28,7 +28,7 @@ def test_effects_are_handed_over_once():
     assert decider.take_effects() == []
 
 
-def test_running_counts_those_that_hold_a_slot_and_are_not_yet_over():
+def test_running_counts_the_jobs_that_hold_a_slot():
     decider = scheduler(slots=2)
     first, _, _ = submit(decider), submit(decider), submit(decider)
     assert decider.running == 2
@@ -41,7 +41,7 @@ def test_running_counts_those_that_hold_a_slot_and_are_not_yet_over():
     assert decider.running == 1
 
 
-def test_ids_go_on_after_the_highest_ever_given():
+def test_ids_go_on_after_the_highest_that_was_ever_given_out():
     decider = Scheduler(1, {}, last_id=41, roll=lambda: 0.5)
 
     assert submit(decider) == 42
@@ -72,7 +72,7 @@ def test_no_more_start_than_there_are_slots():
     assert started(decider) == [(ids[0], 1, 1), (ids[1], 1, 2)]
 
 
-def test_a_freed_slot_goes_to_the_next_in_line():
+def test_a_freed_slot_goes_to_the_next_job():
     decider = scheduler(slots=2)
     first, _, third = (submit(decider) for _ in range(3))
     decider.take_effects()
@@ -114,7 +114,7 @@ def test_more_slots_are_used_at_once():
     assert started_ids(decider) == ids[1:]
 
 
-def test_fewer_slots_let_run_what_runs():
+def test_running_jobs_run_on_when_there_are_fewer_slots():
     decider = scheduler(slots=3)
     ids = [submit(decider) for _ in range(4)]
     decider.take_effects()
@@ -182,7 +182,7 @@ def test_a_delayed_job_waits_for_its_time():
     assert decider.next_timer_at() is None
 
 
-def test_the_timer_rings_for_the_earliest():
+def test_the_timer_is_set_for_the_earliest_job():
     decider = scheduler()
     submit(decider, delay=5.0)
     submit(decider, delay=2.0)

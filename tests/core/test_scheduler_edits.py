@@ -66,7 +66,7 @@ def test_a_delay_goes_on_while_a_job_is_held():
     assert decider.release(late, at(6.0)) is State.QUEUED  # the other one came due, and runs
 
 
-def test_who_stood_behind_a_held_job_starts_at_once():
+def test_jobs_behind_a_held_job_start_at_once():
     decider = scheduler(slots=2)
     submit(decider)
     large, small = submit(decider, slots=2), submit(decider)
@@ -78,7 +78,7 @@ def test_who_stood_behind_a_held_job_starts_at_once():
 
 
 @pytest.mark.parametrize("verb", ["hold", "release", "edit", "set_suspended"])
-def test_what_a_verb_is_not_for_is_refused(verb):
+def test_a_verb_is_refused_in_states_to_which_it_does_not_apply(verb):
     decider = scheduler()
     running, waiting = submit(decider), submit(decider)
     calls = {
@@ -92,7 +92,7 @@ def test_what_a_verb_is_not_for_is_refused(verb):
         calls[verb]()
 
 
-def test_holding_twice_is_as_good_as_once():
+def test_holding_a_job_twice_is_the_same_as_once():
     decider = scheduler()
     job_id = submit(decider, hold=True)
     decider.take_effects()
@@ -102,10 +102,10 @@ def test_holding_twice_is_as_good_as_once():
     assert decider.take_effects() == []
 
 
-# --- standing still ------------------------------------------------------------------------------------
+# --- suspending ----------------------------------------------------------------------------------------
 
 
-def test_a_job_that_stands_still_keeps_its_slot_and_is_told_once():
+def test_a_suspended_job_keeps_its_slot_and_is_suspended_once():
     decider = scheduler()
     job_id, _ = submit(decider), submit(decider)
     decider.take_effects()
@@ -122,7 +122,7 @@ def test_a_job_that_stands_still_keeps_its_slot_and_is_told_once():
 
 
 @pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.UNKNOWN])
-def test_the_next_attempt_does_not_stand_still(outcome):
+def test_the_next_attempt_is_not_suspended(outcome):
     decider = scheduler()
     job_id = submit(decider, THREE_RETRIES)
     decider.set_suspended(job_id, NOW, suspended=True)
@@ -133,7 +133,7 @@ def test_the_next_attempt_does_not_stand_still(outcome):
 # --- editing -------------------------------------------------------------------------------------------
 
 
-def test_an_edited_job_stands_where_it_belongs_now_and_nowhere_else():
+def test_an_edited_job_is_only_where_it_belongs_now():
     decider = scheduler(slots=2, narrow=1, shut=1)
     decider.resize(2, {}, NOW)
     decider.pause(PauseReason.ASKED)
@@ -149,7 +149,7 @@ def test_an_edited_job_stands_where_it_belongs_now_and_nowhere_else():
     assert len(decider._table.queues) == 0
 
 
-def test_a_job_that_left_its_queue_stands_in_nobodys_way_there():
+def test_a_job_that_left_its_queue_blocks_nobody_there():
     decider = scheduler(slots=1, left=1)
     decider.resize(1, {"left": QueueRule(slots=1), "shut": QueueRule(paused=True)}, NOW)
     running, moved, behind = (submit(decider, queue="left") for _ in range(3))
@@ -178,7 +178,7 @@ def test_a_job_that_left_its_queue_stands_in_nobodys_way_there():
     ],
     ids=str,
 )
-def test_an_edited_job_waits_for_what_it_says_now(before, changes, state):
+def test_an_edited_job_waits_for_its_new_conditions(before, changes, state):
     decider = scheduler()
     submit(decider)
     job_id = submit(decider, **before)
@@ -221,7 +221,7 @@ def test_a_key_is_free_as_soon_as_its_job_has_finished():
     assert decider.holder_of("nightly") == second
 
 
-def test_who_is_revived_after_its_key_was_taken_does_not_take_it_away():
+def test_a_job_that_is_revived_does_not_take_its_key_from_another():
     decider = scheduler(slots=2)
     first = submit(decider, key="nightly")
     finished = end(decider, first).job
@@ -236,10 +236,10 @@ def test_who_is_revived_after_its_key_was_taken_does_not_take_it_away():
     assert decider.holder_of("nightly") is None
 
 
-# --- whatever comes ------------------------------------------------------------------------------------
+# --- any order -----------------------------------------------------------------------------------------
 
 
-# In which states a verb is for the job
+# In which states a verb applies to the job
 MAY = {"hold": WAITING, "release": {State.HELD}, "edit": WAITING, "cancel": set(State)}
 
 
@@ -299,7 +299,7 @@ def test_jobs_that_are_held_edited_and_cancelled_over_and_over_do_not_pile_up(op
     assert (save.reason, save.job.state in FINAL) == (CANCELLED_BEFORE_START, True)
 
 
-def test_policies_are_taken_over_by_an_edit_of_what_is_to_be_tried_again():
+def test_an_edit_changes_the_policy_of_a_job_that_waits_for_a_retry():
     decider = scheduler()
     job_id = submit(decider, RetryPolicy(retries=1, delay=60.0))
     end(decider, job_id, Outcome.EXIT)

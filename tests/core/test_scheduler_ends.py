@@ -130,7 +130,7 @@ def test_the_end_of_a_job_that_does_not_run_changes_nothing():
     assert decider.take_effects() == []
 
 
-# --- cancelling and making way -------------------------------------------------------------------------
+# --- cancelling and requeuing --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"delay": 5.0}])
@@ -193,12 +193,12 @@ def test_cancelling_twice_stops_once():
     assert decider.take_effects() == []
 
 
-def test_nobody_cancels_a_job_that_is_not_there():
+def test_a_job_that_does_not_exist_cannot_be_cancelled():
     with pytest.raises(KeyError):
         scheduler().cancel(JobId(1), NOW)
 
 
-def test_a_job_that_makes_way_runs_again():
+def test_a_requeued_job_runs_again():
     decider = scheduler()
     job_id = submit(decider)
     decider.take_effects()
@@ -213,7 +213,7 @@ def test_a_job_that_makes_way_runs_again():
     assert started(decider) == [(job_id, 2, 1)]
 
 
-def test_a_job_that_makes_way_can_be_cancelled_after_all():
+def test_a_job_that_is_being_requeued_can_still_be_cancelled():
     decider = scheduler()
     job_id = submit(decider)
     decider.requeue(job_id, NOW)
@@ -226,7 +226,7 @@ def test_a_job_that_makes_way_can_be_cancelled_after_all():
     assert end(decider, job_id, Outcome.CANCELLED).job.state is State.CANCELLED
 
 
-def test_only_running_jobs_make_way():
+def test_only_running_jobs_are_requeued():
     decider = scheduler()
     decider.pause(PauseReason.ASKED)
     waiting = submit(decider)

@@ -84,7 +84,7 @@ def test_the_time_of_a_cancelled_wait_does_not_count_for_the_next():
 # --- restoring -----------------------------------------------------------------------------------------
 
 
-def test_restored_jobs_are_as_they_were_and_need_no_writing():
+def test_restored_jobs_are_as_they_were_and_are_not_saved_again():
     decider = scheduler(slots=2)
     decider.pause(PauseReason.ASKED)
     jobs = [
@@ -112,7 +112,7 @@ def test_a_restored_slot_is_not_given_to_another():
     assert started(decider) == [(ids[0], 1, 1), (ids[1], 1, 3)]
 
 
-def test_restored_attempts_count_for_their_queue():
+def test_restored_attempts_count_in_their_queue():
     decider = scheduler(slots=3, narrow=1)
     decider.restore(Job(JobId(1), State.RUNNING, "narrow", 0, NO_RETRIES, attempt=1), slot=1)
 

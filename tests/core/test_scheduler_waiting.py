@@ -52,7 +52,7 @@ def test_a_diamond_of_jobs_runs_from_top_to_bottom():
     assert decider.get(bottom).conditions == Conditions()
 
 
-def test_a_failure_cancels_all_that_had_to_come_after_it_however_far():
+def test_a_failure_cancels_all_jobs_that_depend_on_it_however_indirectly():
     decider = scheduler(slots=2)
     first = submit(decider)
     chain = [first]
@@ -72,7 +72,7 @@ def test_a_failure_cancels_all_that_had_to_come_after_it_however_far():
     assert len(decider) == 1
 
 
-def test_what_has_finished_already_is_not_waited_for():
+def test_a_job_does_not_wait_for_jobs_that_have_finished():
     decider = scheduler(slots=3)
     ended = {JobId(1): State.SUCCEEDED, JobId(2): State.FAILED}
 
@@ -87,7 +87,7 @@ def test_what_has_finished_already_is_not_waited_for():
     )
 
 
-def test_an_edit_that_makes_a_job_wait_for_what_failed_cancels_it():
+def test_an_edit_that_makes_a_job_wait_for_a_failed_one_cancels_it():
     decider = scheduler()
     _, waiting = submit(decider), submit(decider)
 
@@ -109,7 +109,7 @@ def test_a_job_that_waits_for_others_waits_for_its_time_as_well():
     assert started_ids(decider)[-1] == second
 
 
-def test_a_circle_of_jobs_is_seen_whatever_its_length():
+def test_a_cycle_of_jobs_is_found_whatever_its_length():
     decider = scheduler()
     first = submit(decider, hold=True)
     second = submit(decider, after=(first,))
@@ -170,7 +170,7 @@ def test_a_job_that_expired_waits_for_ever_once_it_is_revived():
 # --- dates ---------------------------------------------------------------------------------------------
 
 
-def test_a_date_is_read_off_the_wall_clock_and_a_delay_is_not():
+def test_a_date_uses_the_wall_clock_and_a_delay_does_not():
     decider = scheduler(slots=2)
     dated, delayed = submit(decider, at=5_000.0), submit(decider, delay=50.0)
     assert (decider.next_wall_timer_at(), decider.next_timer_at()) == (5_000.0, 50.0)
@@ -185,7 +185,7 @@ def test_a_date_is_read_off_the_wall_clock_and_a_delay_is_not():
     assert decider.next_wall_timer_at() is None
 
 
-def test_a_job_whose_date_has_come_stays_in_line_when_the_clock_is_set_back():
+def test_a_job_whose_date_has_come_stays_queued_when_the_clock_is_set_back():
     decider = scheduler()
     running, dated = submit(decider), submit(decider, at=1_000.0)
     decider.take_effects()

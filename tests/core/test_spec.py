@@ -35,7 +35,7 @@ def command(**options):
         command(env={"A": "x" * LONGEST_VARIABLE}),
     ],
 )
-def test_a_sound_spec_has_no_problem(spec):
+def test_a_valid_spec_has_no_problem(spec):
     assert problem_with(spec) is None
 
 
@@ -80,7 +80,7 @@ def test_a_sound_spec_has_no_problem(spec):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_unsound_spec_is_told_what_is_wrong(spec, problem):
+def test_the_problem_with_an_invalid_spec_is_named(spec, problem):
     with pytest.raises(AssertionError, match=problem):
         raise AssertionError(problem_with(spec))
 
@@ -94,7 +94,7 @@ any_text = st.text(st.characters(codec=None), max_size=10)  # surrogates too, as
     name=st.none() | any_text,
     env=st.none() | st.dictionaries(any_text, any_text),
 )
-def test_any_text_at_all_is_judged_in_one_line(argv, cwd, name, env):
+def test_any_text_is_accepted_or_refused_in_one_line(argv, cwd, name, env):
     problem = problem_with(JobSpec(argv=argv, cwd=cwd, name=name, env=env))
 
     assert problem is None or "\n" not in problem

@@ -68,7 +68,7 @@ def test_a_target_is_read_and_written_the_same_way(text, target):
         "p" * 33 + "::Job",
     ],
 )
-def test_anything_else_is_no_target(text):
+def test_anything_else_is_not_a_target(text):
     with pytest.raises(ValueError, match=r"must be package\.module:Class\.method"):
         parse_target(text)
 
@@ -105,7 +105,7 @@ def test_anything_else_is_no_target(text):
         "\ud800",
     ],
 )
-def test_runner_is_told_names_alone(words):
+def test_a_runner_is_told_only_the_names(words):
     with pytest.raises(ValueError, match=r"must be php::name or php::name@method"):
         parse_target(f"php::{words}")
 
@@ -131,7 +131,7 @@ def test_a_class_of_another_language_and_a_method_make_a_target():
     assert target_of_class("php::App\\Jobs\\SendMail", "handle") == "php::App\\Jobs\\SendMail@handle"
 
 
-def test_a_class_without_a_module_makes_no_target():
+def test_a_class_without_a_module_is_not_a_target():
     with pytest.raises(ValueError, match="must be"):
         parse_target(target_of_class("Report", "build"))
 
@@ -190,7 +190,7 @@ def test_an_entry_allows_its_class_or_all_of_its_own_module(entry, allows):
         ("app::Job", "app.*", False),
     ],
 )
-def test_an_entry_allows_what_a_runner_is_told_or_all_names_of_one_space(target, entry, allows):
+def test_an_entry_for_a_runner_allows_a_name_or_a_whole_namespace(target, entry, allows):
     assert is_allowed(parse_target(target), [entry]) is allows
 
 
@@ -198,7 +198,7 @@ def test_a_function_is_allowed_by_its_name():
     assert is_allowed(PythonTarget("tasks", "clean"), ["other.*", "tasks.clean"])
 
 
-def test_nothing_listed_allows_nothing():
+def test_an_empty_list_allows_nothing():
     assert not is_allowed(PythonTarget("tasks", "clean"), [])
 
 
@@ -215,7 +215,7 @@ def test_nothing_listed_allows_nothing():
         "perl::My::*",
     ],
 )
-def test_a_sound_entry_has_no_problem(entry):
+def test_a_valid_entry_has_no_problem(entry):
     assert problem_with_entry(entry) is None
 
 
@@ -242,7 +242,7 @@ def test_a_sound_entry_has_no_problem(entry):
         "tasks .clean",
     ],
 )
-def test_an_unsound_entry_is_told_what_it_must_be(entry):
+def test_an_invalid_entry_is_refused_with_the_valid_forms(entry):
     problem = problem_with_entry(entry)
 
     assert problem is not None
@@ -250,7 +250,7 @@ def test_an_unsound_entry_is_told_what_it_must_be(entry):
 
 
 @pytest.mark.parametrize("entry", ["app.services:Report", "app.services:Report.build"])
-def test_an_entry_that_is_written_as_a_target_is_told_how_it_is_written_here(entry):
+def test_an_entry_that_looks_like_a_target_is_refused_with_the_right_form(entry):
     assert (problem_with_entry(entry) or "").endswith("; did you mean app.services.Report?")
 
 
@@ -265,7 +265,7 @@ def test_an_entry_that_is_written_as_a_target_is_told_how_it_is_written_here(ent
         ("app..services", None),
     ],
 )
-def test_target_with_a_dot_for_the_colon_is_refused_with_what_was_meant(said, meant):
+def test_a_target_with_a_dot_instead_of_the_colon_is_refused_with_the_right_form(said, meant):
     with pytest.raises(ValueError, match="must be package") as refusal:
         parse_target(said)
 

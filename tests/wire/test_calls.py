@@ -1,4 +1,4 @@
-"""What the worker is told, and how its account of a job's end is read."""
+"""What the worker is told, and how its report about a job is read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ERROR = b'{"error": {"type": "ValueError", "message": "no", "traceback": "Traceb
 # --- the request --------------------------------------------------------------------------------------
 
 
-def test_request_names_target_arguments_and_path():
+def test_a_request_names_target_arguments_and_path():
     document = json.loads(request(METHOD, '{"args": [1], "kwargs": {"x": 2}}', ("/srv/app",)))
 
     assert document == {
@@ -55,7 +55,7 @@ def test_numbers_of_the_request_keep_their_digits():
     assert digits.encode() in request(FUNCTION, f'{{"args": [{digits}]}}', ())
 
 
-def test_request_to_a_runner_has_all_it_needs_and_every_digit():
+def test_a_request_to_a_runner_is_complete_and_keeps_every_digit():
     digits = "123456789012345678901234567890.12345678901234567890"
     target = RunnerTarget("php", "App\\Jobs\\SendMail", "handle")
 
@@ -67,7 +67,7 @@ def test_request_to_a_runner_has_all_it_needs_and_every_digit():
     )
 
 
-def test_request_to_a_runner_names_arguments_where_there_are_none():
+def test_a_request_to_a_runner_has_arguments_even_if_there_are_none():
     document = json.loads(runner_request(RunnerTarget("node", "send"), 1, 1, None))
 
     assert document == {"id": 1, "attempt": 1, "target": "send", "args": [], "kwargs": {}}
@@ -113,25 +113,25 @@ def test_value_of_a_method_that_returned_is_kept_as_its_json_text(value):
     assert read_result(raw, Outcome.SUCCEEDED) == AttemptReport(Outcome.SUCCEEDED, value)
 
 
-def test_nothing_is_the_value_of_a_runner_that_said_none_and_ended_well():
+def test_a_runner_that_writes_nothing_and_succeeds_has_a_null_value():
     assert read_result(NOTHING, Outcome.SUCCEEDED) == AttemptReport(Outcome.SUCCEEDED, "null")
     assert read_result(NOTHING, Outcome.EXIT) == AttemptReport(Outcome.EXIT)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.SUCCEEDED])
-def test_exception_is_an_error_with_its_account(outcome):
+def test_an_exception_is_reported_with_type_message_and_traceback(outcome):
     told = JobError("ValueError", "no", "Traceback...")
 
     assert read_result(ERROR, outcome) == AttemptReport(Outcome.ERROR, error=told, lineage=("ValueError",))
 
 
-def test_exception_is_told_with_the_bases_of_its_type():
+def test_an_exception_is_reported_with_the_base_classes_of_its_type():
     raw = b'{"error": {"type": "app.Busy", "message": "", "bases": ["app.Error", "Exception"]}}'
 
     assert read_result(raw, Outcome.EXIT).lineage == ("app.Busy", "app.Error", "Exception")
 
 
-def test_refusal_of_what_was_resolved_is_a_refusal():
+def test_a_worker_that_refuses_the_resolved_target_is_reported_as_refused():
     assert read_result(b'{"refused": "an alias"}', Outcome.EXIT) == AttemptReport(
         Outcome.REFUSED, error=JobError("refused", "an alias")
     )
@@ -171,12 +171,12 @@ def test_refusal_of_what_was_resolved_is_a_refusal():
     ],
 )
 @pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.SUCCEEDED])
-def test_wish_is_what_the_job_said(raw, account, outcome):
+def test_a_decision_is_what_the_job_said(raw, account, outcome):
     assert read_result(raw, outcome) == account
 
 
 @pytest.mark.parametrize("raw", [None, b""])
-def test_process_that_ends_well_before_the_method_returned_has_not_succeeded(raw):
+def test_a_process_that_exits_0_before_the_method_returns_has_not_succeeded(raw):
     got = read_result(raw, Outcome.SUCCEEDED)
 
     assert (got.outcome, got.value) == (Outcome.ERROR, None)
@@ -200,7 +200,7 @@ def test_process_that_ends_well_before_the_method_returned_has_not_succeeded(raw
         (b'{"ok": "' + b"x" * MAX_DOCUMENT + b'"}', "over the limit of 1000100 bytes"),
     ],
 )
-def test_forged_or_broken_result_is_no_success(raw, words):
+def test_a_forged_or_broken_result_is_not_a_success(raw, words):
     got = read_result(raw, Outcome.SUCCEEDED)
 
     assert (got.outcome, got.value) == (Outcome.ERROR, None)
@@ -210,17 +210,17 @@ def test_forged_or_broken_result_is_no_success(raw, words):
 
 
 @pytest.mark.parametrize("raw", [None, b"garbage", b'{"ok": 1}'])
-def test_exit_code_of_the_jobs_own_choice_is_not_hidden(raw):
+def test_an_exit_code_that_the_job_chose_is_not_hidden(raw):
     assert read_result(raw, Outcome.EXIT) == AttemptReport(Outcome.EXIT)
 
 
 @pytest.mark.parametrize("raw", [None, b'{"ok": 1}', ERROR, b"garbage"])
 @pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.SUCCEEDED, Outcome.EXIT}))
-def test_process_ended_by_others_keeps_the_outcome_that_was_seen(raw, outcome):
+def test_a_process_that_others_ended_keeps_its_outcome(raw, outcome):
     assert read_result(raw, outcome) == AttemptReport(outcome)
 
 
-def test_result_at_the_limit_is_taken():
+def test_a_result_at_the_limit_is_accepted():
     value = '"' + "x" * (MAX_RESULT - 2) + '"'
 
     assert read_result(f'{{"ok":{value}}}'.encode(), Outcome.SUCCEEDED) == AttemptReport(
@@ -228,7 +228,7 @@ def test_result_at_the_limit_is_taken():
     )
 
 
-def test_arguments_that_python_cannot_read_are_refused_at_the_door():
+def test_arguments_that_python_cannot_read_are_refused_at_once():
     problem = problem_with_arguments('{"args": [' + "9" * 5000 + "]}")
 
     assert problem is not None

@@ -18,7 +18,7 @@ def pieces_of(stream, cuts):
 
 
 @given(payloads, st.lists(st.integers(0, 2000)))
-def test_payloads_arrive_whole_and_in_order_whatever_the_pieces(sent, cuts):
+def test_payloads_arrive_complete_and_in_order_whatever_the_pieces(sent, cuts):
     reader = FrameReader()
     stream = b"".join(map(frame, sent))
 
@@ -37,7 +37,7 @@ def test_a_stream_of_single_bytes_is_read():
 
 
 @given(st.binary(min_size=1, max_size=50), st.data())
-def test_a_frame_cut_short_yields_nothing_and_is_told(payload, data):
+def test_a_frame_cut_short_yields_nothing_and_is_noticed(payload, data):
     reader = FrameReader()
     cut = data.draw(st.integers(1, HEADER + len(payload) - 1))
 
@@ -56,20 +56,20 @@ def test_the_longest_payload_passes():
     assert list(FrameReader().feed(frame(longest))) == [longest]
 
 
-def test_a_longer_one_is_not_sent():
+def test_a_longer_payload_is_not_sent():
     with pytest.raises(ProtocolError, match=f"{MAX_FRAME + 1} bytes is over the limit of {MAX_FRAME}"):
         frame(b"x" * (MAX_FRAME + 1))
 
 
 @pytest.mark.parametrize("length", [MAX_FRAME + 1, 2**32 - 1])
-def test_a_longer_one_is_refused_by_its_length_alone(length):
+def test_a_longer_payload_is_refused_by_its_length_alone(length):
     reader = FrameReader()
 
     with pytest.raises(ProtocolError, match=f"a frame of {length} bytes"):
         list(reader.feed(length.to_bytes(HEADER, "big")))
 
 
-def test_what_came_before_the_refused_frame_is_read():
+def test_frames_before_a_refused_one_are_read():
     reader = FrameReader(limit=10)
     received: list[bytes] = []
 
@@ -105,7 +105,7 @@ def test_both_ends_may_agree_on_another_limit():
 
 
 @given(st.binary(min_size=1, max_size=50), st.data())
-def test_it_is_known_how_long_a_frame_is_and_what_of_it_is_missing(payload, data):
+def test_the_length_of_a_frame_and_its_missing_bytes_are_known(payload, data):
     reader = FrameReader()
     whole = frame(payload)
     cut = data.draw(st.integers(0, len(whole)))

@@ -1,4 +1,4 @@
-"""HTTP/1.1 in bytes: what is taken for a request, what is refused with which status, and what is answered."""
+"""HTTP/1.1 as bytes: what is accepted as a request, what is refused with which status, and the answers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_request_is_its_head_as_it_was_sent():
     )
 
 
-def test_a_request_is_the_same_in_whatever_pieces_it_comes():
+def test_a_request_is_the_same_whatever_the_pieces():
     exchange = Exchange()
     pieces = [exchange.receive(PLAIN[index : index + 1]) for index in range(len(PLAIN))]
 
@@ -84,7 +84,7 @@ def test_paths_and_header_values_are_left_undecoded():
     assert found.headers["x"] == "\xff"
 
 
-def test_what_is_at_its_limit_is_taken():
+def test_a_request_at_the_limits_is_accepted():
     line = b"GET /" + b"x" * (MAX_LINE - len(b"GET / HTTP/1.1")) + b" HTTP/1.1"
     assert Exchange().receive(request(line=line))
     assert Exchange().receive(request(headers(MAX_COUNT - 1)))
@@ -126,7 +126,7 @@ def test_what_is_at_its_limit_is_taken():
         (request(line=b"GET / HTTP/1.2"), 505),
     ],
 )
-def test_what_could_be_read_in_two_ways_or_is_too_much_is_refused(data, status):
+def test_an_ambiguous_or_too_large_request_is_refused(data, status):
     assert status_of(data) == status
 
 
@@ -138,13 +138,13 @@ def test_headers_without_end_are_refused_before_they_end():
     assert refused.value.response.status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 
 
-def test_a_refused_method_is_told_which_are_served():
+def test_a_refused_method_is_answered_with_those_that_are_served():
     with pytest.raises(RequestRefused) as refused:
         Exchange().receive(request(line=b"DELETE / HTTP/1.1"))
     assert ("Allow", "GET, HEAD") in refused.value.response.headers
 
 
-def test_a_refusal_is_one_plain_line_even_if_nothing_was_understood():
+def test_a_refusal_is_one_line_even_if_nothing_was_understood():
     exchange = Exchange()
     with pytest.raises(RequestRefused) as refused:
         exchange.receive(b"\0\r\n\r\n")
@@ -169,7 +169,7 @@ def test_an_answer_of_known_length_is_complete_at_once():
     assert data.endswith(b"\r\n\r\nhello")
 
 
-def test_an_answer_in_parts_is_in_chunks_and_to_an_old_client_up_to_the_end():
+def test_an_answer_in_parts_is_chunked_and_for_an_old_client_ends_with_the_connection():
     exchange = Exchange()
     exchange.receive(PLAIN)
     data = (
@@ -183,14 +183,14 @@ def test_an_answer_in_parts_is_in_chunks_and_to_an_old_client_up_to_the_end():
     assert data.endswith(b"\r\n\r\none")
 
 
-def test_who_asks_for_the_head_gets_no_body():
+def test_a_head_request_gets_no_body():
     data = answered(request(line=b"HEAD / HTTP/1.1"), Response(body=b"hello"))
     assert b"\r\nContent-Length: 5\r\n" in data
     assert data.endswith(b"\r\n\r\n")
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
-def test_no_bytes_do_anything_but_be_refused_or_understood(first, second):
+def test_any_bytes_are_refused_or_understood(first, second):
     exchange = Exchange()
     for data in (first, second):
         try:

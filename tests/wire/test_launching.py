@@ -29,10 +29,10 @@ from bgd.wire.launching import (
 )
 
 KEY = AttemptKey("store", 17, 2)
-NOT_UTF_8 = "caf\udce9"  # as Python reads an environment of other bytes
+NOT_UTF_8 = "caf\udce9"  # how Python reads an environment of other bytes
 
 
-def test_each_side_hears_only_the_other():
+def test_each_side_decodes_only_messages_of_the_other():
     with pytest.raises(ProtocolError, match=r"not a message of launching protocol \d"):
         decode_from_launcher(encode(Acknowledge(KEY)))
     with pytest.raises(ProtocolError, match=r"not a message of launching protocol \d"):
@@ -45,7 +45,7 @@ def test_a_key_of_a_later_version_may_be_longer():
     assert decode_to_launcher(payload) == Acknowledge(KEY)
 
 
-def test_keys_of_equal_values_are_one():
+def test_keys_with_equal_values_are_equal():
     assert {KEY: "known"}[AttemptKey("store", 17, 2)] == "known"
 
 
@@ -75,10 +75,10 @@ def test_the_longest_launch_fits_into_a_frame():
 
 
 LAUNCH = Launch(key=KEY, argv=["true"], env={}, cwd="/")
-OWN_GROUP = msgspec.structs.replace(LAUNCH, own_group=True)  # without one it runs just as well
+OWN_GROUP = msgspec.structs.replace(LAUNCH, own_group=True)  # launchers may ignore this field
 
 
-# a launcher that knows no warm workers ignores the field, and runs the program that stands in argv
+# a launcher that does not know warm workers ignores the field and runs the program in argv
 WARM = msgspec.structs.replace(LAUNCH, warm=WarmStart(preload=["app.models"]))
 
 
@@ -114,7 +114,7 @@ def test_the_oldest_launcher_would_misunderstand_what_came_later(message):
         (1_234_567, 3, "1234/1234567.3.log"),
     ],
 )
-def test_logs_lie_in_folders_of_a_thousand_jobs(job, attempt, name):
+def test_logs_are_in_folders_of_a_thousand_jobs(job, attempt, name):
     assert log_name(job, attempt) == name
 
 

@@ -23,7 +23,7 @@ from bgd.wire.framing import MAX_FRAME, frame
 from bgd.wire.messages import Hello, decode_request, encode, request_id_of
 from bgd.wire.requests import MAX_BATCH, MAX_IDS, MAX_LIST, Cancel, Show, Submit, Wait
 
-NOT_UTF_8 = "caf\udce9"  # as Python reads a file name of other bytes
+NOT_UTF_8 = "caf\udce9"  # how Python reads a file name of other bytes
 
 
 def request(tag, **fields):
@@ -58,7 +58,7 @@ def submit(**options):
         ("rerun", [True, False, None]),
     ],
 )
-def test_a_value_at_its_limit_is_taken(field, values):
+def test_a_value_at_its_limit_is_accepted(field, values):
     for value in values:
         assert isinstance(decode_request(submit(**{field: value})), Submit)
 
@@ -86,7 +86,7 @@ def test_a_value_at_its_limit_is_taken(field, values):
         ("rerun", ["yes", 1]),
     ],
 )
-def test_a_value_beyond_its_limit_is_a_protocol_error_that_names_it(field, values):
+def test_a_value_over_its_limit_is_a_protocol_error_that_names_it(field, values):
     for value in values:
         with pytest.raises(ProtocolError, match=rf"\$\.spec\.{field}|`(key|value)` .*\$\.spec\.{field}"):
             decode_request(submit(**{field: value}))
@@ -113,7 +113,7 @@ def test_a_value_beyond_its_limit_is_a_protocol_error_that_names_it(field, value
         msgspec.msgpack.encode({"type": "info"}),
     ],
 )
-def test_a_request_beyond_its_limits_is_a_protocol_error(payload):
+def test_a_request_over_its_limits_is_a_protocol_error(payload):
     with pytest.raises(ProtocolError, match="not a message of protocol 1"):
         decode_request(payload)
 
@@ -124,7 +124,7 @@ def test_the_greatest_ids_fit_the_database():
     assert decode_request(encode(message)) == message
 
 
-def test_the_longest_work_fits_into_a_frame():
+def test_the_longest_argv_fits_into_a_frame():
     environment = {f"NAME_{number}": "x" * 100 for number in range(300)}
     words = ("x" * (MAX_WORK // 10),) * 10
 
@@ -170,7 +170,7 @@ def test_a_number_that_no_message_holds_is_not_sent(message):
         (msgspec.msgpack.encode({}), None),
         (b"", None),
         (b"\x81\xa2id\x01garbage", None),
-        (b"\x82\xa2id\x01\xa1x\xa1\xff", 1),  # what is not read is not judged
+        (b"\x82\xa2id\x01\xa1x\xa1\xff", 1),  # fields that are not read are not checked
         (b"\x81\xa2id" + b"\x91" * 100_000, None),
         (b"\x82\xa2id\x01\xa1x" + b"\x91" * 100_000, None),
         (b"\x81\xa2\xff\xfe\x01", None),

@@ -16,7 +16,7 @@ from bgd.core.job import Outcome, State
 from bgd.core.spec import Isolation, JobSpec
 from bgd.wire import launching, messages, replies, requests, views
 from tests.support import has_all_of
-from tests.wire.speech import DIRECTIONS, KINDS, Message, tag_of
+from tests.wire.message_strategies import DIRECTIONS, KINDS, Message, tag_of
 
 SAMPLES = Path(__file__).parent / "samples"
 

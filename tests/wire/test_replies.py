@@ -1,4 +1,4 @@
-"""Refusals cross the wire and are the same exceptions on the other side."""
+"""Refusals cross the wire and become the same exceptions on the other side."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from bgd.wire.replies import ErrorCode, code_of, error_of
 
 
 @pytest.mark.parametrize("kind", [Refused, NotAllowed, NoSuchJob, Full, ProtocolError])
-def test_refusal_is_the_same_exception_on_the_other_side(kind):
+def test_a_refusal_is_the_same_exception_on_the_other_side(kind):
     error = error_of(code_of(kind("why")), "why")
 
     assert type(error) is kind
     assert str(error) == "why"
 
 
-def test_every_code_is_an_exception():
+def test_every_code_has_an_exception():
     assert {code_of(error_of(code, "")) for code in ErrorCode} == set(ErrorCode)
 
 
@@ -32,5 +32,5 @@ class Peculiar(NotAllowed):
         (JobFailed("x"), ErrorCode.REFUSED),
     ],
 )
-def test_error_without_a_code_of_its_own_goes_by_the_nearest(error, code):
+def test_an_error_without_a_code_gets_that_of_its_nearest_base_class(error, code):
     assert code_of(error) is code

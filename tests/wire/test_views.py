@@ -1,4 +1,4 @@
-"""What people are told of a job."""
+"""What people see of a job."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ from bgd.wire.views import JobError
         (JobError("not_started", "no such directory: /nope"), "no such directory: /nope"),
     ],
 )
-def test_an_error_is_told_without_empty_words_or_the_same_twice(error, words):
+def test_an_error_is_worded_without_gaps_or_repetition(error, words):
     assert error.in_words("not_started") == words

@@ -1,4 +1,4 @@
-"""The referee follows a Scheduler's effects one by one and objects to whatever must never happen."""
+"""Follow the effects of a Scheduler one by one, and fail at whatever must never happen."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from bgd.core.scheduler import (
     SuspendAttempt,
 )
 from bgd.core.spec import JobSpec
-from tests.core.dependencies import Dependencies
-from tests.core.seats import Seats
-from tests.core.survivors import End
+from tests.core.dependency_model import DependencyModel
+from tests.core.fakes import End
+from tests.core.slot_model import SlotModel
 
 FAILURES = frozenset(
     {
@@ -57,8 +57,8 @@ USES_UP_A_RETRY = FAILURES | {Outcome.UNKNOWN}
 WAITS_FOR_MORE_THAN_A_SLOT = WAITING - {State.QUEUED}
 
 
-class Asked(Struct, frozen=True, kw_only=True):
-    """What a person wants of a job: the method's name; of an edit what it gives, and the names of that."""
+class Request(Struct, frozen=True, kw_only=True):
+    """What a person asked for a job: `what` names the method; an edit has a spec and its changed fields."""
 
     job_id: JobId
     what: str
@@ -66,22 +66,21 @@ class Asked(Struct, frozen=True, kw_only=True):
     changed: frozenset[str] = frozenset()
 
 
-class Referee:
-    """Knows every job there ever was, from effects alone, and holds the Scheduler's memory against that."""
+class EffectChecker:
+    """Knows every job there ever was, from effects alone, and compares the Scheduler's memory with that."""
 
     def __init__(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
-        self.seats = Seats(slots, rules)
+        self.slots = SlotModel(slots, rules)
         self.pauses: set[PauseReason] = set()
-        self.settled: Now | None = None  # the last instant after which nothing that had come may be left
+        self.settled: Now | None = None  # the last instant at which everything due was dealt with
         self.jobs: dict[JobId, Job] = {}
         self.specs: dict[JobId, JobSpec] = {}
-        self.dependencies = Dependencies()
-        self.ends: defaultdict[JobId, tuple[End, ...]] = defaultdict(
-            tuple
-        )  # since submit or the last revival
+        self.dependencies = DependencyModel()
+        # since the job was submitted or revived
+        self.ends: defaultdict[JobId, tuple[End, ...]] = defaultdict(tuple)
 
-    def copy(self) -> Referee:
-        """Return another referee that knows the same; the values it holds never change."""
+    def copy(self) -> EffectChecker:
+        """Return another checker that knows the same; later facts do not change it."""
         twin = copy.copy(self)
         for name, value in vars(self).items():
             setattr(twin, name, copy.copy(value))
@@ -95,24 +94,26 @@ class Referee:
     def saw_end(self, job_id: JobId, end: End) -> None:
         self.ends[job_id] += (end,)
 
-    def follow(self, effects: Iterable[Effect], now: Now, asked: Asked | None = None) -> None:
-        """Take the effects of one fact; `asked` is what a person wanted, if that was it."""
+    def follow(self, effects: Iterable[Effect], now: Now, asked: Request | None = None) -> None:
+        """Take the effects of one fact; `asked`: the request, if the fact was one."""
         wanted: Counter[tuple[JobId, type[Effect]]] = Counter()
         ordered: Counter[tuple[JobId, type[Effect]]] = Counter()
         for effect in effects:
             if isinstance(effect, SaveJob):
                 is_asked = asked is not None and asked.job_id == effect.job.id
                 wanted.update(self._saw_save(effect, now, asked if is_asked else None))
-                asked = None if is_asked else asked  # what follows is not what was asked for
+                asked = None if is_asked else asked  # what follows was not asked for
                 continue
             assert effect.job == self.jobs[effect.job.id]
             ordered[effect.job.id, type(effect)] += 1
             if isinstance(effect, StartAttempt):
                 self._saw_start(effect)
-        assert ordered == wanted, "one order for each move that needs one"
+        assert ordered == wanted, "one effect for each move that needs one"
 
-    def _saw_save(self, save: SaveJob, now: Now, asked: Asked | None) -> Iterable[tuple[JobId, type[Effect]]]:
-        """Return the orders that have to come with it."""
+    def _saw_save(
+        self, save: SaveJob, now: Now, asked: Request | None
+    ) -> Iterable[tuple[JobId, type[Effect]]]:
+        """Return the effects that have to come with it."""
         old, new = self.jobs.get(save.job.id), save.job
         self._check_step(save, old, asked)
         if save.spec is not None:
@@ -123,14 +124,14 @@ class Referee:
         self._check_what_it_asks(old, new, asked)
         self._check_who_may(save, old, now, asked)
         if new.state not in ACTIVE:
-            self.seats.leave(new.id)
+            self.slots.leave(new.id)
         if old is not None and old.state in FINAL:
             self.ends[new.id] = ()
         self.jobs[new.id] = new
         self._follow_dependencies(old, new, asked)
         return _orders(old, new)
 
-    def _check_step(self, save: SaveJob, old: Job | None, asked: Asked | None) -> None:
+    def _check_step(self, save: SaveJob, old: Job | None, asked: Request | None) -> None:
         new = save.job
         assert (save.what == SUBMIT) is (save.spec is not None) is (old is None)
         if old is None:
@@ -147,8 +148,8 @@ class Referee:
         assert new.state is State.STOPPING or not new.making_way
         assert new.state is State.RUNNING or not new.suspended
 
-    def _check_time(self, old: Job | None, new: Job, now: Now, asked: Asked | None) -> None:
-        """Hold the times of a job against what was asked for, or what it had before."""
+    def _check_time(self, old: Job | None, new: Job, now: Now, asked: Request | None) -> None:
+        """Compare the times of a job with its spec, or with those it had before."""
         spec, changed = self.specs[new.id], frozenset[str]() if asked is None else asked.changed
         if old is None or changed & {"delay", "at"}:
             due, date = (now.elapsed + spec.delay if spec.delay else None), spec.at
@@ -166,7 +167,7 @@ class Referee:
             expires = None if spec.expires is None else now.elapsed + spec.expires
         assert new.conditions.expires == (expires if new.state in WAITING else None)
 
-    def _check_what_it_asks(self, old: Job | None, new: Job, asked: Asked | None) -> None:
+    def _check_what_it_asks(self, old: Job | None, new: Job, asked: Request | None) -> None:
         spec = self.specs[new.id]
         assert (new.queue, new.priority) == (spec.queue, spec.priority)
         assert (new.conditions.key, new.conditions.slots) == (spec.key, spec.slots)
@@ -180,8 +181,8 @@ class Referee:
                 assert not self._is_spent(old), "not given up in time"
         assert asked is None or asked.what != "edit" or new.state in WAITING
 
-    def _check_who_may(self, save: SaveJob, old: Job | None, now: Now, asked: Asked | None) -> None:
-        """Object to what only a person may do, and to what not even time or other jobs may."""
+    def _check_who_may(self, save: SaveJob, old: Job | None, now: Now, asked: Request | None) -> None:
+        """Refuse what only a person may do, and what neither time nor other jobs may do."""
         new, what = save.job, None if asked is None else asked.what
         if old is None or old.state is new.state:
             return
@@ -200,7 +201,7 @@ class Referee:
         elif new.state is State.RUNNING:
             assert old.conditions.expires is None or old.conditions.expires > now.elapsed, "started too late"
 
-    def _follow_dependencies(self, old: Job | None, new: Job, asked: Asked | None) -> None:
+    def _follow_dependencies(self, old: Job | None, new: Job, asked: Request | None) -> None:
         changed = {"after", "after_any"} if old is None else set() if asked is None else asked.changed
         self.dependencies.ask(new.id, self.specs[new.id], changed, self.jobs)
         if new.state in FINAL:
@@ -210,25 +211,27 @@ class Referee:
         job = start.job
         assert job.state is State.RUNNING
         assert not self.pauses
-        assert not self.dependencies.of(job.id), "started before what it waits for"
+        assert not self.dependencies.of(job.id), "started before the jobs it waits for"
         queued = [other for other in self.jobs.values() if other.state is State.QUEUED]
-        before = self.seats.next_up([job, *queued])
-        assert before == job, f"job {job.id} started, and it was the turn of {before}"
-        self.seats.take(job, start.slot)
+        before = self.slots.next_up([job, *queued])
+        assert before == job, f"job {job.id} started, but it was the turn of {before}"
+        self.slots.take(job, start.slot)
 
-    # --- what holds in between ----------------------------------------------------------------------------
+    # --- what always holds --------------------------------------------------------------------------------
 
     def check(self, scheduler: Scheduler) -> None:
-        """Hold the Scheduler's memory against what its effects have told."""
+        """Compare the Scheduler's memory with what its effects said."""
         unfinished = {job.id: job for job in self.unfinished()}
         assert {job_id: scheduler.get(job_id) for job_id in unfinished} == unfinished
         assert len(scheduler) == len(unfinished), "nothing finished is kept in memory"
         others = ({*job.conditions.after, *job.conditions.after_any} for job in unfinished.values())
-        assert scheduler.waits == sum(map(len, others)), "what was waited for is forgotten"
+        assert scheduler.waits == sum(map(len, others)), (
+            "a finished job is still waited for, or a wait is lost"
+        )
 
         active = {job_id for job_id, job in unfinished.items() if job.state in ACTIVE}
-        assert {job.id for job in scheduler.active_jobs()} == set(self.seats.taken) == active
-        assert (scheduler.running, scheduler.taken) == (len(active), self.seats.taken_slots)
+        assert {job.id for job in scheduler.active_jobs()} == set(self.slots.taken) == active
+        assert (scheduler.running, scheduler.taken) == (len(active), self.slots.taken_slots)
 
         holders = {
             job.conditions.key: job.id for job in unfinished.values() if job.conditions.key is not None
@@ -238,7 +241,7 @@ class Referee:
 
         self._check_waiting(scheduler)
         queued = [job for job in unfinished.values() if job.state is State.QUEUED]
-        assert self.pauses or self.seats.next_up(queued) is None, "a job waits beside a free slot"
+        assert self.pauses or self.slots.next_up(queued) is None, "a job waits although its slots are free"
 
     def _check_waiting(self, scheduler: Scheduler) -> None:
         waiting = [job for job in self.jobs.values() if job.state in WAITING]
@@ -249,16 +252,16 @@ class Referee:
         assert scheduler.next_timer_at() == min(times, default=None)
         assert scheduler.next_wall_timer_at() == min(dates, default=None)
         if self.settled is not None:
-            assert all(time > self.settled.elapsed for time in times), "what has come is not seen"
-            assert all(date > self.settled.wall for date in dates), "a date has come and is not seen"
+            assert all(time > self.settled.elapsed for time in times), "a time has come and was not noticed"
+            assert all(date > self.settled.wall for date in dates), "a date has come and was not noticed"
         for job in waiting:
-            assert job.id not in self.dependencies.doomed, "it waits for what cannot come"
+            assert job.id not in self.dependencies.doomed, "it waits for something that cannot happen"
             assert {*job.conditions.after, *job.conditions.after_any} == self.dependencies.of(job.id)
             assert not self.dependencies.of(job.id) or job.state in {State.HELD, State.BLOCKED}
             assert self.dependencies.of(job.id) or job.state is not State.BLOCKED
 
     def _time_after_end(self, job: Job, now: Now) -> tuple[float | None, float | None]:
-        """Return when a job that has just run is due, on either clock; look at how that was chosen."""
+        """Return when a job that has just run is due, on either clock, and check how that was chosen."""
         last, _, decision = self.ends[job.id][-1]
         after = None if decision is None else decision.after
         if last is not Outcome.SNOOZED and after is not None:
@@ -272,7 +275,7 @@ class Referee:
         return now.elapsed + max(after or 0.0, SHORTEST_SNOOZE), None
 
     def _is_spent(self, job: Job) -> bool:
-        """Tell whether the latest end was the last that the job's policy allows."""
+        """Tell whether the policy allows no attempt after the latest end."""
         ends = [outcome for outcome, _, _ in self.ends[job.id]]
         last, code, decision = self.ends[job.id][-1]
         has_used_up = sum(outcome in USES_UP_A_RETRY for outcome in ends) > job.policy.retries

@@ -1,4 +1,4 @@
-"""Everything that can be said on either socket: each message by name, and any value of each."""
+"""Hypothesis strategies for every message of both protocols."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bgd.wire import launching, messages, replies, requests
 
 Message = Any  # a struct of one of the unions below
 
-# By direction: what may be said in it, and how it is put into bytes and read
+# By direction: its messages, and how they are encoded and decoded
 DIRECTIONS: dict[str, tuple[Any, Callable[[Message], bytes], Callable[[bytes], Message]]] = {
     "hello": (messages.Hello, messages.encode, messages.decode_hello),
     "request": (requests.Request, messages.encode, messages.decode_request),
@@ -41,7 +41,7 @@ def kinds_of(direction: str) -> list[type[msgspec.Struct]]:
 
 @functools.cache
 def messages_of(kind: type[msgspec.Struct]) -> st.SearchStrategy[Message]:
-    """Return a strategy for every value that a receiver takes for such a message."""
+    """Return a strategy for all values that a receiver accepts as such a message."""
     return values_of(inspect.type_info(kind))
 
 

@@ -78,7 +78,7 @@ def test_slot_numbers_stay_within_the_slots_whatever_the_sizes():
     assert [slot for _, _, slot in started(decider)] == [1]
 
 
-def test_what_runs_keeps_the_slots_it_took_when_there_are_more():
+def test_a_running_job_keeps_its_number_of_slots_when_there_are_more():
     decider = scheduler(slots=2)
     submit(decider, slots=4)
     small = submit(decider)
@@ -105,7 +105,7 @@ def test_a_restored_job_takes_as_many_slots_as_it_asks_for():
 # --- rules ---------------------------------------------------------------------------------------------
 
 
-def test_a_paused_queue_starts_nothing_though_its_jobs_stood_in_the_shared_lane():
+def test_a_paused_queue_starts_nothing_although_its_jobs_were_in_the_shared_heap():
     decider = scheduler(slots=1)
     running = submit(decider)
     first, other, second = submit(decider, queue="a"), submit(decider, queue="b"), submit(decider, queue="a")
@@ -121,8 +121,8 @@ def test_a_paused_queue_starts_nothing_though_its_jobs_stood_in_the_shared_lane(
     assert started_ids(decider) == [first, second]
 
 
-def test_of_many_queues_with_a_limit_the_most_urgent_job_of_all_starts():
-    names = [f"q{number}" for number in range(20)]  # so many that no order of looking meets only better ones
+def test_the_most_urgent_job_of_many_limited_queues_starts():
+    names = [f"q{number}" for number in range(20)]  # so many that no order of looking finds only better ones
     decider = scheduler(slots=1, **dict.fromkeys(names, 1))
     running = submit(decider)
     decider.take_effects()
@@ -169,7 +169,7 @@ def test_rules_that_come_and_go_leave_nothing_behind():
 def test_jobs_cancelled_after_their_queue_got_a_rule_do_not_pile_up():
     decider = scheduler(slots=1)
     submit(decider, slots=1)
-    submit(decider, priority=9)  # what is behind it in the shared lane does not come up
+    submit(decider, priority=9)  # jobs behind it in the shared heap do not come to the top
     ids = [submit(decider, queue="a") for _ in range(MANY)]
 
     decider.resize(1, {"a": PAUSED}, NOW)
@@ -200,7 +200,7 @@ def test_nothing_starts_until_the_last_reason_to_pause_has_ended(last):
 # --- many queues ------------------------------------------------------------------------------------------
 
 
-def test_a_new_job_costs_no_look_at_queues_where_nothing_can_start():
+def test_a_new_job_costs_no_look_at_queues_that_cannot_start_anything():
     looks = 0
 
     def look(job_id):

@@ -1,4 +1,4 @@
-"""A world around the Scheduler that can lose any part of itself: memory, launcher, or all but the disk."""
+"""A machine around the Scheduler that can lose its memory, its launcher, or everything except the disk."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from bgd.core.job import ACTIVE, FINAL, Job, JobId, Now, Outcome, RetryPolicy, S
 from bgd.core.queues import QueueRule
 from bgd.core.scheduler import Effect, PauseReason, Scheduler, StartAttempt
 from bgd.core.spec import JobSpec
-from tests.core.referee import Asked, Referee
-from tests.core.survivors import Disk, End, Key, Launcher
+from tests.core.effect_checker import EffectChecker, Request
+from tests.core.fakes import End, FakeDisk, FakeLauncher, Key
 
 
-class World:
-    """A supervisor with its Scheduler, disk, launcher and clocks, and a referee that sees every effect.
+class SimulatedMachine:
+    """A supervisor with a Scheduler, disk, launcher and clocks, and a checker that sees every effect.
 
-    Each fact is decided at once; `write` and `act` are the later steps that a crash may prevent.
+    Each fact is decided at once. A crash may prevent the later steps, `write` and `act`.
     """
 
     def __init__(self, slots: int, rules: Mapping[str, QueueRule], roll: Callable[[], float]) -> None:
         self.now = Now(elapsed=100.0, wall=1e9)
-        self.disk = Disk()
-        self.launcher = Launcher()
-        self.referee = Referee(slots, rules)
+        self.disk = FakeDisk()
+        self.launcher = FakeLauncher()
+        self.checker = EffectChecker(slots, rules)
         self._roll = roll
-        self._on_disk = self.referee.copy()
-        self._begin_anew()
+        self._on_disk = self.checker.copy()
+        self._start_empty()
 
-    def _begin_anew(self) -> None:
+    def _start_empty(self) -> None:
         self.scheduler = Scheduler(
-            self.referee.seats.slots, self.referee.seats.rules, max(self.disk.jobs, default=0), self._roll
+            self.checker.slots.slots, self.checker.slots.rules, max(self.disk.jobs, default=0), self._roll
         )
         self._unwritten: list[Effect] = []
         self._unwritten_ends: dict[Key, End] = {}
@@ -47,44 +47,44 @@ class World:
         self._decided()
 
     def hold(self, job_id: JobId) -> None:
-        was_held = self.referee.jobs[job_id].state is State.HELD
+        was_held = self.checker.jobs[job_id].state is State.HELD
         state = self.scheduler.hold(job_id, self.now)
-        self._decided(Asked(job_id=job_id, what="hold"), is_settled=not was_held)
-        assert state is self.referee.jobs[job_id].state
+        self._decided(Request(job_id=job_id, what="hold"), is_settled=not was_held)
+        assert state is self.checker.jobs[job_id].state
 
     def release(self, job_id: JobId) -> None:
         state = self.scheduler.release(job_id, self.now)
-        self._decided(Asked(job_id=job_id, what="release"))
-        assert state is self.referee.jobs[job_id].state
+        self._decided(Request(job_id=job_id, what="release"))
+        assert state is self.checker.jobs[job_id].state
 
     def edit(self, job_id: JobId, changes: Mapping[str, object], policy: RetryPolicy) -> None:
-        """Edit a waiting job, unless it would wait for itself then."""
-        spec = replace(self.referee.specs[job_id], **changes)
+        """Edit a waiting job, unless it would then wait for itself."""
+        spec = replace(self.checker.specs[job_id], **changes)
         others = (*spec.after, *spec.after_any)
-        is_circle = self.referee.dependencies.closes_circle(job_id, others)
-        assert (self.scheduler.find_cycle(job_id, others) is not None) == is_circle
-        if is_circle:
+        is_cycle = self.checker.dependencies.closes_cycle(job_id, others)
+        assert (self.scheduler.find_cycle(job_id, others) is not None) == is_cycle
+        if is_cycle:
             return
         changed = frozenset(changes)
         state = self.scheduler.edit(job_id, spec, policy, changed, self.now, self._finished_of(spec))
-        self._decided(Asked(job_id=job_id, what="edit", spec=spec, changed=changed))
-        assert state is self.referee.jobs[job_id].state
+        self._decided(Request(job_id=job_id, what="edit", spec=spec, changed=changed))
+        assert state is self.checker.jobs[job_id].state
 
     def set_suspended(self, job_id: JobId, *, suspended: bool) -> None:
         self.scheduler.set_suspended(job_id, self.now, suspended=suspended)
         self._decided(is_settled=False)
-        assert self.referee.jobs[job_id].suspended is suspended
+        assert self.checker.jobs[job_id].suspended is suspended
 
     def cancel(self, job_id: JobId) -> None:
-        was_stopping = self.referee.jobs[job_id].state is State.STOPPING
+        was_stopping = self.checker.jobs[job_id].state is State.STOPPING
         state = self.scheduler.cancel(job_id, self.now)
-        self._decided(Asked(job_id=job_id, what="cancel"), is_settled=not was_stopping)
-        assert state is self.referee.jobs[job_id].state
-        assert not self.referee.jobs[job_id].making_way
+        self._decided(Request(job_id=job_id, what="cancel"), is_settled=not was_stopping)
+        assert state is self.checker.jobs[job_id].state
+        assert not self.checker.jobs[job_id].making_way
 
     def requeue(self, job_id: JobId) -> None:
         self.scheduler.requeue(job_id, self.now)
-        self._decided(Asked(job_id=job_id, what="requeue"), is_settled=False)
+        self._decided(Request(job_id=job_id, what="requeue"), is_settled=False)
 
     def end(self, key: Key, end: End) -> None:
         self.launcher.end(key, end)
@@ -95,42 +95,42 @@ class World:
         assert self.scheduler.take_effects() == []
 
     def revive(self, job_id: JobId) -> None:
-        job = self.referee.jobs[job_id]
+        job = self.checker.jobs[job_id]
         if job.conditions.key is not None and self.scheduler.holder_of(job.conditions.key) is not None:
             return
         self.scheduler.revive(job, self.now)
-        self._decided(Asked(job_id=job_id, what="revive"))
+        self._decided(Request(job_id=job_id, what="revive"))
 
     def resize(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
-        self.referee.seats.slots, self.referee.seats.rules = slots, dict(rules)
+        self.checker.slots.slots, self.checker.slots.rules = slots, dict(rules)
         self.scheduler.resize(slots, rules, self.now)
         self._decided()
 
     def pause(self, why: PauseReason) -> None:
-        self.referee.pauses.add(why)
+        self.checker.pauses.add(why)
         self.scheduler.pause(why)
         self._decided(is_settled=False)
 
     def resume(self, why: PauseReason) -> None:
-        self.referee.pauses.discard(why)
+        self.checker.pauses.discard(why)
         self.scheduler.resume(why, self.now)
         self._decided()
 
     def let_pass(self, seconds: float, jump: float) -> None:
-        """Let time go on, while somebody sets the wall clock forward by `jump`, or back."""
+        """Let time pass while somebody sets the wall clock forward by `jump`, or back."""
         self.now = Now(self.now.elapsed + seconds, self.now.wall + seconds + jump)
 
     def advance(self) -> None:
         self.scheduler.advance(self.now)
         self._decided()
 
-    # --- asks ---------------------------------------------------------------------------------------------
+    # --- questions-----------------------------------------------------------------------------------------
 
     def ids(self, states: Collection[State]) -> list[JobId]:
-        return sorted(job.id for job in self.referee.jobs.values() if job.state in states)
+        return sorted(job.id for job in self.checker.jobs.values() if job.state in states)
 
     def _finished_of(self, spec: JobSpec) -> dict[JobId, State]:
-        others = (self.referee.jobs[JobId(other)] for other in (*spec.after, *spec.after_any))
+        others = (self.checker.jobs[JobId(other)] for other in (*spec.after, *spec.after_any))
         return {other.id: other.state for other in others if other.state in FINAL}
 
     # --- the steps after a decision -----------------------------------------------------------------------
@@ -140,8 +140,8 @@ class World:
         self._to_do += self._unwritten
         self._unwritten, self._unwritten_ends = [], {}
         self._to_acknowledge = set(self.launcher.ended) & set(self.disk.end)
-        self._on_disk = self.referee.copy()
-        assert self.disk.jobs == self.referee.jobs
+        self._on_disk = self.checker.copy()
+        assert self.disk.jobs == self.checker.jobs
 
     def act(self) -> None:
         effects, self._to_do = self._to_do, []
@@ -152,7 +152,7 @@ class World:
             self.launcher.acknowledge(key)
 
     def _launch(self, key: Key) -> None:
-        """Send a Launch, if it is still wanted and its launcher is still the one it was written for."""
+        """Send a Launch if it is still wanted and the launcher is the one for which it was saved."""
         job = self.scheduler.get(key[0])
         is_wanted = job is not None and job.state in ACTIVE and job.attempt == key[1]
         if is_wanted and self.disk.given_to[key] == self.launcher.instance:
@@ -161,7 +161,7 @@ class World:
     # --- losses -------------------------------------------------------------------------------------------
 
     def lose_supervisor(self) -> None:
-        """Lose all memory, and what was decided but not written, or written and not acted on."""
+        """Lose all memory: what was decided but not written, or written but not acted on."""
         self._restart()
         for job in self.disk.unfinished():
             self._restore(job)
@@ -176,34 +176,34 @@ class World:
         self._meet_launcher()
 
     def lose_power(self) -> None:
-        """Lose everything but what is on disk; the elapsed clock begins again."""
+        """Lose everything except the disk; the elapsed clock starts again."""
         self.launcher.die(Outcome.INTERRUPTED)
         self.now = Now(elapsed=0.0, wall=self.now.wall + 30.0)
         self._restart()
         for written in self.disk.unfinished():
             job = self.disk.on_another_boot(written, self.now)
-            self.disk.jobs[job.id] = self.referee.jobs[job.id] = job
+            self.disk.jobs[job.id] = self.checker.jobs[job.id] = job
             self._restore(job)
         self._meet_launcher()
 
     def _restart(self) -> None:
-        self.referee = self._on_disk.copy()
-        self.referee.pauses.clear()
-        self.referee.settled = None
-        self._begin_anew()
+        self.checker = self._on_disk.copy()
+        self.checker.pauses.clear()
+        self.checker.settled = None
+        self._start_empty()
 
     def _restore(self, job: Job) -> None:
         slot = self.disk.slot[job.id, job.attempt] if job.state in ACTIVE else None
         self.scheduler.restore(job, slot)
         if slot is not None:
-            self.referee.seats.restore(job, slot)
+            self.checker.slots.restore(job, slot)
         assert self.scheduler.get(job.id) == job
         assert self.scheduler.take_effects() == []
 
     def _meet_launcher(self) -> None:
-        """Bring what is written down and what the launcher knows together (R3)."""
+        """Reconcile what is on disk with what the launcher knows (R3)."""
         self.pause(PauseReason.NO_LAUNCHER)
-        self.write()  # having no launcher keeps nobody from writing
+        self.write()  # the daemon also writes without a launcher
         for job in self.scheduler.active_jobs():
             key = job.id, job.attempt
             if key in self.launcher.running or key in self.launcher.ended:
@@ -224,14 +224,14 @@ class World:
 
     def _take_end(self, key: Key, end: End) -> None:
         outcome, code, decision = end
-        self.referee.saw_end(key[0], end)
+        self.checker.saw_end(key[0], end)
         assert self.scheduler.ended(*key, outcome, self.now, code, decision)
         self._unwritten_ends[key] = end
         self._decided()
 
-    def _decided(self, asked: Asked | None = None, *, is_settled: bool = True) -> None:
+    def _decided(self, asked: Request | None = None, *, is_settled: bool = True) -> None:
         effects = self.scheduler.take_effects()
         if is_settled:
-            self.referee.settled = self.now
-        self.referee.follow(effects, self.now, asked)
+            self.checker.settled = self.now
+        self.checker.follow(effects, self.now, asked)
         self._unwritten += effects

@@ -1,4 +1,4 @@
-"""Which jobs wait for which others, followed as plainly as can be: every pair, every time."""
+"""Which jobs wait for which others, in the simplest way: look at every pair, every time."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from bgd.core.job import FINAL, Job, JobId, State
 from bgd.core.spec import JobSpec
 
 
-class Dependencies:
-    """`doomed` are the jobs that wait for the success of what has finished otherwise."""
+class DependencyModel:
+    """Jobs and the jobs they wait for. `doomed`: jobs that wait for a success that did not come."""
 
     def __init__(self) -> None:
         self.doomed: set[JobId] = set()
         self._after: dict[JobId, frozenset[int]] = {}
         self._after_any: dict[JobId, frozenset[int]] = {}
 
-    def __copy__(self) -> Dependencies:
-        twin = Dependencies()
+    def __copy__(self) -> DependencyModel:
+        twin = DependencyModel()
         twin.doomed |= self.doomed
         twin._after |= self._after
         twin._after_any |= self._after_any
@@ -27,7 +27,7 @@ class Dependencies:
         return self._after[job_id] | self._after_any[job_id]
 
     def ask(self, job_id: JobId, spec: JobSpec, changed: Collection[str], jobs: Mapping[JobId, Job]) -> None:
-        """Let a job wait for what its spec names, where that has changed."""
+        """Let a job wait for the jobs in its spec, where these have changed."""
         if "after" in changed:
             self._after[job_id] = frozenset(spec.after)
             self.doomed.discard(job_id)
@@ -44,8 +44,8 @@ class Dependencies:
         for dependent in self._after:
             self._tell(dependent, job_id, state)
 
-    def closes_circle(self, job_id: JobId, others: Collection[int]) -> bool:
-        """Tell whether one of the others is the job, or waits for it."""
+    def closes_cycle(self, job_id: JobId, others: Collection[int]) -> bool:
+        """Tell whether one of the others is the job itself, or waits for it."""
         reached: set[int] = set()
         ahead = set(others)
         while ahead - reached:

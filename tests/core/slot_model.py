@@ -1,4 +1,4 @@
-"""Who has which slot, and whose turn it is, found as plainly as can be: look at every job, every time."""
+"""Which job has which slot and which job is next, in the simplest way: look at every job, every time."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from bgd.core.job import Job, JobId
 from bgd.core.queues import QueueRule
 
 
-class Seat(Struct, frozen=True):
-    """What an active job has: a number, and so many slots of its queue."""
+class TakenSlot(Struct, frozen=True):
+    """What an active job holds: a slot number, and `size` slots of its queue."""
 
     number: int
     size: int
     queue: str
 
 
-class Seats:
-    """`taken` by the active jobs."""
+class SlotModel:
+    """The slots that active jobs hold, in `taken`."""
 
     def __init__(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
         self.slots = slots
         self.rules = dict(rules)
-        self.taken: dict[JobId, Seat] = {}
+        self.taken: dict[JobId, TakenSlot] = {}
 
-    def __copy__(self) -> Seats:
-        twin = Seats(self.slots, self.rules)
+    def __copy__(self) -> SlotModel:
+        twin = SlotModel(self.slots, self.rules)
         twin.taken |= self.taken
         return twin
 
@@ -41,8 +41,8 @@ class Seats:
         self.restore(job, number)
 
     def restore(self, job: Job, number: int) -> None:
-        """Let a job that was active before a restart have its number, and as many slots as there are."""
-        self.taken[job.id] = Seat(number, self._size(job), job.queue)
+        """Give a job that was active before a restart its number again."""
+        self.taken[job.id] = TakenSlot(number, self._size(job), job.queue)
 
     def leave(self, job_id: JobId) -> None:
         self.taken.pop(job_id, None)
@@ -52,11 +52,11 @@ class Seats:
         return sum(seat.size for seat in self.taken.values())
 
     def next_up(self, queued: Iterable[Job]) -> Job | None:
-        """Return the one of the queued jobs whose turn it is, None if there is no room for it."""
+        """Return the queued job whose turn it is; None if there is no room for it."""
         first = {job.queue: job for job in sorted(queued, key=_urgency, reverse=True)}
         job = min(filter(self._has_room_in_queue, first.values()), key=_urgency, default=None)
         if job is None or self._size(job) + self.taken_slots > self.slots:
-            return None  # no lesser one takes the place for which a large one waits
+            return None  # no less urgent job takes the slots for which a large one waits
         return job
 
     def _has_room_in_queue(self, job: Job) -> bool:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgd.errors import ProtocolError
-from tests.wire.speech import DIRECTIONS, KINDS, kinds_of, messages_of, tag_of
+from tests.wire.message_strategies import DIRECTIONS, KINDS, kinds_of, messages_of, tag_of
 
-DEEP = 100_000  # levels; the interpreter's own limit is a hundredth of it
+DEEP = 100_000  # levels, a hundred times the limit of the interpreter
 
 by_direction = pytest.mark.parametrize("direction", DIRECTIONS)
 by_kind = pytest.mark.parametrize(
@@ -27,7 +27,7 @@ plain_values = st.recursive(
 
 
 def read(direction, payload):
-    """Decode, and refuse anything but a message of this direction or a ProtocolError."""
+    """Decode, and fail unless that gives a message of this direction or a ProtocolError."""
     _, _, decode = DIRECTIONS[direction]
     try:
         message = decode(payload)
@@ -41,7 +41,7 @@ def any_message(direction):
     return st.sampled_from(kinds_of(direction)).flatmap(messages_of)
 
 
-# --- what is said is heard -----------------------------------------------------------------------------
+# --- what is sent is received--------------------------------------------------------------------------
 
 
 @by_kind
@@ -55,7 +55,7 @@ def test_every_message_arrives_as_it_was_sent(direction, kind, data):
 
 @by_kind
 @given(data=st.data())
-def test_fields_of_a_later_version_are_passed_over(direction, kind, data):
+def test_fields_of_a_later_version_are_ignored(direction, kind, data):
     message = data.draw(messages_of(kind))
     _, encode, decode = DIRECTIONS[direction]
     fields = msgspec.msgpack.decode(encode(message), strict=False)
@@ -71,7 +71,7 @@ def test_no_two_messages_of_a_direction_share_a_tag(direction):
     assert len(tags) == len(set(tags))
 
 
-# --- what cannot be heard is refused, and in one way only ----------------------------------------------
+# --- what cannot be decoded is refused in one way only -------------------------------------------------
 
 
 @by_direction
@@ -112,7 +112,7 @@ def test_half_a_message_is_a_protocol_error(direction, data):
 
 @by_kind
 @pytest.mark.parametrize("nest", [b"\x91", b"\x81\xa1x"], ids=["lists", "maps"])
-def test_a_bottomless_field_is_a_protocol_error(direction, kind, nest):
+def test_a_field_nested_too_deep_is_a_protocol_error(direction, kind, nest):
     tag = msgspec.msgpack.encode(tag_of(kind))
     field = msgspec.msgpack.encode(next(iter(kind.__struct_fields__), "x"))
 
@@ -147,7 +147,7 @@ def test_garbage_is_a_protocol_error(direction, payload):
 
 @by_direction
 @given(data=st.data())
-def test_a_message_with_something_after_it_is_a_protocol_error(direction, data):
+def test_a_message_with_bytes_after_it_is_a_protocol_error(direction, data):
     _, encode, _ = DIRECTIONS[direction]
     payload = encode(data.draw(any_message(direction)))
 

@@ -1,4 +1,4 @@
-"""What outlives the supervisor: the disk, and the launcher with what it runs."""
+"""Stand-ins for what outlives the supervisor: the disk, and the launcher with its attempts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from bgd.core.job import FINAL, Decision, Job, JobId, Now, Outcome
 from bgd.core.scheduler import Effect, SaveJob, StartAttempt
 
 Key = tuple[JobId, int]  # job and number of the attempt
-End = tuple[Outcome, int | None, Decision | None]  # and the code that stands for it, and what the job wants
+End = tuple[Outcome, int | None, Decision | None]  # outcome, exit code, decision of the job
 
 
-class Disk:
-    """What survives everything. Written in one step, as one transaction is."""
+class FakeDisk:
+    """What survives everything. `write` is one transaction."""
 
     def __init__(self) -> None:
         self.jobs: dict[JobId, Job] = {}
-        # In epoch time, for another boot's clock starts elsewhere
+        # In epoch time, because the clock of another boot starts at another time
         self.due_at: dict[JobId, float] = {}
         self.expires_at: dict[JobId, float] = {}
         self.slot: dict[Key, int] = {}
-        self.given_to: dict[Key, int] = {}  # the launcher instance that an attempt was written for
+        self.given_to: dict[Key, int] = {}  # the launcher instance for which an attempt was saved
         self.end: dict[Key, End] = {}
 
     def write(self, effects: list[Effect], ends: Mapping[Key, End], launcher: int, now: Now) -> None:
@@ -43,7 +43,7 @@ class Disk:
         self.end.update(ends)
 
     def on_another_boot(self, job: Job, now: Now) -> Job:
-        """Return a job with its instants moved to another boot's clock, which runs since 0."""
+        """Return a job with its instants on the clock of another boot, which began at 0."""
         if job.due is not None:
             job = replace(job, due=now.elapsed + max(0.0, self.due_at[job.id] - now.wall))
         if job.conditions.expires is not None:
@@ -55,12 +55,12 @@ class Disk:
         return [job for job in self.jobs.values() if job.state not in FINAL]
 
 
-class Launcher:
+class FakeLauncher:
     """Keeps attempts running while the supervisor is away, and their ends until they are acknowledged."""
 
     def __init__(self) -> None:
         self.instance = 1
-        self.covers = {1}  # instances that this one would know the attempts of
+        self.covers = {1}  # instances whose attempts this one would know
         self.running: set[Key] = set()
         self.ended: dict[Key, End] = {}
         self._ever: set[Key] = set()
@@ -69,7 +69,7 @@ class Launcher:
         if key in self.running or key in self.ended:
             return
         assert key not in self._ever, "an attempt is started at most once"
-        assert key[0] not in {job_id for job_id, _ in self.running}, "two attempts of a job at one time"
+        assert key[0] not in {job_id for job_id, _ in self.running}, "two attempts of a job at the same time"
         self._ever.add(key)
         self.running.add(key)
 
@@ -81,14 +81,14 @@ class Launcher:
         self.ended.pop(key, None)
 
     def die(self, seen_as: Outcome) -> None:
-        """Be followed by a launcher that reports what ran as ended so."""
+        """Die, followed by a launcher that reports this outcome for all that ran."""
         self.ended.update(dict.fromkeys(self.running, (seen_as, None, None)))
         self.running.clear()
         self.instance += 1
         self.covers.add(self.instance)
 
     def die_with_records(self) -> None:
-        """Be followed by a launcher that knows of nothing before it."""
+        """Die, followed by a launcher that knows nothing about earlier attempts."""
         self.running.clear()
         self.ended.clear()
         self.instance += 1
