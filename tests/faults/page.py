@@ -11,15 +11,15 @@ from msgspec import Struct
 HEAD = """\
 # Faults
 
-What was done to bgd on purpose, how often, and what came of it. `make faults` tries it again and writes this
-page; it is not edited by hand. The tests do the same a few times on every run.
+What was done to bgd on purpose, how often, and with what result? `make faults` repeats it and writes this page; do not
+edit it by hand. Every test run does the same a few times.
 
-A row is the latest run of its series that found nothing wrong. For jobs that means: each that was
-acknowledged is there and has finished once, each of its attempts was started once and ended once, none met
-another of its job, none outlived its time limit, and its exit code is the one that the job wrote down itself.
-Where anything is wrong `make faults` fails, and writes nothing. Ends are counted by the outcomes of attempts;
-`unknown` is what the launcher's death leaves of those that ran. A job that waited in vain was cancelled, as
-what it waited for had failed. The machine had two processors, and other work to do.
+A row is the latest run of its series that found nothing wrong. For jobs that means: each acknowledged job is there and
+has finished once; each of its attempts started once and ended once, at a different time from the others and within its
+time limit; and the recorded exit code is the one that the job itself wrote down. If anything is wrong, `make faults`
+fails and writes nothing. Ends are counted by the outcomes of attempts; `unknown` are attempts that ran when their
+launcher died. Jobs that "waited in vain" were cancelled because a job they waited for failed. The machine had two
+processors and other work to do.
 
 | what was done | what came of it | on | by |
 |---|---|---|---|
