@@ -11,15 +11,16 @@ from msgspec import Struct
 HEAD = """\
 # Faults
 
-What was done to bgd on purpose, how often, and with what result? `make faults` repeats it and writes this page; do not
-edit it by hand. Every test run does the same a few times.
+What was done to bgd on purpose, how often, and with what result? `make faults` repeats it and writes
+this page; do not edit it by hand. Every test run does the same a few times.
 
-A row is the latest run of its series that found nothing wrong. For jobs that means: each acknowledged job is there and
-has finished once; each of its attempts started once and ended once, at a different time from the others and within its
-time limit; and the recorded exit code is the one that the job itself wrote down. If anything is wrong, `make faults`
-fails and writes nothing. Ends are counted by the outcomes of attempts; `unknown` are attempts that ran when their
-launcher died. Jobs that "waited in vain" were cancelled because a job they waited for failed. The machine had two
-processors and other work to do.
+A row is the latest run of its series that found nothing wrong. For jobs that means: each acknowledged
+job is there and has finished once; each of its attempts started once and ended once, at a different time
+from the others and within its time limit; and the recorded exit code is the one that the job itself
+wrote down. If anything is wrong, `make faults` fails and writes nothing. Ends are counted by the
+outcomes of attempts; `unknown` are attempts that ran when their launcher died. Jobs that "waited in
+vain" were cancelled because a job they waited for failed. The machine had two processors and other work
+to do.
 
 | what was done | what came of it | on | by |
 |---|---|---|---|
