@@ -225,6 +225,7 @@ _NAME_A_PROGRAM = 'name a program and its arguments, for example ["php", "artisa
 
 
 def exception_rules(setting: Setting) -> ExceptionRules:
+    """Read a table of exceptions and what follows each."""
     table = setting.value
     if not isinstance(table, dict):
         raise ValueError(  # noqa: TRY004 - what readers raise
@@ -241,10 +242,14 @@ def exception_rules(setting: Setting) -> ExceptionRules:
 
 
 def _rule(text: object) -> Decision:
-    aim, _, after = str(text).partition(" ")
-    if aim not in set(NextStep) or (aim == NextStep.FAIL and after) or (aim == NextStep.SNOOZE and not after):
+    step, _, after = str(text).partition(" ")
+    if (
+        step not in set(NextStep)
+        or (step == NextStep.FAIL and after)
+        or (step == NextStep.SNOOZE and not after)
+    ):
         raise ValueError(f"{text!r} does not say what follows: {_SAY_WHAT_FOLLOWS}")
-    return Decision(NextStep(aim), checked_duration(after) if after else None)
+    return Decision(NextStep(step), checked_duration(after) if after else None)
 
 
 _SAY_WHAT_FOLLOWS = 'write "retry", "retry 30s", "fail" or "snooze 5m"'
@@ -421,9 +426,7 @@ SCHEMA: Schema = {
 
 
 def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | None) -> Config:
-    ports = (
-        1 if places is SYSTEM_PATHS else PORTS
-    )  # whoever looks for the machine's pages, such as a proxy, knows one
+    ports = 1 if places is SYSTEM_PATHS else PORTS  # a proxy in front of the machine's pages knows one port
     daemon = _section(
         found, "daemon", DaemonConfig, state_dir=places.state_dir, socket="", slots=_processors()
     )

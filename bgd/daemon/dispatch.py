@@ -24,7 +24,7 @@ from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, StoredSpec
 from bgd.daemon.streams import Subscriptions
 from bgd.errors import Refused
-from bgd.wire import calls, launching
+from bgd.wire import class_jobs, launching
 from bgd.wire.launching import (
     NO_LIMITS,
     AttemptEnded,
@@ -371,9 +371,9 @@ _PASSED_ON = [
 
 def reported_end(ended: AttemptEnded) -> AttemptEnd:
     """Return the end that the launcher reports; a class job's result file refines the outcome."""
-    report = calls.AttemptReport(ended.outcome)
+    report = class_jobs.AttemptReport(ended.outcome)
     if ended.result is not None:  # only class jobs have a result file
-        report = calls.read_result(ended.result, ended.outcome)
+        report = class_jobs.read_result(ended.result, ended.outcome)
     error = report.error
     if error is None and ended.problem is not None:
         error = JobError(type=report.outcome.value, message=ended.problem)
@@ -476,9 +476,11 @@ def _program_of(job: Job, spec: JobSpec, config: Config) -> _Program:
     target = parse_target(spec.target)
     if isinstance(target, RunnerTarget):
         runner = config.runners[target.runner]
-        document = calls.runner_request(target, job.id, job.attempt, spec.arguments)
-        return _Program(list(runner.argv), document, runner.cwd, calls.NOTHING)
-    document = calls.request(target, spec.arguments, config.python.path, config.security.allowed_classes)
+        document = class_jobs.runner_request(target, job.id, job.attempt, spec.arguments)
+        return _Program(list(runner.argv), document, runner.cwd, class_jobs.NULL_RESULT)
+    document = class_jobs.worker_request(
+        target, spec.arguments, config.python.path, config.security.allowed_classes
+    )
     isolation = spec.isolation or config.python.isolation
     return _Program([config.python.interpreter, str(WORKER)], document, isolation=isolation)
 

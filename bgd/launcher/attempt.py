@@ -25,7 +25,7 @@ from bgd.launcher.spawn import Input, Stuck, spawn, spawn_apart
 from bgd.launcher.tree import Execution, Ladder, Looker, Tree
 from bgd.launcher.warm.worker import NotTaken, Unfit, Worker, Workers
 from bgd.units import format_size
-from bgd.wire.calls import MAX_DOCUMENT
+from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import (
     NO_LIMITS,
     AttemptEnded,

@@ -13,7 +13,7 @@ import pytest
 
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
-from bgd.wire.calls import MAX_DOCUMENT
+from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import StopProcesses
 from tests.launcher.host import STORE, needs_strace
 from tests.support import wait_until

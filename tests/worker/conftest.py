@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from bgd.core.target import python_target
-from bgd.wire.calls import request
+from bgd.wire.class_jobs import worker_request
 from bgd.worker import WORKER
 
 SYSTEM_PYTHON = Path("/usr/bin/python3")  # one that has no bgd, where the machine has it
@@ -86,7 +86,7 @@ def _run_worker(  # noqa: PLR0913 - each is a thing of its own that a launcher s
     try:
         ended = subprocess.run(
             [interpreter, program],
-            input=request(python_target(target), arguments, [str(folder)], allowed)
+            input=worker_request(python_target(target), arguments, [str(folder)], allowed)
             if stdin is None
             else stdin,
             stdout=stdout,

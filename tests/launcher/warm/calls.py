@@ -12,7 +12,7 @@ import msgspec
 
 from bgd.core.spec import Isolation
 from bgd.core.target import python_target
-from bgd.wire.calls import request
+from bgd.wire.class_jobs import worker_request
 from bgd.wire.launching import AttemptEnded, AttemptKey, Launch, WarmStart
 from bgd.worker import WORKER
 from tests.launcher.host import Host, Supervisor, launch_of
@@ -50,7 +50,7 @@ class Calls:
         self, target: str, *args: object, env: dict[str, str] | None = None, **options: Any
     ) -> Launch:
         path = [str(self.folder)]
-        text = request(python_target(target), json.dumps({"args": args}), path)
+        text = worker_request(python_target(target), json.dumps({"args": args}), path)
         own = {"BGD_JOB_ID": "7", **(env or {})}
         warm = None
         if self.isolation is not SPAWN:

@@ -9,15 +9,15 @@ import pytest
 from bgd.core.job import Decision, NextStep, Outcome
 from bgd.core.spec import MAX_RESULT
 from bgd.core.target import PythonTarget, RunnerTarget
-from bgd.wire.calls import (
+from bgd.wire.class_jobs import (
     MAX_DOCUMENT,
     NO_RESULT,
-    NOTHING,
+    NULL_RESULT,
     AttemptReport,
     problem_with_arguments,
     read_result,
-    request,
     runner_request,
+    worker_request,
 )
 from bgd.wire.views import JobError
 
@@ -31,7 +31,7 @@ ERROR = b'{"error": {"type": "ValueError", "message": "no", "traceback": "Traceb
 
 
 def test_a_request_names_target_arguments_and_path():
-    document = json.loads(request(METHOD, '{"args": [1], "kwargs": {"x": 2}}', ("/srv/app",)))
+    document = json.loads(worker_request(METHOD, '{"args": [1], "kwargs": {"x": 2}}', ("/srv/app",)))
 
     assert document == {
         "module": "app.services",
@@ -44,7 +44,7 @@ def test_a_request_names_target_arguments_and_path():
 
 
 def test_request_of_a_function_has_no_method_and_may_have_no_arguments():
-    document = json.loads(request(FUNCTION, None, ()))
+    document = json.loads(worker_request(FUNCTION, None, ()))
 
     assert (document["name"], document["method"], document["arguments"]) == ("build", None, {})
 
@@ -52,7 +52,7 @@ def test_request_of_a_function_has_no_method_and_may_have_no_arguments():
 def test_numbers_of_the_request_keep_their_digits():
     digits = "123456789012345678901234567890.12345678901234567890"
 
-    assert digits.encode() in request(FUNCTION, f'{{"args": [{digits}]}}', ())
+    assert digits.encode() in worker_request(FUNCTION, f'{{"args": [{digits}]}}', ())
 
 
 def test_a_request_to_a_runner_is_complete_and_keeps_every_digit():
@@ -114,8 +114,8 @@ def test_value_of_a_method_that_returned_is_kept_as_its_json_text(value):
 
 
 def test_a_runner_that_writes_nothing_and_succeeds_has_a_null_value():
-    assert read_result(NOTHING, Outcome.SUCCEEDED) == AttemptReport(Outcome.SUCCEEDED, "null")
-    assert read_result(NOTHING, Outcome.EXIT) == AttemptReport(Outcome.EXIT)
+    assert read_result(NULL_RESULT, Outcome.SUCCEEDED) == AttemptReport(Outcome.SUCCEEDED, "null")
+    assert read_result(NULL_RESULT, Outcome.EXIT) == AttemptReport(Outcome.EXIT)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.SUCCEEDED])
@@ -138,7 +138,7 @@ def test_a_worker_that_refuses_the_resolved_target_is_reported_as_refused():
 
 
 @pytest.mark.parametrize(
-    ("raw", "account"),
+    ("raw", "report"),
     [
         (
             b'{"wish": {"aim": "retry", "after": 30, "type": "Busy", "message": "no", "traceback": "T"}}',
@@ -171,8 +171,8 @@ def test_a_worker_that_refuses_the_resolved_target_is_reported_as_refused():
     ],
 )
 @pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.SUCCEEDED])
-def test_a_decision_is_what_the_job_said(raw, account, outcome):
-    assert read_result(raw, outcome) == account
+def test_a_decision_is_what_the_job_said(raw, report, outcome):
+    assert read_result(raw, outcome) == report
 
 
 @pytest.mark.parametrize("raw", [None, b""])

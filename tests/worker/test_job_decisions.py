@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import Decision, NextStep, Outcome
-from bgd.wire.calls import read_result
+from bgd.wire.class_jobs import read_result
 
 JOB = """
 import bgd_job
@@ -46,11 +46,11 @@ def _job(module):
 def test_exceptions_of_bgd_job_fail_the_attempt_and_say_what_follows(call, function, decision, kind, message):
     run = call(f"job:{function}")
 
-    account = read_result(run.raw, Outcome.EXIT)
-    assert (account.outcome, account.decision) == (Outcome.ERROR, decision)
-    assert account.error is not None
-    assert (account.error.type, account.error.message) == (kind, message)
-    assert account.error.traceback == run.log
+    report = read_result(run.raw, Outcome.EXIT)
+    assert (report.outcome, report.decision) == (Outcome.ERROR, decision)
+    assert report.error is not None
+    assert (report.error.type, report.error.message) == (kind, message)
+    assert report.error.traceback == run.log
     assert run.code == 1
 
 
@@ -64,8 +64,8 @@ def test_exceptions_of_bgd_job_fail_the_attempt_and_say_what_follows(call, funct
 def test_snooze_is_no_failure(call, function, decision, log):
     run = call(f"job:{function}")
 
-    account = read_result(run.raw, Outcome.SUCCEEDED)
-    assert (account.outcome, account.decision) == (Outcome.SNOOZED, decision)
+    report = read_result(run.raw, Outcome.SUCCEEDED)
+    assert (report.outcome, report.decision) == (Outcome.SNOOZED, decision)
     assert (run.code, run.log) == (0, log)
 
 
@@ -86,6 +86,6 @@ def test_copy_of_bgd_job_under_another_name_does_as_well(call, module):
     module("vendored", "class Later(Exception):\n bgd_wish = {'aim': 'snooze', 'after': 9}")
     module("other", "import vendored\ndef f(): raise vendored.Later('busy')")
 
-    account = read_result(call("other:f").raw, Outcome.SUCCEEDED)
+    report = read_result(call("other:f").raw, Outcome.SUCCEEDED)
 
-    assert account.decision == Decision(NextStep.SNOOZE, after=9.0)
+    assert report.decision == Decision(NextStep.SNOOZE, after=9.0)

@@ -16,7 +16,7 @@ from bgd.wire.views import JobError
 
 MAX_DOCUMENT = MAX_RESULT + 100  # bytes of a result file: a result at its limit, and what surrounds it
 MAX_BASES = 100  # classes of an exception
-NOTHING = b'{"ok":null}'  # assumed where a program of another language writes nothing
+NULL_RESULT = b'{"ok":null}'  # assumed where a program of another language writes nothing
 NO_RESULT = "no_result"  # type of the error if a process ended well without a result
 
 _DEFAULT_TYPES = {NextStep.RETRY: "retry", NextStep.FAIL: "fail", NextStep.SNOOZE: Outcome.SNOOZED.value}
@@ -33,7 +33,7 @@ def problem_with_arguments(arguments: str) -> str | None:
     return f"Python cannot read the arguments: {problem}" if problem else None
 
 
-def request(
+def worker_request(
     target: PythonTarget, arguments: str | None, path: Sequence[str], allowed: Sequence[str] | None = None
 ) -> bytes:
     """Return what a worker reads from its standard input.
@@ -50,7 +50,7 @@ def request(
 
 
 def runner_request(target: RunnerTarget, job: int, attempt: int, arguments: str | None) -> bytes:
-    """Return what a program of another language reads from standard input; `arguments` as in `request`."""
+    """Return what a runner reads from its standard input; `arguments` as in `worker_request`."""
     given = _decode_arguments(arguments or "{}")
     return msgspec.json.encode(_RunnerRequest(job, attempt, target.words, given.args, given.kwargs))
 
