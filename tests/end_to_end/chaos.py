@@ -182,7 +182,7 @@ class Rig:
         self._log.close()
 
 
-class Crowd:
+class ClientThreads:
     """Runs each client on its own thread until the block ends; then each client's Event is set."""
 
     def __init__(self, clients: Iterable[Callable[[threading.Event], None]]) -> None:

@@ -11,7 +11,7 @@ from bgd.wire.replies import EventsPart, JobsPart
 from bgd.wire.requests import MAX_LIST, Continue, GetEvents, List, Release, Resume, SetSlots
 from bgd.wire.views import JobView
 from tests.end_to_end.chaos import Caller, Rig
-from tests.end_to_end.people import LANES
+from tests.end_to_end.clients import QUEUES
 from tests.support import wait_until
 
 
@@ -70,8 +70,8 @@ def come_to_rest(rig: Rig) -> tuple[dict[int, JobView], int]:
     """Release everything that waits, and let it finish; return all jobs and the id of the last event."""
     with closing(Caller(rig.socket)) as caller:
         caller.ask(SetSlots(1, None))
-        for lane in range(LANES):
-            caller.ask(Resume(1, f"lane-{lane}"))
+        for queue in range(QUEUES):
+            caller.ask(Resume(1, f"queue-{queue}"))
         for kind, state in (Release, State.HELD), (Continue, State.RUNNING):
             if ids := [view.id for view in listed(rig, [state])]:
                 caller.ask(kind(1, ids))

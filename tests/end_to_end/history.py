@@ -1,4 +1,4 @@
-"""Compare what people asked for and were told with the daemon's events and jobs."""
+"""Compare what clients asked for and were told with the daemon's events and jobs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from bgd.wire.requests import (
     SubmitMany,
 )
 from bgd.wire.views import EventView, JobView
-from tests.end_to_end.people import Action, is_done
-from tests.end_to_end.truth import Truth
+from tests.end_to_end.clients import Action, is_done
+from tests.end_to_end.records import AttemptRecords
 
 OVER = {Move.SUCCEED, Move.GIVE_UP, Move.CANCEL, Move.RETRY, Move.REQUEUE}  # each of these ends an attempt
 
@@ -41,7 +41,7 @@ class History:
     """Everything that was asked, and everything that happened.
 
     Args:
-        actions: the requests of all people, those of each person in order.
+        actions: the requests of all clients, those of each client in order.
         events: all events.
         jobs: all jobs as they are at the end, by id, without those that were removed.
         rest_at: when held jobs and queues were released, so that all jobs would finish.
@@ -82,7 +82,7 @@ class History:
             if any(isinstance(action.request, Edit) for action in actions)
         }
 
-    def check(self, truth: Truth) -> Counter[str]:
+    def check(self, records: AttemptRecords) -> Counter[str]:
         """Check everything; return counts of requests and events, to see whether the run covered enough."""
         for before, after in pairwise(self.events):
             assert before.id < after.id
@@ -98,7 +98,7 @@ class History:
                 self._check_actions(job)
             self._check_pauses()
         self._check_keys()
-        self._check_starts(truth)
+        self._check_starts(records)
         done = Counter(type(action.request).__name__ for action in self.actions if is_done(action))
         return done + Counter(event.what for event in self.events)
 
@@ -213,11 +213,11 @@ class History:
         """No job starts while its queue is paused."""
         starts = [event for event in self.events if event.what == Move.START]
         edited = self.edited_jobs()
-        for lane in {action.request.queue for action in self.actions if isinstance(action.request, Pause)}:
+        for queue in {action.request.queue for action in self.actions if isinstance(action.request, Pause)}:
             turns = [
                 action
                 for action in self.actions
-                if isinstance(action.request, Pause | Resume | RemoveQueue) and action.request.queue == lane
+                if isinstance(action.request, Pause | Resume | RemoveQueue) and action.request.queue == queue
             ]
             ends = [*turns[1:], None]
             for action, following in zip(turns, ends, strict=True):
@@ -226,14 +226,14 @@ class History:
                     for start in starts:
                         if action.answered_at < start.at < until:
                             spec = self.specs.get(start.job) if start.job not in edited else None
-                            assert spec is None or spec.queue != lane, f"{start} in the paused {lane}"
+                            assert spec is None or spec.queue != queue, f"{start} in the paused {queue}"
 
-    def _check_starts(self, truth: Truth) -> None:
+    def _check_starts(self, records: AttemptRecords) -> None:
         """Each attempt that wrote a record was started, and its recorded exit code is the reported one."""
         decided = {(event.job, event.attempt) for event in self.events if event.what == Move.START}
-        assert truth.starts.keys() <= decided
+        assert records.starts.keys() <= decided
         for event in self.events:
-            code = truth.codes.get((event.job, event.attempt))
+            code = records.codes.get((event.job, event.attempt))
             if event.outcome == "succeeded":
                 assert code == 0, f"{event}, but its script ended with {code}"
             elif event.outcome == "exit":

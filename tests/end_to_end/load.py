@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from bgd.core.spec import Isolation, JobSpec
 from bgd.wire.replies import Info, Submitted
 from bgd.wire.requests import GetInfo, Submit
-from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
+from tests.end_to_end.chaos import Caller, ClientThreads, Gone, Rig
 
 # Each attempt takes its job's lock, which reveals two at once, and records its start and the code with which
 # it will exit. $1: folder, $2: seconds to sleep, $3: exit code, $4: exit code of the first attempt.
@@ -82,7 +82,7 @@ class Load:
         self._lock = threading.Lock()
         self.acknowledged: dict[int, JobSpec] = {}
         self.unanswered = 0
-        self.crowd = Crowd([self._live] * clients)
+        self.threads = ClientThreads([self._live] * clients)
 
     def _live(self, stop: threading.Event) -> None:
         while not stop.is_set():

@@ -13,10 +13,11 @@ import pytest
 from bgd.core.spec import Isolation
 from tests.end_to_end.chaos import Rig
 from tests.end_to_end.checks import check_suspended, check_waits, come_to_rest
+from tests.end_to_end.clients import CLIENTS as BUSY_CLIENTS
+from tests.end_to_end.clients import MAX_QUEUE_SLOTS, MAX_SLOTS, QUEUES, Clients
 from tests.end_to_end.history import History
 from tests.end_to_end.load import CLASSES, MODULE, Load
-from tests.end_to_end.people import LANES, MOST_IN_LANE, MOST_SLOTS, PEOPLE, People
-from tests.end_to_end.truth import IN_VAIN, Truth, check_history
+from tests.end_to_end.records import IN_VAIN, AttemptRecords, check_history
 from tests.end_to_end.watcher import Watcher
 from tests.faults.figures import SHARE, record, seconds, times
 from tests.launcher.warm.calls import is_worker
@@ -63,15 +64,15 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
     dice = random.Random(victim)
     watcher = Watcher(rig)
     load = Load(rig, CLIENTS, seed=7)
-    with load.crowd:
+    with load.threads:
         for _ in range(KILLS[victim]):
-            load.crowd.run_for(dice.uniform(SHORTEST_LIFE, LONGEST_LIFE[victim]))
+            load.threads.run_for(dice.uniform(SHORTEST_LIFE, LONGEST_LIFE[victim]))
             launcher = rig.launcher_pid()
             rig.come_to_work()
             if victim != "launcher":
                 rig.kill()
             if victim == "in turn":
-                load.crowd.run_for(dice.uniform(0.0, LONGEST_REST))
+                load.threads.run_for(dice.uniform(0.0, LONGEST_REST))
             if victim != "bgd":
                 os.kill(launcher, signal.SIGKILL)
             if victim != "launcher":
@@ -96,12 +97,12 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
 def test_standing_still_for_a_while_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
     watcher = Watcher(rig)
     load = Load(rig, CLIENTS, seed=8)
-    with load.crowd:
+    with load.threads:
         for _ in range(STOPS):
-            load.crowd.run_for(0.3)
+            load.threads.run_for(0.3)
             pid = rig.launcher_pid() if victim == "launcher" else rig.pid
             os.kill(pid, signal.SIGSTOP)
-            load.crowd.run_for(STOPPED)
+            load.threads.run_for(STOPPED)
             os.kill(pid, signal.SIGCONT)
     outcomes = check_history(rig, load, watcher, may_be_unseen=False)
     assert outcomes["succeeded"] > STOPS
@@ -140,9 +141,9 @@ def test_class_jobs_bear_kills_as_commands_do(class_rig: Rig, victim: str):
     dice = random.Random(victim)
     watcher = Watcher(rig)
     load = Load(rig, seed=5, isolations=(Isolation.FORK, Isolation.FORK, Isolation.REUSE))
-    with load.crowd:
+    with load.threads:
         for _ in range(BUSY_CYCLES):
-            load.crowd.run_for(dice.uniform(0.2, 0.5))
+            load.threads.run_for(dice.uniform(0.2, 0.5))
             if victim == "bgd":
                 rig.kill()
                 rig.start()
@@ -173,8 +174,8 @@ def workers_of(rig: Rig) -> list[int]:
 
 @pytest.fixture
 def busy_rig(tmp_path):
-    lanes = "".join(f"[queues.lane-{lane}]\nslots = {MOST_IN_LANE}\n" for lane in range(LANES))
-    rig = Rig(tmp_path, MOST_SLOTS, lanes)
+    queues = "".join(f"[queues.queue-{queue}]\nslots = {MAX_QUEUE_SLOTS}\n" for queue in range(QUEUES))
+    rig = Rig(tmp_path, MAX_SLOTS, queues)
     (tmp_path / "truth").touch()
     rig.start()
     yield rig
@@ -186,13 +187,13 @@ def test_whatever_was_done_to_jobs_and_queues_stays_done_through_kills(busy_rig:
     rig = busy_rig
     dice = random.Random(victim)
     watcher = Watcher(rig)
-    people = People(rig, seed=11)
+    clients = Clients(rig, seed=11)
     kills = 0
-    with people.crowd:
+    with clients.threads:
         # on a slow machine it takes longer until each verb has been used
-        while kills < BUSY_CYCLES or (people.undone and kills < 20 * BUSY_CYCLES):
+        while kills < BUSY_CYCLES or (clients.undone and kills < 20 * BUSY_CYCLES):
             kills += 1
-            people.crowd.run_for(dice.uniform(0.2, 0.5))
+            clients.threads.run_for(dice.uniform(0.2, 0.5))
             launcher = rig.launcher_pid()
             rig.kill()
             if victim == "both":
@@ -203,11 +204,12 @@ def test_whatever_was_done_to_jobs_and_queues_stays_done_through_kills(busy_rig:
     check_suspended(rig)
     jobs, last = come_to_rest(rig)
     watcher.finish(last)
-    found = History(people.actions, watcher.events, jobs, rest_at).check(Truth.read(rig.folder / "truth"))
+    records = AttemptRecords.read(rig.folder / "truth")
+    found = History(clients.actions, watcher.events, jobs, rest_at).check(records)
     assert processes_of(rig.folder) == []
-    assert people.undone == set(), f"not all was done: {found}"
-    what = f"kill -9 of {WHO[victim]} while {PEOPLE} people do everything to their jobs and queues"
-    record(what, kills=kills, things_done=len(people.actions), undone=0, started_twice=0)
+    assert clients.undone == set(), f"not all was done: {found}"
+    what = f"kill -9 of {WHO[victim]} while {BUSY_CLIENTS} people do everything to their jobs and queues"
+    record(what, kills=kills, things_done=len(clients.actions), undone=0, started_twice=0)
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ from bgd.core.spec import JobSpec
 from bgd.wire.replies import JobsPart, Submitted
 from bgd.wire.requests import Submit, Wait
 from bgd.wire.views import JobView
-from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
+from tests.end_to_end.chaos import Caller, ClientThreads, Gone, Rig
 from tests.end_to_end.checks import listed
 from tests.faults.figures import record, seconds, times
 from tests.faults.power import Disk, why_not
@@ -51,7 +51,7 @@ def test_what_was_told_before_a_power_cut_is_there_after_it(disk: Disk, tmp_path
     rig = Rig(tmp_path, slots=4, state=disk.path / "state")
     rig.start()
     for _ in range(CUTS):
-        crowd = Crowd(
+        crowd = ClientThreads(
             [lambda stop: submit(rig, told, stop)] * CLIENTS + [lambda stop: finish(rig, told, stop)]
         )
         with crowd:

@@ -16,7 +16,7 @@ from bgd.wire.framing import frame
 from bgd.wire.messages import PROTOCOL, Hello, encode
 from bgd.wire.replies import Done, Reply
 from bgd.wire.requests import SetProgress, Submit, SubmitMany
-from tests.simulation.agenda import Agenda
+from tests.simulation.event_queue import EventQueue
 from tests.simulation.loop import SimulatedLoop
 
 HELLO = frame(encode(Hello(PROTOCOL, "1")))
@@ -27,8 +27,8 @@ MOST = 10_000  # steps until the end of a conversation
 
 def converse(data: bytes) -> None:
     """Send the data in pieces, then hang up; nothing may be left of the connection."""
-    agenda = Agenda()
-    loop = SimulatedLoop(agenda, lambda _: asyncio.Transport())  # type: ignore[abstract]  # all that is asked for is there
+    event_queue = EventQueue()
+    loop = SimulatedLoop(event_queue, lambda _: asyncio.Transport())  # type: ignore[abstract]  # all that is asked for is there
     control = _Control(loop)
     connection = ClientConnection(control)  # type: ignore[arg-type]  # stands for it
     wire = _Wire()
@@ -46,8 +46,8 @@ def converse(data: bytes) -> None:
     for piece in (HELLO if cut % 4 else b"", data[1:cut], data[max(cut, 1) :]):
         loop.run(receive, piece)
     loop.run(connection.connection_lost, None)
-    while agenda.step():
-        assert agenda.done < MOST
+    while event_queue.step():
+        assert event_queue.done < MOST
     if loop.failure is not None:
         raise loop.failure
     assert not control.connections

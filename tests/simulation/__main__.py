@@ -1,8 +1,8 @@
-"""Lives through many histories on all processors, or through one again that failed, step by step.
+"""Run many random histories on all processors, or run one again that failed, step by step.
 
-make simulate                   200,000 histories, another each time
-make simulate HISTORIES=500     so many
-make simulate SEED=4711         this one, and what happens in it
+make simulate                   200,000 histories, others each time
+make simulate HISTORIES=500     this many
+make simulate SEED=4711         this one, with all its steps
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.simulation.story import Story
+from tests.simulation.run import SimulationRun
 
 HISTORIES = 200_000
-PORTION = 200  # histories that one process does at a time
-TOLD_EVERY = 10_000  # histories: it takes the better part of an hour
-MOST_FAILURES = 10  # after so many there is enough to look at
+PORTION = 200  # histories that a process runs at a time
+REPORT_EVERY = 10_000  # histories: all of them take most of an hour
+MAX_FAILURES = 10  # stop after these
 
 
 def main() -> int:
     arguments = _parser().parse_args()
-    logging.disable(logging.ERROR)  # that launchers are gone is what all this is about
-    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is chance too
+    logging.disable(logging.ERROR)  # hundreds of messages about lost launchers
+    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets must not vary
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
     if arguments.seed is not None:
@@ -37,7 +37,7 @@ def main() -> int:
 
 def _replay(seed: int) -> int:
     try:
-        found = Story(seed, print).run()
+        found = SimulationRun(seed, print).run()
     except AssertionError as error:
         print(f"seed {seed}: {error or 'see the traceback'}")
         raise
@@ -48,36 +48,36 @@ def _replay(seed: int) -> int:
 def _simulate(histories: int, processes: int) -> int:
     first = random.SystemRandom().randrange(2**31)
     began_at = time.monotonic()
-    lived, failed, found = 0, 0, Counter[str]()
+    run_so_far, failed, found = 0, 0, Counter[str]()
     with ProcessPoolExecutor(processes) as pool:
         portions = [
             range(start, min(start + PORTION, first + histories))
             for start in range(first, first + histories, PORTION)
         ]
-        for count, failures, there_was in pool.map(_live, portions):
-            lived += count
+        for count, failures, there_was in pool.map(_run, portions):
+            run_so_far += count
             failed += len(failures)
             found += there_was
             for seed, error in failures.items():
                 print(f"seed {seed}: {error}\n    make simulate SEED={seed}", flush=True)
-            if lived % TOLD_EVERY < count:
-                print(f"{lived} of {histories} histories, {failed} failed", flush=True)
-            if failed >= MOST_FAILURES:
+            if run_so_far % REPORT_EVERY < count:
+                print(f"{run_so_far} of {histories} histories, {failed} failed", flush=True)
+            if failed >= MAX_FAILURES:
                 pool.shutdown(cancel_futures=True)
                 break
-    rate = lived / (time.monotonic() - began_at)
-    print(f"{lived} histories from seed {first}, {failed} failed; {rate:.0f} histories a second")
+    rate = run_so_far / (time.monotonic() - began_at)
+    print(f"{run_so_far} histories from seed {first}, {failed} failed; {rate:.0f} histories a second")
     print(", ".join(f"{what} {count}" for what, count in sorted(found.items())))
     return 1 if failed else 0
 
 
-def _live(seeds: range) -> tuple[int, dict[int, str], Counter[str]]:
+def _run(seeds: range) -> tuple[int, dict[int, str], Counter[str]]:
     failures: dict[int, str] = {}
     found: Counter[str] = Counter()
     for seed in seeds:
         try:
-            found += Story(seed).run()
-        except Exception as error:  # noqa: BLE001 - whatever it is, its seed is wanted
+            found += SimulationRun(seed).run()
+        except Exception as error:  # noqa: BLE001 - report the seed of any error
             failures[seed] = f"{type(error).__name__}: {error}"
     return len(seeds), failures, found
 
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--histories", type=int, default=HISTORIES)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--seed", type=int, help="live through this one, and tell what happens")
+    parser.add_argument("--seed", type=int, help="run this history and print its steps")
     return parser
 
 

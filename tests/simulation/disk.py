@@ -1,4 +1,4 @@
-"""A disk in memory that outlives every supervisor, and the thread on which a supervisor uses it."""
+"""A database in memory that outlives every supervisor, and the thread on which a supervisor uses it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 from bgd.daemon.storage import read
 from bgd.daemon.storage.schema import MIGRATIONS
-from tests.simulation.agenda import Agenda
+from tests.simulation.event_queue import EventQueue
 from tests.simulation.loop import SimulatedLoop
 
-WRITING = (0.0, 0.0, 0.0002, 0.003, 0.1)  # seconds before a call is done on a database's thread, and after
+WRITING = (0.0, 0.0, 0.0002, 0.003, 0.1)  # seconds before and after a call on a database thread
 
 
 def new_disk() -> sqlite3.Connection:
-    """Return a database as bgd has just made it."""
+    """Return a new database."""
     disk = sqlite3.connect(":memory:", isolation_level=None)
     disk.deserialize(EMPTY_DISK)
     read.prepare(disk)
@@ -27,15 +27,15 @@ def new_disk() -> sqlite3.Connection:
 
 
 class HasDisk(Protocol):
-    """A Machine."""
+    """A Machine, which this module cannot import."""
 
-    agenda: Agenda
+    event_queue: EventQueue
     dice: random.Random
     disk: sqlite3.Connection
 
 
 class SimulatedDatabase:
-    """Stands for a DatabaseConnection: one thread, which runs its calls one after the other."""
+    """Replaces DatabaseConnection: one thread that runs its calls one after the other."""
 
     def __init__(self, machine: HasDisk, loop: SimulatedLoop) -> None:
         self._machine = machine
@@ -43,13 +43,12 @@ class SimulatedDatabase:
         self._free_at = 0.0
 
     async def call(self, function: Callable[..., Any], *args: object) -> Any:
-        """Do it; a caller that is cancelled leaves it to run to its end, a kill before it prevents it."""
-        agenda, dice = self._machine.agenda, self._machine.dice
+        """Run a function; it also runs if the caller is cancelled, but not after a kill."""
+        event_queue, dice = self._machine.event_queue, self._machine.dice
         done = self._loop.create_future()
-        self._free_at = max(self._free_at, agenda.time) + dice.choice(WRITING)
-        agenda.after(
-            self._free_at - agenda.time, lambda: self._do(done, lambda: function(self._machine.disk, *args))
-        )
+        self._free_at = max(self._free_at, event_queue.time) + dice.choice(WRITING)
+        work = partial(function, self._machine.disk, *args)
+        event_queue.after(self._free_at - event_queue.time, lambda: self._do(done, work))
         return await done
 
     def _do(self, done: asyncio.Future[Any], work: Callable[[], Any]) -> None:
@@ -57,13 +56,13 @@ class SimulatedDatabase:
             return
         try:
             tell = partial(_tell, done.set_result, work())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it goes to whoever asked
+        except Exception as error:  # noqa: BLE001 - any error goes to the caller
             tell = partial(_tell, done.set_exception, error)
-        self._machine.agenda.after(self._machine.dice.choice(WRITING), lambda: self._loop.run(tell))
+        self._machine.event_queue.after(self._machine.dice.choice(WRITING), lambda: self._loop.run(tell))
 
 
 def _tell(how: Callable[[Any], None], what: object) -> None:
-    with suppress(asyncio.InvalidStateError):  # nobody waits any more
+    with suppress(asyncio.InvalidStateError):  # the caller was cancelled
         how(what)
 
 

@@ -1,4 +1,4 @@
-"""A launcher without processes: it keeps R1 to R8, and sees that nothing is started that must not be."""
+"""A launcher without processes: it keeps R1 to R8 and asserts that nothing starts that must not start."""
 
 from __future__ import annotations
 
@@ -29,81 +29,86 @@ from bgd.wire.launching import (
     WatchLog,
     Welcome,
 )
-from tests.end_to_end.truth import Truth
-from tests.simulation.agenda import Agenda, Entry
+from tests.end_to_end.records import AttemptRecords
+from tests.simulation.event_queue import EventQueue, QueuedEvent
 
-SLOTS = 3  # that there ever are
-LANES = ("lane-0", "lane-1")  # queues with room for some only
-MOST_IN_LANE = 2  # slots
+SLOTS = 3  # at most, at any time
+QUEUES = ("queue-0", "queue-1")  # the queues with a limit
+MAX_QUEUE_SLOTS = 2
 NO_PROGRAM = "/missing"
-KILLED = 255  # in place of a code: the job ends by a signal
+KILLED = 255  # in place of an exit code: the job ends by a signal
 
 
-class Run(Struct):
-    """An attempt that runs: `left` seconds of it when it last stood still or went on."""
+class RunningAttempt(Struct):
+    """An attempt that runs; `left`: seconds to its end when it was last started, suspended or continued."""
 
     launch: Launch
     started_at: float
     left: float
     since: float
-    end: Entry | None = None
+    end: QueuedEvent | None = None
     suspended: bool = False
     stopped: bool = False
 
 
 class Journal(Struct):
-    """What outlives a launcher: `synced` are the ends that even a power cut leaves."""
+    """The journal, which outlives a launcher; the ends in `synced` survive a power cut, too."""
 
     boot: str
     instance: str = ""
     covers: list[str] = []
     generation: int = 0
     position: int = 0
-    runs: dict[AttemptKey, Run] = {}
+    runs: dict[AttemptKey, RunningAttempt] = {}
     ended: dict[AttemptKey, AttemptEnded] = {}
     synced: set[AttemptKey] = set()
 
 
-class Launcher:
-    """One life of it. `say` brings a message to its master, if it has one."""
+class SimulatedLauncher:
+    """One launcher, from its start to its death."""
 
     def __init__(
-        self, agenda: Agenda, dice: random.Random, journal: Journal, instance: str, truth: Truth
+        self,
+        event_queue: EventQueue,
+        dice: random.Random,
+        journal: Journal,
+        instance: str,
+        records: AttemptRecords,
     ) -> None:
-        self._agenda = agenda
+        self._event_queue = event_queue
         self._dice = dice
         self._journal = journal
-        self._truth = truth
-        self._master: Callable[[FromLauncher], None] | None = None
+        self._records = records
+        self._supervisor: Callable[[FromLauncher], None] | None = None
         self._is_dead = False
         self._take_over(instance)
 
-    def hear(self, message: ToLauncher, speaker: Callable[[FromLauncher], None]) -> None:
-        """Take what comes over a connection; what an older one still brings is dropped (R1)."""
+    def receive(self, message: ToLauncher, connection: Callable[[FromLauncher], None]) -> None:
+        """Handle a message; drop messages from connections of older supervisors (R1)."""
         if self._is_dead:
             return
         if isinstance(message, Greeting):
-            self._greet(message, speaker)
-        elif speaker == self._master:
+            self._greet(message, connection)
+        elif connection == self._supervisor:
             self._obey(message)
 
-    def lose(self, speaker: Callable[[FromLauncher], None]) -> None:
-        """Take note that a connection is gone."""
-        if speaker == self._master and not self._is_dead:
-            self._master = None
+    def lose(self, connection: Callable[[FromLauncher], None]) -> None:
+        """Note that a connection is lost."""
+        if connection == self._supervisor and not self._is_dead:
+            self._supervisor = None
             self._journal.synced |= self._journal.ended.keys()
 
     def die(self) -> None:
-        """See nothing more; what runs does so until the next launcher comes."""
+        """Die; attempts run on until the next launcher starts."""
         self._is_dead = True
         for run in self._journal.runs.values():
             if run.end is not None:
                 run.end.cancel()
 
-    # --- beginning --------------------------------------------------------------------------------------
+    # --- start ------------------------------------------------------------------------------------------
 
     def _take_over(self, instance: str) -> None:
-        """End what the one before has left, and only then answer anyone (R5)."""
+        """End what the launcher before has left; only then greet supervisors (R5)."""
         journal = self._journal
         is_same_boot = journal.instance.startswith(journal.boot + ":")
         journal.covers = [*journal.covers, journal.instance] if is_same_boot else []
@@ -112,25 +117,26 @@ class Launcher:
                 key=key,
                 outcome=Outcome.UNKNOWN if is_same_boot else Outcome.INTERRUPTED,
                 started_at=run.started_at,
-                finished_at=self._agenda.now().wall,
+                finished_at=self._event_queue.now().wall,
             )
         journal.runs.clear()
         journal.instance = instance
         journal.synced |= journal.ended.keys()
 
-    def _greet(self, greeting: Greeting, speaker: Callable[[FromLauncher], None]) -> None:
+    def _greet(self, greeting: Greeting, connection: Callable[[FromLauncher], None]) -> None:
         if greeting.generation < self._journal.generation:
-            speaker(Declined("a younger one has taken over"))
+            connection(Declined("a newer supervisor has taken over"))
             return
         self._journal.generation = greeting.generation
         position = self._pass(greeting.position)
-        self._master = speaker
-        speaker(Welcome(LAUNCHING_PROTOCOL, self._journal.instance, 1, self._journal.covers, None, position))
+        self._supervisor = connection
+        instance, covers = self._journal.instance, self._journal.covers
+        connection(Welcome(LAUNCHING_PROTOCOL, instance, 1, covers, None, position))
         for key, run in self._journal.runs.items():
-            speaker(AttemptStarted(key, 1, run.started_at, run.suspended))
+            connection(AttemptStarted(key, 1, run.started_at, run.suspended))
         for ended in self._journal.ended.values():
-            speaker(ended)
-        speaker(Ready())
+            connection(ended)
+        connection(Ready())
 
     # --- attempts ---------------------------------------------------------------------------------------
 
@@ -144,9 +150,9 @@ class Launcher:
             case SignalProcesses(key) if key in self._journal.runs:
                 self._end_in(self._journal.runs[key], 0.0, Outcome.SIGNAL)
             case SuspendProcesses(key) if key in self._journal.runs:
-                self._stand_still(self._journal.runs[key])
+                self._suspend(self._journal.runs[key])
             case ContinueProcesses(key) if key in self._journal.runs:
-                self._go_on(self._journal.runs[key])
+                self._continue(self._journal.runs[key])
             case Acknowledge(key, position):
                 self._pass(position)
                 self._journal.ended.pop(key, None)
@@ -176,25 +182,25 @@ class Launcher:
             self._say(self._journal.ended[key])
             return
         attempt = key.job, key.attempt
-        self._truth.starts[attempt] += 1
-        assert self._truth.starts[attempt] == 1, f"attempt {attempt} was started twice"
-        assert key.job not in {other.job for other in runs}, f"two attempts of job {key.job} at one time"
+        self._records.starts[attempt] += 1
+        assert self._records.starts[attempt] == 1, f"attempt {attempt} was started twice"
+        assert key.job not in {other.job for other in runs}, f"two attempts of job {key.job} at once"
         slot, queue = launch.env["BGD_SLOT"], launch.env["BGD_QUEUE"]
-        assert int(slot) <= SLOTS, f"attempt {attempt} has a slot that there is not"
+        assert int(slot) <= SLOTS, f"attempt {attempt} has a slot that does not exist"
         assert slot not in {run.launch.env["BGD_SLOT"] for run in runs.values()}, f"slot {slot} is taken"
         beside = sum(run.launch.env["BGD_QUEUE"] == queue for run in runs.values())
-        assert queue not in LANES or beside < MOST_IN_LANE, f"attempt {attempt} is too much for {queue}"
+        assert queue not in QUEUES or beside < MAX_QUEUE_SLOTS, f"attempt {attempt} is too much for {queue}"
         program, seconds, *_ = launch.argv
         if program == NO_PROGRAM:
             self._finish(key, Outcome.NOT_STARTED, None, None)
             return
-        now = self._agenda.now()
-        run = runs[key] = Run(launch, now.wall, float(seconds), self._agenda.time)
+        now = self._event_queue.now()
+        run = runs[key] = RunningAttempt(launch, now.wall, float(seconds), self._event_queue.time)
         self._say(AttemptStarted(key, 1, run.started_at))
-        self._go_on(run)
+        self._continue(run)
 
-    def _stop(self, run: Run, grace: float) -> None:
-        """Ask it to end, and see that it does in time; some end well by themselves before (R8)."""
+    def _stop(self, run: RunningAttempt, grace: float) -> None:
+        """Stop an attempt within the grace period; some end by themselves before (R8)."""
         if run.stopped:
             return
         run.stopped = True
@@ -203,27 +209,27 @@ class Launcher:
         else:
             self._end_in(run, self._dice.choice([0.0, 0.01, grace]), Outcome.CANCELLED)
 
-    def _stand_still(self, run: Run) -> None:
+    def _suspend(self, run: RunningAttempt) -> None:
         if not run.suspended and not run.stopped and run.end is not None:
             run.end.cancel()
-            run.left -= self._agenda.time - run.since
+            run.left -= self._event_queue.time - run.since
             run.suspended = True
 
-    def _go_on(self, run: Run) -> None:
+    def _continue(self, run: RunningAttempt) -> None:
         run.suspended = False
         if not run.stopped:
             timeout = run.launch.timeout
-            run.since = self._agenda.time
+            run.since = self._event_queue.time
             is_late = timeout is not None and timeout < run.left
             self._end_in(run, min(run.left, timeout or run.left), Outcome.TIMEOUT if is_late else None)
 
-    def _end_in(self, run: Run, delay: float, outcome: Outcome | None) -> None:
-        """Let it end so; None: by itself, with its code."""
+    def _end_in(self, run: RunningAttempt, delay: float, outcome: Outcome | None) -> None:
+        """Let an attempt end after `delay` with this outcome; None: by itself, with its exit code."""
         if run.end is not None:
             run.end.cancel()
-        run.end = self._agenda.after(delay, lambda: self._ended(run, outcome))
+        run.end = self._event_queue.after(delay, lambda: self._ended(run, outcome))
 
-    def _ended(self, run: Run, outcome: Outcome | None) -> None:
+    def _ended(self, run: RunningAttempt, outcome: Outcome | None) -> None:
         key = run.launch.key
         del self._journal.runs[key]
         if outcome is not None:
@@ -233,23 +239,23 @@ class Launcher:
         if code == KILLED:
             self._finish(key, Outcome.SIGNAL, None, run.started_at)
             return
-        self._truth.codes[key.job, key.attempt] = code
+        self._records.codes[key.job, key.attempt] = code
         self._finish(key, Outcome.EXIT if code else Outcome.SUCCEEDED, code, run.started_at)
 
     def _finish(self, key: AttemptKey, outcome: Outcome, code: int | None, started_at: float | None) -> None:
-        """Keep an end until it is acknowledged, and tell it (R4)."""
+        """Report an end, and keep it until it is acknowledged (R4)."""
         self._journal.ended[key] = ended = AttemptEnded(
             key=key,
             outcome=outcome,
             exit_code=code,
             signal=9 if outcome is Outcome.SIGNAL else None,
             started_at=started_at,
-            finished_at=self._agenda.now().wall,
+            finished_at=self._event_queue.now().wall,
         )
-        if self._master is None:
+        if self._supervisor is None:
             self._journal.synced.add(key)
         self._say(ended)
 
     def _say(self, message: FromLauncher) -> None:
-        if self._master is not None:
-            self._master(message)
+        if self._supervisor is not None:
+            self._supervisor(message)

@@ -1,4 +1,4 @@
-"""An event loop without a machine below it: its time is the agenda's, its sockets lead to the launcher."""
+"""A simulated event loop: it takes time from the event queue, and its sockets lead to the launcher."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVarTuple, Unpack
 
-from tests.simulation.agenda import Agenda, Entry
+from tests.simulation.event_queue import EventQueue, QueuedEvent
 
 Ts = TypeVarTuple("Ts")
 
-HAIR = 1e-6  # seconds
+EPSILON = 1e-6  # seconds
 Connect = Callable[[asyncio.Protocol], asyncio.Transport]
 
 
 class SimulatedLoop(asyncio.AbstractEventLoop):
-    """Runs what is ready turn by turn, each turn an entry of the agenda, until it is killed.
+    """Runs ready callbacks turn by turn until it is killed; each turn is an event of the queue.
 
     Attributes:
-        failure: what went wrong in a task that nobody awaits.
+        failure: the error of a task or callback that nobody awaits.
     """
 
-    def __init__(self, agenda: Agenda, connect: Connect) -> None:
+    def __init__(self, event_queue: EventQueue, connect: Connect) -> None:
         self.failure: BaseException | None = None
         self.alarms: list[SimulatedAlarm] = []
-        self._agenda = agenda
+        self._event_queue = event_queue
         self._connect = connect
         self._ready: deque[asyncio.Handle] = deque()
         self._tasks: list[asyncio.Task[Any]] = []
         self._is_dead = False
 
     def kill(self) -> None:
-        """Never run anything again, not even what tasks would do on their way out."""
+        """Never run anything again, not even the clean-up of tasks."""
         self._is_dead = True
         self._ready.clear()
         for alarm in self.alarms:
             alarm.close()
 
     def bury(self) -> None:
-        """Clear away what was going on when it was killed, after the history is over."""
+        """Close the tasks of a killed loop, after the history is over."""
         for task in self._tasks:
-            with suppress(BaseException):  # whatever it says now, it says to nobody
+            with suppress(BaseException):  # nobody is interested in errors any more
                 task.get_coro().close()
         self._tasks.clear()
 
@@ -52,13 +52,13 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         return self._is_dead
 
     def run(self, callback: Callable[..., object], *args: object) -> None:
-        """Call from outside, as a descriptor that becomes ready would."""
+        """Run a callback from outside the loop, as if a descriptor became ready."""
         self.call_soon(callback, *args)
 
-    # --- what asyncio and bgd ask of a loop -------------------------------------------------------------
+    # --- what asyncio and bgd use of a loop -------------------------------------------------------------
 
     def time(self) -> float:
-        return self._agenda.time
+        return self._event_queue.time
 
     def get_debug(self) -> bool:
         return False
@@ -75,7 +75,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         handle = asyncio.Handle(callback, args, self, context)
         if not self._is_dead:
             if not self._ready:
-                self._agenda.after(0.0, self._turn)
+                self._event_queue.after(0.0, self._turn)
             self._ready.append(handle)
         return handle
 
@@ -87,7 +87,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
-        self._agenda.after(when - self._agenda.time, lambda: self._ring(handle))
+        self._event_queue.after(when - self._event_queue.time, lambda: self._ring(handle))
         return handle
 
     def call_later(
@@ -97,7 +97,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        return self.call_at(self._agenda.time + delay, callback, *args, context=context)
+        return self.call_at(self._event_queue.time + delay, callback, *args, context=context)
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
@@ -112,7 +112,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             self.failure = context.get("exception") or AssertionError(context["message"])
 
     def run_in_executor(self, *_: object) -> asyncio.Future[Any]:
-        """Do nothing: what is put on threads here is the removal of logs, and there are none."""
+        """Do nothing: only the deletion of logs runs on threads here, and there are no logs."""
         return self.create_future()
 
     async def create_unix_connection(self, factory: Callable[[], Any], path: str) -> Any:  # type: ignore[override]  # of a path alone
@@ -123,7 +123,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         return transport, protocol
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Take note of a timer that is not wanted any more, as asyncio tells every loop: it is skipped."""
+        """Ignore that asyncio cancelled a timer: `_ring` skips it."""
 
     # --- turns ------------------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             self.call_soon(handle._run)
 
     def _turn(self) -> None:
-        """Run what is ready now; what gets ready by that is for the next turn."""
+        """Run the callbacks that are ready now; those that become ready meanwhile wait for the next turn."""
         handles, self._ready = self._ready, deque()
         asyncio._set_running_loop(self)
         try:
@@ -144,7 +144,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
 
 class SimulatedAlarm:
-    """Stands for bgd.clock.Alarm on a simulated loop."""
+    """Replaces bgd.clock.Alarm on a simulated loop."""
 
     def __init__(
         self, loop: SimulatedLoop, callback: Callable[[], None], *, on_wall_clock: bool = False
@@ -153,7 +153,7 @@ class SimulatedAlarm:
         self._callback = callback
         self._on_wall_clock = on_wall_clock
         self._at: float | None = None
-        self._entry: Entry | None = None
+        self._entry: QueuedEvent | None = None
         loop.alarms.append(self)
 
     def set(self, at: float | None) -> None:
@@ -162,22 +162,23 @@ class SimulatedAlarm:
             self.arm()
 
     def arm(self) -> None:
-        """See when it has to ring; again after the wall clock was set."""
+        """Schedule the alarm; also called after the wall clock was set."""
         if self._entry is not None:
             self._entry.cancel()
             self._entry = None
         if self._at is not None:
-            now = self._loop._agenda.now()
+            now = self._loop._event_queue.now()
             delay = self._at - (now.wall if self._on_wall_clock else now.elapsed)
-            self._entry = self._loop._agenda.after(delay, self._ring)
+            self._entry = self._loop._event_queue.after(delay, self._ring)
 
     def close(self) -> None:
         self.set(None)
 
     def _ring(self) -> None:
-        now = self._loop._agenda.now()
+        now = self._loop._event_queue.now()
         if self._at is not None and (now.wall if self._on_wall_clock else now.elapsed) < self._at:
-            self._entry = self._loop._agenda.after(HAIR, self._ring)  # which is what sums of floats differ by
+            # sums of floats differ by this much
+            self._entry = self._loop._event_queue.after(EPSILON, self._ring)
             return
         self._at = None
         self._loop.run(self._callback)

@@ -1,4 +1,4 @@
-"""A simulated machine: bgd's own supervisor on it, over a disk, a launcher and clocks that are simulated.
+"""A simulated machine: the real supervisor with a simulated disk, launcher and clocks.
 
 The Scheduler, the Supervisor with its transactions and dispatch, JobActions and RequestHandler are real, and
 so are the storage with its SQL (in memory) and all messages on the supervisor's end of the launcher's socket.
@@ -30,11 +30,11 @@ from bgd.daemon.storage.database import DatabaseConnection
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.requests import ShutdownMode
-from tests.end_to_end.truth import Truth
-from tests.simulation.agenda import Agenda
-from tests.simulation.cable import Cable
+from tests.end_to_end.records import AttemptRecords
+from tests.simulation.connection import SimulatedConnection
 from tests.simulation.disk import SimulatedDatabase, new_disk
-from tests.simulation.launcher import LANES, MOST_IN_LANE, SLOTS, Journal, Launcher
+from tests.simulation.event_queue import EventQueue
+from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES, SLOTS, Journal, SimulatedLauncher
 from tests.simulation.loop import SimulatedAlarm, SimulatedLoop
 
 GRACE = 0.5  # seconds
@@ -42,7 +42,7 @@ CONFIG = load(environ={"HOME": "/nowhere"})
 
 
 class SimulatedLink(LauncherLink):
-    """The supervisor's end of the launcher's socket; what it starts in place of a process is simulated."""
+    """The supervisor's connection to the launcher; it starts a simulated launcher instead of a process."""
 
     def __init__(self, machine: Machine, store: Store, generation: int) -> None:
         super().__init__("/nowhere", "/nowhere", store, generation)
@@ -53,8 +53,8 @@ class SimulatedLink(LauncherLink):
         self._machine.start_launcher()
 
 
-class Life(Struct):
-    """One life of a supervisor; `handler` is None until it has read what is on disk."""
+class SupervisorLife(Struct):
+    """One supervisor, from its start to its end; `handler` is None until it has loaded the database."""
 
     loop: SimulatedLoop
     handler: RequestHandler | None = None
@@ -63,23 +63,23 @@ class Life(Struct):
 
 
 class Machine:
-    """Everything there is in one history.
+    """All parts of one history.
 
     Attributes:
-        truth: what the jobs know of themselves.
-        life: that of the present supervisor.
+        records: what the attempts report of themselves.
+        life: the current supervisor.
     """
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
-        self.agenda = Agenda()
-        self.truth = Truth()
+        self.event_queue = EventQueue()
+        self.records = AttemptRecords()
         self.disk = new_disk()
         self.boot_id = "boot-0"
         self.journal = Journal(self.boot_id)
         self.config = _config(self.dice)
-        self.launcher: Launcher | None = None
-        self._cable: Cable | None = None
+        self.launcher: SimulatedLauncher | None = None
+        self._connection: SimulatedConnection | None = None
         self._launchers = 0
         self._loops: list[SimulatedLoop] = []
         self.life = self._begin_life()
@@ -87,35 +87,35 @@ class Machine:
     # --- what may happen to it -----------------------------------------------------------------------------
 
     def kill_supervisor(self) -> None:
-        """Take all of its memory, and what it has not yet written; another one starts at once."""
+        """Kill the supervisor, which loses all that it has not written; another one starts at once."""
         self.life.loop.kill()
-        if self._cable is not None:
-            self._cable.lose_supervisor()
-            self._cable = None
+        if self._connection is not None:
+            self._connection.lose_supervisor()
+            self._connection = None
         self.life = self._begin_life()
 
     def kill_launcher(self) -> None:
         if self.launcher is not None:
             self.launcher.die()
             self.launcher = None
-            if self._cable is not None:
-                self._cable.lose_launcher()
-                self._cable = None
+            if self._connection is not None:
+                self._connection.lose_launcher()
+                self._connection = None
 
     def kill_both(self) -> None:
         self.kill_launcher()
         self.kill_supervisor()
 
     def lose_records(self) -> None:
-        """Kill the launcher, and lose the file from which the next one would know what ran."""
+        """Kill the launcher and lose its journal."""
         self.kill_launcher()
         self.journal = Journal(self.boot_id, generation=self.journal.generation)
 
     def cut_power(self) -> None:
-        """Leave what is on the disk, of the launcher's file too; then start on another boot's clock."""
+        """Keep only what is on disk, also of the launcher's journal; then boot again."""
         self.kill_launcher()
-        self.agenda.time += self.dice.choice([0.0, 30.0])
-        self.agenda.boot()
+        self.event_queue.time += self.dice.choice([0.0, 30.0])
+        self.event_queue.boot()
         self.boot_id = f"boot-{int(self.boot_id.partition('-')[2]) + 1}"
         journal = self.journal
         for key in [*journal.ended.keys() - journal.synced]:
@@ -128,12 +128,12 @@ class Machine:
         self.kill_supervisor()
 
     def set_wall_clock(self, jump: float) -> None:
-        self.agenda.set_wall_clock(jump)
+        self.event_queue.set_wall_clock(jump)
         for alarm in self.life.loop.alarms:
             alarm.arm()
 
     def shut_down(self, mode: ShutdownMode | None = None) -> None:
-        """End the supervisor in good order, as `bgctl shutdown` does, and start another; None: in any."""
+        """Shut the supervisor down like `bgctl shutdown`, and start another; `mode` None: a random one."""
         life = self.life
         if life.supervisor is not None:
             life.tasks.append(
@@ -143,16 +143,16 @@ class Machine:
     def start_launcher(self) -> None:
         self._launchers += 1
         instance = f"{self.boot_id}:{self._launchers}"
-        self.launcher = Launcher(self.agenda, self.dice, self.journal, instance, self.truth)
+        self.launcher = SimulatedLauncher(self.event_queue, self.dice, self.journal, instance, self.records)
 
     def clear_away(self) -> None:
-        """End all that is left, after the history."""
+        """Stop everything, after the history."""
         for loop in self._loops:
             loop.kill()
             loop.bury()
 
     def check_alive(self) -> None:
-        """Raise what a part of the supervisor died of, which must never happen by itself."""
+        """Raise the error of a part of the supervisor that died; none may die by itself."""
         for task in self.life.tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise AssertionError("the supervisor died") from error
@@ -161,14 +161,14 @@ class Machine:
 
     # --- lives ----------------------------------------------------------------------------------------------
 
-    def _begin_life(self) -> Life:
-        loop = SimulatedLoop(self.agenda, self._connect)  # type: ignore[abstract]  # all that bgd asks for is there
+    def _begin_life(self) -> SupervisorLife:
+        loop = SimulatedLoop(self.event_queue, self._connect)  # type: ignore[abstract]  # all that bgd asks for is there
         self._loops.append(loop)
-        life = Life(loop)
+        life = SupervisorLife(loop)
         life.tasks.append(loop.create_task(self._live(life)))
         return life
 
-    async def _live(self, life: Life) -> None:
+    async def _live(self, life: SupervisorLife) -> None:
         writer, reader, searcher = (
             cast(DatabaseConnection, SimulatedDatabase(self, life.loop)) for _ in range(3)
         )
@@ -186,39 +186,40 @@ class Machine:
         maintenance = MaintenanceHandler(supervisor, link, retention, Backups(supervisor, store))
         life.handler = RequestHandler(supervisor, actions, maintenance, reads, self.shut_down, reload=list)
 
-    async def _drain(self, life: Life, mode: ShutdownMode) -> None:
+    async def _drain(self, life: SupervisorLife, mode: ShutdownMode) -> None:
         assert life.supervisor is not None
         await life.supervisor.drain(mode)
-        self.agenda.after(0.0, lambda: self._succeed(life))
+        self.event_queue.after(0.0, lambda: self._succeed(life))
 
-    def _succeed(self, life: Life) -> None:
-        """Start another supervisor when one has ended, unless it was killed before."""
+    def _succeed(self, life: SupervisorLife) -> None:
+        """Start another supervisor after one has ended, unless that was killed before."""
         if self.life is life:
             self.kill_supervisor()
 
     def _connect(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         if self.launcher is None:
             raise ConnectionRefusedError
-        self._cable = Cable(self.agenda, self.dice, self.life.loop, self.launcher, protocol)
-        return self._cable
+        loop, launcher = self.life.loop, self.launcher
+        self._connection = SimulatedConnection(self.event_queue, self.dice, loop, launcher, protocol)
+        return self._connection
 
 
 def _config(dice: random.Random) -> Config:
     daemon = replace(CONFIG.daemon, slots=SLOTS, grace=GRACE)
     retry = replace(CONFIG.retry_commands, delay=dice.choice([0.0, 1.0, 5.0]), max_delay=60.0)
-    queues = dict.fromkeys(LANES, QueueConfig(slots=MOST_IN_LANE))
+    queues = dict.fromkeys(QUEUES, QueueConfig(slots=MAX_QUEUE_SLOTS))
     return replace(CONFIG, daemon=daemon, retry_commands=retry, queues=queues)
 
 
 @contextmanager
 def simulated(machine: Machine) -> Iterator[None]:
-    """Put the machine's clocks, boot and dice in the place of the real ones."""
+    """Replace the real clocks, boot id and random numbers by the machine's."""
 
     def elapsed() -> float:
-        return machine.agenda.now().elapsed
+        return machine.event_queue.now().elapsed
 
     def wall() -> float:
-        return machine.agenda.now().wall
+        return machine.event_queue.now().wall
 
     def boot_id() -> str:
         return machine.boot_id

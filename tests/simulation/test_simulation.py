@@ -1,4 +1,4 @@
-"""The simulator lives through some histories; and it finds what is wrong, where something is."""
+"""The simulator finds nothing wrong in some hundred histories, and finds faults made on purpose."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor, TransactionPlan
 from bgd.wire.launching import Acknowledge
-from tests.simulation.story import Story
+from tests.simulation.run import SimulationRun
 
 HISTORIES = 300
-ENOUGH = 400  # histories in which each of the faults below shows
+ENOUGH = 400  # histories in which each of the faults below shows up
 
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    logging.disable(logging.ERROR)  # launchers that are gone, hundreds of them
+    logging.disable(logging.ERROR)  # hundreds of messages about lost launchers
     yield
     logging.disable(logging.NOTSET)
 
 
-def test_some_histories_go_well():
-    live_through(range(HISTORIES))
+def test_histories_pass_all_checks():
+    run_all(range(HISTORIES))
 
 
-def test_a_seed_tells_the_same_history_again():
+def test_a_seed_repeats_the_same_history():
     tellings: list[list[str]] = [[], []]
     for telling in tellings:
-        Story(7, telling.append).run()
+        SimulationRun(7, telling.append).run()
     assert len(tellings[0]) > 20
     assert tellings[0] == tellings[1]
 
 
-# --- faults that are made on purpose ------------------------------------------------------------------------
+# --- faults on purpose --------------------------------------------------------------------------------------
 
 
 def answer_too_early(monkeypatch):
@@ -169,9 +169,9 @@ def let_the_urgent_wait(monkeypatch):
 def test_a_fault_is_found(monkeypatch, fault, found):
     fault(monkeypatch)
     with pytest.raises(AssertionError, match=found):
-        live_through(range(ENOUGH))
+        run_all(range(ENOUGH))
 
 
-def live_through(seeds):
+def run_all(seeds):
     for seed in seeds:
-        Story(seed).run()
+        SimulationRun(seed).run()

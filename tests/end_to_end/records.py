@@ -22,7 +22,7 @@ IN_VAIN = "waited_in_vain"  # counted with the outcomes: jobs cancelled because 
 Shown = tuple[JobView, list[AttemptView]]
 
 
-class Truth:
+class AttemptRecords:
     """What the attempts recorded themselves: starts, exit codes, and overlaps, which must not happen."""
 
     def __init__(self) -> None:
@@ -31,18 +31,18 @@ class Truth:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        truth = cls()
+        records = cls()
         for line in path.read_text().splitlines():
             what, job, attempt, *code = line.split()
             assert what != "overlap", f"job {job} met another attempt of {attempt}, and there is room for one"
             key = int(job), int(attempt)
             if what == "start":
-                truth.starts[key] += 1
-                assert truth.starts[key] == 1, f"attempt {key} was started twice"
+                records.starts[key] += 1
+                assert records.starts[key] == 1, f"attempt {key} was started twice"
             else:
-                assert key not in truth.codes, f"attempt {key} ended twice"
-                truth.codes[key] = int(code[0])
-        return truth
+                assert key not in records.codes, f"attempt {key} ended twice"
+                records.codes[key] = int(code[0])
+        return records
 
 
 def check_history(
@@ -61,22 +61,22 @@ def check_history(
         caller.wait(jobs)
         watcher.finish(last_event(rig))
         shown = {job: caller.show(job) for job in jobs}
-    truth = Truth.read(rig.folder / "truth")
+    records = AttemptRecords.read(rig.folder / "truth")
     outcomes = Counter[str]()
     for job, spec in load.acknowledged.items():
-        outcomes.update(_check_job(shown[job], spec, truth, allowed))
+        outcomes.update(_check_job(shown[job], spec, records, allowed))
         outcomes.update(_check_wait(job, spec, shown))
     _check_events(watcher.events, shown)
     return outcomes
 
 
-def _check_job(shown: Shown, spec: JobSpec, truth: Truth, allowed: set[Outcome]) -> list[str]:
+def _check_job(shown: Shown, spec: JobSpec, records: AttemptRecords, allowed: set[Outcome]) -> list[str]:
     view, attempts = shown
     assert view.state in FINAL, f"job {view.id} has not finished"
     assert [attempt.attempt for attempt in attempts] == list(range(1, view.attempt + 1))
     for attempt in attempts:
         key = view.id, attempt.attempt
-        _check_attempt(attempt, spec, truth.starts[key], truth.codes.get(key), allowed)
+        _check_attempt(attempt, spec, records.starts[key], records.codes.get(key), allowed)
     if attempts:
         assert view.outcome == attempts[-1].outcome
         assert (view.state is State.SUCCEEDED) == (attempts[-1].outcome is Outcome.SUCCEEDED)

@@ -1,4 +1,4 @@
-"""The cable between a simulated supervisor and launcher: bytes that come late, in order, or never."""
+"""The connection between a simulated supervisor and launcher: bytes come late, in order, or never."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from collections.abc import Callable
 
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import MAX_LAUNCHING_FRAME, FromLauncher, decode_to_launcher, encode
-from tests.simulation.agenda import Agenda
-from tests.simulation.launcher import Launcher
+from tests.simulation.event_queue import EventQueue
+from tests.simulation.launcher import SimulatedLauncher
 from tests.simulation.loop import SimulatedLoop
 
 DELAYS = (0.0, 0.0, 0.0, 0.0001, 0.002, 0.05)  # seconds
 
 
-class Cable(asyncio.Transport):
-    """One connection, as the supervisor sees it; `launcher` is at the other end as long as it lives."""
+class SimulatedConnection(asyncio.Transport):
+    """The supervisor's transport; `launcher` is at the other end as long as it lives."""
 
     def __init__(
         self,
-        agenda: Agenda,
+        event_queue: EventQueue,
         dice: random.Random,
         loop: SimulatedLoop,
-        launcher: Launcher,
+        launcher: SimulatedLauncher,
         protocol: asyncio.Protocol,
     ) -> None:
         super().__init__()
         self._loop = loop
-        self._launcher: Launcher | None = launcher
+        self._launcher: SimulatedLauncher | None = launcher
         self._protocol = protocol
         self._reader = FrameReader(MAX_LAUNCHING_FRAME)
-        self._down = _Direction(agenda, dice)
-        self._up = _Direction(agenda, dice)
+        self._down = _Direction(event_queue, dice)
+        self._up = _Direction(event_queue, dice)
         self._is_closing = False
 
     def say(self, message: FromLauncher) -> None:
-        """Carry a message of the launcher."""
+        """Send a message from the launcher to the supervisor."""
         data = frame(encode(message), MAX_LAUNCHING_FRAME)
         self._up.carry(lambda: self._loop.run(self._protocol.data_received, data))
 
     def lose_launcher(self) -> None:
-        """Let the supervisor read what was said, and then the end."""
+        """Let the supervisor read what was sent, then EOF."""
         self._launcher = None
         self._up.carry(lambda: self._loop.run(self._lost))
 
     def lose_supervisor(self) -> None:
-        """Let the launcher read what was written, and then the end."""
+        """Let the launcher read what was sent, then EOF."""
         self._down.carry(self._hang_up)
 
-    # --- what the supervisor's end is asked --------------------------------------------------------------
+    # --- the transport of the supervisor -----------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         held = bytes(data)
@@ -71,7 +71,7 @@ class Cable(asyncio.Transport):
     def _deliver(self, data: bytes) -> None:
         for payload in self._reader.feed(data):
             if self._launcher is not None:
-                self._launcher.hear(decode_to_launcher(payload), self.say)
+                self._launcher.receive(decode_to_launcher(payload), self.say)
 
     def _hang_up(self) -> None:
         if self._launcher is not None:
@@ -84,15 +84,15 @@ class Cable(asyncio.Transport):
 
 
 class _Direction:
-    """Brings one thing after the other, each some time after it was sent."""
+    """Delivers bytes in order, each write some time after it was sent."""
 
-    def __init__(self, agenda: Agenda, dice: random.Random) -> None:
-        self._agenda = agenda
+    def __init__(self, event_queue: EventQueue, dice: random.Random) -> None:
+        self._event_queue = event_queue
         self._dice = dice
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._in_transit: deque[Callable[[], None]] = deque()
         self._free_at = 0.0
 
     def carry(self, arrive: Callable[[], None]) -> None:
-        self._free_at = max(self._free_at, self._agenda.time + self._dice.choice(DELAYS))
-        self._waiting.append(arrive)
-        self._agenda.after(self._free_at - self._agenda.time, self._waiting.popleft())
+        self._free_at = max(self._free_at, self._event_queue.time + self._dice.choice(DELAYS))
+        self._in_transit.append(arrive)
+        self._event_queue.after(self._free_at - self._event_queue.time, self._in_transit.popleft())

@@ -1,4 +1,4 @@
-"""The agenda: simulated time, the two clocks that show it, and what happens when."""
+"""The event queue of the simulation: simulated time, the two clocks that show it, and events to come."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from bgd.core.job import Now
 
 EPOCH = 1_700_000_000.0
-FIRST_BOOT = 50.0  # seconds that the machine has been up when a history begins
+FIRST_BOOT = 50.0  # seconds since boot when a history begins
 
-MOST = 50_000  # things that happen in one history; most have some hundred
+MAX_EVENTS = 50_000  # of one history; most have some hundred
 
 
-class Entry:
-    """Something that is to happen; `cancel` it and it does not."""
+class QueuedEvent:
+    """An action at a time; it can be cancelled."""
 
     __slots__ = ("action", "at", "number")
 
@@ -26,22 +26,22 @@ class Entry:
     def cancel(self) -> None:
         self.action = None
 
-    def __lt__(self, other: Entry) -> bool:
+    def __lt__(self, other: QueuedEvent) -> bool:
         return (self.at, self.number) < (other.at, other.number)
 
 
-class Agenda:
-    """Does one thing after the other, by its time, and equal times in the order in which they came.
+class EventQueue:
+    """Runs events in the order of their times; events of one time in the order in which they were added.
 
     Attributes:
-        time: seconds since the history began; whatever is set or lost, it only grows.
-        done: how many things have happened.
+        time: seconds since the history began; it only grows, also when clocks are set.
+        done: number of events so far.
     """
 
     def __init__(self) -> None:
         self.time = 0.0
         self.done = 0
-        self._entries: list[Entry] = []
+        self._entries: list[QueuedEvent] = []
         self._numbers = 0
         self._booted_at = -FIRST_BOOT
         self._wall_offset = EPOCH
@@ -50,34 +50,34 @@ class Agenda:
         return Now(self.time - self._booted_at, self.time + self._wall_offset)
 
     def boot(self) -> None:
-        """Let the elapsed clock begin again."""
+        """Restart the elapsed clock."""
         self._booted_at = self.time
 
     def set_wall_clock(self, jump: float) -> None:
-        """Set the wall clock forward, or back."""
+        """Move the wall clock forward or back."""
         self._wall_offset += jump
 
-    def after(self, delay: float, action: Callable[[], object]) -> Entry:
-        """Put something on the agenda, `delay` seconds from now."""
+    def after(self, delay: float, action: Callable[[], object]) -> QueuedEvent:
+        """Add an event `delay` seconds from now."""
         self._numbers += 1
-        entry = Entry(self.time + max(delay, 0.0), self._numbers, action)
+        entry = QueuedEvent(self.time + max(delay, 0.0), self._numbers, action)
         heapq.heappush(self._entries, entry)
         return entry
 
     def step(self) -> bool:
-        """Do the next thing; False: there is none."""
+        """Run the next event; return False if there is none."""
         while self._entries:
             entry = heapq.heappop(self._entries)
             if entry.action is not None:
                 self.time = max(self.time, entry.at)
                 self.done += 1
-                assert self.done < MOST, "it goes round in circles"
+                assert self.done < MAX_EVENTS, "the history does not end"
                 entry.action()
                 return True
         return False
 
     def step_before(self, time: float) -> bool:
-        """Do the next thing if it comes before that time; else let time pass until then."""
+        """Run the next event if it comes before `time`; else let time pass until then and return False."""
         while self._entries and self._entries[0].action is None:
             heapq.heappop(self._entries)
         if self._entries and self._entries[0].at <= time:

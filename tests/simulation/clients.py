@@ -1,4 +1,4 @@
-"""People of a simulated machine: each asks for one thing after the other, and remembers what was said."""
+"""Clients of a simulated machine: each sends one request after the other and remembers the answers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from bgd.errors import BgdError
 from bgd.wire import requests
 from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Reply, Submitted
 from bgd.wire.requests import Changes, Request
-from tests.end_to_end.people import Action
-from tests.simulation.launcher import KILLED, LANES, MOST_IN_LANE, NO_PROGRAM, SLOTS
-from tests.simulation.machine import Life, Machine
+from tests.end_to_end.clients import Action
+from tests.simulation.launcher import KILLED, MAX_QUEUE_SLOTS, NO_PROGRAM, QUEUES, SLOTS
+from tests.simulation.machine import Machine, SupervisorLife
 
-PEOPLE = 4
+CLIENTS = 4
 KEYS = ("red", "green", "blue")
-MEMORY = 6  # of their latest jobs that people do something to
+RECENT = 6  # latest jobs of a client that its requests are about
 MAKES_JOBS = (requests.Submit, requests.SubmitMany)
-LATE = 0.1  # of what is asked
-ASKS = 0  # the id of a request until it is asked
+DELAYED_SHARE = 0.1  # of all requests
+UNSENT = 0  # the id of a request until it is sent
 
-# What suits a job, by what it does just now; None: it has finished, or nobody knows
+# Requests that suit a job in each state; None: it has finished, or its state is unknown
 SUITABLE: dict[State | None, list[Callable[..., Request]]] = {
     None: [requests.Retry, requests.Retry, requests.Remove],
     State.HELD: [requests.Release, requests.Release, requests.Cancel],
@@ -38,19 +38,19 @@ SUITABLE: dict[State | None, list[Callable[..., Request]]] = {
     State.RUNNING: [requests.Suspend, requests.Continue, requests.Continue, requests.Cancel],
     State.STOPPING: [requests.Cancel],
 }
-UNSUITABLE = 0.1  # of what they want
+UNSUITABLE_SHARE = 0.1  # of all requests about jobs
 
 
-class Person:
-    """Waits for an answer before asking for the next thing; hears nothing if the daemon dies first."""
+class SimulatedClient:
+    """Waits for an answer before it sends the next request; gets none if the daemon dies first."""
 
     def __init__(self, number: int, machine: Machine, submitted: list[int]) -> None:
         self.number = number
         self.own: list[int] = []
         self._machine = machine
         self._submitted = submitted
-        self._known = 0  # the newest job when it last asked
-        self._asked: tuple[Request, float, Life] | None = None
+        self._known = 0  # the newest job when it sent its last request
+        self._asked: tuple[Request, float, SupervisorLife] | None = None
         self._numbers = itertools.count(1)
         self.actions: list[Action] = []
 
@@ -59,7 +59,7 @@ class Person:
         return self._asked is not None
 
     def ask(self, request: Request) -> None:
-        """Ask for it, if the daemon is up; the answer may come later."""
+        """Send a request if the daemon is up; the answer may come later."""
         life = self._machine.life
         if life.handler is None or self.is_waiting:
             return
@@ -68,74 +68,74 @@ class Person:
             assert life.supervisor is not None
             self._known = life.supervisor.newest_id
             request = replace(request, token=self._machine.dice.randbytes(16))
-        self._asked = request, self._machine.agenda.now().wall, life
-        # over a connection that breaks it may be read late, after what is sent over the next one
-        delay = 0.1 if self._machine.dice.random() < LATE else 0.0
-        self._machine.agenda.after(delay, lambda: life.loop.run(self._give, life, request))
+        self._asked = request, self._machine.event_queue.now().wall, life
+        # bytes of a broken connection may be read after those of the next one
+        delay = 0.1 if self._machine.dice.random() < DELAYED_SHARE else 0.0
+        self._machine.event_queue.after(delay, lambda: life.loop.run(self._give, life, request))
 
-    def lose_answer(self) -> None:
-        """Ask for jobs again over another connection: nothing more comes over the one before."""
+    def resend(self) -> None:
+        """Send a submit again over another connection; nothing more comes over the one before."""
         life = self._machine.life
         if self._asked is not None and isinstance(self._asked[0], MAKES_JOBS) and life.handler is not None:
             request = replace(self._asked[0], id=next(self._numbers), again=self._known)
             self._asked = request, self._asked[1], life
             life.loop.run(self._give, life, request)
 
-    def hang_up(self) -> None:
-        """Wait no longer for a daemon that has died; ask the next one again for jobs."""
+    def reconnect(self) -> None:
+        """Stop waiting for a daemon that has died; send a submit again to the next one."""
         if self._asked is None or self._asked[2] is self._machine.life:
             return
         if isinstance(self._asked[0], MAKES_JOBS):
-            self.lose_answer()
+            self.resend()
         else:
             self._note(None)
 
-    def wish(self) -> Request:
-        """Draw what this person wants next: a job, something done to a job, or to a queue."""
+    def next_request(self) -> Request:
+        """Draw the next request: a new job, or an action on a job or a queue."""
         dice = self._machine.dice
-        if len(self.own) < MEMORY // 2 or dice.random() < 0.3:
+        if len(self.own) < RECENT // 2 or dice.random() < 0.3:
             if dice.random() < 0.2:
-                return requests.SubmitMany(id=ASKS, specs=[self._spec() for _ in range(dice.randint(1, 4))])
-            return requests.Submit(ASKS, self._spec())
+                return requests.SubmitMany(id=UNSENT, specs=[self._spec() for _ in range(dice.randint(1, 4))])
+            return requests.Submit(UNSENT, self._spec())
         if dice.random() < 0.2:
-            return self._wish_for_queues(dice)
-        jobs = dice.sample(self.own[-MEMORY:], k=dice.choice([1, 1, 1, 2]))
+            return self._next_queue_request(dice)
+        jobs = dice.sample(self.own[-RECENT:], k=dice.choice([1, 1, 1, 2]))
         state = self._state_of(jobs[0])
         if (state in WAITING and dice.random() < 0.3) or dice.random() < 0.05:
-            return requests.Edit(ASKS, jobs[:1], self._changes(jobs[0]))
+            return requests.Edit(UNSENT, jobs[:1], self._changes(jobs[0]))
         if (state in ACTIVE and dice.random() < 0.15) or dice.random() < 0.02:
-            return requests.SendSignal(id=ASKS, jobs=jobs, signal=9)
-        verbs = SUITABLE[state if dice.random() > UNSUITABLE else dice.choice([*SUITABLE])]
-        return dice.choice(verbs)(ASKS, jobs)
+            return requests.SendSignal(id=UNSENT, jobs=jobs, signal=9)
+        verbs = SUITABLE[state if dice.random() > UNSUITABLE_SHARE else dice.choice([*SUITABLE])]
+        return dice.choice(verbs)(UNSENT, jobs)
 
     def _state_of(self, job: int) -> State | None:
-        """Return what the job is doing just now, None: nothing, or nobody knows."""
+        """Return the state of an unfinished job; None if it has finished or is unknown."""
         supervisor = self._machine.life.supervisor
         found = None if supervisor is None else supervisor.get(JobId(job))
         return None if found is None else found.state
 
-    def _wish_for_queues(self, dice: random.Random) -> Request:
-        if self.number >= len(LANES):
+    def _next_queue_request(self, dice: random.Random) -> Request:
+        if self.number >= len(QUEUES):
             asks: list[Request] = [
-                requests.SetSlots(ASKS, dice.randint(1, SLOTS)),
-                requests.GetQueues(ASKS),
-                requests.List(id=ASKS),
-                requests.Show(ASKS, self.own[-1]),
-                requests.GetEvents(id=ASKS, since=0),
-                requests.GetStats(ASKS),
+                requests.SetSlots(UNSENT, dice.randint(1, SLOTS)),
+                requests.GetQueues(UNSENT),
+                requests.List(id=UNSENT),
+                requests.Show(UNSENT, self.own[-1]),
+                requests.GetEvents(id=UNSENT, since=0),
+                requests.GetStats(UNSENT),
             ]
             return dice.choice(asks)
-        lane = LANES[self.number]  # whose it is: nobody else changes it
-        wishes: list[Request] = [
-            requests.SetQueue(ASKS, lane, dice.randint(1, MOST_IN_LANE)),
-            requests.Pause(ASKS, lane),
-            requests.Resume(ASKS, lane),
-            requests.RemoveQueue(ASKS, lane),
+        queue = QUEUES[self.number]  # its own one: no other client changes it
+        choices: list[Request] = [
+            requests.SetQueue(UNSENT, queue, dice.randint(1, MAX_QUEUE_SLOTS)),
+            requests.Pause(UNSENT, queue),
+            requests.Resume(UNSENT, queue),
+            requests.RemoveQueue(UNSENT, queue),
         ]
-        return dice.choices(wishes, [2, 1, 3, 1])[0]
+        return dice.choices(choices, [2, 1, 3, 1])[0]
 
     def _spec(self) -> JobSpec:
-        dice, now = self._machine.dice, self._machine.agenda.now()
+        dice, now = self._machine.dice, self._machine.event_queue.now()
         others = dice.sample(self._submitted[-20:], k=min(len(self._submitted), dice.choice([0, 0, 0, 1, 2])))
         succeed = dice.random() < 0.5
         codes = [dice.choice([0, 0, 0, 3, KILLED]), dice.choice([0, 0, 3])]
@@ -149,7 +149,7 @@ class Person:
             rerun=dice.choice([None, None, True, False]),
             timeout=dice.choice([None, None, None, 1.0]),
             priority=dice.randint(-2, 2),
-            queue="default" if dice.random() < 0.5 else dice.choice(LANES),
+            queue="default" if dice.random() < 0.5 else dice.choice(QUEUES),
             after=tuple(others) if succeed else (),
             after_any=() if succeed else tuple(others),
             key=dice.choice(KEYS) if dice.random() < 0.15 else None,
@@ -167,59 +167,62 @@ class Person:
             return Changes(name=name, after_any=tuple(set(self._submitted[-3:]) - {job}))
         if dice.random() < 0.3:
             return Changes(name=name, delay=dice.choice([0.0, 2.0]))
-        return Changes(name=name, priority=dice.randint(-2, 2), queue=dice.choice(["default", *LANES]))
+        return Changes(name=name, priority=dice.randint(-2, 2), queue=dice.choice(["default", *QUEUES]))
 
-    # --- asking, as a connection hands on what a client says ------------------------------------------------
+    # --- sending ---------------------------------------------------------------------------------------
 
-    def _give(self, life: Life, request: Request) -> None:
+    def _give(self, life: SupervisorLife, request: Request) -> None:
         assert life.handler is not None
-        actor, hear, may_be_duplicate = Actor(uid=0), _Hearing(self._heard), life.handler.may_be_duplicate
+        actor, receiver = Actor(uid=0), _Receiver(self._heard)
+        may_be_duplicate = life.handler.may_be_duplicate
         try:
             match request:
                 case requests.Submit(spec=spec) if not (
                     spec.after or spec.after_any or may_be_duplicate(request)
                 ):
-                    life.handler.submit(request, actor, hear.send)
+                    life.handler.submit(request, actor, receiver.send)
                 case requests.SubmitMany(specs=specs) if may_be_duplicate(request) or any(
                     spec.after or spec.after_any for spec in specs
                 ):
                     work = partial(life.handler.submit_once, [request], actor)
-                    life.loop.create_task(self._await(request, work, hear))
+                    life.loop.create_task(self._await(request, work, receiver))
                 case requests.SubmitMany():
-                    life.handler.submit_many(request.id, [request], actor, hear.send)
+                    life.handler.submit_many(request.id, [request], actor, receiver.send)
                 case _:
                     life.loop.create_task(
-                        self._await(request, partial(life.handler.answer, request, actor, hear), hear)
+                        self._await(request, partial(life.handler.answer, request, actor, receiver), receiver)
                     )
         except BgdError as error:
-            hear.send(Failed(request.id, ErrorCode.REFUSED, str(error)))
+            receiver.send(Failed(request.id, ErrorCode.REFUSED, str(error)))
 
     async def _await(
-        self, request: Request, work: Callable[[], Awaitable[Reply | None]], hear: _Hearing
+        self, request: Request, work: Callable[[], Awaitable[Reply | None]], receiver: _Receiver
     ) -> None:
         try:
             reply = await work()
         except BgdError as error:
             reply = Failed(request.id, ErrorCode.REFUSED, str(error))
-        hear.send(reply or End(request.id))
+        receiver.send(reply or End(request.id))
 
     def _heard(self, reply: Reply) -> None:
-        if self._asked is not None and reply.id == self._asked[0].id:  # else a stream's last words
+        if self._asked is not None and reply.id == self._asked[0].id:  # else a late part of a stream
             self._note(reply)
 
     def _note(self, reply: Reply | None) -> None:
         assert self._asked is not None
         request, asked_at, _ = self._asked
         self._asked = None
-        self.actions.append(Action(self.number, request, asked_at, self._machine.agenda.now().wall, reply))
+        self.actions.append(
+            Action(self.number, request, asked_at, self._machine.event_queue.now().wall, reply)
+        )
         if isinstance(reply, Submitted):
             new = [job for job in reply.jobs if job not in reply.found]
             self.own += new
             self._submitted += new
 
 
-class _Hearing:
-    """Takes the replies to one request; of a list it waits for the end."""
+class _Receiver:
+    """Receives the replies to one request; of a list it waits for the end."""
 
     def __init__(self, heard: Callable[[Reply], None]) -> None:
         self._heard = heard

@@ -1,4 +1,4 @@
-"""A story: one history from its seed to its end, and the judgement on it."""
+"""A run: one history from its seed to its end, and the check of it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bgd.daemon.storage import read, write
 from bgd.wire.requests import Continue, Release, Request, Resume, SetQueue, SetSlots
 from bgd.wire.views import EventView
 from tests.end_to_end.history import History
-from tests.simulation.launcher import LANES, MOST_IN_LANE
+from tests.simulation.clients import CLIENTS, UNSENT, SimulatedClient
+from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES
 from tests.simulation.machine import Machine, simulated
-from tests.simulation.people import ASKS, PEOPLE, Person
 
-STEPS = (5, 45)  # how many things are asked or happen, at least and at most
+STEPS = (5, 45)  # requests and faults of a history, at least and at most
 PAUSES = (0.0, 0.0, 0.001, 0.02, 0.3, 3.0, 12.0)  # seconds between them
 
-# What may be lost, and how often; each at any moment, between two things that happen
+# Faults and their weights; each may come at any moment between two events
 FAULTS: dict[Callable[[Machine], None], int] = {
     Machine.kill_supervisor: 8,
     Machine.kill_launcher: 3,
@@ -30,111 +30,113 @@ FAULTS: dict[Callable[[Machine], None], int] = {
     Machine.cut_power: 1,
     Machine.shut_down: 1,
 }
-FAULT = 0.12  # of all that happens
-JUMP = 0.2  # of all histories have a wall clock that is set
-ALL = 10**9  # events of a history
+FAULT = 0.12  # share of all steps
+JUMP = 0.2  # share of histories in which the wall clock is set
+ALL = 10**9  # more events than any history has
 
 
-class Story:
-    """Tells one history; `tell` says of each step what it was."""
+class SimulationRun:
+    """Runs one history; `tell` is called with a line for each step."""
 
     def __init__(self, seed: int, tell: Callable[[str], None] = lambda _: None) -> None:
         self._machine = Machine(seed)
         self._submitted: list[int] = []
-        self._people = [Person(number, self._machine, self._submitted) for number in range(PEOPLE)]
+        self._clients = [SimulatedClient(number, self._machine, self._submitted) for number in range(CLIENTS)]
         self._is_set = self._machine.dice.random() < JUMP
         self._tell = tell
 
     def run(self) -> Counter[str]:
-        """Live it and judge it; return what there was in it.
+        """Run the history and check it; return how often each operation and event occurred.
 
         Raises:
-            AssertionError: something happened that must not.
+            AssertionError: something happened that must not happen.
         """
         with closing(self._machine.disk):
             with simulated(self._machine):
                 try:
                     for _ in range(self._machine.dice.randint(*STEPS)):
-                        self._happen()
+                        self._step()
                     rest_at = self._come_to_rest()
                 finally:
                     self._machine.clear_away()
-            return self._judge(rest_at)
+            return self._verify(rest_at)
 
-    # --- living ---------------------------------------------------------------------------------------------
+    # --- run ------------------------------------------------------------------------------------------------
 
-    def _happen(self) -> None:
+    def _step(self) -> None:
         machine, dice = self._machine, self._machine.dice
         if dice.random() < FAULT:
             [fault] = dice.choices(list(FAULTS), list(FAULTS.values()))
             for _ in range(dice.randrange(30)):
-                machine.agenda.step()
-            self._look()
+                machine.event_queue.step()
+            self._check()
             self._say(fault.__name__)
             fault(machine)
-            self._look()
+            self._check()
         elif self._is_set and dice.random() < 0.1:
             jump = dice.choice([-1e8, -20.0, 20.0, 1e5])
             self._say(f"the wall clock is set by {jump}")
             machine.set_wall_clock(jump)
         else:
-            person = dice.choice(self._people)
-            if person.is_waiting:
-                self._say(f"person {person.number} is cut off")
-                person.lose_answer()
+            client = dice.choice(self._clients)
+            if client.is_waiting:
+                self._say(f"client {client.number} loses its connection")
+                client.resend()
             else:
-                request = person.wish()
-                self._say(f"person {person.number}: {msgspec.json.encode(request).decode()}")
-                person.ask(request)
+                request = client.next_request()
+                self._say(f"client {client.number}: {msgspec.json.encode(request).decode()}")
+                client.ask(request)
         self._pass(dice.choice(PAUSES))
 
     def _pass(self, seconds: float) -> None:
-        """Let time pass, and everything happen that is due by then."""
-        agenda = self._machine.agenda
-        until = agenda.time + seconds
-        while agenda.step_before(until):
+        """Let time pass and run all events that are due by then."""
+        event_queue = self._machine.event_queue
+        until = event_queue.time + seconds
+        while event_queue.step_before(until):
             pass
-        self._look()
+        self._check()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._machine.check_alive()
-        for person in self._people:
-            person.hang_up()
+        for client in self._clients:
+            client.reconnect()
 
     def _come_to_rest(self) -> float:
-        """Let no more faults happen, release what is held, wait until nothing happens any more."""
+        """Cause no more faults, release all jobs, and run until nothing happens any more."""
         self._say("rest")
         self._run_out()
-        rest_at = self._machine.agenda.now().wall
-        caretaker = Person(PEOPLE, self._machine, self._submitted)
-        wishes: list[Request] = [SetSlots(ASKS, None), Resume(ASKS), *(Resume(ASKS, lane) for lane in LANES)]
-        for wish in [*wishes, *(SetQueue(ASKS, lane, MOST_IN_LANE) for lane in LANES)]:
-            caretaker.ask(wish)
+        rest_at = self._machine.event_queue.now().wall
+        releaser = SimulatedClient(CLIENTS, self._machine, self._submitted)
+        releases: list[Request] = [SetSlots(UNSENT, None), Resume(UNSENT)]
+        for queue in QUEUES:
+            releases += [Resume(UNSENT, queue), SetQueue(UNSENT, queue, MAX_QUEUE_SLOTS)]
+        for request in releases:
+            releaser.ask(request)
             self._run_out()
         verbs: list[tuple[Callable[..., Request], State]] = [(Release, State.HELD), (Continue, State.RUNNING)]
         for verb, state in verbs:
             if ids := self._ids(state):
-                caretaker.ask(verb(ASKS, ids))
+                releaser.ask(verb(UNSENT, ids))
                 self._run_out()
         return rest_at
 
     def _run_out(self) -> None:
         is_over = False
         while not is_over:
-            while self._machine.agenda.step():
+            while self._machine.event_queue.step():
                 pass
-            self._look()  # somebody may ask again
-            is_over = not self._machine.agenda.step()
+            self._check()  # a client may send its request again
+            is_over = not self._machine.event_queue.step()
 
     def _ids(self, state: State) -> list[int]:
         return [job for (job,) in self._machine.disk.execute("SELECT id FROM jobs WHERE state = ?", (state,))]
 
     def _say(self, what: str) -> None:
-        self._tell(f"{self._machine.agenda.time:10.4f}  {what}")
+        self._tell(f"{self._machine.event_queue.time:10.4f}  {what}")
 
-    # --- judging --------------------------------------------------------------------------------------------
+    # --- check ----------------------------------------------------------------------------------------------
 
-    def _judge(self, rest_at: float) -> Counter[str]:
+    def _verify(self, rest_at: float) -> Counter[str]:
         disk = self._machine.disk
         stream = write.read_events(disk, 0, ALL)
         for event in stream:
@@ -142,24 +144,24 @@ class Story:
         jobs = {job: read.view(disk, job) for (job,) in disk.execute("SELECT id FROM jobs").fetchall()}
         views = {job: view for job, view in jobs.items() if view is not None}
         stuck = {job: view.state for job, view in views.items() if view.state not in FINAL}
-        assert not stuck, f"nothing happens any more, and these have not finished: {stuck}"
+        assert not stuck, f"nothing happens any more, but these have not finished: {stuck}"
         journal = self._machine.journal
-        assert not journal.runs, f"nobody knows that these run: {journal.runs.keys()}"
+        assert not journal.runs, f"these still run, unknown to anybody: {journal.runs.keys()}"
         assert not journal.ended, f"these ends were never acknowledged: {journal.ended.keys()}"
-        assert not any(person.is_waiting for person in self._people), "somebody was never answered"
-        actions = [action for person in self._people for action in person.actions]
+        assert not any(client.is_waiting for client in self._clients), "a client got no answer"
+        actions = [action for client in self._clients for action in client.actions]
         history = History(actions, stream, views, rest_at, has_times=not self._is_set)
-        found = history.check(self._machine.truth)
+        found = history.check(self._machine.records)
         unknown = {event.job for event in stream} - history.specs.keys()
         assert not unknown, f"nobody asked for these jobs: {unknown}"
         _check_turns(history, stream)
         self._check_attempts()
         counted = {state: count for state, count in read.counts(disk).items() if count}
-        assert counted == Counter(view.state.value for view in views.values()), "it has counted wrong"
+        assert counted == Counter(view.state.value for view in views.values()), "counts by state are wrong"
         return found
 
     def _check_attempts(self) -> None:
-        """Every attempt has an end, and they are numbered without a gap."""
+        """Check that every attempt has an end, and that attempts are numbered without a gap."""
         query = "SELECT job, attempt, outcome FROM attempts ORDER BY job, attempt"
         rows = self._machine.disk.execute(query).fetchall()
         assert all(row["outcome"] for row in rows), "an attempt has no end"
@@ -169,7 +171,7 @@ class Story:
 
 
 def _check_turns(history: History, stream: list[EventView]) -> None:
-    """Nobody starts while one of the same queue is queued that is more urgent, or as urgent and older."""
+    """Check that no job starts while one of its queue waits that is more urgent, or older and as urgent."""
     edited = history.edited_jobs()
     queued: dict[int, tuple[str, int]] = {}
     for event in stream:
@@ -178,13 +180,13 @@ def _check_turns(history: History, stream: list[EventView]) -> None:
             continue
         rank = -(spec.priority or 0)
         if event.what == "start":
-            lane = spec.queue or "default"
+            own = spec.queue or "default"
             ahead = [
                 job
                 for job, (queue, other) in queued.items()
-                if queue == lane and (other, job) < (rank, event.job)
+                if queue == own and (other, job) < (rank, event.job)
             ]
-            assert not ahead, f"job {event.job} started, and it was the turn of {ahead}"
+            assert not ahead, f"job {event.job} started, but it was the turn of {ahead}"
         if event.state is State.QUEUED:
             queued[event.job] = spec.queue or "default", rank
         else:

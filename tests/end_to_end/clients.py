@@ -1,4 +1,4 @@
-"""People who do everything to their jobs and queues at once, and remember each request and its answer."""
+"""Clients that do everything to their jobs and queues at once, and remember each request and its answer."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from bgd.wire.requests import (
     Submit,
     Suspend,
 )
-from tests.end_to_end.chaos import Caller, Crowd, Gone, Rig
+from tests.end_to_end.chaos import Caller, ClientThreads, Gone, Rig
 from tests.end_to_end.load import SCRIPT
 
-PEOPLE = 8
-LANES = 3  # queues; each is changed by one person only
-MOST_IN_LANE = 2  # most slots that a queue ever has
-MOST_SLOTS = 12  # in all queues together
+CLIENTS = 8
+QUEUES = 3  # queues; each is changed by one client only
+MAX_QUEUE_SLOTS = 2  # most slots that a queue ever has
+MAX_SLOTS = 12  # in all queues together
 KEYS = 6
 EXPIRES = 0.4  # seconds
-MEMORY = 8  # number of their latest jobs that people act on
+RECENT = 8  # number of their latest jobs that clients act on
 
 # Requests for jobs, with their weights
 VERBS: dict[type[Hold | Release | Suspend | Continue | Cancel | Retry | Remove], int] = {
@@ -58,10 +58,10 @@ ALL_VERBS = (*VERBS, Submit, Edit, SetSlots, SetQueue, Pause, Resume)
 CROWD = f"""
 exec 8>"$1/slot.$BGD_SLOT"
 flock -n 8 || echo "overlap $BGD_JOB_ID slot-$BGD_SLOT" >> "$1/truth"
-[ "$BGD_SLOT" -le {MOST_SLOTS} ] || echo "overlap $BGD_JOB_ID slot-$BGD_SLOT" >> "$1/truth"
+[ "$BGD_SLOT" -le {MAX_SLOTS} ] || echo "overlap $BGD_JOB_ID slot-$BGD_SLOT" >> "$1/truth"
 if [ "$BGD_QUEUE" != default ]; then
     exec 7>"$1/$BGD_QUEUE.1"
-    flock -n 7 || exec 7>"$1/$BGD_QUEUE.{MOST_IN_LANE}"
+    flock -n 7 || exec 7>"$1/$BGD_QUEUE.{MAX_QUEUE_SLOTS}"
     flock -n 7 || echo "overlap $BGD_JOB_ID $BGD_QUEUE" >> "$1/truth"
 fi
 """
@@ -70,23 +70,23 @@ fi
 class Action(Struct, frozen=True):
     """A request and its answer; `reply` is None if the daemon died first, so that the outcome is unknown."""
 
-    person: int
+    client: int
     request: Request
     asked_at: float
     answered_at: float
     reply: Reply | None
 
 
-class People:
+class Clients:
     """Clients that act on their own jobs all the time."""
 
     def __init__(self, rig: Rig, seed: int) -> None:
         self.actions: list[Action] = []
         self._rig = rig
-        self._submitted: list[int] = []  # by all people
-        self._suspended: dict[int, list[int]] = {}  # by person: jobs of which at least one was suspended
-        self.crowd = Crowd(
-            partial(self._live, person, random.Random(f"{seed} {person}")) for person in range(PEOPLE)
+        self._submitted: list[int] = []  # by all clients
+        self._suspended: dict[int, list[int]] = {}  # by client: jobs of which at least one was suspended
+        self.threads = ClientThreads(
+            partial(self._live, client, random.Random(f"{seed} {client}")) for client in range(CLIENTS)
         )
 
     @property
@@ -95,11 +95,11 @@ class People:
         done = {type(action.request).__name__ for action in list(self.actions) if is_done(action)}
         return {verb.__name__ for verb in ALL_VERBS} - done
 
-    def _live(self, person: int, dice: random.Random, stop: threading.Event) -> None:
+    def _live(self, client: int, dice: random.Random, stop: threading.Event) -> None:
         caller: Caller | None = None
         own: list[int] = []
         while not stop.wait(0.03):
-            request = self._wish(person, own, dice)
+            request = self._next_request(client, own, dice)
             asked_at = time.time()
             reply: Reply | None = None
             try:
@@ -107,29 +107,29 @@ class People:
                 reply = caller.ask(request)
             except Gone:
                 caller = None
-            action = Action(person, request, asked_at, time.time(), reply)
+            action = Action(client, request, asked_at, time.time(), reply)
             self.actions.append(action)
             if isinstance(request, Suspend) and is_done(action):
-                self._suspended[person] = request.jobs
+                self._suspended[client] = request.jobs
             if isinstance(reply, Submitted) and reply.created:
                 own.append(reply.jobs[0])
                 self._submitted.append(reply.jobs[0])
         if caller is not None:
             caller.close()
 
-    def _wish(self, person: int, own: list[int], dice: random.Random) -> Request:
-        """Return a random request of this person: for a new job, a job or a queue."""
-        if len(own) < MEMORY or dice.random() < 0.3:
+    def _next_request(self, client: int, own: list[int], dice: random.Random) -> Request:
+        """Return a random request of this client: for a new job, a job or a queue."""
+        if len(own) < RECENT or dice.random() < 0.3:
             return Submit(1, self._spec(dice))
-        if person < LANES and dice.random() < 0.2:
-            return _wish_for_queue(f"lane-{person}", dice)
-        if person == LANES and dice.random() < 0.05:
-            return SetSlots(1, dice.choice([MOST_SLOTS // 2, MOST_SLOTS]))
-        job = dice.choice(own[-MEMORY:])
+        if client < QUEUES and dice.random() < 0.2:
+            return _queue_request(f"queue-{client}", dice)
+        if client == QUEUES and dice.random() < 0.05:
+            return SetSlots(1, dice.choice([MAX_SLOTS // 2, MAX_SLOTS]))
+        job = dice.choice(own[-RECENT:])
         if dice.random() < 0.15:
             return Edit(1, [job], self._changes(job, dice))
         [verb] = dice.choices(list(VERBS), list(VERBS.values()))
-        jobs = {Suspend: own[-MEMORY:], Continue: self._suspended.get(person, [job])}.get(verb, [job])
+        jobs = {Suspend: own[-RECENT:], Continue: self._suspended.get(client, [job])}.get(verb, [job])
         request: Request = verb(1, jobs)
         return request
 
@@ -144,7 +144,7 @@ class People:
             env={"PATH": os.environ["PATH"]},
             retries=dice.choice([0, 0, 2]),
             priority=dice.randint(-2, 2),
-            queue="default" if dice.random() < 0.5 else f"lane-{dice.randrange(LANES)}",
+            queue="default" if dice.random() < 0.5 else f"queue-{dice.randrange(QUEUES)}",
             after=tuple(others) if succeed else (),
             after_any=() if succeed else tuple(others),
             key=f"key {dice.randrange(KEYS)}" if dice.random() < 0.1 else None,
@@ -161,11 +161,11 @@ class People:
         return Changes(name=name, priority=dice.randint(-2, 2))
 
 
-def _wish_for_queue(lane: str, dice: random.Random) -> Request:
+def _queue_request(queue: str, dice: random.Random) -> Request:
     decisions: list[Request] = [
-        SetQueue(1, lane, dice.randint(1, MOST_IN_LANE)),
-        Pause(1, lane),
-        Resume(1, lane),
+        SetQueue(1, queue, dice.randint(1, MAX_QUEUE_SLOTS)),
+        Pause(1, queue),
+        Resume(1, queue),
     ]
     return dice.choices(decisions, [1, 1, 2])[0]
 
