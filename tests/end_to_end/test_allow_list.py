@@ -113,7 +113,7 @@ WAYS: dict[str, Callable[[Daemon], object]] = {
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_no_way_in_leads_past_the_list(narrowed, monkeypatch, way):
+def test_no_way_to_submit_bypasses_the_list(narrowed, monkeypatch, way):
     monkeypatch.setenv("BGD_SOCKET", str(narrowed.socket))
 
     with pytest.raises(NotAllowed, match=rf"{FORBIDDEN} is not in \[security\] allowed_classes"):
@@ -124,7 +124,7 @@ def test_no_way_in_leads_past_the_list(narrowed, monkeypatch, way):
     assert not (narrowed.folder / "imported").exists()
 
 
-def test_verb_leads_no_further(narrowed):
+def test_no_verb_of_bgctl_bypasses_the_list(narrowed):
     done = narrowed.bgctl("call", FORBIDDEN)
 
     assert done.returncode == 77
@@ -153,13 +153,13 @@ def test_verb_leads_no_further(narrowed):
         "builtins:eval",
     ],
 )
-def test_no_spelling_of_another_target_is_let_in(narrowed, target):
+def test_no_spelling_of_another_target_is_allowed(narrowed, target):
     with narrowed.client() as client, pytest.raises(Refused):
         client.call(target)
 
 
 @pytest.mark.parametrize("name", ["PATH", "HOME", "PYTHONPATH", "LD_PRELOAD", "OPENSSL_CONF", "GCONV_PATH"])
-def test_no_variable_decides_what_code_a_listed_class_is(narrowed, name):
+def test_no_variable_changes_the_code_of_a_listed_class(narrowed, name):
     with narrowed.client() as client:
         with pytest.raises(NotAllowed, match=f"takes no {name} from outside"):
             client.call("work:Listed.run", env={name: "/elsewhere"})
@@ -184,7 +184,7 @@ def scripted():
         running.stop()
 
 
-def test_no_variable_decides_what_an_allowed_script_runs(scripted, monkeypatch):
+def test_no_variable_changes_what_an_allowed_script_runs(scripted, monkeypatch):
     monkeypatch.setenv("BASH_FUNC_date%%", "() { echo foreign code; }")
     monkeypatch.setenv("HOME", "/elsewhere")
     with scripted.client() as client:
@@ -207,14 +207,14 @@ CHOICES: dict[str, Callable[[Client, str], object]] = {
 
 
 @pytest.mark.parametrize("choose", CHOICES.values(), ids=CHOICES)
-def test_variable_that_was_chosen_for_a_command_and_does_not_pass_is_refused(scripted, monkeypatch, choose):
+def test_variable_that_was_set_for_a_command_and_is_not_allowed_is_refused(scripted, monkeypatch, choose):
     monkeypatch.setenv("CHOSEN", "1")
     told = rf"takes no CHOSEN from outside: name it in \[security\] allowed_env of {scripted.folder}/"
     with scripted.client() as client, pytest.raises(NotAllowed, match=told):
         choose(client, f"{scripted.folder}/script")
 
 
-def test_verb_refuses_a_chosen_variable_and_drops_one_of_the_whole_environment(scripted):
+def test_bgctl_refuses_a_variable_that_was_set_and_drops_one_of_the_whole_environment(scripted):
     script = f"{scripted.folder}/script"
     refused = scripted.bgctl("submit", "--env", "CHOSEN=1", script)
     taken = scripted.bgctl("submit", script, env={"CHOSEN": "1"})
@@ -241,7 +241,7 @@ def test_queued_command_runs_without_a_variable_that_was_taken_off_the_list(scri
 
 
 @pytest.mark.parametrize("isolation", ["fork", "spawn", "reuse"])
-def test_no_folder_decides_what_code_a_listed_class_is(isolation):
+def test_no_folder_changes_the_code_of_a_listed_class(isolation):
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         daemon = Daemon(Path(folder))
         (daemon.folder / "elsewhere").mkdir()
@@ -260,7 +260,7 @@ def test_no_folder_decides_what_code_a_listed_class_is(isolation):
             daemon.stop()
 
 
-def test_job_is_not_run_again_once_its_class_is_off_the_list(wide):
+def test_job_is_not_retried_once_its_class_is_off_the_list(wide):
     with wide.client() as client:
         ended = client.call(FORBIDDEN).wait(DEADLINE)
         repeated = client.call("work:fail", retries=1, retry_delay=3600.0)

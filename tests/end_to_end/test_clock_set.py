@@ -117,7 +117,7 @@ def shown_clock_is_ahead_by(daemon: Daemon) -> float:
 
 
 @pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["ahead", "back"])
-def test_a_clock_that_is_wrong_for_a_while_takes_no_finished_job(
+def test_a_clock_that_is_wrong_for_a_while_deletes_no_finished_job(
     daemon: Daemon, set_clock: SetClock, jump: int
 ):
     jobs = [daemon.submit(program) for program in ("true", "false")]

@@ -86,7 +86,7 @@ def test_jobs_are_ended_in_order_and_interrupted(home):
             assert len(again[2].attempts()) == 2
 
 
-def test_no_zombie_stays_of_what_a_launcher_left_that_was_killed(home):
+def test_children_of_a_killed_launcher_leave_no_zombie(home):
     with container(home) as running:
         wait_until(lambda: answers(home))
         [first] = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
@@ -107,7 +107,7 @@ def children_of(pid: str) -> list[str]:
     return [child for task in tasks for child in (task / "children").read_text().split()]
 
 
-def test_without_proc_it_says_so_in_a_line(home):
+def test_missing_proc_is_reported_in_a_line(home):
     with container(
         home, "sh", "-c", 'while umount -l /proc 2> /dev/null; do :; done; exec "$@"', "sh"
     ) as running:

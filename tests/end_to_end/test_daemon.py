@@ -126,7 +126,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_daemon_whose_standard_streams_are_closed_runs_jobs_and_ends_in_order(machine, closed):
+def test_a_daemon_with_closed_standard_streams_runs_jobs_and_stops_cleanly(machine, closed):
     words = [sys.executable, "-P", "-m", "bgd"]
     machine.process = subprocess.Popen(
         ["sh", "-c", f'exec "$@" {closed}', "sh", *words],
@@ -150,7 +150,7 @@ def test_a_daemon_whose_standard_streams_are_closed_runs_jobs_and_ends_in_order(
 # --- options and configuration --------------------------------------------------------------------------
 
 
-def test_check_says_which_configuration_is_good_and_touches_nothing(machine):
+def test_check_names_the_good_configuration_and_changes_nothing(machine):
     machine.configure("[daemon]\nslots = 3\n")
     done = machine.run("--check")
     assert (done.returncode, done.stderr) == (0, "")
@@ -159,7 +159,7 @@ def test_check_says_which_configuration_is_good_and_touches_nothing(machine):
 
 
 @pytest.mark.parametrize("key", ['interpreter = "/nope/python"', 'path = ["/nope"]'])
-def test_check_looks_whether_class_jobs_could_start(machine, key):
+def test_check_checks_whether_class_jobs_could_start(machine, key):
     machine.configure(f"[python]\n{key}\n")
 
     checked = machine.run("--check")
@@ -189,7 +189,7 @@ def test_unknown_option_is_a_usage_error(machine):
     assert machine.run("--chekc").returncode == 2
 
 
-def test_version_is_told(machine):
+def test_version_is_printed(machine):
     assert machine.run("--version").stdout == f"bgd {bgd.__version__}\n"
 
 
@@ -226,7 +226,7 @@ def start_and_listen(machine: Machine, *arguments: str) -> tuple[int, str]:
     return process.wait(DEADLINE), said
 
 
-def test_whoever_waits_for_the_daemon_is_told_why_it_does_not_come_up(machine):
+def test_whoever_waits_for_the_daemon_is_told_why_it_does_not_start(machine):
     machine.configure("[daemon]\nslotz = 3\n")
     code, said = start_and_listen(machine)
     assert code == 78
@@ -240,7 +240,7 @@ def test_socket_answers_as_soon_as_the_daemon_says_it_is_ready(machine):
         assert client.info().pid == machine.process.pid
 
 
-def test_daemon_comes_up_though_whoever_started_it_has_gone(machine):
+def test_daemon_starts_although_whoever_started_it_has_gone(machine):
     reading, writing = os.pipe()
     os.close(reading)
     machine.process = subprocess.Popen(
@@ -255,7 +255,7 @@ def test_daemon_comes_up_though_whoever_started_it_has_gone(machine):
         assert client.info().pid == machine.process.pid
 
 
-def test_second_daemon_says_who_holds_the_folder_and_leaves_the_first_alone(machine):
+def test_second_daemon_names_the_holder_of_the_folder_and_leaves_the_first_alone(machine):
     machine.start()
     before = machine.socket.stat().st_ino
     done = machine.run()
@@ -337,7 +337,7 @@ def test_database_of_another_program_is_refused_and_left_alone(machine):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_daemon_ends_well_when_told_to(machine, number):
+def test_daemon_exits_with_0_when_told_to_end(machine, number):
     machine.start()
     machine.signal(number)
     assert machine.ended() == 0
@@ -353,7 +353,7 @@ def test_a_stray_signal_is_named_in_the_log_and_does_no_harm(machine, number):
         assert client.submit(["true"]).wait(DEADLINE).state == State.SUCCEEDED
 
 
-def test_daemon_without_jobs_takes_its_launcher_along(machine):
+def test_daemon_without_jobs_ends_its_launcher_too(machine):
     machine.start()
     with machine.client() as client:
         launcher_of(client)
@@ -364,7 +364,7 @@ def test_daemon_without_jobs_takes_its_launcher_along(machine):
     assert "looking for another" not in machine.log
 
 
-def test_daemon_told_to_end_as_soon_as_it_is_ready_takes_its_launcher_along(machine):
+def test_daemon_that_is_told_to_end_at_once_ends_its_launcher_too(machine):
     for _ in range(3):  # the launcher may be at any point of its start
         machine.start()
 
@@ -375,7 +375,7 @@ def test_daemon_told_to_end_as_soon_as_it_is_ready_takes_its_launcher_along(mach
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_job_runs_on_while_the_daemon_is_away_and_keeps_its_true_code(machine, number):
+def test_job_runs_on_while_the_daemon_is_away_and_keeps_its_exit_code(machine, number):
     machine.start()
     with machine.client() as client:
         job = machine.submit_gated(client)
@@ -392,7 +392,7 @@ def test_job_runs_on_while_the_daemon_is_away_and_keeps_its_true_code(machine, n
         assert (view.state, view.exit_code, view.attempt) == (State.FAILED, 7, 1)
 
 
-def test_job_that_ended_while_the_daemon_was_away_keeps_its_true_code(machine):
+def test_job_that_ended_while_the_daemon_was_away_keeps_its_exit_code(machine):
     machine.start()
     with machine.client() as client:
         job = machine.submit_gated(client)
@@ -408,7 +408,7 @@ def test_job_that_ended_while_the_daemon_was_away_keeps_its_true_code(machine):
         assert [ended.finished_at] == [attempt.finished_at for attempt in ended.attempts()]
 
 
-def test_daemon_that_waits_ends_with_its_last_job_and_takes_no_more(machine):
+def test_daemon_that_waits_ends_with_its_last_job_and_accepts_no_more(machine):
     machine.configure('[daemon]\non_stop = "wait"\n')
     machine.start()
     with machine.client() as client:
@@ -422,7 +422,7 @@ def test_daemon_that_waits_ends_with_its_last_job_and_takes_no_more(machine):
     assert machine.ended() == 0
 
 
-def test_second_signal_leaves_what_the_first_waits_for(machine):
+def test_second_signal_leaves_the_jobs_that_the_first_waits_for(machine):
     machine.configure('[daemon]\non_stop = "wait"\n')
     machine.start()
     with machine.client() as client:
@@ -455,7 +455,7 @@ def test_requeued_job_runs_again_under_the_next_daemon(machine):
         assert client.job(job.id).wait(DEADLINE).state is State.SUCCEEDED
 
 
-def test_shutdown_may_cancel_what_runs(machine):
+def test_shutdown_may_cancel_running_jobs(machine):
     machine.start()
     with machine.client() as client:
         job = machine.submit_gated(client)
@@ -466,7 +466,7 @@ def test_shutdown_may_cancel_what_runs(machine):
         assert client.view(job.id).state is State.CANCELLED
 
 
-def test_whoever_follows_learns_the_jobs_end_from_the_next_daemon_and_not_from_the_end_of_the_first(machine):
+def test_followers_learn_the_jobs_end_from_the_next_daemon(machine):
     machine.start()
     with machine.client() as client, machine.client() as waiting, ThreadPoolExecutor() as threads:
         job = machine.submit_gated(client)
@@ -485,7 +485,7 @@ def test_whoever_follows_learns_the_jobs_end_from_the_next_daemon_and_not_from_t
         assert waits.result(DEADLINE)[0].exit_code == 7
 
 
-def test_reader_that_does_not_read_keeps_no_daemon_from_ending(machine):
+def test_client_that_does_not_read_stops_no_daemon_from_ending(machine):
     machine.start()
     with machine.client() as client:
         job = client.submit(["/usr/bin/head", "-c", "16000000", "/dev/zero"]).wait(DEADLINE)
@@ -508,7 +508,7 @@ def test_job_whose_launcher_was_killed_is_unknown_and_another_launcher_is_starte
         wait_until(lambda: not is_alive(launcher))  # leaves no zombie
 
 
-def test_queued_jobs_bear_that_the_launcher_is_told_to_end(machine):
+def test_queued_jobs_survive_a_stop_of_the_launcher(machine):
     machine.configure('[daemon]\ngrace = "1s"\n')
     machine.start()
     with machine.client() as client:
@@ -553,7 +553,7 @@ def submitted_until_the_end(client: Client) -> list[int]:
             return told
 
 
-def test_daemon_whose_disk_takes_no_more_ends_with_74_and_has_answered_nothing_it_lost(machine):
+def test_daemon_whose_disk_fails_exits_with_74_and_loses_nothing_acknowledged(machine):
     machine.start()
     with machine.client(timeout=2.0) as client:
         running = machine.submit_gated(client)
@@ -574,7 +574,7 @@ def test_daemon_whose_disk_takes_no_more_ends_with_74_and_has_answered_nothing_i
 # --- reload ---------------------------------------------------------------------------------------------
 
 
-def test_reload_takes_a_good_configuration_at_once(machine):
+def test_reload_applies_a_good_configuration_at_once(machine):
     machine.configure("[daemon]\nslots = 1\n")
     machine.start()
     with machine.client() as client:
@@ -627,7 +627,7 @@ def test_reload_does_not_move_the_daemon(machine):
         ('[daemon]\nslots = "many"\n', 78, "bgctl: {}: daemon.slots "),
     ],
 )
-def test_who_asks_for_a_reload_is_told_what_came_of_it(machine, text, code, said):
+def test_client_that_asks_for_a_reload_is_told_the_result(machine, text, code, said):
     machine.configure("[daemon]\nslots = 3\n")
     machine.start()
     machine.configure(text)
@@ -658,7 +658,7 @@ def test_who_asks_for_a_reload_is_told_what_came_of_it(machine, text, code, said
         ("--data=99999999", "data of a process is 100MB (ulimit -d; LimitDATA= in a unit), and bgd needs"),
     ],
 )
-def test_a_limit_that_is_too_small_to_work_with_is_refused_at_the_start_by_name(machine, limit, said):
+def test_a_limit_that_is_too_small_is_refused_by_name_at_the_start(machine, limit, said):
     for program in ("bgd", "bgd.launcher"):
         options = ["--state", str(machine.state_dir), "--logs", str(machine.state_dir / "logs")]
         done = subprocess.run(
@@ -676,7 +676,7 @@ def test_a_limit_that_is_too_small_to_work_with_is_refused_at_the_start_by_name(
             break  # the launcher can work with these, which may be meant for its jobs
 
 
-def test_with_the_least_limits_jobs_of_both_kinds_run_and_the_log_says_what_is_short(machine):
+def test_jobs_of_both_kinds_run_with_the_smallest_limits_and_the_log_warns(machine):
     (machine.folder / "work.py").write_text("def f():\n    return 7\n")
     machine.configure(f'[security]\nallowed_classes = ["work.*"]\n[python]\npath = ["{machine.folder}"]\n')
     least = [f"--{name}={each.needed}" for name, each in zip(LIMITS, DAEMON_LIMITS, strict=True)]
@@ -695,7 +695,7 @@ def test_with_the_least_limits_jobs_of_both_kinds_run_and_the_log_says_what_is_s
 
 
 @pytest.mark.parametrize("program", ["bgd", "bgd.launcher", "bgctl"])
-def test_a_file_system_without_locks_is_named(machine, program):
+def test_a_file_system_without_locks_is_reported(machine, program):
     if shutil.which("strace") is None:
         pytest.skip("A FILE SYSTEM WITHOUT LOCKS IS NOT TESTED: strace is not installed")
     tracer = ["strace", "-f", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:error=ENOLCK"]
@@ -722,7 +722,7 @@ def test_a_file_system_without_locks_is_named(machine, program):
 # --- many at once ---------------------------------------------------------------------------------------
 
 
-def test_daemon_with_few_descriptors_turns_connections_away_and_goes_on(machine):
+def test_daemon_with_few_descriptors_refuses_connections_and_works_on(machine):
     command = [sys.executable, "-P", "-m", "bgd"]
     with (machine.folder / "bgd.log").open("ab") as log:
         machine.process = subprocess.Popen(

@@ -76,14 +76,14 @@ def test_snooze_uses_up_no_retry(daemon, tmp_path):
         assert job.wait(DEADLINE).state is State.SUCCEEDED
 
 
-def test_retries_that_a_job_asks_for_are_used_up(daemon, tmp_path):
+def test_retries_that_a_job_asks_for_are_counted(daemon, tmp_path):
     with daemon.client() as client:
         job = client.call("work:until_third", [str(tmp_path / "file"), "retry"], retries=1).wait(DEADLINE)
 
         assert (job.state, job.attempt) == (State.FAILED, 2)
 
 
-def test_job_that_says_it_is_of_no_use_is_given_up_at_once(daemon):
+def test_job_that_decides_to_fail_is_not_retried(daemon):
     with daemon.client() as client:
         job = client.call("work:give_up", retries=5)
 
@@ -96,7 +96,7 @@ def test_job_that_says_it_is_of_no_use_is_given_up_at_once(daemon):
         assert "the job said that another attempt would not help" in daemon.bgctl("show", str(job.id)).stdout
 
 
-def test_snoozing_job_waits_in_sight_and_can_be_cancelled(daemon):
+def test_snoozing_job_is_listed_as_scheduled_and_can_be_cancelled(daemon):
     with daemon.client() as client:
         job = client.call("work:snooze")
         wait_until(lambda: job.refresh().state is State.SCHEDULED)

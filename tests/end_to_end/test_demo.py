@@ -21,7 +21,7 @@ def folder():
         yield Path(name)
 
 
-def test_demo_ends_well_and_leaves_nothing(folder: Path):
+def test_demo_succeeds_and_leaves_nothing(folder: Path):
     done = demo(folder)
 
     assert done.returncode == 0, done.stdout

@@ -60,7 +60,7 @@ def submit_until_refused(client):
             return told
 
 
-def test_full_disk_refuses_new_jobs_and_nothing_else_and_recovers_by_itself(machine):
+def test_full_disk_only_refuses_new_jobs_and_recovers_by_itself(machine):
     with small_disk(machine.state_dir, "4m"):
         machine.start()
         with machine.client() as client:
@@ -100,7 +100,7 @@ def test_full_disk_refuses_new_jobs_and_nothing_else_and_recovers_by_itself(mach
     )
 
 
-def test_logs_leave_to_the_database_what_it_needs_of_a_full_disk(machine):
+def test_logs_leave_room_for_the_database_on_a_full_disk(machine):
     with small_disk(machine.state_dir, "24m"):
         machine.start()
         with machine.client() as client:
@@ -150,7 +150,7 @@ def test_full_disk_of_the_logs_changes_no_result(machine):
     record("the disk of the logs is full", jobs=len(jobs), right_ends=len(ended))
 
 
-def test_output_that_a_full_log_disk_did_not_take_is_counted_by_logs_run_and_doctor(machine):
+def test_output_lost_on_a_full_log_disk_is_counted_by_logs_run_and_doctor(machine):
     machine.state_dir.mkdir(mode=0o700, parents=True)
     with small_disk(machine.state_dir / "logs", "1m") as logs:
         machine.start()
@@ -178,7 +178,7 @@ def test_output_that_a_full_log_disk_did_not_take_is_counted_by_logs_run_and_doc
         machine.stop()
 
 
-def test_output_that_found_no_inode_is_counted(machine):
+def test_output_lost_without_inodes_is_counted(machine):
     machine.state_dir.mkdir(mode=0o700, parents=True)
     with small_disk(machine.state_dir / "logs", "4m", inodes=5) as logs:
         for number in range(4):
@@ -191,7 +191,7 @@ def test_output_that_found_no_inode_is_counted(machine):
         machine.stop()
 
 
-def test_output_of_a_running_job_that_is_lost_is_counted_before_it_ends(machine):
+def test_lost_output_of_a_running_job_is_counted_before_it_ends(machine):
     machine.state_dir.mkdir(mode=0o700, parents=True)
     with small_disk(machine.state_dir / "logs", "1m") as logs:
         machine.start()
@@ -201,7 +201,7 @@ def test_output_of_a_running_job_that_is_lost_is_counted_before_it_ends(machine)
         machine.stop()
 
 
-def test_output_in_a_log_folder_that_was_removed_is_counted_and_later_output_is_kept(machine):
+def test_output_lost_with_a_removed_log_folder_is_counted_and_later_output_is_kept(machine):
     machine.start()
     gate = machine.folder / "gate"
     os.mkfifo(gate)

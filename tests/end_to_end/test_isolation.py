@@ -43,7 +43,7 @@ def launcher_of(daemon):
         return client.info().launcher_pid
 
 
-def test_class_jobs_are_forked_from_one_worker_unless_they_say_otherwise(daemon):
+def test_class_jobs_are_forked_from_one_worker_by_default(daemon):
     with daemon.client() as client:
         first, second = (client.call("work:parent").result(DEADLINE) for _ in range(2))
         alone = client.call("work:parent", isolation="spawn")
@@ -55,7 +55,7 @@ def test_class_jobs_are_forked_from_one_worker_unless_they_say_otherwise(daemon)
         assert (alone.isolation, client.call("work:parent").isolation) == ("spawn", None)
 
 
-def test_bgctl_chooses_shows_and_changes_it(daemon):
+def test_bgctl_sets_shows_and_changes_the_isolation(daemon):
     done = daemon.bgctl("call", "--hold", "--isolation", "spawn", "work:parent")
     job_id = done.stdout.strip()
     assert daemon.shown(job_id)["isolation"] == "spawn"
@@ -80,7 +80,7 @@ def test_a_command_and_an_unknown_isolation_are_refused(daemon):
     assert daemon.bgctl("edit", command, "--isolation", "fork").returncode == 1
 
 
-def test_what_a_forked_job_raises_is_told_without_the_workers_frames(daemon):
+def test_traceback_of_a_forked_job_has_no_frames_of_the_worker(daemon):
     with daemon.client() as client, pytest.raises(JobFailed) as caught:
         client.call("work:boom").result(DEADLINE)
 
@@ -90,7 +90,7 @@ def test_what_a_forked_job_raises_is_told_without_the_workers_frames(daemon):
     assert "work.py" in lines[1]
 
 
-def test_a_reload_starts_workers_anew(daemon):
+def test_a_reload_restarts_workers(daemon):
     with daemon.client() as client:
         before = client.call("work:parent").result(DEADLINE)
         daemon.configure(
@@ -103,7 +103,7 @@ def test_a_reload_starts_workers_anew(daemon):
         wait_until(lambda: not Path(f"/proc/{before}").exists())
 
 
-def test_code_that_is_changed_between_two_jobs_is_seen(daemon):
+def test_code_that_changes_between_two_jobs_is_loaded_again(daemon):
     file = daemon.folder / "work.py"
     with daemon.client() as client:
         before = client.call("work:parent").result(DEADLINE)

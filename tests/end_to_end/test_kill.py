@@ -94,7 +94,7 @@ def test_killing_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
 
 
 @pytest.mark.parametrize("victim", ["bgd", "launcher"])
-def test_standing_still_for_a_while_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
+def test_being_stopped_for_a_while_loses_nothing_and_starts_nothing_twice(rig: Rig, victim: str):
     watcher = Watcher(rig)
     load = Load(rig, CLIENTS, seed=8)
     with load.threads:
@@ -136,7 +136,7 @@ def class_rig(tmp_path):
 
 
 @pytest.mark.parametrize("victim", ["bgd", "launcher", "workers"])
-def test_class_jobs_bear_kills_as_commands_do(class_rig: Rig, victim: str):
+def test_class_jobs_survive_kills_like_commands(class_rig: Rig, victim: str):
     rig = class_rig
     dice = random.Random(victim)
     watcher = Watcher(rig)
@@ -183,7 +183,7 @@ def busy_rig(tmp_path):
 
 
 @pytest.mark.parametrize("victim", ["bgd", "both"])
-def test_whatever_was_done_to_jobs_and_queues_stays_done_through_kills(busy_rig: Rig, victim: str):
+def test_acknowledged_changes_of_jobs_and_queues_survive_kills(busy_rig: Rig, victim: str):
     rig = busy_rig
     dice = random.Random(victim)
     watcher = Watcher(rig)

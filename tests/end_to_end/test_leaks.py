@@ -76,7 +76,7 @@ def look_at_pages(browser: Browser, count: int) -> None:
             assert browser.get(page).status in {200, 404}
 
 
-def test_what_comes_and_goes_leaves_nothing_behind(own_daemon: Daemon):
+def test_jobs_followers_and_pages_leave_nothing_behind(own_daemon: Daemon):
     path = str(own_daemon.socket)
     browser = Browser(own_daemon).log_in()
 
@@ -103,7 +103,7 @@ def test_what_comes_and_goes_leaves_nothing_behind(own_daemon: Daemon):
     assert max(grown) < DRIFT, f"grown by {grown} KiB"
 
 
-def test_who_does_not_read_what_he_asked_for_costs_little(own_daemon: Daemon):
+def test_clients_that_do_not_read_their_answers_cost_little(own_daemon: Daemon):
     with own_daemon.client() as client:
         client.submit_many([{"argv": ["true"], "hold": True}] * 20_000)
     before = figures_of(own_daemon.process.pid).memory

@@ -64,7 +64,7 @@ def home(tmp_path):
             listening.shutdown(socket.SHUT_RDWR)
 
 
-def test_who_asks_hears_that_nothing_starts_and_why(home):
+def test_clients_are_told_that_nothing_starts_and_why(home):
     submitted = home.bgctl("submit", "true")
     assert submitted.returncode == 0
     assert f"nothing starts: there is no launcher: {PROBLEM}" in submitted.stderr

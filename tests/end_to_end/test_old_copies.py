@@ -63,7 +63,7 @@ def refused_start(home):
 
 
 @pytest.mark.parametrize("restarts", [0, 5])
-def test_jobs_of_an_older_copy_of_the_database_are_held_and_not_run_again(home, restarts):
+def test_jobs_in_an_older_copy_of_the_database_are_held_and_not_run_again(home, restarts):
     with home.client() as client:
         # keeps the launcher, which remembers the jobs it ran, alive
         client.submit(["sleep", "600"])
@@ -91,7 +91,7 @@ def test_jobs_of_an_older_copy_of_the_database_are_held_and_not_run_again(home, 
     assert runs_of(home) == [str(waiting.id)]
 
 
-def test_an_older_copy_gives_out_no_id_again(home):
+def test_an_older_copy_uses_no_id_twice(home):
     home.submit("true")
     copy = backed_up(home)
     latest = home.submit("true")

@@ -44,7 +44,7 @@ def daemon():
         yield running
 
 
-def test_job_gets_what_its_policy_says_and_it_does_not(daemon):
+def test_job_gets_the_options_of_its_policy_that_it_does_not_set(daemon):
     with daemon.client() as client:
         silent = client.call("work:fine").wait(DEADLINE)
         outspoken = client.call("work:fine", queue="default", priority=0, retries=0, timeout=5.0).wait(
@@ -60,7 +60,7 @@ def test_job_gets_what_its_policy_says_and_it_does_not(daemon):
     assert said(command) == ("default", 0, 0, None)
 
 
-def test_exception_of_a_listed_base_is_given_up(daemon):
+def test_exception_with_a_listed_base_class_is_not_retried(daemon):
     with daemon.client() as client:
         job = client.call("work:hopeless").wait(DEADLINE)
 

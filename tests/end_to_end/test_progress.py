@@ -56,7 +56,7 @@ def die_and_live_again(daemon):
     daemon.start()
 
 
-def test_a_python_job_and_a_shell_job_are_seen_and_go_on_through_a_kill(daemon):
+def test_progress_of_python_and_shell_jobs_is_seen_and_survives_a_kill(daemon):
     gates = [daemon.folder / name for name in ("python", "shell")]
     for gate in gates:
         os.mkfifo(gate)
@@ -112,7 +112,7 @@ def test_a_python_job_and_a_shell_job_are_seen_and_go_on_through_a_kill(daemon):
         assert list(dict.fromkeys(said)) == ["begun", "half", "again"]
 
 
-def test_what_a_job_says_right_before_its_end_is_not_lost(daemon):
+def test_progress_reported_just_before_the_end_is_not_lost(daemon):
     with daemon.client() as client:
         jobs = [client.call("slowly:one_thing_and_gone", [number]) for number in range(10)]
 

@@ -53,7 +53,7 @@ def daemon():
         yield running
 
 
-def test_runner_is_told_of_the_job_in_its_folder_and_answers(daemon):
+def test_runner_reads_the_job_in_its_folder_and_returns_a_result(daemon):
     with daemon.client() as client:
         job = client.call("sh::Jobs.tell@run", ["ada", 12345678901234567890], {"größe": None})
 
@@ -69,7 +69,7 @@ def test_runner_is_told_of_the_job_in_its_folder_and_answers(daemon):
         )
 
 
-def test_class_and_method_are_handed_over_as_one(daemon, monkeypatch):
+def test_class_and_method_are_passed_as_one_target(daemon, monkeypatch):
     monkeypatch.setenv("BGD_SOCKET", str(daemon.socket))
 
     job = run_background_job("sh::Jobs.tell", "run", {"to": "ada"})
@@ -78,7 +78,7 @@ def test_class_and_method_are_handed_over_as_one(daemon, monkeypatch):
     assert job.result(DEADLINE) == told
 
 
-def test_shell_calls_it_and_shows_it(daemon):
+def test_bgctl_calls_a_runner_and_shows_the_job(daemon):
     done = daemon.bgctl("call", "--wait", "sh::Jobs.tell", "ada", "--kw", "count=3", "--json")
     shown = daemon.shown("last")
 
@@ -87,13 +87,13 @@ def test_shell_calls_it_and_shows_it(daemon):
     assert (shown["result"]["args"], shown["result"]["kwargs"]) == (["ada"], {"count": "3"})
 
 
-def test_runner_that_says_nothing_has_done_it(daemon):
+def test_runner_without_a_result_document_succeeds(daemon):
     with daemon.client() as client:
         assert client.call("sh::Jobs.silent").result(DEADLINE) is None
 
 
 @pytest.mark.parametrize("name", ["leave", "leave_with_half"])
-def test_exit_code_is_the_outcome_where_nothing_else_is_said(daemon, name):
+def test_exit_code_is_the_outcome_without_a_result_document(daemon, name):
     with daemon.client() as client:
         job = client.call(f"sh::Jobs.{name}").wait(DEADLINE)
 
@@ -108,12 +108,12 @@ def test_exit_code_is_the_outcome_where_nothing_else_is_said(daemon, name):
         ("long", "the result file is over the limit of 1000100 bytes"),
     ],
 )
-def test_document_that_cannot_be_read_is_an_error_that_says_so(daemon, name, words):
+def test_malformed_result_document_is_an_error(daemon, name, words):
     with daemon.client() as client, pytest.raises(JobFailed, match=words):
         client.call(f"sh::Jobs.{name}").result(DEADLINE)
 
 
-def test_what_it_raises_is_told_and_judged_by_its_policy(daemon):
+def test_exception_of_a_runner_is_reported_and_handled_by_its_policy(daemon):
     with daemon.client() as client:
         job = client.call("sh::Jobs.raise")
         with pytest.raises(JobFailed, match="too busy") as failure:
@@ -123,7 +123,7 @@ def test_what_it_raises_is_told_and_judged_by_its_policy(daemon):
     assert job.refresh().attempt == 3
 
 
-def test_it_may_wish_for_what_is_to_follow(daemon):
+def test_runner_may_decide_what_happens_next(daemon):
     with daemon.client() as client:
         hopeless = client.call("sh::Jobs.give_up", retries=5).wait(DEADLINE)
         refused = client.call("sh::Jobs.refuse").wait(DEADLINE)
@@ -138,7 +138,7 @@ def test_it_may_wish_for_what_is_to_follow(daemon):
         later.cancel()
 
 
-def test_time_limit_and_cancelling_end_it(daemon):
+def test_time_limit_and_cancel_end_a_runner(daemon):
     with daemon.client() as client:
         late = client.call("sh::Jobs.hang", timeout=0.1).wait(DEADLINE)
         job = client.call("sh::Jobs.hang")
@@ -149,7 +149,7 @@ def test_time_limit_and_cancelling_end_it(daemon):
         assert job.wait(DEADLINE).outcome is Outcome.CANCELLED
 
 
-def test_program_that_is_not_there_is_named(daemon):
+def test_missing_program_of_a_runner_is_named(daemon):
     with daemon.client() as client:
         job = client.call("missing::Jobs.any").wait(DEADLINE)
 
@@ -171,7 +171,7 @@ def test_what_is_not_allowed_is_refused(daemon, target, words):
     assert daemon.bgctl("call", target).returncode == 77
 
 
-def test_nobody_says_from_outside_where_it_runs(daemon):
+def test_runner_takes_no_folder_from_outside(daemon):
     with daemon.client() as client:
         with pytest.raises(NotAllowed, match="takes no cwd from outside"):
             client.call("sh::Jobs.tell", cwd="/tmp")
@@ -182,7 +182,7 @@ def test_nobody_says_from_outside_where_it_runs(daemon):
         held.cancel()
 
 
-def test_end_of_a_silent_runner_is_right_though_the_daemon_was_killed_meanwhile(daemon):
+def test_end_of_a_silent_runner_is_right_although_the_daemon_was_killed(daemon):
     with daemon.client() as client:
         job = client.call("sh::Jobs.wait_for", [], {})
         wait_until(lambda: job.refresh().state is State.RUNNING and any(job.logs()))

@@ -20,7 +20,7 @@ COUNT = f"for i in $(seq {LINES}); do echo $BGD_ATTEMPT.$i; sleep 0.01; done; te
 OUTPUT = b"".join(b"%d.%d\n" % (attempt, line) for attempt in (1, 2) for line in range(1, LINES + 1))
 
 
-async def test_logs_waits_results_and_events_go_on_through_kills(own_daemon: Daemon):
+async def test_logs_waits_results_and_events_continue_through_kills(own_daemon: Daemon):
     output = bytearray()
     async with AsyncClient(str(own_daemon.socket)) as client, asyncio.TaskGroup() as tasks:
         job = await client.submit(COUNT, shell=True, retries=1, retry_delay=0.2)
@@ -69,7 +69,7 @@ with Client(timeout=float(sys.argv[2]), on_autostart=lambda pid, log: print("sta
 """
 
 
-def test_who_lost_a_daemon_of_ones_own_starts_another_if_nobody_else_does(home: Home):
+def test_client_that_lost_its_own_daemon_starts_another_if_nobody_else_does(home: Home):
     done = run(home, FOLLOWER, "0", "20")
 
     assert re.fullmatch(r"started \d+\nb'before\\n'\nstarted \d+\nb'after\\n'\n", done.stdout), done

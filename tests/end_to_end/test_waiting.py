@@ -39,7 +39,7 @@ def gated(client: Client, daemon: Daemon, name: str):
     return job, lambda code: gate.write_text(f"{code}\n")
 
 
-def test_what_waits_goes_on_waiting_and_then_runs(mortal):
+def test_waiting_jobs_wait_on_after_a_kill_and_then_run(mortal):
     with mortal.client() as client:
         client.set_slots(4)
         before, open_gate = gated(client, mortal, "gate")
@@ -73,7 +73,7 @@ def test_what_waits_goes_on_waiting_and_then_runs(mortal):
         assert started_at >= dated.at
 
 
-def test_a_job_that_stands_still_does_so_until_it_is_continued(mortal):
+def test_a_suspended_job_stays_stopped_until_it_is_continued(mortal):
     with mortal.client() as client:
         # a shell that is stopped while it starts a program does not count as stopped, so it execs
         job = client.submit(["sh", "-c", "echo tick; exec sleep 60"], timeout=3600)

@@ -48,7 +48,7 @@ class Awaited(NamedTuple):
 
 
 @pytest.mark.skipif(MAY_SUSPEND not in os.environ, reason="NOTHING WAS SUSPENDED: it is everybody's machine")
-def test_what_comes_while_the_machine_is_suspended_comes_when_it_wakes_up(tmp_path: Path):
+def test_what_is_due_while_the_machine_is_suspended_happens_when_it_wakes_up(tmp_path: Path):
     rig = Rig(tmp_path)
     rig.start()
     try:

@@ -42,7 +42,7 @@ def machine(*, in_memory: bool = False) -> Guest:
     return Guest(in_memory=in_memory)
 
 
-def test_what_was_told_before_a_reset_of_the_machine_is_so_after_it(guest: Guest):
+def test_everything_acknowledged_survives_a_reset_of_the_machine(guest: Guest):
     for day in range(RESETS + 1):
         last = ["last"] if day == RESETS else []
         console = guest.run(*DAY, *last, TESTS_SLOWNESS=SLOWNESS)
@@ -65,7 +65,7 @@ def test_what_was_told_before_a_reset_of_the_machine_is_so_after_it(guest: Guest
     ],
     ids=["controllers", "trees"],
 )
-def test_no_process_of_a_job_gets_away_from_a_kernel_with_all_controllers(guest: Guest, tests: list[str]):
+def test_no_process_of_a_job_escapes_on_a_kernel_with_all_controllers(guest: Guest, tests: list[str]):
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-rs", "--color=no", *tests]
     console = guest.run(*command, BGD_FAULTS=str(SHARE), TESTS_SLOWNESS=SLOWNESS)
     rows = [json.loads(found) for found in _ROW.findall(console)]

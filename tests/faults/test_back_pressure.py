@@ -60,7 +60,7 @@ def flood(rig: Rig, clients: int, request: Callable[[int], Request], *, reads: b
     return sent
 
 
-def test_questions_without_end_whose_answers_nobody_reads(rig):
+def test_endless_requests_whose_answers_nobody_reads_take_bounded_memory(rig):
     with closing(Caller(rig.socket)) as caller:
         loud = caller.ask(Submit(1, LOUD))
         assert isinstance(loud, Submitted)
@@ -88,7 +88,7 @@ def test_questions_without_end_whose_answers_nobody_reads(rig):
 
 
 @pytest.mark.parametrize(("spec", "what"), [(SMALL, "4 kB"), (LARGE, "900 kB")])
-def test_jobs_come_faster_than_the_disk_takes_them(rig, spec, what):
+def test_jobs_that_come_faster_than_the_disk_takes_them_take_bounded_memory(rig, spec, what):
     with injected(rig.pid, "fdatasync", SLOW, "NO DISK WAS SLOW"), Bystander(rig) as bystander:
         sent = flood(rig, times(CLIENTS, 16), lambda number: Submit(number, spec), reads=True)
     assert bystander.grown < MOST_GROWN

@@ -33,7 +33,7 @@ def _strace():
         pytest.skip(f"NO SYNC HAS FAILED: strace may not trace: {traced.stderr.decode().strip()}")
 
 
-def test_a_sync_that_fails_ends_the_daemon_and_takes_no_acknowledged_job(tmp_path: Path):
+def test_a_failing_sync_ends_the_daemon_and_loses_no_acknowledged_job(tmp_path: Path):
     acknowledged = 0
     for position in POSITIONS:
         folder = tmp_path / str(position)

@@ -15,7 +15,7 @@ from tests.faults.figures import record, times
 STARTS = times(100, 3)
 
 
-def test_a_second_daemon_takes_nothing_from_the_first(tmp_path: Path):
+def test_a_second_daemon_leaves_the_first_alone(tmp_path: Path):
     rig = Rig(tmp_path)
     rig.start()
     try:

@@ -55,7 +55,7 @@ def test_ten_thousand_jobs_leave_nothing_behind(tmp_path: Path):
     )
 
 
-def test_what_fails_at_the_same_time_is_not_tried_again_at_the_same_time(tmp_path: Path):
+def test_jobs_that_fail_together_are_not_retried_together(tmp_path: Path):
     count, delay = times(5000, 300), seconds(30.0, 4.0)
     failing = JobSpec(
         argv=("/bin/false",), env={}, cwd="/", retries=1, retry_delay=delay, jitter=JITTER, backoff=1.0
@@ -100,7 +100,7 @@ def test_a_storm_of_reloads_disturbs_no_job(tmp_path: Path):
     )
 
 
-def test_a_thousand_class_jobs_at_once(tmp_path: Path):
+def test_a_thousand_class_jobs_run_at_once(tmp_path: Path):
     with classes(tmp_path) as rig, Bystander(rig) as bystander, closing(Caller(rig.socket)) as caller:
         jobs = finish(caller, [CALL] * times(1000, 200))
         assert {ends_of(caller, job) for job in jobs} == {(State.SUCCEEDED, 1)}

@@ -24,7 +24,7 @@ MOST_BUSY = 0.1  # of a processor; docs/faults.md has the measured figure
 PAUSE = 0.02  # seconds between two requests
 
 
-def test_a_job_that_writes_without_end_costs_its_log_only(tmp_path: Path):
+def test_a_job_that_writes_without_end_costs_only_its_log(tmp_path: Path):
     length = seconds(10.0, 2.0)
     noise = ("timeout", f"{length:g}", "yes")
     rig = Rig(tmp_path, more=f"[logs]\nmax_bytes = {CAP}\n")
@@ -52,7 +52,7 @@ def test_a_job_that_writes_without_end_costs_its_log_only(tmp_path: Path):
     )
 
 
-def test_a_job_that_writes_more_than_it_may_is_ended_where_it_shall_be(tmp_path: Path):
+def test_a_job_that_exceeds_its_log_limit_is_killed_if_configured(tmp_path: Path):
     rig = Rig(tmp_path, more=f'[logs]\nmax_bytes = {CAP}\non_limit = "kill"\n')
     rig.start()
     try:

@@ -18,7 +18,7 @@ def row(what: str, file: str, found: str = "lost 0", day: str = "2026-01-01", sh
 @pytest.mark.parametrize(
     ("share", "command"), [(1, f"make faults CASES={POWER}"), (0.3, f"make faults SHARE=0.3 CASES={POWER}")]
 )
-def test_row_says_what_runs_its_file_again(share, command):
+def test_row_has_the_command_that_runs_its_file_again(share, command):
     found = row("the power is cut", POWER, share=share)
 
     assert found.command == command
@@ -47,13 +47,13 @@ def test_one_series_of_a_file_leaves_the_others_alone():
     assert merged(old, [again], []) == [old[1], again]
 
 
-def test_file_that_was_run_whole_has_no_rows_of_before():
+def test_file_that_was_run_whole_loses_its_old_rows():
     assert merged([row("a series with an old name", KILLS)], [row("kill -9 of bgd", KILLS)], [KILLS]) == [
         row("kill -9 of bgd", KILLS)
     ]
 
 
-def test_what_was_never_tried_is_said_with_its_reason_and_nothing_else(tmp_path):
+def test_only_what_was_never_tried_is_listed_with_its_reason(tmp_path):
     page = tmp_path / "faults.md"
 
     write(page, [row("kill -9 of bgd", KILLS)], {KILLS: "no time", POWER: "only root can mount a disk"})
@@ -62,7 +62,7 @@ def test_what_was_never_tried_is_said_with_its_reason_and_nothing_else(tmp_path)
     assert "no time" not in page.read_text()
 
 
-def test_figures_are_worded():
+def test_figures_are_written_as_text():
     assert worded({"jobs_acknowledged": 12345, "file_usable": "yes"}) == (
         "jobs acknowledged 12,345, file usable yes"
     )

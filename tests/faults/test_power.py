@@ -45,7 +45,7 @@ def disk() -> Iterator[Disk]:
         yield disk
 
 
-def test_what_was_told_before_a_power_cut_is_there_after_it(disk: Disk, tmp_path: Path):
+def test_everything_acknowledged_survives_a_power_cut(disk: Disk, tmp_path: Path):
     dice = random.Random(5)
     told = Told()
     rig = Rig(tmp_path, slots=4, state=disk.path / "state")

@@ -22,7 +22,7 @@ CLASSES = '[security]\nallowed_classes = ["work.*"]\n[python]\npath = ["{folder}
 FORKS = "clone,clone3,fork,vfork"
 
 
-def test_a_connection_too_many_is_told_so_and_leaves_the_others_alone(tmp_path: Path):
+def test_a_connection_beyond_the_limit_is_told_and_leaves_the_others_alone(tmp_path: Path):
     rig = Rig(tmp_path, more='[http]\nlisten = ""\n')
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, before[1]))

@@ -15,7 +15,7 @@ from tests.support import ROOT
 STOPS = times(1000, 24)
 
 
-def test_no_script_goes_on_with_its_next_command_when_it_is_stopped(tmp_path: Path):
+def test_a_stopped_script_does_not_run_its_next_command(tmp_path: Path):
     namespace = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if os.geteuid() != 0 or subprocess.run([*namespace, "true"], check=False).returncode:
         pytest.skip("NO JOB WITH WRAPPED PROCESS NUMBERS WAS STOPPED: that takes root and a PID namespace")

@@ -25,7 +25,7 @@ STALLED = (
 LIST_WITH = b"\x83\xa4type\xa4list\xa2id\x01\xa1z"  # and an unknown field
 
 
-def test_whatever_strangers_send_others_are_served(tmp_path: Path):
+def test_others_are_served_whatever_strangers_send(tmp_path: Path):
     rig = Rig(tmp_path)
     rig.start()
     try:

@@ -36,7 +36,7 @@ SPREAD = 0.02  # seconds between two of many events in a row
 LATEST = 5.0  # seconds; more than on any busy machine
 
 
-def test_what_became_due_while_the_machine_was_suspended_comes_as_it_would_have(tmp_path: Path):
+def test_what_became_due_during_a_suspend_happens_on_time(tmp_path: Path):
     asleep = ["unshare", "--time", "--boottime", f"{SUSPENDED:.0f}", "--"]
     need_namespace(asleep)
     rig = Rig(tmp_path)
@@ -81,7 +81,7 @@ def test_what_became_due_while_the_machine_was_suspended_comes_as_it_would_have(
     )
 
 
-def test_what_is_due_is_awaited_on_a_clock_that_counts_suspend(tmp_path: Path):
+def test_timers_use_a_clock_that_counts_suspend(tmp_path: Path):
     """The kernel tells which clock, because no running process can be put into another time namespace.
 
     Only dates are awaited on the wall clock.
@@ -124,7 +124,7 @@ def late_end(job: JobView, attempts: list[AttemptView]) -> float:
     ],
     ids=["delay", "retry", "limit"],
 )
-def test_nothing_comes_too_early_or_much_too_late(
+def test_nothing_happens_too_early_or_much_too_late(
     tmp_path: Path,
     what: str,
     argv: tuple[str, ...],

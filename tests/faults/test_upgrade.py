@@ -108,7 +108,9 @@ def test_jobs_run_on_through_an_upgrade_from_an_older_release(tmp_path: Path, re
     )
 
 
-def test_an_upgrade_that_is_killed_on_its_way_is_made_in_the_end(tmp_path: Path, release: tuple[int, Path]):
+def test_an_upgrade_that_is_killed_again_and_again_succeeds_in_the_end(
+    tmp_path: Path, release: tuple[int, Path]
+):
     tables, source = release
     rig = Rig(tmp_path, slots=RUNNING)
     rig.start(source)

@@ -32,7 +32,7 @@ MARK = 'cut -d" " -f1 /proc/uptime >> "$0"; exit "$1"'  # elapsed time
 
 @pytest.mark.skipif(MAY_SET not in os.environ, reason="NO CLOCK WAS SET: it is everybody's")
 @pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["ahead", "back"])
-def test_what_waits_for_a_duration_does_not_care_for_the_wall_clock(tmp_path: Path, jump: float):
+def test_durations_do_not_depend_on_the_wall_clock(tmp_path: Path, jump: float):
     rig = Rig(tmp_path)
     rig.start()
     try:
@@ -74,7 +74,7 @@ def test_what_waits_for_a_duration_does_not_care_for_the_wall_clock(tmp_path: Pa
 
 @pytest.mark.skipif(MAY_SET not in os.environ, reason="NO CLOCK WAS SET: it is everybody's")
 @pytest.mark.parametrize("jump", [HOUR, -HOUR], ids=["ahead", "back"])
-async def test_an_alarm_of_years_to_come_tells_that_the_clock_was_set(jump: float):
+async def test_an_alarm_in_the_far_future_reports_that_the_clock_was_set(jump: float):
     rung = asyncio.Event()
     alarm = Alarm(asyncio.get_running_loop(), rung.set, on_wall_clock=True)
     alarm.set(time.time() + YEARS)
@@ -84,7 +84,7 @@ async def test_an_alarm_of_years_to_come_tells_that_the_clock_was_set(jump: floa
 
 
 @pytest.mark.skipif(MAY_SET not in os.environ, reason="NO CLOCK WAS SET: it is everybody's")
-async def test_an_alarm_that_is_set_anew_before_it_could_ring_tells_so_all_the_same():
+async def test_an_alarm_that_is_set_again_still_reports_that_the_clock_was_set():
     rung = asyncio.Event()
     alarm = Alarm(asyncio.get_running_loop(), rung.set, on_wall_clock=True)
     alarm.set(time.time() + YEARS)

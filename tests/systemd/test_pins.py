@@ -22,7 +22,7 @@ def pins():
     return {canonicalize_name(name): version for name, version, _ in PIN.findall(text)}
 
 
-def test_all_that_is_installed_with_bgd_is_pinned():
+def test_everything_that_is_installed_with_bgd_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = project["project"]["dependencies"] + project["build-system"]["requires"]
 
@@ -30,7 +30,7 @@ def test_all_that_is_installed_with_bgd_is_pinned():
         assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)]), requirement
 
 
-def test_an_installation_has_just_what_is_pinned(stage):
+def test_an_installation_has_exactly_what_is_pinned(stage):
     [packages] = stage.glob("usr/local/lib/bgd/lib/python3.*/site-packages")
     found = {
         canonicalize_name(name): version

@@ -10,7 +10,7 @@ UNIT = "/etc/systemd/system/shop.service"
 SERVER = "#!/bin/sh\n/usr/local/bin/bgctl submit --wait --cwd / --name shop id -un && exec sleep infinity\n"
 
 
-def test_an_application_hands_over_to_the_daemon_of_the_system_and_outlives_it(machine):
+def test_an_application_uses_the_systems_daemon_and_outlives_it(machine):
     programs = "/srv/shop/.venv/bin"
     machine.run("mkdir", "-p", programs)
     machine.run("sh", "-c", 'printf %s "$1" > $2; chmod 755 $2', "sh", SERVER, f"{programs}/gunicorn")

@@ -79,14 +79,14 @@ def test_start_returns_when_socket_and_pages_answer(machine):
     assert machine.unit("bgd-launcher", "ActiveState") == "active"
 
 
-def test_job_is_bgds_and_inherits_nothing_of_the_service_manager(machine):
+def test_job_runs_as_bgd_and_inherits_nothing_from_the_service_manager(machine):
     assert machine.run("bgctl", "run", "id", "-un") == "bgd"
     names = machine.run("bgctl", "run", "env")
 
     assert not [name for name in ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_") if name in names]
 
 
-def test_job_goes_on_through_a_restart_and_many_kills_and_its_true_end_is_known(machine, waiting):
+def test_job_survives_a_restart_and_many_kills_and_its_end_is_known(machine, waiting):
     machine.run("systemctl", "restart", "bgd")
     for _ in range(KILLS):
         kill(machine, "bgd", "KILL")
@@ -115,7 +115,7 @@ def test_stopping_both_leaves_no_process_and_the_job_was_interrupted(machine, wa
     assert [attempt["outcome"] for attempt in attempts(machine, waiting)] == ["interrupted"]
 
 
-def test_restart_of_the_launcher_lets_jobs_end_in_order(machine):
+def test_restart_of_the_launcher_ends_jobs_in_order(machine):
     job = machine.run(
         "bgctl", "submit", "sh", "-c", "trap 'echo bye; exit 4' TERM; echo up; sleep 100 & wait"
     )
@@ -129,7 +129,7 @@ def test_restart_of_the_launcher_lets_jobs_end_in_order(machine):
     assert machine.run("bgctl", "run", "echo", "next") == "next"
 
 
-def test_a_signal_to_all_of_the_launcher_s_unit_interrupts_jobs_and_a_stray_one_nothing(machine):
+def test_systemctl_kill_of_the_launcher_interrupts_jobs_and_a_stray_signal_does_not(machine):
     job = machine.run("bgctl", "submit", "--rerun", "yes", "sh", "-c", "echo up; exec sleep 100")
     wait_until(lambda: machine.attempt("bgctl", "logs", job).stdout == "up\n")
     launcher = machine.unit("bgd-launcher", "MainPID")
@@ -157,7 +157,7 @@ def test_job_waits_for_a_launcher_that_is_stopped_and_one_line_names_the_unit(ma
     assert said(machine).count("is bgd-launcher.service running?") == 1
 
 
-def test_reload_takes_the_configuration_or_says_what_is_wrong_with_it(machine):
+def test_reload_applies_the_configuration_or_says_what_is_wrong_with_it(machine):
     machine.write("/etc/bgd/bgd.toml", "[daemon]\nslots = 5\n")
     machine.run("systemctl", "reload", "bgd")
     wait_until(lambda: json.loads(machine.run("bgctl", "--json", "info"))["slots"] == 5)
@@ -170,7 +170,7 @@ def test_reload_takes_the_configuration_or_says_what_is_wrong_with_it(machine):
     machine.write("/etc/bgd/bgd.toml", "")
 
 
-def test_configuration_that_cannot_be_used_is_not_tried_again(machine):
+def test_invalid_configuration_is_not_tried_again(machine):
     machine.write("/etc/bgd/bgd.toml", "[daemon]\nslot = 6\n")
 
     machine.run("systemctl", "restart", "bgd", code=1)
@@ -217,7 +217,7 @@ def test_other_users_are_refused_in_one_line(machine):
     assert refusal == "bgctl: you may not use the daemon at /run/bgd/bgd.sock: Permission denied"
 
 
-def test_user_with_linger_has_services_of_her_own(machine):
+def test_user_with_linger_has_her_own_services(machine):
     machine.run("systemctl", "--user", "enable", "--now", "bgd", user="ada")
     assert machine.run("bgctl", "run", "id", "-un", user="ada") == "ada"
     job = machine.run("bgctl", "submit", "sh", "-c", WAIT.replace("$BGD_JOB_ID", "ada"), user="ada")

@@ -15,7 +15,7 @@ EXPOSURE = 15  # in tenths, at most 100; systemd-analyze security lists the part
 
 
 @pytest.mark.parametrize(("kind", "user"), [("system", "root"), ("user", "ada")])
-def test_systemd_has_nothing_to_say_against_the_units(machine, kind, user):
+def test_systemd_finds_no_fault_in_the_units(machine, kind, user):
     units = [
         f"/usr/local/lib/systemd/{kind}/{unit}"
         for unit in ("bgd.service", "bgd.socket", "bgd-launcher.service")
@@ -25,7 +25,7 @@ def test_systemd_has_nothing_to_say_against_the_units(machine, kind, user):
     assert machine.run("systemd-analyze", f"--{kind}", "verify", *units, user=user) == ""
 
 
-def test_daemon_is_shut_off_from_what_it_does_not_need(machine):
+def test_daemon_has_no_access_to_what_it_does_not_need(machine):
     machine.run(
         "systemd-analyze",
         "security",
@@ -35,7 +35,7 @@ def test_daemon_is_shut_off_from_what_it_does_not_need(machine):
     )
 
 
-def test_staged_installation_knows_nothing_of_the_stage(stage):
+def test_staged_installation_contains_no_path_of_the_stage(stage):
     found = subprocess.run(
         ["grep", "-rlF", str(stage), str(stage)], capture_output=True, text=True, check=False
     )
@@ -54,7 +54,7 @@ def test_uninstall_leaves_the_configuration_alone(stage, tmp_path):
     ]
 
 
-def test_installing_again_keeps_a_configuration_that_is_there(stage):
+def test_installing_again_keeps_an_existing_configuration(stage):
     configuration = stage / "etc/bgd/bgd.toml"
     configuration.write_text("# mine\n")
 
