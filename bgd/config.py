@@ -138,7 +138,7 @@ def load(path: str | None = None, *, system: bool = False, environ: Mapping[str,
 
 
 def settings_of(source: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, Setting]:
-    """Return by dotted name what a file, if it is not None, and the environment say.
+    """Return the settings of a file (None: no file) and of the environment, by dotted name.
 
     Raises:
         ConfigError: as from `load`.

@@ -1,6 +1,6 @@
 """Settings: values as the configuration file and the environment give them, and how each kind is read.
 
-Which keys there are stands in bgd.config.
+bgd.config has the keys.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def names_in(found: Mapping[str, Setting], section: str) -> dict[str, Setting]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint for a mistyped name: the most similar known one, or else all of them."""
+    """Return a hint for a mistyped name: the most similar known name, or else all known names."""
     import difflib  # noqa: PLC0415 - needed only to word an error
 
     known = [word for word in known if word != ANY]

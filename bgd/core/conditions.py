@@ -138,7 +138,7 @@ def _shared(conditions: Conditions) -> Conditions:
 
 
 class WaitingJobs:
-    """Finds the jobs whose time has come, that waited for a job that ended, or that have expired.
+    """Finds jobs that are due, that have expired, or that waited for a job that has ended.
 
     Args:
         job_of: returns the unfinished job with an id, None if there is none.

@@ -201,7 +201,7 @@ class Scheduler:
         self._table.put(job)
         self._effects.append(SaveJob(job, now.wall, SUBMIT, spec=spec))
         if finished:
-            self._tell_all(job.id, finished, now)
+            self._notify_all(job.id, finished, now)
         self._settle(now)
         return job.id
 
@@ -231,7 +231,7 @@ class Scheduler:
         else:
             self._move(job, conditions.move_to(state, job), now)
         if finished:
-            self._tell_all(job_id, finished, now)
+            self._notify_all(job_id, finished, now)
         self._settle(now)
         return self._state_of(job_id)
 
@@ -407,7 +407,7 @@ class Scheduler:
             if self._finished:
                 other, state = self._finished.popleft()
                 for dependent in waiting.dependents_of(other):
-                    self._tell(dependent, other, state, now)
+                    self._notify(dependent, other, state, now)
             elif (late := waiting.take_expired(now)) is not None:
                 self._move(self._table[late], Move.CANCEL, now, EXPIRED)
             elif (due := waiting.take_due(now)) is not None:
@@ -418,12 +418,12 @@ class Scheduler:
             job = self._move(job, Move.START, now, was_taken=True, attempt=job.attempt + 1)
             self._effects.append(StartAttempt(job, self._table.queues.occupy(job)))
 
-    def _tell_all(self, job_id: JobId, finished: Mapping[JobId, State], now: Now) -> None:
+    def _notify_all(self, job_id: JobId, finished: Mapping[JobId, State], now: Now) -> None:
         for other, state in finished.items():
-            self._tell(job_id, other, state, now)
+            self._notify(job_id, other, state, now)
 
-    def _tell(self, job_id: JobId, other: JobId, state: State, now: Now) -> None:
-        """Tell a job that another one has finished for which it may be waiting."""
+    def _notify(self, job_id: JobId, other: JobId, state: State, now: Now) -> None:
+        """Tell a job that another one has finished; it may have been waiting for that."""
         job = self.get(job_id)
         if job is None or (other not in job.conditions.after and other not in job.conditions.after_any):
             return
@@ -432,9 +432,9 @@ class Scheduler:
             return
         self._table.waiting.end_wait(job_id, other)
         job = conditions.without_dependency(job, other)
-        state = conditions.waiting_state(job.due, job.conditions, now)
-        if job.state is State.BLOCKED and state is not State.BLOCKED:
-            self._move(job, conditions.move_to(state, job), now)
+        next_state = conditions.waiting_state(job.due, job.conditions, now)
+        if job.state is State.BLOCKED and next_state is not State.BLOCKED:
+            self._move(job, conditions.move_to(next_state, job), now)
         else:
             self._note(job, now)
 
@@ -457,7 +457,7 @@ _ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: 
 
 
 class JobTable:
-    """Unfinished jobs by id, in the queues and among the waiting jobs where their states put them.
+    """Unfinished jobs by id. It also keeps `queues` and `waiting` in step with their states.
 
     Args:
         slots, rules: as in ReadyQueues.
@@ -492,14 +492,14 @@ class JobTable:
     def put(self, job: Job, *, was_taken: bool = False) -> None:
         """Store a job that is new or has changed, where its state puts it.
 
-        `was_taken`: it was just taken out of its queue, or out of those whose time had not come.
+        `was_taken`: it was just taken from `queues` or `waiting`.
         """
         old = self._jobs.get(job.id)
         self._jobs[job.id] = job
         if old is not None:
             self._leave_place(old, was_taken=was_taken)
         if job.conditions.key is not None:
-            self._keys.setdefault(job.conditions.key, job.id)  # whoever had it first keeps it
+            self._keys.setdefault(job.conditions.key, job.id)  # the first job with a key keeps it
         if job.conditions is not NO_CONDITIONS and job.state not in ACTIVE:
             self.waiting.begin(job)
         if job.state is State.QUEUED:
@@ -515,11 +515,11 @@ class JobTable:
         self._leave_place(old, was_taken=False)
 
     def replace_in_place(self, job: Job) -> None:
-        """Store a job in which nothing changed that decides about its place."""
+        """Store a job after a change that does not affect its place."""
         self._jobs[job.id] = job
 
     def shared(self, policy: RetryPolicy) -> RetryPolicy:
-        """Return the one object for all jobs with an equal policy: a million jobs have a handful of them."""
+        """Return the object that all jobs with an equal policy share: a million jobs have few policies."""
         if len(self._policies) > _MOST_POLICIES:
             self._policies.clear()
         return self._policies.setdefault(policy, policy)

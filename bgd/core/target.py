@@ -125,6 +125,11 @@ def is_dotted_name(text: str) -> bool:
     return all(_NAME.fullmatch(name) for name in _BETWEEN_NAMES.split(text))
 
 
+def is_module(text: str) -> bool:
+    """Tell whether a text can be the name of a module, for example `package.module`."""
+    return all(part.isidentifier() and not keyword.iskeyword(part) for part in text.split("."))
+
+
 def _runner_target(runner: str, words: str) -> RunnerTarget:
     name, at, method = words.partition("@")
     if not is_dotted_name(name) or name[len(_above(name))] == "_":
@@ -179,11 +184,6 @@ def _with_a_dot(entry: str) -> str:
     except ValueError:
         return ""
     return f"; did you mean {patterns_for(target)[0]}?"
-
-
-def is_module(text: str) -> bool:
-    """Tell whether a text can be the name of a module, for example `package.module`."""
-    return all(part.isidentifier() and not keyword.iskeyword(part) for part in text.split("."))
 
 
 def _is_public_name(text: str) -> bool:

@@ -9,7 +9,7 @@ import struct
 
 from msgspec import Struct
 
-from bgd.config import Config
+from bgd.config import ANY_COMMAND, Config
 from bgd.core.spec import JobSpec
 from bgd.core.target import RunnerTarget, is_allowed, parse_target, patterns_for
 from bgd.errors import NotAllowed, Refused
@@ -19,8 +19,6 @@ from bgd.wire.class_jobs import problem_with_arguments
 logger = logging.getLogger(__name__)
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
-
-ANY_COMMAND = "*"
 
 
 class Actor(Struct, frozen=True):

@@ -26,12 +26,12 @@ class JobView(Struct, frozen=True, kw_only=True):
     target: str | None
     arguments: str | None  # JSON text {"args": [...], "kwargs": {...}}
     cwd: str | None
-    user: str  # name, or uid where it has none
+    user: str  # the name, or the uid of a user without one
     state: State
     outcome: Outcome | None  # of the latest attempt that ended
     exit_code: int | None
     signal: int | None
-    reason: str | None  # why, where state and outcome do not say it
+    reason: str | None  # why, if state and outcome do not tell
     queue: str
     priority: int
     name: str | None
@@ -64,9 +64,9 @@ class JobView(Struct, frozen=True, kw_only=True):
     pty: bool = False
     suspended: bool = False
     isolation: Isolation | None = None
-    snoozes: int = 0  # attempts that ended so
+    snoozes: int = 0  # attempts that ended by a snooze
     on_exceptions: dict[str, str] = {}  # what follows them: "retry", "retry 30s", "fail" or "snooze 5m"
-    progress: Progress | None = None  # as the latest attempt last said, None: nothing
+    progress: Progress | None = None  # as the latest attempt last reported; None: nothing
     keep_leftovers: bool = False
     nice: int | None = None
     memory_max: int | None = None
