@@ -21,7 +21,7 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
 def job_as_json(view: JobView) -> dict[str, object]:
-    """Return a job as JSON objects; programs rely on its keys."""
+    """Return a job as a dict for JSON; programs rely on its keys."""
     arguments = json.loads(view.arguments) if view.arguments else {}
     fields: dict[str, object] = {}
     for name in view.__struct_fields__:
@@ -34,7 +34,7 @@ def job_as_json(view: JobView) -> dict[str, object]:
 
 
 def attempt_as_json(attempt: AttemptView) -> dict[str, object]:
-    """Return an attempt as JSON objects; programs rely on its keys."""
+    """Return an attempt as a dict for JSON; programs rely on its keys."""
     fields = {name: _for_json(name, getattr(attempt, name)) for name in attempt.__struct_fields__}
     if attempt.error is not None:
         fields["error"] = {name: getattr(attempt.error, name) for name in attempt.error.__struct_fields__}
@@ -71,7 +71,7 @@ def memory_of(attempt: AttemptView) -> int | None:
 
 
 def limits_of(view: JobView) -> str:
-    """Return the limits of a job, as "memory 64MB, processes 100"; empty if it has none."""
+    """Return a job's limits, for example "memory 64MB, processes 100"; empty if it has none."""
     return ", ".join(
         f"{option.limit} {_option_text(name, value)}"
         for name, option in OPTIONS.items()
@@ -80,7 +80,7 @@ def limits_of(view: JobView) -> str:
 
 
 def labelled_options(view: JobView) -> list[tuple[str, str]]:
-    """Return the options of a job that are shown in a line of their own, by their labels."""
+    """Return the job options that are shown on lines of their own, by label."""
     return [
         (option.label, _option_text(name, value))
         for name, option in OPTIONS.items()

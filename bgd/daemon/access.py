@@ -88,7 +88,7 @@ def check_variables(spec: JobSpec, config: Config) -> None:
 
 
 def allowed_environment(spec: JobSpec, config: Config) -> dict[str, str]:
-    """Return the job's variables that are allowed; any other could change what code a program runs."""
+    """Return the job's variables that are allowed, as any variable may change what code a program runs."""
     given = spec.env or {}
     if spec.target is not None:
         allowed = config.python.env

@@ -1,1 +1,1 @@
-"""The pages: what a browser sees of the daemon, read from the store and the log files; nothing is decided."""
+"""The pages that browsers see, read from the store and the log files; nothing is decided here."""

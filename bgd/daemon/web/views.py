@@ -194,7 +194,7 @@ def _attempts(view: JobView) -> str:
 
 
 def _waited(view: JobView, now: float) -> str:
-    """Return how long the job waited from submission to its latest start, or until when it waits."""
+    """Return how long the job waited from submission to its latest start, or when it is due."""
     if view.state is State.SCHEDULED and view.due_at is not None:
         return f"due in {short_duration(view.due_at - now)}"
     return short_duration(view.waited_seconds)
