@@ -9,7 +9,7 @@ from bgd.daemon.storage.pruning import PrunableJob, RetentionLimits
 from bgd.daemon.storage.records import AttemptEnd, WriteBatch
 from bgd.daemon.storage.store import Store
 from tests.daemon.storage.builders import BOOT, NOW, a_job, first_attempt, new, put, saves, sql
-from tests.daemon.storage.test_store_versions import lay_down
+from tests.daemon.storage.test_schema_versions import lay_down
 
 ANY_AGE = dict.fromkeys((State.SUCCEEDED, State.FAILED, State.CANCELLED))
 _OUTCOMES = {
