@@ -90,7 +90,7 @@ def with_action_options(
 
 
 _AND_LOGS = " and their logs for good"
-Call = Callable[[Client, list[int]], list[ActResult]]
+_Call = Callable[[Client, list[int]], list[ActResult]]
 _CANCEL = Action(done="cancelled", states=UNFINISHED[:-1])
 _RETRY = Action(done="retried", states=FINISHED, default_states=(State.FAILED,))
 _HOLD = Action(done="held", states=WAITING[1:])
@@ -114,7 +114,7 @@ def cancel_command(options: ActionOptions) -> int:
 
     A waiting job never starts. A running job is asked to end, then killed after the grace time.
     """
-    return perform(_CANCEL, options, Client.cancel)
+    return _perform(_CANCEL, options, Client.cancel)
 
 
 @verb(
@@ -128,7 +128,7 @@ def retry_command(options: ActionOptions) -> int:
 
     They get all their retries again. A selection without --state means failed jobs.
     """
-    return perform(_RETRY, options, Client.retry)
+    return _perform(_RETRY, options, Client.retry)
 
 
 @verb(
@@ -139,7 +139,7 @@ def retry_command(options: ActionOptions) -> int:
 @with_action_options(_HOLD)
 def hold_command(options: ActionOptions) -> int:
     """Keep waiting jobs from starting until they are released."""
-    return perform(_HOLD, options, Client.hold)
+    return _perform(_HOLD, options, Client.hold)
 
 
 @verb(
@@ -153,7 +153,7 @@ def release_command(options: ActionOptions) -> int:
 
     They then wait for their turn, their start time or the jobs that they depend on.
     """
-    return perform(_RELEASE, options, Client.release)
+    return _perform(_RELEASE, options, Client.release)
 
 
 class CommandWithArgv(click.Command):
@@ -203,7 +203,7 @@ def edit_command(
         changes["argv"] = argv
     if not changes:
         raise click.UsageError("nothing to change: give options or a program after --")
-    return perform(_EDIT, options, lambda daemon, ids: daemon.edit(ids, **changes))
+    return _perform(_EDIT, options, lambda daemon, ids: daemon.edit(ids, **changes))
 
 
 @verb(
@@ -217,7 +217,7 @@ def suspend_command(options: ActionOptions) -> int:
 
     Meanwhile their time limits do not run, and they keep their slots.
     """
-    return perform(_SUSPEND, options, Client.suspend)
+    return _perform(_SUSPEND, options, Client.suspend)
 
 
 @verb(
@@ -228,7 +228,7 @@ def suspend_command(options: ActionOptions) -> int:
 @with_action_options(_CONTINUE)
 def continue_command(options: ActionOptions) -> int:
     """Continue jobs that were suspended or that stopped themselves."""
-    return perform(_CONTINUE, options, Client.continue_)
+    return _perform(_CONTINUE, options, Client.continue_)
 
 
 class SignalType(click.ParamType[int]):
@@ -288,7 +288,7 @@ def signal_command(options: ActionOptions, *, number: int, tree: bool) -> int:
     A job that ends because of it has failed, and is retried if it has retries left. Use `bgctl cancel` to
     end a job for good.
     """
-    return perform(_SIGNAL, options, lambda daemon, ids: daemon.signal(ids, number, whole_tree=tree))
+    return _perform(_SIGNAL, options, lambda daemon, ids: daemon.signal(ids, number, whole_tree=tree))
 
 
 @verb(
@@ -302,7 +302,7 @@ def remove_command(options: ActionOptions) -> int:
 
     Their ids are never used again.
     """
-    return perform(_REMOVE, options, Client.remove)
+    return _perform(_REMOVE, options, Client.remove)
 
 
 @verb(
@@ -350,8 +350,7 @@ def prune_command(
         )
         pruned = prune(dry_run=True)
         if not dry_run and pruned.jobs:
-            if pruned.jobs > 1 and not yes and not _is_confirmed("removed", pruned.jobs, _AND_LOGS, hint=""):
-                say("nothing changed")
+            if not (yes or _is_confirmed("removed", pruned.jobs, _AND_LOGS, hint="")):
                 return exit_codes.REFUSED
             pruned = prune()
     if global_options().json:
@@ -368,7 +367,7 @@ def _describe_pruned(pruned: Pruned, *, dry_run: bool) -> str:
     return f"{jobs}{' would be' if dry_run else ''} removed, with {format_size(pruned.log_bytes)} of logs"
 
 
-def perform(action: Action, options: ActionOptions, call: Call) -> int:
+def _perform(action: Action, options: ActionOptions, call: _Call) -> int:
     """Apply an action to jobs and report each result, or only show the jobs; return the exit code.
 
     Args:
@@ -382,12 +381,7 @@ def perform(action: Action, options: ActionOptions, call: Call) -> int:
             return _print_dry_run(action, _jobs_for(action, selection, daemon))
         if selection.is_by_filter:
             ids = [job.id for job in _jobs_for(action, selection, daemon)]
-            if (
-                len(ids) > 1
-                and not options.yes
-                and not _is_confirmed(action.done, len(ids), action.also_lost)
-            ):
-                say("nothing changed")
+            if not (options.yes or _is_confirmed(action.done, len(ids), action.also_lost)):
                 return exit_codes.REFUSED
         else:
             ids = chosen_ids(daemon, selection.ids)
@@ -410,7 +404,7 @@ def _jobs_for(action: Action, selection: Selection, daemon: Client) -> list[Job]
 def _is_confirmed(
     done: str, count: int, also_lost: str = "", *, hint: str = "; --dry-run lists them"
 ) -> bool:
-    """Ask the user at the terminal to confirm an action on several jobs.
+    """Return whether an action may go on; ask the user at the terminal if it is for several jobs.
 
     Args:
         done: past participle of the action, for example "removed".
@@ -421,14 +415,19 @@ def _is_confirmed(
     Raises:
         UsageError: stdin is not a terminal.
     """
+    if count <= 1:
+        return True
     name = click.get_current_context().info_name or ""
     if not sys.stdin.isatty():
         raise click.UsageError(f"{count} jobs would be {done}: confirm with --yes{hint}")
     try:
-        return click.confirm(f"{name.capitalize()} {count} jobs{also_lost}?", err=True)
+        is_confirmed = click.confirm(f"{name.capitalize()} {count} jobs{also_lost}?", err=True)
     except click.Abort:  # Ctrl-C or end of input
         click.echo(err=True)
-        return False
+        is_confirmed = False
+    if not is_confirmed:
+        say("nothing changed")
+    return is_confirmed
 
 
 def _print_dry_run(action: Action, jobs: Sequence[Job]) -> int:

@@ -126,10 +126,9 @@ def _attempt_lines(attempt: AttemptView, now: float) -> Iterator[str]:
         message = attempt.error.in_words(attempt.outcome)
         yield from _labelled_lines(("error", one_line(message)))
         traceback = attempt.error.traceback or ""
-        for line in (
-            traceback.splitlines() if traceback.strip() != message else ()
-        ):  # do not repeat the message
-            yield f"    {TerminalEscaper().feed(line.encode(), is_last=True)}"
+        if traceback.strip() != message:  # do not print it twice
+            for line in traceback.splitlines():
+                yield f"    {TerminalEscaper().feed(line.encode(), is_last=True)}"
 
 
 def _describe_outcome(attempt: AttemptView) -> str:

@@ -105,7 +105,7 @@ def test_a_class_that_is_not_allowed_is_77(daemon):
         (["echo hi | wc"], "'echo hi | wc' on its PATH: quote each word separately, or use --shell;"),
         (["-e", "A=1", "--cwd", "/usr", "./no-such"], "/usr/no-such does not exist"),
         (["--cwd", "/no/such", "true"], "folder /no/such does not exist; use --no-check to queue it anyway"),
-        (["-n", "a\tb", "true"], "name, key and tags are printable text"),
+        (["-n", "a\tb", "true"], "name, key and tags must be printable text"),
     ],
 )
 def test_a_command_that_cannot_run_is_refused_before_it_is_queued(daemon, arguments, message):
