@@ -24,6 +24,7 @@ def started(daemon, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
         cwd=daemon.folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,  # a buffer would hold lines after the one that readline returns, and communicate skips it
     )
 
 
