@@ -1,4 +1,4 @@
-# Everything a developer or a CI machine does. `make` alone lists it.
+# Targets for developers and CI. `make` alone lists them.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,14 +7,14 @@ INSTALLED := $(VENV)/installed-by-make
 # Programs that tests drive and pip cannot install
 DEBIAN_PACKAGES := e2fsprogs strace tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console
 
-# Core and wire need nothing but themselves to be tested, so nothing of them may go untested
+# Core and wire can be tested alone, so every branch of them has to be
 PURE_ROOMS := core wire
 PURE_TESTS := $(addprefix tests/,$(PURE_ROOMS))
 
-# What does many things to whole daemons, one after the other
+# Long tests of whole daemons
 SERIES := tests/end_to_end tests/faults
 
-# The first that is new enough and can make virtual environments
+# The first Python that is new enough and can create virtual environments
 PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
 PYTHON = $(shell for python in $(PYTHONS); do \
 	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
@@ -30,10 +30,10 @@ space := $(empty) $(empty)
 .DEFAULT_GOAL := help
 .PHONY: help setup check bench-compare client test test-pure-rooms test-series test-long simulate fuzz faults debian-packages demo pictures install pins uninstall clean
 
-help:  ## list what there is
+help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-setup: $(INSTALLED)  ## make .venv with bgd and the developers' tools in it
+setup: $(INSTALLED)  ## create .venv with bgd and the developers' tools
 
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "bgd needs Python 3.11 or newer, with its venv module" >&2; exit 1; }
@@ -41,7 +41,7 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-check: $(INSTALLED)  ## format, lint, types
+check: $(INSTALLED)  ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --explicit-package-bases bgd bgctl tests
@@ -50,10 +50,10 @@ client: $(INSTALLED)  ## generate the blocking client and the types of job optio
 	$(BIN)/python tests/client/blocking.py
 	$(BIN)/python tests/client/options.py
 
-# Two processes, as most tests wait for other processes most of their time. By another name than $(MAKE), whose line
-# `make --dry-run` would carry out; and the shell lets what runs beside it ignore Ctrl-C, so it is ended by hand.
+# Two processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run that line.
+# The shell makes background processes ignore Ctrl-C, so the trap ends them.
 BESIDE := make --no-print-directory --keep-going
-test: $(INSTALLED) debian-packages  ## all tests; every branch of core and wire must be taken
+test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
 	@$(BESIDE) test-pure-rooms test-series >$(VENV)/beside.log 2>&1 & beside=$$!; \
 	trap 'kill $$beside; exit 130' INT TERM; \
 	$(BIN)/pytest $(addprefix --ignore=,$(PURE_TESTS) $(SERIES)) tests; others=$$?; \
@@ -69,15 +69,15 @@ test-series: $(INSTALLED)
 	$(BIN)/pytest $(SERIES)
 
 test-long: export HYPOTHESIS_PROFILE := long
-test-long: test  ## all tests, with many more and longer random histories
+test-long: test  ## run all tests, with more and longer random histories
 
-simulate: $(INSTALLED)  ## 200,000 random histories with crashes (HISTORIES=500: so many; SEED=4711: that one again)
+simulate: $(INSTALLED)  ## simulate 200,000 random histories with crashes (HISTORIES=500: fewer; SEED=4711: repeat one)
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation $(if $(HISTORIES),--histories $(HISTORIES)) $(if $(SEED),--seed $(SEED))
 
-fuzz: $(INSTALLED)  ## whatever strangers send or files hold, for TIME=600 seconds (TARGET=http: of one kind)
+fuzz: $(INSTALLED)  ## fuzz everything that reads bytes, for TIME=600 seconds (TARGET=http: one target)
 	$(BIN)/python -m tests.fuzz $(if $(TIME),--time $(TIME)) $(if $(TARGET),--target $(TARGET))
 
-faults: $(INSTALLED) debian-packages  ## all faults at full figures, for hours (SHARE=0.1: a tenth); writes docs/faults.md
+faults: $(INSTALLED) debian-packages  ## run all fault series, for hours (SHARE=0.1: a tenth); writes docs/faults.md
 	$(BIN)/python -m tests.faults $(if $(SHARE),--share $(SHARE)) $(CASES)
 
 debian-packages:
@@ -94,15 +94,15 @@ debian-packages:
 bench-compare: $(INSTALLED)  ## measure BASE=revision and the last commit in turns (QUESTIONS="submit start": only these)
 	$(BIN)/python -m tests.bench.compare $(BASE) $(QUESTIONS) $(if $(ROUNDS),--rounds $(ROUNDS))
 
-demo: $(INSTALLED)  ## a private daemon at real work, killed on the way
+demo: $(INSTALLED)  ## show a private daemon at work, with a kill -9
 	$(BIN)/python examples/demo.py
 
 install: PYTHONS := /usr/bin/python3 /usr/local/bin/python3 $(PYTHONS)
-install:  ## put bgd and its units below PREFIX (/usr/local), for all users; DESTDIR stages a package
+install:  ## install bgd and its units below PREFIX (/usr/local), for all users; DESTDIR stages a package
 	@test -n "$(PYTHON)" || { echo "bgd needs Python 3.11 or newer, with its venv module" >&2; exit 1; }
 	systemd/install.sh "$(PYTHON)" "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
 
-# One file for all versions of Python and all machines; setuptools builds bgd itself
+# One file for all versions of Python and all machines; setuptools is needed to build bgd
 pins: $(INSTALLED)  ## update the versions that `make install` installs
 	$(BIN)/python -m pip install --quiet uv
 	{ sed '/^#/!d' systemd/requirements.txt; \
@@ -111,12 +111,12 @@ pins: $(INSTALLED)  ## update the versions that `make install` installs
 		--no-header --no-annotate pyproject.toml -; } >$(VENV)/pins
 	cp $(VENV)/pins systemd/requirements.txt
 
-uninstall:  ## remove what `make install` put there; configuration, jobs and logs stay
+uninstall:  ## remove what `make install` installed; keep configuration, jobs and logs
 	systemd/uninstall.sh "$(DESTDIR)" "$(PREFIX)"
 
-pictures: $(INSTALLED) debian-packages  ## take those of the pages anew
+pictures: $(INSTALLED) debian-packages  ## take the screenshots in docs again
 	$(BIN)/python -m tests.daemon.web.pictures
 
-clean:  ## remove .venv and whatever else can be made again
+clean:  ## remove .venv and all generated files
 	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,10 +1,10 @@
 #!/usr/bin/perl
-# A client of bgd in another language, written from docs/protocol.md alone. Perl's own modules are enough.
+# A client of bgd in another language, written from docs/protocol.md alone. It needs only Perl's own modules.
 #
-#   client.pl run PROGRAM ARGS...   queue a command, show its output, end with its exit code
+#   client.pl run PROGRAM ARGS...   queue a command, show its output, exit with its code
 #   client.pl submit PROGRAM ARGS...
 #   client.pl wait ID
-#   client.pl logs ID               follows the output; goes on where it was when bgd is restarted
+#   client.pl logs ID               follow the output, also across restarts of bgd
 use strict;
 use warnings;
 use Cwd qw(getcwd);
@@ -12,9 +12,9 @@ use Encode qw(decode encode);
 use IO::Socket::UNIX;
 use Time::HiRes qw(sleep);
 
-my $PATIENCE = 30;    # seconds without a daemon, after which a stream is given up
+my $PATIENCE = 30;    # seconds without a daemon after which a stream ends
 
-# MessagePack's numbers by their first bytes, and how long they are
+# MessagePack's numbers by their first bytes, and their lengths
 my %FORMATS = (
     0xca => "f>", 0xcb => "d>", 0xcc => "C", 0xcd => "n", 0xce => "N", 0xcf => "Q>",
     0xd0 => "c", 0xd1 => "s>", 0xd2 => "l>", 0xd3 => "q>",
@@ -146,8 +146,8 @@ sub received {
     return $data;
 }
 
-# --- MessagePack: as much of it as the messages here are made of -----------------------------------------
-# Text is a string of characters, bin one of bytes, a whole number that is sent is a num, true is \1.
+# --- MessagePack: only what these messages need -----------------------------------------------------------
+# Text is a string of characters, bin a string of bytes; send whole numbers as num, true as \1.
 
 sub num { my $value = shift; return bless \$value, "num" }
 

@@ -1,8 +1,8 @@
-"""A private daemon at real work, killed on the way. `make demo` runs this; it ends by itself.
+"""Show a private daemon at work, and kill it meanwhile. `make demo` runs this; it ends by itself.
 
-Everything happens in a temporary folder, which is removed in the end. A daemon of your own is left alone.
+Everything happens in a temporary folder, which is removed at the end. Your own daemon is not touched.
 """
-# ruff: noqa: INP001, T201 - a program to be run, and it speaks to people
+# ruff: noqa: INP001, T201 - a program that prints for people
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pathlib import Path
 
 from stage import End, Stage, ends, headline, parent_of
 
-# Ends with a code that nobody could guess, and not before a line has come through the gate
+# Ends with an unusual exit code, and not before a line was written to the gate
 STEPS = 'for n in 1 2 3 4 5 6; do echo "step $n"; sleep 0.5; done; head -n 1 gate; exit 7'
 
 
 def main() -> int:
-    """Run the demo; return 0 if every job ended as it had to."""
+    """Run the demo; return 0 if every job ended as expected."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bgd-demo-") as folder:
         stage = Stage(Path(folder))
@@ -43,20 +43,20 @@ def main() -> int:
 
 
 def _open(stage: Stage) -> None:
-    headline("A daemon of its own, with one slot")
+    headline("A private daemon with one slot")
     stage.prepare()
     print(f"$ cd {stage.folder}\n$ export BGD_SOCKET=state/bgd.sock\n$ cat bgd.toml")
     print(stage.configuration.read_text(), end="")
     stage.start_daemon()
     stage.show("run", "echo", "hello from a job")
-    stage.ends[1] = End()  # the first one's id, which `run` does not print
+    stage.ends[1] = End()  # id of the first job, which `run` does not print
     stage.remember_launcher()
     stage.show("info")
 
 
 def _show_priorities(stage: Stage) -> None:
-    headline("Urgent work first, equals in the order they came")
-    print("The first job holds the only slot until a line comes through the named pipe `gate`.")
+    headline("Urgent jobs first, equal ones in the order of submission")
+    print("The first job occupies the only slot until a line is written to the named pipe `gate`.")
     first = stage.queue("submit", "head", "-n", "1", "gate")
     archive = stage.queue("call", "-p", "-10", "app.services:Archive.compress", "source", "source")
     words = stage.queue("call", "app.services:LogReport.top_words", "source/core/scheduler.py", "3")
@@ -76,7 +76,7 @@ def _show_priorities(stage: Stage) -> None:
 
 
 def _show_failures(stage: Stage) -> None:
-    headline("One fails twice, one takes too long, one is not allowed")
+    headline("One job fails twice, one takes too long, one is not allowed")
     flaky = stage.queue(
         *("call", "--retry-delay", "0.5s", "app.services:Flaky.fetch", "tries"), end=End(attempts=3)
     )
@@ -109,8 +109,8 @@ def _show_kill(stage: Stage) -> None:
 
 
 def _check(stage: Stage) -> None:
-    """Show what became of all jobs, and note how that differs from what had to."""
-    headline("What became of it")
+    """Show how all jobs ended, and note every difference from what was expected."""
+    headline("How the jobs ended")
     stage.show("list")
     found = {job["id"]: job for job in stage.ask("list")}
     for job_id, expected in stage.ends.items():
@@ -132,7 +132,7 @@ def _close(stage: Stage) -> None:
     stage.problems += [f"the {who} still runs" for who in stage.who_stays()]
 
 
-# --- what class jobs have to return ------------------------------------------------------------------------
+# --- expected results of class jobs ------------------------------------------------------------------------
 
 
 def _top_words(path: Path, count: int) -> list[list[object]]:

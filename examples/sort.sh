@@ -1,5 +1,5 @@
 #!/bin/sh
-# A pipeline of jobs: the parts of a file are sorted side by side, and merged when all of them are done.
+# A pipeline of jobs: sort the parts of a file in parallel, then merge them.
 #
 #   sort.sh FILE SORTED
 set -eu

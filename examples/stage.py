@@ -1,5 +1,5 @@
-"""The stage of the demo: a folder, its daemon, and the commands typed there, shown with what they say."""
-# ruff: noqa: INP001, T201 - beside a program to be run, and it speaks to people
+"""The demo's folder and daemon, and the commands it types there, shown with their output."""
+# ruff: noqa: INP001, T201 - part of a program that prints for people
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from typing import IO, Any, NamedTuple
 
 EXAMPLES = Path(__file__).absolute().parent
 SOURCES = EXAMPLES.parent / "bgd"
-PATIENCE = 30.0  # seconds for anything that takes one or two on an idle machine
+PATIENCE = 30.0  # seconds; on an idle machine everything takes one or two
 
 CONFIGURATION = """\
 [daemon]
 state_dir = "state"
-slots = 1                 # so that it shows who comes first
+slots = 1                 # to show the order of the jobs
 
 [security]
 allowed_classes = ["app.services.*"]
@@ -34,7 +34,7 @@ path = [{path}]
 
 
 class End(NamedTuple):
-    """How a job has to end. `exit_code` None: not by an exit of its own."""
+    """How a job should end. `exit_code` None: it does not exit by itself."""
 
     state: str = "succeeded"
     outcome: str = "succeeded"
@@ -46,34 +46,34 @@ SUCCEEDED = End()
 
 
 class Stage:
-    """The folder where it all happens, its daemon, and what is known of its jobs."""
+    """The folder of the demo, its daemon, and what its jobs should do."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.sources = folder / "source"
         self.configuration = folder / "bgd.toml"
-        self.ends: dict[int, End] = {}  # that jobs have to come to
-        self.results: dict[int, object] = {}  # that class jobs have to return
-        self.order: list[int] = []  # in which jobs have to start
+        self.ends: dict[int, End] = {}  # how jobs should end
+        self.results: dict[int, object] = {}  # what class jobs should return
+        self.order: list[int] = []  # in which jobs should start
         self.problems: list[str] = []
         self._daemon: subprocess.Popen[bytes] | None = None
         self.launcher: int | None = None
-        self._launcher_process: int | None = None  # its descriptor: a number may be given to another
+        self._launcher_process: int | None = None  # its pidfd: a pid may be reused
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("BGD_")}
         self._environment["BGD_SOCKET"] = "state/bgd.sock"
 
     def prepare(self) -> None:
-        """Put into the folder what the jobs work on: a copy of bgd's own sources."""
+        """Copy bgd's own sources to the folder, for the jobs to work on."""
         shutil.copytree(SOURCES, self.sources, ignore=shutil.ignore_patterns("__pycache__"))
         self.configuration.write_text(CONFIGURATION.format(path=json.dumps(str(EXAMPLES))))
         os.mkfifo(self.folder / "gate")
-        # for reading too: so a line written to it waits for its reader
+        # also open for reading, so that a line written to it waits for a reader
         self._gate = os.open(self.folder / "gate", os.O_RDWR)
 
     # --- the daemon ---------------------------------------------------------------------------------------
 
     def start_daemon(self) -> None:
-        """Start bgd in the background; returns when its socket answers."""
+        """Start bgd in the background; return when its socket answers."""
         print("\n$ bgd --config bgd.toml 2>>bgd.log &")
         reading, writing = os.pipe()
         with os.fdopen(reading) as pipe, (self.folder / "bgd.log").open("ab") as log:
@@ -89,7 +89,7 @@ class Stage:
                 raise SystemExit(f"bgd did not start:\n{(self.folder / 'bgd.log').read_text()}")
 
     def remember_launcher(self) -> None:
-        """Hold on to the launcher, to see in the end that it is gone; after the first job it is there."""
+        """Keep a pidfd of the launcher, to check at the end that it is gone. The first job has started it."""
         self.launcher = self.ask("info")["launcher_pid"]
         self._launcher_process = os.pidfd_open(self.launcher)
 
@@ -100,13 +100,13 @@ class Stage:
         self._daemon.wait()
 
     def who_stays(self) -> list[str]:
-        """Return who has not ended after a shutdown."""
+        """Return which processes have not ended after a shutdown."""
         daemon_stays = self._daemon is not None and not ends(os.pidfd_open(self._daemon.pid), PATIENCE)
         launcher_stays = self._launcher_process is not None and not ends(self._launcher_process, PATIENCE)
         return ["daemon"] * daemon_stays + ["launcher"] * launcher_stays
 
     def clear(self) -> None:
-        """End what is left if something went wrong: first who would start it again."""
+        """End what is left after an error: the daemon first, because it would start the launcher again."""
         if self._daemon is not None:
             self._daemon.kill()
             self._daemon.wait()
@@ -117,7 +117,7 @@ class Stage:
     # --- its jobs -----------------------------------------------------------------------------------------
 
     def queue(self, *words: str, end: End = SUCCEEDED) -> int:
-        """Submit a job that has to end in this way; return its id."""
+        """Submit a job that should end in this way; return its id."""
         _say_command(words)
         job_id = int(self._bgctl(words, stdout=subprocess.PIPE).stdout)
         print(job_id)
@@ -125,27 +125,27 @@ class Stage:
         return job_id
 
     def show(self, *words: str, code: int = 0) -> None:
-        """Type a command; what it says goes where the demo's own words go."""
+        """Run a command and show its output."""
         _say_command(words)
         self._bgctl(words, code=code)
         if code:
             print(f"(exit code {code})")
 
     def ask(self, *words: str) -> Any:
-        """Return what a command says to programs."""
+        """Return the JSON output of a command."""
         return json.loads(self._bgctl(("--json", *words), stdout=subprocess.PIPE).stdout)
 
     def wait_for(self, *job_ids: int) -> None:
         self.show("wait", *map(str, job_ids))
 
     def open_gate(self) -> None:
-        """Let the job that reads from the gate go on."""
+        """Write a line for the job that reads from the gate."""
         print("\n$ echo open >gate")
         os.write(self._gate, b"open\n")
 
     @contextmanager
     def following(self, job_id: int, until: str) -> Iterator[None]:
-        """Follow a job's output up to a line; in the end show what else came to who went on following."""
+        """Follow a job's output up to a line; at the end show the rest of what the same follower got."""
         words = ("logs", "-f", str(job_id))
         _say_command(words)
         follower = subprocess.Popen(
@@ -163,7 +163,7 @@ class Stage:
                 if line.strip() == until:
                     break
             yield
-            print(f"\nWhat `bgctl logs -f {job_id}`, which nobody started again, has shown since then:")
+            print(f"\nWhat `bgctl logs -f {job_id}`, has shown since then, without being restarted:")
             print(follower.stdout.read(), end="")
 
     def _bgctl(
@@ -190,13 +190,13 @@ def headline(text: str) -> None:
 
 
 def ends(process: int, within: float) -> bool:
-    """Wait until the process of this descriptor has ended; False: it did not within so many seconds."""
+    """Wait until the process of this pidfd has ended; return False if it did not within these seconds."""
     ended, _, _ = select.select([process], [], [], within)
     return bool(ended)
 
 
 def parent_of(pid: int) -> int:
-    # the name before it, in brackets, may hold anything
+    # the name in brackets before it may contain anything
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
@@ -205,5 +205,5 @@ def _say_command(words: tuple[str, ...]) -> None:
 
 
 def _program(name: str) -> list[str]:
-    # -P: modules come from where they were installed, not from the folder of the demo
+    # -P: import installed modules, not those in the folder of the demo
     return [sys.executable, "-P", "-m", name]

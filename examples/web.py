@@ -1,9 +1,9 @@
-"""A web application that makes no visitor wait: it hands the work over, and tells later what became of it.
+"""A web application that does not make visitors wait: it submits a job, and shows the result later.
 
-Run it, with a daemon that reads bgd.toml of this folder: `python web.py 8000`. Then
-`curl -d /etc/os-release localhost:8000/reports` answers with the address of a report, as /reports/7.
+Run it with a daemon that reads bgd.toml of this folder: `python web.py 8000`. Then
+`curl -d /etc/os-release localhost:8000/reports` returns the address of a report, for example /reports/7.
 """
-# ruff: noqa: INP001, T201 - a program to be run, and it speaks to people
+# ruff: noqa: INP001, T201 - a program that prints for people
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ daemon = Client(timeout=5.0)  # threads may share it
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer as WSGI has it: any web framework looks much the same from here."""
+    """Answer a WSGI request; with a web framework this looks much the same."""
     headers = [("Content-Type", "application/json")]
     try:
         status, answer = respond(environ)
-    except DaemonUnreachable as error:  # a visitor is told at once, and nothing hangs
+    except DaemonUnreachable as error:  # answer at once instead of waiting
         status, answer = "503 Service Unavailable", {"error": str(error)}
     except NoSuchJob as error:
         status, answer = "404 Not Found", {"error": str(error)}
@@ -40,7 +40,7 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
 
 
 def respond(environ: WSGIEnvironment) -> tuple[str, dict[str, object]]:
-    """Take an order for a report, or tell how one stands."""
+    """Order a report, or return the state of one."""
     match environ["REQUEST_METHOD"], environ["PATH_INFO"].split("/")[1:]:
         case "POST", ["reports"]:
             length = min(int(environ["CONTENT_LENGTH"] or 0), LONGEST_PATH)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# install.sh PYTHON DESTDIR PREFIX SYSCONFDIR: what `make install` does; again, to upgrade.
+# install.sh PYTHON DESTDIR PREFIX SYSCONFDIR: install or upgrade; called by `make install`.
 set -eu
 umask 022
 python=$1 stage=${2:+$(realpath -m "$2")} prefix=$3
@@ -11,22 +11,22 @@ case $prefix in
 *) echo "PREFIX must be an absolute path, not $prefix" >&2 && exit 2 ;;
 esac
 case $("$python" -c 'import sys; print(sys.base_prefix)') in
-/root/* | /home/*) echo "warning: $python lies in a home folder, which bgd.service cannot see; see PYTHON=" >&2 ;;
+/root/* | /home/*) echo "warning: $python is in a home folder, which bgd.service cannot see; set PYTHON=" >&2 ;;
 esac
 
-# An environment of its own, so that the system's Python is left alone. Not cleared first: bgd may be running from it.
+# A virtual environment, so that the system's Python is not changed. Not cleared first: bgd may be running from it.
 home=$stage$prefix/lib/bgd
 "$python" -m venv "$home"
-source=$(mktemp -d) # a build leaves things in its folder, and takes up what an earlier one left
+source=$(mktemp -d) # a build leaves files in its folder and uses those of an earlier build
 trap 'rm -rf "$source"' EXIT
 cp -R bgd bgctl pyproject.toml README.md LICENSE "$source"
 pip="$home/bin/python -m pip --quiet --disable-pip-version-check"
-# This may run as root: no code is taken from an index but the files that systemd/requirements.txt names by their hash,
-# setuptools among them, so bgd itself is built without asking for more.
+# This may run as root, so only files with the hashes in systemd/requirements.txt are downloaded. They include
+# setuptools, so building bgd downloads nothing else.
 $pip install --no-compile --upgrade --require-hashes --only-binary :all: -r systemd/requirements.txt
 $pip install --no-compile --upgrade --no-index --no-deps --no-build-isolation --force-reinstall "$source"
 $pip uninstall --yes setuptools # it would slow down every start of Python there
-if [ -n "$stage" ]; then # what has been written down of this place is to be true of the final one
+if [ -n "$stage" ]; then # replace the path of the stage by the final path
 	grep -rlIFZ "$stage" "$home/bin" "$home/pyvenv.cfg" | xargs -0 sed -i "s|$stage||g"
 fi
 "$home/bin/python" -m compileall -q ${stage:+-f -s "$stage" -p /} "$home/lib"
@@ -51,5 +51,5 @@ find README.md CHANGELOG.md LICENSE docs etc examples -type f -not -path '*/__py
 bgd is installed in $prefix. As a service of this machine:
   systemd-sysusers && systemctl daemon-reload && systemctl enable --now bgd
 After an upgrade: systemctl daemon-reload && systemctl restart bgd
-More, also on services of single users: $doc/docs/systemd.md
+See also, for services of single users: $doc/docs/systemd.md
 END

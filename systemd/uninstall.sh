@@ -1,5 +1,5 @@
 #!/bin/sh
-# uninstall.sh DESTDIR PREFIX: removes what install.sh put there, but not the configuration, jobs and logs.
+# uninstall.sh DESTDIR PREFIX: remove what install.sh installed, but keep the configuration, jobs and logs.
 set -eu
 root=$1$2
 rm -rf "$root/lib/bgd" "$root/share/doc/bgd"
@@ -10,4 +10,4 @@ done
 for unit in bgd.service bgd.socket bgd-launcher.service; do
 	rm -f "$root/lib/systemd/system/$unit" "$root/lib/systemd/user/$unit"
 done
-[ -n "$1" ] || echo "bgd is removed from $2; its configuration, jobs and logs are still there. Now: systemctl daemon-reload"
+[ -n "$1" ] || echo "bgd is removed from $2; its configuration, jobs and logs are kept. Now run: systemctl daemon-reload"

@@ -1,1 +1,1 @@
-"""An application whose work bgd does in the background."""
+"""An application that uses bgd for its background work."""

@@ -1,5 +1,5 @@
-"""Class jobs: ordinary classes that know nothing of bgd. What they print is the attempt's log."""
-# ruff: noqa: T201 - so they may print
+"""Class jobs: ordinary classes that do not know about bgd. What they print goes to the log."""
+# ruff: noqa: T201 - printing is intended
 
 import asyncio
 import hashlib
@@ -24,21 +24,21 @@ class LogReport:
 class Archive:
     @classmethod
     def compress(cls, folder: str, target: str) -> dict[str, str | int]:
-        """Write every file of a folder into TARGET.tar.xz and return its path and size."""
+        """Write all files of a folder to TARGET.tar.xz; return its path and size."""
         print(f"compressing {folder}")
         archive = Path(shutil.make_archive(target, "xztar", root_dir=folder))
         return {"path": str(archive), "bytes": archive.stat().st_size}
 
     @staticmethod
     def verify(path: str) -> int:
-        """Read a compressed file to its end and return the bytes in it; damage raises LZMAError."""
+        """Read a compressed file and return the number of bytes in it; raise LZMAError if it is damaged."""
         with lzma.open(path) as content:
             return sum(len(block) for block in iter(lambda: content.read(1 << 20), b""))
 
 
 class Checksums:
     async def of_files(self, folder: str) -> dict[str, str]:
-        """Return the SHA-256 of every file below a folder, several of them read at the same time."""
+        """Return the SHA-256 of every file below a folder; read several files at a time."""
         files = await asyncio.to_thread(_files_below, folder)
         sums = await asyncio.gather(*(asyncio.to_thread(_sha256, file) for file in files))
         return {str(file.relative_to(folder)): checksum for file, checksum in zip(files, sums, strict=True)}
@@ -46,7 +46,7 @@ class Checksums:
 
 class Flaky:
     def fetch(self, state_file: str, failures: int = 2) -> str:
-        """Fail so many times, counted in a file, and then succeed: as a server that is being restarted."""
+        """Fail this many times, counted in a file, then succeed, like a server that restarts."""
         state = Path(state_file)
         tries = int(state.read_text()) + 1 if state.exists() else 1
         state.write_text(str(tries))
@@ -57,7 +57,7 @@ class Flaky:
 
 
 def count_lines(path: str) -> int:
-    """Return the number of lines of a file: a class job may be a plain function too."""
+    """Return the number of lines of a file. A class job may also be a plain function."""
     with Path(path).open("rb") as lines:
         return sum(1 for _ in lines)
 

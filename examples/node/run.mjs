@@ -1,5 +1,5 @@
-// The runner of jobs in Node: [runners.node] argv = ["node", "run.mjs"]. A target is node::FILE.FUNCTION, of the
-// functions that the files in jobs/ export; named arguments come as an object, after the others.
+// The runner of jobs in Node: [runners.node] argv = ["node", "run.mjs"]. A target is node::FILE.FUNCTION, a function
+// that a file in jobs/ exports. Named arguments are passed as an object after the others.
 import { existsSync, readFileSync, writeSync } from "node:fs";
 
 const job = JSON.parse(readFileSync(0, "utf8"));
@@ -14,7 +14,7 @@ try {
   tell({ error: toldOf(error) });
 }
 
-// The allow-list has judged a text. Which function that is, is judged here: no other than was exported as a job.
+// The allow-list only checks text. So call no function except those exported as jobs.
 async function resolved(target) {
   const [, file, name] = /^(\w+)\.(\w+)$/.exec(target) ?? [];
   const path = new URL(`jobs/${file}.mjs`, import.meta.url);
@@ -26,7 +26,7 @@ async function resolved(target) {
   return { call: jobs[name] };
 }
 
-// The constructors' names are what on_exceptions of the configuration knows errors by.
+// on_exceptions of the configuration knows errors by the names of their constructors.
 function toldOf(error) {
   if (!(error instanceof Error)) return { type: typeof error, message: String(error) };
   const bases = [];

@@ -1,4 +1,4 @@
-// Jobs of an application: ordinary functions that know nothing of bgd.
+// Jobs of an application: ordinary functions that do not know about bgd.
 import { readFile } from "node:fs/promises";
 
 export class Empty extends RangeError {}

@@ -4,7 +4,7 @@ namespace App\Jobs;
 
 use App\Support\Text;
 
-/** A job as Laravel knows them: its data in the constructor, what it needs beside them in handle(). */
+/** A Laravel job: its data go to the constructor, its dependencies to handle(). */
 final class CountWords
 {
     public function __construct(private readonly string $path, private readonly int $least = 1)

@@ -4,7 +4,7 @@ namespace App\Support;
 
 use RuntimeException;
 
-/** The way from the application to bgd: hands a job over, and does not wait for it. */
+/** Submits a job to bgd without waiting for it. */
 final class Background
 {
     /**

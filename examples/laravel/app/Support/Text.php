@@ -4,7 +4,7 @@ namespace App\Support;
 
 use UnderflowException;
 
-/** A service of the application, which the container makes. */
+/** A service of the application, created by the container. */
 final class Text
 {
     /** @return list<string> */
