@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -145,7 +145,7 @@ def test_watcher_reports_every_end_once_even_those_it_missed(own_daemon):
 
 @contextmanager
 def running(home: Home, program: str, *arguments: str) -> Iterator[IO[str]]:
-    """Run an example in the home; yield its output, and interrupt it in the end."""
+    """Run an example in the home; yield its output, and interrupt it at the end."""
     with subprocess.Popen(
         [sys.executable, str(EXAMPLES / program), *arguments],
         env=home.env,
@@ -157,4 +157,7 @@ def running(home: Home, program: str, *arguments: str) -> Iterator[IO[str]]:
         try:
             yield process.stdout
         finally:
-            process.send_signal(signal.SIGINT)
+            while process.poll() is None:  # wsgiref drops a KeyboardInterrupt that comes while it answers
+                process.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(DEADLINE / 10)
