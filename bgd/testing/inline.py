@@ -259,26 +259,26 @@ class InlineBackend:
                 job = self._job(job_id)
                 self.jobs_with_known_result.add(job_id)
                 yield Result(number, self._view(job), job.result_text, job.error)
-            case requests.GetEvents() as worker_request:
-                yield from self._stream_events(worker_request)
-            case worker_request if isinstance(worker_request, _ACTIONS):
+            case requests.GetEvents() as request:
+                yield from self._stream_events(request)
+            case request if isinstance(request, _ACTIONS):
                 results = [
-                    ActResult(each, code=ErrorCode.REFUSED, message=_TOO_LATE) for each in worker_request.jobs
+                    ActResult(each, code=ErrorCode.REFUSED, message=_TOO_LATE) for each in request.jobs
                 ]
-                yield Acted(worker_request.id, results)
-            case worker_request:
-                raise Refused(_NOT_INLINE.format(type(worker_request).__name__))
+                yield Acted(request.id, results)
+            case request:
+                raise Refused(_NOT_INLINE.format(type(request).__name__))
 
-    def _stream_events(self, worker_request: requests.GetEvents) -> Replies:
-        latest = len(self._events) if worker_request.follow else 0
-        since = latest if worker_request.since is None else worker_request.since
-        yield EventsPart(worker_request.id, [], since)
+    def _stream_events(self, request: requests.GetEvents) -> Replies:
+        latest = len(self._events) if request.follow else 0
+        since = latest if request.since is None else request.since
+        yield EventsPart(request.id, [], since)
         while not self._is_over:
             events = self._events[since:]  # event 1 is at index 0
             since += len(events)
-            yield EventsPart(worker_request.id, events, since)
-            if not worker_request.follow:
-                yield End(worker_request.id)
+            yield EventsPart(request.id, events, since)
+            if not request.follow:
+                yield End(request.id)
                 return
             yield self._until(partial(self._has_events_since, since))
         raise DaemonUnreachable("jobs are no longer run inline")
