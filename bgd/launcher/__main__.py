@@ -27,9 +27,9 @@ from bgd.launcher.mounts import Mounts
 from bgd.launcher.noting import Noting
 from bgd.launcher.output import LogFolder
 from bgd.launcher.process import read_process
+from bgd.launcher.scan import Looker
 from bgd.launcher.supervisors import Attempts, Departure, Line, Masters, Visitor
 from bgd.launcher.sweep import Busy, bind, end_strays, outlive, sign_lock, sweep, take_lock
-from bgd.launcher.tree import Looker
 from bgd.launcher.warm.worker import Workers
 from bgd.paths import obstacle_at
 from bgd.startup import LAUNCHER_LIMITS, check_limits, check_system_calls, ignore_stray_signals

@@ -13,7 +13,7 @@ from bgd.launcher.journal import Journal
 from bgd.launcher.mounts import Mounts
 from bgd.launcher.noting import Noting
 from bgd.launcher.output import LogFolder
-from bgd.launcher.tree import Looker
+from bgd.launcher.scan import Looker
 from bgd.wire.launching import Abilities
 
 

@@ -7,7 +7,8 @@ import logging
 
 from bgd.launcher.journal import FirstProcess, Journal
 from bgd.launcher.process import UNKNOWN_TICKS
-from bgd.launcher.tree import Execution, Looker
+from bgd.launcher.scan import Looker
+from bgd.launcher.tree import Execution
 from bgd.wire.launching import AttemptKey
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from bgd.launcher.context import Tools
 from bgd.launcher.journal import Instance, Recollection, Trace, boot_of
 from bgd.launcher.output import bytes_logged
 from bgd.launcher.process import hold, read_process
-from bgd.launcher.tree import Ladder, Look, Tree, key_of
+from bgd.launcher.scan import Look
+from bgd.launcher.tree import Ladder, Tree, key_of
 from bgd.paths import lock_error
 from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 

@@ -5,169 +5,186 @@ What comes from a worker is trusted as little as any job: users' code runs there
 
 from __future__ import annotations
 
-import array
 import asyncio
 import errno
+import itertools
 import os
 import resource
 import signal
-import socket
-from collections import deque
-from collections.abc import Callable, Sequence
-
-import msgspec
-from msgspec import Struct
+from collections.abc import Callable
 
 from bgd.launcher.children import Children, LostChild
 from bgd.launcher.context import Tools
 from bgd.launcher.deadlines import Deadline
+from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_started
 from bgd.launcher.process import Process, read_process
-from bgd.launcher.spawn import unnamed
-from bgd.launcher.tree import Tree, Usage
+from bgd.launcher.spawn import environment_of, unnamed
+from bgd.launcher.tree import Tree, Usage, mark
+from bgd.launcher.warm.channel import Said, WorkerLine
+from bgd.wire.launching import Launch, NotStarted
 
-# --- The launcher's end of the line to a warm worker: a message a packet, descriptors beside it.
-
-
-class Said(Struct, frozen=True, kw_only=True):
-    """What a worker says, of itself or of the job with the number `id`: see bgd/worker/warm.py."""
-
-    importing: str | None = None
-    failed: str | None = None
-    ready: int | None = None
-    unfit: str | None = None
-    skew: bool = False
-    id: int | None = None
-    stale: str | None = None
-    errno: int | None = None
-    lost: str | None = None
-    code: int | None = None
-    usage: tuple[float, float, int] | None = None
-    left_children: bool = False
-    spent: bool = False
+# --- The attempts that one warm worker was given, from being handed over to their ends.
 
 
-class WorkerLine:
-    """`heard` is called with each message and the descriptor that came with it, which is then the hearer's.
+class NotTaken(Exception):
+    """The worker did not take the attempt, and nothing of it ran: another worker may."""
 
-    `hung_up` is called when nothing more will come, or what came was no message.
+
+class Jobs:
+    """`process` is the worker's, `environment` what it was started with.
+
+    `ended` is called at the end of each that began, `retire` before that if the worker is fit for no other,
+    `kill` if it does not do its part.
     """
 
-    def __init__(self, heard: Callable[[Said, int | None], None], hung_up: Callable[[], None]) -> None:
-        """Make both ends; `far_end` is for the worker, and to be closed here once that has it."""
-        self._heard = heard
-        self._hung_up = hung_up
-        self._loop = asyncio.get_running_loop()
-        self._unsent: deque[tuple[bytes, list[int], int | None]] = deque()
-        self._is_full = False  # so that the loop says when there is room
-        self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.setblocking(False)
-        self._loop.add_reader(self._socket, self.hear)
+    def __init__(
+        self,
+        tools: Tools,
+        line: WorkerLine,
+        process: Process,
+        environment: dict[str, str],
+        *,
+        ended: Callable[[], None],
+        retire: Callable[[], None],
+        kill: Callable[[], None],
+    ) -> None:
+        self._tools = tools
+        self._line = line
+        self._process = process
+        self._environment = environment
+        self._ended = ended
+        self._retire = retire
+        self._kill = kill
+        self._numbers = itertools.count(1)
+        self._handed: dict[int, _Handed] = {}
+        self._begun: dict[int, Forked | Reused] = {}
 
-    def say(self, content: object, descriptors: Sequence[int], folder: str) -> None:
-        """Send a message with descriptors, which stay open until it is answered.
+    @property
+    def is_running(self) -> bool:
+        """Whether one has begun and not ended."""
+        return bool(self._begun)
+
+    async def run(self, launch: Launch, output: int, stamp: int | None) -> Forked | Reused:
+        """Have the worker run an attempt of this stamp, whose output goes there.
 
         Raises:
-            OSError: it is too long for a packet, and there is no room for a file of it in `folder`.
+            NotTaken: it does not.
+            CannotStart, OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
         """
-        text = msgspec.json.encode(content)
-        sent, file = list(descriptors), None
-        if len(text) > _MAX_PACKET:
-            file = unnamed(folder, text)
-            sent, text = [*sent, file], b""
-        self._unsent.append((text, sent, file))
-        if len(self._unsent) == 1:
-            self._send()
+        result = unnamed(self._tools.state)
+        number = next(self._numbers)
+        handed = self._handed[number] = _Handed(launch, result)
+        try:
+            content = _description(launch, self._environment)
+            self._line.say({"id": number, "stamp": stamp, **content}, (output, result), self._tools.state)
+            return await handed.begun
+        except BaseException:
+            os.close(result)
+            raise
+        finally:
+            self._handed.pop(number, None)
 
-    def hear(self) -> bool:
-        """Take what has come, at most some messages of it in a row; return whether there may be more."""
-        for _ in range(_IN_A_ROW):
-            try:
-                text, descriptors = self._received()
-            except BlockingIOError:
-                return False
-            except OSError:
-                text, descriptors = b"", []
-            try:
-                said = _decode(text)
-            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):  # nothing, or nonsense
-                _close_all(descriptors)
-                self.close()
-                self._hung_up()
-                return False
-            _close_all(descriptors[1:])
-            self._heard(said, descriptors[0] if descriptors else None)
-        return True
+    def hear(self, said: Said, descriptor: int | None) -> None:
+        """Take what the worker says of a job.
 
-    def hear_rest(self) -> None:
-        """Take all that has come; only once nobody is there who could go on for ever."""
-        while self.hear():
-            pass
+        Raises:
+            LookupError: it was given none of that number.
+        """
+        number = said.id or 0
+        if number in self._begun:
+            self._begun[number].hear(said)
+            return
+        handed = self._handed.pop(number)
+        try:
+            _check(said, handed.launch, self._tools)
+            if said.usage is not None:  # which only a worker that runs it itself tells at once
+                begun: Forked | Reused = self._reused(number, handed.result, said.usage)
+            else:
+                begun = self._forked(number, handed.result, descriptor)
+        except (NotTaken, CannotStart, OSError, LostChild) as error:
+            handed.begun.set_exception(error)
+        else:
+            self._begun[number] = begun
+            handed.begun.set_result(begun)
 
-    def close(self) -> None:
-        """Hang up: the worker ends once it has done what it does."""
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket)
-            self._loop.remove_writer(self._socket)
-            self._socket.close()
-        for _, _, file in self._unsent:
-            if file is not None:
-                os.close(file)
-        self._unsent.clear()
+    def lose_worker(self, code: int, usage: resource.struct_rusage | None) -> None:
+        """Take that the worker has ended so, and is reaped."""
+        for handed in self._handed.values():
+            # it moves a result file on before it does anything with the job
+            is_taken = os.lseek(handed.result, 0, os.SEEK_CUR) > 0
+            handed.begun.set_exception(
+                LostChild("its warm worker died while it started it") if is_taken else NotTaken()
+            )
+        self._handed.clear()
+        for begun in list(self._begun.values()):
+            begun.lose_worker(code, usage)
 
-    def _received(self) -> tuple[bytes, list[int]]:
-        if self._socket.fileno() < 0:
-            raise BlockingIOError
-        text, beside, flags, _ = self._socket.recvmsg(_MAX_PACKET, _ROOM, _CLOEXEC)
-        descriptors = array.array("i")
-        for level, kind, data in beside:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        if flags & _CUT:
-            text = b""
-        return text, descriptors.tolist()
+    def _reused(self, number: int, result: int, before: Totals) -> Reused:
+        def take_back(is_fit: bool) -> None:  # noqa: FBT001  what is asked of it is in its name
+            del self._begun[number]
+            if not is_fit:
+                self._retire()
+            self._ended()
 
-    def _send(self) -> None:
-        while self._unsent:
-            text, descriptors, file = self._unsent[0]
-            try:
-                self._socket.sendmsg([text], _beside(descriptors))
-            except BlockingIOError:
-                self._is_full = True
-                self._loop.add_writer(self._socket, self._send)
-                return
-            except OSError as error:
-                if error.errno in _SHORTAGES:
-                    self._loop.call_later(_AGAIN, self._send)
-                    return
-                break  # it is gone; who waits for an answer is told when its process has ended
-            self._unsent.popleft()
-            if file is not None:
-                os.close(file)
-        if self._is_full:
-            self._is_full = False
-            self._loop.remove_writer(self._socket)
+        return Reused(self._process.pid, result, before, self._tools.children, take_back)
+
+    def _forked(self, number: int, result: int, pidfd: int | None) -> Forked:
+        if pidfd is None:
+            raise LostChild("its warm worker named no process")
+
+        def reap() -> None:
+            self._line.say({"reap": number}, (), self._tools.state)
+
+        def end() -> None:
+            self._begun.pop(number, None)
+            self._ended()
+
+        try:
+            # where the worker has died since, the child is this process's
+            child = child_of({self._process.pid, os.getpid()}, pidfd)
+            return Forked(child, pidfd, result, self._tools, reap=reap, ended=end, silent=self._kill)
+        except OSError as error:  # it runs already: as an error of the machine it would be tried again
+            raise LostChild(f"its process could not be watched: {error.strerror}") from error
 
 
-WORKER_PROTOCOL = 1  # bgd/worker/channel.py has it too, and the next
-_MAX_PACKET = 65_536  # bytes
-_ROOM = socket.CMSG_SPACE(4)
-# plain numbers, as an operation on an enum's takes as long as a system call
-_CLOEXEC, _CUT = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_TRUNC)
-# of the kernel's memory, or of descriptors on their way between the user's processes; they pass
-_SHORTAGES = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
-_AGAIN = 0.1  # seconds
-_IN_A_ROW = 64  # messages, so that a worker that talks for ever holds up nobody
+class _Handed:
+    """What the worker has not answered yet."""
 
-_decode = msgspec.json.Decoder(Said).decode
+    def __init__(self, launch: Launch, result: int) -> None:
+        self.launch = launch
+        self.result = result
+        self.begun: asyncio.Future[Forked | Reused] = asyncio.get_running_loop().create_future()
 
 
-def _beside(descriptors: list[int]) -> list[tuple[int, int, array.array[int]]]:
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+def _description(launch: Launch, environment: dict[str, str]) -> dict[str, object]:
+    """Return what a worker of this environment is told of a job."""
+    wanted = environment_of(launch)
+    changes: dict[str, str | None] = {
+        name: value for name, value in wanted.items() if environment.get(name) != value
+    }
+    changes.update(dict.fromkeys(environment.keys() - wanted.keys()))
+    return {
+        "text": (launch.stdin or b"").decode(),
+        "env": changes,
+        "cwd": launch.cwd,
+        "umask": launch.umask,
+        "mark": mark(launch.key),
+    }
 
 
-def _close_all(descriptors: Sequence[int]) -> None:
-    for each in descriptors:
-        os.close(each)
+def _check(said: Said, launch: Launch, tools: Tools) -> None:
+    """Raise what the worker's answer means, if it is not that the job runs."""
+    if said.stale is not None:
+        raise NotTaken
+    if said.lost is not None:
+        raise LostChild(said.lost)
+    if said.errno is not None:
+        error = OSError(said.errno, os.strerror(said.errno))
+        if said.errno in SHORTAGES and said.errno != errno.ENOSPC:
+            raise error
+        if tools.mounts.folder_that_may_hang(launch.cwd) is not None:  # to look there might take for ever
+            raise CannotStart(one_line(NotStarted.NO_DIRECTORY, f"{launch.cwd}: {error.strerror}")) from error
+        raise CannotStart(why_not_started(launch, error)) from error
 
 
 # --- An attempt that runs in a warm worker itself, which has it alone as long as it lasts.

@@ -18,8 +18,9 @@ from bgd.launcher.context import Tools
 from bgd.launcher.journal import Recollection
 from bgd.launcher.problems import CannotStart
 from bgd.launcher.process import read_process
-from bgd.launcher.warm.attempts import _MAX_PACKET, WORKER_PROTOCOL, Said, WorkerLine
-from bgd.launcher.warm.worker import Jobs, Workers
+from bgd.launcher.warm.attempts import Jobs
+from bgd.launcher.warm.channel import _MAX_PACKET, WORKER_PROTOCOL, Said, WorkerLine
+from bgd.launcher.warm.worker import Workers
 from bgd.wire.launching import WarmStart
 from bgd.worker import WORKER, channel
 from tests.launcher.host import Host, Supervisor, launch_of, needs_strace
@@ -49,7 +50,7 @@ async def test_a_job_that_runs_and_cannot_be_watched_is_not_started_again(monkey
     def child_of(*_: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("bgd.launcher.warm.worker.child_of", child_of)
+    monkeypatch.setattr("bgd.launcher.warm.attempts.child_of", child_of)
     own = read_process(os.getpid())
     assert own is not None
     async with asyncio.TaskGroup() as group:

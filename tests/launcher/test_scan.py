@@ -14,7 +14,7 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.launcher.process import UNKNOWN_TICKS, read_process, read_silent, send
-from bgd.launcher.tree import Scan
+from bgd.launcher.scan import Scan
 from bgd.wire.launching import SignalProcesses, StopProcesses
 from tests.launcher.host import is_alive
 from tests.launcher.silent_mount import silent_mount
