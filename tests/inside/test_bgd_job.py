@@ -1,4 +1,4 @@
-"""What code says from inside a job, where it runs in none and where it does."""
+"""What code can say from inside a job, in a job and outside of one."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_a_delay_is_a_text_a_number_or_a_timedelta(after, seconds):
 
 @pytest.mark.parametrize("after", ["", "soon", "5", "5 s", "5s later", -1, float("nan"), float("inf"), 1e12])
 def test_what_is_no_delay_is_refused_where_it_is_written(after):
-    with pytest.raises(ValueError, match=r"is not a duration|is no duration"):
+    with pytest.raises(ValueError, match="is not a duration"):
         bgd_job.Retry(after=after)
-    with pytest.raises(ValueError, match=r"is not a duration|is no duration"):
+    with pytest.raises(ValueError, match="is not a duration"):
         bgd_job.Snooze(after)
 
 
@@ -45,7 +45,7 @@ def test_a_snooze_may_be_until_an_instant():
     assert bgd_job.Snooze(until=datetime(2030, 1, 1, tzinfo=UTC)).until == 1_893_456_000.0
     assert bgd_job.Snooze(until=1_893_456_000).until == 1_893_456_000.0
     assert bgd_job.Snooze(until=datetime(2030, 1, 1)).until == datetime(2030, 1, 1).astimezone().timestamp()  # noqa: DTZ001
-    with pytest.raises(ValueError, match="is no instant"):
+    with pytest.raises(ValueError, match="is not an instant"):
         bgd_job.Snooze(until=float("inf"))
 
 

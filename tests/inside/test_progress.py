@@ -1,4 +1,4 @@
-"""What a job says of itself: it arrives, and costs the job nothing, whatever has become of the daemon."""
+"""Progress of a job: it arrives, and costs the job nothing, whatever happens to the daemon."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from bgd.wire.requests import SetProgress
 from tests.support import DEADLINE
 
 JOBS = itertools.count(1)
-WHOLE = 200_000  # bytes, more than a socket holds that nobody reads
+WHOLE = 200_000  # bytes, more than fit into a socket that nobody reads
 
 
 class Ear:
-    """Stands for the daemon's end of the socket, and understands what a daemon would."""
+    """The daemon's end of the socket: understand what a daemon would."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +38,7 @@ class Ear:
         self._connection: socket.socket | None = None
 
     def accept(self) -> None:
-        """Take the next connection, which begins with a hello."""
+        """Accept the next connection, which begins with a hello."""
         self.hang_up()
         self._connection, _ = self._listening.accept()
         self._connection.settimeout(DEADLINE)
@@ -51,7 +51,7 @@ class Ear:
         return request
 
     def all_there_is(self) -> list[tuple[float | None, str | None]]:
-        """Return what has been said by now, without waiting."""
+        """Return the reports so far, without waiting."""
         assert self._connection is not None
         self._connection.setblocking(False)
         data = b""
@@ -64,7 +64,7 @@ class Ear:
         return [(each.fraction, each.message) for each in said if isinstance(each, SetProgress)]
 
     def hear_end(self) -> None:
-        """Return when the job says nothing more."""
+        """Wait until the job reports nothing more."""
         assert self._connection is not None
         assert self._connection.recv(1) == b""
 
@@ -77,7 +77,7 @@ class Ear:
             self._connection.close()
 
     def close(self) -> None:
-        """Go away, as a daemon that was killed: the file of the socket stays."""
+        """Close the socket and leave its file, like a daemon that was killed."""
         self.hang_up()
         self._listening.close()
 
@@ -96,7 +96,7 @@ class Ear:
 
 @pytest.fixture
 def job(monkeypatch, tmp_path_factory):
-    """Make this process a job, a new one for each test, whose daemon is nowhere yet."""
+    """Make this process a job, a new one for each test, without a daemon yet."""
     path = tmp_path_factory.mktemp("s") / "s"
     given = {"BGD_JOB_ID": str(next(JOBS)), "BGD_ATTEMPT": "2", "BGD_QUEUE": "mail", "BGD_SLOT": "1"}
     for name, value in (given | {"BGD_SOCKET": str(path)}).items():
@@ -115,7 +115,7 @@ def ear(job):
 
 @pytest.fixture
 def tireless(monkeypatch):
-    """Hold nothing back for being too much."""
+    """Allow any number of reports."""
     monkeypatch.setattr(_reporter, "BURST", 10**9)
     monkeypatch.setattr(_reporter, "PER_SECOND", 1e12)
 
@@ -145,13 +145,13 @@ def test_reports_follow_each_other(ear):
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, 40, float("nan"), float("inf")])
 def test_what_is_no_fraction_is_refused_where_it_is_written(fraction):
-    with pytest.raises(ValueError, match="is no fraction: progress takes a number from 0 to 1"):
+    with pytest.raises(ValueError, match="is not a fraction: progress takes a number from 0 to 1"):
         bgd_job.progress(fraction)
 
 
 @pytest.mark.parametrize("given", [("0.4",), ("half",), ([1],), (0.5, 7), (0.5, b"half")])
 def test_what_is_no_number_or_no_text_is_refused(given):
-    with pytest.raises(TypeError, match=r"progress takes a number|a message of progress is a text"):
+    with pytest.raises(TypeError, match=r"progress takes a number|the message of progress must be text"):
         bgd_job.progress(*given)
 
 
@@ -198,7 +198,7 @@ def test_of_a_flood_some_are_told_and_the_last(monkeypatch, ear):
 
 
 def test_the_end_waits_until_the_daemon_has_read_all_and_hangs_up(monkeypatch, ear):
-    monkeypatch.setattr(_reporter, "LAST_WORDS", DEADLINE)
+    monkeypatch.setattr(_reporter, "END_PATIENCE", DEADLINE)
     bgd_job.progress(0.5)
     ear.accept()
     ear.hear()
@@ -344,7 +344,7 @@ def test_a_child_forked_while_another_thread_reports_is_not_stuck(ear):
             bgd_job.progress(0.75)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        bgd_job.progress(0.5)  # nor is this one
+        bgd_job.progress(0.5)  # neither is this one
     ear.accept()
     ear.accept()
     assert ear.hear().fraction == 0.75
@@ -449,12 +449,12 @@ def test_a_job_without_standard_streams_keeps_their_numbers_free():
 
 def test_what_is_heard_by_a_test_goes_to_no_daemon(job):
     heard: list[tuple[float | None, str | None]] = []
-    token = bgd_job.hearer.set(lambda *said: heard.append(said))
+    token = bgd_job.listener.set(lambda *said: heard.append(said))
     bgd_job.progress(1, "x")
-    bgd_job.hearer.reset(token)
+    bgd_job.listener.reset(token)
 
     assert heard == [(1.0, "x")]
-    assert _reporter._reporter is None or _reporter._reporter.whose[-1] != str(job)
+    assert _reporter._reporter is None or _reporter._reporter.owner[-1] != str(job)
 
 
 def test_limits_are_those_of_the_socket():

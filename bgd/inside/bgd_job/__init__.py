@@ -1,8 +1,8 @@
-"""What a job of bgd says to it from inside: how far it is; try again, give up, not now.
+"""What a job can tell bgd from inside: its progress, and to retry, fail or run again later.
 
-In a class job it can always be imported; elsewhere, as in tests of the job's code or in a script that is a
-job, it is installed alone: `pip install ./bgd/inside` in a checkout of bgd. It uses nothing but the standard
-library of Python 3.9. Outside of a job all of it works too, and does nothing.
+Every class job can import it. Elsewhere, for example in tests of the job's code or in a script that runs as a
+job, install it alone: `pip install ./bgd/inside` in a checkout of bgd. It uses only the standard library of
+Python 3.9. Outside of a job everything here works too, and does nothing.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import NamedTuple, SupportsFloat, Union
 
 __all__ = ["Fail", "Job", "Retry", "Snooze", "current", "progress"]
 
-Duration = Union[str, float, timedelta]  # noqa: UP007 - evaluated by Python 3.9 too
-"""Text as "500ms", "30s" or "1h30m", or a number of seconds, or a timedelta."""
+Duration = Union[str, float, timedelta]  # noqa: UP007 - Python 3.9 evaluates it too
+"""Text such as "500ms", "30s" or "1h30m"; or a number of seconds; or a timedelta."""
 
-MAX_SECONDS = 366 * 86_400.0  # as of every duration of bgd; a longer one is a slip of the pen
+MAX_SECONDS = 366 * 86_400.0  # bgd's limit for every duration; a longer one is a typing mistake
 MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999
-MAX_MESSAGE = 200  # characters of what a job is at
+MAX_MESSAGE = 200  # characters of a progress message
 
-Hearer = Callable[..., object]  # takes a fraction and a message, either of which may be None
-hearer: ContextVar[Hearer | None] = ContextVar("bgd_job.hearer", default=None)
-"""Hears what `progress` is given, in place of bgd; for bgd.testing."""
+Listener = Callable[..., object]  # takes a fraction and a message, either of which may be None
+listener: ContextVar[Listener | None] = ContextVar("bgd_job.listener", default=None)
+"""Receives what `progress` is given, in place of bgd; for bgd.testing."""
 
-_ROUNDING = 1e-6  # by which a sum of parts may be more than 1
+_ROUNDING = 1e-6  # by which a sum of parts may exceed 1
 
 _SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(ms|[dhms])")
@@ -35,14 +35,14 @@ _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
 
 class Retry(Exception):
-    """Raise it to end the attempt as failed and have it tried again, if there are retries left.
+    """Raise it to fail the attempt and retry the job, if it has retries left.
 
     Args:
-        after: how long to wait before; None: as the job's retry delay says.
+        after: how long to wait before the retry; None: the job's retry delay.
         message: why, for people.
 
     Raises:
-        ValueError: `after` is no duration.
+        ValueError: `after` is not a duration.
     """
 
     def __init__(self, message: str = "", *, after: Duration | None = None) -> None:
@@ -51,21 +51,21 @@ class Retry(Exception):
 
     @property
     def bgd_wish(self) -> Mapping[str, object]:
-        """What the worker writes down of it (see docs/class-jobs.md of bgd)."""
+        """What the worker writes into the result file (see docs/class-jobs.md of bgd)."""
         return {"aim": "retry", "after": self.after}
 
 
 class Fail(Exception):
-    """Raise it to end the job as failed at once, whatever retries are left: another attempt is of no use."""
+    """Raise it to fail the job at once, whatever retries are left, because another attempt would not help."""
 
     @property
     def bgd_wish(self) -> Mapping[str, object]:
-        """What the worker writes down of it."""
+        """What the worker writes into the result file."""
         return {"aim": "fail"}
 
 
 class Snooze(Exception):
-    """Raise it to have the job run again later, which uses up no retry and is no failure.
+    """Raise it to run the job again later; this uses no retry and is not a failure.
 
     Args:
         after: how long to wait, at least a second.
@@ -73,7 +73,7 @@ class Snooze(Exception):
         message: why, for people.
 
     Raises:
-        ValueError: not just one of `after` and `until` is given, or it is none.
+        ValueError: `after` and `until` are both given or both missing, or the given one is invalid.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Snooze(Exception):
 
     @property
     def bgd_wish(self) -> Mapping[str, object]:
-        """What the worker writes down of it."""
+        """What the worker writes into the result file."""
         return {"aim": "snooze", "after": self.after, "until": self.until}
 
 
@@ -105,7 +105,7 @@ class Job(NamedTuple):
 
 
 def current() -> Job | None:
-    """Return the job that this code runs in; None if it runs in none."""
+    """Return the job that this code runs in; None outside of a job."""
     try:
         return Job(
             id=int(os.environ["BGD_JOB_ID"]),
@@ -118,28 +118,28 @@ def current() -> Job | None:
 
 
 def progress(fraction: SupportsFloat | None = None, message: str | None = None) -> None:
-    """Say how far the job is; it replaces what was said before. Outside of a job nothing happens.
+    """Report the job's progress; it replaces the report before. Outside of a job nothing happens.
 
-    It may be called as often as one likes, by any thread. It takes microseconds and waits for nothing: while
-    bgd is down, slow, or was told very much just now, the latest of what is said is held back, and goes out
-    with a later call or with the end of the job.
+    Any thread may call it, as often as it likes. A call takes microseconds and never waits: while bgd is down
+    or slow, or has just received many reports, the latest one is held back. It is sent with a later call or
+    at the end of the job.
 
     Args:
-        fraction: of all there is to do, from 0 to 1; None: nobody knows.
-        message: what it is at, for people; it is cut at 200 characters.
+        fraction: how much of the job is done, from 0 to 1; None: unknown.
+        message: what the job is doing, for people; it is cut at 200 characters.
 
     Raises:
-        ValueError: the fraction is none.
-        TypeError: it is no number, or the message no text.
+        ValueError: the fraction is not between 0 and 1.
+        TypeError: the fraction is not a number, or the message is not text.
     """
     share = None if fraction is None else _share(fraction)
     text = None if message is None else _text(message)
-    hear = hearer.get()
+    listen = listener.get()
     job, path = current(), os.environ.get("BGD_SOCKET")
-    if hear is not None:
-        hear(share, text)
+    if listen is not None:
+        listen(share, text)
     elif job is not None and path:
-        from ._reporter import report  # noqa: PLC0415 - most jobs do without
+        from ._reporter import report  # noqa: PLC0415 - most jobs never need it
 
         report(job, path, share, text)
 
@@ -148,14 +148,14 @@ def _share(fraction: SupportsFloat) -> float:
     if not hasattr(fraction, "__float__"):
         raise TypeError(f"progress takes a number from 0 to 1, or None, not {fraction!r}")
     share = float(fraction)
-    if not -_ROUNDING <= share <= 1 + _ROUNDING:  # which is so of no NaN, either
-        raise ValueError(f"{fraction!r} is no fraction: progress takes a number from 0 to 1")
+    if not -_ROUNDING <= share <= 1 + _ROUNDING:  # NaN too
+        raise ValueError(f"{fraction!r} is not a fraction: progress takes a number from 0 to 1")
     return min(max(share, 0.0), 1.0)
 
 
 def _text(message: str) -> str | None:
     if not isinstance(message, str):
-        raise TypeError(f"a message of progress is a text, not {message!r}")
+        raise TypeError(f"the message of progress must be text, not {message!r}")
     beginning = message[:MAX_MESSAGE].encode(errors="backslashreplace").decode()
     return beginning[:MAX_MESSAGE] or None
 
@@ -167,8 +167,8 @@ def _seconds(duration: Duration) -> float:
         seconds = _parsed(duration)
     else:
         seconds = float(duration)
-    if not 0 <= seconds <= MAX_SECONDS:  # which is so of no NaN, either
-        raise ValueError(f"{duration!r} is no duration from 0 to {MAX_SECONDS:.0f} seconds")
+    if not 0 <= seconds <= MAX_SECONDS:  # NaN too
+        raise ValueError(f"{duration!r} is not a duration from 0 to {MAX_SECONDS:.0f} seconds")
     return seconds
 
 
@@ -181,5 +181,5 @@ def _parsed(text: str) -> float:
 def _instant(until: datetime | float) -> float:
     at = until.timestamp() if isinstance(until, datetime) else float(until)
     if not 0 <= at <= MAX_INSTANT:
-        raise ValueError(f"{until!r} is no instant until the year 9999")
+        raise ValueError(f"{until!r} is not an instant from 1970 to 9999")
     return at

@@ -1,6 +1,6 @@
-"""The reporter: tells bgd what `progress` was given, and never lets the job wait for that.
+"""The reporter: send bgd what `progress` was given, without ever making the job wait.
 
-It speaks the little of docs/protocol.md of bgd that this takes. It is imported by the first report.
+It speaks only the small part of bgd's docs/protocol.md that this needs. The first report imports it.
 """
 
 from __future__ import annotations
@@ -12,53 +12,53 @@ import struct
 import threading
 import time
 
-TYPE_CHECKING = False  # as typing's, without its import
+TYPE_CHECKING = False  # not typing's, to avoid its import
 if TYPE_CHECKING:
     from . import Job
 
-BURST = 20  # reports that go out one after the other
-PER_SECOND = 10.0  # and so many in the long run; bgd writes them down once a second
-PAUSE = 1.0  # seconds between two looks for a daemon that does not answer
-LAST_WORDS = 0.1  # seconds that the end of a job waits at most for the daemon to have read them
+BURST = 20  # reports that may be sent at once
+PER_SECOND = 10.0  # reports in the long run; bgd stores them once a second
+PAUSE = 1.0  # seconds between two tries to reach a daemon that does not answer
+END_PATIENCE = 0.1  # seconds that the end of a job waits at most for the daemon to read the last report
 
 _PROTOCOL = 1
 _LIBRARY = "0.1.0"
-_READ_AT_ONCE = 65_536  # bytes
-_STREAMS = 3  # descriptors below it are the job's standard streams, open or not
+_READ_SIZE = 65_536  # bytes
+_STREAMS = 3  # descriptors below this are the job's standard streams, open or not
 
 
 def report(job: Job, path: str, fraction: float | None, message: str | None) -> None:
-    """Tell bgd how far the job is, now or with the next call; the latest of what was held back is told."""
-    global _reporter  # noqa: PLW0603 - a process is in one job, and a worker in one after the other
-    whose = (os.getpid(), job.id, job.attempt, path)
+    """Report progress to bgd, now or with the next call; of reports held back only the latest is sent."""
+    global _reporter  # noqa: PLW0603 - a process is in one job at a time
+    owner = (os.getpid(), job.id, job.attempt, path)
     current = _reporter
-    if current is None or current.whose != whose:
+    if current is None or current.owner != owner:
         if current is not None:
-            current.close()  # of the job before, or of the process that this one was forked from
-        current = _reporter = Reporter(whose)
-    current.take(fraction, message)
+            current.close()  # the reporter of the job before, or of the parent process
+        current = _reporter = Reporter(owner)
+    current.report(fraction, message)
 
 
 def end() -> None:
-    """Tell bgd what was held back, and see that it has read it: once the job has ended it is too late."""
-    if _reporter is not None and _reporter.whose[0] == os.getpid():
+    """Send what was held back, and wait until bgd has read it: after the job it would be too late."""
+    if _reporter is not None and _reporter.owner[0] == os.getpid():
         _reporter.end()
 
 
 class Reporter:
-    """The way of one attempt to the daemon, in one process and all of its threads.
+    """The connection of one attempt to the daemon, for one process and all its threads.
 
-    Nothing but `end` waits, for the daemon or for another thread, and nothing is raised: what cannot be told
-    is held back until the next call. So it may be called by signal handlers, too.
+    Nothing except `end` waits for the daemon or for another thread, and nothing raises: a report that cannot
+    be sent is held back until the next call. So signal handlers may call it too.
 
     Args:
-        whose: pid, job, attempt, and path of the socket.
+        owner: pid, job, attempt, and path of the socket.
     """
 
-    def __init__(self, whose: tuple[int, int, int, str]) -> None:
-        self.whose = whose
-        self._busy = threading.Lock()  # of whoever is telling
-        self._said: tuple[float | None, str | None] | None = None
+    def __init__(self, owner: tuple[int, int, int, str]) -> None:
+        self.owner = owner
+        self._busy = threading.Lock()  # held while sending
+        self._latest: tuple[float | None, str | None] | None = None
         self._is_held = False
         self._credit = float(BURST)
         self._credited_at = time.monotonic()
@@ -68,22 +68,24 @@ class Reporter:
         self._unsent = b""
         self._requests = 0
 
-    def take(self, fraction: float | None, message: str | None) -> None:
-        said = (fraction, message)
-        if said != self._said:
-            self._said, self._is_held = said, True
+    def report(self, fraction: float | None, message: str | None) -> None:
+        """Send this report, unless it repeats the one before; hold it back if it cannot be sent now."""
+        latest = (fraction, message)
+        if latest != self._latest:
+            self._latest, self._is_held = latest, True
         if self._is_held:
-            self._tell(is_last=False)
+            self._try_to_send(is_last=False)
 
     def end(self) -> None:
-        if self._said is None:
+        """Send what is held back, wait until the daemon has read it, and close the connection."""
+        if self._latest is None:
             return
-        self._tell(is_last=True)
+        self._try_to_send(is_last=True)
         if self._busy.acquire(blocking=False):
             try:
                 self._wait_until_read()
             finally:
-                self._said, self._is_held = None, False
+                self._latest, self._is_held = None, False
                 self.close()
                 self._busy.release()
 
@@ -97,18 +99,18 @@ class Reporter:
         else:
             connection.detach()
 
-    def _tell(self, *, is_last: bool) -> None:
+    def _try_to_send(self, *, is_last: bool) -> None:
         if not self._busy.acquire(blocking=False):
-            return  # what the other thread does not see any more is held back
+            return  # another thread is sending; if it does not see this report, the report is held back
         try:
-            if self._may_tell(is_last):
+            if self._may_send(is_last):
                 self._send(is_last)
-        except (OSError, ValueError):  # it is down, or was never there; ValueError: its path is none
+        except (OSError, ValueError):  # bgd is down, or never ran; ValueError: the path is not valid
             self.close()
         finally:
             self._busy.release()
 
-    def _may_tell(self, is_last: bool) -> bool:  # noqa: FBT001 - private, and said by name above
+    def _may_send(self, is_last: bool) -> bool:  # noqa: FBT001 - private, and named by its caller
         now = time.monotonic()
         self._credit = min(BURST, self._credit + (now - self._credited_at) * PER_SECOND)
         self._credited_at = now
@@ -118,17 +120,17 @@ class Reporter:
     def _send(self, is_last: bool) -> None:  # noqa: FBT001 - likewise
         if self._is_lost():
             self._connect()
-            self._is_held = True  # perhaps the daemon before did not get it
+            self._is_held = True  # the daemon before may not have received it
         elif self._is_unsent():
             return
-        if not (self._is_held and self._said):
+        if not (self._is_held and self._latest):
             return
-        fraction, message = self._said
+        fraction, message = self._latest
         self._is_held = False
         self._credit -= 0 if is_last else 1
         self._requests += 1
-        _, job, attempt, _ = self.whose
-        # together with a hello: an older daemon whose answer to that finds nobody reads no further
+        _, job, attempt, _ = self.owner
+        # in one piece with a hello: an older daemon reads no further if it cannot deliver its answer to that
         self._unsent += _frame(
             type="set_progress",
             id=self._requests,
@@ -140,26 +142,26 @@ class Reporter:
         self._is_unsent()
 
     def _wait_until_read(self) -> None:
-        """Wait for the daemon to hang up, which it does when it has done all that it was sent."""
-        connection, give_up_at = self._socket, time.monotonic() + LAST_WORDS
+        """Wait for the daemon to close the connection, which it does once it has handled every request."""
+        connection, give_up_at = self._socket, time.monotonic() + END_PATIENCE
         if connection is None or self._unsent or not self._is_ours(connection):
             return
         try:
             connection.shutdown(socket.SHUT_WR)
-            connection.settimeout(LAST_WORDS)
-            while connection.recv(_READ_AT_ONCE) and time.monotonic() < give_up_at:
+            connection.settimeout(END_PATIENCE)
+            while connection.recv(_READ_SIZE) and time.monotonic() < give_up_at:
                 pass
         except OSError:  # it is slow, or gone
             pass
 
     def _is_lost(self) -> bool:
-        """Take what the daemon has answered, of which nothing matters; tell whether it has hung up."""
+        """Read and ignore the daemon's answers; return whether it has closed the connection."""
         connection = self._socket
         if connection is None or not self._is_ours(connection):
             self.close()
             return True
         try:
-            while connection.recv(_READ_AT_ONCE, socket.MSG_DONTWAIT):
+            while connection.recv(_READ_SIZE, socket.MSG_DONTWAIT):
                 pass
         except BlockingIOError:
             return False
@@ -173,10 +175,10 @@ class Reporter:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         if connection.fileno() < _STREAMS:
             connection.close()
-            raise OSError("the job has closed a standard stream, whose place this would take")
+            raise OSError("the job has closed a standard stream, and this socket would get its number")
         try:
             connection.setblocking(False)
-            connection.connect(self.whose[-1])
+            connection.connect(self.owner[-1])
             self._file = os.fstat(connection.fileno())
         except BaseException:
             connection.close()
@@ -185,11 +187,11 @@ class Reporter:
         self._unsent = _frame(type="hello", protocol=_PROTOCOL, version=_LIBRARY, program="bgd_job")
 
     def _is_unsent(self) -> bool:
-        """Send what there is, as far as the daemon takes it; a frame that was begun has to be ended first."""
+        """Send what the daemon takes now; return whether something is left, as a frame must be completed."""
         assert self._socket is not None  # noqa: S101 - it was just connected
         while self._unsent:
             try:
-                # a job that has SIGPIPE end it is not ended by a daemon that went away
+                # MSG_NOSIGNAL: a job that restored SIGPIPE must not die of a daemon that went away
                 sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
                 return True
@@ -197,7 +199,7 @@ class Reporter:
         return False
 
     def _is_ours(self, connection: socket.socket) -> bool:
-        """Whether the descriptor is still that of the connection: a job may close what it has not opened."""
+        """Return whether the descriptor still is the connection: a job may have closed and reused it."""
         try:
             return self._file is not None and os.path.samestat(os.fstat(connection.fileno()), self._file)
         except OSError:
