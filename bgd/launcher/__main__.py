@@ -1,4 +1,4 @@
-"""The launcher: parent of every job. One loop, one socket, one lock; started by bgd, or as a service."""
+"""The launcher: the parent of every job, with one event loop, one socket and one lock."""
 
 from __future__ import annotations
 
@@ -19,18 +19,32 @@ from typing import Any
 from bgd.clock import boot_id
 from bgd.errors import BgdError, leaf_errors
 from bgd.launcher.cgroup import abilities, delegation
-from bgd.launcher.children import Children, Loop, Readers, close_all_but
-from bgd.launcher.context import Tools
+from bgd.launcher.children import Children, LauncherLoop, Readers, close_all_but
+from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadlines
-from bgd.launcher.journal import Journal, Recollection, read
+from bgd.launcher.journal import Journal, JournalContents, read
 from bgd.launcher.mounts import Mounts
-from bgd.launcher.noting import Noting
 from bgd.launcher.output import LogFolder
+from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.process import read_process
-from bgd.launcher.scan import Looker
-from bgd.launcher.supervisors import Attempts, Departure, Line, Masters, Visitor
-from bgd.launcher.sweep import Busy, bind, end_strays, outlive, sign_lock, sweep, take_lock
-from bgd.launcher.warm.worker import Workers
+from bgd.launcher.scan import Scanner
+from bgd.launcher.supervisors import (
+    IdleExit,
+    KnownAttempts,
+    SupervisorChannel,
+    SupervisorConnection,
+    Supervisors,
+)
+from bgd.launcher.sweep import (
+    LauncherBusy,
+    bind,
+    check_predecessor_ended,
+    end_strays,
+    sweep,
+    take_lock,
+    write_lock_pid,
+)
+from bgd.launcher.warm.worker import WorkerPool
 from bgd.paths import obstacle_at
 from bgd.startup import LAUNCHER_LIMITS, check_limits, check_system_calls, ignore_stray_signals
 from bgd.streams import open_closed_streams, use_utf_8
@@ -40,39 +54,39 @@ log = logging.getLogger("bgd.launcher")
 
 
 def main() -> int:
-    """Run the launcher until it may leave; return its exit code."""
+    """Run the launcher until it may exit; return its exit code."""
     open_closed_streams()
     use_utf_8()
     options = _options()
     _set_up_logging()
     _shed_what_was_inherited({0, 1, 2, options.lock_fd, options.listen_fd})
-    ignore_stray_signals(lambda _: None)  # until there is a loop that can write to the log
+    ignore_stray_signals(lambda _: None)  # until there is a loop to write to the log
     state, logs = options.state.absolute(), options.logs.absolute()
-    gc.freeze()  # what is imported stays: to look through it for garbage takes 6 ms, in which nothing starts
+    gc.freeze()  # imported modules stay: to collect among them takes 6 ms, in which nothing starts
     os.chdir("/")  # a working directory would keep a file system from being unmounted
     try:
         check_limits(LAUNCHER_LIMITS)
         check_system_calls()
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)  # a service may be here before any bgd
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)  # a service may start before any bgd
         lock = take_lock(state) if options.lock_fd is None else options.lock_fd
-        sign_lock(lock)
+        write_lock_pid(lock)
         listener = bind(state) if options.listen_fd is None else socket.socket(fileno=options.listen_fd)
         with closing(ServiceManager.from_environment(os.environ)) as manager:
             children = Children()
-            with asyncio.Runner(loop_factory=lambda: Loop(children)) as runner:
+            with asyncio.Runner(loop_factory=lambda: LauncherLoop(children)) as runner:
                 idle = None if options.stay else options.idle
                 runner.run(_serve(listener, state, logs, idle, manager, children))
-    except (OSError, Busy, BgdError, ExceptionGroup) as error:
+    except (OSError, LauncherBusy, BgdError, ExceptionGroup) as error:
         causes = list(leaf_errors(error))
-        if not all(isinstance(cause, OSError | Busy | BgdError) for cause in causes):
+        if not all(isinstance(cause, OSError | LauncherBusy | BgdError) for cause in causes):
             raise  # a bug: crash loudly
         return _fail(causes[0], state)
     return 0
 
 
 def _fail(cause: BaseException, state: Path) -> int:
-    """Say in a line why the launcher cannot work; return its exit code."""
-    if isinstance(cause, Busy):
+    """Log in one line why the launcher cannot work; return its exit code."""
+    if isinstance(cause, LauncherBusy):
         log.error("%s", cause)
         return _TEMPORARY
     if isinstance(cause, BgdError):
@@ -92,81 +106,83 @@ async def _serve(
 ) -> None:
     loop = asyncio.get_running_loop()
     left = read(state / _JOURNAL)
-    outlive(left.instance, state)
+    check_predecessor_ended(left.instance, state)
     async with asyncio.TaskGroup() as group:
-        tools = _tools(group, children, state, logs, left)
+        context = _context(group, children, state, logs, left)
         children.install(loop)
-        line = Line()
-        departure = Departure(tools.deadlines, idle)
-        workers = Workers(tools)
-        attempts = Attempts(tools, workers, line, departure.consider)
+        channel = SupervisorChannel()
+        idle_exit = IdleExit(context.deadlines, idle)
+        workers = WorkerPool(context)
+        attempts = KnownAttempts(context, workers, channel, idle_exit.check)
 
         async def end_strays_and_open(store: str) -> None:
             try:
-                await end_strays(store, tools)
-            except Busy as error:
+                await end_strays(store, context)
+            except LauncherBusy as error:
                 log.error("%s", error)  # noqa: TRY400  a traceback would not help
-                departure.tell()
+                idle_exit.request()
             else:
-                masters.open()
+                supervisors.open()
 
         def leave() -> None:
             manager.stopping("ending jobs")
-            departure.tell()
+            idle_exit.request()
 
         def prepare(store: str) -> None:
             group.create_task(end_strays_and_open(store))
 
-        masters = Masters(
-            *(attempts, line, tools.journal, departure.consider, tools.abilities),
+        supervisors = Supervisors(
+            *(attempts, channel, context.journal, idle_exit.check, context.abilities),
             None if left.is_whole else prepare,
         )
-        departure.oversee(attempts, masters)
+        idle_exit.attach(attempts, supervisors)
         _listen_for_signals(loop, leave)
         informing = group.create_task(manager.ping_watchdog())
-        # whoever comes now waits for the sweep; without a socket there would seem to be no launcher
-        server = await loop.create_unix_server(lambda: Visitor(masters), sock=listener, **_never_unlink)
-        attempts.remember(await sweep(left, tools))
-        masters.open()
+        # who connects now waits for the sweep; without the socket there would seem to be no launcher
+        server = await loop.create_unix_server(
+            lambda: SupervisorConnection(supervisors), sock=listener, **_never_unlink
+        )
+        attempts.remember(await sweep(left, context))
+        supervisors.open()
         manager.ready("starting jobs for bgd")
-        departure.consider()
-        await departure.wait()
-        masters.close()
+        idle_exit.check()
+        await idle_exit.wait()
+        supervisors.close()
         workers.end()
         server.close()
         informing.cancel()
-        tools.delegation.give_up()
+        context.delegation.give_up()
 
 
 def _listen_for_signals(loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> None:
-    """Call `leave` on SIGTERM, and ignore all others."""
-    # the loop's own handlers hear of a signal through what hundreds of SIGCHLD fill while the loop is busy,
-    # and what comes after them is lost; a handler of Python's is always called
+    """Call `leave` on SIGTERM, and ignore all other signals."""
+    # the loop's own handlers get signals through a pipe that hundreds of SIGCHLD fill while the loop is busy,
+    # and later signals are lost; a handler set with `signal` is always called
     signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(leave))
-    for ignored in (signal.SIGINT, signal.SIGHUP):  # what a terminal sends to bgd and all that it started
+    for ignored in (signal.SIGINT, signal.SIGHUP):  # a terminal sends these to bgd and all that it started
         signal.signal(ignored, lambda *_: None)  # not SIG_IGN, which every job would inherit
     ignore_stray_signals(lambda name: loop.call_soon_threadsafe(log.warning, _STRAY, name))
 
 
-def _tools(
-    group: asyncio.TaskGroup, children: Children, state: Path, logs: Path, left: Recollection
-) -> Tools:
+def _context(
+    group: asyncio.TaskGroup, children: Children, state: Path, logs: Path, left: JournalContents
+) -> Context:
     loop = asyncio.get_running_loop()
     name = os.urandom(8).hex()
     delegated = delegation(f"bgd-{name}")
     writer = read_process(os.getpid())
     journal = Journal(state / _JOURNAL, f"{boot_id()}:{name}", left, delegated.path, writer)
     mounts = Mounts()
-    looker = Looker(group, mounts, children)
-    return Tools(
+    scanner = Scanner(group, mounts, children)
+    return Context(
         group=group,
         deadlines=Deadlines(loop),
         readers=Readers(loop),
-        looker=looker,
+        scanner=scanner,
         mounts=mounts,
         children=children,
         journal=journal,
-        noting=Noting(group, looker, journal),
+        pid_journal=PidJournal(group, scanner, journal),
         delegation=delegated,
         abilities=abilities(delegated),
         state=str(state),
@@ -177,7 +193,7 @@ def _tools(
 
 
 def _set_up_logging() -> None:
-    """Write lines as the daemon does, for it is mostly in its log that they stand."""
+    """Write lines like the daemon's, because most of them appear in the daemon's log."""
     for level in (logging.INFO, logging.WARNING, logging.ERROR):
         logging.addLevelName(level, logging.getLevelName(level).lower())
     form = "%(asctime)s.%(msecs)03dZ %(levelname)s: launcher: %(message)s"
@@ -186,7 +202,7 @@ def _set_up_logging() -> None:
 
 
 def _shed_what_was_inherited(kept: set[int | None]) -> None:
-    """Undo what jobs would inherit: open descriptors, ignored and blocked signals."""
+    """Drop what jobs would inherit: open descriptors, and ignored or blocked signals."""
     close_all_but({fd for fd in kept if fd is not None})
     for fd in kept:
         if fd is not None and fd > sys.stderr.fileno():
@@ -200,26 +216,26 @@ def _shed_what_was_inherited(kept: set[int | None]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bgd-launcher", description=__doc__)
-    parser.add_argument("--state", type=Path, required=True, help="folder of lock, socket and journal")
-    parser.add_argument("--logs", type=Path, required=True, help="folder of the jobs' logs")
-    parser.add_argument("--lock-fd", type=int, help="descriptor that holds the lock already")
-    parser.add_argument("--listen-fd", type=int, help="descriptor of the socket, bound and listening")
+    parser.add_argument("--state", type=Path, required=True, help="folder for lock, socket and journal")
+    parser.add_argument("--logs", type=Path, required=True, help="folder for the logs of jobs")
+    parser.add_argument("--lock-fd", type=int, help="descriptor that already holds the lock")
+    parser.add_argument("--listen-fd", type=int, help="descriptor of the listening socket")
     leaving = parser.add_mutually_exclusive_group()
     leaving.add_argument(
         "--idle",
         type=float,
         default=_IDLE,
-        help="seconds to stay without a supervisor and jobs (%(default)g)",
+        help="exit after this many seconds without a supervisor and jobs (%(default)g)",
     )
-    leaving.add_argument("--stay", action="store_true", help="stay until SIGTERM, as a service does")
+    leaving.add_argument("--stay", action="store_true", help="run until SIGTERM, as a service")
     return parser.parse_args()
 
 
-_STRAY = "ignored %s, and will again without a word: SIGTERM ends the launcher and its jobs"
+_STRAY = "ignored %s, and will ignore it silently from now on: SIGTERM ends the launcher and its jobs"
 _JOURNAL = "launcher.journal"
 _IDLE = 60.0
 _TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
-# Python 3.13 began to unlink a server's socket; here that is for the next launcher to do, under the lock
+# Python 3.13 and later unlink a server's socket; here the next launcher does that, while it holds the lock
 _never_unlink: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 if __name__ == "__main__":

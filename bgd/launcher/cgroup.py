@@ -1,4 +1,4 @@
-"""A control group (cgroup v2): processes with all their descendants, none of which leaves it by forking."""
+"""Control groups (cgroup v2), which hold processes with all descendants: a fork does not leave its group."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 
 class GroupFigures(Struct, frozen=True):
-    """What the processes of a group used together; `memory_peak`: in bytes, None where that is not counted.
+    """What the processes of a group used together.
 
-    `oom_kills`: how many of them were killed because memory was short.
+    `memory_peak`: in bytes, None if it is not counted. `oom_kills`: how many were killed for lack of memory.
     """
 
     user_seconds: float
@@ -33,39 +33,39 @@ class GroupFigures(Struct, frozen=True):
 
 
 class Group:
-    """A group by the path of its folder; one that is not there has nobody in it.
+    """A control group, by the path of its folder; a folder that does not exist is an empty group.
 
-    Its processes may own its files, and take away every right to them. A file that cannot be used is as good
-    as none: the processes are then found and ended by other signs.
+    Its processes may own its files and remove every permission. A file that cannot be used counts as missing:
+    the processes are then found and ended in other ways.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._is_reported = False  # that it cannot be used
+        self._is_reported = False  # whether a warning was logged that it cannot be used
 
     @property
-    def entrance(self) -> str:
-        """The file to which a process writes 0 to join."""
+    def procs_file(self) -> str:
+        """The file to which a process writes 0 to join the group."""
         return f"{self.path}/cgroup.procs"
 
     def limit(self, limits: Limits) -> None:
-        """Set what of the limits is the group's.
+        """Set those of the limits that a group enforces.
 
         Raises:
-            OSError: it cannot be.
+            OSError: one cannot be set.
         """
         if limits.memory_max is not None:
             self._write("memory.max", limits.memory_max)
-            with suppress(FileNotFoundError):  # where nobody counts swap, or there is none
+            with suppress(FileNotFoundError):  # swap is not counted, or there is none
                 self._write("memory.swap.max", 0)
-            self._write("memory.oom.group", 1)  # half a job is worse than none
+            self._write("memory.oom.group", 1)  # kill a job as a whole: half a job is worse than none
         if limits.cpu_max is not None:
             self._write("cpu.max", f"{limits.cpu_max * _PERIOD // 100} {_PERIOD}")
         if limits.pids_max is not None:
             self._write("pids.max", limits.pids_max)
 
     def pids(self) -> set[int]:
-        """Return all that are in it, also in groups that its processes made below."""
+        """Return the pids in the group and in groups that its processes made below it."""
         found: set[int] = set()
         for folder in self._folders():
             with self._if_usable(), open(f"{folder}/cgroup.procs", encoding="ascii") as file:  # noqa: PTH123
@@ -74,24 +74,24 @@ class Group:
 
     @property
     def is_populated(self) -> bool:
-        """Whether a process that has not ended is in it or below it."""
+        """Whether a process in the group or below it has not ended."""
         with self._if_usable():
             return _POPULATED in self._read("cgroup.events")
         return False
 
     def kill(self) -> None:
-        """Kill all in it and below it, at once, also those that are just forking."""
-        with self._if_usable():  # a kernel before 5.14 has no such file: they are killed one by one
+        """Kill all processes in the group and below it at once, even those that are forking."""
+        with self._if_usable():  # kernels before 5.14 lack the file: processes are then killed one by one
             self._write("cgroup.kill", 1)
 
     async def emptied(self, until: asyncio.Future[None]) -> None:
-        """Return when nobody is in it any more, or `until` is done."""
-        # the file can always be read; that it has changed is urgent, which is not what a loop waits for
+        """Return when the group is empty, or `until` is done."""
+        # the file is always readable; a change is an EPOLLPRI event, for which an asyncio loop cannot wait
         with self._if_usable(), closing(select.epoll()) as changes:
             events = os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 changes.register(events, select.EPOLLPRI)
-                while _POPULATED.encode() in os.pread(events, _MOST, 0) and not until.done():
+                while _POPULATED.encode() in os.pread(events, _MAX_READ, 0) and not until.done():
                     await _readable(changes.fileno(), until)
             finally:
                 os.close(events)
@@ -111,18 +111,18 @@ class Group:
         return GroupFigures(user / 1e6, system / 1e6, peak, kills)
 
     def remove(self) -> bool:
-        """Remove it with all below it, if nobody is in it; return whether it is gone."""
+        """Remove the group and all below it, if they are empty; return whether it is gone."""
         for folder in sorted(self._folders(), key=len, reverse=True):
             try:
                 os.rmdir(folder)  # noqa: PTH106  a plain string here
             except FileNotFoundError:
                 continue
-            except OSError:  # somebody is in it, or in one below that cannot be seen
+            except OSError:  # it is not empty, or one below it that cannot be listed
                 return False
         return True
 
     def _folders(self) -> Iterator[str]:
-        """Yield its folder, if only it can be listed, and those below."""
+        """Yield its folder, and those below if it can be listed."""
         yield self.path
         for folder, below, _ in os.walk(self.path):
             for name in below:
@@ -130,14 +130,17 @@ class Group:
 
     @contextmanager
     def _if_usable(self) -> Iterator[None]:
-        """Leave out what follows if there is no such file or group any more, or it cannot be used."""
+        """Skip the rest of the block if the file or group is gone, or cannot be used."""
         try:
             yield
-        except (OSError, ValueError) as error:  # a file with other content than the kernel's is not a group's
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # ValueError: the content is not from the kernel, so this is not a group
             is_gone = isinstance(error, OSError) and error.errno in {errno.ENOENT, errno.ENODEV}
             if not is_gone and not self._is_reported:
                 self._is_reported = True
-                why = error.strerror if isinstance(error, OSError) else "its files are not the kernel's"
+                why = error.strerror if isinstance(error, OSError) else "its files are not from the kernel"
                 log.warning(_UNUSABLE, self.path, why)
 
     def _numbers(self, name: str) -> dict[str, int]:
@@ -158,8 +161,8 @@ class Group:
 
 _PERIOD = 100_000  # microseconds, the kernel's own choice
 _POPULATED = "populated 1"
-_UNUSABLE = "control group %s cannot be used (%s): its processes are looked for by other signs"
-_MOST = 4096
+_UNUSABLE = "control group %s cannot be used (%s): its processes are found in other ways"
+_MAX_READ = 4096
 
 
 async def _readable(fd: int, until: asyncio.Future[None]) -> None:
@@ -181,10 +184,10 @@ async def _readable(fd: int, until: asyncio.Future[None]) -> None:
 
 
 class Delegation:
-    """A folder of this launcher's own in which it makes a group for each attempt that wants one, if any does.
+    """A folder in which this launcher can make a group for each attempt that wants one.
 
-    `path` None: there is none. `controllers` are those of cgroup v2 that it can limit with, `problem` says
-    why not with all of them.
+    `path` None: there is none. `controllers`: those of cgroup v2 that it can limit with. `problem`: why it
+    cannot limit with all of them.
     """
 
     def __init__(self, path: str | None, controllers: list[str], problem: str) -> None:
@@ -194,7 +197,7 @@ class Delegation:
         self._made = 0
 
     def new_group(self, key: AttemptKey, limits: Limits) -> Group | None:
-        """Return a new group for an attempt, None where groups cannot be made.
+        """Return a new group for an attempt, None if groups cannot be made.
 
         Raises:
             OSError: it cannot be made, or not with these limits.
@@ -212,7 +215,7 @@ class Delegation:
         return group
 
     def give_up(self) -> None:
-        """Leave nothing that is of no use to others any more."""
+        """Remove the folder if it is empty."""
         if self.path is not None:
             Group(self.path).remove()
 
@@ -220,7 +223,7 @@ class Delegation:
 def delegation(name: str) -> Delegation:
     """Find out what is delegated to this process, and make a folder of this name there.
 
-    Where processes and controllers would be in one group, which the kernel does not allow, this process moves
+    The kernel does not allow processes and controllers in one group. If they would be, this process moves
     into a group of its own below.
     """
     own = own_group()
@@ -232,19 +235,17 @@ def delegation(name: str) -> Delegation:
     except OSError as error:
         return Delegation(None, [], f"{own} is not bgd's to use ({error.strerror}); {_REMEDY}")
     problem = _hand_down(own, path)
-    controllers = _words(path / _ENABLED)
-    if (
-        not controllers
-    ):  # there is nothing in it, and perhaps there never will be: it is made when it is needed
+    controllers = _read_words(path / _ENABLED)
+    if not controllers:  # the folder may never be needed, so it is made again when it is
         Group(str(path)).remove()  # with the group below it that this process may have failed to enter
-    missing = [each for each in CONTROLLERS.values() if each not in _words(own / _THERE)]
+    missing = [each for each in CONTROLLERS.values() if each not in _read_words(own / _AVAILABLE)]
     if not problem and missing:
         problem = f"{own} has no {', '.join(missing)}; {_whereabouts(own)}"
     return Delegation(str(path), [each for each in CONTROLLERS.values() if each in controllers], problem)
 
 
 def own_group(mounts: str = "/proc/self/mountinfo", groups: str = "/proc/self/cgroup") -> Path | None:
-    """Return the folder of the group that this process is in, None where no cgroup v2 is in sight."""
+    """Return the folder of the group that this process is in, None if no cgroup v2 is mounted in sight."""
     line = next((line for line in _lines(groups) if line.startswith("0::/")), None)
     if line is None:
         return None
@@ -256,21 +257,21 @@ def own_group(mounts: str = "/proc/self/mountinfo", groups: str = "/proc/self/cg
         root, point = map(_unescaped, fields.split(" ")[3:5])
         inside = os.path.relpath(name, root)
         folder = Path(point) / inside
-        # os.path: where a folder above may not be searched, as a job can arrange, there is no group either
+        # os.path: a folder above that may not be searched means no group either; a job can cause that
         if inside.split("/")[0] != ".." and os.path.isdir(folder):  # noqa: PTH112
             return folder
     return None
 
 
 _ENABLED = "cgroup.subtree_control"
-_THERE = "cgroup.controllers"
+_AVAILABLE = "cgroup.controllers"
 _PROCESSES = "cgroup.procs"
 _REMEDY = "as a systemd service it has a group of its own (docs/limits.md)"
 
 
 def _hand_down(own: Path, path: Path) -> str:
-    """Let the groups below `path` have all controllers there are; return what prevented it, if so."""
-    wanted = " ".join(f"+{each}" for each in CONTROLLERS.values() if each in _words(own / _THERE))
+    """Enable all controllers for the groups below `path`; return what prevented it, "" if nothing did."""
+    wanted = " ".join(f"+{each}" for each in CONTROLLERS.values() if each in _read_words(own / _AVAILABLE))
     if not wanted:
         return ""
     leaf = path / "launcher"
@@ -306,7 +307,7 @@ def _whereabouts(own: Path) -> str:
     return _REMEDY if own.parent != own else "the kernel has none"
 
 
-def _words(path: Path) -> list[str]:
+def _read_words(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="ascii").split()
     except OSError:
@@ -324,18 +325,19 @@ def _unescaped(word: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word)
 
 
-# --- What limits this launcher can set, so that a job that asks for more is refused where it is submitted.
+# --- The limits that this launcher can set: a job that asks for more is refused when it is submitted.
 
 
 def abilities(delegation: Delegation) -> Abilities:
+    """Return the limits that this launcher can set."""
     return Abilities(
         controllers=delegation.controllers,
         problem=delegation.problem,
         least_nice=_least_nice(),
-        most_open_files=_number("/proc/sys/fs/nr_open")
-        if _may(_CAP_SYS_RESOURCE)
-        else _hard(resource.RLIMIT_NOFILE),
-        most_core=None if _may(_CAP_SYS_RESOURCE) else _hard(resource.RLIMIT_CORE),
+        most_open_files=_read_number("/proc/sys/fs/nr_open")
+        if _has_capability(_CAP_SYS_RESOURCE)
+        else _hard_limit(resource.RLIMIT_NOFILE),
+        most_core=None if _has_capability(_CAP_SYS_RESOURCE) else _hard_limit(resource.RLIMIT_CORE),
     )
 
 
@@ -345,22 +347,22 @@ _LOWEST = -20
 
 
 def _least_nice() -> int:
-    if _may(_CAP_SYS_NICE):
+    if _has_capability(_CAP_SYS_NICE):
         return _LOWEST
     soft, _ = resource.getrlimit(resource.RLIMIT_NICE)
     allowed = _LOWEST if soft == resource.RLIM_INFINITY else 20 - soft  # as getrlimit(2) counts
     return max(_LOWEST, min(os.getpriority(os.PRIO_PROCESS, 0), allowed))
 
 
-def _may(capability: int) -> bool:
+def _has_capability(capability: int) -> bool:
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> capability & 1)
 
 
-def _hard(limit: int) -> int | None:
+def _hard_limit(limit: int) -> int | None:
     hard = resource.getrlimit(limit)[1]
     return None if hard == resource.RLIM_INFINITY else hard
 
 
-def _number(path: str) -> int:
+def _read_number(path: str) -> int:
     return int(Path(path).read_text(encoding="ascii"))

@@ -1,4 +1,4 @@
-"""The launcher's children: those it started, with what they used, and orphans, all of which it reaps."""
+"""The launcher's children: it reaps those that it started, noting what they used, and orphans."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-# --- What reads from many descriptors: a group of them that is a single one to the loop.
+# --- Readers: many descriptors, which are a single one for the event loop.
 
 
 class Readers:
-    """Calls back as long as a descriptor has something to read, or is at its end.
+    """Call back while a descriptor is readable or at its end.
 
-    A reader of the loop's own costs several times as much to add and to remove, which jobs do that are over
-    in a moment.
+    A reader of the event loop costs several times as much to add and remove, which very short jobs do all the
+    time.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -31,22 +31,22 @@ class Readers:
         loop.add_reader(self._epoll.fileno(), self._call_back)
 
     def add(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call back from now on; to be said outside of these calls.
+        """Call back from now on; not to be called from a callback.
 
-        In one of them the number might be that of another just removed, whose turn is still to come.
+        In a callback the number might be reused: a descriptor just removed may still have its turn to come.
         """
         self._epoll.register(fd, select.EPOLLIN)
         self._callbacks[fd] = callback
 
     def remove(self, fd: int) -> None:
-        """Call back no more, if that was still done; to be said before it is closed."""
+        """Stop calling back; must be called before the descriptor is closed, and may be called again."""
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
     def _call_back(self) -> None:
         for fd, _ in self._epoll.poll(0):
             callback = self._callbacks.get(fd)
-            if callback is not None:  # none of the others has just removed it
+            if callback is not None:  # no earlier callback has just removed it
                 callback()
 
 
@@ -55,140 +55,137 @@ _PTRACE_DETACH = 17  # linux/ptrace.h
 
 
 class LostChild(Exception):
-    """A process was started and could not be watched, so it was killed: it must not be started again."""
+    """A process was started, could not be watched and was killed: it must not be started again."""
 
 
-Ended = Callable[[int, resource.struct_rusage], None]
-"""Is told a child's exit code, or the negated number of the signal that ended it, and what it used."""
+OnEnd = Callable[[int, resource.struct_rusage], None]
+"""Takes a child's exit code, or the negated number of the signal that ended it, and what it used."""
 
 
 class Children:
-    """Reaps every child of this process, and keeps apart its own and what was left to it by others.
+    """Reap every child of this process; distinguish own children from orphans that others left.
 
-    The one signal that says that children have ended is all it goes by: it costs less than a descriptor for
-    each, and without it nobody would hear of orphans.
+    Only SIGCHLD is used: a descriptor for each child would cost more, and would not report orphans.
     """
 
     def __init__(self) -> None:
         self._watched: dict[int, Callable[[int], object]] = {}
         self._usages: dict[int, resource.struct_rusage] = {}
-        self._peak = 0  # of this process, as far as known, in KiB
+        self._peak = 0  # KiB, of this process, as far as known
         self._list = -1
         self._signals = -1
-        self._fostered: dict[int, Ended] = {}
-        self.hear_of_orphans: Callable[[], None] = lambda: None
-        """Called before an orphan is reaped that is not expected: somebody may have told of it already."""
+        self._expected: dict[int, OnEnd] = {}
+        self.on_orphan: Callable[[], None] = lambda: None
+        """Called before an unexpected orphan is reaped: a message about it may be waiting."""
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Become the parent of all orphans below, and begin to reap."""
+        """Become the parent of all orphans below this process, and begin to reap."""
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "cannot become the parent of orphans (prctl)")
         with suppress(FileNotFoundError):
-            # kept open: it is read at every job's end
+            # kept open, because it is read at the end of every job
             self._list = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
-        # signals of which the loop hears by itself cost it three system calls more each
+        # a signal handled by the event loop itself would cost three more system calls
         self._signals, written_to = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        loop.add_reader(self._signals, self._hear)
+        loop.add_reader(self._signals, self._reap)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.siginterrupt(signal.SIGCHLD, False)
-        # one signal is as good as hundreds, so there is nothing to warn of
+        # one signal is enough for many ends, so a full pipe is no reason to warn
         signal.set_wakeup_fd(written_to, warn_on_full_buffer=False)
 
     def watch(self, pid: int, ended: Callable[[int], object]) -> None:
-        """Tell with what code a child ended; to be called in the step of the loop that started it."""
+        """Call `ended` with a child's exit code; must be called in the step of the loop that started it."""
         self._watched[pid] = ended
 
     def orphans(self) -> list[int]:
-        """Return the children that were left to this process; none where the kernel keeps no list of them."""
+        """Return the pids of orphans that became children; none if the kernel keeps no list of children."""
         if self._list < 0:
             return []
         listed = bytearray()
         while part := os.pread(self._list, _PAGE, len(listed)):
             listed += part
-            if (
-                len(part) < _PAGE // 2
-            ):  # the kernel hands out nearly a page at a time, as long as there is more
+            if len(part) < _PAGE // 2:  # the kernel returns nearly a page at a time while there is more
                 break
         return [pid for pid in map(int, listed.split()) if pid not in self._watched]
 
     def kill(self, pid: int, signum: int = signal.SIGKILL) -> None:
-        """Send a signal to a child of this process's own, if it was not reaped."""
+        """Send a signal to a child that this process started, if it is not reaped."""
         if pid in self._watched:
             os.kill(pid, signum)
 
     def take_usage(self, pid: int) -> resource.struct_rusage | None:
-        """Return what an ended child used, once."""
+        """Return what an ended child used; only the first call returns it."""
         return self._usages.pop(pid, None)
 
-    def foster(self, pid: int, ended: Ended) -> None:
-        """Expect another process's child, unreaped as yet: if it is left to this one, its end is told."""
-        self._fostered[pid] = ended
+    def expect_orphan(self, pid: int, ended: OnEnd) -> None:
+        """Expect another process's unreaped child: report its end if it becomes this process's child."""
+        self._expected[pid] = ended
 
-    def give_up(self, pid: int) -> None:
-        """Expect it no more, as its own parent reaps it."""
-        self._fostered.pop(pid, None)
+    def forget_orphan(self, pid: int) -> None:
+        """Expect it no longer, because its own parent reaps it."""
+        self._expected.pop(pid, None)
 
-    def peak_of(self, usage: resource.struct_rusage) -> int | None:
-        """Return a child's peak memory in bytes, None if it may be this process's, as it is until exec.
+    def peak_memory(self, usage: resource.struct_rusage) -> int | None:
+        """Return a child's peak memory in bytes; None if it may be this process's, as it is until an exec.
 
-        This process's own ru_maxrss is no measure: it shows its parent's in the same way.
+        This process's own ru_maxrss is no measure, because it shows its parent's in the same way.
         """
         if usage.ru_maxrss > self._peak:
             self._peak = _peak_of_this() + _INEXACT
         return usage.ru_maxrss * 1024 if usage.ru_maxrss > self._peak else None
 
-    def _hear(self) -> None:
+    def _reap(self) -> None:
         os.read(self._signals, _PAGE)
         while (pid := _ended_child()) is not None:
-            if pid not in self._watched and pid not in self._fostered:
-                self.hear_of_orphans()
+            if pid not in self._watched and pid not in self._expected:
+                self.on_orphan()
             _, status, usage = os.wait4(pid, 0)
             if os.WIFSTOPPED(status):
-                _let_go(pid, os.WSTOPSIG(status))
+                _detach(pid, os.WSTOPSIG(status))
                 continue
             code = os.waitstatus_to_exitcode(status)
             if pid in self._watched:
                 self._usages[pid] = usage
                 self._watched.pop(pid)(code)
-            elif pid in self._fostered:
-                self._fostered.pop(pid)(code, usage)
+            elif pid in self._expected:
+                self._expected.pop(pid)(code, usage)
 
 
-def fork(doing: Callable[[int], object], kept: Collection[int] = ()) -> tuple[int, int]:
-    """Have a fork call this with a descriptor to write to; return its pid, and where that can be read.
+def fork(run: Callable[[int], object], kept: Collection[int] = ()) -> tuple[int, int]:
+    """Call `run` in a fork, with a descriptor to write to; return its pid and the descriptor to read from.
 
-    It has `kept` and the standard descriptors, and nothing else of this process: neither the lock, nor the
-    pipes by which the processes of other attempts are known.
+    The fork keeps `kept` and the standard descriptors and closes everything else of this process: it holds
+    neither the lock nor pipes by which the processes of other attempts are recognized.
 
     Raises:
-        OSError: there is no room for it now.
+        OSError: the machine has no room for it now.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         pid = os.fork()
         if not pid:
-            _be_apart(doing, writer, {0, 1, 2, writer, *kept})
+            _run_in_fork(run, writer, {0, 1, 2, writer, *kept})
     except BaseException:
         os.close(reader)
         raise
     finally:
         os.close(writer)
-    os.read(reader, 1)  # it has closed the rest, which takes no longer than a fork
+    os.read(reader, 1)  # until it has closed the rest, which takes no longer than a fork
     os.set_blocking(reader, False)
     return pid, reader
 
 
-def all_from(fd: int, is_whole: Callable[[bytearray], bool] = lambda _: False) -> asyncio.Future[bytes]:
-    """Return a future of what is written to a pipe until it is whole or ends; the pipe is then closed."""
-    loop, said = asyncio.get_running_loop(), bytearray()
+def read_all(fd: int, is_whole: Callable[[bytearray], bool] = lambda _: False) -> asyncio.Future[bytes]:
+    """Return a future of what is written to a pipe until it is complete or ends; then close the pipe."""
+    loop, received = asyncio.get_running_loop(), bytearray()
     ended: asyncio.Future[bytes] = loop.create_future()
 
     def read() -> None:
         part = os.read(fd, _PIPE)
-        said.extend(part)
-        if (not part or is_whole(said)) and not ended.done():
-            ended.set_result(bytes(said))
+        received.extend(part)
+        if (not part or is_whole(received)) and not ended.done():
+            ended.set_result(bytes(received))
 
     def close(_: object) -> None:
         loop.remove_reader(fd)
@@ -209,19 +206,17 @@ def close_all_but(kept: Collection[int]) -> None:
     os.closerange(start, os.sysconf("SC_OPEN_MAX"))
 
 
-def _be_apart(doing: Callable[[int], object], writer: int, kept: Collection[int]) -> NoReturn:
+def _run_in_fork(run: Callable[[int], object], writer: int, kept: Collection[int]) -> NoReturn:
     try:
-        gc.disable()  # what it finds may close descriptors by numbers that are others' by now
+        gc.disable()  # finalizers may close descriptors whose numbers are reused by then
         signal.set_wakeup_fd(-1)
         for signum in signal.valid_signals():
-            if signal.getsignal(signum) not in {
-                signal.SIG_DFL,
-                None,
-            }:  # Python ignores SIGPIPE, programs do not
+            # Python ignores SIGPIPE, programs must not
+            if signal.getsignal(signum) not in {signal.SIG_DFL, None}:
                 signal.signal(signum, signal.SIG_DFL)
         close_all_but(kept)
         os.write(writer, b"\0")
-        doing(writer)
+        run(writer)
         os._exit(0)
     finally:
         os._exit(1)
@@ -231,22 +226,22 @@ _PIPE = 1 << 16  # bytes that a pipe holds
 
 
 _PAGE = 4096  # bytes
-_INEXACT = 512  # KiB by which the kernel's two ways to count may differ
+_INEXACT = 512  # KiB by which the kernel's two counts may differ
 
 
-def _let_go(pid: int, signum: int) -> None:
-    """Trace a child no more that made this process its tracer (PTRACE_TRACEME), and has stopped for it.
+def _detach(pid: int, signum: int) -> None:
+    """Detach from a child that made this process its tracer (PTRACE_TRACEME) and has stopped for it.
 
-    Nobody else can let it go on. It gets the signal that it stopped at, but for the one that only tracing
-    makes.
+    No other process can continue it. It gets the signal that it stopped at, except SIGTRAP, which only
+    tracing causes.
     """
     passed_on = 0 if signum == signal.SIGTRAP else signum
-    # the one error there can be: it was killed meanwhile
+    # the only possible error is that it was killed meanwhile
     ctypes.CDLL(None).ptrace(_PTRACE_DETACH, ctypes.c_long(pid), None, ctypes.c_long(passed_on))
 
 
 def _ended_child() -> int | None:
-    """Return a child that has ended and stays a zombie as yet, or one this process traces; None: no more."""
+    """Return the pid of a child that is a zombie, or is traced by this process and stopped; None: no more."""
     try:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -259,17 +254,17 @@ def _peak_of_this() -> int:
     return int(status.partition("VmHWM:")[2].split()[0])
 
 
-# --- The launcher's event loop: the standard one, but that Children wait for the processes it starts.
+# --- The launcher's event loop: the standard one, except that Children wait for the processes it starts.
 
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
-class Loop(asyncio.SelectorEventLoop):
-    """What asyncio.create_subprocess_exec starts here has no pipes of asyncio's, only given descriptors.
+class LauncherLoop(asyncio.SelectorEventLoop):
+    """An event loop whose subprocesses are reaped by Children and have no pipes of asyncio's.
 
-    The ways of asyncio's own to wait for a process cost a third of starting it, a descriptor and a turn of
-    the loop more, and tell nobody what the process used.
+    asyncio's own ways to wait for a process cost a third of its start, a descriptor and a turn of the loop
+    more, and do not report what the process used.
     """
 
     def __init__(self, children: Children) -> None:
@@ -279,13 +274,13 @@ class Loop(asyncio.SelectorEventLoop):
     async def subprocess_exec(
         self, protocol_factory: Callable[[], P], program: str, *args: str, **options: Any
     ) -> tuple[asyncio.SubprocessTransport, P]:
-        """Start a process as subprocess.Popen does, before anything is awaited.
+        """Start a process as subprocess.Popen does, before the first await.
 
         Raises:
-            OSError, ValueError, subprocess.SubprocessError: as Popen does; there is none then.
+            OSError, ValueError, subprocess.SubprocessError: as Popen; no process exists then.
         """
-        process = subprocess.Popen([program, *args], **options)  # noqa: ASYNC220  as long as a vfork
-        process.returncode = 0  # it is not for Popen to wait
+        process = subprocess.Popen([program, *args], **options)  # noqa: ASYNC220  takes no longer than a vfork
+        process.returncode = 0  # Children wait for it, not Popen
         transport = _Transport(process.pid)
         self._children.watch(process.pid, transport.end)
         protocol = protocol_factory()
@@ -294,7 +289,7 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 def process_of(pid: int, children: Children) -> asyncio.subprocess.Process:
-    """Return what asyncio.create_subprocess_exec would have for a child that was just forked."""
+    """Return, for a child that was just forked, what asyncio.create_subprocess_exec would return."""
     loop = asyncio.get_running_loop()
     transport = _Transport(pid)
     children.watch(pid, transport.end)
@@ -304,7 +299,7 @@ def process_of(pid: int, children: Children) -> asyncio.subprocess.Process:
 
 
 class _Transport(asyncio.SubprocessTransport):
-    """All that asyncio's Process asks of a transport."""
+    """What asyncio's Process needs of a transport."""
 
     def __init__(self, pid: int) -> None:
         super().__init__()
@@ -319,7 +314,7 @@ class _Transport(asyncio.SubprocessTransport):
         return self._code
 
     def get_pipe_transport(self, fd: int) -> None:
-        """Return none, as there are none."""
+        """Return None: there are no pipes."""
 
     async def _wait(self) -> int | None:
         await self._ended.wait()

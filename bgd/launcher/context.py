@@ -11,23 +11,23 @@ from bgd.launcher.children import Children, Readers
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.journal import Journal
 from bgd.launcher.mounts import Mounts
-from bgd.launcher.noting import Noting
 from bgd.launcher.output import LogFolder
-from bgd.launcher.scan import Looker
+from bgd.launcher.pid_journal import PidJournal
+from bgd.launcher.scan import Scanner
 from bgd.wire.launching import Abilities
 
 
-class Tools(Struct, frozen=True, kw_only=True):
-    """`group` owns every task. `state` and `logs` are folders, `null` is a descriptor of /dev/null."""
+class Context(Struct, frozen=True, kw_only=True):
+    """One per launcher. `group` owns every task; `state`, `logs` are folders; `null` is open on /dev/null."""
 
     group: asyncio.TaskGroup
     deadlines: Deadlines
     readers: Readers
-    looker: Looker
+    scanner: Scanner
     mounts: Mounts
     children: Children
     journal: Journal
-    noting: Noting
+    pid_journal: PidJournal
     delegation: Delegation
     abilities: Abilities
     state: str

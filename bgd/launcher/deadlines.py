@@ -1,4 +1,4 @@
-"""Many deadlines on the elapsed clock, kept by one alarm."""
+"""Keep many deadlines on the elapsed clock with one alarm."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from bgd.clock import Alarm, elapsed
 
 
 class Deadlines:
-    """A heap that forgets lazily: the cancelled go when they come up or outnumber the living."""
+    """A heap of deadlines. Cancelled ones leave it when they come up, or when they outnumber the others."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._alarm = Alarm(loop, self._ring)
+        self._alarm = Alarm(loop, self._expire_due)
         self._heap: list[Deadline] = []
         self._dead = 0
         self._armed_for: float | None = None
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Deadline:
-        """Call back in so many seconds, suspend included."""
+        """Call back after this many seconds, time in suspend included."""
         deadline = Deadline(elapsed() + seconds, callback, self._note_dead)
         heapq.heappush(self._heap, deadline)
         self._arm()
         return deadline
 
-    def passed(self, seconds: float) -> asyncio.Future[None]:
-        """Return a future that is done in so many seconds; cancel it when it is no longer wanted."""
+    def timer(self, seconds: float) -> asyncio.Future[None]:
+        """Return a future that is done after this many seconds; cancel it when it is no longer needed."""
         future: asyncio.Future[None] = self._loop.create_future()
         deadline = self.after(seconds, lambda: _settle(future))
         future.add_done_callback(lambda _: deadline.cancel())
@@ -41,21 +41,21 @@ class Deadlines:
 
     def _note_dead(self) -> None:
         self._dead += 1
-        if self._dead > _WORTH_SWEEPING and self._dead * 2 > len(self._heap):
+        if self._dead > _MIN_DEAD and self._dead * 2 > len(self._heap):
             self._heap = [each for each in self._heap if each.is_live]
             heapq.heapify(self._heap)
             self._dead = 0
 
-    def _ring(self) -> None:
+    def _expire_due(self) -> None:
         self._armed_for = None
         now = elapsed()
         while (first := self._first()) is not None and first.at <= now:
-            heapq.heappop(self._heap).pass_by()
+            heapq.heappop(self._heap).expire()
         self._arm()
 
     def _arm(self) -> None:
         first = self._first()
-        # where the alarm is set for one that was cancelled it rings for nothing, once, and costs no more
+        # an alarm that was set for a cancelled deadline rings once for nothing, which costs no more than this
         if first is not None and (self._armed_for is None or first.at < self._armed_for):
             self._armed_for = first.at
             self._alarm.set(first.at)
@@ -68,7 +68,7 @@ class Deadlines:
 
 
 class Deadline:
-    """One call to come at `at` of the elapsed clock."""
+    """One callback, due at `at` of the elapsed clock."""
 
     __slots__ = ("_callback", "_note_dead", "at")
 
@@ -82,12 +82,12 @@ class Deadline:
         return self._callback is not None
 
     def cancel(self) -> None:
-        """Call nobody; may be said after it has passed, and again."""
+        """Cancel the callback; may be called again, and after it was due."""
         if self._callback is not None:
             self._callback = None
             self._note_dead()
 
-    def pass_by(self) -> None:
+    def expire(self) -> None:
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
@@ -97,27 +97,27 @@ class Deadline:
 
 
 class Countdown:
-    """A deadline that can be made to stand still and to go on; `seconds` None: it never comes."""
+    """A deadline that can be paused and resumed; with `seconds` None it never comes."""
 
     def __init__(self, deadlines: Deadlines, seconds: float | None, callback: Callable[[], None]) -> None:
         self._deadlines = deadlines
         self._callback = callback
         self._rest = seconds
         self._deadline: Deadline | None = None
-        self.go_on()
+        self.resume()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         if self._deadline is None and self._rest is not None:
             self._deadline = self._deadlines.after(self._rest, self._callback)
 
-    def stand_still(self) -> None:
+    def pause(self) -> None:
         if self._deadline is not None:
             self._rest = self._deadline.at - elapsed()
             self._deadline.cancel()
             self._deadline = None
 
 
-_WORTH_SWEEPING = 64  # dead entries below this are cheaper to keep than to sweep
+_MIN_DEAD = 64  # fewer cancelled entries are cheaper to keep than to remove
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -1,8 +1,8 @@
-"""Says which launches touch a file system that may not answer, by the text of the mount table.
+"""Say which launches touch a file system that may not answer, by the text of the mount table.
 
-Whoever opens a file on a network file system whose server is gone, or on a FUSE file system whose program
-stands still, waits in the kernel, perhaps for ever. So nothing is opened or looked up there: links are
-followed one by one, and only on local file systems.
+A process that opens a file waits in the kernel, perhaps forever, if the file is on a network file system
+whose server is gone, or on a FUSE file system whose program has stopped. So nothing is opened or looked up
+there: links are followed one by one, and only on local file systems.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bgd.wire.launching import Launch
 
 
 class Mounts:
-    """The mount points of this process's mount table that are not known to be local."""
+    """The mount points of this process that are not known to be local."""
 
     def __init__(self) -> None:
         self._points: dict[str, str] = {}
@@ -26,20 +26,21 @@ class Mounts:
         self._table = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._changes = select.poll()
         self._changes.register(self._table, select.POLLPRI | select.POLLERR)
-        # a look takes 50 to 80 µs, a tenth of starting a process, and jobs that come in a storm are alike
+        # following a launch takes 50 to 80 µs, a tenth of a process start, and many launches at once are
+        # alike
         self._known: dict[tuple[str | None, ...], str | None] = {}
         self._known_at = 0.0
         self._read()
 
     def that_may_hang(self, launch: Launch) -> str | None:
-        """Return what the start of this might have to wait for, as people read it; None: nothing.
+        """Return what the start of a launch may have to wait for, in words for people; None: nothing.
 
-        That is whatever the kernel opens between the fork and the first instruction of the program. Each
-        folder of PATH counts: where an earlier file cannot be run, the next ones are tried.
+        That covers everything the kernel opens between the fork and the first instruction of the program.
+        Each folder of PATH counts: if a file in an earlier folder cannot be run, the next folder is tried.
         """
         self._refresh()
         now = time.monotonic()
-        if now - self._known_at > _KNOWN_FOR or len(self._known) > _MOST_KNOWN:
+        if now - self._known_at > _KNOWN_FOR or len(self._known) > _MAX_KNOWN:
             self._known.clear()
         if not self._known:
             self._known_at = now
@@ -52,17 +53,17 @@ class Mounts:
     def had_any(self) -> bool:
         """Whether there is or was a mount on which a process may wait when it closes a file.
 
-        Those that were counts too: a dead file system that was unmounted lazily is not in the table any more.
+        Past mounts count too: a dead file system that was unmounted lazily is no longer in the table.
         """
         self._refresh()
         return self._had_any
 
     def folder_that_may_hang(self, path: str) -> str | None:
-        """Return the folder itself if to enter it may take for ever, else None."""
+        """Return the folder itself if entering it may take forever, else None."""
         self._refresh()
         try:
             _Walk(self._points).end_of(path)
-        except _Reached:
+        except _MayHang:
             return path
         except ValueError:
             return None
@@ -78,16 +79,16 @@ class Mounts:
             for entry in [""] if "/" in name else os.get_exec_path(launch.env):
                 program = walk.end_of(os.path.join(folder, entry, name))  # noqa: PTH118  plain strings here
                 walk.follow_interpreters(program, folder)
-        except _Reached as reached:
+        except _MayHang as reached:
             return str(reached)
-        except ValueError:  # NUL, text that cannot be encoded: it is refused before anything is opened
+        except ValueError:  # NUL, text that cannot be encoded: refused before anything is opened
             return None
         return None
 
     def _refresh(self) -> None:
         try:
             has_changed = bool(self._changes.poll(0))
-        except OSError:  # EINVAL: while the limit of descriptors is 0, nothing can be polled
+        except OSError:  # EINVAL: nothing can be polled while the limit of descriptors is 0
             has_changed = False
         if has_changed:
             self._read()
@@ -107,22 +108,22 @@ class Mounts:
                 self._had_any |= kind not in _CLOSED_AT_ONCE
 
 
-class _Reached(Exception):
+class _MayHang(Exception):
     """A mount that may hang; the message describes it."""
 
 
 class _Walk:
-    """Follows the paths of one launch; folders that they share are looked at once."""
+    """Follow the paths of one launch; read each link only once."""
 
     def __init__(self, points: dict[str, str]) -> None:
         self._points = points
         self._links: dict[str, str | None] = {}
 
     def end_of(self, path: str) -> str:
-        """Return the path without links; what is not there stays as it is written.
+        """Return the path without links; parts that do not exist stay as written.
 
         Raises:
-            _Reached: it leads onto a mount that may hang.
+            _MayHang: the path leads to a mount that may hang.
         """
         self._check("/")
         at, followed = "", 0
@@ -144,20 +145,20 @@ class _Walk:
                 at = step
                 continue
             followed += 1
-            if followed > _MOST_LINKS:
-                return step  # the kernel gives up as well
+            if followed > _MAX_LINKS:
+                return step  # the kernel gives up too
             if target.startswith("/"):
                 at = ""
             rest += target.split("/")[::-1]
         return at or "/"
 
     def follow_interpreters(self, program: str, folder: str) -> None:
-        """Look where the kernel looks to run this file: the interpreter of a script, the loader of a program.
+        """Follow the files that the kernel opens to run this one: a script's interpreter, a program's loader.
 
         Raises:
-            _Reached: one of these leads onto a mount that may hang, or is kept from being opened.
+            _MayHang: one of these is on a mount that may hang, or another process's lease blocks its opening.
         """
-        for _ in range(_MOST_INTERPRETERS):
+        for _ in range(_MAX_INTERPRETERS):
             interpreter = _interpreter(program)
             if interpreter is None:
                 return
@@ -165,11 +166,11 @@ class _Walk:
 
     def _check(self, point: str) -> None:
         if point in self._points:
-            raise _Reached(f"the file system at {point} ({self._points[point]})")
+            raise _MayHang(f"the file system at {point} ({self._points[point]})")
 
 
 def _link(path: str) -> str | None:
-    """Return what a link says; None: it is none, or is not there."""
+    """Return the target of a link; None if it is not a link or does not exist."""
     try:
         return os.readlink(path)  # noqa: PTH115  called too often for a Path
     except OSError:
@@ -177,17 +178,17 @@ def _link(path: str) -> str | None:
 
 
 def _interpreter(program: str) -> str | None:
-    """Return what the kernel opens to run this local file, None: nothing more.
+    """Return what else the kernel opens to run this local file; None: nothing.
 
     Raises:
-        _Reached: somebody holds a lease on it, which keeps all others waiting.
+        _MayHang: another process holds a lease on it, which blocks all openers.
     """
     try:
         if not stat.S_ISREG(os.stat(program).st_mode):  # noqa: PTH116  called too often for a Path
             return None
         fd = os.open(program, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except BlockingIOError as error:
-        raise _Reached(f"{program}, on which another process holds a lease,") from error
+        raise _MayHang(f"{program}, on which another process holds a lease,") from error
     except OSError:
         return None
     try:
@@ -203,7 +204,7 @@ def _interpreter(program: str) -> str | None:
 
 
 def _loader(head: bytes) -> str | None:
-    """Return the PT_INTERP of an ELF file of this machine's byte order, as far as its first bytes show it."""
+    """Return the PT_INTERP of an ELF file in this machine's byte order, if the file's first bytes show it."""
     is_wide = head[4] == _ELFCLASS64
     try:
         (table,) = struct.unpack_from("=Q" if is_wide else "=I", head, 32 if is_wide else 28)
@@ -225,8 +226,8 @@ def _extent(head: bytes, at: int, *, is_wide: bool) -> tuple[int, int]:
     return struct.unpack_from("=I", head, at + 4)[0], struct.unpack_from("=I", head, at + 16)[0]
 
 
-# Whatever else there is may hang: nfs, cifs, 9p, ceph, fuse, autofs and all that is yet to come; proc too, as
-# its links lead into the mounts of other processes.
+# All other types may hang: nfs, cifs, 9p, ceph, fuse, autofs and future ones; proc too, because its links
+# lead into the mounts of other processes.
 _LOCAL = frozenset(
     {
         *("bcachefs", "btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "hfsplus", "iso9660", "jfs"),
@@ -236,12 +237,12 @@ _LOCAL = frozenset(
         *("securityfs", "selinuxfs", "sysfs", "tracefs"),
     }
 )
-# to open what is below these may take for ever, to close it does not; nearly every machine has them
+# opening a file below these may take forever, closing it does not; nearly every machine has them
 _CLOSED_AT_ONCE = frozenset({"autofs", "proc"})
-_KNOWN_FOR = 1.0  # seconds, in which a link or a lease may change unseen
-_MOST_KNOWN = 1000
+_KNOWN_FOR = 1.0  # seconds in which a change of a link or a lease may go unnoticed
+_MAX_KNOWN = 1000
 _ESCAPED = re.compile(r"\\([0-7]{3})")
-_MOST_LINKS = 40  # MAXSYMLINKS of the kernel
-_MOST_INTERPRETERS = 5  # as deep as the kernel follows scripts that are run by scripts
+_MAX_LINKS = 40  # MAXSYMLINKS of the kernel
+_MAX_INTERPRETERS = 5  # the kernel's limit for scripts that are run by scripts
 _HEAD = 4096  # bytes
 _ELFCLASS64, _PT_INTERP = 2, 3  # elf.h

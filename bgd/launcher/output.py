@@ -1,6 +1,6 @@
-"""The pump: an attempt's output pipe, or terminal, emptied into its log file a bounded amount at a time.
+"""The pump: empty an attempt's output pipe, or terminal, into its log file, a bounded amount at a time.
 
-The format of the files is described in bgd.launcher.output.
+bgd.wire.launching.log_name describes the files of a log.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pathlib import Path
 
 from bgd.launcher.children import Readers
 from bgd.launcher.problems import SHORTAGES, CannotStart
-from bgd.launcher.process import Channel
+from bgd.launcher.process import StreamId
 from bgd.wire.launching import NotStarted, ballast_on
 
-# --- An attempt's output on disk: pieces of one stream, never more than the cap, and when each byte came.
+# --- An attempt's output on disk: pieces of one stream, never more than the cap, and when the bytes came.
 
 
 log = logging.getLogger(__name__)
 
 
 class LogFolder:
-    """The log folder as it was first found: it may be moved away, and another bgd may take its place."""
+    """The log folder as first found: it may be moved away, and another bgd may replace it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -40,10 +40,10 @@ class LogFolder:
         self._is_moved = False
 
     def real(self, path: str) -> str:
-        """Return a path that leads to the same file, wherever the folder is; make it anew if it was removed.
+        """Return a path to the same file wherever the folder now is; make the folder again if it was removed.
 
         Raises:
-            OSError: that cannot be done.
+            OSError: the folder cannot be opened or made.
         """
         if self._found is not None and self._identity() == self._found:
             return path
@@ -52,7 +52,7 @@ class LogFolder:
                 self._is_moved = True
                 log.warning("the log folder %s was moved away: logs are written where it is now", self._path)
             return f"/proc/self/fd/{self._fd}{path.removeprefix(self._path)}"
-        with suppress(FileExistsError):  # perhaps something else than a folder: opening it says so
+        with suppress(FileExistsError):  # if it is not a folder, opening it fails
             os.makedirs(self._path, 0o700)  # noqa: PTH103  a plain string here
         fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if self._fd >= 0:
@@ -69,16 +69,17 @@ class LogFolder:
 
 
 class LogFile:
-    """Written by splicing from a pipe, so no byte of output passes through Python.
+    """A log file, written by splice from a pipe, so no byte of output passes through Python.
 
-    What cannot be written is read and thrown away: a full disk hurts the log, not the job. It counts as full
-    when only that is free which the database may need.
-    `total`: bytes taken from the pipe, also those thrown away. `lost`: bytes missing from the
-    log, other than those over the cap. `problem`: why, one line.
+    Output that cannot be written is read and thrown away: a full disk costs the log, not the job. The disk
+    counts as full when only the space is free that the database may need.
+
+    `total`: bytes taken from the pipe, with those thrown away. `lost`: bytes missing from the log, except
+    those over the cap. `problem`: why bytes are missing, in one line.
     """
 
     def __init__(self, path: str, cap: int, *, keeps_tail: bool, null: int, folder: LogFolder) -> None:
-        """Make room for the log, which is somewhere in the folder; `null` is a descriptor of /dev/null.
+        """Prepare the log at `path` inside the folder; `null` is a descriptor of /dev/null.
 
         Raises:
             OSError: too many descriptors are open; may be tried again.
@@ -92,14 +93,14 @@ class LogFile:
         self._segment = cap // 4 if keeps_tail else 0
         self._head = cap - 2 * self._segment
         self._piece_start = 0
-        self._piece_end = 0  # where the present piece is full; the first byte begins the first piece
+        self._piece_end = 0  # where the current piece is full; the first byte begins the first piece
         self._segments: list[str] = []
         self._has_failed = False
-        self._is_kept = True  # whether there is a piece for the next byte
-        self._allowed = 0  # bytes that may be written before the disk is looked at again
+        self._is_kept = True  # whether the next byte goes into a piece
+        self._allowed = 0  # bytes that may be written before the next check of the disk
         self._fd: int | None = None
         self._times: _Times | None = None
-        self._places = _Places(null)
+        self._reserved_fds = _ReservedFds(null)
         try:
             _remove_all(self._real(path))
         except OSError as error:
@@ -107,11 +108,11 @@ class LogFile:
 
     @property
     def is_over_cap(self) -> bool:
-        """Whether output was thrown away because the cap is reached and no tail is kept."""
+        """Whether output was thrown away because the cap was reached and no tail is kept."""
         return self._segment == 0 and self.total > self._head
 
     def take(self, pipe: int, most: int) -> int:
-        """Move up to `most` bytes from the pipe and return how many, 0: nobody will write to it any more.
+        """Move up to `most` bytes from the pipe; return how many, 0 if the pipe is at its end.
 
         Raises:
             BlockingIOError: there is nothing now.
@@ -133,7 +134,7 @@ class LogFile:
         return count
 
     def close(self) -> None:
-        self._places.leave()
+        self._reserved_fds.release()
         if self._fd is not None and _is_removed(self._fd):
             self._note_removal()
         self._close_piece()
@@ -157,7 +158,7 @@ class LogFile:
         count = move(pipe, fd, min(most, room))
         self._allowed -= count
         offset = self.total
-        self._moved(count)  # first, as they are in the log even if their time cannot be noted
+        self._moved(count)  # first, because they are in the log even if their time cannot be written
         if count:
             if self._times is None:
                 self._times = _Times(self._real(self._segments[-1] if self._segments else self._path))
@@ -169,7 +170,7 @@ class LogFile:
         return count
 
     def _begin_piece(self) -> None:
-        self._places.leave()
+        self._reserved_fds.release()
         self._close_piece()
         if self.total == 0 < self._head:
             self._fd = _opened_in_folder(self._real(self._path))
@@ -201,10 +202,10 @@ class LogFile:
 
 
 def move(source: int, target: int, most: int) -> int:
-    """Move bytes from one descriptor to another and return how many, 0: the source is at its end.
+    """Move bytes from one descriptor to another; return how many, 0 if the source is at its end.
 
-    One of the two is a pipe. Where the file system, the kernel or a filter of system calls knows no splice,
-    they are copied.
+    One of the two is a pipe. If the file system, the kernel or a filter of system calls does not allow
+    splice, the bytes are copied.
 
     Raises:
         BlockingIOError: there is nothing now, or no room.
@@ -219,7 +220,7 @@ def move(source: int, target: int, most: int) -> int:
     poll.register(target, select.POLLOUT)
     if not poll.poll(0):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    data = os.read(source, min(most, select.PIPE_BUF))  # a pipe that is not full has room for as much
+    data = os.read(source, min(most, select.PIPE_BUF))  # a pipe that polls writable has room for this much
     start = 0
     while start < len(data):
         start += os.write(target, data[start:])
@@ -230,12 +231,15 @@ _NO_SPLICE = {errno.EINVAL, errno.ENOSYS, errno.EPERM}
 
 
 class _Times:
-    """When the bytes of one piece came. Bounded by its size: slow drops of output must not fill disks."""
+    """NAME.times: pairs of offset and microseconds since the epoch, 8 bytes each, big-endian.
+
+    Its size is bounded, so that slow drops of output do not fill the disk.
+    """
 
     def __init__(self, piece: str) -> None:
         try:
             self._fd = _opened(piece + _TIMES)
-        except FileExistsError:  # left over from an attempt of another history, whose log is gone
+        except FileExistsError:  # left by an attempt of another history, whose log is gone
             os.unlink(piece + _TIMES)  # noqa: PTH108  a plain string here
             self._fd = _opened(piece + _TIMES)
         self._entries = 0
@@ -244,7 +248,7 @@ class _Times:
 
     def note(self, offset: int, count: int) -> None:
         now = time.time_ns() // 1000
-        # a wall clock set back must not end the notes
+        # a wall clock that was set back must not stop the entries
         is_apart = not 0 <= now - self._latest < _APART
         if is_apart and self._entries * _ENTRY.size <= _FREE + self._bytes // _BYTES_PER_BYTE:
             os.write(self._fd, _ENTRY.pack(offset, now))
@@ -256,27 +260,27 @@ class _Times:
         os.close(self._fd)
 
 
-class _Places:
-    """Keeps two descriptors free for the log and its times until they are needed."""
+class _ReservedFds:
+    """Keep two descriptors in reserve until the log and its times need them."""
 
     def __init__(self, null: int) -> None:
         self._fds = [os.dup(null)]
         try:
             self._fds.append(os.dup(null))
         except OSError:
-            self.leave()
+            self.release()
             raise
 
-    def leave(self) -> None:
+    def release(self) -> None:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
 
 
 def bytes_logged(path: str) -> int:
-    """Return how many bytes of output the pieces reach to: what is known when nobody counted to the end.
+    """Return up to which byte of output the pieces reach; 0 if there is no log, or it may not be read.
 
-    0 where there is no log, or it may not be looked at.
+    This is what is known of the size if nobody counted to the end.
     """
     try:
         ends = [offset + Path(piece).stat().st_size for offset, piece in _segments_of(path)]
@@ -286,25 +290,25 @@ def bytes_logged(path: str) -> int:
 
 
 _KEPT_SEGMENTS = 2
-_MOST_UNSEEN = 1 << 18  # bytes that a log takes without a look at what others have left of the disk
+_MAX_UNCHECKED = 1 << 18  # bytes that a log takes between two checks of the free space
 _TIMES = ".times"
 _ENTRY = struct.Struct(">QQ")
 _APART = 10_000  # microseconds
-_FREE = 1 << 16  # bytes of times beside any piece
-_BYTES_PER_BYTE = 4  # of output to one of times beyond that
+_FREE = 1 << 16  # bytes of times allowed for any piece
+_BYTES_PER_BYTE = 4  # beyond that, bytes of output per byte of times
 
 
 def _allowed_on_disk(fd: int) -> int:
-    """Return how many bytes may be written to the file at once.
+    """Return how many bytes may be written to the file before the next check of the disk.
 
     Raises:
-        OSError: none, as the disk is full but for what the database may need.
+        OSError: none, because only the space is free that the database may need.
     """
     disk = os.fstatvfs(fd)
     left = disk.f_bavail * disk.f_frsize - ballast_on(disk.f_blocks * disk.f_frsize)
     if left <= 0:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return min(left, _MOST_UNSEEN)
+    return min(left, _MAX_UNCHECKED)
 
 
 def _is_removed(fd: int) -> bool:
@@ -313,7 +317,11 @@ def _is_removed(fd: int) -> bool:
 
 
 def _has_bytes(pipe: int) -> bool:
-    """Return whether there is something to read, False: nor will there ever be; raise if not now."""
+    """Return whether there is something to read; False at the end of the pipe.
+
+    Raises:
+        BlockingIOError: there is nothing now.
+    """
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     events = dict(poll.poll(0)).get(pipe, 0)
@@ -323,7 +331,7 @@ def _has_bytes(pipe: int) -> bool:
 
 
 def _remove_all(path: str) -> None:
-    """Remove the log of the same attempt of another history, as after a database was lost."""
+    """Remove the log of an attempt with the same number from another history, for example a lost database."""
     if os.path.exists(path):  # noqa: PTH110  a plain string here
         for _, segment in _segments_of(path):
             _remove(segment)
@@ -339,7 +347,7 @@ def _opened_in_folder(path: str) -> int:
 
 
 def _opened(path: str) -> int:
-    # not O_APPEND, which splice refuses; what is there already is another's, or what a job put there
+    # not O_APPEND, which splice refuses; O_EXCL: an existing file is another attempt's, or a job made it
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
@@ -356,18 +364,18 @@ def _remove(piece: str) -> None:
             os.unlink(path)  # noqa: PTH108  plain strings here
 
 
-# --- The terminal of a job that asked for one: nobody looks at it and nobody types, its output is logged.
+# --- The terminal of a job that asked for one: nobody watches it or types, its output is logged.
 
 
-LINES, COLUMNS = 24, 80  # what programs expect of a terminal that says nothing else
-KIND = "xterm"  # TERM of a job that has none: its caller had no terminal
+LINES, COLUMNS = 24, 80  # what programs expect of a terminal by default
+TERM_TYPE = "xterm"  # TERM for a job whose caller had none
 
 
 class Terminal:
-    """A pseudo-terminal. The job has `job_end`, and what it writes there is to be taken by `relay`.
+    """A pseudo-terminal. The job has `job_end`; `relay` takes what it writes there.
 
-    This process keeps `job_end` open until `let_go`: a program that closes all of its own, to reopen
-    /dev/tty later, must not be taken for the end of the output.
+    This process keeps `job_end` open until `close_job_end`: a program that closes all its copies, to open
+    /dev/tty again later, must not look like the end of the output.
     """
 
     def __init__(self) -> None:
@@ -375,10 +383,10 @@ class Terminal:
 
         Raises:
             CannotStart: the machine has no terminals.
-            OSError: all are taken; may be tried again.
+            OSError: all are in use; may be tried again.
         """
         try:
-            self.screen, self.job_end = os.openpty()  # never this process's own controlling terminal
+            self.screen, self.job_end = os.openpty()  # never becomes this process's controlling terminal
         except OSError as error:
             if error.errno in SHORTAGES:
                 raise
@@ -386,51 +394,51 @@ class Terminal:
         os.set_blocking(self.screen, False)
         termios.tcsetwinsize(self.job_end, (LINES, COLUMNS))
         status = os.fstat(self.job_end)
-        self.channel: Channel = (status.st_dev, status.st_ino)
+        self.stream: StreamId = (status.st_dev, status.st_ino)
 
     def relay(self, pipe: int, most: int) -> bool:
-        """Move what there is now and the pipe has room for, at most so many bytes; False: it is at its end.
+        """Move what is there now and fits into the pipe, up to `most` bytes; return False at the end.
 
-        The kernel hands out a few KiB at a time, so a flood takes many turns.
+        The kernel returns a few KiB at a time, so a flood takes many turns of the loop.
         """
         try:
             move(self.screen, pipe, most)
         except BlockingIOError:
             return True
         except OSError as error:
-            if error.errno != errno.EIO:  # which only says that everybody closed it
-                log.warning("a job's terminal is hung up, as it cannot be read: %s", error.strerror)
+            if error.errno != errno.EIO:  # EIO only means that all its users closed it
+                log.warning("cannot read a job's terminal, so it is hung up: %s", error.strerror)
             return False
         return True
 
-    def let_go(self) -> None:
+    def close_job_end(self) -> None:
         """Close this process's copy of the job's end."""
         if self.job_end >= 0:
             os.close(self.job_end)
             self.job_end = -1
 
     def close(self) -> None:
-        """Hang up: whoever still has the job's end reads and writes no more."""
-        self.let_go()
+        """Hang up: processes that still have the job's end can read and write no more."""
+        self.close_job_end()
         os.close(self.screen)
 
 
-def take_control() -> None:
+def set_controlling_terminal() -> None:
     """Make stdout the controlling terminal of this process, which leads a session and has none yet."""
     fcntl.ioctl(1, termios.TIOCSCTTY, 0)
 
 
-class Output:
-    """The pipe that is a job's stdout and stderr, or that the terminal which is them is emptied into.
+class AttemptOutput:
+    """A job's stdout and stderr: a pipe, or a terminal whose output is moved into the pipe.
 
-    `inode` is what the pipe is called in /proc/PID/fd.
+    `inode` is the number of the pipe in /proc/PID/fd.
     """
 
     def __init__(self, log: LogFile, readers: Readers, *, with_terminal: bool) -> None:
-        """Make pipe and terminal.
+        """Make the pipe, and the terminal if wanted.
 
         Raises:
-            CannotStart: there are no terminals.
+            CannotStart: the machine has no terminals.
             OSError: too many descriptors or terminals are open; may be tried again.
         """
         self.log = log
@@ -444,7 +452,7 @@ class Output:
             if with_terminal:
                 self._terminal = Terminal()
             self._reader, self._writer = _pipe()
-            os.set_blocking(self._reader, False)  # the job's end stays as programs expect it
+            os.set_blocking(self._reader, False)  # the job's end stays blocking, as programs expect
             self.inode = os.fstat(self._reader).st_ino
             self._read()
         except BaseException:
@@ -453,22 +461,22 @@ class Output:
 
     @property
     def job_end(self) -> int:
-        """The descriptor for the job, good until `begin`."""
+        """The descriptor for the job, valid until `begin`."""
         return self._writer if self._terminal is None else self._terminal.job_end
 
     @property
-    def channel(self) -> Channel:
-        """What shows that a process can write to it."""
-        return self.inode if self._terminal is None else self._terminal.channel
+    def stream(self) -> StreamId:
+        """What identifies a process that can write to it."""
+        return self.inode if self._terminal is None else self._terminal.stream
 
-    def say(self, words: bytes) -> None:
-        """Put words into the log before the job's own; to be called before `begin`."""
-        for start in range(0, len(words), select.PIPE_BUF):  # the least that an empty pipe holds
-            os.write(self._writer, words[start : start + select.PIPE_BUF])
+    def log_first(self, text: bytes) -> None:
+        """Put text into the log before the job's output; to be called before `begin`."""
+        for start in range(0, len(text), select.PIPE_BUF):  # an empty pipe holds at least this much
+            os.write(self._writer, text[start : start + select.PIPE_BUF])
             self._pump()
 
     def begin(self, moved: Callable[[], None]) -> None:
-        """Take it that the job has its own copy of its end; `moved` is called after each amount."""
+        """Begin, once the job has its own copy of its end; call `moved` after each amount."""
         self._moved = moved
         if self._terminal is None:
             self._close_writer()
@@ -476,34 +484,34 @@ class Output:
             moved()
 
     def drain(self) -> bool:
-        """Move all that is there now and return whether it is closed by all who could write to it.
+        """Move all that is there now; return whether all writers have closed it.
 
-        Only after the job's first process ended. Moves a little more than a pipe holds, so that a writer
-        that goes on does not hold up the loop.
+        Call it only after the job's first process has ended. It moves a little more than a pipe holds, so
+        that a process that goes on writing does not block the event loop.
         """
         if self._terminal is not None:
-            self._terminal.let_go()
+            self._terminal.close_job_end()
         start = self.log.total
         while not self._end.done() and self._pump() and self.log.total - start <= _CHUNK:
             pass
         return self._end.done()
 
     async def ended(self, until: asyncio.Future[None]) -> bool:
-        """Wait until nobody can write any more, or `until` is done; return whether it is the first."""
+        """Wait until all writers have closed it, or `until` is done; return whether they have."""
         await asyncio.wait({self._end, until}, return_when=asyncio.FIRST_COMPLETED)
         return self._end.done()
 
-    async def leave_to_nowhere(self, null: int) -> None:
-        """Let processes that still have the pipe open go on writing: what they write is thrown away.
+    async def discard_rest(self, null: int) -> None:
+        """Let processes that still have the pipe open go on writing, and throw away what they write.
 
         Without a reader their next write would end them (SIGPIPE). The reader is a process of its own, so
-        that they outlive the launcher; it ends when the last of them has closed the pipe.
+        that they outlive the launcher. It ends when the last of them has closed the pipe.
 
         Raises:
-            OSError: that process cannot be started.
+            OSError: the reader cannot be started.
         """
         if self._terminal is not None or self._end.done():
-            return  # a terminal is hung up, as always when its session ends
+            return  # a terminal is hung up instead, as usual when its session ends
         self._readers.remove(self._reader)
         os.set_blocking(self._reader, True)
         await asyncio.create_subprocess_exec(
@@ -517,13 +525,13 @@ class Output:
         self.log.close()
 
     def _read(self) -> None:
-        """Begin to pump: before the job is there, which must not be started for nothing if this fails."""
+        """Begin to read, before the job starts: if this fails, no job has been started in vain."""
         self._readers.add(self._reader, self._pump)
         if self._terminal is not None:
             self._readers.add(self._terminal.screen, self._pump)
 
     def _pump(self) -> bool:
-        """Move one chunk and return whether there may be more."""
+        """Move one chunk; return whether there may be more."""
         if self._terminal is not None and not self._terminal.relay(self._writer, _CHUNK):
             self._close_terminal()
             self._close_writer()
@@ -543,7 +551,7 @@ class Output:
 
     def _enlarge(self) -> None:
         self._is_large = True
-        # it stays as it is where pipe memory is used up, or the job made it larger itself and filled it
+        # it keeps its size if pipe memory is used up, or if the job made it larger itself and filled it
         with suppress(OSError):
             fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, _CHUNK)
 
@@ -565,17 +573,16 @@ class Output:
             self._reader = -1
 
 
-_FLOOD = 1 << 16  # a pipe's first capacity: found full, the job writes faster than it is read
-_CHUNK = (
-    1 << 18
-)  # bytes moved in one turn of the loop, a tenth of a millisecond; and a flooding pipe's capacity
-_RESERVED = 32  # descriptors jobs leave to connections, to looks at /proc and to waiting for processes
+_FLOOD = 1 << 16  # bytes: a pipe's default size; when it is found full, the job writes faster than it is read
+# bytes moved in one turn of the loop, in a tenth of a millisecond; also the size of a flooding job's pipe
+_CHUNK = 1 << 18
+_RESERVED = 32  # descriptors that jobs leave for connections, process scans and pidfds
 
 
 def _pipe() -> tuple[int, int]:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit != resource.RLIM_INFINITY and writer > limit - _RESERVED:  # numbers are given from the lowest up
+    if limit != resource.RLIM_INFINITY and writer > limit - _RESERVED:  # the lowest free number is used first
         os.close(reader)
         os.close(writer)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

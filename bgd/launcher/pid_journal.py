@@ -1,4 +1,7 @@
-"""Notes down the first process of each attempt that lasts; to look at one costs a tenth of starting it."""
+"""The pid journal: record the first process of each attempt that lasts.
+
+Reading a process costs a tenth of starting it, so short attempts go without a record.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +10,45 @@ import logging
 
 from bgd.launcher.journal import FirstProcess, Journal
 from bgd.launcher.process import UNKNOWN_TICKS
-from bgd.launcher.scan import Looker
+from bgd.launcher.scan import Scanner
 from bgd.launcher.tree import Execution
 from bgd.wire.launching import AttemptKey
 
 log = logging.getLogger(__name__)
 
 
-class Noting:
-    """Which process it is helps the sweep; until that is noted, and without it, mark and pipe suffice.
+class PidJournal:
+    """Record first processes for the sweep, which also works without: mark and pipe then suffice.
 
-    One timer does for all attempts, as each waits equally long.
+    One timer serves all attempts, because each waits equally long.
     """
 
-    def __init__(self, group: asyncio.TaskGroup, looker: Looker, journal: Journal) -> None:
+    def __init__(self, group: asyncio.TaskGroup, scanner: Scanner, journal: Journal) -> None:
         self._loop = asyncio.get_running_loop()
         self._group = group
-        self._looker = looker
+        self._scanner = scanner
         self._journal = journal
-        self._waiting: dict[AttemptKey, tuple[float, Execution]] = {}  # until when, the longest waiting first
+        self._waiting: dict[
+            AttemptKey, tuple[float, Execution]
+        ] = {}  # when it is due; the longest waiting first
         self._is_timed = False
 
     def begin(self, key: AttemptKey, execution: Execution) -> None:
-        """Take it that an attempt runs in this now."""
+        """Record this attempt's first process, if it lasts."""
         self._waiting[key] = self._loop.time() + _LASTING, execution
-        self._time()
+        self._set_timer()
 
     def end(self, key: AttemptKey) -> None:
-        """Take it that the attempt's first process has ended, or that nobody cares any more."""
+        """Forget an attempt whose first process has ended."""
         self._waiting.pop(key, None)
 
-    def _time(self) -> None:
+    def _set_timer(self) -> None:
         if not self._is_timed and self._waiting:
             due_at, _ = next(iter(self._waiting.values()))
-            self._loop.call_at(due_at, self._note)
+            self._loop.call_at(due_at, self._record_due)
             self._is_timed = True
 
-    def _note(self) -> None:
+    def _record_due(self) -> None:
         self._is_timed = False
         now = self._loop.time()
         lasting: list[tuple[AttemptKey, Execution]] = []
@@ -54,26 +59,26 @@ class Noting:
         for key, _ in lasting:
             del self._waiting[key]
         if lasting:
-            self._group.create_task(self._note_all(lasting))
-        self._time()
+            self._group.create_task(self._record_all(lasting))
+        self._set_timer()
 
-    async def _note_all(self, lasting: list[tuple[AttemptKey, Execution]]) -> None:
+    async def _record_all(self, lasting: list[tuple[AttemptKey, Execution]]) -> None:
         try:
-            seen = await self._looker.see([execution.pid for _, execution in lasting])
+            seen = await self._scanner.read_processes([execution.pid for _, execution in lasting])
         except OSError as error:
-            log.warning("processes cannot be looked at: %s", error.strerror)
+            log.warning("cannot read the first processes of jobs: %s", error.strerror)
             return
         for key, execution in lasting:
             first = seen.get(execution.pid)
-            # what is not over has not been reaped, so that it was this process that was seen
+            # an execution that is not over is not reaped, so the pid is still this process's
             if first is not None and first.ticks != UNKNOWN_TICKS and not execution.is_over:
-                self._note_one(key, first.pid, first.ticks)
+                self._record(key, first.pid, first.ticks)
 
-    def _note_one(self, key: AttemptKey, pid: int, ticks: int) -> None:
+    def _record(self, key: AttemptKey, pid: int, ticks: int) -> None:
         try:
-            self._journal.note(FirstProcess(key, pid, ticks))
+            self._journal.add_step(FirstProcess(key, pid, ticks))
         except OSError as error:
-            log.warning("job %d: the journal cannot take its pid: %s", key.job, error.strerror)
+            log.warning("cannot write the pid of job %d to the journal: %s", key.job, error.strerror)
 
 
 _LASTING = 0.05  # seconds

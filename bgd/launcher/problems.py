@@ -1,4 +1,4 @@
-"""Says in one line why a program could not be started: what exactly is missing, wrong or not permitted."""
+"""Say in one line why a program could not be started: what is missing, wrong or not permitted."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from pathlib import Path
 from bgd.paths import find_program
 from bgd.wire.launching import Launch, NotStarted
 
-# not the job's fault, and it passes: no descriptors, processes, memory or disk left
+# not the job's fault, and temporary: no descriptors, processes, memory or disk space left
 SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 
 
 class CannotStart(Exception):
     """The attempt cannot be started as it is; the message is the `problem` of its end.
 
-    `words`: what its log is to say of it besides.
+    `log_text`: more about it, for the attempt's log.
     """
 
-    words = b""
+    log_text = b""
 
 
 def why_not_started(launch: Launch, error: OSError | ValueError) -> str:
     """Return the `problem` of an attempt whose spawn failed with `error`.
 
-    The kernel's answer does not tell a missing program from a missing folder or interpreter, so this looks
-    at what is there, from the outside in.
+    The kernel's error does not distinguish a missing program from a missing folder or interpreter. So this
+    checks the files, from the outside in.
     """
     try:
         kind, details = _problem(launch, error)
-    except OSError:  # what is there changed while it was looked at: the kernel's own word must do
+    except OSError:  # the files changed meanwhile: the kernel's own error must do
         kind, details = NotStarted.OTHER, f"{launch.argv[0]}: {error}"
     return one_line(kind, details)
 
 
-def no_input(path: str, reason: str) -> str:
-    """Return the `problem` of an attempt whose standard input cannot be had."""
+def no_input_problem(path: str, reason: str) -> str:
+    """Return the `problem` of an attempt whose standard input cannot be read."""
     return one_line(NotStarted.NO_INPUT, f"{path}: {reason}")
 
 
 def one_line(kind: NotStarted, details: str) -> str:
-    """Return a problem of this kind, whatever the details hold."""
-    # names come from strangers: a problem is one line whatever they hold
+    """Return a problem of this kind on one line, whatever the details contain."""
+    # names may contain anything, line breaks too
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in f"{kind}: {details}")
 
 
@@ -125,7 +125,7 @@ def _length(launch: Launch) -> str:
     if longest > _LONGEST_WORD:
         return f"one word of {longest} bytes; the kernel's limit is {_LONGEST_WORD}"
     total = sum(len(word) + 1 + _POINTER for word in words)
-    # a quarter of the stack's limit, at most three quarters of its usual one: fs/exec.c
+    # the kernel allows a quarter of the stack limit, at most 6 MiB: fs/exec.c
     stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
     limit = _MOST_WORDS if stack == resource.RLIM_INFINITY else min(stack // 4, _MOST_WORDS)
     return f"arguments and environment are {total} bytes; the kernel's limit is {limit}"
@@ -142,4 +142,4 @@ _ABOUT_FILES = {
 }
 _LONGEST_WORD = 131_071  # MAX_ARG_STRLEN of linux/binfmts.h, less the NUL
 _MOST_WORDS = 6 << 20
-_POINTER = 8  # the kernel counts one for each word
+_POINTER = 8  # bytes; the kernel counts one for each word

@@ -1,4 +1,4 @@
-"""One process as /proc shows it, and a way to signal it that no reuse of its number can lead astray."""
+"""One process as /proc shows it, and a way to signal it that is safe against reused pids."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-TICKS = os.sysconf("SC_CLK_TCK")  # of a second: the unit of start times in /proc
-Channel = int | tuple[int, int]  # a pipe's inode; device and inode of a terminal
+TICKS = os.sysconf("SC_CLK_TCK")  # per second: the unit of start times in /proc
+StreamId = int | tuple[int, int]  # a pipe's inode; device and inode of a terminal
 MARK = "BGD_RUN"  # the environment variable that names the attempt
-UNKNOWN_TICKS = sys.maxsize  # the start time of a process whose /proc/PID/stat does not answer
-LEAST_STAMP = 1 << 62  # see bgd.launcher.process
+UNKNOWN_TICKS = sys.maxsize  # the start time if /proc/PID/stat does not answer
+MIN_TAG = 1 << 62  # tags lie above what anybody would set as a limit: see below
 
-# no descriptor is to be had just now: says nothing of the process that was asked about
+# no descriptor is available just now: says nothing about the process
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Process(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
-    """`ticks`: when it started, in ticks since the machine did; with the pid it names a process for ever.
+    """One process. `ticks` is its start time, in ticks since boot; with the pid it identifies the process.
 
-    `stamp`: the stamp of its attempt; None if it has none, or if nobody looked for one.
+    `tag`: the tag of its attempt; None if it has none, or if it was not read.
     """
 
     pid: int
@@ -33,21 +33,21 @@ class Process(Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     group: int
     session: int
     ticks: int
-    is_dead: bool  # ended, and its parent has not yet taken notice
+    is_dead: bool  # a zombie: its parent has not yet reaped it
     is_stopped: bool = False  # by SIGSTOP or another stop signal
-    stamp: int | None = None
+    tag: int | None = None
 
 
 def read_process(pid: int) -> Process | None:
     """Return what /proc/PID/stat says, None if there is no such process.
 
-    Some kernels let the reader wait while the process is in the middle of an exec, which can be for ever if a
-    file that the exec closes is on a file system that does not answer. So can `channels_of` and `mark_of`.
+    Some kernels block the reader while the process is in the middle of an exec. That can be forever if the
+    exec closes a file on a file system that does not answer. `open_streams` and `mark_of` can block likewise.
     """
-    stat = contents(f"/proc/{pid}/stat", _MOST_STAT)
+    stat = contents(f"/proc/{pid}/stat", _MAX_STAT)
     if not stat:
         return None
-    # the name stands in parentheses and may hold anything, parentheses too
+    # the name is in parentheses and may contain anything, even parentheses
     fields = stat[stat.rindex(b")") + 2 :].split()
     return Process(
         pid=pid,
@@ -55,7 +55,7 @@ def read_process(pid: int) -> Process | None:
         group=int(fields[2]),
         session=int(fields[3]),
         ticks=int(fields[19]),
-        # a process whose first thread ended shows Z as well, and lives on in the others
+        # a process whose first thread has ended shows Z too, while its other threads run on
         is_dead=fields[0] in b"ZX" and int(fields[17]) <= 1,
         is_stopped=fields[0] == b"T",
     )
@@ -66,7 +66,7 @@ def read_silent(pid: int) -> Process | None:
 
     /proc/PID/status and /proc/PID/limits never wait for another process.
     """
-    lines = contents(f"/proc/{pid}/status", _MOST_STATUS).splitlines()
+    lines = contents(f"/proc/{pid}/status", _MAX_STATUS).splitlines()
     fields = {name: value.split() for name, _, value in (line.partition(b":") for line in lines)}
     if b"PPid" not in fields:
         return None
@@ -78,7 +78,7 @@ def read_silent(pid: int) -> Process | None:
         ticks=UNKNOWN_TICKS,
         is_dead=fields[b"State"][0] in {b"Z", b"X"},
         is_stopped=fields[b"State"][0] == b"T",
-        stamp=stamp_of(pid),
+        tag=tag_of(pid),
     )
 
 
@@ -87,9 +87,9 @@ def pids() -> list[int]:
         return [int(entry.name) for entry in entries if entry.name.isdecimal()]
 
 
-def channels_of(pid: int) -> set[Channel]:
-    """Return all pipes and terminals the process has open; none where it may not be looked at."""
-    found: set[Channel] = set()
+def open_streams(pid: int) -> set[StreamId]:
+    """Return all pipes and terminals that a process has open; nothing if it may not be inspected."""
+    found: set[StreamId] = set()
     with suppress(*_OUT_OF_SIGHT), os.scandir(f"/proc/{pid}/fd") as entries:
         for entry in entries:
             with suppress(*_OUT_OF_SIGHT):  # closed since it was listed
@@ -97,35 +97,35 @@ def channels_of(pid: int) -> set[Channel]:
                 if target.startswith("pipe:["):
                     found.add(int(target[6:-1]))
                 elif target.startswith("/dev/pts/"):
-                    # the name alone may be that of another terminal, in a container
+                    # in a container the name alone may be another terminal's
                     status = os.stat(entry.path)  # noqa: PTH116  called too often for a Path
                     found.add((status.st_dev, status.st_ino))
     return found
 
 
 def mark_of(pid: int) -> str | None:
-    """Return the mark the process was started with, None without one or where it may not be looked at."""
-    environment = b"\0" + contents(f"/proc/{pid}/environ", _MOST_ENVIRONMENT)
+    """Return the mark that a process was started with; None without one, or if it may not be inspected."""
+    environment = b"\0" + contents(f"/proc/{pid}/environ", _MAX_ENVIRONMENT)
     _, found, rest = environment.partition(b"\0" + MARK.encode() + b"=")
-    return rest.partition(b"\0")[0][:_MOST_MARK].decode(errors="replace") if found else None
+    return rest.partition(b"\0")[0][:_MAX_MARK].decode(errors="replace") if found else None
 
 
-def stamp_of(pid: int) -> int | None:
-    """Return the stamp of a process, None if it has none or may not be looked at."""
-    _, _, rest = contents(f"/proc/{pid}/limits", _MOST_STAT).partition(b"Max realtime timeout")
+def tag_of(pid: int) -> int | None:
+    """Return the tag of a process; None if it has none, or if it may not be inspected."""
+    _, _, rest = contents(f"/proc/{pid}/limits", _MAX_STAT).partition(b"Max realtime timeout")
     soft = rest.split(maxsplit=1)[:1]
     number = int(soft[0]) if soft and soft[0].isdigit() else 0
-    return number if number >= LEAST_STAMP else None
+    return number if number >= MIN_TAG else None
 
 
-def send(process: Process, *signums: int) -> bool:
-    """Signal the process if it is still this one; return whether it was.
+def send_signal(process: Process, *signums: int) -> bool:
+    """Signal a process if it still is this one; return whether it was.
 
     Raises:
-        PermissionError: it belongs to somebody else.
+        PermissionError: it belongs to another user.
         OSError: one of SHORTAGES; nothing was sent.
     """
-    pidfd = hold(process)
+    pidfd = open_pidfd(process)
     if pidfd is None:
         return False
     try:
@@ -138,8 +138,8 @@ def send(process: Process, *signums: int) -> bool:
     return True
 
 
-def hold(process: Process) -> int | None:
-    """Return a pidfd, readable once the process has ended; None if it is gone.
+def open_pidfd(process: Process) -> int | None:
+    """Return a pidfd, which is readable once the process has ended; None if the process is gone.
 
     Raises:
         OSError: one of SHORTAGES.
@@ -150,7 +150,7 @@ def hold(process: Process) -> int | None:
         if error.errno in _NO_PROCESS:
             return None
         raise
-    # from here on the number cannot be another's, if it was not yet
+    # from here on the pid cannot become another process's; check that it has not already
     try:
         is_still_there = _is_still_there(process)
     except OSError:
@@ -163,10 +163,10 @@ def hold(process: Process) -> int | None:
 
 
 def _is_still_there(process: Process) -> bool:
-    """Tell whether the number is still this process's, or at least one of the same attempt."""
-    if process.stamp is not None:  # no other attempt has it, and this never waits: see `read_process`
-        return stamp_of(process.pid) == process.stamp
-    if process.ticks == UNKNOWN_TICKS:  # in the middle of an exec, which changes neither
+    """Return whether the pid is still this process's, or at least one of the same attempt."""
+    if process.tag is not None:  # no other attempt has the tag, and this never blocks: see `read_process`
+        return tag_of(process.pid) == process.tag
+    if process.ticks == UNKNOWN_TICKS:  # in the middle of an exec, which changes neither group nor session
         now = read_silent(process.pid)
         return now is not None and (now.group, now.session) == (process.group, process.session)
     now = read_process(process.pid)
@@ -174,60 +174,61 @@ def _is_still_there(process: Process) -> bool:
 
 
 def contents(path: str, most: int) -> bytes:
-    """Return what a file of a process holds, nothing if there is none or it may not be looked at."""
+    """Return what a file of a process holds; nothing if it does not exist or may not be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except _OUT_OF_SIGHT:
         return b""
     try:
-        return os.read(fd, most)  # one such file the kernel gives whole, or as much as there is room for
+        return os.read(fd, most)  # one read returns such a file whole, up to `most` bytes
     except _OUT_OF_SIGHT:
         return b""
     finally:
         os.close(fd)
 
 
-# what pidfd_open says of a number that is nobody's; on older kernels, of one that is being reaped this very
-# moment (EINVAL); and of one that is a thread's by now (EINVAL or ENOENT)
+# errors of pidfd_open for an unused pid; on older kernels, for one that is being reaped right now (EINVAL);
+# and for one that is now a thread's (EINVAL or ENOENT)
 _NO_PROCESS = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
 
-_MOST_STAT = 4096
-_MOST_STATUS = 1 << 16  # it lists all groups of its user
-_MOST_MARK = 1000  # bytes; bgd's own have some 60
-_MOST_ENVIRONMENT = 1 << 20  # the mark is put first, so only a shell that sorts anew moves it this far back
+_MAX_STAT = 4096
+_MAX_STATUS = 1 << 16  # it lists all groups of the user
+_MAX_MARK = 1000  # bytes; bgd's own marks have about 60
+# bytes; the mark comes first, so only a shell that sorts variables moves it far back
+_MAX_ENVIRONMENT = 1 << 20
 
 
-# gone meanwhile, or another user's; after any other error a living process would look gone
+# the process is gone, or another user's; any other error must not make a living process look gone
 _OUT_OF_SIGHT = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
-# --- The stamp: a number that all processes of an attempt inherit, whatever they do to be forgotten.
+# --- The tag: a number that all processes of an attempt inherit, in a resource limit that nothing else uses
+# (RLIMIT_RTTIME). They keep it even if they leave their session, close all files and clear their environment.
 
 
-def new_stamp() -> int | None:
-    """Return a number that no other attempt of any launcher has; None where this machine takes none."""
+def new_tag() -> int | None:
+    """Return a number that no other attempt of any launcher has; None if the machine has no tags."""
     return next(_numbers) if _IS_POSSIBLE else None
 
 
-def wear(stamp: int | None) -> None:
-    """Let every process that is started from now on have this stamp; None: that of this process again."""
-    resource.setrlimit(resource.RLIMIT_RTTIME, _OWN if stamp is None else (stamp, _OWN[1]))
+def set_tag(tag: int | None) -> None:
+    """Give every process that is started from now on this tag; None: the limit that this process had."""
+    resource.setrlimit(resource.RLIMIT_RTTIME, _OWN if tag is None else (tag, _OWN[1]))
 
 
 _OWN = resource.getrlimit(resource.RLIMIT_RTTIME)
-_numbers = itertools.count(
-    LEAST_STAMP | int.from_bytes(os.urandom(5), "big") << 20
-)  # and so many attempts more
+# each attempt takes the next number
+_numbers = itertools.count(MIN_TAG | int.from_bytes(os.urandom(5), "big") << 20)
 
 
 def _is_possible() -> bool:
     try:
-        wear(LEAST_STAMP)
-        return stamp_of(os.getpid()) == LEAST_STAMP
-    except (ValueError, OSError):  # a lower limit was set for this process, or the kernel knows none
+        set_tag(MIN_TAG)
+        return tag_of(os.getpid()) == MIN_TAG
+    except (ValueError, OSError):  # this process has a lower hard limit, or the kernel has no such limit
         return False
     finally:
-        wear(None)
+        set_tag(None)
 
 
 _IS_POSSIBLE = _is_possible()

@@ -12,10 +12,10 @@ from collections.abc import Callable, Coroutine
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.launcher.cgroup import GroupFigures
-from bgd.launcher.context import Tools
+from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Countdown
-from bgd.launcher.output import Output
-from bgd.launcher.scan import Looker
+from bgd.launcher.output import AttemptOutput
+from bgd.launcher.scan import Scanner
 from bgd.launcher.tree import Execution, Ladder, Tree
 from bgd.units import format_size
 from bgd.wire.class_jobs import MAX_DOCUMENT
@@ -24,70 +24,70 @@ from bgd.wire.launching import (
     Launch,
 )
 
-# --- Suspending an attempt: every process of its tree is stopped, and let go on later.
+# --- Suspension of an attempt: every process of its tree is stopped, and continued later.
 
 
 class Suspension:
-    """What `is_on` was last set to holds, once the `carry_out` that follows has returned."""
+    """Set `is_on`, then await `carry_out`: when it returns, the latest value holds."""
 
-    def __init__(self, tree: Tree, looker: Looker) -> None:
+    def __init__(self, tree: Tree, scanner: Scanner) -> None:
         self._tree = tree
-        self._looker = looker
-        self._turn = asyncio.Lock()  # they must not get in each other's way
+        self._scanner = scanner
+        self._lock = asyncio.Lock()  # so that calls do not interfere
         self.is_on = False
 
     async def carry_out(self) -> None:
-        """Stop every process, also those that are started meanwhile, or let all go on."""
-        async with self._turn:
+        """Stop every process, also those started meanwhile; or continue all."""
+        async with self._lock:
             if self.is_on:
-                await self._tree.stop_all(self._looker, is_wanted=lambda: self.is_on)
+                await self._tree.stop_all(self._scanner, is_wanted=lambda: self.is_on)
             else:
-                await self._tree.tell_all(self._looker, signal.SIGCONT)
+                await self._tree.signal_all(self._scanner, signal.SIGCONT)
 
-    async def tell_all(self, signum: int) -> None:
-        """Send every process a signal as if at one instant; who was stopped before stays stopped."""
-        async with self._turn:
-            await self._tree.tell_all(self._looker, signum)
+    async def signal_all(self, signum: int) -> None:
+        """Send every process a signal as if at one instant; processes stopped before stay stopped."""
+        async with self._lock:
+            await self._tree.signal_all(self._scanner, signum)
 
 
-# --- A started attempt: its time limit, its stop, what its first process leaves behind, and how it ended.
+# --- A running attempt: its time limit, its stop, what its first process leaves behind, and how it ended.
 
 
 log = logging.getLogger(__name__)
 
 
-class Running:
-    """Owns the output of what the attempt runs in, and its result; `end` closes both."""
+class RunningAttempt:
+    """Own the attempt's output and its result file; `end` and `abandon` close both."""
 
     def __init__(  # noqa: PLR0917  the parts of one running attempt
         self,
         launch: Launch,
-        tools: Tools,
+        context: Context,
         execution: Execution,
-        output: Output,
+        output: AttemptOutput,
         tree: Tree,
         began: tuple[float, float],  # on the wall clock and on the elapsed one
         grew: Callable[[], None],
     ) -> None:
         self._launch = launch
-        self._tools = tools
+        self._context = context
         self._execution = execution
         self._result = execution.result
-        self._is_intact = True  # nobody but the job itself has acted on its processes
+        self._is_intact = True  # nobody except the job itself has acted on its processes
         self._output = output
         self._tree = tree
         self._started_at, self._since = began
         self._grew = grew
         self._is_interrupted = False
-        self._reason: Outcome | None = None  # why it is to end, as the first said who asked
+        self._reason: Outcome | None = None  # why it is to end: the first reason that was given
         self._ladder: Ladder | None = None
         self._descent: asyncio.Task[Exception | None] | None = None
-        self._suspension = Suspension(tree, tools.looker)
+        self._suspension = Suspension(tree, context.scanner)
         self._limit = Countdown(
-            tools.deadlines, launch.timeout or None, lambda: self.stop(Outcome.TIMEOUT, launch.grace)
+            context.deadlines, launch.timeout or None, lambda: self.stop(Outcome.TIMEOUT, launch.grace)
         )
         output.begin(self._output_moved)
-        tools.noting.begin(launch.key, execution)
+        context.pid_journal.begin(launch.key, execution)
 
     @property
     def pid(self) -> int:
@@ -102,17 +102,17 @@ class Running:
         return self._output.log.problem
 
     def stop(self, reason: Outcome, grace: float) -> None:
-        """Send it down the stop ladder. May be said again; the first reason and the shortest grace count."""
+        """Start the stop ladder. May be called again; the first reason and the shortest grace count."""
         self._reason = self._reason or reason
         self._bring_down(grace)
 
     def signal(self, signum: int, *, whole_tree: bool) -> None:
-        """Send a signal to the first process or to all of the tree; nothing once the first has ended."""
+        """Send a signal to the first process or to the whole tree; do nothing once the first has ended."""
         if self._execution.is_over:
             return
         self._is_intact = False
         if whole_tree:
-            self._begin(self._suspension.tell_all(signum))
+            self._begin(self._suspension.signal_all(signum))
             return
         try:
             self._execution.signal(signum)
@@ -123,29 +123,29 @@ class Running:
             )
 
     def suspend(self) -> None:
-        """Stop the whole tree and the time limit; may be said again. Who is being ended is not suspended."""
+        """Stop the tree and its time limit, unless the attempt is being stopped; may be called again."""
         if self._ladder is None and not self._execution.is_over:
             self._is_intact = False
             self._suspension.is_on = True
-            self._limit.stand_still()
+            self._limit.pause()
             self._begin(self._suspension.carry_out())
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Undo `suspend`, and nothing else."""
         if self._suspension.is_on:
             self._suspension.is_on = False
-            self._limit.go_on()
+            self._limit.resume()
             self._begin(self._suspension.carry_out())
 
     async def end(self) -> AttemptEnded:
-        """Return how the first process ended, when nothing of the tree is left but what is to be kept."""
+        """Return how the first process ended, once all its leftovers have ended or are left to run."""
         code = await self._execution.wait()
-        # who ends the launcher may have sent the same signal to its jobs, as `systemctl kill` does
+        # whoever stops the launcher may have sent the same signal to its jobs, for example `systemctl kill`
         self._is_interrupted = self._reason is Outcome.INTERRUPTED and code != 0
         finished_at, run_seconds = time.time(), elapsed() - self._since
-        self._tools.noting.end(self._launch.key)
+        self._context.pid_journal.end(self._launch.key)
         self._suspension.is_on = False
-        self._limit.stand_still()
+        self._limit.pause()
         await self._end_leftovers()
         if not self._output.drain() and self._descent is None:
             await self._leave_output()
@@ -155,9 +155,9 @@ class Running:
         return ended
 
     def abandon(self) -> None:
-        """Kill and close what can be, as seeing to its end has failed."""
-        self._tools.noting.end(self._launch.key)
-        self._limit.stand_still()
+        """Kill its processes and release everything, after `end` has failed."""
+        self._context.pid_journal.end(self._launch.key)
+        self._limit.pause()
         self._tree.kill_unseen()
         self._output.close()
         self._close_result()
@@ -171,27 +171,27 @@ class Running:
     def _bring_down(self, grace: float) -> None:
         self._is_intact = False
         if self._ladder is None:
-            self._suspension.is_on = False  # the ladder lets those go on that it tells to end
-            self._ladder = Ladder(self._tree, self._tools.looker, self._tools.deadlines, grace)
-            self._descent = self._tools.group.create_task(self._descend(self._ladder))
+            self._suspension.is_on = False  # the ladder continues the processes that it signals
+            self._ladder = Ladder(self._tree, self._context.scanner, self._context.deadlines, grace)
+            self._descent = self._context.group.create_task(self._descend(self._ladder))
         else:
             self._ladder.hasten(grace)
 
-    def _begin(self, doing: Coroutine[None, None, None]) -> None:
-        self._tools.group.create_task(self._tried(doing))
+    def _begin(self, action: Coroutine[None, None, None]) -> None:
+        self._context.group.create_task(self._logged(action))
 
-    async def _tried(self, doing: Coroutine[None, None, None]) -> None:
+    async def _logged(self, action: Coroutine[None, None, None]) -> None:
         try:
-            await doing
-        except Exception:  # the group of tasks would end every job for it
-            log.exception("job %d: its launcher could not do as it was asked", self._launch.key.job)
+            await action
+        except Exception:  # raised further, it would cancel the task group, and so end every job
+            log.exception("job %d: the launcher could not do what was asked", self._launch.key.job)
 
     async def _descend(self, ladder: Ladder) -> Exception | None:
-        """Return what went wrong, for `end` to raise: the group of tasks would end every job for it."""
+        """Return an error for `end` to raise: raised here, it would cancel the task group and all jobs."""
         try:
             await ladder.bring_down()
-        except Exception as error:  # noqa: BLE001  whatever it is, it is this attempt's trouble only
-            self._tree.kill_unseen()  # else `end` would wait for the first process for ever
+        except Exception as error:  # noqa: BLE001  any error concerns only this attempt
+            self._tree.kill_unseen()  # else `end` would wait forever for the first process
             return error
         return None
 
@@ -199,8 +199,8 @@ class Running:
         is_closed = self._output.drain()
         has_others = self._execution.has_left_others(self._tree)
         if self._descent is None and not is_closed:
-            # what reads from it, as `program > >(tee file)`, sees the end only now and needs a moment
-            over = self._tools.deadlines.passed(_LAST_WORDS)
+            # a reader of its output sees the end only now and needs a moment: `program > >(tee file)`
+            over = self._context.deadlines.timer(_OUTPUT_PATIENCE)
             is_closed = await self._output.ended(over)
             over.cancel()
         is_leaving = has_others or not is_closed or self._left_orphans()
@@ -213,24 +213,24 @@ class Running:
 
     async def _leave_output(self) -> None:
         try:
-            await self._output.leave_to_nowhere(self._tools.null)
+            await self._output.discard_rest(self._context.null)
         except OSError as error:
             log.warning(
-                "job %d: what it left running can write no more output, as `cat` cannot be started: %s",
+                "job %d: processes that it left running cannot write output, as `cat` cannot be started: %s",
                 *(self._launch.key.job, error.strerror),
             )
 
     def _left_orphans(self) -> bool:
-        """Whether somebody got away: who has no parent any more has become a child of this process."""
-        return self._tree.left_any(self._tools.children.orphans())
+        """Return whether a process escaped: one whose parent has ended has become a child of this process."""
+        return self._tree.left_any(self._context.children.orphans())
 
     async def _closed_group(self) -> GroupFigures | None:
-        """Return what all of the tree used, by the account of its control group, None if it has none."""
+        """Remove its control group; return what the whole tree used by its account, None without a group."""
         group = self._tree.group
         if group is None:
             return None
         if self._descent is not None or not self._launch.keep_leftovers:
-            over = self._tools.deadlines.passed(_PARTING)
+            over = self._context.deadlines.timer(_GROUP_PATIENCE)
             await group.emptied(over)
             over.cancel()
         figures = group.figures()
@@ -281,17 +281,17 @@ class Running:
         return Outcome.EXIT if code else Outcome.SUCCEEDED
 
 
-_LAST_WORDS = 0.5  # seconds
-_PARTING = 1.0  # seconds for those that were killed to be gone from their group
+_OUTPUT_PATIENCE = 0.5  # seconds
+_GROUP_PATIENCE = 1.0  # seconds for killed processes to leave their group
 
 
 def _out_of_memory(launch: Launch) -> str:
     most = launch.limits.memory_max
     if most is None:
         return "the machine was out of memory, and the kernel killed it"
-    return f"it took all of the {format_size(most)} of memory that it may, and the kernel killed it"
+    return f"it used all of its {format_size(most)} of memory, and the kernel killed it"
 
 
 def _read_result(fd: int) -> bytes:
-    """Return what the result file holds, and one byte more than is allowed of one that is too long."""
+    """Return the content of the result file; of one that is too long, one byte more than allowed."""
     return os.pread(fd, min(os.fstat(fd).st_size, MAX_DOCUMENT + 1), 0)

@@ -1,4 +1,4 @@
-"""Starts one process exactly as a Launch says."""
+"""Start one process exactly as a Launch says."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from typing import Any, NoReturn, cast
 from msgspec import Struct
 
 from bgd.launcher.cgroup import Group
-from bgd.launcher.children import Children, all_from, fork, process_of
-from bgd.launcher.context import Tools
-from bgd.launcher.output import KIND, take_control
-from bgd.launcher.problems import SHORTAGES, CannotStart, no_input, one_line, why_not_started
-from bgd.launcher.process import MARK, wear
+from bgd.launcher.children import Children, fork, process_of, read_all
+from bgd.launcher.context import Context
+from bgd.launcher.output import TERM_TYPE, set_controlling_terminal
+from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line, why_not_started
+from bgd.launcher.process import MARK, set_tag
 from bgd.launcher.tree import UNKILLABLE, Tree, Usage, mark
 from bgd.wire.launching import NO_LIMITS, Launch, NotStarted
 
-# --- What a job reads, and the unnamed files that carry its input and its result.
+# --- Standard input, and the unnamed files that hold a job's input and its result.
 
 
-class Input:
-    """`fd` is what the process is to read, None if that is nothing."""
+class StandardInput:
+    """The standard input of a process. `fd` is its descriptor; None if there is nothing to read."""
 
     def __init__(self, launch: Launch, folder: str, *, is_apart: bool = False) -> None:
-        """Open it; `folder` is where unnamed files are made. `is_apart`: leave a file to who may hang.
+        """Open it; unnamed files are made in `folder`. `is_apart`: leave a path to the fork, which may hang.
 
         Raises:
             CannotStart: it cannot be read.
-            OSError: of the machine; may be tried again.
+            OSError: the machine lacks something; may be tried again.
         """
         self.fd: int | None = None
         if launch.stdin is not None:
-            self.fd = unnamed(folder, launch.stdin)
+            self.fd = unnamed_file(folder, launch.stdin)
         elif launch.stdin_path is not None and not is_apart:
-            # a FIFO must not hold up the loop until somebody writes to it
-            self.fd = opened(launch.cwd, launch.stdin_path, os.O_NONBLOCK)
-            os.set_blocking(self.fd, True)  # as programs expect their input to be
+            # opening a FIFO must not block the event loop until there is a writer
+            self.fd = open_input(launch.cwd, launch.stdin_path, os.O_NONBLOCK)
+            os.set_blocking(self.fd, True)  # programs expect blocking input
 
     @property
     def is_fifo(self) -> bool:
         return self.fd is not None and stat.S_ISFIFO(os.fstat(self.fd).st_mode)
 
-    async def begun(self, until: asyncio.Future[None]) -> None:
-        """Wait for the first to write to a FIFO, as a shell does in opening it; or for `until`.
+    async def first_write(self, until: asyncio.Future[None]) -> None:
+        """Wait until a process writes to the FIFO, as a shell does that opens one; or until `until` is done.
 
-        Without anybody who writes, its reader would find an end at once.
+        Without a writer its reader would see the end of the file at once.
         """
         if self.fd is None:
             return
@@ -74,14 +74,14 @@ class Input:
             os.close(self.fd)
 
 
-def unnamed(folder: str, content: bytes = b"") -> int:
-    """Return a file without a name that holds `content` and is at its beginning."""
+def unnamed_file(folder: str, content: bytes = b"") -> int:
+    """Return the descriptor of a file without a name that holds `content`, positioned at its start."""
     try:
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno in SHORTAGES:
             raise
-        fd = os.memfd_create("bgd")  # a file system that knows no unnamed files
+        fd = os.memfd_create("bgd")  # the file system does not support unnamed files
     if not content:
         return fd
     try:
@@ -97,15 +97,15 @@ def unnamed(folder: str, content: bytes = b"") -> int:
     return fd
 
 
-def opened(folder: str, path: str, flags: int = 0) -> int:
-    """Open a file that a process in this folder is to read.
+def open_input(folder: str, path: str, flags: int = 0) -> int:
+    """Open a file for a process in this folder to read.
 
     Raises:
         CannotStart: it cannot be read.
-        OSError: of the machine; may be tried again.
+        OSError: the machine lacks something; may be tried again.
     """
     try:
-        # as the process itself would find it
+        # relative to the process's own folder
         fd = os.open(
             os.path.join(folder, path),  # noqa: PTH118  plain strings here
             os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | flags,
@@ -113,23 +113,23 @@ def opened(folder: str, path: str, flags: int = 0) -> int:
     except OSError as error:
         if error.errno in SHORTAGES:
             raise
-        raise CannotStart(no_input(path, f"{error.strerror}")) from error
+        raise CannotStart(no_input_problem(path, f"{error.strerror}")) from error
     except ValueError as error:  # NUL, text that cannot be encoded
-        raise CannotStart(no_input(path, "no file can have this name")) from error
+        raise CannotStart(no_input_problem(path, "no file can have this name")) from error
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         os.close(fd)
-        raise CannotStart(no_input(path, "it is a directory"))
+        raise CannotStart(no_input_problem(path, "it is a directory"))
     return fd
 
 
-# --- What a process does between its fork and its program: it takes on limits, and its terminal.
+# --- The steps between the fork and the program: limits, and the terminal.
 
 
-Step = tuple[str, Callable[[], None]]  # what it does, as a problem names it
+Step = tuple[str, Callable[[], None]]  # its name in a `problem`, and what it does
 
 
 def steps_of(launch: Launch, group: Group | None) -> list[Step]:
-    """Return what is to be done; nothing, for most."""
+    """Return the steps for a launch; most launches need none."""
     if group is None and not launch.pty and launch.limits == NO_LIMITS:
         return []
     limits, steps = launch.limits, list[Step]()
@@ -147,35 +147,36 @@ def steps_of(launch: Launch, group: Group | None) -> list[Step]:
             (f"open_files {count}", lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count,) * 2))
         )
     if launch.pty:
-        steps.append(("terminal", take_control))
+        steps.append(("terminal", set_controlling_terminal))
     return steps
 
 
 @contextmanager
-def preparation(steps: Sequence[Step]) -> Iterator[Callable[[], None]]:
-    """Give what the child is to call before it becomes the program.
+def prepared(steps: Sequence[Step]) -> Iterator[Callable[[], None]]:
+    """Yield a function for the child to call before it becomes the program.
 
-    It takes a fork, 2 ms, where others cost a vfork, 0.2 ms. A shell between would take 0.5 ms, and could not
-    tell why the program cannot be started. A fork is safe, as this process has one thread only.
+    It needs a fork, which takes 2 ms; without it a vfork takes 0.2 ms. A shell in between would take 0.5 ms,
+    and could not report why the program cannot be started. A fork is safe because this process has only one
+    thread.
 
     Raises:
-        CannotStart: the child could not do it.
+        CannotStart: the child could not take a step.
     """
-    hearing, saying = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        yield lambda: _take_or_tell(steps, saying)
-    except subprocess.SubprocessError as error:  # which says no more than that there was one
-        raise CannotStart(os.read(hearing, _MOST).decode(errors="replace")) from error
+        yield lambda: _apply_or_report(steps, writer)
+    except subprocess.SubprocessError as error:  # it does not say which
+        raise CannotStart(os.read(reader, _MAX_REPORT).decode(errors="replace")) from error
     finally:
-        os.close(hearing)
-        os.close(saying)
+        os.close(reader)
+        os.close(writer)
 
 
-def take(steps: Sequence[Step]) -> None:
-    """Do what is to be done.
+def apply_steps(steps: Sequence[Step]) -> None:
+    """Take the steps.
 
     Raises:
-        CannotStart: one of the steps cannot be taken.
+        CannotStart: a step failed.
     """
     for name, step in steps:
         try:
@@ -185,30 +186,30 @@ def take(steps: Sequence[Step]) -> None:
             raise CannotStart(one_line(NotStarted.NO_LIMIT, f"{name}: {reason}")) from error
 
 
-def _take_or_tell(steps: Sequence[Step], saying: int) -> None:
+def _apply_or_report(steps: Sequence[Step], writer: int) -> None:
     try:
-        take(steps)
+        apply_steps(steps)
     except CannotStart as error:
-        os.write(saying, str(error).encode())
+        os.write(writer, str(error).encode())
         raise
 
 
 def _join(group: Group) -> None:
-    fd = os.open(group.entrance, os.O_WRONLY)
+    fd = os.open(group.procs_file, os.O_WRONLY)
     os.write(fd, b"0")
     os.close(fd)
 
 
-_MOST = 4096
+_MAX_REPORT = 4096
 
 
-# --- A fork of the launcher does in its place what may hang: it hangs alone, and can be killed.
+# --- A start in a fork of the launcher, for starts that may hang: the fork hangs alone and can be killed.
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """What is run for a Launch: `input` is a descriptor, or the path of a file from `cwd`.
+    """What to run for a Launch: `input` is a descriptor, or the path of a file relative to `cwd`.
 
-    `passed`: further descriptors that the program keeps, by the same numbers.
+    `passed`: further descriptors that the program keeps, with the same numbers.
     """
 
     argv: Sequence[str]
@@ -219,11 +220,11 @@ class Command(Struct, frozen=True, kw_only=True):
     output: int
     passed: tuple[int, ...] = ()
     steps: Sequence[Step] = ()
-    stamp: int | None = None
+    tag: int | None = None
 
 
-class Apart:
-    """`process` is there at once. `settled` is done when it has become the program, cannot, or has ended."""
+class ForkedStart:
+    """A start in a fork: `process` exists at once, `settled` is done when it runs the program, or fails."""
 
     def __init__(self, launch: Launch, command: Command, children: Children) -> None:
         """Fork.
@@ -236,26 +237,26 @@ class Apart:
             kept.append(command.input)
         pid, reader = fork(lambda writer: _become(launch, command, writer), kept)
         self.process = process_of(pid, children)
-        self.settled = all_from(reader)
+        self.settled = read_all(reader)
 
-    async def begun(self) -> None:
+    async def wait(self) -> None:
         """Wait until it is settled.
 
         Raises:
-            CannotStart: for a reason that lies in the Launch.
-            OSError: for one that lies in the machine; it may be tried again.
+            CannotStart: the reason lies in the Launch.
+            OSError: the reason lies in the machine; it may be tried again.
         """
-        said = await self.settled
-        if said:
+        report = await self.settled
+        if report:
             await self.process.wait()
-            number, _, problem = said.decode(errors="replace").partition(" ")
+            number, _, problem = report.decode(errors="replace").partition(" ")
             if int(number) in SHORTAGES:
                 raise OSError(int(number), os.strerror(int(number)))
             raise CannotStart(problem)
 
 
 def _become(launch: Launch, command: Command, writer: int) -> None:
-    """Be the program, or say why not."""
+    """Become the program, or report why not."""
     try:
         os.setsid()
         if isinstance(command.input, int):
@@ -265,21 +266,21 @@ def _become(launch: Launch, command: Command, writer: int) -> None:
         for fd in command.passed:
             os.set_inheritable(fd, True)
         os.umask(command.umask)
-        wear(command.stamp)
-        take(command.steps)
-        _enter(command)
+        set_tag(command.tag)
+        apply_steps(command.steps)
+        _exec(command)
     except CannotStart as error:
-        _say(writer, errno.EINVAL, str(error))
+        _report(writer, errno.EINVAL, str(error))
     except (OSError, ValueError) as error:
         number = (error.errno if isinstance(error, OSError) else None) or errno.EINVAL
-        _say(writer, number, "" if number in SHORTAGES else why_not_started(launch, error))
+        _report(writer, number, "" if number in SHORTAGES else why_not_started(launch, error))
 
 
-def _enter(command: Command) -> NoReturn:
+def _exec(command: Command) -> NoReturn:
     os.chdir(command.cwd)
     if isinstance(command.input, str):
-        os.close(0)  # so that the file becomes 0: to close another descriptor of it might take for ever
-        os.set_inheritable(opened(command.cwd, command.input), True)  # a FIFO waits for somebody to write
+        os.close(0)  # so that the file gets number 0: closing another descriptor of it might take forever
+        os.set_inheritable(open_input(command.cwd, command.input), True)  # a FIFO waits for a writer
     name = command.argv[0] if command.argv else ""
     folders = [""] if "/" in name else os.get_exec_path(command.env)
     first: OSError | None = None
@@ -293,15 +294,15 @@ def _enter(command: Command) -> NoReturn:
     raise first or missing
 
 
-def _say(writer: int, number: int, problem: str) -> None:
-    os.write(writer, f"{number} {problem}".encode(errors="replace")[:_MOST])
+def _report(writer: int, number: int, problem: str) -> None:
+    os.write(writer, f"{number} {problem}".encode(errors="replace")[:_MAX_REPORT])
 
 
 log = logging.getLogger(__name__)
 
 
 class Spawned:
-    """A process that was started for the attempt, and is this one's child."""
+    """An attempt's first process, which is a child of the launcher."""
 
     def __init__(self, process: asyncio.subprocess.Process, result: int | None, children: Children) -> None:
         self.pid = process.pid
@@ -323,13 +324,13 @@ class Spawned:
         used = self._children.take_usage(self.pid)
         if used is None:
             return Usage()
-        return Usage(round(used.ru_utime, 6), round(used.ru_stime, 6), self._children.peak_of(used))
+        return Usage(round(used.ru_utime, 6), round(used.ru_stime, 6), self._children.peak_memory(used))
 
     def has_left_others(self, tree: Tree) -> bool:
         return tree.has_group()
 
     def release(self, *, is_intact: bool) -> None:
-        """Nothing was lent."""
+        """Do nothing: the process belonged to the attempt alone."""
 
 
 class Stuck(Exception):
@@ -337,69 +338,69 @@ class Stuck(Exception):
 
 
 async def spawn(
-    launch: Launch, standard_input: int, output: int, tools: Tools, group: Group | None
+    launch: Launch, standard_input: int, output: int, context: Context, group: Group | None
 ) -> Spawned:
     """Start the program in this control group, with stdout and stderr to `output`.
 
     Raises:
-        CannotStart: for a reason that lies in the Launch.
-        OSError: for one that lies in the machine; it was not started and may be tried again.
+        CannotStart: the reason lies in the Launch.
+        OSError: the reason lies in the machine; nothing was started, so it may be tried again.
         LostChild: it was started and had to be killed at once.
     """
-    result = unnamed(tools.state) if launch.result else None
+    result = unnamed_file(context.state) if launch.result else None
     try:
-        process = await started(launch, _command(launch, standard_input, output, result, group))
+        process = await start_process(launch, _command(launch, standard_input, output, result, group))
     except BaseException:
         if result is not None:
             os.close(result)
         raise
-    return Spawned(process, result, tools.children)
+    return Spawned(process, result, context.children)
 
 
-async def spawn_apart(  # noqa: PLR0917  the parts of one start
+async def spawn_in_fork(  # noqa: PLR0917  the parts of one start
     launch: Launch,
     standard_input: int | str,
     output: int,
-    tools: Tools,
+    context: Context,
     group: Group | None,
-    stamp: int | None,
-    asked: asyncio.Future[None],
+    tag: int | None,
+    stop_asked: asyncio.Future[None],
 ) -> Spawned | None:
-    """Do as `spawn` in a process that may hang meanwhile; once `asked` is done it is killed: None.
+    """Do what `spawn` does in a fork, which may hang; when `stop_asked` is done, kill it and return None.
 
     Raises:
         CannotStart, OSError: as `spawn`.
-        Stuck: it was killed, and does not die.
+        Stuck: it was killed and does not die.
     """
-    result = unnamed(tools.state) if launch.result else None
+    result = unnamed_file(context.state) if launch.result else None
     spawned: Spawned | None = None
     try:
-        command = _command(launch, standard_input, output, result, group, stamp)
-        apart = Apart(launch, command, tools.children)
-        either: set[asyncio.Future[Any]] = {apart.settled, asked}
+        command = _command(launch, standard_input, output, result, group, tag)
+        apart = ForkedStart(launch, command, context.children)
+        either: set[asyncio.Future[Any]] = {apart.settled, stop_asked}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if apart.settled.done():
-            await apart.begun()
-            spawned = Spawned(apart.process, result, tools.children)
+            await apart.wait()
+            spawned = Spawned(apart.process, result, context.children)
         else:
             apart.settled.cancel()
-            await _kill(apart.process, tools)
+            await _kill(apart.process, context)
         return spawned
     finally:
         if spawned is None and result is not None:
             os.close(result)
 
 
-async def started(launch: Launch, command: Command) -> asyncio.subprocess.Process:
-    """Start what a Launch needs.
+async def start_process(launch: Launch, command: Command) -> asyncio.subprocess.Process:
+    """Start a process for a Launch.
 
     Raises:
-        CannotStart: for a reason that lies in the Launch.
+        CannotStart: the reason lies in the Launch.
         OSError, LostChild: as `spawn`.
     """
-    if not command.steps:  # as most: it costs no fork
+    if not command.steps:  # most launches: no fork needed
         return await _started(launch, command, None)
-    with preparation(command.steps) as prepare:
+    with prepared(command.steps) as prepare:
         return await _started(launch, command, prepare)
 
 
@@ -409,7 +410,7 @@ async def _started(
     try:
         return await asyncio.create_subprocess_exec(
             *(command.argv or [""]),
-            stdin=cast("int", command.input),  # a path is only for who may hang
+            stdin=cast("int", command.input),  # only a start in a fork has a path
             stdout=command.output,
             stderr=command.output,
             env=command.env,
@@ -427,17 +428,18 @@ async def _started(
         raise CannotStart(why_not_started(launch, error)) from error
 
 
-async def _kill(process: asyncio.subprocess.Process, tools: Tools) -> None:
-    tools.children.kill(process.pid)
-    ended = tools.group.create_task(process.wait())
-    over = tools.deadlines.passed(UNKILLABLE)
+async def _kill(process: asyncio.subprocess.Process, context: Context) -> None:
+    context.children.kill(process.pid)
+    ended = context.group.create_task(process.wait())
+    over = context.deadlines.timer(UNKILLABLE)
     either: set[asyncio.Future[Any]] = {ended, over}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     over.cancel()
-    tools.children.take_usage(process.pid)
+    context.children.take_usage(process.pid)
     if not ended.done():
         ended.cancel()
-        tools.children.watch(process.pid, lambda _: tools.children.take_usage(process.pid))  # reaped some day
+        # reap it if it ever dies
+        context.children.watch(process.pid, lambda _: context.children.take_usage(process.pid))
         raise Stuck(f"process {process.pid} was killed and waits in the kernel; it runs no program any more")
 
 
@@ -447,7 +449,7 @@ def _command(
     output: int,
     result: int | None,
     group: Group | None,
-    stamp: int | None = None,
+    tag: int | None = None,
 ) -> Command:
     return Command(
         argv=launch.argv,
@@ -458,17 +460,17 @@ def _command(
         output=output,
         passed=() if result is None else (result,),
         steps=steps_of(launch, group),
-        stamp=stamp,
+        tag=tag,
     )
 
 
 def environment_of(launch: Launch) -> dict[str, str]:
     """Return the environment of an attempt's first process."""
-    # the mark comes first: see process.mark_of
+    # the mark comes first: see bgd.launcher.process.mark_of
     environment = {MARK: mark(launch.key), "PYTHONUNBUFFERED": "1", **launch.env}
     environment[MARK] = mark(launch.key)
     if launch.pty:
-        environment.setdefault("TERM", KIND)
+        environment.setdefault("TERM", TERM_TYPE)
     return environment
 
 

@@ -1,7 +1,7 @@
-"""Supervisors that come to the socket, what they ask of attempts, and when the launcher may leave.
+"""Supervisors on the launcher's socket, what they ask of attempts, and when the launcher may exit.
 
-The supervisor of the highest generation is obeyed (R1), all others are sent away. What happens while none is
-connected is told by the snapshot that the next one gets.
+The launcher obeys the supervisor of the highest generation (R1) and declines all others. A supervisor learns
+what happened while none was connected from the snapshot that it gets after its greeting.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 from bgd.launcher.attempt import Attempt
-from bgd.launcher.context import Tools
+from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline, Deadlines
 from bgd.launcher.journal import Journal
-from bgd.launcher.warm.worker import Workers
+from bgd.launcher.warm.worker import WorkerPool
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
@@ -49,28 +49,28 @@ from bgd.wire.launching import (
     encode,
 )
 
-# --- The line to the master: what is told while there is none is told by the next snapshot.
+# --- The channel to the active supervisor: without one, messages are dropped, as the next snapshot has them.
 
 
-class Line:
-    """`is_slow`: the master does not read what it was told, so that only what must be said should be.
+class SupervisorChannel:
+    """Send messages in few writes: each write wakes the supervisor, which costs as much as a part of a job.
 
-    Each time it is spoken to the master wakes up, which costs as much as a small part of a job.
+    `is_slow`: the supervisor does not read what was sent, so send only what is necessary.
     """
 
     def __init__(self) -> None:
         self._transport: asyncio.WriteTransport | None = None
-        self._unsaid: list[bytes] = []
-        self._is_due = False  # to speak, at the end of this turn of the loop
-        self._moment: asyncio.TimerHandle | None = None
+        self._unsent: list[bytes] = []
+        self._is_flush_due = False  # at the end of this turn of the loop
+        self._timer: asyncio.TimerHandle | None = None
         self.is_slow = False
 
     @property
-    def is_attended(self) -> bool:
+    def is_connected(self) -> bool:
         return self._transport is not None
 
     def connect(self, transport: asyncio.WriteTransport) -> None:
-        """Talk to this one from now on; an older one is dropped with all it has not yet said or heard."""
+        """Send to this supervisor from now on; drop the one before, with everything unread and unsent."""
         self.disconnect()
         self._transport = transport
 
@@ -78,72 +78,74 @@ class Line:
         if self._transport is not None:
             self._transport.abort()
         self._transport = None
-        self._unsaid.clear()
+        self._unsent.clear()
         self.is_slow = False
 
-    def tell(self, message: FromLauncher) -> None:
-        """Say it with all else that is to be said by the end of this turn of the loop."""
+    def send(self, message: FromLauncher) -> None:
+        """Send a message at the end of this turn of the loop, together with others."""
         if self._transport is not None:
-            self._unsaid.append(framed(message))
-            if not self._is_due:
-                self._is_due = True
-                asyncio.get_running_loop().call_soon(self.speak)
+            self._unsent.append(encoded_frame(message))
+            if not self._is_flush_due:
+                self._is_flush_due = True
+                asyncio.get_running_loop().call_soon(self.flush)
 
-    def tell_soon(self, message: FromLauncher) -> None:
-        """Say it with the next thing that must be said, or in a moment: only people wait for it."""
+    def send_soon(self, message: FromLauncher) -> None:
+        """Send a message with the next one that `send` takes, or soon: only people wait for it."""
         if self._transport is not None:
-            self._unsaid.append(framed(message))
-            if self._moment is None:
-                self._moment = asyncio.get_running_loop().call_later(_MOMENT, self._pass_moment)
+            self._unsent.append(encoded_frame(message))
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(_SOON, self._flush_timer)
 
-    def speak(self) -> None:
-        """Say all that is unsaid."""
-        self._is_due = False
-        # to a master that has just died and is not yet known to be lost, asyncio logs every word
-        if self._transport is not None and self._unsaid and not self._transport.is_closing():
-            self._transport.write(b"".join(self._unsaid))
-        self._unsaid.clear()
+    def flush(self) -> None:
+        """Write all unsent messages now."""
+        self._is_flush_due = False
+        # asyncio logs every write to a supervisor that has died and is not yet known to be lost
+        if self._transport is not None and self._unsent and not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
 
-    def _pass_moment(self) -> None:
-        self._moment = None
-        self.speak()
-
-
-_MOMENT = 0.01  # seconds
+    def _flush_timer(self) -> None:
+        self._timer = None
+        self.flush()
 
 
-def framed(message: FromLauncher) -> bytes:
+_SOON = 0.01  # seconds
+
+
+def encoded_frame(message: FromLauncher) -> bytes:
     return frame(encode(message), MAX_LAUNCHING_FRAME)
 
 
-# --- Every attempt this launcher knows: starting, running, or ended and not yet acknowledged.
+# --- Every attempt that this launcher knows: starting, running, or ended and not yet acknowledged.
 
 
 log = logging.getLogger(__name__)
 
 
-class Attempts:
-    """What the master asks of attempts and is told of them. `idle` is called when none runs any more."""
+class KnownAttempts:
+    """Do what the supervisor asks of attempts, and report to it; call `idle` when no attempt runs."""
 
-    def __init__(self, tools: Tools, workers: Workers, line: Line, idle: Callable[[], None]) -> None:
-        self._tools = tools
+    def __init__(
+        self, context: Context, workers: WorkerPool, channel: SupervisorChannel, idle: Callable[[], None]
+    ) -> None:
+        self._context = context
         self._workers = workers
-        self._line = line
+        self._channel = channel
         self._idle = idle
         self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
         self._running = 0
         self._is_closing = False
-        self._unbegun: set[AttemptKey] = set()  # asked for while closing
+        self._deferred: set[AttemptKey] = set()  # launched while closing, and not begun
         self._watched: set[AttemptKey] = set()
         self._grown: set[AttemptKey] = set()
 
     @property
     def running(self) -> int:
-        """How many have not ended."""
+        """The number of attempts that have not ended."""
         return self._running
 
     def remember(self, ends: Iterable[AttemptEnded]) -> None:
-        """Take over ends that a predecessor left to be told."""
+        """Take over ends that a predecessor left unacknowledged."""
         self._known.update((ended.key, ended) for ended in ends)
 
     def snapshot(self) -> Iterator[AttemptStarted | AttemptEnded]:
@@ -151,28 +153,32 @@ class Attempts:
             yield known if isinstance(known, AttemptEnded) else known.state
 
     def launch(self, launch: Launch) -> None:
-        """Start an attempt, once: if its key is known, say again how it stands (R2)."""
+        """Start an attempt once: if its key is known, report its state again (R2)."""
         known = self._known.get(launch.key)
         if known is not None:
-            self._line.tell(known if isinstance(known, AttemptEnded) else known.state)
+            self._channel.send(known if isinstance(known, AttemptEnded) else known.state)
             return
         attempt = Attempt(
-            launch, self._tools, self._workers, self._line.tell_soon, lambda: self._note_growth(launch.key)
+            launch,
+            self._context,
+            self._workers,
+            self._channel.send_soon,
+            lambda: self._note_growth(launch.key),
         )
         self._known[launch.key] = attempt
         if self._is_closing:
-            # nothing of it is written down, so it was never started and the next launcher is given it; to
-            # interrupt it would fail, one after the other, all jobs that are queued
-            self._unbegun.add(launch.key)
+            # the journal has nothing of it, so it counts as never started and the next launcher gets it;
+            # interrupting it would fail all queued jobs, one after the other
+            self._deferred.add(launch.key)
         else:
             self._begin(attempt)
 
     def stop(self, key: AttemptKey, grace: float) -> None:
         if attempt := self._unended(key):
             attempt.stop(Outcome.CANCELLED, grace)
-            if key in self._unbegun:
-                self._unbegun.remove(key)
-                self._begin(attempt)  # so that it ends
+            if key in self._deferred:
+                self._deferred.remove(key)
+                self._begin(attempt)  # it ends at once
 
     def signal(self, key: AttemptKey, signum: int, *, whole_tree: bool) -> None:
         if attempt := self._unended(key):
@@ -182,16 +188,16 @@ class Attempts:
         if attempt := self._unended(key):
             attempt.suspend()
 
-    def go_on(self, key: AttemptKey) -> None:
+    def resume(self, key: AttemptKey) -> None:
         if attempt := self._unended(key):
-            attempt.go_on()
+            attempt.resume()
 
     def renew_workers(self) -> None:
-        """Start what is launched from now on in new warm workers."""
+        """Start attempts that are launched from now on in new warm workers."""
         self._workers.renew()
 
     def interrupt(self) -> None:
-        """End all that runs, and begin nothing more."""
+        """Stop all attempts, and begin no more."""
         self._is_closing = True
         for known in self._known.values():
             if isinstance(known, Attempt):
@@ -204,9 +210,9 @@ class Attempts:
         del self._known[key]
         self._watched.discard(key)
         try:
-            self._tools.journal.forget(key)
-        except OSError as error:  # told again after a restart, and acknowledged again
-            log.warning("the journal cannot forget job %d: %s", key.job, error.strerror)
+            self._context.journal.forget(key)
+        except OSError as error:  # after a restart it is reported and acknowledged again
+            log.warning("cannot remove job %d from the journal: %s", key.job, error.strerror)
 
     def watch(self, key: AttemptKey, *, on: bool) -> None:
         if not on:
@@ -220,18 +226,18 @@ class Attempts:
         self._watched.clear()
         self._grown.clear()
 
-    def tell_growth(self) -> None:
-        """Say Grew of each log in `_grown`; a master that is slow to read hears of it later, once."""
-        if self._line.is_slow:
+    def send_growth(self) -> None:
+        """Send Grew for each log in `_grown`; a slow supervisor gets it later, once."""
+        if self._channel.is_slow:
             return
         for key in self._grown:
             if known := self._known.get(key):
-                self._line.tell(LogGrew(key, known.log_bytes, known.log_problem))
+                self._channel.send(LogGrew(key, known.log_bytes, known.log_problem))
         self._grown.clear()
 
     def _begin(self, attempt: Attempt) -> None:
         self._running += 1
-        self._tools.group.create_task(self._see_to_its_end(attempt))
+        self._context.group.create_task(self._see_to_its_end(attempt))
 
     async def _see_to_its_end(self, attempt: Attempt) -> None:
         try:
@@ -240,12 +246,12 @@ class Attempts:
             log.exception("job %d: its launcher failed it", attempt.launch.key.job)
             ended = attempt.abandon(f"its launcher failed it: {type(error).__name__}: {error}")
         try:
-            self._tools.journal.finish(ended, durable=self._is_closing or not self._line.is_attended)
-        except OSError as error:  # telling it is better than waiting for room: who hears it stores it
-            log.warning("the journal cannot take the end of job %d: %s", ended.key.job, error.strerror)
+            self._context.journal.add_end(ended, durable=self._is_closing or not self._channel.is_connected)
+        except OSError as error:  # report it rather than wait for space: the supervisor stores it
+            log.warning("cannot write the end of job %d to the journal: %s", ended.key.job, error.strerror)
         self._known[ended.key] = ended
         self._running -= 1
-        self._line.tell(ended)
+        self._channel.send(ended)
         if not self._running:
             self._idle()
 
@@ -257,62 +263,62 @@ class Attempts:
         known = self._known[key]
         if key in self._watched or known.log_problem is not None:
             if not self._grown:
-                asyncio.get_running_loop().call_soon(self.tell_growth)
+                asyncio.get_running_loop().call_soon(self.send_growth)
             self._grown.add(key)
 
 
-# --- One connection to the launcher's socket: whoever comes is a visitor, and may become the master.
+# --- One connection to the launcher's socket; the process at its other end may become the active supervisor.
 
 
-class Visitor(asyncio.BufferedProtocol):
-    """What it says comes into one buffer: one for each piece would be had from the kernel, and given back."""
+class SupervisorConnection(asyncio.BufferedProtocol):
+    """Read into one buffer that is kept: asyncio would allocate and free one for each read."""
 
     transport: asyncio.Transport
 
-    def __init__(self, masters: Masters) -> None:
-        self._masters = masters
+    def __init__(self, supervisors: Supervisors) -> None:
+        self._supervisors = supervisors
         self._frames = FrameReader(MAX_LAUNCHING_FRAME)
-        self._room = bytearray(_ROOM)
+        self._buffer = bytearray(_BUFFER_SIZE)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream socket's is
         self.transport = transport
         uid = _peer_uid(transport.get_extra_info("socket"))
         if uid not in {0, os.getuid()}:
-            log.warning("turned a process of user %d away from the socket", uid)
+            log.warning("refused a connection from a process of user %d", uid)
             transport.abort()
 
     def get_buffer(self, _sizehint: int) -> bytearray:
-        return self._room
+        return self._buffer
 
     def buffer_updated(self, count: int) -> None:
         try:
-            for payload in self._frames.feed(self._room[:count]):
-                self._masters.hear(self, decode_to_launcher(payload))
+            for payload in self._frames.feed(self._buffer[:count]):
+                self._supervisors.receive(self, decode_to_launcher(payload))
                 if self.transport.is_closing():
                     return
         except ProtocolError as error:
-            self.drop(error)
+            self.reject(error)
 
-    def drop(self, error: ProtocolError) -> None:
-        """Hang up on who does not speak the protocol."""
+    def reject(self, error: ProtocolError) -> None:
+        """Close the connection after a violation of the protocol."""
         log.warning("dropped a connection: %s", error)
         self.transport.abort()
 
     def eof_received(self) -> bool:
-        return self._masters.finish(self)
+        return self._supervisors.eof(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._masters.lose(self)
+        self._supervisors.disconnected(self)
 
     def pause_writing(self) -> None:
-        self._masters.listen(self, is_slow=True)
+        self._supervisors.set_slow(self, is_slow=True)
 
     def resume_writing(self) -> None:
-        self._masters.listen(self, is_slow=False)
+        self._supervisors.set_slow(self, is_slow=False)
 
 
-_ROOM = 1 << 16  # bytes: some launches with their environments
+_BUFFER_SIZE = 1 << 16  # bytes: room for some Launch messages with their environments
 
 
 def _peer_uid(connection: socket.socket) -> int:
@@ -321,77 +327,78 @@ def _peer_uid(connection: socket.socket) -> int:
     return uid
 
 
-# --- Supervisors that come to the socket: that of the highest generation is master, others are sent away.
+# --- All supervisors that connect: the one of the highest generation is active, others are declined.
 
 
-class Masters:
-    """Hears nobody until `open`; `changed` is called when a master comes, goes, or says goodbye.
+class Supervisors:
+    """Handle no message until `open`; call `changed` when a supervisor becomes active, goes, or says goodbye.
 
-    `prepare` is called with the store of the first greeting, which is then heard after the next `open`.
+    `prepare` is called with the store of the first greeting; that greeting is then handled after the next
+    `open`.
     """
 
     def __init__(
         self,
-        attempts: Attempts,
-        line: Line,
+        attempts: KnownAttempts,
+        channel: SupervisorChannel,
         journal: Journal,
         changed: Callable[[], None],
         abilities: Abilities,
         prepare: Callable[[str], None] | None = None,
     ) -> None:
         self._attempts = attempts
-        self._line = line
+        self._channel = channel
         self._journal = journal
         self._changed = changed
         self._abilities = abilities
         self._prepare = prepare
-        self._master: Visitor | None = None
+        self._active: SupervisorConnection | None = None
         self._is_open = False
         self._is_closed = False
-        self._waiting: list[tuple[Visitor, ToLauncher]] = []
-        self._finished: list[Visitor] = []  # have said all, and not yet been heard
+        self._waiting: list[tuple[SupervisorConnection, ToLauncher]] = []
+        self._finished: list[SupervisorConnection] = []  # sent everything, with messages not yet handled
         self.has_goodbye = False
 
     @property
-    def has_master(self) -> bool:
-        """Whether there is one, or somebody waits to be heard who may become it."""
-        return self._master is not None or bool(self._waiting)
+    def has_active(self) -> bool:
+        """Whether a supervisor is active, or one waits that may become active."""
+        return self._active is not None or bool(self._waiting)
 
     def open(self) -> None:
-        """Hear those who came, in their order, and all who come."""
+        """Handle the messages that wait, in their order, and all later ones."""
         self._is_open = True
         waiting, self._waiting = self._waiting, []
-        for visitor, message in waiting:
-            if visitor.transport.is_closing():
+        for connection, message in waiting:
+            if connection.transport.is_closing():
                 continue
             try:
-                self.hear(visitor, message)
+                self.receive(connection, message)
             except ProtocolError as error:
-                visitor.drop(error)
-        if self._is_open:  # else the first greeting has begun a look, after which this is called again
+                connection.reject(error)
+        if self._is_open:  # else the first greeting has started `prepare`, after which this is called again
             finished, self._finished = self._finished, []
-            for visitor in finished:
-                visitor.transport.close()
+            for connection in finished:
+                connection.transport.close()
         self._changed()
 
     def close(self) -> None:
-        """Hear nobody any more: whoever still speaks has to find the next launcher."""
+        """Handle no further message: supervisors must connect to the next launcher."""
         self._is_closed = True
-        if self._master is not None:
-            self._line.speak()
-            self._master.transport.close()
+        if self._active is not None:
+            self._channel.flush()
+            self._active.transport.close()
 
-    def finish(self, visitor: Visitor) -> bool:
-        """Take that a visitor will say no more; return whether to keep him until he has been heard."""
+    def eof(self, connection: SupervisorConnection) -> bool:
+        """Note that a connection sends no more; return whether to keep it until its messages are handled."""
         if not self._is_open:
-            self._finished.append(visitor)
+            self._finished.append(connection)
         return not self._is_open
 
-    def hear(self, visitor: Visitor, message: ToLauncher) -> None:
-        """Do what a visitor says.
+    def receive(self, connection: SupervisorConnection, message: ToLauncher) -> None:
+        """Handle a message, or keep it until `open`.
 
         Raises:
-            ProtocolError: it has not greeted.
+            ProtocolError: it is not a greeting, and the connection is not the active supervisor's.
         """
         if self._is_closed:
             return
@@ -400,53 +407,53 @@ class Masters:
             self._is_open = False
             prepare(message.store)
         if not self._is_open:
-            self._waiting.append((visitor, message))
+            self._waiting.append((connection, message))
             self._changed()
         elif isinstance(message, Greeting):
-            self._greet(visitor, message)
-        elif visitor is not self._master:
+            self._accept(connection, message)
+        elif connection is not self._active:
             raise ProtocolError("the first message must be a greeting")
         else:
-            self._obey(message)
+            self._handle(message)
 
-    def lose(self, visitor: Visitor) -> None:
-        if visitor is not self._master:
+    def disconnected(self, connection: SupervisorConnection) -> None:
+        if connection is not self._active:
             return
-        self._master = None
-        self._line.disconnect()
-        self._journal.sync()  # nobody is there to store these ends
+        self._active = None
+        self._channel.disconnect()
+        self._journal.sync()  # no supervisor is there to store these ends
         self._changed()
 
-    def listen(self, visitor: Visitor, *, is_slow: bool) -> None:
-        """Note how well a visitor takes in what it is told."""
-        if visitor is self._master:
-            self._line.is_slow = is_slow
-            self._attempts.tell_growth()
+    def set_slow(self, connection: SupervisorConnection, *, is_slow: bool) -> None:
+        """Note whether a connection's peer is slow to read."""
+        if connection is self._active:
+            self._channel.is_slow = is_slow
+            self._attempts.send_growth()
 
-    def _greet(self, visitor: Visitor, greeting: Greeting) -> None:
-        """Make the visitor master, unless a younger supervisor of its store has been (R1)."""
+    def _accept(self, connection: SupervisorConnection, greeting: Greeting) -> None:
+        """Make it the active supervisor, unless its store has had one of a higher generation (R1)."""
         problem = self._problem_with(greeting)
         if problem:
-            log.warning("sent a supervisor away: %s", problem)
+            log.warning("declined a supervisor: %s", problem)
             highest = self._journal.generation(greeting.store)
             position = self._journal.position(greeting.store)
-            visitor.transport.write(framed(Declined(problem, highest, position)))
-            visitor.transport.close()
+            connection.transport.write(encoded_frame(Declined(problem, highest, position)))
+            connection.transport.close()
             return
-        if visitor is not self._master:
-            self._line.connect(visitor.transport)
-            self._master = visitor
+        if connection is not self._active:
+            self._channel.connect(connection.transport)
+            self._active = connection
         self.has_goodbye = False
-        self._remember(greeting)
+        self._record(greeting)
         self._attempts.unwatch_all()
         instance = self._journal.instance
         position = self._journal.position(greeting.store)
-        self._line.tell(
+        self._channel.send(
             Welcome(LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers, self._abilities, position)
         )
         for known in self._attempts.snapshot():
-            self._line.tell(known)
-        self._line.tell(Ready())
+            self._channel.send(known)
+        self._channel.send(Ready())
         self._changed()
 
     def _problem_with(self, greeting: Greeting) -> str | None:
@@ -461,14 +468,14 @@ class Masters:
             return f"its generation is {greeting.generation}, and one of generation {highest} has taken over"
         return None
 
-    def _remember(self, greeting: Greeting) -> None:
-        self._journal.pass_position(greeting.store, greeting.position)
+    def _record(self, greeting: Greeting) -> None:
+        self._journal.raise_position(greeting.store, greeting.position)
         try:
-            self._journal.obey(greeting.store, greeting.generation)
-        except OSError as error:  # it holds for this launcher's life all the same
-            log.warning("the journal cannot take a supervisor's generation: %s", error.strerror)
+            self._journal.record_generation(greeting.store, greeting.generation)
+        except OSError as error:  # this launcher remembers it nevertheless, as long as it lives
+            log.warning("cannot write a supervisor's generation to the journal: %s", error.strerror)
 
-    def _obey(
+    def _handle(
         self,
         message: Launch
         | StopProcesses
@@ -482,7 +489,7 @@ class Masters:
     ) -> None:
         match message:
             case Launch():
-                self._journal.pass_position(message.key.store, message.position)
+                self._journal.raise_position(message.key.store, message.position)
                 self._attempts.launch(message)
             case StopProcesses():
                 self._attempts.stop(message.key, message.grace)
@@ -491,9 +498,9 @@ class Masters:
             case SuspendProcesses():
                 self._attempts.suspend(message.key)
             case ContinueProcesses():
-                self._attempts.go_on(message.key)
+                self._attempts.resume(message.key)
             case Acknowledge():
-                self._journal.pass_position(message.key.store, message.position)
+                self._journal.raise_position(message.key.store, message.position)
                 self._attempts.acknowledge(message.key)
             case WatchLog():
                 self._attempts.watch(message.key, on=message.on)
@@ -504,55 +511,55 @@ class Masters:
                 self._changed()
 
 
-# --- When the launcher may leave (R6).
+# --- When the launcher may exit (R6).
 
 
-class Departure:
-    """Leaves only while nothing runs: when told to, after a goodbye, or `idle` seconds without a supervisor.
+class IdleExit:
+    """Let the launcher exit when no attempt runs: on request, after a goodbye, or idle for `idle` seconds.
 
-    With `idle` None only when told to, as a service does.
-    Ends that nobody has acknowledged are no reason to stay: the journal keeps them.
+    Idle means without a supervisor. With `idle` None it exits only on request, as a service does. Ends that
+    no supervisor has acknowledged are no reason to stay: the journal keeps them.
     """
 
-    _attempts: Attempts
-    _masters: Masters
+    _attempts: KnownAttempts
+    _supervisors: Supervisors
 
     def __init__(self, deadlines: Deadlines, idle: float | None) -> None:
         self._deadlines = deadlines
         self._idle = idle
-        self._is_told = False
-        self._idle_end: Deadline | None = None
-        self._leave = asyncio.Event()
+        self._is_requested = False
+        self._idle_deadline: Deadline | None = None
+        self._may_exit = asyncio.Event()
 
-    def oversee(self, attempts: Attempts, masters: Masters) -> None:
-        """Name what can keep it; before anything happens to them."""
+    def attach(self, attempts: KnownAttempts, supervisors: Supervisors) -> None:
+        """Set what can keep the launcher; to be called before anything happens to them."""
         self._attempts = attempts
-        self._masters = masters
+        self._supervisors = supervisors
 
-    def tell(self) -> None:
-        """Leave once all that runs has been ended."""
-        self._is_told = True
+    def request(self) -> None:
+        """Stop all attempts, and exit when they have ended."""
+        self._is_requested = True
         self._attempts.interrupt()
-        self.consider()
+        self.check()
 
-    def consider(self) -> None:
-        """Look whether it is time; to be called whenever something ended, came or went."""
-        if self._idle_end is not None:
-            self._idle_end.cancel()
-            self._idle_end = None
+    def check(self) -> None:
+        """Check whether the launcher may exit; to be called when an attempt ended or a supervisor changed."""
+        if self._idle_deadline is not None:
+            self._idle_deadline.cancel()
+            self._idle_deadline = None
         if self._attempts.running:
             return
-        if self._is_told:
-            self._leave.set()
+        if self._is_requested:
+            self._may_exit.set()
         elif self._idle is None:
             return
-        elif self._masters.has_goodbye:
-            self._leave.set()
-        elif not self._masters.has_master:
-            self._idle_end = self._deadlines.after(self._idle, self._leave.set)
+        elif self._supervisors.has_goodbye:
+            self._may_exit.set()
+        elif not self._supervisors.has_active:
+            self._idle_deadline = self._deadlines.after(self._idle, self._may_exit.set)
 
     async def wait(self) -> None:
-        """Return when it is time, and still is: somebody may have come after it was."""
-        while not self._leave.is_set() or self._attempts.running:
-            self._leave.clear()
-            await self._leave.wait()
+        """Return when the launcher may exit and no attempt was launched since."""
+        while not self._may_exit.is_set() or self._attempts.running:
+            self._may_exit.clear()
+            await self._may_exit.wait()

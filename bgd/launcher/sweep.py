@@ -1,4 +1,4 @@
-"""The sweep (R5): a new launcher ends what its dead predecessor's attempts left, before it answers anyone."""
+"""The sweep (R5): a new launcher ends what its dead predecessor left, before it answers any supervisor."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from pathlib import Path
 from bgd.clock import boot_id, elapsed
 from bgd.core.job import Outcome
 from bgd.launcher.cgroup import Group
-from bgd.launcher.context import Tools
-from bgd.launcher.journal import Instance, Recollection, Trace, boot_of
+from bgd.launcher.context import Context
+from bgd.launcher.journal import AttemptRecords, Instance, JournalContents, boot_of
 from bgd.launcher.output import bytes_logged
-from bgd.launcher.process import hold, read_process
-from bgd.launcher.scan import Look
-from bgd.launcher.tree import Ladder, Tree, key_of
+from bgd.launcher.process import open_pidfd, read_process
+from bgd.launcher.scan import Scan
+from bgd.launcher.tree import Ladder, Tree, key_from_mark
 from bgd.paths import lock_error
 from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 
-# --- Lock and socket: there is one launcher of a state folder, and one place to meet it (R6).
+# --- Lock and socket: a state folder has one launcher, and one socket to reach it (R6).
 
 
-class Busy(Exception):
-    """Another launcher is at work; the message names it."""
+class LauncherBusy(Exception):
+    """Another launcher is running; the message names it."""
 
 
 def take_lock(state: Path) -> int:
-    """Return a descriptor that holds the folder's lock for as long as it is open anywhere.
+    """Return a descriptor that holds the folder's lock while it or a copy of it is open.
 
     Raises:
-        Busy: somebody else holds it.
+        LauncherBusy: another process holds it.
         OSError: the lock file cannot be opened.
-        ConfigError: its file system has no locks.
+        ConfigError: the file system does not support locks.
     """
     path = state / _LOCK
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -48,52 +48,53 @@ def take_lock(state: Path) -> int:
         holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
         os.close(fd)
         who = f"process {holder}" if holder else "another process"
-        raise Busy(f"a launcher is running already: {who} holds {path}") from error
+        raise LauncherBusy(f"another launcher is running: {who} holds {path}") from error
     except OSError as error:
         os.close(fd)
         raise lock_error(path, error) from error
     return fd
 
 
-def sign_lock(lock: int) -> None:
-    """Write into the lock who holds it, for people: nothing decides by it."""
+def write_lock_pid(lock: int) -> None:
+    """Write this process's pid into the lock file, for people: nothing depends on it."""
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
-def outlive(predecessor: Instance | None, state: Path) -> None:
-    """See that the launcher whose journal was found has ended: what it left may only be ended then.
+def check_predecessor_ended(predecessor: Instance | None, state: Path) -> None:
+    """Check that the launcher whose journal was found has ended: only then may its leftovers be ended.
 
-    The lock does not tell where it was deleted, or the folder is a copy of one that is in use: its jobs are
-    not to be ended, nor started a second time.
+    The lock does not show this if it was deleted, or if the folder is a copy of one in use. The jobs of such
+    a folder must not be ended, and not be started a second time.
 
     Raises:
-        Busy: it lives.
-        OSError: it cannot be told now.
+        LauncherBusy: that launcher still runs.
+        OSError: this cannot be determined now.
     """
     if predecessor is None or predecessor.pid is None or boot_of(predecessor.id) != boot_id():
         return
     process = read_process(predecessor.pid)
     if process is None or process.ticks != predecessor.ticks or process.is_dead:
         return
-    pidfd = hold(process)
+    pidfd = open_pidfd(process)
     if pidfd is None:
         return
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        has_ended = bool(poll.poll(_PARTING * 1000))  # who was killed loses the lock a moment before
+        # a killed process loses its lock a moment before it ends
+        has_ended = bool(poll.poll(_DEATH_PATIENCE * 1000))
     finally:
         os.close(pidfd)
     if not has_ended:
-        raise Busy(
+        raise LauncherBusy(
             f"process {process.pid}, the launcher that wrote the journal in {state}, still runs: the folder "
-            "is a copy of one in use, or its launcher.lock was deleted. Jobs start here once that has ended"
+            "is a copy of one in use, or its launcher.lock was deleted. Jobs start here once it has ended"
         )
 
 
 def is_launcher(pid: int) -> bool:
-    """Whether a process is a launcher, of whatever folder: it has the lock open, which no job inherits."""
+    """Return whether a process is a launcher of any folder: it has a lock file open, as no job has."""
     with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
         for entry in entries:
             with suppress(OSError):  # closed since it was listed
@@ -104,7 +105,7 @@ def is_launcher(pid: int) -> bool:
 
 
 def bind(state: Path) -> socket.socket:
-    """Return the listening socket; only for who holds the lock.
+    """Return the listening socket; only the holder of the lock may call this.
 
     Raises:
         OSError: the path is too long or cannot be bound.
@@ -126,104 +127,106 @@ def bind(state: Path) -> socket.socket:
 
 _LOCK = "launcher.lock"
 _BACKLOG = 16
-_PARTING = 2.0  # seconds
+_DEATH_PATIENCE = 2.0  # seconds
 
 
 log = logging.getLogger(__name__)
 
 
-async def sweep(left: Recollection, tools: Tools) -> list[AttemptEnded]:
-    """Return every end that is still to be told, those the predecessor saw and those nobody saw."""
-    ends = [trace.finished.ended for trace in left.traces.values() if trace.finished]
-    unfinished = {key: trace for key, trace in left.traces.items() if not trace.finished}
-    # a journal too damaged to name its boot leaves only marks to go by: pids and pipes may be others' by now
+async def sweep(left: JournalContents, context: Context) -> list[AttemptEnded]:
+    """End leftovers; return all ends to be reported, whether the predecessor saw them or nobody did."""
+    ends = [records.finished.ended for records in left.attempts.values() if records.finished]
+    unfinished = {key: records for key, records in left.attempts.items() if not records.finished}
+    # without a boot id, in a damaged journal, only marks are reliable: pids and pipes may be reused by now
     has_boot = left.instance is not None
-    is_same_boot = left.instance is None or boot_of(left.instance.id) == boot_of(tools.journal.instance.id)
+    is_same_boot = left.instance is None or boot_of(left.instance.id) == boot_of(context.journal.instance.id)
     if unfinished and is_same_boot:
-        log.warning("ending what a launcher left that died: %d attempts", len(unfinished))
+        log.warning("ending attempts that a dead launcher left: %d", len(unfinished))
         async with asyncio.TaskGroup() as group:
-            for key, trace in unfinished.items():
-                tree = _tree_of(key, trace) if has_boot else _marked_tree(key)
+            for key, records in unfinished.items():
+                tree = _tree_of(key, records) if has_boot else _marked_tree(key)
                 if tree is not None:
-                    group.create_task(_end(tree, tools))
+                    group.create_task(_end(tree, context))
     if is_same_boot and left.instance is not None and left.instance.groups is not None:
         Group(left.instance.groups).remove()
-    for key, trace in unfinished.items():
-        ended = _unseen(key, trace, tools.logs, is_same_boot=is_same_boot)
-        tools.journal.finish(ended, durable=False)
+    for key, records in unfinished.items():
+        ended = _unseen(key, records, context.logs, is_same_boot=is_same_boot)
+        context.journal.add_end(ended, durable=False)
         ends.append(ended)
-    tools.journal.sync()
+    context.journal.sync()
     return ends
 
 
-async def end_strays(store: str, tools: Tools) -> None:
-    """End all that carries a mark of this store; to be called before anything of it was started here.
+async def end_strays(store: str, context: Context) -> None:
+    """End all processes with a mark of this store; to be called before any of its attempts is started here.
 
-    For after a journal that was lost or damaged: nothing else tells what its launcher had started.
+    This is for a lost or damaged journal: nothing else tells what its launcher had started.
 
     Raises:
-        Busy: that launcher lives, as where this database is a copy of one in use.
+        LauncherBusy: that launcher still runs, for example because this database is a copy of one in use.
     """
-    look = await tools.looker.look(0)
-    marked = {pid: key for pid, each in look.marks.items() if (key := key_of(each)) and key.store == store}
-    launcher = next((each for each in _above(marked, look) if is_launcher(each)), None)
+    scan = await context.scanner.scan(0)
+    marked = {
+        pid: key for pid, each in scan.marks.items() if (key := key_from_mark(each)) and key.store == store
+    }
+    launcher = next((each for each in _above(marked, scan) if is_launcher(each)), None)
     if launcher is not None:
-        raise Busy(
+        raise LauncherBusy(
             f"process {launcher}, another launcher, runs jobs of this database: it is a copy of one in use. "
             "Jobs start here once those have ended"
         )
     if marked:
         keys = set(marked.values())
-        log.warning("ending what no journal tells of: %d attempts", len(keys))
+        log.warning("ending attempts that are in no journal: %d", len(keys))
         async with asyncio.TaskGroup() as group:
             for key in keys:
-                group.create_task(_end(_marked_tree(key), tools))
+                group.create_task(_end(_marked_tree(key), context))
     try:
-        tools.journal.end_search()
-    except OSError as error:  # the next launcher will look once more
-        log.warning("the journal cannot take that nothing is left: %s", error.strerror)
+        context.journal.record_search_done()
+    except OSError as error:  # the next launcher will search again
+        log.warning("cannot write the end of the search to the journal: %s", error.strerror)
 
 
-def _above(marked: Collection[int], look: Look) -> set[int]:
-    """Return all that these processes descend from, without themselves."""
+def _above(marked: Collection[int], scan: Scan) -> set[int]:
+    """Return the pids of all ancestors of these processes, without these processes."""
     above: set[int] = set()
     for pid in marked:
-        process = look.processes.get(pid)
+        process = scan.processes.get(pid)
         while process is not None and process.parent not in above:
             above.add(process.parent)
-            process = look.processes.get(process.parent)
+            process = scan.processes.get(process.parent)
     return above - set(marked)
 
 
-async def _end(tree: Tree, tools: Tools) -> None:
-    """Kill a tree at once: its output has nowhere to go, and its end can no longer be seen."""
+async def _end(tree: Tree, context: Context) -> None:
+    """Kill a tree at once: its output can no longer be logged, and its end can no longer be seen."""
     try:
-        await Ladder(tree, tools.looker, tools.deadlines, grace=0.0).bring_down()
-    except Exception:  # one job's trouble must not keep the launcher from all others
+        await Ladder(tree, context.scanner, context.deadlines, grace=0.0).bring_down()
+    except Exception:  # an error of one job must not stop the launcher
         log.exception("job %d: not all of its processes could be ended", tree.key.job)
         tree.kill_unseen()
 
 
 def _marked_tree(key: AttemptKey) -> Tree:
-    return Tree(key, channel=None, since=0.0, pid=None)
+    return Tree(key, stream=None, since=0.0, pid=None)
 
 
-def _tree_of(key: AttemptKey, trace: Trace) -> Tree | None:
-    began, first = trace.began, trace.first_process
+def _tree_of(key: AttemptKey, records: AttemptRecords) -> Tree | None:
+    began, first = records.began, records.first_process
     if began is None:
         return None
     pid, ticks = (first.pid, first.ticks) if first else (None, None)
     group = None if began.group is None else Group(began.group)
-    return Tree(key, began.pipe, began.since, pid, ticks, stamp=began.stamp, group=group)
+    return Tree(key, began.pipe, began.since, pid, ticks, tag=began.tag, group=group)
 
 
-def _unseen(key: AttemptKey, trace: Trace, logs: str, *, is_same_boot: bool) -> AttemptEnded:
+def _unseen(key: AttemptKey, records: AttemptRecords, logs: str, *, is_same_boot: bool) -> AttemptEnded:
     return AttemptEnded(
         key=key,
         outcome=Outcome.UNKNOWN if is_same_boot else Outcome.INTERRUPTED,
-        started_at=trace.began.started_at if trace.began else None,
+        started_at=records.began.started_at if records.began else None,
         finished_at=time.time(),
         log_bytes=bytes_logged(f"{logs}/{log_name(key.job, key.attempt)}"),
         problem="its launcher died" if is_same_boot else "the machine went down",
-        run_seconds=elapsed() - trace.began.since if trace.began and is_same_boot else None,
+        run_seconds=elapsed() - records.began.since if records.began and is_same_boot else None,
     )

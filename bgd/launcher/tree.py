@@ -1,9 +1,9 @@
-"""A whole process tree: who belongs to an attempt, however it tried to get away.
+"""The process tree of an attempt, whatever its processes do to escape, and the stop ladder.
 
-A process belongs to an attempt if it is of the first process's group or session or in the attempt's control
-group, holds its output pipe or terminal, has its stamp, carries its mark in the environment, or descends
-from one that does. Nothing older than the attempt ever does: a service that was handed the pipe is not of its
-tree.
+A process belongs to an attempt if it is in the first process's group or session or in the attempt's control
+group, has its output pipe or terminal open, has its tag, carries its mark in the environment, or descends
+from a process that belongs. A process older than the attempt never belongs: a service that was given the pipe
+is not in the tree.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from bgd.launcher.deadlines import Deadline, Deadlines
 from bgd.launcher.process import (
     SHORTAGES,
     TICKS,
-    Channel,
     Process,
-    hold,
-    send,
-    stamp_of,
+    StreamId,
+    open_pidfd,
+    send_signal,
+    tag_of,
 )
-from bgd.launcher.scan import Look, Looker
+from bgd.launcher.scan import Scan, Scanner
 from bgd.wire.launching import AttemptKey
 
 log = logging.getLogger(__name__)
 
 
 def mark(key: AttemptKey) -> str:
-    """Return what stands in BGD_RUN of every process of the attempt."""
+    """Return the value of BGD_RUN in the environment of the attempt's processes."""
     return f"{key.store}.{key.job}.{key.attempt}"
 
 
-def key_of(mark: str) -> AttemptKey | None:
-    """Return the attempt that a mark names, None if it is not one of ours."""
+def key_from_mark(mark: str) -> AttemptKey | None:
+    """Return the attempt that a mark names, None if bgd did not write the mark."""
     found = _MARK.fullmatch(mark)
     return found and AttemptKey(found[1], int(found[2]), int(found[3]))
 
@@ -52,109 +52,114 @@ def key_of(mark: str) -> AttemptKey | None:
 class Tree:
     """What is known of one attempt's processes.
 
-    `channel`: its output, `pid`: the first process, each None where nobody knows; `since`: elapsed
-    clock, before the first process was started. `ticks`: that one's start time, to be given where this
-    launcher is not its parent, so that the pid alone proves nothing. `stamp`: see there, `group`: its
-    control group, None: it has none.
+    Args:
+        key: the attempt.
+        stream: its output; None if unknown.
+        since: elapsed clock, before the first process was started.
+        pid: the first process; None if unknown.
+        ticks: start time of the first process; required if this launcher is not its parent, because the pid
+            alone then proves nothing.
+        tag: the number that its processes inherit (see bgd.launcher.process); None if it has none.
+        group: its control group; None if it has none.
     """
 
     def __init__(
         self,
         key: AttemptKey,
-        channel: Channel | None,
+        stream: StreamId | None,
         since: float,
         pid: int | None,
         ticks: int | None = None,
         *,
-        stamp: int | None = None,
+        tag: int | None = None,
         group: Group | None = None,
     ) -> None:
         self.key = key
         self.group = group
-        self.first_tick = math.floor(since * TICKS) - 1  # the kernel and this clock round differently
-        self.was_signalled = False  # the first process, while it lived
+        self.first_tick = math.floor(since * TICKS) - 1  # the kernel rounds differently
+        self.was_signalled = False  # whether the first process was, while it lived
         self._mark = mark(key)
-        self._channel = channel
+        self._stream = stream
         self._pid = pid
         self._ticks = ticks
-        self._stamp = stamp
-        # while the group has a process, even a dead one, its number is not another's
+        self._tag = tag
+        # while the group has a process, even a zombie, its number is not reused
         self._has_group = pid is not None and ticks is None
-        self._found: dict[int, int] = {}  # pid -> ticks of those seen alive
-        self._told: set[tuple[int, int, int]] = set()  # pid, ticks, signal
+        self._found: dict[int, int] = {}  # pid -> ticks of members seen alive
+        self._sent: set[tuple[int, int, int]] = set()  # pid, ticks, signal
         self._out_of_reach: set[tuple[int, int]] = set()  # another user's
 
     def has_group(self) -> bool:
-        """Whether the first process's group has others; to be asked once, right after it was reaped."""
+        """Return whether the first process's group has others; call once, right after it was reaped."""
         try:
             os.killpg(self._pid or 0, 0)
         except ProcessLookupError:
             self._has_group = False
         except PermissionError:
-            pass  # somebody is there
+            pass  # another user's process is there
         return self._has_group
 
     def left_any(self, orphans: Iterable[int]) -> bool:
-        """Whether one of these processes, whose parents have ended, is of this attempt, or any that lives."""
+        """Return whether one of these orphans, or a process in the control group, belongs to this attempt."""
         if self.group is not None and self.group.is_populated:
             return True
-        return self._stamp is not None and any(stamp_of(pid) == self._stamp for pid in orphans)
+        return self._tag is not None and any(tag_of(pid) == self._tag for pid in orphans)
 
-    def living(self, look: Look) -> list[Process]:
-        """Return the members that live and can be signalled: the oldest first, parents before children."""
-        if self._ticks is not None and self._pid is not None and self._pid in look.processes:
-            self._has_group |= look.processes[self._pid].ticks == self._ticks
-        members = {pid: each for pid, each in look.processes.items() if self._is_root(each, look)}
+    def living(self, scan: Scan) -> list[Process]:
+        """Return the living members that can be signalled: the oldest first, parents before children."""
+        if self._ticks is not None and self._pid is not None and self._pid in scan.processes:
+            self._has_group |= scan.processes[self._pid].ticks == self._ticks
+        members = {pid: each for pid, each in scan.processes.items() if self._is_root(each, scan)}
         grouped = self.group.pids() if self.group else set[int]()
-        members.update((pid, look.processes[pid]) for pid in grouped & look.processes.keys())
+        members.update((pid, scan.processes[pid]) for pid in grouped & scan.processes.keys())
         self._has_group = self._has_group and any(map(self._is_of_group, members.values()))
         parents = list(members)
         while parents:
-            children = [child for pid in parents for child in look.children.get(pid, [])]
+            children = [child for pid in parents for child in scan.children.get(pid, [])]
             parents = [child.pid for child in children if child.pid not in members]
             members.update((child.pid, child) for child in children)
         self._found = {pid: each.ticks for pid, each in members.items()}
-        return [each for each in _by_age(members, look) if _name(each) not in self._out_of_reach]
+        return [each for each in _by_age(members, scan) if _name(each) not in self._out_of_reach]
 
     async def stop_all(
-        self, looker: Looker, *, is_wanted: Callable[[], bool] = lambda: True
+        self, scanner: Scanner, *, is_wanted: Callable[[], bool] = lambda: True
     ) -> tuple[list[Process], list[Process]]:
-        """Stop every member (SIGSTOP), also those that are started meanwhile.
+        """Stop every member (SIGSTOP), also those started meanwhile.
 
-        While all of them are stopped, each can be given a signal before any of them acts on another's end:
-        a shell whose child dies first would run its script's next command. Parents are stopped before their
-        children, and have to be let go on after them (`reversed`): a shell with job control goes on with its
-        script when it sees a stopped child, and the kernel sends SIGHUP to stopped processes whose group is
-        orphaned by the end of a parent.
+        While all are stopped, each can be sent a signal before one of them reacts to the end of another: a
+        shell whose child dies first would run the next command of its script. Parents are stopped before
+        their children and must be continued after them (`reversed`): a shell with job control goes on with
+        its script when it sees a stopped child, and the kernel sends SIGHUP to stopped processes whose group
+        is orphaned by the end of a parent.
 
         Returns:
-            The members that live, and those of them that this call stopped: it leaves alone who was stopped
-            already, and ends early once `is_wanted` says so.
+            The living members, and those of them that this call stopped. It does not touch processes that are
+            stopped already, and returns early once `is_wanted` returns False.
         """
         stopped: dict[tuple[int, int], Process] = {}
-        for _ in range(_LOOKS):
-            living = self.living(await looker.look(self.first_tick))
+        for _ in range(_MAX_SCANS):
+            living = self.living(await scanner.scan(self.first_tick))
             running = [each for each in living if not each.is_stopped and _name(each) not in stopped]
             if not running or not is_wanted():
                 break
             for number, each in enumerate(running):
                 if is_wanted() and self.signal(each, signal.SIGSTOP):
                     stopped[_name(each)] = each
-                if number % _BREATH == _BREATH - 1:
+                if number % _BATCH == _BATCH - 1:
                     await asyncio.sleep(0)
         else:
-            log.warning("job %d: starts processes faster than they can be stopped", self.key.job)
+            log.warning("job %d starts processes faster than they can be stopped", self.key.job)
         return living, [each for each in living if _name(each) in stopped]
 
     def signal(self, process: Process, signum: int) -> bool:
-        """Send a member a signal: TERM once, others as often as asked. False: no descriptor for that now."""
-        told = (process.pid, process.ticks, signum)
-        if signum == signal.SIGTERM and told in self._told:
+        """Send a member a signal (TERM only once); return False if descriptors are short."""
+        sent = (process.pid, process.ticks, signum)
+        if signum == signal.SIGTERM and sent in self._sent:
             return True
         try:
-            was_there = send(process, signum)
+            was_there = send_signal(process, signum)
         except PermissionError:
-            log.warning("job %d: process %d is another user's and is left alone", self.key.job, process.pid)
+            log.warning("job %d: process %d belongs to another user and runs on", self.key.job, process.pid)
             self._out_of_reach.add(_name(process))
             return True
         except OSError as error:
@@ -162,27 +167,27 @@ class Tree:
                 raise
             return False
         if signum in {signal.SIGTERM, signal.SIGKILL}:
-            self._told.add(told)
+            self._sent.add(sent)
             self.was_signalled |= was_there and process.pid == self._pid
         return True
 
-    async def tell_all(self, looker: Looker, signum: int) -> None:
-        """Send every member a signal as if at one instant, however often that was done before."""
+    async def signal_all(self, scanner: Scanner, signum: int) -> None:
+        """Send every member a signal as if at one instant, even one that was sent before."""
         if signum in {signal.SIGSTOP, signal.SIGCONT}:
-            living = self.living(await looker.look(self.first_tick))
+            living = self.living(await scanner.scan(self.first_tick))
             for process in living if signum == signal.SIGSTOP else reversed(living):
-                self.tell(process, signum)
+                self.signal_once(process, signum)
             return
-        living, stopped = await self.stop_all(looker)
+        living, stopped = await self.stop_all(scanner)
         for process in reversed(living):
-            self.tell(process, signum)
+            self.signal_once(process, signum)
         for process in reversed(stopped):
-            self.tell(process, signal.SIGCONT)
+            self.signal_once(process, signal.SIGCONT)
 
-    def tell(self, process: Process, signum: int) -> None:
-        """Send one process a signal as it is; who is gone hears nothing."""
+    def signal_once(self, process: Process, signum: int) -> None:
+        """Send one process a signal, without the records of `signal`; do nothing if it is gone."""
         try:
-            send(process, signum)
+            send_signal(process, signum)
         except OSError as error:
             log.warning(
                 "job %d: cannot send signal %d to process %d: %s",
@@ -190,21 +195,21 @@ class Tree:
             )
 
     def kill_unseen(self) -> None:
-        """Kill without looking what is surely its own: its control group, the first process's group."""
+        """Kill without a scan what certainly belongs: its control group, and the first process's group."""
         if self.group is not None:
             self.group.kill()
         if self._has_group and self._pid is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._pid, signal.SIGKILL)
 
-    def _is_root(self, process: Process, look: Look) -> bool:
-        """Whether it belongs by itself, not by descent."""
+    def _is_root(self, process: Process, scan: Scan) -> bool:
+        """Return whether a process belongs by itself, not by descent."""
         return process.ticks >= self.first_tick and (
             self._found.get(process.pid) == process.ticks
             or (self._has_group and self._is_of_group(process))
-            or self._channel in look.channels.get(process.pid, ())
-            or look.marks.get(process.pid) == self._mark
-            or (self._stamp is not None and process.stamp == self._stamp)
+            or self._stream in scan.streams.get(process.pid, ())
+            or scan.marks.get(process.pid) == self._mark
+            or (self._tag is not None and process.tag == self._tag)
         )
 
     def _is_of_group(self, process: Process) -> bool:
@@ -212,30 +217,30 @@ class Tree:
 
 
 def _name(process: Process) -> tuple[int, int]:
-    """Return what no other process ever has."""
+    """Return what identifies a process: no other process ever has both."""
     return process.pid, process.ticks
 
 
-def _by_age(members: dict[int, Process], look: Look) -> list[Process]:
-    """Return these, the oldest first, and of those that were started in the same tick parents first."""
+def _by_age(members: dict[int, Process], scan: Scan) -> list[Process]:
+    """Return these processes, the oldest first; of those started in the same tick, parents first."""
     descending = [each for each in members.values() if each.parent not in members]
     for each in descending:
-        descending += look.children.get(each.pid, [])
-    # reused numbers may make two seem each other's parent: these are not among the descending
+        descending += scan.children.get(each.pid, [])
+    # through reused pids two processes may seem each other's parent: these are not in `descending`
     return sorted(({each.pid: each for each in descending} | members).values(), key=lambda each: each.ticks)
 
 
-_LOOKS = 20  # a look finds all but what was started during it, and who is stopped starts nothing
-_BREATH = 50  # processes that are signalled in a row, some milliseconds, before others have a turn
+_MAX_SCANS = 20  # a scan misses only processes started during it, and a stopped process starts none
+_BATCH = 50  # processes signalled in a row, some milliseconds, before the event loop gets a turn
 
 _MARK = re.compile(r"(.+)\.([0-9]{1,19})\.([0-9]{1,19})", re.DOTALL)
 
 
-# --- What an attempt runs in: its first process, from the start on, whoever its parent is.
+# --- Execution: the first process of an attempt from its start on, whatever process is its parent.
 
 
 class Usage(Struct, frozen=True):
-    """What a process used; None: not known."""
+    """What a process used; None: unknown."""
 
     user_seconds: float | None = None
     system_seconds: float | None = None
@@ -243,7 +248,7 @@ class Usage(Struct, frozen=True):
 
 
 class Execution(Protocol):
-    """`result`: descriptor of the file it writes its result to, None if it is to write none."""
+    """The first process. `result`: descriptor of the file for its result, None if it writes none."""
 
     @property
     def pid(self) -> int: ...
@@ -255,43 +260,43 @@ class Execution(Protocol):
     def is_over(self) -> bool: ...
 
     def signal(self, signum: int) -> None:
-        """Send the process a signal; nothing once it is over.
+        """Send the process a signal; do nothing once it is over.
 
         Raises:
-            OSError: it cannot be sent.
+            OSError: the signal cannot be sent.
         """
 
     async def wait(self) -> int:
-        """Return its exit code, or the negated number of the signal that ended it."""
+        """Wait for its end; return its exit code, or the negated number of the signal that ended it."""
 
     def usage(self) -> Usage:
-        """Return what it used, once it is over."""
+        """Return what it used; call once it is over."""
 
     def has_left_others(self, tree: Tree) -> bool:
-        """Whether there are other processes of its group; to be asked once, right after `wait`."""
+        """Return whether its group has other processes; call once, right after `wait`."""
 
     def release(self, *, is_intact: bool) -> None:
-        """Give back what was lent, once nothing of the attempt is left; `is_intact`: as it was before."""
+        """Release it once nothing of the attempt is left; `is_intact`: no signal disturbed it."""
 
 
-# --- The stop ladder (R8): TERM to a whole process tree at once, grace, then KILL until nothing is left.
+# --- The stop ladder (R8): TERM to the whole process tree at once, grace, then KILL until nothing is left.
 
 
 class Ladder:
-    """Brings one tree down; `grace` seconds from now at the latest the KILLs begin."""
+    """End one tree; the KILLs begin at the latest `grace` seconds from now."""
 
-    def __init__(self, tree: Tree, looker: Looker, deadlines: Deadlines, grace: float) -> None:
+    def __init__(self, tree: Tree, scanner: Scanner, deadlines: Deadlines, grace: float) -> None:
         self._tree = tree
-        self._looker = looker
+        self._scanner = scanner
         self._deadlines = deadlines
-        self._no_mercy: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._grace_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._deadline: Deadline | None = None
-        self._is_all_told = True  # as far as it was signalled last: descriptors may have been short
+        self._reached_all = True  # with the latest signal; False if descriptors were short
         self.hasten(grace)
 
     def hasten(self, grace: float) -> None:
-        """Let the grace end in so many seconds, if that is sooner."""
-        if self._no_mercy.done() or (self._deadline and self._deadline.at <= elapsed() + grace):
+        """End the grace in this many seconds, if that is sooner."""
+        if self._grace_over.done() or (self._deadline and self._deadline.at <= elapsed() + grace):
             return
         if self._deadline:
             self._deadline.cancel()
@@ -300,58 +305,60 @@ class Ladder:
             self._end_grace()
 
     async def bring_down(self) -> None:
-        """Return when nothing of the tree is left that can be ended."""
-        while not self._no_mercy.done():
+        """Return when no process of the tree is left that can be ended."""
+        while not self._grace_over.done():
             living = await self._signal(signal.SIGTERM)
             if not living:
                 break
-            await self._deaths(living, self._no_mercy)
+            await self._wait_for_deaths(living, self._grace_over)
         began = elapsed()
-        # who forks and ends between being listed and being read shows neither itself nor its child
-        looks_in_vain = 0
+        # a process that forks and ends between being listed and being read hides itself and its child
+        empty_scans = 0
         if self._tree.group is not None:
             self._tree.group.kill()
-        while looks_in_vain < _BELIEVED:
+        while empty_scans < _EMPTY_SCANS:
             living = await self._signal(signal.SIGKILL)
-            looks_in_vain = 0 if living else looks_in_vain + 1
+            empty_scans = 0 if living else empty_scans + 1
             if living and elapsed() - began > UNKILLABLE:
-                # the kernel lets a killed process run no more of its program, so it is as good as gone
+                # a killed process runs no more of its program, so it counts as gone
                 log.warning(
-                    "job %d: does not die: %s", self._tree.key.job, ", ".join(str(p.pid) for p in living)
+                    "job %d has processes that do not die: %s",
+                    self._tree.key.job,
+                    ", ".join(str(p.pid) for p in living),
                 )
                 break
             if living:
-                await self._deaths(living, again := self._deadlines.passed(_KILL_AGAIN))
+                await self._wait_for_deaths(living, again := self._deadlines.timer(_KILL_INTERVAL))
                 again.cancel()
         if self._deadline:
             self._deadline.cancel()
 
     def _end_grace(self) -> None:
-        if not self._no_mercy.done():
-            self._no_mercy.set_result(None)
+        if not self._grace_over.done():
+            self._grace_over.set_result(None)
 
     async def _signal(self, signum: int) -> list[Process]:
-        """Send the whole tree a signal as if at one instant, and let it act on it; return who lived then."""
-        living = self._tree.living(await self._looker.look(self._tree.first_tick))
+        """Send the whole tree a signal as if at one instant, and let it react; return the members."""
+        living = self._tree.living(await self._scanner.scan(self._tree.first_tick))
         if len(living) > 1:
-            living, _ = await self._tree.stop_all(self._looker)
-        self._is_all_told = True
-        # a stopped process acts on TERM only once it goes on, also one that somebody else stopped
+            living, _ = await self._tree.stop_all(self._scanner)
+        self._reached_all = True
+        # a stopped process reacts to TERM only once it is continued, whoever stopped it
         for each_signum in (signum,) if signum == signal.SIGKILL else (signum, signal.SIGCONT):
             for process in reversed(living):  # children first: see `stop_all`
-                self._is_all_told &= self._tree.signal(process, each_signum)
+                self._reached_all &= self._tree.signal(process, each_signum)
         return living
 
-    async def _deaths(self, processes: list[Process], until: asyncio.Future[None]) -> None:
-        """Wait until these (the first of them, if there are many) have ended, or `until` is done."""
+    async def _wait_for_deaths(self, processes: list[Process], until: asyncio.Future[None]) -> None:
+        """Wait until these processes (of many, the first ones) have ended, or `until` is done."""
         loop = asyncio.get_running_loop()
         all_ended = loop.create_future()
-        pidfds, is_short = _hold_some(processes)
+        pidfds, is_short = _open_pidfds(processes)
         left = set(pidfds)
         ends = {all_ended, until}
-        is_to_look_again = not self._is_all_told or (is_short and not left)
-        if is_to_look_again:
-            ends.add(again := self._deadlines.passed(_KILL_AGAIN))
+        must_scan_again = not self._reached_all or (is_short and not left)
+        if must_scan_again:
+            ends.add(again := self._deadlines.timer(_KILL_INTERVAL))
 
         def ended(pidfd: int) -> None:
             loop.remove_reader(pidfd)
@@ -362,42 +369,42 @@ class Ladder:
         try:
             for pidfd in pidfds:
                 loop.add_reader(pidfd, ended, pidfd)
-            if left or is_to_look_again:
+            if left or must_scan_again:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if is_to_look_again:
+            if must_scan_again:
                 again.cancel()
             for pidfd in pidfds:
                 loop.remove_reader(pidfd)
                 os.close(pidfd)
-            _held.difference_update(pidfds)
+            _open.difference_update(pidfds)
 
 
-_HELD = 16  # processes a ladder waits for at a time: each costs a descriptor
-_MOST_HELD = 64  # processes all ladders wait for at a time
-_BELIEVED = 2  # looks in a row that must find nothing
-_KILL_AGAIN = 1.0  # seconds until those still there are killed again, or are looked for again
-UNKILLABLE = 10.0  # seconds after which waiting for a process stuck in the kernel is given up
+_MAX_PIDFDS = 16  # pidfds of one ladder: processes that it waits for at a time
+_MAX_ALL_PIDFDS = 64  # pidfds of all ladders
+_EMPTY_SCANS = 2  # scans in a row that must find no member
+_KILL_INTERVAL = 1.0  # seconds until remaining processes are killed again, or the next scan
+UNKILLABLE = 10.0  # seconds to wait for a process that is stuck in the kernel
 
-_held: set[int] = set()  # pidfds, of all ladders
+_open: set[int] = set()  # pidfds of all ladders
 
 
-def _hold_some(processes: list[Process]) -> tuple[set[int], bool]:
-    """Return pidfds of the first of these, and whether there would be more were descriptors not short."""
+def _open_pidfds(processes: list[Process]) -> tuple[set[int], bool]:
+    """Return pidfds of the first of these processes, and whether a shortage of descriptors cut them short."""
     pidfds: set[int] = set()
-    for each in processes[:_HELD]:
-        if len(_held) >= _MOST_HELD:
+    for each in processes[:_MAX_PIDFDS]:
+        if len(_open) >= _MAX_ALL_PIDFDS:
             return pidfds, True
         try:
-            pidfd = hold(each)
+            pidfd = open_pidfd(each)
         except OSError as error:
             if error.errno in SHORTAGES:
                 return pidfds, True
             for held in pidfds:
                 os.close(held)
-            _held.difference_update(pidfds)
+            _open.difference_update(pidfds)
             raise
         if pidfd is not None:
             pidfds.add(pidfd)
-            _held.add(pidfd)
+            _open.add(pidfd)
     return pidfds, False

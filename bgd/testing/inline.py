@@ -442,12 +442,12 @@ def _run_job(
     import bgd_job  # type: ignore[import-not-found]  # noqa: PLC0415 - exists since _provide_bgd_job_once
 
     process.become_job_process()  # again, because this may be a forked child
-    previous_hearer = bgd_job.listener.set(on_progress)
+    previous = bgd_job.listener.set(on_progress)
     try:
         run = _run_in_thread if _has_loop() else _run_here
         document, exit_code = run(target, arguments, allowed)
     finally:
-        bgd_job.listener.reset(previous_hearer)
+        bgd_job.listener.reset(previous)
     report = read_result(document, Outcome.EXIT if exit_code else Outcome.SUCCEEDED)
     if report.error is not None and report.error.type == _INTERRUPTED:
         raise KeyboardInterrupt

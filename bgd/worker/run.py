@@ -1,10 +1,14 @@
 """The worker program: run class jobs in the user's own interpreter, which need not have bgd installed.
 
-With an argument it becomes a warm worker (see warm.py). Without one it runs a single job (see job.py): it
-reads one JSON document from standard input, {"module", "name", "method" | null, "arguments": {"args",
-"kwargs"}, "path"}, and writes one of {"ok": VALUE}, {"error": {"type", "message", "traceback"}}, {"refused":
-"why"} and {"wish": {"aim": "retry" | "fail" | "snooze", ...}} to the file whose descriptor is in
-BGD_RESULT_FD. docs/class-jobs.md describes these documents. Everything that the job prints is its log.
+With an argument it becomes a warm worker: see warm.py. Without one it runs a single job: see job.py.
+It reads one JSON document from standard input:
+  {"module", "name", "method" | null, "arguments": {"args", "kwargs"}, "path"}
+It writes one of these to the file whose descriptor is in BGD_RESULT_FD:
+  {"ok": VALUE}
+  {"error": {"type", "message", "traceback"}}
+  {"refused": "why"}
+  {"wish": {"aim": "retry" | "fail" | "snooze", ...}}
+docs/class-jobs.md describes these documents. Everything that the job prints is its log.
 
 This file is started as a script. The folder uses only the standard library of Python 3.9. Its modules are
 imported as the package `bgd_worker`, so they never hide a module of the job.

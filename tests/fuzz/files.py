@@ -11,7 +11,16 @@ from bgd.config import load
 from bgd.core.job import Outcome
 from bgd.daemon.logs import LogReader
 from bgd.errors import ConfigError
-from bgd.launcher.journal import Began, Finished, FirstProcess, Forgotten, Journal, Recollection, Record, read
+from bgd.launcher.journal import (
+    Began,
+    Finished,
+    FirstProcess,
+    Forgotten,
+    Journal,
+    JournalContents,
+    Record,
+    read,
+)
 from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 
 _MEMORY = Path("/dev/shm")  # the cheapest place for files
@@ -53,14 +62,14 @@ def journal(data: bytes) -> None:
     Journal(path, "boot:2", left).close()
     again = read(path)
     assert again.is_whole == left.is_whole
-    assert again.traces == left.traces
+    assert again.attempts == left.attempts
     assert again.generations == left.generations
 
 
 def _tear(path: Path, data: bytes) -> None:
     """Write a valid journal, cut it, and read what is left."""
     path.unlink(missing_ok=True)
-    written = Journal(path, "boot:1", Recollection())
+    written = Journal(path, "boot:1", JournalContents())
     header = path.stat().st_size
     sizes: list[tuple[int, Record]] = []
     for number in data[2:100]:
@@ -72,13 +81,13 @@ def _tear(path: Path, data: bytes) -> None:
     whole = path.read_bytes()
     cut = min(int.from_bytes(data[:2], "big"), len(whole))
     path.write_bytes(whole[:cut])
-    expected = Recollection()
+    expected = JournalContents()
     for size, record in sizes:
         if size <= cut:
             expected.add(record)
     left = read(path)
     assert left.is_whole == (cut in {header, *(size for size, _ in sizes)})
-    assert left.traces == expected.traces
+    assert left.attempts == expected.attempts
 
 
 def _record(number: int) -> Record:
@@ -97,9 +106,9 @@ def _record(number: int) -> Record:
 def _write(written: Journal, record: Record) -> None:
     match record:
         case Began() | FirstProcess():
-            written.note(record)
+            written.add_step(record)
         case Finished(ended):
-            written.finish(ended, durable=False)
+            written.add_end(ended, durable=False)
         case Forgotten(key):
             written.forget(key)
         case _:

@@ -1,4 +1,4 @@
-"""What the launcher's tests start with."""
+"""Fixtures of the launcher's tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.launcher.host import PATIENCE, Host, Supervisor
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
-    """A host on which no launcher runs yet; what is started there is over after the test."""
+    """Yield a host without a launcher yet; everything started there has ended after the test."""
     host = Host(tmp_path)
     yield host
     host.clear_up()
@@ -22,14 +22,14 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 @pytest.fixture
 def supervisor(host: Host) -> Supervisor:
-    """The master of a launcher that has just started."""
+    """Return the active supervisor of a launcher that has just started."""
     host.start()
     return host.supervise()
 
 
 @pytest.fixture
 def tamper(host: Host) -> Iterator[Callable[..., None]]:
-    """Let some of the launcher's system calls fail or take their time, as strace's `inject` says it."""
+    """Yield a function that makes system calls of the launcher fail or take time, by strace's `inject`."""
     tracers: list[subprocess.Popen[bytes]] = []
 
     def begin(calls: str, how: str, *options: str) -> None:

@@ -1,4 +1,4 @@
-"""A real launcher process in a folder of its own, and a stand-in for the supervisor that talks to it."""
+"""A real launcher process in a folder of its own, and a stand-in for the supervisor that connects to it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ from bgd.wire.launching import (
 from tests.support import SLOWNESS, wait_until
 
 SOURCE = Path(__file__).parents[2]
-STORE = f"store-{os.getpid()}"  # a launcher ends what carries its store's mark: not that of other runs
-PATIENCE = 30.0 * SLOWNESS  # seconds until something that must happen is taken for lost
+STORE = (
+    f"store-{os.getpid()}"  # a launcher ends processes with its store's mark, so other test runs need another
+)
+PATIENCE = 30.0 * SLOWNESS  # seconds after which an expected event counts as lost
 
 needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="NOT RUN: watches or fails system calls")
 OWN_GROUP = own_group()
@@ -60,13 +62,13 @@ def is_alive(pid: int) -> bool:
 
 
 def written(path: Path, lines: int = 1) -> str:
-    """Return the text of a file that a job writes, once so many lines are there."""
+    """Return the text of a file that a job writes, once it has this many lines."""
     wait_until(lambda: path.exists() and path.read_text().count("\n") >= lines)
     return path.read_text()
 
 
 def pids_in(words: str) -> list[int]:
-    """Return the pids of all whose command line holds these words, separated by NUL."""
+    """Return the pids of all processes whose command line contains these words, separated by NUL."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -76,7 +78,7 @@ def pids_in(words: str) -> list[int]:
 
 
 class Host:
-    """Folders of one daemon and the launchers started in them."""
+    """The folders of one daemon, and the launchers started in them."""
 
     def __init__(self, folder: Path) -> None:
         self.state = folder
@@ -85,7 +87,7 @@ class Host:
         self._supervisors: list[Supervisor] = []
 
     def start(self, *options: str, source: Path = SOURCE, **popen: Any) -> subprocess.Popen[bytes]:
-        """Start a launcher by hand, with what it says going to state/stderr."""
+        """Start a launcher by hand; its stderr goes to state/stderr."""
         folders = ["--state", str(self.state), "--logs", str(self.logs)]
         environment = {**os.environ, "PYTHONPATH": str(source)}
         with (self.state / "stderr").open("ab") as stderr:
@@ -100,12 +102,12 @@ class Host:
         return launcher
 
     def kill(self) -> None:
-        """Take the latest launcher's life as a crash or the OOM killer would."""
+        """Kill the latest launcher, as a crash or the OOM killer would."""
         self.launchers[-1].send_signal(signal.SIGKILL)
         self.launchers[-1].wait(PATIENCE)
 
     def clear_up(self) -> None:
-        """End what was started here, jobs too."""
+        """End everything that was started here, jobs too."""
         for supervisor in self._supervisors:
             supervisor.close()
         for launcher in self.launchers:
@@ -126,7 +128,7 @@ class Host:
         return self.logs / log_name(key.job, key.attempt)
 
     def output(self, key: AttemptKey) -> bytes:
-        """Return what an attempt wrote; nothing, if it has no file."""
+        """Return what an attempt wrote; nothing if it has no log file."""
         path = self.log(key)
         return path.read_bytes() if path.exists() else b""
 
@@ -142,27 +144,27 @@ class Host:
 
 
 def launch_of(*argv: str, **options: Any) -> Launch:
-    """Return what asks for an attempt of a new job."""
+    """Return a Launch of a new job."""
     defaults: dict[str, Any] = {"env": {"PATH": os.environ["PATH"]}, "cwd": "/"}
     return Launch(key=AttemptKey(STORE, next(_job_ids), 1), argv=list(argv), **{**defaults, **options})
 
 
 class Supervisor:
-    """Says what bgd would say. `hear` fails after PATIENCE, so no test waits for ever."""
+    """Send what bgd would send. `hear` fails after PATIENCE, so no test waits forever."""
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(PATIENCE)
         self._frames = FrameReader(MAX_LAUNCHING_FRAME)
         self._heard: list[FromLauncher] = []
-        self.usual: dict[str, Any] = {}  # options of every launch
+        self.usual: dict[str, Any] = {}  # options for every launch
         wait_until(lambda: self.socket.connect_ex(path) == 0)
 
     def say(self, *messages: ToLauncher) -> None:
         self.socket.sendall(b"".join(frame(encode(each), MAX_LAUNCHING_FRAME) for each in messages))
 
     def hear(self) -> FromLauncher | None:
-        """Return the next message, None if the launcher has hung up."""
+        """Return the next message, None if the launcher has closed the connection."""
         while not self._heard:
             try:
                 data = self.socket.recv(1 << 20)
@@ -174,12 +176,12 @@ class Supervisor:
         return self._heard.pop(0)
 
     def greet(self, generation: int = 1, store: str = STORE) -> None:
-        """Become the master; welcome and snapshot are kept."""
+        """Become the active supervisor; keep the welcome and the snapshot."""
         self.say(Greeting(LAUNCHING_PROTOCOL, store, generation))
         self.be_welcomed()
 
     def be_welcomed(self) -> None:
-        """Hear the answer to a greeting."""
+        """Read the answer to a greeting."""
         welcome = self.hear()
         assert isinstance(welcome, Welcome), welcome
         self.welcome = welcome
@@ -189,7 +191,7 @@ class Supervisor:
             self.snapshot[message.key] = message
 
     def launch(self, *argv: str, **options: Any) -> AttemptKey:
-        """Ask for an attempt of a new job."""
+        """Launch an attempt of a new job."""
         self.say(request := launch_of(*argv, **self.usual, **options))
         return request.key
 
@@ -200,14 +202,14 @@ class Supervisor:
         return message
 
     def ended(self, key: AttemptKey) -> AttemptEnded:
-        """Wait for the attempt's end and acknowledge it."""
+        """Wait for the attempt's end, and acknowledge it."""
         while not (isinstance(message := self.hear(), AttemptEnded) and message.key == key):
             assert message is not None, "the launcher hung up"
         self.say(Acknowledge(key))
         return message
 
     def all_ended(self, keys: list[AttemptKey]) -> list[AttemptEnded]:
-        """Wait for the ends of these, in whatever order they come, and acknowledge them."""
+        """Wait for the ends of these attempts, in any order, and acknowledge them."""
         ends: dict[AttemptKey, AttemptEnded] = {}
         while not ends.keys() >= set(keys):
             message = self.hear()

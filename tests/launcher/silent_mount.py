@@ -1,4 +1,4 @@
-"""A FUSE file system that answers next to nothing: whoever touches it hangs."""
+"""A FUSE file system that answers almost nothing: a process that touches it hangs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MNT_FORCE, _MNT_DETACH = 1, 2
 
 
 class SilentMount:
-    """`point` is where it is mounted."""
+    """A silent file system, mounted at `point`."""
 
     def __init__(self, point: Path) -> None:
         self.point = point
@@ -35,12 +35,12 @@ class SilentMount:
         self._answer(unique, struct.pack("=IIIIHHI", major, minor, 0, 0, 0, 0, max_write).ljust(64, b"\0"))
 
     def read_request(self) -> tuple[int, int]:
-        """Take the next question: from then on not even SIGKILL ends who waits for its answer."""
+        """Read the next request: from then on not even SIGKILL ends the process that waits for the answer."""
         _, opcode, unique, *_ = _IN_HEADER.unpack_from(os.read(self._device, 1 << 17))
         return opcode, unique
 
     def let_open(self) -> None:
-        """Answer the two questions of who opens a file in it: an empty one is there under any name."""
+        """Answer the two requests of opening a file: every name is an empty file."""
         long, file_number, mode = 1000, 2, 0o100644
         for wanted, body in (
             (_LOOKUP, struct.pack("=QQQQII48x12xIII16x", file_number, 0, long, long, 0, 0, mode, 1, 0)),
@@ -54,11 +54,11 @@ class SilentMount:
         os.write(self._device, struct.pack("=IiQ", 16 + len(body), 0, unique) + body)
 
     def is_asked(self) -> bool:
-        """Whether somebody waits whose question was not read."""
+        """Whether a process waits whose request was not read."""
         return bool(select.select([self._device], [], [], 0)[0])
 
     def end(self) -> None:
-        """Let all who wait go on, with an error, and unmount it."""
+        """Unmount it; all processes that wait go on with an error."""
         if self._device >= 0:
             os.close(self._device)
             self._device = -1
@@ -67,7 +67,7 @@ class SilentMount:
 
 @contextmanager
 def silent_mount(folder: Path) -> Iterator[SilentMount]:
-    """Mount one below this folder, or skip the test."""
+    """Mount one in this folder, or skip the test."""
     point = folder / "silent"
     point.mkdir()
     try:

@@ -1,6 +1,6 @@
-"""Control groups: what they tell of all processes of a job, and that none gets away.
+"""Control groups: what they report of all processes of a job, and that no process escapes.
 
-What takes controllers runs where cgroup v2 has them: as root in a group of its own, as a service has it.
+Tests that need controllers run where cgroup v2 has them: as root in a group of their own, like a service.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root ca
 
 @pytest.fixture
 def group() -> Iterator[Group]:
-    """A group of the test's own."""
+    """Yield a group of the test's own."""
     assert OWN is not None
     group = Group(f"{OWN}/bgd-test-{os.getpid()}")
     Path(group.path).mkdir()
@@ -53,7 +53,7 @@ def group() -> Iterator[Group]:
 
 def put_into(group: Group, *argv: str) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(argv)
-    Path(group.entrance).write_text(str(process.pid))
+    Path(group.procs_file).write_text(str(process.pid))
     return process
 
 
@@ -61,7 +61,7 @@ def put_into(group: Group, *argv: str) -> subprocess.Popen[bytes]:
 
 
 @needs_groups
-def test_a_group_knows_who_is_in_it_and_below_it(group):
+def test_a_group_lists_the_processes_in_it_and_below_it(group):
     below = Group(f"{group.path}/below")
     Path(below.path).mkdir()
     with put_into(group, "sleep", "100") as one, put_into(below, "sleep", "100") as other:
@@ -77,7 +77,7 @@ def test_a_group_knows_who_is_in_it_and_below_it(group):
 
 
 @needs_groups
-async def test_the_end_of_the_last_one_is_told_and_not_looked_for(group):
+async def test_the_end_of_the_last_process_is_notified_without_polling(group):
     over = asyncio.get_running_loop().create_future()
     with put_into(group, "cat", "/dev/zero") as process:
         waiting = asyncio.create_task(group.emptied(over))
@@ -91,7 +91,7 @@ async def test_the_end_of_the_last_one_is_told_and_not_looked_for(group):
 
 
 @needs_groups
-async def test_nobody_waits_longer_for_the_last_one_than_he_wants_to(group):
+async def test_the_wait_for_the_last_process_can_be_limited(group):
     over = asyncio.get_running_loop().create_future()
     with put_into(group, "sleep", "100") as process:
         waiting = asyncio.create_task(group.emptied(over))
@@ -142,13 +142,13 @@ def test_own_group_is_found_wherever_the_hierarchy_is_mounted(tmp_path, root, gr
 @pytest.mark.parametrize(
     ("mount", "groups"),
     [
-        (MOUNT.format(root="/other", point="/"), "0::/a.slice\n"),  # what is mounted is elsewhere
+        (MOUNT.format(root="/other", point="/"), "0::/a.slice\n"),  # the mounted hierarchy is elsewhere
         (MOUNT.format(root="/", point="/nowhere"), "0::/\n"),
         ("22 1 0:2 / / rw - ext4 /dev/vda rw", "0::/\n"),
         (MOUNT.format(root="/", point="/"), "1:cpu:/\n"),
     ],
 )
-def test_where_no_group_is_in_sight_there_is_none(tmp_path, mount, groups):
+def test_without_a_mounted_hierarchy_there_is_no_own_group(tmp_path, mount, groups):
     (tmp_path / "mounts").write_text(mount + "\n")
     (tmp_path / "groups").write_text(groups)
 
@@ -157,7 +157,7 @@ def test_where_no_group_is_in_sight_there_is_none(tmp_path, mount, groups):
 
 # --- jobs in groups ---------------------------------------------------------------------------------------
 
-# sheds all that a process can: parent, session, environment, output and stamp
+# drops all that a process can: parent, session, environment, output and tag
 HIDES = (
     "(setsid env -i prlimit --rttime=unlimited /bin/sh -c 'echo $$ > PID; exec sleep 100'"
     " </dev/null >/dev/null 2>&1 &)"
@@ -165,7 +165,7 @@ HIDES = (
 
 
 @needs_groups
-def test_nobody_hides_from_a_stop_in_a_group(supervisor, tmp_path):
+def test_no_process_in_a_group_escapes_a_stop(supervisor, tmp_path):
     script = f"{HIDES}; sleep 100".replace("PID", f"{tmp_path}/pid")
     key = supervisor.launch("sh", "-c", script, own_group=True)
     pid = int(written(tmp_path / "pid"))
@@ -177,7 +177,7 @@ def test_nobody_hides_from_a_stop_in_a_group(supervisor, tmp_path):
 
 
 @needs_groups
-def test_nobody_hides_from_the_end_of_a_job_in_a_group(supervisor, tmp_path):
+def test_no_process_in_a_group_escapes_the_end_of_its_job(supervisor, tmp_path):
     script = f"{HIDES}; until [ -s PID ]; do :; done".replace("PID", f"{tmp_path}/pid")
 
     end = supervisor.shell(script, own_group=True)
@@ -187,7 +187,7 @@ def test_nobody_hides_from_the_end_of_a_job_in_a_group(supervisor, tmp_path):
 
 
 @needs_groups
-def test_nobody_hides_from_the_next_launcher_in_a_group(host, supervisor, tmp_path):
+def test_no_process_in_a_group_escapes_the_next_launcher(host, supervisor, tmp_path):
     supervisor.launch("sh", "-c", f"{HIDES}; sleep 100".replace("PID", f"{tmp_path}/pid"), own_group=True)
     pid = int(written(tmp_path / "pid"))
     folder = group_of(pid).parent
@@ -201,7 +201,7 @@ def test_nobody_hides_from_the_next_launcher_in_a_group(host, supervisor, tmp_pa
 
 
 @needs_groups
-def test_the_group_goes_with_the_job_and_its_folder_with_the_launcher(host, supervisor, tmp_path):
+def test_a_group_is_removed_with_its_job_and_the_folder_with_the_launcher(host, supervisor, tmp_path):
     os.mkfifo(tmp_path / "go")
     key = supervisor.launch("sh", "-c", f"echo $$ > {tmp_path}/pid; read go < {tmp_path}/go", own_group=True)
     group = group_of(int(written(tmp_path / "pid")))
@@ -232,7 +232,7 @@ def test_a_launcher_that_needs_no_groups_leaves_none_though_it_is_killed(host, s
 
 @needs_groups
 def test_processor_time_is_that_of_all_processes(supervisor):
-    """Nobody waits for the one that works: without a group it would be missing from the account."""
+    """No process waits for the one that works: without a group its usage would not be counted."""
     works = "import time\nwhile time.process_time() < 0.3: pass"
     script = f'(setsid {sys.executable} -c "{works}" &); sleep 100'
     key = supervisor.launch("sh", "-c", script, own_group=True, timeout=2.0)
@@ -267,19 +267,19 @@ def test_kept_leftovers_stay_in_their_group(supervisor, tmp_path):
     wait_until(left.remove)
 
 
-# its owner can close a group to everybody, itself too unless it is root
+# the owner of a group can make it inaccessible, even for itself unless it is root
 CLOSE = f"cd {OWN}/*/bgd-*/$(basename $(sed -n s/^0:://p /proc/self/cgroup)) && chmod 0 * ."
 
 
 @pytest.fixture
 def nobodys() -> Iterator[Host]:
-    """A host whose launchers are nobody's, and have a group of their own delegated to them."""
+    """Yield a host whose launchers run as nobody, with a group of their own delegated to them."""
     assert OWN is not None
     group = OWN / f"bgd-test-nobody-{os.getpid()}"
     group.mkdir()
     for path in (group, group / "cgroup.procs", group / "cgroup.subtree_control"):
         os.chown(path, NOBODY, NOBODY)
-    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:  # that nobody may go to
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:  # that user nobody may enter
         os.chown(folder, NOBODY, NOBODY)
         host = UnprivilegedHost(Path(folder))
         yield host
@@ -289,14 +289,14 @@ def nobodys() -> Iterator[Host]:
 
 def start_in_group(host: Host) -> Supervisor:
     assert OWN is not None
-    entrance = OWN / f"bgd-test-nobody-{os.getpid()}" / "cgroup.procs"
-    host.start(preexec_fn=lambda: entrance.write_text("0"))
+    procs_file = OWN / f"bgd-test-nobody-{os.getpid()}" / "cgroup.procs"
+    host.start(preexec_fn=lambda: procs_file.write_text("0"))
     return host.supervise(generation=len(host.launchers))
 
 
 @needs_groups
 @needs_root
-def test_a_job_that_closes_its_group_to_all_troubles_nobody_else(nobodys):
+def test_a_job_that_makes_its_group_inaccessible_harms_no_other(nobodys):
     supervisor = start_in_group(nobodys)
     bystander = supervisor.launch("sleep", "100")
     supervisor.started(bystander)
@@ -333,7 +333,7 @@ def test_a_launcher_whose_group_is_out_of_reach_starts_jobs_without_groups(nobod
     above = OWN / f"bgd-test-nobody-{os.getpid()}"
     group = above / "inner"
     group.mkdir()
-    above.chmod(0)  # as a job of the same user can do
+    above.chmod(0)  # a job of the same user can do this
 
     nobodys.start(preexec_fn=lambda: (group / "cgroup.procs").write_text("0"))
 
@@ -345,12 +345,12 @@ def test_a_launcher_whose_group_is_out_of_reach_starts_jobs_without_groups(nobod
 
 @pytest.fixture
 def limiting(host: Host) -> Iterator[Supervisor]:
-    """The master of a launcher that is alone in a group of its own, as that of a service is."""
+    """Return the active supervisor of a launcher that is alone in its group, like a service."""
     assert OWN is not None
     group = OWN / f"bgd-test-{os.getpid()}"
     group.mkdir()
-    entrance = group / "cgroup.procs"
-    host.start(preexec_fn=lambda: entrance.write_text("0"))
+    procs_file = group / "cgroup.procs"
+    host.start(preexec_fn=lambda: procs_file.write_text("0"))
     yield host.supervise()
     host.clear_up()
     wait_until(Group(str(group)).remove)
@@ -366,7 +366,7 @@ HOG = "import time; hog = bytearray(200_000_000); time.sleep(100)"
 
 
 @needs_controllers
-def test_a_job_that_takes_too_much_memory_is_oom_and_its_neighbours_live(limiting):
+def test_a_job_that_uses_too_much_memory_is_oom_and_its_neighbours_live(limiting):
     neighbour = limiting.launch("sleep", "100", limits=Limits(memory_max=64_000_000))
     for _ in range(HOGS):
         end = limiting.shell(f'{sys.executable} -c "{HOG}" & wait', limits=Limits(memory_max=64_000_000))
@@ -403,7 +403,7 @@ def test_a_fork_bomb_stays_within_its_number_of_processes(limiting):
 
 
 @needs_controllers
-def test_a_job_gets_no_more_of_the_processors_than_it_may(limiting):
+def test_a_job_gets_no_more_processor_time_than_its_limit(limiting):
     end = limiting.run(
         sys.executable, "-c", "while True: pass", limits=Limits(cpu_max=20), timeout=2.0, grace=0.1
     )

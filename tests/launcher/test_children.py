@@ -1,4 +1,4 @@
-"""Nothing is left behind: no zombies, no descriptors, no memory, however many jobs came and went."""
+"""Nothing is left behind: no zombies, no descriptors, no memory, however many jobs have run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def children(host):
 
 
 def descriptors(host):
-    """Return how many are open: the journal is written anew now and then, and goes by another number then."""
+    """Return the number of open descriptors: their numbers change when the journal is rewritten."""
     return len(list(proc(host, "fd").iterdir()))
 
 
@@ -34,7 +34,7 @@ def resident(host):
 
 
 def run_many(supervisor, count, *argv, at_once=8, **options):
-    """Run so many jobs, some at a time, and return the ends."""
+    """Run this many jobs, some at a time; return their ends."""
     ends = []
     for start in range(0, count, at_once):
         keys = [supervisor.launch(*argv, **options) for _ in range(start, min(start + at_once, count))]
@@ -46,7 +46,7 @@ def test_five_hundred_jobs_with_orphans_leave_no_zombie_and_no_descriptor(host, 
     run_many(supervisor, 1, "true")
     before = descriptors(host)
 
-    # each leaves an orphan that ends by itself a little later, in the middle of the others' ends
+    # each leaves an orphan that ends by itself a little later, between the ends of others
     ends = run_many(supervisor, 500, "sh", "-c", "(sleep 0.01 &) ; echo x; exit 3")
 
     assert {(end.outcome, end.exit_code) for end in ends} == {(Outcome.EXIT, 3)}
@@ -64,7 +64,7 @@ def test_orphans_of_a_job_that_goes_on_are_reaped(host, supervisor, tmp_path):
 
 
 def test_an_orphan_that_ends_together_with_a_job_is_reaped(host, supervisor, tmp_path):
-    """The kernel shows ended children one at a time: the job hides the orphan until it has been reaped."""
+    """The kernel shows ended children one at a time: the job hides the orphan until the job is reaped."""
     orphan = f"echo $$ > {tmp_path}/pid; exec sleep 0.1"
     key = supervisor.launch("sh", "-c", f"(setsid sh -c '{orphan}' >/dev/null 2>&1 &); exec sleep 0.1")
     ended = [supervisor.started(key).pid, int(written(tmp_path / "pid"))]
@@ -77,8 +77,8 @@ def test_an_orphan_that_ends_together_with_a_job_is_reaped(host, supervisor, tmp
     wait_until(lambda: children(host) == [])
 
 
-def test_a_job_that_has_itself_traced_by_the_launcher_runs_on(host, supervisor):
-    """The kernel tells the launcher of each signal then, among the ends, and waits for its word."""
+def test_a_job_that_makes_the_launcher_its_tracer_runs_on(host, supervisor):
+    """The kernel then reports each signal to the launcher, among the ends, and waits for its answer."""
     trace = "import ctypes, os; assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0"
     catch = "import signal; signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))"
     kill = "os.kill(os.getpid(), signal.SIGUSR1)"
@@ -117,9 +117,9 @@ def test_the_journal_stays_small(host, supervisor):
     assert max(sizes) < 200_000
 
 
-def test_a_start_is_not_delayed_by_a_flood_and_a_search_for_processes(supervisor):
+def test_a_start_is_not_delayed_by_a_flood_of_output_and_a_process_scan(supervisor):
     supervisor.launch("yes", log_cap=1_000_000)
-    for number in range(50):  # each has the machine searched for its tree
+    for number in range(50):  # each causes a process scan
         supervisor.launch("sleep", "100", timeout=0.02 * number)
 
     ends = run_many(supervisor, 200, "true", at_once=1)
@@ -133,7 +133,7 @@ def test_a_child_that_has_just_ended_is_killed_without_being_reaped_unseen():
     code = """
 import asyncio, os
 from bgd.launcher.children import Children
-from bgd.launcher.children import Loop
+from bgd.launcher.children import LauncherLoop
 
 children = Children()
 
@@ -145,7 +145,7 @@ async def main():
     print(await process.wait())
     children.kill(process.pid)
 
-with asyncio.Runner(loop_factory=lambda: Loop(children)) as runner:
+with asyncio.Runner(loop_factory=lambda: LauncherLoop(children)) as runner:
     runner.run(main())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

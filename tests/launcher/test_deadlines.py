@@ -1,4 +1,4 @@
-"""Deadlines: in their order, none forgotten, and the cancelled ones cost nothing for long."""
+"""Deadlines: in order, none forgotten, and cancelled ones soon cost nothing."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ async def deadlines():
     deadlines.close()
 
 
-async def test_they_pass_in_their_order_and_not_early(deadlines):
+async def test_deadlines_expire_in_order_and_not_early(deadlines):
     passed = []
     waits = [0.03, 0.01, 0.02, 0.0, -1.0]
     began = elapsed()
     for wait in waits:
         deadlines.after(wait, lambda wait=wait: passed.append((wait, elapsed() - began)))
 
-    await asyncio.wait_for(deadlines.passed(0.04), 10)
+    await asyncio.wait_for(deadlines.timer(0.04), 10)
 
     assert [wait for wait, _ in passed] == sorted(waits)
     assert all(at >= wait for wait, at in passed)
 
 
-async def test_a_cancelled_one_does_not_pass(deadlines):
+async def test_a_cancelled_deadline_does_not_expire(deadlines):
     passed = []
     deadlines.after(0.0, lambda: passed.append("cancelled")).cancel()
     deadlines.after(0.0, lambda: passed.append("kept"))
 
-    await asyncio.wait_for(deadlines.passed(0.01), 10)
+    await asyncio.wait_for(deadlines.timer(0.01), 10)
 
     assert passed == ["kept"]
 
 
-async def test_cancelling_the_earliest_lets_the_next_pass_in_time(deadlines):
+async def test_after_the_earliest_is_cancelled_the_next_expires_in_time(deadlines):
     earliest = deadlines.after(0.01, lambda: None)
-    later = deadlines.passed(0.02)
+    later = deadlines.timer(0.02)
 
     earliest.cancel()
 
@@ -56,14 +56,14 @@ async def test_a_callback_may_set_and_cancel_others(deadlines):
     deadlines.after(0.0, victim.cancel)
     deadlines.after(0.0, lambda: deadlines.after(0.0, lambda: passed.append("child")))
 
-    await asyncio.wait_for(deadlines.passed(0.03), 10)
+    await asyncio.wait_for(deadlines.timer(0.03), 10)
 
     assert passed == ["child"]
 
 
 async def test_a_future_that_is_no_longer_wanted_leaves_nothing_behind(deadlines):
     for _ in range(10_000):
-        deadlines.passed(1000.0).cancel()
+        deadlines.timer(1000.0).cancel()
         await asyncio.sleep(0)
 
     assert len(deadlines) < 200

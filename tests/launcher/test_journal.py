@@ -10,7 +10,7 @@ import stat
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.launcher.journal import Began, Finished, FirstProcess, Journal, Recollection, Trace, read
+from bgd.launcher.journal import AttemptRecords, Began, Finished, FirstProcess, Journal, JournalContents, read
 from bgd.wire.launching import AttemptEnded, AttemptKey
 
 KEY = AttemptKey("store", 7, 1)
@@ -27,13 +27,13 @@ def path(tmp_path):
 
 @pytest.fixture
 def journal(path):
-    journal = Journal(path, "boot:1", Recollection())
+    journal = Journal(path, "boot:1", JournalContents())
     yield journal
     journal.close()
 
 
 def reopened(path, instance="boot:2"):
-    """Return the recollection and the instance of a launcher that takes the journal over."""
+    """Return the contents and the instance for a launcher that takes over the journal."""
     left = read(path)
     journal = Journal(path, instance, left)
     journal.close()
@@ -41,60 +41,60 @@ def reopened(path, instance="boot:2"):
 
 
 def test_without_a_journal_nothing_is_remembered_and_that_proves_nothing(path):
-    assert read(path) == Recollection(is_whole=False)
+    assert read(path) == JournalContents(is_whole=False)
 
 
 def test_a_damaged_record_is_dropped_and_those_after_it_are_read(path, journal):
-    journal.note(BEGAN)
+    journal.add_step(BEGAN)
     size = path.stat().st_size
-    journal.note(FIRST)
+    journal.add_step(FIRST)
     damaged = bytearray(path.read_bytes())
     damaged[10] ^= 1  # in the first record, the instance
-    damaged[size - 1] ^= 1  # the last byte of what began
+    damaged[size - 1] ^= 1  # the last byte of Began
     path.write_bytes(damaged)
 
     left = read(path)
 
-    assert (left.instance, left.traces, left.is_whole) == (None, {KEY: Trace(None, FIRST)}, False)
+    assert (left.instance, left.attempts, left.is_whole) == (None, {KEY: AttemptRecords(None, FIRST)}, False)
 
 
 def test_every_record_is_read_back(path, journal):
-    journal.obey("store", 5)
-    journal.note(BEGAN)
-    journal.note(FIRST)
-    journal.finish(ENDED, durable=True)
+    journal.record_generation("store", 5)
+    journal.add_step(BEGAN)
+    journal.add_step(FIRST)
+    journal.add_end(ENDED, durable=True)
 
     left = read(path)
 
     assert left.instance == journal.instance
     assert left.generations == {"store": 5}
-    assert left.traces == {KEY: Trace(BEGAN, FIRST, ENDED_RECORD)}
+    assert left.attempts == {KEY: AttemptRecords(BEGAN, FIRST, ENDED_RECORD)}
     assert left.is_whole
 
 
 def test_what_is_forgotten_stays_forgotten(path, journal):
-    journal.note(BEGAN)
-    journal.finish(ENDED, durable=False)
+    journal.add_step(BEGAN)
+    journal.add_end(ENDED, durable=False)
     journal.forget(KEY)
 
-    assert read(path).traces == {}
+    assert read(path).attempts == {}
 
 
 def test_what_still_counts_passes_on_to_the_next_launcher_and_the_one_after(path, journal):
-    journal.obey("store", 5)
-    journal.note(BEGAN)
-    journal.finish(ENDED, durable=False)
+    journal.record_generation("store", 5)
+    journal.add_step(BEGAN)
+    journal.add_end(ENDED, durable=False)
     expected = read(path)
     reopened(path)
 
     left, instance = reopened(path, "boot:3")
 
-    assert (left.generations, left.traces) == (expected.generations, expected.traces)
+    assert (left.generations, left.attempts) == (expected.generations, expected.attempts)
     assert instance.covers == ["boot:1", "boot:2"]
 
 
 def test_launchers_of_another_boot_are_not_covered(path, journal):
-    journal.note(BEGAN)
+    journal.add_step(BEGAN)
 
     _, instance = reopened(path, "later:1")
 
@@ -103,20 +103,20 @@ def test_launchers_of_another_boot_are_not_covered(path, journal):
 
 @pytest.mark.parametrize("cut", range(1, 40))
 def test_a_record_cut_short_is_dropped_and_what_stands_before_it_is_kept(path, journal, cut):
-    journal.note(BEGAN)
+    journal.add_step(BEGAN)
     size = path.stat().st_size
-    journal.note(FIRST)
+    journal.add_step(FIRST)
     os.truncate(path, min(size + cut, path.stat().st_size - 1))
 
     left = read(path)
 
-    assert left.traces == {KEY: Trace(BEGAN)}
+    assert left.attempts == {KEY: AttemptRecords(BEGAN)}
     assert not left.is_whole
 
 
 def test_any_flipped_bit_is_noticed(path, journal):
-    journal.note(BEGAN)
-    journal.finish(ENDED, durable=False)
+    journal.add_step(BEGAN)
+    journal.add_end(ENDED, durable=False)
     whole = path.read_bytes()
     for position, bit in itertools.product(range(len(whole)), range(8)):
         damaged = bytearray(whole)
@@ -131,73 +131,73 @@ def test_it_is_private(path, journal):
     assert journal.instance.id == "boot:1"
 
 
-def test_it_shrinks_when_all_in_it_is_dead(path, journal):
+def test_it_shrinks_when_everything_in_it_is_obsolete(path, journal):
     for job in range(2000):
         key = AttemptKey("store", job, 1)
-        journal.note(Began(key, 1, 1.0, 1.0))
-        journal.finish(AttemptEnded(key=key, outcome=Outcome.SUCCEEDED, finished_at=1.0), durable=False)
+        journal.add_step(Began(key, 1, 1.0, 1.0))
+        journal.add_end(AttemptEnded(key=key, outcome=Outcome.SUCCEEDED, finished_at=1.0), durable=False)
         journal.forget(key)
 
     assert path.stat().st_size < 100_000
     assert read(path).instance == journal.instance
 
 
-def test_it_shrinks_around_the_living_and_keeps_them(path, journal):
-    journal.obey("store", 5)
-    journal.note(BEGAN)
-    journal.note(FIRST)
+def test_it_shrinks_and_keeps_the_records_that_count(path, journal):
+    journal.record_generation("store", 5)
+    journal.add_step(BEGAN)
+    journal.add_step(FIRST)
     for job in range(100, 20_100):
         key = AttemptKey("store", job, 1)
-        journal.note(Began(key, 1, 1.0, 1.0))
+        journal.add_step(Began(key, 1, 1.0, 1.0))
         journal.forget(key)
-    journal.finish(ENDED, durable=False)
+    journal.add_end(ENDED, durable=False)
 
     left = read(path)
 
     assert path.stat().st_size < 1_200_000
-    assert left.traces == {KEY: Trace(BEGAN, FIRST, ENDED_RECORD)}
+    assert left.attempts == {KEY: AttemptRecords(BEGAN, FIRST, ENDED_RECORD)}
     assert left.generations == {"store": 5}
 
 
 def test_the_highest_generation_of_each_store_is_remembered(path, journal):
-    journal.obey("one", 5)
-    journal.obey("other", 1)
+    journal.record_generation("one", 5)
+    journal.record_generation("other", 1)
 
     assert (journal.generation("one"), journal.generation("other"), journal.generation("third")) == (5, 1, 0)
     assert read(path).generations == {"one": 5, "other": 1}
 
 
 def test_a_full_disk_leaves_it_as_it_was(path, journal, monkeypatch):
-    """The kernel wrote a part and then had no room: what follows half a record could not be read."""
-    journal.note(BEGAN)
+    """The kernel wrote a part and then had no space: records after half a record could not be read."""
+    journal.add_step(BEGAN)
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:10]))
 
     with pytest.raises(OSError, match="No space left") as caught:
-        journal.note(FIRST)
+        journal.add_step(FIRST)
 
     monkeypatch.undo()
     assert caught.value.errno == errno.ENOSPC
-    journal.finish(ENDED, durable=False)
-    assert read(path).traces == {KEY: Trace(BEGAN, None, ENDED_RECORD)}
+    journal.add_end(ENDED, durable=False)
+    assert read(path).attempts == {KEY: AttemptRecords(BEGAN, None, ENDED_RECORD)}
 
 
-def test_ends_are_synced_when_nobody_is_there_to_store_them(journal, monkeypatch):
+def test_ends_are_synced_when_no_supervisor_is_there_to_store_them(journal, monkeypatch):
     synced: list[int] = []
     monkeypatch.setattr(os, "fdatasync", synced.append)
 
-    journal.finish(ENDED, durable=False)
+    journal.add_end(ENDED, durable=False)
     assert len(synced) == 0
     journal.sync()
     assert len(synced) == 1
     journal.sync()
     assert len(synced) == 1
-    journal.finish(ENDED, durable=True)
+    journal.add_end(ENDED, durable=True)
     assert len(synced) == 2
 
 
 def test_after_a_failed_sync_what_counts_is_written_to_a_new_file(path, journal, monkeypatch):
-    journal.note(BEGAN)
+    journal.add_step(BEGAN)
     before = path.stat().st_ino
     failing = [OSError(errno.EIO, "Input/output error"), OSError(errno.EIO, "Input/output error")]
     sync = os.fdatasync
@@ -211,10 +211,10 @@ def test_after_a_failed_sync_what_counts_is_written_to_a_new_file(path, journal,
 
     monkeypatch.setattr(os, "fdatasync", fdatasync)
     with pytest.raises(OSError, match="Input/output error"):  # the new file cannot be synced either
-        journal.finish(ENDED, durable=True)
+        journal.add_end(ENDED, durable=True)
 
     journal.sync()
 
     assert path.stat().st_ino != before
     assert synced == [path.stat().st_ino]
-    assert read(path).traces == {KEY: Trace(BEGAN, None, ENDED_RECORD)}
+    assert read(path).attempts == {KEY: AttemptRecords(BEGAN, None, ENDED_RECORD)}

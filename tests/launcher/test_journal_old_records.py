@@ -1,6 +1,6 @@
 """Journals of every earlier launcher stay readable: a new launcher takes over what the last one left.
 
-The samples are bytes that were once written: they are never changed. For a record that is new, run
+The samples are bytes that were once written; never change them. For a new record, run
 `python -m tests.launcher.test_journal_old_records`, which writes the samples that are missing.
 """
 

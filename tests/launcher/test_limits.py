@@ -18,17 +18,17 @@ from tests.launcher.unprivileged import NOBODY, UnprivilegedHost
 from tests.support import wait_until
 
 
-def test_a_job_is_held_to_what_holds_for_every_process(host, supervisor):
+def test_limits_of_single_processes_apply_to_a_job(host, supervisor):
     script = "nice; ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hc"
     limits = Limits(nice=7, open_files=100, core_max=1024)
 
     key = supervisor.launch("bash", "-c", script, limits=limits)
 
     assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
-    assert host.output(key).split() == [b"7", b"100", b"100", b"1", b"1"]  # of cores in KiB
+    assert host.output(key).split() == [b"7", b"100", b"100", b"1", b"1"]  # KiB of a core dump
 
 
-def test_the_next_job_is_held_to_nothing(host, supervisor):
+def test_limits_do_not_apply_to_the_next_job(host, supervisor):
     supervisor.run("true", limits=Limits(nice=7, open_files=100))
 
     key = supervisor.launch("sh", "-c", "nice; ulimit -n")
@@ -60,8 +60,8 @@ def test_a_program_that_is_missing_is_named_under_limits_too(supervisor):
     assert (end.outcome, end.problem) == (Outcome.NOT_STARTED, "program not found: /nowhere/program")
 
 
-def test_what_the_kernel_refuses_at_the_last_moment_is_said(host, supervisor):
-    """The launcher's own limit was lowered after it had looked what it may."""
+def test_a_limit_that_the_kernel_refuses_late_is_reported(host, supervisor):
+    """The launcher's own limit was lowered after it had determined its abilities."""
     pid = host.launchers[-1].pid
     resource.prlimit(pid, resource.RLIMIT_CORE, (0, 1000))
 
@@ -75,7 +75,7 @@ def test_what_the_kernel_refuses_at_the_last_moment_is_said(host, supervisor):
 
 @pytest.fixture
 def nobody() -> Iterator[Host]:
-    """A host whose launcher, which has just started, has no rights."""
+    """Yield a host whose launcher, which has just started, has no rights."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         os.chown(folder, NOBODY, NOBODY)
         host = UnprivilegedHost(Path(folder))
@@ -86,7 +86,7 @@ def nobody() -> Iterator[Host]:
 
 
 @needs_root
-def test_what_takes_rights_is_refused_without_them(nobody):
+def test_limits_that_need_rights_are_refused_without_them(nobody):
     supervisor = nobody.supervise()
 
     assert supervisor.run("true", limits=Limits(nice=-5)).problem == (
@@ -100,7 +100,7 @@ def test_what_takes_rights_is_refused_without_them(nobody):
 
 
 @needs_root
-def test_a_launcher_to_which_nothing_is_delegated_says_so_and_what_to_do(nobody):
+def test_a_launcher_without_delegation_reports_it_and_the_remedy(nobody):
     supervisor = nobody.supervise()
 
     assert supervisor.welcome.abilities.controllers == []
@@ -110,7 +110,7 @@ def test_a_launcher_to_which_nothing_is_delegated_says_so_and_what_to_do(nobody)
     assert end.problem.startswith("cannot be limited: memory_max needs the memory controller of cgroup v2: ")
     assert end.problem.count("\n") == 0
     assert not (nobody.state / "ran").exists()
-    assert supervisor.run("true", own_group=True).outcome is Outcome.SUCCEEDED  # it goes without
+    assert supervisor.run("true", own_group=True).outcome is Outcome.SUCCEEDED  # it runs without one
 
 
 # --- leftovers --------------------------------------------------------------------------------------------
@@ -141,7 +141,9 @@ def test_the_log_ends_with_the_first_process_though_a_leftover_has_it_open(host,
     assert host.output(key) == b"started\n"
 
 
-def test_what_was_kept_may_write_more_than_a_pipe_holds_also_without_the_launcher(host, supervisor, tmp_path):
+def test_kept_leftovers_may_write_more_than_a_pipe_holds_even_without_the_launcher(
+    host, supervisor, tmp_path
+):
     go, told = tmp_path / "go", tmp_path / "told"
     os.mkfifo(go)
     script = f"(read go < {go}; head -c 1000000 /dev/zero; echo $? > {told}; exec sleep 100) & echo $!"
@@ -168,7 +170,7 @@ def test_a_cancelled_job_keeps_nothing(supervisor, tmp_path):
     assert not is_alive(pid)
 
 
-def test_what_was_kept_outlives_its_launcher_and_the_next_one(host, supervisor, tmp_path):
+def test_kept_leftovers_outlive_their_launcher_and_the_next_one(host, supervisor, tmp_path):
     supervisor.shell(SERVER.replace("PID", f"{tmp_path}/pid"), keep_leftovers=True)
     pid = int(written(tmp_path / "pid"))
     host.kill()

@@ -1,4 +1,4 @@
-"""What a job writes and where it ends up: in order, whole up to the cap, and with its times."""
+"""The output of a job in its log: in order, complete up to the cap, and with its times."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def times(path):
 
 
 def numbers(count):
-    """Return a program and its arguments that write this many bytes, no two places alike, and those bytes."""
+    """Return a command that writes this many bytes, different at each place, and those bytes."""
     code = f"import sys; sys.stdout.write(''.join(map('{{:08d}}'.format, range({count // 8}))))"
     return [sys.executable, "-c", code], b"".join(b"%08d" % number for number in range(count // 8))
 
@@ -54,7 +54,7 @@ def test_stdout_and_stderr_are_kept_in_the_order_they_were_written(host, supervi
 
 @needs_strace
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
-def test_where_nothing_can_be_spliced_output_is_copied(host, supervisor, tamper, terminal):
+def test_output_is_copied_where_splice_does_not_work(host, supervisor, tamper, terminal):
     argv, wanted = numbers(300_000)
     tamper("splice", "error=EINVAL")
 
@@ -66,7 +66,7 @@ def test_where_nothing_can_be_spliced_output_is_copied(host, supervisor, tamper,
 
 
 def test_writing_to_dev_stderr_truncates_nothing(host, supervisor):
-    """It opens what stderr is anew; were that the log file, the line before would be gone."""
+    """It opens its stderr again; if that were the log file, the line before would be lost."""
     key = supervisor.launch("sh", "-c", "echo first; echo second > /dev/stderr; echo third > /dev/stdout")
 
     supervisor.ended(key)
@@ -85,7 +85,7 @@ def test_a_flood_is_kept_to_the_last_byte(host, supervisor):
 
 
 def test_a_job_that_made_its_pipe_larger_keeps_it_so(host, supervisor):
-    """Found full, a pipe is made larger, which is refused where more is in it than would find room."""
+    """A full pipe is made larger, which fails if it holds more than would fit."""
     size = 1 << 20
     code = (
         f"import fcntl, os; fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, {size});"
@@ -97,7 +97,7 @@ def test_a_job_that_made_its_pipe_larger_keeps_it_so(host, supervisor):
     assert host.log(key).read_bytes() == b"x" * size + b"y" * size
 
 
-def test_a_job_s_last_words_are_in_the_log_when_its_end_is_told(host, supervisor):
+def test_a_job_s_last_output_is_in_the_log_when_its_end_is_reported(host, supervisor):
     for size in (1, 65_536, 65_537, 200_000):
         key = supervisor.launch(sys.executable, "-c", f"import os; os.write(1, b'x' * {size})")
         assert supervisor.ended(key).log_bytes == size
@@ -122,7 +122,7 @@ def test_a_silent_job_has_no_file(host, supervisor):
     assert not host.log(key).exists()
 
 
-def test_a_silent_job_keeps_no_log_of_another_history(host, supervisor):
+def test_a_silent_job_removes_the_log_of_another_history(host, supervisor):
     key = supervisor.launch("true")
     host.log(key).parent.mkdir(parents=True, exist_ok=True)
     supervisor.ended(key)
@@ -145,7 +145,7 @@ def test_logs_are_private(host, supervisor):
     assert host.log(key).with_name(host.log(key).name + ".times").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_log_of_another_history_is_begun_anew(host, supervisor):
+def test_the_log_of_another_history_is_replaced(host, supervisor):
     key = AttemptKey(STORE, 900_000_000, 1)
     old = host.log(key)
     old.parent.mkdir(parents=True)
@@ -196,7 +196,7 @@ def test_while_it_writes_the_pieces_never_exceed_the_cap(host, supervisor):
     seen = []
 
     def has_been_watched():
-        with suppress(FileNotFoundError):  # a segment gave way to the next
+        with suppress(FileNotFoundError):  # a segment was removed for the next
             seen.append(sum(path.stat().st_size for path in log.parent.iterdir() if path.suffix != ".times"))
         return len(seen) > 50
 
@@ -242,7 +242,7 @@ def test_the_smallest_caps_are_kept_too(host, supervisor, cap):
 # --- when the log cannot be written ---------------------------------------------------------------------
 
 
-def test_a_log_that_cannot_be_opened_hurts_no_job_and_the_end_says_so(host, supervisor):
+def test_a_log_that_cannot_be_opened_hurts_no_job_and_the_end_reports_it(host, supervisor):
     host.logs.write_text("a file where the folder should be")
 
     end = supervisor.shell("yes | head -c 500000; exit 3")
@@ -254,9 +254,9 @@ def test_a_log_that_cannot_be_opened_hurts_no_job_and_the_end_says_so(host, supe
 @pytest.mark.parametrize("name", ["log", "log.times"])
 @pytest.mark.parametrize("reads", [False, True])
 def test_a_fifo_in_the_place_of_its_log_is_not_written_to(host, supervisor, name, reads, tmp_path):
-    """One that nobody reads would hold up the launcher, and all jobs with it."""
+    """A FIFO without a reader would block the launcher, and all jobs with it."""
     key = supervisor.launch("sh", "-c", f"until test -e {tmp_path}/go; do sleep 0.01; done; echo x; exit 3")
-    supervisor.started(key)  # what stood there before was removed
+    supervisor.started(key)  # the file there before was removed
     host.log(key).parent.mkdir(parents=True)
     fifo = host.log(key).with_suffix(f".{name}")
     os.mkfifo(fifo)
@@ -332,7 +332,7 @@ def test_what_a_job_writes_after_its_log_was_removed_is_kept_in_a_new_folder(hos
     assert host.log(key).with_name(host.log(key).name + ".7").read_bytes() == b"after\n"
 
 
-def test_a_log_that_is_removed_before_the_job_ends_is_said_to_be_lost(host, supervisor, tmp_path):
+def test_a_log_that_is_removed_before_the_job_ends_is_reported_lost(host, supervisor, tmp_path):
     go = tmp_path / "go"
     os.mkfifo(go)
     key = supervisor.launch("sh", "-c", f"echo word; read x < {go}")
@@ -347,7 +347,7 @@ def test_a_log_that_is_removed_before_the_job_ends_is_said_to_be_lost(host, supe
     assert "it was removed while the job ran" in end.log_problem
 
 
-def test_lost_output_of_a_running_job_is_told_though_nobody_watches(host, supervisor, tmp_path):
+def test_lost_output_of_a_running_job_is_reported_without_a_watch(host, supervisor, tmp_path):
     host.logs.write_text("a file where the folder should be")
     go = tmp_path / "go"
     os.mkfifo(go)
@@ -402,10 +402,10 @@ def test_each_piece_of_a_capped_log_has_its_own_times(host, supervisor):
 # --- following ------------------------------------------------------------------------------------------
 
 
-def test_growth_is_told_to_who_watches_and_to_nobody_else(host, supervisor, tmp_path):
+def test_growth_is_reported_only_to_a_supervisor_that_watches(host, supervisor, tmp_path):
     go, end = tmp_path / "go", tmp_path / "end"
     os.mkfifo(go)
-    os.mkfifo(end)  # the first might not yet be closed by its writer when the job opens it again
+    os.mkfifo(end)  # the writer of the first might not have closed it when the job opens it again
     key = supervisor.launch("sh", "-c", f"printf one; read x < {go}; printf two; read x < {end}")
     supervisor.started(key)
     wait_until(lambda: host.output(key) == b"one")
@@ -415,13 +415,13 @@ def test_growth_is_told_to_who_watches_and_to_nobody_else(host, supervisor, tmp_
     go.write_text("\n")
     assert supervisor.hear() == LogGrew(key, 6)
     supervisor.say(WatchLog(key, on=False))
-    assert supervisor.run("true").log_bytes == 0  # so the launcher has heard that
+    assert supervisor.run("true").log_bytes == 0  # so the launcher has handled that
     end.write_text("\n")
 
     assert isinstance(supervisor.hear(), AttemptEnded)
 
 
-def test_a_supervisor_that_does_not_listen_is_not_told_of_every_growth(supervisor):
+def test_a_supervisor_that_does_not_read_is_not_sent_every_growth(supervisor):
     key = supervisor.launch("sh", "-c", "yes | head -c 300000000", log_cap=1_000_000)
     pid = supervisor.started(key).pid
     supervisor.say(WatchLog(key))
@@ -433,7 +433,7 @@ def test_a_supervisor_that_does_not_listen_is_not_told_of_every_growth(superviso
 
     assert message.log_bytes == 300_000_000
     assert growths == sorted(growths)
-    assert len(growths) < 3_000  # what the socket holds; the flood came in more pieces than that
+    assert len(growths) < 3_000  # what the socket holds; the flood came in more pieces
 
 
 def test_the_watches_of_an_earlier_supervisor_are_forgotten(host, supervisor, tmp_path):

@@ -1,4 +1,4 @@
-"""A job that was given a terminal."""
+"""Jobs with a terminal."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_flood_is_kept_to_the_last_byte_and_to_the_cap(host, supervisor):
     assert len(host.output(killed)) == 40_000
 
 
-def test_what_fits_into_no_piece_of_the_log_is_in_the_next_at_once(host, supervisor):
+def test_output_that_does_not_fit_into_one_piece_is_in_the_next_at_once(host, supervisor):
     key = supervisor.launch("sh", "-c", "head -c 3000 /dev/zero; read line", pty=True, log_cap=4000)
 
     wait_until(lambda: sum(piece.stat().st_size for piece in pieces_of(host.log(key))) == 3000)
@@ -72,7 +72,7 @@ def test_what_fits_into_no_piece_of_the_log_is_in_the_next_at_once(host, supervi
     supervisor.ended(key)
 
 
-def test_nobody_types_and_a_stop_is_as_for_any_job(host, supervisor, tmp_path):
+def test_its_input_is_silent_and_a_stop_works_as_for_any_job(host, supervisor, tmp_path):
     script = f"trap 'echo ended; exit 3' TERM; echo here > {tmp_path}/here; read line; echo $line"
     key = supervisor.launch("sh", "-c", script, pty=True)
     written(tmp_path / "here")
@@ -84,24 +84,26 @@ def test_nobody_types_and_a_stop_is_as_for_any_job(host, supervisor, tmp_path):
     assert host.output(key) == b"ended\r\n"
 
 
-def test_it_may_let_go_of_its_terminal_and_write_to_it_later(host, supervisor, tmp_path):
+def test_it_may_close_its_terminal_and_open_it_again_later(host, supervisor, tmp_path):
     os.mkfifo(tmp_path / "go")
     waits = f"echo > {tmp_path}/here; read line < {tmp_path}/go"
     script = f"exec < /dev/null > /dev/null 2>&1; {waits}; echo back > /dev/tty"
     key = supervisor.launch("sh", "-c", script, pty=True)
     written(tmp_path / "here")
-    supervisor.run("true")  # by then the launcher has noticed whatever there was to notice
+    supervisor.run("true")  # by then the launcher has noticed everything
 
-    with (tmp_path / "go").open("r+b", buffering=0) as go:  # as a reader too, so as not to wait for one
+    with (tmp_path / "go").open(
+        "r+b", buffering=0
+    ) as go:  # a reader too, so that opening does not wait for one
         go.write(b"\n")
         assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
 
     assert host.output(key) == b"back\r\n"
 
 
-def test_who_holds_on_to_the_terminal_is_ended_and_nobody_with_another(supervisor, tmp_path):
+def test_processes_with_its_terminal_are_ended_and_no_others(supervisor, tmp_path):
     ours, theirs = os.openpty()
-    # neither its session, its mark nor its parent tell whose it is
+    # neither its session, its mark nor its parent show that it belongs
     hides = f"setsid env -i sh -c 'echo $$ > {tmp_path}/pid; exec sleep 100'"
     script = f"{hides} & while ! test -s {tmp_path}/pid; do :; done"
     with subprocess.Popen(["sleep", "100"], stdin=theirs, stdout=theirs, stderr=theirs) as bystander:
@@ -115,7 +117,7 @@ def test_who_holds_on_to_the_terminal_is_ended_and_nobody_with_another(superviso
     os.close(theirs)
 
 
-def test_a_program_that_is_not_there_is_named_as_ever(supervisor):
+def test_a_program_that_does_not_exist_is_named_as_usual(supervisor):
     end = supervisor.run("/nowhere/program", pty=True)
 
     assert end.outcome is Outcome.NOT_STARTED
@@ -138,7 +140,7 @@ def test_without_a_terminal_a_job_fails_if_there_are_none_and_waits_if_all_are_t
         )
     else:
         assert end.outcome is Outcome.SUCCEEDED
-        assert "waits for the machine: No space left on device" in host.said
+        assert "cannot start yet: No space left on device" in host.said
 
 
 def test_terminals_leave_no_descriptor_behind(host, supervisor):

@@ -1,4 +1,4 @@
-"""Processes as /proc shows them, and signals that reach only the one that was meant."""
+"""Processes as /proc shows them, and signals that reach only the intended process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bgd.launcher.process import Process, channels_of, hold, mark_of, read_process, send
+from bgd.launcher.process import Process, mark_of, open_pidfd, open_streams, read_process, send_signal
 from tests.launcher.host import is_alive
 from tests.support import wait_until
 
 
 @pytest.fixture
 def child():
-    """A process that sleeps, marked, with a pipe for its output."""
+    """Yield a process that sleeps, with a mark and a pipe for its output."""
     environment = {"PATH": os.environ["PATH"], "BGD_RUN": "store.1.1"}
     with subprocess.Popen(
         ["sleep", "100"], stdout=subprocess.PIPE, env=environment, start_new_session=True
     ) as child:
-        wait_until(lambda: mark_of(child.pid) is not None)  # from its exec on
+        wait_until(lambda: mark_of(child.pid) is not None)  # after its exec
         yield child
         child.kill()
 
@@ -41,10 +41,10 @@ def test_a_process_is_described_by_who_it_belongs_to(child):
     assert found.group == found.session == child.pid
     assert not found.is_dead
     assert mark_of(child.pid) == "store.1.1"
-    assert os.fstat(child.stdout.fileno()).st_ino in channels_of(child.pid)
+    assert os.fstat(child.stdout.fileno()).st_ino in open_streams(child.pid)
 
 
-def test_a_name_of_blanks_and_parentheses_confuses_nothing(tmp_path):
+def test_a_name_with_blanks_and_parentheses_is_parsed(tmp_path):
     program = tmp_path / ") R 1 (("
     program.symlink_to(sys.executable)
     with subprocess.Popen([program, "-c", "input()"], stdin=subprocess.PIPE) as child:
@@ -59,11 +59,11 @@ def test_a_process_that_has_ended_is_dead_and_then_gone(child):
     wait_until(lambda: seen(child).is_dead)
     child.wait()
     assert read_process(child.pid) is None
-    assert channels_of(child.pid) == set()
+    assert open_streams(child.pid) == set()
     assert mark_of(child.pid) is None
 
 
-def test_a_process_whose_first_thread_ended_lives_on_in_the_others():
+def test_a_process_whose_first_thread_has_ended_is_not_dead():
     code = """if True:
         import ctypes, threading, time
         threading.Thread(target=time.sleep, args=(100,)).start()
@@ -76,21 +76,21 @@ def test_a_process_whose_first_thread_ended_lives_on_in_the_others():
         child.kill()
 
 
-def test_a_signal_reaches_the_process_that_was_meant(child):
-    assert send(seen(child), signal.SIGKILL)
+def test_a_signal_reaches_the_intended_process(child):
+    assert send_signal(seen(child), signal.SIGKILL)
 
     assert child.wait() == -signal.SIGKILL
 
 
-def test_a_signal_meant_for_an_earlier_process_of_that_number_reaches_nobody(child):
+def test_a_signal_for_an_earlier_process_with_this_pid_is_not_sent(child):
     earlier = msgspec.structs.replace(seen(child), ticks=1)
 
-    assert not send(earlier, signal.SIGKILL)
-    assert hold(earlier) is None
+    assert not send_signal(earlier, signal.SIGKILL)
+    assert open_pidfd(earlier) is None
     assert is_alive(child.pid)
 
 
-def test_a_signal_meant_for_a_number_that_is_a_threads_by_now_reaches_nobody():
+def test_a_signal_for_a_pid_that_is_now_a_thread_is_not_sent():
     code = (
         "import threading; thread = threading.Thread(target=input); thread.start(); print(thread.native_id)"
     )
@@ -101,14 +101,14 @@ def test_a_signal_meant_for_a_number_that_is_a_threads_by_now_reaches_nobody():
         thread = read_process(int(child.stdout.readline()))
         assert thread is not None
 
-        assert hold(thread) is None
-        assert not send(thread, signal.SIGKILL)
+        assert open_pidfd(thread) is None
+        assert not send_signal(thread, signal.SIGKILL)
         assert is_alive(child.pid)
 
 
-def test_a_signal_for_who_is_gone_reaches_nobody(child):
+def test_a_signal_for_a_process_that_is_gone_is_not_sent(child):
     gone = seen(child)
     child.kill()
     child.wait()
 
-    assert not send(gone, signal.SIGKILL)
+    assert not send_signal(gone, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""R1 to R8: what makes every crash of supervisor and launcher safe."""
+"""R1 to R8: the rules that make every crash of supervisor and launcher safe."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from tests.support import wait_until
 
 ENV = {"PATH": os.environ["PATH"]}
 
-# --- R1: one master -------------------------------------------------------------------------------------
+# --- R1: one supervisor -------------------------------------------------------------------------------------
 
 
-def test_a_younger_supervisor_takes_over_and_the_older_is_cut_off(host, supervisor):
+def test_a_younger_supervisor_takes_over_and_the_older_is_disconnected(host, supervisor):
     key = supervisor.launch("sleep", "100")
     supervisor.started(key)
 
@@ -64,7 +64,7 @@ def test_a_supervisor_of_the_same_generation_takes_over_too(host, supervisor):
     assert supervisor.hear() is None
 
 
-def test_a_supervisor_that_dies_while_it_is_answered_fills_no_log(host, supervisor):
+def test_a_supervisor_that_dies_while_it_is_answered_does_not_flood_the_log(host, supervisor):
     running = [supervisor.launch("sleep", "100") for _ in range(20)]
     supervisor.started(running[-1])
 
@@ -94,7 +94,7 @@ def test_an_older_supervisor_is_declined_even_by_the_next_launcher(host):
     assert older.hear() is None
 
 
-def test_what_an_older_supervisor_says_after_the_takeover_is_not_heard(host, supervisor, tmp_path):
+def test_messages_of_an_older_supervisor_after_the_takeover_are_ignored(host, supervisor, tmp_path):
     host.launchers[-1].send_signal(signal.SIGSTOP)
     younger = host.connect()
     younger.say(Greeting(LAUNCHING_PROTOCOL, STORE, 2))
@@ -108,7 +108,7 @@ def test_what_an_older_supervisor_says_after_the_takeover_is_not_heard(host, sup
     assert younger.hear().instance == supervisor.welcome.instance
 
 
-def test_a_supervisor_that_needs_no_more_than_the_oldest_protocol_is_told_which_is_spoken(host, supervisor):
+def test_a_supervisor_of_the_oldest_protocol_is_told_the_launcher_s_protocol(host, supervisor):
     modest = host.connect()
 
     modest.say(Greeting(OLDEST_LAUNCHING_PROTOCOL, STORE, 1))
@@ -118,7 +118,7 @@ def test_a_supervisor_that_needs_no_more_than_the_oldest_protocol_is_told_which_
     assert supervisor.hear() is None
 
 
-def test_an_unknown_protocol_is_declined_and_says_which_is_spoken(host, supervisor):
+def test_an_unknown_protocol_is_declined_with_the_known_one(host, supervisor):
     stranger = host.connect()
 
     stranger.say(Greeting(99, STORE, 1))
@@ -131,7 +131,7 @@ def test_an_unknown_protocol_is_declined_and_says_which_is_spoken(host, supervis
 
 
 @pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\n\r\n", b"\xff\xff\xff\xff", b"\0\0\0\1\xc1"])
-def test_who_does_not_speak_the_protocol_is_cut_off_and_harms_nobody(host, supervisor, words):
+def test_a_peer_that_violates_the_protocol_is_disconnected_and_harms_no_other(host, supervisor, words):
     stranger = host.connect()
 
     stranger.socket.sendall(words)
@@ -141,7 +141,7 @@ def test_who_does_not_speak_the_protocol_is_cut_off_and_harms_nobody(host, super
 
 
 @pytest.mark.usefixtures("supervisor")
-def test_who_has_not_greeted_cannot_start_anything(host):
+def test_a_peer_that_has_not_greeted_cannot_start_anything(host):
     stranger = host.connect()
 
     stranger.launch("true")
@@ -151,12 +151,12 @@ def test_who_has_not_greeted_cannot_start_anything(host):
 
 @needs_root
 @pytest.mark.usefixtures("supervisor")
-def test_another_user_is_turned_away_from_the_socket(host, monkeypatch):
+def test_another_user_is_refused_at_the_socket(host, monkeypatch):
     path = host.state / "launcher.sock"
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o666)
     host.state.chmod(0o755)
-    monkeypatch.chdir(host.state)  # the folders above are closed to others
+    monkeypatch.chdir(host.state)  # other users may not enter the folders above
     os.seteuid(65534)
     try:
         stranger = host.connect(path.name)
@@ -170,7 +170,7 @@ def test_another_user_is_turned_away_from_the_socket(host, monkeypatch):
 # --- R2: known attempts are never started again ---------------------------------------------------------
 
 
-def test_a_launch_said_again_starts_nothing_and_says_how_it_stands(supervisor, tmp_path):
+def test_a_repeated_launch_starts_nothing_and_reports_the_state(supervisor, tmp_path):
     go = tmp_path / "go"
     os.mkfifo(go)
     launch = Launch(
@@ -194,7 +194,7 @@ def test_a_launch_said_again_starts_nothing_and_says_how_it_stands(supervisor, t
     assert (tmp_path / "runs").read_text() == "ran\n"
 
 
-def test_launches_in_one_breath_start_one_process(supervisor, tmp_path):
+def test_repeated_launches_in_one_write_start_one_process(supervisor, tmp_path):
     launch = Launch(
         key=AttemptKey(STORE, 1, 1), argv=["sh", "-c", f"echo ran >> {tmp_path}/runs"], env=ENV, cwd="/"
     )
@@ -205,7 +205,7 @@ def test_launches_in_one_breath_start_one_process(supervisor, tmp_path):
     assert (tmp_path / "runs").read_text() == "ran\n"
 
 
-def test_an_end_that_is_still_to_be_told_keeps_its_attempt_from_running_again(host, supervisor, tmp_path):
+def test_an_attempt_with_an_unacknowledged_end_does_not_run_again(host, supervisor, tmp_path):
     launch = Launch(
         key=AttemptKey(STORE, 1, 1), argv=["sh", "-c", f"echo ran >> {tmp_path}/runs"], env=ENV, cwd="/"
     )
@@ -248,7 +248,7 @@ def test_every_earlier_launcher_of_this_boot_is_covered(host):
 
 
 @pytest.mark.usefixtures("supervisor")
-def test_a_journal_that_cannot_be_read_covers_nobody(host):
+def test_a_journal_that_cannot_be_read_covers_no_launcher(host):
     host.kill()
     content = bytearray(host.journal.read_bytes())
     content[10] ^= 1
@@ -265,7 +265,7 @@ def test_the_instance_names_the_boot(supervisor):
 # --- R4: ends are kept until they are acknowledged ------------------------------------------------------
 
 
-def test_a_job_lives_on_without_a_supervisor_and_its_end_is_told_to_the_next(host, supervisor, tmp_path):
+def test_a_job_lives_on_without_a_supervisor_and_its_end_is_reported_to_the_next(host, supervisor, tmp_path):
     go = tmp_path / "go"
     os.mkfifo(go)
     key = supervisor.launch("sh", "-c", f"echo hello; read x < {go}; exit 4")
@@ -312,7 +312,7 @@ def test_a_result_outlives_the_launcher(host, supervisor):
 
 
 @needs_strace
-def test_an_end_is_on_the_disk_before_it_counts_if_nobody_is_there_to_store_it(host, supervisor, tmp_path):
+def test_without_a_supervisor_an_end_is_on_the_disk_before_it_counts(host, supervisor, tmp_path):
     go = tmp_path / "go"
     os.mkfifo(go)
     pid = supervisor.started(supervisor.launch("sh", "-c", f"read x < {go}")).pid
@@ -385,8 +385,8 @@ def test_what_a_dead_launcher_left_is_gone_before_the_next_one_answers(host, sup
         ),
     ],
 )
-def test_the_sweep_finds_who_tried_to_get_away(host, supervisor, tmp_path, script):
-    # the first process stays, so that the live launcher has no reason to end what it left behind
+def test_the_sweep_finds_processes_that_tried_to_escape(host, supervisor, tmp_path, script):
+    # the first process stays, so that the live launcher has no leftovers to end
     supervisor.launch(
         "sh", "-c", script.replace("PID", f"{tmp_path}/pid").replace("exit 0", "") + "\nsleep 100"
     )
@@ -399,7 +399,7 @@ def test_the_sweep_finds_who_tried_to_get_away(host, supervisor, tmp_path, scrip
     assert not is_alive(pid)
 
 
-def test_the_sweep_finds_a_first_process_that_shed_mark_and_pipe(host, supervisor, tmp_path):
+def test_the_sweep_finds_a_first_process_without_mark_and_pipe(host, supervisor, tmp_path):
     shed = f"echo $$ > {tmp_path}/pid; exec env -i /bin/sleep 100 >/dev/null 2>&1"
     key = supervisor.launch("sh", "-c", shed)
     pid = int(written(tmp_path / "pid"))
@@ -412,13 +412,13 @@ def test_the_sweep_finds_a_first_process_that_shed_mark_and_pipe(host, superviso
     assert not is_alive(pid)
 
 
-def test_the_process_of_a_short_job_is_not_looked_at(host, supervisor):
+def test_the_process_of_a_short_job_is_not_read(host, supervisor):
     key = supervisor.launch("true")
     supervisor.started(key)
     while not isinstance(supervisor.hear(), AttemptEnded):
         pass
 
-    trace = read(host.journal).traces[key]
+    trace = read(host.journal).attempts[key]
 
     assert trace.finished is not None
     assert trace.first_process is None
@@ -433,7 +433,7 @@ def flip_a_bit(host: Host) -> None:
 @pytest.mark.parametrize(
     "spoil", [flip_a_bit, lambda host: host.journal.unlink()], ids=["damaged", "missing"]
 )
-def test_without_a_whole_journal_all_marked_with_the_store_is_gone_before_the_answer(
+def test_without_a_whole_journal_all_processes_of_the_store_are_ended_before_the_answer(
     host, supervisor, bystander, tmp_path, spoil
 ):
     other = bystander({"BGD_RUN": f"another-{STORE}.1.1"})
@@ -451,7 +451,7 @@ def test_without_a_whole_journal_all_marked_with_the_store_is_gone_before_the_an
     assert successor.shell("exit 0").outcome is Outcome.SUCCEEDED
 
 
-def test_what_a_lost_journal_told_of_is_gone_before_the_answer_also_if_the_next_launcher_dies_before(
+def test_attempts_of_a_lost_journal_are_ended_before_the_answer_even_if_the_next_launcher_dies_first(
     host, supervisor
 ):
     pid = supervisor.started(supervisor.launch("sleep", "100")).pid
@@ -470,7 +470,7 @@ def test_what_a_lost_journal_told_of_is_gone_before_the_answer_also_if_the_next_
 def test_a_launcher_of_a_copied_database_ends_no_job_of_one_that_lives_and_starts_none(
     host, supervisor, tmp_path
 ):
-    """As for one who looks into a backup: it has the same id, and no journal."""
+    """Like a person who inspects a backup: it has the same id, and no journal."""
     pid = supervisor.started(supervisor.launch("sleep", "100")).pid
     copy = Host(tmp_path / "copy")
     copy.state.mkdir()
@@ -487,8 +487,8 @@ def test_a_launcher_of_a_copied_database_ends_no_job_of_one_that_lives_and_start
     assert not (tmp_path / "started").exists()
 
 
-def test_the_sweep_spares_everybody_else(host, supervisor, bystander, tmp_path):
-    other = bystander({"BGD_RUN": f"{STORE}.1.2"})  # marked as another attempt of the same job
+def test_the_sweep_spares_all_other_processes(host, supervisor, bystander, tmp_path):
+    other = bystander({"BGD_RUN": f"{STORE}.1.2"})  # with the mark of another attempt of the same job
     supervisor.launch("sh", "-c", f"echo started > {tmp_path}/started; sleep 100")
     written(tmp_path / "started")
     host.kill()
@@ -500,7 +500,7 @@ def test_the_sweep_spares_everybody_else(host, supervisor, bystander, tmp_path):
 
 
 def test_a_pid_that_became_another_process_is_spared(host, supervisor, bystander):
-    """The journal names a pid with another start time: as if the number had been given out again."""
+    """The journal names a pid with another start time, as if the pid had been reused."""
     key = supervisor.launch("sleep", "100")
     job = supervisor.started(key).pid
     wait_until_noted(host, key)
@@ -533,7 +533,7 @@ def test_after_another_boot_there_is_nothing_to_kill_and_attempts_were_interrupt
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_kill_in_the_middle_of_a_record_loses_that_record_and_proves_nothing(host, supervisor):
+def test_a_kill_in_the_middle_of_a_record_loses_only_that_record(host, supervisor):
     key = supervisor.launch("sh", "-c", "exit 5")
     while not isinstance(end := supervisor.hear(), AttemptEnded):
         pass
@@ -570,7 +570,7 @@ def test_an_attempt_that_a_damaged_length_hides_is_ended_and_not_taken_for_one_n
 # --- R6: one launcher -----------------------------------------------------------------------------------
 
 
-def test_a_second_launcher_is_refused_and_says_who_holds_the_lock(host, supervisor):
+def test_a_second_launcher_is_refused_and_names_the_holder_of_the_lock(host, supervisor):
     second = host.start()
 
     assert second.wait(PATIENCE) == 75
@@ -605,7 +605,7 @@ def test_a_launcher_whose_lock_was_deleted_keeps_others_from_its_jobs_until_it_h
 
 
 def start_with_a_visitor(host, *options):
-    """Start a launcher that is handed lock and socket; return who was connected before it was there."""
+    """Start a launcher with lock and socket given; return a supervisor that connected before it."""
     path = host.state / "launcher.sock"
     lock = os.open(host.state / "launcher.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -621,17 +621,17 @@ def start_with_a_visitor(host, *options):
     return early
 
 
-def test_lock_and_socket_may_be_handed_down(host):
+def test_lock_and_socket_may_be_given_by_the_parent(host):
     early = start_with_a_visitor(host)
 
     early.be_welcomed()
 
     assert early.run("sh", "-c", "ls /proc/self/fd | wc -l").outcome is Outcome.SUCCEEDED
-    assert host.start().wait(PATIENCE) == 75  # the lock is held for its life
+    assert host.start().wait(PATIENCE) == 75  # it holds the lock as long as it lives
 
 
-def test_whoever_waits_to_be_heard_keeps_it_from_leaving(host):
-    # the first look at a machine without a journal takes longer than it would stay alone
+def test_a_waiting_supervisor_keeps_it_from_exiting(host):
+    # the first scan without a journal takes longer than it would stay idle
     crowd = "for i in $(seq 1000); do sleep 100 & done; echo here; wait"
     with subprocess.Popen(["sh", "-c", crowd], stdout=subprocess.PIPE, start_new_session=True) as others:
         assert others.stdout is not None
@@ -647,7 +647,7 @@ def test_whoever_waits_to_be_heard_keeps_it_from_leaving(host):
     assert "Traceback" not in host.said
 
 
-def test_it_leaves_after_a_goodbye_and_leaves_socket_and_lock_in_place(host, supervisor):
+def test_it_exits_after_a_goodbye_and_leaves_socket_and_lock_in_place(host, supervisor):
     supervisor.say(Goodbye())
 
     assert host.launchers[-1].wait(PATIENCE) == 0
@@ -663,7 +663,7 @@ def test_after_a_goodbye_it_stays_until_the_last_job_has_ended(host, supervisor,
     supervisor.started(key)
     supervisor.say(Goodbye())
     supervisor.close()
-    assert host.supervise(2).snapshot[key].pid is not None  # so it still ran, and a greeting calls it back
+    assert host.supervise(2).snapshot[key].pid is not None  # so it still ran, and a greeting keeps it
     next_one = host.supervise(3)
     next_one.say(Goodbye())
     next_one.close()
@@ -675,13 +675,13 @@ def test_after_a_goodbye_it_stays_until_the_last_job_has_ended(host, supervisor,
     assert host.supervise(4).snapshot[key].exit_code == 6
 
 
-def test_without_a_supervisor_and_jobs_it_leaves_after_a_while(host):
+def test_without_a_supervisor_and_jobs_it_exits_after_the_idle_time(host):
     launcher = host.start("--idle", "0.2")
 
     assert launcher.wait(PATIENCE) == 0
 
 
-def test_with_a_job_it_does_not_leave_whatever_the_while(host, tmp_path):
+def test_with_a_job_it_does_not_exit_whatever_the_idle_time(host, tmp_path):
     host.start("--idle", "0.01")
     go = tmp_path / "go"
     os.mkfifo(go)
@@ -697,7 +697,7 @@ def test_with_a_job_it_does_not_leave_whatever_the_while(host, tmp_path):
     assert host.supervise().snapshot[key].exit_code == 7
 
 
-def test_who_was_not_yet_welcomed_when_it_leaves_is_hung_up_on(host, supervisor):
+def test_a_supervisor_not_yet_welcomed_is_disconnected_when_it_exits(host, supervisor):
     waiting = host.connect()
 
     supervisor.say(Goodbye())
@@ -713,8 +713,8 @@ def test_it_can_be_started_again_at_once_after_a_crash(host):
     assert host.supervise().run("true").outcome is Outcome.SUCCEEDED
 
 
-def test_a_launcher_that_cannot_write_its_journal_says_so_in_a_line(host):
-    (host.state / "launcher.new").mkdir()  # in the place of the file that becomes the journal
+def test_a_launcher_that_cannot_write_its_journal_reports_it_in_one_line(host):
+    (host.state / "launcher.new").mkdir()  # in place of the file that becomes the journal
 
     assert host.start().wait(PATIENCE) == 1
 
@@ -767,7 +767,7 @@ def test_a_time_limit_holds_while_there_is_no_supervisor(host, supervisor):
     assert (end.outcome, end.signal) == (Outcome.TIMEOUT, signal.SIGTERM)
 
 
-def test_a_stop_may_be_said_again_by_the_next_supervisor_with_less_grace(host, supervisor, tmp_path):
+def test_the_next_supervisor_may_repeat_a_stop_with_less_grace(host, supervisor, tmp_path):
     key = supervisor.launch("sh", "-c", f"trap '' TERM; echo > {tmp_path}/ready; while :; do sleep 1; done")
     written(tmp_path / "ready")
     supervisor.say(StopProcesses(key, 1000.0))
@@ -781,7 +781,7 @@ def test_a_stop_may_be_said_again_by_the_next_supervisor_with_less_grace(host, s
     assert (end.outcome, end.signal) == (Outcome.CANCELLED, signal.SIGKILL)
 
 
-def test_told_to_end_it_interrupts_what_runs_and_keeps_the_ends(host, supervisor, tmp_path):
+def test_sigterm_interrupts_all_attempts_and_keeps_their_ends(host, supervisor, tmp_path):
     polite = supervisor.launch(
         "sh", "-c", f"trap 'exit 9' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
     )
@@ -800,7 +800,7 @@ def test_told_to_end_it_interrupts_what_runs_and_keeps_the_ends(host, supervisor
     assert (ends[stubborn].outcome, ends[stubborn].signal) == (Outcome.INTERRUPTED, signal.SIGKILL)
 
 
-def test_told_to_end_it_begins_nothing_more_and_the_next_one_knows_nothing_of_it(host, supervisor, tmp_path):
+def test_after_sigterm_it_starts_nothing_and_the_next_launcher_gets_it(host, supervisor, tmp_path):
     script = f"trap 'echo > {tmp_path}/told' TERM; echo > {tmp_path}/here; while :; do sleep 0.05; done"
     stubborn = supervisor.launch("sh", "-c", script, grace=PATIENCE)
     written(tmp_path / "here")
@@ -821,7 +821,7 @@ def test_told_to_end_it_begins_nothing_more_and_the_next_one_knows_nothing_of_it
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
-def test_terminal_signals_do_not_concern_it(host, supervisor, signum):
+def test_it_ignores_signals_of_the_terminal(host, supervisor, signum):
     host.launchers[-1].send_signal(signum)
 
     assert supervisor.shell(f"kill -{signum} $$").signal == signum  # and jobs do not inherit that
@@ -829,7 +829,7 @@ def test_terminal_signals_do_not_concern_it(host, supervisor, signum):
 
 @pytest.fixture
 def bystander() -> Iterator[Callable[[dict[str, str]], int]]:
-    """Start a process that is none of a launcher's, with this environment; return its pid."""
+    """Start a process without a launcher, with this environment; return its pid."""
     others = []
 
     def start(env: dict[str, str]) -> int:
@@ -846,20 +846,20 @@ def bystander() -> Iterator[Callable[[dict[str, str]], int]]:
 
 
 def wait_until_noted(host: Host, key: AttemptKey) -> None:
-    """Return when the journal names the attempt's first process."""
-    wait_until(lambda: read(host.journal).traces[key].first_process is not None)
+    """Wait until the journal names the attempt's first process."""
+    wait_until(lambda: read(host.journal).attempts[key].first_process is not None)
 
 
 def rewrite_pid(host: Host, pid: int) -> None:
-    """Let the journal of a dead launcher name this process, started at another time, as its jobs' first."""
+    """Write this process, with another start time, into a dead launcher's journal as its jobs' first."""
     left = read(host.journal)
     assert left.instance is not None
-    for key, trace in left.traces.items():
+    for key, trace in left.attempts.items():
         assert trace.first_process is not None
         trace.first_process = FirstProcess(key, pid, trace.first_process.ticks - 100)
     Journal(host.journal, left.instance.id, left).close()
 
 
 def rewrite_boot(host: Host) -> None:
-    """Let the journal of a dead launcher be of another run of the machine."""
+    """Change the boot id in a dead launcher's journal."""
     Journal(host.journal, "another-boot:1", read(host.journal)).close()

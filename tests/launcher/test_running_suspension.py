@@ -1,4 +1,4 @@
-"""Signals a person sends, and jobs a person suspends."""
+"""Signals that a person sends, and jobs that a person suspends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ kill -KILL $(head -n 2 {folder}/all)
 
 
 def state_of(pid):
-    """Return the letter of /proc/PID/stat."""
+    """Return the state letter in /proc/PID/stat."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
@@ -63,13 +63,13 @@ def test_a_signal_reaches_the_first_process_or_the_whole_tree(host, supervisor, 
 
 def test_a_signal_for_a_job_that_is_starting_reaches_it(supervisor):
     keys = [supervisor.launch("sleep", "100") for _ in range(6)]
-    for number, key in enumerate(keys):  # hardly one of them has a process yet
+    for number, key in enumerate(keys):  # hardly any of them has a process yet
         supervisor.say(SignalProcesses(key, signal.SIGTERM, whole_tree=number % 2 == 0))
 
     assert {end.signal for end in supervisor.all_ended(keys)} == {signal.SIGTERM}
 
 
-def test_a_job_that_a_person_s_signal_ended_ended_by_that_signal(supervisor):
+def test_a_job_that_a_person_s_signal_ended_has_that_signal_as_outcome(supervisor):
     key = supervisor.launch("sleep", "100")
     supervisor.started(key)
 
@@ -79,20 +79,20 @@ def test_a_job_that_a_person_s_signal_ended_ended_by_that_signal(supervisor):
     assert (end.outcome, end.signal) == (Outcome.SIGNAL, signal.SIGTERM)
     supervisor.say(
         SignalProcesses(key, signal.SIGTERM), SuspendProcesses(key), ContinueProcesses(key)
-    )  # to nobody
+    )  # no process gets it
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
 
 
 # --- suspending -----------------------------------------------------------------------------------------
 
 
-def test_a_suspended_tree_stands_still_until_it_is_let_go_on(host, supervisor, tmp_path):
+def test_a_suspended_tree_is_stopped_until_it_is_continued(host, supervisor, tmp_path):
     key, pids = start_tree(supervisor, tmp_path)
 
     supervisor.say(SuspendProcesses(key))
     wait_until(lambda: all_stopped(pids))
     successor = host.supervise(generation=2)
-    successor.say(SuspendProcesses(key))  # as adopting it does
+    successor.say(SuspendProcesses(key))  # a new supervisor that adopts the job does this too
     assert successor.run("true").outcome is Outcome.SUCCEEDED
     assert all_stopped(pids)
 
@@ -110,14 +110,14 @@ def test_a_job_that_keeps_forking_is_suspended_to_the_last_process(supervisor, t
 
     supervisor.say(SuspendProcesses(key))
 
-    # whoever waits for a child between vfork and exec, which is stopped there, cannot run and shows a D
+    # a process whose child was stopped between vfork and exec cannot run, and shows a D
     wait_until(lambda: all(state_of(pid) in "TD" for pid in pids_in(word)))
     assert len(pids_in(word)) < 1000
     supervisor.say(StopProcesses(key, 0.0))
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
 
 
-def test_a_signal_to_a_suspended_tree_is_acted_on_when_it_goes_on(supervisor, tmp_path):
+def test_a_signal_to_a_suspended_tree_takes_effect_when_it_is_continued(supervisor, tmp_path):
     key, pids = start_tree(supervisor, tmp_path)
     supervisor.say(SuspendProcesses(key))
     wait_until(lambda: all_stopped(pids))
@@ -130,8 +130,8 @@ def test_a_signal_to_a_suspended_tree_is_acted_on_when_it_goes_on(supervisor, tm
     assert supervisor.ended(key).signal == signal.SIGTERM
 
 
-def test_who_ends_politely_is_not_hung_up_by_the_end_of_its_parent(supervisor, tmp_path):
-    # `timeout` makes a process group of its own, which is orphaned when the shell that waits for it ends
+def test_a_process_that_ends_on_term_gets_no_sighup_by_the_end_of_its_parent(supervisor, tmp_path):
+    # `timeout` makes its own process group, which is orphaned when the shell that waits for it ends
     polite = (
         f"trap 'echo TERM > {tmp_path}/end; exit' TERM; echo > {tmp_path}/here; while :; do sleep 0.01; done"
     )
@@ -163,7 +163,7 @@ def test_a_shell_with_job_control_does_not_see_that_its_child_was_suspended(supe
     assert not (tmp_path / "next").exists()
 
 
-def test_the_time_limit_stands_still_with_the_job(supervisor):
+def test_the_time_limit_is_paused_with_the_job(supervisor):
     key = supervisor.launch("sleep", "100", timeout=0.4)
     pid = supervisor.started(key).pid
     supervisor.say(SuspendProcesses(key))
@@ -179,7 +179,7 @@ def test_the_time_limit_stands_still_with_the_job(supervisor):
 def test_a_job_that_is_suspended_before_it_runs_does_not_begin(host, supervisor):
     launches = [launch_of("echo", "ran") for _ in range(6)]
     keys = [launch.key for launch in launches]
-    supervisor.say(*launches, *map(SuspendProcesses, keys))  # in one breath: none of them has a process yet
+    supervisor.say(*launches, *map(SuspendProcesses, keys))  # in one write: none of them has a process yet
     assert supervisor.run("sleep", "0.2").outcome is Outcome.SUCCEEDED
     assert [host.output(key) for key in keys] == [b""] * 6
 
@@ -188,7 +188,7 @@ def test_a_job_that_is_suspended_before_it_runs_does_not_begin(host, supervisor)
     assert [end.outcome for end in ends] == [Outcome.CANCELLED, *[Outcome.SUCCEEDED] * 5]
 
 
-def test_a_job_that_is_suspended_while_it_waits_for_its_fifo_reads_when_it_is_let_go_on(
+def test_a_job_that_is_suspended_while_it_waits_for_its_fifo_reads_when_it_is_continued(
     host, supervisor, tmp_path
 ):
     os.mkfifo(fifo := tmp_path / "fifo")
@@ -205,7 +205,7 @@ def test_a_job_that_is_suspended_while_it_waits_for_its_fifo_reads_when_it_is_le
     assert host.output(key) == b"hello\n"
 
 
-def test_a_suspended_job_that_is_stopped_can_act_on_it(host, supervisor, tmp_path):
+def test_a_suspended_job_that_is_cancelled_can_react(host, supervisor, tmp_path):
     script = f"trap 'echo ended; exit 3' TERM; echo > {tmp_path}/here; while :; do sleep 0.02; done"
     key = supervisor.launch("sh", "-c", script)
     written(tmp_path / "here")
@@ -213,14 +213,16 @@ def test_a_suspended_job_that_is_stopped_can_act_on_it(host, supervisor, tmp_pat
     supervisor.say(SuspendProcesses(key))
     wait_until(lambda: all_stopped([pid]))
 
-    supervisor.say(StopProcesses(key, PATIENCE), SuspendProcesses(key))  # who is being ended is not suspended
+    supervisor.say(
+        StopProcesses(key, PATIENCE), SuspendProcesses(key)
+    )  # an attempt that is being stopped is not suspended
 
     end = supervisor.ended(key)
     assert (end.outcome, end.exit_code) == (Outcome.CANCELLED, 3)
     assert host.output(key).endswith(b"ended\n")
 
 
-def test_who_was_stopped_by_somebody_else_is_not_let_go_on(supervisor, tmp_path):
+def test_a_process_that_another_program_stopped_is_not_continued(supervisor, tmp_path):
     key, pids = start_tree(supervisor, tmp_path)
     os.kill(pids[0], signal.SIGSTOP)
     wait_until(lambda: all_stopped(pids[:1]))

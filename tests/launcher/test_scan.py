@@ -1,4 +1,4 @@
-"""Scans of all processes while some of them do not answer."""
+"""Process scans while some processes do not answer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.launcher.process import UNKNOWN_TICKS, read_process, read_silent, send
-from bgd.launcher.scan import Scan
+from bgd.launcher.process import UNKNOWN_TICKS, read_process, read_silent, send_signal
+from bgd.launcher.scan import _ThreadedReader
 from bgd.wire.launching import SignalProcesses, StopProcesses
 from tests.launcher.host import is_alive
 from tests.launcher.silent_mount import silent_mount
 from tests.support import wait_until
 
-# What an exec closes is flushed in the middle of it. Until that is done it holds the lock that the readers of
+# An exec flushes the files that it closes. Meanwhile it holds the lock that readers of
 # /proc/PID/environ and, with newer kernels, /proc/PID/stat wait for. Not even SIGKILL ends it.
 HANG = "import os, sys; os.open(sys.argv[1], os.O_RDONLY); os.execv('/bin/sleep', ['sleep', '1000'])"
 
@@ -32,7 +32,7 @@ def silent(tmp_path):
 
 
 def hanging(silent) -> list[str]:
-    """Return the words of a program that hangs in the middle of an exec."""
+    """Return the command of a program that hangs in the middle of an exec."""
     return [sys.executable, "-S", "-c", HANG, f"{silent.point}/file"]
 
 
@@ -46,13 +46,13 @@ def wait_until_it_hangs(silent, pid: int) -> None:
 
 
 def is_killed(pid: int) -> bool:
-    """Whether SIGKILL waits for this process to leave the kernel."""
+    """Return whether SIGKILL waits for this process to leave the kernel."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     pending = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
     return any(each & 1 << (signal.SIGKILL - 1) for each in pending)
 
 
-def test_a_job_that_hangs_in_an_exec_holds_up_no_other(supervisor, silent):
+def test_a_job_that_hangs_in_an_exec_delays_no_other(supervisor, silent):
     other = supervisor.launch("sleep", "1000")
     supervisor.started(other)
     key = supervisor.launch(*hanging(silent))
@@ -73,7 +73,7 @@ def test_a_job_that_hangs_in_an_exec_holds_up_no_other(supervisor, silent):
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
 
 
-def test_processes_of_others_that_hang_in_an_exec_are_named_once_and_hold_up_no_job(host, tmp_path):
+def test_other_processes_that_hang_in_an_exec_are_named_once_and_delay_no_job(host, tmp_path):
     with ExitStack() as stack:
         mounts = []
         for number in range(3):
@@ -101,8 +101,8 @@ def test_processes_of_others_that_hang_in_an_exec_are_named_once_and_hold_up_no_
         assert host.said.count(f"process {process.pid} hangs in the middle of an exec") == 1
 
 
-def test_a_process_that_hangs_in_an_exec_is_found_by_its_stamp_and_killed(host, supervisor, silent):
-    """Also one that has left the session of its job and outlived its parent."""
+def test_a_process_that_hangs_in_an_exec_is_found_by_its_tag_and_killed(host, supervisor, silent):
+    """This includes a process that has left its job's session and outlived its parent."""
     words = " ".join(f"'{word}'" if "'" not in word else f'"{word}"' for word in hanging(silent))
     script = f"(setsid {words} </dev/null >/dev/null 2>&1 & echo $!); exec sleep 1000"
     key = supervisor.launch("sh", "-c", script)
@@ -141,23 +141,23 @@ def test_a_scan_shows_what_is_known_of_a_process_that_hangs_and_all_of_the_other
     ):
         wait_until_it_hangs(silent, process.pid)
 
-        look = Scan(0, deque([process.pid, other.pid]), frozenset()).run()
+        scan = _ThreadedReader(0, deque([process.pid, other.pid]), frozenset()).run()
 
-        found = look.processes[process.pid]
-        assert look.silent == {process.pid}
+        found = scan.processes[process.pid]
+        assert scan.silent == {process.pid}
         assert (found.parent, found.group, found.session) == (os.getpid(), process.pid, process.pid)
-        assert look.processes[other.pid].ticks != UNKNOWN_TICKS
-        assert look.marks == {other.pid: "store.1.1"}
-        again = Scan(0, deque([other.pid, process.pid]), frozenset({process.pid})).run()
-        assert again.processes == look.processes
-        assert send(found, signal.SIGKILL)
+        assert scan.processes[other.pid].ticks != UNKNOWN_TICKS
+        assert scan.marks == {other.pid: "store.1.1"}
+        again = _ThreadedReader(0, deque([other.pid, process.pid]), frozenset({process.pid})).run()
+        assert again.processes == scan.processes
+        assert send_signal(found, signal.SIGKILL)
         silent.end()
         process.wait()
-        assert not send(found, signal.SIGKILL)
+        assert not send_signal(found, signal.SIGKILL)
         other.kill()
 
 
-def test_what_is_known_of_a_silent_process_agrees_with_what_it_says_later():
+def test_what_is_known_of_a_silent_process_agrees_with_what_is_read_later():
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
         told, known = read_process(process.pid), read_silent(process.pid)
         process.kill()

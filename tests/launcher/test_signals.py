@@ -1,4 +1,4 @@
-"""Signals that the launcher itself gets."""
+"""Signals to the launcher itself."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.support import DEADLINE, ROOT, wait_until
 
 STRAYS = "USR1 USR2 ALRM QUIT IO PROF VTALRM TRAP XCPU PWR STKFLT RTMIN"
 
-# asyncio alone loses the last of these signals and complains of each that it has no room for
+# asyncio alone loses the last of these signals, and warns of each that does not fit into its pipe
 CROWDED = """
 import asyncio, os, signal
 from bgd.launcher.children import Children
-from bgd.launcher.children import Loop
+from bgd.launcher.children import LauncherLoop
 from bgd.launcher.__main__ import _listen_for_signals
 
 children = Children()
@@ -37,12 +37,12 @@ async def main():
     await told.wait()
     await ending.wait()
 
-with asyncio.Runner(loop_factory=lambda: Loop(children)) as runner:
+with asyncio.Runner(loop_factory=lambda: LauncherLoop(children)) as runner:
     runner.run(main())
 """
 
 
-def test_told_to_end_among_hundreds_of_ends_it_hears_it_and_complains_of_nothing():
+def test_sigterm_among_hundreds_of_ended_children_is_noticed_without_warnings():
     result = subprocess.run(
         [sys.executable, "-c", CROWDED],
         cwd=ROOT,
@@ -58,7 +58,7 @@ def test_told_to_end_among_hundreds_of_ends_it_hears_it_and_complains_of_nothing
 @needs_strace
 @pytest.mark.parametrize("call", ["pidfd_open", "pidfd_send_signal", "waitid", "prctl"])
 @pytest.mark.parametrize("program", ["bgd", "bgd.launcher"])
-def test_where_a_system_call_is_missing_nothing_is_started_and_a_line_names_it(tmp_path, program, call):
+def test_without_a_required_system_call_nothing_is_started_and_a_line_names_it(tmp_path, program, call):
     (tmp_path / "bgd.toml").write_text(f'[daemon]\nstate_dir = "{tmp_path}/state"\n')
     folders = ["--state", str(tmp_path / "state"), "--logs", str(tmp_path / "logs")]
     options = ["--config", str(tmp_path / "bgd.toml")] if program == "bgd" else folders
@@ -117,7 +117,7 @@ def test_a_stray_signal_ends_neither_the_launcher_nor_a_job(host, supervisor, na
     assert supervisor.ended(key).outcome is Outcome.SIGNAL
 
 
-def test_a_job_is_interrupted_that_gets_the_same_signal_as_the_launcher(host, supervisor, tmp_path):
+def test_a_job_that_gets_the_same_signal_as_the_launcher_is_interrupted(host, supervisor, tmp_path):
     launcher = host.launchers[-1]
     plain = supervisor.launch("sleep", "100")
     script = f"trap 'exit 1' TERM; echo > {tmp_path}/here; while :; do sleep 0.02; done"
@@ -125,7 +125,7 @@ def test_a_job_is_interrupted_that_gets_the_same_signal_as_the_launcher(host, su
     wait_until((tmp_path / "here").exists)
     pids = [supervisor.started(key).pid for key in (plain, trapping)]
 
-    launcher.send_signal(signal.SIGSTOP)  # so that all have it before the launcher acts on it
+    launcher.send_signal(signal.SIGSTOP)  # so that all have it before the launcher reacts
     for pid in (launcher.pid, *pids):
         os.kill(pid, signal.SIGTERM)
     wait_until(lambda: all(has_ended(pid) for pid in pids))
@@ -139,5 +139,5 @@ def test_a_job_is_interrupted_that_gets_the_same_signal_as_the_launcher(host, su
 
 
 def has_ended(pid: int) -> bool:
-    """Tell whether a process that nobody has reaped as yet is over."""
+    """Return whether a process that is not yet reaped has ended."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"

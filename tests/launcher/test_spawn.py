@@ -1,4 +1,4 @@
-"""What a job finds when it starts, and what is said when it cannot."""
+"""What a job finds when it starts, and what is reported when it cannot start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENV = {"PATH": os.environ["PATH"]}
 
 
 def output(host, supervisor, *argv, **options):
-    """Run it and return what it wrote."""
+    """Run it; return what it wrote."""
     key = supervisor.launch(*argv, **options)
     end = supervisor.ended(key)
     assert end.outcome is Outcome.SUCCEEDED, end
@@ -71,7 +71,7 @@ LIST_DESCRIPTORS = "import os; print(sorted(os.listdir('/proc/self/fd')))"
 def test_it_has_three_descriptors_and_no_more(host, supervisor):
     said = output(host, supervisor, sys.executable, "-c", LIST_DESCRIPTORS)
 
-    assert said == "['0', '1', '2', '3']\n"  # 3 is the listing's own
+    assert said == "['0', '1', '2', '3']\n"  # 3 is the listing itself
 
 
 def test_descriptors_given_to_the_launcher_reach_no_job(host):
@@ -83,7 +83,7 @@ def test_descriptors_given_to_the_launcher_reach_no_job(host):
     said = output(host, supervisor, sys.executable, "-c", LIST_DESCRIPTORS)
 
     assert said == "['0', '1', '2', '3']\n"
-    assert os.read(read, 1) == b""  # nobody has the other end
+    assert os.read(read, 1) == b""  # no process has the other end
     os.close(read)
 
 
@@ -94,7 +94,7 @@ def test_it_leads_a_session_of_its_own(host, supervisor):
 
 
 def test_signals_are_as_a_fresh_program_expects_them(host):
-    """Ignored and blocked signals outlive exec, so whoever started the launcher could have passed them on."""
+    """Ignored and blocked signals outlive exec, so the launcher could have inherited and passed them on."""
     blocked = {signal.SIGUSR1, signal.SIGTERM}
 
     def spoil():
@@ -137,14 +137,14 @@ def test_input_leaves_no_file_behind(host, supervisor):
 WRITE_RESULT = "import os, sys; os.write(int(os.environ['BGD_RESULT_FD']), b'r' * int(sys.argv[1]))"
 
 
-def test_a_file_is_read_that_it_would_find_itself(host, supervisor, tmp_path):
+def test_an_input_file_is_found_relative_to_its_directory(host, supervisor, tmp_path):
     (tmp_path / "lines").write_bytes(b"one\ntwo\n")
 
     assert output(host, supervisor, "cat", stdin_path=str(tmp_path / "lines")) == "one\ntwo\n"
     assert output(host, supervisor, "cat", stdin_path="lines", cwd=str(tmp_path)) == "one\ntwo\n"
 
 
-def test_a_fifo_is_waited_for_and_holds_up_nobody_else(host, supervisor, tmp_path):
+def test_a_fifo_is_waited_for_and_delays_no_other_job(host, supervisor, tmp_path):
     os.mkfifo(fifo := tmp_path / "fifo")
     waiting = supervisor.launch("head", "-n", "1", stdin_path=str(fifo))
     never = supervisor.launch("cat", stdin_path=str(fifo))
@@ -152,7 +152,7 @@ def test_a_fifo_is_waited_for_and_holds_up_nobody_else(host, supervisor, tmp_pat
     supervisor.say(StopProcesses(never, 0.0))
     assert supervisor.ended(never).outcome is Outcome.CANCELLED
 
-    with fifo.open("r+b", buffering=0) as writer:  # as a reader too, so as not to wait for one
+    with fifo.open("r+b", buffering=0) as writer:  # a reader too, so that opening does not wait for one
         writer.write(b"hello\n")
         assert supervisor.ended(waiting).outcome is Outcome.SUCCEEDED
 
@@ -189,19 +189,19 @@ def test_a_result_comes_back_with_the_end(supervisor):
     assert supervisor.run(sys.executable, "-c", WRITE_RESULT, "5", result=True).result == b"rrrrr"
 
 
-def test_the_longest_result_passes_and_a_longer_one_shows_that_it_is(supervisor):
+def test_the_longest_result_passes_and_a_longer_one_is_recognizable(supervisor):
     for size, told in [(MAX_DOCUMENT, MAX_DOCUMENT), (MAX_DOCUMENT + 5000, MAX_DOCUMENT + 1)]:
         end = supervisor.run(sys.executable, "-c", WRITE_RESULT, str(size), result=True)
 
         assert len(end.result) == told
 
 
-def test_an_empty_result_is_told_from_none(supervisor):
+def test_an_empty_result_differs_from_none(supervisor):
     assert supervisor.run("true", result=True).result == b""
     assert supervisor.run("true").result is None
 
 
-def test_a_usual_result_stands_for_an_empty_one_alone(supervisor):
+def test_the_usual_result_replaces_only_an_empty_one(supervisor):
     assert supervisor.run("true", result=True, usual_result=b"{}").result == b"{}"
     assert supervisor.run("false", result=True, usual_result=b"{}").result == b"{}"
     written = supervisor.run(sys.executable, "-c", WRITE_RESULT, "5", result=True, usual_result=b"{}")
@@ -211,7 +211,7 @@ def test_a_usual_result_stands_for_an_empty_one_alone(supervisor):
 # --- use of resources -----------------------------------------------------------------------------------
 
 
-def test_what_a_job_used_is_told(supervisor):
+def test_what_a_job_used_is_reported(supervisor):
     code = "b = bytearray(80_000_000); b[::4096] = b'x' * len(b[::4096])\nfor _ in range(3_000_000): pass"
 
     end = supervisor.run(sys.executable, "-c", code)
@@ -221,7 +221,7 @@ def test_what_a_job_used_is_told(supervisor):
     assert end.system_seconds > 0
 
 
-def test_how_long_it_ran_is_told_without_what_it_left_behind(supervisor):
+def test_the_run_time_does_not_include_leftovers(supervisor):
     begun = elapsed()
 
     end = supervisor.run("sh", "-c", "sleep 0.2; (trap '' TERM; sleep 100 & sleep 100) &", grace=1.0)
@@ -265,7 +265,7 @@ def test_a_program_that_cannot_be_started_is_named(supervisor, argv, problem):
     assert (end.exit_code, end.signal, end.started_at) == (None, None, None)
 
 
-def test_a_missing_interpreter_is_told_from_a_missing_program(supervisor, tmp_path):
+def test_a_missing_interpreter_differs_from_a_missing_program(supervisor, tmp_path):
     path = script(tmp_path / "script", "#!/no/such/python -u\nprint()\n")
 
     problem = supervisor.run(path).problem
@@ -273,7 +273,7 @@ def test_a_missing_interpreter_is_told_from_a_missing_program(supervisor, tmp_pa
     assert problem == f"interpreter not found: {path} asks for /no/such/python, which is not there"
 
 
-def test_a_script_without_first_line_is_no_program(supervisor, tmp_path):
+def test_a_script_without_a_first_line_is_not_a_program(supervisor, tmp_path):
     path = script(tmp_path / "script", "echo hello\n")
 
     assert supervisor.run(path).problem.startswith(f"not executable: {path} is not a program")
@@ -313,13 +313,13 @@ def test_an_environment_the_kernel_cannot_hold_is_refused(supervisor, env, word)
     assert word in end.problem
 
 
-def test_one_word_too_long_tells_the_kernel_s_limit(supervisor):
+def test_one_word_too_long_names_the_kernel_s_limit(supervisor):
     end = supervisor.run("true", "x" * 131_072)
 
     assert end.problem == "argument list too long: one word of 131072 bytes; the kernel's limit is 131071"
 
 
-def test_too_many_words_tell_the_kernel_s_limit(supervisor):
+def test_too_many_words_name_the_kernel_s_limit(supervisor):
     end = supervisor.run("true", *["x" * 100_000] * 100)
 
     assert end.problem.startswith("argument list too long: arguments and environment are 1000")
@@ -369,7 +369,7 @@ def test_without_free_processes_a_job_waits_and_is_started_once(host, supervisor
 def test_a_job_that_waits_for_the_machine_can_be_cancelled(host, supervisor, forks):
     forks("error=EAGAIN:when=1+")
     key = supervisor.launch("true")
-    wait_until(lambda: "waits for the machine" in host.said)
+    wait_until(lambda: "cannot start yet" in host.said)
     snapshot = host.supervise(2)
     assert snapshot.snapshot[key].pid is None
 
@@ -392,18 +392,18 @@ def test_a_stop_in_the_middle_of_a_start_is_not_forgotten(host, supervisor, fork
 
 
 @needs_strace
-def test_a_shortage_is_told_once_however_many_jobs_feel_it(host, supervisor, forks):
+def test_a_shortage_is_logged_once_however_many_jobs_it_delays(host, supervisor, forks):
     forks("error=EAGAIN:when=1..50")
     keys = [supervisor.launch("true") for _ in range(50)]
 
     supervisor.all_ended(keys)
 
-    assert host.said.count("waits for the machine") == 1
+    assert host.said.count("cannot start yet") == 1
 
 
 @needs_strace
 def test_a_job_whose_output_cannot_be_waited_for_yet_is_started_once(supervisor, tamper, tmp_path):
-    """As where other processes of the user wait for all the descriptors that the kernel allows."""
+    """As if other processes of the user had all descriptors that the kernel allows in flight."""
     tamper("epoll_ctl", "error=ENOSPC:when=1")
     ended = supervisor.shell(f"echo started >> {tmp_path}/starts")
 
@@ -413,5 +413,5 @@ def test_a_job_whose_output_cannot_be_waited_for_yet_is_started_once(supervisor,
 
 @pytest.fixture
 def forks(tamper):
-    """Let the launcher's calls of vfork fail or take their time."""
+    """Make the launcher's calls of vfork fail or take time."""
     return functools.partial(tamper, "vfork,clone,clone3")

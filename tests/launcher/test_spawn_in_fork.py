@@ -1,4 +1,4 @@
-"""Jobs on a file system that does not answer: they delay themselves and nobody else."""
+"""Jobs on a file system that does not answer delay only themselves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.launcher.host import PATIENCE, STORE, is_alive, needs_groups
 from tests.launcher.silent_mount import silent_mount
 from tests.support import wait_until
 
-ELSEWHERE = "/proc/self"  # counts as a file system that may hang, and does not
+ELSEWHERE = "/proc/self"  # counts as a file system that may hang, and does not hang
 ENV = {"PATH": os.environ["PATH"]}
 
 
@@ -35,7 +35,7 @@ def script(path: Path, text: str) -> str:
 
 
 def hanging(silent, tmp_path):
-    """Return, by what of it hangs, what to launch."""
+    """Return options of a launch, by the part of it that hangs."""
     (tmp_path / "link").symlink_to(silent.point / "program")
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "to").symlink_to("../link")
@@ -56,7 +56,7 @@ def hanging(silent, tmp_path):
     }
 
 
-def test_jobs_that_wait_for_a_file_system_hold_up_no_other_and_keep_their_time_limits(
+def test_jobs_that_wait_for_a_file_system_delay_no_other_and_keep_their_time_limits(
     host, supervisor, silent, tmp_path
 ):
     stuck = [
@@ -106,7 +106,7 @@ def test_a_job_that_waits_for_a_file_system_can_be_cancelled(supervisor, silent)
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
 
 
-def test_a_job_that_cannot_even_be_killed_ends_and_holds_up_no_other(supervisor, silent):
+def test_a_job_that_cannot_be_killed_ends_and_delays_no_other(supervisor, silent):
     key = supervisor.launch("true", cwd=str(silent.point), timeout=0.5)
     silent.read_request()
 
@@ -126,7 +126,7 @@ def test_a_job_that_cannot_even_be_killed_ends_and_holds_up_no_other(supervisor,
     wait_until(lambda: not is_alive(pid))
 
 
-def test_a_file_system_that_answers_late_delays_the_job_and_an_error_of_it_is_named(supervisor, silent):
+def test_a_file_system_that_answers_late_delays_the_job_and_its_error_is_named(supervisor, silent):
     key = supervisor.launch("true", cwd=str(silent.point))
     wait_until(silent.is_asked)
 
@@ -150,7 +150,7 @@ def test_an_input_file_that_cannot_be_closed_does_not_hang_the_start(host, super
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
 
 
-def test_a_launcher_that_is_told_to_end_does_not_wait_for_a_file_system(host, supervisor, silent):
+def test_a_launcher_that_gets_sigterm_does_not_wait_for_a_file_system(host, supervisor, silent):
     key = supervisor.launch("true", cwd=str(silent.point))
     wait_until(silent.is_asked)
 
@@ -175,26 +175,26 @@ def test_the_next_launcher_ends_what_waits_for_a_file_system(host, supervisor, s
     assert not is_alive(pid)
 
 
-def test_a_lease_on_a_script_holds_up_its_job_and_no_other(host, supervisor, tmp_path):
+def test_a_lease_on_a_script_delays_only_its_job(host, supervisor, tmp_path):
     path = script(tmp_path / "leased", "#!/bin/sh\necho at last\n")
     with Path(path).open() as file:
-        signal.signal(signal.SIGIO, signal.SIG_IGN)  # the kernel asks its holder to give it back
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # the kernel asks the holder to give it back
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         stuck = supervisor.launch(path)
         began = time.monotonic()
         assert supervisor.run("true").outcome is Outcome.SUCCEEDED
         assert supervisor.run("true").finished_at  # by now the lease was asked for
-        assert time.monotonic() - began < 40.0  # the kernel takes it away after 45 s
+        assert time.monotonic() - began < 40.0  # the kernel breaks it after 45 s
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
     assert supervisor.ended(stuck).outcome is Outcome.SUCCEEDED
     assert host.output(stuck) == b"at last\n"
 
 
-# --- started apart, a job finds what any other does -----------------------------------------------------
+# --- a job started in a fork finds what any other does -----------------------------------------------------
 
 
-def test_it_is_started_as_any_other(host, supervisor):
+def test_it_is_started_like_any_other(host, supervisor):
     lines = """echo $BGD_RUN,$WORD; umask; pwd -P; read line; echo $line; ls /proc/self/fd
         grep "realtime timeout" /proc/self/limits | tr -s " " | cut -d" " -f4"""
     options = {"env": {**ENV, "WORD": "a b"}, "umask": 0o027, "stdin": b"input\n"}
@@ -208,11 +208,11 @@ def test_it_is_started_as_any_other(host, supervisor):
     assert other[0] == f"{STORE}.{there.job}.1,a b"
     assert other[2].startswith("/proc/")
     assert [one[1], *one[3:-1]] == [other[1], *other[3:-1]]
-    assert int(other[-1]) > 1 << 62  # the stamp
+    assert int(other[-1]) > 1 << 62  # the tag
     assert other[-1] != one[-1]
 
 
-def test_it_has_a_result_a_terminal_a_time_limit_and_signals_as_any_other(host, supervisor):
+def test_it_has_a_result_a_terminal_a_time_limit_and_signals_like_any_other(host, supervisor):
     result = supervisor.run("sh", "-c", 'echo 5 >"/proc/self/fd/$BGD_RESULT_FD"', cwd=ELSEWHERE, result=True)
     terminal = supervisor.launch("sh", "-c", "tty </dev/tty; test -t 1", cwd=ELSEWHERE, pty=True)
     signals = supervisor.launch("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status", cwd=ELSEWHERE)
@@ -224,7 +224,7 @@ def test_it_has_a_result_a_terminal_a_time_limit_and_signals_as_any_other(host, 
     assert supervisor.run("sleep", "60", cwd=ELSEWHERE, timeout=0.2).outcome is Outcome.TIMEOUT
 
 
-def test_its_standard_input_may_be_a_file_or_a_fifo_that_somebody_writes_to_later(host, supervisor, tmp_path):
+def test_its_standard_input_may_be_a_file_or_a_fifo_with_a_late_writer(host, supervisor, tmp_path):
     (tmp_path / "file").write_text("from a file")
     os.mkfifo(tmp_path / "fifo")
     here = f"/proc/{os.getpid()}/root{tmp_path}"
@@ -251,7 +251,7 @@ def test_its_standard_input_may_be_a_file_or_a_fifo_that_somebody_writes_to_late
         ([], {}, "program not found: its name is empty"),
     ],
 )
-def test_it_is_said_why_it_cannot_start(supervisor, argv, options, problem):
+def test_the_reason_is_reported_if_it_cannot_start(supervisor, argv, options, problem):
     end = supervisor.run(*argv, **{"cwd": ELSEWHERE, **options})
 
     assert end.outcome is Outcome.NOT_STARTED

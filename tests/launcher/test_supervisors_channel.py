@@ -1,4 +1,4 @@
-"""What is told to the master at once, and what may wait for company."""
+"""Which messages are sent at once, and which wait for others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from bgd.core.job import Outcome
-from bgd.launcher.supervisors import Line
+from bgd.launcher.supervisors import SupervisorChannel
 from bgd.wire.framing import FrameReader
 from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, FromLauncher, decode_from_launcher
 
@@ -18,53 +18,53 @@ ENDED = AttemptEnded(key=KEY, outcome=Outcome.SUCCEEDED, finished_at=2.0)
 
 
 class Master:
-    """The other end of a line."""
+    """The other end of a channel."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
-    async def hear(self) -> list[FromLauncher]:
-        """Return what arrives together next."""
+    async def receive(self) -> list[FromLauncher]:
+        """Return the messages that arrive together next."""
         loop = asyncio.get_running_loop()
         data = await asyncio.wait_for(loop.sock_recv(self._connection, 1 << 20), timeout=30)
         return [decode_from_launcher(payload) for payload in FrameReader().feed(data)]
 
 
 @asynccontextmanager
-async def connected(line: Line) -> AsyncIterator[Master]:
+async def connected(channel: SupervisorChannel) -> AsyncIterator[Master]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
-    line.connect(transport)
+    channel.connect(transport)
     try:
         yield Master(theirs)
     finally:
-        line.disconnect()
+        channel.disconnect()
         theirs.close()
 
 
-async def test_what_may_wait_is_told_with_the_next_that_may_not_and_before_it():
-    line = Line()
-    async with connected(line) as master:
-        line.tell_soon(STARTED)
-        line.tell(ENDED)
+async def test_a_message_that_may_wait_is_sent_with_the_next_urgent_one_and_before_it():
+    channel = SupervisorChannel()
+    async with connected(channel) as master:
+        channel.send_soon(STARTED)
+        channel.send(ENDED)
 
-        assert await master.hear() == [STARTED, ENDED]
-
-
-async def test_what_may_wait_is_told_by_itself_if_nothing_else_is():
-    line = Line()
-    async with connected(line) as master:
-        line.tell_soon(STARTED)
-
-        assert await master.hear() == [STARTED]
+        assert await master.receive() == [STARTED, ENDED]
 
 
-async def test_a_new_master_hears_nothing_that_was_for_the_one_before():
-    line = Line()
-    async with connected(line):
-        line.tell_soon(STARTED)
-    async with connected(line) as successor:
-        line.tell(ENDED)
+async def test_a_message_that_may_wait_is_sent_alone_soon():
+    channel = SupervisorChannel()
+    async with connected(channel) as master:
+        channel.send_soon(STARTED)
 
-        assert await successor.hear() == [ENDED]
+        assert await master.receive() == [STARTED]
+
+
+async def test_a_new_supervisor_gets_nothing_that_was_for_the_one_before():
+    channel = SupervisorChannel()
+    async with connected(channel):
+        channel.send_soon(STARTED)
+    async with connected(channel) as successor:
+        channel.send(ENDED)
+
+        assert await successor.receive() == [ENDED]

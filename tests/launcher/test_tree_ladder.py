@@ -1,4 +1,4 @@
-"""Stopping: the whole tree, politely and then for certain, whoever asked and however it tries to stay."""
+"""Stopping the whole tree: first SIGTERM, then SIGKILL, whoever asked and however it resists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENV = {"PATH": os.environ["PATH"]}
 # --- outcomes -------------------------------------------------------------------------------------------
 
 
-def test_a_stopped_job_is_cancelled_and_its_own_last_word_stands_beside_it(supervisor, tmp_path):
+def test_a_stopped_job_is_cancelled_and_keeps_its_own_exit_code(supervisor, tmp_path):
     key = supervisor.launch(
         "sh", "-c", f"trap 'exit 42' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
     )
@@ -33,15 +33,15 @@ def test_a_stopped_job_is_cancelled_and_its_own_last_word_stands_beside_it(super
     assert (end.outcome, end.exit_code, end.signal) == (Outcome.CANCELLED, 42, None)
 
 
-def test_a_job_over_its_time_ends_as_timeout(supervisor):
+def test_a_job_over_its_time_limit_ends_as_timeout(supervisor):
     end = supervisor.run("sleep", "100", timeout=0.1)
 
     assert (end.outcome, end.exit_code, end.signal) == (Outcome.TIMEOUT, None, signal.SIGTERM)
     assert 0.1 <= end.finished_at - end.started_at < 10
 
 
-def test_the_end_of_a_job_that_ended_by_itself_just_before_the_stop_is_its_own(supervisor, tmp_path):
-    """Its child holds the pipe, so the attempt still runs when the stop arrives."""
+def test_a_job_that_ended_just_before_the_stop_keeps_its_own_outcome(supervisor, tmp_path):
+    """Its child has the pipe open, so the attempt still runs when the stop arrives."""
     key = supervisor.launch(
         "sh", "-c", f"trap '' TERM; sleep 100 & echo $$ > {tmp_path}/pid; exit 7", grace=100.0
     )
@@ -54,7 +54,7 @@ def test_the_end_of_a_job_that_ended_by_itself_just_before_the_stop_is_its_own(s
     assert (end.outcome, end.exit_code) == (Outcome.EXIT, 7)
 
 
-def test_the_first_reason_to_end_is_the_one_that_counts(supervisor, tmp_path):
+def test_the_first_reason_to_end_counts(supervisor, tmp_path):
     key = supervisor.launch(
         "sh",
         "-c",
@@ -69,7 +69,7 @@ def test_the_first_reason_to_end_is_the_one_that_counts(supervisor, tmp_path):
     assert supervisor.ended(key).outcome is Outcome.TIMEOUT
 
 
-def test_a_stop_in_the_same_breath_as_the_launch_keeps_it_from_starting(supervisor, tmp_path):
+def test_a_stop_right_after_the_launch_prevents_the_start(supervisor, tmp_path):
     key = AttemptKey(STORE, 1_000_000, 1)
     launch = Launch(key=key, argv=["touch", f"{tmp_path}/ran"], env=ENV, cwd="/")
 
@@ -89,7 +89,7 @@ def test_a_job_that_killed_itself_ends_by_that_signal(supervisor):
 # --- the ladder -----------------------------------------------------------------------------------------
 
 
-def test_who_ignores_term_is_killed_when_the_grace_is_over(supervisor, tmp_path):
+def test_a_process_that_ignores_term_is_killed_after_the_grace(supervisor, tmp_path):
     key = supervisor.launch(
         "sh", "-c", f"trap '' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
     )
@@ -101,7 +101,7 @@ def test_who_ignores_term_is_killed_when_the_grace_is_over(supervisor, tmp_path)
     assert (end.outcome, end.signal) == (Outcome.CANCELLED, signal.SIGKILL)
 
 
-def test_who_is_stopped_can_still_act_on_term(supervisor, tmp_path):
+def test_a_stopped_process_can_still_react_to_term(supervisor, tmp_path):
     key = supervisor.launch(
         "sh", "-c", f"trap 'exit 3' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
     )
@@ -123,8 +123,8 @@ def test_a_time_limit_ends_a_job_that_is_stopped_and_ignores_term(supervisor, tm
     assert supervisor.ended(key).outcome is Outcome.TIMEOUT
 
 
-def test_term_is_said_once_to_each_process(supervisor, tmp_path):
-    """Many programs take a second one for impatience and skip their clearing up."""
+def test_term_is_sent_once_to_each_process(supervisor, tmp_path):
+    """Many programs take a second SIGTERM as a demand to exit without cleaning up."""
     script = (
         f"trap 'echo told >> {tmp_path}/told' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
     )
@@ -137,8 +137,8 @@ def test_term_is_said_once_to_each_process(supervisor, tmp_path):
     assert (tmp_path / "told").read_text() == "told\n"
 
 
-def test_term_is_said_once_in_a_large_tree_too(supervisor, tmp_path):
-    """Of many processes only some are waited for at a time, so the tree is looked at again and again."""
+def test_term_is_sent_once_in_a_large_tree_too(supervisor, tmp_path):
+    """The ladder waits only for some of many processes at a time, so it scans again and again."""
     last = f"trap 'echo told >> {tmp_path}/told' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
     key = supervisor.launch("sh", "-c", f'for i in $(seq 40); do sleep 100 & done; sh -c "{last}" & wait')
     written(tmp_path / "ready")
@@ -149,7 +149,7 @@ def test_term_is_said_once_in_a_large_tree_too(supervisor, tmp_path):
     assert (tmp_path / "told").read_text() == "told\n"
 
 
-def test_what_a_job_starts_to_clear_up_is_let_finish(supervisor, tmp_path):
+def test_what_a_job_starts_to_clean_up_may_finish(supervisor, tmp_path):
     clear_up = f"sleep 0.2; echo > {tmp_path}/cleared; exit"
     script = f"trap '{clear_up}' TERM; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
     key = supervisor.launch("sh", "-c", script)
@@ -188,7 +188,7 @@ def test_a_stop_reaches(supervisor, tmp_path, script):
     assert not is_alive(escaped)
 
 
-def test_a_job_that_keeps_forking_is_gone_when_its_end_is_told(supervisor, tmp_path):
+def test_a_job_that_keeps_forking_is_gone_when_its_end_is_reported(supervisor, tmp_path):
     fork = f"(setsid sleep 77.{os.getpid()} &); sleep 0.01"
     script = f"trap '' TERM; echo > {tmp_path}/ready; while :; do {fork}; done"
     key = supervisor.launch("sh", "-c", script)
@@ -233,7 +233,7 @@ def test_many_trees_are_stopped_at_once_by_a_launcher_short_of_descriptors(host,
     assert host.launchers[-1].poll() is None
 
 
-def test_a_stop_without_a_free_descriptor_is_carried_out_when_there_is_one(host, supervisor, tmp_path):
+def test_a_stop_without_a_free_descriptor_waits_for_one(host, supervisor, tmp_path):
     pid = host.launchers[-1].pid
     key = supervisor.launch("sh", "-c", f"(setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 100' &); wait")
     escaped = int(written(tmp_path / "pid"))
@@ -251,7 +251,7 @@ def test_a_stop_without_a_free_descriptor_is_carried_out_when_there_is_one(host,
 
 @needs_strace
 def test_a_failure_to_stop_one_job_harms_no_other(tmp_path):
-    host = Host(tmp_path)  # it will say where it failed
+    host = Host(tmp_path)  # the line in which it failed
     host.start()
     supervisor = host.supervise()
     key, other = supervisor.launch("sleep", "100"), supervisor.launch("cat", "/dev/zero", log_cap=1000)
@@ -311,15 +311,15 @@ def test_a_process_of_another_user_in_the_tree_is_ended_by_root(supervisor, tmp_
         ),
     ],
 )
-def test_leftovers_are_ended_before_the_end_is_told_and_the_outcome_stays(supervisor, tmp_path, script):
+def test_leftovers_are_ended_before_the_end_is_reported_and_the_outcome_stays(supervisor, tmp_path, script):
     end = supervisor.shell(script.replace("PID", f"{tmp_path}/pid"), grace=0.2)
 
     assert (end.outcome, end.exit_code) == (Outcome.EXIT, 5)
     assert not is_alive(int(written(tmp_path / "pid")))
 
 
-def test_what_a_job_leaves_behind_is_not_taken_for_another_s(supervisor, tmp_path):
-    """Both are children of the launcher by the time the first job ends."""
+def test_what_a_job_leaves_behind_is_not_taken_for_another_jobs(supervisor, tmp_path):
+    """Both are children of the launcher when the first job ends."""
     script = "(setsid env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' >/dev/null 2>&1 &); sleep 100"
     other = supervisor.launch("sh", "-c", script.replace("PID", f"{tmp_path}/pid"))
     pid = int(written(tmp_path / "pid"))
@@ -332,8 +332,8 @@ def test_what_a_job_leaves_behind_is_not_taken_for_another_s(supervisor, tmp_pat
     supervisor.ended(other)
 
 
-def test_who_reads_the_output_of_the_first_process_may_finish(host, supervisor):
-    """As `program > >(tee file)`: the reader outlives the program by a moment."""
+def test_a_reader_of_the_first_process_s_output_may_finish(host, supervisor):
+    """In `program > >(tee file)` the reader outlives the program by a moment."""
     key = supervisor.launch(
         "bash", "-c", 'exec > >(while read -r line; do sleep 0.02; echo "<$line>"; done); seq 3'
     )

@@ -1,4 +1,4 @@
-"""Jobs that do all they can to leave something behind, cancelled, and ended by themselves."""
+"""Jobs that do all they can to leave something behind, both cancelled and ended by themselves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import SLOWNESS, wait_until
 
 AT_ONCE = 20
 ROUNDS = times(10, 1)
-GENERATIONS = 10 if SHARE and SLOWNESS == 1 else 6  # of a fork bomb: 2,047 processes, or 127
+GENERATIONS = 10 if SHARE and SLOWNESS == 1 else 6  # levels of a fork bomb: 2,047 processes, or 127
 RIGHTS = {
     "as it is": "with the rights of root",
     "in groups": "in control groups",
@@ -34,7 +34,7 @@ RIGHTS = {
     ]
 )
 def tree_host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    """A host whose launchers have the rights of the tests, and one whose launchers have none.
+    """Yield a host whose launchers have the rights of the tests, and one whose launchers have none.
 
     In the one between, jobs are in control groups.
     """
@@ -57,16 +57,16 @@ def master(tree_host: Host, request: pytest.FixtureRequest) -> Supervisor:
 
 @pytest.fixture
 def rights(request: pytest.FixtureRequest) -> str:
-    """What the page of faults says of a host."""
+    """Return how the page of faults names a host."""
     return RIGHTS[request.node.callspec.params["tree_host"]]
 
 
 HIDE = "leave behind a daemon (forked twice, own session, all closed, empty environment)"
-# forks twice, leads a session of its own, and has nothing that it was given but its user
+# forks twice, leads its own session, and keeps nothing that it was given except its user
 DAEMON = "(setsid env -i /bin/sh -c 'echo $$ > PID; exec sleep 100' </dev/null >/dev/null 2>&1 &)"
 
 
-def test_cancelled_jobs_leave_nothing_however_it_was_sent_away(tree_host, master, rights):
+def test_cancelled_jobs_leave_nothing_behind(tree_host, master, rights):
     for number in range(ROUNDS):
         paths = new_paths(tree_host, number)
         keys = [master.launch("sh", "-c", f"{DAEMON.replace('PID', str(path))}; sleep 100") for path in paths]
@@ -79,7 +79,7 @@ def test_cancelled_jobs_leave_nothing_however_it_was_sent_away(tree_host, master
     record(f"jobs that {HIDE} are cancelled, {rights}", jobs=ROUNDS * AT_ONCE, processes_left=0)
 
 
-def test_jobs_that_end_leave_nothing_either(tree_host, master, rights):
+def test_jobs_that_end_leave_nothing_behind(tree_host, master, rights):
     for number in range(ROUNDS):
         paths = new_paths(tree_host, number)
         waits = f"{DAEMON}; until [ -s PID ]; do :; done; exit 3"
@@ -92,12 +92,12 @@ def test_jobs_that_end_leave_nothing_either(tree_host, master, rights):
 
 
 def new_paths(host: Host, number: int) -> list[Path]:
-    """Return a file for each job of a round, in which its hidden process writes down who it is."""
+    """Return a file for each job of a round, into which its hidden process writes its pid."""
     return [host.state / f"pid-{number}-{job}" for job in range(AT_ONCE)]
 
 
 def test_a_cancelled_fork_bomb_is_gone(tree_host, master, rights):
-    """One with a bound, of which every process ignores what can be ignored."""
+    """Return a bounded fork bomb whose processes ignore every signal that can be ignored."""
     bomb, seconds = tree_host.state / "bomb", f"77.{os.getpid()}"
     bomb.write_text(
         f"trap '' TERM\n[ $1 = 0 ] || for i in 1 2; do setsid sh {bomb} $(($1 - 1)) & done\n"

@@ -1,4 +1,4 @@
-"""Launchers, and so jobs, of a user who may do nothing."""
+"""Launchers, and so jobs, of a user without any rights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from tests.launcher.host import SOURCE, Host
 
 NOBODY = 65534
-# Python itself may lie where nobody else may go, so all it needs is there before it becomes another user
+# Python may be where other users may not go, so import everything before becoming another user
 AS_NOBODY = f"""
 import ctypes, encodings.ascii, encodings.idna, os, shutil, sys
 from bgd.launcher import __main__ as launcher
@@ -25,7 +25,7 @@ sys.exit(launcher.main())
 
 
 class UnprivilegedHost(Host):
-    """Its launchers, and so all jobs, are nobody's."""
+    """A host whose launchers, and so jobs, run as user nobody."""
 
     def start(self, *options: str, source: Path = SOURCE, **popen: Any) -> subprocess.Popen[bytes]:
         """Start a launcher by hand."""

@@ -1,4 +1,4 @@
-"""Runs the real worker program in real interpreters, as the launcher does."""
+"""Run the real worker program in real interpreters, as the launcher does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bgd.core.target import python_target
 from bgd.wire.class_jobs import worker_request
 from bgd.worker import WORKER
 
-SYSTEM_PYTHON = Path("/usr/bin/python3")  # one that has no bgd, where the machine has it
+SYSTEM_PYTHON = Path("/usr/bin/python3")  # one without bgd, if the machine has it
 INTERPRETERS = [sys.executable, *([str(SYSTEM_PYTHON)] if SYSTEM_PYTHON.exists() else [])]
 LONG_ENOUGH = 60  # seconds; a deadline, not a wait
 
@@ -43,7 +43,7 @@ Call = Callable[..., Run]
 
 @pytest.fixture(params=INTERPRETERS)
 def call(request: pytest.FixtureRequest, tmp_path: Path) -> Call:
-    """Run target(*args, **kwargs) of modules that were written to the folder."""
+    """Return a function that runs target(*args, **kwargs) of modules that `module` wrote."""
 
     def run(target: str, *args: object, **kwargs: object) -> Run:
         return _run_worker(tmp_path, target, json.dumps({"args": args, "kwargs": kwargs}), request.param)
@@ -53,13 +53,13 @@ def call(request: pytest.FixtureRequest, tmp_path: Path) -> Call:
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Call:
-    """Run the program with any of the options of `_run_worker`."""
+    """Return a function that runs the program with any options of `_run_worker`."""
     return functools.partial(_run_worker, tmp_path)
 
 
 @pytest.fixture
 def module(tmp_path: Path) -> Callable[[str, str], None]:
-    """Write a module, `package/module.py` by its dotted name."""
+    """Return a function that writes a module, by its dotted name, as `package/module.py`."""
 
     def write(name: str, source: str) -> None:
         file = tmp_path / f"{name.replace('.', '/')}.py"
@@ -69,7 +69,7 @@ def module(tmp_path: Path) -> Callable[[str, str], None]:
     return write
 
 
-def _run_worker(  # noqa: PLR0913 - each is a thing of its own that a launcher sets
+def _run_worker(  # noqa: PLR0913 - a launcher sets each separately
     folder: Path,
     target: str,
     arguments: str | None = None,

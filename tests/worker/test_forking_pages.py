@@ -1,4 +1,4 @@
-"""Huge pages for what forks share: what is laid into them, and what is left as it is."""
+"""Huge pages for memory that forks share: which memory moves into them, and which stays."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ forking.collapse_huge_pages()
 
 
 def ran(script: str, *arguments: object) -> str:
-    """Return what a program prints whose memory is its own."""
+    """Return what a script prints in a process of its own."""
     argv = [sys.executable, "-c", script, *map(str, arguments)]
     ended = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, timeout=LONG_ENOUGH, check=True)
     return ended.stdout.decode()
@@ -76,7 +76,7 @@ has_huge_pages = pytest.mark.skipif(
 
 @has_huge_pages
 def test_memory_that_is_in_use_is_gathered_and_keeps_what_it_holds():
-    assert int(ran(FULL)) >= 7 * (2 << 20)  # the eighth is where the memory begins in the midst of one
+    assert int(ran(FULL)) >= 7 * (2 << 20)  # the memory may begin in the middle of the eighth
 
 
 @has_huge_pages
@@ -85,7 +85,7 @@ def test_what_is_allocated_piece_by_piece_beside_large_blocks_is_gathered_too():
 
 
 def test_memory_that_is_hardly_used_stays_small():
-    assert int(ran(SPARSE)) < 32 << 20  # of the 128 MB that it could grow to
+    assert int(ran(SPARSE)) < 32 << 20  # it could grow to 128 MB
 
 
 @pytest.mark.parametrize("setting", [None, "always madvise [never]"])

@@ -1,4 +1,4 @@
-"""One class job in a process of its own: its result, its errors, its log, and what it cannot spoil."""
+"""One class job in a process of its own: its result, its errors, its log, and what it cannot break."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_job_sees_neither_its_result_file_nor_its_own_description(call, module):
     stdin, variable, zero, inherited = call("job:look").told["ok"]
 
     assert (stdin, variable, zero) == ("", None, "/dev/null")
-    assert inherited == ["0", "1", "2", "3"]  # 3 is ls reading the folder
+    assert inherited == ["0", "1", "2", "3"]  # 3 is the folder that ls reads
 
 
 def test_path_comes_first_and_the_workers_folder_is_not_on_it(call, module, tmp_path):
@@ -279,7 +279,7 @@ def test_jobs_module_of_the_same_name_as_one_of_ours_is_the_one_that_runs(worker
     shutil.copytree(WORKER.parent, program.parent)
     (tmp_path / "worker" / "calls.py").write_text("raise SystemExit('beside the worker')")
     module("asking", f"import {name}\ndef where(): return {name}.__file__")
-    if name not in {"json", "traceback"}:  # of the standard library, and imported already
+    if name not in {"json", "traceback"}:  # from the standard library, and already imported
         module(name, "")
 
     ended = worker("asking:where", program=program)
@@ -323,7 +323,7 @@ def test_closed_reader_of_the_output_does_not_lose_the_result(worker, module):
     finally:
         os.close(writer)
 
-    assert loud.error["type"] == "BrokenPipeError"  # raised inside the job, by its own print
+    assert loud.error["type"] == "BrokenPipeError"  # raised in the job, by its own print
     assert quiet.told == {"ok": "done"}
     assert quiet.code == 0
 
@@ -376,7 +376,7 @@ def test_program_is_of_python_3_9(path):
 
 
 def test_job_may_start_other_processes_by_spawn(call, module):
-    # the spawn method of multiprocessing imports the main program, which is the worker, in every child
+    # multiprocessing's spawn method imports the main program, which is the worker, in every child
     module(
         "job",
         "import multiprocessing\ndef double(x): return 2 * x\n"

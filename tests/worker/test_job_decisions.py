@@ -1,4 +1,4 @@
-"""What a class job says is to follow: told in its result file, by exceptions it can always import."""
+"""What a class job asks for next, by exceptions that it can always import, in its result file."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Warm workers: interpreters that have imported what class jobs need before they come."""
+"""Warm workers: interpreters that have imported what class jobs need before the jobs come."""

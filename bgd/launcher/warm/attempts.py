@@ -1,6 +1,6 @@
-"""Attempts that run in a warm worker or in a process forked from it, and the line to the worker.
+"""Attempts in a warm worker or in a process forked from it.
 
-What comes from a worker is trusted as little as any job: users' code runs there.
+Messages from a worker are trusted no more than a job, because users' code runs in it.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ import signal
 from collections.abc import Callable
 
 from bgd.launcher.children import Children, LostChild
-from bgd.launcher.context import Tools
+from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_started
 from bgd.launcher.process import Process, read_process
-from bgd.launcher.spawn import environment_of, unnamed
+from bgd.launcher.spawn import environment_of, unnamed_file
 from bgd.launcher.tree import Tree, Usage, mark
-from bgd.launcher.warm.channel import Said, WorkerLine
+from bgd.launcher.warm.channel import WorkerChannel, WorkerMessage
 from bgd.wire.launching import Launch, NotStarted
 
-# --- The attempts that one warm worker was given, from being handed over to their ends.
+# --- All attempts of one warm worker, from their handover to their ends.
 
 
-class NotTaken(Exception):
-    """The worker did not take the attempt, and nothing of it ran: another worker may."""
+class NotAccepted(Exception):
+    """The worker did not accept the attempt, and nothing of it ran: another worker may."""
 
 
-class Jobs:
-    """`process` is the worker's, `environment` what it was started with.
+class WorkerJobs:
+    """All attempts of one worker. `process` is the worker's, `environment` is what it was started with.
 
-    `ended` is called at the end of each that began, `retire` before that if the worker is fit for no other,
-    `kill` if it does not do its part.
+    `ended` is called when an attempt that began has ended. Before that `retire` is called if the worker must
+    get no other attempt. `kill` is called if the worker does not answer as it must.
     """
 
     def __init__(
         self,
-        tools: Tools,
-        line: WorkerLine,
+        context: Context,
+        channel: WorkerChannel,
         process: Process,
         environment: dict[str, str],
         *,
@@ -48,107 +48,107 @@ class Jobs:
         retire: Callable[[], None],
         kill: Callable[[], None],
     ) -> None:
-        self._tools = tools
-        self._line = line
+        self._context = context
+        self._channel = channel
         self._process = process
         self._environment = environment
         self._ended = ended
         self._retire = retire
         self._kill = kill
         self._numbers = itertools.count(1)
-        self._handed: dict[int, _Handed] = {}
+        self._handovers: dict[int, _Handover] = {}
         self._begun: dict[int, Forked | Reused] = {}
 
     @property
     def is_running(self) -> bool:
-        """Whether one has begun and not ended."""
+        """Whether an attempt has begun and not ended."""
         return bool(self._begun)
 
-    async def run(self, launch: Launch, output: int, stamp: int | None) -> Forked | Reused:
-        """Have the worker run an attempt of this stamp, whose output goes there.
+    async def run(self, launch: Launch, output: int, tag: int | None) -> Forked | Reused:
+        """Let the worker run an attempt, whose processes get this tag and whose output goes to `output`.
 
         Raises:
-            NotTaken: it does not.
+            NotAccepted: the worker does not run it.
             CannotStart, OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
         """
-        result = unnamed(self._tools.state)
+        result = unnamed_file(self._context.state)
         number = next(self._numbers)
-        handed = self._handed[number] = _Handed(launch, result)
+        handover = self._handovers[number] = _Handover(launch, result)
         try:
             content = _description(launch, self._environment)
-            self._line.say({"id": number, "stamp": stamp, **content}, (output, result), self._tools.state)
-            return await handed.begun
+            self._channel.send({"id": number, "stamp": tag, **content}, (output, result), self._context.state)
+            return await handover.begun
         except BaseException:
             os.close(result)
             raise
         finally:
-            self._handed.pop(number, None)
+            self._handovers.pop(number, None)
 
-    def hear(self, said: Said, descriptor: int | None) -> None:
-        """Take what the worker says of a job.
+    def receive(self, message: WorkerMessage, descriptor: int | None) -> None:
+        """Handle the worker's message about a job.
 
         Raises:
-            LookupError: it was given none of that number.
+            LookupError: the worker has no job of that number.
         """
-        number = said.id or 0
+        number = message.id or 0
         if number in self._begun:
-            self._begun[number].hear(said)
+            self._begun[number].receive(message)
             return
-        handed = self._handed.pop(number)
+        handover = self._handovers.pop(number)
         try:
-            _check(said, handed.launch, self._tools)
-            if said.usage is not None:  # which only a worker that runs it itself tells at once
-                begun: Forked | Reused = self._reused(number, handed.result, said.usage)
+            _check(message, handover.launch, self._context)
+            if message.usage is not None:  # only a worker that runs jobs itself sends this at once
+                begun: Forked | Reused = self._reused(number, handover.result, message.usage)
             else:
-                begun = self._forked(number, handed.result, descriptor)
-        except (NotTaken, CannotStart, OSError, LostChild) as error:
-            handed.begun.set_exception(error)
+                begun = self._forked(number, handover.result, descriptor)
+        except (NotAccepted, CannotStart, OSError, LostChild) as error:
+            handover.begun.set_exception(error)
         else:
             self._begun[number] = begun
-            handed.begun.set_result(begun)
+            handover.begun.set_result(begun)
 
-    def lose_worker(self, code: int, usage: resource.struct_rusage | None) -> None:
-        """Take that the worker has ended so, and is reaped."""
-        for handed in self._handed.values():
-            # it moves a result file on before it does anything with the job
-            is_taken = os.lseek(handed.result, 0, os.SEEK_CUR) > 0
-            handed.begun.set_exception(
-                LostChild("its warm worker died while it started it") if is_taken else NotTaken()
+    def worker_ended(self, code: int, usage: resource.struct_rusage | None) -> None:
+        """Handle the end of the worker, which is reaped."""
+        for handover in self._handovers.values():
+            # a worker moves the offset of the result file before it does anything with the job
+            is_taken = os.lseek(handover.result, 0, os.SEEK_CUR) > 0
+            handover.begun.set_exception(
+                LostChild("its warm worker died while it started it") if is_taken else NotAccepted()
             )
-        self._handed.clear()
+        self._handovers.clear()
         for begun in list(self._begun.values()):
-            begun.lose_worker(code, usage)
+            begun.worker_ended(code, usage)
 
     def _reused(self, number: int, result: int, before: Totals) -> Reused:
-        def take_back(is_fit: bool) -> None:  # noqa: FBT001  what is asked of it is in its name
+        def take_back(is_fit: bool) -> None:  # noqa: FBT001  called with one argument, which the name explains
             del self._begun[number]
             if not is_fit:
                 self._retire()
             self._ended()
 
-        return Reused(self._process.pid, result, before, self._tools.children, take_back)
+        return Reused(self._process.pid, result, before, self._context.children, take_back)
 
     def _forked(self, number: int, result: int, pidfd: int | None) -> Forked:
         if pidfd is None:
             raise LostChild("its warm worker named no process")
 
         def reap() -> None:
-            self._line.say({"reap": number}, (), self._tools.state)
+            self._channel.send({"reap": number}, (), self._context.state)
 
         def end() -> None:
             self._begun.pop(number, None)
             self._ended()
 
         try:
-            # where the worker has died since, the child is this process's
+            # if the worker has died since, this process is the child's parent
             child = child_of({self._process.pid, os.getpid()}, pidfd)
-            return Forked(child, pidfd, result, self._tools, reap=reap, ended=end, silent=self._kill)
-        except OSError as error:  # it runs already: as an error of the machine it would be tried again
+            return Forked(child, pidfd, result, self._context, reap=reap, ended=end, silent=self._kill)
+        except OSError as error:  # it runs already: an OSError would let it be tried again
             raise LostChild(f"its process could not be watched: {error.strerror}") from error
 
 
-class _Handed:
-    """What the worker has not answered yet."""
+class _Handover:
+    """An attempt that the worker has not answered yet."""
 
     def __init__(self, launch: Launch, result: int) -> None:
         self.launch = launch
@@ -157,7 +157,7 @@ class _Handed:
 
 
 def _description(launch: Launch, environment: dict[str, str]) -> dict[str, object]:
-    """Return what a worker of this environment is told of a job."""
+    """Return what a worker with this environment is told of a job."""
     wanted = environment_of(launch)
     changes: dict[str, str | None] = {
         name: value for name, value in wanted.items() if environment.get(name) != value
@@ -172,32 +172,33 @@ def _description(launch: Launch, environment: dict[str, str]) -> dict[str, objec
     }
 
 
-def _check(said: Said, launch: Launch, tools: Tools) -> None:
-    """Raise what the worker's answer means, if it is not that the job runs."""
-    if said.stale is not None:
-        raise NotTaken
-    if said.lost is not None:
-        raise LostChild(said.lost)
-    if said.errno is not None:
-        error = OSError(said.errno, os.strerror(said.errno))
-        if said.errno in SHORTAGES and said.errno != errno.ENOSPC:
+def _check(message: WorkerMessage, launch: Launch, context: Context) -> None:
+    """Raise what the worker's answer means, unless it says that the job runs."""
+    if message.stale is not None:
+        raise NotAccepted
+    if message.lost is not None:
+        raise LostChild(message.lost)
+    if message.errno is not None:
+        error = OSError(message.errno, os.strerror(message.errno))
+        if message.errno in SHORTAGES and message.errno != errno.ENOSPC:
             raise error
-        if tools.mounts.folder_that_may_hang(launch.cwd) is not None:  # to look there might take for ever
+        if context.mounts.folder_that_may_hang(launch.cwd) is not None:  # inspecting it might take forever
             raise CannotStart(one_line(NotStarted.NO_DIRECTORY, f"{launch.cwd}: {error.strerror}")) from error
         raise CannotStart(why_not_started(launch, error)) from error
 
 
-# --- An attempt that runs in a warm worker itself, which has it alone as long as it lasts.
+# --- An attempt that runs in a warm worker's own process, which runs nothing else meanwhile.
 
 
 Totals = tuple[float, float, int]
-"""Of a worker since it began: seconds for the user and in the system, its peak of memory in KiB."""
+"""What a worker has used since it began: user and system seconds, and its peak memory in KiB."""
 
 
 class Reused:
-    """`before`: what the worker had used when it began with this.
+    """An attempt that runs in the worker's own process.
 
-    `returned` is called once it is no longer needed: whether it is fit for another attempt.
+    `before`: what the worker had used when the attempt began. `returned` is called when the attempt no longer
+    needs the worker, with whether the worker can take another.
     """
 
     def __init__(
@@ -235,15 +236,15 @@ class Reused:
         """Give the worker back."""
         self._returned(is_intact and not self._is_spent and not self._has_left_children)
 
-    def hear(self, said: Said) -> None:
-        """Take what the worker says of it."""
-        if said.code is not None and said.usage is not None:
-            self._has_left_children = said.left_children
-            self._is_spent = said.spent
-            self._finish(said.code, said.usage)
+    def receive(self, message: WorkerMessage) -> None:
+        """Handle the worker's message about it."""
+        if message.code is not None and message.usage is not None:
+            self._has_left_children = message.left_children
+            self._is_spent = message.spent
+            self._finish(message.code, message.usage)
 
-    def lose_worker(self, code: int, usage: resource.struct_rusage | None) -> None:
-        """Take that the worker has ended so, by the job's own doing or another's."""
+    def worker_ended(self, code: int, usage: resource.struct_rusage | None) -> None:
+        """Handle the end of the worker, whatever caused it."""
         self._is_worker_dead = True
         self._finish(code, usage and (usage.ru_utime, usage.ru_stime, usage.ru_maxrss))
 
@@ -262,12 +263,12 @@ class Reused:
 
 
 class Forked:
-    """Hears of its end from the worker, which says how it ended, and reaps it once it may.
+    """An attempt in a process that the worker forked. The worker reports its end, and reaps it when told.
 
-    `reap` is called when it may: until then its number is kept, so that this process is surely the one that
-    is signalled and whose group is looked at. If the worker dies before, this process inherits the child,
-    even a dead one, and reads its end itself. `ended` is called when it is over, and `silent` if the worker
-    says nothing of an end that `pidfd`, of which this one has a copy, has shown.
+    `reap` is called when the worker may reap it. Until then its pid is not reused, so it is safe to signal it
+    and to inspect its group. If the worker dies before that, this process inherits the child, alive or dead,
+    and reads its end itself. `ended` is called when it is over. `silent` is called if the worker does not
+    report an end that the pidfd, of which this object keeps a copy, has shown.
     """
 
     def __init__(
@@ -275,7 +276,7 @@ class Forked:
         child: Process,
         pidfd: int,
         result: int,
-        tools: Tools,
+        context: Context,
         *,
         reap: Callable[[], None],
         ended: Callable[[], None],
@@ -289,7 +290,7 @@ class Forked:
         self.pid = child.pid
         self.result: int | None = result
         self._pidfd = os.dup(pidfd)
-        self._tools = tools
+        self._context = context
         self._reap = reap
         self._ended = ended
         self._silent = silent
@@ -298,11 +299,11 @@ class Forked:
         self._usage = Usage()
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         try:
-            tools.readers.add(self._pidfd, self._see_end)
+            context.readers.add(self._pidfd, self._see_end)
         except OSError:
             os.close(self._pidfd)
             raise
-        tools.children.foster(self.pid, self._take)
+        context.children.expect_orphan(self.pid, self._take)
 
     @property
     def is_over(self) -> bool:
@@ -322,29 +323,29 @@ class Forked:
         return tree.has_group()
 
     def release(self, *, is_intact: bool) -> None:
-        """The worker is what it was, whatever became of its child."""
+        """Do nothing: the end of a child leaves the worker as it was."""
 
-    def hear(self, said: Said) -> None:
-        """Take what the worker says of it."""
-        if said.code is not None and self._code is None:
-            self._code = said.code
+    def receive(self, message: WorkerMessage) -> None:
+        """Handle the worker's message about it."""
+        if message.code is not None and self._code is None:
+            self._code = message.code
             self._reap()
-        if said.usage is not None and self._code is not None:
-            user, system, peak = said.usage
+        if message.usage is not None and self._code is not None:
+            user, system, peak = message.usage
             self._finish(self._code, Usage(round(user, 6), round(system, 6), peak * 1024))
 
-    def lose_worker(self, _code: int, _usage: resource.struct_rusage | None) -> None:
-        """Take that the worker is dead, and reaped. The child is now this process's, unless it is no more."""
+    def worker_ended(self, _code: int, _usage: resource.struct_rusage | None) -> None:
+        """Handle the death of the worker. The child is now this process's, unless the worker reaped it."""
         if self._code is None:
             return
         try:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # reaped, and nobody can say any more what it had used
+        except ChildProcessError:  # reaped: what it used is lost
             self._finish(self._code, Usage())
 
     def _see_end(self) -> None:
         self._close()
-        self._patience = self._tools.deadlines.after(_PATIENCE, self._silent)
+        self._patience = self._context.deadlines.after(_PATIENCE, self._silent)
 
     def _take(self, code: int, usage: resource.struct_rusage) -> None:
         self._finish(code, Usage(round(usage.ru_utime, 6), round(usage.ru_stime, 6), usage.ru_maxrss * 1024))
@@ -352,7 +353,7 @@ class Forked:
     def _finish(self, code: int, usage: Usage) -> None:
         if self._end.done():
             return
-        self._tools.children.give_up(self.pid)
+        self._context.children.forget_orphan(self.pid)
         self._close()
         if self._patience is not None:
             self._patience.cancel()
@@ -362,13 +363,13 @@ class Forked:
 
     def _close(self) -> None:
         if self._pidfd >= 0:
-            self._tools.readers.remove(self._pidfd)
+            self._context.readers.remove(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
 
 
 def child_of(parents: set[int], pidfd: int) -> Process:
-    """Return the process of a pidfd that was handed over by one of these, whose child it must be.
+    """Return the process of a pidfd that a worker sent, which must be the child of one of these.
 
     Raises:
         LostChild: it is not.
@@ -376,7 +377,7 @@ def child_of(parents: set[int], pidfd: int) -> Process:
     pid = _pid_of(pidfd)
     child = read_process(pid) if pid > 0 else None
     try:
-        signal.pidfd_send_signal(pidfd, 0)  # it is still there, so what was read was it
+        signal.pidfd_send_signal(pidfd, 0)  # it still exists, so it is the process that was read
     except OSError:
         child = None
     if child is None or child.parent not in parents:
@@ -385,15 +386,15 @@ def child_of(parents: set[int], pidfd: int) -> Process:
 
 
 def _pid_of(pidfd: int) -> int:
-    """Return the number the kernel has for it; -1: it is gone, or this is no pidfd."""
+    """Return the pid of a pidfd; -1 if the process is gone, or if this is not a pidfd."""
     fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        text = os.read(fd, _MOST_FDINFO)
+        text = os.read(fd, _MAX_FDINFO)
     finally:
         os.close(fd)
     _, found, rest = text.partition(b"\nPid:")
     return int(rest.split(maxsplit=1)[0]) if found else -1
 
 
-_PATIENCE = 5.0  # seconds for a worker to tell of an end; it may wait for its turn to compute
-_MOST_FDINFO = 4096
+_PATIENCE = 5.0  # seconds for a worker to report an end; it may have to wait for a processor
+_MAX_FDINFO = 4096

@@ -1,4 +1,4 @@
-"""The launcher's end of the channel to a warm worker: a message a packet, descriptors beside it."""
+"""The launcher's end of the channel to a warm worker: one message per packet, with descriptors beside it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec import Struct
 
-from bgd.launcher.spawn import unnamed
+from bgd.launcher.spawn import unnamed_file
 
 
-class Said(Struct, frozen=True, kw_only=True):
-    """What a worker says, of itself or of the job with the number `id`: see bgd/worker/warm.py."""
+class WorkerMessage(Struct, frozen=True, kw_only=True):
+    """A message of a worker, about itself or about the job with the number `id`: see bgd/worker/warm.py."""
 
     importing: str | None = None
     failed: str | None = None
@@ -34,25 +34,28 @@ class Said(Struct, frozen=True, kw_only=True):
     spent: bool = False
 
 
-class WorkerLine:
-    """`heard` is called with each message and the descriptor that came with it, which is then the hearer's.
+class WorkerChannel:
+    """The channel to one worker.
 
-    `hung_up` is called when nothing more will come, or what came was no message.
+    `received` is called with each message and the descriptor that came with it, which the callee must close.
+    `closed` is called when nothing more will come, or when a packet was not a message.
     """
 
-    def __init__(self, heard: Callable[[Said, int | None], None], hung_up: Callable[[], None]) -> None:
-        """Make both ends; `far_end` is for the worker, and to be closed here once that has it."""
-        self._heard = heard
-        self._hung_up = hung_up
+    def __init__(
+        self, received: Callable[[WorkerMessage, int | None], None], closed: Callable[[], None]
+    ) -> None:
+        """Make both ends; `far_end` is for the worker, and must be closed here once the worker has it."""
+        self._received = received
+        self._closed = closed
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[tuple[bytes, list[int], int | None]] = deque()
-        self._is_full = False  # so that the loop says when there is room
+        self._is_full = False  # whether the loop watches for room
         self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
-        self._loop.add_reader(self._socket, self.hear)
+        self._loop.add_reader(self._socket, self.receive)
 
-    def say(self, content: object, descriptors: Sequence[int], folder: str) -> None:
-        """Send a message with descriptors, which stay open until it is answered.
+    def send(self, content: object, descriptors: Sequence[int], folder: str) -> None:
+        """Send a message with descriptors, which must stay open until it is answered.
 
         Raises:
             OSError: it is too long for a packet, and there is no room for a file of it in `folder`.
@@ -60,39 +63,39 @@ class WorkerLine:
         text = msgspec.json.encode(content)
         sent, file = list(descriptors), None
         if len(text) > _MAX_PACKET:
-            file = unnamed(folder, text)
+            file = unnamed_file(folder, text)
             sent, text = [*sent, file], b""
         self._unsent.append((text, sent, file))
         if len(self._unsent) == 1:
-            self._send()
+            self._flush()
 
-    def hear(self) -> bool:
-        """Take what has come, at most some messages of it in a row; return whether there may be more."""
-        for _ in range(_IN_A_ROW):
+    def receive(self) -> bool:
+        """Handle what has come, up to a number of messages; return whether there may be more."""
+        for _ in range(_MAX_MESSAGES):
             try:
-                text, descriptors = self._received()
+                text, descriptors = self._receive_packet()
             except BlockingIOError:
                 return False
             except OSError:
                 text, descriptors = b"", []
             try:
-                said = _decode(text)
-            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):  # nothing, or nonsense
+                message = _decode(text)
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):  # the end, or not a message
                 _close_all(descriptors)
                 self.close()
-                self._hung_up()
+                self._closed()
                 return False
             _close_all(descriptors[1:])
-            self._heard(said, descriptors[0] if descriptors else None)
+            self._received(message, descriptors[0] if descriptors else None)
         return True
 
-    def hear_rest(self) -> None:
-        """Take all that has come; only once nobody is there who could go on for ever."""
-        while self.hear():
+    def receive_rest(self) -> None:
+        """Handle all that has come; only once no process is left that could send forever."""
+        while self.receive():
             pass
 
     def close(self) -> None:
-        """Hang up: the worker ends once it has done what it does."""
+        """Close the channel: the worker ends once it has finished its jobs."""
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
@@ -102,32 +105,32 @@ class WorkerLine:
                 os.close(file)
         self._unsent.clear()
 
-    def _received(self) -> tuple[bytes, list[int]]:
+    def _receive_packet(self) -> tuple[bytes, list[int]]:
         if self._socket.fileno() < 0:
             raise BlockingIOError
-        text, beside, flags, _ = self._socket.recvmsg(_MAX_PACKET, _ROOM, _CLOEXEC)
+        text, ancillary, flags, _ = self._socket.recvmsg(_MAX_PACKET, _ANCILLARY, _CLOEXEC)
         descriptors = array.array("i")
-        for level, kind, data in beside:
+        for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         if flags & _CUT:
             text = b""
         return text, descriptors.tolist()
 
-    def _send(self) -> None:
+    def _flush(self) -> None:
         while self._unsent:
             text, descriptors, file = self._unsent[0]
             try:
-                self._socket.sendmsg([text], _beside(descriptors))
+                self._socket.sendmsg([text], _ancillary(descriptors))
             except BlockingIOError:
                 self._is_full = True
-                self._loop.add_writer(self._socket, self._send)
+                self._loop.add_writer(self._socket, self._flush)
                 return
             except OSError as error:
                 if error.errno in _SHORTAGES:
-                    self._loop.call_later(_AGAIN, self._send)
+                    self._loop.call_later(_RETRY_DELAY, self._flush)
                     return
-                break  # it is gone; who waits for an answer is told when its process has ended
+                break  # the worker is gone; those who wait for an answer learn that from its end
             self._unsent.popleft()
             if file is not None:
                 os.close(file)
@@ -136,20 +139,20 @@ class WorkerLine:
             self._loop.remove_writer(self._socket)
 
 
-WORKER_PROTOCOL = 1  # bgd/worker/channel.py has it too, and the next
+WORKER_PROTOCOL = 1  # bgd/worker/channel.py has this and the next one too
 _MAX_PACKET = 65_536  # bytes
-_ROOM = socket.CMSG_SPACE(4)
-# plain numbers, as an operation on an enum's takes as long as a system call
+_ANCILLARY = socket.CMSG_SPACE(4)
+# plain integers, because an operation on enum members takes as long as a system call
 _CLOEXEC, _CUT = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_TRUNC)
-# of the kernel's memory, or of descriptors on their way between the user's processes; they pass
+# temporary: kernel memory, or descriptors in flight between the user's processes
 _SHORTAGES = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
-_AGAIN = 0.1  # seconds
-_IN_A_ROW = 64  # messages, so that a worker that talks for ever holds up nobody
+_RETRY_DELAY = 0.1  # seconds
+_MAX_MESSAGES = 64  # handled in a row, so that a worker that sends forever does not block the loop
 
-_decode = msgspec.json.Decoder(Said).decode
+_decode = msgspec.json.Decoder(WorkerMessage).decode
 
 
-def _beside(descriptors: list[int]) -> list[tuple[int, int, array.array[int]]]:
+def _ancillary(descriptors: list[int]) -> list[tuple[int, int, array.array[int]]]:
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
 
 

@@ -1,4 +1,4 @@
-"""One warm worker: a process that imports what jobs need, and then forks for each, or runs it."""
+"""Warm workers: processes that import what jobs need, and then fork for each job, or run it themselves."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from msgspec import Struct
 from bgd.clock import elapsed
 from bgd.core.spec import Isolation
 from bgd.launcher.children import LostChild
-from bgd.launcher.context import Tools
+from bgd.launcher.context import Context
 from bgd.launcher.problems import CannotStart, one_line
 from bgd.launcher.process import MARK, read_process
-from bgd.launcher.spawn import Apart, Command, started
-from bgd.launcher.warm.attempts import Forked, Jobs, NotTaken, Reused
-from bgd.launcher.warm.channel import WORKER_PROTOCOL, Said, WorkerLine
+from bgd.launcher.spawn import Command, ForkedStart, start_process
+from bgd.launcher.warm.attempts import Forked, NotAccepted, Reused, WorkerJobs
+from bgd.launcher.warm.channel import WORKER_PROTOCOL, WorkerChannel, WorkerMessage
 from bgd.wire.launching import Launch, NotStarted, WarmStart
 
-# --- Which attempts may share a warm worker, and what such a worker is started with.
+# --- Which attempts may share a warm worker, and how it is started.
 
 
 class WarmKey(Struct, frozen=True):
-    """All that a worker cannot change any more once it runs."""
+    """What a worker cannot change once it runs; attempts with the same key may share a worker."""
 
     isolation: Isolation
     argv: tuple[str, ...]
     path: tuple[str, ...]
     preload: tuple[str, ...]
     recycle: tuple[int | None, int | None]
-    folder: str  # that it starts in
-    waits_for: str | None  # a folder that may not answer: other jobs must not wait for it as well
+    folder: str  # where it starts
+    waits_for: str | None  # a folder that may not answer: other jobs must not wait for it too
     startup: tuple[tuple[str, str], ...]
 
 
-def key_of(launch: Launch, warm: WarmStart, waits_for: str | None) -> WarmKey:
+def warm_key(launch: Launch, warm: WarmStart, waits_for: str | None) -> WarmKey:
+    """Return the key of the workers that can run this attempt; `waits_for` as in WarmKey."""
     return WarmKey(
         isolation=warm.isolation,
         argv=tuple(launch.argv),
@@ -52,7 +53,7 @@ def key_of(launch: Launch, warm: WarmStart, waits_for: str | None) -> WarmKey:
 
 
 def environment_of_worker(launch: Launch, warm: WarmStart) -> dict[str, str]:
-    """Return what a worker is started with to run this attempt, and others of its key."""
+    """Return the environment to start a worker with for this attempt, and for others with the same key."""
     environment = {MARK: ROOM_FOR_MARK, "PYTHONUNBUFFERED": "1", **launch.env}
     for name, value in warm.base.items():
         if name.startswith(_AT_STARTUP):
@@ -65,10 +66,10 @@ def environment_of_worker(launch: Launch, warm: WarmStart) -> dict[str, str]:
     return environment
 
 
-ROOM_FOR_MARK = "-" * 160  # a job writes its own mark over it, where /proc shows it
+ROOM_FOR_MARK = "-" * 160  # a job overwrites it with its own mark, for /proc to show
 
-# looked at by who starts the interpreter, by itself, its C library or the first import that computes, and
-# never again
+# prefixes of variables that are read only once: to start the interpreter, by the interpreter or its C library
+# as it starts, or by the first import of a library that computes
 _AT_STARTUP = (
     *("PATH", "HOME", "PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_", "GLIBC_"),
     *("OMP_", "OPENBLAS_", "MKL_"),
@@ -76,44 +77,44 @@ _AT_STARTUP = (
 
 
 def _has_relative_paths(environment: dict[str, str]) -> bool:
-    """Tell whether the interpreter would look for modules from the folder that it starts in."""
+    """Return whether the interpreter would search for modules in the folder that it starts in."""
     paths = environment.get("PYTHONPATH")
     return bool(paths) and not all(each.startswith("/") for each in str(paths).split(":"))
 
 
-# --- Starts the process of a warm worker, and says why one did not become ready.
+# --- The start of a worker's process, and why one did not become ready.
 
 
-class FailedStart(CannotStart):
+class WorkerFailed(CannotStart):
     """The worker ended before it was ready."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(one_line(NotStarted.OTHER, problem))
 
 
-class Crashed(FailedStart):
-    """It did not say why: it was killed, or ended by what it imported."""
+class WorkerCrashed(WorkerFailed):
+    """The worker ended without a reason: it was killed, or a module that it imported ended it."""
 
 
 async def start(
-    launch: Launch, command: Command, tools: Tools, begun: Callable[[asyncio.subprocess.Process], None]
+    launch: Launch, command: Command, context: Context, begun: Callable[[asyncio.subprocess.Process], None]
 ) -> None:
     """Start the worker that `launch` needs; `begun` is given its process, which may hang before it runs.
 
     Raises:
-        CannotStart: for a reason that lies in the Launch.
+        CannotStart: the reason lies in the Launch.
         OSError, LostChild: as `bgd.launcher.spawn.spawn`.
     """
-    if tools.mounts.that_may_hang(launch) is None:
-        begun(await started(launch, command))
+    if context.mounts.that_may_hang(launch) is None:
+        begun(await start_process(launch, command))
         return
-    apart = Apart(launch, command, tools.children)
-    begun(apart.process)
-    await apart.begun()
+    fork = ForkedStart(launch, command, context.children)
+    begun(fork.process)
+    await fork.wait()
 
 
 def end_of(code: int) -> str:
-    """Say how a process ended."""
+    """Return in words how a process ended."""
     if code >= 0:
         return f"exited with code {code}"
     with suppress(ValueError):
@@ -121,14 +122,11 @@ def end_of(code: int) -> str:
     return f"was ended by signal {-code}"
 
 
-# --- What a warm worker prints while it starts.
-
-
-class Words:
-    """A pipe, read all the time, of which the beginning is kept."""
+class StartupOutput:
+    """What a worker prints while it starts: a pipe that is always read, and whose first bytes are kept."""
 
     def __init__(self) -> None:
-        """Make the pipe; `far_end` is for the worker, and to be closed here once that has it."""
+        """Make the pipe; `far_end` is for the worker, and must be closed here once the worker has it."""
         self._reader, self.far_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._reader, False)
         self._loop = asyncio.get_running_loop()
@@ -136,14 +134,14 @@ class Words:
         self._loop.add_reader(self._reader, self._read)
 
     def end(self) -> bytes:
-        """Return what has been printed, and read no more."""
+        """Stop reading; return what was printed."""
         while self._reader >= 0 and self._read():
             pass
         self._close()
         return bytes(self._text)
 
     def _read(self) -> bool:
-        """Take one piece; False: there is none now."""
+        """Read one piece; return False if there is none now."""
         try:
             piece = os.read(self._reader, _KEPT)
         except BlockingIOError:
@@ -160,112 +158,112 @@ class Words:
             self._reader = -1
 
 
-_KEPT = 32_768  # bytes: half of what a pipe holds, so that they fit into a job's
+_KEPT = 32_768  # bytes: half of what a pipe holds, so that they fit into a job's pipe
 
 
 log = logging.getLogger(__name__)
 
 
-class Unfit(Exception):
-    """The worker would fork badly, for the reason the message says; fresh interpreters will do."""
+class NoWarmWorker(Exception):
+    """No warm worker can run the attempt, for the reason in the message; a fresh interpreter can."""
 
 
 class Worker:
-    """`changed` is called whenever it has become free of an attempt, or has ended.
+    """One warm worker. `changed` is called when an attempt has released it, or when it has ended.
 
-    `users`: attempts that wait for it or run by it. `settled` is done once it is ready, or has a
-    `problem` and never will be; `words` is what it printed until then.
+    `users`: how many attempts wait for it or run in it. `settled` is done when it is ready, or has a
+    `problem` and never will be ready; `log_text` is what it printed until then.
     """
 
-    def __init__(self, key: WarmKey, tools: Tools, changed: Callable[[Worker], None]) -> None:
+    def __init__(self, key: WarmKey, context: Context, changed: Callable[[Worker], None]) -> None:
         self.key = key
         self.users = 0
         self.is_retired = False
         self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.problem: Exception | None = None
-        self.words = b""
-        self._tools = tools
+        self.log_text = b""
+        self._context = context
         self._changed = changed
         self._since = elapsed()
-        self._printed = Words()
-        self._line = WorkerLine(self._hear, self._lose_line)
+        self._startup_output = StartupOutput()
+        self._channel = WorkerChannel(self._on_message, self._channel_closed)
         self._process: asyncio.subprocess.Process | None = None
-        self._jobs: Jobs | None = None
+        self._jobs: WorkerJobs | None = None
         self._doing = "started"
         self._failure: str | None = None
 
     async def live(self, launch: Launch, warm: WarmStart) -> None:
-        """Start it for an attempt, and return when it has ended."""
-        patience = self._tools.deadlines.after(_PATIENCE, self._lose_patience)
+        """Start it for an attempt; return when it has ended."""
+        patience = self._context.deadlines.after(_PATIENCE, self._time_out)
         self.settled.add_done_callback(lambda _: patience.cancel())
         try:
             await self._work(launch, warm)
         except (CannotStart, OSError, LostChild) as error:
             self._settle(error)
-        except Exception as error:  # one worker's trouble must not end all jobs with the launcher
+        except Exception as error:  # an error of one worker must not end the launcher, and all jobs with it
             log.exception("a warm worker failed")
-            self._settle(FailedStart(f"its launcher failed it: {type(error).__name__}: {error}"))
+            self._settle(WorkerFailed(f"its launcher failed it: {type(error).__name__}: {error}"))
         finally:
             self.is_retired = True
-            self._line.close()
+            self._channel.close()
             self._changed(self)
 
     @property
     def since_of_jobs(self) -> float:
-        """Elapsed clock: no process of an attempt that begins now is older, and the worker may be one."""
+        """Elapsed clock: no process of an attempt that begins now is older; the worker may be one of them."""
         return self._since if self.key.isolation is Isolation.REUSE else elapsed()
 
     async def run(
-        self, launch: Launch, output: int, stamp: int | None, asked: asyncio.Future[None]
+        self, launch: Launch, output: int, tag: int | None, stop_asked: asyncio.Future[None]
     ) -> Forked | Reused:
-        """Have it run an attempt of this stamp, whose output goes there; who is let down has to release it.
+        """Let it run an attempt with this tag; if this raises, the caller must release the worker.
 
-        Once `asked` is done, as the attempt is to end, it has little time left to begin.
+        When `stop_asked` is done, because the attempt is to end, the worker gets little more time to begin.
 
         Raises:
-            NotTaken: it does not.
+            NotAccepted: the worker does not run it.
             CannotStart, OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
         """
         if self.is_retired or self._jobs is None:
-            raise NotTaken
-        patience = [self._tools.deadlines.after(_PATIENCE, self.kill)]
+            raise NotAccepted
+        patience = [self._context.deadlines.after(_PATIENCE, self.kill)]
 
         def hurry(_: object) -> None:
-            patience.append(self._tools.deadlines.after(_LEAVE, self.kill))
+            patience.append(self._context.deadlines.after(_EXIT_PATIENCE, self.kill))
 
-        asked.add_done_callback(hurry)
+        stop_asked.add_done_callback(hurry)
         try:
-            return await self._jobs.run(launch, output, stamp)
+            return await self._jobs.run(launch, output, tag)
         finally:
-            asked.remove_done_callback(hurry)
+            stop_asked.remove_done_callback(hurry)
             for each in patience:
                 each.cancel()
 
-    def hear(self) -> None:
-        """Take what it has said by now."""
-        self._line.hear()
+    def receive(self) -> None:
+        """Handle the messages that it has sent."""
+        self._channel.receive()
 
     def release(self) -> None:
-        """Take note that one of its users needs it no more."""
+        """Note that one of its users no longer needs it."""
         self.users -= 1
         if self.is_retired:
             self.retire()
         self._changed(self)
 
     def retire(self) -> None:
-        """Give it nothing more to do; it ends when it has done what it has."""
+        """Give it no more attempts; it ends when it has finished those it has."""
         self.is_retired = True
         if not self.users and self.settled.done():
-            self._line.close()
-            self._tools.deadlines.after(_LEAVE, self.kill)
+            self._channel.close()
+            self._context.deadlines.after(_EXIT_PATIENCE, self.kill)
 
     def kill(self) -> None:
         self.is_retired = True
         if self._process is not None:
-            self._tools.children.kill(self._process.pid)
+            self._context.children.kill(self._process.pid)
 
-    def _lose_line(self) -> None:
-        """Let it end with the job that closed the line, which it does by itself; else it is of no use."""
+    def _channel_closed(self) -> None:
+        """Kill it, unless the job that it runs closed the channel: then it ends by itself with the job."""
         self.is_retired = True
         if self.key.isolation is not Isolation.REUSE or self._jobs is None or not self._jobs.is_running:
             self.kill()
@@ -274,99 +272,99 @@ class Worker:
         environment = environment_of_worker(launch, warm)
         try:
             command = Command(
-                argv=[*launch.argv, str(self._line.far_end.fileno())],
+                argv=[*launch.argv, str(self._channel.far_end.fileno())],
                 env=environment,
                 cwd=self.key.folder,
                 umask=0o022,
-                input=self._tools.null,
-                output=self._printed.far_end,
-                passed=(self._line.far_end.fileno(),),
+                input=self._context.null,
+                output=self._startup_output.far_end,
+                passed=(self._channel.far_end.fileno(),),
             )
-            await start(launch, command, self._tools, self._own)
+            await start(launch, command, self._context, self._set_process)
         finally:
-            self._line.far_end.close()
-            os.close(self._printed.far_end)
+            self._channel.far_end.close()
+            os.close(self._startup_output.far_end)
         process = self._process
         assert process is not None  # noqa: S101  it was started
         if self.key.isolation is Isolation.FORK:
-            self._tools.looker.apart.add(process.pid)
+            self._context.scanner.excluded.add(process.pid)
         code = -signal.SIGKILL
         try:
             seen = read_process(process.pid)
             if seen is not None:
-                parts = self._tools, self._line, seen, environment
-                self._jobs = Jobs(*parts, ended=self.release, retire=self.retire, kill=self.kill)
-                self._line.say(_beginning(warm), (), self._tools.state)
+                parts = self._context, self._channel, seen, environment
+                self._jobs = WorkerJobs(*parts, ended=self.release, retire=self.retire, kill=self.kill)
+                self._channel.send(_beginning(warm), (), self._context.state)
             code = await process.wait()
         except BaseException:
             self.kill()
             await process.wait()
             raise
         finally:
-            self._tools.looker.apart.discard(process.pid)
-            self._bury(process.pid, code)
+            self._context.scanner.excluded.discard(process.pid)
+            self._clean_up(process.pid, code)
         if self._failure is not None:
-            self._settle(FailedStart(self._failure))
+            self._settle(WorkerFailed(self._failure))
         else:
-            self._settle(Crashed(f"its worker {end_of(code)} while it {self._doing}"))
+            self._settle(WorkerCrashed(f"its worker {end_of(code)} while it {self._doing}"))
 
-    def _own(self, process: asyncio.subprocess.Process) -> None:
+    def _set_process(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
-    def _bury(self, pid: int, code: int) -> None:
-        """See to what the worker, which is reaped, has left."""
-        self._line.hear_rest()
-        if not self.users:  # else one that it has just forked might still be of its group
-            with suppress(ProcessLookupError, PermissionError):  # whatever a preloaded module had started
+    def _clean_up(self, pid: int, code: int) -> None:
+        """Clean up after the worker, which is reaped."""
+        self._channel.receive_rest()
+        if not self.users:  # else a child that it has just forked might still be in its group
+            with suppress(ProcessLookupError, PermissionError):  # processes that preloaded modules started
                 os.killpg(pid, signal.SIGKILL)
-        usage = self._tools.children.take_usage(pid)
+        usage = self._context.children.take_usage(pid)
         if self._jobs is not None:
-            self._jobs.lose_worker(code, usage)
+            self._jobs.worker_ended(code, usage)
 
-    def _hear(self, said: Said, descriptor: int | None) -> None:
+    def _on_message(self, message: WorkerMessage, descriptor: int | None) -> None:
         try:
-            if said.id is not None:
-                self._hear_of_job(said, descriptor)
-            elif said.importing is not None:
-                self._doing = f"imported {said.importing}"
-            elif said.failed is not None:
-                self._failure = said.failed
-            elif said.ready is not None:
-                self._settle(self._unfit(said.ready, said))
+            if message.id is not None:
+                self._on_job_message(message, descriptor)
+            elif message.importing is not None:
+                self._doing = f"imported {message.importing}"
+            elif message.failed is not None:
+                self._failure = message.failed
+            elif message.ready is not None:
+                self._settle(self._problem_with(message.ready, message))
         finally:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def _hear_of_job(self, said: Said, descriptor: int | None) -> None:
-        if said.stale is not None:
+    def _on_job_message(self, message: WorkerMessage, descriptor: int | None) -> None:
+        if message.stale is not None:
             self.is_retired = True
         try:
             if self._jobs is not None:
-                self._jobs.hear(said, descriptor)
-        except LookupError:  # what it has not been given: it is mad
+                self._jobs.receive(message, descriptor)
+        except LookupError:  # it was never given this job: it is broken
             self.kill()
 
-    def _unfit(self, pid: int, said: Said) -> Unfit | None:
-        if said.skew:
-            return Unfit("bgd was upgraded, and this launcher speaks with workers as the one before")
-        if said.unfit is not None:
-            return Unfit(f"{said.unfit} would not outlive a fork")
-        if self._process is None or self._process.pid != pid:  # its children could not be told from others
-            return Unfit("its interpreter is not the process that was started, but a child of that")
+    def _problem_with(self, pid: int, message: WorkerMessage) -> NoWarmWorker | None:
+        if message.skew:
+            return NoWarmWorker("bgd was upgraded, and this launcher speaks with workers as the one before")
+        if message.unfit is not None:
+            return NoWarmWorker(f"{message.unfit} would not outlive a fork")
+        if self._process is None or self._process.pid != pid:  # its children could not be identified
+            return NoWarmWorker("its interpreter is not the process that was started, but a child of that")
         return None
 
     def _settle(self, problem: Exception | None) -> None:
         if self.settled.done():
             return
-        self.words = self._printed.end()
-        if isinstance(problem, FailedStart):
-            problem.words = self.words
+        self.log_text = self._startup_output.end()
+        if isinstance(problem, WorkerFailed):
+            problem.log_text = self.log_text
         self.problem = problem
         self.settled.set_result(None)
         if self.is_retired or problem is not None:
             self.retire()
 
-    def _lose_patience(self) -> None:
+    def _time_out(self) -> None:
         self._failure = f"its worker was not ready after {_PATIENCE:g} s: it {self._doing}"
         self.kill()
 
@@ -383,78 +381,79 @@ def _beginning(warm: WarmStart) -> dict[str, object]:
 
 
 _PATIENCE = 120.0  # seconds for the imports of a worker, and for its answer to a job
-_LEAVE = 5.0  # seconds for a worker that is no longer needed, or stands in the way of a job's end
+_EXIT_PATIENCE = 5.0  # seconds for a worker that is no longer needed, or that delays the end of an attempt
 
 
-# --- All warm workers: found or started for an attempt, and ended when others are needed more.
+# --- All warm workers: found or started for an attempt, and ended when others are used more.
 
 
-class Workers:
-    """None is started but for an attempt, and none is looked after but when one of them stirs."""
+class WorkerPool:
+    """All warm workers; a worker is started only when an attempt needs it."""
 
-    def __init__(self, tools: Tools) -> None:
-        self._tools = tools
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._living: set[Worker] = set()
         self._by_key: dict[WarmKey, list[Worker]] = {}  # not retired; the most recently used last
         self._unfit: dict[WarmKey, str] = {}
-        tools.children.hear_of_orphans = self._hear
+        context.children.on_orphan = self._receive_all
 
-    async def lease(self, launch: Launch, warm: WarmStart, asked: asyncio.Future[None]) -> Worker | None:
-        """Return a worker that is ready, to be released later; None: `asked` was done before there was one.
+    async def lease(self, launch: Launch, warm: WarmStart, stop_asked: asyncio.Future[None]) -> Worker | None:
+        """Return a ready worker, to be released later; None: `stop_asked` was done before there was one.
 
         Raises:
-            Unfit: none can be had for this attempt, which must do without.
-            CannotStart: none became ready, and none will.
+            NoWarmWorker: this attempt needs a fresh interpreter.
+            CannotStart: no worker became ready, and none will.
             OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
         """
-        key = key_of(launch, warm, self._tools.mounts.folder_that_may_hang(launch.cwd))
-        while not asked.done():
+        key = warm_key(launch, warm, self._context.mounts.folder_that_may_hang(launch.cwd))
+        while not stop_asked.done():
             if key in self._unfit:
-                raise Unfit(self._unfit[key])
+                raise NoWarmWorker(self._unfit[key])
             free = self._free(key)
-            worker = free or self._begin(key, launch, warm)
+            worker = free or self._start_worker(key, launch, warm)
             self._by_key[key] = self._by_key.pop(key)
             worker.users += 1
             if not worker.settled.done():
-                await asyncio.wait({worker.settled, asked}, return_when=asyncio.FIRST_COMPLETED)
-            if worker.problem is None and worker.settled.done() and not asked.done():
+                await asyncio.wait({worker.settled, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
+            if worker.problem is None and worker.settled.done() and not stop_asked.done():
                 return worker
             worker.release()
-            if isinstance(worker.problem, Unfit) and key not in self._unfit:
+            if isinstance(worker.problem, NoWarmWorker) and key not in self._unfit:
                 self._note_unfit(key, worker.problem)
-            # a crash is told to the one that it was started for, and is no proof that another will crash
-            if worker.problem is not None and (free is None or not isinstance(worker.problem, Crashed)):
+            # a crash fails the attempt that the worker was started for; for others another worker may not
+            # crash
+            if worker.problem is not None and (free is None or not isinstance(worker.problem, WorkerCrashed)):
                 raise worker.problem
         return None
 
     def renew(self) -> None:
-        """Give none of them another attempt, and no key the blame for what its worker was unfit for."""
+        """Give existing workers no more attempts, and forget why workers were unfit."""
         self._unfit.clear()
         self._by_key.clear()
         for worker in self._living:
             worker.retire()
 
     def end(self) -> None:
-        """End them all at once; only when no attempt runs."""
+        """Kill them all; only while no attempt runs."""
         for worker in self._living:
             worker.kill()
 
-    def _hear(self) -> None:
+    def _receive_all(self) -> None:
         for worker in list(self._living):
-            worker.hear()
+            worker.receive()
 
     def _free(self, key: WarmKey) -> Worker | None:
-        """Return one that can be given another attempt; a worker that runs them itself has one at a time."""
+        """Return a worker that can take another attempt; one that runs jobs itself takes one at a time."""
         for worker in reversed(self._by_key.get(key, [])):
             if not worker.is_retired and (key.isolation is Isolation.FORK or not worker.users):
                 return worker
         return None
 
-    def _begin(self, key: WarmKey, launch: Launch, warm: WarmStart) -> Worker:
-        worker = Worker(key, self._tools, self._consider)
+    def _start_worker(self, key: WarmKey, launch: Launch, warm: WarmStart) -> Worker:
+        worker = Worker(key, self._context, self._check)
         self._living.add(worker)
         self._by_key.setdefault(key, []).append(worker)
-        self._tools.group.create_task(self._see_to_its_end(worker, launch, warm))
+        self._context.group.create_task(self._see_to_its_end(worker, launch, warm))
         return worker
 
     async def _see_to_its_end(self, worker: Worker, launch: Launch, warm: WarmStart) -> None:
@@ -463,29 +462,29 @@ class Workers:
         finally:
             self._living.discard(worker)
 
-    def _consider(self, worker: Worker) -> None:
-        """Forget it if it is retired; of too many keys that idle retire those not used for longest."""
+    def _check(self, worker: Worker) -> None:
+        """Forget a retired worker; if too many keys are idle, retire the workers of the longest idle."""
         workers = self._by_key.get(worker.key, [])
         if worker.is_retired and worker in workers:
             workers.remove(worker)
             if not workers:
                 del self._by_key[worker.key]
-        if len(self._by_key) <= _MOST_IDLE:
+        if len(self._by_key) <= _MAX_IDLE:
             return
         idle = [key for key, each in self._by_key.items() if not any(one.users for one in each)]
-        for key in idle[:-_MOST_IDLE]:
+        for key in idle[:-_MAX_IDLE]:
             for each in self._by_key.pop(key):
                 each.retire()
 
-    def _note_unfit(self, key: WarmKey, unfit: Unfit) -> None:
+    def _note_unfit(self, key: WarmKey, unfit: NoWarmWorker) -> None:
         log.warning(
             "[python] preload %s: such jobs get fresh interpreters until `bgctl reload`, as %s",
             *(f"[{', '.join(key.preload)}]", unfit),
         )
-        if len(self._unfit) >= _MOST_UNFIT:
+        if len(self._unfit) >= _MAX_UNFIT:
             self._unfit.clear()
         self._unfit[key] = str(unfit)
 
 
-_MOST_IDLE = 8  # keys; an interpreter with what it has imported takes some ten megabytes
-_MOST_UNFIT = 100  # environments differ from job to job, and so may keys
+_MAX_IDLE = 8  # keys; an interpreter with its imports takes about ten megabytes or more
+_MAX_UNFIT = 100  # each job's environment, and so its key, may differ

@@ -1,4 +1,4 @@
-"""Class jobs for a launcher, of modules that tests write, in every isolation."""
+"""Class jobs for a launcher in every isolation, with modules that tests write."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from bgd.worker import WORKER
 from tests.launcher.host import Host, Supervisor, launch_of
 
 FORK, SPAWN, REUSE = Isolation.FORK, Isolation.SPAWN, Isolation.REUSE
-SYSTEM_PYTHON = Path("/usr/bin/python3")  # one that has no bgd, where the machine has it
+SYSTEM_PYTHON = Path("/usr/bin/python3")  # one without bgd, if the machine has it
 INTERPRETERS = [sys.executable, *([str(SYSTEM_PYTHON)] if SYSTEM_PYTHON.exists() else [])]
 
 
 class Calls:
-    """Launches class jobs of one isolation; `preload` and further fields of WarmStart are those of all."""
+    """Launch class jobs of one isolation; `preload` and `further` fields of WarmStart apply to all."""
 
     def __init__(self, host: Host, supervisor: Supervisor, isolation: Isolation) -> None:
         self.host = host
@@ -37,7 +37,7 @@ class Calls:
         self.further: dict[str, Any] = {}
 
     def write(self, name: str, source: str) -> Path:
-        """Write a module. Its time differs from that of any other version."""
+        """Write a module. Each version has another modification time."""
         file = self.folder / f"{name}.py"
         file.write_text(source)
         return file
@@ -71,7 +71,7 @@ class Calls:
         return self.supervisor.ended(self.launch(target, *args, **options))
 
     def value(self, target: str, *args: object, **options: Any) -> Any:
-        """Run it and return what it returned."""
+        """Run it; return what it returned."""
         return value_of(self.run(target, *args, **options))
 
     def output(self, ended: AttemptEnded) -> str:
@@ -89,7 +89,7 @@ def is_worker(pid: int | str) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return str(WORKER).encode() in words[:-2]  # and behind it stands its line
+    return str(WORKER).encode() in words[:-2]  # the descriptor of the channel follows it
 
 
 def value_of(ended: AttemptEnded) -> Any:

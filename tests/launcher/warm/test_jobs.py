@@ -1,4 +1,4 @@
-"""What is done to a forked job reaches it, and its true end is told, as if it had been spawned."""
+"""A forked job gets its signals and limits, and its true end is reported, as if it were spawned."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def ok():
 
 @pytest.fixture
 def told(tmp_path):
-    """Return the pids of a job and of its child, once it has told them."""
+    """Return the pids of a job and of its child, once it has written them."""
 
     def pids() -> list[int]:
         return [int(pid) for pid in written(tmp_path / "told").split()]
@@ -86,7 +86,7 @@ def with_job(calls: Calls) -> Calls:
     return calls
 
 
-def test_over_its_time_it_is_ended_with_all_its_processes(every, tmp_path, told):
+def test_over_its_time_limit_it_is_ended_with_all_its_processes(every, tmp_path, told):
     end = every.run("job:stay", str(tmp_path), timeout=0.5)
 
     assert (end.outcome, end.signal) == (Outcome.TIMEOUT, signal.SIGTERM)
@@ -118,7 +118,7 @@ def test_what_it_leaves_behind_is_ended(every, tmp_path, told, name):
     assert not is_alive(told()[1])
 
 
-def test_it_hears_signals_and_stands_still_when_it_is_suspended(every, tmp_path, told):
+def test_it_gets_signals_and_stops_when_it_is_suspended(every, tmp_path, told):
     key = every.launch("job:wait", str(tmp_path), timeout=1.0)
     first, _ = told()
     every.supervisor.say(SuspendProcesses(key))
@@ -133,7 +133,7 @@ def test_it_hears_signals_and_stands_still_when_it_is_suspended(every, tmp_path,
     assert every.output(end) == "heard\n"
 
 
-def test_its_log_has_a_cap_and_may_be_the_end_of_it(every):
+def test_its_log_has_a_cap_which_may_end_the_job(every):
     end = every.run("job:flood", log_cap=100_000)
     assert (end.outcome, end.log_bytes) == (Outcome.SUCCEEDED, 1_000_000)
     assert len(every.output(end)) == 50_000
@@ -141,7 +141,7 @@ def test_its_log_has_a_cap_and_may_be_the_end_of_it(every):
     assert every.run("job:flood", log_cap=100_000, log_kill=True).outcome is Outcome.LOG_LIMIT
 
 
-def test_stopped_in_the_same_breath_it_never_runs(every, tmp_path):
+def test_it_never_runs_if_it_is_stopped_right_after_the_launch(every, tmp_path):
     every.run("job:ok")  # so that a worker waits for it
     launch = every.launch_of("job:leave", str(tmp_path))
     every.supervisor.say(launch, StopProcesses(launch.key, 1.0))
@@ -152,7 +152,7 @@ def test_stopped_in_the_same_breath_it_never_runs(every, tmp_path):
     assert not (tmp_path / "told").exists()
 
 
-def test_suspended_in_the_same_breath_it_begins_when_it_is_let_go(every, tmp_path):
+def test_it_begins_when_continued_if_it_is_suspended_right_after_the_launch(every, tmp_path):
     every.run("job:ok")
     launch = every.launch_of("job:leave", str(tmp_path))
     every.supervisor.say(launch, SuspendProcesses(launch.key))
@@ -190,11 +190,11 @@ def test_a_fork_that_the_machine_refuses_is_tried_again(forked):
         tracer.terminate()
 
     assert end.outcome is Outcome.SUCCEEDED
-    assert "waits for the machine: Resource temporarily unavailable" in forked.host.said
+    assert "cannot start yet: Resource temporarily unavailable" in forked.host.said
 
 
-def test_a_forked_job_takes_little_memory_of_its_own(forked, tmp_path):
-    forked.write("held", "held = [str(number) for number in range(500_000)]\n")  # some 35 MB
+def test_a_forked_job_uses_little_memory_of_its_own(forked, tmp_path):
+    forked.write("held", "held = [str(number) for number in range(500_000)]\n")  # about 35 MB
     forked.preload = ["job", "held"]
     key = forked.launch("job:wait", str(tmp_path))
     pid = int(written(tmp_path / "told").split()[0])
@@ -222,5 +222,5 @@ def test_the_daemons_death_or_a_new_one_changes_nothing(every, tmp_path, told):
 
 
 def state_of(pid):
-    """Return the letter of /proc/PID/stat."""
+    """Return the state letter in /proc/PID/stat."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

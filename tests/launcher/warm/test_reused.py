@@ -1,4 +1,4 @@
-"""Workers that run one job after the other: what they keep, what they undo, and when they are replaced."""
+"""Workers that run one job after the other: what they keep, what they undo, when they are replaced."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_job_that_closes_its_input_takes_none_from_the_programs_of_the_next(re
     assert reused.value("job:inherited") == "/dev/null\n"
 
 
-def test_of_jobs_at_the_same_time_each_has_a_worker(reused, tmp_path):
+def test_each_of_several_jobs_at_the_same_time_has_a_worker(reused, tmp_path):
     keys = [reused.launch("job:wait", str(tmp_path)) for _ in range(3)]
     pids = written(tmp_path / "told", 3).split()
     (tmp_path / "enough").touch()
@@ -143,7 +143,7 @@ def test_of_jobs_at_the_same_time_each_has_a_worker(reused, tmp_path):
     assert reused.value("job:own") in reused.workers()
 
 
-def test_after_so_many_jobs_another_worker_takes_its_place(reused):
+def test_a_worker_that_has_run_its_number_of_jobs_is_replaced(reused):
     reused.further = {"recycle_jobs": 2}
 
     pids = [reused.value("job:own") for _ in range(5)]
@@ -152,7 +152,7 @@ def test_after_so_many_jobs_another_worker_takes_its_place(reused):
     wait_until(lambda: reused.workers() == [pids[4]])
 
 
-def test_a_worker_that_takes_too_much_memory_is_replaced(reused):
+def test_a_worker_that_uses_too_much_memory_is_replaced(reused):
     reused.further = {"recycle_memory": 80_000_000}
 
     first = reused.value("job:hold", 1)
@@ -160,8 +160,8 @@ def test_a_worker_that_takes_too_much_memory_is_replaced(reused):
     assert reused.value("job:own") != first
 
 
-@pytest.mark.parametrize("options", [{"timeout": 2.0}, {}])  # in which a worker has to be ready
-def test_a_job_over_its_time_or_cancelled_takes_its_worker_along_and_no_other(reused, tmp_path, options):
+@pytest.mark.parametrize("options", [{"timeout": 2.0}, {}])  # in which a worker must be ready
+def test_a_job_over_its_time_limit_or_cancelled_ends_only_its_own_worker(reused, tmp_path, options):
     (tmp_path / "other").mkdir()
     other = reused.launch("job:wait", str(tmp_path / "other"))
     key = reused.launch("job:wait", str(tmp_path), **options)
@@ -206,14 +206,14 @@ def test_a_job_waits_for_its_threads_and_ends_its_worker(reused):
     assert reused.run("job:own").result != end.result
 
 
-def test_a_child_that_comes_back_tells_no_result(reused):
+def test_a_child_that_returns_writes_no_result(reused):
     end = reused.run("job:fork")
 
     assert end.outcome is Outcome.SUCCEEDED
     assert reused.run("job:own").outcome is Outcome.SUCCEEDED
 
 
-def test_a_job_that_closes_what_is_its_worker_s_keeps_its_own_end(reused):
+def test_a_job_that_closes_its_worker_s_descriptors_keeps_its_own_end(reused):
     chosen = reused.run("job:close_all", 7)
     returned = reused.run("job:close_all_and_return")
 
@@ -223,7 +223,7 @@ def test_a_job_that_closes_what_is_its_worker_s_keeps_its_own_end(reused):
     assert reused.value("job:count")[1] == 1
 
 
-def test_a_worker_tells_its_report_to_nobody_but_the_launcher(reused, tmp_path):
+def test_a_worker_sends_its_report_only_to_the_launcher(reused, tmp_path):
     end = reused.run("job:listen_in", str(tmp_path / "heard"), keep_leftovers=True)
 
     assert (end.outcome, end.exit_code) == (Outcome.EXIT, 5)

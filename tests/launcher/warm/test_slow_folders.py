@@ -23,7 +23,7 @@ def silent(tmp_path):
         yield mount
 
 
-def test_a_job_whose_folder_does_not_answer_holds_up_no_other_of_the_same_kind(every, silent):
+def test_a_job_whose_folder_does_not_answer_delays_no_other_of_the_same_kind(every, silent):
     every.write("job", JOB)
     stuck = every.launch("job:folder", cwd=str(silent.point))
     wait_until(silent.is_asked)
@@ -35,7 +35,7 @@ def test_a_job_whose_folder_does_not_answer_holds_up_no_other_of_the_same_kind(e
     assert every.supervisor.ended(stuck).outcome is Outcome.CANCELLED
 
 
-def test_a_job_whose_interpreter_does_not_answer_holds_up_no_other_and_keeps_its_time_limit(every, silent):
+def test_a_job_whose_interpreter_does_not_answer_delays_no_other_and_keeps_its_time_limit(every, silent):
     every.write("job", JOB)
     here, every.interpreter = every.interpreter, f"{silent.point}/bin/python"
     stuck = every.launch("job:folder", timeout=1.0)
@@ -48,7 +48,7 @@ def test_a_job_whose_interpreter_does_not_answer_holds_up_no_other_and_keeps_its
     assert every.supervisor.ended(stuck).outcome is Outcome.TIMEOUT
 
 
-def test_a_job_in_a_folder_that_might_hang_is_run_as_any_other(every):
+def test_a_job_in_a_folder_that_might_hang_runs_like_any_other(every):
     every.write("job", JOB)
 
     end = every.run("job:folder", cwd="/proc/self/root/usr")

@@ -1,4 +1,4 @@
-"""What a class job finds around it, which is the same whatever it shares with others."""
+"""What a class job finds around it is the same in every isolation."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_job_finds_what_it_would_find_in_a_fresh_interpreter(host, supervisor,
 
 def test_a_forked_job_has_no_descriptor_of_its_worker(forked):
     forked.write("surroundings", SURROUNDINGS)
-    running = forked.launch("time:sleep", 1000)  # a sibling, for whose sake the worker has more open
+    running = forked.launch("time:sleep", 1000)  # a sibling, for which the worker has more descriptors open
     forked.supervisor.started(running)
 
     own = forked.value("surroundings:beyond_the_standard")
@@ -98,7 +98,7 @@ def test_no_program_of_a_job_inherits_more_than_its_standard_streams(every):
     assert every.value("surroundings:inherited") == ["0", "1", "2", "3"]  # 3 is ls reading the folder
 
 
-def test_a_job_carries_its_own_mark_where_a_sweep_looks_for_it(every):
+def test_a_job_has_its_own_mark_where_a_sweep_searches_for_it(every):
     every.write("surroundings", SURROUNDINGS)
     for _ in range(2):
         ended = every.run("surroundings:marks")
@@ -164,7 +164,7 @@ def test_long_arguments_and_environments_arrive(every):
         ("sys.exit(-1)", 255),
     ],
 )
-def test_an_exit_code_of_the_jobs_choice_is_kept(every, call, code):
+def test_an_exit_code_that_the_job_chose_is_kept(every, call, code):
     every.write("job", f"import os, sys\ndef leave(): {call}\ndef stay(): return 1")
 
     ended = every.run("job:leave")
@@ -180,7 +180,7 @@ def test_what_a_job_does_at_its_exit_is_done(every):
         "import atexit, threading\n"
         "def work(file):\n"
         " atexit.register(lambda: open(file, 'a').write('exit\\n'))\n"
-        " def outlive():\n"  # one that ends before the job does leaves a reused worker as it was
+        " def outlive():\n"  # a thread that ends before the job leaves a reused worker as it was
         "  threading.main_thread().join()\n"
         "  open(file, 'a').write('thread\\n')\n"
         " threading.Thread(target=outlive).start()\n",
@@ -192,7 +192,7 @@ def test_what_a_job_does_at_its_exit_is_done(every):
     assert written(file, 2).splitlines() == ["thread", "exit"]
 
 
-def test_a_jobs_use_of_the_machine_is_told(every):
+def test_what_a_job_used_of_the_machine_is_reported(every):
     every.write("job", "def work():\n x = 0\n for i in range(3_000_000): x += i\n")
 
     ended = every.run("job:work")

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.launcher.__main__ import _tools
+from bgd.launcher.__main__ import _context
 from bgd.launcher.children import Children, LostChild
-from bgd.launcher.context import Tools
-from bgd.launcher.journal import Recollection
+from bgd.launcher.context import Context
+from bgd.launcher.journal import JournalContents
 from bgd.launcher.problems import CannotStart
 from bgd.launcher.process import read_process
-from bgd.launcher.warm.attempts import Jobs
-from bgd.launcher.warm.channel import _MAX_PACKET, WORKER_PROTOCOL, Said, WorkerLine
-from bgd.launcher.warm.worker import Workers
+from bgd.launcher.warm.attempts import WorkerJobs
+from bgd.launcher.warm.channel import _MAX_PACKET, WORKER_PROTOCOL, WorkerChannel, WorkerMessage
+from bgd.launcher.warm.worker import WorkerPool
 from bgd.wire.launching import WarmStart
 from bgd.worker import WORKER, channel
 from tests.launcher.host import Host, Supervisor, launch_of, needs_strace
@@ -34,8 +34,8 @@ async def start(*_: object) -> None:
 async def test_it_ends_no_other_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog):
     monkeypatch.setattr("bgd.launcher.warm.worker.start", start)
     async with asyncio.TaskGroup() as group:
-        tools: Tools = _tools(group, Children(), tmp_path, tmp_path, Recollection())
-        workers = Workers(tools)
+        context: Context = _context(group, Children(), tmp_path, tmp_path, JournalContents())
+        workers = WorkerPool(context)
         asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         with pytest.raises(CannotStart, match="its launcher failed it: LookupError: what nobody expected"):
@@ -43,7 +43,7 @@ async def test_it_ends_no_other_job(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
         assert caplog.messages == ["a warm worker failed"]
         assert caplog.records[0].levelno == logging.ERROR
-    tools.deadlines.close()
+    context.deadlines.close()
 
 
 async def test_a_job_that_runs_and_cannot_be_watched_is_not_started_again(monkeypatch, tmp_path: Path):
@@ -54,17 +54,17 @@ async def test_a_job_that_runs_and_cannot_be_watched_is_not_started_again(monkey
     own = read_process(os.getpid())
     assert own is not None
     async with asyncio.TaskGroup() as group:
-        tools: Tools = _tools(group, Children(), tmp_path, tmp_path, Recollection())
-        line = WorkerLine(lambda *_: None, lambda: None)
-        jobs = Jobs(tools, line, own, {}, ended=print, retire=print, kill=print)
+        context: Context = _context(group, Children(), tmp_path, tmp_path, JournalContents())
+        worker_channel = WorkerChannel(lambda *_: None, lambda: None)
+        jobs = WorkerJobs(context, worker_channel, own, {}, ended=print, retire=print, kill=print)
 
-        asyncio.get_running_loop().call_soon(jobs.hear, Said(id=1), tools.null)
+        asyncio.get_running_loop().call_soon(jobs.receive, WorkerMessage(id=1), context.null)
 
         with pytest.raises(LostChild, match="could not be watched: Too many open files"):
-            await jobs.run(launch_of("python"), tools.null, None)
-    line.far_end.close()
-    line.close()
-    tools.deadlines.close()
+            await jobs.run(launch_of("python"), context.null, None)
+    worker_channel.far_end.close()
+    worker_channel.close()
+    context.deadlines.close()
 
 
 @needs_strace
@@ -76,7 +76,7 @@ def test_a_job_whose_process_cannot_be_waited_for_is_not_started_again(forked: C
     )
     forked.value("work:note")  # its worker is there
 
-    tamper("epoll_ctl", "error=ENOSPC:when=2")  # the first is its output's
+    tamper("epoll_ctl", "error=ENOSPC:when=2")  # the first is the output's
     ended = forked.run("work:note")
 
     assert ended.outcome is Outcome.UNKNOWN
@@ -85,8 +85,8 @@ def test_a_job_whose_process_cannot_be_waited_for_is_not_started_again(forked: C
 
 
 @needs_strace
-def test_what_the_kernel_has_no_room_to_send_is_sent_a_moment_later(forked: Calls, tamper):
-    """Who waits for it in vain kills the worker, but only after minutes."""
+def test_a_message_that_the_kernel_has_no_room_for_is_sent_a_moment_later(forked: Calls, tamper):
+    """Without the retry, the launcher would kill the worker, after minutes."""
     forked.write("work", "def nothing(): pass\n")
     forked.value("work:nothing")  # its worker is there
 
@@ -95,12 +95,12 @@ def test_what_the_kernel_has_no_room_to_send_is_sent_a_moment_later(forked: Call
     assert forked.run("work:nothing").outcome is Outcome.SUCCEEDED
 
 
-def test_both_ends_of_the_line_to_a_worker_have_the_same_protocol_and_limit():
+def test_both_ends_of_the_channel_to_a_worker_have_the_same_protocol_and_limit():
     assert (channel.PROTOCOL, channel.MAX_PACKET) == (WORKER_PROTOCOL, _MAX_PACKET)
 
 
 def test_a_worker_of_another_protocol_leaves_the_jobs_to_fresh_interpreters(host, supervisor, tmp_path):
-    """As after an upgrade under a launcher that runs on."""
+    """This is what an upgrade under a running launcher looks like."""
     calls = calls_of_a_copy(host, supervisor, tmp_path)
     upgrade(calls)
 
@@ -132,7 +132,7 @@ def calls_of_a_copy(host: Host, supervisor: Supervisor, folder: Path) -> Calls:
 
 
 def upgrade(calls: Calls) -> None:
-    """Put a worker in its place that speaks another protocol."""
+    """Replace the worker with one that speaks another protocol."""
     file = calls.worker.with_name("channel.py")
     this = f"PROTOCOL = {WORKER_PROTOCOL} "
     text = file.read_text()

@@ -1,4 +1,4 @@
-"""Warm workers: when they are started, what becomes of jobs when they fail, and when they go."""
+"""Warm workers: when they are started, what happens to jobs when they fail, and when they end."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def forked(forked: Calls) -> Calls:
         ("import os; os.kill(os.getpid(), 11)", "its worker was ended by SIGSEGV while it imported bad", ""),
     ],
 )
-def test_a_preload_that_fails_is_told_as_what_it_is(forked, source, problem, words):
+def test_a_preload_that_fails_is_reported_as_such(forked, source, problem, words):
     forked.write("bad", source)
     forked.preload = ["job", "bad"]
 
@@ -104,7 +104,7 @@ def test_a_preload_that_failed_is_tried_again_for_the_next_job_only(forked, tmp_
         ("import asyncio; loop = asyncio.new_event_loop()", "event loop _UnixSelectorEventLoop"),
     ],
 )
-def test_a_preload_that_no_fork_would_bear_is_named_and_jobs_are_spawned(forked, source, hazard):
+def test_a_preload_that_a_fork_would_break_is_named_and_jobs_are_spawned(forked, source, hazard):
     forked.write("risky", source)
     forked.preload = ["risky"]
 
@@ -118,7 +118,7 @@ def test_a_preload_that_no_fork_would_bear_is_named_and_jobs_are_spawned(forked,
     wait_until(lambda: not forked.workers())
 
 
-def test_what_a_preload_prints_stands_in_the_first_log(forked):
+def test_what_a_preload_prints_is_in_the_first_log(forked):
     forked.write("loud", "print('loading')")
     forked.preload = ["loud"]
 
@@ -127,7 +127,7 @@ def test_what_a_preload_prints_stands_in_the_first_log(forked):
     assert (forked.output(first), forked.output(second)) == ("loading\n", "")
 
 
-def test_while_it_imports_jobs_keep_their_time_and_can_be_stopped_and_suspended(forked, tmp_path):
+def test_while_it_imports_jobs_keep_their_time_limit_and_can_be_stopped_and_suspended(forked, tmp_path):
     os.mkfifo(tmp_path / "gate")
     forked.write("slow", f"open('{tmp_path}/gate').read()")
     forked.preload = ["slow"]
@@ -137,7 +137,7 @@ def test_while_it_imports_jobs_keep_their_time_and_can_be_stopped_and_suspended(
     end = forked.supervisor.ended(late)
     assert (end.outcome, end.problem) == (Outcome.TIMEOUT, "its warm worker took all of its time")
 
-    with (tmp_path / "gate").open("w"):  # and so it is ready
+    with (tmp_path / "gate").open("w"):  # so it is ready
         wait_until(forked.workers)
     other = forked.run("job:parent")
     forked.supervisor.say(ContinueProcesses(suspended))
@@ -161,7 +161,7 @@ def test_an_interpreter_behind_another_program_is_not_forked(forked, tmp_path):
 
 
 def running(folder: Path, count: int = 1) -> list[int]:
-    """Return the pids of so many jobs, once they run."""
+    """Return the pids of this many jobs, once they run."""
     return [int(pid) for pid in written(folder / "told", count).split()]
 
 
@@ -182,13 +182,13 @@ def test_the_end_of_a_job_is_not_lost_with_its_worker(forked, tmp_path):
     assert forked.run("job:parent").result != b'{"ok":%d}' % worker
 
 
-def test_a_job_that_ended_while_its_worker_stood_still_is_known(forked, tmp_path):
+def test_the_end_of_a_job_while_its_worker_was_stopped_is_noticed(forked, tmp_path):
     key = forked.launch("job:wait", str(tmp_path))
     running(tmp_path)
-    forked.supervisor.started(key)  # so the worker has handed over the process
+    forked.supervisor.started(key)  # so the worker has sent the process
     (worker,) = forked.workers()
 
-    os.kill(worker, signal.SIGSTOP)  # as a debugger might
+    os.kill(worker, signal.SIGSTOP)  # a debugger could do this
     (tmp_path / "enough").touch()
 
     end = forked.supervisor.ended(key)
@@ -197,7 +197,7 @@ def test_a_job_that_ended_while_its_worker_stood_still_is_known(forked, tmp_path
 
 
 @pytest.mark.parametrize("limit", [None, 0.5])
-def test_a_job_ends_in_time_when_its_worker_stands_still(forked, limit):
+def test_a_job_ends_in_time_when_its_worker_is_stopped(forked, limit):
     forked.run("job:parent")
     (worker,) = forked.workers()
     os.kill(worker, signal.SIGSTOP)
@@ -205,7 +205,7 @@ def test_a_job_ends_in_time_when_its_worker_stands_still(forked, limit):
     key = forked.launch("job:parent", timeout=limit)
     if limit is None:
         forked.isolation = SPAWN
-        forked.run("job:parent")  # what came before it is handed over by now
+        forked.run("job:parent")  # everything before it has been sent by now
         forked.supervisor.say(StopProcesses(key, 0.0))
 
     outcome = Outcome.CANCELLED if limit is None else Outcome.TIMEOUT
@@ -224,7 +224,7 @@ def test_a_job_can_be_cancelled_when_its_worker_is_dead(forked, tmp_path):
     assert not is_alive(pids[0])
 
 
-def test_workers_killed_again_and_again_cost_no_job_its_end(forked, tmp_path):
+def test_no_end_is_lost_when_workers_are_killed_again_and_again(forked, tmp_path):
     script = "import os\ndef note(folder, n):\n open(f'{folder}/{n}', 'a').write('x')\n return n\n"
     forked.write("note", script)
     keys = []
@@ -240,7 +240,7 @@ def test_workers_killed_again_and_again_cost_no_job_its_end(forked, tmp_path):
         runs = len((tmp_path / str(number)).read_text()) if (tmp_path / str(number)).exists() else 0
         if end.outcome is Outcome.SUCCEEDED:
             assert (runs, end.result) == (1, b'{"ok":%d}' % number)
-        elif end.outcome is Outcome.UNKNOWN:  # killed between the fork and the word of it
+        elif end.outcome is Outcome.UNKNOWN:  # killed between the fork and its message
             assert end.problem == "its warm worker died while it started it"
             assert runs <= 1
         else:
@@ -250,7 +250,7 @@ def test_workers_killed_again_and_again_cost_no_job_its_end(forked, tmp_path):
     assert "will report returncode 255" not in forked.host.said
 
 
-def test_a_worker_that_dies_while_it_starts_takes_only_one_job_along(forked, tmp_path):
+def test_a_worker_that_dies_while_it_starts_fails_only_one_job(forked, tmp_path):
     forked.write(
         "once", f"import os\ntry: os.mkdir('{tmp_path}/was')\nexcept OSError: pass\nelse: os._exit(1)"
     )
@@ -289,7 +289,7 @@ def test_a_worker_that_still_imports_dies_with_its_launcher(host, forked, tmp_pa
     wait_until(lambda: not any(map(is_alive, workers)))
 
 
-def test_a_launcher_that_leaves_takes_its_workers_along(host, forked):
+def test_a_launcher_that_exits_ends_its_workers(host, forked):
     forked.run("job:parent")
     workers = forked.workers()
 
@@ -303,7 +303,7 @@ def test_a_launcher_that_leaves_takes_its_workers_along(host, forked):
 # --- when another one is needed -------------------------------------------------------------------------
 
 
-def test_a_changed_interpreter_is_seen_by_the_next_job(forked, tmp_path):
+def test_the_next_job_notices_a_changed_interpreter(forked, tmp_path):
     python = tmp_path / "python"
     python.symlink_to(Path(sys.executable).resolve())
     forked.interpreter = str(python)
@@ -317,7 +317,7 @@ def test_a_changed_interpreter_is_seen_by_the_next_job(forked, tmp_path):
     wait_until(lambda: before not in forked.workers())
 
 
-def test_a_changed_file_of_a_preloaded_module_is_seen_by_the_next_job(forked):
+def test_the_next_job_notices_a_changed_file_of_a_preloaded_module(forked):
     forked.write("version", "number = 1\ndef tell(): return number\n")
     forked.preload = ["version"]
     assert forked.value("version:tell") == 1
@@ -343,7 +343,7 @@ def test_renewed_workers_finish_what_they_have_and_the_next_job_gets_another(for
     wait_until(lambda: old not in forked.workers())
 
 
-def test_what_a_preload_was_unfit_for_is_looked_at_again_after_a_renewal(forked, tmp_path):
+def test_an_unfit_preload_is_tried_again_after_a_renewal(forked, tmp_path):
     forked.write(
         "loop",
         f"import asyncio, os\nif not os.path.exists('{tmp_path}/mended'): loop = asyncio.new_event_loop()",
@@ -372,7 +372,7 @@ def test_jobs_of_other_interpreters_paths_and_startups_have_workers_of_their_own
     assert forked.value("job:parent", env={"X": "1"}) == forked.value("job:parent", env={"X": "2"})
 
 
-def test_of_many_workers_that_idle_the_latest_eight_are_kept(forked):
+def test_of_many_idle_workers_the_latest_eight_are_kept(forked):
     parents = [forked.value("job:parent", env={"PYTHON_NUMBER": str(number)}) for number in range(11)]
 
     wait_until(lambda: sorted(forked.workers()) == sorted(parents[-8:]))
@@ -395,7 +395,7 @@ def test_a_worker_that_waits_for_jobs_makes_no_system_call(forked):
     assert switches() == before
 
 
-def test_a_worker_that_says_what_no_worker_says_is_done_away_with(forked):
+def test_a_worker_that_sends_nonsense_is_killed(forked):
     forked.write("mad", MAD)
     forked.preload = ["mad"]
 
