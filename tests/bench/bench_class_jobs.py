@@ -1,15 +1,16 @@
-"""How fast do class jobs go through, durably, end to end? P5, P6: beside RQ, Huey, Celery and a bare fork.
+"""How fast do class jobs go through, durably, end to end? P5, P6: beside peers and a bare fork.
 
 All run a function that does nothing in processes that hold 60 MB of Python objects; RQ and Celery on a Redis
 that syncs each change, Huey on a SQLite that does. bgd's jobs are timed from the first byte of their submit
 to the last one's end, the peers' from when a tenth of a full queue is done: without their start.
-The peers are installed on the first run, see `class_jobs/installing.py`.
+The peers are installed on the first run, see `installing.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from pathlib import Path
 from bgd.core.spec import Isolation, JobSpec
 from bgd.wire.replies import Submitted
 from bgd.wire.requests import Cancel, SubmitMany
-from tests.bench.class_jobs import installing, memory, processor
+from tests.bench import installing
+from tests.bench.class_jobs import memory, processor
 from tests.bench.harness import BareClient, daemon, report, spread
 from tests.support import wait_until
 
@@ -36,6 +38,8 @@ PEERS_JOBS = {
     "huey_processes": 6_000,
     "celery_pool": 3_000,
     "celery_process_each": 100,
+    "dramatiq_processes": 3_000,
+    "procrastinate": 500,
 }
 
 
@@ -91,11 +95,12 @@ def bare_forks(at_once: int, count: int) -> tuple[float, float]:
 
 def peer_run(name: str, at_once: int, count: int) -> tuple[float, float]:
     program = [str(installing.peers_python()), str(PROGRAMS / "peers.py"), name, str(at_once), str(count)]
-    with tempfile.TemporaryDirectory(prefix="bgd-bench-") as folder, installing.redis(Path(folder)):
+    broker = installing.postgresql if name == "procrastinate" else installing.redis
+    with tempfile.TemporaryDirectory(prefix="bgd-bench-") as folder, broker(Path(folder)):
         run = subprocess.run(
             program,
             cwd=folder,
-            env={"PYTHONPATH": str(PROGRAMS), "HOME": folder},
+            env={"PYTHONPATH": str(PROGRAMS), "HOME": folder, "PATH": os.environ["PATH"]},
             capture_output=True,
             check=False,
         )

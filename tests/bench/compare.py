@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.bench.class_jobs.installing import CACHE
+from tests.bench.installing import CACHE
 from tests.support import ROOT
 
 # Each question with the arguments of one round

@@ -16,9 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import dramatiq
 import memory
+import procrastinate
+import psycopg
 import work
 from celery import Celery
+from dramatiq.brokers.redis import RedisBroker
 from huey import SqliteHuey
 from redis import Redis
 from rq import Queue, SimpleWorker, Worker
@@ -112,12 +116,84 @@ class CeleryPool:
         return int(Redis(unix_socket_path=BROKER, db=1).dbsize())
 
 
+dramatiq.set_broker(RedisBroker(client=Redis(unix_socket_path=BROKER, db=2)))
+DONE = Path("dramatiq.done")  # workers add a byte for each job, since Dramatiq keeps no count of its own
+
+
+@dramatiq.actor  # type: ignore[untyped-decorator]  # the peers are not installed where types are checked
+def dramatiq_nothing() -> None:
+    work.nothing()
+    fd = os.open(DONE, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, b".")
+    os.close(fd)
+
+
+@dramatiq.actor  # type: ignore[untyped-decorator]
+def dramatiq_stay(folder: str) -> None:
+    work.stay(folder)
+
+
+class Dramatiq:
+    """Processes with one thread each that do one job after the other."""
+
+    def queue(self, count: int) -> None:
+        for _ in range(count):
+            dramatiq_nothing.send()
+
+    def queue_stay(self, folder: str) -> None:
+        for _ in range(4):  # a process fetches some ahead, which none of the others then gets
+            dramatiq_stay.send(folder)
+
+    def programs(self, at_once: int) -> list[list[str]]:
+        program = str(Path(sys.executable).with_name("dramatiq"))
+        return [[program, "peers", "--processes", str(at_once), "--threads", "1"]]
+
+    def finished(self) -> int:
+        return DONE.stat().st_size if DONE.exists() else 0
+
+
+DATABASE = {"host": str(Path.cwd()), "user": "bench", "dbname": "postgres"}
+procrastinate_app = procrastinate.App(connector=procrastinate.SyncPsycopgConnector(kwargs=DATABASE))
+procrastinate_nothing = procrastinate_app.task(name="nothing")(work.nothing)
+procrastinate_stay = procrastinate_app.task(name="stay")(work.stay)
+
+
+class Procrastinate:
+    """A process for each job at a time, which does one after the other; on PostgreSQL."""
+
+    def queue(self, count: int) -> None:
+        with procrastinate_app.open():
+            procrastinate_app.schema_manager.apply_schema()
+            for _ in range(count):
+                procrastinate_nothing.defer()
+
+    def queue_stay(self, folder: str) -> None:
+        with procrastinate_app.open():
+            procrastinate_stay.defer(folder=folder)
+
+    def programs(self, at_once: int) -> list[list[str]]:
+        return [[sys.executable, __file__, "work", "procrastinate"]] * at_once
+
+    def finished(self) -> int:
+        with psycopg.connect(**DATABASE) as connection:
+            query = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'succeeded'"
+            row = connection.execute(query).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def work(self) -> None:
+        connector = procrastinate.PsycopgConnector(kwargs=DATABASE)
+        with procrastinate_app.replace_connector(connector) as app:
+            app.run_worker(concurrency=1, install_signal_handlers=False)
+
+
 PEERS: dict[str, Callable[[], Peer]] = {
     "rq_forking": lambda: Rq("rq_forking", Worker),
     "rq_simple": lambda: Rq("rq_simple", SimpleWorker),
     "huey_processes": Huey,
     "celery_pool": CeleryPool,
     "celery_process_each": lambda: CeleryPool(1),
+    "dramatiq_processes": Dramatiq,
+    "procrastinate": Procrastinate,
 }
 
 
@@ -169,9 +245,9 @@ def end_tree(program: subprocess.Popen[bytes]) -> None:
 def main() -> None:
     match sys.argv[1:]:
         case ["work", name]:
-            rq = PEERS[name]()
-            assert isinstance(rq, Rq)
-            rq.work()
+            peer = PEERS[name]()
+            assert isinstance(peer, Rq | Procrastinate)
+            peer.work()
         case [name, at_once, count]:
             print(json.dumps(measure(PEERS[name](), int(at_once), int(count))))
         case _:
@@ -179,4 +255,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import peers  # under the name by which its tasks are known to the workers
+
+    peers.main()

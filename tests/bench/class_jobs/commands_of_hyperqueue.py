@@ -1,0 +1,33 @@
+"""HyperQueue at commands that do nothing: `commands_of_hyperqueue.py COUNT SLOTS` prints jobs a second.
+
+Run with the peers' Python. Server and worker are in this process, and keep nothing on disk.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from hyperqueue import Job, LocalCluster
+from hyperqueue.cluster import WorkerConfig
+
+
+def job(count: int) -> Job:
+    made = Job()
+    for _ in range(count):
+        made.program(["/bin/true"], stdout=None, stderr=None)
+    return made
+
+
+def main(count: int, slots: int) -> None:
+    with LocalCluster() as cluster:
+        cluster.start_worker(WorkerConfig(cores=slots))
+        client = cluster.client()
+        client.wait_for_jobs([client.submit(job(slots))])  # the worker is there
+        began = time.perf_counter()
+        client.wait_for_jobs([client.submit(job(count))])
+        print(count / (time.perf_counter() - began))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
