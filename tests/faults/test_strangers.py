@@ -19,8 +19,8 @@ from tests.faults.watching import Bystander, connected, push, rest_of, say
 MOST_GROWN = 40  # MiB; docs/faults.md has the measured figure
 LARGE = frame(encode(Submit(1, JobSpec(argv=("/bin/true", *["x" * 100_000] * 9), env={}, cwd="/"))))
 STALLED = (
-    b"half a frame",
-    b"nothing came of a large request",
+    b"half a frame arrived",
+    b"no byte of a large request",
 )  # without others that wait for memory, and with some
 LIST_WITH = b"\x83\xa4type\xa4list\xa2id\x01\xa1z"  # and an unknown field
 

@@ -119,7 +119,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if not may_connect(actor, self._server.uid):
             self._refuse(ErrorCode.NOT_ALLOWED, f"this daemon serves uid {self._server.uid} and root only")
             return
-        self._set_deadline(HELLO_SECONDS, "no hello came")
+        self._set_deadline(HELLO_SECONDS, "no hello arrived in time")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client."""
@@ -147,7 +147,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._flow.pause_writing()
         if self._flow.has_reserved:  # a client must not keep this room for ever by reading nothing
             self._set_deadline(
-                FRAME_SECONDS, "a request has begun, and its client does not read what it was sent"
+                FRAME_SECONDS, "the client does not read its answers, and has sent only a part of a request"
             )
 
     def resume_writing(self) -> None:
@@ -226,7 +226,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Give a partial frame some time to end."""
         reader = self._reader
         if reader.is_mid_frame and self._flow.reserve(reader.announced, reader.missing):
-            self._set_deadline(FRAME_SECONDS, "half a frame, and the rest did not come")
+            self._set_deadline(FRAME_SECONDS, "half a frame arrived, and the rest did not follow in time")
             self._schedule_stall_check()
 
     # --- backpressure -------------------------------------------------------------------------------
@@ -261,8 +261,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._transport.is_closing():
             return
         if self._flow.blocks_others and self._is_stalled():
-            waited = f"nothing came of a large request for {STILL_SECONDS:g} s"
-            self._refuse(ErrorCode.FULL, f"{waited}, and others wait: send it again")
+            stalled = f"no byte of a large request arrived for {STILL_SECONDS:g} s"
+            self._refuse(ErrorCode.FULL, f"{stalled} while others wait: send it again")
         else:
             self._schedule_stall_check()
 

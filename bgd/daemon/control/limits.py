@@ -123,7 +123,7 @@ class FlowControl:
         return self.has_reserved and self._budgets.unread.has_waiters
 
     def close(self) -> None:
-        """Give back everything: the client is gone."""
+        """Give back what `reserve` took, and pass on any turn in line: the client is gone."""
         self._is_closed = True
         self.release()
 

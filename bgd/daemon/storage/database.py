@@ -117,7 +117,7 @@ class DatabaseConnection:
             raise broken from error
         except (msgspec.MsgspecError, ValueError) as error:
             # the pages are sound, but no bgd wrote this content; other rows may still be readable
-            raise _damaged(error, self._path) from error
+            raise damaged(error, self._path) from error
 
 
 @contextmanager
@@ -186,7 +186,7 @@ def translate_error(error: sqlite3.Error, path: str) -> StoreBroken | None:
     """Return what SQLite's error says about the file; None if it says something about the program."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # raised by Python, which cannot decode a value as text
-        return _damaged(error, path)
+        return damaged(error, path)
     if code & PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
         return DiskFull(f"disk full: database {path}: {error}", _MAKE_ROOM)
     remedy = _REMEDIES.get(code) or _REMEDIES.get(code & PRIMARY)
@@ -198,7 +198,8 @@ def translate_error(error: sqlite3.Error, path: str) -> StoreBroken | None:
     return None if remedy is None else StoreBroken(f"database {path}: {error}", remedy)
 
 
-def _damaged(error: Exception, path: str) -> StoreBroken:
+def damaged(error: Exception, path: str) -> StoreBroken:
+    """Return the error for content that no bgd wrote, or that cannot be read."""
     return StoreBroken(f"database {path} is damaged ({_on_one_line(error)})", DAMAGED)
 
 

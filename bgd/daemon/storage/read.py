@@ -42,7 +42,7 @@ _FEW = 10_000  # jobs that a list reads one by one; 10 ms
 _MAX_CACHED = 1024  # most jobs have the usual conditions, and many of the rest those of their neighbours
 
 _STATES = {state.value: state for state in State}
-_BEFORE_ITS_TIME = frozenset({State.SCHEDULED, State.BLOCKED, State.HELD})
+_BEFORE_ITS_TIME = WAITING - {State.QUEUED}
 
 # A list without states shows, up to its limit, what runs before what waits before what has finished
 _BY_INTEREST: tuple[tuple[State, ...], ...] = (

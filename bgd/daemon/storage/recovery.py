@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.job import JobId, State
+from bgd.core.job import ACTIVE, JobId, State
 from bgd.daemon.storage.copying import DatabaseCopy, check_copy
 from bgd.daemon.storage.database import (
     StoreBroken,
@@ -36,7 +36,6 @@ _BATCH = 10_000  # events at a time: a million jobs may wait
 _HELD = "restored from a backup: it may have run since"
 
 _WAITING = (State.QUEUED, State.SCHEDULED, State.BLOCKED)
-_ACTIVE = (State.RUNNING, State.STOPPING)
 
 
 class RecoveryResult(Struct, frozen=True, kw_only=True):
@@ -208,7 +207,7 @@ def _hold(db: sqlite3.Connection, skipped: int, at: float) -> int:
 def _disown(db: sqlite3.Connection, launcher: str) -> int:
     jobs = [
         row
-        for state in _ACTIVE
+        for state in ACTIVE
         for row in db.execute("SELECT id, policy FROM jobs WHERE state = ?", (state.value,)).fetchall()
     ]
     for job_id, packed in jobs:

@@ -12,7 +12,7 @@ from pathlib import Path
 from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import copying, pruning, read, recovery, write
-from bgd.daemon.storage.database import DAMAGED, DatabaseConnection, StoreBroken, transaction
+from bgd.daemon.storage.database import DatabaseConnection, StoreBroken, damaged, transaction
 from bgd.daemon.storage.records import (
     QueueControls,
     RecentStats,
@@ -161,7 +161,7 @@ class Store(StoreReader):
 
     def damaged(self, error: Exception) -> StoreBroken:
         """Return the error for rows that contradict each other."""
-        return StoreBroken(f"database {self._path} is damaged ({error})", DAMAGED)
+        return damaged(error, self._path)
 
     async def close(self) -> None:
         """Close all connections, the writing one last: that moves the -wal file into the database."""

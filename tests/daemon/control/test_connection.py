@@ -73,7 +73,7 @@ async def test_client_that_does_not_say_hello_in_time_is_disconnected(config, la
     async with served(config, launcher) as life:
         caller = await life.call(greet=False)
         caller.send_raw(begun)
-        assert await caller.refusal() == Failed(0, ErrorCode.PROTOCOL, "no hello came")
+        assert await caller.refusal() == Failed(0, ErrorCode.PROTOCOL, "no hello arrived in time")
 
 
 async def test_client_that_has_said_hello_may_be_silent(config, launcher, monkeypatch):
@@ -157,7 +157,7 @@ async def test_client_whose_frame_stays_incomplete_is_disconnected(config, launc
     async with served(config, launcher) as life:
         caller = await life.call()
         caller.send_raw(raw_submit({"argv": ["true"]})[:-1])
-        assert "half a frame" in (await caller.refusal()).message
+        assert "half a frame arrived" in (await caller.refusal()).message
 
 
 async def test_frame_that_arrives_byte_by_byte_gets_no_more_time(config, launcher, monkeypatch):
@@ -170,7 +170,7 @@ async def test_frame_that_arrives_byte_by_byte_gets_no_more_time(config, launche
         while not connection._transport.is_closing():
             slow.send_raw(b"\x91")
             assert await is_alive(other)  # gives the daemon some turns between two bytes
-        assert "half a frame" in (await slow.refusal()).message
+        assert "half a frame arrived" in (await slow.refusal()).message
 
 
 async def test_frame_in_pieces_is_one_request(config, launcher):

@@ -89,7 +89,7 @@ async def test_deadline_of_a_large_request_stops_while_it_waits_for_room(config,
         await asked_until(late, begin(slow, life))
         patient.send(Submit(1, LARGE))
         late.send(Submit(1, LARGE))
-        assert "half a frame" in (await slow.refusal()).message
+        assert "half a frame arrived" in (await slow.refusal()).message
         await patient.hear(Submitted)
         await late.hear(Submitted)
         assert life.control.budgets.unread._used == 0
@@ -109,7 +109,7 @@ async def test_client_that_stops_in_a_large_request_is_disconnected_when_others_
         waiting.send(Submit(1, LARGE))
         refusal = await still.refusal()
         assert refusal.code is ErrorCode.FULL
-        assert "nothing came of a large request for 0.2 s, and others wait" in refusal.message
+        assert "no byte of a large request arrived for 0.2 s while others wait" in refusal.message
         await waiting.hear(Submitted)
         assert life.control.budgets.unread._used == 0
 
