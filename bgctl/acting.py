@@ -454,4 +454,4 @@ def _report(action: Action, results: Sequence[ActResult]) -> int:
                 click.echo(f"{result.job} {result.state if action.tells_state else action.done}")
     for error in errors:
         say(str(error))
-    return exit_codes.exit_code_for(errors[0]) if errors else 0
+    return exit_codes.exit_code_of_error(errors[0]) if errors else 0

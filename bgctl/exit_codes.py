@@ -29,7 +29,7 @@ KILLED = 137  # 128 + SIGKILL
 CANCELLED = 143  # 128 + SIGTERM
 
 
-def exit_code_for(error: BaseException) -> int:
+def exit_code_of_error(error: BaseException) -> int:
     """Return bgctl's exit code for an error."""
     return next((code for kind, code in _CODES_OF_ERRORS if isinstance(error, kind)), REFUSED)
 
@@ -46,7 +46,7 @@ _CODES_OF_ERRORS: tuple[tuple[type[BaseException], int], ...] = (  # the first m
 )
 
 
-def exit_code_of(job: Job) -> int:
+def exit_code_of_job(job: Job) -> int:
     """Return the exit code with which `run` and `wait` pass on how a job ended."""
     if job.state is State.SUCCEEDED:
         return 0

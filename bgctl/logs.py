@@ -14,7 +14,7 @@ import click
 
 from bgctl import exit_codes
 from bgctl.common import client, global_options, is_terminal, print_json, say, verb
-from bgctl.exit_codes import describe_end, exit_code_of
+from bgctl.exit_codes import describe_end, exit_code_of_job
 from bgctl.options import JobIdRanges, JobIdsType, chosen_ids, whole_number
 from bgctl.showing import say_if_waiting
 from bgctl.terminal import TerminalEscaper, without_colors
@@ -165,7 +165,7 @@ def _follow(daemon: Client, job: Job, printer: LogPrinter) -> int:
         printer.write(part)
     printer.end()
     job.wait()
-    if exit_code_of(job):
+    if exit_code_of_job(job):
         printer.end_line()
     return _report_end(job)
 
@@ -173,10 +173,10 @@ def _follow(daemon: Client, job: Job, printer: LogPrinter) -> int:
 def _report_end(job: Job) -> int:
     if global_options().json:
         print_json(job_as_json(job.view))
-    elif code := exit_code_of(job):
+    elif code := exit_code_of_job(job):
         say(f"job {job.id} {describe_end(job)}")
         return code
-    return exit_code_of(job)
+    return exit_code_of_job(job)
 
 
 def _how_to_return(job: Job) -> str:

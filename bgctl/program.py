@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         return exit_codes.BROKEN_PIPE
     except OSError as error:  # for example a full disk
-        return _complain(f"cannot write to stdout: {error.strerror}", exit_codes.exit_code_for(error))
+        return _complain(f"cannot write to stdout: {error.strerror}", exit_codes.exit_code_of_error(error))
     return code
 
 
@@ -36,11 +36,11 @@ def _run(arguments: list[str]) -> int:
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except (BrokenPipeError, KeyboardInterrupt) as error:  # nobody wants to read more
-        return exit_codes.exit_code_for(error)
+        return exit_codes.exit_code_of_error(error)
     except click.ClickException as error:
         return _complain(_message_of(error), exit_codes.USAGE)
     except (BgdError, OSError) as error:
-        return _complain(str(error), exit_codes.exit_code_for(error))
+        return _complain(str(error), exit_codes.exit_code_of_error(error))
     except Exception as error:  # a traceback does not help the user
         if os.environ.get("BGD_DEBUG"):
             raise

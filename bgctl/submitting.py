@@ -211,7 +211,7 @@ def problem_with_input(path: Path) -> str | None:
         return f"file {path} does not exist"
     if path.is_dir():
         return f"{path} is a folder, not a file"
-    return None if os.access(path, os.R_OK) else f"{path} is not readable for you"
+    return None if os.access(path, os.R_OK) else f"you may not read {path}"
 
 
 def _print_id(job: Job) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from bgctl.common import client, global_options, has_colors, is_terminal, print_json, say, verb
-from bgctl.exit_codes import FAILED, describe_end, exit_code_of
+from bgctl.exit_codes import FAILED, describe_end, exit_code_of_job
 from bgctl.options import DURATION, UNFINISHED, chosen_ids
 from bgctl.selecting import Selection, with_selection
 from bgd import Job
@@ -57,7 +57,7 @@ def wait_command(
             show_progress = reporter.show_progress if shows_progress else None
             for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=show_progress):
                 reporter.show_end(job)
-                finished.append(exit_code_of(job))
+                finished.append(exit_code_of_job(job))
                 if any_of_them:
                     break
     if len(job_ids) == 1:
