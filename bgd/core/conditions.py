@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from msgspec.structs import replace
 
 from bgd.core.heaps import DueHeap
-from bgd.core.job import NO_CONDITIONS, WAITING, Conditions, Job, JobId, Move, Now, State
+from bgd.core.job import MOVES, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Move, Now, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 
 # --- the conditions of one job ----------------------------------------------------------------------------
@@ -63,16 +63,7 @@ def waiting_state(due: float | None, conditions: Conditions, now: Now) -> State:
 
 def move_to(state: State, job: Job) -> Move:
     """Return the move that brings a waiting job to a state that `waiting_state` returned."""
-    match state:
-        case State.BLOCKED:
-            return Move.BLOCK
-        case State.SCHEDULED:
-            return Move.DEFER
-        case _:
-            return _TO_THE_QUEUE[job.state]
-
-
-_TO_THE_QUEUE = {State.HELD: Move.RELEASE, State.BLOCKED: Move.UNBLOCK, State.SCHEDULED: Move.COME_DUE}
+    return next(move for move, after in MOVES[job.state].items() if after is state)
 
 
 def expires_first(due: float | None, conditions: Conditions, now: Now) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import assert_never
 
 from msgspec.structs import replace
 
 from bgd.core.job import (
-    UNSEEN,
     Decision,
     ExceptionRules,
     Job,
@@ -24,14 +24,6 @@ SHORTEST_SNOOZE = 1.0  # seconds; a job may snooze for ever, but not a thousand 
 MOST_UNSEEN = 3  # ends in a row that nobody saw; a job that brings down the machine each time must stop
 
 SIGNALLED = 128  # plus the number of the signal
-_CODES = {
-    Outcome.SUCCEEDED: 0,
-    Outcome.ERROR: 1,
-    Outcome.TIMEOUT: 124,
-    Outcome.OOM: SIGNALLED + 9,  # SIGKILL
-    Outcome.LOG_LIMIT: SIGNALLED + 9,
-    Outcome.CANCELLED: SIGNALLED + 15,  # SIGTERM
-}
 
 NOT_WORTH_IT = "not retried after an end of this kind (retry_on, no_retry_on)"
 NO_USE = "the job said that another attempt would not help"
@@ -45,14 +37,29 @@ def exit_code_of(outcome: Outcome, exit_code: int | None, signal: int | None) ->
 
     None: it has none, because it never ran or nobody saw its end.
     """
-    if outcome is Outcome.EXIT:
-        return exit_code
-    if outcome is Outcome.SIGNAL:
-        return None if signal is None else SIGNALLED + signal
-    return _CODES.get(outcome)
+    match outcome:
+        case Outcome.SUCCEEDED:
+            code: int | None = 0
+        case Outcome.EXIT:
+            code = exit_code
+        case Outcome.SIGNAL:
+            code = None if signal is None else SIGNALLED + signal
+        case Outcome.ERROR:
+            code = 1
+        case Outcome.TIMEOUT:
+            code = 124
+        case Outcome.OOM | Outcome.LOG_LIMIT:
+            code = SIGNALLED + 9  # SIGKILL
+        case Outcome.CANCELLED:
+            code = SIGNALLED + 15  # SIGTERM
+        case Outcome.NOT_STARTED | Outcome.REFUSED | Outcome.SNOOZED | Outcome.INTERRUPTED | Outcome.UNKNOWN:
+            code = None
+        case _:
+            assert_never(outcome)
+    return code
 
 
-def move_after_end(
+def move_after_end(  # noqa: PLR0911 - one for each kind of outcome
     job: Job, outcome: Outcome, code: int | None, decision: Decision | None = None
 ) -> tuple[Move, str | None]:
     """Return the move after an attempt of an active job ended, and a reason for people.
@@ -60,15 +67,32 @@ def move_after_end(
     `code`: as from `exit_code_of`. `decision`: the job's own, or that of a rule. The reason is None where the
     outcome says enough.
     """
-    if outcome is Outcome.SUCCEEDED:
-        return Move.SUCCEED, None
-    if job.state is State.STOPPING and not job.making_way:
-        return Move.CANCEL, None
-    if job.state is State.STOPPING and outcome is Outcome.CANCELLED:
-        return Move.REQUEUE, None
-    if outcome in UNSEEN:
-        return _move_after_unseen_end(job, outcome)
-    return _move_after_seen_end(job, outcome, code, decision)
+    if job.state is State.STOPPING and outcome is not Outcome.SUCCEEDED:
+        if not job.making_way:
+            return Move.CANCEL, None
+        if outcome is Outcome.CANCELLED:
+            return Move.REQUEUE, None
+    match outcome:
+        case Outcome.SUCCEEDED:
+            return Move.SUCCEED, None
+        case Outcome.INTERRUPTED | Outcome.UNKNOWN:
+            return _move_after_unseen_end(job, outcome)
+        case Outcome.REFUSED | Outcome.CANCELLED:  # cancelled by a person at the launcher, not by bgd
+            return Move.GIVE_UP, None
+        case Outcome.SNOOZED:
+            return Move.SNOOZE, None
+        case (
+            Outcome.EXIT
+            | Outcome.SIGNAL
+            | Outcome.TIMEOUT
+            | Outcome.NOT_STARTED
+            | Outcome.OOM
+            | Outcome.LOG_LIMIT
+            | Outcome.ERROR
+        ):
+            return _move_after_failure(job, code, decision)
+        case _:
+            assert_never(outcome)
 
 
 def wait_after(
@@ -142,19 +166,6 @@ def with_policy(spec: JobSpec, policy: RetryPolicy) -> JobSpec:
         jitter=policy.jitter,
         rerun=policy.rerun,
     )
-
-
-def _move_after_seen_end(
-    job: Job, outcome: Outcome, code: int | None, decision: Decision | None
-) -> tuple[Move, str | None]:
-    if outcome in {
-        Outcome.REFUSED,
-        Outcome.CANCELLED,
-    }:  # cancelled, but not by bgd: somebody ended it at the launcher
-        return Move.GIVE_UP, None
-    if outcome is Outcome.SNOOZED:
-        return Move.SNOOZE, None
-    return _move_after_failure(job, code, decision)
 
 
 def _move_after_failure(job: Job, code: int | None, decision: Decision | None) -> tuple[Move, str | None]:
