@@ -1,10 +1,11 @@
-"""docs/development.md: the functions that it names are there."""
+"""docs/development.md: a line for every file, and only functions that exist."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +13,14 @@ from tests.docs.pages import page, section
 from tests.support import ROOT
 
 DEVELOPMENT = page("docs/development.md")
+OTHERS = {"CASES", "SEED", "SHARE", "TIME"}  # variables of make
 STEP = re.compile(r"`((?:bgd|bgctl)/[\w/]+\.py): ([\w.]+)`")
 
 
 @pytest.mark.parametrize("heading", ["## How a submit travels", "## How the end of a job travels"])
 def test_development_page_names_only_functions_that_there_are(heading):
     steps = STEP.findall(section(DEVELOPMENT, heading))
-    wrong = [f"{path}: {name}" for path, name in steps if name not in set(definitions(path))]
+    wrong = [f"{path}: {name}" for path, name in steps if name not in definitions(path)]
 
     assert len(steps) > 10
     assert not wrong, (
@@ -27,10 +29,72 @@ def test_development_page_names_only_functions_that_there_are(heading):
     )
 
 
-def definitions(path: str) -> Iterator[str]:
-    """Yield the classes and functions of a file, methods as `Class.method`; nothing if it is not there."""
-    if (ROOT / path).exists():
-        yield from _definitions_in(ast.parse((ROOT / path).read_text()).body)
+def test_development_page_has_one_line_for_every_file():
+    named = re.findall(r"^\| `([^`]+)` \|", section(DEVELOPMENT, "## Every file"), re.MULTILINE)
+    folders = tuple(name for name in named if name.endswith("/"))
+    files = {name for name in product_files() if not name.startswith(folders)}
+    missing = [f"| `{name}` | {purpose_of(name)} |" for name in sorted(files - set(named))]
+    gone = sorted(name for name in set(named) if not (ROOT / name).exists())
+    twice = sorted({name for name in named if named.count(name) > 1})
+
+    where = "docs/development.md, section 'Every file':"
+    assert not missing, f"{where} add these lines, in a few words:\n" + "\n".join(missing)
+    assert not gone, f"{where} remove or rename the lines of {gone}"
+    assert not twice, f"{where} keep one line of each of {twice}"
+
+
+def test_development_page_names_only_classes_and_constants_that_exist():
+    text = re.sub(r"^```.*?^```$", "", DEVELOPMENT, flags=re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`([A-Z][A-Za-z]{3,})(?:\.\w+)?`", text)) - OTHERS
+    there = {name for path in product_files() for name in definitions(path) | constants(path)}
+
+    assert not named - there, (
+        f"docs/development.md: {named - there} are not in the code: name what is there now"
+    )
+
+
+# --- reading the code -----------------------------------------------------------------------------------
+
+
+def product_files() -> list[str]:
+    """Return the product's Python files, except packages that only have a docstring or imports."""
+    paths = [path for room in ("bgd", "bgctl") for path in (ROOT / room).rglob("*.py")]
+    return [
+        str(path.relative_to(ROOT)) for path in paths if not (path.name == "__init__.py" and is_bare(path))
+    ]
+
+
+def is_bare(path: Path) -> bool:
+    return all(
+        isinstance(node, ast.Expr | ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__")
+        for node in ast.parse(path.read_text()).body
+    )
+
+
+def purpose_of(name: str) -> str:
+    """Return the first sentence of a module's docstring."""
+    docstring = ast.get_docstring(ast.parse((ROOT / name).read_text())) or "what it is for"
+    return " ".join(docstring.partition("\n\n")[0].split())
+
+
+def definitions(path: str) -> set[str]:
+    """Return the classes and functions of a file, methods as `Class.method`; none if it does not exist."""
+    tree = _tree_of(path)
+    return set(_definitions_in(tree.body))
+
+
+def constants(path: str) -> set[str]:
+    """Return the names that a file assigns at its top."""
+    assigned = [node for node in _tree_of(path).body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    targets = [
+        target for node in assigned for target in getattr(node, "targets", [getattr(node, "target", None)])
+    ]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _tree_of(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text() if (ROOT / path).exists() else "")
 
 
 def _definitions_in(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
@@ -39,3 +103,5 @@ def _definitions_in(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
             yield prefix + node.name
         if isinstance(node, ast.ClassDef):
             yield from _definitions_in(node.body, f"{prefix}{node.name}.")
+        elif isinstance(node, ast.If):  # for type checkers only
+            yield from _definitions_in(node.body, prefix)
