@@ -104,6 +104,7 @@ def test_an_older_copy_uses_no_id_twice(home):
     assert (first.returncode, first.stdout) == (69, "")
     assert "is an older copy" in first.stderr
     assert int(second.stdout) > MARGIN
+    assert home.bgctl("shutdown").returncode == 0  # of the daemon that bgctl has started
 
 
 def test_a_job_that_ran_at_the_time_of_the_copy_and_has_ended_since_is_not_run_again(home):
