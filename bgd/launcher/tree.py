@@ -152,9 +152,12 @@ class Tree:
         return living, [each for each in living if _name(each) in stopped]
 
     def signal(self, process: Process, signum: int) -> bool:
-        """Send a member a signal (TERM only once); return False if descriptors are short."""
+        """Send a member a signal; return False if descriptors are short.
+
+        A signal that asks it to end, such as TERM, is sent only once.
+        """
         sent = (process.pid, process.ticks, signum)
-        if signum == signal.SIGTERM and sent in self._sent:
+        if signum not in _SENT_AGAIN and sent in self._sent:
             return True
         try:
             was_there = send_signal(process, signum)
@@ -166,7 +169,7 @@ class Tree:
             if error.errno not in SHORTAGES:
                 raise
             return False
-        if signum in {signal.SIGTERM, signal.SIGKILL}:
+        if signum not in {signal.SIGSTOP, signal.SIGCONT}:
             self._sent.add(sent)
             self.was_signalled |= was_there and process.pid == self._pid
         return True
@@ -232,6 +235,7 @@ def _by_age(members: dict[int, Process], scan: Scan) -> list[Process]:
 
 _MAX_SCANS = 20  # a scan misses only processes started during it, and a stopped process starts none
 _BATCH = 50  # processes signalled in a row, some milliseconds, before the event loop gets a turn
+_SENT_AGAIN = {signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL}
 
 _MARK = re.compile(r"(.+)\.([0-9]{1,19})\.([0-9]{1,19})", re.DOTALL)
 
@@ -283,10 +287,22 @@ class Execution(Protocol):
 
 
 class Ladder:
-    """End one tree; the KILLs begin at the latest `grace` seconds from now."""
+    """End one tree; the KILLs begin at the latest `grace` seconds from now.
 
-    def __init__(self, tree: Tree, scanner: Scanner, deadlines: Deadlines, grace: float) -> None:
+    Args:
+        first: the signal that asks the processes to end.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        scanner: Scanner,
+        deadlines: Deadlines,
+        grace: float,
+        first: int = signal.SIGTERM,
+    ) -> None:
         self._tree = tree
+        self._first = first
         self._scanner = scanner
         self._deadlines = deadlines
         self._grace_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -307,7 +323,7 @@ class Ladder:
     async def bring_down(self) -> None:
         """Return when no process of the tree is left that can be ended."""
         while not self._grace_over.done():
-            living = await self._signal(signal.SIGTERM)
+            living = await self._signal(self._first)
             if not living:
                 break
             await self._wait_for_deaths(living, self._grace_over)
@@ -343,7 +359,7 @@ class Ladder:
         if len(living) > 1:
             living, _ = await self._tree.stop_all(self._scanner)
         self._reached_all = True
-        # a stopped process reacts to TERM only once it is continued, whoever stopped it
+        # a stopped process reacts only once it is continued, whoever stopped it
         for each_signum in (signum,) if signum == signal.SIGKILL else (signum, signal.SIGCONT):
             for process in reversed(living):  # children first: see `stop_all`
                 self._reached_all &= self._tree.signal(process, each_signum)
