@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Literal, Protocol, TypedDict
 
 from bgd.core.job import Outcome, State
-from bgd.core.spec import Isolation
+from bgd.core.spec import Isolation, StopSignal
 from bgd.wire.views import Progress
 
 
@@ -47,6 +47,7 @@ class FurtherOptions(TypedDict, total=False):
     * `no_retry_on`: retry after all exit codes except these.
     * `rerun`: run again an attempt whose end nobody saw.
     * `timeout`: limit on the time of each attempt.
+    * `stop_signal`: signal that asks it to end, usually TERM.
     * `delay`: start no sooner than this from now.
     * `at`: start no earlier than this time.
     * `expires`: start within this time from now, or never.
@@ -84,6 +85,7 @@ class FurtherOptions(TypedDict, total=False):
     retry_on: Sequence[int] | None
     no_retry_on: Sequence[int] | None
     rerun: bool | None
+    stop_signal: Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "WINCH", "KILL"] | None
     at: float | datetime | None
     expires: float | None
     after: Sequence[JobReference]
@@ -153,6 +155,7 @@ class EditOptions(TypedDict, total=False):
     no_retry_on: Sequence[int] | None
     rerun: bool | None
     timeout: float | None
+    stop_signal: Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "WINCH", "KILL"] | None
     delay: float
     at: float | datetime | None
     expires: float | None
@@ -231,3 +234,4 @@ class JobAttributes:
     core_max: int | None
     waited_seconds: float | None
     run_seconds: float | None
+    stop_signal: StopSignal | None

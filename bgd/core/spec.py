@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from msgspec import Meta, Struct
 
@@ -67,6 +67,23 @@ class Isolation(StrEnum):
     FORK = "fork"  # forked from an interpreter that has imported what it needs
     SPAWN = "spawn"  # a fresh interpreter
     REUSE = "reuse"  # no process of its own: an interpreter runs one job after another
+
+
+class StopSignal(StrEnum):
+    """The signal that asks the processes of a job to end. "SIGINT" and "int" are INT, too."""
+
+    TERM = "TERM"
+    INT = "INT"
+    HUP = "HUP"
+    QUIT = "QUIT"
+    USR1 = "USR1"
+    USR2 = "USR2"
+    WINCH = "WINCH"
+    KILL = "KILL"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        return cls.__members__.get(str(value).upper().removeprefix("SIG"))
 
 
 class Option(Struct, frozen=True):
@@ -138,6 +155,11 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     no_retry_on: Annotated[ExitCodes | None, Option("Retry after all exit codes except these")] = None
     rerun: Annotated[bool | None, Option("Run again an attempt whose end nobody saw")] = None
     timeout: Annotated[Timeout | None, Option("Limit on the time of each attempt", in_policy=True)] = None
+    stop_signal: Annotated[
+        StopSignal | None,
+        Option("Signal that asks it to end, usually TERM", in_policy=True, label="stops on"),
+    ] = None
+    """The first step of the stop sequence; KILL follows after the grace time. None: TERM."""
     delay: Annotated[Duration, Option("Start no sooner than this from now")] = 0.0
     at: Annotated[Instant | None, Option("Start no earlier than this time, for example 'tomorrow 9:00'")] = (
         None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
+from bgd.core.spec import StopSignal
 from bgd.launcher.cgroup import GroupFigures
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Countdown
@@ -172,7 +173,8 @@ class RunningAttempt:
         self._is_intact = False
         if self._ladder is None:
             self._suspension.is_on = False  # the ladder continues the processes that it signals
-            self._ladder = Ladder(self._tree, self._context.scanner, self._context.deadlines, grace)
+            first = signal.Signals[f"SIG{self._launch.stop_signal or StopSignal.TERM}"]
+            self._ladder = Ladder(self._tree, self._context.scanner, self._context.deadlines, grace, first)
             self._descent = self._context.group.create_task(self._descend(self._ladder))
         else:
             self._ladder.hasten(grace)

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd.core.job import Outcome
-from bgd.core.spec import Isolation
+from bgd.core.spec import Isolation, StopSignal
 from bgd.errors import ProtocolError
 
 LAUNCHING_PROTOCOL = 3
@@ -107,6 +107,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     * `keep_leftovers`: if the first process ends by itself, leave alone what it leaves running.
     * `own_group`: use a control group for this attempt where possible, even if no limit needs one.
     * `position`: as in Greeting.
+    * `stop_signal`: sent first to end the attempt. None: TERM.
     """
 
     key: AttemptKey
@@ -128,10 +129,14 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     keep_leftovers: bool = False
     own_group: bool = False
     position: int = 0
+    stop_signal: StopSignal | None = None
 
 
 class StopProcesses(Struct, frozen=True, tag="stop"):
-    """End an attempt: TERM to its whole process tree, and KILL after `grace` seconds. May be repeated."""
+    """End an attempt: send its stop signal to the whole process tree, and KILL after `grace` seconds.
+
+    May be repeated.
+    """
 
     key: AttemptKey
     grace: float

@@ -7,7 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from bgd.core.job import Outcome, State
-from bgd.core.spec import Isolation
+from bgd.core.spec import Isolation, StopSignal
 
 
 class Progress(Struct, frozen=True):
@@ -76,6 +76,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     core_max: int | None = None
     waited_seconds: float | None = None  # from submission to the latest start, or until now
     run_seconds: float | None = None  # of the latest attempt, as in AttemptView
+    stop_signal: StopSignal | None = None
 
 
 class JobProgress(Struct, frozen=True):

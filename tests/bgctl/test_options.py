@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from tests.support import seen
+from tests.support import seen, wait_until
 
 
 def test_every_option_of_a_command_reaches_the_job(daemon):
@@ -46,6 +46,32 @@ def test_limits_reach_the_job_and_are_shown(daemon):
 
     job = daemon.shown(job_id)
     assert (job["nice"], job["open_files"], job["keep_leftovers"]) == (7, None, False)
+
+
+def test_a_job_is_asked_to_end_by_the_signal_of_its_choice(daemon):
+    ready = daemon.folder / "ready"
+    script = f"trap 'echo interrupted; exit' INT; touch {ready}; while :; do sleep 0.05; done"
+    job_id = daemon.submit("--stop-signal", "SIGINT", "sh", "-c", script)
+    wait_until(ready.exists)
+
+    assert "  stops on   INT\n" in daemon.bgctl("show", job_id).stdout
+    daemon.bgctl("cancel", job_id)
+    daemon.bgctl("wait", job_id)
+
+    assert daemon.bgctl("logs", job_id).stdout == "interrupted\n"
+    assert daemon.shown(job_id)["outcome"] == "cancelled"
+
+
+def test_the_stop_signal_of_a_waiting_job_can_change(daemon):
+    job_id = daemon.submit("--hold", "--stop-signal", "int", "true")
+
+    daemon.bgctl("edit", job_id, "--stop-signal", "QUIT")
+    assert daemon.shown(job_id)["stop_signal"] == "QUIT"
+    daemon.bgctl("edit", job_id, "--unset", "stop-signal")
+
+    assert daemon.shown(job_id)["stop_signal"] is None
+    refused = daemon.bgctl("submit", "--stop-signal", "STOP", "true")
+    assert "'STOP' is not one of 'TERM', 'INT'" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
+from bgd.core.spec import StopSignal
 from bgd.wire.launching import AttemptKey, Launch, StopProcesses
 from tests.launcher.host import PATIENCE, STORE, Host, is_alive, needs_root, needs_strace, pids_in, written
 from tests.support import wait_until
@@ -121,6 +122,37 @@ def test_a_time_limit_ends_a_job_that_is_stopped_and_ignores_term(supervisor, tm
     written(tmp_path / "ready")
 
     assert supervisor.ended(key).outcome is Outcome.TIMEOUT
+
+
+@pytest.mark.parametrize("ending", ["cancel", "timeout"])
+def test_a_job_is_asked_to_end_by_the_signal_of_its_choice(host, supervisor, tmp_path, ending):
+    script = (
+        f"trap 'echo INT; exit 3' INT; trap 'echo TERM; exit 4' TERM; echo > {tmp_path}/ready;"
+        " while :; do sleep 0.05; done"
+    )
+    options = {"timeout": 1.0} if ending == "timeout" else {}
+    key = supervisor.launch("sh", "-c", script, stop_signal=StopSignal.INT, **options)
+    written(tmp_path / "ready")
+
+    if ending == "cancel":
+        supervisor.say(StopProcesses(key, PATIENCE))
+
+    end = supervisor.ended(key)
+    assert end.outcome is (Outcome.TIMEOUT if ending == "timeout" else Outcome.CANCELLED)
+    assert host.output(key) == b"INT\n"
+
+
+def test_a_job_that_ignores_the_signal_of_its_choice_is_killed_after_the_grace(supervisor, tmp_path):
+    script = (
+        f"trap 'echo told >> {tmp_path}/told' USR1; echo > {tmp_path}/ready; while :; do sleep 0.05; done"
+    )
+    key = supervisor.launch("sh", "-c", script, stop_signal=StopSignal.USR1)
+    written(tmp_path / "ready")
+
+    supervisor.say(StopProcesses(key, 0.5))
+
+    assert supervisor.ended(key).signal == signal.SIGKILL
+    assert (tmp_path / "told").read_text() == "told\n"  # and only once
 
 
 def test_term_is_sent_once_to_each_process(supervisor, tmp_path):
