@@ -38,7 +38,7 @@ SECURITY_HEADERS = (
     ("Cache-Control", "no-store"),
 )
 
-READING = ("GET", "HEAD")  # methods that change nothing
+SAFE_METHODS = ("GET", "HEAD")  # methods that change nothing
 _METHODS = (b"GET", b"HEAD", b"POST")
 _VERSIONS = (b"1.0", b"1.1")
 _END = b"\r\n\r\n"
@@ -46,7 +46,7 @@ _END = b"\r\n\r\n"
 _AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\n[ \t]")
 
 
-class Request(Struct, frozen=True, kw_only=True):
+class HttpRequest(Struct, frozen=True, kw_only=True):
     """The head of a request. `path` and `query` are as they were sent, still percent-encoded."""
 
     is_head: bool
@@ -61,7 +61,7 @@ class Request(Struct, frozen=True, kw_only=True):
         return [value for found, _, value in (pair.strip().partition("=") for pair in pairs) if found == name]
 
 
-class Response(Struct, frozen=True, kw_only=True):
+class HttpResponse(Struct, frozen=True, kw_only=True):
     """An answer. `body` None: the body is sent in parts, and its length is not known yet."""
 
     status: HTTPStatus = HTTPStatus.OK
@@ -78,12 +78,12 @@ class RequestRefused(ProtocolError):
         self.response = refusal(status, message, *headers)
 
 
-def refusal(status: HTTPStatus, message: str, *headers: tuple[str, str]) -> Response:
+def refusal(status: HTTPStatus, message: str, *headers: tuple[str, str]) -> HttpResponse:
     """Return an answer of one line of plain text."""
-    return Response(status=status, body=f"{message}\n".encode(), headers=headers)
+    return HttpResponse(status=status, body=f"{message}\n".encode(), headers=headers)
 
 
-class Exchange:
+class HttpExchange:
     """One request and its answer: bytes in, bytes out."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Exchange:
         self._received = bytearray()
         self._is_head = False
 
-    def receive(self, data: bytes) -> Request | None:
+    def receive(self, data: bytes) -> HttpRequest | None:
         """Take some bytes, and return the request once its head is complete. Ignore what follows the head.
 
         Raises:
@@ -108,7 +108,7 @@ class Exchange:
             return None
         return self._parsed(bytes(head))
 
-    def begin(self, response: Response) -> bytes:
+    def begin(self, response: HttpResponse) -> bytes:
         """Return the bytes of an answer, or of its head if the body comes in parts."""
         headers = [("Content-Type", response.content_type), *response.headers, *SECURITY_HEADERS]
         if response.body is not None:
@@ -127,7 +127,7 @@ class Exchange:
         """Return the bytes that end a body that came in parts."""
         return self._send(h11.EndOfMessage())
 
-    def _parsed(self, head: bytes) -> Request:
+    def _parsed(self, head: bytes) -> HttpRequest:
         self._connection.receive_data(head)
         try:
             event = self._connection.next_event()
@@ -139,7 +139,7 @@ class Exchange:
         _check(event, headers)
         path, _, query = event.target.decode("ascii").partition("?")
         method = event.method.decode("ascii")
-        return Request(is_head=self._is_head, method=method, path=path, query=query, headers=headers)
+        return HttpRequest(is_head=self._is_head, method=method, path=path, query=query, headers=headers)
 
     def _send(self, event: h11.Event) -> bytes:
         return self._connection.send(event) or b""

@@ -26,34 +26,34 @@ def limits(**queue_slots):
     return {queue: QueueRule(slots=slots) for queue, slots in queue_slots.items()}
 
 
-def scheduler(slots=1, **queue_slots):
+def make_scheduler(slots=1, **queue_slots):
     return Scheduler(slots, limits(**queue_slots), last_id=0, roll=lambda: 0.5)
 
 
-def submit(decider, policy=NO_RETRIES, now=NOW, **options):
-    return decider.submit(spec(**options), policy, now)
+def submit(scheduler, policy=NO_RETRIES, now=NOW, **options):
+    return scheduler.submit(spec(**options), policy, now)
 
 
-def started(decider):
+def started(scheduler):
     """Take the effects; return those that start attempts, as (job, attempt, slot)."""
     return [
         (effect.job.id, effect.job.attempt, effect.slot)
-        for effect in decider.take_effects()
+        for effect in scheduler.take_effects()
         if isinstance(effect, StartAttempt)
     ]
 
 
-def started_ids(decider):
-    return [job_id for job_id, _, _ in started(decider)]
+def started_ids(scheduler):
+    return [job_id for job_id, _, _ in started(scheduler)]
 
 
-def end(decider, job_id, outcome=Outcome.SUCCEEDED, now=NOW):
+def end(scheduler, job_id, outcome=Outcome.SUCCEEDED, now=NOW):
     """End the attempt of a job and return the SaveJob of that."""
-    decider.take_effects()
-    assert decider.ended(job_id, decider.get(job_id).attempt, outcome, now)
-    return next(effect for effect in decider.take_effects() if isinstance(effect, SaveJob))
+    scheduler.take_effects()
+    assert scheduler.ended(job_id, scheduler.get(job_id).attempt, outcome, now)
+    return next(effect for effect in scheduler.take_effects() if isinstance(effect, SaveJob))
 
 
-def dead_weight(decider):
+def dead_weight(scheduler):
     """Return how many entries of heaps stand for nothing if no job waits."""
-    return len(decider._table.queues) + len(decider._table.waiting)
+    return len(scheduler._table.queues) + len(scheduler._table.waiting)

@@ -10,7 +10,7 @@ from tests.core.scheduling import (
     NOW,
     dead_weight,
     limits,
-    scheduler,
+    make_scheduler,
     started,
     started_ids,
     submit,
@@ -20,163 +20,167 @@ MANY = 5_000
 PAUSED = QueueRule(paused=True)
 
 
-def finish(decider, job_id):
-    decider.ended(job_id, 1, Outcome.SUCCEEDED, NOW)
+def finish(scheduler, job_id):
+    scheduler.ended(job_id, 1, Outcome.SUCCEEDED, NOW)
 
 
 # --- large jobs ----------------------------------------------------------------------------------------
 
 
 def test_a_job_larger_than_all_slots_takes_them_all():
-    decider = scheduler(slots=2)
-    large, small = submit(decider, slots=9), submit(decider)
+    scheduler = make_scheduler(slots=2)
+    large, small = submit(scheduler, slots=9), submit(scheduler)
 
-    assert started_ids(decider) == [large]
-    assert (decider.running, decider.taken) == (1, 2)
-    finish(decider, large)
-    assert started_ids(decider) == [small]
+    assert started_ids(scheduler) == [large]
+    assert (scheduler.running, scheduler.taken) == (1, 2)
+    finish(scheduler, large)
+    assert started_ids(scheduler) == [small]
 
 
 def test_a_large_job_is_not_overtaken_for_ever():
-    decider = scheduler(slots=2)
-    first, _, large = submit(decider), submit(decider), submit(decider, slots=2)
-    later = [submit(decider, priority=-1) for _ in range(5)]
-    decider.take_effects()
+    scheduler = make_scheduler(slots=2)
+    first, _, large = submit(scheduler), submit(scheduler), submit(scheduler, slots=2)
+    later = [submit(scheduler, priority=-1) for _ in range(5)]
+    scheduler.take_effects()
 
-    finish(decider, first)
-    assert started(decider) == []
-    finish(decider, JobId(2))
-    assert started_ids(decider) == [large]
-    finish(decider, large)
-    assert started_ids(decider) == later[:2]
+    finish(scheduler, first)
+    assert started(scheduler) == []
+    finish(scheduler, JobId(2))
+    assert started_ids(scheduler) == [large]
+    finish(scheduler, large)
+    assert started_ids(scheduler) == later[:2]
 
 
 def test_a_job_larger_than_its_queue_runs_alone_in_it_and_beside_others():
-    decider = scheduler(slots=4, narrow=2)
-    small, large = submit(decider, queue="narrow"), submit(decider, queue="narrow", slots=3)
-    behind = submit(decider, queue="narrow")
-    other = submit(decider)
-    assert started_ids(decider) == [small, other]
+    scheduler = make_scheduler(slots=4, narrow=2)
+    small, large = submit(scheduler, queue="narrow"), submit(scheduler, queue="narrow", slots=3)
+    behind = submit(scheduler, queue="narrow")
+    other = submit(scheduler)
+    assert started_ids(scheduler) == [small, other]
 
-    finish(decider, small)
-    assert started_ids(decider) == [large]
-    finish(decider, large)
-    assert started_ids(decider) == [behind]
+    finish(scheduler, small)
+    assert started_ids(scheduler) == [large]
+    finish(scheduler, large)
+    assert started_ids(scheduler) == [behind]
 
 
 def test_slot_numbers_stay_within_the_slots_whatever_the_sizes():
-    decider = scheduler(slots=4)
-    submit(decider, slots=2)
-    submit(decider)
-    submit(decider)
-    assert [slot for _, _, slot in started(decider)] == [1, 2, 3]
+    scheduler = make_scheduler(slots=4)
+    submit(scheduler, slots=2)
+    submit(scheduler)
+    submit(scheduler)
+    assert [slot for _, _, slot in started(scheduler)] == [1, 2, 3]
 
-    decider.resize(2, {}, NOW)
+    scheduler.resize(2, {}, NOW)
     for job_id in map(JobId, (1, 3)):
-        finish(decider, job_id)
-    submit(decider)
-    assert [slot for _, _, slot in started(decider)] == [1]
+        finish(scheduler, job_id)
+    submit(scheduler)
+    assert [slot for _, _, slot in started(scheduler)] == [1]
 
 
 def test_a_running_job_keeps_its_number_of_slots_when_there_are_more():
-    decider = scheduler(slots=2)
-    submit(decider, slots=4)
-    small = submit(decider)
-    decider.take_effects()
+    scheduler = make_scheduler(slots=2)
+    submit(scheduler, slots=4)
+    small = submit(scheduler)
+    scheduler.take_effects()
 
-    decider.resize(3, {}, NOW)
+    scheduler.resize(3, {}, NOW)
 
-    assert started_ids(decider) == [small]
-    assert decider.taken == 3
+    assert started_ids(scheduler) == [small]
+    assert scheduler.taken == 3
 
 
 def test_a_restored_job_takes_as_many_slots_as_it_asks_for():
-    decider = scheduler(slots=3)
-    decider.restore(
+    scheduler = make_scheduler(slots=3)
+    scheduler.restore(
         Job(JobId(1), State.RUNNING, "default", 0, NO_RETRIES, attempt=1, conditions=Conditions(slots=2)),
         slot=3,
     )
 
-    ids = [submit(decider) for _ in range(2)]
+    ids = [submit(scheduler) for _ in range(2)]
 
-    assert started(decider) == [(ids[0], 1, 1)]
+    assert started(scheduler) == [(ids[0], 1, 1)]
 
 
 # --- rules ---------------------------------------------------------------------------------------------
 
 
 def test_a_paused_queue_starts_nothing_although_its_jobs_were_in_the_shared_heap():
-    decider = scheduler(slots=1)
-    running = submit(decider)
-    first, other, second = submit(decider, queue="a"), submit(decider, queue="b"), submit(decider, queue="a")
-    decider.take_effects()
+    scheduler = make_scheduler(slots=1)
+    running = submit(scheduler)
+    first, other, second = (
+        submit(scheduler, queue="a"),
+        submit(scheduler, queue="b"),
+        submit(scheduler, queue="a"),
+    )
+    scheduler.take_effects()
 
-    decider.resize(1, {"a": PAUSED}, NOW)
-    finish(decider, running)
-    assert started_ids(decider) == [other]
-    finish(decider, other)
-    assert started_ids(decider) == []
-    decider.resize(2, {}, NOW)
+    scheduler.resize(1, {"a": PAUSED}, NOW)
+    finish(scheduler, running)
+    assert started_ids(scheduler) == [other]
+    finish(scheduler, other)
+    assert started_ids(scheduler) == []
+    scheduler.resize(2, {}, NOW)
 
-    assert started_ids(decider) == [first, second]
+    assert started_ids(scheduler) == [first, second]
 
 
 def test_the_most_urgent_job_of_many_limited_queues_starts():
     names = [f"q{number}" for number in range(20)]  # so many that no order of looking finds only better ones
-    decider = scheduler(slots=1, **dict.fromkeys(names, 1))
-    running = submit(decider)
-    decider.take_effects()
+    scheduler = make_scheduler(slots=1, **dict.fromkeys(names, 1))
+    running = submit(scheduler)
+    scheduler.take_effects()
     mixed = [index * 7 % len(names) for index in range(len(names))]
     ids = {
-        priority: submit(decider, queue=name, priority=priority)
+        priority: submit(scheduler, queue=name, priority=priority)
         for name, priority in zip(names, mixed, strict=True)
     }
 
     for priority in sorted(ids, reverse=True):
-        finish(decider, running)
+        finish(scheduler, running)
         running = ids[priority]
-        assert started_ids(decider) == [running]
+        assert started_ids(scheduler) == [running]
 
 
 def test_a_queue_may_be_paused_and_limited_at_once():
-    decider = scheduler(slots=3)
+    scheduler = make_scheduler(slots=3)
 
-    decider.resize(3, {"a": QueueRule(slots=1, paused=True)}, NOW)
-    ids = [submit(decider, queue="a") for _ in range(2)]
-    assert started_ids(decider) == []
-    decider.resize(3, limits(a=1), NOW)
+    scheduler.resize(3, {"a": QueueRule(slots=1, paused=True)}, NOW)
+    ids = [submit(scheduler, queue="a") for _ in range(2)]
+    assert started_ids(scheduler) == []
+    scheduler.resize(3, limits(a=1), NOW)
 
-    assert started_ids(decider) == ids[:1]
+    assert started_ids(scheduler) == ids[:1]
 
 
 def test_rules_that_come_and_go_leave_nothing_behind():
-    decider = scheduler(slots=1)
-    running = submit(decider, priority=9)
-    ids = [submit(decider, queue=queue) for queue in ("a", "b", "a")]
-    decider.take_effects()
+    scheduler = make_scheduler(slots=1)
+    running = submit(scheduler, priority=9)
+    ids = [submit(scheduler, queue=queue) for queue in ("a", "b", "a")]
+    scheduler.take_effects()
 
     for number in range(MANY):
-        decider.resize(1, {"a": PAUSED, f"queue-{number}": PAUSED}, NOW)
-        decider.resize(1, {}, NOW)
-    assert len(decider._table.queues._heaps) < 5
+        scheduler.resize(1, {"a": PAUSED, f"queue-{number}": PAUSED}, NOW)
+        scheduler.resize(1, {}, NOW)
+    assert len(scheduler._table.queues._heaps) < 5
     for job_id in [running, *ids]:
-        finish(decider, job_id)
+        finish(scheduler, job_id)
 
-    assert started_ids(decider) == ids
-    assert dead_weight(decider) == 0
+    assert started_ids(scheduler) == ids
+    assert dead_weight(scheduler) == 0
 
 
 def test_jobs_cancelled_after_their_queue_got_a_rule_do_not_pile_up():
-    decider = scheduler(slots=1)
-    submit(decider, slots=1)
-    submit(decider, priority=9)  # jobs behind it in the shared heap do not come to the top
-    ids = [submit(decider, queue="a") for _ in range(MANY)]
+    scheduler = make_scheduler(slots=1)
+    submit(scheduler, slots=1)
+    submit(scheduler, priority=9)  # jobs behind it in the shared heap do not come to the top
+    ids = [submit(scheduler, queue="a") for _ in range(MANY)]
 
-    decider.resize(1, {"a": PAUSED}, NOW)
+    scheduler.resize(1, {"a": PAUSED}, NOW)
     for job_id in ids:
-        decider.cancel(job_id, NOW)
+        scheduler.cancel(job_id, NOW)
 
-    assert dead_weight(decider) < 400
+    assert dead_weight(scheduler) < 400
 
 
 # --- pauses --------------------------------------------------------------------------------------------
@@ -184,17 +188,17 @@ def test_jobs_cancelled_after_their_queue_got_a_rule_do_not_pile_up():
 
 @pytest.mark.parametrize("last", PauseReason)
 def test_nothing_starts_until_the_last_reason_to_pause_has_ended(last):
-    decider = scheduler()
+    scheduler = make_scheduler()
     for why in PauseReason:
-        decider.pause(why)
-    job_id = submit(decider)
+        scheduler.pause(why)
+    job_id = submit(scheduler)
 
     for why in set(PauseReason) - {last}:
-        decider.resume(why, NOW)
-    assert started_ids(decider) == []
-    decider.resume(last, NOW)
+        scheduler.resume(why, NOW)
+    assert started_ids(scheduler) == []
+    scheduler.resume(last, NOW)
 
-    assert started_ids(decider) == [job_id]
+    assert started_ids(scheduler) == [job_id]
 
 
 # --- many queues ------------------------------------------------------------------------------------------

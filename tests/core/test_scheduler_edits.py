@@ -21,7 +21,7 @@ from tests.core.scheduling import (
     at,
     dead_weight,
     end,
-    scheduler,
+    make_scheduler,
     spec,
     started_ids,
     submit,
@@ -31,61 +31,61 @@ MANY = 5_000
 DAY = 86_400.0
 
 
-def states(decider, *ids):
-    return [None if decider.get(job_id) is None else decider.get(job_id).state for job_id in ids]
+def states(scheduler, *ids):
+    return [None if scheduler.get(job_id) is None else scheduler.get(job_id).state for job_id in ids]
 
 
-def edit(decider, job_id, now=NOW, finished=None, **changes):
-    return decider.edit(job_id, spec(**changes), NO_RETRIES, set(changes), now, finished)
+def edit(scheduler, job_id, now=NOW, finished=None, **changes):
+    return scheduler.edit(job_id, spec(**changes), NO_RETRIES, set(changes), now, finished)
 
 
-def saves(decider):
-    return {effect.job.id: effect for effect in decider.take_effects() if isinstance(effect, SaveJob)}
+def saves(scheduler):
+    return {effect.job.id: effect for effect in scheduler.take_effects() if isinstance(effect, SaveJob)}
 
 
 # --- holding -------------------------------------------------------------------------------------------
 
 
 def test_a_held_job_starts_when_it_is_released_and_not_before():
-    decider = scheduler()
-    job_id = submit(decider, hold=True)
-    assert started_ids(decider) == []
+    scheduler = make_scheduler()
+    job_id = submit(scheduler, hold=True)
+    assert started_ids(scheduler) == []
 
-    assert decider.release(job_id, NOW) is State.RUNNING
+    assert scheduler.release(job_id, NOW) is State.RUNNING
 
-    assert started_ids(decider) == [job_id]
+    assert started_ids(scheduler) == [job_id]
 
 
 def test_a_delay_goes_on_while_a_job_is_held():
-    decider = scheduler()
-    early, late = submit(decider, delay=5.0), submit(decider, delay=5.0)
-    assert decider.hold(early, at(1.0)) is decider.hold(late, at(1.0)) is State.HELD
+    scheduler = make_scheduler()
+    early, late = submit(scheduler, delay=5.0), submit(scheduler, delay=5.0)
+    assert scheduler.hold(early, at(1.0)) is scheduler.hold(late, at(1.0)) is State.HELD
 
-    assert decider.release(early, at(2.0)) is State.SCHEDULED
-    assert decider.next_timer_at() == 5.0
-    assert decider.release(late, at(6.0)) is State.QUEUED  # the other one came due, and runs
+    assert scheduler.release(early, at(2.0)) is State.SCHEDULED
+    assert scheduler.next_timer_at() == 5.0
+    assert scheduler.release(late, at(6.0)) is State.QUEUED  # the other one came due, and runs
 
 
 def test_jobs_behind_a_held_job_start_at_once():
-    decider = scheduler(slots=2)
-    submit(decider)
-    large, small = submit(decider, slots=2), submit(decider)
-    decider.take_effects()
+    scheduler = make_scheduler(slots=2)
+    submit(scheduler)
+    large, small = submit(scheduler, slots=2), submit(scheduler)
+    scheduler.take_effects()
 
-    decider.hold(large, NOW)
+    scheduler.hold(large, NOW)
 
-    assert started_ids(decider) == [small]
+    assert started_ids(scheduler) == [small]
 
 
 @pytest.mark.parametrize("verb", ["hold", "release", "edit", "set_suspended"])
 def test_a_verb_is_refused_in_states_to_which_it_does_not_apply(verb):
-    decider = scheduler()
-    running, waiting = submit(decider), submit(decider)
+    scheduler = make_scheduler()
+    running, waiting = submit(scheduler), submit(scheduler)
     calls = {
-        "hold": lambda: decider.hold(running, NOW),
-        "release": lambda: decider.release(waiting, NOW),
-        "edit": lambda: edit(decider, running, priority=1),
-        "set_suspended": lambda: decider.set_suspended(waiting, NOW, suspended=True),
+        "hold": lambda: scheduler.hold(running, NOW),
+        "release": lambda: scheduler.release(waiting, NOW),
+        "edit": lambda: edit(scheduler, running, priority=1),
+        "set_suspended": lambda: scheduler.set_suspended(waiting, NOW, suspended=True),
     }
 
     with pytest.raises(KeyError):
@@ -93,72 +93,72 @@ def test_a_verb_is_refused_in_states_to_which_it_does_not_apply(verb):
 
 
 def test_holding_a_job_twice_is_the_same_as_once():
-    decider = scheduler()
-    job_id = submit(decider, hold=True)
-    decider.take_effects()
+    scheduler = make_scheduler()
+    job_id = submit(scheduler, hold=True)
+    scheduler.take_effects()
 
-    assert decider.hold(job_id, NOW) is State.HELD
+    assert scheduler.hold(job_id, NOW) is State.HELD
 
-    assert decider.take_effects() == []
+    assert scheduler.take_effects() == []
 
 
 # --- suspending ----------------------------------------------------------------------------------------
 
 
 def test_a_suspended_job_keeps_its_slot_and_is_suspended_once():
-    decider = scheduler()
-    job_id, _ = submit(decider), submit(decider)
-    decider.take_effects()
+    scheduler = make_scheduler()
+    job_id, _ = submit(scheduler), submit(scheduler)
+    scheduler.take_effects()
 
     for _ in range(2):
-        decider.set_suspended(job_id, NOW, suspended=True)
-    save, suspend = decider.take_effects()
+        scheduler.set_suspended(job_id, NOW, suspended=True)
+    save, suspend = scheduler.take_effects()
     assert save.job.suspended
     assert suspend == SuspendAttempt(save.job)
 
-    decider.set_suspended(job_id, NOW, suspended=False)
-    save, go_on = decider.take_effects()
+    scheduler.set_suspended(job_id, NOW, suspended=False)
+    save, go_on = scheduler.take_effects()
     assert go_on == ContinueAttempt(save.job)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.UNKNOWN])
 def test_the_next_attempt_is_not_suspended(outcome):
-    decider = scheduler()
-    job_id = submit(decider, THREE_RETRIES)
-    decider.set_suspended(job_id, NOW, suspended=True)
+    scheduler = make_scheduler()
+    job_id = submit(scheduler, THREE_RETRIES)
+    scheduler.set_suspended(job_id, NOW, suspended=True)
 
-    assert not end(decider, job_id, outcome).job.suspended
+    assert not end(scheduler, job_id, outcome).job.suspended
 
 
 # --- editing -------------------------------------------------------------------------------------------
 
 
 def test_an_edited_job_is_only_where_it_belongs_now():
-    decider = scheduler(slots=2, narrow=1, shut=1)
-    decider.resize(2, {}, NOW)
-    decider.pause(PauseReason.ASKED)
-    job_id, other = submit(decider), submit(decider, queue="narrow")
+    scheduler = make_scheduler(slots=2, narrow=1, shut=1)
+    scheduler.resize(2, {}, NOW)
+    scheduler.pause(PauseReason.ASKED)
+    job_id, other = submit(scheduler), submit(scheduler, queue="narrow")
     for queue, priority in [("narrow", 3), ("default", 0), ("shut", 3), ("narrow", 0), ("narrow", -1)]:
-        assert edit(decider, job_id, queue=queue, priority=priority) is State.QUEUED
-    decider.take_effects()
+        assert edit(scheduler, job_id, queue=queue, priority=priority) is State.QUEUED
+    scheduler.take_effects()
 
-    decider.resume(PauseReason.ASKED, NOW)
+    scheduler.resume(PauseReason.ASKED, NOW)
 
-    assert started_ids(decider) == [other, job_id]
-    assert decider.get(job_id).queue == "narrow"
-    assert len(decider._table.queues) == 0
+    assert started_ids(scheduler) == [other, job_id]
+    assert scheduler.get(job_id).queue == "narrow"
+    assert len(scheduler._table.queues) == 0
 
 
 def test_a_job_that_left_its_queue_blocks_nobody_there():
-    decider = scheduler(slots=1, left=1)
-    decider.resize(1, {"left": QueueRule(slots=1), "shut": QueueRule(paused=True)}, NOW)
-    running, moved, behind = (submit(decider, queue="left") for _ in range(3))
-    decider.take_effects()
+    scheduler = make_scheduler(slots=1, left=1)
+    scheduler.resize(1, {"left": QueueRule(slots=1), "shut": QueueRule(paused=True)}, NOW)
+    running, moved, behind = (submit(scheduler, queue="left") for _ in range(3))
+    scheduler.take_effects()
 
-    edit(decider, moved, queue="shut")
-    decider.ended(running, 1, Outcome.SUCCEEDED, NOW)
+    edit(scheduler, moved, queue="shut")
+    scheduler.ended(running, 1, Outcome.SUCCEEDED, NOW)
 
-    assert started_ids(decider) == [behind]
+    assert started_ids(scheduler) == [behind]
 
 
 @pytest.mark.parametrize(
@@ -179,13 +179,13 @@ def test_a_job_that_left_its_queue_blocks_nobody_there():
     ids=str,
 )
 def test_an_edited_job_waits_for_its_new_conditions(before, changes, state):
-    decider = scheduler()
-    submit(decider)
-    job_id = submit(decider, **before)
+    scheduler = make_scheduler()
+    submit(scheduler)
+    job_id = submit(scheduler, **before)
 
-    assert edit(decider, job_id, **changes) is state
+    assert edit(scheduler, job_id, **changes) is state
 
-    job = decider.get(job_id)
+    job = scheduler.get(job_id)
     assert (job.due, job.conditions.at) == (
         5.0 if changes.get("delay") else None,
         2_000.0 if changes.get("at") == 2_000.0 else None,
@@ -193,13 +193,13 @@ def test_an_edited_job_waits_for_its_new_conditions(before, changes, state):
 
 
 def test_an_edit_keeps_the_key_and_takes_the_policy():
-    decider = scheduler()
-    _, job_id = submit(decider), submit(decider, key="nightly", slots=3)
+    scheduler = make_scheduler()
+    _, job_id = submit(scheduler), submit(scheduler, key="nightly", slots=3)
 
-    decider.edit(job_id, spec(key="nightly"), THREE_RETRIES, {"slots", "retries"}, NOW)
+    scheduler.edit(job_id, spec(key="nightly"), THREE_RETRIES, {"slots", "retries"}, NOW)
 
-    assert decider.holder_of("nightly") == job_id
-    assert decider.get(job_id) == Job(
+    assert scheduler.holder_of("nightly") == job_id
+    assert scheduler.get(job_id) == Job(
         job_id, State.QUEUED, "default", 0, THREE_RETRIES, conditions=Conditions(key="nightly")
     )
 
@@ -208,32 +208,32 @@ def test_an_edit_keeps_the_key_and_takes_the_policy():
 
 
 def test_a_key_is_free_as_soon_as_its_job_has_finished():
-    decider = scheduler()
-    first = submit(decider, key="nightly")
-    assert decider.holder_of("nightly") == first
-    decider.cancel(first, NOW)
-    assert decider.holder_of("nightly") == first
-    end(decider, first, Outcome.CANCELLED)
-    assert decider.holder_of("nightly") is None
+    scheduler = make_scheduler()
+    first = submit(scheduler, key="nightly")
+    assert scheduler.holder_of("nightly") == first
+    scheduler.cancel(first, NOW)
+    assert scheduler.holder_of("nightly") == first
+    end(scheduler, first, Outcome.CANCELLED)
+    assert scheduler.holder_of("nightly") is None
 
-    second = submit(decider, key="nightly")
+    second = submit(scheduler, key="nightly")
 
-    assert decider.holder_of("nightly") == second
+    assert scheduler.holder_of("nightly") == second
 
 
 def test_a_job_that_is_revived_does_not_take_its_key_from_another():
-    decider = scheduler(slots=2)
-    first = submit(decider, key="nightly")
-    finished = end(decider, first).job
-    second = submit(decider, key="nightly")
+    scheduler = make_scheduler(slots=2)
+    first = submit(scheduler, key="nightly")
+    finished = end(scheduler, first).job
+    second = submit(scheduler, key="nightly")
 
-    decider.revive(finished, NOW)
-    assert decider.holder_of("nightly") == second
-    end(decider, first)
-    assert decider.holder_of("nightly") == second
-    end(decider, second)
+    scheduler.revive(finished, NOW)
+    assert scheduler.holder_of("nightly") == second
+    end(scheduler, first)
+    assert scheduler.holder_of("nightly") == second
+    end(scheduler, second)
 
-    assert decider.holder_of("nightly") is None
+    assert scheduler.holder_of("nightly") is None
 
 
 # --- any order -----------------------------------------------------------------------------------------
@@ -245,33 +245,33 @@ MAY = {"hold": WAITING, "release": {State.HELD}, "edit": WAITING, "cancel": set(
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["free", *MAY])), ids="-".join)
 def test_a_blocked_job_comes_out_right_in_every_order(order):
-    decider = scheduler(slots=2)
-    other = submit(decider)
-    job_id = submit(decider, after=(other,), key="nightly")
+    scheduler = make_scheduler(slots=2)
+    other = submit(scheduler)
+    job_id = submit(scheduler, after=(other,), key="nightly")
     verbs = {
-        "hold": lambda: decider.hold(job_id, NOW),
-        "free": lambda: decider.ended(other, 1, Outcome.SUCCEEDED, NOW),
-        "release": lambda: decider.release(job_id, NOW),
-        "edit": lambda: edit(decider, job_id, key="nightly", priority=5),
-        "cancel": lambda: decider.cancel(job_id, NOW),
+        "hold": lambda: scheduler.hold(job_id, NOW),
+        "free": lambda: scheduler.ended(other, 1, Outcome.SUCCEEDED, NOW),
+        "release": lambda: scheduler.release(job_id, NOW),
+        "edit": lambda: edit(scheduler, job_id, key="nightly", priority=5),
+        "cancel": lambda: scheduler.cancel(job_id, NOW),
     }
     effects = []
     for verb in order:
-        job = decider.get(job_id)
+        job = scheduler.get(job_id)
         if verb not in MAY or (job is not None and job.state in MAY[verb]):
             verbs[verb]()
-        effects += decider.take_effects()
+        effects += scheduler.take_effects()
     last = [effect.job for effect in effects if isinstance(effect, SaveJob) and effect.job.id == job_id][-1]
     if last.state is State.STOPPING:
-        last = end(decider, job_id, Outcome.CANCELLED).job
+        last = end(scheduler, job_id, Outcome.CANCELLED).job
 
     assert last.state is State.CANCELLED
     assert (
         sum(isinstance(effect, StartAttempt) and effect.job.id == job_id for effect in effects)
         == last.attempt
     )
-    decider.revive(last, NOW)
-    assert started_ids(decider) == [job_id]
+    scheduler.revive(last, NOW)
+    assert started_ids(scheduler) == [job_id]
 
 
 @pytest.mark.parametrize(
@@ -280,30 +280,30 @@ def test_a_blocked_job_comes_out_right_in_every_order(order):
     ids=str,
 )
 def test_jobs_that_are_held_edited_and_cancelled_over_and_over_do_not_pile_up(options):
-    decider = scheduler(narrow=1)
-    decider.pause(PauseReason.ASKED)
-    submit(decider)
-    job_id = submit(decider, **options)
+    scheduler = make_scheduler(narrow=1)
+    scheduler.pause(PauseReason.ASKED)
+    submit(scheduler)
+    job_id = submit(scheduler, **options)
 
     for _ in range(MANY):
-        decider.hold(job_id, NOW)
-        decider.release(job_id, NOW)
-        edit(decider, job_id, delay=0.0, after=(), queue="narrow", expires=5.0)
-        edit(decider, job_id, delay=DAY, after_any=(1,), at=None, priority=1, expires=7.0)
-        decider.cancel(submit(decider, queue="narrow", **options), NOW)
+        scheduler.hold(job_id, NOW)
+        scheduler.release(job_id, NOW)
+        edit(scheduler, job_id, delay=0.0, after=(), queue="narrow", expires=5.0)
+        edit(scheduler, job_id, delay=DAY, after_any=(1,), at=None, priority=1, expires=7.0)
+        scheduler.cancel(submit(scheduler, queue="narrow", **options), NOW)
 
-    assert dead_weight(decider) < 600
-    decider.take_effects()
-    decider.cancel(job_id, NOW)
-    (save,) = decider.take_effects()
+    assert dead_weight(scheduler) < 600
+    scheduler.take_effects()
+    scheduler.cancel(job_id, NOW)
+    (save,) = scheduler.take_effects()
     assert (save.reason, save.job.state in FINAL) == (CANCELLED_BEFORE_START, True)
 
 
 def test_an_edit_changes_the_policy_of_a_job_that_waits_for_a_retry():
-    decider = scheduler()
-    job_id = submit(decider, RetryPolicy(retries=1, delay=60.0))
-    end(decider, job_id, Outcome.EXIT)
+    scheduler = make_scheduler()
+    job_id = submit(scheduler, RetryPolicy(retries=1, delay=60.0))
+    end(scheduler, job_id, Outcome.EXIT)
 
-    assert decider.edit(job_id, spec(), RetryPolicy(retries=9), {"retries"}, NOW) is State.SCHEDULED
+    assert scheduler.edit(job_id, spec(), RetryPolicy(retries=9), {"retries"}, NOW) is State.SCHEDULED
 
-    assert (decider.get(job_id).policy.retries, decider.get(job_id).failures) == (9, 1)
+    assert (scheduler.get(job_id).policy.retries, scheduler.get(job_id).failures) == (9, 1)

@@ -10,7 +10,7 @@ from tests.core.scheduling import (
     at,
     dead_weight,
     end,
-    scheduler,
+    make_scheduler,
     started,
     started_ids,
     submit,
@@ -29,68 +29,68 @@ from tests.core.scheduling import (
     ],
 )
 def test_a_job_without_retries_is_finished_and_forgotten(outcome, state):
-    decider = scheduler()
-    job_id = submit(decider)
+    scheduler = make_scheduler()
+    job_id = submit(scheduler)
 
-    assert end(decider, job_id, outcome).job.state is state
+    assert end(scheduler, job_id, outcome).job.state is state
 
-    assert decider.get(job_id) is None
-    assert len(decider) == 0
+    assert scheduler.get(job_id) is None
+    assert len(scheduler) == 0
 
 
 def test_a_failed_job_waits_and_runs_again_until_its_retries_are_used_up():
-    decider = scheduler()
-    job_id = submit(decider, RetryPolicy(retries=2, delay=5.0, backoff=2.0, jitter=0.0))
+    scheduler = make_scheduler()
+    job_id = submit(scheduler, RetryPolicy(retries=2, delay=5.0, backoff=2.0, jitter=0.0))
 
-    assert end(decider, job_id, Outcome.EXIT, at(10.0)).job.due == 15.0
-    decider.advance(at(15.0))
-    assert started(decider) == [(job_id, 2, 1)]
-    assert end(decider, job_id, Outcome.EXIT, at(20.0)).job.due == 30.0
-    decider.advance(at(30.0))
-    assert started(decider) == [(job_id, 3, 1)]
-    assert end(decider, job_id, Outcome.EXIT, at(31.0)).job.state is State.FAILED
+    assert end(scheduler, job_id, Outcome.EXIT, at(10.0)).job.due == 15.0
+    scheduler.advance(at(15.0))
+    assert started(scheduler) == [(job_id, 2, 1)]
+    assert end(scheduler, job_id, Outcome.EXIT, at(20.0)).job.due == 30.0
+    scheduler.advance(at(30.0))
+    assert started(scheduler) == [(job_id, 3, 1)]
+    assert end(scheduler, job_id, Outcome.EXIT, at(31.0)).job.state is State.FAILED
 
 
 def test_a_job_that_snoozes_until_a_date_waits_for_it_on_the_wall_clock():
-    decider = scheduler()
-    job_id = submit(decider)
-    decider.take_effects()
+    scheduler = make_scheduler()
+    job_id = submit(scheduler)
+    scheduler.take_effects()
     decision = Decision(NextStep.SNOOZE, until=1060.0)
 
-    decider.ended(job_id, 1, Outcome.SNOOZED, NOW, None, decision)
+    scheduler.ended(job_id, 1, Outcome.SNOOZED, NOW, None, decision)
 
-    assert (decider.next_timer_at(), decider.next_wall_timer_at()) == (None, 1060.0)
-    decider.advance(at(59.9))
-    assert started(decider) == []
-    decider.advance(at(60.0))
-    assert started(decider) == [(job_id, 2, 1)]
-    assert decider.get(job_id).failures == 0
+    assert (scheduler.next_timer_at(), scheduler.next_wall_timer_at()) == (None, 1060.0)
+    scheduler.advance(at(59.9))
+    assert started(scheduler) == []
+    scheduler.advance(at(60.0))
+    assert started(scheduler) == [(job_id, 2, 1)]
+    assert scheduler.get(job_id).failures == 0
 
 
 def test_a_job_between_attempts_holds_no_slot():
-    decider = scheduler(slots=1)
-    failing = submit(decider, THREE_RETRIES)
-    waiting = submit(decider)
-    decider.take_effects()
+    scheduler = make_scheduler(slots=1)
+    failing = submit(scheduler, THREE_RETRIES)
+    waiting = submit(scheduler)
+    scheduler.take_effects()
 
-    decider.ended(failing, 1, Outcome.EXIT, NOW)
+    scheduler.ended(failing, 1, Outcome.EXIT, NOW)
 
-    assert started_ids(decider) == [waiting]
+    assert started_ids(scheduler) == [waiting]
 
 
 def test_a_retry_without_delay_starts_at_once():
-    decider = scheduler()
-    job_id = submit(decider, RetryPolicy(retries=1, delay=0.0))
-    decider.take_effects()
+    scheduler = make_scheduler()
+    job_id = submit(scheduler, RetryPolicy(retries=1, delay=0.0))
+    scheduler.take_effects()
 
-    decider.ended(job_id, 1, Outcome.EXIT, NOW)
+    scheduler.ended(job_id, 1, Outcome.EXIT, NOW)
 
-    assert started(decider) == [(job_id, 2, 1)]
+    assert started(scheduler) == [(job_id, 2, 1)]
 
 
 def test_unseen_ends_count_only_in_a_row():
-    decider = scheduler()
-    job_id = submit(decider, RetryPolicy(retries=9, delay=0.0))
+    scheduler = make_scheduler()
+    job_id = submit(scheduler, RetryPolicy(retries=9, delay=0.0))
     unseen_but_once = [
         Outcome.INTERRUPTED,
         Outcome.UNKNOWN,
@@ -100,34 +100,34 @@ def test_unseen_ends_count_only_in_a_row():
     ]
 
     for outcome in unseen_but_once:
-        assert end(decider, job_id, outcome).job.state is not State.FAILED
+        assert end(scheduler, job_id, outcome).job.state is not State.FAILED
 
-    put_aside = end(decider, job_id, Outcome.INTERRUPTED)
+    put_aside = end(scheduler, job_id, Outcome.INTERRUPTED)
     assert put_aside.job.state is State.FAILED
     assert put_aside.reason is not None
 
 
 @pytest.mark.parametrize("attempt", [0, 1, 3])
 def test_the_end_of_another_attempt_changes_nothing(attempt):
-    decider = scheduler()
-    job_id = submit(decider, RetryPolicy(retries=9, delay=0.0))
-    end(decider, job_id, Outcome.EXIT)
-    assert decider.get(job_id).attempt == 2
+    scheduler = make_scheduler()
+    job_id = submit(scheduler, RetryPolicy(retries=9, delay=0.0))
+    end(scheduler, job_id, Outcome.EXIT)
+    assert scheduler.get(job_id).attempt == 2
 
-    assert not decider.ended(job_id, attempt, Outcome.SUCCEEDED, NOW)
+    assert not scheduler.ended(job_id, attempt, Outcome.SUCCEEDED, NOW)
 
-    assert decider.take_effects() == []
+    assert scheduler.take_effects() == []
 
 
 def test_the_end_of_a_job_that_does_not_run_changes_nothing():
-    decider = scheduler()
-    waiting = submit(decider, delay=5.0)
-    decider.take_effects()
+    scheduler = make_scheduler()
+    waiting = submit(scheduler, delay=5.0)
+    scheduler.take_effects()
 
-    assert not decider.ended(waiting, 0, Outcome.SUCCEEDED, NOW)
-    assert not decider.ended(JobId(99), 1, Outcome.SUCCEEDED, NOW)
+    assert not scheduler.ended(waiting, 0, Outcome.SUCCEEDED, NOW)
+    assert not scheduler.ended(JobId(99), 1, Outcome.SUCCEEDED, NOW)
 
-    assert decider.take_effects() == []
+    assert scheduler.take_effects() == []
 
 
 # --- cancelling and requeuing --------------------------------------------------------------------------
@@ -135,116 +135,116 @@ def test_the_end_of_a_job_that_does_not_run_changes_nothing():
 
 @pytest.mark.parametrize("options", [{}, {"delay": 5.0}])
 def test_a_waiting_job_is_cancelled_at_once(options):
-    decider = scheduler()
-    decider.pause(PauseReason.ASKED)
-    job_id = submit(decider, **options)
-    decider.take_effects()
+    scheduler = make_scheduler()
+    scheduler.pause(PauseReason.ASKED)
+    job_id = submit(scheduler, **options)
+    scheduler.take_effects()
 
-    assert decider.cancel(job_id, at(1.0)) is State.CANCELLED
+    assert scheduler.cancel(job_id, at(1.0)) is State.CANCELLED
 
-    (save,) = decider.take_effects()
+    (save,) = scheduler.take_effects()
     assert (save.job.state, save.job.due, save.at) == (State.CANCELLED, None, 1001.0)
-    assert decider.next_timer_at() is None
-    decider.resume(PauseReason.ASKED, at(9.0))
-    assert started(decider) == []
+    assert scheduler.next_timer_at() is None
+    scheduler.resume(PauseReason.ASKED, at(9.0))
+    assert started(scheduler) == []
 
 
 def test_a_running_job_is_stopped_and_cancelled_when_it_has_ended():
-    decider = scheduler()
-    job_id = submit(decider, THREE_RETRIES)
-    decider.take_effects()
+    scheduler = make_scheduler()
+    job_id = submit(scheduler, THREE_RETRIES)
+    scheduler.take_effects()
 
-    assert decider.cancel(job_id, NOW) is State.STOPPING
+    assert scheduler.cancel(job_id, NOW) is State.STOPPING
 
-    save, stop = decider.take_effects()
+    save, stop = scheduler.take_effects()
     assert stop == StopAttempt(save.job)
-    assert end(decider, job_id, Outcome.SIGNAL).job.state is State.CANCELLED
+    assert end(scheduler, job_id, Outcome.SIGNAL).job.state is State.CANCELLED
 
 
 def test_a_job_that_ended_well_before_it_could_be_stopped_has_succeeded():
-    decider = scheduler()
-    job_id = submit(decider)
-    decider.cancel(job_id, NOW)
+    scheduler = make_scheduler()
+    job_id = submit(scheduler)
+    scheduler.cancel(job_id, NOW)
 
-    assert end(decider, job_id, Outcome.SUCCEEDED).job.state is State.SUCCEEDED
+    assert end(scheduler, job_id, Outcome.SUCCEEDED).job.state is State.SUCCEEDED
 
 
 def test_a_job_keeps_its_slot_until_it_has_stopped():
-    decider = scheduler(slots=1)
-    stopping = submit(decider)
-    waiting = submit(decider)
-    decider.take_effects()
+    scheduler = make_scheduler(slots=1)
+    stopping = submit(scheduler)
+    waiting = submit(scheduler)
+    scheduler.take_effects()
 
-    decider.cancel(stopping, NOW)
-    assert started(decider) == []
+    scheduler.cancel(stopping, NOW)
+    assert started(scheduler) == []
 
-    decider.ended(stopping, 1, Outcome.CANCELLED, NOW)
-    assert started_ids(decider) == [waiting]
+    scheduler.ended(stopping, 1, Outcome.CANCELLED, NOW)
+    assert started_ids(scheduler) == [waiting]
 
 
 def test_cancelling_twice_stops_once():
-    decider = scheduler()
-    job_id = submit(decider)
-    decider.cancel(job_id, NOW)
-    decider.take_effects()
+    scheduler = make_scheduler()
+    job_id = submit(scheduler)
+    scheduler.cancel(job_id, NOW)
+    scheduler.take_effects()
 
-    assert decider.cancel(job_id, NOW) is State.STOPPING
+    assert scheduler.cancel(job_id, NOW) is State.STOPPING
 
-    assert decider.take_effects() == []
+    assert scheduler.take_effects() == []
 
 
 def test_a_job_that_does_not_exist_cannot_be_cancelled():
     with pytest.raises(KeyError):
-        scheduler().cancel(JobId(1), NOW)
+        make_scheduler().cancel(JobId(1), NOW)
 
 
 def test_a_requeued_job_runs_again():
-    decider = scheduler()
-    job_id = submit(decider)
-    decider.take_effects()
+    scheduler = make_scheduler()
+    job_id = submit(scheduler)
+    scheduler.take_effects()
 
-    decider.requeue(job_id, NOW)
-    save, stop = decider.take_effects()
+    scheduler.requeue(job_id, NOW)
+    save, stop = scheduler.take_effects()
     assert (save.job.state, save.job.making_way) == (State.STOPPING, True)
     assert stop == StopAttempt(save.job)
 
-    decider.ended(job_id, 1, Outcome.CANCELLED, NOW)
-    assert not decider.get(job_id).making_way
-    assert started(decider) == [(job_id, 2, 1)]
+    scheduler.ended(job_id, 1, Outcome.CANCELLED, NOW)
+    assert not scheduler.get(job_id).making_way
+    assert started(scheduler) == [(job_id, 2, 1)]
 
 
 def test_a_job_that_is_being_requeued_can_still_be_cancelled():
-    decider = scheduler()
-    job_id = submit(decider)
-    decider.requeue(job_id, NOW)
-    decider.take_effects()
+    scheduler = make_scheduler()
+    job_id = submit(scheduler)
+    scheduler.requeue(job_id, NOW)
+    scheduler.take_effects()
 
-    assert decider.cancel(job_id, NOW) is State.STOPPING
-    (save,) = decider.take_effects()
+    assert scheduler.cancel(job_id, NOW) is State.STOPPING
+    (save,) = scheduler.take_effects()
     assert not save.job.making_way
 
-    assert end(decider, job_id, Outcome.CANCELLED).job.state is State.CANCELLED
+    assert end(scheduler, job_id, Outcome.CANCELLED).job.state is State.CANCELLED
 
 
 def test_only_running_jobs_are_requeued():
-    decider = scheduler()
-    decider.pause(PauseReason.ASKED)
-    waiting = submit(decider)
-    decider.take_effects()
+    scheduler = make_scheduler()
+    scheduler.pause(PauseReason.ASKED)
+    waiting = submit(scheduler)
+    scheduler.take_effects()
 
-    decider.requeue(waiting, NOW)
+    scheduler.requeue(waiting, NOW)
 
-    assert decider.take_effects() == []
+    assert scheduler.take_effects() == []
 
 
 def test_cancelled_jobs_do_not_pile_up():
-    decider = scheduler()
-    decider.pause(PauseReason.ASKED)
-    submit(decider, priority=9)
-    submit(decider, delay=1.0)
+    scheduler = make_scheduler()
+    scheduler.pause(PauseReason.ASKED)
+    submit(scheduler, priority=9)
+    submit(scheduler, delay=1.0)
 
     for _ in range(5_000):
-        decider.cancel(submit(decider), NOW)
-        decider.cancel(submit(decider, delay=5.0), NOW)
+        scheduler.cancel(submit(scheduler), NOW)
+        scheduler.cancel(submit(scheduler, delay=5.0), NOW)
 
-    assert dead_weight(decider) < 400
+    assert dead_weight(scheduler) < 400

@@ -10,7 +10,7 @@ from tests.core.scheduling import (
     THREE_RETRIES,
     at,
     end,
-    scheduler,
+    make_scheduler,
     started,
     started_ids,
     submit,
@@ -25,68 +25,68 @@ def finished(state, **fields):
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.CANCELLED])
 def test_a_finished_job_runs_again_and_its_attempts_go_on_counting(state):
-    decider = scheduler()
+    scheduler = make_scheduler()
 
-    decider.revive(finished(state, attempt=4, failures=3), NOW)
+    scheduler.revive(finished(state, attempt=4, failures=3), NOW)
 
-    assert started(decider) == [(7, 5, 1)]
+    assert started(scheduler) == [(7, 5, 1)]
 
 
 def test_a_revived_job_has_all_its_retries_again():
-    decider = scheduler()
-    decider.revive(finished(State.FAILED, attempt=4, failures=3, unseen=2), NOW)
+    scheduler = make_scheduler()
+    scheduler.revive(finished(State.FAILED, attempt=4, failures=3, unseen=2), NOW)
 
-    assert end(decider, JobId(7), Outcome.UNKNOWN).job.state is State.SCHEDULED
+    assert end(scheduler, JobId(7), Outcome.UNKNOWN).job.state is State.SCHEDULED
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING])
 def test_an_unfinished_job_cannot_be_revived(state):
     with pytest.raises(KeyError):
-        scheduler().revive(finished(state), NOW)
+        make_scheduler().revive(finished(state), NOW)
 
 
 def test_a_job_cannot_be_revived_twice():
-    decider = scheduler()
-    decider.revive(finished(State.FAILED), NOW)
+    scheduler = make_scheduler()
+    scheduler.revive(finished(State.FAILED), NOW)
 
     with pytest.raises(KeyError):
-        decider.revive(finished(State.FAILED), NOW)
+        scheduler.revive(finished(State.FAILED), NOW)
 
 
 def test_a_job_cancelled_and_revived_in_the_queue_starts_once():
-    decider = scheduler(slots=2)
-    decider.pause(PauseReason.ASKED)
-    job_id = submit(decider)
-    job = decider.get(job_id)
-    decider.cancel(job_id, NOW)
-    decider.revive(Job(job_id, State.CANCELLED, job.queue, job.priority, job.policy), NOW)
+    scheduler = make_scheduler(slots=2)
+    scheduler.pause(PauseReason.ASKED)
+    job_id = submit(scheduler)
+    job = scheduler.get(job_id)
+    scheduler.cancel(job_id, NOW)
+    scheduler.revive(Job(job_id, State.CANCELLED, job.queue, job.priority, job.policy), NOW)
 
-    decider.resume(PauseReason.ASKED, NOW)
+    scheduler.resume(PauseReason.ASKED, NOW)
 
-    assert started_ids(decider) == [job_id]
+    assert started_ids(scheduler) == [job_id]
 
 
 def test_the_time_of_a_cancelled_wait_does_not_count_for_the_next():
-    decider = scheduler()
-    submit(decider, delay=1.0)  # comes first, so that the cancelled wait stays behind it
-    job_id = submit(decider, THREE_RETRIES, delay=3.0)
-    job = decider.get(job_id)
-    decider.cancel(job_id, NOW)
-    decider.revive(Job(job_id, State.CANCELLED, job.queue, job.priority, job.policy), NOW)
-    end(decider, job_id, Outcome.EXIT)
+    scheduler = make_scheduler()
+    submit(scheduler, delay=1.0)  # comes first, so that the cancelled wait stays behind it
+    job_id = submit(scheduler, THREE_RETRIES, delay=3.0)
+    job = scheduler.get(job_id)
+    scheduler.cancel(job_id, NOW)
+    scheduler.revive(Job(job_id, State.CANCELLED, job.queue, job.priority, job.policy), NOW)
+    end(scheduler, job_id, Outcome.EXIT)
 
-    decider.advance(at(3.0))
-    assert decider.get(job_id).state is State.SCHEDULED
+    scheduler.advance(at(3.0))
+    assert scheduler.get(job_id).state is State.SCHEDULED
 
-    assert decider.next_timer_at() == 5.0
+    assert scheduler.next_timer_at() == 5.0
 
 
 # --- restoring -----------------------------------------------------------------------------------------
 
 
 def test_restored_jobs_are_as_they_were_and_are_not_saved_again():
-    decider = scheduler(slots=2)
-    decider.pause(PauseReason.ASKED)
+    scheduler = make_scheduler(slots=2)
+    scheduler.pause(PauseReason.ASKED)
     jobs = [
         Job(JobId(1), State.QUEUED, "default", 0, NO_RETRIES),
         Job(JobId(2), State.SCHEDULED, "default", 0, NO_RETRIES, due=50.0),
@@ -95,68 +95,68 @@ def test_restored_jobs_are_as_they_were_and_are_not_saved_again():
     ]
 
     for job, slot in zip(jobs, [None, None, 2, 3], strict=True):
-        decider.restore(job, slot)
+        scheduler.restore(job, slot)
 
-    assert [decider.get(job.id) for job in jobs] == jobs
-    assert decider.active_jobs() == jobs[2:]
-    assert decider.next_timer_at() == 50.0
-    assert decider.take_effects() == []
+    assert [scheduler.get(job.id) for job in jobs] == jobs
+    assert scheduler.active_jobs() == jobs[2:]
+    assert scheduler.next_timer_at() == 50.0
+    assert scheduler.take_effects() == []
 
 
 def test_a_restored_slot_is_not_given_to_another():
-    decider = scheduler(slots=3)
-    decider.restore(Job(JobId(1), State.RUNNING, "default", 0, NO_RETRIES, attempt=1), slot=2)
+    scheduler = make_scheduler(slots=3)
+    scheduler.restore(Job(JobId(1), State.RUNNING, "default", 0, NO_RETRIES, attempt=1), slot=2)
 
-    ids = [submit(decider) for _ in range(2)]
+    ids = [submit(scheduler) for _ in range(2)]
 
-    assert started(decider) == [(ids[0], 1, 1), (ids[1], 1, 3)]
+    assert started(scheduler) == [(ids[0], 1, 1), (ids[1], 1, 3)]
 
 
 def test_restored_attempts_count_in_their_queue():
-    decider = scheduler(slots=3, narrow=1)
-    decider.restore(Job(JobId(1), State.RUNNING, "narrow", 0, NO_RETRIES, attempt=1), slot=1)
+    scheduler = make_scheduler(slots=3, narrow=1)
+    scheduler.restore(Job(JobId(1), State.RUNNING, "narrow", 0, NO_RETRIES, attempt=1), slot=1)
 
-    submit(decider, queue="narrow")
+    submit(scheduler, queue="narrow")
 
-    assert started(decider) == []
+    assert started(scheduler) == []
 
 
 def test_an_active_job_without_a_slot_is_not_restored():
     with pytest.raises(ValueError, match="job 1 is running and holds no slot"):
-        scheduler().restore(Job(JobId(1), State.RUNNING, "default", 0, NO_RETRIES, attempt=1))
+        make_scheduler().restore(Job(JobId(1), State.RUNNING, "default", 0, NO_RETRIES, attempt=1))
 
 
 def test_a_scheduled_job_without_a_time_is_not_restored():
     with pytest.raises(ValueError, match="job 1 is scheduled for no time"):
-        scheduler().restore(Job(JobId(1), State.SCHEDULED, "default", 0, NO_RETRIES))
+        make_scheduler().restore(Job(JobId(1), State.SCHEDULED, "default", 0, NO_RETRIES))
 
 
 # --- memory --------------------------------------------------------------------------------------------
 
 
 def test_jobs_of_equal_policies_share_one():
-    decider = scheduler()
+    scheduler = make_scheduler()
 
-    first, second = (submit(decider, RetryPolicy(retries=7)) for _ in range(2))
+    first, second = (submit(scheduler, RetryPolicy(retries=7)) for _ in range(2))
 
-    assert decider.get(first).policy is decider.get(second).policy
+    assert scheduler.get(first).policy is scheduler.get(second).policy
 
 
 def test_a_new_policy_each_time_does_not_pile_up():
-    decider = scheduler()
-    decider.pause(PauseReason.ASKED)
+    scheduler = make_scheduler()
+    scheduler.pause(PauseReason.ASKED)
 
     for number in range(3_000):
-        decider.cancel(submit(decider, RetryPolicy(delay=float(number))), NOW)
+        scheduler.cancel(submit(scheduler, RetryPolicy(delay=float(number))), NOW)
 
-    assert len(decider._table._policies) <= 1001
+    assert len(scheduler._table._policies) <= 1001
 
 
 def test_restored_jobs_of_equal_policies_share_one():
-    decider = scheduler()
+    scheduler = make_scheduler()
     for number in (1, 2):
-        decider.restore(
+        scheduler.restore(
             Job(JobId(number), State.HELD, "default", 0, RetryPolicy(retries=1, on_exceptions=()))
         )
 
-    assert decider.get(JobId(1)).policy is decider.get(JobId(2)).policy
+    assert scheduler.get(JobId(1)).policy is scheduler.get(JobId(2)).policy

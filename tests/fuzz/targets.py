@@ -20,7 +20,7 @@ from bgd.escape import one_line
 from bgd.units import format_duration, parse_duration, parse_size
 from bgd.wire import launching, messages
 from bgd.wire.framing import FrameReader
-from bgd.wire.http import Exchange, Request, RequestRefused, Response
+from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused
 from bgd.wire.launching import AttemptEnded, AttemptKey
 from bgd.wire.requests import Submit
 from tests.fuzz.conversation import converse
@@ -70,13 +70,13 @@ def launcher_messages(data: bytes) -> None:
 
 def http(data: bytes) -> None:
     """A request does not depend on the pieces in which it arrives, and every refusal can be sent."""
-    whole, pieces = Exchange(), Exchange()
+    whole, pieces = HttpExchange(), HttpExchange()
     cut = len(data) // 3
     expected = _received(whole, [data])
     found = _received(pieces, [data[:cut], data[cut : 2 * cut], data[2 * cut :]])
     assert (expected is None) == (found is None)
     assert isinstance(expected, RequestRefused) == isinstance(found, RequestRefused)
-    if not isinstance(expected, Request):
+    if not isinstance(expected, HttpRequest):
         return
     assert found == expected
     expected.cookies("bgd")
@@ -87,7 +87,7 @@ def http(data: bytes) -> None:
         pages.list_url(pages.list_query(expected.query))
     with suppress(RequestRefused):
         ROUTER._find(expected.path)
-    whole.begin(Response(body=b"page"))
+    whole.begin(HttpResponse(body=b"page"))
 
 
 def words(data: bytes) -> None:
@@ -136,7 +136,7 @@ def _fed(reader: FrameReader, pieces: list[bytes]) -> tuple[list[bytes], bool]:
     return payloads, False
 
 
-def _received(exchange: Exchange, pieces: list[bytes]) -> Request | RequestRefused | None:
+def _received(exchange: HttpExchange, pieces: list[bytes]) -> HttpRequest | RequestRefused | None:
     try:
         for piece in pieces:
             if (request := exchange.receive(piece)) is not None:
@@ -145,5 +145,5 @@ def _received(exchange: Exchange, pieces: list[bytes]) -> Request | RequestRefus
         answer = refused
     else:
         return None
-    assert Exchange().begin(answer.response)
+    assert HttpExchange().begin(answer.response)
     return answer

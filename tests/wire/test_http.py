@@ -13,10 +13,10 @@ from bgd.wire.http import (
     MAX_HEADERS,
     MAX_LINE,
     SECURITY_HEADERS,
-    Exchange,
-    Request,
+    HttpExchange,
+    HttpRequest,
+    HttpResponse,
     RequestRefused,
-    Response,
     refusal,
 )
 
@@ -33,18 +33,18 @@ def request(head=b"", line=b"GET / HTTP/1.1", host=b"Host: a\r\n"):
 
 def status_of(data):
     with pytest.raises(RequestRefused) as refused:
-        Exchange().receive(data)
+        HttpExchange().receive(data)
     return refused.value.response.status
 
 
 def answered(data, response):
-    exchange = Exchange()
+    exchange = HttpExchange()
     exchange.receive(data)
     return exchange.begin(response)
 
 
 def test_a_request_is_its_head_as_it_was_sent():
-    assert Exchange().receive(PLAIN) == Request(
+    assert HttpExchange().receive(PLAIN) == HttpRequest(
         is_head=False,
         path="/job-logs",
         query="state=failed",
@@ -53,11 +53,11 @@ def test_a_request_is_its_head_as_it_was_sent():
 
 
 def test_a_request_is_the_same_whatever_the_pieces():
-    exchange = Exchange()
+    exchange = HttpExchange()
     pieces = [exchange.receive(PLAIN[index : index + 1]) for index in range(len(PLAIN))]
 
     assert pieces[:-1] == [None] * (len(PLAIN) - 1)
-    assert pieces[-1] == Exchange().receive(PLAIN)
+    assert pieces[-1] == HttpExchange().receive(PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_a_request_is_the_same_whatever_the_pieces():
     ],
 )
 def test_cookies_are_found_by_their_whole_name(cookies, values):
-    found = Exchange().receive(request(cookies))
+    found = HttpExchange().receive(request(cookies))
     assert found is not None
     assert found.cookies("bgd") == values
 
 
 def test_paths_and_header_values_are_left_undecoded():
-    found = Exchange().receive(request(b"X: \xff\r\n", line=b"HEAD /..%2f%00?a=%ff HTTP/1.1"))
+    found = HttpExchange().receive(request(b"X: \xff\r\n", line=b"HEAD /..%2f%00?a=%ff HTTP/1.1"))
     assert found is not None
     assert (found.is_head, found.path, found.query) == (True, "/..%2f%00", "a=%ff")
     assert found.headers["x"] == "\xff"
@@ -86,10 +86,10 @@ def test_paths_and_header_values_are_left_undecoded():
 
 def test_a_request_at_the_limits_is_accepted():
     line = b"GET /" + b"x" * (MAX_LINE - len(b"GET / HTTP/1.1")) + b" HTTP/1.1"
-    assert Exchange().receive(request(line=line))
-    assert Exchange().receive(request(headers(MAX_COUNT - 1)))
-    assert Exchange().receive(request(b"Content-Length: 0\r\n"))
-    assert Exchange().receive(request(line=b"GET / HTTP/1.0"))
+    assert HttpExchange().receive(request(line=line))
+    assert HttpExchange().receive(request(headers(MAX_COUNT - 1)))
+    assert HttpExchange().receive(request(b"Content-Length: 0\r\n"))
+    assert HttpExchange().receive(request(line=b"GET / HTTP/1.0"))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_an_ambiguous_or_too_large_request_is_refused(data, status):
 
 
 def test_headers_without_end_are_refused_before_they_end():
-    exchange = Exchange()
+    exchange = HttpExchange()
     exchange.receive(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * MAX_COUNT)
     with pytest.raises(RequestRefused) as refused:
         exchange.receive(b"X: y\r\n" * 2)
@@ -140,12 +140,12 @@ def test_headers_without_end_are_refused_before_they_end():
 
 def test_a_refused_method_is_answered_with_those_that_are_served():
     with pytest.raises(RequestRefused) as refused:
-        Exchange().receive(request(line=b"DELETE / HTTP/1.1"))
+        HttpExchange().receive(request(line=b"DELETE / HTTP/1.1"))
     assert ("Allow", "GET, HEAD") in refused.value.response.headers
 
 
 def test_a_refusal_is_one_line_even_if_nothing_was_understood():
-    exchange = Exchange()
+    exchange = HttpExchange()
     with pytest.raises(RequestRefused) as refused:
         exchange.receive(b"\0\r\n\r\n")
     head, _, body = exchange.begin(refused.value.response).partition(b"\r\n\r\n")
@@ -156,42 +156,45 @@ def test_a_refusal_is_one_line_even_if_nothing_was_understood():
 
 
 def test_every_answer_has_the_security_headers_and_ends_the_connection():
-    for response in (Response(body=b"x"), Response(body=None), refusal(HTTPStatus.FORBIDDEN, "no")):
+    for response in (HttpResponse(body=b"x"), HttpResponse(body=None), refusal(HTTPStatus.FORBIDDEN, "no")):
         head = answered(PLAIN, response).partition(b"\r\n\r\n")[0].decode().split("\r\n")
         assert {f"{name}: {value}" for name, value in SECURITY_HEADERS} <= set(head)
         assert "Connection: close" in head
 
 
 def test_an_answer_of_known_length_is_complete_at_once():
-    data = answered(PLAIN, Response(body=b"hello", headers=(("X-Y", "z"),)))
+    data = answered(PLAIN, HttpResponse(body=b"hello", headers=(("X-Y", "z"),)))
     assert b"\r\nContent-Length: 5\r\n" in data
     assert b"\r\nX-Y: z\r\n" in data
     assert data.endswith(b"\r\n\r\nhello")
 
 
 def test_an_answer_in_parts_is_chunked_and_for_an_old_client_ends_with_the_connection():
-    exchange = Exchange()
+    exchange = HttpExchange()
     exchange.receive(PLAIN)
     data = (
-        exchange.begin(Response(body=None)) + exchange.more(b"one") + exchange.more(b"two") + exchange.end()
+        exchange.begin(HttpResponse(body=None))
+        + exchange.more(b"one")
+        + exchange.more(b"two")
+        + exchange.end()
     )
     assert data.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
-    exchange = Exchange()
+    exchange = HttpExchange()
     exchange.receive(request(line=b"GET / HTTP/1.0"))
-    data = exchange.begin(Response(body=None)) + exchange.more(b"one") + exchange.end()
+    data = exchange.begin(HttpResponse(body=None)) + exchange.more(b"one") + exchange.end()
     assert data.endswith(b"\r\n\r\none")
 
 
 def test_a_head_request_gets_no_body():
-    data = answered(request(line=b"HEAD / HTTP/1.1"), Response(body=b"hello"))
+    data = answered(request(line=b"HEAD / HTTP/1.1"), HttpResponse(body=b"hello"))
     assert b"\r\nContent-Length: 5\r\n" in data
     assert data.endswith(b"\r\n\r\n")
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_any_bytes_are_refused_or_understood(first, second):
-    exchange = Exchange()
+    exchange = HttpExchange()
     for data in (first, second):
         try:
             request = exchange.receive(data)

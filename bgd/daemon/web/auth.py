@@ -23,7 +23,7 @@ from bgd import clock
 from bgd.config import Auth
 from bgd.daemon.access import Actor, may_connect
 from bgd.settings import Address, TcpAddress, UnixAddress
-from bgd.wire.http import Request, RequestRefused
+from bgd.wire.http import HttpRequest, RequestRefused
 
 
 class Endpoints(Struct, frozen=True):
@@ -59,7 +59,7 @@ class Authenticator:
         """Return a link that logs this user in, once and within LINK_SECONDS."""
         return f"{self._origin}/login/{self._sessions.issue_link(uid, clock.elapsed())}"
 
-    def log_in(self, token: str, request: Request) -> tuple[str, str]:
+    def log_in(self, token: str, request: HttpRequest) -> tuple[str, str]:
         """Use up a link's token; return the header that gives the browser its cookie.
 
         Raises:
@@ -76,7 +76,7 @@ class Authenticator:
         cookie = f"{self._cookie}={secret}; Path=/; Max-Age={SESSION_SECONDS:.0f}; HttpOnly; SameSite=Strict"
         return "Set-Cookie", cookie + ("; Secure" if is_behind_tls else "")
 
-    def check_host(self, request: Request) -> None:
+    def check_host(self, request: HttpRequest) -> None:
         """Refuse a host that is not ours: a stranger's name may resolve to this machine (DNS rebinding)."""
         host = request.headers["host"].lower()
         match self._address:
@@ -101,7 +101,7 @@ class Authenticator:
                     f"These pages are for user {self._uid} of this machine, and for root.",
                 )
 
-    def check_session(self, request: Request) -> None:
+    def check_session(self, request: HttpRequest) -> None:
         """Refuse a browser that is not logged in, and requests that another site's page makes.
 
         Raises:
@@ -115,7 +115,7 @@ class Authenticator:
         if self._auth is Auth.TOKEN and not is_logged_in:
             raise RequestRefused(HTTPStatus.UNAUTHORIZED, NOT_LOGGED_IN)
 
-    def check_write(self, request: Request) -> None:
+    def check_write(self, request: HttpRequest) -> None:
         """Refuse a change that a page of another origin asks for.
 
         Browsers treat all ports of a host as one site, so despite SameSite they send the cookie with a form

@@ -19,7 +19,7 @@ from bgd.daemon.web.auth import Authenticator, Endpoints
 from bgd.daemon.web.pages import PageResponse, Pages, Router
 from bgd.errors import BgdError
 from bgd.settings import MAX_PORT, Address, TcpAddress, UnixAddress
-from bgd.wire.http import Exchange, Request, RequestRefused, Response, refusal
+from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class HttpConnection(asyncio.Protocol):
 
     def __init__(self, server: WebServer) -> None:
         self._server = server
-        self._exchange = Exchange()
+        self._exchange = HttpExchange()
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -170,7 +170,7 @@ class HttpConnection(asyncio.Protocol):
 
     # --- called by the server -------------------------------------------------------------------------
 
-    def drop(self, response: Response) -> None:
+    def drop(self, response: HttpResponse) -> None:
         """Hang up at once to make room for others; say why if nothing has been answered yet."""
         if self._is_answered:
             self._transport.abort()
@@ -183,7 +183,7 @@ class HttpConnection(asyncio.Protocol):
 
     # --- answering ------------------------------------------------------------------------------------
 
-    async def _answer(self, request: Request) -> None:
+    async def _answer(self, request: HttpRequest) -> None:
         try:
             answer = await self._server.router.answer(request, self._endpoints())
         except (BgdError, OSError) as error:  # the store or a log cannot be read
@@ -200,7 +200,7 @@ class HttpConnection(asyncio.Protocol):
             logger.exception("an answer to a browser breaks off")
             self._transport.abort()
 
-    async def _send(self, answer: PageResponse, request: Request) -> None:
+    async def _send(self, answer: PageResponse, request: HttpRequest) -> None:
         self._transport.write(self._exchange.begin(answer.response))
         if answer.chunks is not None:
             async with aclosing(answer.chunks) as chunks:
@@ -213,7 +213,7 @@ class HttpConnection(asyncio.Protocol):
         await self._writable.wait()
         self._finish()
 
-    def _refuse(self, response: Response) -> None:
+    def _refuse(self, response: HttpResponse) -> None:
         """Answer in one plain line, and ignore whatever else comes."""
         self._is_input_done = True
         self._transport.write(self._exchange.begin(response))

@@ -24,7 +24,7 @@ from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.web.auth import Authenticator, Endpoints
 from bgd.daemon.web.views import JobRow, LogTail, attempt_details, job_details, job_row, read_tail, stream_log
 from bgd.formatting import attempt_as_json, job_as_json
-from bgd.wire.http import HTML, JSON, READING, TEXT, Request, RequestRefused, Response, refusal
+from bgd.wire.http import HTML, JSON, SAFE_METHODS, TEXT, HttpRequest, HttpResponse, RequestRefused, refusal
 from bgd.wire.requests import DEFAULT_LIST, List
 from bgd.wire.views import AttemptView, JobView
 
@@ -54,11 +54,11 @@ class Router:
             )
         ]
 
-    async def answer(self, request: Request, endpoints: Endpoints | None) -> PageResponse:
+    async def answer(self, request: HttpRequest, endpoints: Endpoints | None) -> PageResponse:
         """Answer a request; `endpoints` are those of its connection, None for a unix socket."""
         try:
             self._authenticator.check_host(request)
-            if request.method not in READING:
+            if request.method not in SAFE_METHODS:
                 await self._refuse_change(request, endpoints)
             route, groups = self._find(request.path)
             await self._check(route.access, request, endpoints)
@@ -72,39 +72,39 @@ class Router:
                 return route, found.groups()
         raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
 
-    async def _refuse_change(self, request: Request, endpoints: Endpoints | None) -> None:
+    async def _refuse_change(self, request: HttpRequest, endpoints: Endpoints | None) -> None:
         """Check who asks for a change, then refuse it: pages cannot change anything yet."""
         await self._check(_Access.SESSION, request, endpoints)
         self._authenticator.check_write(request)
-        allowed = ("Allow", ", ".join(READING))
+        allowed = ("Allow", ", ".join(SAFE_METHODS))
         raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, "Pages can only be read: GET and HEAD.", allowed)
 
-    async def _check(self, access: _Access, request: Request, endpoints: Endpoints | None) -> None:
+    async def _check(self, access: _Access, request: HttpRequest, endpoints: Endpoints | None) -> None:
         if access is not _Access.ANYBODY:
             await self._authenticator.check_user(endpoints)
         if access is _Access.SESSION:
             self._authenticator.check_session(request)
 
-    async def _answer_readiness(self, request: Request) -> PageResponse:
+    async def _answer_readiness(self, request: HttpRequest) -> PageResponse:
         del request
         if self._is_ready():
-            return PageResponse(Response(body=b"ready\n"))
+            return PageResponse(HttpResponse(body=b"ready\n"))
         return PageResponse(refusal(HTTPStatus.SERVICE_UNAVAILABLE, "no launcher answers yet: no job starts"))
 
-    async def _answer_static(self, request: Request, name: str) -> PageResponse:
+    async def _answer_static(self, request: HttpRequest, name: str) -> PageResponse:
         del request
         if name not in self._static:
             raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
-        return PageResponse(Response(content_type=_STATIC_TYPES[name], body=self._static[name]))
+        return PageResponse(HttpResponse(content_type=_STATIC_TYPES[name], body=self._static[name]))
 
-    async def _answer_login(self, request: Request, token: str) -> PageResponse:
+    async def _answer_login(self, request: HttpRequest, token: str) -> PageResponse:
         """Give the browser its cookie and a page that leads on.
 
         A redirect would not do: after a link on another site's page, a browser withholds a SameSite=Strict
         cookie from all redirects, but sends it when one of our own pages leads on.
         """
         if request.is_head:  # some programs look where a link leads before a person follows it
-            return PageResponse(Response())
+            return PageResponse(HttpResponse())
         return await html_response("login.html", {}, headers=(self._authenticator.log_in(token, request),))
 
 
@@ -130,14 +130,14 @@ _STATIC = Path(__file__).parent / "static"
 _STATIC_TYPES = {"style.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
 
 
-async def _answer_root(request: Request) -> PageResponse:
+async def _answer_root(request: HttpRequest) -> PageResponse:
     del request
-    return PageResponse(Response(status=HTTPStatus.SEE_OTHER, headers=(("Location", "/job-logs"),)))
+    return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(("Location", "/job-logs"),)))
 
 
-async def _answer_health(request: Request) -> PageResponse:
+async def _answer_health(request: HttpRequest) -> PageResponse:
     del request
-    return PageResponse(Response(body=b"ok\n"))
+    return PageResponse(HttpResponse(body=b"ok\n"))
 
 
 # --- The pages
@@ -157,18 +157,18 @@ class Pages:
         self._store = store
         self._log_dir = log_dir
 
-    async def jobs(self, request: Request) -> PageResponse:
+    async def jobs(self, request: HttpRequest) -> PageResponse:
         """Return the list of jobs."""
         query = list_query(request.query)
         if wants_json(request):
-            return PageResponse(Response(content_type=JSON, body=None), self._list_as_json(query))
+            return PageResponse(HttpResponse(content_type=JSON, body=None), self._list_as_json(query))
         rows: list[JobRow] = []
         async with aclosing(self._batches(query)) as batches:
             async for views in batches:
                 rows += await asyncio.to_thread(_rows, views)
         return await html_response("jobs.html", _list_values(query, rows, await self._store.counts()))
 
-    async def job(self, request: Request, job: str) -> PageResponse:
+    async def job(self, request: HttpRequest, job: str) -> PageResponse:
         """Return one job with up to ATTEMPTS_ON_A_PAGE of its attempts."""
         view = await self._view(job)
         before = job_query(request.query).before or view.attempt + 1
@@ -182,7 +182,7 @@ class Pages:
         values = await asyncio.to_thread(self._job_values, view, result, attempts)
         return await html_response("job.html", values | {"before": after + 1 if after else None})
 
-    async def log(self, request: Request, job: str, attempt: str) -> PageResponse:
+    async def log(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
         """Return the raw log of one attempt."""
         query = log_query(request.query)
         view = await self._view(job)
@@ -193,7 +193,7 @@ class Pages:
         found = await self._store.attempts(JobId(view.id), int(attempt) - 1, 1)
         written = expected_log_bytes(found[0]) if found and found[0].attempt == int(attempt) else 0
         chunks = stream_log(LogReader(self._log_dir, view.id, int(attempt)), query.tail, written)
-        return PageResponse(Response(content_type=TEXT, body=None, headers=headers), chunks)
+        return PageResponse(HttpResponse(content_type=TEXT, body=None, headers=headers), chunks)
 
     async def _batches(self, query: List) -> AsyncGenerator[list[JobView], None]:
         """Yield the jobs of a list, a few at a time: each may have a million bytes of arguments."""
@@ -349,11 +349,11 @@ def _bad_field(error: msgspec.ValidationError) -> str:
 class PageResponse(Struct, frozen=True):
     """What is sent to a browser; if the response has no body, `chunks` yields it."""
 
-    response: Response
+    response: HttpResponse
     chunks: AsyncGenerator[bytes, None] | None = None
 
 
-def wants_json(request: Request) -> bool:
+def wants_json(request: HttpRequest) -> bool:
     """Tell whether the client asks for JSON instead of a page."""
     return "application/json" in request.headers.get("accept", "")
 
@@ -361,7 +361,7 @@ def wants_json(request: Request) -> bool:
 async def json_response(value: object) -> PageResponse:
     """Return a value as JSON."""
     body = await asyncio.to_thread(encode_json, value)
-    return PageResponse(Response(content_type=JSON, body=body))
+    return PageResponse(HttpResponse(content_type=JSON, body=body))
 
 
 async def html_response(
@@ -373,15 +373,15 @@ async def html_response(
 ) -> PageResponse:
     """Return a page, rendered from a template."""
     body = await asyncio.to_thread(_render, template, values)
-    return PageResponse(Response(status=status, content_type=HTML, body=body, headers=headers))
+    return PageResponse(HttpResponse(status=status, content_type=HTML, body=body, headers=headers))
 
 
-async def error_response(request: Request, error: RequestRefused) -> PageResponse:
+async def error_response(request: HttpRequest, error: RequestRefused) -> PageResponse:
     """Return why a request is refused, as a page or as JSON."""
     status, headers = error.response.status, error.response.headers
     if wants_json(request):
         body = encode_json({"error": str(error)})
-        return PageResponse(Response(status=status, content_type=JSON, body=body, headers=headers))
+        return PageResponse(HttpResponse(status=status, content_type=JSON, body=body, headers=headers))
     needs_login = status is HTTPStatus.UNAUTHORIZED
     values: dict[str, object] = {"title": status.phrase, "message": str(error), "needs_login": needs_login}
     return await html_response("refused.html", values, status=status, headers=headers)
