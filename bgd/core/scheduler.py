@@ -131,15 +131,15 @@ class Scheduler:
 
     def get(self, job_id: JobId) -> Job | None:
         """Return the unfinished job with an id, None if there is none."""
-        return self._table.get(job_id)
+        return self._table.jobs.get(job_id)
 
     def holder_of(self, key: str) -> JobId | None:
         """Return the unfinished job that has this key."""
-        return self._table.holder_of(key)
+        return self._table.keys.get(key)
 
     def active_jobs(self) -> list[Job]:
         """Return the jobs that hold a slot."""
-        return [self._table[job_id] for job_id in self._table.queues.active]
+        return [self._table.jobs[job_id] for job_id in self._table.queues.active]
 
     def find_cycle(self, job_id: JobId, others: Collection[int]) -> JobId | None:
         """Return one of `others` that itself waits for this job, so that a cycle would form; else None."""
@@ -162,7 +162,7 @@ class Scheduler:
 
     def __len__(self) -> int:
         """Return how many unfinished jobs there are."""
-        return len(self._table)
+        return len(self._table.jobs)
 
     # --- facts: jobs come and wait --------------------------------------------------------------------
 
@@ -282,7 +282,7 @@ class Scheduler:
         Raises:
             KeyError: no unfinished job has this id.
         """
-        job = self._table[job_id]
+        job = self._table.jobs[job_id]
         if job.state is State.STOPPING:
             if job.making_way:
                 self._note(replace(job, making_way=False), now)
@@ -300,7 +300,7 @@ class Scheduler:
         Raises:
             KeyError: no unfinished job has this id.
         """
-        job = self._table[job_id]
+        job = self._table.jobs[job_id]
         if job.state is State.RUNNING:
             self._stop(job, now, making_way=True)
 
@@ -310,7 +310,7 @@ class Scheduler:
         Raises:
             KeyError: no running job has this id.
         """
-        job = self._table[job_id]
+        job = self._table.jobs[job_id]
         if job.state is not State.RUNNING:
             raise KeyError(job_id)
         if job.suspended is not suspended:
@@ -390,7 +390,7 @@ class Scheduler:
 
     def _note(self, job: Job, now: Now) -> None:
         """Save a job whose state does not change."""
-        self._table.replace_in_place(job)
+        self._table.jobs[job.id] = job  # nothing changed that decides about its place
         self._effects.append(SaveJob(job, now.wall, NOTE))
 
     def _stop(self, job: Job, now: Now, *, making_way: bool) -> Job:
@@ -409,9 +409,9 @@ class Scheduler:
                 for dependent in waiting.dependents_of(other):
                     self._notify(dependent, other, state, now)
             elif (late := waiting.take_expired(now)) is not None:
-                self._move(self._table[late], Move.CANCEL, now, EXPIRED)
+                self._move(self._table.jobs[late], Move.CANCEL, now, EXPIRED)
             elif (due := waiting.take_due(now)) is not None:
-                self._move(self._table[due], Move.COME_DUE, now, was_taken=True)
+                self._move(self._table.jobs[due], Move.COME_DUE, now, was_taken=True)
             else:
                 break
         while not self._pauses and (job := self._table.queues.take_next()) is not None:
@@ -444,7 +444,7 @@ class Scheduler:
         return State.CANCELLED if job is None else job.state
 
     def _waiting_job(self, job_id: JobId) -> Job:
-        job = self._table[job_id]
+        job = self._table.jobs[job_id]
         if job.state not in WAITING:
             raise KeyError(job_id)
         return job
@@ -457,49 +457,30 @@ _ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: 
 
 
 class JobTable:
-    """Unfinished jobs by id. It also keeps `queues` and `waiting` in step with their states.
+    """Unfinished jobs by id in `jobs`; `keys`, `queues` and `waiting` are kept in step with them.
 
     Args:
         slots, rules: as in ReadyQueues.
     """
 
     def __init__(self, slots: int, rules: Mapping[str, QueueRule]) -> None:
-        self._jobs: dict[JobId, Job] = {}
-        self.queues = ReadyQueues(slots, rules, self._jobs.get)
-        self.waiting = WaitingJobs(self._jobs.get)
-        self._keys: dict[str, JobId] = {}
+        self.jobs: dict[JobId, Job] = {}
+        self.keys: dict[str, JobId] = {}  # the job that has each key
+        self.queues = ReadyQueues(slots, rules, self.jobs.get)
+        self.waiting = WaitingJobs(self.jobs.get)
         self._policies: dict[RetryPolicy, RetryPolicy] = {}
-
-    def get(self, job_id: JobId) -> Job | None:
-        """Return the unfinished job with an id, None if there is none."""
-        return self._jobs.get(job_id)
-
-    def __getitem__(self, job_id: JobId) -> Job:
-        """Return the unfinished job with an id.
-
-        Raises:
-            KeyError: there is none.
-        """
-        return self._jobs[job_id]
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def holder_of(self, key: str) -> JobId | None:
-        """Return the job that has this key."""
-        return self._keys.get(key)
 
     def put(self, job: Job, *, was_taken: bool = False) -> None:
         """Store a job that is new or has changed, where its state puts it.
 
         `was_taken`: it was just taken from `queues` or `waiting`.
         """
-        old = self._jobs.get(job.id)
-        self._jobs[job.id] = job
+        old = self.jobs.get(job.id)
+        self.jobs[job.id] = job
         if old is not None:
             self._leave_place(old, was_taken=was_taken)
         if job.conditions.key is not None:
-            self._keys.setdefault(job.conditions.key, job.id)  # the first job with a key keeps it
+            self.keys.setdefault(job.conditions.key, job.id)  # the first job with a key keeps it
         if job.conditions is not NO_CONDITIONS and job.state not in ACTIVE:
             self.waiting.begin(job)
         if job.state is State.QUEUED:
@@ -509,14 +490,10 @@ class JobTable:
 
     def remove(self, job: Job) -> None:
         """Forget a job that has finished."""
-        old = self._jobs.pop(job.id)
-        if old.conditions.key is not None and self._keys.get(old.conditions.key) == job.id:
-            del self._keys[old.conditions.key]
+        old = self.jobs.pop(job.id)
+        if old.conditions.key is not None and self.keys.get(old.conditions.key) == job.id:
+            del self.keys[old.conditions.key]
         self._leave_place(old, was_taken=False)
-
-    def replace_in_place(self, job: Job) -> None:
-        """Store a job after a change that does not affect its place."""
-        self._jobs[job.id] = job
 
     def shared(self, policy: RetryPolicy) -> RetryPolicy:
         """Return the object that all jobs with an equal policy share: a million jobs have few policies."""
