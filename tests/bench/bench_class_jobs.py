@@ -29,7 +29,7 @@ from tests.support import wait_until
 PART = 500  # jobs in one frame
 PROGRAMS = Path(memory.__file__).parent
 
-# so many that a run takes some seconds; --quick: a fifth of them
+# enough for a run of some seconds; --quick: a fifth
 BGD_JOBS = {Isolation.SPAWN: 50, Isolation.FORK: 3_000, Isolation.REUSE: 6_000}
 BARE_FORKS = 3_000
 PEERS_JOBS = {
@@ -44,7 +44,7 @@ PEERS_JOBS = {
 
 
 def bgd_run(isolation: Isolation, at_once: int, count: int) -> tuple[float, float, dict[str, float]]:
-    """Return jobs a second, megabytes that a running job has for itself, and microseconds of who for each."""
+    """Return jobs per second, private MB of a running job, and microseconds per job of each process."""
     config = f"""
         [security]
         allowed_classes = ["work.*"]
@@ -55,7 +55,7 @@ def bgd_run(isolation: Isolation, at_once: int, count: int) -> tuple[float, floa
     """
     with daemon(at_once, config) as running:
         client = running.connect()
-        through(client, [JobSpec(target="work:nothing")] * at_once)  # warm workers are started by the first
+        through(client, [JobSpec(target="work:nothing")] * at_once)  # the first job starts the warm workers
         used, began = processor.Used(running.process.pid, running.launcher_pid), time.perf_counter()
         through(client, [JobSpec(target="work:nothing")] * count)
         rate, microseconds = count / (time.perf_counter() - began), used.microseconds(count)
@@ -87,7 +87,7 @@ def through(client: BareClient, specs: list[JobSpec]) -> None:
 
 
 def bare_forks(at_once: int, count: int) -> tuple[float, float]:
-    """Return children a second of a process that holds the same and only forks, and microseconds for each."""
+    """Return forks per second of a process of the same size that only forks, and microseconds per fork."""
     program = [sys.executable, str(PROGRAMS / "bare.py"), str(at_once), str(count)]
     rate, microseconds = subprocess.run(program, stdout=subprocess.PIPE, check=True).stdout.split()
     return float(rate), float(microseconds)
@@ -111,7 +111,7 @@ def peer_run(name: str, at_once: int, count: int) -> tuple[float, float]:
 
 
 def measure(at_once: int, rounds: int, share: float) -> None:
-    """Run each once a round, so that a busy minute of the machine hurts all of them."""
+    """Run each once per round, so that a busy minute of the machine affects all of them."""
     rates: dict[str, list[float]] = {}
     sizes: dict[str, list[float]] = {}
     used: dict[str, list[float]] = {}

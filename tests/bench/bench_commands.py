@@ -53,7 +53,7 @@ def xargs_rate(slots: int) -> float:
 
 def parallel_rate(slots: int) -> float:
     path, environment = installing.program("parallel")
-    jobs = 300  # each takes it some 20 ms
+    jobs = 300  # each takes about 20 ms
     numbers = "\n".join(["-"] * jobs).encode()
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -66,7 +66,7 @@ def tsp_rate(slots: int) -> float:
     path, environment = installing.program("tsp")
     with tempfile.TemporaryDirectory() as folder:
         env = environment | {"TS_SOCKET": f"{folder}/socket", "TMPDIR": folder, "TS_MAXFINISHED": "2000"}
-        jobs = 300  # each waits as a process of its own
+        jobs = 300  # each waits in a process of its own
         subprocess.run([path, "-S", str(slots)], env=env, check=True)
         began = time.perf_counter()
         for _ in range(jobs):

@@ -27,7 +27,7 @@ def system_calls(pid: int) -> int:
         [*command, "-o", "/dev/stdout", "-p", str(pid)], stdout=subprocess.PIPE, check=False
     )
     calls = [line for line in done.stdout.splitlines() if b"(" in line and b"resumed>" not in line]
-    # the calls in which its threads wait were begun before, and are told when strace attaches
+    # threads wait in calls that began before; strace prints these when it attaches
     return sum(not line.endswith((b"<unfinished ...>", b"<detached ...>")) for line in calls)
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     with daemon(slots=2) as running:
         client = running.connect()
         client.wait([submitted(client, submit(1))])
-        threading.Event().wait(1)  # what the job left to do, such as its last commit, is not idling
+        threading.Event().wait(1)  # let the daemon finish, for example its last commit
         report(
             "idle",
             p12_system_calls_of_the_daemon=system_calls(running.process.pid),

@@ -12,12 +12,12 @@ from tests.bench.harness import BareClient, daemon, percentiles, report, submit,
 SAMPLES = 300
 LOAD_CLIENTS = 8
 
-# The job's first instruction: a static program would be fairer still, but date is what every machine has.
+# The job's first instruction. A static program would be fairer, but every machine has date.
 STAMP = ("/bin/date", "+%s.%N")
 
 
 def submit_to_start(path: str, logs: Path) -> list[float]:
-    """Submit jobs one at a time that print the time of their start."""
+    """Submit, one at a time, jobs that print the time of their start."""
     client = BareClient(path)
     times = []
     for number in range(SAMPLES):
@@ -29,7 +29,7 @@ def submit_to_start(path: str, logs: Path) -> list[float]:
 
 
 def exit_to_start(path: str) -> list[float]:
-    """Queue jobs in one slot; compare when one ended with when the next was started, as the launcher saw."""
+    """Queue jobs for one slot; compare the end of one with the start of the next, by the launcher's times."""
     client = BareClient(path)
     jobs = [submitted(client, submit(number, ("/bin/true",))) for number in range(SAMPLES)]
     client.wait(jobs)
@@ -40,7 +40,7 @@ def exit_to_start(path: str) -> list[float]:
 
 
 def programs_alone() -> list[float]:
-    """Return what the program costs by itself, from fork to the time it prints."""
+    """Return the time that the program itself takes, from the fork to the time it prints."""
     times = []
     for _ in range(100):
         began = time.time()
@@ -55,9 +55,7 @@ def keep_submitting(path: str, stop: multiprocessing.synchronize.Event) -> None:
     while not stop.is_set():
         client.ask(submit(number, ("/bin/true",)))
         number += 1
-        stop.wait(
-            0.02
-        )  # a busy person, not a flood: the queue must stay short or it is the queue that is measured
+        stop.wait(0.02)  # a steady load, not a flood: a long queue would be measured instead
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ from tests.bench.filled import RARE, fill
 from tests.bench.harness import BareClient, Daemon, daemon, percentiles, report, submit
 
 JOBS = 1_000_000
-TIMES = 40  # each question
+TIMES = 40  # for each question
 SUBMITS = 2_000
 PLACE = "127.0.0.1:48643"
 
 
 def questions(state: State, jobs: int) -> dict[str, List]:
-    """Return what is asked for: what many jobs are, what hardly any is, and what none is."""
+    """Return the queries: for what many jobs are, what few are, and what none is."""
     now = time.time()
     one_state = {
         "state": {},
@@ -66,7 +66,7 @@ def stream(client: BareClient, request: Request) -> None:
 
 
 def browser(client: BareClient) -> OpenerDirector:
-    """Return one that is logged in."""
+    """Return a browser that is logged in."""
     login = client.ask(GetLogin(1))
     assert isinstance(login, Login), login
     opener = build_opener(HTTPCookieProcessor())

@@ -15,7 +15,7 @@ from tests.bench.filled import fill
 from tests.bench.harness import Daemon, daemon, percentiles, report, submit, submitted
 
 JOBS = 1_000_000
-SECONDS = 20.0  # of submits without pruning, to compare with
+SECONDS = 20.0  # of submits without pruning, for comparison
 KEPT_FOR_NOW = (
     '[retention]\nsucceeded_for = "unlimited"\nmax_finished = "unlimited"\nlogs_total = "unlimited"\n'
 )
@@ -33,7 +33,7 @@ def submit_until(running: Daemon, end: Event) -> list[float]:
 
 
 def prune(running: Daemon, keep: int, end: Event) -> float:
-    """Prune all but so many jobs; return the seconds it took."""
+    """Prune all jobs except `keep`; return the seconds it took."""
     client = running.connect()
     began = time.perf_counter()
     client.send(Prune(id=1, keep=keep))

@@ -32,8 +32,8 @@ def main(times: int) -> None:
     with daemon(slots=2) as running:
         environment = {**os.environ, "BGD_SOCKET": running.socket}
         for command in commands.values():
-            milliseconds(command, environment)  # so that bytecode is written and files are cached
-        for _ in range(times):  # in turn, so that a busy second of the machine hurts all of them
+            milliseconds(command, environment)  # to write bytecode and cache files
+        for _ in range(times):  # in turn, so that a busy second of the machine affects all of them
             for name, command in commands.items():
                 taken[name].append(milliseconds(command, environment))
     median = {name: sorted(values)[len(values) // 2] for name, values in taken.items()}

@@ -18,7 +18,7 @@ from tests.bench.harness import BareClient, daemon, percentiles, raw_commits_a_s
 
 ONE_BY_ONE = 4_000
 CLIENTS = 64
-PROCESSES = 2  # clients share them, so that client CPU does not decide alone
+PROCESSES = 2  # for all clients, so that their CPU time does not dominate
 EACH = 500
 
 
@@ -33,7 +33,7 @@ def one_by_one(path: str) -> list[float]:
 
 
 def many_at_once(path: str, clients: int, ready: multiprocessing.synchronize.Barrier) -> None:
-    """Each client has one submit in flight, all of them at once."""
+    """Run all clients at once, each with one submit in flight."""
     selector = selectors.DefaultSelector()
     for index in range(clients):
         client = BareClient(path)
@@ -71,7 +71,7 @@ def at_once_rate(path: str) -> float:
 
 
 def rq_rate() -> float | None:
-    """Return RQ's enqueues a second on a Redis that syncs always; None where either is not installed."""
+    """Return RQ's enqueues per second on a Redis that always syncs; None if one of them is not installed."""
     try:
         import redis
         import rq
@@ -105,7 +105,7 @@ def main(rounds: int) -> None:
     latencies: list[float] = []
     single, several, raw = [], [], []
     for _ in range(rounds):
-        # slots: none is free, because a job runs in the one there is: submitting alone is measured
+        # one slot, occupied by a job: only submitting is measured
         with daemon(slots=1) as running:
             running.connect().ask(submit(1, ("/bin/sleep", "600")))
             raw.append(raw_commits_a_second(running.folder))

@@ -1,4 +1,4 @@
-"""Compares two revisions of bgd: `python -m tests.bench.compare BASE [QUESTION ...]`.
+"""Compare two revisions of bgd: `python -m tests.bench.compare BASE [QUESTION ...]`.
 
 Each round runs each question once on either revision, in turns, since the speed of a machine drifts. A
 revision is checked out and installed once, below the cache of the benchmarks. Programs of this folder that

@@ -1,4 +1,4 @@
-"""Filled: a database with very many jobs, which the store has written as for a busy daemon."""
+"""Fill a database with very many jobs, through the store, as a busy daemon would."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bgd.daemon.storage.records import (
 from bgd.daemon.storage.store import Store
 from tests.bench.harness import ENVIRONMENT
 
-RARE = 100_000  # one job in so many is in the rare queue, has the rare tag, failed
+RARE = 100_000  # one in this many jobs is in the rare queue, has the rare tag and failed
 AT_ONCE = 2_000  # jobs in a transaction
 SPACING = 0.1  # seconds between two submits
 
@@ -30,10 +30,12 @@ _POLICY = RetryPolicy(retries=0, delay=5.0, rerun=False)
 
 
 async def fill(path: Path, jobs: int, *, finished: bool, uid: int) -> float:
-    """Put so many jobs into a new database; return how many a second the store took while they were new."""
+    """Put `count` jobs into a new database; return how many new jobs per second the store took."""
     store = await Store.open(str(path))
     await store.adopt_boot(clock_now(), clock.boot_id())
-    await store.commit(WriteBatch(now=clock_now(), controls=QueueControls(paused=True)))  # none is to start
+    await store.commit(
+        WriteBatch(now=clock_now(), controls=QueueControls(paused=True))
+    )  # so that none starts
     began_at = time.time() - jobs * SPACING
     taking = 0.0
     for numbers in _portions(jobs):
@@ -58,7 +60,7 @@ def _portions(jobs: int) -> Iterator[range]:
 
 
 def _new(number: int, at: float, uid: int) -> NewJob:
-    """One job in `RARE` stands out; the names of the rest begin alike, and no two are the same."""
+    """Return a spec: one in `RARE` stands out; the names of the others begin alike and differ."""
     is_rare = number % RARE == RARE // 2
     queue = "rare" if is_rare else DEFAULT_QUEUE
     spec = JobSpec(
@@ -75,7 +77,7 @@ def _new(number: int, at: float, uid: int) -> NewJob:
 
 
 def _ran(jobs: list[Job], at: float) -> WriteBatch:
-    """Return that these jobs have run once, and how it went."""
+    """Return the ends of one attempt of each of these jobs."""
     ends = [_end(job.id, at) for job in jobs]
     saves = {job.id: SavedJob(_after(job, end), at) for job, end in zip(jobs, ends, strict=True)}
     return WriteBatch(

@@ -25,12 +25,12 @@ from bgd.wire.replies import AttemptsPart, End, Info, Reply, Submitted
 from bgd.wire.requests import GetInfo, Request, Show, Shutdown, ShutdownMode, Submit, Wait
 from bgd.wire.views import AttemptView
 
-# what a shell really exports weighs about this
+# about the size of a real shell's environment
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/"} | {f"VARIABLE_{n:02}": "v" * 85 for n in range(48)}
 
 
 class BareClient:
-    """Frames in and out of a blocking socket: the daemon's price without a client library's."""
+    """Send and read frames on a blocking socket: measures the daemon without a client library."""
 
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -89,7 +89,7 @@ class Daemon:
         return BareClient(self.socket)
 
     def seconds_of(self, pid: int) -> float:
-        """Return the CPU seconds that a process has used."""
+        """Return the CPU seconds that a process has used so far."""
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -103,7 +103,7 @@ class Daemon:
 def daemon(
     slots: int, extra: str = "", prepare: Callable[[Path], object] = lambda _: None
 ) -> Iterator[Daemon]:
-    """Run a daemon with so many slots while the block lasts; `prepare` may fill its folder before."""
+    """Run a daemon with this many slots during the block; `prepare` may fill its folder first."""
     folder = Path(tempfile.mkdtemp(prefix="bgd-bench-", dir=os.environ.get("BGD_BENCH_DIR")))
     config = folder / "bgd.toml"
     config.write_text(f'[daemon]\nstate_dir = "{folder}"\nslots = {slots}\n{extra}')
@@ -147,7 +147,7 @@ def submitted(client: BareClient, request: Submit) -> int:
 
 
 def raw_commits_a_second(folder: Path, seconds: float = 1.0) -> float:
-    """Return what bare SQLite does on this disk: one row of this size, one durable commit."""
+    """Measure bare SQLite on this disk: one row of this size per durable commit."""
     path = folder / "raw.db"
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode=wal")
@@ -165,7 +165,7 @@ def raw_commits_a_second(folder: Path, seconds: float = 1.0) -> float:
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """Return the usual cuts of latencies in seconds, as milliseconds."""
+    """Return the usual percentiles of latencies in seconds, as milliseconds."""
     ordered = sorted(values)
     cuts = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p999": 0.999}
     named = {name: ordered[min(int(len(ordered) * cut), len(ordered) - 1)] for name, cut in cuts.items()}
@@ -182,7 +182,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def report(question: str, **figures: object) -> None:
-    """Print one JSON line: the figures, and where and with what they were measured."""
+    """Print one JSON line: the figures, the host and the versions."""
     about = {
         "question": question,
         "host": platform.node(),

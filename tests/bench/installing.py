@@ -1,4 +1,4 @@
-"""Installs and starts the peers in a place of their own, apart from bgd and from the system."""
+"""Install and start the peers in a folder of their own, apart from bgd and from the system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support import wait_until
 
 CACHE = Path(os.environ.get("BGD_BENCH_CACHE") or Path.home() / ".cache/bgd-bench")
 
-# Celery needs packaging, and does not say so
+# Celery needs packaging, but does not declare it
 PYTHON_PACKAGES = (
     *(
         "rq",
@@ -30,7 +30,7 @@ PYTHON_PACKAGES = (
     "hyperqueue",
 )
 
-# Programs with the packages that hold them and what they are linked with
+# Programs with the packages that contain them and their libraries
 DEBIAN_PACKAGES = {
     "redis-server": ("redis-server", "redis-tools", "libatomic1", "libjemalloc2", "liblzf1"),
     "beanstalkd": ("beanstalkd",),

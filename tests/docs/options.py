@@ -17,7 +17,7 @@ HEADING = "| option | what it does | for | edit | class policy |\n|---|---|---|-
 
 
 def table() -> str:
-    """Return the table, as it is to stand in the page."""
+    """Return the table, as the page has it."""
     keys = {name: key for key, name in POLICY_KEYS.items()}
     rows = [
         [
@@ -33,7 +33,7 @@ def table() -> str:
 
 
 def main() -> None:
-    """Write the table into the page."""
+    """Write the table to the page."""
     text = PAGE.read_text()
     PAGE.write_text(re.sub(re.escape(HEADING) + r"(?:\|.*\|\n)*", lambda _: table(), text))
 

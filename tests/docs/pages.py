@@ -1,4 +1,4 @@
-"""Pages: README.md and docs/, read as the tests of this folder need them."""
+"""Read README.md and docs/ for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def name_of(path: Path) -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """Return what stands between a heading and the next one of its level or above."""
+    """Return the text between a heading and the next one of its level or above."""
     level = heading.index(" ")
     _, found, rest = f"\n{text}".partition(f"\n{heading}\n")
     assert found, f"there is no heading {heading!r}"
@@ -40,7 +40,7 @@ def block(text: str, language: str) -> str:
 
 
 def rows_of(text: str, heading: str | None = None) -> list[list[str]]:
-    """Return the rows of the first table, or of the first whose first column has this heading."""
+    """Return the rows of the first table, or of the first table whose first column has this heading."""
     for table in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
         first, _, *rows = [
             [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()

@@ -1,4 +1,4 @@
-"""docs/bgctl.md: every verb and every exit code there is."""
+"""docs/bgctl.md names every verb and every exit code."""
 
 from __future__ import annotations
 

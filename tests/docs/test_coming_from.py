@@ -1,4 +1,4 @@
-"""docs/coming-from.md: what stands on the right of its tables is done, by a real daemon."""
+"""docs/coming-from.md: the code in the right-hand columns runs, with a real daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUNS = r"^(?:client|first|second|area|send_letter|bgd|bgd_job|run_background_job
 
 
 def rows(system: str) -> list[str]:
-    """Return what a table says of bgd, row by row."""
+    """Return the right-hand column of a table."""
     [table] = re.findall(rf"^\| {system} \| bgd \|\n\|---\|---\|\n((?:\|.*\|\n)+)", PAGE, re.MULTILINE)
     return [line.strip().strip("|").rpartition(" | ")[2].strip() for line in table.splitlines()]
 
@@ -27,7 +27,7 @@ def calls(system: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def program():
-    """That of the page, while its daemon runs."""
+    """Yield the program of the page while its daemon runs."""
     settings = {"runners": {"php": {"argv": ["true"]}}}
     allowed = ["app.services.*", "app.tasks.*", "php::App\\Jobs\\*", "php::App\\Services\\*"]
     with (
@@ -46,7 +46,7 @@ def test_every_call_of_the_page_can_be_made(program, code):
     if not code.startswith("raise "):
         exec(code, names)
         return
-    with pytest.raises(Exception) as raised:  # noqa: PT011 - which it is, is looked at
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - the type is checked below
         exec(code, names)
     assert type(raised.value).__module__ == "bgd_job"
 

@@ -1,4 +1,4 @@
-"""docs/configuration.md: every key there is, with its default."""
+"""docs/configuration.md and etc/bgd.toml have every key with its default."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def keys(schema: Schema, prefix: str = "") -> Iterator[str]:
 
 
 def sample_configuration() -> str:
-    """Return etc/bgd.toml with the keys whose default depends on the machine, as for one user."""
+    """Return etc/bgd.toml with its commented-out keys, whose default depends on the machine."""
     return re.sub(r"^# (\w+ = )", r"\1", (ROOT / "etc/bgd.toml").read_text(), flags=re.MULTILINE)
 
 

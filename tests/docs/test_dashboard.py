@@ -1,4 +1,4 @@
-"""docs/dashboard.md: its limits are those of the code."""
+"""docs/dashboard.md has the limits of the code."""
 
 from __future__ import annotations
 

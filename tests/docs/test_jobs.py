@@ -1,4 +1,4 @@
-"""docs/jobs.md: every state, outcome, variable and limit there is."""
+"""docs/jobs.md names every state, outcome, variable and limit."""
 
 from __future__ import annotations
 
@@ -40,4 +40,4 @@ def test_jobs_page_says_what_the_limits_are():
         spec.MAX_RETRIES,
         spec.MAX_DURATION / 86_400,
     ]
-    assert spec.MAX_RESULT == spec.MAX_WORK  # which one line says
+    assert spec.MAX_RESULT == spec.MAX_WORK  # one row of the table has both

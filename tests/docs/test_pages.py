@@ -1,4 +1,4 @@
-"""All pages: links lead somewhere, and what can be typed, run or loaded is right."""
+"""All pages: links have targets, files and options exist, commands and configurations are valid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bgd.config import load
 from tests.docs.pages import PAGES, blocks, name_of
 from tests.support import ROOT
 
-# What stands for something else in a command that is shown in passing
+# Values for the placeholders in commands
 PLACEHOLDERS = {"ID": "12", "N": "3", "VERB": "list", "COMMAND": "true", "NAME": "name"}
 
 by_page = pytest.mark.parametrize("path", PAGES, ids=name_of)
@@ -48,9 +48,9 @@ def test_options_that_are_named_exist(path):
 
 @by_page
 def test_commands_can_be_read(path, monkeypatch):
-    monkeypatch.setattr(click.Command, "invoke", lambda *_: 0)  # as far as that they are read, and no further
+    monkeypatch.setattr(click.Command, "invoke", lambda *_: 0)  # parse the command line, but do nothing
     for words in commands_of(path.read_text()):
-        # one is only named, without what it takes; another prints its help and exits
+        # a command may be named without its arguments; `--help` exits
         with (
             suppress(click.MissingParameter, click.exceptions.Exit),
             command.make_context("bgctl", list(words), obj=GlobalOptions()) as context,
@@ -89,11 +89,11 @@ bgctl list -q | xargs bgctl hold && eval "$(bgctl completion zsh)"
     ]
 
 
-# --- reading them ------------------------------------------------------------------------------------------
+# --- reading the pages -------------------------------------------------------------------------------------
 
 
 def anchors_of(path: Path) -> set[str]:
-    """Return what GitHub makes of the headings of a page."""
+    """Return the anchors that GitHub makes of the headings of a page."""
     titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -128,7 +128,7 @@ def commands_of(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def _commands_in(line: str) -> Iterator[tuple[str, ...]]:
-    """Yield those of one line of the shell, those of its substitutions first."""
+    """Yield the commands in one line of shell, those in substitutions first."""
     for substituted in re.findall(r"\$\(([^()]*)\)", line):
         yield from _commands_in(substituted)
     words: list[str] = []

@@ -1,4 +1,4 @@
-"""docs/protocol.md: every message, field, value, default and limit there is, and bytes that are so."""
+"""docs/protocol.md has every message, field, value, default and limit, and correct bytes."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def tag(kind: type[msgspec.Struct]) -> str:
 
 
 def is_told(kind: type[msgspec.Struct], name: str) -> bool:
-    """Tell whether a field stands in its table: the id that all messages have does not."""
+    """Return whether a table has this field; it leaves out the id that all messages have."""
     return name != "id" or kind in VALUES
 
 
@@ -184,6 +184,6 @@ def payloads_from(connection: socket.socket) -> Iterator[bytes]:
 
 
 def payload_of(dump: str) -> bytes:
-    """Return what stands in a frame written in hexadecimal."""
+    """Return the payload of a frame written in hexadecimal."""
     (payload,) = framing.FrameReader().feed(bytes.fromhex(dump))
     return payload

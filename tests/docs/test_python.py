@@ -1,4 +1,4 @@
-"""docs/python.md: every error there is, and of which it is one."""
+"""docs/python.md names every error and its base class."""
 
 from __future__ import annotations
 

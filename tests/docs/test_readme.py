@@ -1,4 +1,4 @@
-"""README.md: its commands answer what it says, its programs run, and its drawing is that of the table."""
+"""README.md: its drawing is that of the table of moves, and its imports are public."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_readme_imports_only_public_names():
 
 
 def diagram() -> str:
-    """Draw the moves; what all states of a group have in common is drawn once, from the group."""
+    """Draw the moves; moves that all states of a group have are drawn once, from the group."""
     lines, between = ["stateDiagram-v2", "    [*] --> waiting: submit"], []
     for name, group in GROUPS.items():
         states = [state for state in State if state in group]

@@ -1,4 +1,4 @@
-"""docs/recipes.md: its files, written into a folder and used as it says, with the real frameworks."""
+"""docs/recipes.md: its files work as the page says, with the real frameworks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import DEADLINE, ROOT
 
 RECIPES = page("docs/recipes.md")
 
-# What every program begins with: a daemon that allows what stands in the folder
+# Every program begins with this: a daemon that allows the modules in the folder
 DAEMON = """
 import os
 from bgd.testing import private_daemon
@@ -28,7 +28,7 @@ serving = private_daemon(
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where the page's files are."""
+    """Return a folder with the files of the page."""
     for block in blocks(RECIPES, "python"):
         name, rest = block.removeprefix("# ").split("\n", 1)
         path = tmp_path / name
@@ -152,7 +152,7 @@ with serving as daemon, daemon.client() as client:
         with session.begin_nested():
             buy(session, "bob@example.org")
             assert client.jobs() == []
-        assert client.jobs() == []  # a savepoint is no commit
+        assert client.jobs() == []  # releasing a savepoint is not a commit
         outer = session.begin_nested()
         with session.begin_nested():
             buy(session, "eve@example.org")
@@ -164,7 +164,7 @@ with serving as daemon, daemon.client() as client:
         buy(session, "eve@example.org")
         session.rollback()
         buy(session, "mallory@example.org")
-        session.close()  # and may be used again
+        session.close()  # it may be used again
         buy(session, "carol@example.org")
         session.commit()
         session.commit()
@@ -294,7 +294,7 @@ with serving as daemon, daemon.client() as client, TestClient(app) as visitor:
     run(folder, program)
 
 
-# --- and the rest -------------------------------------------------------------------------------------------
+# --- many calls --------------------------------------------------------------------------------------------
 
 
 def test_many_small_calls_give_one_sum(folder):

@@ -1,4 +1,4 @@
-"""Consoles and programs of the pages, typed into a shell and run as they stand."""
+"""The commands and programs of the pages run, and print what the pages say."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Transcripts: what stands in the `console` blocks of a page, typed into a real shell.
+"""Transcripts: type the `console` blocks of a page into a real shell.
 
-`python -m tests.docs.transcripts PAGE...` types them anew, and writes into the page what was answered.
+`python -m tests.docs.transcripts PAGE...` types them again and writes the new answers to the page.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bgd import Client, DaemonUnreachable
 from tests.docs.pages import blocks, page
 from tests.support import DEADLINE, ROOT, Home
 
-PATIENCE = 3 * DEADLINE  # seconds for all the commands of a page, of which one sleeps for ten
+PATIENCE = 3 * DEADLINE  # seconds for all commands of a page; one of them sleeps for ten
 PROMPT = "$ "
 
 _MARK = "--- next ---"
@@ -24,7 +24,7 @@ _WRITTEN_HOME = "/home/ada"
 _WRITTEN_USER = "ada"
 _WRITTEN_SLOTS = "2"
 
-# What differs from run to run, and how it may look
+# Text that differs from run to run, with the name that replaces it
 _VARIABLE = [
     (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+\d\d:\d\d|Z)?", "an instant"),
     (r"(\d+(\.\d+)?(ms|s|m|h|d)){1,2}\b", "a duration"),
@@ -36,7 +36,7 @@ _VARIABLE = [
 
 
 def steps_of(text: str) -> list[tuple[str, str]]:
-    """Return the commands of a page's console blocks, each with what it answers."""
+    """Return the commands of a page's console blocks, each with its answer."""
     steps = []
     for block in blocks(text, "console"):
         assert block.startswith(PROMPT), f"a console block begins with {PROMPT!r}: {block!r}"
@@ -47,7 +47,7 @@ def steps_of(text: str) -> list[tuple[str, str]]:
 
 
 def answers_in(home: Home, commands: list[str]) -> list[str]:
-    """Type commands into one shell at home, where this checkout is `bgd`; return what each answers."""
+    """Type commands into one shell at home, where this checkout is `bgd`; return the answers."""
     (home.folder / "bgd").symlink_to(ROOT)
     path = f"{Path(sys.executable).parent}:{home.env['PATH']}"
     script = "\n".join(f"echo; echo '{_MARK}'\n{command}" for command in commands)
@@ -69,13 +69,13 @@ def answers_in(home: Home, commands: list[str]) -> list[str]:
 
 
 def as_written(answer: str, home: Home) -> str:
-    """Return an answer as it would have been on the machine of the pages."""
+    """Return an answer as it would be on the machine of the pages."""
     at_home = answer.replace(str(home.folder), _WRITTEN_HOME)
     return re.sub(rf"\b{re.escape(getpass.getuser())}\b", _WRITTEN_USER, at_home)
 
 
 def without_chance(answer: str) -> str:
-    """Return an answer with names in the place of what is another each time."""
+    """Return an answer with names in place of text that differs each time."""
     for pattern, name in _VARIABLE:
         answer = re.sub(pattern, name, answer)
     return answer
@@ -87,7 +87,7 @@ def _end_daemons_of(home: Home) -> None:
             with Client(str(socket), timeout=DEADLINE) as client:
                 client.shutdown("cancel", timeout=DEADLINE)
         except DaemonUnreachable:
-            continue  # the page has ended it
+            continue  # the page ended it
 
 
 def _write_anew(name: str) -> None:
