@@ -402,7 +402,7 @@ async def test_limits_that_the_launcher_cannot_set_are_refused_at_once(config, l
 
         with pytest.raises(Refused, match="memory_max needs the memory controller of cgroup v2: no memory"):
             life.actions.check(command(memory_max=2**30))
-        with pytest.raises(Refused, match="memory_max takes"):
+        with pytest.raises(Refused, match="memory_max needs"):
             await life.actions.edit(job, Changes(memory_max=2**30))
 
 
@@ -412,7 +412,7 @@ async def test_limits_of_a_class_are_checked_when_its_jobs_are_submitted(folder,
         await launcher.greet(abilities=Abilities(problem="none"))
         await life.submit(command(hold=True))
 
-        with pytest.raises(Refused, match="pids_max takes the pids controller"):
+        with pytest.raises(Refused, match="pids_max needs the pids controller"):
             life.actions.check(JobSpec(target="app:f"))
 
 
