@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import Move, State
 from bgd.core.queues import ReadyQueues
-from bgd.core.scheduler import JobTable, SaveJob, Scheduler
+from bgd.core.scheduler import SaveJob, Scheduler
 from bgd.daemon.dispatch import AttemptTable, Reconciliation
 from bgd.daemon.idempotency import IdempotencyTokens
 from bgd.daemon.storage.records import QueueControls
@@ -115,7 +115,7 @@ def forget_requests_at_a_restart(monkeypatch):
 
 
 def forget_keys(monkeypatch):
-    monkeypatch.setattr(JobTable, "holder_of", lambda *_: None)
+    monkeypatch.setattr(Scheduler, "holder_of", lambda *_: None)
 
 
 def forget_pauses(monkeypatch):
@@ -130,7 +130,7 @@ def hold_nothing(monkeypatch):
 
 
 def tell_nobody_of_ends(monkeypatch):
-    monkeypatch.setattr(Scheduler, "_tell", lambda *_: None)
+    monkeypatch.setattr(Scheduler, "_notify", lambda *_: None)
 
 
 def set_no_timer(monkeypatch):
