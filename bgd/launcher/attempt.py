@@ -37,76 +37,138 @@ from bgd.wire.launching import (
 
 log = logging.getLogger(__name__)
 
-# --- Actions asked of an attempt before it runs: they may cancel its start, or are passed on when it runs.
 
+class Attempt:
+    """One attempt: call `started` when its process runs, `grew` when its log has grown."""
 
-class PendingActions:
-    """`stop_asked` is done when the attempt is to end: for `reason`, and sometimes with a `problem`."""
+    def __init__(
+        self,
+        launch: Launch,
+        context: Context,
+        workers: WorkerPool,
+        started: Callable[[AttemptStarted], None],
+        grew: Callable[[], None],
+    ) -> None:
+        self.launch = launch
+        self._deadlines = context.deadlines
+        self._started = started
+        self._pending = PendingActions(context.deadlines)
+        self._starting = AttemptStart(launch, context, workers, self._pending, grew)
+        self._running: RunningAttempt | None = None
 
-    def __init__(self, deadlines: Deadlines) -> None:
-        self.stop_asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_suspended = False
-        self.reason: Outcome | None = None
-        self.problem: str | None = None
-        self._grace = 0.0
-        self._deadlines = deadlines
-        self._resumed: asyncio.Future[None] | None = None  # while `wait_until_resumed` waits
-        self._limit: Countdown | None = None  # while a `limited` block runs
-        self._signals: dict[int, bool] = {}  # signum -> whether it is for the whole tree
+    @property
+    def state(self) -> AttemptStarted:
+        pid = self._running.pid if self._running else None
+        start, is_suspended = self._starting, self._pending.is_suspended
+        return AttemptStarted(self.launch.key, pid, start.started_at, is_suspended, start.since)
+
+    @property
+    def log_bytes(self) -> int:
+        return self._running.log_bytes if self._running else 0
+
+    @property
+    def log_problem(self) -> str | None:
+        """Why output is missing from its log; None: no output is missing."""
+        return self._running.log_problem if self._running else None
 
     def stop(self, reason: Outcome, grace: float) -> None:
-        if self.reason is None:
-            self.reason, self._grace = reason, grace
-            self.stop_asked.set_result(None)
+        """Stop it. May be called again; the first reason and the shortest grace count."""
+        if self._running is not None:
+            self._running.stop(reason, grace)
+        else:
+            self._pending.stop(reason, grace)
 
     def signal(self, signum: int, *, whole_tree: bool) -> None:
-        """Keep a signal once, as the kernel does."""
-        self._signals[signum] = whole_tree or self._signals.get(signum, False)
+        """Send its processes a signal; before it runs, keep the signal once, as the kernel does."""
+        if self._running is not None:
+            self._running.signal(signum, whole_tree=whole_tree)
+        else:
+            self._pending.signal(signum, whole_tree=whole_tree)
 
     def suspend(self) -> None:
-        self.is_suspended = True
-        if self._limit is not None:
-            self._limit.pause()
+        """Stop its processes; before it runs, do not start it."""
+        self._pending.suspend()
+        if self._running is not None:
+            self._running.suspend()
 
     def resume(self) -> None:
-        self.is_suspended = False
-        if self._limit is not None:
-            self._limit.resume()
-        if self._resumed is not None and not self._resumed.done():
-            self._resumed.set_result(None)
+        """Let it go on after `suspend`."""
+        self._pending.resume()
+        if self._running is not None:
+            self._running.resume()
 
-    async def wait_until_resumed(self) -> bool:
-        """Wait while it is suspended; return False if it is to end instead."""
-        while self.is_suspended and self.reason is None:
-            self._resumed = asyncio.get_running_loop().create_future()
-            await asyncio.wait({self._resumed, self.stop_asked}, return_when=asyncio.FIRST_COMPLETED)
-        return self.reason is None
-
-    @contextmanager
-    def limited(self, seconds: float | None, problem: str) -> Iterator[None]:
-        """Time the attempt out, with this problem, if the block takes longer; None: no limit."""
-
-        def time_out() -> None:
-            self.problem = problem
-            self.stop(Outcome.TIMEOUT, 0.0)
-
-        self._limit = Countdown(self._deadlines, seconds, time_out)
-        if self.is_suspended:
-            self._limit.pause()
+    async def live(self) -> AttemptEnded:
+        """Run it; return how it ended when no process of it is left."""
         try:
-            yield
-        finally:
-            self._limit.pause()
-            self._limit = None
+            running = await self._start()
+        except CannotStart as error:
+            log_bytes = self._starting.write_log(error.log_text) if error.log_text else 0
+            return self._never_ran(Outcome.NOT_STARTED, str(error), log_bytes)
+        except LostChild as error:
+            return self._never_ran(Outcome.UNKNOWN, str(error))
+        if running is None:
+            return self._never_ran(self._pending.reason or Outcome.CANCELLED, self._pending.problem)
+        self._running = running
+        self._started(self.state)
+        self._pending.hand_to(running)
+        return await running.end()
 
-    def hand_to(self, running: RunningAttempt) -> None:
-        """Pass the pending actions on to the running attempt."""
-        if self.is_suspended:
-            running.suspend()
-        for signum, whole_tree in self._signals.items():
-            running.signal(signum, whole_tree=whole_tree)
-        if self.reason is not None:
-            running.stop(self.reason, self._grace)
+    def abandon(self, problem: str) -> AttemptEnded:
+        """Kill its processes after an error in the launcher; return an end with outcome `unknown`."""
+        if self._running is not None:
+            try:
+                self._running.abandon()
+            except Exception:  # an error of one job must not end the launcher, and all others with it
+                log.exception("job %d: not all of its resources could be released", self.launch.key.job)
+        return AttemptEnded(
+            key=self.launch.key,
+            outcome=Outcome.UNKNOWN,
+            started_at=self._starting.started_at,
+            finished_at=time.time(),
+            log_bytes=self.log_bytes,
+            problem=problem,
+            run_seconds=elapsed() - self._starting.since if self._running else None,
+        )
+
+    async def _start(self) -> RunningAttempt | None:
+        """Start it as soon as the machine has room; return None if it is to end before that."""
+        pause = _FIRST_PAUSE
+        stop_asked = self._pending.stop_asked
+        while not stop_asked.done():
+            try:
+                return await self._starting.try_once()
+            except OSError as error:  # the machine's; a problem of the job would be CannotStart
+                _complain(self.launch, error, pause)
+            over = self._deadlines.timer(pause)
+            await asyncio.wait({over, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        return None
+
+    def _never_ran(self, outcome: Outcome, problem: str | None, log_bytes: int = 0) -> AttemptEnded:
+        return AttemptEnded(
+            key=self.launch.key,
+            outcome=outcome,
+            finished_at=time.time(),
+            log_bytes=log_bytes,
+            problem=problem,
+        )
+
+
+_FIRST_PAUSE = (
+    1.0  # seconds until the next try when the machine has no room; doubled each time, up to the longest
+)
+_LONGEST_PAUSE = 30.0
+_COMPLAINTS_APART = 10.0  # seconds: a machine without room must not be flooded with warnings
+
+_complained_at = -_COMPLAINTS_APART
+
+
+def _complain(launch: Launch, error: OSError, pause: float) -> None:
+    global _complained_at  # noqa: PLW0603  one machine has one shortage, whichever jobs it delays
+    if elapsed() - _complained_at >= _COMPLAINTS_APART:
+        _complained_at = elapsed()
+        log.warning("job %d cannot start yet: %s; next try in %g s", launch.key.job, error.strerror, pause)
 
 
 # --- The start of an attempt: what it needs first, and how its first process is started.
@@ -320,134 +382,73 @@ class AttemptStart:
 _LONG = 10.0  # seconds without an answer until a warning is logged
 
 
-class Attempt:
-    """One attempt: call `started` when its process runs, `grew` when its log has grown."""
+# --- Actions asked of an attempt before it runs: they may cancel its start, or are passed on when it runs.
 
-    def __init__(
-        self,
-        launch: Launch,
-        context: Context,
-        workers: WorkerPool,
-        started: Callable[[AttemptStarted], None],
-        grew: Callable[[], None],
-    ) -> None:
-        self.launch = launch
-        self._deadlines = context.deadlines
-        self._started = started
-        self._pending = PendingActions(context.deadlines)
-        self._starting = AttemptStart(launch, context, workers, self._pending, grew)
-        self._running: RunningAttempt | None = None
 
-    @property
-    def state(self) -> AttemptStarted:
-        pid = self._running.pid if self._running else None
-        start, is_suspended = self._starting, self._pending.is_suspended
-        return AttemptStarted(self.launch.key, pid, start.started_at, is_suspended, start.since)
+class PendingActions:
+    """`stop_asked` is done when the attempt is to end: for `reason`, and sometimes with a `problem`."""
 
-    @property
-    def log_bytes(self) -> int:
-        return self._running.log_bytes if self._running else 0
-
-    @property
-    def log_problem(self) -> str | None:
-        """Why output is missing from its log; None: no output is missing."""
-        return self._running.log_problem if self._running else None
+    def __init__(self, deadlines: Deadlines) -> None:
+        self.stop_asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_suspended = False
+        self.reason: Outcome | None = None
+        self.problem: str | None = None
+        self._grace = 0.0
+        self._deadlines = deadlines
+        self._resumed: asyncio.Future[None] | None = None  # while `wait_until_resumed` waits
+        self._limit: Countdown | None = None  # while a `limited` block runs
+        self._signals: dict[int, bool] = {}  # signum -> whether it is for the whole tree
 
     def stop(self, reason: Outcome, grace: float) -> None:
-        """Stop it. May be called again; the first reason and the shortest grace count."""
-        if self._running is not None:
-            self._running.stop(reason, grace)
-        else:
-            self._pending.stop(reason, grace)
+        if self.reason is None:
+            self.reason, self._grace = reason, grace
+            self.stop_asked.set_result(None)
 
     def signal(self, signum: int, *, whole_tree: bool) -> None:
-        """Send its processes a signal; before it runs, keep the signal once, as the kernel does."""
-        if self._running is not None:
-            self._running.signal(signum, whole_tree=whole_tree)
-        else:
-            self._pending.signal(signum, whole_tree=whole_tree)
+        """Keep a signal once, as the kernel does."""
+        self._signals[signum] = whole_tree or self._signals.get(signum, False)
 
     def suspend(self) -> None:
-        """Stop its processes; before it runs, do not start it."""
-        self._pending.suspend()
-        if self._running is not None:
-            self._running.suspend()
+        self.is_suspended = True
+        if self._limit is not None:
+            self._limit.pause()
 
     def resume(self) -> None:
-        """Let it go on after `suspend`."""
-        self._pending.resume()
-        if self._running is not None:
-            self._running.resume()
+        self.is_suspended = False
+        if self._limit is not None:
+            self._limit.resume()
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
 
-    async def live(self) -> AttemptEnded:
-        """Run it; return how it ended when no process of it is left."""
+    async def wait_until_resumed(self) -> bool:
+        """Wait while it is suspended; return False if it is to end instead."""
+        while self.is_suspended and self.reason is None:
+            self._resumed = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._resumed, self.stop_asked}, return_when=asyncio.FIRST_COMPLETED)
+        return self.reason is None
+
+    @contextmanager
+    def limited(self, seconds: float | None, problem: str) -> Iterator[None]:
+        """Time the attempt out, with this problem, if the block takes longer; None: no limit."""
+
+        def time_out() -> None:
+            self.problem = problem
+            self.stop(Outcome.TIMEOUT, 0.0)
+
+        self._limit = Countdown(self._deadlines, seconds, time_out)
+        if self.is_suspended:
+            self._limit.pause()
         try:
-            running = await self._start()
-        except CannotStart as error:
-            log_bytes = self._starting.write_log(error.log_text) if error.log_text else 0
-            return self._never_ran(Outcome.NOT_STARTED, str(error), log_bytes)
-        except LostChild as error:
-            return self._never_ran(Outcome.UNKNOWN, str(error))
-        if running is None:
-            return self._never_ran(self._pending.reason or Outcome.CANCELLED, self._pending.problem)
-        self._running = running
-        self._started(self.state)
-        self._pending.hand_to(running)
-        return await running.end()
+            yield
+        finally:
+            self._limit.pause()
+            self._limit = None
 
-    def abandon(self, problem: str) -> AttemptEnded:
-        """Kill its processes after an error in the launcher; return an end with outcome `unknown`."""
-        if self._running is not None:
-            try:
-                self._running.abandon()
-            except Exception:  # an error of one job must not end the launcher, and all others with it
-                log.exception("job %d: not all of its resources could be released", self.launch.key.job)
-        return AttemptEnded(
-            key=self.launch.key,
-            outcome=Outcome.UNKNOWN,
-            started_at=self._starting.started_at,
-            finished_at=time.time(),
-            log_bytes=self.log_bytes,
-            problem=problem,
-            run_seconds=elapsed() - self._starting.since if self._running else None,
-        )
-
-    async def _start(self) -> RunningAttempt | None:
-        """Start it as soon as the machine has room; return None if it is to end before that."""
-        pause = _FIRST_PAUSE
-        stop_asked = self._pending.stop_asked
-        while not stop_asked.done():
-            try:
-                return await self._starting.try_once()
-            except OSError as error:  # the machine's; a problem of the job would be CannotStart
-                _complain(self.launch, error, pause)
-            over = self._deadlines.timer(pause)
-            await asyncio.wait({over, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
-            over.cancel()
-            pause = min(pause * 2, _LONGEST_PAUSE)
-        return None
-
-    def _never_ran(self, outcome: Outcome, problem: str | None, log_bytes: int = 0) -> AttemptEnded:
-        return AttemptEnded(
-            key=self.launch.key,
-            outcome=outcome,
-            finished_at=time.time(),
-            log_bytes=log_bytes,
-            problem=problem,
-        )
-
-
-_FIRST_PAUSE = (
-    1.0  # seconds until the next try when the machine has no room; doubled each time, up to the longest
-)
-_LONGEST_PAUSE = 30.0
-_COMPLAINTS_APART = 10.0  # seconds: a machine without room must not be flooded with warnings
-
-_complained_at = -_COMPLAINTS_APART
-
-
-def _complain(launch: Launch, error: OSError, pause: float) -> None:
-    global _complained_at  # noqa: PLW0603  one machine has one shortage, whichever jobs it delays
-    if elapsed() - _complained_at >= _COMPLAINTS_APART:
-        _complained_at = elapsed()
-        log.warning("job %d cannot start yet: %s; next try in %g s", launch.key.job, error.strerror, pause)
+    def hand_to(self, running: RunningAttempt) -> None:
+        """Pass the pending actions on to the running attempt."""
+        if self.is_suspended:
+            running.suspend()
+        for signum, whole_tree in self._signals.items():
+            running.signal(signum, whole_tree=whole_tree)
+        if self.reason is not None:
+            running.stop(self.reason, self._grace)

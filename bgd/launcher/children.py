@@ -15,41 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-# --- Readers: many descriptors, which are a single one for the event loop.
-
-
-class Readers:
-    """Call back while a descriptor is readable or at its end.
-
-    A reader of the event loop costs several times as much to add and remove, which very short jobs do all the
-    time.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._callbacks: dict[int, Callable[[], object]] = {}
-        self._epoll = select.epoll()
-        loop.add_reader(self._epoll.fileno(), self._call_back)
-
-    def add(self, fd: int, callback: Callable[[], object]) -> None:
-        """Call back from now on; not to be called from a callback.
-
-        In a callback the number might be reused: a descriptor just removed may still have its turn to come.
-        """
-        self._epoll.register(fd, select.EPOLLIN)
-        self._callbacks[fd] = callback
-
-    def remove(self, fd: int) -> None:
-        """Stop calling back; must be called before the descriptor is closed, and may be called again."""
-        if self._callbacks.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-
-    def _call_back(self) -> None:
-        for fd, _ in self._epoll.poll(0):
-            callback = self._callbacks.get(fd)
-            if callback is not None:  # no earlier callback has just removed it
-                callback()
-
-
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _PTRACE_DETACH = 17  # linux/ptrace.h
 
@@ -152,79 +117,6 @@ class Children:
                 self._expected.pop(pid)(code, usage)
 
 
-def fork(run: Callable[[int], object], kept: Collection[int] = ()) -> tuple[int, int]:
-    """Call `run` in a fork, with a descriptor to write to; return its pid and the descriptor to read from.
-
-    The fork keeps `kept` and the standard descriptors and closes everything else of this process: it holds
-    neither the lock nor pipes by which the processes of other attempts are recognized.
-
-    Raises:
-        OSError: the machine has no room for it now.
-    """
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    try:
-        pid = os.fork()
-        if not pid:
-            _run_in_fork(run, writer, {0, 1, 2, writer, *kept})
-    except BaseException:
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
-    os.read(reader, 1)  # until it has closed the rest, which takes no longer than a fork
-    os.set_blocking(reader, False)
-    return pid, reader
-
-
-def read_all(fd: int, is_whole: Callable[[bytearray], bool] = lambda _: False) -> asyncio.Future[bytes]:
-    """Return a future of what is written to a pipe until it is complete or ends; then close the pipe."""
-    loop, received = asyncio.get_running_loop(), bytearray()
-    ended: asyncio.Future[bytes] = loop.create_future()
-
-    def read() -> None:
-        part = os.read(fd, _PIPE)
-        received.extend(part)
-        if (not part or is_whole(received)) and not ended.done():
-            ended.set_result(bytes(received))
-
-    def close(_: object) -> None:
-        loop.remove_reader(fd)
-        os.close(fd)
-
-    loop.add_reader(fd, read)
-    ended.add_done_callback(close)
-    return ended
-
-
-def close_all_but(kept: Collection[int]) -> None:
-    """Close every descriptor of this process but these."""
-    start = 0
-    for fd in sorted(kept):
-        if start < fd:  # os.closerange(0, 0) closes everything on Python 3.11
-            os.closerange(start, fd)
-        start = fd + 1
-    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
-
-
-def _run_in_fork(run: Callable[[int], object], writer: int, kept: Collection[int]) -> NoReturn:
-    try:
-        gc.disable()  # finalizers may close descriptors whose numbers are reused by then
-        signal.set_wakeup_fd(-1)
-        for signum in signal.valid_signals():
-            # Python ignores SIGPIPE, programs must not
-            if signal.getsignal(signum) not in {signal.SIG_DFL, None}:
-                signal.signal(signum, signal.SIG_DFL)
-        close_all_but(kept)
-        os.write(writer, b"\0")
-        run(writer)
-        os._exit(0)
-    finally:
-        os._exit(1)
-
-
-_PIPE = 1 << 16  # bytes that a pipe holds
-
-
 _PAGE = 4096  # bytes
 _INEXACT = 512  # KiB by which the kernel's two counts may differ
 
@@ -323,3 +215,114 @@ class _Transport(asyncio.SubprocessTransport):
     def end(self, code: int) -> None:
         self._code = code
         self._ended.set()
+
+
+# --- Forks of this process that keep nothing of it except what they need.
+
+
+def fork(run: Callable[[int], object], kept: Collection[int] = ()) -> tuple[int, int]:
+    """Call `run` in a fork, with a descriptor to write to; return its pid and the descriptor to read from.
+
+    The fork keeps `kept` and the standard descriptors and closes everything else of this process: it holds
+    neither the lock nor pipes by which the processes of other attempts are recognized.
+
+    Raises:
+        OSError: the machine has no room for it now.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.fork()
+        if not pid:
+            _run_in_fork(run, writer, {0, 1, 2, writer, *kept})
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    os.read(reader, 1)  # until it has closed the rest, which takes no longer than a fork
+    os.set_blocking(reader, False)
+    return pid, reader
+
+
+def read_all(fd: int, is_whole: Callable[[bytearray], bool] = lambda _: False) -> asyncio.Future[bytes]:
+    """Return a future of what is written to a pipe until it is complete or ends; then close the pipe."""
+    loop, received = asyncio.get_running_loop(), bytearray()
+    ended: asyncio.Future[bytes] = loop.create_future()
+
+    def read() -> None:
+        part = os.read(fd, _PIPE)
+        received.extend(part)
+        if (not part or is_whole(received)) and not ended.done():
+            ended.set_result(bytes(received))
+
+    def close(_: object) -> None:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+    loop.add_reader(fd, read)
+    ended.add_done_callback(close)
+    return ended
+
+
+def close_all_but(kept: Collection[int]) -> None:
+    """Close every descriptor of this process but these."""
+    start = 0
+    for fd in sorted(kept):
+        if start < fd:  # os.closerange(0, 0) closes everything on Python 3.11
+            os.closerange(start, fd)
+        start = fd + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+
+
+def _run_in_fork(run: Callable[[int], object], writer: int, kept: Collection[int]) -> NoReturn:
+    try:
+        gc.disable()  # finalizers may close descriptors whose numbers are reused by then
+        signal.set_wakeup_fd(-1)
+        for signum in signal.valid_signals():
+            # Python ignores SIGPIPE, programs must not
+            if signal.getsignal(signum) not in {signal.SIG_DFL, None}:
+                signal.signal(signum, signal.SIG_DFL)
+        close_all_but(kept)
+        os.write(writer, b"\0")
+        run(writer)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+_PIPE = 1 << 16  # bytes that a pipe holds
+
+
+# --- Readers: many descriptors, which are a single one for the event loop.
+
+
+class Readers:
+    """Call back while a descriptor is readable or at its end.
+
+    A reader of the event loop costs several times as much to add and remove, which very short jobs do all the
+    time.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._epoll = select.epoll()
+        loop.add_reader(self._epoll.fileno(), self._call_back)
+
+    def add(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call back from now on; not to be called from a callback.
+
+        In a callback the number might be reused: a descriptor just removed may still have its turn to come.
+        """
+        self._epoll.register(fd, select.EPOLLIN)
+        self._callbacks[fd] = callback
+
+    def remove(self, fd: int) -> None:
+        """Stop calling back; must be called before the descriptor is closed, and may be called again."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def _call_back(self) -> None:
+        for fd, _ in self._epoll.poll(0):
+            callback = self._callbacks.get(fd)
+            if callback is not None:  # no earlier callback has just removed it
+                callback()

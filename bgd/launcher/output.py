@@ -24,48 +24,235 @@ from bgd.launcher.problems import SHORTAGES, CannotStart
 from bgd.launcher.process import StreamId
 from bgd.wire.launching import NotStarted, ballast_on
 
-# --- An attempt's output on disk: pieces of one stream, never more than the cap, and when the bytes came.
-
-
 log = logging.getLogger(__name__)
 
 
-class LogFolder:
-    """The log folder as first found: it may be moved away, and another bgd may replace it."""
+class AttemptOutput:
+    """A job's stdout and stderr: a pipe, or a terminal whose output is moved into the pipe.
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._fd = -1
-        self._found: tuple[int, int] | None = None  # device and inode
-        self._is_moved = False
+    `inode` is the number of the pipe in /proc/PID/fd.
+    """
 
-    def real(self, path: str) -> str:
-        """Return a path to the same file wherever the folder now is; make the folder again if it was removed.
+    def __init__(self, log: LogFile, readers: Readers, *, with_terminal: bool) -> None:
+        """Make the pipe, and the terminal if wanted.
 
         Raises:
-            OSError: the folder cannot be opened or made.
+            CannotStart: the machine has no terminals.
+            OSError: too many descriptors or terminals are open; may be tried again.
         """
-        if self._found is not None and self._identity() == self._found:
-            return path
-        if self._fd >= 0 and not _is_removed(self._fd):
-            if not self._is_moved:
-                self._is_moved = True
-                log.warning("the log folder %s was moved away: logs are written where it is now", self._path)
-            return f"/proc/self/fd/{self._fd}{path.removeprefix(self._path)}"
-        with suppress(FileExistsError):  # if it is not a folder, opening it fails
-            os.makedirs(self._path, 0o700)  # noqa: PTH103  a plain string here
-        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd, self._found, self._is_moved = fd, self._identity(), False
-        return path
-
-    def _identity(self) -> tuple[int, int] | None:
+        self.log = log
+        self._readers = readers
+        self._terminal: Terminal | None = None
+        self._reader = self._writer = -1
+        self._moved: Callable[[], None] | None = None
+        self._is_large = False
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            found = os.stat(self._path)  # noqa: PTH116  a plain string here
-        except FileNotFoundError:
-            return None
-        return found.st_dev, found.st_ino
+            if with_terminal:
+                self._terminal = Terminal()
+            self._reader, self._writer = _pipe()
+            os.set_blocking(self._reader, False)  # the job's end stays blocking, as programs expect
+            self.inode = os.fstat(self._reader).st_ino
+            self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def job_end(self) -> int:
+        """The descriptor for the job, valid until `begin`."""
+        return self._writer if self._terminal is None else self._terminal.job_end
+
+    @property
+    def stream(self) -> StreamId:
+        """What identifies a process that can write to it."""
+        return self.inode if self._terminal is None else self._terminal.stream
+
+    def log_first(self, text: bytes) -> None:
+        """Put text into the log before the job's output; to be called before `begin`."""
+        for start in range(0, len(text), select.PIPE_BUF):  # an empty pipe holds at least this much
+            os.write(self._writer, text[start : start + select.PIPE_BUF])
+            self._pump()
+
+    def begin(self, moved: Callable[[], None]) -> None:
+        """Begin, once the job has its own copy of its end; call `moved` after each amount."""
+        self._moved = moved
+        if self._terminal is None:
+            self._close_writer()
+        if self.log.total:
+            moved()
+
+    def drain(self) -> bool:
+        """Move all that is there now; return whether all writers have closed it.
+
+        Call it only after the job's first process has ended. It moves a little more than a pipe holds, so
+        that a process that goes on writing does not block the event loop.
+        """
+        if self._terminal is not None:
+            self._terminal.close_job_end()
+        start = self.log.total
+        while not self._end.done() and self._pump() and self.log.total - start <= _CHUNK:
+            pass
+        return self._end.done()
+
+    async def ended(self, until: asyncio.Future[None]) -> bool:
+        """Wait until all writers have closed it, or `until` is done; return whether they have."""
+        await asyncio.wait({self._end, until}, return_when=asyncio.FIRST_COMPLETED)
+        return self._end.done()
+
+    async def discard_rest(self, null: int) -> None:
+        """Let processes that still have the pipe open go on writing, and throw away what they write.
+
+        Without a reader their next write would end them (SIGPIPE). The reader is a process of its own, so
+        that they outlive the launcher. It ends when the last of them has closed the pipe.
+
+        Raises:
+            OSError: the reader cannot be started.
+        """
+        if self._terminal is not None or self._end.done():
+            return  # a terminal is hung up instead, as usual when its session ends
+        self._readers.remove(self._reader)
+        os.set_blocking(self._reader, True)
+        await asyncio.create_subprocess_exec(
+            "cat", stdin=self._reader, stdout=null, stderr=null, env={}, start_new_session=True
+        )
+
+    def close(self) -> None:
+        self._close_terminal()
+        self._close_writer()
+        self._close_reader()
+        self.log.close()
+
+    def _read(self) -> None:
+        """Begin to read, before the job starts: if this fails, no job has been started in vain."""
+        self._readers.add(self._reader, self._pump)
+        if self._terminal is not None:
+            self._readers.add(self._terminal.screen, self._pump)
+
+    def _pump(self) -> bool:
+        """Move one chunk; return whether there may be more."""
+        if self._terminal is not None and not self._terminal.relay(self._writer, _CHUNK):
+            self._close_terminal()
+            self._close_writer()
+        try:
+            count = self.log.take(self._reader, _CHUNK)
+        except BlockingIOError:
+            return False
+        if count == 0:
+            self._close_reader()
+            self._end.set_result(None)
+            return False
+        if count >= _FLOOD and not self._is_large:
+            self._enlarge()
+        if self._moved is not None:
+            self._moved()
+        return True
+
+    def _enlarge(self) -> None:
+        self._is_large = True
+        # it keeps its size if pipe memory is used up, or if the job made it larger itself and filled it
+        with suppress(OSError):
+            fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, _CHUNK)
+
+    def _close_terminal(self) -> None:
+        if self._terminal is not None:
+            self._readers.remove(self._terminal.screen)
+            self._terminal.close()
+            self._terminal = None
+
+    def _close_writer(self) -> None:
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+    def _close_reader(self) -> None:
+        if self._reader >= 0:
+            self._readers.remove(self._reader)
+            os.close(self._reader)
+            self._reader = -1
+
+
+_FLOOD = 1 << 16  # bytes: a pipe's default size; when it is found full, the job writes faster than it is read
+# bytes moved in one turn of the loop, in a tenth of a millisecond; also the size of a flooding job's pipe
+_CHUNK = 1 << 18
+_RESERVED = 32  # descriptors that jobs leave for connections, process scans and pidfds
+
+
+def _pipe() -> tuple[int, int]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and writer > limit - _RESERVED:  # the lowest free number is used first
+        os.close(reader)
+        os.close(writer)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return reader, writer
+
+
+# --- The terminal of a job that asked for one: nobody watches it or types, its output is logged.
+
+
+LINES, COLUMNS = 24, 80  # what programs expect of a terminal by default
+TERM_TYPE = "xterm"  # TERM for a job whose caller had none
+
+
+class Terminal:
+    """A pseudo-terminal. The job has `job_end`; `relay` takes what it writes there.
+
+    This process keeps `job_end` open until `close_job_end`: a program that closes all its copies, to open
+    /dev/tty again later, must not look like the end of the output.
+    """
+
+    def __init__(self) -> None:
+        """Open it.
+
+        Raises:
+            CannotStart: the machine has no terminals.
+            OSError: all are in use; may be tried again.
+        """
+        try:
+            self.screen, self.job_end = os.openpty()  # never becomes this process's controlling terminal
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            raise CannotStart(f"{NotStarted.OTHER}: no terminal: {error.strerror}") from error
+        os.set_blocking(self.screen, False)
+        termios.tcsetwinsize(self.job_end, (LINES, COLUMNS))
+        status = os.fstat(self.job_end)
+        self.stream: StreamId = (status.st_dev, status.st_ino)
+
+    def relay(self, pipe: int, most: int) -> bool:
+        """Move what is there now and fits into the pipe, up to `most` bytes; return False at the end.
+
+        The kernel returns a few KiB at a time, so a flood takes many turns of the loop.
+        """
+        try:
+            move(self.screen, pipe, most)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            if error.errno != errno.EIO:  # EIO only means that all its users closed it
+                log.warning("cannot read a job's terminal, so it is hung up: %s", error.strerror)
+            return False
+        return True
+
+    def close_job_end(self) -> None:
+        """Close this process's copy of the job's end."""
+        if self.job_end >= 0:
+            os.close(self.job_end)
+            self.job_end = -1
+
+    def close(self) -> None:
+        """Hang up: processes that still have the job's end can read and write no more."""
+        self.close_job_end()
+        os.close(self.screen)
+
+
+def set_controlling_terminal() -> None:
+    """Make stdout the controlling terminal of this process, which leads a session and has none yet."""
+    fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+
+
+# --- An attempt's output on disk: pieces of one stream, never more than the cap, and when the bytes came.
 
 
 class LogFile:
@@ -230,6 +417,44 @@ def move(source: int, target: int, most: int) -> int:
 _NO_SPLICE = {errno.EINVAL, errno.ENOSYS, errno.EPERM}
 
 
+class LogFolder:
+    """The log folder as first found: it may be moved away, and another bgd may replace it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+        self._found: tuple[int, int] | None = None  # device and inode
+        self._is_moved = False
+
+    def real(self, path: str) -> str:
+        """Return a path to the same file wherever the folder now is; make the folder again if it was removed.
+
+        Raises:
+            OSError: the folder cannot be opened or made.
+        """
+        if self._found is not None and self._identity() == self._found:
+            return path
+        if self._fd >= 0 and not _is_removed(self._fd):
+            if not self._is_moved:
+                self._is_moved = True
+                log.warning("the log folder %s was moved away: logs are written where it is now", self._path)
+            return f"/proc/self/fd/{self._fd}{path.removeprefix(self._path)}"
+        with suppress(FileExistsError):  # if it is not a folder, opening it fails
+            os.makedirs(self._path, 0o700)  # noqa: PTH103  a plain string here
+        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._found, self._is_moved = fd, self._identity(), False
+        return path
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116  a plain string here
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+
 class _Times:
     """NAME.times: pairs of offset and microseconds since the epoch, 8 bytes each, big-endian.
 
@@ -362,228 +587,3 @@ def _remove(piece: str) -> None:
     for path in (piece, piece + _TIMES):
         with suppress(FileNotFoundError):
             os.unlink(path)  # noqa: PTH108  plain strings here
-
-
-# --- The terminal of a job that asked for one: nobody watches it or types, its output is logged.
-
-
-LINES, COLUMNS = 24, 80  # what programs expect of a terminal by default
-TERM_TYPE = "xterm"  # TERM for a job whose caller had none
-
-
-class Terminal:
-    """A pseudo-terminal. The job has `job_end`; `relay` takes what it writes there.
-
-    This process keeps `job_end` open until `close_job_end`: a program that closes all its copies, to open
-    /dev/tty again later, must not look like the end of the output.
-    """
-
-    def __init__(self) -> None:
-        """Open it.
-
-        Raises:
-            CannotStart: the machine has no terminals.
-            OSError: all are in use; may be tried again.
-        """
-        try:
-            self.screen, self.job_end = os.openpty()  # never becomes this process's controlling terminal
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                raise
-            raise CannotStart(f"{NotStarted.OTHER}: no terminal: {error.strerror}") from error
-        os.set_blocking(self.screen, False)
-        termios.tcsetwinsize(self.job_end, (LINES, COLUMNS))
-        status = os.fstat(self.job_end)
-        self.stream: StreamId = (status.st_dev, status.st_ino)
-
-    def relay(self, pipe: int, most: int) -> bool:
-        """Move what is there now and fits into the pipe, up to `most` bytes; return False at the end.
-
-        The kernel returns a few KiB at a time, so a flood takes many turns of the loop.
-        """
-        try:
-            move(self.screen, pipe, most)
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            if error.errno != errno.EIO:  # EIO only means that all its users closed it
-                log.warning("cannot read a job's terminal, so it is hung up: %s", error.strerror)
-            return False
-        return True
-
-    def close_job_end(self) -> None:
-        """Close this process's copy of the job's end."""
-        if self.job_end >= 0:
-            os.close(self.job_end)
-            self.job_end = -1
-
-    def close(self) -> None:
-        """Hang up: processes that still have the job's end can read and write no more."""
-        self.close_job_end()
-        os.close(self.screen)
-
-
-def set_controlling_terminal() -> None:
-    """Make stdout the controlling terminal of this process, which leads a session and has none yet."""
-    fcntl.ioctl(1, termios.TIOCSCTTY, 0)
-
-
-class AttemptOutput:
-    """A job's stdout and stderr: a pipe, or a terminal whose output is moved into the pipe.
-
-    `inode` is the number of the pipe in /proc/PID/fd.
-    """
-
-    def __init__(self, log: LogFile, readers: Readers, *, with_terminal: bool) -> None:
-        """Make the pipe, and the terminal if wanted.
-
-        Raises:
-            CannotStart: the machine has no terminals.
-            OSError: too many descriptors or terminals are open; may be tried again.
-        """
-        self.log = log
-        self._readers = readers
-        self._terminal: Terminal | None = None
-        self._reader = self._writer = -1
-        self._moved: Callable[[], None] | None = None
-        self._is_large = False
-        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        try:
-            if with_terminal:
-                self._terminal = Terminal()
-            self._reader, self._writer = _pipe()
-            os.set_blocking(self._reader, False)  # the job's end stays blocking, as programs expect
-            self.inode = os.fstat(self._reader).st_ino
-            self._read()
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def job_end(self) -> int:
-        """The descriptor for the job, valid until `begin`."""
-        return self._writer if self._terminal is None else self._terminal.job_end
-
-    @property
-    def stream(self) -> StreamId:
-        """What identifies a process that can write to it."""
-        return self.inode if self._terminal is None else self._terminal.stream
-
-    def log_first(self, text: bytes) -> None:
-        """Put text into the log before the job's output; to be called before `begin`."""
-        for start in range(0, len(text), select.PIPE_BUF):  # an empty pipe holds at least this much
-            os.write(self._writer, text[start : start + select.PIPE_BUF])
-            self._pump()
-
-    def begin(self, moved: Callable[[], None]) -> None:
-        """Begin, once the job has its own copy of its end; call `moved` after each amount."""
-        self._moved = moved
-        if self._terminal is None:
-            self._close_writer()
-        if self.log.total:
-            moved()
-
-    def drain(self) -> bool:
-        """Move all that is there now; return whether all writers have closed it.
-
-        Call it only after the job's first process has ended. It moves a little more than a pipe holds, so
-        that a process that goes on writing does not block the event loop.
-        """
-        if self._terminal is not None:
-            self._terminal.close_job_end()
-        start = self.log.total
-        while not self._end.done() and self._pump() and self.log.total - start <= _CHUNK:
-            pass
-        return self._end.done()
-
-    async def ended(self, until: asyncio.Future[None]) -> bool:
-        """Wait until all writers have closed it, or `until` is done; return whether they have."""
-        await asyncio.wait({self._end, until}, return_when=asyncio.FIRST_COMPLETED)
-        return self._end.done()
-
-    async def discard_rest(self, null: int) -> None:
-        """Let processes that still have the pipe open go on writing, and throw away what they write.
-
-        Without a reader their next write would end them (SIGPIPE). The reader is a process of its own, so
-        that they outlive the launcher. It ends when the last of them has closed the pipe.
-
-        Raises:
-            OSError: the reader cannot be started.
-        """
-        if self._terminal is not None or self._end.done():
-            return  # a terminal is hung up instead, as usual when its session ends
-        self._readers.remove(self._reader)
-        os.set_blocking(self._reader, True)
-        await asyncio.create_subprocess_exec(
-            "cat", stdin=self._reader, stdout=null, stderr=null, env={}, start_new_session=True
-        )
-
-    def close(self) -> None:
-        self._close_terminal()
-        self._close_writer()
-        self._close_reader()
-        self.log.close()
-
-    def _read(self) -> None:
-        """Begin to read, before the job starts: if this fails, no job has been started in vain."""
-        self._readers.add(self._reader, self._pump)
-        if self._terminal is not None:
-            self._readers.add(self._terminal.screen, self._pump)
-
-    def _pump(self) -> bool:
-        """Move one chunk; return whether there may be more."""
-        if self._terminal is not None and not self._terminal.relay(self._writer, _CHUNK):
-            self._close_terminal()
-            self._close_writer()
-        try:
-            count = self.log.take(self._reader, _CHUNK)
-        except BlockingIOError:
-            return False
-        if count == 0:
-            self._close_reader()
-            self._end.set_result(None)
-            return False
-        if count >= _FLOOD and not self._is_large:
-            self._enlarge()
-        if self._moved is not None:
-            self._moved()
-        return True
-
-    def _enlarge(self) -> None:
-        self._is_large = True
-        # it keeps its size if pipe memory is used up, or if the job made it larger itself and filled it
-        with suppress(OSError):
-            fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, _CHUNK)
-
-    def _close_terminal(self) -> None:
-        if self._terminal is not None:
-            self._readers.remove(self._terminal.screen)
-            self._terminal.close()
-            self._terminal = None
-
-    def _close_writer(self) -> None:
-        if self._writer >= 0:
-            os.close(self._writer)
-            self._writer = -1
-
-    def _close_reader(self) -> None:
-        if self._reader >= 0:
-            self._readers.remove(self._reader)
-            os.close(self._reader)
-            self._reader = -1
-
-
-_FLOOD = 1 << 16  # bytes: a pipe's default size; when it is found full, the job writes faster than it is read
-# bytes moved in one turn of the loop, in a tenth of a millisecond; also the size of a flooding job's pipe
-_CHUNK = 1 << 18
-_RESERVED = 32  # descriptors that jobs leave for connections, process scans and pidfds
-
-
-def _pipe() -> tuple[int, int]:
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit != resource.RLIM_INFINITY and writer > limit - _RESERVED:  # the lowest free number is used first
-        os.close(reader)
-        os.close(writer)
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    return reader, writer

@@ -25,35 +25,6 @@ from bgd.wire.launching import (
     Launch,
 )
 
-# --- Suspension of an attempt: every process of its tree is stopped, and continued later.
-
-
-class Suspension:
-    """Set `is_on`, then await `carry_out`: when it returns, the latest value holds."""
-
-    def __init__(self, tree: Tree, scanner: Scanner) -> None:
-        self._tree = tree
-        self._scanner = scanner
-        self._lock = asyncio.Lock()  # so that calls do not interfere
-        self.is_on = False
-
-    async def carry_out(self) -> None:
-        """Stop every process, also those started meanwhile; or continue all."""
-        async with self._lock:
-            if self.is_on:
-                await self._tree.stop_all(self._scanner, is_wanted=lambda: self.is_on)
-            else:
-                await self._tree.signal_all(self._scanner, signal.SIGCONT)
-
-    async def signal_all(self, signum: int) -> None:
-        """Send every process a signal as if at one instant; processes stopped before stay stopped."""
-        async with self._lock:
-            await self._tree.signal_all(self._scanner, signum)
-
-
-# --- A running attempt: its time limit, its stop, what its first process leaves behind, and how it ended.
-
-
 log = logging.getLogger(__name__)
 
 
@@ -297,3 +268,29 @@ def _out_of_memory(launch: Launch) -> str:
 def _read_result(fd: int) -> bytes:
     """Return the content of the result file; of one that is too long, one byte more than allowed."""
     return os.pread(fd, min(os.fstat(fd).st_size, MAX_DOCUMENT + 1), 0)
+
+
+# --- Suspension of an attempt: every process of its tree is stopped, and continued later.
+
+
+class Suspension:
+    """Set `is_on`, then await `carry_out`: when it returns, the latest value holds."""
+
+    def __init__(self, tree: Tree, scanner: Scanner) -> None:
+        self._tree = tree
+        self._scanner = scanner
+        self._lock = asyncio.Lock()  # so that calls do not interfere
+        self.is_on = False
+
+    async def carry_out(self) -> None:
+        """Stop every process, also those started meanwhile; or continue all."""
+        async with self._lock:
+            if self.is_on:
+                await self._tree.stop_all(self._scanner, is_wanted=lambda: self.is_on)
+            else:
+                await self._tree.signal_all(self._scanner, signal.SIGCONT)
+
+    async def signal_all(self, signum: int) -> None:
+        """Send every process a signal as if at one instant; processes stopped before stay stopped."""
+        async with self._lock:
+            await self._tree.signal_all(self._scanner, signum)

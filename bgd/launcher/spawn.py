@@ -24,317 +24,7 @@ from bgd.launcher.process import MARK, set_tag
 from bgd.launcher.tree import UNKILLABLE, Tree, Usage, mark
 from bgd.wire.launching import NO_LIMITS, Launch, NotStarted
 
-# --- Standard input, and the unnamed files that hold a job's input and its result.
-
-
-class StandardInput:
-    """The standard input of a process. `fd` is its descriptor; None if there is nothing to read."""
-
-    def __init__(self, launch: Launch, folder: str, *, is_apart: bool = False) -> None:
-        """Open it; unnamed files are made in `folder`. `is_apart`: leave a path to the fork, which may hang.
-
-        Raises:
-            CannotStart: it cannot be read.
-            OSError: the machine lacks something; may be tried again.
-        """
-        self.fd: int | None = None
-        if launch.stdin is not None:
-            self.fd = unnamed_file(folder, launch.stdin)
-        elif launch.stdin_path is not None and not is_apart:
-            # opening a FIFO must not block the event loop until there is a writer
-            self.fd = open_input(launch.cwd, launch.stdin_path, os.O_NONBLOCK)
-            os.set_blocking(self.fd, True)  # programs expect blocking input
-
-    @property
-    def is_fifo(self) -> bool:
-        return self.fd is not None and stat.S_ISFIFO(os.fstat(self.fd).st_mode)
-
-    async def first_write(self, until: asyncio.Future[None]) -> None:
-        """Wait until a process writes to the FIFO, as a shell does that opens one; or until `until` is done.
-
-        Without a writer its reader would see the end of the file at once.
-        """
-        if self.fd is None:
-            return
-        fd, loop = self.fd, asyncio.get_running_loop()
-        begun: asyncio.Future[None] = loop.create_future()
-
-        def begin() -> None:
-            loop.remove_reader(fd)
-            begun.set_result(None)
-
-        loop.add_reader(fd, begin)
-        try:
-            await asyncio.wait({begun, until}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            loop.remove_reader(fd)
-
-    def close(self) -> None:
-        if self.fd is not None:
-            os.close(self.fd)
-
-
-def unnamed_file(folder: str, content: bytes = b"") -> int:
-    """Return the descriptor of a file without a name that holds `content`, positioned at its start."""
-    try:
-        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        fd = os.memfd_create("bgd")  # the file system does not support unnamed files
-    if not content:
-        return fd
-    try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-    except OSError as error:
-        os.close(fd)
-        if error.errno in SHORTAGES:
-            raise
-        raise CannotStart(f"{NotStarted.OTHER}: its input cannot be written: {error.strerror}") from error
-    return fd
-
-
-def open_input(folder: str, path: str, flags: int = 0) -> int:
-    """Open a file for a process in this folder to read.
-
-    Raises:
-        CannotStart: it cannot be read.
-        OSError: the machine lacks something; may be tried again.
-    """
-    try:
-        # relative to the process's own folder
-        fd = os.open(
-            os.path.join(folder, path),  # noqa: PTH118  plain strings here
-            os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | flags,
-        )
-    except OSError as error:
-        if error.errno in SHORTAGES:
-            raise
-        raise CannotStart(no_input_problem(path, f"{error.strerror}")) from error
-    except ValueError as error:  # NUL, text that cannot be encoded
-        raise CannotStart(no_input_problem(path, "no file can have this name")) from error
-    if stat.S_ISDIR(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise CannotStart(no_input_problem(path, "it is a directory"))
-    return fd
-
-
-# --- The steps between the fork and the program: limits, and the terminal.
-
-
-Step = tuple[str, Callable[[], None]]  # its name in a `problem`, and what it does
-
-
-def steps_of(launch: Launch, group: Group | None) -> list[Step]:
-    """Return the steps for a launch; most launches need none."""
-    if group is None and not launch.pty and launch.limits == NO_LIMITS:
-        return []
-    limits, steps = launch.limits, list[Step]()
-    if group is not None:
-        steps.append((f"control group {group.path}", lambda: _join(group)))
-    if limits.nice is not None:
-        nice = limits.nice
-        steps.append((f"nice {nice}", lambda: os.setpriority(os.PRIO_PROCESS, 0, nice)))
-    if limits.core_max is not None:
-        size = limits.core_max
-        steps.append((f"core_max {size}", lambda: resource.setrlimit(resource.RLIMIT_CORE, (size, size))))
-    if limits.open_files is not None:
-        count = limits.open_files
-        steps.append(
-            (f"open_files {count}", lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count,) * 2))
-        )
-    if launch.pty:
-        steps.append(("terminal", set_controlling_terminal))
-    return steps
-
-
-@contextmanager
-def prepared(steps: Sequence[Step]) -> Iterator[Callable[[], None]]:
-    """Yield a function for the child to call before it becomes the program.
-
-    It needs a fork, which takes 2 ms; without it a vfork takes 0.2 ms. A shell in between would take 0.5 ms,
-    and could not report why the program cannot be started. A fork is safe because this process has only one
-    thread.
-
-    Raises:
-        CannotStart: the child could not take a step.
-    """
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        yield lambda: _apply_or_report(steps, writer)
-    except subprocess.SubprocessError as error:  # it does not say which
-        raise CannotStart(os.read(reader, _MAX_REPORT).decode(errors="replace")) from error
-    finally:
-        os.close(reader)
-        os.close(writer)
-
-
-def apply_steps(steps: Sequence[Step]) -> None:
-    """Take the steps.
-
-    Raises:
-        CannotStart: a step failed.
-    """
-    for name, step in steps:
-        try:
-            step()
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise CannotStart(one_line(NotStarted.NO_LIMIT, f"{name}: {reason}")) from error
-
-
-def _apply_or_report(steps: Sequence[Step], writer: int) -> None:
-    try:
-        apply_steps(steps)
-    except CannotStart as error:
-        os.write(writer, str(error).encode())
-        raise
-
-
-def _join(group: Group) -> None:
-    fd = os.open(group.procs_file, os.O_WRONLY)
-    os.write(fd, b"0")
-    os.close(fd)
-
-
-_MAX_REPORT = 4096
-
-
-# --- A start in a fork of the launcher, for starts that may hang: the fork hangs alone and can be killed.
-
-
-class Command(Struct, frozen=True, kw_only=True):
-    """What to run for a Launch: `input` is a descriptor, or the path of a file relative to `cwd`.
-
-    `passed`: further descriptors that the program keeps, with the same numbers.
-    """
-
-    argv: Sequence[str]
-    env: dict[str, str]
-    cwd: str
-    umask: int
-    input: int | str
-    output: int
-    passed: tuple[int, ...] = ()
-    steps: Sequence[Step] = ()
-    tag: int | None = None
-
-
-class ForkedStart:
-    """A start in a fork: `process` exists at once, `settled` is done when it runs the program, or fails."""
-
-    def __init__(self, launch: Launch, command: Command, children: Children) -> None:
-        """Fork.
-
-        Raises:
-            OSError: of the machine; may be tried again.
-        """
-        kept = [command.output, *command.passed]
-        if isinstance(command.input, int):
-            kept.append(command.input)
-        pid, reader = fork(lambda writer: _become(launch, command, writer), kept)
-        self.process = process_of(pid, children)
-        self.settled = read_all(reader)
-
-    async def wait(self) -> None:
-        """Wait until it is settled.
-
-        Raises:
-            CannotStart: the reason lies in the Launch.
-            OSError: the reason lies in the machine; it may be tried again.
-        """
-        report = await self.settled
-        if report:
-            await self.process.wait()
-            number, _, problem = report.decode(errors="replace").partition(" ")
-            if int(number) in SHORTAGES:
-                raise OSError(int(number), os.strerror(int(number)))
-            raise CannotStart(problem)
-
-
-def _become(launch: Launch, command: Command, writer: int) -> None:
-    """Become the program, or report why not."""
-    try:
-        os.setsid()
-        if isinstance(command.input, int):
-            os.dup2(command.input, 0)
-        os.dup2(command.output, 1)
-        os.dup2(command.output, 2)
-        for fd in command.passed:
-            os.set_inheritable(fd, True)
-        os.umask(command.umask)
-        set_tag(command.tag)
-        apply_steps(command.steps)
-        _exec(command)
-    except CannotStart as error:
-        _report(writer, errno.EINVAL, str(error))
-    except (OSError, ValueError) as error:
-        number = (error.errno if isinstance(error, OSError) else None) or errno.EINVAL
-        _report(writer, number, "" if number in SHORTAGES else why_not_started(launch, error))
-
-
-def _exec(command: Command) -> NoReturn:
-    os.chdir(command.cwd)
-    if isinstance(command.input, str):
-        os.close(0)  # so that the file gets number 0: closing another descriptor of it might take forever
-        os.set_inheritable(open_input(command.cwd, command.input), True)  # a FIFO waits for a writer
-    name = command.argv[0] if command.argv else ""
-    folders = [""] if "/" in name else os.get_exec_path(command.env)
-    first: OSError | None = None
-    for folder in folders:
-        try:
-            os.execve(os.path.join(folder, name), [*command.argv] or [""], command.env)  # noqa: PTH118, S606
-        except (FileNotFoundError, NotADirectoryError) as error:
-            missing = error
-        except OSError as error:
-            first = first or error
-    raise first or missing
-
-
-def _report(writer: int, number: int, problem: str) -> None:
-    os.write(writer, f"{number} {problem}".encode(errors="replace")[:_MAX_REPORT])
-
-
 log = logging.getLogger(__name__)
-
-
-class Spawned:
-    """An attempt's first process, which is a child of the launcher."""
-
-    def __init__(self, process: asyncio.subprocess.Process, result: int | None, children: Children) -> None:
-        self.pid = process.pid
-        self.result = result
-        self._process = process
-        self._children = children
-
-    @property
-    def is_over(self) -> bool:
-        return self._process.returncode is not None
-
-    def signal(self, signum: int) -> None:
-        self._children.kill(self.pid, signum)
-
-    async def wait(self) -> int:
-        return await self._process.wait()
-
-    def usage(self) -> Usage:
-        used = self._children.take_usage(self.pid)
-        if used is None:
-            return Usage()
-        return Usage(round(used.ru_utime, 6), round(used.ru_stime, 6), self._children.peak_memory(used))
-
-    def has_left_others(self, tree: Tree) -> bool:
-        return tree.has_group()
-
-    def release(self, *, is_intact: bool) -> None:
-        """Do nothing: the process belonged to the attempt alone."""
-
-
-class Stuck(Exception):
-    """A process that was killed before it ran a program does not die; the message names it."""
 
 
 async def spawn(
@@ -476,3 +166,313 @@ def environment_of(launch: Launch) -> dict[str, str]:
 
 def _with_result(environment: dict[str, str], result: int | None) -> dict[str, str]:
     return environment if result is None else {**environment, "BGD_RESULT_FD": str(result)}
+
+
+class Spawned:
+    """An attempt's first process, which is a child of the launcher."""
+
+    def __init__(self, process: asyncio.subprocess.Process, result: int | None, children: Children) -> None:
+        self.pid = process.pid
+        self.result = result
+        self._process = process
+        self._children = children
+
+    @property
+    def is_over(self) -> bool:
+        return self._process.returncode is not None
+
+    def signal(self, signum: int) -> None:
+        self._children.kill(self.pid, signum)
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    def usage(self) -> Usage:
+        used = self._children.take_usage(self.pid)
+        if used is None:
+            return Usage()
+        return Usage(round(used.ru_utime, 6), round(used.ru_stime, 6), self._children.peak_memory(used))
+
+    def has_left_others(self, tree: Tree) -> bool:
+        return tree.has_group()
+
+    def release(self, *, is_intact: bool) -> None:
+        """Do nothing: the process belonged to the attempt alone."""
+
+
+class Stuck(Exception):
+    """A process that was killed before it ran a program does not die; the message names it."""
+
+
+# --- A start in a fork of the launcher, for starts that may hang: the fork hangs alone and can be killed.
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """What to run for a Launch: `input` is a descriptor, or the path of a file relative to `cwd`.
+
+    `passed`: further descriptors that the program keeps, with the same numbers.
+    """
+
+    argv: Sequence[str]
+    env: dict[str, str]
+    cwd: str
+    umask: int
+    input: int | str
+    output: int
+    passed: tuple[int, ...] = ()
+    steps: Sequence[Step] = ()
+    tag: int | None = None
+
+
+class ForkedStart:
+    """A start in a fork: `process` exists at once, `settled` is done when it runs the program, or fails."""
+
+    def __init__(self, launch: Launch, command: Command, children: Children) -> None:
+        """Fork.
+
+        Raises:
+            OSError: of the machine; may be tried again.
+        """
+        kept = [command.output, *command.passed]
+        if isinstance(command.input, int):
+            kept.append(command.input)
+        pid, reader = fork(lambda writer: _become(launch, command, writer), kept)
+        self.process = process_of(pid, children)
+        self.settled = read_all(reader)
+
+    async def wait(self) -> None:
+        """Wait until it is settled.
+
+        Raises:
+            CannotStart: the reason lies in the Launch.
+            OSError: the reason lies in the machine; it may be tried again.
+        """
+        report = await self.settled
+        if report:
+            await self.process.wait()
+            number, _, problem = report.decode(errors="replace").partition(" ")
+            if int(number) in SHORTAGES:
+                raise OSError(int(number), os.strerror(int(number)))
+            raise CannotStart(problem)
+
+
+def _become(launch: Launch, command: Command, writer: int) -> None:
+    """Become the program, or report why not."""
+    try:
+        os.setsid()
+        if isinstance(command.input, int):
+            os.dup2(command.input, 0)
+        os.dup2(command.output, 1)
+        os.dup2(command.output, 2)
+        for fd in command.passed:
+            os.set_inheritable(fd, True)
+        os.umask(command.umask)
+        set_tag(command.tag)
+        apply_steps(command.steps)
+        _exec(command)
+    except CannotStart as error:
+        _report(writer, errno.EINVAL, str(error))
+    except (OSError, ValueError) as error:
+        number = (error.errno if isinstance(error, OSError) else None) or errno.EINVAL
+        _report(writer, number, "" if number in SHORTAGES else why_not_started(launch, error))
+
+
+def _exec(command: Command) -> NoReturn:
+    os.chdir(command.cwd)
+    if isinstance(command.input, str):
+        os.close(0)  # so that the file gets number 0: closing another descriptor of it might take forever
+        os.set_inheritable(open_input(command.cwd, command.input), True)  # a FIFO waits for a writer
+    name = command.argv[0] if command.argv else ""
+    folders = [""] if "/" in name else os.get_exec_path(command.env)
+    first: OSError | None = None
+    for folder in folders:
+        try:
+            os.execve(os.path.join(folder, name), [*command.argv] or [""], command.env)  # noqa: PTH118, S606
+        except (FileNotFoundError, NotADirectoryError) as error:
+            missing = error
+        except OSError as error:
+            first = first or error
+    raise first or missing
+
+
+def _report(writer: int, number: int, problem: str) -> None:
+    os.write(writer, f"{number} {problem}".encode(errors="replace")[:_MAX_REPORT])
+
+
+# --- The steps between the fork and the program: limits, and the terminal.
+
+
+Step = tuple[str, Callable[[], None]]  # its name in a `problem`, and what it does
+
+
+def steps_of(launch: Launch, group: Group | None) -> list[Step]:
+    """Return the steps for a launch; most launches need none."""
+    if group is None and not launch.pty and launch.limits == NO_LIMITS:
+        return []
+    limits, steps = launch.limits, list[Step]()
+    if group is not None:
+        steps.append((f"control group {group.path}", lambda: _join(group)))
+    if limits.nice is not None:
+        nice = limits.nice
+        steps.append((f"nice {nice}", lambda: os.setpriority(os.PRIO_PROCESS, 0, nice)))
+    if limits.core_max is not None:
+        size = limits.core_max
+        steps.append((f"core_max {size}", lambda: resource.setrlimit(resource.RLIMIT_CORE, (size, size))))
+    if limits.open_files is not None:
+        count = limits.open_files
+        steps.append(
+            (f"open_files {count}", lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count,) * 2))
+        )
+    if launch.pty:
+        steps.append(("terminal", set_controlling_terminal))
+    return steps
+
+
+@contextmanager
+def prepared(steps: Sequence[Step]) -> Iterator[Callable[[], None]]:
+    """Yield a function for the child to call before it becomes the program.
+
+    It needs a fork, which takes 2 ms; without it a vfork takes 0.2 ms. A shell in between would take 0.5 ms,
+    and could not report why the program cannot be started. A fork is safe because this process has only one
+    thread.
+
+    Raises:
+        CannotStart: the child could not take a step.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        yield lambda: _apply_or_report(steps, writer)
+    except subprocess.SubprocessError as error:  # it does not say which
+        raise CannotStart(os.read(reader, _MAX_REPORT).decode(errors="replace")) from error
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def apply_steps(steps: Sequence[Step]) -> None:
+    """Take the steps.
+
+    Raises:
+        CannotStart: a step failed.
+    """
+    for name, step in steps:
+        try:
+            step()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise CannotStart(one_line(NotStarted.NO_LIMIT, f"{name}: {reason}")) from error
+
+
+def _apply_or_report(steps: Sequence[Step], writer: int) -> None:
+    try:
+        apply_steps(steps)
+    except CannotStart as error:
+        os.write(writer, str(error).encode())
+        raise
+
+
+def _join(group: Group) -> None:
+    fd = os.open(group.procs_file, os.O_WRONLY)
+    os.write(fd, b"0")
+    os.close(fd)
+
+
+_MAX_REPORT = 4096
+
+
+# --- Standard input, and the unnamed files that hold a job's input and its result.
+
+
+class StandardInput:
+    """The standard input of a process. `fd` is its descriptor; None if there is nothing to read."""
+
+    def __init__(self, launch: Launch, folder: str, *, is_apart: bool = False) -> None:
+        """Open it; unnamed files are made in `folder`. `is_apart`: leave a path to the fork, which may hang.
+
+        Raises:
+            CannotStart: it cannot be read.
+            OSError: the machine lacks something; may be tried again.
+        """
+        self.fd: int | None = None
+        if launch.stdin is not None:
+            self.fd = unnamed_file(folder, launch.stdin)
+        elif launch.stdin_path is not None and not is_apart:
+            # opening a FIFO must not block the event loop until there is a writer
+            self.fd = open_input(launch.cwd, launch.stdin_path, os.O_NONBLOCK)
+            os.set_blocking(self.fd, True)  # programs expect blocking input
+
+    @property
+    def is_fifo(self) -> bool:
+        return self.fd is not None and stat.S_ISFIFO(os.fstat(self.fd).st_mode)
+
+    async def first_write(self, until: asyncio.Future[None]) -> None:
+        """Wait until a process writes to the FIFO, as a shell does that opens one; or until `until` is done.
+
+        Without a writer its reader would see the end of the file at once.
+        """
+        if self.fd is None:
+            return
+        fd, loop = self.fd, asyncio.get_running_loop()
+        begun: asyncio.Future[None] = loop.create_future()
+
+        def begin() -> None:
+            loop.remove_reader(fd)
+            begun.set_result(None)
+
+        loop.add_reader(fd, begin)
+        try:
+            await asyncio.wait({begun, until}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            loop.remove_reader(fd)
+
+    def close(self) -> None:
+        if self.fd is not None:
+            os.close(self.fd)
+
+
+def unnamed_file(folder: str, content: bytes = b"") -> int:
+    """Return the descriptor of a file without a name that holds `content`, positioned at its start."""
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+        fd = os.memfd_create("bgd")  # the file system does not support unnamed files
+    if not content:
+        return fd
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError as error:
+        os.close(fd)
+        if error.errno in SHORTAGES:
+            raise
+        raise CannotStart(f"{NotStarted.OTHER}: its input cannot be written: {error.strerror}") from error
+    return fd
+
+
+def open_input(folder: str, path: str, flags: int = 0) -> int:
+    """Open a file for a process in this folder to read.
+
+    Raises:
+        CannotStart: it cannot be read.
+        OSError: the machine lacks something; may be tried again.
+    """
+    try:
+        # relative to the process's own folder
+        fd = os.open(
+            os.path.join(folder, path),  # noqa: PTH118  plain strings here
+            os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | flags,
+        )
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+        raise CannotStart(no_input_problem(path, f"{error.strerror}")) from error
+    except ValueError as error:  # NUL, text that cannot be encoded
+        raise CannotStart(no_input_problem(path, "no file can have this name")) from error
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise CannotStart(no_input_problem(path, "it is a directory"))
+    return fd

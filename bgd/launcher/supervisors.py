@@ -49,282 +49,7 @@ from bgd.wire.launching import (
     encode,
 )
 
-# --- The channel to the active supervisor: without one, messages are dropped, as the next snapshot has them.
-
-
-class SupervisorChannel:
-    """Send messages in few writes: each write wakes the supervisor, which costs as much as a part of a job.
-
-    `is_slow`: the supervisor does not read what was sent, so send only what is necessary.
-    """
-
-    def __init__(self) -> None:
-        self._transport: asyncio.WriteTransport | None = None
-        self._unsent: list[bytes] = []
-        self._is_flush_due = False  # at the end of this turn of the loop
-        self._timer: asyncio.TimerHandle | None = None
-        self.is_slow = False
-
-    @property
-    def is_connected(self) -> bool:
-        return self._transport is not None
-
-    def connect(self, transport: asyncio.WriteTransport) -> None:
-        """Send to this supervisor from now on; drop the one before, with everything unread and unsent."""
-        self.disconnect()
-        self._transport = transport
-
-    def disconnect(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-        self._transport = None
-        self._unsent.clear()
-        self.is_slow = False
-
-    def send(self, message: FromLauncher) -> None:
-        """Send a message at the end of this turn of the loop, together with others."""
-        if self._transport is not None:
-            self._unsent.append(encoded_frame(message))
-            if not self._is_flush_due:
-                self._is_flush_due = True
-                asyncio.get_running_loop().call_soon(self.flush)
-
-    def send_soon(self, message: FromLauncher) -> None:
-        """Send a message with the next one that `send` takes, or soon: only people wait for it."""
-        if self._transport is not None:
-            self._unsent.append(encoded_frame(message))
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(_SOON, self._flush_timer)
-
-    def flush(self) -> None:
-        """Write all unsent messages now."""
-        self._is_flush_due = False
-        # asyncio logs every write to a supervisor that has died and is not yet known to be lost
-        if self._transport is not None and self._unsent and not self._transport.is_closing():
-            self._transport.write(b"".join(self._unsent))
-        self._unsent.clear()
-
-    def _flush_timer(self) -> None:
-        self._timer = None
-        self.flush()
-
-
-_SOON = 0.01  # seconds
-
-
-def encoded_frame(message: FromLauncher) -> bytes:
-    return frame(encode(message), MAX_LAUNCHING_FRAME)
-
-
-# --- Every attempt that this launcher knows: starting, running, or ended and not yet acknowledged.
-
-
 log = logging.getLogger(__name__)
-
-
-class KnownAttempts:
-    """Do what the supervisor asks of attempts, and report to it; call `idle` when no attempt runs."""
-
-    def __init__(
-        self, context: Context, workers: WorkerPool, channel: SupervisorChannel, idle: Callable[[], None]
-    ) -> None:
-        self._context = context
-        self._workers = workers
-        self._channel = channel
-        self._idle = idle
-        self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
-        self._running = 0
-        self._is_closing = False
-        self._deferred: set[AttemptKey] = set()  # launched while closing, and not begun
-        self._watched: set[AttemptKey] = set()
-        self._grown: set[AttemptKey] = set()
-
-    @property
-    def running(self) -> int:
-        """The number of attempts that have not ended."""
-        return self._running
-
-    def remember(self, ends: Iterable[AttemptEnded]) -> None:
-        """Take over ends that a predecessor left unacknowledged."""
-        self._known.update((ended.key, ended) for ended in ends)
-
-    def snapshot(self) -> Iterator[AttemptStarted | AttemptEnded]:
-        for known in self._known.values():
-            yield known if isinstance(known, AttemptEnded) else known.state
-
-    def launch(self, launch: Launch) -> None:
-        """Start an attempt once: if its key is known, report its state again (R2)."""
-        known = self._known.get(launch.key)
-        if known is not None:
-            self._channel.send(known if isinstance(known, AttemptEnded) else known.state)
-            return
-        attempt = Attempt(
-            launch,
-            self._context,
-            self._workers,
-            self._channel.send_soon,
-            lambda: self._note_growth(launch.key),
-        )
-        self._known[launch.key] = attempt
-        if self._is_closing:
-            # the journal has nothing of it, so it counts as never started and the next launcher gets it;
-            # interrupting it would fail all queued jobs, one after the other
-            self._deferred.add(launch.key)
-        else:
-            self._begin(attempt)
-
-    def stop(self, key: AttemptKey, grace: float) -> None:
-        if attempt := self._unended(key):
-            attempt.stop(Outcome.CANCELLED, grace)
-            if key in self._deferred:
-                self._deferred.remove(key)
-                self._begin(attempt)  # it ends at once
-
-    def signal(self, key: AttemptKey, signum: int, *, whole_tree: bool) -> None:
-        if attempt := self._unended(key):
-            attempt.signal(signum, whole_tree=whole_tree)
-
-    def suspend(self, key: AttemptKey) -> None:
-        if attempt := self._unended(key):
-            attempt.suspend()
-
-    def resume(self, key: AttemptKey) -> None:
-        if attempt := self._unended(key):
-            attempt.resume()
-
-    def renew_workers(self) -> None:
-        """Start attempts that are launched from now on in new warm workers."""
-        self._workers.renew()
-
-    def interrupt(self) -> None:
-        """Stop all attempts, and begin no more."""
-        self._is_closing = True
-        for known in self._known.values():
-            if isinstance(known, Attempt):
-                known.stop(Outcome.INTERRUPTED, known.launch.grace)
-
-    def acknowledge(self, key: AttemptKey) -> None:
-        """Forget an attempt that has ended (R4)."""
-        if not isinstance(self._known.get(key), AttemptEnded):
-            return
-        del self._known[key]
-        self._watched.discard(key)
-        try:
-            self._context.journal.forget(key)
-        except OSError as error:  # after a restart it is reported and acknowledged again
-            log.warning("cannot remove job %d from the journal: %s", key.job, error.strerror)
-
-    def watch(self, key: AttemptKey, *, on: bool) -> None:
-        if not on:
-            self._watched.discard(key)
-            self._grown.discard(key)
-        elif key in self._known:
-            self._watched.add(key)
-            self._note_growth(key)
-
-    def unwatch_all(self) -> None:
-        self._watched.clear()
-        self._grown.clear()
-
-    def send_growth(self) -> None:
-        """Send Grew for each log in `_grown`; a slow supervisor gets it later, once."""
-        if self._channel.is_slow:
-            return
-        for key in self._grown:
-            if known := self._known.get(key):
-                self._channel.send(LogGrew(key, known.log_bytes, known.log_problem))
-        self._grown.clear()
-
-    def _begin(self, attempt: Attempt) -> None:
-        self._running += 1
-        self._context.group.create_task(self._see_to_its_end(attempt))
-
-    async def _see_to_its_end(self, attempt: Attempt) -> None:
-        try:
-            ended = await attempt.live()
-        except Exception as error:  # one job's trouble must not end the others with the launcher
-            log.exception("job %d: its launcher failed it", attempt.launch.key.job)
-            ended = attempt.abandon(f"its launcher failed it: {type(error).__name__}: {error}")
-        try:
-            self._context.journal.add_end(ended, durable=self._is_closing or not self._channel.is_connected)
-        except OSError as error:  # report it rather than wait for space: the supervisor stores it
-            log.warning("cannot write the end of job %d to the journal: %s", ended.key.job, error.strerror)
-        self._known[ended.key] = ended
-        self._running -= 1
-        self._channel.send(ended)
-        if not self._running:
-            self._idle()
-
-    def _unended(self, key: AttemptKey) -> Attempt | None:
-        known = self._known.get(key)
-        return known if isinstance(known, Attempt) else None
-
-    def _note_growth(self, key: AttemptKey) -> None:
-        known = self._known[key]
-        if key in self._watched or known.log_problem is not None:
-            if not self._grown:
-                asyncio.get_running_loop().call_soon(self.send_growth)
-            self._grown.add(key)
-
-
-# --- One connection to the launcher's socket; the process at its other end may become the active supervisor.
-
-
-class SupervisorConnection(asyncio.BufferedProtocol):
-    """Read into one buffer that is kept: asyncio would allocate and free one for each read."""
-
-    transport: asyncio.Transport
-
-    def __init__(self, supervisors: Supervisors) -> None:
-        self._supervisors = supervisors
-        self._frames = FrameReader(MAX_LAUNCHING_FRAME)
-        self._buffer = bytearray(_BUFFER_SIZE)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream socket's is
-        self.transport = transport
-        uid = _peer_uid(transport.get_extra_info("socket"))
-        if uid not in {0, os.getuid()}:
-            log.warning("refused a connection from a process of user %d", uid)
-            transport.abort()
-
-    def get_buffer(self, _sizehint: int) -> bytearray:
-        return self._buffer
-
-    def buffer_updated(self, count: int) -> None:
-        try:
-            for payload in self._frames.feed(self._buffer[:count]):
-                self._supervisors.receive(self, decode_to_launcher(payload))
-                if self.transport.is_closing():
-                    return
-        except ProtocolError as error:
-            self.reject(error)
-
-    def reject(self, error: ProtocolError) -> None:
-        """Close the connection after a violation of the protocol."""
-        log.warning("dropped a connection: %s", error)
-        self.transport.abort()
-
-    def eof_received(self) -> bool:
-        return self._supervisors.eof(self)
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self._supervisors.disconnected(self)
-
-    def pause_writing(self) -> None:
-        self._supervisors.set_slow(self, is_slow=True)
-
-    def resume_writing(self) -> None:
-        self._supervisors.set_slow(self, is_slow=False)
-
-
-_BUFFER_SIZE = 1 << 16  # bytes: room for some Launch messages with their environments
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    uid: int = struct.unpack("3i", credentials)[1]
-    return uid
 
 
 # --- All supervisors that connect: the one of the highest generation is active, others are declined.
@@ -509,6 +234,281 @@ class Supervisors:
             case Goodbye():
                 self.has_goodbye = True
                 self._changed()
+
+
+# --- One connection to the launcher's socket; the process at its other end may become the active supervisor.
+
+
+class SupervisorConnection(asyncio.BufferedProtocol):
+    """Read into one buffer that is kept: asyncio would allocate and free one for each read."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, supervisors: Supervisors) -> None:
+        self._supervisors = supervisors
+        self._frames = FrameReader(MAX_LAUNCHING_FRAME)
+        self._buffer = bytearray(_BUFFER_SIZE)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream socket's is
+        self.transport = transport
+        uid = _peer_uid(transport.get_extra_info("socket"))
+        if uid not in {0, os.getuid()}:
+            log.warning("refused a connection from a process of user %d", uid)
+            transport.abort()
+
+    def get_buffer(self, _sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, count: int) -> None:
+        try:
+            for payload in self._frames.feed(self._buffer[:count]):
+                self._supervisors.receive(self, decode_to_launcher(payload))
+                if self.transport.is_closing():
+                    return
+        except ProtocolError as error:
+            self.reject(error)
+
+    def reject(self, error: ProtocolError) -> None:
+        """Close the connection after a violation of the protocol."""
+        log.warning("dropped a connection: %s", error)
+        self.transport.abort()
+
+    def eof_received(self) -> bool:
+        return self._supervisors.eof(self)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._supervisors.disconnected(self)
+
+    def pause_writing(self) -> None:
+        self._supervisors.set_slow(self, is_slow=True)
+
+    def resume_writing(self) -> None:
+        self._supervisors.set_slow(self, is_slow=False)
+
+
+_BUFFER_SIZE = 1 << 16  # bytes: room for some Launch messages with their environments
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid
+
+
+# --- The channel to the active supervisor: without one, messages are dropped, as the next snapshot has them.
+
+
+class SupervisorChannel:
+    """Send messages in few writes: each write wakes the supervisor, which costs as much as a part of a job.
+
+    `is_slow`: the supervisor does not read what was sent, so send only what is necessary.
+    """
+
+    def __init__(self) -> None:
+        self._transport: asyncio.WriteTransport | None = None
+        self._unsent: list[bytes] = []
+        self._is_flush_due = False  # at the end of this turn of the loop
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_slow = False
+
+    @property
+    def is_connected(self) -> bool:
+        return self._transport is not None
+
+    def connect(self, transport: asyncio.WriteTransport) -> None:
+        """Send to this supervisor from now on; drop the one before, with everything unread and unsent."""
+        self.disconnect()
+        self._transport = transport
+
+    def disconnect(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+        self._transport = None
+        self._unsent.clear()
+        self.is_slow = False
+
+    def send(self, message: FromLauncher) -> None:
+        """Send a message at the end of this turn of the loop, together with others."""
+        if self._transport is not None:
+            self._unsent.append(encoded_frame(message))
+            if not self._is_flush_due:
+                self._is_flush_due = True
+                asyncio.get_running_loop().call_soon(self.flush)
+
+    def send_soon(self, message: FromLauncher) -> None:
+        """Send a message with the next one that `send` takes, or soon: only people wait for it."""
+        if self._transport is not None:
+            self._unsent.append(encoded_frame(message))
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(_SOON, self._flush_timer)
+
+    def flush(self) -> None:
+        """Write all unsent messages now."""
+        self._is_flush_due = False
+        # asyncio logs every write to a supervisor that has died and is not yet known to be lost
+        if self._transport is not None and self._unsent and not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+
+    def _flush_timer(self) -> None:
+        self._timer = None
+        self.flush()
+
+
+_SOON = 0.01  # seconds
+
+
+def encoded_frame(message: FromLauncher) -> bytes:
+    return frame(encode(message), MAX_LAUNCHING_FRAME)
+
+
+# --- Every attempt that this launcher knows: starting, running, or ended and not yet acknowledged.
+
+
+class KnownAttempts:
+    """Do what the supervisor asks of attempts, and report to it; call `idle` when no attempt runs."""
+
+    def __init__(
+        self, context: Context, workers: WorkerPool, channel: SupervisorChannel, idle: Callable[[], None]
+    ) -> None:
+        self._context = context
+        self._workers = workers
+        self._channel = channel
+        self._idle = idle
+        self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
+        self._running = 0
+        self._is_closing = False
+        self._deferred: set[AttemptKey] = set()  # launched while closing, and not begun
+        self._watched: set[AttemptKey] = set()
+        self._grown: set[AttemptKey] = set()
+
+    @property
+    def running(self) -> int:
+        """The number of attempts that have not ended."""
+        return self._running
+
+    def remember(self, ends: Iterable[AttemptEnded]) -> None:
+        """Take over ends that a predecessor left unacknowledged."""
+        self._known.update((ended.key, ended) for ended in ends)
+
+    def snapshot(self) -> Iterator[AttemptStarted | AttemptEnded]:
+        for known in self._known.values():
+            yield known if isinstance(known, AttemptEnded) else known.state
+
+    def launch(self, launch: Launch) -> None:
+        """Start an attempt once: if its key is known, report its state again (R2)."""
+        known = self._known.get(launch.key)
+        if known is not None:
+            self._channel.send(known if isinstance(known, AttemptEnded) else known.state)
+            return
+        attempt = Attempt(
+            launch,
+            self._context,
+            self._workers,
+            self._channel.send_soon,
+            lambda: self._note_growth(launch.key),
+        )
+        self._known[launch.key] = attempt
+        if self._is_closing:
+            # the journal has nothing of it, so it counts as never started and the next launcher gets it;
+            # interrupting it would fail all queued jobs, one after the other
+            self._deferred.add(launch.key)
+        else:
+            self._begin(attempt)
+
+    def stop(self, key: AttemptKey, grace: float) -> None:
+        if attempt := self._unended(key):
+            attempt.stop(Outcome.CANCELLED, grace)
+            if key in self._deferred:
+                self._deferred.remove(key)
+                self._begin(attempt)  # it ends at once
+
+    def signal(self, key: AttemptKey, signum: int, *, whole_tree: bool) -> None:
+        if attempt := self._unended(key):
+            attempt.signal(signum, whole_tree=whole_tree)
+
+    def suspend(self, key: AttemptKey) -> None:
+        if attempt := self._unended(key):
+            attempt.suspend()
+
+    def resume(self, key: AttemptKey) -> None:
+        if attempt := self._unended(key):
+            attempt.resume()
+
+    def renew_workers(self) -> None:
+        """Start attempts that are launched from now on in new warm workers."""
+        self._workers.renew()
+
+    def interrupt(self) -> None:
+        """Stop all attempts, and begin no more."""
+        self._is_closing = True
+        for known in self._known.values():
+            if isinstance(known, Attempt):
+                known.stop(Outcome.INTERRUPTED, known.launch.grace)
+
+    def acknowledge(self, key: AttemptKey) -> None:
+        """Forget an attempt that has ended (R4)."""
+        if not isinstance(self._known.get(key), AttemptEnded):
+            return
+        del self._known[key]
+        self._watched.discard(key)
+        try:
+            self._context.journal.forget(key)
+        except OSError as error:  # after a restart it is reported and acknowledged again
+            log.warning("cannot remove job %d from the journal: %s", key.job, error.strerror)
+
+    def watch(self, key: AttemptKey, *, on: bool) -> None:
+        if not on:
+            self._watched.discard(key)
+            self._grown.discard(key)
+        elif key in self._known:
+            self._watched.add(key)
+            self._note_growth(key)
+
+    def unwatch_all(self) -> None:
+        self._watched.clear()
+        self._grown.clear()
+
+    def send_growth(self) -> None:
+        """Send Grew for each log in `_grown`; a slow supervisor gets it later, once."""
+        if self._channel.is_slow:
+            return
+        for key in self._grown:
+            if known := self._known.get(key):
+                self._channel.send(LogGrew(key, known.log_bytes, known.log_problem))
+        self._grown.clear()
+
+    def _begin(self, attempt: Attempt) -> None:
+        self._running += 1
+        self._context.group.create_task(self._see_to_its_end(attempt))
+
+    async def _see_to_its_end(self, attempt: Attempt) -> None:
+        try:
+            ended = await attempt.live()
+        except Exception as error:  # one job's trouble must not end the others with the launcher
+            log.exception("job %d: its launcher failed it", attempt.launch.key.job)
+            ended = attempt.abandon(f"its launcher failed it: {type(error).__name__}: {error}")
+        try:
+            self._context.journal.add_end(ended, durable=self._is_closing or not self._channel.is_connected)
+        except OSError as error:  # report it rather than wait for space: the supervisor stores it
+            log.warning("cannot write the end of job %d to the journal: %s", ended.key.job, error.strerror)
+        self._known[ended.key] = ended
+        self._running -= 1
+        self._channel.send(ended)
+        if not self._running:
+            self._idle()
+
+    def _unended(self, key: AttemptKey) -> Attempt | None:
+        known = self._known.get(key)
+        return known if isinstance(known, Attempt) else None
+
+    def _note_growth(self, key: AttemptKey) -> None:
+        known = self._known[key]
+        if key in self._watched or known.log_problem is not None:
+            if not self._grown:
+                asyncio.get_running_loop().call_soon(self.send_growth)
+            self._grown.add(key)
 
 
 # --- When the launcher may exit (R6).

@@ -25,6 +25,108 @@ from bgd.launcher.tree import Ladder, Tree, key_from_mark
 from bgd.paths import lock_error
 from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 
+log = logging.getLogger(__name__)
+
+
+async def sweep(left: JournalContents, context: Context) -> list[AttemptEnded]:
+    """End leftovers; return all ends to be reported, whether the predecessor saw them or nobody did."""
+    ends = [records.finished.ended for records in left.attempts.values() if records.finished]
+    unfinished = {key: records for key, records in left.attempts.items() if not records.finished}
+    # without a boot id, in a damaged journal, only marks are reliable: pids and pipes may be reused by now
+    has_boot = left.instance is not None
+    is_same_boot = left.instance is None or boot_of(left.instance.id) == boot_of(context.journal.instance.id)
+    if unfinished and is_same_boot:
+        log.warning("ending attempts that a dead launcher left: %d", len(unfinished))
+        async with asyncio.TaskGroup() as group:
+            for key, records in unfinished.items():
+                tree = _tree_of(key, records) if has_boot else _marked_tree(key)
+                if tree is not None:
+                    group.create_task(_end(tree, context))
+    if is_same_boot and left.instance is not None and left.instance.groups is not None:
+        Group(left.instance.groups).remove()
+    for key, records in unfinished.items():
+        ended = _unseen(key, records, context.logs, is_same_boot=is_same_boot)
+        context.journal.add_end(ended, durable=False)
+        ends.append(ended)
+    context.journal.sync()
+    return ends
+
+
+async def end_strays(store: str, context: Context) -> None:
+    """End all processes with a mark of this store; to be called before any of its attempts is started here.
+
+    This is for a lost or damaged journal: nothing else tells what its launcher had started.
+
+    Raises:
+        LauncherBusy: that launcher still runs, for example because this database is a copy of one in use.
+    """
+    scan = await context.scanner.scan(0)
+    marked = {
+        pid: key for pid, each in scan.marks.items() if (key := key_from_mark(each)) and key.store == store
+    }
+    launcher = next((each for each in _above(marked, scan) if is_launcher(each)), None)
+    if launcher is not None:
+        raise LauncherBusy(
+            f"process {launcher}, another launcher, runs jobs of this database: it is a copy of one in use. "
+            "Jobs start here once those have ended"
+        )
+    if marked:
+        keys = set(marked.values())
+        log.warning("ending attempts that are in no journal: %d", len(keys))
+        async with asyncio.TaskGroup() as group:
+            for key in keys:
+                group.create_task(_end(_marked_tree(key), context))
+    try:
+        context.journal.record_search_done()
+    except OSError as error:  # the next launcher will search again
+        log.warning("cannot write the end of the search to the journal: %s", error.strerror)
+
+
+def _above(marked: Collection[int], scan: Scan) -> set[int]:
+    """Return the pids of all ancestors of these processes, without these processes."""
+    above: set[int] = set()
+    for pid in marked:
+        process = scan.processes.get(pid)
+        while process is not None and process.parent not in above:
+            above.add(process.parent)
+            process = scan.processes.get(process.parent)
+    return above - set(marked)
+
+
+async def _end(tree: Tree, context: Context) -> None:
+    """Kill a tree at once: its output can no longer be logged, and its end can no longer be seen."""
+    try:
+        await Ladder(tree, context.scanner, context.deadlines, grace=0.0).bring_down()
+    except Exception:  # an error of one job must not stop the launcher
+        log.exception("job %d: not all of its processes could be ended", tree.key.job)
+        tree.kill_unseen()
+
+
+def _marked_tree(key: AttemptKey) -> Tree:
+    return Tree(key, stream=None, since=0.0, pid=None)
+
+
+def _tree_of(key: AttemptKey, records: AttemptRecords) -> Tree | None:
+    began, first = records.began, records.first_process
+    if began is None:
+        return None
+    pid, ticks = (first.pid, first.ticks) if first else (None, None)
+    group = None if began.group is None else Group(began.group)
+    return Tree(key, began.pipe, began.since, pid, ticks, tag=began.tag, group=group)
+
+
+def _unseen(key: AttemptKey, records: AttemptRecords, logs: str, *, is_same_boot: bool) -> AttemptEnded:
+    return AttemptEnded(
+        key=key,
+        outcome=Outcome.UNKNOWN if is_same_boot else Outcome.INTERRUPTED,
+        started_at=records.began.started_at if records.began else None,
+        finished_at=time.time(),
+        log_bytes=bytes_logged(f"{logs}/{log_name(key.job, key.attempt)}"),
+        problem="its launcher died" if is_same_boot else "the machine went down",
+        run_seconds=elapsed() - records.began.since if records.began and is_same_boot else None,
+    )
+
+
 # --- Lock and socket: a state folder has one launcher, and one socket to reach it (R6).
 
 
@@ -128,105 +230,3 @@ def bind(state: Path) -> socket.socket:
 _LOCK = "launcher.lock"
 _BACKLOG = 16
 _DEATH_PATIENCE = 2.0  # seconds
-
-
-log = logging.getLogger(__name__)
-
-
-async def sweep(left: JournalContents, context: Context) -> list[AttemptEnded]:
-    """End leftovers; return all ends to be reported, whether the predecessor saw them or nobody did."""
-    ends = [records.finished.ended for records in left.attempts.values() if records.finished]
-    unfinished = {key: records for key, records in left.attempts.items() if not records.finished}
-    # without a boot id, in a damaged journal, only marks are reliable: pids and pipes may be reused by now
-    has_boot = left.instance is not None
-    is_same_boot = left.instance is None or boot_of(left.instance.id) == boot_of(context.journal.instance.id)
-    if unfinished and is_same_boot:
-        log.warning("ending attempts that a dead launcher left: %d", len(unfinished))
-        async with asyncio.TaskGroup() as group:
-            for key, records in unfinished.items():
-                tree = _tree_of(key, records) if has_boot else _marked_tree(key)
-                if tree is not None:
-                    group.create_task(_end(tree, context))
-    if is_same_boot and left.instance is not None and left.instance.groups is not None:
-        Group(left.instance.groups).remove()
-    for key, records in unfinished.items():
-        ended = _unseen(key, records, context.logs, is_same_boot=is_same_boot)
-        context.journal.add_end(ended, durable=False)
-        ends.append(ended)
-    context.journal.sync()
-    return ends
-
-
-async def end_strays(store: str, context: Context) -> None:
-    """End all processes with a mark of this store; to be called before any of its attempts is started here.
-
-    This is for a lost or damaged journal: nothing else tells what its launcher had started.
-
-    Raises:
-        LauncherBusy: that launcher still runs, for example because this database is a copy of one in use.
-    """
-    scan = await context.scanner.scan(0)
-    marked = {
-        pid: key for pid, each in scan.marks.items() if (key := key_from_mark(each)) and key.store == store
-    }
-    launcher = next((each for each in _above(marked, scan) if is_launcher(each)), None)
-    if launcher is not None:
-        raise LauncherBusy(
-            f"process {launcher}, another launcher, runs jobs of this database: it is a copy of one in use. "
-            "Jobs start here once those have ended"
-        )
-    if marked:
-        keys = set(marked.values())
-        log.warning("ending attempts that are in no journal: %d", len(keys))
-        async with asyncio.TaskGroup() as group:
-            for key in keys:
-                group.create_task(_end(_marked_tree(key), context))
-    try:
-        context.journal.record_search_done()
-    except OSError as error:  # the next launcher will search again
-        log.warning("cannot write the end of the search to the journal: %s", error.strerror)
-
-
-def _above(marked: Collection[int], scan: Scan) -> set[int]:
-    """Return the pids of all ancestors of these processes, without these processes."""
-    above: set[int] = set()
-    for pid in marked:
-        process = scan.processes.get(pid)
-        while process is not None and process.parent not in above:
-            above.add(process.parent)
-            process = scan.processes.get(process.parent)
-    return above - set(marked)
-
-
-async def _end(tree: Tree, context: Context) -> None:
-    """Kill a tree at once: its output can no longer be logged, and its end can no longer be seen."""
-    try:
-        await Ladder(tree, context.scanner, context.deadlines, grace=0.0).bring_down()
-    except Exception:  # an error of one job must not stop the launcher
-        log.exception("job %d: not all of its processes could be ended", tree.key.job)
-        tree.kill_unseen()
-
-
-def _marked_tree(key: AttemptKey) -> Tree:
-    return Tree(key, stream=None, since=0.0, pid=None)
-
-
-def _tree_of(key: AttemptKey, records: AttemptRecords) -> Tree | None:
-    began, first = records.began, records.first_process
-    if began is None:
-        return None
-    pid, ticks = (first.pid, first.ticks) if first else (None, None)
-    group = None if began.group is None else Group(began.group)
-    return Tree(key, began.pipe, began.since, pid, ticks, tag=began.tag, group=group)
-
-
-def _unseen(key: AttemptKey, records: AttemptRecords, logs: str, *, is_same_boot: bool) -> AttemptEnded:
-    return AttemptEnded(
-        key=key,
-        outcome=Outcome.UNKNOWN if is_same_boot else Outcome.INTERRUPTED,
-        started_at=records.began.started_at if records.began else None,
-        finished_at=time.time(),
-        log_bytes=bytes_logged(f"{logs}/{log_name(key.job, key.attempt)}"),
-        problem="its launcher died" if is_same_boot else "the machine went down",
-        run_seconds=elapsed() - records.began.since if records.began and is_same_boot else None,
-    )

@@ -38,15 +38,150 @@ from bgd.wire.launching import AttemptKey
 log = logging.getLogger(__name__)
 
 
-def mark(key: AttemptKey) -> str:
-    """Return the value of BGD_RUN in the environment of the attempt's processes."""
-    return f"{key.store}.{key.job}.{key.attempt}"
+# --- The stop ladder (R8): TERM to the whole process tree at once, grace, then KILL until nothing is left.
 
 
-def key_from_mark(mark: str) -> AttemptKey | None:
-    """Return the attempt that a mark names, None if bgd did not write the mark."""
-    found = _MARK.fullmatch(mark)
-    return found and AttemptKey(found[1], int(found[2]), int(found[3]))
+class Ladder:
+    """End one tree; the KILLs begin at the latest `grace` seconds from now.
+
+    Args:
+        first: the signal that asks the processes to end.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        scanner: Scanner,
+        deadlines: Deadlines,
+        grace: float,
+        first: int = signal.SIGTERM,
+    ) -> None:
+        self._tree = tree
+        self._first = first
+        self._scanner = scanner
+        self._deadlines = deadlines
+        self._grace_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._deadline: Deadline | None = None
+        self._reached_all = True  # with the latest signal; False if descriptors were short
+        self.hasten(grace)
+
+    def hasten(self, grace: float) -> None:
+        """End the grace in this many seconds, if that is sooner."""
+        if self._grace_over.done() or (self._deadline and self._deadline.at <= elapsed() + grace):
+            return
+        if self._deadline:
+            self._deadline.cancel()
+        self._deadline = None if grace <= 0 else self._deadlines.after(grace, self._end_grace)
+        if self._deadline is None:
+            self._end_grace()
+
+    async def bring_down(self) -> None:
+        """Return when no process of the tree is left that can be ended."""
+        while not self._grace_over.done():
+            living = await self._signal(self._first)
+            if not living:
+                break
+            await self._wait_for_deaths(living, self._grace_over)
+        began = elapsed()
+        # a process that forks and ends between being listed and being read hides itself and its child
+        empty_scans = 0
+        if self._tree.group is not None:
+            self._tree.group.kill()
+        while empty_scans < _EMPTY_SCANS:
+            living = await self._signal(signal.SIGKILL)
+            empty_scans = 0 if living else empty_scans + 1
+            if living and elapsed() - began > UNKILLABLE:
+                # a killed process runs no more of its program, so it counts as gone
+                log.warning(
+                    "job %d has processes that do not die: %s",
+                    self._tree.key.job,
+                    ", ".join(str(p.pid) for p in living),
+                )
+                break
+            if living:
+                await self._wait_for_deaths(living, again := self._deadlines.timer(_KILL_INTERVAL))
+                again.cancel()
+        if self._deadline:
+            self._deadline.cancel()
+
+    def _end_grace(self) -> None:
+        if not self._grace_over.done():
+            self._grace_over.set_result(None)
+
+    async def _signal(self, signum: int) -> list[Process]:
+        """Send the whole tree a signal as if at one instant, and let it react; return the members."""
+        living = self._tree.living(await self._scanner.scan(self._tree.first_tick))
+        if len(living) > 1:
+            living, _ = await self._tree.stop_all(self._scanner)
+        self._reached_all = True
+        # a stopped process reacts only once it is continued, whoever stopped it
+        for each_signum in (signum,) if signum == signal.SIGKILL else (signum, signal.SIGCONT):
+            for process in reversed(living):  # children first: see `stop_all`
+                self._reached_all &= self._tree.signal(process, each_signum)
+        return living
+
+    async def _wait_for_deaths(self, processes: list[Process], until: asyncio.Future[None]) -> None:
+        """Wait until these processes (of many, the first ones) have ended, or `until` is done."""
+        loop = asyncio.get_running_loop()
+        all_ended = loop.create_future()
+        pidfds, is_short = _open_pidfds(processes)
+        left = set(pidfds)
+        ends = {all_ended, until}
+        must_scan_again = not self._reached_all or (is_short and not left)
+        if must_scan_again:
+            ends.add(again := self._deadlines.timer(_KILL_INTERVAL))
+
+        def ended(pidfd: int) -> None:
+            loop.remove_reader(pidfd)
+            left.discard(pidfd)
+            if not left and not all_ended.done():
+                all_ended.set_result(None)
+
+        try:
+            for pidfd in pidfds:
+                loop.add_reader(pidfd, ended, pidfd)
+            if left or must_scan_again:
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if must_scan_again:
+                again.cancel()
+            for pidfd in pidfds:
+                loop.remove_reader(pidfd)
+                os.close(pidfd)
+            _open.difference_update(pidfds)
+
+
+_MAX_PIDFDS = 16  # pidfds of one ladder: processes that it waits for at a time
+_MAX_ALL_PIDFDS = 64  # pidfds of all ladders
+_EMPTY_SCANS = 2  # scans in a row that must find no member
+_KILL_INTERVAL = 1.0  # seconds until remaining processes are killed again, or the next scan
+UNKILLABLE = 10.0  # seconds to wait for a process that is stuck in the kernel
+
+_open: set[int] = set()  # pidfds of all ladders
+
+
+def _open_pidfds(processes: list[Process]) -> tuple[set[int], bool]:
+    """Return pidfds of the first of these processes, and whether a shortage of descriptors cut them short."""
+    pidfds: set[int] = set()
+    for each in processes[:_MAX_PIDFDS]:
+        if len(_open) >= _MAX_ALL_PIDFDS:
+            return pidfds, True
+        try:
+            pidfd = open_pidfd(each)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                return pidfds, True
+            for held in pidfds:
+                os.close(held)
+            _open.difference_update(pidfds)
+            raise
+        if pidfd is not None:
+            pidfds.add(pidfd)
+            _open.add(pidfd)
+    return pidfds, False
+
+
+# --- The tree: which processes belong to an attempt, and signals to all of them.
 
 
 class Tree:
@@ -240,6 +375,17 @@ _SENT_AGAIN = {signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL}
 _MARK = re.compile(r"(.+)\.([0-9]{1,19})\.([0-9]{1,19})", re.DOTALL)
 
 
+def mark(key: AttemptKey) -> str:
+    """Return the value of BGD_RUN in the environment of the attempt's processes."""
+    return f"{key.store}.{key.job}.{key.attempt}"
+
+
+def key_from_mark(mark: str) -> AttemptKey | None:
+    """Return the attempt that a mark names, None if bgd did not write the mark."""
+    found = _MARK.fullmatch(mark)
+    return found and AttemptKey(found[1], int(found[2]), int(found[3]))
+
+
 # --- Execution: the first process of an attempt from its start on, whatever process is its parent.
 
 
@@ -281,146 +427,3 @@ class Execution(Protocol):
 
     def release(self, *, is_intact: bool) -> None:
         """Release it once nothing of the attempt is left; `is_intact`: no signal disturbed it."""
-
-
-# --- The stop ladder (R8): TERM to the whole process tree at once, grace, then KILL until nothing is left.
-
-
-class Ladder:
-    """End one tree; the KILLs begin at the latest `grace` seconds from now.
-
-    Args:
-        first: the signal that asks the processes to end.
-    """
-
-    def __init__(
-        self,
-        tree: Tree,
-        scanner: Scanner,
-        deadlines: Deadlines,
-        grace: float,
-        first: int = signal.SIGTERM,
-    ) -> None:
-        self._tree = tree
-        self._first = first
-        self._scanner = scanner
-        self._deadlines = deadlines
-        self._grace_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._deadline: Deadline | None = None
-        self._reached_all = True  # with the latest signal; False if descriptors were short
-        self.hasten(grace)
-
-    def hasten(self, grace: float) -> None:
-        """End the grace in this many seconds, if that is sooner."""
-        if self._grace_over.done() or (self._deadline and self._deadline.at <= elapsed() + grace):
-            return
-        if self._deadline:
-            self._deadline.cancel()
-        self._deadline = None if grace <= 0 else self._deadlines.after(grace, self._end_grace)
-        if self._deadline is None:
-            self._end_grace()
-
-    async def bring_down(self) -> None:
-        """Return when no process of the tree is left that can be ended."""
-        while not self._grace_over.done():
-            living = await self._signal(self._first)
-            if not living:
-                break
-            await self._wait_for_deaths(living, self._grace_over)
-        began = elapsed()
-        # a process that forks and ends between being listed and being read hides itself and its child
-        empty_scans = 0
-        if self._tree.group is not None:
-            self._tree.group.kill()
-        while empty_scans < _EMPTY_SCANS:
-            living = await self._signal(signal.SIGKILL)
-            empty_scans = 0 if living else empty_scans + 1
-            if living and elapsed() - began > UNKILLABLE:
-                # a killed process runs no more of its program, so it counts as gone
-                log.warning(
-                    "job %d has processes that do not die: %s",
-                    self._tree.key.job,
-                    ", ".join(str(p.pid) for p in living),
-                )
-                break
-            if living:
-                await self._wait_for_deaths(living, again := self._deadlines.timer(_KILL_INTERVAL))
-                again.cancel()
-        if self._deadline:
-            self._deadline.cancel()
-
-    def _end_grace(self) -> None:
-        if not self._grace_over.done():
-            self._grace_over.set_result(None)
-
-    async def _signal(self, signum: int) -> list[Process]:
-        """Send the whole tree a signal as if at one instant, and let it react; return the members."""
-        living = self._tree.living(await self._scanner.scan(self._tree.first_tick))
-        if len(living) > 1:
-            living, _ = await self._tree.stop_all(self._scanner)
-        self._reached_all = True
-        # a stopped process reacts only once it is continued, whoever stopped it
-        for each_signum in (signum,) if signum == signal.SIGKILL else (signum, signal.SIGCONT):
-            for process in reversed(living):  # children first: see `stop_all`
-                self._reached_all &= self._tree.signal(process, each_signum)
-        return living
-
-    async def _wait_for_deaths(self, processes: list[Process], until: asyncio.Future[None]) -> None:
-        """Wait until these processes (of many, the first ones) have ended, or `until` is done."""
-        loop = asyncio.get_running_loop()
-        all_ended = loop.create_future()
-        pidfds, is_short = _open_pidfds(processes)
-        left = set(pidfds)
-        ends = {all_ended, until}
-        must_scan_again = not self._reached_all or (is_short and not left)
-        if must_scan_again:
-            ends.add(again := self._deadlines.timer(_KILL_INTERVAL))
-
-        def ended(pidfd: int) -> None:
-            loop.remove_reader(pidfd)
-            left.discard(pidfd)
-            if not left and not all_ended.done():
-                all_ended.set_result(None)
-
-        try:
-            for pidfd in pidfds:
-                loop.add_reader(pidfd, ended, pidfd)
-            if left or must_scan_again:
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if must_scan_again:
-                again.cancel()
-            for pidfd in pidfds:
-                loop.remove_reader(pidfd)
-                os.close(pidfd)
-            _open.difference_update(pidfds)
-
-
-_MAX_PIDFDS = 16  # pidfds of one ladder: processes that it waits for at a time
-_MAX_ALL_PIDFDS = 64  # pidfds of all ladders
-_EMPTY_SCANS = 2  # scans in a row that must find no member
-_KILL_INTERVAL = 1.0  # seconds until remaining processes are killed again, or the next scan
-UNKILLABLE = 10.0  # seconds to wait for a process that is stuck in the kernel
-
-_open: set[int] = set()  # pidfds of all ladders
-
-
-def _open_pidfds(processes: list[Process]) -> tuple[set[int], bool]:
-    """Return pidfds of the first of these processes, and whether a shortage of descriptors cut them short."""
-    pidfds: set[int] = set()
-    for each in processes[:_MAX_PIDFDS]:
-        if len(_open) >= _MAX_ALL_PIDFDS:
-            return pidfds, True
-        try:
-            pidfd = open_pidfd(each)
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                return pidfds, True
-            for held in pidfds:
-                os.close(held)
-            _open.difference_update(pidfds)
-            raise
-        if pidfd is not None:
-            pidfds.add(pidfd)
-            _open.add(pidfd)
-    return pidfds, False

@@ -22,146 +22,116 @@ from bgd.launcher.warm.attempts import Forked, NotAccepted, Reused, WorkerJobs
 from bgd.launcher.warm.channel import WORKER_PROTOCOL, WorkerChannel, WorkerMessage
 from bgd.wire.launching import Launch, NotStarted, WarmStart
 
-# --- Which attempts may share a warm worker, and how it is started.
-
-
-class WarmKey(Struct, frozen=True):
-    """What a worker cannot change once it runs; attempts with the same key may share a worker."""
-
-    isolation: Isolation
-    argv: tuple[str, ...]
-    path: tuple[str, ...]
-    preload: tuple[str, ...]
-    recycle: tuple[int | None, int | None]
-    folder: str  # where it starts
-    waits_for: str | None  # a folder that may not answer: other jobs must not wait for it too
-    startup: tuple[tuple[str, str], ...]
-
-
-def warm_key(launch: Launch, warm: WarmStart, waits_for: str | None) -> WarmKey:
-    """Return the key of the workers that can run this attempt; `waits_for` as in WarmKey."""
-    return WarmKey(
-        isolation=warm.isolation,
-        argv=tuple(launch.argv),
-        path=tuple(warm.path),
-        preload=tuple(warm.preload),
-        recycle=(warm.recycle_jobs, warm.recycle_memory),
-        folder=launch.cwd if _has_relative_paths(launch.env) else "/",
-        waits_for=waits_for,
-        startup=tuple(sorted(item for item in launch.env.items() if item[0].startswith(_AT_STARTUP))),
-    )
-
-
-def environment_of_worker(launch: Launch, warm: WarmStart) -> dict[str, str]:
-    """Return the environment to start a worker with for this attempt, and for others with the same key."""
-    environment = {MARK: ROOM_FOR_MARK, "PYTHONUNBUFFERED": "1", **launch.env}
-    for name, value in warm.base.items():
-        if name.startswith(_AT_STARTUP):
-            continue
-        if value is None:
-            environment.pop(name, None)
-        else:
-            environment[name] = value
-    environment[MARK] = ROOM_FOR_MARK
-    return environment
-
-
-ROOM_FOR_MARK = "-" * 160  # a job overwrites it with its own mark, for /proc to show
-
-# prefixes of variables that are read only once: to start the interpreter, by the interpreter or its C library
-# as it starts, or by the first import of a library that computes
-_AT_STARTUP = (
-    *("PATH", "HOME", "PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_", "GLIBC_"),
-    *("OMP_", "OPENBLAS_", "MKL_"),
-)
-
-
-def _has_relative_paths(environment: dict[str, str]) -> bool:
-    """Return whether the interpreter would search for modules in the folder that it starts in."""
-    paths = environment.get("PYTHONPATH")
-    return bool(paths) and not all(each.startswith("/") for each in str(paths).split(":"))
-
-
-# --- The start of a worker's process, and why one did not become ready.
-
-
-class WorkerFailed(CannotStart):
-    """The worker ended before it was ready."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(one_line(NotStarted.OTHER, problem))
-
-
-class WorkerCrashed(WorkerFailed):
-    """The worker ended without a reason: it was killed, or a module that it imported ended it."""
-
-
-async def start(
-    launch: Launch, command: Command, context: Context, begun: Callable[[asyncio.subprocess.Process], None]
-) -> None:
-    """Start the worker that `launch` needs; `begun` is given its process, which may hang before it runs.
-
-    Raises:
-        CannotStart: the reason lies in the Launch.
-        OSError, LostChild: as `bgd.launcher.spawn.spawn`.
-    """
-    if context.mounts.that_may_hang(launch) is None:
-        begun(await start_process(launch, command))
-        return
-    fork = ForkedStart(launch, command, context.children)
-    begun(fork.process)
-    await fork.wait()
-
-
-def end_of(code: int) -> str:
-    """Return in words how a process ended."""
-    if code >= 0:
-        return f"exited with code {code}"
-    with suppress(ValueError):
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"was ended by signal {-code}"
-
-
-class StartupOutput:
-    """What a worker prints while it starts: a pipe that is always read, and whose first bytes are kept."""
-
-    def __init__(self) -> None:
-        """Make the pipe; `far_end` is for the worker, and must be closed here once the worker has it."""
-        self._reader, self.far_end = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._reader, False)
-        self._loop = asyncio.get_running_loop()
-        self._text = bytearray()
-        self._loop.add_reader(self._reader, self._read)
-
-    def end(self) -> bytes:
-        """Stop reading; return what was printed."""
-        while self._reader >= 0 and self._read():
-            pass
-        self._close()
-        return bytes(self._text)
-
-    def _read(self) -> bool:
-        """Read one piece; return False if there is none now."""
-        try:
-            piece = os.read(self._reader, _KEPT)
-        except BlockingIOError:
-            return False
-        if not piece:
-            self._close()
-        self._text += piece[: _KEPT - len(self._text)]
-        return len(self._text) < _KEPT
-
-    def _close(self) -> None:
-        if self._reader >= 0:
-            self._loop.remove_reader(self._reader)
-            os.close(self._reader)
-            self._reader = -1
-
-
-_KEPT = 32_768  # bytes: half of what a pipe holds, so that they fit into a job's pipe
-
-
 log = logging.getLogger(__name__)
+
+
+# --- All warm workers: found or started for an attempt, and ended when others are used more.
+
+
+class WorkerPool:
+    """All warm workers; a worker is started only when an attempt needs it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._living: set[Worker] = set()
+        self._by_key: dict[WarmKey, list[Worker]] = {}  # not retired; the most recently used last
+        self._unfit: dict[WarmKey, str] = {}
+        context.children.on_orphan = self._receive_all
+
+    async def lease(self, launch: Launch, warm: WarmStart, stop_asked: asyncio.Future[None]) -> Worker | None:
+        """Return a ready worker, to be released later; None: `stop_asked` was done before there was one.
+
+        Raises:
+            NoWarmWorker: this attempt needs a fresh interpreter.
+            CannotStart: no worker became ready, and none will.
+            OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
+        """
+        key = warm_key(launch, warm, self._context.mounts.folder_that_may_hang(launch.cwd))
+        while not stop_asked.done():
+            if key in self._unfit:
+                raise NoWarmWorker(self._unfit[key])
+            free = self._free(key)
+            worker = free or self._start_worker(key, launch, warm)
+            self._by_key[key] = self._by_key.pop(key)
+            worker.users += 1
+            if not worker.settled.done():
+                await asyncio.wait({worker.settled, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
+            if worker.problem is None and worker.settled.done() and not stop_asked.done():
+                return worker
+            worker.release()
+            if isinstance(worker.problem, NoWarmWorker) and key not in self._unfit:
+                self._note_unfit(key, worker.problem)
+            # a crash fails the attempt that the worker was started for; for others another worker may not
+            # crash
+            if worker.problem is not None and (free is None or not isinstance(worker.problem, WorkerCrashed)):
+                raise worker.problem
+        return None
+
+    def renew(self) -> None:
+        """Give existing workers no more attempts, and forget why workers were unfit."""
+        self._unfit.clear()
+        self._by_key.clear()
+        for worker in self._living:
+            worker.retire()
+
+    def end(self) -> None:
+        """Kill them all; only while no attempt runs."""
+        for worker in self._living:
+            worker.kill()
+
+    def _receive_all(self) -> None:
+        for worker in list(self._living):
+            worker.receive()
+
+    def _free(self, key: WarmKey) -> Worker | None:
+        """Return a worker that can take another attempt; one that runs jobs itself takes one at a time."""
+        for worker in reversed(self._by_key.get(key, [])):
+            if not worker.is_retired and (key.isolation is Isolation.FORK or not worker.users):
+                return worker
+        return None
+
+    def _start_worker(self, key: WarmKey, launch: Launch, warm: WarmStart) -> Worker:
+        worker = Worker(key, self._context, self._check)
+        self._living.add(worker)
+        self._by_key.setdefault(key, []).append(worker)
+        self._context.group.create_task(self._see_to_its_end(worker, launch, warm))
+        return worker
+
+    async def _see_to_its_end(self, worker: Worker, launch: Launch, warm: WarmStart) -> None:
+        try:
+            await worker.live(launch, warm)
+        finally:
+            self._living.discard(worker)
+
+    def _check(self, worker: Worker) -> None:
+        """Forget a retired worker; if too many keys are idle, retire the workers of the longest idle."""
+        workers = self._by_key.get(worker.key, [])
+        if worker.is_retired and worker in workers:
+            workers.remove(worker)
+            if not workers:
+                del self._by_key[worker.key]
+        if len(self._by_key) <= _MAX_IDLE:
+            return
+        idle = [key for key, each in self._by_key.items() if not any(one.users for one in each)]
+        for key in idle[:-_MAX_IDLE]:
+            for each in self._by_key.pop(key):
+                each.retire()
+
+    def _note_unfit(self, key: WarmKey, unfit: NoWarmWorker) -> None:
+        log.warning(
+            "[python] preload %s: such jobs get fresh interpreters until `bgctl reload`, as %s",
+            *(f"[{', '.join(key.preload)}]", unfit),
+        )
+        if len(self._unfit) >= _MAX_UNFIT:
+            self._unfit.clear()
+        self._unfit[key] = str(unfit)
+
+
+_MAX_IDLE = 8  # keys; an interpreter with its imports takes about ten megabytes or more
+_MAX_UNFIT = 100  # each job's environment, and so its key, may differ
+
+
+# --- One warm worker.
 
 
 class NoWarmWorker(Exception):
@@ -384,107 +354,140 @@ _PATIENCE = 120.0  # seconds for the imports of a worker, and for its answer to 
 _EXIT_PATIENCE = 5.0  # seconds for a worker that is no longer needed, or that delays the end of an attempt
 
 
-# --- All warm workers: found or started for an attempt, and ended when others are used more.
+# --- The start of a worker's process, and why one did not become ready.
 
 
-class WorkerPool:
-    """All warm workers; a worker is started only when an attempt needs it."""
+class WorkerFailed(CannotStart):
+    """The worker ended before it was ready."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._living: set[Worker] = set()
-        self._by_key: dict[WarmKey, list[Worker]] = {}  # not retired; the most recently used last
-        self._unfit: dict[WarmKey, str] = {}
-        context.children.on_orphan = self._receive_all
+    def __init__(self, problem: str) -> None:
+        super().__init__(one_line(NotStarted.OTHER, problem))
 
-    async def lease(self, launch: Launch, warm: WarmStart, stop_asked: asyncio.Future[None]) -> Worker | None:
-        """Return a ready worker, to be released later; None: `stop_asked` was done before there was one.
 
-        Raises:
-            NoWarmWorker: this attempt needs a fresh interpreter.
-            CannotStart: no worker became ready, and none will.
-            OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
-        """
-        key = warm_key(launch, warm, self._context.mounts.folder_that_may_hang(launch.cwd))
-        while not stop_asked.done():
-            if key in self._unfit:
-                raise NoWarmWorker(self._unfit[key])
-            free = self._free(key)
-            worker = free or self._start_worker(key, launch, warm)
-            self._by_key[key] = self._by_key.pop(key)
-            worker.users += 1
-            if not worker.settled.done():
-                await asyncio.wait({worker.settled, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
-            if worker.problem is None and worker.settled.done() and not stop_asked.done():
-                return worker
-            worker.release()
-            if isinstance(worker.problem, NoWarmWorker) and key not in self._unfit:
-                self._note_unfit(key, worker.problem)
-            # a crash fails the attempt that the worker was started for; for others another worker may not
-            # crash
-            if worker.problem is not None and (free is None or not isinstance(worker.problem, WorkerCrashed)):
-                raise worker.problem
-        return None
+class WorkerCrashed(WorkerFailed):
+    """The worker ended without a reason: it was killed, or a module that it imported ended it."""
 
-    def renew(self) -> None:
-        """Give existing workers no more attempts, and forget why workers were unfit."""
-        self._unfit.clear()
-        self._by_key.clear()
-        for worker in self._living:
-            worker.retire()
 
-    def end(self) -> None:
-        """Kill them all; only while no attempt runs."""
-        for worker in self._living:
-            worker.kill()
+async def start(
+    launch: Launch, command: Command, context: Context, begun: Callable[[asyncio.subprocess.Process], None]
+) -> None:
+    """Start the worker that `launch` needs; `begun` is given its process, which may hang before it runs.
 
-    def _receive_all(self) -> None:
-        for worker in list(self._living):
-            worker.receive()
+    Raises:
+        CannotStart: the reason lies in the Launch.
+        OSError, LostChild: as `bgd.launcher.spawn.spawn`.
+    """
+    if context.mounts.that_may_hang(launch) is None:
+        begun(await start_process(launch, command))
+        return
+    fork = ForkedStart(launch, command, context.children)
+    begun(fork.process)
+    await fork.wait()
 
-    def _free(self, key: WarmKey) -> Worker | None:
-        """Return a worker that can take another attempt; one that runs jobs itself takes one at a time."""
-        for worker in reversed(self._by_key.get(key, [])):
-            if not worker.is_retired and (key.isolation is Isolation.FORK or not worker.users):
-                return worker
-        return None
 
-    def _start_worker(self, key: WarmKey, launch: Launch, warm: WarmStart) -> Worker:
-        worker = Worker(key, self._context, self._check)
-        self._living.add(worker)
-        self._by_key.setdefault(key, []).append(worker)
-        self._context.group.create_task(self._see_to_its_end(worker, launch, warm))
-        return worker
+def end_of(code: int) -> str:
+    """Return in words how a process ended."""
+    if code >= 0:
+        return f"exited with code {code}"
+    with suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"
 
-    async def _see_to_its_end(self, worker: Worker, launch: Launch, warm: WarmStart) -> None:
+
+class StartupOutput:
+    """What a worker prints while it starts: a pipe that is always read, and whose first bytes are kept."""
+
+    def __init__(self) -> None:
+        """Make the pipe; `far_end` is for the worker, and must be closed here once the worker has it."""
+        self._reader, self.far_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._reader, False)
+        self._loop = asyncio.get_running_loop()
+        self._text = bytearray()
+        self._loop.add_reader(self._reader, self._read)
+
+    def end(self) -> bytes:
+        """Stop reading; return what was printed."""
+        while self._reader >= 0 and self._read():
+            pass
+        self._close()
+        return bytes(self._text)
+
+    def _read(self) -> bool:
+        """Read one piece; return False if there is none now."""
         try:
-            await worker.live(launch, warm)
-        finally:
-            self._living.discard(worker)
+            piece = os.read(self._reader, _KEPT)
+        except BlockingIOError:
+            return False
+        if not piece:
+            self._close()
+        self._text += piece[: _KEPT - len(self._text)]
+        return len(self._text) < _KEPT
 
-    def _check(self, worker: Worker) -> None:
-        """Forget a retired worker; if too many keys are idle, retire the workers of the longest idle."""
-        workers = self._by_key.get(worker.key, [])
-        if worker.is_retired and worker in workers:
-            workers.remove(worker)
-            if not workers:
-                del self._by_key[worker.key]
-        if len(self._by_key) <= _MAX_IDLE:
-            return
-        idle = [key for key, each in self._by_key.items() if not any(one.users for one in each)]
-        for key in idle[:-_MAX_IDLE]:
-            for each in self._by_key.pop(key):
-                each.retire()
-
-    def _note_unfit(self, key: WarmKey, unfit: NoWarmWorker) -> None:
-        log.warning(
-            "[python] preload %s: such jobs get fresh interpreters until `bgctl reload`, as %s",
-            *(f"[{', '.join(key.preload)}]", unfit),
-        )
-        if len(self._unfit) >= _MAX_UNFIT:
-            self._unfit.clear()
-        self._unfit[key] = str(unfit)
+    def _close(self) -> None:
+        if self._reader >= 0:
+            self._loop.remove_reader(self._reader)
+            os.close(self._reader)
+            self._reader = -1
 
 
-_MAX_IDLE = 8  # keys; an interpreter with its imports takes about ten megabytes or more
-_MAX_UNFIT = 100  # each job's environment, and so its key, may differ
+_KEPT = 32_768  # bytes: half of what a pipe holds, so that they fit into a job's pipe
+
+
+# --- Which attempts may share a warm worker, and how it is started.
+
+
+class WarmKey(Struct, frozen=True):
+    """What a worker cannot change once it runs; attempts with the same key may share a worker."""
+
+    isolation: Isolation
+    argv: tuple[str, ...]
+    path: tuple[str, ...]
+    preload: tuple[str, ...]
+    recycle: tuple[int | None, int | None]
+    folder: str  # where it starts
+    waits_for: str | None  # a folder that may not answer: other jobs must not wait for it too
+    startup: tuple[tuple[str, str], ...]
+
+
+def warm_key(launch: Launch, warm: WarmStart, waits_for: str | None) -> WarmKey:
+    """Return the key of the workers that can run this attempt; `waits_for` as in WarmKey."""
+    return WarmKey(
+        isolation=warm.isolation,
+        argv=tuple(launch.argv),
+        path=tuple(warm.path),
+        preload=tuple(warm.preload),
+        recycle=(warm.recycle_jobs, warm.recycle_memory),
+        folder=launch.cwd if _has_relative_paths(launch.env) else "/",
+        waits_for=waits_for,
+        startup=tuple(sorted(item for item in launch.env.items() if item[0].startswith(_AT_STARTUP))),
+    )
+
+
+def environment_of_worker(launch: Launch, warm: WarmStart) -> dict[str, str]:
+    """Return the environment to start a worker with for this attempt, and for others with the same key."""
+    environment = {MARK: ROOM_FOR_MARK, "PYTHONUNBUFFERED": "1", **launch.env}
+    for name, value in warm.base.items():
+        if name.startswith(_AT_STARTUP):
+            continue
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    environment[MARK] = ROOM_FOR_MARK
+    return environment
+
+
+ROOM_FOR_MARK = "-" * 160  # a job overwrites it with its own mark, for /proc to show
+
+# prefixes of variables that are read only once: to start the interpreter, by the interpreter or its C library
+# as it starts, or by the first import of a library that computes
+_AT_STARTUP = (
+    *("PATH", "HOME", "PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC_", "GLIBC_"),
+    *("OMP_", "OPENBLAS_", "MKL_"),
+)
+
+
+def _has_relative_paths(environment: dict[str, str]) -> bool:
+    """Return whether the interpreter would search for modules in the folder that it starts in."""
+    paths = environment.get("PYTHONPATH")
+    return bool(paths) and not all(each.startswith("/") for each in str(paths).split(":"))
