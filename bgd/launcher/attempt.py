@@ -58,12 +58,14 @@ class Attempt:
 
     @property
     def state(self) -> AttemptStarted:
+        """What a supervisor is told of it while it has not ended."""
         pid = self._running.pid if self._running else None
         start, is_suspended = self._starting, self._pending.is_suspended
         return AttemptStarted(self.launch.key, pid, start.started_at, is_suspended, start.since)
 
     @property
     def log_bytes(self) -> int:
+        """The size of its output so far."""
         return self._running.log_bytes if self._running else 0
 
     @property
@@ -272,7 +274,7 @@ class AttemptStart:
             return await worker.run(self._launch, output.job_end, tag, self._pending.stop_asked)
 
     def _limited(self) -> AbstractContextManager[None]:
-        return self._pending.limited(self._launch.timeout or None, "its warm worker took all of its time")
+        return self._pending.limited(self._launch.timeout or None, "its warm worker used up its time limit")
 
     async def _spawned(
         self, given: StandardInput, output: AttemptOutput, tag: int | None, group: Group | None
@@ -299,7 +301,7 @@ class AttemptStart:
         elif launch.stdin_path is not None:
             standard_input = launch.stdin_path
         silence = f"{waits_for} did not answer"
-        warn = partial(log.warning, "job %d: %s for %g s; it goes on waiting", launch.key.job, silence, _LONG)
+        warn = partial(log.warning, "job %d: %s for %g s; it keeps waiting", launch.key.job, silence, _LONG)
         long = context.deadlines.after(_LONG, warn)
         try:
             with pending.limited(launch.timeout or None, f"{silence} within the time limit"):
@@ -400,6 +402,7 @@ class PendingActions:
         self._signals: dict[int, bool] = {}  # signum -> whether it is for the whole tree
 
     def stop(self, reason: Outcome, grace: float) -> None:
+        """End the attempt before it runs; the first reason counts."""
         if self.reason is None:
             self.reason, self._grace = reason, grace
             self.stop_asked.set_result(None)
@@ -409,11 +412,13 @@ class PendingActions:
         self._signals[signum] = whole_tree or self._signals.get(signum, False)
 
     def suspend(self) -> None:
+        """Pause the start, and the time limit of what the start waits for."""
         self.is_suspended = True
         if self._limit is not None:
             self._limit.pause()
 
     def resume(self) -> None:
+        """Let the start go on after `suspend`."""
         self.is_suspended = False
         if self._limit is not None:
             self._limit.resume()

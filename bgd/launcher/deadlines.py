@@ -34,6 +34,7 @@ class Deadlines:
         return future
 
     def close(self) -> None:
+        """Release the alarm; no deadline comes any more."""
         self._alarm.close()
 
     def __len__(self) -> int:
@@ -79,6 +80,7 @@ class Deadline:
 
     @property
     def is_live(self) -> bool:
+        """Whether it was neither cancelled nor has expired."""
         return self._callback is not None
 
     def cancel(self) -> None:
@@ -88,6 +90,7 @@ class Deadline:
             self._note_dead()
 
     def expire(self) -> None:
+        """Call back, unless it was cancelled."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
@@ -107,10 +110,12 @@ class Countdown:
         self.resume()
 
     def resume(self) -> None:
+        """Let the rest of the time run."""
         if self._deadline is None and self._rest is not None:
             self._deadline = self._deadlines.after(self._rest, self._callback)
 
     def pause(self) -> None:
+        """Stop the time."""
         if self._deadline is not None:
             self._rest = self._deadline.at - elapsed()
             self._deadline.cancel()

@@ -99,6 +99,7 @@ class AttemptRecords(Struct):
     finished: Finished | None = None
 
     def records(self) -> Iterator[Record]:
+        """Yield the records that exist, in the order in which they are written."""
         for record in (self.began, self.first_process, self.finished):
             if record is not None:
                 yield record
@@ -114,6 +115,7 @@ class JournalContents(Struct):
     is_whole: bool = True  # False: some records could not be read, so absence proves nothing
 
     def add(self, record: Record) -> None:
+        """Add a record, the next one in the file."""
         match record:
             case Instance():
                 self.instance = record
@@ -317,6 +319,7 @@ class Journal:
             self._is_moved = False
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._fd)
 
     def _keep(self, record: Began | FirstProcess | Finished) -> None:

@@ -118,6 +118,7 @@ class AttemptOutput:
         )
 
     def close(self) -> None:
+        """Close the pipe, the terminal and the log."""
         self._close_terminal()
         self._close_writer()
         self._close_reader()
@@ -321,6 +322,7 @@ class LogFile:
         return count
 
     def close(self) -> None:
+        """Close the current piece; note if it was removed."""
         self._reserved_fds.release()
         if self._fd is not None and _is_removed(self._fd):
             self._note_removal()

@@ -111,11 +111,11 @@ def _interpreter(path: str) -> str:
         with open(path, "rb") as file:  # noqa: PTH123  plain strings here
             first = file.readline(256)
     except OSError:
-        return "an interpreter that is not there"
+        return "an interpreter that does not exist"
     if not first.startswith(b"#!"):
-        return "a loader that is not there (it was built for another system)"
+        return "a loader that does not exist (it was built for another system)"
     words = first[2:].split()
-    return f"{os.fsdecode(words[0])}, which is not there" if words else "no interpreter"
+    return f"{os.fsdecode(words[0])}, which does not exist" if words else "no interpreter"
 
 
 def _length(launch: Launch) -> str:

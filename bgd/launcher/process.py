@@ -83,6 +83,7 @@ def read_silent(pid: int) -> Process | None:
 
 
 def pids() -> list[int]:
+    """Return the pids of all processes."""
     with os.scandir("/proc") as entries:
         return [int(entry.name) for entry in entries if entry.name.isdecimal()]
 

@@ -63,14 +63,17 @@ class RunningAttempt:
 
     @property
     def pid(self) -> int:
+        """The pid of its first process."""
         return self._execution.pid
 
     @property
     def log_bytes(self) -> int:
+        """The size of its output so far."""
         return self._output.log.total
 
     @property
     def log_problem(self) -> str | None:
+        """Why output is missing from its log; None: no output is missing."""
         return self._output.log.problem
 
     def stop(self, reason: Outcome, grace: float) -> None:

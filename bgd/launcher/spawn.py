@@ -403,6 +403,7 @@ class StandardInput:
 
     @property
     def is_fifo(self) -> bool:
+        """Whether it is a FIFO, which may have no writer yet."""
         return self.fd is not None and stat.S_ISFIFO(os.fstat(self.fd).st_mode)
 
     async def first_write(self, until: asyncio.Future[None]) -> None:

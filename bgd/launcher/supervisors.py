@@ -142,6 +142,7 @@ class Supervisors:
             self._handle(message)
 
     def disconnected(self, connection: SupervisorConnection) -> None:
+        """Note that a connection is lost; if it was the active one, sync the journal."""
         if connection is not self._active:
             return
         self._active = None
@@ -314,6 +315,7 @@ class SupervisorChannel:
 
     @property
     def is_connected(self) -> bool:
+        """Whether there is an active supervisor."""
         return self._transport is not None
 
     def connect(self, transport: asyncio.WriteTransport) -> None:
@@ -322,6 +324,7 @@ class SupervisorChannel:
         self._transport = transport
 
     def disconnect(self) -> None:
+        """Close the connection at once; drop everything unread and unsent."""
         if self._transport is not None:
             self._transport.abort()
         self._transport = None
@@ -360,6 +363,7 @@ _SOON = 0.01  # seconds
 
 
 def encoded_frame(message: FromLauncher) -> bytes:
+    """Return a message as a frame."""
     return frame(encode(message), MAX_LAUNCHING_FRAME)
 
 
@@ -393,6 +397,7 @@ class KnownAttempts:
         self._known.update((ended.key, ended) for ended in ends)
 
     def snapshot(self) -> Iterator[AttemptStarted | AttemptEnded]:
+        """Yield the state or the end of every known attempt."""
         for known in self._known.values():
             yield known if isinstance(known, AttemptEnded) else known.state
 
@@ -418,6 +423,7 @@ class KnownAttempts:
             self._begin(attempt)
 
     def stop(self, key: AttemptKey, grace: float) -> None:
+        """Stop an attempt that has not ended."""
         if attempt := self._unended(key):
             attempt.stop(Outcome.CANCELLED, grace)
             if key in self._deferred:
@@ -425,14 +431,17 @@ class KnownAttempts:
                 self._begin(attempt)  # it ends at once
 
     def signal(self, key: AttemptKey, signum: int, *, whole_tree: bool) -> None:
+        """Send an attempt a signal, unless it has ended."""
         if attempt := self._unended(key):
             attempt.signal(signum, whole_tree=whole_tree)
 
     def suspend(self, key: AttemptKey) -> None:
+        """Suspend an attempt that has not ended."""
         if attempt := self._unended(key):
             attempt.suspend()
 
     def resume(self, key: AttemptKey) -> None:
+        """Continue an attempt that was suspended."""
         if attempt := self._unended(key):
             attempt.resume()
 
@@ -459,6 +468,7 @@ class KnownAttempts:
             log.warning("cannot remove job %d from the journal: %s", key.job, error.strerror)
 
     def watch(self, key: AttemptKey, *, on: bool) -> None:
+        """Start or stop reporting the growth of an attempt's log."""
         if not on:
             self._watched.discard(key)
             self._grown.discard(key)
@@ -467,6 +477,7 @@ class KnownAttempts:
             self._note_growth(key)
 
     def unwatch_all(self) -> None:
+        """Stop reporting the growth of all logs."""
         self._watched.clear()
         self._grown.clear()
 
@@ -487,8 +498,8 @@ class KnownAttempts:
         try:
             ended = await attempt.live()
         except Exception as error:  # one job's trouble must not end the others with the launcher
-            log.exception("job %d: its launcher failed it", attempt.launch.key.job)
-            ended = attempt.abandon(f"its launcher failed it: {type(error).__name__}: {error}")
+            log.exception("job %d: an error in the launcher", attempt.launch.key.job)
+            ended = attempt.abandon(f"an error in the launcher: {type(error).__name__}: {error}")
         try:
             self._context.journal.add_end(ended, durable=self._is_closing or not self._channel.is_connected)
         except OSError as error:  # report it rather than wait for space: the supervisor stores it

@@ -401,13 +401,16 @@ class Execution(Protocol):
     """The first process. `result`: descriptor of the file for its result, None if it writes none."""
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """The pid of the first process."""
 
     @property
-    def result(self) -> int | None: ...
+    def result(self) -> int | None:
+        """The descriptor of its result file, None if it writes none."""
 
     @property
-    def is_over(self) -> bool: ...
+    def is_over(self) -> bool:
+        """Whether the first process has ended."""
 
     def signal(self, signum: int) -> None:
         """Send the process a signal; do nothing once it is over.

@@ -270,7 +270,7 @@ def test_a_missing_interpreter_differs_from_a_missing_program(supervisor, tmp_pa
 
     problem = supervisor.run(path).problem
 
-    assert problem == f"interpreter not found: {path} asks for /no/such/python, which is not there"
+    assert problem == f"interpreter not found: {path} asks for /no/such/python, which does not exist"
 
 
 def test_a_script_without_a_first_line_is_not_a_program(supervisor, tmp_path):

@@ -113,7 +113,7 @@ class WorkerJobs:
             # a worker moves the offset of the result file before it does anything with the job
             is_taken = os.lseek(handover.result, 0, os.SEEK_CUR) > 0
             handover.begun.set_exception(
-                LostChild("its warm worker died while it started it") if is_taken else NotAccepted()
+                LostChild("its warm worker died while it started the job") if is_taken else NotAccepted()
             )
         self._handovers.clear()
         for begun in list(self._begun.values()):

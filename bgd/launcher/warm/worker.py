@@ -172,7 +172,7 @@ class Worker:
             self._settle(error)
         except Exception as error:  # an error of one worker must not end the launcher, and all jobs with it
             log.exception("a warm worker failed")
-            self._settle(WorkerFailed(f"its launcher failed it: {type(error).__name__}: {error}"))
+            self._settle(WorkerFailed(f"an error in the launcher: {type(error).__name__}: {error}"))
         finally:
             self.is_retired = True
             self._channel.close()
@@ -228,6 +228,7 @@ class Worker:
             self._context.deadlines.after(_EXIT_PATIENCE, self.kill)
 
     def kill(self) -> None:
+        """Kill it, and give it no more attempts."""
         self.is_retired = True
         if self._process is not None:
             self._context.children.kill(self._process.pid)
@@ -316,9 +317,9 @@ class Worker:
 
     def _problem_with(self, pid: int, message: WorkerMessage) -> NoWarmWorker | None:
         if message.skew:
-            return NoWarmWorker("bgd was upgraded, and this launcher speaks with workers as the one before")
+            return NoWarmWorker("bgd was upgraded, but this launcher still speaks the earlier protocol")
         if message.unfit is not None:
-            return NoWarmWorker(f"{message.unfit} would not outlive a fork")
+            return NoWarmWorker(f"{message.unfit} would break in a fork")
         if self._process is None or self._process.pid != pid:  # its children could not be identified
             return NoWarmWorker("its interpreter is not the process that was started, but a child of that")
         return None

@@ -38,7 +38,7 @@ async def test_it_ends_no_other_job(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         workers = WorkerPool(context)
         asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        with pytest.raises(CannotStart, match="its launcher failed it: LookupError: what nobody expected"):
+        with pytest.raises(CannotStart, match="an error in the launcher: LookupError: what nobody expected"):
             await workers.lease(launch_of("python"), WarmStart(), asked)
 
         assert caplog.messages == ["a warm worker failed"]

@@ -112,7 +112,7 @@ def test_a_preload_that_a_fork_would_break_is_named_and_jobs_are_spawned(forked,
 
     launcher = forked.host.launchers[-1].pid
     assert [end.result for end in ends] == [b'{"ok":%d}' % launcher] * 2
-    said = f"a fresh interpreter for this job, as {hazard} would not outlive a fork\n"
+    said = f"a fresh interpreter for this job, as {hazard} would break in a fork\n"
     assert [forked.output(end) for end in ends] == [f"bgd: {said}"] * 2
     assert forked.host.said.count(f"fresh interpreters until `bgctl reload`, as {hazard}") == 1
     wait_until(lambda: not forked.workers())
@@ -135,7 +135,7 @@ def test_while_it_imports_jobs_keep_their_time_limit_and_can_be_stopped_and_susp
     forked.supervisor.say(SuspendProcesses(suspended), StopProcesses(stopped, 0.0))
     assert forked.supervisor.ended(stopped).outcome is Outcome.CANCELLED
     end = forked.supervisor.ended(late)
-    assert (end.outcome, end.problem) == (Outcome.TIMEOUT, "its warm worker took all of its time")
+    assert (end.outcome, end.problem) == (Outcome.TIMEOUT, "its warm worker used up its time limit")
 
     with (tmp_path / "gate").open("w"):  # so it is ready
         wait_until(forked.workers)
@@ -241,7 +241,7 @@ def test_no_end_is_lost_when_workers_are_killed_again_and_again(forked, tmp_path
         if end.outcome is Outcome.SUCCEEDED:
             assert (runs, end.result) == (1, b'{"ok":%d}' % number)
         elif end.outcome is Outcome.UNKNOWN:  # killed between the fork and its message
-            assert end.problem == "its warm worker died while it started it"
+            assert end.problem == "its warm worker died while it started the job"
             assert runs <= 1
         else:
             assert end.problem == "cannot start: its worker was ended by SIGKILL while it started"
