@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.core.spec import MAX_PATH, MAX_WORD, MAX_WORK, Isolation, JobSpec, problem_with
+from bgd.core.spec import MAX_PATH, MAX_WORD, MAX_WORK, Isolation, JobSpec, StopSignal, problem_with
 
 LONGEST_VARIABLE = MAX_WORD - len("A=")
 
@@ -109,3 +109,14 @@ def test_a_queue_is_named_like_a_file(queue):
 def test_other_names_of_queues_are_refused(queue):
     with pytest.raises(msgspec.ValidationError, match="queue"):
         msgspec.convert({"queue": queue}, JobSpec)
+
+
+@pytest.mark.parametrize("text", ["INT", "int", "SIGINT", "sigint"])
+def test_a_stop_signal_is_known_by_each_of_its_spellings(text):
+    assert StopSignal(text) is StopSignal.INT
+
+
+@pytest.mark.parametrize("text", ["", "SIG", "STOP", "2"])
+def test_other_signals_are_not_stop_signals(text):
+    with pytest.raises(ValueError, match="is not a valid StopSignal"):
+        StopSignal(text)
