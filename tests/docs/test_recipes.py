@@ -263,7 +263,7 @@ def test_the_outbox_is_a_program_for_a_timer(folder):
 
 def test_a_visitor_gets_a_number_or_is_told_at_once(folder):
     program = """
-from front.handover import jobs, order_report
+from front.reports import jobs, order_report
 
 with serving as daemon:
     status, answer = order_report("/etc/os-release")
