@@ -6,9 +6,11 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from bgd.wire.requests import Request
 from tests.docs.pages import page, section
 from tests.support import ROOT
 
@@ -51,6 +53,14 @@ def test_development_page_names_only_classes_and_constants_that_exist():
     assert not named - there, (
         f"docs/development.md: {named - there} are not in the code: name what is there now"
     )
+
+
+@pytest.mark.parametrize("room", ["bgd/daemon/control", "bgd/client"])
+def test_every_request_is_named_in_every_room_of_a_new_verb(room):
+    text = "".join(path.read_text() for path in (ROOT / room).rglob("*.py"))
+    missing = [kind.__name__ for kind in get_args(Request) if not re.search(rf"\b{kind.__name__}\b", text)]
+
+    assert not missing, f"docs/development.md, 'A verb': no file of {room} names {missing}"
 
 
 # --- reading the code -----------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ use RuntimeException;
 final class Background
 {
     /**
-     * Queue a method of a class; returns the job's id when it is on disk.
+     * Queue a call of a method; return the id of the job when it is on disk.
      *
      * @param  array  $params  positional arguments, or named ones by their names
      *
-     * @throws RuntimeException it was not taken; the message is what bgctl says
+     * @throws RuntimeException if the job was refused; the message is that of bgctl
      */
     public static function run(string $class, string $method, array $params = [], int $priority = 0, int $delay = 0): int
     {

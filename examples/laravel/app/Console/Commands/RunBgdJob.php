@@ -9,9 +9,9 @@ use Throwable;
 /**
  * The runner of jobs in a Laravel application: [runners.php] argv = ["php", "artisan", "bgd:run"].
  *
- * php::App\Jobs\Name, or Name@handle, makes the object of the arguments and has the container call its handle(),
- * as a queue of Laravel does. php::App\Services\Name@method has the container make the object, and calls the
- * method with them; so does @handle where the constructor takes nothing.
+ * For php::App\Jobs\Name, or Name@handle, it creates the object with the arguments and lets the container call
+ * handle(), like a queue of Laravel. For php::App\Services\Name@method the container creates the object, and the
+ * method gets the arguments; so does @handle if the constructor takes no arguments.
  */
 final class RunBgdJob extends Command
 {
@@ -50,8 +50,8 @@ final class RunBgdJob extends Command
     }
 
     /**
-     * The allow-list of bgd has judged a text, letter for letter; PHP does not care for upper and lower case, so
-     * what the text leads to is judged here.
+     * The allow-list of bgd compares text, letter for letter. PHP ignores the case of names, so this checks what
+     * the text means.
      */
     private function problemWith(string $class, string $method): ?string
     {
