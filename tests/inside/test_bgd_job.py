@@ -28,13 +28,13 @@ FILE = Path(bgd_job.__file__)
         (timedelta(minutes=2), 120.0),
     ],
 )
-def test_a_delay_is_a_text_a_number_or_a_timedelta(after, seconds):
+def test_a_delay_is_text_a_number_or_a_timedelta(after, seconds):
     assert bgd_job.Retry(after=after).after == seconds
     assert bgd_job.Snooze(after).after == seconds
 
 
 @pytest.mark.parametrize("after", ["", "soon", "5", "5 s", "5s later", -1, float("nan"), float("inf"), 1e12])
-def test_what_is_no_delay_is_refused_where_it_is_written(after):
+def test_an_invalid_delay_is_refused_at_the_call(after):
     with pytest.raises(ValueError, match="is not a duration"):
         bgd_job.Retry(after=after)
     with pytest.raises(ValueError, match="is not a duration"):
@@ -50,7 +50,7 @@ def test_a_snooze_may_be_until_an_instant():
 
 
 @pytest.mark.parametrize("given", [{}, {"after": "5s", "until": 1e9}])
-def test_a_snooze_has_one_end(given):
+def test_a_snooze_takes_either_after_or_until(given):
     with pytest.raises(ValueError, match=r"either after=, a duration, or until="):
         bgd_job.Snooze(**given)
 
@@ -66,20 +66,20 @@ def test_limits_are_those_of_bgd():
     assert (bgd_job.MAX_SECONDS, bgd_job.MAX_INSTANT) == (spec.MAX_DURATION, spec.MAX_INSTANT)
 
 
-def test_code_outside_of_a_job_runs_in_none(monkeypatch):
+def test_there_is_no_current_job_outside_of_a_job(monkeypatch):
     monkeypatch.delenv("BGD_JOB_ID", raising=False)
 
     assert bgd_job.current() is None
 
 
-def test_variables_of_somebody_else_make_no_job(monkeypatch):
+def test_other_variables_of_these_names_do_not_make_a_job(monkeypatch):
     for name in ("BGD_JOB_ID", "BGD_ATTEMPT", "BGD_QUEUE", "BGD_SLOT"):
         monkeypatch.setenv(name, "x")
 
     assert bgd_job.current() is None
 
 
-def test_code_in_a_job_knows_which(monkeypatch):
+def test_code_in_a_job_knows_its_job(monkeypatch):
     given = {"BGD_JOB_ID": "7", "BGD_ATTEMPT": "2", "BGD_QUEUE": "mail", "BGD_SLOT": "1"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
@@ -87,7 +87,7 @@ def test_code_in_a_job_knows_which(monkeypatch):
     assert bgd_job.current() == (7, 2, "mail", 1)
 
 
-def test_module_is_of_python_3_9():
+def test_module_runs_on_python_3_9():
     ast.parse(FILE.read_text(), feature_version=(3, 9))
 
 

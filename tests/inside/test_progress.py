@@ -144,22 +144,22 @@ def test_reports_follow_each_other(ear):
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, 40, float("nan"), float("inf")])
-def test_what_is_no_fraction_is_refused_where_it_is_written(fraction):
+def test_an_invalid_fraction_is_refused_at_the_call(fraction):
     with pytest.raises(ValueError, match="is not a fraction: progress takes a number from 0 to 1"):
         bgd_job.progress(fraction)
 
 
 @pytest.mark.parametrize("given", [("0.4",), ("half",), ([1],), (0.5, 7), (0.5, b"half")])
-def test_what_is_no_number_or_no_text_is_refused(given):
+def test_a_fraction_of_another_type_or_a_message_that_is_not_text_is_refused(given):
     with pytest.raises(TypeError, match=r"progress takes a number|the message of progress must be text"):
         bgd_job.progress(*given)
 
 
-def test_the_rounding_of_a_sum_is_forgiven(ear):
+def test_a_sum_that_exceeds_1_by_rounding_is_accepted(ear):
     assert said(ear, (1.0000000000000002,), (-1e-17, "x")) == [(1.0, None), (0.0, "x")]
 
 
-def test_a_message_is_cut_and_always_a_text(ear):
+def test_a_long_message_is_cut_to_valid_text(ear):
     reports = [(0.1, "é" * 300), (0.2, "\udcff" * 200), (0.3, "\x00\U0001f600")]
 
     messages_said = [message for _, message in said(ear, *reports)]
@@ -176,7 +176,7 @@ def test_outside_of_a_job_nothing_happens(monkeypatch, ear):
     assert said(ear, (0.75,)) == [(0.75, None)]
 
 
-def test_what_is_said_twice_is_told_once(ear):
+def test_a_repeated_report_is_sent_once(ear):
     for fraction in (0.5, 0.5, 0.5, 0.75):
         bgd_job.progress(fraction, "same")
     ear.accept()
@@ -184,7 +184,7 @@ def test_what_is_said_twice_is_told_once(ear):
     assert ear.all_there_is() == [(0.5, "same"), (0.75, "same")]
 
 
-def test_of_a_flood_some_are_told_and_the_last(monkeypatch, ear):
+def test_of_a_flood_of_reports_some_and_the_last_are_sent(monkeypatch, ear):
     monkeypatch.setattr(_reporter, "PER_SECOND", 0.0)
     for number in range(1000):
         bgd_job.progress(number / 1000)
@@ -197,7 +197,7 @@ def test_of_a_flood_some_are_told_and_the_last(monkeypatch, ear):
     assert ear.all_there_is() == [(0.999, None)]
 
 
-def test_the_end_waits_until_the_daemon_has_read_all_and_hangs_up(monkeypatch, ear):
+def test_the_end_waits_until_the_daemon_has_read_all_and_closes(monkeypatch, ear):
     monkeypatch.setattr(_reporter, "END_PATIENCE", DEADLINE)
     bgd_job.progress(0.5)
     ear.accept()
@@ -222,7 +222,7 @@ def test_the_end_waits_only_a_moment_for_a_daemon_that_reads_nothing(ear):
     assert ear.all_there_is() == [(0.5, None)]
 
 
-def test_what_was_held_back_is_told_by_the_next_call(monkeypatch, ear):
+def test_a_report_that_was_held_back_is_sent_by_the_next_call(monkeypatch, ear):
     monkeypatch.setattr(_reporter, "PER_SECOND", 0.0)
     for number in range(_reporter.BURST + 1):
         bgd_job.progress(number / 1000)
@@ -237,7 +237,7 @@ def test_what_was_held_back_is_told_by_the_next_call(monkeypatch, ear):
 
 @pytest.mark.parametrize("path", ["", "/nowhere/s", "/tmp/" + "x" * 200, "nul\0"[:3], "/dev/null"])
 @pytest.mark.usefixtures("job")
-def test_a_daemon_that_is_nowhere_costs_nothing(monkeypatch, path):
+def test_a_missing_daemon_costs_nothing(monkeypatch, path):
     monkeypatch.setenv("BGD_SOCKET", path)
 
     for number in range(100):
@@ -245,7 +245,7 @@ def test_a_daemon_that_is_nowhere_costs_nothing(monkeypatch, path):
     _reporter.end()
 
 
-def test_a_daemon_that_comes_later_is_told(job, monkeypatch):
+def test_a_daemon_that_starts_later_gets_the_report(job, monkeypatch):
     bgd_job.progress(0.25)
     ear = Ear(job)
     bgd_job.progress(0.5)
@@ -259,7 +259,7 @@ def test_a_daemon_that_comes_later_is_told(job, monkeypatch):
 
 
 @pytest.mark.usefixtures("tireless")
-def test_a_daemon_that_went_away_is_looked_for_again(job, monkeypatch):
+def test_a_daemon_that_went_away_is_tried_again(job, monkeypatch):
     monkeypatch.setattr(_reporter, "PAUSE", 0.0)
     ear = Ear(job)
     assert said(ear, (0.25,)) == [(0.25, None)]
@@ -275,7 +275,7 @@ def test_a_daemon_that_went_away_is_looked_for_again(job, monkeypatch):
     ear.close()
 
 
-def test_what_a_daemon_that_went_away_may_have_missed_is_told_again_at_the_end(job):
+def test_a_report_that_a_lost_daemon_may_have_missed_is_sent_again_at_the_end(job):
     ear = Ear(job)
     assert said(ear, (0.25,)) == [(0.25, None)]
     ear.close()
@@ -290,7 +290,7 @@ def test_what_a_daemon_that_went_away_may_have_missed_is_told_again_at_the_end(j
 
 
 @pytest.mark.usefixtures("tireless")
-def test_a_daemon_that_does_not_read_holds_nobody_up(ear):
+def test_a_daemon_that_does_not_read_delays_no_job(ear):
     bgd_job.progress(0.0)
     reporter = _reporter._reporter
     assert reporter is not None
@@ -309,7 +309,7 @@ def test_a_daemon_that_does_not_read_holds_nobody_up(ear):
 
 
 @pytest.mark.usefixtures("tireless")
-def test_answers_are_taken_and_do_not_fill_the_socket(ear):
+def test_answers_are_read_and_do_not_fill_the_socket(ear):
     bgd_job.progress(0.0)
     ear.accept()
     for number in range(100):
@@ -351,7 +351,7 @@ def test_a_child_forked_while_another_thread_reports_is_not_stuck(ear):
 
 
 @pytest.mark.usefixtures("tireless")
-def test_threads_do_not_mix_their_words(ear):
+def test_reports_of_several_threads_are_not_mixed(ear):
     def tell(thread: int) -> None:
         for number in range(50):
             bgd_job.progress(number / 50, f"{thread} " * 10)
@@ -369,7 +369,7 @@ def test_threads_do_not_mix_their_words(ear):
     assert ear.all_there_is()[-1] == (1.0, None)
 
 
-def test_another_job_of_the_same_process_is_not_taken_for_the_first(ear, monkeypatch):
+def test_reports_of_another_job_in_the_same_process_name_that_job(ear, monkeypatch):
     bgd_job.progress(0.25)
     first = os.environ["BGD_JOB_ID"]
     ear.accept()
@@ -383,7 +383,7 @@ def test_another_job_of_the_same_process_is_not_taken_for_the_first(ear, monkeyp
     assert (heard.job, heard.fraction) == (int(second), 0.25)
 
 
-def test_a_file_that_took_the_connections_place_is_left_alone(ear, tmp_path):
+def test_a_file_that_took_the_connections_number_is_left_open(ear, tmp_path):
     bgd_job.progress(0.25)
     reporter = _reporter._reporter
     assert reporter is not None
@@ -412,7 +412,7 @@ def run(code: str, **options) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_end_of_a_script_tells_the_last_of_it(ear):
+def test_the_end_of_a_script_sends_its_last_report(ear):
     done = run("for number in range(1001): bgd_job.progress(number / 1000, 'x')")
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -420,7 +420,7 @@ def test_the_end_of_a_script_tells_the_last_of_it(ear):
     assert ear.all_there_is()[-1] == (1.0, "x")
 
 
-def test_a_daemon_that_goes_does_not_end_a_job_that_leaves_sigpipe_as_it_is(job):
+def test_a_daemon_that_goes_does_not_end_a_job_with_default_sigpipe(job):
     ear = Ear(job)
     code = "import signal; signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
     code += "bgd_job.progress(0.1); input()\n"
@@ -447,7 +447,7 @@ def test_a_job_without_standard_streams_keeps_their_numbers_free():
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_heard_by_a_test_goes_to_no_daemon(job):
+def test_progress_that_a_listener_gets_is_not_sent_to_a_daemon(job):
     heard: list[tuple[float | None, str | None]] = []
     token = bgd_job.listener.set(lambda *said: heard.append(said))
     bgd_job.progress(1, "x")
@@ -462,11 +462,11 @@ def test_limits_are_those_of_the_socket():
     assert _reporter._PROTOCOL == messages.PROTOCOL
 
 
-def test_reporter_is_of_python_3_9():
+def test_reporter_runs_on_python_3_9():
     ast.parse(Path(_reporter.__file__).read_text(), feature_version=(3, 9))
 
 
-def test_nothing_of_it_is_imported_before_it_is_used():
+def test_the_reporter_is_not_imported_before_it_is_used():
     done = run(
         "import sys; assert 'socket' not in sys.modules; assert 'bgd_job._reporter' not in sys.modules"
     )

@@ -284,7 +284,7 @@ def test_every_kind_of_callable_is_called(call, target, args, kwargs, value):
         ("Endless.method", "app.services:Endless.method is wrapped around itself"),
     ],
 )
-def test_what_is_not_defined_under_its_name_is_refused(call, target, why):
+def test_an_object_that_is_not_defined_under_its_name_is_refused(call, target, why):
     run = call(f"app.services:{target}")
 
     assert run.told["refused"].startswith(why)
@@ -303,7 +303,7 @@ def test_private_names_are_refused_before_any_import(worker, tmp_path, name, met
     assert "begin with an underscore" in run.told["refused"]
 
 
-def test_worker_program_itself_is_no_module_of_the_job(call):
+def test_worker_program_itself_is_not_a_module_of_the_job(call):
     assert "worker program" in call("__main__:main").told["refused"]
 
 
@@ -323,7 +323,7 @@ def test_worker_program_itself_is_no_module_of_the_job(call):
         ("app.services:Service.static", "TypeError", "missing 1 required positional argument: 'x'"),
     ],
 )
-def test_what_is_missing_is_an_error_that_names_it(call, target, kind, words):
+def test_a_missing_name_is_an_error_that_names_it(call, target, kind, words):
     run = call(target)
 
     assert run.error["type"] == kind
@@ -332,7 +332,7 @@ def test_what_is_missing_is_an_error_that_names_it(call, target, kind, words):
 
 
 @pytest.mark.parametrize("missing", ["nowhere", "nowhere.services", "app.nowhere"])
-def test_missing_module_is_an_error_that_says_where_it_was_looked_for(call, tmp_path, missing):
+def test_missing_module_is_an_error_that_names_the_searched_path(call, tmp_path, missing):
     run = call(f"{missing}:function")
 
     assert run.error["type"] == "ModuleNotFoundError"
@@ -364,7 +364,7 @@ def test_module_that_misses_another_is_an_error_that_names_both(call, module):
         ("function", "app.services.*", ["function", 1]),
     ],
 )
-def test_method_runs_whose_class_or_name_is_allowed(worker, target, entry, value):
+def test_method_runs_if_its_class_or_name_is_allowed(worker, target, entry, value):
     assert worker(f"app.services:{target}", allowed=[entry]).told == {"ok": value}
 
 
@@ -386,7 +386,7 @@ def test_inherited_method_is_refused_unless_an_entry_covers_it(worker, target, e
     assert f'add "app.services.{target}" there, or "{defining}"' in told["refused"]
 
 
-def test_entry_of_a_class_in_a_module_does_not_allow_a_method_that_reads_alike(worker, module):
+def test_entry_of_a_class_in_a_module_does_not_allow_a_method_that_is_spelled_alike(worker, module):
     module("package/__init__", "class services:\n def Report(self): return 'of the package'\n")
     module("package/services", "class Report:\n def run(self): return 'of the module'\n")
     entry = "package.services.Report"
@@ -399,13 +399,13 @@ def test_entry_of_a_class_in_a_module_does_not_allow_a_method_that_reads_alike(w
         assert worker("package:services.Report", allowed=[entry, wider]).told == {"ok": "of the package"}
 
 
-def test_entry_of_a_method_allows_it_where_no_module_has_the_name_of_its_class(worker, module):
+def test_entry_of_a_method_allows_it_if_no_module_has_the_name_of_its_class(worker, module):
     module("package/__init__", "class Report:\n def run(self): return 'run'\n")
 
     assert worker("package:Report.run", allowed=["package.Report.run"]).told == {"ok": "run"}
 
 
-def test_base_class_that_only_says_it_is_of_an_allowed_module_opens_nothing(worker, module):
+def test_base_class_that_only_claims_to_be_of_an_allowed_module_is_refused(worker, module):
     module(
         "app.made",
         "import lib\n"
@@ -420,7 +420,7 @@ def test_base_class_that_only_says_it_is_of_an_allowed_module_opens_nothing(work
     }
 
 
-def test_method_taken_from_a_class_in_c_is_no_method_of_the_class_that_keeps_it(worker, module):
+def test_method_taken_from_a_class_in_c_is_not_a_method_of_the_class_that_holds_it(worker, module):
     module("app.kept", "class Kept(dict):\n    take = dict.pop\n")
 
     told = worker("app.kept:Kept.take", allowed=["app.kept.*"]).told

@@ -75,21 +75,21 @@ has_huge_pages = pytest.mark.skipif(
 
 
 @has_huge_pages
-def test_memory_that_is_in_use_is_gathered_and_keeps_what_it_holds():
+def test_memory_in_use_moves_into_huge_pages_and_keeps_its_content():
     assert int(ran(FULL)) >= 7 * (2 << 20)  # the memory may begin in the middle of the eighth
 
 
 @has_huge_pages
-def test_what_is_allocated_piece_by_piece_beside_large_blocks_is_gathered_too():
+def test_memory_allocated_piece_by_piece_beside_large_blocks_moves_too():
     assert float(ran(TOGETHER)) > 0.75
 
 
-def test_memory_that_is_hardly_used_stays_small():
+def test_memory_that_is_hardly_used_does_not_grow():
     assert int(ran(SPARSE)) < 32 << 20  # it could grow to 128 MB
 
 
 @pytest.mark.parametrize("setting", [None, "always madvise [never]"])
-def test_a_machine_that_has_none_or_wants_none_is_left_alone(tmp_path, setting):
+def test_without_huge_pages_or_with_never_nothing_is_moved(tmp_path, setting):
     if setting is not None:
         (tmp_path / "enabled").write_text(setting)
         (tmp_path / "hpage_pmd_size").write_text("2097152")

@@ -57,7 +57,7 @@ def test_tuple_is_returned_as_a_list(call, module):
         ("doubled(100)", "ValueError", "the limit of 1000000 bytes"),
     ],
 )
-def test_result_that_is_no_json_or_too_much_is_an_error(call, module, expression, kind, words):
+def test_result_that_is_not_json_or_too_large_is_an_error(call, module, expression, kind, words):
     module(
         "job",
         f"""
@@ -87,7 +87,7 @@ def result():
     assert ended.code == 1
 
 
-def test_result_at_the_limits_is_taken(call, module):
+def test_result_at_the_limits_is_accepted(call, module):
     module("job", "def big(n): return 'x' * n\ndef deep(n): return [deep(n - 1)] if n > 1 else []")
 
     assert len(call("job:big", MAX_RESULT - 2).told["ok"]) == MAX_RESULT - 2
@@ -109,7 +109,7 @@ def test_job_that_cannot_be_read_is_refused(worker, stdin):
 # --- errors ---------------------------------------------------------------------------------------------
 
 
-def test_exception_is_told_with_type_message_and_the_jobs_own_frames(call, module):
+def test_exception_is_reported_with_type_message_and_the_jobs_own_frames(call, module):
     module("job", "def fail():\n    return inner()\n\ndef inner():\n    raise ValueError('no such thing')")
 
     ended = call("job:fail")
@@ -125,7 +125,7 @@ def test_exception_is_told_with_type_message_and_the_jobs_own_frames(call, modul
     assert ended.code == 1
 
 
-def test_exception_of_a_coroutine_has_the_jobs_frames_alone(call, module):
+def test_exception_of_a_coroutine_has_only_the_jobs_frames(call, module):
     module("job", "async def fail():\n    raise LookupError('no')")
 
     ended = call("job:fail")
@@ -140,7 +140,7 @@ def test_type_of_an_exception_is_qualified_by_its_module(call, module):
     assert call("app.errors:fail").error["type"] == "app.errors.Broken"
 
 
-def test_chained_exceptions_are_told_together(call, module):
+def test_chained_exceptions_are_reported_together(call, module):
     module(
         "job",
         "def fail():\n try: 1 / 0\n except ZeroDivisionError as error: raise ValueError('é') from error",
@@ -199,7 +199,7 @@ def test_odd_exceptions_are_errors_too(call, module, raised, kind, message):
 
 @pytest.mark.parametrize("exit_call", ["sys.exit({})", "os._exit({})"])
 @pytest.mark.parametrize("code", [0, 7])
-def test_exit_code_of_the_jobs_choice_is_kept_and_there_is_no_result(call, module, exit_call, code):
+def test_exit_code_that_the_job_chose_is_kept_and_there_is_no_result(call, module, exit_call, code):
     module("job", f"import os, sys\ndef leave(): {exit_call.format(code)}")
 
     ended = call("job:leave")
@@ -224,7 +224,7 @@ def test_module_that_fails_at_import_is_an_error(call, module):
     assert 'job.py", line 2' in ended.error["traceback"]
 
 
-def test_module_of_bad_syntax_is_an_error(call, module):
+def test_module_with_a_syntax_error_is_an_error(call, module):
     module("job", "def function(:")
 
     assert call("job:function").error["type"] == "SyntaxError"
@@ -233,7 +233,7 @@ def test_module_of_bad_syntax_is_an_error(call, module):
 # --- the process ------------------------------------------------------------------------------------------
 
 
-def test_output_is_the_log_in_its_order(call, module):
+def test_output_is_in_the_log_in_order(call, module):
     module(
         "job",
         "import sys\nprint('imported')\n"
@@ -274,7 +274,7 @@ def test_path_comes_first_and_the_workers_folder_is_not_on_it(call, module, tmp_
 
 
 @pytest.mark.parametrize("name", ["run", "job", "json", "traceback", "calls"])
-def test_jobs_module_of_the_same_name_as_one_of_ours_is_the_one_that_runs(worker, module, tmp_path, name):
+def test_jobs_module_with_the_name_of_a_worker_module_is_the_one_that_runs(worker, module, tmp_path, name):
     program = tmp_path / "worker" / "run.py"
     shutil.copytree(WORKER.parent, program.parent)
     (tmp_path / "worker" / "calls.py").write_text("raise SystemExit('beside the worker')")
@@ -303,7 +303,7 @@ def test_module_that_forks_at_import_runs_the_job_once(call, module, tmp_path):
 
 
 @pytest.mark.parametrize("childs_end", ["return 'child'", "raise ValueError('child')"])
-def test_forked_child_that_comes_back_tells_no_result(call, module, childs_end):
+def test_forked_child_that_returns_writes_no_result(call, module, childs_end):
     module(
         "job",
         f"import os\ndef fork():\n child = os.fork()\n if not child: {childs_end}\n"
@@ -337,7 +337,7 @@ def test_closed_reader_of_the_output_does_not_lose_the_result(worker, module):
         "sys.stderr = object()",
     ],
 )
-def test_spoilt_standard_streams_do_not_lose_the_result(call, module, spoil):
+def test_broken_standard_streams_do_not_lose_the_result(call, module, spoil):
     module(
         "job", f"import os, sys\ndef fine(): {spoil}; return 1\ndef fail(): {spoil}; raise ValueError('x')"
     )
@@ -371,7 +371,7 @@ def test_signal_that_ends_the_job_leaves_no_result(call, module):
 
 
 @pytest.mark.parametrize("path", sorted(WORKER.parent.glob("*.py")), ids=lambda path: path.name)
-def test_program_is_of_python_3_9(path):
+def test_program_runs_on_python_3_9(path):
     ast.parse(path.read_text(), feature_version=(3, 9))
 
 

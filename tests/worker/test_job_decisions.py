@@ -43,7 +43,9 @@ def _job(module):
         ("give_up", Decision(NextStep.FAIL), "bgd_job.Fail", "no such customer"),
     ],
 )
-def test_exceptions_of_bgd_job_fail_the_attempt_and_say_what_follows(call, function, decision, kind, message):
+def test_exceptions_of_bgd_job_fail_the_attempt_and_decide_what_follows(
+    call, function, decision, kind, message
+):
     run = call(f"job:{function}")
 
     report = read_result(run.raw, Outcome.EXIT)
@@ -61,7 +63,7 @@ def test_exceptions_of_bgd_job_fail_the_attempt_and_say_what_follows(call, funct
         ("snooze_until", Decision(NextStep.SNOOZE, until=2e9), "snoozed: no reason given\n"),
     ],
 )
-def test_snooze_is_no_failure(call, function, decision, log):
+def test_snooze_is_not_a_failure(call, function, decision, log):
     run = call(f"job:{function}")
 
     report = read_result(run.raw, Outcome.SUCCEEDED)
@@ -75,14 +77,14 @@ def test_what_led_to_a_retry_is_in_its_traceback(call):
     assert "ZeroDivisionError" in run.told["wish"]["traceback"]
 
 
-def test_bgd_job_is_there_without_a_folder_on_the_path(call, tmp_path):
+def test_bgd_job_can_be_imported_without_a_folder_on_the_path(call, tmp_path):
     file, path = call("job:where").told["ok"]
 
     assert file.endswith("inside/bgd_job/__init__.py")
     assert not [folder for folder in path if file.startswith(f"{folder}/") and folder != str(tmp_path)]
 
 
-def test_copy_of_bgd_job_under_another_name_does_as_well(call, module):
+def test_copy_of_bgd_job_under_another_name_works_too(call, module):
     module("vendored", "class Later(Exception):\n bgd_wish = {'aim': 'snooze', 'after': 9}")
     module("other", "import vendored\ndef f(): raise vendored.Later('busy')")
 
