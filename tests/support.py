@@ -89,13 +89,14 @@ class Daemon(Home):
     """A home whose daemon is a child process of the test."""
 
     process: subprocess.Popen[bytes]
+    program = ("-m", "bgd")
 
     def start(self, *options: str) -> None:
         """Start the daemon and wait until it serves."""
         reading, writing = os.pipe()
         with (self.folder / "bgd.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bgd", "--ready-fd", str(writing), *options],
+                [sys.executable, "-P", *self.program, "--ready-fd", str(writing), *options],
                 env=self.env,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

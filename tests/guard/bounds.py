@@ -1,0 +1,60 @@
+"""The bounds of what fixed workloads cost, beside what they cost when each bound was last set.
+
+`python -m tests.guard` prints what they cost now. Lower a bound with each improvement.
+
+Where all runs gave one figure, it is the bound. The others depend on which events happen to share a
+transaction, a turn of the event loop or a wake-up. Their bounds are just above the highest of a dozen runs:
+on an idle machine (most commits) and on one with six busy processes per core (most calls).
+"""
+
+from __future__ import annotations
+
+COUNTED_WITH = (3, 11)  # Python: others have other modules, and call other functions of their own
+
+# The figure seen, and the bound
+BOUNDS = {
+    # modules besides those of a Python that does nothing
+    "modules, import bgd": (6, 6),
+    "modules, bgctl submit": (117, 117),
+    "modules, bgctl list": (118, 118),
+    "modules, launcher": (152, 152),
+    "modules, daemon": (234, 234),
+    "modules, spawned class job": (16, 16),
+    # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
+    "function calls, 10 submits": (3_110, 3_110),
+    "function calls, 10 jobs": (7_311, 7_500),
+    # what the daemon allocates; at the peak, the request and the rows are there as well
+    "bytes of memory, 2000 queued jobs": (1_766_000, 1_769_000),
+    "peak of memory, batch of 2000": (3_716_000, 3_720_000),
+    # nothing polls
+    "system calls, idle for 2 s": (0, 0),
+    # durable submits, one by one
+    "commits, 200 submits": (200, 202),
+    "SQL statements, 200 submits": (1_803, 1_810),
+    "syncs to disk, 200 submits": (203, 205),
+    "bytes written by the daemon, 200 submits": (8_037_886, 8_046_000),
+    "bytes written by the launcher, 200 submits": (0, 0),
+    "system calls of the daemon, 200 submits": (7_339, 7_420),
+    "waits for events of the daemon, 200 submits": (600, 608),
+    "futex calls of the daemon, 200 submits": (1_020, 1_300),
+    "system calls of the launcher, 200 submits": (0, 0),
+    "waits for events of the launcher, 200 submits": (0, 0),
+    # no-op commands, one by one, from the request to the end; 108 calls of each are the child's rt_sigaction
+    "commits, 100 jobs": (204, 210),
+    "SQL statements, 100 jobs": (2_212, 2_230),
+    "syncs to disk, 100 jobs": (207, 214),
+    "bytes written by the daemon, 100 jobs": (7_807_000, 8_050_000),
+    "bytes written by the launcher, 100 jobs": (54_141, 54_600),
+    "system calls of the daemon, 100 jobs": (9_938, 10_100),
+    "waits for events of the daemon, 100 jobs": (1_346, 1_440),
+    "futex calls of the daemon, 100 jobs": (1_411, 1_750),
+    "system calls of the launcher, 100 jobs": (17_654, 17_800),
+    "waits for events of the launcher, 100 jobs": (929, 970),
+    # no-op commands, submitted at once, in two slots; on a busy machine several ends share a commit
+    "commits, batch of 2000": (2_002, 2_010),
+    "SQL statements, batch of 2000": (32_956, 33_100),
+    "bytes written by the daemon, batch of 2000": (93_905_000, 94_500_000),
+    "bytes written by the launcher, batch of 2000": (1_090_000, 1_091_000),
+    "wake-ups of the daemon, batch of 2000": (15_038, 16_500),
+    "wake-ups of the launcher, batch of 2000": (4_579, 5_300),
+}

@@ -1,0 +1,120 @@
+"""Count the function calls and the memory of bgd's own code for a submit and an attempt; print them as JSON.
+
+A supervisor with its control socket and a real database runs in this process, with a scripted launcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+import tempfile
+import threading
+import tracemalloc
+from collections import Counter
+from collections.abc import Awaitable
+from pathlib import Path
+from types import FrameType
+
+import uvloop
+
+import bgd
+from bgd.wire.launching import Acknowledge, AttemptStarted, Launch
+from bgd.wire.replies import Submitted
+from bgd.wire.requests import Submit, SubmitMany
+from tests.daemon.caller import Caller
+from tests.daemon.harness import ServedHarness, command, configure, served
+from tests.daemon.scripted_launcher import ScriptedLauncher, end
+
+CODE = str(Path(bgd.__file__).parent)
+TIMES = 10  # submits, and attempts
+ROUNDS = 15  # the cheapest counts: in others more turns of the event loop, or an import, come in between
+BATCH = 2_000  # jobs
+ENVIRONMENT = {f"VARIABLE_{number:02}": "v" * 85 for number in range(50)}  # as large as that of a shell
+
+
+class CallCounter:
+    """Counts calls of bgd's functions and of C functions by these, in all threads."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()  # by thread
+        self._is_on = False
+        threading.setprofile(self._note)
+        sys.setprofile(self._note)
+
+    async def counted(self, workload: Awaitable[None]) -> int:
+        """Return the number of calls while the workload runs."""
+        self._counts.clear()
+        self._is_on = True
+        await workload
+        self._is_on = False
+        return self._counts.total()
+
+    def _note(self, frame: FrameType, event: str, _: object) -> None:
+        if self._is_on and event in {"call", "c_call"} and frame.f_code.co_filename.startswith(CODE):
+            self._counts[threading.get_ident()] += 1
+
+
+async def measure(folder: Path) -> dict[str, int]:
+    """Return what is counted; the names are those of the table of bounds."""
+    counter = CallCounter()  # before the threads of the database start
+    config = configure(folder, "slots = 1")
+    launcher = ScriptedLauncher(config.daemon.state_dir)
+    await launcher.start()
+    try:
+        async with served(config, launcher) as life:
+            caller = await life.call()
+            jobs = [await counter.counted(attempts(life, caller, TIMES)) for _ in range(ROUNDS)]
+            await submits(caller, 1)
+            await launcher.hear(Launch)  # it takes the only slot, so that the others wait
+            waiting = [await counter.counted(submits(caller, TIMES)) for _ in range(ROUNDS)]
+            counts = {
+                f"function calls, {TIMES} submits": min(waiting),
+                f"function calls, {TIMES} jobs": min(jobs),
+            }
+            sys.setprofile(None)
+            return counts | await memory(caller)
+    finally:
+        await launcher.close()
+
+
+async def memory(caller: Caller) -> dict[str, int]:
+    """Return what a large batch holds in memory while it is saved and while it waits."""
+    specs = [command("/bin/true", str(number), env=None) for number in range(BATCH)]
+    request = SubmitMany(id=1, specs=specs, env=ENVIRONMENT, token=os.urandom(16))
+    tracemalloc.start()
+    gc.collect()
+    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    await caller.ask(request, Submitted)
+    _, peak = tracemalloc.get_traced_memory()
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    return {
+        f"bytes of memory, {BATCH} queued jobs": after - before,
+        f"peak of memory, batch of {BATCH}": peak - before,
+    }
+
+
+async def submits(caller: Caller, times: int) -> None:
+    for _ in range(times):
+        await caller.ask(Submit(1, command(env=ENVIRONMENT), os.urandom(16)), Submitted)
+
+
+async def attempts(life: ServedHarness, caller: Caller, times: int) -> None:
+    """Submit jobs one by one, each of which starts and succeeds."""
+    for _ in range(times):
+        await submits(caller, 1)
+        launch = await life.launcher.hear(Launch)
+        life.launcher.say(AttemptStarted(launch.key, os.getpid(), 1.0, since=1.0), end(launch.key))
+        await life.launcher.hear(Acknowledge)
+
+
+if __name__ == "__main__":
+    with (
+        tempfile.TemporaryDirectory(prefix="bgd-") as place,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        print(json.dumps(runner.run(measure(Path(place)))))

@@ -1,0 +1,282 @@
+"""Count what fixed workloads cost: system calls, SQL statements, bytes, wake-ups, function calls, modules.
+
+None of the figures depends on a clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bgd import Client, Job
+from tests.guard import counted_daemon
+from tests.support import DEADLINE, Daemon
+
+# As large as that of a shell
+ENVIRONMENT = {f"VARIABLE_{number:02}": "v" * 85 for number in range(50)}
+CONFIGURATION = """\
+[daemon]
+slots = 2
+
+[security]
+allowed_classes = ["counted_modules.*"]
+
+[python]
+path = ["{folder}"]
+isolation = "spawn"
+"""
+CLASS_JOB = "import sys\n\ndef names():\n    return sorted(sys.modules)\n"
+WINDOWS = 3  # of two seconds; what was still to be done after a workload is over in the last one
+
+Counts = dict[str, int]
+
+
+def count_all() -> Counts:
+    """Return all counts, by the names in the table of bounds; without strace those of system calls lack."""
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
+        daemon = CountedDaemon(Path(folder))
+        daemon.start()
+        try:
+            # in this order, so that the daemon has nothing left to do when it is to be idle
+            return count_modules(daemon) | count_function_calls() | count_workloads(daemon)
+        finally:
+            daemon.stop()
+
+
+class CountedDaemon(Daemon):
+    """A private daemon that counts its SQL statements."""
+
+    program = ("-m", "tests.guard.counted_daemon")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.statements = folder / "statements"
+        self.statements.write_bytes(bytes(counted_daemon.COUNTS.size))
+        self.env[counted_daemon.VARIABLE] = str(self.statements)
+        (folder / "counted_modules.py").write_text(CLASS_JOB)
+        self.configure(CONFIGURATION.replace("{folder}", str(folder)))
+
+
+# --- workloads of a real daemon
+
+
+def count_workloads(daemon: CountedDaemon) -> Counts:
+    """Return what the workloads cost in both processes."""
+    with daemon.client() as client:
+        launcher_pid = client.info().launcher_pid
+        assert launcher_pid is not None
+        pids = {"daemon": daemon.process.pid, "launcher": launcher_pid}
+        counts = idle(pids)
+        client.pause()
+        submitted: list[Job] = []
+        counts |= counted(
+            "200 submits", daemon, pids, lambda: submitted.extend(submit(client) for _ in range(200))
+        )
+        client.cancel(submitted)
+        client.resume()
+        counts |= counted("100 jobs", daemon, pids, lambda: [submit(client).wait() for _ in range(100)])
+        counts |= counted("batch of 2000", daemon, pids, lambda: run_batch(client), is_traced=False)
+    return counts
+
+
+def submit(client: Client) -> Job:
+    return client.submit(["/bin/true"], env_pass="none", env=ENVIRONMENT, cwd="/")
+
+
+def run_batch(client: Client) -> None:
+    one = {"argv": ["/bin/true"], "env_pass": "none", "env": ENVIRONMENT, "cwd": "/"}
+    client.wait(client.submit_many([one] * 2_000), timeout=5 * DEADLINE)
+
+
+def counted(
+    workload: str,
+    daemon: CountedDaemon,
+    pids: dict[str, int],
+    run: Callable[[], object],
+    *,
+    is_traced: bool = True,
+) -> Counts:
+    """Return what a workload costs: its wake-ups, or its system calls, which need tracing.
+
+    A traced thread wakes up for its tracer.
+    """
+    before = figures(daemon, pids)
+    with traced(pids if is_traced else {}) as calls:
+        run()
+    after = figures(daemon, pids)
+    found = {
+        name: after[name] - before[name] for name in after if not (is_traced and name.startswith("wake-ups"))
+    }
+    for process, counter in calls.items():
+        if counter[
+            "mkdir"
+        ]:  # the launcher makes a control group for each attempt, and the bounds are without
+            continue
+        # threads wait for each other in futex, which depends on the scheduling of the machine
+        found[f"system calls of the {process}"] = counter.total() - counter["futex"]
+        found[f"waits for events of the {process}"] = counter["epoll_wait"] + counter["epoll_pwait"]
+    if "daemon" in calls:
+        found["futex calls of the daemon"] = calls["daemon"]["futex"]
+        found["syncs to disk"] = calls["daemon"]["fdatasync"] + calls["daemon"]["fsync"]
+    return {f"{name}, {workload}": figure for name, figure in found.items()}
+
+
+def figures(daemon: CountedDaemon, pids: dict[str, int]) -> Counts:
+    """Return running totals that need no tracing."""
+    statements, commits = counted_daemon.read_counts(daemon.statements)
+    found = {"SQL statements": statements, "commits": commits}
+    for process, pid in pids.items():
+        written = re.search(r"^wchar: (\d+)$", Path(f"/proc/{pid}/io").read_text(), re.MULTILINE)
+        assert written is not None
+        found[f"bytes written by the {process}"] = int(written[1])
+        found[f"wake-ups of the {process}"] = sum(map(wake_ups, threads(pid)))
+    return found
+
+
+def threads(pid: int) -> list[Path]:
+    return list(Path(f"/proc/{pid}/task").iterdir())
+
+
+def wake_ups(thread: Path) -> int:
+    """Return how often a thread has waited for something."""
+    found = re.search(r"^voluntary_ctxt_switches:\s(\d+)$", (thread / "status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def idle(pids: dict[str, int]) -> Counts:
+    """Return the system calls of two seconds without work, of the quietest of some windows."""
+    totals: list[int] = []
+    while len(totals) < WINDOWS and 0 not in totals:
+        with traced(pids) as calls:
+            threading.Event().wait(2)
+        totals.append(sum(counter.total() for counter in calls.values()))
+    return {"system calls, idle for 2 s": min(totals)} if can_trace() else {}
+
+
+# --- system calls
+
+
+def can_trace() -> bool:
+    """Return whether strace is there and may trace."""
+    if shutil.which("strace") is None:
+        return False
+    return (
+        subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode
+        == 0
+    )
+
+
+@contextmanager
+def traced(pids: dict[str, int]) -> Iterator[dict[str, Counter[str]]]:
+    """Count the system calls of these processes, by name, while the block lasts.
+
+    The calls of a child count for its parent until the child executes its program.
+    """
+    counters: dict[str, Counter[str]] = {}
+    if not can_trace():
+        yield counters
+        return
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as tracing:
+        logs = {process: Path(folder, process) for process in pids}
+        own = {process: {thread.name for thread in threads(pid)} for process, pid in pids.items()}
+        for process, pid in pids.items():
+            tracing.enter_context(strace(pid, logs[process]))
+        yield counters
+        tracing.close()
+        for process, log in logs.items():
+            counters[process] = count_calls(log, own[process])
+
+
+@contextmanager
+def strace(pid: int, log: Path) -> Iterator[None]:
+    command = ["strace", "-f", "-e", "signal=none", "-o", str(log), "-p", str(pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        line = tracer.stderr.readline()
+        assert "attached" in line, line
+        try:
+            yield
+        finally:
+            tracer.terminate()
+            tracer.stderr.read()
+
+
+def count_calls(log: Path, own: set[str]) -> Counter[str]:
+    """Count the completed calls in a log of strace, by name."""
+    counter: Counter[str] = Counter()
+    strangers: set[str] = set()  # children that have executed their program
+    for line in log.read_text(errors="replace").splitlines():
+        call = _COMPLETED.match(line)
+        if call is None or call["pid"] in strangers:
+            continue
+        counter[call["name"]] += 1
+        if call["name"] == "execve" and call["pid"] not in own and line.endswith(" = 0"):
+            strangers.add(call["pid"])
+    return counter
+
+
+# A call that was waiting when strace came or left is not one: it is unfinished or detached
+_COMPLETED = re.compile(r"(?P<pid>\d+) +(?:<\.\.\. )?(?P<name>\w+)(?:\(| resumed>).* = .*")
+
+
+# --- modules
+
+
+def count_modules(daemon: CountedDaemon) -> Counts:
+    """Return how many modules are imported, besides those of a Python that does nothing."""
+    bare = modules(daemon, "")
+    ends = "import os; os._exit = lambda code: show()"
+    found = {
+        "import bgd": modules(daemon, "import bgd"),
+        "launcher": modules(daemon, "import bgd.launcher.__main__"),
+        "daemon": modules(daemon, "import bgd.__main__"),
+    }
+    for words in (["submit", "/bin/true"], ["list"]):
+        code = f"{ends}; sys.argv[1:] = {words}; from bgctl.__main__ import main; main()"
+        found[f"bgctl {words[0]}"] = modules(daemon, code)
+    with daemon.client() as client:
+        found["spawned class job"] = set(client.returned(client.call("counted_modules:names").wait().id))
+    bare |= {"unicodedata"}  # Python's compiler needs it, where bytecode is not cached
+    return {f"modules, {what}": len(names - bare) for what, names in found.items()}
+
+
+def modules(daemon: CountedDaemon, code: str) -> set[str]:
+    """Run code; return the modules that were imported then, whether it returns or calls show() and ends."""
+    program = f"import sys\ndef show(): print('', *sys.modules, file=sys.stderr)\n{code}\nshow()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        env=daemon.env,
+        cwd=daemon.folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    return set(done.stderr.splitlines()[0].split())
+
+
+# --- function calls
+
+
+def count_function_calls() -> Counts:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.guard.calls"],
+        env=os.environ | {"PYTHONHASHSEED": "0"},
+        capture_output=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    counts: Counts = json.loads(done.stdout)
+    return counts
