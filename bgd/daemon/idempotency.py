@@ -109,7 +109,7 @@ class IdempotencyTokens:
         _remember(self._latest if request.again is UNSET else self._repeated, token, new[0])
         found = [int(job_id) for job_id, is_new in submitted if not is_new]
         jobs = [int(job_id) for job_id, _ in submitted]
-        self._supervisor.pending.submissions.append(Submission(new[0], token, jobs, found))
+        self._supervisor.transaction.submissions.append(Submission(new[0], token, jobs, found))
 
     def _first_of(self, token: bytes) -> JobId | None:
         return self._latest.get(token, self._repeated.get(token))

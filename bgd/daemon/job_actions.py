@@ -113,7 +113,7 @@ class JobActions:
             lambda scheduler, then: scheduler.submit(spec, policy, then, finished), at
         )
         stored = StoredSpec(with_policy(spec, policy), uid, now().wall)
-        self._supervisor.pending.specs[job_id] = stored
+        self._supervisor.transaction.specs[job_id] = stored
         return job_id, True
 
     async def finished_dependencies(self, job_ids: Iterable[int]) -> tuple[dict[JobId, State], Now]:
@@ -315,7 +315,7 @@ class JobActions:
     def _edit(self, job: Job, spec: JobSpec, changed: Collection[str], finished: dict[JobId, State]) -> State:
         spec = under_policy(spec, self._class_policy(spec), among=changed)
         policy = self._policy_of(spec, job.policy.on_exceptions)  # keep the rules it was submitted under
-        self._supervisor.pending.edited[job.id] = with_policy(spec, policy)
+        self._supervisor.transaction.edited[job.id] = with_policy(spec, policy)
         return self._supervisor.decide(
             lambda scheduler, at: scheduler.edit(job.id, spec, policy, changed, at, finished)
         )

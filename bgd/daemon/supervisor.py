@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd import clock
@@ -41,16 +40,13 @@ from bgd.daemon.storage.records import (
     NewJob,
     QueueControls,
     SavedJob,
-    StoredSpec,
-    Submission,
-    WriteBatch,
+    Transaction,
 )
 from bgd.daemon.storage.store import Store
 from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
 from bgd.units import format_duration
-from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, AttemptStarted, LogGrew, RenewWorkers
+from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptStarted, LogGrew, RenewWorkers
 from bgd.wire.requests import ShutdownMode
-from bgd.wire.views import JobProgress
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +63,7 @@ class Supervisor:
     Attributes:
         config: the configuration in force.
         controls: slots and queues as people have set them.
-        pending: changes for the next transaction; whoever adds one also calls `decide` or `when_saved`.
+        transaction: the next one; whoever adds to it also calls `decide` or `when_saved`.
         newest_id: the highest job id ever saved, also of jobs that are gone.
         is_draining: whether the daemon is about to exit and starts nothing more.
     """
@@ -75,7 +71,7 @@ class Supervisor:
     def __init__(self, config: Config, store: Store, link: LauncherLink) -> None:
         self.config = config
         self.controls = QueueControls()
-        self.pending = PendingChanges()
+        self.transaction = Transaction(now=now())
         self.newest_id = 0
         self.is_draining = False
         self._changed = asyncio.Event()  # there is something to save, answer or act on
@@ -213,7 +209,7 @@ class Supervisor:
 
     def remove(self, job: Job) -> None:
         """Delete a finished job, and its logs once its rows are off the disk."""
-        self.pending.removed.append(job)
+        self.transaction.removed.append(job)
         self._changed.set()
 
     def when_finished(self, callback: Callable[[], None]) -> None:
@@ -226,12 +222,12 @@ class Supervisor:
 
     def set_controls(self, controls: QueueControls) -> None:
         """Change slots and queues; `saved` tells when the change is on disk."""
-        self.controls = self.pending.controls = controls
+        self.controls = self.transaction.controls = controls
         self._apply_controls()
 
     def when_saved(self, callback: Callable[[], object]) -> None:
         """Call `callback`, which must be cheap, once everything decided so far is on disk."""
-        self.pending.answers.append(callback)
+        self.transaction.answers.append(callback)
         self._changed.set()
 
     async def saved(self) -> None:
@@ -287,9 +283,9 @@ class Supervisor:
         job = self.dispatcher.active_job(started.key)
         if job is not None and started.pid is not None:
             # only people read it, so it causes no transaction of its own for a moment
-            if not self.pending.pids:
+            if not self.transaction.pids:
                 asyncio.get_running_loop().call_later(PID_DELAY, self._changed.set)
-            self.pending.pids[job.id] = AttemptPid(
+            self.transaction.pids[job.id] = AttemptPid(
                 job.id, job.attempt, started.pid, started.started_at, started.since
             )
 
@@ -298,7 +294,7 @@ class Supervisor:
         if ended.key.store == self._store.store_id:
             self.lost_output.ended(ended)
             self._end_attempt(reported_end(ended))
-        self.pending.acknowledge.append(ended.key)
+        self.transaction.acknowledge.append(ended.key)
         self._changed.set()
 
     def log_grew(self, grew: LogGrew) -> None:
@@ -310,33 +306,66 @@ class Supervisor:
     # --- the transaction ------------------------------------------------------------------------------------
 
     async def _settle(self) -> None:
-        """Decide, save, answer, act: write everything pending in one transaction, then carry it out."""
-        pending, self.pending = self.pending, PendingChanges()
-        pending.progress = self.progress.take([end.job for end in pending.ends])
-        plan = TransactionPlan(pending, now(), self._link.instance, self._scheduler.get)
-        plan.add_effects(self._scheduler.take_effects(), self._attempts)
-        batch = plan.batch
-        specs: dict[JobId, StoredSpec] = {}
-        if not batch.is_empty:
-            specs = pending.specs | await self.space.retry_while_full(partial(self._store.commit, batch))
-        if batch.new:
-            self.newest_id = batch.new[-1].job.id
-        for answer in pending.answers:
+        """Decide, save, answer, act: write everything decided in one transaction, then carry it out."""
+        transaction = self._close_transaction()
+        specs = transaction.specs
+        if not transaction.is_empty:
+            specs |= await self.space.retry_while_full(partial(self._store.commit, transaction))
+        if transaction.new:
+            self.newest_id = transaction.new[-1].job.id
+        for answer in transaction.answers:
             answer()
-        for job in plan.launches:
+        for job in transaction.launches:
             end = self.dispatcher.launch(job, specs, self.config, self._store.position)
             if end is not None:
                 self._end_attempt(end)
-        for command in plan.commands:
+        for command in transaction.commands:
             self.dispatcher.send_command(command, self.config.daemon.grace)
-        for key in pending.acknowledge:
+        for key in transaction.acknowledge:
             self._link.send(Acknowledge(key, self._store.position))
-        self.subscriptions.notify_progress(batch.progress, [end.job for end in batch.ends])
-        self.subscriptions.notify_moved(batch.saves)
-        if any(save.job.state in FINAL for save in batch.saves.values()):
+        self.subscriptions.notify_progress(transaction.progress, [end.job for end in transaction.ends])
+        self.subscriptions.notify_moved(transaction.saves)
+        if any(save.job.state in FINAL for save in transaction.saves.values()):
             self._on_finished()
-        if batch.removed:
-            self.log_cleaner.add(batch.removed)
+        if transaction.removed:
+            self.log_cleaner.add([job.id for job in transaction.removed])
+
+    def _close_transaction(self) -> Transaction:
+        """Add to the transaction what the Scheduler has decided; later facts share the next one."""
+        at = now()
+        transaction, self.transaction = self.transaction, Transaction(now=at)
+        transaction.now = at
+        transaction.progress = self.progress.take([end.job for end in transaction.ends])
+        outcomes = {(end.job, end.attempt): end.outcome for end in transaction.ends}
+        for effect in self._scheduler.take_effects():
+            self._add_effect(transaction, effect)
+            if isinstance(effect, SaveJob):
+                transaction.events.append(_event(effect, outcomes))
+        for job in transaction.removed:
+            transaction.events.append(JobEvent(at.wall, job.id, _REMOVE, job.state, job.attempt, None, None))
+        # attempts that were saved for another launcher and never sent to it
+        waiting = [self.get(job_id) for job_id in self._attempts.to_reassign]
+        for job, row in self._attempts.reassign(waiting, self._link.instance, at.wall):
+            transaction.relaunched.append(row)
+            transaction.launches.append(job)
+        transaction.wanted = [job.id for job in transaction.launches if job.id not in transaction.specs]
+        return transaction
+
+    def _add_effect(self, transaction: Transaction, effect: Effect) -> None:
+        match effect:
+            case SaveJob(job, at, spec=JobSpec()):
+                stored = transaction.specs[job.id]
+                transaction.new.append(NewJob(job, stored.spec, stored.uid, at))
+            case SaveJob(job, at, _, reason):
+                transaction.saves[job.id] = SavedJob(job, at, reason)
+            case StartAttempt(job, slot):
+                row = self._attempts.start(job, slot, self._link.instance, transaction.now.wall)
+                transaction.attempts.append(row)
+                current = self.get(job.id)
+                if current is not None:
+                    transaction.launches.append(current)
+            case StopAttempt() | SuspendAttempt() | ContinueAttempt():
+                transaction.commands.append(effect)
 
     def _end_attempt(self, end: AttemptEnd) -> None:
         """Give an end to the Scheduler, and save it if it is the one that was waited for."""
@@ -348,15 +377,15 @@ class Supervisor:
             self._attempts.end(end.job)
             cap = self.config.logs.max_bytes  # the launcher also counts output beyond the cap
             end = replace(end, log_kept=min(end.log_kept, cap))
-            started = self.pending.pids.pop(end.job, None)
+            started = self.transaction.pids.pop(end.job, None)
             if started is not None:  # a short job: its pid is not saved yet, so save both in one row
                 end = replace(end, pid=started.pid, started_at=end.started_at or started.started_at)
-            self.pending.ends.append(end)
+            self.transaction.ends.append(end)
             self._changed.set()
 
     def _logs_deleted(self, jobs: Iterable[JobId]) -> None:
         """Forget removed jobs whose logs are deleted, with the next transaction that is written anyway."""
-        self.pending.cleared += jobs
+        self.transaction.cleared += jobs
 
     def _new_scheduler(self, last_id: int) -> Scheduler:
         slots, rules = total_slots(self.config, self.controls), queue_rules(self.config, self.controls)
@@ -379,101 +408,6 @@ class Supervisor:
     def _advance(self) -> None:
         self._scheduler.advance(now())
         self._changed.set()
-
-
-# --- The transaction: what it writes, and what is sent to the launcher once it is written.
-
-
-class PendingChanges(Struct):
-    """What has accumulated since the last transaction.
-
-    `specs` are those of new jobs; other fields have the names they have in WriteBatch. After the commit the
-    ends in `acknowledge` are acknowledged to the launcher, and `answers` are called.
-    """
-
-    specs: dict[JobId, StoredSpec] = {}
-    edited: dict[JobId, JobSpec] = {}
-    removed: list[Job] = []
-    cleared: list[JobId] = []
-    controls: QueueControls | None = None
-    progress: dict[JobId, JobProgress] = {}
-    submissions: list[Submission] = []
-    pids: dict[JobId, AttemptPid] = {}
-    ends: list[AttemptEnd] = []
-    acknowledge: list[AttemptKey] = []
-    answers: list[Callable[[], object]] = []
-
-
-class TransactionPlan:
-    """Builds one batch for the store from the pending changes and the Scheduler's effects.
-
-    Args:
-        pending: the pending changes.
-        at: the instant of the transaction.
-        launcher: the launcher instance that new attempts are saved for and will be sent to.
-        job_of: returns the unfinished job with an id, or None.
-
-    Attributes:
-        batch: what to write.
-        launches: jobs whose attempts to launch after the commit.
-        commands: what to do to running attempts after the commit.
-    """
-
-    def __init__(
-        self, pending: PendingChanges, at: Now, launcher: str, job_of: Callable[[JobId], Job | None]
-    ) -> None:
-        self.batch = WriteBatch(
-            now=at,
-            pids=list(pending.pids.values()),
-            ends=pending.ends,
-            edited=pending.edited,
-            removed=[job.id for job in pending.removed],
-            cleared=pending.cleared,
-            controls=pending.controls,
-            progress=pending.progress,
-            submissions=pending.submissions,
-        )
-        self.launches: list[Job] = []
-        self.commands: list[StopAttempt | SuspendAttempt | ContinueAttempt] = []
-        self._specs = pending.specs
-        self._removed = pending.removed
-        self._launcher = launcher
-        self._job_of = job_of
-
-    def add_effects(self, effects: Iterable[Effect], attempts: AttemptTable) -> None:
-        """Add the effects to the batch, and the ids of jobs whose specs are needed to launch them."""
-        outcomes = {(end.job, end.attempt): end.outcome for end in self.batch.ends}
-        for effect in effects:
-            self._add_effect(effect, attempts)
-            if isinstance(effect, SaveJob):
-                self.batch.events.append(_event(effect, outcomes))
-        for job in self._removed:
-            at = self.batch.now.wall
-            self.batch.events.append(JobEvent(at, job.id, _REMOVE, job.state, job.attempt, None, None))
-        self._reassign(attempts)
-        self.batch.wanted.extend(job.id for job in self.launches if job.id not in self._specs)
-
-    def _add_effect(self, effect: Effect, attempts: AttemptTable) -> None:
-        match effect:
-            case SaveJob(job, at, spec=JobSpec()):
-                stored = self._specs[job.id]
-                self.batch.new.append(NewJob(job, stored.spec, stored.uid, at))
-            case SaveJob(job, at, _, reason):
-                self.batch.saves[job.id] = SavedJob(job, at, reason)
-            case StartAttempt(job, slot):
-                self.batch.attempts.append(attempts.start(job, slot, self._launcher, self.batch.now.wall))
-                current = self._job_of(job.id)
-                if current is not None:
-                    self.launches.append(current)
-            case StopAttempt() | SuspendAttempt() | ContinueAttempt():
-                self.commands.append(effect)
-
-    def _reassign(self, attempts: AttemptTable) -> None:
-        """Save attempts for this launcher that were saved for another one and never sent to it."""
-        waiting = [self._job_of(job_id) for job_id in attempts.to_reassign]
-        for job, row in attempts.reassign(waiting, self._launcher, self.batch.now.wall):
-            self.batch.relaunched.append(row)
-            self.launches.append(job)
 
 
 def _event(save: SaveJob, outcomes: dict[tuple[JobId, int], Outcome]) -> JobEvent:

@@ -17,7 +17,7 @@ from bgd.daemon.storage.records import (
     NewJob,
     QueueControls,
     SavedJob,
-    WriteBatch,
+    Transaction,
 )
 from bgd.daemon.storage.store import Store
 from tests.bench.harness import ENVIRONMENT
@@ -34,7 +34,7 @@ async def fill(path: Path, jobs: int, *, finished: bool, uid: int) -> float:
     store = await Store.open(str(path))
     await store.adopt_boot(clock_now(), clock.boot_id())
     await store.commit(
-        WriteBatch(now=clock_now(), controls=QueueControls(paused=True))
+        Transaction(now=clock_now(), controls=QueueControls(paused=True))
     )  # so that none starts
     began_at = time.time() - jobs * SPACING
     taking = 0.0
@@ -42,7 +42,7 @@ async def fill(path: Path, jobs: int, *, finished: bool, uid: int) -> float:
         new = [_new(number, began_at + number * SPACING, uid) for number in numbers]
         told = [JobEvent(item.at, item.job.id, "submit", item.job.state, 0, None, None) for item in new]
         began = time.perf_counter()
-        await store.commit(WriteBatch(now=clock_now(), new=new, events=told))
+        await store.commit(Transaction(now=clock_now(), new=new, events=told))
         taking += time.perf_counter() - began
         if finished:
             await store.commit(_ran([item.job for item in new], new[-1].at))
@@ -76,15 +76,15 @@ def _new(number: int, at: float, uid: int) -> NewJob:
     return NewJob(job, spec, uid, at)
 
 
-def _ran(jobs: list[Job], at: float) -> WriteBatch:
+def _ran(jobs: list[Job], at: float) -> Transaction:
     """Return the ends of one attempt of each of these jobs."""
     ends = [_end(job.id, at) for job in jobs]
     saves = {job.id: SavedJob(_after(job, end), at) for job, end in zip(jobs, ends, strict=True)}
-    return WriteBatch(
+    return Transaction(
         now=clock_now(),
         saves=saves,
         attempts=[NewAttempt(job.id, 1, 1, "launcher", at - 0.2) for job in jobs],
-        pids=[AttemptPid(job.id, 1, 4711, at - 0.1) for job in jobs],
+        pids={job.id: AttemptPid(job.id, 1, 4711, at - 0.1) for job in jobs},
         ends=ends,
         events=[JobEvent(at, end.job, "end", saves[end.job].job.state, 1, end.outcome, None) for end in ends],
     )

@@ -20,7 +20,7 @@ from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.retention import Retention
-from bgd.daemon.storage.records import StoredSpec, WriteBatch
+from bgd.daemon.storage.records import StoredSpec, Transaction
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire import messages as wire_messages
@@ -76,13 +76,13 @@ class GatedStore:
         self.commits = 0
         self.failure: Exception | None = None
 
-    async def __call__(self, batch: WriteBatch) -> dict[JobId, StoredSpec]:
+    async def __call__(self, transaction: Transaction) -> dict[JobId, StoredSpec]:
         self.commits += 1
         self.reached.set()
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        return await self._commit(batch)
+        return await self._commit(transaction)
 
     def close(self) -> None:
         """Close the gate: the next commit waits at it."""

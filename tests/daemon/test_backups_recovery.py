@@ -18,7 +18,7 @@ from bgd.__main__ import main
 from bgd.core.job import Conditions, JobId, State
 from bgd.daemon.backups import recover
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.records import WriteBatch
+from bgd.daemon.storage.records import Transaction
 from bgd.daemon.storage.recovery import MARGIN
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import Store
@@ -44,9 +44,9 @@ async def fill(config):
     await put(store, new(1), new(2), new(3, due=NOW.elapsed + 60), new(5))
     await put(store, replace(new(4), job=a_job(4, State.BLOCKED, conditions=blocked)))
     await store.commit(
-        WriteBatch(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
+        Transaction(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
     )
-    await store.commit(WriteBatch(now=NOW, saves=saves(a_job(5, State.SUCCEEDED))))
+    await store.commit(Transaction(now=NOW, saves=saves(a_job(5, State.SUCCEEDED))))
     await store.copy_to(f"{config.backup.folder}/bgd-20251125T030000Z.db")
     await put(store, new(6), new(7))
     await store.close()

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from bgd.core.job import JobId, Now, State
 from bgd.daemon import idempotency
 from bgd.daemon.storage import write
-from bgd.daemon.storage.records import Submission, WriteBatch
+from bgd.daemon.storage.records import Submission, Transaction
 from bgd.daemon.storage.store import Store
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
@@ -171,7 +171,7 @@ async def test_old_requests_are_deleted_from_the_disk(config, launcher, monkeypa
 async def test_requests_are_not_deleted_because_the_clock_was_set(tmp_path, jump):
     store = await Store.open(str(tmp_path / "bgd.db"))
     for start, at in ((1, NOW), (MANY + 1, Now(NOW.elapsed + 1, NOW.wall + jump))):
-        await store.commit(WriteBatch(now=at, submissions=list(map(a_request, range(start, start + MANY)))))
+        await store.commit(Transaction(now=at, submissions=list(map(a_request, range(start, start + MANY)))))
 
     assert await store.submission(a_request(1).token, 0) is not None
     await store.close()

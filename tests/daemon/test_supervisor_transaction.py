@@ -1,27 +1,36 @@
-"""The events that one transaction saves when several things have happened to a job since the last one."""
+"""What one transaction holds, also when several things have happened since the last one."""
 
 from __future__ import annotations
 
-from bgd.core.job import Now, Outcome, RetryPolicy
-from bgd.core.scheduler import Scheduler
-from bgd.core.spec import JobSpec
-from bgd.daemon.dispatch import AttemptTable
-from bgd.daemon.storage.records import AttemptEnd
-from bgd.daemon.supervisor import PendingChanges, TransactionPlan
-
-NOW = Now(elapsed=100.0, wall=1_700_000_000.0)
+from bgd.core.job import JobId, Now, Outcome, State
+from bgd.daemon.storage.records import Transaction
+from tests.daemon.harness import command, running_supervisor
+from tests.daemon.scripted_launcher import end
+from tests.daemon.waiting import soon
 
 
-def test_an_outcome_is_in_one_event_only_and_not_in_that_of_a_later_cancel():
-    scheduler = Scheduler(slots=1, rules={}, last_id=0, roll=lambda: 0.5)
-    job = scheduler.submit(JobSpec(argv=("false",)), RetryPolicy(retries=1), NOW)
-    scheduler.take_effects()
-    scheduler.ended(job, 1, Outcome.EXIT, NOW, 1)
-    scheduler.cancel(job, NOW)
-    end = AttemptEnd(job=job, attempt=1, outcome=Outcome.EXIT, exit_code=1, finished_at=NOW.wall)
-    plan = TransactionPlan(PendingChanges(ends=[end]), NOW, "launcher", scheduler.get)
+async def test_an_outcome_is_in_one_event_only_and_not_in_that_of_a_later_cancel(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await life.launched(command("false", retries=1))
+        _, before = await life.store.event_bounds()
 
-    plan.add_effects(scheduler.take_effects(), AttemptTable())
+        life.supervisor.attempt_ended(end(key, Outcome.EXIT, 1))
+        assert await life.actions.cancel(JobId(key.job)) is State.CANCELLED
+        await soon(life.supervisor.saved())
 
-    saved = [(event.what, event.outcome, event.reason) for event in plan.batch.events]
-    assert saved == [("retry", Outcome.EXIT, None), ("cancel", None, "cancelled before it started")]
+        saved = [(event.what, event.outcome, event.reason) for event in await life.store.events(before, 10)]
+        assert saved == [("retry", Outcome.EXIT, None), ("cancel", None, "cancelled before it started")]
+
+
+def test_a_transaction_is_empty_only_if_nothing_is_written_or_read_back():
+    followers = []
+    for name in Transaction.__struct_fields__:
+        transaction = Transaction(now=Now(0.0, 0.0))
+        assert transaction.is_empty
+        setattr(transaction, name, ["something"])
+        if transaction.is_empty:
+            followers.append(name)
+
+    # each spec comes with a new job
+    assert followers == ["now", "specs", "answers", "launches", "commands", "acknowledge"]

@@ -14,7 +14,7 @@ from bgd.daemon.dispatch import AttemptTable, Reconciliation
 from bgd.daemon.idempotency import IdempotencyTokens
 from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.storage.store import Store
-from bgd.daemon.supervisor import Supervisor, TransactionPlan
+from bgd.daemon.supervisor import Supervisor
 from bgd.wire.launching import Acknowledge
 from tests.simulation.run import SimulationRun
 
@@ -69,13 +69,13 @@ def acknowledge_nothing_known(monkeypatch):
 
 
 def forget_to_save(monkeypatch, move):
-    take = TransactionPlan._add_effect
+    take = Supervisor._add_effect
 
-    def lose(self, effect, attempts):
+    def lose(self, transaction, effect):
         if not (isinstance(effect, SaveJob) and effect.what == move):
-            take(self, effect, attempts)
+            take(self, transaction, effect)
 
-    monkeypatch.setattr(TransactionPlan, "_add_effect", lose)
+    monkeypatch.setattr(Supervisor, "_add_effect", lose)
 
 
 def forget_to_save_a_start(monkeypatch):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import msgspec
 from msgspec import Struct
 
 from bgd.core.job import Conditions, Decision, Job, JobId, Now, Outcome, RetryPolicy, State
+from bgd.core.scheduler import ContinueAttempt, StopAttempt, SuspendAttempt
 from bgd.core.spec import JobSpec
+from bgd.wire.launching import AttemptKey
 from bgd.wire.views import JobError, JobProgress
 
 
@@ -124,11 +127,22 @@ class Submission(Struct, frozen=True):
     found: list[int]
 
 
-class WriteBatch(Struct, kw_only=True):
-    """Everything that one transaction writes, and the specs that it reads back.
+class StoredSpec(Struct, frozen=True):
+    """A job's spec as it was submitted, with its environment (None if it had none)."""
+
+    spec: JobSpec
+    uid: int
+    created_at: float
+
+
+class Transaction(Struct, kw_only=True):
+    """Everything that one transaction writes, the specs that it reads back, and what happens after it.
+
+    It collects facts until the Supervisor closes it, adds what the Scheduler has decided, and writes it.
 
     Attributes:
-        now: the instant that turns due times of the elapsed clock into epoch time.
+        now: when it was closed; this turns due times of the elapsed clock into epoch time.
+        new: jobs that were just submitted.
         saves: jobs as they are now.
         relaunched: attempts stored earlier that now belong to another launcher.
         wanted: jobs whose specs are read back in the same transaction.
@@ -138,6 +152,11 @@ class WriteBatch(Struct, kw_only=True):
         controls: all that people have set for slots and queues; None if nothing has changed.
         progress: what attempts have reported last.
         submissions: requests that made jobs, in the order of their jobs.
+        specs: those of the new jobs.
+        answers: what to call after the commit.
+        launches: jobs whose attempts to launch after the commit.
+        commands: what to do to running attempts after the commit.
+        acknowledge: attempts whose ends to acknowledge to the launcher after the commit.
     """
 
     now: Now
@@ -145,29 +164,29 @@ class WriteBatch(Struct, kw_only=True):
     saves: dict[JobId, SavedJob] = {}
     attempts: list[NewAttempt] = []
     relaunched: list[NewAttempt] = []
-    pids: list[AttemptPid] = []
+    pids: dict[JobId, AttemptPid] = {}
     ends: list[AttemptEnd] = []
     wanted: list[JobId] = []
     events: list[JobEvent] = []
     edited: dict[JobId, JobSpec] = {}
-    removed: list[JobId] = []
+    removed: list[Job] = []
     cleared: list[JobId] = []
     controls: QueueControls | None = None
     progress: dict[JobId, JobProgress] = {}
     submissions: list[Submission] = []
+    specs: dict[JobId, StoredSpec] = {}
+    answers: list[Callable[[], object]] = []
+    launches: list[Job] = []
+    commands: list[StopAttempt | SuspendAttempt | ContinueAttempt] = []
+    acknowledge: list[AttemptKey] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write and nothing to read back."""
-        return not any(getattr(self, name) for name in self.__struct_fields__ if name != "now")
+        return not any(getattr(self, name) for name in self.__struct_fields__ if name not in _NOT_WRITTEN)
 
 
-class StoredSpec(Struct, frozen=True):
-    """A job's spec as it was submitted, with its environment (None if it had none)."""
-
-    spec: JobSpec
-    uid: int
-    created_at: float
+_NOT_WRITTEN = {"now", "specs", "answers", "launches", "commands", "acknowledge"}
 
 
 class UnfinishedJob(Struct, frozen=True, gc=False):

@@ -18,12 +18,12 @@ from bgd.daemon.storage.records import (
     RecentStats,
     StoredSpec,
     Submission,
+    Transaction,
     UnfinishedJob,
-    WriteBatch,
 )
 from bgd.daemon.storage.recovery import RecoveryResult
 from bgd.daemon.storage.schema import open_readable, open_writable
-from bgd.daemon.storage.write import BatchWriter, read_spec
+from bgd.daemon.storage.write import TransactionWriter, read_spec
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, EventView, JobError, JobProgress, JobView
 
@@ -136,7 +136,7 @@ class Store(StoreReader):
         self.free_bytes = 0
         self.position = 0
         self._writer = writer
-        self._batch_writer = BatchWriter()
+        self._transaction_writer = TransactionWriter()
 
     @classmethod
     async def open(cls, path: str) -> Store:
@@ -225,16 +225,16 @@ class Store(StoreReader):
         """Return what people have set for slots and queues."""
         return await self._reader.call(read.controls)
 
-    async def commit(self, batch: WriteBatch) -> dict[JobId, StoredSpec]:
-        """Write the batch to the disk in one transaction, and return the specs of `batch.wanted`.
+    async def commit(self, transaction: Transaction) -> dict[JobId, StoredSpec]:
+        """Write a transaction to the disk as a whole, and return the specs of `transaction.wanted`.
 
-        If the caller is cancelled, the transaction runs to its end all the same.
+        If the caller is cancelled, it runs to its end all the same.
 
         Raises:
             DiskFull: the disk is full; nothing is written, and it can be tried again.
             StoreBroken: the disk or the file failed; nothing can be written any more.
         """
-        return await self._writer.call(self._commit, batch)
+        return await self._writer.call(self._commit, transaction)
 
     async def finished(self, job_id: JobId) -> Job | None:
         """Return a finished job without what it waited for; None if no finished job has this id."""
@@ -316,15 +316,15 @@ class Store(StoreReader):
 
     # --- on the writer's thread -----------------------------------------------------------------------------
 
-    def _commit(self, db: sqlite3.Connection, batch: WriteBatch) -> dict[JobId, StoredSpec]:
+    def _commit(self, db: sqlite3.Connection, everything: Transaction) -> dict[JobId, StoredSpec]:
         try:
             with transaction(db):
-                specs = self._batch_writer.save(db, batch)
+                specs = self._transaction_writer.save(db, everything)
         except BaseException:
-            self._batch_writer.forget()
+            self._transaction_writer.forget()
             raise
-        self.position = self._batch_writer.newest_event or self.position
-        if self.free_bytes or batch.removed:
+        self.position = self._transaction_writer.newest_event or self.position
+        if self.free_bytes or everything.removed:
             self.free_bytes = copying.free_bytes(db)
         return specs
 

@@ -24,7 +24,7 @@ from bgd.daemon.storage.records import (
     QueueControls,
     StoredSpec,
     Submission,
-    WriteBatch,
+    Transaction,
     pack_policy,
     pack_waits,
 )
@@ -48,36 +48,38 @@ _decode_variables = msgspec.msgpack.Decoder(dict[str, str]).decode
 NO_EVENTS = _encode([])  # packed: such a row only says which id was the last
 
 
-class BatchWriter:
-    """Writes batches inside the caller's transaction; call `forget` after a rollback."""
+class TransactionWriter:
+    """Writes what a Transaction holds between BEGIN and COMMIT; call `forget` after a rollback."""
 
     def __init__(self) -> None:
         self._specs = SpecWriter()
         self.newest_event: int | None = None  # None: to be looked up
 
-    def save(self, db: sqlite3.Connection, batch: WriteBatch) -> dict[JobId, StoredSpec]:
-        """Write the batch, and return the specs of `batch.wanted`, except for jobs that do not exist."""
-        if batch.new:
-            _insert_jobs(db, batch.new, batch.now)
-            self._specs.insert(db, {item.job.id: item.spec for item in batch.new})
-        _save_jobs(db, batch)
-        if batch.edited:
-            self._specs.edit(db, batch.edited)
-        _save_attempts(db, batch)
-        if batch.progress:
-            _save_progress(db, batch.progress.values())
-        if batch.events:
-            self.newest_event = append_events(db, batch.events, self.newest_event)
-        if batch.submissions:
-            add_submissions(db, batch.submissions, batch.now.elapsed)
-        if batch.controls is not None:
-            _save_controls(db, batch.controls)
-        specs = [(job_id, read_spec(db, job_id)) for job_id in batch.wanted]
-        if batch.removed:
-            self._specs.remove(db, batch.removed)
-            _remove_jobs(db, batch.removed)
-        if batch.cleared:
-            db.executemany("DELETE FROM leftovers WHERE job = ?", [(job_id,) for job_id in batch.cleared])
+    def save(self, db: sqlite3.Connection, transaction: Transaction) -> dict[JobId, StoredSpec]:
+        """Write all of it, and return the specs of `transaction.wanted`, as far as those jobs exist."""
+        if transaction.new:
+            _insert_jobs(db, transaction.new, transaction.now)
+            self._specs.insert(db, {item.job.id: item.spec for item in transaction.new})
+        _save_jobs(db, transaction)
+        if transaction.edited:
+            self._specs.edit(db, transaction.edited)
+        _save_attempts(db, transaction)
+        if transaction.progress:
+            _save_progress(db, transaction.progress.values())
+        if transaction.events:
+            self.newest_event = append_events(db, transaction.events, self.newest_event)
+        if transaction.submissions:
+            add_submissions(db, transaction.submissions, transaction.now.elapsed)
+        if transaction.controls is not None:
+            _save_controls(db, transaction.controls)
+        specs = [(job_id, read_spec(db, job_id)) for job_id in transaction.wanted]
+        if transaction.removed:
+            removed = [job.id for job in transaction.removed]
+            self._specs.remove(db, removed)
+            _remove_jobs(db, removed)
+        if transaction.cleared:
+            cleared = [(job_id,) for job_id in transaction.cleared]
+            db.executemany("DELETE FROM leftovers WHERE job = ?", cleared)
         return {job_id: spec for job_id, spec in specs if spec is not None}
 
     def forget(self) -> None:
@@ -99,28 +101,28 @@ def _new_row(item: NewJob, now: Now) -> tuple[object, ...]:
     return (*_columns(item.job, now), item.uid, item.spec.name, item.at, now.elapsed, item.job.id)
 
 
-def _save_jobs(db: sqlite3.Connection, batch: WriteBatch) -> None:
+def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     """Write jobs as they are now, each together with the start or end of its attempt, in one UPDATE.
 
     Every statement costs a switch between this thread and the loop's, so statements without rows are skipped.
-    If a job's attempt ends and another starts in one batch, the start is written last.
+    If a job's attempt ends and another starts in one transaction, the start is written last.
     """
-    ends = {end.job: end for end in batch.ends}
-    if not ends.keys() <= batch.saves.keys():
+    ends = {end.job: end for end in transaction.ends}
+    if not ends.keys() <= transaction.saves.keys():
         raise LookupError("an attempt ended, and its job was not moved")
-    starts = {item.job: item.at for item in batch.attempts}
+    starts = {item.job: item.at for item in transaction.attempts}
     plain, ended, started = [], [], []
-    for save in batch.saves.values():
-        job, columns = save.job, _columns(save.job, batch.now)
+    for save in transaction.saves.values():
+        job, columns = save.job, _columns(save.job, transaction.now)
         end, start = ends.get(job.id), starts.get(job.id)
         if end is not None:
             # the job finished when its attempt did, perhaps long before a daemon could save that
-            finish = (end.finished_at, batch.now.elapsed) if job.state in FINAL else (None, None)
+            finish = (end.finished_at, transaction.now.elapsed) if job.state in FINAL else (None, None)
             ended.append((*columns, *finish, save.reason, *_outcome_columns(end), job.id))
         if start is not None:
             started.append((*columns, None, None, save.reason, start, job.id))
         elif end is None:
-            finish = (save.at, batch.now.elapsed) if job.state in FINAL else (None, None)
+            finish = (save.at, transaction.now.elapsed) if job.state in FINAL else (None, None)
             plain.append((*columns, *finish, save.reason, job.id))
     update_rows(db, _SAVE_JOB, plain)
     update_rows(db, _END_JOB, ended)
@@ -158,19 +160,22 @@ def _epoch_time(elapsed: float | None, now: Now) -> float | None:
     return None if elapsed is None else now.wall + (elapsed - now.elapsed)
 
 
-def _save_attempts(db: sqlite3.Connection, batch: WriteBatch) -> None:
+def _save_attempts(db: sqlite3.Connection, transaction: Transaction) -> None:
     """Write starts and ends of attempts; what these mean for the jobs is written with the jobs."""
-    if batch.attempts:
-        since = batch.now.elapsed
-        rows = [(item.job, item.attempt, item.slot, item.launcher, item.at, since) for item in batch.attempts]
+    if transaction.attempts:
+        since = transaction.now.elapsed
+        rows = [
+            (item.job, item.attempt, item.slot, item.launcher, item.at, since)
+            for item in transaction.attempts
+        ]
         db.executemany(_INSERT_ATTEMPT, rows)
-    update_rows(db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in batch.relaunched])
-    update_rows(db, _SAVE_PID, [_pid_row(item) for item in batch.pids])
-    update_rows(db, _END_ATTEMPT, [_end_row(end) for end in batch.ends])
-    kept = sum(end.log_kept for end in batch.ends)
+    update_rows(db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in transaction.relaunched])
+    update_rows(db, _SAVE_PID, [_pid_row(item) for item in transaction.pids.values()])
+    update_rows(db, _END_ATTEMPT, [_end_row(end) for end in transaction.ends])
+    kept = sum(end.log_kept for end in transaction.ends)
     if kept:
         db.execute("UPDATE meta SET logged = logged + ?", (kept,))
-    for end in batch.ends:
+    for end in transaction.ends:
         if end.result is not None or end.error is not None:
             error = None if end.error is None else _encode_json(end.error).decode()
             db.execute("INSERT INTO results VALUES (?, ?, ?, ?)", (end.job, end.attempt, end.result, error))

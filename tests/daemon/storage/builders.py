@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bgd.core.job import NO_CONDITIONS, Job, JobId, Now, RetryPolicy, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
-from bgd.daemon.storage.records import NewAttempt, NewJob, SavedJob, WriteBatch
+from bgd.daemon.storage.records import NewAttempt, NewJob, SavedJob, Transaction
 from bgd.wire.requests import List
 
 NOW = Now(elapsed=5_000.0, wall=1_700_000_000.0)
@@ -35,11 +35,11 @@ def first_attempt(number, slot=1, launcher="boot:launcher"):
 
 
 async def put(store, *jobs):
-    await store.commit(WriteBatch(now=NOW, new=list(jobs)))
+    await store.commit(Transaction(now=NOW, new=list(jobs)))
 
 
 async def move(store, number, state, **fields):
-    await store.commit(WriteBatch(now=NOW, saves=saves(a_job(number, state, **fields))))
+    await store.commit(Transaction(now=NOW, saves=saves(a_job(number, state, **fields))))
 
 
 async def ids(store, uid=UID, **query):

@@ -15,7 +15,7 @@ from bgd.config import load
 from bgd.core.job import Conditions, JobId, Outcome, State
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.records import AttemptEnd, JobEvent, WriteBatch
+from bgd.daemon.storage.records import AttemptEnd, JobEvent, Transaction
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.requests import List
@@ -55,17 +55,17 @@ async def fill(path):
         job = a_job(number, state, conditions=conditions)
         event = JobEvent(NOW.wall, job.id, "submit", state, 0, None, None)
         await store.commit(
-            WriteBatch(now=NOW, new=[type(item)(job, item.spec, UID, NOW.wall)], events=[event])
+            Transaction(now=NOW, new=[type(item)(job, item.spec, UID, NOW.wall)], events=[event])
         )
         if number % 5 > 2:
             running = saves(a_job(number, State.RUNNING, attempt=1))
-            await store.commit(WriteBatch(now=NOW, saves=running, attempts=[first_attempt(number)]))
+            await store.commit(Transaction(now=NOW, saves=running, attempts=[first_attempt(number)]))
         if number % 5 == 4:
             end = AttemptEnd(
                 job=job.id, attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall, result="1"
             )
             done = saves(a_job(number, State.SUCCEEDED, attempt=1))
-            await store.commit(WriteBatch(now=NOW, saves=done, ends=[end]))
+            await store.commit(Transaction(now=NOW, saves=done, ends=[end]))
     return store  # a process that ends here leaves the files as if it had been killed
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.daemon.storage.pruning import PrunableJob, RetentionLimits
-from bgd.daemon.storage.records import AttemptEnd, WriteBatch
+from bgd.daemon.storage.records import AttemptEnd, Transaction
 from bgd.daemon.storage.store import Store
 from tests.daemon.storage.builders import BOOT, NOW, a_job, first_attempt, new, put, saves, sql
 from tests.daemon.storage.test_schema_versions import lay_down
@@ -23,7 +23,7 @@ async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
     """Add a job that finished `ago` seconds ago, with `logged` bytes of logs."""
     await store.adopt_boot(NOW, BOOT)
     await put(store, new(number, env=env, tags=("all", f"tag-{number}")))
-    await store.commit(WriteBatch(now=NOW, attempts=[first_attempt(number)]))
+    await store.commit(Transaction(now=NOW, attempts=[first_attempt(number)]))
     end = AttemptEnd(
         job=JobId(number),
         attempt=1,
@@ -35,7 +35,7 @@ async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
     )
     ended = saves(a_job(number, state, attempt=1), at=NOW.wall - ago)
     then = Now(NOW.elapsed - ago, NOW.wall - ago)
-    await store.commit(WriteBatch(now=then, saves=ended, ends=[end]))
+    await store.commit(Transaction(now=then, saves=ended, ends=[end]))
 
 
 async def due(store, limit=100, **keep):
@@ -88,7 +88,7 @@ async def test_oldest_finished_jobs_are_due_until_the_logs_fit(store):
 async def test_unfinished_job_is_never_due(store):
     await put(store, *(new(number) for number in range(1, 4)))
     await store.commit(
-        WriteBatch(
+        Transaction(
             now=NOW,
             saves=saves(a_job(1, State.RUNNING, attempt=1), a_job(2, State.HELD)),
             attempts=[first_attempt(1)],
@@ -102,7 +102,7 @@ async def test_job_that_was_run_again_is_no_longer_due(store):
     await finish(store, 1, ago=10)
     await finish(store, 2, ago=10)
     wanted = await store.prunable_jobs(RetentionLimits(max_age=ANY_AGE, max_jobs=0), NOW.elapsed, 10)
-    await store.commit(WriteBatch(now=NOW, saves=saves(a_job(1, State.QUEUED, attempt=1))))
+    await store.commit(Transaction(now=NOW, saves=saves(a_job(1, State.QUEUED, attempt=1))))
 
     assert [job.id for job in await store.still_finished(wanted)] == [2]
     assert (
@@ -117,7 +117,7 @@ async def test_removing_a_job_deletes_all_its_rows_and_no_longer_counts_its_byte
     await finish(store, 1, ago=10, logged=100, env={"A": "1"})
     await finish(store, 2, ago=10, logged=10)
 
-    await store.commit(WriteBatch(now=NOW, removed=[JobId(1), JobId(1)]))
+    await store.commit(Transaction(now=NOW, removed=[a_job(1), a_job(1)]))
 
     for table in ("jobs", "specs", "attempts", "results", "tags"):
         column = "id" if table == "jobs" else "job"
@@ -126,7 +126,7 @@ async def test_removing_a_job_deletes_all_its_rows_and_no_longer_counts_its_byte
     assert await sql(store, "SELECT logged FROM meta") == [(10,)]
     assert (await store.counts())["succeeded"] == 1
     assert await store.leftovers() == [1]
-    await store.commit(WriteBatch(now=NOW, cleared=[JobId(1)]))
+    await store.commit(Transaction(now=NOW, cleared=[JobId(1)]))
     assert await store.leftovers() == []
 
 
@@ -135,12 +135,12 @@ async def test_environment_is_deleted_with_the_last_job_that_has_it(store):
     for number in (1, 2, 3):
         await finish(store, number, ago=10, env=env)
 
-    await store.commit(WriteBatch(now=NOW, removed=[JobId(1), JobId(3)]))
+    await store.commit(Transaction(now=NOW, removed=[a_job(1), a_job(3)]))
     stored = await store.spec(JobId(2))
     assert stored is not None
     assert stored.spec.env == env
 
-    await store.commit(WriteBatch(now=NOW, removed=[JobId(2)]))
+    await store.commit(Transaction(now=NOW, removed=[a_job(2)]))
     assert await sql(store, "SELECT count(*) FROM environments") == [(0,)]
     await put(store, new(4, env=env))  # the store knew it, and has to store it again
     stored = await store.spec(JobId(4))
@@ -151,7 +151,7 @@ async def test_environment_is_deleted_with_the_last_job_that_has_it(store):
 async def test_environment_of_an_edited_job_is_deleted_if_no_other_job_has_it(store):
     await put(store, new(1, env={"A": "1"}), new(2, env={"A": "2"}))
 
-    await store.commit(WriteBatch(now=NOW, edited={JobId(1): new(1, env={"A": "2"}).spec}))
+    await store.commit(Transaction(now=NOW, edited={JobId(1): new(1, env={"A": "2"}).spec}))
 
     assert await sql(store, "SELECT jobs FROM sharing") == [(2,)]
     assert await sql(store, "SELECT count(*) FROM environments") == [(1,)]
@@ -165,7 +165,7 @@ async def test_finished_jobs_of_version_2_are_counted_and_removed(path):
     assert await sql(store, "SELECT logged FROM meta") == [(1017,)]
     assert await sql(store, "SELECT environment, jobs FROM sharing") == [(1, 4), (2, 1)]
     assert await due(store, max_jobs=0) == [4, 5, 6]
-    await store.commit(WriteBatch(now=NOW, removed=[JobId(4), JobId(5), JobId(6)]))
+    await store.commit(Transaction(now=NOW, removed=[a_job(4), a_job(5), a_job(6)]))
     assert await sql(store, "SELECT logged FROM meta") == [(0,)]
     assert await sql(store, "SELECT environment, jobs FROM sharing") == [(1, 3)]
     await store.close()
@@ -190,7 +190,7 @@ YEARS = 50 * 365 * 86_400.0
 @pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["ahead", "back"])
 async def test_jobs_do_not_age_when_the_clock_is_set(store, jump):
     await finish(store, 1, ago=10)
-    await store.commit(WriteBatch(now=Now(NOW.elapsed + 5, NOW.wall + jump)))
+    await store.commit(Transaction(now=Now(NOW.elapsed + 5, NOW.wall + jump)))
     # the worst moment: the clock is wrong
     await store.save_retention_clock(Now(NOW.elapsed + 5, NOW.wall + jump))
 
@@ -215,11 +215,11 @@ async def test_across_a_boot_jobs_age_by_a_day_at_most_and_the_rest_is_returned(
 async def test_jobs_that_finished_before_a_machine_learned_the_time_are_older(store):
     await finish(store, 1, ago=0)
     await put(store, new(2))
-    await store.commit(WriteBatch(now=NOW, attempts=[first_attempt(2)]))
+    await store.commit(Transaction(now=NOW, attempts=[first_attempt(2)]))
     later = Now(NOW.elapsed + 60, NOW.wall - YEARS)
     end = AttemptEnd(job=JobId(2), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=later.wall)
     ended = saves(a_job(2, State.SUCCEEDED, attempt=1), at=later.wall)
-    await store.commit(WriteBatch(now=later, saves=ended, ends=[end]))
+    await store.commit(Transaction(now=later, saves=ended, ends=[end]))
 
     assert await due(store, max_jobs=1) == [1]
 
@@ -228,7 +228,7 @@ async def test_jobs_of_an_earlier_bgd_age_from_their_end_or_from_now_if_it_is_in
     await store.adopt_boot(NOW, BOOT)
     await put(store, new(1), new(2))
     for number, ended_at in ((1, NOW.wall - 100), (2, NOW.wall + YEARS)):
-        await store.commit(WriteBatch(now=NOW, saves=saves(a_job(number, State.SUCCEEDED), at=ended_at)))
+        await store.commit(Transaction(now=NOW, saves=saves(a_job(number, State.SUCCEEDED), at=ended_at)))
     await store._writer.call(
         lambda db: db.executescript(
             "UPDATE jobs SET aged_from = finished_at; UPDATE meta SET age_ahead = NULL"

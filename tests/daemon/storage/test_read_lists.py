@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bgd.core.job import FINAL, JobId, State
 from bgd.daemon.storage import read, schema, write
-from bgd.daemon.storage.records import WriteBatch
+from bgd.daemon.storage.records import Transaction
 from bgd.wire.requests import List
 from tests.daemon.storage.builders import NOW, UID, a_job, ids, new, put, saves
 
@@ -88,8 +88,8 @@ def written(db, known):
     db.execute("BEGIN IMMEDIATE")
     try:
         if items:
-            write.BatchWriter().save(db, WriteBatch(now=NOW, new=items))
-            write.BatchWriter().save(db, WriteBatch(now=NOW, saves=moved))
+            write.TransactionWriter().save(db, Transaction(now=NOW, new=items))
+            write.TransactionWriter().save(db, Transaction(now=NOW, saves=moved))
         yield
     finally:
         db.execute("ROLLBACK")

@@ -12,7 +12,7 @@ import pytest
 from bgd.clock import elapsed
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.records import AttemptEnd, AttemptPid, NewAttempt, UnfinishedJob, WriteBatch
+from bgd.daemon.storage.records import AttemptEnd, AttemptPid, NewAttempt, Transaction, UnfinishedJob
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import JobError
@@ -77,12 +77,12 @@ async def test_user_without_a_name_is_shown_as_a_number(store):
 async def test_view_and_attempts_follow_the_life_of_a_job(store):
     await put(store, new(1))
     await store.commit(
-        WriteBatch(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
+        Transaction(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
     )
     view = await store.view(JobId(1))
     assert (view.state, view.attempt, view.started_at, view.outcome) == (State.RUNNING, 1, NOW.wall + 1, None)
 
-    await store.commit(WriteBatch(now=NOW, pids=[AttemptPid(JobId(1), 1, 4711, NOW.wall + 2)]))
+    await store.commit(Transaction(now=NOW, pids={JobId(1): AttemptPid(JobId(1), 1, 4711, NOW.wall + 2)}))
     (attempt,) = await store.attempts(JobId(1), 0, 10)
     assert (attempt.pid, attempt.started_at, attempt.outcome) == (4711, NOW.wall + 2, None)
     assert attempt.log_path == log_name(1, 1)
@@ -102,7 +102,7 @@ async def test_view_and_attempts_follow_the_life_of_a_job(store):
     )
     failed = a_job(1, State.FAILED, attempt=1)
     await store.commit(
-        WriteBatch(now=NOW, ends=[end], saves=saves(failed, at=NOW.wall + 40, reason="as an example"))
+        Transaction(now=NOW, ends=[end], saves=saves(failed, at=NOW.wall + 40, reason="as an example"))
     )
     view = await store.view(JobId(1))
     assert (view.state, view.outcome, view.exit_code, view.signal) == (State.FAILED, Outcome.SIGNAL, None, 9)
@@ -126,9 +126,9 @@ async def test_view_and_attempts_follow_the_life_of_a_job(store):
 async def test_attempt_reassigned_to_another_launcher_keeps_its_slot(store):
     running = a_job(1, State.RUNNING, attempt=1)
     await put(store, new(1))
-    await store.commit(WriteBatch(now=NOW, saves=saves(running), attempts=[first_attempt(1, slot=3)]))
+    await store.commit(Transaction(now=NOW, saves=saves(running), attempts=[first_attempt(1, slot=3)]))
 
-    await store.commit(WriteBatch(now=NOW, relaunched=[first_attempt(1, slot=3, launcher="boot:other")]))
+    await store.commit(Transaction(now=NOW, relaunched=[first_attempt(1, slot=3, launcher="boot:other")]))
 
     assert (await unfinished(store), await store.last_id()) == ([UnfinishedJob(running, 3, "boot:other")], 1)
 
@@ -138,7 +138,7 @@ async def test_ended_attempt_belongs_to_no_launcher(store):
     end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 2, pid=4711)
     done = a_job(1, State.SUCCEEDED, attempt=1)
 
-    await store.commit(WriteBatch(now=NOW, saves=saves(done), attempts=[first_attempt(1)], ends=[end]))
+    await store.commit(Transaction(now=NOW, saves=saves(done), attempts=[first_attempt(1)], ends=[end]))
 
     assert await sql(store, "SELECT slot, launcher, pid FROM attempts") == [(1, None, 4711)]
 
@@ -148,7 +148,7 @@ async def test_end_of_an_attempt_without_a_move_of_its_job_raises(store):
     end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 2)
 
     with pytest.raises(LookupError, match="its job was not moved"):
-        await store.commit(WriteBatch(now=NOW, attempts=[first_attempt(1)], ends=[end]))
+        await store.commit(Transaction(now=NOW, attempts=[first_attempt(1)], ends=[end]))
 
     assert await sql(store, "SELECT slot FROM attempts") == []
 
@@ -156,7 +156,7 @@ async def test_end_of_an_attempt_without_a_move_of_its_job_raises(store):
 async def test_attempts_are_read_in_parts(store):
     await put(store, new(1))
     attempts = [NewAttempt(JobId(1), number, 1, "launcher", NOW.wall) for number in range(1, 6)]
-    await store.commit(WriteBatch(now=NOW, attempts=attempts))
+    await store.commit(Transaction(now=NOW, attempts=attempts))
 
     assert [attempt.attempt for attempt in await store.attempts(JobId(1), 0, 2)] == [1, 2]
     assert [attempt.attempt for attempt in await store.attempts(JobId(1), 2, 10)] == [3, 4, 5]
@@ -177,7 +177,7 @@ async def test_result_is_of_the_latest_attempt_while_errors_stay_with_theirs(sto
         )
         attempts = [NewAttempt(JobId(1), attempt, 1, "launcher", NOW.wall)]
         job = a_job(1, State.QUEUED, attempt=attempt)
-        await store.commit(WriteBatch(now=NOW, saves=saves(job), attempts=attempts, ends=[end]))
+        await store.commit(Transaction(now=NOW, saves=saves(job), attempts=attempts, ends=[end]))
         assert await store.result(JobId(1)) == (result, raised)
 
     assert [attempt.error for attempt in await store.attempts(JobId(1), 0, 10)] == [error, None]
@@ -298,11 +298,11 @@ async def test_reading_connection_cannot_write(store):
 async def test_durations_are_on_a_clock_that_nobody_sets_even_in_the_next_boot(store):
     began = elapsed()
     await store.adopt_boot(Now(began - 60, NOW.wall), BOOT)
-    await store.commit(WriteBatch(now=Now(began - 60, NOW.wall), new=[new(1), new(2)]))
+    await store.commit(Transaction(now=Now(began - 60, NOW.wall), new=[new(1), new(2)]))
     await store.adopt_boot(Now(began - 30, NOW.wall + 30), "second-boot")
     start = NewAttempt(JobId(1), 1, 1, "boot:launcher", 0.0)
     running = saves(a_job(1, State.RUNNING, attempt=1))
-    await store.commit(WriteBatch(now=Now(began - 20, 0.0), saves=running, attempts=[start]))
+    await store.commit(Transaction(now=Now(began - 20, 0.0), saves=running, attempts=[start]))
 
     job, waiting = await store.view(JobId(1)), await store.view(JobId(2))
     (attempt,) = await store.attempts(JobId(1), 0, 10)
@@ -317,13 +317,13 @@ async def test_durations_are_on_a_clock_that_nobody_sets_even_in_the_next_boot(s
 async def test_run_begins_when_the_launcher_says_and_is_unknown_if_nobody_saw_its_end(store):
     now = Now(elapsed(), NOW.wall)
     await store.adopt_boot(now, BOOT)
-    await store.commit(WriteBatch(now=now, new=[new(1)]))
+    await store.commit(Transaction(now=now, new=[new(1)]))
     running, pid = saves(a_job(1, State.RUNNING, attempt=1)), AttemptPid(JobId(1), 1, 7, 0.0, now.elapsed - 9)
-    await store.commit(WriteBatch(now=now, saves=running, attempts=[first_attempt(1)]))
-    await store.commit(WriteBatch(now=now, pids=[pid]))
+    await store.commit(Transaction(now=now, saves=running, attempts=[first_attempt(1)]))
+    await store.commit(Transaction(now=now, pids={pid.job: pid}))
     assert (await store.view(JobId(1))).run_seconds >= 9
 
     end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.UNKNOWN, finished_at=NOW.wall)
-    await store.commit(WriteBatch(now=now, saves=saves(a_job(1, State.FAILED, attempt=1)), ends=[end]))
+    await store.commit(Transaction(now=now, saves=saves(a_job(1, State.FAILED, attempt=1)), ends=[end]))
 
     assert (await store.view(JobId(1))).run_seconds is None

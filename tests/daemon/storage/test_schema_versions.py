@@ -22,8 +22,8 @@ from bgd.daemon.storage.records import (
     JobEvent,
     QueueControls,
     QueueSetting,
+    Transaction,
     UnfinishedJob,
-    WriteBatch,
 )
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import Store
@@ -149,7 +149,7 @@ async def test_jobs_of_version_1_run_on(path):
 
     end = AttemptEnd(job=JobId(3), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 20)
     await store.commit(
-        WriteBatch(
+        Transaction(
             now=NOW,
             new=[new(8, env=ENV)],
             saves=saves(a_job(2, State.RUNNING, attempt=1), a_job(3, State.SUCCEEDED, attempt=1)),
@@ -187,7 +187,7 @@ async def test_jobs_of_version_2_are_all_there_and_run_on(path):
     assert await store.controls() == QueueControls(slots=3, paused=True, queues=queues)
     assert await store.event_bounds() == (1, 4)
     told = JobProgress(3, 1, Progress(0.5, "half"))
-    await store.commit(WriteBatch(now=NOW, progress={JobId(3): told}))
+    await store.commit(Transaction(now=NOW, progress={JobId(3): told}))
     assert await store.progress([JobId(1), JobId(3), JobId(9)]) == [told]
     assert [view.progress for view in (await store.next_views([JobId(1), JobId(3)]))[0]] == [
         None,

@@ -18,7 +18,7 @@ import pytest
 from bgd.core.job import JobId, Now, State
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import read
-from bgd.daemon.storage.records import StoredSpec, UnfinishedJob, WriteBatch
+from bgd.daemon.storage.records import StoredSpec, Transaction, UnfinishedJob
 from bgd.daemon.storage.store import Store
 from bgd.errors import Full
 from tests.daemon.storage.builders import (
@@ -53,7 +53,7 @@ async def test_jobs_come_back_as_they_were_written(path):
     await put(store, *(new(number) for number in range(1, 5)))
     await store.adopt_boot(NOW, BOOT)
     await store.commit(
-        WriteBatch(now=NOW, saves=saves(*jobs), attempts=[first_attempt(3), first_attempt(4, slot=2)])
+        Transaction(now=NOW, saves=saves(*jobs), attempts=[first_attempt(3), first_attempt(4, slot=2)])
     )
     await store.close()
 
@@ -115,12 +115,12 @@ async def test_unfinished_jobs_are_read_by_pages(store, monkeypatch):
 async def test_batch_that_fails_leaves_nothing_and_the_next_one_is_unaffected(store):
     env = {"A": "1"}
     with pytest.raises(LookupError, match="1 of 1 rows"):
-        await store.commit(WriteBatch(now=NOW, new=[new(1, env=env)], saves=saves(a_job(99))))
+        await store.commit(Transaction(now=NOW, new=[new(1, env=env)], saves=saves(a_job(99))))
     assert await restored(store) == []
 
     await put(store, new(2, env=env))
 
-    found = await store.commit(WriteBatch(now=NOW, wanted=[JobId(2)]))
+    found = await store.commit(Transaction(now=NOW, wanted=[JobId(2)]))
     assert found[JobId(2)].spec.env == env
     assert (await unfinished(store), await store.last_id()) == ([UnfinishedJob(new(2).job, None, None)], 2)
 
@@ -224,7 +224,9 @@ async def test_spec_is_read_back_in_the_transaction_that_starts_the_job(store):
     item = new(1, env={"PATH": "/bin"}, name="büro ☕", tags=("a", "b"), timeout=3.5, umask=0o27)
     await put(store, item)
 
-    found = await store.commit(WriteBatch(now=NOW, attempts=[first_attempt(1)], wanted=[JobId(1), JobId(99)]))
+    found = await store.commit(
+        Transaction(now=NOW, attempts=[first_attempt(1)], wanted=[JobId(1), JobId(99)])
+    )
 
     assert found == {1: StoredSpec(item.spec, UID, NOW.wall)}
 
@@ -232,7 +234,7 @@ async def test_spec_is_read_back_in_the_transaction_that_starts_the_job(store):
 async def test_no_environment_differs_from_an_empty_one(store):
     await put(store, new(1), new(2, env={}))
 
-    found = await store.commit(WriteBatch(now=NOW, wanted=[JobId(1), JobId(2)]))
+    found = await store.commit(Transaction(now=NOW, wanted=[JobId(1), JobId(2)]))
 
     assert found[JobId(1)].spec.env is None
     assert found[JobId(2)].spec.env == {}
@@ -262,7 +264,7 @@ import asyncio, sys
 from bgd.core.job import Job, JobId, Now, RetryPolicy, State
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage.database import StoreBroken
-from bgd.daemon.storage.records import WriteBatch, NewJob
+from bgd.daemon.storage.records import Transaction, NewJob
 from bgd.daemon.storage.store import Store
 
 async def main():
@@ -272,7 +274,7 @@ async def main():
         jobs = [Job(JobId(number + step), State.QUEUED, "default", 0, RetryPolicy()) for step in range(3)]
         new = [NewJob(job, JobSpec(argv=("true", "x" * 500)), 0, 0.0) for job in jobs]
         try:
-            await store.commit(WriteBatch(now=Now(0.0, 0.0), new=new))
+            await store.commit(Transaction(now=Now(0.0, 0.0), new=new))
         except StoreBroken as broken:
             failures += 1
             print("broken:", broken, flush=True)

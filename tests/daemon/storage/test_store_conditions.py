@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import Conditions, JobId, Now, RetryPolicy, State
-from bgd.daemon.storage.records import UnfinishedJob, WriteBatch
+from bgd.daemon.storage.records import Transaction, UnfinishedJob
 from bgd.daemon.storage.store import Store
 from tests.daemon.storage.builders import (
     BOOT,
@@ -40,7 +40,7 @@ async def test_conditions_come_back_as_they_were_written_and_changed(path):
     await put(store, new(4), new(5), new(6, conditions=EVERYTHING))
     assert [job.conditions for job in await restored(store)] == [Conditions(), Conditions(), EVERYTHING]
 
-    await store.commit(WriteBatch(now=NOW, saves=saves(held, blocked, running), attempts=[first_attempt(6)]))
+    await store.commit(Transaction(now=NOW, saves=saves(held, blocked, running), attempts=[first_attempt(6)]))
     await store.close()
 
     store = await Store.open(path)

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon.storage.records import AttemptEnd, QueueControls, QueueSetting, StoredSpec, WriteBatch
+from bgd.daemon.storage.records import AttemptEnd, QueueControls, QueueSetting, StoredSpec, Transaction
 from bgd.daemon.storage.store import Store
 from bgd.wire.views import JobError
 from tests.daemon.storage.builders import (
@@ -44,7 +44,7 @@ async def put_finished(store, number, **fields):
     )
     await put(store, new(number, **fields))
     await store.commit(
-        WriteBatch(
+        Transaction(
             now=NOW,
             saves=saves(a_job(number, State.FAILED, attempt=1)),
             attempts=[first_attempt(number)],
@@ -58,7 +58,7 @@ async def test_edited_job_is_read_and_listed_by_its_new_spec(store):
     after = replace(before, argv=("/bin/true",), name="fresh", tags=("b", "c", "c"), env=ENV)
     await put(store, new(1, name="old", tags=("a", "b"), env={"B": "2"}), new(2, tags=("a",), env=ENV))
 
-    found = await store.commit(WriteBatch(now=NOW, edited={JobId(1): after}, wanted=[JobId(1)]))
+    found = await store.commit(Transaction(now=NOW, edited={JobId(1): after}, wanted=[JobId(1)]))
 
     assert found == {1: StoredSpec(after, UID, NOW.wall)}
     assert await store.spec(JobId(1)) == StoredSpec(after, UID, NOW.wall)
@@ -74,7 +74,7 @@ async def test_job_can_be_new_and_edited_in_one_batch(store):
     item = new(1, name="old")
     edited = replace(item.spec, name="fresh")
 
-    await store.commit(WriteBatch(now=NOW, new=[item], edited={JobId(1): edited}))
+    await store.commit(Transaction(now=NOW, new=[item], edited={JobId(1): edited}))
 
     assert (await store.spec(JobId(1))).spec == edited
     assert await store.spec(JobId(2)) is None
@@ -85,10 +85,10 @@ async def test_batch_that_edits_a_missing_job_changes_nothing(store):
     fresh = replace(new(1).spec, name="fresh", env=ENV)
 
     with pytest.raises(LookupError, match="1 of 2 rows"):
-        await store.commit(WriteBatch(now=NOW, edited={JobId(1): fresh, JobId(99): fresh}))
+        await store.commit(Transaction(now=NOW, edited={JobId(1): fresh, JobId(99): fresh}))
 
     assert (await store.view(JobId(1))).name == "old"
-    await store.commit(WriteBatch(now=NOW, edited={JobId(1): fresh}))  # the environment counts as not stored
+    await store.commit(Transaction(now=NOW, edited={JobId(1): fresh}))  # the environment counts as not stored
     assert (await store.spec(JobId(1))).spec == fresh
 
 
@@ -97,7 +97,7 @@ async def test_removed_job_leaves_no_rows_and_others_keep_theirs(store):
     await put_finished(store, 2, tags=("a",), env=ENV)
     assert await rows_of(store, 1) == set(TABLES)
 
-    found = await store.commit(WriteBatch(now=NOW, removed=[JobId(1)], wanted=[JobId(1)]))
+    found = await store.commit(Transaction(now=NOW, removed=[a_job(1)], wanted=[JobId(1)]))
 
     assert list(found) == [1]  # the wanted spec is read before it is deleted
     assert await rows_of(store, 1) == set()
@@ -111,8 +111,8 @@ async def test_removed_job_leaves_no_rows_and_others_keep_theirs(store):
 async def test_job_can_be_removed_twice(store):
     await put_finished(store, 1)
 
-    await store.commit(WriteBatch(now=NOW, removed=[JobId(1), JobId(1)]))
-    await store.commit(WriteBatch(now=NOW, removed=[JobId(1)]))
+    await store.commit(Transaction(now=NOW, removed=[a_job(1), a_job(1)]))
+    await store.commit(Transaction(now=NOW, removed=[a_job(1)]))
 
     assert (await store.counts())["failed"] == 0
 
@@ -131,8 +131,8 @@ async def test_controls_are_those_that_were_saved_last(path):
     store = await Store.open(path)
     assert await store.controls() == QueueControls()
     for said in (first, last):
-        await store.commit(WriteBatch(now=NOW, controls=said))
-        await store.commit(WriteBatch(now=NOW))  # without controls
+        await store.commit(Transaction(now=NOW, controls=said))
+        await store.commit(Transaction(now=NOW))  # without controls
         await store.close()
         store = await Store.open(path)
         assert await store.controls() == said
@@ -144,7 +144,7 @@ async def test_edit_and_the_saved_job_are_written_together(store):
     spec = replace(new(1).spec, queue="quick", name="fresh")
 
     await store.commit(
-        WriteBatch(now=NOW, saves=saves(a_job(1, State.HELD, queue="quick")), edited={JobId(1): spec})
+        Transaction(now=NOW, saves=saves(a_job(1, State.HELD, queue="quick")), edited={JobId(1): spec})
     )
 
     view = await store.view(JobId(1))

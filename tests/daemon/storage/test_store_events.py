@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from bgd.core.job import JobId, Outcome, State
-from bgd.daemon.storage.records import AttemptEnd, AttemptPid, JobEvent, NewAttempt, RecentStats, WriteBatch
+from bgd.daemon.storage.records import AttemptEnd, AttemptPid, JobEvent, NewAttempt, RecentStats, Transaction
 from bgd.daemon.storage.store import Store
 from bgd.daemon.storage.write import EVENTS_KEPT
 from bgd.wire.views import EventView
@@ -19,7 +19,7 @@ def event(number, what="submit", state=State.QUEUED, *, at=NOW.wall, attempt=0, 
 
 
 async def append(store, *events):
-    await store.commit(WriteBatch(now=NOW, events=list(events)))
+    await store.commit(Transaction(now=NOW, events=list(events)))
 
 
 async def ids_of_events(store, after=0, limit=10):
@@ -34,11 +34,11 @@ async def run(store, number, *, waited, took, outcome=Outcome.SUCCEEDED, attempt
     )
     state = State.SUCCEEDED if outcome is Outcome.SUCCEEDED else State.FAILED
     await store.commit(
-        WriteBatch(
+        Transaction(
             now=NOW,
             saves=saves(a_job(number, state, attempt=attempt)),
             attempts=[NewAttempt(job, attempt, 1, "launcher", NOW.wall)],
-            pids=[AttemptPid(job, attempt, 1, started_at, NOW.elapsed + waited)],
+            pids={job: AttemptPid(job, attempt, 1, started_at, NOW.elapsed + waited)},
             ends=[end],
             events=[event(number, "end", state, at=at, attempt=attempt, outcome=outcome)],
         )
@@ -71,7 +71,7 @@ async def test_events_are_read_in_order_and_in_parts(store):
 async def test_events_of_a_failed_batch_do_not_exist(store):
     await append(store, event(1))
     with pytest.raises(sqlite3.IntegrityError):
-        await store.commit(WriteBatch(now=NOW, events=[event(98)], new=[new(7), new(7)]))
+        await store.commit(Transaction(now=NOW, events=[event(98)], new=[new(7), new(7)]))
 
     await append(store, event(2))
 
@@ -163,7 +163,7 @@ async def test_attempt_of_a_removed_job_still_counts(store):
     await put(store, new(1))
     await run(store, 1, waited=1, took=1)
 
-    await store.commit(WriteBatch(now=NOW, removed=[JobId(1)]))
+    await store.commit(Transaction(now=NOW, removed=[a_job(1)]))
 
     found = await store.stats(NOW.wall)
     assert (found.outcomes, found.run_median) == ({"succeeded": 1}, None)
