@@ -115,21 +115,12 @@ async def _serve(
         workers = WorkerPool(context)
         attempts = KnownAttempts(context, workers, channel, idle_exit.check)
 
-        async def end_strays_and_open(store: str) -> None:
-            try:
-                await end_strays(store, context)
-            except LauncherBusy as error:
-                log.error("%s", error)  # noqa: TRY400  a traceback would not help
-                idle_exit.request()
-            else:
-                supervisors.open()
-
         def leave() -> None:
             manager.stopping("ending jobs")
             idle_exit.request()
 
         def prepare(store: str) -> None:
-            group.create_task(end_strays_and_open(store))
+            group.create_task(_end_strays_and_open(store, context, supervisors, idle_exit))
 
         supervisors = Supervisors(
             *(attempts, channel, context.journal, idle_exit.check, context.abilities),
@@ -152,6 +143,18 @@ async def _serve(
         server.close()
         informing.cancel()
         context.delegation.give_up()
+
+
+async def _end_strays_and_open(
+    store: str, context: Context, supervisors: Supervisors, idle_exit: IdleExit
+) -> None:
+    try:
+        await end_strays(store, context)
+    except LauncherBusy as error:
+        log.error("%s", error)  # noqa: TRY400  a traceback would not help
+        idle_exit.request()
+    else:
+        supervisors.open()
 
 
 def _listen_for_signals(loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> None:
