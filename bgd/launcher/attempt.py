@@ -20,7 +20,7 @@ from bgd.launcher.output import AttemptOutput, LogFile
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
 from bgd.launcher.process import new_tag, set_tag
 from bgd.launcher.running import RunningAttempt
-from bgd.launcher.spawn import StandardInput, Stuck, spawn, spawn_in_fork
+from bgd.launcher.spawn import StandardInput, StuckProcess, spawn, spawn_in_fork
 from bgd.launcher.tree import Execution, Ladder, Tree
 from bgd.launcher.warm.attempts import NotAccepted
 from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
@@ -218,7 +218,7 @@ class AttemptStart:
                 log_text = f"bgd: a fresh interpreter for this job, as {reason}\n".encode()
         waits_for = self._context.mounts.that_may_hang(self._launch)
         with closing(
-            StandardInput(self._launch, self._context.state, is_apart=waits_for is not None)
+            StandardInput(self._launch, self._context.state, in_fork=waits_for is not None)
         ) as given:
             if given.is_fifo:
                 await self._wait_for_writer(given)
@@ -307,7 +307,7 @@ class AttemptStart:
             with pending.limited(launch.timeout or None, f"{silence} within the time limit"):
                 parts = launch, standard_input, output.job_end, context, group, tag
                 return await spawn_in_fork(*parts, stop_asked=pending.stop_asked)
-        except Stuck as stuck:
+        except StuckProcess as stuck:
             pending.problem = f"{silence}; {stuck}"
             log.warning("job %d: %s", launch.key.job, pending.problem)
             return None

@@ -44,7 +44,7 @@ def read_process(pid: int) -> Process | None:
     Some kernels block the reader while the process is in the middle of an exec. That can be forever if the
     exec closes a file on a file system that does not answer. `open_streams` and `mark_of` can block likewise.
     """
-    stat = contents(f"/proc/{pid}/stat", _MAX_STAT)
+    stat = _contents(f"/proc/{pid}/stat", _MAX_STAT)
     if not stat:
         return None
     # the name is in parentheses and may contain anything, even parentheses
@@ -66,7 +66,7 @@ def read_silent(pid: int) -> Process | None:
 
     /proc/PID/status and /proc/PID/limits never wait for another process.
     """
-    lines = contents(f"/proc/{pid}/status", _MAX_STATUS).splitlines()
+    lines = _contents(f"/proc/{pid}/status", _MAX_STATUS).splitlines()
     fields = {name: value.split() for name, _, value in (line.partition(b":") for line in lines)}
     if b"PPid" not in fields:
         return None
@@ -106,14 +106,14 @@ def open_streams(pid: int) -> set[StreamId]:
 
 def mark_of(pid: int) -> str | None:
     """Return the mark that a process was started with; None without one, or if it may not be inspected."""
-    environment = b"\0" + contents(f"/proc/{pid}/environ", _MAX_ENVIRONMENT)
+    environment = b"\0" + _contents(f"/proc/{pid}/environ", _MAX_ENVIRONMENT)
     _, found, rest = environment.partition(b"\0" + MARK.encode() + b"=")
     return rest.partition(b"\0")[0][:_MAX_MARK].decode(errors="replace") if found else None
 
 
 def tag_of(pid: int) -> int | None:
     """Return the tag of a process; None if it has none, or if it may not be inspected."""
-    _, _, rest = contents(f"/proc/{pid}/limits", _MAX_STAT).partition(b"Max realtime timeout")
+    _, _, rest = _contents(f"/proc/{pid}/limits", _MAX_STAT).partition(b"Max realtime timeout")
     soft = rest.split(maxsplit=1)[:1]
     number = int(soft[0]) if soft and soft[0].isdigit() else 0
     return number if number >= MIN_TAG else None
@@ -174,7 +174,7 @@ def _is_still_there(process: Process) -> bool:
     return now is not None and now.ticks == process.ticks
 
 
-def contents(path: str, most: int) -> bytes:
+def _contents(path: str, most: int) -> bytes:
     """Return what a file of a process holds; nothing if it does not exist or may not be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 async def spawn(
     launch: Launch, standard_input: int, output: int, context: Context, group: Group | None
-) -> Spawned:
+) -> SpawnedExecution:
     """Start the program in this control group, with stdout and stderr to `output`.
 
     Raises:
@@ -44,7 +44,7 @@ async def spawn(
         if result is not None:
             os.close(result)
         raise
-    return Spawned(process, result, context.children)
+    return SpawnedExecution(process, result, context.children)
 
 
 async def spawn_in_fork(  # noqa: PLR0917  the parts of one start
@@ -55,26 +55,26 @@ async def spawn_in_fork(  # noqa: PLR0917  the parts of one start
     group: Group | None,
     tag: int | None,
     stop_asked: asyncio.Future[None],
-) -> Spawned | None:
+) -> SpawnedExecution | None:
     """Do what `spawn` does in a fork, which may hang; when `stop_asked` is done, kill it and return None.
 
     Raises:
         CannotStart, OSError: as `spawn`.
-        Stuck: it was killed and does not die.
+        StuckProcess: it was killed and does not die.
     """
     result = unnamed_file(context.state) if launch.result else None
-    spawned: Spawned | None = None
+    spawned: SpawnedExecution | None = None
     try:
         command = _command(launch, standard_input, output, result, group, tag)
-        apart = ForkedStart(launch, command, context.children)
-        either: set[asyncio.Future[Any]] = {apart.settled, stop_asked}
+        started = ForkedStart(launch, command, context.children)
+        either: set[asyncio.Future[Any]] = {started.settled, stop_asked}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if apart.settled.done():
-            await apart.wait()
-            spawned = Spawned(apart.process, result, context.children)
+        if started.settled.done():
+            await started.wait()
+            spawned = SpawnedExecution(started.process, result, context.children)
         else:
-            apart.settled.cancel()
-            await _kill(apart.process, context)
+            started.settled.cancel()
+            await _kill(started.process, context)
         return spawned
     finally:
         if spawned is None and result is not None:
@@ -130,7 +130,9 @@ async def _kill(process: asyncio.subprocess.Process, context: Context) -> None:
         ended.cancel()
         # reap it if it ever dies
         context.children.watch(process.pid, lambda _: context.children.take_usage(process.pid))
-        raise Stuck(f"process {process.pid} was killed and waits in the kernel; it runs no program any more")
+        raise StuckProcess(
+            f"process {process.pid} was killed and waits in the kernel; it runs no program any more"
+        )
 
 
 def _command(
@@ -168,7 +170,7 @@ def _with_result(environment: dict[str, str], result: int | None) -> dict[str, s
     return environment if result is None else {**environment, "BGD_RESULT_FD": str(result)}
 
 
-class Spawned:
+class SpawnedExecution:
     """An attempt's first process, which is a child of the launcher."""
 
     def __init__(self, process: asyncio.subprocess.Process, result: int | None, children: Children) -> None:
@@ -200,7 +202,7 @@ class Spawned:
         """Do nothing: the process belonged to the attempt alone."""
 
 
-class Stuck(Exception):
+class StuckProcess(Exception):
     """A process that was killed before it ran a program does not die; the message names it."""
 
 
@@ -386,8 +388,8 @@ _MAX_REPORT = 4096
 class StandardInput:
     """The standard input of a process. `fd` is its descriptor; None if there is nothing to read."""
 
-    def __init__(self, launch: Launch, folder: str, *, is_apart: bool = False) -> None:
-        """Open it; unnamed files are made in `folder`. `is_apart`: leave a path to the fork, which may hang.
+    def __init__(self, launch: Launch, folder: str, *, in_fork: bool = False) -> None:
+        """Open it; unnamed files are made in `folder`. `in_fork`: leave a path to the fork, which may hang.
 
         Raises:
             CannotStart: it cannot be read.
@@ -396,7 +398,7 @@ class StandardInput:
         self.fd: int | None = None
         if launch.stdin is not None:
             self.fd = unnamed_file(folder, launch.stdin)
-        elif launch.stdin_path is not None and not is_apart:
+        elif launch.stdin_path is not None and not in_fork:
             # opening a FIFO must not block the event loop until there is a writer
             self.fd = open_input(launch.cwd, launch.stdin_path, os.O_NONBLOCK)
             os.set_blocking(self.fd, True)  # programs expect blocking input

@@ -57,14 +57,14 @@ class WorkerJobs:
         self._kill = kill
         self._numbers = itertools.count(1)
         self._handovers: dict[int, _Handover] = {}
-        self._begun: dict[int, Forked | Reused] = {}
+        self._begun: dict[int, ForkedExecution | ReusedExecution] = {}
 
     @property
     def is_running(self) -> bool:
         """Whether an attempt has begun and not ended."""
         return bool(self._begun)
 
-    async def run(self, launch: Launch, output: int, tag: int | None) -> Forked | Reused:
+    async def run(self, launch: Launch, output: int, tag: int | None) -> ForkedExecution | ReusedExecution:
         """Let the worker run an attempt, whose processes get this tag and whose output goes to `output`.
 
         Raises:
@@ -98,7 +98,9 @@ class WorkerJobs:
         try:
             _check(message, handover.launch, self._context)
             if message.usage is not None:  # only a worker that runs jobs itself sends this at once
-                begun: Forked | Reused = self._reused(number, handover.result, message.usage)
+                begun: ForkedExecution | ReusedExecution = self._reused(
+                    number, handover.result, message.usage
+                )
             else:
                 begun = self._forked(number, handover.result, descriptor)
         except (NotAccepted, CannotStart, OSError, LostChild) as error:
@@ -119,16 +121,16 @@ class WorkerJobs:
         for begun in list(self._begun.values()):
             begun.worker_ended(code, usage)
 
-    def _reused(self, number: int, result: int, before: Totals) -> Reused:
+    def _reused(self, number: int, result: int, before: WorkerUsage) -> ReusedExecution:
         def take_back(is_fit: bool) -> None:  # noqa: FBT001  called with one argument, which the name explains
             del self._begun[number]
             if not is_fit:
                 self._retire()
             self._ended()
 
-        return Reused(self._process.pid, result, before, self._context.children, take_back)
+        return ReusedExecution(self._process.pid, result, before, self._context.children, take_back)
 
-    def _forked(self, number: int, result: int, pidfd: int | None) -> Forked:
+    def _forked(self, number: int, result: int, pidfd: int | None) -> ForkedExecution:
         if pidfd is None:
             raise LostChild("its warm worker named no process")
 
@@ -142,7 +144,9 @@ class WorkerJobs:
         try:
             # if the worker has died since, this process is the child's parent
             child = child_of({self._process.pid, os.getpid()}, pidfd)
-            return Forked(child, pidfd, result, self._context, reap=reap, ended=end, silent=self._kill)
+            return ForkedExecution(
+                child, pidfd, result, self._context, reap=reap, ended=end, silent=self._kill
+            )
         except OSError as error:  # it runs already: an OSError would let it be tried again
             raise LostChild(f"its process could not be watched: {error.strerror}") from error
 
@@ -153,7 +157,9 @@ class _Handover:
     def __init__(self, launch: Launch, result: int) -> None:
         self.launch = launch
         self.result = result
-        self.begun: asyncio.Future[Forked | Reused] = asyncio.get_running_loop().create_future()
+        self.begun: asyncio.Future[ForkedExecution | ReusedExecution] = (
+            asyncio.get_running_loop().create_future()
+        )
 
 
 def _description(launch: Launch, environment: dict[str, str]) -> dict[str, object]:
@@ -190,11 +196,11 @@ def _check(message: WorkerMessage, launch: Launch, context: Context) -> None:
 # --- An attempt that runs in a warm worker's own process, which runs nothing else meanwhile.
 
 
-Totals = tuple[float, float, int]
+WorkerUsage = tuple[float, float, int]
 """What a worker has used since it began: user and system seconds, and its peak memory in KiB."""
 
 
-class Reused:
+class ReusedExecution:
     """An attempt that runs in the worker's own process.
 
     `before`: what the worker had used when the attempt began. `returned` is called when the attempt no longer
@@ -202,7 +208,7 @@ class Reused:
     """
 
     def __init__(
-        self, pid: int, result: int, before: Totals, children: Children, returned: Callable[[bool], None]
+        self, pid: int, result: int, before: WorkerUsage, children: Children, returned: Callable[[bool], None]
     ) -> None:
         self.pid = pid
         self.result: int | None = result
@@ -248,7 +254,7 @@ class Reused:
         self._is_worker_dead = True
         self._finish(code, usage and (usage.ru_utime, usage.ru_stime, usage.ru_maxrss))
 
-    def _finish(self, code: int, totals: Totals | None) -> None:
+    def _finish(self, code: int, totals: WorkerUsage | None) -> None:
         if self._end.done():
             return
         if totals is not None:
@@ -262,7 +268,7 @@ class Reused:
 # --- An attempt that runs in a process forked from a warm worker, which stays its parent.
 
 
-class Forked:
+class ForkedExecution:
     """An attempt in a process that the worker forked. The worker reports its end, and reaps it when told.
 
     `reap` is called when the worker may reap it. Until then its pid is not reused, so it is safe to signal it

@@ -18,7 +18,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.problems import CannotStart, one_line
 from bgd.launcher.process import MARK, read_process
 from bgd.launcher.spawn import Command, ForkedStart, start_process
-from bgd.launcher.warm.attempts import Forked, NotAccepted, Reused, WorkerJobs
+from bgd.launcher.warm.attempts import ForkedExecution, NotAccepted, ReusedExecution, WorkerJobs
 from bgd.launcher.warm.channel import WORKER_PROTOCOL, WorkerChannel, WorkerMessage
 from bgd.wire.launching import Launch, NotStarted, WarmStart
 
@@ -185,7 +185,7 @@ class Worker:
 
     async def run(
         self, launch: Launch, output: int, tag: int | None, stop_asked: asyncio.Future[None]
-    ) -> Forked | Reused:
+    ) -> ForkedExecution | ReusedExecution:
         """Let it run an attempt with this tag; if this raises, the caller must release the worker.
 
         When `stop_asked` is done, because the attempt is to end, the worker gets little more time to begin.
