@@ -31,7 +31,7 @@ space := $(empty) $(empty)
 .PHONY: help setup check bench-compare client test test-pure-rooms test-series test-long simulate fuzz faults debian-packages demo pictures install pins uninstall clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: $(INSTALLED)  ## create .venv with bgd and the developers' tools
 
