@@ -29,8 +29,7 @@ from tests.daemon.harness import ServedHarness, command, configure, served
 from tests.daemon.scripted_launcher import ScriptedLauncher, end
 
 CODE = str(Path(bgd.__file__).parent)
-TIMES = 10  # submits, and attempts
-ROUNDS = 15  # the cheapest counts: in others more turns of the event loop, or an import, come in between
+ROUNDS = 150  # the cheapest counts: in others the event loop turns more often, or an import comes in between
 BATCH = 2_000  # jobs
 ENVIRONMENT = {f"VARIABLE_{number:02}": "v" * 85 for number in range(50)}  # as large as that of a shell
 
@@ -66,13 +65,13 @@ async def measure(folder: Path) -> dict[str, int]:
     try:
         async with served(config, launcher) as life:
             caller = await life.call()
-            jobs = [await counter.counted(attempts(life, caller, TIMES)) for _ in range(ROUNDS)]
-            await submits(caller, 1)
+            jobs = [await counter.counted(attempt(life, caller)) for _ in range(ROUNDS)]
+            await submit(caller)
             await launcher.hear(Launch)  # it takes the only slot, so that the others wait
-            waiting = [await counter.counted(submits(caller, TIMES)) for _ in range(ROUNDS)]
+            waiting = [await counter.counted(submit(caller)) for _ in range(ROUNDS)]
             counts = {
-                f"function calls, {TIMES} submits": min(waiting),
-                f"function calls, {TIMES} jobs": min(jobs),
+                "function calls, a submit": min(waiting),
+                "function calls, a job": min(jobs),
             }
             sys.setprofile(None)
             return counts | await memory(caller)
@@ -98,18 +97,16 @@ async def memory(caller: Caller) -> dict[str, int]:
     }
 
 
-async def submits(caller: Caller, times: int) -> None:
-    for _ in range(times):
-        await caller.ask(Submit(1, command(env=ENVIRONMENT), os.urandom(16)), Submitted)
+async def submit(caller: Caller) -> None:
+    await caller.ask(Submit(1, command(env=ENVIRONMENT), os.urandom(16)), Submitted)
 
 
-async def attempts(life: ServedHarness, caller: Caller, times: int) -> None:
-    """Submit jobs one by one, each of which starts and succeeds."""
-    for _ in range(times):
-        await submits(caller, 1)
-        launch = await life.launcher.hear(Launch)
-        life.launcher.say(AttemptStarted(launch.key, os.getpid(), 1.0, since=1.0), end(launch.key))
-        await life.launcher.hear(Acknowledge)
+async def attempt(life: ServedHarness, caller: Caller) -> None:
+    """Submit a job, which starts and succeeds."""
+    await submit(caller)
+    launch = await life.launcher.hear(Launch)
+    life.launcher.say(AttemptStarted(launch.key, os.getpid(), 1.0, since=1.0), end(launch.key))
+    await life.launcher.hear(Acknowledge)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bgd.__main__ import main
+from bgd.daemon import supervisor
 from bgd.daemon.storage import schema, store
 
 COUNTS = struct.Struct("=QQ")  # statements, and those of them that commit
@@ -44,4 +45,6 @@ if __name__ == "__main__":
     with Path(os.environ[VARIABLE]).open("r+b") as file:
         shared = mmap.mmap(file.fileno(), COUNTS.size)
     store.open_writable = counting(schema.open_writable, shared)  # type: ignore[attr-defined, assignment]
+    # the pid of a job that ends within a minute is saved with its end, on a slow machine as on a fast one
+    supervisor.PID_DELAY = 60.0
     sys.exit(main())
