@@ -89,7 +89,7 @@ class DatabaseConnection:
             StoreBroken: the disk or the file failed, in this call or an earlier one. Trying again cannot
                 write what the kernel dropped after a failed sync.
         """
-        run = partial(function, self._raw, *args, **kwargs)
+        run = [partial(function, self._raw, *args, **kwargs)]
         result: R = await self._connection._execute(self._guarded, run)  # type: ignore[no-untyped-call]  # noqa: SLF001 (see the class; aiosqlite leaves it untyped)
         return result
 
@@ -99,15 +99,21 @@ class DatabaseConnection:
 
     def _connect_guarded(self) -> sqlite3.Connection:
         self._thread = current_thread()
-        self._raw = self._guarded(self._connect)
+        self._raw = self._guarded([self._connect])
         return self._raw
 
-    def _guarded(self, run: Callable[[], R]) -> R:
-        """Translate errors, here on the thread: a cancelled caller does not see them, and they must last."""
+    def _guarded(self, run: list[Callable[[], R]]) -> R:
+        """Take the one call from the list and run it.
+
+        aiosqlite's thread keeps its last function until it gets the next one. That may be hours later, so the
+        list must not hold the arguments any more: they can be a batch of a hundred megabytes.
+
+        Errors are translated here on the thread: a cancelled caller does not see them, and they must last.
+        """
         if self._failure is not None:
             raise StoreBroken(self._failure)
         try:
-            return run()
+            return run.pop()()
         except sqlite3.Error as error:
             broken = translate_error(error, self._path)
             if broken is None:  # a bug in the program, not a problem with the file

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import aiosqlite
@@ -341,3 +342,16 @@ async def test_lack_of_threads_is_reported_in_one_line(tmp_path, monkeypatch):
                 await Store.open(str(tmp_path / "other.db"))
     finally:
         await store.close()
+
+
+async def test_what_has_been_written_does_not_stay_in_memory_until_the_next_write(store):
+    class Rows:
+        pass
+
+    rows = Rows()
+    written = weakref.ref(rows)
+
+    await store._writer.call(lambda _db, _rows: None, rows)
+    del rows
+
+    assert written() is None
