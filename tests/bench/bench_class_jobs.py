@@ -8,7 +8,6 @@ The peers are installed on the first run, see `installing.py`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -16,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from bgd.core.spec import Isolation, JobSpec
@@ -24,6 +24,7 @@ from bgd.wire.requests import Cancel, SubmitMany
 from tests.bench import installing
 from tests.bench.class_jobs import memory, processor
 from tests.bench.harness import BareClient, daemon, report, spread
+from tests.bench.options import Peers, arguments
 from tests.support import wait_until
 
 PART = 500  # jobs in one frame
@@ -40,6 +41,12 @@ PEERS_JOBS = {
     "celery_process_each": 100,
     "dramatiq_processes": 3_000,
     "procrastinate": 500,
+}
+RATIOS = {
+    "p5_share_of_bare_fork": ("bgd_fork", "bare_fork"),
+    "p5_times_rq_forking": ("bgd_fork", "rq_forking"),
+    "p5_times_celery_pool": ("bgd_fork", "celery_pool"),
+    "p6_times_huey_processes": ("bgd_reuse", "huey_processes"),
 }
 
 
@@ -110,8 +117,9 @@ def peer_run(name: str, at_once: int, count: int) -> tuple[float, float]:
     return found["rate"], found["megabytes"]
 
 
-def measure(at_once: int, rounds: int, share: float) -> None:
+def measure(at_once: int, rounds: int, share: float, *, with_peers: bool) -> None:
     """Run each once per round, so that a busy minute of the machine affects all of them."""
+    peers = Peers()
     rates: dict[str, list[float]] = {}
     sizes: dict[str, list[float]] = {}
     used: dict[str, list[float]] = {}
@@ -125,7 +133,10 @@ def measure(at_once: int, rounds: int, share: float) -> None:
             runs[f"bgd_{isolation}"] = rate, size
             for who, microseconds in spent.items():
                 used.setdefault(f"bgd_{isolation}_{who}", []).append(microseconds)
-        runs |= {name: peer_run(name, at_once, round(count * share)) for name, count in PEERS_JOBS.items()}
+        for name, count in PEERS_JOBS.items() if with_peers else ():
+            run = peers.ask(name, partial(peer_run, name, at_once, round(count * share)))
+            if run is not None:
+                runs[name] = run
         for name, (rate, size) in runs.items():
             rates.setdefault(name, []).append(rate)
             sizes.setdefault(name, []).append(size)
@@ -134,22 +145,21 @@ def measure(at_once: int, rounds: int, share: float) -> None:
         "class jobs",
         slots=at_once,
         jobs_a_second={name: spread(values) for name, values in rates.items()},
-        p5_share_of_bare_fork=round(median["bgd_fork"] / median["bare_fork"], 2),
-        p5_times_rq_forking=round(median["bgd_fork"] / median["rq_forking"], 1),
-        p5_times_celery_pool=round(median["bgd_fork"] / median["celery_pool"], 2),
-        p6_times_huey_processes=round(median["bgd_reuse"] / median["huey_processes"], 2),
+        **{
+            name: round(median[ours] / median[other], 2)
+            for name, (ours, other) in RATIOS.items()
+            if other in median
+        },
         own_megabytes_of_a_running_job=({name: spread(values) for name, values in sizes.items()}),
         microseconds_of_processors_a_job={name: spread(values) for name, values in used.items()},
+        missing=peers.missing,
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rounds", type=int, nargs="?", default=3)
-    parser.add_argument("--quick", action="store_true", help="fewer jobs, and 2 slots only: to try")
-    options = parser.parse_args()
+    options = arguments(__doc__, rounds=3)
     for at_once in (2,) if options.quick else (2, 8):
-        measure(at_once, options.rounds, 0.2 if options.quick else 1.0)
+        measure(at_once, options.rounds, 0.2 if options.quick else 1.0, with_peers=not options.no_peers)
 
 
 if __name__ == "__main__":

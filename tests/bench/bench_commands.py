@@ -10,10 +10,10 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bgd.core.spec import JobSpec
@@ -21,39 +21,43 @@ from bgd.wire.replies import Submitted
 from bgd.wire.requests import SubmitMany
 from tests.bench import installing
 from tests.bench.harness import ENVIRONMENT, BareClient, daemon, report, spread
+from tests.bench.options import Peers, arguments
 from tests.support import wait_until
 
 HYPERQUEUE = Path(__file__).with_name("class_jobs") / "commands_of_hyperqueue.py"
 
 JOBS = 2_000
+SLOW_JOBS = 300  # of systems that take milliseconds for each
 PART = 500  # jobs in one frame
+QUICK = 0.1  # of the jobs, to try
 
 
-def bgd_rate(path: str) -> float:
+def bgd_rate(path: str, jobs: int) -> float:
     client = BareClient(path)
     spec = JobSpec(argv=("/bin/true",), cwd="/", umask=0o022)
     began = time.perf_counter()
     parts = [
-        SubmitMany(id=1, specs=[spec] * PART, env=ENVIRONMENT, more=start + PART < JOBS)
-        for start in range(0, JOBS, PART)
+        SubmitMany(id=1, specs=[spec] * min(PART, jobs - start), env=ENVIRONMENT, more=start + PART < jobs)
+        for start in range(0, jobs, PART)
     ]
     client.send(*parts)
     reply = client.receive()
     assert isinstance(reply, Submitted), reply
     client.wait(reply.jobs)
-    return JOBS / (time.perf_counter() - began)
+    return jobs / (time.perf_counter() - began)
 
 
-def xargs_rate(slots: int) -> float:
+def xargs_rate(slots: int, share: float) -> float:
+    jobs = round(JOBS * share)
     began = time.perf_counter()
-    numbers = "\n".join(["-"] * JOBS).encode()
+    numbers = "\n".join(["-"] * jobs).encode()
     subprocess.run(["xargs", f"-P{slots}", "-n1", "/bin/true"], input=numbers, check=True)
-    return JOBS / (time.perf_counter() - began)
+    return jobs / (time.perf_counter() - began)
 
 
-def parallel_rate(slots: int) -> float:
+def parallel_rate(slots: int, share: float) -> float:
     path, environment = installing.program("parallel")
-    jobs = 300  # each takes about 20 ms
+    jobs = round(SLOW_JOBS * share)
     numbers = "\n".join(["-"] * jobs).encode()
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -62,11 +66,11 @@ def parallel_rate(slots: int) -> float:
         return jobs / (time.perf_counter() - began)
 
 
-def tsp_rate(slots: int) -> float:
+def tsp_rate(slots: int, share: float) -> float:
     path, environment = installing.program("tsp")
     with tempfile.TemporaryDirectory() as folder:
         env = environment | {"TS_SOCKET": f"{folder}/socket", "TMPDIR": folder, "TS_MAXFINISHED": "2000"}
-        jobs = 300  # each waits in a process of its own
+        jobs = round(SLOW_JOBS * share)  # each waits in a process of its own
         subprocess.run([path, "-S", str(slots)], env=env, check=True)
         began = time.perf_counter()
         for _ in range(jobs):
@@ -77,10 +81,10 @@ def tsp_rate(slots: int) -> float:
         return rate
 
 
-def nq_rate(slots: int) -> float:
+def nq_rate(slots: int, share: float) -> float:
     """Return nq's jobs a second; a queue runs one job at a time, so there is a queue for each slot."""
     path, environment = installing.program("nq")
-    jobs = 300
+    jobs = round(SLOW_JOBS * share)
     with tempfile.TemporaryDirectory() as folder:
         queues = [{**environment, "NQDIR": f"{folder}/{number}"} for number in range(slots)]
         for queue in queues:
@@ -93,10 +97,10 @@ def nq_rate(slots: int) -> float:
         return jobs / (time.perf_counter() - began)
 
 
-def hyperqueue_rate(slots: int) -> float:
+def hyperqueue_rate(slots: int, share: float) -> float:
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [installing.peers_python(), HYPERQUEUE, str(JOBS), str(slots)],
+            [installing.peers_python(), HYPERQUEUE, str(round(JOBS * share)), str(slots)],
             env={"HOME": folder, "PATH": os.environ["PATH"]},
             cwd=folder,
             capture_output=True,
@@ -105,11 +109,10 @@ def hyperqueue_rate(slots: int) -> float:
     return float(done.stdout.split()[-1])
 
 
-def pueue_rate(slots: int) -> float | None:
-    """Return pueue's jobs a second; None if it is not on PATH."""
+def pueue_rate(slots: int, share: float) -> float:
     if shutil.which("pueued") is None:
-        return None
-    jobs = 300
+        raise RuntimeError("pueued is not on PATH")
+    jobs = round(SLOW_JOBS * share)
     with tempfile.TemporaryDirectory() as folder:
         environment = {"HOME": folder, "PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": folder}
         daemon = subprocess.Popen(["pueued"], env=environment, stdout=subprocess.DEVNULL)
@@ -129,7 +132,7 @@ def pueue_rate(slots: int) -> float | None:
             daemon.wait()
 
 
-PEERS: dict[str, Callable[[int], float | None]] = {
+PEERS: dict[str, Callable[[int, float], float]] = {
     "xargs": xargs_rate,
     "parallel": parallel_rate,
     "task_spooler": tsp_rate,
@@ -139,25 +142,33 @@ PEERS: dict[str, Callable[[int], float | None]] = {
 }
 
 
-def main(rounds: int) -> None:
+def main() -> None:
+    options = arguments(__doc__, rounds=5)
+    share = QUICK if options.quick else 1.0
+    chosen = {"xargs": xargs_rate} if options.no_peers else PEERS
+    peers = Peers()
     for slots in (2, 8):
         rates: dict[str, list[float]] = {}
         with daemon(slots) as running:
-            for _ in range(rounds):
-                rates.setdefault("bgd", []).append(bgd_rate(running.socket))
-                for name, peer in PEERS.items():
-                    if (rate := peer(slots)) is not None:
+            for _ in range(options.rounds):
+                rates.setdefault("bgd", []).append(bgd_rate(running.socket, round(JOBS * share)))
+                for name, peer in chosen.items():
+                    if (rate := peers.ask(name, partial(peer, slots, share))) is not None:
                         rates.setdefault(name, []).append(rate)
         median = {name: statistics.median(values) for name, values in rates.items()}
+        ratios = {"p4_share_of_xargs": "xargs", "p4_times_task_spooler": "task_spooler"}
         report(
             "commands",
             slots=slots,
             **{f"{name}_jobs_a_second": spread(values) for name, values in rates.items()},
-            p4_share_of_xargs=round(median["bgd"] / median["xargs"], 2),
-            p4_times_task_spooler=round(median["bgd"] / median["task_spooler"], 2),
-            missing=[name for name in PEERS if name not in rates],
+            **{
+                name: round(median["bgd"] / median[peer], 2)
+                for name, peer in ratios.items()
+                if peer in median
+            },
+            missing=peers.missing,
         )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    main()

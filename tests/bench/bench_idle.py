@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 from tests.bench.harness import daemon, report, submit, submitted
+from tests.bench.options import arguments
 
 SECONDS = 5
 
@@ -32,6 +33,7 @@ def system_calls(pid: int) -> int:
 
 
 def main() -> None:
+    arguments(__doc__, rounds=1)
     with daemon(slots=2) as running:
         client = running.connect()
         client.wait([submitted(client, submit(1))])

@@ -7,7 +7,11 @@ import subprocess
 import time
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from bgd.core.spec import DEFAULT_QUEUE
 from tests.bench.harness import BareClient, daemon, percentiles, report, submit, submitted
+from tests.bench.options import arguments
 
 SAMPLES = 300
 LOAD_CLIENTS = 8
@@ -16,22 +20,24 @@ LOAD_CLIENTS = 8
 STAMP = ("/bin/date", "+%s.%N")
 
 
-def submit_to_start(path: str, logs: Path) -> list[float]:
+def submit_to_start(path: str, logs: Path, samples: int, queue: str = DEFAULT_QUEUE) -> list[float]:
     """Submit, one at a time, jobs that print the time of their start."""
     client = BareClient(path)
     times = []
-    for number in range(SAMPLES):
+    for number in range(samples):
+        request = submit(number, STAMP)
+        request = replace(request, spec=replace(request.spec, queue=queue))
         began = time.time()
-        job = submitted(client, submit(number, STAMP))
+        job = submitted(client, request)
         client.wait([job])
         times.append(float((logs / f"{job // 1000}/{job}.1.log").read_text()) - began)
     return times
 
 
-def exit_to_start(path: str) -> list[float]:
+def exit_to_start(path: str, samples: int) -> list[float]:
     """Queue jobs for one slot; compare the end of one with the start of the next, by the launcher's times."""
     client = BareClient(path)
-    jobs = [submitted(client, submit(number, ("/bin/true",))) for number in range(SAMPLES)]
+    jobs = [submitted(client, submit(number, ("/bin/true",))) for number in range(samples)]
     client.wait(jobs)
     attempts = [client.attempt(job) for job in jobs]
     ends = [attempt.finished_at or 0.0 for attempt in attempts[:-1]]
@@ -59,9 +65,11 @@ def keep_submitting(path: str, stop: multiprocessing.synchronize.Event) -> None:
 
 
 def main() -> None:
+    options = arguments(__doc__, rounds=1)
+    samples = 20 if options.quick else SAMPLES * options.rounds
     with daemon(slots=4) as running:
         logs = running.folder / "logs"
-        idle = submit_to_start(running.socket, logs)
+        idle = submit_to_start(running.socket, logs, samples)
         stop = multiprocessing.Event()
         load = [
             multiprocessing.Process(target=keep_submitting, args=(running.socket, stop))
@@ -69,12 +77,12 @@ def main() -> None:
         ]
         for process in load:
             process.start()
-        loaded = submit_to_start(running.socket, logs)
+        loaded = submit_to_start(running.socket, logs, samples)
         stop.set()
         for process in load:
             process.join()
     with daemon(slots=1) as running:
-        between = exit_to_start(running.socket)
+        between = exit_to_start(running.socket, samples)
     report(
         "latency",
         p7_submit_to_first_instruction_idle_ms=percentiles(idle),

@@ -1,10 +1,9 @@
-"""How quick are lists, pages and figures with a million jobs? P10: queued ones. P11: finished ones."""
+"""How quick are submits, starts, lists and pages beside up to a million jobs? P10: queued; P11: finished."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,15 +11,20 @@ from pathlib import Path
 from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
 
 from bgd.core.job import State
+from bgd.core.spec import DEFAULT_QUEUE
 from bgd.wire.replies import End, Login
-from bgd.wire.requests import GetLogin, GetQueues, GetStats, List, Request
+from bgd.wire.requests import GetLogin, GetQueues, GetStats, List, Pause, Request, Resume
+from tests.bench.bench_latency import submit_to_start
 from tests.bench.filled import RARE, fill
 from tests.bench.harness import BareClient, Daemon, daemon, percentiles, report, submit
+from tests.bench.options import arguments
 
-JOBS = 1_000_000
+JOBS = (1_000, 10_000, 100_000, 1_000_000)
+QUICK = (1_000, 3_000)
 TIMES = 40  # for each question
 SUBMITS = 2_000
 PLACE = "127.0.0.1:48643"
+KEPT = '[retention]\nsucceeded_for = "unlimited"\nmax_finished = "unlimited"\nlogs_total = "unlimited"\n'
 
 
 def questions(state: State, jobs: int) -> dict[str, List]:
@@ -79,9 +83,18 @@ def read(opener: OpenerDirector, address: str) -> None:
         answer.read()
 
 
+def start_times(running: Daemon, client: BareClient) -> list[float]:
+    """Return how long jobs of another queue took from submit to first instruction, while all these stay."""
+    for queue in (DEFAULT_QUEUE, "rare"):
+        client.ask(Pause(1, queue))
+    client.ask(Resume(1))
+    return submit_to_start(running.socket, running.folder / "logs", TIMES, queue="quick")
+
+
 def measure(running: Daemon, state: State, jobs: int) -> dict[str, object]:
     client = running.connect()
     megabytes = running.resident_megabytes()
+    starts = start_times(running, client)
     lists = {name: timed(partial(stream, client, query)) for name, query in questions(state, jobs).items()}
     opener = browser(client)
     pages = ("", "?queue=rare", f"?state={state}&queue=rare", "?name=nobody*", "?state=failed", "?tag=rare")
@@ -94,26 +107,31 @@ def measure(running: Daemon, state: State, jobs: int) -> dict[str, object]:
         },
         "stats_ms": timed(lambda: client.ask(GetStats(1))),
         "queues_ms": timed(lambda: client.ask(GetQueues(1))),
+        "start_ms": percentiles(starts),
         "submit_ms": timed(lambda: client.ask(submit(1)), SUBMITS),
         "resident_mb_at_last": running.resident_megabytes(),
     }
 
 
-def main(jobs: int) -> None:
-    figures: dict[str, object] = {"jobs": jobs, "rare_are": jobs // RARE}
-    for state in (State.QUEUED, State.SUCCEEDED):
-        rates: list[float] = []
+def main() -> None:
+    options = arguments(__doc__, rounds=1)
+    for jobs in QUICK if options.quick else JOBS:
+        figures: dict[str, object] = {"jobs": jobs, "rare_are": jobs // RARE}
+        for state in (State.QUEUED, State.SUCCEEDED):
+            figures[state.value] = filled_and_measured(state, jobs)
+        report("lists", **figures)
 
-        def prepare(folder: Path, state: State = state, rates: list[float] = rates) -> None:
-            is_finished = state is State.SUCCEEDED
-            rates.append(asyncio.run(fill(folder / "bgd.db", jobs, finished=is_finished, uid=os.getuid())))
 
-        with daemon(
-            slots=1, extra=f'[http]\nlisten = "{PLACE.removeprefix("http://")}"\n', prepare=prepare
-        ) as running:
-            figures[state.value] = {"stored_a_second": round(rates[0])} | measure(running, state, jobs)
-    report("lists", **figures)
+def filled_and_measured(state: State, jobs: int) -> dict[str, object]:
+    rates: list[float] = []
+
+    def prepare(folder: Path) -> None:
+        is_finished = state is State.SUCCEEDED
+        rates.append(asyncio.run(fill(folder / "bgd.db", jobs, finished=is_finished, uid=os.getuid())))
+
+    with daemon(slots=1, extra=f'[http]\nlisten = "{PLACE}"\n{KEPT}', prepare=prepare) as running:
+        return {"stored_a_second": round(rates[0])} | measure(running, state, jobs)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else JOBS)
+    main()

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 
 from tests.bench.harness import BareClient, daemon, percentiles, report, spread, submit, submitted
+from tests.bench.options import arguments
 
 BYTES = 1 << 30
-WRITER = ("/usr/bin/head", "-c", str(BYTES), "/dev/zero")
+QUICK = 1 << 26
 STAMP = ("/bin/date", "+%s.%N")
 
 
-def main(rounds: int) -> None:
+def main() -> None:
+    options = arguments(__doc__, rounds=3)
+    size = QUICK if options.quick else BYTES
+    writer = ("/usr/bin/head", "-c", str(size), "/dev/zero")
     ours, plain, daemon_cpu, launcher_cpu, starts = [], [], [], [], []
     with daemon(slots=4, extra='[logs]\nmax_bytes = "3GB"\n') as running:
         client = BareClient(running.socket)
         logs = running.folder / "logs"
-        for _ in range(rounds):
+        for _ in range(options.rounds):
             redirected = running.folder / "plain"
             began = time.perf_counter()
             with redirected.open("wb") as target:
-                subprocess.run(WRITER, stdout=target, check=True)
+                subprocess.run(writer, stdout=target, check=True)
             plain.append(time.perf_counter() - began)
             redirected.unlink()
 
             before = [running.seconds_of(pid) for pid in (running.process.pid, running.launcher_pid)]
             began = time.perf_counter()
-            job = submitted(client, submit(1, WRITER))
+            job = submitted(client, submit(1, writer))
             client.wait([job])
             ours.append(time.perf_counter() - began)
             after = [running.seconds_of(pid) for pid in (running.process.pid, running.launcher_pid)]
@@ -36,7 +39,7 @@ def main(rounds: int) -> None:
             launcher_cpu.append(after[1] - before[1])
             (logs / f"{job // 1000}/{job}.1.log").unlink()
 
-            job = submitted(client, submit(1, WRITER))
+            job = submitted(client, submit(1, writer))
             for number in range(10):
                 began = time.time()
                 other = submitted(client, submit(number, STAMP))
@@ -46,7 +49,7 @@ def main(rounds: int) -> None:
             (logs / f"{job // 1000}/{job}.1.log").unlink()
     report(
         "output",
-        bytes=BYTES,
+        bytes=size,
         redirect_seconds=spread([value * 10 for value in plain]) | {"unit": "0.1 s"},
         bgd_seconds=spread([value * 10 for value in ours]) | {"unit": "0.1 s"},
         ratio_of_medians=round(sorted(ours)[len(ours) // 2] / sorted(plain)[len(plain) // 2], 2),
@@ -57,4 +60,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    main()

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from pathlib import Path
 from threading import Event, Thread, Timer
 
 from bgd.wire.replies import End, Pruned
 from bgd.wire.requests import Prune
+from tests.bench.bench_lists import KEPT
 from tests.bench.filled import fill
 from tests.bench.harness import Daemon, daemon, percentiles, report, submit, submitted
+from tests.bench.options import arguments
 
 JOBS = 1_000_000
+QUICK = 3_000
 SECONDS = 20.0  # of submits without pruning, for comparison
-KEPT_FOR_NOW = (
-    '[retention]\nsucceeded_for = "unlimited"\nmax_finished = "unlimited"\nlogs_total = "unlimited"\n'
-)
 
 
 def submit_until(running: Daemon, end: Event) -> list[float]:
@@ -65,13 +64,15 @@ def measure(running: Daemon, jobs: int) -> dict[str, object]:
     }
 
 
-def main(jobs: int) -> None:
+def main() -> None:
+    jobs = QUICK if arguments(__doc__, rounds=1).quick else JOBS
+
     def prepare(folder: Path) -> None:
         asyncio.run(fill(folder / "bgd.db", jobs, finished=True, uid=os.getuid()))
 
-    with daemon(slots=1, extra=KEPT_FOR_NOW, prepare=prepare) as running:
+    with daemon(slots=1, extra=KEPT, prepare=prepare) as running:
         report("prune", jobs=jobs, **measure(running, jobs))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else JOBS)
+    main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -28,7 +29,17 @@ QUESTIONS = {
     "latency": ["bench_latency"],
     "start": ["bench_start", "10"],
     "idle": ["bench_idle"],
+    "disk": ["bench_disk"],
 }
+
+SHARED = ("options", "installing")  # which these programs import
+
+# For revisions whose programs have no option for it; of these only class jobs would run many peers
+CLASS_JOBS_WITHOUT_PEERS = """
+from tests.bench import bench_class_jobs
+bench_class_jobs.peer_run = lambda *_: (float("nan"), float("nan"))
+bench_class_jobs.main()
+"""
 
 
 def checked_out(revision: str) -> Path:
@@ -47,7 +58,7 @@ def checked_out(revision: str) -> Path:
         archive = subprocess.run(["git", "archive", sha], cwd=ROOT, capture_output=True, check=True).stdout
         subprocess.run(["tar", "--extract"], input=archive, cwd=folder, check=True)
         subprocess.run(["make", "setup"], cwd=folder, stdout=sys.stderr, check=True)
-    for program in {arguments[0] for arguments in QUESTIONS.values()}:
+    for program in {*SHARED, *(arguments[0] for arguments in QUESTIONS.values())}:
         copy = folder / f"tests/bench/{program}.py"
         if not copy.exists():
             shutil.copy(ROOT / f"tests/bench/{program}.py", copy)
@@ -56,9 +67,8 @@ def checked_out(revision: str) -> Path:
 
 def figures(folder: Path, question: str) -> Iterator[tuple[str, float]]:
     """Run a question once; yield its figures by their names."""
-    program, *arguments = QUESTIONS[question]
     done = subprocess.run(
-        [folder / ".venv/bin/python", "-m", f"tests.bench.{program}", *arguments],
+        [folder / ".venv/bin/python", *_program(folder, question)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder)},
         stdout=subprocess.PIPE,
@@ -73,15 +83,25 @@ def figures(folder: Path, question: str) -> Iterator[tuple[str, float]]:
         yield from ((f"{question}{slots}: {name}", value) for name, value in _numbers(report))
 
 
+def _program(folder: Path, question: str) -> list[str]:
+    """Return the arguments for Python that ask a question of this folder's revision, without the peers."""
+    program, *arguments = QUESTIONS[question]
+    if "import arguments" in (folder / f"tests/bench/{program}.py").read_text():
+        return ["-m", f"tests.bench.{program}", *arguments, "--no-peers"]
+    if question == "class_jobs":
+        return ["-c", CLASS_JOBS_WITHOUT_PEERS, *arguments]
+    return ["-m", f"tests.bench.{program}", *arguments]
+
+
 def _numbers(report: Mapping[str, object]) -> Iterator[tuple[str, float]]:
     for name, value in report.items():
         if isinstance(value, Mapping):
             middle = value.get("median", value.get("p50"))
-            if middle is not None:
-                yield name, float(middle)
-            else:
+            if middle is None:
                 yield from ((f"{name} {below}", number) for below, number in _numbers(value))
-        elif isinstance(value, int | float):
+            elif not math.isnan(middle):
+                yield name, float(middle)
+        elif isinstance(value, int | float) and not math.isnan(value):
             yield name, float(value)
 
 

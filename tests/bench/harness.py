@@ -93,8 +93,9 @@ class Daemon:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def resident_megabytes(self) -> float:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+    def resident_megabytes(self, pid: int | None = None) -> float:
+        """Return the resident memory of a process; None: of the daemon."""
+        status = Path(f"/proc/{pid or self.process.pid}/status").read_text()
         (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
         return round(int(line.split()[1]) / 1024, 1)
 

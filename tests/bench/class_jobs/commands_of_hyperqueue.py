@@ -1,6 +1,7 @@
 """HyperQueue at commands that do nothing: `commands_of_hyperqueue.py COUNT SLOTS` prints jobs a second.
 
-Run with the peers' Python. Server and worker are in this process, and keep nothing on disk.
+With 0 slots it only takes jobs, and that is measured. Run it with the peers' Python. Server and worker are in
+this process and keep nothing on disk.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ def job(count: int) -> Job:
 
 def main(count: int, slots: int) -> None:
     with LocalCluster() as cluster:
-        cluster.start_worker(WorkerConfig(cores=slots))
         client = cluster.client()
-        client.wait_for_jobs([client.submit(job(slots))])  # the worker is there
+        if slots:
+            cluster.start_worker(WorkerConfig(cores=slots))
+            client.wait_for_jobs([client.submit(job(slots))])  # the worker is there
         began = time.perf_counter()
-        client.wait_for_jobs([client.submit(job(count))])
-        print(count / (time.perf_counter() - began))
+        submitted = client.submit(job(count))
+        if slots:
+            client.wait_for_jobs([submitted])
+        print(count / (time.perf_counter() - began), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""How fast do the peers take jobs? Run as peers.py is, in a folder that holds their broker:
+
+`enqueue.py NAME COUNT CLIENTS EACH BULK` hands over COUNT jobs one by one, then EACH jobs by each of CLIENTS
+clients at once (threads of two processes), then BULK jobs by the peer's call for many, if it has one. It prints
+a line of JSON with the jobs a second of each.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import peers
+from redis import Redis
+from rq import Queue
+
+PROCESSES = 2
+CONTEXT = multiprocessing.get_context("fork")
+
+
+class Rq:
+    def __init__(self) -> None:
+        self._queue = Queue(connection=Redis(unix_socket_path=peers.BROKER))
+
+    def one(self) -> None:
+        self._queue.enqueue(peers.work.nothing)
+
+    def many(self, count: int) -> None:
+        self._queue.enqueue_many([Queue.prepare_data(peers.work.nothing) for _ in range(count)])
+
+
+def celery_one() -> None:
+    peers.celery_nothing.apply_async(ignore_result=True)  # whoever wants results waits for a subscription too
+
+
+def procrastinate_many(count: int) -> None:
+    peers.procrastinate_nothing.batch_defer(*({} for _ in range(count)))
+
+
+def no_bulk(_: int) -> None:
+    raise NotImplementedError
+
+
+# what hands over one job, and many
+CALLS: dict[str, Callable[[], tuple[Callable[[], object], Callable[[int], None]]]] = {
+    "rq": lambda: ((queue := Rq()).one, queue.many),
+    "celery": lambda: (celery_one, no_bulk),
+    "dramatiq": lambda: (peers.dramatiq_nothing.send, no_bulk),
+    "huey": lambda: (peers.huey_nothing, no_bulk),
+    "procrastinate": lambda: (peers.procrastinate_nothing.defer, procrastinate_many),
+}
+
+
+def opened(name: str) -> AbstractContextManager[object]:
+    return peers.procrastinate_app.open() if name == "procrastinate" else nullcontext()
+
+
+def one_by_one(name: str, count: int) -> float:
+    with opened(name):
+        one, _ = CALLS[name]()
+        one()  # it connects
+        began = time.perf_counter()
+        for _ in range(count):
+            one()
+        return count / (time.perf_counter() - began)
+
+
+def in_threads(name: str, clients: int, each: int, ready: threading.Barrier) -> None:
+    """Each thread waits for the answer to a job before it hands over the next one."""
+
+    def submit() -> None:
+        one()
+        begin.wait()
+        for _ in range(each):
+            one()
+
+    with opened(name):
+        one, _ = CALLS[name]()
+        begin = threading.Barrier(clients + 1)
+        threads = [threading.Thread(target=submit) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        begin.wait()
+        ready.wait()
+        for thread in threads:
+            thread.join()
+        ready.wait()
+
+
+def at_once(name: str, clients: int, each: int) -> float:
+    ready = CONTEXT.Barrier(PROCESSES + 1)
+    share = clients // PROCESSES
+    processes = [
+        CONTEXT.Process(target=in_threads, args=(name, share, each, ready)) for _ in range(PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    ready.wait()
+    began = time.perf_counter()
+    ready.wait()
+    rate = clients * each / (time.perf_counter() - began)
+    for process in processes:
+        process.join()
+    return rate
+
+
+def in_bulk(name: str, count: int) -> float | None:
+    with opened(name):
+        one, many = CALLS[name]()
+        one()
+        began = time.perf_counter()
+        try:
+            many(count)
+        except NotImplementedError:
+            return None
+        return count / (time.perf_counter() - began)
+
+
+def in_child(function: Callable[..., float | None], *arguments: object) -> float | None:
+    """Run it in a process of its own, so that no connection is there before the fork of another one."""
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=lambda: sender.send(function(*arguments)))
+    process.start()
+    sender.close()
+    rate: float | None = receiver.recv()
+    process.join()
+    return rate
+
+
+def main(name: str, count: int, clients: int, each: int, bulk: int) -> None:
+    gc.freeze()  # the 60 MB of objects that jobs need are nothing that handing over has to do with
+    if name == "procrastinate":
+        with opened(name):
+            peers.procrastinate_app.schema_manager.apply_schema()
+    rates = {
+        "one_by_one": in_child(one_by_one, name, count),
+        "at_once": at_once(name, clients, each),
+        "bulk": in_child(in_bulk, name, bulk),
+    }
+    print(json.dumps(rates))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
