@@ -28,7 +28,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench-compare client test test-pure-rooms test-series test-long simulate fuzz faults debian-packages demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare client test test-pure-rooms test-series test-long simulate fuzz faults debian-packages demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -90,6 +90,9 @@ debian-packages:
 		apt-get install --yes --no-install-recommends $$missing </dev/null && exit 0; \
 	fi; \
 	echo "*** NOT INSTALLED: $$missing. The tests that need it are SKIPPED. ***" >&2
+
+bench: $(INSTALLED)  ## measure bgd and its peers, for half an hour; writes docs/benchmarks.md (QUESTIONS="submit start", ROUNDS=1)
+	$(BIN)/python -m tests.bench $(QUESTIONS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(OPTIONS)
 
 bench-compare: $(INSTALLED)  ## measure BASE=revision and the last commit in turns (QUESTIONS="submit start": only these)
 	$(BIN)/python -m tests.bench.compare $(BASE) $(QUESTIONS) $(if $(ROUNDS),--rounds $(ROUNDS))

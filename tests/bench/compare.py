@@ -86,7 +86,7 @@ def figures(folder: Path, question: str) -> Iterator[tuple[str, float]]:
 def _program(folder: Path, question: str) -> list[str]:
     """Return the arguments for Python that ask a question of this folder's revision, without the peers."""
     program, *arguments = QUESTIONS[question]
-    if "import arguments" in (folder / f"tests/bench/{program}.py").read_text():
+    if "arguments(__doc__" in (folder / f"tests/bench/{program}.py").read_text():
         return ["-m", f"tests.bench.{program}", *arguments, "--no-peers"]
     if question == "class_jobs":
         return ["-c", CLASS_JOBS_WITHOUT_PEERS, *arguments]

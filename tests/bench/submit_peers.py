@@ -1,4 +1,4 @@
-"""Measures how fast the peers take jobs: by a Python library, on a bare socket, or by a program for each job."""
+"""Measures how fast the peers take jobs: by a Python library, on a bare socket, by a program for each job."""
 
 from __future__ import annotations
 

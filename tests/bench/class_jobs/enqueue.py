@@ -1,8 +1,8 @@
 """How fast do the peers take jobs? Run as peers.py is, in a folder that holds their broker:
 
 `enqueue.py NAME COUNT CLIENTS EACH BULK` hands over COUNT jobs one by one, then EACH jobs by each of CLIENTS
-clients at once (threads of two processes), then BULK jobs by the peer's call for many, if it has one. It prints
-a line of JSON with the jobs a second of each.
+clients at once (threads of two processes), then BULK jobs by the peer's call for many, if it has one. It
+prints a line of JSON with the jobs a second of each.
 """
 
 from __future__ import annotations

@@ -1,0 +1,228 @@
+"""Writes docs/benchmarks.md and its plots from the figures of the benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench import plot
+from tests.bench.systems import SYSTEMS, YARDSTICKS, label, system_of
+from tests.bench.tables import SECTIONS, Comparison, Growth, Report
+
+Result = Mapping[str, Any]  # all that `python -m tests.bench` keeps of a question
+
+# Figures that other pages rest on, which no program here measures
+BY_HAND = {
+    "start of a job": "0.5 ms",
+    "start of a job on a file system that may not answer": "2 ms",
+    "filter for a rare name among a million jobs": "a tenth of a second",
+    "processor time of a cancel if the launcher scans processes in a fork": "1.5 times that without a fork",
+}
+
+PICTURES = "pictures/bench-{}.svg"
+NEAR = 0.05  # two speeds that differ by less count as the same
+
+
+def write(results: Mapping[str, Result], folder: Path) -> None:
+    """Write benchmarks.md and the plots into this folder; results are given by the name of their question."""
+    tables = {name: SECTIONS[name](result["reports"]) for name, result in results.items()}
+    (folder / "benchmarks.md").write_text(text(results, tables))
+    for parts in tables.values():
+        for part in parts:
+            (folder / PICTURES.format(part.key)).write_text(_picture(part))
+
+
+def text(results: Mapping[str, Result], tables: Mapping[str, Sequence[Comparison | Growth]]) -> str:
+    head = [
+        "# Benchmarks",
+        (
+            "How fast is bgd, and how fast are other job runners on the same machine? `make bench` measures"
+            " all of them in one run and writes this page. Figures are medians, with the smallest and the"
+            " largest in brackets where there were several rounds."
+        ),
+        "## How the systems differ",
+        "They do not do the same. Some keep nothing, some run no processes. Read this before the figures.",
+        _table(
+            (
+                "system",
+                "takes",
+                "on disk before the answer",
+                "process",
+                "if it is killed",
+                "after a power cut",
+            ),
+            [(each.name, *each[1:-1]) for each in SYSTEMS.values()],
+        ),
+        (
+            "Durable systems were set to fsync each change. Each figure of another system is without what"
+            " bgd does besides: a log file, a process tree that can be stopped, and a durable record of each"
+            " start and end."
+        ),
+    ]
+    if any(result["quick"] for result in results.values()):
+        head.insert(2, "**Some figures below come from a trial with small numbers. Do not go by them.**")
+    return (
+        "\n\n".join([*head, *_setting(results), *_summary(tables), *_sections(results, tables), *_by_hand()])
+        + "\n"
+    )
+
+
+# --- the parts of the page ---------------------------------------------------------------------------------
+
+
+def _setting(results: Mapping[str, Result]) -> Iterator[str]:
+    newest = max(results.values(), key=lambda result: result["at"])
+    yield "## Machine, versions and settings"
+    yield _table(("", ""), [(name, str(value)) for name, value in newest["machine"].items()])
+    yield _table(
+        ("system", "version", "setting"),
+        [
+            (each.name, newest["versions"].get(name, "not measured"), each.setting)
+            for name, each in SYSTEMS.items()
+        ],
+    )
+
+
+def _summary(tables: Mapping[str, Sequence[Comparison | Growth]]) -> Iterator[str]:
+    yield "## Won and lost"
+    yield (
+        "The number behind a system says how many times as fast bgd is. Where two are given, they are for 2"
+        " and 8 slots. Systems within 5 % of bgd are in neither column."
+    )
+    rows = []
+    for part in (part for parts in tables.values() for part in parts if isinstance(part, Comparison)):
+        found = {
+            name: ratios for name, ratios in _ratios(part).items() if system_of(name) not in {None, "bgd"}
+        }
+        if found:
+            faster = [name for name, ratios in found.items() if min(ratios) > 1 + NEAR]
+            slower = [name for name, ratios in found.items() if min(ratios) < 1 - NEAR]
+            link = f"[{part.title}](#{_anchor(part.title)})"
+            rows.append(
+                (link, *(", ".join(_won(name, found[name]) for name in side) for side in (faster, slower)))
+            )
+    yield _table(("", "bgd is better than", "bgd is worse than"), rows)
+
+
+def _sections(
+    results: Mapping[str, Result], tables: Mapping[str, Sequence[Comparison | Growth]]
+) -> Iterator[str]:
+    for name, parts in tables.items():
+        for part in parts:
+            yield f"## {part.title}"
+            yield part.about
+            yield from _growth_table(part) if isinstance(part, Growth) else _comparison_table(part)
+            yield f"![{part.title}]({PICTURES.format(part.key)})"
+        result = results[name]
+        rounds = {None: "", 1: ", 1 round"}.get(result["rounds"], f", {result['rounds']} rounds")
+        trial = "; a trial with small numbers" if result["quick"] else ""
+        yield f"Measured at {result['at']}, revision {result['revision']}{rounds}{trial}."
+
+
+def _by_hand() -> Iterator[str]:
+    yield "## Other figures"
+    yield "Measured once, by hand."
+    yield _table(("what", "figure"), list(BY_HAND.items()))
+
+
+def _comparison_table(part: Comparison) -> Iterator[str]:
+    ratios = _ratios(part)
+    rows = []
+    for name in _best_first(part):
+        shown = f"**{_label(name)}**" if name == part.ours else _label(name)
+        ratio = [_times(ratios[name])] if name in ratios else [""]
+        rows.append((shown, *map(_figure, part.rows[name]), *(ratio if ratios else [])))
+    columns = [f"{column}, {part.unit}" if column else part.unit for column in part.columns]
+    better = "times as good" if part.is_less_better else "times as fast"
+    yield _table(("", *columns, *([f"bgd is … {better}"] if ratios else [])), rows)
+    if part.missing:
+        yield (
+            "Not measured: "
+            + "; ".join(f"{_label(name)} ({why})" for name, why in part.missing.items())
+            + "."
+        )
+
+
+def _growth_table(part: Growth) -> Iterator[str]:
+    columns = [f"{size:,} jobs" for size in part.sizes]
+    yield _table(
+        (part.unit, *columns), [(name, *map(plot.number, values)) for name, values in part.rows.items()]
+    )
+
+
+def _picture(part: Comparison | Growth) -> str:
+    if isinstance(part, Growth):
+        series = {
+            name: [(float(size), value) for size, value in zip(part.sizes, values, strict=True) if value > 0]
+            for name, values in part.rows.items()
+        }
+        return plot.lines(
+            part.title, f"{part.unit}; both axes are logarithmic", "jobs in the database", series
+        )
+    rows = {
+        _label(name).replace("`", ""): [_middle(v) for v in part.rows[name][:2]] for name in _best_first(part)
+    }
+    ours = {_label(name).replace("`", "") for name in part.rows if part.ours is None or _is_ours(name)}
+    better = "less is better" if part.is_less_better else "more is better"
+    return plot.bars(part.title, f"{part.unit}; {better}", part.columns[:2], rows, ours)
+
+
+def _ratios(part: Comparison) -> dict[str, list[float]]:
+    """Return for other rows how many times as fast, or as small, ours is, in each column."""
+    if part.ours is None or part.ours not in part.rows:
+        return {}
+    found: dict[str, list[float]] = {}
+    for name, values in part.rows.items():
+        ours = part.rows[part.instead.get(name, part.ours)]
+        pairs = zip(map(_middle, ours), map(_middle, values), strict=True)
+        ratios = [(b / a if part.is_less_better else a / b) for a, b in pairs if a and b]
+        if name != part.ours and ratios:
+            found[name] = ratios
+    return found
+
+
+def _best_first(part: Comparison) -> list[str]:
+    if part.ours is None:
+        return list(part.rows)
+    sign = 1 if part.is_less_better else -1
+    return sorted(part.rows, key=lambda name: sign * (_middle(part.rows[name][0]) or 0.0))
+
+
+def _is_ours(name: str) -> bool:
+    return system_of(name) == "bgd" or name.startswith(("bgd", "bgctl"))
+
+
+def _label(name: str) -> str:
+    return label(name) if system_of(name) or name in YARDSTICKS else name
+
+
+def _middle(value: float | Report | None) -> float | None:
+    return value["median"] if isinstance(value, Mapping) else value
+
+
+def _figure(value: float | Report | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        middle, low, high = (plot.number(value[name]) for name in ("median", "min", "max"))
+        return middle if value["n"] == 1 else f"{middle} ({low} to {high})"
+    return plot.number(value)
+
+
+def _won(name: str, ratios: Sequence[float]) -> str:
+    return f"{_label(name)} ({_times(ratios)})"
+
+
+def _times(ratios: Sequence[float]) -> str:
+    return ", ".join(plot.number(ratio) for ratio in ratios)
+
+
+def _anchor(title: str) -> str:
+    kept = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_")
+    return kept.replace(" ", "-")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,339 @@
+"""Turns the figures of the benchmarks into the tables of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tests.bench import plot
+
+Report = Mapping[str, Any]  # one line of JSON of a program
+
+
+class Comparison(NamedTuple):
+    """One table with its plot. A row is a system, a yardstick, or any other thing with a name."""
+
+    key: str
+    title: str
+    about: str
+    unit: str
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[float | Report | None]]  # a number, or min, median and max
+    ours: str | None = None  # the row that the others are compared with
+    instead: Mapping[str, str] = {}  # rows that are compared with another one of ours
+    is_less_better: bool = False
+    missing: Mapping[str, str] = {}  # what could not be measured, and why
+
+
+class Growth(NamedTuple):
+    """One table with a plot of lines: what things cost beside ever more jobs."""
+
+    key: str
+    title: str
+    about: str
+    unit: str
+    sizes: Sequence[int]
+    rows: Mapping[str, Sequence[float]]  # a value for each size
+
+
+BARE = {"beanstalkd": "bgd_bare"}  # both without a library
+
+
+def _submit(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+
+    def peers(short: str) -> dict[str, list[Report]]:
+        return {name: [value] for name, value in report[f"{short}_peers_a_second"].items()}
+
+    def figure(name: str) -> list[Report]:
+        return [report[f"{name}_a_second"]]
+
+    yield Comparison(
+        "submit",
+        "P1: one client submits one by one",
+        "Each answer comes after the job is on disk, where the system keeps it there. bgd gets a command"
+        " with 5 KB of environment, the libraries a function without arguments, beanstalkd 64 bytes; tsp and"
+        " nq are a program for each job.",
+        "jobs per second",
+        [""],
+        {
+            "raw_sqlite": figure("raw_sqlite_commits"),
+            "bgd_bare": figure("p1_one_client"),
+            "bgd_client": figure("p1_by_client"),
+            **peers("p1"),
+        },
+        ours="bgd_client",
+        instead=BARE,
+        missing=report["missing"],
+    )
+    yield Comparison(
+        "submit-at-once",
+        "P2: 64 clients submit at once",
+        "Each client waits for its answer before it submits again. The clients of libraries, and bgd's Python"
+        " clients, are threads of two processes; the bare ones share two processes without threads.",
+        "jobs per second",
+        [""],
+        {"bgd_bare": figure("p2_64_clients"), "bgd_client": figure("p2_64_by_client"), **peers("p2")},
+        ours="bgd_client",
+        instead=BARE,
+    )
+    yield Comparison(
+        "submit-many",
+        "P3: many jobs in one request",
+        "bgd by `submit_many`, RQ by its call for many jobs, Procrastinate by its batch, beanstalkd by"
+        " pipelining, HyperQueue as one job with many tasks, in memory. bgd has no command yet that submits"
+        " the lines of a file. The others have no call for many jobs.",
+        "jobs per second",
+        [""],
+        {"bgd_bare": figure("p3_bulk"), "bgd_client": figure("p3_bulk_by_client"), **peers("p3")},
+        ours="bgd_client",
+        instead=BARE,
+    )
+
+
+def _commands(reports: Sequence[Report]) -> Iterator[Comparison]:
+    suffix = "_jobs_a_second"
+    names = [key.removesuffix(suffix) for key in reports[0] if key.endswith(suffix)]
+    yield Comparison(
+        "commands",
+        "P4: commands that do nothing",
+        "From the submit of the first /bin/true to the end of the last. bgd gets them in one request; to"
+        " task-spooler, nq and pueue a program hands over each. Only bgd has all of them on disk.",
+        "jobs per second",
+        [f"{report['slots']} slots" for report in reports],
+        {name: [report.get(name + suffix) for report in reports] for name in names},
+        ours="bgd",
+        missing=reports[0]["missing"],
+    )
+
+
+def _class_jobs(reports: Sequence[Report]) -> Iterator[Comparison]:
+    columns = [f"{report['slots']} slots" for report in reports]
+
+    def rates(*names: str) -> dict[str, list[Report | None]]:
+        return {
+            name: [report["jobs_a_second"].get(name) for report in reports]
+            for name in names
+            if name in reports[0]["jobs_a_second"]
+        }
+
+    yield Comparison(
+        "class-jobs-fork",
+        "P5: functions, a process for each",
+        "A Python function that does nothing, in processes that hold 60 MB of objects.",
+        "jobs per second",
+        columns,
+        rates("bare_fork", "bgd_fork", "bgd_spawn", "rq_forking", "celery_process_each"),
+        ours="bgd_fork",
+        missing=reports[0]["missing"],
+    )
+    yield Comparison(
+        "class-jobs-reuse",
+        "P6: functions in reused processes",
+        "The same function in processes that do one job after the other. bgd's `fork`, which gives each job a"
+        " process of its own, is here to compare.",
+        "jobs per second",
+        columns,
+        rates("bgd_reuse", "bgd_fork", *(name for name in CLASS_JOB_POOLS)),
+        ours="bgd_reuse",
+    )
+    yield Comparison(
+        "class-jobs-memory",
+        "Memory of a running function",
+        "What its process has for itself; memory that it shares with others is not counted.",
+        "MB",
+        columns,
+        {
+            name: [report["own_megabytes_of_a_running_job"].get(name) for report in reports]
+            for name in reports[0]["own_megabytes_of_a_running_job"]
+        },
+        ours="bgd_fork",
+        is_less_better=True,
+    )
+
+
+CLASS_JOB_POOLS = ("huey_processes", "celery_pool", "dramatiq_processes", "rq_simple", "procrastinate")
+
+
+def _latency(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+    rows = {
+        "submit to first instruction, idle": "p7_submit_to_first_instruction_idle_ms",
+        "the same, 8 clients submitting": "p7_with_8_clients_submitting_ms",
+        "end of a job to start of the next": "p8_exit_to_start_ms",
+        "the program alone, by fork": "fork_to_first_instruction_alone_ms",
+    }
+    yield Comparison(
+        "latency",
+        "P7 and P8: how soon a job starts",
+        "The program is /bin/date, which prints the time at which it runs.",
+        "ms",
+        ["p50", "p99"],
+        {name: [report[key]["p50"], report[key]["p99"]] for name, key in rows.items()},
+        is_less_better=True,
+    )
+
+
+def _start(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+    names = {
+        "submit": "bgctl submit true",
+        "run": "bgctl run true",
+        "list": "bgctl list",
+        "help": "bgctl --help",
+    }
+    yield Comparison(
+        "start",
+        "P9: whole commands",
+        "From the start of the program to its exit. Python with msgspec is what `bgctl` cannot do without."
+        " tsp and nq are programs in C, which hand over a job as `bgctl submit` does.",
+        "ms",
+        [""],
+        {names.get(name, name): [value] for name, value in report["milliseconds"].items()},
+        ours=names["submit"],
+        is_less_better=True,
+        missing=report["missing"],
+    )
+
+
+def _lists(reports: Sequence[Report]) -> Iterator[Growth | Comparison]:
+    sizes = [report["jobs"] for report in reports]
+    states = {"queued": "queued", "succeeded": "finished"}
+    for state, said in states.items():
+        yield Growth(
+            f"growth-{said}",
+            f"P10 and P11: what grows with {said} jobs",
+            f"Medians beside so many {said} jobs. The start is from submit to first instruction, in another"
+            " queue than theirs. A list has the newest 100 jobs; the page is the one at `/job-logs`.",
+            "ms",
+            sizes,
+            {
+                "submit": [report[state]["submit_ms"]["p50"] for report in reports],
+                "start": [report[state]["start_ms"]["p50"] for report in reports],
+                "list": [report[state]["list_ms"]["bare"]["p50"] for report in reports],
+                "list by a rare name": [report[state]["list_ms"]["rare name"]["p50"] for report in reports],
+                "page": [report[state]["page_ms"][""]["p50"] for report in reports],
+            },
+        )
+    last = reports[-1]
+    yield Comparison(
+        "lists",
+        f"Every kind of list beside {sizes[-1]:,} jobs",
+        "95th percentiles. A rare thing is one in 100,000. The daemon was ready after"
+        f" {last['queued']['start_to_ready_s']} s with queued jobs and"
+        f" {last['succeeded']['start_to_ready_s']} s with finished ones, and held"
+        f" {last['queued']['resident_mb_at_last']} MB and {last['succeeded']['resident_mb_at_last']} MB"
+        " after all of these lists.",
+        "ms",
+        ["queued", "finished"],
+        {
+            name: [last[state]["list_ms"][name]["p95"] for state in states]
+            for name in last["queued"]["list_ms"]
+        },
+        is_less_better=True,
+    )
+
+
+def _idle(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+    calls = [report[f"p12_system_calls_of_the_{who}"] for who in ("daemon", "launcher")]
+    yield Comparison(
+        "idle",
+        "P12: idle",
+        f"In 5 seconds the daemon makes {calls[0]} system calls and the launcher {calls[1]}. Their memory:",
+        "MB",
+        [""],
+        {f"bgd, {who}": [report[f"p12_{who}_megabytes"]] for who in ("daemon", "launcher")},
+        is_less_better=True,
+    )
+
+
+def _output(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+    meanwhile = report["submit_to_start_meanwhile_ms"]
+
+    def seconds(name: str) -> dict[str, float]:
+        tenths = report[name]
+        return {each: tenths[each] / 10 for each in ("min", "median", "max")} | {"n": tenths["n"]}
+
+    yield Comparison(
+        "output",
+        "P13: a job with much output",
+        f"A job writes {report['bytes'] >> 20:,} MiB. The launcher uses"
+        f" {plot.number(report['launcher_cpu_ms']['median'])} ms of a processor for it, the daemon"
+        f" {plot.number(report['daemon_cpu_ms']['median'])} ms. Another job that is submitted meanwhile"
+        f" starts after {plot.number(meanwhile['p50'])} ms (median; 95th percentile"
+        f" {plot.number(meanwhile['p95'])} ms).",
+        "seconds",
+        [""],
+        {"redirect": [seconds("redirect_seconds")], "bgd": [seconds("bgd_seconds")]},
+        ours="bgd",
+        is_less_better=True,
+    )
+
+
+def _running(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+    lists = report["p14_list_ms"]
+    yield Comparison(
+        "running",
+        "P14: many running jobs",
+        f"{report['jobs']:,} jobs sleep at the same time. All of them ran {report['seconds_until_all_run']}"
+        f" s after their submit. A list then takes {plot.number(lists['p50'])} ms (median; 99th percentile"
+        f" {plot.number(lists['p99'])} ms). Memory of both processes together: {report['p14_megabytes']} MB.",
+        "MB",
+        ["before", "with all running"],
+        {f"bgd, {who}": list(values.values()) for who, values in report["megabytes"].items()},
+        is_less_better=True,
+    )
+
+
+def _disk(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+    ways = {"one by one": "one_by_one", "in a batch": "in_a_batch"}
+    yield Comparison(
+        "disk",
+        "P15: bytes written for a job that does nothing",
+        "As the kernel counts them for each process, from submit to end, checkpoints of SQLite included.",
+        "KB per job",
+        ["daemon", "launcher"],
+        {
+            f"bgd, {name}": [report[f"p15_kilobytes_{key}_{who}"] for who in ("daemon", "launcher")]
+            for name, key in ways.items()
+        },
+        is_less_better=True,
+    )
+
+
+def _prune(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+    yield Comparison(
+        "prune",
+        "Submits while finished jobs are removed",
+        f"Of {report['jobs']:,} finished jobs nine in ten are removed, {report['pruned_a_second']:,} a"
+        f" second. {report['over_50_ms']} of {report['submits_beside']:,} submits meanwhile took more than"
+        " 50 ms.",
+        "ms",
+        ["p50", "p99"],
+        {
+            f"bgd, {name}": [report[f"submit_ms_{name}"][cut] for cut in ("p50", "p99")]
+            for name in ("alone", "beside")
+        },
+        is_less_better=True,
+    )
+
+
+# by the names of the questions
+SECTIONS: dict[str, Callable[[Sequence[Report]], Sequence[Comparison | Growth]]] = {
+    "submit": lambda reports: list(_submit(reports)),
+    "commands": lambda reports: list(_commands(reports)),
+    "class_jobs": lambda reports: list(_class_jobs(reports)),
+    "latency": lambda reports: list(_latency(reports)),
+    "start": lambda reports: list(_start(reports)),
+    "lists": lambda reports: list(_lists(reports)),
+    "idle": lambda reports: list(_idle(reports)),
+    "output": lambda reports: list(_output(reports)),
+    "running": lambda reports: list(_running(reports)),
+    "disk": lambda reports: list(_disk(reports)),
+    "prune": lambda reports: list(_prune(reports)),
+}

@@ -1,0 +1,216 @@
+"""docs/benchmarks.md has the systems and questions of the programs that measure; its writer; its plots."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.bench import __main__ as program
+from tests.bench import bench_class_jobs, bench_commands, bench_start, page, plot, submit_peers
+from tests.bench.systems import SYSTEMS, VARIANTS, label, system_of
+from tests.bench.tables import SECTIONS
+from tests.docs.pages import first_cells, rows_of, section
+from tests.docs.pages import page as text_of
+from tests.support import ROOT
+
+MEASURED = [
+    *submit_peers.PEERS,
+    *bench_commands.PEERS,
+    *bench_class_jobs.PEERS_JOBS,
+    *bench_start.PEERS,
+]
+FIGURE = {"min": 90.0, "median": 100.0, "max": 110.0, "n": 3}
+CUTS = dict.fromkeys(("p50", "p95", "p99"), 1.5)
+
+
+def test_every_system_that_is_measured_is_described():
+    assert {system_of(name) for name in MEASURED} | {"bgd"} == set(SYSTEMS)
+    assert {system for system, _ in VARIANTS.values()} <= set(SYSTEMS)
+
+
+def test_every_question_has_a_program_and_a_section():
+    programs = {path.stem.removeprefix("bench_") for path in ROOT.glob("tests/bench/bench_*.py")}
+
+    assert list(program.QUESTIONS) == list(SECTIONS)
+    assert set(program.QUESTIONS) == programs
+
+
+def test_the_page_describes_the_systems_before_any_figure():
+    text = text_of("docs/benchmarks.md")
+
+    assert first_cells(section(text, "## How the systems differ")) == [each.name for each in SYSTEMS.values()]
+    assert text.index("## How the systems differ") < text.index("## Machine") < text.index("## P1")
+
+
+def test_the_page_has_the_usual_questions():
+    text = text_of("docs/benchmarks.md")
+
+    assert [f"P{number}" for number in range(1, 16) if f"P{number}" not in headings(text)] == []
+
+
+def test_every_plot_of_the_page_can_be_read():
+    for path in ROOT.glob("docs/pictures/bench-*.svg"):
+        assert path.name in text_of("docs/benchmarks.md")
+        ET.parse(path)
+
+
+def test_a_page_says_what_is_lost_as_plainly_as_what_is_won(tmp_path):
+    write(tmp_path, submit=submit_report(rq=400.0, huey=50.0, nq=101.0))
+
+    won = section((tmp_path / "benchmarks.md").read_text(), "## Won and lost")
+
+    assert rows_of(won)[0][1:] == ["Huey (2)", "RQ (0.25)"]
+
+
+def test_beanstalkd_is_compared_with_bare_frames(tmp_path):
+    report = submit_report(beanstalkd=400.0) | {"p1_one_client_a_second": FIGURE | {"median": 800.0}}
+    write(tmp_path, submit=report)
+
+    won = section((tmp_path / "benchmarks.md").read_text(), "## Won and lost")
+
+    assert rows_of(won)[0][1:] == ["beanstalkd (2)", ""]
+
+
+def test_a_table_has_the_best_first_and_names_what_is_missing(tmp_path):
+    write(tmp_path, submit=submit_report(rq=400.0, huey=50.0) | {"missing": {"nq": "not there"}})
+
+    first = section((tmp_path / "benchmarks.md").read_text(), "## P1: one client submits one by one")
+
+    assert [row[0] for row in rows_of(first)][:1] == ["RQ"]
+    assert [row[0] for row in rows_of(first)][-1:] == ["Huey"]
+    assert "Not measured: nq (not there)." in first
+
+
+def test_figures_of_a_trial_are_named_as_such(tmp_path):
+    warning = "Do not go by them"
+    write(tmp_path, submit=submit_report())
+    assert warning not in (tmp_path / "benchmarks.md").read_text()
+
+    write(tmp_path, quick=True, submit=submit_report())
+    assert warning in (tmp_path / "benchmarks.md").read_text()
+
+
+@pytest.mark.parametrize("slots", [[2], [2, 8]])
+def test_every_peer_of_a_program_has_a_row(tmp_path, slots):
+    write(
+        tmp_path,
+        commands=[
+            {"slots": each, "missing": {}}
+            | {f"{name}_jobs_a_second": FIGURE for name in ("bgd", *bench_commands.PEERS)}
+            for each in slots
+        ],
+        class_jobs=[
+            {
+                "slots": each,
+                "missing": {},
+                "jobs_a_second": dict.fromkeys(CLASS_JOBS, FIGURE),
+                "own_megabytes_of_a_running_job": dict.fromkeys(CLASS_JOBS, FIGURE),
+            }
+            for each in slots
+        ],
+    )
+
+    text = (tmp_path / "benchmarks.md").read_text()
+
+    shown = [row[0] for part in text.split("\n## P")[1:] for row in rows_of(part)]
+    assert [name for name in (*bench_commands.PEERS, *CLASS_JOBS) if label(name) not in unbold(shown)] == []
+
+
+CLASS_JOBS = ("bare_fork", "bgd_fork", "bgd_spawn", "bgd_reuse", *bench_class_jobs.PEERS_JOBS)
+
+
+def test_kept_figures_are_read_in_the_order_of_the_page(tmp_path):
+    for name in reversed(program.QUESTIONS):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"seconds": 1}))
+
+    assert list(program.kept(tmp_path)) == list(program.QUESTIONS)
+
+
+def test_bars_are_as_long_as_their_values():
+    drawing = ET.fromstring(plot.bars("T", "u", [""], {"a": [100.0], "b & c": [25.0], "d": [None]}, {"a"}))
+
+    widths = [float(bar.get("width", "")) for bar in drawing.findall(".//{*}rect") if bar.get("x")]
+
+    assert len(widths) == 2
+    assert widths[0] == pytest.approx(4 * widths[1], abs=0.2)
+    assert "b & c" in [text.text for text in drawing.findall(".//{*}text")]
+
+
+def test_lines_rise_by_as_much_for_each_factor_of_ten():
+    series = {"s": [(1.0, 1.0), (10.0, 10.0), (100.0, 100.0)]}
+    drawing = ET.fromstring(plot.lines("T", "u", "x", series))
+
+    points = [(float(dot.get("cx", "")), float(dot.get("cy", ""))) for dot in drawing.findall(".//{*}circle")]
+
+    assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0], abs=0.2)
+    assert points[0][1] - points[1][1] == pytest.approx(points[1][1] - points[2][1], abs=0.2)
+
+
+def test_names_of_lines_do_not_cover_each_other():
+    series = {name: [(1.0, 5.0), (10.0, 5.0)] for name in ("one", "two", "three")}
+    drawing = ET.fromstring(plot.lines("T", "u", "x", series))
+
+    heights = [float(text.get("y", "")) for text in drawing.findall(".//{*}text") if text.text in series]
+
+    assert all(below - above >= plot.NARROWEST for above, below in pairwise(heights))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0069, "0.0069"),
+        (0.5, "0.5"),
+        (7.25, "7.2"),
+        (12.34, "12.3"),
+        (123.4, "123"),
+        (46_712, "46,700"),
+        (2.0, "2"),
+    ],
+)
+def test_numbers_have_three_digits_at_most(value, shown):
+    assert plot.number(value) == shown
+
+
+# --- help --------------------------------------------------------------------------------------------------
+
+
+def submit_report(**rates):
+    """Return figures of the question submit; rates of peers one by one are compared with bgd's 100."""
+    own = ("raw_sqlite_commits", "p1_one_client", "p1_by_client", "p2_64_clients", "p2_64_by_client")
+    return {
+        **{f"{name}_a_second": FIGURE for name in (*own, "p3_bulk", "p3_bulk_by_client")},
+        "p1_peers_a_second": {name: FIGURE | {"median": rate} for name, rate in rates.items()},
+        "p2_peers_a_second": {},
+        "p3_peers_a_second": {},
+        "missing": {},
+    }
+
+
+def write(folder, *, quick=False, **reports):
+    """Write a page with these reports of questions, one or a list of them for each."""
+    (folder / "pictures").mkdir(exist_ok=True)
+    shared = {"at": "2026-11-27 06:40 UTC", "revision": "abc", "rounds": 3, "quick": quick}
+    page.write(
+        {
+            name: {
+                **shared,
+                "machine": {},
+                "versions": {},
+                "reports": found if isinstance(found, list) else [found],
+            }
+            for name, found in reports.items()
+        },
+        folder,
+    )
+
+
+def headings(text):
+    words = [line.replace(":", "").split() for line in text.splitlines() if line.startswith("## P")]
+    return {word for line in words for word in line}
+
+
+def unbold(cells):
+    return {cell.strip("*") for cell in cells}
