@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +16,6 @@ from msgspec.structs import replace
 from bgctl.options import FILE
 from bgd import Client
 from bgd.escape import one_line
-from bgd.formatting import short_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMPLETION_VARIABLE = "_BGCTL_COMPLETE"  # set by the shell; says what to complete
@@ -183,6 +181,8 @@ def say(message: str) -> None:
 
 def print_json(value: object) -> None:
     """Print a JSON document on one line, in ASCII: valid in any locale and safe on a terminal."""
+    import json  # noqa: PLC0415 - people and most scripts read text
+
     click.echo(json.dumps(value).replace("\x7f", "\\u007f"))
 
 
@@ -220,6 +220,8 @@ def local_time(at: float | None, now: float) -> str:
     """Return an instant for people: local time and distance from `now`; "-" for None."""
     if at is None:
         return "-"
+    from bgd.formatting import short_duration  # noqa: PLC0415 - most submits print an id only
+
     distance = f"{short_duration(now - at)} ago" if at <= now else f"in {short_duration(at - now)}"
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S} ({distance})"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -243,6 +242,8 @@ def _json_option(option: str, text: str | None, kind: type[T]) -> T:
     """Parse the JSON array or object of an option; return an empty one if it was not given."""
     if text is None:
         return kind()
+    import json  # noqa: PLC0415 - commands, which most jobs are, have no such option
+
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -201,6 +200,8 @@ def _shell_words(line: object) -> list[str]:
 
 
 def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
+    import json  # noqa: PLC0415 - bgctl starts often, and commands have no arguments of this kind
+
     if isinstance(args, str):
         raise TypeError(f"args is a list, not the string {args!r}")
     if isinstance(args, Mapping) or not isinstance(args, Iterable):

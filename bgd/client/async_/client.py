@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
 from bgd.client.async_.channel import Channel, Connector
 from bgd.client.async_.connection import closed_at_exit, wait_readable
 from bgd.client.async_.job import AsyncJob
-from bgd.client.async_.mapping import Mapper
-from bgd.client.calls import Awaited, Called, Calls, Target
 from bgd.client.options import EditOptions, JobOptions, JobReference, MapOptions
 from bgd.client.session import (
     UNNUMBERED,
@@ -49,6 +46,9 @@ from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import Request, ShutdownMode
 from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
+
+if TYPE_CHECKING:
+    from bgd.client.calls import Awaited, Called, Target
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -243,6 +243,10 @@ class AsyncClient:
             Refused, DaemonUnreachable: as `submit_many`; also if no daemon came back within the client's
                 timeout.
         """
+        # most programs map nothing, and bgctl starts often
+        from bgd.client.async_.mapping import Mapper  # noqa: PLC0415
+        from bgd.client.calls import Calls  # noqa: PLC0415
+
         calls = Calls(target, items, options)
         mapper = Mapper(self, self._channel, calls, options)
         return closed_at_exit(mapper.results(return_exceptions=return_exceptions))
@@ -440,7 +444,11 @@ class AsyncClient:
             raise failure_of(reply.job, reply.error)
         if reply.job.target is None:
             return 0
-        return None if reply.value is None else json.loads(reply.value)
+        if reply.value is None:
+            return None
+        import json  # noqa: PLC0415 - bgctl starts often, and only class jobs return values
+
+        return json.loads(reply.value)
 
     # --- acting on jobs: the entry of a job that an action was refused for says why ---------------------
 
