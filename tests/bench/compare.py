@@ -58,17 +58,17 @@ def checked_out(revision: str) -> Path:
         archive = subprocess.run(["git", "archive", sha], cwd=ROOT, capture_output=True, check=True).stdout
         subprocess.run(["tar", "--extract"], input=archive, cwd=folder, check=True)
         subprocess.run(["make", "setup"], cwd=folder, stdout=sys.stderr, check=True)
-    for program in {*SHARED, *(arguments[0] for arguments in QUESTIONS.values())}:
-        copy = folder / f"tests/bench/{program}.py"
+    for name in {*SHARED, *(arguments[0] for arguments in QUESTIONS.values())}:
+        copy = folder / f"tests/bench/{name}.py"
         if not copy.exists():
-            shutil.copy(ROOT / f"tests/bench/{program}.py", copy)
+            shutil.copy(ROOT / f"tests/bench/{name}.py", copy)
     return folder
 
 
 def figures(folder: Path, question: str) -> Iterator[tuple[str, float]]:
     """Run a question once; yield its figures by their names."""
     done = subprocess.run(
-        [folder / ".venv/bin/python", *_program(folder, question)],
+        [folder / ".venv/bin/python", *program(folder, question)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder)},
         stdout=subprocess.PIPE,
@@ -80,25 +80,25 @@ def figures(folder: Path, question: str) -> Iterator[tuple[str, float]]:
         slots = f", {report.pop('slots')} slots" if "slots" in report else ""
         for name in ("cpus", "jobs", "bytes"):
             report.pop(name, None)
-        yield from ((f"{question}{slots}: {name}", value) for name, value in _numbers(report))
+        yield from ((f"{question}{slots}: {name}", value) for name, value in numbers(report))
 
 
-def _program(folder: Path, question: str) -> list[str]:
+def program(folder: Path, question: str) -> list[str]:
     """Return the arguments for Python that ask a question of this folder's revision, without the peers."""
-    program, *arguments = QUESTIONS[question]
-    if "arguments(__doc__" in (folder / f"tests/bench/{program}.py").read_text():
-        return ["-m", f"tests.bench.{program}", *arguments, "--no-peers"]
+    name, *arguments = QUESTIONS[question]
+    if "arguments(__doc__" in (folder / f"tests/bench/{name}.py").read_text():
+        return ["-m", f"tests.bench.{name}", *arguments, "--no-peers"]
     if question == "class_jobs":
         return ["-c", CLASS_JOBS_WITHOUT_PEERS, *arguments]
-    return ["-m", f"tests.bench.{program}", *arguments]
+    return ["-m", f"tests.bench.{name}", *arguments]
 
 
-def _numbers(report: Mapping[str, object]) -> Iterator[tuple[str, float]]:
+def numbers(report: Mapping[str, object]) -> Iterator[tuple[str, float]]:
     for name, value in report.items():
         if isinstance(value, Mapping):
             middle = value.get("median", value.get("p50"))
             if middle is None:
-                yield from ((f"{name} {below}", number) for below, number in _numbers(value))
+                yield from ((f"{name} {below}", number) for below, number in numbers(value))
             elif not math.isnan(middle):
                 yield name, float(middle)
         elif isinstance(value, int | float) and not math.isnan(value):

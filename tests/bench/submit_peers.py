@@ -20,6 +20,7 @@ from tests.bench import installing
 PROGRAMS = Path(__file__).with_name("class_jobs")
 PUT = b"put 0 0 120 64\r\n" + b"j" * 64 + b"\r\n"
 PROCESSES = 2
+PATIENCE = 180.0  # seconds until a library is taken for stuck
 
 
 class Amounts(NamedTuple):
@@ -46,6 +47,7 @@ def library(name: str, amounts: Amounts) -> Rates:
             env={"PYTHONPATH": str(PROGRAMS), "HOME": folder, "PATH": os.environ["PATH"]},
             capture_output=True,
             check=False,
+            timeout=PATIENCE,
         )
     if run.returncode:
         raise RuntimeError(f"{name} failed: {run.stderr.decode(errors='replace')[-2000:]}")

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tests.bench import __main__ as program
-from tests.bench import bench_class_jobs, bench_commands, bench_start, page, plot, submit_peers
+from tests.bench import bench_class_jobs, bench_commands, bench_start, compare, page, plot, submit_peers
 from tests.bench.systems import SYSTEMS, VARIANTS, label, system_of
 from tests.bench.tables import SECTIONS
 from tests.docs.pages import first_cells, rows_of, section
@@ -127,6 +127,26 @@ def test_kept_figures_are_read_in_the_order_of_the_page(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps({"seconds": 1}))
 
     assert list(program.kept(tmp_path)) == list(program.QUESTIONS)
+
+
+def test_older_revisions_are_measured_without_the_peers(tmp_path):
+    (tmp_path / "tests/bench").mkdir(parents=True)
+    older = tmp_path / "tests/bench/bench_class_jobs.py"
+    older.write_text("def main(): ...")
+
+    assert compare.program(ROOT, "class_jobs")[-1] == "--no-peers"
+    assert compare.program(tmp_path, "class_jobs")[:2] == ["-c", compare.CLASS_JOBS_WITHOUT_PEERS]
+
+
+def test_figures_that_were_not_measured_are_not_compared():
+    report = {
+        "rate": {"median": 5.0},
+        "peer": {"median": float("nan")},
+        "ratio": float("nan"),
+        "p": {"p50": 1},
+    }
+
+    assert dict(compare.numbers(report)) == {"rate": 5.0, "p": 1.0}
 
 
 def test_bars_are_as_long_as_their_values():
