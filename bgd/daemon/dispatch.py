@@ -348,7 +348,7 @@ def build_launch(
         grace=config.daemon.grace,
         log_cap=config.logs.max_bytes,
         log_kill=config.logs.on_limit == "kill",
-        warm=_warm(program.isolation, {name: own.get(name) for name in added}, config.python),
+        warm=_warm(program.isolation, own, added, config.python),
         limits=limits_of(spec),
         own_group=config.daemon.cgroups == "all",
         position=position,
@@ -485,10 +485,12 @@ def _program_of(job: Job, spec: JobSpec, config: Config) -> _Program:
     return _Program([config.python.interpreter, str(WORKER)], document, isolation=isolation)
 
 
-def _warm(isolation: Isolation, base: dict[str, str | None], python: PythonConfig) -> WarmStart | None:
+def _warm(
+    isolation: Isolation, own: dict[str, str], added: Iterable[str], python: PythonConfig
+) -> WarmStart | None:
     """Return the kind of warm worker that a job needs, or None for a fresh interpreter.
 
-    `base`: the worker's own values of the variables that the job sets; None: it has none.
+    `own`: the environment of the worker. `added`: the variables that the job sets.
     """
     if isolation is Isolation.SPAWN:
         return None
@@ -497,7 +499,7 @@ def _warm(isolation: Isolation, base: dict[str, str | None], python: PythonConfi
         isolation=isolation,
         path=list(python.path),
         preload=list(python.preload),
-        base=base,
+        base={name: own.get(name) for name in added},
         recycle_jobs=python.recycle_jobs if is_reused else None,
         recycle_memory=python.recycle_memory if is_reused else None,
     )

@@ -22,7 +22,7 @@ BOUNDS = {
     "modules, spawned class job": (16, 16),
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls, a submit": (308, 308),
-    "function calls, a job": (717, 720),
+    "function calls, a job": (661, 664),
     # what the daemon allocates; at the peak, the request and the rows are there as well
     "bytes of memory, 2000 queued jobs": (386_000, 396_000),
     "peak of memory, batch of 2000": (3_716_804, 3_735_000),
