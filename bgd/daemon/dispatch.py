@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, convert
 from msgspec.structs import replace
 
 from bgd.clock import now
@@ -358,7 +358,7 @@ def build_launch(
 
 def limits_of(spec: JobSpec) -> Limits:
     """Return the limits of every attempt of a job."""
-    return Limits(**{name: getattr(spec, name) for name in Limits.__struct_fields__})
+    return convert(spec, Limits, from_attributes=True)
 
 
 # Options that mean the same in a Launch as in a JobSpec

@@ -21,8 +21,8 @@ BOUNDS = {
     "modules, daemon": (234, 234),
     "modules, spawned class job": (16, 16),
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
-    "function calls, a submit": (308, 308),
-    "function calls, a job": (661, 664),
+    "function calls, a submit": (302, 302),
+    "function calls, a job": (649, 652),
     # what the daemon allocates; at the peak, the request and the rows are there as well
     "bytes of memory, 2000 queued jobs": (386_000, 396_000),
     "peak of memory, batch of 2000": (3_716_804, 3_735_000),
