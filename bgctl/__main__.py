@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from bgd.streams import open_closed_streams
 
+_INTERRUPTED = 130  # as a shell reports SIGINT
 _GC_THRESHOLD = 50_000  # new objects before a collection; imports alone exceed the default of 700
 
 
@@ -16,9 +17,13 @@ def main() -> NoReturn:
     """Run bgctl and exit with its code."""
     open_closed_streams()
     gc.set_threshold(_GC_THRESHOLD)
-    from bgctl.program import run  # noqa: PLC0415 - after setting the threshold
+    try:
+        from bgctl.program import run  # noqa: PLC0415 - after setting the threshold
 
-    os._exit(run(sys.argv[1:]))  # sys.exit would tear down the interpreter, a seventh of the run time
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while it still imports; later `run` answers it
+        code = _INTERRUPTED
+    os._exit(code)  # sys.exit would tear down the interpreter, a seventh of the run time
 
 
 if __name__ == "__main__":

@@ -198,6 +198,9 @@ def edit_command(
     with client() as daemon:
         changes: dict[str, Any] = dict(job_options(daemon, given))
     for option in unset:
+        if _UNSET[option] in changes:
+            raise click.UsageError(f"--{option} and --unset {option} exclude each other")
+    for option in unset:
         changes[_UNSET[option]] = getattr(JobSpec(), _UNSET[option])
     if argv:
         changes["argv"] = argv

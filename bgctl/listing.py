@@ -202,7 +202,7 @@ def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None
     columns = {heading: [row[index] for row in rows] for index, heading in enumerate(headings)}
     if not set(columns["NAME"]) - {"-"}:
         del columns["NAME"]
-    console = Console(color_system="auto" if has_colors() else None, highlight=False)
+    console = Console(color_system="standard" if has_colors() else None, highlight=False)
     widths = _column_widths(columns, console.width)
     # let an even narrower terminal wrap lines, because rich would cut ids
     console.width = max(console.width, sum(widths.values()) + _GAP * (len(widths) - 1))

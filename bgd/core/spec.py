@@ -193,7 +193,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = None
     memory_max: Annotated[
         MemoryBytes | None,
-        Option("Limit on memory of all its processes, for example 2G", in_policy=True, limit="memory"),
+        Option("Limit on memory of all its processes, for example 2GB", in_policy=True, limit="memory"),
     ] = None
     """Bytes that all its processes may use together, swap included."""
     cpu_max: Annotated[

@@ -90,15 +90,14 @@ def is_allowed(target: Target, allowed: Iterable[str]) -> bool:
     stand for the last part of the name.
     """
     patterns = patterns_for(target)
-    if isinstance(target, PythonTarget) and target.method:
-        patterns = (f"{patterns[0]}.{target.method}", *patterns)
     return any(entry in patterns for entry in allowed)
 
 
 def patterns_for(target: Target) -> tuple[str, ...]:
     """Return the entries that would allow the target, longest first."""
     if isinstance(target, PythonTarget):
-        return f"{target.module}.{target.name}", f"{target.module}.*"
+        patterns = f"{target.module}.{target.name}", f"{target.module}.*"
+        return (f"{patterns[0]}.{target.method}", *patterns) if target.method else patterns
     space = f"{target.runner}{_MARK}"
     patterns = f"{space}{target.name}", f"{space}{_above(target.name)}*"
     return (str(target), *patterns) if target.method else patterns

@@ -109,3 +109,10 @@ def test_a_closed_pipe_prints_no_error(daemon):
     )
 
     assert (reader.stdout, reader.stderr) == ("1\n", "")
+
+
+def test_colors_reach_a_pipe_if_they_are_asked_for(daemon):
+    daemon.submit("--hold", "true")
+
+    assert "\x1b[" in daemon.bgctl("list", "--color", "always").stdout
+    assert "\x1b" not in daemon.bgctl("list").stdout

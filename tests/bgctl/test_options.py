@@ -74,6 +74,15 @@ def test_the_stop_signal_of_a_waiting_job_can_change(daemon):
     assert "'STOP' is not one of 'TERM', 'INT'" in refused.stderr
 
 
+def test_an_option_cannot_be_set_and_unset_at_once(daemon):
+    job_id = daemon.submit("--hold", "true")
+
+    done = daemon.bgctl("edit", job_id, "--unset", "timeout", "--timeout", "5s")
+
+    assert done.returncode == 2
+    assert "--timeout and --unset timeout exclude each other" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [

@@ -25,6 +25,18 @@ def test_the_longest_pattern_that_has_a_key_decides_it():
     )
 
 
+def test_a_pattern_of_one_method_goes_before_that_of_its_class():
+    policies = {
+        "app.services.Report": ClassPolicy({"retries": 1, "timeout": 9.0}),
+        "app.services.Report.render": ClassPolicy({"retries": 7}),
+    }
+
+    one, other = (parse_target(f"app.services:Report.{method}") for method in ("render", "send"))
+
+    assert class_policy(one, policies).options == {"retries": 7, "timeout": 9.0}
+    assert class_policy(other, policies).options == {"retries": 1, "timeout": 9.0}
+
+
 def test_a_target_that_no_pattern_matches_has_no_policy():
     assert class_policy(REPORT, {"app.other.*": ClassPolicy({"retries": 1})}) == NOTHING_SAID
 

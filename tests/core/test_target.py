@@ -251,7 +251,7 @@ def test_an_invalid_entry_is_refused_with_the_valid_forms(entry):
 
 @pytest.mark.parametrize("entry", ["app.services:Report", "app.services:Report.build"])
 def test_an_entry_that_looks_like_a_target_is_refused_with_the_right_form(entry):
-    assert (problem_with_entry(entry) or "").endswith("; did you mean app.services.Report?")
+    assert (problem_with_entry(entry) or "").endswith(f"; did you mean {entry.replace(':', '.')}?")
 
 
 @pytest.mark.parametrize(
