@@ -17,7 +17,7 @@ from bgd.clock import now
 from bgd.config import Config
 from bgd.daemon import folder
 from bgd.daemon.logs import highest_job
-from bgd.daemon.storage import recovery
+from bgd.daemon.storage import copying, recovery
 from bgd.daemon.storage.copying import DatabaseCopy
 from bgd.daemon.storage.database import StoreBroken, StoreTooNew, fsync_path
 from bgd.daemon.storage.recovery import RecoveryResult
@@ -151,7 +151,7 @@ class Backups:
         """Write a copy to `path`, and unlink it unless `keep`; return a descriptor to read it."""
         async with self._writing:
             await self._supervisor.saved()
-            needed = await self._store.copy_size()
+            needed = await self._store.read(copying.copy_size)
             try:
                 await asyncio.to_thread(_prepare_folder, path, needed)
                 part = path if path.endswith(_PART) else f"{path}{_PART}"

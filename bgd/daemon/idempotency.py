@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from msgspec import UNSET
 
 from bgd.core.job import JobId
+from bgd.daemon.storage import write
 from bgd.daemon.storage.records import Submission
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -79,7 +80,7 @@ class IdempotencyTokens:
         first = self._first_of(token)
         if first is None and request.again is not UNSET:
             await self._supervisor.saved()  # it may not be on disk yet
-            submission = await self._store.submission(token, request.again)
+            submission = await self._store.search(write.find_submission, token, request.again)
             first = None if submission is None else submission.first
         if first is None:
             return None
@@ -91,7 +92,7 @@ class IdempotencyTokens:
             return None  # the jobs it found may have finished since
         _remember(self._repeated, token, first)
         await self._supervisor.saved()
-        submission = await self._store.submission(token, first - 1)
+        submission = await self._store.search(write.find_submission, token, first - 1)
         if submission is None:
             raise Refused("the token was used too long ago: use a new token for each request")
         return _jobs_of(submission)

@@ -30,6 +30,7 @@ from bgd.core.spec import JobSpec, problem_with
 from bgd.core.target import parse_target
 from bgd.daemon.access import check_may_run, check_variables
 from bgd.daemon.idempotency import IdempotencyTokens
+from bgd.daemon.storage import pruning, read, write
 from bgd.daemon.storage.pruning import PrunableJob
 from bgd.daemon.storage.records import StoredSpec
 from bgd.daemon.storage.store import Store
@@ -141,7 +142,7 @@ class JobActions:
         is_unfinished = self._supervisor.is_unfinished
         while unknown := [each for each in others if each not in finished and not is_unfinished(each)]:
             await self._supervisor.saved()  # their ends may not be on disk yet
-            states = await self._store.states(unknown)
+            states = await self._store.read(read.states, unknown)
             for job_id in unknown:
                 if job_id not in states:
                     raise NoSuchJob(f"no job {job_id}")
@@ -176,7 +177,7 @@ class JobActions:
         async with self._lock:
             self._check_waiting(await self._unfinished(job_id))
             await self._supervisor.saved()  # its spec may not be on disk yet
-            stored = await self._store.spec(job_id)
+            stored = await self._store.read(write.read_spec, job_id)
             if stored is None:
                 raise NoSuchJob(f"no job {job_id}")
             spec, changed = edited(stored.spec, changes), changes_in(changes)
@@ -235,7 +236,7 @@ class JobActions:
         """Queue a finished job again."""
         async with self._lock:  # or two requests could both find it finished
             job = await self._finished(job_id, "there is nothing to retry")
-            stored = await self._store.spec(job_id)
+            stored = await self._store.read(write.read_spec, job_id)
             if stored is None:
                 raise NoSuchJob(f"no job {job_id}")
             check_may_run(stored.spec, self._supervisor.config)
@@ -256,7 +257,7 @@ class JobActions:
         """Delete those of these jobs that were not retried meanwhile; return them once that is on disk."""
         async with self._lock:
             await self._supervisor.saved()  # a job that is retried must be so on disk, too
-            gone = await self._store.still_finished(due)
+            gone = await self._store.read(pruning.still_finished, due)
             for job in gone:
                 self._supervisor.remove(job)
         await self._supervisor.saved()
@@ -270,14 +271,14 @@ class JobActions:
         if job is not None:
             return job.state
         await self._supervisor.saved()  # its end may not be on disk yet
-        return (await self._store.states([job_id])).get(job_id)
+        return (await self._store.read(read.states, [job_id])).get(job_id)
 
     async def _unfinished(self, job_id: JobId) -> Job:
         job = self._supervisor.get(job_id)
         if job is not None:
             return job
         await self._supervisor.saved()
-        states = await self._store.states([job_id])
+        states = await self._store.read(read.states, [job_id])
         job = self._supervisor.get(job_id)  # it may have been retried meanwhile
         if job is not None:
             return job
@@ -295,7 +296,7 @@ class JobActions:
         if self._supervisor.is_unfinished(job_id):
             raise Refused(f"job {job_id} has not finished: {remedy}")
         await self._supervisor.saved()  # its end may not be on disk yet
-        job = await self._store.finished(job_id)
+        job = await self._store.read(read.finished_job, job_id)
         if job is None:
             raise NoSuchJob(f"no job {job_id}")
         return job

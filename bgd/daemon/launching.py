@@ -17,7 +17,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from bgd import clock
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, begin_generation, generation
 from bgd.errors import BgdError, ProtocolError
 from bgd.paths import lock_error
 from bgd.wire.framing import FrameReader, frame
@@ -215,14 +215,14 @@ class LauncherLink:
             self._report_problem(
                 f"it declined: {declined.problem}{'' if declined.generation else _OLD_COPY_HINT}"
             )
-        elif await self._store.generation() > self._generation:
+        elif await self._store.read(generation) > self._generation:
             self._report_problem(
                 "it works for another bgd that has this database open as well: stop one of them"
             )
         elif declined.generation > MAX_GENERATION:
             self._report_problem(f"it obeys generation {declined.generation}, and there is no higher one")
         else:
-            self._generation = await self._store.begin_generation(declined.generation)
+            self._generation = await self._store.write(begin_generation, declined.generation)
             logger.warning(
                 "launcher: another process greeted it as generation %d; going on as generation %d",
                 declined.generation,

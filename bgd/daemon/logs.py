@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, Outcome
+from bgd.daemon.storage import pruning
 from bgd.daemon.storage.store import Store
 from bgd.units import format_size
 from bgd.wire.launching import AttemptEnded, AttemptKey, LogGrew, log_name
@@ -203,7 +204,7 @@ class LogCleaner:
 
     async def run(self) -> None:
         """Delete logs forever; the next start tries again what cannot be deleted now."""
-        self.add(await self._store.leftovers())
+        self.add(await self._store.read(pruning.leftovers))
         while True:
             await self._has_jobs.wait()
             jobs, self._jobs = frozenset(self._jobs[:CLEANED_AT_ONCE]), self._jobs[CLEANED_AT_ONCE:]

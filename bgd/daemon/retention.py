@@ -13,8 +13,9 @@ from bgd.clock import now
 from bgd.config import Config
 from bgd.core.job import FINAL, State
 from bgd.daemon.job_actions import JobActions
+from bgd.daemon.storage import pruning
 from bgd.daemon.storage.pruning import RetentionLimits
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, save_retention_clock
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
 from bgd.units import format_size
@@ -58,9 +59,11 @@ class Retention:
                 self._pass_at = None
                 async for _ in self.prune(configured_limits(self._supervisor.config)):
                     pass
-                next_at = await self._store.next_prunable_at(configured_limits(self._supervisor.config))
+                next_at = await self._store.read(
+                    pruning.next_prunable_at, configured_limits(self._supervisor.config)
+                )
                 await self._supervisor.space.retry_while_full(
-                    partial(self._store.save_retention_clock, now())
+                    partial(self._store.write, save_retention_clock, now())
                 )
                 self._set_alarm(next_at)
         finally:
@@ -73,7 +76,7 @@ class Retention:
         portion = FIRST_PORTION
         async with self._pruning:
             try:
-                while due := await self._store.prunable_jobs(keep, elapsed, portion):
+                while due := await self._store.search(pruning.prunable_jobs, keep, elapsed, portion):
                     began = time.monotonic()
                     gone = set(await self._actions.remove_due(due))
                     took = time.monotonic() - began
@@ -92,7 +95,7 @@ class Retention:
     async def dry_run(self, keep: RetentionLimits) -> tuple[int, int]:
         """Return the number of jobs that `prune` would delete now, and the bytes of their logs."""
         await self._supervisor.saved()
-        return await self._store.total_prunable(keep, now().elapsed)
+        return await self._store.read_apart(pruning.total_prunable, keep, now().elapsed)
 
     def _schedule_pass(self) -> None:
         """Start a pass soon: there may be too many finished jobs now."""

@@ -36,8 +36,9 @@ from bgd.daemon.launching import DatabaseOutdated, LauncherLink
 from bgd.daemon.logs import highest_job
 from bgd.daemon.retention import Retention
 from bgd.daemon.space import DiskSpace
+from bgd.daemon.storage import copying, read, recovery
 from bgd.daemon.storage.database import DiskFull, StoreBroken, fsync_path
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, begin_generation, redate, reserve_ids
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.connection import start_web_server
 from bgd.errors import BgdError, ConfigError, leaf_errors
@@ -170,7 +171,7 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
 async def _restore(config: Config, store: Store, context: StartupContext) -> tuple[LauncherLink, Supervisor]:
     """Load all jobs from the store, with nothing started yet."""
     space = DiskSpace(config.daemon.state_dir, config.daemon.min_free)
-    generation = await space.retry_while_full(store.begin_generation)
+    generation = await space.retry_while_full(partial(store.write, begin_generation))
     link = LauncherLink(
         config.daemon.state_dir,
         config.log_dir,
@@ -227,7 +228,7 @@ async def _redate_waiting(store: Store) -> None:
         last: JobId | None = JobId(0)
         while last is not None:
             began = time.monotonic()
-            last = await store.redate(now(), state, last)
+            last = await store.write(redate, now(), state, last)
             await asyncio.sleep(REDATE_REST * (time.monotonic() - began))
 
 
@@ -273,7 +274,8 @@ async def _save_unlinked(config: Config, store: Store) -> str:
     await asyncio.to_thread(state_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
     path = state_dir / f"bgd.db.saved-{datetime.fromtimestamp(now().wall, UTC):%Y%m%dT%H%M%SZ}"
     try:
-        await store.copy_unlinked(str(path))
+        # through the open connection, as nobody can open a file that was deleted
+        await store.write(copying.write_copy, str(path))
     except (OSError, sqlite3.Error) as error:
         raise StoreBroken(f"the database was removed, and cannot be saved as {path}: {error}") from error
     return str(path)
@@ -304,7 +306,7 @@ def _restore_name(config: Config, saved: str, *, is_free: bool) -> StoreBroken:
 async def _hold_outdated_jobs(config: Config, store: Store, position: int) -> StoreBroken:
     """Hold what waits in an old copy of the database, because it may have run since; return the error."""
     launcher = f"{clock.boot_id()}:before-recovery"
-    held = await store.hold_as_outdated(position, launcher, now().wall)
+    held = await store.write(recovery.hold_as_outdated, position, launcher, now().wall)
     return StoreBroken(
         f"database {config.daemon.state_dir}/bgd.db is an older copy: the launcher has run jobs that it does"
         f" not know. Jobs that may have run since, and are held now: {held.held}. Jobs that ran then, and are"
@@ -316,7 +318,7 @@ async def _hold_outdated_jobs(config: Config, store: Store, position: int) -> St
 async def _reserve_logged_ids(config: Config, store: Store) -> None:
     """Never give out an id that has a log: the database may be new, or have lost its latest changes."""
     highest = await asyncio.to_thread(highest_job, config.log_dir)
-    last_id = await store.last_id()
+    last_id = await store.read(read.last_id)
     if highest > last_id:
         logger.warning(
             "jobs up to %d have logs, and the database knows none after %d: it is new, or has lost its latest"
@@ -325,7 +327,7 @@ async def _reserve_logged_ids(config: Config, store: Store) -> None:
             last_id,
             highest,
         )
-        await store.reserve_ids(highest)
+        await store.write(reserve_ids, highest)
 
 
 async def _wait_until_stopped(

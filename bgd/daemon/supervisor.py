@@ -33,6 +33,7 @@ from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
 from bgd.daemon.queue_controls import queue_rules, total_slots
 from bgd.daemon.space import DiskSpace
+from bgd.daemon.storage import read
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -42,7 +43,7 @@ from bgd.daemon.storage.records import (
     SavedJob,
     Transaction,
 )
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
 from bgd.units import format_duration
 from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptStarted, LogGrew, RenewWorkers
@@ -96,15 +97,15 @@ class Supervisor:
 
     async def restore(self) -> None:
         """Load the saved state. No job starts before a launcher has reported which attempts still run."""
-        ignored = await self._store.adopt_boot(now(), clock.boot_id())
+        ignored = await self._store.write(adopt_boot, now(), clock.boot_id())
         if ignored:
             logger.warning(
                 "the machine was off, or its clock is wrong: by the clock finished jobs are %s older than bgd"
                 " counts for `[retention]`, so they stay that much longer",
                 format_duration(ignored // 1),
             )
-        self.controls = await self._store.controls()
-        self.newest_id = await self._store.last_id()
+        self.controls = await self._store.read(read.controls)
+        self.newest_id = await self._store.read(read.last_id)
         self._scheduler = self._new_scheduler(self.newest_id)
         async for page in self._store.unfinished():
             for restored in page:

@@ -19,7 +19,7 @@ from bgd.daemon.storage.records import (
     SavedJob,
     Transaction,
 )
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, adopt_boot
 from tests.bench.harness import ENVIRONMENT
 
 RARE = 100_000  # one in this many jobs is in the rare queue, has the rare tag and failed
@@ -32,7 +32,7 @@ _POLICY = RetryPolicy(retries=0, delay=5.0, rerun=False)
 async def fill(path: Path, jobs: int, *, finished: bool, uid: int) -> float:
     """Put `count` jobs into a new database; return how many new jobs per second the store took."""
     store = await Store.open(str(path))
-    await store.adopt_boot(clock_now(), clock.boot_id())
+    await store.write(adopt_boot, clock_now(), clock.boot_id())
     await store.commit(
         Transaction(now=clock_now(), controls=QueueControls(paused=True))
     )  # so that none starts

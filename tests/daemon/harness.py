@@ -20,8 +20,9 @@ from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.retention import Retention
+from bgd.daemon.storage import read
 from bgd.daemon.storage.records import StoredSpec, Transaction
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, begin_generation
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire import messages as wire_messages
 from bgd.wire.launching import (
@@ -132,13 +133,13 @@ class Harness:
 
     async def view(self, job_id: int) -> JobView:
         await soon(self.supervisor.saved())
-        view = await self.store.view(JobId(job_id))
+        view = await self.store.read(read.view, JobId(job_id))
         assert view is not None
         return view
 
     async def attempts(self, job_id: int) -> list[AttemptView]:
         await soon(self.supervisor.saved())
-        return await self.store.attempts(JobId(job_id), 0, 100)
+        return await self.store.read(read.attempts_of, JobId(job_id), 0, 100)
 
     async def told(self) -> list[ToLauncher]:
         """Return all messages to the launcher so far, after everything is saved."""
@@ -247,7 +248,7 @@ async def _running(
 ) -> AsyncIterator[AnyHarness]:
     store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
     try:
-        generation = await store.begin_generation()
+        generation = await store.write(begin_generation)
         link = LauncherLink(config.daemon.state_dir, config.log_dir, store, generation)
         life = kind(config, store, link, launcher)
         await life.supervisor.restore()

@@ -17,11 +17,12 @@ from msgspec.structs import replace
 from bgd.__main__ import main
 from bgd.core.job import Conditions, JobId, State
 from bgd.daemon.backups import recover
+from bgd.daemon.storage import read, write
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import Transaction
 from bgd.daemon.storage.recovery import MARGIN
 from bgd.daemon.storage.schema import VERSION
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, begin_generation
 from bgd.errors import Refused
 from bgd.wire.launching import log_name
 from tests.daemon.storage.builders import NOW, a_job, first_attempt, new, put, restored, saves, sql
@@ -39,7 +40,7 @@ def path(config):
 async def fill(config):
     """Put jobs 1 to 5 into the backup, one in each kind of state; 6 and 7 come later."""
     store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
-    await store.begin_generation()
+    await store.write(begin_generation)
     blocked = Conditions(after=(JobId(2),))
     await put(store, new(1), new(2), new(3, due=NOW.elapsed + 60), new(5))
     await put(store, replace(new(4), job=a_job(4, State.BLOCKED, conditions=blocked)))
@@ -58,9 +59,9 @@ async def look_into(path):
     found = (
         {job.id: job for job in await restored(store)},
         [launcher for (launcher,) in await sql(store, "SELECT launcher FROM attempts")],
-        (await store.counts())["held"],
-        await store.last_id(),
-        await store.begin_generation(),
+        (await store.read(read.counts))["held"],
+        await store.read(read.last_id),
+        await store.write(begin_generation),
     )
     await store.close()
     return found
@@ -116,7 +117,7 @@ def test_a_database_of_a_newer_bgd_is_never_replaced(config, path):
 async def events_in(path, since):
     """Return the events after this id, and the newest id."""
     store = await Store.open(str(path))
-    found = await store.events(since, 1000), (await store.event_bounds())[1]
+    found = await store.read(write.read_events, since, 1000), (await store.read(write.event_bounds))[1]
     await store.close()
     return found
 

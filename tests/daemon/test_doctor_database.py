@@ -17,7 +17,7 @@ from bgd.daemon.doctor import check_backups, check_database
 from bgd.daemon.storage import schema
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import MIGRATIONS, VERSION, open_writable
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, begin_generation
 from bgd.wire.views import Level
 from tests.daemon.harness import configure
 
@@ -155,7 +155,7 @@ def test_unreadable_database_is_reported(config, path, monkeypatch):
 async def test_database_is_checked_while_a_daemon_has_it_open(config, path):
     store = await Store.open(str(path))
     assert check_database(config).level is Level.OK
-    assert await store.begin_generation() == 1
+    assert await store.write(begin_generation) == 1
     await store.close()
     assert sorted(each.name for each in path.parent.iterdir()) == ["bgd.db"]
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, Now, State
 from bgd.daemon import idempotency
-from bgd.daemon.storage import write
+from bgd.daemon.storage import read, write
 from bgd.daemon.storage.records import Submission, Transaction
 from bgd.daemon.storage.store import Store
 from bgd.wire.launching import Acknowledge, Launch
@@ -26,7 +26,7 @@ MANY = 3_000
 
 async def ids_of(life):
     await soon(life.supervisor.saved())
-    return await life.store.states(range(1, 100))
+    return await life.store.read(read.states, range(1, 100))
 
 
 async def test_repeated_request_is_answered_as_before(config, launcher):
@@ -161,7 +161,10 @@ async def test_old_requests_are_deleted_from_the_disk(config, launcher, monkeypa
         for _ in range(MANY):
             await caller.hear(Submitted)
 
-        kept = [await life.store.submission(number.to_bytes(16, "big"), 0) for number in (0, MANY - 1)]
+        kept = [
+            await life.store.search(write.find_submission, number.to_bytes(16, "big"), 0)
+            for number in (0, MANY - 1)
+        ]
 
         assert kept[0] is None
         assert kept[1] is not None
@@ -173,7 +176,7 @@ async def test_requests_are_not_deleted_because_the_clock_was_set(tmp_path, jump
     for start, at in ((1, NOW), (MANY + 1, Now(NOW.elapsed + 1, NOW.wall + jump))):
         await store.commit(Transaction(now=at, submissions=list(map(a_request, range(start, start + MANY)))))
 
-    assert await store.submission(a_request(1).token, 0) is not None
+    assert await store.search(write.find_submission, a_request(1).token, 0) is not None
     await store.close()
 
 

@@ -13,6 +13,7 @@ from bgd import clock
 from bgd.core import spec as limits
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.spec import JobSpec
+from bgd.daemon.storage import read
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
 from bgd.wire.launching import Abilities, Acknowledge, AttemptStarted, Launch, Limits, StopProcesses
@@ -213,7 +214,9 @@ async def test_job_cannot_wait_for_one_that_does_not_exist(config, launcher):
         assert (await caller.ask(Submit(1, command(after=(404,))), Failed)).message == "no job 404"
         batch = SubmitMany(id=2, specs=[command(), command(after=(404,))])
         assert (await caller.ask(batch, Failed)).code is ErrorCode.NO_SUCH_JOB
-        assert await life.store.counts() | {"queued": 0, "running": 0} == await life.store.counts()
+        assert await life.store.read(read.counts) | {"queued": 0, "running": 0} == await life.store.read(
+            read.counts
+        )
 
 
 async def test_jobs_cannot_wait_for_each_other(config, launcher):
@@ -457,7 +460,7 @@ async def test_removed_job_is_gone_with_its_logs_and_its_id_is_not_reused(config
 
         assert await act(await life.call(), Remove(1, [job])) is State.SUCCEEDED
 
-        assert await life.store.view(job) is None
+        assert await life.store.read(read.view, job) is None
         with pytest.raises(NoSuchJob):
             await life.actions.remove(job)
         assert await life.submit(command(**SCHEDULED)) == job + 1

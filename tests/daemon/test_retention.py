@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from bgd.core.job import State
 from bgd.daemon import retention
 from bgd.daemon.retention import Retention, configured_limits, requested_limits
+from bgd.daemon.storage import pruning, read, write
 from bgd.daemon.storage.pruning import RetentionLimits
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
@@ -57,12 +58,12 @@ async def test_jobs_are_pruned_with_their_logs_in_portions(config, launcher, mon
         assert [line for line in caplog.messages if "removed" in line] == [
             "removed 4 finished jobs, with 20B of logs"
         ]
-        assert [await life.store.view(job) for job in jobs[:4]] == [None] * 4
+        assert [await life.store.read(read.view, job) for job in jobs[:4]] == [None] * 4
         assert (await life.view(jobs[4])).state is State.SUCCEEDED
-        assert (await life.store.counts())["succeeded"] == 1
+        assert (await life.store.read(read.counts))["succeeded"] == 1
         with pytest.raises(NoSuchJob):
             await life.actions.revive(jobs[0])
-        events = await life.store.events(0, 1000)
+        events = await life.store.read(write.read_events, 0, 1000)
         assert [event.job for event in events if event.what == "remove"] == jobs[:4]
         kept_log = Path(config.log_dir, log_name(jobs[4], 1))
         await until(lambda: list(kept_log.parent.iterdir()) == [kept_log])
@@ -71,7 +72,9 @@ async def test_jobs_are_pruned_with_their_logs_in_portions(config, launcher, mon
 async def test_job_that_is_retried_is_not_pruned(config, launcher):
     async with running_supervisor(config, launcher) as life:
         [job] = await ended(life, launcher, 1)
-        due = await life.store.prunable_jobs(RetentionLimits(max_age=ANY_AGE, max_jobs=0), 0.0, 10)
+        due = await life.store.search(
+            pruning.prunable_jobs, RetentionLimits(max_age=ANY_AGE, max_jobs=0), 0.0, 10
+        )
         assert [each.job for each in due] == [job]
         await life.actions.revive(job)
 
@@ -95,7 +98,7 @@ async def test_logs_that_a_crash_left_are_deleted_at_the_next_start(config, laun
 
 
 async def _until_cleared(life):
-    while await life.store.leftovers():
+    while await life.store.read(pruning.leftovers):
         life.supervisor.when_saved(lambda: None)
         await asyncio.sleep(0.01)
 
@@ -113,7 +116,7 @@ async def test_retention_deletes_jobs_that_are_too_many_or_too_old(folder, launc
 
 
 async def _until_gone(life, jobs):
-    while any([await life.store.view(job) for job in jobs]):  # noqa: ASYNC110 - nobody is notified
+    while any([await life.store.read(read.view, job) for job in jobs]):  # noqa: ASYNC110 - nobody is notified
         await asyncio.sleep(0.01)
 
 

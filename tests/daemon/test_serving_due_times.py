@@ -11,9 +11,10 @@ import pytest
 from bgd.core.job import WAITING, JobId, Now, State
 from bgd.daemon import serving
 from bgd.daemon.serving import REDATE_REST, follow_wall_clock
+from bgd.daemon.storage import read
 from bgd.daemon.storage import store as store_module
 from bgd.daemon.storage.database import DiskFull
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, adopt_boot
 from tests.daemon.storage.builders import BOOT, NOW, move, new, put
 from tests.support import DEADLINE
 
@@ -24,7 +25,7 @@ ROUNDS = 20
 @pytest.fixture
 async def store(tmp_path):
     store = await Store.open(str(tmp_path / "bgd.db"))
-    await store.adopt_boot(NOW, BOOT)
+    await store.write(adopt_boot, NOW, BOOT)
     await put(store, new(1))
     await move(store, 1, State.SCHEDULED, due=NOW.elapsed + WAIT)
     yield store
@@ -34,7 +35,7 @@ async def store(tmp_path):
 async def wait_until_due(store, due_at, number=1):
     """Wait until the store says that the job is due then."""
     async with asyncio.timeout(DEADLINE):
-        while (await store.view(JobId(number))).due_at != due_at:  # noqa: ASYNC110 - the store announces nothing
+        while (await store.read(read.view, JobId(number))).due_at != due_at:  # noqa: ASYNC110 - the store announces nothing
             await asyncio.sleep(0)
 
 
@@ -71,18 +72,18 @@ async def test_all_jobs_are_updated_a_few_at_a_time(store, monkeypatch):
 
 async def test_clock_that_is_set_all_the_time_leaves_the_store_to_others(store, clocks, monkeypatch):
     monkeypatch.setattr(serving, "inf", time.time())
-    redate, busy, enough = store.redate, [], asyncio.Event()
+    write, busy, enough = store.write, [], asyncio.Event()
 
     async def timed(*asked):
         clocks.append(Now(NOW.elapsed, clocks[-1].wall + 360.0))
         began = time.monotonic()
-        last = await redate(*asked)
+        last = await write(*asked)
         busy.append(time.monotonic() - began)
         if len(busy) == ROUNDS * len(WAITING):
             enough.set()
         return last
 
-    monkeypatch.setattr(store, "redate", timed)
+    monkeypatch.setattr(store, "write", timed)
     began = time.monotonic()
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(follow_wall_clock(store))
@@ -94,15 +95,15 @@ async def test_clock_that_is_set_all_the_time_leaves_the_store_to_others(store, 
 @pytest.mark.usefixtures("clocks")
 async def test_full_disk_is_logged_and_ends_nothing(store, monkeypatch, caplog):
     monkeypatch.setattr(serving, "inf", time.time())
-    redate, calls = store.redate, []
+    write, calls = store.write, []
 
     async def full(*asked):
         calls.append(asked)
         if len(calls) == 1:
             raise DiskFull("disk full: the database")
-        return await redate(*asked)
+        return await write(*asked)
 
-    monkeypatch.setattr(store, "redate", full)
+    monkeypatch.setattr(store, "write", full)
     with caplog.at_level(logging.WARNING):
         async with asyncio.TaskGroup() as tasks:
             task = tasks.create_task(follow_wall_clock(store))

@@ -11,6 +11,7 @@ import pytest
 from bgd.core.job import State
 from bgd.daemon import space
 from bgd.daemon.space import DiskSpace
+from bgd.daemon.storage import read
 from bgd.daemon.storage.database import DiskFull
 from bgd.errors import Full
 from bgd.wire.launching import MAX_BALLAST
@@ -132,7 +133,7 @@ async def test_while_nothing_can_be_written_only_lists_are_answered(config, laun
         saved = asyncio.ensure_future(life.supervisor.saved())
         await soon(life.supervisor.saved_unless_stuck())  # waits until the disk is known to be full
         await soon(life.supervisor.saved_unless_stuck())
-        view = await life.store.view(held)
+        view = await life.store.read(read.view, held)
         assert view is not None
         assert view.state is State.HELD
         assert not saved.done()

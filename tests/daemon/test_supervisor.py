@@ -6,6 +6,7 @@ import pytest
 
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.retry import NOT_RERUN
+from bgd.daemon.storage import read
 from bgd.daemon.storage.database import StoreBroken
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import (
@@ -287,7 +288,7 @@ async def test_broken_store_ends_the_supervisor_and_nothing_is_answered(config, 
             await asyncio.Event().wait()
     assert not answered.is_set()
     async with running_supervisor(config, launcher) as life:
-        assert await life.store.view(JobId(1)) is None
+        assert await life.store.read(read.view, JobId(1)) is None
 
 
 async def test_facts_that_arrive_during_a_commit_share_the_next_one(config, launcher):
@@ -301,7 +302,7 @@ async def test_facts_that_arrive_during_a_commit_share_the_next_one(config, laun
         life.commits.open()
         await soon(life.supervisor.saved())
         assert life.commits.commits == before + 2
-        assert (await life.store.counts())["queued"] == len(jobs) + 1
+        assert (await life.store.read(read.counts))["queued"] == len(jobs) + 1
 
 
 async def test_read_without_a_change_costs_no_commit(config, launcher):

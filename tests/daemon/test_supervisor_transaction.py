@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bgd.core.job import JobId, Now, Outcome, State
+from bgd.daemon.storage import write
 from bgd.daemon.storage.records import Transaction
 from tests.daemon.harness import command, running_supervisor
 from tests.daemon.scripted_launcher import end
@@ -13,13 +14,16 @@ async def test_an_outcome_is_in_one_event_only_and_not_in_that_of_a_later_cancel
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await life.launched(command("false", retries=1))
-        _, before = await life.store.event_bounds()
+        _, before = await life.store.read(write.event_bounds)
 
         life.supervisor.attempt_ended(end(key, Outcome.EXIT, 1))
         assert await life.actions.cancel(JobId(key.job)) is State.CANCELLED
         await soon(life.supervisor.saved())
 
-        saved = [(event.what, event.outcome, event.reason) for event in await life.store.events(before, 10)]
+        saved = [
+            (event.what, event.outcome, event.reason)
+            for event in await life.store.read(write.read_events, before, 10)
+        ]
         assert saved == [("retry", Outcome.EXIT, None), ("cancel", None, "cancelled before it started")]
 
 

@@ -27,7 +27,7 @@ from bgd.daemon.launching import LauncherLink
 from bgd.daemon.retention import Retention
 from bgd.daemon.storage import write
 from bgd.daemon.storage.database import DatabaseConnection
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, begin_generation
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.requests import ShutdownMode
 from tests.end_to_end.records import AttemptRecords
@@ -175,7 +175,7 @@ class Machine:
         (store_id,) = self.disk.execute("SELECT store_id FROM meta").fetchone()
         store = Store(writer, reader, searcher, store_id, path="/nowhere")
         store.position = write.newest_event(self.disk)
-        link = SimulatedLink(self, store, await store.begin_generation())
+        link = SimulatedLink(self, store, await store.write(begin_generation))
         supervisor = Supervisor(self.config, store, link)
         await supervisor.restore()
         life.tasks += [life.loop.create_task(each) for each in (supervisor.run(), link.run(supervisor))]

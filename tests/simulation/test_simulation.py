@@ -12,8 +12,8 @@ from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
 from bgd.daemon.dispatch import AttemptTable, Reconciliation
 from bgd.daemon.idempotency import IdempotencyTokens
+from bgd.daemon.storage import read, write
 from bgd.daemon.storage.records import QueueControls
-from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.launching import Acknowledge
 from tests.simulation.run import SimulationRun
@@ -108,10 +108,7 @@ def forget_requests(monkeypatch):
 
 
 def forget_requests_at_a_restart(monkeypatch):
-    async def submission(*_):
-        return None
-
-    monkeypatch.setattr(Store, "submission", submission)
+    monkeypatch.setattr(write, "find_submission", lambda *_: None)
 
 
 def forget_keys(monkeypatch):
@@ -119,10 +116,7 @@ def forget_keys(monkeypatch):
 
 
 def forget_pauses(monkeypatch):
-    async def controls(_):
-        return QueueControls()
-
-    monkeypatch.setattr(Store, "controls", controls)
+    monkeypatch.setattr(read, "controls", lambda _: QueueControls())
 
 
 def hold_nothing(monkeypatch):

@@ -18,6 +18,7 @@ from bgd.daemon.access import Actor
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.logs import LogReader, expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, queue_views, unknown_queue
+from bgd.daemon.storage import read, write
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator
@@ -138,7 +139,7 @@ class ReadHandler:
         """Return slots and queues as they are now, with everything that this client was told before."""
         supervisor = self._supervisor
         await supervisor.saved_unless_stuck()
-        counts = await self._store.queue_counts()
+        counts = await self._store.search(read.queue_counts)
         return Queues(
             id=request_id,
             slots=supervisor.slots,
@@ -159,18 +160,18 @@ class ReadHandler:
         if name in known_queues(supervisor.config, supervisor.controls):
             return
         await supervisor.saved_unless_stuck()
-        if not await self._store.has_jobs_in(name):
-            counts = await self._store.queue_counts()
+        if not await self._store.read(read.has_jobs_in, name):
+            counts = await self._store.search(read.queue_counts)
             raise unknown_queue(name, known_queues(supervisor.config, supervisor.controls) | counts.keys())
 
     async def _list(self, request: List, actor: Actor, replies: ReplySender) -> None:
         await self._supervisor.saved_unless_stuck()  # the list must have what this client was told before
         async with replies.in_turn():
-            views, rest = await self._store.first_views(request, actor.uid)
+            views, rest = await self._store.search(read.first_views, request, actor.uid)
             await self._send_jobs(request.id, views, replies)
         while rest:
             async with replies.in_turn():
-                views, rest = await self._store.next_views(rest)
+                views, rest = await self._store.search(read.next_views, rest)
                 if request.states is not None:  # some jobs may have left these states meanwhile
                     views = [view for view in views if view.state in request.states]
                 await self._send_jobs(request.id, views, replies)
@@ -183,7 +184,7 @@ class ReadHandler:
     async def _show(self, request: Show, actor: Actor, replies: ReplySender) -> None:
         job_id = request.job
         if job_id is None:
-            job_id = await self._store.latest(actor.uid)
+            job_id = await self._store.read(read.latest, actor.uid)
             if job_id is None:
                 raise NoSuchJob("you have no jobs yet")
         async with replies.in_turn():
@@ -193,7 +194,7 @@ class ReadHandler:
         views = None
         while views is None or views:
             async with replies.in_turn():
-                views = await self._store.attempts(JobId(job_id), after, ATTEMPTS_AT_ONCE)
+                views = await self._store.read(read.attempts_of, JobId(job_id), after, ATTEMPTS_AT_ONCE)
                 located = [replace(view, log_path=f"{log_dir}/{view.log_path}") for view in views]
                 for part in _parts(located, partial(AttemptsPart, request.id)):
                     await replies.send_and_drain(part)
@@ -202,7 +203,7 @@ class ReadHandler:
 
     async def _result(self, request: GetResult) -> Result:
         view = await self._view(request.job)
-        value, error = await self._store.result(JobId(request.job))
+        value, error = await self._store.read(read.result_of, JobId(request.job))
         # without the arguments: at their limits both do not fit into a frame
         return Result(request.id, replace(view, arguments=None), value, error)
 
@@ -216,7 +217,9 @@ class ReadHandler:
         waiting = set(map(JobId, request.jobs))
         with self._supervisor.subscriptions.subscribe(waiting, progress=request.progress) as subscription:
             if request.progress:
-                await self._send_progress(request.id, await self._store.progress(list(waiting)), replies)
+                await self._send_progress(
+                    request.id, await self._store.search(read.progress_of, list(waiting)), replies
+                )
             while waiting:
                 moved = subscription.take_moved() & waiting
                 finished = [job for job in moved if not self._supervisor.is_unfinished(job)]
@@ -243,7 +246,7 @@ class ReadHandler:
 
         A job whose end is still being written has not finished; it moves once more when that is done.
         """
-        views, rest = await self._store.next_views(job_ids)
+        views, rest = await self._store.search(read.next_views, job_ids)
         looked_at = job_ids[: len(job_ids) - len(rest)]
         if missing := set(looked_at) - {view.id for view in views}:
             raise NoSuchJob(f"no job {min(missing)}")
@@ -251,11 +254,11 @@ class ReadHandler:
 
     async def _stats(self, request: GetStats) -> Stats:
         await self._supervisor.saved_unless_stuck()
-        recent = await self._store.stats(time.time() - request.window)
+        recent = await self._store.search(read.recent_stats, time.time() - request.window)
         return Stats(
             id=request.id,
             window=request.window,
-            counts=await self._store.counts(),
+            counts=await self._store.read(read.counts),
             outcomes=recent.outcomes,
             wait_median=recent.wait_median,
             wait_p95=recent.wait_p95,
@@ -276,7 +279,7 @@ class ReadHandler:
             config=config.source and as_utf8(config.source),
             slots=self._supervisor.slots,
             running=self._supervisor.running,
-            counts=await self._store.counts(),
+            counts=await self._store.read(read.counts),
             launcher_pid=self._link.pid,
             store_id=self._store.store_id,
             http=None if self._authenticator is None else self._authenticator.url,
@@ -289,7 +292,7 @@ class ReadHandler:
         return self._authenticator.login_link(actor.uid)
 
     async def _view(self, job_id: int) -> JobView:
-        view = await self._store.view(JobId(job_id))
+        view = await self._store.read(read.view, JobId(job_id))
         if view is None:
             raise NoSuchJob(f"no job {job_id}")
         return view
@@ -324,7 +327,7 @@ async def _send_events(
         progress=request.progress and request.follow
     ) as subscription:
         await supervisor.saved_unless_stuck()  # so that all that this client was told has happened
-        oldest, newest = await store.event_bounds()
+        oldest, newest = await store.read(write.event_bounds)
         since = request.since
         if since is None:
             since = newest if request.follow else oldest - 1
@@ -334,7 +337,7 @@ async def _send_events(
             events = None
             while events is None or events:
                 async with replies.in_turn():
-                    events = await store.events(since, EVENTS_AT_ONCE)
+                    events = await store.read(write.read_events, since, EVENTS_AT_ONCE)
                     if events:
                         since = events[-1].id
                         await replies.send_and_drain(EventsPart(request.id, events, last=since))
@@ -423,7 +426,7 @@ async def _follow_logs(
 
 
 async def _view_again(store: StoreReader, job_id: JobId) -> JobView:
-    view = await store.view(job_id)
+    view = await store.read(read.view, job_id)
     if view is None:
         raise NoSuchJob(f"job {job_id} has been removed")
     return view
@@ -472,7 +475,7 @@ async def _send_from(request: Logs, log: LogReader, attempt: int, offset: int, r
 
 async def _written(supervisor: Supervisor, store: StoreReader, job: int, attempt: int) -> int:
     """Return how many bytes an attempt has written at least, or in all if it has ended."""
-    found = await store.attempts(JobId(job), attempt - 1, 1)
+    found = await store.read(read.attempts_of, JobId(job), attempt - 1, 1)
     if not found or found[0].attempt != attempt:
         return 0
     if found[0].outcome is None:

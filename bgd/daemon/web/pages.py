@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from bgd.core.job import JobId, State
 from bgd.daemon.logs import LogReader, expected_log_bytes
+from bgd.daemon.storage import read
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.web.auth import Authenticator, Endpoints
 from bgd.daemon.web.views import JobRow, LogTail, attempt_details, job_details, job_row, read_tail, stream_log
@@ -166,16 +167,22 @@ class Pages:
         async with aclosing(self._batches(query)) as batches:
             async for views in batches:
                 rows += await asyncio.to_thread(_rows, views)
-        return await html_response("jobs.html", _list_values(query, rows, await self._store.counts()))
+        return await html_response(
+            "jobs.html", _list_values(query, rows, await self._store.read(read.counts))
+        )
 
     async def job(self, request: HttpRequest, job: str) -> PageResponse:
         """Return one job with up to ATTEMPTS_ON_A_PAGE of its attempts."""
         view = await self._view(job)
         before = job_query(request.query).before or view.attempt + 1
         after = max(before - 1 - ATTEMPTS_ON_A_PAGE, 0)
-        attempts = await self._store.attempts(JobId(view.id), after, min(before - 1, ATTEMPTS_ON_A_PAGE))
+        attempts = await self._store.read(
+            read.attempts_of, JobId(view.id), after, min(before - 1, ATTEMPTS_ON_A_PAGE)
+        )
         result, _ = (
-            await self._store.result(JobId(view.id)) if view.state is State.SUCCEEDED else (None, None)
+            await self._store.read(read.result_of, JobId(view.id))
+            if view.state is State.SUCCEEDED
+            else (None, None)
         )
         if wants_json(request):
             return await json_response(self._as_json(view, result, attempts))
@@ -190,7 +197,7 @@ class Pages:
             raise RequestRefused(HTTPStatus.NOT_FOUND, f"Job {view.id} has no attempt {attempt}.")
         name = f'attachment; filename="bgd-{view.id}.{attempt}.log"'
         headers = (("Content-Disposition", name),) if query.download else ()
-        found = await self._store.attempts(JobId(view.id), int(attempt) - 1, 1)
+        found = await self._store.read(read.attempts_of, JobId(view.id), int(attempt) - 1, 1)
         written = expected_log_bytes(found[0]) if found and found[0].attempt == int(attempt) else 0
         chunks = stream_log(LogReader(self._log_dir, view.id, int(attempt)), query.tail, written)
         return PageResponse(HttpResponse(content_type=TEXT, body=None, headers=headers), chunks)
@@ -200,7 +207,7 @@ class Pages:
         left = query.limit
         while left:
             asked = min(left, JOB_BATCH)
-            views = await self._store.list(replace(query, limit=asked), None)
+            views = await self._store.search(read.list_jobs, replace(query, limit=asked), None)
             if views:
                 yield views
                 query = replace(query, before=views[-1].id)
@@ -216,7 +223,7 @@ class Pages:
         yield b"]\n" if separator == b"," else b"[]\n"
 
     async def _view(self, job: str) -> JobView:
-        view = await self._store.view(JobId(int(job)))
+        view = await self._store.read(read.view, JobId(int(job)))
         if view is None:
             raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no job {job}.")
         return view

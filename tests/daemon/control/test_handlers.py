@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from bgd.core.job import JobId, State
+from bgd.daemon.storage import read
 from bgd.wire.launching import Acknowledge, StopProcesses
 from bgd.wire.replies import Acted, Done, ErrorCode, Info
 from bgd.wire.requests import Cancel, GetInfo, Retry, Shutdown, ShutdownMode
@@ -60,7 +61,7 @@ async def test_retry_answers_for_each_job_after_they_are_on_disk(config, launche
             ErrorCode.REFUSED,
             ErrorCode.NO_SUCH_JOB,
         ]
-        view = await life.store.view(JobId(done.job))
+        view = await life.store.read(read.view, JobId(done.job))
         assert view is not None
         assert (view.state, view.attempt) == (State.RUNNING, 2)
 

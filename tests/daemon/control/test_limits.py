@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import time
 import tracemalloc
-from functools import partial
 
 import pytest
 
 from bgd.daemon.control import connection as connection_module
 from bgd.daemon.control import limits
 from bgd.daemon.control.limits import FOLLOWED_BYTES, STREAM_BYTES
+from bgd.daemon.storage import read
 from bgd.wire.framing import frame
 from bgd.wire.messages import encode
 from bgd.wire.replies import End, ErrorCode, Failed, Info, JobsPart, Submitted
@@ -201,14 +201,15 @@ async def test_large_jobs_are_read_and_sent_a_few_at_a_time(config, launcher, mo
         await soon(life.supervisor.saved())
         most = 0
 
-        async def counted(read, *arguments):
-            nonlocal most
-            views, rest = await read(*arguments)
-            most = max(most, len(views))
-            return views, rest
+        for function in (read.next_views, read.first_views):
 
-        for name in "next_views", "first_views":
-            monkeypatch.setattr(life.store, name, partial(counted, getattr(life.store, name)))
+            def counted(*arguments, function=function):
+                nonlocal most
+                views, rest = function(*arguments)
+                most = max(most, len(views))
+                return views, rest
+
+            monkeypatch.setattr(read, function.__name__, counted)
         parts = await caller.stream(ask, JobsPart)
         assert sorted(view.id for part in parts for view in part.jobs) == jobs
         assert 0 < most < 10

@@ -78,7 +78,7 @@ async def test_request_for_events_that_are_no_longer_kept_says_so(config, launch
     async with served(config, launcher) as life:
         await life.submit(command(delay=300.0))
         await life.submit(command(delay=300.0))
-        await life.store._writer.call(lambda db: db.execute("DELETE FROM events WHERE last = 1").rowcount)
+        await life.store.write(lambda db: db.execute("DELETE FROM events WHERE last = 1").rowcount)
 
         part, _ = await (await life.call()).stream(GetEvents(id=1, since=0), EventsPart)
 

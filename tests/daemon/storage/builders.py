@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bgd.core.job import NO_CONDITIONS, Job, JobId, Now, RetryPolicy, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
+from bgd.daemon.storage import read
 from bgd.daemon.storage.records import NewAttempt, NewJob, SavedJob, Transaction
 from bgd.wire.requests import List
 
@@ -43,7 +44,7 @@ async def move(store, number, state, **fields):
 
 
 async def ids(store, uid=UID, **query):
-    return [view.id for view in await store.list(List(id=1, **query), uid)]
+    return [view.id for view in await store.search(read.list_jobs, List(id=1, **query), uid)]
 
 
 async def restored(store):
@@ -57,4 +58,4 @@ async def unfinished(store):
 
 
 async def sql(store, query):
-    return await store._reader.call(lambda db: [tuple(row) for row in db.execute(query)])
+    return await store.read(lambda db: [tuple(row) for row in db.execute(query)])

@@ -14,9 +14,10 @@ import pytest
 from bgd.config import load
 from bgd.core.job import Conditions, JobId, Outcome, State
 from bgd.daemon.launching import LauncherLink
+from bgd.daemon.storage import read, write
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import AttemptEnd, JobEvent, Transaction
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, adopt_boot, begin_generation
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.requests import List
 from tests.daemon.storage.builders import BOOT, NOW, UID, a_job, first_attempt, new, put, saves
@@ -47,7 +48,7 @@ os._exit(0)  # the -wal file stays as it is
 async def fill(path):
     """Fill a store with jobs in several states, and leave it open."""
     store = await Store.open(path)
-    await store.adopt_boot(NOW, BOOT)
+    await store.write(adopt_boot, NOW, BOOT)
     for number in range(1, JOBS + 1):
         conditions = Conditions(key=f"key-{number}", after=(JobId(1),)) if number % 5 == 1 else Conditions()
         state = State.BLOCKED if number % 5 == 1 else State.QUEUED
@@ -134,16 +135,16 @@ async def look_through(path):
     """Do what a daemon does at its start and on requests; return how many jobs there are."""
     store = await Store.open(path)
     try:
-        generation = await store.begin_generation()
+        generation = await store.write(begin_generation)
         link = LauncherLink("/nowhere", "/nowhere", store, generation)
         await Supervisor(load(environ={"HOME": "/nowhere"}), store, link).restore()
-        views = await store.list(List(id=1, limit=10_000), UID)
+        views = await store.search(read.list_jobs, List(id=1, limit=10_000), UID)
         for view in views:
-            await store.attempts(JobId(view.id), 0, 10)
-            await store.result(JobId(view.id))
-            await store.spec(JobId(view.id))
-        await store.events(0, 10_000)
-        await store.stats(0.0)
+            await store.read(read.attempts_of, JobId(view.id), 0, 10)
+            await store.read(read.result_of, JobId(view.id))
+            await store.read(write.read_spec, JobId(view.id))
+        await store.read(write.read_events, 0, 10_000)
+        await store.search(read.recent_stats, 0.0)
         await put(store, new(10_000))
         return len(views)
     finally:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.job import JobId, Now, Outcome, State
+from bgd.daemon.storage import pruning, read, write
 from bgd.daemon.storage.pruning import PrunableJob, RetentionLimits
 from bgd.daemon.storage.records import AttemptEnd, Transaction
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, adopt_boot, save_retention_clock
 from tests.daemon.storage.builders import BOOT, NOW, a_job, first_attempt, new, put, saves, sql
 from tests.daemon.storage.test_schema_versions import lay_down
 
@@ -21,7 +22,7 @@ _OUTCOMES = {
 
 async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
     """Add a job that finished `ago` seconds ago, with `logged` bytes of logs."""
-    await store.adopt_boot(NOW, BOOT)
+    await store.write(adopt_boot, NOW, BOOT)
     await put(store, new(number, env=env, tags=("all", f"tag-{number}")))
     await store.commit(Transaction(now=NOW, attempts=[first_attempt(number)]))
     end = AttemptEnd(
@@ -39,8 +40,10 @@ async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
 
 
 async def due(store, limit=100, **keep):
-    await store.adopt_boot(NOW, BOOT)  # converts the database of an earlier bgd
-    found = await store.prunable_jobs(RetentionLimits(**{"max_age": ANY_AGE, **keep}), NOW.elapsed, limit)
+    await store.write(adopt_boot, NOW, BOOT)  # converts the database of an earlier bgd
+    found = await store.search(
+        pruning.prunable_jobs, RetentionLimits(**{"max_age": ANY_AGE, **keep}), NOW.elapsed, limit
+    )
     return [each.job for each in found]
 
 
@@ -53,9 +56,11 @@ async def test_jobs_are_due_once_they_reach_their_age_limit(store):
 
     assert await due(store, max_age=keep) == [2, 4]
     assert await due(store, max_age=keep, limit=1) == [2]
-    assert await store.next_prunable_at(RetentionLimits(max_age=keep)) == NOW.elapsed - 10
+    assert await store.read(pruning.next_prunable_at, RetentionLimits(max_age=keep)) == NOW.elapsed - 10
     assert await due(store, max_age=dict.fromkeys(keep, None)) == []
-    assert await store.next_prunable_at(RetentionLimits(max_age=dict.fromkeys(keep, None))) is None
+    assert (
+        await store.read(pruning.next_prunable_at, RetentionLimits(max_age=dict.fromkeys(keep, None))) is None
+    )
 
 
 async def test_latest_jobs_of_each_state_stay(store):
@@ -79,7 +84,9 @@ async def test_oldest_finished_jobs_are_due_until_the_logs_fit(store):
     assert await due(store, max_log_bytes=1149) == [2]
     assert await due(store, max_log_bytes=1000) == [2, 3, 1]
     assert await due(store, max_log_bytes=1100, max_age={State.SUCCEEDED: 10}) == [3, 1]
-    assert await store.total_prunable(RetentionLimits(max_age=ANY_AGE, max_log_bytes=0), NOW.elapsed) == (
+    assert await store.read_apart(
+        pruning.total_prunable, RetentionLimits(max_age=ANY_AGE, max_log_bytes=0), NOW.elapsed
+    ) == (
         4,
         1150,
     )
@@ -101,13 +108,16 @@ async def test_unfinished_job_is_never_due(store):
 async def test_job_that_was_run_again_is_no_longer_due(store):
     await finish(store, 1, ago=10)
     await finish(store, 2, ago=10)
-    wanted = await store.prunable_jobs(RetentionLimits(max_age=ANY_AGE, max_jobs=0), NOW.elapsed, 10)
+    wanted = await store.search(
+        pruning.prunable_jobs, RetentionLimits(max_age=ANY_AGE, max_jobs=0), NOW.elapsed, 10
+    )
     await store.commit(Transaction(now=NOW, saves=saves(a_job(1, State.QUEUED, attempt=1))))
 
-    assert [job.id for job in await store.still_finished(wanted)] == [2]
+    assert [job.id for job in await store.read(pruning.still_finished, wanted)] == [2]
     assert (
-        await store.still_finished(
-            [PrunableJob(NOW.wall - 11, JobId(2), 0), PrunableJob(NOW.wall, JobId(9), 0)]
+        await store.read(
+            pruning.still_finished,
+            [PrunableJob(NOW.wall - 11, JobId(2), 0), PrunableJob(NOW.wall, JobId(9), 0)],
         )
         == []
     )
@@ -124,10 +134,10 @@ async def test_removing_a_job_deletes_all_its_rows_and_no_longer_counts_its_byte
         assert {row for (row,) in await sql(store, f"SELECT {column} FROM {table}")} == {2}
     assert await sql(store, "SELECT count(*) FROM environments") == [(0,)]
     assert await sql(store, "SELECT logged FROM meta") == [(10,)]
-    assert (await store.counts())["succeeded"] == 1
-    assert await store.leftovers() == [1]
+    assert (await store.read(read.counts))["succeeded"] == 1
+    assert await store.read(pruning.leftovers) == [1]
     await store.commit(Transaction(now=NOW, cleared=[JobId(1)]))
-    assert await store.leftovers() == []
+    assert await store.read(pruning.leftovers) == []
 
 
 async def test_environment_is_deleted_with_the_last_job_that_has_it(store):
@@ -136,14 +146,14 @@ async def test_environment_is_deleted_with_the_last_job_that_has_it(store):
         await finish(store, number, ago=10, env=env)
 
     await store.commit(Transaction(now=NOW, removed=[a_job(1), a_job(3)]))
-    stored = await store.spec(JobId(2))
+    stored = await store.read(write.read_spec, JobId(2))
     assert stored is not None
     assert stored.spec.env == env
 
     await store.commit(Transaction(now=NOW, removed=[a_job(2)]))
     assert await sql(store, "SELECT count(*) FROM environments") == [(0,)]
     await put(store, new(4, env=env))  # the store knew it, and has to store it again
-    stored = await store.spec(JobId(4))
+    stored = await store.read(write.read_spec, JobId(4))
     assert stored is not None
     assert stored.spec.env == env
 
@@ -192,24 +202,35 @@ async def test_jobs_do_not_age_when_the_clock_is_set(store, jump):
     await finish(store, 1, ago=10)
     await store.commit(Transaction(now=Now(NOW.elapsed + 5, NOW.wall + jump)))
     # the worst moment: the clock is wrong
-    await store.save_retention_clock(Now(NOW.elapsed + 5, NOW.wall + jump))
+    await store.write(save_retention_clock, Now(NOW.elapsed + 5, NOW.wall + jump))
 
-    assert await store.prunable_jobs(RetentionLimits(max_age=WEEK), NOW.elapsed + 5, 10) == []
-    assert await store.total_prunable(RetentionLimits(max_age=WEEK), NOW.elapsed + 5) == (0, 0)
-    assert await store.next_prunable_at(RetentionLimits(max_age=WEEK)) == NOW.elapsed - 10 + 7 * 86_400.0
-    [gone] = await store.prunable_jobs(RetentionLimits(max_age=WEEK), NOW.elapsed + 7 * 86_400.0, 10)
+    assert await store.search(pruning.prunable_jobs, RetentionLimits(max_age=WEEK), NOW.elapsed + 5, 10) == []
+    assert await store.read_apart(pruning.total_prunable, RetentionLimits(max_age=WEEK), NOW.elapsed + 5) == (
+        0,
+        0,
+    )
+    assert (
+        await store.read(pruning.next_prunable_at, RetentionLimits(max_age=WEEK))
+        == NOW.elapsed - 10 + 7 * 86_400.0
+    )
+    [gone] = await store.search(
+        pruning.prunable_jobs, RetentionLimits(max_age=WEEK), NOW.elapsed + 7 * 86_400.0, 10
+    )
     assert gone.job == 1
 
 
 @pytest.mark.parametrize(("off", "counted"), [(3600.0, 3600.0), (YEARS, 86_400.0), (-YEARS, 0.0)])
 async def test_across_a_boot_jobs_age_by_a_day_at_most_and_the_rest_is_returned(store, off, counted):
     await finish(store, 1, ago=0)
-    await store.save_retention_clock(NOW)
+    await store.write(save_retention_clock, NOW)
 
-    ignored = await store.adopt_boot(Now(20.0, NOW.wall + off), "second-boot")
+    ignored = await store.write(adopt_boot, Now(20.0, NOW.wall + off), "second-boot")
 
     assert ignored == max(off - counted, 0)
-    assert await store.next_prunable_at(RetentionLimits(max_age=WEEK)) == 20.0 + 7 * 86_400.0 - counted
+    assert (
+        await store.read(pruning.next_prunable_at, RetentionLimits(max_age=WEEK))
+        == 20.0 + 7 * 86_400.0 - counted
+    )
 
 
 async def test_jobs_that_finished_before_a_machine_learned_the_time_are_older(store):
@@ -225,17 +246,19 @@ async def test_jobs_that_finished_before_a_machine_learned_the_time_are_older(st
 
 
 async def test_jobs_of_an_earlier_bgd_age_from_their_end_or_from_now_if_it_is_in_the_future(store):
-    await store.adopt_boot(NOW, BOOT)
+    await store.write(adopt_boot, NOW, BOOT)
     await put(store, new(1), new(2))
     for number, ended_at in ((1, NOW.wall - 100), (2, NOW.wall + YEARS)):
         await store.commit(Transaction(now=NOW, saves=saves(a_job(number, State.SUCCEEDED), at=ended_at)))
-    await store._writer.call(
+    await store.write(
         lambda db: db.executescript(
             "UPDATE jobs SET aged_from = finished_at; UPDATE meta SET age_ahead = NULL"
         )
     )
 
-    await store.adopt_boot(NOW, BOOT)
+    await store.write(adopt_boot, NOW, BOOT)
 
-    found = await store.prunable_jobs(RetentionLimits(max_age={State.SUCCEEDED: 0.0}), NOW.elapsed, 10)
+    found = await store.search(
+        pruning.prunable_jobs, RetentionLimits(max_age={State.SUCCEEDED: 0.0}), NOW.elapsed, 10
+    )
     assert [(each.job, each.aged_from) for each in found] == [(1, NOW.wall - 100), (2, NOW.wall)]

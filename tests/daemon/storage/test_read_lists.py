@@ -105,7 +105,7 @@ def test_list_is_what_a_filter_in_memory_finds(path, monkeypatch, few):
             known = [job | {"id": number} for number, job in enumerate(known, start=1)]
             with written(db, known):
                 for query in asked:
-                    found = read.select_ids(db, query, UID if query.mine else None)
+                    found = read.select_ids(db, query, UID)
                     assert found == plainly_filtered(known, query)
 
         try_out()
@@ -161,11 +161,11 @@ async def test_list_that_reads_many_jobs_does_not_delay_other_reads(store):
         assert continue_.wait(30)
 
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-        group.create_task(store._searcher.call(look_on))
+        group.create_task(store.search(look_on))
         await asyncio.to_thread(began.wait, 30)
-        asked_later = group.create_task(store.list(List(id=1), UID))
-        assert (await store.view(JobId(1))).id == 1
-        assert await store.spec(JobId(1)) is not None
+        asked_later = group.create_task(store.search(read.list_jobs, List(id=1), UID))
+        assert (await store.read(read.view, JobId(1))).id == 1
+        assert await store.read(write.read_spec, JobId(1)) is not None
         assert not asked_later.done()
         continue_.set()
     assert [view.id for view in asked_later.result()] == [1]

@@ -11,8 +11,10 @@ import pytest
 
 from bgd.clock import elapsed
 from bgd.core.job import JobId, Now, Outcome, State
+from bgd.daemon.storage import read
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import AttemptEnd, AttemptPid, NewAttempt, Transaction, UnfinishedJob
+from bgd.daemon.storage.store import adopt_boot
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import JobError
@@ -43,7 +45,7 @@ async def test_view_has_everything_about_a_new_job(store):
     }
     await put(store, new(1, uid=0, due=NOW.elapsed + 60, **spec))
 
-    view = await store.view(JobId(1))
+    view = await store.read(read.view, JobId(1))
 
     assert (view.id, view.kind, view.argv, view.target) == (1, "command", ["/bin/echo", "1"], None)
     assert (view.user, view.state, view.queue, view.cwd) == ("root", State.SCHEDULED, "default", "/tmp")
@@ -51,13 +53,13 @@ async def test_view_has_everything_about_a_new_job(store):
     assert (view.retries, view.retry_delay, view.rerun) == (2, 1.5, True)
     assert (view.created_at, view.due_at) == (NOW.wall, NOW.wall + 60)
     assert (view.attempt, view.outcome, view.started_at, view.finished_at) == (0, None, None, None)
-    assert await store.view(JobId(2)) is None
+    assert await store.read(read.view, JobId(2)) is None
 
 
 async def test_class_job_shows_its_target_and_arguments(store):
     await put(store, new(1, argv=None, target="app.tasks:clean", arguments='{"args": [1]}'))
 
-    view = await store.view(JobId(1))
+    view = await store.read(read.view, JobId(1))
 
     assert (view.kind, view.argv, view.target, view.arguments) == (
         "class",
@@ -70,8 +72,8 @@ async def test_class_job_shows_its_target_and_arguments(store):
 async def test_user_without_a_name_is_shown_as_a_number(store):
     await put(store, new(1, uid=os.getuid()), new(2, uid=UID))
 
-    assert (await store.view(JobId(1))).user == pwd.getpwuid(os.getuid()).pw_name
-    assert (await store.view(JobId(2))).user == str(UID)
+    assert (await store.read(read.view, JobId(1))).user == pwd.getpwuid(os.getuid()).pw_name
+    assert (await store.read(read.view, JobId(2))).user == str(UID)
 
 
 async def test_view_and_attempts_follow_the_life_of_a_job(store):
@@ -79,11 +81,11 @@ async def test_view_and_attempts_follow_the_life_of_a_job(store):
     await store.commit(
         Transaction(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
     )
-    view = await store.view(JobId(1))
+    view = await store.read(read.view, JobId(1))
     assert (view.state, view.attempt, view.started_at, view.outcome) == (State.RUNNING, 1, NOW.wall + 1, None)
 
     await store.commit(Transaction(now=NOW, pids={JobId(1): AttemptPid(JobId(1), 1, 4711, NOW.wall + 2)}))
-    (attempt,) = await store.attempts(JobId(1), 0, 10)
+    (attempt,) = await store.read(read.attempts_of, JobId(1), 0, 10)
     assert (attempt.pid, attempt.started_at, attempt.outcome) == (4711, NOW.wall + 2, None)
     assert attempt.log_path == log_name(1, 1)
 
@@ -104,17 +106,17 @@ async def test_view_and_attempts_follow_the_life_of_a_job(store):
     await store.commit(
         Transaction(now=NOW, ends=[end], saves=saves(failed, at=NOW.wall + 40, reason="as an example"))
     )
-    view = await store.view(JobId(1))
+    view = await store.read(read.view, JobId(1))
     assert (view.state, view.outcome, view.exit_code, view.signal) == (State.FAILED, Outcome.SIGNAL, None, 9)
     assert (view.finished_at, view.reason) == (NOW.wall + 3, "as an example")  # not when it was saved
-    (attempt,) = await store.attempts(JobId(1), 0, 10)
+    (attempt,) = await store.read(read.attempts_of, JobId(1), 0, 10)
     assert (attempt.outcome, attempt.signal, attempt.started_at) == (Outcome.SIGNAL, 9, NOW.wall + 2)
     assert (attempt.user_seconds, attempt.system_seconds) == (0.25, 0.5)
     assert (attempt.max_rss_bytes, attempt.log_bytes) == (1 << 40, 17)
     assert (attempt.whole_tree, attempt.memory_peak_bytes) == (True, 1 << 41)
 
     await move(store, 1, State.QUEUED, attempt=1)
-    view = await store.view(JobId(1))
+    view = await store.read(read.view, JobId(1))
     assert (view.state, view.finished_at, view.reason, view.outcome) == (
         State.QUEUED,
         None,
@@ -130,7 +132,10 @@ async def test_attempt_reassigned_to_another_launcher_keeps_its_slot(store):
 
     await store.commit(Transaction(now=NOW, relaunched=[first_attempt(1, slot=3, launcher="boot:other")]))
 
-    assert (await unfinished(store), await store.last_id()) == ([UnfinishedJob(running, 3, "boot:other")], 1)
+    assert (await unfinished(store), await store.read(read.last_id)) == (
+        [UnfinishedJob(running, 3, "boot:other")],
+        1,
+    )
 
 
 async def test_ended_attempt_belongs_to_no_launcher(store):
@@ -158,9 +163,9 @@ async def test_attempts_are_read_in_parts(store):
     attempts = [NewAttempt(JobId(1), number, 1, "launcher", NOW.wall) for number in range(1, 6)]
     await store.commit(Transaction(now=NOW, attempts=attempts))
 
-    assert [attempt.attempt for attempt in await store.attempts(JobId(1), 0, 2)] == [1, 2]
-    assert [attempt.attempt for attempt in await store.attempts(JobId(1), 2, 10)] == [3, 4, 5]
-    assert await store.attempts(JobId(2), 0, 10) == []
+    assert [attempt.attempt for attempt in await store.read(read.attempts_of, JobId(1), 0, 2)] == [1, 2]
+    assert [attempt.attempt for attempt in await store.read(read.attempts_of, JobId(1), 2, 10)] == [3, 4, 5]
+    assert await store.read(read.attempts_of, JobId(2), 0, 10) == []
 
 
 async def test_result_is_of_the_latest_attempt_while_errors_stay_with_theirs(store):
@@ -178,11 +183,11 @@ async def test_result_is_of_the_latest_attempt_while_errors_stay_with_theirs(sto
         attempts = [NewAttempt(JobId(1), attempt, 1, "launcher", NOW.wall)]
         job = a_job(1, State.QUEUED, attempt=attempt)
         await store.commit(Transaction(now=NOW, saves=saves(job), attempts=attempts, ends=[end]))
-        assert await store.result(JobId(1)) == (result, raised)
+        assert await store.read(read.result_of, JobId(1)) == (result, raised)
 
-    assert [attempt.error for attempt in await store.attempts(JobId(1), 0, 10)] == [error, None]
+    assert [attempt.error for attempt in await store.read(read.attempts_of, JobId(1), 0, 10)] == [error, None]
     await move(store, 1, State.RUNNING, attempt=3)
-    assert await store.result(JobId(1)) == (None, None)
+    assert await store.read(read.result_of, JobId(1)) == (None, None)
 
 
 async def test_list_is_newest_first_with_what_runs_before_what_waits_before_the_rest(store):
@@ -202,7 +207,7 @@ async def test_list_leaves_out_no_state(store):
     for number, state in enumerate(State, start=1):
         await move(store, number, state)
 
-    assert {view.state for view in await store.list(List(id=1), UID)} == set(State)
+    assert {view.state for view in await store.search(read.list_jobs, List(id=1), UID)} == set(State)
 
 
 async def test_list_of_states_is_the_newest_of_them_all(store):
@@ -250,23 +255,23 @@ async def test_latest_job_is_the_users_own(store):
     await put(store, new(1), new(2), new(3, uid=UID + 1))
     await move(store, 2, State.CANCELLED)
 
-    assert await store.latest(UID) == 2
-    assert await store.latest(UID + 1) == 3
-    assert await store.latest(UID + 2) is None
+    assert await store.read(read.latest, UID) == 2
+    assert await store.read(read.latest, UID + 1) == 3
+    assert await store.read(read.latest, UID + 2) is None
 
 
 async def test_counts_follow_every_change_of_state(store):
-    assert await store.counts() == dict.fromkeys(map(str, State), 0)
+    assert await store.read(read.counts) == dict.fromkeys(map(str, State), 0)
 
     await put(store, *(new(number) for number in range(1, 5)), new(5, due=NOW.elapsed + 1))
     await move(store, 1, State.RUNNING, attempt=1)
     await move(store, 1, State.SUCCEEDED, attempt=1)
     await move(store, 2, State.QUEUED, priority=5)
     await move(store, 3, State.CANCELLED)
-    await store._writer.call(lambda db: db.execute("DELETE FROM jobs WHERE id = 3").rowcount)
+    await store.write(lambda db: db.execute("DELETE FROM jobs WHERE id = 3").rowcount)
 
     expected = {State.QUEUED: 2, State.SUCCEEDED: 1, State.SCHEDULED: 1}
-    assert await store.counts() == {str(state): expected.get(state, 0) for state in State}
+    assert await store.read(read.counts) == {str(state): expected.get(state, 0) for state in State}
 
 
 async def test_reads_answer_while_a_transaction_is_being_written(store):
@@ -281,31 +286,31 @@ async def test_reads_answer_while_a_transaction_is_being_written(store):
         db.execute("COMMIT")
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(store._writer.call(write_slowly))
+        group.create_task(store.write(write_slowly))
         await asyncio.to_thread(began.wait, 30)
         async with asyncio.timeout(10):
-            assert (await store.view(JobId(1))).state is State.QUEUED
+            assert (await store.read(read.view, JobId(1))).state is State.QUEUED
             assert await ids(store, states=[State.QUEUED]) == [1]
         continue_.set()
-    assert (await store.view(JobId(1))).state is State.FAILED
+    assert (await store.read(read.view, JobId(1))).state is State.FAILED
 
 
 async def test_reading_connection_cannot_write(store):
     with pytest.raises(StoreBroken, match="readonly"):
-        await store._reader.call(lambda db: db.execute("DELETE FROM jobs"))
+        await store.read(lambda db: db.execute("DELETE FROM jobs"))
 
 
 async def test_durations_are_on_a_clock_that_nobody_sets_even_in_the_next_boot(store):
     began = elapsed()
-    await store.adopt_boot(Now(began - 60, NOW.wall), BOOT)
+    await store.write(adopt_boot, Now(began - 60, NOW.wall), BOOT)
     await store.commit(Transaction(now=Now(began - 60, NOW.wall), new=[new(1), new(2)]))
-    await store.adopt_boot(Now(began - 30, NOW.wall + 30), "second-boot")
+    await store.write(adopt_boot, Now(began - 30, NOW.wall + 30), "second-boot")
     start = NewAttempt(JobId(1), 1, 1, "boot:launcher", 0.0)
     running = saves(a_job(1, State.RUNNING, attempt=1))
     await store.commit(Transaction(now=Now(began - 20, 0.0), saves=running, attempts=[start]))
 
-    job, waiting = await store.view(JobId(1)), await store.view(JobId(2))
-    (attempt,) = await store.attempts(JobId(1), 0, 10)
+    job, waiting = await store.read(read.view, JobId(1)), await store.read(read.view, JobId(2))
+    (attempt,) = await store.read(read.attempts_of, JobId(1), 0, 10)
 
     since = elapsed() - began
     assert job.waited_seconds == pytest.approx(40)
@@ -316,14 +321,14 @@ async def test_durations_are_on_a_clock_that_nobody_sets_even_in_the_next_boot(s
 
 async def test_run_begins_when_the_launcher_says_and_is_unknown_if_nobody_saw_its_end(store):
     now = Now(elapsed(), NOW.wall)
-    await store.adopt_boot(now, BOOT)
+    await store.write(adopt_boot, now, BOOT)
     await store.commit(Transaction(now=now, new=[new(1)]))
     running, pid = saves(a_job(1, State.RUNNING, attempt=1)), AttemptPid(JobId(1), 1, 7, 0.0, now.elapsed - 9)
     await store.commit(Transaction(now=now, saves=running, attempts=[first_attempt(1)]))
     await store.commit(Transaction(now=now, pids={pid.job: pid}))
-    assert (await store.view(JobId(1))).run_seconds >= 9
+    assert (await store.read(read.view, JobId(1))).run_seconds >= 9
 
     end = AttemptEnd(job=JobId(1), attempt=1, outcome=Outcome.UNKNOWN, finished_at=NOW.wall)
     await store.commit(Transaction(now=now, saves=saves(a_job(1, State.FAILED, attempt=1)), ends=[end]))
 
-    assert (await store.view(JobId(1))).run_seconds is None
+    assert (await store.read(read.view, JobId(1))).run_seconds is None

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import JobId
+from bgd.daemon.storage import read
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import VERSION
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, begin_generation
 from tests.daemon.storage.builders import new, put
 
 
@@ -55,7 +56,7 @@ async def test_every_start_has_a_higher_generation(path):
     found = []
     for _ in range(3):
         store = await Store.open(path)
-        found.append(await store.begin_generation())
+        found.append(await store.write(begin_generation))
         await store.close()
 
     assert found == [1, 2, 3]
@@ -73,11 +74,11 @@ async def test_closing_leaves_one_file_with_everything_in_it(path, tmp_path):
 
 
 async def test_commits_are_synced_before_they_are_answered(store):
-    async def of(database, name):
-        return await database.call(lambda db: db.execute(f"PRAGMA {name}").fetchone()[0])
+    async def of_writer(name):
+        return await store.write(lambda db: db.execute(f"PRAGMA {name}").fetchone()[0])
 
-    assert await of(store._writer, "journal_mode") == "wal"
-    assert await of(store._writer, "synchronous") == 2  # FULL
+    assert await of_writer("journal_mode") == "wal"
+    assert await of_writer("synchronous") == 2  # FULL
 
 
 async def test_database_that_was_emptied_is_refused_and_left_alone(path):
@@ -102,9 +103,9 @@ async def test_row_that_no_bgd_wrote_is_damage_and_others_stay_readable(path):
     store = await Store.open(path)
 
     with pytest.raises(StoreBroken, match="damaged"):
-        await store.view(JobId(1))
+        await store.read(read.view, JobId(1))
 
-    view = await store.view(JobId(2))
+    view = await store.read(read.view, JobId(2))
     assert view is not None
     await store.close()
 

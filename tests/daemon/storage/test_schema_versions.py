@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import FINAL, Conditions, JobId, Outcome, RetryPolicy, State
-from bgd.daemon.storage import schema
+from bgd.daemon.storage import read, schema, write
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -104,7 +104,7 @@ async def test_jobs_of_version_1_are_all_there(path):
     def of(number, state, **fields):
         return a_job(number, state, policy=POLICY, **fields)
 
-    assert (await unfinished(store), await store.last_id()) == (
+    assert (await unfinished(store), await store.read(read.last_id)) == (
         [
             UnfinishedJob(of(1, State.SCHEDULED, due=NOW.elapsed + 60), None, None),
             UnfinishedJob(of(2, State.QUEUED, queue="slow", priority=7), None, None),
@@ -113,11 +113,11 @@ async def test_jobs_of_version_1_are_all_there(path):
         ],
         7,
     )
-    assert await store.finished(JobId(6)) == of(6, State.FAILED, attempt=1, failures=1)
-    assert await store.controls() == QueueControls()
+    assert await store.read(read.finished_job, JobId(6)) == of(6, State.FAILED, attempt=1, failures=1)
+    assert await store.read(read.controls) == QueueControls()
     seven = [State.SCHEDULED, State.QUEUED, State.RUNNING, State.STOPPING, *FINAL]
-    assert await store.counts() == {str(state): int(state in seven) for state in State}
-    view = await store.view(JobId(1))
+    assert await store.read(read.counts) == {str(state): int(state in seven) for state in State}
+    view = await store.read(read.view, JobId(1))
     assert view is not None
     assert (view.argv, view.name, view.tags, view.due_at) == (
         ["/bin/echo", "größe 1"],
@@ -133,13 +133,16 @@ async def test_jobs_of_version_1_are_all_there(path):
         False,
     )
     assert await ids(store, tag="nightly", queue="slow") == [2]
-    stored = await store.spec(JobId(7))
+    stored = await store.read(write.read_spec, JobId(7))
     assert stored is not None
     assert stored.spec.env == ENV
-    (attempt,) = await store.attempts(JobId(5), 0, 10)
+    (attempt,) = await store.read(read.attempts_of, JobId(5), 0, 10)
     assert (attempt.outcome, attempt.pid, attempt.log_bytes) == (Outcome.SUCCEEDED, 4005, 17)
     assert attempt.run_seconds == 1.5
-    assert await store.result(JobId(6)) == (None, JobError("ValueError", "no such file", "Traceback ..."))
+    assert await store.read(read.result_of, JobId(6)) == (
+        None,
+        JobError("ValueError", "no such file", "Traceback ..."),
+    )
     await store.close()
 
 
@@ -160,10 +163,10 @@ async def test_jobs_of_version_1_run_on(path):
     )
 
     assert [job.id for job in await restored(store)] == [1, 2, 4, 8]
-    (ended,) = await store.attempts(JobId(3), 0, 10)
+    (ended,) = await store.read(read.attempts_of, JobId(3), 0, 10)
     assert (ended.outcome, ended.pid) == (Outcome.SUCCEEDED, 4003)
-    assert (await store.counts())["succeeded"] == 2
-    assert await store.event_bounds() == (1, 1)
+    assert (await store.read(read.counts))["succeeded"] == 2
+    assert await store.read(write.event_bounds) == (1, 1)
     assert await sql(store, "SELECT count(*) FROM environments") == [(1,)]
     assert await sql(store, "PRAGMA integrity_check") == [("ok",)]
     await store.close()
@@ -175,7 +178,7 @@ async def test_jobs_of_version_2_are_all_there_and_run_on(path):
 
     store = await Store.open(path)
 
-    assert (await unfinished(store), await store.last_id()) == (
+    assert (await unfinished(store), await store.read(read.last_id)) == (
         [
             UnfinishedJob(a_job(1, State.SCHEDULED, due=NOW.elapsed + 60), None, None),
             UnfinishedJob(a_job(2, State.BLOCKED, conditions=blocked), None, None),
@@ -184,12 +187,12 @@ async def test_jobs_of_version_2_are_all_there_and_run_on(path):
         4,
     )
     queues = {"slow": QueueSetting(has_slots=True, slots=1)}
-    assert await store.controls() == QueueControls(slots=3, paused=True, queues=queues)
-    assert await store.event_bounds() == (1, 4)
+    assert await store.read(read.controls) == QueueControls(slots=3, paused=True, queues=queues)
+    assert await store.read(write.event_bounds) == (1, 4)
     told = JobProgress(3, 1, Progress(0.5, "half"))
     await store.commit(Transaction(now=NOW, progress={JobId(3): told}))
-    assert await store.progress([JobId(1), JobId(3), JobId(9)]) == [told]
-    assert [view.progress for view in (await store.next_views([JobId(1), JobId(3)]))[0]] == [
+    assert await store.search(read.progress_of, [JobId(1), JobId(3), JobId(9)]) == [told]
+    assert [view.progress for view in (await store.search(read.next_views, [JobId(1), JobId(3)]))[0]] == [
         None,
         told.progress,
     ]

@@ -20,7 +20,7 @@ from bgd.core.job import JobId, Now, State
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import read
 from bgd.daemon.storage.records import StoredSpec, Transaction, UnfinishedJob
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.errors import Full
 from tests.daemon.storage.builders import (
     BOOT,
@@ -52,14 +52,14 @@ async def test_jobs_come_back_as_they_were_written(path):
     ]
     store = await Store.open(path)
     await put(store, *(new(number) for number in range(1, 5)))
-    await store.adopt_boot(NOW, BOOT)
+    await store.write(adopt_boot, NOW, BOOT)
     await store.commit(
         Transaction(now=NOW, saves=saves(*jobs), attempts=[first_attempt(3), first_attempt(4, slot=2)])
     )
     await store.close()
 
     store = await Store.open(path)
-    found, last_id = await unfinished(store), await store.last_id()
+    found, last_id = await unfinished(store), await store.read(read.last_id)
     await store.close()
 
     assert found == [
@@ -84,20 +84,20 @@ async def test_finished_jobs_are_not_restored_but_can_be_revived(store):
     await move(store, 1, State.FAILED, attempt=3, failures=2)
 
     assert [job.id for job in await restored(store)] == [2]
-    assert await store.finished(JobId(1)) == a_job(1, State.FAILED, attempt=3, failures=2)
-    assert await store.finished(JobId(2)) is None
-    assert await store.finished(JobId(3)) is None
+    assert await store.read(read.finished_job, JobId(1)) == a_job(1, State.FAILED, attempt=3, failures=2)
+    assert await store.read(read.finished_job, JobId(2)) is None
+    assert await store.read(read.finished_job, JobId(3)) is None
 
 
 async def test_ids_are_never_given_out_again_even_if_the_rows_are_gone(path):
     store = await Store.open(path)
     await put(store, new(1), new(7))
     await put(store, new(3))
-    await store._writer.call(lambda db: db.execute("DELETE FROM jobs").rowcount)
+    await store.write(lambda db: db.execute("DELETE FROM jobs").rowcount)
     await store.close()
 
     store = await Store.open(path)
-    found = (await unfinished(store), await store.last_id())
+    found = (await unfinished(store), await store.read(read.last_id))
     await store.close()
 
     assert found == ([], 7)
@@ -123,7 +123,10 @@ async def test_batch_that_fails_leaves_nothing_and_the_next_one_is_unaffected(st
 
     found = await store.commit(Transaction(now=NOW, wanted=[JobId(2)]))
     assert found[JobId(2)].spec.env == env
-    assert (await unfinished(store), await store.last_id()) == ([UnfinishedJob(new(2).job, None, None)], 2)
+    assert (await unfinished(store), await store.read(read.last_id)) == (
+        [UnfinishedJob(new(2).job, None, None)],
+        2,
+    )
 
 
 async def test_cancelled_commit_is_still_done(store):
@@ -134,7 +137,7 @@ async def test_cancelled_commit_is_still_done(store):
         assert continue_.wait(30)
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(store._writer.call(hold_up))
+        group.create_task(store.write(hold_up))
         running = group.create_task(put(store, new(1)))
         await asyncio.to_thread(began.wait, 30)
         running.cancel()
@@ -183,12 +186,12 @@ async def test_private_name_of_aiosqlite_is_used_once_and_has_the_expected_signa
 async def due_after(path, due, now, boot):
     """Return the due time of a job that was due at `due` of the first boot, once restored at `now`."""
     store = await Store.open(path)
-    await store.adopt_boot(NOW, BOOT)
+    await store.write(adopt_boot, NOW, BOOT)
     await put(store, new(1, due=due))
     await store.close()
     store = await Store.open(path)
     for _ in range(2):  # the second time the database is of this boot already
-        await store.adopt_boot(now, boot)
+        await store.write(adopt_boot, now, boot)
         (job,) = await unfinished(store)
     await store.close()
     return job.job.due
@@ -297,12 +300,12 @@ def start_writer(path, *, most_bytes=None):
 
 async def check_nothing_acknowledged_is_lost(path, acknowledged):
     store = await Store.open(path)
-    jobs, last_id = await unfinished(store), await store.last_id()
+    jobs, last_id = await unfinished(store), await store.read(read.last_id)
     assert [item.job.id for item in jobs] == list(range(1, last_id + 1))
     assert last_id >= acknowledged
     assert last_id % 3 == 0  # no half batch
     assert await sql(store, "PRAGMA integrity_check") == [("ok",)]
-    assert (await store.counts())["queued"] == last_id
+    assert (await store.read(read.counts))["queued"] == last_id
     await store.close()
 
 
@@ -351,7 +354,7 @@ async def test_what_has_been_written_does_not_stay_in_memory_until_the_next_writ
     rows = Rows()
     written = weakref.ref(rows)
 
-    await store._writer.call(lambda _db, _rows: None, rows)
+    await store.write(lambda _db, _rows: None, rows)
     del rows
 
     assert written() is None

@@ -6,8 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import Conditions, JobId, Now, RetryPolicy, State
+from bgd.daemon.storage import read
 from bgd.daemon.storage.records import Transaction, UnfinishedJob
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, adopt_boot, redate
 from tests.daemon.storage.builders import (
     BOOT,
     NOW,
@@ -44,7 +45,7 @@ async def test_conditions_come_back_as_they_were_written_and_changed(path):
     await store.close()
 
     store = await Store.open(path)
-    assert (await unfinished(store), await store.last_id()) == (
+    assert (await unfinished(store), await store.read(read.last_id)) == (
         [
             UnfinishedJob(held, None, None),
             UnfinishedJob(blocked, None, None),
@@ -59,7 +60,7 @@ async def test_revived_job_keeps_its_slots_and_its_key_and_waits_for_nothing(sto
     await put(store, new(9, conditions=EVERYTHING))
     await move(store, 9, State.CANCELLED, conditions=EVERYTHING)
 
-    found = await store.finished(JobId(9))
+    found = await store.read(read.finished_job, JobId(9))
 
     assert found == a_job(9, State.CANCELLED, conditions=Conditions(key="nightly-backup", slots=3))
 
@@ -75,7 +76,7 @@ async def test_view_has_all_limits(store):
     }
     await put(store, new(9, keep_leftovers=True, **limits))
 
-    view = await store.view(JobId(9))
+    view = await store.read(read.view, JobId(9))
 
     assert {name: getattr(view, name) for name in limits} == limits
     assert view.keep_leftovers
@@ -89,7 +90,7 @@ async def test_view_has_all_conditions(store):
     left = Conditions(expires=NOW.elapsed + 7200, after=(JobId(2),), after_any=(JobId(2),), key="k", slots=4)
     await move(store, 9, State.BLOCKED, policy=policy, conditions=left)
 
-    view = await store.view(JobId(9))
+    view = await store.read(read.view, JobId(9))
 
     assert (view.at, view.expires, view.expires_at) == (NOW.wall + 3600, 7200.0, NOW.wall + 7200)
     assert (view.after, view.after_any, view.waits_for) == ([1, 2], [2, 3], [2])
@@ -97,14 +98,14 @@ async def test_view_has_all_conditions(store):
     assert (view.retry_on, view.no_retry_on, view.suspended) == ([75], [1, 2], False)
 
     await move(store, 9, State.RUNNING, attempt=1, conditions=left, suspended=True)
-    view = await store.view(JobId(9))
+    view = await store.read(read.view, JobId(9))
     assert (view.expires_at, view.suspended) == (None, True)
 
 
 async def test_job_is_shown_due_when_its_delay_and_its_date_are_both_over(store):
     async def due_at(state, due, at):
         await move(store, 1, state, due=due, conditions=Conditions(at=at))
-        return (await store.view(JobId(1))).due_at
+        return (await store.read(read.view, JobId(1))).due_at
 
     await put(store, new(1))
 
@@ -119,14 +120,14 @@ async def test_times_of_another_boot_are_converted_in_every_state_that_waits(pat
     conditions = Conditions(expires=NOW.elapsed + 100, at=NOW.wall + 50)
     waiting = [State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED]
     store = await Store.open(path)
-    await store.adopt_boot(NOW, BOOT)
+    await store.write(adopt_boot, NOW, BOOT)
     await put(store, *(new(number) for number in range(1, 5)))
     for number, state in enumerate(waiting, start=1):
         await move(store, number, state, due=NOW.elapsed + 60, conditions=conditions)
     await store.close()
     store = await Store.open(path)
 
-    await store.adopt_boot(Now(elapsed=20.0, wall=NOW.wall + 10), "second-boot")
+    await store.write(adopt_boot, Now(elapsed=20.0, wall=NOW.wall + 10), "second-boot")
     found = await unfinished(store)
 
     assert [item.job.state for item in found] == waiting
@@ -141,22 +142,22 @@ async def test_times_of_another_boot_are_converted_in_every_state_that_waits(pat
 async def test_times_are_shown_and_converted_by_the_clock_as_it_was_set(path, jump):
     conditions = Conditions(expires=NOW.elapsed + 100, at=NOW.wall + 50)
     store = await Store.open(path)
-    await store.adopt_boot(NOW, BOOT)
+    await store.write(adopt_boot, NOW, BOOT)
     await put(store, new(1), new(2))
     await move(store, 1, State.SCHEDULED, due=NOW.elapsed + 60)
     await move(store, 2, State.HELD, conditions=conditions)
     later = Now(elapsed=NOW.elapsed + 10, wall=NOW.wall + 10 + jump)
 
     for state in (State.SCHEDULED, State.HELD):
-        assert await store.redate(later, state, JobId(0)) is not None
+        assert await store.write(redate, later, state, JobId(0)) is not None
 
-    first, second = [await store.view(JobId(number)) for number in (1, 2)]
+    first, second = [await store.read(read.view, JobId(number)) for number in (1, 2)]
     assert first is not None
     assert first.due_at == pytest.approx(later.wall + 50, abs=1.0)
     assert second is not None
     assert second.expires_at == pytest.approx(later.wall + 90, abs=1.0)
     assert second.due_at == NOW.wall + 50  # a date stays
-    await store.adopt_boot(Now(elapsed=20.0, wall=later.wall + 10), "second-boot")
+    await store.write(adopt_boot, Now(elapsed=20.0, wall=later.wall + 10), "second-boot")
     due, expires = [(job.due, job.conditions.expires) for job in await restored(store)]
     assert due == (pytest.approx(20 + 40, abs=1.0), None)
     assert expires == (None, pytest.approx(20 + 80, abs=1.0))
@@ -178,7 +179,7 @@ async def test_states_are_those_of_the_jobs_that_exist(store):
     await put(store, *(new(number) for number in range(1, 1_200)))
     await move(store, 1_100, State.HELD)
 
-    found = await store.states([JobId(number) for number in (*range(1, 1_100), 1_100, 5_000)])
+    found = await store.read(read.states, [JobId(number) for number in (*range(1, 1_100), 1_100, 5_000)])
 
     assert found == dict.fromkeys(range(1, 1_100), State.QUEUED) | {1_100: State.HELD}
-    assert await store.states([]) == {}
+    assert await store.read(read.states, []) == {}

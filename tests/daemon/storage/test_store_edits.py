@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import JobId, Outcome, State
+from bgd.daemon.storage import read, write
 from bgd.daemon.storage.records import AttemptEnd, QueueControls, QueueSetting, StoredSpec, Transaction
 from bgd.daemon.storage.store import Store
 from bgd.wire.views import JobError
@@ -61,8 +62,8 @@ async def test_edited_job_is_read_and_listed_by_its_new_spec(store):
     found = await store.commit(Transaction(now=NOW, edited={JobId(1): after}, wanted=[JobId(1)]))
 
     assert found == {1: StoredSpec(after, UID, NOW.wall)}
-    assert await store.spec(JobId(1)) == StoredSpec(after, UID, NOW.wall)
-    view = await store.view(JobId(1))
+    assert await store.read(write.read_spec, JobId(1)) == StoredSpec(after, UID, NOW.wall)
+    view = await store.read(read.view, JobId(1))
     assert (view.argv, view.name, view.tags) == (["/bin/true"], "fresh", ["b", "c", "c"])
     assert [await ids(store, tag=tag) for tag in "abc"] == [[2], [1], [1]]
     assert await ids(store, name="fresh") == [1]
@@ -76,8 +77,8 @@ async def test_job_can_be_new_and_edited_in_one_batch(store):
 
     await store.commit(Transaction(now=NOW, new=[item], edited={JobId(1): edited}))
 
-    assert (await store.spec(JobId(1))).spec == edited
-    assert await store.spec(JobId(2)) is None
+    assert (await store.read(write.read_spec, JobId(1))).spec == edited
+    assert await store.read(write.read_spec, JobId(2)) is None
 
 
 async def test_batch_that_edits_a_missing_job_changes_nothing(store):
@@ -87,9 +88,9 @@ async def test_batch_that_edits_a_missing_job_changes_nothing(store):
     with pytest.raises(LookupError, match="1 of 2 rows"):
         await store.commit(Transaction(now=NOW, edited={JobId(1): fresh, JobId(99): fresh}))
 
-    assert (await store.view(JobId(1))).name == "old"
+    assert (await store.read(read.view, JobId(1))).name == "old"
     await store.commit(Transaction(now=NOW, edited={JobId(1): fresh}))  # the environment counts as not stored
-    assert (await store.spec(JobId(1))).spec == fresh
+    assert (await store.read(write.read_spec, JobId(1))).spec == fresh
 
 
 async def test_removed_job_leaves_no_rows_and_others_keep_theirs(store):
@@ -102,10 +103,10 @@ async def test_removed_job_leaves_no_rows_and_others_keep_theirs(store):
     assert list(found) == [1]  # the wanted spec is read before it is deleted
     assert await rows_of(store, 1) == set()
     assert await rows_of(store, 2) == set(TABLES)
-    assert (await store.counts())["failed"] == 1
+    assert (await store.read(read.counts))["failed"] == 1
     assert await ids(store, tag="a") == [2]
-    assert (await store.spec(JobId(2))).spec.env == ENV
-    assert (await unfinished(store), await store.last_id()) == ([], 2)
+    assert (await store.read(write.read_spec, JobId(2))).spec.env == ENV
+    assert (await unfinished(store), await store.read(read.last_id)) == ([], 2)
 
 
 async def test_job_can_be_removed_twice(store):
@@ -114,7 +115,7 @@ async def test_job_can_be_removed_twice(store):
     await store.commit(Transaction(now=NOW, removed=[a_job(1), a_job(1)]))
     await store.commit(Transaction(now=NOW, removed=[a_job(1)]))
 
-    assert (await store.counts())["failed"] == 0
+    assert (await store.read(read.counts))["failed"] == 0
 
 
 async def test_controls_are_those_that_were_saved_last(path):
@@ -129,13 +130,13 @@ async def test_controls_are_those_that_were_saved_last(path):
     )
     last = QueueControls(queues={"later": QueueSetting(has_slots=True, slots=2, paused=True)})
     store = await Store.open(path)
-    assert await store.controls() == QueueControls()
+    assert await store.read(read.controls) == QueueControls()
     for said in (first, last):
         await store.commit(Transaction(now=NOW, controls=said))
         await store.commit(Transaction(now=NOW))  # without controls
         await store.close()
         store = await Store.open(path)
-        assert await store.controls() == said
+        assert await store.read(read.controls) == said
     await store.close()
 
 
@@ -147,7 +148,7 @@ async def test_edit_and_the_saved_job_are_written_together(store):
         Transaction(now=NOW, saves=saves(a_job(1, State.HELD, queue="quick")), edited={JobId(1): spec})
     )
 
-    view = await store.view(JobId(1))
+    view = await store.read(read.view, JobId(1))
     assert (view.queue, view.name, view.state) == ("quick", "fresh", State.HELD)
     await move(store, 1, State.QUEUED, queue="quick")
     assert await ids(store, queue="quick", name="fresh") == [1]

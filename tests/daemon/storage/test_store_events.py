@@ -7,8 +7,9 @@ import sqlite3
 import pytest
 
 from bgd.core.job import JobId, Outcome, State
+from bgd.daemon.storage import read, write
 from bgd.daemon.storage.records import AttemptEnd, AttemptPid, JobEvent, NewAttempt, RecentStats, Transaction
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.storage.write import EVENTS_KEPT
 from bgd.wire.views import EventView
 from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves
@@ -23,7 +24,7 @@ async def append(store, *events):
 
 
 async def ids_of_events(store, after=0, limit=10):
-    return [found.id for found in await store.events(after, limit)]
+    return [found.id for found in await store.read(write.read_events, after, limit)]
 
 
 async def run(store, number, *, waited, took, outcome=Outcome.SUCCEEDED, attempt=1, at=NOW.wall):
@@ -54,7 +55,7 @@ async def test_events_are_read_in_order_and_in_parts(store):
     assert await ids_of_events(store) == [1, 2, 3]
     assert await ids_of_events(store, limit=2) == [1, 2]
     assert await ids_of_events(store, after=2) == [3]
-    assert await store.events(2, 10) == [
+    assert await store.read(write.read_events, 2, 10) == [
         EventView(
             id=3,
             at=NOW.wall + 2,
@@ -75,33 +76,36 @@ async def test_events_of_a_failed_batch_do_not_exist(store):
 
     await append(store, event(2))
 
-    assert [(found.id, found.job) for found in await store.events(0, 10)] == [(1, 1), (2, 2)]
+    assert [(found.id, found.job) for found in await store.read(write.read_events, 0, 10)] == [(1, 1), (2, 2)]
 
 
 async def test_ids_of_events_continue_after_a_restart(path):
     store = await Store.open(path)
-    assert await store.event_bounds() == (1, 0)
+    assert await store.read(write.event_bounds) == (1, 0)
     await append(store, event(1), event(2))
-    assert await store.event_bounds() == (1, 2)
+    assert await store.read(write.event_bounds) == (1, 2)
     await store.close()
 
     store = await Store.open(path)
     await append(store, event(3))
     assert await ids_of_events(store) == [1, 2, 3]
-    assert await store.event_bounds() == (1, 3)
+    assert await store.read(write.event_bounds) == (1, 3)
     await store.close()
 
 
 async def test_only_the_newest_events_are_kept(store):
     await append(store, *(event(number) for number in range(1, EVENTS_KEPT + 1)))
-    assert await store.event_bounds() == (1, EVENTS_KEPT)
+    assert await store.read(write.event_bounds) == (1, EVENTS_KEPT)
 
     await append(store, *(event(1) for _ in range(999)))
-    assert await store.event_bounds() == (1, EVENTS_KEPT + 999)  # not each one: deleting costs a statement
+    assert await store.read(write.event_bounds) == (
+        1,
+        EVENTS_KEPT + 999,
+    )  # not each one: deleting costs a statement
     await append(store, event(1), event(1))
 
-    assert await store.event_bounds() == (1_001, EVENTS_KEPT + 1_001)  # whole blocks
-    assert len(await store.events(0, 2 * EVENTS_KEPT)) == EVENTS_KEPT + 1
+    assert await store.read(write.event_bounds) == (1_001, EVENTS_KEPT + 1_001)  # whole blocks
+    assert len(await store.read(write.read_events, 0, 2 * EVENTS_KEPT)) == EVENTS_KEPT + 1
 
 
 async def test_many_events_of_one_transaction_do_not_empty_the_stream(store):
@@ -109,9 +113,9 @@ async def test_many_events_of_one_transaction_do_not_empty_the_stream(store):
     await append(store, *(event(2) for _ in range(EVENTS_KEPT + 500)))
     await append(store, event(3))
 
-    oldest, newest = await store.event_bounds()
+    oldest, newest = await store.read(write.event_bounds)
     assert newest - EVENTS_KEPT - 999 <= oldest <= newest - EVENTS_KEPT + 1
-    assert [found.job for found in await store.events(newest - 2, 10)] == [2, 3]
+    assert [found.job for found in await store.read(write.read_events, newest - 2, 10)] == [2, 3]
 
 
 async def test_parts_begin_and_end_inside_the_events_of_a_transaction(store):
@@ -125,7 +129,7 @@ async def test_parts_begin_and_end_inside_the_events_of_a_transaction(store):
 
 
 async def test_stats_are_of_attempts_that_ended_within_the_window(store):
-    await store.adopt_boot(NOW, BOOT)
+    await store.write(adopt_boot, NOW, BOOT)
     await put(store, *(new(number) for number in range(1, 25)))
     await move(store, 24, State.HELD)
     await run(store, 21, waited=900, took=900, at=NOW.wall - 1)  # before the window
@@ -136,7 +140,7 @@ async def test_stats_are_of_attempts_that_ended_within_the_window(store):
     )  # not a first attempt, so it has not waited
     await append(store, event(23, "note"))
 
-    found = await store.stats(NOW.wall)
+    found = await store.search(read.recent_stats, NOW.wall)
 
     assert found == RecentStats(
         outcomes={"succeeded": 20, "timeout": 1},
@@ -149,7 +153,7 @@ async def test_stats_are_of_attempts_that_ended_within_the_window(store):
 
 
 async def test_stats_of_an_empty_store_are_none(store):
-    assert await store.stats(0.0) == RecentStats(
+    assert await store.search(read.recent_stats, 0.0) == RecentStats(
         outcomes={},
         wait_median=None,
         wait_p95=None,
@@ -165,7 +169,7 @@ async def test_attempt_of_a_removed_job_still_counts(store):
 
     await store.commit(Transaction(now=NOW, removed=[a_job(1)]))
 
-    found = await store.stats(NOW.wall)
+    found = await store.search(read.recent_stats, NOW.wall)
     assert (found.outcomes, found.run_median) == ({"succeeded": 1}, None)
 
 
@@ -173,7 +177,7 @@ async def test_oldest_queued_job_is_the_one_with_the_lowest_id(store):
     await put(store, new(1, at=1.0), new(2, at=3.0), new(3, at=2.0))
     await move(store, 1, State.HELD)
 
-    assert (await store.stats(0.0)).oldest_queued_at == 3.0
+    assert (await store.search(read.recent_stats, 0.0)).oldest_queued_at == 3.0
 
 
 async def test_unfinished_jobs_are_counted_by_queue_and_state(store):
@@ -181,4 +185,7 @@ async def test_unfinished_jobs_are_counted_by_queue_and_state(store):
     await move(store, 3, State.HELD, queue="slow")
     await move(store, 4, State.FAILED, queue="gone")
 
-    assert await store.queue_counts() == {"default": {"queued": 1}, "slow": {"queued": 1, "held": 1}}
+    assert await store.search(read.queue_counts) == {
+        "default": {"queued": 1},
+        "slow": {"queued": 1, "held": 1},
+    }
