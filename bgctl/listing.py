@@ -144,7 +144,7 @@ def _print_jobs(jobs: list[Job]) -> None:
         headings = (*headings[:-1], _PROGRESS, headings[-1])
         cells = [progress_line(progress_of(job.view)) or "-" for job in jobs]
         rows = [(*row[:-1], cell, row[-1]) for row, cell in zip(rows, cells, strict=True)]
-    if is_terminal():
+    if is_terminal() or has_colors():  # the second for `less -R`
         _print_table(headings, rows)
     else:
         print_columns(headings, rows)

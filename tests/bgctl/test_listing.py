@@ -112,7 +112,7 @@ def test_a_closed_pipe_prints_no_error(daemon):
 
 
 def test_colors_reach_a_pipe_if_they_are_asked_for(daemon):
-    daemon.submit("--hold", "true")
+    daemon.bgctl("run", "false")
 
     assert "\x1b[" in daemon.bgctl("list", "--color", "always").stdout
     assert "\x1b" not in daemon.bgctl("list").stdout
