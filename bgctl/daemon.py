@@ -85,7 +85,7 @@ def _launcher_text(info: Info) -> str:
 )
 @click.option("--open", "opens", is_flag=True, help="Open the link in your browser.")
 def dashboard_command(*, opens: bool) -> int:
-    """Print a link that logs your browser in to the dashboard.
+    """Print a link that logs your browser in to the log page.
 
     The link works once, within a minute. The browser stays logged in for eight hours.
     """
@@ -332,7 +332,7 @@ def shutdown_command(**modes: bool) -> int:
 )
 @click.argument("file", type=FILE, metavar="FILE")
 def backup_command(file: str) -> int:
-    """Write a copy of the daemon's database to FILE while the daemon runs.
+    """Write a copy of the database to FILE while the daemon runs.
 
     The copy is checked before it is sent, and replaces FILE only when all of it is on disk. It does not
     contain the logs of jobs. `bgd --recover FILE` restores a lost database from it.

@@ -117,7 +117,7 @@ def _attempt_lines(attempt: AttemptView, now: float) -> Iterator[str]:
     yield f"Attempt {attempt.attempt}: {_describe_outcome(attempt)}"
     yield from _labelled_lines(
         ("started", local_time(attempt.started_at, now) if attempt.started_at else ""),
-        ("took", short_duration(attempt.run_seconds)),
+        ("took" if attempt.outcome else "runs for", short_duration(attempt.run_seconds)),
         ("process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
         ("used", _describe_usage(attempt)),
         ("log", _describe_log(attempt)),

@@ -50,7 +50,7 @@ class FurtherOptions(TypedDict, total=False):
     * `stop_signal`: signal that asks it to end, usually TERM.
     * `delay`: start no sooner than this from now.
     * `at`: start no earlier than this time.
-    * `expires`: start within this time from now, or never.
+    * `expires`: cancel the job if it has not started by then.
     * `after`: start after these jobs have succeeded.
     * `after_any`: start after these jobs have ended, in any way.
     * `key`: queue only one unfinished job with this key.

@@ -164,7 +164,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: Annotated[Instant | None, Option("Start no earlier than this time, for example 'tomorrow 9:00'")] = (
         None
     )
-    expires: Annotated[Timeout | None, Option("Start within this time from now, or never")] = None
+    expires: Annotated[Timeout | None, Option("Cancel the job if it has not started by then")] = None
     """Seconds from now, within which the first attempt starts or none does."""
     after: Annotated[JobNumbers, Option("Start after these jobs have succeeded")] = ()
     after_any: Annotated[JobNumbers, Option("Start after these jobs have ended, in any way")] = ()

@@ -284,7 +284,7 @@ class JobActions:
             return job
         if job_id not in states:
             raise NoSuchJob(f"no job {job_id}")
-        raise Refused(f"job {job_id} has already finished: it is {states[job_id]}")
+        raise Refused(f"job {job_id} has already finished ({states[job_id]})")
 
     async def _running(self, job_id: JobId, wanted: str) -> Job:
         job = await self._unfinished(job_id)

@@ -309,7 +309,7 @@ def test_a_repeated_cancel_does_not_report_its_own_work_as_refused(behind_a_prox
     client.close()
 
     assert [result.state for result in results] == [State.CANCELLED, None, None]
-    assert results[1].message == f"job {other.id} has already finished: it is succeeded"
+    assert results[1].message == f"job {other.id} has already finished (succeeded)"
     assert results[2].message == "no job 999"
 
 

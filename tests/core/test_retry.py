@@ -220,7 +220,7 @@ def test_a_job_that_a_rule_gives_up_is_not_said_to_have_decided_it():
     move, reason = move_after_end(running(), Outcome.ERROR, 1, Decision(NextStep.FAIL, rule="ValueError"))
 
     assert move is Move.GIVE_UP
-    assert reason == "its on_exceptions say that another attempt would not help after ValueError"
+    assert reason == "on_exceptions says that another attempt would not help after ValueError"
 
 
 @pytest.mark.parametrize("job", [running(failures=2), stopping(making_way=True)])

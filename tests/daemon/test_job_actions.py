@@ -114,7 +114,7 @@ async def test_errors_of_finished_and_unknown_jobs_differ(config, launcher, requ
         acted = await (await life.call()).ask(request_of(1, [job, 404]), Acted)
 
         assert [result.code for result in acted.results] == [ErrorCode.REFUSED, ErrorCode.NO_SUCH_JOB]
-        assert acted.results[0].message == f"job {job} has already finished: it is succeeded"
+        assert acted.results[0].message == f"job {job} has already finished (succeeded)"
 
 
 @pytest.mark.parametrize(

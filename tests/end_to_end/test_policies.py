@@ -67,7 +67,7 @@ def test_exception_with_a_listed_base_class_is_not_retried(daemon):
         assert (job.state, job.attempt, job.outcome) == (State.FAILED, 1, Outcome.ERROR)
         assert job.attempts()[0].error.type == "json.decoder.JSONDecodeError"
         shown = daemon.bgctl("show", str(job.id)).stdout
-        assert "its on_exceptions say that another attempt would not help after ValueError" in shown
+        assert "on_exceptions says that another attempt would not help after ValueError" in shown
 
 
 def test_exception_may_mean_a_pause_that_uses_up_no_retry(daemon):

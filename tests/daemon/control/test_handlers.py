@@ -42,7 +42,7 @@ async def test_cancel_answers_for_each_job_whatever_its_state(folder, launcher):
             None,
             ErrorCode.NO_SUCH_JOB,
         ]
-        assert acted.results[0].message == f"job {done.job} has already finished: it is succeeded"
+        assert acted.results[0].message == f"job {done.job} has already finished (succeeded)"
         stops = [message.key for message in await life.told() if isinstance(message, StopProcesses)]
         assert set(stops) == {running, stopping}
 
