@@ -14,12 +14,13 @@ from bgd.client.session import ResumableLogs
 from bgd.core import spec
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
-from bgd.daemon.control.connection import FRAME_SECONDS, HELLO_SECONDS, MAX_CONNECTIONS, STILL_SECONDS
+from bgd.daemon.control.connection import FRAME_SECONDS, HELLO_SECONDS, MAX_CONNECTIONS
 from bgd.daemon.control.limits import (
     MAX_IN_FLIGHT,
+    MAX_OWN_UNSAVED_BYTES,
+    MAX_PARTIAL_BYTES,
     MAX_SHORT_TASKS,
     MAX_STREAM_BYTES,
-    MAX_UNREAD_BYTES,
     MAX_UNSAVED_BYTES,
 )
 from bgd.wire import framing, messages, replies, requests, views
@@ -92,12 +93,12 @@ def test_protocol_page_says_what_the_limits_are():
         framing.MAX_FRAME,
         HELLO_SECONDS,
         FRAME_SECONDS,
-        STILL_SECONDS,
         MAX_CONNECTIONS,
         MAX_IN_FLIGHT,
         MAX_SHORT_TASKS,
+        MAX_OWN_UNSAVED_BYTES,
         MAX_UNSAVED_BYTES,
-        MAX_UNREAD_BYTES,
+        MAX_PARTIAL_BYTES,
         MAX_STREAM_BYTES,
         requests.MAX_BATCH,
         requests.MAX_BATCH_BYTES,

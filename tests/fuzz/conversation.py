@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from bgd.daemon.access import Actor
 from bgd.daemon.control.connection import ClientConnection
-from bgd.daemon.control.limits import new_budgets
+from bgd.daemon.control.limits import SharedMemory
 from bgd.wire.framing import frame
 from bgd.wire.messages import PROTOCOL, Hello, encode
 from bgd.wire.replies import Done, Reply
@@ -51,8 +51,8 @@ def converse(data: bytes) -> None:
     if loop.failure is not None:
         raise loop.failure
     assert not control.connections
-    for name in control.budgets.__struct_fields__:
-        assert getattr(control.budgets, name)._used == 0, name
+    memory = control.memory
+    assert (memory.batches._used, memory.streams._used, memory.unsaved, memory.partial) == (0, 0, 0, 0)
 
 
 class _Control:
@@ -62,7 +62,7 @@ class _Control:
         self.uid = 0
         self.connections: set[ClientConnection] = set()
         self.max_connections = 10
-        self.budgets = new_budgets()
+        self.memory = SharedMemory()
         self.handler = self
         self.newest = 0
         self.tasks = loop

@@ -6,18 +6,22 @@ import asyncio
 import logging
 import os
 import resource
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
-from fcntl import ioctl
 from functools import partial
-from termios import FIONREAD
 
 import bgd
 from bgd.core.spec import JobSpec
 from bgd.daemon.access import Actor, may_connect, peer_of
 from bgd.daemon.control.handlers import RequestHandler
-from bgd.daemon.control.limits import FOLLOWED_BYTES, STREAM_BYTES, Budget, FlowControl, new_budgets
+from bgd.daemon.control.limits import (
+    FOLLOWED_BYTES,
+    SMALL_BYTES,
+    STREAM_BYTES,
+    Budget,
+    FlowControl,
+    SharedMemory,
+)
 from bgd.daemon.control.reads import ReplySender
 from bgd.errors import BgdError, Full, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
@@ -41,8 +45,6 @@ MAX_CONNECTIONS = 1000
 SPARE_DESCRIPTORS = 64  # for files, logs that are read, the launcher, and for refusing one connection more
 HELLO_SECONDS = 5.0  # from connecting to a complete hello
 FRAME_SECONDS = 10.0  # from the first to the last byte of a frame
-STILL_SECONDS = 1.0  # without a byte of a large frame, while others wait for its room
-WAKE_SECONDS = 0.1  # that a client gets to send more after it had to wait for room
 HIGH_WATER = 64 * 1024  # bytes that wait for a slow reader, above which it gets and sends no more
 MAX_READ_BYTES = 256 * 1024  # in one call
 SPEC_BYTES = 512  # estimate for the memory of a spec beyond its bytes on the wire, which may be a single one
@@ -66,7 +68,7 @@ class ControlServer:
         self.uid = uid
         self.connections: set[ClientConnection] = set()
         self.max_connections = _max_connections()
-        self.budgets = new_budgets()
+        self.memory = SharedMemory()
         self.tasks = tasks
 
     def new_connection(self) -> ClientConnection:
@@ -94,13 +96,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._is_greeted = False
         self._deadline: asyncio.TimerHandle | None = None
-        self._last_read_at = 0.0  # on the loop's clock
-        self._stall_check: asyncio.TimerHandle | None = None
-        self._flow = FlowControl(server.budgets, self._pause_or_resume)
+        self._flow = FlowControl(server.memory, self._pause, self._resume)
         self._dispatcher: RequestDispatcher
         self._is_ended = False  # by the daemon; what a client sent before it hung up is still handled
         self._payloads: Iterator[bytes] = iter(())  # that have arrived and are not handled yet
-        self._held_back: bytes | None = None  # the first of these, if it has to wait for room
 
     # --- called by the loop -------------------------------------------------------------------------
 
@@ -128,32 +127,29 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._clear_deadline()
         self._dispatcher.cancel()
         self._dispatcher.drop_batch()
-        self._flow.close()
+        self._flow.end_frame()
         self._reader = FrameReader()  # the rest of a partial frame will never come
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where to put the next bytes, and so how many to read."""
         del sizehint
-        return _read_buffer[: self._flow.read_size(self._reader.missing)]
+        rest = self._reader.missing if self._flow.large_frame else 0
+        return _read_buffer[: rest or SMALL_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Handle bytes that have arrived."""
-        self._last_read_at = asyncio.get_running_loop().time()
         self._payloads = self._reader.feed(bytes(_read_buffer[:nbytes]))
         self._handle_payloads()
 
     def pause_writing(self) -> None:
         """Note that too many bytes wait for the client to read them."""
-        self._flow.pause_writing()
-        if self._flow.has_reserved:  # a client must not keep this room for ever by reading nothing
-            self._set_deadline(
-                FRAME_SECONDS, "the client does not read its answers, and has sent only a part of a request"
-            )
+        self._flow.writable.clear()
+        self._flow.may_read()
 
     def resume_writing(self) -> None:
         """Note that the client has read enough of them."""
-        self._clear_deadline()
-        self._flow.resume_writing()
+        self._flow.writable.set()
+        self._flow.resume_if_allowed()
 
     # --- ReplySender --------------------------------------------------------------------------------
 
@@ -182,18 +178,14 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _handle_payloads(self) -> None:
         """Handle what has arrived, as far as flow control allows."""
         try:
-            while self._flow.is_reading and not self._is_ended:
-                payload = self._held_back if self._held_back is not None else next(self._payloads, None)
-                self._held_back = None
+            while not self._is_ended and self._flow.may_read():
+                payload = next(self._payloads, None)
                 if payload is None:
                     self._expect_rest()
                     return
-                if not self._flow.admit(len(payload)):
-                    self._held_back = payload
-                    return
                 self._clear_deadline()
+                self._flow.end_frame()
                 self._handle(payload)
-                self._flow.release()
         except ProtocolError as error:
             self._refuse(ErrorCode.PROTOCOL, str(error))
 
@@ -224,56 +216,26 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _expect_rest(self) -> None:
         """Give a partial frame some time to end."""
-        reader = self._reader
-        if reader.is_mid_frame and self._flow.reserve(reader.announced, reader.missing):
+        if self._reader.is_mid_frame and self._flow.begin_frame(self._reader.announced):
             self._set_deadline(FRAME_SECONDS, "half a frame arrived, and the rest did not follow in time")
-            self._schedule_stall_check()
 
     # --- backpressure -------------------------------------------------------------------------------
 
-    def _pause_or_resume(self) -> None:
-        """Leave what the client sends in the socket, or go on reading it, as flow control says."""
+    def _pause(self) -> None:
+        """Leave what the client sends in the socket."""
         if self._transport.is_closing():
             return
-        if self._flow.is_reading:
-            asyncio.get_running_loop().call_soon(self._resume)
-        else:
-            self._transport.pause_reading()
-            if self._is_greeted:
-                self._clear_deadline()
+        self._transport.pause_reading()
+        if self._is_greeted:
+            self._clear_deadline()
 
     def _resume(self) -> None:
         """Handle what had arrived before the pause, then read on."""
+        if self._transport.is_closing():
+            return
         self._handle_payloads()
         if self._flow.is_reading and not self._transport.is_closing():
             self._transport.resume_reading()
-        self._flow.wake_others()
-
-    def _schedule_stall_check(self) -> None:
-        if self._stall_check is None and self._flow.has_reserved:
-            loop = asyncio.get_running_loop()
-            check_at = max(self._last_read_at + STILL_SECONDS, loop.time() + WAKE_SECONDS)
-            self._stall_check = loop.call_at(check_at, self._check_stall)
-
-    def _check_stall(self) -> None:
-        """Hang up if others wait for room that a client holds while it sends nothing."""
-        self._stall_check = None
-        if self._transport.is_closing():
-            return
-        if self._flow.blocks_others and self._is_stalled():
-            stalled = f"no byte of a large request arrived for {STILL_SECONDS:g} s"
-            self._refuse(ErrorCode.FULL, f"{stalled} while others wait: send it again")
-        else:
-            self._schedule_stall_check()
-
-    def _is_stalled(self) -> bool:
-        if asyncio.get_running_loop().time() - self._last_read_at < STILL_SECONDS:
-            return False
-        if not self._flow.is_reading:
-            return not self._flow.writable.is_set()  # otherwise it is the daemon that does not read
-        socket = self._transport.get_extra_info("socket")
-        unread = int.from_bytes(ioctl(socket.fileno(), FIONREAD, bytes(4)), sys.byteorder)
-        return unread == 0
 
     # --- refusals and deadlines ---------------------------------------------------------------------
 
@@ -282,7 +244,9 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._clear_deadline()
         self.send(Failed(0, code, message))
         self._is_ended = True
-        self._drop_unread()
+        # free what will not be handled: it may be large, and Python frees a dead connection late
+        self._reader, self._payloads = FrameReader(), iter(())
+        self._flow.end_frame()
         # closing a socket with unread bytes resets it, which keeps many clients from reading the message
         with suppress(OSError):
             os.read(self._transport.get_extra_info("socket").fileno(), MAX_READ_BYTES)
@@ -290,10 +254,6 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._transport.close()
         else:  # closing would wait for ever for a client that reads nothing
             self._transport.abort()
-
-    def _drop_unread(self) -> None:
-        """Free what will not be handled: it may be large, and Python frees a dead connection late."""
-        self._reader, self._payloads, self._held_back = FrameReader(), iter(()), None
 
     def _set_deadline(self, seconds: float, message: str) -> None:
         """Refuse the client with this message after `seconds`, unless a deadline is set already."""
@@ -327,7 +287,7 @@ class RequestDispatcher:
         hang_up: Callable[[], None],
     ) -> None:
         self._handler = server.handler
-        self._budgets = server.budgets
+        self._memory = server.memory
         self._group = server.tasks
         self._actor = actor
         self._flow = flow
@@ -401,7 +361,7 @@ class RequestDispatcher:
         if request.id == self._unreadable_id:
             raise ProtocolError(f"a part of submit_many {request.id} could not be read: none of it is taken")
         if self._batch is None:
-            self._batch = PartialBatch(request.id, self._budgets.batches)
+            self._batch = PartialBatch(request.id, self._memory.batches)
         try:
             self._batch.add(request, size)
         except BgdError as error:
@@ -459,11 +419,11 @@ class RequestDispatcher:
                 if isinstance(request, Wait):
                     memory += FOLLOWED_BYTES * len(request.jobs)
                 try:
-                    self._budgets.streams.acquire(memory)
+                    self._memory.streams.acquire(memory)
                 except BgdError as error:
                     self._fail(request.id, error)
                     return
-                self._start(request, work, partial(self._budgets.streams.release, memory))
+                self._start(request, work, partial(self._memory.streams.release, memory))
             case _:
                 self._start(request, work, lambda: None, short_task=True)
 

@@ -1,9 +1,9 @@
-"""Limits on memory: what clients send and do not read is bounded, and clients get room in turn."""
+"""Limits on memory: what clients send and do not read is bounded, and others are served meanwhile."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
-import time
 import tracemalloc
 
 import pytest
@@ -18,6 +18,7 @@ from bgd.wire.replies import End, ErrorCode, Failed, Info, JobsPart, Submitted
 from bgd.wire.requests import Forget, GetInfo, List, Show, Submit, SubmitMany, Wait
 from tests.daemon.harness import command, served
 from tests.daemon.waiting import soon, until
+from tests.support import DEADLINE
 
 LARGE = command("/bin/true", "x" * 60_000, hold=True)
 SMALL = command(hold=True)
@@ -30,59 +31,120 @@ async def taken(life):
 
 async def asked_until(caller, condition):
     """Ask until the condition holds, which it does after a few turns of the daemon."""
-    while not condition():
-        await caller.ask(GetInfo(1), Info)
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await caller.ask(GetInfo(1), Info)
 
 
 def begin(caller, life):
     """Send a large request without its last byte; return the condition that it has room."""
     caller.send_raw(frame(encode(Submit(100, LARGE)))[:-1])
-    return lambda: life.control.budgets.unread._used > 0
-
-
-def later(seconds):
-    """Return the condition that so much time has passed."""
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
+    return lambda: life.control.memory.partial > 0
 
 
 async def test_large_new_jobs_wait_for_room_and_small_ones_of_others_do_not(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_UNSAVED_BYTES", 100_000)
     async with served(config, launcher) as life:
-        greedy, waiting, modest = [await life.call() for _ in range(3)]
+        greedy, waiting, modest, curious = [await life.call() for _ in range(4)]
         life.commits.close()
         greedy.send(*(Submit(number, LARGE) for number in range(3)))
+        await asked_until(curious, lambda: life.control.memory.unsaved > 100_000)
         waiting.send(Submit(1, LARGE))
-        await soon(life.commits.reached.wait())
-        modest.send(Submit(1, SMALL))
+        modest.send(Submit(1, SMALL), Submit(2, SMALL))
         for number in range(10):
-            modest.send(GetInfo(number + 2))
-            assert (await modest.next()).id == number + 2
-        assert await taken(life) == 2
+            assert (await curious.ask(GetInfo(number), Info)).id == number
+        assert await taken(life) == 3  # the second small job comes from a client with unsaved bytes: it waits
         life.commits.open()
         assert [(await greedy.hear(Submitted)).id for _ in range(3)] == [0, 1, 2]
         await waiting.hear(Submitted)
-        await modest.hear(Submitted)
+        assert [(await modest.hear(Submitted)).id for _ in range(2)] == [1, 2]
 
 
-async def test_small_jobs_of_one_client_wait_too_when_it_has_much_unsaved(config, launcher, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_UNSAVED_BYTES", 10)
+async def test_jobs_of_one_client_wait_when_it_has_much_unsaved(config, launcher, monkeypatch):
     size = len(encode(Submit(1, SMALL)))
-    monkeypatch.setattr(limits, "MAX_SMALL_UNSAVED_BYTES", 2 * size)
+    monkeypatch.setattr(limits, "MAX_OWN_UNSAVED_BYTES", 2 * size)
     async with served(config, launcher) as life:
         caller, other = [await life.call() for _ in range(2)]
         life.commits.close()
         caller.send(*(Submit(number, SMALL) for number in range(9)))
         await soon(life.commits.reached.wait())
-        other.send(GetInfo(1))
-        await other.next()
+        await other.ask(GetInfo(1), Info)
         assert await taken(life) == 2
         life.commits.open()
         assert [(await caller.hear(Submitted)).id for _ in range(9)] == list(range(9))
 
 
+async def test_large_jobs_that_many_clients_send_without_waiting_stay_within_the_bounds(
+    config, launcher, monkeypatch
+):
+    monkeypatch.setattr(limits, "MAX_UNSAVED_BYTES", 1_000_000)
+    monkeypatch.setattr(limits, "MAX_OWN_UNSAVED_BYTES", 250_000)
+    monkeypatch.setattr(limits, "MAX_PARTIAL_BYTES", 200_000)
+    size = len(frame(encode(Submit(100, LARGE))))
+    async with served(config, launcher) as life:
+        memory = life.control.memory
+        senders, other = [await life.call() for _ in range(8)], await life.call()
+        life.commits.close()
+        for sender in senders:
+            sender.send(*(Submit(number, LARGE) for number in range(10)))
+        await asked_until(other, lambda: memory.unsaved >= limits.MAX_UNSAVED_BYTES)
+        for number in range(30):
+            await other.ask(GetInfo(number), Info)
+        assert memory.unsaved < limits.MAX_UNSAVED_BYTES + limits.MAX_PARTIAL_BYTES + size
+        assert memory.partial < limits.MAX_PARTIAL_BYTES + size
+        assert all(each._flow._unsaved < 250_000 + size for each in life.control.connections)
+        life.commits.open()
+        for sender in senders:
+            assert [(await sender.hear(Submitted)).id for _ in range(10)] == list(range(10))
+        assert (memory.unsaved, memory.partial) == (0, 0)
+
+
+async def test_list_is_answered_beside_a_sender_of_16_mib_and_requests_that_stop_half_way(
+    config, launcher, monkeypatch
+):
+    monkeypatch.setattr(connection_module, "FRAME_SECONDS", 1.0)
+    huge = command("/bin/true", *["x" * 100_000] * 9, hold=True)
+    async with served(config, launcher) as life:
+        memory = life.control.memory
+        stalled, sender, other = [await life.call() for _ in range(5)], await life.call(), await life.call()
+        for each in stalled:
+            each.send_raw(frame(encode(Submit(1, huge)))[:-1])
+        await asked_until(other, lambda: memory.partial >= limits.MAX_PARTIAL_BYTES)
+        sender.send(*(Submit(number, huge) for number in range(18)))
+        await asked_until(other, lambda: memory.waiting)
+        for number in range(10):
+            assert await other.stream(List(id=number), JobsPart) == []
+        assert memory.partial >= limits.MAX_PARTIAL_BYTES
+        for each in stalled:
+            assert "half a frame arrived" in (await each.refusal()).message
+        for number in range(18):
+            assert (await sender.hear(Submitted)).id == number
+            await other.stream(List(id=number), JobsPart)
+
+
+async def test_large_request_that_has_begun_is_read_to_its_end_at_a_shared_bound(
+    config, launcher, monkeypatch
+):
+    monkeypatch.setattr(limits, "MAX_UNSAVED_BYTES", 50_000)
+    async with served(config, launcher) as life:
+        begun, greedy, other = [await life.call() for _ in range(3)]
+        life.commits.close()
+        request = frame(encode(Submit(100, LARGE)))
+        begun.send(Submit(1, SMALL))  # so it has unsaved bytes of its own
+        begun.send_raw(request[:-20_000])
+        await asked_until(other, lambda: life.control.memory.partial > 0)
+        greedy.send(Submit(1, LARGE), Submit(2, LARGE))
+        await asked_until(other, lambda: life.control.memory.unsaved > 50_000)
+        begun.send_raw(request[-20_000:])
+        await asked_until(other, lambda: life.control.memory.partial == 0)
+        assert await taken(life) == 3
+        life.commits.open()
+        assert [(await begun.hear(Submitted)).id for _ in range(2)] == [1, 100]
+        assert [(await greedy.hear(Submitted)).id for _ in range(2)] == [1, 2]
+
+
 async def test_deadline_of_a_large_request_stops_while_it_waits_for_room(config, launcher, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
+    monkeypatch.setattr(limits, "MAX_PARTIAL_BYTES", 50_000)
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.2)
     async with served(config, launcher) as life:
         slow, patient, late = [await life.call() for _ in range(3)]
@@ -92,46 +154,11 @@ async def test_deadline_of_a_large_request_stops_while_it_waits_for_room(config,
         assert "half a frame arrived" in (await slow.refusal()).message
         await patient.hear(Submitted)
         await late.hear(Submitted)
-        assert life.control.budgets.unread._used == 0
-
-
-async def test_client_that_stops_in_a_large_request_is_disconnected_when_others_wait(
-    config, launcher, monkeypatch
-):
-    monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
-    monkeypatch.setattr(connection_module, "STILL_SECONDS", 0.2)
-    async with served(config, launcher) as life:
-        still, waiting = [await life.call() for _ in range(2)]
-        await asked_until(waiting, begin(still, life))
-        await asked_until(waiting, later(0.5))
-        assert life.control.budgets.unread._used > 0  # it may take its time while nobody waits
-
-        waiting.send(Submit(1, LARGE))
-        refusal = await still.refusal()
-        assert refusal.code is ErrorCode.FULL
-        assert "no byte of a large request arrived for 0.2 s while others wait" in refusal.message
-        await waiting.hear(Submitted)
-        assert life.control.budgets.unread._used == 0
-
-
-async def test_client_that_sends_a_large_request_slowly_is_not_disconnected(config, launcher, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
-    monkeypatch.setattr(connection_module, "STILL_SECONDS", 1.0)
-    async with served(config, launcher) as life:
-        slow, waiting, other = [await life.call() for _ in range(3)]
-        request = frame(encode(Submit(100, LARGE)))
-        slow.send_raw(request[:20_000])
-        await asked_until(other, lambda: life.control.budgets.unread._used > 0)
-        waiting.send(Submit(1, LARGE))
-        for start in range(20_000, len(request), len(request) // 5):
-            await asked_until(other, later(0.3))
-            slow.send_raw(request[start : start + len(request) // 5])
-        await slow.hear(Submitted)
-        await waiting.hear(Submitted)
+        assert life.control.memory.partial == 0
 
 
 async def test_client_that_reads_nothing_loses_the_room_of_its_partial_request(config, launcher, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
+    monkeypatch.setattr(limits, "MAX_PARTIAL_BYTES", 50_000)
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.2)
     async with served(config, launcher) as life:
         other = await life.call()
@@ -141,21 +168,21 @@ async def test_client_that_reads_nothing_loses_the_room_of_its_partial_request(c
         await asked_until(other, begin(deaf, life))
         other.send(Submit(2, LARGE))
         assert (await other.hear(Submitted)).id == 2
-        assert life.control.budgets.unread._used == 0
+        assert life.control.memory.partial == 0
 
 
-async def test_client_that_leaves_while_in_line_keeps_nobody_waiting(config, launcher, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 70_000)
+async def test_client_that_leaves_while_it_waits_for_room_keeps_nobody_waiting(config, launcher, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_PARTIAL_BYTES", 50_000)
     async with served(config, launcher) as life:
         slow, leaving, last = [await life.call() for _ in range(3)]
         await asked_until(last, begin(slow, life))
         leaving.send(Submit(1, LARGE))
-        await asked_until(last, lambda: life.control.budgets.unread.has_waiters)
+        await asked_until(last, lambda: life.control.memory.waiting)
         await leaving.hang_up()
         last.send(Submit(1, LARGE))
         await slow.hang_up()
         await last.hear(Submitted)
-        assert life.control.budgets.unread._used == 0
+        assert life.control.memory.partial == 0
 
 
 async def test_one_stream_too_many_is_refused_until_another_one_ends(config, launcher, monkeypatch):
@@ -261,7 +288,7 @@ async def test_client_that_is_gone_leaves_no_large_request_behind(config, launch
                 if is_whole:
                     assert (await caller.hear(Failed)).code is ErrorCode.PROTOCOL
                 else:
-                    await until(lambda: any(each._flow.has_reserved for each in life.control.connections))
+                    await until(lambda: any(each._flow.large_frame for each in life.control.connections))
                 await caller.hang_up()
                 await until(lambda: not life.control.connections)
             assert tracemalloc.get_traced_memory()[0] < len(nonsense) * GONE / 2
