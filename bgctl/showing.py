@@ -11,7 +11,7 @@ import click
 from bgctl.common import STATE_COLORS, client, global_options, has_colors, local_time, print_json, say, verb
 from bgctl.options import JobIdRanges, JobIdsType, chosen_ids
 from bgctl.terminal import TerminalEscaper
-from bgd import Client, Job, JobFailed, NoSuchJob, State
+from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
 from bgd.escape import one_line
 from bgd.formatting import (
     attempt_as_json,
@@ -43,8 +43,9 @@ def show_command(ids: JobIdRanges) -> int:
     The default is your latest job.
     """
     missing: list[NoSuchJob] = []
+    gap = ""
     with client() as daemon:
-        for index, job_id in enumerate(chosen_ids(daemon, ids)):
+        for job_id in chosen_ids(daemon, ids):
             try:
                 job = daemon.job(job_id)
                 attempts = job.attempts()
@@ -54,7 +55,8 @@ def show_command(ids: JobIdRanges) -> int:
             if global_options().json:
                 print_json(_as_json(daemon, job, attempts))
             else:
-                click.echo(("\n" if index else "") + "\n".join(_job_lines(daemon, job, attempts)))
+                click.echo(gap + "\n".join(_job_lines(daemon, job, attempts)))
+                gap = "\n"
     for earlier in missing[:-1]:
         say(str(earlier))
     if missing:
@@ -136,7 +138,9 @@ def _describe_outcome(attempt: AttemptView) -> str:
         return "running"
     if attempt.exit_code:
         return f"{attempt.outcome} (code {attempt.exit_code})"
-    return f"{attempt.outcome} ({attempt.signal})" if attempt.signal else attempt.outcome
+    if attempt.outcome is Outcome.SIGNAL:
+        return f"signal {attempt.signal}"
+    return f"{attempt.outcome} (signal {attempt.signal})" if attempt.signal else attempt.outcome
 
 
 def _describe_log(attempt: AttemptView) -> str:

@@ -64,3 +64,20 @@ def test_show_names_the_log_only_if_the_attempt_wrote_output(daemon):
 
     assert "\n  log " not in daemon.bgctl("show", silent).stdout
     assert re.search(r"\n  log +/.* \(6 bytes written\)\n", daemon.bgctl("show", talking).stdout)
+
+
+def test_show_names_the_signal_that_ended_an_attempt(daemon):
+    killed = daemon.finished_job("sh", "-c", "kill -USR1 $$")
+    late = daemon.finished_job("--timeout", "0.2", "sleep", "1000")
+
+    assert "\nAttempt 1: signal 10\n" in daemon.bgctl("show", killed).stdout
+    assert "\nAttempt 1: timeout (signal 15)\n" in daemon.bgctl("show", late).stdout
+
+
+def test_show_begins_with_the_first_job_that_there_is(daemon):
+    job_id = daemon.finished_job("true")
+
+    done = daemon.bgctl("show", "999", job_id)
+
+    assert done.stdout.startswith(f"Job {job_id}: ")
+    assert "no job 999" in done.stderr
