@@ -70,7 +70,7 @@ def figures(folder: Path, question: str) -> Iterator[tuple[str, float]]:
     done = subprocess.run(
         [folder / ".venv/bin/python", *program(folder, question)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder)},
+        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": ""},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -25,6 +25,9 @@ from bgd.wire.replies import AttemptsPart, End, Info, Reply, Submitted
 from bgd.wire.requests import GetInfo, Request, Show, Shutdown, ShutdownMode, Submit, Wait
 from bgd.wire.views import AttemptView
 
+# an installed bgd has its bytecode: do not compile each module at each start, even if the machine says so
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # about the size of a real shell's environment
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/"} | {f"VARIABLE_{n:02}": "v" * 85 for n in range(48)}
 
