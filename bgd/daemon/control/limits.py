@@ -146,10 +146,11 @@ class SharedMemory:
         self.waiting: dict[Callable[[], None], None] = {}
 
     def release(self, *, unsaved: int = 0, partial: int = 0) -> None:
-        """Give bytes back, and let all clients that wait try again; those that find no room wait on."""
+        """Give bytes back; if that leaves a bound, let all clients that wait try again."""
+        was_full = self.unsaved >= MAX_UNSAVED_BYTES
         self.unsaved -= unsaved
         self.partial -= partial
-        if self.waiting and self.unsaved < MAX_UNSAVED_BYTES:
+        if self.waiting and self.unsaved < MAX_UNSAVED_BYTES and (was_full or partial):
             waiting, self.waiting = self.waiting, {}
             for resume in waiting:
                 asyncio.get_running_loop().call_soon(resume)

@@ -157,6 +157,38 @@ async def test_deadline_of_a_large_request_stops_while_it_waits_for_room(config,
         assert life.control.memory.partial == 0
 
 
+async def test_clients_that_wait_are_not_woken_while_their_bound_is_still_reached():
+    """A thousand clients that stop half way must not cost each answer to others a thousand turns."""
+    memory = limits.SharedMemory()
+    memory.partial, memory.unsaved = limits.MAX_PARTIAL_BYTES, 200
+    woken: list[str] = []
+    memory.waiting[lambda: woken.append("large frame")] = None
+
+    memory.release(unsaved=100)
+    memory.release()
+    await asyncio.sleep(0)
+    assert woken == []
+
+    memory.release(partial=100)
+    await asyncio.sleep(0)
+    assert woken == ["large frame"]
+
+
+async def test_clients_that_wait_for_the_disk_are_woken_when_its_bound_is_left():
+    memory = limits.SharedMemory()
+    memory.unsaved = limits.MAX_UNSAVED_BYTES + 100
+    woken: list[str] = []
+    memory.waiting[lambda: woken.append("jobs")] = None
+
+    memory.release(unsaved=50)
+    await asyncio.sleep(0)
+    assert woken == []
+
+    memory.release(unsaved=100)
+    await asyncio.sleep(0)
+    assert woken == ["jobs"]
+
+
 async def test_client_that_reads_nothing_loses_the_room_of_its_partial_request(config, launcher, monkeypatch):
     monkeypatch.setattr(limits, "MAX_PARTIAL_BYTES", 50_000)
     monkeypatch.setattr(connection_module, "FRAME_SECONDS", 0.2)
