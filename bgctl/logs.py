@@ -88,7 +88,7 @@ def logs_command(  # noqa: PLR0913 - one parameter per option
 
 
 def _why_empty(daemon: Client, job_id: int, attempt: int | None) -> str:
-    """Return why there is no output, which otherwise looks like a fault."""
+    """Return why a log is empty, so that it does not look like a fault."""
     job = daemon.job(job_id)
     found = [each for each in job.attempts() if attempt in {None, each.attempt}]
     if found and found[-1].outcome is Outcome.NOT_STARTED and found[-1].error is not None:

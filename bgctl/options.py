@@ -440,7 +440,7 @@ class WordType(click.Choice[str]):
         self._kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the word; click names all words in the error if there is no such word."""
+        """Return the word. For any other text, click names all words in its error."""
         try:
             return str(self._kind(value))
         except ValueError:

@@ -173,7 +173,7 @@ def _colored(state: State) -> str:
 
 
 def say_if_waiting(daemon: Client, job_id: int) -> None:
-    """Tell the user why there is no output yet, if a job waits for anything besides its turn."""
+    """Tell the user why a job has no output yet, unless it only waits for its turn."""
     job = daemon.job(job_id)
     reason = why_waiting(daemon, job)
     if reason not in {"", _ITS_TURN}:

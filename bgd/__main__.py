@@ -101,7 +101,7 @@ def _load(options: argparse.Namespace) -> configuration.Config:
 
 
 class _StartupReport:
-    """Tells whoever started the daemon, and waits on a pipe, whether it came up."""
+    """Tell the parent process, which waits on a pipe, whether the daemon started."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd

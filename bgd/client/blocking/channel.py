@@ -397,7 +397,7 @@ class InlineConnection:
                 yield _checked_reply(reply)
 
     def wait_for_end(self, deadline: float | None) -> None:
-        """Raise Refused, because there is no daemon to wait for."""
+        """Raise Refused: inline jobs have no daemon to wait for."""
         del deadline
         raise Refused("there is no daemon to shut down: jobs run inline")
 
