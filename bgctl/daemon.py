@@ -211,7 +211,11 @@ def _config_as_json(loaded: config.Config) -> dict[str, object]:
 
 def _toml_lines(loaded: config.Config) -> Iterator[str]:
     found = config.settings_of(loaded.source)
-    yield f"# {one_line(loaded.source)}" if loaded.source else "# built-in defaults: no configuration file was found"
+    yield (
+        f"# {one_line(loaded.source)}"
+        if loaded.source
+        else "# built-in defaults: no configuration file was found"
+    )
     for path, values in _sections(loaded):
         yield ""
         yield f"[{'.'.join(map(_toml_key, path))}]"

@@ -6,9 +6,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bgd.client.async_ import AsyncClient, AsyncJob
+    from bgd.client.async_.client import AsyncClient
+    from bgd.client.async_.job import AsyncJob
     from bgd.client.background import run_background_job, using
-    from bgd.client.blocking import Client, Job
+    from bgd.client.blocking.client import Client
+    from bgd.client.blocking.job import Job
     from bgd.core.job import Outcome, State
     from bgd.core.spec import JobSpec
     from bgd.errors import (
@@ -49,10 +51,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AsyncClient": "bgd.client.async_",
-    "AsyncJob": "bgd.client.async_",
-    "Client": "bgd.client.blocking",
-    "Job": "bgd.client.blocking",
+    "AsyncClient": "bgd.client.async_.client",
+    "AsyncJob": "bgd.client.async_.job",
+    "Client": "bgd.client.blocking.client",
+    "Job": "bgd.client.blocking.job",
     "run_background_job": "bgd.client.background",
     "using": "bgd.client.background",
     "job": "bgd.jobfunction",

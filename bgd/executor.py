@@ -11,7 +11,8 @@ from contextlib import closing
 from typing import Any, ParamSpec, TypeVar, Unpack
 
 from bgd.client.background import chosen_client
-from bgd.client.blocking import Client, Job
+from bgd.client.blocking.client import Client
+from bgd.client.blocking.job import Job
 from bgd.client.options import JobOptions
 from bgd.core.job import ACTIVE, FINAL, State
 from bgd.core.spec import JobSpec

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from inspect import Signature
     from typing import Unpack
 
-    from bgd.client.async_ import AsyncJob
-    from bgd.client.blocking import Job
+    from bgd.client.async_.job import AsyncJob
+    from bgd.client.blocking.job import Job
     from bgd.client.options import JobOptions
     from bgd.core.spec import JobSpec
 

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Unpack
 
-from bgd.client.blocking import Client, Job
+from bgd.client.blocking.client import Client
+from bgd.client.blocking.job import Job
 from bgd.client.options import FurtherOptions
 from bgd.core.target import target_of_class
 
 if TYPE_CHECKING:
     import asyncio
 
-    from bgd.client.async_ import AsyncClient
+    from bgd.client.async_.client import AsyncClient
 
 TIMEOUT = 5.0  # seconds; a web request cannot wait longer for a daemon that is dead
 
@@ -110,7 +111,7 @@ def default_async_client() -> AsyncClient:
     # programs that do not await need not import an event loop
     import asyncio  # noqa: PLC0415
 
-    from bgd.client.async_ import AsyncClient  # noqa: PLC0415
+    from bgd.client.async_.client import AsyncClient  # noqa: PLC0415
 
     if (chosen := _chosen_async.get()) is not None:
         return chosen

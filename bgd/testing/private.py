@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from bgd.client.autostart import start_daemon
-from bgd.client.blocking import Client
+from bgd.client.blocking.client import Client
 from bgd.client.transport import process_descriptor
 from bgd.config import ClientSocket
 from bgd.errors import DaemonUnreachable
