@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import asdict, replace
 
 from bgd.core.job import Outcome, State
-from bgd.core.spec import Isolation, JobSpec
+from bgd.core.spec import Isolation, JobSpec, StopSignal
 from bgd.wire import launching, messages, replies, requests, views
 from tests.support import has_all_of
 from tests.wire.message_strategies import DIRECTIONS, KINDS, Message, tag_of
@@ -373,6 +373,15 @@ GROWN |= {
     ),
     "welcome_with_abilities": ("from_launcher", launching.Welcome(3, "boot:random", 4243, [], ABILITIES)),
     "ended_with_figures": ("from_launcher", replace(ENDED, outcome=Outcome.OOM, **FIGURES)),
+}
+GROWN |= {
+    "submit_with_stop_signal": ("request", requests.Submit(1, replace(SPEC, stop_signal=StopSignal.INT))),
+    "edit_with_stop_signal": (
+        "request",
+        requests.Edit(13, [17], requests.Changes(stop_signal=StopSignal.QUIT)),
+    ),
+    "jobs_with_stop_signal": ("reply", replies.JobsPart(2, [replace(VIEW, stop_signal=StopSignal.INT)])),
+    "launch_with_stop_signal": ("to_launcher", replace(LAUNCH, stop_signal=StopSignal.INT)),
 }
 GROWN |= {
     "started_since": ("from_launcher", launching.AttemptStarted(KEY, 4244, 1_790_000_001.5, since=12.5)),
