@@ -56,6 +56,7 @@ def test_a_job_held_between_attempts_shows_no_run_time_in_list(daemon):
 
 def test_a_suspended_job_stops_until_it_is_continued(daemon):
     job_id = running_job(daemon, "touch ready; exec sleep 60")
+    wait_until(lambda: daemon.shown(job_id)["attempts"][0]["pid"])  # saved a moment after the start
     status = Path(f"/proc/{daemon.shown(job_id)['attempts'][0]['pid']}/status")
 
     assert daemon.bgctl("suspend", job_id).stdout == f"{job_id} suspended\n"
