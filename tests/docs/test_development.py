@@ -10,12 +10,14 @@ from typing import get_args
 
 import pytest
 
+from bgd.core.job import ACTIVE, FINAL, MOVES, WAITING, State
 from bgd.wire.requests import Request
-from tests.docs.pages import page, section
+from tests.docs.pages import block, page, section
 from tests.support import ROOT
 
 DEVELOPMENT = page("docs/development.md")
 OTHERS = {"CASES", "SEED", "SHARE", "TIME"}  # variables of make
+GROUPS = {"waiting": WAITING, "active": ACTIVE, "finished": FINAL}
 STEP = re.compile(r"`((?:bgd|bgctl)/[\w/]+\.py): ([\w.]+)`")
 
 
@@ -61,6 +63,10 @@ def test_every_request_is_named_in_every_room_of_a_new_verb(room):
     missing = [kind.__name__ for kind in get_args(Request) if not re.search(rf"\b{kind.__name__}\b", text)]
 
     assert not missing, f"docs/development.md, 'A verb': no file of {room} names {missing}"
+
+
+def test_development_page_draws_the_table_of_moves():
+    assert block(section(DEVELOPMENT, "## The life of a job"), "mermaid") == diagram()
 
 
 # --- reading the code -----------------------------------------------------------------------------------
@@ -115,3 +121,19 @@ def _definitions_in(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
             yield from _definitions_in(node.body, f"{prefix}{node.name}.")
         elif isinstance(node, ast.If):  # for type checkers only
             yield from _definitions_in(node.body, prefix)
+
+
+def diagram() -> str:
+    """Draw the moves; moves that all states of a group have are drawn once, from the group."""
+    lines, between = ["stateDiagram-v2", "    [*] --> waiting: submit"], []
+    for name, group in GROUPS.items():
+        states = [state for state in State if state in group]
+        moves = [(state, *move) for state in states for move in MOVES[state].items()]
+        common = [move for move in MOVES[states[0]].items() if all((each, *move) in moves for each in states)]
+        single = [(state, *move) for state, *move in moves if tuple(move) not in common]
+        lines += [f"    state {name} {{", *(f"        {state}" for state in states)]
+        lines += [f"        {state} --> {after}: {move}" for state, move, after in single if after in group]
+        lines += ["    }"]
+        between += [(name, *move) for move in common] + [move for move in single if move[2] not in group]
+    lines += [f"    {before} --> {after}: {move}" for before, move, after in between]
+    return "\n".join(lines) + "\n"

@@ -59,6 +59,45 @@ def test_every_program_is_a_file_that_is_named():
     assert len(set(names)) == len(names)
 
 
+# --- cron ---------------------------------------------------------------------------------------------------
+
+
+def test_crontab_line_works_with_the_environment_of_cron_and_prints_nothing(home):
+    path, line = blocks(RECIPES, "crontab")[0].splitlines()
+    command = line.split(maxsplit=5)[5]
+    programs = home.folder / "bgd-venv/bin"
+    programs.mkdir(parents=True)
+    for name in ("bgd", "bgctl"):
+        (programs / name).symlink_to(Path(sys.executable).with_name(name))
+    (home.folder / "project").mkdir()
+    (home.folder / "project/Makefile").write_text("nightly:\n\t@echo done\n")
+    environment = {
+        "HOME": str(home.folder),
+        "PATH": path.removeprefix("PATH="),
+        "SHELL": "/bin/sh",
+        "BGD_HTTP_LISTEN": "",
+    }
+
+    done = run_as_cron(command, environment)
+
+    assert (done.returncode, done.stdout) == (0, "")
+    with home.client() as client:
+        job = client.job().wait(timeout=DEADLINE)
+        assert (job.state, job.argv, job.retries) == ("succeeded", ["make", "nightly"], 2)
+
+
+def run_as_cron(command: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        env=environment,
+        cwd=environment["HOME"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
 # --- Django -------------------------------------------------------------------------------------------------
 
 DJANGO = """
