@@ -141,6 +141,10 @@ class Scheduler:
         """Return the jobs that hold a slot."""
         return [self._table.jobs[job_id] for job_id in self._table.queues.active]
 
+    def waiting_jobs(self) -> list[JobId]:
+        """Return the ids of the jobs that hold no slot."""
+        return [job.id for job in self._table.jobs.values() if job.state in WAITING]
+
     def find_cycle(self, job_id: JobId, others: Collection[int]) -> JobId | None:
         """Return one of `others` that itself waits for this job, so that a cycle would form; else None."""
         return conditions.find_cycle(job_id, others, self.get)
@@ -235,15 +239,17 @@ class Scheduler:
         self._settle(now)
         return self._state_of(job_id)
 
-    def hold(self, job_id: JobId, now: Now) -> State:
+    def hold(self, job_id: JobId, now: Now, reason: str | None = None) -> State:
         """Keep a waiting job from starting until it is released; return its new state.
+
+        `reason`: why, if no person asked for it.
 
         Raises:
             KeyError: no waiting job has this id.
         """
         job = self._waiting_job(job_id)
         if job.state is not State.HELD:
-            self._move(job, Move.HOLD, now)
+            self._move(job, Move.HOLD, now, reason)
             self._settle(now)  # jobs behind it may start now
         return self._state_of(job_id)
 

@@ -262,10 +262,9 @@ def _recover(config: Config, wanted: str | None) -> Iterator[str]:
         tried = "; ".join(problems) or f"{config.backup.folder} has none"
         raise StoreBroken(f"{problem}; there is no sound backup: {tried}")
     highest = max(backup.last_id, recovery.highest_id_in(path), highest_job(config.log_dir))
-    at = now().wall
-    stamp = datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
+    stamp = datetime.fromtimestamp(now().wall, UTC).strftime("%Y%m%dT%H%M%SZ")
     aside = recovery.move_aside(path, stamp)
-    restored = recovery.restore(backup, path, highest, f"{clock.boot_id()}:before-recovery", at)
+    restored = recovery.restore(backup, path, highest, f"{clock.boot_id()}:before-recovery")
     yield f"{problem}" + (f"; it is kept as {aside}" if aside else "")
     yield from (f"skipped: {each}" for each in problems)
     yield from _report(backup, restored, highest)
@@ -281,7 +280,7 @@ def _report(backup: DatabaseCopy, restored: RecoveryResult, highest: int) -> Ite
     yield f"lost is what happened since {written} ({age} ago): {lost}, and changes of earlier ones"
     if restored.held:
         yield (
-            f"held: {_jobs(restored.held)} that waited then and may have run since; "
+            f"held when bgd starts: {_jobs(restored.held)} that waited then and may have run since; "
             "see bgctl list --state held, then bgctl release or bgctl cancel"
         )
     if restored.running:

@@ -91,7 +91,7 @@ async def serve(config: Config, context: StartupContext) -> None:
         except BaseExceptionGroup as group:
             for error in leaf_errors(group):
                 if isinstance(error, DatabaseOutdated):  # only now has all writing to it ended
-                    raise await _hold_outdated_jobs(config, store, error.position) from group
+                    raise await _mark_outdated(config, store, error.position) from group
             raise
         finally:
             await store.close()
@@ -303,14 +303,15 @@ def _restore_name(config: Config, saved: str, *, is_free: bool) -> StoreBroken:
     return StoreBroken(f"{path} was removed while bgd ran; bgd has written it again", "start bgd again")
 
 
-async def _hold_outdated_jobs(config: Config, store: Store, position: int) -> StoreBroken:
-    """Hold what waits in an old copy of the database, because it may have run since; return the error."""
+async def _mark_outdated(config: Config, store: Store, position: int) -> StoreBroken:
+    """Have the next start hold what waits in an old copy of the database; return the error that says so."""
     launcher = f"{clock.boot_id()}:before-recovery"
-    held = await store.write(recovery.hold_as_outdated, position, launcher, now().wall)
+    marked = await store.write(recovery.mark_as_outdated, position, launcher)
     return StoreBroken(
         f"database {config.daemon.state_dir}/bgd.db is an older copy: the launcher has run jobs that it does"
-        f" not know. Jobs that may have run since, and are held now: {held.held}. Jobs that ran then, and are"
-        f" not rerun automatically: {held.running}. New jobs get ids from {held.last_id + 1} on",
+        f" not know. Jobs that may have run since, and are held from now on: {marked.held}. Jobs that ran"
+        f" then, and are not rerun automatically: {marked.running}. New jobs get ids from"
+        f" {marked.last_id + 1} on",
         "start bgd again, then see bgctl list --state held, and bgctl release or cancel",
     )
 

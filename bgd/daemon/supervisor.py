@@ -33,7 +33,7 @@ from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
 from bgd.daemon.queue_controls import queue_rules, total_slots
 from bgd.daemon.space import DiskSpace
-from bgd.daemon.storage import read
+from bgd.daemon.storage import read, recovery
 from bgd.daemon.storage.records import (
     AttemptEnd,
     AttemptPid,
@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+HELD_AT_ONCE = 5_000  # jobs of a restored database in one transaction: a million may wait
 PID_DELAY = 0.05  # seconds until the pid of a new process is saved, if nothing else is saved before
 
 
@@ -115,6 +116,8 @@ class Supervisor:
                     raise self._store.damaged(error) from error
                 if restored.slot is not None and restored.launcher is not None:
                     self._attempts.restore(restored.job.id, restored.slot, restored.launcher)
+        if await self._store.read(recovery.is_outdated):
+            await self._hold_waiting_jobs()
         self._changed.set()
 
     async def run(self) -> None:
@@ -405,6 +408,16 @@ class Supervisor:
         else:
             self._scheduler.resume(PauseReason.ASKED, now())
         self._changed.set()
+
+    async def _hold_waiting_jobs(self) -> None:
+        """Hold all jobs that wait, in a database that was restored; nothing starts before that is saved."""
+        waiting = self._scheduler.waiting_jobs()
+        for start in range(0, len(waiting), HELD_AT_ONCE):
+            for job_id in waiting[start : start + HELD_AT_ONCE]:
+                if self.is_unfinished(job_id):  # it may have expired
+                    self._scheduler.hold(job_id, now(), recovery.MAY_HAVE_RUN)
+            await self._settle()
+        await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
 
     def _advance(self) -> None:
         self._scheduler.advance(now())

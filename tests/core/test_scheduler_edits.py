@@ -102,6 +102,21 @@ def test_holding_a_job_twice_is_the_same_as_once():
     assert scheduler.take_effects() == []
 
 
+def test_all_waiting_jobs_can_be_held_for_a_reason():
+    scheduler = make_scheduler()
+    running, queued = submit(scheduler), submit(scheduler)
+    held, delayed = submit(scheduler, hold=True), submit(scheduler, delay=5.0)
+    scheduler.take_effects()
+    assert scheduler.waiting_jobs() == [queued, held, delayed]
+
+    for job_id in scheduler.waiting_jobs():
+        scheduler.hold(job_id, NOW, "may have run")
+
+    saved = {effect.job.id: effect.reason for effect in scheduler.take_effects()}
+    assert saved == {queued: "may have run", delayed: "may have run"}
+    assert scheduler.get(running).state is State.RUNNING
+
+
 # --- suspending ----------------------------------------------------------------------------------------
 
 

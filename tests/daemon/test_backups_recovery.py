@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,16 +18,21 @@ from msgspec.structs import replace
 
 from bgd.__main__ import main
 from bgd.core.job import Conditions, JobId, State
+from bgd.daemon import supervisor
 from bgd.daemon.backups import recover
+from bgd.daemon.launching import LauncherLink
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import Transaction
-from bgd.daemon.storage.recovery import MARGIN
+from bgd.daemon.storage.recovery import MARGIN, MAY_HAVE_RUN
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import Store, begin_generation
+from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
 from bgd.wire.launching import log_name
 from tests.daemon.storage.builders import NOW, a_job, first_attempt, new, put, restored, saves, sql
+
+DATE = 4e9  # in the year 2096
 
 
 @pytest.fixture
@@ -42,7 +49,9 @@ async def fill(config):
     store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
     await store.write(begin_generation)
     blocked = Conditions(after=(JobId(2),))
-    await put(store, new(1), new(2), new(3, due=NOW.elapsed + 60), new(5))
+    await put(store, new(1), new(2), new(5))
+    dated = Conditions(at=DATE)
+    await put(store, replace(new(3), job=a_job(3, State.SCHEDULED, conditions=dated)))
     await put(store, replace(new(4), job=a_job(4, State.BLOCKED, conditions=blocked)))
     await store.commit(
         Transaction(now=NOW, saves=saves(a_job(1, State.RUNNING, attempt=1)), attempts=[first_attempt(1)])
@@ -53,8 +62,19 @@ async def fill(config):
     await store.close()
 
 
+async def load(config):
+    """Load the database as a daemon does, up to the moment when it looks for a launcher."""
+    store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
+    try:
+        generation = await store.write(begin_generation)
+        link = LauncherLink(config.daemon.state_dir, config.log_dir, store, generation)
+        await Supervisor(config, store, link).restore()
+    finally:
+        await store.close()
+
+
 async def look_into(path):
-    """Return what a daemon would find: jobs by id, launchers of attempts, held jobs, last id, generation."""
+    """Return what is there: jobs by id, launchers of attempts, held jobs, last id, generation."""
     store = await Store.open(str(path))
     found = (
         {job.id: job for job in await restored(store)},
@@ -77,14 +97,15 @@ def test_a_lost_database_is_recovered_and_nothing_runs_twice(config, path):
 
     assert f"it is kept as {path}.damaged-" in told
     assert "jobs 6 to 11, and perhaps later ones" in told
-    assert "held: 3 jobs that waited then" in told
+    assert "held when bgd starts: 3 jobs that waited then" in told
     assert "unsure: 1 job that ran then" in told
     (kept,) = path.parent.glob("bgd.db.damaged-*")
     assert kept.read_bytes() == b"damaged" * 1000
+    asyncio.run(load(config))
     jobs, launchers, held, last_id, generation = asyncio.run(look_into(path))
     assert [jobs[number].state for number in sorted(jobs)] == [State.RUNNING, *[State.HELD] * 3]
     assert jobs[1].policy.rerun is False
-    assert (jobs[3].due, jobs[4].conditions.after) == (NOW.elapsed + 60, (2,))
+    assert (jobs[3].conditions.at, jobs[4].conditions.after) == (DATE, (2,))
     assert launchers[0].endswith(":before-recovery")
     assert held == 3
     assert last_id == 11 + MARGIN
@@ -128,15 +149,61 @@ def test_events_after_a_recovery_have_new_ids_and_name_the_held_jobs(config, pat
     path.unlink()
 
     recover(config)
+    asyncio.run(load(config))
 
     events, newest = asyncio.run(events_in(path, lost))
-    assert [(event.job, event.what, event.state) for event in events] == [
+    assert sorted((event.job, event.what, event.state) for event in events) == [
         (2, "hold", State.HELD),
         (3, "hold", State.HELD),
         (4, "hold", State.HELD),
     ]
     assert {event.reason for event in events} == {"restored from a backup: it may have run since"}
     assert newest == events[-1].id > lost + MARGIN / 2
+
+
+def test_a_start_that_fails_before_all_jobs_are_held_starts_none_and_the_next_start_holds_the_rest(
+    config, path, monkeypatch
+):
+    path.unlink()
+    recover(config)
+    monkeypatch.setattr(supervisor, "HELD_AT_ONCE", 2)
+    commit, commits = Store.commit, []
+
+    async def fail_at_the_second(store, transaction):
+        commits.append(transaction)
+        if len(commits) == 2:
+            raise StoreBroken("the disk is gone")
+        return await commit(store, transaction)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", fail_at_the_second)
+        with pytest.raises(StoreBroken, match="the disk is gone"):
+            asyncio.run(load(config))
+    jobs, _, held, *_ = asyncio.run(look_into(path))
+    assert (held, len(jobs)) == (2, 4)
+
+    asyncio.run(load(config))
+
+    _, _, held, *_ = asyncio.run(look_into(path))
+    assert held == 3
+
+
+def test_jobs_that_are_released_after_a_recovery_are_not_held_by_the_next_start(config, path):
+    path.unlink()
+    recover(config)
+    asyncio.run(load(config))
+
+    asyncio.run(release(config, 2))
+    asyncio.run(load(config))
+
+    jobs, *_ = asyncio.run(look_into(path))
+    assert jobs[2].state is State.QUEUED
+
+
+async def release(config, number):
+    store = await Store.open(f"{config.daemon.state_dir}/bgd.db")
+    await store.commit(Transaction(now=NOW, saves=saves(a_job(number))))
+    await store.close()
 
 
 def test_events_after_a_second_recovery_from_the_same_backup_have_new_ids(config, path):
@@ -249,6 +316,49 @@ def test_daemon_starts_after_recovery_from_a_backup_that_bgctl_wrote(own_daemon)
     assert own_daemon.bgctl("logs", "1").stdout == "one\n"
     assert own_daemon.shown("2")["state"] == "held"
     assert int(own_daemon.submit("true")) > MARGIN
+
+
+KILLED_WHEN_A_JOB_IS_HELD = """
+import os, signal, sys
+from bgd.__main__ import main
+from bgd.daemon.storage.store import Store
+
+async def kill(store, transaction):
+    await commit(store, transaction)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+commit, Store.commit = Store.commit, kill
+from bgd.daemon import supervisor
+supervisor.HELD_AT_ONCE = 1
+sys.exit(main([]))
+"""
+
+
+def test_daemon_that_is_killed_between_recovery_and_hold_runs_nothing(own_daemon):
+    """Each start is killed when it has held one more job; the last one finds all of them held."""
+    ran = own_daemon.folder / "ran"
+    for number in range(3):
+        own_daemon.submit("--delay", "1h", "touch", f"{ran}.{number}")
+    copy = own_daemon.folder / "copy.db"
+    assert own_daemon.bgctl("backup", str(copy)).returncode == 0
+    own_daemon.stop()
+    with closing(sqlite3.connect(copy)) as db:  # the delays are over now
+        db.execute("UPDATE jobs SET state = 'queued', due_elapsed = NULL")
+        db.commit()
+    (own_daemon.state_dir / "bgd.db").unlink()
+    python = partial(subprocess.run, env=own_daemon.env, capture_output=True, text=True, check=False)
+    assert python([sys.executable, "-m", "bgd", "--recover", str(copy)]).returncode == 0
+
+    for _ in range(2):
+        assert python([sys.executable, "-c", KILLED_WHEN_A_JOB_IS_HELD]).returncode == -signal.SIGKILL
+    own_daemon.start()
+
+    shown = [own_daemon.shown(str(number)) for number in (1, 2, 3)]
+    assert [(job["state"], job["reason"]) for job in shown] == [("held", MAY_HAVE_RUN)] * 3
+    assert not list(own_daemon.folder.glob("ran.*"))
+    own_daemon.bgctl("release", "1")
+    assert own_daemon.bgctl("wait", "1").returncode == 0
+    assert [path.name for path in own_daemon.folder.glob("ran.*")] == ["ran.0"]
 
 
 @pytest.mark.parametrize("option", ["--recover", "--config"])

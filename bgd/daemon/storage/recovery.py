@@ -1,4 +1,8 @@
-"""Recovery: put a backup in the place of a lost database, and find out whether a database is sound."""
+"""Recovery: put a backup in the place of a lost database, and find out whether a database is sound.
+
+A restored database is marked as outdated. The start that loads it holds the jobs that wait, and then removes
+the mark, so that a crash in between starts none of them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.job import ACTIVE, JobId, State
+from bgd.core.job import ACTIVE, WAITING, State
 from bgd.daemon.storage.copying import DatabaseCopy, check_copy
 from bgd.daemon.storage.database import (
     StoreBroken,
@@ -24,25 +28,23 @@ from bgd.daemon.storage.database import (
     transaction,
     translate_error,
 )
-from bgd.daemon.storage.records import JobEvent, pack_policy, unpack_policy
+from bgd.daemon.storage.records import pack_policy, unpack_policy
 from bgd.daemon.storage.schema import check, open_readable, open_writable, version_of
-from bgd.daemon.storage.write import NO_EVENTS, append_events, newest_event
+from bgd.daemon.storage.write import NO_EVENTS, newest_event
 
 MARGIN = 1_000_000  # ids of jobs, and of events, that may have been given out after the last known one
 _GENERATIONS = 1_000_000  # starts that the launcher may have seen since; it obeys the highest number (R1)
 _MAX_PLAUSIBLE_ID = 2**48  # a higher id in a damaged file is part of the damage
 
-_BATCH = 10_000  # events at a time: a million jobs may wait
-_HELD = "restored from a backup: it may have run since"
-
-_WAITING = (State.QUEUED, State.SCHEDULED, State.BLOCKED)
+MAY_HAVE_RUN = "restored from a backup: it may have run since"  # why jobs are held
 
 
 class RecoveryResult(Struct, frozen=True, kw_only=True):
     """What the restored database holds.
 
     Attributes:
-        held: jobs that waited when the backup was written; they may have run since.
+        held: jobs that waited when the backup was written; they may have run since, so the next start holds
+            them.
         running: jobs that ran then; the end of some may stay unknown.
         last_id: new jobs get higher ids.
     """
@@ -111,13 +113,13 @@ def highest_id_in(path: str) -> int:
     return highest
 
 
-def restore(backup: DatabaseCopy, path: str, last_id: int, launcher: str, at: float) -> RecoveryResult:
+def restore(backup: DatabaseCopy, path: str, last_id: int, launcher: str) -> RecoveryResult:
     """Put a copy of the backup in the database's place, changed so that nothing runs twice.
 
-    Hold the jobs that waited: they may have run since. Assign the attempts that ran to `launcher`, the id of
-    an instance that no longer exists: unless the launcher that runs now knows them, nobody saw them end. Do
-    not rerun those jobs automatically. Continue with event ids that nobody has seen; the first events say
-    which jobs are held. `at` is the present in epoch seconds, `last_id` the highest job id that is known.
+    Mark it, so that the next start holds the jobs that waited. Assign the attempts that ran to `launcher`,
+    the id of an instance that no longer exists: unless the launcher that runs now knows them, nobody saw them
+    end. Do not rerun those jobs automatically. Continue with event ids that nobody has seen. `last_id`: the
+    highest job id that is known.
     """
     new = f"{path}.new"
     for end in ("", "-wal", "-shm"):
@@ -125,7 +127,7 @@ def restore(backup: DatabaseCopy, path: str, last_id: int, launcher: str, at: fl
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     shutil.copyfile(backup.path, new)
     with closing(open_writable(new)) as db, transaction(db):
-        held = _hold(db, last_id + MARGIN - backup.last_id, at)
+        held = _mark_outdated(db, last_id + MARGIN - backup.last_id)
         running = _disown(db, launcher)
         db.execute(
             "UPDATE meta SET last_id = ?, generation = generation + ?", (last_id + MARGIN, _GENERATIONS)
@@ -136,17 +138,29 @@ def restore(backup: DatabaseCopy, path: str, last_id: int, launcher: str, at: fl
     return RecoveryResult(held=held, running=running, last_id=last_id + MARGIN)
 
 
-def hold_as_outdated(db: sqlite3.Connection, position: int, launcher: str, at: float) -> RecoveryResult:
+def mark_as_outdated(db: sqlite3.Connection, position: int, launcher: str) -> RecoveryResult:
     """Change the database in use as `restore` changes a backup: it is an older copy of itself.
 
     `position`: the highest event id that was given out.
     """
     with transaction(db):
-        held = _hold(db, max(position - newest_event(db), 0) + MARGIN, at)
+        held = _mark_outdated(db, max(position - newest_event(db), 0) + MARGIN)
         running = _disown(db, launcher)
         db.execute("UPDATE meta SET last_id = last_id + ?", (MARGIN,))
         (last_id,) = db.execute("SELECT last_id FROM meta").fetchone()
     return RecoveryResult(held=held, running=running, last_id=last_id)
+
+
+def is_outdated(db: sqlite3.Connection) -> bool:
+    """Return whether the jobs that wait have to be held before anything starts."""
+    (mark,) = db.execute("SELECT is_outdated FROM meta").fetchone()
+    return bool(mark)
+
+
+def remove_mark(db: sqlite3.Connection) -> None:
+    """Note that the jobs that waited are held, and that this is on disk."""
+    with transaction(db):
+        db.execute("UPDATE meta SET is_outdated = 0")
 
 
 class CheckResult(Struct, frozen=True, kw_only=True):
@@ -182,25 +196,17 @@ def check_file(path: str, seconds: float) -> CheckResult:
         raise translate_error(error, path) or StoreBroken(f"database {path}: {error}") from error
 
 
-def _hold(db: sqlite3.Connection, skipped: int, at: float) -> int:
-    """Hold the jobs that wait, and return how many; skip `skipped` event ids before their events.
+def _mark_outdated(db: sqlite3.Connection, skipped: int) -> int:
+    """Have the next start hold the jobs that wait; return how many do. Never give out `skipped` event ids.
 
     So the events of an earlier recovery, from this backup or another, have other ids as well.
     """
     db.execute("INSERT INTO events SELECT coalesce(max(last), 0) + ?, ? FROM events", (skipped, NO_EVENTS))
-    last = None
+    db.execute("UPDATE meta SET is_outdated = 1")
     held = 0
-    for state in _WAITING:
-        waiting = db.execute("SELECT id, attempt FROM jobs WHERE state = ?", (state.value,))
-        while rows := waiting.fetchmany(_BATCH):
-            jobs = [
-                JobEvent(at, JobId(number), "hold", State.HELD, attempt, None, _HELD)
-                for number, attempt in rows
-            ]
-            last = append_events(db, jobs, last)
-            held += len(jobs)
-    for state in _WAITING:
-        db.execute("UPDATE jobs SET state = 'held', reason = ? WHERE state = ?", (_HELD, state.value))
+    for state in WAITING - {State.HELD}:
+        (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = ?", (state.value,)).fetchone()
+        held += jobs
     return held
 
 

@@ -156,6 +156,10 @@ MIGRATIONS: tuple[str, ...] = (
     UPDATE attempts SET started_aged = coalesce(started_at, launched_at),
                         run_seconds = iif(finished_at >= started_at, finished_at - started_at, NULL);
     """,
+    """
+    -- 1: an older copy of itself, so the jobs that wait in it may have run since; the next start holds them.
+    ALTER TABLE meta ADD COLUMN is_outdated INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 VERSION = len(MIGRATIONS)
 
