@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-by-make
 
 # Programs that tests drive and pip cannot install
-DEBIAN_PACKAGES := e2fsprogs strace tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console
+DEBIAN_PACKAGES := e2fsprogs groff-base strace tmux systemd dbus chromium zsh fish nodejs php-cli php-illuminate-console
 
 # Core and wire can be tested alone, so every branch of them has to be
 PURE_ROOMS := core wire
@@ -28,7 +28,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare client test test-pure-rooms test-series test-long simulate fuzz faults debian-packages demo pictures install pins uninstall clean
+.PHONY: help setup check bench bench-compare client man test test-pure-rooms test-series test-long simulate fuzz faults debian-packages demo pictures install pins uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -49,6 +49,9 @@ check: $(INSTALLED)  ## check format, lint and types
 client: $(INSTALLED)  ## generate the blocking client and the types of job options
 	$(BIN)/python tests/client/blocking.py
 	$(BIN)/python tests/client/options.py
+
+man: $(INSTALLED)  ## generate the manual pages from the help texts
+	$(BIN)/python -m tests.docs.manual
 
 # Two processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run that line.
 # The shell makes background processes ignore Ctrl-C, so the trap ends them.

@@ -19,7 +19,7 @@ home=$stage$prefix/lib/bgd
 "$python" -m venv "$home"
 source=$(mktemp -d) # a build leaves files in its folder and uses those of an earlier build
 trap 'rm -rf "$source"' EXIT
-cp -R bgd bgctl pyproject.toml README.md LICENSE "$source"
+cp -R bgd bgctl docs pyproject.toml README.md LICENSE "$source"
 pip="$home/bin/python -m pip --quiet --disable-pip-version-check"
 # This may run as root, so only files with the hashes in systemd/requirements.txt are downloaded. They include
 # setuptools, so building bgd downloads nothing else.
@@ -34,6 +34,9 @@ fi
 mkdir -p "$stage$prefix/bin"
 for program in bgd bgctl bgd-launcher; do
 	ln -sfn "../lib/bgd/bin/$program" "$stage$prefix/bin/$program"
+done
+for page in man1/bgd.1 man1/bgctl.1 man5/bgd.toml.5; do
+	install -D -m 644 "docs/man/${page#*/}" "$stage$prefix/share/man/$page"
 done
 for kind in system user; do
 	units=$stage$prefix/lib/systemd/$kind

@@ -7,6 +7,9 @@ rm -f "$root/lib/sysusers.d/bgd.conf"
 for program in bgd bgctl bgd-launcher; do
 	rm -f "$root/bin/$program"
 done
+for page in man1/bgd.1 man1/bgctl.1 man5/bgd.toml.5; do
+	rm -f "$root/share/man/$page"
+done
 for unit in bgd.service bgd.socket bgd-launcher.service; do
 	rm -f "$root/lib/systemd/system/$unit" "$root/lib/systemd/user/$unit"
 done

@@ -43,6 +43,13 @@ def test_staged_installation_contains_no_path_of_the_stage(stage):
     assert found.stdout == ""
 
 
+def test_manual_pages_are_where_man_looks_for_them(stage):
+    folder = stage / "usr/local/share/man"
+    pages = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*"))
+
+    assert pages == ["man1/bgctl.1", "man1/bgd.1", "man5/bgd.toml.5"]
+
+
 def test_uninstall_leaves_the_configuration_alone(stage, tmp_path):
     copy = tmp_path / "stage"
     shutil.copytree(stage, copy, symlinks=True)
