@@ -161,11 +161,11 @@ def _problem_with(argv: tuple[str, ...], options: JobOptions, caller: Caller) ->
     env = caller.chosen_environment(options.get("env_pass", "all")) | dict(options.get("env") or {})
     folder = Path(options.get("cwd") or ".")
     if not folder.is_absolute():
-        folder = caller.folder / folder
+        folder = Path(caller.folder, folder)
     if problem := problem_with_command(argv, env, folder):
         return problem
     source = options.get("stdin")
-    return problem_with_input(caller.folder / source) if source else None
+    return problem_with_input(Path(caller.folder, source)) if source else None
 
 
 def problem_with_command(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ def command_spec(argv: Sequence[str | os.PathLike[str]], options: JobOptions, ca
     values = _given_values(options, caller, default_env="all")
     values["argv"] = _shell_words(argv) if values.pop("shell", False) else _words_of(argv)
     if "cwd" not in values:
-        values["cwd"] = caller.folder_text
+        values["cwd"] = system_text(caller.folder)
     if "umask" not in values:
         values["umask"] = caller.umask
     return _converted(values, JobSpec)
@@ -127,7 +128,7 @@ def _completed(spec: JobSpec, caller: Caller) -> JobSpec:
     return replace(
         spec,
         explicit_env=spec.explicit_env or tuple(spec.env or ()),
-        cwd=caller.folder_text if spec.cwd is None else spec.cwd,
+        cwd=system_text(caller.folder) if spec.cwd is None else spec.cwd,
         umask=caller.umask if spec.umask is None else spec.umask,
     )
 
@@ -162,7 +163,7 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a
             return _words_of(value)
         case "cwd" | "stdin":
             path = Path(value)
-            return system_text(str(path if path.is_absolute() else caller.folder / path))
+            return system_text(str(path if path.is_absolute() else Path(caller.folder, path)))
         case "env" if isinstance(value, Mapping):
             return {_as_sent(name): _as_sent(word) for name, word in value.items()}
         case "input" if isinstance(value, str):
@@ -438,15 +439,14 @@ class Caller:
     def environment(self) -> dict[str, str]:
         """The environment of a command by default: all variables except those meant for the caller alone.
 
-        Warns about variables that are not UTF-8, because they are left out.
+        Warns about variables that are not UTF-8, because they are left out. Not to be changed.
         """
-        if names := undecodable_names():
-            warnings.warn(f"not passed on, because not UTF-8: {', '.join(names)}", stacklevel=2)
-        return {
-            name: value
-            for name, value in _texts().items()
-            if not name.startswith(_OWN_PREFIX) and _is_text(name) and _is_text(value)
-        }
+        inherited = _inherited()
+        if inherited.undecodable:
+            warnings.warn(
+                f"not passed on, because not UTF-8: {', '.join(inherited.undecodable)}", stacklevel=2
+            )
+        return inherited.env
 
     def chosen_environment(self, wanted: str | Iterable[str]) -> dict[str, str]:
         """Return the `wanted` part of the environment: "all", "none" or names."""
@@ -457,20 +457,15 @@ class Caller:
         names = {wanted} if isinstance(wanted, str) else set(wanted)
         return {name: value for name, value in self.environment.items() if name in names}
 
-    @property
-    def folder_text(self) -> str:
-        """The working directory as `system_text`."""
-        return system_text(str(self.folder))
-
     @cached_property
-    def folder(self) -> Path:
+    def folder(self) -> str:
         """The working directory.
 
         Raises:
             Refused: it no longer exists.
         """
         try:
-            return Path.cwd()
+            return os.getcwd()  # noqa: PTH109 - a Path of it would take longer than to ask for it
         except OSError as error:
             problem = "is gone" if isinstance(error, FileNotFoundError) else f"has no path: {error.strerror}"
             raise Refused(
@@ -480,10 +475,53 @@ class Caller:
     @cached_property
     def umask(self) -> int:
         # os.umask() can only tell it by setting it, which other threads would notice
-        for line in Path("/proc/self/status").read_bytes().splitlines():
-            if line.startswith(b"Umask:"):
-                return int(line.split()[1], 8)
+        status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            beginning = os.read(status, _BEGINNING_OF_STATUS)
+        finally:
+            os.close(status)
+        if found := re.search(rb"^Umask:\t(\d+)$", beginning, re.MULTILINE):
+            return int(found[1], 8)
         raise Refused("/proc/self/status does not show the umask: that takes Linux 4.7 or newer")
+
+
+_BEGINNING_OF_STATUS = 256  # bytes: the umask follows the name, which takes at most 64
+
+
+class _Inherited(Struct, frozen=True):
+    """What commands inherit from this process's environment.
+
+    `raw`: a copy of that environment, which is compared with the present one.
+    `undecodable`: names of the variables that are left out because they are not UTF-8, escaped for display.
+    """
+
+    raw: dict[Any, Any]
+    env: dict[str, str]
+    undecodable: list[str]
+
+
+def _inherited() -> _Inherited:
+    """Return what commands inherit now. Decoding all variables takes longer than the rest of a submit."""
+    # what os.environ holds as bytes: its own methods encode or decode each variable each time
+    raw = getattr(os.environ, "_data", os.environ)
+    latest = _latest_inherited[0]
+    if raw != latest.raw:
+        latest = _latest_inherited[0] = _read_environment(dict(raw))
+    return latest
+
+
+def _read_environment(raw: dict[Any, Any]) -> _Inherited:
+    env, undecodable = {}, []
+    texts = {system_text(name): system_text(value) for name, value in public_environment().items()}
+    for name, value in texts.items():
+        if not (_is_text(name) and _is_text(value)):
+            undecodable.append(one_line(name.encode("utf-8", "backslashreplace").decode()))
+        elif not name.startswith(_OWN_PREFIX):
+            env[name] = value
+    return _Inherited(raw, env, undecodable)
+
+
+_latest_inherited = [_Inherited({}, {}, [])]
 
 
 def public_environment() -> dict[str, str]:
@@ -497,11 +535,7 @@ def public_environment() -> dict[str, str]:
 
 def undecodable_names() -> list[str]:
     """Return the names of variables that no command gets because they are not UTF-8, escaped for display."""
-    return [
-        one_line(name.encode("utf-8", "backslashreplace").decode())
-        for name, value in _texts().items()
-        if not (_is_text(name) and _is_text(value))
-    ]
+    return _inherited().undecodable
 
 
 def system_text(text: str) -> str:
@@ -519,10 +553,6 @@ def system_text(text: str) -> str:
         return os.fsencode(text).decode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise Refused(f"{text!r} has no bytes in the encoding of this process, {error.encoding}") from error
-
-
-def _texts() -> dict[str, str]:
-    return {system_text(name): system_text(value) for name, value in public_environment().items()}
 
 
 def _is_text(text: str) -> bool:

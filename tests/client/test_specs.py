@@ -94,6 +94,16 @@ def test_variables_that_are_not_utf8_are_left_out_with_a_warning(monkeypatch):
     assert undecodable_names() == ["CAFE"]
 
 
+def test_a_change_of_the_environment_counts_at_once(monkeypatch):
+    monkeypatch.setenv("LEVEL", "1")
+    before = Caller().environment
+    monkeypatch.setenv("LEVEL", "2")
+    after = Caller().environment
+    monkeypatch.setattr(os, "environ", {"LEVEL": "3"})
+
+    assert [each["LEVEL"] for each in (before, after, Caller().environment)] == ["1", "2", "3"]
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -28,7 +28,7 @@ G = TypeVar("G", bound=AsyncGenerator[Any, None])
 
 Lock = asyncio.Lock
 
-_READ_SIZE = 256 * 1024  # bytes
+_READ_SIZE = 64 * 1024  # bytes; malloc maps and unmaps much larger ones each time
 _FORGET_SECONDS = 1.0  # for telling a busy daemon that the rest of a stream is not wanted
 
 
