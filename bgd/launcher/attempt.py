@@ -1,29 +1,36 @@
-"""One attempt, from its Launch to its end; its start may have to wait for the machine."""
+"""One attempt, from its Launch to its end: it starts, for which it may have to wait, and then it runs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import os
+import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
+
+from msgspec import Struct
 
 from bgd.clock import elapsed
 from bgd.core.job import Outcome
-from bgd.launcher.cgroup import Group
+from bgd.core.spec import StopSignal
+from bgd.launcher.cgroup import Group, GroupFigures
 from bgd.launcher.children import LostChild
 from bgd.launcher.context import Context
-from bgd.launcher.deadlines import Countdown, Deadlines
+from bgd.launcher.deadlines import Countdown
 from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput, LogFile
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
 from bgd.launcher.process import new_tag, set_tag
-from bgd.launcher.running import RunningAttempt
 from bgd.launcher.spawn import StandardInput, StuckProcess, spawn, spawn_in_fork
 from bgd.launcher.tree import Execution, Ladder, Tree
 from bgd.launcher.warm.attempts import NotAccepted
 from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
+from bgd.units import format_size
+from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import (
     NO_LIMITS,
     AttemptEnded,
@@ -38,8 +45,24 @@ from bgd.wire.launching import (
 log = logging.getLogger(__name__)
 
 
+class _Running(Struct, frozen=True):
+    """What an attempt has once its first process runs."""
+
+    execution: Execution
+    output: AttemptOutput
+    tree: Tree
+
+
+Begin = Callable[[AttemptOutput, int | None], Awaitable[Execution | None]]
+"""Start a first process that writes to the output and has the tag; None: the attempt is to end instead."""
+
+
 class Attempt:
-    """One attempt: call `started` when its process runs, `grew` when its log has grown."""
+    """One attempt: it starts, and from then on it has `_running`.
+
+    `started` is called when its first process runs, `grew` when its log has grown. What is asked of it while
+    it starts takes effect at once if that prevents its start, and otherwise as soon as it runs.
+    """
 
     def __init__(
         self,
@@ -50,158 +73,222 @@ class Attempt:
         grew: Callable[[], None],
     ) -> None:
         self.launch = launch
-        self._deadlines = context.deadlines
-        self._started = started
-        self._pending = PendingActions(context.deadlines)
-        self._starting = AttemptStart(launch, context, workers, self._pending, grew)
-        self._running: RunningAttempt | None = None
+        self._context = context
+        self._workers = workers
+        self._report_start = started
+        self._grew = grew
+        self._started_at, self._since = time.time(), elapsed()  # when the latest try to start it began
+        self._running: _Running | None = None
+        self._limit: Countdown | None = None  # on the run, or on what the start waits for
+        # what is asked of it
+        self._reason: Outcome | None = None  # why it is to end: the first reason that was given
+        self._grace = math.inf
+        self._stop_asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_suspended = False
+        self._resumed: asyncio.Future[None] | None = None  # while the start waits for `resume`
+        self._signals: dict[int, bool] = {}  # for its start: signum -> whether it is for the whole tree
+        # what became of it
+        self._problem: str | None = None  # why its start ended
+        self._is_intact = True  # nobody except the job itself has acted on its processes
+        self._tree_lock = asyncio.Lock()  # so that a suspension and signals to the tree do not interfere
+        self._ladder: Ladder | None = None
+        self._descent: asyncio.Task[Exception | None] | None = None
+        self._result: int | None = None  # descriptor of the result file
 
     @property
     def state(self) -> AttemptStarted:
         """What a supervisor is told of it while it has not ended."""
-        pid = self._running.pid if self._running else None
-        start, is_suspended = self._starting, self._pending.is_suspended
-        return AttemptStarted(self.launch.key, pid, start.started_at, is_suspended, start.since)
+        pid = self._running.execution.pid if self._running else None
+        return AttemptStarted(self.launch.key, pid, self._started_at, self._is_suspended, self._since)
 
     @property
     def log_bytes(self) -> int:
         """The size of its output so far."""
-        return self._running.log_bytes if self._running else 0
+        return self._running.output.log.total if self._running else 0
 
     @property
     def log_problem(self) -> str | None:
         """Why output is missing from its log; None: no output is missing."""
-        return self._running.log_problem if self._running else None
+        return self._running.output.log.problem if self._running else None
+
+    # --- what may be asked of it while it starts or runs
 
     def stop(self, reason: Outcome, grace: float) -> None:
         """Stop it. May be called again; the first reason and the shortest grace count."""
+        self._reason = self._reason or reason
+        self._grace = min(self._grace, grace)
+        self._is_suspended = False
+        if not self._stop_asked.done():
+            self._stop_asked.set_result(None)
         if self._running is not None:
-            self._running.stop(reason, grace)
-        else:
-            self._pending.stop(reason, grace)
+            self._bring_down(self._running.tree, self._grace)
 
     def signal(self, signum: int, *, whole_tree: bool) -> None:
-        """Send its processes a signal; before it runs, keep the signal once, as the kernel does."""
-        if self._running is not None:
-            self._running.signal(signum, whole_tree=whole_tree)
-        else:
-            self._pending.signal(signum, whole_tree=whole_tree)
+        """Signal its first process or its whole tree, unless the first process has ended.
+
+        Before it runs, keep each signal once, as the kernel does.
+        """
+        running = self._running
+        if running is None:
+            self._signals[signum] = whole_tree or self._signals.get(signum, False)
+            return
+        if running.execution.is_over:
+            return
+        self._is_intact = False
+        if whole_tree:
+            self._begin(self._signal_tree(running.tree, signum))
+            return
+        try:
+            running.execution.signal(signum)
+        except OSError as error:
+            log.warning(
+                "job %d: cannot send signal %d to process %d: %s",
+                *(self.launch.key.job, signum, running.execution.pid, error.strerror),
+            )
 
     def suspend(self) -> None:
-        """Stop its processes; before it runs, do not start it."""
-        self._pending.suspend()
-        if self._running is not None:
-            self._running.suspend()
+        """Stop its processes and its time limit, unless it is to end; before it runs, do not start it."""
+        running = self._running
+        if self._reason is not None or (running is not None and running.execution.is_over):
+            return
+        self._is_suspended = True
+        if self._limit is not None:
+            self._limit.pause()
+        if running is not None:
+            self._is_intact = False
+            self._begin(self._stop_or_continue(running.tree))
 
     def resume(self) -> None:
-        """Let it go on after `suspend`."""
-        self._pending.resume()
+        """Undo `suspend`, and nothing else."""
+        if not self._is_suspended:
+            return
+        self._is_suspended = False
+        if self._limit is not None:
+            self._limit.resume()
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
         if self._running is not None:
-            self._running.resume()
+            self._begin(self._stop_or_continue(self._running.tree))
+
+    def _begin(self, action: Coroutine[None, None, None]) -> None:
+        self._context.group.create_task(self._logged(action))
+
+    async def _logged(self, action: Coroutine[None, None, None]) -> None:
+        try:
+            await action
+        except Exception:  # raised further, it would cancel the task group, and so end every job
+            log.exception("job %d: the launcher could not do what was asked", self.launch.key.job)
+
+    async def _signal_tree(self, tree: Tree, signum: int) -> None:
+        """Send every process a signal as if at one instant; processes stopped before stay stopped."""
+        async with self._tree_lock:
+            await tree.signal_all(self._context.scanner, signum)
+
+    async def _stop_or_continue(self, tree: Tree) -> None:
+        """Stop every process, also those started meanwhile; or continue all, if that was asked last."""
+        async with self._tree_lock:
+            if self._is_suspended:
+                await tree.stop_all(self._context.scanner, is_wanted=lambda: self._is_suspended)
+            else:
+                await tree.signal_all(self._context.scanner, signal.SIGCONT)
+
+    def _bring_down(self, tree: Tree, grace: float) -> None:
+        """Start the stop ladder, which continues the processes that it signals; or hasten it."""
+        self._is_intact = False
+        if self._ladder is None:
+            first = signal.Signals[f"SIG{self.launch.stop_signal or StopSignal.TERM}"]
+            self._ladder = Ladder(tree, self._context.scanner, self._context.deadlines, grace, first)
+            self._descent = self._context.group.create_task(self._descend(self._ladder, tree))
+        else:
+            self._ladder.hasten(grace)
+
+    async def _descend(self, ladder: Ladder, tree: Tree) -> Exception | None:
+        """Return an error for `_end` to raise: raised here, it would cancel the task group and all jobs."""
+        try:
+            await ladder.bring_down()
+        except Exception as error:  # noqa: BLE001  any error concerns only this attempt
+            tree.kill_unseen()  # else `_end` would wait forever for the first process
+            return error
+        return None
+
+    # --- its life
 
     async def live(self) -> AttemptEnded:
         """Run it; return how it ended when no process of it is left."""
         try:
             running = await self._start()
         except CannotStart as error:
-            log_bytes = self._starting.write_log(error.log_text) if error.log_text else 0
+            log_bytes = self._write_log(error.log_text) if error.log_text else 0
             return self._never_ran(Outcome.NOT_STARTED, str(error), log_bytes)
         except LostChild as error:
             return self._never_ran(Outcome.UNKNOWN, str(error))
         if running is None:
-            return self._never_ran(self._pending.reason or Outcome.CANCELLED, self._pending.problem)
-        self._running = running
-        self._started(self.state)
-        self._pending.hand_to(running)
-        return await running.end()
+            return self._never_ran(self._reason or Outcome.CANCELLED, self._problem)
+        self._run(running)
+        return await self._end(running)
 
     def abandon(self, problem: str) -> AttemptEnded:
         """Kill its processes after an error in the launcher; return an end with outcome `unknown`."""
         if self._running is not None:
             try:
-                self._running.abandon()
+                self._release(self._running)
             except Exception:  # an error of one job must not end the launcher, and all others with it
                 log.exception("job %d: not all of its resources could be released", self.launch.key.job)
         return AttemptEnded(
             key=self.launch.key,
             outcome=Outcome.UNKNOWN,
-            started_at=self._starting.started_at,
+            started_at=self._started_at,
             finished_at=time.time(),
             log_bytes=self.log_bytes,
             problem=problem,
-            run_seconds=elapsed() - self._starting.since if self._running else None,
+            run_seconds=elapsed() - self._since if self._running else None,
         )
 
-    async def _start(self) -> RunningAttempt | None:
+    def _release(self, running: _Running) -> None:
+        """Kill its processes and release everything, after `_end` has failed."""
+        self._context.pid_journal.end(self.launch.key)
+        if self._limit is not None:
+            self._limit.pause()
+        running.tree.kill_unseen()
+        running.output.close()
+        self._close_result()
+        running.execution.release(is_intact=False)
+
+    def _close_result(self) -> None:
+        if self._result is not None:
+            os.close(self._result)
+            self._result = None
+
+    def _write_log(self, log_text: bytes) -> int:
+        """Write text into the log of an attempt that did not start; return the size of the log in bytes."""
+        output = self._output()
+        try:
+            output.log_first(log_text)
+        finally:
+            output.close()
+        return output.log.total
+
+    def _never_ran(self, outcome: Outcome, problem: str | None, log_bytes: int = 0) -> AttemptEnded:
+        key, now = self.launch.key, time.time()
+        return AttemptEnded(key=key, outcome=outcome, finished_at=now, log_bytes=log_bytes, problem=problem)
+
+    # --- it starts: what it needs first, and how its first process is started
+
+    async def _start(self) -> _Running | None:
         """Start it as soon as the machine has room; return None if it is to end before that."""
         pause = _FIRST_PAUSE
-        stop_asked = self._pending.stop_asked
-        while not stop_asked.done():
+        while not self._stop_asked.done():
             try:
-                return await self._starting.try_once()
+                return await self._try_to_start()
             except OSError as error:  # the machine's; a problem of the job would be CannotStart
                 _complain(self.launch, error, pause)
-            over = self._deadlines.timer(pause)
-            await asyncio.wait({over, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
+            over = self._context.deadlines.timer(pause)
+            await asyncio.wait({over, self._stop_asked}, return_when=asyncio.FIRST_COMPLETED)
             over.cancel()
             pause = min(pause * 2, _LONGEST_PAUSE)
         return None
 
-    def _never_ran(self, outcome: Outcome, problem: str | None, log_bytes: int = 0) -> AttemptEnded:
-        return AttemptEnded(
-            key=self.launch.key,
-            outcome=outcome,
-            finished_at=time.time(),
-            log_bytes=log_bytes,
-            problem=problem,
-        )
-
-
-_FIRST_PAUSE = (
-    1.0  # seconds until the next try when the machine has no room; doubled each time, up to the longest
-)
-_LONGEST_PAUSE = 30.0
-_COMPLAINTS_APART = 10.0  # seconds: a machine without room must not be flooded with warnings
-
-_complained_at = -_COMPLAINTS_APART
-
-
-def _complain(launch: Launch, error: OSError, pause: float) -> None:
-    global _complained_at  # noqa: PLW0603  one machine has one shortage, whichever jobs it delays
-    if elapsed() - _complained_at >= _COMPLAINTS_APART:
-        _complained_at = elapsed()
-        log.warning("job %d cannot start yet: %s; next try in %g s", launch.key.job, error.strerror, pause)
-
-
-# --- The start of an attempt: what it needs first, and how its first process is started.
-
-
-Begin = Callable[[AttemptOutput, int | None], Awaitable[Execution | None]]
-"""Start a first process that writes to the output and has the tag; None: the attempt is to end instead."""
-
-
-class AttemptStart:
-    """Try to start one attempt; may be tried again.
-
-    `started_at` (wall clock) and `since` (elapsed clock) tell when the latest try began.
-    """
-
-    def __init__(
-        self,
-        launch: Launch,
-        context: Context,
-        workers: WorkerPool,
-        pending: PendingActions,
-        grew: Callable[[], None],
-    ) -> None:
-        self.started_at, self.since = time.time(), elapsed()
-        self._launch = launch
-        self._context = context
-        self._workers = workers
-        self._pending = pending
-        self._grew = grew
-
-    async def try_once(self) -> RunningAttempt | None:
+    async def _try_to_start(self) -> _Running | None:
         """Start it; return None if it is to end before it ran.
 
         Raises:
@@ -211,50 +298,49 @@ class AttemptStart:
         """
         log_text = b""
         # limits do not apply to a fork
-        if self._launch.warm is not None and self._launch.limits == NO_LIMITS:
+        if self.launch.warm is not None and self.launch.limits == NO_LIMITS:
             try:
-                return await self._in_worker(self._launch.warm)
+                return await self._start_in_worker(self.launch.warm)
             except NoWarmWorker as reason:
                 log_text = f"bgd: a fresh interpreter for this job, as {reason}\n".encode()
-        waits_for = self._context.mounts.that_may_hang(self._launch)
-        with closing(
-            StandardInput(self._launch, self._context.state, in_fork=waits_for is not None)
-        ) as given:
+        waits_for = self._context.mounts.that_may_hang(self.launch)
+        with closing(StandardInput(self.launch, self._context.state, in_fork=waits_for is not None)) as given:
             if given.is_fifo:
-                await self._wait_for_writer(given)
-            if not await self._pending.wait_until_resumed():
+                problem = "nobody wrote to it within the time limit"
+                with self._limited(no_input_problem(self.launch.stdin_path or "", problem)):
+                    await given.first_write(self._stop_asked)
+            if not await self._may_start():
                 return None
             group = self._group()
-            running: RunningAttempt | None = None
+            running: _Running | None = None
             try:
-                begin: Begin = partial(self._spawned, given, group=group)
+                begin: Begin = partial(self._spawn, given, group)
                 if waits_for is not None:
-                    begin = partial(self._spawned_in_fork, given, group=group, waits_for=waits_for)
-                running = await self._run(begin, log_text, elapsed(), group)
+                    begin = partial(self._spawn_in_fork, given, group, waits_for)
+                running = await self._start_process(begin, log_text, elapsed(), group)
             finally:
                 if running is None and group is not None:
                     group.remove()
             return running
 
-    def write_log(self, log_text: bytes) -> int:
-        """Write text into the log of an attempt that did not start; return the size of the log in bytes."""
-        output = self._output()
-        try:
-            output.log_first(log_text)
-        finally:
-            output.close()
-        return output.log.total
+    async def _start_in_worker(self, warm: WarmStart) -> _Running | None:
+        problem = "its warm worker used up its time limit"
 
-    async def _in_worker(self, warm: WarmStart) -> RunningAttempt | None:
+        async def hand_over(worker: Worker, output: AttemptOutput, tag: int | None) -> Execution:
+            with self._limited(problem):
+                return await worker.run(self.launch, output.job_end, tag, self._stop_asked)
+
         while True:
-            with self._limited():
-                worker = await self._workers.lease(self._launch, warm, self._pending.stop_asked)
+            with self._limited(problem):
+                worker = await self._workers.lease(self.launch, warm, self._stop_asked)
             if worker is None:
                 return None
             log_text, worker.log_text = worker.log_text, b""
             try:
-                if await self._pending.wait_until_resumed():
-                    return await self._run(partial(self._handed, worker), log_text, worker.since_of_jobs)
+                if await self._may_start():
+                    return await self._start_process(
+                        partial(hand_over, worker), log_text, worker.since_of_jobs
+                    )
             except NotAccepted:
                 worker.release()
                 continue
@@ -264,95 +350,33 @@ class AttemptStart:
             worker.release()
             return None
 
-    async def _wait_for_writer(self, given: StandardInput) -> None:
-        problem = no_input_problem(self._launch.stdin_path or "", "nobody wrote to it within the time limit")
-        with self._pending.limited(self._launch.timeout or None, problem):
-            await given.first_write(self._pending.stop_asked)
+    async def _may_start(self) -> bool:
+        """Wait while it is suspended; return False if it is to end instead."""
+        while self._is_suspended:
+            self._resumed = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._resumed, self._stop_asked}, return_when=asyncio.FIRST_COMPLETED)
+        return self._reason is None
 
-    async def _handed(self, worker: Worker, output: AttemptOutput, tag: int | None) -> Execution:
-        with self._limited():
-            return await worker.run(self._launch, output.job_end, tag, self._pending.stop_asked)
+    @contextmanager
+    def _limited(self, problem: str) -> Iterator[None]:
+        """Time the attempt out, with this problem, if the block takes longer than the attempt may."""
 
-    def _limited(self) -> AbstractContextManager[None]:
-        return self._pending.limited(self._launch.timeout or None, "its warm worker used up its time limit")
+        def time_out() -> None:
+            self._problem = problem
+            self.stop(Outcome.TIMEOUT, 0.0)
 
-    async def _spawned(
-        self, given: StandardInput, output: AttemptOutput, tag: int | None, group: Group | None
-    ) -> Execution:
-        standard_input = self._nothing(output) if given.fd is None else given.fd
-        set_tag(tag)  # `spawn` starts the process before its first await, so no other process gets the tag
+        self._limit = Countdown(self._context.deadlines, self.launch.timeout or None, time_out)
+        if self._is_suspended:
+            self._limit.pause()
         try:
-            return await spawn(self._launch, standard_input, output.job_end, self._context, group)
+            yield
         finally:
-            set_tag(None)
-
-    async def _spawned_in_fork(
-        self,
-        given: StandardInput,
-        output: AttemptOutput,
-        tag: int | None,
-        group: Group | None,
-        waits_for: str,
-    ) -> Execution | None:
-        launch, context, pending = self._launch, self._context, self._pending
-        standard_input: int | str = self._nothing(output)
-        if given.fd is not None:
-            standard_input = given.fd
-        elif launch.stdin_path is not None:
-            standard_input = launch.stdin_path
-        silence = f"{waits_for} did not answer"
-        warn = partial(log.warning, "job %d: %s for %g s; it keeps waiting", launch.key.job, silence, _LONG)
-        long = context.deadlines.after(_LONG, warn)
-        try:
-            with pending.limited(launch.timeout or None, f"{silence} within the time limit"):
-                parts = launch, standard_input, output.job_end, context, group, tag
-                return await spawn_in_fork(*parts, stop_asked=pending.stop_asked)
-        except StuckProcess as stuck:
-            pending.problem = f"{silence}; {stuck}"
-            log.warning("job %d: %s", launch.key.job, pending.problem)
-            return None
-        finally:
-            long.cancel()
-
-    def _nothing(self, output: AttemptOutput) -> int:
-        """Return the descriptor of standard input for a process that gets no input."""
-        return output.job_end if self._launch.pty else self._context.null
-
-    async def _run(
-        self, begin: Begin, log_text: bytes, since: float, group: Group | None = None
-    ) -> RunningAttempt | None:
-        """Start its first process with an output of its own, whose log begins with `log_text`.
-
-        No process of the attempt is older than `since` (elapsed clock). None: it is to end before it ran.
-        """
-        launch, context = self._launch, self._context
-        output = self._output()
-        tag = new_tag()
-        try:
-            output.log_first(log_text)
-            self.started_at, self.since = time.time(), elapsed()
-            path = group.path if group else None
-            context.journal.add_step(Began(launch.key, output.inode, since, self.started_at, tag, path))
-            execution = await begin(output, tag)
-        except LostChild:
-            tree = Tree(launch.key, output.stream, since, pid=None, tag=tag, group=group)
-            await Ladder(tree, context.scanner, context.deadlines, grace=0.0).bring_down()
-            output.close()
-            raise
-        except BaseException:
-            output.close()
-            raise
-        if execution is None:
-            output.close()
-            return None
-        tree = Tree(launch.key, output.stream, since, execution.pid, tag=tag, group=group)
-        return RunningAttempt(
-            launch, context, execution, output, tree, (self.started_at, self.since), self._grew
-        )
+            self._limit.pause()
+            self._limit = None
 
     def _group(self) -> Group | None:
         """Return the control group for the attempt; None: it gets none of its own."""
-        launch, delegation = self._launch, self._context.delegation
+        launch, delegation = self.launch, self._context.delegation
         if launch.limits == NO_LIMITS and not launch.own_group:
             return None
         problem = problem_with_limits(launch.limits, self._context.abilities)
@@ -369,91 +393,232 @@ class AttemptStart:
             raise CannotStart(one_line(NotStarted.NO_LIMIT, problem)) from error
 
     def _output(self) -> AttemptOutput:
-        launch = self._launch
-        path = f"{self._context.logs}/{log_name(launch.key.job, launch.key.attempt)}"
-        log_file = LogFile(
-            path,
-            launch.log_cap,
-            keeps_tail=not launch.log_kill,
-            null=self._context.null,
-            folder=self._context.log_folder,
-        )
-        return AttemptOutput(log_file, self._context.readers, with_terminal=launch.pty)
+        launch, context = self.launch, self._context
+        path = f"{context.logs}/{log_name(launch.key.job, launch.key.attempt)}"
+        keeps_tail, null, folder = not launch.log_kill, context.null, context.log_folder
+        log_file = LogFile(path, launch.log_cap, keeps_tail=keeps_tail, null=null, folder=folder)
+        return AttemptOutput(log_file, context.readers, with_terminal=launch.pty)
 
+    async def _start_process(
+        self, begin: Begin, log_text: bytes, since: float, group: Group | None = None
+    ) -> _Running | None:
+        """Start its first process with an output of its own, whose log begins with `log_text`.
 
-_LONG = 10.0  # seconds without an answer until a warning is logged
-
-
-# --- Actions asked of an attempt before it runs: they may cancel its start, or are passed on when it runs.
-
-
-class PendingActions:
-    """`stop_asked` is done when the attempt is to end: for `reason`, and sometimes with a `problem`."""
-
-    def __init__(self, deadlines: Deadlines) -> None:
-        self.stop_asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_suspended = False
-        self.reason: Outcome | None = None
-        self.problem: str | None = None
-        self._grace = 0.0
-        self._deadlines = deadlines
-        self._resumed: asyncio.Future[None] | None = None  # while `wait_until_resumed` waits
-        self._limit: Countdown | None = None  # while a `limited` block runs
-        self._signals: dict[int, bool] = {}  # signum -> whether it is for the whole tree
-
-    def stop(self, reason: Outcome, grace: float) -> None:
-        """End the attempt before it runs; the first reason counts."""
-        if self.reason is None:
-            self.reason, self._grace = reason, grace
-            self.stop_asked.set_result(None)
-
-    def signal(self, signum: int, *, whole_tree: bool) -> None:
-        """Keep a signal once, as the kernel does."""
-        self._signals[signum] = whole_tree or self._signals.get(signum, False)
-
-    def suspend(self) -> None:
-        """Pause the start, and the time limit of what the start waits for."""
-        self.is_suspended = True
-        if self._limit is not None:
-            self._limit.pause()
-
-    def resume(self) -> None:
-        """Let the start go on after `suspend`."""
-        self.is_suspended = False
-        if self._limit is not None:
-            self._limit.resume()
-        if self._resumed is not None and not self._resumed.done():
-            self._resumed.set_result(None)
-
-    async def wait_until_resumed(self) -> bool:
-        """Wait while it is suspended; return False if it is to end instead."""
-        while self.is_suspended and self.reason is None:
-            self._resumed = asyncio.get_running_loop().create_future()
-            await asyncio.wait({self._resumed, self.stop_asked}, return_when=asyncio.FIRST_COMPLETED)
-        return self.reason is None
-
-    @contextmanager
-    def limited(self, seconds: float | None, problem: str) -> Iterator[None]:
-        """Time the attempt out, with this problem, if the block takes longer; None: no limit."""
-
-        def time_out() -> None:
-            self.problem = problem
-            self.stop(Outcome.TIMEOUT, 0.0)
-
-        self._limit = Countdown(self._deadlines, seconds, time_out)
-        if self.is_suspended:
-            self._limit.pause()
+        No process of the attempt is older than `since` (elapsed clock). None: it is to end before it ran.
+        """
+        key, context = self.launch.key, self._context
+        output = self._output()
+        tag = new_tag()
+        execution: Execution | None = None
         try:
-            yield
+            output.log_first(log_text)
+            self._started_at, self._since = time.time(), elapsed()
+            path = group.path if group else None
+            context.journal.add_step(Began(key, output.inode, since, self._started_at, tag, path))
+            execution = await begin(output, tag)
+        except LostChild:
+            tree = Tree(key, output.stream, since, pid=None, tag=tag, group=group)
+            await Ladder(tree, context.scanner, context.deadlines, grace=0.0).bring_down()
+            raise
         finally:
-            self._limit.pause()
-            self._limit = None
+            if execution is None:
+                output.close()
+        if execution is None:
+            return None
+        tree = Tree(key, output.stream, since, execution.pid, tag=tag, group=group)
+        return _Running(execution, output, tree)
 
-    def hand_to(self, running: RunningAttempt) -> None:
-        """Pass the pending actions on to the running attempt."""
-        if self.is_suspended:
-            running.suspend()
+    async def _spawn(
+        self, given: StandardInput, group: Group | None, output: AttemptOutput, tag: int | None
+    ) -> Execution:
+        standard_input = self._nothing(output) if given.fd is None else given.fd
+        set_tag(tag)  # `spawn` starts the process before its first await, so no other process gets the tag
+        try:
+            return await spawn(self.launch, standard_input, output.job_end, self._context, group)
+        finally:
+            set_tag(None)
+
+    async def _spawn_in_fork(
+        self,
+        given: StandardInput,
+        group: Group | None,
+        waits_for: str,
+        output: AttemptOutput,
+        tag: int | None,
+    ) -> Execution | None:
+        launch, context = self.launch, self._context
+        standard_input: int | str = self._nothing(output)
+        if given.fd is not None:
+            standard_input = given.fd
+        elif launch.stdin_path is not None:
+            standard_input = launch.stdin_path
+        silence = f"{waits_for} did not answer"
+        warn = partial(log.warning, "job %d: %s for %g s; it keeps waiting", launch.key.job, silence, _LONG)
+        long = context.deadlines.after(_LONG, warn)
+        try:
+            with self._limited(f"{silence} within the time limit"):
+                parts = launch, standard_input, output.job_end, context, group, tag
+                return await spawn_in_fork(*parts, stop_asked=self._stop_asked)
+        except StuckProcess as stuck:
+            self._problem = f"{silence}; {stuck}"
+            log.warning("job %d: %s", launch.key.job, self._problem)
+            return None
+        finally:
+            long.cancel()
+
+    def _nothing(self, output: AttemptOutput) -> int:
+        """Return the descriptor of standard input for a process that gets no input."""
+        return output.job_end if self.launch.pty else self._context.null
+
+    # --- it runs: its time limit, what its first process leaves behind, and how it ended
+
+    def _run(self, running: _Running) -> None:
+        """Report that it runs, and do what was asked of it while it started."""
+        launch = self.launch
+        self._running = running
+        self._result = running.execution.result
+        time_out = partial(self.stop, Outcome.TIMEOUT, launch.grace)
+        self._limit = Countdown(self._context.deadlines, launch.timeout or None, time_out)
+        running.output.begin(partial(self._output_moved, running.output.log))
+        self._context.pid_journal.begin(launch.key, running.execution)
+        self._report_start(self.state)
+        if self._is_suspended:
+            self.suspend()
         for signum, whole_tree in self._signals.items():
-            running.signal(signum, whole_tree=whole_tree)
-        if self.reason is not None:
-            running.stop(self.reason, self._grace)
+            self.signal(signum, whole_tree=whole_tree)
+        if self._reason is not None:
+            self._bring_down(running.tree, self._grace)
+
+    def _output_moved(self, written: LogFile) -> None:
+        if self.launch.log_kill and written.is_over_cap and self._reason is None:
+            self.stop(Outcome.LOG_LIMIT, 0.0)
+        self._grew()
+
+    async def _end(self, running: _Running) -> AttemptEnded:
+        """Return how the first process ended, once all its leftovers have ended or are left to run."""
+        code = await running.execution.wait()
+        finished_at, run_seconds = time.time(), elapsed() - self._since
+        # whoever stops the launcher may have sent the same signal to its jobs, for example `systemctl kill`
+        is_interrupted = self._reason is Outcome.INTERRUPTED and code != 0
+        self._context.pid_journal.end(self.launch.key)
+        self._is_suspended = False
+        if self._limit is not None:
+            self._limit.pause()
+        await self._end_leftovers(running)
+        if not running.output.drain() and self._descent is None:
+            await self._leave_output(running.output)
+        running.output.close()
+        figures = await self._closed_group(running.tree.group)
+        outcome = Outcome.INTERRUPTED if is_interrupted else self._outcome(code, running.tree, figures)
+        ended = self._ended(running, outcome, code, finished_at, run_seconds, figures)
+        running.execution.release(is_intact=self._is_intact)
+        return ended
+
+    async def _end_leftovers(self, running: _Running) -> None:
+        is_closed = running.output.drain()
+        has_others = running.execution.has_left_others(running.tree)
+        if self._descent is None and not is_closed:
+            # a reader of its output sees the end only now and needs a moment: `program > >(tee file)`
+            over = self._context.deadlines.timer(_OUTPUT_PATIENCE)
+            is_closed = await running.output.ended(over)
+            over.cancel()
+        # a process that escaped, and whose parent has ended, has become a child of the launcher
+        has_others = has_others or not is_closed or running.tree.left_any(self._context.children.orphans())
+        if self._descent is None and has_others and not self.launch.keep_leftovers:
+            self._bring_down(running.tree, self.launch.grace)
+        if self._descent is not None:
+            failure = await self._descent
+            if failure is not None:
+                raise failure
+
+    async def _leave_output(self, output: AttemptOutput) -> None:
+        try:
+            await output.discard_rest(self._context.null)
+        except OSError as error:
+            log.warning(
+                "job %d: processes that it left running cannot write output, as `cat` cannot be started: %s",
+                *(self.launch.key.job, error.strerror),
+            )
+
+    async def _closed_group(self, group: Group | None) -> GroupFigures | None:
+        """Remove its control group; return what the whole tree used by its account, None without a group."""
+        if group is None:
+            return None
+        if self._descent is not None or not self.launch.keep_leftovers:
+            over = self._context.deadlines.timer(_GROUP_PATIENCE)
+            await group.emptied(over)
+            over.cancel()
+        figures = group.figures()
+        group.remove()
+        return figures
+
+    def _outcome(self, code: int, tree: Tree, figures: GroupFigures | None) -> Outcome:
+        if self._reason is not None and tree.was_signalled:
+            return self._reason
+        if code and figures and figures.oom_kills:
+            return Outcome.OOM
+        if code < 0:
+            return Outcome.SIGNAL
+        return Outcome.EXIT if code else Outcome.SUCCEEDED
+
+    def _ended(
+        self,
+        running: _Running,
+        outcome: Outcome,
+        code: int,
+        finished_at: float,
+        run_seconds: float,
+        figures: GroupFigures | None,
+    ) -> AttemptEnded:
+        usage = running.execution.usage()
+        written = running.output.log
+        result = None if self._result is None else _read_result(self._result) or self.launch.usual_result
+        self._close_result()
+        return AttemptEnded(
+            key=self.launch.key,
+            outcome=outcome,
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            started_at=self._started_at,
+            finished_at=finished_at,
+            user_seconds=figures.user_seconds if figures else usage.user_seconds,
+            system_seconds=figures.system_seconds if figures else usage.system_seconds,
+            max_rss_bytes=usage.max_rss_bytes,
+            log_bytes=written.total,
+            problem=_out_of_memory(self.launch) if outcome is Outcome.OOM else written.problem,
+            result=result,
+            whole_tree=figures is not None,
+            memory_peak_bytes=figures.memory_peak if figures else None,
+            log_lost=written.lost,
+            log_problem=written.problem,
+            run_seconds=run_seconds,
+        )
+
+
+# seconds until the next try when the machine has no room; doubled each time, up to the longest
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_COMPLAINTS_APART = 10.0  # seconds: a machine without room must not be flooded with warnings
+_LONG = 10.0  # seconds without an answer of a file system until a warning is logged
+_OUTPUT_PATIENCE = 0.5  # seconds
+_GROUP_PATIENCE = 1.0  # seconds for killed processes to leave their group
+
+_complained_at = -_COMPLAINTS_APART
+
+
+def _complain(launch: Launch, error: OSError, pause: float) -> None:
+    global _complained_at  # noqa: PLW0603  one machine has one shortage, whichever jobs it delays
+    if elapsed() - _complained_at >= _COMPLAINTS_APART:
+        _complained_at = elapsed()
+        log.warning("job %d cannot start yet: %s; next try in %g s", launch.key.job, error.strerror, pause)
+
+
+def _out_of_memory(launch: Launch) -> str:
+    most = launch.limits.memory_max
+    if most is None:
+        return "the machine was out of memory, and the kernel killed it"
+    return f"it used all of its {format_size(most)} of memory, and the kernel killed it"
+
+
+def _read_result(fd: int) -> bytes:
+    """Return the content of the result file; of one that is too long, one byte more than allowed."""
+    return os.pread(fd, min(os.fstat(fd).st_size, MAX_DOCUMENT + 1), 0)
