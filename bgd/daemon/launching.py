@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -127,6 +128,20 @@ class LauncherLink:
             return False
         self._connection.send(message)
         return True
+
+    @contextlib.contextmanager
+    def one_write(self) -> Iterator[None]:
+        """Send all messages of the block in one write: each write wakes the launcher up."""
+        connection = self._connection
+        if connection is None:
+            yield
+            return
+        connection.is_gathering = True
+        try:
+            yield
+        finally:
+            connection.is_gathering = False
+            connection.flush()
 
     def supports(self, message: ToLauncher) -> bool:
         """Return whether the launcher that was greeted last knows this message; an older one may not (R7).
@@ -318,6 +333,7 @@ class _Connection(asyncio.Protocol):
         self._reader = FrameReader(MAX_LAUNCHING_FRAME)
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[bytes] = []
+        self.is_gathering = False
         self._welcome: Welcome | None = None
         self._started: dict[AttemptKey, AttemptStarted] = {}
         self._ended: list[AttemptEnded] = []
@@ -348,22 +364,22 @@ class _Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def send(self, message: ToLauncher) -> None:
-        """Send a message, in one write with others of this loop turn: each write wakes the launcher up."""
-        if not self._outgoing:
-            asyncio.get_running_loop().call_soon(self._flush)
+        """Send a message, at once unless `is_gathering`."""
         self._outgoing.append(frame(encode(message), MAX_LAUNCHING_FRAME))
+        if not self.is_gathering:
+            self.flush()
 
-    def hang_up(self) -> None:
-        """End the sending side; the launcher closes once it has read everything, so nothing is lost."""
-        self._flush()
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write_eof()
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was sent while gathering."""
         outgoing, self._outgoing = self._outgoing, []
         # the other end may be gone already, and uvloop raises on writes to a closed transport
         if outgoing and self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(outgoing))
+
+    def hang_up(self) -> None:
+        """End the sending side; the launcher closes once it has read everything, so nothing is lost."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
 
     def _take(self, message: FromLauncher) -> None:
         match message:

@@ -41,6 +41,7 @@ from bgd.daemon.storage.records import (
     NewJob,
     QueueControls,
     SavedJob,
+    StoredSpec,
     Transaction,
 )
 from bgd.daemon.storage.store import Store, adopt_boot
@@ -58,7 +59,7 @@ PID_DELAY = 0.05  # seconds until the pid of a new process is saved, if nothing 
 
 
 class Supervisor:
-    """Handles everything that happens to a job, always in one order: decide, save, answer, act.
+    """Handles everything that happens to a job, always in one order: decide, save, act, answer.
 
     Facts that arrive while a transaction is being written share the next transaction.
 
@@ -76,7 +77,7 @@ class Supervisor:
         self.transaction = Transaction(now=now())
         self.newest_id = 0
         self.is_draining = False
-        self._changed = asyncio.Event()  # there is something to save, answer or act on
+        self._changed = asyncio.Event()  # there is something to save, act on or answer
         self._is_idle = asyncio.Event()
         self._store = store
         self._link = link
@@ -88,9 +89,10 @@ class Supervisor:
         self.lost_output = LostOutput()
         self.log_cleaner = LogCleaner(store, config.log_dir, self._logs_deleted)
         self.dispatcher = Dispatcher(link, self._attempts, self.subscriptions, store.store_id, self.get)
-        loop = asyncio.get_running_loop()
-        self._timer = clock.Alarm(loop, self._advance)
-        self._wall_timer = clock.Alarm(loop, self._advance, on_wall_clock=True)
+        self._loop = asyncio.get_running_loop()
+        self._timer = clock.Alarm(self._loop, self._advance)
+        self._wall_timer = clock.Alarm(self._loop, self._advance, on_wall_clock=True)
+        self._pid_timer: asyncio.TimerHandle | None = None
         self._on_finished: Callable[[], None] = lambda: None
         self._on_configured: list[Callable[[], None]] = []
 
@@ -121,7 +123,7 @@ class Supervisor:
         self._changed.set()
 
     async def run(self) -> None:
-        """Save, answer and act forever."""
+        """Save, act and answer forever."""
         try:
             while True:
                 await self._changed.wait()
@@ -287,8 +289,8 @@ class Supervisor:
         job = self.dispatcher.active_job(started.key)
         if job is not None and started.pid is not None:
             # only people read it, so it causes no transaction of its own for a moment
-            if not self.transaction.pids:
-                asyncio.get_running_loop().call_later(PID_DELAY, self._changed.set)
+            if self._pid_timer is None:
+                self._pid_timer = self._loop.call_later(PID_DELAY, self._save_pids)
             self.transaction.pids[job.id] = AttemptPid(
                 job.id, job.attempt, started.pid, started.started_at, started.since
             )
@@ -310,29 +312,35 @@ class Supervisor:
     # --- the transaction ------------------------------------------------------------------------------------
 
     async def _settle(self) -> None:
-        """Decide, save, answer, act: write everything decided in one transaction, then carry it out."""
+        """Decide, save, act, answer: write everything decided in one transaction, then carry it out."""
         transaction = self._close_transaction()
         specs = transaction.specs
         if not transaction.is_empty:
             specs |= await self.space.retry_while_full(partial(self._store.commit, transaction))
         if transaction.new:
             self.newest_id = transaction.new[-1].job.id
+        if transaction.launches or transaction.commands or transaction.acknowledge:
+            self._tell_launcher(transaction, specs)
         for answer in transaction.answers:
             answer()
-        for job in transaction.launches:
-            end = self.dispatcher.launch(job, specs, self.config, self._store.position)
-            if end is not None:
-                self._end_attempt(end)
-        for command in transaction.commands:
-            self.dispatcher.send_command(command, self.config.daemon.grace)
-        for key in transaction.acknowledge:
-            self._link.send(Acknowledge(key, self._store.position))
         self.subscriptions.notify_progress(transaction.progress, [end.job for end in transaction.ends])
         self.subscriptions.notify_moved(transaction.saves)
         if any(save.job.state in FINAL for save in transaction.saves.values()):
             self._on_finished()
         if transaction.removed:
             self.log_cleaner.add([job.id for job in transaction.removed])
+
+    def _tell_launcher(self, transaction: Transaction, specs: dict[JobId, StoredSpec]) -> None:
+        """Launch, stop and acknowledge attempts as it was saved, in one write."""
+        with self._link.one_write():
+            for job in transaction.launches:
+                end = self.dispatcher.launch(job, specs, self.config, self._store.position)
+                if end is not None:
+                    self._end_attempt(end)
+            for command in transaction.commands:
+                self.dispatcher.send_command(command, self.config.daemon.grace)
+            for key in transaction.acknowledge:
+                self._link.send(Acknowledge(key, self._store.position))
 
     def _close_transaction(self) -> Transaction:
         """Add to the transaction what the Scheduler has decided; later facts share the next one."""
@@ -418,6 +426,11 @@ class Supervisor:
                     self._scheduler.hold(job_id, now(), recovery.MAY_HAVE_RUN)
             await self._settle()
         await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
+
+    def _save_pids(self) -> None:
+        self._pid_timer = None
+        if self.transaction.pids:
+            self._changed.set()
 
     def _advance(self) -> None:
         self._scheduler.advance(now())

@@ -23,7 +23,7 @@ BOUNDS = {
     "modules, spawned class job": (16, 16),
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls, a submit": (292, 292),
-    "function calls, a job": (649, 652),
+    "function calls, a job": (642, 645),
     # what the daemon allocates; at the peak, the request and the rows are there as well
     "bytes of memory, 2000 queued jobs": (386_000, 396_000),
     "peak of memory, batch of 2000": (3_716_804, 3_735_000),
@@ -46,8 +46,8 @@ BOUNDS = {
     "syncs to disk, 100 jobs": (206, 213),
     "bytes written by the daemon, 100 jobs": (8_015_916, 8_060_000),
     "bytes written by the launcher, 100 jobs": (54_141, 55_500),
-    "system calls of the daemon, 100 jobs": (8_540, 8_600),
-    "waits for events of the daemon, 100 jobs": (1_108, 1_260),
+    "system calls of the daemon, 100 jobs": (7_910, 8_550),
+    "waits for events of the daemon, 100 jobs": (1_091, 1_240),
     "futex calls of the daemon, 100 jobs": (1_375, 2_600),
     "system calls of the launcher for an attempt, 100 jobs": (166, 166),
     "waits for events of the launcher, 100 jobs": (909, 1_000),
