@@ -63,7 +63,7 @@ class Retention:
                     pruning.next_prunable_at, configured_limits(self._supervisor.config)
                 )
                 await self._supervisor.space.retry_while_full(
-                    partial(self._store.write, save_retention_clock, now())
+                    partial(self._store.write, save_retention_clock, now().elapsed)
                 )
                 self._set_alarm(next_at)
         finally:

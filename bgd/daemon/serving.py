@@ -8,12 +8,10 @@ import os
 import signal
 import socket
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ import bgd
 from bgd import clock
 from bgd.clock import now
 from bgd.config import Config
-from bgd.core.job import WAITING, JobId
 from bgd.daemon import doctor, folder, threads
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import ControlServer
@@ -38,7 +35,7 @@ from bgd.daemon.retention import Retention
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.storage import copying, read, recovery
 from bgd.daemon.storage.database import DiskFull, StoreBroken, fsync_path
-from bgd.daemon.storage.store import Store, begin_generation, redate, reserve_ids
+from bgd.daemon.storage.store import Store, begin_generation, reserve_ids
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.connection import start_web_server
 from bgd.errors import BgdError, ConfigError, leaf_errors
@@ -129,7 +126,6 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
             supervisor.log_cleaner.run(),
             retention.run(),
             backups.run(),
-            follow_wall_clock(store),
             link.run(supervisor),
             context.manager.ping_watchdog(),
         )
@@ -196,40 +192,6 @@ def _handle_signals(shut_down: Callable[[ShutdownMode | None], None], reload: Ca
         # uvloop keeps add_signal_handler for this one to itself
         signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(_reap_orphans))
     ignore_stray_signals(lambda name: loop.call_soon_threadsafe(logger.warning, _STRAY_SIGNAL, name))
-
-
-REDATE_REST = 9  # pause after a transaction, in times its length: a busy clock gets a tenth of the store
-
-
-async def follow_wall_clock(store: Store) -> None:
-    """Update the due times of waiting jobs at the start and whenever the wall clock is set, forever.
-
-    Pages and lists show these times. The next boot, whose elapsed clock starts again, computes from them how
-    long jobs still wait: a pause of seconds would otherwise become one of years, or none.
-    """
-    was_set = asyncio.Event()
-    was_set.set()
-    alarm = clock.Alarm(asyncio.get_running_loop(), was_set.set, on_wall_clock=True)
-    try:
-        while True:
-            await was_set.wait()
-            was_set.clear()
-            alarm.set(inf)  # it still rings when the clock is set
-            try:
-                await _redate_waiting(store)
-            except DiskFull as error:  # jobs that run or wait now are not affected
-                logger.warning("due times stay as they were before the clock was set: %s", error)
-    finally:
-        alarm.close()
-
-
-async def _redate_waiting(store: Store) -> None:
-    for state in sorted(WAITING):
-        last: JobId | None = JobId(0)
-        while last is not None:
-            began = time.monotonic()
-            last = await store.write(redate, now(), state, last)
-            await asyncio.sleep(REDATE_REST * (time.monotonic() - began))
 
 
 class _ControlSocket:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -55,6 +56,7 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
 HELD_AT_ONCE = 5_000  # jobs of a restored database in one transaction: a million may wait
+CLOCK_TOLERANCE = 0.01  # seconds: the two clocks are not read at the same moment
 PID_DELAY = 0.05  # seconds until the pid of a new process is saved, if nothing else is saved before
 
 
@@ -76,6 +78,7 @@ class Supervisor:
         self.controls = QueueControls()
         self.transaction = Transaction(now=now())
         self.newest_id = 0
+        self._wall_ahead = 0.0  # seconds that the wall clock is ahead of the elapsed clock, as saved
         self.is_draining = False
         self._changed = asyncio.Event()  # there is something to save, act on or answer
         self._is_idle = asyncio.Event()
@@ -100,7 +103,9 @@ class Supervisor:
 
     async def restore(self) -> None:
         """Load the saved state. No job starts before a launcher has reported which attempts still run."""
-        ignored = await self._store.write(adopt_boot, now(), clock.boot_id())
+        at = now()
+        self._wall_ahead = at.wall - at.elapsed
+        ignored = await self._store.write(adopt_boot, at, clock.boot_id())
         if ignored:
             logger.warning(
                 "the machine was off, or its clock is wrong: by the clock finished jobs are %s older than bgd"
@@ -130,7 +135,8 @@ class Supervisor:
                 self._changed.clear()
                 await self._settle()
                 self._timer.set(self._scheduler.next_timer_at())
-                self._wall_timer.set(self._scheduler.next_wall_timer_at())
+                at = self._scheduler.next_wall_timer_at()
+                self._wall_timer.set(inf if at is None else at)  # it also rings when the clock is set
                 if self.running == 0:
                     self._is_idle.set()
                 else:
@@ -347,6 +353,8 @@ class Supervisor:
         at = now()
         transaction, self.transaction = self.transaction, Transaction(now=at)
         transaction.now = at
+        if abs(at.wall - at.elapsed - self._wall_ahead) > CLOCK_TOLERANCE:  # the wall clock was set
+            self._wall_ahead = transaction.wall_ahead = at.wall - at.elapsed
         transaction.progress = self.progress.take([end.job for end in transaction.ends])
         outcomes = {(end.job, end.attempt): end.outcome for end in transaction.ends}
         for effect in self._scheduler.take_effects():

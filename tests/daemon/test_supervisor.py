@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from bgd.core.job import JobId, Outcome, State
+from bgd import clock
+from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.retry import NOT_RERUN
+from bgd.daemon import supervisor
 from bgd.daemon.storage import read
 from bgd.daemon.storage.database import StoreBroken
 from bgd.errors import NoSuchJob, Refused
@@ -22,6 +25,7 @@ from bgd.wire.requests import ShutdownMode
 from tests.daemon.harness import command, configure, running_supervisor
 from tests.daemon.scripted_launcher import EARLIER_BOOT, FIRST, SECOND, end
 from tests.daemon.waiting import soon
+from tests.support import DEADLINE
 
 PID = 4711  # of every attempt that the launcher reports as running
 
@@ -42,6 +46,69 @@ async def stored_launchers(life):
 
 def launches(messages):
     return [message.key for message in messages if isinstance(message, Launch)]
+
+
+# --- the wall clock -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def jumps(monkeypatch):
+    """Return by how much the wall clock was set; a test appends the next value, and the alarm reports it."""
+    jumps = [0.0]
+
+    def shown():
+        real = clock.now()
+        return Now(real.elapsed, real.wall + jumps[-1])
+
+    monkeypatch.setattr(supervisor, "now", shown)
+    monkeypatch.setattr(supervisor, "inf", time.time())  # the alarm rings as if the clock were set
+    return jumps
+
+
+async def test_due_times_follow_the_wall_clock_when_it_is_set(config, launcher, jumps):
+    async with running_supervisor(config, launcher) as life:
+        job = await life.submit(command(delay=60.0))
+        due_at = await due_at_of(life, job)
+        for jump in (1e8, -1e8):
+            jumps.append(jump)
+            await soon(until_due(life, job, due_at + jump))
+
+
+async def due_at_of(life, job):
+    due_at = (await life.view(job)).due_at
+    assert due_at is not None
+    return due_at
+
+
+async def until_due(life, job, due_at):
+    while (await life.store.read(read.view, job)).due_at != pytest.approx(due_at, abs=1.0):  # noqa: ASYNC110 - nothing reports it
+        await asyncio.sleep(0)
+
+
+async def test_a_clock_that_is_set_costs_one_commit_however_many_jobs_wait(config, launcher, jumps):
+    async with running_supervisor(config, launcher) as life:
+        jobs = [life.take(command(delay=60.0)) for _ in range(100)]
+        due_at = await due_at_of(life, jobs[-1])
+        commits = life.commits.commits
+        jumps.append(1e8)
+        await soon(until_due(life, jobs[-1], due_at + 1e8))
+        assert life.commits.commits == commits + 1
+
+
+async def test_the_next_boot_reads_due_times_by_the_wall_clock_as_it_was_set(
+    config, launcher, jumps, monkeypatch
+):
+    async with running_supervisor(config, launcher) as life:
+        job = await life.submit(command(delay=60.0))
+        due_at = await due_at_of(life, job)
+        jumps.append(1e8)
+        await soon(until_due(life, job, due_at + 1e8))
+    monkeypatch.setattr(clock, "boot_id", lambda: "another boot")
+    async with running_supervisor(config, launcher) as life:
+        assert await due_at_of(life, job) == pytest.approx(due_at + 1e8, abs=1.0)
+        restored = life.supervisor.get(job)
+        assert restored is not None
+        assert restored.due == pytest.approx(clock.elapsed() + 60.0, abs=DEADLINE)
 
 
 # --- R1, R3: restarts ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
+from math import inf
 from typing import Any, TypeVarTuple, Unpack
 
 from tests.simulation.event_queue import EventQueue, QueuedEvent
@@ -162,14 +163,20 @@ class SimulatedAlarm:
             self.arm()
 
     def arm(self) -> None:
-        """Schedule the alarm; also called after the wall clock was set."""
+        """Schedule the alarm."""
         if self._entry is not None:
             self._entry.cancel()
             self._entry = None
-        if self._at is not None:
+        if self._at is not None and self._at < inf:
             now = self._loop._event_queue.now()
             delay = self._at - (now.wall if self._on_wall_clock else now.elapsed)
             self._entry = self._loop._event_queue.after(delay, self._ring)
+
+    def clock_was_set(self) -> None:
+        """Ring, if the alarm is set on the wall clock, which somebody has set."""
+        if self._on_wall_clock and self._at is not None:
+            self.set(None)
+            self._loop.run(self._callback)
 
     def close(self) -> None:
         self.set(None)

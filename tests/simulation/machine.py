@@ -130,7 +130,7 @@ class Machine:
     def set_wall_clock(self, jump: float) -> None:
         self.event_queue.set_wall_clock(jump)
         for alarm in self.life.loop.alarms:
-            alarm.arm()
+            alarm.clock_was_set()
 
     def shut_down(self, mode: ShutdownMode | None = None) -> None:
         """Shut the supervisor down like `bgctl shutdown`, and start another; `mode` None: a random one."""

@@ -151,7 +151,7 @@ def _view(row: sqlite3.Row) -> JobView:
         finished_at=row["finished_at"],
         retry_on=None if policy.retry_on is None else list(policy.retry_on),
         no_retry_on=None if policy.no_retry_on is None else list(policy.no_retry_on),
-        expires_at=row["expires_at"] if row["attempt"] == 0 else None,
+        expires_at=_on_wall_clock(row["expires_elapsed"], row) if row["attempt"] == 0 else None,
         after=list(spec.after),
         after_any=list(spec.after_any),
         waits_for=list(dict.fromkeys(after + after_any)),
@@ -189,7 +189,12 @@ def _due_at(row: sqlite3.Row) -> float | None:
     """Return when both the job's delay and its date are over; None if it waits for neither."""
     if row["state"] not in _BEFORE_ITS_TIME:
         return None
-    return max((at for at in (row["due_at"], row["wall_due"]) if at is not None), default=None)
+    times = (_on_wall_clock(row["due_elapsed"], row), row["wall_due"])
+    return max((at for at in times if at is not None), default=None)
+
+
+def _on_wall_clock(elapsed: float | None, row: sqlite3.Row) -> float | None:
+    return None if elapsed is None else elapsed + row["wall_ahead"]
 
 
 def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
@@ -255,7 +260,7 @@ def _user(uid: int) -> str:
 _TIMES = "started_aged, run_seconds, attempts.outcome AS ended_as, (SELECT age_ahead FROM meta) AS age_ahead"
 
 _VIEW = f"""
-    SELECT jobs.*, spec, {_TIMES}
+    SELECT jobs.*, spec, {_TIMES}, (SELECT wall_ahead FROM meta) AS wall_ahead
     FROM jobs JOIN specs ON specs.job = jobs.id
               LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
     WHERE jobs.id = ?

@@ -141,7 +141,7 @@ class Transaction(Struct, kw_only=True):
     It collects facts until the Supervisor closes it, adds what the Scheduler has decided, and writes it.
 
     Attributes:
-        now: when it was closed; this turns due times of the elapsed clock into epoch time.
+        now: when it was closed.
         new: jobs that were just submitted.
         saves: jobs as they are now.
         relaunched: attempts stored earlier that now belong to another launcher.
@@ -150,6 +150,7 @@ class Transaction(Struct, kw_only=True):
         removed: finished jobs whose rows are all deleted.
         cleared: jobs removed earlier whose logs are off the disk.
         controls: all that people have set for slots and queues; None if nothing has changed.
+        wall_ahead: seconds that the wall clock is ahead of the elapsed clock; None if nothing has changed.
         progress: what attempts have reported last.
         submissions: requests that made jobs, in the order of their jobs.
         specs: those of the new jobs.
@@ -172,6 +173,7 @@ class Transaction(Struct, kw_only=True):
     removed: list[Job] = []
     cleared: list[JobId] = []
     controls: QueueControls | None = None
+    wall_ahead: float | None = None
     progress: dict[JobId, JobProgress] = {}
     submissions: list[Submission] = []
     specs: dict[JobId, StoredSpec] = {}

@@ -160,6 +160,20 @@ MIGRATIONS: tuple[str, ...] = (
     -- 1: an older copy of itself, so the jobs that wait in it may have run since; the next start holds them.
     ALTER TABLE meta ADD COLUMN is_outdated INTEGER NOT NULL DEFAULT 0;
     """,
+    """
+    -- Due times are only on the elapsed clock of the boot meta.boot_id. The wall clock is wall_ahead ahead of
+    -- it, so that setting the wall clock changes one row.
+    ALTER TABLE meta ADD COLUMN wall_ahead REAL;
+    UPDATE meta SET wall_ahead = coalesce(
+        (SELECT coalesce(due_at - due_elapsed, expires_at - expires_elapsed) FROM jobs
+         WHERE state IN ('held', 'blocked', 'scheduled', 'queued')
+               AND (due_elapsed IS NOT NULL OR expires_elapsed IS NOT NULL) ORDER BY id DESC LIMIT 1),
+        wall_noted - age_noted + age_ahead
+    );
+    ALTER TABLE meta DROP COLUMN wall_noted;
+    ALTER TABLE jobs DROP COLUMN due_at;
+    ALTER TABLE jobs DROP COLUMN expires_at;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -17,9 +17,7 @@ from bgd.daemon.storage.records import StoredSpec, Transaction, UnfinishedJob
 from bgd.daemon.storage.schema import open_readable, open_writable
 from bgd.daemon.storage.write import TransactionWriter
 
-REDATED_AT_ONCE = 2_000  # jobs in one transaction: some milliseconds
 _MAX_DOWNTIME = 86_400.0  # seconds that jobs age while the machine is off, which only the wall clock measures
-_TOLERANCE = 1.0  # seconds between the clocks that nobody notices, and that a clock which is never set drifts
 
 
 class StoreReader:
@@ -185,7 +183,7 @@ def reserve_ids(db: sqlite3.Connection, job_id: int) -> None:
         db.execute("UPDATE meta SET last_id = max(last_id, ?)", (job_id,))
 
 
-# --- due times on two clocks: the elapsed clock decides; epoch time is for people and for the next boot
+# --- clocks: the elapsed clock decides; the wall clock is for people, and for the next boot
 
 
 def adopt_boot(db: sqlite3.Connection, now: Now, boot_id: str) -> float:
@@ -195,68 +193,39 @@ def adopt_boot(db: sqlite3.Connection, now: Now, boot_id: str) -> float:
     them, and it may be wrong by years.
     """
     with transaction(db):
-        known, age_ahead, noted, wall = db.execute(_KNOWN).fetchone()
+        known, wall_ahead, age_ahead, noted = db.execute(_KNOWN).fetchone()
         ignored = 0.0
         if age_ahead is None:  # the database is new, or from an earlier bgd
             _set_age(db, now, now.wall)
             db.execute("UPDATE jobs SET aged_from = ? WHERE aged_from > ?", (now.wall, now.wall))
         elif known != boot_id:
-            ignored = max(now.wall - wall - _MAX_DOWNTIME, 0)
-            _set_age(db, now, noted + min(max(now.wall - wall, 0), _MAX_DOWNTIME))
-        if known == boot_id:
-            return ignored
-        given = {"elapsed": now.elapsed, "wall": now.wall, "longest": MAX_DURATION}
-        for state in State:
-            if state not in FINAL:
-                db.execute(_ADOPT, {**given, "state": state.value})
-        db.execute("UPDATE meta SET boot_id = ?", (boot_id,))
+            off = max(now.wall - (noted - age_ahead + wall_ahead), 0)
+            ignored = max(off - _MAX_DOWNTIME, 0)
+            _set_age(db, now, noted + off - ignored)
+        if known != boot_id:
+            given = {"now": now.wall - (wall_ahead or 0), "elapsed": now.elapsed, "longest": MAX_DURATION}
+            for state in State:
+                if state not in FINAL:
+                    db.execute(_ADOPT, {**given, "state": state.value})
+        db.execute("UPDATE meta SET boot_id = ?, wall_ahead = ?", (boot_id, now.wall - now.elapsed))
     return ignored
 
 
-def save_retention_clock(db: sqlite3.Connection, now: Now) -> None:
-    """Save retention's clock together with the wall clock, so that the next boot can continue it."""
+def save_retention_clock(db: sqlite3.Connection, elapsed: float) -> None:
+    """Save retention's clock, so that the next boot can continue it."""
     with transaction(db):
-        db.execute("UPDATE meta SET age_noted = ? + age_ahead, wall_noted = ?", (now.elapsed, now.wall))
+        db.execute("UPDATE meta SET age_noted = ? + age_ahead", (elapsed,))
 
 
 def _set_age(db: sqlite3.Connection, now: Now, age: float) -> None:
-    ahead = age - now.elapsed
-    db.execute("UPDATE meta SET age_ahead = ?, age_noted = ?, wall_noted = ?", (ahead, age, now.wall))
+    db.execute("UPDATE meta SET age_ahead = ?, age_noted = ?", (age - now.elapsed, age))
 
 
-def redate(db: sqlite3.Connection, now: Now, state: State, after: JobId) -> JobId | None:
-    """Correct the epoch times of due times after the wall clock was set: the elapsed clock decides.
+_KNOWN = "SELECT boot_id, wall_ahead, age_ahead, age_noted FROM meta"
 
-    Do so for some jobs of this state with ids above `after`. Return the last of them; None if there are none.
-    """
-    with transaction(db):
-        (last,) = db.execute(_LAST, (state.value, after, REDATED_AT_ONCE)).fetchone()
-        if last is None:
-            return None
-        ahead = now.wall - now.elapsed
-        given = {"state": state.value, "after": after, "last": last, "ahead": ahead, "tolerance": _TOLERANCE}
-        db.execute(_REDATE, given)
-    return JobId(last)
-
-
-_KNOWN = "SELECT boot_id, age_ahead, age_noted, wall_noted FROM meta"
-
+# :now is the present on the elapsed clock of the earlier boot
 _ADOPT = """
-    UPDATE jobs SET due_elapsed = :elapsed + min(max(due_at - :wall, 0), :longest),
-                    expires_elapsed = :elapsed + min(max(expires_at - :wall, 0), :longest)
+    UPDATE jobs SET due_elapsed = :elapsed + min(max(due_elapsed - :now, 0), :longest),
+                    expires_elapsed = :elapsed + min(max(expires_elapsed - :now, 0), :longest)
     WHERE state = :state AND (due_elapsed IS NOT NULL OR expires_elapsed IS NOT NULL)
-"""
-
-# The index keeps SQLite from reading all finished jobs between one of these and the next
-_LAST = """
-    SELECT max(id) FROM
-        (SELECT id FROM jobs INDEXED BY jobs_by_state WHERE state = ? AND id > ? ORDER BY id LIMIT ?)
-"""
-
-_REDATE = """
-    UPDATE jobs INDEXED BY jobs_by_state
-    SET due_at = due_elapsed + :ahead, expires_at = expires_elapsed + :ahead
-    WHERE state = :state AND id > :after AND id <= :last
-          AND (abs(due_at - due_elapsed - :ahead) > :tolerance
-               OR abs(expires_at - expires_elapsed - :ahead) > :tolerance)
 """

@@ -9,6 +9,7 @@ import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 
 import msgspec
 from msgspec.structs import replace
@@ -70,6 +71,8 @@ class TransactionWriter:
             self.newest_event = append_events(db, transaction.events, self.newest_event)
         if transaction.submissions:
             add_submissions(db, transaction.submissions, transaction.now.elapsed)
+        if transaction.wall_ahead is not None:
+            db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
         if transaction.controls is not None:
             _save_controls(db, transaction.controls)
         specs = [(job_id, read_spec(db, job_id)) for job_id in transaction.wanted]
@@ -89,7 +92,7 @@ class TransactionWriter:
 
 
 def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], now: Now) -> None:
-    db.executemany(_INSERT_JOB, [_new_row(item, now) for item in new])
+    db.executemany(_INSERT_JOB, map(_new_row, new, repeat(now.elapsed)))  # one row in memory at a time
     states = Counter(item.job.state.value for item in new)
     db.executemany(
         "UPDATE counts SET jobs = jobs + ? WHERE state = ?", [(n, state) for state, n in states.items()]
@@ -97,8 +100,9 @@ def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], now: Now) -> None:
     db.execute("UPDATE meta SET last_id = max(last_id, ?)", (max(item.job.id for item in new),))
 
 
-def _new_row(item: NewJob, now: Now) -> tuple[object, ...]:
-    return (*_columns(item.job, now), item.uid, item.spec.name, item.at, now.elapsed, item.job.id)
+def _new_row(item: NewJob, elapsed: float) -> list[object]:
+    # a list, because Python 3.11 keeps thousands of freed tuples of just this length
+    return [*_columns(item.job), item.uid, item.spec.name, item.at, elapsed, item.job.id]
 
 
 def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
@@ -113,7 +117,7 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     starts = {item.job: item.at for item in transaction.attempts}
     plain, ended, started = [], [], []
     for save in transaction.saves.values():
-        job, columns = save.job, _columns(save.job, transaction.now)
+        job, columns = save.job, _columns(save.job)
         end, start = ends.get(job.id), starts.get(job.id)
         if end is not None:
             # the job finished when its attempt did, perhaps long before a daemon could save that
@@ -133,7 +137,7 @@ def _outcome_columns(end: AttemptEnd) -> tuple[object, ...]:
     return (end.outcome.value, end.exit_code, end.signal, end.outcome is Outcome.SNOOZED, end.log_kept)
 
 
-def _columns(job: Job, now: Now) -> tuple[object, ...]:
+def _columns(job: Job) -> tuple[object, ...]:
     conditions = job.conditions
     return (
         job.state.value,
@@ -144,20 +148,14 @@ def _columns(job: Job, now: Now) -> tuple[object, ...]:
         job.failures,
         job.unseen,
         job.due,
-        _epoch_time(job.due, now),
         job.making_way,
         conditions.at,
         conditions.expires,
-        _epoch_time(conditions.expires, now),
         pack_waits(conditions),
         conditions.key,
         conditions.slots,
         job.suspended,
     )
-
-
-def _epoch_time(elapsed: float | None, now: Now) -> float | None:
-    return None if elapsed is None else now.wall + (elapsed - now.elapsed)
 
 
 def _save_attempts(db: sqlite3.Connection, transaction: Transaction) -> None:
@@ -231,17 +229,17 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
 
 
 _INSERT_JOB = """
-    INSERT INTO jobs (state, queue, priority, policy, attempt, failures, unseen, due_elapsed, due_at,
-                      making_way, wall_due, expires_elapsed, expires_at, waits, key, slots, suspended,
+    INSERT INTO jobs (state, queue, priority, policy, attempt, failures, unseen, due_elapsed,
+                      making_way, wall_due, expires_elapsed, waits, key, slots, suspended,
                       uid, name, created_at, created_aged, id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)
 """
 
 _UPDATE_JOB = """
     UPDATE jobs SET state = ?, queue = ?, priority = ?, policy = ?, attempt = ?, failures = ?, unseen = ?,
-                    due_elapsed = ?, due_at = ?, making_way = ?, wall_due = ?, expires_elapsed = ?,
-                    expires_at = ?, waits = ?, key = ?, slots = ?, suspended = ?, finished_at = ?,
-                    aged_from = ? + (SELECT age_ahead FROM meta), reason = ?
+                    due_elapsed = ?, making_way = ?, wall_due = ?, expires_elapsed = ?, waits = ?, key = ?,
+                    slots = ?, suspended = ?, finished_at = ?, aged_from = ? + (SELECT age_ahead FROM meta),
+                    reason = ?
 """
 _SAVE_JOB = f"{_UPDATE_JOB} WHERE id = ?"
 _END_JOB = f"""

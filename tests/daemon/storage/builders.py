@@ -36,7 +36,7 @@ def first_attempt(number, slot=1, launcher="boot:launcher"):
 
 
 async def put(store, *jobs):
-    await store.commit(Transaction(now=NOW, new=list(jobs)))
+    await store.commit(Transaction(now=NOW, wall_ahead=NOW.wall - NOW.elapsed, new=list(jobs)))
 
 
 async def move(store, number, state, **fields):

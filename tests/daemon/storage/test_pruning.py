@@ -200,9 +200,11 @@ YEARS = 50 * 365 * 86_400.0
 @pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["ahead", "back"])
 async def test_jobs_do_not_age_when_the_clock_is_set(store, jump):
     await finish(store, 1, ago=10)
-    await store.commit(Transaction(now=Now(NOW.elapsed + 5, NOW.wall + jump)))
+    await store.commit(
+        Transaction(now=Now(NOW.elapsed + 5, NOW.wall + jump), wall_ahead=NOW.wall + jump - NOW.elapsed - 5)
+    )
     # the worst moment: the clock is wrong
-    await store.write(save_retention_clock, Now(NOW.elapsed + 5, NOW.wall + jump))
+    await store.write(save_retention_clock, NOW.elapsed + 5)
 
     assert await store.search(pruning.prunable_jobs, RetentionLimits(max_age=WEEK), NOW.elapsed + 5, 10) == []
     assert await store.read_apart(pruning.total_prunable, RetentionLimits(max_age=WEEK), NOW.elapsed + 5) == (
@@ -222,7 +224,7 @@ async def test_jobs_do_not_age_when_the_clock_is_set(store, jump):
 @pytest.mark.parametrize(("off", "counted"), [(3600.0, 3600.0), (YEARS, 86_400.0), (-YEARS, 0.0)])
 async def test_across_a_boot_jobs_age_by_a_day_at_most_and_the_rest_is_returned(store, off, counted):
     await finish(store, 1, ago=0)
-    await store.write(save_retention_clock, NOW)
+    await store.write(save_retention_clock, NOW.elapsed)
 
     ignored = await store.write(adopt_boot, Now(20.0, NOW.wall + off), "second-boot")
 
