@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -30,7 +29,6 @@ from bgd.launcher.tree import Execution, Ladder, Tree
 from bgd.launcher.warm.attempts import NotAccepted
 from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
 from bgd.units import format_size
-from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import (
     NO_LIMITS,
     AttemptEnded,
@@ -93,7 +91,6 @@ class Attempt:
         self._tree_lock = asyncio.Lock()  # so that a suspension and signals to the tree do not interfere
         self._ladder: Ladder | None = None
         self._descent: asyncio.Task[Exception | None] | None = None
-        self._result: int | None = None  # descriptor of the result file
 
     @property
     def state(self) -> AttemptStarted:
@@ -251,13 +248,7 @@ class Attempt:
             self._limit.pause()
         running.tree.kill_unseen()
         running.output.close()
-        self._close_result()
         running.execution.release(is_intact=False)
-
-    def _close_result(self) -> None:
-        if self._result is not None:
-            os.close(self._result)
-            self._result = None
 
     def _write_log(self, log_text: bytes) -> int:
         """Write text into the log of an attempt that did not start; return the size of the log in bytes."""
@@ -476,7 +467,6 @@ class Attempt:
         """Report that it runs, and do what was asked of it while it started."""
         launch = self.launch
         self._running = running
-        self._result = running.execution.result
         time_out = partial(self.stop, Outcome.TIMEOUT, launch.grace)
         self._limit = Countdown(self._context.deadlines, launch.timeout or None, time_out)
         running.output.begin(partial(self._output_moved, running.output.log))
@@ -572,8 +562,7 @@ class Attempt:
     ) -> AttemptEnded:
         usage = running.execution.usage()
         written = running.output.log
-        result = None if self._result is None else _read_result(self._result) or self.launch.usual_result
-        self._close_result()
+        result = running.execution.read_result()
         return AttemptEnded(
             key=self.launch.key,
             outcome=outcome,
@@ -586,7 +575,7 @@ class Attempt:
             max_rss_bytes=usage.max_rss_bytes,
             log_bytes=written.total,
             problem=_out_of_memory(self.launch) if outcome is Outcome.OOM else written.problem,
-            result=result,
+            result=None if result is None else result or self.launch.usual_result,
             whole_tree=figures is not None,
             memory_peak_bytes=figures.memory_peak if figures else None,
             log_lost=written.lost,
@@ -617,8 +606,3 @@ def _out_of_memory(launch: Launch) -> str:
     if most is None:
         return "the machine was out of memory, and the kernel killed it"
     return f"it used all of its {format_size(most)} of memory, and the kernel killed it"
-
-
-def _read_result(fd: int) -> bytes:
-    """Return the content of the result file; of one that is too long, one byte more than allowed."""
-    return os.pread(fd, min(os.fstat(fd).st_size, MAX_DOCUMENT + 1), 0)

@@ -22,6 +22,7 @@ from bgd.launcher.output import TERM_TYPE, set_controlling_terminal
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line, why_not_started
 from bgd.launcher.process import MARK, set_tag
 from bgd.launcher.tree import UNKILLABLE, Tree, Usage, mark
+from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import NO_LIMITS, Launch, NotStarted
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,12 @@ async def spawn(
         OSError: the reason lies in the machine; nothing was started, so it may be tried again.
         LostChild: it was started and had to be killed at once.
     """
-    result = unnamed_file(context.state) if launch.result else None
+    result = ResultFile() if launch.result else None
     try:
         process = await start_process(launch, _command(launch, standard_input, output, result, group))
     except BaseException:
         if result is not None:
-            os.close(result)
+            result.close()
         raise
     return SpawnedExecution(process, result, context.children)
 
@@ -62,7 +63,7 @@ async def spawn_in_fork(  # noqa: PLR0917  the parts of one start
         CannotStart, OSError: as `spawn`.
         StuckProcess: it was killed and does not die.
     """
-    result = unnamed_file(context.state) if launch.result else None
+    result = ResultFile() if launch.result else None
     spawned: SpawnedExecution | None = None
     try:
         command = _command(launch, standard_input, output, result, group, tag)
@@ -78,7 +79,7 @@ async def spawn_in_fork(  # noqa: PLR0917  the parts of one start
         return spawned
     finally:
         if spawned is None and result is not None:
-            os.close(result)
+            result.close()
 
 
 async def start_process(launch: Launch, command: Command) -> asyncio.subprocess.Process:
@@ -139,7 +140,7 @@ def _command(
     launch: Launch,
     standard_input: int | str,
     output: int,
-    result: int | None,
+    result: ResultFile | None,
     group: Group | None,
     tag: int | None = None,
 ) -> Command:
@@ -150,7 +151,7 @@ def _command(
         umask=launch.umask,
         input=standard_input,
         output=output,
-        passed=() if result is None else (result,),
+        passed=() if result is None else (result.fd,),
         steps=steps_of(launch, group),
         tag=tag,
     )
@@ -166,16 +167,18 @@ def environment_of(launch: Launch) -> dict[str, str]:
     return environment
 
 
-def _with_result(environment: dict[str, str], result: int | None) -> dict[str, str]:
-    return environment if result is None else {**environment, "BGD_RESULT_FD": str(result)}
+def _with_result(environment: dict[str, str], result: ResultFile | None) -> dict[str, str]:
+    return environment if result is None else {**environment, "BGD_RESULT_FD": str(result.fd)}
 
 
 class SpawnedExecution:
     """An attempt's first process, which is a child of the launcher."""
 
-    def __init__(self, process: asyncio.subprocess.Process, result: int | None, children: Children) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, result: ResultFile | None, children: Children
+    ) -> None:
         self.pid = process.pid
-        self.result = result
+        self._result = result
         self._process = process
         self._children = children
 
@@ -195,11 +198,43 @@ class SpawnedExecution:
             return Usage()
         return Usage(round(used.ru_utime, 6), round(used.ru_stime, 6), self._children.peak_memory(used))
 
+    def read_result(self) -> bytes | None:
+        return None if self._result is None else self._result.read()
+
     def has_left_others(self, tree: Tree) -> bool:
         return tree.has_group()
 
-    def release(self, *, is_intact: bool) -> None:
-        """Do nothing: the process belonged to the attempt alone."""
+    def release(self, *, is_intact: bool) -> None:  # noqa: ARG002  only a reused worker needs to know
+        """Close its result file: the process belonged to the attempt alone."""
+        if self._result is not None:
+            self._result.close()
+
+
+class ResultFile:
+    """The file that a job writes its result to. It is in memory, because one on a disk takes longer."""
+
+    def __init__(self) -> None:
+        """Make it.
+
+        Raises:
+            OSError: the machine lacks something; may be tried again.
+        """
+        self.fd = os.memfd_create("bgd-result")
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether its offset was moved: a warm worker does so before it does anything with the job."""
+        return os.lseek(self.fd, 0, os.SEEK_CUR) > 0
+
+    def read(self) -> bytes:
+        """Return what it holds; if that is too long, one byte more than allowed."""
+        return os.pread(self.fd, min(os.fstat(self.fd).st_size, MAX_DOCUMENT + 1), 0)
+
+    def close(self) -> None:
+        """Close it; may be called again."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class StuckProcess(Exception):

@@ -398,15 +398,11 @@ class Usage(Struct, frozen=True):
 
 
 class Execution(Protocol):
-    """The first process. `result`: descriptor of the file for its result, None if it writes none."""
+    """The first process."""
 
     @property
     def pid(self) -> int:
         """The pid of the first process."""
-
-    @property
-    def result(self) -> int | None:
-        """The descriptor of its result file, None if it writes none."""
 
     @property
     def is_over(self) -> bool:
@@ -424,6 +420,9 @@ class Execution(Protocol):
 
     def usage(self) -> Usage:
         """Return what it used; call once it is over."""
+
+    def read_result(self) -> bytes | None:
+        """Return what it has written as its result, None if it can write none; call once it is over."""
 
     def has_left_others(self, tree: Tree) -> bool:
         """Return whether its group has other processes; call once, right after `wait`."""

@@ -29,7 +29,7 @@ from bgd.daemon.access import check_may_run
 from bgd.errors import BgdError, DaemonUnreachable, NoSuchJob, Refused
 from bgd.jobfunction import target_of
 from bgd.wire import requests
-from bgd.wire.class_jobs import MAX_DOCUMENT, AttemptReport, read_result, worker_request
+from bgd.wire.class_jobs import AttemptReport, read_result, worker_request
 from bgd.wire.framing import FrameReader
 from bgd.wire.messages import decode_request
 from bgd.wire.replies import (
@@ -461,17 +461,14 @@ def _run_in_thread(target: str, arguments: str | None, allowed: Sequence[str] | 
 
 
 def _run_here(target: str, arguments: str | None, allowed: Sequence[str] | None) -> tuple[bytes, int]:
-    result_fd = os.memfd_create("bgd result")
+    documents: list[bytes] = []
     try:
-        try:
-            exit_code = carry_out(
-                read(worker_request(python_target(target), arguments, (), allowed)), result_fd
-            )
-        except SystemExit as leaving:
-            exit_code = _exit_code_of(leaving)
-        return os.pread(result_fd, MAX_DOCUMENT + 1, 0), exit_code
-    finally:
-        os.close(result_fd)
+        exit_code = carry_out(
+            read(worker_request(python_target(target), arguments, (), allowed)), documents.append
+        )
+    except SystemExit as leaving:
+        exit_code = _exit_code_of(leaving)
+    return b"".join(documents), exit_code
 
 
 def _has_loop() -> bool:

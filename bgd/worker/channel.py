@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import socket
 import struct
 
-from .job import decode
+from .job import decode, is_still
 
 TYPE_CHECKING = False  # not typing's: a worker keeps its memory small
 if TYPE_CHECKING:
     from typing import Any
 
-PROTOCOL = 1  # raised by every change that is not an addition: a launcher of the release before may run on
+PROTOCOL = 2  # raised by every change that is not an addition: a launcher of the release before may run on
 MAX_PACKET = 65_536  # bytes; a longer message comes in a file
 MAX_DESCRIPTORS = 3
+_NUMBER = struct.Struct("<q")  # bgd/launcher/warm/channel.py writes and reads it too
 _ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * struct.calcsize("i"))
 
 
@@ -30,10 +32,7 @@ class LauncherChannel:
     @property
     def is_intact(self) -> bool:
         """Whether its descriptor still is the channel: a job in this process may have replaced it."""
-        try:
-            return os.path.samestat(os.fstat(self._socket.fileno()), self._identity)
-        except OSError:
-            return False
+        return is_still(self._socket.fileno(), self._identity)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -65,3 +64,20 @@ class LauncherChannel:
 
     def close(self) -> None:
         os.close(self._socket.detach())
+
+
+class SharedMemory:
+    """Memory that a worker shares with the launcher, so that neither needs a message for what it holds.
+
+    It holds the number of the job that the worker took last. If the worker dies, the launcher knows by this
+    number whether anything of the job has run.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """Use the file of this descriptor, and close the descriptor."""
+        self._memory = mmap.mmap(fd, _NUMBER.size)
+        os.close(fd)
+
+    def take(self, job_id: int) -> None:
+        """Note that the job may run from here on: no other worker must be given it."""
+        _NUMBER.pack_into(self._memory, 0, job_id)

@@ -25,7 +25,7 @@ import sys
 import threading
 
 from .channel import LauncherChannel
-from .job import carry_out, read
+from .job import ResultFile, carry_out, read
 from .process import become_job_process, redirect_output
 from .warm_job import EnvironmentMark, LoadedFiles, change_environment, exit_code_of, exit_process
 
@@ -149,7 +149,7 @@ class _ForkServer:
         if self._collects_garbage:
             gc.enable()
         _reseed()
-        return carry_out(job["work"], result)
+        return carry_out(job["work"], ResultFile(result).write)
 
 
 def _reseed() -> None:

@@ -13,6 +13,7 @@ from .process import exit_if_forked, flush, log, redirect_to_null
 
 TYPE_CHECKING = False  # not typing's: importing that takes a tenth of an interpreter's start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Union
 
     Job = Union[dict[str, Any], Refusal]  # noqa: UP007 - Python 3.9 needs Union
@@ -26,7 +27,7 @@ _MAX_LINE = 1000  # characters of an error on one line
 _MAX_BASES = 100  # base classes named for an error
 _MAX_BASE_NAME = 200  # characters; names in the configuration are shorter
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _decode = json.JSONDecoder().raw_decode
 
 _WORKER = os.path.dirname(__file__)  # noqa: PTH120  pathlib is slow to import
@@ -44,7 +45,7 @@ def main() -> int:
     with os.fdopen(0, "rb", closefd=False) as stdin:
         text = stdin.read()
     redirect_to_null(os.O_RDONLY, 0)
-    return carry_out(read(text), result_fd)
+    return carry_out(read(text), ResultFile(result_fd).write)
 
 
 def read(text: str | bytes) -> Job:
@@ -56,13 +57,33 @@ def read(text: str | bytes) -> Job:
     return job
 
 
-def carry_out(job: Job, result_fd: int) -> int:
-    """Run the job and write its result or its error to the file; return 1 after an error, else 0.
+class ResultFile:
+    """The file that takes the result document of a job."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._identity = os.fstat(fd)
+
+    def write(self, document: bytes) -> None:
+        """Write the document.
+
+        Raises:
+            OSError: the job has closed the file.
+        """
+        if not is_still(self._fd, self._identity):
+            raise OSError("the job closed the file for its result, so the result is lost")
+        written = 0
+        while written < len(document):
+            # pwrite, because the file offset tells the launcher whether the job began: see forking.py
+            written += os.pwrite(self._fd, document[written:], written)
+
+
+def carry_out(job: Job, write: Callable[[bytes], None]) -> int:
+    """Run the job, and let `write` take its result document; return 1 after an error, else 0.
 
     Raises:
-        SystemExit: the job chose its own exit code; no document is written then.
+        SystemExit: the job chose its own exit code; there is no document then.
     """
-    result_file = os.fstat(result_fd)
     exit_code = 1
     try:
         document = b'{"ok":' + encode_result(_run(job)) + b"}"
@@ -77,12 +98,7 @@ def carry_out(job: Job, result_fd: int) -> int:
     _send_held_progress()
     flush()
     exit_if_forked(exit_code)
-    if not _is_still(result_fd, result_file):
-        raise OSError("the job closed the file for its result, so the result is lost")
-    written = 0
-    while written < len(document):
-        # pwrite, because the file offset tells the launcher whether the job began: see forking.py
-        written += os.pwrite(result_fd, document[written:], written)
+    write(document)
     return exit_code
 
 
@@ -123,7 +139,8 @@ def _after_exception(error: BaseException) -> tuple[bytes, int]:
     return json.dumps({"wish": {**wish, **account}}).encode(), 1
 
 
-def _is_still(fd: int, file: os.stat_result) -> bool:
+def is_still(fd: int, file: os.stat_result) -> bool:
+    """Return whether the descriptor still is this file: the job may have closed or replaced it."""
     try:
         return os.path.samestat(os.fstat(fd), file)
     except OSError:
@@ -154,7 +171,7 @@ def encode_result(value: object) -> bytes:
         return b"null"
     _check_shape(value)
     try:
-        text = _encode(value).encode()
+        text = to_json(value).encode()
     except TypeError as error:
         raise TypeError(f"the result is not JSON: {error}") from None
     except ValueError as error:  # NaN, infinity, lone surrogates, integers with too many digits

@@ -1,9 +1,13 @@
 """A worker that runs one job after the other in its own process.
 
-For each job the launcher sends what forking.py describes. The worker answers {"id", "usage"}, which is what
-it has used so far; or {"id", "stale"} or {"id", "errno"}. When the job ends, it sends {"id", "code", "usage",
-"left_children", "spent"}: whether the job left processes behind, and whether the worker has reached its limit
-of jobs or memory. In both cases the launcher gives this worker no other job.
+It sends {"ready": PID, "usage"}. For each job the launcher sends what forking.py describes, but with the
+output as the only descriptor. Before the job runs, the worker notes its number in the memory that it shares
+with the launcher: for most jobs this takes the place of a message. It sends {"id", "stale"} or {"id",
+"errno"} if it does not run the job. When the job has ended, it sends {"id", "code", "usage", "left_children",
+"spent", "result"}: what it has used so far; whether the job left processes behind; whether the worker has
+reached its limit of jobs or memory; and the result document as text. Of a long document it has sent the
+beginning before, as {"id", "result"}. If processes are left, or the limit is reached, the launcher gives this
+worker no other job.
 
 What a job leaves in memory, the next job finds. The worker undoes changes to the environment, the working
 directory, the umask, signals, the standard streams and sys.path. If the job left threads, or closed the
@@ -13,64 +17,86 @@ channel to the launcher, the worker ends with the job, as an interpreter would.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # there are no types for it
-import contextlib
 import os
 import resource
 import signal
 import sys
 import threading
 
-from .channel import LauncherChannel
-from .job import carry_out, read
-from .process import exit_if_forked, redirect_output, redirect_to_null
-from .warm_job import EnvironmentMark, LoadedFiles, change_environment, exit_code_of, exit_process
+from .channel import LauncherChannel, SharedMemory
+from .job import carry_out, read, to_json
+from .process import exit_if_forked, log, redirect_output, redirect_to_null
+from .warm_job import EnvironmentMark, LoadedFiles, exit_code_of, exit_process
 
 TYPE_CHECKING = False  # not typing's: a worker keeps its memory small
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 # signal.getsignal would make an enumeration member of each answer, 62 times a job
 _getsignal = _signal.getsignal
 
-_UMASK = 0o022
-_IDLE_MARK = "-"  # the mark between two jobs
+# characters of a result in one packet: in JSON text, of which a quoted character takes at most four bytes
+_PIECE = 16_000
 
 
-def serve_in_turn(channel: LauncherChannel, recycle: list[int | None]) -> None:
+def serve_in_turn(channel: LauncherChannel, memory: SharedMemory, recycle: list[int | None]) -> None:
     """Run jobs until the launcher closes the channel; `recycle`: limits of jobs and of memory in bytes."""
-    worker = _ReusedWorker(channel, *recycle)
+    worker = _ReusedWorker(channel, memory, *recycle)
     while (received := channel.receive()) is not None:
         worker.serve(*received)
 
 
 class _ReusedWorker:
-    def __init__(self, channel: LauncherChannel, max_jobs: int | None, max_memory: int | None) -> None:
+    def __init__(
+        self,
+        channel: LauncherChannel,
+        memory: SharedMemory,
+        max_jobs: int | None,
+        max_memory: int | None,
+    ) -> None:
         self._channel = channel
+        self._memory = memory
         self._jobs_left = max_jobs
-        self._max_pages = max_memory and max_memory // resource.getpagesize()
+        self._max_memory = max_memory
         self._files = LoadedFiles()
         self._mark = EnvironmentMark()
-        self._environment = _SavedEnvironment()
+        self._environment = _Environment()
         self._path = list(sys.path)
         self._streams = sys.stdin, sys.stdout, sys.stderr
         self._signals = _signal_handlers()
-        self._limit = resource.getrlimit(resource.RLIMIT_RTTIME)
+        self._limit = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+        redirect_to_null(os.O_RDWR, 0, 1, 2)
+        self._null = os.fstat(0).st_rdev
+        channel.send_json(b'{"ready":%d,"usage":%b}' % (os.getpid(), _usage()[0]))
 
     def serve(self, job: dict[str, Any], descriptors: list[int]) -> None:
         """Run one job and report how it ended."""
-        output, result = descriptors
-        try:
-            if not self._begin(job, result):
-                os.close(output)
-                return
-            redirect_output(output)
-            self._run(job, result)
-        finally:
-            with contextlib.suppress(OSError):  # the job has closed it
-                os.close(result)
+        if not self._begin(job):
+            os.close(descriptors[0])
+            return
+        redirect_output(descriptors[0])
+        documents: list[bytes] = []
+        code = exit_code_of(lambda: carry_out(read(job["text"]), documents.append))
+        exit_if_forked(code)
+        result = documents[0].decode() if documents else ""
+        if not self._channel.is_intact:
+            if documents:
+                log("the job closed the channel for its result, so the result is lost\n")
+                code = 1
+            exit_process(code)
+        has_threads = threading.active_count() > 1
+        while len(result) > _PIECE or (result and has_threads):
+            piece, result = result[:_PIECE], result[_PIECE:]
+            self._channel.send_json(b'{"id":%d,"result":%b}' % (job["id"], to_json(piece).encode()))
+        if has_threads:
+            exit_process(code)
+        self._restore()
+        self._files.add_new()
+        self._report(job["id"], code, result)
 
-    def _begin(self, job: dict[str, Any], result: int) -> bool:
-        """Answer the launcher; return whether the job can run."""
+    def _begin(self, job: dict[str, Any]) -> bool:
+        """Return whether the job can run; if not, tell the launcher."""
         changed = self._files.changed()
         if changed is not None:
             self._channel.send(id=job["id"], stale=changed)
@@ -82,63 +108,70 @@ class _ReusedWorker:
             return False
         os.umask(job["umask"])
         if job["stamp"] is not None:
-            resource.setrlimit(resource.RLIMIT_RTTIME, (job["stamp"], self._limit[1]))
-        # a moved file offset says that the job may run from here on: no other worker must be given it
-        os.lseek(result, 1, os.SEEK_SET)
-        self._channel.send_json(b'{"id":%d,"usage":%b}' % (job["id"], _usage()))
+            resource.setrlimit(resource.RLIMIT_RTTIME, (job["stamp"], self._limit))
+        self._mark.set(job["mark"])
+        self._environment.change(job["env"])
+        self._memory.take(job["id"])
         return True
 
-    def _run(self, job: dict[str, Any], result: int) -> None:
-        self._mark.set(job["mark"])
-        change_environment(job["env"])
-        code = exit_code_of(lambda: carry_out(read(job["text"]), result))
-        exit_if_forked(code)
-        if threading.active_count() > 1 or not self._channel.is_intact:
-            exit_process(code)
-        self._restore()
-        self._files.add_new()
-        if self._jobs_left is not None:
-            self._jobs_left -= 1
-        is_full = self._max_pages is not None and _resident_pages() > self._max_pages
-        left = b"true" if _has_children() else b"false"
-        spent = b"true" if is_full or self._jobs_left == 0 else b"false"
-        report = job["id"], code, _usage(), left, spent
-        self._channel.send_json(b'{"id":%d,"code":%d,"usage":%b,"left_children":%b,"spent":%b}' % report)
-
     def _restore(self) -> None:
-        """Undo the job's changes to everything that the next job must find unchanged."""
+        """Undo what the job changed and the beginning of the next job does not set."""
         sys.stdin, sys.stdout, sys.stderr = self._streams
-        redirect_to_null(os.O_RDONLY, 0)
-        redirect_to_null(os.O_WRONLY, 1, 2)
-        self._mark.set(_IDLE_MARK)
-        resource.setrlimit(resource.RLIMIT_RTTIME, self._limit)
+        if not self._has_null_input():
+            redirect_to_null(os.O_RDWR, 0)
+        os.dup2(0, 1)
+        os.dup2(0, 2)
         signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in self._signals.items():
             if _getsignal(signum) is not handler:
                 signal.signal(signum, handler)
-        self._environment.restore()
         if sys.path != self._path:
             sys.path[:] = self._path
-        os.chdir("/")
-        os.umask(_UMASK)
+        os.chdir("/")  # not to keep a file system busy
+
+    def _has_null_input(self) -> bool:
+        try:
+            return os.fstat(0).st_rdev == self._null
+        except OSError:
+            return False
+
+    def _report(self, job_id: int, code: int, result: str) -> None:
+        if self._jobs_left is not None:
+            self._jobs_left -= 1
+        left = b"true" if _has_children() else b"false"
+        usage, peak = _usage()
+        is_full = self._max_memory is not None and peak > self._max_memory and _resident() > self._max_memory
+        spent = b"true" if is_full or self._jobs_left == 0 else b"false"
+        report = job_id, code, usage, left, spent, to_json(result).encode()
+        self._channel.send_json(
+            b'{"id":%d,"code":%d,"usage":%b,"left_children":%b,"spent":%b,"result":%b}' % report
+        )
 
 
-class _SavedEnvironment:
-    """The environment variables as they are now, to be restored later."""
+class _Environment:
+    """The environment variables that the worker was started with, changed for one job after the other."""
 
     def __init__(self) -> None:
         self._variables = os.environ
         # the bytes behind os.environ: comparing through os.environ would decode each of them
         self._present: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001
-        self._saved = dict(self._present)
+        self._own = dict(self._present)
 
-    def restore(self) -> None:
+    def change(self, changes: Mapping[str, str | None]) -> None:
+        """Set the worker's own variables with these changes; a variable that is None is removed."""
         os.environ = self._variables  # noqa: B003 - the same object, whatever a job has put in its place
-        for name in {name for name, _ in self._saved.items() ^ self._present.items()}:
-            if name in self._saved:
-                os.environb[name] = self._saved[name]
+        wanted = self._own.copy()
+        for name, value in changes.items():
+            if value is None:
+                wanted.pop(os.fsencode(name), None)
             else:
-                del os.environb[name]
+                wanted[os.fsencode(name)] = os.fsencode(value)
+        present = self._present
+        for each in [each for each in present if each not in wanted]:
+            del os.environb[each]
+        for each, text in wanted.items():
+            if present.get(each) != text:
+                os.environb[each] = text
 
 
 def _signal_handlers() -> dict[int, Any]:
@@ -148,11 +181,15 @@ def _signal_handlers() -> dict[int, Any]:
     return {signum: handler for signum, handler in found.items() if handler is not None}
 
 
-def _usage() -> bytes:
-    """Return as JSON: user and system seconds so far, reaped children included; peak memory in KiB."""
+def _usage() -> tuple[bytes, int]:
+    """Return as JSON what was used so far, user and system seconds and peak KiB; and the peak in bytes.
+
+    The times include those of reaped children.
+    """
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    totals = own.ru_utime + children.ru_utime, own.ru_stime + children.ru_stime, own.ru_maxrss
-    return b"[%.6f,%.6f,%d]" % totals
+    peak = own.ru_maxrss
+    totals = own.ru_utime + children.ru_utime, own.ru_stime + children.ru_stime, peak
+    return b"[%.6f,%.6f,%d]" % totals, peak * 1024
 
 
 def _has_children() -> bool:
@@ -165,6 +202,7 @@ def _has_children() -> bool:
     return True
 
 
-def _resident_pages() -> int:
+def _resident() -> int:
+    """Return the bytes of memory that this process uses now."""
     with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  pathlib is slow to import
-        return int(file.read().split()[1])
+        return int(file.read().split()[1]) * resource.getpagesize()

@@ -1,11 +1,11 @@
 """A warm worker: an interpreter that has imported what jobs need before they come.
 
 The launcher is at the other end of the channel, whose descriptor is the only argument. It first says what to
-import: {"protocol", "path", "preload"}, and "recycle" if the worker is to run the jobs in its own process.
-The worker sends {"importing": MODULE} before each import. Then it sends {"ready": PID, "unfit": "why it must
-not fork" | null}; or {"failed": "why"}, and exits; or {"ready", "skew"} if it speaks another protocol. All
-further messages are about jobs: see forking.py and reusing.py. The worker ends when the launcher ends or
-closes the channel.
+import: {"protocol", "path", "preload"}. If the worker is to run the jobs in its own process, there is also
+"recycle", and a descriptor of memory to share. The worker sends {"importing": MODULE} before each import.
+Then it sends {"ready": PID, "unfit": "why it must not fork" | null}; or {"failed": "why"}, and exits; or
+{"ready", "skew"} if it speaks another protocol. All further messages are about jobs: see forking.py and
+reusing.py. The worker ends when the launcher ends or closes the channel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 
-from .channel import PROTOCOL, LauncherChannel
+from .channel import PROTOCOL, LauncherChannel, SharedMemory
 from .forking import avoid_gaps, collapse_huge_pages, fork_hazards, serve_by_forks
 from .job import error_line
 from .process import flush, log_traceback, redirect_to_null
@@ -35,7 +35,7 @@ def main() -> int:
     received = channel.receive()
     if received is None:
         return 0
-    beginning = received[0]
+    beginning, descriptors = received
     if beginning["protocol"] != PROTOCOL:
         channel.send(ready=os.getpid(), skew=True)
         return 0
@@ -47,8 +47,7 @@ def main() -> int:
     flush()
     redirect_to_null(os.O_WRONLY, 1, 2)
     if "recycle" in beginning:
-        channel.send(ready=os.getpid())
-        serve_in_turn(channel, beginning["recycle"])
+        serve_in_turn(channel, SharedMemory(*descriptors), beginning["recycle"])
         return 0
     gc.collect()
     unfit = fork_hazards()

@@ -18,9 +18,10 @@ from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_started
 from bgd.launcher.process import Process, read_process
-from bgd.launcher.spawn import environment_of, unnamed_file
+from bgd.launcher.spawn import ResultFile, environment_of
 from bgd.launcher.tree import Tree, Usage, mark
-from bgd.launcher.warm.channel import WorkerChannel, WorkerMessage
+from bgd.launcher.warm.channel import SharedMemory, WorkerChannel, WorkerMessage
+from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import Launch, NotStarted
 
 # --- All attempts of one warm worker, from their handover to their ends.
@@ -52,6 +53,9 @@ class WorkerJobs:
         self._channel = channel
         self._process = process
         self._environment = environment
+        self._memory = channel.memory
+        self._loop = asyncio.get_running_loop()
+        self._used: WorkerUsage = (0.0, 0.0, 0)  # by a worker that runs attempts itself, until it was idle
         self._ended = ended
         self._retire = retire
         self._kill = kill
@@ -62,7 +66,7 @@ class WorkerJobs:
     @property
     def is_running(self) -> bool:
         """Whether an attempt has begun and not ended."""
-        return bool(self._begun)
+        return bool(self._begun) or (self._memory is not None and self._memory.taken in self._handovers)
 
     async def run(self, launch: Launch, output: int, tag: int | None) -> ForkedExecution | ReusedExecution:
         """Let the worker run an attempt, whose processes get this tag and whose output goes to `output`.
@@ -71,18 +75,24 @@ class WorkerJobs:
             NotAccepted: the worker does not run it.
             CannotStart, OSError, LostChild: as from `bgd.launcher.spawn.spawn`.
         """
-        result = unnamed_file(self._context.state)
+        result = ResultFile() if self._memory is None else None
         number = next(self._numbers)
         handover = self._handovers[number] = _Handover(launch, result)
         try:
             content = _description(launch, self._environment)
-            self._channel.send({"id": number, "stamp": tag, **content}, (output, result), self._context.state)
+            sent = (output,) if result is None else (output, result.fd)
+            self._channel.send({"id": number, "stamp": tag, **content}, sent, self._context.state)
+            if self._memory is not None:
+                self._check_later(number, handover, self._memory, _FIRST_CHECK)
             return await handover.begun
         except BaseException:
-            os.close(result)
+            if result is not None:
+                result.close()
             raise
         finally:
             self._handovers.pop(number, None)
+            if handover.check is not None:
+                handover.check.cancel()
 
     def receive(self, message: WorkerMessage, descriptor: int | None) -> None:
         """Handle the worker's message about a job.
@@ -91,46 +101,70 @@ class WorkerJobs:
             LookupError: the worker has no job of that number.
         """
         number = message.id or 0
-        if number in self._begun:
-            self._begun[number].receive(message)
-            return
-        handover = self._handovers.pop(number)
-        try:
-            _check(message, handover.launch, self._context)
-            if message.usage is not None:  # only a worker that runs jobs itself sends this at once
-                begun: ForkedExecution | ReusedExecution = self._reused(
-                    number, handover.result, message.usage
-                )
-            else:
-                begun = self._forked(number, handover.result, descriptor)
-        except (NotAccepted, CannotStart, OSError, LostChild) as error:
-            handover.begun.set_exception(error)
-        else:
-            self._begun[number] = begun
-            handover.begun.set_result(begun)
+        if number not in self._begun:
+            handover = self._handovers.pop(number)
+            try:
+                _check(message, handover.launch, self._context)
+                self._begin(number, handover, descriptor)
+            except (NotAccepted, CannotStart, OSError, LostChild) as error:
+                handover.begun.set_exception(error)
+                return
+        self._begun[number].receive(message)
+        if message.usage is not None and self._memory is not None:
+            self._used = message.usage
+
+    def worker_is_ready(self, used: WorkerUsage) -> None:
+        """Note what a worker that runs attempts itself has used for its start."""
+        self._used = used
 
     def worker_ended(self, code: int, usage: resource.struct_rusage | None) -> None:
         """Handle the end of the worker, which is reaped."""
-        for handover in self._handovers.values():
-            # a worker moves the offset of the result file before it does anything with the job
-            is_taken = os.lseek(handover.result, 0, os.SEEK_CUR) > 0
-            handover.begun.set_exception(
-                LostChild("its warm worker died while it started the job") if is_taken else NotAccepted()
-            )
+        for number, handover in list(self._handovers.items()):
+            if self._memory is not None and self._memory.taken == number:
+                self._begin(number, handover, None)
+            elif handover.result is not None and handover.result.is_taken:
+                handover.begun.set_exception(LostChild("its warm worker died while it started the job"))
+            else:
+                handover.begun.set_exception(NotAccepted())
         self._handovers.clear()
         for begun in list(self._begun.values()):
             begun.worker_ended(code, usage)
 
-    def _reused(self, number: int, result: int, before: WorkerUsage) -> ReusedExecution:
+    def _begin(self, number: int, handover: _Handover, pidfd: int | None) -> None:
+        """Note that the worker runs the attempt.
+
+        Raises:
+            LostChild: its process is not known.
+        """
+        begun = (
+            self._reused(number) if handover.result is None else self._forked(number, handover.result, pidfd)
+        )
+        self._begun[number] = begun
+        handover.begun.set_result(begun)
+
+    def _check_later(self, number: int, handover: _Handover, memory: SharedMemory, pause: float) -> None:
+        """Check now and then whether the worker runs the attempt, as it sends a message only at the end."""
+
+        def check() -> None:
+            if number not in self._handovers:  # it was answered in this turn of the loop
+                return
+            if memory.taken == number:
+                self._begin(number, self._handovers.pop(number), None)
+            else:
+                self._check_later(number, handover, memory, pause * 2)
+
+        handover.check = self._loop.call_later(pause, check)
+
+    def _reused(self, number: int) -> ReusedExecution:
         def take_back(is_fit: bool) -> None:  # noqa: FBT001  called with one argument, which the name explains
             del self._begun[number]
             if not is_fit:
                 self._retire()
             self._ended()
 
-        return ReusedExecution(self._process.pid, result, before, self._context.children, take_back)
+        return ReusedExecution(self._process.pid, self._used, self._context.children, take_back)
 
-    def _forked(self, number: int, result: int, pidfd: int | None) -> ForkedExecution:
+    def _forked(self, number: int, result: ResultFile, pidfd: int | None) -> ForkedExecution:
         if pidfd is None:
             raise LostChild("its warm worker named no process")
 
@@ -152,14 +186,18 @@ class WorkerJobs:
 
 
 class _Handover:
-    """An attempt that the worker has not answered yet."""
+    """An attempt that may not have begun. `result`: for a worker that forks."""
 
-    def __init__(self, launch: Launch, result: int) -> None:
+    def __init__(self, launch: Launch, result: ResultFile | None) -> None:
         self.launch = launch
         self.result = result
+        self.check: asyncio.TimerHandle | None = None
         self.begun: asyncio.Future[ForkedExecution | ReusedExecution] = (
             asyncio.get_running_loop().create_future()
         )
+
+
+_FIRST_CHECK = 0.002  # seconds until the launcher looks whether an attempt has begun; each pause is doubled
 
 
 def _description(launch: Launch, environment: dict[str, str]) -> dict[str, object]:
@@ -208,10 +246,9 @@ class ReusedExecution:
     """
 
     def __init__(
-        self, pid: int, result: int, before: WorkerUsage, children: Children, returned: Callable[[bool], None]
+        self, pid: int, before: WorkerUsage, children: Children, returned: Callable[[bool], None]
     ) -> None:
         self.pid = pid
-        self.result: int | None = result
         self._children = children
         self._before = before
         self._returned = returned
@@ -219,6 +256,7 @@ class ReusedExecution:
         self._has_left_children = False
         self._is_worker_dead = False
         self._is_spent = False
+        self._result = ""
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @property
@@ -235,6 +273,9 @@ class ReusedExecution:
     def usage(self) -> Usage:
         return self._usage
 
+    def read_result(self) -> bytes:
+        return self._result.encode()
+
     def has_left_others(self, tree: Tree) -> bool:
         return tree.has_group() if self._is_worker_dead else self._has_left_children
 
@@ -244,6 +285,8 @@ class ReusedExecution:
 
     def receive(self, message: WorkerMessage) -> None:
         """Handle the worker's message about it."""
+        if message.result is not None and len(self._result) <= MAX_DOCUMENT:
+            self._result += message.result
         if message.code is not None and message.usage is not None:
             self._has_left_children = message.left_children
             self._is_spent = message.spent
@@ -281,7 +324,7 @@ class ForkedExecution:
         self,
         child: Process,
         pidfd: int,
-        result: int,
+        result: ResultFile,
         context: Context,
         *,
         reap: Callable[[], None],
@@ -294,7 +337,7 @@ class ForkedExecution:
             OSError: it cannot be waited for.
         """
         self.pid = child.pid
-        self.result: int | None = result
+        self._result = result
         self._pidfd = os.dup(pidfd)
         self._context = context
         self._reap = reap
@@ -325,11 +368,15 @@ class ForkedExecution:
     def usage(self) -> Usage:
         return self._usage
 
+    def read_result(self) -> bytes:
+        return self._result.read()
+
     def has_left_others(self, tree: Tree) -> bool:
         return tree.has_group()
 
-    def release(self, *, is_intact: bool) -> None:
-        """Do nothing: the end of a child leaves the worker as it was."""
+    def release(self, *, is_intact: bool) -> None:  # noqa: ARG002  only a reused worker needs to know
+        """Close its result file: the end of a child leaves the worker as it was."""
+        self._result.close()
 
     def receive(self, message: WorkerMessage) -> None:
         """Handle the worker's message about it."""

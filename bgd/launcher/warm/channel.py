@@ -5,8 +5,10 @@ from __future__ import annotations
 import array
 import asyncio
 import errno
+import mmap
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -32,19 +34,26 @@ class WorkerMessage(Struct, frozen=True, kw_only=True):
     usage: tuple[float, float, int] | None = None
     left_children: bool = False
     spent: bool = False
+    result: str | None = None
 
 
 class WorkerChannel:
     """The channel to one worker.
 
     `received` is called with each message and the descriptor that came with it, which the callee must close.
-    `closed` is called when nothing more will come, or when a packet was not a message.
+    `closed` is called when nothing more will come, or when a packet was not a message. `memory` is for a
+    worker that runs jobs in its own process, None for one that forks.
     """
 
     def __init__(
-        self, received: Callable[[WorkerMessage, int | None], None], closed: Callable[[], None]
+        self,
+        received: Callable[[WorkerMessage, int | None], None],
+        closed: Callable[[], None],
+        *,
+        shares_memory: bool = False,
     ) -> None:
         """Make both ends; `far_end` is for the worker, and must be closed here once the worker has it."""
+        self.memory = SharedMemory() if shares_memory else None
         self._received = received
         self._closed = closed
         self._loop = asyncio.get_running_loop()
@@ -100,6 +109,8 @@ class WorkerChannel:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
+            if self.memory is not None:
+                self.memory.close()
         for _, _, file in self._unsent:
             if file is not None:
                 os.close(file)
@@ -139,7 +150,7 @@ class WorkerChannel:
             self._loop.remove_writer(self._socket)
 
 
-WORKER_PROTOCOL = 1  # bgd/worker/channel.py has this and the next one too
+WORKER_PROTOCOL = 2  # bgd/worker/channel.py has this and the next one too
 _MAX_PACKET = 65_536  # bytes
 _ANCILLARY = socket.CMSG_SPACE(4)
 # plain integers, because an operation on enum members takes as long as a system call
@@ -159,3 +170,28 @@ def _ancillary(descriptors: list[int]) -> list[tuple[int, int, array.array[int]]
 def _close_all(descriptors: Sequence[int]) -> None:
     for each in descriptors:
         os.close(each)
+
+
+# --- Memory that a worker of isolation `reuse` shares with the launcher: bgd/worker/channel.py has it too.
+
+
+class SharedMemory:
+    """Memory for what either side must know at once, without a message; `fd` is the file behind it."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("bgd-worker")
+        os.truncate(self.fd, _NUMBER.size)
+        self._memory = mmap.mmap(self.fd, _NUMBER.size)
+
+    @property
+    def taken(self) -> int:
+        """The number of the job that the worker took last, 0 for none: that job runs, or has run."""
+        number: int = _NUMBER.unpack_from(self._memory, 0)[0]
+        return number
+
+    def close(self) -> None:
+        """Close the file; what it holds can still be read."""
+        os.close(self.fd)
+
+
+_NUMBER = struct.Struct("<q")

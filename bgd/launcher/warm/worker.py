@@ -156,7 +156,9 @@ class Worker:
         self._changed = changed
         self._since = elapsed()
         self._startup_output = StartupOutput()
-        self._channel = WorkerChannel(self._on_message, self._channel_closed)
+        self._channel = WorkerChannel(
+            self._on_message, self._channel_closed, shares_memory=key.isolation is Isolation.REUSE
+        )
         self._process: asyncio.subprocess.Process | None = None
         self._jobs: WorkerJobs | None = None
         self._doing = "started"
@@ -265,7 +267,9 @@ class Worker:
             if seen is not None:
                 parts = self._context, self._channel, seen, environment
                 self._jobs = WorkerJobs(*parts, ended=self.release, retire=self.retire, kill=self.kill)
-                self._channel.send(_beginning(warm), (), self._context.state)
+                memory = self._channel.memory
+                shared = () if memory is None else (memory.fd,)
+                self._channel.send(_beginning(warm), shared, self._context.state)
             code = await process.wait()
         except BaseException:
             self.kill()
@@ -301,6 +305,8 @@ class Worker:
             elif message.failed is not None:
                 self._failure = message.failed
             elif message.ready is not None:
+                if self._jobs is not None and message.usage is not None:
+                    self._jobs.worker_is_ready(message.usage)
                 self._settle(self._problem_with(message.ready, message))
         finally:
             if descriptor is not None:

@@ -68,6 +68,11 @@ def leave_thread():
     threading.Thread(target=time.sleep, args=[0.2]).start()
     return os.getpid()
 
+def long_text(has_thread):
+    if has_thread:
+        threading.Thread(target=time.sleep, args=[0.2]).start()
+    return 'an "ä" ' * 60_000
+
 def abort():
     os.abort()
 
@@ -206,6 +211,11 @@ def test_a_job_waits_for_its_threads_and_ends_its_worker(reused):
     assert reused.run("job:own").result != end.result
 
 
+@pytest.mark.parametrize("has_thread", [False, True])
+def test_a_result_longer_than_a_packet_comes_back_whole(reused, has_thread):
+    assert reused.value("job:long_text", has_thread) == 'an "ä" ' * 60_000
+
+
 def test_a_child_that_returns_writes_no_result(reused):
     end = reused.run("job:fork")
 
@@ -219,7 +229,7 @@ def test_a_job_that_closes_its_worker_s_descriptors_keeps_its_own_end(reused):
 
     assert (chosen.outcome, chosen.exit_code) == (Outcome.EXIT, 7)
     assert (returned.outcome, returned.exit_code) == (Outcome.EXIT, 1)
-    assert "closed the file for its result" in reused.output(returned)
+    assert "closed the channel for its result" in reused.output(returned)
     assert reused.value("job:count")[1] == 1
 
 
