@@ -204,8 +204,10 @@ class WaitingJobs:
 
     def next_at(self) -> float | None:
         """Return when the next job is due or expires, on the elapsed clock; None: none does."""
-        times = (self._delayed.next_at(), self._expiring.next_at())
-        return min((time for time in times if time is not None), default=None)
+        due, expires = self._delayed.next_at(), self._expiring.next_at()
+        if due is None or expires is None:
+            return expires if due is None else due
+        return min(due, expires)
 
     def next_wall_at(self) -> float | None:
         """Return when the next job is due on the wall clock; None: none is."""

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 from msgspec import Struct, convert
@@ -177,7 +178,9 @@ class Dispatcher:
     def active_job(self, key: AttemptKey) -> Job | None:
         """Return the job whose active attempt has this key, or None."""
         job = self._job_of(JobId(key.job))
-        return job if job is not None and job.state in ACTIVE and key == self.key_of(job) else None
+        if job is None or job.attempt != key.attempt or job.state not in ACTIVE:
+            return None
+        return job if key.store == self._store_id else None
 
     def key_of(self, job: Job) -> AttemptKey:
         """Return the key of the job's latest attempt."""
@@ -358,7 +361,11 @@ def build_launch(
 
 def limits_of(spec: JobSpec) -> Limits:
     """Return the limits of every attempt of a job."""
-    return convert(spec, Limits, from_attributes=True)
+    return NO_LIMITS if _limits(spec) == _NONE else convert(spec, Limits, from_attributes=True)
+
+
+_limits = attrgetter(*Limits.__struct_fields__)
+_NONE = _limits(NO_LIMITS)
 
 
 # Options that mean the same in a Launch as in a JobSpec

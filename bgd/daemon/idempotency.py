@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from bgd.core.job import JobId
 from bgd.daemon.storage import write
@@ -17,8 +16,18 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.errors import BgdError, Refused
 from bgd.wire.requests import Submit, SubmitMany
 
-SubmittedJobs = list[tuple[JobId, bool]]
-"""The jobs of one request in the order of its specs, each with whether it is new."""
+
+class SubmittedJobs(Struct, frozen=True):
+    """The jobs of one request in the order of its specs.
+
+    `found`: those of them that were not made, because an unfinished job has their key. `first`: the first
+    new one; None: all were found.
+    """
+
+    jobs: list[int]
+    found: list[int]
+    first: JobId | None
+
 
 MAX_REMEMBERED = 4096  # latest requests in memory, about 150 bytes each
 
@@ -95,22 +104,21 @@ class IdempotencyTokens:
         submission = await self._store.search(write.find_submission, token, first - 1)
         if submission is None:
             raise Refused("the token was used too long ago: use a new token for each request")
-        return _jobs_of(submission)
+        return SubmittedJobs(submission.jobs, submission.found, submission.first)
 
     def remember(self, request: Submit | SubmitMany, submitted: SubmittedJobs) -> None:
         """Remember the jobs of a request, on disk in the same transaction as the jobs."""
         token = request.token
         if token is UNSET:
             return
-        new = [job_id for job_id, is_new in submitted if is_new]
-        if not new:
+        if submitted.first is None:
             if request.again is not UNSET:  # the first copy may still arrive and must not make a job
                 _remember(self._repeated, token, _FOUND)
             return
-        _remember(self._latest if request.again is UNSET else self._repeated, token, new[0])
-        found = [int(job_id) for job_id, is_new in submitted if not is_new]
-        jobs = [int(job_id) for job_id, _ in submitted]
-        self._supervisor.transaction.submissions.append(Submission(new[0], token, jobs, found))
+        _remember(self._latest if request.again is UNSET else self._repeated, token, submitted.first)
+        self._supervisor.transaction.submissions.append(
+            Submission(submitted.first, token, submitted.jobs, submitted.found)
+        )
 
     def _first_of(self, token: bytes) -> JobId | None:
         return self._latest.get(token, self._repeated.get(token))
@@ -120,13 +128,3 @@ def _remember(requests: dict[bytes, JobId], token: bytes, first: JobId) -> None:
     requests[token] = first
     if len(requests) > MAX_REMEMBERED:
         del requests[next(iter(requests))]
-
-
-def _jobs_of(submission: Submission) -> SubmittedJobs:
-    """Return the jobs of a saved request; of a job that is in it several times only the first can be new."""
-    found = Counter(submission.found)
-    jobs: SubmittedJobs = []
-    for job in reversed(submission.jobs):
-        jobs.append((JobId(job), not found[job]))
-        found[job] -= found[job] > 0
-    return jobs[::-1]

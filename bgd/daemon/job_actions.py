@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from signal import SIGCONT
 
 from msgspec import UNSET
@@ -29,7 +29,7 @@ from bgd.core.retry import policy_of, with_policy
 from bgd.core.spec import JobSpec, problem_with
 from bgd.core.target import parse_target
 from bgd.daemon.access import check_may_run, check_variables
-from bgd.daemon.idempotency import IdempotencyTokens
+from bgd.daemon.idempotency import IdempotencyTokens, SubmittedJobs
 from bgd.daemon.storage import pruning, read, write
 from bgd.daemon.storage.pruning import PrunableJob
 from bgd.daemon.storage.records import StoredSpec
@@ -55,18 +55,25 @@ class JobActions:
 
     # --- new jobs -------------------------------------------------------------------------------------
 
-    def check(self, spec: JobSpec) -> None:
-        """Check the spec of a new job.
+    def check(self, specs: Sequence[JobSpec]) -> None:
+        """Check the specs of new jobs; of several, the message says which one cannot be a job.
 
         Raises:
-            Refused: the spec is not valid, or the configuration does not allow it.
+            Refused: a spec is not valid, or the configuration does not allow it.
             Full: the disk or a limit is.
         """
-        self._supervisor.space.check([spec])
-        self._check_spec(spec)
-        if spec.expires is not None:
-            at = now()
-            _check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
+        self._supervisor.space.check(specs)
+        self.check_dependency_limit(specs)
+        for index, spec in enumerate(specs):
+            try:
+                self._check_spec(spec)
+                if spec.expires is not None:
+                    at = now()
+                    _check_expiry(conditions.due_of(spec, at), conditions.conditions_of(spec, at), at)
+            except Refused as error:
+                if len(specs) == 1:
+                    raise
+                raise type(error)(f"job {index} of the batch: {error}") from error
 
     def _check_spec(self, spec: JobSpec) -> None:
         problem = problem_with(spec)
@@ -74,7 +81,6 @@ class JobActions:
             raise Refused(problem)
         if self._supervisor.is_draining:
             raise Refused("the daemon is shutting down and takes no jobs")
-        self.check_dependency_limit([spec])
         check_may_run(spec, self._supervisor.config)
         check_variables(spec, self._supervisor.config)
         self._supervisor.dispatcher.check_limits(under_policy(spec, self._class_policy(spec)))
@@ -85,7 +91,7 @@ class JobActions:
         Raises:
             Full: all jobs together would have too many.
         """
-        wanted = sum(len({*spec.after, *spec.after_any}) for spec in specs)
+        wanted = sum(len({*spec.after, *spec.after_any}) for spec in specs if spec.after or spec.after_any)
         if wanted and self._supervisor.waits + wanted > limits.MAX_ALL_WAITS:
             raise Full(
                 f"all jobs together may have {limits.MAX_ALL_WAITS} dependencies, and have "
@@ -94,28 +100,38 @@ class JobActions:
 
     def submit(
         self,
-        spec: JobSpec,
+        specs: Iterable[JobSpec],
         uid: int,
-        finished: dict[JobId, State] | None = None,
+        finished: Mapping[JobId, State] | None = None,
         at: Now | None = None,
-    ) -> tuple[JobId, bool]:
-        """Make a job of a checked spec, unless an unfinished job has its key.
+    ) -> SubmittedJobs:
+        """Make jobs of checked specs, except where an unfinished job has the key.
 
-        `finished`, `at`: what `finished_dependencies` returned for the jobs it waits for. Returns the id of
-        the job, and whether the job is new.
+        `finished`, `at`: what `finished_dependencies` returned for the jobs that they wait for.
         """
-        holder = None if spec.key is None else self._supervisor.holder_of(spec.key)
-        if holder is not None:
-            return holder, False
+        at = at or now()
+        jobs: list[int] = []
+        found: list[int] = []
+        first: JobId | None = None
+        for spec in specs:
+            job_id = None if spec.key is None else self._supervisor.holder_of(spec.key)
+            if job_id is not None:
+                found.append(job_id)
+            else:
+                job_id = self._submit(spec, uid, at, _of(spec, finished) if finished else None)
+                first = first or job_id
+            jobs.append(job_id)
+        return SubmittedJobs(jobs, found, first)
+
+    def _submit(self, spec: JobSpec, uid: int, at: Now, finished: Mapping[JobId, State] | None) -> JobId:
         of_class = self._class_policy(spec)
         spec = under_policy(spec, of_class)
         policy = self._policy_of(spec, of_class.on_exceptions or ())
         job_id = self._supervisor.decide(
             lambda scheduler, then: scheduler.submit(spec, policy, then, finished), at
         )
-        stored = StoredSpec(with_policy(spec, policy), uid, now().wall)
-        self._supervisor.transaction.specs[job_id] = stored
-        return job_id, True
+        self._supervisor.transaction.specs[job_id] = StoredSpec(with_policy(spec, policy), uid, at.wall)
+        return job_id
 
     async def finished_dependencies(self, job_ids: Iterable[int]) -> tuple[dict[JobId, State], Now]:
         """Return what `finished_among` returns, and an instant at which all due expiries have happened.
@@ -182,6 +198,7 @@ class JobActions:
                 raise NoSuchJob(f"no job {job_id}")
             spec, changed = edited(stored.spec, changes), changes_in(changes)
             self._check_spec(spec)
+            self.check_dependency_limit([spec])
             others = {*(changes.after or ()), *(changes.after_any or ())}
             finished = await self.finished_among(others)
             job = await self._unfinished(job_id)
@@ -325,6 +342,12 @@ class JobActions:
 def _check_expiry(due: float | None, wanted: Conditions, at: Now) -> None:
     if conditions.expires_first(due, wanted, at):
         raise Refused("it would expire before it may start: expires counts from now, too")
+
+
+def _of(spec: JobSpec, finished: Mapping[JobId, State]) -> dict[JobId, State]:
+    """Return those of the finished jobs that this one waits for."""
+    others = map(JobId, (*spec.after, *spec.after_any))
+    return {other: finished[other] for other in others if other in finished}
 
 
 def _unique(job_ids: Iterable[int]) -> list[JobId]:

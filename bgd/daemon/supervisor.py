@@ -363,11 +363,11 @@ class Supervisor:
                 transaction.events.append(_event(effect, outcomes))
         for job in transaction.removed:
             transaction.events.append(JobEvent(at.wall, job.id, _REMOVE, job.state, job.attempt, None, None))
-        # attempts that were saved for another launcher and never sent to it
-        waiting = [self.get(job_id) for job_id in self._attempts.to_reassign]
-        for job, row in self._attempts.reassign(waiting, self._link.instance, at.wall):
-            transaction.relaunched.append(row)
-            transaction.launches.append(job)
+        if self._attempts.to_reassign:  # attempts that were saved for another launcher and never sent to it
+            waiting = [self.get(job_id) for job_id in self._attempts.to_reassign]
+            for job, row in self._attempts.reassign(waiting, self._link.instance, at.wall):
+                transaction.relaunched.append(row)
+                transaction.launches.append(job)
         transaction.wanted = [job.id for job in transaction.launches if job.id not in transaction.specs]
         return transaction
 

@@ -115,9 +115,9 @@ class Harness:
 
     def take(self, spec: JobSpec | None = None) -> JobId:
         """Submit a job without waiting until it is saved."""
-        job_id, is_new = self.actions.submit(spec or command(), UID)
-        assert is_new
-        return job_id
+        submitted = self.actions.submit([spec or command()], UID)
+        assert submitted.first is not None
+        return submitted.first
 
     async def submit(self, spec: JobSpec | None = None) -> JobId:
         job_id = self.take(spec)

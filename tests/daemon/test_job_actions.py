@@ -404,7 +404,7 @@ async def test_limits_that_the_launcher_cannot_set_are_refused_at_once(config, l
         await life.submit(command(hold=True, cpu_max=50))
 
         with pytest.raises(Refused, match="memory_max needs the memory controller of cgroup v2: no memory"):
-            life.actions.check(command(memory_max=2**30))
+            life.actions.check([command(memory_max=2**30)])
         with pytest.raises(Refused, match="memory_max needs"):
             await life.actions.edit(job, Changes(memory_max=2**30))
 
@@ -416,7 +416,7 @@ async def test_limits_of_a_class_are_checked_when_its_jobs_are_submitted(folder,
         await life.submit(command(hold=True))
 
         with pytest.raises(Refused, match="pids_max needs the pids controller"):
-            life.actions.check(JobSpec(target="app:f"))
+            life.actions.check([JobSpec(target="app:f")])
 
 
 async def test_limits_reach_the_launcher_unless_it_is_too_old(config, launcher):

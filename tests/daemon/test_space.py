@@ -149,4 +149,4 @@ async def test_client_is_told_that_the_disk_is_full(config, launcher, monkeypatc
         await life.submit()
         disk.free = 1000
         with pytest.raises(Full, match="disk full"):
-            life.actions.check(command())
+            life.actions.check([command()])

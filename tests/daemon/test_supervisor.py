@@ -605,7 +605,7 @@ async def test_draining_daemon_takes_no_jobs(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await soon(life.supervisor.drain(ShutdownMode.LEAVE))
         with pytest.raises(Refused, match="shutting down"):
-            life.actions.check(command())
+            life.actions.check([command()])
 
 
 async def test_drain_that_waits_returns_when_all_attempts_have_ended(folder, launcher):

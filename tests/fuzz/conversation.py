@@ -74,11 +74,9 @@ class _Control:
         del actor
         asyncio.get_running_loop().call_soon(reply, Done(request.id))
 
-    def submit_many(
-        self, request_id: int, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]
-    ) -> None:
-        del parts, actor
-        reply(Done(request_id))
+    def submit_many(self, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]) -> None:
+        del actor
+        reply(Done(parts[0].id))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
         reply(Done(request.id))

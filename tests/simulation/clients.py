@@ -187,7 +187,7 @@ class SimulatedClient:
                     work = partial(life.handler.submit_once, [request], actor)
                     life.loop.create_task(self._await(request, work, receiver))
                 case requests.SubmitMany():
-                    life.handler.submit_many(request.id, [request], actor, receiver.send)
+                    life.handler.submit_many([request], actor, receiver.send)
                 case _:
                     life.loop.create_task(
                         self._await(request, partial(life.handler.answer, request, actor, receiver), receiver)

@@ -389,7 +389,7 @@ class RequestDispatcher:
             self._send_and_finish(0, reply)
 
         try:
-            self._handler.submit_many(request.id, batch.parts, self._actor, finish)
+            self._handler.submit_many(batch.parts, self._actor, finish)
         except BgdError as error:
             self._fail(request.id, error)
             batch.drop()

@@ -17,6 +17,7 @@ from bgd.daemon import doctor
 from bgd.daemon.access import Actor
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.reads import ReadHandler, ReadRequest, ReplySender
+from bgd.daemon.idempotency import SubmittedJobs
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
 from bgd.daemon.queue_controls import reset_queue, set_paused, set_queue_slots
@@ -124,23 +125,27 @@ class RequestHandler:
         Raises:
             Refused: it cannot be a job.
         """
-        self._actions.check(request.spec)
-        taken = [self._actions.submit(request.spec, actor.uid)]
-        self._idempotency.remember(request, taken)
-        self._supervisor.when_saved(lambda: reply(self._submitted(request.id, taken)))
+        self._actions.check([request.spec])
+        self._submit(request, [request.spec], actor, reply)
 
-    def submit_many(
-        self, request_id: int, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]
-    ) -> None:
+    def submit_many(self, parts: list[SubmitMany], actor: Actor, reply: Callable[[Reply], None]) -> None:
         """Submit all jobs of a batch in one transaction, or none; none of them waits for another job.
 
         Raises:
             Refused: one of them cannot be a job.
         """
-        specs = self._checked(parts)
-        taken = [self._actions.submit(spec, actor.uid) for spec in specs]
-        self._idempotency.remember(parts[0], taken)
-        self._supervisor.when_saved(lambda: reply(self._submitted(request_id, taken)))
+        self._submit(parts[0], self._checked(parts), actor, reply)
+
+    def _submit(
+        self,
+        request: Submit | SubmitMany,
+        specs: list[JobSpec],
+        actor: Actor,
+        reply: Callable[[Reply], None],
+    ) -> None:
+        submitted = self._actions.submit(specs, actor.uid)
+        self._idempotency.remember(request, submitted)
+        self._supervisor.when_saved(lambda: reply(self._submitted(request.id, submitted)))
 
     def report(self, request: SetProgress, reply: Callable[[Reply], None]) -> None:
         """Record the progress of an attempt; call `reply` at once, or later if it reports very often."""
@@ -160,16 +165,16 @@ class RequestHandler:
             Refused: one of them cannot be a job.
         """
         async with self._idempotency.exclusive(parts[0]):
-            taken = await self._idempotency.recall(parts[0])
-            if taken is None:
+            submitted = await self._idempotency.recall(parts[0])
+            if submitted is None:
                 specs = self._checked(parts)
                 others = {other for spec in specs for other in (*spec.after, *spec.after_any)}
                 finished, at = await self._actions.finished_dependencies(others)
                 self._actions.check_dependency_limit(specs)  # all together, with those submitted meanwhile
-                taken = [self._actions.submit(spec, actor.uid, _of(spec, finished), at) for spec in specs]
-                self._idempotency.remember(parts[0], taken)
+                submitted = self._actions.submit(specs, actor.uid, finished, at)
+                self._idempotency.remember(parts[0], submitted)
         await self._supervisor.saved()
-        return self._submitted(parts[0].id, taken)
+        return self._submitted(parts[0].id, submitted)
 
     # --- everything else --------------------------------------------------------------------------------
 
@@ -245,24 +250,15 @@ class RequestHandler:
             problem = problem_with_environment(part.env or {})
             if problem is not None:
                 raise Refused(f"of the batch: {problem}")
-        given = [spec for part in parts for spec in part.specs]
-        self._supervisor.space.check(given)
-        for index, spec in enumerate(given):
-            try:
-                self._actions.check(spec)
-            except Refused as error:
-                raise (
-                    type(error)(f"job {index} of the batch: {error}") if len(given) > 1 else error
-                ) from error
+        self._actions.check([spec for part in parts for spec in part.specs])
         return [_with_environment(spec, part.env) for part in parts for spec in part.specs]
 
-    def _submitted(self, request_id: int, taken: list[tuple[JobId, bool]]) -> Submitted:
-        found = [int(job_id) for job_id, is_new in taken if not is_new]
+    def _submitted(self, request_id: int, submitted: SubmittedJobs) -> Submitted:
         return Submitted(
             request_id,
-            [job_id for job_id, _ in taken],
-            created=not found,
-            found=found,
+            submitted.jobs,
+            created=not submitted.found,
+            found=submitted.found,
             obstacle=self._supervisor.obstacle,
         )
 
@@ -296,12 +292,6 @@ def _with_request(controls: QueueControls, request: QueueRequest) -> QueueContro
 
 def _as_batch(request: Submit) -> SubmitMany:
     return SubmitMany(id=request.id, specs=[request.spec], token=request.token, again=request.again)
-
-
-def _of(spec: JobSpec, finished: dict[JobId, State]) -> dict[JobId, State]:
-    return {
-        JobId(other): finished[JobId(other)] for other in (*spec.after, *spec.after_any) if other in finished
-    }
 
 
 def _with_environment(spec: JobSpec, env: dict[str, str] | None) -> JobSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from operator import attrgetter
 
 import msgspec
 from msgspec import Struct
@@ -185,10 +186,11 @@ class Transaction(Struct, kw_only=True):
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to write and nothing to read back."""
-        return not any(getattr(self, name) for name in self.__struct_fields__ if name not in _NOT_WRITTEN)
+        return not any(_written(self))
 
 
 _NOT_WRITTEN = {"now", "specs", "answers", "launches", "commands", "acknowledge"}
+_written = attrgetter(*(name for name in Transaction.__struct_fields__ if name not in _NOT_WRITTEN))
 
 
 class UnfinishedJob(Struct, frozen=True, gc=False):
