@@ -1,15 +1,13 @@
 """The client's side of the protocol without I/O: numbered requests, repeated submits, resumed streams.
 
-`bgd.client.blocking.connection` and `bgd.client.async_.connection` move the bytes.
+`bgd.client.async_.connection` and `bgd.client.blocking.connection` move the bytes.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -33,7 +31,7 @@ from bgd.wire.replies import (
     Submitted,
     error_of,
 )
-from bgd.wire.requests import Forget, GetEvents, Logs, Request, Wait
+from bgd.wire.requests import GetEvents, Logs, Request, Wait
 from bgd.wire.views import EventView, JobError, JobProgress, JobView
 
 R = TypeVar("R")
@@ -52,12 +50,10 @@ class Broken(DaemonUnreachable):
 
 
 class Session:
-    """The requests of one connection. `feed` takes received bytes, `take` returns replies to a request."""
+    """The daemon's side of one connection: its hello, then its replies."""
 
     def __init__(self) -> None:
         self._frames = FrameReader()
-        self._ids = itertools.count(1)
-        self._inboxes: dict[int, deque[Reply]] = {}
         self.is_greeted = False
         self.newest: int | None = (
             None  # newest job the daemon told of; None: it recognises no repeated request
@@ -67,35 +63,15 @@ class Session:
         """Return the frame that must be sent first."""
         return frame(encode(Hello(PROTOCOL, bgd.__version__, "bgd client")))
 
-    def open(self) -> int:
-        """Return the id of a new request; its replies are kept from now on."""
-        request_id = next(self._ids)
-        self._inboxes[request_id] = deque()
-        return request_id
-
-    def close(self, request_id: int) -> None:
-        """Forget a request; drop replies that still arrive."""
-        self._inboxes.pop(request_id, None)
-
-    def forget(self, request_id: int) -> bytes:
-        """Close a request whose stream has not ended; return the frame that tells the daemon."""
-        self.close(request_id)
-        return framed(Forget(UNNUMBERED, request_id), next(self._ids))
-
-    def take(self, request_id: int) -> Reply | None:
-        """Return the next reply to a request, None if it has not arrived yet."""
-        inbox = self._inboxes[request_id]
-        return inbox.popleft() if inbox else None
-
-    def feed(self, data: bytes) -> None:
-        """Sort received bytes into the inboxes of the requests.
+    def feed(self, data: bytes) -> Iterator[Reply]:
+        """Yield the replies to requests that received bytes complete.
 
         Raises:
             BgdError: the daemon refuses the connection or does not speak this protocol. The session is over.
         """
         for payload in self._frames.feed(data):
             if self.is_greeted:
-                self._sort(decode_reply(payload))
+                yield self._checked(decode_reply(payload))
             else:
                 self._greet(payload)
 
@@ -114,7 +90,7 @@ class Session:
         try:
             hello = decode_hello(payload)
         except ProtocolError:
-            self._sort(decode_reply(payload))  # refused before the hello, with a reason
+            self._checked(decode_reply(payload))  # refused before the hello, with a reason
             return
         if hello.protocol != PROTOCOL:
             raise ProtocolError(
@@ -124,14 +100,12 @@ class Session:
         self.is_greeted = True
         self.newest = None if hello.newest is UNSET else hello.newest
 
-    def _sort(self, reply: Reply) -> None:
+    def _checked(self, reply: Reply) -> Reply:
         if isinstance(reply, Submitted) and self.newest is not None:
             self.newest = max(self.newest, *reply.jobs[-1:])
-        inbox = self._inboxes.get(reply.id)
-        if inbox is not None:
-            inbox.append(reply)
-        elif isinstance(reply, Failed) and reply.id == 0:  # about the connection, not about a request
+        elif isinstance(reply, Failed) and reply.id == UNNUMBERED:  # about the connection as a whole
             raise error_of(reply.code, reply.message)
+        return reply
 
 
 # --- requests and replies -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from bgd.errors import NotAllowed
 from bgd.wire.replies import Reply
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
-_MIN_TIMEOUT = 0.001  # seconds; the kernel takes 0 for no timeout
+READ_SIZE = 64 * 1024  # bytes; malloc maps and unmaps much larger ones each time
 
 
 class Socket(socket.socket):
@@ -29,23 +29,6 @@ class Socket(socket.socket):
 
     def __del__(self) -> None:
         self.close()
-
-
-def connected_socket(path: str, deadline: float | None) -> Socket:
-    """Return a connected socket; blocks while the listener's queue is full.
-
-    Raises:
-        OSError: nobody listens there, or the queue was full until the deadline.
-    """
-    connection = Socket()
-    try:
-        _connect(connection, path, deadline)
-        while not _is_connected(connection):  # after a signal, Python takes connect() to be in progress
-            _connect(connection, path, deadline)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def check_server(connection: socket.socket, path: str, trusted_uids: Collection[int]) -> None:
@@ -85,23 +68,6 @@ def process_descriptor(pid: int | None) -> Iterator[int | None]:
 def seconds_left(deadline: float | None) -> float | None:
     """Return the seconds until a deadline on the monotonic clock, None if there is no deadline."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-def _connect(connection: socket.socket, path: str, deadline: float | None) -> None:
-    if (seconds := seconds_left(deadline)) is not None:
-        # With a timeout of Python's, connect() to a busy Unix socket fails at once with EAGAIN.
-        # The kernel's own timeout waits until the listener's queue has room.
-        timeval = struct.pack("@ll", int(seconds), int(max(seconds % 1, _MIN_TIMEOUT) * 1_000_000))
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
-    connection.connect(path)
-
-
-def _is_connected(connection: socket.socket) -> bool:
-    try:
-        connection.getpeername()
-    except OSError:
-        return False
-    return True
 
 
 # --- a backend in this process, which bgd.testing.inline installs -----------------------------------------

@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "bgd/client/async_"
 TARGET = ROOT / "bgd/client/blocking"
-# connection.py is written by hand
-GENERATED = ["channel", "client", "job", "mapping"]
+# concurrency.py is written by hand
+GENERATED = ["channel", "client", "connection", "job", "mapping"]
 
 HEADER = "# Generated from bgd/client/async_/{name}.py by `make client`: edit that file.\n"
 
@@ -37,6 +37,9 @@ PATTERNS = [
 # Where the two differ in more than that
 PASSAGES = {
     "The tasks of one event loop may share an AsyncClient; a": "Threads may share a Client; a",
+    "which several tasks may use at once": "which several threads may use at once",
+    "It has no task of its own: of the tasks": "It has no thread of its own: of the threads",
+    "tasks that still wait for it": "threads that still wait for it",
     """
     A job that was just submitted knows its `id`, and whether it `is_new` or existed with the same key.
     `refresh` and `wait` look up the rest; before that, other attributes raise BgdError.

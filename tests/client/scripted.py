@@ -13,7 +13,7 @@ import msgspec
 
 import bgd
 from bgd import State
-from bgd.wire import replies, views
+from bgd.wire import replies, requests, views
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode
 from bgd.wire.replies import Reply
@@ -129,5 +129,22 @@ def serve(*job_ids: int) -> Script:
         peer.greet()
         for job_id in job_ids:
             peer.send(replies.Submitted(peer.receive().id, [job_id]))
+
+    return script
+
+
+def accept(jobs: int) -> Script:
+    """Return a script that accepts this many jobs, and ends streams that are no longer wanted."""
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        accepted = 0
+        while accepted < jobs:
+            request = peer.receive()
+            if isinstance(request, requests.Submit):
+                accepted += 1
+                peer.send(replies.Submitted(request.id, [accepted]))
+            elif isinstance(request, requests.Forget):
+                peer.send(replies.End(request.request))
 
     return script

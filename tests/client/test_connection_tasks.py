@@ -12,7 +12,7 @@ import uvloop
 
 from bgd import AsyncClient, BgdError, DaemonUnreachable
 from bgd.wire import replies
-from tests.client.scripted import DEADLINE, serve, view_of
+from tests.client.scripted import DEADLINE, accept, serve, view_of
 from tests.support import wait_until
 
 TASKS = 8
@@ -61,6 +61,27 @@ def test_a_cancelled_task_ends_its_stream_and_another_reads_on(play, run):
             return [job.id for job in await second]
 
     assert run(cancel_the_first()) == [2]
+
+
+def test_whoever_reads_passes_that_on_when_it_leaves(play, run):
+    rounds = 40
+
+    async def take_turns(client, number):
+        for turn in range(rounds):
+            if turn % 5 == number % 5:
+                with pytest.raises(TimeoutError):  # it may be the one that reads for all
+                    await client.wait([1], timeout=0.001)
+            await client.submit(["true"])
+
+    async def take_turns_at_once():
+        async with (
+            AsyncClient(play(accept(TASKS * rounds)), timeout=10) as client,
+            asyncio.TaskGroup() as tasks,
+        ):
+            for number in range(TASKS):
+                tasks.create_task(take_turns(client, number))
+
+    run(take_turns_at_once())
 
 
 def test_nothing_follows_half_a_request_over_the_same_connection(play, run):

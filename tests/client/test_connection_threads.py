@@ -16,7 +16,7 @@ import pytest
 from bgd import Client
 from bgd.errors import DaemonUnreachable
 from bgd.wire import replies
-from tests.client.scripted import serve, view_of
+from tests.client.scripted import accept, serve, view_of
 
 
 def test_threads_that_wait_at_once_each_get_their_own_answer(play):
@@ -55,6 +55,21 @@ def test_when_a_thread_times_out_another_reads_on(play):
         impatience = pool.submit(be_impatient)
         assert client.wait([2], timeout=10)[0].id == 2
         impatience.result()
+
+
+def test_whoever_reads_passes_that_on_when_it_leaves(play):
+    threads, rounds = 8, 60
+
+    def take_turns(client, number):
+        for turn in range(rounds):
+            if turn % 5 == number % 5:
+                with pytest.raises(TimeoutError):  # it may be the one that reads for all
+                    client.wait([1], timeout=0.001)
+            client.submit(["true"])
+
+    with Client(play(accept(threads * rounds)), timeout=10) as client, ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(take_turns, client, number) for number in range(threads)]:
+            done.result()
 
 
 def test_closing_a_client_wakes_its_waiting_thread(play):

@@ -13,7 +13,8 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.async_.connection import Affinity, Connection, Lock, run_blocking, sleep
+from bgd.client.async_.concurrency import Affinity, Lock, run_blocking, sleep
+from bgd.client.async_.connection import Connection
 from bgd.client.session import (
     UNNUMBERED,
     Broken,
@@ -143,7 +144,8 @@ class Channel:
                             pauses = _growing_pauses()
                             yield reply
                 except (NotSent, Broken) as error:
-                    await connection.close()
+                    if alone:  # others use the common one, which may be sound: only this request had no time
+                        await connection.close()
                     if (request := rest()) is None:
                         return
                     was_away = not was_asked and isinstance(error, NotSent)  # before it was asked

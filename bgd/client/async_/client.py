@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from msgspec.structs import replace
 
 from bgd.client.async_.channel import Channel, Connector
-from bgd.client.async_.connection import closed_at_exit, wait_readable
+from bgd.client.async_.concurrency import closed_at_exit, wait_readable
 from bgd.client.async_.job import AsyncJob
 from bgd.client.options import EditOptions, JobOptions, JobReference, MapOptions
 from bgd.client.session import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Generic, Self, Unpack
 
-from bgd.client.async_.connection import first_view
+from bgd.client.async_.concurrency import first_view
 from bgd.client.options import EditOptions, JobAttributes
 from bgd.client.session import error_in
 from bgd.core.job import State

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from msgspec.structs import replace
 
 from bgd.client.blocking.channel import Channel, Connector
-from bgd.client.blocking.connection import closed_at_exit, wait_readable
+from bgd.client.blocking.concurrency import closed_at_exit, wait_readable
 from bgd.client.blocking.job import Job
 from bgd.client.options import EditOptions, JobOptions, JobReference, MapOptions
 from bgd.client.session import (

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Generic, Self, Unpack
 
-from bgd.client.blocking.connection import first_view
+from bgd.client.blocking.concurrency import first_view
 from bgd.client.options import EditOptions, JobAttributes
 from bgd.client.session import error_in
 from bgd.core.job import State

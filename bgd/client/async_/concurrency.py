@@ -1,0 +1,200 @@
+"""What the client needs of an event loop: locks, reads and writes with deadlines, and the like.
+
+`bgd.client.blocking.concurrency` is the same for threads. Both are written by hand; the other modules of the
+blocking client are generated from those here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar
+
+from bgd.client.blocking.concurrency import connected_socket as blocking_connected_socket
+from bgd.client.transport import READ_SIZE, Socket, seconds_left
+from bgd.errors import BgdError
+from bgd.wire.views import JobView
+
+P = ParamSpec("P")
+T = TypeVar("T")
+G = TypeVar("G", bound=AsyncGenerator[Any, None])
+
+Lock = asyncio.Lock
+
+
+async def acquire(lock: Lock, deadline: float | None) -> None:
+    """Take a lock; raise TimeoutError if it is not free before the deadline."""
+    if not await try_acquire(lock):
+        async with asyncio.timeout(seconds_left(deadline)):
+            await lock.acquire()
+
+
+async def try_acquire(lock: Lock) -> bool:
+    """Take a lock if it is free."""
+    return not lock.locked() and await lock.acquire()
+
+
+class Bell:
+    """Wakes the task that waits for it, or that will wait for it next."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.get_running_loop().create_future()
+
+    def ring(self) -> None:
+        _complete(self._rung)
+
+    async def wait(self, deadline: float | None) -> None:
+        """Return when it was rung since the last wait; raise TimeoutError at the deadline."""
+        try:
+            await _in_time(self._rung, deadline)
+        finally:
+            self._rung = asyncio.get_running_loop().create_future()
+
+
+# --- sockets ----------------------------------------------------------------------------------------------
+
+
+async def connected_socket(path: str, deadline: float | None) -> socket.socket:
+    """Return a connected socket that does not block.
+
+    Raises:
+        OSError: nobody listens there, or the listener's queue was full until the deadline.
+    """
+    connection = Socket()
+    try:
+        connection.setblocking(False)
+        connection.connect(path)  # of a Unix socket: done, refused, or the queue is full
+    except BlockingIOError:
+        connection.close()
+        # only the kernel knows when the queue has room
+        connection = await asyncio.to_thread(blocking_connected_socket, path, deadline)
+        connection.setblocking(False)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+async def write_some(connection: socket.socket, data: memoryview, deadline: float | None) -> int:
+    """Send as much as there is room for, at least one byte; return how much.
+
+    Raises:
+        TimeoutError: there was no room before the deadline.
+        OSError: the connection broke.
+    """
+    # sock_sendall of the loop does not tell how much it has sent when it is cancelled
+    while True:
+        try:
+            return connection.send(data)
+        except BlockingIOError:
+            loop = asyncio.get_running_loop()
+            await _ready(connection, loop.add_writer, loop.remove_writer, deadline)
+
+
+async def read_some(connection: socket.socket, deadline: float | None) -> bytes:
+    """Return what arrives next; empty at the end of the connection.
+
+    Raises:
+        TimeoutError: nothing arrived before the deadline.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        await _ready(connection, loop.add_reader, loop.remove_reader, deadline)
+        try:
+            return connection.recv(READ_SIZE)
+        except BlockingIOError:
+            continue
+        except OSError:  # a daemon killed with our request unread resets the connection, an end as well
+            return b""
+
+
+async def _ready(
+    connection: socket.socket,
+    watch: Callable[..., object],
+    unwatch: Callable[[socket.socket], object],
+    deadline: float | None,
+) -> None:
+    is_ready = asyncio.get_running_loop().create_future()
+    watch(connection, _complete, is_ready)
+    try:
+        await _in_time(is_ready, deadline)
+    finally:
+        unwatch(connection)
+
+
+async def _in_time(future: asyncio.Future[bool], deadline: float | None) -> None:
+    """Wait for a future that nobody else waits for; asyncio.timeout() takes three times as long."""
+    timer = None
+    if (seconds := seconds_left(deadline)) is not None:
+        timer = future.get_loop().call_later(seconds, _complete, future, False)
+    try:
+        if not await future:
+            raise TimeoutError
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _complete(future: asyncio.Future[bool], is_in_time: bool = True) -> None:  # noqa: FBT001, FBT002 - as above
+    if not future.done():
+        future.set_result(is_in_time)
+
+
+# --- the event loop ---------------------------------------------------------------------------------------
+
+
+class Affinity:
+    """The process and the event loop that a client belongs to, from its first use."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def is_same_process(self) -> bool:
+        """Whether this is the client's process. What a forked child closes is closed for its parent too."""
+        return os.getpid() == self._pid
+
+    def check(self) -> None:
+        """Raise BgdError in another process or on another loop."""
+        if not self.is_same_process:
+            raise BgdError("this AsyncClient belongs to the parent process: make a new one after fork")
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise BgdError("this AsyncClient belongs to another event loop: make one for each loop")
+
+
+async def sleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that reads files or waits for processes, without blocking the loop."""
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
+async def wait_readable(descriptor: int, seconds: float) -> None:
+    """Return as soon as a descriptor is readable, or after `seconds`."""
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await readable.wait()
+    except TimeoutError:
+        pass
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def closed_at_exit(generator: G) -> G:
+    """Return the generator, which its event loop closes when it shuts down."""
+    return generator
+
+
+def first_view(job_id: int, look_up: Callable[[int], Awaitable[JobView]]) -> JobView:
+    """Raise BgdError, because an attribute cannot await a look at the job."""
+    del look_up
+    raise BgdError(f"nothing is known of job {job_id} yet: `await job.refresh()` before its attributes")
