@@ -219,19 +219,15 @@ class Supervisors:
                 self._attempts.launch(message)
             case StopProcesses():
                 self._attempts.stop(message.key, message.grace)
-            case SignalProcesses():
-                self._attempts.signal(message.key, message.signum, whole_tree=message.whole_tree)
-            case SuspendProcesses():
-                self._attempts.suspend(message.key)
-            case ContinueProcesses():
-                self._attempts.resume(message.key)
+            case SignalProcesses() | SuspendProcesses() | ContinueProcesses():
+                self._attempts.steer(message)
             case Acknowledge():
                 self._journal.raise_position(message.key.store, message.position)
                 self._attempts.acknowledge(message.key)
             case WatchLog():
                 self._attempts.watch(message.key, on=message.on)
             case RenewWorkers():
-                self._attempts.renew_workers()
+                self._attempts.workers.renew()
             case Goodbye():
                 self.has_goodbye = True
                 self._changed()
@@ -377,7 +373,7 @@ class KnownAttempts:
         self, context: Context, workers: WorkerPool, channel: SupervisorChannel, idle: Callable[[], None]
     ) -> None:
         self._context = context
-        self._workers = workers
+        self.workers = workers
         self._channel = channel
         self._idle = idle
         self._known: dict[AttemptKey, Attempt | AttemptEnded] = {}
@@ -410,7 +406,7 @@ class KnownAttempts:
         attempt = Attempt(
             launch,
             self._context,
-            self._workers,
+            self.workers,
             self._channel.send_soon,
             lambda: self._note_growth(launch.key),
         )
@@ -430,24 +426,18 @@ class KnownAttempts:
                 self._deferred.remove(key)
                 self._begin(attempt)  # it ends at once
 
-    def signal(self, key: AttemptKey, signum: int, *, whole_tree: bool) -> None:
-        """Send an attempt a signal, unless it has ended."""
-        if attempt := self._unended(key):
-            attempt.signal(signum, whole_tree=whole_tree)
-
-    def suspend(self, key: AttemptKey) -> None:
-        """Suspend an attempt that has not ended."""
-        if attempt := self._unended(key):
-            attempt.suspend()
-
-    def resume(self, key: AttemptKey) -> None:
-        """Continue an attempt that was suspended."""
-        if attempt := self._unended(key):
-            attempt.resume()
-
-    def renew_workers(self) -> None:
-        """Start attempts that are launched from now on in new warm workers."""
-        self._workers.renew()
+    def steer(self, message: SignalProcesses | SuspendProcesses | ContinueProcesses) -> None:
+        """Signal, suspend or continue an attempt that has not ended."""
+        attempt = self._unended(message.key)
+        if attempt is None:
+            return
+        match message:
+            case SignalProcesses():
+                attempt.signal(message.signum, whole_tree=message.whole_tree)
+            case SuspendProcesses():
+                attempt.suspend()
+            case ContinueProcesses():
+                attempt.resume()
 
     def interrupt(self) -> None:
         """Stop all attempts, and begin no more."""
