@@ -19,7 +19,7 @@ from typing import Any
 from bgd.clock import boot_id
 from bgd.errors import BgdError, leaf_errors
 from bgd.launcher.cgroup import abilities, delegation
-from bgd.launcher.children import Children, LauncherLoop, Readers, close_all_but
+from bgd.launcher.children import Children, Readers, close_all_but
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.journal import Journal, JournalContents, read
@@ -72,10 +72,8 @@ def main() -> int:
         write_lock_pid(lock)
         listener = bind(state) if options.listen_fd is None else socket.socket(fileno=options.listen_fd)
         with closing(ServiceManager.from_environment(os.environ)) as manager:
-            children = Children()
-            with asyncio.Runner(loop_factory=lambda: LauncherLoop(children)) as runner:
-                idle = None if options.stay else options.idle
-                runner.run(_serve(listener, state, logs, idle, manager, children))
+            idle = None if options.stay else options.idle
+            asyncio.run(_serve(listener, state, logs, idle, manager))
     except (OSError, LauncherBusy, BgdError, ExceptionGroup) as error:
         causes = list(leaf_errors(error))
         if not all(isinstance(cause, OSError | LauncherBusy | BgdError) for cause in causes):
@@ -102,9 +100,9 @@ async def _serve(
     logs: Path,
     idle: float | None,
     manager: ServiceManager,
-    children: Children,
 ) -> None:
     loop = asyncio.get_running_loop()
+    children = Children()
     left = read(state / _JOURNAL)
     check_predecessor_ended(left.instance, state)
     async with asyncio.TaskGroup() as group:
@@ -210,7 +208,7 @@ def _shed_what_was_inherited(kept: set[int | None]) -> None:
     for fd in kept:
         if fd is not None and fd > sys.stderr.fileno():
             os.set_inheritable(fd, False)
-    for signum in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Popen restores these
+    for signum in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # restored for each job
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

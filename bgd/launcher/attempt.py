@@ -23,8 +23,8 @@ from bgd.launcher.deadlines import Countdown
 from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput, LogFile
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
-from bgd.launcher.process import new_tag, set_tag
-from bgd.launcher.spawn import StandardInput, StuckProcess, spawn, spawn_in_fork
+from bgd.launcher.process import new_tag
+from bgd.launcher.spawn import StandardInput, StuckProcess, spawn, spawn_in_fork, steps_of
 from bgd.launcher.tree import Execution, Ladder, Tree
 from bgd.launcher.warm.attempts import NotAccepted
 from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
@@ -305,9 +305,7 @@ class Attempt:
             group = self._group()
             running: _Running | None = None
             try:
-                begin: Begin = partial(self._spawn, given, group)
-                if waits_for is not None:
-                    begin = partial(self._spawn_in_fork, given, group, waits_for)
+                begin = partial(self._spawn, given, group, waits_for)
                 running = await self._start_process(begin, log_text, elapsed(), group)
             finally:
                 if running is None and group is not None:
@@ -420,35 +418,25 @@ class Attempt:
         return _Running(execution, output, tree)
 
     async def _spawn(
-        self, given: StandardInput, group: Group | None, output: AttemptOutput, tag: int | None
-    ) -> Execution:
-        standard_input = self._nothing(output) if given.fd is None else given.fd
-        set_tag(tag)  # `spawn` starts the process before its first await, so no other process gets the tag
-        try:
-            return await spawn(self.launch, standard_input, output.job_end, self._context, group)
-        finally:
-            set_tag(None)
-
-    async def _spawn_in_fork(
         self,
         given: StandardInput,
         group: Group | None,
-        waits_for: str,
+        waits_for: str | None,
         output: AttemptOutput,
         tag: int | None,
     ) -> Execution | None:
         launch, context = self.launch, self._context
-        standard_input: int | str = self._nothing(output)
-        if given.fd is not None:
-            standard_input = given.fd
-        elif launch.stdin_path is not None:
-            standard_input = launch.stdin_path
-        silence = f"{waits_for} did not answer"
+        nothing = output.job_end if launch.pty else context.null
+        standard_input = nothing if given.source is None else given.source
+        steps = steps_of(launch, group)
+        parts = launch, standard_input, output.job_end, context, steps, tag
+        if waits_for is None and not steps:  # most launches: no fork needed
+            return spawn(*parts)
+        silence = f"{waits_for or 'the kernel'} did not answer"
         warn = partial(log.warning, "job %d: %s for %g s; it keeps waiting", launch.key.job, silence, _LONG)
         long = context.deadlines.after(_LONG, warn)
         try:
             with self._limited(f"{silence} within the time limit"):
-                parts = launch, standard_input, output.job_end, context, group, tag
                 return await spawn_in_fork(*parts, stop_asked=self._stop_asked)
         except StuckProcess as stuck:
             self._problem = f"{silence}; {stuck}"
@@ -456,10 +444,6 @@ class Attempt:
             return None
         finally:
             long.cancel()
-
-    def _nothing(self, output: AttemptOutput) -> int:
-        """Return the descriptor of standard input for a process that gets no input."""
-        return output.job_end if self.launch.pty else self._context.null
 
     # --- it runs: its time limit, what its first process leaves behind, and how it ended
 
@@ -496,7 +480,7 @@ class Attempt:
             self._limit.pause()
         await self._end_leftovers(running)
         if not running.output.drain() and self._descent is None:
-            await self._leave_output(running.output)
+            self._leave_output(running.output)
         running.output.close()
         figures = await self._closed_group(running.tree.group)
         outcome = Outcome.INTERRUPTED if is_interrupted else self._outcome(code, running.tree, figures)
@@ -521,9 +505,9 @@ class Attempt:
             if failure is not None:
                 raise failure
 
-    async def _leave_output(self, output: AttemptOutput) -> None:
+    def _leave_output(self, output: AttemptOutput) -> None:
         try:
-            await output.discard_rest(self._context.null)
+            output.discard_rest(self._context.null, self._context.children)
         except OSError as error:
             log.warning(
                 "job %d: processes that it left running cannot write output, as `cat` cannot be started: %s",

@@ -10,10 +10,10 @@ import resource
 import select
 import signal
 import subprocess
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _PTRACE_DETACH = 17  # linux/ptrace.h
@@ -146,75 +146,63 @@ def _peak_of_this() -> int:
     return int(status.partition("VmHWM:")[2].split()[0])
 
 
-# --- The launcher's event loop: the standard one, except that Children wait for the processes it starts.
+# --- Programs that this process starts.
 
 
-P = TypeVar("P", bound=asyncio.BaseProtocol)
+class Child:
+    """A child that this process started; `returncode` is None until it is reaped."""
 
-
-class LauncherLoop(asyncio.SelectorEventLoop):
-    """An event loop whose subprocesses are reaped by Children and have no pipes of asyncio's.
-
-    asyncio's own ways to wait for a process cost a third of its start, a descriptor and a turn of the loop
-    more, and do not report what the process used.
-    """
-
-    def __init__(self, children: Children) -> None:
-        super().__init__()
-        self._children = children
-
-    async def subprocess_exec(
-        self, protocol_factory: Callable[[], P], program: str, *args: str, **options: Any
-    ) -> tuple[asyncio.SubprocessTransport, P]:
-        """Start a process as subprocess.Popen does, before the first await.
-
-        Raises:
-            OSError, ValueError, subprocess.SubprocessError: as Popen; no process exists then.
-        """
-        process = subprocess.Popen([program, *args], **options)  # noqa: ASYNC220  takes no longer than a vfork
-        process.returncode = 0  # Children wait for it, not Popen
-        transport = _Transport(process.pid)
-        self._children.watch(process.pid, transport.end)
-        protocol = protocol_factory()
-        protocol.connection_made(transport)
-        return transport, protocol
-
-
-def process_of(pid: int, children: Children) -> asyncio.subprocess.Process:
-    """Return, for a child that was just forked, what asyncio.create_subprocess_exec would return."""
-    loop = asyncio.get_running_loop()
-    transport = _Transport(pid)
-    children.watch(pid, transport.end)
-    protocol = asyncio.subprocess.SubprocessStreamProtocol(limit=0, loop=loop)
-    protocol.connection_made(transport)
-    return asyncio.subprocess.Process(transport, protocol, loop)
-
-
-class _Transport(asyncio.SubprocessTransport):
-    """What asyncio's Process needs of a transport."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__()
-        self._pid = pid
-        self._code: int | None = None
+    def __init__(self, pid: int, children: Children) -> None:
+        """Watch it; to be called in the step of the loop that started it."""
+        self.pid = pid
+        self.returncode: int | None = None
         self._ended = asyncio.Event()
+        children.watch(pid, self._end)
 
-    def get_pid(self) -> int:
-        return self._pid
+    async def wait(self) -> int:
+        """Wait for its end; return its exit code, or the negated number of the signal that ended it."""
+        while self.returncode is None:
+            await self._ended.wait()
+        return self.returncode
 
-    def get_returncode(self) -> int | None:
-        return self._code
-
-    def get_pipe_transport(self, fd: int) -> None:
-        """Return None: there are no pipes."""
-
-    async def _wait(self) -> int | None:
-        await self._ended.wait()
-        return self._code
-
-    def end(self, code: int) -> None:
-        self._code = code
+    def _end(self, code: int) -> None:
+        self.returncode = code
         self._ended.set()
+
+
+def start_program(
+    path: str,
+    argv: list[str],
+    env: Mapping[str, str],
+    standard: tuple[int, int, int],
+    passed: Collection[int] = (),
+) -> int:
+    """Start a program that leads a session, with this process's folder and umask; return its pid.
+
+    `standard` become its standard descriptors. Of all others it keeps `passed`, with the same numbers.
+
+    Raises:
+        OSError, ValueError: it cannot be started; no process exists then.
+    """
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(standard)]
+    for fd in passed:
+        os.set_inheritable(fd, True)
+    try:
+        # the C library needs half of Popen's time, and lets the kernel reset the signals
+        return os.posix_spawn(path, argv, env, file_actions=actions, setsid=True, setsigdef=_IGNORED)
+    except NotImplementedError:  # Python was built for an older C library, which knows no `setsid`
+        options: dict[str, Any] = dict(zip(("stdin", "stdout", "stderr"), standard, strict=True))
+        process = subprocess.Popen(
+            argv, executable=path, env=env, start_new_session=True, pass_fds=[*passed], **options
+        )
+        process.returncode = 0  # Children wait for it, not Popen
+        return process.pid
+    finally:
+        for fd in passed:
+            os.set_inheritable(fd, False)
+
+
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)  # by Python
 
 
 # --- Forks of this process that keep nothing of it except what they need.

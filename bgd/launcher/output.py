@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from bgd.launcher.children import Readers
+from bgd.launcher.children import Child, Children, Readers, start_program
 from bgd.launcher.problems import SHORTAGES, CannotStart
 from bgd.launcher.process import StreamId
 from bgd.wire.launching import NotStarted, ballast_on
@@ -100,7 +100,7 @@ class AttemptOutput:
         await asyncio.wait({self._end, until}, return_when=asyncio.FIRST_COMPLETED)
         return self._end.done()
 
-    async def discard_rest(self, null: int) -> None:
+    def discard_rest(self, null: int, children: Children) -> None:
         """Let processes that still have the pipe open go on writing, and throw away what they write.
 
         Without a reader their next write would end them (SIGPIPE). The reader is a process of its own, so
@@ -113,9 +113,7 @@ class AttemptOutput:
             return  # a terminal is hung up instead, as usual when its session ends
         self._readers.remove(self._reader)
         os.set_blocking(self._reader, True)
-        await asyncio.create_subprocess_exec(
-            "cat", stdin=self._reader, stdout=null, stderr=null, env={}, start_new_session=True
-        )
+        Child(start_program("/bin/cat", ["cat"], {}, (self._reader, null, null)), children)
 
     def close(self) -> None:
         """Close the pipe, the terminal and the log."""

@@ -8,15 +8,13 @@ import logging
 import os
 import resource
 import stat
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from bgd.launcher.cgroup import Group
-from bgd.launcher.children import Children, fork, process_of, read_all
+from bgd.launcher.children import Child, Children, fork, read_all, start_program
 from bgd.launcher.context import Context
 from bgd.launcher.output import TERM_TYPE, set_controlling_terminal
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line, why_not_started
@@ -27,25 +25,31 @@ from bgd.wire.launching import NO_LIMITS, Launch, NotStarted
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-async def spawn(
-    launch: Launch, standard_input: int, output: int, context: Context, group: Group | None
+
+def spawn(
+    launch: Launch,
+    standard_input: int | str,
+    output: int,
+    context: Context,
+    steps: Sequence[Step],
+    tag: int | None,
 ) -> SpawnedExecution:
-    """Start the program in this control group, with stdout and stderr to `output`.
+    """Start the program with stdout and stderr to `output`; only `spawn_in_fork` can take steps before.
 
     Raises:
         CannotStart: the reason lies in the Launch.
         OSError: the reason lies in the machine; nothing was started, so it may be tried again.
-        LostChild: it was started and had to be killed at once.
     """
     result = ResultFile() if launch.result else None
     try:
-        process = await start_process(launch, _command(launch, standard_input, output, result, group))
+        command = _command(launch, standard_input, output, result, steps, tag)
+        return SpawnedExecution(start_process(launch, command, context.children), result, context.children)
     except BaseException:
         if result is not None:
             result.close()
         raise
-    return SpawnedExecution(process, result, context.children)
 
 
 async def spawn_in_fork(  # noqa: PLR0917  the parts of one start
@@ -53,11 +57,14 @@ async def spawn_in_fork(  # noqa: PLR0917  the parts of one start
     standard_input: int | str,
     output: int,
     context: Context,
-    group: Group | None,
+    steps: Sequence[Step],
     tag: int | None,
     stop_asked: asyncio.Future[None],
 ) -> SpawnedExecution | None:
     """Do what `spawn` does in a fork, which may hang; when `stop_asked` is done, kill it and return None.
+
+    A fork takes 2 ms, and `spawn` 0.1 ms. A shell would take 0.5 ms, and could not report why the program
+    cannot be started. A fork is safe because this process has only one thread.
 
     Raises:
         CannotStart, OSError: as `spawn`.
@@ -66,7 +73,7 @@ async def spawn_in_fork(  # noqa: PLR0917  the parts of one start
     result = ResultFile() if launch.result else None
     spawned: SpawnedExecution | None = None
     try:
-        command = _command(launch, standard_input, output, result, group, tag)
+        command = _command(launch, standard_input, output, result, steps, tag)
         started = ForkedStart(launch, command, context.children)
         either: set[asyncio.Future[Any]] = {started.settled, stop_asked}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -82,34 +89,21 @@ async def spawn_in_fork(  # noqa: PLR0917  the parts of one start
             result.close()
 
 
-async def start_process(launch: Launch, command: Command) -> asyncio.subprocess.Process:
-    """Start a process for a Launch.
+def start_process(launch: Launch, command: Command, children: Children) -> Child:
+    """Start a process for a Launch; it inherits its tag, umask and folder from this process.
 
     Raises:
         CannotStart: the reason lies in the Launch.
-        OSError, LostChild: as `spawn`.
+        OSError: as `spawn`.
     """
-    if not command.steps:  # most launches: no fork needed
-        return await _started(launch, command, None)
-    with prepared(command.steps) as prepare:
-        return await _started(launch, command, prepare)
-
-
-async def _started(
-    launch: Launch, command: Command, prepare: Callable[[], None] | None
-) -> asyncio.subprocess.Process:
+    assert isinstance(command.input, int)  # noqa: S101  only a start in a fork has a path
+    argv, standard = [*command.argv] or [""], (command.input, command.output, command.output)
+    umask = os.umask(command.umask)
     try:
-        return await asyncio.create_subprocess_exec(
-            *(command.argv or [""]),
-            stdin=cast("int", command.input),  # only a start in a fork has a path
-            stdout=command.output,
-            stderr=command.output,
-            env=command.env,
-            cwd=command.cwd,
-            umask=command.umask,
-            start_new_session=True,
-            pass_fds=command.passed,
-            preexec_fn=prepare,
+        set_tag(command.tag)
+        os.chdir(command.cwd)
+        pid = _first_that_runs(
+            command, lambda path: start_program(path, argv, command.env, standard, command.passed)
         )
     except OSError as error:
         if error.errno in SHORTAGES:
@@ -117,9 +111,38 @@ async def _started(
         raise CannotStart(why_not_started(launch, error)) from error
     except ValueError as error:  # NUL, text that cannot be encoded, a variable named with "="
         raise CannotStart(why_not_started(launch, error)) from error
+    finally:
+        os.chdir("/")
+        set_tag(None)
+        os.umask(umask)
+    return Child(pid, children)
 
 
-async def _kill(process: asyncio.subprocess.Process, context: Context) -> None:
+def _first_that_runs(command: Command, run: Callable[[str], T]) -> T:
+    """Call `run` with the program in each folder of its PATH until one can be run, as a shell does.
+
+    Raises:
+        OSError: none can be run.
+    """
+    name = command.argv[0] if command.argv else ""
+    if "/" in name:
+        return run(name)
+    first: OSError | None = None
+    for folder in os.get_exec_path(command.env):
+        path = os.path.join(folder, name)  # noqa: PTH118  plain strings here
+        try:
+            os.stat(path)  # noqa: PTH116  a process that cannot run it would take longer
+            return run(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            missing = error
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            first = first or error
+    raise first or missing
+
+
+async def _kill(process: Child, context: Context) -> None:
     context.children.kill(process.pid)
     ended = context.group.create_task(process.wait())
     over = context.deadlines.timer(UNKILLABLE)
@@ -141,8 +164,8 @@ def _command(
     standard_input: int | str,
     output: int,
     result: ResultFile | None,
-    group: Group | None,
-    tag: int | None = None,
+    steps: Sequence[Step],
+    tag: int | None,
 ) -> Command:
     return Command(
         argv=launch.argv,
@@ -152,7 +175,7 @@ def _command(
         input=standard_input,
         output=output,
         passed=() if result is None else (result.fd,),
-        steps=steps_of(launch, group),
+        steps=steps,
         tag=tag,
     )
 
@@ -174,9 +197,7 @@ def _with_result(environment: dict[str, str], result: ResultFile | None) -> dict
 class SpawnedExecution:
     """An attempt's first process, which is a child of the launcher."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, result: ResultFile | None, children: Children
-    ) -> None:
+    def __init__(self, process: Child, result: ResultFile | None, children: Children) -> None:
         self.pid = process.pid
         self._result = result
         self._process = process
@@ -274,7 +295,7 @@ class ForkedStart:
         if isinstance(command.input, int):
             kept.append(command.input)
         pid, reader = fork(lambda writer: _become(launch, command, writer), kept)
-        self.process = process_of(pid, children)
+        self.process = Child(pid, children)
         self.settled = read_all(reader)
 
     async def wait(self) -> None:
@@ -305,7 +326,7 @@ def _become(launch: Launch, command: Command, writer: int) -> None:
             os.set_inheritable(fd, True)
         os.umask(command.umask)
         set_tag(command.tag)
-        apply_steps(command.steps)
+        _apply_steps(command.steps)
         _exec(command)
     except CannotStart as error:
         _report(writer, errno.EINVAL, str(error))
@@ -314,22 +335,13 @@ def _become(launch: Launch, command: Command, writer: int) -> None:
         _report(writer, number, "" if number in SHORTAGES else why_not_started(launch, error))
 
 
-def _exec(command: Command) -> NoReturn:
+def _exec(command: Command) -> None:
     os.chdir(command.cwd)
     if isinstance(command.input, str):
         os.close(0)  # so that the file gets number 0: closing another descriptor of it might take forever
         os.set_inheritable(open_input(command.cwd, command.input), True)  # a FIFO waits for a writer
-    name = command.argv[0] if command.argv else ""
-    folders = [""] if "/" in name else os.get_exec_path(command.env)
-    first: OSError | None = None
-    for folder in folders:
-        try:
-            os.execve(os.path.join(folder, name), [*command.argv] or [""], command.env)  # noqa: PTH118, S606
-        except (FileNotFoundError, NotADirectoryError) as error:
-            missing = error
-        except OSError as error:
-            first = first or error
-    raise first or missing
+    argv = [*command.argv] or [""]
+    _first_that_runs(command, lambda path: os.execve(path, argv, command.env))  # noqa: S606  no shell
 
 
 def _report(writer: int, number: int, problem: str) -> None:
@@ -365,28 +377,7 @@ def steps_of(launch: Launch, group: Group | None) -> list[Step]:
     return steps
 
 
-@contextmanager
-def prepared(steps: Sequence[Step]) -> Iterator[Callable[[], None]]:
-    """Yield a function for the child to call before it becomes the program.
-
-    It needs a fork, which takes 2 ms; without it a vfork takes 0.2 ms. A shell in between would take 0.5 ms,
-    and could not report why the program cannot be started. A fork is safe because this process has only one
-    thread.
-
-    Raises:
-        CannotStart: the child could not take a step.
-    """
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        yield lambda: _apply_or_report(steps, writer)
-    except subprocess.SubprocessError as error:  # it does not say which
-        raise CannotStart(os.read(reader, _MAX_REPORT).decode(errors="replace")) from error
-    finally:
-        os.close(reader)
-        os.close(writer)
-
-
-def apply_steps(steps: Sequence[Step]) -> None:
+def _apply_steps(steps: Sequence[Step]) -> None:
     """Take the steps.
 
     Raises:
@@ -398,14 +389,6 @@ def apply_steps(steps: Sequence[Step]) -> None:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise CannotStart(one_line(NotStarted.NO_LIMIT, f"{name}: {reason}")) from error
-
-
-def _apply_or_report(steps: Sequence[Step], writer: int) -> None:
-    try:
-        apply_steps(steps)
-    except CannotStart as error:
-        os.write(writer, str(error).encode())
-        raise
 
 
 def _join(group: Group) -> None:
@@ -431,12 +414,18 @@ class StandardInput:
             OSError: the machine lacks something; may be tried again.
         """
         self.fd: int | None = None
+        self._path = launch.stdin_path if in_fork else None
         if launch.stdin is not None:
             self.fd = unnamed_file(folder, launch.stdin)
         elif launch.stdin_path is not None and not in_fork:
             # opening a FIFO must not block the event loop until there is a writer
             self.fd = open_input(launch.cwd, launch.stdin_path, os.O_NONBLOCK)
             os.set_blocking(self.fd, True)  # programs expect blocking input
+
+    @property
+    def source(self) -> int | str | None:
+        """What the process reads: a descriptor, or a path for the fork to open; None: nothing."""
+        return self._path if self.fd is None else self.fd
 
     @property
     def is_fifo(self) -> bool:

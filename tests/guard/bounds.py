@@ -18,7 +18,7 @@ BOUNDS = {
     "modules, import bgd": (6, 6),
     "modules, bgctl submit": (106, 106),
     "modules, bgctl list": (114, 114),
-    "modules, launcher": (152, 152),
+    "modules, launcher": (151, 151),
     "modules, daemon": (234, 234),
     "modules, spawned class job": (16, 16),
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
@@ -40,7 +40,7 @@ BOUNDS = {
     "futex calls of the daemon, 200 submits": (1_020, 1_700),
     "system calls of the launcher for an attempt, 200 submits": (0, 0),
     "waits for events of the launcher, 200 submits": (0, 0),
-    # no-op commands, one by one, from the request to the end; 108 calls of an attempt are its rt_sigaction
+    # no-op commands, one by one, from the request to the end
     "commits, 100 jobs": (200, 204),
     "SQL statements, 100 jobs": (2_200, 2_215),
     "syncs to disk, 100 jobs": (206, 213),
@@ -49,7 +49,7 @@ BOUNDS = {
     "system calls of the daemon, 100 jobs": (7_910, 8_550),
     "waits for events of the daemon, 100 jobs": (1_091, 1_240),
     "futex calls of the daemon, 100 jobs": (1_375, 2_600),
-    "system calls of the launcher for an attempt, 100 jobs": (166, 166),
+    "system calls of the launcher for an attempt, 100 jobs": (61, 61),
     "waits for events of the launcher, 100 jobs": (909, 1_000),
     # no-op commands, submitted at once, in two slots; on a busy machine several ends share a commit
     "commits, batch of 2000": (2_002, 2_010),

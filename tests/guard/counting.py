@@ -140,7 +140,7 @@ def figures_of_calls(process: str, names: list[str]) -> Counts:
     else:
         # the launcher looks again at a process that is still there after a moment, as on a busy machine: not
         # half of them are, so the median attempt has none of these calls
-        starts = [index for index, name in enumerate(others) if name == "vfork"]
+        starts = [index for index, name in enumerate(others) if name == "execve"]
         attempts = [after - before for before, after in pairwise(starts)]
         found["system calls of the launcher for an attempt"] = (
             median_low(attempts) if attempts else len(others)

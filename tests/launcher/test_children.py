@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from bgd.core.job import Outcome
+from bgd.launcher.children import start_program
 from tests.launcher.host import is_alive, written
 from tests.support import wait_until
 
 MEGABYTE = 1_000_000
+ENV = {"PATH": os.environ["PATH"]}
 
 
 def proc(host, name):
@@ -132,22 +137,48 @@ def test_a_start_is_not_delayed_by_a_flood_of_output_and_a_process_scan(supervis
 def test_a_child_that_has_just_ended_is_killed_without_being_reaped_unseen():
     code = """
 import asyncio, os
-from bgd.launcher.children import Children
-from bgd.launcher.children import LauncherLoop
+from bgd.launcher.children import Child, Children, start_program
 
 children = Children()
 
 async def main():
     children.install(asyncio.get_running_loop())
-    process = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
+    process = Child(start_program("/bin/sh", ["sh", "-c", "exit 7"], {}, (0, 1, 2)), children)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     children.kill(process.pid)
     print(await process.wait())
     children.kill(process.pid)
 
-with asyncio.Runner(loop_factory=lambda: LauncherLoop(children)) as runner:
-    runner.run(main())
+asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert (done.stdout, done.stderr) == ("7\n", "")
+
+
+@pytest.mark.parametrize("has_setsid", [True, False], ids=["as_usual", "in_a_python_without_setsid"])
+def test_a_program_gets_its_descriptors_and_fresh_signals_and_a_session(has_setsid, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise NotImplementedError("posix_spawn: setsid unavailable on this platform")
+
+    if not has_setsid:
+        monkeypatch.setattr(os, "posix_spawn", refuse)
+    script = "echo $(ls /proc/$$/fd); ps -o pid=,sid= $$; grep SigIgn /proc/self/status"
+    null, result = os.open(os.devnull, os.O_RDWR), os.open(tmp_path, os.O_TMPFILE | os.O_RDWR)
+    output = os.open(tmp_path / "output", os.O_RDWR | os.O_CREAT)
+    try:
+        pid = start_program("/bin/sh", ["sh", "-c", script], ENV, (null, output, output), [result])
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert not os.get_inheritable(result)
+        with pytest.raises(FileNotFoundError):
+            start_program("/nowhere/program", ["program"], ENV, (null, output, output))
+    finally:
+        for fd in (null, result, output):
+            os.close(fd)
+
+    descriptors, leader, ignored = (tmp_path / "output").read_text().splitlines()
+    kept = set(map(int, descriptors.split()))
+    assert kept >= {0, 1, 2, result}
+    assert not kept & {null, output}
+    assert leader.split() == [str(pid), str(pid)]
+    assert int(ignored.split()[1], 16) == 0

@@ -19,8 +19,7 @@ STRAYS = "USR1 USR2 ALRM QUIT IO PROF VTALRM TRAP XCPU PWR STKFLT RTMIN"
 # asyncio alone loses the last of these signals, and warns of each that does not fit into its pipe
 CROWDED = """
 import asyncio, os, signal
-from bgd.launcher.children import Children
-from bgd.launcher.children import LauncherLoop
+from bgd.launcher.children import Child, Children, start_program
 from bgd.launcher.__main__ import _listen_for_signals
 
 children = Children()
@@ -30,15 +29,14 @@ async def main():
     told = asyncio.Event()
     children.install(loop)
     _listen_for_signals(loop, told.set)
-    ending = await asyncio.create_subprocess_exec("true")
+    ending = Child(start_program("/bin/true", ["true"], {}, (0, 1, 2)), children)
     for _ in range(100_000):
         os.kill(os.getpid(), signal.SIGCHLD)
     os.kill(os.getpid(), signal.SIGTERM)
     await told.wait()
     await ending.wait()
 
-with asyncio.Runner(loop_factory=lambda: LauncherLoop(children)) as runner:
-    runner.run(main())
+asyncio.run(main())
 """
 
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from bgd.clock import elapsed
 from bgd.core.spec import Isolation
-from bgd.launcher.children import LostChild
+from bgd.launcher.children import Child, LostChild
 from bgd.launcher.context import Context
 from bgd.launcher.problems import CannotStart, one_line
 from bgd.launcher.process import MARK, read_process
@@ -159,7 +159,7 @@ class Worker:
         self._channel = WorkerChannel(
             self._on_message, self._channel_closed, shares_memory=key.isolation is Isolation.REUSE
         )
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Child | None = None
         self._jobs: WorkerJobs | None = None
         self._doing = "started"
         self._failure: str | None = None
@@ -283,7 +283,7 @@ class Worker:
         else:
             self._settle(WorkerCrashed(f"its worker {end_of(code)} while it {self._doing}"))
 
-    def _set_process(self, process: asyncio.subprocess.Process) -> None:
+    def _set_process(self, process: Child) -> None:
         self._process = process
 
     def _clean_up(self, pid: int, code: int) -> None:
@@ -375,9 +375,7 @@ class WorkerCrashed(WorkerFailed):
     """The worker ended without a reason: it was killed, or a module that it imported ended it."""
 
 
-async def start(
-    launch: Launch, command: Command, context: Context, begun: Callable[[asyncio.subprocess.Process], None]
-) -> None:
+async def start(launch: Launch, command: Command, context: Context, begun: Callable[[Child], None]) -> None:
     """Start the worker that `launch` needs; `begun` is given its process, which may hang before it runs.
 
     Raises:
@@ -385,7 +383,7 @@ async def start(
         OSError, LostChild: as `bgd.launcher.spawn.spawn`.
     """
     if context.mounts.that_may_hang(launch) is None:
-        begun(await start_process(launch, command))
+        begun(start_process(launch, command, context.children))
         return
     fork = ForkedStart(launch, command, context.children)
     begun(fork.process)
