@@ -181,7 +181,10 @@ OTHER_TABLES = "its tables are not as bgd made them"
 
 # These are problems with the content, not with the disk
 _CONTENT_ERRORS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
-_PAGE = 4096  # bytes
+# Bytes of a page of a new file; earlier ones have 4096. A commit writes whole pages, of which it changes some
+# hundred bytes. With 1024 lists of a million jobs would take a fifth longer.
+_PAGE = 2048
+_CHECKPOINT = 4_096_000  # bytes in the -wal file after which SQLite moves them into the database
 _WAL_SHARE = 32  # on a small disk the -wal file takes about 1/32 of it
 
 
@@ -268,7 +271,7 @@ def _create(path: str) -> None:
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         # the header has bgd's id from the first moment on, so an empty file in its place is a lost database
         with closing(sqlite3.connect(new)) as db:
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.executescript(f"PRAGMA page_size = {_PAGE}; PRAGMA application_id = {APPLICATION_ID}")
         Path(new).replace(path)
         fsync_path(str(Path(path).parent))  # otherwise a power cut may remove the file, whatever it holds
     except OSError as error:
@@ -280,16 +283,17 @@ def _set_up(db: sqlite3.Connection, path: str) -> None:
     if mode != "wal":
         raise StoreBroken(f"database {path}: its file system has no shared memory; choose a local state_dir")
     db.execute("PRAGMA synchronous = FULL")  # with NORMAL a power cut loses commits that were answered
-    db.execute(f"PRAGMA wal_autocheckpoint = {_pages_between_checkpoints(path)}")
+    db.execute(f"PRAGMA wal_autocheckpoint = {_pages_between_checkpoints(db, path)}")
     db.execute("PRAGMA journal_size_limit = 67108864")  # bytes that the -wal file keeps after a burst
     db.execute("PRAGMA trusted_schema = OFF")
     db.execute("PRAGMA cell_size_check = ON")
 
 
-def _pages_between_checkpoints(path: str) -> int:
-    """Return SQLite's default 1000, or less if the -wal file would take too much of a small disk."""
+def _pages_between_checkpoints(db: sqlite3.Connection, path: str) -> int:
+    """Return how many pages the -wal file takes, on a small disk only a share of it."""
+    (page,) = db.execute("PRAGMA page_size").fetchone()
     disk = os.statvfs(Path(path).parent)
-    return max(min(1000, disk.f_blocks * disk.f_frsize // _WAL_SHARE // _PAGE), 16)
+    return int(max(min(_CHECKPOINT, disk.f_blocks * disk.f_frsize // _WAL_SHARE) // page, 16))
 
 
 def _migrate(db: sqlite3.Connection, path: str, version: int) -> None:

@@ -27,7 +27,7 @@ from tests.support import DEADLINE, ROOT
 DAMAGES = 400 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 100
 JOBS = 120
 
-_PAGE = 4096
+_PAGE = 2048
 
 
 @pytest.fixture(scope="module")
