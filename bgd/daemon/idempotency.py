@@ -38,9 +38,9 @@ _REFUSED, _FOUND = JobId(0), JobId(-1)
 class IdempotencyTokens:
     """Finds out by its token whether a request has come before, and what it made then.
 
-    The database knows all requests of the last minutes; it is asked when the client says that it sends a
-    request again. Memory knows the latest requests and is always asked: bytes of a broken connection may be
-    read after the same request came over a newer connection.
+    The database knows the requests of all jobs, and for some minutes those of removed jobs. It is asked when
+    the client says that it sends a request again. Memory knows the latest requests and is always asked: bytes
+    of a broken connection may be read after the same request came over a newer connection.
     """
 
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
@@ -101,7 +101,7 @@ class IdempotencyTokens:
             return None  # the jobs it found may have finished since
         _remember(self._repeated, token, first)
         await self._supervisor.saved()
-        submission = await self._store.search(write.find_submission, token, first - 1)
+        submission = await self._store.search(write.find_submission, token, first - 1, first)
         if submission is None:
             raise Refused("the token was used too long ago: use a new token for each request")
         return SubmittedJobs(submission.jobs, submission.found, submission.first)

@@ -16,7 +16,7 @@ Result = Mapping[str, Any]  # all that `python -m tests.bench` keeps of a questi
 BY_HAND = {
     "start of a job": "0.5 ms",
     "start of a job on a file system that may not answer": "2 ms",
-    "filter for a rare name among a million jobs": "a tenth of a second",
+    "filter for the middle of a rare name among a million jobs": "a tenth of a second",
     "processor time of a cancel if the launcher scans processes in a fork": "1.5 times that without a fork",
 }
 

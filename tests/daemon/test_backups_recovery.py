@@ -238,7 +238,7 @@ async def fill_nothing(path):
 
 def test_a_database_without_one_of_its_indices_is_replaced(config, path):
     with closing(sqlite3.connect(path)) as db:
-        db.execute("DROP INDEX jobs_by_user")  # every page is sound, but a daemon refuses to start
+        db.execute("DROP INDEX jobs_by_name")  # every page is sound, but a daemon refuses to start
 
     told = recover(config)
 

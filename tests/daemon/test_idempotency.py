@@ -11,17 +11,17 @@ from bgd.core.job import JobId, Now, State
 from bgd.daemon import idempotency
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage.records import Submission, Transaction
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, adopt_boot
+from bgd.daemon.storage.write import SUBMISSION_SECONDS
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, ErrorCode, Failed, Submitted
 from bgd.wire.requests import Cancel, Remove, Submit, SubmitMany
 from tests.daemon.harness import command, served
 from tests.daemon.scripted_launcher import end
-from tests.daemon.storage.builders import NOW
+from tests.daemon.storage.builders import BOOT, NOW, a_job, new
 from tests.daemon.waiting import soon
 
 TOKEN, OTHER = b"t" * 16, b"o" * 16
-MANY = 3_000
 
 
 async def ids_of(life):
@@ -152,32 +152,38 @@ async def test_memory_holds_only_the_latest_requests(config, launcher, monkeypat
         assert again.jobs == [1]  # from the disk
 
 
-async def test_old_requests_are_deleted_from_the_disk(config, launcher, monkeypatch):
-    monkeypatch.setattr(write, "SUBMISSION_SECONDS", -1.0)
-    async with served(config, launcher) as life:
-        caller = await life.call()
-        for number in range(MANY):
-            caller.send(Submit(number, command(hold=True), token=number.to_bytes(16, "big")))
-        for _ in range(MANY):
-            await caller.hear(Submitted)
-
-        kept = [
-            await life.store.search(write.find_submission, number.to_bytes(16, "big"), 0)
-            for number in (0, MANY - 1)
-        ]
-
-        assert kept[0] is None
-        assert kept[1] is not None
-
-
-@pytest.mark.parametrize("jump", [2 * write.SUBMISSION_SECONDS, -2 * write.SUBMISSION_SECONDS])
-async def test_requests_are_not_deleted_because_the_clock_was_set(tmp_path, jump):
+@pytest.fixture
+async def store(tmp_path):
+    """Open a store with two jobs, each of a request of its own."""
     store = await Store.open(str(tmp_path / "bgd.db"))
-    for start, at in ((1, NOW), (MANY + 1, Now(NOW.elapsed + 1, NOW.wall + jump))):
-        await store.commit(Transaction(now=at, submissions=list(map(a_request, range(start, start + MANY)))))
-
-    assert await store.search(write.find_submission, a_request(1).token, 0) is not None
+    await store.write(adopt_boot, NOW, BOOT)
+    await store.commit(Transaction(now=NOW, new=[new(1), new(2)], submissions=[a_request(1), a_request(2)]))
+    yield store
     await store.close()
+
+
+async def is_known(store, number):
+    return await store.search(write.find_submission, a_request(number).token, 0) == a_request(number)
+
+
+async def test_requests_of_removed_jobs_are_deleted_from_the_disk_after_some_minutes(store):
+    await store.commit(Transaction(now=NOW, removed=[a_job(1)]))
+    assert await is_known(store, 1)
+
+    later = Now(NOW.elapsed + SUBMISSION_SECONDS + 1, NOW.wall)
+    await store.commit(Transaction(now=later, new=[new(3)], submissions=[a_request(3)]))
+    await store.commit(Transaction(now=later, removed=[a_job(2), a_job(3)]))
+
+    assert [await is_known(store, number) for number in (1, 2, 3)] == [False, False, True]
+
+
+@pytest.mark.parametrize("jump", [2 * SUBMISSION_SECONDS, -2 * SUBMISSION_SECONDS])
+async def test_requests_are_not_deleted_because_the_clock_was_set(store, jump):
+    for number in (1, 2):
+        await store.commit(Transaction(now=Now(NOW.elapsed + 1, NOW.wall + jump), removed=[a_job(number)]))
+
+    assert await is_known(store, 1)
+    assert await is_known(store, 2)
 
 
 def a_request(number):

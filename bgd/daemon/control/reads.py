@@ -184,7 +184,7 @@ class ReadHandler:
     async def _show(self, request: Show, actor: Actor, replies: ReplySender) -> None:
         job_id = request.job
         if job_id is None:
-            job_id = await self._store.read(read.latest, actor.uid)
+            job_id = await self._store.search(read.latest, actor.uid)
             if job_id is None:
                 raise NoSuchJob("you have no jobs yet")
         async with replies.in_turn():

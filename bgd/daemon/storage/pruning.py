@@ -113,7 +113,7 @@ def _age_ahead(db: sqlite3.Connection) -> float:
 
 
 def _count(db: sqlite3.Connection, state: State) -> int:
-    (count,) = db.execute("SELECT jobs FROM counts WHERE state = ?", (state.value,)).fetchone()
+    (count,) = db.execute("SELECT jobs FROM counts WHERE key = ?", (state.value,)).fetchone()
     return int(count)
 
 

@@ -19,6 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.job import ACTIVE, WAITING, State
+from bgd.daemon.storage import read
 from bgd.daemon.storage.copying import DatabaseCopy, check_copy
 from bgd.daemon.storage.database import (
     StoreBroken,
@@ -146,8 +147,8 @@ def mark_as_outdated(db: sqlite3.Connection, position: int, launcher: str) -> Re
     with transaction(db):
         held = _mark_outdated(db, max(position - newest_event(db), 0) + MARGIN)
         running = _disown(db, launcher)
-        db.execute("UPDATE meta SET last_id = last_id + ?", (MARGIN,))
-        (last_id,) = db.execute("SELECT last_id FROM meta").fetchone()
+        last_id = read.last_id(db) + MARGIN
+        db.execute("UPDATE meta SET last_id = ?", (last_id,))
     return RecoveryResult(held=held, running=running, last_id=last_id)
 
 

@@ -174,6 +174,40 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE jobs DROP COLUMN due_at;
     ALTER TABLE jobs DROP COLUMN expires_at;
     """,
+    """
+    -- A commit writes whole pages: what every submit changes stands in as few tables as can be.
+
+    -- How many jobs are in a state, by its name; how many share an environment, by its id.
+    DROP TRIGGER count_moved;
+    DROP TRIGGER count_gone;
+    ALTER TABLE counts RENAME TO state_counts;
+    CREATE TABLE counts (key TEXT PRIMARY KEY, jobs INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO counts SELECT state, jobs FROM state_counts UNION ALL SELECT environment, jobs FROM sharing;
+    DROP TABLE state_counts;
+    DROP TABLE sharing;
+    CREATE TRIGGER count_moved AFTER UPDATE OF state ON jobs WHEN old.state <> new.state BEGIN
+        UPDATE counts SET jobs = jobs + iif(key = new.state, 1, -1) WHERE key IN (old.state, new.state);
+    END;
+    -- meta.last_id grows when jobs are deleted: the last id that was given out is this or the highest job.
+    CREATE TRIGGER count_gone AFTER DELETE ON jobs BEGIN
+        UPDATE counts SET jobs = jobs - 1 WHERE key = old.state;
+        UPDATE meta SET logged = logged - old.logged, last_id = max(last_id, old.id);
+    END;
+
+    -- A job that is the first new one of a request has the request's token, and an answer as in
+    -- submissions.jobs. When it is deleted, submissions takes these over for a while: `at` is now when the
+    -- job was created, on retention's clock.
+    ALTER TABLE specs ADD COLUMN token BLOB;
+    ALTER TABLE specs ADD COLUMN answer BLOB;
+    UPDATE specs SET (token, answer) = (SELECT token, jobs FROM submissions WHERE first = specs.job)
+        WHERE job IN (SELECT first FROM submissions);
+    DELETE FROM submissions WHERE first IN (SELECT job FROM specs);
+    UPDATE submissions SET at = at + coalesce((SELECT age_ahead FROM meta), 0);
+
+    -- A user's newest job is found by state, like a list. Rare names are found without reading all jobs.
+    DROP INDEX jobs_by_user;
+    CREATE INDEX jobs_by_name ON jobs (name) WHERE name IS NOT NULL;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

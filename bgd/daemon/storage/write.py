@@ -14,7 +14,7 @@ from itertools import repeat
 import msgspec
 from msgspec.structs import replace
 
-from bgd.core.job import FINAL, Job, JobId, Now, Outcome
+from bgd.core.job import FINAL, Job, JobId, Outcome
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage.database import update_rows
 from bgd.daemon.storage.records import (
@@ -32,9 +32,9 @@ from bgd.daemon.storage.records import (
 from bgd.wire.views import EventView, JobProgress
 
 EVENTS_KEPT = 100_000  # some 5 MB, and the last twenty seconds of the busiest daemon
-SUBMISSION_SECONDS = 600.0  # submissions are kept twice as long as a client sends a request again
+SUBMISSION_SECONDS = 600.0  # submissions outlive removed jobs: twice as long as a client sends one again
 _EVENTS_PER_ROW = 1_000  # at most; and the oldest events are deleted whenever this many have been added
-_SUBMISSIONS_AT_ONCE = 1_000  # added before old ones are looked for, and twice as many are deleted then
+_MAX_ID = 2**63 - 1  # the largest integer of SQLite
 _MAX_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -59,8 +59,11 @@ class TransactionWriter:
     def save(self, db: sqlite3.Connection, transaction: Transaction) -> dict[JobId, StoredSpec]:
         """Write all of it, and return the specs of `transaction.wanted`, as far as those jobs exist."""
         if transaction.new:
-            _insert_jobs(db, transaction.new, transaction.now)
-            self._specs.insert(db, {item.job.id: item.spec for item in transaction.new})
+            # `map` keeps one row in memory at a time
+            db.executemany(_INSERT_JOB, map(_new_row, transaction.new, repeat(transaction.now.elapsed)))
+            specs = {item.job.id: item.spec for item in transaction.new}
+            environments = self._specs.insert(db, specs, transaction.submissions)
+            _count(db, environments + Counter(item.job.state.value for item in transaction.new))
         _save_jobs(db, transaction)
         if transaction.edited:
             self._specs.edit(db, transaction.edited)
@@ -69,21 +72,20 @@ class TransactionWriter:
             _save_progress(db, transaction.progress.values())
         if transaction.events:
             self.newest_event = append_events(db, transaction.events, self.newest_event)
-        if transaction.submissions:
-            add_submissions(db, transaction.submissions, transaction.now.elapsed)
         if transaction.wall_ahead is not None:
             db.execute("UPDATE meta SET wall_ahead = ?", (transaction.wall_ahead,))
         if transaction.controls is not None:
             _save_controls(db, transaction.controls)
-        specs = [(job_id, read_spec(db, job_id)) for job_id in transaction.wanted]
+        wanted = [(job_id, read_spec(db, job_id)) for job_id in transaction.wanted]
         if transaction.removed:
             removed = [job.id for job in transaction.removed]
+            keep_submissions(db, removed, transaction.now.elapsed)
             self._specs.remove(db, removed)
             _remove_jobs(db, removed)
         if transaction.cleared:
             cleared = [(job_id,) for job_id in transaction.cleared]
             db.executemany("DELETE FROM leftovers WHERE job = ?", cleared)
-        return {job_id: spec for job_id, spec in specs if spec is not None}
+        return {job_id: spec for job_id, spec in wanted if spec is not None}
 
     def forget(self) -> None:
         """Forget what is stored."""
@@ -91,13 +93,9 @@ class TransactionWriter:
         self.newest_event = None
 
 
-def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], now: Now) -> None:
-    db.executemany(_INSERT_JOB, map(_new_row, new, repeat(now.elapsed)))  # one row in memory at a time
-    states = Counter(item.job.state.value for item in new)
-    db.executemany(
-        "UPDATE counts SET jobs = jobs + ? WHERE state = ?", [(n, state) for state, n in states.items()]
-    )
-    db.execute("UPDATE meta SET last_id = max(last_id, ?)", (max(item.job.id for item in new),))
+def _count(db: sqlite3.Connection, jobs: Counter[str]) -> None:
+    """Add to the number of jobs that have these states and environments; triggers count the other changes."""
+    db.executemany(_COUNT, jobs.items())
 
 
 def _new_row(item: NewJob, elapsed: float) -> list[object]:
@@ -235,6 +233,8 @@ _INSERT_JOB = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)
 """
 
+_COUNT = "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
+
 _UPDATE_JOB = """
     UPDATE jobs SET state = ?, queue = ?, priority = ?, policy = ?, attempt = ?, failures = ?, unseen = ?,
                     due_elapsed = ?, making_way = ?, wall_due = ?, expires_elapsed = ?, waits = ?, key = ?,
@@ -285,12 +285,18 @@ class SpecWriter:
     def __init__(self) -> None:
         self._environments: dict[bytes, int] = {}
 
-    def insert(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
-        """Write the specs of new jobs."""
+    def insert(
+        self, db: sqlite3.Connection, specs: dict[JobId, JobSpec], submissions: Sequence[Submission]
+    ) -> Counter[str]:
+        """Write the specs of new jobs and the requests that made them.
+
+        Return how many of the jobs have each environment.
+        """
         rows = self._rows(db, specs)
-        db.executemany("INSERT INTO specs (spec, environment, job) VALUES (?, ?, ?)", rows)
-        _share(db, rows)
+        made = {each.first: (each.token, _answer(each)) for each in submissions}
+        db.executemany(_INSERT_SPEC, ((*row, *made.get(row[2], _MADE_NONE)) for row in rows))
         _insert_tags(db, specs)
+        return _environments(rows)
 
     def edit(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
         """Replace the specs of jobs, and the names and tags by which lists select."""
@@ -298,7 +304,7 @@ class SpecWriter:
         rows = self._rows(db, specs)
         before = _environments_of(db, specs)
         update_rows(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", rows)
-        _share(db, rows)
+        _count(db, _environments(rows))
         self._unshare(db, before)
         update_rows(
             db, "UPDATE jobs SET name = ? WHERE id = ?", [(spec.name, job) for job, spec in specs.items()]
@@ -316,12 +322,12 @@ class SpecWriter:
         """Forget which environments are stored."""
         self._environments.clear()
 
-    def _unshare(self, db: sqlite3.Connection, before: Counter[int]) -> None:
+    def _unshare(self, db: sqlite3.Connection, before: Counter[str]) -> None:
         """Count the jobs that no longer have each of these environments; delete those that nobody has."""
-        db.executemany(_UNSHARE, [(jobs, environment) for environment, jobs in before.items()])
+        _count(db, Counter({environment: -jobs for environment, jobs in before.items()}))
         marks = [(environment,) for environment in before]
         if db.executemany(_DROP_UNSHARED, marks).rowcount > 0:
-            db.executemany("DELETE FROM sharing WHERE environment = ? AND jobs = 0", marks)
+            db.executemany("DELETE FROM counts WHERE key = ? AND jobs = 0", marks)
             self.forget()
 
     def _rows(
@@ -367,18 +373,18 @@ def read_spec(db: sqlite3.Connection, job_id: JobId) -> StoredSpec | None:
     return StoredSpec(spec, uid, created_at)
 
 
-def _share(db: sqlite3.Connection, rows: list[tuple[bytes, int | None, JobId]]) -> None:
-    shared = Counter(environment for _, environment, _ in rows if environment is not None)
-    db.executemany(_SHARE, shared.items())
+def _environments(rows: list[tuple[bytes, int | None, JobId]]) -> Counter[str]:
+    """Return how many of these rows have each environment, by its key in the table of counts."""
+    return Counter(str(environment) for _, environment, _ in rows if environment is not None)
 
 
-def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[int]:
-    """Return how many of these jobs have each environment."""
-    found: Counter[int] = Counter()
+def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[str]:
+    """Return the same for stored jobs."""
+    found: Counter[str] = Counter()
     for job_id in dict.fromkeys(job_ids):  # a request may name a job twice
         row = db.execute("SELECT environment FROM specs WHERE job = ?", (job_id,)).fetchone()
         if row is not None and row[0] is not None:
-            found[row[0]] += 1
+            found[str(row[0])] += 1
     return found
 
 
@@ -397,12 +403,9 @@ def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> None:
             db.executemany("DELETE FROM tags WHERE tag = ? AND job = ?", tags)
 
 
-_SHARE = "INSERT INTO sharing VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
-_UNSHARE = "UPDATE sharing SET jobs = jobs - ? WHERE environment = ?"
-_DROP_UNSHARED = """
-    DELETE FROM environments
-    WHERE id = ? AND (SELECT jobs FROM sharing WHERE environment = environments.id) = 0
-"""
+_INSERT_SPEC = "INSERT INTO specs (spec, environment, job, token, answer) VALUES (?, ?, ?, ?, ?)"
+_MADE_NONE = (None, None)  # token and answer of a job that is not the first of a request
+_DROP_UNSHARED = "DELETE FROM environments WHERE id = ?1 AND (SELECT jobs FROM counts WHERE key = ?1) = 0"
 
 _READ = """
     SELECT spec, variables, uid, created_at
@@ -477,41 +480,50 @@ def _view(number: int, event: JobEvent) -> EventView:
 # --- submissions: which requests made which jobs, so that one that is sent again makes none
 
 
-def find_submission(db: sqlite3.Connection, token: bytes, newest: int) -> Submission | None:
-    """Return the request with this token whose first new job is newer than job `newest`; None if none is.
+def find_submission(
+    db: sqlite3.Connection, token: bytes, after: int, until: int = _MAX_ID
+) -> Submission | None:
+    """Return the request with this token whose first new job is above `after` and at most `until`, or None.
 
-    An index of tokens would slow down every submit, so this reads all requests since `newest`.
+    An index of tokens would slow down every submit, so this reads all specs in between: 0.2 s for a million.
     """
-    row = db.execute(_FIND, (newest, token)).fetchone()
+    row = db.execute(_FIND, (token, after, until)).fetchone()
     if row is None:
         return None
-    first = JobId(row["first"])
-    jobs, found = ([int(first)], []) if row["jobs"] is None else _decode_jobs(row["jobs"])
-    return Submission(first, token, jobs, found)
+    first, answer = row
+    jobs, found = ([int(first)], []) if answer is None else _decode_jobs(answer)
+    return Submission(JobId(first), token, jobs, found)
 
 
-def add_submissions(db: sqlite3.Connection, submissions: Sequence[Submission], at: float) -> None:
-    """Add requests inside the caller's transaction, and delete some of those that are too old.
+def keep_submissions(db: sqlite3.Connection, removed: list[JobId], elapsed: float) -> None:
+    """Keep the tokens of jobs that are about to be removed and were created in the last minutes.
 
-    `at` is on the elapsed clock, which never jumps: a client that sends a request again does so in this boot.
+    Delete some of those that are older now. `elapsed` is the present on the elapsed clock.
     """
-    rows = [_submission_row(each, at) for each in submissions]
-    db.executemany("INSERT INTO submissions VALUES (?, ?, ?, ?)", rows)
-    if (submissions[0].first - 1) // _SUBMISSIONS_AT_ONCE < submissions[-1].first // _SUBMISSIONS_AT_ONCE:
-        _delete_old_submissions(db, at)
+    since = elapsed - SUBMISSION_SECONDS
+    kept = db.executemany(_KEEP, [(job_id, since) for job_id in removed]).rowcount
+    if kept > 0:
+        db.execute(_DELETE_OLD, (2 * kept, since))
 
 
-def _submission_row(submission: Submission, at: float) -> tuple[object, ...]:
+def _answer(submission: Submission) -> bytes | None:
     is_plain = submission.jobs == [submission.first]
-    jobs = None if is_plain else _encode((submission.jobs, submission.found))
-    return (submission.first, submission.token, jobs, at)
+    return None if is_plain else _encode((submission.jobs, submission.found))
 
 
-def _delete_old_submissions(db: sqlite3.Connection, at: float) -> None:
-    row = db.execute(_FIND_OLD, (2 * _SUBMISSIONS_AT_ONCE,)).fetchone()
-    if row is not None and abs(at - row[1]) > SUBMISSION_SECONDS:  # or it is of another boot
-        db.execute("DELETE FROM submissions WHERE first <= ?", (row[0],))
-
-
-_FIND = "SELECT first, jobs FROM submissions WHERE first > ? AND token = ? ORDER BY first LIMIT 1"
-_FIND_OLD = "SELECT first, at FROM submissions ORDER BY first LIMIT 1 OFFSET ?"
+_FIND = """
+    SELECT job, answer FROM specs WHERE job > ?2 AND job <= ?3 AND token = ?1
+    UNION ALL SELECT first, jobs FROM submissions WHERE first > ?2 AND first <= ?3 AND token = ?1
+    ORDER BY 1 LIMIT 1
+"""
+_KEEP = """
+    INSERT OR IGNORE INTO submissions (first, token, jobs, at) -- two clients may remove one job
+    SELECT job, token, answer, created_aged FROM specs JOIN jobs ON jobs.id = job
+    WHERE job = ? AND token IS NOT NULL AND created_aged > ? + (SELECT age_ahead FROM meta)
+"""
+# Of the oldest twice as many as were added, so that none stay and a removal stays quick
+_DELETE_OLD = """
+    DELETE FROM submissions
+    WHERE first IN (SELECT first FROM submissions ORDER BY first LIMIT ?)
+          AND at <= ? + (SELECT age_ahead FROM meta)
+"""

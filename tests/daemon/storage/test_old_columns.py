@@ -97,7 +97,7 @@ COLUMNS: list[Column] = [
     ("spec_of_call", "SELECT spec FROM specs WHERE job = 2"),
     ("variables", "SELECT variables FROM environments"),
     ("events", "SELECT packed FROM events"),
-    ("submission", "SELECT jobs FROM submissions"),
+    ("submission", "SELECT answer FROM specs WHERE job = 17"),
 ]
 
 
@@ -123,9 +123,9 @@ def stored_now() -> dict[str, bytes]:
             "INSERT INTO samples VALUES (?, ?)", (records.pack_policy(POLICY), records.pack_waits(WAITS))
         )
         command = msgspec.structs.replace(COMMAND, env=VARIABLES)
-        write.SpecWriter().insert(db, {JobId(1): command, JobId(2): CALL})
+        specs = {JobId(1): command, JobId(2): CALL, SUBMISSION.first: CALL}
+        write.SpecWriter().insert(db, specs, [SUBMISSION])
         write.append_events(db, EVENTS, None)
-        write.add_submissions(db, [SUBMISSION], 12.5)
         return {name: db.execute(query).fetchone()[0] for name, query in COLUMNS}
 
 
@@ -142,7 +142,7 @@ def test_specs_are_still_readable():
 def test_a_job_still_gets_its_environment():
     with tables() as db:
         db.execute("INSERT INTO environments VALUES (5, x'00', ?)", (sample("variables"),))
-        db.execute("INSERT INTO specs VALUES (1, ?, 5)", (sample("spec"),))
+        db.execute("INSERT INTO specs (job, spec, environment) VALUES (1, ?, 5)", (sample("spec"),))
         db.execute(
             "INSERT INTO jobs (id, state, queue, priority, policy, attempt, failures, unseen, making_way,"
             " uid, created_at) VALUES (1, 'queued', 'narrow', 0, ?, 0, 0, 0, 0, 1000, 1790000000.25)",
@@ -166,11 +166,16 @@ def test_events_are_still_readable():
     ]
 
 
-def test_submissions_are_still_readable():
+@pytest.mark.parametrize(
+    "insert",
+    [
+        "INSERT INTO submissions VALUES (17, ?, ?, 12.5)",
+        "INSERT INTO specs (job, spec, token, answer) VALUES (17, x'80', ?, ?)",
+    ],
+)
+def test_submissions_are_still_readable(insert):
     with tables() as db:
-        db.execute(
-            "INSERT INTO submissions VALUES (17, ?, ?, 12.5)", (SUBMISSION.token, sample("submission"))
-        )
+        db.execute(insert, (SUBMISSION.token, sample("submission")))
 
         assert write.find_submission(db, SUBMISSION.token, 0) == SUBMISSION
 

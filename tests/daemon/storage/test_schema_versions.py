@@ -199,6 +199,33 @@ async def test_jobs_of_version_2_are_all_there_and_run_on(path):
     await store.close()
 
 
+async def test_requests_and_counts_of_version_5_are_all_there(path):
+    lay_down(path, "version-5.sql")
+    shared = "SELECT jobs FROM counts WHERE key < 'a' ORDER BY key"
+
+    store = await Store.open(path)
+
+    assert await store.read(read.last_id) == 5  # whose job was removed
+    found = [await store.search(write.find_submission, bytes([number]) * 16, 0) for number in (1, 2, 4, 5)]
+    assert [(each.jobs, each.found) for each in found if each is not None] == [
+        ([1], []),
+        ([2, 1, 3], [1]),
+        ([4], []),
+        ([5], []),
+    ]
+    assert await store.search(write.find_submission, bytes([2]) * 16, 2) is None
+    counts = dict.fromkeys(map(str, State), 0) | {"queued": 2, "scheduled": 1, "succeeded": 1}
+    assert await store.read(read.counts) == counts
+    assert await sql(store, shared) == [(3,), (1,)]
+    assert await ids(store, name="größe*") == [1]
+    done = saves(a_job(3, State.QUEUED))
+    await store.commit(Transaction(now=NOW, saves=done, removed=[a_job(4)]))
+    assert await store.read(read.counts) == counts | {"queued": 3, "scheduled": 0, "succeeded": 0}
+    assert await sql(store, shared) == [(2,), (1,)]
+    assert await sql(store, "SELECT last_id FROM meta") == [(5,)]
+    await store.close()
+
+
 MIGRATION_WITHOUT_END = """
 import sys
 from bgd.daemon.storage import schema
