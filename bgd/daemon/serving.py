@@ -132,7 +132,7 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         background = [tasks.create_task(service) for service in services]
         # the launcher's answer reveals an older copy of the database, which must not give out ids before
         await link.wait_until_tried(_FIRST_ANSWER)
-        web = await start_web_server(config, store, lambda: link.is_connected, tasks)
+        web = await start_web_server(config, supervisor, store, lambda: link.is_connected, tasks)
         reads = ReadHandler(supervisor, store, link, web.authenticator if web else None)
         maintenance = MaintenanceHandler(supervisor, link, retention, backups)
         handler = RequestHandler(supervisor, actions, maintenance, reads, shut_down, reload=reload)

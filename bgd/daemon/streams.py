@@ -69,7 +69,7 @@ class Subscriptions:
         return job_id in self._of_log
 
     def notify_moved(self, job_ids: Iterable[JobId]) -> None:
-        """Notify followers of jobs whose change of state is on disk."""
+        """Notify followers of jobs whose change of state, or removal, is on disk."""
         for subscription in self._of_all:
             subscription.changed.set()
         if not self._of_state:

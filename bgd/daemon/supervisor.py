@@ -330,7 +330,7 @@ class Supervisor:
         for answer in transaction.answers:
             answer()
         self.subscriptions.notify_progress(transaction.progress, [end.job for end in transaction.ends])
-        self.subscriptions.notify_moved(transaction.saves)
+        self.subscriptions.notify_moved([*transaction.saves, *(job.id for job in transaction.removed)])
         if any(save.job.state in FINAL for save in transaction.saves.values()):
             self._on_finished()
         if transaction.removed:

@@ -22,13 +22,15 @@ TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
 
-# On every answer. Pages load only the style and icon of the daemon, and need no script.
+# On every answer. Pages load only the styles, the script and the icon of the daemon, and can be read without
+# the script. Only its policy `bgd` makes elements of text.
 SECURITY_HEADERS = (
     (
         "Content-Security-Policy",
         (
-            "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
-            "frame-ancestors 'none'; require-trusted-types-for 'script'"
+            "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
+            "require-trusted-types-for 'script'; trusted-types bgd"
         ),
     ),
     ("X-Content-Type-Options", "nosniff"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bgd.daemon.web import connection, pages
+from bgd.daemon.web import connection, live, pages
 from bgd.daemon.web import connection as browsers
 from bgd.daemon.web import pages as web_pages
 from bgd.wire import http
@@ -21,6 +21,9 @@ def test_dashboard_page_says_what_the_limits_are():
         browsers.HEAD_SECONDS,
         browsers.WRITE_SECONDS,
         connection.MAX_CONNECTIONS,
+        connection.MAX_STREAMS,
+        *(round(1 / live.PAUSE), round(1000 * live.PAUSE / live.PAUSE_FACTOR)),
+        live.MAX_BEHIND // 1024,
         pages.MAX_ROWS,
         web_pages.ATTEMPTS_ON_A_PAGE,
         *(web_pages.LATEST_LOG, web_pages.EARLIER_LOG),

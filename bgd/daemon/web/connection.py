@@ -14,7 +14,8 @@ from pathlib import Path
 
 from bgd.config import Config
 from bgd.daemon.folder import bind_unix_socket, is_listened_on
-from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.storage.store import Store
+from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator, Endpoints
 from bgd.daemon.web.pages import PageResponse, Pages, Router
 from bgd.errors import BgdError
@@ -23,14 +24,19 @@ from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefuse
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 64  # without streams
+MAX_STREAMS = 256  # pages that are kept up to date: a hundred, each with a log, and some to spare
 HEAD_SECONDS = 5.0  # from connecting to a complete head, however many bytes come meanwhile
 WRITE_SECONDS = 10.0  # for a slow reader to make room for more, and in the end to hang up
 HIGH_WATER = 64 * 1024  # bytes that wait for a slow reader before its answer pauses
 
 
 async def start_web_server(
-    config: Config, store: StoreReader, is_ready: Callable[[], bool], tasks: asyncio.TaskGroup
+    config: Config,
+    supervisor: Supervisor,
+    store: Store,
+    is_ready: Callable[[], bool],
+    tasks: asyncio.TaskGroup,
 ) -> WebServer | None:
     """Serve the pages where the configuration says; return None if it says nowhere, or that fails.
 
@@ -39,6 +45,7 @@ async def start_web_server(
 
     Args:
         config: says where to listen, who has to log in, and where the logs are.
+        supervisor: tells what has changed.
         store: where the jobs are; it is only read.
         is_ready: tells whether jobs can be started now.
         tasks: owns the answers.
@@ -51,7 +58,8 @@ async def start_web_server(
         logger.error("%s; there are no pages until the next start", error)  # noqa: TRY400 - it says all
         return None
     authenticator = Authenticator(address, config.http.auth, os.geteuid())
-    server = WebServer(authenticator, Router(authenticator, Pages(store, config.log_dir), is_ready), tasks)
+    pages = Pages(supervisor, store, tasks)
+    server = WebServer(authenticator, Router(authenticator, pages, is_ready), tasks)
     await server.start(listening)
     logger.info("pages at %s", authenticator.url)
     return server
@@ -66,6 +74,7 @@ class WebServer:
         self.tasks = tasks
         self._server: asyncio.Server
         self._answering: set[HttpConnection] = set()
+        self._streaming: set[HttpConnection] = set()
         self._idle: dict[HttpConnection, None] = {}  # not yet asked, or already answered; oldest first
 
     async def start(self, listening: socket.socket) -> None:
@@ -78,7 +87,7 @@ class WebServer:
     def close(self) -> None:
         """Accept no more connections, and break off those that there are."""
         self._server.close()
-        for connection in [*self._answering, *self._idle]:
+        for connection in [*self._answering, *self._streaming, *self._idle]:
             connection.close()
 
     # --- called by connections --------------------------------------------------------------------------
@@ -100,13 +109,25 @@ class WebServer:
         del self._idle[connection]
         self._answering.add(connection)
 
+    def mark_streaming(self, connection: HttpConnection) -> None:
+        """Count a connection as a stream, which may last for hours.
+
+        Raises:
+            RequestRefused: there are too many.
+        """
+        if len(self._streaming) >= MAX_STREAMS:
+            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_STREAMS} pages are open already.")
+        self._answering.remove(connection)
+        self._streaming.add(connection)
+
     def mark_idle(self, connection: HttpConnection) -> None:
-        self._answering.discard(connection)
+        self.remove(connection)
         self._idle[connection] = None
 
     def remove(self, connection: HttpConnection) -> None:
         self._idle.pop(connection, None)
         self._answering.discard(connection)
+        self._streaming.discard(connection)
 
 
 class HttpConnection(asyncio.Protocol):
@@ -186,6 +207,11 @@ class HttpConnection(asyncio.Protocol):
     async def _answer(self, request: HttpRequest) -> None:
         try:
             answer = await self._server.router.answer(request, self._endpoints())
+            if answer.is_stream:
+                self._server.mark_streaming(self)
+        except RequestRefused as error:
+            self._refuse(error.response)
+            return
         except (BgdError, OSError) as error:  # the store or a log cannot be read
             logger.error("a page cannot be shown: %s", error)  # noqa: TRY400 - it says what is wrong, and where
             self._refuse(refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)))

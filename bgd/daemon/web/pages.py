@@ -7,8 +7,9 @@ import json
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -18,12 +19,26 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from bgd.core.job import JobId, State
+from bgd.core.job import FINAL, JobId, State
 from bgd.daemon.logs import LogReader, expected_log_bytes
 from bgd.daemon.storage import read
-from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.storage.store import Store
+from bgd.daemon.streams import Subscription
+from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator, Endpoints
-from bgd.daemon.web.views import JobRow, LogTail, attempt_details, job_details, job_row, read_tail, stream_log
+from bgd.daemon.web.live import EVENT_STREAM, LiveViews, LogText, Part, Snapshot, follow_log
+from bgd.daemon.web.terminal import palette
+from bgd.daemon.web.views import (
+    AttemptDetails,
+    JobRow,
+    LogTail,
+    RunningTime,
+    attempt_details,
+    job_details,
+    job_row,
+    read_tail,
+    stream_log,
+)
 from bgd.formatting import attempt_as_json, job_as_json
 from bgd.wire.http import HTML, JSON, SAFE_METHODS, TEXT, HttpRequest, HttpResponse, RequestRefused, refusal
 from bgd.wire.requests import DEFAULT_LIST, List
@@ -40,7 +55,8 @@ class Router:
     def __init__(self, authenticator: Authenticator, pages: Pages, is_ready: Callable[[], bool]) -> None:
         self._authenticator = authenticator
         self._is_ready = is_ready
-        self._static = {name: (_STATIC / name).read_bytes() for name in _STATIC_TYPES}
+        self._static = {path.name: path.read_bytes() for path in _STATIC.iterdir()}
+        self._static["palette.css"] = palette().encode()
         self._routes = [
             _Route(re.compile(path), access, answer)
             for path, access, answer in (
@@ -50,8 +66,11 @@ class Router:
                 (r"/static/([a-z.]{1,50})", _Access.ANYBODY, self._answer_static),
                 (f"/login/{_TOKEN}", _Access.USER, self._answer_login),
                 ("/job-logs", _Access.SESSION, pages.jobs),
+                ("/job-logs/live", _Access.SESSION, pages.jobs_live),
                 (f"/job-logs/{_ID}", _Access.SESSION, pages.job),
+                (f"/job-logs/{_ID}/live", _Access.SESSION, pages.job_live),
                 (f"/job-logs/{_ID}/{_ATTEMPT}", _Access.SESSION, pages.log),
+                (f"/job-logs/{_ID}/{_ATTEMPT}/live", _Access.SESSION, pages.log_live),
             )
         ]
 
@@ -96,7 +115,8 @@ class Router:
         del request
         if name not in self._static:
             raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
-        return PageResponse(HttpResponse(content_type=_STATIC_TYPES[name], body=self._static[name]))
+        kind = _STATIC_TYPES[name.rpartition(".")[2]]
+        return PageResponse(HttpResponse(content_type=kind, body=self._static[name]))
 
     async def _answer_login(self, request: HttpRequest, token: str) -> PageResponse:
         """Give the browser its cookie and a page that leads on.
@@ -128,7 +148,11 @@ _ID = "([1-9][0-9]{0,17})"
 _ATTEMPT = "([1-9][0-9]{0,8})"
 _TOKEN = "([A-Za-z0-9_-]{1,100})"  # noqa: S105 - a pattern for tokens
 _STATIC = Path(__file__).parent / "static"
-_STATIC_TYPES = {"style.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
+_STATIC_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
 
 
 async def _answer_root(request: HttpRequest) -> PageResponse:
@@ -152,42 +176,66 @@ EARLIER_LOG = 4 * 1024
 
 
 class Pages:
-    """The pages. They never ask the Supervisor: what is not on disk is not shown."""
+    """The pages. They ask the Supervisor only what has changed: what is not on disk is not shown."""
 
-    def __init__(self, store: StoreReader, log_dir: str) -> None:
+    def __init__(self, supervisor: Supervisor, store: Store, tasks: asyncio.TaskGroup) -> None:
+        self._supervisor = supervisor
         self._store = store
-        self._log_dir = log_dir
+        self._log_dir = supervisor.config.log_dir
+        self._views = LiveViews(tasks)
 
     async def jobs(self, request: HttpRequest) -> PageResponse:
         """Return the list of jobs."""
         query = list_query(request.query)
         if wants_json(request):
             return PageResponse(HttpResponse(content_type=JSON, body=None), self._list_as_json(query))
-        rows: list[JobRow] = []
-        async with aclosing(self._batches(query)) as batches:
-            async for views in batches:
-                rows += await asyncio.to_thread(_rows, views)
-        return await html_response(
-            "jobs.html", _list_values(query, rows, await self._store.read(read.counts))
+        version = self._store.position
+        rows, counts = await self._list(query)
+        values = _list_values(query, rows, counts)
+        return await html_response("jobs.html", values | _live_values(list_url(query, path="/live"), version))
+
+    async def jobs_live(self, request: HttpRequest) -> PageResponse:
+        """Return the stream of changes of a list."""
+        query = list_query(request.query)
+
+        async def build() -> Snapshot:
+            version = self._store.position
+            return _list_snapshot(query, version, *await self._list(query))
+
+        def subscribe() -> AbstractContextManager[Subscription]:
+            return self._supervisor.subscriptions.subscribe_to_all(progress=True)
+
+        return _stream(
+            self._views.updates(list_url(query), build, subscribe, live_query(request.query).since)
         )
 
     async def job(self, request: HttpRequest, job: str) -> PageResponse:
         """Return one job with up to ATTEMPTS_ON_A_PAGE of its attempts."""
-        view = await self._view(job)
-        before = job_query(request.query).before or view.attempt + 1
-        after = max(before - 1 - ATTEMPTS_ON_A_PAGE, 0)
-        attempts = await self._store.read(
-            read.attempts_of, JobId(view.id), after, min(before - 1, ATTEMPTS_ON_A_PAGE)
-        )
-        result, _ = (
-            await self._store.read(read.result_of, JobId(view.id))
-            if view.state is State.SUCCEEDED
-            else (None, None)
-        )
+        version = self._store.position
+        before = job_query(request.query).before
+        view, result, attempts = await self._job(job, before)
         if wants_json(request):
             return await json_response(self._as_json(view, result, attempts))
         values = await asyncio.to_thread(self._job_values, view, result, attempts)
-        return await html_response("job.html", values | {"before": after + 1 if after else None})
+        first = attempts[0].attempt if attempts else 1
+        values["before"] = first if first > 1 else None
+        live = f"/job-logs/{view.id}/live" if before is None else None
+        return await html_response("job.html", values | _live_values(live, version))
+
+    async def job_live(self, request: HttpRequest, job: str) -> PageResponse:
+        """Return the stream of changes of a job, without its output."""
+        job_id = JobId((await self._view(job)).id)
+
+        async def build() -> Snapshot:
+            version = self._store.position
+            return self._job_snapshot(version, *await self._job(job, None))
+
+        def subscribe() -> AbstractContextManager[Subscription]:
+            return self._supervisor.subscriptions.subscribe([job_id], progress=True)
+
+        return _stream(
+            self._views.updates(f"/job-logs/{job}", build, subscribe, live_query(request.query).since)
+        )
 
     async def log(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
         """Return the raw log of one attempt."""
@@ -201,6 +249,42 @@ class Pages:
         written = expected_log_bytes(found[0]) if found and found[0].attempt == int(attempt) else 0
         chunks = stream_log(LogReader(self._log_dir, view.id, int(attempt)), query.tail, written)
         return PageResponse(HttpResponse(content_type=TEXT, body=None, headers=headers), chunks)
+
+    async def log_live(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
+        """Return the stream of the output of one attempt, from an offset on."""
+        query = live_query(request.query)
+        job_id, number = JobId((await self._view(job)).id), int(attempt)
+        log = LogReader(self._log_dir, job_id, number)
+
+        async def has_ended() -> bool:
+            found = await self._store.read(read.attempts_of, job_id, number - 1, 1)
+            return not found or found[0].attempt != number or found[0].outcome is not None
+
+        return _stream(
+            follow_log(
+                LogText(log, query.at, query.style), self._supervisor.subscribe_to_log(job_id), has_ended
+            )
+        )
+
+    async def _list(self, query: List) -> tuple[list[JobRow], dict[str, int]]:
+        rows: list[JobRow] = []
+        async with aclosing(self._batches(query)) as batches:
+            async for views in batches:
+                rows += await asyncio.to_thread(_rows, views)
+        return rows, await self._store.read(read.counts)
+
+    async def _job(self, job: str, before: int | None) -> tuple[JobView, str | None, list[AttemptView]]:
+        """Return a job, its result, and its attempts before a number, oldest first."""
+        view = await self._view(job)
+        end = before or view.attempt + 1
+        after = max(end - 1 - ATTEMPTS_ON_A_PAGE, 0)
+        attempts = await self._store.read(
+            read.attempts_of, JobId(view.id), after, min(end - 1, ATTEMPTS_ON_A_PAGE)
+        )
+        if view.state is not State.SUCCEEDED:
+            return view, None, attempts
+        result, _ = await self._store.read(read.result_of, JobId(view.id))
+        return view, result, attempts
 
     async def _batches(self, query: List) -> AsyncGenerator[list[JobView], None]:
         """Yield the jobs of a list, a few at a time: each may have a million bytes of arguments."""
@@ -239,9 +323,39 @@ class Pages:
         self, view: JobView, result: str | None, attempts: list[AttemptView]
     ) -> dict[str, object]:
         """Return the values for the job's page. Reads log files."""
-        now = time.time()
-        details = [attempt_details(each, self._tail(view, each), now) for each in reversed(attempts)]
-        return {"job": job_details(view, result, now), "attempts": details}
+        return {
+            "id": view.id,
+            "job": job_details(view, result, time.time()),
+            "attempts": [self._attempt(view, each) for each in reversed(attempts)],
+        }
+
+    def _attempt(self, view: JobView, attempt: AttemptView) -> AttemptDetails:
+        return attempt_details(attempt, self._tail(view, attempt), time.time())
+
+    def _job_snapshot(
+        self, version: int, view: JobView, result: str | None, attempts: list[AttemptView]
+    ) -> Snapshot:
+        def summary() -> str:
+            return _render("summary.html", {"job": job_details(view, result, time.time())})
+
+        def never() -> str:
+            return _render("never.html", {"job": job_details(view, None, time.time()), "attempts": attempts})
+
+        def section(attempt: AttemptView, template: str) -> str:
+            return _render(template, {"id": view.id, "attempt": self._attempt(view, attempt)})
+
+        parts = {
+            "summary": Part(replace(view, run_seconds=None, waited_seconds=None), summary),
+            "never": Part((not attempts, view.state in FINAL), never),
+        }
+        for each in attempts:
+            name = f"attempt-{each.attempt}"
+            parts[name] = Part(None, partial(section, each, "attempt.html"))
+            parts[f"{name}-head"] = Part(
+                each if each.outcome else replace(each, run_seconds=None, log_bytes=None),
+                partial(section, each, "attempt_head.html"),
+            )
+        return Snapshot(version, parts, [f"attempt-{each.attempt}" for each in reversed(attempts)])
 
     def _tail(self, view: JobView, attempt: AttemptView) -> LogTail:
         most = LATEST_LOG if attempt.attempt == view.attempt else EARLIER_LOG
@@ -253,11 +367,32 @@ def _rows(views: list[JobView]) -> list[JobRow]:
     return [job_row(view, now) for view in views]
 
 
+def _live_values(live: str | None, version: int) -> dict[str, object]:
+    """Return what a page needs to be kept up to date; without an address it is not."""
+    return {"live": live, "version": version, "now": time.time()}
+
+
+def _list_snapshot(query: List, version: int, rows: list[JobRow], counts: dict[str, int]) -> Snapshot:
+    values = _list_values(query, rows, counts)
+    parts = {
+        "tabs": Part(counts, partial(_render, "tabs.html", values)),
+        "empty": Part((not rows, not counts), partial(_render, "empty.html", values)),
+    }
+    for row in rows:
+        # what a page counts on by itself is not a change
+        lasting = replace(row, waited="", submitted=None)
+        if row.ran.since is not None:
+            lasting = replace(lasting, ran=RunningTime("", row.ran.since))
+        parts[f"job-{row.id}"] = Part(lasting, partial(_render, "row.html", {"row": row}))
+    return Snapshot(version, parts, [f"job-{row.id}" for row in rows])
+
+
 def _list_values(query: List, rows: list[JobRow], counts: dict[str, int]) -> dict[str, object]:
     """Return the values for the list's page."""
     chosen = query.states if query.states is not None and set(query.states) != set(State) else []
     return {
         "rows": rows,
+        "has_rows": bool(rows),
         "query": query,
         "chosen": chosen,
         "total": sum(counts.values()),
@@ -293,6 +428,14 @@ class JobQuery(Struct, frozen=True):
     before: Annotated[int, Meta(ge=1, le=2**31)] | None = None
 
 
+class LiveQuery(Struct, frozen=True):
+    """What an open page has: its version, and of a log where its open line begins and in which style."""
+
+    since: Annotated[int, Meta(ge=0, le=2**62)] = 0
+    at: Annotated[int, Meta(ge=0, le=2**62)] = 0
+    style: Annotated[str, Meta(max_length=100)] = ""
+
+
 def list_query(text: str) -> List:
     """Return which jobs are asked for; those of all states if the address names none."""
     fields = _parse_fields(text)
@@ -315,15 +458,19 @@ def job_query(text: str) -> JobQuery:
     return _convert({name: values[-1] for name, values in _parse_fields(text).items()}, JobQuery)
 
 
-def list_url(query: List, **changes: object) -> str:
-    """Return the address of the list for a query, with some of its fields changed."""
+def live_query(text: str) -> LiveQuery:
+    return _convert({name: values[-1] for name, values in _parse_fields(text).items()}, LiveQuery)
+
+
+def list_url(query: List, path: str = "", **changes: object) -> str:
+    """Return the address of the list for a query, or of a path below it, with some of its fields changed."""
     fields: dict[str, object] = {name: getattr(query, name) for name in _SINGLE_FIELDS}
     if query.limit == DEFAULT_LIST:
         del fields["limit"]
     fields["state"] = [] if set(query.states or ()) == set(State) else query.states
     fields |= changes
     text = urlencode({name: value for name, value in fields.items() if value is not None}, doseq=True)
-    return f"/job-logs?{text}" if text else "/job-logs"
+    return f"/job-logs{path}?{text}" if text else f"/job-logs{path}"
 
 
 T = TypeVar("T")
@@ -354,10 +501,11 @@ def _bad_field(error: msgspec.ValidationError) -> str:
 
 
 class PageResponse(Struct, frozen=True):
-    """What is sent to a browser; if the response has no body, `chunks` yields it."""
+    """What is sent to a browser. Without a body `chunks` yields it, for up to half an hour if `is_stream`."""
 
     response: HttpResponse
     chunks: AsyncGenerator[bytes, None] | None = None
+    is_stream: bool = False
 
 
 def wants_json(request: HttpRequest) -> bool:
@@ -379,7 +527,8 @@ async def html_response(
     headers: tuple[tuple[str, str], ...] = (),
 ) -> PageResponse:
     """Return a page, rendered from a template."""
-    body = await asyncio.to_thread(_render, template, values)
+    text = await asyncio.to_thread(_render, template, values)
+    body = text.encode(errors="replace")
     return PageResponse(HttpResponse(status=status, content_type=HTML, body=body, headers=headers))
 
 
@@ -399,7 +548,11 @@ def encode_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
-def _render(template: str, values: dict[str, object]) -> bytes:
+def _stream(events: AsyncGenerator[bytes, None]) -> PageResponse:
+    return PageResponse(HttpResponse(content_type=EVENT_STREAM, body=None), events, is_stream=True)
+
+
+def _render(template: str, values: dict[str, object]) -> str:
     # imported late: a daemon whose pages nobody looks at saves some megabytes
     from bgd.daemon.web.rendering import render  # noqa: PLC0415
 

@@ -7,10 +7,12 @@ import json
 from collections.abc import AsyncGenerator
 from datetime import datetime
 
+from markupsafe import Markup
 from msgspec import Struct
 
 from bgd.core.job import ACTIVE, FINAL, Outcome, State
 from bgd.daemon.logs import MAX_CHUNK, LogChunk, LogReader
+from bgd.daemon.web.live import OVER_LIMIT, LogText
 from bgd.formatting import (
     command_line,
     iso_time,
@@ -44,8 +46,8 @@ class JobRow(Struct, frozen=True, kw_only=True):
     priority: int
     attempts: str
     waited: str
-    ran: str
-    submitted: DisplayTime
+    ran: RunningTime
+    submitted: DisplayTime | None
 
 
 class JobDetails(Struct, frozen=True, kw_only=True):
@@ -67,7 +69,7 @@ class AttemptDetails(Struct, frozen=True, kw_only=True):
     """An attempt on its job's page.
 
     `state` chooses the colour of the badge that shows `outcome`. `omitted` says how much of the log's
-    beginning is not shown.
+    beginning is not shown. `is_running`: its log may grow.
     """
 
     number: int
@@ -76,8 +78,10 @@ class AttemptDetails(Struct, frozen=True, kw_only=True):
     facts: list[Fact]
     error: str | None
     traceback: str | None
-    log: str
+    log: LogTail
+    has_output: bool
     omitted: str | None
+    is_running: bool
 
 
 class DisplayTime(Struct, frozen=True):
@@ -95,7 +99,14 @@ class ProgressBar(Struct, frozen=True):
     text: str
 
 
-Fact = tuple[str, str | DisplayTime]  # label and value
+class RunningTime(Struct, frozen=True):
+    """How long something ran, and if it still runs, since when: a page counts on from there."""
+
+    text: str
+    since: float | None
+
+
+Fact = tuple[str, str | DisplayTime | RunningTime]  # label and value
 
 
 def job_row(view: JobView, now: float) -> JobRow:
@@ -111,7 +122,7 @@ def job_row(view: JobView, now: float) -> JobRow:
         priority=view.priority,
         attempts=_attempts(view),
         waited=_waited(view, now),
-        ran=run_time(view),
+        ran=RunningTime(run_time(view), _runs_since(view)),
         submitted=_display_time(view.created_at, now),
     )
 
@@ -131,7 +142,7 @@ def job_details(view: JobView, result: str | None, now: float) -> JobDetails:
         ("Expires", _display_time(view.expires_at, now) if view.expires_at else ""),
         ("Waits for", ", ".join(f"job {job}" for job in view.waits_for)),
         ("Waited", _waited(view, now)),
-        ("Ran", run_time(view)),
+        ("Ran", RunningTime(run_time(view), _runs_since(view))),
         ("Finished", _display_time(view.finished_at, now) if view.finished_at else ""),
         ("Suspended", "its processes are stopped" if view.suspended else ""),
         ("Slots", str(view.slots) if view.slots > 1 else ""),
@@ -155,7 +166,7 @@ def job_details(view: JobView, result: str | None, now: float) -> JobDetails:
         command=_command(view, _MAX_TEXT),
         is_class=view.target is not None,
         is_finished=view.state in FINAL,
-        facts=[(label, value) for label, value in facts if value],
+        facts=_known(facts),
         result=None if result is None else _indented(result, _MAX_TEXT),
     )
 
@@ -164,7 +175,10 @@ def attempt_details(attempt: AttemptView, tail: LogTail, now: float) -> AttemptD
     """Return what a job's page shows of one attempt."""
     facts: list[Fact] = [
         ("Started", _display_time(attempt.started_at, now) if attempt.started_at else ""),
-        ("Took" if attempt.outcome else "Running for", short_duration(attempt.run_seconds)),
+        (
+            "Took" if attempt.outcome else "Running for",
+            RunningTime(short_duration(attempt.run_seconds), None if attempt.outcome else attempt.started_at),
+        ),
         ("Processor", _processor_time(attempt)),
         ("Memory", _size(memory) if (memory := memory_of(attempt)) else ""),
         ("Process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
@@ -175,12 +189,22 @@ def attempt_details(attempt: AttemptView, tail: LogTail, now: float) -> AttemptD
         number=attempt.attempt,
         state=_badge_of(attempt),
         outcome=_outcome(attempt) or "running",
-        facts=[(label, value) for label, value in facts if value],
+        facts=_known(facts),
         error=None if error is None else _beginning(error.in_words(attempt.outcome), _MAX_TEXT),
         traceback=None if error is None or error.traceback is None else _end(error.traceback, _MAX_TEXT),
-        log=tail.text,
+        log=tail,
+        has_output=bool(tail.html or tail.open_html),
         omitted=_size(tail.omitted) if tail.omitted else None,
+        is_running=attempt.outcome is None,
     )
+
+
+def _known(facts: list[Fact]) -> list[Fact]:
+    return [(label, value) for label, value in facts if value and value != RunningTime("", None)]
+
+
+def _runs_since(view: JobView) -> float | None:
+    return view.started_at if view.state in ACTIVE and not view.suspended else None
 
 
 def _progress_bar(view: JobView) -> ProgressBar | None:
@@ -287,30 +311,34 @@ _MAX_TEXT = 20_000  # characters of a command, a result or an error; JSON has al
 
 
 class LogTail(Struct, frozen=True):
-    """The last output of an attempt, and the number of bytes before it that are omitted."""
+    """The last output of an attempt, as HTML: the lines that have ended, and the open one.
 
-    text: str
-    omitted: int
+    `at` and `style` are those at the beginning of the open line. `omitted`: bytes before all that.
+    """
+
+    html: Markup
+    open_html: Markup
+    at: int = 0
+    style: str = ""
+    omitted: int = 0
+
+
+NO_OUTPUT = LogTail(Markup(""), Markup(""))
 
 
 def read_tail(log: LogReader, most: int) -> LogTail:
     """Return about the last `most` bytes of a log, from the beginning of a line on. Reads files."""
     end = log.size()
     begin = max(end - most, 0)
-    data = bytearray()
-    offset = begin
-    while offset < end:
-        chunk = log.read(offset, end - offset)
-        if not chunk.data:
-            break
-        if chunk.left_out:  # only what follows the gap is one text
-            data, begin = bytearray(), chunk.offset
-        data += chunk.data
-        offset = chunk.offset + len(chunk.data)
-    if begin:
-        line = data.find(b"\n") + 1
-        data, begin = data[line:], begin + line
-    return LogTail(data.decode(errors="replace"), begin)
+    first = log.read(begin, most)
+    if first.left_out or begin:  # only what follows a gap is one text
+        begin = first.offset + first.data.find(b"\n") + 1
+    text = LogText(log, begin)
+    tail, html = NO_OUTPUT, Markup("")
+    while text.offset < end and (lines := text.read()):
+        html += lines.html
+        tail = LogTail(html, lines.open_html, lines.at, lines.style, begin)
+    return tail
 
 
 async def stream_log(log: LogReader, last: int | None, written: int = 0) -> AsyncGenerator[bytes, None]:
@@ -334,5 +362,5 @@ async def stream_log(log: LogReader, last: int | None, written: int = 0) -> Asyn
 
 
 def _gap(chunk: LogChunk) -> bytes:
-    why = f"missing: {chunk.missing}" if chunk.missing else "left out, over the log's limit"
+    why = f"missing: {chunk.missing}" if chunk.missing else OVER_LIMIT
     return f"\n==> {chunk.left_out} bytes {why} <==\n".encode(errors="backslashreplace")

@@ -116,7 +116,7 @@ def test_a_jobs_page_shows_its_attempts_with_outcome_and_output(browser, client)
     for words in ("Attempt 1", "exit code 2", "Attempt 2", "exit code 1", "Attempt 3", "succeeded"):
         assert words in page
     assert page.index("Attempt 3") < page.index("Attempt 1")
-    assert '<span class="fore1">try</span> 2 &lt;b&gt;' in page
+    assert '<span class="f1">try</span> 2 &lt;b&gt;' in page
     assert "3 of 6" in page
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from bgd.core.job import Outcome, State
-from bgd.daemon.web.views import LogTail, ProgressBar, attempt_details, job_details, job_row
+from bgd.daemon.web.views import NO_OUTPUT, ProgressBar, attempt_details, job_details, job_row
 from bgd.wire.views import AttemptView, JobError, Progress
 from tests.client.scripted import view_of
 
@@ -47,7 +47,7 @@ def test_a_long_error_shows_its_beginning_and_the_end_of_its_traceback():
         "log_path": "1.1",
     }
 
-    details = attempt_details(AttemptView(**ended), LogTail("", 0), now=2.0)
+    details = attempt_details(AttemptView(**ended), NO_OUTPUT, now=2.0)
 
     assert details.error is not None
     assert details.traceback is not None

@@ -1,0 +1,312 @@
+"""Keep open pages up to date with server-sent events: the parts of a page that changed, and output.
+
+Nothing is polled. What several browsers look at is read and rendered once for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from markupsafe import Markup
+from msgspec import Struct
+
+from bgd.daemon.logs import MAX_CHUNK, LogReader
+from bgd.daemon.streams import Subscription
+from bgd.daemon.web.terminal import Line, Terminal, line_markup
+from bgd.errors import BgdError
+from bgd.wire.http import RequestRefused
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE = 15.0  # seconds of silence after which a page learns that it is still connected
+MAX_AGE = 1800.0  # seconds until a browser connects again, and is checked again
+PAUSE = 0.1  # seconds between two updates of a page
+PAUSE_FACTOR = 10  # and this many times what the last one took, so that pages never take much of a processor
+MAX_BEHIND = 4 * MAX_CHUNK  # bytes of a log that a page may be behind; more are skipped
+MAX_OPEN_LINE = 16 * 1024  # characters; a longer line is broken
+
+
+class Part(Struct, frozen=True):
+    """A part of a page: what it shows, by which a change is noticed, and how that is rendered."""
+
+    shown: object
+    render: Callable[[], str]
+
+
+class Snapshot(Struct, frozen=True):
+    """The parts of a page by the ids of their elements, and the ids of those that follow each other.
+
+    `version` is the newest event that was on disk before they were read.
+    """
+
+    version: int
+    parts: dict[str, Part]
+    order: list[str]
+
+
+class LiveViews:
+    """All that browsers look at now, by address."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self._tasks = tasks
+        self._views: dict[str, LiveView] = {}
+
+    async def updates(
+        self,
+        address: str,
+        build: Callable[[], Awaitable[Snapshot]],
+        subscribe: Callable[[], AbstractContextManager[Subscription]],
+        since: int,
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield updates of a page whose version is `since`, as server-sent events, until MAX_AGE is over.
+
+        `build` reads what the page shows; `subscribe` yields what tells that it may have changed.
+        """
+        view = self._views.get(address)
+        if view is None:
+            view = self._views[address] = LiveView(build, subscribe)
+            view.task = self._tasks.create_task(view.run())
+        loop = asyncio.get_running_loop()
+        until = loop.time() + MAX_AGE
+        with view.viewer(since) as viewer:
+            try:
+                yield HEARTBEAT
+                while loop.time() < until and not view.has_ended:
+                    if await viewer.has_news():
+                        yield event(viewer.take())
+                    else:
+                        yield HEARTBEAT
+                if view.why_gone is not None:
+                    yield event({"gone": view.why_gone})
+            finally:
+                if not view.viewers - {viewer}:
+                    view.task.cancel()
+                    self._views.pop(address, None)
+
+
+class LiveView:
+    """What some browsers look at; `run` keeps it up to date as long as there are any."""
+
+    task: asyncio.Task[None]
+
+    def __init__(
+        self,
+        build: Callable[[], Awaitable[Snapshot]],
+        subscribe: Callable[[], AbstractContextManager[Subscription]],
+    ) -> None:
+        self._build = build
+        self._subscribe = subscribe
+        self._latest: Snapshot | None = None
+        self._rendered: dict[str, str] = {}
+        self.viewers: set[_Viewer] = set()
+        self.has_ended = False
+        self.why_gone: str | None = None  # there is nothing to look at any more
+
+    @contextmanager
+    def viewer(self, since: int) -> Iterator[_Viewer]:
+        """Yield a new viewer, whose page has this version."""
+        viewer = _Viewer(since)
+        if self._latest is not None:
+            viewer.begin(self._latest, self._rendered)
+        self.viewers.add(viewer)
+        try:
+            yield viewer
+        finally:
+            self.viewers.discard(viewer)
+
+    async def run(self) -> None:
+        """Read, render and hand out what changed, again and again. A failure ends streams, not the daemon."""
+        try:
+            with self._subscribe() as subscription:
+                while True:
+                    subscription.take_moved()
+                    subscription.take_progress()
+                    await self._update()
+                    await subscription.changed.wait()
+        except RequestRefused as error:
+            self.why_gone = str(error)
+        except (BgdError, OSError) as error:
+            logger.error("open pages are not updated: %s", error)  # noqa: TRY400 - it says what is wrong
+        except Exception:
+            logger.exception("a bug, in the update of open pages")
+        self.has_ended = True
+        for viewer in self.viewers:
+            viewer.wake()
+
+    async def _update(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        before, after = self._latest, await self._build()
+        old = before.parts if before else {}
+        changed = {
+            id_: part for id_, part in after.parts.items() if id_ not in old or old[id_].shown != part.shown
+        }
+        rendered = await asyncio.to_thread(lambda: {id_: part.render() for id_, part in changed.items()})
+        self._latest = after
+        self._rendered = {id_: rendered.get(id_) or self._rendered[id_] for id_ in after.parts}
+        order = None if before and before.order == after.order else after.order
+        for viewer in self.viewers:
+            if before is None:
+                viewer.begin(after, self._rendered)
+            else:
+                viewer.add(after.version, rendered, order)
+        await _pause(max(PAUSE, PAUSE_FACTOR * (loop.time() - began)))
+
+
+class _Viewer:
+    """One open page: what it has not been sent yet. Later news of a part replace earlier ones."""
+
+    def __init__(self, since: int) -> None:
+        self._version = since
+        self._parts: dict[str, str] = {}
+        self._order: list[str] | None = None
+        self._news = asyncio.Event()
+
+    def begin(self, snapshot: Snapshot, rendered: dict[str, str]) -> None:
+        """Send everything, unless the page shows it already."""
+        if snapshot.version != self._version:
+            self.add(snapshot.version, rendered, snapshot.order)
+
+    def add(self, version: int, rendered: dict[str, str], order: list[str] | None) -> None:
+        self._version = version
+        self._parts |= rendered
+        self._order = self._order if order is None else order
+        if rendered or order is not None:
+            self._news.set()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    async def has_news(self) -> bool:
+        """Wait for news, for KEEP_ALIVE at most; return whether there are any."""
+        return await _is_set_within(self._news, KEEP_ALIVE)
+
+    def take(self) -> dict[str, object]:
+        self._news.clear()
+        news: dict[str, object] = {"parts": self._parts, "version": self._version}
+        if self._order is not None:
+            news["order"] = self._order
+        self._parts, self._order = {}, None
+        return news
+
+
+async def follow_log(
+    shown: LogText,
+    subscription: AbstractContextManager[Subscription],
+    has_ended: Callable[[], Awaitable[bool]],
+) -> AsyncGenerator[bytes, None]:
+    """Yield the output of an attempt that is not `shown` yet, as server-sent events, until it has ended.
+
+    A reader that is far behind misses what is in between, and is told.
+    """
+    with subscription as grown:
+        yield HEARTBEAT
+        while True:
+            grown.take_moved()
+            is_last = await has_ended()  # before the log is read: it may grow until then
+            while lines := await asyncio.to_thread(shown.read):
+                yield event(
+                    {"lines": lines.html, "open": lines.open_html, "at": lines.at, "style": lines.style}
+                )
+                await _pause(PAUSE)
+                await asyncio.to_thread(shown.skip)
+            if is_last:
+                yield event({"end": True})
+                return
+            if not await _is_set_within(grown.changed, KEEP_ALIVE):
+                yield HEARTBEAT
+
+
+class LogLines(Struct, frozen=True):
+    """Output as HTML: the lines that have ended, and the open one.
+
+    `at` and `style` are those at the beginning of the open line, from where a reader goes on.
+    """
+
+    html: Markup
+    open_html: Markup
+    at: int
+    style: str
+
+
+class LogText:
+    """Reads the log of an attempt and shows it as a terminal does. Blocks: call it on a thread.
+
+    Attributes:
+        offset: from where it reads next.
+    """
+
+    def __init__(self, log: LogReader, offset: int, style: str = "") -> None:
+        self._log = log
+        self.offset = self._line_begin = offset
+        self._terminal = Terminal(style)
+        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+        self._lines: list[Line] = []  # not shown yet
+
+    def read(self) -> LogLines | None:
+        """Return what comes next, at most MAX_CHUNK bytes of the log; None if there is nothing yet."""
+        chunk = self._log.read(self.offset, MAX_CHUNK)
+        if not chunk.data:
+            return None
+        if chunk.left_out:
+            self._break_off(f"{chunk.left_out} bytes {chunk.missing or OVER_LIMIT}", chunk.offset)
+        self._lines += self._terminal.feed(self._decode(chunk.data))
+        self.offset = chunk.offset + len(chunk.data)
+        if (newline := chunk.data.rfind(b"\n")) >= 0:
+            self._line_begin = chunk.offset + newline + 1
+        if sum(len(text) for text, _ in self._terminal.open_line) > MAX_OPEN_LINE:
+            self._lines.append(self._terminal.end())
+            self._line_begin = self.offset
+        lines, self._lines = self._lines, []
+        html = Markup("").join(line_markup(line) + "\n" for line in lines)
+        return LogLines(html, line_markup(self._terminal.open_line), self._line_begin, self._terminal.style)
+
+    def skip(self) -> None:
+        """Skip what a reader that is far behind cannot catch up with."""
+        behind = self._log.size() - self.offset
+        if behind > MAX_BEHIND:
+            left_out = behind - MAX_CHUNK
+            self._break_off(
+                f"{left_out} bytes not shown here; reload the page for all", self.offset + left_out
+            )
+
+    def _break_off(self, why: str, offset: int) -> None:
+        if self._terminal.open_line:
+            self._lines.append(self._terminal.end())
+        self._lines.append([(f"==> {why} <==", "")])
+        self.offset = self._line_begin = offset
+
+
+# --- server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
+
+HEARTBEAT = b"data: null\n\n"  # scripts do not see comments
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+OVER_LIMIT = "left out, over the log's limit"
+
+
+def event(value: object) -> bytes:
+    """Return an event with a value as JSON, which has no newline."""
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode(errors="replace")
+
+
+async def _is_set_within(happened: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await happened.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _pause(seconds: float) -> None:
+    over = asyncio.Event()
+    timer = asyncio.get_running_loop().call_later(seconds, over.set)
+    try:
+        await over.wait()
+    finally:
+        timer.cancel()

@@ -1,0 +1,248 @@
+// Keep this page up to date: the daemon sends the parts that changed, and output as it is written.
+"use strict";
+
+// The daemon escapes all that it sends, and no other script runs here.
+const policy = window.trustedTypes
+  ? trustedTypes.createPolicy("bgd", { createHTML: (text) => text })
+  : { createHTML: (text) => text };
+
+const FIRST_RETRY = 1000; // milliseconds; doubled up to the last
+const LAST_RETRY = 15000;
+const SILENCE = 40000; // milliseconds after which a connection counts as lost; the daemon is never silent for 15 s
+const NEAR_END = 40; // pixels from the end of a log within which the page follows it
+const MAX_LOG = 4_000_000; // characters of output on the page; the beginning is dropped
+
+const page = document.body.dataset;
+const ordered = document.getElementById("ordered");
+const skew = Date.now() / 1000 - page.now; // between the clock of this machine and the daemon's
+
+// --- Streams
+
+// Keeps one stream open while the page is visible: a browser opens only six connections to a host.
+class Stream {
+  constructor(address, receive) {
+    this.address = address; // returns the address to continue from
+    this.receive = receive;
+    this.delay = FIRST_RETRY;
+    this.isOver = false;
+    streams.add(this);
+    this.open();
+  }
+
+  open() {
+    if (document.hidden || this.isOver || this.source) return;
+    this.heardAt = Date.now();
+    this.source = new EventSource(this.address());
+    this.source.onopen = () => this.heard();
+    this.source.onmessage = (message) => {
+      this.heard();
+      const news = JSON.parse(message.data); // null says that the connection lives
+      if (news) this.receive(news);
+    };
+    this.source.onerror = () => this.lost();
+  }
+
+  heard() {
+    this.heardAt = Date.now();
+    this.delay = FIRST_RETRY;
+    this.isLost = false;
+    showConnection();
+  }
+
+  check() {
+    if (this.source && Date.now() - this.heardAt > SILENCE) this.lost();
+  }
+
+  lost() {
+    this.close();
+    if (this.isOver) return;
+    this.isLost = true;
+    showConnection();
+    this.retry = setTimeout(() => this.open(), this.delay);
+    this.delay = Math.min(2 * this.delay, LAST_RETRY);
+  }
+
+  close() {
+    clearTimeout(this.retry);
+    this.source?.close();
+    this.source = null;
+  }
+
+  end() {
+    this.isOver = true;
+    this.isLost = false;
+    this.close();
+    streams.delete(this);
+    showConnection();
+  }
+}
+
+const streams = new Set();
+
+const connection = document.getElementById("connection");
+
+function showConnection() {
+  connection.hidden = ![...streams].some((stream) => stream.isLost);
+}
+
+document.addEventListener("visibilitychange", () => {
+  for (const stream of streams) {
+    stream.close();
+    stream.open();
+  }
+});
+
+// --- Parts of the page
+
+function update(news) {
+  if (news.gone) {
+    this.end();
+    connection.textContent = news.gone;
+    connection.hidden = false;
+    return;
+  }
+  page.version = news.version;
+  const made = new Map();
+  for (const [id, html] of Object.entries(news.parts)) {
+    const fresh = elementOf(html);
+    const old = document.getElementById(id);
+    if (old) morph(old, fresh);
+    else made.set(id, fresh);
+  }
+  if (news.order) arrange(news.order, made);
+  followLogs();
+  tick();
+}
+
+function elementOf(html) {
+  const template = document.createElement("template");
+  template.innerHTML = policy.createHTML(html.trim());
+  return template.content.firstElementChild;
+}
+
+// Make one element like another, and keep what is the same: selections, focus, open details.
+function morph(old, fresh) {
+  if (old.nodeName !== fresh.nodeName) {
+    old.replaceWith(fresh);
+  } else if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+  } else if (old.nodeType === Node.ELEMENT_NODE && !old.matches(".log")) {
+    for (const { name, value } of fresh.attributes) {
+      if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    }
+    for (const { name } of [...old.attributes]) {
+      if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+    }
+    const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
+    after.forEach((node, index) => (index < before.length ? morph(before[index], node) : old.append(node)));
+    before.slice(after.length).forEach((node) => node.remove());
+  }
+}
+
+let postponed = null; // an order that is applied when the pointer has left the list
+
+// Put rows into their order. Nothing moves under a pointer.
+function arrange(order, made) {
+  if (postponed) made = new Map([...postponed.made, ...made]);
+  postponed = null;
+  if (ordered.nodeName === "TBODY" && ordered.matches(":hover") && ordered.rows.length) {
+    postponed = { order, made };
+    return;
+  }
+  const wanted = new Set(order);
+  for (const child of [...ordered.children]) {
+    if (!wanted.has(child.id)) child.remove();
+  }
+  order.forEach((id, index) => {
+    const child = document.getElementById(id) ?? made.get(id);
+    if (child && ordered.children[index] !== child) ordered.insertBefore(child, ordered.children[index] ?? null);
+  });
+}
+
+ordered?.addEventListener("mouseleave", () => {
+  if (postponed) arrange(postponed.order, postponed.made);
+  followLogs();
+});
+
+// --- Logs
+
+function followLogs() {
+  for (const log of document.querySelectorAll(".log[data-live]")) {
+    const { live, at, style } = log.dataset;
+    delete log.dataset.live; // it is followed from now on
+    follow(log, live, { at, style });
+  }
+}
+
+function follow(log, live, position) {
+  const text = log.querySelector("pre");
+  const [lines, open] = text.children;
+  const empty = log.parentElement.querySelector(":scope > .empty");
+  text.scrollTop = text.scrollHeight;
+  const stream = new Stream(
+    () => `${live}?${new URLSearchParams(position)}`,
+    (news) => {
+      if (news.end) {
+        stream.end();
+        empty.textContent = "No output.";
+        return;
+      }
+      const isAtEnd = text.scrollHeight - text.scrollTop - text.clientHeight < NEAR_END;
+      lines.append(...elementOf(`<code>${news.lines}</code>`).childNodes);
+      open.replaceChildren(...elementOf(`<code>${news.open}</code>`).childNodes);
+      if ("at" in news) position = { at: news.at, style: news.style };
+      shorten(lines);
+      log.hidden = false;
+      empty.hidden = true;
+      if (isAtEnd) text.scrollTop = text.scrollHeight;
+    },
+  );
+}
+
+function shorten(lines) {
+  let surplus = lines.textContent.length - MAX_LOG;
+  while (surplus > 0 && lines.firstChild) {
+    surplus -= lines.firstChild.textContent.length;
+    lines.firstChild.remove();
+  }
+}
+
+// --- Times that go on
+
+const UNITS = [[86400, "d"], [3600, "h"], [60, "m"], [1, "s"]];
+
+function shortDuration(seconds) {
+  if (seconds < 1) return `${Math.max(0, seconds * 1000).toFixed(0)}ms`;
+  if (seconds < 10) return `${seconds.toFixed(1)}s`;
+  let rest = Math.round(seconds);
+  const words = [];
+  for (const [size, unit] of UNITS) {
+    const count = Math.floor(rest / size);
+    rest %= size;
+    if (count) words.push(`${count}${unit}`);
+    else if (words.length) break;
+  }
+  return words.slice(0, 2).join("");
+}
+
+function tick() {
+  const now = Date.now() / 1000 - skew;
+  for (const span of document.querySelectorAll("[data-since]")) {
+    span.textContent = shortDuration(now - span.dataset.since);
+  }
+  for (const time of document.querySelectorAll("time")) {
+    const age = now - Date.parse(time.dateTime) / 1000;
+    time.textContent = age >= 0 ? `${shortDuration(age)} ago` : `in ${shortDuration(-age)}`;
+  }
+}
+
+if (page.live) {
+  const mark = page.live.includes("?") ? "&" : "?";
+  new Stream(() => `${page.live}${mark}since=${page.version}`, update);
+  followLogs();
+  setInterval(() => {
+    if (document.hidden) return;
+    tick();
+    for (const stream of streams) stream.check();
+  }, 1000);
+}

@@ -1,0 +1,292 @@
+"""Open pages stay up to date: in a real browser, and as streams of events on the socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]  # it has no types
+import pytest
+from playwright.sync_api import Page, expect
+
+from bgd.daemon.logs import MAX_CHUNK, LogReader
+from bgd.daemon.web.live import LogText
+from tests.daemon.web.browsing import Browser, configure_pages
+from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.support import DEADLINE, Daemon, wait_until
+
+MILLISECONDS = 1000 * DEADLINE
+
+needs_chromium = pytest.mark.skipif(
+    PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine"
+)
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def tab(chrome):
+    """A tab; any error or message on its console fails the test, unless it is about a lost connection."""
+    context = chrome.new_context()
+    context.set_default_timeout(MILLISECONDS)
+    tab = context.new_page()
+    complaints: list[str] = []
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    yield tab
+    context.close()
+    assert [text for text in complaints if "net::ERR" not in text] == []
+
+
+def open_pages(tab, client):
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    return tab.url
+
+
+# --- in a browser -------------------------------------------------------------------------------------------
+
+
+@needs_chromium
+def test_a_list_shows_new_jobs_and_changes_without_a_reload(tab, daemon):
+    with daemon.client() as client:
+        open_pages(tab, client)
+        tab.evaluate("window.isSamePage = true")
+        job = client.submit(["/bin/false"], name="new one", hold=True)
+        row = tab.locator(f"#job-{job.id}")
+        expect(row).to_contain_text("held")
+        client.release([job.id])
+        expect(row).to_contain_text("exit code 1")
+        expect(tab.locator("#tabs .failed")).to_contain_text("1")
+        client.remove([job.id])
+        expect(row).to_have_count(0)
+
+        assert tab.evaluate("window.isSamePage")
+
+
+@needs_chromium
+def test_nothing_moves_under_the_pointer(tab, daemon):
+    with daemon.client() as client:
+        first = client.submit(["/bin/true"], hold=True)
+        open_pages(tab, client)
+        tab.hover(f"#job-{first.id}")
+        second = client.submit(["/bin/true"], hold=True)
+        client.edit([first.id], name="edited")
+        expect(tab.locator(f"#job-{first.id}")).to_contain_text("edited")
+        assert tab.locator(f"#job-{second.id}").count() == 0
+
+        tab.hover("header")
+        expect(tab.locator(f"#job-{second.id}")).to_be_visible()
+
+
+@needs_chromium
+def test_a_progress_bar_looks_as_in_a_terminal_and_the_page_follows_to_the_end(tab, daemon, tmp_path):
+    gate = tmp_path / "gate"
+    script = f"printf '10%%\\r\\033[32m20%%\\033[0m'; cat {gate}; printf '\\r100%%\\ndone\\n'"
+    with daemon.client() as client:
+        os.mkfifo(gate)
+        job = client.submit(["/bin/sh", "-c", script])
+        list_url = open_pages(tab, client)
+        tab.goto(f"{list_url}/{job.id}")
+        log = tab.locator(".log pre")
+        expect(log).to_have_text("20%")
+        expect(log.locator(".f2")).to_have_text("20%")
+
+        gate.write_text("middle\n")
+        expect(log).to_have_text("20%middle\n100%\ndone\n")
+        expect(tab.locator("h1 .badge")).to_have_text("succeeded")
+        expect(tab.locator("#attempt-1-head .badge")).to_have_text("succeeded")
+
+
+@needs_chromium
+def test_a_page_says_that_the_connection_is_lost_and_goes_on_after_a_restart(tab, open_daemon, tmp_path):
+    daemon, list_url = open_daemon
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with daemon.client() as client:
+        job = client.submit(["/bin/sh", "-c", f"seq 1000; cat {gate}; cat {gate}; echo last"])
+    tab.goto(f"{list_url}/{job.id}")
+    log = tab.locator(".log pre")
+    expect(log).to_contain_text("1000")
+    daemon.process.kill()
+    daemon.process.wait()
+    expect(tab.locator("#connection")).to_be_visible()
+    gate.write_text("while it was down\n")
+    daemon.start()
+    expect(tab.locator("#connection")).to_be_hidden()
+    gate.write_text("and after\n")
+    expect(tab.locator("h1 .badge")).to_have_text("succeeded")
+
+    expect(log).to_contain_text("last")
+    lines = [str(number) for number in range(1, 1001)]
+    assert log.inner_text().split() == [*lines, *["while", "it", "was", "down", "and", "after", "last"]]
+
+
+@needs_chromium
+def test_the_page_of_a_removed_job_says_so(tab, daemon):
+    with daemon.client() as client:
+        job = client.submit(["/bin/true"]).wait()
+        list_url = open_pages(tab, client)
+        tab.goto(f"{list_url}/{job.id}")
+        expect(tab.locator("h1 .badge")).to_have_text("succeeded")
+        client.remove([job.id])
+        expect(tab.locator("#connection")).to_have_text(f"There is no job {job.id}.")
+
+
+@needs_chromium
+def test_a_hidden_page_closes_its_streams_and_catches_up(tab, open_daemon):
+    daemon, list_url = open_daemon
+    tab.goto(list_url)
+    with daemon.client() as client:
+        expect(tab.locator(f"#job-{client.submit(['/bin/true']).id}")).to_be_visible()
+        hide(tab, is_hidden=True)
+        wait_until(lambda: connections_of(daemon) == 0)
+        job = client.submit(["/bin/true"])
+        assert tab.locator(f"#job-{job.id}").count() == 0
+        hide(tab, is_hidden=False)
+        expect(tab.locator(f"#job-{job.id}")).to_be_visible()
+
+
+# --- streams ------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_sends_nothing_to_a_page_that_is_up_to_date(daemon):
+    with daemon.client() as client, events_of(daemon, "/job-logs/live?queue=quiet&since=") as events:
+        assert next(events) is None
+        job = client.submit(["/bin/true"], hold=True, name="<b>", queue="quiet")
+        news = next(events)
+
+    assert news["order"] == [f"job-{job.id}"]
+    assert "&lt;b&gt;" in news["parts"][f"job-{job.id}"]
+    assert set(news["parts"]) >= {"tabs", "empty"}
+
+
+def test_what_many_look_at_is_read_once(daemon):
+    address = "/job-logs/live?queue=shared&since="
+    with daemon.client() as client, ExitStack() as opened:
+        pages = [opened.enter_context(events_of(daemon, address)) for _ in range(70)]
+        assert {next(page) for page in pages} == {None}
+        job = client.submit(["/bin/true"], hold=True, queue="shared")
+        assert {tuple(next(page)["order"]) for page in pages} == {(f"job-{job.id}",)}
+        assert Browser(daemon).log_in().get("/job-logs").status == 200  # streams leave room for pages
+
+
+def test_a_stream_of_a_log_goes_on_where_the_page_is(daemon):
+    with daemon.client() as client:
+        job = client.submit(["/bin/sh", "-c", "printf 'one\\n\\033[1mtwo\\nthree'"])
+        client.wait([job.id])
+    with events_of(daemon, f"/job-logs/{job.id}/1/live?at=0") as events:
+        whole = [event for event in events if event]
+    with events_of(daemon, f"/job-logs/{job.id}/1/live?at={whole[0]['at']}&style=1") as events:
+        rest = [event for event in events if event]
+
+    assert whole[0]["lines"] == 'one\n<span class="bold">two</span>\n'
+    assert (whole[0]["open"], whole[0]["style"]) == ('<span class="bold">three</span>', "1")
+    assert rest == [{**whole[0], "lines": ""}, {"end": True}]
+
+
+@pytest.mark.parametrize("address", ["at=-1", "at=x", "since=x", f"style={'1' * 101}"])
+def test_a_bad_position_is_refused(daemon, address):
+    with daemon.client() as client:
+        job = client.submit(["/bin/true"])
+    assert Browser(daemon).log_in().get(f"/job-logs/{job.id}/1/live?{address}").status == 400
+
+
+def test_streams_are_for_those_who_are_logged_in(daemon):
+    for address in ("/job-logs/live", "/job-logs/1/live", "/job-logs/1/1/live"):
+        assert Browser(daemon).get(address).status == 401
+
+
+# --- logs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_is_far_behind_skips_and_is_told(tmp_path):
+    log = LogReader(str(tmp_path), 1, 1)
+    log.path.parent.mkdir()
+    log.path.write_bytes(b"first line\n" + b"x" * 99 + b"\n")
+    text = LogText(log, 0)
+    assert text.read() is not None
+    with log.path.open("ab") as file:
+        file.write((b"y" * 99 + b"\n") * 10_000)
+    text.skip()
+    lines = text.read()
+
+    assert lines is not None
+    assert (
+        lines.html.splitlines()[0]
+        == f"==&gt; {1_000_000 - MAX_CHUNK} bytes not shown here; reload the page for all &lt;=="
+    )
+    assert lines.at == log.size()
+
+
+def test_a_line_without_an_end_is_broken(tmp_path):
+    log = LogReader(str(tmp_path), 1, 1)
+    log.path.parent.mkdir()
+    log.path.write_bytes(b"x" * 40_000)
+    lines = LogText(log, 0).read()
+
+    assert lines is not None
+    assert (len(lines.html), lines.open_html, lines.at) == (40_001, "", 40_000)
+
+
+# --- help ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def open_daemon(tmp_path):
+    """A daemon whose pages everybody may see, at an address that it has again after a restart."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    daemon = Daemon(tmp_path)
+    configure_pages(daemon, f"127.0.0.1:{port}", 'auth = "none"')
+    daemon.start()
+    yield daemon, f"http://127.0.0.1:{port}/job-logs"
+    daemon.stop()
+
+
+@contextmanager
+def events_of(daemon: Daemon, address: str) -> Iterator[Iterator[Any]]:
+    """Yield the events of a stream as they come; an address that ends with `since=` begins now."""
+    browser = Browser(daemon).log_in()
+    if address.endswith("since="):
+        version = re.search(r'data-version="(\d+)"', browser.get("/job-logs").text)
+        assert version is not None
+        address += version[1]
+    with browser.connect() as connection:
+        head = f"GET {address} HTTP/1.1\r\nHost: {browser.host}\r\nCookie: {browser.cookie}\r\n\r\n"
+        connection.sendall(head.encode())
+        yield events_in(connection)
+
+
+def events_in(connection: socket.socket) -> Iterator[Any]:
+    received = b""
+    while data := connection.recv(65536):
+        received += data
+        *whole, received = received.split(b"\n\n")
+        for message in whole:
+            if found := re.search(rb"data: (.*)", message):
+                yield json.loads(found[1])
+
+
+def hide(tab: Page, *, is_hidden: bool) -> None:
+    """Tell the page that its tab is in the background, or not."""
+    script = (
+        f"Object.defineProperty(document, 'hidden', {{value: {str(is_hidden).lower()}, configurable: true}})"
+    )
+    tab.evaluate(script)
+    tab.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def connections_of(daemon: Daemon) -> int:
+    """Return the number of browsers that are connected to a daemon."""
+    port = psutil.Process(daemon.process.pid)
+    return sum(each.status == "ESTABLISHED" for each in port.net_connections("tcp"))
