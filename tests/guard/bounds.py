@@ -19,7 +19,7 @@ BOUNDS = {
     "modules, bgctl submit": (106, 106),
     "modules, bgctl list": (114, 114),
     "modules, launcher": (151, 151),
-    "modules, daemon": (234, 234),
+    "modules, daemon": (237, 237),
     "modules, spawned class job": (16, 16),
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls, a submit": (267, 267),
