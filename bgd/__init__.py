@@ -70,3 +70,8 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'bgd' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES.get(name, "bgd.errors")), name)
+
+
+def __dir__() -> list[str]:
+    """Return all public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from bgd.escape import one_line
+from bgd.escape import one_line, visible
 
 MAX_MESSAGE = 2000  # characters; the end is kept because it says what to do
 
@@ -48,7 +48,11 @@ class ConfigError(BgdError):
 class JobFailed(BgdError):
     """The job whose result was asked for did not succeed.
 
+    Python shows the job's own traceback below this error's.
+
     Attributes:
+        job_id: the job, None if it is not known.
+        name: the job's name, None if it has none.
         outcome: how its last attempt ended (see bgd.Outcome), None if it never ran.
         exit_code: exit code of its process, None if it has none.
         error_type: qualified name of the exception a class job raised, else None.
@@ -56,10 +60,12 @@ class JobFailed(BgdError):
         traceback: that exception's traceback as text, else None.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is optional
         self,
         message: str,
         *,
+        job_id: int | None = None,
+        name: str | None = None,
         outcome: str | None = None,
         exit_code: int | None = None,
         error_type: str | None = None,
@@ -69,11 +75,15 @@ class JobFailed(BgdError):
         super().__init__(message)
         self.args = (message,)  # the job's own words, which are not cut
 
+        self.job_id = job_id
+        self.name = name
         self.outcome = outcome
         self.exit_code = exit_code
         self.error_type = error_type
         self.error_message = error_message
         self.traceback = traceback
+        if traceback is not None:
+            self.add_note("The job's own " + visible(traceback).strip())
 
 
 def shorten(message: str) -> str:

@@ -17,6 +17,11 @@ def one_line(text: str) -> str:
     return _SPECIAL.sub(lambda found: visible_symbol(found.group()), text)
 
 
+def visible(text: str) -> str:
+    """Return a text of several lines with its other special characters visible."""
+    return "\n".join(one_line(line.expandtabs()) for line in text.split("\n"))
+
+
 def visible_symbol(character: str) -> str:
     """Return what is shown in place of a special character."""
     if character < " ":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import traceback
+
 import pytest
 
 from bgctl.program import run
@@ -44,6 +47,15 @@ def test_message_is_never_long_and_keeps_its_end(text):
 def test_words_of_a_job_are_not_cut():
     assert str(JobFailed(f"failed: '{LONG}'")) == f"failed: '{LONG}'"
     assert str(BgdError(f"failed: '{LONG}'")) == f"failed: '{CUT}'"
+
+
+def test_the_jobs_own_traceback_is_shown_below_its_error():
+    error = JobFailed("job 7 failed", traceback="Traceback:\n  line\x1b[2J\nLookupError: gone\n")
+
+    shown = "".join(traceback.format_exception(error))
+
+    assert shown.endswith("job 7 failed\nThe job's own Traceback:\n  line␛[2J\nLookupError: gone\n")
+    assert pickle.loads(pickle.dumps(error)).__notes__ == error.__notes__
 
 
 def test_bad_argument_is_quoted_in_short(capsys):

@@ -144,13 +144,21 @@ def error_in(result: ActResult) -> BgdError | None:
 def failure_of(view: JobView, error: JobError | None) -> JobFailed:
     """Return the exception that `result` raises for a job that did not succeed."""
     return JobFailed(
-        f"job {view.id} {_how_it_failed(view)}" + (f": {error.in_words(view.outcome)}" if error else ""),
+        f"job {view.id}{_named(view)} {_how_it_failed(view)}"
+        + (f": {error.in_words(view.outcome)}" if error else ""),
+        job_id=view.id,
+        name=view.name,
         outcome=view.outcome,
         exit_code=view.exit_code,
         error_type=None if error is None or error.type == Outcome.NOT_STARTED else error.type,
         error_message=error.message if error else None,
         traceback=error.traceback if error else None,
     )
+
+
+def _named(view: JobView) -> str:
+    known = view.name or view.target
+    return "" if known is None else f" ({known})"
 
 
 def _how_it_failed(view: JobView) -> str:

@@ -112,10 +112,10 @@ def _check_call(text: str, spec: JobSpec, config: Config) -> None:
     if isinstance(target, RunnerTarget):
         _check_runner(target, spec, config)
     if not is_allowed(target, config.security.allowed_classes):
-        narrowest, *_, widest = map(_in_toml, patterns_for(target))
+        entry = _in_toml(patterns_for(target)[0])
         raise NotAllowed(
             f"{text} is not in [security] allowed_classes of {_file(config)}: "
-            f"add {narrowest} there, or {widest}, then `bgctl reload`"
+            f"add {entry} there, then `bgctl reload`"
         )
     problem = None if spec.arguments is None else problem_with_arguments(spec.arguments)
     if problem is not None:

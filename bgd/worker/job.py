@@ -23,6 +23,7 @@ MAX_RESULT = 1_000_000  # bytes of JSON
 MAX_DEPTH = 200  # of nested lists and objects in a result; many JSON readers take little more
 MAX_TEXT = 65_536  # bytes of an error's message, and of its traceback
 
+_INSTEAD = "write it to a file, and return the path"
 _MAX_LINE = 1000  # characters of an error on one line
 _MAX_BASES = 100  # base classes named for an error
 _MAX_BASE_NAME = 200  # characters; names in the configuration are shorter
@@ -177,7 +178,7 @@ def encode_result(value: object) -> bytes:
     except ValueError as error:  # NaN, infinity, lone surrogates, integers with too many digits
         raise ValueError(f"the result is not JSON: {error}") from None
     if len(text) > MAX_RESULT:
-        raise ValueError(f"the result has {len(text)} bytes of JSON, the limit is {MAX_RESULT}")
+        raise ValueError(f"the result has {len(text)} bytes of JSON, the limit is {MAX_RESULT}: {_INSTEAD}")
     return text
 
 
@@ -198,7 +199,8 @@ def _check_shape(value: object) -> None:
             elif isinstance(item, (list, tuple)):
                 below.extend(item)
             if len(below) > MAX_RESULT:
-                raise ValueError(f"the result has more than the limit of {MAX_RESULT} bytes of JSON")
+                most = f"the limit of {MAX_RESULT} bytes of JSON"
+                raise ValueError(f"the result has more than {most}: {_INSTEAD}")
         level = below
 
 

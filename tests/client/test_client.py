@@ -6,11 +6,13 @@ import gc
 import secrets
 import signal
 import time
+import traceback
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from msgspec.structs import replace
 
+import bgd
 from bgd import (
     AsyncJob,
     Client,
@@ -110,6 +112,31 @@ def test_a_class_job_that_raises_fails_with_its_exception(client):
     assert raised.value.error_message == "no such luck"
     assert raised.value.traceback is not None
     assert "greetings.py" in raised.value.traceback
+
+
+def test_an_uncaught_failure_shows_which_job_failed_and_where(client):
+    job = client.call("greetings:Greeter.fail", name="nightly")
+
+    with pytest.raises(JobFailed, match=rf"job {job.id} \(nightly\) failed") as raised:
+        job.result(20)
+
+    assert (raised.value.job_id, raised.value.name) == (job.id, "nightly")
+    assert "in fail" in "".join(traceback.format_exception(raised.value))
+
+
+def test_the_output_of_a_job_is_its_text_after_the_end(client):
+    job = client.submit(["sh", "-c", r"printf 'caf\303\251\n\377'; sleep 0.1; echo end >&2"])
+
+    assert job.output(timeout=DEADLINE) == "café\n\ufffdend\n"
+
+
+@pytest.mark.parametrize("kind", [Job, AsyncJob])
+def test_everything_about_a_job_is_listed(kind):
+    assert {"id", "output", *JobView.__struct_fields__} <= set(dir(kind(None, 1)))
+
+
+def test_all_public_names_are_listed():
+    assert set(bgd.__all__) <= set(dir(bgd))
 
 
 def test_a_class_that_is_not_listed_is_not_allowed(client):

@@ -69,10 +69,10 @@ def test_listed_class_of_a_runner_may_run(folder, target):
 @pytest.mark.parametrize(
     ("target", "add"),
     [
-        ("php::App\\Jobs\\Other", r"add 'php::App\Jobs\Other' there, or 'php::App\Jobs\*',"),
-        ("php::App\\Jobs\\Other@run", r"add 'php::App\Jobs\Other@run' there, or 'php::App\Jobs\*',"),
-        ("php::app\\jobs\\sendmail", r"add 'php::app\jobs\sendmail' there, or"),
-        ("php::App.other", 'add "php::App.other" there, or "php::App.*",'),
+        ("php::App\\Jobs\\Other", r"add 'php::App\Jobs\Other' there, then"),
+        ("php::App\\Jobs\\Other@run", r"add 'php::App\Jobs\Other@run' there, then"),
+        ("php::app\\jobs\\sendmail", r"add 'php::app\jobs\sendmail' there, then"),
+        ("php::App.other", 'add "php::App.other" there, then'),
     ],
 )
 def test_unlisted_class_of_a_runner_is_refused_with_what_to_add(folder, target, add):

@@ -160,7 +160,7 @@ def test_missing_program_of_a_runner_is_named(daemon):
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("sh::Others.tell", r'sh::Others.tell is not in .*: add "sh::Others.tell" there, or "sh::Others.\*"'),
+        ("sh::Others.tell", r'sh::Others.tell is not in .*: add "sh::Others.tell" there, then'),
         ("sh::Jobs.deep.tell", "is not in"),
         ("bash::Jobs.tell", r"no \[runners.bash\] in .*; did you mean sh\?"),
     ],

@@ -64,6 +64,9 @@ class AsyncJob(JobAttributes, Generic[R_co]):
                 raise AttributeError(f"a job has no attribute {name!r}")
             return getattr(self.view, name)
 
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *JobView.__struct_fields__]
+
     async def refresh(self) -> Self:
         """Look the job up again; returns the job itself."""
         self._view = await self._client.view(self.id)
@@ -87,6 +90,15 @@ class AsyncJob(JobAttributes, Generic[R_co]):
             TimeoutError: it has not finished within `timeout` seconds.
         """
         return await self._client.result(self, timeout=timeout)
+
+    async def output(self, timeout: float | None = None) -> str:
+        """Wait, then return what the latest attempt printed; bytes that are not UTF-8 are replaced.
+
+        Raises:
+            TimeoutError: it has not finished within `timeout` seconds.
+        """
+        await self.wait(timeout)
+        return b"".join([part.data async for part in self.logs()]).decode(errors="replace")
 
     async def attempts(self) -> list[AttemptView]:
         return await self._client.attempts(self.id)

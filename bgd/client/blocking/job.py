@@ -65,6 +65,9 @@ class Job(JobAttributes, Generic[R_co]):
                 raise AttributeError(f"a job has no attribute {name!r}")
             return getattr(self.view, name)
 
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *JobView.__struct_fields__]
+
     def refresh(self) -> Self:
         """Look the job up again; returns the job itself."""
         self._view = self._client.view(self.id)
@@ -88,6 +91,15 @@ class Job(JobAttributes, Generic[R_co]):
             TimeoutError: it has not finished within `timeout` seconds.
         """
         return self._client.result(self, timeout=timeout)
+
+    def output(self, timeout: float | None = None) -> str:
+        """Wait, then return what the latest attempt printed; bytes that are not UTF-8 are replaced.
+
+        Raises:
+            TimeoutError: it has not finished within `timeout` seconds.
+        """
+        self.wait(timeout)
+        return b"".join([part.data for part in self.logs()]).decode(errors="replace")
 
     def attempts(self) -> list[AttemptView]:
         return self._client.attempts(self.id)
