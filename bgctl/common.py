@@ -14,12 +14,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgctl.options import FILE
-from bgd import Client
+from bgd import Client, Job
 from bgd.escape import one_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMPLETION_VARIABLE = "_BGCTL_COMPLETE"  # set by the shell; says what to complete
-STATE_COLORS = {
+_STATE_COLORS = {
     "running": "blue",
     "stopping": "magenta",
     "succeeded": "green",
@@ -136,6 +136,8 @@ def _remember(context: click.Context, parameter: click.Parameter, value: object)
     if value and parameter.name:  # otherwise keep what was given before the verb
         root = context.find_root()
         root.obj = replace(root.obj, **{parameter.name: value})
+    if parameter.name == "color":
+        context.color = {"always": True, "never": False}.get(str(value), context.color)  # for click.echo
 
 
 class GlobalOptions(Struct, frozen=True, kw_only=True):
@@ -214,6 +216,14 @@ def has_colors() -> bool:
             return False
         case _:
             return is_terminal() and not os.environ.get("NO_COLOR")  # https://no-color.org
+
+
+def state_color(job: Job) -> str | None:
+    """Return the color of a job's state; None if it has none of its own."""
+    return _SUSPENDED_COLOR if job.suspended else _STATE_COLORS.get(job.state)
+
+
+_SUSPENDED_COLOR = "magenta"
 
 
 def local_time(at: float | None, now: float) -> str:

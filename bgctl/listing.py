@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from bgctl.common import (
-    STATE_COLORS,
     client,
     excerpt,
     global_options,
@@ -20,11 +22,13 @@ from bgctl.common import (
     print_columns,
     print_json,
     say,
+    state_color,
     verb,
 )
-from bgctl.options import FINISHED, TIME_LIMIT, whole_number
-from bgctl.selecting import with_filters
-from bgd import Client, Job, State
+from bgctl.options import FINISHED, TIME_LIMIT, WAITING, whole_number
+from bgctl.selecting import SUSPENDED, jobs_matching, with_filters
+from bgctl.terminal import cells_of, fitted, screen_size
+from bgd import Client, Job, Outcome, State
 from bgd.escape import one_line
 from bgd.formatting import (
     command_line,
@@ -35,6 +39,7 @@ from bgd.formatting import (
     progress_of,
     run_time,
     short_duration,
+    state_in_words,
 )
 from bgd.units import format_duration
 from bgd.wire.replies import Stats
@@ -51,75 +56,172 @@ _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "started": lambda job: (job.started_at or 0.0, job.id),
     "finished": lambda job: (job.finished_at or 0.0, job.id),
 }
+_RUNNING = (State.RUNNING, State.STOPPING)
+_GROUPS: tuple[tuple[State, ...], ...] = (_RUNNING, WAITING, FINISHED)  # in the order of a list
+
+
+class Query(Struct, frozen=True, kw_only=True):
+    """Which jobs a list shows, and in which order.
+
+    `limit` None: as many as fit on the terminal, else the daemon's usual limit. `sort` None: running jobs,
+    then waiting ones, then finished ones, the newest of each first; after an id (`before`) all newest first.
+    """
+
+    filters: dict[str, Any]
+    limit: int | None = None
+    before: int | None = None
+    shows_all: bool = False
+    sort: str | None = None
+    reverse: bool = False
 
 
 @verb(
     "list",
     "bgctl list",
     "bgctl list --state failed --since 1d",
-    "bgctl logs -f $(bgctl list -q --state running)",
+    "bgctl list --sort started --reverse -n 20",
+    "bgctl logs -f $(bgctl list --ids --state running)",
 )
 @with_filters
 @click.option(
+    "-n",
     "--limit",
     type=whole_number(1, MAX_LIST),
-    default=DEFAULT_LIST,
-    show_default=True,
     metavar="N",
-    help="Limit on jobs listed.",
+    help=f"Limit on jobs listed; default: what fits on the terminal, or {DEFAULT_LIST}.",
 )
+@click.option("-a", "--all", "shows_all", is_flag=True, help="List all jobs.")
 @click.option(
     "--before", type=whole_number(1, 2**63 - 1), metavar="ID", help="List only jobs with lower ids."
 )
-@click.option("--sort", type=click.Choice(list(_SORT_KEYS)), help="Sort by this key; default: newest first.")
-@click.option("-q", "--quiet", is_flag=True, help="Print only ids.")
-def list_command(
-    *, filters: dict[str, Any], limit: int, before: int | None, sort: str | None, quiet: bool
-) -> int:
-    """List unfinished and latest finished jobs."""
+@click.option(
+    "--sort",
+    type=click.Choice(list(_SORT_KEYS)),
+    help="Sort by this key, lowest or earliest first, but highest priority first.",
+)
+@click.option("-r", "--reverse", is_flag=True, help="Reverse the order.")
+@click.option("--ids", is_flag=True, help="Print only ids.")
+@click.option("-w", "--watch", is_flag=True, help="Show the list again whenever it changes, until q.")
+def list_command(*, ids: bool, watch: bool, **given: Any) -> int:
+    """List jobs: running first, then waiting, then finished.
+
+    The newest of each come first, unless --sort is given.
+    """
+    query = Query(**given)
+    if query.shows_all and query.limit is not None:
+        raise click.UsageError("--all and --limit exclude each other")
+    if watch:
+        from bgctl.watching import watch_jobs  # noqa: PLC0415 - most lists are printed once
+
+        return watch_jobs(query)
+    as_table = not (global_options().json or ids) and (is_terminal() or has_colors())  # colors: for `less -R`
+    columns, lines = screen_size()
     with client() as daemon:
-        jobs = _jobs(daemon, filters, limit=limit, before=before, sort=sort)
-        pause = _why_paused(daemon, jobs) if is_terminal() else None
-    is_cut = len(jobs) == limit
+        fits = lines if as_table and is_terminal() and not query.shows_all and query.limit is None else None
+        jobs, notes = listed(daemon, query, fits)
     if global_options().json:
         print_json([job_as_json(job.view) for job in jobs])
-    elif quiet:
+    elif ids:
         for job in jobs:
             click.echo(job.id)
     elif not jobs:
-        say("no jobs match" if any(filters.values()) or before else "no jobs yet")
+        say(no_jobs(query))
+    elif not as_table:
+        _print_for_programs(jobs)
     else:
-        _print_jobs(jobs)
-        if is_cut and is_terminal():
-            options = _options_for_rest(jobs, is_by_id=bool(before or filters["states"]))
-            say(f"showing {len(jobs)} jobs; there may be more: {options}")
-        if pause is not None:
-            say(pause)
+        click.echo("\n".join(table_lines(jobs, columns, time.time())))
+        for note in notes if is_terminal() else []:
+            say(note)
     return 0
 
 
-def _jobs(
-    daemon: Client, filters: dict[str, Any], *, limit: int, before: int | None, sort: str | None
-) -> list[Job]:
-    """Return the first `limit` jobs, newest first or in the requested order."""
-    if sort is None:
-        return daemon.jobs(**filters, limit=limit, before=before)
-    jobs: list[Job] = []
-    page = daemon.jobs(**filters, limit=MAX_LIST, before=before)
-    while page:
-        jobs += page
-        page = daemon.jobs(**filters, limit=MAX_LIST, before=page[-1].id) if len(page) == MAX_LIST else []
-    return sorted(jobs, key=_SORT_KEYS[sort])[:limit]
+def no_jobs(query: Query) -> str:
+    """Return what to say instead of an empty list."""
+    return "no jobs match" if any(query.filters.values()) or query.before else "no jobs yet"
 
 
-def _options_for_rest(jobs: list[Job], *, is_by_id: bool) -> str:
+def listed(daemon: Client, query: Query, lines: int | None) -> tuple[list[Job], list[str]]:
+    """Return the jobs that a list shows, in order, and notes for people.
+
+    `lines`: of the terminal that the jobs and notes must fit on, with a line for the prompt; None: no limit.
+    """
+    if lines is not None:
+        most = max(lines - _OTHER_LINES, _FEWEST_LINES)
+        jobs, has_more = _jobs_that_fit(daemon, query, most)
+        rest = [_describe_rest(daemon, query, jobs)] if has_more else []
+    else:
+        limit = None if query.shows_all else query.limit or DEFAULT_LIST
+        jobs = _jobs(daemon, query, limit)
+        rest = [_options_for_rest(query, jobs)] if len(jobs) == limit else []
+    pause = _why_paused(daemon, jobs) if is_terminal() else None
+    return jobs, rest + ([] if pause is None else [pause])
+
+
+_OTHER_LINES = 4  # headings, two notes, and the prompt
+_FEWEST_LINES = 5  # jobs on however small a terminal
+
+
+def _jobs(daemon: Client, query: Query, limit: int | None) -> list[Job]:
+    """Return the first `limit` jobs in the order of the query; None means all."""
+    step = -1 if query.reverse else 1
+    if query.sort is None:
+        found = jobs_matching(daemon, query.filters, limit=limit, before=query.before)
+        return (found if query.before else sorted(found, key=_group))[::step]
+    found = jobs_matching(daemon, query.filters, before=query.before)
+    return sorted(found, key=_SORT_KEYS[query.sort])[::step][:limit]
+
+
+def _group(job: Job) -> int:
+    return next(number for number, states in enumerate(_GROUPS) if job.state in states)
+
+
+def _jobs_that_fit(daemon: Client, query: Query, most: int) -> tuple[list[Job], bool]:
+    """Return at most this many jobs in the order of the query, and whether there are others.
+
+    All running jobs are among them if they fit. Waiting and finished jobs share the rest.
+    """
+    if query.sort is not None or query.before is not None:
+        found = _jobs(daemon, query, most + 1)
+        return found[:most], len(found) > most
+    running, waiting, finished = (
+        jobs_matching(daemon, query.filters | {"states": names}, limit=most + 1) if names else []
+        for names in (_names_within(query.filters["states"], states) for states in _GROUPS)
+    )
+    left = max(most - len(running), 0)
+    for_waiting = max(left - len(finished), (left + 1) // 2)
+    shown = running[:most] + waiting[:for_waiting]
+    shown += finished[: most - len(shown)]
+    has_more = len(shown) < len(running) + len(waiting) + len(finished)
+    return shown[::-1] if query.reverse else shown, has_more
+
+
+def _names_within(asked: Sequence[str], states: tuple[State, ...]) -> list[str]:
+    """Return the names of those of these states that were asked for; all if none was."""
+    return [
+        name for name in asked or states if name in states or (name == SUSPENDED and State.RUNNING in states)
+    ]
+
+
+def _describe_rest(daemon: Client, query: Query, jobs: list[Job]) -> str:
+    """Return how many jobs of which states do not fit on the terminal, if that is known."""
+    if any(query.filters.values()) or query.before is not None:
+        return "more jobs match: --all lists them"
+    shown = Counter(job.state for job in jobs)
+    counts = daemon.info().counts
+    rest = [f"{count} {state}" for state in State if (count := counts.get(state, 0) - shown[state]) > 0]
+    return f"not shown: {', '.join(rest)}; --all lists them" if rest else "--all lists the other jobs"
+
+
+def _options_for_rest(query: Query, jobs: list[Job]) -> str:
     """Return the options that list the remaining jobs.
 
     A list that is not ordered by id alone starts with all running and waiting jobs, however old. Its next
     page starts below the oldest finished job.
     """
+    is_by_id = bool(query.before or query.filters["states"])
     ids = [job.id for job in jobs if is_by_id or job.state in FINISHED]
-    return f"--limit N, --before {min(ids)}" if ids else "--limit N"
+    more = "" if query.sort or query.reverse or not ids else f", --before {min(ids)}"
+    return f"showing {len(jobs)} jobs; there may be more: --all, --limit N{more}"
 
 
 def _why_paused(daemon: Client, jobs: list[Job]) -> str | None:
@@ -136,36 +238,49 @@ def _why_paused(daemon: Client, jobs: list[Job]) -> str | None:
     return f"paused: {_first_of(paused)}: `bgctl resume QUEUE` starts its jobs again" if paused else None
 
 
-def _print_jobs(jobs: list[Job]) -> None:
+def _first_of(things: Sequence[object]) -> str:
+    """Return the first few things and the number of others."""
+    named = ",".join(map(str, things[:_MAX_NAMED]))
+    more = len(things) - _MAX_NAMED
+    return f"{named},+{more}" if more > 0 else named
+
+
+_MAX_NAMED = 3  # jobs or queues in a narrow cell
+
+
+# --- for programs: all columns, with the words that they compare
+
+
+def _print_for_programs(jobs: list[Job]) -> None:
     now = time.time()
     headings: tuple[str, ...] = HEADINGS
     rows = [_row(job, now) for job in jobs]
     if any(progress_of(job.view) for job in jobs):
-        headings = (*headings[:-1], _PROGRESS, headings[-1])
+        headings = (*headings[:-1], "PROGRESS", headings[-1])
         cells = [progress_line(progress_of(job.view)) or "-" for job in jobs]
         rows = [(*row[:-1], cell, row[-1]) for row, cell in zip(rows, cells, strict=True)]
-    if is_terminal() or has_colors():  # the second for `less -R`
-        _print_table(headings, rows)
-    else:
-        print_columns(headings, rows)
+    print_columns(headings, rows)
 
 
 HEADINGS = ("ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "TIME", "NAME", "COMMAND")
-_PROGRESS = "PROGRESS"  # column before the command, if any job reports progress
 
 
 def _row(job: Job, now: float) -> tuple[str, ...]:
     return (
         str(job.id),
-        "suspended" if job.suspended else job.state,
+        SUSPENDED if job.suspended else job.state,
         str(job.priority),
         job.queue,
-        f"{job.attempt}/{max(job.attempt, job.retries + 1)}",
+        _attempts(job),
         short_duration(now - job.created_at),
         _time_cell(job, now) or "-",
         one_line(job.name or "-"),
         command_line(job.view),
     )
+
+
+def _attempts(job: Job) -> str:
+    return f"{job.attempt}/{max(job.attempt, job.retries + 1)}"
 
 
 def _time_cell(job: Job, now: float) -> str:
@@ -177,73 +292,119 @@ def _time_cell(job: Job, now: float) -> str:
     return run_time(job.view)
 
 
-def _first_of(things: Sequence[object]) -> str:
-    """Return the first few things and the number of others."""
-    named = ",".join(map(str, things[:_MAX_NAMED]))
-    more = len(things) - _MAX_NAMED
-    return f"{named},+{more}" if more > 0 else named
+# --- for people: a table as wide as the terminal, one line per job
 
 
-_MAX_NAMED = 3  # jobs or queues in a narrow cell
+def table_lines(jobs: Sequence[Job], columns: int, now: float | None) -> list[str]:
+    """Return a table of jobs that fits in this many columns, headings first.
 
+    Long names and commands are cut. Columns in which nothing stands are left out. If commands do not fit, so
+    are those with only default values, then the least useful ones. Ids and states are never cut.
 
-def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a table that fits the terminal, one job per line.
-
-    Cut long names and commands, with an ellipsis. Omit the column NAME if no job has a name. If the terminal
-    is too narrow, omit other columns: first those with only default values, then the least useful. Never cut
-    ids and states.
+    `now` None: show times of day, which stay true until the job changes, in place of ages.
     """
-    # rich is slow to import, and columns for programs do not need it
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    columns = {heading: [row[index] for row in rows] for index, heading in enumerate(headings)}
-    if not set(columns["NAME"]) - {"-"}:
-        del columns["NAME"]
-    console = Console(color_system="standard" if has_colors() else None, highlight=False)
-    widths = _column_widths(columns, console.width)
-    # let an even narrower terminal wrap lines, because rich would cut ids
-    console.width = max(console.width, sum(widths.values()) + _GAP * (len(widths) - 1))
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
-    for heading in widths:
-        table.add_column(heading, justify="right" if heading in _RIGHT_ALIGNED else "left", no_wrap=True)
-    for cells in zip(*(columns[heading] for heading in widths), strict=True):
+    table = {heading: cells for heading, cells in _cells(jobs, now).items() if any(cells)}
+    widths = _column_widths(table, columns)
+    lines = [_styled(_aligned(heading, heading, width), bold=True) for heading, width in widths.items()]
+    rows = [_GAP.join(lines).rstrip()]
+    for number, job in enumerate(jobs):
         row = []
-        for heading, cell in zip(widths, cells, strict=True):
-            text = Text(cell, style=STATE_COLORS.get(cell, "") if heading == "STATE" else "")
-            text.truncate(widths[heading], overflow="ellipsis")
-            row.append(text)
-        table.add_row(*row)
-    console.print(table)
+        for heading, width in widths.items():
+            cell = _aligned(heading, fitted(table[heading][number], width), width)
+            row.append(_styled(cell, fg=state_color(job)) if heading == "STATE" else cell)
+        rows.append(_GAP.join(row).rstrip())
+    return rows
 
 
-def _column_widths(columns: dict[str, list[str]], width: int) -> dict[str, int]:
+def _cells(jobs: Sequence[Job], now: float | None) -> dict[str, list[str]]:
+    submitted = "SUBMITTED" if now is None else "AGE"
+    return {
+        "ID": [str(job.id) for job in jobs],
+        "STATE": [state_in_words(job.view) for job in jobs],
+        "PRIORITY": [str(job.priority) for job in jobs],
+        "QUEUE": [job.queue for job in jobs],
+        "ATTEMPT": [_attempts(job) for job in jobs],
+        submitted: [
+            _clock_time(job.created_at) if now is None else short_duration(now - job.created_at)
+            for job in jobs
+        ],
+        "TIME": [_time_in_words(job, now) for job in jobs],
+        "NAME": [one_line(job.name or "") for job in jobs],
+        "PROGRESS": [progress_line(progress_of(job.view)) for job in jobs],
+        "COMMAND": [command_line(job.view, _LONGEST_COMMAND) for job in jobs],
+    }
+
+
+_LONGEST_COMMAND = 2000  # characters; no terminal is wider
+
+
+def _time_in_words(job: Job, now: float | None) -> str:
+    """Return what a job waits for, since when or how long it runs, or how long it ran."""
+    if job.state is State.BLOCKED and job.waits_for:
+        return f"after {_first_of(job.waits_for)}"
+    if job.state is State.SCHEDULED and job.due_at is not None:
+        due = f"at {_clock_time(job.due_at)}" if now is None else f"in {short_duration(job.due_at - now)}"
+        return f"retry {due}" if job.attempt and job.outcome is not Outcome.SNOOZED else due
+    if job.state in _RUNNING:
+        if now is None:
+            return f"since {_clock_time(job.started_at)}" if job.started_at else ""
+        return f"runs for {run_time(job.view)}"
+    return f"took {took}" if (took := run_time(job.view)) else ""
+
+
+def _clock_time(at: float) -> str:
+    """Return a time of day, with the date if it is not today."""
+    local = datetime.fromtimestamp(at).astimezone()
+    is_today = local.date() == datetime.now().astimezone().date()
+    return f"{local:%H:%M:%S}" if is_today else f"{local:%Y-%m-%d %H:%M}"
+
+
+def _styled(text: str, **style: Any) -> str:
+    return click.style(text, **style) if has_colors() else text
+
+
+def _aligned(heading: str, text: str, width: int) -> str:
+    padding = " " * (width - cells_of(text))
+    return padding + text if heading in _RIGHT_ALIGNED else text + padding
+
+
+def _column_widths(table: dict[str, list[str]], columns: int) -> dict[str, int]:
     """Return the columns that fit, in order, with their widths."""
-    widths = {heading: max(map(len, [heading, *cells])) for heading, cells in columns.items()}
+    widths = {heading: max(map(cells_of, [heading, *cells])) for heading, cells in table.items()}
     for heading in widths.keys() & _MAX_WIDTHS:
         widths[heading] = min(widths[heading], _MAX_WIDTHS[heading])
-    longest_command = widths.pop("COMMAND")
-    uniform = [heading for heading, usual in _DEFAULT_VALUES.items() if set(columns[heading]) == {usual}]
-    wanted = [(heading, _GOOD_COMMAND_WIDTH) for heading in (*uniform, "ATTEMPT")]
-    for heading, cells in (*wanted, *((heading, _MIN_COMMAND_WIDTH) for heading in _DROP_ORDER)):
-        if _space_left(widths, width) < min(cells, longest_command):
+    command = widths.pop("COMMAND")
+    usual = [heading for heading, is_usual in _USUAL.items() if all(map(is_usual, table.get(heading, [])))]
+    for heading, needed in (
+        *((heading, command) for heading in usual),
+        *((heading, min(command, _GOOD_COMMAND_WIDTH)) for heading in _DROP_ORDER),
+        *((heading, min(command, _MIN_COMMAND_WIDTH)) for heading in ("NAME", "PROGRESS", "TIME")),
+    ):
+        if _space_left(widths, columns) < needed:
             widths.pop(heading, None)
-    return widths | {"COMMAND": max(_space_left(widths, width), _MIN_COMMAND_WIDTH)}
+    return widths | {"COMMAND": min(command, max(_space_left(widths, columns), _MIN_COMMAND_WIDTH))}
 
 
-def _space_left(widths: dict[str, int], width: int) -> int:
-    return width - sum(widths.values()) - _GAP * len(widths)
+def _space_left(widths: dict[str, int], columns: int) -> int:
+    return columns - sum(widths.values()) - len(_GAP) * len(widths)
 
 
-_GAP = 2  # blanks between columns
+_GAP = "  "  # between columns
 _MIN_COMMAND_WIDTH = 10  # cells; a narrower command is useless
 _GOOD_COMMAND_WIDTH = 20  # cells; a narrower command says little
 _MAX_WIDTHS = {"NAME": 20, "PROGRESS": 24}
-_RIGHT_ALIGNED = {"ID", "PRIORITY", "ATTEMPT", "AGE", "TIME"}
-_DEFAULT_VALUES = {"QUEUE": "default", "PRIORITY": "0"}
-_DROP_ORDER = ("AGE", "TIME", "PRIORITY", "QUEUE", "NAME", "PROGRESS")  # least useful first
+_RIGHT_ALIGNED = {"ID", "PRIORITY", "ATTEMPT", "AGE"}
+_USUAL: dict[str, Callable[[str], object]] = {
+    "ATTEMPT": re.compile(r"[01]/1").fullmatch,
+    "PRIORITY": re.compile(r"0").fullmatch,
+    "QUEUE": re.compile(r"default").fullmatch,
+}
+_DROP_ORDER = ("ATTEMPT", "AGE", "SUBMITTED", "PRIORITY", "QUEUE")  # least useful first
+
+
+# --- statistics
+
+
 _DEFAULT_WINDOW = 3600.0  # seconds
 
 

@@ -62,6 +62,7 @@ _MODULES = {
     "call": "submitting",
     "run": "submitting",
     "list": "listing",
+    "watch": "watching",
     "show": "showing",
     "logs": "logs",
     "wait": "waiting",
@@ -111,6 +112,7 @@ _SYNONYMS = {  # words of other programs, for hints only
     "stop": "cancel",
     "tail": "logs",
     "thaw": "continue",
+    "top": "watch",
 }
 
 

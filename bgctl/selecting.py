@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -16,11 +16,12 @@ from bgd.wire.requests import MAX_LIST
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILTERS = ("states", "queue", "name", "tag", "since")
+SUSPENDED = "suspended"  # for --state: a running job whose processes are stopped
 _PREFIX = "only_"  # of the parameter names, because a verb may have its own option with the same name
 
-_FILTER_OPTIONS = {"queue": "--queue", "name": "--name", "tag": "--tag"}
+_FILTER_OPTIONS = {"queue": ("-q", "--queue"), "name": ("--name",), "tag": ("--tag",)}
 # for verbs whose --queue, --name and --tag set properties of jobs
-_ALTERNATIVE_FILTER_OPTIONS = {"queue": "--in-queue", "name": "--named", "tag": "--tagged"}
+_ALTERNATIVE_FILTER_OPTIONS = {"queue": ("--in-queue",), "name": ("--named",), "tag": ("--tagged",)}
 
 
 class Selection(Struct, frozen=True):
@@ -43,17 +44,32 @@ class Selection(Struct, frozen=True):
 
         `states`: the states to select if the user gave no --state.
         """
-        filters = self.filters | {"states": self.filters["states"] or states}
-        jobs: list[Job] = []
-        while True:
-            page = daemon.jobs(**filters, limit=MAX_LIST, before=jobs[-1].id if jobs else None)
-            jobs += page
-            if len(page) < MAX_LIST:
-                return jobs[::-1]
+        return jobs_matching(daemon, self.filters | {"states": self.filters["states"] or states})[::-1]
+
+
+def jobs_matching(
+    daemon: Client, filters: Mapping[str, Any], *, limit: int | None = None, before: int | None = None
+) -> list[Job]:
+    """Return the newest jobs that the filters select, at most `limit`; None means all.
+
+    With a limit and without states and `before`, the daemon chooses running jobs first, then waiting ones.
+    """
+    names: Sequence[str] = filters["states"] or (() if limit else tuple(State))
+    states = [State.RUNNING if name == SUSPENDED else State(name) for name in names]
+    only_suspended = SUSPENDED in names and State.RUNNING not in names
+    jobs: list[Job] = []
+    while limit is None or len(jobs) < limit:
+        wanted = MAX_LIST if limit is None or only_suspended else limit - len(jobs)
+        page = daemon.jobs(**{**filters, "states": states}, limit=wanted, before=before)
+        jobs += [job for job in page if job.suspended or not (only_suspended and job.state is State.RUNNING)]
+        if len(page) < wanted:
+            break
+        before = page[-1].id
+    return jobs[:limit]
 
 
 def with_filters(
-    function: Callable[..., int], *, options: Mapping[str, str] = _FILTER_OPTIONS
+    function: Callable[..., int], *, options: Mapping[str, tuple[str, ...]] = _FILTER_OPTIONS
 ) -> Callable[..., int]:
     """Add the options that filter jobs to a verb, which receives them as `filters` for Client.jobs."""
 
@@ -86,7 +102,7 @@ def with_selection(
             if selection.ids and selection.is_by_filter:
                 raise click.UsageError("ids and filters exclude each other: give one or the other")
             if selection.is_empty and not may_be_empty:
-                choice = ", ".join(["--state", *options.values(), "--since"])
+                choice = ", ".join(["--state", *(spellings[-1] for spellings in options.values()), "--since"])
                 raise click.UsageError(f"name jobs by ID (12, 3-9, last) or select them with {choice}")
             return function(selection=selection, **given)
 
@@ -96,30 +112,30 @@ def with_selection(
     return decorate
 
 
-def _filter_options(options: Mapping[str, str]) -> list[Callable[[F], F]]:
+def _filter_options(options: Mapping[str, tuple[str, ...]]) -> list[Callable[[F], F]]:
     return [
         click.option(
             "--state",
             f"{_PREFIX}states",
             multiple=True,
-            type=click.Choice([str(state) for state in State]),
+            type=click.Choice([*map(str, State), SUSPENDED]),
             metavar="STATE",
-            help="Select jobs in this state; may be repeated.",
+            help="Select jobs in this state, or suspended; may be repeated.",
         ),
         click.option(
-            options["queue"],
+            *options["queue"],
             f"{_PREFIX}queue",
             type=QUEUE_NAME,
             metavar="NAME",
             help="Select jobs in this queue.",
         ),
         click.option(
-            options["name"],
+            *options["name"],
             f"{_PREFIX}name",
             metavar="GLOB",
             help="Select jobs by name; * and ? are wildcards.",
         ),
-        click.option(options["tag"], f"{_PREFIX}tag", metavar="TEXT", help="Select jobs with this tag."),
+        click.option(*options["tag"], f"{_PREFIX}tag", metavar="TEXT", help="Select jobs with this tag."),
         click.option(
             "--since",
             f"{_PREFIX}since",

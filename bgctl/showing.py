@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import click
 
-from bgctl.common import STATE_COLORS, client, global_options, has_colors, local_time, print_json, say, verb
+from bgctl.common import client, global_options, has_colors, local_time, print_json, say, state_color, verb
 from bgctl.options import JobIdRanges, JobIdsType, chosen_ids
 from bgctl.terminal import TerminalEscaper
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
@@ -25,6 +25,7 @@ from bgd.formatting import (
     retries_line,
     rules_line,
     short_duration,
+    state_in_words,
 )
 from bgd.units import format_duration
 from bgd.wire.replies import Queues
@@ -83,8 +84,7 @@ def _result(daemon: Client, job: Job) -> object:
 
 def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterator[str]:
     now = time.time()
-    reason = f" ({one_line(job.reason)})" if job.reason else ""
-    yield f"Job {job.id}: {_colored(job.state)}{reason}"
+    yield f"Job {job.id}: {_describe_state(job)}"
     yield from _labelled_lines(
         ("command" if job.argv is not None else "calls", command_line(job.view)),
         ("name", one_line(job.name or "")),
@@ -110,12 +110,24 @@ def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView]) -> Iterato
     )
     if job.target is not None and job.state is State.SUCCEEDED:
         yield from _labelled_lines(("result", one_line(json.dumps(_result(daemon, job), ensure_ascii=False))))
-    for attempt in attempts:
+    shown: set[str] = set()  # tracebacks, the latest first: attempts often fail in the same way
+    parts = [list(_attempt_lines(attempt, now, shown)) for attempt in reversed(attempts)]
+    for lines in reversed(parts):
         yield ""
-        yield from _attempt_lines(attempt, now)
+        yield from lines
 
 
-def _attempt_lines(attempt: AttemptView, now: float) -> Iterator[str]:
+def _describe_state(job: Job) -> str:
+    words = state_in_words(job.view)
+    reason = one_line(job.reason or "")
+    if reason.startswith(words):
+        words, reason = reason, ""
+    colored = click.style(words, fg=state_color(job)) if has_colors() else words
+    return f"{colored} ({reason})" if reason else colored
+
+
+def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterator[str]:
+    """Yield what is known of an attempt, without a traceback that was `shown` before; add a new one."""
     yield f"Attempt {attempt.attempt}: {_describe_outcome(attempt)}"
     yield from _labelled_lines(
         ("started", local_time(attempt.started_at, now) if attempt.started_at else ""),
@@ -126,9 +138,12 @@ def _attempt_lines(attempt: AttemptView, now: float) -> Iterator[str]:
     )
     if attempt.error is not None:
         message = attempt.error.in_words(attempt.outcome)
-        yield from _labelled_lines(("error", one_line(message)))
-        traceback = attempt.error.traceback or ""
-        if traceback.strip() != message:  # do not print it twice
+        traceback = (attempt.error.traceback or "").strip("\n")
+        if not traceback or traceback in shown:
+            yield from _labelled_lines(("error", one_line(message)))
+        else:  # it ends with the message
+            shown.add(traceback)
+            yield from _labelled_lines(("error", "as follows"))
             for line in traceback.splitlines():
                 yield f"    {TerminalEscaper().feed(line.encode(), is_last=True)}"
 
@@ -166,10 +181,6 @@ def _labelled_lines(*pairs: tuple[str, str]) -> Iterator[str]:
 
 
 _LABEL_WIDTH = 11
-
-
-def _colored(state: State) -> str:
-    return click.style(state, fg=STATE_COLORS.get(state)) if has_colors() else state
 
 
 def say_if_waiting(daemon: Client, job_id: int) -> None:

@@ -1,8 +1,9 @@
-"""Escape untrusted output for a terminal, which would obey control sequences in it."""
+"""What a terminal needs: untrusted text escaped, and the size of the screen and of text on it."""
 
 from __future__ import annotations
 
 import codecs
+import os
 import re
 
 from bgd.escape import BIDI_CONTROL, CONTROL, visible_symbol
@@ -59,3 +60,60 @@ def _hides_text(sequence: str) -> bool:
         elif number.partition(":")[0].lstrip("0") == "8":
             return True
     return False
+
+
+def screen_size() -> tuple[int, int]:
+    """Return the columns and lines of the terminal; $COLUMNS and $LINES win, as in other programs."""
+    columns, lines = (os.environ.get(name, "") for name in ("COLUMNS", "LINES"))
+    measured = next(filter(None, map(_size_of, (1, 2))), _USUAL_SIZE)  # stdout may be a pipe to `less -R`
+    return (
+        _size_in(columns) or measured[0],
+        _size_in(lines) or measured[1],
+    )
+
+
+_USUAL_SIZE = (80, 24)
+_MAX_SIZE = 10_000  # columns or lines
+
+
+def _size_of(descriptor: int) -> tuple[int, int] | None:
+    try:
+        columns, lines = os.get_terminal_size(descriptor)
+    except OSError:
+        return None
+    return (columns, lines) if columns and lines else None
+
+
+def _size_in(text: str) -> int | None:
+    return min(int(text), _MAX_SIZE) or None if text.isascii() and text.isdigit() and len(text) < 10 else None  # noqa: PLR2004
+
+
+def cells_of(text: str) -> int:
+    """Return how many cells of a terminal line a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_cells_of_character, text))
+
+
+def _cells_of_character(character: str) -> int:
+    import unicodedata  # noqa: PLC0415 - most texts are ASCII
+
+    if unicodedata.category(character) in {"Mn", "Me", "Cf"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in {"W", "F"} else 1
+
+
+def fitted(text: str, cells: int) -> str:
+    """Return the text, or its beginning and an ellipsis, in at most this many cells."""
+    if len(text) <= cells and cells_of(text) <= cells:
+        return text
+    kept, left = [], cells - 1
+    for character in text[:_MAX_SIZE]:
+        left -= _cells_of_character(character)
+        if left < 0:
+            break
+        kept.append(character)
+    return "".join(kept) + _ELLIPSIS
+
+
+_ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from bgd.core.job import WAITING, State
+from bgd.core.job import WAITING, Outcome, State
 from bgd.core.spec import OPTIONS, FileBytes, MemoryBytes, Percent, kind_of
 from bgd.escape import one_line
 from bgd.units import format_duration, format_size
@@ -125,6 +125,58 @@ def run_time(view: JobView) -> str:
     return "" if view.state in WAITING else short_duration(view.run_seconds)
 
 
+def state_in_words(view: JobView) -> str:
+    """Return the state of a job and, in a word or two, why: "suspended", "failed (1)", "timeout"."""
+    if view.state is State.RUNNING and view.suspended:
+        return "suspended"
+    if view.state is State.CANCELLED and (view.reason or "").startswith(_EXPIRED):
+        return _EXPIRED
+    return _failure_in_words(view) if view.state is State.FAILED else view.state
+
+
+_EXPIRED = "expired"
+
+
+def _failure_in_words(view: JobView) -> str:  # noqa: PLR0911 - one for each outcome
+    match view.outcome:
+        case Outcome.EXIT:
+            return f"failed ({view.exit_code})"
+        case Outcome.SIGNAL:
+            return f"failed ({signal_name(view.signal)})"
+        case Outcome.ERROR:
+            kind = (view.problem or "").partition(":")[0].rpartition(".")[2]
+            return f"failed ({kind})" if kind else State.FAILED
+        case Outcome.NOT_STARTED:
+            kind = (view.problem or "").partition(":")[0]
+            return _NOT_STARTED.get(kind, kind) or "not started"
+        case Outcome.OOM:
+            return "out of memory"
+        case Outcome.UNKNOWN:
+            return "end not seen"
+        case Outcome.TIMEOUT | Outcome.LOG_LIMIT | Outcome.INTERRUPTED | Outcome.REFUSED:
+            return view.outcome.replace("_", " ")
+        case None | Outcome.CANCELLED | Outcome.SUCCEEDED | Outcome.SNOOZED:
+            return State.FAILED
+
+
+_NOT_STARTED = {  # short words for some of bgd.wire.launching.NotStarted
+    "program not found": "no program",
+    "interpreter not found": "no interpreter",
+    "no such directory": "no directory",
+    "argument list too long": "arguments too long",
+}
+
+
+def signal_name(number: int | None) -> str:
+    """Return the name of a signal, for example "SIGKILL"; real-time signals have only numbers."""
+    import signal  # noqa: PLC0415 - few jobs end so
+
+    try:
+        return signal.Signals(number or 0).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def retries_line(view: JobView) -> str:
     """Return how often, how far apart and after which exit codes a job is retried: "3, 5s apart"."""
     if view.retries == 0:
@@ -165,13 +217,28 @@ def command_line(view: JobView, enough: int | None = None) -> str:
 
 def _command(view: JobView, enough: int | None) -> str:
     if view.argv is not None:
-        return shlex.join(view.argv[:enough])
+        return " ".join(map(quoted, view.argv[:enough]))
     arguments = json.loads(view.arguments) if view.arguments else {}
     words = [json.dumps(each, ensure_ascii=False) for each in arguments.get("args", [])]
     words += [
         f"{name}={json.dumps(each, ensure_ascii=False)}" for name, each in arguments.get("kwargs", {}).items()
     ]
     return f"{view.target}({', '.join(words)})"
+
+
+def quoted(word: str) -> str:
+    """Return a word as a shell reads it, with the quotes that are easiest to read."""
+    if _NEEDS_NO_QUOTES.fullmatch(word):
+        return word
+    if "'" in word and "!" not in word:  # interactive shells expand ! within double quotes
+        doubled = '"' + _SPECIAL_IN_DOUBLE_QUOTES.sub(r"\\\g<0>", word) + '"'
+        if len(doubled) <= len(word) + 2 + 3 * word.count("'"):
+            return doubled
+    return "'" + word.replace("'", r"'\''") + "'"
+
+
+_NEEDS_NO_QUOTES = re.compile(r"[\w@%+=:,./-]+")
+_SPECIAL_IN_DOUBLE_QUOTES = re.compile(r'["$`\\]')
 
 
 def _codes(codes: Iterable[int]) -> str:

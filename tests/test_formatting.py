@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bgctl.common import local_time
-from bgd.core.job import State
+from bgd.core.job import Outcome, State
 from bgd.formatting import (
+    _NOT_STARTED,
     iso_time,
     number_ranges,
     percent,
     progress_line,
+    quoted,
     retries_line,
     rules_line,
     run_time,
     short_duration,
+    state_in_words,
 )
+from bgd.wire.launching import NotStarted
 from bgd.wire.views import Progress
 from tests.client.scripted import view_of
 
@@ -115,3 +120,60 @@ def test_rules_are_formatted_on_one_line():
 def test_consecutive_numbers_become_a_range():
     assert number_ranges([12, 3, 4, 5, 9]) == "3-5, 9, 12"
     assert number_ranges([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("a-b=c/d.e", "a-b=c/d.e"),
+        ("größe", "größe"),
+        ("two words", "'two words'"),
+        ("", "''"),
+        ("it's", '"it\'s"'),
+        ("it's $x", '"it\'s \\$x"'),
+        ("it's!", "'it'\\''s!'"),
+        ('"$a" "$b" it\'s', "'\"$a\" \"$b\" it'\\''s'"),
+    ],
+)
+def test_a_word_is_quoted_readably(word, text):
+    assert quoted(word) == text
+
+
+@settings(max_examples=40)
+@given(st.text(st.sampled_from("ab é'\"$`!\\\n~#*;&|<>(){}[]?=%^-"), max_size=12))
+def test_a_shell_reads_a_quoted_word_as_it_was(word):
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"printf '%s.' {quoted(word)}"], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == f"{word}."
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ("running", {"state": State.RUNNING}),
+        ("suspended", {"state": State.RUNNING, "suspended": True}),
+        ("expired", {"state": State.CANCELLED, "reason": "expired: it could not start in time"}),
+        ("cancelled", {"state": State.CANCELLED, "reason": "cancelled by a person"}),
+        ("failed (3)", {"outcome": Outcome.EXIT, "exit_code": 3}),
+        ("failed (SIGSEGV)", {"outcome": Outcome.SIGNAL, "signal": 11}),
+        ("failed (signal 40)", {"outcome": Outcome.SIGNAL, "signal": 40}),
+        ("failed (ReportError)", {"outcome": Outcome.ERROR, "problem": "app.errors.ReportError: no data"}),
+        ("failed", {"outcome": Outcome.ERROR}),
+        ("failed", {"outcome": Outcome.CANCELLED}),
+        ("no program", {"outcome": Outcome.NOT_STARTED, "problem": "program not found: nosuch"}),
+        ("not executable", {"outcome": Outcome.NOT_STARTED, "problem": "not executable: x"}),
+        ("not started", {"outcome": Outcome.NOT_STARTED}),
+        ("timeout", {"outcome": Outcome.TIMEOUT}),
+        ("log limit", {"outcome": Outcome.LOG_LIMIT}),
+        ("out of memory", {"outcome": Outcome.OOM}),
+        ("end not seen", {"outcome": Outcome.UNKNOWN}),
+    ],
+)
+def test_a_state_says_why(words, changes):
+    assert state_in_words(replace(view_of(1), **({"state": State.FAILED} | changes))) == words
+
+
+def test_the_short_words_are_of_problems_that_the_launcher_reports():
+    assert _NOT_STARTED.keys() <= set(NotStarted)

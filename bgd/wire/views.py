@@ -77,6 +77,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     waited_seconds: float | None = None  # from submission to the latest start, or until now
     run_seconds: float | None = None  # of the latest attempt, as in AttemptView
     stop_signal: StopSignal | None = None
+    problem: str | None = None  # why the latest attempt failed, if it left a message
 
 
 class JobProgress(Struct, frozen=True):

@@ -105,7 +105,7 @@ def shell(request, daemon: Daemon):
 
 def test_a_shell_completes_a_verb_and_an_id(daemon, shell):
     job_id = daemon.submit("--hold", "--delay", "1h", "true")
-    for other in daemon.bgctl("list", "-q", "--state", "held").stdout.split():
+    for other in daemon.bgctl("list", "--ids", "--state", "held").stdout.split():
         if other != job_id:
             daemon.bgctl("cancel", other)
 

@@ -23,13 +23,12 @@ NEEDED = {
 }
 NEEDED_TO_SHOW_JOBS = {
     "json": "arguments and results of class jobs, and --json",
-    "shlex": "writes a command as a shell would read it",
 }
 
 SHARED = {"exit_codes", "common", "options", "program"}
 OWN = {
     "submit true": SHARED | {"submitting"},
-    "list": SHARED | {"listing", "selecting"},
+    "list": SHARED | {"listing", "selecting", "terminal"},
 }
 
 

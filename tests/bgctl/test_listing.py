@@ -27,16 +27,16 @@ def test_list_selects(daemon):
     daemon.submit("--delay", "1h", "-n", "other", "true")
 
     for selection in (["--name", "pick-*"], ["--tag", "picked"], ["--queue", "pick"]):
-        assert daemon.bgctl("list", "-q", *selection).stdout.split() == [wanted]
-    assert wanted in daemon.bgctl("ls", "-q", "--state", "scheduled", "--since", "1m").stdout.split()
-    assert daemon.bgctl("list", "-q", "--state", "stopping").stdout == ""
-    assert daemon.bgctl("list", "-q", "--since", "2099-01-01").stdout == ""
+        assert daemon.bgctl("list", "--ids", *selection).stdout.split() == [wanted]
+    assert wanted in daemon.bgctl("ls", "--ids", "--state", "scheduled", "--since", "1m").stdout.split()
+    assert daemon.bgctl("list", "--ids", "--state", "stopping").stdout == ""
+    assert daemon.bgctl("list", "--ids", "--since", "2099-01-01").stdout == ""
 
 
 def test_an_empty_list_prints_its_message_to_stderr(own_daemon):
     empty = own_daemon.bgctl("list")
     chosen = own_daemon.bgctl("list", "--state", "failed")
-    quiet = own_daemon.bgctl("list", "-q")
+    quiet = own_daemon.bgctl("list", "--ids")
 
     assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "bgctl: no jobs yet\n")
     assert (chosen.returncode, chosen.stdout, chosen.stderr) == (0, "", "bgctl: no jobs match\n")
@@ -49,25 +49,59 @@ def test_list_sorts(daemon):
         daemon.submit("-p", priority, "-q", "sorted", "--delay", "1h", "true") for priority in ("-3", "3")
     )
 
-    assert daemon.bgctl("list", "-q", "--queue", "sorted", "--sort", "priority").stdout.split() == [high, low]
-    assert daemon.bgctl("list", "-q", "--queue", "sorted", "--sort", "id").stdout.split() == [low, high]
+    assert daemon.bgctl("list", "--ids", "--queue", "sorted", "--sort", "priority").stdout.split() == [
+        high,
+        low,
+    ]
+    assert daemon.bgctl("list", "--ids", "--queue", "sorted", "--sort", "id").stdout.split() == [low, high]
 
 
 def test_list_sorts_before_it_applies_the_limit(own_daemon):
     ids = [own_daemon.submit("--hold", "-p", str(priority), "true") for priority in (5, 1, 9, 3)]
 
     def listed(*options):
-        return own_daemon.bgctl("list", "-q", *options).stdout.split()
+        return own_daemon.bgctl("list", "--ids", *options).stdout.split()
 
     assert listed("--sort", "priority", "--limit", "2") == [ids[2], ids[0]]
     assert listed("--sort", "id", "--limit", "2") == ids[:2]
 
 
+def test_running_jobs_come_first_then_waiting_ones(own_daemon):
+    done = own_daemon.finished_job("true")
+    running = own_daemon.submit("sleep", "60")
+    held = own_daemon.submit("--hold", "true")
+    last = own_daemon.finished_job("true")
+    wait_until(lambda: own_daemon.shown(running)["state"] == "running")
+
+    assert own_daemon.bgctl("list", "--ids").stdout.split() == [running, held, last, done]
+    assert own_daemon.bgctl("list", "--ids", "-r").stdout.split() == [done, last, held, running]
+    assert own_daemon.bgctl("list", "--ids", "-n", "2").stdout.split() == [running, held]
+    own_daemon.bgctl("cancel", running)
+
+
+def test_a_sorted_list_can_be_reversed(own_daemon):
+    ids = [own_daemon.submit("--hold", "-p", str(priority), "true") for priority in (5, 1, 9, 3)]
+
+    listed = own_daemon.bgctl("list", "--ids", "--sort", "priority", "--reverse", "-n", "2").stdout.split()
+
+    assert listed == [ids[1], ids[3]]
+
+
+def test_all_jobs_can_be_listed(own_daemon):
+    ids = [own_daemon.submit("--hold", "true") for _ in range(3)]
+    with own_daemon.client() as client:
+        client.submit_many([{"argv": ["true"], "hold": True}] * 60)
+
+    assert len(own_daemon.bgctl("list", "--ids").stdout.split()) == 50
+    assert own_daemon.bgctl("list", "--ids", "--all").stdout.split()[-3:] == ids[::-1]
+    assert "--all and --limit exclude each other" in own_daemon.bgctl("list", "--all", "-n", "3").stderr
+
+
 def test_list_before_an_id_prints_the_next_page(own_daemon):
     ids = [own_daemon.submit("--hold", "true") for _ in range(4)]
 
-    first = own_daemon.bgctl("list", "-q", "--limit", "2").stdout.split()
-    rest = own_daemon.bgctl("list", "-q", "--limit", "2", "--before", first[-1]).stdout.split()
+    first = own_daemon.bgctl("list", "--ids", "--limit", "2").stdout.split()
+    rest = own_daemon.bgctl("list", "--ids", "--limit", "2", "--before", first[-1]).stdout.split()
 
     assert [*first, *rest] == ids[::-1]
 
@@ -77,12 +111,12 @@ def test_pages_of_a_list_leave_no_job_out(own_daemon):
     done = [own_daemon.submit("true") for _ in range(4)]
     own_daemon.bgctl("wait", *done)
 
-    first = own_daemon.bgctl("list", "-q", "--limit", "2").stdout.split()
-    second = own_daemon.bgctl("list", "-q", "--limit", "2", "--before", done[3]).stdout.split()
-    third = own_daemon.bgctl("list", "-q", "--limit", "2", "--before", second[-1]).stdout.split()
+    first = own_daemon.bgctl("list", "--ids", "--limit", "2").stdout.split()
+    second = own_daemon.bgctl("list", "--ids", "--limit", "2", "--before", done[3]).stdout.split()
+    third = own_daemon.bgctl("list", "--ids", "--limit", "2", "--before", second[-1]).stdout.split()
     beyond = own_daemon.bgctl("list", "--before", held)
 
-    assert first == [done[3], held]
+    assert first == [held, done[3]]
     assert [*second, *third] == [done[2], done[1], done[0], held]
     assert "no jobs match" in beyond.stderr
 
@@ -94,6 +128,11 @@ def test_list_shows_a_suspended_job_as_suspended(own_daemon):
     [_, row] = own_daemon.bgctl("list").stdout.splitlines()
 
     assert row.split()[1] == "suspended"
+    assert own_daemon.bgctl("list", "--ids", "--state", "suspended").stdout.split() == [job_id]
+    assert own_daemon.bgctl("list", "--ids", "--state", "running").stdout.split() == [job_id]
+    assert own_daemon.bgctl("show", job_id).stdout.startswith(f"Job {job_id}: suspended\n")
+    assert own_daemon.bgctl("continue", "--state", "suspended").stdout == f"{job_id} continued\n"
+    assert own_daemon.bgctl("list", "--ids", "--state", "suspended").stdout == ""
     own_daemon.bgctl("cancel", job_id)
 
 
@@ -115,4 +154,5 @@ def test_colors_reach_a_pipe_if_they_are_asked_for(daemon):
     daemon.bgctl("run", "false")
 
     assert "\x1b[" in daemon.bgctl("list", "--color", "always").stdout
+    assert "\x1b[" in daemon.bgctl("--color", "always", "show").stdout
     assert "\x1b" not in daemon.bgctl("list").stdout

@@ -39,7 +39,7 @@ def test_show_prints_text_for_people(daemon):
 
     sheet = daemon.bgctl("status", job_id).stdout
 
-    assert sheet.startswith(f"Job {job_id}: failed\n  command    sh -c 'exit 3'\n  name       odd\n")
+    assert sheet.startswith(f"Job {job_id}: failed (3)\n  command    sh -c 'exit 3'\n  name       odd\n")
     assert "\nAttempt 1: exit (code 3)\n" in sheet
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from rich.cells import cell_len
 
-from tests.support import WIDTH, seen
+from tests.support import WIDTH, seen, wait_until
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -24,9 +25,10 @@ def test_list_is_a_table_that_fits_the_terminal(daemon, terminal):
 @pytest.mark.parametrize(
     ("width", "headings"),
     [
-        (40, "ID STATE COMMAND"),
-        (60, "ID STATE AGE TIME COMMAND"),
-        (80, "ID STATE ATTEMPT AGE TIME COMMAND"),
+        (30, "ID STATE COMMAND"),
+        (60, "ID STATE TIME COMMAND"),
+        (80, "ID STATE AGE TIME COMMAND"),
+        (400, "ID STATE PRIORITY QUEUE ATTEMPT AGE TIME COMMAND"),
     ],
 )
 def test_a_narrow_terminal_gets_fewer_columns_but_whole_ids_and_states(own_daemon, terminal, width, headings):
@@ -47,6 +49,67 @@ def test_a_tiny_terminal_wraps_lines_instead_of_cutting_ids(daemon, terminal):
 
     assert any(re.match(rf" *{job_id}  ", ESCAPES.sub("", line)) for line in lines)
     assert "succeeded" in "".join(lines)
+
+
+def test_columns_and_lines_of_the_environment_win(own_daemon, terminal):
+    for _ in range(9):
+        own_daemon.submit("--hold", "echo", "word " * 50)
+    own_daemon.submit("--hold", "echo", "wide \N{CJK UNIFIED IDEOGRAPH-65E5}" * 50)
+
+    text = seen(terminal("list", HOME=str(own_daemon.folder), COLUMNS="50", LINES="10"))
+
+    heading, *rows, note = [ESCAPES.sub("", line) for line in text.splitlines()]
+    assert "COMMAND" in heading
+    assert len(rows) == 6
+    assert max(map(cell_len, rows)) == 50
+    assert note == "bgctl: not shown: 4 held; --all lists them"
+
+
+def test_a_running_job_stays_on_the_screen(own_daemon, terminal):
+    running = own_daemon.submit("sleep", "60")
+    wait_until(lambda: own_daemon.shown(running)["state"] == "running")
+    for _ in range(20):
+        own_daemon.submit("--hold", "true")
+    done = own_daemon.finished_job("true")
+
+    lines = seen(terminal("list", HOME=str(own_daemon.folder), LINES="10")).splitlines()
+    whole = seen(terminal("list", "--all", HOME=str(own_daemon.folder), LINES="10")).splitlines()
+
+    assert lines[1].split()[:2] == [running, "\x1b[34mrunning"]
+    assert any(line.split()[0] == done for line in lines)
+    assert len(lines) == 8
+    assert len(whole) == 23
+    own_daemon.bgctl("cancel", running)
+
+
+def test_watch_shows_changes_until_q(own_daemon, terminal):
+    child = terminal("watch", HOME=str(own_daemon.folder))
+    child.expect_exact("no jobs yet")
+
+    job_id = own_daemon.submit("--hold", "echo", "hello")
+    child.expect_exact("echo hello")
+    own_daemon.bgctl("release", job_id)
+    child.expect("succeeded.*took")
+    child.setwinsize(24, 30)
+    child.expect_exact("0 of ")
+    child.send("q")
+
+    assert seen(child).endswith("\x1b[?1049l")
+    assert child.exitstatus == 0
+
+
+def test_watch_goes_on_with_the_next_daemon(own_daemon, terminal):
+    child = terminal("list", "--watch", HOME=str(own_daemon.folder))
+    child.expect_exact("no jobs yet")
+
+    own_daemon.stop()
+    own_daemon.start()
+    own_daemon.submit("--hold", "echo", "hello")
+
+    child.expect_exact("echo hello")
+    child.sendintr()
+    assert seen(child).endswith("\x1b[?1049l")
+    assert child.exitstatus == 130
 
 
 def test_states_are_colored_unless_no_color_is_requested(daemon, terminal):

@@ -19,8 +19,8 @@ def test_an_application_uses_the_systems_daemon_and_outlives_it(machine):
     assert machine.run("systemd-analyze", "verify", UNIT) == ""
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "start", "shop")
-    wait_until(lambda: machine.attempt("bgctl", "list", "--name", "shop", "-q").stdout)
-    job = machine.run("bgctl", "list", "--name", "shop", "-q")
+    wait_until(lambda: machine.attempt("bgctl", "list", "--name", "shop", "--ids").stdout)
+    job = machine.run("bgctl", "list", "--name", "shop", "--ids")
     machine.run("bgctl", "wait", job)
     machine.run("systemctl", "restart", "bgd")
 

@@ -49,7 +49,7 @@ def test_nobody_is_refused_while_bgd_is_replaced_behind_its_socket_unit(machine:
     machine.write("/etc/bgd/bgd.toml", f"[daemon]\nslots = {RUNNING}\n")
     machine.run("systemctl", "start", "bgd.socket")
     jobs = [machine.run("bgctl", "submit", "--cwd", "/", "sh", "-c", GATE) for _ in range(RUNNING)]
-    wait_until(lambda: len(machine.run("bgctl", "list", "--state", "running", "-q").split()) == RUNNING)
+    wait_until(lambda: len(machine.run("bgctl", "list", "--state", "running", "--ids").split()) == RUNNING)
     with ThreadPoolExecutor() as pool:
         clients = pool.submit(machine.run, PYTHON, "-c", CLIENTS, str(CONNECTS))
         restarts = 0

@@ -381,6 +381,7 @@ GROWN |= {
         requests.Edit(13, [17], requests.Changes(stop_signal=StopSignal.QUIT)),
     ),
     "jobs_with_stop_signal": ("reply", replies.JobsPart(2, [replace(VIEW, stop_signal=StopSignal.INT)])),
+    "jobs_with_problem": ("reply", replies.JobsPart(2, [replace(VIEW, problem="program not found: nosuch")])),
     "launch_with_stop_signal": ("to_launcher", replace(LAUNCH, stop_signal=StopSignal.INT)),
 }
 GROWN |= {

@@ -163,6 +163,7 @@ def _view(row: sqlite3.Row) -> JobView:
         progress=_progress(row),
         waited_seconds=_waited_seconds(row),
         run_seconds=_run_seconds(row),
+        problem=_problem(row),
         **dict(zip(_COPIED_OPTIONS, _copied_options(spec), strict=True)),
     )
 
@@ -195,6 +196,15 @@ def _due_at(row: sqlite3.Row) -> float | None:
 
 def _on_wall_clock(elapsed: float | None, row: sqlite3.Row) -> float | None:
     return None if elapsed is None else elapsed + row["wall_ahead"]
+
+
+def _problem(row: sqlite3.Row) -> str | None:
+    """Return what is known of why the latest attempt failed, without a traceback and not at length."""
+    error = _error(row["error"])
+    return None if error is None else error.in_words(row["outcome"])[:_MAX_PROBLEM]
+
+
+_MAX_PROBLEM = 300  # characters; `attempts` has all of it
 
 
 def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
@@ -260,7 +270,10 @@ def _user(uid: int) -> str:
 _TIMES = "started_aged, run_seconds, attempts.outcome AS ended_as, (SELECT age_ahead FROM meta) AS age_ahead"
 
 _VIEW = f"""
-    SELECT jobs.*, spec, {_TIMES}, (SELECT wall_ahead FROM meta) AS wall_ahead
+    SELECT jobs.*, spec, {_TIMES}, (SELECT wall_ahead FROM meta) AS wall_ahead,
+           CASE WHEN jobs.state = 'failed' THEN (
+               SELECT error FROM results WHERE job = jobs.id AND attempt = jobs.attempt
+           ) END AS error
     FROM jobs JOIN specs ON specs.job = jobs.id
               LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
     WHERE jobs.id = ?
