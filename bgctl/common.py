@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from msgspec import Struct
 from msgspec.structs import replace
 
 from bgctl.options import FILE
-from bgd import Client, Job
+from bgd import Client
 from bgd.escape import one_line
+
+if TYPE_CHECKING:
+    from bgd import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMPLETION_VARIABLE = "_BGCTL_COMPLETE"  # set by the shell; says what to complete

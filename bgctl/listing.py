@@ -88,7 +88,7 @@ class Query(Struct, frozen=True, kw_only=True):
     "--limit",
     type=whole_number(1, MAX_LIST),
     metavar="N",
-    help=f"Limit on jobs listed; default: what fits on the terminal, or {DEFAULT_LIST}.",
+    help=f"Limit on jobs; default: what the terminal holds, else {DEFAULT_LIST}.",
 )
 @click.option("-a", "--all", "shows_all", is_flag=True, help="List all jobs.")
 @click.option(
@@ -97,11 +97,11 @@ class Query(Struct, frozen=True, kw_only=True):
 @click.option(
     "--sort",
     type=click.Choice(list(_SORT_KEYS)),
-    help="Sort by this key, lowest or earliest first, but highest priority first.",
+    help="Sort by this key: earliest, lowest, but highest priority first.",
 )
 @click.option("-r", "--reverse", is_flag=True, help="Reverse the order.")
 @click.option("--ids", is_flag=True, help="Print only ids.")
-@click.option("-w", "--watch", is_flag=True, help="Show the list again whenever it changes, until q.")
+@click.option("-w", "--watch", is_flag=True, help="Show the list again when it changes; q quits.")
 def list_command(*, ids: bool, watch: bool, **given: Any) -> int:
     """List jobs: running first, then waiting, then finished.
 
