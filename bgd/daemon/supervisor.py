@@ -141,6 +141,8 @@ class Supervisor:
                     self._is_idle.set()
                 else:
                     self._is_idle.clear()
+                if self._changed.is_set():  # let what clients send now that they are answered share it
+                    await asyncio.sleep(0)
         finally:
             self._timer.close()
             self._wall_timer.close()
