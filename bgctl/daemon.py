@@ -87,7 +87,7 @@ def _launcher_text(info: Info) -> str:
 def dashboard_command(*, opens: bool) -> int:
     """Print a link that logs your browser in to the log page.
 
-    The link works once, within a minute. The browser stays logged in for eight hours.
+    The link works once, within a minute. The browser stays logged in for 7 days.
     """
     with client() as daemon:
         link = daemon.login_link()

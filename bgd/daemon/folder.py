@@ -95,6 +95,21 @@ def _check_writable(path: Path) -> None:
         )
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a private file as a whole: after a crash it is the old one or the new one.
+
+    Raises:
+        OSError: it could not be written; the old one is still there.
+    """
+    new = path.with_name(f"{path.name}.new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    new.replace(path)
+
+
 # --- The control socket
 
 

@@ -10,20 +10,27 @@ import logging
 import re
 import secrets
 import socket
+import time
 from collections import deque
+from collections.abc import Iterable
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 from struct import Struct as Packing
 from struct import unpack_from
+from typing import TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from bgd import clock
 from bgd.config import Auth
 from bgd.daemon.access import Actor, may_connect
+from bgd.daemon.folder import replace_file
 from bgd.settings import Address, TcpAddress, UnixAddress
 from bgd.wire.http import HttpRequest, RequestRefused
+
+logger = logging.getLogger(__name__)
 
 
 class Endpoints(Struct, frozen=True):
@@ -40,11 +47,11 @@ class Authenticator:
     decides, and whoever may open the socket may ask.
     """
 
-    def __init__(self, address: Address, auth: Auth, uid: int) -> None:
+    def __init__(self, address: Address, auth: Auth, uid: int, sessions: Sessions) -> None:
         self._address = address
         self._auth = auth
         self._uid = uid
-        self._sessions = Sessions()
+        self._sessions = sessions
         # behind a unix socket, the name that the browser uses is not known here
         self._origin = f"http://{address if isinstance(address, TcpAddress) else 'localhost'}"
         # browsers send a cookie to every port of a host, so each daemon needs a name of its own
@@ -59,22 +66,24 @@ class Authenticator:
         """Return a link that logs this user in, once and within LINK_SECONDS."""
         return f"{self._origin}/login/{self._sessions.issue_link(uid, clock.elapsed())}"
 
-    def log_in(self, token: str, request: HttpRequest) -> tuple[str, str]:
-        """Use up a link's token; return the header that gives the browser its cookie.
+    async def log_in(self, token: str, request: HttpRequest) -> LoggedIn:
+        """Use up a link's token.
 
         Raises:
             RequestRefused: the link never worked, or does not work any more.
         """
-        secret = self._sessions.log_in(token, clock.elapsed())
-        if secret is None:
+        session = self._sessions.log_in(token, clock.elapsed(), time.time())
+        if session is None:
             raise RequestRefused(
                 HTTPStatus.UNAUTHORIZED, "This link has been used before, or is older than a minute."
             )
+        await asyncio.to_thread(self._sessions.save)
         is_behind_tls = (
             isinstance(self._address, UnixAddress) and request.headers.get("x-forwarded-proto") == "https"
         )
-        cookie = f"{self._cookie}={secret}; Path=/; Max-Age={SESSION_SECONDS:.0f}; HttpOnly; SameSite=Strict"
-        return "Set-Cookie", cookie + ("; Secure" if is_behind_tls else "")
+        limits = f"Path=/; Max-Age={SESSION_SECONDS:.0f}; HttpOnly; SameSite=Strict"
+        limits += "; Secure" if is_behind_tls else ""
+        return LoggedIn(("Set-Cookie", f"{self._cookie}={session.secret}; {limits}"), session.write_token)
 
     def check_host(self, request: HttpRequest) -> None:
         """Refuse a host that is not ours: a stranger's name may resolve to this machine (DNS rebinding)."""
@@ -118,8 +127,9 @@ class Authenticator:
     def check_write(self, request: HttpRequest) -> None:
         """Refuse a change that a page of another origin asks for.
 
-        Browsers treat all ports of a host as one site, so despite SameSite they send the cookie with a form
-        that a program on another port serves. The token proves that one of our own pages made the form.
+        Browsers treat all ports of a host as one site: despite SameSite they send the cookie with a form that
+        a program on another port serves, and to that program, too. The token is kept by the browser for
+        pages of this origin alone.
 
         Raises:
             RequestRefused: the browser names another origin or none, or the token is not the session's.
@@ -129,14 +139,23 @@ class Authenticator:
         is_own = request.headers.get("origin") in {f"http://{host}", f"https://{host}"}
         if site != "same-origin" and (site is not None or not is_own):
             raise RequestRefused(HTTPStatus.FORBIDDEN, "Only these pages themselves may change anything.")
-        given = request.headers.get("x-bgd-token", "").encode()
-        sessions = filter(self._is_valid, request.cookies(self._cookie))
-        if not any(hmac.compare_digest(given, form_token(secret).encode()) for secret in sessions):
-            raise RequestRefused(HTTPStatus.FORBIDDEN, "The token of this session is missing or wrong.")
+        token, now = request.headers.get("x-bgd-token", ""), time.time()
+        secrets_ = request.cookies(self._cookie)
+        if not any(self._is_valid(each) and self._sessions.may_write(each, token, now) for each in secrets_):
+            raise RequestRefused(
+                HTTPStatus.FORBIDDEN, "This browser may only read: open a new link of `bgctl dashboard`."
+            )
 
     def _is_valid(self, secret: str) -> bool:
-        uid = self._sessions.uid_of(secret, clock.elapsed())
+        uid = self._sessions.uid_of(secret, time.time())
         return uid is not None and may_connect(Actor(uid), self._uid)
+
+
+class LoggedIn(Struct, frozen=True):
+    """What a browser gets: a cookie, and the token that its pages send with each change."""
+
+    cookie: tuple[str, str]
+    write_token: str
 
 
 NOT_LOGGED_IN = "You are not logged in."
@@ -144,86 +163,124 @@ _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\]
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
-def form_token(secret: str) -> str:
-    """Return the token that a session's pages send with a change; it does not reveal the cookie."""
-    return hmac.new(secret.encode(), b"form", "sha256").hexdigest()
-
-
-# --- Sessions: a link that works once gives a cookie that works for some hours
+# --- Sessions: a link that works once gives a cookie that works for some days, also after a restart
 
 
 LINK_SECONDS = 60.0
-SESSION_SECONDS = 8 * 3600.0
+SESSION_SECONDS = 7 * 86_400.0
 MAX_SECRETS = 100  # of links and of sessions; the oldest is dropped
 _SECRET_BYTES = 32  # 256 random bits
 
 
-class Sessions:
-    """Login links that nobody has used yet, and sessions.
+class NewSession(Struct, frozen=True):
+    """The two secrets of a session; the daemon keeps only their hashes."""
 
-    Instants are of the elapsed clock. Only hashes are kept, so what can be read here lets nobody in.
+    secret: str
+    write_token: str
+
+
+class _Session(Struct, frozen=True):
+    digest: str
+    write_digest: str
+    uid: int
+    until: float  # epoch: a session outlives the daemon and the machine
+
+
+class _Link(Struct, frozen=True):
+    digest: str
+    uid: int
+    until: float  # of the elapsed clock
+
+
+class _Saved(Struct, frozen=True):
+    port: int
+    sessions: list[_Session]
+
+
+class Sessions:
+    """Login links that nobody has used yet, and sessions, which are saved.
+
+    Only hashes are kept, so what can be read here lets nobody in.
+
+    Args:
+        path: the file of the sessions.
+
+    Attributes:
+        port: where pages were served last, 0 for nowhere: browsers and bookmarks look there.
     """
 
-    def __init__(self) -> None:
-        self._links = _SecretStore(LINK_SECONDS)
-        self._sessions = _SecretStore(SESSION_SECONDS)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._links: deque[_Link] = deque(maxlen=MAX_SECRETS)
+        saved = self._read()
+        self.port = saved.port
+        self._sessions = deque(saved.sessions, maxlen=MAX_SECRETS)
+
+    def _read(self) -> _Saved:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_Saved)
+        except FileNotFoundError:
+            pass
+        except (OSError, msgspec.MsgspecError) as error:
+            logger.warning("%s cannot be read, so everybody has to log in again: %s", self._path, error)
+        return _Saved(0, [])
+
+    def save(self) -> None:
+        """Write the sessions to their file. A failure costs a login after a restart, so it is only logged."""
+        saved = msgspec.json.encode(_Saved(self.port, list(self._sessions)))
+        try:
+            replace_file(self._path, saved)
+        except OSError as error:
+            logger.warning("%s cannot be written, so logins end with the daemon: %s", self._path, error)
 
     def issue_link(self, uid: int, at: float) -> str:
-        """Return a token that logs this user in once."""
-        return self._links.issue(uid, at)
+        """Return a token that logs this user in once; `at` is of the elapsed clock."""
+        token = secrets.token_urlsafe(_SECRET_BYTES)
+        self._links.append(_Link(_digest(token), uid, at + LINK_SECONDS))
+        return token
 
-    def log_in(self, token: str, at: float) -> str | None:
-        """Use up a token; return the new session's secret, or None if the token is not valid."""
-        uid = self._links.take(token, at)
-        return None if uid is None else self._sessions.issue(uid, at)
-
-    def uid_of(self, secret: str, at: float) -> int | None:
-        """Return the user of a session, or None if the secret is not valid."""
-        return self._sessions.uid_of(secret, at)
-
-
-class _Secret(Struct, frozen=True):
-    digest: bytes
-    uid: int
-    until: float
-
-
-class _SecretStore:
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._kept: deque[_Secret] = deque(maxlen=MAX_SECRETS)
-
-    def issue(self, uid: int, at: float) -> str:
-        secret = secrets.token_urlsafe(_SECRET_BYTES)
-        self._kept.append(_Secret(_digest(secret), uid, at + self._seconds))
-        return secret
-
-    def uid_of(self, secret: str, at: float) -> int | None:
-        found = self._find(secret, at)
-        return None if found is None else found.uid
-
-    def take(self, secret: str, at: float) -> int | None:
-        found = self._find(secret, at)
-        if found is None:
+    def log_in(self, token: str, at: float, now: float) -> NewSession | None:
+        """Use up a token; return a new session that begins `now`, or None if the token is not valid."""
+        link = _found(self._links, token)
+        if link is None or at >= link.until:
             return None
-        self._kept.remove(found)
-        return found.uid
+        self._links.remove(link)
+        new = NewSession(secrets.token_urlsafe(_SECRET_BYTES), secrets.token_urlsafe(_SECRET_BYTES))
+        self._sessions.append(
+            _Session(_digest(new.secret), _digest(new.write_token), link.uid, now + SESSION_SECONDS)
+        )
+        return new
 
-    def _find(self, secret: str, at: float) -> _Secret | None:
-        digest = _digest(secret)
-        # all are compared, so that the time taken does not reveal which one matches
-        found = [kept for kept in self._kept if hmac.compare_digest(kept.digest, digest)]
-        return found[0] if found and at < found[0].until else None
+    def uid_of(self, secret: str, now: float) -> int | None:
+        """Return the user of a session, or None if the secret is not valid."""
+        session = self._find(secret, now)
+        return None if session is None else session.uid
+
+    def may_write(self, secret: str, token: str, now: float) -> bool:
+        """Tell whether this is the write token of the session with this secret."""
+        session = self._find(secret, now)
+        return session is not None and hmac.compare_digest(session.write_digest, _digest(token))
+
+    def _find(self, secret: str, now: float) -> _Session | None:
+        session = _found(self._sessions, secret)
+        return session if session is not None and now < session.until else None
 
 
-def _digest(secret: str) -> bytes:
-    return sha256(secret.encode()).digest()
+S = TypeVar("S", _Session, _Link)
+
+
+def _found(kept: Iterable[S], secret: str) -> S | None:
+    digest = _digest(secret)
+    # all are compared, so that the time taken does not reveal which one matches
+    found = [each for each in kept if hmac.compare_digest(each.digest, digest)]
+    return found[0] if found else None
+
+
+def _digest(secret: str) -> str:
+    return sha256(secret.encode()).hexdigest()
 
 
 # --- Peers: which user has the other end of a connection over the loopback
-
-
-logger = logging.getLogger(__name__)
 
 
 def peer_uid(peer: tuple[str, int], own: tuple[str, int]) -> int | None:

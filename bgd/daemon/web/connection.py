@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from bgd.config import Config
 from bgd.daemon.folder import bind_unix_socket, is_listened_on
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.auth import Authenticator, Endpoints
+from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions
 from bgd.daemon.web.pages import PageResponse, Pages, Router
 from bgd.errors import BgdError
 from bgd.settings import MAX_PORT, Address, TcpAddress, UnixAddress
@@ -52,12 +52,16 @@ async def start_web_server(
     """
     if config.http.listen is None:
         return None
+    sessions = Sessions(Path(config.daemon.state_dir, "sessions.json"))
     try:
-        listening, address = listen(config.http.listen, config.http.ports)
+        listening, address = listen(config.http.listen, config.http.ports, sessions.port)
     except CannotListen as error:
         logger.error("%s; there are no pages until the next start", error)  # noqa: TRY400 - it says all
         return None
-    authenticator = Authenticator(address, config.http.auth, os.geteuid())
+    if isinstance(address, TcpAddress) and address.port != sessions.port:
+        sessions.port = address.port
+        await asyncio.to_thread(sessions.save)
+    authenticator = Authenticator(address, config.http.auth, os.geteuid(), sessions)
     pages = Pages(supervisor, store, tasks)
     server = WebServer(authenticator, Router(authenticator, pages, is_ready), tasks)
     await server.start(listening)
@@ -291,8 +295,10 @@ class CannotListen(BgdError):
     """Nothing can be served at this address; the message says which and why."""
 
 
-def listen(address: Address, ports: int) -> tuple[socket.socket, Address]:
+def listen(address: Address, ports: int, last: int = 0) -> tuple[socket.socket, Address]:
     """Return a listening socket and its address, on the first free port of `ports` in a row.
+
+    If the port `last` is one of them, it is tried first.
 
     Raises:
         CannotListen: the address is taken, or cannot be used.
@@ -300,7 +306,7 @@ def listen(address: Address, ports: int) -> tuple[socket.socket, Address]:
     try:
         match address:
             case TcpAddress():
-                listening, address = _listen_on_port(address, ports)
+                listening, address = _listen_on_port(address, ports, last)
             case UnixAddress():
                 listening = _listen_on_path(Path(address.path))
     except OSError as error:
@@ -309,17 +315,20 @@ def listen(address: Address, ports: int) -> tuple[socket.socket, Address]:
     return listening, address
 
 
-def _listen_on_port(address: TcpAddress, ports: int) -> tuple[socket.socket, TcpAddress]:
-    last = min(address.port + ports - 1, MAX_PORT)
-    while True:
+def _listen_on_port(address: TcpAddress, ports: int, last: int) -> tuple[socket.socket, TcpAddress]:
+    allowed = range(address.port, min(address.port + ports, MAX_PORT + 1))
+    if last and (last in allowed or address.port == 0):
+        with suppress(OSError):
+            return _bind_port(TcpAddress(address.host, last)), TcpAddress(address.host, last)
+    for port in allowed:
         try:
-            listening = _bind_port(address)
+            listening = _bind_port(TcpAddress(address.host, port))
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or address.port >= last:
+            if error.errno != errno.EADDRINUSE or port == allowed[-1]:
                 raise
-            address = TcpAddress(address.host, address.port + 1)
         else:
             return listening, TcpAddress(address.host, listening.getsockname()[1])
+    raise AssertionError  # there is at least one
 
 
 def _bind_port(address: TcpAddress) -> socket.socket:

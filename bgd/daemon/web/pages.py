@@ -126,7 +126,10 @@ class Router:
         """
         if request.is_head:  # some programs look where a link leads before a person follows it
             return PageResponse(HttpResponse())
-        return await html_response("login.html", {}, headers=(self._authenticator.log_in(token, request),))
+        logged_in = await self._authenticator.log_in(token, request)
+        return await html_response(
+            "login.html", {"token": logged_in.write_token}, headers=(logged_in.cookie,)
+        )
 
 
 class _Access(Enum):

@@ -42,6 +42,7 @@ class Browser:
         self.port = 0 if found is None else int(found[2])
         self.host = "localhost" if found is None else f"127.0.0.1:{self.port}"
         self.cookie: str | None = None
+        self.token = ""
         self._daemon = daemon
 
     def link(self) -> str:
@@ -50,7 +51,9 @@ class Browser:
             return re.sub("^http://[^/]*", "", client.login_link())
 
     def log_in(self) -> Browser:
-        self.cookie = self.get(self.link()).headers["set-cookie"].partition(";")[0]
+        page = self.get(self.link())
+        self.cookie = page.headers["set-cookie"].partition(";")[0]
+        self.token = page.text.partition('data-token="')[2].partition('"')[0]
         return self
 
     def get(self, target: str, *headers: str, method: str = "GET", host: str | None = None) -> Answered:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import stat
+
 import pytest
 
 from bgd.daemon.web.auth import LINK_SECONDS, MAX_SECRETS, SESSION_SECONDS, Sessions
@@ -8,48 +10,99 @@ UID = 4_000_000
 
 
 @pytest.fixture
-def sessions():
-    return Sessions()
+def path(tmp_path):
+    return tmp_path / "sessions.json"
+
+
+@pytest.fixture
+def sessions(path):
+    return Sessions(path)
+
+
+def log_in(sessions):
+    return sessions.log_in(sessions.issue_link(UID, at=0), at=0, now=0)
 
 
 def test_a_link_works_once(sessions):
     token = sessions.issue_link(UID, at=0)
-    secret = sessions.log_in(token, at=1)
+    session = sessions.log_in(token, at=1, now=1000)
 
-    assert sessions.uid_of(secret, at=2) == UID
-    assert sessions.log_in(token, at=2) is None
+    assert sessions.uid_of(session.secret, now=1001) == UID
+    assert sessions.log_in(token, at=2, now=1001) is None
 
 
 def test_links_and_sessions_expire(sessions):
     late, token = sessions.issue_link(UID, at=0), sessions.issue_link(UID, at=0)
-    secret = sessions.log_in(token, at=LINK_SECONDS - 1)
+    secret = sessions.log_in(token, at=LINK_SECONDS - 1, now=1000).secret
 
-    assert sessions.log_in(late, at=LINK_SECONDS) is None
-    assert sessions.uid_of(secret, at=LINK_SECONDS - 1 + SESSION_SECONDS - 1) == UID
-    assert sessions.uid_of(secret, at=LINK_SECONDS - 1 + SESSION_SECONDS) is None
+    assert sessions.log_in(late, at=LINK_SECONDS, now=1001) is None
+    assert sessions.uid_of(secret, now=1000 + SESSION_SECONDS - 1) == UID
+    assert sessions.uid_of(secret, now=1000 + SESSION_SECONDS) is None
 
 
 def test_neither_a_guess_nor_a_link_token_is_a_session(sessions):
     token = sessions.issue_link(UID, at=0)
 
-    assert sessions.uid_of(token, at=0) is None
-    assert sessions.uid_of("x" * 43, at=0) is None
-    assert sessions.uid_of("", at=0) is None
+    assert sessions.uid_of(token, now=0) is None
+    assert sessions.uid_of("x" * 43, now=0) is None
+    assert sessions.uid_of("", now=0) is None
+
+
+def test_only_the_token_of_a_session_may_write_and_the_cookie_does_not_reveal_it(sessions):
+    one, other = log_in(sessions), log_in(sessions)
+
+    assert sessions.may_write(one.secret, one.write_token, now=1)
+    for token in (one.secret, other.write_token, ""):
+        assert not sessions.may_write(one.secret, token, now=1)
+    assert not sessions.may_write(one.secret, one.write_token, now=SESSION_SECONDS)
 
 
 def test_the_oldest_link_and_the_oldest_session_are_dropped(sessions):
     tokens = [sessions.issue_link(UID, at=0) for _ in range(MAX_SECRETS + 1)]
-    assert sessions.log_in(tokens[0], at=0) is None
+    assert sessions.log_in(tokens[0], at=0, now=0) is None
 
-    secrets = [sessions.log_in(token, at=0) for token in tokens[1:]]
-    last = sessions.log_in(sessions.issue_link(UID, at=0), at=0)
-    assert [sessions.uid_of(secret, at=0) for secret in [*secrets, last]] == [None] + [UID] * MAX_SECRETS
+    logged_in = [sessions.log_in(token, at=0, now=0) for token in tokens[1:]]
+    logged_in.append(log_in(sessions))
+    assert [sessions.uid_of(each.secret, now=0) for each in logged_in] == [None] + [UID] * MAX_SECRETS
 
 
-def test_secrets_themselves_are_not_kept(sessions):
-    token = sessions.issue_link(UID, at=0)
-    secret = sessions.log_in(sessions.issue_link(UID, at=0), at=0)
+def test_sessions_and_their_port_are_saved_privately_and_links_are_not(sessions, path):
+    link, session = sessions.issue_link(UID, at=0), log_in(sessions)
+    sessions.port = 8645
+    sessions.save()
 
-    kept = repr([vars(each) for each in vars(sessions).values()])
-    assert token not in kept
-    assert secret not in kept
+    later = Sessions(path)
+    assert (later.port, later.uid_of(session.secret, now=1)) == (8645, UID)
+    assert later.may_write(session.secret, session.write_token, now=1)
+    assert later.log_in(link, at=1, now=1) is None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_secrets_themselves_are_neither_kept_nor_saved(sessions, path):
+    token, session = sessions.issue_link(UID, at=0), log_in(sessions)
+    sessions.save()
+
+    kept = repr(vars(sessions)) + path.read_text()
+    for secret in (token, session.secret, session.write_token):
+        assert secret not in kept
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"port": "x", "sessions": []}', '{"port": 1, "sessions": [{}]}']
+)
+def test_a_damaged_file_costs_logins_and_nothing_else(path, text):
+    path.write_text(text)
+    sessions = Sessions(path)
+
+    assert sessions.port == 0
+    assert sessions.uid_of(log_in(sessions).secret, now=1) == UID
+
+
+def test_a_file_that_cannot_be_written_costs_nothing_now(path, caplog):
+    path.mkdir()
+    sessions = Sessions(path)
+    session = log_in(sessions)
+    sessions.save()
+
+    assert sessions.uid_of(session.secret, now=1) == UID
+    assert f"{path} cannot be written, so logins end with the daemon" in caplog.text

@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 
 from bgd.daemon.logs import MAX_CHUNK, LogReader
 from bgd.daemon.web.live import LogText
-from tests.daemon.web.browsing import Browser, configure_pages
+from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import PROGRAM, chromium
 from tests.support import DEADLINE, Daemon, wait_until
 
@@ -48,6 +48,7 @@ def tab(chrome):
 
 
 def open_pages(tab, client):
+    """Log in; return the address of the list."""
     tab.goto(client.login_link())
     tab.wait_for_url("**/job-logs")
     return tab.url
@@ -108,11 +109,15 @@ def test_a_progress_bar_looks_as_in_a_terminal_and_the_page_follows_to_the_end(t
 
 
 @needs_chromium
-def test_a_page_says_that_the_connection_is_lost_and_goes_on_after_a_restart(tab, open_daemon, tmp_path):
-    daemon, list_url = open_daemon
+def test_a_page_says_that_the_connection_is_lost_and_goes_on_after_a_restart(tab, request, tmp_path):
+    """It is still logged in, and at the address that it was opened at: any free port, here."""
+    daemon = Daemon(tmp_path)
+    daemon.start()
+    request.addfinalizer(daemon.stop)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with daemon.client() as client:
+        list_url = open_pages(tab, client)
         job = client.submit(["/bin/sh", "-c", f"seq 1000; cat {gate}; cat {gate}; echo last"])
     tab.goto(f"{list_url}/{job.id}")
     log = tab.locator(".log pre")
@@ -143,10 +148,9 @@ def test_the_page_of_a_removed_job_says_so(tab, daemon):
 
 
 @needs_chromium
-def test_a_hidden_page_closes_its_streams_and_catches_up(tab, open_daemon):
-    daemon, list_url = open_daemon
-    tab.goto(list_url)
+def test_a_hidden_page_closes_its_streams_and_catches_up(tab, daemon):
     with daemon.client() as client:
+        open_pages(tab, client)
         expect(tab.locator(f"#job-{client.submit(['/bin/true']).id}")).to_be_visible()
         hide(tab, is_hidden=True)
         wait_until(lambda: connections_of(daemon) == 0)
@@ -239,18 +243,6 @@ def test_a_line_without_an_end_is_broken(tmp_path):
 
 
 # --- help ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def open_daemon(tmp_path):
-    """A daemon whose pages everybody may see, at an address that it has again after a restart."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    daemon = Daemon(tmp_path)
-    configure_pages(daemon, f"127.0.0.1:{port}", 'auth = "none"')
-    daemon.start()
-    yield daemon, f"http://127.0.0.1:{port}/job-logs"
-    daemon.stop()
 
 
 @contextmanager

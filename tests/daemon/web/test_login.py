@@ -81,7 +81,7 @@ def test_a_link_works_once_and_a_head_request_does_not_use_it_up(browser):
 
     cookie = browser.get(link).headers["set-cookie"]
     assert re.fullmatch(
-        rf"bgd_{browser.port}=[\w-]{{43}}; Path=/; Max-Age=28800; HttpOnly; SameSite=Strict", cookie
+        rf"bgd_{browser.port}=[\w-]{{43}}; Path=/; Max-Age=604800; HttpOnly; SameSite=Strict", cookie
     )
     again = browser.get(link)
     assert (again.status, "set-cookie" in again.headers) == (401, False)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from bgd.daemon.web.auth import form_token
 from tests.daemon.web.browsing import Browser, heard, log_of
 from tests.support import wait_until
 
@@ -137,7 +136,7 @@ def test_a_client_that_does_not_read_a_long_log_is_disconnected(daemon, browser)
 )
 def test_only_pages_of_this_origin_with_the_sessions_token_may_change_anything(browser, headers, status):
     own = [header.format(host=browser.host).encode() for header in headers]
-    token = b"X-Bgd-Token: " + form_token(browser.cookie.partition("=")[2]).encode()
+    token = f"X-Bgd-Token: {browser.token}".encode()
     line = b"POST /job-logs HTTP/1.1"
 
     answered = browser.say(said(browser, line, *own, token))
