@@ -109,6 +109,7 @@ async def _serve(
         context = _context(group, children, state, logs, left)
         children.install(loop)
         channel = SupervisorChannel()
+        children.on_reaped = channel.flush_soon  # after the attempts that it wakes have sent their ends
         idle_exit = IdleExit(context.deadlines, idle)
         workers = WorkerPool(context)
         attempts = KnownAttempts(context, workers, channel, idle_exit.check)

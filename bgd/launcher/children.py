@@ -42,6 +42,8 @@ class Children:
         self._expected: dict[int, OnEnd] = {}
         self.on_orphan: Callable[[], None] = lambda: None
         """Called before an unexpected orphan is reaped: a message about it may be waiting."""
+        self.on_reaped: Callable[[], None] = lambda: None
+        """Called after the ends of all children that had ended were reported."""
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Become the parent of all orphans below this process, and begin to reap."""
@@ -115,6 +117,7 @@ class Children:
                 self._watched.pop(pid)(code)
             elif pid in self._expected:
                 self._expected.pop(pid)(code, usage)
+        self.on_reaped()
 
 
 _PAGE = 4096  # bytes

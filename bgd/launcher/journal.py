@@ -366,7 +366,7 @@ class Journal:
 
 _LIMIT = MAX_LAUNCHING_FRAME + 1024  # an AttemptEnded with its framing
 _LARGE = 1 << 20  # bytes from which a mostly obsolete journal is rewritten
-_SMALL = 1 << 16  # likewise if all of it is obsolete
+_SMALL = 1 << 17  # likewise if all of it is obsolete
 _MAX_COVERED = 64  # predecessors named; nobody still waits for a Launch sent to an older one
 _CHECKSUM = 4
 _DAMAGES = (ProtocolError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError)

@@ -77,8 +77,6 @@ class AttemptOutput:
     def begin(self, moved: Callable[[], None]) -> None:
         """Begin, once the job has its own copy of its end; call `moved` after each amount."""
         self._moved = moved
-        if self._terminal is None:
-            self._close_writer()
         if self.log.total:
             moved()
 
@@ -130,6 +128,10 @@ class AttemptOutput:
 
     def _pump(self) -> bool:
         """Move one chunk; return whether there may be more."""
+        if self._terminal is None and self._moved is not None:
+            # kept until now, so that the end of a silent job is one event, and not one more for its pipe; the
+            # log or its times need the descriptor now
+            self._close_writer()
         if self._terminal is not None and not self._terminal.relay(self._writer, _CHUNK):
             self._close_terminal()
             self._close_writer()
@@ -286,7 +288,7 @@ class LogFile:
         self._allowed = 0  # bytes that may be written before the next check of the disk
         self._fd: int | None = None
         self._times: _Times | None = None
-        self._reserved_fds = _ReservedFds(null)
+        self._reserved = os.dup(null)  # so that there is a descriptor when the log needs one
         try:
             _remove_all(self._real(path))
         except OSError as error:
@@ -321,10 +323,15 @@ class LogFile:
 
     def close(self) -> None:
         """Close the current piece; note if it was removed."""
-        self._reserved_fds.release()
+        self._release_reserve()
         if self._fd is not None and _is_removed(self._fd):
             self._note_removal()
         self._close_piece()
+
+    def _release_reserve(self) -> None:
+        if self._reserved >= 0:
+            os.close(self._reserved)
+            self._reserved = -1
 
     def _close_piece(self) -> None:
         if self._fd is not None:
@@ -357,7 +364,7 @@ class LogFile:
         return count
 
     def _begin_piece(self) -> None:
-        self._reserved_fds.release()
+        self._release_reserve()
         self._close_piece()
         if self.total == 0 < self._head:
             self._fd = _opened_in_folder(self._real(self._path))
@@ -483,23 +490,6 @@ class _Times:
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-class _ReservedFds:
-    """Keep two descriptors in reserve until the log and its times need them."""
-
-    def __init__(self, null: int) -> None:
-        self._fds = [os.dup(null)]
-        try:
-            self._fds.append(os.dup(null))
-        except OSError:
-            self.release()
-            raise
-
-    def release(self) -> None:
-        for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
 
 
 def bytes_logged(path: str) -> int:

@@ -331,9 +331,7 @@ class SupervisorChannel:
         """Send a message at the end of this turn of the loop, together with others."""
         if self._transport is not None:
             self._unsent.append(encoded_frame(message))
-            if not self._is_flush_due:
-                self._is_flush_due = True
-                asyncio.get_running_loop().call_soon(self.flush)
+            self.flush_soon()
 
     def send_soon(self, message: FromLauncher) -> None:
         """Send a message with the next one that `send` takes, or soon: only people wait for it."""
@@ -341,6 +339,12 @@ class SupervisorChannel:
             self._unsent.append(encoded_frame(message))
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(_SOON, self._flush_timer)
+
+    def flush_soon(self) -> None:
+        """Write all messages that are unsent when everything has run that is ready to run now."""
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:
         """Write all unsent messages now."""

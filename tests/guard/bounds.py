@@ -18,7 +18,7 @@ BOUNDS = {
     "modules, import bgd": (6, 6),
     "modules, bgctl submit": (106, 106),
     "modules, bgctl list": (114, 114),
-    "modules, launcher": (151, 151),
+    "modules, launcher": (152, 152),
     "modules, daemon": (237, 237),
     "modules, spawned class job": (16, 16),
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
@@ -49,8 +49,8 @@ BOUNDS = {
     "system calls of the daemon, 100 jobs": (7_767, 8_150),
     "waits for events of the daemon, 100 jobs": (1_091, 1_240),
     "futex calls of the daemon, 100 jobs": (1_375, 2_600),
-    "system calls of the launcher for an attempt, 100 jobs": (61, 61),
-    "waits for events of the launcher, 100 jobs": (909, 1_000),
+    "system calls of the launcher for an attempt, 100 jobs": (59, 59),
+    "waits for events of the launcher, 100 jobs": (771, 860),
     # no-op commands, submitted at once, in two slots; on a busy machine several ends share a commit
     "commits, batch of 2000": (2_002, 2_010),
     "SQL statements, batch of 2000": (28_960, 29_200),
