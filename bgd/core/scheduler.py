@@ -42,7 +42,7 @@ _MOST_POLICIES = 1000  # kept for sharing; a stranger may send a new one with ea
 # --- effects: what the daemon does next -------------------------------------------------------------------
 
 
-class SaveJob(Struct, frozen=True):
+class SaveJob(Struct, frozen=True, gc=False):
     """Save the job. `at` is epoch time; `reason` tells people why, where the outcome does not.
 
     `what` happened: SUBMIT, a Move, or NOTE if the state did not change.
@@ -55,7 +55,7 @@ class SaveJob(Struct, frozen=True):
     spec: JobSpec | None = None  # of a new job
 
 
-class StartAttempt(Struct, frozen=True):
+class StartAttempt(Struct, frozen=True, gc=False):
     """Launch attempt number `job.attempt` of the job in this slot."""
 
     job: Job

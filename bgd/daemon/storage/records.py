@@ -25,7 +25,7 @@ class NewJob(Struct, frozen=True, gc=False):
     at: float
 
 
-class SavedJob(Struct, frozen=True):
+class SavedJob(Struct, frozen=True, gc=False):
     """A job as it is since the epoch time `at`; `reason` says why if state and outcome do not."""
 
     job: Job
@@ -128,7 +128,7 @@ class Submission(Struct, frozen=True):
     found: list[int]
 
 
-class StoredSpec(Struct, frozen=True):
+class StoredSpec(Struct, frozen=True, gc=False):
     """A job's spec as it was submitted, with its environment (None if it had none)."""
 
     spec: JobSpec
