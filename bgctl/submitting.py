@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from bgctl.common import client, global_options, print_json, say, verb
 from bgctl.options import ARGUMENT, job_options, with_call_options, with_command_options
-from bgd import Client, Job, Refused
-from bgd.client.options import JobOptions
-from bgd.client.specs import Caller, undecodable_names
+from bgd import Client, Job
+from bgd.client.specs import undecodable_names
 from bgd.core.spec import MAX_INPUT
-from bgd.paths import find_program
 
 T = TypeVar("T")
 
@@ -134,16 +129,13 @@ def _submit(
     if shell:
         argv = ("/bin/sh", "-c", *argv)
     options = job_options(daemon, given)
-    caller = Caller()
-    passed = options.get("env_pass", "all")
-    if passed == "all" and (names := undecodable_names()):
+    if options.get("env_pass", "all") == "all" and (names := undecodable_names()):
         say(f"not passed on, because not UTF-8: {', '.join(names)}")
         warnings.simplefilter("ignore", UserWarning)  # the client would warn again
     if given["stdin"] == "-":
         options["input"] = _read_stdin()
         del options["stdin"]
-    if not no_check and (problem := _problem_with(argv, options, caller)):
-        raise Refused(f"{problem}; use --no-check to queue it anyway")
+    options["check"] = not no_check
     return daemon.submit(argv, **options)
 
 
@@ -154,63 +146,6 @@ def _read_stdin() -> bytes:
             f"more than {MAX_INPUT} bytes arrived: write them to a file and use --stdin FILE"
         )
     return data
-
-
-def _problem_with(argv: tuple[str, ...], options: JobOptions, caller: Caller) -> str | None:
-    """Return why a command could not be run now; None if it could."""
-    env = caller.chosen_environment(options.get("env_pass", "all")) | dict(options.get("env") or {})
-    folder = Path(options.get("cwd") or ".")
-    if not folder.is_absolute():
-        folder = Path(caller.folder, folder)
-    if problem := problem_with_command(argv, env, folder):
-        return problem
-    source = options.get("stdin")
-    return problem_with_input(Path(caller.folder, source)) if source else None
-
-
-def problem_with_command(argv: Sequence[str], env: Mapping[str, str], folder: Path) -> str | None:
-    """Return why a command cannot be run with this environment in this folder; None if it can."""
-    try:
-        if not folder.is_dir():
-            return f"folder {folder} does not exist"
-        problem = _problem_with_program(argv[0], env, folder)
-    except OSError as error:  # for example a folder without search permission
-        return f"{error.filename}: {error.strerror}"
-    if problem and len(argv) == 1 and " " in argv[0].strip():
-        return f"{problem}: quote each word separately, or use --shell"
-    return problem
-
-
-def _problem_with_program(name: str, env: Mapping[str, str], folder: Path) -> str | None:
-    """Return why a program cannot be run; None if it can."""
-    try:
-        find_program(name, env, str(folder))
-    except FileNotFoundError:
-        if "/" not in name:
-            return f"no program {name!r} on its PATH"
-        return f"{folder / name} does not exist"
-    except PermissionError as error:
-        return _problem_with_file(Path(error.filename))
-    return None
-
-
-def _problem_with_file(path: Path) -> str:
-    try:
-        is_folder = path.is_dir()
-    except PermissionError as error:
-        return f"{path} cannot be inspected: {error.strerror}"
-    if is_folder:
-        return f"{path} is a folder, not a program"
-    return f"{path} is not executable (try chmod +x)"
-
-
-def problem_with_input(path: Path) -> str | None:
-    """Return why a command cannot read this file; None if it can."""
-    if not path.exists():
-        return f"file {path} does not exist"
-    if path.is_dir():
-        return f"{path} is a folder, not a file"
-    return None if os.access(path, os.R_OK) else f"you may not read {path}"
 
 
 def _print_id(job: Job) -> None:

@@ -13,7 +13,8 @@ from typing import Any, ParamSpec, TypeVar, Unpack
 from bgd.client.background import chosen_client
 from bgd.client.blocking.client import Client
 from bgd.client.blocking.job import Job
-from bgd.client.options import JobOptions
+from bgd.client.options import Duration, JobOptions
+from bgd.client.specs import Caller, class_spec, seconds_of
 from bgd.core.job import ACTIVE, FINAL, State
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, NoSuchJob, Refused
@@ -24,6 +25,7 @@ __all__ = ["Executor", "JobFuture"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_NO_WORKERS = "the slots of the daemon, or of a queue, limit how many calls run; an Executor takes a client"
 DEFAULT_CHUNKSIZE = 1000  # jobs of one transaction; more are no faster, and delay the start of the first
 
 
@@ -42,9 +44,18 @@ class Executor(concurrent.futures.Executor):
     Args:
         client: the client of the daemon. None: that of `bgd.using`, else one of its own.
         options: of all jobs, as of `Client.call`; they override those of `bgd.job`.
+
+    Raises:
+        TypeError: an option is unknown.
+        Refused: a value is out of range or of the wrong type.
     """
 
     def __init__(self, client: Client | None = None, **options: Unpack[JobOptions]) -> None:
+        if client is not None and not isinstance(client, Client):
+            raise TypeError(f"{_NO_WORKERS}, not {client!r}")
+        if "max_workers" in options:
+            raise TypeError(f"no option 'max_workers': {_NO_WORKERS}")
+        class_spec("module:function", (), {}, options, Caller())  # so that it tells what is wrong now
         given = client or chosen_client()
         self._client = given or Client()
         self._is_own = given is None  # then it is closed at the end
@@ -67,7 +78,7 @@ class Executor(concurrent.futures.Executor):
         fn: Callable[..., T],
         /,
         *iterables: Iterable[Any],
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         chunksize: int = DEFAULT_CHUNKSIZE,
     ) -> Iterator[T]:
         """Queue a call for each of the items, and return an iterator of the results, in this order.
@@ -78,12 +89,13 @@ class Executor(concurrent.futures.Executor):
         Args:
             fn: as of `submit`.
             iterables: each gives one argument of every call. They are read to the end at once.
-            timeout: seconds from now for all results, None: no limit.
+            timeout: for all results, counted from now; None: no limit.
             chunksize: number of calls to queue in one transaction.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        seconds = seconds_of(timeout)
+        deadline = None if seconds is None else time.monotonic() + seconds
         spec = background_of(fn, self._options).spec
         calls = zip(*iterables, strict=False)
         futures: list[JobFuture[Any]] = []

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+from bgd.client.options import JobOptions
+
 if TYPE_CHECKING:
     from inspect import Signature
     from typing import Unpack
 
     from bgd.client.async_.job import AsyncJob
     from bgd.client.blocking.job import Job
-    from bgd.client.options import JobOptions
     from bgd.core.spec import JobSpec
 
 P = ParamSpec("P")
@@ -45,9 +46,10 @@ def job(function: Any = None, /, **options: Any) -> Any:
         options: of its jobs, as of `Client.call`.
 
     Raises:
-        TypeError: it is not such a function.
+        TypeError: it is not such a function, or an option is unknown.
     """
     if function is None:
+        _check_names(options)
         return lambda function: _with_background(function, options)
     return _with_background(function, options)
 
@@ -110,7 +112,12 @@ class Background(Generic[P, R_co]):
         return self._spec(args, kwargs)
 
     def options(self, **changed: Unpack[JobOptions]) -> Background[P, R_co]:
-        """Return a Background with these options of `Client.call` changed."""
+        """Return a Background with these options of `Client.call` changed.
+
+        Raises:
+            TypeError: an option is unknown.
+        """
+        _check_names(changed)
         return Background(self._function, {**self._options, **changed})
 
     def _spec(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobSpec:
@@ -170,6 +177,13 @@ def _with_background(function: Any, options: Any) -> Any:
     except AttributeError:
         raise TypeError(f"@bgd.job is for functions written in Python, not {function!r}") from None
     return function
+
+
+def _check_names(options: Mapping[str, object]) -> None:
+    if not options.keys() <= JobOptions.__optional_keys__:
+        from bgd.client.specs import check_names  # noqa: PLC0415 - see `job`
+
+        check_names(options, JobOptions.__optional_keys__)
 
 
 def _split(call: Arguments) -> tuple[Sequence[object], Mapping[str, object]]:

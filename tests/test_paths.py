@@ -16,14 +16,13 @@ from tests.launcher.unprivileged import NOBODY
 
 AS_NOBODY = f"""
 import os, sys
-from bgctl.submitting import problem_with_command
-from pathlib import Path
+from bgd.client.programs import problem_with_program
 if not os.getuid():
     os.setgroups([])
     os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
     os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
 name, path = sys.argv[1:]
-told = problem_with_command([name], {{"PATH": path}}, Path("/"))
+told = problem_with_program(name, path, "/")
 try:
     os.execvpe("env", ["env", name], {{"PATH": path}}) if told is None else print(told)
 except OSError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from bgd.client.blocking.client import Client
 from bgd.client.blocking.job import Job
-from bgd.client.options import FurtherOptions
+from bgd.client.options import Duration, FurtherOptions
 from bgd.core.target import target_of_class
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def run_background_job(
     params: Sequence[object] | Mapping[str, object] | None = None,
     *,
     priority: int = 0,
-    delay: float = 0.0,
-    timeout: float = TIMEOUT,
+    delay: Duration = 0.0,
+    timeout: Duration = TIMEOUT,
     **options: Unpack[FurtherOptions],
 ) -> Job:
     """Queue a call of a class's method.
@@ -52,8 +52,8 @@ def run_background_job(
         method: its name.
         params: positional arguments, or a mapping of named ones.
         priority: higher runs first.
-        delay: seconds to wait before the job may start.
-        timeout: seconds to wait for the daemon, not for the job.
+        delay: how long to wait before the job may start.
+        timeout: how long to wait for the daemon, not for the job.
         options: as of `Client.call`.
 
     Raises:

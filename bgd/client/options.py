@@ -6,12 +6,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Literal, Protocol, TypedDict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
-from bgd.core.job import Outcome, State
-from bgd.core.spec import Isolation, StopSignal
-from bgd.wire.views import Progress
+if TYPE_CHECKING:  # a job's module that uses bgd.job imports this one in each worker
+    from datetime import datetime
+
+    from bgd.core.job import Outcome, State
+    from bgd.core.spec import Isolation, StopSignal
+    from bgd.wire.views import Progress
+
+Duration = float | str | timedelta
+"""Seconds, a text such as "10s" or "1h30m", or a timedelta."""
 
 
 class HasId(Protocol):
@@ -28,12 +34,14 @@ JobReference = int | HasId
 class FurtherOptions(TypedDict, total=False):
     """Options of any job. The daemon's configuration decides what is left out.
 
-    Durations are seconds, sizes are bytes. A datetime without a time zone is local, a number is epoch
+    Sizes are bytes. A datetime without a time zone is local, a number is epoch
     seconds.
 
     * `env_pass`: variables of the caller to pass on: "all" (default for commands), "none" (default for class
       jobs) or a list of names. `env` adds to them.
     * `shell`: argv is one string for /bin/sh.
+    * `check`: refuse a command whose program, folder or input is missing here, and a call that cannot
+      succeed. `submit_many` does not check programs.
     * `queue`: the queue to wait in.
     * `priority`: higher starts first: -1000 to 1000, usually 0.
     * `name`: a name to find the job by.
@@ -74,20 +82,21 @@ class FurtherOptions(TypedDict, total=False):
 
     env_pass: str | Sequence[str]
     shell: bool
+    check: bool
     queue: str | None
     name: str | None
     tags: Sequence[str]
     retries: int | None
-    retry_delay: float | None
+    retry_delay: Duration | None
     backoff: float | None
-    max_delay: float | None
+    max_delay: Duration | None
     jitter: float | None
     retry_on: Sequence[int] | None
     no_retry_on: Sequence[int] | None
     rerun: bool | None
     stop_signal: Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "WINCH", "KILL"] | None
     at: float | datetime | None
-    expires: float | None
+    expires: Duration | None
     after: Sequence[JobReference]
     after_any: Sequence[JobReference]
     key: str | None
@@ -113,23 +122,23 @@ class JobOptions(FurtherOptions, total=False):
     """All options of a job. `run_background_job` has these three as parameters of its own."""
 
     priority: int | None
-    delay: float
-    timeout: float | None
+    delay: Duration
+    timeout: Duration | None
 
 
 class MapOptions(FurtherOptions, total=False):
     """Options of the jobs of a map, and of the map itself. A `key` is refused.
 
-    * `time_limit`: seconds for each attempt; other jobs call this `timeout`.
-    * `timeout`: seconds for all results, counted from the first step. None: no limit.
+    * `time_limit`: for each attempt; other jobs call this `timeout`.
+    * `timeout`: for all results, counted from the first step. None: no limit.
     * `buffersize`: how many jobs may be queued whose results were not taken yet.
     * `progress`: draw a bar on stderr. None: only if stderr is a terminal.
     """
 
     priority: int | None
-    delay: float
-    timeout: float | None
-    time_limit: float | None
+    delay: Duration
+    timeout: Duration | None
+    time_limit: Duration | None
     buffersize: int
     progress: bool | None
 
@@ -147,18 +156,18 @@ class EditOptions(TypedDict, total=False):
     name: str | None
     tags: Sequence[str]
     retries: int | None
-    retry_delay: float | None
+    retry_delay: Duration | None
     backoff: float | None
-    max_delay: float | None
+    max_delay: Duration | None
     jitter: float | None
     retry_on: Sequence[int] | None
     no_retry_on: Sequence[int] | None
     rerun: bool | None
-    timeout: float | None
+    timeout: Duration | None
     stop_signal: Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "WINCH", "KILL"] | None
-    delay: float
+    delay: Duration
     at: float | datetime | None
-    expires: float | None
+    expires: Duration | None
     after: Sequence[JobReference]
     after_any: Sequence[JobReference]
     slots: int
@@ -235,3 +244,4 @@ class JobAttributes:
     waited_seconds: float | None
     run_seconds: float | None
     stop_signal: StopSignal | None
+    problem: str | None

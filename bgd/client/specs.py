@@ -7,22 +7,24 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.options import EditOptions, JobOptions, JobReference
+from bgd.client.options import Duration, EditOptions, JobOptions, JobReference
 from bgd.client.session import UNNUMBERED, SubmitToken, framed
+from bgd.core import spec as limits
 from bgd.core.job import State
-from bgd.core.spec import MAX_WORK, QUEUE_NAME, JobSpec
+from bgd.core.spec import MAX_WORK, OPTIONS, QUEUE_NAME, JobSpec, kind_of
 from bgd.errors import Full, Refused
 from bgd.escape import one_line
 from bgd.settings import nearest
+from bgd.units import parse_duration
 from bgd.wire.framing import HEADER, MAX_FRAME, frame
 from bgd.wire.messages import encode
 from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, MAX_IDS, Changes, Submit, SubmitMany
@@ -31,6 +33,7 @@ Item = JobSpec | Sequence[str] | Mapping[str, Any]
 """One job of a batch: a spec, the argv of a command, or a mapping with the keys of JSON."""
 
 _OPTIONS = JobOptions.__optional_keys__
+_DURATIONS = {name for name in OPTIONS if kind_of(name) in (limits.Duration, limits.Timeout)}
 _KEYS = _OPTIONS | {"argv", "target", "args", "kwargs"}
 _SHELL = ("/bin/sh", "-c")
 
@@ -51,6 +54,7 @@ def command_spec(argv: Sequence[str | os.PathLike[str]], options: JobOptions, ca
     """
     values = _given_values(options, caller, default_env="all")
     values["argv"] = _shell_words(argv) if values.pop("shell", False) else _words_of(argv)
+    values.pop("check", None)
     if "cwd" not in values:
         values["cwd"] = system_text(caller.folder)
     if "umask" not in values:
@@ -70,6 +74,7 @@ def class_spec(
     values = _given_values(options, caller, default_env="none")
     if values.pop("shell", False):
         raise Refused("shell is for commands, not for class jobs")
+    values.pop("check", None)
     if not isinstance(target, str):
         raise TypeError(f"a target is a string such as 'package.module:function', not {target!r}")
     values["target"] = target
@@ -152,9 +157,14 @@ def _plain_values(options: Mapping[str, Any], allowed: Iterable[str], caller: Ca
     Raises:
         TypeError: an option is not `allowed`.
     """
+    check_names(options, allowed)
+    return {key: None if value is None else _plain(key, value, caller) for key, value in options.items()}
+
+
+def check_names(options: Mapping[str, object], allowed: Iterable[str]) -> None:
+    """Raise TypeError for an option that is not `allowed`."""
     if unknown := options.keys() - set(allowed):
         raise TypeError(f"no option {min(unknown)!r}: {nearest(min(unknown), allowed)}")
-    return {key: None if value is None else _plain(key, value, caller) for key, value in options.items()}
 
 
 def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a line for each kind
@@ -162,8 +172,7 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a
         case "argv":
             return _words_of(value)
         case "cwd" | "stdin":
-            path = Path(value)
-            return system_text(str(path if path.is_absolute() else Path(caller.folder, path)))
+            return system_text(str(caller.absolute(value)))
         case "env" if isinstance(value, Mapping):
             return {_as_sent(name): _as_sent(word) for name, word in value.items()}
         case "input" if isinstance(value, str):
@@ -174,6 +183,8 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a
             return list(value)
         case "after" | "after_any":
             return ids_of(value, key)
+        case _ if key in _DURATIONS:
+            return seconds_of(value, key)
         case _:
             return value
 
@@ -472,6 +483,11 @@ class Caller:
                 f"the working directory {problem}: name another with --cwd DIR (cwd=...)"
             ) from error
 
+    def absolute(self, path: str | os.PathLike[str]) -> Path:
+        """Return a path that, if it is relative, starts at the working directory."""
+        given = Path(path)
+        return given if given.is_absolute() else Path(self.folder, given)
+
     @cached_property
     def umask(self) -> int:
         # os.umask() can only tell it by setting it, which other threads would notice
@@ -536,6 +552,32 @@ def public_environment() -> dict[str, str]:
 def undecodable_names() -> list[str]:
     """Return the names of variables that no command gets because they are not UTF-8, escaped for display."""
     return _inherited().undecodable
+
+
+@overload
+def seconds_of(duration: Duration, name: str = "timeout") -> float: ...
+@overload
+def seconds_of(duration: Duration | None, name: str = "timeout") -> float | None: ...
+def seconds_of(duration: Duration | None, name: str = "timeout") -> float | None:
+    """Return a duration in seconds; None stays None. `name` is what an error message calls it.
+
+    Raises:
+        Refused: it is a text that is not a duration, or of another type.
+    """
+    match duration:
+        case None | float() | int():
+            return duration
+        case timedelta():
+            return duration.total_seconds()
+        case str():
+            try:
+                return parse_duration(duration)
+            except ValueError as error:
+                raise Refused(f"{name}: {error}") from error
+        case _:
+            raise Refused(
+                f"{name}: a duration is seconds, a text such as '10s', or a timedelta, not {_shown(duration)}"
+            )
 
 
 def system_text(text: str) -> str:

@@ -104,7 +104,10 @@ def test_a_class_that_is_not_allowed_is_77(daemon):
         (["/"], "is a folder, not a program"),
         (["echo hi | wc"], "'echo hi | wc' on its PATH: quote each word separately, or use --shell;"),
         (["-e", "A=1", "--cwd", "/usr", "./no-such"], "/usr/no-such does not exist"),
-        (["--cwd", "/no/such", "true"], "folder /no/such does not exist; use --no-check to queue it anyway"),
+        (
+            ["--cwd", "/no/such", "true"],
+            "folder /no/such does not exist; use --no-check (check=False) to queue it anyway",
+        ),
         (["-n", "a\tb", "true"], "name, key and tags must be printable text"),
     ],
 )

@@ -209,7 +209,7 @@ def test_an_unreadable_input_file_is_refused_before_the_job_is_queued(daemon, so
 
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
-    assert "use --no-check to queue it anyway" in done.stderr
+    assert "use --no-check (check=False) to queue it anyway" in done.stderr
 
 
 def test_shell_runs_one_text_with_sh(daemon):

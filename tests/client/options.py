@@ -20,12 +20,14 @@ TARGET = Path(__file__).parents[2] / "bgd/client/options.py"
 
 # How a caller may write values of these types; of all others it is their base type
 WRITTEN: dict[Any, str] = {
+    spec.Duration: "Duration",
     spec.Environment: "Mapping[str, str]",
     spec.ExitCodes: "Sequence[int]",
     spec.Folder: "str | os.PathLike[str]",
     spec.Instant: "float | datetime",
     spec.JobNumbers: "Sequence[JobReference]",
     spec.Tags: "Sequence[str]",
+    spec.Timeout: "Duration",
 }
 
 BEGINNING = '''"""The keywords and attributes of a job, for type checkers and editors."""
@@ -36,12 +38,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Literal, Protocol, TypedDict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
-from bgd.core.job import Outcome, State
-from bgd.core.spec import {kinds}
-from bgd.wire.views import Progress
+if TYPE_CHECKING:  # a job's module that uses bgd.job imports this one in each worker
+    from datetime import datetime
+
+    from bgd.core.job import Outcome, State
+    from bgd.core.spec import {kinds}
+    from bgd.wire.views import Progress
+
+Duration = float | str | timedelta
+"""Seconds, a text such as "10s" or "1h30m", or a timedelta."""
 
 
 class HasId(Protocol):
@@ -61,17 +69,20 @@ FURTHER = '''
 class FurtherOptions(TypedDict, total=False):
     """Options of any job. The daemon's configuration decides what is left out.
 
-    Durations are seconds, sizes are bytes. A datetime without a time zone is local, a number is epoch
+    Sizes are bytes. A datetime without a time zone is local, a number is epoch
     seconds.
 
     * `env_pass`: variables of the caller to pass on: "all" (default for commands), "none" (default for class
       jobs) or a list of names. `env` adds to them.
     * `shell`: argv is one string for /bin/sh.
+    * `check`: refuse a command whose program, folder or input is missing here, and a call that cannot
+      succeed. `submit_many` does not check programs.
 {described}
     """
 
     env_pass: str | Sequence[str]
     shell: bool
+    check: bool
 {fields}
 
 
@@ -84,14 +95,14 @@ class JobOptions(FurtherOptions, total=False):
 class MapOptions(FurtherOptions, total=False):
     """Options of the jobs of a map, and of the map itself. A `key` is refused.
 
-    * `time_limit`: seconds for each attempt; other jobs call this `timeout`.
-    * `timeout`: seconds for all results, counted from the first step. None: no limit.
+    * `time_limit`: for each attempt; other jobs call this `timeout`.
+    * `timeout`: for all results, counted from the first step. None: no limit.
     * `buffersize`: how many jobs may be queued whose results were not taken yet.
     * `progress`: draw a bar on stderr. None: only if stderr is a terminal.
     """
 
 {first}
-    time_limit: float | None
+    time_limit: Duration | None
     buffersize: int
     progress: bool | None
 

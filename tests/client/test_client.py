@@ -152,7 +152,7 @@ def test_a_class_that_is_not_listed_is_not_allowed(client):
         (["sleep", "60"], {"timeout": 0.1}, r"failed \(timeout\)", ("timeout", None)),
         (
             ["no-such-program"],
-            {},
+            {"check": False},
             r"failed \(not_started\): program not found: no-such-program",
             ("not_started", None),
         ),
@@ -168,6 +168,49 @@ def test_the_result_of_a_failed_command_is_an_exception_with_the_reason(
         job.result(20)
 
     assert (raised.value.outcome, raised.value.exit_code) == attributes
+
+
+@pytest.mark.parametrize(
+    ("argv", "options", "words"),
+    [
+        (["no-such-program"], {}, "no program 'no-such-program' on its PATH; use .*check=False"),
+        (["sh"], {"env": {"PATH": "/nowhere"}}, "no program 'sh' on its PATH"),
+        (["./here"], {"cwd": "/usr"}, "/usr/here does not exist"),
+        (["true"], {"cwd": "/no/such"}, "folder /no/such does not exist"),
+        (["true"], {"stdin": "/no/such"}, "file /no/such does not exist"),
+    ],
+)
+def test_a_command_that_cannot_start_here_is_refused_before_it_is_queued(client, argv, options, words):
+    before = client.last_event()
+
+    with pytest.raises(Refused, match=words):
+        client.submit(argv, **options)
+    assert client.last_event() == before
+
+
+def test_durations_are_seconds_texts_or_timedeltas(client, client_at, daemon):
+    late = client.submit(["sleep", "60"], timeout=timedelta(milliseconds=100), expires="1h30m")
+    patient = client_at(str(daemon.socket), timeout="20s")
+
+    assert late.wait("20s").outcome == "timeout"
+    assert (late.timeout, late.expires) == (0.1, 5400.0)
+    assert patient.stats(timedelta(hours=1)).window == 3600.0
+    assert patient.prune(older_than="366d", dry_run=True).jobs == 0
+    with pytest.raises(TimeoutError, match=r"not finished within 0\.05 s"):
+        client.submit(["true"], delay="1d").wait(timedelta(milliseconds=50))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("10x", "timeout: '10x' is not a duration: write 500ms"),
+        ([1], r"timeout: a duration is seconds, .* not \[1\]"),
+    ],
+)
+def test_what_is_not_a_duration_is_refused(client, wrong, words):
+    for attempt in (client.submit(["true"]).wait, lambda timeout: client.submit(["true"], timeout=timeout)):
+        with pytest.raises(Refused, match=words):
+            attempt(wrong)
 
 
 @pytest.mark.parametrize("verb", ["jobs", "prune"])

@@ -184,7 +184,7 @@ def test_the_launcher_of_an_earlier_release_runs_what_a_new_bgd_gives_it(tmp_pat
             codes = {code: client.submit(["sh", "-c", f"echo {code}; exit {code}"]) for code in (0, 3, 255)}
             killed = client.submit(["sh", "-c", "kill -9 $$"])
             late = client.submit(["sleep", "60"], timeout=0.2)
-            missing = client.submit(["/no/such/program"])
+            missing = client.submit(["/no/such/program"], check=False)
             cancelled = client.submit(["sleep", "60"])
             wait_until(lambda: cancelled.refresh().state == State.RUNNING)
             cancelled.cancel()

@@ -19,7 +19,7 @@ from contextlib import closing
 
 import pytest
 
-from bgd import Client, DaemonUnreachable, JobFailed, NoSuchJob, NotAllowed, using
+from bgd import Client, DaemonUnreachable, JobFailed, NoSuchJob, NotAllowed, Refused, using
 from bgd.executor import Executor
 from tests.functions import tasks
 from tests.support import DEADLINE, Daemon, wait_until
@@ -60,6 +60,20 @@ def test_a_call_is_a_job_with_a_future(executor):
     assert future.done()
     assert not future.running()
     assert future.job.refresh().state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"max_workers": 3}, TypeError, "no option 'max_workers': the slots of the daemon, or of a queue"),
+        ({"client": 3}, TypeError, "an Executor takes a client, not 3"),
+        ({"retires": 3}, TypeError, r"no option 'retires': did you mean retries\?"),
+        ({"timeout": "soon"}, Refused, "timeout: 'soon' is not a duration"),
+    ],
+)
+def test_a_wrong_option_is_refused_at_once(options, error, words):
+    with pytest.raises(error, match=words):
+        Executor(**options)
 
 
 def test_undecorated_functions_and_methods_can_be_called(executor):

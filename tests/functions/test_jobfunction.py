@@ -110,9 +110,11 @@ def test_wrong_arguments_fail_where_they_are_submitted(monkeypatch, arguments):
         tasks.add.submit(*arguments)
 
 
-def test_an_unknown_option_is_named_when_something_is_submitted():
+def test_an_unknown_option_is_named_where_it_is_written():
     with pytest.raises(TypeError, match=r"no option 'priorty': did you mean priority\?"):
-        tasks.add.options(priorty=5).submit(1)  # type: ignore[call-arg]  # the point
+        tasks.add.options(priorty=5)  # type: ignore[call-arg]  # the point
+    with pytest.raises(TypeError, match=r"no option 'retires': did you mean retries\?"):
+        bgd.job(retires=3)  # type: ignore[call-overload]  # the point
 
 
 def test_the_result_raises_the_error_of_the_job():
@@ -239,11 +241,11 @@ def test_another_socket_in_the_environment_is_another_client(served, monkeypatch
     assert default_client() is first is not other
 
 
-def test_a_worker_imports_no_client():
+def test_a_worker_imports_nothing_of_the_client_except_the_names_of_options():
     program = (
         "import sys, tests.functions.tasks; print([name for name in sys.modules "
         "if name.startswith('bgd.') or name in {'msgspec', 'asyncio', 'inspect'}])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
-    assert done.stdout == "['bgd.jobfunction']\n"
+    assert done.stdout == "['bgd.client', 'bgd.client.options', 'bgd.jobfunction']\n"

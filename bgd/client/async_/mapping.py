@@ -16,6 +16,7 @@ from bgd.client.async_.job import AsyncJob
 from bgd.client.bar import Advance, progress_bar
 from bgd.client.calls import Calls
 from bgd.client.options import MapOptions
+from bgd.client.specs import seconds_of
 from bgd.client.transport import seconds_left
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, DaemonUnreachable, JobFailed
@@ -34,7 +35,7 @@ class Mapper:
         self._client = client
         self._channel = channel
         self._calls = calls
-        self._timeout = options.get("timeout")
+        self._timeout = seconds_of(options.get("timeout"))
         self._progress = options.get("progress")
         self._buffersize = options.get("buffersize", DEFAULT_BUFFERSIZE)
         if self._buffersize < 1:

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from bgd.client.blocking.channel import Channel, Connector
 from bgd.client.blocking.concurrency import closed_at_exit, wait_readable
 from bgd.client.blocking.job import Job
-from bgd.client.options import EditOptions, JobOptions, JobReference, MapOptions
+from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
+from bgd.client.programs import check_command
 from bgd.client.session import (
     UNNUMBERED,
     ResumableEvents,
@@ -35,6 +36,7 @@ from bgd.client.specs import (
     command_spec,
     ids_of,
     portions,
+    seconds_of,
     specs_of,
     states_of,
     submit_frames,
@@ -68,11 +70,12 @@ class Client:
     """A client of one daemon. It connects when it is first used, and again after the daemon was restarted.
 
     Threads may share a Client; a forked child makes its own. A closed client can be
-    used again. Methods take jobs as ids or as objects with an id.
+    used again. Methods take jobs as ids or as objects with an id, and durations as seconds, as texts such as
+    "10s", or as timedeltas.
 
     Args:
         socket: the daemon's socket; None: $BGD_SOCKET, else the caller's own daemon, else the system's.
-        timeout: seconds that connecting and each answer may take, and that a stream waits for a daemon that
+        timeout: how long connecting and each answer may take, and how long a stream waits for a daemon that
             went away; then DaemonUnreachable is raised.
         autostart: start the caller's own daemon when none answers and `socket` is None. A stream that lost
             its daemon waits some seconds first, because a service manager may restart it.
@@ -86,7 +89,7 @@ class Client:
         self,
         socket: str | None = None,
         *,
-        timeout: float = TIMEOUT,
+        timeout: Duration = TIMEOUT,
         autostart: bool = True,
         config: str | None = None,
         user: bool = False,
@@ -101,7 +104,7 @@ class Client:
             autostart=autostart,
             on_autostart=on_autostart,
         )
-        self._channel = Channel(connector, timeout)
+        self._channel = Channel(connector, seconds_of(timeout))
 
     def close(self) -> None:
         """Close the connection; the client opens another when it is used again."""
@@ -123,12 +126,15 @@ class Client:
         The command gets this process's environment, working directory and umask, unless told otherwise.
 
         Raises:
-            Refused: a value is out of range, or the daemon does not accept it.
+            Refused: a value is out of range, the program, its folder or its input is missing, or the daemon
+                does not accept the job.
             DaemonUnreachable: no daemon answers. If the connection breaks before the answer, the client asks
                 once more, which makes no second job; if that fails too, nobody knows whether there is a job.
         """
         caller = Caller()
         spec = command_spec(argv, options, caller)
+        if options.get("check", True):
+            check_command(list(spec.argv or ()), options, caller)
         return self._submit(spec if spec.env is not None else replace(spec, env=caller.environment))
 
     def call(
@@ -306,7 +312,7 @@ class Client:
         views = [view for part in parts for view in expected(part, replies.JobsPart).jobs]
         return [Job(self, view.id, view) for view in views]
 
-    def wait(self, jobs: Iterable[JobReference], *, timeout: float | None = None) -> list[Job]:
+    def wait(self, jobs: Iterable[JobReference], *, timeout: Duration | None = None) -> list[Job]:
         """Wait until all of these jobs have finished; return them in this order.
 
         Raises:
@@ -320,24 +326,25 @@ class Client:
         self,
         jobs: Iterable[JobReference],
         *,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         on_progress: Callable[[JobProgress], object] | None = None,
     ) -> Generator[Job, None, None]:
         """Yield jobs as they finish, finished ones at once; continues when the daemon was restarted.
 
         Args:
             jobs: the jobs to wait for.
-            timeout: seconds from the first step in which all must finish; 0: they must have finished by now.
+            timeout: all must finish within this time from the first step; 0: they must have finished now.
             on_progress: called with the progress that running jobs report: first with their latest reports,
                 then at most once a second.
 
         Raises:
-            TimeoutError: not all have finished within `timeout` seconds.
+            TimeoutError: not all have finished within `timeout`.
             NoSuchJob: one of them does not exist.
             DaemonUnreachable: there is no daemon, or none came back within the client's timeout.
         """
-        only_now = timeout is not None and timeout <= 0
-        patience = self._channel.timeout if only_now else timeout  # even then an answer takes its time
+        seconds = seconds_of(timeout)
+        only_now = seconds is not None and seconds <= 0
+        patience = self._channel.timeout if only_now else seconds  # even then an answer takes its time
         deadline = None if patience is None else time.monotonic() + patience
         wanted = list(dict.fromkeys(ids_of(jobs)))
         count, late = len(wanted), None
@@ -351,15 +358,15 @@ class Client:
                             yield Job(self, view.id, view)
                 late = rest.first if late is None else late
         except TimeoutError:
-            raise _unfinished(rest.first, count, timeout) from None
+            raise _unfinished(rest.first, count, seconds) from None
         if late is not None:  # with `only_now`, the daemon does not wait for it
-            raise _unfinished(late, count, timeout)
+            raise _unfinished(late, count, seconds)
 
     @overload
-    def result(self, job: Job[R], *, timeout: float | None = None) -> R: ...
+    def result(self, job: Job[R], *, timeout: Duration | None = None) -> R: ...
     @overload
-    def result(self, job: JobReference, *, timeout: float | None = None) -> object: ...
-    def result(self, job: JobReference, *, timeout: float | None = None) -> object:
+    def result(self, job: JobReference, *, timeout: Duration | None = None) -> object: ...
+    def result(self, job: JobReference, *, timeout: Duration | None = None) -> object:
         """Wait for a job, then return the value of a class job, or 0 for a command.
 
         Raises:
@@ -556,9 +563,10 @@ class Client:
     def info(self) -> Info:
         return self._channel.ask(requests.GetInfo(UNNUMBERED), Info, repeatable=True)
 
-    def stats(self, window: float = STATS_WINDOW) -> Stats:
-        """Return figures of the last `window` seconds, and of all jobs that wait or run."""
-        return self._channel.ask(checked(requests.GetStats(UNNUMBERED, window)), Stats, repeatable=True)
+    def stats(self, window: Duration = STATS_WINDOW) -> Stats:
+        """Return figures of the last `window`, and of all jobs that wait or run."""
+        request = checked(requests.GetStats(UNNUMBERED, seconds_of(window, "window")))
+        return self._channel.ask(request, Stats, repeatable=True)
 
     def login_link(self) -> str:
         """Return a link that logs this user's browser in to the dashboard, once and within a minute.
@@ -577,25 +585,26 @@ class Client:
         """
         return self._channel.ask(requests.Reload(UNNUMBERED), Reloaded, repeatable=True)
 
-    def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: float | None = None) -> None:
+    def shutdown(self, mode: ShutdownMode | str | None = None, *, timeout: Duration | None = None) -> None:
         """End the daemon and wait until it is gone, so that the next one finds the state folder free.
 
         Args:
             mode: what happens to running jobs (see ShutdownMode); None: as configured.
-            timeout: seconds to wait, None: no limit.
+            timeout: how long to wait, None: no limit.
 
         Raises:
             TimeoutError: the daemon has not ended in time. It goes on shutting down.
         """
         chosen = None if mode is None else ShutdownMode(mode)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        seconds = seconds_of(timeout)
+        deadline = None if seconds is None else time.monotonic() + seconds
         with process_descriptor((self.info()).pid) as process:
             connection = self._channel.connection()
             self._channel.ask(requests.Shutdown(UNNUMBERED, chosen), replies.Done)
             try:
                 connection.wait_for_end(deadline)
             except TimeoutError:
-                raise TimeoutError(f"the daemon has not ended within {timeout:g} s") from None
+                raise TimeoutError(f"the daemon has not ended within {seconds:g} s") from None
             if process is not None:
                 wait_readable(process, _EXIT_SECONDS)
 
@@ -603,7 +612,7 @@ class Client:
         self,
         *,
         states: Iterable[State | str] | None = None,
-        older_than: float | None = None,
+        older_than: Duration | None = None,
         keep: int | None = None,
         logs_total: int | None = None,
         dry_run: bool = False,
@@ -614,7 +623,7 @@ class Client:
 
         Args:
             states: only jobs in these final states.
-            older_than: delete jobs that finished more than this many seconds ago.
+            older_than: delete jobs that finished longer ago than this.
             keep: delete all but this many of the latest jobs of each state.
             logs_total: delete jobs until all logs together have at most this many bytes.
             dry_run: only count the jobs.
@@ -623,7 +632,7 @@ class Client:
             requests.Prune(
                 id=UNNUMBERED,
                 states=None if states is None else states_of(states),
-                older_than=older_than,
+                older_than=seconds_of(older_than, "older_than"),
                 keep=keep,
                 logs_total=logs_total,
                 dry_run=dry_run,
@@ -662,6 +671,6 @@ class Client:
         return reply.findings
 
 
-def _unfinished(first: int | None, count: int, timeout: float | None) -> TimeoutError:
+def _unfinished(first: int | None, count: int, seconds: float | None) -> TimeoutError:
     jobs = f"job {first} has" if count == 1 else f"{count} jobs have"
-    return TimeoutError(f"{jobs} not finished within {timeout or 0:g} s")
+    return TimeoutError(f"{jobs} not finished within {seconds or 0:g} s")

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Generic, Self, Unpack
 
 from bgd.client.blocking.concurrency import first_view
-from bgd.client.options import EditOptions, JobAttributes
+from bgd.client.options import Duration, EditOptions, JobAttributes
 from bgd.client.session import error_in
 from bgd.core.job import State
 from bgd.errors import Refused
@@ -73,30 +73,30 @@ class Job(JobAttributes, Generic[R_co]):
         self._view = self._client.view(self.id)
         return self
 
-    def wait(self, timeout: float | None = None) -> Self:
+    def wait(self, timeout: Duration | None = None) -> Self:
         """Wait until the job has finished, also over restarts of the daemon; returns the job itself.
 
         Raises:
-            TimeoutError: it has not finished within `timeout` seconds.
+            TimeoutError: it has not finished within `timeout`.
         """
         [finished] = self._client.wait([self.id], timeout=timeout)
         self._view = finished.view
         return self
 
-    def result(self, timeout: float | None = None) -> R_co:
+    def result(self, timeout: Duration | None = None) -> R_co:
         """Wait, then return the value of a class job, or 0 for a command.
 
         Raises:
             JobFailed: it did not succeed.
-            TimeoutError: it has not finished within `timeout` seconds.
+            TimeoutError: it has not finished within `timeout`.
         """
         return self._client.result(self, timeout=timeout)
 
-    def output(self, timeout: float | None = None) -> str:
+    def output(self, timeout: Duration | None = None) -> str:
         """Wait, then return what the latest attempt printed; bytes that are not UTF-8 are replaced.
 
         Raises:
-            TimeoutError: it has not finished within `timeout` seconds.
+            TimeoutError: it has not finished within `timeout`.
         """
         self.wait(timeout)
         return b"".join([part.data for part in self.logs()]).decode(errors="replace")

@@ -17,6 +17,7 @@ from bgd.client.blocking.channel import Channel
 from bgd.client.blocking.job import Job
 from bgd.client.calls import Calls
 from bgd.client.options import MapOptions
+from bgd.client.specs import seconds_of
 from bgd.client.transport import seconds_left
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, DaemonUnreachable, JobFailed
@@ -35,7 +36,7 @@ class Mapper:
         self._client = client
         self._channel = channel
         self._calls = calls
-        self._timeout = options.get("timeout")
+        self._timeout = seconds_of(options.get("timeout"))
         self._progress = options.get("progress")
         self._buffersize = options.get("buffersize", DEFAULT_BUFFERSIZE)
         if self._buffersize < 1:
