@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from bgctl.common import client, global_options, is_terminal, print_json, say, v
 from bgctl.exit_codes import describe_end, exit_code_of_job
 from bgctl.options import JobIdRanges, JobIdsType, chosen_ids, whole_number
 from bgctl.showing import say_if_waiting
-from bgctl.terminal import TerminalEscaper, without_colors
+from bgctl.terminal import PipeOutput, TerminalEscaper, without_colors
 from bgd import Client, DaemonUnreachable, Job, Outcome, Refused
 from bgd.escape import one_line
 from bgd.formatting import iso_time, job_as_json
@@ -43,7 +44,7 @@ from bgd.wire.requests import MAX_ATTEMPT, MAX_TAIL
 )
 @click.option("--all", "all_attempts", is_flag=True, help="Show all attempts, oldest first.")
 @click.option("--timestamps", is_flag=True, help="Prefix each line with its time.")
-@click.option("--raw", is_flag=True, help="Do not escape control characters on a terminal.")
+@click.option("--raw", is_flag=True, help="Print the output unchanged.")
 @click.option("--path", is_flag=True, help="Print the path of the log instead.")
 @click.argument("ids", nargs=-1, type=JobIdsType(), metavar="[ID]...")
 def logs_command(  # noqa: PLR0913 - one parameter per option
@@ -59,7 +60,8 @@ def logs_command(  # noqa: PLR0913 - one parameter per option
 ) -> int:
     """Show the output of jobs.
 
-    The default is your latest job. On a terminal, control characters are made visible, except colors.
+    The default is your latest job. A line that carriage returns rewrite is shown as it last was. On a
+    terminal, control characters are made visible, except colors.
     """
     if attempt is not None and all_attempts:
         raise click.UsageError("--attempt and --all exclude each other")
@@ -134,8 +136,8 @@ def _exists(path: str) -> bool:
 def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
     """Print a new job's output until it has finished; return its exit code.
 
-    Ctrl-C leaves the job running and prints how to return to it; a second Ctrl-C cancels it. With `raw`, do
-    not escape the output on a terminal.
+    Ctrl-C leaves the job running and prints how to return to it; a second Ctrl-C cancels it. With `raw`,
+    print the output unchanged.
     """
     printer = LogPrinter(job.id, raw=raw)
     try:
@@ -200,7 +202,7 @@ class LogPrinter:
 
     Args:
         job_id: the job.
-        raw: do not escape the output on a terminal.
+        raw: print the output unchanged.
         timestamps: prefix each line with its time.
         headers: print the attempt before its output; otherwise only between attempts.
     """
@@ -209,7 +211,7 @@ class LogPrinter:
         self, job_id: int, *, raw: bool = False, timestamps: bool = False, headers: bool = False
     ) -> None:
         self._job_id = job_id
-        self._timestamps = _LineTimestamps() if timestamps else None
+        self._timestamps = _LineTimestamps(after_returns=not raw) if timestamps else None
         self._is_json = global_options().json
         self._is_raw = raw
         self._is_terminal = is_terminal()
@@ -219,6 +221,7 @@ class LogPrinter:
         self._is_mid_line = False
         self.is_empty = True
         self._escaper = TerminalEscaper(sys.stdout.encoding)
+        self._pipe = PipeOutput()
         self._json_decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._is_colored = False
 
@@ -232,18 +235,25 @@ class LogPrinter:
             self._write_json(part)
         elif self._is_escaped:
             self._write_text(self._escaper.feed(self._with_timestamps(part)))
-        else:
+        elif self._is_raw:
             self._write_bytes(self._with_timestamps(part))
+        else:
+            self._write_bytes(self._pipe.feed(self._with_timestamps(part)))
 
     def end(self) -> None:
         """Write what was held back. Call it after the last part."""
         if self._is_escaped and not self._is_json:
             self._write_text(self._escaper.feed(b"", is_last=True) + (_RESET if self._is_colored else ""))
+        elif not self._is_json:
+            self._write_bytes(self._pipe.end())
 
     def end_line(self) -> None:
         """Start a new line on a terminal if the output stopped within one, before bgctl prints a message."""
+        if not self._is_escaped:
+            self._write_bytes(self._pipe.end())
         if self._is_terminal and self._is_mid_line:
             self._is_mid_line = False
+            self._escaper.begin_line()
             click.echo()
 
     def _begin_attempt(self, attempt: int) -> None:
@@ -257,7 +267,8 @@ class LogPrinter:
         """Report missing output; end the line first, or two halves would look like one line."""
         if self._is_escaped:
             self.end_line()
-        elif self._is_mid_line and not self._is_raw and part.data:
+        self._write_bytes(self._pipe.end())
+        if self._is_mid_line and not self._is_raw and part.data:
             self._write_bytes(b"\n")
         if self._timestamps is not None:
             self._timestamps.begin_line()
@@ -290,23 +301,35 @@ class LogPrinter:
 
 
 class _LineTimestamps:
-    """Prefixes each line with its time, even if the line arrives in pieces."""
+    """Prefixes each line with its time, even if the line arrives in pieces.
 
-    def __init__(self) -> None:
+    `after_returns`: also after a carriage return that is not the end of a line, which overwrites the time.
+    """
+
+    def __init__(self, *, after_returns: bool) -> None:
+        self._after_returns = after_returns
         self._is_at_line_start = True
+        self._is_after_return = False
 
     def begin_line(self) -> None:
         """Prefix the next piece, although no newline came before it."""
-        self._is_at_line_start = True
+        self._is_at_line_start, self._is_after_return = True, False
 
     def before_lines(self, part: LogPart) -> bytes:
         lines = bytearray()
         for at, data in _pieces_by_time(part):
             stamp = f"{_timestamp(at)} ".encode()
-            for line in data.splitlines(keepends=True) if b"\n" in data else [data]:
-                lines += stamp + line if self._is_at_line_start else line
+            for line in re.findall(_PIECES if self._after_returns else _LINES, data):
+                if self._is_at_line_start or (self._is_after_return and line[:1] not in b"\r\n"):
+                    lines += stamp
+                lines += line
                 self._is_at_line_start = line.endswith(b"\n")
+                self._is_after_return = self._after_returns and line.endswith(b"\r")
         return bytes(lines)
+
+
+_LINES = re.compile(rb"[^\n]*\n|[^\n]+")
+_PIECES = re.compile(rb"[^\r\n]*(?:\r*\n|\r+)|[^\r\n]+")
 
 
 def _pieces_by_time(part: LogPart) -> Iterator[tuple[float | None, bytes]]:

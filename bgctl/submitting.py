@@ -99,11 +99,12 @@ def call_command(
 @with_command_options
 @_shell
 @_no_check
+@click.option("--raw", is_flag=True, help="Print the output unchanged.")
 @_program
-def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, **given: Any) -> int:
+def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, raw: bool, **given: Any) -> int:
     """Queue a command, show its output, and exit with its code.
 
-    The command reads nothing unless --stdin is given. With --pty its output goes to this terminal unchanged.
+    The command reads nothing unless --stdin is given. With --pty its output is printed unchanged.
 
     Ctrl-C leaves the job running; a second Ctrl-C cancels it. The exit code is the job's own, or 128+N after
     signal N, 124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, else 125.
@@ -114,7 +115,7 @@ def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, **given: 
             _print_id(job)
         _say_if_exists(job)
         # with its own terminal the job expects this one to obey its control characters
-        return _wait_or_follow(daemon, job, follow=True, raw=given["pty"])
+        return _wait_or_follow(daemon, job, follow=True, raw=raw or given["pty"])
 
 
 def _submit(

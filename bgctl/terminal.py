@@ -11,16 +11,21 @@ from bgd.escape import BIDI_CONTROL, CONTROL, visible_symbol
 # ESC [ ... m sets colors and passes. Other sequences could move the cursor, hide text, set the title or make
 # the terminal send an answer.
 _COLOR = r"\x1b\[[0-9;:]{0,64}m"
+_ERASE = r"\x1b\[[02]?K"  # to the end of the line, or (2) all of it
 _INCOMPLETE = re.compile(r"(?:\x1b(?:\[[0-9;:]{0,64})?|\r)\Z")
-_SPECIAL = re.compile(rf"{_COLOR}|\r\n|[{CONTROL}{BIDI_CONTROL}]")
+_SPECIAL = re.compile(rf"{_COLOR}|{_ERASE}|\r\n|[{CONTROL}{BIDI_CONTROL}]")
 
 
 class TerminalEscaper:
-    """Turns bytes, in pieces of any size, into text that is safe on a terminal of this encoding."""
+    """Turns bytes, in pieces of any size, into text that is safe on a terminal of this encoding.
+
+    An incomplete line is shown at once. If a carriage return rewrites it, it is drawn again.
+    """
 
     def __init__(self, encoding: str = "utf-8") -> None:
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self._incomplete = ""
+        self._lines = LineRewriter(redraws=True)
 
     def feed(self, data: bytes, *, is_last: bool = False) -> str:
         """Return the text that can be shown now; keep an incomplete sequence for the next call."""
@@ -29,7 +34,164 @@ class TerminalEscaper:
         if not is_last and (incomplete := _INCOMPLETE.search(text)):
             self._incomplete = incomplete.group()
             text = text[: incomplete.start()]
-        return _SPECIAL.sub(_replacement, text)
+        shown = self._lines.feed(_SPECIAL.sub(_replacement, text))
+        return shown + self._lines.end() if is_last else shown
+
+    def begin_line(self) -> None:
+        """Go on as on a new line, because something else has ended this one."""
+        self._lines.end()
+
+
+class PipeOutput:
+    """Turns output, in pieces of any size, into what a pipe or file gets: lines as they ended.
+
+    Lines without a lone carriage return stay as they are. So does everything from the first byte that no text
+    has: a program may write an archive or an image.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._is_text = True
+        self._lines = LineRewriter(redraws=False)
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what can be written now: all complete lines."""
+        if not self._is_text:
+            return data
+        undecoded, _ = self._decoder.getstate()
+        try:
+            text = self._decoder.decode(data)
+        except UnicodeDecodeError:
+            return self._end_of_text() + undecoded + data
+        return self._end_of_text() + undecoded + data if "\0" in text else self._lines.feed(text).encode()
+
+    def end(self) -> bytes:
+        """Return the rest: an incomplete line."""
+        undecoded, _ = self._decoder.getstate()
+        self._decoder.reset()
+        return self._lines.end().encode() + undecoded
+
+    def _end_of_text(self) -> bytes:
+        self._is_text = False
+        self._decoder.reset()
+        return self._lines.take_line().encode()
+
+
+class LineRewriter:
+    """Turns text, in pieces of any size, into lines as they look after their carriage returns.
+
+    Args:
+        redraws: show an incomplete line at once, and draw it again when it changes; otherwise hold it back.
+    """
+
+    def __init__(self, *, redraws: bool) -> None:
+        self._redraws = redraws
+        self._line = ""
+        self._shown = ""  # of this line
+
+    def feed(self, text: str) -> str:
+        """Return the text to write now."""
+        if not _REWRITES.search(self._line) and not _REWRITES.search(text):
+            return self._feed_plain(text)
+        *ends, rest = text.split("\n")
+        written = []
+        for end in ends:
+            self._line += end
+            written += [self._update(), "\n"]
+            self._line = self._shown = ""
+        self._line += rest
+        if self._redraws:
+            written.append(self._update())
+        if len(self._line) > _LONGEST_LINE:
+            written.append(self._shorten())
+        return "".join(written)
+
+    def _feed_plain(self, text: str) -> str:
+        whole, newline, rest = text.rpartition("\n")
+        written = text if self._redraws else (self._line + whole + newline if newline else "")
+        self._line = rest if newline else self._line + rest
+        self._shown = self._line if self._redraws else ""
+        return written + self._shorten() if len(self._line) > _LONGEST_LINE else written
+
+    def end(self) -> str:
+        """Return what was held back of an incomplete line, and forget that line."""
+        rest = self._update()
+        self.take_line()
+        return rest
+
+    def take_line(self) -> str:
+        """Return an incomplete line unchanged, and forget it."""
+        line, self._line, self._shown = self._line, "", ""
+        return line
+
+    def _update(self) -> str:
+        body = self._line.rstrip("\r")  # a line may end in CR LF
+        line = self._line
+        if "\r" in body or (self._redraws and _REWRITES.search(body)):
+            line = line_on_terminal(body) + ("" if self._redraws else line[len(body) :])
+        elif self._redraws:
+            line = body
+        before, self._shown = self._shown, line
+        return line[len(before) :] if line.startswith(before) else f"\r{line}\x1b[K"
+
+    def _shorten(self) -> str:
+        """Forget what a long line no longer needs; if it has no carriage return, show it in pieces."""
+        _, is_rewritten, last = self._line.rpartition("\r")
+        if is_rewritten and len(last) <= _LONGEST_LINE // 2:
+            self._line = f"{line_on_terminal(self._line)[: _LONGEST_LINE // 2]}\r{last}"
+            return ""
+        return self.end()
+
+
+_REWRITES = re.compile(rf"\r|{_ERASE}")
+_LONGEST_LINE = 64 * 1024  # characters
+
+
+def line_on_terminal(line: str) -> str:
+    """Return what a terminal shows of a line: after a carriage return, text overwrites what was there."""
+    parts = line.split("\r")
+    styles = [""]  # in effect at the beginning of each part, and at the end
+    for part in parts:
+        styles.append(_style_after(styles[-1] + part))
+    has_colors = re.search(_COLOR, line) is not None
+    shown, length = [], 0
+    for number, part in reversed(list(enumerate(parts))):
+        *_, rest = re.split(r"\x1b\[2K", part)
+        text = re.sub(_ERASE, "", rest)
+        if (own := len(without_colors(text))) > length or number == len(parts) - 1:
+            style = f"{_RESET}{styles[number]}" if has_colors and number else ""
+            shown.append(style + _without_beginning(text, length))
+            length = own
+        if re.search(_ERASE, part):
+            break
+    if has_colors and len(shown) > 1:
+        shown.append(_RESET + styles[-1])
+    return "".join(shown)
+
+
+_RESET = "\x1b[0m"
+
+
+def _style_after(text: str) -> str:
+    """Return the color sequences that are in effect after a text."""
+    colors = re.findall(_COLOR, text)[-_MAX_COLORS:]
+    resets = [number for number, color in enumerate(colors) if color in {_RESET, "\x1b[m"}]
+    return "".join(colors[resets[-1] + 1 if resets else 0 :])
+
+
+_MAX_COLORS = 20  # in effect at a time
+
+
+def _without_beginning(text: str, length: int) -> str:
+    """Return a text without its first characters, but with all colors."""
+    kept = []
+    for piece in re.split(rf"({_COLOR})", text):
+        if piece.startswith("\x1b"):
+            kept.append(piece)
+        else:
+            kept.append(piece[length:])
+            length = max(length - len(piece), 0)
+    return "".join(kept)
 
 
 def without_colors(text: str) -> str:
@@ -41,6 +203,8 @@ def _replacement(match: re.Match[str]) -> str:
     found = match.group()
     if found == "\r\n":
         return "\n"
+    if found == "\r" or found.endswith("K"):
+        return found  # for LineRewriter
     if len(found) > 1 and not _hides_text(found):
         return found  # a color
     return visible_symbol(found[0]) + found[1:]

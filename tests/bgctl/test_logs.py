@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -136,3 +138,19 @@ def test_raw_logs_print_the_exact_bytes_around_a_gap(short_logs):
 
     assert len(raw) <= 1000
     assert raw.replace("\n", "") == short_logs.bgctl("logs").stdout.replace("\n", "")
+
+
+def test_a_line_that_is_rewritten_is_shown_as_it_last_was(daemon):
+    script = r"printf '10%%\r20%%\r30%%\r\ndone\r\n'"
+    job_id = daemon.finished_job("sh", "-c", script)
+
+    def bytes_of(*arguments: str) -> bytes:
+        return subprocess.run(
+            [sys.executable, "-m", "bgctl", *arguments], env=daemon.env, capture_output=True, check=True
+        ).stdout
+
+    assert bytes_of("logs", job_id) == bytes_of("run", "sh", "-c", script) == b"30%\r\ndone\r\n"
+    assert bytes_of("logs", "--raw", job_id) == b"10%\r20%\r30%\r\ndone\r\n"
+    assert bytes_of("run", "--raw", "printf", "a\rb") == b"a\rb"
+    assert json.loads(bytes_of("logs", "--json", job_id))["data"].startswith("10%\r20%")
+    assert [len(line.split()) for line in bytes_of("logs", "--timestamps", job_id).splitlines()] == [2, 2]

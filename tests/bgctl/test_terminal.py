@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgctl.terminal import TerminalEscaper
+from bgctl.terminal import PipeOutput, TerminalEscaper, cells_of, fitted, line_on_terminal, without_colors
 from bgd.escape import one_line
 
 
@@ -28,13 +28,16 @@ def shown(*pieces: bytes) -> str:
         (b"\x1b[6n", "␛[6n"),
         (b"\x1b[?25m", "␛[?25m"),
         (b"dos\r\nline", "dos\nline"),
-        (b"100%\rrm -rf", "100%␍rm -rf"),
+        (b"100%\rrm -rf", "rm -rf"),
+        (b"longer\rshort\n", "shortr\n"),
+        (b"10%\r\x1b[K20%\x1b[K\r\n", "20%\n"),
+        (b"word\x1b[1Kx", "word␛[1Kx"),
         (b"\x00\x07\x08\x7f", "␀␇␈␡"),
         ("\x9b31m".encode(), "<U+009B>31m"),
         ("evil\u202etxt.exe".encode(), "evil<U+202E>txt.exe"),
         (b"caf\xe9", "caf\N{REPLACEMENT CHARACTER}"),
         (b"ends in \x1b", "ends in ␛"),
-        (b"ends in \r", "ends in ␍"),
+        (b"ends in \r", "ends in "),
         (b"ends in \xe4\xb8", "ends in \N{REPLACEMENT CHARACTER}"),
     ],
 )
@@ -52,13 +55,85 @@ def test_a_color_with_number_8_is_a_color(sequence):
     assert shown(f"\x1b[{sequence}mred".encode()) == f"\x1b[{sequence}mred"
 
 
-@given(
-    st.lists(
-        st.sampled_from([b"\x1b", b"[", b"31", b"m", b"\r", b"\n", b"\xe4", b"\xb8\x96", b"x"]), max_size=12
-    )
+PIECES = [b"\x1b", b"[", b"31", b"m", b"K", b"\r", b"\n", b"\xe4", b"\xb8\x96", b"x", b"yz"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12))
+def test_the_lines_do_not_depend_on_how_output_is_split(pieces):
+    def lines(text: str) -> list[str]:
+        return [without_colors(line_on_terminal(line)) for line in text.split("\n")]
+
+    assert lines(shown(*pieces)) == lines(shown(b"".join(pieces)))
+
+
+@given(st.lists(st.sampled_from([b"\x1b[31m", b"\x1b[K", *PIECES[:7], *PIECES[9:]]), max_size=12))
+def test_the_lines_in_a_pipe_do_not_depend_on_how_output_is_split(pieces):
+    assert piped(*pieces) == piped(b"".join(pieces))
+
+
+def piped(*pieces: bytes) -> bytes:
+    output = PipeOutput()
+    return b"".join([*map(output.feed, pieces), output.end()])
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"plain\r\ndos\r\n", b"plain\r\ndos\r\n"),
+        (b"1%\r2%\r3%\ndone\n", b"3%\ndone\n"),
+        (b"1%\r22%\r", b"22%\r"),
+        (b"a\x1b[Kb\n", b"a\x1b[Kb\n"),
+        (b"\x1b[31m10%\r\x1b[0m20%\n", b"\x1b[0m\x1b[31m\x1b[0m20%\n"),
+        (b"\x89PNG\r\n\x1a\nab\rcd", b"\x89PNG\r\n\x1a\nab\rcd"),
+        (b"text\nustar\0ab\rcd\n", b"text\nustar\0ab\rcd\n"),
+        (b"cut \xe4\xb8", b"cut \xe4\xb8"),
+    ],
 )
-def test_the_result_does_not_depend_on_how_output_is_split(pieces):
-    assert shown(*pieces) == shown(b"".join(pieces))
+def test_a_pipe_gets_lines_as_they_ended(data, expected):
+    assert piped(data) == expected
+    assert piped(*(data[at : at + 1] for at in range(len(data)))).endswith(expected[-3:])
+
+
+def test_a_line_without_end_is_written_in_pieces():
+    output = PipeOutput()
+
+    written = [output.feed(b"x" * 50_000), output.feed(b"x" * 50_000), output.feed(b"\ny\n")]
+
+    assert [len(each) for each in written] == [0, 100_000, 3]
+
+
+def test_a_progress_bar_without_end_takes_little_memory():
+    output = PipeOutput()
+
+    for number in range(20_000):
+        assert output.feed(f"\r{number} of 20000".encode()) == b""
+
+    assert output.end() == b"19999 of 20000"
+
+
+def test_an_incomplete_line_is_drawn_again():
+    text = TerminalEscaper()
+
+    assert [text.feed(piece) for piece in (b"1", b"%", b"\r2", b"%\n3")] == ["1", "%", "\r2%\x1b[K", "\n3"]
+
+
+def test_colors_stay_with_the_text_that_is_left():
+    line = "\x1b[31mred bar\r\x1b[32mok"
+
+    assert line_on_terminal(line) == "\x1b[0m\x1b[31m\x1b[32mok\x1b[31md bar\x1b[0m\x1b[31m\x1b[32m"
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"), [("abc", 3), ("größe", 5), ("\N{CJK UNIFIED IDEOGRAPH-65E5}本", 4), ("e\u0301", 1)]
+)
+def test_wide_characters_take_two_cells(text, cells):
+    assert cells_of(text) == cells
+
+
+@given(st.text(st.sampled_from("ab日本e\u0301")), st.integers(1, 8))
+def test_a_fitted_text_takes_no_more_cells_than_it_may(text, cells):
+    assert cells_of(fitted(text, cells)) <= cells
+    assert fitted(text, cells) == text or fitted(text, cells).endswith("…")
 
 
 def test_text_is_shown_at_once():

@@ -134,7 +134,7 @@ def test_output_cannot_control_the_terminal(daemon, terminal):
     text = seen(terminal("logs", job_id))
 
     assert not set(text) & {"\x1b", "\x07", "\x9b", "\r", "\u202e"}
-    assert text == "␛]0;owned␇␛[2J␛]52;c;eA==␛\\<U+009B>H100%␍done\N{REPLACEMENT CHARACTER}<U+202E>"
+    assert text == "done\N{REPLACEMENT CHARACTER}<U+202E>J␛]52;c;eA==␛\\<U+009B>H100%"
 
 
 def test_colors_of_a_job_are_shown_and_reset_at_its_end(daemon, terminal):
