@@ -497,4 +497,6 @@ def _event_line(event: EventView) -> str:
         words.append(f"(attempt {event.attempt}{f', {event.outcome}' if event.outcome else ''})")
     if event.reason:
         words.append(excerpt(event.reason))
+    if event.by:
+        words.append(f"by {event.by}")
     return " ".join(words)

@@ -116,6 +116,11 @@ class Scheduler:
 
     # --- questions ------------------------------------------------------------------------------------
 
+    @property
+    def effect_count(self) -> int:
+        """The number of effects since the last call of `take_effects`."""
+        return len(self._effects)
+
     def take_effects(self) -> list[Effect]:
         """Return the effects since the last call, in order. The last SaveJob of a job counts."""
         effects, self._effects = self._effects, []

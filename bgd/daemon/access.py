@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pwd
 import socket
 import struct
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -25,6 +27,20 @@ class Actor(Struct, frozen=True):
     """The user who asks: the uid that the kernel reports for a socket's other end, not a message."""
 
     uid: int
+
+    @property
+    def name(self) -> str:
+        """The user's name, or the number of a user without one."""
+        return user_name(self.uid)
+
+
+@lru_cache(1024)
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number if there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Actor:

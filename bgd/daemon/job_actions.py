@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from signal import SIGCONT
 
 from msgspec import UNSET
@@ -52,6 +53,13 @@ class JobActions:
         self._store = store
         self.idempotency = IdempotencyTokens(supervisor, store)
         self._lock = asyncio.Lock()  # held from reading the store until acting on what was read
+        self._by: str | None = None
+
+    def asked_by(self, who: str) -> JobActions:
+        """Return the same actions, whose events say who asked for them."""
+        actions = copy(self)
+        actions._by = who  # noqa: SLF001 - of the same class
+        return actions
 
     # --- new jobs -------------------------------------------------------------------------------------
 
@@ -174,14 +182,14 @@ class JobActions:
             raise Refused(
                 f"job {job_id} is {job.state}: only a waiting job can be held (suspend stops a running one)"
             )
-        return self._supervisor.decide(lambda scheduler, at: scheduler.hold(job_id, at))
+        return self._supervisor.decide(lambda scheduler, at: scheduler.hold(job_id, at), by=self._by)
 
     async def release(self, job_id: JobId) -> State:
         """Let a held job start when it is its turn."""
         job = await self._unfinished(job_id)
         if job.state is not State.HELD:
             raise Refused(f"job {job_id} is {job.state}: it is not held")
-        return self._supervisor.decide(lambda scheduler, at: scheduler.release(job_id, at))
+        return self._supervisor.decide(lambda scheduler, at: scheduler.release(job_id, at), by=self._by)
 
     async def edit(self, job_id: JobId, changes: Changes) -> State:
         """Change a waiting job.
@@ -219,7 +227,9 @@ class JobActions:
         self._supervisor.dispatcher.check_supported(
             await self._running(job_id, "suspended"), SuspendProcesses
         )
-        self._supervisor.decide(lambda scheduler, at: scheduler.set_suspended(job_id, at, suspended=True))
+        self._supervisor.decide(
+            lambda scheduler, at: scheduler.set_suspended(job_id, at, suspended=True), by=self._by
+        )
         return State.RUNNING
 
     async def continue_(self, job_id: JobId) -> State:
@@ -227,7 +237,7 @@ class JobActions:
         job = await self._running(job_id, "continued")
         if job.suspended:
             self._supervisor.decide(
-                lambda scheduler, at: scheduler.set_suspended(job_id, at, suspended=False)
+                lambda scheduler, at: scheduler.set_suspended(job_id, at, suspended=False), by=self._by
             )
             return State.RUNNING
         # bgd did not stop its processes, but somebody else may have; running ones ignore SIGCONT
@@ -245,7 +255,7 @@ class JobActions:
     async def cancel(self, job_id: JobId) -> State:
         """Cancel an unfinished job; it is then cancelled or, if it runs, stopping."""
         await self._unfinished(job_id)
-        return self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job_id, at))
+        return self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job_id, at), by=self._by)
 
     # --- jobs that have finished ----------------------------------------------------------------------
 
@@ -260,14 +270,14 @@ class JobActions:
             holder = None if job.conditions.key is None else self._supervisor.holder_of(job.conditions.key)
             if holder is not None:
                 raise Refused(f"job {job_id} has the key of job {holder}, which has not finished")
-            self._supervisor.decide(lambda scheduler, at: scheduler.revive(job, at))
+            self._supervisor.decide(lambda scheduler, at: scheduler.revive(job, at), by=self._by)
             return State.QUEUED
 
     async def remove(self, job_id: JobId) -> State:
         """Delete a finished job; return the state it was in. Its logs go once its rows are off the disk."""
         async with self._lock:
             job = await self._finished(job_id, "cancel it first")
-            self._supervisor.remove(job)
+            self._supervisor.remove(job, self._by)
             return job.state
 
     async def remove_due(self, due: list[PrunableJob]) -> list[JobId]:
@@ -335,7 +345,7 @@ class JobActions:
         policy = self._policy_of(spec, job.policy.on_exceptions)  # keep the rules it was submitted under
         self._supervisor.transaction.edited[job.id] = with_policy(spec, policy)
         return self._supervisor.decide(
-            lambda scheduler, at: scheduler.edit(job.id, spec, policy, changed, at, finished)
+            lambda scheduler, at: scheduler.edit(job.id, spec, policy, changed, at, finished), by=self._by
         )
 
 

@@ -201,12 +201,16 @@ class Supervisor:
 
     # --- decisions and answers ------------------------------------------------------------------------
 
-    def decide(self, fact: Callable[[Scheduler, Now], R], at: Now | None = None) -> R:
+    def decide(self, fact: Callable[[Scheduler, Now], R], at: Now | None = None, by: str | None = None) -> R:
         """Give a fact to the Scheduler and return its answer; the effects are saved and carried out soon.
 
-        `at`: the instant of the fact, None for now.
+        `at`: the instant of the fact, None for now. `by`: who asked for it.
         """
+        before = self._scheduler.effect_count
         answer = fact(self._scheduler, at or now())
+        if by is not None:
+            places = range(before, self._scheduler.effect_count)
+            self.transaction.actors.update(dict.fromkeys(places, by))
         self._changed.set()
         return answer
 
@@ -221,9 +225,11 @@ class Supervisor:
         """Return the id of the unfinished job with this key, or None."""
         return self._scheduler.holder_of(key)
 
-    def remove(self, job: Job) -> None:
-        """Delete a finished job, and its logs once its rows are off the disk."""
+    def remove(self, job: Job, by: str | None = None) -> None:
+        """Delete a finished job, as asked by somebody, and its logs once its rows are off the disk."""
         self.transaction.removed.append(job)
+        if by is not None:
+            self.transaction.removers[job.id] = by
         self._changed.set()
 
     def when_finished(self, callback: Callable[[], None]) -> None:
@@ -359,12 +365,15 @@ class Supervisor:
             self._wall_ahead = transaction.wall_ahead = at.wall - at.elapsed
         transaction.progress = self.progress.take([end.job for end in transaction.ends])
         outcomes = {(end.job, end.attempt): end.outcome for end in transaction.ends}
-        for effect in self._scheduler.take_effects():
+        for place, effect in enumerate(self._scheduler.take_effects()):
             self._add_effect(transaction, effect)
             if isinstance(effect, SaveJob):
-                transaction.events.append(_event(effect, outcomes))
+                transaction.events.append(_event(effect, outcomes, transaction.actors.get(place)))
         for job in transaction.removed:
-            transaction.events.append(JobEvent(at.wall, job.id, _REMOVE, job.state, job.attempt, None, None))
+            by = transaction.removers.get(job.id)
+            transaction.events.append(
+                JobEvent(at.wall, job.id, _REMOVE, job.state, job.attempt, None, None, by)
+            )
         if self._attempts.to_reassign:  # attempts that were saved for another launcher and never sent to it
             waiting = [self.get(job_id) for job_id in self._attempts.to_reassign]
             for job, row in self._attempts.reassign(waiting, self._link.instance, at.wall):
@@ -447,11 +456,11 @@ class Supervisor:
         self._changed.set()
 
 
-def _event(save: SaveJob, outcomes: dict[tuple[JobId, int], Outcome]) -> JobEvent:
+def _event(save: SaveJob, outcomes: dict[tuple[JobId, int], Outcome], by: str | None) -> JobEvent:
     """Return the event of a move, with the outcome that led to it; remove that outcome from `outcomes`."""
     job = save.job
     outcome = outcomes.pop((job.id, job.attempt), None) if save.what in _ENDS else None
-    return JobEvent(save.at, job.id, save.what, job.state, job.attempt, outcome, save.reason)
+    return JobEvent(save.at, job.id, save.what, job.state, job.attempt, outcome, save.reason, by)
 
 
 # Moves that follow the end of an attempt

@@ -139,6 +139,7 @@ class EventView(Struct, frozen=True, kw_only=True):
     outcome: Outcome | None = None  # of the attempt that ended
     reason: str | None = None
     progress: Progress | None = None  # where `what` is progress
+    by: str | None = None  # the user who asked for it, if bgd did not do it by itself; not known of a submit
 
 
 class Level(StrEnum):

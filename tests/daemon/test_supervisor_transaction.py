@@ -36,5 +36,8 @@ def test_a_transaction_is_empty_only_if_nothing_is_written_or_read_back():
         if transaction.is_empty:
             followers.append(name)
 
-    # each spec comes with a new job
-    assert followers == ["now", "specs", "answers", "launches", "commands", "acknowledge"]
+    # each spec comes with a new job, and who asked with an event
+    assert followers == [
+        *("now", "specs", "answers", "launches", "commands", "acknowledge"),
+        *("actors", "removers"),
+    ]

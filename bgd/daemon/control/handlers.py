@@ -102,15 +102,6 @@ class RequestHandler:
         self._reads = reads
         self._shut_down = shut_down
         self._reload = reload
-        self._simple_actions: dict[type, JobAction] = {
-            Cancel: actions.cancel,
-            Retry: actions.revive,
-            Hold: actions.hold,
-            Release: actions.release,
-            Suspend: actions.suspend,
-            Continue: actions.continue_,
-            Remove: actions.remove,
-        }
 
     @property
     def newest(self) -> int:
@@ -187,7 +178,7 @@ class RequestHandler:
         if isinstance(request, ReadRequest):
             await self._reads.answer(request, actor, replies)
         elif isinstance(request, JobActionRequest):
-            replies.send(Acted(request.id, await self._act(request)))
+            replies.send(Acted(request.id, await self._act(request, actor)))
         elif isinstance(request, QueueRequest):
             replies.send(await self._set_queues(request))
         elif isinstance(request, MaintenanceRequest):
@@ -202,9 +193,9 @@ class RequestHandler:
         else:
             raise ProtocolError(f"{type(request).__name__} is not answered here")
 
-    async def _act(self, request: JobActionRequest) -> list[ActResult]:
+    async def _act(self, request: JobActionRequest, actor: Actor) -> list[ActResult]:
         """Do one thing to each of several jobs; a refusal for one does not affect the others."""
-        action = self._action_for(request)
+        action = _action_for(request, self._actions.asked_by(actor.name))
         results: list[ActResult] = []
         for job_id in request.jobs:
             if len(results) % ACTIONS_PER_TRANSACTION == ACTIONS_PER_TRANSACTION - 1:
@@ -219,13 +210,6 @@ class RequestHandler:
                     results.append(ActResult(job_id, code=code_of(error), message=str(error)))
         await self._supervisor.saved()
         return results
-
-    def _action_for(self, request: JobActionRequest) -> JobAction:
-        if isinstance(request, SendSignal):
-            return partial(self._actions.signal, number=request.signal, whole_tree=request.whole_tree)
-        if isinstance(request, Edit):
-            return partial(self._actions.edit, changes=request.changes)
-        return self._simple_actions[type(request)]
 
     async def _set_queues(self, request: QueueRequest) -> Reply:
         if isinstance(request, Pause | Resume) and request.queue is not None and not _is_repeated(request):
@@ -262,6 +246,24 @@ class RequestHandler:
             obstacle=self._supervisor.obstacle,
         )
 
+
+def _action_for(request: JobActionRequest, actions: JobActions) -> JobAction:
+    if isinstance(request, SendSignal):
+        return partial(actions.signal, number=request.signal, whole_tree=request.whole_tree)
+    if isinstance(request, Edit):
+        return partial(actions.edit, changes=request.changes)
+    return partial(SIMPLE_ACTIONS[type(request)], actions)
+
+
+SIMPLE_ACTIONS: dict[type, Callable[[JobActions, JobId], Awaitable[State]]] = {
+    Cancel: JobActions.cancel,
+    Retry: JobActions.revive,
+    Hold: JobActions.hold,
+    Release: JobActions.release,
+    Suspend: JobActions.suspend,
+    Continue: JobActions.continue_,
+    Remove: JobActions.remove,
+}
 
 # States of jobs to which a request was done before, so that it is refused when it is sent again
 _DONE_BEFORE: dict[type, Collection[State]] = {

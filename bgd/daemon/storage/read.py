@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 import re
 import sqlite3
 from collections import Counter, defaultdict
@@ -19,6 +18,7 @@ from bgd import clock
 from bgd.config import rule_text
 from bgd.core.job import FINAL, WAITING, Conditions, Job, JobId, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE, OPTIONS
+from bgd.daemon.access import user_name
 from bgd.daemon.storage import write
 from bgd.daemon.storage.database import transaction
 from bgd.daemon.storage.records import (
@@ -129,7 +129,7 @@ def _view(row: sqlite3.Row) -> JobView:
         argv=None if spec.argv is None else list(spec.argv),
         target=spec.target,
         arguments=spec.arguments,
-        user=_user(row["uid"]),
+        user=user_name(row["uid"]),
         state=State(row["state"]),
         outcome=_outcome(row["outcome"]),
         exit_code=row["exit_code"],
@@ -257,14 +257,6 @@ def _outcome(text: str | None) -> Outcome | None:
 
 def _error(text: str | None) -> JobError | None:
     return None if text is None else _decode_error(text)
-
-
-@lru_cache(1024)
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 _TIMES = "started_aged, run_seconds, attempts.outcome AS ended_as, (SELECT age_ahead FROM meta) AS age_ahead"

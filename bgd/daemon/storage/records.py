@@ -46,6 +46,7 @@ class JobEvent(Struct, frozen=True, array_like=True, gc=False):
     attempt: int
     outcome: Outcome | None
     reason: str | None
+    by: str | None = None
 
 
 class QueueSetting(Struct, frozen=True, kw_only=True):
@@ -159,6 +160,8 @@ class Transaction(Struct, kw_only=True):
         launches: jobs whose attempts to launch after the commit.
         commands: what to do to running attempts after the commit.
         acknowledge: attempts whose ends to acknowledge to the launcher after the commit.
+        actors: who asked for the effects of the Scheduler, by their place.
+        removers: who asked to remove jobs.
     """
 
     now: Now
@@ -182,6 +185,8 @@ class Transaction(Struct, kw_only=True):
     launches: list[Job] = []
     commands: list[StopAttempt | SuspendAttempt | ContinueAttempt] = []
     acknowledge: list[AttemptKey] = []
+    actors: dict[int, str] = {}
+    removers: dict[JobId, str] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -189,7 +194,7 @@ class Transaction(Struct, kw_only=True):
         return not any(_written(self))
 
 
-_NOT_WRITTEN = {"now", "specs", "answers", "launches", "commands", "acknowledge"}
+_NOT_WRITTEN = {"now", "specs", "answers", "launches", "commands", "acknowledge", "actors", "removers"}
 _written = attrgetter(*(name for name in Transaction.__struct_fields__ if name not in _NOT_WRITTEN))
 
 

@@ -474,6 +474,7 @@ def _view(number: int, event: JobEvent) -> EventView:
         attempt=event.attempt,
         outcome=event.outcome,
         reason=event.reason,
+        by=event.by,
     )
 
 

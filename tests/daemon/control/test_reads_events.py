@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from bgd.core.job import JobId, Outcome, State
+from bgd.daemon.access import user_name
 from bgd.daemon.control import reads
 from bgd.wire.launching import Acknowledge
-from bgd.wire.replies import End, EventsPart, Stats
-from bgd.wire.requests import Forget, GetEvents, GetStats
+from bgd.wire.replies import Acted, End, EventsPart, Stats
+from bgd.wire.requests import Cancel, Forget, GetEvents, GetStats, Remove
 from tests.daemon.harness import command, served
 from tests.daemon.scripted_launcher import end
 
@@ -99,3 +102,23 @@ async def test_stats_count_ended_attempts_and_how_long_they_took(config, launche
 
         assert stats.counts["succeeded"] == 2
         assert (stats.window, stats.wait_median is not None) == (1e7, True)
+
+
+async def test_events_say_who_asked_for_them(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        held, other = [await life.submit(command(hold=True)) for _ in range(2)]
+        await caller.ask(Cancel(id=2, jobs=[held]), Acted)
+        await life.actions.cancel(other)
+        await caller.ask(Remove(id=3, jobs=[other]), Acted)
+
+        events = await happened(caller)
+
+    me = user_name(os.geteuid())
+    assert [(event.job, event.what, event.by) for event in events] == [
+        (held, "submit", None),
+        (other, "submit", None),
+        (held, "cancel", me),
+        (other, "cancel", None),
+        (other, "remove", me),
+    ]
