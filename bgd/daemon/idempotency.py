@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -29,7 +30,7 @@ class SubmittedJobs(Struct, frozen=True):
     first: JobId | None
 
 
-MAX_REMEMBERED = 4096  # latest requests in memory, about 150 bytes each
+MAX_REMEMBERED = 4096  # latest requests in memory, about 250 bytes each
 
 # In place of the first new job: the request was refused, or it made no job because it found others by key
 _REFUSED, _FOUND = JobId(0), JobId(-1)
@@ -46,8 +47,8 @@ class IdempotencyTokens:
     def __init__(self, supervisor: Supervisor, store: Store) -> None:
         self._supervisor = supervisor
         self._store = store
-        self._latest: dict[bytes, JobId] = {}  # the first new job of each, by token
-        self._repeated: dict[bytes, JobId] = {}  # likewise, of requests that were sent again
+        self._latest: OrderedDict[bytes, JobId] = OrderedDict()  # the first new job of each, by token
+        self._repeated: OrderedDict[bytes, JobId] = OrderedDict()  # likewise, of requests sent again
         self._in_progress: dict[bytes, asyncio.Event] = {}
 
     def may_be_duplicate(self, request: Submit | SubmitMany) -> bool:
@@ -124,7 +125,7 @@ class IdempotencyTokens:
         return self._latest.get(token, self._repeated.get(token))
 
 
-def _remember(requests: dict[bytes, JobId], token: bytes, first: JobId) -> None:
+def _remember(requests: OrderedDict[bytes, JobId], token: bytes, first: JobId) -> None:
     requests[token] = first
     if len(requests) > MAX_REMEMBERED:
-        del requests[next(iter(requests))]
+        requests.popitem(last=False)  # the first key of a dict would be searched for behind all deleted ones
