@@ -7,7 +7,7 @@ describes it for clients in other languages, and a test compares the two.
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -32,7 +32,6 @@ T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
 _hello_decoder: msgspec.msgpack.Decoder[Hello] = msgspec.msgpack.Decoder(Hello)
-_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
 def encode(message: Hello | Request | Reply) -> bytes:
@@ -61,7 +60,10 @@ def decode_request(payload: bytes) -> Request:
 
 def decode_reply(payload: bytes) -> Reply:
     """Return a reply; raise ProtocolError if these bytes are none."""
-    return _decoded(_reply_decoder, payload)
+    tag = _decoded(_tag_decoder, payload).type
+    if tag not in _REPLIES:
+        raise ProtocolError(f"not a message of protocol {PROTOCOL}: no reply is of the type {tag!r}")
+    return _decoded(_reply_decoder(tag), payload)
 
 
 def request_id_of(payload: bytes) -> int | None:
@@ -76,6 +78,20 @@ def request_id_of(payload: bytes) -> int | None:
 def _request_decoder() -> msgspec.msgpack.Decoder[Request]:
     """Return a decoder that only daemons need: making it would cost each client two milliseconds."""
     return msgspec.msgpack.Decoder(Request)
+
+
+class _OnlyTag(Struct):
+    type: str
+
+
+_tag_decoder = msgspec.msgpack.Decoder(_OnlyTag)
+_REPLIES: dict[str, type[Reply]] = {kind.__struct_config__.tag: kind for kind in get_args(Reply)}
+
+
+@cache
+def _reply_decoder(tag: str) -> msgspec.msgpack.Decoder[Reply]:
+    """Return a decoder for one kind of reply: one for all kinds would take a client a millisecond to make."""
+    return msgspec.msgpack.Decoder(_REPLIES[tag])
 
 
 class _OnlyId(Struct):
