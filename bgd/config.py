@@ -1,7 +1,7 @@
 """Configuration: every key with its type, default and meaning, and how a daemon and its clients read them.
 
-Clients import this module at every start, to learn where the socket is. So tomllib, ipaddress and others are
-imported only where a value needs them.
+Clients that have a configuration import this module at every start, to learn where the socket is. So tomllib,
+ipaddress and others are imported only where a value needs them.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ from bgd.core.spec import (
 )
 from bgd.core.target import is_dotted_name, is_module, is_runner_name, problem_with_entry
 from bgd.errors import ConfigError
-from bgd.paths import SYSTEM_PATHS, DaemonPaths, home_folder, paths_in, user_paths
+from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, home_folder, paths_in, user_paths
 from bgd.settings import (
     ANY,
-    MAX_SOCKET_PATH,
     Address,
     Key,
     Reader,
@@ -105,18 +104,6 @@ class Config(Struct, frozen=True, kw_only=True):
     source: str | None  # the file that was read; None: built-in defaults
 
 
-class ClientSocket(Struct, frozen=True):
-    """A socket a client may try.
-
-    `is_own`: it is that of the caller's own daemon, which the client may start. `is_explicit`: the caller
-    named it, so the client trusts whoever serves it.
-    """
-
-    path: str
-    is_own: bool
-    is_explicit: bool = False
-
-
 def load(path: str | None = None, *, system: bool = False, environ: Mapping[str, str] = os.environ) -> Config:
     """Read `path`, else $BGD_CONFIG, else the usual file if there is one; the environment overrides it.
 
@@ -147,38 +134,6 @@ def settings_of(source: str | None, environ: Mapping[str, str] = os.environ) -> 
     home = home_folder(environ)
     in_file = {} if source is None else from_file(source, SCHEMA, home)
     return in_file | from_environment(environ, SCHEMA, home)
-
-
-def client_sockets(
-    explicit: str | None = None,
-    *,
-    config: str | None = None,
-    user: bool = False,
-    system: bool = False,
-    environ: Mapping[str, str] = os.environ,
-) -> Iterator[ClientSocket]:
-    """Yield the sockets that a client tries; it uses the first that answers.
-
-    `explicit` (--socket), else $BGD_SOCKET, else that of the caller's own daemon, then the system's. `user`
-    and `system` leave only the one, and so does a named configuration. Each is worked out only when it is
-    asked for: a broken system configuration does not trouble the user of another daemon.
-
-    Raises:
-        ConfigError: as from `load`.
-    """
-    given = explicit or (None if user or system or config else environ.get("BGD_SOCKET"))
-    if given:
-        _check_socket(given, "give another --socket or BGD_SOCKET")
-        yield ClientSocket(str(Path(given).absolute()), is_own=False, is_explicit=True)
-        return
-    own = None
-    if not system:
-        own = load(config, environ=environ).daemon.socket
-        yield ClientSocket(own, is_own=True)
-    if system or not (user or config or environ.get("BGD_CONFIG")):
-        shared = load(config, system=True, environ=environ).daemon.socket
-        if shared != own:  # the environment may have named one for both
-            yield ClientSocket(shared, is_own=False)
 
 
 def value_of(section: Struct, key: str) -> object:
@@ -434,8 +389,8 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
         places = paths_in(daemon.state_dir, places)
     if not daemon.socket:
         daemon = replace(daemon, socket=places.socket)
-    _check_socket(daemon.socket, "set [daemon] socket to a shorter path")
-    _check_socket(f"{daemon.state_dir}/launcher.sock", "set [daemon] state_dir to a shorter path")
+    check_socket(daemon.socket, "set [daemon] socket to a shorter path")
+    check_socket(f"{daemon.state_dir}/launcher.sock", "set [daemon] state_dir to a shorter path")
     retry = RetryPolicy(**read_section(found, "retry", _RETRY))
     of_commands = read_section(found, "retry.commands", _RETRY, **{**asdict(retry), "retries": 0})
     return Config(
@@ -491,11 +446,3 @@ def _runners(found: Mapping[str, Setting]) -> Iterator[tuple[str, RunnerConfig]]
         if not runner.argv:
             raise ConfigError(f"{setting.origin}: [runners.{name}] has no argv: {_NAME_A_PROGRAM}")
         yield name, runner
-
-
-def _check_socket(path: str, remedy: str) -> None:
-    length = len(os.fsencode(path))
-    if length > MAX_SOCKET_PATH:
-        raise ConfigError(
-            f"the socket path {path} has {length} bytes, the kernel takes {MAX_SOCKET_PATH}: {remedy}"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from bgd.escape import one_line, visible
 
@@ -91,8 +91,8 @@ def shorten(message: str) -> str:
     if len(message) <= _MAX_QUOTED:
         return message
     message = _without_middle(message, _MAX_SEARCHED)
-    message = _QUOTE.sub(_cut, message)
-    message = _LONG_WORD.sub(r"\1…\2", message)
+    message = re.sub(_QUOTE, _cut, message, flags=re.DOTALL)
+    message = re.sub(_LONG_WORD, r"\1…\2", message)
     return _without_middle(message, MAX_MESSAGE)
 
 
@@ -112,8 +112,17 @@ _MAX_QUOTED = 80  # characters of a value
 _MAX_WORD = 256  # characters without quotes or spaces, such as a path, which is only useful as a whole
 
 # A text as Python quotes it; an apostrophe inside a word begins none. The time is linear in the text
-_QUOTE = re.compile(r"""(?<![\w\\])(['"])((?:(?!\1)[^\\]|\\.)++)\1""", re.DOTALL)
-_LONG_WORD = re.compile(rf"(\S{{{_MAX_QUOTED}}})\S{{{_MAX_WORD - _MAX_QUOTED},}}?([:;,)]*)(?!\S)")
+_QUOTE = r"""(?<![\w\\])(['"])((?:(?!\1)[^\\]|\\.)++)\1"""
+_LONG_WORD = rf"(\S{{{_MAX_QUOTED}}})\S{{{_MAX_WORD - _MAX_QUOTED},}}?([:;,)]*)(?!\S)"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint for a mistyped name: the most similar known name, or else all known names."""
+    import difflib  # noqa: PLC0415 - needed only to word an error
+
+    known = [word for word in known if word != "*"]  # which stands for any name
+    alike = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {alike[0]}?" if alike else f"known are {', '.join(sorted(known))}"
 
 
 def leaf_errors(error: BaseException) -> Iterator[BaseException]:

@@ -7,14 +7,14 @@ import re
 CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 except tab and newline, DEL, C1; for a character class
 BIDI_CONTROL = "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # and Unicode's line ends
 
-_SPECIAL = re.compile(f"[{CONTROL}\t\n{BIDI_CONTROL}]")
+_SPECIAL = f"[{CONTROL}\t\n{BIDI_CONTROL}]"  # re compiles it when it is first used: most programs end before
 _SYMBOLS = 0x2400  # Unicode's pictures of the C0 characters
 _DELETE = "\x7f"
 
 
 def one_line(text: str) -> str:
     """Return a text, for example a name or an argument, on one line with its special characters visible."""
-    return _SPECIAL.sub(lambda found: visible_symbol(found.group()), text)
+    return re.sub(_SPECIAL, lambda found: visible_symbol(found.group()), text)
 
 
 def visible(text: str) -> str:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from bgd.errors import ConfigError
 
+MAX_SOCKET_PATH = 107  # bytes: sun_path of linux/un.h, less its NUL
 OTHERS_BITS = 0o077  # permissions of group and others, which a private folder does not have
 
 
@@ -79,6 +80,19 @@ def home_folder(environ: Mapping[str, str]) -> str:
         return pwd.getpwuid(user).pw_dir
     except KeyError:
         raise ConfigError(f"HOME is not set, and no user has the uid {user}: set HOME") from None
+
+
+def check_socket(path: str, remedy: str) -> None:
+    """Refuse the path of a socket that the kernel does not take; `remedy` says what to do.
+
+    Raises:
+        ConfigError: it is too long.
+    """
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH:
+        raise ConfigError(
+            f"the socket path {path} has {length} bytes, the kernel takes {MAX_SOCKET_PATH}: {remedy}"
+        )
 
 
 # --- Folders

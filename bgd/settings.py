@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -17,14 +17,14 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
 
 from bgd.core.spec import QUEUE_NAME, Duration, QueueName
-from bgd.errors import ConfigError, shorten
+from bgd.errors import ConfigError, nearest, shorten
+from bgd.paths import MAX_SOCKET_PATH
 from bgd.units import format_duration, format_size, parse_duration, parse_size
 
 T = TypeVar("T")
 M = TypeVar("M")
 
 MAX_FILE = 1 << 20  # bytes; a larger file is something else
-MAX_SOCKET_PATH = 107  # bytes: sun_path of linux/un.h, less its NUL
 MAX_PORT = 65_535
 ANY = "*"  # in a schema: any name, for example of a queue
 
@@ -158,15 +158,6 @@ def names_in(found: Mapping[str, Setting], section: str) -> dict[str, Setting]:
         if first == section:
             names.setdefault(rest.rpartition(".")[0], setting)  # a name may have dots, a key has none
     return names
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint for a mistyped name: the most similar known name, or else all known names."""
-    import difflib  # noqa: PLC0415 - needed only to word an error
-
-    known = [word for word in known if word != ANY]
-    alike = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {alike[0]}?" if alike else f"known are {', '.join(sorted(known))}"
 
 
 # --- kinds of values --------------------------------------------------------------------------------------

@@ -20,10 +20,9 @@ _BYTES = {
 
 # At most 60 digits: a number of more would become infinity instead of being refused as too large
 _NUMBER = r"[0-9]{1,60}(?:\.[0-9]{1,15})?"
-_PART = re.compile(rf"({_NUMBER})(ms|[dhms])")
-_WHOLE_DURATION = re.compile(rf"(?:{_PART.pattern})+")
-_WHOLE_SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)")
-_WHOLE_NUMBER = re.compile(_NUMBER)
+_PART = rf"({_NUMBER})(ms|[dhms])"
+_WHOLE_DURATION = rf"(?:{_PART})+"
+_WHOLE_SIZE = rf"({_NUMBER}) ?([A-Za-z]*)"
 
 
 def parse_duration(text: str) -> float:
@@ -32,13 +31,13 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: the text is not a duration; the message says how to write one.
     """
-    if _WHOLE_NUMBER.fullmatch(text):
+    if re.fullmatch(_NUMBER, text):
         return float(text)
-    if not _WHOLE_DURATION.fullmatch(text):
+    if not re.fullmatch(_WHOLE_DURATION, text):
         raise ValueError(
             f"{text!r} is not a duration: write 500ms, 5s, 10m, 2h, 1d or 1h30m; a bare number is seconds"
         )
-    return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(_PART, text))
 
 
 def format_duration(seconds: float) -> str:
@@ -59,7 +58,7 @@ def parse_size(text: str) -> int:
     Raises:
         ValueError: the text is not a size; the message says how to write one.
     """
-    match = _WHOLE_SIZE.fullmatch(text)
+    match = re.fullmatch(_WHOLE_SIZE, text)
     unit = _BYTES.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise ValueError(f"{text!r} is not a size: write 500kB, 100MB, 5GB or 64MiB; a bare number is bytes")

@@ -16,13 +16,11 @@ from bgd.config import (
     PORTS,
     SCHEMA,
     Auth,
-    ClientSocket,
     Config,
     HttpConfig,
     QueueConfig,
     RetentionConfig,
     RunnerConfig,
-    client_sockets,
     load,
 )
 from bgd.core.classes import ClassPolicy
@@ -597,50 +595,3 @@ def test_unreadable_file_is_refused(tmp_path):
 
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         load(str(tmp_path / "loop.toml"), environ=HOME)
-
-
-# --- where clients ask ----------------------------------------------------------------------------
-
-OWN = ClientSocket("/home/ada/.local/state/bgd/bgd.sock", is_own=True)
-SHARED = ClientSocket("/run/bgd/bgd.sock", is_own=False)
-NAMED = ClientSocket("/tmp/other.sock", is_own=False, is_explicit=True)
-
-
-def sockets(explicit: str | None = None, environ: dict[str, str] = HOME, **options) -> list[ClientSocket]:
-    return list(client_sockets(explicit, environ=environ, **options))
-
-
-def test_own_daemon_is_tried_before_that_of_the_system():
-    assert sockets() == [OWN, SHARED]
-    assert sockets(user=True) == [OWN]
-    assert sockets(system=True) == [SHARED]
-
-
-def test_named_socket_is_the_only_one_tried():
-    in_environment = {**HOME, "BGD_SOCKET": "/tmp/other.sock"}
-
-    assert sockets("/tmp/other.sock") == [NAMED]
-    assert sockets(environ=in_environment) == [NAMED]
-    assert sockets("/tmp/other.sock", environ={**HOME, "BGD_SOCKET": "/tmp/third.sock"}) == [NAMED]
-    assert sockets(environ=in_environment, user=True) == [OWN]
-
-
-def test_named_configuration_names_the_only_socket(tmp_path):
-    file = tmp_path / "bgd.toml"
-    file.write_text("daemon.socket = 'here.sock'")
-    here = f"{tmp_path}/here.sock"
-
-    assert sockets(config=str(file)) == [ClientSocket(here, is_own=True)]
-    assert sockets(environ={**HOME, "BGD_CONFIG": str(file)}) == [ClientSocket(here, is_own=True)]
-    assert sockets(config=str(file), system=True) == [ClientSocket(here, is_own=False)]
-
-
-def test_socket_that_both_daemons_share_is_tried_once():
-    both = {**HOME, "BGD_DAEMON_SOCKET": "/tmp/other.sock"}
-
-    assert sockets(environ=both) == [ClientSocket("/tmp/other.sock", is_own=True)]
-
-
-def test_named_socket_that_is_too_long_is_refused():
-    with pytest.raises(ConfigError, match="107: give another --socket"):
-        sockets("/" + "a" * 107)

@@ -49,7 +49,7 @@ ROOMS = {
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
     "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
     " bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",
-    "bgd/errors.py": f"{PURE} bgd.escape",
+    "bgd/errors.py": f"{PURE} difflib bgd.escape",
     "bgd/streams.py": STANDARD,
     "bgd/systemd.py": STANDARD,
     "bgd/startup.py": f"{STANDARD} msgspec bgd.errors bgd.units",

@@ -20,7 +20,7 @@ from msgspec import Struct
 import bgd.config
 from bgd.client.blocking.channel import open_connection
 from bgd.client.specs import public_environment
-from bgd.config import ClientSocket
+from bgd.client.transport import ClientSocket
 from bgd.errors import DaemonUnreachable
 from bgd.paths import lock_error, make_private_folder, obstacle_at
 

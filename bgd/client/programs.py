@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bgd.client.options import JobOptions
 from bgd.client.specs import Caller
 from bgd.errors import Refused
 from bgd.paths import find_program
+
+if TYPE_CHECKING:
+    from bgd.client.options import JobOptions
 
 
 def check_command(argv: list[str], options: JobOptions, caller: Caller) -> None:

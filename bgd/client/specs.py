@@ -10,29 +10,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.client.options import Duration, EditOptions, JobOptions, JobReference
 from bgd.client.session import UNNUMBERED, SubmitToken, framed
 from bgd.core import spec as limits
 from bgd.core.job import State
 from bgd.core.spec import MAX_WORK, OPTIONS, QUEUE_NAME, JobSpec, kind_of
-from bgd.errors import Full, Refused
+from bgd.errors import Full, Refused, nearest
 from bgd.escape import one_line
-from bgd.settings import nearest
 from bgd.units import parse_duration
 from bgd.wire.framing import HEADER, MAX_FRAME, frame
 from bgd.wire.messages import encode
 from bgd.wire.requests import MAX_BATCH, MAX_BATCH_BYTES, MAX_IDS, Changes, Submit, SubmitMany
 
+if TYPE_CHECKING:
+    from bgd.client.options import Duration, EditOptions, JobOptions, JobReference
+
 Item = JobSpec | Sequence[str] | Mapping[str, Any]
 """One job of a batch: a spec, the argv of a command, or a mapping with the keys of JSON."""
 
-_OPTIONS = JobOptions.__optional_keys__
+_OPTIONS = OPTIONS.keys() | {"env_pass", "shell", "check"}
+_CHANGEABLE = {name for name, option in OPTIONS.items() if option.can_edit} | {"argv"}
 _DURATIONS = {name for name in OPTIONS if kind_of(name) in (limits.Duration, limits.Timeout)}
 _KEYS = _OPTIONS | {"argv", "target", "args", "kwargs"}
 _SHELL = ("/bin/sh", "-c")
@@ -107,7 +109,7 @@ def changes_of(options: EditOptions, caller: Caller) -> Changes:
     """
     if not options:
         raise Refused("nothing to change: name at least one option")
-    return _converted(_plain_values(options, EditOptions.__optional_keys__, caller), Changes)
+    return _converted(_plain_values(options, _CHANGEABLE, caller), Changes)
 
 
 def spec_of(item: Item, caller: Caller) -> JobSpec:
@@ -118,7 +120,7 @@ def spec_of(item: Item, caller: Caller) -> JobSpec:
         return command_spec(item, {}, caller)
     if unknown := item.keys() - _KEYS:
         raise Refused(f"no key {min(unknown)!r}: {nearest(min(unknown), _KEYS)}")
-    options = cast(JobOptions, {key: value for key, value in item.items() if key in _OPTIONS})
+    options = cast("JobOptions", {key: value for key, value in item.items() if key in _OPTIONS})
     if item.get("target") is None:
         return command_spec(item.get("argv") or (), options, caller)
     if item.get("argv") is not None:

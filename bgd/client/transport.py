@@ -1,4 +1,4 @@
-"""Ways to a daemon: its Unix socket, and a backend in this process that answers in place of every daemon."""
+"""Ways to a daemon: its Unix socket, where that is, and a backend in this process in place of any daemon."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
-from bgd.errors import NotAllowed
+from msgspec import Struct
+
+from bgd.errors import ConfigError, NotAllowed
+from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, user_paths
 from bgd.wire.replies import Reply
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
@@ -68,6 +72,73 @@ def process_descriptor(pid: int | None) -> Iterator[int | None]:
 def seconds_left(deadline: float | None) -> float | None:
     """Return the seconds until a deadline on the monotonic clock, None if there is no deadline."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+# --- which socket --------------------------------------------------------------------------------------
+
+
+class ClientSocket(Struct, frozen=True):
+    """A socket that a client may try.
+
+    `is_own`: it is that of the caller's own daemon, which the client may start. `is_explicit`: the caller
+    named it, so the client trusts whoever serves it.
+    """
+
+    path: str
+    is_own: bool
+    is_explicit: bool = False
+
+
+def client_sockets(
+    explicit: str | None = None,
+    *,
+    config: str | None = None,
+    user: bool = False,
+    system: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> Iterator[ClientSocket]:
+    """Yield the sockets that a client tries; it uses the first that answers.
+
+    `explicit` (--socket), else $BGD_SOCKET, else that of the caller's own daemon, then the system's. `user`
+    and `system` leave only the one, and so does a named configuration. Each is worked out only when it is
+    asked for: a broken system configuration does not trouble the user of another daemon.
+
+    Raises:
+        ConfigError: as from `load`.
+    """
+    given = explicit or (None if user or system or config else environ.get("BGD_SOCKET"))
+    if given:
+        check_socket(given, "give another --socket or BGD_SOCKET")
+        yield ClientSocket(str(Path(given).absolute()), is_own=False, is_explicit=True)
+        return
+    own = None
+    if not system:
+        own = _configured_socket(config, user_paths(environ), environ)
+        yield ClientSocket(own, is_own=True)
+    if system or not (user or config or environ.get("BGD_CONFIG")):
+        shared = _configured_socket(config, SYSTEM_PATHS, environ)
+        if shared != own:  # the environment may have named one for both
+            yield ClientSocket(shared, is_own=False)
+
+
+def _configured_socket(config: str | None, usual: DaemonPaths, environ: Mapping[str, str]) -> str:
+    """Return the socket of the daemon with this configuration file. None: the usual file, if there is one.
+
+    Raises:
+        ConfigError: as from `bgd.config.load`.
+    """
+    is_configured = (
+        config or any(name.startswith("BGD_") for name in environ) or os.path.lexists(usual.config)
+    )
+    if not is_configured:
+        check_socket(usual.socket, "set [daemon] socket to a shorter path")
+        return usual.socket
+    from bgd.config import load  # noqa: PLC0415 - most users have no configuration, and bgctl starts often
+
+    try:
+        return load(config, system=usual is SYSTEM_PATHS, environ=environ).daemon.socket
+    except ConfigError as error:
+        raise ConfigError(f"{error}; --socket or BGD_SOCKET reaches a running daemon without it") from error
 
 
 # --- a backend in this process, which bgd.testing.inline installs -----------------------------------------

@@ -14,8 +14,7 @@ from msgspec import Struct
 from bgd.config import ANY_COMMAND, Config
 from bgd.core.spec import JobSpec
 from bgd.core.target import RunnerTarget, is_allowed, parse_target, patterns_for
-from bgd.errors import NotAllowed, Refused
-from bgd.settings import nearest
+from bgd.errors import NotAllowed, Refused, nearest
 from bgd.wire.class_jobs import problem_with_arguments
 
 logger = logging.getLogger(__name__)

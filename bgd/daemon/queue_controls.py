@@ -10,8 +10,7 @@ from bgd.config import Config
 from bgd.core.queues import QueueRule
 from bgd.core.spec import DEFAULT_QUEUE
 from bgd.daemon.storage.records import QueueControls, QueueSetting
-from bgd.errors import Full, Refused
-from bgd.settings import nearest
+from bgd.errors import Full, Refused, nearest
 from bgd.wire.views import QueueView
 
 MAX_SET_QUEUES = 1_000  # the Scheduler looks at each of them whenever it starts a job

@@ -16,8 +16,7 @@ from msgspec import Struct
 
 from bgd.client.autostart import start_daemon
 from bgd.client.blocking.client import Client
-from bgd.client.transport import process_descriptor
-from bgd.config import ClientSocket
+from bgd.client.transport import ClientSocket, process_descriptor
 from bgd.errors import DaemonUnreachable
 
 PATIENCE = 30.0  # seconds for the daemon's start, and for its end

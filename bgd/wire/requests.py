@@ -216,18 +216,23 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 
 else:
+    # The types are text, which msgspec reads when it decodes the first Edit: a client never does
     Changes = defstruct(
         "Changes",
         [("argv", Argv | UnsetType, UNSET)]
         + [
-            (name, kind_of(name) | UnsetType | (None if may_be_nil(name) else UnsetType), UNSET)
-            for name, option in OPTIONS.items()
-            if option.can_edit
+            (name, f"_kind_of_change({name!r})", UNSET) for name, option in OPTIONS.items() if option.can_edit
         ],
+        module=__name__,
         frozen=True,
         kw_only=True,
         omit_defaults=True,
     )
+
+
+def _kind_of_change(name: str) -> Any:
+    """Return the type of the new value of an option."""
+    return kind_of(name) | UnsetType | (None if may_be_nil(name) else UnsetType)
 
 
 class Edit(Struct, frozen=True, tag="edit"):

@@ -24,8 +24,7 @@ from bgd.client.session import (
     expected,
     framed,
 )
-from bgd.client.transport import Backend, installed_backend, seconds_left
-from bgd.config import ClientSocket, client_sockets
+from bgd.client.transport import Backend, ClientSocket, client_sockets, installed_backend, seconds_left
 from bgd.errors import DaemonUnreachable, NotAllowed, Refused
 from bgd.paths import SYSTEM_PATHS
 from bgd.wire.replies import End, Failed, Reply, Submitted, error_of
@@ -281,7 +280,7 @@ def _growing_pauses(longest: float = _MAX_PAUSE) -> Iterator[float]:
 
 
 class Connector(Struct, frozen=True, kw_only=True):
-    """Where to look for a daemon: see `bgd.config.client_sockets`.
+    """Where to look for a daemon: see `bgd.client.transport.client_sockets`.
 
     `autostart`: start the caller's own daemon if none answers, and call `on_autostart` with its pid and log.
     """

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from bgd.client.async_.channel import Channel, Connector
 from bgd.client.async_.concurrency import closed_at_exit, wait_readable
 from bgd.client.async_.job import AsyncJob
-from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
 from bgd.client.programs import check_command
 from bgd.client.session import (
     UNNUMBERED,
@@ -51,6 +50,7 @@ from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
 
 if TYPE_CHECKING:
     from bgd.client.calls import Awaited, Called, Target
+    from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
 
 A = TypeVar("A")
 R = TypeVar("R")

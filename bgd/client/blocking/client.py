@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from bgd.client.blocking.channel import Channel, Connector
 from bgd.client.blocking.concurrency import closed_at_exit, wait_readable
 from bgd.client.blocking.job import Job
-from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
 from bgd.client.programs import check_command
 from bgd.client.session import (
     UNNUMBERED,
@@ -52,6 +51,7 @@ from bgd.wire.views import AttemptView, EventView, Finding, JobProgress, JobView
 
 if TYPE_CHECKING:
     from bgd.client.calls import Awaited, Called, Target
+    from bgd.client.options import Duration, EditOptions, JobOptions, JobReference, MapOptions
 
 A = TypeVar("A")
 R = TypeVar("R")

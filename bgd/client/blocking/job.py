@@ -7,7 +7,6 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Generic, Self, Unpack
 
 from bgd.client.blocking.concurrency import first_view
-from bgd.client.options import Duration, EditOptions, JobAttributes
 from bgd.client.session import error_in
 from bgd.core.job import State
 from bgd.errors import Refused
@@ -18,15 +17,17 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     from bgd.client.blocking.client import Client
+    from bgd.client.options import Duration, EditOptions, JobAttributes
 
     R_co = TypeVar("R_co", covariant=True, default=object)
 else:
     from typing import TypeVar
 
+    JobAttributes = object  # only type checkers need the declarations, and each start would wait for them
     R_co = TypeVar("R_co", covariant=True)  # `default` is new in Python 3.13
 
 
-class Job(JobAttributes, Generic[R_co]):
+class Job(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other one is object
     """One job. Its attributes are those of `JobView`, as they were when the job was last looked up.
 
     A job that was just submitted knows its `id`, and whether it `is_new` or existed with the same key. It
