@@ -12,7 +12,7 @@ import click
 from msgspec import Struct
 
 from bgctl import exit_codes
-from bgctl.common import client, global_options, print_json, say, verb
+from bgctl.common import client, global_options, print_json, say
 from bgctl.options import (
     DURATION,
     FINISHED,
@@ -26,11 +26,12 @@ from bgctl.options import (
     with_changeable_options,
 )
 from bgctl.selecting import Selection, with_selection
+from bgctl.verbs import verb
 from bgd import Client, Job, State
 from bgd.client.session import error_in
 from bgd.core.spec import JobSpec
+from bgd.errors import nearest
 from bgd.formatting import number_ranges
-from bgd.settings import nearest
 from bgd.units import format_size
 from bgd.wire.replies import ActResult, Pruned
 from bgd.wire.requests import MAX_KEPT, MAX_SIGNAL

@@ -1,26 +1,24 @@
-"""What all verbs share: declaring verbs, global options, connecting to the daemon, and printing."""
+"""What all verbs share when they run: the global options, the connection to the daemon, and printing.
+
+This module does not import click, so that a command line without options starts without it.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import click
 from msgspec import Struct
-from msgspec.structs import replace
 
-from bgctl.options import FILE
-from bgd import Client
+from bgd.client.blocking.client import TIMEOUT, Client
+from bgd.errors import BgdError
 from bgd.escape import one_line
 
 if TYPE_CHECKING:
     from bgd import Job
 
-F = TypeVar("F", bound=Callable[..., Any])
 COMPLETION_VARIABLE = "_BGCTL_COMPLETE"  # set by the shell; says what to complete
 _STATE_COLORS = {
     "running": "blue",
@@ -31,116 +29,8 @@ _STATE_COLORS = {
 }
 
 
-def verb(
-    name: str, *examples: str, ends_options: bool = False, cls: type[click.Command] = click.Command
-) -> Callable[[Callable[..., int]], click.Command]:
-    """Turn a function that returns an exit code into a verb with the global options.
-
-    Args:
-        name: the verb.
-        examples: command lines for the help.
-        ends_options: leave everything after the first argument to the program that it names.
-        cls: class of the command.
-    """
-    settings: dict[str, object] = {"allow_interspersed_args": not ends_options}
-    epilog = "\n  ".join(["\b\nExamples:", *examples]) + f"\n\n{_SEE_ALSO}"
-
-    def decorate(function: Callable[..., int]) -> click.Command:
-        with_all = with_global_options(hidden=True)(function)
-        return click.command(name, cls, context_settings=settings, epilog=epilog)(with_all)
-
-    return decorate
-
-
-_SEE_ALSO = "Global options: --socket, --config, --user, --system, --json, --color; see 'bgctl --help'."
-
-
-def verb_group(name: str, purpose: str, *verbs: click.Command) -> VerbGroup:
-    """Return a group of verbs; the first one is the default."""
-
-    def choose() -> int:
-        context = click.get_current_context()
-        if context.invoked_subcommand is not None:
-            return 0
-        code: int = context.invoke(verbs[0])
-        return code
-
-    return VerbGroup(
-        name,
-        commands=list(verbs),
-        callback=choose,
-        help=purpose,
-        params=with_global_options(hidden=True)(click.Command(name)).params,
-        invoke_without_command=True,
-        subcommand_metavar="VERB ...",
-        epilog=f"The default verb is {verbs[0].name}.",
-    )
-
-
-class VerbGroup(click.Group):
-    """A group that suggests the nearest verb if there is none of that name."""
-
-    synonyms: Mapping[str, str] = {}  # words of other programs, for hints only
-
-    def known_words(self) -> Iterable[str]:
-        """Return the verbs and aliases that a suggestion may name."""
-        return self.commands
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb; read the verb "help" as the option --help."""
-        if not ctx.resilient_parsing and args == ["help"]:
-            click.echo(ctx.get_help())
-            ctx.exit()
-        if args[0] == "help":
-            args = [*args[1:], "--help"]
-        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
-            from bgd.settings import nearest  # noqa: PLC0415 - only for an error
-
-            _, *above = ctx.command_path.split()
-            meant = self.synonyms.get(args[0], args[0])
-            raise click.UsageError(
-                f"no verb {' '.join([*above, args[0]])!r}: {nearest(meant, self.known_words())}"
-            )
-        return super().resolve_command(ctx, args)
-
-
-def with_global_options(*, hidden: bool) -> Callable[[F], F]:
-    """Add the global options to a command; `hidden` keeps them out of its help."""
-    option = partial(click.option, expose_value=False, callback=_remember, hidden=hidden)
-    options = [
-        option(
-            "--socket",
-            type=FILE,
-            metavar="PATH",
-            help="Socket of the daemon; default: $BGD_SOCKET, then the standard paths.",
-        ),
-        option("--config", type=FILE, metavar="FILE", help="Configuration file of the daemon."),
-        option("--user", is_flag=True, help="Use only your own daemon."),
-        option("--system", is_flag=True, help="Use only the system daemon."),
-        option(
-            "--json",
-            is_flag=True,
-            help="Print JSON: one document, or one per line for streams.",
-        ),
-        option("--color", type=click.Choice(["auto", "always", "never"]), help="When to use colors."),
-    ]
-
-    def decorate(function: F) -> F:
-        for add in reversed(options):
-            function = add(function)
-        return function
-
-    return decorate
-
-
-def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:
-    if value and parameter.name:  # otherwise keep what was given before the verb
-        root = context.find_root()
-        root.obj = replace(root.obj, **{parameter.name: value})
-    if parameter.name == "color":
-        context.color = {"always": True, "never": False}.get(str(value), context.color)  # for click.echo
+class WrongUsage(BgdError):
+    """The words of the command line contradict each other."""
 
 
 class GlobalOptions(Struct, frozen=True, kw_only=True):
@@ -156,21 +46,31 @@ class GlobalOptions(Struct, frozen=True, kw_only=True):
 
 def global_options() -> GlobalOptions:
     """Return the global options of this command line."""
-    options = click.get_current_context().find_root().obj
-    assert isinstance(options, GlobalOptions)  # noqa: S101 - bgctl.program puts it there
-    return options
+    return GlobalOptions(**_given)
 
 
-def client(*, autostart: bool = False) -> Client:
+def set_global_options(**given: Any) -> None:
+    """Set some of the global options; the others stay as they are."""
+    _given.update(given)
+
+
+_given: dict[str, Any] = {}
+
+
+def client(*, autostart: bool = False, timeout: float = TIMEOUT) -> Client:
     """Return a client of the daemon that the global options select.
 
-    `autostart`: start the caller's own daemon if it is down.
+    `autostart`: start the caller's own daemon if it is down. `timeout`: seconds for each request.
+
+    Raises:
+        WrongUsage: the global options contradict each other.
     """
     options = global_options()
     if options.user and options.system:
-        raise click.UsageError("--user and --system exclude each other")
+        raise WrongUsage("--user and --system exclude each other")
     return Client(
         options.socket,
+        timeout=timeout,
         autostart=autostart,
         config=options.config,
         user=options.user,
@@ -181,14 +81,14 @@ def client(*, autostart: bool = False) -> Client:
 
 def say(message: str) -> None:
     """Print a message, which is not data, to stderr."""
-    click.echo(f"bgctl: {one_line(message)}", err=True)
+    print(f"bgctl: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:
     """Print a JSON document on one line, in ASCII: valid in any locale and safe on a terminal."""
     import json  # noqa: PLC0415 - people and most scripts read text
 
-    click.echo(json.dumps(value).replace("\x7f", "\\u007f"))
+    print(json.dumps(value).replace("\x7f", "\\u007f"), flush=True)
 
 
 def print_columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -199,7 +99,7 @@ def print_columns(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Non
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 _VISIBLE_BLANK = "\N{OPEN BOX}"

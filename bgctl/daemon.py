@@ -17,8 +17,9 @@ import msgspec
 from msgspec import Struct
 
 from bgctl import exit_codes
-from bgctl.common import client, global_options, has_colors, local_time, print_json, say, verb, verb_group
+from bgctl.common import client, global_options, has_colors, local_time, print_json, say
 from bgctl.options import FILE
+from bgctl.verbs import verb, verb_group
 from bgd import BgdError, config
 from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed, Refused
 from bgd.escape import one_line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bgctl.common import excerpt
+from bgctl.common import WrongUsage, excerpt
 from bgd import Job, Outcome, State
 from bgd.errors import ConfigError, DaemonUnreachable, Full, NoSuchJob, NotAllowed
 
@@ -35,6 +35,7 @@ def exit_code_of_error(error: BaseException) -> int:
 
 
 _CODES_OF_ERRORS: tuple[tuple[type[BaseException], int], ...] = (  # the first match wins
+    (WrongUsage, USAGE),
     (NoSuchJob, NO_SUCH_JOB),
     (DaemonUnreachable, UNREACHABLE),
     (TimeoutError, TRY_LATER),

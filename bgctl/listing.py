@@ -23,11 +23,11 @@ from bgctl.common import (
     print_json,
     say,
     state_color,
-    verb,
 )
 from bgctl.options import FINISHED, TIME_LIMIT, WAITING, whole_number
 from bgctl.selecting import SUSPENDED, jobs_matching, with_filters
 from bgctl.terminal import cells_of, fitted, screen_size
+from bgctl.verbs import verb
 from bgd import Client, Job, Outcome, State
 from bgd.escape import one_line
 from bgd.formatting import (

@@ -14,11 +14,12 @@ from itertools import pairwise
 import click
 
 from bgctl import exit_codes
-from bgctl.common import client, global_options, is_terminal, print_json, say, verb
+from bgctl.common import client, global_options, is_terminal, print_json, say
 from bgctl.exit_codes import describe_end, exit_code_of_job
 from bgctl.options import JobIdRanges, JobIdsType, chosen_ids, whole_number
 from bgctl.showing import say_if_waiting
 from bgctl.terminal import PipeOutput, TerminalEscaper, without_colors
+from bgctl.verbs import verb
 from bgd import Client, DaemonUnreachable, Job, Outcome, Refused
 from bgd.escape import one_line
 from bgd.formatting import iso_time, job_as_json

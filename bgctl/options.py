@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import EnumType
 from pathlib import Path
@@ -15,8 +16,8 @@ import click
 import msgspec
 from msgspec import Meta
 
-from bgd import Client, State
-from bgd.client.options import JobOptions
+from bgctl.common import client
+from bgd import BgdError, Client, Job, State
 from bgd.core.spec import (
     MAX_BYTES,
     MAX_DURATION,
@@ -50,11 +51,14 @@ from bgd.core.spec import (
     Timeout,
     kind_of,
 )
+from bgd.escape import one_line
 from bgd.units import format_duration, parse_duration, parse_size
 from bgd.wire.requests import MAX_IDS
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+    from bgd.client.options import JobOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -111,7 +115,7 @@ def job_options(daemon: Client, given: dict[str, Any]) -> JobOptions:
         options["rerun"] = options["rerun"] == "yes"
     for key in options.keys() & {"after", "after_any"}:
         options[key] = chosen_ids(daemon, options[key])
-    return cast(JobOptions, options)
+    return cast("JobOptions", options)
 
 
 def _is_given(value: object) -> bool:
@@ -163,11 +167,18 @@ class JobIdsType(click.ParamType[tuple[range, ...]]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Offer the latest jobs, if a daemon answers."""
-        del param
-        from bgctl.completing import complete_job_ids  # noqa: PLC0415 - only a shell that completes needs it
+        """Offer the latest jobs with this prefix, if a daemon answers."""
+        del ctx, param
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
 
-        return complete_job_ids(ctx, incomplete, self._states)
+        before, comma, word = incomplete.rpartition(",")
+        with suppress(BgdError, OSError), client(timeout=_TAB_SECONDS) as daemon:
+            return [
+                CompletionItem(f"{before}{comma}{job.id}", help=_describe(job))
+                for job in daemon.jobs(states=self._states, limit=_MAX_COMPLETIONS)
+                if str(job.id).startswith(word)
+            ]
+        return []
 
     def _converted(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> range:
         if word == "last":
@@ -183,6 +194,15 @@ class JobIdsType(click.ParamType[tuple[range, ...]]):
         return range(first, last + 1)
 
 
+def _describe(job: Job) -> str:
+    from bgd.formatting import command_line  # noqa: PLC0415 - most verbs do not show jobs
+
+    return f"{job.state}  {one_line(job.name or '') or command_line(job.view)}"[:_MAX_WIDTH]
+
+
+_TAB_SECONDS = 1.0  # the user waits after pressing Tab
+_MAX_COMPLETIONS = 100  # a longer list does not help
+_MAX_WIDTH = 60  # characters of a command
 _ID = r"([1-9][0-9]{0,17})(?:-([1-9][0-9]{0,17}))?"
 
 
@@ -371,11 +391,17 @@ class QueueNameType(BoundedType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Offer the names of queues, if a daemon answers."""
-        del param
-        from bgctl.completing import complete_queue_names  # noqa: PLC0415 - only a shell that completes needs it
+        """Offer the names of queues with this prefix, if a daemon answers."""
+        del ctx, param
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
 
-        return complete_queue_names(ctx, incomplete)
+        with suppress(BgdError, OSError), client(timeout=_TAB_SECONDS) as daemon:
+            return [
+                CompletionItem(queue.name, help=f"{sum(queue.counts.values())} jobs")
+                for queue in daemon.queues().queues
+                if queue.name.startswith(incomplete)
+            ]
+        return []
 
 
 class SlotsType(click.ParamType[Any]):

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import click
 
-from bgctl.common import client, global_options, print_columns, print_json, say, verb, verb_group
+from bgctl.common import client, global_options, print_columns, print_json, say
 from bgctl.options import QUEUE_NAME, SlotsType
+from bgctl.verbs import verb, verb_group
 from bgd import State
 from bgd.wire.replies import Queues
 

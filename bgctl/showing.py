@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import click
 
-from bgctl.common import client, global_options, has_colors, local_time, print_json, say, state_color, verb
+from bgctl.common import client, global_options, has_colors, local_time, print_json, say, state_color
 from bgctl.options import JobIdRanges, JobIdsType, chosen_ids
 from bgctl.terminal import TerminalEscaper
+from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
 from bgd.escape import one_line
 from bgd.formatting import (

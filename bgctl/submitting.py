@@ -1,18 +1,15 @@
-"""submit, call and run: create jobs."""
+"""The verbs submit, call and run: create jobs."""
 
 from __future__ import annotations
 
-import sys
-import warnings
 from typing import Any, TypeVar
 
 import click
 
-from bgctl.common import client, global_options, print_json, say, verb
+from bgctl.commands import print_id, run, say_if_exists, submit, wait_or_follow
+from bgctl.common import client
 from bgctl.options import ARGUMENT, job_options, with_call_options, with_command_options
-from bgd import Client, Job
-from bgd.client.specs import undecodable_names
-from bgd.core.spec import MAX_INPUT
+from bgctl.verbs import verb
 
 T = TypeVar("T")
 
@@ -45,10 +42,8 @@ def submit_command(
     The command reads nothing unless --stdin is given.
     """
     with client(autostart=True) as daemon:
-        job = _submit(daemon, argv, given, shell=shell, no_check=no_check)
-        _print_id(job)
-        _say_if_exists(job)
-        return _wait_or_follow(daemon, job, wait=wait, follow=follow)
+        options = job_options(daemon, given)
+        return submit(daemon, argv, options, shell=shell, no_check=no_check, wait=wait, follow=follow)
 
 
 @verb(
@@ -85,9 +80,9 @@ def call_command(
     keywords = _json_option("--kwargs", kwargs_text, dict) | _keywords(named)
     with client(autostart=True) as daemon:
         job = daemon.call(target, positional, keywords, **job_options(daemon, given))
-        _print_id(job)
-        _say_if_exists(job)
-        return _wait_or_follow(daemon, job, wait=wait, follow=follow)
+        print_id(job)
+        say_if_exists(job)
+        return wait_or_follow(daemon, job, wait=wait, follow=follow)
 
 
 @verb(
@@ -110,68 +105,7 @@ def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, raw: bool
     signal N, 124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, else 125.
     """
     with client(autostart=True) as daemon:
-        job = _submit(daemon, argv, given, shell=shell, no_check=no_check)
-        if global_options().json:
-            _print_id(job)
-        _say_if_exists(job)
-        # with its own terminal the job expects this one to obey its control characters
-        return _wait_or_follow(daemon, job, follow=True, raw=raw or given["pty"])
-
-
-def _submit(
-    daemon: Client, argv: tuple[str, ...], given: dict[str, Any], *, shell: bool, no_check: bool
-) -> Job:
-    if not argv[0]:
-        raise click.UsageError("the name of the program is empty")
-    if shell and len(argv) > 1:
-        raise click.UsageError(
-            f"--shell takes one text, not {len(argv)} words: quote the text, and put options before it"
-        )
-    if shell:
-        argv = ("/bin/sh", "-c", *argv)
-    options = job_options(daemon, given)
-    if options.get("env_pass", "all") == "all" and (names := undecodable_names()):
-        say(f"not passed on, because not UTF-8: {', '.join(names)}")
-        warnings.simplefilter("ignore", UserWarning)  # the client would warn again
-    if given["stdin"] == "-":
-        options["input"] = _read_stdin()
-        del options["stdin"]
-    options["check"] = not no_check
-    return daemon.submit(argv, **options)
-
-
-def _read_stdin() -> bytes:
-    data = sys.stdin.buffer.read(MAX_INPUT + 1)
-    if len(data) > MAX_INPUT:
-        raise click.UsageError(
-            f"more than {MAX_INPUT} bytes arrived: write them to a file and use --stdin FILE"
-        )
-    return data
-
-
-def _print_id(job: Job) -> None:
-    if global_options().json:
-        print_json({"id": job.id, "created": job.is_new})
-    else:
-        click.echo(job.id)
-
-
-def _say_if_exists(job: Job) -> None:
-    if not job.is_new and not global_options().json:
-        say(f"job {job.id} already has this key: nothing was queued")
-
-
-def _wait_or_follow(
-    daemon: Client, job: Job, *, wait: bool = False, follow: bool = False, raw: bool = False
-) -> int:
-    """Wait for a job or follow its output if asked to; return the exit code."""
-    if job.obstacle is not None:
-        say(f"job {job.id} is queued, but nothing starts: {job.obstacle}")
-    if not (wait or follow):
-        return 0
-    from bgctl.logs import follow_job, wait_for_job  # noqa: PLC0415 - most submits do not wait
-
-    return follow_job(daemon, job, raw=raw) if follow else wait_for_job(job)
+        return run(daemon, argv, job_options(daemon, given), shell=shell, no_check=no_check, raw=raw)
 
 
 def _json_option(option: str, text: str | None, kind: type[T]) -> T:

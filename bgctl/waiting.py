@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from bgctl.common import client, global_options, has_colors, is_terminal, print_json, say, verb
+from bgctl.common import client, global_options, has_colors, is_terminal, print_json, say
 from bgctl.exit_codes import FAILED, describe_end, exit_code_of_job
 from bgctl.options import DURATION, UNFINISHED, chosen_ids
 from bgctl.selecting import Selection, with_selection
+from bgctl.verbs import verb
 from bgd import Job
 from bgd.escape import one_line
 from bgd.formatting import job_as_json, progress_as_json, progress_line

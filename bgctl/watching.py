@@ -17,11 +17,12 @@ from typing import Any
 
 import click
 
-from bgctl.common import client, global_options, is_terminal, print_json, verb
+from bgctl.common import client, global_options, is_terminal, print_json
 from bgctl.listing import Query, listed, no_jobs, table_lines
 from bgctl.options import FINISHED, WAITING
 from bgctl.selecting import with_filters
 from bgctl.terminal import fitted, screen_size
+from bgctl.verbs import verb
 from bgd import BgdError, Client, State
 from bgd.escape import one_line
 from bgd.formatting import job_as_json

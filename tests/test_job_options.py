@@ -7,7 +7,7 @@ import re
 import click
 import pytest
 
-from bgctl.program import cli
+from bgctl.cli import cli
 from bgd.client.options import EditOptions, JobOptions
 from bgd.core.spec import OPTIONS, JobSpec, kind_of
 from bgd.wire.requests import Changes

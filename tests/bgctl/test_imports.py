@@ -11,7 +11,6 @@ from tests.support import DEADLINE, Daemon
 
 # Allowed besides bgd's own modules, with all that they import themselves. Not rich, asyncio or subprocess.
 NEEDED = {
-    "click": "parses the words",
     "msgspec": "reads and writes what goes over the socket",
     "socket": "the way to the daemon",
     "struct": "lengths of frames",
@@ -19,16 +18,28 @@ NEEDED = {
     "pathlib": "the places of the configuration and of the socket",
     "ipaddress": "reads that of the pages, which is written in the configuration here",
     "gc": "is told to keep out of the way",
+    "threading": "threads may share a client",
+    "weakref": "finds generators that are still open at the exit",
+}
+NEEDED_TO_PARSE = {
+    "click": "parses the words",
     "locale": "says in which language click is to speak",
 }
 NEEDED_TO_SHOW_JOBS = {
     "json": "arguments and results of class jobs, and --json",
 }
 
-SHARED = {"exit_codes", "common", "options", "program"}
+SHARED = {"exit_codes", "common", "program"}
+PARSING = SHARED | {"cli", "options", "verbs"}
 OWN = {
-    "submit true": SHARED | {"submitting"},
-    "list": SHARED | {"listing", "selecting", "terminal"},
+    "submit true": SHARED | {"commands"},  # nothing to parse
+    "submit --priority 3 true": PARSING | {"commands", "submitting"},
+    "list": PARSING | {"listing", "selecting", "terminal"},
+}
+NEEDED_BY = {
+    "submit true": NEEDED,
+    "submit --priority 3 true": NEEDED | NEEDED_TO_PARSE,
+    "list": NEEDED | NEEDED_TO_PARSE | NEEDED_TO_SHOW_JOBS,
 }
 
 
@@ -39,7 +50,7 @@ def test_a_frequent_verb_imports_only_what_it_needs(daemon, arguments):
         "import os, sys; os._exit = lambda code: print(code, *sys.modules, file=sys.stderr)\n"
         f"sys.argv[1:] = {arguments.split()}; from bgctl.__main__ import main; main()",
     )
-    needed = NEEDED | (NEEDED_TO_SHOW_JOBS if arguments == "list" else {})
+    needed = NEEDED_BY[arguments]
     allowed = modules_after(
         daemon, f"import sys, {', '.join(needed)}; print(0, *sys.modules, file=sys.stderr)"
     )

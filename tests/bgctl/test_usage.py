@@ -6,7 +6,7 @@ import click
 import pytest
 
 import bgd
-from bgctl.program import cli as command
+from bgctl.cli import cli as command
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 import bgd
 from bgd import (
+    AsyncJob,
     Client,
     DaemonUnreachable,
     Job,

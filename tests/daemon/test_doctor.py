@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from bgctl.common import GlobalOptions
 from bgctl.daemon import doctor_command
 from bgd.daemon import doctor
 from bgd.daemon.doctor import check_all, sqlite_is_fixed
@@ -244,8 +243,8 @@ def test_doctor_checks_what_it_can_if_the_socket_may_not_be_used(home, monkeypat
 
     monkeypatch.setattr("bgctl.daemon.client", no_client)
     home.configure(f'[daemon]\nstate_dir = "{home.state_dir}"\n')
-    options = GlobalOptions(config=str(home.folder / ".config/bgd/bgd.toml"))
-    done = CliRunner().invoke(doctor_command, obj=options)
+    monkeypatch.setattr("bgctl.common._given", {"config": str(home.folder / ".config/bgd/bgd.toml")})
+    done = CliRunner().invoke(doctor_command)
 
     assert done.stdout.startswith("problem  daemon: you may not use the daemon at /x/bgd.sock: Permission")
     assert "file system: " in done.stdout

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bgctl import exit_codes
-from bgctl.program import cli as command
+from bgctl.cli import cli as command
 from bgd import __main__ as bgd_command
 from tests.docs.pages import first_cells, page, section
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from bgctl.common import GlobalOptions
-from bgctl.program import cli as command
+from bgctl.cli import cli as command
 from bgd import __main__ as bgd_command
 from bgd.config import load
 from tests.docs.pages import PAGES, blocks, name_of
@@ -49,11 +48,12 @@ def test_options_that_are_named_exist(path):
 @by_page
 def test_commands_can_be_read(path, monkeypatch):
     monkeypatch.setattr(click.Command, "invoke", lambda *_: 0)  # parse the command line, but do nothing
+    monkeypatch.setattr("bgctl.common._given", {})
     for words in commands_of(path.read_text()):
         # a command may be named without its arguments; `--help` exits
         with (
             suppress(click.MissingParameter, click.exceptions.Exit),
-            command.make_context("bgctl", list(words), obj=GlobalOptions()) as context,
+            command.make_context("bgctl", list(words)) as context,
         ):
             command.invoke(context)
 

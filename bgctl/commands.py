@@ -1,0 +1,105 @@
+"""Submit a command: check it, queue it, print the id of its job, and show its output.
+
+This module does not import click, so that a command line without options starts without it.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bgctl.common import WrongUsage, global_options, print_json, say
+from bgd import Client, Job
+from bgd.client.specs import undecodable_names
+from bgd.core.spec import MAX_INPUT
+
+if TYPE_CHECKING:
+    from bgd.client.options import JobOptions
+
+
+def submit(
+    daemon: Client,
+    argv: Sequence[str],
+    options: JobOptions,
+    *,
+    shell: bool = False,
+    no_check: bool = False,
+    wait: bool = False,
+    follow: bool = False,
+) -> int:
+    """Queue a command and print its id; return the exit code."""
+    job = _queue(daemon, argv, options, shell=shell, no_check=no_check)
+    print_id(job)
+    say_if_exists(job)
+    return wait_or_follow(daemon, job, wait=wait, follow=follow)
+
+
+def run(
+    daemon: Client,
+    argv: Sequence[str],
+    options: JobOptions,
+    *,
+    shell: bool = False,
+    no_check: bool = False,
+    raw: bool = False,
+) -> int:
+    """Queue a command, show its output, and return its exit code."""
+    job = _queue(daemon, argv, options, shell=shell, no_check=no_check)
+    if global_options().json:
+        print_id(job)
+    say_if_exists(job)
+    # with its own terminal the job expects this one to obey its control characters
+    return wait_or_follow(daemon, job, follow=True, raw=raw or options.get("pty", False))
+
+
+def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: bool, no_check: bool) -> Job:
+    if not argv[0]:
+        raise WrongUsage("the name of the program is empty")
+    if shell and len(argv) > 1:
+        raise WrongUsage(
+            f"--shell takes one text, not {len(argv)} words: quote the text, and put options before it"
+        )
+    if shell:
+        argv = ("/bin/sh", "-c", *argv)
+    if options.get("env_pass", "all") == "all" and (names := undecodable_names()):
+        say(f"not passed on, because not UTF-8: {', '.join(names)}")
+        warnings.simplefilter("ignore", UserWarning)  # the client would warn again
+    if options.get("stdin") == "-":
+        options["input"] = _read_stdin()
+        del options["stdin"]
+    options["check"] = not no_check
+    return daemon.submit(argv, **options)
+
+
+def _read_stdin() -> bytes:
+    data = sys.stdin.buffer.read(MAX_INPUT + 1)
+    if len(data) > MAX_INPUT:
+        raise WrongUsage(f"more than {MAX_INPUT} bytes arrived: write them to a file and use --stdin FILE")
+    return data
+
+
+def print_id(job: Job) -> None:
+    if global_options().json:
+        print_json({"id": job.id, "created": job.is_new})
+    else:
+        print(job.id, flush=True)
+
+
+def say_if_exists(job: Job) -> None:
+    if not job.is_new and not global_options().json:
+        say(f"job {job.id} already has this key: nothing was queued")
+
+
+def wait_or_follow(
+    daemon: Client, job: Job, *, wait: bool = False, follow: bool = False, raw: bool = False
+) -> int:
+    """Wait for a job or follow its output if asked to; return the exit code."""
+    if job.obstacle is not None:
+        say(f"job {job.id} is queued, but nothing starts: {job.obstacle}")
+    if not (wait or follow):
+        return 0
+    from bgctl.logs import follow_job, wait_for_job  # noqa: PLC0415 - most submits do not wait
+
+    return follow_job(daemon, job, raw=raw) if follow else wait_for_job(job)
