@@ -12,7 +12,7 @@ from textwrap import dedent
 
 import click
 
-from bgctl.program import cli
+from bgctl.cli import cli
 from bgd import __main__ as bgd_command
 from bgd import __version__
 from tests.docs.pages import page, section
