@@ -55,7 +55,8 @@ class Executor(concurrent.futures.Executor):
             raise TypeError(f"{_NO_WORKERS}, not {client!r}")
         if "max_workers" in options:
             raise TypeError(f"no option 'max_workers': {_NO_WORKERS}")
-        class_spec("module:function", (), {}, options, Caller())  # so that it tells what is wrong now
+        # a spec of any call tells now what is wrong with the options
+        class_spec("module:function", (), {}, {**options, "check": False}, Caller())
         given = client or chosen_client()
         self._client = given or Client()
         self._is_own = given is None  # then it is closed at the end

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from bgd.client.options import JobOptions
 
 if TYPE_CHECKING:
-    from inspect import Signature
     from typing import Unpack
 
     from bgd.client.async_.job import AsyncJob
@@ -25,7 +23,6 @@ Arguments = Sequence[object] | Mapping[str, object]
 """The arguments of one call: positional or named ones."""
 
 _ADDED = ("submit", "submit_async", "submit_many", "spec", "options")
-_MAIN = "__main__"
 
 
 @overload
@@ -68,6 +65,7 @@ class Background(Generic[P, R_co]):
     def __init__(self, function: Callable[P, R_co], options: JobOptions) -> None:
         self._function = function
         self._options = options
+        self._unchecked: JobOptions = {**options, "check": False}  # for what this has checked itself
 
     @overload
     def submit(self: Background[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Job[T]: ...
@@ -77,7 +75,7 @@ class Background(Generic[P, R_co]):
         """Queue a call of the function; returns when it is on disk."""
         from bgd.client.background import default_client  # noqa: PLC0415 - see `job`
 
-        return default_client().call(self._checked(args, kwargs), args, kwargs, **self._options)
+        return default_client().call(self._checked(args, kwargs), args, kwargs, **self._unchecked)
 
     @overload
     async def submit_async(
@@ -89,7 +87,8 @@ class Background(Generic[P, R_co]):
         """Queue a call of the function, from an event loop."""
         from bgd.client.background import default_async_client  # noqa: PLC0415 - see `job`
 
-        return await default_async_client().call(self._checked(args, kwargs), args, kwargs, **self._options)
+        target = self._checked(args, kwargs)
+        return await default_async_client().call(target, args, kwargs, **self._unchecked)
 
     @overload
     def submit_many(
@@ -123,12 +122,15 @@ class Background(Generic[P, R_co]):
     def _spec(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobSpec:
         from bgd.client.specs import Caller, class_spec  # noqa: PLC0415 - see `job`
 
-        return class_spec(self._checked(args, kwargs), args, kwargs, self._options, Caller())
+        return class_spec(self._checked(args, kwargs), args, kwargs, self._unchecked, Caller())
 
     def _checked(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
         """Return the function's target; raises TypeError if the arguments do not fit."""
+        from bgd.client.functions import check_call, target_of  # noqa: PLC0415 - see `job`
+
         target = target_of(self._function)
-        check_call(self._function, args, kwargs)
+        if self._options.get("check", True):
+            check_call(self._function, args, kwargs)
         return target
 
 
@@ -192,79 +194,3 @@ def _split(call: Arguments) -> tuple[Sequence[object], Mapping[str, object]]:
     if isinstance(call, str | bytes) or not isinstance(call, Sequence):
         raise TypeError(f"the arguments of each call are a tuple or a mapping, not {call!r}")
     return call, {}
-
-
-# --- functions as targets -------------------------------------------------------------------------------
-
-
-def target_of(function: Callable[..., Any]) -> str:
-    """Return the target by which a worker finds a function: `package.module:function` or `:Class.method`.
-
-    Raises:
-        TypeError: no worker would find it. The message says what to do.
-    """
-    names = _qualified_name(function)
-    module = _module_of(function)
-    if "<lambda>" in names:
-        raise TypeError(f"a lambda of {module} has no name to be called by: make it a function with def")
-    if "<locals>" in names:
-        raise TypeError(f"{module}:{names} is defined inside a function: move it to the top of its module")
-    if names.count(".") > 1:
-        raise TypeError(f"{module}:{names} is in a class within a class: move it to the top of its module")
-    if module == _MAIN:
-        raise TypeError(
-            f"{names} is defined in the program that runs as __main__, where no worker finds it: "
-            "move it to a module, or run the program with `python -m MODULE`"
-        )
-    return f"{module}:{names}"
-
-
-def check_call(function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-    """Raise TypeError if the function does not take these arguments; one without a signature takes all.
-
-    The arguments are without the object or class that a worker passes to a method.
-    """
-    signature = _signature_of(function)
-    if signature is None:
-        return
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise TypeError(f"{_qualified_name(function)}{signature}: {error}") from None
-
-
-def _qualified_name(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__qualname__", None)
-    if not isinstance(name, str) or isinstance(function, type) or not callable(function):
-        raise TypeError(f"a job is a function or a method, not {function!r}")
-    return name
-
-
-def _module_of(function: Callable[..., Any]) -> str:
-    module = getattr(function, "__module__", None)
-    if not isinstance(module, str):
-        raise TypeError(f"{function!r} has no module, by which a worker could find it")
-    if module != _MAIN:
-        return module
-    # a program that runs by `python -m app.jobs` is __main__ here, and app.jobs in a worker
-    spec = getattr(sys.modules[_MAIN], "__spec__", None)
-    return _MAIN if spec is None else str(spec.name)
-
-
-def _signature_of(function: Callable[..., Any]) -> Signature | None:
-    import inspect  # noqa: PLC0415 - a worker imports this module for each job, and calls nothing in it
-
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # some functions that are not written in Python have none
-        return None
-    if inspect.ismethod(function) or not _takes_object(function):
-        return signature
-    return signature.replace(parameters=list(signature.parameters.values())[1:])
-
-
-def _takes_object(function: Callable[..., Any]) -> bool:
-    """Tell whether it is a method, whose first argument is an object or a class."""
-    owner, _, name = _qualified_name(function).rpartition(".")
-    kind = getattr(sys.modules.get(function.__module__), owner, None) if owner else None
-    return isinstance(kind, type) and not isinstance(vars(kind).get(name), staticmethod)

@@ -70,15 +70,19 @@ def class_spec(
     """Return the spec of a class job. An `env`, `cwd` or `umask` of None means the daemon's own.
 
     Raises:
-        Refused: a value is out of range or of the wrong type.
-        TypeError: an option is unknown, the target is not a string, or JSON cannot represent an argument.
+        Refused: a value is out of range or of the wrong type, or there is no such target.
+        TypeError: an option is unknown, the target is not a string, JSON cannot represent an argument, or the
+            arguments do not fit the target.
     """
     values = _given_values(options, caller, default_env="none")
     if values.pop("shell", False):
         raise Refused("shell is for commands, not for class jobs")
-    values.pop("check", None)
     if not isinstance(target, str):
         raise TypeError(f"a target is a string such as 'package.module:function', not {target!r}")
+    if values.pop("check", True) and target.partition(":")[0] in sys.modules:
+        from bgd.client.functions import check_target  # noqa: PLC0415 - most callers have not imported the target
+
+        check_target(target, args, kwargs)
     values["target"] = target
     values["arguments"] = _arguments(args, kwargs)
     return _converted(values, JobSpec)

@@ -18,6 +18,7 @@ from typing import Any
 from msgspec import Struct, convert
 from msgspec.structs import asdict, fields, replace
 
+from bgd.client.functions import target_of
 from bgd.client.session import failure_of
 from bgd.client.transport import Pause, install_backend
 from bgd.config import Config, load
@@ -27,7 +28,6 @@ from bgd.core.spec import DEFAULT_QUEUE, JobSpec, problem_with
 from bgd.core.target import python_target
 from bgd.daemon.access import check_may_run
 from bgd.errors import BgdError, DaemonUnreachable, NoSuchJob, Refused
-from bgd.jobfunction import target_of
 from bgd.wire import requests
 from bgd.wire.class_jobs import AttemptReport, read_result, worker_request
 from bgd.wire.framing import FrameReader

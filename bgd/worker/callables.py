@@ -46,6 +46,34 @@ def resolve(
     return found
 
 
+def call(function: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]) -> object:
+    """Call a function; an error that says that these arguments do not fit it asks for no retry."""
+    try:
+        return function(*args, **kwargs)
+    except TypeError as error:
+        if not _takes(function, args, kwargs):
+            without_retry(error)
+        raise
+
+
+def _takes(function: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    import inspect  # noqa: PLC0415  slow, and only a TypeError pays for it
+
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # a function that is not written in Python may tell nothing about itself
+        return True
+    return True
+
+
+def without_retry(error: Exception) -> Exception:
+    """Return the error, which says as `bgd_job.Fail` does that another attempt would not help."""
+    error.bgd_wish = {"aim": "fail"}  # type: ignore[attr-defined]
+    return error
+
+
 def _attribute(module: str, name: str) -> object:
     if module == "__main__":
         raise Refusal("__main__ is the worker program, not a module of the job")
@@ -53,13 +81,15 @@ def _attribute(module: str, name: str) -> object:
         __import__(module)
     except ModuleNotFoundError as error:
         error.msg = f"{error}{_where_it_was_searched(module, error.name or '')}"
+        if f"{module}.".startswith(f"{error.name}."):  # not one that the module needs
+            without_retry(error)
         raise
     exit_if_forked(0)
     try:
         return getattr(sys.modules[module], name)
     except AttributeError:
         nearest = _nearest(name, sys.modules[module])
-        raise AttributeError(f"module {module!r} has no {name!r}{nearest}") from None
+        raise without_retry(AttributeError(f"module {module!r} has no {name!r}{nearest}")) from None
 
 
 def _where_it_was_searched(module: str, missing: str) -> str:
@@ -87,7 +117,8 @@ def _method(owner: type, module: str, method: str, allowed: Sequence[str] | None
     home = next((base for base in owner.__mro__ if method in vars(base)), None)
     if home is None:
         nearest = _nearest(method, *owner.__mro__)
-        raise AttributeError(f"{module}:{owner.__qualname__} has no method {method!r}{nearest}")
+        missing = AttributeError(f"{module}:{owner.__qualname__} has no method {method!r}{nearest}")
+        raise without_retry(missing)
     definition = vars(home)[method]
     is_of_class = isinstance(definition, (classmethod, staticmethod))
     function = definition.__func__ if is_of_class else definition

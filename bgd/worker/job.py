@@ -8,7 +8,7 @@ import sys
 import traceback  # imported here, before the job's own folders come first on sys.path
 from types import TracebackType
 
-from .callables import Refusal, resolve
+from .callables import Refusal, call, resolve
 from .process import exit_if_forked, flush, log, redirect_to_null
 
 TYPE_CHECKING = False  # not typing's: importing that takes a tenth of an interpreter's start
@@ -112,7 +112,7 @@ def _run(job: Job) -> object:
         sys.path[:0] = path
     function = resolve(job["module"], job["name"], job["method"], job.get("allowed"))
     given = job["arguments"]
-    result = function(*given.get("args", ()), **given.get("kwargs", {}))
+    result = call(function, given.get("args", ()), given.get("kwargs", {}))
     # isinstance(result, Awaitable) would do a search and cache it, and a new process has nothing cached
     is_awaitable = getattr(type(result), "__await__", None) is not None
     return _awaited(result) if is_awaitable else result
@@ -205,11 +205,13 @@ def _check_shape(value: object) -> None:
 
 
 def _wish_of(error: BaseException) -> dict[str, object] | None:
-    """Return what an exception of bgd_job asks for next (retry, fail, snooze); None if it asks for nothing.
+    """Return what an exception asks for next (retry, fail, snooze); None if it asks for nothing.
 
-    The class is not compared, so the exception may come from any copy of bgd_job.
+    It is one of bgd_job, or one that `without_retry` has marked. The class is not compared, so that it may
+    come from any copy of bgd_job.
     """
-    wish = getattr(error, "bgd_wish", None) if hasattr(type(error), "bgd_wish") else None
+    is_of_class = hasattr(type(error), "bgd_wish")
+    wish = getattr(error, "bgd_wish", None) if is_of_class else vars(error).get("bgd_wish")
     return wish if isinstance(wish, dict) else None
 
 

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bgd.jobfunction import check_call, target_of
+from bgd import Refused
+from bgd.client.functions import check_call, check_target, target_of
+from bgd.client.specs import Caller, class_spec
 from tests.functions import tasks
 
 
@@ -61,7 +63,7 @@ def test_a_function_within_a_function_is_refused():
 
 
 PROGRAM = """
-from bgd.jobfunction import target_of
+from bgd.client.functions import target_of
 def run(): ...
 try:
     print(target_of(run))
@@ -116,6 +118,41 @@ def test_arguments_that_fit_pass(function, args, kwargs):
 def test_arguments_that_do_not_fit_are_refused_as_a_call_would(function, args, kwargs, problem):
     with pytest.raises(TypeError, match=problem):
         check_call(function, args, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "error", "problem"),
+    [
+        (
+            "ad",
+            (1,),
+            Refused,
+            r"module tests.functions.tasks has no 'ad' here: did you mean add\?.*check=False",
+        ),
+        (
+            "Report.texts",
+            (3,),
+            Refused,
+            r"tests.functions.tasks:Report has no 'texts' here: did you mean text\?",
+        ),
+        ("frobnicate", (), Refused, "has no 'frobnicate' here: does the worker have another version"),
+        ("add", (), TypeError, "missing a required argument: 'first'"),
+        ("Report.text", ("self", 3), TypeError, "too many positional arguments"),
+        ("Report.name", (), TypeError, "missing a required argument: 'suffix'"),
+    ],
+)
+def test_a_call_that_cannot_succeed_is_refused_if_the_module_is_imported(name, args, error, problem):
+    with pytest.raises(error, match=problem):
+        class_spec(f"tests.functions.tasks:{name}", args, {}, {}, Caller())
+
+    assert class_spec(f"tests.functions.tasks:{name}", args, {}, {"check": False}, Caller())
+
+
+@pytest.mark.parametrize(
+    "target", ["tests.functions.none:add", "php::Add", "tests.functions.tasks:add", "no target"]
+)
+def test_a_call_that_may_succeed_passes(target):
+    check_target(target, (1,), {})
 
 
 def printed(folder, *arguments: str) -> str:

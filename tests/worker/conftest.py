@@ -37,6 +37,13 @@ class Run(NamedTuple):
         error: dict[str, str] = self.told["error"]
         return error
 
+    @property
+    def final_error(self) -> dict[str, str]:
+        """The error after which another attempt would not help."""
+        error: dict[str, str] = self.told["wish"]
+        assert error["aim"] == "fail"
+        return error
+
 
 Call = Callable[..., Run]
 

@@ -319,26 +319,40 @@ def test_worker_program_itself_is_not_a_module_of_the_job(call):
         ("app.services:FUNCTION", "AttributeError", "module 'app.services' has no 'FUNCTION'"),
         ("app.services:UnderMeta.of_meta", "AttributeError", "UnderMeta has no method 'of_meta'"),
         ("app.services:UnderMeta.mro", "AttributeError", "UnderMeta has no method 'mro'"),
-        ("app.services:NeedsArguments.method", "TypeError", "missing 1 required positional argument: 'x'"),
         ("app.services:Service.static", "TypeError", "missing 1 required positional argument: 'x'"),
     ],
 )
-def test_a_missing_name_is_an_error_that_names_it(call, target, kind, words):
+def test_a_missing_name_is_an_error_that_names_it_and_that_no_retry_mends(call, target, kind, words):
     run = call(target)
 
-    assert run.error["type"] == kind
-    assert words in run.error["message"]
+    assert run.final_error["type"] == kind
+    assert words in run.final_error["message"]
     assert run.code == 1
+
+
+def test_an_error_while_the_object_is_made_may_be_retried(call):
+    error = call("app.services:NeedsArguments.method").error
+
+    assert error["type"] == "TypeError"
+    assert "missing 1 required positional argument: 'x'" in error["message"]
+
+
+def test_arguments_that_do_not_fit_are_an_error_that_no_retry_mends(call, module):
+    module("odd", "def function(x, *, y=1):\n    if x:\n        len(5)\n    return function(1, 2, 3)\n")
+
+    assert "unexpected keyword argument 'z'" in call("odd:function", 1, z=2).final_error["message"]
+    for fits in (1, 0):  # these raise within the call
+        assert call("odd:function", fits).error["type"] == "TypeError"
 
 
 @pytest.mark.parametrize("missing", ["nowhere", "nowhere.services", "app.nowhere"])
 def test_missing_module_is_an_error_that_names_the_searched_path(call, tmp_path, missing):
     run = call(f"{missing}:function")
 
-    assert run.error["type"] == "ModuleNotFoundError"
-    assert f"No module named '{missing if 'app' in missing else 'nowhere'}'" in run.error["message"]
-    assert f"on the path {tmp_path}:" in run.error["message"]
-    assert "[python] path" in run.error["message"]
+    assert run.final_error["type"] == "ModuleNotFoundError"
+    assert f"No module named '{missing if 'app' in missing else 'nowhere'}'" in run.final_error["message"]
+    assert f"on the path {tmp_path}:" in run.final_error["message"]
+    assert "[python] path" in run.final_error["message"]
 
 
 def test_module_that_misses_another_is_an_error_that_names_both(call, module):

@@ -146,7 +146,8 @@ class AsyncClient:
         """Queue a class job: `package.module:Class.method` or `package.module:function`.
 
         Raises:
-            TypeError: JSON cannot represent an argument.
+            TypeError: JSON cannot represent an argument, or the target, which this process has imported, does
+                not take the arguments.
             Refused, DaemonUnreachable: as `submit`.
         """
         return await self._submit(class_spec(target, args, kwargs or {}, options, Caller()))

@@ -147,7 +147,8 @@ class Client:
         """Queue a class job: `package.module:Class.method` or `package.module:function`.
 
         Raises:
-            TypeError: JSON cannot represent an argument.
+            TypeError: JSON cannot represent an argument, or the target, which this process has imported, does
+                not take the arguments.
             Refused, DaemonUnreachable: as `submit`.
         """
         return self._submit(class_spec(target, args, kwargs or {}, options, Caller()))

@@ -1,0 +1,125 @@
+"""Functions as targets: by which name a worker finds one, and whether a call fits it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from inspect import Signature, ismethod, signature
+from types import FunctionType
+from typing import Any
+
+from bgd.core.target import PythonTarget, parse_target
+from bgd.errors import Refused
+
+_MAIN = "__main__"
+
+
+def check_target(target: str, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+    """Refuse a call that would fail, as far as this process knows: it has imported the module.
+
+    Raises:
+        Refused: the module has no such function, or the class no such method.
+        TypeError: the arguments do not fit.
+    """
+    try:
+        wanted = parse_target(target)
+    except ValueError:
+        return  # the daemon says what is wrong
+    if not isinstance(wanted, PythonTarget) or (module := sys.modules.get(wanted.module)) is None:
+        return
+    found = _attribute_of(module, wanted.name, f"module {wanted.module}")
+    if isinstance(found, type) and wanted.method is not None:
+        found = _attribute_of(found, wanted.method, f"{wanted.module}:{wanted.name}")
+    if callable(found) and not isinstance(found, type) and hasattr(found, "__qualname__"):
+        check_call(found, args, kwargs)
+
+
+def _attribute_of(owner: object, name: str, words: str) -> object:
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        from difflib import get_close_matches  # noqa: PLC0415 - needed only to word an error
+
+        alike = get_close_matches(name, [each for each in dir(owner) if not each.startswith("_")], n=1)
+        hint = f"did you mean {alike[0]}?" if alike else "does the worker have another version of it?"
+        raise Refused(f"{words} has no {name!r} here: {hint} check=False queues it anyway") from None
+
+
+def target_of(function: Callable[..., Any]) -> str:
+    """Return the target by which a worker finds a function: `package.module:function` or `:Class.method`.
+
+    Raises:
+        TypeError: no worker would find it. The message says what to do.
+    """
+    names = _qualified_name(function)
+    module = _module_of(function)
+    if "<lambda>" in names:
+        raise TypeError(f"a lambda of {module} has no name to be called by: make it a function with def")
+    if "<locals>" in names:
+        raise TypeError(f"{module}:{names} is defined inside a function: move it to the top of its module")
+    if names.count(".") > 1:
+        raise TypeError(f"{module}:{names} is in a class within a class: move it to the top of its module")
+    if module == _MAIN:
+        raise TypeError(
+            f"{names} is defined in the program that runs as __main__, where no worker finds it: "
+            "move it to a module, or run the program with `python -m MODULE`"
+        )
+    return f"{module}:{names}"
+
+
+def check_call(function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+    """Raise TypeError if the function does not take these arguments; one without a signature takes all.
+
+    The arguments are without the object or class that a worker passes to a method.
+    """
+    taken = _signature_of(function)
+    if taken is None:
+        return
+    try:
+        taken.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{_qualified_name(function)}{taken}: {error}") from None
+
+
+def _qualified_name(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", None)
+    if not isinstance(name, str) or isinstance(function, type) or not callable(function):
+        raise TypeError(f"a job is a function or a method, not {function!r}")
+    return name
+
+
+def _module_of(function: Callable[..., Any]) -> str:
+    module = getattr(function, "__module__", None)
+    if not isinstance(module, str):
+        raise TypeError(f"{function!r} has no module, by which a worker could find it")
+    if module != _MAIN:
+        return module
+    # a program that runs by `python -m app.jobs` is __main__ here, and app.jobs in a worker
+    spec = getattr(sys.modules[_MAIN], "__spec__", None)
+    return _MAIN if spec is None else str(spec.name)
+
+
+def _signature_of(function: Callable[..., Any]) -> Signature | None:
+    # reading a signature takes longer than the rest of a submit; other callables may be made for one call
+    return _known_signature(function) if isinstance(function, FunctionType) else _read_signature(function)
+
+
+def _read_signature(function: Callable[..., Any]) -> Signature | None:
+    try:
+        found = signature(function)
+    except ValueError:  # some functions that are not written in Python have none
+        return None
+    if ismethod(function) or not _takes_object(function):
+        return found
+    return found.replace(parameters=list(found.parameters.values())[1:])
+
+
+_known_signature = lru_cache(maxsize=200)(_read_signature)
+
+
+def _takes_object(function: Callable[..., Any]) -> bool:
+    """Tell whether it is a method, whose first argument is an object or a class."""
+    owner, _, name = _qualified_name(function).rpartition(".")
+    kind = getattr(sys.modules.get(function.__module__), owner, None) if owner else None
+    return isinstance(kind, type) and not isinstance(vars(kind).get(name), staticmethod)
