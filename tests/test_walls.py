@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,30 @@ def test_only_one_function_changes_a_state():
     ]
 
     assert changes == [(Path("bgd/core/scheduler.py"), "Scheduler", "_move")]
+
+
+def test_only_the_supervisor_commits_jobs():
+    """All others write what concerns the whole database, such as its clock or generation."""
+    writes = {
+        (path.name, last_name(what))
+        for path in SOURCES
+        for call in calls_in(tree_of(path))
+        # store.write(what, ...), or partial(store.write, what, ...)
+        for function, what in pairwise([call.func, *call.args])
+        if last_name(function) in {"write", "commit"} and owner_of(function) in {"store", "_store"}
+    }
+
+    assert writes == {
+        ("supervisor.py", "transaction"),
+        ("supervisor.py", "adopt_boot"),
+        ("supervisor.py", "remove_mark"),
+        ("serving.py", "begin_generation"),
+        ("serving.py", "mark_as_outdated"),
+        ("serving.py", "reserve_ids"),
+        ("serving.py", "write_copy"),
+        ("launching.py", "begin_generation"),
+        ("retention.py", "save_retention_clock"),
+    }
 
 
 @by_source
