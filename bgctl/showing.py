@@ -26,6 +26,7 @@ from bgd.formatting import (
     retries_line,
     rules_line,
     short_duration,
+    signal_name,
     state_in_words,
 )
 from bgd.units import format_duration
@@ -136,6 +137,7 @@ def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterato
         ("process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
         ("used", _describe_usage(attempt)),
         ("log", _describe_log(attempt)),
+        ("left", f"{one_line(attempt.leftovers)}: bgd ended this" if attempt.leftovers else ""),
     )
     if attempt.error is not None:
         message = attempt.error.in_words(attempt.outcome)
@@ -144,7 +146,6 @@ def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterato
             yield from _labelled_lines(("error", one_line(message)))
         else:  # it ends with the message
             shown.add(traceback)
-            yield from _labelled_lines(("error", "as follows"))
             for line in traceback.splitlines():
                 yield f"    {TerminalEscaper().feed(line.encode(), is_last=True)}"
 
@@ -152,11 +153,12 @@ def _attempt_lines(attempt: AttemptView, now: float, shown: set[str]) -> Iterato
 def _describe_outcome(attempt: AttemptView) -> str:
     if attempt.outcome is None:
         return "running"
-    if attempt.exit_code:
-        return f"{attempt.outcome} (code {attempt.exit_code})"
+    if attempt.outcome is Outcome.EXIT:
+        return f"exit code {attempt.exit_code}"
     if attempt.outcome is Outcome.SIGNAL:
-        return f"signal {attempt.signal}"
-    return f"{attempt.outcome} (signal {attempt.signal})" if attempt.signal else attempt.outcome
+        return f"ended by {signal_name(attempt.signal)}"
+    words = attempt.outcome.replace("_", " ")
+    return f"{words} ({signal_name(attempt.signal)})" if attempt.signal else words
 
 
 def _describe_log(attempt: AttemptView) -> str:

@@ -178,7 +178,7 @@ def signal_name(number: int | None) -> str:
 
 
 def retries_line(view: JobView) -> str:
-    """Return how often, how far apart and after which exit codes a job is retried: "3, 5s apart"."""
+    """Return how often, how far apart and after which exit codes a job is retried, on one line."""
     if view.retries == 0:
         return "none, but run again if nobody sees its end" if view.rerun else "none"
     longest = format_duration(view.max_delay)
@@ -186,7 +186,8 @@ def retries_line(view: JobView) -> str:
     only = f", only after {_codes(view.retry_on)}" if view.retry_on is not None else ""
     never = f", not after {_codes(view.no_retry_on)}" if view.no_retry_on is not None else ""
     unseen = ", not if nobody sees its end" if view.rerun is False else ""
-    return f"{view.retries}, {format_duration(view.retry_delay)} apart{growth}{only}{never}{unseen}"
+    spread = f", jitter {percent(view.jitter)}%" if view.jitter and view.retry_delay else ""
+    return f"{view.retries}, {format_duration(view.retry_delay)} apart{growth}{spread}{only}{never}{unseen}"
 
 
 def rules_line(view: JobView) -> str:

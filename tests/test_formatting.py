@@ -89,13 +89,17 @@ def test_percents_are_rounded_down(fraction, whole):
     [
         ({"retries": 0}, "none"),
         ({"retries": 0, "rerun": True}, "none, but run again if nobody sees its end"),
-        ({"retries": 3}, "3, 5s apart"),
-        ({"retries": 3, "rerun": True}, "3, 5s apart"),
-        ({"retries": 3, "rerun": False}, "3, 5s apart, not if nobody sees its end"),
-        ({"retries": 3, "backoff": 2.0, "max_delay": 60.0}, "3, 5s apart, times 2 each, at most 1m"),
-        ({"retries": 1, "retry_on": [75, 3, 4]}, "1, 5s apart, only after 3-4, 75"),
-        ({"retries": 1, "no_retry_on": [2]}, "1, 5s apart, not after 2"),
-        ({"retries": 1, "retry_on": []}, "1, 5s apart, only after none"),
+        ({"retries": 3}, "3, 5s apart, jitter 10%"),
+        ({"retries": 3, "jitter": 0.0}, "3, 5s apart"),
+        ({"retries": 3, "rerun": True}, "3, 5s apart, jitter 10%"),
+        ({"retries": 3, "rerun": False}, "3, 5s apart, jitter 10%, not if nobody sees its end"),
+        (
+            {"retries": 3, "backoff": 2.0, "max_delay": 60.0},
+            "3, 5s apart, times 2 each, at most 1m, jitter 10%",
+        ),
+        ({"retries": 1, "retry_on": [75, 3, 4]}, "1, 5s apart, jitter 10%, only after 3-4, 75"),
+        ({"retries": 1, "no_retry_on": [2]}, "1, 5s apart, jitter 10%, not after 2"),
+        ({"retries": 1, "retry_on": []}, "1, 5s apart, jitter 10%, only after none"),
     ],
 )
 def test_retries_are_formatted_with_all_their_conditions(policy, line):

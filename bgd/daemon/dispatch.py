@@ -400,6 +400,7 @@ def reported_end(ended: AttemptEnded) -> AttemptEnd:
         whole_tree=ended.whole_tree,
         memory_peak_bytes=ended.memory_peak_bytes,
         run_seconds=_run_seconds(ended),
+        leftovers=ended.leftovers,
         error=error,
         result=report.value,
         decision=report.decision,

@@ -91,6 +91,7 @@ class Attempt:
         self._tree_lock = asyncio.Lock()  # so that a suspension and signals to the tree do not interfere
         self._ladder: Ladder | None = None
         self._descent: asyncio.Task[Exception | None] | None = None
+        self._leftovers: str | None = None
 
     @property
     def state(self) -> AttemptStarted:
@@ -498,12 +499,15 @@ class Attempt:
             over.cancel()
         # a process that escaped, and whose parent has ended, has become a child of the launcher
         has_others = has_others or not is_closed or running.tree.left_any(self._context.children.orphans())
-        if self._descent is None and has_others and not self.launch.keep_leftovers:
+        are_left = self._descent is None and has_others and not self.launch.keep_leftovers
+        if are_left:
             self._bring_down(running.tree, self.launch.grace)
         if self._descent is not None:
             failure = await self._descent
             if failure is not None:
                 raise failure
+        if are_left and self._ladder is not None:
+            self._leftovers = self._ladder.found or None
 
     def _leave_output(self, output: AttemptOutput) -> None:
         try:
@@ -565,6 +569,7 @@ class Attempt:
             log_lost=written.lost,
             log_problem=written.problem,
             run_seconds=run_seconds,
+            leftovers=self._leftovers,
         )
 
 

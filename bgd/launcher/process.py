@@ -61,6 +61,11 @@ def read_process(pid: int) -> Process | None:
     )
 
 
+def name_of(pid: int) -> str:
+    """Return the name of a process's program, at most 15 bytes; empty if it is gone. It never blocks."""
+    return _contents(f"/proc/{pid}/comm", _MAX_NAME).decode(errors="backslashreplace").removesuffix("\n")
+
+
 def read_silent(pid: int) -> Process | None:
     """Return what is known of a process whose other files do not answer, None if it is gone.
 
@@ -193,6 +198,7 @@ def _contents(path: str, most: int) -> bytes:
 _NO_PROCESS = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
 
 _MAX_STAT = 4096
+_MAX_NAME = 64
 _MAX_STATUS = 1 << 16  # it lists all groups of the user
 _MAX_MARK = 1000  # bytes; bgd's own marks have about 60
 # bytes; the mark comes first, so only a shell that sorts variables moves it far back

@@ -28,6 +28,7 @@ from bgd.launcher.process import (
     TICKS,
     Process,
     StreamId,
+    name_of,
     open_pidfd,
     send_signal,
     tag_of,
@@ -46,6 +47,9 @@ class Ladder:
 
     Args:
         first: the signal that asks the processes to end.
+
+    Attributes:
+        found: the processes that it found first, in words; empty until then, or if there were none.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Ladder:
         self._grace_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._deadline: Deadline | None = None
         self._reached_all = True  # with the latest signal; False if descriptors were short
+        self.found = ""
         self.hasten(grace)
 
     def hasten(self, grace: float) -> None:
@@ -111,6 +116,7 @@ class Ladder:
     async def _signal(self, signum: int) -> list[Process]:
         """Send the whole tree a signal as if at one instant, and let it react; return the members."""
         living = self._tree.living(await self._scanner.scan(self._tree.first_tick))
+        self.found = self.found or _in_words(living)
         if len(living) > 1:
             living, _ = await self._tree.stop_all(self._scanner)
         self._reached_all = True
@@ -151,6 +157,13 @@ class Ladder:
             _open.difference_update(pidfds)
 
 
+def _in_words(processes: list[Process]) -> str:
+    named = [f"{name_of(each.pid)} (pid {each.pid})" for each in processes[:_MAX_NAMED]]
+    more = len(processes) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
+
+
+_MAX_NAMED = 5  # processes
 _MAX_PIDFDS = 16  # pidfds of one ladder: processes that it waits for at a time
 _MAX_ALL_PIDFDS = 64  # pidfds of all ladders
 _EMPTY_SCANS = 2  # scans in a row that must find no member

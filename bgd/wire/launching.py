@@ -281,6 +281,7 @@ class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
     * `log_lost`: bytes that are missing from its log; `log_problem`: why, in one line.
     * `run_seconds`: from its start to the end of its first process, on the elapsed clock; None: it did not
       run, or the time is not known.
+    * `leftovers`: the processes that it left behind and that were ended, in words; None: none.
     """
 
     key: AttemptKey
@@ -300,6 +301,7 @@ class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
     log_lost: int = 0
     log_problem: str | None = None
     run_seconds: float | None = None
+    leftovers: str | None = None
 
 
 class NotStarted(StrEnum):

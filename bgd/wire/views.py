@@ -93,6 +93,7 @@ class AttemptView(Struct, frozen=True, kw_only=True):
 
     `run_seconds` is measured on a clock that nobody can set, so it may differ from the difference of its
     instants. While the attempt runs it is the time until now. None: it did not run, or nobody saw its end.
+    `leftovers`: the processes that it left behind and that bgd ended, in words.
     """
 
     attempt: int
@@ -111,6 +112,7 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     whole_tree: bool = False  # processor times include processes that nobody waited for
     memory_peak_bytes: int | None = None  # of all processes together, including the files they cached
     run_seconds: float | None = None
+    leftovers: str | None = None
 
 
 class QueueView(Struct, frozen=True, kw_only=True):

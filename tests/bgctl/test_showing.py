@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from tests.support import serving
+
 
 def test_show_prints_the_other_jobs_if_one_is_missing(own_daemon):
     ids = [own_daemon.submit("true") for _ in range(3)]
@@ -40,14 +42,14 @@ def test_show_prints_text_for_people(daemon):
     sheet = daemon.bgctl("status", job_id).stdout
 
     assert sheet.startswith(f"Job {job_id}: failed (3)\n  command    sh -c 'exit 3'\n  name       odd\n")
-    assert "\nAttempt 1: exit (code 3)\n" in sheet
+    assert "\nAttempt 1: exit code 3\n" in sheet
 
 
 def test_show_prints_durations_as_they_were_given(daemon):
     job_id = daemon.submit("--hold", "--retries", "2", "--retry-delay", "5s", "--timeout", "8s", "true")
 
     sheet = daemon.bgctl("show", job_id).stdout
-    assert "\n  retries    2, 5s apart\n" in sheet
+    assert "\n  retries    2, 5s apart, jitter 10%\n" in sheet
     assert "\n  timeout    8s\n" in sheet
 
 
@@ -70,8 +72,8 @@ def test_show_names_the_signal_that_ended_an_attempt(daemon):
     killed = daemon.finished_job("sh", "-c", "kill -USR1 $$")
     late = daemon.finished_job("--timeout", "0.2", "sleep", "1000")
 
-    assert "\nAttempt 1: signal 10\n" in daemon.bgctl("show", killed).stdout
-    assert "\nAttempt 1: timeout (signal 15)\n" in daemon.bgctl("show", late).stdout
+    assert "\nAttempt 1: ended by SIGUSR1\n" in daemon.bgctl("show", killed).stdout
+    assert "\nAttempt 1: timeout (SIGTERM)\n" in daemon.bgctl("show", late).stdout
 
 
 def test_show_begins_with_the_first_job_that_there_is(daemon):
@@ -81,3 +83,26 @@ def test_show_begins_with_the_first_job_that_there_is(daemon):
 
     assert done.stdout.startswith(f"Job {job_id}: ")
     assert "no job 999" in done.stderr
+
+
+def test_show_names_the_processes_that_were_left_behind(daemon):
+    job_id = daemon.finished_job("sh", "-c", "sleep 100 & exit 0")
+
+    assert re.search(
+        r"\n  left       sleep \(pid \d+\): bgd ended this\n", daemon.bgctl("show", job_id).stdout
+    )
+
+
+def test_a_traceback_that_attempts_share_is_shown_once():
+    files = {"jobs.py": "def fail():\n    raise ValueError('no luck')\n"}
+    configuration = '[security]\nallowed_classes = ["jobs.*"]\n[python]\npath = ["{folder}"]\n'
+    with serving(configuration, files) as daemon:
+        called = daemon.bgctl("call", "--wait", "--retries", "1", "--retry-delay", "0", "jobs:fail")
+        job_id = called.stdout.strip()
+
+        sheet = daemon.bgctl("show", job_id).stdout
+
+        assert sheet.startswith(f"Job {job_id}: failed (ValueError)\n")
+        assert sheet.count("Traceback") == 1
+        assert sheet.count("ValueError: no luck") == 2
+        assert "  error      ValueError: no luck\n\nAttempt 2: error\n" in sheet

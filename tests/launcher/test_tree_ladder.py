@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -346,8 +347,27 @@ def test_a_process_of_another_user_in_the_tree_is_ended_by_root(supervisor, tmp_
 def test_leftovers_are_ended_before_the_end_is_reported_and_the_outcome_stays(supervisor, tmp_path, script):
     end = supervisor.shell(script.replace("PID", f"{tmp_path}/pid"), grace=0.2)
 
+    pid = int(written(tmp_path / "pid"))
     assert (end.outcome, end.exit_code) == (Outcome.EXIT, 5)
-    assert not is_alive(int(written(tmp_path / "pid")))
+    assert not is_alive(pid)
+    assert f" (pid {pid})" in end.leftovers
+
+
+def test_an_end_names_leftovers_and_counts_the_rest(supervisor):
+    none, many = (
+        supervisor.shell(f"for n in {words}; do sleep 100 & done") for words in ("", "1 2 3 4 5 6 7")
+    )
+
+    assert none.leftovers is None
+    assert re.fullmatch(r"(sleep \(pid \d+\), ){4}sleep \(pid \d+\) and 2 more", many.leftovers)
+
+
+def test_a_cancelled_job_has_no_leftovers(supervisor):
+    key = supervisor.launch("sh", "-c", "sleep 100 & sleep 100")
+
+    supervisor.say(StopProcesses(key, 1.0))
+
+    assert supervisor.ended(key).leftovers is None
 
 
 def test_what_a_job_leaves_behind_is_not_taken_for_another_jobs(supervisor, tmp_path):

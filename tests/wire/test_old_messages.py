@@ -354,6 +354,7 @@ ABILITIES = launching.Abilities(
 LAUNCH, ENDED = SENT["to_launcher"][1], SENT["from_launcher"][2]
 FIGURES = {"whole_tree": True, "memory_peak_bytes": 64_000_000}
 GROWN |= {
+    "ended_with_leftovers": ("from_launcher", replace(ENDED, leftovers="sleep (pid 4712)")),
     "submit_with_limits": ("request", requests.Submit(1, LIMITED_SPEC)),
     "edit_with_limits": (
         "request",

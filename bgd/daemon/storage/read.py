@@ -224,6 +224,7 @@ def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
         pid=row["pid"],
         whole_tree=bool(row["whole_tree"]),
         memory_peak_bytes=row["memory_peak_bytes"],
+        leftovers=row["leftovers"],
         run_seconds=_run_seconds(row),
     )
 

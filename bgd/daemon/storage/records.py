@@ -111,6 +111,7 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     whole_tree: bool = False
     memory_peak_bytes: int | None = None
     run_seconds: float | None = None
+    leftovers: str | None = None
     error: JobError | None = None
     result: str | None = None
     decision: Decision | None = None

@@ -208,6 +208,10 @@ MIGRATIONS: tuple[str, ...] = (
     DROP INDEX jobs_by_user;
     CREATE INDEX jobs_by_name ON jobs (name) WHERE name IS NOT NULL;
     """,
+    """
+    -- The processes that an attempt left behind and that were ended, in words.
+    ALTER TABLE attempts ADD COLUMN leftovers TEXT;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -168,6 +168,8 @@ def _save_attempts(db: sqlite3.Connection, transaction: Transaction) -> None:
     update_rows(db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in transaction.relaunched])
     update_rows(db, _SAVE_PID, [_pid_row(item) for item in transaction.pids.values()])
     update_rows(db, _END_ATTEMPT, [_end_row(end) for end in transaction.ends])
+    left = [(end.leftovers, end.job, end.attempt) for end in transaction.ends if end.leftovers is not None]
+    update_rows(db, _SAVE_LEFTOVERS, left)
     kept = sum(end.log_kept for end in transaction.ends)
     if kept:
         db.execute("UPDATE meta SET logged = logged + ?", (kept,))
@@ -270,6 +272,8 @@ _END_ATTEMPT = """
                         run_seconds = ?, launcher = NULL
     WHERE job = ? AND attempt = ?
 """
+
+_SAVE_LEFTOVERS = "UPDATE attempts SET leftovers = ? WHERE job = ? AND attempt = ?"
 
 
 # --- specs: each job has its own, and jobs share environments

@@ -183,6 +183,7 @@ def attempt_details(attempt: AttemptView, tail: LogTail, now: float) -> AttemptD
         ("Memory", _size(memory) if (memory := memory_of(attempt)) else ""),
         ("Process", str(attempt.pid) if attempt.pid and attempt.outcome is None else ""),
         ("Output", _size(attempt.log_bytes) if attempt.log_bytes else ""),
+        ("Left", f"{attempt.leftovers}: bgd ended this" if attempt.leftovers else ""),
     ]
     error = attempt.error
     return AttemptDetails(

@@ -101,6 +101,7 @@ async def test_view_and_attempts_follow_the_life_of_a_job(store):
         log_bytes=17,
         whole_tree=True,
         memory_peak_bytes=1 << 41,
+        leftovers="sleep (pid 4712)",
     )
     failed = a_job(1, State.FAILED, attempt=1)
     await store.commit(
@@ -114,6 +115,7 @@ async def test_view_and_attempts_follow_the_life_of_a_job(store):
     assert (attempt.user_seconds, attempt.system_seconds) == (0.25, 0.5)
     assert (attempt.max_rss_bytes, attempt.log_bytes) == (1 << 40, 17)
     assert (attempt.whole_tree, attempt.memory_peak_bytes) == (True, 1 << 41)
+    assert attempt.leftovers == "sleep (pid 4712)"
 
     await move(store, 1, State.QUEUED, attempt=1)
     view = await store.read(read.view, JobId(1))
