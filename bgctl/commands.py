@@ -100,6 +100,6 @@ def wait_or_follow(
         say(f"job {job.id} is queued, but nothing starts: {job.obstacle}")
     if not (wait or follow):
         return 0
-    from bgctl.logs import follow_job, wait_for_job  # noqa: PLC0415 - most submits do not wait
+    from bgctl.output import follow_job, wait_for_job  # noqa: PLC0415 - most submits do not wait
 
     return follow_job(daemon, job, raw=raw) if follow else wait_for_job(job)

@@ -33,11 +33,13 @@ SHARED = {"exit_codes", "common", "program"}
 PARSING = SHARED | {"cli", "options", "verbs"}
 OWN = {
     "submit true": SHARED | {"commands"},  # nothing to parse
+    "run true": SHARED | {"commands", "output", "terminal"},  # likewise
     "submit --priority 3 true": PARSING | {"commands", "submitting"},
     "list": PARSING | {"listing", "selecting", "terminal"},
 }
 NEEDED_BY = {
     "submit true": NEEDED,
+    "run true": NEEDED | NEEDED_TO_SHOW_JOBS,
     "submit --priority 3 true": NEEDED | NEEDED_TO_PARSE,
     "list": NEEDED | NEEDED_TO_PARSE | NEEDED_TO_SHOW_JOBS,
 }
