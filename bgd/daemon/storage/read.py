@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from math import ceil
 from operator import attrgetter
 from sys import intern
-from typing import Any
 
 import msgspec
 
 from bgd import clock
 from bgd.config import rule_text
-from bgd.core.job import FINAL, WAITING, Conditions, Job, JobId, Outcome, State
+from bgd.core.job import ACTIVE, FINAL, WAITING, Conditions, Job, JobId, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE, OPTIONS
 from bgd.daemon.access import user_name
 from bgd.daemon.storage import write
@@ -420,10 +419,16 @@ _BY_STATE = "jobs INDEXED BY jobs_by_state WHERE state = :state"
 
 
 def unfinished_jobs(db: sqlite3.Connection, state: State, after: int) -> list[UnfinishedJob]:
-    """Return a page of jobs in this state with ids above `after`, the lowest first; [] after the last."""
+    """Return a page of jobs in this state with ids above `after`, the lowest first; [] after the last.
+
+    A start may read a million. Plain tuples are faster, and SQLite takes a lock for each value that is read.
+    """
     cursor = db.cursor()
-    cursor.row_factory = None  # plain tuples are faster, and a start may read a million
-    return list(map(_restored, cursor.execute(_UNFINISHED, (state.value, after, _PAGE))))
+    cursor.row_factory = None
+    rows = cursor.execute(_ACTIVE if state in ACTIVE else _WAITING, (state.value, after, _PAGE))
+    if state in ACTIVE:
+        return [UnfinishedJob(_job(state, *row), slot, launcher) for slot, launcher, *row in rows]
+    return [UnfinishedJob(_job(state, *row)) for row in rows]
 
 
 def last_id(db: sqlite3.Connection) -> int:
@@ -446,7 +451,8 @@ def controls(db: sqlite3.Connection) -> QueueControls:
 def finished_job(db: sqlite3.Connection, job_id: JobId) -> Job | None:
     """Return a finished job without what it waited for; None if no finished job has this id."""
     row = db.execute(_FINISHED, (job_id,)).fetchone()
-    return _job(row) if row is not None and _known_state(job_id, row["state"]) in FINAL else None
+    state = None if row is None else _known_state(job_id, row["state"])
+    return _job(state, *row[1:]) if state in FINAL else None
 
 
 def states(db: sqlite3.Connection, job_ids: list[JobId]) -> dict[JobId, State]:
@@ -461,35 +467,27 @@ def states(db: sqlite3.Connection, job_ids: list[JobId]) -> dict[JobId, State]:
     return found
 
 
-def _restored(row: Sequence[Any]) -> UnfinishedJob:
-    return UnfinishedJob(_job(row), row[-2], row[-1])
-
-
-def _job(row: Sequence[Any]) -> Job:
-    # By position: looking up names takes a third longer, and a start may read a million
-    (
-        number,
-        state,
-        queue,
-        priority,
-        policy,
-        attempt,
-        failures,
-        unseen,
-        due,
-        making_way,
-        suspended,
-        slots,
-        key,
-        at,
-        expires,
-        waits,
-        _slot,
-        _launcher,
-    ) = row
+def _job(  # noqa: PLR0913, PLR0917 (the columns of a row: by name they take a third longer)
+    state: State,
+    number: int,
+    queue: str,
+    priority: int,
+    policy: bytes,
+    attempt: int,
+    failures: int,
+    unseen: int,
+    due: float | None,
+    slots: int,
+    key: str | None,
+    at: float | None = None,
+    expires: float | None = None,
+    waits: bytes | None = None,
+    making_way: int = 0,
+    suspended: int = 0,
+) -> Job:
     return Job(
         id=JobId(number),
-        state=_known_state(number, state),
+        state=state,
         queue=intern(queue),  # a million jobs share a handful of queues
         priority=priority,
         policy=unpack_policy(policy),
@@ -518,19 +516,16 @@ def _job_conditions(
     return Conditions(at=at, expires=expires, after=after, after_any=after_any, key=key, slots=slots)
 
 
-_COLUMNS = """
-    id, state, queue, priority, policy, jobs.attempt, failures, unseen, due_elapsed, making_way, suspended,
-    slots, key
-"""
+_COLUMNS = "id, queue, priority, policy, jobs.attempt, failures, unseen, due_elapsed, slots, key"
+_AWAITED = "wall_due, expires_elapsed, waits"
 
-_FINISHED = f"SELECT {_COLUMNS}, NULL, NULL, NULL, NULL, NULL FROM jobs WHERE id = ?"  # noqa: S608 (constants)
+_FINISHED = f"SELECT state, {_COLUMNS} FROM jobs WHERE id = ?"  # noqa: S608 (constants)
 
-# The attempt matters only while it runs
-_UNFINISHED = f"""
-    SELECT {_COLUMNS}, wall_due, expires_elapsed, waits, slot, launcher
-    FROM jobs LEFT JOIN attempts ON jobs.state IN ('running', 'stopping')
-                                AND attempts.job = jobs.id AND attempts.attempt = jobs.attempt
-    WHERE jobs.state = ? AND jobs.id > ? ORDER BY jobs.id LIMIT ?
+_PAGE_OF = "WHERE jobs.state = ? AND jobs.id > ? ORDER BY jobs.id LIMIT ?"
+_WAITING = f"SELECT {_COLUMNS}, {_AWAITED} FROM jobs {_PAGE_OF}"  # noqa: S608 (constants)
+_ACTIVE = f"""
+    SELECT slot, launcher, {_COLUMNS}, {_AWAITED}, making_way, suspended
+    FROM jobs LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt {_PAGE_OF}
 """  # noqa: S608 (constants)
 
 _QUEUES = "SELECT name, has_slots, slots, paused FROM queues"

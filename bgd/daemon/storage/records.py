@@ -203,8 +203,8 @@ class UnfinishedJob(Struct, frozen=True, gc=False):
     """An unfinished job; if it is active, with the slot of its attempt and the launcher's instance id."""
 
     job: Job
-    slot: int | None
-    launcher: str | None
+    slot: int | None = None
+    launcher: str | None = None
 
 
 class RecentStats(Struct, frozen=True, kw_only=True):
