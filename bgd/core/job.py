@@ -129,7 +129,7 @@ ExceptionRules = tuple[tuple[str, Decision], ...]
 """What follows an exception, by the qualified name of its type or of one of its base classes."""
 
 
-class RetryPolicy(Struct, frozen=True, array_like=True, gc=False):
+class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=True):
     """When another attempt follows a failed one. Many jobs share one object.
 
     Delays are seconds from the end of one attempt to the start of the next. The first is `delay`, each later

@@ -22,8 +22,8 @@ BOUNDS = {
     "modules, daemon": (236, 236),
     "modules, spawned class job": (16, 16),
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
-    "function calls, a submit": (268, 268),
-    "function calls, a job": (603, 608),
+    "function calls, a submit": (251, 251),
+    "function calls, a job": (605, 608),
     # what the daemon allocates; at the peak, the request and the rows are there as well
     "bytes of memory, 2000 queued jobs": (386_000, 396_000),
     "peak of memory, batch of 2000": (3_331_200, 3_350_000),

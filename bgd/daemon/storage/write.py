@@ -14,7 +14,7 @@ from itertools import repeat
 import msgspec
 from msgspec.structs import replace
 
-from bgd.core.job import FINAL, Job, JobId, Outcome
+from bgd.core.job import FINAL, NO_CONDITIONS, Job, JobId, Outcome
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage.database import update_rows
 from bgd.daemon.storage.records import (
@@ -59,15 +59,13 @@ class TransactionWriter:
     def save(self, db: sqlite3.Connection, transaction: Transaction) -> dict[JobId, StoredSpec]:
         """Write all of it, and return the specs of `transaction.wanted`, as far as those jobs exist."""
         if transaction.new:
-            # `map` keeps one row in memory at a time
-            db.executemany(_INSERT_JOB, map(_new_row, transaction.new, repeat(transaction.now.elapsed)))
-            specs = {item.job.id: item.spec for item in transaction.new}
-            environments = self._specs.insert(db, specs, transaction.submissions)
-            _count(db, environments + Counter(item.job.state.value for item in transaction.new))
-        _save_jobs(db, transaction)
+            self._insert(db, transaction)
+        if transaction.saves or transaction.ends:
+            _save_jobs(db, transaction)
         if transaction.edited:
             self._specs.edit(db, transaction.edited)
-        _save_attempts(db, transaction)
+        if transaction.attempts or transaction.relaunched or transaction.pids or transaction.ends:
+            _save_attempts(db, transaction)
         if transaction.progress:
             _save_progress(db, transaction.progress.values())
         if transaction.events:
@@ -77,14 +75,8 @@ class TransactionWriter:
         if transaction.controls is not None:
             _save_controls(db, transaction.controls)
         wanted = [(job_id, read_spec(db, job_id)) for job_id in transaction.wanted]
-        if transaction.removed:
-            removed = [job.id for job in transaction.removed]
-            keep_submissions(db, removed, transaction.now.elapsed)
-            self._specs.remove(db, removed)
-            _remove_jobs(db, removed)
-        if transaction.cleared:
-            cleared = [(job_id,) for job_id in transaction.cleared]
-            db.executemany("DELETE FROM leftovers WHERE job = ?", cleared)
+        if transaction.removed or transaction.cleared:
+            self._remove(db, transaction)
         return {job_id: spec for job_id, spec in wanted if spec is not None}
 
     def forget(self) -> None:
@@ -92,10 +84,43 @@ class TransactionWriter:
         self._specs.forget()
         self.newest_event = None
 
+    def _insert(self, db: sqlite3.Connection, transaction: Transaction) -> None:
+        _insert_jobs(db, transaction.new, transaction.now.elapsed)
+        specs = {item.job.id: item.spec for item in transaction.new}
+        environments = self._specs.insert(db, specs, transaction.submissions)
+        _count(db, environments + Counter(item.job.state.value for item in transaction.new))
+
+    def _remove(self, db: sqlite3.Connection, transaction: Transaction) -> None:
+        removed = [job.id for job in transaction.removed]
+        keep_submissions(db, removed, transaction.now.elapsed)
+        self._specs.remove(db, removed)
+        _remove_jobs(db, removed)
+        cleared = [(job_id,) for job_id in transaction.cleared]
+        db.executemany("DELETE FROM leftovers WHERE job = ?", cleared)
+
 
 def _count(db: sqlite3.Connection, jobs: Counter[str]) -> None:
     """Add to the number of jobs that have these states and environments; triggers count the other changes."""
     db.executemany(_COUNT, jobs.items())
+
+
+def _insert_jobs(db: sqlite3.Connection, new: list[NewJob], elapsed: float) -> None:
+    """Write new jobs, with one row in memory at a time.
+
+    SQLite takes a lock for each value, so jobs without conditions, which most are, pass only what differs.
+    """
+    plain = [item for item in new if item.job.due is None and item.job.conditions is NO_CONDITIONS]
+    if plain:
+        db.executemany(_INSERT_PLAIN_JOB, map(_plain_row, plain, repeat(elapsed)))
+    if len(plain) < len(new):
+        rest = (item for item in new if item.job.due is not None or item.job.conditions is not NO_CONDITIONS)
+        db.executemany(_INSERT_JOB, map(_new_row, rest, repeat(elapsed)))
+
+
+def _plain_row(item: NewJob, elapsed: float) -> tuple[object, ...]:
+    job, name = item.job, item.spec.name
+    state, policy = job.state.value, pack_policy(job.policy)
+    return (state, job.queue, job.priority, policy, item.uid, name, item.at, elapsed, job.id)
 
 
 def _new_row(item: NewJob, elapsed: float) -> list[object]:
@@ -228,6 +253,12 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
     db.executemany("DELETE FROM jobs WHERE id = ?", rows)
 
 
+_INSERT_PLAIN_JOB = """
+    INSERT INTO jobs (state, queue, priority, policy, uid, name, created_at, created_aged, id,
+                      attempt, failures, unseen, making_way)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?, 0, 0, 0, 0)
+"""
+
 _INSERT_JOB = """
     INSERT INTO jobs (state, queue, priority, policy, attempt, failures, unseen, due_elapsed,
                       making_way, wall_due, expires_elapsed, waits, key, slots, suspended,
@@ -298,7 +329,11 @@ class SpecWriter:
         """
         rows = self._rows(db, specs)
         made = {each.first: (each.token, _answer(each)) for each in submissions}
-        db.executemany(_INSERT_SPEC, ((*row, *made.get(row[2], _MADE_NONE)) for row in rows))
+        first = [(*row, *made[row[2]]) for row in rows if row[2] in made]
+        if first:
+            db.executemany(_INSERT_FIRST_SPEC, first)
+        if len(first) < len(rows):
+            db.executemany(_INSERT_SPEC, (row for row in rows if row[2] not in made))
         _insert_tags(db, specs)
         return _environments(rows)
 
@@ -407,8 +442,8 @@ def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> None:
             db.executemany("DELETE FROM tags WHERE tag = ? AND job = ?", tags)
 
 
-_INSERT_SPEC = "INSERT INTO specs (spec, environment, job, token, answer) VALUES (?, ?, ?, ?, ?)"
-_MADE_NONE = (None, None)  # token and answer of a job that is not the first of a request
+_INSERT_SPEC = "INSERT INTO specs (spec, environment, job) VALUES (?, ?, ?)"
+_INSERT_FIRST_SPEC = "INSERT INTO specs (spec, environment, job, token, answer) VALUES (?, ?, ?, ?, ?)"
 _DROP_UNSHARED = "DELETE FROM environments WHERE id = ?1 AND (SELECT jobs FROM counts WHERE key = ?1) = 0"
 
 _READ = """
