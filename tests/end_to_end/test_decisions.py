@@ -96,6 +96,22 @@ def test_job_that_decides_to_fail_is_not_retried(daemon):
         assert "the job said that another attempt would not help" in daemon.bgctl("show", str(job.id)).stdout
 
 
+@pytest.mark.parametrize(
+    ("target", "arguments", "error"),
+    [
+        ("work:nothing", [], "has no 'nothing'"),
+        ("work:give_up", [1, 2], "takes 0 positional arguments but 2 were given"),
+    ],
+)
+def test_call_that_cannot_succeed_is_not_retried(daemon, target, arguments, error):
+    with daemon.client() as client:
+        job = client.call(target, arguments, retries=5)
+
+        with pytest.raises(JobFailed, match=error):
+            job.result(DEADLINE)
+        assert job.refresh().attempt == 1
+
+
 def test_snoozing_job_is_listed_as_scheduled_and_can_be_cancelled(daemon):
     with daemon.client() as client:
         job = client.call("work:snooze")
