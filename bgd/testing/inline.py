@@ -7,11 +7,12 @@ import contextvars
 import json
 import os
 import pwd
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ContextDecorator
 from functools import partial
 from typing import Any
 
@@ -72,9 +73,8 @@ _ACTIONS = (
 Replies = Iterator[Reply | Pause]
 
 
-@contextmanager
-def inline(*, allowed: Sequence[str] | None = None, may_fail: bool = False) -> Iterator[InlineJobs]:
-    """Run jobs in this process, however they are submitted, and record them.
+def inline(*, allowed: Sequence[str] | None = None, may_fail: bool = False) -> _Block:
+    """Run jobs in this process during a block, however they are submitted, and record them.
 
     A job has run, once, in the caller's thread when `submit` returns, whatever delay, time, dependency, hold
     or retries it has. It is found by its name, as a worker finds it; its arguments and its result go through
@@ -89,16 +89,39 @@ def inline(*, allowed: Sequence[str] | None = None, may_fail: bool = False) -> I
     Raises:
         JobFailed: a job failed, and nobody asked for its result.
     """
-    _provide_bgd_job_once()
-    backend = InlineBackend(_config(allowed), allows_all=allowed is None)
-    try:
-        with install_backend(backend):
-            yield InlineJobs(backend)
-    finally:
+    return _Block(allowed, may_fail=may_fail)
+
+
+class _Block(ContextDecorator):
+    """The block of `inline`: a class, because pytest would show the frames of contextlib."""
+
+    def __init__(self, allowed: Sequence[str] | None, *, may_fail: bool) -> None:
+        self._allowed = allowed
+        self._may_fail = may_fail
+        self._entered: list[tuple[InlineBackend, AbstractContextManager[None]]] = []
+
+    def __enter__(self) -> InlineJobs:
+        _provide_bgd_job_once()
+        backend = InlineBackend(_config(self._allowed), allows_all=self._allowed is None)
+        installed = install_backend(backend)
+        self._entered.append((backend, installed))
+        installed.__enter__()
+        return InlineJobs(backend)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        hide_frames()
+        backend, installed = self._entered.pop()
+        installed.__exit__(None, None, None)
         backend.end()
-    for job in backend.jobs:
-        if job.state is State.FAILED and not may_fail and job.id not in backend.jobs_with_known_result:
-            raise failure_of(_view_of(job, backend.config.retry), job.error)
+        if kind is None and not self._may_fail:
+            InlineJobs(backend).check()
+
+
+def hide_frames() -> None:
+    """Let pytest show the line of a test and none of bgd's own frames below it."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("bgd."):
+            vars(module)["__tracebackhide__"] = True
 
 
 def _config(allowed: Sequence[str] | None) -> Config:
@@ -134,19 +157,50 @@ class InlineJobs:
         return [job for job in self._backend.jobs if job.target == target]
 
     def assert_submitted(self, what: Callable[..., Any] | str, *args: object, **kwargs: object) -> InlineJob:
-        """Return the latest job of a function or target with exactly these arguments.
+        """Return the latest job of a function or target: with exactly these arguments, if any are given.
 
         Raises:
             AssertionError: there is none. The message lists all jobs.
         """
-        wanted = json.loads(json.dumps([args, kwargs]))
-        for job in reversed(self.of(what)):
-            if [job.args, job.kwargs] == wanted:
-                return job
-        target = what if isinstance(what, str) else target_of(what)
-        words = [*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())]
+        if found := self._matching(what, args, kwargs):
+            return found[-1]
         others = "".join(f"\n  {job}" for job in self._backend.jobs) or " nothing"
-        raise AssertionError(f"{target}({', '.join(words)}) was not submitted; what was:{others}")
+        raise AssertionError(f"{_call_in_words(what, args, kwargs)} was not submitted; what was:{others}")
+
+    def assert_not_submitted(self, what: Callable[..., Any] | str, *args: object, **kwargs: object) -> None:
+        """Fail if there is a job of a function or target: with exactly these arguments, if any are given.
+
+        Raises:
+            AssertionError: there is one. The message shows it.
+        """
+        if found := self._matching(what, args, kwargs):
+            raise AssertionError(f"{_call_in_words(what, args, kwargs)} was submitted: {found[-1]}")
+
+    def check(self) -> None:
+        """Raise the first failure of a job whose result nobody has asked for.
+
+        Raises:
+            JobFailed: that of the job.
+        """
+        backend = self._backend
+        for job in backend.jobs:
+            if job.state is State.FAILED and job.id not in backend.jobs_with_known_result:
+                raise failure_of(_view_of(job, backend.config.retry), job.error)
+
+    def _matching(
+        self, what: Callable[..., Any] | str, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> list[InlineJob]:
+        wanted = json.loads(json.dumps([args, kwargs]))
+        is_any = not (args or kwargs)
+        return [job for job in self.of(what) if is_any or [job.args, job.kwargs] == wanted]
+
+
+def _call_in_words(
+    what: Callable[..., Any] | str, args: tuple[object, ...], kwargs: dict[str, object]
+) -> str:
+    target = what if isinstance(what, str) else target_of(what)
+    words = [*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())]
+    return f"{target}({', '.join(words)})" if words else target
 
 
 class InlineJob(Struct, kw_only=True):

@@ -18,6 +18,7 @@ from bgd.client.autostart import start_daemon
 from bgd.client.blocking.client import Client
 from bgd.client.transport import ClientSocket, process_descriptor
 from bgd.errors import DaemonUnreachable
+from bgd.testing.inline import hide_frames
 
 PATIENCE = 30.0  # seconds for the daemon's start, and for its end
 
@@ -81,6 +82,7 @@ def private_daemon(
             try:
                 yield daemon
             finally:
+                hide_frames()
                 _end(daemon)
 
 

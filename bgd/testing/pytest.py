@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import pytest
 
-from bgd.testing.inline import InlineJobs, inline
+from bgd.testing.inline import InlineJobs, hide_frames, inline
 from bgd.testing.private import PrivateDaemon, Settings, private_daemon
 
 
 @pytest.fixture
 def bgd_inline() -> Iterator[InlineJobs]:
     """Run jobs while they are submitted: see `bgd.testing.inline`."""
-    with inline() as jobs:
+    with inline(may_fail=True) as jobs:
         yield jobs
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail a test of `bgd_inline` if a job failed unseen; one that fails itself is reported once."""
+    yield
+    jobs = getattr(item, "funcargs", {}).get("bgd_inline")
+    if isinstance(jobs, InlineJobs):
+        jobs.check()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport() -> None:
+    """Show the line of the test, and no frames of bgd below it."""
+    hide_frames()
 
 
 @pytest.fixture(scope="module")

@@ -259,6 +259,31 @@ def test_assert_submitted_finds_the_latest_job_with_these_arguments(jobs):
     )
 
 
+def test_assert_submitted_without_arguments_means_any(jobs):
+    tasks.send.submit("ada", copies=2)
+    tasks.send.submit("bob")
+
+    assert jobs.assert_submitted(tasks.send).args == ["bob"]
+    with pytest.raises(AssertionError, match=f"{TASKS}:add was not submitted"):
+        jobs.assert_submitted(tasks.add)
+
+
+def test_assert_not_submitted_names_what_was(jobs):
+    tasks.send.submit("ada", copies=2)
+
+    jobs.assert_not_submitted(tasks.add)
+    jobs.assert_not_submitted(tasks.send, "bob")
+    with pytest.raises(AssertionError, match=r"send was submitted: .*send\('ada', copies=2\)"):
+        jobs.assert_not_submitted(tasks.send)
+    with pytest.raises(AssertionError, match=r"send\('ada', copies=2\) was submitted"):
+        jobs.assert_not_submitted(tasks.send, "ada", copies=2)
+
+
+@inline(may_fail=True)
+def test_inline_is_a_decorator_too():
+    tasks.fail.submit("unseen")
+
+
 def test_assert_submitted_says_that_nothing_was_submitted(jobs):
     with pytest.raises(AssertionError, match=r"add\(1\) was not submitted; what was: nothing"):
         jobs.assert_submitted(tasks.add, 1)

@@ -48,7 +48,7 @@ def test_jobs_run_inline_and_each_test_sees_its_own_jobs(project):
     project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
-def test_a_test_is_in_error_if_a_job_failed_unseen(project):
+def test_a_test_fails_if_a_job_failed_unseen(project):
     project.makepyfile("""
         import letters
 
@@ -57,8 +57,27 @@ def test_a_test_is_in_error_if_a_job_failed_unseen(project):
     """)
     ended = project.runpytest_subprocess()
 
-    ended.assert_outcomes(passed=1, errors=1)
-    ended.stdout.fnmatch_lines(["*JobFailed: *LookupError: no such letter*"])
+    ended.assert_outcomes(failed=1)
+    ended.stdout.fnmatch_lines(["*JobFailed: *LookupError: no such letter*", "*in fail*"])
+
+
+def test_a_failure_is_reported_once_with_the_line_of_the_test_alone(project):
+    project.makepyfile("""
+        import letters
+
+        def test_asserts(bgd_inline):
+            letters.fail.submit()
+            bgd_inline.assert_submitted(letters.process_id)
+
+        def test_waits(bgd_inline):
+            letters.fail.submit().result()
+    """)
+    ended = project.runpytest_subprocess("--tb=short")
+
+    ended.assert_outcomes(failed=2)
+    frames = [line for line in ended.outlines if ": in " in line]
+    assert [line.partition(": in ")[2] for line in frames] == ["test_asserts", "test_waits"]
+    ended.stdout.fnmatch_lines(["E   AssertionError: letters:process_id was not submitted; *"])
 
 
 def test_tests_of_a_module_share_a_daemon_that_the_project_configures(project):
