@@ -18,7 +18,7 @@ from typing import BinaryIO
 from msgspec import Struct
 
 import bgd.config
-from bgd.client.blocking.channel import open_connection
+from bgd.client.blocking.connection import Connection
 from bgd.client.specs import public_environment
 from bgd.client.transport import ClientSocket
 from bgd.errors import DaemonUnreachable
@@ -79,7 +79,7 @@ def _start(config: str | None, log: Path, is_up: Callable[[], bool], deadline: f
 
 def _answers(own: ClientSocket, deadline: float) -> bool:
     try:
-        open_connection(own, deadline).close()
+        Connection.open(own, deadline).close()
     except OSError:
         return False
     return True

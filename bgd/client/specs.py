@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -146,6 +147,8 @@ def _completed(spec: JobSpec, caller: Caller) -> JobSpec:
 
 def _given_values(options: JobOptions, caller: Caller, default_env: str) -> dict[str, Any]:
     """Return the options that are not None, with the environment worked out."""
+    if not options:  # most jobs of a batch
+        return {}
     values = {
         key: value for key, value in _plain_values(options, _OPTIONS, caller).items() if value is not None
     }
@@ -157,7 +160,7 @@ def _given_values(options: JobOptions, caller: Caller, default_env: str) -> dict
     return values
 
 
-def _plain_values(options: Mapping[str, Any], allowed: Iterable[str], caller: Caller) -> dict[str, Any]:
+def _plain_values(options: Mapping[str, Any], allowed: AbstractSet[str], caller: Caller) -> dict[str, Any]:
     """Return the options as values that can be sent; relative paths start at the caller's folder.
 
     Raises:
@@ -167,9 +170,9 @@ def _plain_values(options: Mapping[str, Any], allowed: Iterable[str], caller: Ca
     return {key: None if value is None else _plain(key, value, caller) for key, value in options.items()}
 
 
-def check_names(options: Mapping[str, object], allowed: Iterable[str]) -> None:
+def check_names(options: Mapping[str, object], allowed: AbstractSet[str]) -> None:
     """Raise TypeError for an option that is not `allowed`."""
-    if unknown := options.keys() - set(allowed):
+    if unknown := options.keys() - allowed:
         raise TypeError(f"no option {min(unknown)!r}: {nearest(min(unknown), allowed)}")
 
 
@@ -204,11 +207,13 @@ def _words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
         raise TypeError(f"argv is a list of words, not {argv!r}; for a line of shell, set shell=True")
     if not isinstance(argv, Iterable):
         raise TypeError(f"argv is a list of words, not {argv!r}")
-    words = list(argv)
-    for word in words:
-        if not isinstance(word, str | os.PathLike):
-            raise TypeError(f"argv is a list of words, and {word!r} is not a string: convert it with str()")
-    return [system_text(os.fspath(word)) for word in words]
+    return [_word(word) for word in argv]
+
+
+def _word(word: str | os.PathLike[str]) -> str:
+    if type(word) is not str and not isinstance(word, str | os.PathLike):
+        raise TypeError(f"argv is a list of words, and {word!r} is not a string: convert it with str()")
+    return system_text(os.fspath(word))
 
 
 def _shell_words(line: object) -> list[str]:

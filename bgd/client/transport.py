@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, user_paths
 from bgd.wire.replies import Reply
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
+NO_WAY_IN = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError, PermissionError)
 READ_SIZE = 64 * 1024  # bytes; malloc maps and unmaps much larger ones each time
 
 
@@ -35,18 +36,24 @@ class Socket(socket.socket):
         self.close()
 
 
-def check_server(connection: socket.socket, path: str, trusted_uids: Collection[int]) -> None:
+def check_server(connection: socket.socket, place: ClientSocket) -> None:
     """Refuse a server of an untrusted user, which could read and forge everything.
+
+    The caller trusts who serves a socket that it named.
 
     Raises:
         NotAllowed: the message names the user.
     """
+    if place.is_explicit:
+        return
+    # the system's daemon owns its folder in /run
+    trusted = {0, os.geteuid() if place.is_own else Path(place.path).parent.stat().st_uid}
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     _, uid, _ = _UCRED.unpack(credentials)  # of the process that called listen()
-    if uid not in trusted_uids:
-        trusted = " or ".join(map(str, sorted(trusted_uids)))
+    if uid not in trusted:
         raise NotAllowed(
-            f"{path} is served by uid {uid}, not by uid {trusted}, so nothing was sent: "
+            f"{place.path} is served by uid {uid}, not by uid {' or '.join(map(str, sorted(trusted)))}, "
+            "so nothing was sent: "
             "if you trust that user, name the socket with --socket or BGD_SOCKET"
         )
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct
@@ -24,7 +22,14 @@ from bgd.client.session import (
     expected,
     framed,
 )
-from bgd.client.transport import Backend, ClientSocket, client_sockets, installed_backend, seconds_left
+from bgd.client.transport import (
+    NO_WAY_IN,
+    Backend,
+    ClientSocket,
+    client_sockets,
+    installed_backend,
+    seconds_left,
+)
 from bgd.errors import DaemonUnreachable, NotAllowed, Refused
 from bgd.paths import SYSTEM_PATHS
 from bgd.wire.replies import End, Failed, Reply, Submitted, error_of
@@ -36,8 +41,6 @@ _MIN_PAUSE = 0.05  # seconds between two attempts to connect again; each pause i
 _MAX_PAUSE = 1.0
 _MAX_PAUSE_OF_REQUEST = 0.2  # a request has only some seconds
 _OTHERS_FIRST = 5.0  # seconds in which a person or a service manager may restart the daemon before we do
-
-_NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
 
 class Channel:
@@ -304,15 +307,15 @@ class Connector(Struct, frozen=True, kw_only=True):
         places = client_sockets(self.socket, config=self.config, user=self.user, system=self.system)
         while (place := await run_blocking(next, places, None)) is not None:
             try:
-                return await open_connection(place, deadline)
-            except (*_NOBODY_THERE, PermissionError) as error:
+                return await Connection.open(place, deadline)
+            except NO_WAY_IN as error:
                 failed.append((place, error))
         own = next((place for place, _ in failed if place.is_own), None)
         if not (self.autostart and may_start) or own is None:
             raise _unreachable(failed)
         await self._start(own, deadline)
         try:
-            return await open_connection(own, deadline)
+            return await Connection.open(own, deadline)
         except OSError as error:
             raise _unreachable([(own, error)]) from error
 
@@ -322,35 +325,6 @@ class Connector(Struct, frozen=True, kw_only=True):
         started = await run_blocking(start_daemon, self.config, own, deadline)
         if started is not None and self.on_autostart is not None:
             self.on_autostart(started.pid, started.log)
-
-
-async def open_connection(place: ClientSocket, deadline: float) -> Connection:
-    """Connect to a daemon's socket.
-
-    Raises:
-        OSError: nobody listens there, or the caller may not use it.
-        NotAllowed: an unexpected user serves a socket that the caller did not name.
-        DaemonUnreachable: somebody listens, but does not answer as a daemon does.
-    """
-    try:
-        return await Connection.open(place.path, deadline, _trusted_uids(place))
-    except (*_NOBODY_THERE, PermissionError):
-        raise
-    except (BlockingIOError, TimeoutError) as error:
-        raise DaemonUnreachable(
-            f"the daemon at {place.path} does not answer: it is stopped or very busy"
-        ) from error
-    except OSError as error:
-        raise DaemonUnreachable(f"{place.path} is not a daemon's socket: {error.strerror}") from error
-
-
-def _trusted_uids(place: ClientSocket) -> set[int] | None:
-    """Return the users that may serve a socket; None: any user, because the caller named the socket."""
-    if place.is_explicit:
-        return None
-    if place.is_own:
-        return {0, os.geteuid()}
-    return {0, Path(place.path).parent.stat().st_uid}  # the system's daemon owns its folder in /run
 
 
 def _unreachable(failed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachable | NotAllowed:

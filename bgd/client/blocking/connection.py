@@ -7,7 +7,7 @@ import itertools
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from typing import Self
@@ -22,7 +22,7 @@ from bgd.client.blocking.concurrency import (
     write_some,
 )
 from bgd.client.session import UNNUMBERED, Broken, NotSent, Session, framed
-from bgd.client.transport import check_server
+from bgd.client.transport import NO_WAY_IN, ClientSocket, check_server
 from bgd.errors import BgdError, DaemonUnreachable
 from bgd.wire.replies import End, Failed, Reply, error_of
 from bgd.wire.requests import Forget, Request
@@ -51,18 +51,31 @@ class Connection:
         self._failure: Callable[[], BgdError] | None = None  # why this connection is broken
 
     @classmethod
-    def open(cls, path: str, deadline: float | None, trusted_uids: Collection[int] | None = None) -> Self:
-        """Connect and exchange hellos. `trusted_uids`: send nothing to a server of any other user.
+    def open(cls, place: ClientSocket, deadline: float | None) -> Self:
+        """Connect to a daemon and exchange hellos.
 
         Raises:
-            OSError: nobody listens there.
-            NotAllowed: the server runs as another user.
-            BgdError: the server refuses the connection.
+            OSError: one of NO_WAY_IN: nobody listens there, or the caller may not use it.
+            NotAllowed: an unexpected user serves a socket that the caller did not name.
+            DaemonUnreachable: somebody listens, but does not answer as a daemon does.
+            BgdError: the daemon refuses the connection.
         """
-        connection = cls(path, connected_socket(path, deadline))
         try:
-            if trusted_uids is not None:
-                check_server(connection._socket, path, trusted_uids)
+            return cls._open(place, deadline)
+        except NO_WAY_IN:
+            raise
+        except (BlockingIOError, TimeoutError) as error:
+            raise DaemonUnreachable(
+                f"the daemon at {place.path} does not answer: it is stopped or very busy"
+            ) from error
+        except OSError as error:
+            raise DaemonUnreachable(f"{place.path} is not a daemon's socket: {error.strerror}") from error
+
+    @classmethod
+    def _open(cls, place: ClientSocket, deadline: float | None) -> Self:
+        connection = cls(place.path, connected_socket(place.path, deadline))
+        try:
+            check_server(connection._socket, place)
             connection._shake_hands(deadline)
         except BaseException:
             connection._socket.close()
