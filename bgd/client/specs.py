@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -507,8 +506,8 @@ class Caller:
             beginning = os.read(status, _BEGINNING_OF_STATUS)
         finally:
             os.close(status)
-        if found := re.search(rb"^Umask:\t(\d+)$", beginning, re.MULTILINE):
-            return int(found[1], 8)
+        if digits := beginning.partition(b"\nUmask:\t")[2].partition(b"\n")[0]:
+            return int(digits, 8)
         raise Refused("/proc/self/status does not show the umask: that takes Linux 4.7 or newer")
 
 

@@ -16,12 +16,15 @@ COUNTED_WITH = (3, 11)  # Python: others have other modules, and call other func
 BOUNDS = {
     # modules besides those of a Python that does nothing
     "modules, import bgd": (6, 6),
+    "modules, bgd.job": (12, 12),
+    "modules, submit of a Client": (83, 83),
     "modules, bgctl submit": (91, 91),
     "modules, bgctl list": (117, 117),
     "modules, launcher": (152, 152),
     "modules, daemon": (236, 236),
     "modules, spawned class job": (16, 16),
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
+    "function calls of a client, a submit": (113, 113),
     "function calls, a submit": (251, 251),
     "function calls, a job": (605, 608),
     # what the daemon allocates; at the peak, the request and the rows are there as well

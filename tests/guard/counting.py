@@ -19,7 +19,9 @@ from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_low
+from types import FrameType
 
+import bgd
 from bgd import Client, Job
 from tests.guard import counted_daemon
 from tests.support import DEADLINE, Daemon
@@ -39,6 +41,8 @@ isolation = "spawn"
 """
 CLASS_JOB = "import sys\n\ndef names():\n    return sorted(sys.modules)\n"
 WINDOWS = 3  # of two seconds; what was still to be done after a workload is over in the last one
+
+CODE = str(Path(bgd.__file__).parent)
 
 Counts = dict[str, int]
 
@@ -81,6 +85,9 @@ def count_workloads(daemon: CountedDaemon) -> Counts:
         counts = idle(pids)
         client.pause()
         submitted: list[Job] = []
+        counts["function calls of a client, a submit"] = min(
+            calls_in_the_client(lambda: submitted.append(client.submit(["/bin/true"]))) for _ in range(20)
+        )
         counts |= counted(
             "200 submits", daemon, pids, lambda: submitted.extend(submit(client) for _ in range(200))
         )
@@ -89,6 +96,22 @@ def count_workloads(daemon: CountedDaemon) -> Counts:
         counts |= counted("100 jobs", daemon, pids, lambda: [submit(client).wait() for _ in range(100)])
         counts |= counted("batch of 2000", daemon, pids, lambda: run_batch(client), is_traced=False)
     return counts
+
+
+def calls_in_the_client(run: Callable[[], object]) -> int:
+    """Return how many functions of bgd are called in this thread, and C functions by these."""
+    count = 0
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        nonlocal count
+        count += event in {"call", "c_call"} and frame.f_code.co_filename.startswith(CODE)
+
+    sys.setprofile(note)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return count
 
 
 def submit(client: Client) -> Job:
@@ -254,6 +277,8 @@ def count_modules(daemon: CountedDaemon) -> Counts:
     ends = "import os; os._exit = lambda code: show()"
     found = {
         "import bgd": modules(daemon, "import bgd"),
+        "bgd.job": modules(daemon, "import bgd; bgd.job"),
+        "submit of a Client": modules(daemon, "import bgd; bgd.Client().submit(['/bin/true'])"),
         "launcher": modules(daemon, "import bgd.launcher.__main__"),
         "daemon": modules(daemon, "import bgd.__main__"),
     }
