@@ -318,7 +318,8 @@ class SpecWriter:
     """
 
     def __init__(self) -> None:
-        self._environments: dict[bytes, int] = {}
+        self._environments: dict[bytes, int] = {}  # ids by hash
+        self._latest: tuple[dict[str, str] | None, int] = None, 0  # one of them, and its id
 
     def insert(
         self, db: sqlite3.Connection, specs: dict[JobId, JobSpec], submissions: Sequence[Submission]
@@ -360,6 +361,7 @@ class SpecWriter:
     def forget(self) -> None:
         """Forget which environments are stored."""
         self._environments.clear()
+        self._latest = None, 0
 
     def _unshare(self, db: sqlite3.Connection, before: Counter[str]) -> None:
         """Count the jobs that no longer have each of these environments; delete those that nobody has."""
@@ -385,6 +387,13 @@ class SpecWriter:
         return rows
 
     def _environment_id(self, db: sqlite3.Connection, env: dict[str, str]) -> int:
+        latest, known = self._latest
+        if env != latest:  # most jobs come from the shell or program that the one before came from
+            known = self._stored_environment(db, env)
+            self._latest = env, known
+        return known
+
+    def _stored_environment(self, db: sqlite3.Connection, env: dict[str, str]) -> int:
         variables = _encode_sorted(env)
         content = hashlib.blake2b(variables, digest_size=32).digest()
         known = self._environments.get(content)
