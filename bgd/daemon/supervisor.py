@@ -206,7 +206,7 @@ class Supervisor:
 
         `at`: the instant of the fact, None for now. `by`: who asked for it.
         """
-        before = self._scheduler.effect_count
+        before = 0 if by is None else self._scheduler.effect_count
         answer = fact(self._scheduler, at or now())
         if by is not None:
             places = range(before, self._scheduler.effect_count)
