@@ -80,7 +80,8 @@ class Dispatcher:
 
         `position`: the id of the newest event on disk. Returns the end of the attempt if it must not start.
         """
-        current = self.active_job(self.key_of(job))
+        key = self.key_of(job)
+        current = self.active_job(key)
         if current is None or not self._attempts.may_send(job, self._link.instance):
             return None  # it is over, or the next snapshot finds it absent and unsent, and reassigns it
         if current.state is State.STOPPING:  # somebody asked while the start was being saved
@@ -96,7 +97,7 @@ class Dispatcher:
             if missing is not None:
                 return postponed_end(job, now().wall, missing)
         slot = self._attempts.slot_of(job.id)
-        launch = build_launch(self.key_of(job), job, stored.spec, slot, config, position)
+        launch = build_launch(key, job, stored.spec, slot, config, position)
         if not self._link.supports(launch):
             return unreported_end(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
         if self._link.send(launch):
@@ -151,8 +152,10 @@ class Dispatcher:
 
     def watch_log(self, job_id: JobId, *, on: bool = True) -> None:
         """Have the launcher report the growth of a followed log; with `on` False, no longer."""
+        if self._subscriptions.has_log_subscribers(job_id) != on:
+            return
         job = self._job_of(job_id)
-        if job is not None and job.state in ACTIVE and self._subscriptions.has_log_subscribers(job_id) == on:
+        if job is not None and job.state in ACTIVE:
             self._link.send(WatchLog(self.key_of(job), on))
 
     def tell(self, job: Job, message_of: Callable[[AttemptKey], ToLauncher]) -> None:

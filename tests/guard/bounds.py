@@ -26,7 +26,7 @@ BOUNDS = {
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (123, 123),
     "function calls, a submit": (251, 251),
-    "function calls, a job": (605, 608),
+    "function calls, a job": (607, 610),
     # what the daemon allocates; at the peak, the request and the rows are there as well
     "bytes of memory, 2000 queued jobs": (386_000, 396_000),
     "peak of memory, batch of 2000": (3_331_200, 3_350_000),
@@ -40,7 +40,7 @@ BOUNDS = {
     "bytes written by the launcher, 200 submits": (0, 0),
     "system calls of the daemon, 200 submits": (5_118, 5_240),
     "waits for events of the daemon, 200 submits": (600, 620),
-    "futex calls of the daemon, 200 submits": (1_020, 1_700),
+    "futex calls of the daemon, 200 submits": (896, 1_500),
     "system calls of the launcher for an attempt, 200 submits": (0, 0),
     "waits for events of the launcher, 200 submits": (0, 0),
     # no-op commands, one by one, from the request to the end
