@@ -118,10 +118,10 @@ def changes_of(options: EditOptions, caller: Caller) -> Changes:
 
 def spec_of(item: Item, caller: Caller) -> JobSpec:
     """Return the spec of one job of a batch; raises as `specs_of` does."""
+    if isinstance(item, list | tuple) or not isinstance(item, JobSpec | Mapping):
+        return command_spec(item, {}, caller)
     if isinstance(item, JobSpec):
         return _completed(item, caller)
-    if not isinstance(item, Mapping):
-        return command_spec(item, {}, caller)
     if unknown := item.keys() - _KEYS:
         raise Refused(f"no key {min(unknown)!r}: {nearest(min(unknown), _KEYS)}")
     options = cast("JobOptions", {key: value for key, value in item.items() if key in _OPTIONS})
@@ -204,13 +204,13 @@ def _as_sent(value: Any) -> Any:
 def _words_of(argv: Sequence[str | os.PathLike[str]]) -> list[str]:
     if isinstance(argv, str):
         raise TypeError(f"argv is a list of words, not {argv!r}; for a line of shell, set shell=True")
-    if not isinstance(argv, Iterable):
+    if not hasattr(argv, "__iter__"):
         raise TypeError(f"argv is a list of words, not {argv!r}")
-    return [_word(word) for word in argv]
+    return [word if type(word) is str and word.isascii() else _word(word) for word in argv]
 
 
 def _word(word: str | os.PathLike[str]) -> str:
-    if type(word) is not str and not isinstance(word, str | os.PathLike):
+    if not isinstance(word, str | os.PathLike):
         raise TypeError(f"argv is a list of words, and {word!r} is not a string: convert it with str()")
     return system_text(os.fspath(word))
 
