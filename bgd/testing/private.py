@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from bgd.client.autostart import start_daemon
 from bgd.client.blocking.client import Client
+from bgd.client.options import Duration
 from bgd.client.transport import ClientSocket, process_descriptor
 from bgd.errors import DaemonUnreachable
 from bgd.testing.inline import hide_frames
@@ -39,7 +40,7 @@ class PrivateDaemon(Struct, frozen=True):
     config: Path
     socket: Path
 
-    def client(self, timeout: float = PATIENCE) -> Client:
+    def client(self, timeout: Duration = PATIENCE) -> Client:
         """Return a new client of this daemon."""
         return Client(str(self.socket), timeout=timeout)
 

@@ -9,7 +9,7 @@ from bgd.wire import replies
 
 
 def test_positional_parameters_priority_and_delay_reach_the_daemon(play, monkeypatch):
-    job_id, request = submitted(play, monkeypatch, ["param1", "param2"], priority=5, delay=2, queue="mail")
+    job_id, request = submitted(play, monkeypatch, ["param1", "param2"], priority=5, delay="2s", queue="mail")
 
     assert job_id == 7
     assert request.spec.target == "app.services:ExampleService.example_method"

@@ -182,7 +182,7 @@ def test_closing_an_endless_map_cancels_waiting_jobs(client, narrow):
 
 
 def test_a_map_that_times_out_says_how_far_it_got_and_cancels_waiting_jobs(client, narrow):
-    results = client.map(tasks.square, [1, 2], hold=True, timeout=0.05, **narrow)
+    results = client.map(tasks.square, [1, 2], hold=True, timeout="50ms", time_limit="1h", **narrow)
 
     with pytest.raises(TimeoutError, match=r"^0 of 2 results came within 0\.05 s$"):
         next(results)

@@ -202,6 +202,7 @@ class Connection:
         """Put the replies that these bytes complete into the inboxes of their requests."""
         if not data:
             self._break(self._session.end(self._path))
+            return
         try:
             for reply in self._session.feed(data):
                 # none: nobody wants the rest of a stream, or waits for an answer any longer
