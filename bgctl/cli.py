@@ -60,6 +60,7 @@ _MODULES = {
     "prune": "acting",
     "backup": "daemon",
     "doctor": "daemon",
+    "service": "service",
 }
 _ALIASES = {"ls": "list", "status": "show"}
 _SYNONYMS = {  # words of other programs, for hints only

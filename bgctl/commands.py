@@ -5,6 +5,7 @@ This module does not import click, so that a command line without options starts
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -70,7 +71,9 @@ def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: b
         options["input"] = _read_stdin()
         del options["stdin"]
     options["check"] = not no_check
-    return daemon.submit(argv, **options)
+    job = daemon.submit(argv, **options)
+    say_once_what_a_reboot_does(daemon, options)
+    return job
 
 
 def _read_stdin() -> bytes:
@@ -90,6 +93,28 @@ def print_id(job: Job) -> None:
 def say_if_exists(job: Job) -> None:
     if not job.is_new and not global_options().json:
         say(f"job {job.id} already has this key: nothing was queued")
+
+
+def say_once_what_a_reboot_does(daemon: Client, options: JobOptions) -> None:
+    """Tell somebody whose job waits for long that a daemon which bgctl started does not start by itself."""
+    delay = options.get("delay") or 0
+    if options.get("at") is None and not (isinstance(delay, float) and delay > _LONG_DELAY):
+        return
+    info = daemon.info()
+    if not info.autostarted:
+        return
+    try:
+        os.close(os.open(f"{info.state_dir}/{_TOLD}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError:  # it exists; or it cannot be made, and this would be said every time
+        return
+    say(
+        "this daemon does not start with the machine: after a reboot the job waits until the next"
+        " `bgctl submit` starts it; `bgctl service install` makes it start by itself"
+    )
+
+
+_LONG_DELAY = 3600.0  # seconds
+_TOLD = "reboot.told"  # a file that says that this was said
 
 
 def wait_or_follow(

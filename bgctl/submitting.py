@@ -6,7 +6,14 @@ from typing import Any, TypeVar
 
 import click
 
-from bgctl.commands import print_id, run, say_if_exists, submit, wait_or_follow
+from bgctl.commands import (
+    print_id,
+    run,
+    say_if_exists,
+    say_once_what_a_reboot_does,
+    submit,
+    wait_or_follow,
+)
 from bgctl.common import client
 from bgctl.options import ARGUMENT, job_options, with_call_options, with_command_options
 from bgctl.verbs import verb
@@ -79,8 +86,10 @@ def call_command(
     positional = [*_json_option("--args", args_text, list), *args]
     keywords = _json_option("--kwargs", kwargs_text, dict) | _keywords(named)
     with client(autostart=True) as daemon:
-        job = daemon.call(target, positional, keywords, **job_options(daemon, given))
+        options = job_options(daemon, given)
+        job = daemon.call(target, positional, keywords, **options)
         print_id(job)
+        say_once_what_a_reboot_does(daemon, options)
         say_if_exists(job)
         return wait_or_follow(daemon, job, wait=wait, follow=follow)
 

@@ -92,6 +92,7 @@ def _serve(
             reload=lambda: _load(options),
             ready=report.ready,
             manager=manager,
+            autostarted=options.autostarted,
             has_launcher_service=options.await_launcher,
             sockets=sockets,
         )
@@ -170,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ready-fd", type=int, metavar="N", help="write to this descriptor when the socket answers"
     )
+    parser.add_argument("--autostarted", action="store_true", help=argparse.SUPPRESS)  # by a client
     parser.add_argument("--version", action="version", version=f"bgd {bgd.__version__}")
     return parser
 

@@ -42,10 +42,11 @@ for kind in system user; do
 	units=$stage$prefix/lib/systemd/$kind
 	mkdir -p "$units"
 	for unit in bgd.service bgd.socket bgd-launcher.service; do
-		sed "s|@bindir@|$prefix/bin|; s|@docdir@|$doc|" "systemd/$kind/$unit" >"$units/$unit"
+		sed "s|@bgd@|$prefix/bin/bgd|; s|@bgd-launcher@|$prefix/bin/bgd-launcher|; s|@docdir@|$doc|" \
+			"bgctl/units/$kind/$unit" >"$units/$unit"
 	done
 done
-install -D -m 644 systemd/sysusers.conf "$stage$prefix/lib/sysusers.d/bgd.conf"
+install -D -m 644 bgctl/units/sysusers.conf "$stage$prefix/lib/sysusers.d/bgd.conf"
 find README.md CHANGELOG.md LICENSE docs etc examples -type f -not -path '*/__pycache__/*' \
 	-exec install -D -m 644 {} "$stage$doc/{}" \;
 [ -e "$etc/bgd.toml" ] || install -D -m 644 etc/bgd.toml "$etc/bgd.toml"

@@ -87,7 +87,7 @@ def _answers(own: ClientSocket, deadline: float) -> bool:
 
 def _spawn(config: str | None, log: Path, ready_fd: int) -> subprocess.Popen[bytes]:
     # -P: do not import modules from the folder where it starts
-    command = [sys.executable, "-P", "-m", "bgd", "--ready-fd", str(ready_fd)]
+    command = [sys.executable, "-P", "-m", "bgd", "--autostarted", "--ready-fd", str(ready_fd)]
     if named := config or os.environ.get("BGD_CONFIG"):
         command += ["--config", str(Path(named).absolute())]  # the daemon starts in another folder
     with _appending(log) as output:

@@ -54,6 +54,7 @@ class StartupContext(Struct, frozen=True, kw_only=True):
         reload: reads the configuration again.
         ready: is called once the control socket answers.
         manager: the service manager, which is notified too.
+        autostarted: whether a client started the daemon.
         has_launcher_service: whether the launcher is a service of its own, so that the daemon starts none.
         sockets: listening sockets from systemd; if there are any, the control socket has to be among them.
     """
@@ -61,6 +62,7 @@ class StartupContext(Struct, frozen=True, kw_only=True):
     reload: Callable[[], Config]
     ready: Callable[[], None]
     manager: ServiceManager
+    autostarted: bool
     has_launcher_service: bool
     sockets: list[socket.socket]
 
@@ -133,7 +135,8 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         # the launcher's answer reveals an older copy of the database, which must not give out ids before
         await link.wait_until_tried(_FIRST_ANSWER)
         web = await start_web_server(config, supervisor, store, lambda: link.is_connected, tasks)
-        reads = ReadHandler(supervisor, store, link, web.authenticator if web else None)
+        authenticator = web.authenticator if web else None
+        reads = ReadHandler(supervisor, store, link, authenticator, autostarted=context.autostarted)
         maintenance = MaintenanceHandler(supervisor, link, retention, backups)
         handler = RequestHandler(supervisor, actions, maintenance, reads, shut_down, reload=reload)
         control = ControlServer(handler, os.geteuid(), tasks)

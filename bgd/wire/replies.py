@@ -202,6 +202,7 @@ class Info(Struct, frozen=True, tag="info", kw_only=True):
     store_id: str
     http: str | None = None  # where the pages are; None: there are none
     obstacle: str | None = None  # as in Submitted
+    autostarted: bool = False  # a client started it; so after a reboot it runs once a client does so again
 
 
 class Login(Struct, frozen=True, tag="login"):

@@ -39,6 +39,23 @@ def test_a_started_daemon_is_detached_from_its_starter(home):
     assert "BGD_LOGS_MAX_BYTES" in names
 
 
+@pytest.mark.parametrize("waits", [["--delay", "61m"], ["--at", "2099-01-01"]])
+def test_the_first_job_that_waits_for_long_tells_what_a_reboot_does_and_later_ones_do_not(home, waits):
+    short = home.bgctl("submit", "--delay", "1h", "true")
+    first, second = home.bgctl("submit", *waits, "true"), home.bgctl("submit", *waits, "true")
+
+    assert "reboot" not in short.stderr
+    assert first.stderr == (
+        "bgctl: this daemon does not start with the machine: after a reboot the job waits until the next"
+        " `bgctl submit` starts it; `bgctl service install` makes it start by itself\n"
+    )
+    assert (first.stdout, second.stdout, second.stderr) == ("2\n", "3\n", "")
+
+
+def test_nothing_is_told_about_reboots_of_a_daemon_that_nobody_started_for_the_caller(own_daemon):
+    assert own_daemon.bgctl("submit", "--at", "2099-01-01", "true").stderr == ""
+
+
 def test_concurrent_callers_start_only_one_daemon(home):
     command = [sys.executable, "-m", "bgctl", "submit", "true"]
     racers = [

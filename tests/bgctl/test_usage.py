@@ -104,6 +104,8 @@ from bgctl.cli import cli as command
         (["list", "--queue", "two words"], "at most 64 letters, digits, . _ -"),
         (["list", "--limit", "0"], "'0' is not a whole number from 1 to 10000"),
         (["info", "--user", "--system"], "exclude each other"),
+        (["service", "install", "--user", "--system"], "exclude each other"),
+        (["service", "status", "--socket", "/tmp/bgd.sock"], "--socket is not for service"),
         (["--color", "sometimes", "list"], "'sometimes' is not one of"),
     ],
 )

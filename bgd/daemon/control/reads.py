@@ -88,6 +88,7 @@ class ReadHandler:
 
     Args:
         authenticator: lets browsers see the pages; None if the daemon serves none.
+        autostarted: as in Info.
     """
 
     def __init__(
@@ -96,11 +97,14 @@ class ReadHandler:
         store: StoreReader,
         link: LauncherLink,
         authenticator: Authenticator | None = None,
+        *,
+        autostarted: bool = False,
     ) -> None:
         self._supervisor = supervisor
         self._store = store
         self._link = link
         self._authenticator = authenticator
+        self._autostarted = autostarted
         self._started_at = time.time()
 
     async def answer(  # noqa: C901 (a flat list of cases)
@@ -284,6 +288,7 @@ class ReadHandler:
             store_id=self._store.store_id,
             http=None if self._authenticator is None else self._authenticator.url,
             obstacle=self._link.obstacle,
+            autostarted=self._autostarted,
         )
 
     def _login_link(self, actor: Actor) -> str:
