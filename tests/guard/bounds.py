@@ -24,7 +24,7 @@ BOUNDS = {
     "modules, daemon": (236, 236),
     "modules, spawned class job": (16, 16),
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
-    "function calls of a client, a submit": (123, 123),
+    "function calls of a client, a submit": (120, 120),
     "function calls, a submit": (251, 251),
     "function calls, a job": (607, 610),
     # what the daemon allocates; at the peak, the request and the rows are there as well
