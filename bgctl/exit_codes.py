@@ -71,9 +71,11 @@ def describe_end(job: Job) -> str:
         case Outcome.EXIT:
             return f"failed (exit code {job.exit_code})"
         case Outcome.SIGNAL:
-            return f"failed (signal {job.signal})"
-        case Outcome.NOT_STARTED:
-            return f"failed ({_problem_of(job)})"
+            from bgd.formatting import signal_name  # noqa: PLC0415 - submit does not need it
+
+            return f"failed ({signal_name(job.signal)})"
+        case Outcome.NOT_STARTED | Outcome.ERROR:
+            return f"failed ({_problem_of(job) or job.outcome})"
         case outcome:
             problem = _problem_of(job)
             return f"failed ({outcome}: {problem})" if problem else f"failed ({outcome})"

@@ -57,7 +57,7 @@ _SORT_KEYS: dict[str, Callable[[Job], tuple[object, ...]]] = {
     "finished": lambda job: (job.finished_at or 0.0, job.id),
 }
 _RUNNING = (State.RUNNING, State.STOPPING)
-_GROUPS: tuple[tuple[State, ...], ...] = (_RUNNING, WAITING, FINISHED)  # in the order of a list
+GROUPS: tuple[tuple[State, ...], ...] = (_RUNNING, WAITING, FINISHED)  # in the order of a list
 
 
 class Query(Struct, frozen=True, kw_only=True):
@@ -97,7 +97,8 @@ class Query(Struct, frozen=True, kw_only=True):
 @click.option(
     "--sort",
     type=click.Choice(list(_SORT_KEYS)),
-    help="Sort by this key: earliest, lowest, but highest priority first.",
+    metavar="KEY",
+    help="Sort by id, state, priority, queue, name, created, started, finished.",
 )
 @click.option("-r", "--reverse", is_flag=True, help="Reverse the order.")
 @click.option("--ids", is_flag=True, help="Print only ids.")
@@ -105,7 +106,8 @@ class Query(Struct, frozen=True, kw_only=True):
 def list_command(*, ids: bool, watch: bool, **given: Any) -> int:
     """List jobs: running first, then waiting, then finished.
 
-    The newest of each come first, unless --sort is given.
+    The newest of each come first. --sort puts the lowest or earliest first, but the highest priority;
+    --reverse turns any order around. On a terminal, the list has as many jobs as fit.
     """
     query = Query(**given)
     if query.shows_all and query.limit is not None:
@@ -172,7 +174,7 @@ def _jobs(daemon: Client, query: Query, limit: int | None) -> list[Job]:
 
 
 def _group(job: Job) -> int:
-    return next(number for number, states in enumerate(_GROUPS) if job.state in states)
+    return next(number for number, states in enumerate(GROUPS) if job.state in states)
 
 
 def _jobs_that_fit(daemon: Client, query: Query, most: int) -> tuple[list[Job], bool]:
@@ -185,7 +187,7 @@ def _jobs_that_fit(daemon: Client, query: Query, most: int) -> tuple[list[Job], 
         return found[:most], len(found) > most
     running, waiting, finished = (
         jobs_matching(daemon, query.filters | {"states": names}, limit=most + 1) if names else []
-        for names in (_names_within(query.filters["states"], states) for states in _GROUPS)
+        for names in (_names_within(query.filters["states"], states) for states in GROUPS)
     )
     left = max(most - len(running), 0)
     for_waiting = max(left - len(finished), (left + 1) // 2)
@@ -298,12 +300,14 @@ def _time_cell(job: Job, now: float) -> str:
 def table_lines(jobs: Sequence[Job], columns: int, now: float | None) -> list[str]:
     """Return a table of jobs that fits in this many columns, headings first.
 
-    Long names and commands are cut. Columns in which nothing stands are left out. If commands do not fit, so
-    are those with only default values, then the least useful ones. Ids and states are never cut.
+    Long names and commands are cut. Columns in which nothing stands, or only default values, are left out; if
+    commands do not fit, so are the least useful ones. Ids and states are never cut.
 
     `now` None: show times of day, which stay true until the job changes, in place of ages.
     """
-    table = {heading: cells for heading, cells in _cells(jobs, now).items() if any(cells)}
+    table = {
+        heading: cells for heading, cells in _cells(jobs, now).items() if _says_something(heading, cells)
+    }
     widths = _column_widths(table, columns)
     lines = [_styled(_aligned(heading, heading, width), bold=True) for heading, width in widths.items()]
     rows = [_GAP.join(lines).rstrip()]
@@ -314,6 +318,14 @@ def table_lines(jobs: Sequence[Job], columns: int, now: float | None) -> list[st
             row.append(_styled(cell, fg=state_color(job)) if heading == "STATE" else cell)
         rows.append(_GAP.join(row).rstrip())
     return rows
+
+
+def _says_something(heading: str, cells: list[str]) -> bool:
+    usual = _USUAL.get(heading, "")
+    return any(not re.fullmatch(usual, cell) for cell in cells)
+
+
+_USUAL = {"ATTEMPT": "[01]/1", "PRIORITY": "0", "QUEUE": "default"}
 
 
 def _cells(jobs: Sequence[Job], now: float | None) -> dict[str, list[str]]:
@@ -356,7 +368,7 @@ def _clock_time(at: float) -> str:
     """Return a time of day, with the date if it is not today."""
     local = datetime.fromtimestamp(at).astimezone()
     is_today = local.date() == datetime.now().astimezone().date()
-    return f"{local:%H:%M:%S}" if is_today else f"{local:%Y-%m-%d %H:%M}"
+    return f"{local:%H:%M:%S}" if is_today else f"{local:%b %d %H:%M}"
 
 
 def _styled(text: str, **style: Any) -> str:
@@ -374,13 +386,13 @@ def _column_widths(table: dict[str, list[str]], columns: int) -> dict[str, int]:
     for heading in widths.keys() & _MAX_WIDTHS:
         widths[heading] = min(widths[heading], _MAX_WIDTHS[heading])
     command = widths.pop("COMMAND")
-    usual = [heading for heading, is_usual in _USUAL.items() if all(map(is_usual, table.get(heading, [])))]
-    for heading, needed in (
-        *((heading, command) for heading in usual),
-        *((heading, min(command, _GOOD_COMMAND_WIDTH)) for heading in _DROP_ORDER),
-        *((heading, min(command, _MIN_COMMAND_WIDTH)) for heading in ("NAME", "PROGRESS", "TIME")),
-    ):
-        if _space_left(widths, columns) < needed:
+    for heading in ("ATTEMPT", "AGE", "SUBMITTED", "PRIORITY", "QUEUE"):  # least useful first
+        if _space_left(widths, columns) < min(command, _GOOD_COMMAND_WIDTH):
+            widths.pop(heading, None)
+    for heading in ("NAME", "PROGRESS", "TIME"):
+        if _space_left(widths, columns) < min(command, _MIN_COMMAND_WIDTH) and heading in widths:
+            widths[heading] = min(widths[heading], _NARROW)
+        if _space_left(widths, columns) < min(command, _MIN_COMMAND_WIDTH):
             widths.pop(heading, None)
     return widths | {"COMMAND": min(command, max(_space_left(widths, columns), _MIN_COMMAND_WIDTH))}
 
@@ -393,13 +405,8 @@ _GAP = "  "  # between columns
 _MIN_COMMAND_WIDTH = 10  # cells; a narrower command is useless
 _GOOD_COMMAND_WIDTH = 20  # cells; a narrower command says little
 _MAX_WIDTHS = {"NAME": 20, "PROGRESS": 24}
+_NARROW = 10  # cells; enough to recognize a name
 _RIGHT_ALIGNED = {"ID", "PRIORITY", "ATTEMPT", "AGE"}
-_USUAL: dict[str, Callable[[str], object]] = {
-    "ATTEMPT": re.compile(r"[01]/1").fullmatch,
-    "PRIORITY": re.compile(r"0").fullmatch,
-    "QUEUE": re.compile(r"default").fullmatch,
-}
-_DROP_ORDER = ("ATTEMPT", "AGE", "SUBMITTED", "PRIORITY", "QUEUE")  # least useful first
 
 
 # --- statistics
@@ -437,9 +444,11 @@ def _stats_as_json(stats: Stats) -> dict[str, object]:
 
 def _stats_lines(stats: Stats) -> list[tuple[str, str]]:
     oldest = stats.oldest_queued_at
+    counts = {str(state): stats.counts.get(state, 0) for group in GROUPS for state in group}
+    outcomes = dict(sorted(stats.outcomes.items(), key=lambda each: -each[1]))
     return [
-        ("jobs", _counts(stats.counts)),
-        ("ended", f"{_counts(stats.outcomes)} in the last {format_duration(stats.window)}"),
+        ("jobs", _counts(counts)),
+        ("ended", f"in the last {format_duration(stats.window)}: {_counts(outcomes)}"),
         ("waited", _times(stats.wait_median, stats.wait_p95)),
         ("ran", _times(stats.run_median, stats.run_p95)),
         ("oldest", "none is queued" if oldest is None else f"queued {local_time(oldest, time.time())}"),
@@ -447,13 +456,13 @@ def _stats_lines(stats: Stats) -> list[tuple[str, str]]:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count) or "none"
 
 
 def _times(median: float | None, p95: float | None) -> str:
     if median is None or p95 is None:
         return "-"
-    return f"half up to {short_duration(median)}, 95 % up to {short_duration(p95)}"
+    return f"median {short_duration(median)}, 95% within {short_duration(p95)}"
 
 
 @verb(

@@ -18,8 +18,7 @@ from typing import Any
 import click
 
 from bgctl.common import client, global_options, is_terminal, print_json
-from bgctl.listing import Query, listed, no_jobs, table_lines
-from bgctl.options import FINISHED, WAITING
+from bgctl.listing import GROUPS, Query, listed, no_jobs, table_lines
 from bgctl.selecting import with_filters
 from bgctl.terminal import fitted, screen_size
 from bgctl.verbs import verb
@@ -140,17 +139,15 @@ _HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
 def _picture(daemon: Client, query: Query) -> list[str]:
     columns, lines = screen_size()
     info = daemon.info()
-    counts = ", ".join(f"{count} {state}" for state in _COUNTED if (count := info.counts.get(state, 0)))
-    head = f"{info.running} of {info.slots} slots taken; {counts or 'no jobs'}"
+    running, waiting, finished = (sum(info.counts.get(state, 0) for state in group) for group in GROUPS)
+    failed = f" ({count} failed)" if (count := info.counts.get(State.FAILED, 0)) else ""
+    head = f"{running} running, {waiting} waiting, {finished} finished{failed}; {info.slots} slots"
     note = f"{datetime.now().astimezone():%H:%M:%S}, q quits"
     jobs, notes = listed(daemon, query, lines - 1)  # the last line is that of the prompt
     table = table_lines(jobs, columns, None) if jobs else [no_jobs(query)]
     gap = columns - len(head) - len(note)
     first = f"{head}{' ' * gap}{note}" if gap > 1 else fitted(head, columns)
     return [first, "", *table, *(fitted(one_line(each), columns) for each in notes)]
-
-
-_COUNTED = (State.RUNNING, State.STOPPING, *WAITING[::-1], *FINISHED)
 
 
 def _draw(lines: list[str]) -> None:

@@ -167,7 +167,7 @@ def test_a_failed_class_job_shows_its_exception(own_daemon):
     done = own_daemon.bgctl("call", "--wait", "--retries", "0", "quarrel:f")
 
     assert done.returncode == 1
-    assert "failed (error: ValueError: no \u241b[31mluck\u240axxx" in done.stderr
+    assert "failed (ValueError: no \u241b[31mluck\u240axxx" in done.stderr
     assert done.stderr.endswith("xxx...)\n")
 
     missing = own_daemon.bgctl("call", "--wait", "--retries", "0", "quarrel:g").stdout.strip()

@@ -55,8 +55,8 @@ def test_stats_count_jobs_and_outcomes(own_daemon):
     sheet = own_daemon.bgctl("stats").stdout
     stats = json.loads(own_daemon.bgctl("stats", "--window", "5m", "--json").stdout)
 
-    assert "ended      1 exit, 2 succeeded in the last 1h\n" in sheet
-    assert re.search(r"^ran        half up to \S+, 95 % up to \S+$", sheet, re.MULTILINE)
+    assert "ended      in the last 1h: 2 succeeded, 1 exit\n" in sheet
+    assert re.search(r"^ran        median \S+, 95% within \S+$", sheet, re.MULTILINE)
     assert stats["window"] == 300.0
     assert stats["outcomes"] == {"succeeded": 2, "exit": 1}
     assert (stats["counts"]["held"], stats["oldest_queued_at"]) == (1, None)

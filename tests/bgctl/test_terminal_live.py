@@ -28,7 +28,6 @@ def test_list_is_a_table_that_fits_the_terminal(daemon, terminal):
         (30, "ID STATE COMMAND"),
         (60, "ID STATE TIME COMMAND"),
         (80, "ID STATE AGE TIME COMMAND"),
-        (400, "ID STATE PRIORITY QUEUE ATTEMPT AGE TIME COMMAND"),
     ],
 )
 def test_a_narrow_terminal_gets_fewer_columns_but_whole_ids_and_states(own_daemon, terminal, width, headings):
@@ -40,6 +39,16 @@ def test_a_narrow_terminal_gets_fewer_columns_but_whole_ids_and_states(own_daemo
     assert max(len(ESCAPES.sub("", line)) for line in text.splitlines()) <= width
     assert " ".join(word for word in lines[0] if word != "NAME") == headings
     assert [line[:2] for line in lines[1:]] == [[job_id, "succeeded"] for job_id in reversed(job_ids)]
+
+
+def test_columns_that_say_nothing_are_left_out(own_daemon, terminal):
+    def headings() -> str:
+        return ESCAPES.sub("", seen(terminal("list", width=200, HOME=str(own_daemon.folder))).splitlines()[0])
+
+    own_daemon.submit("--hold", "true")
+    assert headings().split() == ["ID", "STATE", "AGE", "COMMAND"]
+    own_daemon.submit("--hold", "-q", "mail", "-p", "3", "--retries", "1", "-n", "one", "true")
+    assert headings().split() == ["ID", "STATE", "PRIORITY", "QUEUE", "ATTEMPT", "AGE", "NAME", "COMMAND"]
 
 
 def test_a_tiny_terminal_wraps_lines_instead_of_cutting_ids(daemon, terminal):
@@ -91,7 +100,7 @@ def test_watch_shows_changes_until_q(own_daemon, terminal):
     own_daemon.bgctl("release", job_id)
     child.expect("succeeded.*took")
     child.setwinsize(24, 30)
-    child.expect_exact("0 of ")
+    child.expect_exact("1 finis\N{HORIZONTAL ELLIPSIS}")
     child.send("q")
 
     assert seen(child).endswith("\x1b[?1049l")
