@@ -50,6 +50,7 @@ class Action(Struct, frozen=True, kw_only=True):
         suspended: whether the action applies to suspended jobs or to others; None means both.
         tells_state: report the new state of each job instead of `done`.
         also_lost: what to add to the question to the user, because it cannot be undone.
+        if_none: what to add if no job matches.
     """
 
     done: str
@@ -58,6 +59,7 @@ class Action(Struct, frozen=True, kw_only=True):
     suspended: bool | None = None
     tells_state: bool = True
     also_lost: str = ""
+    if_none: str = ""
 
     def applies_to(self, job: Job) -> bool:
         return job.state in self.states and self.suspended in {None, job.suspended}
@@ -100,7 +102,13 @@ _EDIT = Action(done="changed", states=WAITING)
 _SUSPEND = Action(done="suspended", states=(State.RUNNING,), suspended=False, tells_state=False)
 _CONTINUE = Action(done="continued", states=(State.RUNNING,), suspended=True, tells_state=False)
 _SIGNAL = Action(done="signalled", states=(State.RUNNING, State.STOPPING), tells_state=False)
-_REMOVE = Action(done="removed", states=FINISHED, tells_state=False, also_lost=_AND_LOGS)
+_REMOVE = Action(
+    done="removed",
+    states=FINISHED,
+    tells_state=False,
+    also_lost=_AND_LOGS,
+    if_none=": remove takes finished jobs that you name, `bgctl prune` removes old ones",
+)
 
 
 @verb(
@@ -361,6 +369,8 @@ def prune_command(
         print_json({"jobs": pruned.jobs, "log_bytes": pruned.log_bytes})
     else:
         click.echo(_describe_pruned(pruned, dry_run=dry_run))
+        if not pruned.jobs:
+            say("prune removes jobs by age and number, --older-than 0 all; `bgctl remove` removes those you name")
     return 0
 
 
@@ -451,7 +461,7 @@ def _report(action: Action, results: Sequence[ActResult]) -> int:
     if global_options().json:
         print_json([{"id": each.job, "state": each.state, "error": each.message} for each in results])
     elif not results:
-        say("no jobs match")
+        say(f"no jobs match{action.if_none}")
     else:
         for result in results:
             if result.state is not None:

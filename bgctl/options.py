@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from bgctl.common import client
-from bgd import BgdError, Client, Job, State
+from bgd import BgdError, Client, Job, NoSuchJob, State
 from bgd.core.spec import (
     MAX_BYTES,
     MAX_DURATION,
@@ -62,7 +62,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-JobIdRanges = tuple[tuple[range, ...], ...]  # a tuple per word of the command line, a range per item
+NamedJobs = tuple[range | str, ...]  # ranges of ids, and names of jobs
+JobIdRanges = tuple[NamedJobs, ...]  # one for each word of the command line
 
 WAITING = (State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED)
 UNFINISHED = (*WAITING, State.RUNNING, State.STOPPING)
@@ -132,20 +133,29 @@ def chosen_ids(daemon: Client, words: JobIdRanges) -> list[int]:
     Without words, return the id of the caller's latest job.
 
     Raises:
-        NoSuchJob: the latest job is meant, and the caller has none.
+        NoSuchJob: the latest job is meant, and the caller has none; or no job has this name.
     """
     ids: dict[int, None] = {}
     for word in words or ((LAST,),):
         for part in word:
-            ids |= dict.fromkeys(part or [daemon.job().id])
+            found = [_job_named(daemon, part)] if isinstance(part, str) else part or [daemon.job().id]
+            ids |= dict.fromkeys(found)
     return list(ids)
+
+
+def _job_named(daemon: Client, name: str) -> int:
+    """Return the id of the latest job with this name."""
+    pattern = re.sub(r"[*?\[]", r"[\g<0>]", name)
+    if jobs := daemon.jobs(name=pattern, states=tuple(State), limit=1):
+        return jobs[0].id
+    raise NoSuchJob(f"no job is named {name!r}: give a name, an id such as 12 or 3-9, or last")
 
 
 # --- parameter types -------------------------------------------------------------------------------------
 
 
-class JobIdsType(click.ParamType[tuple[range, ...]]):
-    """Job ids in one word: "12", "3-9", "last", or several of these separated by commas.
+class JobIdsType(click.ParamType[NamedJobs]):
+    """Jobs in one word: "12", "3-9", "last", a name, or several of these separated by commas.
 
     Args:
         states: shell completion offers only jobs in these states; None means any state.
@@ -158,8 +168,8 @@ class JobIdsType(click.ParamType[tuple[range, ...]]):
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[range, ...]:
-        """Parse the word into one range for each item."""
+    ) -> NamedJobs:
+        """Parse the word into a range or a name for each item."""
         if isinstance(value, tuple):
             return value
         return tuple(self._converted(each.strip(), param, ctx) for each in value.split(","))
@@ -180,12 +190,14 @@ class JobIdsType(click.ParamType[tuple[range, ...]]):
             ]
         return []
 
-    def _converted(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> range:
+    def _converted(self, word: str, param: click.Parameter | None, ctx: click.Context | None) -> range | str:
         if word == "last":
             return LAST
         match = re.fullmatch(_ID, word)
+        if match is None and word and not word[0].isdecimal():
+            return word
         if match is None:
-            self.fail(f"{word!r} is not a job id: write 12, 3-9 or last", param, ctx)
+            self.fail(f"{word!r} is not a job id: write 12, 3-9, last or the name of a job", param, ctx)
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last < first + MAX_IDS:
             self.fail(

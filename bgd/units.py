@@ -7,6 +7,10 @@ import re
 _SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES = {
     "": 1,
+    "k": 2**10,  # without B, as systemd, docker and ulimit count
+    "m": 2**20,
+    "g": 2**30,
+    "t": 2**40,
     "b": 1,
     "kb": 10**3,
     "mb": 10**6,
@@ -53,7 +57,7 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes in "100MB", "1.5GB" (powers of ten) or "64KiB" (of two); a bare number is bytes.
+    """Return the bytes in "100MB", "1.5GB" (powers of ten), "64KiB" or "64K" (of two); a bare number is bytes.
 
     Raises:
         ValueError: the text is not a size; the message says how to write one.
@@ -61,7 +65,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(_WHOLE_SIZE, text)
     unit = _BYTES.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        raise ValueError(f"{text!r} is not a size: write 500kB, 100MB, 5GB or 64MiB; a bare number is bytes")
+        raise ValueError(f"{text!r} is not a size: write 500kB, 100MB, 5GB, 64MiB or 64M; a bare number is bytes")
     return round(float(match[1]) * unit)
 
 

@@ -221,3 +221,16 @@ def test_shell_runs_one_text_with_sh(daemon):
 def test_pty_gives_the_job_a_terminal(daemon):
     assert daemon.bgctl("run", "--pty", "tty").stdout.startswith("/dev/")
     assert daemon.bgctl("run", "tty").stdout == "not a tty\n"
+
+
+def test_a_name_stands_for_the_latest_job_that_has_it(daemon):
+    older, newer = (daemon.submit("--hold", "-n", "nightly*[1]", "true") for _ in range(2))
+    daemon.submit("--hold", "-n", "nightly-other1", "true")
+
+    assert daemon.shown("nightly*[1]")["id"] == int(newer)
+    assert daemon.shown(daemon.submit("--after", "nightly*[1]", "true"))["waits_for"] == [int(newer)]
+    assert daemon.bgctl("cancel", "nightly*[1]").stdout == f"{newer} cancelled\n"
+    assert daemon.shown(older)["state"] == "held"
+    unknown = daemon.bgctl("show", "nightly")
+    assert (unknown.returncode, unknown.stdout) == (66, "")
+    assert "no job is named 'nightly': give a name, an id such as 12 or 3-9, or last" in unknown.stderr

@@ -66,7 +66,7 @@ from bgctl.cli import cli as command
         (["submit", "--at", "soon", "true"], "'soon' is not a time: write 14:30, tomorrow 9:00"),
         (["submit", "--at", "14:30", "--delay", "1h", "true"], "--delay and --at exclude each other"),
         (["submit", "--expires", "0", "true"], "it must be greater than 0"),
-        (["submit", "--after", "3,x", "true"], "'x' is not a job id: write 12, 3-9 or last"),
+        (["submit", "--after", "3,4x", "true"], "'4x' is not a job id: write 12, 3-9, last or the name"),
         (["submit", "--slots", "0", "true"], "'0' is not a whole number from 1 to 10000"),
         (
             ["submit", "--shell", "echo", "a"],
@@ -95,7 +95,7 @@ from bgctl.cli import cli as command
         (["--socket", "", "list"], "'--socket': the path is empty"),
         (["list", "--config", ""], "'--config': the path is empty"),
         (["completion", "csh"], "'csh' is not one of"),
-        (["show", "twelve"], "'twelve' is not a job id: write 12, 3-9 or last"),
+        (["show", "12th"], "'12th' is not a job id: write 12, 3-9, last or the name of a job"),
         (["wait", "9-3"], "'9-3' is not a range of at most"),
         (["cancel", "0"], "'0' is not a job id"),
         (["logs", "--attempt", "1", "--all"], "exclude each other"),
