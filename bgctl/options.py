@@ -166,9 +166,7 @@ class JobIdsType(click.ParamType[NamedJobs]):
     def __init__(self, states: Collection[State] | None = None) -> None:
         self._states = states
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> NamedJobs:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> NamedJobs:
         """Parse the word into a range or a name for each item."""
         if isinstance(value, tuple):
             return value

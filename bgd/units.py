@@ -65,7 +65,9 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(_WHOLE_SIZE, text)
     unit = _BYTES.get(match[2].lower()) if match else None
     if match is None or unit is None:
-        raise ValueError(f"{text!r} is not a size: write 500kB, 100MB, 5GB, 64MiB or 64M; a bare number is bytes")
+        raise ValueError(
+            f"{text!r} is not a size: write 500kB, 100MB, 5GB, 64MiB or 64M; a bare number is bytes"
+        )
     return round(float(match[1]) * unit)
 
 
