@@ -370,9 +370,7 @@ def prune_command(
     else:
         click.echo(_describe_pruned(pruned, dry_run=dry_run))
         if not pruned.jobs:
-            say(
-                "prune removes jobs by age and number, --older-than 0 all; `bgctl remove` removes those you name"
-            )
+            say("prune removes jobs by age and number; `bgctl remove` removes those you name")
     return 0
 
 

@@ -57,7 +57,7 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes in "100MB", "1.5GB" (powers of ten), "64KiB" or "64K" (of two); a bare number is bytes.
+    """Return the bytes in "100MB", "1.5GB" (powers of ten), "64KiB", "64K" (of two); a bare number is bytes.
 
     Raises:
         ValueError: the text is not a size; the message says how to write one.
