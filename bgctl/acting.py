@@ -168,6 +168,10 @@ def release_command(options: ActionOptions) -> int:
 class CommandWithArgv(click.Command):
     """A command that takes a program after `--` and receives it as `argv`."""
 
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the pieces of the usage line, with the program at its end."""
+        return [*super().collect_usage_pieces(ctx), "[-- PROGRAM [ARGS]...]"]
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Set the program aside, because click would read it as more arguments."""
         end = args.index("--") if "--" in args else len(args)
@@ -200,7 +204,8 @@ def edit_command(
     """Change waiting jobs.
 
     Options replace the values that the jobs have, and the words after -- replace their program. --delay and
-    --expires count from now. --env adds variables.
+    --expires count from now. --env adds variables. --unset takes the name of an option without dashes and
+    puts its default back.
     """
     if given["stdin"] == "-":
         raise click.UsageError("--stdin - is for new jobs only: give the name of a file")
@@ -362,7 +367,9 @@ def prune_command(
         )
         pruned = prune(dry_run=True)
         if not dry_run and pruned.jobs:
-            if not (yes or _is_confirmed("removed", pruned.jobs, _AND_LOGS, hint="")):
+            if not (
+                yes or _is_confirmed("removed", pruned.jobs, _AND_LOGS, hint="; --dry-run only counts them")
+            ):
                 return exit_codes.REFUSED
             pruned = prune()
     if global_options().json:

@@ -8,7 +8,7 @@ import click
 from click.shell_completion import get_completion_class, shell_complete
 
 from bgctl.cli import cli
-from bgctl.common import COMPLETION_VARIABLE
+from bgctl.common import COMPLETION_VARIABLE, global_options, print_json
 from bgctl.verbs import verb
 
 _PROGRAM = "bgctl"
@@ -29,7 +29,11 @@ def completion_command(shell: str) -> int:
     """
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - click supports all three
-    click.echo(kind(cli, {}, _PROGRAM, COMPLETION_VARIABLE).source())
+    script = kind(cli, {}, _PROGRAM, COMPLETION_VARIABLE).source()
+    if global_options().json:
+        print_json({"shell": shell, "script": script})
+    else:
+        click.echo(script)
     return 0
 
 

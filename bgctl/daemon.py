@@ -43,7 +43,7 @@ def info_command(*, pid: bool) -> int:
     with client() as daemon:
         info = daemon.info()
     if global_options().json:
-        print_json(_info_as_json(info))
+        print_json({"pid": info.pid} if pid else _info_as_json(info))
     elif pid:
         click.echo(info.pid)
     else:

@@ -55,7 +55,7 @@ def _follow(daemon: Client, job: Job, printer: LogPrinter) -> int:
         from bgctl.showing import say_if_waiting  # noqa: PLC0415 - it imports the parser
 
         say_if_waiting(daemon, job.id)
-    for part in daemon.logs(job.id, attempt=0, follow=True):
+    for part in daemon.logs(job.id, attempt=0, follow=True, timestamps=global_options().json):
         printer.write(part)
     printer.end()
     job.wait()

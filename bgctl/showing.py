@@ -223,11 +223,15 @@ def _why_queued(queues: Queues, job: Job) -> str:
     if own is not None and own.paused:
         return f"until `bgctl resume {job.queue}`: its queue is paused"
     if own is not None and own.slots is not None and own.counts.get(State.RUNNING, 0) >= own.slots:
-        return f"for a slot of queue {job.queue}: {own.slots} of {own.slots} are taken"
+        return f"for a slot of queue {job.queue}: {own.slots} of {own.slots} {_is_or_are(own.slots)} taken"
     wanted = min(job.slots, queues.slots)  # a job that asks for more slots than there are gets all of them
     if queues.taken + wanted > queues.slots:
-        return f"for {wanted} of {queues.slots} slots: {queues.taken} are taken"
+        return f"for {wanted} of {queues.slots} slots: {queues.taken} {_is_or_are(queues.taken)} taken"
     return _ITS_TURN
+
+
+def _is_or_are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 _MAX_NAMED = 20  # jobs in one line

@@ -36,7 +36,9 @@ def test_jobs_are_pruned_by_number_age_and_state(jobs):
 def test_pruning_several_jobs_needs_confirmation(jobs):
     refused = jobs.bgctl("prune", "--logs-total", "0")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == "bgctl: 2 jobs would be removed: confirm with --yes\n"
+    assert (
+        refused.stderr == "bgctl: 2 jobs would be removed: confirm with --yes; --dry-run only counts them\n"
+    )
 
     assert jobs.bgctl("prune", "--older-than", "0", "-y").stdout == "3 jobs removed, with 8B of logs\n"
     assert jobs.submit("true") == "4"

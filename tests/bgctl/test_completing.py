@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 
@@ -116,3 +117,12 @@ def test_a_shell_completes_a_verb_and_an_id(daemon, shell):
     shell.send("\r")
 
     shell.expect_exact(f"{job_id} scheduled")
+
+
+def test_json_of_a_completion_script_is_a_document(home):
+    script = home.bgctl("completion", "bash").stdout
+
+    assert json.loads(home.bgctl("completion", "bash", "--json").stdout) == {
+        "shell": "bash",
+        "script": script.removesuffix("\n"),
+    }

@@ -10,4 +10,5 @@ def test_info_prints_the_paths_of_the_daemon(daemon):
 
     assert (info["pid"], info["socket"]) == (daemon.process.pid, str(daemon.socket))
     assert daemon.bgctl("info", "--pid").stdout == f"{daemon.process.pid}\n"
+    assert json.loads(daemon.bgctl("info", "--pid", "--json").stdout) == {"pid": daemon.process.pid}
     assert f"pid        {daemon.process.pid}\n" in daemon.bgctl("info").stdout

@@ -84,9 +84,11 @@ def test_logs_json_contains_the_time_of_output(daemon):
     job_id = daemon.finished_job("echo", "hallo")
 
     [piece] = [json.loads(line) for line in daemon.bgctl("logs", "--json", job_id).stdout.splitlines()]
+    _, of_run, _ = map(json.loads, daemon.bgctl("--json", "run", "echo", "hallo").stdout.splitlines())
 
     assert (piece["job"], piece["attempt"], piece["data"]) == (int(job_id), 1, "hallo\n")
     assert piece["at"].endswith("Z")
+    assert of_run["at"].endswith("Z")
 
 
 def test_logs_path_is_the_file_itself(daemon):
