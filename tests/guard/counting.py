@@ -39,7 +39,7 @@ allowed_classes = ["counted_modules.*"]
 path = ["{folder}"]
 isolation = "spawn"
 """
-CLASS_JOB = "import sys\n\ndef names():\n    return sorted(sys.modules)\n"
+CLASS_JOB = "import sys\n\ndef names():\n    return sorted(sys.modules)\n\ndef nothing():\n    pass\n"
 WINDOWS = 3  # of two seconds; what was still to be done after a workload is over in the last one
 
 CODE = str(Path(bgd.__file__).parent)
@@ -54,7 +54,8 @@ def count_all() -> Counts:
         daemon.start()
         try:
             # in this order, so that the daemon has nothing left to do when it is to be idle
-            return count_modules(daemon) | count_function_calls() | count_workloads(daemon)
+            counts = count_modules(daemon) | count_function_calls() | count_workloads(daemon)
+            return counts | count_reused_jobs(daemon)
         finally:
             daemon.stop()
 
@@ -121,6 +122,26 @@ def submit(client: Client) -> Job:
 def run_batch(client: Client) -> None:
     one = {"argv": ["/bin/true"], "env_pass": "none", "env": ENVIRONMENT, "cwd": "/"}
     client.wait(client.submit_many([one] * 2_000), timeout=5 * DEADLINE)
+
+
+def count_reused_jobs(daemon: CountedDaemon) -> Counts:
+    """Return the system calls of 100 class jobs in a reused worker, one by one."""
+    daemon.configure(CONFIGURATION.replace("{folder}", str(daemon.folder)).replace('"spawn"', '"reuse"'))
+    with daemon.client() as client:
+        client.reload()
+        client.call("counted_modules:nothing").wait()
+        launcher = client.info().launcher_pid
+        (worker,) = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+        assert launcher is not None
+        with traced({"launcher": launcher, "worker": int(worker)}) as calls:
+            for _ in range(100):
+                client.call("counted_modules:nothing").wait()
+    # time decides how often the worker checks files; getpid is called in each turn of the loop
+    ignored = {"epoll_wait", "newfstatat", "getpid"}
+    return {
+        f"system calls of the {process}, 100 reused class jobs": len([n for n in names if n not in ignored])
+        for process, names in calls.items()
+    }
 
 
 def counted(
