@@ -113,8 +113,8 @@ class Dispatcher:
         if self.active_job(key) is None:
             return
         match command:
-            case StopAttempt():
-                self._link.send(launching.StopProcesses(key, grace))
+            case StopAttempt(job):
+                self._link.send(launching.StopProcesses(key, grace, is_cancel=not job.making_way))
             case SuspendAttempt():
                 self._send_if_supported(launching.SuspendProcesses(key))
             case ContinueAttempt():
@@ -490,7 +490,7 @@ def _program_of(job: Job, spec: JobSpec, config: Config) -> _Program:
         document = class_jobs.runner_request(target, job.id, job.attempt, spec.arguments)
         return _Program(list(runner.argv), document, runner.cwd, class_jobs.NULL_RESULT)
     document = class_jobs.worker_request(
-        target, spec.arguments, config.python.path, config.security.allowed_classes
+        target, spec.arguments, config.python.path, config.security.allowed_classes, spec.stop_signal
     )
     isolation = spec.isolation or config.python.isolation
     return _Program([config.python.interpreter, str(WORKER)], document, isolation=isolation)

@@ -25,7 +25,7 @@ from bgd.launcher.output import AttemptOutput, LogFile
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line
 from bgd.launcher.process import new_tag
 from bgd.launcher.spawn import StandardInput, StuckProcess, spawn, spawn_in_fork, steps_of
-from bgd.launcher.tree import Execution, Ladder, Tree
+from bgd.launcher.tree import DUMP_SIGNAL, Execution, Ladder, StopReason, Tree
 from bgd.launcher.warm.attempts import NotAccepted
 from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
 from bgd.units import format_size
@@ -80,6 +80,7 @@ class Attempt:
         self._limit: Countdown | None = None  # on the run, or on what the start waits for
         # what is asked of it
         self._reason: Outcome | None = None  # why it is to end: the first reason that was given
+        self._told = StopReason.OTHER
         self._grace = math.inf
         self._stop_asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_suspended = False
@@ -111,15 +112,19 @@ class Attempt:
 
     # --- what may be asked of it while it starts or runs
 
-    def stop(self, reason: Outcome, grace: float) -> None:
-        """Stop it. May be called again; the first reason and the shortest grace count."""
-        self._reason = self._reason or reason
+    def stop(self, reason: Outcome, grace: float, told: StopReason = StopReason.OTHER) -> None:
+        """Stop it, and let a class job know why. May be called again.
+
+        The first reason and the shortest grace count.
+        """
+        if self._reason is None:
+            self._reason, self._told = reason, told
         self._grace = min(self._grace, grace)
         self._is_suspended = False
         if not self._stop_asked.done():
             self._stop_asked.set_result(None)
         if self._running is not None:
-            self._bring_down(self._running.tree, self._grace)
+            self._bring_down(self._running, self._grace)
 
     def signal(self, signum: int, *, whole_tree: bool) -> None:
         """Signal its first process or its whole tree, unless the first process has ended.
@@ -190,15 +195,25 @@ class Attempt:
             else:
                 await tree.signal_all(self._context.scanner, signal.SIGCONT)
 
-    def _bring_down(self, tree: Tree, grace: float) -> None:
+    def _bring_down(self, running: _Running, grace: float) -> None:
         """Start the stop ladder, which continues the processes that it signals; or hasten it."""
         self._is_intact = False
         if self._ladder is None:
+            running.execution.note_stop(self._told)
             first = signal.Signals[f"SIG{self.launch.stop_signal or StopSignal.TERM}"]
-            self._ladder = Ladder(tree, self._context.scanner, self._context.deadlines, grace, first)
-            self._descent = self._context.group.create_task(self._descend(self._ladder, tree))
+            scanner, deadlines = self._context.scanner, self._context.deadlines
+            dump = partial(self._dump, running.execution)
+            self._ladder = Ladder(running.tree, scanner, deadlines, grace, first, dump)
+            self._descent = self._context.group.create_task(self._descend(self._ladder, running.tree))
         else:
             self._ladder.hasten(grace)
+
+    def _dump(self, execution: Execution) -> bool:
+        """Let the process of a class job write where it is; return whether it may do so."""
+        if not self.launch.result or execution.is_over:
+            return False
+        execution.signal(DUMP_SIGNAL)
+        return True
 
     async def _descend(self, ladder: Ladder, tree: Tree) -> Exception | None:
         """Return an error for `_end` to raise: raised here, it would cancel the task group and all jobs."""
@@ -452,7 +467,7 @@ class Attempt:
         """Report that it runs, and do what was asked of it while it started."""
         launch = self.launch
         self._running = running
-        time_out = partial(self.stop, Outcome.TIMEOUT, launch.grace)
+        time_out = partial(self.stop, Outcome.TIMEOUT, launch.grace, StopReason.TIMEOUT)
         self._limit = Countdown(self._context.deadlines, launch.timeout or None, time_out)
         running.output.begin(partial(self._output_moved, running.output.log))
         self._context.pid_journal.begin(launch.key, running.execution)
@@ -462,7 +477,7 @@ class Attempt:
         for signum, whole_tree in self._signals.items():
             self.signal(signum, whole_tree=whole_tree)
         if self._reason is not None:
-            self._bring_down(running.tree, self._grace)
+            self._bring_down(running, self._grace)
 
     def _output_moved(self, written: LogFile) -> None:
         if self.launch.log_kill and written.is_over_cap and self._reason is None:
@@ -501,7 +516,7 @@ class Attempt:
         has_others = has_others or not is_closed or running.tree.left_any(self._context.children.orphans())
         are_left = self._descent is None and has_others and not self.launch.keep_leftovers
         if are_left:
-            self._bring_down(running.tree, self.launch.grace)
+            self._bring_down(running, self.launch.grace)
         if self._descent is not None:
             failure = await self._descent
             if failure is not None:

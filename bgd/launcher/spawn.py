@@ -19,7 +19,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.output import TERM_TYPE, set_controlling_terminal
 from bgd.launcher.problems import SHORTAGES, CannotStart, no_input_problem, one_line, why_not_started
 from bgd.launcher.process import MARK, set_tag
-from bgd.launcher.tree import UNKILLABLE, Tree, Usage, mark
+from bgd.launcher.tree import UNKILLABLE, StopReason, Tree, Usage, mark
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import NO_LIMITS, Launch, NotStarted
 
@@ -210,6 +210,10 @@ class SpawnedExecution:
     def signal(self, signum: int) -> None:
         self._children.kill(self.pid, signum)
 
+    def note_stop(self, reason: StopReason) -> None:
+        if self._result is not None and not self.is_over:
+            self._result.note_stop(reason)
+
     async def wait(self) -> int:
         return await self._process.wait()
 
@@ -232,7 +236,10 @@ class SpawnedExecution:
 
 
 class ResultFile:
-    """The file that a job writes its result to. It is in memory, because one on a disk takes longer."""
+    """The file that a job writes its result to; it is in memory, because one on a disk takes longer.
+
+    Far behind the result it holds why the job is to end, for the job to read.
+    """
 
     def __init__(self) -> None:
         """Make it.
@@ -247,15 +254,24 @@ class ResultFile:
         """Whether its offset was moved: a warm worker does so before it does anything with the job."""
         return os.lseek(self.fd, 0, os.SEEK_CUR) > 0
 
+    def note_stop(self, reason: StopReason) -> None:
+        """Let the job read why it is to end."""
+        os.pwrite(self.fd, bytes([reason]), _STOP_REASON_AT)
+
     def read(self) -> bytes:
-        """Return what it holds; if that is too long, one byte more than allowed."""
-        return os.pread(self.fd, min(os.fstat(self.fd).st_size, MAX_DOCUMENT + 1), 0)
+        """Return the result; of one that is too long, one byte more than allowed."""
+        size = os.fstat(self.fd).st_size
+        content = os.pread(self.fd, min(size, MAX_DOCUMENT + 1), 0)
+        return content.rstrip(b"\0") if size > _STOP_REASON_AT else content
 
     def close(self) -> None:
         """Close it; may be called again."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+_STOP_REASON_AT = 1 << 21  # bytes; bgd/worker/job.py has it too
 
 
 class StuckProcess(Exception):

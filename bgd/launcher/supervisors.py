@@ -19,6 +19,7 @@ from bgd.launcher.attempt import Attempt
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline, Deadlines
 from bgd.launcher.journal import Journal
+from bgd.launcher.tree import StopReason
 from bgd.launcher.warm.worker import WorkerPool
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (
@@ -218,7 +219,7 @@ class Supervisors:
                 self._journal.raise_position(message.key.store, message.position)
                 self._attempts.launch(message)
             case StopProcesses():
-                self._attempts.stop(message.key, message.grace)
+                self._attempts.stop(message.key, message.grace, is_cancel=message.is_cancel)
             case SignalProcesses() | SuspendProcesses() | ContinueProcesses():
                 self._attempts.steer(message)
             case Acknowledge():
@@ -422,10 +423,11 @@ class KnownAttempts:
         else:
             self._begin(attempt)
 
-    def stop(self, key: AttemptKey, grace: float) -> None:
-        """Stop an attempt that has not ended."""
+    def stop(self, key: AttemptKey, grace: float, *, is_cancel: bool) -> None:
+        """Stop an attempt that has not ended; `is_cancel`: let a class job know that it is cancelled."""
         if attempt := self._unended(key):
-            attempt.stop(Outcome.CANCELLED, grace)
+            told = StopReason.CANCELLED if is_cancel else StopReason.OTHER
+            attempt.stop(Outcome.CANCELLED, grace, told)
             if key in self._deferred:
                 self._deferred.remove(key)
                 self._begin(attempt)  # it ends at once

@@ -16,6 +16,7 @@ import re
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from enum import IntEnum
 from typing import Protocol
 
 from msgspec import Struct
@@ -47,6 +48,7 @@ class Ladder:
 
     Args:
         first: the signal that asks the processes to end.
+        dump: called when the grace is over, shortly before the KILLs; returns whether to wait for its effect.
 
     Attributes:
         found: the processes that it found first, in words; empty until then, or if there were none.
@@ -59,8 +61,10 @@ class Ladder:
         deadlines: Deadlines,
         grace: float,
         first: int = signal.SIGTERM,
+        dump: Callable[[], bool] = lambda: False,
     ) -> None:
         self._tree = tree
+        self._dump = dump
         self._first = first
         self._scanner = scanner
         self._deadlines = deadlines
@@ -87,6 +91,9 @@ class Ladder:
             if not living:
                 break
             await self._wait_for_deaths(living, self._grace_over)
+            if self._grace_over.done() and self._dump():
+                await self._wait_for_deaths(living, dumped := self._deadlines.timer(_DUMP_PATIENCE))
+                dumped.cancel()
         began = elapsed()
         # a process that forks and ends between being listed and being read hides itself and its child
         empty_scans = 0
@@ -167,6 +174,7 @@ _MAX_NAMED = 5  # processes
 _MAX_PIDFDS = 16  # pidfds of one ladder: processes that it waits for at a time
 _MAX_ALL_PIDFDS = 64  # pidfds of all ladders
 _EMPTY_SCANS = 2  # scans in a row that must find no member
+_DUMP_PATIENCE = 0.2  # seconds for a process to write its stacks
 _KILL_INTERVAL = 1.0  # seconds until remaining processes are killed again, or the next scan
 UNKILLABLE = 10.0  # seconds to wait for a process that is stuck in the kernel
 
@@ -402,6 +410,18 @@ def key_from_mark(mark: str) -> AttemptKey | None:
 # --- Execution: the first process of an attempt from its start on, whatever process is its parent.
 
 
+class StopReason(IntEnum):
+    """Why an attempt is ended, as its process is told. bgd/worker/stopping.py has the numbers too."""
+
+    TIMEOUT = 1
+    CANCELLED = 2
+    OTHER = 3  # it may run again, for example, so nothing is raised in it
+
+
+DUMP_SIGNAL = signal.SIGRTMAX
+"""Makes the process of a Python class job write its stacks to its log; it would end any other process."""
+
+
 class Usage(Struct, frozen=True):
     """What a process used; None: unknown."""
 
@@ -427,6 +447,9 @@ class Execution(Protocol):
         Raises:
             OSError: the signal cannot be sent.
         """
+
+    def note_stop(self, reason: StopReason) -> None:
+        """Let it know why it will get its stop signal, if it can look that up; do nothing once it is over."""
 
     async def wait(self) -> int:
         """Wait for its end; return its exit code, or the negated number of the signal that ended it."""

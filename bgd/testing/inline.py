@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import ctypes
 import json
 import os
 import pwd
+import signal
 import sys
 import threading
 import time
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ContextDecorator
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from msgspec import Struct, convert
 from msgspec.structs import asdict, fields, replace
@@ -52,6 +54,7 @@ from bgd.wire.requests import Request
 from bgd.wire.views import AttemptView, EventView, JobError, JobView, Progress
 from bgd.worker import process
 from bgd.worker.job import carry_out, provide_bgd_job, read
+from bgd.worker.stopping import NO_REASON, REASONS, StopHandler, raise_for_cancellation
 
 _NO_HOME = "/nonexistent"  # a home without a configuration
 _INTERRUPTED = "KeyboardInterrupt"
@@ -274,6 +277,7 @@ class InlineBackend:
         self._allows_all = allows_all
         self._events: list[EventView] = []
         self._changed = threading.Condition()  # guards all of these; not held while a job runs
+        self._running: dict[int, _InlineResult] = {}
         self._is_over = False
 
     def answer(self, frames: bytes) -> Replies:
@@ -316,10 +320,8 @@ class InlineBackend:
             case requests.GetEvents() as request:
                 yield from self._stream_events(request)
             case request if isinstance(request, _ACTIONS):
-                results = [
-                    ActResult(each, code=ErrorCode.REFUSED, message=_TOO_LATE) for each in request.jobs
-                ]
-                yield Acted(request.id, results)
+                act = self._cancel if isinstance(request, requests.Cancel) else _too_late
+                yield Acted(request.id, [act(job_id) for job_id in request.jobs])
             case request:
                 raise Refused(_NOT_INLINE.format(type(request).__name__))
 
@@ -389,14 +391,32 @@ class InlineBackend:
             job.started_at = time.time()
             self._set_state(job, Move.START, State.RUNNING)
         allowed = None if self._allows_all else self.config.security.allowed_classes
-        report, exit_code = _run_job(job.target, job.spec.arguments, allowed, job.set_progress)
+        result = _InlineResult()
+        with self._changed:
+            self._running[job.id] = result
+        limit = threading.Timer(job.spec.timeout or 0, result.stop, [Outcome.TIMEOUT])
+        if job.spec.timeout:
+            limit.start()
+        try:
+            report, exit_code = _run_job(job, allowed, result)
+        finally:
+            limit.cancel()
+            with self._changed:
+                del self._running[job.id]
         with self._changed:
             job.finished_at = time.time()
             job.outcome, job.result_text, job.error = report.outcome, report.value, report.error
             job.exit_code = exit_code if report.outcome is Outcome.EXIT else None
-            has_succeeded = report.outcome is Outcome.SUCCEEDED
-            move = Move.SUCCEED if has_succeeded else Move.GIVE_UP
-            self._set_state(job, move, State.SUCCEEDED if has_succeeded else State.FAILED)
+            self._set_state(job, *_MOVES.get(report.outcome, (Move.GIVE_UP, State.FAILED)))
+
+    def _cancel(self, job_id: int) -> ActResult:
+        """Cancel a job that runs in another thread, or that cancels itself."""
+        with self._changed:
+            running = self._running.get(job_id)
+        if running is None:
+            return _too_late(job_id)
+        running.stop(Outcome.CANCELLED)
+        return ActResult(job_id)
 
     def _set_state(self, job: InlineJob, what: str, state: State) -> None:
         job.state = state
@@ -411,6 +431,16 @@ class InlineBackend:
         )
         self._events.append(event)
         self._changed.notify_all()
+
+
+def _too_late(job_id: int) -> ActResult:
+    return ActResult(job_id, code=ErrorCode.REFUSED, message=_TOO_LATE)
+
+
+_MOVES = {
+    Outcome.SUCCEEDED: (Move.SUCCEED, State.SUCCEEDED),
+    Outcome.CANCELLED: (Move.CANCEL, State.CANCELLED),
+}
 
 
 def _is_finished(job: InlineJob) -> bool:
@@ -474,21 +504,13 @@ def _user() -> str:
 
 
 def _run_job(
-    target: str,
-    arguments: str | None,
-    allowed: Sequence[str] | None,
-    on_progress: Callable[[float | None, str | None], object],
+    job: InlineJob, allowed: Sequence[str] | None, result: _InlineResult
 ) -> tuple[AttemptReport, int]:
     """Run a job once; return its report, and its exit code.
 
     It runs in this thread, or in a thread of its own if an event loop runs here, because that loop could not
-    run a coroutine to its end.
-
-    Args:
-        target: what to call.
-        arguments: JSON, as in a JobSpec.
-        allowed: the entries that an inherited method is checked against, None: it may be called.
-        on_progress: called with the progress that the job reports.
+    run a coroutine to its end. `allowed`: the entries that an inherited method is checked against, None: it
+    may be called.
 
     Raises:
         KeyboardInterrupt: the user wants to end the tests.
@@ -496,33 +518,113 @@ def _run_job(
     import bgd_job  # type: ignore[import-not-found]  # noqa: PLC0415 - exists since _provide_bgd_job_once
 
     process.become_job_process()  # again, because this may be a forked child
-    previous = bgd_job.listener.set(on_progress)
+    previous = bgd_job.listener.set(job.set_progress)
     try:
         run = _run_in_thread if _has_loop() else _run_here
-        document, exit_code = run(target, arguments, allowed)
+        exit_code = run(job, allowed, result)
     finally:
         bgd_job.listener.reset(previous)
-    report = read_result(document, Outcome.EXIT if exit_code else Outcome.SUCCEEDED)
+    outcome = result.outcome or (Outcome.EXIT if exit_code else Outcome.SUCCEEDED)
+    report = read_result(result.document, outcome)
     if report.error is not None and report.error.type == _INTERRUPTED:
         raise KeyboardInterrupt
     return report, exit_code
 
 
-def _run_in_thread(target: str, arguments: str | None, allowed: Sequence[str] | None) -> tuple[bytes, int]:
+def _run_in_thread(job: InlineJob, allowed: Sequence[str] | None, result: _InlineResult) -> int:
     context = contextvars.copy_context()
     with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(context.run, _run_here, target, arguments, allowed).result()
+        return pool.submit(context.run, _run_here, job, allowed, result).result()
 
 
-def _run_here(target: str, arguments: str | None, allowed: Sequence[str] | None) -> tuple[bytes, int]:
-    documents: list[bytes] = []
+def _run_here(job: InlineJob, allowed: Sequence[str] | None, result: _InlineResult) -> int:
+    request = worker_request(python_target(job.target), job.spec.arguments, (), allowed)
     try:
-        exit_code = carry_out(
-            read(worker_request(python_target(target), arguments, (), allowed)), documents.append
-        )
+        return carry_out(read(request), result)
     except SystemExit as leaving:
-        exit_code = _exit_code_of(leaving)
-    return b"".join(documents), exit_code
+        return _exit_code_of(leaving)
+
+
+class _InlineResult:
+    """Takes the result document of a job that runs in this process, and stops the job.
+
+    `outcome`: why it was stopped, None if it was not.
+    """
+
+    def __init__(self) -> None:
+        self.document = b""
+        self.outcome: Outcome | None = None
+        self._lock = threading.RLock()  # a job may cancel itself
+        self._code: _StoppableCode | None = None  # while it runs
+
+    def write(self, document: bytes) -> None:
+        self.document = document
+
+    def stop_handler(self, _signal_name: str | None) -> _StoppableCode:
+        return _StoppableCode(self._set_code)
+
+    def stop(self, reason: Outcome) -> None:
+        """Raise in the job's code, unless it has ended."""
+        with self._lock:
+            if self._code is not None and self.outcome is None:
+                self.outcome = reason
+                self._code.stop(_REASONS[reason])
+
+    def _set_code(self, code: _StoppableCode | None) -> None:
+        with self._lock:
+            self._code = code
+
+
+class _StoppableCode:
+    """The code of a job that runs in this thread. In the main thread a blocking call is interrupted too."""
+
+    def __init__(self, set_code: Callable[[_StoppableCode | None], None]) -> None:
+        self.task: Any = None
+        self._set_code = set_code
+        self._reason = NO_REASON
+        self._error: BaseException | None = None
+        self._thread = threading.get_ident()
+        is_main = self._thread == threading.main_thread().ident
+        self._handler = StopHandler("RTMIN", lambda: self._reason) if is_main else None
+
+    def __enter__(self) -> Self:
+        if self._handler is not None:
+            self._handler.__enter__()
+        self._set_code(self)
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self._set_code(None)
+        if self._handler is not None:
+            self._handler.disarm()
+            self._error = self._handler.error
+        else:
+            _raise_in(self._thread, None)
+        raise_for_cancellation(self._error, error)
+
+    def stop(self, reason: int) -> None:
+        """Cancel the coroutine, or raise in the thread."""
+        import bgd_job  # noqa: PLC0415 - exists since _provide_bgd_job_once
+
+        self._reason = reason
+        kind = getattr(bgd_job, REASONS[reason])
+        if self._handler is not None:
+            self._handler.task = self.task
+            signal.pthread_kill(self._thread, signal.SIGRTMIN)
+        elif self.task is not None:
+            self._error = kind()
+            self.task.get_loop().call_soon_threadsafe(self.task.cancel)
+        else:
+            _raise_in(self._thread, kind)
+
+
+_REASONS = {Outcome.TIMEOUT: 1, Outcome.CANCELLED: 2}  # keys of REASONS
+
+
+def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
+    """Raise an exception in a thread as soon as it runs Python code; None: no longer."""
+    error = ctypes.c_void_p() if kind is None else ctypes.py_object(kind)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error)
 
 
 def _has_loop() -> bool:

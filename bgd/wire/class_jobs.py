@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from bgd.core.job import Decision, NextStep, Outcome
-from bgd.core.spec import MAX_RESULT, Duration, Instant
+from bgd.core.spec import MAX_RESULT, Duration, Instant, StopSignal
 from bgd.core.target import PythonTarget, RunnerTarget
 from bgd.wire.views import JobError
 
@@ -20,6 +20,7 @@ NULL_RESULT = b'{"ok":null}'  # assumed where a program of another language writ
 NO_RESULT = "no_result"  # type of the error if a process ended well without a result
 
 _DEFAULT_TYPES = {NextStep.RETRY: "retry", NextStep.FAIL: "fail", NextStep.SNOOZE: Outcome.SNOOZED.value}
+_ENDED_BY_BGD = frozenset({Outcome.TIMEOUT, Outcome.CANCELLED})
 _ENDED_BY_ITSELF = frozenset({Outcome.SUCCEEDED, Outcome.EXIT})
 
 
@@ -34,7 +35,11 @@ def problem_with_arguments(arguments: str) -> str | None:
 
 
 def worker_request(
-    target: PythonTarget, arguments: str | None, path: Sequence[str], allowed: Sequence[str] | None = None
+    target: PythonTarget,
+    arguments: str | None,
+    path: Sequence[str],
+    allowed: Sequence[str] | None = None,
+    stop_signal: StopSignal | None = None,
 ) -> bytes:
     """Return what a worker reads from its standard input.
 
@@ -42,10 +47,11 @@ def worker_request(
       passed on unchanged, so that no number loses a digit.
     * `path`: goes in front of sys.path.
     * `allowed`: the entries that decide whether an inherited method may be called; None: it may.
+    * `stop_signal`: the signal that ends the job; None: TERM.
     """
     given = Raw((arguments or "{}").encode())
     return msgspec.json.encode(
-        _Request(target.module, target.name, target.method, given, list(path), allowed)
+        _Request(target.module, target.name, target.method, given, list(path), allowed, stop_signal)
     )
 
 
@@ -75,8 +81,11 @@ class AttemptReport(Struct, frozen=True):
 def read_result(raw: bytes | None, outcome: Outcome) -> AttemptReport:
     """Return what became of a class job, from its result file (None or empty: nothing) and its outcome.
 
-    If somebody else ended the process, the outcome that the launcher saw stays, whatever it had written.
+    If somebody else ended the process, the outcome that the launcher saw stays, whatever it had written. Of a
+    job that was ended by bgd the error is kept: it tells where the job was.
     """
+    if outcome in _ENDED_BY_BGD:
+        return AttemptReport(outcome, error=_error_in(raw or b""))
     if outcome not in _ENDED_BY_ITSELF:
         return AttemptReport(outcome)
     try:
@@ -92,6 +101,15 @@ def read_result(raw: bytes | None, outcome: Outcome) -> AttemptReport:
             else AttemptReport(Outcome.ERROR, error=JobError(NO_RESULT, str(error)))
         )
     return AttemptReport(outcome, value if outcome is Outcome.SUCCEEDED else None)
+
+
+def _error_in(raw: bytes) -> JobError | None:
+    """Return the error that a result file tells of, None if it holds none or cannot be read."""
+    try:
+        told, value = _read_document(raw)
+        return None if value is not None else _report_of(told).error
+    except ValueError:
+        return None
 
 
 def _report_of(told: _Document) -> AttemptReport:
@@ -161,6 +179,7 @@ class _Request(Struct):
     arguments: Raw
     path: list[str]
     allowed: Sequence[str] | None = None
+    stop_signal: StopSignal | None = None
 
 
 class _RunnerRequest(Struct):

@@ -135,11 +135,12 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
 class StopProcesses(Struct, frozen=True, tag="stop"):
     """End an attempt: send its stop signal to the whole process tree, and KILL after `grace` seconds.
 
-    May be repeated.
+    May be repeated. `is_cancel`: its job is cancelled, not to run again; a class job is told so.
     """
 
     key: AttemptKey
     grace: float
+    is_cancel: bool = False
 
 
 class SignalProcesses(Struct, frozen=True, tag="signal"):

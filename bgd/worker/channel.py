@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PROTOCOL = 2  # raised by every change that is not an addition: a launcher of the release before may run on
 MAX_PACKET = 65_536  # bytes; a longer message comes in a file
 MAX_DESCRIPTORS = 3
-_NUMBER = struct.Struct("<q")  # bgd/launcher/warm/channel.py writes and reads it too
+_NUMBERS = struct.Struct("<qq")  # of the reason, of the job; bgd/launcher/warm/channel.py has it too
 _ANCILLARY = socket.CMSG_SPACE(MAX_DESCRIPTORS * struct.calcsize("i"))
 
 
@@ -67,17 +67,21 @@ class LauncherChannel:
 
 
 class SharedMemory:
-    """Memory that a worker shares with the launcher, so that neither needs a message for what it holds.
-
-    It holds the number of the job that the worker took last. If the worker dies, the launcher knows by this
-    number whether anything of the job has run.
-    """
+    """Memory that a worker shares with the launcher, for what both must know without a message."""
 
     def __init__(self, fd: int) -> None:
         """Use the file of this descriptor, and close the descriptor."""
-        self._memory = mmap.mmap(fd, _NUMBER.size)
+        self._memory = mmap.mmap(fd, _NUMBERS.size)
         os.close(fd)
 
     def take(self, job_id: int) -> None:
-        """Note that the job may run from here on: no other worker must be given it."""
-        _NUMBER.pack_into(self._memory, 0, job_id)
+        """Note that the job may run from here on.
+
+        If the worker dies, the launcher knows by this whether another worker must be given the job.
+        """
+        _NUMBERS.pack_into(self._memory, 0, 0, job_id)  # in this order
+
+    def stop_reason(self) -> int:
+        """Return why the job that was taken last is to end: see stopping.py; 0: it is not."""
+        reason: int = _NUMBERS.unpack_from(self._memory, 0)[0]
+        return reason

@@ -149,7 +149,7 @@ class _ForkServer:
         if self._collects_garbage:
             gc.enable()
         _reseed()
-        return carry_out(job["work"], ResultFile(result).write)
+        return carry_out(job["work"], ResultFile(result))
 
 
 def _reseed() -> None:

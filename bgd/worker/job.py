@@ -10,18 +10,28 @@ from types import TracebackType
 
 from .callables import Refusal, call, resolve
 from .process import exit_if_forked, flush, log, redirect_to_null
+from .stopping import NO_REASON, StopHandler, dump_on_signal
 
 TYPE_CHECKING = False  # not typing's: importing that takes a tenth of an interpreter's start
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, Union
+    from contextlib import AbstractContextManager
+    from typing import Any, Protocol, Union
 
     Job = Union[dict[str, Any], Refusal]  # noqa: UP007 - Python 3.9 needs Union
+
+    class Result(Protocol):
+        """Takes the result document of a job, and learns why the job is to end."""
+
+        def write(self, document: bytes) -> None: ...
+        def stop_handler(self, signal_name: str | None) -> AbstractContextManager[Any]: ...
+
 
 # bgd.core.spec has these too, and cannot be imported here; a test compares them.
 MAX_RESULT = 1_000_000  # bytes of JSON
 MAX_DEPTH = 200  # of nested lists and objects in a result; many JSON readers take little more
 MAX_TEXT = 65_536  # bytes of an error's message, and of its traceback
+
+STOP_REASON_AT = 1 << 21  # bgd/launcher/spawn.py has it too: beyond any document; one byte
 
 _INSTEAD = "write it to a file, and return the path"
 _MAX_LINE = 1000  # characters of an error on one line
@@ -46,7 +56,8 @@ def main() -> int:
     with os.fdopen(0, "rb", closefd=False) as stdin:
         text = stdin.read()
     redirect_to_null(os.O_RDONLY, 0)
-    return carry_out(read(text), ResultFile(result_fd).write)
+    dump_on_signal()
+    return carry_out(read(text), ResultFile(result_fd))
 
 
 def read(text: str | bytes) -> Job:
@@ -59,7 +70,7 @@ def read(text: str | bytes) -> Job:
 
 
 class ResultFile:
-    """The file that takes the result document of a job."""
+    """The file that takes the result document of a job, and holds the reason why the job is to end."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -78,16 +89,25 @@ class ResultFile:
             # pwrite, because the file offset tells the launcher whether the job began: see forking.py
             written += os.pwrite(self._fd, document[written:], written)
 
+    def stop_handler(self, signal_name: str | None) -> StopHandler:
+        """Return what raises in the job when it is to end."""
+        return StopHandler(signal_name, self._stop_reason)
 
-def carry_out(job: Job, write: Callable[[bytes], None]) -> int:
-    """Run the job, and let `write` take its result document; return 1 after an error, else 0.
+    def _stop_reason(self) -> int:
+        if not is_still(self._fd, self._identity):
+            return NO_REASON
+        return int.from_bytes(os.pread(self._fd, 1, STOP_REASON_AT), "little")
+
+
+def carry_out(job: Job, result: Result) -> int:
+    """Run the job, and let `result` take its document; return 1 after an error, else 0.
 
     Raises:
         SystemExit: the job chose its own exit code; there is no document then.
     """
     exit_code = 1
     try:
-        document = b'{"ok":' + encode_result(_run(job)) + b"}"
+        document = b'{"ok":' + encode_result(_run(job, result)) + b"}"
         exit_code = 0
     except SystemExit:
         raise
@@ -99,11 +119,11 @@ def carry_out(job: Job, write: Callable[[bytes], None]) -> int:
     _send_held_progress()
     flush()
     exit_if_forked(exit_code)
-    write(document)
+    result.write(document)
     return exit_code
 
 
-def _run(job: Job) -> object:
+def _run(job: Job, result: Result) -> object:
     """Import, resolve and call the target; await what it returns if that is awaitable."""
     if isinstance(job, Refusal):
         raise job
@@ -112,17 +132,19 @@ def _run(job: Job) -> object:
         sys.path[:0] = path
     function = resolve(job["module"], job["name"], job["method"], job.get("allowed"))
     given = job["arguments"]
-    result = call(function, given.get("args", ()), given.get("kwargs", {}))
-    # isinstance(result, Awaitable) would do a search and cache it, and a new process has nothing cached
-    is_awaitable = getattr(type(result), "__await__", None) is not None
-    return _awaited(result) if is_awaitable else result
+    with result.stop_handler(job.get("stop_signal")) as stop:
+        value = call(function, given.get("args", ()), given.get("kwargs", {}))
+        # isinstance(value, Awaitable) would do a search and cache it, and a new process has nothing cached
+        is_awaitable = getattr(type(value), "__await__", None) is not None
+        return _awaited(value, stop) if is_awaitable else value
 
 
-def _awaited(result: Any) -> object:
+def _awaited(value: Any, stop: Any) -> object:
     import asyncio  # noqa: PLC0415 - slower to import than everything before it, and most jobs do without
 
     async def wait() -> object:
-        return await result
+        stop.task = asyncio.current_task()
+        return await value
 
     return asyncio.run(wait())
 
@@ -243,11 +265,14 @@ def _name_of(kind: type) -> str:
 
 def _below_the_worker(frames: TracebackType | None) -> TracebackType | None:
     """Return only the job's own frames: those below the last frame of the worker."""
-    below = frames
+    below = last = frames
     while frames is not None:
+        if frames.tb_frame.f_code is StopHandler.handle.__code__ and last is not None:
+            last.tb_next = None  # the job's code was here when the stop signal came
+            break
         if os.path.dirname(frames.tb_frame.f_code.co_filename) == _WORKER:  # noqa: PTH120  pathlib is slow to import
             below = frames.tb_next
-        frames = frames.tb_next
+        last, frames = frames, frames.tb_next
     return below
 
 

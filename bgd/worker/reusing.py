@@ -10,8 +10,8 @@ beginning before, as {"id", "result"}. If processes are left, or the limit is re
 worker no other job.
 
 What a job leaves in memory, the next job finds. The worker undoes changes to the environment, the working
-directory, the umask, signals, the standard streams and sys.path. If the job left threads, or closed the
-channel to the launcher, the worker ends with the job, as an interpreter would.
+directory, the umask, signals, the standard streams and sys.path. If the job left threads, closed the channel
+to the launcher or was to end, the worker ends with the job, as an interpreter would.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import threading
 from .channel import LauncherChannel, SharedMemory
 from .job import carry_out, read, to_json
 from .process import exit_if_forked, log, redirect_output, redirect_to_null
+from .stopping import StopHandler
 from .warm_job import EnvironmentMark, LoadedFiles, exit_code_of, exit_process
 
 TYPE_CHECKING = False  # not typing's: a worker keeps its memory small
@@ -76,20 +77,21 @@ class _ReusedWorker:
             os.close(descriptors[0])
             return
         redirect_output(descriptors[0])
-        documents: list[bytes] = []
-        code = exit_code_of(lambda: carry_out(read(job["text"]), documents.append))
+        kept = _KeptResult(self._memory)
+        code = exit_code_of(lambda: carry_out(read(job["text"]), kept))
         exit_if_forked(code)
-        result = documents[0].decode() if documents else ""
         if not self._channel.is_intact:
-            if documents:
+            if kept.document:
                 log("the job closed the channel for its result, so the result is lost\n")
                 code = 1
             exit_process(code)
-        has_threads = threading.active_count() > 1
-        while len(result) > _PIECE or (result and has_threads):
+        result = kept.document.decode()
+        # the slot of a job that was to end is free once this process has ended
+        must_exit = threading.active_count() > 1 or self._memory.stop_reason()
+        while len(result) > _PIECE or (result and must_exit):
             piece, result = result[:_PIECE], result[_PIECE:]
             self._channel.send_json(b'{"id":%d,"result":%b}' % (job["id"], to_json(piece).encode()))
-        if has_threads:
+        if must_exit:
             exit_process(code)
         self._restore()
         self._files.add_new()
@@ -146,6 +148,20 @@ class _ReusedWorker:
         self._channel.send_json(
             b'{"id":%d,"code":%d,"usage":%b,"left_children":%b,"spent":%b,"result":%b}' % report
         )
+
+
+class _KeptResult:
+    """Keeps the result document of a job until it is sent."""
+
+    def __init__(self, memory: SharedMemory) -> None:
+        self.document = b""
+        self._memory = memory
+
+    def write(self, document: bytes) -> None:
+        self.document = document
+
+    def stop_handler(self, signal_name: str | None) -> StopHandler:
+        return StopHandler(signal_name, self._memory.stop_reason)
 
 
 class _Environment:

@@ -21,6 +21,7 @@ from .forking import avoid_gaps, collapse_huge_pages, fork_hazards, serve_by_for
 from .job import error_line
 from .process import flush, log_traceback, redirect_to_null
 from .reusing import serve_in_turn
+from .stopping import dump_on_signal
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FAILED = 1
@@ -46,6 +47,7 @@ def main() -> int:
         return _FAILED
     flush()
     redirect_to_null(os.O_WRONLY, 1, 2)
+    dump_on_signal()
     if "recycle" in beginning:
         serve_in_turn(channel, SharedMemory(*descriptors), beginning["recycle"])
         return 0

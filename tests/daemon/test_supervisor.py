@@ -161,10 +161,10 @@ async def test_adopted_attempt_that_should_stop_is_stopped_again(config, launche
         await launcher.greet()
         key = await life.launched()
         await life.actions.cancel(JobId(key.job))
-        assert await life.told() == [StopProcesses(key, config.daemon.grace)]
+        assert await life.told() == [StopProcesses(key, config.daemon.grace, is_cancel=True)]
     async with running_supervisor(config, launcher) as life:
         await launcher.greet(runs(key))
-        assert await life.told() == [StopProcesses(key, config.daemon.grace)]
+        assert await life.told() == [StopProcesses(key, config.daemon.grace, is_cancel=True)]
         assert (await life.view(key.job)).state is State.STOPPING
 
 
@@ -507,7 +507,7 @@ async def test_running_job_is_stopped_and_then_cancelled(config, launcher):
         key = await life.launched(command(retries=3))
         assert await life.actions.cancel(JobId(key.job)) is State.STOPPING
         assert await life.actions.cancel(JobId(key.job)) is State.STOPPING
-        assert await life.told() == [StopProcesses(key, config.daemon.grace)]
+        assert await life.told() == [StopProcesses(key, config.daemon.grace, is_cancel=True)]
         launcher.say(end(key, Outcome.CANCELLED, None))
         await launcher.hear(Acknowledge)
         assert (await life.view(key.job)).state is State.CANCELLED
@@ -535,7 +535,7 @@ async def test_job_cancelled_without_a_launcher_is_stopped_when_one_is_back(conf
         await life.actions.cancel(JobId(key.job))
         assert (await life.view(key.job)).state is State.STOPPING
         await launcher.greet(runs(key))
-        assert await life.told() == [StopProcesses(key, config.daemon.grace)]
+        assert await life.told() == [StopProcesses(key, config.daemon.grace, is_cancel=True)]
 
 
 async def test_retried_job_continues_to_count_its_attempts(config, launcher):

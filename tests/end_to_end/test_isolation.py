@@ -10,13 +10,16 @@ from bgd import JobFailed, Refused
 from tests.support import DEADLINE, serving, wait_until
 
 MODULE = """
-import os
+import os, threading
 
 def parent():
     return os.getppid()
 
 def process():
     return os.getpid()
+
+def stay():
+    threading.Event().wait()
 
 def boom():
     raise KeyError("x")
@@ -111,3 +114,27 @@ def test_code_that_changes_between_two_jobs_is_loaded_again(daemon):
 
         assert client.call("work:new").result(DEADLINE) == "new"
         wait_until(lambda: not Path(f"/proc/{before}").exists())
+
+
+@pytest.mark.parametrize("isolation", ["fork", "spawn", "reuse"])
+def test_a_job_that_is_to_end_tells_where_it_was(daemon, isolation):
+    with daemon.client() as client:
+        late = client.call("work:stay", isolation=isolation, timeout=2.0)
+        cancelled = client.call("work:stay", isolation=isolation)
+        wait_until(lambda: cancelled.refresh().state == "running")
+        wait_until(lambda: late.refresh().state == "failed")
+        cancelled.cancel()
+        with pytest.raises(JobFailed) as failed:
+            late.result(DEADLINE)
+        assert cancelled.wait(DEADLINE).state == "cancelled"
+
+    assert (failed.value.outcome, failed.value.error_type) == ("timeout", "bgd_job.TimedOut")
+    assert "in stay\n    threading.Event().wait()" in (failed.value.traceback or "")
+    for job, outcome, error in (
+        (late, "timeout", "bgd_job.TimedOut: its time limit is over"),
+        (cancelled, "cancelled", "bgd_job.Cancelled: it was cancelled"),
+    ):
+        shown = daemon.bgctl("show", str(job.id)).stdout
+        assert outcome in shown
+        assert error in shown
+        assert "in stay" in shown

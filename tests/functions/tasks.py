@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import sys
@@ -142,3 +143,38 @@ async def halfway_awaited(message: str) -> None:
 
 def interrupt() -> None:
     raise KeyboardInterrupt
+
+
+@bgd.job
+def block(folder: str) -> None:
+    """Clean up when it is stopped."""
+    try:
+        Path(folder, "begun").touch()
+        threading.Event().wait(1000)
+    finally:
+        Path(folder, "ended").touch()
+
+
+async def block_awaited(folder: str) -> None:
+    begun, ended = Path(folder, "begun"), Path(folder, "ended")
+    begun.touch()  # noqa: ASYNC240  nobody else waits for this loop
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        ended.touch()  # noqa: ASYNC240
+
+
+def run_on(folder: str) -> str:
+    """Catch what stops it, in a thread whose calls are short."""
+    import bgd_job
+
+    Path(folder, "begun").touch()
+    try:
+        while True:
+            threading.Event().wait(0.01)
+    except bgd_job.Stopped as stopped:
+        return type(stopped).__name__
+
+
+def cancel_itself(job: int) -> None:
+    bgd.Client("/nonexistent/bgd.sock").cancel([job])

@@ -26,7 +26,7 @@ from bgd.executor import Executor
 from bgd.testing import inline
 from bgd.wire.views import Progress
 from tests.functions import tasks
-from tests.support import DEADLINE
+from tests.support import DEADLINE, wait_until
 
 TASKS = "tests.functions.tasks"
 
@@ -421,3 +421,58 @@ async def test_maps_run_inline_and_read_only_what_is_needed():
 
     assert (results, others) == ([0, 1, 4], [3, 4])
     assert len(jobs.of(tasks.square)) == 100 - len(list(items)) <= 7
+
+
+# --- a job that is to end ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["block", "block_awaited"])
+def test_a_job_over_its_time_limit_cleans_up_and_fails(name, tmp_path):
+    with inline(may_fail=True) as jobs:
+        Client("/nonexistent/bgd.sock").call(f"{TASKS}:{name}", [str(tmp_path)], timeout=0.1)
+
+    (job,) = jobs.submitted
+    assert (job.state, job.outcome) == (State.FAILED, Outcome.TIMEOUT)
+    assert job.error is not None
+    assert job.error.type == "bgd_job.TimedOut"
+    assert f"in {name}\n" in (job.error.traceback or "")
+    assert (tmp_path / "ended").exists()
+
+
+@pytest.mark.parametrize("name", ["run_on", "block_awaited"])
+async def test_under_an_event_loop_a_job_over_its_time_limit_is_stopped_too(name, tmp_path):
+    with inline(may_fail=True) as jobs:
+        await AsyncClient("/nonexistent/bgd.sock").call(f"{TASKS}:{name}", [str(tmp_path)], timeout=0.1)
+
+    (job,) = jobs.submitted
+    assert (job.state, job.outcome, job.result) == (State.FAILED, Outcome.TIMEOUT, None)
+
+
+@pytest.mark.parametrize("name", ["run_on", "block"])
+def test_a_job_can_be_cancelled_from_another_thread(name, tmp_path):
+    client = Client("/nonexistent/bgd.sock")
+
+    def cancel() -> None:
+        wait_until((tmp_path / "begun").exists)
+        client.cancel([1])
+
+    with inline() as jobs:
+        other = threading.Thread(target=cancel)
+        other.start()
+        client.call(f"{TASKS}:{name}", [str(tmp_path)])
+        other.join()
+
+    (job,) = jobs.submitted
+    assert (job.state, job.outcome) == (State.CANCELLED, Outcome.CANCELLED)
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_job_can_cancel_itself():
+    job = Client("/nonexistent/bgd.sock").call(f"{TASKS}:cancel_itself", [1])
+
+    assert job.refresh().state == State.CANCELLED
+
+
+@pytest.mark.usefixtures("jobs")
+def test_a_job_within_its_time_limit_is_left_alone():
+    assert Client("/nonexistent/bgd.sock").call(f"{TASKS}:length", ["four"], timeout=60).result() == 4

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bgd.core.job import Decision, NextStep, Outcome
-from bgd.core.spec import MAX_RESULT
+from bgd.core.spec import MAX_RESULT, StopSignal
 from bgd.core.target import PythonTarget, RunnerTarget
 from bgd.wire.class_jobs import (
     MAX_DOCUMENT,
@@ -40,7 +40,14 @@ def test_a_request_names_target_arguments_and_path():
         "arguments": {"args": [1], "kwargs": {"x": 2}},
         "path": ["/srv/app"],
         "allowed": None,
+        "stop_signal": None,
     }
+
+
+def test_a_request_names_the_signal_that_ends_the_job():
+    document = json.loads(worker_request(FUNCTION, None, (), stop_signal=StopSignal.HUP))
+
+    assert document["stop_signal"] == "HUP"
 
 
 def test_request_of_a_function_has_no_method_and_may_have_no_arguments():
@@ -214,10 +221,25 @@ def test_an_exit_code_that_the_job_chose_is_not_hidden(raw):
     assert read_result(raw, Outcome.EXIT) == AttemptReport(Outcome.EXIT)
 
 
+BY_BGD = {Outcome.TIMEOUT, Outcome.CANCELLED}
+
+
 @pytest.mark.parametrize("raw", [None, b'{"ok": 1}', ERROR, b"garbage"])
-@pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.SUCCEEDED, Outcome.EXIT}))
+@pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.SUCCEEDED, Outcome.EXIT} - BY_BGD))
 def test_a_process_that_others_ended_keeps_its_outcome(raw, outcome):
     assert read_result(raw, outcome) == AttemptReport(outcome)
+
+
+@pytest.mark.parametrize("outcome", sorted(BY_BGD))
+def test_of_a_job_that_bgd_ended_the_error_is_kept(outcome):
+    error = JobError("ValueError", "no", "Traceback...")
+
+    assert read_result(ERROR, outcome) == AttemptReport(outcome, error=error)
+    assert read_result(b'{"wish": {"aim": "fail", "message": "why"}}', outcome).error == JobError(
+        "fail", "why"
+    )
+    for nothing in (None, b'{"ok": 1}', b"garbage"):
+        assert read_result(nothing, outcome) == AttemptReport(outcome)
 
 
 def test_a_result_at_the_limit_is_accepted():

@@ -1,5 +1,7 @@
 """What a job can tell bgd from inside: its progress, and to retry, fail or run again later.
 
+And what bgd raises in a class job that is to end: TimedOut or Cancelled.
+
 Every class job can import it. Elsewhere, for example in tests of the job's code or in a script that runs as a
 job, install it alone: `pip install ./bgd/inside` in a checkout of bgd. It uses only the standard library of
 Python 3.9. Outside of a job everything here works too, and does nothing.
@@ -14,7 +16,7 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import NamedTuple, SupportsFloat, Union
 
-__all__ = ["Fail", "Job", "Retry", "Snooze", "current", "progress"]
+__all__ = ["Cancelled", "Fail", "Job", "Retry", "Snooze", "Stopped", "TimedOut", "current", "progress"]
 
 Duration = Union[str, float, timedelta]  # noqa: UP007 - Python 3.9 evaluates it too
 """Text such as "500ms", "30s" or "1h30m"; or a number of seconds; or a timedelta."""
@@ -93,6 +95,28 @@ class Snooze(Exception):
     def bgd_wish(self) -> Mapping[str, object]:
         """What the worker writes into the result file."""
         return {"aim": "snooze", "after": self.after, "until": self.until}
+
+
+class Stopped(BaseException):
+    """Raised in the main thread of a class job that is to end, so that it can clean up within the grace time.
+
+    It is not an Exception, so `except Exception` lets it through. Catching it changes nothing about how the
+    attempt ends.
+    """
+
+
+class TimedOut(Stopped):
+    """The time limit of the attempt is over."""
+
+    def __init__(self, message: str = "its time limit is over") -> None:
+        super().__init__(message)
+
+
+class Cancelled(Stopped):
+    """The job was cancelled."""
+
+    def __init__(self, message: str = "it was cancelled") -> None:
+        super().__init__(message)
 
 
 class Job(NamedTuple):

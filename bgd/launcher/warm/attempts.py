@@ -19,7 +19,7 @@ from bgd.launcher.deadlines import Deadline
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, why_not_started
 from bgd.launcher.process import Process, read_process
 from bgd.launcher.spawn import ResultFile, environment_of
-from bgd.launcher.tree import Tree, Usage, mark
+from bgd.launcher.tree import StopReason, Tree, Usage, mark
 from bgd.launcher.warm.channel import SharedMemory, WorkerChannel, WorkerMessage
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import Launch, NotStarted
@@ -162,7 +162,10 @@ class WorkerJobs:
                 self._retire()
             self._ended()
 
-        return ReusedExecution(self._process.pid, self._used, self._context.children, take_back)
+        assert self._memory is not None  # noqa: S101  else the worker forks
+        return ReusedExecution(
+            self._process.pid, self._used, self._context.children, self._memory.note_stop, take_back
+        )
 
     def _forked(self, number: int, result: ResultFile, pidfd: int | None) -> ForkedExecution:
         if pidfd is None:
@@ -241,14 +244,21 @@ WorkerUsage = tuple[float, float, int]
 class ReusedExecution:
     """An attempt that runs in the worker's own process.
 
-    `before`: what the worker had used when the attempt began. `returned` is called when the attempt no longer
-    needs the worker, with whether the worker can take another.
+    `note_stop` lets the process know why it is to end. `before`: what the worker had used when the attempt
+    began. `returned` is called when the attempt no longer needs the worker, with whether the worker can take
+    another.
     """
 
     def __init__(
-        self, pid: int, before: WorkerUsage, children: Children, returned: Callable[[bool], None]
+        self,
+        pid: int,
+        before: WorkerUsage,
+        children: Children,
+        note_stop: Callable[[StopReason], None],
+        returned: Callable[[bool], None],
     ) -> None:
         self.pid = pid
+        self._note_stop = note_stop
         self._children = children
         self._before = before
         self._returned = returned
@@ -266,6 +276,10 @@ class ReusedExecution:
     def signal(self, signum: int) -> None:
         if not self.is_over:
             self._children.kill(self.pid, signum)
+
+    def note_stop(self, reason: StopReason) -> None:
+        if not self.is_over:
+            self._note_stop(reason)
 
     async def wait(self) -> int:
         return await self._end
@@ -361,6 +375,10 @@ class ForkedExecution:
     def signal(self, signum: int) -> None:
         if self._pidfd >= 0:
             signal.pidfd_send_signal(self._pidfd, signum)
+
+    def note_stop(self, reason: StopReason) -> None:
+        if not self.is_over:
+            self._result.note_stop(reason)
 
     async def wait(self) -> int:
         return await self._end

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd.launcher.spawn import unnamed_file
+from bgd.launcher.tree import StopReason
 
 
 class WorkerMessage(Struct, frozen=True, kw_only=True):
@@ -176,22 +177,27 @@ def _close_all(descriptors: Sequence[int]) -> None:
 
 
 class SharedMemory:
-    """Memory for what either side must know at once, without a message; `fd` is the file behind it."""
+    """Memory for what either side must know without a message; `fd` is the file behind it."""
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("bgd-worker")
-        os.truncate(self.fd, _NUMBER.size)
-        self._memory = mmap.mmap(self.fd, _NUMBER.size)
+        os.truncate(self.fd, _NUMBERS.size)
+        self._memory = mmap.mmap(self.fd, _NUMBERS.size)
 
     @property
     def taken(self) -> int:
         """The number of the job that the worker took last, 0 for none: that job runs, or has run."""
-        number: int = _NUMBER.unpack_from(self._memory, 0)[0]
+        number: int = _NUMBERS.unpack_from(self._memory, 0)[1]
         return number
 
+    def note_stop(self, reason: StopReason) -> None:
+        """Let the job that was taken last know why it is to end, before it gets the stop signal."""
+        _REASON.pack_into(self._memory, 0, reason)
+
     def close(self) -> None:
-        """Close the file; what it holds can still be read."""
+        """Close the file; what it holds can still be read and changed."""
         os.close(self.fd)
 
 
-_NUMBER = struct.Struct("<q")
+_NUMBERS = struct.Struct("<qq")  # of the reason, of the job
+_REASON = struct.Struct("<q")

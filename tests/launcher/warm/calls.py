@@ -50,7 +50,9 @@ class Calls:
         self, target: str, *args: object, env: dict[str, str] | None = None, **options: Any
     ) -> Launch:
         path = [str(self.folder)]
-        text = worker_request(python_target(target), json.dumps({"args": args}), path)
+        text = worker_request(
+            python_target(target), json.dumps({"args": args}), path, stop_signal=options.get("stop_signal")
+        )
         own = {"BGD_JOB_ID": "7", **(env or {})}
         warm = None
         if self.isolation is not SPAWN:

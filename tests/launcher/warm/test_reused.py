@@ -42,7 +42,7 @@ def look():
     found = ["LEFT" in os.environ, "PATH" in os.environ, os.getcwd(), os.umask(0), "/nowhere" in sys.path]
     time.sleep(0.3)
     print("heard")
-    return [os.getpid(), *found, sys.stdin.read(), handler == signal.SIG_DFL]
+    return [os.getpid(), *found, sys.stdin.read(), handler != signal.SIG_IGN]
 
 def close_input():
     os.close(0)
