@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 
 import click
@@ -63,33 +64,10 @@ _MODULES = {
     "service": "service",
 }
 _ALIASES = {"ls": "list", "status": "show"}
-_SYNONYMS = {  # words of other programs, for hints only
-    "add": "submit",
-    "clean": "prune",
-    "change": "edit",
-    "delete": "remove",
-    "enqueue": "release",
-    "follow": "logs",
-    "freeze": "suspend",
-    "groups": "queue",
-    "jobs": "list",
-    "kill": "cancel",
-    "parallel": "slots",
-    "ps": "list",
-    "restart": "retry",
-    "rm": "remove",
-    "stash": "hold",
-    "stop": "cancel",
-    "tail": "logs",
-    "thaw": "continue",
-    "top": "watch",
-}
 
 
 class LazyVerbGroup(VerbGroup):
     """The top-level group; it imports the module of a verb only when the verb is used."""
-
-    synonyms = _SYNONYMS
 
     def known_words(self) -> list[str]:
         """Return all verbs and their aliases."""
@@ -137,7 +115,9 @@ def _message_of(error: click.ClickException) -> str:
     if isinstance(error, click.MissingParameter) and error.ctx is not None:
         return f"{error.format_message()} See '{error.ctx.command_path} --help'."
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
-        return _hint_for_other_verb(error.option_name, error.ctx) or error.format_message()
+        option = error.option_name
+        other = _hint_for_other_verb(option, error.ctx) or _hint_by_meaning(option, error.ctx.command)
+        return other or error.format_message()
     return error.format_message()
 
 
@@ -153,6 +133,18 @@ def _hint_for_other_verb(option: str, context: click.Context) -> str | None:
         if command is not None and any(option in each.opts for each in command.params):
             return f"{option} is for {kind}: see 'bgctl {verb} --help'"
     return None
+
+
+def _hint_by_meaning(option: str, command: click.Command) -> str | None:
+    """Name what does the same; None if nothing does, or not for this verb."""
+    from bgctl.hints import OPTIONS  # noqa: PLC0415 - only for an error
+
+    hint = OPTIONS.get(option)
+    if hint is None:
+        return None
+    own = {spelling for each in command.params for spelling in each.opts}
+    named = set() if "`bgctl" in hint else set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", hint))
+    return f"no option {option}: {hint}" if named <= own else None
 
 
 _VERBS_FOR_NEW_JOBS = {"submit": "commands", "call": "class jobs", "run": "commands"}

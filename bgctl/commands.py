@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bgctl.common import WrongUsage, global_options, print_json, say
-from bgd import Client, Job
+from bgd import Client, Job, Refused
 from bgd.client.specs import undecodable_names
 from bgd.core.spec import MAX_INPUT
 
@@ -71,9 +71,28 @@ def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: b
         options["input"] = _read_stdin()
         del options["stdin"]
     options["check"] = not no_check
-    job = daemon.submit(argv, **options)
+    try:
+        job = daemon.submit(argv, **options)
+    except Refused:
+        import shutil  # noqa: PLC0415 - only for an error
+
+        from bgctl.hints import for_missing_program  # noqa: PLC0415 - likewise
+
+        if not no_check and shutil.which(argv[0]) is None and (hint := for_missing_program(argv)):
+            raise Refused(
+                f"no program {argv[0]!r} on its PATH: {hint}; --no-check queues it anyway"
+            ) from None
+        raise
+    if OPERATORS & set(argv[1:]):
+        from bgctl.hints import for_operators  # noqa: PLC0415 - hardly any command has such a word
+
+        if note := for_operators(argv):
+            say(note)
     say_once_what_a_reboot_does(daemon, options)
     return job
+
+
+OPERATORS = frozenset({"|", "||", "&&", ">", ">>", "2>", "2>&1", "&>", "<", "&"})  # words of a shell
 
 
 def _read_stdin() -> bytes:

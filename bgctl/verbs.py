@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -64,8 +64,6 @@ def verb_group(name: str, purpose: str, *verbs: click.Command) -> VerbGroup:
 class VerbGroup(click.Group):
     """A group that suggests the nearest verb if there is none of that name."""
 
-    synonyms: Mapping[str, str] = {}  # words of other programs, for hints only
-
     def known_words(self) -> Iterable[str]:
         """Return the verbs and aliases that a suggestion may name."""
         return self.commands
@@ -81,10 +79,10 @@ class VerbGroup(click.Group):
             args = [*args[1:], "--help"]
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             _, *above = ctx.command_path.split()
-            meant = self.synonyms.get(args[0], args[0])
-            raise click.UsageError(
-                f"no verb {' '.join([*above, args[0]])!r}: {nearest(meant, self.known_words())}"
-            )
+            from bgctl.hints import VERBS  # noqa: PLC0415 - only for an error
+
+            hint = (None if above else VERBS.get(args[0])) or nearest(args[0], self.known_words())
+            raise click.UsageError(f"no verb {' '.join([*above, args[0]])!r}: {hint}")
         return super().resolve_command(ctx, args)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 import pytest
 
 import bgd
 from bgctl.cli import cli as command
+from bgctl.hints import OPTIONS, VERBS, for_missing_program, for_operators
 
 
 @pytest.mark.parametrize(
@@ -14,10 +17,14 @@ from bgctl.cli import cli as command
     [
         (["submitt", "true"], "no verb 'submitt': did you mean submit?"),
         (["sho"], "no verb 'sho': did you mean show?"),
-        (["kill", "12"], "no verb 'kill': did you mean cancel?"),
-        (["ps"], "no verb 'ps': did you mean list?"),
+        (["kill", "12"], "no verb 'kill': `bgctl cancel ID` stops a job"),
+        (["ps"], "no verb 'ps': `bgctl list` shows jobs"),
         (["log"], "no verb 'log': did you mean logs?"),
         (["submit"], "Missing argument 'PROGRAM"),
+        (["submit", "--in", "5m", "true"], "no option --in: --delay D starts a job later"),
+        (["submit", "-j", "4", "true"], "no option -j: `bgctl slots N` sets how many"),
+        (["run", "--workdir", "/", "true"], "no option --workdir: --cwd DIR sets it"),
+        (["cancel", "--force", "1"], "no option --force: `bgctl signal ID -s KILL`"),
         (["submit", ""], "the name of the program is empty"),
         (["submit", "--prioritty", "3", "true"], "Did you mean one of: '--priority'"),
         (
@@ -176,3 +183,50 @@ def test_help_of_an_option_is_at_most_ten_words():
 
     assert len(helps) > 50
     assert [text for text in helps if text is None or len(text.split()) > 10] == []
+
+
+@pytest.mark.parametrize("hint", sorted({*VERBS.values(), *OPTIONS.values()}))
+def test_every_verb_that_a_hint_names_exists(hint):
+    named = re.findall(r"`bgctl (\w+)", hint)
+
+    assert [verb for verb in named if command.get_command(click.Context(command), verb) is None] == []
+
+
+def test_no_hint_is_for_a_verb_that_exists():
+    context = click.Context(command)
+
+    assert [word for word in VERBS if command.get_command(context, word) is not None] == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "remedy"),
+    [
+        (["ls | wc"], "`bgctl submit --shell 'ls | wc'`"),
+        (["cd", "/tmp"], "`bgctl submit --shell 'cd /tmp'`"),
+        (["COUNT=1", "make"], "`bgctl submit -e COUNT=1 make`"),
+        (["ll"], "`bgctl submit bash -ic ll`"),
+    ],
+)
+def test_a_command_for_a_shell_is_answered_with_one_that_works(argv, remedy):
+    own = for_missing_program(argv)
+
+    assert own is not None
+    assert remedy in own
+
+
+def test_a_script_in_the_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "script.sh").touch()
+
+    assert for_missing_program(["/no/such"]) is None
+    assert for_missing_program(["script.sh", "a b"]) == (
+        "./script.sh is here: type `bgctl submit ./script.sh 'a b'`"
+    )
+
+
+def test_a_pipe_among_the_arguments_is_noted():
+    note = for_operators(["ls", "-l", "|", "wc"])
+
+    assert note == "'|' is an argument here: for a shell type `bgctl submit --shell 'ls -l | wc'`"
+    assert for_operators(["expr", "1", "<", "2"]) is None
+    assert for_operators(["ls", "a|b"]) is None

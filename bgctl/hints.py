@@ -1,0 +1,145 @@
+"""What people mean who type words of other programs, such as docker, systemctl, celery, at or pueue."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from bgctl.commands import OPERATORS
+
+_SUBMIT = "`bgctl submit PROGRAM` queues a command"
+_CANCEL = "`bgctl cancel ID` stops a job"
+_FOLLOW = "`bgctl logs -f ID` follows the output of a job"
+_LIST = "`bgctl list` shows jobs, with `--json` for programs"
+_SHOW = "`bgctl show ID` shows all about a job"
+_EDIT = "`bgctl edit ID` changes a job that waits"
+_PRUNE = "`bgctl prune` deletes old finished jobs, `bgctl remove ID` those you name"
+_SLOTS = "`bgctl slots N` sets how many jobs run at once"
+_RETRY = "`bgctl retry ID` runs a finished job again"
+_WHEN = "`bgctl submit --at TIME` or `--delay D` starts a command later"
+_DAEMON = "`bgd` starts the daemon, and so does a submit"
+
+VERBS = {
+    **dict.fromkeys(("add", "new", "create", "nohup", "launch", "spawn"), _SUBMIT),
+    "exec": "`bgctl run PROGRAM` runs a command and shows its output",
+    "start": "`bgctl submit PROGRAM` queues a command, `bgctl release ID` lets a held job start",
+    "enqueue": "`bgctl submit PROGRAM` queues a command, `bgctl release ID` lets a held job start",
+    **dict.fromkeys(("unhold", "unstash"), "`bgctl release ID` lets a held job start"),
+    **dict.fromkeys(("abort", "atrm", "qdel", "revoke", "scancel", "terminate"), _CANCEL),
+    "kill": "`bgctl cancel ID` stops a job, `bgctl signal ID -s KILL` sends a signal",
+    "stop": "`bgctl cancel ID` stops a job, `bgctl suspend ID` halts it, `bgctl shutdown` stops the daemon",
+    **dict.fromkeys(("atq", "get", "history", "jobs", "ps", "squeue"), _LIST),
+    **dict.fromkeys(("htop", "monitor", "top"), "`bgctl watch` shows jobs while they change"),
+    **dict.fromkeys(("describe", "inspect"), _SHOW),
+    **dict.fromkeys(("attach", "fg", "follow", "output", "tail"), _FOLLOW),
+    **dict.fromkeys(("clean", "cleanup", "clear", "gc", "purge", "reset"), _PRUNE),
+    **dict.fromkeys(("del", "delete", "rm"), "`bgctl remove ID` deletes a finished job; " + _CANCEL),
+    **dict.fromkeys(("redo", "requeue", "rerun", "restart"), _RETRY),
+    **dict.fromkeys(("change", "modify", "rename", "renice", "set", "update"), _EDIT),
+    "stash": "`bgctl hold ID` keeps a job from starting",
+    "freeze": "`bgctl suspend ID` halts a running job",
+    **dict.fromkeys(("bg", "thaw", "unfreeze"), "`bgctl continue ID` goes on with a suspended job"),
+    **dict.fromkeys(("concurrency", "parallel", "scale", "workers"), _SLOTS),
+    **dict.fromkeys(("groups", "queues"), "`bgctl queue` shows and changes queues"),
+    **dict.fromkeys(("at", "later", "timer"), _WHEN),
+    **dict.fromkeys(("enable", "install"), "`bgctl service install` starts bgd with the machine"),
+    **dict.fromkeys(("disable", "uninstall"), "`bgctl service remove` no longer starts bgd with the machine"),
+    **dict.fromkeys(("daemon", "serve", "server", "up", "worker"), _DAEMON),
+    **dict.fromkeys(("down", "quit"), "`bgctl shutdown` stops the daemon"),
+    "daemon-reload": "`bgctl reload` reads the configuration again",
+    **dict.fromkeys(("health", "ping"), "`bgctl info` shows the daemon, `bgctl doctor` checks it"),
+    **dict.fromkeys(("ui", "web"), "`bgctl dashboard` prints a link to the pages"),
+}
+"""What to type in place of a verb that bgctl does not have."""
+
+_BACKGROUND = "leave it out: `bgctl submit` returns at once, the job runs in the background"
+
+OPTIONS = {
+    **dict.fromkeys(("--countdown", "--in", "--wait-for"), "--delay D starts a job later"),
+    **dict.fromkeys(("--begin", "--date", "--eta", "--start-time"), "--at TIME starts a job at a time"),
+    **dict.fromkeys(("--dependency", "--depends", "--depends-on", "--needs"), "--after ID waits for a job"),
+    **dict.fromkeys(("--label", "--labels", "-l"), "--tag TEXT labels a job"),
+    **dict.fromkeys(("--group", "-g"), "--queue NAME chooses the queue"),
+    **dict.fromkeys(("--description", "--job-name", "--title"), "--name TEXT names a job"),
+    **dict.fromkeys(("--paused", "--stashed"), "--hold keeps a job from starting"),
+    **dict.fromkeys(("--deadline", "--ttl"), "--expires D cancels a job that has not started by then"),
+    **dict.fromkeys(("--max-time", "--runtime", "--time", "--time-limit"), "--timeout D limits an attempt"),
+    **dict.fromkeys(
+        ("--attempts", "--max-retries", "--restart", "--retry", "--tries"), "--retries N repeats"
+    ),
+    **dict.fromkeys(("--background", "--bg", "--detach", "-D", "-d"), _BACKGROUND),
+    "--rm": "leave it out: `bgctl prune` and [retention] delete finished jobs",
+    **dict.fromkeys(("--chdir", "--dir", "--workdir", "--working-directory", "-C"), "--cwd DIR sets it"),
+    **dict.fromkeys(("--environment", "--export", "--setenv", "-E"), "--env K=V sets a variable"),
+    **dict.fromkeys(("--mem", "--memory", "-m"), "--memory-max SIZE limits memory"),
+    **dict.fromkeys(("--cpu", "--cpu-limit"), "--cpu-max PERCENT limits processor time"),
+    "--pids-limit": "--pids-max N limits processes",
+    **dict.fromkeys(("--log", "--output", "-o"), "bgd keeps the output: `bgctl logs ID` shows it"),
+    **dict.fromkeys(("--interactive", "--tty", "-it"), "--pty gives the job a terminal"),
+    **dict.fromkeys(("--concurrency", "--jobs", "--max-procs", "--workers", "-P", "-j"), _SLOTS),
+    **dict.fromkeys(("--dedupe", "--job-id", "--task-id", "--unique"), "--key TEXT queues only one job"),
+    **dict.fromkeys(("--quiet", "--silent"), "leave it out: bgctl prints little, `--ids` of list only ids"),
+    "--force": "`bgctl signal ID -s KILL` kills at once",
+    "-9": "`bgctl signal ID -s KILL` kills at once",
+    **dict.fromkeys(("--lines", "--tail"), "-n N shows the last lines"),
+    "--status": "--state STATE selects jobs by state",
+    "--filter": "--state, --queue, --name and --tag select jobs",
+    "--format": "--json prints all there is for programs",
+}
+"""What to type in place of an option that a verb does not have."""
+
+_BUILTINS = frozenset(
+    [
+        ".",
+        "[[",
+        "alias",
+        "bg",
+        "case",
+        "cd",
+        "command",
+        "eval",
+        "exec",
+        "export",
+        "fg",
+        "for",
+        "if",
+        "jobs",
+        "set",
+        "source",
+        "time",
+        "type",
+        "ulimit",
+        "umask",
+        "unset",
+        "until",
+        "while",
+    ]
+)
+_TAKES_OPERATORS = frozenset({"[", "awk", "bc", "dc", "expr", "test"})
+_SHELL_CHARACTERS = frozenset("|&;<>()$`*\"' \t")
+
+
+def for_missing_program(argv: Sequence[str]) -> str | None:
+    """Return what to type in place of a command whose program does not exist; None if nothing is known."""
+    name = argv[0]
+    variable, equals, _ = name.partition("=")
+    if equals and variable.isidentifier() and len(argv) > 1:
+        return f"`bgctl submit -e {shlex.join(argv[:2])}` sets a variable"
+    if name in _BUILTINS or _SHELL_CHARACTERS & set(name):
+        text = name if len(argv) == 1 else shlex.join(argv)
+        return f"it is for a shell: type `bgctl submit --shell {shlex.quote(text)}`"
+    if "/" in name:
+        return None
+    if Path(name).is_file():
+        return f"./{name} is here: type `bgctl submit {shlex.join([f'./{name}', *argv[1:]])}`"
+    return f"if it is an alias of your shell, type `bgctl submit bash -ic {shlex.quote(shlex.join(argv))}`"
+
+
+def for_operators(argv: Sequence[str]) -> str | None:
+    """Return a note about a pipe or redirection that the program would get as an argument; None: none."""
+    found = next((word for word in argv[1:] if word in OPERATORS), None)
+    if found is None or argv[0].rpartition("/")[2] in _TAKES_OPERATORS:
+        return None
+    line = " ".join(word if word in OPERATORS else shlex.quote(word) for word in argv)
+    return f"{found!r} is an argument here: for a shell type `bgctl submit --shell {shlex.quote(line)}`"
