@@ -104,11 +104,12 @@ def call_command(
 @_shell
 @_no_check
 @click.option("--raw", is_flag=True, help="Print the output unchanged.")
+@click.option("-i", "stdin", flag_value="-", help="Pass stdin to the command, as --stdin - does.")
 @_program
 def run_command(argv: tuple[str, ...], *, shell: bool, no_check: bool, raw: bool, **given: Any) -> int:
     """Queue a command, show its output, and exit with its code.
 
-    The command reads nothing unless --stdin is given. With --pty its output is printed unchanged.
+    The command reads nothing unless -i or --stdin is given. With --pty its output is printed unchanged.
 
     Ctrl-C leaves the job running; a second Ctrl-C cancels it. The exit code is the job's own, or 128+N after
     signal N, 124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, else 125.

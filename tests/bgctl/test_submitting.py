@@ -133,3 +133,10 @@ def test_submit_in_a_script_says_that_a_live_job_has_the_key(own_daemon):
 
     assert second.stdout == first.stdout
     assert "already has this key: nothing was queued" in second.stderr
+
+
+def test_run_passes_stdin_on_only_if_asked_to(daemon):
+    assert daemon.bgctl("run", "-i", "cat", read="x\n").stdout == "x\n"
+    assert daemon.bgctl("run", "cat", read="x\n").stdout == ""
+    (daemon.folder / "input").write_text("from a file\n")
+    assert daemon.bgctl("run", "--stdin", "input", "cat", read="x\n").stdout == "from a file\n"
