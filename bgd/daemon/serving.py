@@ -134,7 +134,7 @@ async def _serve(config: Config, store: Store, context: StartupContext) -> Folde
         background = [tasks.create_task(service) for service in services]
         # the launcher's answer reveals an older copy of the database, which must not give out ids before
         await link.wait_until_tried(_FIRST_ANSWER)
-        web = await start_web_server(config, supervisor, store, lambda: link.is_connected, tasks)
+        web = await start_web_server(config, supervisor, actions, store, lambda: link.is_connected, tasks)
         authenticator = web.authenticator if web else None
         reads = ReadHandler(supervisor, store, link, authenticator, autostarted=context.autostarted)
         maintenance = MaintenanceHandler(supervisor, link, retention, backups)

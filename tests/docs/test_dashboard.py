@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bgd.daemon.web import connection, live, pages
+from bgd.daemon.web import connection, live, queries
 from bgd.daemon.web import connection as browsers
 from bgd.daemon.web import pages as web_pages
 from bgd.wire import http
@@ -24,7 +24,7 @@ def test_dashboard_page_says_what_the_limits_are():
         connection.MAX_STREAMS,
         *(round(1 / live.PAUSE), round(1000 * live.PAUSE / live.PAUSE_FACTOR)),
         live.MAX_BEHIND // 1024,
-        pages.MAX_ROWS,
+        queries.MAX_ROWS,
         web_pages.ATTEMPTS_ON_A_PAGE,
         *(web_pages.LATEST_LOG, web_pages.EARLIER_LOG),
     ]

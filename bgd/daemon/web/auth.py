@@ -124,8 +124,8 @@ class Authenticator:
         if self._auth is Auth.TOKEN and not is_logged_in:
             raise RequestRefused(HTTPStatus.UNAUTHORIZED, NOT_LOGGED_IN)
 
-    def check_write(self, request: HttpRequest) -> None:
-        """Refuse a change that a page of another origin asks for.
+    def check_write(self, request: HttpRequest) -> Actor:
+        """Return the user who asks for a change, and refuse one that a page of another origin asks for.
 
         Browsers treat all ports of a host as one site: despite SameSite they send the cookie with a form that
         a program on another port serves, and to that program, too. The token is kept by the browser for
@@ -140,11 +140,13 @@ class Authenticator:
         if site != "same-origin" and (site is not None or not is_own):
             raise RequestRefused(HTTPStatus.FORBIDDEN, "Only these pages themselves may change anything.")
         token, now = request.headers.get("x-bgd-token", ""), time.time()
-        secrets_ = request.cookies(self._cookie)
-        if not any(self._is_valid(each) and self._sessions.may_write(each, token, now) for each in secrets_):
-            raise RequestRefused(
-                HTTPStatus.FORBIDDEN, "This browser may only read: open a new link of `bgctl dashboard`."
-            )
+        for secret in request.cookies(self._cookie):
+            uid = self._sessions.uid_of(secret, now)
+            if uid is not None and self._is_valid(secret) and self._sessions.may_write(secret, token, now):
+                return Actor(uid)
+        raise RequestRefused(
+            HTTPStatus.FORBIDDEN, "This browser may only read: open a new link of `bgctl dashboard`."
+        )
 
     def _is_valid(self, secret: str) -> bool:
         uid = self._sessions.uid_of(secret, time.time())

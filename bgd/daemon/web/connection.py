@@ -14,10 +14,14 @@ from pathlib import Path
 
 from bgd.config import Config
 from bgd.daemon.folder import bind_unix_socket, is_listened_on
+from bgd.daemon.job_actions import JobActions
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.web.actions import PageActions
 from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions
-from bgd.daemon.web.pages import PageResponse, Pages, Router
+from bgd.daemon.web.pages import Pages
+from bgd.daemon.web.responses import PageResponse
+from bgd.daemon.web.router import Router
 from bgd.errors import BgdError
 from bgd.settings import MAX_PORT, Address, TcpAddress, UnixAddress
 from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal
@@ -34,6 +38,7 @@ HIGH_WATER = 64 * 1024  # bytes that wait for a slow reader before its answer pa
 async def start_web_server(
     config: Config,
     supervisor: Supervisor,
+    actions: JobActions,
     store: Store,
     is_ready: Callable[[], bool],
     tasks: asyncio.TaskGroup,
@@ -46,6 +51,7 @@ async def start_web_server(
     Args:
         config: says where to listen, who has to log in, and where the logs are.
         supervisor: tells what has changed.
+        actions: what pages may ask for.
         store: where the jobs are; it is only read.
         is_ready: tells whether jobs can be started now.
         tasks: owns the answers.
@@ -63,7 +69,8 @@ async def start_web_server(
         await asyncio.to_thread(sessions.save)
     authenticator = Authenticator(address, config.http.auth, os.geteuid(), sessions)
     pages = Pages(supervisor, store, tasks)
-    server = WebServer(authenticator, Router(authenticator, pages, is_ready), tasks)
+    router = Router(authenticator, pages, PageActions(supervisor, actions, store), is_ready)
+    server = WebServer(authenticator, router, tasks)
     await server.start(listening)
     logger.info("pages at %s", authenticator.url)
     return server

@@ -10,7 +10,7 @@ from datetime import datetime
 from markupsafe import Markup
 from msgspec import Struct
 
-from bgd.core.job import ACTIVE, FINAL, Outcome, State
+from bgd.core.job import ACTIVE, FINAL, WAITING, Outcome, State
 from bgd.daemon.logs import MAX_CHUNK, LogChunk, LogReader
 from bgd.daemon.web.live import OVER_LIMIT, LogText
 from bgd.formatting import (
@@ -61,6 +61,8 @@ class JobDetails(Struct, frozen=True, kw_only=True):
     command: str
     is_class: bool
     is_finished: bool
+    can_be_edited: bool
+    priority: int
     facts: list[Fact]
     result: str | None
 
@@ -166,6 +168,8 @@ def job_details(view: JobView, result: str | None, now: float) -> JobDetails:
         command=_command(view, _MAX_TEXT),
         is_class=view.target is not None,
         is_finished=view.state in FINAL,
+        can_be_edited=view.state in WAITING,
+        priority=view.priority,
         facts=_known(facts),
         result=None if result is None else _indented(result, _MAX_TEXT),
     )

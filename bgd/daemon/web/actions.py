@@ -1,0 +1,178 @@
+"""Act on jobs and queues as a page asks: on one job, on chosen ones, or on all that match a filter."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from bgd.core.job import FINAL, WAITING, JobId, State
+from bgd.core.spec import Priority
+from bgd.daemon.access import Actor
+from bgd.daemon.job_actions import JobActions
+from bgd.daemon.queue_controls import set_paused
+from bgd.daemon.storage import read
+from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.supervisor import Supervisor
+from bgd.daemon.web.live import event
+from bgd.daemon.web.queries import convert_fields, list_query, parse_fields
+from bgd.daemon.web.responses import PageResponse, event_stream, json_response
+from bgd.errors import NoSuchJob, Refused
+from bgd.wire.http import HttpRequest, RequestRefused
+from bgd.wire.requests import Changes, List
+from bgd.wire.views import JobView
+
+AT_ONCE = 100  # jobs of one transaction: everybody else waits for it
+MAX_CHOSEN = 500  # jobs named in an address
+IDS_AT_ONCE = 10_000  # that are read from the store
+
+
+class Verb(Struct, frozen=True):
+    """What a page can do to a job, and in which states the job must be.
+
+    `asks`: a person has to confirm it. `for_many`: the list offers it.
+    """
+
+    label: str
+    do: Callable[[JobActions, JobId], Awaitable[State]]
+    states: frozenset[State]
+    asks: bool = False
+    for_many: bool = True
+
+
+VERBS: dict[str, Verb] = {
+    "retry": Verb("Retry", JobActions.revive, FINAL),
+    "run": Verb(
+        "Run now",
+        partial(JobActions.edit, changes=Changes(delay=0.0, at=None)),
+        frozenset({State.SCHEDULED}),
+        for_many=False,
+    ),
+    "hold": Verb("Hold", JobActions.hold, WAITING - {State.HELD}),
+    "release": Verb("Release", JobActions.release, frozenset({State.HELD})),
+    "suspend": Verb("Suspend", JobActions.suspend, frozenset({State.RUNNING}), for_many=False),
+    "continue": Verb("Continue", JobActions.continue_, frozenset({State.RUNNING}), for_many=False),
+    "cancel": Verb("Cancel", JobActions.cancel, WAITING | {State.RUNNING}, asks=True),
+    "remove": Verb("Remove", JobActions.remove, FINAL, asks=True),
+}
+_FAILED = {State.FAILED, State.CANCELLED}  # that `retry` takes, unless the filter says otherwise
+
+
+def offered(view: JobView) -> list[tuple[str, Verb]]:
+    """Return the names and verbs that the page of a job offers."""
+    idle = "suspend" if view.suspended else "continue"
+    return [(name, verb) for name, verb in VERBS.items() if view.state in verb.states and name != idle]
+
+
+class PageActions:
+    """What pages may ask for. The history of each job says who did it."""
+
+    def __init__(self, supervisor: Supervisor, actions: JobActions, store: StoreReader) -> None:
+        self._supervisor = supervisor
+        self._actions = actions
+        self._store = store
+
+    async def act(self, request: HttpRequest, actor: Actor, job: str, name: str) -> PageResponse:
+        """Act on one job; return its new state as JSON."""
+        actions, job_id = self._asked_by(actor), JobId(int(job))
+        try:
+            if name == "priority":
+                query = convert_fields(_single(request), _PriorityQuery)
+                state = await actions.edit(job_id, Changes(priority=query.value))
+            else:
+                state = await _verb(name).do(actions, job_id)
+        except NoSuchJob as error:
+            raise RequestRefused(HTTPStatus.NOT_FOUND, str(error)) from error
+        except Refused as error:
+            raise RequestRefused(HTTPStatus.CONFLICT, str(error)) from error
+        await self._supervisor.saved()
+        return await json_response({"id": job_id, "state": state})
+
+    async def count(self, request: HttpRequest, name: str) -> PageResponse:
+        """Return how many jobs an action on all that match would reach, as JSON."""
+        return await json_response({"count": len(await self._matching(request, name))})
+
+    async def act_on_all(self, request: HttpRequest, actor: Actor, name: str) -> PageResponse:
+        """Act on all jobs that match now; return how far it is, as server-sent events.
+
+        It ends when the browser hangs up.
+        """
+        job_ids = await self._matching(request, name)
+        return event_stream(self._progress(_verb(name), self._asked_by(actor), job_ids))
+
+    async def pause(self, request: HttpRequest, actor: Actor, name: str) -> PageResponse:
+        """Pause all queues together, or undo that."""
+        del request, actor
+        return await self._set_paused(None, name)
+
+    async def pause_queue(self, request: HttpRequest, actor: Actor, queue: str, name: str) -> PageResponse:
+        """Pause one queue, or resume it."""
+        del request, actor
+        return await self._set_paused(queue, name)
+
+    async def _set_paused(self, queue: str | None, name: str) -> PageResponse:
+        try:
+            controls = set_paused(self._supervisor.controls, queue, paused=name == "pause")
+        except Refused as error:
+            raise RequestRefused(HTTPStatus.CONFLICT, str(error)) from error
+        self._supervisor.set_controls(controls)
+        await self._supervisor.saved()
+        return await json_response({"queue": queue, "paused": name == "pause"})
+
+    def _asked_by(self, actor: Actor) -> JobActions:
+        return self._actions.asked_by(f"{actor.name}, on the page")
+
+    async def _matching(self, request: HttpRequest, name: str) -> list[JobId]:
+        """Return the jobs that an action is for, newest first: those named in `ids`, or all that match."""
+        verb, query = _verb(name), list_query(request.query)
+        if chosen := parse_fields(request.query).get("ids"):
+            found = [JobId(each) for each in convert_fields({"ids": chosen[-1].split(",")}, _ChosenJobs).ids]
+            states = await self._store.read(read.states, found)
+            return [job_id for job_id in found if states.get(job_id) in verb.states]
+        named = set(query.states or ())
+        wanted = (_FAILED if name == "retry" and named == set(State) else verb.states) & named
+        return await self._ids(replace(query, states=sorted(wanted), limit=IDS_AT_ONCE)) if wanted else []
+
+    async def _ids(self, query: List) -> list[JobId]:
+        found: list[JobId] = []
+        while page := await self._store.search(read.select_ids, query, None):
+            found += page
+            query = replace(query, before=page[-1])
+        return found
+
+    async def _progress(
+        self, verb: Verb, actions: JobActions, job_ids: list[JobId]
+    ) -> AsyncGenerator[bytes, None]:
+        refused: list[str] = []
+        for start in range(0, len(job_ids), AT_ONCE):
+            for job_id in job_ids[start : start + AT_ONCE]:
+                try:
+                    await verb.do(actions, job_id)
+                except Refused as error:  # it has changed meanwhile; the others are not affected
+                    refused.append(str(error))
+            await self._supervisor.saved()
+            done = min(start + AT_ONCE, len(job_ids))
+            yield event({"done": done, "of": len(job_ids), "refused": len(refused), "why": refused[:3]})
+        yield event({"end": True})
+
+
+class _PriorityQuery(Struct, frozen=True):
+    value: Priority
+
+
+class _ChosenJobs(Struct, frozen=True):
+    ids: Annotated[list[Annotated[int, Meta(ge=1, le=2**62)]], Meta(max_length=MAX_CHOSEN)]
+
+
+def _single(request: HttpRequest) -> dict[str, object]:
+    return {name: values[-1] for name, values in parse_fields(request.query).items()}
+
+
+def _verb(name: str) -> Verb:
+    if name not in VERBS:
+        raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no action {name!r}.")
+    return VERBS[name]

@@ -1,0 +1,74 @@
+"""Responses: a page, its JSON, or why there is none, in the form that was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from http import HTTPStatus
+
+from msgspec import Struct
+
+from bgd.daemon.web.live import EVENT_STREAM
+from bgd.wire.http import HTML, JSON, HttpRequest, HttpResponse, RequestRefused
+
+
+class PageResponse(Struct, frozen=True):
+    """What is sent to a browser. Without a body `chunks` yields it, for up to half an hour if `is_stream`."""
+
+    response: HttpResponse
+    chunks: AsyncGenerator[bytes, None] | None = None
+    is_stream: bool = False
+
+
+def wants_json(request: HttpRequest) -> bool:
+    """Tell whether the client asks for JSON instead of a page."""
+    return "application/json" in request.headers.get("accept", "")
+
+
+async def json_response(value: object) -> PageResponse:
+    """Return a value as JSON."""
+    body = await asyncio.to_thread(encode_json, value)
+    return PageResponse(HttpResponse(content_type=JSON, body=body))
+
+
+async def html_response(
+    template: str,
+    values: dict[str, object],
+    *,
+    status: HTTPStatus = HTTPStatus.OK,
+    headers: tuple[tuple[str, str], ...] = (),
+) -> PageResponse:
+    """Return a page, rendered from a template."""
+    text = await asyncio.to_thread(render_part, template, values)
+    body = text.encode(errors="replace")
+    return PageResponse(HttpResponse(status=status, content_type=HTML, body=body, headers=headers))
+
+
+async def error_response(request: HttpRequest, error: RequestRefused) -> PageResponse:
+    """Return why a request is refused, as a page or as JSON."""
+    status, headers = error.response.status, error.response.headers
+    if wants_json(request):
+        body = encode_json({"error": str(error)})
+        return PageResponse(HttpResponse(status=status, content_type=JSON, body=body, headers=headers))
+    needs_login = status is HTTPStatus.UNAUTHORIZED
+    values: dict[str, object] = {"title": status.phrase, "message": str(error), "needs_login": needs_login}
+    return await html_response("refused.html", values, status=status, headers=headers)
+
+
+def encode_json(value: object) -> bytes:
+    """Return JSON on one line."""
+    return json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
+
+
+def event_stream(events: AsyncGenerator[bytes, None]) -> PageResponse:
+    """Return server-sent events."""
+    return PageResponse(HttpResponse(content_type=EVENT_STREAM, body=None), events, is_stream=True)
+
+
+def render_part(template: str, values: dict[str, object]) -> str:
+    """Return HTML rendered from a template."""
+    # imported late: a daemon whose pages nobody looks at saves some megabytes
+    from bgd.daemon.web.rendering import render  # noqa: PLC0415
+
+    return render(template, values)

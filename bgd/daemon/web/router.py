@@ -1,0 +1,157 @@
+"""Find the page for a path, and check that the browser may see it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from http import HTTPStatus
+from pathlib import Path
+
+from msgspec import Struct
+
+from bgd.daemon.web.actions import PageActions
+from bgd.daemon.web.auth import Authenticator, Endpoints
+from bgd.daemon.web.pages import Pages
+from bgd.daemon.web.responses import PageResponse, error_response, html_response
+from bgd.daemon.web.terminal import palette
+from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused, refusal
+
+
+class Router:
+    """Finds the page or the action for a path, and checks that the browser may ask for it.
+
+    Paths are matched as they were sent: nothing is decoded or resolved. `is_ready` tells whether jobs can be
+    started now.
+    """
+
+    def __init__(
+        self, authenticator: Authenticator, pages: Pages, actions: PageActions, is_ready: Callable[[], bool]
+    ) -> None:
+        self._authenticator = authenticator
+        self._is_ready = is_ready
+        self._static = {path.name: path.read_bytes() for path in _STATIC.iterdir()}
+        self._static["palette.css"] = palette().encode()
+        self._routes = [
+            _Route(re.compile(path), access, answer)
+            for path, access, answer in (
+                ("/", _Access.ANYBODY, _answer_root),
+                ("/healthz", _Access.ANYBODY, _answer_health),
+                ("/readyz", _Access.ANYBODY, self._answer_readiness),
+                (r"/static/([a-z.]{1,50})", _Access.ANYBODY, self._answer_static),
+                (f"/login/{_TOKEN}", _Access.USER, self._answer_login),
+                ("/job-logs", _Access.SESSION, pages.jobs),
+                ("/job-logs/live", _Access.SESSION, pages.jobs_live),
+                (f"/job-logs/{_ID}", _Access.SESSION, pages.job),
+                (f"/job-logs/{_ID}/live", _Access.SESSION, pages.job_live),
+                (f"/job-logs/{_ID}/{_ATTEMPT}", _Access.SESSION, pages.log),
+                (f"/job-logs/{_ID}/{_ATTEMPT}/live", _Access.SESSION, pages.log_live),
+                (f"/job-logs/all/{_VERB}", _Access.SESSION, actions.count),
+            )
+        ]
+        self._changes = [
+            (re.compile(path), change)
+            for path, change in (
+                (f"/job-logs/{_ID}/{_VERB}", actions.act),
+                (f"/job-logs/all/{_VERB}", actions.act_on_all),
+                (r"/job-logs/(pause|resume)", actions.pause),
+                (rf"/job-logs/queues/{_QUEUE}/(pause|resume)", actions.pause_queue),
+            )
+        ]
+
+    async def answer(self, request: HttpRequest, endpoints: Endpoints | None) -> PageResponse:
+        """Answer a request; `endpoints` are those of its connection, None for a unix socket."""
+        try:
+            self._authenticator.check_host(request)
+            if request.method not in SAFE_METHODS:
+                return await self._change(request, endpoints)
+            route, groups = self._find(request.path)
+            await self._check(route.access, request, endpoints)
+            return await route.answer(request, *groups)
+        except RequestRefused as error:
+            return await error_response(request, error)
+
+    def _find(self, path: str) -> tuple[_Route, tuple[str, ...]]:
+        for route in self._routes:
+            if found := route.path.fullmatch(path):
+                return route, found.groups()
+        raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
+
+    async def _change(self, request: HttpRequest, endpoints: Endpoints | None) -> PageResponse:
+        await self._check(_Access.SESSION, request, endpoints)
+        actor = self._authenticator.check_write(request)
+        for path, change in self._changes:
+            if found := path.fullmatch(request.path):
+                return await change(request, actor, *found.groups())
+        allowed = ("Allow", ", ".join(SAFE_METHODS))
+        raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, "This can only be read: GET and HEAD.", allowed)
+
+    async def _check(self, access: _Access, request: HttpRequest, endpoints: Endpoints | None) -> None:
+        if access is not _Access.ANYBODY:
+            await self._authenticator.check_user(endpoints)
+        if access is _Access.SESSION:
+            self._authenticator.check_session(request)
+
+    async def _answer_readiness(self, request: HttpRequest) -> PageResponse:
+        del request
+        if self._is_ready():
+            return PageResponse(HttpResponse(body=b"ready\n"))
+        return PageResponse(refusal(HTTPStatus.SERVICE_UNAVAILABLE, "no launcher answers yet: no job starts"))
+
+    async def _answer_static(self, request: HttpRequest, name: str) -> PageResponse:
+        del request
+        if name not in self._static:
+            raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
+        kind = _STATIC_TYPES[name.rpartition(".")[2]]
+        return PageResponse(HttpResponse(content_type=kind, body=self._static[name]))
+
+    async def _answer_login(self, request: HttpRequest, token: str) -> PageResponse:
+        """Give the browser its cookie and a page that leads on.
+
+        A redirect would not do: after a link on another site's page, a browser withholds a SameSite=Strict
+        cookie from all redirects, but sends it when one of our own pages leads on.
+        """
+        if request.is_head:  # some programs look where a link leads before a person follows it
+            return PageResponse(HttpResponse())
+        logged_in = await self._authenticator.log_in(token, request)
+        return await html_response(
+            "login.html", {"token": logged_in.write_token}, headers=(logged_in.cookie,)
+        )
+
+
+class _Access(Enum):
+    """Who may use a route."""
+
+    ANYBODY = 0  # it says nothing about any job
+    USER = 1  # users of this machine whom the daemon serves
+    SESSION = 2  # such users who have logged in
+
+
+class _Route(Struct, frozen=True):
+    path: re.Pattern[str]
+    access: _Access
+    answer: Callable[..., Awaitable[PageResponse]]  # takes the request and the groups of the path
+
+
+NO_PAGE = "There is no such page."
+_ID = "([1-9][0-9]{0,17})"
+_ATTEMPT = "([1-9][0-9]{0,8})"
+_VERB = "([a-z]{1,20})"
+_QUEUE = "([A-Za-z0-9._-]{1,64})"
+_TOKEN = "([A-Za-z0-9_-]{1,100})"  # noqa: S105 - a pattern for tokens
+_STATIC = Path(__file__).parent / "static"
+_STATIC_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+async def _answer_root(request: HttpRequest) -> PageResponse:
+    del request
+    return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(("Location", "/job-logs"),)))
+
+
+async def _answer_health(request: HttpRequest) -> PageResponse:
+    del request
+    return PageResponse(HttpResponse(body=b"ok\n"))

@@ -1,0 +1,110 @@
+// Act on jobs: the buttons of a page send a change with the token that the login left in this browser.
+"use strict";
+
+const token = localStorage.getItem("bgd-token");
+const notice = document.getElementById("notice");
+const many = document.getElementById("many");
+
+document.documentElement.classList.toggle("can-act", Boolean(token));
+
+function say(text, share) {
+  const bar = notice.querySelector("progress");
+  notice.hidden = false;
+  notice.firstElementChild.textContent = text;
+  bar.hidden = share === undefined;
+  if (share !== undefined) bar.value = share;
+}
+
+notice.querySelector("button").addEventListener("click", () => (notice.hidden = true));
+
+// Send a change; return the answer, or null if it was refused, which is then told.
+async function change(path) {
+  try {
+    const answer = await fetch(path, {
+      method: "POST",
+      headers: { "X-Bgd-Token": token, Accept: "application/json" },
+    });
+    if (answer.ok) return answer;
+    say((await answer.json()).error);
+  } catch {
+    say("bgd did not answer. Look whether it was done before you try again.");
+  }
+  return null;
+}
+
+// --- One job
+
+async function actOnJob(button) {
+  const { verb, asks, value } = button.dataset;
+  if (asks && !confirm(asks)) return;
+  let path = `/job-logs/${document.body.dataset.job}/${verb}`;
+  if (verb === "priority") {
+    const wanted = prompt("Priority, from -1000 to 1000; higher starts first:", value);
+    if (wanted === null) return;
+    path += `?${new URLSearchParams({ value: wanted })}`;
+  }
+  button.disabled = true;
+  if (await change(path)) notice.hidden = true;
+  button.disabled = false;
+}
+
+// --- Many jobs
+
+const chosen = () => [...document.querySelectorAll("tbody .pick input:checked")].map((box) => box.value);
+
+function countChosen() {
+  const count = chosen().length;
+  many.firstElementChild.textContent = count ? `${count} chosen:` : "All that match:";
+}
+
+const jobs = (count) => `${count.toLocaleString("en")} ${count === 1 ? "job" : "jobs"}`;
+
+async function actOnMany(button) {
+  const ids = chosen();
+  const label = button.textContent;
+  const query = ids.length ? `ids=${ids.join(",")}` : many.dataset.filter;
+  const path = `/job-logs/all/${button.dataset.verb}?${query}`;
+  const found = await fetch(path, { headers: { Accept: "application/json" } });
+  const { count, error } = await found.json();
+  if (error) return say(error);
+  if (!count) return say(`${label}: none of these jobs is in a state for that.`);
+  if (!confirm(`${label} ${jobs(count)}?`)) return;
+  const answer = await change(path);
+  if (!answer) return;
+  for (const box of document.querySelectorAll(".pick input:checked")) box.checked = false;
+  countChosen();
+  await showProgress(answer, label);
+}
+
+// Show how far the daemon is. It stops if this page is closed.
+async function showProgress(answer, label) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let [text, isOver, last] = ["", false, { done: 0, of: 0, refused: 0, why: [] }];
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const messages = (text + part.value).split("\n\n");
+    text = messages.pop();
+    for (const message of messages) {
+      const news = JSON.parse(message.slice("data: ".length));
+      if (news.end) isOver = true;
+      else last = news;
+    }
+    say(`${label}: ${last.done.toLocaleString("en")} of ${jobs(last.of)}`, last.done / last.of);
+  }
+  const refused = last.refused ? `; ${last.refused} refused: ${last.why.join("; ")}` : "";
+  const ended = `${label}: ${jobs(last.of - last.refused)} done${refused}.`;
+  say(isOver ? ended : `The connection was lost after ${last.done} of ${jobs(last.of)}.`);
+}
+
+// ---
+
+document.addEventListener("click", (click) => {
+  const button = click.target.closest("button[data-verb]");
+  if (button) (many ? actOnMany : actOnJob)(button);
+});
+
+document.addEventListener("change", (picked) => {
+  if (picked.target.id === "pick-all") {
+    for (const box of document.querySelectorAll("tbody .pick input")) box.checked = picked.target.checked;
+  }
+  if (many) countChosen();
+});

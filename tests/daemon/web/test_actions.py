@@ -1,0 +1,207 @@
+"""What pages may do: one action, an action on all that match, and who is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from playwright.sync_api import Dialog, expect
+
+from bgd.daemon.web import actions
+from tests.daemon.web.browsing import Browser
+from tests.daemon.web.chromium import PROGRAM, chromium
+from tests.support import DEADLINE, wait_until
+
+
+@pytest.fixture
+def client(daemon):
+    with daemon.client() as client:
+        yield client
+
+
+@pytest.fixture
+def page(daemon):
+    return Browser(daemon).log_in()
+
+
+def post(page: Browser, path: str, *headers: str):
+    own = ["Sec-Fetch-Site: same-origin", f"X-Bgd-Token: {page.token}", "Accept: application/json"]
+    return page.get(path, *own, *headers, method="POST")
+
+
+def progress_of(answered) -> list[dict[str, object]]:
+    return [json.loads(found) for found in re.findall("data: (.*)", answered.text)]
+
+
+def history(client, job):
+    return [(event.what, event.by) for event in client.events(since=0, follow=False) if event.job == job.id]
+
+
+# --- one job
+
+
+def test_a_job_is_held_released_and_cancelled_and_its_history_says_by_whom(client, page):
+    job = client.submit(["/bin/true"], delay=300)
+    states = [
+        post(page, f"/job-logs/{job.id}/{verb}").json["state"] for verb in ("hold", "release", "cancel")
+    ]
+
+    assert states == ["held", "scheduled", "cancelled"]
+    assert {by for what, by in history(client, job) if what != "submit"} == {
+        f"{job.refresh().user}, on the page"
+    }
+
+
+def test_a_job_that_waits_for_a_retry_runs_now(client, page):
+    job = client.submit(["/bin/sh", "-c", 'test "$BGD_ATTEMPT" = 2'], retries=1, retry_delay=3600)
+    wait_until(lambda: client.job(job.id).state == "scheduled")
+    assert post(page, f"/job-logs/{job.id}/run").status == 200
+    assert job.wait(timeout=DEADLINE).state == "succeeded"
+
+
+def test_a_running_job_is_suspended_and_continued(client, page):
+    job = client.submit(["/bin/sleep", "60"])
+    wait_until(lambda: client.job(job.id).state == "running")
+    assert post(page, f"/job-logs/{job.id}/suspend").json["state"] == "running"
+    assert client.job(job.id).suspended
+    assert post(page, f"/job-logs/{job.id}/continue").status == 200
+    assert not client.job(job.id).suspended
+    assert post(page, f"/job-logs/{job.id}/cancel").json["state"] == "stopping"
+
+
+def test_the_priority_of_a_waiting_job_is_changed(client, page):
+    job = client.submit(["/bin/true"], hold=True)
+    assert post(page, f"/job-logs/{job.id}/priority?value=-7").status == 200
+    assert client.job(job.id).priority == -7
+    refused = post(page, f"/job-logs/{job.id}/priority?value=1001")
+    assert (refused.status, "value" in refused.json["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message"),
+    [
+        ("/job-logs/999999/cancel", 404, "no job 999999"),
+        ("/job-logs/{finished}/cancel", 409, "has already finished"),
+        ("/job-logs/{finished}/eat", 404, "There is no action 'eat'."),
+        ("/job-logs/all/eat", 404, "There is no action 'eat'."),
+        ("/job-logs/all/cancel?state=bogus", 400, "There is no state 'bogus'"),
+        ("/job-logs/all/cancel?ids=1,x", 400, "ids"),
+        ("/job-logs/all/cancel?ids=" + "1," * 500 + "1", 400, "ids"),
+        ("/job-logs", 405, "This can only be read"),
+    ],
+)
+def test_what_cannot_be_done_says_why(client, page, path, status, message):
+    finished = client.submit(["/bin/true"]).wait(timeout=DEADLINE)
+    answered = post(page, path.format(finished=finished.id))
+
+    assert answered.status == status
+    assert message in answered.json["error"]
+
+
+# --- many jobs
+
+
+def test_all_that_match_are_retried_and_others_are_not(client, page):
+    failed = client.submit_many([{"argv": ["/bin/false"], "queue": "many"}] * 5)
+    others = [client.submit(["/bin/false"], queue="other"), client.submit(["/bin/true"], queue="many")]
+    client.wait([*failed, *others], timeout=DEADLINE)
+    client.pause("many")
+
+    path = "/job-logs/all/retry?queue=many"
+    assert page.json(path) == {"count": 5}
+    assert progress_of(post(page, path)) == [{"done": 5, "of": 5, "refused": 0, "why": []}, {"end": True}]
+    assert {client.job(job.id).state for job in failed} == {"queued"}
+    assert [client.job(job.id).state for job in others] == ["failed", "succeeded"]
+    client.resume("many")
+
+
+def test_chosen_jobs_are_acted_on_where_their_state_allows_it(client, page):
+    held = [client.submit(["/bin/true"], hold=True) for _ in range(3)]
+    finished = client.submit(["/bin/true"]).wait(timeout=DEADLINE)
+    path = f"/job-logs/all/cancel?ids={held[0].id},{finished.id},{held[2].id},999999"
+
+    assert page.json(path) == {"count": 2}
+    assert progress_of(post(page, path))[0]["done"] == 2
+    assert [client.job(job.id).state for job in held] == ["cancelled", "held", "cancelled"]
+
+
+def test_queues_are_paused_and_resumed(client, page):
+    assert post(page, "/job-logs/queues/mail/pause").json == {"queue": "mail", "paused": True}
+    assert [queue.name for queue in client.queues().queues if queue.paused] == ["mail"]
+    assert post(page, "/job-logs/queues/mail/resume").status == 200
+    assert post(page, "/job-logs/pause").json == {"queue": None, "paused": True}
+    assert client.queues().paused
+    post(page, "/job-logs/resume")
+    assert not client.queues().paused
+
+
+# --- strangers
+
+
+@pytest.mark.parametrize("path", ["/job-logs/{job}/cancel", "/job-logs/all/cancel", "/job-logs/pause"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ["Sec-Fetch-Site: same-origin"],
+        ["Sec-Fetch-Site: same-origin", "X-Bgd-Token: wrong"],
+        ["Sec-Fetch-Site: same-site", "X-Bgd-Token: {token}"],
+        ["Sec-Fetch-Site: cross-site", "X-Bgd-Token: {token}"],
+        ["Origin: http://127.0.0.1:1", "X-Bgd-Token: {token}"],
+    ],
+)
+def test_nobody_else_may_act(client, page, path, headers):
+    job = client.submit(["/bin/true"], hold=True)
+    sent = [header.format(token=page.token) for header in headers]
+    answered = page.get(path.format(job=job.id), *sent, method="POST")
+
+    assert answered.status in (401, 403)
+    assert client.job(job.id).state == "held"
+    assert not client.queues().paused
+
+
+def test_every_verb_of_a_page_is_offered_in_its_states():
+    assert set(actions.VERBS) == {
+        "retry",
+        "run",
+        "hold",
+        "release",
+        "suspend",
+        "continue",
+        "cancel",
+        "remove",
+    }
+    assert {name for name, verb in actions.VERBS.items() if verb.asks} == {"cancel", "remove"}
+
+
+# --- in a browser
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="NOT TESTED: there is no chromium on this machine")
+def test_a_person_retries_what_the_filter_shows_and_cancels_a_job(client):
+    failed = client.submit_many([{"argv": ["/bin/false"], "queue": "browser"}] * 3)
+    client.wait(failed, timeout=DEADLINE)
+    client.pause("browser")
+    with chromium() as browser:
+        tab = browser.new_page()
+        tab.set_default_timeout(1000 * DEADLINE)
+        said: list[str] = []
+
+        def confirm(dialog: Dialog) -> None:
+            said.append(dialog.message)
+            dialog.accept()
+
+        tab.on("dialog", confirm)
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.goto(client.login_link())
+        tab.wait_for_url("**/job-logs")
+        tab.fill("input[name=queue]", "browser")
+        tab.click("text=Filter")
+        tab.click("#many [data-verb=retry]")
+        expect(tab.locator("#notice")).to_contain_text("Retry: 3 jobs done.")
+        tab.click(f"#job-{failed[0].id} a >> nth=0")
+        tab.click("[data-verb=cancel]")
+        expect(tab.locator("h1 .badge")).to_have_text("cancelled")
+
+        assert said == ["Retry 3 jobs?", f"Cancel job {failed[0].id}?"]
+    client.resume("browser")
