@@ -13,8 +13,8 @@ from bgd.core.job import Outcome
 from bgd.core.spec import problem_with
 from bgd.core.target import is_allowed, parse_target, patterns_for, problem_with_entry
 from bgd.daemon.dispatch import reported_end
-from bgd.daemon.web import pages
-from bgd.daemon.web.pages import Router
+from bgd.daemon.web import queries
+from bgd.daemon.web.router import Router
 from bgd.errors import ProtocolError
 from bgd.escape import one_line
 from bgd.units import format_duration, parse_duration, parse_size
@@ -27,7 +27,7 @@ from tests.fuzz.conversation import converse
 from tests.fuzz.files import configuration, journal, logs
 
 SMALL_FRAME = 200  # bytes, so small that inputs exceed it
-ROUTER = Router(mock.Mock(), mock.Mock(), bool)
+ROUTER = Router(mock.Mock(), mock.Mock(), mock.Mock(), bool)
 
 
 def frames(data: bytes) -> None:
@@ -80,11 +80,11 @@ def http(data: bytes) -> None:
         return
     assert found == expected
     expected.cookies("bgd")
-    for read in (pages.list_query, pages.log_query, pages.job_query):
+    for read in (queries.list_query, queries.log_query, queries.job_query, queries.live_query):
         with suppress(RequestRefused):
             read(expected.query)
     with suppress(RequestRefused):
-        pages.list_url(pages.list_query(expected.query))
+        queries.list_url(queries.list_query(expected.query))
     with suppress(RequestRefused):
         ROUTER._find(expected.path)
     whole.begin(HttpResponse(body=b"page"))
