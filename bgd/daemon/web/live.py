@@ -52,8 +52,9 @@ class Snapshot(Struct, frozen=True):
 class LiveViews:
     """All that browsers look at now, by address."""
 
-    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, position: Callable[[], int]) -> None:
         self._tasks = tasks
+        self._position = position  # the newest event on disk
         self._views: dict[str, LiveView] = {}
 
     async def updates(
@@ -69,7 +70,7 @@ class LiveViews:
         """
         view = self._views.get(address)
         if view is None:
-            view = self._views[address] = LiveView(build, subscribe)
+            view = self._views[address] = LiveView(build, subscribe, self._position)
             view.task = self._tasks.create_task(view.run())
         loop = asyncio.get_running_loop()
         until = loop.time() + MAX_AGE
@@ -98,8 +99,11 @@ class LiveView:
         self,
         build: Callable[[], Awaitable[Snapshot]],
         subscribe: Callable[[], AbstractContextManager[Subscription]],
+        position: Callable[[], int],
     ) -> None:
         self._build = build
+        self._position = position
+        self._newest = 0  # event that the latest snapshot may show
         self._subscribe = subscribe
         self._latest: Snapshot | None = None
         self._rendered: dict[str, str] = {}
@@ -112,7 +116,7 @@ class LiveView:
         """Yield a new viewer, whose page has this version."""
         viewer = _Viewer(since)
         if self._latest is not None:
-            viewer.begin(self._latest, self._rendered)
+            viewer.begin(self._latest, self._newest, self._rendered)
         self.viewers.add(viewer)
         try:
             yield viewer
@@ -142,17 +146,18 @@ class LiveView:
         loop = asyncio.get_running_loop()
         began = loop.time()
         before, after = self._latest, await self._build()
+        newest = self._position()  # what happened while it was read may be in it, too
         old = before.parts if before else {}
         changed = {
             id_: part for id_, part in after.parts.items() if id_ not in old or old[id_].shown != part.shown
         }
         rendered = await asyncio.to_thread(lambda: {id_: part.render() for id_, part in changed.items()})
-        self._latest = after
+        self._latest, self._newest = after, newest
         self._rendered = {id_: rendered.get(id_) or self._rendered[id_] for id_ in after.parts}
         order = None if before and before.order == after.order else after.order
         for viewer in self.viewers:
             if before is None:
-                viewer.begin(after, self._rendered)
+                viewer.begin(after, newest, self._rendered)
             else:
                 viewer.add(after.version, rendered, order)
         await _pause(max(PAUSE, PAUSE_FACTOR * (loop.time() - began)))
@@ -167,9 +172,9 @@ class _Viewer:
         self._order: list[str] | None = None
         self._news = asyncio.Event()
 
-    def begin(self, snapshot: Snapshot, rendered: dict[str, str]) -> None:
-        """Send everything, unless the page shows it already."""
-        if snapshot.version != self._version:
+    def begin(self, snapshot: Snapshot, newest: int, rendered: dict[str, str]) -> None:
+        """Send everything, unless the page is as new as the newest event that the snapshot may show."""
+        if newest > self._version:
             self.add(snapshot.version, rendered, snapshot.order)
 
     def add(self, version: int, rendered: dict[str, str], order: list[str] | None) -> None:

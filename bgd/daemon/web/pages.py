@@ -60,7 +60,7 @@ class Pages:
         self._supervisor = supervisor
         self._store = store
         self._log_dir = supervisor.config.log_dir
-        self._views = LiveViews(tasks)
+        self._views = LiveViews(tasks, lambda: store.position)
 
     async def jobs(self, request: HttpRequest) -> PageResponse:
         """Return the list of jobs."""

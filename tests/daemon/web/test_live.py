@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from bgd.daemon.logs import MAX_CHUNK, LogReader
-from bgd.daemon.web.live import LogText
+from bgd.daemon.web.live import LogText, Snapshot, _Viewer
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import PROGRAM, chromium
 from tests.support import DEADLINE, Daemon, wait_until
@@ -182,6 +182,14 @@ def test_what_many_look_at_is_read_once(daemon):
         job = client.submit(["/bin/true"], hold=True, queue="shared")
         assert {tuple(next(page)["order"]) for page in pages} == {(f"job-{job.id}",)}
         assert Browser(daemon).log_in().get("/job-logs").status == 200  # streams leave room for pages
+
+
+@pytest.mark.parametrize(("version", "is_sent"), [(4, True), (5, False), (6, False)])
+def test_a_page_never_gets_what_is_older_than_itself(version, is_sent):
+    viewer = _Viewer(version)
+    viewer.begin(Snapshot(3, {}, ["job-1"]), 5, {"job-1": "<tr></tr>"})
+
+    assert (viewer.take()["parts"] == {"job-1": "<tr></tr>"}) == is_sent
 
 
 def test_a_stream_of_a_log_goes_on_where_the_page_is(daemon):
