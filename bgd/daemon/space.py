@@ -49,7 +49,7 @@ class DiskSpace:
         self._folder = folder
         self._floor = floor
         self._unused = unused
-        self._ballast_size = 0  # bytes; 0 while there is none
+        self._has_ballast = False
         self._ballast = Path(folder, BALLAST_NAME)
         self._looked_at = -CHECK_EVERY
         self._free = self._least = 0
@@ -131,7 +131,7 @@ class DiskSpace:
         """Return the bytes that new jobs may take."""
         if time.monotonic() - self._looked_at >= CHECK_EVERY:
             self._look()
-        unused = self._unused() if self._ballast_size else 0  # without ballast, only what must be written is
+        unused = self._unused() if self._has_ballast else 0  # without ballast, only what must be written is
         return self._free - self._least + unused
 
     def _look(self) -> None:
@@ -144,26 +144,39 @@ class DiskSpace:
         size = disk.f_blocks * disk.f_frsize
         self._free = disk.f_bavail * disk.f_frsize
         self._least = min_free_on(size, self._floor)
-        self._ballast_size = ballast_on(size)
-        if not self._ballast.exists():
-            if self._free > self._ballast_size:
-                self._put_back(self._ballast_size)
-            else:
-                self._least += self._ballast_size  # it is put back first
-                self._ballast_size = 0
+        self._restore_ballast(ballast_on(size))
 
-    def _put_back(self, size: int) -> None:
+    def _restore_ballast(self, whole: int) -> None:
+        """Make the ballast whole if there is room, or else half of it if the database has the rest.
+
+        One half is for the -wal file, the other for the database. Its free pages serve as well for that, and
+        are all that a removal of jobs frees: the file keeps its size.
+        """
+        enough = max(whole - self._unused(), whole // 2)
+        try:
+            size = self._ballast.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        self._has_ballast = size > 0 or self._free > enough
+        if not self._has_ballast:
+            self._least += enough  # it is put back first
+        elif whole > size and self._free > whole - size:
+            self._extend_ballast(size, whole)
+        elif not size:
+            self._extend_ballast(0, enough)
+
+    def _extend_ballast(self, size: int, wanted: int) -> None:
         try:
             fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(fd, 0, size)
+                os.posix_fallocate(fd, 0, wanted)
             finally:
                 os.close(fd)
         except OSError as error:
             self._ballast.unlink(missing_ok=True)
             logger.warning("no ballast is kept for a full disk: %s: %s", self._ballast, error.strerror)
         else:
-            self._free -= size
+            self._free -= wanted - size
 
 
 def min_free_on(size: int, floor: int | None) -> int:

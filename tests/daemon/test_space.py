@@ -20,16 +20,18 @@ from tests.daemon.waiting import soon
 
 
 class Disk:
-    """Answers statvfs, and counts the calls."""
+    """Answers statvfs, and counts the calls; what `ballast` has is no longer free."""
 
     def __init__(self, monkeypatch, size, free):
         self.size, self.free, self.asked = size, free, 0
+        self.ballast = None
         monkeypatch.setattr("bgd.daemon.space.os.statvfs", self)
         monkeypatch.setattr(space, "CHECK_EVERY", 0.0)
 
     def __call__(self, _folder):
         self.asked += 1
-        return SimpleNamespace(f_blocks=self.size, f_bavail=self.free, f_frsize=1)
+        taken = self.ballast.stat().st_size if self.ballast and self.ballast.exists() else 0
+        return SimpleNamespace(f_blocks=self.size, f_bavail=self.free - taken, f_frsize=1)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,30 @@ def test_small_disk_has_a_small_ballast(tmp_path, monkeypatch):
     DiskSpace(str(tmp_path), None).check()
 
     assert (tmp_path / "ballast").stat().st_size == 250_000
+
+
+def test_free_pages_of_the_database_stand_for_half_of_the_ballast_until_the_disk_has_room(
+    tmp_path, monkeypatch
+):
+    disk = Disk(monkeypatch, 4_000_000, 200_000)
+    unused = [0]
+    disk_space = DiskSpace(str(tmp_path), None, lambda: unused[0])
+    ballast = tmp_path / "ballast"
+    with pytest.raises(Full):
+        disk_space.check()
+    assert not ballast.exists()
+
+    unused[0] = 3_000_000
+    disk.free = 125_000  # just half: none of it would be left
+    with pytest.raises(Full):
+        disk_space.check()
+    disk.free, disk.ballast = 200_000, ballast
+    disk_space.check()
+    assert ballast.stat().st_size == 125_000
+
+    disk.free = 2_000_000
+    disk_space.check()
+    assert ballast.stat().st_size == 250_000
 
 
 async def test_write_without_room_is_retried_until_there_is_room(tmp_path, monkeypatch):
