@@ -118,7 +118,13 @@ def _message_of(error: click.ClickException) -> str:
         option = error.option_name
         other = _hint_for_other_verb(option, error.ctx) or _hint_by_meaning(option, error.ctx.command)
         return other or error.format_message()
-    return error.format_message()
+    message = error.format_message()
+    if isinstance(error, click.BadOptionUsage) and error.option_name == "-q":  # as in `docker ps -q`
+        return f"{message} -q NAME chooses a queue; `bgctl list --ids` prints only ids"
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if "extra argument" in message and context is not None and context.info_name in _LISTS:
+        return f"{message}: --state, --queue, --name and --tag select jobs, `bgctl show ID` shows one"
+    return message
 
 
 def _hint_for_other_verb(option: str, context: click.Context) -> str | None:
@@ -128,6 +134,8 @@ def _hint_for_other_verb(option: str, context: click.Context) -> str | None:
         return f"{option} is for submit: run always shows the output and waits for the end"
     if own not in _VERBS_FOR_NEW_JOBS:
         return None
+    if own == "submit" and option == "-i":
+        return "-i is for run: --stdin - passes the input of submit to the job"
     for verb, kind in _VERBS_FOR_NEW_JOBS.items():
         command = cli.get_command(context, verb)
         if command is not None and any(option in each.opts for each in command.params):
@@ -148,4 +156,5 @@ def _hint_by_meaning(option: str, command: click.Command) -> str | None:
 
 
 _VERBS_FOR_NEW_JOBS = {"submit": "commands", "call": "class jobs", "run": "commands"}
+_LISTS = ("list", "ls", "watch")
 _OPTIONS_TO_WAIT = ("--wait", "--follow", "-f")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bgctl.commands import OPERATORS
+from bgd.errors import nearest
 
 _SUBMIT = "`bgctl submit PROGRAM` queues a command"
 _CANCEL = "`bgctl cancel ID` stops a job"
@@ -14,6 +16,7 @@ _FOLLOW = "`bgctl logs -f ID` follows the output of a job"
 _LIST = "`bgctl list` shows jobs, with `--json` for programs"
 _SHOW = "`bgctl show ID` shows all about a job"
 _EDIT = "`bgctl edit ID` changes a job that waits"
+_SCHEDULE = "bgd has no schedules: let cron call `bgctl submit`"
 _PRUNE = "`bgctl prune` deletes old finished jobs, `bgctl remove ID` those you name"
 _SLOTS = "`bgctl slots N` sets how many jobs run at once"
 _RETRY = "`bgctl retry ID` runs a finished job again"
@@ -21,7 +24,8 @@ _WHEN = "`bgctl submit --at TIME` or `--delay D` starts a command later"
 _DAEMON = "`bgd` starts the daemon, and so does a submit"
 
 VERBS = {
-    **dict.fromkeys(("add", "new", "create", "nohup", "launch", "spawn"), _SUBMIT),
+    **dict.fromkeys(("add", "new", "create", "nohup", "launch", "push", "spawn"), _SUBMIT),
+    "apply": "bgd reads no files of jobs: " + _SUBMIT,
     "exec": "`bgctl run PROGRAM` runs a command and shows its output",
     "start": "`bgctl submit PROGRAM` queues a command, `bgctl release ID` lets a held job start",
     "enqueue": "`bgctl submit PROGRAM` queues a command, `bgctl release ID` lets a held job start",
@@ -29,20 +33,26 @@ VERBS = {
     **dict.fromkeys(("abort", "atrm", "qdel", "revoke", "scancel", "terminate"), _CANCEL),
     "kill": "`bgctl cancel ID` stops a job, `bgctl signal ID -s KILL` sends a signal",
     "stop": "`bgctl cancel ID` stops a job, `bgctl suspend ID` halts it, `bgctl shutdown` stops the daemon",
-    **dict.fromkeys(("atq", "get", "history", "jobs", "ps", "squeue"), _LIST),
+    **dict.fromkeys(("atq", "get", "history", "jobs", "list-units", "ps", "squeue"), _LIST),
     **dict.fromkeys(("htop", "monitor", "top"), "`bgctl watch` shows jobs while they change"),
     **dict.fromkeys(("describe", "inspect"), _SHOW),
     **dict.fromkeys(("attach", "fg", "follow", "output", "tail"), _FOLLOW),
-    **dict.fromkeys(("clean", "cleanup", "clear", "gc", "purge", "reset"), _PRUNE),
+    **dict.fromkeys(("clean", "cleanup", "clear", "empty", "gc", "purge", "reset"), _PRUNE),
     **dict.fromkeys(("del", "delete", "rm"), "`bgctl remove ID` deletes a finished job; " + _CANCEL),
     **dict.fromkeys(("redo", "requeue", "rerun", "restart"), _RETRY),
     **dict.fromkeys(("change", "modify", "rename", "renice", "set", "update"), _EDIT),
+    **dict.fromkeys(("priority", "switch"), "`bgctl edit ID -p N` changes the priority of a waiting job"),
     "stash": "`bgctl hold ID` keeps a job from starting",
     "freeze": "`bgctl suspend ID` halts a running job",
     **dict.fromkeys(("bg", "thaw", "unfreeze"), "`bgctl continue ID` goes on with a suspended job"),
     **dict.fromkeys(("concurrency", "parallel", "scale", "workers"), _SLOTS),
-    **dict.fromkeys(("groups", "queues"), "`bgctl queue` shows and changes queues"),
+    **dict.fromkeys(("group", "groups", "queues"), "`bgctl queue` shows and changes queues"),
     **dict.fromkeys(("at", "later", "timer"), _WHEN),
+    **dict.fromkeys(("beat", "cron", "schedule"), _SCHEDULE),
+    "batch": _SUBMIT + ", which starts when a slot is free",
+    "detach": "every job runs in the background: Ctrl-C ends only `bgctl logs -f` and `bgctl run`",
+    "send": "`bgctl submit --stdin FILE` gives a job its input when it is queued",
+    "version": "`bgctl --version` prints the version",
     **dict.fromkeys(("enable", "install"), "`bgctl service install` starts bgd with the machine"),
     **dict.fromkeys(("disable", "uninstall"), "`bgctl service remove` no longer starts bgd with the machine"),
     **dict.fromkeys(("daemon", "serve", "server", "up", "worker"), _DAEMON),
@@ -66,16 +76,22 @@ OPTIONS = {
     **dict.fromkeys(("--deadline", "--ttl"), "--expires D cancels a job that has not started by then"),
     **dict.fromkeys(("--max-time", "--runtime", "--time", "--time-limit"), "--timeout D limits an attempt"),
     **dict.fromkeys(
-        ("--attempts", "--max-retries", "--restart", "--retry", "--tries"), "--retries N repeats"
+        ("--attempts", "--max-retries", "--restart", "--retry", "--tries"),
+        "--retries N tries again after a failure",
     ),
     **dict.fromkeys(("--background", "--bg", "--detach", "-D", "-d"), _BACKGROUND),
     "--rm": "leave it out: `bgctl prune` and [retention] delete finished jobs",
-    **dict.fromkeys(("--chdir", "--dir", "--workdir", "--working-directory", "-C"), "--cwd DIR sets it"),
+    **dict.fromkeys(
+        ("--chdir", "--dir", "--workdir", "--working-directory", "-C", "-w"), "--cwd DIR sets it"
+    ),
     **dict.fromkeys(("--environment", "--export", "--setenv", "-E"), "--env K=V sets a variable"),
     **dict.fromkeys(("--mem", "--memory", "-m"), "--memory-max SIZE limits memory"),
-    **dict.fromkeys(("--cpu", "--cpu-limit"), "--cpu-max PERCENT limits processor time"),
+    **dict.fromkeys(("--cpu", "--cpu-limit", "--cpus"), "--cpu-max PERCENT limits processor time"),
     "--pids-limit": "--pids-max N limits processes",
-    **dict.fromkeys(("--log", "--output", "-o"), "bgd keeps the output: `bgctl logs ID` shows it"),
+    **dict.fromkeys(
+        ("--log", "--output", "-o"),
+        "`bgctl logs ID` shows the output of a job; --json is output for programs",
+    ),
     **dict.fromkeys(("--interactive", "--tty", "-it"), "--pty gives the job a terminal"),
     **dict.fromkeys(("--concurrency", "--jobs", "--max-procs", "--workers", "-P", "-j"), _SLOTS),
     **dict.fromkeys(("--dedupe", "--job-id", "--task-id", "--unique"), "--key TEXT queues only one job"),
@@ -83,6 +99,15 @@ OPTIONS = {
     "--force": "`bgctl signal ID -s KILL` kills at once",
     "-9": "`bgctl signal ID -s KILL` kills at once",
     **dict.fromkeys(("--lines", "--tail"), "-n N shows the last lines"),
+    **dict.fromkeys(("--cron", "--every", "--schedule"), _SCHEDULE),
+    "--dry-run": "`bgctl cancel`, `retry`, `remove` and `prune` have it, submit has not",
+    "--immediate": "leave it out: a job starts as soon as a slot is free",
+    "--print-task-id": "leave it out: submit prints the id",
+    "--since": "`bgctl logs -n N ID` shows the last lines",
+    "-S": "--name TEXT names a job",
+    "-a": "--after ID waits for a job",
+    **dict.fromkeys(("--failed", "--queued", "--running"), "--state STATE selects jobs by state"),
+    **dict.fromkeys(("-V", "-v"), "`bgctl --version` prints the version"),
     "--status": "--state STATE selects jobs by state",
     "--filter": "--state, --queue, --name and --tag select jobs",
     "--format": "--json prints all there is for programs",
@@ -118,6 +143,17 @@ _BUILTINS = frozenset(
 )
 _TAKES_OPERATORS = frozenset({"[", "awk", "bc", "dc", "expr", "test"})
 _SHELL_CHARACTERS = frozenset("|&;<>()$`*\"' \t")
+
+
+def for_missing_verb(words: Sequence[str], known: Iterable[str]) -> str:
+    """Return what to type in place of a verb that does not exist, which is the first of the words."""
+    name = words[0]
+    if hint := VERBS.get(name):
+        return hint
+    hint = nearest(name, known)
+    if "did you mean" not in hint and shutil.which(name):
+        return f"`bgctl submit {shlex.join(words)}` queues a command"
+    return hint
 
 
 def for_missing_program(argv: Sequence[str]) -> str | None:

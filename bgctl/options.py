@@ -255,7 +255,8 @@ class FutureTimeType(click.ParamType[float]):
             instant = at.timestamp()
         except (ValueError, OverflowError):
             self.fail(
-                f"{value!r} is not a time: write 14:30, tomorrow 9:00, 2026-10-01 14:30 or 2026-10-01T14:30Z",
+                f"{value!r} is not a time: write 14:30, tomorrow 9:00, 2026-10-01 14:30 or 2026-10-01T14:30Z"
+                "; --delay 5m counts from now",
                 param,
                 ctx,
             )
