@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,12 +60,18 @@ def run_background_job(
     Raises:
         DaemonUnreachable: no daemon answered in time.
         Refused: the daemon does not accept the job.
-        TypeError: JSON cannot represent `params`, or the class or the method is not a string.
+        TypeError: JSON cannot represent `params`, or the class or the method is not a string,
+            or the class is a module.
     """
     if not (isinstance(class_path, str) and isinstance(method, str)):
         raise TypeError(
             f"class and method are strings such as 'package.module.Class' and 'method', "
             f"not {class_path!r} and {method!r}"
+        )
+    if class_path in sys.modules:
+        raise TypeError(
+            f"{class_path} is a module, not a class: Client().call({f'{class_path}:{method}'!r}, ...) calls "
+            "its function"
         )
     target = target_of_class(class_path, method)
     args, kwargs = ((), params) if isinstance(params, Mapping) else (params or (), {})

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def check_command(argv: list[str], options: JobOptions, caller: Caller) -> None:
     """Refuse a command whose program, folder or input is missing, for the caller with these options."""
+    if not argv:
+        raise Refused("argv is empty: it is a program and its arguments, such as ['ls', '-l']")
     if problem := _problem_with_command(argv, options, caller):
         raise Refused(f"{problem}; use --no-check (check=False) to queue it anyway")
 

@@ -74,18 +74,27 @@ def class_spec(
         TypeError: an option is unknown, the target is not a string, JSON cannot represent an argument, or the
             arguments do not fit the target.
     """
+    check_names(options, _OPTIONS, "; arguments of the call go into args and kwargs")
     values = _given_values(options, caller, default_env="none")
     if values.pop("shell", False):
         raise Refused("shell is for commands, not for class jobs")
     if not isinstance(target, str):
-        raise TypeError(f"a target is a string such as 'package.module:function', not {target!r}")
+        raise TypeError(f"a target is a string such as {_example_for(target)!r}, not {target!r}")
+    values["arguments"] = _arguments(args, kwargs)
     if values.pop("check", True) and target.partition(":")[0] in sys.modules:
         from bgd.client.functions import check_target  # noqa: PLC0415 - most callers have not imported the target
 
         check_target(target, args, kwargs)
     values["target"] = target
-    values["arguments"] = _arguments(args, kwargs)
     return _converted(values, JobSpec)
+
+
+def _example_for(target: object) -> str:
+    if not callable(target):
+        return "package.module:function"
+    from bgd.client.functions import target_of  # noqa: PLC0415 - only for an error
+
+    return target_of(target)
 
 
 def specs_of(items: Iterable[Item], caller: Caller) -> list[JobSpec]:
@@ -169,10 +178,10 @@ def _plain_values(options: Mapping[str, Any], allowed: AbstractSet[str], caller:
     return {key: None if value is None else _plain(key, value, caller) for key, value in options.items()}
 
 
-def check_names(options: Mapping[str, object], allowed: AbstractSet[str]) -> None:
-    """Raise TypeError for an option that is not `allowed`."""
+def check_names(options: Mapping[str, object], allowed: AbstractSet[str], hint: str = "") -> None:
+    """Raise TypeError for an option that is not `allowed`; the hint ends the message."""
     if unknown := options.keys() - allowed:
-        raise TypeError(f"no option {min(unknown)!r}: {nearest(min(unknown), allowed)}")
+        raise TypeError(f"no option {min(unknown)!r}: {nearest(min(unknown), allowed)}{hint}")
 
 
 def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a line for each kind
@@ -228,6 +237,10 @@ def _arguments(args: Sequence[object], kwargs: Mapping[str, object]) -> str:
         raise TypeError(f"args is a list, not the string {args!r}")
     if isinstance(args, Mapping) or not isinstance(args, Iterable):
         raise TypeError(f"args is a list, not {args!r}: named arguments go into kwargs")
+    if not isinstance(kwargs, Mapping):
+        raise TypeError(
+            f"kwargs is a mapping of names to values, not {kwargs!r}: others go into args, a list"
+        )
     given = {"args": list(args), "kwargs": dict(kwargs)}
     try:
         text = json.dumps(given, allow_nan=False)

@@ -35,6 +35,11 @@ def test_a_class_or_a_method_must_be_a_string(class_path, method):
         run_background_job(class_path, method)
 
 
+def test_a_module_is_not_a_class():
+    with pytest.raises(TypeError, match=r"os.path is a module.*Client\(\).call\('os.path:join', ...\)"):
+        run_background_job("os.path", "join", ["a"])
+
+
 def test_a_silent_daemon_is_given_up_after_a_short_time(play, monkeypatch):
     monkeypatch.setenv("BGD_SOCKET", play(lambda peer: peer.wait_for_end()))
 

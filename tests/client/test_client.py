@@ -73,8 +73,11 @@ def test_a_command_runs_and_can_be_waited_for(client):
 
 def test_a_job_has_exactly_the_fields_of_its_view():
     assert set(JobAttributes.__annotations__) == set(JobView.__struct_fields__) - {"id"}
-    with pytest.raises(AttributeError, match="a job has no attribute 'colour'"):
-        _ = Job(Client("/nowhere"), 1).colour  # type: ignore[attr-defined]  # the point
+    job = Job(Client("/nowhere"), 1)
+    with pytest.raises(AttributeError, match=r"a job has no attribute 'colour'$"):
+        _ = job.colour  # type: ignore[attr-defined]  # the point
+    with pytest.raises(AttributeError, match="a job has no attribute 'returncode': use exit_code"):
+        _ = job.returncode  # type: ignore[attr-defined]  # the point
 
 
 def test_progress_of_a_job_is_what_its_attempt_reports(client):
@@ -130,7 +133,10 @@ def test_the_output_of_a_job_is_its_text_after_the_end(client):
 
 @pytest.mark.parametrize("kind", [Job, AsyncJob])
 def test_everything_about_a_job_is_listed(kind):
-    assert {"id", "output", *JobView.__struct_fields__} <= set(dir(kind(None, 1)))
+    listed = dir(kind(None, 1))
+
+    assert {"id", "output", *JobView.__struct_fields__} <= set(listed)
+    assert len(listed) == len(set(listed))
 
 
 def test_all_public_names_are_listed():
@@ -171,6 +177,7 @@ def test_the_result_of_a_failed_command_is_an_exception_with_the_reason(
 @pytest.mark.parametrize(
     ("argv", "options", "words"),
     [
+        ([], {}, "argv is empty: it is a program and its arguments"),
         (["no-such-program"], {}, "no program 'no-such-program' on its PATH; use .*check=False"),
         (["sh"], {"env": {"PATH": "/nowhere"}}, "no program 'sh' on its PATH"),
         (["./here"], {"cwd": "/usr"}, "/usr/here does not exist"),

@@ -185,14 +185,27 @@ def test_arguments_must_be_a_list(args):
         class_spec("app:run", args, {}, {}, Caller())
 
 
+def test_mistakes_of_a_call_say_where_arguments_go():
+    with pytest.raises(
+        TypeError, match=r"kwargs is a mapping of names to values, not 2: others go into args"
+    ):
+        class_spec("os.path:join", [1], 2, {}, Caller())  # type: ignore[arg-type]  # the point
+    with pytest.raises(
+        TypeError, match=r"no option 'width'.*; arguments of the call go into args and kwargs"
+    ):
+        class_spec("app:run", [], {}, {"width": 1}, Caller())  # type: ignore[typeddict-unknown-key]  # the point
+
+
 def test_arguments_over_the_limit_are_refused():
     with pytest.raises(Refused, match="args and kwargs have 1000028 bytes of JSON, the limit is 1000000"):
         class_spec("app:run", ["x" * 1_000_000], {}, {}, Caller())
 
 
 def test_a_function_as_target_is_a_type_error():
-    with pytest.raises(TypeError, match=r"a target is a string such as 'package.module:function', not <"):
+    with pytest.raises(TypeError, match=r"a target is a string such as 'builtins:len', not <"):
         class_spec(len, (), {}, {}, Caller())  # type: ignore[arg-type]  # the point
+    with pytest.raises(TypeError, match=r"a target is a string such as 'package.module:function', not 5"):
+        class_spec(5, (), {}, {}, Caller())  # type: ignore[arg-type]  # the point
 
 
 def test_an_unknown_isolation_is_refused_with_the_known_ones():

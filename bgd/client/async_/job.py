@@ -26,6 +26,20 @@ else:
     R_co = TypeVar("R_co", covariant=True)  # `default` is new in Python 3.13
 
 
+_OTHER_NAMES = {
+    "done": "state or wait()",
+    "get": "result()",
+    "kill": "cancel()",
+    "return_value": "result()",
+    "returncode": "exit_code",
+    "status": "state",
+    "stdout": "output()",
+    "stop": "cancel()",
+    "terminate": "cancel()",
+}
+"""Attributes of a Job by the names that other libraries use, such as subprocess, Celery and RQ."""
+
+
 class AsyncJob(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other one is object
     """One job. Its attributes are those of `JobView`, as they were when the job was last looked up.
 
@@ -62,11 +76,12 @@ class AsyncJob(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the 
 
         def __getattr__(self, name):
             if name not in JobView.__struct_fields__:
-                raise AttributeError(f"a job has no attribute {name!r}")
+                hint = f": use {_OTHER_NAMES[name]}" if name in _OTHER_NAMES else ""
+                raise AttributeError(f"a job has no attribute {name!r}{hint}", name=name, obj=self)
             return getattr(self.view, name)
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *JobView.__struct_fields__]
+        return sorted({*super().__dir__(), *JobView.__struct_fields__})
 
     async def refresh(self) -> Self:
         """Look the job up again; returns the job itself."""
