@@ -56,7 +56,7 @@ def submit_command(
 @verb(
     "call",
     "bgctl call app.services:ExampleService.example_method param1 param2",
-    "bgctl call app.reports:build --kw month=2026-10 --retries 0",
+    "bgctl call app.reports:build month=2026-10 copies=3 --retries 0",
     "bgctl call app.mail:send --args '[\"someone@example.org\", 3]' --kwargs '{\"urgent\": true}'",
 )
 @with_call_options
@@ -81,11 +81,21 @@ def call_command(
     """Queue a class job and print its id.
 
     TARGET is package.module:Class.method or package.module:function; in another language it is runner::name
-    or runner::name@method. ARGS are passed as text.
+    or runner::name@method.
+
+    ARGS become what the function's annotations ask for: int, float, bool, None, and JSON for list and dict.
+    NAME=VALUE is a named argument if the function has such a parameter. Without annotation ARGS are text.
     """
-    positional = [*_json_option("--args", args_text, list), *args]
+    positional: list[object] = _json_option("--args", args_text, list)
     keywords = _json_option("--kwargs", kwargs_text, dict) | _keywords(named)
     with client(autostart=True) as daemon:
+        if args:
+            from bgctl.arguments import read_words  # noqa: PLC0415 - it reads the configuration and source
+
+            more, by_name = read_words(daemon, target, args, before=len(positional))
+            if twice := sorted(by_name.keys() & keywords):
+                raise click.UsageError(f"{twice[0]} is given twice")
+            positional, keywords = positional + more, keywords | by_name
         options = job_options(daemon, given)
         job = daemon.call(target, positional, keywords, **options)
         print_id(job)

@@ -68,6 +68,8 @@ ROOMS = {
     " bgd.wire typing_extensions.TypeVar",  # for types only: type checkers bring it along
     "bgd/client/calls.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
+    "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
+    " bgd.core.target",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     f" {VERSION} {CONFIGURATION} bgd.client bgd.core.spec bgd.errors bgd.escape bgd.streams"
     " bgd.formatting"

@@ -1,0 +1,244 @@
+"""Read the arguments of `call` as the annotations of the function ask.
+
+The source of the function is parsed, never run: it may be that of another interpreter.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+from msgspec import Struct
+
+from bgctl.common import WrongUsage, say
+from bgd import BgdError, Client, config
+from bgd.core.target import PythonTarget, parse_target
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Annotation = ast.expr | None
+
+
+class Signature(Struct, frozen=True):
+    """The annotations of a function's parameters, without the object of a method."""
+
+    positional: tuple[Annotation, ...] = ()
+    rest: Annotation = None  # of *args
+    named: dict[str, Annotation] = {}
+
+
+def read_words(
+    daemon: Client, target: str, words: Sequence[str], before: int = 0
+) -> tuple[list[object], dict[str, object]]:
+    """Return the positional and named arguments that the words of a command line stand for.
+
+    `before`: number of positional arguments that precede them. A word for a parameter without annotation
+    stays text. If it looks like a number, a message says so.
+
+    Raises:
+        WrongUsage: a word is not of the type that the annotation asks for.
+    """
+    found = _signature(daemon, target)
+    signature = Signature() if found is None else found
+    positional: list[object] = []
+    named: dict[str, object] = {}
+    unsure: list[str] = []  # texts that may be meant otherwise
+    for word in words:
+        name, equals, text = word.partition("=")
+        if equals and name in signature.named:
+            kinds = _kinds(signature.named[name])
+            named[name] = _read(text, kinds, f"argument {name} of {target}")
+        else:
+            at, text = before + len(positional), word
+            kinds = _kinds(signature.positional[at] if at < len(signature.positional) else signature.rest)
+            positional.append(_read(word, kinds, f"argument {at + 1} of {target}"))
+        if not kinds and (_NUMBER.fullmatch(text) or (found is None and equals and name.isidentifier())):
+            unsure.append(word)
+    if unsure:
+        why = f"the source of {target} was not found here" if found is None else "it has no annotation"
+        say(f"{unsure[0]!r} is passed as text, because {why}; --args and --kwargs pass other types")
+    return positional, named
+
+
+# --- values -------------------------------------------------------------------------------------------------
+
+
+def _read(text: str, kinds: list[str], what: str) -> object:
+    """Return the text as the first of the types that it fits; as it is if there are none."""
+    if not kinds:
+        return text
+    for kind in _ORDER:
+        if kind in kinds:
+            try:
+                return _READERS[kind](text)
+            except (ValueError, RecursionError):
+                continue
+    raise WrongUsage(
+        f"{what} must be {' or '.join(_WORDS[kind] for kind in _ORDER if kind in kinds)}, not {text!r}"
+    )
+
+
+def _integer(text: str) -> int:
+    if not _INTEGER.fullmatch(text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(text)
+    return float(text)
+
+
+def _word(text: str, values: Mapping[str, bool | None]) -> bool | None:
+    if text.lower() not in values:
+        raise ValueError(text)
+    return values[text.lower()]
+
+
+def _document(text: str, kind: type) -> object:
+    value = json.loads(text)
+    if not isinstance(value, kind):
+        raise ValueError(text)  # noqa: TRY004 - what the other readers raise
+    return value
+
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
+_NUMBER = re.compile(r"[+-]?([0-9]{1,300}([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]{1,2})?", re.IGNORECASE)
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_READERS: dict[str, Callable[[str], object]] = {
+    "None": lambda text: _word(text, {"none": None, "null": None}),
+    "int": _integer,
+    "float": _number,
+    "bool": lambda text: _word(text, _TRUTH),
+    "list": lambda text: _document(text, list),
+    "dict": lambda text: _document(text, dict),
+    "str": str,
+}
+_ORDER = list(_READERS)  # which type a text has of several
+_WORDS = {
+    "None": "None",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a JSON array",
+    "dict": "a JSON object",
+    "str": "text",
+}
+
+
+# --- annotations --------------------------------------------------------------------------------------------
+
+
+def _kinds(annotation: Annotation) -> list[str]:
+    """Return the names of the types that an annotation allows; none if it is missing or not understood."""
+    match annotation:
+        case ast.Constant(value=None):
+            return ["None"]
+        case ast.Constant(value=str(text)):
+            return _kinds(_parsed(text))
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            kind = _SAME.get(name, name)
+            return [kind] if kind in _READERS else []
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _all_kinds([left, right])
+        case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):
+            return _kinds_within(name, inner.elts if isinstance(inner, ast.Tuple) else [inner])
+        case _:
+            return []
+
+
+def _kinds_within(name: str, inner: list[ast.expr]) -> list[str]:
+    """Return the types of `name[inner]`, for example Optional[int] or list[str]."""
+    if name == "Optional":
+        return _all_kinds([ast.Constant(None), *inner])
+    if name == "Union":
+        return _all_kinds(inner)
+    return _kinds(inner[0] if name == "Annotated" and inner else ast.Name(name))
+
+
+def _parsed(text: str) -> Annotation:
+    """Parse an annotation that is written as text; return None if it cannot be parsed."""
+    try:
+        return ast.parse(text, mode="eval").body
+    except _UNREADABLE:
+        return None
+
+
+def _all_kinds(parts: list[ast.expr]) -> list[str]:
+    """Return the types of a union; none if one of them is not understood."""
+    found = [_kinds(part) for part in parts]
+    return list(chain(*found)) if all(found) else []
+
+
+_SAME = {"List": "list", "Sequence": "list", "Dict": "dict", "Mapping": "dict"}
+_UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what ast.parse raises
+
+
+# --- finding the function -----------------------------------------------------------------------------------
+
+
+def _signature(daemon: Client, target: str) -> Signature | None:
+    """Return the signature of a target; None if it cannot be read here."""
+    try:
+        wanted = parse_target(target)
+        if not isinstance(wanted, PythonTarget):
+            return None
+        source = _source(wanted.module, config.load(daemon.info().config).python)
+        module = None if source is None else ast.parse(source)
+    except (BgdError, OSError, *_UNREADABLE):
+        return None  # the daemon says what is wrong with the target
+    owner = _defined(module, wanted.name)
+    function = owner if wanted.method is None else _defined(owner, wanted.method)
+    if not isinstance(function, Function) or isinstance(owner, Function) != (wanted.method is None):
+        return None
+    of_class = wanted.method is not None and not any(
+        isinstance(each, ast.Name) and each.id == "staticmethod" for each in function.decorator_list
+    )
+    return _signature_of(function.args, skipped=int(of_class))
+
+
+def _signature_of(taken: ast.arguments, skipped: int) -> Signature:
+    both = [*taken.posonlyargs, *taken.args][skipped:]
+    by_name = [*(each for each in both if each not in taken.posonlyargs), *taken.kwonlyargs]
+    return Signature(
+        tuple(each.annotation for each in both),
+        taken.vararg.annotation if taken.vararg else None,
+        {each.arg: each.annotation for each in by_name},
+    )
+
+
+def _defined(owner: ast.AST | None, name: str) -> ast.AST | None:
+    """Return the last function or class of this name in a module or class; None if there is none."""
+    found = [
+        each
+        for each in getattr(owner, "body", [])
+        if isinstance(each, Function | ast.ClassDef) and each.name == name
+    ]
+    return found[-1] if found else None
+
+
+def _source(module: str, python: config.PythonConfig) -> bytes | None:
+    """Return the source of a module that class jobs import; None if there is none."""
+    names = module.replace(".", "/")
+    for folder in _import_path(python):
+        for path in (folder / names / "__init__.py", folder / f"{names}.py"):
+            if path.is_file() and path.stat().st_size <= _MAX_SOURCE:
+                return path.read_bytes()
+    return None
+
+
+def _import_path(python: config.PythonConfig) -> Iterator[Path]:
+    """Yield [python] path, then the packages of the interpreter with the folders that they add."""
+    yield from map(Path, python.path)
+    for packages in sorted(Path(python.interpreter).parent.parent.glob("lib/python3*/site-packages")):
+        yield packages
+        for added in sorted(packages.glob("*.pth")):
+            lines = added.read_text(errors="replace").splitlines()
+            yield from (packages / line for line in lines if line and not line.startswith(("#", "import")))
+
+
+_MAX_SOURCE = 2_000_000  # bytes; parsing more takes seconds
