@@ -205,7 +205,7 @@ def _names_within(asked: Sequence[str], states: tuple[State, ...]) -> list[str]:
 
 
 def _describe_rest(daemon: Client, query: Query, jobs: list[Job]) -> str:
-    """Return how many jobs of which states do not fit on the terminal, if that is known."""
+    """Return a hint about the jobs that do not fit on the terminal."""
     if any(query.filters.values()) or query.before is not None:
         return "more jobs match: --all lists them"
     shown = Counter(job.state for job in jobs)

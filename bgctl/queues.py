@@ -135,7 +135,7 @@ def set_command(name: str, *, slots: int | str) -> int:
 def remove_command(name: str) -> int:
     """Reset a queue to its configuration.
 
-    It is no longer paused. Its jobs stay.
+    This also resumes it. Its jobs stay.
     """
     with client() as daemon:
         queues = daemon.remove_queue(name)

@@ -488,7 +488,7 @@ class Attempt:
         """Return how the first process ended, once all its leftovers have ended or are left to run."""
         code = await running.execution.wait()
         finished_at, run_seconds = time.time(), elapsed() - self._since
-        # whoever stops the launcher may have sent the same signal to its jobs, for example `systemctl kill`
+        # the signal that ends the launcher may have reached its jobs too, for example with `systemctl kill`
         is_interrupted = self._reason is Outcome.INTERRUPTED and code != 0
         self._context.pid_journal.end(self.launch.key)
         self._is_suspended = False

@@ -16,7 +16,7 @@ to the launcher or was to end, the worker ends with the job, as an interpreter w
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # there are no types for it
+import _signal  # type: ignore[import-not-found]  # it has no type stubs
 import os
 import resource
 import signal
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # signal.getsignal would make an enumeration member of each answer, 62 times a job
 _getsignal = _signal.getsignal
 
-# characters of a result in one packet: in JSON text, of which a quoted character takes at most four bytes
+# Characters of a JSON result in one packet; each takes at most four bytes
 _PIECE = 16_000
 
 

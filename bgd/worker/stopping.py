@@ -7,7 +7,7 @@ bgd.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # there are no types for it; signal is slow to import
+import _signal  # type: ignore[import-not-found]  # it has no type stubs; signal imports enum, which is slow
 import faulthandler
 import os
 import sys

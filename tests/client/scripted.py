@@ -134,7 +134,7 @@ def serve(*job_ids: int) -> Script:
 
 
 def accept(jobs: int) -> Script:
-    """Return a script that accepts this many jobs, and ends streams that are no longer wanted."""
+    """Return a script that accepts this many jobs and ends the streams that a client forgets."""
 
     def script(peer: Peer) -> None:
         peer.greet()

@@ -18,7 +18,7 @@ from bgd.worker import job, stopping
 from tests.launcher.host import is_alive, written
 from tests.launcher.warm.calls import Calls
 
-GRACE = 600.0  # seconds: whoever waits for its end waits too long
+GRACE = 600.0  # seconds; a test that has to wait for its end fails
 
 JOB = """
 import asyncio, itertools, os, signal, subprocess, sys, time

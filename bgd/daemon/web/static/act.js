@@ -17,17 +17,14 @@ function say(text, share) {
 
 notice.querySelector("button").addEventListener("click", () => (notice.hidden = true));
 
-// Send a change; return the answer, or null if it was refused, which is then told.
-async function change(path) {
+// Ask the daemon; return the answer, or null if it refuses or is silent, and say so.
+async function ask(path, method = "POST") {
   try {
-    const answer = await fetch(path, {
-      method: "POST",
-      headers: { "X-Bgd-Token": token, Accept: "application/json" },
-    });
+    const answer = await fetch(path, { method, headers: { "X-Bgd-Token": token, Accept: "application/json" } });
     if (answer.ok) return answer;
     say((await answer.json()).error);
   } catch {
-    say("bgd did not answer. Look whether it was done before you try again.");
+    say("bgd did not answer. Check the job before you try again.");
   }
   return null;
 }
@@ -44,7 +41,7 @@ async function actOnJob(button) {
     path += `?${new URLSearchParams({ value: wanted })}`;
   }
   button.disabled = true;
-  if (await change(path)) notice.hidden = true;
+  if (await ask(path)) notice.hidden = true;
   button.disabled = false;
 }
 
@@ -64,12 +61,12 @@ async function actOnMany(button) {
   const label = button.textContent;
   const query = ids.length ? `ids=${ids.join(",")}` : many.dataset.filter;
   const path = `/job-logs/all/${button.dataset.verb}?${query}`;
-  const found = await fetch(path, { headers: { Accept: "application/json" } });
-  const { count, error } = await found.json();
-  if (error) return say(error);
+  const found = await ask(path, "GET");
+  if (!found) return;
+  const { count } = await found.json();
   if (!count) return say(`${label}: none of these jobs is in a state for that.`);
   if (!confirm(`${label} ${jobs(count)}?`)) return;
-  const answer = await change(path);
+  const answer = await ask(path);
   if (!answer) return;
   for (const box of document.querySelectorAll(".pick input:checked")) box.checked = false;
   countChosen();
