@@ -100,7 +100,7 @@ OPTIONS = {
     "-9": "`bgctl signal ID -s KILL` kills at once",
     **dict.fromkeys(("--lines", "--tail"), "-n N shows the last lines"),
     **dict.fromkeys(("--cron", "--every", "--schedule"), _SCHEDULE),
-    "--dry-run": "`bgctl cancel`, `retry`, `remove` and `prune` have it, submit has not",
+    "--dry-run": "`bgctl cancel`, `retry`, `remove` and `prune` have it; submit does not",
     "--immediate": "leave it out: a job starts as soon as a slot is free",
     "--print-task-id": "leave it out: submit prints the id",
     "--since": "`bgctl logs -n N ID` shows the last lines",
@@ -110,7 +110,7 @@ OPTIONS = {
     **dict.fromkeys(("-V", "-v"), "`bgctl --version` prints the version"),
     "--status": "--state STATE selects jobs by state",
     "--filter": "--state, --queue, --name and --tag select jobs",
-    "--format": "--json prints all there is for programs",
+    "--format": "--json prints everything, for programs",
 }
 """What to type in place of an option that a verb does not have."""
 
