@@ -219,8 +219,8 @@ OTHER_TABLES = "its tables are not as bgd made them"
 
 # These are problems with the content, not with the disk
 _CONTENT_ERRORS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
-# Page size of a new file in bytes; files of an earlier bgd have 4096. A commit changes some hundred bytes
-# and writes whole pages, so small pages write less. 1024 would slow down a scan of a million jobs by a quarter.
+# Page size of a new file in bytes; files of an earlier bgd have 4096. A commit changes some hundred bytes and
+# writes whole pages, so small ones write less. 1024 would slow down a scan of a million jobs by a quarter.
 _PAGE = 2048
 _CHECKPOINT = 4_096_000  # bytes in the -wal file after which SQLite moves them into the database
 _WAL_SHARE = 32  # on a small disk the -wal file takes about 1/32 of it
