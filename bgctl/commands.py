@@ -6,10 +6,11 @@ This module does not import click, so that a command line without options starts
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from bgctl.common import WrongUsage, global_options, print_json, say
 from bgd import Client, Job, Refused
@@ -52,7 +53,10 @@ def run(
         print_id(job)
     say_if_exists(job)
     # with its own terminal the job expects this one to obey its control characters
-    return wait_or_follow(daemon, job, follow=True, raw=raw or options.get("pty", False))
+    code = wait_or_follow(daemon, job, follow=True, raw=raw or options.get("pty", False))
+    if "stdin" not in options and "input" not in options:
+        _say_if_input_waits(argv)
+    return code
 
 
 def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: bool, no_check: bool) -> Job:
@@ -90,6 +94,29 @@ def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: b
             say(note)
     say_once_what_a_reboot_does(daemon, options)
     return job
+
+
+def _say_if_input_waits(argv: Sequence[str]) -> None:
+    """Tell somebody who piped input into a filter, such as `cat` or `wc -l`, that the job did not get it.
+
+    A program with other arguments usually reads files, and may be one of many in a loop that reads the pipe.
+    """
+    if any(not word.startswith("-") for word in argv[1:]) or not _is_pipe(sys.stdin):
+        return
+    import select  # noqa: PLC0415 - hardly any command gets here
+    import shlex  # noqa: PLC0415 - likewise
+
+    waiting = select.poll()
+    waiting.register(sys.stdin, select.POLLIN)
+    if any(events & select.POLLIN for _, events in waiting.poll(0)):
+        say(f"the job did not get what was piped in: `bgctl run -i {shlex.join(argv)}` passes it on")
+
+
+def _is_pipe(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):  # it has no descriptor
+        return False
 
 
 OPERATORS = frozenset({"|", "||", "&&", ">", ">>", "2>", "2>&1", "&>", "<", "&"})  # words of a shell

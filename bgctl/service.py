@@ -226,7 +226,7 @@ def _manager(*, changes: bool = False) -> _Manager:
         raise WrongUsage("--socket is not for service: the configuration names the socket of a service")
     is_user = options.user or not (options.system or os.geteuid() == 0)
     if not Path("/run/systemd/system").is_dir():  # as sd_booted(3) finds out
-        raise Refused("systemd does not run here: have whatever starts services here run `bgd`")
+        raise Refused("systemd does not run here: let the service manager of this machine start `bgd`")
     if changes and not is_user and os.geteuid() != 0:
         raise NotAllowed("only root can change the services of this machine: use sudo, or leave out --system")
     folder = f"{_account().pw_dir}/.config/systemd/user" if is_user else "/etc/systemd/system"

@@ -135,6 +135,29 @@ def test_submit_in_a_script_says_that_a_live_job_has_the_key(own_daemon):
     assert "already has this key: nothing was queued" in second.stderr
 
 
+@pytest.mark.parametrize("command", [["cat"], ["wc", "-w"]])
+def test_run_says_that_a_filter_did_not_get_what_was_piped_in(daemon, command):
+    done = daemon.bgctl("run", *command, read="x\n")
+
+    hint = f"bgctl: the job did not get what was piped in: `bgctl run -i {' '.join(command)}` passes it on\n"
+    assert done.stderr == hint
+
+
+@pytest.mark.parametrize("arguments", [["-i", "cat"], ["--stdin", "-", "cat"], ["echo", "x"]])
+def test_run_says_nothing_of_input_that_the_job_got_or_does_not_want(daemon, arguments):
+    assert daemon.bgctl("run", *arguments, read="x\n").stderr == ""
+    assert daemon.bgctl("run", "cat", read="").stderr == ""
+
+
+def test_a_loop_that_reads_a_pipe_keeps_its_input(daemon):
+    loop = f"printf 'a\\nb\\n' | while read x; do {sys.executable} -m bgctl run echo $x; done"
+    done = subprocess.run(
+        ["sh", "-c", loop], env=daemon.env, cwd=daemon.folder, capture_output=True, text=True, check=True
+    )
+
+    assert (done.stdout, done.stderr) == ("a\nb\n", "")
+
+
 def test_run_passes_stdin_on_only_if_asked_to(daemon):
     assert daemon.bgctl("run", "-i", "cat", read="x\n").stdout == "x\n"
     assert daemon.bgctl("run", "cat", read="x\n").stdout == ""

@@ -144,7 +144,7 @@ def test_verbs_for_existing_jobs_never_start_a_daemon(home, arguments):
 
     assert (done.returncode, done.stdout) == (69, "")
     assert str(home.socket) in done.stderr
-    assert "your jobs are kept, and the next `bgctl submit` starts it" in done.stderr
+    assert "your jobs are kept; `bgctl submit` or `bgd` starts the daemon" in done.stderr
 
 
 def test_an_explicit_socket_is_never_started(home):

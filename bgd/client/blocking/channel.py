@@ -334,7 +334,7 @@ def _unreachable(failed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachabl
             return NotAllowed(f"you may not use the daemon at {place.path}: {error.strerror}")
     paths = " or ".join(place.path for place, _ in failed)
     if failed[0][0].is_own:
-        remedy = "your jobs are kept, and the next `bgctl submit` starts it; `bgd` starts it without a job"
+        remedy = "your jobs are kept; `bgctl submit` or `bgd` starts the daemon"
     elif failed[0][0].path == SYSTEM_PATHS.socket:
         remedy = "start it with `systemctl restart bgd`"
     else:
