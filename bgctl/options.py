@@ -607,6 +607,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "after_any": _UNFINISHED_IDS,
     "env": {"multiple": True, "callback": _parse_assignments, "metavar": "K=V"},
     "stdin": {"type": FILE, "metavar": "FILE|-"},
+    "stop_signal": {"metavar": "SIG"},  # a list of the signals would take a line of its own
 }
 
 # Not the umask, which is the caller's, and not the input, which `--stdin -` reads

@@ -20,6 +20,33 @@ from bgctl.verbs import verb
 
 T = TypeVar("T")
 
+# The headings of the help, each with the parameters below it
+GROUPS = {
+    "What runs": "shell no_check cwd env env_pass isolation named args_text kwargs_text",
+    "When": "queue priority delay at expires after after_any key slots hold",
+    "Retries": "retries retry_delay backoff max_delay jitter retry_on no_retry_on rerun",
+    "Limits": "timeout stop_signal keep_leftovers nice memory_max cpu_max pids_max open_files core_max",
+    "Input and output": "stdin pty raw wait follow",
+    "Finding it": "name tags",
+}
+
+
+class JobVerb(click.Command):
+    """A verb that makes a job; its help groups the options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options below their headings."""
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        params = [(option.name, option.get_help_record(ctx)) for option in options]
+        grouped = {heading: names.split() for heading, names in GROUPS.items()}
+        grouped["Other"] = [str(name) for name, _ in params if name not in " ".join(GROUPS.values()).split()]
+        for heading, names in grouped.items():
+            rows = [record for each in names for name, record in params if name == each and record]
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
 _program = click.argument("argv", nargs=-1, required=True, metavar="PROGRAM [ARGS]...", type=ARGUMENT)
 _no_check = click.option("--no-check", is_flag=True, help="Queue it even if program or folder are missing.")
 _shell = click.option("--shell", is_flag=True, help="Run PROGRAM, one quoted text, with /bin/sh.")
@@ -34,6 +61,7 @@ _follow = click.option("-f", "--follow", is_flag=True, help="Show the output and
     "bgctl submit --retries 3 --retry-delay 30s --backoff 2 ./flaky.sh",
     "bgctl submit --after last --shell 'zcat /srv/*.gz | sort -u > all.txt'",
     ends_options=True,
+    cls=JobVerb,
 )
 @with_command_options
 @_shell
@@ -58,6 +86,7 @@ def submit_command(
     "bgctl call app.services:ExampleService.example_method param1 param2",
     "bgctl call app.reports:build month=2026-10 copies=3 --retries 0",
     "bgctl call app.mail:send --args '[\"someone@example.org\", 3]' --kwargs '{\"urgent\": true}'",
+    cls=JobVerb,
 )
 @with_call_options
 @_wait
@@ -109,6 +138,7 @@ def call_command(
     "bgctl run make test",
     "bgctl run --timeout 1h -- ./import.sh --all",
     ends_options=True,
+    cls=JobVerb,
 )
 @with_command_options
 @_shell

@@ -57,7 +57,7 @@ class FurtherOptions(TypedDict, total=False):
     * `timeout`: limit on the time of each attempt.
     * `stop_signal`: signal that asks it to end, usually TERM.
     * `delay`: start no sooner than this from now.
-    * `at`: start no earlier than this time.
+    * `at`: start at this time.
     * `expires`: cancel the job if it has not started by then.
     * `after`: start after these jobs have succeeded.
     * `after_any`: start after these jobs have ended, in any way.
@@ -70,7 +70,7 @@ class FurtherOptions(TypedDict, total=False):
     * `stdin`: read this file as standard input.
     * `input`: bytes to read as standard input.
     * `pty`: give the job a terminal of its own.
-    * `isolation`: fork from a warm interpreter, spawn one, or reuse one.
+    * `isolation`: fork, spawn or reuse an interpreter.
     * `keep_leftovers`: keep processes the job leaves when it ends by itself.
     * `nice`: niceness, -20 to 19; higher yields to others.
     * `memory_max`: limit on memory of all its processes.

@@ -164,9 +164,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     ] = None
     """The first step of the stop sequence; KILL follows after the grace time. None: TERM."""
     delay: Annotated[Duration, Option("Start no sooner than this from now")] = 0.0
-    at: Annotated[Instant | None, Option("Start no earlier than this time, for example 'tomorrow 9:00'")] = (
-        None
-    )
+    at: Annotated[Instant | None, Option("Start at this time, for example 'tomorrow 9:00'")] = None
     expires: Annotated[Timeout | None, Option("Cancel the job if it has not started by then")] = None
     """Seconds from now, within which the first attempt starts or none does."""
     after: Annotated[JobNumbers, Option("Start after these jobs have succeeded")] = ()
@@ -187,7 +185,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     pty: Annotated[bool, Option("Give the job a terminal of its own", only="command")] = False
     isolation: Annotated[
         Isolation | None,
-        Option("Fork from a warm interpreter, spawn one, or reuse one", only="class", in_policy=True),
+        Option("Fork, spawn or reuse an interpreter", only="class", in_policy=True),
     ] = None
     keep_leftovers: Annotated[bool, Option("Keep processes the job leaves when it ends by itself")] = False
     """Leave running what the first process leaves running when it ends by itself."""

@@ -8,7 +8,11 @@ import re
 import subprocess
 import sys
 
+import click
 import pytest
+
+from bgctl.cli import cli
+from bgctl.submitting import GROUPS
 
 
 def test_submit_prints_only_the_id(daemon):
@@ -133,6 +137,23 @@ def test_submit_in_a_script_says_that_a_live_job_has_the_key(own_daemon):
 
     assert second.stdout == first.stdout
     assert "already has this key: nothing was queued" in second.stderr
+
+
+@pytest.mark.parametrize("verb", ["submit", "call", "run"])
+def test_help_groups_all_options_and_each_takes_one_line(verb):
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    context = click.Context(command, info_name=verb, max_content_width=80, terminal_width=80)
+    text = command.get_help(context)
+
+    groups = " ".join(GROUPS.values()).split()
+    assert len(set(groups)) == len(groups)
+    assert re.search(r"^Other:\n  (-h, )?--help  .*\n\n", text, re.MULTILINE)
+    for param in command.get_params(context):
+        record = param.get_help_record(context)
+        if isinstance(param, click.Option) and record is not None:
+            line = rf"^  {re.escape(record[0])} +{re.escape(record[1])}$"
+            assert re.search(line, text, re.MULTILINE), record
 
 
 @pytest.mark.parametrize("command", [["cat"], ["wc", "-w"]])
