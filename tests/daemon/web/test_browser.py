@@ -145,6 +145,19 @@ def test_nothing_overflows_a_narrow_page(jobs_page, client, width, scheme):
         assert jobs_page.evaluate("document.documentElement.scrollWidth") == width
 
 
+def test_a_card_on_a_narrow_page_has_box_id_and_state_on_its_first_line(jobs_page, client):
+    job = client.submit(["/bin/true"], hold=True)
+    jobs_page.set_viewport_size({"width": 390, "height": 700})
+    jobs_page.reload()
+    cells = [jobs_page.locator(f"#job-{job.id} .{name}").bounding_box() for name in ("pick", "id", "state")]
+    link = jobs_page.locator(f"#job-{job.id} .id a").bounding_box()
+
+    middles = [cell["y"] + cell["height"] / 2 for cell in cells]
+    assert max(middles) - min(middles) < 3
+    assert cells[0]["x"] < link["x"] < 150 < cells[2]["x"]
+    client.cancel([job.id])
+
+
 def test_texts_of_jobs_never_become_markup(jobs_page, client):
     origin = jobs_page.url
     jobs = [
