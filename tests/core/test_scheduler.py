@@ -38,6 +38,17 @@ def test_effects_are_returned_once():
     assert scheduler.take_effects() == []
 
 
+def test_effects_are_counted_until_they_are_taken():
+    scheduler = make_scheduler(slots=1)
+    scheduler.submit(spec(), NO_RETRIES, at(7.0))
+    before = scheduler.effect_count
+    scheduler.submit(spec(), NO_RETRIES, at(8.0))
+
+    effects = scheduler.take_effects()
+    assert [type(effect) for effect in effects[before:]] == [SaveJob]  # no slot is free for the second
+    assert (len(effects), scheduler.effect_count) == (4, 0)
+
+
 def test_running_counts_the_jobs_that_hold_a_slot():
     scheduler = make_scheduler(slots=2)
     first, _, _ = submit(scheduler), submit(scheduler), submit(scheduler)
