@@ -30,6 +30,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["colored"] = as_markup
+    environment.globals["base"] = ""  # what stands before all paths of the pages
     for name in environment.list_templates():
         environment.get_template(name)
     return environment

@@ -2,6 +2,7 @@
 "use strict";
 
 const token = localStorage.getItem("bgd-token");
+const base = document.body.dataset.base; // what stands before all paths
 const notice = document.getElementById("notice");
 const many = document.getElementById("many");
 
@@ -34,7 +35,7 @@ async function ask(path, method = "POST") {
 async function actOnJob(button) {
   const { verb, asks, value } = button.dataset;
   if (asks && !confirm(asks)) return;
-  let path = `/job-logs/${document.body.dataset.job}/${verb}`;
+  let path = `${base}/job-logs/${document.body.dataset.job}/${verb}`;
   if (verb === "priority") {
     const wanted = prompt("Priority, from -1000 to 1000; higher starts first:", value);
     if (wanted === null) return;
@@ -60,7 +61,7 @@ async function actOnMany(button) {
   const ids = chosen();
   const label = button.textContent;
   const query = ids.length ? `ids=${ids.join(",")}` : many.dataset.filter;
-  const path = `/job-logs/all/${button.dataset.verb}?${query}`;
+  const path = `${base}/job-logs/all/${button.dataset.verb}?${query}`;
   const found = await ask(path, "GET");
   if (!found) return;
   const { count } = await found.json();
