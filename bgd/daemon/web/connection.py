@@ -19,6 +19,7 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import PageActions
 from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions
+from bgd.daemon.web.log_pages import LogPages
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse
 from bgd.daemon.web.router import Router
@@ -69,7 +70,8 @@ async def start_web_server(
         await asyncio.to_thread(sessions.save)
     authenticator = Authenticator(address, config.http.auth, os.geteuid(), sessions)
     pages = Pages(supervisor, store, tasks)
-    router = Router(authenticator, pages, PageActions(supervisor, actions, store), is_ready)
+    page_actions = PageActions(supervisor, actions, store)
+    router = Router(authenticator, pages, LogPages(supervisor, store), page_actions, is_ready)
     server = WebServer(authenticator, router, tasks)
     await server.start(listening)
     logger.info("pages at %s", authenticator.url)

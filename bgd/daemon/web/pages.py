@@ -1,4 +1,4 @@
-"""Answer requests for pages: the list of jobs, a job, and the log of an attempt; all is read from disk."""
+"""Answer requests for pages: the list of jobs, and a job; all is read from disk."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from http import HTTPStatus
 from msgspec.structs import replace
 
 from bgd.core.job import FINAL, JobId, State
-from bgd.daemon.logs import LogReader, expected_log_bytes
+from bgd.daemon.logs import LogReader
 from bgd.daemon.storage import read
-from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.store import Store, StoreReader
 from bgd.daemon.streams import Subscription
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import VERBS, offered
-from bgd.daemon.web.live import LiveViews, LogText, Part, Snapshot, follow_log
-from bgd.daemon.web.queries import job_query, list_query, list_url, live_query, log_query
+from bgd.daemon.web.live import LiveViews, Part, Snapshot
+from bgd.daemon.web.queries import job_query, list_query, list_url, live_query
 from bgd.daemon.web.responses import (
     PageResponse,
     encode_json,
@@ -39,10 +39,9 @@ from bgd.daemon.web.views import (
     job_details,
     job_row,
     read_tail,
-    stream_log,
 )
 from bgd.formatting import attempt_as_json, job_as_json
-from bgd.wire.http import JSON, TEXT, HttpRequest, HttpResponse, RequestRefused
+from bgd.wire.http import JSON, HttpRequest, HttpResponse, RequestRefused
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, JobView
 
@@ -102,7 +101,7 @@ class Pages:
 
     async def job_live(self, request: HttpRequest, job: str) -> PageResponse:
         """Return the stream of changes of a job, without its output."""
-        job_id = JobId((await self._view(job)).id)
+        job_id = JobId((await find_job(self._store, job)).id)
 
         async def build() -> Snapshot:
             version = self._store.position
@@ -115,35 +114,6 @@ class Pages:
             self._views.updates(f"/job-logs/{job}", build, subscribe, live_query(request.query).since)
         )
 
-    async def log(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
-        """Return the raw log of one attempt."""
-        query = log_query(request.query)
-        view = await self._view(job)
-        if int(attempt) > view.attempt:
-            raise RequestRefused(HTTPStatus.NOT_FOUND, f"Job {view.id} has no attempt {attempt}.")
-        name = f'attachment; filename="bgd-{view.id}.{attempt}.log"'
-        headers = (("Content-Disposition", name),) if query.download else ()
-        found = await self._store.read(read.attempts_of, JobId(view.id), int(attempt) - 1, 1)
-        written = expected_log_bytes(found[0]) if found and found[0].attempt == int(attempt) else 0
-        chunks = stream_log(LogReader(self._log_dir, view.id, int(attempt)), query.tail, written)
-        return PageResponse(HttpResponse(content_type=TEXT, body=None, headers=headers), chunks)
-
-    async def log_live(self, request: HttpRequest, job: str, attempt: str) -> PageResponse:
-        """Return the stream of the output of one attempt, from an offset on."""
-        query = live_query(request.query)
-        job_id, number = JobId((await self._view(job)).id), int(attempt)
-        log = LogReader(self._log_dir, job_id, number)
-
-        async def has_ended() -> bool:
-            found = await self._store.read(read.attempts_of, job_id, number - 1, 1)
-            return not found or found[0].attempt != number or found[0].outcome is not None
-
-        return event_stream(
-            follow_log(
-                LogText(log, query.at, query.style), self._supervisor.subscribe_to_log(job_id), has_ended
-            )
-        )
-
     async def _list(self, query: List) -> tuple[list[JobRow], dict[str, int]]:
         rows: list[JobRow] = []
         async with aclosing(self._batches(query)) as batches:
@@ -153,7 +123,7 @@ class Pages:
 
     async def _job(self, job: str, before: int | None) -> tuple[JobView, str | None, list[AttemptView]]:
         """Return a job, its result, and its attempts before a number, oldest first."""
-        view = await self._view(job)
+        view = await find_job(self._store, job)
         end = before or view.attempt + 1
         after = max(end - 1 - ATTEMPTS_ON_A_PAGE, 0)
         attempts = await self._store.read(
@@ -183,12 +153,6 @@ class Pages:
                     yield separator + await asyncio.to_thread(encode_json, job_as_json(view))
                     separator = b","
         yield b"]\n" if separator == b"," else b"[]\n"
-
-    async def _view(self, job: str) -> JobView:
-        view = await self._store.read(read.view, JobId(int(job)))
-        if view is None:
-            raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no job {job}.")
-        return view
 
     def _as_json(self, view: JobView, result: str | None, attempts: list[AttemptView]) -> dict[str, object]:
         located = [replace(each, log_path=f"{self._log_dir}/{each.log_path}") for each in attempts]
@@ -241,6 +205,14 @@ class Pages:
     def _tail(self, view: JobView, attempt: AttemptView) -> LogTail:
         most = LATEST_LOG if attempt.attempt == view.attempt else EARLIER_LOG
         return read_tail(LogReader(self._log_dir, view.id, attempt.attempt), most)
+
+
+async def find_job(store: StoreReader, job: str) -> JobView:
+    """Return the job that an address names."""
+    view = await store.read(read.view, JobId(int(job)))
+    if view is None:
+        raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no job {job}.")
+    return view
 
 
 def _rows(views: list[JobView]) -> list[JobRow]:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from bgd.daemon.web.actions import PageActions
 from bgd.daemon.web.auth import Authenticator, Endpoints
+from bgd.daemon.web.log_pages import LogPages
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, error_response, html_response
 from bgd.daemon.web.terminal import palette
@@ -26,7 +27,12 @@ class Router:
     """
 
     def __init__(
-        self, authenticator: Authenticator, pages: Pages, actions: PageActions, is_ready: Callable[[], bool]
+        self,
+        authenticator: Authenticator,
+        pages: Pages,
+        logs: LogPages,
+        actions: PageActions,
+        is_ready: Callable[[], bool],
     ) -> None:
         self._authenticator = authenticator
         self._is_ready = is_ready
@@ -44,8 +50,8 @@ class Router:
                 ("/job-logs/live", _Access.SESSION, pages.jobs_live),
                 (f"/job-logs/{_ID}", _Access.SESSION, pages.job),
                 (f"/job-logs/{_ID}/live", _Access.SESSION, pages.job_live),
-                (f"/job-logs/{_ID}/{_ATTEMPT}", _Access.SESSION, pages.log),
-                (f"/job-logs/{_ID}/{_ATTEMPT}/live", _Access.SESSION, pages.log_live),
+                (f"/job-logs/{_ID}/{_ATTEMPT}", _Access.SESSION, logs.log),
+                (f"/job-logs/{_ID}/{_ATTEMPT}/live", _Access.SESSION, logs.log_live),
                 (f"/job-logs/all/{_VERB}", _Access.SESSION, actions.count),
             )
         ]

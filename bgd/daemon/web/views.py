@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator
 from datetime import datetime
 
 from markupsafe import Markup
 from msgspec import Struct
 
 from bgd.core.job import ACTIVE, FINAL, WAITING, Outcome, State
-from bgd.daemon.logs import MAX_CHUNK, LogChunk, LogReader
-from bgd.daemon.web.live import OVER_LIMIT, LogText
+from bgd.daemon.logs import LogReader
+from bgd.daemon.web.live import LogText
 from bgd.formatting import (
     command_line,
     iso_time,
@@ -312,7 +310,7 @@ _MAX_COMMAND = 300  # characters, in a list; the job's own page has more
 _MAX_TEXT = 20_000  # characters of a command, a result or an error; JSON has all of it
 
 
-# --- Logs: the end of one, for a page to show, and all of it in chunks
+# --- The end of a log
 
 
 class LogTail(Struct, frozen=True):
@@ -344,28 +342,3 @@ def read_tail(log: LogReader, most: int) -> LogTail:
         html += lines.html
         tail = LogTail(html, lines.open_html, lines.at, lines.style, begin)
     return tail
-
-
-async def stream_log(log: LogReader, last: int | None, written: int = 0) -> AsyncGenerator[bytes, None]:
-    """Yield a log, or its `last` bytes, up to its present end.
-
-    If the attempt has `written` more bytes than the log holds, a line at the end says how many are missing.
-    """
-    end = await asyncio.to_thread(log.size)
-    offset = 0 if last is None else max(end - last, 0)
-    while offset < end:
-        chunk = await asyncio.to_thread(log.read, offset, min(end - offset, MAX_CHUNK))
-        if not chunk.data:
-            break
-        if chunk.left_out:
-            yield _gap(chunk)
-        yield chunk.data
-        offset = chunk.offset + len(chunk.data)
-    missing = await asyncio.to_thread(log.missing, end, written)
-    if missing is not None:
-        yield _gap(missing)
-
-
-def _gap(chunk: LogChunk) -> bytes:
-    why = f"missing: {chunk.missing}" if chunk.missing else OVER_LIMIT
-    return f"\n==> {chunk.left_out} bytes {why} <==\n".encode(errors="backslashreplace")
