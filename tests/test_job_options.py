@@ -72,7 +72,7 @@ def test_every_option_is_in_the_view_of_a_job(name):
     assert (name in JobView.__struct_fields__) == (name not in NOT_VIEWED), "bgd/wire/views.py"
 
 
-@pytest.mark.parametrize("file", ["bgctl/showing.py", "bgd/daemon/web/views.py"])
+@pytest.mark.parametrize("file", ["bgctl/showing.py", "bgd/daemon/web/job_pages.py"])
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in NOT_SHOWN])
 def test_every_option_is_shown_to_people(name, file):
     option = OPTIONS[name]

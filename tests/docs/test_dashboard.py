@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from bgd.daemon.web import connection, live, queries
+from bgd.daemon.web import connection, job_pages, live, queries
 from bgd.daemon.web import connection as browsers
-from bgd.daemon.web import pages as web_pages
 from bgd.wire import http
 from tests.docs.pages import page, rows_of, section
 
@@ -25,6 +24,6 @@ def test_dashboard_page_says_what_the_limits_are():
         *(round(1 / live.PAUSE), round(1000 * live.PAUSE / live.PAUSE_FACTOR)),
         live.MAX_BEHIND // 1024,
         queries.MAX_ROWS,
-        web_pages.ATTEMPTS_ON_A_PAGE,
-        *(web_pages.LATEST_LOG, web_pages.EARLIER_LOG),
+        job_pages.ATTEMPTS_ON_A_PAGE,
+        *(job_pages.LATEST_LOG, job_pages.EARLIER_LOG),
     ]

@@ -19,6 +19,8 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import PageActions
 from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions
+from bgd.daemon.web.job_pages import JobPages
+from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_pages import LogPages
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse
@@ -69,9 +71,10 @@ async def start_web_server(
         sessions.port = address.port
         await asyncio.to_thread(sessions.save)
     authenticator = Authenticator(address, config.http.auth, os.geteuid(), sessions)
-    pages = Pages(supervisor, store, tasks)
+    views = LiveViews(tasks, lambda: store.position)
+    pages, job_pages = Pages(supervisor, store, views), JobPages(supervisor, store, views)
     page_actions = PageActions(supervisor, actions, store)
-    router = Router(authenticator, pages, LogPages(supervisor, store), page_actions, is_ready)
+    router = Router(authenticator, pages, job_pages, LogPages(supervisor, store), page_actions, is_ready)
     server = WebServer(authenticator, router, tasks)
     await server.start(listening)
     logger.info("pages at %s", authenticator.url)

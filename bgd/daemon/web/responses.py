@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
 
@@ -72,3 +73,8 @@ def render_part(template: str, values: dict[str, object]) -> str:
     from bgd.daemon.web.rendering import render  # noqa: PLC0415
 
     return render(template, values)
+
+
+def live_values(live: str | None, version: int) -> dict[str, object]:
+    """Return what a page needs to be kept up to date; without an address it is not."""
+    return {"live": live, "version": version, "now": time.time()}

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from bgd.daemon.web.actions import PageActions
 from bgd.daemon.web.auth import Authenticator, Endpoints
+from bgd.daemon.web.job_pages import JobPages
 from bgd.daemon.web.log_pages import LogPages
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, error_response, html_response
@@ -30,6 +31,7 @@ class Router:
         self,
         authenticator: Authenticator,
         pages: Pages,
+        jobs: JobPages,
         logs: LogPages,
         actions: PageActions,
         is_ready: Callable[[], bool],
@@ -48,8 +50,8 @@ class Router:
                 (f"/login/{_TOKEN}", _Access.USER, self._answer_login),
                 ("/job-logs", _Access.SESSION, pages.jobs),
                 ("/job-logs/live", _Access.SESSION, pages.jobs_live),
-                (f"/job-logs/{_ID}", _Access.SESSION, pages.job),
-                (f"/job-logs/{_ID}/live", _Access.SESSION, pages.job_live),
+                (f"/job-logs/{_ID}", _Access.SESSION, jobs.job),
+                (f"/job-logs/{_ID}/live", _Access.SESSION, jobs.job_live),
                 (f"/job-logs/{_ID}/{_ATTEMPT}", _Access.SESSION, logs.log),
                 (f"/job-logs/{_ID}/{_ATTEMPT}/live", _Access.SESSION, logs.log_live),
                 (f"/job-logs/all/{_VERB}", _Access.SESSION, actions.count),

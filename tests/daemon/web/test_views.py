@@ -8,7 +8,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from bgd.core.job import Outcome, State
-from bgd.daemon.web.views import NO_OUTPUT, ProgressBar, attempt_details, job_details, job_row
+from bgd.daemon.web.job_pages import attempt_details, job_details
+from bgd.daemon.web.views import NO_OUTPUT, ProgressBar, job_row
 from bgd.wire.views import AttemptView, JobError, Progress
 from tests.client.scripted import view_of
 
