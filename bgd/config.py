@@ -7,6 +7,7 @@ ipaddress and others are imported only where a value needs them.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from enum import EnumType, StrEnum
@@ -77,6 +78,7 @@ ANY_COMMAND = "*"
 MIN_LOG = 1_000  # bytes; less would keep no line whole
 MIN_REUSE_MEMORY = 10_000_000  # bytes; a bare interpreter takes more, and would never be used twice
 MAX_RUNNER_WORDS = 100  # a program with its arguments; a longer one belongs in a file
+MAX_BASE = 200  # characters of a path in front of all pages
 MAX_RULES = 100  # exceptions in one policy; each of its jobs carries them
 MAX_EXCEPTION_NAME = 200  # characters
 PORTS = 20  # that a user's daemon tries, from the one in http.listen on
@@ -165,6 +167,19 @@ def _processors() -> int:
 
 def _interpreter(setting: Setting) -> str:
     return program(setting) or sys.executable
+
+
+def _base(setting: Setting) -> str:
+    base = text(setting)
+    if base and (len(base) > MAX_BASE or not _BASE.fullmatch(base)):
+        raise ValueError(
+            'must be empty or a path such as "/jobs": it begins with "/", does not end with one, '
+            f"has only letters, digits, '-', '_' and '.', and at most {MAX_BASE} characters"
+        )
+    return base
+
+
+_BASE = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # what browsers and proxies pass on unchanged
 
 
 def _runner_argv(setting: Setting) -> tuple[str, ...]:
@@ -286,6 +301,8 @@ class HttpConfig(Struct, frozen=True, kw_only=True):
     ports: int
     listen: Address | None = key(address, TcpAddress("127.0.0.1", 8643), none="")  # None: no pages
     auth: Auth = key(one_of(*Auth), Auth.TOKEN)
+    base: str = key(_base, "")
+    """What stands before the paths of all pages, where a proxy serves other things beside them."""
 
 
 class SecurityConfig(Struct, frozen=True, kw_only=True):

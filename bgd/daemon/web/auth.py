@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from bgd import clock
-from bgd.config import Auth
+from bgd.config import Auth, HttpConfig
 from bgd.daemon.access import Actor, may_connect
 from bgd.daemon.folder import replace_file
 from bgd.settings import Address, TcpAddress, UnixAddress
@@ -45,11 +45,15 @@ class Authenticator:
 
     Behind a unix socket the kernel knows the proxy's user, not the browser's. There the session alone
     decides, and whoever may open the socket may ask.
+
+    Attributes:
+        base: what stands before the paths of all pages.
     """
 
-    def __init__(self, address: Address, auth: Auth, uid: int, sessions: Sessions) -> None:
+    def __init__(self, address: Address, http: HttpConfig, uid: int, sessions: Sessions) -> None:
         self._address = address
-        self._auth = auth
+        self._auth = http.auth
+        self.base = http.base
         self._uid = uid
         self._sessions = sessions
         # behind a unix socket, the name that the browser uses is not known here
@@ -60,11 +64,12 @@ class Authenticator:
     @property
     def url(self) -> str:
         """The address of the pages, for people: the URL of the list of jobs, or the unix socket."""
-        return f"{self._origin}/job-logs" if isinstance(self._address, TcpAddress) else str(self._address)
+        is_port = isinstance(self._address, TcpAddress)
+        return f"{self._origin}{self.base}/job-logs" if is_port else str(self._address)
 
     def login_link(self, uid: int) -> str:
         """Return a link that logs this user in, once and within LINK_SECONDS."""
-        return f"{self._origin}/login/{self._sessions.issue_link(uid, clock.elapsed())}"
+        return f"{self._origin}{self.base}/login/{self._sessions.issue_link(uid, clock.elapsed())}"
 
     async def log_in(self, token: str, request: HttpRequest) -> LoggedIn:
         """Use up a link's token.
@@ -81,7 +86,7 @@ class Authenticator:
         is_behind_tls = (
             isinstance(self._address, UnixAddress) and request.headers.get("x-forwarded-proto") == "https"
         )
-        limits = f"Path=/; Max-Age={SESSION_SECONDS:.0f}; HttpOnly; SameSite=Strict"
+        limits = f"Path={self.base or '/'}; Max-Age={SESSION_SECONDS:.0f}; HttpOnly; SameSite=Strict"
         limits += "; Secure" if is_behind_tls else ""
         return LoggedIn(("Set-Cookie", f"{self._cookie}={session.secret}; {limits}"), session.write_token)
 

@@ -23,7 +23,7 @@ from bgd.daemon.web.job_pages import JobPages
 from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_pages import LogPages
 from bgd.daemon.web.pages import Pages
-from bgd.daemon.web.responses import PageResponse
+from bgd.daemon.web.responses import PageResponse, set_base
 from bgd.daemon.web.router import Router
 from bgd.errors import BgdError
 from bgd.settings import MAX_PORT, Address, TcpAddress, UnixAddress
@@ -70,7 +70,8 @@ async def start_web_server(
     if isinstance(address, TcpAddress) and address.port != sessions.port:
         sessions.port = address.port
         await asyncio.to_thread(sessions.save)
-    authenticator = Authenticator(address, config.http.auth, os.geteuid(), sessions)
+    authenticator = Authenticator(address, config.http, os.geteuid(), sessions)
+    set_base(config.http.base)
     views = LiveViews(tasks, lambda: store.position)
     pages, job_pages = Pages(supervisor, store, views), JobPages(supervisor, store, views)
     page_actions = PageActions(supervisor, actions, store)

@@ -12,13 +12,13 @@ from bgd.daemon.web.terminal import as_markup
 from bgd.escape import one_line
 
 
-def render(template: str, values: dict[str, object]) -> str:
-    """Return a page or a part of one. Takes milliseconds, so call it on a thread."""
-    return _environment().get_template(template).render(values)
+def render(template: str, values: dict[str, object], base: str) -> str:
+    """Return a page or a part of one, with `base` before all addresses. Takes milliseconds: use a thread."""
+    return _environment(base).get_template(template).render(values)
 
 
 @cache
-def _environment() -> Environment:
+def _environment(base: str) -> Environment:
     """Compile all templates at once: when the next page is due, their files may be of another version."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -30,7 +30,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["colored"] = as_markup
-    environment.globals["base"] = ""  # what stands before all paths of the pages
+    environment.globals["base"] = base
     for name in environment.list_templates():
         environment.get_template(name)
     return environment

@@ -72,9 +72,17 @@ def render_part(template: str, values: dict[str, object]) -> str:
     # imported late: a daemon whose pages nobody looks at saves some megabytes
     from bgd.daemon.web.rendering import render  # noqa: PLC0415
 
-    return render(template, values)
+    return render(template, values, _base[0])
 
 
 def live_values(live: str | None, version: int) -> dict[str, object]:
     """Return what a page needs to be kept up to date; without an address it is not."""
     return {"live": live, "version": version, "now": time.time()}
+
+
+def set_base(base: str) -> None:
+    """Put this before all addresses in what is rendered from now on; see [http] base."""
+    _base[0] = base
+
+
+_base = [""]

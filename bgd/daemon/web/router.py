@@ -23,8 +23,8 @@ from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefuse
 class Router:
     """Finds the page or the action for a path, and checks that the browser may ask for it.
 
-    Paths are matched as they were sent: nothing is decoded or resolved. `is_ready` tells whether jobs can be
-    started now.
+    Paths are matched as they were sent: nothing is decoded or resolved. Those without the authenticator's
+    base are served too, because some proxies remove it. `is_ready` tells whether jobs can be started now.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Router:
         self._routes = [
             _Route(re.compile(path), access, answer)
             for path, access, answer in (
-                ("/", _Access.ANYBODY, _answer_root),
+                ("/?", _Access.ANYBODY, self._answer_root),
                 ("/healthz", _Access.ANYBODY, _answer_health),
                 ("/readyz", _Access.ANYBODY, self._answer_readiness),
                 (r"/static/([a-z.]{1,50})", _Access.ANYBODY, self._answer_static),
@@ -73,11 +73,15 @@ class Router:
             self._authenticator.check_host(request)
             if request.method not in SAFE_METHODS:
                 return await self._change(request, endpoints)
-            route, groups = self._find(request.path)
+            route, groups = self._find(self._below_base(request.path))
             await self._check(route.access, request, endpoints)
             return await route.answer(request, *groups)
         except RequestRefused as error:
             return await error_response(request, error)
+
+    def _below_base(self, path: str) -> str:
+        base = self._authenticator.base
+        return path[len(base) :] if path == base or path.startswith(f"{base}/") else path
 
     def _find(self, path: str) -> tuple[_Route, tuple[str, ...]]:
         for route in self._routes:
@@ -89,7 +93,7 @@ class Router:
         await self._check(_Access.SESSION, request, endpoints)
         actor = self._authenticator.check_write(request)
         for path, change in self._changes:
-            if found := path.fullmatch(request.path):
+            if found := path.fullmatch(self._below_base(request.path)):
                 return await change(request, actor, *found.groups())
         allowed = ("Allow", ", ".join(SAFE_METHODS))
         raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, "This can only be read: GET and HEAD.", allowed)
@@ -99,6 +103,11 @@ class Router:
             await self._authenticator.check_user(endpoints)
         if access is _Access.SESSION:
             self._authenticator.check_session(request)
+
+    async def _answer_root(self, request: HttpRequest) -> PageResponse:
+        del request
+        to = ("Location", f"{self._authenticator.base}/job-logs")
+        return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(to,)))
 
     async def _answer_readiness(self, request: HttpRequest) -> PageResponse:
         del request
@@ -153,11 +162,6 @@ _STATIC_TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-
-
-async def _answer_root(request: HttpRequest) -> PageResponse:
-    del request
-    return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(("Location", "/job-logs"),)))
 
 
 async def _answer_health(request: HttpRequest) -> PageResponse:

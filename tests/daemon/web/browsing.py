@@ -37,7 +37,7 @@ class Browser:
         with daemon.client() as client:
             place = client.info().http
             assert place is not None
-        found = re.fullmatch(r"http://(127\.0\.0\.1):(\d+)/job-logs", place)
+        found = re.fullmatch(r"http://(127\.0\.0\.1):(\d+)[/a-z]*/job-logs", place)
         self.unix = place.removeprefix("unix:") if found is None else None
         self.port = 0 if found is None else int(found[2])
         self.host = "localhost" if found is None else f"127.0.0.1:{self.port}"

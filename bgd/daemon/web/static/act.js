@@ -1,8 +1,8 @@
 // Act on jobs: the buttons of a page send a change with the token that the login left in this browser.
 "use strict";
 
-const token = localStorage.getItem("bgd-token");
 const base = document.body.dataset.base; // what stands before all paths
+const token = localStorage.getItem(`bgd-token${base}`);
 const notice = document.getElementById("notice");
 const many = document.getElementById("many");
 

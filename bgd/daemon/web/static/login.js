@@ -1,3 +1,6 @@
 // Keep the token that this session's pages send with each change. Other ports of this host cannot read it.
 "use strict";
-addEventListener("DOMContentLoaded", () => localStorage.setItem("bgd-token", document.body.dataset.token));
+addEventListener("DOMContentLoaded", () => {
+  const { base, token } = document.body.dataset;
+  localStorage.setItem(`bgd-token${base}`, token); // other daemons may be below other paths of this host
+});
