@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 
 import click
@@ -24,7 +23,9 @@ def invoke(arguments: list[str]) -> int:
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except click.ClickException as error:
-        raise WrongUsage(_message_of(error)) from error
+        from bgctl.usage import message_of  # noqa: PLC0415 - only for an error
+
+        raise WrongUsage(message_of(error)) from error
 
 
 _MODULES = {
@@ -108,53 +109,3 @@ def cli(context: click.Context) -> int:
     assert command is not None  # noqa: S101 - it is in the table
     code: int = context.invoke(command)
     return code
-
-
-def _message_of(error: click.ClickException) -> str:
-    """Return click's message, with a pointer to the help where that helps."""
-    if isinstance(error, click.MissingParameter) and error.ctx is not None:
-        return f"{error.format_message()} See '{error.ctx.command_path} --help'."
-    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
-        option = error.option_name
-        other = _hint_for_other_verb(option, error.ctx) or _hint_by_meaning(option, error.ctx.command)
-        return other or error.format_message()
-    message = error.format_message()
-    if isinstance(error, click.BadOptionUsage) and error.option_name == "-q":  # as in `docker ps -q`
-        return f"{message} -q NAME chooses a queue; `bgctl list --ids` prints only ids"
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    if "extra argument" in message and context is not None and context.info_name in _LISTS:
-        return f"{message}: --state, --queue, --name and --tag select jobs, `bgctl show ID` shows one"
-    return message
-
-
-def _hint_for_other_verb(option: str, context: click.Context) -> str | None:
-    """Name the other verb for new jobs that has this option; None if there is none."""
-    own = context.info_name
-    if own == "run" and option in _OPTIONS_TO_WAIT:
-        return f"{option} is for submit: run always shows the output and waits for the end"
-    if own not in _VERBS_FOR_NEW_JOBS:
-        return None
-    if own == "submit" and option == "-i":
-        return "-i is for run: --stdin - passes the input of submit to the job"
-    for verb, kind in _VERBS_FOR_NEW_JOBS.items():
-        command = cli.get_command(context, verb)
-        if command is not None and any(option in each.opts for each in command.params):
-            return f"{option} is for {kind}: see 'bgctl {verb} --help'"
-    return None
-
-
-def _hint_by_meaning(option: str, command: click.Command) -> str | None:
-    """Name what does the same; None if nothing does, or not for this verb."""
-    from bgctl.hints import OPTIONS  # noqa: PLC0415 - only for an error
-
-    hint = OPTIONS.get(option)
-    if hint is None:
-        return None
-    own = {spelling for each in command.params for spelling in each.opts}
-    named = set() if "`bgctl" in hint else set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", hint))
-    return f"no option {option}: {hint}" if named <= own else None
-
-
-_VERBS_FOR_NEW_JOBS = {"submit": "commands", "call": "class jobs", "run": "commands"}
-_LISTS = ("list", "ls", "watch")
-_OPTIONS_TO_WAIT = ("--wait", "--follow", "-f")

@@ -94,7 +94,9 @@ OPTIONS = {
     ),
     **dict.fromkeys(("--interactive", "--tty", "-it"), "--pty gives the job a terminal"),
     **dict.fromkeys(("--concurrency", "--jobs", "--max-procs", "--workers", "-P", "-j"), _SLOTS),
-    **dict.fromkeys(("--dedupe", "--job-id", "--task-id", "--unique"), "--key TEXT queues only one job"),
+    **dict.fromkeys(
+        ("--dedupe", "--job-id", "--task-id", "--unique", "-k"), "--key TEXT queues only one job"
+    ),
     **dict.fromkeys(("--quiet", "--silent"), "leave it out: bgctl prints little, `--ids` of list only ids"),
     "--force": "`bgctl signal ID -s KILL` kills at once",
     "-9": "`bgctl signal ID -s KILL` kills at once",
@@ -113,6 +115,20 @@ OPTIONS = {
     "--format": "--json prints everything, for programs",
 }
 """What to type in place of an option that a verb does not have."""
+
+PROGRAM_OPTIONS = {
+    "-l": _LIST,
+    **dict.fromkeys(("-r", "-x"), f"{_FOLLOW}, {_LIST}"),
+    **dict.fromkeys(("-d", "-m"), _SUBMIT),
+    "-S": "`bgctl submit -n NAME PROGRAM` names a job",
+    **dict.fromkeys(("-k", "-X"), _CANCEL),
+    "-c": "`bgctl logs ID` shows the output of a job, `bgctl submit --shell TEXT` runs a line of shell",
+    "-i": _SHOW,
+    "-t": _FOLLOW,
+    "-n": "`bgctl list -n N` shows N jobs, `bgctl logs -n N ID` the last N lines of one",
+    **dict.fromkeys(("-p", "-q"), "options of a job follow the verb: `bgctl submit -p 5 -q NAME PROGRAM`"),
+}
+"""What to type in place of an option where the verb belongs, such as those of screen, at and tsp."""
 
 _BUILTINS = frozenset(
     [

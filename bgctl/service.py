@@ -72,7 +72,10 @@ def service_install_command() -> int:
     "bgctl --system service status --json",
 )
 def service_status_command() -> int:
-    """Show whether bgd is a service, and when it starts. Exit with 1 if it is none or does not run."""
+    """Show whether bgd is a service, and when it starts.
+
+    The exit code is 1 if it is no service or does not run.
+    """
     manager = _manager()
     status = _status(manager)
     if global_options().json:
@@ -92,9 +95,9 @@ def service_status_command() -> int:
 )
 @click.option("--interrupt", is_flag=True, help="Remove it even if jobs run, which ends them.")
 def service_remove_command(*, interrupt: bool) -> int:
-    """Stop and disable the service, and delete the units that install has written.
+    """Stop and disable the service, and delete its units.
 
-    The configuration, all jobs and their logs are kept.
+    Units of a package are kept, and so are the configuration, all jobs and their logs.
     """
     manager = _manager(changes=True)
     status = _status(manager)

@@ -35,10 +35,10 @@ from bgd.formatting import job_as_json
 )
 @with_filters
 def watch_command(*, filters: dict[str, Any]) -> int:
-    """Show the list of jobs, and show it again whenever something changes.
+    """Show the list of jobs while it changes.
 
     The list fits the terminal, running jobs first. q or Ctrl-C ends it. With --json, print the list as an
-    array on one line, each time.
+    array on one line, again whenever something changes.
     """
     return watch_jobs(Query(filters=filters))
 

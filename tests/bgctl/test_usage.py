@@ -9,7 +9,7 @@ import pytest
 
 import bgd
 from bgctl.cli import cli as command
-from bgctl.hints import OPTIONS, VERBS, for_missing_program, for_operators
+from bgctl.hints import OPTIONS, PROGRAM_OPTIONS, VERBS, for_missing_program, for_operators
 
 
 @pytest.mark.parametrize(
@@ -24,19 +24,26 @@ from bgctl.hints import OPTIONS, VERBS, for_missing_program, for_operators
         (["sleep", "a b"], "no verb 'sleep': `bgctl submit sleep 'a b'` queues a command"),
         (["no-such-program"], "no verb 'no-such-program': known are backup, call,"),
         (["list", "-q"], "-q NAME chooses a queue; `bgctl list --ids` prints only ids"),
-        (["list", "failed"], "(failed): --state, --queue, --name and --tag select jobs"),
+        (["list", "failed"], "unexpected argument 'failed': --state, --queue, --name and --tag select jobs"),
         (["list", "--failed"], "no option --failed: --state STATE selects jobs by state"),
         (["list", "-o", "json"], "no option -o: `bgctl logs ID` shows the output of a job; --json is"),
         (["submit", "-it", "true"], "-i is for run: --stdin - passes the input of submit to the job"),
         (["submit", "--cpus", "2", "true"], "no option --cpus: --cpu-max PERCENT limits processor time"),
+        (["-ls"], "no option -l: `bgctl list` shows jobs"),
+        (
+            ["-r", "12"],
+            "no option -r: `bgctl logs -f ID` follows the output of a job, `bgctl list` shows jobs",
+        ),
+        (["-dmS", "nightly", "make"], "no option -d: `bgctl submit PROGRAM` queues a command"),
+        (["submit", "-k", "nightly", "true"], "no option -k: --key TEXT queues only one job"),
         (["-v"], "no option -v: `bgctl --version` prints the version"),
-        (["submit"], "Missing argument 'PROGRAM"),
+        (["submit"], "missing argument PROGRAM: see"),
         (["submit", "--in", "5m", "true"], "no option --in: --delay D starts a job later"),
         (["submit", "-j", "4", "true"], "no option -j: `bgctl slots N` sets how many"),
         (["run", "--workdir", "/", "true"], "no option --workdir: --cwd DIR sets it"),
         (["cancel", "--force", "1"], "no option --force: `bgctl signal ID -s KILL`"),
         (["submit", ""], "the name of the program is empty"),
-        (["submit", "--prioritty", "3", "true"], "Did you mean one of: '--priority'"),
+        (["submit", "--prioritty", "3", "true"], "no option --prioritty: did you mean --priority?"),
         (
             ["submit", "--isolation", "reuse", "true"],
             "--isolation is for class jobs: see 'bgctl call --help'",
@@ -61,9 +68,9 @@ from bgctl.hints import OPTIONS, VERBS, for_missing_program, for_operators
         (["submit", "--backoff", "0.5", "true"], "'0.5' is not a number from 1 to 100"),
         (["submit", "--jitter", "2", "true"], "'2' is not a number from 0 to 1"),
         (["submit", "--jitter", "much", "true"], "'much' is not a number from 0 to 1"),
-        (["submit", "--rerun", "perhaps", "true"], "'perhaps' is not one of 'yes', 'no'"),
+        (["submit", "--rerun", "perhaps", "true"], "--rerun: 'perhaps' is not one of yes, no\n"),
         (["submit", "-e", "NAME", "true"], "'NAME' is not NAME=VALUE"),
-        (["call"], "Missing argument 'TARGET'"),
+        (["call"], "missing argument TARGET: see"),
         (["call", "app:run", "--args", "{}"], "--args takes a JSON array, not {}"),
         (["call", "app:run", "--kwargs", "[1"], "--kwargs is not valid JSON"),
         (["call", "app:run", "--kw", "x"], "--kw takes NAME=VALUE, not 'x'"),
@@ -92,8 +99,12 @@ from bgctl.hints import OPTIONS, VERBS, for_missing_program, for_operators
         (["slots", "0"], "neither a number of slots from 1 to 10000 nor 'auto'"),
         (["queue", "lst"], "no verb 'queue lst': did you mean list?"),
         (["config", "shw"], "no verb 'config shw': did you mean show?"),
-        (["submit"], "Missing argument 'PROGRAM [ARGS]...'. See 'bgctl submit --help'."),
-        (["queue", "set", "mail", "3"], "Missing option '--slots'. See 'bgctl queue set --help'."),
+        (["submit"], "missing argument PROGRAM: see 'bgctl submit --help'\n"),
+        (["info", "x"], "unexpected argument 'x': see 'bgctl info --help'\n"),
+        (["logs", "--n"], "no option --n: see 'bgctl logs --help'\n"),
+        (["submit", "-p"], "option -p needs a value\n"),
+        (["submit", "--hold=3", "true"], "option --hold takes no value\n"),
+        (["queue", "set", "mail", "3"], "missing option --slots: see 'bgctl queue set --help'\n"),
         (["help", "lst"], "no verb 'lst': did you mean list?"),
         (["events", "--since", "-1"], "'-1' is not a whole number from 0 to 9223372036854775807"),
         (["prune", "--keep", "9" * 20], "is not a whole number from 0 to 9007199254740992"),
@@ -105,12 +116,12 @@ from bgctl.hints import OPTIONS, VERBS, for_missing_program, for_operators
         (["submit", "--cpu-max", "9" * 20, "true"], "a whole number from 1 to 1000000, such as 50 or 150%"),
         (["submit", "--memory-max", "9" * 20, "true"], "at least 1MB, at most 4611686018427387904 bytes"),
         (["submit", "--core-max", "9" * 20, "true"], "at most 4611686018427387904 bytes"),
-        (["backup", ""], "Invalid value for 'FILE': the path is empty"),
-        (["submit", "--cwd", "", "true"], "'--cwd': the path is empty"),
-        (["submit", "--stdin", "", "true"], "'--stdin': the path is empty"),
-        (["edit", "1", "--cwd", ""], "'--cwd': the path is empty"),
-        (["--socket", "", "list"], "'--socket': the path is empty"),
-        (["list", "--config", ""], "'--config': the path is empty"),
+        (["backup", ""], "bgctl: FILE: the path is empty"),
+        (["submit", "--cwd", "", "true"], "bgctl: --cwd: the path is empty"),
+        (["submit", "--stdin", "", "true"], "bgctl: --stdin: the path is empty"),
+        (["edit", "1", "--cwd", ""], "bgctl: --cwd: the path is empty"),
+        (["--socket", "", "list"], "bgctl: --socket: the path is empty"),
+        (["list", "--config", ""], "bgctl: --config: the path is empty"),
         (["completion", "csh"], "'csh' is not one of"),
         (["show", "12th"], "'12th' is not a job id: write 12, 3-9, last or the name of a job"),
         (["wait", "9-3"], "'9-3' is not a range of at most"),
@@ -184,6 +195,22 @@ def test_help_of_every_verb_has_examples(home):
     assert home.bgctl("queue", "help").stdout == queue.stdout
 
 
+def _commands_of(group: click.Group) -> dict[str, click.Command]:
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: verb for name, verb in found.items() if verb is not None}
+
+
+def test_overviews_show_what_each_verb_does_in_full_on_80_columns():
+    groups = [command, *(verb for verb in _commands_of(command).values() if isinstance(verb, click.Group))]
+    for group in groups:
+        text = group.get_help(click.Context(group, terminal_width=80))
+        for name, verb in _commands_of(group).items():
+            summary = " ".join((verb.help or "").split("\n\n")[0].split())
+            assert re.search(rf"^  {name} +{re.escape(summary)}$", text, re.MULTILINE), (name, text)
+    assert len(groups) > 3
+
+
 def test_help_of_an_option_is_at_most_ten_words():
     context = click.Context(command)
     verbs = [command.get_command(context, name) for name in command.list_commands(context)]
@@ -195,7 +222,7 @@ def test_help_of_an_option_is_at_most_ten_words():
     assert [text for text in helps if text is None or len(text.split()) > 10] == []
 
 
-@pytest.mark.parametrize("hint", sorted({*VERBS.values(), *OPTIONS.values()}))
+@pytest.mark.parametrize("hint", sorted({*VERBS.values(), *OPTIONS.values(), *PROGRAM_OPTIONS.values()}))
 def test_every_verb_that_a_hint_names_exists(hint):
     named = re.findall(r"`bgctl (\w+)", hint)
 

@@ -66,7 +66,7 @@ def test_a_fraction_may_be_written_in_several_ways(daemon, words, fraction, mess
         ("0.4.1", "'0.4.1' is not a fraction: write 0.4, 40% or 4/10, or - before a message"),
         ("'3 files'", "'3 files' is not a fraction"),
         ("1e999", "'1e999' is not a fraction"),
-        ("", "Missing argument 'FRACTION'"),
+        ("", "missing argument FRACTION: see"),
     ],
 )
 def test_an_invalid_fraction_is_one_line_of_error(daemon, words, complaint):

@@ -1,0 +1,99 @@
+"""What is wrong with the words of a command line, in one sentence, and what to type instead."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+import click
+
+from bgctl.hints import OPTIONS, PROGRAM_OPTIONS
+from bgctl.submitting import call_command, run_command, submit_command
+
+
+def message_of(error: click.ClickException) -> str:
+    """Return what a usage error says."""
+    if isinstance(error, click.BadOptionUsage):  # click does not say of which verb
+        return _wrong_use(error.option_name, error.message)
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return _problem_with_words(error, error.ctx)
+    return error.format_message()
+
+
+def _problem_with_words(error: click.UsageError, context: click.Context) -> str:
+    see = f"see '{context.command_path} --help'"
+    match error:
+        case click.MissingParameter(param=click.Parameter() as missing):
+            return f"missing {missing.param_type_name} {_name_of(missing, context)}: {see}"
+        case click.BadParameter(param=click.Parameter() as wrong):
+            return f"{_name_of(wrong, context)}: {_one_of(error.message)}"
+        case click.NoSuchOption(option_name=option):
+            return _other_option(option, context) or f"no option {option}: {see}"
+        case click.UsageError(message=message):
+            if extra := re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", message, re.DOTALL):
+                hint = _SELECTING if context.info_name in _LISTS else see
+                return f"unexpected argument {extra[1]!r}: {hint}"
+            return error.format_message()
+
+
+def _wrong_use(option: str, message: str) -> str:
+    if "requires" not in message:
+        return f"option {option} takes no value"
+    hint = ": -q NAME chooses a queue; `bgctl list --ids` prints only ids" if option == "-q" else ""
+    return f"option {option} needs a value{hint}"
+
+
+def _name_of(parameter: click.Parameter, context: click.Context) -> str:
+    """Return the long spelling of an option, or what the help calls an argument."""
+    if isinstance(parameter, click.Option):
+        return max(parameter.opts, key=len)
+    return parameter.make_metavar(context).strip("[]{}.").partition(" ")[0]
+
+
+def _one_of(message: str) -> str:
+    """Return click's message about a choice in the form of all others."""
+    value, middle, words = message.rstrip(".").rpartition(" is not one of ")
+    return f"{value}{middle}{words.replace(chr(39), '')}" if middle else message
+
+
+def _other_option(option: str, context: click.Context) -> str | None:
+    """Return what to type in place of an option that a verb does not have; None if nothing is known."""
+    if hint := _hint_for_other_verb(option, context.info_name):
+        return hint
+    own = {spelling for each in context.command.params for spelling in each.opts}
+    if hint := (context.parent is None and PROGRAM_OPTIONS.get(option)) or _hint_by_meaning(option, own):
+        return f"no option {option}: {hint}"
+    by_word = {each.lstrip("-"): each for each in own if each.startswith("--")}
+    alike = difflib.get_close_matches(option.lstrip("-"), by_word, n=1)
+    return f"no option {option}: did you mean {by_word[alike[0]]}?" if alike else None
+
+
+def _hint_for_other_verb(option: str, own: str | None) -> str | None:
+    """Name the other verb for new jobs that has this option; None if there is none."""
+    if own == "run" and option in _OPTIONS_TO_WAIT:
+        return f"{option} is for submit: run always shows the output and waits for the end"
+    if own not in _FOR_NEW_JOBS:
+        return None
+    if own == "submit" and option == "-i":
+        return "-i is for run: --stdin - passes the input of submit to the job"
+    for verb, command in _FOR_NEW_JOBS.items():
+        if any(option in each.opts for each in command.params):
+            kind = "class jobs" if verb == "call" else "commands"
+            return f"{option} is for {kind}: see 'bgctl {verb} --help'"
+    return None
+
+
+def _hint_by_meaning(option: str, own: Iterable[str]) -> str | None:
+    """Return what does the same; None if nothing does, or not for a verb with these options of its own."""
+    hint = OPTIONS.get(option)
+    if hint is None:
+        return None
+    named = set() if "`bgctl" in hint else set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", hint))
+    return hint if named <= set(own) else None
+
+
+_FOR_NEW_JOBS = {"submit": submit_command, "call": call_command, "run": run_command}
+_LISTS = ("list", "ls", "watch")
+_SELECTING = "--state, --queue, --name and --tag select jobs, `bgctl show ID` shows one"
+_OPTIONS_TO_WAIT = ("--wait", "--follow", "-f")
