@@ -75,6 +75,29 @@ class LogReader:
             return self.read(offset, limit)
         return LogChunk(offset=offset, data=b"")
 
+    def read_before(self, end: int, limit: int) -> tuple[int, bytes]:
+        """Return at most min(limit, MAX_CHUNK) bytes before `end`, and the offset of the first.
+
+        If there is a gap, or nothing, just before `end`, these are the last bytes before that. They have no
+        gap between them: if there are fewer than asked for, the log or a gap comes before them.
+        """
+        limit = min(limit, MAX_CHUNK)
+        data = b""
+        for start, size, path in reversed(self._extents()):
+            stop = min(end, start + size)
+            if data and stop < end:
+                break
+            if stop > start:
+                begin = max(start, stop - limit + len(data))
+                piece = _read(path, begin - start, stop - begin)
+                if len(piece) < stop - begin:  # removed meanwhile
+                    break
+                data = piece + data
+                end = begin
+            if len(data) == limit:
+                break
+        return end, data
+
     def missing(self, offset: int, written: int) -> LogChunk | None:
         """Return an empty chunk that says what the log lacks after its end, `offset`; None: nothing."""
         if written <= offset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from bgd.daemon.web import connection, job_pages, live, queries
+from bgd.daemon.web import connection, job_pages, live, log_text, queries
 from bgd.daemon.web import connection as browsers
 from bgd.wire import http
 from tests.docs.pages import page, rows_of, section
@@ -22,7 +22,7 @@ def test_dashboard_page_says_what_the_limits_are():
         connection.MAX_CONNECTIONS,
         connection.MAX_STREAMS,
         *(round(1 / live.PAUSE), round(1000 * live.PAUSE / live.PAUSE_FACTOR)),
-        live.MAX_BEHIND // 1024,
+        log_text.MAX_BEHIND // 1024,
         queries.MAX_ROWS,
         job_pages.ATTEMPTS_ON_A_PAGE,
         *(job_pages.LATEST_LOG, job_pages.EARLIER_LOG),

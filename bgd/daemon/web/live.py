@@ -6,18 +6,15 @@ Nothing is polled. What several browsers look at is read and rendered once for a
 from __future__ import annotations
 
 import asyncio
-import codecs
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from markupsafe import Markup
 from msgspec import Struct
 
-from bgd.daemon.logs import MAX_CHUNK, LogReader
 from bgd.daemon.streams import Subscription
-from bgd.daemon.web.terminal import Line, Terminal, line_markup
+from bgd.daemon.web.log_text import LogLines, LogText
 from bgd.errors import BgdError
 from bgd.wire.http import RequestRefused
 
@@ -27,8 +24,6 @@ KEEP_ALIVE = 15.0  # seconds of silence after which a page learns that it is sti
 MAX_AGE = 1800.0  # seconds until a browser connects again, and is checked again
 PAUSE = 0.1  # seconds between two updates of a page
 PAUSE_FACTOR = 10  # and this many times what the last one took, so that pages never take much of a processor
-MAX_BEHIND = 4 * MAX_CHUNK  # bytes of a log that a page may be behind; more are skipped
-MAX_OPEN_LINE = 16 * 1024  # characters; a longer line is broken
 
 
 class Part(Struct, frozen=True):
@@ -202,6 +197,7 @@ class _Viewer:
 
 async def follow_log(
     shown: LogText,
+    render: Callable[[LogLines], dict[str, object]],
     subscription: AbstractContextManager[Subscription],
     has_ended: Callable[[], Awaitable[bool]],
 ) -> AsyncGenerator[bytes, None]:
@@ -215,9 +211,7 @@ async def follow_log(
             grown.take_moved()
             is_last = await has_ended()  # before the log is read: it may grow until then
             while lines := await asyncio.to_thread(shown.read):
-                yield event(
-                    {"lines": lines.html, "open": lines.open_html, "at": lines.at, "style": lines.style}
-                )
+                yield event(await asyncio.to_thread(render, lines))
                 await _pause(PAUSE)
                 await asyncio.to_thread(shown.skip)
             if is_last:
@@ -227,71 +221,10 @@ async def follow_log(
                 yield HEARTBEAT
 
 
-class LogLines(Struct, frozen=True):
-    """Output as HTML: the lines that have ended, and the open one.
-
-    `at` and `style` are those at the beginning of the open line, from where a reader goes on.
-    """
-
-    html: Markup
-    open_html: Markup
-    at: int
-    style: str
-
-
-class LogText:
-    """Reads the log of an attempt and shows it as a terminal does. Blocks: call it on a thread.
-
-    Attributes:
-        offset: from where it reads next.
-    """
-
-    def __init__(self, log: LogReader, offset: int, style: str = "") -> None:
-        self._log = log
-        self.offset = self._line_begin = offset
-        self._terminal = Terminal(style)
-        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
-        self._lines: list[Line] = []  # not shown yet
-
-    def read(self) -> LogLines | None:
-        """Return what comes next, at most MAX_CHUNK bytes of the log; None if there is nothing yet."""
-        chunk = self._log.read(self.offset, MAX_CHUNK)
-        if not chunk.data:
-            return None
-        if chunk.left_out:
-            self._break_off(f"{chunk.left_out} bytes {chunk.missing or OVER_LIMIT}", chunk.offset)
-        self._lines += self._terminal.feed(self._decode(chunk.data))
-        self.offset = chunk.offset + len(chunk.data)
-        if (newline := chunk.data.rfind(b"\n")) >= 0:
-            self._line_begin = chunk.offset + newline + 1
-        if sum(len(text) for text, _ in self._terminal.open_line) > MAX_OPEN_LINE:
-            self._lines.append(self._terminal.end())
-            self._line_begin = self.offset
-        lines, self._lines = self._lines, []
-        html = Markup("").join(line_markup(line) + "\n" for line in lines)
-        return LogLines(html, line_markup(self._terminal.open_line), self._line_begin, self._terminal.style)
-
-    def skip(self) -> None:
-        """Skip what a reader that is far behind cannot catch up with."""
-        behind = self._log.size() - self.offset
-        if behind > MAX_BEHIND:
-            left_out = behind - MAX_CHUNK
-            self._break_off(
-                f"{left_out} bytes not shown here; reload the page for all", self.offset + left_out
-            )
-
-    def _break_off(self, why: str, offset: int) -> None:
-        if self._terminal.open_line:
-            self._lines.append(self._terminal.end())
-        self._lines.append([(f"==> {why} <==", "")])
-        self.offset = self._line_begin = offset
-
-
 # --- server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 HEARTBEAT = b"data: null\n\n"  # scripts do not see comments
 EVENT_STREAM = "text/event-stream; charset=utf-8"
-OVER_LIMIT = "left out, over the log's limit"
 
 
 def event(value: object) -> bytes:

@@ -11,7 +11,8 @@ from bgd.daemon.logs import MAX_CHUNK, LogChunk, LogReader, expected_log_bytes
 from bgd.daemon.storage import read
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
-from bgd.daemon.web.live import OVER_LIMIT, LogText, follow_log
+from bgd.daemon.web.live import follow_log
+from bgd.daemon.web.log_text import OVER_LIMIT, LogLines, LogText, plain_line, plain_lines
 from bgd.daemon.web.pages import find_job
 from bgd.daemon.web.queries import live_query, log_query
 from bgd.daemon.web.responses import PageResponse, event_stream
@@ -51,9 +52,22 @@ class LogPages:
 
         return event_stream(
             follow_log(
-                LogText(log, query.at, query.style), self._supervisor.subscribe_to_log(job_id), has_ended
+                LogText(log, query.at, query.style),
+                _plain,
+                self._supervisor.subscribe_to_log(job_id),
+                has_ended,
             )
         )
+
+
+def _plain(lines: LogLines) -> dict[str, object]:
+    """Return what the page of a job gets of a log that has grown."""
+    return {
+        "lines": plain_lines(lines.lines),
+        "open": plain_line(lines.open),
+        "at": lines.at,
+        "style": lines.style,
+    }
 
 
 async def stream_log(log: LogReader, last: int | None, written: int = 0) -> AsyncGenerator[bytes, None]:

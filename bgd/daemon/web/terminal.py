@@ -41,7 +41,7 @@ class Terminal:
 
     Attributes:
         open_line: the line whose end has not come yet.
-        style: the same parameters as of the beginning of that line.
+        style: the same parameters as of the beginning of that line, or as of the latest `mark`.
     """
 
     def __init__(self, style: str = "") -> None:
@@ -73,8 +73,12 @@ class Terminal:
         """End the open line and return it."""
         line, self.open_line = self.open_line, []
         self._at = self._length = 0
-        self.style = self._look.parameters()
+        self.mark()
         return line
+
+    def mark(self) -> None:
+        """Let `style` be what is in effect now, from where a reader may go on in a long line."""
+        self.style = self._look.parameters()
 
     def _obey(self, found: re.Match[str]) -> None:
         if found["final"]:

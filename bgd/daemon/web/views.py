@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from bgd.core.job import ACTIVE, Outcome, State
 from bgd.daemon.logs import LogReader
-from bgd.daemon.web.live import LogText
+from bgd.daemon.web.log_text import LogText, plain_line, plain_lines
 from bgd.formatting import (
     command_line,
     iso_time,
@@ -171,6 +171,6 @@ def read_tail(log: LogReader, most: int) -> LogTail:
     text = LogText(log, begin)
     tail, html = NO_OUTPUT, Markup("")
     while text.offset < end and (lines := text.read()):
-        html += lines.html
-        tail = LogTail(html, lines.open_html, lines.at, lines.style, begin)
+        html += plain_lines(lines.lines)
+        tail = LogTail(html, plain_line(lines.open), lines.at, lines.style, begin)
     return tail

@@ -15,7 +15,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from bgd.daemon.logs import MAX_CHUNK, LogReader
-from bgd.daemon.web.live import LogText, Snapshot, _Viewer
+from bgd.daemon.web.live import Snapshot, _Viewer
+from bgd.daemon.web.log_text import LogText, plain_lines
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import PROGRAM, chromium
 from tests.support import DEADLINE, Daemon, wait_until
@@ -234,7 +235,7 @@ def test_a_reader_that_is_far_behind_skips_and_is_told(tmp_path):
 
     assert lines is not None
     assert (
-        lines.html.splitlines()[0]
+        plain_lines(lines.lines).splitlines()[0]
         == f"==&gt; {1_000_000 - MAX_CHUNK} bytes not shown here; reload the page for all &lt;=="
     )
     assert lines.at == log.size()
@@ -247,7 +248,7 @@ def test_a_line_without_an_end_is_broken(tmp_path):
     lines = LogText(log, 0).read()
 
     assert lines is not None
-    assert (len(lines.html), lines.open_html, lines.at) == (40_001, "", 40_000)
+    assert (len(plain_lines(lines.lines)), lines.open.runs, lines.at) == (40_001, [], 40_000)
 
 
 # --- help ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,325 @@
+"""Read lines of a log, from any offset on, and show them as a terminal does. Everything here reads files.
+
+A part of a log is some lines that follow each other, few enough for a page. Its neighbours are found from its
+two offsets, so nothing between two places of a log has to be read.
+"""
+
+from __future__ import annotations
+
+import codecs
+from bisect import bisect_right
+from datetime import datetime
+
+from markupsafe import Markup
+from msgspec import Struct
+
+from bgd.daemon.logs import MAX_CHUNK, LogReader
+from bgd.daemon.web.terminal import Line, Terminal, line_markup
+
+MAX_PART = MAX_CHUNK  # bytes of a part
+MAX_LINES = 1000  # of a part
+MAX_BEHIND = 4 * MAX_CHUNK  # bytes of a log that a page may be behind; more are skipped
+MAX_OPEN_LINE = 16 * 1024  # characters; a longer line is broken
+STYLE_SEARCH = 16 * 1024  # bytes before a part in which its colours may have been set
+
+OVER_LIMIT = "left out, over the log's limit"
+
+
+class LogLine(Struct, frozen=True):
+    """A line as a terminal shows it, and the offset where it begins.
+
+    `number` is None unless all before it is known; `time` is that of its first byte, None if not known.
+    """
+
+    runs: Line
+    at: int
+    number: int | None
+    time: float | None
+
+
+class LogLines(Struct, frozen=True, kw_only=True):
+    """Lines that have ended, and the open one.
+
+    A reader goes on from `at`, in `style`, in the line `number`: where the open line begins or, in a very
+    long one, after a carriage return. `skipped_to`: what is before this offset was not read.
+    """
+
+    lines: list[LogLine]
+    open: LogLine
+    at: int
+    style: str
+    number: int | None
+    skipped_to: int | None
+
+
+class LogPart(Struct, frozen=True, kw_only=True):
+    """A part of a log: all between two offsets. `number` and `next_number` are those of the lines there.
+
+    `open` is the open line at the end of the log; only the last part has one. `at` and `style`: from where a
+    reader follows the log.
+    """
+
+    begin: int
+    end: int
+    size: int
+    number: int | None
+    next_number: int | None
+    lines: list[LogLine]
+    open: LogLine | None = None
+    style: str = ""
+
+
+class LogText:
+    """Reads the log of an attempt and shows it as a terminal does. Blocks: call it on a thread.
+
+    Attributes:
+        offset: from where it reads next.
+    """
+
+    def __init__(self, log: LogReader, offset: int, style: str = "", number: int | None = None) -> None:
+        self._log = log
+        self.offset = self._line_begin = self._resume = offset
+        self._skipped_to: int | None = None
+        self._number = number
+        self._time: float | None = None  # of the open line
+        self._terminal = Terminal(style)
+        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+        self._lines: list[LogLine] = []  # not returned yet
+
+    def read(self, limit: int = MAX_CHUNK) -> LogLines | None:
+        """Return what comes next, at most min(limit, MAX_CHUNK) bytes; None if there is nothing yet.
+
+        `limit` counts the bytes of a gap, too.
+        """
+        chunk = self._log.read(self.offset, limit)
+        if not chunk.data:
+            return None
+        data = chunk.data[: max(self.offset + limit - chunk.offset, 0)]
+        if chunk.left_out:
+            end = chunk.offset if data else self.offset + limit
+            self._break_off(f"{chunk.left_out} bytes {chunk.missing or OVER_LIMIT}", end)
+            self._number = None
+        self._add(data, chunk.times)
+        return self.take()
+
+    def take(self) -> LogLines:
+        """Return what was read and not returned yet."""
+        lines, self._lines = self._lines, []
+        skipped_to, self._skipped_to = self._skipped_to, None
+        return LogLines(
+            lines=lines,
+            open=LogLine(self._terminal.open_line, self._line_begin, self._number, self._time),
+            at=self._resume,
+            style=self._terminal.style,
+            number=self._number,
+            skipped_to=skipped_to,
+        )
+
+    def skip(self) -> None:
+        """Skip what a reader that is far behind cannot catch up with."""
+        behind = self._log.size() - self.offset
+        if behind > MAX_BEHIND:
+            left_out = behind - MAX_CHUNK
+            self._break_off(
+                f"{left_out} bytes not shown here; reload the page for all", self.offset + left_out
+            )
+            self._skipped_to, self._number = self.offset, None
+
+    def _add(self, data: bytes, times: list[tuple[int, float]]) -> None:
+        """Show output that comes next, with the times of its bytes."""
+        base, position = self.offset, 0
+        self.offset += len(data)
+        returned = data.find(b"\r", data.rfind(b"\n") + 1, -1) + 1
+        if returned and self.offset - self._line_begin > MAX_CHUNK:  # do not read all of this line again
+            ended = self._terminal.feed(self._decode(data[:returned]))
+            self._terminal.mark()
+            ended += self._terminal.feed(self._decode(data[returned:]))
+        else:
+            returned = 0
+            ended = self._terminal.feed(self._decode(data))
+        for runs in ended:
+            self._begin_time(times, position)
+            position = data.index(b"\n", position) + 1
+            self._end_line(runs, base + position)
+            if self._number is not None:
+                self._number += 1
+        if position < len(data):
+            self._begin_time(times, position)
+        if returned:
+            self._resume = base + returned
+        if sum(len(text) for text, _ in self._terminal.open_line) > MAX_OPEN_LINE:
+            self._end_line(self._terminal.end(), self.offset)
+
+    def _begin_time(self, times: list[tuple[int, float]], position: int) -> None:
+        if self._time is None and (later := bisect_right(times, position, key=lambda mark: mark[0])):
+            self._time = times[later - 1][1]
+
+    def _end_line(self, runs: Line, end: int) -> None:
+        self._lines.append(LogLine(runs, self._line_begin, self._number, self._time))
+        self._line_begin = self._resume = end
+        self._time = None
+
+    def _break_off(self, why: str, offset: int) -> None:
+        if self._terminal.open_line:
+            self._end_line(self._terminal.end(), self.offset)
+        self._lines.append(LogLine([(f"==> {why} <==", "")], self.offset, None, None))
+        self.offset = self._line_begin = self._resume = offset
+
+
+# --- Parts
+
+
+def part_from(log: LogReader, begin: int, number: int | None = None) -> LogPart:
+    """Return the part that begins at an offset, the beginning of a line, which may be before a gap.
+
+    `number` is that of the line, if it is known.
+    """
+    size = log.size()
+    begin = min(begin, size)
+    chunk = log.read(begin, MAX_PART)
+    end = chunk.offset + len(chunk.data)
+    if end < size or chunk.data.count(b"\n") > MAX_LINES:
+        end = chunk.offset + _end_of_lines(chunk.data)
+    return _part(log, begin, end, size, 1 if begin == 0 else number)
+
+
+def part_before(log: LogReader, end: int, number: int | None = None) -> LogPart:
+    """Return the part that ends at an offset, where the line `number` begins, if that is known."""
+    size = log.size()
+    end = min(end, size)
+    offset, data = log.read_before(end, MAX_PART)
+    begin = offset + _begin_of_lines(data)
+    if begin == 0 or offset + len(data) < end:
+        number = 1 if begin == 0 else None
+    elif number is not None:
+        number = max(number - data[begin - offset :].count(b"\n"), 1)
+    return _part(log, begin, end, size, number)
+
+
+def line_begin(log: LogReader, offset: int) -> int:
+    """Return where the line at an offset begins; of an offset in a gap, the beginning of the gap.
+
+    Of a very long line it is where a part may begin.
+    """
+    offset = min(offset, log.size())
+    first, data = log.read_before(offset, MAX_PART)
+    if first + len(data) < offset:
+        return first + len(data)
+    newline = data.rfind(b"\n") + 1
+    if newline or len(data) < MAX_PART:
+        return first + newline
+    return first + (data.rfind(b"\r") + 1 or len(data))
+
+
+def _part(log: LogReader, begin: int, end: int, size: int, number: int | None) -> LogPart:
+    text = LogText(log, begin, _style_before(log, begin), number)
+    lines: list[LogLine] = []
+    found = text.take()
+    while text.offset < end and (more := text.read(end - text.offset)):
+        found = more
+        lines += found.lines
+    open_line = None
+    if end >= size:
+        end, open_line = found.at, found.open
+    elif found.open.runs and log.read_before(end, 1)[1] != b"\r":  # else a later part overwrites it
+        lines.append(found.open)
+    return LogPart(
+        begin=begin,
+        end=end,
+        size=size,
+        number=number,
+        next_number=found.number,
+        lines=lines,
+        open=open_line,
+        style=found.style,
+    )
+
+
+def _style_before(log: LogReader, offset: int) -> str:
+    """Return the colours that are in effect at the beginning of a part."""
+    _, data = log.read_before(offset, STYLE_SEARCH)
+    if b"\x1b[" not in data:
+        return ""
+    terminal = Terminal()
+    terminal.feed(data.decode(errors="replace"))
+    terminal.mark()
+    return terminal.style
+
+
+def _end_of_lines(data: bytes) -> int:
+    """Return where the last of at most MAX_LINES lines ends; of a longer line, where it can be broken."""
+    end = 0
+    for _ in range(MAX_LINES):
+        if not (newline := data.find(b"\n", end) + 1):
+            break
+        end = newline
+    return end or data.rfind(b"\r", 0, -1) + 1 or _whole_characters(data)
+
+
+def _begin_of_lines(data: bytes) -> int:
+    """Return where the first of at most MAX_LINES lines begins; of a longer line, where it can be broken."""
+    begin = 0
+    if len(data) == MAX_PART:  # it may begin within a line
+        begin = data.find(b"\n", 0, -1) + 1 or data.find(b"\r", 0, -1) + 1 or _first_character(data)
+    end = len(data)
+    for _ in range(MAX_LINES + 1):
+        end = data.rfind(b"\n", begin, end)
+        if end < 0:
+            return begin
+    return end + 1
+
+
+def _whole_characters(data: bytes) -> int:
+    """Return the length of text in UTF-8 without the beginning of a character at its end."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    decoder.decode(data)
+    return len(data) - len(decoder.getstate()[0])
+
+
+def _first_character(data: bytes) -> int:
+    """Return the index of the first byte that begins a character in UTF-8."""
+    beginning = data[:3]
+    return len(beginning) - len(beginning.lstrip(_LATER_BYTES))
+
+
+_LATER_BYTES = bytes(range(0x80, 0xC0))  # the second to fourth byte of a character
+
+
+# --- HTML
+
+
+def plain_lines(lines: list[LogLine]) -> Markup:
+    """Return lines that have ended as HTML."""
+    return Markup("").join(line_markup(line.runs) + "\n" for line in lines)
+
+
+def plain_line(line: LogLine) -> Markup:
+    """Return a line as HTML, without its end."""
+    return line_markup(line.runs)
+
+
+def linked_lines(lines: list[LogLine]) -> Markup:
+    """Return lines as HTML; each begins with a link to itself that has its number and time."""
+    return Markup("").join(linked_line(line) for line in lines)
+
+
+def linked_line(line: LogLine, classes: str = "") -> Markup:
+    """Return one line like that, of some classes."""
+    return _LINE.format(
+        classes=classes,
+        at=line.at,
+        number="" if line.number is None else line.number,
+        time="" if line.time is None else _local_time(line.time),
+        text=line_markup(line.runs),
+    )
+
+
+# the link is for the pointer: a key that stops at each of a thousand lines is of no use
+_LINE = Markup(
+    '<span class="{classes}"><a tabindex="-1" aria-hidden="true" href="?at={at}" data-n="{number}"'
+    ' data-t="{time}"></a>{text}\n</span>'
+)
+
+
+def _local_time(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().replace(tzinfo=None).isoformat(" ", "milliseconds")
