@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from functools import partial
-from pathlib import Path
 
 from bgd.core.job import FINAL, State
 from bgd.wire.replies import EventsPart, JobsPart
@@ -12,7 +10,6 @@ from bgd.wire.requests import MAX_LIST, Continue, GetEvents, List, Release, Resu
 from bgd.wire.views import JobView
 from tests.end_to_end.chaos import Caller, Rig
 from tests.end_to_end.clients import QUEUES
-from tests.support import wait_until
 
 
 def listed(rig: Rig, states: list[State] | None) -> list[JobView]:
@@ -43,27 +40,6 @@ def check_waits(rig: Rig) -> None:
             assert view.waits_for or view.state is State.HELD, f"job {view.id} is blocked by nobody"
             over = [other for other in view.waits_for if other in views and views[other].state in FINAL]
             assert not over, f"job {view.id} waits for {over}, which have finished"
-
-
-def check_suspended(rig: Rig) -> None:
-    """Check that suspended jobs are stopped and all others are not."""
-    with closing(Caller(rig.socket)) as caller:
-        for view in listed(rig, [State.RUNNING]):
-            wait_until(partial(is_as_told, caller, view.id))
-
-
-def is_as_told(caller: Caller, job: int) -> bool:
-    view, attempts = caller.show(job)
-    if view.state is not State.RUNNING:
-        return True
-    pid = attempts[-1].pid
-    if pid is None:  # a job that was suspended before it ran has no process
-        return view.suspended
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return (status.rpartition(") ")[2][0] == "T") == view.suspended
 
 
 def come_to_rest(rig: Rig) -> tuple[dict[int, JobView], int]:

@@ -12,12 +12,13 @@ import pytest
 
 from bgd.core.spec import Isolation
 from tests.end_to_end.chaos import Rig
-from tests.end_to_end.checks import check_suspended, check_waits, come_to_rest
+from tests.end_to_end.checks import check_waits, come_to_rest
 from tests.end_to_end.clients import CLIENTS as BUSY_CLIENTS
 from tests.end_to_end.clients import MAX_QUEUE_SLOTS, MAX_SLOTS, QUEUES, Clients
 from tests.end_to_end.history import History
 from tests.end_to_end.load import CLASSES, MODULE, Load
 from tests.end_to_end.records import IN_VAIN, AttemptRecords, check_history
+from tests.end_to_end.suspension import check_suspended
 from tests.end_to_end.watcher import Watcher
 from tests.faults.figures import SHARE, record, seconds, times
 from tests.launcher.warm.calls import is_worker
@@ -201,7 +202,7 @@ def test_acknowledged_changes_of_jobs_and_queues_survive_kills(busy_rig: Rig, vi
             rig.start()
             check_waits(rig)
     rest_at = time.time()
-    check_suspended(rig)
+    check_suspended(rig, clients.actions, watcher.events)
     jobs, last = come_to_rest(rig)
     watcher.finish(last)
     records = AttemptRecords.read(rig.folder / "truth")
