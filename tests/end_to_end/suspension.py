@@ -15,7 +15,7 @@ from bgd.wire.views import EventView
 from tests.end_to_end.chaos import Caller, Rig
 from tests.end_to_end.checks import listed
 from tests.end_to_end.clients import Action
-from tests.launcher.host import Supervisor
+from tests.launcher.host import Supervisor, is_alive, is_stopped
 from tests.support import wait_until
 
 NEWEST_LINES = 40  # of the log of bgd and the launcher
@@ -23,7 +23,10 @@ SHOWN_FIELDS = ("Name", "State", "PPid", "SigPnd", "ShdPnd", "SigBlk")  # of /pr
 
 
 def check_suspended(rig: Rig, actions: Sequence[Action], events: Sequence[EventView]) -> None:
-    """Check that suspended jobs are stopped and all others are not; actions and events explain a failure."""
+    """Check that all processes of suspended jobs are stopped, and no others.
+
+    A failure comes with a report, which includes those of the actions and events that concern the job.
+    """
     with closing(Caller(rig.socket)) as caller:
         for view in listed(rig, [State.RUNNING]):
             try:
@@ -41,10 +44,9 @@ def is_as_told(caller: Caller, job: int) -> bool:
     if pid is None:  # a job that was suspended before it ran has no process
         return view.suspended
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+        return {is_stopped(each) for each in tree_of(pid)} == {view.suspended}
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
         return False
-    return (status.rpartition(") ")[2][0] == "T") == view.suspended
 
 
 # --- what every side knows ------------------------------------------------------------------------------
@@ -71,8 +73,8 @@ def report(rig: Rig, job: int, actions: Sequence[Action], events: Sequence[Event
 
 
 def tree_of(pid: int | None) -> Iterator[int]:
-    """Yield a process and all its descendants; nothing for None."""
-    if pid is None:
+    """Yield a process and all its living descendants; nothing for None."""
+    if pid is None or not is_alive(pid):
         return
     yield pid
     with suppress(FileNotFoundError, ProcessLookupError):

@@ -61,6 +61,17 @@ def is_alive(pid: int) -> bool:
     return stat[stat.rindex(b")") + 2 :][:1] not in (b"Z", b"X")
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether a process was stopped by SIGSTOP; raise FileNotFoundError if it is gone.
+
+    A process whose child is between vfork and exec shows a D, as shells do for a moment before each program.
+    It stops only once the child has gone on. If the child was stopped too, SIGSTOP stays pending.
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    fields = {name: value.strip() for name, _, value in (line.partition(":") for line in status.splitlines())}
+    return fields["State"][0] == "T" or bool(int(fields["ShdPnd"], 16) & 1 << signal.SIGSTOP - 1)
+
+
 def written(path: Path, lines: int = 1) -> str:
     """Return the text of a file that a job writes, once it has this many lines."""
     wait_until(lambda: path.exists() and path.read_text().count("\n") >= lines)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 from bgd.core.job import Outcome
 from bgd.wire.launching import ContinueProcesses, SignalProcesses, StopProcesses, SuspendProcesses
-from tests.launcher.host import PATIENCE, is_alive, launch_of, pids_in, written
+from tests.launcher.host import PATIENCE, is_alive, is_stopped, launch_of, pids_in, written
 from tests.support import wait_until
 
 TREE = """
@@ -21,11 +20,6 @@ kill -KILL $(head -n 2 {folder}/all)
 """
 
 
-def state_of(pid):
-    """Return the state letter in /proc/PID/stat."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 def start_tree(supervisor, folder, **options):
     """Start a job of three processes, one of them in another session; return its key and their pids."""
     key = supervisor.launch("sh", "-c", TREE.format(folder=folder), **options)
@@ -33,11 +27,11 @@ def start_tree(supervisor, folder, **options):
 
 
 def all_stopped(pids):
-    return all(state_of(pid) == "T" for pid in pids)
+    return all(map(is_stopped, pids))
 
 
 def none_stopped(pids):
-    return all(state_of(pid) != "T" for pid in pids)
+    return not any(map(is_stopped, pids))
 
 
 # --- signals --------------------------------------------------------------------------------------------
@@ -110,8 +104,7 @@ def test_a_job_that_keeps_forking_is_suspended_to_the_last_process(supervisor, t
 
     supervisor.say(SuspendProcesses(key))
 
-    # a process whose child was stopped between vfork and exec cannot run, and shows a D
-    wait_until(lambda: all(state_of(pid) in "TD" for pid in pids_in(word)))
+    wait_until(lambda: all_stopped(pids_in(word)))
     assert len(pids_in(word)) < 1000
     supervisor.say(StopProcesses(key, 0.0))
     assert supervisor.ended(key).outcome is Outcome.CANCELLED
@@ -230,7 +223,7 @@ def test_a_process_that_another_program_stopped_is_not_continued(supervisor, tmp
     supervisor.say(ContinueProcesses(key))
 
     assert supervisor.run("true").outcome is Outcome.SUCCEEDED
-    assert state_of(pids[0]) == "T"
+    assert is_stopped(pids[0])
     supervisor.say(StopProcesses(key, 0.0))
     supervisor.ended(key)
 
