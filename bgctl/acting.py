@@ -27,7 +27,8 @@ from bgctl.options import (
 )
 from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import verb
-from bgd import Client, Job, State
+from bgd import Client, Job, Refused, State
+from bgd.client.programs import CannotStart
 from bgd.client.session import error_in
 from bgd.core.spec import JobSpec
 from bgd.errors import nearest
@@ -198,14 +199,15 @@ _UNSET = unset_options()
     metavar="OPTION",
     help="Reset an option, for example timeout; may be repeated.",
 )
+@click.option("--no-check", is_flag=True, help="Change it even if program or folder are missing.")
 def edit_command(
-    options: ActionOptions, *, argv: tuple[str, ...], unset: tuple[str, ...], **given: Any
+    options: ActionOptions, *, argv: tuple[str, ...], unset: tuple[str, ...], no_check: bool, **given: Any
 ) -> int:
     """Change waiting jobs.
 
     Options replace the values that the jobs have, and the words after -- replace their program. --delay and
     --expires count from now. --env adds variables. --unset takes the name of an option without dashes and
-    puts its default back.
+    puts its default back. A new program is looked for on your PATH.
     """
     if given["stdin"] == "-":
         raise click.UsageError("--stdin - is for new jobs only: give the name of a file")
@@ -220,7 +222,10 @@ def edit_command(
         changes["argv"] = argv
     if not changes:
         raise click.UsageError("nothing to change: give options or a program after --")
-    return _perform(_EDIT, options, lambda daemon, ids: daemon.edit(ids, **changes))
+    try:
+        return _perform(_EDIT, options, lambda daemon, ids: daemon.edit(ids, check=not no_check, **changes))
+    except CannotStart as error:
+        raise Refused(f"{error.problem}; --no-check changes it anyway") from None
 
 
 @verb(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from bgctl.common import WrongUsage, global_options, print_json, say
 from bgd import Client, Job, Refused
+from bgd.client.programs import CannotStart
 from bgd.client.specs import undecodable_names
 from bgd.core.spec import MAX_INPUT
 
@@ -77,16 +78,15 @@ def _queue(daemon: Client, argv: Sequence[str], options: JobOptions, *, shell: b
     options["check"] = not no_check
     try:
         job = daemon.submit(argv, **options)
-    except Refused:
+    except CannotStart as error:
         import shutil  # noqa: PLC0415 - only for an error
 
         from bgctl.hints import for_missing_program  # noqa: PLC0415 - likewise
 
-        if not no_check and shutil.which(argv[0]) is None and (hint := for_missing_program(argv)):
-            raise Refused(
-                f"no program {argv[0]!r} on its PATH: {hint}; --no-check queues it anyway"
-            ) from None
-        raise
+        problem = error.problem
+        if shutil.which(argv[0]) is None and (hint := for_missing_program(argv)):
+            problem = f"no program {argv[0]!r} on its PATH: {hint}"
+        raise Refused(f"{problem}; --no-check queues it anyway") from None
     if OPERATORS & set(argv[1:]):
         from bgctl.hints import for_operators  # noqa: PLC0415 - hardly any command has such a word
 

@@ -12,31 +12,68 @@ from bgd.errors import Refused
 from bgd.paths import find_program
 
 if TYPE_CHECKING:
-    from bgd.client.options import JobOptions
+    from bgd.client.options import EditOptions, JobOptions
+
+
+class CannotStart(Refused):
+    """A command that could not start here and now. `problem` says why, the message also what to do."""
+
+    def __init__(self, message: str, problem: str = "") -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
 def check_command(argv: list[str], options: JobOptions, caller: Caller) -> None:
     """Refuse a command whose program, folder or input is missing, for the caller with these options."""
     if not argv:
         raise Refused("argv is empty: it is a program and its arguments, such as ['ls', '-l']")
-    if problem := _problem_with_command(argv, options, caller):
-        raise Refused(f"{problem}; use --no-check (check=False) to queue it anyway")
+    folder, extra = options.get("cwd"), options.get("env") or {}
+    path = extra.get("PATH", caller.chosen_environment(options.get("env_pass") or "all").get("PATH"))
+    problem = _problem_with_places(options, caller) if options else None
+    if problem is None:
+        where = caller.folder if folder is None else str(caller.absolute(folder))
+        problem = problem_with_program(argv[0], path, where)
+        if problem is not None and len(argv) == 1 and " " in argv[0].strip():
+            problem += ": make each word an item of the list, or use shell=True"
+    if problem is not None:
+        raise CannotStart(f"{problem}; check=False queues it anyway", problem)
 
 
-def _problem_with_command(argv: list[str], options: JobOptions, caller: Caller) -> str | None:
-    given, extra = options.get("cwd"), options.get("env") or {}
-    folder = caller.folder if given is None else str(caller.absolute(given))
-    passed = caller.chosen_environment(options.get("env_pass") or "all")
-    source = options.get("stdin")
+def is_relative(changes: EditOptions) -> bool:
+    """Return whether changes name a program by a path that starts where the job runs."""
+    argv = changes.get("argv") or ("",)
+    program = os.fspath(argv[0])
+    return "/" in program and not Path(program).is_absolute() and changes.get("cwd") is None
+
+
+def check_changes(changes: EditOptions, caller: Caller, folder: str | None) -> None:
+    """Refuse changes to a job's program, folder or input if the new one is missing.
+
+    The program is searched for on the caller's PATH, because nobody can ask for that of the job.
+
+    Args:
+        changes: what becomes of the job.
+        caller: who changes it.
+        folder: where the job runs, for a program `is_relative`; None: not known, so it is not looked for.
+    """
+    problem = _problem_with_places(changes, caller)
+    if problem is None and (argv := changes.get("argv")) and not (is_relative(changes) and folder is None):
+        path = (changes.get("env") or {}).get("PATH", caller.environment.get("PATH"))
+        where = changes.get("cwd") or folder or "/"
+        problem = problem_with_program(os.fspath(argv[0]), path, str(caller.absolute(where)))
+    if problem is not None:
+        raise CannotStart(f"{problem}; check=False changes it anyway", problem)
+
+
+def _problem_with_places(options: JobOptions | EditOptions, caller: Caller) -> str | None:
+    """Return what is wrong with the folder or the input that are given; None if nothing is."""
+    folder, source = options.get("cwd"), options.get("stdin")
     try:
-        if given is not None and not Path(folder).is_dir():
-            return f"folder {folder} does not exist"
-        problem = problem_with_program(argv[0], extra.get("PATH", passed.get("PATH")), folder)
+        if folder is not None and not caller.absolute(folder).is_dir():
+            return f"folder {caller.absolute(folder)} does not exist"
+        return _problem_with_input(caller.absolute(source)) if source else None
     except OSError as error:  # for example a folder without search permission
         return f"{error.filename}: {error.strerror}"
-    if problem and len(argv) == 1 and " " in argv[0].strip():
-        return f"{problem}: quote each word separately, or use --shell"
-    return problem or (_problem_with_input(caller.absolute(source)) if source else None)
 
 
 def problem_with_program(name: str, path: str | None, folder: str) -> str | None:

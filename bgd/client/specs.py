@@ -502,9 +502,7 @@ class Caller:
             return os.getcwd()  # noqa: PTH109 - a Path of it would take longer than to ask for it
         except OSError as error:
             problem = "is gone" if isinstance(error, FileNotFoundError) else f"has no path: {error.strerror}"
-            raise Refused(
-                f"the working directory {problem}: name another with --cwd DIR (cwd=...)"
-            ) from error
+            raise Refused(f"the working directory {problem}: change to another, or give cwd") from error
 
     def absolute(self, path: str | os.PathLike[str]) -> Path:
         """Return a path that, if it is relative, starts at the working directory."""

@@ -53,8 +53,7 @@ def check_server(connection: socket.socket, place: ClientSocket) -> None:
     if uid not in trusted:
         raise NotAllowed(
             f"{place.path} is served by uid {uid}, not by uid {' or '.join(map(str, sorted(trusted)))}, "
-            "so nothing was sent: "
-            "if you trust that user, name the socket with --socket or BGD_SOCKET"
+            "so nothing was sent: if you trust that user, set BGD_SOCKET to this path"
         )
 
 
@@ -115,7 +114,7 @@ def client_sockets(
     """
     given = explicit or (None if user or system or config else environ.get("BGD_SOCKET"))
     if given:
-        check_socket(given, "give another --socket or BGD_SOCKET")
+        check_socket(given, "give a shorter path")
         yield ClientSocket(str(Path(given).absolute()), is_own=False, is_explicit=True)
         return
     own = None
@@ -145,7 +144,7 @@ def _configured_socket(config: str | None, usual: DaemonPaths, environ: Mapping[
     try:
         return load(config, system=usual is SYSTEM_PATHS, environ=environ).daemon.socket
     except ConfigError as error:
-        raise ConfigError(f"{error}; --socket or BGD_SOCKET reaches a running daemon without it") from error
+        raise ConfigError(f"{error}; BGD_SOCKET reaches a running daemon without it") from error
 
 
 # --- a backend in this process, which bgd.testing.inline installs -----------------------------------------

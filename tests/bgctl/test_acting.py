@@ -111,6 +111,22 @@ def test_edit_changes_options_and_program_of_a_waiting_job(daemon):
     assert (job["timeout"], job["name"], job["argv"]) == (None, None, ["echo", "-p", "9"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["--", "no-such-program"], "no program 'no-such-program' on its PATH"),
+        (["--cwd", "/no/such"], "folder /no/such does not exist"),
+    ],
+)
+def test_edit_refuses_what_cannot_start_unless_told_otherwise(daemon, changes, problem):
+    job_id = daemon.submit("--hold", "true")
+
+    refused = daemon.bgctl("edit", job_id, *changes)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == f"bgctl: {problem}; --no-check changes it anyway\n"
+    assert daemon.bgctl("edit", "--no-check", job_id, *changes).stdout == f"{job_id} held\n"
+
+
 def test_a_finished_job_cannot_be_edited(daemon):
     job_id = daemon.bgctl("submit", "--wait", "true").stdout.strip()
 

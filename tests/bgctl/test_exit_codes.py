@@ -106,7 +106,7 @@ def test_a_class_that_is_not_allowed_is_77(daemon):
         (["-e", "A=1", "--cwd", "/usr", "./no-such"], "/usr/no-such does not exist"),
         (
             ["--cwd", "/no/such", "true"],
-            "folder /no/such does not exist; use --no-check (check=False) to queue it anyway",
+            "folder /no/such does not exist; --no-check queues it anyway",
         ),
         (["-n", "a\tb", "true"], "name, key and tags must be printable text"),
     ],

@@ -94,7 +94,7 @@ def test_a_job_from_a_deleted_folder_needs_another_folder(daemon, tmp_path):
     assert run("--cwd", "/usr").stdout == "/usr\n"
     refused = run()
     assert refused.returncode == 1
-    assert refused.stderr == ("bgctl: the working directory is gone: name another with --cwd DIR (cwd=...)\n")
+    assert refused.stderr == "bgctl: the working directory is gone: change to another, or give cwd\n"
 
 
 def test_run_prints_both_streams_of_the_job_in_order_byte_for_byte(daemon):

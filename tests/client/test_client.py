@@ -178,7 +178,8 @@ def test_the_result_of_a_failed_command_is_an_exception_with_the_reason(
     ("argv", "options", "words"),
     [
         ([], {}, "argv is empty: it is a program and its arguments"),
-        (["no-such-program"], {}, "no program 'no-such-program' on its PATH; use .*check=False"),
+        (["no-such-program"], {}, "on its PATH; check=False queues it anyway$"),
+        (["sleep 60"], {}, "on its PATH: make each word an item of the list, or use shell=True; check=False"),
         (["sh"], {"env": {"PATH": "/nowhere"}}, "no program 'sh' on its PATH"),
         (["./here"], {"cwd": "/usr"}, "/usr/here does not exist"),
         (["true"], {"cwd": "/no/such"}, "folder /no/such does not exist"),
@@ -191,6 +192,39 @@ def test_a_command_that_cannot_start_here_is_refused_before_it_is_queued(client,
     with pytest.raises(Refused, match=words):
         client.submit(argv, **options)
     assert client.last_event() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"argv": ["no-such-program"]}, "no program 'no-such-program' on its PATH; check=False changes it"),
+        ({"argv": ["sh"], "env": {"PATH": "/nowhere"}}, "no program 'sh' on its PATH"),
+        ({"argv": ["./here"]}, "/usr/here does not exist"),
+        ({"argv": ["./here"], "cwd": "/etc"}, "/etc/here does not exist"),
+        ({"cwd": "/no/such"}, "folder /no/such does not exist"),
+        ({"stdin": "/no/such"}, "file /no/such does not exist"),
+    ],
+)
+def test_a_job_is_not_changed_to_a_command_that_cannot_start_here(client, changes, words):
+    job = client.submit(["./bin/true"], cwd="/usr", hold=True)
+
+    with pytest.raises(Refused, match=words):
+        job.edit(**changes)
+    assert job.refresh().view.argv == ["./bin/true"]
+    job.edit(check=False, **changes)
+    job.cancel()
+
+
+def test_a_change_looks_for_relative_programs_only_where_it_knows_the_folder(client):
+    jobs = [client.submit(["true"], cwd="/usr", hold=True) for _ in range(2)]
+
+    with pytest.raises(Refused, match="/etc/bin/true does not exist"):
+        client.edit(jobs, argv=["./bin/true"], cwd="/etc")
+    edited = client.edit(jobs, argv=["./no-such"])
+    assert [result.state for result in edited] == ["held", "held"]
+    [missing] = client.edit([10**9], argv=["./no-such"])
+    assert missing.message == "no job 1000000000"
+    client.cancel(jobs)
 
 
 def test_durations_are_seconds_texts_or_timedeltas(client, client_at, daemon):

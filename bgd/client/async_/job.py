@@ -160,13 +160,13 @@ class AsyncJob(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the 
         """Send a signal to the running job's first process, or to all of its processes."""
         return _new_state(await self._client.signal([self.id], signum, whole_tree=whole_tree))
 
-    async def edit(self, **changes: Unpack[EditOptions]) -> Self:
-        """Change the waiting job; returns the job itself, looked up again.
+    async def edit(self, *, check: bool = True, **changes: Unpack[EditOptions]) -> Self:
+        """Change the waiting job; returns the job itself, looked up again. `check`: as of `Client.edit`.
 
         Raises:
-            Refused: it is not waiting, or a value is out of range.
+            Refused: it is not waiting, a value is out of range, or a program, folder or input is missing.
         """
-        _new_state(await self._client.edit([self.id], **changes))
+        _new_state(await self._client.edit([self.id], check=check, **changes))
         return await self.refresh()
 
     async def remove(self) -> None:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from bgd.client.blocking.channel import Channel, Connector
 from bgd.client.blocking.concurrency import closed_at_exit, wait_readable
 from bgd.client.blocking.job import Job
-from bgd.client.programs import check_command
+from bgd.client.programs import check_changes, check_command, is_relative
 from bgd.client.session import (
     UNNUMBERED,
     ResumableEvents,
@@ -43,7 +43,7 @@ from bgd.client.specs import (
 from bgd.client.transport import process_descriptor
 from bgd.core.job import State
 from bgd.core.spec import JobSpec
-from bgd.errors import DaemonUnreachable, JobFailed
+from bgd.errors import DaemonUnreachable, JobFailed, NoSuchJob
 from bgd.wire import replies, requests
 from bgd.wire.replies import ActResult, Info, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import Request, ShutdownMode
@@ -500,13 +500,29 @@ class Client:
         """Delete finished jobs and their logs; their ids are not used again."""
         return self._act(jobs, requests.Remove)
 
-    def edit(self, jobs: Iterable[JobReference], **changes: Unpack[EditOptions]) -> list[ActResult]:
+    def edit(
+        self, jobs: Iterable[JobReference], *, check: bool = True, **changes: Unpack[EditOptions]
+    ) -> list[ActResult]:
         """Change waiting jobs.
 
+        With `check`, a new program, folder or input that is missing here is refused. A program whose path is
+        relative is looked for if it gets a new folder or if only one job is changed.
+
         Raises:
-            Refused: a value is out of range, or there is nothing to change.
+            Refused: a value is out of range, there is nothing to change, or something is missing.
         """
-        return self._act(jobs, requests.Edit, changes=changes_of(changes, Caller()))
+        caller, ids = Caller(), ids_of(jobs)
+        given = changes_of(changes, caller)
+        if check:
+            check_changes(changes, caller, self._folder_of(ids) if is_relative(changes) else None)
+        return self._act(ids, requests.Edit, changes=given)
+
+    def _folder_of(self, ids: Sequence[int]) -> str | None:
+        """Return where a job runs; None if there are several, or if there is no such job."""
+        try:
+            return (self.view(ids[0])).cwd if len(ids) == 1 else None
+        except NoSuchJob:
+            return None
 
     def set_progress(
         self, job: JobReference, attempt: int, fraction: float | None = None, message: str | None = None

@@ -161,13 +161,13 @@ class Job(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other
         """Send a signal to the running job's first process, or to all of its processes."""
         return _new_state(self._client.signal([self.id], signum, whole_tree=whole_tree))
 
-    def edit(self, **changes: Unpack[EditOptions]) -> Self:
-        """Change the waiting job; returns the job itself, looked up again.
+    def edit(self, *, check: bool = True, **changes: Unpack[EditOptions]) -> Self:
+        """Change the waiting job; returns the job itself, looked up again. `check`: as of `Client.edit`.
 
         Raises:
-            Refused: it is not waiting, or a value is out of range.
+            Refused: it is not waiting, a value is out of range, or a program, folder or input is missing.
         """
-        _new_state(self._client.edit([self.id], **changes))
+        _new_state(self._client.edit([self.id], check=check, **changes))
         return self.refresh()
 
     def remove(self) -> None:
