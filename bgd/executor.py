@@ -14,7 +14,7 @@ from bgd.client.background import chosen_client
 from bgd.client.blocking.client import Client
 from bgd.client.blocking.job import Job
 from bgd.client.options import Duration, JobOptions
-from bgd.client.specs import Caller, class_spec, seconds_of
+from bgd.client.specs import check_options, seconds_of
 from bgd.core.job import ACTIVE, FINAL, State
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, NoSuchJob, Refused
@@ -55,8 +55,7 @@ class Executor(concurrent.futures.Executor):
             raise TypeError(f"{_NO_WORKERS}, not {client!r}")
         if "max_workers" in options:
             raise TypeError(f"no option 'max_workers': {_NO_WORKERS}")
-        # a spec of any call tells now what is wrong with the options
-        class_spec("module:function", (), {}, {**options, "check": False}, Caller())
+        check_options(options)
         given = client or chosen_client()
         self._client = given or Client()
         self._is_own = given is None  # then it is closed at the end

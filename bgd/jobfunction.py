@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -44,9 +45,10 @@ def job(function: Any = None, /, **options: Any) -> Any:
 
     Raises:
         TypeError: it is not such a function, or an option is unknown.
+        Refused: a value of an option is out of range or of the wrong type.
     """
     if function is None:
-        _check_names(options)
+        _check(options)
         return lambda function: _with_background(function, options)
     return _with_background(function, options)
 
@@ -115,9 +117,11 @@ class Background(Generic[P, R_co]):
 
         Raises:
             TypeError: an option is unknown.
+            Refused: a value is out of range or of the wrong type.
         """
-        _check_names(changed)
-        return Background(self._function, {**self._options, **changed})
+        options: JobOptions = {**self._options, **changed}
+        _check(options)
+        return Background(self._function, options)
 
     def _spec(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobSpec:
         from bgd.client.specs import Caller, class_spec  # noqa: PLC0415 - see `job`
@@ -181,11 +185,12 @@ def _with_background(function: Any, options: Any) -> Any:
     return function
 
 
-def _check_names(options: Mapping[str, object]) -> None:
-    if not options.keys() <= JobOptions.__optional_keys__:
-        from bgd.client.specs import check_names  # noqa: PLC0415 - see `job`
+def _check(options: Any) -> None:
+    """Refuse options that no class job can have, except in a worker, which runs jobs and must start fast."""
+    if options and "bgd_worker" not in sys.modules:
+        from bgd.client.specs import check_options  # noqa: PLC0415 - see `job`
 
-        check_names(options, JobOptions.__optional_keys__)
+        check_options(options)
 
 
 def _split(call: Arguments) -> tuple[Sequence[object], Mapping[str, object]]:

@@ -89,6 +89,19 @@ def class_spec(
     return _converted(values, JobSpec)
 
 
+def check_options(options: JobOptions) -> None:
+    """Refuse options that no class job can have, before there is one.
+
+    Raises:
+        Refused: a value is out of range or of the wrong type, or it is for commands.
+        TypeError: an option is unknown.
+    """
+    check_names(options, _OPTIONS)
+    spec = class_spec("module:function", (), {}, {**options, "check": False}, Caller())
+    if problem := limits.problem_with(spec):
+        raise Refused(problem)
+
+
 def _example_for(target: object) -> str:
     if not callable(target):
         return "package.module:function"

@@ -33,6 +33,11 @@ def fail(message: str) -> None:
     raise LookupError(message)
 
 
+@bgd.job(retries=0)
+def loaded() -> list[str]:
+    return sorted(sys.modules)
+
+
 @bgd.job
 async def length(text: str) -> int:
     return len(text)

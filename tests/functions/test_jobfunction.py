@@ -117,6 +117,23 @@ def test_an_unknown_option_is_named_where_it_is_written():
         bgd.job(retires=3)  # type: ignore[call-overload]  # the point
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"retries": -1}, "retries: a whole number from 0 to 1000 or None, not -1"),
+        ({"timeout": "x"}, "timeout: 'x' is not a duration: write 500ms"),
+        ({"name": "two\nlines"}, "name, key and tags must be printable text"),
+        ({"pty": True}, "stdin, input and pty belong to a command"),
+        ({"delay": 5, "at": 1.0}, "delay and at exclude each other"),
+    ],
+)
+def test_a_wrong_value_is_named_where_it_is_written(options, words):
+    with pytest.raises(Refused, match=words):
+        bgd.job(**options)
+    with pytest.raises(Refused, match=words):
+        tasks.add.options(**options)
+
+
 def test_the_result_raises_the_error_of_the_job():
     with pytest.raises(JobFailed, match="LookupError: no such letter"):
         tasks.fail.submit("no such letter").result(DEADLINE)
@@ -249,3 +266,9 @@ def test_a_worker_imports_nothing_of_the_client_except_the_names_of_options():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout == "['bgd.client', 'bgd.client.options', 'bgd.jobfunction']\n"
+
+
+def test_a_worker_does_not_import_the_client_for_the_options_of_its_job():
+    job = tasks.loaded.submit()
+
+    assert "bgd.client.specs" not in job.result(DEADLINE)
