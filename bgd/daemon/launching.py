@@ -95,9 +95,14 @@ class LauncherLink:
     @property
     def obstacle(self) -> str | None:
         """Why nothing can start; None if a launcher is there, was there a moment ago, or is being started."""
-        if not self.problem or self.is_connected or clock.elapsed() - self.looking_since < _RESTART_SECONDS:
+        if not self.problem or self.is_connected or self._patience_left > 0:
             return None
         return f"there is no launcher: {self.problem}"
+
+    @property
+    def _patience_left(self) -> float:
+        """The seconds until it is an obstacle that there is no launcher."""
+        return max(self.looking_since + _RESTART_SECONDS - clock.elapsed(), 0.0)
 
     async def wait_until_absent(self) -> None:
         """Return once there has been no launcher for so long that none can be expected."""
@@ -119,6 +124,7 @@ class LauncherLink:
                 if not self._is_ending:
                     logger.warning("the launcher is gone; looking for another")
             else:
+                asyncio.get_running_loop().call_later(self._patience_left, listener.launcher_missing)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, longest)
 
@@ -319,6 +325,7 @@ class LauncherListener(Protocol):
 
     def launcher_ready(self, snapshot: LauncherSnapshot) -> None: ...
     def launcher_lost(self) -> None: ...
+    def launcher_missing(self) -> None: ...
     def attempt_started(self, started: AttemptStarted) -> None: ...
     def attempt_ended(self, ended: AttemptEnded) -> None: ...
     def log_grew(self, grew: LogGrew) -> None: ...

@@ -43,6 +43,7 @@ class DiskSpace:
     Attributes:
         is_stuck: whether decisions cannot be written now.
         check_folder: raises Refused if the folder is not in its place.
+        when_changed: called when the disk became full, or has room again.
     """
 
     def __init__(self, folder: str, floor: int | None, unused: Callable[[], int] = int) -> None:
@@ -54,7 +55,9 @@ class DiskSpace:
         self._looked_at = -CHECK_EVERY
         self._free = self._least = 0
         self.is_stuck = False
+        self._was_full = False
         self.check_folder: Callable[[], None] = lambda: None
+        self.when_changed: Callable[[], None] = lambda: None
         self._stuck_events: set[asyncio.Event] = set()
 
     def configure(self, floor: int | None) -> None:
@@ -81,6 +84,11 @@ class DiskSpace:
                 f"the {format_size(self._least)} that [daemon] min_free keeps: make room there, or wait"
             )
         self._free -= wanted
+
+    def is_full(self) -> bool:
+        """Tell whether new jobs are refused, or decisions cannot be written."""
+        self._room()
+        return self._was_full
 
     def is_short(self) -> bool:
         """Tell whether a large transaction may find no room."""
@@ -109,11 +117,13 @@ class DiskSpace:
                 self.is_stuck = True
                 for event in self._stuck_events:
                     event.set()
+                self._report_change()
                 await asyncio.sleep(RETRY_EVERY)
             else:
                 if self.is_stuck:
                     logger.warning("there is room again in %s: bgd goes on", self._folder)
                     self.is_stuck = False
+                    self._report_change()
                 return result
 
     @contextmanager
@@ -131,6 +141,9 @@ class DiskSpace:
         """Return the bytes that new jobs may take."""
         if time.monotonic() - self._looked_at >= CHECK_EVERY:
             self._look()
+        return self._room_seen()
+
+    def _room_seen(self) -> int:
         unused = self._unused() if self._has_ballast else 0  # without ballast, only what must be written is
         return self._free - self._least + unused
 
@@ -145,6 +158,13 @@ class DiskSpace:
         self._free = disk.f_bavail * disk.f_frsize
         self._least = min_free_on(size, self._floor)
         self._restore_ballast(ballast_on(size))
+        self._report_change()
+
+    def _report_change(self) -> None:
+        is_full = self.is_stuck or self._room_seen() <= 0
+        if is_full != self._was_full:
+            self._was_full = is_full
+            self.when_changed()
 
     def _restore_ballast(self, whole: int) -> None:
         """Make the ballast whole if there is room, or else half of it if the database has the rest.

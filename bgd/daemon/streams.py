@@ -12,6 +12,7 @@ from bgd.errors import Refused
 from bgd.wire.views import JobProgress
 
 PROGRESS_INTERVAL = 1.0  # seconds between two transactions that are written because of progress alone
+LOOK_DELAY = 0.05  # seconds in which changes share one look at what is watched
 MAX_PROMPT_ANSWERS = 20  # reports of one job in that interval that are answered at once
 
 
@@ -23,6 +24,8 @@ class Subscriptions:
         self._of_log: dict[JobId, set[Subscription]] = {}
         self._of_all: set[Subscription] = set()
         self._of_progress: dict[Subscription, set[JobId] | None] = {}  # the jobs it follows; None: all
+        self._watches: list[_Watch] = []
+        self._look_timer: asyncio.TimerHandle | None = None
 
     @contextmanager
     def subscribe(self, job_ids: Iterable[JobId], *, progress: bool = False) -> Iterator[Subscription]:
@@ -64,6 +67,24 @@ class Subscriptions:
             self._of_progress.pop(subscription, None)
             self._of_all.discard(subscription)
 
+    @contextmanager
+    def watch(self, subscription: Subscription, look: Callable[[], object]) -> Iterator[None]:
+        """Also wake a subscription when `look` returns another value, for the duration of the block.
+
+        `look` must be cheap. It is called soon after `look_soon`.
+        """
+        watch = _Watch(subscription, look)
+        self._watches.append(watch)
+        try:
+            yield
+        finally:
+            self._watches.remove(watch)
+
+    def look_soon(self) -> None:
+        """Look at everything that is watched, in a moment; without watches this does nothing."""
+        if self._watches and self._look_timer is None:
+            self._look_timer = asyncio.get_running_loop().call_later(LOOK_DELAY, self._look)
+
     def has_log_subscribers(self, job_id: JobId) -> bool:
         """Return whether anybody follows the log of this job."""
         return job_id in self._of_log
@@ -89,6 +110,25 @@ class Subscriptions:
         """Notify followers of a log that has grown."""
         for subscription in self._of_log.get(job_id, ()):
             subscription.changed.set()
+
+    def _look(self) -> None:
+        self._look_timer = None
+        for watch in self._watches:
+            watch.look()
+
+
+class _Watch:
+    """Wakes a subscription when a value has changed that no job's row holds."""
+
+    def __init__(self, subscription: Subscription, look: Callable[[], object]) -> None:
+        self._subscription = subscription
+        self._value_of = look
+        self._seen = look()
+
+    def look(self) -> None:
+        if (value := self._value_of()) != self._seen:
+            self._seen = value
+            self._subscription.changed.set()
 
 
 class Subscription:

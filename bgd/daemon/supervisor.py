@@ -88,6 +88,7 @@ class Supervisor:
         self._attempts = AttemptTable()
         self.space = DiskSpace(config.daemon.state_dir, config.daemon.min_free, lambda: store.free_bytes)
         self.subscriptions = Subscriptions()
+        self.space.when_changed = self.subscriptions.look_soon
         self.progress = ProgressBuffer(self.get, self._changed.set)
         self.lost_output = LostOutput()
         self.log_cleaner = LogCleaner(store, config.log_dir, self._logs_deleted)
@@ -297,6 +298,11 @@ class Supervisor:
     def launcher_lost(self) -> None:
         """Start nothing until the next launcher is ready."""
         self._scheduler.pause(PauseReason.NO_LAUNCHER)
+        self.subscriptions.look_soon()
+
+    def launcher_missing(self) -> None:
+        """Tell those who watch that there may be another obstacle than before."""
+        self.subscriptions.look_soon()
 
     def attempt_started(self, started: AttemptStarted) -> None:
         """Record the pid of an attempt's process."""
@@ -343,6 +349,7 @@ class Supervisor:
             self._on_finished()
         if transaction.removed:
             self.log_cleaner.add([job.id for job in transaction.removed])
+        self.subscriptions.look_soon()
 
     def _tell_launcher(self, transaction: Transaction, specs: dict[JobId, StoredSpec]) -> None:
         """Launch, stop and acknowledge attempts as it was saved, in one write."""

@@ -540,6 +540,11 @@ def counts(db: sqlite3.Connection) -> dict[str, int]:
     return {row["key"]: row["jobs"] for row in rows}
 
 
+def has_failed_within(db: sqlite3.Connection, seconds: float) -> bool:
+    """Return whether a job failed in the last seconds, on retention's clock, and is still there."""
+    return db.execute(_FAILED_SINCE, (clock.elapsed() - seconds,)).fetchone() is not None
+
+
 def queue_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
     """Return the number of unfinished jobs in each queue and state, where there are any."""
     found: defaultdict[str, dict[str, int]] = defaultdict(dict)
@@ -587,6 +592,11 @@ def _percentile(sorted_values: list[float], share: float) -> float | None:
 
 
 _COUNT_UNFINISHED = ", ".join(f"'{state.value}'" for state in State if state not in FINAL)
+
+_FAILED_SINCE = """
+    SELECT 1 FROM jobs INDEXED BY jobs_by_end
+    WHERE state = 'failed' AND aged_from >= ? + (SELECT age_ahead FROM meta) LIMIT 1
+"""
 
 # The default queue has all jobs of a state except those in other queues
 _QUEUE_COUNTS = f"""

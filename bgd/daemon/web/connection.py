@@ -19,6 +19,7 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.actions import PageActions
 from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions
+from bgd.daemon.web.frame import Frame
 from bgd.daemon.web.job_pages import JobPages
 from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_pages import LogPages
@@ -72,7 +73,7 @@ async def start_web_server(
         await asyncio.to_thread(sessions.save)
     authenticator = Authenticator(address, config.http, os.geteuid(), sessions)
     set_base(config.http.base)
-    views = LiveViews(tasks, lambda: store.position)
+    views = LiveViews(tasks, lambda: store.position, Frame(supervisor, store))
     pages, job_pages = Pages(supervisor, store, views), JobPages(supervisor, store, views)
     page_actions = PageActions(supervisor, actions, store)
     router = Router(authenticator, pages, job_pages, LogPages(supervisor, store), page_actions, is_ready)

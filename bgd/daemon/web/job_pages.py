@@ -26,7 +26,6 @@ from bgd.daemon.web.responses import (
     event_stream,
     html_response,
     json_response,
-    live_values,
     render_part,
     wants_json,
 )
@@ -88,7 +87,7 @@ class JobPages:
         first = attempts[0].attempt if attempts else 1
         values["before"] = first if first > 1 else None
         live = f"/job-logs/{view.id}/live" if before is None else None
-        return await html_response("job.html", values | live_values(live, version))
+        return await html_response("job.html", values | await self._views.values(live, version))
 
     async def job_live(self, request: HttpRequest, job: str) -> PageResponse:
         """Return the stream of changes of a job, without its output."""

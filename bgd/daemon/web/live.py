@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 from msgspec import Struct
 
 from bgd.daemon.streams import Subscription
+from bgd.daemon.web.frame import Frame
 from bgd.daemon.web.log_text import LogLines, LogText
+from bgd.daemon.web.responses import render_part
 from bgd.errors import BgdError
 from bgd.wire.http import RequestRefused
 
@@ -27,10 +31,14 @@ PAUSE_FACTOR = 10  # and this many times what the last one took, so that pages n
 
 
 class Part(Struct, frozen=True):
-    """A part of a page: what it shows, by which a change is noticed, and how that is rendered."""
+    """A part of a page: what it shows, by which a change is noticed, and how that is rendered.
+
+    `has_version`: what it shows changes only with an event. Otherwise every page that connects is sent it.
+    """
 
     shown: object
     render: Callable[[], str]
+    has_version: bool = True
 
 
 class Snapshot(Struct, frozen=True):
@@ -47,10 +55,15 @@ class Snapshot(Struct, frozen=True):
 class LiveViews:
     """All that browsers look at now, by address."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, position: Callable[[], int]) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, position: Callable[[], int], frame: Frame) -> None:
         self._tasks = tasks
         self._position = position  # the newest event on disk
+        self._frame = frame
         self._views: dict[str, LiveView] = {}
+
+    async def values(self, live: str | None, version: int) -> dict[str, object]:
+        """Return what base.html needs; without the address of a stream the page is not kept up to date."""
+        return {"live": live, "version": version, "now": time.time(), **await self._frame.values()}
 
     async def updates(
         self,
@@ -65,7 +78,7 @@ class LiveViews:
         """
         view = self._views.get(address)
         if view is None:
-            view = self._views[address] = LiveView(build, subscribe, self._position)
+            view = self._views[address] = LiveView(build, subscribe, self._position, self._frame)
             view.task = self._tasks.create_task(view.run())
         loop = asyncio.get_running_loop()
         until = loop.time() + MAX_AGE
@@ -77,6 +90,7 @@ class LiveViews:
                         yield event(viewer.take())
                     else:
                         yield HEARTBEAT
+                        self._frame.look_again()
                 if view.why_gone is not None:
                     yield event({"gone": view.why_gone})
             finally:
@@ -95,8 +109,10 @@ class LiveView:
         build: Callable[[], Awaitable[Snapshot]],
         subscribe: Callable[[], AbstractContextManager[Subscription]],
         position: Callable[[], int],
+        frame: Frame,
     ) -> None:
         self._build = build
+        self._frame = frame
         self._position = position
         self._newest = 0  # event that the latest snapshot may show
         self._subscribe = subscribe
@@ -121,7 +137,7 @@ class LiveView:
     async def run(self) -> None:
         """Read, render and hand out what changed, again and again. A failure ends streams, not the daemon."""
         try:
-            with self._subscribe() as subscription:
+            with self._subscribe() as subscription, self._frame.watch(subscription):
                 while True:
                     subscription.take_moved()
                     subscription.take_progress()
@@ -141,6 +157,10 @@ class LiveView:
         loop = asyncio.get_running_loop()
         began = loop.time()
         before, after = self._latest, await self._build()
+        frame = await self._frame.values()
+        for name, value in frame.items():
+            render = partial(render_part, f"{name}.html", {name: value})
+            after.parts[name] = Part(value, render, has_version=False)
         newest = self._position()  # what happened while it was read may be in it, too
         old = before.parts if before else {}
         changed = {
@@ -168,9 +188,15 @@ class _Viewer:
         self._news = asyncio.Event()
 
     def begin(self, snapshot: Snapshot, newest: int, rendered: dict[str, str]) -> None:
-        """Send everything, unless the page is as new as the newest event that the snapshot may show."""
+        """Send everything, unless the page is as new as the newest event that the snapshot may show.
+
+        In any case send the parts without a version.
+        """
         if newest > self._version:
             self.add(snapshot.version, rendered, snapshot.order)
+        else:
+            parts = {id_: rendered[id_] for id_, part in snapshot.parts.items() if not part.has_version}
+            self.add(self._version, parts, None)
 
     def add(self, version: int, rendered: dict[str, str], order: list[str] | None) -> None:
         self._version = version
@@ -224,7 +250,6 @@ async def follow_log(
 # --- server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 HEARTBEAT = b"data: null\n\n"  # scripts do not see comments
-EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
 def event(value: object) -> bytes:

@@ -24,7 +24,6 @@ from bgd.daemon.web.responses import (
     encode_json,
     event_stream,
     html_response,
-    live_values,
     render_part,
     wants_json,
 )
@@ -57,7 +56,9 @@ class Pages:
         version = self._store.position
         rows, counts = await self._list(query)
         values = _list_values(query, rows, counts)
-        return await html_response("jobs.html", values | live_values(list_url(query, path="/live"), version))
+        return await html_response(
+            "jobs.html", values | await self._views.values(list_url(query, path="/live"), version)
+        )
 
     async def jobs_live(self, request: HttpRequest) -> PageResponse:
         """Return the stream of changes of a list."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
 
 from msgspec import Struct
 
-from bgd.daemon.web.live import EVENT_STREAM
 from bgd.wire.http import HTML, JSON, HttpRequest, HttpResponse, RequestRefused
+
+EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
 class PageResponse(Struct, frozen=True):
@@ -73,11 +73,6 @@ def render_part(template: str, values: dict[str, object]) -> str:
     from bgd.daemon.web.rendering import render  # noqa: PLC0415
 
     return render(template, values, _base[0])
-
-
-def live_values(live: str | None, version: int) -> dict[str, object]:
-    """Return what a page needs to be kept up to date; without an address it is not."""
-    return {"live": live, "version": version, "now": time.time()}
 
 
 def set_base(base: str) -> None:

@@ -46,7 +46,7 @@ class Router:
                 ("/?", _Access.ANYBODY, self._answer_root),
                 ("/healthz", _Access.ANYBODY, _answer_health),
                 ("/readyz", _Access.ANYBODY, self._answer_readiness),
-                (r"/static/([a-z.]{1,50})", _Access.ANYBODY, self._answer_static),
+                (r"/static/([a-z.-]{1,50})", _Access.ANYBODY, self._answer_static),
                 (f"/login/{_TOKEN}", _Access.USER, self._answer_login),
                 ("/job-logs", _Access.SESSION, pages.jobs),
                 ("/job-logs/live", _Access.SESSION, pages.jobs_live),

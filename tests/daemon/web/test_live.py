@@ -251,12 +251,18 @@ def test_a_line_without_an_end_is_broken(tmp_path):
     assert (len(plain_lines(lines.lines)), lines.open.runs, lines.at) == (40_001, [], 40_000)
 
 
+FRAME = {"banner", "icon"}
+
+
 # --- help ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def events_of(daemon: Daemon, address: str) -> Iterator[Iterator[Any]]:
-    """Yield the events of a stream as they come; an address that ends with `since=` begins now."""
+    """Yield the events of a stream as they come; an address that ends with `since=` begins now.
+
+    They are without those that have only the banner and the icon.
+    """
     browser = Browser(daemon).log_in()
     if address.endswith("since="):
         version = re.search(r'data-version="(\d+)"', browser.get("/job-logs").text)
@@ -265,7 +271,7 @@ def events_of(daemon: Daemon, address: str) -> Iterator[Iterator[Any]]:
     with browser.connect() as connection:
         head = f"GET {address} HTTP/1.1\r\nHost: {browser.host}\r\nCookie: {browser.cookie}\r\n\r\n"
         connection.sendall(head.encode())
-        yield events_in(connection)
+        yield (news for news in events_in(connection) if not (news and set(news.get("parts", ())) == FRAME))
 
 
 def events_in(connection: socket.socket) -> Iterator[Any]:

@@ -96,8 +96,10 @@ async function showProgress(answer, label) {
 // ---
 
 document.addEventListener("click", (click) => {
-  const button = click.target.closest("button[data-verb]");
-  if (button) (many ? actOnMany : actOnJob)(button);
+  const button = click.target.closest("button[data-verb], button[data-path]");
+  if (!button) return;
+  if (button.dataset.path) ask(base + button.dataset.path);
+  else (many ? actOnMany : actOnJob)(button);
 });
 
 document.addEventListener("change", (picked) => {

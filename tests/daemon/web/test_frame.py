@@ -1,0 +1,149 @@
+"""What stands around every page: banners that come and go on open pages, and an icon that shows failures."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from bgd.daemon.space import DiskSpace
+from bgd.daemon.streams import Subscriptions
+from tests.daemon.web.browsing import Browser
+from tests.daemon.web.chromium import chromium
+from tests.daemon.web.test_live import MILLISECONDS, events_in, needs_chromium
+from tests.support import Daemon, wait_until
+
+ADDRESSES = ("/job-logs", "/job-logs/{job}")
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    running = Daemon(tmp_path)
+    running.start()
+    yield running
+    running.stop()
+
+
+@needs_chromium
+def test_a_pause_shows_on_open_pages_and_ends_by_their_button(daemon):
+    with daemon.client() as client, chromium() as chrome:
+        job = client.submit(["/bin/true"], hold=True)
+        context = chrome.new_context()
+        tabs = [context.new_page() for _ in ADDRESSES]
+        tabs[0].goto(client.login_link())
+        tabs[0].wait_for_url("**/job-logs")
+        for tab, address in zip(tabs, ADDRESSES, strict=True):
+            tab.set_default_timeout(MILLISECONDS)
+            tab.goto(tabs[0].url.partition("/job-logs")[0] + address.format(job=job.id))
+            expect(tab.locator("#banner")).to_have_text("")
+        client.pause()
+        for tab in tabs:
+            expect(tab.locator("#banner")).to_contain_text("All queues are paused: no job starts.")
+        tabs[1].click("text=Resume")
+        for tab in tabs:
+            expect(tab.locator("#banner")).to_have_text("")
+        assert not client.queues().paused
+
+
+def test_a_page_that_connects_after_a_pause_is_told(daemon):
+    """A pause is no event, so the page is as new as the newest event."""
+    with daemon.client() as client, stream_of(daemon, "/job-logs") as events:
+        assert "paused" not in next(events)["parts"]["banner"]
+        client.pause()
+        assert "All queues are paused" in next(events)["parts"]["banner"]
+        with stream_of(daemon, "/job-logs") as later:
+            assert "All queues are paused" in next(later)["parts"]["banner"]
+
+
+def test_a_page_says_that_there_is_no_launcher_and_when_there_is_one_again(daemon):
+    with daemon.client() as client, stream_of(daemon, "/job-logs") as events:
+        assert "launcher" not in next(events)["parts"]["banner"]
+        with without_launcher(daemon, client.info().launcher_pid):
+            assert "No job can start: there is no launcher" in next(events)["parts"]["banner"]
+            assert "No job can start" in Browser(daemon).log_in().get("/job-logs").text
+        assert "launcher" not in next(events)["parts"]["banner"]
+
+
+def test_strangers_see_no_banner(daemon):
+    with daemon.client() as client:
+        client.pause()
+    assert "paused" not in Browser(daemon).get("/job-logs").text
+    assert "All queues are paused" in Browser(daemon).log_in().get("/job-logs").text
+
+
+def test_the_icon_shows_that_a_job_failed(daemon):
+    with daemon.client() as client:
+        browser = Browser(daemon).log_in()
+        assert '/static/icon.svg"' in icon_of(browser)
+        with stream_of(daemon, "/job-logs") as events:
+            next(events)
+            job = client.submit(["/bin/false"])
+            client.wait([job.id])
+            while "icon" not in (news := next(events) or {"parts": {}})["parts"]:
+                pass
+        assert "icon-failed.svg" in news["parts"]["icon"]
+        assert "icon-failed.svg" in icon_of(browser)
+        assert browser.get("/static/icon-failed.svg").headers["content-type"] == "image/svg+xml"
+        client.remove([job.id])
+        wait_until(lambda: '/static/icon.svg"' in icon_of(browser))
+
+
+async def test_a_watch_wakes_only_when_its_value_changes():
+    subscriptions, values = Subscriptions(), [1]
+    with subscriptions.subscribe([]) as subscription, subscriptions.watch(subscription, lambda: values[0]):
+        subscriptions.look_soon()
+        assert subscriptions._look_timer is not None
+        subscriptions._look()
+        assert not subscription.changed.is_set()
+        values[0] = 2
+        subscriptions._look()
+        assert subscription.changed.is_set()
+    subscription.changed.clear()
+    values[0] = 3
+    subscriptions._look()
+    assert not subscription.changed.is_set()
+    subscriptions.look_soon()
+    assert subscriptions._look_timer is None  # nobody watches, so there is no timer
+
+
+def test_a_disk_that_gets_full_tells_once_and_once_when_it_has_room_again(tmp_path):
+    space, told = DiskSpace(str(tmp_path), 0), []
+    space.when_changed = lambda: told.append(space.is_full())
+    assert not space.is_full()
+    for floor in (1 << 60, 1 << 59, 0, 0):
+        space.configure(floor)
+        assert space.is_full() == (floor > 0)
+    assert told == [True, False]
+
+
+@contextmanager
+def stream_of(daemon: Daemon, address: str) -> Iterator[Iterator[Any]]:
+    """Yield the events of a page that is as new as the newest event, without those that say nothing."""
+    browser = Browser(daemon).log_in()
+    version = browser.get(address).text.partition('data-version="')[2].partition('"')[0]
+    with browser.connect() as connection:
+        connection.sendall(
+            f"GET {address}/live?since={version} HTTP/1.1\r\nHost: {browser.host}\r\n"
+            f"Cookie: {browser.cookie}\r\n\r\n".encode()
+        )
+        yield (news for news in events_in(connection) if news)
+
+
+@contextmanager
+def without_launcher(daemon: Daemon, pid: int) -> Iterator[None]:
+    """Kill the launcher, and let no other one start during the block: its lock is a folder."""
+    lock = daemon.state_dir / "launcher.lock"
+    lock.unlink()
+    lock.mkdir()
+    os.kill(pid, signal.SIGKILL)
+    yield
+    lock.rmdir()
+
+
+def icon_of(browser: Browser) -> str:
+    return browser.get("/job-logs").text.partition('<link rel="icon"')[2].partition(">")[0]
