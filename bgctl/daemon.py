@@ -15,6 +15,7 @@ from stat import S_ISREG
 import click
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bgctl import exit_codes
 from bgctl.common import client, global_options, has_colors, local_time, print_json, say
@@ -26,7 +27,7 @@ from bgd.escape import one_line
 from bgd.formatting import iso_time
 from bgd.paths import make_private_folder, user_paths
 from bgd.settings import ANY, Key, Schema, Setting
-from bgd.units import format_duration, format_size, parse_duration
+from bgd.units import format_duration, format_size, parse_duration, parse_size
 from bgd.wire.replies import Info
 from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import Finding, Level
@@ -182,8 +183,8 @@ _LINK_LIFETIME = 60.0  # seconds
 def config_show_command() -> int:
     """Show the configuration as a daemon would read it.
 
-    The output is TOML and valid as a configuration file. A comment names the origin of each value that is not
-    the default.
+    The output is TOML and valid as a configuration file. Values are shown as they are written; a comment says
+    what a word or path means here, and where the value comes from.
     """
     given = global_options()
     loaded = config.load(given.config, system=given.system)
@@ -200,13 +201,13 @@ config_command = verb_group("config", "Show the configuration.", config_show_com
 
 def _config_as_json(loaded: config.Config) -> dict[str, object]:
     document: dict[str, object] = {"source": loaded.source}
-    for path, values in _sections(loaded):
+    for path, keys in _sections(loaded):
         table = document
         for name in path:
             below = table.setdefault(name, {})
             assert isinstance(below, dict)  # noqa: S101 - no section has the name of a key
             table = below
-        table |= values
+        table |= {name: value for name, (_, value) in keys.items()}
     return document
 
 
@@ -217,19 +218,19 @@ def _toml_lines(loaded: config.Config) -> Iterator[str]:
         if loaded.source
         else "# built-in defaults: no configuration file was found"
     )
-    for path, values in _sections(loaded):
+    for path, keys in _sections(loaded):
         yield ""
         yield f"[{'.'.join(map(_toml_key, path))}]"
-        for key, value in values.items():
+        for name, (key, value) in keys.items():
             if value is not None:  # TOML has no null; a missing key means the same
-                yield f"{key} = {_toml_value(key, value)}{_origin_comment(found, (*path, key))}"
+                yield f"{name} = {_value_and_origin(name, key, value, _setting_of(found, (*path, name)))}"
 
 
 KeyPath = tuple[str, ...]
 
 
-def _sections(loaded: config.Config) -> Iterator[tuple[KeyPath, dict[str, object]]]:
-    """Yield the path and the values of each section, subsections after their section."""
+def _sections(loaded: config.Config) -> Iterator[tuple[KeyPath, dict[str, tuple[Key[object], object]]]]:
+    """Yield the path of each section, subsections after their section, and its keys with their values."""
     for path, schema in _section_paths(config.SCHEMA):
         keys = {name: below for name, below in schema.items() if isinstance(below, Key)}
         if path[-1] == ANY:
@@ -247,8 +248,8 @@ def _section_paths(schema: Schema, above: KeyPath = ()) -> Iterator[tuple[KeyPat
             yield from _section_paths(below, (*above, name))
 
 
-def _plain_values(section: Struct, keys: Mapping[str, Key[object]]) -> dict[str, object]:
-    return {name: _plain_value(key, config.value_of(section, name)) for name, key in keys.items()}
+def _plain_values(section: Struct, keys: Mapping[str, Key[object]]) -> dict[str, tuple[Key[object], object]]:
+    return {name: (key, _plain_value(key, config.value_of(section, name))) for name, key in keys.items()}
 
 
 def _plain_value(key: Key[object], value: object) -> object:
@@ -256,12 +257,39 @@ def _plain_value(key: Key[object], value: object) -> object:
         return key.none
     if key.reader is config.exception_rules and isinstance(value, tuple):
         return {name: config.rule_text(decision) for name, decision in value}
+    if isinstance(value, tuple):
+        return list(value)
     return str(value) if isinstance(value, Struct) else value  # for example an address
 
 
-def _origin_comment(found: Mapping[str, Setting], path: KeyPath) -> str:
+def _setting_of(found: Mapping[str, Setting], path: KeyPath) -> Setting | None:
+    """Return who set a key; for one of [retry.commands] that nobody set, who set it in [retry]."""
     setting = found.get(".".join(path))
-    return "" if setting is None else f"  # {one_line(setting.origin)}"
+    if setting is None and path[:-1] == ("retry", "commands") and path[-1] != "retries":
+        return found.get(f"retry.{path[-1]}")
+    return setting
+
+
+def _value_and_origin(name: str, key: Key[object], value: object, setting: Setting | None) -> str:
+    written = _written(key, value, setting)
+    means = f"means {_toml_value(name, value)}; " if _is_resolved(key, written, value) else ""
+    origin = "default" if setting is None else one_line(setting.origin)
+    return f"{_toml_value(name, written)}  # {means}{origin}"
+
+
+def _written(key: Key[object], value: object, setting: Setting | None) -> object:
+    """Return what a file says for a value, in any folder: a relative path becomes the absolute one."""
+    if setting is None or setting.value == key.word:
+        return value if key.word is None else key.word
+    if setting.is_text:  # in the environment numbers are text
+        return value
+    elsewhere = replace(setting, folder="/proc/self")
+    return setting.value if key.reader(elsewhere) == key.reader(setting) else value
+
+
+def _is_resolved(key: Key[object], written: object, value: object) -> bool:
+    """Tell whether a value is more than another spelling of what is written, such as 90.0 for "90s"."""
+    return written != value and (written == key.word or isinstance(value, str | list))
 
 
 def _toml_key(name: str) -> str:
@@ -272,6 +300,9 @@ def _toml_value(key: str, value: object) -> str:
     if key in _DURATIONS and isinstance(value, float):
         text = format_duration(value)
         return json.dumps(text) if parse_duration(text) == value else repr(value)
+    if key in _SIZES and isinstance(value, int):
+        text = format_size(value)
+        return json.dumps(text) if parse_size(text) == value else repr(value)
     if isinstance(value, dict):
         pairs = (f"{json.dumps(name)} = {json.dumps(below)}" for name, below in value.items())
         return f"{{ {', '.join(pairs)} }}"
@@ -280,6 +311,7 @@ def _toml_value(key: str, value: object) -> str:
 
 
 _DURATIONS = {"grace", "delay", "max_delay", "timeout", "succeeded_for", "failed_for", "every"}
+_SIZES = {"min_free", "recycle_memory", "max_bytes", "logs_total", "memory_max", "core_max"}
 _BARE_KEY = r"[A-Za-z0-9_-]+"
 
 

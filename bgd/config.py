@@ -267,6 +267,7 @@ def _problem_with_module(name: str) -> str | None:
 
 # --- the keys ---------------------------------------------------------------------------------------------
 
+AUTO = "auto"
 UNLIMITED = "unlimited"
 
 LogBytes = Annotated[int, Meta(ge=MIN_LOG, le=2**62)]
@@ -283,9 +284,9 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
 
     state_dir: str = key(absolute_path)
     socket: str = key(absolute_path)
-    slots: int = key(or_word("auto", _processors, whole_number(SlotCount)))
+    slots: int = key(or_word(AUTO, _processors, whole_number(SlotCount)), word=AUTO)
     grace: float = key(duration, 10.0)  # seconds between TERM and KILL
-    min_free: int | None = key(size(Bytes), None, none="auto")
+    min_free: int | None = key(size(Bytes), None, none=AUTO)
     """Bytes on its disk below which the daemon refuses new jobs; None: by the size of the disk."""
     on_stop: ShutdownMode = key(
         one_of(ShutdownMode.LEAVE, ShutdownMode.REQUEUE, ShutdownMode.WAIT), ShutdownMode.LEAVE
@@ -317,7 +318,7 @@ class SecurityConfig(Struct, frozen=True, kw_only=True):
 class PythonConfig(Struct, frozen=True, kw_only=True):
     """[python]: the interpreters that class jobs run in."""
 
-    interpreter: str = key(_interpreter)
+    interpreter: str = key(_interpreter, word="")
     path: tuple[str, ...] = key(absolute_paths, ())  # in front of sys.path of class jobs
     preload: tuple[str, ...] = key(texts_without(_problem_with_module), ())
     env: tuple[str, ...] = key(texts_without(_problem_with_variable), ())  # variables a class job may bring

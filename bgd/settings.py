@@ -52,12 +52,13 @@ class Setting(Struct, frozen=True):
 class Key(Struct, Generic[T], frozen=True):
     """A key: how its value is read, its default, and the word that stands for None, if one does.
 
-    `default` is UNSET where it depends on the machine or on other keys.
+    `default` is UNSET where it depends on the machine or on other keys; a file may say `word` for it.
     """
 
     reader: Reader[T]
     default: T | UnsetType = UNSET
     none: str | None = None
+    word: str | None = None
 
     def __call__(self) -> T:
         """Return the default, for a Struct whose field is this key."""
@@ -67,13 +68,19 @@ class Key(Struct, Generic[T], frozen=True):
 
 
 @overload
-def key(reader: Reader[T], default: T | UnsetType = UNSET) -> T: ...
+def key(reader: Reader[T], default: T | UnsetType = UNSET, *, word: str | None = None) -> T: ...
 @overload
 def key(reader: Reader[T], default: M, *, none: str) -> T | M | None: ...
-def key(reader: Reader[T], default: T | UnsetType | None = UNSET, *, none: str | None = None) -> T | None:
-    """Declare a field of a Struct that is a key of the configuration; `none` is a word that means None."""
+def key(
+    reader: Reader[T],
+    default: T | UnsetType | None = UNSET,
+    *,
+    none: str | None = None,
+    word: str | None = None,
+) -> T | None:
+    """Declare a field of a Struct that is a key of the configuration; for `none` and `word` see Key."""
     either: Reader[T | None] = reader if none is None else or_word(none, lambda: None, reader)
-    return field(default_factory=Key(either, default, none))
+    return field(default_factory=Key(either, default, none, word))
 
 
 @cache

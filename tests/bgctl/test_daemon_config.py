@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 
 from msgspec import to_builtins
@@ -52,6 +53,30 @@ def test_the_shown_configuration_reads_back_as_the_same(home):
     assert 'on_exceptions = { "ValueError" = "fail", "app.Busy" = "retry 2m" }  #' in shown
 
 
+def test_words_and_paths_are_shown_as_written_with_what_they_mean_here(home):
+    home.configure("[retry]\nbackoff = 2\n[python]\npath = ['~/lib']\n[backup]\nfolder = 'copies'\n")
+    source = home.folder / ".config/bgd/bgd.toml"
+    cores = len(os.sched_getaffinity(0))
+
+    shown = home.bgctl("config", "show").stdout
+    from_environment = home.bgctl("config", "show", env={"BGD_DAEMON_SLOTS": "auto"}).stdout
+
+    assert f'slots = "auto"  # means {cores}; default\n' in shown
+    assert f'slots = "auto"  # means {cores}; environment: BGD_DAEMON_SLOTS\n' in from_environment
+    assert f'path = ["~/lib"]  # means ["{home.folder}/lib"]; {source}: python.path\n' in shown
+    assert f'folder = "{source.parent}/copies"  # {source}: backup.folder\n' in shown
+    assert 'logs_total = "5GB"  # default\n' in shown
+    assert shown.count(f"backoff = 2  # {source}: retry.backoff\n") == 2  # also in [retry.commands]
+
+
+def test_the_origin_of_every_key_is_shown(home):
+    lines = home.bgctl("config", "show").stdout.splitlines()
+
+    keys = [line for line in lines if " = " in line]
+    assert len(keys) > 30
+    assert [line for line in keys if "  # " not in line] == []
+
+
 def test_every_key_is_shown(home):
     shown = tomllib.loads(home.bgctl("config").stdout)
     as_json = json.loads(home.bgctl("config", "show", "--json").stdout)
@@ -79,13 +104,13 @@ def test_unlimited_values_are_shown_as_words(home):
     home.configure(text)
     shown = tomllib.loads(home.bgctl("config").stdout)
 
-    assert shown["daemon"]["min_free"] == 1_000_000_000
+    assert shown["daemon"]["min_free"] == "1GB"
     assert shown["retention"] == tomllib.loads(text)["retention"]
     assert shown["backup"]["every"] == "never"
 
 
 def test_the_system_configuration_has_other_paths(home):
-    assert 'state_dir = "/var/lib/bgd"\n' in home.bgctl("config", "show", "--system").stdout
+    assert 'state_dir = "/var/lib/bgd"  # default\n' in home.bgctl("config", "show", "--system").stdout
 
 
 def test_an_invalid_configuration_is_named_in_the_error(home):
