@@ -182,6 +182,18 @@ def _base(setting: Setting) -> str:
 _BASE = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # what browsers and proxies pass on unchanged
 
 
+def _token(setting: Setting) -> str:
+    token = text(setting)
+    if token and not _TOKEN.fullmatch(token):
+        raise ValueError(
+            "must be 16 to 200 letters, digits and -._~+/=, for example of `openssl rand -hex 16`"
+        )
+    return token
+
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,200}")  # b64token of RFC 6750, and not to be guessed
+
+
 def _runner_argv(setting: Setting) -> tuple[str, ...]:
     words = texts(setting)
     if not words or not words[0]:
@@ -304,6 +316,8 @@ class HttpConfig(Struct, frozen=True, kw_only=True):
     auth: Auth = key(one_of(*Auth), Auth.TOKEN)
     base: str = key(_base, "")
     """What stands before the paths of all pages, where a proxy serves other things beside them."""
+    metrics_token: str = key(_token, "")
+    """The bearer token of /metrics; empty: there are no metrics."""
 
 
 class SecurityConfig(Struct, frozen=True, kw_only=True):

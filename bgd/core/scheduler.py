@@ -165,6 +165,11 @@ class Scheduler:
         return self._table.queues.taken
 
     @property
+    def counts(self) -> Mapping[tuple[str, State], int]:
+        """How many unfinished jobs there are in each queue and state, where there are any."""
+        return self._table.counts
+
+    @property
     def waits(self) -> int:
         """How many pairs there are of a job and another one that it waits for."""
         return self._table.waiting.waits
@@ -468,7 +473,7 @@ _ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: 
 
 
 class JobTable:
-    """Unfinished jobs by id in `jobs`; `keys`, `queues` and `waiting` are kept in step with them.
+    """Unfinished jobs by id in `jobs`; `keys`, `queues`, `waiting` and `counts` are kept in step with them.
 
     Args:
         slots, rules: as in ReadyQueues.
@@ -479,6 +484,7 @@ class JobTable:
         self.keys: dict[str, JobId] = {}  # the job that has each key
         self.queues = ReadyQueues(slots, rules, self.jobs.get)
         self.waiting = WaitingJobs(self.jobs.get)
+        self.counts: dict[tuple[str, State], int] = {}  # by queue and state, where there are any
         self._policies: dict[RetryPolicy, RetryPolicy] = {}
 
     def put(self, job: Job, *, was_taken: bool = False) -> None:
@@ -488,6 +494,8 @@ class JobTable:
         """
         old = self.jobs.get(job.id)
         self.jobs[job.id] = job
+        place = job.queue, job.state
+        self.counts[place] = self.counts.get(place, 0) + 1
         if old is not None:
             self._leave_place(old, was_taken=was_taken)
         if job.conditions.key is not None:
@@ -513,6 +521,10 @@ class JobTable:
         return self._policies.setdefault(policy, policy)
 
     def _leave_place(self, job: Job, *, was_taken: bool) -> None:
+        place = job.queue, job.state
+        self.counts[place] -= 1
+        if not self.counts[place]:
+            del self.counts[place]
         if job.conditions is not NO_CONDITIONS:
             self.waiting.end(job)
         if job.state is State.QUEUED and not was_taken:

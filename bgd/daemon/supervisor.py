@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from math import inf
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from bgd import clock
 from bgd.clock import now
 from bgd.config import Config
-from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome
+from bgd.core.job import FINAL, Job, JobId, Move, Now, Outcome, State
 from bgd.core.retry import exit_code_of
 from bgd.core.scheduler import (
     ContinueAttempt,
@@ -32,6 +32,7 @@ from bgd.core.spec import JobSpec
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, unreported_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
+from bgd.daemon.measurements import Measurements
 from bgd.daemon.queue_controls import queue_rules, total_slots
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.storage import read, recovery
@@ -89,6 +90,7 @@ class Supervisor:
         self.space = DiskSpace(config.daemon.state_dir, config.daemon.min_free, lambda: store.free_bytes)
         self.subscriptions = Subscriptions()
         self.space.when_changed = self.subscriptions.look_soon
+        self.measurements = Measurements(config.queues)
         self.progress = ProgressBuffer(self.get, self._changed.set)
         self.lost_output = LostOutput()
         self.log_cleaner = LogCleaner(store, config.log_dir, self._logs_deleted)
@@ -184,6 +186,11 @@ class Supervisor:
     def obstacle(self) -> str | None:
         """The reason why no job can start now; None if there is no known reason."""
         return self._link.obstacle
+
+    @property
+    def counts(self) -> Mapping[tuple[str, State], int]:
+        """The number of unfinished jobs in each queue and state, where there are any."""
+        return self._scheduler.counts
 
     @property
     def waits(self) -> int:
@@ -337,6 +344,7 @@ class Supervisor:
         specs = transaction.specs
         if not transaction.is_empty:
             specs |= await self.space.retry_while_full(partial(self._store.commit, transaction))
+            self.measurements.saved(transaction, self._store.commit_seconds, self._store.committed_at)
         if transaction.new:
             self.newest_id = transaction.new[-1].job.id
         if transaction.launches or transaction.commands or transaction.acknowledge:

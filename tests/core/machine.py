@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 
 from msgspec.structs import replace
@@ -158,6 +159,10 @@ class SimulatedMachine:
         if is_wanted and self.disk.given_to[key] == self.launcher.instance:
             self.launcher.launch(key)
 
+    def _recount(self) -> Counter[tuple[str, State]]:
+        jobs = self.checker.jobs.values()
+        return Counter((job.queue, job.state) for job in jobs if job.state not in FINAL)
+
     # --- losses -------------------------------------------------------------------------------------------
 
     def lose_supervisor(self) -> None:
@@ -234,4 +239,5 @@ class SimulatedMachine:
         if is_settled:
             self.checker.settled = self.now
         self.checker.follow(effects, self.now, asked)
+        assert self.scheduler.counts == self._recount()
         self._unwritten += effects

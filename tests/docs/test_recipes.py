@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from tests.docs.pages import blocks, page
-from tests.support import DEADLINE, ROOT
+from bgd.daemon.measurements import MAX_QUEUES, OTHER_QUEUES
+from tests.daemon.web.browsing import Browser
+from tests.docs.pages import blocks, page, rows_of, section
+from tests.support import DEADLINE, ROOT, serving
 
 RECIPES = page("docs/recipes.md")
 
@@ -344,3 +348,37 @@ with serving:
     runpy.run_path("many/run.py")
 """
     assert run(folder, program) == f"5 {sum(number * number for number in range(10_000))}\n"
+
+
+def test_metrics_of_the_recipe_exist_and_all_of_them_are_explained(serving_metrics):
+    recipe = section(RECIPES, "## Metrics for Prometheus")
+    rules = "\n".join(blocks(recipe, "yaml"))
+    explained = {name for row in rows_of(recipe, "metric") for name in re.findall(r"`(bgd_\w+)`", row[0])}
+
+    assert len(re.findall("alert:", rules)) >= 5
+    known = {family.name for family in serving_metrics} | {
+        sample.name for family in serving_metrics for sample in family.samples
+    }
+    assert set(re.findall(r"bgd_\w+", rules)) <= known
+    assert explained == {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in serving_metrics
+        if family.name.startswith("bgd_")
+    }
+    assert str(MAX_QUEUES) in recipe
+    assert f"`{OTHER_QUEUES}`" in recipe
+
+
+@pytest.fixture
+def serving_metrics():
+    """Return the metrics of a daemon that is configured as the recipe says."""
+    recipe = section(RECIPES, "## Metrics for Prometheus")
+    (configuration,) = blocks(recipe, "toml")
+    (token,) = re.findall('metrics_token = "(.*)"', configuration)
+    assert f"credentials: {token}" in recipe
+    with serving(configuration, {}) as daemon:
+        return list(
+            text_string_to_metric_families(
+                Browser(daemon).get("/metrics", f"Authorization: Bearer {token}").text
+            )
+        )

@@ -27,7 +27,7 @@ from tests.fuzz.conversation import converse
 from tests.fuzz.files import configuration, journal, logs
 
 SMALL_FRAME = 200  # bytes, so small that inputs exceed it
-ROUTER = Router(mock.Mock(), mock.Mock(), mock.Mock(), mock.Mock(), mock.Mock(), bool)
+ROUTER = Router(*[mock.Mock() for _ in range(6)])
 
 
 def frames(data: bytes) -> None:

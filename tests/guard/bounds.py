@@ -21,12 +21,12 @@ BOUNDS = {
     "modules, bgctl submit": (91, 91),
     "modules, bgctl list": (117, 117),
     "modules, launcher": (152, 152),
-    "modules, daemon": (240, 240),
+    "modules, daemon": (245, 250),
     "modules, spawned class job": (18, 18),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (120, 120),
-    "function calls, a submit": (251, 251),
-    "function calls, a job": (607, 610),
+    "function calls, a submit": (262, 262),
+    "function calls, a job": (643, 646),
     # what the daemon allocates; at the peak, the request and the rows are there as well
     "bytes of memory, 2000 queued jobs": (386_000, 396_000),
     "peak of memory, batch of 2000": (3_347_500, 3_366_000),

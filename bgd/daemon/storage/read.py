@@ -554,6 +554,12 @@ def queue_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
     return dict(found)
 
 
+def log_bytes(db: sqlite3.Connection) -> int:
+    """Return how many bytes all logs of attempts that have ended take together."""
+    (logged,) = db.execute("SELECT logged FROM meta").fetchone()
+    return int(logged)
+
+
 def has_jobs_in(db: sqlite3.Connection, queue: str) -> bool:
     """Return whether any job, finished or not, is in this queue, which is not the default one."""
     sql = (

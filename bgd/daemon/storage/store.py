@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Concatenate
 
 from bgd.core.job import FINAL, JobId, Now, State
@@ -47,6 +48,7 @@ class Store(StoreReader):
             transaction.
         free_bytes: inside the file, as of the last commit.
         position: id of the newest event on disk; no two states of the database have the same.
+        commit_seconds, committed_at: how long the last commit took, and its end by time.perf_counter.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Store(StoreReader):
         self.write = writer.call
         self.free_bytes = 0
         self.position = 0
+        self.commit_seconds = self.committed_at = 0.0
         self._connections = (searcher, reader, writer)
         self._path = path
         self._transaction_writer = TransactionWriter()
@@ -140,6 +143,7 @@ class Store(StoreReader):
     # --- on the writer's thread -----------------------------------------------------------------------------
 
     def _commit(self, db: sqlite3.Connection, everything: Transaction) -> dict[JobId, StoredSpec]:
+        began = perf_counter()
         try:
             with transaction(db):
                 specs = self._transaction_writer.save(db, everything)
@@ -147,6 +151,8 @@ class Store(StoreReader):
             self._transaction_writer.forget()
             raise
         self.position = self._transaction_writer.newest_event or self.position
+        self.committed_at = perf_counter()
+        self.commit_seconds = self.committed_at - began
         if self.free_bytes or everything.removed:
             self.free_bytes = copying.free_bytes(db)
         return specs

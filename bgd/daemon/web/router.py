@@ -14,17 +14,18 @@ from bgd.daemon.web.actions import PageActions
 from bgd.daemon.web.auth import Authenticator, Endpoints
 from bgd.daemon.web.job_pages import JobPages
 from bgd.daemon.web.log_pages import LogPages
+from bgd.daemon.web.monitoring import Monitoring
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, error_response, html_response
 from bgd.daemon.web.terminal import palette
-from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused, refusal
+from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
 
 
 class Router:
     """Finds the page or the action for a path, and checks that the browser may ask for it.
 
     Paths are matched as they were sent: nothing is decoded or resolved. Those without the authenticator's
-    base are served too, because some proxies remove it. `is_ready` tells whether jobs can be started now.
+    base are served too, because some proxies remove it.
     """
 
     def __init__(
@@ -34,18 +35,18 @@ class Router:
         jobs: JobPages,
         logs: LogPages,
         actions: PageActions,
-        is_ready: Callable[[], bool],
+        monitoring: Monitoring,
     ) -> None:
         self._authenticator = authenticator
-        self._is_ready = is_ready
         self._static = {path.name: path.read_bytes() for path in _STATIC.iterdir()}
         self._static["palette.css"] = palette().encode()
         self._routes = [
             _Route(re.compile(path), access, answer)
             for path, access, answer in (
                 ("/?", _Access.ANYBODY, self._answer_root),
-                ("/healthz", _Access.ANYBODY, _answer_health),
-                ("/readyz", _Access.ANYBODY, self._answer_readiness),
+                ("/healthz", _Access.ANYBODY, monitoring.health),
+                ("/readyz", _Access.ANYBODY, monitoring.readiness),
+                ("/metrics", _Access.ANYBODY, monitoring.metrics),  # it asks for a token of its own
                 (r"/static/([a-z.-]{1,50})", _Access.ANYBODY, self._answer_static),
                 (f"/login/{_TOKEN}", _Access.USER, self._answer_login),
                 ("/job-logs", _Access.SESSION, pages.jobs),
@@ -109,12 +110,6 @@ class Router:
         to = ("Location", f"{self._authenticator.base}/job-logs")
         return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(to,)))
 
-    async def _answer_readiness(self, request: HttpRequest) -> PageResponse:
-        del request
-        if self._is_ready():
-            return PageResponse(HttpResponse(body=b"ready\n"))
-        return PageResponse(refusal(HTTPStatus.SERVICE_UNAVAILABLE, "no launcher answers yet: no job starts"))
-
     async def _answer_static(self, request: HttpRequest, name: str) -> PageResponse:
         del request
         if name not in self._static:
@@ -162,8 +157,3 @@ _STATIC_TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-
-
-async def _answer_health(request: HttpRequest) -> PageResponse:
-    del request
-    return PageResponse(HttpResponse(body=b"ok\n"))
