@@ -22,8 +22,11 @@ trap 'rm -rf "$source"' EXIT
 cp -R bgd bgctl docs pyproject.toml README.md LICENSE "$source"
 pip="$home/bin/python -m pip --quiet --disable-pip-version-check"
 # This may run as root, so only files with the hashes in systemd/requirements.txt are downloaded. They include
-# setuptools, so building bgd downloads nothing else.
-$pip install --no-compile --upgrade --require-hashes --only-binary :all: -r systemd/requirements.txt
+# setuptools, so building bgd downloads nothing else. Nor does oncalendar, which has no wheel.
+awk '/^[^ #]/ { is_wanted = /^setuptools==/ } is_wanted' systemd/requirements.txt >"$source/setuptools.txt"
+pinned="install --no-compile --upgrade --require-hashes --only-binary :all:"
+$pip $pinned -r "$source/setuptools.txt"
+$pip $pinned --no-binary oncalendar --use-pep517 --no-build-isolation -r systemd/requirements.txt
 $pip install --no-compile --upgrade --no-index --no-deps --no-build-isolation --force-reinstall "$source"
 $pip uninstall --yes setuptools # it would slow down every start of Python there
 if [ -n "$stage" ]; then # replace the path of the stage by the final path

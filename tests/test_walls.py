@@ -28,6 +28,11 @@ WORKER_MODULES = sorted(path.stem for path in (ROOT / "bgd/worker").glob("*.py")
 # If a module is in several rooms, the innermost counts.
 ROOMS = {
     "bgd/core": f"{PURE} msgspec bgd.core",
+    # datetime for dates and zones that they are given; nothing asks it for the time
+    "bgd/core/pattern.py": f"{PURE} bisect datetime msgspec",
+    "bgd/core/cron.py": f"{PURE} hashlib msgspec bgd.core",
+    "bgd/core/when.py": f"{PURE} datetime oncalendar msgspec bgd.core bgd.units",
+    "bgd/core/occurrences.py": f"{PURE} bisect datetime msgspec bgd.core",
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
     "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
     "bgd/daemon/web": f"{STANDARD} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"

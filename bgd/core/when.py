@@ -1,0 +1,181 @@
+"""When a schedule runs: what people write, and what it means. bgd.core.occurrences computes the instants."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from datetime import date, datetime, tzinfo
+from enum import StrEnum
+from typing import assert_never
+
+from msgspec import Struct
+
+from bgd.core.cron import REBOOT, ExpressionError, parse_cron, share
+from bgd.core.pattern import Pattern
+from bgd.core.spec import MAX_DURATION
+from bgd.units import format_duration, parse_duration
+
+MAX_CALENDAR = 500  # characters of a calendar spec
+MAX_EXCEPTIONS = 1_000  # days that one schedule leaves out
+_LEAP_YEAR = 2000  # has every date that any year has
+
+
+class Kind(StrEnum):
+    """How a schedule says when it runs: the key of the configuration that holds the text."""
+
+    CRON = "cron"
+    CALENDAR = "calendar"
+    EVERY = "every"
+
+
+class Every(Struct, frozen=True):
+    """At all multiples of some seconds since 1970-01-01 00:00 UTC, so that a restart moves nothing."""
+
+    seconds: int
+
+
+class AtBoot(Struct, frozen=True):
+    """Once for each boot of the machine: `@reboot`. No instant is ever due."""
+
+
+class When(Struct, frozen=True, kw_only=True):
+    """When a schedule runs.
+
+    `delay` is added to each instant: this machine's and schedule's share of the jitter, in whole seconds.
+    """
+
+    kind: Kind
+    text: str
+    rule: Pattern | Every | AtBoot
+    delay: int = 0
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it repeats at real intervals, rather than running at fixed times."""
+        return isinstance(self.rule, Every) or (isinstance(self.rule, Pattern) and self.rule.is_wildcard)
+
+
+def parse_when(text: str, kind: Kind, *, key: str, jitter: float = 0.0) -> When:
+    """Read when a schedule runs.
+
+    `key` names the machine and the schedule. It chooses the values of `A~B` in a cron expression and the
+    share of the jitter (in seconds), so both stay the same over restarts and differ between machines.
+
+    Raises:
+        ExpressionError: the text does not say when; the message is one line that says what to write.
+    """
+    rule: Pattern | Every | AtBoot
+    match kind:
+        case Kind.CRON:
+            rule = AtBoot() if text.strip(" \t") == REBOOT else parse_cron(text, key)
+        case Kind.CALENDAR:
+            rule = _calendar(text)
+        case Kind.EVERY:
+            rule = _every(text)
+        case _:
+            assert_never(kind)
+    return When(kind=kind, text=text, rule=rule, delay=int(jitter * share(f"{key}\0jitter")))
+
+
+def _every(text: str) -> Every:
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise ExpressionError(f"every: {error}") from error
+    if not 1 <= seconds <= MAX_DURATION or seconds % 1:
+        raise ExpressionError(
+            f"every {text!r} must be whole seconds, from 1s to {format_duration(MAX_DURATION)}: write 15m"
+        )
+    return Every(int(seconds))
+
+
+# --- systemd's calendar specs ------------------------------------------------------------------------------
+
+
+def _calendar(text: str) -> Pattern:
+    """Read a systemd calendar spec, for example "Mon..Fri 09:00".
+
+    oncalendar reads the text. Its own iterator is not used: like systemd, it leaves out a time that the
+    clocks skip in spring. bgd.core.occurrences treats such a time as Debian's cron does, and runs it.
+
+    A spec is a wildcard like a cron expression if its hour or minute begins with `*`, or with `0/`, which is
+    what cron's `*/` is in a spec.
+    """
+    from oncalendar import BaseIterator, OnCalendarError  # noqa: PLC0415 - only some schedules need it
+
+    if len(text) > MAX_CALENDAR:
+        raise ExpressionError(f"a calendar spec has at most {MAX_CALENDAR} characters, not {len(text)}")
+    try:
+        spec = BaseIterator(text, datetime(_LEAP_YEAR, 1, 1))  # noqa: DTZ001 - a wall clock
+    except OnCalendarError as error:
+        raise ExpressionError(
+            f"calendar {text!r} is not a calendar spec ({str(error).lower()}): write it as for systemd, "
+            f"for example 'Mon..Fri 09:00' or '*-*-01 03:00:00'{_about_zone(text)}"
+        ) from error
+    return Pattern(
+        hours=tuple(sorted(spec.hours)),
+        minutes=tuple(sorted(spec.minutes)),
+        seconds=tuple(sorted(spec.seconds)),
+        days=tuple(sorted(spec.days)),
+        months=tuple(sorted(spec.months)),
+        weekdays=tuple(sorted(spec.weekdays)),
+        years=tuple(sorted(spec.years)),
+        is_wildcard=_repeats(text),
+    )
+
+
+def _about_zone(text: str) -> str:
+    *_, last = text.split() or [""]
+    has_zone = re.fullmatch(r"[A-Za-z]+/[A-Za-z_/+-]+|UTC", last)
+    return f"; a time zone belongs into `timezone = {last!r}`" if has_zone else ""
+
+
+def _repeats(text: str) -> bool:
+    if text.lower() in {"minutely", "hourly"}:
+        return True
+    hour, colon, minute = text.rstrip().rpartition(" ")[2].partition(":")
+    return bool(colon) and (hour.startswith(_REPEATED) or minute.startswith(_REPEATED))
+
+
+_REPEATED = ("*", "0/", "00/")
+
+
+# --- days left out -----------------------------------------------------------------------------------------
+
+
+class Day(Struct, frozen=True):
+    """A day on which a schedule does not run; `year` None: every year."""
+
+    year: int | None
+    month: int
+    day: int
+
+
+def parse_exceptions(texts: Collection[str]) -> frozenset[Day]:
+    """Read days such as "2026-12-24", or "12-25" for every year.
+
+    Raises:
+        ExpressionError: one of them is not a day, or there are too many.
+    """
+    if len(texts) > MAX_EXCEPTIONS:
+        raise ExpressionError(f"except lists {len(texts)} days, and at most {MAX_EXCEPTIONS} are allowed")
+    return frozenset(map(_day, texts))
+
+
+def _day(text: str) -> Day:
+    match = re.fullmatch(r"(?:([0-9]{4})-)?([0-9]{2})-([0-9]{2})", text)
+    year, month, day = map(int, match.groups("0")) if match else (0, 0, 0)
+    try:
+        date(year or _LEAP_YEAR, month, day)
+    except ValueError as error:
+        raise ExpressionError(
+            f"except {text!r} is not a day: write '2026-12-24', or '12-25' for every year"
+        ) from error
+    return Day(year or None, month, day)
+
+
+def is_excepted(days: Iterable[Day], zone: tzinfo, at: float) -> bool:
+    """Tell whether an instant falls on one of the days in this zone."""
+    wall = datetime.fromtimestamp(at, zone)
+    wanted = Day(wall.year, wall.month, wall.day), Day(None, wall.month, wall.day)
+    return not frozenset(wanted).isdisjoint(days)
