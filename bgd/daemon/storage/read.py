@@ -604,11 +604,23 @@ _FAILED_SINCE = """
     WHERE state = 'failed' AND aged_from >= ? + (SELECT age_ahead FROM meta) LIMIT 1
 """
 
-# The default queue has all jobs of a state except those in other queues
+# From one queue to the next, because finished jobs are in the same index. The default queue is not in it: it
+# has all jobs of a state except those in other queues.
 _QUEUE_COUNTS = f"""
-    WITH elsewhere AS (
-        SELECT queue, state, count(*) AS jobs FROM jobs INDEXED BY jobs_by_queue
-        WHERE queue <> '{DEFAULT_QUEUE}' AND state IN ({_COUNT_UNFINISHED}) GROUP BY queue, state
+    WITH RECURSIVE queues(queue) AS (
+        SELECT min(queue) FROM jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}'
+        UNION ALL
+        SELECT (
+            SELECT min(queue) FROM jobs INDEXED BY jobs_by_queue
+            WHERE queue <> '{DEFAULT_QUEUE}' AND queue > queues.queue
+        ) FROM queues WHERE queue IS NOT NULL
+    ),
+    elsewhere AS MATERIALIZED (
+        SELECT queue, counts.key AS state, (
+            SELECT count(*) FROM jobs INDEXED BY jobs_by_queue
+            WHERE jobs.queue <> '{DEFAULT_QUEUE}' AND jobs.queue = queues.queue AND jobs.state = counts.key
+        ) AS jobs
+        FROM queues, counts WHERE queue IS NOT NULL AND counts.key IN ({_COUNT_UNFINISHED})
     )
     SELECT queue, state, jobs FROM elsewhere
     UNION ALL
