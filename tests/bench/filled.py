@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from bgd import clock
 from bgd.core.job import Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
@@ -45,7 +47,8 @@ async def fill(path: Path, jobs: int, *, finished: bool, uid: int) -> float:
         await store.commit(Transaction(now=clock_now(), new=new, events=told))
         taking += time.perf_counter() - began
         if finished:
-            await store.commit(_ran([item.job for item in new], new[-1].at))
+            for transaction in _ran([item.job for item in new], new[-1].at):
+                await store.commit(transaction)
     await store.close()
     return jobs / taking
 
@@ -76,15 +79,20 @@ def _new(number: int, at: float, uid: int) -> NewJob:
     return NewJob(job, spec, uid, at)
 
 
-def _ran(jobs: list[Job], at: float) -> Transaction:
-    """Return the ends of one attempt of each of these jobs."""
-    ends = [_end(job.id, at) for job in jobs]
-    saves = {job.id: SavedJob(_after(job, end), at) for job, end in zip(jobs, ends, strict=True)}
-    return Transaction(
+def _ran(jobs: list[Job], at: float) -> Iterator[Transaction]:
+    """Yield the start and the end of one attempt of each of these jobs."""
+    running = [replace(job, state=State.RUNNING, attempt=1) for job in jobs]
+    yield Transaction(
         now=clock_now(),
-        saves=saves,
+        saves={job.id: SavedJob(job, at) for job in running},
         attempts=[NewAttempt(job.id, 1, 1, "launcher", at - 0.2) for job in jobs],
         pids={job.id: AttemptPid(job.id, 1, 4711, at - 0.1) for job in jobs},
+    )
+    ends = [_end(job.id, at) for job in jobs]
+    saves = {job.id: SavedJob(_after(job, end), at) for job, end in zip(jobs, ends, strict=True)}
+    yield Transaction(
+        now=clock_now(),
+        saves=saves,
         ends=ends,
         events=[JobEvent(at, end.job, "end", saves[end.job].job.state, 1, end.outcome, None) for end in ends],
     )
