@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from bgd.daemon.web import connection, job_pages, live, log_text, queries
+from bgd.daemon.storage import summaries
+from bgd.daemon.web import connection, job_pages, live, log_text, overview, queries
 from bgd.daemon.web import connection as browsers
 from bgd.wire import http
 from tests.docs.pages import page, rows_of, section
@@ -24,6 +25,21 @@ def test_dashboard_page_says_what_the_limits_are():
         *(round(1 / live.PAUSE), round(1000 * live.PAUSE / live.PAUSE_FACTOR)),
         log_text.MAX_BEHIND // 1024,
         queries.MAX_ROWS,
+        *(summaries.MAX_NAMES, overview.MAX_QUEUES),
         job_pages.ATTEMPTS_ON_A_PAGE,
         *(job_pages.LATEST_LOG, job_pages.EARLIER_LOG),
     ]
+
+
+def test_dashboard_page_says_what_the_overview_looks_at():
+    said = section(page("docs/dashboard.md"), "## The overview")
+
+    for number in (
+        summaries.MAX_NAMES,
+        summaries.RUNS,
+        summaries.MAX_DISTINCT,
+        summaries.NEWEST_JOBS,
+        summaries.MAX_UNFINISHED,
+        summaries.HOURS,
+    ):
+        assert f"{number:,}" in said

@@ -27,7 +27,8 @@ from tests.fuzz.conversation import converse
 from tests.fuzz.files import configuration, journal, logs
 
 SMALL_FRAME = 200  # bytes, so small that inputs exceed it
-ROUTER = Router(*[mock.Mock() for _ in range(6)])
+PAGES = {name: mock.Mock() for name in ("pages", "jobs", "logs", "overview", "actions", "monitoring")}
+ROUTER = Router(mock.Mock(), **PAGES)
 
 
 def frames(data: bytes) -> None:

@@ -11,11 +11,12 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from bgd.core.job import FINAL, WAITING, JobId, State
-from bgd.core.spec import Priority
+from bgd.core.spec import Priority, SlotCount
 from bgd.daemon.access import Actor
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.queue_controls import set_paused
+from bgd.daemon.queue_controls import set_paused, set_queue_slots
 from bgd.daemon.storage import read
+from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.live import event
@@ -114,14 +115,37 @@ class PageActions:
         del request, actor
         return await self._set_paused(queue, name)
 
+    async def set_slots(self, request: HttpRequest, actor: Actor) -> PageResponse:
+        """Set the slots of the daemon; without a value they are as configured."""
+        del actor
+        slots = convert_fields(_single(request), _SlotsQuery).value
+        return await self._control(lambda controls: replace(controls, slots=slots), {"slots": slots})
+
+    async def set_queue_slots(self, request: HttpRequest, actor: Actor, queue: str) -> PageResponse:
+        """Set the slots of a queue; without a value it has no limit."""
+        del actor
+        slots = convert_fields(_single(request), _SlotsQuery).value
+        return await self._control(
+            lambda controls: set_queue_slots(controls, queue, slots), {"queue": queue, "slots": slots}
+        )
+
     async def _set_paused(self, queue: str | None, name: str) -> PageResponse:
+        paused = name == "pause"
+        return await self._control(
+            lambda controls: set_paused(controls, queue, paused=paused), {"queue": queue, "paused": paused}
+        )
+
+    async def _control(
+        self, change: Callable[[QueueControls], QueueControls], answer: dict[str, object]
+    ) -> PageResponse:
+        """Change slots or queues, and answer with this once that is on disk."""
         try:
-            controls = set_paused(self._supervisor.controls, queue, paused=name == "pause")
+            controls = change(self._supervisor.controls)
         except Refused as error:
             raise RequestRefused(HTTPStatus.CONFLICT, str(error)) from error
         self._supervisor.set_controls(controls)
         await self._supervisor.saved()
-        return await json_response({"queue": queue, "paused": name == "pause"})
+        return await json_response(answer)
 
     def _asked_by(self, actor: Actor) -> JobActions:
         return self._actions.asked_by(f"{actor.name}, on the page")
@@ -162,6 +186,10 @@ class PageActions:
 
 class _PriorityQuery(Struct, frozen=True):
     value: Priority
+
+
+class _SlotsQuery(Struct, frozen=True):
+    value: SlotCount | None = None
 
 
 class _ChosenJobs(Struct, frozen=True):

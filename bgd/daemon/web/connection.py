@@ -24,6 +24,7 @@ from bgd.daemon.web.job_pages import JobPages
 from bgd.daemon.web.live import LiveViews
 from bgd.daemon.web.log_pages import LogPages
 from bgd.daemon.web.monitoring import Monitoring
+from bgd.daemon.web.overview import Overview
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, set_base
 from bgd.daemon.web.router import Router
@@ -75,15 +76,14 @@ async def start_web_server(
     authenticator = Authenticator(address, config.http, os.geteuid(), sessions)
     set_base(config.http.base)
     views = LiveViews(tasks, lambda: store.position, Frame(supervisor, store))
-    pages, job_pages = Pages(supervisor, store, views), JobPages(supervisor, store, views)
-    page_actions = PageActions(supervisor, actions, store)
     router = Router(
         authenticator,
-        pages,
-        job_pages,
-        LogPages(supervisor, store),
-        page_actions,
-        Monitoring(supervisor, store, is_ready),
+        pages=Pages(supervisor, store, views),
+        jobs=JobPages(supervisor, store, views),
+        logs=LogPages(supervisor, store),
+        overview=Overview(supervisor, store, views),
+        actions=PageActions(supervisor, actions, store),
+        monitoring=Monitoring(supervisor, store, is_ready),
     )
     server = WebServer(authenticator, router, tasks)
     await server.start(listening)

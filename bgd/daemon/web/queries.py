@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Annotated, TypeVar
 from urllib.parse import parse_qs, urlencode
@@ -76,6 +77,13 @@ def list_url(query: List, path: str = "", **changes: object) -> str:
     text = urlencode({name: value for name, value in fields.items() if value is not None}, doseq=True)
     return f"/job-logs{path}?{text}" if text else f"/job-logs{path}"
 
+
+def exact_name(name: str) -> str:
+    """Return the pattern that only this name matches."""
+    return _SPECIAL.sub(r"[\g<0>]", name)
+
+
+_SPECIAL = re.compile(r"[*?[]")
 
 T = TypeVar("T")
 

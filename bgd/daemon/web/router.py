@@ -15,6 +15,7 @@ from bgd.daemon.web.auth import Authenticator, Endpoints
 from bgd.daemon.web.job_pages import JobPages
 from bgd.daemon.web.log_pages import LogPages
 from bgd.daemon.web.monitoring import Monitoring
+from bgd.daemon.web.overview import Overview
 from bgd.daemon.web.pages import Pages
 from bgd.daemon.web.responses import PageResponse, error_response, html_response
 from bgd.daemon.web.terminal import palette
@@ -31,9 +32,11 @@ class Router:
     def __init__(
         self,
         authenticator: Authenticator,
+        *,
         pages: Pages,
         jobs: JobPages,
         logs: LogPages,
+        overview: Overview,
         actions: PageActions,
         monitoring: Monitoring,
     ) -> None:
@@ -51,6 +54,10 @@ class Router:
                 (f"/login/{_TOKEN}", _Access.USER, self._answer_login),
                 ("/job-logs", _Access.SESSION, pages.jobs),
                 ("/job-logs/live", _Access.SESSION, pages.jobs_live),
+                ("/job-logs/overview", _Access.SESSION, overview.overview),
+                ("/job-logs/overview/live", _Access.SESSION, overview.overview_live),
+                ("/job-logs/queues", _Access.SESSION, overview.queues),
+                ("/job-logs/queues/live", _Access.SESSION, overview.queues_live),
                 (f"/job-logs/{_ID}", _Access.SESSION, jobs.job),
                 (f"/job-logs/{_ID}/live", _Access.SESSION, jobs.job_live),
                 (f"/job-logs/{_ID}/{_ATTEMPT}", _Access.SESSION, logs.log),
@@ -65,6 +72,8 @@ class Router:
                 (f"/job-logs/all/{_VERB}", actions.act_on_all),
                 (r"/job-logs/(pause|resume)", actions.pause),
                 (rf"/job-logs/queues/{_QUEUE}/(pause|resume)", actions.pause_queue),
+                ("/job-logs/slots", actions.set_slots),
+                (rf"/job-logs/queues/{_QUEUE}/slots", actions.set_queue_slots),
             )
         ]
 

@@ -46,6 +46,21 @@ async function actOnJob(button) {
   button.disabled = false;
 }
 
+// --- Queues and slots
+
+async function actOn(button) {
+  const { path, question, value } = button.dataset;
+  let query = "";
+  if (question) {
+    const wanted = prompt(question, value);
+    if (wanted === null) return;
+    query = `?${new URLSearchParams({ value: wanted.trim() })}`;
+  }
+  button.disabled = true;
+  if (await ask(`${base}${path}${query}`)) notice.hidden = true;
+  button.disabled = false;
+}
+
 // --- Many jobs
 
 const chosen = () => [...document.querySelectorAll("tbody .pick input:checked")].map((box) => box.value);
@@ -97,9 +112,7 @@ async function showProgress(answer, label) {
 
 document.addEventListener("click", (click) => {
   const button = click.target.closest("button[data-verb], button[data-path]");
-  if (!button) return;
-  if (button.dataset.path) ask(base + button.dataset.path);
-  else (many ? actOnMany : actOnJob)(button);
+  if (button) (button.dataset.path ? actOn : many ? actOnMany : actOnJob)(button);
 });
 
 document.addEventListener("change", (picked) => {

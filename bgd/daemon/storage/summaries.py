@@ -1,0 +1,371 @@
+"""Sum up many jobs, each time with a bounded number of reads: by name, by queue, by when they ended."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import msgspec
+from msgspec import Struct
+
+from bgd import clock
+from bgd.core.job import ACTIVE, WAITING, State
+from bgd.core.spec import DEFAULT_QUEUE
+from bgd.daemon.storage import read
+from bgd.daemon.storage.database import transaction
+
+MAX_NAMES = 200  # summed up; those that were submitted last
+RUNS = 50  # of a name, the latest that have finished
+MAX_WAITING = 450  # jobs of a name that wait before its latest run
+MAX_DISTINCT = 2_000  # names that are looked at to find these
+NEWEST_JOBS = 2_000  # jobs whose names, or targets if they have none, are looked at besides
+MAX_UNFINISHED = 10_000  # jobs of a state that are counted by name
+
+
+# --- by name ------------------------------------------------------------------------------------------------
+
+
+class Run(Struct, frozen=True):
+    """How a job ended, at the epoch time `at`; `seconds` are those of its latest attempt."""
+
+    job: int
+    state: State
+    at: float
+    seconds: float | None
+
+
+class NameSummary(Struct, frozen=True, kw_only=True):
+    """Jobs of one name, or class jobs of one target that have no name.
+
+    `succeeded`, `failed`: the latest of each kind among the latest RUNS. `streak`: failures since the last
+    success. `median`: of the seconds of these runs.
+    """
+
+    name: str
+    is_target: bool
+    latest: int
+    succeeded: Run | None
+    failed: Run | None
+    streak: int
+    runs: int
+    median: float | None
+    last_seconds: float | None
+    running: int
+    waiting: int
+
+
+class Board(Struct, frozen=True):
+    """The names whose jobs were submitted last.
+
+    `left_out`: how many more names there are, at least that many if `has_more`. `is_cut`: so many jobs are
+    not finished that those of each name are counted only in part.
+    """
+
+    names: list[NameSummary]
+    left_out: int
+    has_more: bool
+    is_cut: bool
+
+
+def board(db: sqlite3.Connection) -> Board:
+    """Return what is known of the names in use."""
+    cursor = _plain(db)
+    with transaction(db, "DEFERRED"):
+        newest, targets = _newest_names(cursor)
+        named: dict[str, int] = dict(cursor.execute(_NAMES, (MAX_DISTINCT + 1,)))
+        has_more = len(named) > MAX_DISTINCT
+        named |= newest
+        found: list[tuple[int, str, list[int] | None]] = [
+            (latest, name, None) for name, latest in named.items()
+        ]
+        found += [(jobs[0], target, jobs) for target, jobs in targets.items()]
+        found.sort(key=lambda each: -each[0])
+        unfinished, is_cut = _unfinished(cursor)
+        names = [_summary(cursor, *each, unfinished) for each in found[:MAX_NAMES]]
+    names.sort(key=lambda each: (each.streak == 0, each.name, each.is_target))
+    return Board(names, max(len(found) - MAX_NAMES, 0), has_more, is_cut)
+
+
+def _newest_names(cursor: sqlite3.Cursor) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """Return the names among the newest jobs with the newest job of each, and the jobs of unnamed targets."""
+    names: dict[str, int] = {}
+    targets: defaultdict[str, list[int]] = defaultdict(list)
+    for job, name in cursor.execute(_NEWEST, (NEWEST_JOBS,)).fetchall():
+        if name is not None:
+            names.setdefault(name, job)
+            continue
+        (spec,) = cursor.execute("SELECT spec FROM specs WHERE job = ?", (job,)).fetchone()
+        if (target := _decode_target(spec).target) is not None:
+            targets[target].append(job)
+    return names, targets
+
+
+def _unfinished(cursor: sqlite3.Cursor) -> tuple[dict[str, Counter[str]], bool]:
+    """Return how many jobs of each name are in which unfinished state, and whether some were not counted."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    is_cut = False
+    for state in ACTIVE | WAITING:
+        looked_at = 0
+        for name, jobs in cursor.execute(_COUNT_NAMES, (state.value, MAX_UNFINISHED)):
+            looked_at += jobs
+            if name is not None:
+                counts[name][state] += jobs
+        is_cut |= looked_at == MAX_UNFINISHED
+    return counts, is_cut
+
+
+def _summary(
+    cursor: sqlite3.Cursor,
+    latest: int,
+    name: str,
+    jobs: list[int] | None,
+    unfinished: dict[str, Counter[str]],
+) -> NameSummary:
+    if jobs is None:
+        states = unfinished.get(name, Counter())
+        most = RUNS + min(states.total(), MAX_WAITING)
+        rows = cursor.execute(_RUNS_OF_NAME, (name, most)).fetchall()
+    else:
+        rows = [row for job in jobs[:RUNS] for row in cursor.execute(_RUN, (job,))]
+        states = Counter(state for _, state, _, _ in rows)
+    runs = [Run(job, State(state), at, seconds) for job, state, at, seconds in rows if state in _ENDS][:RUNS]
+    times = sorted(run.seconds for run in runs if run.seconds is not None)
+    return NameSummary(
+        name=name,
+        is_target=jobs is not None,
+        latest=latest,
+        succeeded=_first(runs, State.SUCCEEDED),
+        failed=_first(runs, State.FAILED),
+        streak=_streak(runs),
+        runs=len(runs),
+        median=times[(len(times) - 1) // 2] if times else None,
+        last_seconds=runs[0].seconds if runs else None,
+        running=sum(states[state] for state in ACTIVE),
+        waiting=sum(states[state] for state in WAITING),
+    )
+
+
+def _first(runs: Iterable[Run], state: State) -> Run | None:
+    return next((run for run in runs if run.state is state), None)
+
+
+def _streak(runs: list[Run]) -> int:
+    for count, run in enumerate(runs):
+        if run.state is State.SUCCEEDED:
+            return count
+    return len(runs)
+
+
+def _plain(db: sqlite3.Connection) -> sqlite3.Cursor:
+    """Return a cursor whose rows are tuples, which are faster."""
+    cursor = db.cursor()
+    cursor.row_factory = None
+    return cursor
+
+
+class _Target(Struct):
+    """The one field of a JobSpec that is needed here."""
+
+    target: str | None = None
+
+
+_decode_target = msgspec.msgpack.Decoder(_Target).decode
+
+_ENDS = {State.SUCCEEDED.value, State.FAILED.value}  # of runs; who cancels a job says nothing of how it runs
+
+# From one name to the next without reading the jobs in between
+_NAMES = """
+    WITH RECURSIVE names(name) AS (
+        SELECT min(name) FROM jobs INDEXED BY jobs_by_name WHERE name IS NOT NULL
+        UNION ALL
+        SELECT (SELECT min(name) FROM jobs INDEXED BY jobs_by_name WHERE name > names.name)
+        FROM names WHERE names.name IS NOT NULL
+    )
+    SELECT name, (SELECT max(id) FROM jobs INDEXED BY jobs_by_name WHERE jobs.name = names.name)
+    FROM names WHERE name IS NOT NULL LIMIT ?
+"""
+
+_NEWEST = "SELECT id, name FROM jobs ORDER BY id DESC LIMIT ?"
+
+_COUNT_NAMES = """
+    SELECT name, count(*) FROM (SELECT name FROM jobs INDEXED BY jobs_by_state WHERE state = ? LIMIT ?)
+    GROUP BY name
+"""
+
+_RUN_COLUMNS = "id, state, jobs.finished_at, run_seconds"
+_LATEST_ATTEMPT = "LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt"
+
+_RUNS_OF_NAME = f"""
+    SELECT {_RUN_COLUMNS} FROM jobs INDEXED BY jobs_by_name {_LATEST_ATTEMPT}
+    WHERE name = ? ORDER BY id DESC LIMIT ?
+"""  # noqa: S608 (constants)
+
+_RUN = f"SELECT {_RUN_COLUMNS} FROM jobs {_LATEST_ATTEMPT} WHERE id = ?"  # noqa: S608 (constants)
+
+
+# --- by when they ended -------------------------------------------------------------------------------------
+
+STEP = 300.0  # seconds that are counted together
+HOURS = 24
+_STEPS_AN_HOUR = round(3600 / STEP)
+
+
+class QueueEnds(Struct):
+    """How many jobs of a queue ended in the last hour and day, and how many of these failed."""
+
+    hour: int = 0
+    hour_failed: int = 0
+    day: int = 0
+    day_failed: int = 0
+
+
+class Ends(Struct, frozen=True):
+    """Jobs that succeeded or failed in the last day.
+
+    `hours`: all of them and the failed ones in each hour, oldest first. `is_complete`: whether all of the day
+    has been counted.
+    """
+
+    hours: list[tuple[int, int]]
+    queues: dict[str, QueueEnds]
+    is_complete: bool
+
+
+class EndCounter:
+    """Counts the jobs that ended in the last day, in steps of five minutes.
+
+    It keeps all counts but those of the latest steps, so it reads each job once or twice. Jobs that were
+    removed since they were counted stay counted. It belongs to one connection, on whose thread it is called.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[int, Counter[tuple[str, str]]] = {}
+
+    def count(self, db: sqlite3.Connection, seconds: float) -> Ends:
+        """Return the ends of the last day, as far as they can be counted in this time, newest first.
+
+        It counts at least one step that it has not counted yet.
+        """
+        until = time.monotonic() + seconds
+        cursor = _plain(db)
+        (ahead,) = cursor.execute("SELECT age_ahead FROM meta").fetchone()
+        newest = int((clock.elapsed() + (ahead or 0)) // STEP)
+        steps = range(newest, newest - HOURS * _STEPS_AN_HOUR, -1)
+        counted: dict[int, Counter[tuple[str, str]]] = {}
+        has_counted = False
+        for step in steps:
+            known = self._steps.get(step)
+            if known is None and has_counted and time.monotonic() > until:
+                break
+            has_counted |= known is None
+            counted[step] = _count_step(cursor, step) if known is None else known
+        # an end of the step before the newest one may not be on disk yet
+        self._steps = {step: counts for step, counts in counted.items() if step < newest - 1}
+        return _sum_up(counted, newest, is_complete=len(counted) == len(steps))
+
+
+def _count_step(cursor: sqlite3.Cursor, step: int) -> Counter[tuple[str, str]]:
+    counts: Counter[tuple[str, str]] = Counter()
+    for state in _ENDS:
+        for queue, jobs in cursor.execute(_ENDED, (state, step * STEP, (step + 1) * STEP)):
+            counts[queue, state] = jobs
+    return counts
+
+
+def _sum_up(counted: dict[int, Counter[tuple[str, str]]], newest: int, *, is_complete: bool) -> Ends:
+    hours = [(0, 0)] * HOURS
+    queues: defaultdict[str, QueueEnds] = defaultdict(QueueEnds)
+    for step, counts in counted.items():
+        ago = (newest - step) // _STEPS_AN_HOUR
+        for (queue, state), jobs in counts.items():
+            failed = jobs if state == State.FAILED else 0
+            done, failed_before = hours[-1 - ago]
+            hours[-1 - ago] = (done + jobs, failed_before + failed)
+            ends = queues[queue]
+            ends.day += jobs
+            ends.day_failed += failed
+            if ago == 0:
+                ends.hour += jobs
+                ends.hour_failed += failed
+    return Ends(hours, dict(queues), is_complete)
+
+
+_ENDED = """
+    SELECT queue, count(*) FROM jobs INDEXED BY jobs_by_end
+    WHERE aged_from IS NOT NULL AND state = ? AND aged_from >= ? AND aged_from < ? GROUP BY queue
+"""
+
+
+# --- all of them, and by queue ------------------------------------------------------------------------------
+
+_FIRST_QUEUED = 10_000  # queued jobs among which the oldest one of the default queue is looked for
+
+
+class Figures(Struct, frozen=True):
+    """Jobs by state, when the oldest queued one was submitted, and the bytes of logs and of the database."""
+
+    counts: dict[str, int]
+    oldest_queued_at: float | None
+    log_bytes: int
+    database_bytes: int
+
+
+def figures(db: sqlite3.Connection) -> Figures:
+    """Return figures of all jobs."""
+    cursor = _plain(db)
+    with transaction(db, "DEFERRED"):
+        (logged,) = cursor.execute("SELECT logged FROM meta").fetchone()
+        (pages,) = cursor.execute("PRAGMA page_count").fetchone()
+        (page_size,) = cursor.execute("PRAGMA page_size").fetchone()
+        return Figures(
+            counts=read.counts(db),
+            oldest_queued_at=_value(cursor.execute(_OLDEST_QUEUED)),
+            log_bytes=logged,
+            database_bytes=pages * page_size,
+        )
+
+
+class QueueCounts(Struct, frozen=True):
+    """Unfinished jobs by queue and state, and when the oldest queued one of each queue was submitted."""
+
+    counts: dict[str, dict[str, int]]
+    oldest_queued_at: dict[str, float]
+
+
+def queue_counts(db: sqlite3.Connection) -> QueueCounts:
+    """Return what waits and runs in each queue."""
+    cursor = _plain(db)
+    with transaction(db, "DEFERRED"):
+        counts = read.queue_counts(db)
+        oldest = {
+            queue: _value(
+                cursor.execute(_OLDEST_OF_DEFAULT)
+                if queue == DEFAULT_QUEUE
+                else cursor.execute(_OLDEST_OF_QUEUE, (queue,))
+            )
+            for queue, states in counts.items()
+            if State.QUEUED in states
+        }
+    return QueueCounts(counts, {queue: at for queue, at in oldest.items() if at is not None})
+
+
+def _value(cursor: sqlite3.Cursor) -> float | None:
+    row = cursor.fetchone()
+    return None if row is None else float(row[0])
+
+
+_OLDEST_QUEUED = "SELECT created_at FROM jobs WHERE state = 'queued' ORDER BY id LIMIT 1"
+
+_OLDEST_OF_QUEUE = f"""
+    SELECT created_at FROM jobs INDEXED BY jobs_by_queue
+    WHERE queue <> '{DEFAULT_QUEUE}' AND queue = ? AND state = 'queued' ORDER BY id LIMIT 1
+"""  # noqa: S608 (a constant)
+
+_OLDEST_OF_DEFAULT = f"""
+    SELECT created_at FROM (
+        SELECT queue, created_at FROM jobs INDEXED BY jobs_by_state WHERE state = 'queued'
+        ORDER BY id LIMIT {_FIRST_QUEUED}
+    ) WHERE queue = '{DEFAULT_QUEUE}' LIMIT 1
+"""  # noqa: S608 (constants)

@@ -1,0 +1,210 @@
+"""Jobs summed up by name, by queue and by when they ended."""
+
+from __future__ import annotations
+
+from bgd import clock
+from bgd.core.job import JobId, Now, Outcome, State
+from bgd.daemon.storage import summaries
+from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
+from bgd.daemon.storage.store import adopt_boot
+from bgd.daemon.storage.summaries import STEP, EndCounter, Ends, QueueEnds, Run
+from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves
+
+FOREVER = 1e9
+LATER = 1_000.0  # seconds from NOW to the end of a job
+
+
+async def finish(store, number, *, failed=False, took=1.0, ago=0.0, queue="default"):
+    """Start a job, and let it end some seconds before LATER."""
+    job, at = JobId(number), Now(NOW.elapsed + LATER - ago, NOW.wall + LATER - ago)
+    running = a_job(number, State.RUNNING, attempt=1, queue=queue)
+    start = NewAttempt(job, 1, 1, "launcher", NOW.wall)
+    await store.commit(Transaction(now=NOW, saves=saves(running), attempts=[start]))
+    outcome = Outcome.EXIT if failed else Outcome.SUCCEEDED
+    end = AttemptEnd(job=job, attempt=1, outcome=outcome, finished_at=at.wall, run_seconds=took)
+    ended = a_job(number, State.FAILED if failed else State.SUCCEEDED, attempt=1, queue=queue)
+    await store.commit(Transaction(now=at, saves=saves(ended), ends=[end]))
+
+
+async def board_of(store):
+    return await store.search(summaries.board)
+
+
+async def names_of(store):
+    return {each.name: each for each in (await board_of(store)).names}
+
+
+# --- by name
+
+
+async def test_a_name_has_its_latest_results_streak_and_times(store):
+    await put(store, *(new(number, name="backup") for number in range(1, 8)))
+    for number, failed, took in ((1, True, 1.0), (2, False, 2.0), (3, True, 3.0), (4, True, 9.0)):
+        await finish(store, number, failed=failed, took=took, ago=100 - number)
+    await move(store, 5, State.RUNNING, attempt=1)
+    await move(store, 6, State.CANCELLED)
+    found = (await names_of(store))["backup"]
+
+    at = NOW.wall + LATER - 100
+    assert found.succeeded == Run(2, State.SUCCEEDED, at + 2, 2.0)
+    assert found.failed == Run(4, State.FAILED, at + 4, 9.0)
+    assert (found.streak, found.runs, found.median, found.last_seconds) == (2, 4, 2.0, 9.0)
+    assert (found.running, found.waiting, found.latest) == (1, 1, 7)
+
+
+async def test_names_that_fail_come_first_and_cancelled_jobs_are_no_results(store):
+    await put(store, new(1, name="b"), new(2, name="a"), new(3, name="c"), new(4), new(5, name="c"))
+    await finish(store, 3, failed=True)
+    await finish(store, 1)
+    await move(store, 2, State.CANCELLED)
+    await move(store, 5, State.CANCELLED)
+
+    names = (await board_of(store)).names
+    assert [(each.name, each.streak, each.runs) for each in names] == [("c", 1, 1), ("a", 0, 0), ("b", 0, 1)]
+
+
+async def test_class_jobs_without_a_name_are_known_by_their_target(store):
+    call = {"argv": None, "target": "app:Mail.send", "arguments": "{}"}
+    await put(store, new(1, **call), new(2, **call), new(3, **call, name="app:Mail.send"), new(4))
+    await finish(store, 1, failed=True)
+
+    found = [(each.name, each.is_target, each.streak, each.waiting) for each in (await board_of(store)).names]
+    assert found == [("app:Mail.send", True, 1, 1), ("app:Mail.send", False, 0, 1)]
+
+
+async def test_a_run_is_found_behind_many_jobs_that_wait(store):
+    await put(store, *(new(number, name="busy") for number in range(1, 2 * summaries.RUNS)))
+    await finish(store, 1)
+    found = (await names_of(store))["busy"]
+
+    assert (found.succeeded and found.succeeded.job, found.waiting) == (1, 2 * summaries.RUNS - 2)
+
+
+async def test_only_the_latest_runs_of_a_name_are_read(store, monkeypatch):
+    monkeypatch.setattr(summaries, "RUNS", 2)
+    await put(store, *(new(number, name="often") for number in range(1, 5)))
+    for number in range(1, 5):
+        await finish(store, number, failed=number != 2)
+    found = (await names_of(store))["often"]
+
+    assert (found.streak, found.runs, found.succeeded) == (2, 2, None)
+
+
+async def test_of_many_names_the_latest_are_shown_and_the_others_counted(store, monkeypatch):
+    monkeypatch.setattr(summaries, "MAX_NAMES", 3)
+    await put(
+        store, *(new(number, name=f"name-{9 - number}") for number in range(1, 9)), new(9, name="name-8")
+    )
+    board = await board_of(store)
+
+    assert [each.name for each in board.names] == ["name-1", "name-2", "name-8"]
+    assert (board.left_out, board.has_more) == (5, False)
+
+
+async def test_of_very_many_names_the_first_and_the_newest_are_looked_at(store, monkeypatch):
+    monkeypatch.setattr(summaries, "MAX_DISTINCT", 2)
+    monkeypatch.setattr(summaries, "NEWEST_JOBS", 1)
+    await put(store, *(new(number, name=f"name-{number}") for number in range(1, 8)))
+    board = await board_of(store)
+
+    assert [each.name for each in board.names] == ["name-1", "name-2", "name-3", "name-7"]
+    assert board.has_more
+
+
+async def test_counts_of_waiting_jobs_say_when_they_are_cut(store, monkeypatch):
+    await put(store, *(new(number, name="crowd") for number in range(1, 6)))
+    assert not (await board_of(store)).is_cut
+    monkeypatch.setattr(summaries, "MAX_UNFINISHED", 3)
+    board = await board_of(store)
+
+    assert (board.is_cut, board.names[0].waiting) == (True, 3)
+
+
+async def test_an_empty_store_has_no_names(store):
+    board = await board_of(store)
+
+    assert (board.names, board.left_out, board.has_more, board.is_cut) == ([], 0, False, False)
+
+
+# --- by when they ended
+
+
+async def started_store(store, monkeypatch):
+    await store.write(adopt_boot, NOW, BOOT)
+    monkeypatch.setattr(clock, "elapsed", lambda: NOW.elapsed + LATER)
+
+
+async def test_ends_are_counted_by_hour_and_by_queue(store, monkeypatch):
+    await started_store(store, monkeypatch)
+    monkeypatch.setattr(summaries, "HOURS", 2)  # NOW is less than a day after the boot
+    await put(store, *(new(number, queue="mail" if number > 3 else "default") for number in range(1, 8)))
+    for number in (1, 2):
+        await finish(store, number, failed=number == 2)
+    await finish(store, 4, queue="mail", ago=3_700.0)
+    await finish(store, 5, queue="mail", failed=True, ago=3_700.0)
+    await finish(store, 6, queue="mail", ago=9_000.0)
+    await move(store, 7, State.CANCELLED, queue="mail")
+
+    ends = await store.search(EndCounter().count, FOREVER)
+    assert ends == Ends(
+        hours=[(2, 1), (2, 1)],
+        queues={"default": QueueEnds(2, 1, 2, 1), "mail": QueueEnds(0, 0, 2, 1)},
+        is_complete=True,
+    )
+
+
+async def test_the_newest_ends_are_counted_first_and_the_rest_later(store, monkeypatch):
+    await started_store(store, monkeypatch)
+    await put(store, new(1), new(2))
+    await finish(store, 1)
+    await finish(store, 2, ago=3 * STEP)
+    counter = EndCounter()
+
+    first = await store.search(counter.count, -1.0)
+    assert (first.hours[-1], first.is_complete) == ((1, 0), False)
+    rest = await store.search(counter.count, FOREVER)
+    assert (rest.hours[-1], rest.is_complete) == ((2, 0), True)
+
+
+async def test_what_was_counted_is_not_read_again_but_what_is_new_is(store, monkeypatch):
+    await started_store(store, monkeypatch)
+    await put(store, new(1), new(2), new(3))
+    await finish(store, 1, ago=4 * STEP)
+    await finish(store, 2)
+    counter = EndCounter()
+    await store.search(counter.count, FOREVER)
+    await move(store, 1, State.QUEUED)  # somebody tries it again: it has failed all the same
+    await finish(store, 3, failed=True, ago=STEP)
+    ends = await store.search(counter.count, FOREVER)
+
+    assert ends.hours[-1] == (3, 1)
+    assert ends.queues == {"default": QueueEnds(3, 1, 3, 1)}
+
+
+# --- all of them, and by queue
+
+
+async def test_figures_say_how_much_there_is(store):
+    await put(store, new(1, at=NOW.wall - 60), new(2, at=NOW.wall - 90), new(3))
+    await move(store, 1, State.RUNNING, attempt=1)
+    figures = await store.search(summaries.figures)
+
+    assert (figures.counts["queued"], figures.counts["running"]) == (2, 1)
+    assert figures.oldest_queued_at == NOW.wall - 90
+    assert (figures.log_bytes, figures.database_bytes > 10_000) == (0, True)
+
+
+async def test_the_oldest_queued_job_of_each_queue_is_found(store):
+    await put(
+        store,
+        new(1, queue="mail", at=NOW.wall - 9),
+        new(2, queue="mail", at=NOW.wall - 8),
+        new(3, queue="mail", at=NOW.wall - 7),
+        new(4, at=NOW.wall - 6),
+        new(5, queue="held", due=99_999.0),
+    )
+    await move(store, 1, State.SUCCEEDED, queue="mail")
+    found = await store.search(summaries.queue_counts)
+
+    assert found.oldest_queued_at == {"mail": NOW.wall - 8, "default": NOW.wall - 6}
+    assert found.counts == {"mail": {"queued": 2}, "default": {"queued": 1}, "held": {"scheduled": 1}}
