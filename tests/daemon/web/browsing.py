@@ -83,7 +83,12 @@ def heard(connection: socket.socket) -> Answered:
     data = bytearray()
     while piece := connection.recv(65536):
         data += piece
-    head, _, body = bytes(data).partition(b"\r\n\r\n")
+    return answered_with(bytes(data))
+
+
+def answered_with(data: bytes) -> Answered:
+    """Return the answer that has these bytes."""
+    head, _, body = data.partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     if body and headers.get("transfer-encoding") == "chunked":
